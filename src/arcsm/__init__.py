@@ -1,0 +1,1 @@
+"""arcsm: score-based autoregressive density models."""

@@ -1,0 +1,45 @@
+"""What every context network is: x_<d in, a vector c_d for each dimension out, in parallel or one step at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Context(nn.Module, ABC):
+    """A network :math:`c_d = c(x_{<d})` for all dimensions (paper, Section 4.1, the AR-CN).
+
+    Attributes:
+        features: Number of dimensions :math:`D`.
+        context_features: Size :math:`C` of each :math:`c_d`.
+        order: The order of the chain rule: ``order[i]`` is the feature that comes ``i``-th, so that :math:`x_{<d}`
+            means all features before ``d`` in this order.
+    """
+
+    features: int
+    context_features: int
+    order: tuple[int, ...]
+
+    @abstractmethod
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Contexts of every dimension in one pass: ``(*, D)`` to ``(*, D, C)``, by feature, not by order."""
+
+    @abstractmethod
+    def begin(self, batch_shape: Sequence[int], condition: Tensor | None = None) -> Any:
+        """The state before anything is known of a batch of rows."""
+
+    @abstractmethod
+    def step(self, state: Any, x_previous: Tensor | None) -> Tensor:
+        """The context of the next feature in order, ``(*, C)``.
+
+        Arguments:
+            state: What :meth:`begin` returned; it is advanced in place.
+            x_previous: Value of the feature before, ``(*,)``; ``None`` at the first step.
+        """
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, JSON-ready."""

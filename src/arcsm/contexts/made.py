@@ -1,0 +1,246 @@
+"""MADE: a masked multilayer perceptron, run in parallel or one dimension at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arcsm.contexts.base import Context
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer whose unit ``i`` sees input ``j`` only where ``mask[i, j]``."""
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(mask.shape[1], mask.shape[0])
+        self.register_buffer("mask", mask, persistent=False)
+        with torch.no_grad():  # scale by the inputs a unit really has, not by the width of the layer
+            fan_in = mask.sum(dim=1, keepdim=True).clamp(min=1)
+            self.weight.normal_().mul_(mask / fan_in.sqrt())
+            self.bias.zero_()
+
+    def masked_weight(self) -> Tensor:
+        """The weight with the masked entries at zero, ``(out, in)``."""
+        return self.weight * self.mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.masked_weight(), self.bias)
+
+
+@dataclass
+class MADEState:
+    """What an incremental pass over a batch of rows knows so far (positions count along the order)."""
+
+    position: int
+    inputs: Tensor  # (B, D) values by position, known up to `position`
+    first: Tensor  # (B, H) bias of the first hidden layer, plus what the condition adds
+    output: Tensor  # (B, D * C) or (1, D * C), the same for the contexts
+    hidden: list[Tensor]  # (B, H) a layer, units of degree <= position filled in
+    weights: list[Tensor]  # masked weights, copied once
+    batch_shape: tuple[int, ...]
+
+
+class MADE(Context):
+    """Masked autoencoder for distribution estimation, giving ``C`` context features for each dimension.
+
+    .. math:: c_d = f_d(x_{<d}), \\qquad d = 1, \\dots, D
+
+    Hidden units are sorted by degree, the number of inputs (in the order of the chain rule) that they may see. That
+    makes every mask a staircase, so the incremental pass computes just the units that the newest input completes:
+    all :math:`D` steps together cost no more than one parallel pass.
+
+    References:
+        MADE: Masked Autoencoder for Distribution Estimation (Germain et al., 2015), https://arxiv.org/abs/1502.03509
+
+    Arguments:
+        features: Number of dimensions :math:`D`.
+        context_features: Size :math:`C` of the context of each dimension.
+        hidden_features: Units of each hidden layer; ``()`` makes the contexts affine in :math:`x_{<d}`.
+        condition_features: Size of a dense condition vector that every dimension sees; 0 for none.
+        order: A permutation of ``range(features)``; ``None`` for the order of the columns.
+        classes: Number of class labels; with it the condition is a tensor of integer labels.
+        residual: Add each hidden layer to the one before it; all hidden layers then have one width.
+
+    Raises:
+        ValueError: for an order that is no permutation, sizes below one, both kinds of condition, or residual
+            layers of different widths.
+
+    Example:
+        >>> made = MADE(features=3, context_features=2, hidden_features=(8,))
+        >>> made(torch.zeros(5, 3)).shape
+        torch.Size([5, 3, 2])
+    """
+
+    positions: Tensor
+    permutation: Tensor
+
+    def __init__(
+        self,
+        features: int,
+        context_features: int = 16,
+        hidden_features: Sequence[int] = (256, 256),
+        condition_features: int = 0,
+        order: Sequence[int] | None = None,
+        classes: int = 0,
+        residual: bool = False,
+    ) -> None:
+        super().__init__()
+        hidden_features = tuple(int(size) for size in hidden_features)
+        order = tuple(range(features)) if order is None else tuple(int(i) for i in order)
+        _check_sizes(features, context_features, hidden_features, order, condition_features, classes, residual)
+        self.features, self.context_features = features, context_features
+        self.hidden_features, self.order = hidden_features, order
+        self.condition_features, self.classes, self.residual = condition_features, classes, residual
+
+        conditional = bool(condition_features or classes)
+        degrees = [_sorted_degrees(size, features, conditional) for size in hidden_features]
+        seen = [torch.arange(1, features + 1), *degrees]  # input at position i has degree i + 1
+        masks = [out[:, None] >= into[None, :] for into, out in zip(seen, degrees, strict=False)]
+        outputs = torch.arange(features).repeat_interleave(context_features)
+        masks.append(outputs[:, None] >= seen[-1][None, :])
+        self.layers = nn.ModuleList(MaskedLinear(mask) for mask in masks)
+        # ends[l][d]: how many units of layer l have degree <= d
+        self._ends = [[int((degree <= d).sum()) for d in range(features)] for degree in degrees]
+
+        self.condition = self._condition_layers() if conditional else None
+        permutation = torch.tensor(order, dtype=torch.long)
+        self.register_buffer("permutation", permutation, persistent=False)
+        self.register_buffer("positions", torch.argsort(permutation), persistent=False)
+
+    def _condition_layers(self) -> nn.ModuleList:
+        """Maps of the condition to the first hidden layer (if there is one) and to all contexts."""
+        sizes = [*self.hidden_features[:1], self.features * self.context_features]
+        if self.classes:
+            return nn.ModuleList(nn.Embedding(self.classes, size) for size in sizes)
+        return nn.ModuleList(nn.Linear(self.condition_features, size, bias=False) for size in sizes)
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "features": self.features,
+            "context_features": self.context_features,
+            "hidden_features": list(self.hidden_features),
+            "condition_features": self.condition_features,
+            "order": None if self.order == tuple(range(self.features)) else list(self.order),
+            "classes": self.classes,
+            "residual": self.residual,
+        }
+
+    def _condition_terms(self, condition: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
+        """What the condition adds to the first hidden layer ``(*, H)`` and to the contexts ``(*, D * C)``."""
+        if self.condition is None:
+            if condition is not None:
+                raise ValueError("condition: this model has none (condition_features=0, classes=0), got a tensor")
+            return 0.0, 0.0
+        if condition is None:
+            wanted = f"labels below {self.classes}" if self.classes else f"vectors (*, {self.condition_features})"
+            raise ValueError(f"condition: this model needs {wanted}, got None")
+        if self.classes:
+            if condition.is_floating_point() or bool(((condition < 0) | (condition >= self.classes)).any()):
+                raise ValueError(f"condition: expected integer labels from 0 to {self.classes - 1}")
+        elif condition.shape[-1:] != (self.condition_features,):
+            raise ValueError(f"condition: expected shape (*, {self.condition_features}), got {tuple(condition.shape)}")
+        terms = [layer(condition) for layer in self.condition]
+        return (terms[0] if len(terms) > 1 else 0.0), terms[-1]
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        if x.shape[-1:] != (self.features,):
+            raise ValueError(f"x: expected shape (*, {self.features}), got {tuple(x.shape)}")
+        to_hidden, to_output = self._condition_terms(condition)
+        hidden = x[..., self.permutation]  # (*, D) by position
+        for index, layer in enumerate(self.layers[:-1]):
+            update = F.silu(layer(hidden) + (to_hidden if index == 0 else 0.0))  # (*, H)
+            hidden = hidden + update if self.residual and index > 0 else update
+        output = self.layers[-1](hidden) + to_output  # (*, D * C) by position
+        contexts = output.unflatten(-1, (self.features, self.context_features))
+        return contexts if self._in_column_order else contexts[..., self.positions, :]  # (*, D, C) by feature
+
+    @property
+    def _in_column_order(self) -> bool:
+        return self.order == tuple(range(self.features))
+
+    @torch.no_grad()
+    def begin(self, batch_shape: Sequence[int], condition: Tensor | None = None) -> MADEState:
+        shape = tuple(int(size) for size in batch_shape)
+        rows = math.prod(shape)
+        to_hidden, to_output = self._condition_terms(condition)
+        weights = [layer.masked_weight() for layer in self._masked_layers()]
+        biases = [layer.bias for layer in self._masked_layers()]
+        new = weights[0].new_zeros
+        first = biases[0].expand(rows, -1)
+        output = biases[-1].expand(rows, -1)
+        if isinstance(to_hidden, Tensor):
+            first = first + to_hidden.expand(*shape, -1).reshape(rows, -1)
+        if isinstance(to_output, Tensor):
+            output = output + to_output.expand(*shape, -1).reshape(rows, -1)
+        hidden = [new(rows, size) for size in self.hidden_features]
+        return MADEState(0, new(rows, self.features), first, output, hidden, weights, shape)
+
+    def _masked_layers(self) -> list[MaskedLinear]:
+        return [layer for layer in self.layers if isinstance(layer, MaskedLinear)]
+
+    @torch.no_grad()
+    def step(self, state: MADEState, x_previous: Tensor | None) -> Tensor:
+        d = state.position
+        if d >= self.features:
+            raise ValueError(f"state: all {self.features} features of this batch are already known")
+        if (x_previous is None) != (d == 0):
+            raise ValueError(f"x_previous: expected {'None' if d == 0 else 'a tensor'} at step {d}")
+        if x_previous is not None:
+            state.inputs[:, d - 1] = x_previous.reshape(-1)
+
+        known, seen = state.inputs, d  # the layer below and how much of it is known
+        for index, (hidden, ends) in enumerate(zip(state.hidden, self._ends, strict=True)):
+            start, stop = (ends[d - 1] if d else 0), ends[d]
+            if stop > start:
+                bias = state.first if index == 0 else self.layers[index].bias.expand(1, -1)
+                weight = state.weights[index][start:stop, :seen]  # (new units, seen)
+                update = F.silu(torch.addmm(bias[:, start:stop], known[:, :seen], weight.T))
+                if self.residual and index > 0:
+                    update = update + known[:, start:stop]
+                hidden[:, start:stop] = update
+            known, seen = hidden, stop
+        block = slice(d * self.context_features, (d + 1) * self.context_features)
+        contexts = torch.addmm(state.output[:, block], known[:, :seen], state.weights[-1][block, :seen].T)
+        state.position += 1
+        return contexts.reshape(*state.batch_shape, self.context_features)
+
+
+def _sorted_degrees(units: int, features: int, conditional: bool) -> Tensor:
+    """Degrees of a hidden layer, evenly spread and ascending.
+
+    Degree 0 sees nothing but the condition, so without one the degrees start at 1 (unless there is but one feature).
+    """
+    lowest = 0 if conditional or features == 1 else 1
+    return lowest + torch.arange(units) * (features - lowest) // units
+
+
+def _check_sizes(
+    features: int,
+    context_features: int,
+    hidden_features: tuple[int, ...],
+    order: tuple[int, ...],
+    condition_features: int,
+    classes: int,
+    residual: bool,
+) -> None:
+    if features < 1 or context_features < 1 or min(hidden_features, default=1) < 1:
+        raise ValueError(
+            f"MADE: expected sizes of at least 1, got features={features}, context_features={context_features}, "
+            f"hidden_features={hidden_features}"
+        )
+    if sorted(order) != list(range(features)):
+        raise ValueError(f"order: expected a permutation of range({features}), got {order}")
+    if condition_features < 0 or classes < 0 or (condition_features and classes):
+        raise ValueError(
+            f"MADE: expected condition_features or classes, not both, got {condition_features} and {classes}"
+        )
+    if residual and len(set(hidden_features)) > 1:
+        raise ValueError(f"hidden_features: residual layers need one width, got {hidden_features}")

@@ -1,0 +1,41 @@
+"""Data sets: two-dimensional toys, tables and images."""
+
+from arcsm.data.arrays import TABLE_SUFFIXES, Table, read_array, read_table, write_table
+from arcsm.data.images import (
+    IMAGE_SUFFIXES,
+    ImageSet,
+    digits,
+    image_grid,
+    mnist,
+    read_idx,
+    read_images,
+    save_images,
+    scale_images,
+    stretch_images,
+    torchvision_images,
+    unscale_images,
+)
+from arcsm.data.toys import TOYS, Toy, toy
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "TABLE_SUFFIXES",
+    "TOYS",
+    "ImageSet",
+    "Table",
+    "Toy",
+    "digits",
+    "image_grid",
+    "mnist",
+    "read_array",
+    "read_idx",
+    "read_images",
+    "read_table",
+    "save_images",
+    "scale_images",
+    "stretch_images",
+    "torchvision_images",
+    "toy",
+    "unscale_images",
+    "write_table",
+]

@@ -1,0 +1,357 @@
+"""Tables of numbers from and to files: CSV, Parquet and NumPy."""
+
+import csv
+import gzip
+import io
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+
+from arcsm.data.files import FilePath, atomic_path, existing_file, reading
+
+__all__ = ["TABLE_SUFFIXES", "Table", "npz_key", "npz_names", "read_array", "read_table", "write_table"]
+
+TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet", ".npy", ".npz")
+_WRITABLE = (".csv", ".parquet", ".npy")
+_NPZ_KEYS = ("X", "x_train")  # looked for in this order when an archive holds several arrays
+_MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?")
+_TRUTH = ("True", "TRUE", "true", "False", "FALSE", "false")  # read as 1 and 0
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows of numbers with named columns.
+
+    Attributes:
+        values: float32 or float64, shape `(n, D)`, in the units of the file.
+        columns: The D column names, all different.
+
+    Raises:
+        ValueError: `values` is not a two-dimensional float array, or `columns` does not name its columns.
+    """
+
+    values: np.ndarray
+    columns: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or self.values.dtype not in (np.float32, np.float64):
+            raise ValueError(
+                f"values: expected a float32 or float64 array of shape (n, D), got {self.values.dtype} of shape "
+                f"{self.values.shape}"
+            )
+        _check_columns(self.columns, self.values.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def read_table(path: FilePath, key: str | None = None, *, flatten: bool = False, allow_missing: bool = False) -> Table:
+    """Read a table from `.csv`, `.csv.gz`, `.parquet`, `.npy` or `.npz`.
+
+    A CSV file is comma-separated UTF-8; its first row is a header when one of its cells is not a number. Nothing is
+    unpickled. Integers and truth values become float64, float16 becomes float32; a one-dimensional array becomes one
+    column. Columns without a name are `x0, x1, ...`.
+
+    Args:
+        path: The file.
+        key: The array to take from an `.npz`. By default its only array, or else `X`, or else `x_train`.
+        flatten: Turn an array of more than two dimensions into `(n, -1)`.
+        allow_missing: Let NaN (and empty cells) and infinities through.
+
+    Raises:
+        ValueError: In one line: no such file, unknown extension, damaged or empty file, no rows, cells that are not
+            numbers, rows of different lengths, object arrays, too many dimensions, missing or infinite values.
+            Places are 1-based: the line of a CSV file, the row otherwise.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "points.csv"
+        ...     _ = path.write_text("a,b\\n1,2\\n3,4\\n")
+        ...     table = read_table(path)
+        >>> table.columns, table.values.tolist()
+        (('a', 'b'), [[1.0, 2.0], [3.0, 4.0]])
+    """
+    suffix = _suffix(path, TABLE_SUFFIXES)
+    if key is not None and suffix != ".npz":
+        raise ValueError(f"key: expected None for a {suffix} file, got {key!r} ({path})")
+    path = existing_file(path)
+    place: Callable[[int], str] = _row_place
+    if suffix in (".csv", ".csv.gz"):
+        values, columns, place = _read_csv(path)
+    elif suffix == ".parquet":
+        values, columns = _read_parquet(path)
+    else:
+        values = _as_table(read_array(path, key), path, flatten)
+        columns = _default_columns(values.shape[1])
+    if len(values) == 0:
+        raise ValueError(f"{path}: expected at least one row of data, got none")
+    if values.shape[1] == 0:
+        raise ValueError(f"{path}: expected at least one column, got none")
+    if not allow_missing:
+        _check_finite(values, columns, path, place)
+    _check_columns(columns, values.shape[1], path)
+    return Table(values, columns)
+
+
+def read_array(path: FilePath, key: str | None = None, *, preferred: Sequence[str] = _NPZ_KEYS) -> np.ndarray:
+    """Read one array of numbers, of any shape and with its own dtype, from `.npy` or `.npz`, without unpickling.
+
+    Args:
+        path: The file.
+        key: The array to take from an `.npz`. By default its only array, or else the first of `preferred` it has.
+        preferred: Names of the main array.
+
+    Raises:
+        ValueError: In one line: no such file, damaged file, no array `key` (the message lists the names), several
+            arrays of which none is preferred, objects or text instead of numbers.
+    """
+    suffix = _suffix(path, (".npy", ".npz"))
+    path = existing_file(path)
+    if suffix == ".npz":
+        chosen = npz_key(path, key, preferred)
+        with reading(path), zipfile.ZipFile(path) as archive:
+            content = archive.read(f"{chosen}.npy")
+        return _read_npy(io.BytesIO(content), f"{path}[{chosen}]")
+    if key is not None:
+        raise ValueError(f"key: expected None for a .npy file, got {key!r} ({path})")
+    with path.open("rb") as file:
+        return _read_npy(file, str(path))
+
+
+def write_table(path: FilePath, values: np.ndarray, columns: Sequence[str] | None = None) -> None:
+    """Write a table as `.csv`, `.parquet` or `.npy` (which keeps no column names), all of it or nothing.
+
+    Numbers are written with all their digits. An existing file is replaced only when the new one is complete.
+
+    Args:
+        path: The file; its extension is the format.
+        values: Numbers of shape `(n, D)`.
+        columns: D different names; `x0, x1, ...` by default.
+
+    Raises:
+        ValueError: Unknown extension, no such folder, `values` not a two-dimensional array of numbers, `columns` not D
+            different names, or, in CSV, names that are all numbers and would be read back as data.
+    """
+    suffix = _suffix(path, _WRITABLE)
+    if values.ndim != 2 or values.dtype.kind not in "buif":
+        raise ValueError(
+            f"values: expected numbers of shape (n, D), got {values.dtype} of shape {values.shape} (for {path})"
+        )
+    names = _default_columns(values.shape[1]) if columns is None else tuple(columns)
+    _check_columns(names, values.shape[1])
+    if suffix == ".csv" and all(_is_number(name) for name in names):
+        raise ValueError(f"columns: expected a name that is not a number, or a CSV reader takes {names} for data")
+    with atomic_path(path) as temporary:
+        if suffix == ".csv":
+            pd.DataFrame(values, columns=pd.Index(names)).to_csv(temporary, index=False)
+        elif suffix == ".parquet":
+            pd.DataFrame(values, columns=pd.Index(names)).to_parquet(temporary, index=False)
+        else:
+            np.save(temporary, values, allow_pickle=False)
+
+
+# --- CSV --------------------------------------------------------------------------------------------------------------
+
+
+def _read_csv(path: Path) -> tuple[np.ndarray, tuple[str, ...], Callable[[int], str]]:
+    first = next(_csv_rows(path), None)
+    if first is None:
+        raise ValueError(f"{path}: the file is empty (blank lines only)")
+    header = not all(_is_number(cell) for cell in first[1])
+    second = next(islice(_csv_rows(path), 1, None), None) if header else first
+    if second is None:
+        raise ValueError(f"{path}: expected at least one row of data, got a header only")
+    columns = tuple(cell.strip() for cell in first[1]) if header else _default_columns(len(first[1]))
+    try:
+        values = _parse_csv(path, header)
+    except Exception as error:
+        _check_csv_cells(path, columns, header)
+        raise ValueError(f"{path}: cannot be read as a table of numbers ({str(error).splitlines()[0]})") from error
+    if values.shape[1] != len(columns) or np.isnan(values).any():  # a short row reads as missing cells
+        _check_csv_cells(path, columns, header)
+
+    def place(row: int) -> str:
+        line, _ = next(islice(_csv_rows(path), row + header, None))
+        return f"line {line}"
+
+    return values, columns, place
+
+
+def _parse_csv(path: Path, header: bool) -> np.ndarray:
+    with _open_text(path) as file:
+        if header:
+            next(row for row in csv.reader(file) if not _is_blank(row))  # pandas goes on after the header
+        frame = pd.read_csv(
+            file, header=None, dtype=np.float64, keep_default_na=False, na_values=_MISSING, skipinitialspace=True
+        )
+    return frame.to_numpy()
+
+
+def _check_csv_cells(path: Path, columns: tuple[str, ...], header: bool) -> None:
+    """Raise for the first row of another length and the first cell that is not a number."""
+    for line, row in islice(_csv_rows(path), int(header), None):
+        if len(row) != len(columns):
+            raise ValueError(f"{path}: line {line}: expected {len(columns)} cells like the first row, got {len(row)}")
+        for name, cell in zip(columns, row, strict=True):
+            if not _is_number(cell):
+                hint = " (cells are separated by commas)" if ";" in cell or "\t" in cell else ""
+                raise ValueError(f"{path}: line {line}, column {name!r}: expected a number, got {cell!r}{hint}")
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not blank, each with its 1-based line in the file."""
+    with reading(path), _open_text(path) as file:
+        rows = csv.reader(file)
+        for row in rows:
+            if not _is_blank(row):
+                yield rows.line_num, row
+
+
+def _open_text(path: Path) -> IO[str]:
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _is_blank(row: list[str]) -> bool:
+    return not row or (len(row) == 1 and not row[0].strip())
+
+
+def _is_number(cell: str) -> bool:
+    """Whether a cell reads as a number, a truth value or a missing value."""
+    cell = cell.strip()
+    if cell in _MISSING or cell in _TRUTH:
+        return True
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return "_" not in cell  # Python reads 1_000, a table does not
+
+
+# --- Parquet ----------------------------------------------------------------------------------------------------------
+
+
+def _read_parquet(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    with reading(path):
+        frame = pd.read_parquet(path)
+    for name, dtype in frame.dtypes.items():
+        if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
+            present = frame[name].dropna()
+            row = int(frame[name].notna().to_numpy().argmax()) + 1
+            value = repr(present.iloc[0]) if len(present) else "missing values only"
+            raise ValueError(f"{path}: row {row}, column {str(name)!r}: expected a number, got {value} ({dtype})")
+    single = len(frame.columns) > 0 and all(str(dtype).lower() in ("float16", "float32") for dtype in frame.dtypes)
+    values = frame.to_numpy(dtype=np.float32 if single else np.float64, na_value=np.nan)
+    return values, tuple(str(name) for name in frame.columns)
+
+
+# --- NumPy ------------------------------------------------------------------------------------------------------------
+
+
+def npz_names(path: FilePath) -> list[str]:
+    """The names of the arrays in an `.npz`, in the order of the file.
+
+    Raises:
+        ValueError: No such file, not a zip archive, or one without arrays.
+    """
+    path = existing_file(path)
+    with reading(path), zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    if not names:
+        raise ValueError(f"{path}: expected an archive of arrays, got one without any")
+    return names
+
+
+def npz_key(path: FilePath, key: str | None, preferred: Sequence[str] = _NPZ_KEYS) -> str:
+    """`key`, or else the only array of an `.npz`, or else the first of `preferred` it has.
+
+    Raises:
+        ValueError: As `npz_names`; no array `key`; or several arrays, none of them preferred.
+    """
+    names = npz_names(path)
+    listing = ", ".join(names)
+    if key is not None:
+        if key not in names:
+            raise ValueError(f"key: expected one of {listing}, got {key!r} ({path})")
+        return key
+    if len(names) == 1:
+        return names[0]
+    for name in preferred:
+        if name in names:
+            return name
+    raise ValueError(f"{path}: expected one array or one named {' or '.join(preferred)}; choose a key among {listing}")
+
+
+def _read_npy(file: IO[bytes], source: str) -> np.ndarray:
+    """One array; only the `.npy` format itself, whose header is checked for objects before any data is read."""
+    with reading(source):
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        _, _, dtype = header(file)
+    if dtype.hasobject:
+        raise ValueError(f"{source}: expected numbers, got pickled Python objects, which are never loaded")
+    if dtype.kind not in "buif" or dtype.itemsize > 8:
+        raise ValueError(f"{source}: expected real numbers, got dtype {dtype}")
+    file.seek(0)
+    with reading(source):
+        array: np.ndarray[Any, Any] = np.load(file, allow_pickle=False)
+    return array
+
+
+def _as_table(array: np.ndarray, path: Path, flatten: bool) -> np.ndarray:
+    if array.ndim == 0:
+        raise ValueError(f"{path}: expected an array of shape (n, D), got a single number")
+    if array.ndim == 1:
+        array = array[:, None]
+    if array.ndim > 2:
+        if not flatten:
+            raise ValueError(f"{path}: expected an array of shape (n, D), got {array.shape}; flatten=True flattens it")
+        array = array.reshape(len(array), int(np.prod(array.shape[1:])))
+    single = array.dtype.kind == "f" and array.dtype.itemsize <= 4
+    return array.astype(np.float32 if single else np.float64)
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _suffix(path: FilePath, known: Sequence[str]) -> str:
+    name = Path(path).name.lower()
+    for suffix in sorted(known, key=len, reverse=True):
+        if name.endswith(suffix):
+            return suffix
+    raise ValueError(f"{path}: expected a file name that ends in {', '.join(known)}")
+
+
+def _default_columns(count: int) -> tuple[str, ...]:
+    return tuple(f"x{index}" for index in range(count))
+
+
+def _check_columns(columns: Sequence[str], count: int, source: FilePath = "columns") -> None:
+    if len(columns) != count:
+        raise ValueError(f"{source}: expected {count} column names, got {len(columns)}")
+    if len(set(columns)) != count:
+        twice = next(name for index, name in enumerate(columns) if name in columns[:index])
+        raise ValueError(f"{source}: expected different column names, got {twice!r} more than once")
+
+
+def _row_place(row: int) -> str:
+    return f"row {row + 1}"
+
+
+def _check_finite(values: np.ndarray, columns: tuple[str, ...], path: Path, place: Callable[[int], str]) -> None:
+    bad = ~np.isfinite(values)
+    if not bad.any():
+        return
+    row, column = np.unravel_index(int(bad.argmax()), bad.shape)
+    raise ValueError(
+        f"{path}: expected finite numbers, got {int(bad.sum())} missing or infinite, the first at {place(int(row))}, "
+        f"column {columns[int(column)]!r}: {values[row, column]}"
+    )

@@ -1,0 +1,67 @@
+"""What tables and images share about files: a checked path, one-line read errors, atomic replacement."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["FilePath", "atomic_path", "existing_file", "reading"]
+
+FilePath = str | os.PathLike[str]
+
+
+def existing_file(path: FilePath) -> Path:
+    """The path of a file that exists and is not empty.
+
+    Raises:
+        ValueError: There is no such file, it is a folder, or it has no bytes.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"{path}: expected a file, but it does not exist")
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a file, got a folder or a special file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: the file is empty (0 bytes)")
+    return path
+
+
+@contextmanager
+def reading(path: FilePath) -> Iterator[None]:
+    """Turn whatever a decoder raises on a damaged file into a one-line ValueError that names the file.
+
+    Decoders raise many types (zlib.error, struct.error, EOFError, SyntaxError, ArrowInvalid, ...), so all are caught:
+    keep only the decoder's own call inside the block.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read, damaged or not of this format ({_reason(error)})") from error
+
+
+@contextmanager
+def atomic_path(path: FilePath) -> Iterator[Path]:
+    """A temporary path beside `path` that replaces it when the block ends, and vanishes when the block fails.
+
+    The temporary name keeps the suffix, since several writers choose the format by it.
+
+    Raises:
+        ValueError: The folder of `path` does not exist, or `path` is a folder.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: expected an existing folder to write into, but {path.parent} is none")
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a file name to write, got a folder")
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

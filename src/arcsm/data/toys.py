@@ -1,0 +1,308 @@
+"""Two-dimensional toy sets with exact samplers and true densities.
+
+Every density is the density of the sampler beside it, so likelihoods of a model can be held against it in nats.
+The sets are the usual ones of the flow literature (Grathwohl et al., FFJORD, 2019, and scikit-learn's moons, swiss
+roll and S), with one change: a curve carries isotropic Gaussian noise, which makes the density a one-dimensional
+integral.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["TOYS", "Toy", "toy"]
+
+_CHUNK = 1 << 22  # elements of one (points, nodes) block in a density
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A two-dimensional distribution: a seeded sampler and, where it is known, the true log density.
+
+    Attributes:
+        name: Key in `TOYS`.
+        description: One line.
+        sampler: `(n, generator) -> (n, 2)` in float64; call `sample`, which checks `n` and gives float32.
+        log_prob: `(*, 2) -> (*)`, log density in nats in the units of the samples, evaluated in float64 and returned
+            in the dtype of its argument; differentiable. None where no accurate density is known.
+
+    Example:
+        >>> import torch
+        >>> rings = toy("rings")
+        >>> x = rings.sample(5, torch.Generator().manual_seed(0))
+        >>> x.shape, x.dtype, rings.log_prob(x).shape
+        (torch.Size([5, 2]), torch.float32, torch.Size([5]))
+    """
+
+    name: str
+    description: str
+    sampler: Callable[[int, torch.Generator], Tensor]
+    log_prob: Callable[[Tensor], Tensor] | None = None
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw `n` points, shape `(n, 2)`, float32, on the generator's device.
+
+        Raises:
+            ValueError: `n` is not a positive integer.
+        """
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(f"n: expected a positive integer, got {n!r}")
+        return self.sampler(n, generator).to(torch.float32)
+
+
+def toy(name: str) -> Toy:
+    """The toy set called `name`.
+
+    Raises:
+        ValueError: No such set; the message lists the known ones and the closest.
+    """
+    if name in TOYS:
+        return TOYS[name]
+    close = difflib.get_close_matches(str(name), TOYS, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    raise ValueError(f"toy: expected one of {', '.join(TOYS)}, got {name!r}{hint}")
+
+
+# --- checkerboard -----------------------------------------------------------------------------------------------------
+
+
+def _sample_checkerboard(n: int, generator: torch.Generator) -> Tensor:
+    device = generator.device
+    column = torch.randint(4, (n,), generator=generator, device=device)
+    row = 2 * torch.randint(2, (n,), generator=generator, device=device) + column % 2
+    # Offsets are odd multiples of 2^-21: exact in float32, so that no point is rounded across an edge.
+    offset = torch.randint(1 << 20, (n, 2), generator=generator, device=device).double().add(0.5) / (1 << 20)
+    return 2 * (torch.stack([column, row], dim=-1) + offset) - 4  # (n, 2)
+
+
+def _log_prob_checkerboard(x: Tensor) -> Tensor:
+    """Uniform on the eight squares of side 2 of one colour in [-4, 4)^2: density 1/32."""
+    _check_points(x)
+    inside = ((x >= -4) & (x < 4)).all(dim=-1)
+    coloured = torch.floor(x / 2).sum(dim=-1).remainder(2) == 0
+    return torch.full_like(x[..., 0], -math.log(32)).masked_fill(~(inside & coloured), -math.inf)
+
+
+# --- mixtures with a closed form --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Gaussians:
+    """Equal mixture of isotropic Gaussians at `angle_k = 2 pi k / count` on a circle."""
+
+    count: int
+    radius: float
+    noise: float
+
+    def centres(self, device: torch.device) -> Tensor:
+        angle = torch.arange(self.count, device=device, dtype=torch.float64) * (2 * math.pi / self.count)
+        return self.radius * _unit(angle)  # (K, 2)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        component = torch.randint(self.count, (n,), generator=generator, device=generator.device)
+        return self.centres(generator.device)[component] + self.noise * _normal((n, 2), generator)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        centres = self.centres(x.device)
+        log_weights = torch.full((self.count,), -math.log(self.count), dtype=torch.float64, device=x.device)
+        return _gaussian_mixture_log_prob(x, centres, log_weights, self.noise)
+
+
+@dataclass(frozen=True)
+class _Rings:
+    """Mixture of circles with isotropic Gaussian noise; a circle of radius 0 is a Gaussian blob.
+
+    One component of radius R and noise sigma has, at distance r from the origin, the density
+    `exp(-(r - R)^2 / (2 sigma^2)) i0e(r R / sigma^2) / (2 pi sigma^2)`, the Gaussian averaged over the angle, where
+    `i0e(z) = exp(-z) I_0(z)` (Abramowitz and Stegun, 9.6.16).
+    """
+
+    radii: tuple[float, ...]
+    noises: tuple[float, ...]
+    weights: tuple[float, ...]
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        radii, noises, weights = self._parameters(generator.device)
+        component = torch.multinomial(weights, n, replacement=True, generator=generator)
+        circle = radii[component, None] * _unit(2 * math.pi * _uniform((n,), generator))
+        return circle + noises[component, None] * _normal((n, 2), generator)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        _check_points(x)
+        radii, noises, weights = self._parameters(x.device)
+        r = torch.linalg.vector_norm(x.double(), dim=-1, keepdim=True)  # (*, 1)
+        bessel = torch.special.i0e(r * radii / noises**2)  # (*, K)
+        log_terms = -((r - radii) ** 2) / (2 * noises**2) + bessel.log() - (2 * math.pi * noises**2).log()
+        return torch.logsumexp(log_terms + weights.log(), dim=-1).to(x.dtype)
+
+    def _parameters(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        radii, noises, weights = torch.tensor(
+            [self.radii, self.noises, self.weights], dtype=torch.float64, device=device
+        )
+        return radii, noises, weights
+
+
+# --- curves with Gaussian noise ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _NoisyCurve:
+    """`x = c_k(t) + noise * N(0, I)`: an arm k chosen at random, a parameter t with density q on [low, high].
+
+    `log_prob` is the integral `mean_k int q(t) N(x; c_k(t), noise^2 I) dt` by composite Gauss-Legendre quadrature:
+    `panels` panels of 16 nodes, each panel no longer than about three times the noise, where the integrand is smooth
+    and the rule has converged to about 1e-10. `panels` is even, so that a kink at the middle lies on a panel's edge.
+    """
+
+    arms: Callable[[Tensor], Tensor]  # t (n,) -> points (n, K, 2)
+    noise: float
+    low: float
+    high: float
+    quantile: Callable[[Tensor], Tensor] | None = None  # inverse CDF of q; None: q is uniform
+    density: Callable[[Tensor], Tensor] | None = None  # q
+    panels: int = 64
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        u = _uniform((n,), generator)
+        points = self.arms(self.low + (self.high - self.low) * u if self.quantile is None else self.quantile(u))
+        arm = torch.randint(points.shape[1], (n,), generator=generator, device=generator.device)
+        chosen = points[torch.arange(n, device=arm.device), arm]  # (n, 2)
+        return chosen + self.noise * _normal((n, 2), generator)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        t, weights = _gauss_legendre(self.low, self.high, self.panels, x.device)
+        q = torch.full_like(t, 1 / (self.high - self.low)) if self.density is None else self.density(t)
+        points = self.arms(t)  # (J, K, 2)
+        log_weights = (weights * q / points.shape[1]).log()[:, None].expand(points.shape[:2])
+        return _gaussian_mixture_log_prob(x, points.flatten(0, 1), log_weights.flatten(), self.noise)
+
+
+def _gauss_legendre(low: float, high: float, panels: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of the 16-point rule on each of `panels` equal parts of [low, high], each `(16 panels,)`."""
+    nodes, weights = (torch.from_numpy(part).to(device) for part in np.polynomial.legendre.leggauss(16))
+    half = (high - low) / (2 * panels)
+    middles = low + half * (2 * torch.arange(panels, dtype=torch.float64, device=device) + 1)
+    return (middles[:, None] + half * nodes).flatten(), (half * weights).repeat(panels)
+
+
+def _gaussian_mixture_log_prob(x: Tensor, centres: Tensor, log_weights: Tensor, noise: float) -> Tensor:
+    """Log density of a mixture of `N(centre_j, noise^2 I)`; x `(*, 2)`, centres `(J, 2)`, result `(*)` in x's dtype."""
+    _check_points(x)
+    log_scaled = log_weights - math.log(2 * math.pi * noise**2)
+    parts = []
+    for part in x.double().reshape(-1, 2).split(max(1, _CHUNK // len(centres))):
+        square = (part[:, None, 0] - centres[:, 0]) ** 2 + (part[:, None, 1] - centres[:, 1]) ** 2  # (n, J)
+        parts.append(torch.logsumexp(log_scaled - square / (2 * noise**2), dim=-1))
+    return torch.cat(parts).reshape(x.shape[:-1]).to(x.dtype)
+
+
+def _check_points(x: Tensor) -> None:
+    if x.ndim < 1 or x.shape[-1] != 2 or not x.is_floating_point():
+        raise ValueError(f"x: expected floating-point points of shape (*, 2), got {tuple(x.shape)} of {x.dtype}")
+
+
+def _unit(angle: Tensor) -> Tensor:
+    return torch.stack([angle.cos(), angle.sin()], dim=-1)
+
+
+def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64)
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float64)
+
+
+def _moons(t: Tensor) -> Tensor:
+    upper = torch.stack([t.cos() - 0.5, t.sin() - 0.25], dim=-1)
+    return 2 * torch.stack([upper, -upper], dim=-2)  # (n, 2, 2)
+
+
+def _spirals(t: Tensor) -> Tensor:
+    arm = t[:, None] / 3 * torch.stack([-t.cos(), t.sin()], dim=-1)
+    return torch.stack([arm, -arm], dim=-2)  # (n, 2, 2)
+
+
+def _swiss_roll(t: Tensor) -> Tensor:
+    return t[:, None, None] / 5 * _unit(t)[:, None]  # (n, 1, 2)
+
+
+def _s_curve(t: Tensor) -> Tensor:
+    return 1.5 * torch.stack([t.sin(), t.sign() * (t.cos() - 1)], dim=-1)[:, None]  # (n, 1, 2)
+
+
+def _pinwheel(t: Tensor) -> Tensor:
+    radius = 1 + 0.3 * t  # (n,)
+    turn = torch.arange(5, dtype=t.dtype, device=t.device) * (2 * math.pi / 5)  # (5,)
+    return 2 * radius[:, None, None] * _unit(turn + 0.25 * radius.exp()[:, None])  # (n, 5, 2)
+
+
+_TAIL = 0.5 * math.erfc(3 / math.sqrt(2))  # mass of a standard normal below -3
+
+
+def _truncated_normal_quantile(u: Tensor) -> Tensor:
+    return torch.special.ndtri(_TAIL + (1 - 2 * _TAIL) * u)
+
+
+def _truncated_normal_density(t: Tensor) -> Tensor:
+    return torch.exp(-(t**2) / 2) / (math.sqrt(2 * math.pi) * (1 - 2 * _TAIL))
+
+
+_END = 3 * math.pi  # the spirals' last angle: one and a half turns
+
+
+def _spiral_quantile(u: Tensor) -> Tensor:
+    return _END * u.sqrt()
+
+
+def _spiral_density(t: Tensor) -> Tensor:
+    return 2 * t / _END**2
+
+
+_EIGHT = _Gaussians(count=8, radius=2 * math.sqrt(2), noise=0.5 / math.sqrt(2))
+_RINGS = _Rings(radii=(0.75, 1.5, 2.25, 3.0), noises=(0.1,) * 4, weights=(0.25,) * 4)
+_RING_AND_BLOB = _Rings(radii=(3.0, 0.0), noises=(0.2, 0.5), weights=(0.5, 0.5))
+_MOONS = _NoisyCurve(_moons, noise=0.2, low=0.0, high=math.pi)
+_PINWHEEL = _NoisyCurve(
+    _pinwheel, noise=0.15, low=-3.0, high=3.0, quantile=_truncated_normal_quantile, density=_truncated_normal_density
+)
+_SPIRALS = _NoisyCurve(
+    _spirals, noise=0.1, low=0.0, high=_END, quantile=_spiral_quantile, density=_spiral_density, panels=96
+)
+_ROLL = _NoisyCurve(_swiss_roll, noise=0.2, low=1.5 * math.pi, high=4.5 * math.pi)
+_S = _NoisyCurve(_s_curve, noise=0.15, low=-1.5 * math.pi, high=1.5 * math.pi)
+
+TOYS: Mapping[str, Toy] = MappingProxyType(
+    {
+        entry.name: entry
+        for entry in (
+            Toy(
+                "checkerboard",
+                "Uniform on the eight squares of one colour of a 4 x 4 board on [-4, 4]^2",
+                _sample_checkerboard,
+                _log_prob_checkerboard,
+            ),
+            Toy("rings", "Four concentric circles with Gaussian noise", _RINGS.sample, _RINGS.log_prob),
+            Toy("eight_gaussians", "Eight Gaussians on a circle", _EIGHT.sample, _EIGHT.log_prob),
+            Toy("two_moons", "Two interleaved half circles with Gaussian noise", _MOONS.sample, _MOONS.log_prob),
+            Toy("pinwheel", "Five bent arms with Gaussian noise", _PINWHEEL.sample, _PINWHEEL.log_prob),
+            Toy(
+                "two_spirals", "Two spirals of one and a half turns, Gaussian noise", _SPIRALS.sample, _SPIRALS.log_prob
+            ),
+            Toy("swiss_roll", "One spiral of one and a half turns with Gaussian noise", _ROLL.sample, _ROLL.log_prob),
+            Toy(
+                "ring_and_blob",
+                "A circle and a Gaussian at its centre, half of the mass each",
+                _RING_AND_BLOB.sample,
+                _RING_AND_BLOB.log_prob,
+            ),
+            Toy("s_curve", "The letter S with Gaussian noise", _S.sample, _S.log_prob),
+        )
+    }
+)

@@ -1,0 +1,67 @@
+"""A Gaussian conditional: the classic MADE baseline of the paper's Figure 4."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arcsm.heads.base import NormalisedHead, Sigma, variance
+
+_LOWEST_LOG_STD = -7.0
+
+
+class GaussianHead(NormalisedHead):
+    """A Gaussian whose mean and standard deviation are affine in the context.
+
+    .. math:: q_\\sigma(x \\mid c) = \\mathcal{N}(x;\\, \\mu(c),\\, \\tau(c)^2 + \\sigma^2)
+
+    With noise it is exactly the convolution of the noiseless conditional with :math:`\\mathcal{N}(0, \\sigma^2)`.
+
+    Arguments:
+        context_features: Size :math:`C` of the contexts.
+
+    Example:
+        >>> head = GaussianHead(context_features=4)
+        >>> head.log_prob(torch.zeros(3, 4), torch.zeros(3)).shape
+        torch.Size([3])
+    """
+
+    def __init__(self, context_features: int = 16) -> None:
+        super().__init__()
+        self.context_features = context_features
+        self.parameters_of = nn.Linear(context_features, 2)
+        with torch.no_grad():
+            self.parameters_of.bias.zero_()
+
+    def config(self) -> dict[str, Any]:
+        return {"context_features": self.context_features}
+
+    def project(self, context: Tensor) -> Tensor:
+        return self.parameters_of(context)
+
+    def moments(self, projection: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
+        """Mean and variance at a noise level, each ``(*)``."""
+        mean, raw = projection.unbind(-1)
+        log_std = F.softplus(raw - _LOWEST_LOG_STD) + _LOWEST_LOG_STD  # smooth floor, the identity far above it
+        return mean, torch.exp(2.0 * log_std) + variance(sigma)
+
+    def evaluate(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
+        mean, var = self.moments(projection, sigma)
+        score = (mean - x) / var
+        return score, (-1.0 / var).expand(score.shape)
+
+    def log_density(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
+        mean, var = self.moments(projection, sigma)
+        return -0.5 * ((x - mean).square() / var + torch.log(var) + math.log(2.0 * math.pi))
+
+    def distribution(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
+        mean, var = self.moments(projection, sigma)
+        return torch.special.ndtr((x - mean) / var.sqrt())
+
+    def bracket(self, projection: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
+        mean, var = self.moments(projection, sigma)
+        return mean - 10.0 * var.sqrt(), mean + 10.0 * var.sqrt()
