@@ -57,6 +57,7 @@ class ImageSet:
     def __post_init__(self) -> None:
         _check_pixels(self.pixels)
         _check_levels(self.levels)
+        _check_range(self.pixels, self.levels)
         n = len(self.pixels)
         if self.labels is not None and (self.labels.shape != (n,) or self.labels.dtype != torch.int64):
             raise ValueError(
@@ -77,8 +78,8 @@ def read_images(
 ) -> ImageSet:
     """Read a folder of images, recursively and sorted by name, or an array file.
 
-    Transparency is laid over white, 16-bit grey is scaled to 8 bits, the EXIF orientation is applied, files and
-    folders whose names begin with a dot are left out.
+    Transparency is laid over white, 16-bit grey is scaled to 8 bits, the EXIF orientation is applied, of several
+    frames the first is taken, files and folders whose names begin with a dot are left out.
 
     Args:
         folder: A folder of `IMAGE_SUFFIXES` files, or a `.npy` or `.npz` of uint8, shape `(n, H, W)` or `(n, H, W, C)`
@@ -142,7 +143,7 @@ def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(f"{path}: expected 8-bit or 16-bit pixels, got values {values.min()} to {values.max()}")
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 = 255 * 257; rounds to nearest
-    if image.has_transparency_data:
+    if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         grey = image.mode in ("1", "L", "LA", "La")
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))

@@ -166,7 +166,7 @@ class _NoisyCurve:
     high: float
     quantile: Callable[[Tensor], Tensor] | None = None  # inverse CDF of q; None: q is uniform
     density: Callable[[Tensor], Tensor] | None = None  # q
-    panels: int = 64
+    panels: int = 48
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         u = _uniform((n,), generator)
@@ -247,7 +247,8 @@ _TAIL = 0.5 * math.erfc(3 / math.sqrt(2))  # mass of a standard normal below -3
 
 
 def _truncated_normal_quantile(u: Tensor) -> Tensor:
-    return torch.special.ndtri(_TAIL + (1 - 2 * _TAIL) * u)
+    quantile: Tensor = torch.special.ndtri(_TAIL + (1 - 2 * _TAIL) * u)
+    return quantile
 
 
 def _truncated_normal_density(t: Tensor) -> Tensor:
@@ -268,9 +269,15 @@ def _spiral_density(t: Tensor) -> Tensor:
 _EIGHT = _Gaussians(count=8, radius=2 * math.sqrt(2), noise=0.5 / math.sqrt(2))
 _RINGS = _Rings(radii=(0.75, 1.5, 2.25, 3.0), noises=(0.1,) * 4, weights=(0.25,) * 4)
 _RING_AND_BLOB = _Rings(radii=(3.0, 0.0), noises=(0.2, 0.5), weights=(0.5, 0.5))
-_MOONS = _NoisyCurve(_moons, noise=0.2, low=0.0, high=math.pi)
+_MOONS = _NoisyCurve(_moons, noise=0.2, low=0.0, high=math.pi, panels=24)
 _PINWHEEL = _NoisyCurve(
-    _pinwheel, noise=0.15, low=-3.0, high=3.0, quantile=_truncated_normal_quantile, density=_truncated_normal_density
+    _pinwheel,
+    noise=0.15,
+    low=-3.0,
+    high=3.0,
+    quantile=_truncated_normal_quantile,
+    density=_truncated_normal_density,
+    panels=32,
 )
 _SPIRALS = _NoisyCurve(
     _spirals, noise=0.1, low=0.0, high=_END, quantile=_spiral_quantile, density=_spiral_density, panels=96

@@ -1,0 +1,407 @@
+"""One-dimensional integration of densities that are known by their score alone.
+
+A conditional gives :math:`s = E'` and :math:`s' = E''` at any point; wanted are :math:`\\log \\int e^E`, the CDF, its
+inverse and moments. Nodes are placed adaptively. Over a cell of width :math:`h` the score is the cubic that has the
+right value and slope at both ends, so that the log density is a quartic and
+
+.. math:: E(x_{i+1}) - E(x_i) = \\tfrac{h}{2}(s_i + s_{i+1}) + \\tfrac{h^2}{12}(s'_i - s'_{i+1}) + O(h^5),
+
+exact for Gaussians at any width. Its exponential is integrated without evaluating the score again, so the number of
+nodes depends on how the score bends, not on how fast the density falls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: ``score(x, rows)``: values ``(n, K)`` of the conditionals numbered ``rows (n,)`` to score and derivative, ``(n, K)``.
+ScoreFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+_ALPHA, _BETA = math.sqrt(2.0 / 3.0), math.sqrt(0.2)
+#: Interior points on [0, 1] of the Lobatto-Kronrod rule (Gander and Gautschi, 2000), with the ends: degree 9.
+_POINTS = tuple(0.5 + 0.5 * p for p in (-_ALPHA, -_BETA, 0.0, _BETA, _ALPHA))
+_KRONROD = tuple(w / 2940.0 for w in (432.0, 625.0, 672.0, 625.0, 432.0))
+_KRONROD_END = 77.0 / 2940.0
+_LOBATTO_INNER, _LOBATTO_END = 5.0 / 12.0, 1.0 / 12.0  # the embedded rule: ends and +-beta, degree 5
+
+_NEW_NODES = 12  # nodes added to a row at a time: four cells split in four while coarse, then twelve in two
+_COARSE_NODES = 36
+_WIDEST_CELL = 0.8  # standard deviations; a wider cell with mass in it might hide a narrow mode
+_LARGEST_EXPONENT = 60.0  # a cell's interior may rise this far above all nodes before it is cut
+
+
+@dataclass(frozen=True)
+class PiecewiseDensity:
+    """Densities of ``N`` conditionals, each known at ``K`` sorted nodes and Gaussian beyond the outer two.
+
+    Attributes:
+        x: Nodes, ``(N, K)``, ascending.
+        s: Scores at the nodes, ``(N, K)``.
+        ds: Their derivatives, ``(N, K)``.
+        energy: Log density at the nodes up to a constant, ``(N, K)``, with its maximum at zero.
+        cells: Mass of each cell in the same scale, ``(N, K - 1)``.
+        tails: Mass left of the first and right of the last node, ``(N, 2)``.
+        log_mass: :math:`\\log \\int e^{E}`, ``(N,)``.
+        error: Estimated absolute error of the log density in nats, ``(N,)``.
+        converged: Whether the error is within the tolerance asked for, ``(N,)``.
+        evaluations: Evaluations of the score spent on each conditional, ``(N,)``.
+    """
+
+    x: Tensor
+    s: Tensor
+    ds: Tensor
+    energy: Tensor
+    cells: Tensor
+    tails: Tensor
+    log_mass: Tensor
+    error: Tensor
+    converged: Tensor
+    evaluations: Tensor
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density at ``x (N, M)`` in nats, without further evaluations of the score."""
+        cell, offset = self._locate(x)
+        energy, s, ds = (t.gather(1, cell) for t in (self.energy, self.s, self.ds))
+        inside = energy + _rise(self._polynomial(cell), offset / self._width(cell))
+        left, right = x < self.x[:, :1], x > self.x[:, -1:]
+        distance = torch.where(left, x - self.x[:, :1], x - self.x[:, -1:])
+        edge = torch.where(left, 0, self.x.shape[1] - 1)
+        energy, s, ds = (t.gather(1, edge) for t in (self.energy, self.s, self.ds))
+        outside = energy + s * distance + 0.5 * ds * distance.square()
+        return torch.where(left | right, outside, inside) - self.log_mass[:, None]
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """Cumulative distribution at ``x (N, M)``, without further evaluations of the score."""
+        cell, offset = self._locate(x)
+        width = self._width(cell)
+        part = torch.exp(self.energy.gather(1, cell)) * offset * _kronrod(self._polynomial(cell), offset / width)
+        inside = self._cumulative().gather(1, cell) + part
+        left = _tail(self.energy[:, :1], -self.s[:, :1], self.ds[:, :1], x - self.x[:, :1])
+        right = _tail(self.energy[:, -1:], self.s[:, -1:], self.ds[:, -1:], self.x[:, -1:] - x)
+        total = torch.exp(self.log_mass)[:, None]
+        mass = torch.where(x < self.x[:, :1], left, inside)
+        return torch.where(x > self.x[:, -1:], 1.0 - right / total, mass / total).clamp(0.0, 1.0)
+
+    def quantile(self, u: Tensor, iterations: int = 60) -> Tensor:
+        """The inverse of :meth:`cdf` at ``u (N, M)`` in (0, 1), without further evaluations of the score.
+
+        Newton steps on the mass within a cell, each kept inside a bracket that shrinks.
+        """
+        target = u * torch.exp(self.log_mass)[:, None]
+        cumulative = self._cumulative()  # (N, K)
+        cell = (torch.searchsorted(cumulative, target.contiguous(), right=True) - 1).clamp(0, self.x.shape[1] - 2)
+        polynomial, width = self._polynomial(cell), self._width(cell)
+        height = torch.exp(self.energy.gather(1, cell)) * width
+        wanted = target - cumulative.gather(1, cell)
+        low, high = torch.zeros_like(u), torch.ones_like(u)
+        t = (wanted / self.cells.gather(1, cell).clamp(min=1e-300)).clamp(0.0, 1.0)
+        for _ in range(iterations):
+            excess = height * t * _kronrod(polynomial, t) - wanted
+            low, high = torch.where(excess <= 0, t, low), torch.where(excess >= 0, t, high)
+            newton = t - excess / (height * torch.exp(_rise(polynomial, t))).clamp(min=1e-300)
+            new = torch.where((newton > low) & (newton < high), newton, 0.5 * (low + high))
+            moved = bool(((new - t).abs() > 1e-10).any())
+            t = new
+            if not moved:
+                break
+        inside = self.x.gather(1, cell) + t * width
+        return self._tail_quantile(target, inside)
+
+    def mean_and_variance(self) -> tuple[Tensor, Tensor]:
+        """The first two moments, each ``(N,)``; the tails beyond the nodes count as sitting on the outer nodes."""
+        energy, width = self.energy[:, :-1], self.x.diff(dim=1)
+        polynomial = _polynomial(width, self.s, self.ds)
+        first = second = torch.zeros_like(self.log_mass)
+        ends = ((0.0, _KRONROD_END), (1.0, _KRONROD_END))
+        for point, weight in (*ends, *zip(_POINTS, _KRONROD, strict=True)):
+            mass = weight * width * _exp(energy + _rise(polynomial, torch.full_like(width, point)))
+            value = self.x[:, :-1] + point * width
+            first, second = first + (mass * value).sum(1), second + (mass * value.square()).sum(1)
+        edges = torch.stack([self.x[:, 0], self.x[:, -1]], 1)
+        total = torch.exp(self.log_mass)
+        mean = (first + (self.tails * edges).sum(1)) / total
+        square = (second + (self.tails * edges.square()).sum(1)) / total
+        return mean, square - mean.square()
+
+    # What the methods share -------------------------------------------------------------------------------------
+
+    def _locate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The cell of each point and how far into it the point lies, each ``(N, M)``."""
+        cell = (torch.searchsorted(self.x, x.contiguous(), right=True) - 1).clamp(0, self.x.shape[1] - 2)
+        offset = (x - self.x.gather(1, cell)).clamp(min=0.0)
+        return cell, torch.minimum(offset, self._width(cell))
+
+    def _width(self, cell: Tensor) -> Tensor:
+        return (self.x.gather(1, cell + 1) - self.x.gather(1, cell)).clamp(min=1e-300)
+
+    def _polynomial(self, cell: Tensor) -> tuple[Tensor, ...]:
+        width = self.x.gather(1, cell + 1) - self.x.gather(1, cell)
+        ends = [torch.stack([t.gather(1, cell), t.gather(1, cell + 1)], -1) for t in (self.s, self.ds)]
+        return tuple(p.squeeze(-1) for p in _polynomial(width.unsqueeze(-1), *ends))
+
+    def _cumulative(self) -> Tensor:
+        """Mass left of each node, ``(N, K)``."""
+        return torch.cat([self.tails[:, :1], self.tails[:, :1] + self.cells.cumsum(1)], 1)
+
+    def _tail_quantile(self, target: Tensor, inside: Tensor) -> Tensor:
+        """Replace the quantiles whose mass lies beyond the outer nodes by those of the Gaussian tails."""
+        for edge, mass, side in ((0, target, -1.0), (-1, torch.exp(self.log_mass)[:, None] - target, 1.0)):
+            beyond = mass < self.tails[:, edge : edge + 1 or None]
+            if not bool(beyond.any()):
+                continue
+            slope = side * self.s[:, edge, None]
+            curvature = -self.ds[:, edge, None]
+            # mass / tail = erfc(z + d sqrt(k / 2)) / erfc(z) for a Gaussian tail, exp(slope d) for an exponential one
+            share = (mass / self.tails[:, edge : edge + 1 or None].clamp(min=1e-300)).clamp(1e-300, 1.0)
+            root = torch.sqrt(0.5 * curvature.clamp(min=1e-12))
+            z = -slope / (2.0 * root)
+            tail_probability = 0.5 * torch.erfc(z) * share
+            gaussian = (-torch.special.ndtri(tail_probability.clamp(min=1e-300)) / math.sqrt(2.0) - z) / root
+            exponential = torch.log(share) / slope.clamp(max=-1e-12)
+            usable = (curvature > 1e-12) & (tail_probability > 1e-290)
+            distance = torch.where(usable, gaussian, exponential).clamp(min=0.0)
+            inside = torch.where(beyond, self.x[:, edge, None] + side * distance, inside)
+        return inside
+
+
+def integrate(
+    score: ScoreFunction,
+    nodes: Tensor,
+    anchor: Tensor | None = None,
+    tol: float = 1e-5,
+    max_evaluations: int = 256,
+) -> PiecewiseDensity:
+    """Adaptive integration of ``N`` conditionals from their scores.
+
+    A coarse pass over ``nodes`` finds the mass. Then, until the estimated error of the log density is below ``tol``,
+    the cells that contribute most to it are split in four. Two things make a cell contribute: the mass in it may be
+    off, and the step of the log density across it may be off, which shifts the weight of *everything* beyond it. So
+    the switch of the score between two far modes is found although there is no mass anywhere near it.
+
+    Arguments:
+        score: The conditionals; see :data:`ScoreFunction`.
+        nodes: Where to start, ``(N, K0)`` or ``(K0,)`` with ``K0 >= 2``, ascending. The outer two must bracket the
+            modes; beyond them the score is taken as linear, its value and slope being those at the outer nodes.
+        anchor: Points ``(N,)`` at which the density will be asked for. They become nodes, and the error is that of
+            the log density there (without them, at the mode).
+        tol: Error of the log density in nats to aim for.
+        max_evaluations: Largest number of evaluations of the score for one conditional.
+
+    Returns:
+        The densities, in double precision, with error estimates and flags.
+
+    Raises:
+        ValueError: for nodes that are not ascending, or more of them than ``max_evaluations``.
+
+    Example:
+        >>> gaussian = lambda x, rows: (-(x - 3.0), torch.full_like(x, -1.0))
+        >>> density = integrate(gaussian, torch.linspace(-50.0, 50.0, 9).expand(1, 9))
+        >>> density.log_prob(torch.tensor([[3.0]], dtype=torch.float64)).item() + 0.5 * math.log(2 * math.pi)
+        0.0...
+    """
+    nodes = torch.atleast_2d(nodes)
+    if nodes.shape[1] < 2 or bool((nodes.diff(dim=1) <= 0).any()):
+        raise ValueError("nodes: expected at least two ascending points a row")
+    if anchor is not None:
+        nodes = torch.cat([nodes.expand(len(anchor), -1), anchor[:, None].to(nodes.dtype)], 1).sort(1).values
+    if nodes.shape[1] > max_evaluations:
+        raise ValueError(f"max_evaluations: expected at least the {nodes.shape[1]} starting nodes, got {max_evaluations}")
+
+    with torch.no_grad():
+        rows = torch.arange(len(nodes), device=nodes.device)
+        x = nodes
+        s, ds = score(x, rows)
+        finished: list[tuple[Tensor, PiecewiseDensity]] = []
+        while True:
+            density, indicator = _assess(x, s, ds, None if anchor is None else anchor[rows], tol)
+            spare = min(_NEW_NODES, max_evaluations - x.shape[1])
+            full = spare < 3
+            done = torch.ones_like(density.converged) if full else density.converged
+            finished.append((rows[done], _select(density, done)))
+            if bool(done.all()):
+                return _reassemble(finished, len(nodes))
+            keep = ~done
+            rows, x, s, ds = rows[keep], x[keep], s[keep], ds[keep]
+            x, s, ds = _split(score, rows, x, s, ds, indicator[keep], spare)
+
+
+def from_nodes(x: Tensor, s: Tensor, ds: Tensor) -> PiecewiseDensity:
+    """The densities that given nodes ``(N, K)``, scores and derivatives describe; differentiable by both."""
+    return _assess(x, s, ds, None, math.inf)[0]
+
+
+# The formulas -------------------------------------------------------------------------------------------------------
+
+
+def _polynomial(width: Tensor, s: Tensor, ds: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Coefficients of t, t^2, t^3, t^4 of the rise of the log density over cells, each ``(*, K - 1)``."""
+    a, b = width * s[..., :-1], width * s[..., 1:]
+    p, q = width.square() * ds[..., :-1], width.square() * ds[..., 1:]
+    return a, 0.5 * p, (b - a) - (2.0 * p + q) / 3.0, 0.5 * (a - b) + 0.25 * (p + q)
+
+
+def _rise(polynomial: tuple[Tensor, ...], t: Tensor | float) -> Tensor:
+    a, b, c, d = polynomial
+    return t * (a + t * (b + t * (c + t * d)))
+
+
+def _exp(x: Tensor) -> Tensor:
+    return torch.exp(x.clamp(max=_LARGEST_EXPONENT))
+
+
+def _kronrod(polynomial: tuple[Tensor, ...], t: Tensor) -> Tensor:
+    """Mean of exp(rise) over [0, t], by the rule of degree 9."""
+    total = _KRONROD_END * (1.0 + _exp(_rise(polynomial, t)))
+    for point, weight in zip(_POINTS, _KRONROD, strict=True):
+        total = total + weight * _exp(_rise(polynomial, point * t))
+    return total
+
+
+def _cell_masses(energy: Tensor, width: Tensor, polynomial: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Mass of each cell, and what the rule of degree 9 may have missed of it."""
+    left, right = energy[:, :-1], energy[:, 1:]
+    ends = torch.exp(left) + torch.exp(right)
+    inner = [_exp(left + _rise(polynomial, point)) for point in _POINTS]
+    mass = _KRONROD_END * ends + sum(w * value for w, value in zip(_KRONROD, inner, strict=True))
+    coarse = _LOBATTO_END * ends + _LOBATTO_INNER * (inner[1] + inner[3])
+    gap = (mass - coarse).abs()
+    # the gap is the error of the rule of degree 5; that of degree 9 shrinks as its power (as in QUADPACK)
+    return width * mass, width * gap * (gap / mass.clamp(min=1e-300)).clamp(max=1.0).sqrt()
+
+
+def _tail(energy: Tensor, slope: Tensor, ds: Tensor, distance: Tensor | float = 0.0) -> Tensor:
+    """Mass beyond an outer node, from ``distance <= 0`` (further out) on; ``slope`` is the score pointing outwards.
+
+    Gaussian where the log density bends down, exponential where it is straight and falls, infinite where it rises.
+    """
+    slope, energy = slope - ds * distance, energy - slope * distance + 0.5 * ds * torch.as_tensor(distance) ** 2
+    bends, falls = ds < -1e-12, slope < -1e-12
+    root = torch.sqrt(-2.0 * torch.where(bends, ds, -torch.ones_like(ds)))
+    gaussian = math.sqrt(math.pi) / root * torch.special.erfcx(-slope / root)
+    exponential = -1.0 / torch.where(falls, slope, -torch.ones_like(slope))
+    shape = torch.where(bends, gaussian, torch.where(falls, exponential, torch.full_like(slope, math.inf)))
+    return torch.exp(energy) * shape
+
+
+def _assess(
+    x: Tensor, s: Tensor, ds: Tensor, anchor: Tensor | None, tol: float
+) -> tuple[PiecewiseDensity, Tensor]:
+    """The densities on the nodes at hand, and how much each cell contributes to the error, ``(N, K - 1)``."""
+    x, s, ds = x.double(), s.double(), ds.double()
+    width = x.diff(dim=1)
+    polynomial = _polynomial(width, s, ds)
+    steps = sum(polynomial)
+    energy = torch.cat([torch.zeros_like(x[:, :1]), torch.as_tensor(steps).cumsum(1)], 1)
+    energy = energy - energy.detach().amax(1, keepdim=True)
+    cells, missed = _cell_masses(energy, width, polynomial)
+    left = _tail(energy[:, 0], -s[:, 0], ds[:, 0])
+    right = _tail(energy[:, -1], s[:, -1], ds[:, -1])
+    tails = torch.stack([left, right], 1)
+    log_mass = torch.log(cells.sum(1) + left + right)
+    with torch.no_grad():
+        doubt = _step_doubt(width, s, ds)
+        beyond = _share_beyond(x, energy, cells, tails, doubt, anchor)
+        share = cells / torch.exp(log_mass)[:, None]
+        unsure = doubt.clamp(max=1.0) + _too_wide(x, share)
+        indicator = missed / torch.exp(log_mass)[:, None] + share * unsure + doubt * beyond
+        error = indicator.sum(1)
+        converged = (error <= tol) & log_mass.isfinite()
+    evaluations = torch.full_like(converged, x.shape[1], dtype=torch.long)
+    return PiecewiseDensity(x, s, ds, energy, cells, tails, log_mass, error, converged, evaluations), indicator
+
+
+def _step_doubt(width: Tensor, s: Tensor, ds: Tensor) -> Tensor:
+    """How far the step of the log density over each cell may be off, in nats, ``(N, K - 1)``.
+
+    The rise of the score over a cell should be the mean of the slopes at its ends. By how much it is not says how
+    little the cell is understood; where it is understood well, the rule is better than that by one more order.
+    """
+    rise = s.diff(dim=1)
+    slopes = width * 0.5 * (ds[:, :-1] + ds[:, 1:])
+    gap = (rise - slopes).abs()
+    size = rise.abs() + width * 0.5 * (ds[:, :-1].abs() + ds[:, 1:].abs())
+    doubt = 0.5 * width * gap * (gap / size.clamp(min=1e-300)).clamp(max=1.0).sqrt()
+    # where the gap changes sign a cell may look flawless by chance: no cell is better than its neighbours allow
+    ratio = (width[:, 1:] / width[:, :-1].clamp(min=1e-300)).pow(5)
+    from_left = doubt[:, :-1] * ratio.clamp(max=1.0)
+    from_right = doubt[:, 1:] / ratio.clamp(min=1.0)
+    doubt[:, 1:] = torch.maximum(doubt[:, 1:], from_left)
+    doubt[:, :-1] = torch.maximum(doubt[:, :-1], from_right)
+    return doubt
+
+
+def _too_wide(x: Tensor, share: Tensor) -> Tensor:
+    """Whether cells are too wide, by the standard deviation of the density, to be sure of what is in them."""
+    middle = 0.5 * (x[:, :-1] + x[:, 1:])
+    mean = (share * middle).sum(1, keepdim=True)
+    deviation = (share * (middle - mean).square()).sum(1, keepdim=True).sqrt()
+    return (x.diff(dim=1) > _WIDEST_CELL * deviation).to(x.dtype)
+
+
+def _share_beyond(
+    x: Tensor, energy: Tensor, cells: Tensor, tails: Tensor, doubt: Tensor, anchor: Tensor | None
+) -> Tensor:
+    """Share of the mass that may lie beyond each cell, seen from the anchor (or the mode), ``(N, K - 1)``.
+
+    "May": what lies beyond is counted with all the doubt on the way to it in its favour, the rest with it against.
+    """
+    reference = energy.argmax(1) if anchor is None else (x - anchor[:, None]).abs().argmin(1)
+    path = torch.cat([torch.zeros_like(x[:, :1]), doubt.cumsum(1)], 1)
+    path = (path - path.gather(1, reference[:, None])).abs()  # (N, K) doubt between each node and the reference
+    path = torch.cat([path[:, :1], torch.maximum(path[:, :-1], path[:, 1:]), path[:, -1:]], 1)  # (N, K + 1)
+    log_mass = torch.cat([tails[:, :1], cells, tails[:, 1:]], 1).clamp(min=1e-300).log()
+    rest = torch.logsumexp(log_mass - path, 1, keepdim=True)
+    on_right = torch.arange(path.shape[1], device=x.device)[None, :] > reference[:, None]
+    beyond = []
+    for side in (~on_right, on_right):
+        favoured = torch.where(side, log_mass + path, -math.inf)
+        largest = favoured.amax(1, keepdim=True)
+        mass = torch.exp(favoured - largest)
+        outer = mass[:, :-2].cumsum(1) if side is not on_right else mass[:, 2:].flip(1).cumsum(1).flip(1)
+        beyond.append(torch.sigmoid(largest + outer.log() - rest))
+    return torch.where(on_right[:, 1:-1], beyond[1], beyond[0])
+
+
+def _split(
+    score: ScoreFunction, rows: Tensor, x: Tensor, s: Tensor, ds: Tensor, indicator: Tensor, new: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Split the worst cells of each row in four, later in two; nodes stay sorted."""
+    parts = 4 if x.shape[1] < _COARSE_NODES else 2
+    width = x.diff(dim=1)
+    splittable = width > 64.0 * torch.finfo(x.dtype).eps * torch.maximum(x[:, :-1].abs(), x[:, 1:].abs())
+    ranked = torch.where(splittable, indicator, -1.0)
+    cells = ranked.topk(min(new // (parts - 1), ranked.shape[1]), dim=1).indices
+    start, wide = x.gather(1, cells), width.gather(1, cells)
+    new_x = torch.cat([start + wide * (part / parts) for part in range(1, parts)], 1)
+    new_s, new_ds = score(new_x, rows)
+    x, order = torch.cat([x, new_x], 1).sort(1)
+    s, ds = torch.cat([s, new_s], 1).gather(1, order), torch.cat([ds, new_ds], 1).gather(1, order)
+    return x, s, ds
+
+
+def _select(density: PiecewiseDensity, mask: Tensor) -> PiecewiseDensity:
+    return PiecewiseDensity(**{name: value[mask] for name, value in vars(density).items()})
+
+
+def _reassemble(parts: list[tuple[Tensor, PiecewiseDensity]], rows: int) -> PiecewiseDensity:
+    """Put finished rows back in order; rows with fewer nodes repeat their last one (cells of no width)."""
+    order = torch.cat([index for index, _ in parts]).argsort()
+    most = max(part.x.shape[1] for _, part in parts)
+
+    def gather(name: str) -> Tensor:
+        pieces = []
+        for _, part in parts:
+            value = getattr(part, name)
+            if value.ndim == 2 and name != "tails":
+                missing = most - (name == "cells") - value.shape[1]
+                filler = torch.zeros_like(value[:, -1:]) if name == "cells" else value[:, -1:]
+                value = torch.cat([value, filler.expand(-1, missing)], 1)
+            pieces.append(value)
+        return torch.cat(pieces)[order]
+
+    return PiecewiseDensity(**{name: gather(name) for name in PiecewiseDensity.__dataclass_fields__})
