@@ -4,6 +4,7 @@ import gzip
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,10 +16,10 @@ from hypothesis.extra import numpy as hnp
 from arcsm.data import Table, read_array, read_table, write_table
 
 
-def message(path: Path | str, **options: object) -> str:
+def message(path: Path | str, **options: Any) -> str:
     """The one line with which a file is refused."""
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        read_table(path, **options)  # type: ignore[arg-type]
+        read_table(path, **options)
     text = str(caught.value)
     assert "\n" not in text
     assert Path(path).name in text

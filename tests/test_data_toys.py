@@ -104,14 +104,17 @@ def test_samples_fill_coarse_cells_as_the_density_says(name: str, grids: dict[st
 
 @pytest.mark.parametrize("name", CURVES)
 def test_quadrature_has_converged(name: str) -> None:
-    """Against four times as many panels, on samples and in a wide box."""
+    """Against eight times as many panels, on samples and in a wide box, to the errors that the class states."""
     curve = CURVES[name]
     fine = module._NoisyCurve(
-        curve.arms, curve.noise, curve.low, curve.high, curve.quantile, curve.density, 4 * curve.panels
+        curve.arms, curve.noise, curve.low, curve.high, curve.quantile, curve.density, 8 * curve.panels
     )
     box = 10 * torch.rand(200, 2, generator=generator(), dtype=torch.float64) - 5
     x = torch.cat([toy(name).sample(200, generator()).double(), box])
-    assert torch.allclose(curve.log_prob(x), fine.log_prob(x), rtol=0, atol=1e-6)
+    truth = fine.log_prob(x)
+    error = (curve.log_prob(x) - truth).abs()
+    assert error[truth > -50].max() < 1e-9
+    assert error.max() < 1e-3
 
 
 @pytest.mark.parametrize("name", CURVES)

@@ -155,7 +155,8 @@ def _square(image: Image.Image, size: int) -> Image.Image:
     """The central square, resized to `size` (Pillow's bilinear filter widens on shrinking, so it is antialiased)."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    square = image.crop((left, top, left + side, top + side))  # `box` of resize would blend in what lies around
+    return square.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def _check_one_size(folder: Path, names: list[str], images: list[np.ndarray]) -> None:

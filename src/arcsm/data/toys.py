@@ -155,9 +155,9 @@ class _Rings:
 class _NoisyCurve:
     """`x = c_k(t) + noise * N(0, I)`: an arm k chosen at random, a parameter t with density q on [low, high].
 
-    `log_prob` is the integral `mean_k int q(t) N(x; c_k(t), noise^2 I) dt` by composite Gauss-Legendre quadrature:
-    `panels` panels of 16 nodes, each panel no longer than about three times the noise, where the integrand is smooth
-    and the rule has converged to about 1e-10. `panels` is even, so that a kink at the middle lies on a panel's edge.
+    `log_prob` is the integral `mean_k int q(t) N(x; c_k(t), noise^2 I) dt` by composite Gauss-Legendre quadrature with
+    16 nodes a panel. With the panels chosen here it is exact to 1e-9 nats where the density exceeds exp(-50), and to
+    1e-3 nats anywhere in [-5, 5]^2. `panels` is even, so that a kink at the middle lies on a panel's edge.
     """
 
     arms: Callable[[Tensor], Tensor]  # t (n,) -> points (n, K, 2)
@@ -166,7 +166,7 @@ class _NoisyCurve:
     high: float
     quantile: Callable[[Tensor], Tensor] | None = None  # inverse CDF of q; None: q is uniform
     density: Callable[[Tensor], Tensor] | None = None  # q
-    panels: int = 48
+    panels: int = 24
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         u = _uniform((n,), generator)
@@ -269,7 +269,7 @@ def _spiral_density(t: Tensor) -> Tensor:
 _EIGHT = _Gaussians(count=8, radius=2 * math.sqrt(2), noise=0.5 / math.sqrt(2))
 _RINGS = _Rings(radii=(0.75, 1.5, 2.25, 3.0), noises=(0.1,) * 4, weights=(0.25,) * 4)
 _RING_AND_BLOB = _Rings(radii=(3.0, 0.0), noises=(0.2, 0.5), weights=(0.5, 0.5))
-_MOONS = _NoisyCurve(_moons, noise=0.2, low=0.0, high=math.pi, panels=24)
+_MOONS = _NoisyCurve(_moons, noise=0.2, low=0.0, high=math.pi)
 _PINWHEEL = _NoisyCurve(
     _pinwheel,
     noise=0.15,
@@ -282,7 +282,7 @@ _PINWHEEL = _NoisyCurve(
 _SPIRALS = _NoisyCurve(
     _spirals, noise=0.1, low=0.0, high=_END, quantile=_spiral_quantile, density=_spiral_density, panels=96
 )
-_ROLL = _NoisyCurve(_swiss_roll, noise=0.2, low=1.5 * math.pi, high=4.5 * math.pi)
+_ROLL = _NoisyCurve(_swiss_roll, noise=0.2, low=1.5 * math.pi, high=4.5 * math.pi, panels=48)
 _S = _NoisyCurve(_s_curve, noise=0.15, low=-1.5 * math.pi, high=1.5 * math.pi)
 
 TOYS: Mapping[str, Toy] = MappingProxyType(

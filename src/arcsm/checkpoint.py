@@ -1,0 +1,119 @@
+"""Files of tensors with a JSON header, read without ever running code and written so that a kill loses nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+#: Version of the layout of the header; a file of a later version is refused.
+SCHEMA_VERSION = 1
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "config.json"
+_HEADER_KEY = "arcsm"
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that replaces it once the block ends well, and leaves nothing if it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON header to one safetensors file, atomically."""
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **header})
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(contiguous, temporary, metadata={_HEADER_KEY: text})
+
+
+def read_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`write_tensors` wrote.
+
+    Raises:
+        ValueError: for a file that is missing, truncated, of another kind or of a later version.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
+            header = (file.metadata() or {}).get(_HEADER_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, UnicodeDecodeError, MemoryError) as error:
+        raise ValueError(f"{path}: not a complete safetensors file ({error})") from error
+    if header is None:
+        raise ValueError(f"{path}: a safetensors file, but not one that arcsm wrote")
+    return tensors, parse_header(header, path)
+
+
+def parse_header(text: str, path: Path) -> dict[str, Any]:
+    """The JSON header of a file, checked for its version.
+
+    Raises:
+        ValueError: for text that is not a JSON object of a known version.
+    """
+    try:
+        header = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: the configuration is not JSON ({error})") from error
+    version = header.get("schema_version") if isinstance(header, dict) else None
+    if not isinstance(version, int):
+        raise ValueError(f"{path}: the configuration has no schema_version")
+    if version > SCHEMA_VERSION:
+        raise ValueError(f"{path}: written by a later arcsm (schema {version}, known {SCHEMA_VERSION}); upgrade arcsm")
+    return dict(header)
+
+
+def weights_path(path: str | os.PathLike[str]) -> Path:
+    """The weights file that a path means: itself if it ends in .safetensors, else ``model.safetensors`` within."""
+    path = Path(path)
+    return path if path.suffix == ".safetensors" else path / WEIGHTS_NAME
+
+
+def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Fill a module with tensors, naming the first that is missing, unknown or of another shape or type.
+
+    Raises:
+        ValueError: where the tensors do not fit.
+    """
+    own = module.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        if name not in tensors:
+            raise ValueError(f"{path}: tensor {name} is missing")
+        if name not in own:
+            raise ValueError(f"{path}: tensor {name} is not part of this model")
+        wanted, got = own[name], tensors[name]
+        if wanted.shape != got.shape or wanted.is_floating_point() != got.is_floating_point():
+            raise ValueError(
+                f"{path}: tensor {name}: expected shape {tuple(wanted.shape)} and type {wanted.dtype}, "
+                f"got {tuple(got.shape)} and {got.dtype}"
+            )
+        if got.is_floating_point() and not bool(torch.isfinite(got).all()):
+            raise ValueError(f"{path}: tensor {name} holds NaN or infinity")
+    module.load_state_dict(dict(tensors))

@@ -1,0 +1,189 @@
+"""The one-dimensional conditionals of a batch, as plain one-dimensional distributions.
+
+All :math:`q(x_d \\mid c_d)` of a batch, or those of one dimension while sampling, are ``N`` independent
+one-dimensional problems. Here they get what a score alone does not give: densities, distribution functions and
+quantiles, by quadrature at one noise level or through the whole ladder as a flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from arcsm.flow import flow_down, flow_up
+from arcsm.heads import Head, NormalisedHead, ScoreHead
+from arcsm.quadrature import PiecewiseDensity, from_nodes, integrate
+
+Method = Literal["closed_form", "flow", "quadrature"]
+
+#: Where integration starts, in widths of the base Gaussian: fine where the mass usually is, out to where the score
+#: is exactly linear.
+_HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, 20.0)
+_CHUNK = 4096  # conditionals integrated at a time
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How well to integrate.
+
+    Attributes:
+        tol: Error of a conditional's log density in nats to aim for.
+        max_evaluations: Largest number of evaluations of the score for one conditional.
+    """
+
+    tol: float = 1e-5
+    max_evaluations: int = 256
+
+
+@dataclass
+class Conditionals:
+    """``N`` conditionals of one head, given by their projections.
+
+    Attributes:
+        head: The head they share.
+        projection: ``(N, P)``, from :meth:`Head.project`.
+        path: Noise levels from the largest down to the one asked for; empty without noise.
+        method: How densities are normalised.
+        accuracy: Of the integration.
+        unsure: Number of integrals so far that did not reach the accuracy.
+    """
+
+    head: Head
+    projection: Tensor
+    path: tuple[float, ...]
+    method: Method
+    accuracy: Accuracy = Accuracy()
+    unsure: int = 0
+
+    def __len__(self) -> int:
+        return len(self.projection)
+
+    @property
+    def sigma(self) -> float | None:
+        """The noise level asked for."""
+        return self.path[-1] if self.path else None
+
+    def score(self, x: Tensor, sigma: float | None) -> Tensor:
+        """The score alone at ``x (N,)``."""
+        return self.head.score(self.projection, x, sigma)
+
+    def score_and_derivative(self, x: Tensor, rows: Tensor | slice, sigma: float | None) -> tuple[Tensor, Tensor]:
+        """Score and derivative of the conditionals ``rows`` at values ``(n,)`` or ``(n, K)``."""
+        projection = self.projection[rows]
+        if x.ndim == 2:
+            projection = projection.unsqueeze(1)
+        return self.head.evaluate(projection, x.to(projection.dtype), sigma)
+
+    # Densities --------------------------------------------------------------------------------------------------
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density at ``x (N,)`` in nats, ``(N,)``."""
+        if isinstance(self.head, NormalisedHead) and self.method == "closed_form":
+            return self.head.log_density(self.projection, x, self.sigma)
+        base, log_slope = self._base(x)
+        density = [piece.log_prob(part)[:, 0] for piece, part in self._integrated(base)]
+        return torch.cat(density).to(x.dtype) - log_slope
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """Distribution function at ``x (N,)``, ``(N,)``."""
+        if isinstance(self.head, NormalisedHead) and self.method == "closed_form":
+            return self.head.distribution(self.projection, x, self.sigma)
+        base, _ = self._base(x)
+        return torch.cat([piece.cdf(part)[:, 0] for piece, part in self._integrated(base)]).to(x.dtype)
+
+    def icdf(self, u: Tensor) -> Tensor:
+        """The inverse of :meth:`cdf` at ``u (N,)`` in (0, 1), ``(N,)``."""
+        if isinstance(self.head, NormalisedHead) and self.method == "closed_form":
+            return self._closed_form_icdf(u)
+        start = self.path[0] if self.method == "flow" else self.sigma
+        parts = []
+        for rows in self._chunks():
+            parts.append(self.density(rows, start).quantile(u[rows, None].double())[:, 0])
+        x = torch.cat(parts).to(u.dtype)
+        return flow_down(self.score_and_derivative, x, self.path) if self.method == "flow" else x
+
+    def density(self, rows: slice, sigma: float | None, anchor: Tensor | None = None) -> PiecewiseDensity:
+        """The conditionals ``rows`` at a noise level, integrated."""
+        projection = self.projection[rows]
+        part = Conditionals(self.head, projection, self.path, self.method, self.accuracy)
+        nodes = starting_nodes(self.head, projection, sigma)
+        density = integrate(
+            lambda x, some: part.score_and_derivative(x, some, sigma), nodes, anchor,
+            self.accuracy.tol, self.accuracy.max_evaluations,
+        )  # fmt: skip
+        self.unsure += int((~density.converged).sum())
+        return density
+
+    def differentiable_log_prob(self, x: Tensor) -> Tensor:
+        """Log density at ``x (N,)`` by quadrature, with gradients for the head and the contexts.
+
+        The nodes are found without gradients; then the score is evaluated once more on all of them, with.
+        """
+        values = []
+        for rows in self._chunks():
+            with torch.no_grad():
+                nodes = self.density(rows, self.sigma, x[rows]).x
+            s, ds = self.score_and_derivative(nodes, rows, self.sigma)
+            density = from_nodes(nodes, s, ds)
+            anchor = (nodes - x[rows, None]).abs().argmin(1, keepdim=True)
+            values.append(density.energy.gather(1, anchor)[:, 0] - density.log_mass)
+        return torch.cat(values).to(x.dtype)
+
+    # What they share --------------------------------------------------------------------------------------------
+
+    def _base(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Points where the quadrature is done, and the log slope of the flow from there to ``x``."""
+        if self.method == "flow":
+            return flow_up(self.score_and_derivative, x, self.path)
+        return x, torch.zeros_like(x)
+
+    def _integrated(self, base: Tensor) -> list[tuple[PiecewiseDensity, Tensor]]:
+        start = self.path[0] if self.method == "flow" else self.sigma
+        parts = [(rows, base[rows].double()) for rows in self._chunks()]
+        return [(self.density(rows, start, part), part[:, None]) for rows, part in parts]
+
+    def _chunks(self) -> list[slice]:
+        return [slice(start, start + _CHUNK) for start in range(0, len(self), _CHUNK)]
+
+    def _closed_form_icdf(self, u: Tensor) -> Tensor:
+        """Bisection on the closed-form CDF, then Newton steps."""
+        assert isinstance(self.head, NormalisedHead)
+        low, high = self.head.bracket(self.projection, self.sigma)
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            below = self.head.distribution(self.projection, middle, self.sigma) < u
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return 0.5 * (low + high)
+
+
+def starting_nodes(head: Head, projection: Tensor, sigma: float | None) -> Tensor:
+    """Where the integration of a head's conditionals starts, ``(N, K)`` in double precision."""
+    grid = torch.tensor([-t for t in reversed(_HALF_GRID)] + [0.0, *_HALF_GRID], dtype=torch.float64)
+    grid = grid.to(projection.device)
+    if isinstance(head, ScoreHead):
+        return (grid * head.scales(sigma, projection).width.double()).expand(len(projection), -1)
+    if isinstance(head, NormalisedHead):
+        low, high = (edge.double() for edge in head.bracket(projection, sigma))
+        return 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * grid / _HALF_GRID[-1]
+    raise TypeError(f"{type(head).__name__} says neither where its mass is nor that its tails are Gaussian")
+
+
+def choose_method(head: Head, path: Sequence[float], method: str | None) -> Method:
+    """The method asked for, or the default: closed form, else flow with a ladder, else quadrature.
+
+    Raises:
+        ValueError: for an unknown method, or one that the model does not offer.
+    """
+    if method is None:
+        return "closed_form" if head.normalised else "flow" if len(path) > 1 else "quadrature"
+    if method == "flow" and not path:
+        raise ValueError('method: "flow" needs a model with a noise ladder; use "quadrature"')
+    if method == "closed_form" and not head.normalised:
+        raise ValueError(f'method: a {type(head).__name__} has no closed form; use "flow" or "quadrature"')
+    if method not in ("closed_form", "flow", "quadrature"):
+        raise ValueError(f'method: expected "closed_form", "flow" or "quadrature", got {method!r}')
+    return method  # type: ignore[return-value]

@@ -1,0 +1,505 @@
+"""The model: a context network, a head and a ladder of noise, seen as one joint density."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from torch import Tensor, nn
+
+from arcsm import checkpoint
+from arcsm.conditionals import Accuracy, Conditionals, choose_method
+from arcsm.contexts import MADE, Context
+from arcsm.heads import GaussianHead, Head, LogisticMixtureHead, ScoreHead
+from arcsm.noise import NoiseLadder
+from arcsm.progress import track
+from arcsm.samplers import SAMPLERS
+from arcsm.warning import AccuracyWarning, warn
+
+CONTEXTS: Mapping[str, type[Context]] = {"MADE": MADE}
+HEADS: Mapping[str, type[Head]] = {
+    "ScoreHead": ScoreHead,
+    "GaussianHead": GaussianHead,
+    "LogisticMixtureHead": LogisticMixtureHead,
+}
+
+_ROWS = 512  # rows whose contexts are computed at a time
+
+
+class AutoregressiveModel(
+    nn.Module,
+    ModelHubMixin,
+    library_name="arcsm",
+    tags=["density-estimation", "score-matching", "autoregressive"],
+):
+    """An autoregressive density, known by the scores of its one-dimensional conditionals (paper, Definition 1).
+
+    .. math:: q(x) = \\prod_{d=1}^{D} q(x_d \\mid x_{<d}), \\qquad
+        s_d(x) = \\frac{\\partial}{\\partial x_d} \\log q(x_d \\mid x_{<d})
+
+    References:
+        Autoregressive Score Matching (Meng, Yu, Song, Song and Ermon, NeurIPS 2020)
+
+    Arguments:
+        context: The network :math:`x_{<d} \\to c_d`.
+        head: The conditional :math:`(c_d, x_d) \\to s_d`.
+        noise: The ladder of noise levels; ``None`` for the paper's plain CSM, which models the data as they are.
+        shift: Subtracted from the data, ``(D,)`` or a number.
+        scale: Divides them afterwards, ``(D,)`` or a number, positive. Noise levels are in units of it. All methods
+            take and give data units.
+        metadata: Anything JSON-ready that should travel with the weights (column names, image shape).
+
+    Raises:
+        ValueError: for a head and a context of different sizes, or a scale that is not positive.
+
+    Example:
+        >>> model = AutoregressiveModel(
+        ...     context=MADE(features=2, context_features=4, hidden_features=(16,)),
+        ...     head=ScoreHead(context_features=4, hidden_features=(16,)),
+        ...     noise=NoiseLadder(sigma_max=1.0, sigma_min=0.1, levels=5),
+        ... )
+        >>> s, ds = model.score(torch.zeros(3, 2))
+        >>> s.shape, model.log_prob(torch.zeros(3, 2)).shape, model.sample(4).shape
+        (torch.Size([3, 2]), torch.Size([3]), torch.Size([4, 2]))
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        context: Context,
+        head: Head,
+        noise: NoiseLadder | None = None,
+        shift: Tensor | Sequence[float] | float = 0.0,
+        scale: Tensor | Sequence[float] | float = 1.0,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if context.context_features != head.context_features:
+            raise ValueError(
+                f"context_features: the context gives {context.context_features}, the head takes {head.context_features}"
+            )
+        self.context, self.head, self.noise = context, head, noise
+        self.metadata = dict(metadata or {})
+        dtype = torch.get_default_dtype()
+        self.register_buffer("shift", torch.zeros(context.features, dtype=dtype))
+        self.register_buffer("scale", torch.ones(context.features, dtype=dtype))
+        self.set_standardisation(shift, scale)
+
+    # Units ------------------------------------------------------------------------------------------------------
+
+    @property
+    def features(self) -> int:
+        """Number of dimensions :math:`D`."""
+        return self.context.features
+
+    def set_standardisation(
+        self, shift: Tensor | Sequence[float] | float, scale: Tensor | Sequence[float] | float
+    ) -> None:
+        """Set the affine map between data and standardised units, ``(D,)`` or a number each."""
+        with torch.no_grad():
+            self.shift.copy_(torch.as_tensor(shift).expand(self.features))
+            self.scale.copy_(torch.as_tensor(scale).expand(self.features))
+        if not bool((self.scale > 0).all() and self.scale.isfinite().all() and self.shift.isfinite().all()):
+            raise ValueError("scale: expected positive finite numbers (a constant column has none: leave it out)")
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Data units ``(*, D)`` to standardised units, checked.
+
+        Raises:
+            ValueError: for a wrong shape or type, NaN or infinity.
+        """
+        if not isinstance(x, Tensor):
+            raise ValueError(f"x: expected a torch.Tensor, got {type(x).__name__}; use torch.as_tensor")
+        if x.shape[-1:] != (self.features,):
+            raise ValueError(f"x: expected shape (*, {self.features}), got {tuple(x.shape)}")
+        if x.is_complex() or x.dtype == torch.bool:
+            raise ValueError(f"x: expected real numbers, got {x.dtype}")
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError("x: holds NaN or infinity; drop or fill those rows")
+        return (x.to(self.shift) - self.shift) / self.scale
+
+    def path(self, level: int = -1, steps: int | None = None) -> tuple[float, ...]:
+        """Noise levels from the largest to ``level``; with ``steps``, that many geometric steps in between.
+
+        Raises:
+            ValueError: for a level that the ladder does not have, or steps below one.
+        """
+        if self.noise is None:
+            if level not in (0, -1) or steps is not None:
+                raise ValueError("level: this model has no noise ladder")
+            return ()
+        sigma = self.noise.sigma(level)
+        if steps is None:
+            return self.noise.sigmas[: level % self.noise.levels + 1]
+        if steps < 1:
+            raise ValueError(f"steps: expected at least 1, got {steps}")
+        if sigma == self.noise.sigma_max:
+            return (sigma,)
+        return NoiseLadder(self.noise.sigma_max, sigma, steps + 1).sigmas
+
+    # What the model says of given points -------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, level: int = -1, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The same as :meth:`score`."""
+        return self.score(x, level, condition)
+
+    def score(self, x: Tensor, level: int = -1, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Conditional scores and their exact derivatives, in one pass.
+
+        .. math:: s_d = \\partial_{x_d} \\log q(x_d \\mid x_{<d}), \\qquad \\partial_{x_d} s_d
+
+        Arguments:
+            x: ``(*, D)`` in data units. The contexts are computed from it as it is.
+            level: Noise level of :math:`x_d`; 0 is the largest, -1 the smallest.
+            condition: What the model is conditioned on, ``(*, F)`` or labels ``(*)``.
+
+        Returns:
+            ``s`` and ``ds``, each ``(*, D)``, in 1/units and 1/units^2.
+        """
+        z = self.standardise(x)
+        path = self.path(level)
+        context = self.context(z, condition)  # (*, D, C)
+        s, ds = self.head.score_and_derivative(context, z, path[-1] if path else None)
+        return s / self.scale, ds / self.scale.square()
+
+    def log_prob(
+        self,
+        x: Tensor,
+        level: int = -1,
+        condition: Tensor | None = None,
+        reduce: bool = True,
+        method: str | None = None,
+        steps: int | None = None,
+        tol: float = 1e-5,
+        max_evaluations: int = 256,
+    ) -> Tensor:
+        """Normalised log density in nats, in data units.
+
+        With a noise ladder this is the density of the data *plus* noise :math:`\\mathcal{N}(0, \\sigma^2)` (in
+        standardised units) of the level; at ``level=-1`` that is :math:`\\sigma_L`, the smallest.
+
+        Arguments:
+            x: ``(*, D)``.
+            level: Noise level.
+            condition: What the model is conditioned on, ``(*, F)`` or labels ``(*)``.
+            reduce: Sum over the dimensions; otherwise one term of the chain rule for each.
+            method: ``"closed_form"`` (default of normalised heads), ``"flow"`` through the ladder (default of a
+                ``ScoreHead`` with one; what ``probability_flow`` samples from) or ``"quadrature"`` of the score of
+                this level alone.
+            steps: Steps of the flow; by default the levels of the ladder.
+            tol: Error of each conditional in nats to aim for.
+            max_evaluations: Largest number of evaluations of the score for one conditional and integral.
+
+        Returns:
+            ``(*)``, or ``(*, D)`` with ``reduce=False``. Gradients flow to ``x`` and the weights in closed form
+            only; to train through the normaliser, see :func:`arcsm.objectives.mle`.
+
+        Warns:
+            AccuracyWarning: once a call, if some integrals missed ``tol``.
+        """
+        accuracy = Accuracy(tol, max_evaluations)
+        terms = self._each(x, condition, self._conditionals_of(level, method, steps, accuracy), Conditionals.log_prob)
+        terms = terms - torch.log(self.scale)
+        return terms.sum(-1) if reduce else terms
+
+    def cdf(
+        self,
+        x: Tensor,
+        level: int = -1,
+        condition: Tensor | None = None,
+        method: str | None = None,
+        steps: int | None = None,
+        tol: float = 1e-5,
+        max_evaluations: int = 256,
+    ) -> Tensor:
+        """The Rosenblatt transform :math:`u_d = F(x_d \\mid x_{<d})`, ``(*, D)``: uniform if the model is right.
+
+        Arguments as in :meth:`log_prob`.
+        """
+        accuracy = Accuracy(tol, max_evaluations)
+        return self._each(x, condition, self._conditionals_of(level, method, steps, accuracy), Conditionals.cdf)
+
+    @torch.no_grad()
+    def icdf(
+        self,
+        u: Tensor,
+        level: int = -1,
+        condition: Tensor | None = None,
+        method: str | None = None,
+        steps: int | None = None,
+        tol: float = 1e-5,
+        max_evaluations: int = 256,
+    ) -> Tensor:
+        """The inverse of :meth:`cdf`, ``(*, D)`` in (0, 1) to ``(*, D)``, one dimension after the other.
+
+        Raises:
+            ValueError: for values outside (0, 1).
+        """
+        if u.shape[-1:] != (self.features,) or not bool(((u > 0) & (u < 1)).all()):
+            raise ValueError(f"u: expected shape (*, {self.features}) with values inside (0, 1), got {tuple(u.shape)}")
+        build = self._conditionals_of(level, method, steps, Accuracy(tol, max_evaluations))
+        flat = u.reshape(-1, self.features).to(self.shift)
+        rows = _rows_of(condition, u.shape[:-1])
+        unsure = 0
+        parts = []
+        for part in _chunks(len(flat)):
+            z, missed = self._walk(
+                len(flat[part]), rows(part), build, lambda c, d, some=flat[part]: c.icdf(some[:, d])
+            )
+            parts.append(z)
+            unsure += missed
+        _warn_of(unsure, flat.numel())
+        return (torch.cat(parts) * self.scale + self.shift).reshape(u.shape)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        sampler: str | None = None,
+        generator: torch.Generator | None = None,
+        condition: Tensor | None = None,
+        progress: bool = False,
+        level: int = -1,
+        steps: int | None = None,
+        denoise: bool = False,
+        batch_size: int = 1024,
+        **options: Any,
+    ) -> Tensor:
+        """Draw from the model, one dimension after the other (paper, Section 4.2).
+
+        Arguments:
+            n: Number of rows.
+            sampler: ``"probability_flow"`` (default with a ladder), ``"inverse_cdf"`` (default of normalised heads
+                and without a ladder) or ``"langevin"``, the paper's; see :mod:`arcsm.samplers`.
+            generator: Source of randomness, on the model's device; the same seed gives the same sample.
+            condition: ``(n, F)`` or labels ``(n,)``, or one that all rows share.
+            progress: Show a progress bar (on a terminal).
+            level: Noise level to stop at.
+            steps: Steps down the ladder; by default its levels.
+            denoise: Remove the noise that is left by a last step of Tweedie's formula,
+                :math:`x_d + \\sigma_L^2 s_d`.
+            batch_size: Rows drawn at a time.
+            options: Passed to the sampler (``steps`` and ``step_size`` of Langevin as ``langevin_steps``,
+                ``step_size``).
+
+        Returns:
+            ``(n, D)`` in data units.
+        """
+        if n < 1:
+            raise ValueError(f"n: expected at least 1, got {n}")
+        if sampler is None:
+            sampler = "probability_flow" if self.noise and not self.head.normalised else "inverse_cdf"
+        if sampler not in SAMPLERS:
+            raise ValueError(f"sampler: expected one of {', '.join(SAMPLERS)}, got {sampler!r}")
+        draw = SAMPLERS[sampler]
+        if "langevin_steps" in options:
+            options["steps"] = options.pop("langevin_steps")
+        path = self.path(level, steps)
+        method = choose_method(self.head, path, None)
+        rows = _rows_of(condition, (n,))
+        parts = []
+        total = self.features * -(-n // batch_size)
+        with track("sampling", total, progress) as advance:
+            for part in _chunks(n, batch_size):
+                z, _ = self._walk(
+                    len(range(n)[part]),
+                    rows(part),
+                    lambda projection: Conditionals(self.head, projection, path, method),
+                    lambda conditionals, _: draw(conditionals, generator, **options),
+                    advance,
+                )
+                if denoise and path:
+                    context = self.context(z, rows(part))
+                    z = z + path[-1] ** 2 * self.head.score(self.head.project(context), z, path[-1])
+                parts.append(z)
+        return torch.cat(parts) * self.scale + self.shift
+
+    # How the batch is walked ------------------------------------------------------------------------------------
+
+    def _conditionals_of(
+        self, level: int, method: str | None, steps: int | None, accuracy: Accuracy
+    ) -> Callable[[Tensor], Conditionals]:
+        """What turns projections ``(N, P)`` into conditionals at a level."""
+        path = self.path(level, steps)
+        chosen = choose_method(self.head, path, method)
+        return lambda projection: Conditionals(self.head, projection, path, chosen, accuracy)
+
+    def _each(
+        self,
+        x: Tensor,
+        condition: Tensor | None,
+        build: Callable[[Tensor], Conditionals],
+        ask: Callable[[Conditionals, Tensor], Tensor],
+    ) -> Tensor:
+        """Ask every conditional about its own value: ``(*, D)`` data to ``(*, D)`` answers, in bounded memory."""
+        z = self.standardise(x)
+        flat = z.reshape(-1, self.features)
+        rows = _rows_of(condition, x.shape[:-1])
+        parts: list[Tensor] = []
+        unsure = 0
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.head.normalised):
+            for part in _chunks(len(flat), max(1, min(_ROWS, (1 << 17) // self.features))):
+                context = self.context(flat[part], rows(part))  # (B, D, C)
+                conditionals = build(self.head.project(context).flatten(0, 1))
+                parts.append(ask(conditionals, flat[part].reshape(-1)).view(-1, self.features))
+                unsure += conditionals.unsure
+        _warn_of(unsure, flat.numel())
+        return torch.cat(parts).reshape(x.shape) if parts else torch.zeros_like(z)
+
+    def _walk(
+        self,
+        n: int,
+        condition: Tensor | None,
+        build: Callable[[Tensor], Conditionals],
+        choose: Callable[[Conditionals, int], Tensor],
+        advance: Callable[..., None] | None = None,
+    ) -> tuple[Tensor, int]:
+        """Choose the value of one dimension after the other: ``(n, D)``, standardised."""
+        z = self.shift.new_zeros(n, self.features)
+        state = self.context.begin((n,), condition)
+        previous: Tensor | None = None
+        unsure = 0
+        for d in self.context.order:
+            context = self.context.step(state, previous)  # (n, C)
+            conditionals = build(self.head.project(context))
+            previous = choose(conditionals, d)
+            z[:, d] = previous
+            unsure += conditionals.unsure
+            if advance is not None:
+                advance()
+        return z, unsure
+
+    # Files ------------------------------------------------------------------------------------------------------
+
+    def config(self) -> dict[str, Any]:
+        """All that is needed to build the model without its weights, JSON-ready."""
+        noise = None
+        if self.noise is not None:
+            noise = {name: getattr(self.noise, name) for name in ("sigma_max", "sigma_min", "levels", "continuous")}
+        return {
+            "context": {"kind": type(self.context).__name__, **self.context.config()},
+            "head": {"kind": type(self.head).__name__, **self.head.config()},
+            "noise": noise,
+            "metadata": self.metadata,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Build the model of a configuration, with fresh weights.
+
+        Raises:
+            ValueError: for kinds or arguments that do not exist.
+        """
+        try:
+            noise = config.get("noise")
+            return cls(
+                context=_build(CONTEXTS, config["context"], "context"),
+                head=_build(HEADS, config["head"], "head"),
+                noise=None if noise is None else NoiseLadder(**noise),
+                metadata=config.get("metadata"),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"model configuration: {error}") from error
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save(self, save_directory)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **options: Any) -> AutoregressiveModel:
+        if Path(model_id).is_dir():
+            return load(model_id, device=map_location)
+        known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        wanted = {name: options[name] for name in known if name in options}
+        return load(hf_hub_download(model_id, checkpoint.WEIGHTS_NAME, **wanted), device=map_location)
+
+
+def save(model: AutoregressiveModel, path: str | os.PathLike[str]) -> None:
+    """Write a model: weights as safetensors with the configuration in their header, never pickle.
+
+    Arguments:
+        model: The model.
+        path: A file ending in ``.safetensors``, or a folder that gets ``model.safetensors`` and, for people to read,
+            ``config.json``. Each file is replaced in one step: a kill leaves the old one or the new one.
+    """
+    file = checkpoint.weights_path(path)
+    config = model.config()
+    checkpoint.write_tensors(file, model.state_dict(), config)
+    if file != Path(path):
+        text = json.dumps({"schema_version": checkpoint.SCHEMA_VERSION, **config}, indent=2)
+        checkpoint.write_text(file.parent / checkpoint.CONFIG_NAME, text + "\n")
+
+
+def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> AutoregressiveModel:
+    """Read a model that :func:`save` wrote.
+
+    Arguments:
+        path: The file or folder.
+        device: Where to put it; ``"auto"`` for a GPU if there is one.
+
+    Raises:
+        ValueError: for a file that is missing, truncated, foreign, of a later version, or whose tensors do not fit
+            its configuration.
+    """
+    file = checkpoint.weights_path(path)
+    tensors, config = checkpoint.read_tensors(file)
+    beside = file.parent / checkpoint.CONFIG_NAME
+    if file != Path(path) and beside.is_file():
+        copy = checkpoint.parse_header(beside.read_text(encoding="utf-8", errors="replace"), beside)
+        if copy != config:
+            raise ValueError(f"{beside}: does not belong to {file.name}; delete it to use the copy inside {file.name}")
+    model = AutoregressiveModel.from_config(config)
+    checkpoint.load_state(model, tensors, file)
+    return model.to(resolve_device(device)).eval()
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """A device by name; ``"auto"`` is a GPU if there is one.
+
+    Raises:
+        ValueError: for a device that does not exist here.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {device} is not available here ({str(error).splitlines()[0]})") from error
+
+
+def _build(kinds: Mapping[str, type[Any]], config: Mapping[str, Any], name: str) -> Any:
+    arguments = dict(config)
+    kind = arguments.pop("kind", None)
+    if kind not in kinds:
+        raise ValueError(f"{name}.kind: expected one of {', '.join(kinds)}, got {kind!r}")
+    return kinds[kind](**arguments)
+
+
+def _chunks(n: int, size: int = _ROWS) -> Iterator[slice]:
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def _rows_of(condition: Tensor | None, shape: Sequence[int]) -> Callable[[slice], Tensor | None]:
+    """Access to the rows of a condition, which has the batch's leading shape or is shared by all rows."""
+    if condition is None:
+        return lambda _: None
+    if condition.is_floating_point():
+        flat = condition.expand(*shape, condition.shape[-1]).reshape(-1, condition.shape[-1])
+    else:
+        flat = condition.expand(tuple(shape)).reshape(-1)
+    return lambda part: flat[part]
+
+
+def _warn_of(unsure: int, total: int) -> None:
+    if unsure:
+        warn(
+            f"{unsure} of {total} conditionals were not integrated to the tolerance asked for; "
+            "raise max_evaluations or tol",
+            AccuracyWarning,
+        )

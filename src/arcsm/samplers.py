@@ -1,0 +1,105 @@
+"""Samplers of one dimension given those before it. Each is one function of the conditionals at hand.
+
+The model walks the dimensions in order and calls a sampler for each (paper, Section 4.2), with the conditionals of
+that dimension for all rows of the batch; a sampler returns one value for each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from arcsm.conditionals import Accuracy, Conditionals
+
+#: A sampler takes ``N`` conditionals, a generator and its own options, and returns ``(N,)`` values.
+Sampler = Callable[..., Tensor]
+
+
+def langevin(
+    conditionals: Conditionals,
+    generator: torch.Generator | None = None,
+    steps: int = 20,
+    step_size: float | None = None,
+) -> Tensor:
+    """Annealed one-dimensional Langevin dynamics (paper, Appendix C.3, Eq. 22).
+
+    .. math:: x \\leftarrow x + \\tfrac{\\epsilon}{2} s_{\\sigma_i}(x) + \\sqrt{\\epsilon}\\, z, \\qquad
+        \\epsilon = \\epsilon_0\\, \\sigma_i^2 / \\sigma_L^2
+
+    Arguments:
+        conditionals: The conditionals, with their ladder; without one, plain Langevin dynamics.
+        generator: Source of randomness.
+        steps: Steps :math:`T` at each level (paper: 20 for MNIST, 10 for colour images).
+        step_size: :math:`\\epsilon_0`, in squared standardised units; by default :math:`0.4\\,\\sigma_L^2`
+            (0.01 without a ladder).
+    """
+    levels = conditionals.path or (None,)
+    smallest = levels[-1]
+    if step_size is None:
+        step_size = 0.01 if smallest is None else 0.4 * smallest**2
+    x = _normal(conditionals, generator)
+    for sigma in levels:
+        epsilon = step_size if sigma is None or smallest is None else step_size * (sigma / smallest) ** 2
+        for _ in range(steps):
+            x = x + 0.5 * epsilon * conditionals.score(x, sigma) + epsilon**0.5 * _normal(conditionals, generator)
+    return x
+
+
+def probability_flow(
+    conditionals: Conditionals, generator: torch.Generator | None = None, tol: float = 1e-3
+) -> Tensor:
+    """An exact draw at the largest noise, then the probability-flow ODE down the ladder by Heun steps.
+
+    .. math:: x_{\\sigma_1} = F_{\\sigma_1}^{-1}(u), \\qquad dx / d\\sigma = -\\sigma\\, s_\\sigma(x)
+
+    What it draws from is the model's density by ``method="flow"``, up to ``tol``.
+
+    Arguments:
+        conditionals: The conditionals, with their ladder.
+        generator: Source of randomness.
+        tol: Accuracy of the density at the largest noise, in nats.
+
+    Raises:
+        ValueError: for a model without a noise ladder.
+    """
+    if not conditionals.path:
+        raise ValueError('sampler: "probability_flow" needs a noise ladder; use "inverse_cdf" or "langevin"')
+    flow = Conditionals(conditionals.head, conditionals.projection, conditionals.path, "flow", Accuracy(tol))
+    return flow.icdf(_uniform(conditionals, generator))
+
+
+def inverse_cdf(
+    conditionals: Conditionals, generator: torch.Generator | None = None, tol: float = 1e-4
+) -> Tensor:
+    """An exact draw at the smallest noise: the quantile of a uniform, in closed form or by quadrature.
+
+    Arguments:
+        conditionals: The conditionals.
+        generator: Source of randomness.
+        tol: Accuracy of the density in nats, where it is integrated.
+    """
+    closed = conditionals.head.normalised
+    method = "closed_form" if closed else "quadrature"
+    exact = Conditionals(conditionals.head, conditionals.projection, conditionals.path, method, Accuracy(tol))  # type: ignore[arg-type]
+    return exact.icdf(_uniform(conditionals, generator))
+
+
+SAMPLERS: Mapping[str, Sampler] = {
+    "langevin": langevin,
+    "probability_flow": probability_flow,
+    "inverse_cdf": inverse_cdf,
+}
+
+
+def _normal(conditionals: Conditionals, generator: torch.Generator | None) -> Tensor:
+    like = conditionals.projection
+    return torch.randn(len(conditionals), generator=generator, device=like.device, dtype=like.dtype)
+
+
+def _uniform(conditionals: Conditionals, generator: torch.Generator | None) -> Tensor:
+    """Uniforms strictly inside (0, 1)."""
+    like = conditionals.projection
+    u = torch.rand(len(conditionals), generator=generator, device=like.device, dtype=like.dtype)
+    return u.clamp(1e-7, 1.0 - 1e-7)
