@@ -1,9 +1,11 @@
 """arcsm: score-based autoregressive density models."""
 
+from arcsm import objectives
 from arcsm.contexts import MADE, Context
 from arcsm.heads import GaussianHead, Head, LogisticMixtureHead, NormalisedHead, ScoreHead
 from arcsm.model import AutoregressiveModel, load, save
 from arcsm.noise import NoiseLadder
+from arcsm.training import FitResult, TrainConfig, TrainingDiverged, fit
 
 __version__ = "0.1.0"
 
@@ -11,12 +13,17 @@ __all__ = [
     "MADE",
     "AutoregressiveModel",
     "Context",
+    "FitResult",
     "GaussianHead",
     "Head",
     "LogisticMixtureHead",
     "NoiseLadder",
     "NormalisedHead",
     "ScoreHead",
+    "TrainConfig",
+    "TrainingDiverged",
+    "fit",
     "load",
+    "objectives",
     "save",
 ]

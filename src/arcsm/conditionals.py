@@ -36,7 +36,7 @@ class Accuracy:
     """
 
     tol: float = 1e-5
-    max_evaluations: int = 256
+    max_evaluations: int = 512
 
 
 @dataclass

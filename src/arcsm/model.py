@@ -178,7 +178,7 @@ class AutoregressiveModel(
         method: str | None = None,
         steps: int | None = None,
         tol: float = 1e-5,
-        max_evaluations: int = 256,
+        max_evaluations: int = 512,
     ) -> Tensor:
         """Normalised log density in nats, in data units.
 
@@ -217,7 +217,7 @@ class AutoregressiveModel(
         method: str | None = None,
         steps: int | None = None,
         tol: float = 1e-5,
-        max_evaluations: int = 256,
+        max_evaluations: int = 512,
     ) -> Tensor:
         """The Rosenblatt transform :math:`u_d = F(x_d \\mid x_{<d})`, ``(*, D)``: uniform if the model is right.
 
@@ -235,7 +235,7 @@ class AutoregressiveModel(
         method: str | None = None,
         steps: int | None = None,
         tol: float = 1e-5,
-        max_evaluations: int = 256,
+        max_evaluations: int = 512,
     ) -> Tensor:
         """The inverse of :meth:`cdf`, ``(*, D)`` in (0, 1) to ``(*, D)``, one dimension after the other.
 

@@ -174,7 +174,7 @@ def integrate(
     nodes: Tensor,
     anchor: Tensor | None = None,
     tol: float = 1e-5,
-    max_evaluations: int = 256,
+    max_evaluations: int = 512,
 ) -> PiecewiseDensity:
     """Adaptive integration of ``N`` conditionals from their scores.
 
@@ -325,7 +325,8 @@ def _step_doubt(width: Tensor, s: Tensor, ds: Tensor) -> Tensor:
     slopes = width * 0.5 * (ds[:, :-1] + ds[:, 1:])
     gap = (rise - slopes).abs()
     size = rise.abs() + width * 0.5 * (ds[:, :-1].abs() + ds[:, 1:].abs())
-    doubt = 0.5 * width * gap * (gap / size.clamp(min=1e-300)).clamp(max=1.0).sqrt()
+    relative = (gap / size.clamp(min=1e-300)).clamp(max=1.0)
+    doubt = width * gap * relative.sqrt() * (0.2 + 0.3 * (5.0 * relative).clamp(max=1.0))
     # where the gap changes sign a cell may look flawless by chance: no cell is better than its neighbours allow
     ratio = (width[:, 1:] / width[:, :-1].clamp(min=1e-300)).pow(5)
     from_left = doubt[:, :-1] * ratio.clamp(max=1.0)

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 
-from arcsm.data.files import FilePath, atomic_path, existing_file, reading
+from arcsm.files import FilePath, atomic_path, existing_file, reading
 
 __all__ = ["TABLE_SUFFIXES", "Table", "npz_key", "npz_names", "read_array", "read_table", "write_table"]
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from arcsm.data.arrays import npz_key, npz_names, read_array
-from arcsm.data.files import FilePath, atomic_path, existing_file, reading
+from arcsm.files import FilePath, atomic_path, existing_file, reading
 
 __all__ = [
     "IMAGE_SUFFIXES",

@@ -1,4 +1,4 @@
-"""What tables and images share about files: a checked path, one-line read errors, atomic replacement."""
+"""What everything that reads or writes files shares: checked paths, one-line read errors, atomic replacement."""
 
 import os
 import uuid
@@ -57,6 +57,8 @@ def atomic_path(path: FilePath) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp{path.suffix}")
     try:
         yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

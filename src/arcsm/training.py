@@ -1,0 +1,542 @@
+"""The training loop behind ``arcsm.fit``, the commands and the estimators."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from arcsm import checkpoint, objectives
+from arcsm.files import atomic_path
+from arcsm.model import AutoregressiveModel, resolve_device, save
+from arcsm.progress import track
+
+STATE_NAME = "state.safetensors"
+METRICS_NAME = "metrics.csv"
+
+_VALIDATION_BATCH = 1024
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or gradient was no longer finite; the model holds the last good weights."""
+
+
+class TrainConfig(BaseModel):
+    """How to train. Unknown keys and wrong types are errors.
+
+    Attributes:
+        objective: The training objective, a name in :mod:`arcsm.objectives`.
+        mix: For csm with a ladder: a number, or ``"auto"``.
+        weighting: For csm and dsm with a ladder: ``"natural"`` or ``"sigma2"``.
+        sigma: For dsm: one noise level in place of the ladder.
+        slices: For ssm: projections a row.
+        projections: For ssm: their law.
+        variance_reduced: For ssm.
+        joint: For sm, ssm and dsm of normalised heads: the field that is matched.
+        steps: Optimiser steps.
+        epochs: Passes over the data, in place of ``steps``.
+        batch_size: Rows a step.
+        optimizer: ``"adam"`` or ``"adamw"``.
+        learning_rate: Its peak.
+        weight_decay: Decoupled, for adamw.
+        schedule: ``"constant"`` or ``"cosine"`` (down to zero), after the warm-up.
+        warmup_steps: Steps of linear warm-up.
+        clip_norm: Largest norm of the gradient; ``None`` for no clipping.
+        ema: Decay of the average of the weights that is validated and kept; 0 for the weights themselves.
+        dequantise: Width of the uniform noise added to each batch, in data units.
+        standardise: Shift and scale from the training data: for each column, one for all, or none.
+        validate_every: Steps between validations.
+        validation_rows: Largest number of rows validated on.
+        patience: Stop after so many validations without a better one; ``None`` for never.
+        checkpoint_seconds: Seconds between training checkpoints (one is always written at the end).
+        seed: Seed of all randomness.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        precision: As in lightning.fabric, for example ``"32-true"`` or ``"bf16-mixed"``.
+        compiled: Compile the fused score matching.
+        tensorboard: Log to TensorBoard too (needs the extra ``tensorboard``).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    objective: Literal["csm", "dsm", "ssm", "sm", "mle"] = "csm"
+    mix: float | Literal["auto"] = 0.1
+    weighting: Literal["natural", "sigma2"] = "natural"
+    sigma: float | None = Field(None, gt=0)
+    slices: int = Field(1, ge=1)
+    projections: Literal["gaussian", "rademacher", "sphere"] = "rademacher"
+    variance_reduced: bool = True
+    joint: bool | None = None
+    steps: int = Field(5000, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    batch_size: int = Field(128, ge=1)
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup_steps: int = Field(100, ge=0)
+    clip_norm: float | None = Field(10.0, gt=0)
+    ema: float = Field(0.999, ge=0, lt=1)
+    dequantise: float = Field(0.0, ge=0)
+    standardise: Literal["columns", "global", "none"] = "columns"
+    validate_every: int = Field(250, ge=1)
+    validation_rows: int = Field(10_000, ge=1)
+    patience: int | None = Field(None, ge=1)
+    checkpoint_seconds: float = Field(60.0, ge=0)
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    precision: str = "32-true"
+    compiled: bool = False
+    tensorboard: bool = False
+
+
+@dataclass
+class FitResult:
+    """What :func:`fit` found.
+
+    Attributes:
+        steps: Optimiser steps done.
+        seconds: Time spent, earlier parts of a resumed run included.
+        best_step: Step of the best validation (the last step without validation data).
+        best_loss: Its objective, or the last training loss.
+        history: One row for each validation: step, loss, valid, learning_rate, seconds.
+        stopped_early: Whether patience ran out.
+    """
+
+    steps: int
+    seconds: float
+    best_step: int
+    best_loss: float
+    history: list[dict[str, float]] = field(default_factory=list)
+    stopped_early: bool = False
+
+
+def fit(
+    model: AutoregressiveModel,
+    x_train: Tensor,
+    x_valid: Tensor | None = None,
+    config: TrainConfig | None = None,
+    condition_train: Tensor | None = None,
+    condition_valid: Tensor | None = None,
+    run: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> FitResult:
+    """Train a model in place.
+
+    All randomness is a function of the seed and the step, so a run that is killed and resumed ends with the same
+    weights as one that was not. The model ends with the averaged weights of the best validation.
+
+    Arguments:
+        model: The model.
+        x_train: ``(N, D)`` in data units.
+        x_valid: Held-out rows for validation and early stopping, ``(M, D)``.
+        config: How to train.
+        condition_train: Conditions of the rows, ``(N, F)`` or labels ``(N,)``.
+        condition_valid: Conditions of the held-out rows.
+        run: Folder for checkpoints, the model and its log; ``None`` to keep nothing on disk.
+        resume: Go on from the checkpoint in ``run``, if there is one.
+        progress: Show a progress bar (on a terminal).
+
+    Returns:
+        What came out; the weights are in ``model``.
+
+    Raises:
+        ValueError: for data that do not fit the model, constant columns that cannot be standardised, or a
+            checkpoint of another configuration.
+        TrainingDiverged: at the first loss or gradient that is not finite.
+
+    Example:
+        >>> from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead
+        >>> model = AutoregressiveModel(MADE(2, 4, (16,)), ScoreHead(4, (16,)), NoiseLadder(1.0, 0.1, 5))
+        >>> result = fit(model, torch.randn(256, 2), config=TrainConfig(steps=5, device="cpu"))
+        >>> result.steps
+        5
+    """
+    config = config or TrainConfig()
+    trainer = _Trainer(model, x_train, x_valid, config, condition_train, condition_valid, run)
+    if resume:
+        trainer.restore()
+    return trainer.train(progress)
+
+
+class _Loss(nn.Module):
+    """The objective as a module, so that wrappers of modules (precision, processes) cover the whole loss."""
+
+    def __init__(self, model: AutoregressiveModel, config: TrainConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = _objective(config)
+
+    def forward(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
+        return self.objective(self.model, x, condition=condition, generator=generator)
+
+
+def _objective(config: TrainConfig) -> Callable[..., Tensor]:
+    """The objective with the options of the configuration that concern it."""
+    options: dict[str, dict[str, Any]] = {
+        "csm": {"mix": config.mix, "weighting": config.weighting, "compiled": config.compiled},
+        "dsm": {"sigma": config.sigma, "weighting": config.weighting, "compiled": config.compiled},
+        "ssm": {
+            "slices": config.slices,
+            "projections": config.projections,
+            "variance_reduced": config.variance_reduced,
+            "joint": config.joint,
+        },
+        "sm": {"joint": config.joint},
+        "mle": {},
+    }
+    chosen = options[config.objective]
+    if config.objective == "dsm":
+        chosen["joint"] = bool(config.joint)
+    function = objectives.OBJECTIVES[config.objective]
+
+    def objective(model: AutoregressiveModel, x: Tensor, **arguments: Any) -> Tensor:
+        if config.objective == "csm" and model.noise is None:
+            return function(model, x, **{**chosen, "mix": 1.0}, **arguments)
+        return function(model, x, **chosen, **arguments)
+
+    return objective
+
+
+class _Trainer:
+    def __init__(
+        self,
+        model: AutoregressiveModel,
+        x_train: Tensor,
+        x_valid: Tensor | None,
+        config: TrainConfig,
+        condition_train: Tensor | None,
+        condition_valid: Tensor | None,
+        run: str | os.PathLike[str] | None,
+    ) -> None:
+        self.config, self.model = config, model
+        self.run = None if run is None else Path(run)
+        device = resolve_device(config.device)
+        self.device = device
+        self.x, self.condition = _on(device, _checked(model, x_train, "x_train"), condition_train)
+        self.held_out: tuple[Tensor, Tensor | None] | None = None
+        if x_valid is not None:
+            rows = slice(config.validation_rows)
+            valid = _checked(model, x_valid, "x_valid")[rows]
+            self.held_out = _on(device, valid, None if condition_valid is None else condition_valid[rows])
+        _standardise(model, x_train, config)
+
+        self.batch = min(config.batch_size, len(self.x))
+        self.steps_per_epoch = len(self.x) // self.batch
+        self.total = config.steps
+        if config.epochs is not None:
+            self.total = max(1, math.ceil(config.epochs * self.steps_per_epoch))
+
+        index = [device.index] if device.index is not None else 1
+        self.fabric = Fabric(accelerator=device.type, devices=index, precision=config.precision)  # type: ignore[arg-type]
+        model.train()
+        self.loss = _Loss(model.to(device), config)
+        kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+        decay = {"weight_decay": config.weight_decay} if config.optimizer == "adamw" else {}
+        self.optimizer = kind(model.parameters(), lr=config.learning_rate, fused=True, **decay)
+        self.average = AveragedModel(model, multi_avg_fn=_average(config.ema))
+        self.wrapped, self.wrapped_optimizer = self.fabric.setup(self.loss, self.optimizer)
+        self.step = 0
+        self.seconds = 0.0
+        self.best = {"step": 0, "loss": math.inf, "missed": 0}
+        self.best_weights: dict[str, Tensor] = {}
+        self.history: list[dict[str, float]] = []
+        self.permutation: tuple[int, Tensor] | None = None
+
+    # One step ---------------------------------------------------------------------------------------------------
+
+    def generator(self, purpose: int, step: int) -> torch.Generator:
+        """Randomness of a step: a function of the seed, the purpose and the step alone."""
+        mixed = (self.config.seed * 0x9E3779B97F4A7C15 + purpose * 0xC2B2AE3D27D4EB4F + step * 0x165667B19E3779F9) % 2**63
+        return torch.Generator(self.device).manual_seed(mixed)
+
+    def rows(self, step: int) -> Tensor:
+        """Rows of a step: consecutive parts of a permutation that is new for each epoch."""
+        epoch, part = divmod(step, self.steps_per_epoch)
+        if self.permutation is None or self.permutation[0] != epoch:
+            order = torch.randperm(len(self.x), generator=self.generator(1, epoch), device=self.device)
+            self.permutation = (epoch, order)
+        return self.permutation[1][part * self.batch : (part + 1) * self.batch]
+
+    def learning_rate(self, step: int) -> float:
+        warm = min(1.0, (step + 1) / max(1, self.config.warmup_steps))
+        if self.config.schedule == "constant":
+            return self.config.learning_rate * warm
+        return self.config.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * step / self.total))
+
+    def advance(self) -> float:
+        """One optimiser step; returns the loss."""
+        rows = self.rows(self.step)
+        generator = self.generator(2, self.step)
+        x = _dequantised(self.x[rows], self.config.dequantise, generator)
+        condition = None if self.condition is None else self.condition[rows]
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.wrapped(x, condition, generator)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            self.diverged(f"the loss is {value}")
+        self.fabric.backward(loss)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        if not math.isfinite(float(norm)):
+            self.diverged(f"the norm of the gradient is {float(norm)}")
+        if self.config.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.clip_norm, norm)
+        self.wrapped_optimizer.step()
+        self.average.update_parameters(self.model)
+        self.step += 1
+        return value
+
+    def diverged(self, cause: str) -> None:
+        """Put the last good weights into the model, and stop."""
+        weights = self.best_weights or self.average.module.state_dict()
+        bad = [name for name, p in self.model.named_parameters() if not bool(torch.isfinite(p).all())]
+        self.model.load_state_dict(weights)
+        if self.run is not None:
+            save(self.model, self.run)
+        where = f"; {bad[0]} is not finite" if bad else ""
+        raise TrainingDiverged(
+            f"step {self.step}: {cause}{where}. The model holds the weights of step {self.best['step']}; lower "
+            f"learning_rate ({self.config.learning_rate:g}) or clip_norm, or check the data for extreme values"
+        )
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """The objective on held-out rows, with the averaged weights and always the same noise."""
+        assert self.held_out is not None
+        averaged = self.average.module
+        averaged.eval()
+        objective = _objective(self.config)
+        x, condition = self.held_out
+        total = 0.0
+        for start in range(0, len(x), _VALIDATION_BATCH):
+            rows = slice(start, start + _VALIDATION_BATCH)
+            generator = self.generator(3, start)
+            part = _dequantised(x[rows], self.config.dequantise, generator)
+            value = objective(averaged, part, condition=None if condition is None else condition[rows], generator=generator)
+            total += float(value) * len(part)
+        return total / len(x)
+
+    # The loop ---------------------------------------------------------------------------------------------------
+
+    def train(self, progress: bool) -> FitResult:
+        log = _Log(self.run, self.step, self.config.tensorboard)
+        begun, last_saved = time.monotonic() - self.seconds, time.monotonic()
+        stopped, running = False, math.nan
+        with track("training", self.total, progress) as bar, log:
+            bar(self.step)
+            while self.step < self.total and not stopped:
+                value = self.advance()
+                running = value if math.isnan(running) else 0.98 * running + 0.02 * value
+                bar(note=f"loss {running:.4g}")
+                self.seconds = time.monotonic() - begun
+                if self.step % self.config.validate_every == 0 or self.step == self.total:
+                    stopped = self.assess(running, log)
+                if self.run is not None and time.monotonic() - last_saved >= self.config.checkpoint_seconds:
+                    self.save_state()
+                    last_saved = time.monotonic()
+        self.finish()
+        return FitResult(self.step, self.seconds, int(self.best["step"]), self.best["loss"], self.history, stopped)
+
+    def assess(self, running: float, log: _Log) -> bool:
+        """Validate, keep the weights if they are the best so far, and say whether to stop."""
+        row = {"step": float(self.step), "loss": running, "learning_rate": self.learning_rate(self.step - 1)}
+        judged = running
+        if self.held_out is not None:
+            judged = row["valid"] = self.validate()
+        row["seconds"] = self.seconds
+        self.history.append(row)
+        log.write(row)
+        if self.held_out is None or judged < self.best["loss"]:
+            self.best = {"step": self.step, "loss": judged, "missed": 0}
+            self.best_weights = {name: t.detach().clone() for name, t in self.average.module.state_dict().items()}
+        else:
+            self.best["missed"] += 1
+        return self.config.patience is not None and self.best["missed"] >= self.config.patience
+
+    def finish(self) -> None:
+        if self.run is not None:
+            self.save_state()
+        if self.best_weights:
+            self.model.load_state_dict(self.best_weights)
+        self.model.eval()
+        if self.run is not None:
+            save(self.model, self.run)
+
+    # Checkpoints ------------------------------------------------------------------------------------------------
+
+    def save_state(self) -> None:
+        """Everything that the next step depends on, in one file."""
+        assert self.run is not None
+        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        tensors |= {f"average.{name}": t for name, t in self.average.state_dict().items()}
+        tensors |= {f"best.{name}": t for name, t in self.best_weights.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        tensors = {name: t.clone() for name, t in tensors.items()}  # no tensor may share memory with another
+        header = {
+            "kind": "training state",
+            "step": self.step,
+            "seconds": self.seconds,
+            "best": {**self.best, "loss": _json_float(self.best["loss"])},
+            "history": self.history,
+            "train": _comparable(self.config),
+            "model": self.model.config(),
+        }
+        checkpoint.write_tensors(self.run / STATE_NAME, tensors, header)
+
+    def restore(self) -> None:
+        """Go on from the checkpoint in the run folder, if there is one."""
+        path = None if self.run is None else self.run / STATE_NAME
+        if path is None or not path.exists():
+            return
+        tensors, header = checkpoint.read_tensors(path, self.device)
+        for name, mine in (("train", _comparable(self.config)), ("model", self.model.config())):
+            if header.get(name) != json.loads(json.dumps(mine)):
+                raise ValueError(f"{path}: was written with another {name} configuration; use another run folder")
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            group, rest = name.split(".", 1)
+            parts[group][rest] = tensor
+        checkpoint.load_state(self.model, parts["model"], path)
+        checkpoint.load_state(self.average, parts["average"], path)
+        self.best_weights = parts["best"]
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in parts["optimizer"].items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.step, self.seconds = int(header["step"]), float(header["seconds"])
+        self.best = {**header["best"], "loss": float(header["best"]["loss"])}
+        self.history = list(header["history"])
+
+
+class _Log:
+    """``metrics.csv`` (and TensorBoard), cut back to the step that a resumed run starts from."""
+
+    _COLUMNS = ("step", "loss", "valid", "learning_rate", "seconds")
+
+    def __init__(self, run: Path | None, step: int, tensorboard: bool) -> None:
+        self.path = None if run is None else run / METRICS_NAME
+        self.board: Any = None
+        if run is None:
+            return
+        run.mkdir(parents=True, exist_ok=True)
+        kept = [row for row in read_metrics(run) if row["step"] <= step] if step else []
+        with atomic_path(run / METRICS_NAME) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._COLUMNS)
+            writer.writeheader()
+            writer.writerows(kept)
+        if tensorboard:
+            self.board = _summary_writer(run, step)
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.board is not None:
+            self.board.close()
+
+    def write(self, row: Mapping[str, float]) -> None:
+        if self.path is not None:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self._COLUMNS).writerow(row)
+        if self.board is not None:
+            for name in row.keys() - {"step"}:
+                self.board.add_scalar(name, row[name], int(row["step"]))
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """The rows of a run's ``metrics.csv``; empty cells are left out."""
+    path = run / METRICS_NAME
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def _summary_writer(run: Path, step: int) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ValueError('tensorboard: needs the extra: pip install "arcsm[tensorboard]"') from error
+    return SummaryWriter(str(run / "tensorboard"), purge_step=step or None)
+
+
+def _average(decay: float) -> Callable[..., None]:
+    """Exponential average that starts as a plain mean of the first steps."""
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        warm = min(decay, (1.0 + float(count)) / (10.0 + float(count)))
+        torch._foreach_lerp_(averaged, current, 1.0 - warm)
+
+    return update
+
+
+def _comparable(config: TrainConfig) -> dict[str, Any]:
+    """What must agree for a run to be resumed: all that decides the weights."""
+    return config.model_dump(mode="json", exclude={"checkpoint_seconds", "device", "tensorboard"})
+
+
+def _json_float(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+def _on(device: torch.device, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    if condition is not None and len(condition) != len(x):
+        raise ValueError(f"condition: expected one for each of {len(x)} rows, got {len(condition)}")
+    return x.to(device), None if condition is None else condition.to(device)
+
+
+def _checked(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
+    """Rows ``(N, D)`` of the model's type; the model checks the rest."""
+    if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != model.features:
+        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"{name}: expected a tensor (N, {model.features}), got {got}")
+    if len(x) == 0:
+        raise ValueError(f"{name}: expected at least one row, got none")
+    bad = ~torch.isfinite(x)
+    if bool(bad.any()):
+        row, column = (int(i) for i in bad.nonzero()[0])
+        raise ValueError(f"{name}: {int(bad.sum())} values are NaN or infinite, the first in row {row}, column {column}")
+    return x.to(model.shift.dtype)
+
+
+def _dequantised(x: Tensor, width: float, generator: torch.Generator) -> Tensor:
+    """Uniform noise on top of integers in disguise (their lower edges)."""
+    if width == 0.0:
+        return x
+    return x + width * torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+
+def _standardise(model: AutoregressiveModel, x: Tensor, config: TrainConfig) -> None:
+    """Give the model the shift and scale of the training data.
+
+    Raises:
+        ValueError: for constant columns.
+    """
+    if config.standardise == "none":
+        return
+    x = x.double()
+    columns = config.standardise == "columns"
+    mean, deviation = (x.mean(0), x.std(0, unbiased=False)) if columns else (x.mean(), x.std(unbiased=False))
+    deviation = (deviation.square() + config.dequantise**2 / 12.0).sqrt()
+    constant = deviation <= 1e-9 * mean.abs().clamp(min=1e-9)
+    if bool(constant.any()):
+        which = f"column {int(constant.nonzero()[0])} is constant" if columns else "all values are the same"
+        raise ValueError(f'x_train: {which}, which has no density; leave it out, dequantise, or standardise="none"')
+    model.set_standardisation(mean + 0.5 * config.dequantise, deviation)

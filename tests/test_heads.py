@@ -1,0 +1,318 @@
+"""Heads: scores are derivatives of log densities, derivatives are those of scores, and everything normalises."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from arcsm import GaussianHead, Head, LogisticMixtureHead, NormalisedHead, ScoreHead
+from arcsm.conditionals import starting_nodes
+from arcsm.quadrature import integrate
+
+FLOAT64 = torch.float64
+SIGMAS = (None, 0.3, "tensor")
+SCORE_HEADS: tuple[dict[str, Any], ...] = (
+    {"hidden_features": (8,)},
+    {"hidden_features": (8, 6)},
+    {"hidden_features": (8, 8, 8), "residual": True},
+    {"hidden_features": (8, 8, 8, 8), "residual": True, "sinusoids": 3},
+    {"hidden_features": (8, 6, 4, 5), "sinusoids": 1, "max_frequency": 5.0},
+    {"hidden_features": (8,), "sinusoids": 4, "data_std": 0.5},
+)
+
+
+def score_head(seed: int = 0, strength: float = 3.0, **arguments: Any) -> ScoreHead:
+    """A score head with all weights and biases drawn anew, larger than at the start."""
+    torch.manual_seed(seed)
+    head = ScoreHead(context_features=3, **arguments).double()
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_().mul_(strength / math.sqrt(parameter.shape[-1]))
+    return head
+
+
+def normalised_head(kind: str, seed: int = 0) -> NormalisedHead:
+    torch.manual_seed(seed)
+    head = GaussianHead(3) if kind == "gaussian" else LogisticMixtureHead(3, components=4)
+    return head.double()
+
+
+ALL_HEADS: dict[str, Callable[[], Head]] = {
+    **{f"score-{i}": lambda arguments=arguments: score_head(**arguments) for i, arguments in enumerate(SCORE_HEADS)},
+    "gaussian": lambda: normalised_head("gaussian"),
+    "mixture": lambda: normalised_head("mixture"),
+}
+
+
+def sigma_for(kind: float | str | None, shape: tuple[int, ...]) -> float | Tensor | None:
+    return torch.rand(shape, dtype=FLOAT64) + 0.05 if kind == "tensor" else kind  # type: ignore[return-value]
+
+
+def derivative(value: Tensor, by: Tensor) -> Tensor:
+    return torch.autograd.grad(value.sum(), by)[0]
+
+
+# All heads ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sigma_kind", SIGMAS)
+@pytest.mark.parametrize("name", ALL_HEADS)
+def test_derivative_is_that_of_the_score(name: str, sigma_kind: float | str | None) -> None:
+    head = ALL_HEADS[name]()
+    x = torch.cat([torch.randn(40, dtype=FLOAT64), torch.linspace(-30, 30, 41, dtype=FLOAT64)]).requires_grad_()
+    s, ds = head.score_and_derivative(torch.randn(81, 3, dtype=FLOAT64), x, sigma_for(sigma_kind, (81,)))
+    torch.testing.assert_close(ds, derivative(s, x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("sigma_kind", SIGMAS)
+@pytest.mark.parametrize("name", ALL_HEADS)
+def test_score_alone_equals_the_score_beside_its_derivative(name: str, sigma_kind: float | str | None) -> None:
+    head = ALL_HEADS[name]()
+    x, sigma = 4.0 * torch.randn(50, dtype=FLOAT64), sigma_for(sigma_kind, (50,))
+    projection = head.project(torch.randn(50, 3, dtype=FLOAT64))
+    torch.testing.assert_close(head.score(projection, x, sigma), head.evaluate(projection, x, sigma)[0])
+
+
+@pytest.mark.parametrize("name", ALL_HEADS)
+def test_projections_broadcast_over_values(name: str) -> None:
+    head = ALL_HEADS[name]()
+    context, x = torch.randn(5, 3, dtype=FLOAT64), torch.randn(5, 7, dtype=FLOAT64)
+    s, ds = head.evaluate(head.project(context).unsqueeze(1), x, 0.4)
+    each = head.score_and_derivative(context[:, None, :].expand(5, 7, 3), x, torch.full((5, 7), 0.4, dtype=FLOAT64))
+    assert s.shape == ds.shape == (5, 7)
+    torch.testing.assert_close((s, ds), each, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(head.score(head.project(context).unsqueeze(1), x, 0.4), s, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ALL_HEADS)
+def test_gradient_reaches_every_parameter(name: str) -> None:
+    head = ALL_HEADS[name]()
+    s, ds = head.score_and_derivative(torch.randn(30, 3, dtype=FLOAT64), torch.randn(30, dtype=FLOAT64), 0.3)
+    (s.square().sum() + (torch.rand_like(ds) * ds).sum()).backward()
+    for parameter_name, parameter in head.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert bool((parameter.grad != 0.0).any()), parameter_name
+        assert bool(parameter.grad.isfinite().all()), parameter_name
+
+
+@pytest.mark.parametrize("name", ALL_HEADS)
+def test_config_rebuilds_the_head(name: str) -> None:
+    head = ALL_HEADS[name]()
+    copy = type(head)(**head.config()).double()
+    copy.load_state_dict(head.state_dict())
+    context, x = torch.randn(9, 3, dtype=FLOAT64), torch.randn(9, dtype=FLOAT64)
+    wanted, got = (h.score_and_derivative(context, x, 0.2) for h in (head, copy))
+    torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)  # frequencies are rebuilt in single precision
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        (ScoreHead, {"context_features": 0}, "context_features=0"),
+        (ScoreHead, {"hidden_features": ()}, "hidden_features"),
+        (ScoreHead, {"hidden_features": (8, 0)}, "hidden_features"),
+        (ScoreHead, {"sinusoids": -1}, "sinusoids=-1"),
+        (ScoreHead, {"hidden_features": (8, 4), "residual": True}, "hidden_features"),
+        (ScoreHead, {"data_std": 0.0}, "data_std=0.0"),
+        (ScoreHead, {"data_std": math.nan}, "data_std=nan"),
+        (ScoreHead, {"max_frequency": -1.0}, "max_frequency=-1.0"),
+        (LogisticMixtureHead, {"components": 0}, "components"),
+    ],
+)
+def test_impossible_arguments_are_refused_by_name(kind: type[Head], arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        kind(**arguments)
+    assert "\n" not in str(error.value)
+
+
+# The score head -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data_std", [1.0, 0.5])
+@pytest.mark.parametrize("sigma", [None, 0.05, 2.0])
+def test_score_head_is_exactly_gaussian_beyond_its_support(sigma: float | None, data_std: float) -> None:
+    head = score_head(strength=30.0, hidden_features=(8, 8), sinusoids=3, data_std=data_std)
+    variance = data_std**2 + (0.0 if sigma is None else sigma**2)
+    edge = float(head.support(sigma, torch.zeros((), dtype=FLOAT64)))
+    assert edge == pytest.approx(20.0 * math.sqrt(variance))
+    x = edge * torch.tensor([-50.0, -2.0, -1.0000001, 1.0000001, 2.0, 50.0], dtype=FLOAT64)
+    s, ds = head.score_and_derivative(torch.randn(6, 3, dtype=FLOAT64), x, sigma)
+    torch.testing.assert_close(s, -x / variance, rtol=1e-13, atol=0.0)
+    torch.testing.assert_close(ds, torch.full_like(x, -1.0 / variance), rtol=1e-13, atol=0.0)
+
+
+def test_score_head_listens_to_its_network_within_the_flat_part_of_the_window() -> None:
+    head = score_head(hidden_features=(8, 8))
+    x = torch.linspace(-10.0, 10.0, 21, dtype=FLOAT64)
+    width = torch.ones((), dtype=FLOAT64)
+    value, slope = head.window(x, width)
+    assert torch.equal(value, torch.ones_like(x))
+    assert torch.equal(slope, torch.zeros_like(x))
+    s, _ = head.score_and_derivative(torch.zeros(21, 3, dtype=FLOAT64), x)
+    assert bool(((s + x).abs() > 1e-3).all())
+
+
+def test_score_head_starts_near_the_base_gaussian() -> None:
+    head = ScoreHead(context_features=3)
+    x, context = torch.linspace(-2.0, 2.0, 9), torch.randn(9, 3)
+    s, _ = head.score_and_derivative(context, x)
+    assert float((s + x).abs().max()) < 0.2
+
+
+def test_score_head_approaches_its_noiseless_self_far_outside_as_noise_vanishes() -> None:
+    head = score_head(hidden_features=(8,))
+    x = torch.tensor([25.0, -40.0], dtype=FLOAT64)
+    noisy, plain = (head.score_and_derivative(torch.zeros(2, 3, dtype=FLOAT64), x, sigma)[0] for sigma in (1e-6, None))
+    torch.testing.assert_close(noisy, plain, rtol=1e-11, atol=0.0)
+
+
+def test_score_head_tells_noise_levels_apart() -> None:
+    head = score_head(hidden_features=(8, 8))
+    scales = [head.scales(sigma, torch.zeros((), dtype=FLOAT64)) for sigma in (None, 0.1, 0.2)]
+    embeddings = [head.embedding(scale) for scale in scales]
+    assert torch.equal(embeddings[0], torch.zeros_like(embeddings[0]))
+    assert float((embeddings[1] - embeddings[2]).abs().max()) > 0.1
+
+
+def test_score_head_natural_weight_makes_the_correction_a_plain_regression() -> None:
+    head = score_head(hidden_features=(8,), data_std=0.7)
+    sigma = torch.tensor([0.05, 0.5, 3.0], dtype=FLOAT64)
+    gain = 0.7 / (sigma * torch.sqrt(sigma.square() + 0.7**2))
+    torch.testing.assert_close(head.loss_weight(sigma) * gain.square(), torch.ones_like(sigma))
+
+
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from(SCORE_HEADS),
+    st.sampled_from((0.1, 1.0, 10.0)),
+    st.sampled_from((None, 0.05, 1.0)),
+)
+def test_score_head_normalises_whatever_its_weights(
+    seed: int, arguments: dict[str, Any], strength: float, sigma: float | None
+) -> None:
+    head = score_head(seed, strength, **arguments)
+    projection = head.project(torch.randn(3, 3, dtype=FLOAT64)).detach()
+    nodes = starting_nodes(head, projection, sigma)
+    density = integrate(
+        lambda x, rows: head.evaluate(projection[rows].unsqueeze(1), x, sigma), nodes, max_evaluations=1024, tol=1e-5
+    )
+    assert bool(density.log_mass.isfinite().all())
+    edge = 20.0 * float(head.scales(sigma, projection).width)
+    x = torch.linspace(-edge, edge, 20_001, dtype=FLOAT64)
+    # the log density by a fine rule of its own, and its integral
+    with torch.no_grad():
+        s, ds = head.evaluate(projection.unsqueeze(1), x.expand(3, -1), sigma)
+    step = x[1] - x[0]
+    rise = 0.5 * step * (s[:, :-1] + s[:, 1:]) + step**2 / 12.0 * (ds[:, :-1] - ds[:, 1:])
+    energy = torch.cat([torch.zeros(3, 1, dtype=FLOAT64), rise.cumsum(1)], 1)
+    energy = energy - energy.amax(1, keepdim=True)
+    mode = x[energy.argmax(1)].unsqueeze(1)
+    reference = energy.gather(1, energy.argmax(1, keepdim=True)) - torch.log(step * energy.exp().sum(1, keepdim=True))
+    sure = density.converged
+    torch.testing.assert_close(density.log_prob(mode)[sure], reference[sure], rtol=0.0, atol=1e-3)
+
+
+# Normalised heads -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sigma_kind", SIGMAS)
+@pytest.mark.parametrize("kind", ["gaussian", "mixture"])
+def test_score_is_the_slope_of_the_log_density(kind: str, sigma_kind: float | str | None) -> None:
+    head = normalised_head(kind)
+    x = (3.0 * torch.randn(60, dtype=FLOAT64)).requires_grad_()
+    context, sigma = torch.randn(60, 3, dtype=FLOAT64), sigma_for(sigma_kind, (60,))
+    s, _ = head.score_and_derivative(context, x, sigma)
+    torch.testing.assert_close(s, derivative(head.log_prob(context, x, sigma), x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("sigma_kind", SIGMAS)
+@pytest.mark.parametrize("kind", ["gaussian", "mixture"])
+def test_density_is_the_slope_of_the_distribution(kind: str, sigma_kind: float | str | None) -> None:
+    head = normalised_head(kind)
+    x = (3.0 * torch.randn(60, dtype=FLOAT64)).requires_grad_()
+    context, sigma = torch.randn(60, 3, dtype=FLOAT64), sigma_for(sigma_kind, (60,))
+    slope = derivative(head.cdf(context, x, sigma), x)
+    torch.testing.assert_close(slope, head.log_prob(context, x, sigma).exp(), rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("sigma", [None, 0.3])
+@pytest.mark.parametrize("kind", ["gaussian", "mixture"])
+def test_all_mass_lies_within_the_bracket(kind: str, sigma: float | None) -> None:
+    head = normalised_head(kind)
+    projection = head.project(5.0 * torch.randn(40, 3, dtype=FLOAT64))
+    low, high = head.bracket(projection, sigma)
+    assert float(head.distribution(projection, low, sigma).max()) < 1e-9
+    assert float(head.distribution(projection, high, sigma).min()) > 1.0 - 1e-9
+    grid = torch.linspace(0.0, 1.0, 40_001, dtype=FLOAT64)[:, None] * (high - low) + low
+    density = head.log_density(projection, grid, sigma).exp()
+    torch.testing.assert_close(torch.trapezoid(density, grid, dim=0), torch.ones(40, dtype=FLOAT64), rtol=0, atol=1e-6)
+
+
+def test_gaussian_with_noise_is_the_convolution_with_the_noise() -> None:
+    head = normalised_head("gaussian")
+    context, sigma = torch.randn(6, 1, 3, dtype=FLOAT64), 0.7
+    x = torch.linspace(-3.0, 3.0, 13, dtype=FLOAT64).expand(6, -1)
+    noise = torch.linspace(-8.0, 8.0, 2001, dtype=FLOAT64)
+    shifted = head.log_prob(context.unsqueeze(2), x.unsqueeze(-1) - sigma * noise).exp()
+    convolved = torch.trapezoid(shifted * torch.exp(-0.5 * noise.square()) / math.sqrt(2.0 * math.pi), noise)
+    torch.testing.assert_close(head.log_prob(context, x, sigma).exp(), convolved, rtol=1e-9, atol=1e-12)
+
+
+def test_gaussian_moments_are_those_of_its_projection() -> None:
+    head = normalised_head("gaussian")
+    raw = torch.tensor([[1.5, 0.0], [-2.0, 1.0], [0.0, -60.0]], dtype=FLOAT64)
+    mean, variance = head.moments(raw)  # type: ignore[operator]
+    assert mean.tolist() == [1.5, -2.0, 0.0]
+    assert variance[:2].sqrt().log().tolist() == pytest.approx([0.0, 1.0], abs=1e-3)
+    assert float(variance[2].sqrt().log()) == pytest.approx(-7.0)  # the floor
+
+
+def test_mixture_noise_widens_every_component_by_exactly_its_variance() -> None:
+    head = LogisticMixtureHead(3, components=1).double()
+    context = torch.randn(5, 1, 3, dtype=FLOAT64)
+    x = torch.linspace(-60.0, 60.0, 60_001, dtype=FLOAT64).expand(5, -1)
+
+    def variance(sigma: float | None) -> Tensor:
+        density = head.log_prob(context, x, sigma).exp()
+        mean = torch.trapezoid(density * x, x)
+        return torch.trapezoid(density * (x - mean[:, None]).square(), x)
+
+    for sigma in (0.2, 1.0, 2.0):
+        torch.testing.assert_close(variance(sigma) - variance(None), torch.full((5,), sigma**2, dtype=FLOAT64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("raw_scale", [-100.0, -7.0, 0.0])
+def test_mixture_is_stable_far_away_and_at_tiny_scales(raw_scale: float, dtype: torch.dtype) -> None:
+    head = LogisticMixtureHead(3, components=2).to(dtype)
+    projection = torch.tensor([0.5, -0.5, -1.0, 1.0, raw_scale, raw_scale], dtype=dtype).expand(7, -1)
+    projection = projection.clone().requires_grad_()
+    x = torch.tensor([-1e4, -50.0, -1.0, 0.0, 1.0, 50.0, 1e4], dtype=dtype, requires_grad=True)
+    scale = math.exp(math.log1p(math.exp(raw_scale + 7.0)) - 7.0)
+    s, ds = head.evaluate(projection, x)
+    density, distribution = head.log_density(projection, x), head.distribution(projection, x)
+    for value in (s, ds, density, distribution):
+        assert bool(value.isfinite().all())
+        (gradient,) = torch.autograd.grad(value.sum(), projection, retain_graph=True)
+        assert bool(gradient.isfinite().all())
+    far = torch.tensor([1.0 / scale, -1.0 / scale], dtype=dtype)
+    torch.testing.assert_close(s[[0, -1]].detach(), far, rtol=1e-5, atol=0.0)  # an exponential tail
+    assert distribution[[0, -1]].tolist() == [0.0, 1.0]
+    assert bool(distribution.diff().ge(0.0).all())
+
+
+def test_mixture_density_is_the_weighted_sum_of_logistics() -> None:
+    head = LogisticMixtureHead(3, components=2).double()
+    projection = torch.tensor([[math.log(3.0), 0.0, -2.0, 1.0, 0.0, -1.0]], dtype=FLOAT64)
+    x = torch.linspace(-6.0, 6.0, 25, dtype=FLOAT64)
+    expected = torch.zeros_like(x)
+    for weight, mean, raw in ((0.75, -2.0, 0.0), (0.25, 1.0, -1.0)):
+        scale = math.exp(math.log1p(math.exp(raw + 7.0)) - 7.0)
+        share = torch.sigmoid((x - mean) / scale)
+        expected = expected + weight * share * (1.0 - share) / scale
+    torch.testing.assert_close(head.log_density(projection, x).exp(), expected)
