@@ -1,0 +1,191 @@
+"""Run configurations: one YAML file says what data, what model and how to train."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
+
+from arcsm.data.datasets import DataConfig, Dataset
+from arcsm.model import CONTEXTS, HEADS, AutoregressiveModel
+from arcsm.noise import NoiseLadder
+from arcsm.training import TrainConfig
+
+
+class ModelConfig(BaseModel):
+    """The parts of a model, each checked against the constructor that it is for.
+
+    ``features`` follows from the data and ``context_features`` of the head from the context, so neither is given.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    context: dict[str, Any]
+    head: dict[str, Any]
+    noise: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> ModelConfig:
+        _check_part("context", self.context, CONTEXTS, omit="features")
+        _check_part("head", self.head, HEADS, omit="context_features")
+        if self.noise is not None:
+            _validate("noise", _schema(NoiseLadder, None), self.noise)
+        return self
+
+    def build(self, features: int, metadata: Mapping[str, Any] | None = None) -> AutoregressiveModel:
+        """The model for data of so many features, with fresh weights."""
+        context = CONTEXTS[self.context["kind"]].__init__
+        default = inspect.signature(context).parameters["context_features"].default
+        size = self.context.get("context_features", default)
+        return AutoregressiveModel.from_config(
+            {
+                "context": {**self.context, "features": features},
+                "head": {**self.head, "context_features": size},
+                "noise": self.noise,
+                "metadata": dict(metadata or {}),
+            }
+        )
+
+
+class RunConfig(BaseModel):
+    """A whole run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    about: str = ""
+    data: DataConfig
+    model: ModelConfig
+    train: TrainConfig
+
+    def for_dataset(self, dataset: Dataset) -> TrainConfig:
+        """How to train on this data set: with its dequantisation, unless the file gives another."""
+        if "dequantise" in self.train.model_fields_set:
+            return self.train
+        return self.train.model_copy(update={"dequantise": dataset.dequantise})
+
+
+def presets() -> dict[str, Path]:
+    """The presets that come with the package, by name."""
+    folder = Path(str(resources.files("arcsm") / "presets"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_config(source: str, changes: Sequence[str] = ()) -> RunConfig:
+    """Read a run configuration.
+
+    Arguments:
+        source: Name of a preset, or path of a YAML file.
+        changes: Settings of the form ``key.path=value`` that go over the file; values are YAML.
+
+    Raises:
+        ValueError: in one line, for an unknown preset, a file that is not YAML, an unknown key or a wrong type.
+    """
+    known = presets()
+    path = known.get(source, Path(source))
+    if not path.is_file():
+        close = difflib.get_close_matches(source, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"presets: {', '.join(known)}"
+        raise ValueError(f"{source}: neither a preset nor a YAML file; {hint}")
+    return parse_config(path.read_text(encoding="utf-8"), source, changes)
+
+
+def parse_config(text: str, source: str, changes: Sequence[str] = ()) -> RunConfig:
+    """Parse the text of a run configuration; see :func:`load_config`."""
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"{source}: expected keys name, data, model and train")
+    for change in changes:
+        _apply(tree, change)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(f"{source}: {_first_error(error, RunConfig)}") from error
+
+
+def dump_config(config: RunConfig) -> str:
+    """The configuration as YAML, defaults of ``train`` and ``data`` included."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply(tree: dict[str, Any], change: str) -> None:
+    """Put one ``key.path=value`` into a tree of settings."""
+    key, equals, value = change.partition("=")
+    if not equals or not key:
+        raise ValueError(f"--set {change}: expected KEY=VALUE, for example train.steps=1000")
+    *parents, last = key.split(".")
+    for name in parents:
+        if not isinstance(tree.get(name), dict):
+            tree[name] = {}
+        tree = tree[name]
+    try:
+        tree[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {change}: the value is not YAML") from error
+
+
+def _check_part(name: str, part: dict[str, Any], kinds: Mapping[str, type[Any]], omit: str) -> None:
+    kind = part.get("kind")
+    if kind not in kinds:
+        raise ValueError(f"{name}.kind: expected one of {', '.join(kinds)}, got {kind!r}")
+    _validate(name, _schema(kinds[kind], omit), {key: value for key, value in part.items() if key != "kind"})
+
+
+def _validate(name: str, schema: type[BaseModel], values: dict[str, Any]) -> None:
+    try:
+        schema.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(f"{name}.{_first_error(error, schema)}") from error
+
+
+@lru_cache(maxsize=64)
+def _schema(kind: type[Any], omit: str | None) -> type[BaseModel]:
+    """What a constructor takes, as a schema: its signature is the one place where that is written down."""
+    signature = inspect.signature(kind)
+    hints = get_type_hints(kind.__init__)
+    fields: dict[str, Any] = {}
+    for name, parameter in signature.parameters.items():
+        if name != omit:
+            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+            fields[name] = (hints[name], default)
+    return create_model(f"{kind.__name__}Schema", __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def _first_error(error: ValidationError, schema: type[BaseModel]) -> str:
+    """The first thing that is wrong, as ``key.path: what``."""
+    first = error.errors(include_url=False)[0]
+    location = [str(part) for part in first["loc"]]
+    if first["type"] == "value_error":  # raised by a check of ours, which names its own key
+        return ".".join([*location, str(first["ctx"]["error"])])
+    path = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(location[-1], _known_keys(schema, location[:-1]), n=1)
+        return f"{path}: unknown key" + (f"; did you mean {close[0]}?" if close else "")
+    return f"{path}: {first['msg'].lower()}, got {str(first['input'])[:60]!r}"
+
+
+def _known_keys(schema: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """The keys that a schema knows at a path, as far as it is made of plain sections."""
+    for name in path:
+        section = schema.model_fields.get(name)
+        inner = section.annotation if section is not None else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        schema = inner
+    return list(schema.model_fields)
+
+
+def run_config_path(run: str | os.PathLike[str]) -> Path:
+    """Where a run folder keeps its configuration."""
+    return Path(run) / "config.yaml"

@@ -1,0 +1,162 @@
+"""Data sets as a run's configuration names them, split and ready to train on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from arcsm.data.arrays import read_table
+from arcsm.data.images import ImageSet, digits, mnist, read_images, scale_images, torchvision_images
+from arcsm.data.toys import toy
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows to train on, to validate on and to test on.
+
+    Attributes:
+        train: ``(N, D)`` in data units.
+        valid: Held out for early stopping.
+        test: Held out for results.
+        dequantise: Width of the uniform noise that makes the values continuous; 0 if they are.
+        metadata: What turns rows back into pictures or named columns.
+    """
+
+    train: Tensor
+    valid: Tensor
+    test: Tensor
+    dequantise: float = 0.0
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def dequantised(self, rows: Tensor, seed: int) -> Tensor:
+        """Rows with their uniform noise, the same for the same seed."""
+        generator = torch.Generator().manual_seed(seed)
+        return rows + self.dequantise * torch.rand(rows.shape, generator=generator, dtype=rows.dtype)
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    validation: float = Field(0.1, gt=0, lt=0.5, description="share of the training rows that is held out")
+    test: float = Field(0.1, ge=0, lt=0.5, description="share held out for results, where the data have no test set")
+
+
+class DigitsData(_Data):
+    """scikit-learn's 8x8 digits, 1,797 of them."""
+
+    kind: Literal["digits"]
+
+
+class ToyData(_Data):
+    """A two-dimensional set of :mod:`arcsm.data.toys`."""
+
+    kind: Literal["toy"]
+    name: str
+    rows: int = Field(50_000, ge=10)
+
+
+class TableData(_Data):
+    """A table of numbers: CSV, Parquet, NPY or NPZ."""
+
+    kind: Literal["table"]
+    path: str
+    key: str | None = None
+    dequantise: float = Field(0.0, ge=0)
+
+
+class ImageData(_Data):
+    """A folder of images, or an array of them in an NPY or NPZ file."""
+
+    kind: Literal["images"]
+    path: str
+    channels: Literal[1, 3] | None = None
+    size: int | None = Field(None, ge=1)
+    key: str | None = None
+
+
+class NamedImageData(_Data):
+    """MNIST, CIFAR-10, SVHN or CelebA, in the layout of torchvision (MNIST also as bare idx files)."""
+
+    kind: Literal["mnist", "cifar10", "svhn", "celeba"]
+    path: str | None = None
+    download: bool = False
+    size: int | None = Field(None, ge=1)
+
+
+DataConfig = Annotated[
+    DigitsData | ToyData | TableData | ImageData | NamedImageData,
+    Field(discriminator="kind"),
+]
+
+
+def data_folder() -> Path:
+    """Where named data sets are looked for: the environment variable ``ARCSM_DATA``, or ``data`` here."""
+    return Path(os.environ.get("ARCSM_DATA", "data"))
+
+
+def load_dataset(config: DataConfig, seed: int = 0) -> Dataset:
+    """Load and split the data of a run.
+
+    Raises:
+        ValueError: for data that are missing, damaged or too few to split.
+    """
+    loaders: dict[type[Any], Callable[[Any, int], Dataset]] = {
+        DigitsData: lambda c, s: _images(digits(), None, c, s),
+        ToyData: _toy,
+        TableData: _table,
+        ImageData: lambda c, s: _images(read_images(c.path, c.channels, c.size, c.key), None, c, s),
+        NamedImageData: _named_images,
+    }
+    return loaders[type(config)](config, seed)
+
+
+def _toy(config: ToyData, seed: int) -> Dataset:
+    generator = torch.Generator().manual_seed(seed)
+    rows = toy(config.name).sample(config.rows, generator)
+    return _split(rows, None, config, seed, {"columns": ["x", "y"], "toy": config.name})
+
+
+def _table(config: TableData, seed: int) -> Dataset:
+    table = read_table(config.path, config.key)
+    values = torch.from_numpy(table.values).to(torch.get_default_dtype())
+    return _split(values, None, config, seed, {"columns": list(table.columns)}, config.dequantise)
+
+
+def _named_images(config: NamedImageData, seed: int) -> Dataset:
+    folder = Path(config.path) if config.path is not None else data_folder() / config.kind
+    if config.kind == "mnist":
+        train, test = (mnist(folder, split, config.download) for split in ("train", "test"))
+    else:
+        train, test = (
+            torchvision_images(config.kind, folder, split, config.download, config.size) for split in ("train", "test")
+        )
+    return _images(train, test, config, seed)
+
+
+def _images(train: ImageSet, test: ImageSet | None, config: _Data, seed: int) -> Dataset:
+    """Images as rows of values in [-1, 1), in the order channel, row, column."""
+    shape = list(train.pixels.shape[1:])
+    metadata = {"image_shape": shape, "levels": train.levels}
+    rows = scale_images(train.pixels, train.levels).flatten(1)
+    held_out = None if test is None else scale_images(test.pixels, test.levels).flatten(1)
+    return _split(rows, held_out, config, seed, metadata, 2.0 / train.levels)
+
+
+def _split(
+    rows: Tensor, test: Tensor | None, config: _Data, seed: int, metadata: dict[str, Any], dequantise: float = 0.0
+) -> Dataset:
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    n_valid = round(len(rows) * config.validation)
+    n_test = 0 if test is not None else round(len(rows) * config.test)
+    if min(n_valid, len(rows) - n_valid - n_test) < 1:
+        raise ValueError(f"data: {len(rows)} rows are too few to hold out {config.validation:.0%} for validation")
+    valid, rest = rows[order[:n_valid]], rows[order[n_valid + n_test :]]
+    own_test = rows[order[n_valid : n_valid + n_test]] if test is None else test
+    return Dataset(rest, valid, own_test, dequantise, metadata)
