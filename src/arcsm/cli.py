@@ -1,39 +1,282 @@
-"""The command ``arcsm``."""
+"""The command ``arcsm``. Every command is a few lines over the library; none prints a traceback for a mistake."""
 
 from __future__ import annotations
 
+import json
 import sys
+import time
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
+import torch
 import typer
+from rich.console import Console
+from rich.table import Table
 
-from arcsm.config import load_config
-from arcsm.runs import train_run
+from arcsm import __version__
+from arcsm.config import dump_config, load_config, presets
+from arcsm.data import read_images, read_table, scale_images, write_table
+from arcsm.data.images import IMAGE_SUFFIXES, digits
+from arcsm.files import atomic_path
+from arcsm.metrics import summary
+from arcsm.model import AutoregressiveModel, load, resolve_device
+from arcsm.progress import track
+from arcsm.report import ReportNumbers, sample_picture, write_report
+from arcsm.runs import load_run, train_run
+from arcsm.samplers import SAMPLERS
+from arcsm.training import FitResult, TrainingDiverged
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+Seed = Annotated[int, typer.Option(help="Seed of all randomness.", min=0)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"arcsm {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
-def callback() -> None:
-    """Density models by scores."""
-
-
-@app.command()
-def train(
-    source: Annotated[str, typer.Argument()],
-    change: Annotated[list[str] | None, typer.Option("--set")] = None,
-    out: Annotated[Path, typer.Option()] = Path("run"),
-    resume: bool = False,
+def callback(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
-    """Train."""
-    result = train_run(load_config(source, change or []), out, resume, progress=True)
-    print(result.steps, result.best_loss, result.seconds)
+    """Score-based autoregressive density models: train by scores, get likelihoods, samples and calibrated CDFs."""
+
+
+@app.command(epilog="Example: arcsm quickstart --out quickstart")
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for the model, the samples and the report.")] = Path("quickstart"),
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train on 8x8 digits, sample, score, and write a report. About a minute on two cores."""
+    config = load_config("digits", [f"train.seed={seed}", f"train.device={device}"])
+    result = train_run(config, out, resume=True, progress=True)
+    run = load_run(out, device)
+    numbers = write_report(run, out / "report.html", seed=seed, progress=True)
+    generator = torch.Generator(run.model.shift.device).manual_seed(seed)
+    rows = run.model.sample(64, generator=generator, progress=True).cpu()
+    with atomic_path(out / "samples.png") as temporary:
+        temporary.write_bytes(sample_picture(rows, run.model.metadata))
+    _score_digits(run.model, out / "scores.csv", seed)
+    _show_training(result)
+    _show_likelihoods(numbers)
+    for name, what in (("report.html", "the report"), ("samples.png", "64 samples"), ("scores.csv", "scored digits")):
+        print(f"{out / name}  {what}")
+
+
+@app.command(
+    epilog="Examples: arcsm train digits --out runs/digits   |   "
+    "arcsm train mnist-made --set data.path=mnist --set train.epochs=5 --out runs/mnist"
+)
+def train(
+    source: Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset (see below), or a YAML file.")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/NAME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of all randomness; by default the file's.", min=0)] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...; by default the file's.")] = None,
+) -> None:
+    """Train a model. Kill it at any moment; --resume goes on to exactly the same weights."""
+    extra = [f"train.seed={seed}"] * (seed is not None) + [f"train.device={device}"] * (device is not None)
+    config = load_config(source, [*(changes or []), *extra])
+    folder = out or Path("runs") / config.name
+    result = train_run(config, folder, resume, progress=True)
+    _show_training(result)
+    print(f"{folder}  next: arcsm report {folder}")
+
+
+train.__doc__ = f"{train.__doc__}\n\nPresets: {', '.join(presets())}."
+app.registered_commands[-1].help = train.__doc__
+
+
+@app.command(
+    epilog="Examples: arcsm sample runs/digits --out samples.png   |   arcsm sample runs/table -n 1000 --out rows.csv"
+)
+def sample(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.")],
+    out: Annotated[Path, typer.Option(help="A .png (images), .npy or .csv file.")],
+    n: Annotated[int, typer.Option("-n", help="Number of samples.", min=1)] = 64,
+    sampler: Annotated[str | None, typer.Option(help=f"{', '.join(SAMPLERS)}; the model's default without.")] = None,
+    denoise: Annotated[bool, typer.Option("--denoise", help="Remove the last noise (Tweedie's formula).")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Draw samples from a trained model."""
+    model = load(run, resolve_device(device))
+    if out.suffix not in (".png", ".npy", ".csv"):
+        raise ValueError(f"--out {out}: expected a .png, .npy or .csv file")
+    if out.suffix == ".png" and "image_shape" not in model.metadata:
+        raise ValueError(f"--out {out}: this model is not of images; use .npy or .csv")
+    generator = torch.Generator(model.shift.device).manual_seed(seed)
+    begun = time.monotonic()
+    rows = model.sample(n, sampler, generator, progress=True, denoise=denoise).cpu()
+    if out.suffix == ".png":
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(out) as temporary:
+            temporary.write_bytes(sample_picture(rows, model.metadata))
+    else:
+        write_table(out, rows.numpy(), _columns(model))
+    print(f"{out}  {n} samples in {time.monotonic() - begun:.1f} s")
+
+
+@app.command(epilog="Example: arcsm score runs/table new.csv --out scores.csv")
+def score(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help=".csv, .parquet, .npy, .npz or a folder of images.")],
+    out: Annotated[Path, typer.Option(help="A .csv, .parquet or .npy file.")],
+    method: Annotated[str | None, typer.Option(help="flow, quadrature or closed_form; the default without.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Log density of each row in nats, and the dimension that surprises most."""
+    model = load(run, resolve_device(device))
+    rows = _read_rows(model, data, seed)
+    terms = _log_probs(model, rows, method)
+    total = terms.sum(1)
+    table = np.stack([np.arange(len(rows)), total.numpy(), terms.argmin(1).numpy(), terms.amin(1).numpy()], 1)
+    write_table(out, table, ("row", "log_prob", "least_likely_column", "its_log_prob"))
+    mean, error = summary(total)
+    print(f"{out}  {len(rows)} rows, mean log density {mean:.4f} +- {error:.4f} nats")
+
+
+@app.command(epilog="Example: arcsm report runs/digits")
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    out: Annotated[Path | None, typer.Option(help="The page; by default report.html in the run.")] = None,
+    samples: Annotated[int, typer.Option(help="Samples shown.", min=1)] = 64,
+    sampler: Annotated[str | None, typer.Option(help=f"{', '.join(SAMPLERS)}; the model's default without.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Write one self-contained page: curves, samples, calibration, likelihoods, configuration."""
+    page = out or run / "report.html"
+    numbers = write_report(load_run(run, device), page, samples, sampler, seed, progress=True)
+    _show_likelihoods(numbers)
+    print(page)
+
+
+@app.command(epilog="Example: arcsm info runs/digits")
+def info(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.")]) -> None:
+    """Say what a model is made of."""
+    model = load(run)
+    print(f"features    {model.features}")
+    print(f"weights     {sum(p.numel() for p in model.parameters()):,}")
+    for name, part in model.config().items():
+        print(f"{name:11s} {json.dumps(part)}")
+    if (run / "config.yaml").is_file():
+        print(dump_config(load_run(run).config), end="")
 
 
 def main() -> None:
-    app()
+    """Run the command; a user's mistake becomes one line on standard error."""
+    warnings.showwarning = _warn_in_one_line
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Exit code of the command for given arguments."""
+    try:
+        code = app(args=list(arguments), prog_name="arcsm", standalone_mode=False)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except (ValueError, TrainingDiverged) as error:
+        return _fail(error, 1)
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
+    except Exception as error:  # errors of usage; their class depends on the version of typer
+        if not hasattr(error, "format_message"):
+            if type(error).__name__ == "Abort":
+                return _fail("interrupted", 130)
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())
+            return 2
+        return _fail(f"{error.format_message()} (see arcsm --help)", 2)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(error: object, code: int) -> int:
+    print(f"arcsm: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def _warn_in_one_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    print(f"arcsm: {category.__name__}: {message}", file=sys.stderr)
+
+
+# What the commands share --------------------------------------------------------------------------------------------
+
+
+def _columns(model: AutoregressiveModel) -> tuple[str, ...]:
+    names = model.metadata.get("columns")
+    return tuple(names) if names else tuple(f"x{d}" for d in range(model.features))
+
+
+def _read_rows(model: AutoregressiveModel, path: Path, seed: int) -> torch.Tensor:
+    """Rows of a file as the model takes them, ``(N, D)``; images are dequantised."""
+    shape = model.metadata.get("image_shape")
+    is_images = path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
+    if not is_images and shape is None:
+        table = read_table(path)
+        if table.values.shape[1] != model.features:
+            raise ValueError(f"{path}: expected {model.features} columns, got {table.values.shape[1]}")
+        return torch.from_numpy(table.values).to(model.shift.dtype)
+    if shape is None:
+        raise ValueError(f"{path}: images, but this model is of tables with {model.features} columns")
+    images = read_images(path, channels=int(shape[0]))
+    if list(images.pixels.shape[1:]) != list(shape):
+        got = "x".join(str(size) for size in images.pixels.shape[1:])
+        raise ValueError(f"{path}: expected images of {'x'.join(map(str, shape))}, got {got}")
+    return _continuous(scale_images(images.pixels, images.levels).flatten(1), images.levels, seed)
+
+
+def _continuous(rows: torch.Tensor, levels: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return rows + 2.0 / levels * torch.rand(rows.shape, generator=generator)
+
+
+def _log_probs(model: AutoregressiveModel, rows: torch.Tensor, method: str | None) -> torch.Tensor:
+    """Terms of the log density, ``(N, D)``, with a progress bar."""
+    size = max(1, 65536 // model.features)
+    parts = []
+    with torch.no_grad(), track("scoring", len(rows), enabled=True) as advance:
+        for part in rows.split(size):
+            parts.append(model.log_prob(part.to(model.shift.device), reduce=False, method=method).cpu())
+            advance(len(part))
+    return torch.cat(parts)
+
+
+def _score_digits(model: AutoregressiveModel, out: Path, seed: int) -> None:
+    """Log density of every digit beside its label."""
+    images = digits()
+    rows = _continuous(scale_images(images.pixels, images.levels).flatten(1), images.levels, seed)
+    total = _log_probs(model, rows, None).sum(1)
+    labels = images.labels if images.labels is not None else torch.zeros(len(rows))
+    write_table(out, np.stack([np.arange(len(rows)), labels.numpy(), total.numpy()], 1), ("row", "label", "log_prob"))
+
+
+def _show_training(result: FitResult) -> None:
+    early = ", stopped early" if result.stopped_early else ""
+    print(f"trained {result.steps} steps in {result.seconds:.0f} s{early}; best objective {result.best_loss:.4f}")
+
+
+def _show_likelihoods(numbers: ReportNumbers) -> None:
+    table = Table("held-out log likelihood", "nats a row")
+    for row in numbers.log_likelihood:
+        table.add_row(row.model, f"{row.mean:.3f}" + (f" +- {row.error:.3f}" if row.error is not None else ""))
+    Console().print(table)
+    print(f"calibration: KS distance {numbers.pit_statistic:.4f} over {numbers.pit_count} values")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -6,7 +6,6 @@ import difflib
 import inspect
 import os
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -136,7 +135,7 @@ def _apply(tree: dict[str, Any], change: str) -> None:
 
 
 def _check_part(name: str, part: dict[str, Any], kinds: Mapping[str, type[Any]], omit: str) -> None:
-    kind = part.get("kind")
+    kind = str(part.get("kind"))
     if kind not in kinds:
         raise ValueError(f"{name}.kind: expected one of {', '.join(kinds)}, got {kind!r}")
     _validate(name, _schema(kinds[kind], omit), {key: value for key, value in part.items() if key != "kind"})
@@ -149,7 +148,6 @@ def _validate(name: str, schema: type[BaseModel], values: dict[str, Any]) -> Non
         raise ValueError(f"{name}.{_first_error(error, schema)}") from error
 
 
-@lru_cache(maxsize=64)
 def _schema(kind: type[Any], omit: str | None) -> type[BaseModel]:
     """What a constructor takes, as a schema: its signature is the one place where that is written down."""
     signature = inspect.signature(kind)

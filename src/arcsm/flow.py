@@ -73,7 +73,9 @@ def _step_up(
     score: LevelScore, x: Tensor, rows: Tensor, high: float, low: float, depth: int = 0
 ) -> tuple[Tensor, Tensor]:
     """The point that a step down carries to ``x``, and the log slope of that step there."""
-    y, slope, solved = _invert(lambda z, some: _heun(score, z, rows[some], high, low), x, *_start(score, x, rows, high, low))
+    y, slope, solved = _invert(
+        lambda z, some: _heun(score, z, rows[some], high, low), x, *_start(score, x, rows, high, low)
+    )
     failed = ~solved | (slope <= 0.0)
     if depth < _DEEPEST_REFINEMENT and bool(failed.any()):
         middle = math.sqrt(high * low)

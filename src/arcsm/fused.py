@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from arcsm.heads.score import ScoreHead
 from arcsm.heads.base import Sigma
+from arcsm.heads.score import ScoreHead
 
 CHUNK = 4096  # points at a time; hidden layers of 64 units then take about a megabyte each
 
@@ -58,7 +58,7 @@ def fused_score_matching(
 
 def _weights(head: ScoreHead) -> list[Tensor]:
     """Weight and bias of each hidden layer, then of the output."""
-    return [p for layer in (*head.hidden, head.output) for p in (layer.weight, layer.bias)]
+    return [p for layer in (*head.layers(), head.output) for p in (layer.weight, layer.bias)]
 
 
 class _FusedScoreMatching(torch.autograd.Function):
@@ -157,7 +157,7 @@ def _walk(
         else:
             h = h.unsqueeze(0)
             saved.append((below, slope))
-        below = h + below if residual and 0 < index and not last else h
+        below = h + below if residual and index > 0 and not last else h
 
     correction = below[0] @ out_weight[0] + out_bias
     score = gain * window * correction - x / width.square()

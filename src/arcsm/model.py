@@ -83,7 +83,8 @@ class AutoregressiveModel(
         super().__init__()
         if context.context_features != head.context_features:
             raise ValueError(
-                f"context_features: the context gives {context.context_features}, the head takes {head.context_features}"
+                f"context_features: the context gives {context.context_features}, "
+                f"the head takes {head.context_features}"
             )
         self.context, self.head, self.noise = context, head, noise
         self.metadata = dict(metadata or {})
@@ -250,9 +251,12 @@ class AutoregressiveModel(
         unsure = 0
         parts = []
         for part in _chunks(len(flat)):
-            z, missed = self._walk(
-                len(flat[part]), rows(part), build, lambda c, d, some=flat[part]: c.icdf(some[:, d])
-            )
+            targets = flat[part]
+
+            def quantile(conditionals: Conditionals, d: int, targets: Tensor = targets) -> Tensor:
+                return conditionals.icdf(targets[:, d])
+
+            z, missed = self._walk(len(targets), rows(part), build, quantile)
             parts.append(z)
             unsure += missed
         _warn_of(unsure, flat.numel())

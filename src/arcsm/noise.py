@@ -43,7 +43,8 @@ class NoiseLadder:
     def __post_init__(self) -> None:
         if not 0.0 < self.sigma_min <= self.sigma_max < math.inf:
             raise ValueError(
-                f"noise: expected sigma_max >= sigma_min > 0, got sigma_max={self.sigma_max}, sigma_min={self.sigma_min}"
+                f"noise: expected sigma_max >= sigma_min > 0, "
+                f"got sigma_max={self.sigma_max}, sigma_min={self.sigma_min}"
             )
         if self.levels < 1:
             raise ValueError(f"noise: expected levels >= 1, got {self.levels}")

@@ -93,7 +93,8 @@ def dsm(
 ) -> Tensor:
     """Denoising score matching of each conditional.
 
-    .. math:: J = \\mathbb{E} \\sum_d \\omega(\\sigma)\\, \\tfrac12 \\big( s_d(\\tilde x) + \\epsilon_d / \\sigma \\big)^2
+    .. math:: J = \\mathbb{E} \\sum_d \\omega(\\sigma)\\,
+        \\tfrac12 \\big( s_d(\\tilde x) + \\epsilon_d / \\sigma \\big)^2
 
     Arguments:
         model: The model.
@@ -270,9 +271,14 @@ def _score_matching(
     """Mean over the batch of the sum of weight * (s^2 / 2 + derivative * ds + linear * s)."""
     context = model.context(context_input, condition)  # (B, D, C)
     if isinstance(model.head, ScoreHead) and not z.requires_grad:
-        flat = [t.flatten() if t.ndim else t for t in (weight, derivative, linear)]
-        flat_sigma = None if sigma is None else sigma.flatten()
-        total = fused_score_matching(model.head, context.flatten(0, -2), z.flatten(), flat_sigma, *flat, compiled)
+        total = fused_score_matching(
+            model.head,
+            context.flatten(0, -2),
+            z.flatten(),
+            None if sigma is None else sigma.flatten(),
+            *(t.flatten() if t.ndim else t for t in (weight, derivative, linear)),
+            compiled=compiled,
+        )
     else:
         s, ds = model.head.score_and_derivative(context, z, sigma)
         total = (weight * (0.5 * s.square() + derivative * ds + linear * s)).sum()

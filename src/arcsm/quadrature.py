@@ -210,7 +210,9 @@ def integrate(
     if anchor is not None:
         nodes = torch.cat([nodes.expand(len(anchor), -1), anchor[:, None].to(nodes.dtype)], 1).sort(1).values
     if nodes.shape[1] > max_evaluations:
-        raise ValueError(f"max_evaluations: expected at least the {nodes.shape[1]} starting nodes, got {max_evaluations}")
+        raise ValueError(
+            f"max_evaluations: expected at least the {nodes.shape[1]} starting nodes, got {max_evaluations}"
+        )
 
     with torch.no_grad():
         rows = torch.arange(len(nodes), device=nodes.device)
@@ -288,9 +290,7 @@ def _tail(energy: Tensor, slope: Tensor, ds: Tensor, distance: Tensor | float = 
     return torch.exp(energy) * shape
 
 
-def _assess(
-    x: Tensor, s: Tensor, ds: Tensor, anchor: Tensor | None, tol: float
-) -> tuple[PiecewiseDensity, Tensor]:
+def _assess(x: Tensor, s: Tensor, ds: Tensor, anchor: Tensor | None, tol: float) -> tuple[PiecewiseDensity, Tensor]:
     """The densities on the nodes at hand, and how much each cell contributes to the error, ``(N, K - 1)``."""
     x, s, ds = x.double(), s.double(), ds.double()
     width = x.diff(dim=1)

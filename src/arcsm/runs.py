@@ -10,7 +10,7 @@ import torch
 
 from arcsm.checkpoint import WEIGHTS_NAME, write_text
 from arcsm.config import RunConfig, dump_config, parse_config, run_config_path
-from arcsm.data.datasets import Dataset, load_dataset
+from arcsm.data.datasets import load_dataset
 from arcsm.model import AutoregressiveModel, load
 from arcsm.training import STATE_NAME, FitResult, fit
 

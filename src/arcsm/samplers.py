@@ -47,9 +47,7 @@ def langevin(
     return x
 
 
-def probability_flow(
-    conditionals: Conditionals, generator: torch.Generator | None = None, tol: float = 1e-3
-) -> Tensor:
+def probability_flow(conditionals: Conditionals, generator: torch.Generator | None = None, tol: float = 1e-3) -> Tensor:
     """An exact draw at the largest noise, then the probability-flow ODE down the ladder by Heun steps.
 
     .. math:: x_{\\sigma_1} = F_{\\sigma_1}^{-1}(u), \\qquad dx / d\\sigma = -\\sigma\\, s_\\sigma(x)
@@ -70,9 +68,7 @@ def probability_flow(
     return flow.icdf(_uniform(conditionals, generator))
 
 
-def inverse_cdf(
-    conditionals: Conditionals, generator: torch.Generator | None = None, tol: float = 1e-4
-) -> Tensor:
+def inverse_cdf(conditionals: Conditionals, generator: torch.Generator | None = None, tol: float = 1e-4) -> Tensor:
     """An exact draw at the smallest noise: the quantile of a uniform, in closed form or by quadrature.
 
     Arguments:

@@ -243,9 +243,7 @@ class _Trainer:
         self.fabric = Fabric(accelerator=device.type, devices=index, precision=config.precision)  # type: ignore[arg-type]
         model.train()
         self.loss = _Loss(model.to(device), config)
-        kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-        decay = {"weight_decay": config.weight_decay} if config.optimizer == "adamw" else {}
-        self.optimizer = kind(model.parameters(), lr=config.learning_rate, fused=True, **decay)
+        self.optimizer = _optimizer(model, config)
         self.average = AveragedModel(model, multi_avg_fn=_average(config.ema))
         self.wrapped, self.wrapped_optimizer = self.fabric.setup(self.loss, self.optimizer)
         self.step = 0
@@ -259,7 +257,9 @@ class _Trainer:
 
     def generator(self, purpose: int, step: int) -> torch.Generator:
         """Randomness of a step: a function of the seed, the purpose and the step alone."""
-        mixed = (self.config.seed * 0x9E3779B97F4A7C15 + purpose * 0xC2B2AE3D27D4EB4F + step * 0x165667B19E3779F9) % 2**63
+        mixed = (
+            self.config.seed * 0x9E3779B97F4A7C15 + purpose * 0xC2B2AE3D27D4EB4F + step * 0x165667B19E3779F9
+        ) % 2**63
         return torch.Generator(self.device).manual_seed(mixed)
 
     def rows(self, step: int) -> Tensor:
@@ -326,7 +326,9 @@ class _Trainer:
             rows = slice(start, start + _VALIDATION_BATCH)
             generator = self.generator(3, start)
             part = _dequantised(x[rows], self.config.dequantise, generator)
-            value = objective(averaged, part, condition=None if condition is None else condition[rows], generator=generator)
+            value = objective(
+                averaged, part, condition=None if condition is None else condition[rows], generator=generator
+            )
             total += float(value) * len(part)
         return total / len(x)
 
@@ -476,6 +478,13 @@ def _summary_writer(run: Path, step: int) -> Any:
     return SummaryWriter(str(run / "tensorboard"), purge_step=step or None)
 
 
+def _optimizer(model: AutoregressiveModel, config: TrainConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "adamw":
+        rate, decay = config.learning_rate, config.weight_decay
+        return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
+    return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+
+
 def _average(decay: float) -> Callable[..., None]:
     """Exponential average that starts as a plain mean of the first steps."""
 
@@ -512,7 +521,9 @@ def _checked(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
     bad = ~torch.isfinite(x)
     if bool(bad.any()):
         row, column = (int(i) for i in bad.nonzero()[0])
-        raise ValueError(f"{name}: {int(bad.sum())} values are NaN or infinite, the first in row {row}, column {column}")
+        raise ValueError(
+            f"{name}: {int(bad.sum())} values are NaN or infinite, the first in row {row}, column {column}"
+        )
     return x.to(model.shift.dtype)
 
 

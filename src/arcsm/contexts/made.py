@@ -45,6 +45,7 @@ class MADEState:
     output: Tensor  # (B, D * C) or (1, D * C), the same for the contexts
     hidden: list[Tensor]  # (B, H) a layer, units of degree <= position filled in
     weights: list[Tensor]  # masked weights, copied once
+    biases: list[Tensor]
     batch_shape: tuple[int, ...]
 
 
@@ -181,7 +182,7 @@ class MADE(Context):
         if isinstance(to_output, Tensor):
             output = output + to_output.expand(*shape, -1).reshape(rows, -1)
         hidden = [new(rows, size) for size in self.hidden_features]
-        return MADEState(0, new(rows, self.features), first, output, hidden, weights, shape)
+        return MADEState(0, new(rows, self.features), first, output, hidden, weights, biases, shape)
 
     def _masked_layers(self) -> list[MaskedLinear]:
         return [layer for layer in self.layers if isinstance(layer, MaskedLinear)]
@@ -200,7 +201,7 @@ class MADE(Context):
         for index, (hidden, ends) in enumerate(zip(state.hidden, self._ends, strict=True)):
             start, stop = (ends[d - 1] if d else 0), ends[d]
             if stop > start:
-                bias = state.first if index == 0 else self.layers[index].bias.expand(1, -1)
+                bias = state.first if index == 0 else state.biases[index].expand(1, -1)
                 weight = state.weights[index][start:stop, :seen]  # (new units, seen)
                 update = F.silu(torch.addmm(bias[:, start:stop], known[:, :seen], weight.T))
                 if self.residual and index > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -93,7 +94,7 @@ class ScoreHead(Head):
 
         inputs = context_features + _EMBEDDING_FEATURES + 1 + 2 * sinusoids
         sizes = (inputs, *hidden_features)
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         self.output = nn.Linear(hidden_features[-1], 1)
         with torch.no_grad():  # start from the base Gaussian, with the output layer small
             self.output.weight.mul_(0.1)
@@ -161,25 +162,29 @@ class ScoreHead(Head):
 
     # The network ------------------------------------------------------------------------------------------------
 
+    def layers(self) -> list[nn.Linear]:
+        """The hidden layers, the first one first."""
+        return [layer for layer in self.hidden if isinstance(layer, nn.Linear)]
+
     def _split_input_weight(self) -> tuple[Tensor, Tensor, Tensor]:
         """Columns of the first layer for the context, the noise level and the value."""
         value = 1 + 2 * self.sinusoids
-        split = torch.split(self.hidden[0].weight, [self.context_features, _EMBEDDING_FEATURES, value], 1)
+        split = torch.split(self.layers()[0].weight, [self.context_features, _EMBEDDING_FEATURES, value], 1)
         return split[0], split[1], split[2]
 
     def project(self, context: Tensor) -> Tensor:
         """The context's share of the first hidden layer, ``(*, C)`` to ``(*, H)``."""
-        return F.linear(context, self._split_input_weight()[0], self.hidden[0].bias)
+        return F.linear(context, self._split_input_weight()[0], self.layers()[0].bias)
 
     def score(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         scales = self.scales(sigma, x)
         _, on_noise, on_value = self._split_input_weight()
         features, _ = self.value_features(x, scales)
         z = projection + F.linear(self.embedding(scales), on_noise) + F.linear(features, on_value)  # (*, H)
-        hidden = None
-        for layer in self.hidden[1:]:
+        hidden = z.new_zeros(())
+        for layer in self.layers()[1:]:
             update = F.silu(z)
-            hidden = update if hidden is None or not self.residual else hidden + update
+            hidden = hidden + update if self.residual and hidden.ndim > 0 else update
             z = layer(hidden)
         correction = self.output(torch.sigmoid(z) - 0.5).squeeze(-1)
         window, _ = self.window(x, scales.width)
@@ -191,13 +196,13 @@ class ScoreHead(Head):
         features, slopes = self.value_features(x, scales)
         z = projection + F.linear(self.embedding(scales), on_noise) + F.linear(features, on_value)  # (*, H)
         dz = F.linear(slopes, on_value)
-        hidden = dhidden = None
-        for layer in self.hidden[1:]:
+        hidden = dhidden = z.new_zeros(())
+        for layer in self.layers()[1:]:
             gate = torch.sigmoid(z)
             update = z * gate  # SiLU
             dupdate = dz * (gate + update * (1.0 - gate))
-            add = hidden is not None and self.residual
-            hidden, dhidden = (hidden + update, dhidden + dupdate) if add else (update, dupdate)
+            residual = self.residual and hidden.ndim > 0
+            hidden, dhidden = (hidden + update, dhidden + dupdate) if residual else (update, dupdate)
             z, dz = layer(hidden), F.linear(dhidden, layer.weight)
         gate = torch.sigmoid(z)
         correction = self.output(gate - 0.5).squeeze(-1)
