@@ -276,8 +276,10 @@ def _score_matching(
             context.flatten(0, -2),
             z.flatten(),
             None if sigma is None else sigma.flatten(),
-            *(t.flatten() if t.ndim else t for t in (weight, derivative, linear)),
-            compiled=compiled,
+            weight.flatten() if weight.ndim else weight,
+            derivative.flatten() if derivative.ndim else derivative,
+            linear.flatten() if linear.ndim else linear,
+            compiled,
         )
     else:
         s, ds = model.head.score_and_derivative(context, z, sigma)

@@ -86,7 +86,7 @@ def marginals(real: Tensor, samples: Tensor, columns: Sequence[str]) -> Figure:
         axes = figure.add_subplot(down, across, index + 1)
         values = real[:, index].cpu().numpy()
         low, high = (float(q) for q in np.quantile(values, [0.002, 0.998]))
-        edges = np.linspace(low, high if high > low else low + 1.0, 30)
+        edges = np.linspace(low, high if high > low else low + 1.0, 30).tolist()
         axes.hist(values, bins=edges, density=True, color=_GREY, alpha=0.6, label="real")
         axes.hist(
             samples[:, index].cpu().numpy(), bins=edges, density=True, histtype="step", color=_BLUE, label="samples"

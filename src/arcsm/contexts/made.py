@@ -173,7 +173,7 @@ class MADE(Context):
         rows = math.prod(shape)
         to_hidden, to_output = self._condition_terms(condition)
         weights = [layer.masked_weight() for layer in self._masked_layers()]
-        biases = [layer.bias for layer in self._masked_layers()]
+        biases: list[Tensor] = [layer.bias for layer in self._masked_layers()]
         new = weights[0].new_zeros
         first = biases[0].expand(rows, -1)
         output = biases[-1].expand(rows, -1)
