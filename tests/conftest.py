@@ -31,6 +31,19 @@ def _global_state() -> dict[str, Any]:
     }
 
 
+_RESTORE: dict[str, Callable[[Any], Any]] = {
+    "default dtype": torch.set_default_dtype,
+    "default device": torch.set_default_device,
+    "grad mode": torch.set_grad_enabled,
+    "inference mode": lambda _: None,
+    "anomaly mode": torch.autograd.set_detect_anomaly,
+    "threads": torch.set_num_threads,
+    "deterministic algorithms": torch.use_deterministic_algorithms,
+    "matmul precision": torch.set_float32_matmul_precision,
+    "validation of distributions": Distribution.set_default_validate_args,
+}
+
+
 @pytest.fixture(autouse=True)
 def torch_state() -> Iterator[None]:
     """Seed torch before each test, and fail a test that leaves torch's global state other than it found it."""
@@ -38,16 +51,11 @@ def torch_state() -> Iterator[None]:
     before = _global_state()
     yield
     after = _global_state()
-    torch.set_default_dtype(before["default dtype"])
-    torch.set_default_device(before["default device"])
-    torch.set_grad_enabled(before["grad mode"])
-    torch.set_num_threads(before["threads"])
-    torch.set_float32_matmul_precision(before["matmul precision"])
-    torch.use_deterministic_algorithms(before["deterministic algorithms"])
-    Distribution.set_default_validate_args(before["validation of distributions"])
-    changed = [f"{name}: {before[name]} became {after[name]}" for name in before if before[name] != after[name]]
+    changed = [name for name in before if before[name] != after[name]]
+    for name in changed:
+        _RESTORE[name](before[name])
     if changed:
-        pytest.fail("the test changed torch's global state: " + "; ".join(changed))
+        pytest.fail(f"the test changed torch's global state: {', '.join(changed)}")
 
 
 @pytest.fixture
@@ -55,7 +63,7 @@ def make_model() -> MakeModel:
     """A builder of small models whose conditionals are far from their initial shape and depend on the context.
 
     Arguments of the builder: ``kind`` ("score", "gaussian" or "mixture"), ``features``, ``noise``, ``dtype``,
-    ``seed``, ``strength`` (how far the weights of a score head are blown up) and the keywords of the model and of
+    ``seed``, ``strength`` (of the random weights of a score head) and the keywords of the model and of
     the context.
     """
 
@@ -65,7 +73,7 @@ def make_model() -> MakeModel:
         noise: NoiseLadder | None = None,
         dtype: torch.dtype = torch.float64,
         seed: int = 0,
-        strength: float = 10.0,
+        strength: float = 1.0,
         shift: Any = 0.0,
         scale: Any = 1.0,
         metadata: dict[str, Any] | None = None,
@@ -77,7 +85,9 @@ def make_model() -> MakeModel:
         if kind == "score":
             head = ScoreHead(context_features=3, hidden_features=(16, 16), sinusoids=2, max_frequency=3.0)
             with torch.no_grad():
-                head.output.weight.mul_(strength)
+                for parameter in head.parameters():
+                    parameter.normal_().mul_(strength / parameter.shape[-1] ** 0.5)
+                head.output.bias.zero_()
         elif kind == "gaussian":
             head = GaussianHead(context_features=3)
         else:

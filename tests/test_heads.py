@@ -12,7 +12,7 @@ from torch import Tensor
 
 from arcsm import GaussianHead, Head, LogisticMixtureHead, NormalisedHead, ScoreHead
 from arcsm.conditionals import starting_nodes
-from arcsm.quadrature import integrate
+from arcsm.quadrature import PiecewiseDensity, integrate
 
 FLOAT64 = torch.float64
 SIGMAS = (None, 0.3, "tensor")
@@ -161,7 +161,7 @@ def test_score_head_starts_near_the_base_gaussian() -> None:
     head = ScoreHead(context_features=3)
     x, context = torch.linspace(-2.0, 2.0, 9), torch.randn(9, 3)
     s, _ = head.score_and_derivative(context, x)
-    assert float((s + x).abs().max()) < 0.2
+    assert float((s + x).detach().abs().max()) < 0.2
 
 
 def test_score_head_approaches_its_noiseless_self_far_outside_as_noise_vanishes() -> None:
@@ -186,10 +186,29 @@ def test_score_head_natural_weight_makes_the_correction_a_plain_regression() -> 
     torch.testing.assert_close(head.loss_weight(sigma) * gain.square(), torch.ones_like(sigma))
 
 
+def integrated(head: ScoreHead, projection: Tensor, sigma: float | None) -> PiecewiseDensity:
+    def score(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return head.evaluate(projection[rows].unsqueeze(1), x, sigma)
+
+    return integrate(score, starting_nodes(head, projection, sigma), max_evaluations=1024, tol=1e-5)
+
+
+@torch.no_grad()
+def on_fine_grid(head: ScoreHead, projection: Tensor, sigma: float | None) -> tuple[Tensor, Tensor]:
+    """A fine grid over the support and the log density on it, by a rule of the test's own, ``(N, K)`` each."""
+    edge = float(head.support(sigma, projection))
+    x = torch.linspace(-edge, edge, 40_001, dtype=FLOAT64).expand(len(projection), -1)
+    s, ds = head.evaluate(projection.unsqueeze(1), x, sigma)
+    step = x[0, 1] - x[0, 0]
+    rise = 0.5 * step * (s[:, :-1] + s[:, 1:]) + step**2 / 12.0 * (ds[:, :-1] - ds[:, 1:])
+    energy = torch.cat([torch.zeros_like(x[:, :1]), rise.cumsum(1)], 1)
+    return x, energy - torch.logsumexp(energy + torch.log(step), 1, keepdim=True)
+
+
 @given(
     st.integers(0, 2**31),
     st.sampled_from(SCORE_HEADS),
-    st.sampled_from((0.1, 1.0, 10.0)),
+    st.sampled_from((0.3, 1.0, 10.0)),
     st.sampled_from((None, 0.05, 1.0)),
 )
 def test_score_head_normalises_whatever_its_weights(
@@ -197,24 +216,26 @@ def test_score_head_normalises_whatever_its_weights(
 ) -> None:
     head = score_head(seed, strength, **arguments)
     projection = head.project(torch.randn(3, 3, dtype=FLOAT64)).detach()
-    nodes = starting_nodes(head, projection, sigma)
-    density = integrate(
-        lambda x, rows: head.evaluate(projection[rows].unsqueeze(1), x, sigma), nodes, max_evaluations=1024, tol=1e-5
-    )
+    density = integrated(head, projection, sigma)
     assert bool(density.log_mass.isfinite().all())
-    edge = 20.0 * float(head.scales(sigma, projection).width)
-    x = torch.linspace(-edge, edge, 20_001, dtype=FLOAT64)
-    # the log density by a fine rule of its own, and its integral
-    with torch.no_grad():
-        s, ds = head.evaluate(projection.unsqueeze(1), x.expand(3, -1), sigma)
-    step = x[1] - x[0]
-    rise = 0.5 * step * (s[:, :-1] + s[:, 1:]) + step**2 / 12.0 * (ds[:, :-1] - ds[:, 1:])
-    energy = torch.cat([torch.zeros(3, 1, dtype=FLOAT64), rise.cumsum(1)], 1)
-    energy = energy - energy.amax(1, keepdim=True)
-    mode = x[energy.argmax(1)].unsqueeze(1)
-    reference = energy.gather(1, energy.argmax(1, keepdim=True)) - torch.log(step * energy.exp().sum(1, keepdim=True))
-    sure = density.converged
-    torch.testing.assert_close(density.log_prob(mode)[sure], reference[sure], rtol=0.0, atol=1e-3)
+    x, log_prob = on_fine_grid(head, projection, sigma)
+    if strength <= 1.0:  # steeper ones need a finer grid than this
+        mode = log_prob.argmax(1, keepdim=True)
+        off = (density.log_prob(x.gather(1, mode)) - log_prob.gather(1, mode))[:, 0].abs()
+        assert bool((off <= 1e-4 + 10.0 * density.error).all())
+        mass = torch.trapezoid(density.log_prob(x).exp(), x)
+        torch.testing.assert_close(mass, torch.ones(3, dtype=FLOAT64), rtol=0.0, atol=1e-4)
+
+
+@pytest.mark.xfail(strict=True, reason="integrate: a mode between coarse nodes goes unseen, and converged says True")
+def test_error_estimate_owns_up_to_modes_that_a_very_steep_network_hides() -> None:
+    head = score_head(1, 10.0, **SCORE_HEADS[3])
+    projection = head.project(torch.randn(3, 3, dtype=FLOAT64)).detach()
+    density = integrated(head, projection, None)
+    x, log_prob = on_fine_grid(head, projection, None)
+    mode = log_prob.argmax(1, keepdim=True)
+    off = (density.log_prob(x.gather(1, mode)) - log_prob.gather(1, mode))[:, 0].abs()
+    assert bool((off <= 1e-3 + 10.0 * density.error).all())
 
 
 # Normalised heads -----------------------------------------------------------------------------------------------
@@ -244,13 +265,21 @@ def test_density_is_the_slope_of_the_distribution(kind: str, sigma_kind: float |
 @pytest.mark.parametrize("kind", ["gaussian", "mixture"])
 def test_all_mass_lies_within_the_bracket(kind: str, sigma: float | None) -> None:
     head = normalised_head(kind)
-    projection = head.project(5.0 * torch.randn(40, 3, dtype=FLOAT64))
+    projection = head.project(5.0 * torch.randn(40, 3, dtype=FLOAT64)).detach()
     low, high = head.bracket(projection, sigma)
     assert float(head.distribution(projection, low, sigma).max()) < 1e-9
     assert float(head.distribution(projection, high, sigma).min()) > 1.0 - 1e-9
-    grid = torch.linspace(0.0, 1.0, 40_001, dtype=FLOAT64)[:, None] * (high - low) + low
+
+
+@pytest.mark.parametrize("sigma", [None, 0.3])
+@pytest.mark.parametrize("kind", ["gaussian", "mixture"])
+def test_density_integrates_to_one(kind: str, sigma: float | None) -> None:
+    head = normalised_head(kind)
+    projection = head.project(torch.randn(20, 3, dtype=FLOAT64)).detach()
+    low, high = head.bracket(projection, sigma)
+    grid = torch.linspace(0.0, 1.0, 20_001, dtype=FLOAT64)[:, None] * (high - low) + low
     density = head.log_density(projection, grid, sigma).exp()
-    torch.testing.assert_close(torch.trapezoid(density, grid, dim=0), torch.ones(40, dtype=FLOAT64), rtol=0, atol=1e-6)
+    torch.testing.assert_close(torch.trapezoid(density, grid, dim=0), torch.ones(20, dtype=FLOAT64), rtol=0, atol=1e-6)
 
 
 def test_gaussian_with_noise_is_the_convolution_with_the_noise() -> None:

@@ -1,6 +1,6 @@
 """arcsm: score-based autoregressive density models."""
 
-from arcsm import objectives
+from arcsm import data, objectives
 from arcsm.contexts import MADE, Context
 from arcsm.heads import GaussianHead, Head, LogisticMixtureHead, NormalisedHead, ScoreHead
 from arcsm.model import AutoregressiveModel, load, save
@@ -22,6 +22,7 @@ __all__ = [
     "ScoreHead",
     "TrainConfig",
     "TrainingDiverged",
+    "data",
     "fit",
     "load",
     "objectives",

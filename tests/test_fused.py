@@ -1,0 +1,273 @@
+"""The fused score matching loss: autograd's own loss and gradients, in bounded memory."""
+
+import shutil
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from arcsm import ScoreHead, fused
+from arcsm.fused import fused_score_matching
+from arcsm.heads.base import Sigma
+
+FLOAT64 = torch.float64
+HEADS: tuple[dict[str, Any], ...] = (
+    {"hidden_features": (8,)},
+    {"hidden_features": (8, 6)},
+    {"hidden_features": (7, 7), "residual": True, "data_std": 0.6},
+    {"hidden_features": (8, 8, 8, 8), "residual": True, "sinusoids": 3},
+    {"hidden_features": (8, 6, 4), "sinusoids": 2, "max_frequency": 5.0},
+)
+MIXES = ("csm", "dsm", "mixed")
+POINTS = 37
+
+
+def score_head(dtype: torch.dtype = FLOAT64, **arguments: Any) -> ScoreHead:
+    """A score head whose weights are all drawn anew, so that no term of a gradient is small by chance."""
+    head = ScoreHead(context_features=3, **arguments).to(dtype)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_().mul_(2.0 / parameter.shape[-1] ** 0.5)
+    return head
+
+
+def points(n: int = POINTS, mix: str = "mixed", dtype: torch.dtype = FLOAT64) -> dict[str, Tensor]:
+    """Arguments of the loss; some values lie where the head's window falls, some beyond it."""
+    x = torch.randn(n, dtype=dtype)
+    x[: n // 4] *= 12.0
+    a = {"csm": torch.ones(n), "dsm": torch.zeros(n), "mixed": torch.rand(n)}[mix].to(dtype)
+    return {
+        "context": torch.randn(n, 3, dtype=dtype),
+        "x": x,
+        "weight": torch.rand(n, dtype=dtype) + 0.1,
+        "derivative": a,
+        "linear": (1.0 - a) * torch.randn(n, dtype=dtype),
+    }
+
+
+def sigma_of(kind: str, n: int = POINTS) -> Sigma:
+    return {"none": None, "number": 0.3}.get(kind, torch.rand(n, dtype=FLOAT64) + 0.1)
+
+
+def double_backward(
+    head: ScoreHead,
+    context: Tensor,
+    x: Tensor,
+    sigma: Sigma,
+    weight: Tensor,
+    derivative: Tensor,
+    linear: Tensor,
+) -> Tensor:
+    """The same loss with the derivative of the score by autograd."""
+    x = x.detach().requires_grad_()
+    s = head.score(head.project(context), x, sigma)
+    (ds,) = torch.autograd.grad(s.sum(), x, create_graph=True)
+    return (weight * (0.5 * s.square() + derivative * ds + linear * s)).sum()
+
+
+def loss_and_gradients(loss: Tensor, head: ScoreHead, context: Tensor) -> list[Tensor]:
+    parameters = list(head.parameters())
+    gradients = torch.autograd.grad(loss, [context, *parameters], allow_unused=True)
+    return [loss.detach(), *(torch.zeros(()) if g is None else g for g in gradients)]
+
+
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("sigma_kind", ["none", "number", "tensor"])
+@pytest.mark.parametrize("arguments", HEADS, ids=range(len(HEADS)))
+def test_loss_and_gradients_equal_double_backward(arguments: dict[str, Any], sigma_kind: str, mix: str) -> None:
+    head, sigma, given = score_head(**arguments), sigma_of(sigma_kind), points(mix=mix)
+    context = given.pop("context").requires_grad_()
+    wanted = loss_and_gradients(double_backward(head, context, sigma=sigma, **given), head, context)
+    got = loss_and_gradients(fused_score_matching(head, context, sigma=sigma, **given), head, context)
+    for ours, reference in zip(got, wanted, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 36, 37, 1000])
+def test_result_does_not_depend_on_the_chunk(chunk: int) -> None:
+    head, given = score_head(hidden_features=(8, 8), residual=True, sinusoids=2), points()
+    context, sigma = given.pop("context").requires_grad_(), sigma_of("tensor")
+    results = [
+        loss_and_gradients(fused_score_matching(head, context, sigma=sigma, chunk=size, **given), head, context)
+        for size in (chunk, 4096)
+    ]
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-11, atol=1e-11)
+
+
+def test_numbers_stand_for_the_same_value_at_every_point() -> None:
+    head, given = score_head(hidden_features=(8, 8)), points()
+    context, x = given["context"], given["x"]
+    numbers = [torch.tensor(value, dtype=FLOAT64) for value in (0.7, 0.4, -0.2)]
+    columns = [number.expand(POINTS) for number in numbers]
+    torch.testing.assert_close(
+        fused_score_matching(head, context, x, 0.3, *numbers), fused_score_matching(head, context, x, 0.3, *columns)
+    )
+
+
+def test_without_the_derivative_its_pass_is_left_out_and_the_loss_is_the_same() -> None:
+    head, given = score_head(hidden_features=(8, 8)), points(mix="dsm")
+    context = given["context"].requires_grad_()
+    off = loss_and_gradients(fused_score_matching(head, sigma=0.3, **given), head, context)
+    given["derivative"] = given["derivative"].clone()
+    given["derivative"][0] = 1e-300  # forces the full pass
+    on = loss_and_gradients(fused_score_matching(head, sigma=0.3, **given), head, context)
+    for without, full in zip(off, on, strict=True):
+        torch.testing.assert_close(without, full, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("factor", [-2.5, 0.0, 1e-3])
+def test_gradients_scale_with_the_factor_behind_the_loss(factor: float) -> None:
+    head, given = score_head(hidden_features=(8, 8)), points()
+    context = given["context"].requires_grad_()
+    plain = loss_and_gradients(fused_score_matching(head, sigma=0.3, **given), head, context)[1:]
+    scaled = loss_and_gradients(factor * fused_score_matching(head, sigma=0.3, **given), head, context)[1:]
+    for ours, reference in zip(scaled, plain, strict=True):
+        torch.testing.assert_close(ours, factor * reference)
+
+
+def test_gradient_flows_on_into_the_network_that_made_the_contexts() -> None:
+    head, given = score_head(hidden_features=(8, 8)), points()
+    inputs, network = torch.randn(POINTS, 5, dtype=FLOAT64), torch.nn.Linear(5, 3).double()
+    del given["context"]
+    gradients = [
+        torch.autograd.grad(loss(head, network(inputs), sigma=0.3, **given), list(network.parameters()))
+        for loss in (fused_score_matching, double_backward)
+    ]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-10, atol=1e-10)
+
+
+def test_parameters_learn_where_the_contexts_do_not() -> None:
+    head, given = score_head(hidden_features=(8,)), points()
+    fused_score_matching(head, sigma=0.3, **given).backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool((parameter.grad != 0.0).any()), name
+    assert given["context"].grad is None
+
+
+def test_works_without_gradients_and_leaves_the_inputs_alone() -> None:
+    head, given = score_head(hidden_features=(8, 8)), points()
+    copies = {name: value.clone() for name, value in given.items()}
+    with torch.no_grad():
+        loss = fused_score_matching(head, sigma=0.3, **given)
+    assert not loss.requires_grad
+    torch.testing.assert_close(loss, double_backward(head, sigma=0.3, **given).detach())
+    for name, value in given.items():
+        assert torch.equal(value, copies[name]), name
+
+
+def test_second_derivatives_are_refused_rather_than_wrong() -> None:
+    head, given = score_head(hidden_features=(8,)), points()
+    context, factor = given["context"].requires_grad_(), torch.ones((), dtype=FLOAT64, requires_grad=True)
+    loss = factor * fused_score_matching(head, sigma=0.3, **given)
+    (gradient,) = torch.autograd.grad(loss, context, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_no_points_give_no_loss_and_no_gradient() -> None:
+    head, given = score_head(hidden_features=(8,)), points(0)
+    loss = fused_score_matching(head, sigma=0.3, **given)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert all(bool((p.grad == 0.0).all()) for p in head.parameters() if p.grad is not None)
+
+
+def test_single_precision_follows_double() -> None:
+    head, given = score_head(hidden_features=(8, 8)), points(500)
+    context = given.pop("context")
+    double = fused_score_matching(head, context, sigma=0.3, **given)
+    single = fused_score_matching(head.float(), context.float(), sigma=0.3, **{k: v.float() for k, v in given.items()})
+    assert single.dtype == torch.float32
+    assert single.item() == pytest.approx(double.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_what_is_kept_for_the_backward_pass_has_no_hidden_layer_in_it(mix: str) -> None:
+    width, kept = 64, []
+
+    def remember(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    head = score_head(hidden_features=(width, width), sinusoids=2)
+    weights = sum(parameter.numel() for parameter in head.parameters())
+    for n in (500, 5000):
+        given = points(n, mix)
+        given["context"].requires_grad_()
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+            fused_score_matching(head, sigma=0.3, **given)
+        assert sum(kept) == given["context"].numel() + weights
+
+
+def test_no_tensor_is_as_large_as_a_hidden_layer_of_all_points() -> None:
+    """The largest tensor that any operation makes while the loss is computed, by the number of points."""
+
+    class Largest(TorchDispatchMode):
+        size = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            for tensor in tree_leaves(result):
+                if isinstance(tensor, Tensor):
+                    self.size = max(self.size, tensor.numel())
+            return result
+
+    head = score_head(hidden_features=(64, 64))
+    sizes = []
+    for n in (2000, 4000):
+        given = points(n)
+        given["context"].requires_grad_()
+        with Largest() as largest:
+            fused_score_matching(head, sigma=0.3, chunk=100, **given).backward()
+        sizes.append(largest.size)
+    assert sizes[0] < 2000 * 64
+    assert sizes[1] == max(sizes[0], 4000 * 3)  # the contexts and their gradient
+
+
+@pytest.mark.slow
+def test_compiled_equals_eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    # torch itself switches this off the first time it compiles anything; here it is put back afterwards
+    monkeypatch.setattr(Distribution, "_validate_args", Distribution._validate_args)
+    if shutil.which("c++") is None and shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler, and none is on the path")
+    head, given = score_head(hidden_features=(8, 8), sinusoids=2), points(64)
+    context = given.pop("context").requires_grad_()
+    results = []
+    for compiled in (False, True):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="torch.compile does not work here")
+            loss = fused_score_matching(head, context, sigma=0.3, compiled=compiled, chunk=32, **given)
+        results.append(loss_and_gradients(loss, head, context))
+    for eager, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, eager, rtol=1e-10, atol=1e-10)
+
+
+def test_where_compilation_fails_it_goes_on_without_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        def walk(*_: Any) -> Any:
+            raise RuntimeError("no compiler\nand a long story")
+
+        return walk
+
+    head, given = score_head(hidden_features=(8,)), points()
+    eager = fused_score_matching(head, sigma=0.3, **given)
+    fused._compiled_walk.cache_clear()
+    monkeypatch.setattr(torch, "compile", broken)
+    try:
+        with pytest.warns(UserWarning, match="no compiler$") as caught:
+            first = fused_score_matching(head, sigma=0.3, compiled=True, chunk=10, **given)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            second = fused_score_matching(head, sigma=0.3, compiled=True, chunk=10, **given)
+    finally:
+        fused._compiled_walk.cache_clear()
+    assert len(caught) == 1  # although there were four chunks
+    torch.testing.assert_close((first, second), (eager, eager))
