@@ -128,6 +128,7 @@ def dsm(
     return 0.5 * (field + noise / sigma).square().sum(-1).mean()
 
 
+@torch.enable_grad()
 def ssm(
     model: AutoregressiveModel,
     x: Tensor,
@@ -172,6 +173,7 @@ def ssm(
     return total / slices
 
 
+@torch.enable_grad()
 def sm(
     model: AutoregressiveModel,
     x: Tensor,

@@ -1,0 +1,227 @@
+"""The training loop: it learns, resumes exactly, stops in time and loses nothing."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from arcsm import (
+    MADE,
+    AutoregressiveModel,
+    GaussianHead,
+    NoiseLadder,
+    ScoreHead,
+    TrainConfig,
+    TrainingDiverged,
+    fit,
+    load,
+    training,
+)
+
+
+def build(features: int = 2, seed: int = 0, noise: bool = True) -> AutoregressiveModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        context, head = MADE(features, 4, (16,)), ScoreHead(4, (16, 16))
+    return AutoregressiveModel(context, head, NoiseLadder(1.0, 0.1, 5) if noise else None)
+
+
+def rows(n: int = 300, seed: int = 1) -> Tensor:
+    z = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
+    return torch.stack([3.0 + 2.0 * z[:, 0], 5.0 * z[:, 0] + z[:, 1]], 1)
+
+
+def config(**changes: object) -> TrainConfig:
+    return TrainConfig(**{"steps": 30, "batch_size": 64, "device": "cpu", "validate_every": 10, **changes})
+
+
+def same_weights(a: AutoregressiveModel, b: AutoregressiveModel) -> bool:
+    other = b.state_dict()
+    return all(torch.equal(t, other[name]) for name, t in a.state_dict().items())
+
+
+def test_it_learns_a_correlated_gaussian() -> None:
+    x = rows(4000)
+    model = AutoregressiveModel(MADE(2, 4, (16,)), ScoreHead(4, (32, 32)), NoiseLadder(1.5, 0.1, 8))
+    fit(model, x[:3500], x[3500:], config(steps=600, batch_size=256, learning_rate=3e-3, ema=0.98))
+    held_out = rows(1000, seed=2)
+    noise = 0.1 * model.scale * torch.randn(held_out.shape, generator=torch.Generator().manual_seed(3))
+    true = torch.distributions.MultivariateNormal(
+        torch.tensor([3.0, 0.0]),
+        torch.tensor([[4.0, 10.0], [10.0, 26.0]]) + torch.diag((0.1 * model.scale) ** 2),
+    )
+    gap = (true.log_prob(held_out + noise) - model.log_prob(held_out + noise)).mean()
+    assert -0.02 < gap < 0.05
+
+
+@pytest.mark.parametrize("objective", ["csm", "dsm", "ssm", "sm", "mle"])
+def test_every_objective_trains_and_gets_better(objective: str) -> None:
+    model = AutoregressiveModel(MADE(2, 4, (16,)), GaussianHead(4), NoiseLadder(1.0, 0.3, 3))
+    x = rows(500)
+    result = fit(model, x, x[:200], config(objective=objective, steps=120, learning_rate=1e-2, ema=0.0))
+    assert result.history[-1]["valid"] < result.history[0]["valid"]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others() -> None:
+    models = [build() for _ in range(3)]
+    state = torch.get_rng_state()
+    for model, seed in zip(models, (0, 0, 1), strict=True):
+        fit(model, rows(), config=config(seed=seed))
+    assert same_weights(models[0], models[1])
+    assert not same_weights(models[0], models[2])
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("cut", [1, 7, 20])
+def test_resuming_gives_the_weights_of_the_run_never_stopped(tmp_path: Path, cut: int, monkeypatch: object) -> None:
+    whole = build()
+    expected = fit(whole, rows(), rows(seed=5), config(), run=tmp_path / "whole")
+
+    advance = training._Trainer.advance
+
+    def stop_at_cut(self: training._Trainer) -> float:
+        if self.step == cut:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training._Trainer, "advance", stop_at_cut)
+        with pytest.raises(KeyboardInterrupt):
+            fit(build(), rows(), rows(seed=5), config(checkpoint_seconds=0), run=tmp_path / "cut")
+    resumed = build(seed=9)  # its first weights must not matter
+    result = fit(resumed, rows(), rows(seed=5), config(), run=tmp_path / "cut", resume=True)
+    assert same_weights(whole, resumed)
+    assert (result.best_step, result.best_loss) == (expected.best_step, expected.best_loss)
+    assert [row["valid"] for row in result.history] == [row["valid"] for row in expected.history]
+    logs = [training.read_metrics(tmp_path / name) for name in ("whole", "cut")]
+    assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]
+
+
+_SCRIPT = """
+    import sys, torch
+    sys.path.insert(0, {here!r})
+    torch.set_num_threads(1)
+    from test_training import build, config, rows
+    from arcsm import fit
+    fit(build(), rows(), rows(seed=5), config(steps=400, checkpoint_seconds=0), run={run!r}, resume=True)
+"""
+
+
+def test_kill_9_loses_nothing(tmp_path: Path) -> None:
+    def start(run: Path) -> subprocess.Popen[bytes]:
+        script = textwrap.dedent(_SCRIPT.format(here=str(Path(__file__).parent), run=str(run)))
+        return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
+
+    assert start(tmp_path / "whole").wait() == 0
+    for attempt in range(2):
+        process = start(tmp_path / "killed")
+        state = tmp_path / "killed" / training.STATE_NAME
+        deadline = time.monotonic() + 60
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        while time.monotonic() < deadline and (not state.exists() or state.stat().st_mtime_ns == before):
+            time.sleep(0.01)
+        time.sleep(0.05 * attempt)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    assert start(tmp_path / "killed").wait() == 0
+    assert same_weights(load(tmp_path / "whole"), load(tmp_path / "killed"))
+
+
+def test_early_stopping_keeps_the_best_weights() -> None:
+    model = build(noise=False)
+    x = rows(40)
+    result = fit(model, x, rows(400, seed=7), config(steps=4000, learning_rate=2e-2, ema=0.0, patience=3))
+    assert result.stopped_early
+    assert result.steps < 4000
+    assert result.best_loss == min(row["valid"] for row in result.history)
+    assert result.best_step == result.steps - 3 * 10
+
+
+def test_divergence_stops_with_step_and_cause_and_keeps_good_weights(tmp_path: Path) -> None:
+    model = build()
+    advance = training._Trainer.advance
+
+    def break_weights(self: training._Trainer) -> float:
+        if self.step == 15:
+            with torch.no_grad():
+                next(self.model.head.parameters())[0, 0] = math.nan
+        return advance(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training._Trainer, "advance", break_weights)
+        with pytest.raises(TrainingDiverged, match=r"step 15: .*head\.hidden\.0\.weight is not finite.*step 10"):
+            fit(model, rows(), rows(seed=3), config(), run=tmp_path)
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+    assert same_weights(model, load(tmp_path))
+
+
+def test_standardisation_belongs_to_the_model() -> None:
+    model, x = build(), rows()
+    fit(model, x, config=config(steps=1))
+    assert torch.allclose(model.shift, x.mean(0), atol=1e-4)
+    assert torch.allclose(model.scale, x.std(0, unbiased=False), rtol=1e-4)
+    fit(model, x, config=config(steps=1, standardise="global"))
+    assert torch.allclose(model.scale, x.std(unbiased=False).expand(2), rtol=1e-4)
+
+
+def test_metrics_are_logged_to_csv_and_tensorboard(tmp_path: Path) -> None:
+    fit(build(), rows(), rows(seed=3), config(tensorboard=True), run=tmp_path)
+    log = training.read_metrics(tmp_path)
+    assert [row["step"] for row in log] == [10, 20, 30]
+    assert {"loss", "valid", "learning_rate", "seconds"} <= log[0].keys()
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_epochs_and_dequantisation() -> None:
+    model = build()
+    x = torch.randint(0, 4, (256, 2), generator=torch.Generator().manual_seed(0)).float()
+    result = fit(model, x, config=config(epochs=3, dequantise=1.0))
+    assert result.steps == 12
+    assert torch.allclose(model.shift, x.mean(0) + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(0, 2), "at least one row"),
+        (torch.zeros(5, 3), r"expected a tensor \(N, 2\), got \(5, 3\)"),
+        ([[1.0, 2.0]], r"expected a tensor \(N, 2\), got list"),
+        (torch.tensor([[1.0, 2.0], [math.inf, 0.0]]), "1 values are NaN or infinite, the first in row 1, column 0"),
+        (torch.tensor([[1.0, 2.0], [1.0, 0.0]]), "column 0 is constant"),
+    ],
+)
+def test_bad_data_are_named(x: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(build(), x, config=config(steps=1))  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    fit(build(), rows(), config=config(), run=tmp_path)
+    with pytest.raises(ValueError, match="another train configuration"):
+        fit(build(), rows(), config=config(learning_rate=0.5), run=tmp_path, resume=True)
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
+    fit(build(), rows(), config=config(), run=tmp_path)
+    state = tmp_path / training.STATE_NAME
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="not a complete safetensors file"):
+        fit(build(), rows(), config=config(), run=tmp_path, resume=True)
+
+
+def test_unknown_keys_and_wrong_types_are_refused() -> None:
+    with pytest.raises(ValueError, match="stepz"):
+        TrainConfig(stepz=3)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="steps"):
+        TrainConfig(steps="many")  # type: ignore[arg-type]
