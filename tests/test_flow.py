@@ -74,6 +74,35 @@ def test_down_inverts_up_where_the_data_are(steps: int) -> None:
     assert bool(((base - start).abs() <= steps * TOLERANCE * (-log_slope).exp().clamp(min=1.0)).all())
 
 
+@pytest.mark.parametrize(
+    "distance",
+    [
+        *(30.0, 300.0),
+        pytest.param(
+            1e4,
+            marks=pytest.mark.xfail(
+                strict=True,
+                reason="_invert: steps of at most two sigmas do not get there; the answer is off and costs the more "
+                "evaluations the further away the point is",
+            ),
+        ),
+    ],
+)
+def test_far_outliers_are_inverted_at_the_cost_of_others(distance: float) -> None:
+    calls = 0
+
+    def counted(x: Tensor, rows: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        nonlocal calls
+        calls += 1
+        return gaussian_score(x, rows, sigma)
+
+    x = torch.tensor([distance], dtype=FLOAT64)
+    base, log_slope = flow_up(counted, x, path(10))
+    assert calls <= 10 * 20
+    torch.testing.assert_close(flow_down(gaussian_score, base, path(10)), x, rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(log_slope, torch.log(x / base), rtol=1e-6, atol=0.0)  # a linear flow
+
+
 @pytest.mark.parametrize("steps", STEPS)
 def test_flow_keeps_the_order_of_points(steps: int) -> None:
     start = torch.linspace(-6.0, 6.0, 4001, dtype=FLOAT64)

@@ -1,0 +1,156 @@
+"""The command, as a person runs it: results on disk, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from arcsm import cli
+from arcsm.data import digits, read_table
+
+TINY = """
+name: tiny
+data: {kind: %s}
+model:
+  context: {kind: MADE, hidden_features: [16], context_features: 4}
+  head: {kind: ScoreHead, hidden_features: [16]}
+  noise: {sigma_max: 1.0, sigma_min: 0.1, levels: 4}
+train: {steps: 20, batch_size: 64, device: cpu, validate_every: 10, standardise: %s}
+"""
+
+
+def call(*arguments: object) -> int:
+    return cli._run([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def image_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "tiny.yaml").write_text(TINY % ("digits", "none"))
+    assert call("train", folder / "tiny.yaml", "--out", folder / "run") == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def table_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("table")
+    table = np.random.default_rng(0).normal(size=(300, 3))
+    np.savetxt(folder / "data.csv", table, delimiter=",", header="a,b,c", comments="")
+    (folder / "tiny.yaml").write_text(TINY % (f"table, path: {folder / 'data.csv'}", "columns"))
+    assert call("train", folder / "tiny.yaml", "--out", folder / "run") == 0
+    return folder / "run"
+
+
+def test_samples_come_as_picture_array_and_table(image_run: Path, table_run: Path, tmp_path: Path) -> None:
+    assert call("sample", image_run, "-n", 4, "--out", tmp_path / "s.png", "--device", "cpu") == 0
+    assert Image.open(tmp_path / "s.png").size[0] > 16
+    for sampler in ("langevin", "probability_flow", "inverse_cdf"):
+        assert call("sample", table_run, "-n", 6, "--sampler", sampler, "--out", tmp_path / "s.csv") == 0
+        table = read_table(tmp_path / "s.csv")
+        assert table.columns == ("a", "b", "c")
+        assert table.values.shape == (6, 3)
+    assert call("sample", table_run, "-n", 6, "--seed", 1, "--denoise", "--out", tmp_path / "a.npy") == 0
+    assert call("sample", table_run, "-n", 6, "--seed", 1, "--denoise", "--out", tmp_path / "b.npy") == 0
+    assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+
+
+def test_scores_of_a_table_and_of_a_folder_of_images(image_run: Path, table_run: Path, tmp_path: Path) -> None:
+    data = table_run.parent / "data.csv"
+    assert call("score", table_run, data, "--out", tmp_path / "scores.csv") == 0
+    scores = read_table(tmp_path / "scores.csv")
+    assert scores.columns == ("row", "log_prob", "least_likely_column", "its_log_prob")
+    assert len(scores.values) == 300
+    assert np.isfinite(scores.values).all()
+    folder = tmp_path / "images"
+    folder.mkdir()
+    pixels = digits().pixels[:3, 0].numpy() * 15
+    for index, picture in enumerate(pixels):
+        Image.fromarray(picture.astype(np.uint8)).save(folder / f"{index}.png")
+    assert call("score", image_run, folder, "--out", tmp_path / "images.csv") == 0
+    assert len(read_table(tmp_path / "images.csv").values) == 3
+
+
+def test_a_report_is_one_self_contained_page(image_run: Path, table_run: Path, tmp_path: Path) -> None:
+    for run in (image_run, table_run):
+        page = tmp_path / f"{run.parent.name}.html"
+        assert call("report", run, "--out", page, "--samples", 4) == 0
+        text = page.read_text()
+        assert text.count("data:image/png;base64,") >= 3
+        assert not re.search(r"(src|href)=[\"']?(http|//)", text)
+        assert "Gaussian mixture" in text
+        assert "kind: MADE" in text
+
+
+def test_info_says_what_a_model_is(image_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("info", image_run) == 0
+    out = capsys.readouterr().out
+    assert "features    64" in out
+    assert "ScoreHead" in out
+
+
+def test_a_run_is_not_overwritten_but_resumed(image_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (image_run / "model.safetensors").read_bytes()
+    source = image_run.parent / "tiny.yaml"
+    assert call("train", source, "--out", image_run) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert call("train", source, "--out", image_run, "--resume") == 0
+    assert (image_run / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train", "digit"], 1, "did you mean digits"),
+        (["train", "digits", "--set", "train.stepz=1"], 1, "did you mean steps"),
+        (["train", "mnist-made", "--set", "data.path=nowhere", "--out", "RUN"], 1, "download=true"),
+        (["train"], 2, "missing argument"),
+        (["trai"], 2, "no such command"),
+        (["sample", "nowhere", "--out", "x.png"], 1, "no such file"),
+        (["sample", "MODEL", "--out", "x.txt"], 1, "expected a .png, .npy or .csv file"),
+        (["sample", "MODEL", "--out", "x.png", "--sampler", "magic"], 1, "expected one of langevin"),
+        (["sample", "MODEL", "--out", "x.png", "-n", "0"], 2, "-n"),
+        (["sample", "MODEL", "--out", "x.png", "--device", "warp"], 1, "device"),
+        (["score", "MODEL", "nowhere.csv", "--out", "x.csv"], 1, "nowhere.csv"),
+        (["report", "nowhere"], 1, "not a run"),
+        (["info", "nowhere"], 1, "no such file"),
+    ],
+)
+def test_mistakes_are_one_line_on_standard_error(
+    arguments: list[str], code: int, message: str, image_run: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    names = {"MODEL": str(image_run), "RUN": str(tmp_path / "run")}
+    assert call(*(names.get(argument, argument) for argument in arguments)) == code
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("arcsm: ")
+    assert message.lower() in captured.err.lower()
+
+
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--help") == 0
+    listed = capsys.readouterr().out
+    for name in ("quickstart", "train", "sample", "score", "report", "info"):
+        assert name in listed
+        assert call(name, "--help") == 0
+        text = capsys.readouterr().out
+        assert f"arcsm {name}" in text
+        assert "Example" in text
+
+
+def test_the_installed_command_runs_and_prints_no_bar_into_a_pipe(image_run: Path, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "arcsm.cli", "sample", str(image_run), "-n", "2", "--out", str(tmp_path / "s.png")],
+        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert result.stdout.count("\n") == 1

@@ -1,0 +1,82 @@
+"""Configurations: what is wrong is said in one line, with the key's path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from arcsm import config
+from arcsm.data import TOYS
+
+TEXT = """
+name: tiny
+data: {kind: toy, name: rings, rows: 200}
+model:
+  context: {kind: MADE, hidden_features: [8], context_features: 4}
+  head: {kind: ScoreHead, hidden_features: [8]}
+  noise: {sigma_max: 1.0, sigma_min: 0.1, levels: 3}
+train: {steps: 3, batch_size: 32, device: cpu}
+"""
+
+
+def test_every_preset_parses_and_builds_for_its_data_kind() -> None:
+    known = config.presets()
+    assert {"digits", "mnist-made", *(f"toy-{name.replace('_', '-')}" for name in TOYS)} <= known.keys()
+    for name in known:
+        parsed = config.load_config(name)
+        assert parsed.name == name
+        model = parsed.model.build(features=3)
+        assert model.context.context_features == model.head.context_features
+
+
+def test_a_configuration_survives_being_written_and_read() -> None:
+    parsed = config.parse_config(TEXT, "tiny.yaml", ["train.learning_rate=0.5"])
+    again = config.parse_config(config.dump_config(parsed), "again")
+    assert again == parsed
+    assert again.train.learning_rate == 0.5
+
+
+def test_changes_make_sections_and_take_yaml_values() -> None:
+    parsed = config.parse_config(TEXT, "t", ["model.noise=null", "model.context.hidden_features=[5, 6]"])
+    assert parsed.model.noise is None
+    assert parsed.model.context["hidden_features"] == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.stepz=1", r"^t: train\.stepz: unknown key; did you mean steps\?$"),
+        ("train.steps=many", r"^t: train\.steps: .*integer.*'many'$"),
+        ("train.objective=xyz", r"^t: train\.objective: .*'csm'"),
+        (
+            "model.head.hiden_features=3",
+            r"^t: model\.head\.hiden_features: unknown key; did you mean hidden_features\?$",
+        ),
+        ("model.head.kind=Nope", r"^t: model\.head\.kind: expected one of ScoreHead.*'Nope'$"),
+        ("model.noise.levels=x", r"^t: model\.noise\.levels: .*integer"),
+        ("data.kind=nope", r"^t: data: .*nope"),
+        ("data.rows=3", r"^t: data\.toy\.rows: "),
+        ("nothing", "expected KEY=VALUE"),
+        ("extra=1", r"^t: extra: unknown key"),
+    ],
+)
+def test_mistakes_are_one_line_with_the_path(change: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        config.parse_config(TEXT, "t", [change])
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_presets_and_broken_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="did you mean digits"):
+        config.load_config("digit")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1, 2")
+    with pytest.raises(ValueError, match="not YAML"):
+        config.load_config(str(broken))
+    broken.write_text("- just a list")
+    with pytest.raises(ValueError, match="expected keys name, data, model and train"):
+        config.load_config(str(broken))
+    broken.write_text("!!python/object/apply:os.system ['echo hostile']")
+    with pytest.raises(ValueError, match="not YAML"):
+        config.load_config(str(broken))
