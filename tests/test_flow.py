@@ -13,14 +13,7 @@ from arcsm.flow import flow_down, flow_up
 FLOAT64 = torch.float64
 TOLERANCE = 1e-5  # of each step's inversion, in sigmas
 STEPS = (20, 60)
-FEW_STEPS = pytest.param(
-    5,
-    marks=pytest.mark.xfail(
-        strict=True,
-        reason="_invert: Newton steps may leap between the ends of a bracket that hardly shrinks; the step then counts "
-        "as failed and two half steps, another map, take its place",
-    ),
-)
+FEW_STEPS = 5
 
 
 def mixture_terms(x: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,14 +71,7 @@ def test_down_inverts_up_where_the_data_are(steps: int) -> None:
     "distance",
     [
         *(30.0, 300.0),
-        pytest.param(
-            1e4,
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="_invert: steps of at most two sigmas do not get there; the answer is off and costs the more "
-                "evaluations the further away the point is",
-            ),
-        ),
+        1e4,
     ],
 )
 def test_far_outliers_are_inverted_at_the_cost_of_others(distance: float) -> None:

@@ -59,6 +59,9 @@ def atomic_path(path: FilePath) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # some writers leave their files readable by the owner alone
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 LevelScore = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 _RELATIVE_TOLERANCE = 1e-5  # of sigma; single precision resolves about 1e-6 of it
-_NEWTON_ITERATIONS = 40
+_NEWTON_ITERATIONS = 60
 _DEEPEST_REFINEMENT = 4  # a step that folds is cut in two at most this many times over
 
 
@@ -100,6 +100,10 @@ def _invert(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Solve ``function(y) = target`` for an increasing function by Newton steps within a shrinking bracket.
 
+    A Newton step that leaves the bracket, or that is more than half as long as the one before, gives way to
+    bisection: on an S-shaped map Newton steps alone would jump from one flat side to the other for ever. Until there
+    is a bracket, steps may get ever longer.
+
     Returns:
         The solutions, the slopes there and whether each was found, ``(N,)`` each.
     """
@@ -107,6 +111,7 @@ def _invert(
     solved = torch.zeros_like(y, dtype=torch.bool)
     active = torch.arange(len(y), device=y.device)
     low, high = torch.full_like(y, -math.inf), torch.full_like(y, math.inf)
+    before = torch.full_like(y, math.inf)  # length of the last step
     for _ in range(_NEWTON_ITERATIONS):
         value, slope = function(y, active)
         excess = value - target
@@ -117,9 +122,12 @@ def _invert(
         low, high = torch.where(excess < 0, y, low), torch.where(excess > 0, y, high)
         step = torch.where(slope > 0, -excess / slope.clamp(min=1e-12), -excess.sign() * longest)
         new = y + step.clamp(-longest, longest)
-        middle = torch.where(low.isfinite() & high.isfinite(), 0.5 * (low + high), new)
-        new = torch.where((new > low) & (new < high), new, middle)
+        newton = (new > low) & (new < high) & (step.abs() <= 0.5 * before)
+        bracketed = low.isfinite() & high.isfinite()
+        new = torch.where(newton | ~bracketed, new, 0.5 * (low + high))
+        longest = longest if bool(bracketed.all()) else 2.0 * longest
         keep = ~found
+        before = torch.where(bracketed, (new - y).abs(), math.inf)[keep]
         active, y, target = active[keep], new[keep], target[keep]
         low, high = low[keep], high[keep]
     return solution, slopes, solved

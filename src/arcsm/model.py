@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -104,11 +105,15 @@ class AutoregressiveModel(
         self, shift: Tensor | Sequence[float] | float, scale: Tensor | Sequence[float] | float
     ) -> None:
         """Set the affine map between data and standardised units, ``(D,)`` or a number each."""
-        with torch.no_grad():
-            self.shift.copy_(torch.as_tensor(shift).expand(self.features))
-            self.scale.copy_(torch.as_tensor(scale).expand(self.features))
-        if not bool((self.scale > 0).all() and self.scale.isfinite().all() and self.shift.isfinite().all()):
+        new = [torch.as_tensor(value).to(self.shift) for value in (shift, scale)]
+        for name, value in zip(("shift", "scale"), new, strict=True):
+            if value.ndim > 1 or (value.ndim and len(value) != self.features):
+                raise ValueError(f"{name}: expected a number or {self.features} of them, got {tuple(value.shape)}")
+        if not bool((new[1] > 0).all() and new[1].isfinite().all() and new[0].isfinite().all()):
             raise ValueError("scale: expected positive finite numbers (a constant column has none: leave it out)")
+        with torch.no_grad():
+            self.shift.copy_(new[0].expand(self.features))
+            self.scale.copy_(new[1].expand(self.features))
 
     def standardise(self, x: Tensor) -> Tensor:
         """Data units ``(*, D)`` to standardised units, checked.
@@ -122,9 +127,10 @@ class AutoregressiveModel(
             raise ValueError(f"x: expected shape (*, {self.features}), got {tuple(x.shape)}")
         if x.is_complex() or x.dtype == torch.bool:
             raise ValueError(f"x: expected real numbers, got {x.dtype}")
+        x = x.to(self.shift)
         if not bool(torch.isfinite(x).all()):
-            raise ValueError("x: holds NaN or infinity; drop or fill those rows")
-        return (x.to(self.shift) - self.shift) / self.scale
+            raise ValueError(f"x: holds NaN or infinity (as {x.dtype}); drop or fill those rows")
+        return (x - self.shift) / self.scale
 
     def path(self, level: int = -1, steps: int | None = None) -> tuple[float, ...]:
         """Noise levels from the largest to ``level``; with ``steps``, that many geometric steps in between.
@@ -206,7 +212,9 @@ class AutoregressiveModel(
             AccuracyWarning: once a call, if some integrals missed ``tol``.
         """
         accuracy = Accuracy(tol, max_evaluations)
-        terms = self._each(x, condition, self._conditionals_of(level, method, steps, accuracy), Conditionals.log_prob)
+        terms = self._each(
+            x, condition, method, self._conditionals_of(level, method, steps, accuracy), Conditionals.log_prob
+        )
         terms = terms - torch.log(self.scale)
         return terms.sum(-1) if reduce else terms
 
@@ -225,7 +233,7 @@ class AutoregressiveModel(
         Arguments as in :meth:`log_prob`.
         """
         accuracy = Accuracy(tol, max_evaluations)
-        return self._each(x, condition, self._conditionals_of(level, method, steps, accuracy), Conditionals.cdf)
+        return self._each(x, condition, method, self._conditionals_of(level, method, steps, accuracy), Conditionals.cdf)
 
     @torch.no_grad()
     def icdf(
@@ -243,13 +251,15 @@ class AutoregressiveModel(
         Raises:
             ValueError: for values outside (0, 1).
         """
+        if not isinstance(u, Tensor):
+            raise ValueError(f"u: expected a torch.Tensor, got {type(u).__name__}")
         if u.shape[-1:] != (self.features,) or not bool(((u > 0) & (u < 1)).all()):
             raise ValueError(f"u: expected shape (*, {self.features}) with values inside (0, 1), got {tuple(u.shape)}")
         build = self._conditionals_of(level, method, steps, Accuracy(tol, max_evaluations))
         flat = u.reshape(-1, self.features).to(self.shift)
         rows = _rows_of(condition, u.shape[:-1])
         unsure = 0
-        parts = []
+        parts = [flat[:0]]
         for part in _chunks(len(flat)):
             targets = flat[part]
 
@@ -296,8 +306,8 @@ class AutoregressiveModel(
         Returns:
             ``(n, D)`` in data units.
         """
-        if n < 1:
-            raise ValueError(f"n: expected at least 1, got {n}")
+        if n < 1 or batch_size < 1:
+            raise ValueError(f"n, batch_size: expected at least 1, got {n} and {batch_size}")
         if sampler is None:
             sampler = "probability_flow" if self.noise and not self.head.normalised else "inverse_cdf"
         if sampler not in SAMPLERS:
@@ -305,6 +315,10 @@ class AutoregressiveModel(
         draw = SAMPLERS[sampler]
         if "langevin_steps" in options:
             options["steps"] = options.pop("langevin_steps")
+        known = set(inspect.signature(draw).parameters) - {"conditionals", "generator"}
+        if options.keys() - known:
+            unknown = ", ".join(sorted(options.keys() - known))
+            raise ValueError(f"{unknown}: not an option of {sampler}; it takes {', '.join(sorted(known))}")
         path = self.path(level, steps)
         method = choose_method(self.head, path, None)
         rows = _rows_of(condition, (n,))
@@ -339,6 +353,7 @@ class AutoregressiveModel(
         self,
         x: Tensor,
         condition: Tensor | None,
+        method: str | None,
         build: Callable[[Tensor], Conditionals],
         ask: Callable[[Conditionals, Tensor], Tensor],
     ) -> Tensor:
@@ -348,7 +363,8 @@ class AutoregressiveModel(
         rows = _rows_of(condition, x.shape[:-1])
         parts: list[Tensor] = []
         unsure = 0
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.head.normalised):
+        closed_form = self.head.normalised and method in (None, "closed_form")
+        with torch.set_grad_enabled(torch.is_grad_enabled() and closed_form):
             for part in _chunks(len(flat), max(1, min(_ROWS, (1 << 17) // self.features))):
                 context = self.context(flat[part], rows(part))  # (B, D, C)
                 conditionals = build(self.head.project(context).flatten(0, 1))
@@ -401,6 +417,9 @@ class AutoregressiveModel(
         Raises:
             ValueError: for kinds or arguments that do not exist.
         """
+        for name in ("context", "head", "noise", "metadata"):
+            if config.get(name) is not None and not isinstance(config[name], Mapping):
+                raise ValueError(f"model configuration: {name}: expected a mapping, got {config[name]!r:.60}")
         try:
             noise = config.get("noise")
             return cls(
@@ -409,8 +428,8 @@ class AutoregressiveModel(
                 noise=None if noise is None else NoiseLadder(**noise),
                 metadata=config.get("metadata"),
             )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"model configuration: {error}") from error
+        except (KeyError, TypeError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
+            raise ValueError(f"model configuration: {type(error).__name__}: {error}") from error
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save(self, save_directory)
@@ -459,7 +478,9 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Au
         if copy != config:
             raise ValueError(f"{beside}: does not belong to {file.name}; delete it to use the copy inside {file.name}")
     model = AutoregressiveModel.from_config(config)
+    model.to(tensors["shift"].dtype if "shift" in tensors else torch.get_default_dtype())
     checkpoint.load_state(model, tensors, file)
+    model.set_standardisation(model.shift.clone(), model.scale.clone())  # checks them
     return model.to(resolve_device(device)).eval()
 
 
@@ -493,10 +514,15 @@ def _rows_of(condition: Tensor | None, shape: Sequence[int]) -> Callable[[slice]
     """Access to the rows of a condition, which has the batch's leading shape or is shared by all rows."""
     if condition is None:
         return lambda _: None
-    if condition.is_floating_point():
-        flat = condition.expand(*shape, condition.shape[-1]).reshape(-1, condition.shape[-1])
-    else:
-        flat = condition.expand(tuple(shape)).reshape(-1)
+    dense = condition.is_floating_point()
+    wanted = (*shape, condition.shape[-1]) if dense and condition.ndim else tuple(shape)
+    try:
+        spread = condition.expand(wanted)
+    except RuntimeError as error:
+        raise ValueError(
+            f"condition: expected one for each row {tuple(shape)}, or one for all, got {tuple(condition.shape)}"
+        ) from error
+    flat = spread.reshape(-1, *spread.shape[len(shape) :])
     return lambda part: flat[part]
 
 

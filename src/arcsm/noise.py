@@ -46,8 +46,8 @@ class NoiseLadder:
                 f"noise: expected sigma_max >= sigma_min > 0, "
                 f"got sigma_max={self.sigma_max}, sigma_min={self.sigma_min}"
             )
-        if self.levels < 1:
-            raise ValueError(f"noise: expected levels >= 1, got {self.levels}")
+        if not isinstance(self.levels, int) or self.levels < 1:
+            raise ValueError(f"noise: expected a whole number of levels >= 1, got {self.levels}")
         if (self.levels == 1) != (self.sigma_min == self.sigma_max):
             raise ValueError(
                 f"noise: one level has one sigma and several have two ends, got levels={self.levels}, "

@@ -71,7 +71,7 @@ class PiecewiseDensity:
         left, right = x < self.x[:, :1], x > self.x[:, -1:]
         distance = torch.where(left, x - self.x[:, :1], x - self.x[:, -1:])
         edge = torch.where(left, 0, self.x.shape[1] - 1)
-        energy, s, ds = (t.gather(1, edge) for t in (self.energy, self.s, self.ds))
+        energy, s, ds = (t.gather(1, edge) for t in (self.energy, self.s, self.ds.clamp(max=0.0)))
         outside = energy + s * distance + 0.5 * ds * distance.square()
         return torch.where(left | right, outside, inside) - self.log_mass[:, None]
 
@@ -281,6 +281,7 @@ def _tail(energy: Tensor, slope: Tensor, ds: Tensor, distance: Tensor | float = 
 
     Gaussian where the log density bends down, exponential where it is straight and falls, infinite where it rises.
     """
+    ds = ds.clamp(max=0.0)
     slope, energy = slope - ds * distance, energy - slope * distance + 0.5 * ds * torch.as_tensor(distance) ** 2
     bends, falls = ds < -1e-12, slope < -1e-12
     root = torch.sqrt(-2.0 * torch.where(bends, ds, -torch.ones_like(ds)))

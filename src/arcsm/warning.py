@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from pathlib import Path
+
+import torch
+
+_INSIDE = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
 
 
 class AccuracyWarning(UserWarning):
@@ -10,5 +16,8 @@ class AccuracyWarning(UserWarning):
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn, naming the caller of the public method that found the reason."""
-    warnings.warn(message, category, stacklevel=4)
+    """Warn, naming the first line outside this package (and outside torch's decorators) on the way here."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from arcsm.contexts.base import Context
 
+_LARGEST_SIZE = 1 << 20  # what a file or a slip may ask for before any memory is taken
+
 
 class MaskedLinear(nn.Linear):
     """A linear layer whose unit ``i`` sees input ``j`` only where ``mask[i, j]``."""
@@ -95,8 +97,10 @@ class MADE(Context):
     ) -> None:
         super().__init__()
         hidden_features = tuple(int(size) for size in hidden_features)
+        _check_sizes(features, context_features, hidden_features, condition_features, classes, residual)
         order = tuple(range(features)) if order is None else tuple(int(i) for i in order)
-        _check_sizes(features, context_features, hidden_features, order, condition_features, classes, residual)
+        if sorted(order) != list(range(features)):
+            raise ValueError(f"order: expected a permutation of range({features}), got {order}")
         self.features, self.context_features = features, context_features
         self.hidden_features, self.order = hidden_features, order
         self.condition_features, self.classes, self.residual = condition_features, classes, residual
@@ -146,8 +150,11 @@ class MADE(Context):
         if self.classes:
             if condition.is_floating_point() or bool(((condition < 0) | (condition >= self.classes)).any()):
                 raise ValueError(f"condition: expected integer labels from 0 to {self.classes - 1}")
-        elif condition.shape[-1:] != (self.condition_features,):
-            raise ValueError(f"condition: expected shape (*, {self.condition_features}), got {tuple(condition.shape)}")
+        elif condition.shape[-1:] != (self.condition_features,) or not condition.is_floating_point():
+            raise ValueError(
+                f"condition: expected floats of shape (*, {self.condition_features}), "
+                f"got {condition.dtype} {tuple(condition.shape)}"
+            )
         terms = [layer(condition) for layer in self.condition]
         return (terms[0] if len(terms) > 1 else 0.0), terms[-1]
 
@@ -178,9 +185,9 @@ class MADE(Context):
         first = biases[0].expand(rows, -1)
         output = biases[-1].expand(rows, -1)
         if isinstance(to_hidden, Tensor):
-            first = first + to_hidden.expand(*shape, -1).reshape(rows, -1)
+            first = first + to_hidden.expand(*shape, -1).reshape(rows, to_hidden.shape[-1])
         if isinstance(to_output, Tensor):
-            output = output + to_output.expand(*shape, -1).reshape(rows, -1)
+            output = output + to_output.expand(*shape, -1).reshape(rows, to_output.shape[-1])
         hidden = [new(rows, size) for size in self.hidden_features]
         return MADEState(0, new(rows, self.features), first, output, hidden, weights, biases, shape)
 
@@ -227,18 +234,16 @@ def _check_sizes(
     features: int,
     context_features: int,
     hidden_features: tuple[int, ...],
-    order: tuple[int, ...],
     condition_features: int,
     classes: int,
     residual: bool,
 ) -> None:
-    if features < 1 or context_features < 1 or min(hidden_features, default=1) < 1:
+    sizes = (features, context_features, *hidden_features)
+    if min(sizes) < 1 or max(sizes) > _LARGEST_SIZE:
         raise ValueError(
-            f"MADE: expected sizes of at least 1, got features={features}, context_features={context_features}, "
+            f"MADE: expected sizes from 1 to {_LARGEST_SIZE}, got features={features}, context_features={context_features}, "
             f"hidden_features={hidden_features}"
         )
-    if sorted(order) != list(range(features)):
-        raise ValueError(f"order: expected a permutation of range({features}), got {order}")
     if condition_features < 0 or classes < 0 or (condition_features and classes):
         raise ValueError(
             f"MADE: expected condition_features or classes, not both, got {condition_features} and {classes}"

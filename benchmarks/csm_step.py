@@ -1,0 +1,112 @@
+"""One CSM step of a score head: fused, forward-mode, autograd double backward, and the bare matrix products.
+
+python -m benchmarks.csm_step
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from arcsm import ScoreHead
+from arcsm.fused import CHUNK, fused_score_matching
+from benchmarks.timing import interleaved_medians, show
+
+BATCH, FEATURES, CONTEXT, HIDDEN = 64, 784, 8, 64
+
+
+def problem(features: int) -> tuple[ScoreHead, Tensor, Tensor]:
+    torch.manual_seed(0)
+    head = ScoreHead(CONTEXT, (HIDDEN, HIDDEN))
+    points = BATCH * features
+    return head, torch.randn(points, CONTEXT, requires_grad=True), torch.randn(points)
+
+
+def double_backward(head: ScoreHead, context: Tensor, x: Tensor) -> None:
+    x = x.clone().requires_grad_()
+    s = head.score(head.project(context), x, None)
+    ds = torch.autograd.grad(s.sum(), x, create_graph=True)[0]
+    (0.5 * s.square() + ds).sum().backward()
+
+
+def forward_mode(head: ScoreHead, context: Tensor, x: Tensor) -> None:
+    s, ds = head.score_and_derivative(context, x, None)
+    (0.5 * s.square() + ds).sum().backward()
+
+
+def fused(head: ScoreHead, context: Tensor, x: Tensor, compiled: bool = False) -> None:
+    one, zero = x.new_ones(()), x.new_zeros(())
+    fused_score_matching(head, context, x, None, one, one, zero, compiled).backward()
+
+
+def matrix_products(head: ScoreHead, context: Tensor, x: Tensor) -> None:
+    """The products that any such step needs, forward and backward, and nothing else."""
+    first, second = (layer.weight.detach() for layer in head.layers())
+    inputs = torch.randn(min(CHUNK, len(x)), first.shape[1])
+    for start in range(0, len(x), CHUNK):
+        u = inputs[: min(CHUNK, len(x) - start)]
+        z = u @ first.T
+        both = torch.cat([z, z])
+        above = both @ second.T
+        above.T @ both
+        below = above @ second
+        below[: len(u)].T @ u
+        below[: len(u)] @ first[:, :CONTEXT]
+
+
+METHODS: dict[str, Callable[[ScoreHead, Tensor, Tensor], None]] = {
+    "double_backward": double_backward,
+    "forward_mode": forward_mode,
+    "fused": fused,
+    "fused_compiled": lambda h, c, x: fused(h, c, x, compiled=True),
+    "matrix_products": matrix_products,
+}
+
+
+def extra_memory_mib(method: str, features: int) -> float:
+    """Peak of the resident memory of one step beyond what the inputs take, in a process of its own."""
+    code = f"from benchmarks.csm_step import report_memory; report_memory({method!r}, {features})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout))
+
+
+def report_memory(method: str, features: int) -> None:
+    torch.set_num_threads(1)
+    small = problem(8)
+    METHODS[method](*small)  # library buffers
+    head, context, x = problem(features)
+    context.grad = torch.zeros_like(context)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    METHODS[method](head, context, x)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024.0)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    head, context, x = problem(FEATURES)
+    seconds = interleaved_medians(
+        {name: lambda method=method: method(head, context, x) for name, method in METHODS.items()}
+    )
+    naive, limit = seconds["double_backward"], seconds["matrix_products"]
+    memory = {name: extra_memory_mib(name, 3072) for name in ("double_backward", "forward_mode", "fused")}
+    show(
+        "csm_step",
+        {
+            "sizes": {"batch": BATCH, "features": FEATURES, "context": CONTEXT, "hidden": [HIDDEN, HIDDEN]},
+            "milliseconds": {name: round(1e3 * value, 1) for name, value in seconds.items()},
+            "times_faster_than_double_backward": {name: round(naive / value, 2) for name, value in seconds.items()},
+            "times_the_matrix_products": {name: round(value / limit, 2) for name, value in seconds.items()},
+            "extra_memory_mib_at_3072_features": {name: round(value) for name, value in memory.items()},
+            "memory_of_double_backward_by_fused": round(memory["double_backward"] / max(1.0, memory["fused"]), 1),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
