@@ -20,6 +20,8 @@ from arcsm import __version__
 from arcsm.config import dump_config, load_config, presets
 from arcsm.data import read_images, read_table, scale_images, write_table
 from arcsm.data.images import IMAGE_SUFFIXES, digits
+from arcsm.experiments import EXPERIMENTS, Preset, find
+from arcsm.experiments.base import result_path
 from arcsm.files import atomic_path
 from arcsm.metrics import summary
 from arcsm.model import AutoregressiveModel, load, resolve_device
@@ -163,6 +165,38 @@ def report(
     numbers = write_report(load_run(run, device), page, samples, sampler, seed, progress=True)
     _show_likelihoods(numbers)
     print(page)
+
+
+@app.command(epilog="Examples: arcsm reproduce   |   arcsm reproduce mnist-made --preset cpu --out results")
+def reproduce(
+    experiment: Annotated[
+        str | None, typer.Argument(metavar="[EXPERIMENT]", help="A name; without it, the list.")
+    ] = None,
+    preset: Annotated[Preset, typer.Option(help="smoke (seconds), cpu (two cores) or paper (its settings).")] = "cpu",
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
+    work: Annotated[Path, typer.Option(help="Folder of what is trained on the way; a stopped run goes on.")] = Path(
+        "runs"
+    ),
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier result.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of all randomness; by default the preset's.", min=0)] = None,
+    device: Device = "auto",
+) -> None:
+    """Run an experiment and write its metrics, configuration, versions and pictures."""
+    if experiment is None:
+        for known in EXPERIMENTS.values():
+            print(f"{known.name:14s} {known.about}")
+        return
+    chosen = find(experiment)
+    path = result_path(out, chosen.name, preset)
+    if path.exists() and not force:
+        raise ValueError(f"{path}: exists already; give --force to overwrite it, or another --out")
+    extra = [f"train.seed={seed}"] * (seed is not None)
+    record = chosen.run(preset, out, work, [*(changes or []), *extra], device)
+    print(json.dumps(record["metrics"], indent=2))
+    print(path)
 
 
 @app.command(epilog="Example: arcsm info runs/digits")

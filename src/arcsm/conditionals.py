@@ -7,8 +7,8 @@ quantiles, by quadrature at one noise level or through the whole ladder as a flo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -50,6 +50,7 @@ class Conditionals:
         method: How densities are normalised.
         accuracy: Of the integration.
         unsure: Number of integrals so far that did not reach the accuracy.
+        levels: What :meth:`Head.at` gave so far, by sigma; it may be shared by conditionals of one head.
     """
 
     head: Head
@@ -58,6 +59,7 @@ class Conditionals:
     method: Method
     accuracy: Accuracy = Accuracy()
     unsure: int = 0
+    levels: dict[float | None, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.projection)
@@ -68,8 +70,10 @@ class Conditionals:
         return self.path[-1] if self.path else None
 
     def score(self, x: Tensor, sigma: float | None) -> Tensor:
-        """The score alone at ``x (N,)``."""
-        return self.head.score(self.projection, x, sigma)
+        """The score alone at ``x (N,)``, without gradients and as fast as it goes."""
+        if sigma not in self.levels:
+            self.levels[sigma] = self.head.at(sigma)
+        return self.levels[sigma](self.projection, x)
 
     def score_and_derivative(self, x: Tensor, rows: Tensor | slice, sigma: float | None) -> tuple[Tensor, Tensor]:
         """Score and derivative of the conditionals ``rows`` at values ``(n,)`` or ``(n, K)``."""

@@ -51,7 +51,7 @@ def fused_score_matching(
         The sum, ``()``, with gradients for ``context`` and the head's parameters.
     """
     columns = [torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(x.shape) for t in (weight, derivative, linear)]
-    tangent = bool((columns[1] != 0).any())
+    tangent = bool(torch.as_tensor(derivative).count_nonzero())
     walk = _compiled_walk() if compiled else _walk
     return _FusedScoreMatching.apply(head, walk, chunk, tangent, context, x, sigma, *columns, *_weights(head))
 
@@ -137,7 +137,9 @@ def _walk(
     first_weight, first_bias = hidden_layers[0]
     z = torch.addmm(first_bias, inputs, first_weight.T).unsqueeze(0)
     if tangent:
-        z = torch.cat([z, (slopes @ first_weight[:, -values:].T).unsqueeze(0)])
+        on_value = first_weight[:, -values:].T
+        tangents = slopes * on_value if values == 1 else slopes @ on_value
+        z = torch.stack([z[0], tangents])
     saved: list[tuple[Tensor, ...]] = []  # a layer: h below, z', h' and h'' by z
     below = inputs.unsqueeze(0)
     for index, (layer_weight, layer_bias) in enumerate(hidden_layers):

@@ -323,13 +323,14 @@ class AutoregressiveModel(
         method = choose_method(self.head, path, None)
         rows = _rows_of(condition, (n,))
         parts = []
+        levels: dict[float | None, Callable[[Tensor, Tensor], Tensor]] = {}
         total = self.features * -(-n // batch_size)
         with track("sampling", total, progress) as advance:
             for part in _chunks(n, batch_size):
                 z, _ = self._walk(
                     len(range(n)[part]),
                     rows(part),
-                    lambda projection: Conditionals(self.head, projection, path, method),
+                    lambda projection: Conditionals(self.head, projection, path, method, levels=levels),
                     lambda conditionals, _: draw(conditionals, generator, **options),
                     advance,
                 )

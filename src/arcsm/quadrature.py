@@ -224,6 +224,8 @@ def integrate(
             spare = min(_NEW_NODES, max_evaluations - x.shape[1])
             full = spare < 3
             done = torch.ones_like(density.converged) if full else density.converged
+            if not finished and bool(done.all()):
+                return density
             finished.append((rows[done], _select(density, done)))
             if bool(done.all()):
                 return _reassemble(finished, len(nodes))
@@ -258,18 +260,24 @@ def _exp(x: Tensor) -> Tensor:
 
 def _kronrod(polynomial: tuple[Tensor, ...], t: Tensor) -> Tensor:
     """Mean of exp(rise) over [0, t], by the rule of degree 9."""
-    total = _KRONROD_END * (1.0 + _exp(_rise(polynomial, t)))
-    for point, weight in zip(_POINTS, _KRONROD, strict=True):
-        total = total + weight * _exp(_rise(polynomial, point * t))
-    return total
+    points, weights = _rule(t)
+    inner = _exp(_rise(polynomial, points * t))
+    return _KRONROD_END * (1.0 + _exp(_rise(polynomial, t))) + (weights * inner).sum(0)
+
+
+def _rule(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Interior points and weights of the rule of degree 9, ``(5, 1, 1)``, to be broadcast over cells."""
+    rule = torch.tensor((_POINTS, _KRONROD), dtype=like.dtype, device=like.device)
+    return rule[0, :, None, None], rule[1, :, None, None]
 
 
 def _cell_masses(energy: Tensor, width: Tensor, polynomial: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """Mass of each cell, and what the rule of degree 9 may have missed of it."""
     left, right = energy[:, :-1], energy[:, 1:]
     ends = torch.exp(left) + torch.exp(right)
-    inner = [_exp(left + _rise(polynomial, point)) for point in _POINTS]
-    mass = _KRONROD_END * ends + sum(w * value for w, value in zip(_KRONROD, inner, strict=True))
+    points, weights = _rule(width)
+    inner = _exp(left + _rise(polynomial, points))  # (5, N, K - 1)
+    mass = _KRONROD_END * ends + (weights * inner).sum(0)
     coarse = _LOBATTO_END * ends + _LOBATTO_INNER * (inner[1] + inner[3])
     gap = (mass - coarse).abs()
     # the gap is the error of the rule of degree 5; that of degree 9 shrinks as its power (as in QUADPACK)

@@ -6,6 +6,7 @@ that dimension for all rows of the batch; a sampler returns one value for each r
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 
 import torch
@@ -52,7 +53,8 @@ def probability_flow(conditionals: Conditionals, generator: torch.Generator | No
 
     .. math:: x_{\\sigma_1} = F_{\\sigma_1}^{-1}(u), \\qquad dx / d\\sigma = -\\sigma\\, s_\\sigma(x)
 
-    What it draws from is the model's density by ``method="flow"``, up to ``tol``.
+    What it draws from is the model's density by ``method="flow"``, up to ``tol`` (and up to steps that would fold,
+    which :func:`arcsm.flow.flow_down` looks for and this does not).
 
     Arguments:
         conditionals: The conditionals, with their ladder.
@@ -64,8 +66,15 @@ def probability_flow(conditionals: Conditionals, generator: torch.Generator | No
     """
     if not conditionals.path:
         raise ValueError('sampler: "probability_flow" needs a noise ladder; use "inverse_cdf" or "langevin"')
-    flow = Conditionals(conditionals.head, conditionals.projection, conditionals.path, "flow", Accuracy(tol))
-    return flow.icdf(_uniform(conditionals, generator))
+    top = conditionals.path[0]
+    start = Conditionals(conditionals.head, conditionals.projection, (top,), "quadrature", Accuracy(tol))
+    x = start.icdf(_uniform(conditionals, generator))
+    for high, low in itertools.pairwise(conditionals.path):
+        step = low - high
+        first = -high * conditionals.score(x, high)
+        second = -low * conditionals.score(x + step * first, low)
+        x = x + 0.5 * step * (first + second)
+    return x
 
 
 def inverse_cdf(conditionals: Conditionals, generator: torch.Generator | None = None, tol: float = 1e-4) -> Tensor:

@@ -241,8 +241,8 @@ def _check_sizes(
     sizes = (features, context_features, *hidden_features)
     if min(sizes) < 1 or max(sizes) > _LARGEST_SIZE:
         raise ValueError(
-            f"MADE: expected sizes from 1 to {_LARGEST_SIZE}, got features={features}, context_features={context_features}, "
-            f"hidden_features={hidden_features}"
+            f"MADE: expected sizes from 1 to {_LARGEST_SIZE}, "
+            f"got features={features}, context_features={context_features}, hidden_features={hidden_features}"
         )
     if condition_features < 0 or classes < 0 or (condition_features and classes):
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,6 +37,13 @@ class Head(nn.Module, ABC):
     def score(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         """The score alone, ``(*)``, where a head can save the work on the derivative."""
         return self.evaluate(projection, x, sigma)[0]
+
+    def at(self, sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
+        """The score at one noise level as a function of projections ``(N, P)`` and values ``(N,)``.
+
+        What depends on the level alone is done once, for those who ask many times (samplers). No gradients.
+        """
+        return lambda projection, x: self.score(projection, x, sigma)
 
     def score_and_derivative(self, context: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         """The score :math:`s = \\partial_x \\log q_\\sigma(x \\mid c)` and :math:`\\partial_x s`, exact, in one pass.

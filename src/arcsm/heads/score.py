@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -189,6 +189,43 @@ class ScoreHead(Head):
         correction = self.output(torch.sigmoid(z) - 0.5).squeeze(-1)
         window, _ = self.window(x, scales.width)
         return scales.gain * window * correction - x / scales.width.square()
+
+    @torch.no_grad()
+    def at(self, sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
+        if isinstance(sigma, Tensor):
+            return super().at(sigma)
+        like = self.output.weight
+        scales = self.scales(sigma, like)
+        _, on_noise, on_value = self._split_input_weight()
+        of_level = F.linear(self.embedding(scales), on_noise)  # (H,)
+        of_value = (on_value[:, 0] / scales.width).unsqueeze(0)  # (1, H)
+        blur = torch.exp(-0.5 * (self.frequencies * self.data_std * scales.damping).square())
+        of_waves = (on_value[:, 1:] * torch.cat([blur, blur])).T  # (2 J, H)
+        weights = [(layer.weight.T, layer.bias) for layer in self.layers()[1:]]
+        gain, width = float(scales.gain), float(scales.width)
+        pull = width**-2
+        out_weight, offset = (
+            self.output.weight[0] * gain,
+            gain * float(self.output.bias - 0.5 * self.output.weight.sum()),
+        )
+
+        def score(projection: Tensor, x: Tensor) -> Tensor:
+            z = torch.addcmul(projection + of_level, x.unsqueeze(1), of_value)
+            if self.sinusoids:
+                angle = x.unsqueeze(1) * self.frequencies
+                envelope = torch.exp(x.square() * (-0.5 / (4.0 * width) ** 2)).unsqueeze(1)
+                z.addmm_(torch.cat([torch.sin(angle), torch.cos(angle)], 1).mul_(envelope), of_waves)
+            hidden = None
+            for weight, bias in weights:
+                update = F.silu(z)
+                hidden = hidden + update if self.residual and hidden is not None else update
+                z = torch.addmm(bias, hidden, weight)
+            correction = torch.mv(torch.sigmoid_(z), out_weight).add_(offset)
+            if float(x.abs().max()) > FLAT_SPAN * width:
+                correction = correction * self.window(x, scales.width)[0]
+            return correction.sub_(x, alpha=pull)
+
+        return score
 
     def evaluate(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         scales = self.scales(sigma, x)

@@ -1,0 +1,26 @@
+"""Experiments that ``arcsm reproduce`` runs: one module each, all with the same few presets and the same records."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+from arcsm.experiments.base import Experiment, Preset
+from arcsm.experiments.mnist_made import MNIST_MADE
+
+EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in (MNIST_MADE,)}
+
+__all__ = ["EXPERIMENTS", "Experiment", "Preset", "find"]
+
+
+def find(name: str) -> Experiment:
+    """An experiment by name.
+
+    Raises:
+        ValueError: for an unknown name, listing the known ones.
+    """
+    if name not in EXPERIMENTS:
+        close = difflib.get_close_matches(name, EXPERIMENTS, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ValueError(f"{name}: no such experiment; {hint}known: {', '.join(EXPERIMENTS)}")
+    return EXPERIMENTS[name]

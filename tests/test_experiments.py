@@ -1,0 +1,56 @@
+"""Experiments at smoke size, through the command, on small files in the real formats."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from arcsm import cli
+from arcsm.experiments import EXPERIMENTS
+
+
+@pytest.fixture(scope="module")
+def small_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty random digits and ten test digits in MNIST's file format."""
+    folder = tmp_path_factory.mktemp("mnist")
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 200), ("t10k", 10)):
+        pixels = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        images = struct.pack(">IIII", 2051, count, 28, 28) + pixels.tobytes()
+        labels = struct.pack(">II", 2049, count) + rng.integers(0, 10, count, dtype=np.uint8).tobytes()
+        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
+    return folder
+
+
+def test_mnist_made_writes_record_and_pictures_and_never_overwrites(
+    small_mnist: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["reproduce", "mnist-made", "--preset", "smoke", "--out", str(tmp_path), "--work", str(tmp_path / "runs")]
+    command += ["--set", f"data.path={small_mnist}", "--set", "train.batch_size=32", "--device", "cpu"]
+    assert cli._run(command) == 0
+    record = json.loads((tmp_path / "mnist-made" / "smoke.json").read_text())
+    assert {"metrics", "config", "seed", "seconds", "versions", "machine"} <= record.keys()
+    assert str(small_mnist) not in json.dumps(record)
+    for sampler in record["metrics"]["samplers"].values():
+        assert (tmp_path / "mnist-made" / sampler["picture"]).stat().st_size > 1000
+    flow, quadrature = (record["metrics"][f"nll_at_sigma_min_{m}"]["nats"] for m in ("flow", "quadrature"))
+    assert np.isfinite([flow, quadrature]).all()
+    capsys.readouterr()
+    assert cli._run(command) == 1
+    assert "--force" in capsys.readouterr().err
+    assert cli._run([*command, "--force"]) == 0
+
+
+def test_the_list_and_unknown_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli._run(["reproduce"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in EXPERIMENTS)
+    assert cli._run(["reproduce", "mnist-mad"]) == 1
+    assert "did you mean mnist-made" in capsys.readouterr().err
+    assert cli._run(["reproduce", "mnist-made", "--preset", "huge"]) == 2
