@@ -32,6 +32,7 @@ _LOBATTO_INNER, _LOBATTO_END = 5.0 / 12.0, 1.0 / 12.0  # the embedded rule: ends
 _NEW_NODES = 12  # nodes added to a row at a time: four cells split in four while coarse, then twelve in two
 _COARSE_NODES = 36
 _WIDEST_CELL = 0.8  # standard deviations; a wider cell with mass in it might hide a narrow mode
+_LARGEST_GRADING = 32.0  # a cell twice as wide as its neighbour may be wrong by 2^5 times as much
 _LARGEST_EXPONENT = 60.0  # a cell's interior may rise this far above all nodes before it is cut
 
 
@@ -339,8 +340,8 @@ def _step_doubt(width: Tensor, s: Tensor, ds: Tensor) -> Tensor:
     doubt = width * gap * relative.sqrt() * (0.2 + 0.3 * (5.0 * relative).clamp(max=1.0))
     # where the gap changes sign a cell may look flawless by chance: no cell is better than its neighbours allow
     ratio = (width[:, 1:] / width[:, :-1].clamp(min=1e-300)).pow(5)
-    from_left = doubt[:, :-1] * ratio.clamp(max=1.0)
-    from_right = doubt[:, 1:] / ratio.clamp(min=1.0)
+    from_left = doubt[:, :-1] * ratio.clamp(max=_LARGEST_GRADING)
+    from_right = doubt[:, 1:] / ratio.clamp(min=1.0 / _LARGEST_GRADING)
     doubt[:, 1:] = torch.maximum(doubt[:, 1:], from_left)
     doubt[:, :-1] = torch.maximum(doubt[:, :-1], from_right)
     return doubt

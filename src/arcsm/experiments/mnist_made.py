@@ -31,7 +31,7 @@ _CHANGES: dict[Preset, list[str]] = {
     "cpu": [],
     "paper": ["train.epochs=200", "train.learning_rate=0.0002", "train.mix=1.0", "train.schedule=constant"],
 }
-_TEST_ROWS: dict[Preset, int] = {"smoke": 8, "cpu": 1000, "paper": 10_000}
+_TEST_ROWS: dict[Preset, int] = {"smoke": 8, "cpu": 500, "paper": 10_000}
 _GRID = 64
 _PIT_ROWS = 50
 
