@@ -64,7 +64,7 @@ def quickstart(
     run = load_run(out, device)
     numbers = write_report(run, out / "report.html", seed=seed, progress=True)
     generator = torch.Generator(run.model.shift.device).manual_seed(seed)
-    rows = run.model.sample(64, generator=generator, progress=True).cpu()
+    rows = run.model.sample(64, generator=generator, progress=True, denoise=True).cpu()
     with atomic_path(out / "samples.png") as temporary:
         temporary.write_bytes(sample_picture(rows, run.model.metadata))
     _score_digits(run.model, out / "scores.csv", seed)

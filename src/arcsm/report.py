@@ -68,7 +68,8 @@ def write_report(
         numbers, u = _numbers(run, dataset, seed)
         advance()
         generator = torch.Generator(run.model.shift.device).manual_seed(seed)
-        drawn = run.model.sample(samples if "image_shape" in dataset.metadata else 2000, sampler, generator).cpu()
+        images = "image_shape" in dataset.metadata
+        drawn = run.model.sample(samples if images else 2000, sampler, generator, denoise=images).cpu()
         advance()
         pictures = _pictures(run, dataset, drawn, samples, seed)
         advance()
@@ -113,7 +114,7 @@ def _pictures(run: Run, dataset: Dataset, drawn: Tensor, samples: int, seed: int
     if "image_shape" in dataset.metadata:
         real = dataset.dequantised(dataset.test[:samples], seed)
         return [
-            ("Samples", plots.as_data_uri(sample_picture(drawn, dataset.metadata))),
+            ("Samples (the last noise removed)", plots.as_data_uri(sample_picture(drawn, dataset.metadata))),
             ("Held-out data", plots.as_data_uri(sample_picture(real, dataset.metadata))),
         ]
     columns: Sequence[str] = dataset.metadata["columns"]
