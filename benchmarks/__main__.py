@@ -40,7 +40,7 @@ def main() -> None:
         parts.append(
             f"## {name}\n\n{about}\n\n`python -m benchmarks.{name}`\n\n```json\n{json.dumps(numbers, indent=2)}\n```\n"
         )
-    PAGE.write_text("\n".join(parts), encoding="utf-8")
+        PAGE.write_text("\n".join(parts), encoding="utf-8")  # after each, so that a stopped run keeps what it has
 
 
 if __name__ == "__main__":
