@@ -16,7 +16,7 @@ from arcsm.experiments import EXPERIMENTS
 
 @pytest.fixture(scope="module")
 def small_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty random digits and ten test digits in MNIST's file format."""
+    """Two hundred random images and ten test images in MNIST's file format."""
     folder = tmp_path_factory.mktemp("mnist")
     rng = np.random.default_rng(0)
     for part, count in (("train", 200), ("t10k", 10)):
