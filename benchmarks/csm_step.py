@@ -46,18 +46,22 @@ def fused(head: ScoreHead, context: Tensor, x: Tensor, compiled: bool = False) -
 
 
 def matrix_products(head: ScoreHead, context: Tensor, x: Tensor) -> None:
-    """The products that any such step needs, forward and backward, and nothing else."""
+    """The matrix products that any such step needs, forward and backward, and nothing else."""
     first, second = (layer.weight.detach() for layer in head.layers())
-    inputs = torch.randn(min(CHUNK, len(x)), first.shape[1])
+    first = torch.cat([first[:, :CONTEXT], first[:, -1:]], 1)  # without noise, the columns for its level play no part
+    out = head.output.weight.detach()[0]
+    inputs = torch.randn(min(CHUNK, len(x)), CONTEXT + 1)
     for start in range(0, len(x), CHUNK):
         u = inputs[: min(CHUNK, len(x) - start)]
         z = u @ first.T
-        both = torch.cat([z, z])
-        above = both @ second.T
-        above.T @ both
-        below = above @ second
-        below[: len(u)].T @ u
-        below[: len(u)] @ first[:, :CONTEXT]
+        for _ in ("value", "derivative"):
+            top = z @ second.T
+            s = top @ out
+            s @ top
+            top.T @ z
+            below = top @ second
+        below.T @ u
+        below @ first[:, :CONTEXT]
 
 
 METHODS: dict[str, Callable[[ScoreHead, Tensor, Tensor], None]] = {

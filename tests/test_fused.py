@@ -259,7 +259,7 @@ def test_where_compilation_fails_it_goes_on_without_and_says_so_once(monkeypatch
 
     head, given = score_head(hidden_features=(8,)), points()
     eager = fused_score_matching(head, sigma=0.3, **given)
-    fused._compiled_walk.cache_clear()
+    fused._compiled_chunk.cache_clear()
     monkeypatch.setattr(torch, "compile", broken)
     try:
         with pytest.warns(UserWarning, match="no compiler$") as caught:
@@ -268,6 +268,6 @@ def test_where_compilation_fails_it_goes_on_without_and_says_so_once(monkeypatch
             warnings.simplefilter("error")
             second = fused_score_matching(head, sigma=0.3, compiled=True, chunk=10, **given)
     finally:
-        fused._compiled_walk.cache_clear()
+        fused._compiled_chunk.cache_clear()
     assert len(caught) == 1  # although there were four chunks
     torch.testing.assert_close((first, second), (eager, eager))

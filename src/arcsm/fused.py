@@ -1,9 +1,9 @@
 """Score matching of a :class:`~arcsm.heads.ScoreHead`, loss and all gradients in one walk over the points.
 
 Autograd would keep every hidden layer of every point (a batch of B rows has B*D points) and go over them twice for the
-derivative inside the loss. Here the points are walked in chunks that fit a processor's cache. Each chunk runs forward
-with values and derivatives side by side, and straight backward; what stays is the gradient by the contexts (as large
-as the contexts themselves) and by the weights. Memory does not grow with B*D*H.
+derivative inside the loss. Here the points are walked in chunks that a processor's cache can hold. Each chunk runs
+forward with values and derivatives side by side, and straight backward; what stays is the gradient by the contexts (as
+large as the contexts themselves) and by the weights. Memory does not grow with B*D*H.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from arcsm.heads.base import Sigma
-from arcsm.heads.score import ScoreHead
+from arcsm.heads.score import EMBEDDING_FEATURES, ScoreHead
 
-CHUNK = 4096  # points at a time; hidden layers of 64 units then take about a megabyte each
+CHUNK = 2048  # points at a time: hidden layers of 64 units then take half a megabyte each
+_COMPILED_CHUNK, _BLOCK = 4096, 1024  # a compiled call costs more than a plain one, so it walks blocks of its own
+_DEVICE_CHUNK = 2**18  # on an accelerator, where small pieces leave it idle
+
+_KEPT_BYTES = 31 * 2**20
 
 
 def fused_score_matching(
@@ -32,7 +36,7 @@ def fused_score_matching(
     derivative: Tensor,
     linear: Tensor,
     compiled: bool = False,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> Tensor:
     """The sum over points of :math:`\\omega\\,(\\tfrac12 s^2 + a\\, \\partial_x s + b\\, s)`.
 
@@ -45,169 +49,270 @@ def fused_score_matching(
         derivative: :math:`a`, ``(N,)`` or ``()``; where all are zero the derivative is never computed.
         linear: :math:`b`, ``(N,)`` or ``()``.
         compiled: Compile the walk of one chunk with ``torch.compile``.
-        chunk: Points at a time.
+        chunk: Largest number of points at a time; by default what suits the device.
 
     Returns:
         The sum, ``()``, with gradients for ``context`` and the head's parameters.
     """
-    columns = [torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(x.shape) for t in (weight, derivative, linear)]
-    tangent = bool(torch.as_tensor(derivative).count_nonzero())
-    walk = _compiled_walk() if compiled else _walk
-    return _FusedScoreMatching.apply(head, walk, chunk, tangent, context, x, sigma, *columns, *_weights(head))
+    _keep_freed_memory()
+    if sigma is not None:
+        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape)
+    tangent = bool(derivative.count_nonzero())
+    points, constant = _points(head, x, sigma, weight, derivative, linear)
+    walk_chunk = _compiled_chunk(x.device.type) if compiled else _chunk
+    if chunk is None:
+        chunk = (_COMPILED_CHUNK if compiled else CHUNK) if x.device.type == "cpu" else _DEVICE_CHUNK
+    walk = _Walk(head, walk_chunk, chunk, tangent, x, sigma, points)
+    return constant + _FusedScoreMatching.apply(walk, context, *_parameters(head))
 
 
-def _weights(head: ScoreHead) -> list[Tensor]:
+class _Points(NamedTuple):
+    """The loss of a point in terms of the network's correction F and its slope F' alone, each ``(N,)``.
+
+    .. math:: \\omega\\, s\\,(\\tfrac12 s + b) + \\text{by_correction}\\, F + \\text{by_slope}\\, F' + \\text{const},
+        \\qquad s = \\text{pull} + \\text{gain}\\, F
+    """
+
+    gain: Tensor
+    pull: Tensor
+    weight: Tensor
+    linear: Tensor
+    by_correction: Tensor
+    by_slope: Tensor
+
+    def part(self, rows: slice) -> _Points:
+        return _Points(*(column[rows] for column in self))
+
+
+def _points(
+    head: ScoreHead, x: Tensor, sigma: Tensor | None, weight: Tensor, derivative: Tensor, linear: Tensor
+) -> tuple[_Points, Tensor]:
+    """The coefficients of all points, and the part of the loss that the network has no say in."""
+    scales = head.scales(sigma, x)
+    window, dwindow = head.window(x, scales.width)
+    weight, derivative, linear = (t.to(x).expand(x.shape) for t in (weight, derivative, linear))
+    outer = weight * derivative
+    gain, pull, precision = scales.gain * window, -x / scales.width.square(), scales.width.pow(-2)
+    columns = _Points(gain, pull, weight, linear, outer * scales.gain * dwindow, outer * gain)
+    return columns, -(outer * precision).sum()
+
+
+class _Walk(NamedTuple):
+    """What the walk needs beside the tensors that gradients are for."""
+
+    head: ScoreHead
+    chunk: Callable[..., tuple[Tensor, Tensor, list[Tensor]]]
+    size: int
+    tangent: bool
+    x: Tensor
+    sigma: Tensor | None
+    points: _Points
+
+
+def _parameters(head: ScoreHead) -> list[Tensor]:
     """Weight and bias of each hidden layer, then of the output."""
     return [p for layer in (*head.layers(), head.output) for p in (layer.weight, layer.bias)]
 
 
 class _FusedScoreMatching(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        head: ScoreHead,
-        walk: Callable[..., Any],
-        chunk: int,
-        tangent: bool,
-        context: Tensor,
-        x: Tensor,
-        sigma: Sigma,
-        weight: Tensor,
-        derivative: Tensor,
-        linear: Tensor,
-        *weights: Tensor,
-    ) -> Tensor:
-        needs_context = ctx.needs_input_grad[4]
-        sigmas = sigma.expand(x.shape) if isinstance(sigma, Tensor) else None
-        total = x.new_zeros((), dtype=torch.float64)
-        gradients = [torch.zeros_like(w) for w in weights]
-        by_context = torch.empty_like(context) if needs_context else None
-        for start in range(0, len(x), chunk):
-            part = slice(start, start + chunk)
-            scales = head.scales(sigma if sigmas is None else sigmas[part], x)
-            features, slopes = head.value_features(x[part], scales)
-            embedding = head.embedding(scales).expand(len(features), -1)
-            inputs = torch.cat([context[part], embedding, features], -1)
-            window, dwindow = head.window(x[part], scales.width)
-            loss, by_inputs, by_weights = walk(
-                inputs, slopes, x[part], scales.width, scales.gain, window, dwindow,
-                weight[part], derivative[part], linear[part], weights, head.residual, tangent,
-            )  # fmt: skip
+    def forward(ctx: Any, walk: _Walk, context: Tensor, *parameters: Tensor) -> Tensor:
+        network = _network(walk.head, parameters, walk.sigma is not None)
+        total = context.new_zeros((), dtype=torch.float64)
+        by_parameters = [torch.zeros_like(p) for p in network.parameters()]
+        by_context = torch.empty_like(context)
+        for part in _even(len(walk.x), walk.size):
+            sigma = None if walk.sigma is None else walk.sigma[part]
+            loss, by_context[part], gradients = walk.chunk(
+                walk.head, network, context[part], walk.x[part], sigma, walk.points.part(part), walk.tangent
+            )
             total += loss
-            for gradient, new in zip(gradients, by_weights, strict=True):
-                gradient += new
-            if by_context is not None:
-                by_context[part] = by_inputs @ weights[0][:, : context.shape[-1]]
-        ctx.save_for_backward(by_context, *gradients)
-        return total.to(x.dtype)
+            for sum_, gradient in zip(by_parameters, gradients, strict=True):
+                sum_ += gradient
+        if walk.sigma is None:  # the embedding of no noise is zero, and its columns were left out
+            columns = by_parameters[0].split([context.shape[1], network.on_value.shape[0]], 1)
+            none = columns[0].new_zeros(len(columns[0]), EMBEDDING_FEATURES)
+            by_parameters[0] = torch.cat([columns[0], none, columns[1]], 1)
+        ctx.save_for_backward(by_context, *by_parameters)
+        return total.to(context.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_loss: Tensor) -> tuple[Any, ...]:
-        by_context, *gradients = ctx.saved_tensors
-        by_context = None if by_context is None else by_loss * by_context
-        return (*[None] * 4, by_context, *[None] * 5, *[by_loss * gradient for gradient in gradients])
+        return None, *[by_loss * gradient for gradient in ctx.saved_tensors]
 
 
-def _walk(
-    inputs: Tensor,  # (n, I) context, noise embedding, value features
-    slopes: Tensor,  # (n, M) derivatives of the value features
+class _Network(NamedTuple):
+    """The head's weights as the walk wants them."""
+
+    layers: list[tuple[Tensor, Tensor]]  # weight and bias of each hidden layer
+    output: tuple[Tensor, Tensor]
+    on_value: Tensor  # (V, H) what the first layer does with the features of x, rows contiguous
+
+    def parameters(self) -> list[Tensor]:
+        return [p for layer in (*self.layers, self.output) for p in layer]
+
+
+def _network(head: ScoreHead, parameters: tuple[Tensor, ...], noisy: bool) -> _Network:
+    (weight, bias), *deeper, output = zip(parameters[0::2], parameters[1::2], strict=True)
+    values = weight.shape[1] - head.context_features - EMBEDDING_FEATURES
+    if not noisy:
+        weight = torch.cat([weight[:, : head.context_features], weight[:, -values:]], 1)
+    return _Network([(weight, bias), *deeper], output, weight[:, -values:].T.contiguous())
+
+
+class _Layer(NamedTuple):
+    """What the way back needs of a hidden layer, each ``(n, H)``; the second and fourth only with derivatives."""
+
+    h: Tensor  # activations
+    dh: Tensor | None  # their derivatives by x
+    slope: Tensor  # f'(z) of the activation function
+    curve: Tensor | None  # f''(z) dz
+
+
+def _chunk(
+    head: ScoreHead,
+    network: _Network,
+    context: Tensor,  # (n, C)
     x: Tensor,  # (n,)
-    width: Tensor,  # () or (n,)
-    gain: Tensor,
-    window: Tensor,
-    dwindow: Tensor,
-    weight: Tensor,
-    derivative: Tensor,
-    linear: Tensor,
-    weights: tuple[Tensor, ...],
-    residual: bool,
+    sigma: Tensor | None,  # (n,)
+    points: _Points,  # (n,) each
     tangent: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Loss of a chunk, its gradient by the first layer's sums ``(n, H)``, and by each weight and bias.
+    """Loss of a chunk, its gradient by the contexts ``(n, C)``, and by each weight and bias.
 
-    A tensor with a leading axis of size two holds values and their derivatives by x, one after the other, so that
-    one matrix product serves both; without ``tangent`` the axis has size one.
+    ``z`` are the sums of a layer and ``h`` its activations; ``dz`` and ``dh``, their derivatives by x, exist only
+    with ``tangent``.
     """
-    layers = list(zip(weights[0::2], weights[1::2], strict=True))
-    hidden_layers, (out_weight, out_bias) = layers[:-1], layers[-1]
-    values = slopes.shape[-1]
-
-    # Forward: z are sums, h activations; slot 0 holds values, slot 1 derivatives.
-    first_weight, first_bias = hidden_layers[0]
-    z = torch.addmm(first_bias, inputs, first_weight.T).unsqueeze(0)
-    if tangent:
-        on_value = first_weight[:, -values:].T
-        tangents = slopes * on_value if values == 1 else slopes @ on_value
-        z = torch.stack([z[0], tangents])
-    saved: list[tuple[Tensor, ...]] = []  # a layer: h below, z', h' and h'' by z
-    below = inputs.unsqueeze(0)
-    for index, (layer_weight, layer_bias) in enumerate(hidden_layers):
-        if index > 0:
-            z = (below.flatten(0, 1) @ layer_weight.T).unflatten(0, (-1, len(inputs)))
-            z[0] += layer_bias
-        gate = torch.sigmoid(z[0])
-        gate_slope = gate * (1.0 - gate)
-        last = index == len(hidden_layers) - 1
-        h = gate - 0.5 if last else z[0] * gate
-        slope = gate_slope if last else torch.addcmul(gate, z[0], gate_slope)
+    layers = network.layers
+    inputs, slopes = _inputs(head, context, x, sigma)
+    saved: list[_Layer] = []
+    h, dh = inputs, None
+    for index, (weight, bias) in enumerate(layers):
+        z, dz = torch.addmm(bias, h, weight.T), None
         if tangent:
-            curve = gate_slope * (1.0 - 2.0 * gate)
-            curve = curve if last else torch.addcmul(2.0 * gate_slope, z[0], curve)
-            h = torch.stack([h, slope * z[1]])
-            saved.append((below, slope, curve * z[1]))
+            dz = _times(slopes, network.on_value) if dh is None else dh @ weight.T
+        if index == len(layers) - 1:
+            saved.append(_bounded(z, dz))
         else:
-            h = h.unsqueeze(0)
-            saved.append((below, slope))
-        below = h + below if residual and index > 0 and not last else h
+            saved.append(_silu(z, dz, saved[-1] if head.residual and saved else None))
+        h, dh = saved[-1].h, saved[-1].dh
 
-    correction = below[0] @ out_weight[0] + out_bias
-    score = gain * window * correction - x / width.square()
-    loss = score * (0.5 * score + linear)
-    by_correction = gain * window * weight * (score + linear)
-    by_slope = by_correction
-    if tangent:
-        slope = below[1] @ out_weight[0]
-        loss = loss + derivative * (gain * (window * slope + dwindow * correction) - width.pow(-2))
-        by_correction = by_correction + gain * dwindow * weight * derivative
-        by_slope = gain * window * weight * derivative
-
-    # Backward, the same layers in reverse.
-    tops = torch.stack([by_correction, by_slope]) if tangent else by_correction.unsqueeze(0)  # (2 or 1, n)
-    by_weights = [by_correction.sum().unsqueeze(0), (tops.flatten() @ below.flatten(0, 1)).unsqueeze(0)]
-    by_h = tops.unsqueeze(-1) * out_weight[0]
-    skip: Tensor | None = None
-    for index in reversed(range(len(hidden_layers))):
-        below, slope, *curve_terms = saved[index]
-        if tangent:
-            by_z = by_h * slope
-            by_z[0].addcmul_(by_h[1], curve_terms[0])
-        else:
-            by_z = by_h * slope
-        by_weights.append(by_z[0].sum(0))
+    loss, gradients, by_h, by_dh = _top(network, saved[-1], points)
+    for index in reversed(range(len(layers))):
+        layer, (weight, _) = saved[index], layers[index]
+        by_z, by_dz = by_h * layer.slope, None
+        if by_dh is not None and layer.curve is not None:
+            by_z, by_dz = by_z.addcmul_(by_dh, layer.curve), by_dh * layer.slope
+        gradients.append(by_z.sum(0))
         if index == 0:
-            first = by_z[0].T @ inputs
-            if tangent:
-                first[:, -values:] += by_z[1].T @ slopes
-            by_weights.append(first)
             break
-        flat = by_z.flatten(0, 1)
-        by_weights.append(flat.T @ below.flatten(0, 1))
-        last = index == len(hidden_layers) - 1
-        skip = by_h if residual and not last else None
-        by_h = (flat @ hidden_layers[index][0]).unflatten(0, (-1, len(inputs)))
-        if skip is not None:
-            by_h = by_h + skip
-    return (weight * loss).sum(), by_z[0], by_weights[::-1]
+        below = saved[index - 1]
+        by_weight = by_z.T @ below.h
+        if by_dz is not None and below.dh is not None:
+            by_weight = torch.addmm(by_weight, by_dz.T, below.dh)
+        gradients.append(by_weight)
+        residual = head.residual and index < len(layers) - 1
+        by_h = torch.addmm(by_h, by_z, weight) if residual else by_z @ weight
+        if by_dh is not None and by_dz is not None:
+            by_dh = torch.addmm(by_dh, by_dz, weight) if residual else by_dz @ weight
+    by_weight = by_z.T @ inputs
+    if by_dz is not None:
+        by_weight[:, inputs.shape[1] - slopes.shape[1] :] += by_dz.T @ slopes
+    gradients.append(by_weight)
+    return loss, by_z @ layers[0][0][:, : context.shape[1]], gradients[::-1]
 
 
-@lru_cache(maxsize=1)
-def _compiled_walk() -> Callable[..., Any]:
-    """The compiled walk, or the plain one (with one warning) where compilation fails on this machine."""
-    compiled = torch.compile(_walk, dynamic=False)
+def _inputs(head: ScoreHead, context: Tensor, x: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What the first layer reads, ``(n, I)``, and the derivative by x of its last columns, ``(n, V)``."""
+    scales = head.scales(sigma, x)
+    features, slopes = head.value_features(x, scales)
+    noise = () if sigma is None else (head.embedding(scales),)
+    return torch.cat([context, *noise, features], -1), slopes
+
+
+def _times(slopes: Tensor, on_value: Tensor) -> Tensor:
+    return slopes * on_value if len(on_value) == 1 else slopes @ on_value
+
+
+def _silu(z: Tensor, dz: Tensor | None, below: _Layer | None) -> _Layer:
+    """A hidden layer :math:`h = z g`, :math:`g` the logistic function of :math:`z`, added to the one below."""
+    gate = torch.sigmoid(z)
+    rest = 1.0 - gate
+    h = z * gate
+    slope = torch.addcmul(gate, h, rest)  # f' = g + h (1 - g)
+    dh = curve = None
+    if dz is not None:
+        dh = slope * dz
+        curve = torch.sub(2.0 * slope, h).mul_(rest).mul_(dz)  # f'' = (1 - g) (2 f' - h)
+    if below is not None:
+        h = h + below.h
+        dh = None if dh is None or below.dh is None else dh + below.dh
+    return _Layer(h, dh, slope, curve)
+
+
+def _bounded(z: Tensor, dz: Tensor | None) -> _Layer:
+    """The last hidden layer; its activation :math:`g - \tfrac12` leaves the half to the output's bias."""
+    gate = torch.sigmoid(z)
+    slope = torch.addcmul(gate, gate, gate, value=-1.0)  # f' = g (1 - g)
+    if dz is None:
+        return _Layer(gate, None, slope, None)
+    dh = slope * dz
+    return _Layer(gate, dh, slope, dh * (1.0 - 2.0 * gate))  # f'' = f' (1 - 2 g)
+
+
+def _top(network: _Network, top: _Layer, points: _Points) -> tuple[Tensor, list[Tensor], Tensor, Tensor | None]:
+    """The loss, its gradients by the output's bias and weight, and by the last activations, ``(n, H)`` each."""
+    weight, bias = network.output[0][0], network.output[1]  # (H,), (1,)
+    correction = top.h @ weight + (bias - 0.5 * weight.sum())
+    score = torch.addcmul(points.pull, points.gain, correction)
+    loss = points.weight * score * (0.5 * score + points.linear)
+    by_correction = points.weight * points.gain * (score + points.linear)
+    if top.dh is None:
+        by_weight = by_correction @ top.h
+    else:
+        loss = loss + points.by_correction * correction + points.by_slope * (top.dh @ weight)
+        by_correction = by_correction + points.by_correction
+        by_weight = by_correction @ top.h + points.by_slope @ top.dh
+    by_bias = by_correction.sum()
+    by_dh = None if top.dh is None else points.by_slope[:, None] * weight
+    return loss.sum(), [by_bias[None], (by_weight - 0.5 * by_bias)[None]], by_correction[:, None] * weight, by_dh
+
+
+def _blocks(
+    head: ScoreHead,
+    network: _Network,
+    context: Tensor,
+    x: Tensor,
+    sigma: Tensor | None,
+    points: _Points,
+    tangent: bool,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The same as :func:`_chunk`, in blocks: compiled, the calls between them cost nothing."""
+    losses, by_contexts, gradients = [], [], []
+    for part in _even(len(x), _BLOCK):
+        noise = None if sigma is None else sigma[part]
+        loss, by_context, new = _chunk(head, network, context[part], x[part], noise, points.part(part), tangent)
+        losses.append(loss)
+        by_contexts.append(by_context)
+        gradients.append(new)
+    return sum(losses[1:], losses[0]), torch.cat(by_contexts), [sum(g[1:], g[0]) for g in zip(*gradients, strict=True)]
+
+
+def _even(count: int, largest: int) -> list[slice]:
+    """Slices of even size, none larger than asked for."""
+    size = -(-count // -(-count // largest)) if count else 1
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+@lru_cache
+def _compiled_chunk(device_type: str) -> Callable[..., Any]:
+    """The compiled chunk, or the plain one (with one warning) where compilation fails on this machine."""
+    on_cpu = device_type == "cpu"
+    compiled = torch.compile(_blocks if on_cpu else _chunk, dynamic=False, options={"cpp_wrapper": on_cpu})
     broken = False
 
-    def walk(*arguments: Any) -> Any:
+    def chunk(*arguments: Any) -> Any:
         nonlocal broken
         if not broken:
             try:
@@ -216,6 +321,17 @@ def _compiled_walk() -> Callable[..., Any]:
                 broken = True
                 cause = str(error).strip().splitlines()[0]
                 warnings.warn(f"torch.compile does not work here, going on without it: {cause}", stacklevel=2)
-        return _walk(*arguments)
+        return _chunk(*arguments)
 
-    return walk
+    return chunk
+
+
+@lru_cache(maxsize=1)
+def _keep_freed_memory() -> None:
+    """Let the C library keep what a chunk frees for the next one.
+
+    glibc hands large freed blocks back to the system, and every chunk pays for its pages anew: more than half of an
+    eager step. Its threshold for that adapts to the largest block ever freed (mallopt(3), M_MMAP_THRESHOLD); this
+    one is never touched, so it takes no memory.
+    """
+    torch.empty(_KEPT_BYTES, dtype=torch.uint8)

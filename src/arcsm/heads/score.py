@@ -18,7 +18,8 @@ FLAT_SPAN = 10.0
 #: ... and from here on none: the score is exactly that of a Gaussian.
 FULL_SPAN = 20.0
 
-_EMBEDDING_FEATURES = 5
+#: Numbers that tell the network the noise level.
+EMBEDDING_FEATURES = 5
 
 
 class Scales(NamedTuple):
@@ -92,7 +93,7 @@ class ScoreHead(Head):
         frequencies = torch.exp(steps * math.log(self.max_frequency)) / self.data_std
         self.register_buffer("frequencies", frequencies.to(torch.get_default_dtype()), persistent=False)
 
-        inputs = context_features + _EMBEDDING_FEATURES + 1 + 2 * sinusoids
+        inputs = context_features + EMBEDDING_FEATURES + 1 + 2 * sinusoids
         sizes = (inputs, *hidden_features)
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         self.output = nn.Linear(hidden_features[-1], 1)
@@ -169,7 +170,7 @@ class ScoreHead(Head):
     def _split_input_weight(self) -> tuple[Tensor, Tensor, Tensor]:
         """Columns of the first layer for the context, the noise level and the value."""
         value = 1 + 2 * self.sinusoids
-        split = torch.split(self.layers()[0].weight, [self.context_features, _EMBEDDING_FEATURES, value], 1)
+        split = torch.split(self.layers()[0].weight, [self.context_features, EMBEDDING_FEATURES, value], 1)
         return split[0], split[1], split[2]
 
     def project(self, context: Tensor) -> Tensor:
