@@ -451,3 +451,22 @@ def test_impossible_arguments_are_refused(call: Callable[[ScoreFunction], object
     with pytest.raises(ValueError, match=message) as error:
         call(normal)
     assert "\n" not in str(error.value)
+
+
+def test_error_falls_with_the_sixth_power_of_the_cells_or_faster() -> None:
+    mixtures = Mixtures(*(torch.tensor([row], dtype=FLOAT64) for row in ([0.4, 0.6], [-1.0, 1.3], [0.9, 0.8])))
+    errors = []
+    for nodes in (41, 81):
+        x = torch.linspace(-9.0, 9.0, nodes, dtype=FLOAT64)[None]
+        density = from_nodes(x, *mixtures.score(x, torch.tensor([0])))
+        errors.append(float((density.log_prob(x) - mixtures.log_prob(x)).abs()[:, 10:-10].max()))
+    assert errors[0] > 64.0 * errors[1] > 0.0
+
+
+def test_a_score_of_degree_five_is_integrated_exactly_on_uneven_nodes() -> None:
+    x = torch.tensor([[-2.0, -1.1, -0.9, 0.3, 1.4, 1.6, 2.5]], dtype=FLOAT64)
+    density = from_nodes(x, -(x**5) - x, -5.0 * x**4 - 1.0)
+    expected = -(x**6) / 6.0 - x**2 / 2.0
+    inner = slice(1, -1)  # the outer cells know one neighbour less
+    step = density.energy[:, inner].diff() - expected[:, inner].diff()
+    torch.testing.assert_close(step, torch.zeros_like(step), atol=1e-12, rtol=0.0)

@@ -1,13 +1,15 @@
 """One-dimensional integration of densities that are known by their score alone.
 
 A conditional gives :math:`s = E'` and :math:`s' = E''` at any point; wanted are :math:`\\log \\int e^E`, the CDF, its
-inverse and moments. Nodes are placed adaptively. Over a cell of width :math:`h` the score is the cubic that has the
-right value and slope at both ends, so that the log density is a quartic and
+inverse and moments. Nodes are placed adaptively. Over a cell of width :math:`h` the score is the quintic that has the
+right value, slope and second derivative at both ends, so that the log density is of degree six and
 
-.. math:: E(x_{i+1}) - E(x_i) = \\tfrac{h}{2}(s_i + s_{i+1}) + \\tfrac{h^2}{12}(s'_i - s'_{i+1}) + O(h^5),
+.. math:: E(x_{i+1}) - E(x_i) = \\tfrac{h}{2}(s_i + s_{i+1}) + \\tfrac{h^2}{10}(s'_i - s'_{i+1})
+    + \\tfrac{h^3}{120}(s''_i + s''_{i+1}) + O(h^7),
 
-exact for Gaussians at any width. Its exponential is integrated without evaluating the score again, so the number of
-nodes depends on how the score bends, not on how fast the density falls.
+exact for Gaussians at any width. The second derivatives cost no evaluation: they follow from the values and slopes at
+three neighbouring nodes. The exponential is integrated without evaluating the score again, so the number of nodes
+depends on how the score bends, not on how fast the density falls.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ _NEW_NODES = 12  # nodes added to a row at a time: four cells split in four whil
 _COARSE_NODES = 36
 _WIDEST_CELL = 0.8  # standard deviations; a wider cell with mass in it might hide a narrow mode
 _LARGEST_GRADING = 32.0  # a cell twice as wide as its neighbour may be wrong by 2^5 times as much
+_NARROWEST = 1e-3  # of two neighbours' width: a cell narrower than that has no say in the other's shape
 _LARGEST_EXPONENT = 60.0  # a cell's interior may rise this far above all nodes before it is cut
 
 
@@ -44,6 +47,7 @@ class PiecewiseDensity:
         x: Nodes, ``(N, K)``, ascending.
         s: Scores at the nodes, ``(N, K)``.
         ds: Their derivatives, ``(N, K)``.
+        dds: Their second derivatives, estimated from the neighbours, ``(N, K)``.
         energy: Log density at the nodes up to a constant, ``(N, K)``, with its maximum at zero.
         cells: Mass of each cell in the same scale, ``(N, K - 1)``.
         tails: Mass left of the first and right of the last node, ``(N, 2)``.
@@ -56,6 +60,7 @@ class PiecewiseDensity:
     x: Tensor
     s: Tensor
     ds: Tensor
+    dds: Tensor
     energy: Tensor
     cells: Tensor
     tails: Tensor
@@ -116,7 +121,7 @@ class PiecewiseDensity:
     def mean_and_variance(self) -> tuple[Tensor, Tensor]:
         """The first two moments, each ``(N,)``; the tails beyond the nodes count as sitting on the outer nodes."""
         energy, width = self.energy[:, :-1], self.x.diff(dim=1)
-        polynomial = _polynomial(width, self.s, self.ds)
+        polynomial = _polynomial(width, self.s, self.ds, self.dds)
         first = second = torch.zeros_like(self.log_mass)
         ends = ((0.0, _KRONROD_END), (1.0, _KRONROD_END))
         for point, weight in (*ends, *zip(_POINTS, _KRONROD, strict=True)):
@@ -142,7 +147,7 @@ class PiecewiseDensity:
 
     def _polynomial(self, cell: Tensor) -> tuple[Tensor, ...]:
         width = self.x.gather(1, cell + 1) - self.x.gather(1, cell)
-        ends = [torch.stack([t.gather(1, cell), t.gather(1, cell + 1)], -1) for t in (self.s, self.ds)]
+        ends = [torch.stack([t.gather(1, cell), t.gather(1, cell + 1)], -1) for t in (self.s, self.ds, self.dds)]
         return tuple(p.squeeze(-1) for p in _polynomial(width.unsqueeze(-1), *ends))
 
     def _cumulative(self) -> Tensor:
@@ -244,16 +249,46 @@ def from_nodes(x: Tensor, s: Tensor, ds: Tensor) -> PiecewiseDensity:
 # The formulas -------------------------------------------------------------------------------------------------------
 
 
-def _polynomial(width: Tensor, s: Tensor, ds: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Coefficients of t, t^2, t^3, t^4 of the rise of the log density over cells, each ``(*, K - 1)``."""
-    a, b = width * s[..., :-1], width * s[..., 1:]
-    p, q = width.square() * ds[..., :-1], width.square() * ds[..., 1:]
-    return a, 0.5 * p, (b - a) - (2.0 * p + q) / 3.0, 0.5 * (a - b) + 0.25 * (p + q)
+def _second_derivative(width: Tensor, s: Tensor, ds: Tensor) -> Tensor:
+    """Second derivatives of the score at the nodes, ``(N, K)``.
+
+    At an inner node that of the quintic with the right values and slopes there and at both neighbours; at the outer
+    two, and beside a cell that is far narrower than its neighbour, that of the cubic of the (wider) cell. The cubics
+    left and right of a node have second derivatives that differ by q and third derivatives that differ by t; from
+    that follow the fourth and fifth derivatives, and what they add to the second.
+    """
+    h = torch.where(width > 0.0, width, 1.0)
+    mean = s.diff(dim=1) / h
+    after = (6.0 * mean - 4.0 * ds[:, :-1] - 2.0 * ds[:, 1:]) / h  # of a cell's cubic at its left end
+    before = (2.0 * ds[:, :-1] + 4.0 * ds[:, 1:] - 6.0 * mean) / h  # and at its right end
+    third = (6.0 * (ds[:, :-1] + ds[:, 1:]) - 12.0 * mean) / h.square()
+    left, right = h[:, :-1], h[:, 1:]
+    both = left + right
+    a, b = left / both, right / both
+    q, t = after[:, 1:] - before[:, :-1], both * third.diff(dim=1)
+    fourth = 20.0 * b**2 * ((a**3 + b**3) * t / 30.0 + 0.15 * (b - a) * q)
+    fifth = -8.0 * b**3 * (0.5 * q + (b - a) * t / 12.0)
+    wider = torch.where(width[:, 1:] > width[:, :-1], after[:, 1:], before[:, :-1])
+    graded = torch.minimum(width[:, :-1], width[:, 1:]) > _NARROWEST * both
+    inner = torch.where(graded, after[:, 1:] + fourth + fifth, wider)
+    return torch.cat([after[:, :1], inner, before[:, -1:]], 1)
+
+
+def _polynomial(width: Tensor, s: Tensor, ds: Tensor, dds: Tensor) -> tuple[Tensor, ...]:
+    """Coefficients of t to t^6 of the rise of the log density over cells, each ``(*, K - 1)``."""
+    (a, b), (p, q), (u, v) = (
+        (f[..., :-1] * width**order, f[..., 1:] * width**order) for order, f in ((1, s), (2, ds), (3, dds))
+    )
+    rise = b - a
+    third = 10.0 * rise - 6.0 * p - 4.0 * q - 1.5 * u + 0.5 * v
+    fourth = -15.0 * rise + 8.0 * p + 7.0 * q + 1.5 * u - v
+    fifth = 6.0 * rise - 3.0 * (p + q) + 0.5 * (v - u)
+    return a, p / 2.0, u / 6.0, third / 4.0, fourth / 5.0, fifth / 6.0
 
 
 def _rise(polynomial: tuple[Tensor, ...], t: Tensor | float) -> Tensor:
-    a, b, c, d = polynomial
-    return t * (a + t * (b + t * (c + t * d)))
+    a, b, c, d, e, f = polynomial
+    return t * (a + t * (b + t * (c + t * (d + t * (e + t * f)))))
 
 
 def _exp(x: Tensor) -> Tensor:
@@ -305,7 +340,8 @@ def _assess(x: Tensor, s: Tensor, ds: Tensor, anchor: Tensor | None, tol: float)
     """The densities on the nodes at hand, and how much each cell contributes to the error, ``(N, K - 1)``."""
     x, s, ds = x.double(), s.double(), ds.double()
     width = x.diff(dim=1)
-    polynomial = _polynomial(width, s, ds)
+    dds = _second_derivative(width, s, ds)
+    polynomial = _polynomial(width, s, ds, dds)
     steps = sum(polynomial)
     energy = torch.cat([torch.zeros_like(x[:, :1]), torch.as_tensor(steps).cumsum(1)], 1)
     energy = energy - energy.detach().amax(1, keepdim=True)
@@ -323,21 +359,21 @@ def _assess(x: Tensor, s: Tensor, ds: Tensor, anchor: Tensor | None, tol: float)
         error = indicator.sum(1)
         converged = (error <= tol) & log_mass.isfinite()
     evaluations = torch.full_like(converged, x.shape[1], dtype=torch.long)
-    return PiecewiseDensity(x, s, ds, energy, cells, tails, log_mass, error, converged, evaluations), indicator
+    return PiecewiseDensity(x, s, ds, dds, energy, cells, tails, log_mass, error, converged, evaluations), indicator
 
 
 def _step_doubt(width: Tensor, s: Tensor, ds: Tensor) -> Tensor:
     """How far the step of the log density over each cell may be off, in nats, ``(N, K - 1)``.
 
     The rise of the score over a cell should be the mean of the slopes at its ends. By how much it is not says how
-    little the cell is understood; where it is understood well, the rule is better than that by one more order.
+    little the cell is understood; where it is understood well, the rule is better than that by two more orders.
     """
     rise = s.diff(dim=1)
     slopes = width * 0.5 * (ds[:, :-1] + ds[:, 1:])
     gap = (rise - slopes).abs()
     size = rise.abs() + width * 0.5 * (ds[:, :-1].abs() + ds[:, 1:].abs())
     relative = (gap / size.clamp(min=1e-300)).clamp(max=1.0)
-    doubt = width * gap * relative.sqrt() * (0.2 + 0.3 * (5.0 * relative).clamp(max=1.0))
+    doubt = 0.3 * width * gap * relative
     # where the gap changes sign a cell may look flawless by chance: no cell is better than its neighbours allow
     ratio = (width[:, 1:] / width[:, :-1].clamp(min=1e-300)).pow(5)
     from_left = doubt[:, :-1] * ratio.clamp(max=_LARGEST_GRADING)
