@@ -453,14 +453,14 @@ def test_impossible_arguments_are_refused(call: Callable[[ScoreFunction], object
     assert "\n" not in str(error.value)
 
 
-def test_error_falls_with_the_sixth_power_of_the_cells_or_faster() -> None:
+def test_error_falls_faster_than_the_fifth_power_of_the_cells() -> None:
     mixtures = Mixtures(*(torch.tensor([row], dtype=FLOAT64) for row in ([0.4, 0.6], [-1.0, 1.3], [0.9, 0.8])))
     errors = []
-    for nodes in (41, 81):
+    for nodes in (81, 161):
         x = torch.linspace(-9.0, 9.0, nodes, dtype=FLOAT64)[None]
         density = from_nodes(x, *mixtures.score(x, torch.tensor([0])))
-        errors.append(float((density.log_prob(x) - mixtures.log_prob(x)).abs()[:, 10:-10].max()))
-    assert errors[0] > 64.0 * errors[1] > 0.0
+        errors.append(float((density.log_prob(x) - mixtures.log_prob(x)).abs().max()))
+    assert errors[0] > 32.0 * errors[1] > 0.0
 
 
 def test_a_score_of_degree_five_is_integrated_exactly_on_uneven_nodes() -> None:
