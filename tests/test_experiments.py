@@ -54,3 +54,25 @@ def test_the_list_and_unknown_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli._run(["reproduce", "mnist-mad"]) == 1
     assert "did you mean mnist-made" in capsys.readouterr().err
     assert cli._run(["reproduce", "mnist-made", "--preset", "huge"]) == 2
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "mnist-made"])
+def test_every_experiment_runs_at_smoke_size_and_goes_on_where_it_stopped(
+    name: str, small_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mnist").symlink_to(small_mnist)
+    monkeypatch.setenv("ARCSM_DATA", str(tmp_path / "data"))
+    work = tmp_path / "runs"
+    command = ["reproduce", name, "--preset", "smoke", "--out", str(tmp_path / "results"), "--work", str(work)]
+    assert cli._run([*command, "--device", "cpu"]) == 0
+    record = json.loads((tmp_path / "results" / name / "smoke.json").read_text())
+    assert record["metrics"]
+    assert "NaN" not in json.dumps(record)
+    pictures = list((tmp_path / "results" / name).glob("*.png"))
+    assert pictures
+    assert all(picture.with_suffix(".svg").stat().st_size > 1000 for picture in pictures)
+    cells = {path: path.stat().st_mtime_ns for path in work.rglob("*.json")}
+    assert cells
+    assert cli._run([*command, "--device", "cpu", "--force"]) == 0
+    assert cells == {path: path.stat().st_mtime_ns for path in work.rglob("*.json")}

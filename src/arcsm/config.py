@@ -106,11 +106,11 @@ def parse_config(text: str, source: str, changes: Sequence[str] = ()) -> RunConf
     if not isinstance(tree, dict):
         raise ValueError(f"{source}: expected keys name, data, model and train")
     for change in changes:
-        _apply(tree, change)
+        apply_change(tree, change)
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(f"{source}: {_first_error(error, RunConfig)}") from error
+        raise ValueError(f"{source}: {first_error(error, RunConfig)}") from error
 
 
 def dump_config(config: RunConfig) -> str:
@@ -118,7 +118,7 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def _apply(tree: dict[str, Any], change: str) -> None:
+def apply_change(tree: dict[str, Any], change: str) -> None:
     """Put one ``key.path=value`` into a tree of settings."""
     key, equals, value = change.partition("=")
     if not equals or not key:
@@ -145,7 +145,7 @@ def _validate(name: str, schema: type[BaseModel], values: dict[str, Any]) -> Non
     try:
         schema.model_validate(values)
     except ValidationError as error:
-        raise ValueError(f"{name}.{_first_error(error, schema)}") from error
+        raise ValueError(f"{name}.{first_error(error, schema)}") from error
 
 
 def _schema(kind: type[Any], omit: str | None) -> type[BaseModel]:
@@ -160,7 +160,7 @@ def _schema(kind: type[Any], omit: str | None) -> type[BaseModel]:
     return create_model(f"{kind.__name__}Schema", __config__=ConfigDict(extra="forbid"), **fields)
 
 
-def _first_error(error: ValidationError, schema: type[BaseModel]) -> str:
+def first_error(error: ValidationError, schema: type[BaseModel]) -> str:
     """The first thing that is wrong, as ``key.path: what``."""
     first = error.errors(include_url=False)[0]
     location = [str(part) for part in first["loc"]]

@@ -15,13 +15,18 @@ import torch
 from torch import Tensor
 
 from arcsm.conditionals import Accuracy, Conditionals
+from arcsm.fields import (
+    Projections,
+    denoising_score_matching,
+    exact_score_matching,
+    sliced_score_matching,
+)
 from arcsm.fused import fused_score_matching
 from arcsm.heads import NormalisedHead, ScoreHead
 from arcsm.model import AutoregressiveModel
 
 Mix = float | Literal["auto"]
 Weighting = Literal["natural", "sigma2"]
-Projections = Literal["gaussian", "rademacher", "sphere"]
 
 _AUTO_BINS = 5  # noise levels at which the mix is chosen
 _AUTO_POINTS = 8192  # points of a batch that it is chosen from
@@ -125,10 +130,9 @@ def dsm(
         raise ValueError(f"sigma: expected a positive number, got {sigma}")
     noise = _randn_like(z, generator)
     field = _field(model, z + sigma * noise, condition, joint, None if model.noise is None else sigma)[0]
-    return 0.5 * (field + noise / sigma).square().sum(-1).mean()
+    return denoising_score_matching(field, noise, sigma)
 
 
-@torch.enable_grad()
 def ssm(
     model: AutoregressiveModel,
     x: Tensor,
@@ -160,20 +164,10 @@ def ssm(
     References:
         Sliced Score Matching (Song, Garg, Shi and Ermon, 2019), https://arxiv.org/abs/1905.07088
     """
-    if slices < 1:
-        raise ValueError(f"slices: expected at least 1, got {slices}")
     field, z = _field_at_smallest_noise(model, x, condition, generator, joint)
-    total = z.new_zeros(())
-    for _ in range(slices):
-        v = _projection(z, projections, generator)
-        along = (v * field).sum(-1)  # (B,)
-        curvature = (torch.autograd.grad(along.sum(), z, create_graph=True)[0] * v).sum(-1)
-        square = field.square().sum(-1) if variance_reduced else along.square()
-        total = total + (curvature + 0.5 * square).mean()
-    return total / slices
+    return sliced_score_matching(field, z, slices, projections, variance_reduced, generator)
 
 
-@torch.enable_grad()
 def sm(
     model: AutoregressiveModel,
     x: Tensor,
@@ -191,10 +185,7 @@ def sm(
         Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005)
     """
     field, z = _field_at_smallest_noise(model, x, condition, generator, joint)
-    trace = z.new_zeros(len(z))
-    for d in range(model.features):
-        trace = trace + torch.autograd.grad(field[:, d].sum(), z, create_graph=True)[0][:, d]
-    return (0.5 * field.square().sum(-1) + trace).mean()
+    return exact_score_matching(field, z)
 
 
 def mle(
@@ -357,16 +348,3 @@ def _field(
             raise ValueError(f"joint: the joint score needs a normalised head, got a {type(model.head).__name__}")
         log_prob = model.head.log_density(projection, z, sigma).sum()
         return torch.autograd.grad(log_prob, z, create_graph=True)[0], z
-
-
-def _projection(z: Tensor, law: Projections, generator: torch.Generator | None) -> Tensor:
-    """Random directions of covariance one, ``(B, D)``."""
-    if law == "rademacher":
-        bits = torch.randint(0, 2, z.shape, generator=generator, device=z.device)
-        return bits.to(z.dtype) * 2.0 - 1.0
-    v = _randn_like(z, generator)
-    if law == "gaussian":
-        return v
-    if law == "sphere":
-        return v / v.norm(dim=-1, keepdim=True) * math.sqrt(z.shape[-1])
-    raise ValueError(f'projections: expected "gaussian", "rademacher" or "sphere", got {law!r}')

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from arcsm.metrics import Uniformity
 
-_BLUE, _ORANGE, _GREY = "#2a6f97", "#e07a1f", "#8a8f98"
+BLUE, ORANGE, GREY = "#2a6f97", "#e07a1f", "#8a8f98"
 
 
 def training_curve(history: Sequence[dict[str, float]]) -> Figure:
@@ -21,9 +21,9 @@ def training_curve(history: Sequence[dict[str, float]]) -> Figure:
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axes = figure.add_subplot()
     steps = [row["step"] for row in history]
-    axes.plot(steps, [row["loss"] for row in history], color=_GREY, label="training (running mean)")
+    axes.plot(steps, [row["loss"] for row in history], color=GREY, label="training (running mean)")
     if all("valid" in row for row in history):
-        axes.plot(steps, [row["valid"] for row in history], color=_BLUE, label="validation")
+        axes.plot(steps, [row["valid"] for row in history], color=BLUE, label="validation")
     # the first steps are orders of magnitude above the rest: show where the curve ends
     values = np.array([row.get("valid", row["loss"]) for row in history])
     low, high = float(values.min()), float(np.quantile(values, 0.9))
@@ -32,7 +32,7 @@ def training_curve(history: Sequence[dict[str, float]]) -> Figure:
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("objective")
     axes.legend(frameon=False)
-    _open_frame(axes)
+    open_frame(axes)
     return figure
 
 
@@ -43,14 +43,14 @@ def pit_histogram(u: Tensor, uniformity: Uniformity) -> Figure:
     axes = figure.add_subplot()
     values = u.flatten().cpu().numpy()
     chance = 1.96 * np.sqrt(bins / max(1, len(values)))
-    axes.axhspan(1.0 - chance, 1.0 + chance, color=_ORANGE, alpha=0.25, label="95 % of chance")
-    axes.hist(values, bins=bins, range=(0.0, 1.0), density=True, color=_BLUE, alpha=0.85)
-    axes.axhline(1.0, color=_ORANGE, linewidth=1.0)
+    axes.axhspan(1.0 - chance, 1.0 + chance, color=ORANGE, alpha=0.25, label="95 % of chance")
+    axes.hist(values, bins=bins, range=(0.0, 1.0), density=True, color=BLUE, alpha=0.85)
+    axes.axhline(1.0, color=ORANGE, linewidth=1.0)
     axes.set_xlabel(r"$F(x_d \mid x_{<d})$ of held-out values")
     axes.set_ylabel("density")
     axes.set_title(f"KS distance {uniformity.statistic:.4f}, n = {uniformity.count:,}", fontsize=10)
     axes.legend(frameon=False, loc="lower center")
-    _open_frame(axes)
+    open_frame(axes)
     return figure
 
 
@@ -68,7 +68,7 @@ def plane(
     extent = (float(low[0]), float(high[0]), float(low[1]), float(high[1]))
     for index, (title, rows) in enumerate((("data", real), ("samples", samples))):
         axes = figure.add_subplot(1, 3, index + 1)
-        axes.scatter(rows[:4000, 0].cpu(), rows[:4000, 1].cpu(), s=1.5, alpha=0.4, color=_BLUE, linewidths=0)
+        axes.scatter(rows[:4000, 0].cpu(), rows[:4000, 1].cpu(), s=1.5, alpha=0.4, color=BLUE, linewidths=0)
         _frame_plane(axes, extent, title, columns)
     axes = figure.add_subplot(1, 3, 3)
     axes.imshow(density, origin="lower", extent=extent, aspect="auto", cmap="magma", interpolation="bilinear")
@@ -87,13 +87,13 @@ def marginals(real: Tensor, samples: Tensor, columns: Sequence[str]) -> Figure:
         values = real[:, index].cpu().numpy()
         low, high = (float(q) for q in np.quantile(values, [0.002, 0.998]))
         edges = np.linspace(low, high if high > low else low + 1.0, 30).tolist()
-        axes.hist(values, bins=edges, density=True, color=_GREY, alpha=0.6, label="real")
+        axes.hist(values, bins=edges, density=True, color=GREY, alpha=0.6, label="real")
         axes.hist(
-            samples[:, index].cpu().numpy(), bins=edges, density=True, histtype="step", color=_BLUE, label="samples"
+            samples[:, index].cpu().numpy(), bins=edges, density=True, histtype="step", color=BLUE, label="samples"
         )
         axes.set_title(str(columns[index]), fontsize=9)
         axes.tick_params(labelsize=7)
-        _open_frame(axes)
+        open_frame(axes)
         if index == 0:
             axes.legend(frameon=False, fontsize=7)
     return figure
@@ -111,7 +111,7 @@ def as_data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-def _open_frame(axes: object) -> None:
+def open_frame(axes: object) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)  # type: ignore[attr-defined]
 

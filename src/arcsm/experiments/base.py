@@ -1,21 +1,30 @@
-"""What every experiment shares: presets, a record of where a result comes from, and files written in one step."""
+"""What every experiment shares: presets, cells that a stopped run need not do again, and records of where a result
+comes from."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy
 import torch
+from matplotlib.figure import Figure
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 import arcsm
 from arcsm.checkpoint import write_text
-from arcsm.config import RunConfig
+from arcsm.config import apply_change, first_error
+from arcsm.files import atomic_path
+from arcsm.model import resolve_device
+from arcsm.progress import track
 
 Preset = Literal["smoke", "cpu", "paper"]
 PRESETS: Sequence[Preset] = ("smoke", "cpu", "paper")
@@ -37,22 +46,121 @@ class Experiment:
     run: Callable[[Preset, Path, Path, Sequence[str], str], dict[str, Any]]
 
 
+class Settings(BaseModel):
+    """What an experiment can be told; each has its own on top. Unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seeds: int = 1
+    first_seed: int = 0
+
+    def all_seeds(self) -> range:
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass
+class Study(Generic[S]):
+    """One run of an experiment made of many small cells, each done once and kept.
+
+    Attributes:
+        name: The experiment's.
+        preset: One of :data:`PRESETS`.
+        settings: What it was told.
+        device: Where to run.
+        out: Folder of the results.
+        work: Folder of the cells.
+    """
+
+    name: str
+    preset: Preset
+    settings: S
+    device: torch.device
+    out: Path
+    work: Path
+    seconds: float = field(default=0.0, init=False)
+
+    def each(self, cells: Mapping[str, Callable[[], dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+        """The results of all cells; those that an earlier run with the same settings finished are read, not done."""
+        found = {}
+        with track(self.name, len(cells), True) as advance:
+            for name, compute in cells.items():
+                found[name] = self.once(name, compute)
+                advance()
+        return found
+
+    def once(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The result of a cell, JSON-ready, computed at most once."""
+        described = json.dumps([name, self.settings.model_dump(mode="json"), arcsm.__version__], sort_keys=True)
+        slug = re.sub(r"[^a-z0-9.]+", "-", name.lower())
+        path = self.work / f"{slug}-{hashlib.sha256(described.encode()).hexdigest()[:12]}.json"
+        if not path.is_file():
+            begun = time.monotonic()
+            result = compute()
+            write_text(path, json.dumps({"seconds": time.monotonic() - begun, "result": result}))
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        self.seconds += kept["seconds"]
+        return dict(kept["result"])
+
+    def generator(self, seed: int, purpose: int = 0) -> torch.Generator:
+        """Randomness for a purpose, on the device."""
+        return torch.Generator(self.device).manual_seed(1_000_003 * seed + purpose)
+
+    def figure(self, figure: Figure, suffix: str = "") -> str:
+        """Write a figure beside the record as PNG and SVG; returns the name of the PNG."""
+        stem = f"{self.preset}-{suffix}" if suffix else self.preset
+        for kind in ("png", "svg"):
+            target = self.out / self.name / f"{stem}.{kind}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(target) as temporary:
+                # no date and no random ids: the same figure is the same file
+                figure.savefig(temporary, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)
+        return f"{stem}.png"
+
+
+def study(name: str, about: str, presets: Mapping[Preset, S], body: Callable[[Study[S]], dict[str, Any]]) -> Experiment:
+    """An experiment from its presets and a body that turns a :class:`Study` into metrics."""
+
+    def run(preset: Preset, out: Path, work: Path, changes: Sequence[str], device: str) -> dict[str, Any]:
+        settings = changed(presets[preset], changes)
+        current = Study(name, preset, settings, resolve_device(device), out, work / f"{name}-{preset}")
+        metrics = body(current)
+        path = result_path(out, name, preset)
+        return write_record(path, settings.model_dump(mode="json"), settings.first_seed, metrics, current.seconds)
+
+    return Experiment(name, about, run)
+
+
+def changed(settings: S, changes: Sequence[str]) -> S:
+    """Settings with ``KEY=VALUE`` changes; ``train.seed``, which the command's ``--seed`` sets, is the first seed.
+
+    Raises:
+        ValueError: for an unknown key or a wrong value.
+    """
+    tree = settings.model_dump(mode="json")
+    for change in changes:
+        apply_change(tree, re.sub(r"^train\.seed=", "first_seed=", change))
+    try:
+        return type(settings).model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(f"--set {first_error(error, type(settings))}") from error
+
+
 def result_path(out: Path, name: str, preset: Preset) -> Path:
     """Where the record of an experiment goes."""
     return out / name / f"{preset}.json"
 
 
-def write_record(path: Path, config: RunConfig, metrics: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Write metrics with all that is needed to get them again.
-
-    The configuration leaves out where the data lie: that belongs to a machine, not to a result.
-    """
-    described = config.model_dump(mode="json")
-    described["data"].pop("path", None)
+def write_record(
+    path: Path, config: Mapping[str, Any], seed: int, metrics: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    """Write metrics with all that is needed to get them again."""
     record = {
         "metrics": metrics,
-        "config": described,
-        "seed": config.train.seed,
+        "config": config,
+        "seed": seed,
         "seconds": round(seconds, 1),
         "versions": {
             "arcsm": arcsm.__version__,

@@ -54,7 +54,9 @@ def run(preset: Preset, out: Path, work: Path, changes: Sequence[str], device: s
     }
     real = sample_picture(dataset.dequantised(dataset.test[:_GRID], config.train.seed), dataset.metadata)
     _write(path.with_name(f"{preset}-test-digits.png"), real)
-    return write_record(path, config, metrics, trained.seconds)
+    described = config.model_dump(mode="json")
+    described["data"].pop("path", None)  # that belongs to a machine, not to a result
+    return write_record(path, described, config.train.seed, metrics, trained.seconds)
 
 
 @torch.no_grad()
