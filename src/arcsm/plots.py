@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -122,3 +123,14 @@ def _frame_plane(axes: object, extent: tuple[float, ...], title: str, columns: S
     axes.set_title(title)  # type: ignore[attr-defined]
     axes.set_xlabel(columns[0])  # type: ignore[attr-defined]
     axes.set_ylabel(columns[1])  # type: ignore[attr-defined]
+
+
+def scatter(axes: Axes, rows: Tensor, title: str = "", limit: float | None = None, like: Tensor | None = None) -> None:
+    """Rows ``(N, 2)`` as dots on a square, as far as ``limit`` from zero or as the rows of ``like`` reach."""
+    axes.scatter(
+        rows[:4000, 0].cpu(), rows[:4000, 1].cpu(), s=1.2, alpha=0.4, color=BLUE, linewidths=0, rasterized=True
+    )
+    reach = limit if limit is not None else 1.1 * float((rows if like is None else like).abs().max())
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[])
+    axes.set_aspect("equal")
+    axes.set_title(title, fontsize=8)

@@ -8,9 +8,13 @@ from collections.abc import Mapping
 from arcsm.experiments.base import Experiment, Preset
 from arcsm.experiments.fig1b import FIG1B
 from arcsm.experiments.fig2 import FIG2
+from arcsm.experiments.fig3b import FIG3B
+from arcsm.experiments.fig7 import FIG7
 from arcsm.experiments.mnist_made import MNIST_MADE
 
-EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in (FIG1B, FIG2, MNIST_MADE)}
+EXPERIMENTS: Mapping[str, Experiment] = {
+    experiment.name: experiment for experiment in (FIG1B, FIG2, FIG3B, FIG7, MNIST_MADE)
+}
 
 __all__ = ["EXPERIMENTS", "Experiment", "Preset", "find"]
 
