@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping
 
 from arcsm.experiments.base import Experiment, Preset
+from arcsm.experiments.fig1a import FIG1A
 from arcsm.experiments.fig1b import FIG1B
 from arcsm.experiments.fig2 import FIG2
 from arcsm.experiments.fig3b import FIG3B
@@ -13,7 +14,7 @@ from arcsm.experiments.fig7 import FIG7
 from arcsm.experiments.mnist_made import MNIST_MADE
 
 EXPERIMENTS: Mapping[str, Experiment] = {
-    experiment.name: experiment for experiment in (FIG1B, FIG2, FIG3B, FIG7, MNIST_MADE)
+    experiment.name: experiment for experiment in (FIG1A, FIG1B, FIG2, FIG3B, FIG7, MNIST_MADE)
 }
 
 __all__ = ["EXPERIMENTS", "Experiment", "Preset", "find"]
