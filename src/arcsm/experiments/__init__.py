@@ -11,10 +11,14 @@ from arcsm.experiments.fig1b import FIG1B
 from arcsm.experiments.fig2 import FIG2
 from arcsm.experiments.fig3b import FIG3B
 from arcsm.experiments.fig7 import FIG7
+from arcsm.experiments.mix import MIX
 from arcsm.experiments.mnist_made import MNIST_MADE
+from arcsm.experiments.sampling_cost import SAMPLING_COST
+from arcsm.experiments.toys_nll import TOYS_NLL
 
 EXPERIMENTS: Mapping[str, Experiment] = {
-    experiment.name: experiment for experiment in (FIG1A, FIG1B, FIG2, FIG3B, FIG7, MNIST_MADE)
+    experiment.name: experiment
+    for experiment in (FIG1A, FIG1B, FIG2, FIG3B, FIG7, TOYS_NLL, MIX, SAMPLING_COST, MNIST_MADE)
 }
 
 __all__ = ["EXPERIMENTS", "Experiment", "Preset", "find"]

@@ -1,0 +1,51 @@
+"""Renders experiments.md from its template and the records in results/: no number on that page is typed by hand.
+
+python docs/render.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE.parent / "results"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number as people read it: significant digits, no exponents where they can be avoided."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.{digits}g}"
+    return text.rstrip(".").replace("-", "−")
+
+
+def fixed(value: float | None, digits: int = 3) -> str:
+    """A number with so many decimals."""
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def percent(value: float) -> str:
+    return f"{number(100.0 * value, 2)} %"
+
+
+def records() -> dict[str, dict[str, Any]]:
+    """The ``cpu`` record of every experiment that has one."""
+    return {path.parent.name: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*/cpu.json"))}
+
+
+def render() -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(number=number, fixed=fixed, percent=percent)
+    return environment.get_template("experiments.md.j2").render(results=records())
+
+
+if __name__ == "__main__":
+    (HERE / "experiments.md").write_text(render())

@@ -1,0 +1,318 @@
+"""Figure 3a: the likelihood that one and the same MADE reaches on MNIST when it is trained by each objective.
+
+Every model here has a likelihood in closed form, so that the objectives can be compared in nats. Uniform
+dequantisation alone leaves background pixels with conditionals that are 1/128 wide and jump at both ends. No score
+matching is well posed on those: it asks for a density that is smooth and falls to zero without a jump. So Gaussian
+noise of a fixed size is added to every digit, the same for all methods and for the test; what is modelled and tested
+is the smooth density of those noisy digits. (Denoising score matching adds its own noise on top of that.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from arcsm import objectives
+from arcsm.contexts import MADE
+from arcsm.data.datasets import Dataset, NamedImageData, load_dataset
+from arcsm.experiments.base import Preset, Settings, Study, study
+from arcsm.heads import LogisticMixtureHead
+from arcsm.model import AutoregressiveModel
+from arcsm.plots import BLUE, GREY, ORANGE, open_frame
+
+
+class Fig3a(Settings):
+    """The paper says MADE, MNIST and the names of the methods. Sizes, noise, training and its length are ours."""
+
+    data_noise: float = 0.1  # in units of pixels in [-1, 1]
+    hidden: tuple[int, ...] = (256, 256)
+    context_features: int = 4
+    components: int = 5
+    slices: tuple[int, ...] = (1, 5)
+    sigmas: tuple[float, ...] = (0.05, 0.1, 0.3)
+    batch: int = 32
+    steps: int = 1700
+    learning_rates: tuple[float, ...] = (3e-3,)  # each method keeps the one of the best final validation likelihood
+    clip: float = 100.0  # norm of the gradient, of losses in units of data_noise**2; of all methods
+    checkpoints: int = 12
+    test_rows: int = 500
+    validation_rows: int = 500
+
+
+PRESETS: Mapping[Preset, Fig3a] = {
+    "smoke": Fig3a(
+        hidden=(16,),
+        context_features=2,
+        components=2,
+        slices=(1, 2),
+        sigmas=(0.1,),
+        batch=8,
+        steps=8,
+        checkpoints=3,
+        test_rows=8,
+        validation_rows=8,
+    ),
+    "cpu": Fig3a(seeds=2),
+    "paper": Fig3a(
+        seeds=3,
+        hidden=(1024, 1024),
+        context_features=8,
+        components=10,
+        batch=128,
+        steps=20 * 422,  # 20 epochs of 54,000 digits
+        learning_rates=(1e-3, 3e-3),
+        checkpoints=20,
+        test_rows=2000,
+        validation_rows=2000,
+    ),
+}
+
+Objective = Callable[[AutoregressiveModel, Tensor, torch.Generator], Tensor]
+Curve = list[dict[str, float]]
+
+
+def body(run: Study[Fig3a]) -> dict[str, Any]:
+    """Every objective on the same weights to start from and the same batches."""
+    settings = run.settings
+    dataset = load_dataset(NamedImageData(kind="mnist"), settings.first_seed)
+    methods = list(_objectives(settings))
+    cells = {
+        _cell(name, rate, seed): lambda name=name, rate=rate, seed=seed: _train(run, dataset, name, rate, seed)
+        for seed in settings.all_seeds()
+        for name in methods
+        for rate in settings.learning_rates
+    }
+    found = run.each(cells)
+    results = {name: _result(settings, found, name) for name in methods}
+    done = {name: result["nll"] for name, result in results.items() if result["nll"] is not None}
+    order = sorted(done, key=done.__getitem__)
+    matching = [name for name in order if name != "MLE"]
+    return {
+        "methods": results,
+        "order": order,
+        "csm_is_best_of_score_matching": matching[:1] == ["CSM"],
+        "figure": run.figure(_figure(results)),
+    }
+
+
+def _objectives(settings: Fig3a) -> dict[str, Objective]:
+    """The losses; those of score matching in units of the noise on the data, so that gradients are of like size."""
+    unit = settings.data_noise**2
+
+    def mle(model: AutoregressiveModel, x: Tensor, g: torch.Generator) -> Tensor:
+        return objectives.mle(model, x)
+
+    def csm(model: AutoregressiveModel, x: Tensor, g: torch.Generator) -> Tensor:
+        return unit * objectives.csm(model, x)
+
+    def ssm(model: AutoregressiveModel, x: Tensor, g: torch.Generator, slices: int) -> Tensor:
+        return unit * objectives.ssm(model, x, slices, generator=g, joint=True)
+
+    def dsm(model: AutoregressiveModel, x: Tensor, g: torch.Generator, sigma: float) -> Tensor:
+        return unit * objectives.dsm(model, x, sigma, generator=g, joint=True)
+
+    found: dict[str, Objective] = {"MLE": mle, "CSM": csm}
+    for slices in settings.slices:
+        found[f"SSM, {slices} slice{'s' if slices > 1 else ''}"] = partial(ssm, slices=slices)
+    for sigma in settings.sigmas:
+        found[f"DSM, sigma {sigma:g}"] = partial(dsm, sigma=sigma)
+    return found
+
+
+def _cell(name: str, rate: float, seed: int) -> str:
+    return f"{name}, rate {rate:g}, seed {seed}"
+
+
+# Training -----------------------------------------------------------------------------------------------------------
+
+
+def _train(run: Study[Fig3a], dataset: Dataset, name: str, rate: float, seed: int) -> dict[str, Any]:
+    """Test likelihoods along one training, the last validation likelihood, and the step at which it broke, if any."""
+    settings = run.settings
+    model = _model(run, seed)
+    test = _held_out(run, dataset, dataset.test[: settings.test_rows], 1)
+    valid = _held_out(run, dataset, dataset.valid[: settings.validation_rows], 2)
+    objective, generator = _objectives(settings)[name], run.generator(seed, 2)
+    optimiser = torch.optim.Adam(model.parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
+    measured_at = _checkpoints(settings)
+    rows_per_step = min(settings.batch, len(dataset.train))
+    curve: Curve = []
+    seconds = 0.0
+    for step, x in enumerate(_batches(run, dataset, seed)):
+        if step in measured_at:
+            nll = _nll(model, test)
+            if not _finite(nll):
+                return {"curve": curve, "valid_nll": None, "diverged_at": step}
+            epoch = step * rows_per_step / len(dataset.train)
+            curve.append({"step": step, "epoch": epoch, "seconds": seconds, "nll": nll})
+        if step == settings.steps:
+            break
+        begun = time.perf_counter()
+        if not _step(model, optimiser, objective(model, x, generator), settings.clip):
+            return {"curve": curve, "valid_nll": None, "diverged_at": step}
+        schedule.step()
+        seconds += time.perf_counter() - begun
+    last = _nll(model, valid)
+    return {"curve": curve, "valid_nll": last if _finite(last) else None, "diverged_at": None}
+
+
+def _model(run: Study[Fig3a], seed: int) -> AutoregressiveModel:
+    settings = run.settings
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = MADE(784, settings.context_features, settings.hidden)
+        return AutoregressiveModel(made, LogisticMixtureHead(settings.context_features, settings.components)).to(
+            run.device
+        )
+
+
+def _batches(run: Study[Fig3a], dataset: Dataset, seed: int) -> Iterator[Tensor]:
+    """Batches with fresh noise, for ever: the same for all methods."""
+    generator = run.generator(seed, 1)
+    train = dataset.train.to(run.device)
+    batch = min(run.settings.batch, len(train))
+    while True:
+        order = torch.randperm(len(train), generator=generator, device=run.device)
+        for index in order[: len(order) // batch * batch].split(batch):
+            yield _noisy(run.settings, dataset, train[index], generator)
+
+
+def _held_out(run: Study[Fig3a], dataset: Dataset, rows: Tensor, purpose: int) -> Tensor:
+    """Rows with noise that is the same for all methods and seeds."""
+    generator = torch.Generator().manual_seed(1_000_003 * run.settings.first_seed + 10 + purpose)
+    return _noisy(run.settings, dataset, rows, generator).to(run.device)
+
+
+def _noisy(settings: Fig3a, dataset: Dataset, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Rows, dequantised and with the fixed Gaussian noise."""
+    uniform = torch.rand(rows.shape, generator=generator, device=rows.device)
+    normal = torch.randn(rows.shape, generator=generator, device=rows.device)
+    return rows + dataset.dequantise * uniform + settings.data_noise * normal
+
+
+def _step(model: AutoregressiveModel, optimiser: torch.optim.Optimizer, loss: Tensor, clip: float) -> bool:
+    """One step; ``False``, with the weights as they were, where the loss or its gradient is not finite."""
+    if not bool(loss.isfinite()):
+        return False
+    optimiser.zero_grad()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    if not bool(norm.isfinite()):
+        return False
+    optimiser.step()
+    return True
+
+
+@torch.no_grad()
+def _nll(model: AutoregressiveModel, rows: Tensor) -> float:
+    """Mean negative log likelihood in nats."""
+    return -float(torch.cat([model.log_prob(part) for part in rows.split(100)]).double().mean())
+
+
+def _finite(value: float) -> bool:
+    return abs(value) < 1e30
+
+
+def _checkpoints(settings: Fig3a) -> set[int]:
+    """Steps to measure at, closer together at first, both ends included."""
+    count = settings.checkpoints
+    return {round(settings.steps * (i / count) ** 2) for i in range(count + 1)}
+
+
+# Results ------------------------------------------------------------------------------------------------------------
+
+
+def _result(settings: Fig3a, found: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    """A method at its best learning rate."""
+    rates = {
+        rate: [found[_cell(name, rate, seed)] for seed in settings.all_seeds()] for rate in settings.learning_rates
+    }
+    best = min(rates, key=lambda rate: _validation(rates[rate]))
+    chosen = rates[best]
+    finals = [cell["curve"][-1]["nll"] for cell in chosen if cell["valid_nll"] is not None]
+    lowest = [min(row["nll"] for row in cell["curve"]) for cell in chosen if cell["curve"]]
+    return {
+        "nll": sum(finals) / len(finals) if len(finals) == len(chosen) else None,  # of all seeds or of none
+        "nll_per_seed": [cell["curve"][-1]["nll"] if cell["valid_nll"] is not None else None for cell in chosen],
+        "best_nll_on_the_way": min(lowest, default=None),
+        "learning_rate": best,
+        "diverged_at": [cell["diverged_at"] for cell in chosen],
+        "seconds_per_step": _seconds_per_step([cell["curve"] for cell in chosen]),
+        "valid_nll_per_rate": {f"{rate:g}": [cell["valid_nll"] for cell in cells] for rate, cells in rates.items()},
+        "curves": [cell["curve"] for cell in chosen],
+    }
+
+
+def _validation(cells: list[dict[str, Any]]) -> float:
+    """Mean over the seeds, infinite where one broke."""
+    values = [cell["valid_nll"] for cell in cells]
+    return float("inf") if None in values else sum(values) / len(values)
+
+
+def _seconds_per_step(curves: list[Curve]) -> float | None:
+    steps = sum(curve[-1]["step"] for curve in curves if curve)
+    return sum(curve[-1]["seconds"] for curve in curves if curve) / steps if steps else None
+
+
+def _figure(results: Mapping[str, dict[str, Any]]) -> Figure:
+    figure = Figure(figsize=(10.0, 4.2), layout="constrained")
+    limits = _limits(results)
+    for index, (key, label) in enumerate((("epoch", "epochs"), ("seconds", "seconds of training"))):
+        axes = figure.add_subplot(1, 2, index + 1)
+        for name, result in results.items():
+            _lines(axes, key, name, result["curves"])
+        axes.set_ylim(*limits)
+        axes.set_xlim(left=0.0)
+        axes.set_xlabel(label)
+        if index == 0:
+            axes.set_ylabel("test negative log likelihood in nats")
+        open_frame(axes)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _lines(axes: Axes, key: str, name: str, curves: list[Curve]) -> None:
+    """A thin line for each seed and the mean over the seeds, as far as all of them go."""
+    colour, style = _colour(name), "--" if name == "MLE" else "-"
+    for curve in curves:
+        axes.plot([row[key] for row in curve], [row["nll"] for row in curve], style, color=colour, lw=0.6, alpha=0.5)
+    rows = list(zip(*curves, strict=False))
+    x, y = ([sum(row[what] for row in same) / len(same) for same in rows] for what in (key, "nll"))
+    axes.plot(x, y, style, color=colour, lw=1.8, label=name)
+
+
+def _colour(name: str) -> str:
+    """One colour for a method, one shade for each of its numbers."""
+    fixed = {"MLE": GREY, "CSM": BLUE, "SSM, 1 slice": "#f2b880"}
+    if name in fixed:
+        return fixed[name]
+    if name.startswith("SSM"):
+        return ORANGE
+    sigma = float(name.split()[-1])
+    return "#1b5e3f" if sigma < 0.08 else "#4c9f70" if sigma < 0.2 else "#a5d6b7"
+
+
+def _limits(results: Mapping[str, dict[str, Any]]) -> tuple[float, float]:
+    """From below the best value to above the last one of every method that came near; the first ones are cut off."""
+    curves = [curve for result in results.values() for curve in result["curves"] if curve]
+    low = min(row["nll"] for curve in curves for row in curve)
+    ends, starts = [curve[-1]["nll"] for curve in curves], [curve[0]["nll"] for curve in curves]
+    high = max([end for end in ends if end < min(starts)], default=max(ends))
+    room = max(high - low, 1e-3)
+    return low - 0.06 * room, high + 0.25 * room
+
+
+FIG3A = study(
+    "fig3a",
+    "MADE with a logistic-mixture likelihood on MNIST by each objective (paper, Figure 3a)",
+    PRESETS,
+    body,
+)

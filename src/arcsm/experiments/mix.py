@@ -1,0 +1,204 @@
+"""The family between CSM and DSM: variance of the gradient at each noise level, and likelihood, against the mix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from arcsm.config import load_config
+from arcsm.data.datasets import load_dataset
+from arcsm.data.toys import TOYS
+from arcsm.experiments.base import Preset, Settings, Study, study
+from arcsm.experiments.toys import toy_rows
+from arcsm.metrics import add_smallest_noise
+from arcsm.model import AutoregressiveModel
+from arcsm.plots import BLUE, GREY, ORANGE, open_frame
+from arcsm.training import fit
+
+Mix = float | Literal["auto"]
+
+
+class MixSettings(Settings):
+    """Architectures are those of the ``toy-*`` presets, and of ``mnist-made`` with ``mnist_changes``."""
+
+    toys: tuple[str, ...] = tuple(TOYS)
+    mnist: bool = True
+    mixes: tuple[Mix, ...] = (0.0, 0.1, 0.3, 1.0, "auto")
+    rows: int = 50_000
+    test_rows: int = 5_000
+    steps: int = 1_500
+    mnist_steps: int = 1_000
+    mnist_test_rows: int = 100
+    mnist_changes: tuple[str, ...] = (
+        "model.context.hidden_features=[256, 256]",
+        "train.batch_size=32",
+        "train.warmup_steps=100",
+        "train.ema=0.995",
+    )
+    sigmas: int = 8
+    draws: int = 100
+    draw_rows: int = 256
+
+
+PRESETS: Mapping[Preset, MixSettings] = {
+    "smoke": MixSettings(
+        toys=("eight_gaussians",),
+        mixes=(0.0, "auto"),
+        rows=256,
+        test_rows=40,
+        steps=4,
+        mnist_steps=2,
+        mnist_test_rows=2,
+        mnist_changes=("model.context.hidden_features=[16, 16]", "model.head.hidden_features=[8, 8]"),
+        sigmas=3,
+        draws=4,
+        draw_rows=16,
+    ),
+    "cpu": MixSettings(seeds=2),
+    "paper": MixSettings(seeds=5, steps=20_000, mnist_steps=50_000, mnist_test_rows=2_000, mnist_changes=()),
+}
+
+
+def body(run: Study[MixSettings]) -> dict[str, Any]:
+    """Likelihoods by the mix, the gradient's variance by mix and noise level, and how ``auto`` fares."""
+    settings = run.settings
+    sets = [*settings.toys, *(["mnist"] * settings.mnist)]
+    found = run.each(
+        {
+            f"{name} mix {mix} seed {seed}": partial(_trained, run, name, mix, seed)
+            for name in sets
+            for mix in settings.mixes
+            for seed in settings.all_seeds()
+        }
+    )
+    nll = {name: {str(mix): _over_seeds(run, found, f"{name} mix {mix}") for mix in settings.mixes} for name in sets}
+    fixed = [str(mix) for mix in settings.mixes if mix != "auto"]
+    behind = {
+        name: cells["auto"]["mean"] - min(cells[mix]["mean"] for mix in fixed)
+        for name, cells in nll.items()
+        if "auto" in cells
+    }
+    variance = {name: found[f"{name} mix {settings.mixes[-1]} seed {settings.first_seed}"]["variance"] for name in sets}
+    return {
+        "nll": nll,
+        "auto_minus_best_fixed": behind,
+        "gradient_variance": variance,
+        "figure": run.figure(_figure(nll, variance)),
+    }
+
+
+def _over_seeds(run: Study[MixSettings], found: Mapping[str, Any], cell: str) -> dict[str, float]:
+    values = torch.tensor([found[f"{cell} seed {s}"]["nll"] for s in run.settings.all_seeds()], dtype=torch.float64)
+    return {"mean": float(values.mean()), "sd": float(values.std()) if len(values) > 1 else 0.0}
+
+
+def _trained(run: Study[MixSettings], name: str, mix: Mix, seed: int) -> dict[str, Any]:
+    """Held-out likelihood by the flow, in nats a row, and the variance of the gradient at every noise level."""
+    settings = run.settings
+    train = [f"train.mix={mix}", f"train.seed={seed}", f"train.device={run.device}", "train.standardise=none"]
+    if name == "mnist":
+        steps = ["train.epochs=null", f"train.steps={settings.mnist_steps}"]
+        config = load_config("mnist-made", [*settings.mnist_changes, *train, *steps])
+        dataset = load_dataset(config.data, seed)
+        rows = dataset.train
+        config = config.model_copy(update={"train": config.for_dataset(dataset)})
+        test = dataset.dequantised(dataset.test[: settings.mnist_test_rows], seed)
+        metadata = dataset.metadata
+    else:
+        config = load_config(f"toy-{name.replace('_', '-')}", [*train, f"train.steps={settings.steps}"])
+        toy = toy_rows(name, settings.rows, settings.test_rows, 0.05, seed)
+        rows, test, metadata = toy.train, toy.test, {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = config.model.build(rows.shape[1], metadata)
+    fit(model, rows, config=config.train)
+    if name == "mnist":
+        test = add_smallest_noise(model, test, seed)
+    with torch.no_grad():
+        nll = -float(model.log_prob(test.to(run.device), tol=1e-4).mean())
+    return {"nll": nll, "variance": _variance(run, model, rows, seed)}
+
+
+def _variance(run: Study[MixSettings], model: AutoregressiveModel, rows: Tensor, seed: int) -> dict[str, Any]:
+    """Noise of the gradient of all weights at each noise level, as a function of the mix.
+
+    The gradient is g_0 + a g_1 in the mix a, so its variance is v_0 + 2 a c + a^2 v_1 with three numbers to measure;
+    reported by the size of the variance at a = 0, with the best a.
+    """
+    assert model.noise is not None
+    settings, generator = run.settings, run.generator(seed, 9)
+    sigmas = model.noise.path(settings.sigmas - 1)
+    grid = torch.linspace(0.0, 1.0, 21, dtype=torch.float64)
+    found: dict[str, Any] = {"sigma": list(sigmas), "mix": grid.tolist(), "variance": [], "best": []}
+    for sigma in sigmas:
+        pairs = [_gradients(run, model, rows, sigma, generator) for _ in range(settings.draws)]
+        g0, g1 = (torch.stack([pair[i] for pair in pairs]) for i in (0, 1))
+        g0, g1 = g0 - g0.mean(0), g1 - g1.mean(0)
+        v0, v1, c = (float((a * b).sum()) / (len(pairs) - 1) for a, b in ((g0, g0), (g1, g1), (g0, g1)))
+        found["variance"].append(((v0 + 2.0 * grid * c + grid.square() * v1) / max(v0, 1e-30)).tolist())
+        found["best"].append(min(1.0, max(0.0, -c / max(v1, 1e-30))))
+    return found
+
+
+def _gradients(
+    run: Study[MixSettings], model: AutoregressiveModel, rows: Tensor, sigma: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Gradients g_0 (of DSM) and g_1 (of what the mix adds) of a batch, over all weights."""
+    assert model.noise is not None
+    count = max(2, run.settings.draw_rows // model.features)
+    index = torch.randint(len(rows), (count,), generator=generator, device=run.device).to(rows.device)
+    x = rows[index].to(run.device)
+    context_noise, noise = (torch.randn(x.shape, generator=generator, device=run.device) for _ in range(2))
+    context = model.context(x + model.noise.sigma_min * context_noise)
+    level = torch.full_like(x, sigma)
+    s, ds = model.head.score_and_derivative(context, x + sigma * noise, level)
+    weight, ratio = model.head.loss_weight(level), noise / sigma
+    weights = list(model.parameters())
+    found = []
+    for loss in ((weight * (0.5 * s.square() + s * ratio)).sum(), (weight * (ds - s * ratio)).sum()):
+        parts = torch.autograd.grad(loss / len(x), weights, retain_graph=True, allow_unused=True)
+        found.append(torch.cat([part.flatten() for part in parts if part is not None]))
+    return found[0], found[1]
+
+
+def _figure(nll: Mapping[str, Any], variance: Mapping[str, Any]) -> Figure:
+    figure = Figure(figsize=(2.0 * len(nll) + 1.0, 5.0), layout="constrained")
+    for column, name in enumerate(nll):
+        _likelihoods(figure.add_subplot(2, len(nll), column + 1), nll[name], name, column == 0)
+        axes = figure.add_subplot(2, len(nll), len(nll) + column + 1)
+        curves = variance[name]
+        for index, sigma in enumerate(curves["sigma"]):
+            shade = index / max(1, len(curves["sigma"]) - 1)
+            colour = (0.88 * (1 - shade) + 0.1 * shade, 0.48, 0.12 * (1 - shade) + 0.6 * shade)
+            axes.plot(curves["mix"], curves["variance"][index], color=colour, linewidth=1.0, label=f"{sigma:.2g}")
+        axes.set(xlabel="mix a", yscale="log")
+        if column == 0:
+            axes.set_ylabel("variance of the gradient\nby that of DSM")
+        if column == len(nll) - 1:
+            axes.legend(frameon=False, fontsize=6, title="sigma", title_fontsize=6)
+        open_frame(axes)
+    return figure
+
+
+def _likelihoods(axes: Axes, cells: Mapping[str, Any], name: str, first: bool) -> None:
+    means = [cell["mean"] for cell in cells.values()]
+    for index, (mix, cell) in enumerate(cells.items()):
+        colour = ORANGE if mix == "auto" else BLUE
+        axes.errorbar(index, cell["mean"], yerr=cell["sd"], fmt="o", markersize=4, color=colour, ecolor=GREY)
+    best = min(means)
+    spread = max(sorted(means)[len(means) // 2] - best, 1e-3)
+    axes.set_ylim(best - 0.5 * spread, best + 4.0 * spread)
+    axes.set_xticks(range(len(cells)), list(cells), fontsize=7)
+    axes.set_title(name.replace("_", " "), fontsize=8)
+    if first:
+        axes.set_ylabel("held-out NLL, nats")
+    open_frame(axes)
+
+
+MIX = study("mix", "the family between CSM and DSM: gradient variance and likelihood by the mix", PRESETS, body)

@@ -1,0 +1,358 @@
+"""Held-out likelihood on the nine toy sets: models of scores against flows trained by maximum likelihood."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.swa_utils import AveragedModel
+
+from arcsm.contexts import MADE
+from arcsm.data.toys import TOYS
+from arcsm.experiments.base import Preset, Settings, Study, study
+from arcsm.experiments.gaussians import parameters
+from arcsm.experiments.toys import ToyRows, toy_rows
+from arcsm.heads import ScoreHead
+from arcsm.metrics import summary
+from arcsm.model import AutoregressiveModel
+from arcsm.noise import NoiseLadder
+from arcsm.plots import BLUE, GREY, ORANGE, open_frame
+from arcsm.training import TrainConfig, fit
+
+
+class ToyScores(Settings):
+    """A model of scores for toy sets and how it is trained; the paper gives neither, all of it is ours.
+
+    The architecture is that of the presets ``toy-*``.
+    """
+
+    toys: tuple[str, ...] = tuple(TOYS)
+    train: int = 50_000  # rows that the batches are drawn from
+    hidden: tuple[int, ...] = (128, 128)  # of the MADE
+    context_features: int = 16
+    head_hidden: tuple[int, ...] = (64, 64, 64)
+    sigma_max: float = 2.0
+    sigma_min: float = 0.05  # noise of the density that is modelled, in standardised units
+    levels: int = 30
+    steps: int = 4000
+    batch: int = 512
+    learning_rate: float = 2e-3
+    ema: float = 0.999
+
+
+class ToysNll(ToyScores):
+    """The flows are zuko's, autoregressive, with about as many parameters as ours (32,000, masked weights counted).
+
+    On one core the spline flow gets about the seconds of our score matching, the MAF two thirds of them.
+    """
+
+    test: int = 2000  # held-out rows of every likelihood
+    truth_rows: int = 500  # the first of them, where the true density (slow on the spirals) and all gaps are taken
+    flow_steps: int = 30  # of the likelihood by the flow through the ladder
+    mle_steps: int = 100  # of the fine-tuning; 0 for none
+    mle_batch: int = 64  # a row costs hundreds of evaluations
+    mle_learning_rate: float = 2e-4
+    mle_ema: float = 0.98
+    nsf_transforms: int = 3
+    nsf_hidden: tuple[int, ...] = (80, 80)
+    nsf_bins: int = 8
+    nsf_steps: int = 4500
+    maf_transforms: int = 5
+    maf_hidden: tuple[int, ...] = (76, 76)
+    maf_steps: int = 6000
+    flows_learning_rate: float = 1e-3
+
+
+PRESETS: Mapping[Preset, ToysNll] = {
+    "smoke": ToysNll(
+        toys=("eight_gaussians",), train=500, hidden=(16,), context_features=4, head_hidden=(16, 16), levels=10,
+        steps=20, batch=64, test=40, truth_rows=20, flow_steps=5, mle_steps=2, mle_batch=8, nsf_transforms=1,
+        nsf_hidden=(16,), nsf_steps=10, maf_transforms=2, maf_hidden=(16,), maf_steps=10,
+    ),
+    "cpu": ToysNll(seeds=3, mle_steps=50, maf_steps=4000),
+    "paper": ToysNll(
+        seeds=5, train=200_000, steps=40_000, test=10_000, truth_rows=2000, flow_steps=60, mle_steps=1000,
+        mle_batch=256, nsf_steps=45_000, maf_steps=60_000,
+    ),
+}  # fmt: skip
+
+FLOW, QUADRATURE, TUNED = "scores, flow", "scores, quadrature", "scores then mle"
+NSF, MAF = "neural spline flow", "MAF"
+_CLOSE = 0.01  # nats that count as no difference
+
+Result = dict[str, Any]
+
+
+def body(run: Study[ToysNll]) -> Result:
+    """Every method on every toy set; likelihoods are of the standardised rows with the smallest noise on them."""
+    _zuko()  # a missing package is found before hours are spent
+    parts: dict[str, Callable[[Study[ToysNll], str, int], Result]] = {
+        "truth": _truth, "scores": _scores, NSF: _spline_flow, MAF: _masked_flow,
+    }  # fmt: skip
+    cells = {
+        f"{toy} seed {seed} {name}": lambda part=part, toy=toy, seed=seed: part(run, toy, seed)
+        for toy in run.settings.toys
+        for seed in run.settings.all_seeds()
+        for name, part in parts.items()
+    }
+    found = run.each(cells)
+    toys = {toy: _table(run, toy, found) for toy in run.settings.toys}
+    return {
+        "unit": "nats, standardised data with the smallest noise",
+        "gap": f"NLL minus the truth's on the first {run.settings.truth_rows} test rows, the same for both",
+        "toys": toys,
+        "summary": _summary(toys),
+        "figure": run.figure(_figure(toys)),
+    }
+
+
+# The model of scores ------------------------------------------------------------------------------------------------
+
+
+def train_scores(settings: ToyScores, rows: ToyRows, seed: int, device: torch.device) -> AutoregressiveModel:
+    """A model of scores of the rows with noise, trained by composite score matching of the least variance."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoregressiveModel(
+            MADE(2, settings.context_features, settings.hidden),
+            ScoreHead(settings.context_features, settings.head_hidden, sinusoids=8, max_frequency=20.0, residual=True),
+            NoiseLadder(settings.sigma_max, settings.sigma_min, settings.levels),
+        )
+    config = TrainConfig(
+        mix="auto", steps=settings.steps, batch_size=settings.batch, learning_rate=settings.learning_rate,
+        ema=settings.ema, standardise="none", seed=seed, device=str(device),
+    )  # fmt: skip
+    fit(model, rows.train, config=config)  # adds the noise itself
+    return model
+
+
+def _fine_tune(settings: ToysNll, model: AutoregressiveModel, rows: ToyRows, seed: int, device: torch.device) -> None:
+    """Some steps of maximum likelihood through the quadrature at the smallest noise."""
+    config = TrainConfig(
+        objective="mle", steps=settings.mle_steps, batch_size=settings.mle_batch, warmup_steps=10,
+        learning_rate=settings.mle_learning_rate, ema=settings.mle_ema, standardise="none", seed=seed,
+        device=str(device),
+    )  # fmt: skip
+    fit(model, rows.train, config=config)
+
+
+def _scores(run: Study[ToysNll], toy: str, seed: int) -> Result:
+    """Both likelihoods of one trained model, and that of the fine-tuned one: a result for each method."""
+    settings, rows = run.settings, _rows(run.settings, toy, seed)
+    begun = time.monotonic()
+    model = train_scores(settings, rows, seed, run.device)
+    seconds, size = time.monotonic() - begun, parameters(model)
+
+    def quadrature(x: Tensor) -> Tensor:
+        return model.log_prob(x, method="quadrature")
+
+    def flow(x: Tensor) -> Tensor:
+        return model.log_prob(x, method="flow", steps=settings.flow_steps)
+
+    found = {
+        FLOW: _result(run, flow, rows, seconds, size),
+        QUADRATURE: _result(run, quadrature, rows, seconds, size),
+    }
+    if settings.mle_steps:
+        begun = time.monotonic()
+        _fine_tune(settings, model, rows, seed, run.device)
+        seconds += time.monotonic() - begun
+        found[TUNED] = _result(run, quadrature, rows, seconds, size)
+    return found
+
+
+# The flows ----------------------------------------------------------------------------------------------------------
+
+
+def _zuko() -> Any:
+    try:
+        import zuko  # type: ignore[import-untyped, import-not-found]
+    except ImportError as error:
+        raise ValueError('toys-nll: needs zuko; pip install "arcsm[bench]"') from error
+    return zuko
+
+
+def _spline_flow(run: Study[ToysNll], toy: str, seed: int) -> Result:
+    settings = run.settings
+
+    def build() -> nn.Module:
+        return _zuko().flows.NSF(
+            2, transforms=settings.nsf_transforms, hidden_features=settings.nsf_hidden, bins=settings.nsf_bins
+        )
+
+    return {NSF: _flow(run, build, settings.nsf_steps, toy, seed)}
+
+
+def _masked_flow(run: Study[ToysNll], toy: str, seed: int) -> Result:
+    settings = run.settings
+
+    def build() -> nn.Module:
+        return _zuko().flows.MAF(2, transforms=settings.maf_transforms, hidden_features=settings.maf_hidden)
+
+    return {MAF: _flow(run, build, settings.maf_steps, toy, seed)}
+
+
+def _flow(run: Study[ToysNll], build: Callable[[], nn.Module], steps: int, toy: str, seed: int) -> Result:
+    """A flow trained by maximum likelihood, with fresh noise on each batch and an average of its weights."""
+    rows = _rows(run.settings, toy, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build().to(run.device)
+    begun = time.monotonic()
+    average = _train_flow(run, network, rows, steps, seed)
+    seconds = time.monotonic() - begun
+    return _result(run, lambda x: average.module().log_prob(x), rows, seconds, parameters(network))
+
+
+def _train_flow(run: Study[ToysNll], network: nn.Module, rows: ToyRows, steps: int, seed: int) -> AveragedModel:
+    settings = run.settings
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.Adam(network.parameters(), lr=settings.flows_learning_rate, fused=True)
+    schedule = CosineAnnealingLR(optimiser, steps)
+    average = AveragedModel(network, multi_avg_fn=_average(settings.ema))
+    for _ in range(steps):
+        chosen = torch.randint(len(rows.train), (settings.batch,), generator=generator)
+        x = rows.noisy(rows.train[chosen], generator).to(run.device)
+        optimiser.zero_grad()
+        (-network().log_prob(x).mean()).backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+        optimiser.step()
+        schedule.step()
+        average.update_parameters(network)
+    return average
+
+
+def _average(decay: float) -> Callable[..., None]:
+    """The average of weights that :func:`arcsm.fit` keeps: exponential, starting as a mean of the first steps."""
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        warm = min(decay, (1.0 + float(count)) / (10.0 + float(count)))
+        torch._foreach_lerp_(averaged, current, 1.0 - warm)
+
+    return update
+
+
+# What is measured ---------------------------------------------------------------------------------------------------
+
+
+def _rows(settings: ToysNll, toy: str, seed: int) -> ToyRows:
+    return toy_rows(toy, settings.train, settings.test, settings.sigma_min, seed)
+
+
+def _truth(run: Study[ToysNll], toy: str, seed: int) -> Result:
+    """The NLL of the true density on the first of the test rows."""
+    rows = _rows(run.settings, toy, seed)
+    log_prob = rows.true_log_prob(rows.test[: run.settings.truth_rows])
+    if log_prob is None:
+        raise ValueError(f"toys: the true density of {toy} is not known")
+    return {"nll": -float(log_prob.mean())}
+
+
+@torch.no_grad()
+def _result(
+    run: Study[ToysNll], log_prob: Callable[[Tensor], Tensor], rows: ToyRows, seconds: float, size: int
+) -> Result:
+    """NLL on all test rows, and on the first of them, where the truth is known."""
+    nll = -log_prob(rows.test.to(run.device)).double()
+    first = float(nll[: run.settings.truth_rows].mean())
+    return {"nll": float(nll.mean()), "nll_first": first, "seconds": round(seconds, 1), "parameters": size}
+
+
+def _table(run: Study[ToysNll], toy: str, found: Mapping[str, Result]) -> Result:
+    """Means and standard errors over the seeds for one toy set."""
+    seeds = run.settings.all_seeds()
+    truth = [found[f"{toy} seed {seed} truth"]["nll"] for seed in seeds]
+    each: dict[str, list[Result]] = {}
+    for seed in seeds:
+        for part in ("scores", NSF, MAF):
+            for method, result in found[f"{toy} seed {seed} {part}"].items():
+                each.setdefault(method, []).append(result)
+    return {
+        "truth_nll": _mean(truth)[0],
+        "methods": {method: _over_seeds(results, truth) for method, results in each.items()},
+    }
+
+
+def _over_seeds(results: list[Result], truth: list[float]) -> Result:
+    nll, nll_error = _mean([result["nll"] for result in results])
+    gap, gap_error = _mean([result["nll_first"] - known for result, known in zip(results, truth, strict=True)])
+    return {
+        "nll": nll,
+        "nll_standard_error": nll_error,
+        "gap": gap,
+        "gap_standard_error": gap_error,
+        "training_seconds": round(_mean([result["seconds"] for result in results])[0], 1),
+        "parameters": results[0]["parameters"],
+    }
+
+
+def _summary(toys: Mapping[str, Result]) -> Result:
+    """On how many toy sets each method of ours is at least as good as the spline flow, by the mean over the seeds."""
+    ours = [method for method in (FLOW, QUADRATURE, TUNED) if all(method in t["methods"] for t in toys.values())]
+    counts: Result = {"toys": len(toys)}
+    for method in ours:
+        leads = [t["methods"][NSF]["nll"] - t["methods"][method]["nll"] for t in toys.values()]
+        counts[method] = {
+            "better_than_spline_flow": sum(lead > 0.0 for lead in leads),
+            f"within_{_CLOSE}_of_it_or_better": sum(lead >= -_CLOSE for lead in leads),
+        }
+    methods = next(iter(toys.values()))["methods"]
+    mean_gap = {name: _mean([t["methods"][name]["gap"] for t in toys.values()])[0] for name in methods}
+    return {**counts, "mean_gap": mean_gap}
+
+
+def _mean(values: list[float]) -> tuple[float, float]:
+    return summary(torch.tensor(values, dtype=torch.float64))
+
+
+# The figure ---------------------------------------------------------------------------------------------------------
+
+_MARKS: Mapping[str, tuple[str, str, str]] = {  # colour, marker, filling
+    FLOW: (BLUE, "o", BLUE),
+    QUADRATURE: (BLUE, "s", "white"),
+    TUNED: (BLUE, "D", BLUE),
+    NSF: (ORANGE, "o", ORANGE),
+    MAF: (GREY, "^", GREY),
+}
+_LINEAR = 0.01  # nats up to which the axis is linear
+
+
+def _figure(toys: Mapping[str, Result]) -> Figure:
+    """Gaps to the truth: one line of dots for each toy set, with two standard errors."""
+    figure = Figure(figsize=(8.0, 1.6 + 0.55 * len(toys)), layout="constrained")
+    axes = figure.add_subplot()
+    names = [name for name in _MARKS if any(name in t["methods"] for t in toys.values())]
+    for index, name in enumerate(names):
+        colour, marker, filling = _MARKS[name]
+        shift = 0.14 * (index - 0.5 * (len(names) - 1))
+        gaps = [t["methods"][name]["gap"] for t in toys.values()]
+        errors = [2.0 * t["methods"][name]["gap_standard_error"] for t in toys.values()]
+        axes.errorbar(
+            gaps, [row + shift for row in range(len(toys))], xerr=errors, fmt=marker, color=colour,
+            markerfacecolor=filling, markersize=5, elinewidth=1.0, label=name,
+        )  # fmt: skip
+    axes.axvline(0.0, color=GREY, linewidth=0.8)
+    axes.set_xscale("symlog", linthresh=_LINEAR, linscale=0.6)
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in (-0.1, -0.01, 0.0, 0.01, 0.1, 1.0, 10.0) if low <= tick <= high]
+    axes.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
+    for row in range(1, len(toys)):
+        axes.axhline(row - 0.5, color=GREY, linewidth=0.4, alpha=0.5)
+    axes.set_yticks(range(len(toys)), [toy.replace("_", " ") for toy in toys])
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(toys) - 0.5, -0.5)
+    axes.set_xlabel(f"NLL − truth, nats (linear up to {_LINEAR:g}; bars: two standard errors over seeds)")
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=9, ncols=5, loc="outside upper center")
+    open_frame(axes)
+    return figure
+
+
+TOYS_NLL = study(
+    "toys-nll", "held-out likelihood on nine toy sets against a neural spline flow and a MAF", PRESETS, body
+)
