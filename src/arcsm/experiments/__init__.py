@@ -9,17 +9,17 @@ from arcsm.experiments.base import Experiment, Preset
 from arcsm.experiments.fig1a import FIG1A
 from arcsm.experiments.fig1b import FIG1B
 from arcsm.experiments.fig2 import FIG2
+from arcsm.experiments.fig3a import FIG3A
 from arcsm.experiments.fig3b import FIG3B
 from arcsm.experiments.fig7 import FIG7
 from arcsm.experiments.mix import MIX
 from arcsm.experiments.mnist_made import MNIST_MADE
+from arcsm.experiments.modes import MODES
 from arcsm.experiments.sampling_cost import SAMPLING_COST
 from arcsm.experiments.toys_nll import TOYS_NLL
 
-EXPERIMENTS: Mapping[str, Experiment] = {
-    experiment.name: experiment
-    for experiment in (FIG1A, FIG1B, FIG2, FIG3B, FIG7, TOYS_NLL, MIX, SAMPLING_COST, MNIST_MADE)
-}
+_ALL = (FIG1A, FIG1B, FIG2, FIG3A, FIG3B, FIG7, TOYS_NLL, MODES, MIX, SAMPLING_COST, MNIST_MADE)
+EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
 
 __all__ = ["EXPERIMENTS", "Experiment", "Preset", "find"]
 
