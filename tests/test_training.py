@@ -26,6 +26,7 @@ from arcsm import (
     fit,
     load,
     training,
+    training_log,
 )
 
 
@@ -103,7 +104,7 @@ def test_resuming_gives_the_weights_of_the_run_never_stopped(tmp_path: Path, cut
     assert same_weights(whole, resumed)
     assert (result.best_step, result.best_loss) == (expected.best_step, expected.best_loss)
     assert [row["valid"] for row in result.history] == [row["valid"] for row in expected.history]
-    logs = [training.read_metrics(tmp_path / name) for name in ("whole", "cut")]
+    logs = [training_log.read_metrics(tmp_path / name) for name in ("whole", "cut")]
     assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]
 
 
@@ -177,7 +178,7 @@ def test_standardisation_belongs_to_the_model() -> None:
 
 def test_metrics_are_logged_to_csv_and_tensorboard(tmp_path: Path) -> None:
     fit(build(), rows(), rows(seed=3), config(tensorboard=True), run=tmp_path)
-    log = training.read_metrics(tmp_path)
+    log = training_log.read_metrics(tmp_path)
     assert [row["step"] for row in log] == [10, 20, 30]
     assert {"loss", "valid", "learning_rate", "seconds"} <= log[0].keys()
     assert list((tmp_path / "tensorboard").glob("events*"))

@@ -5,7 +5,8 @@ from arcsm.contexts import MADE, Context
 from arcsm.heads import GaussianHead, Head, LogisticMixtureHead, NormalisedHead, ScoreHead
 from arcsm.model import AutoregressiveModel, load, save
 from arcsm.noise import NoiseLadder
-from arcsm.training import FitResult, TrainConfig, TrainingDiverged, fit
+from arcsm.train_config import TrainConfig
+from arcsm.training import FitResult, TrainingDiverged, fit
 
 __version__ = "0.1.0"
 

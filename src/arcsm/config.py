@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model
 from arcsm.data.datasets import DataConfig, Dataset
 from arcsm.model import CONTEXTS, HEADS, AutoregressiveModel
 from arcsm.noise import NoiseLadder
-from arcsm.training import TrainConfig
+from arcsm.train_config import TrainConfig
 
 
 class ModelConfig(BaseModel):

@@ -22,7 +22,7 @@ from arcsm.data.images import image_grid, unscale_images
 from arcsm.metrics import add_smallest_noise, gaussian_mixture_scores, pit_uniformity, summary
 from arcsm.progress import track
 from arcsm.runs import Run
-from arcsm.training import read_metrics
+from arcsm.training_log import read_metrics
 
 _SCORED_ROWS = 1000  # test rows that likelihoods are measured on, at most
 _PIT_VALUES = 20_000

@@ -2,103 +2,33 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from arcsm import checkpoint, objectives
-from arcsm.files import atomic_path
+from arcsm import checkpoint
 from arcsm.model import AutoregressiveModel, resolve_device, save
 from arcsm.progress import track
+from arcsm.train_config import TrainConfig, objective_of
+from arcsm.training_log import TrainingLog
 
 STATE_NAME = "state.safetensors"
-METRICS_NAME = "metrics.csv"
 
 _VALIDATION_BATCH = 1024
 
 
 class TrainingDiverged(RuntimeError):
     """A loss or gradient was no longer finite; the model holds the last good weights."""
-
-
-class TrainConfig(BaseModel):
-    """How to train. Unknown keys and wrong types are errors.
-
-    Attributes:
-        objective: The training objective, a name in :mod:`arcsm.objectives`.
-        mix: For csm with a ladder: a number, or ``"auto"``.
-        weighting: For csm and dsm with a ladder: ``"natural"`` or ``"sigma2"``.
-        sigma: For dsm: one noise level in place of the ladder.
-        slices: For ssm: projections a row.
-        projections: For ssm: their law.
-        variance_reduced: For ssm.
-        joint: For sm, ssm and dsm of normalised heads: the field that is matched.
-        steps: Optimiser steps.
-        epochs: Passes over the data, in place of ``steps``.
-        batch_size: Rows a step.
-        optimizer: ``"adam"`` or ``"adamw"``.
-        learning_rate: Its peak.
-        weight_decay: Decoupled, for adamw.
-        schedule: ``"constant"`` or ``"cosine"`` (down to zero), after the warm-up.
-        warmup_steps: Steps of linear warm-up.
-        clip_norm: Largest norm of the gradient; ``None`` for no clipping.
-        ema: Decay of the average of the weights that is validated and kept; 0 for the weights themselves.
-        dequantise: Width of the uniform noise added to each batch, in data units.
-        standardise: Shift and scale from the training data: for each column, one for all, or none.
-        validate_every: Steps between validations.
-        validation_rows: Largest number of rows validated on.
-        patience: Stop after so many validations without a better one; ``None`` for never.
-        checkpoint_seconds: Seconds between training checkpoints (one is always written at the end).
-        seed: Seed of all randomness.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
-        precision: As in lightning.fabric, for example ``"32-true"`` or ``"bf16-mixed"``.
-        compiled: Compile the fused score matching.
-        tensorboard: Log to TensorBoard too (needs the extra ``tensorboard``).
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    objective: Literal["csm", "dsm", "ssm", "sm", "mle"] = "csm"
-    mix: float | Literal["auto"] = 0.1
-    weighting: Literal["natural", "sigma2"] = "natural"
-    sigma: float | None = Field(None, gt=0)
-    slices: int = Field(1, ge=1)
-    projections: Literal["gaussian", "rademacher", "sphere"] = "rademacher"
-    variance_reduced: bool = True
-    joint: bool | None = None
-    steps: int = Field(5000, ge=1)
-    epochs: float | None = Field(None, gt=0)
-    batch_size: int = Field(128, ge=1)
-    optimizer: Literal["adam", "adamw"] = "adam"
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    schedule: Literal["constant", "cosine"] = "cosine"
-    warmup_steps: int = Field(100, ge=0)
-    clip_norm: float | None = Field(10.0, gt=0)
-    ema: float = Field(0.999, ge=0, lt=1)
-    dequantise: float = Field(0.0, ge=0)
-    standardise: Literal["columns", "global", "none"] = "columns"
-    validate_every: int = Field(250, ge=1)
-    validation_rows: int = Field(10_000, ge=1)
-    patience: int | None = Field(None, ge=1)
-    checkpoint_seconds: float = Field(60.0, ge=0)
-    seed: int = Field(0, ge=0)
-    device: str = "auto"
-    precision: str = "32-true"
-    compiled: bool = False
-    tensorboard: bool = False
 
 
 @dataclass
@@ -177,37 +107,10 @@ class _Loss(nn.Module):
     def __init__(self, model: AutoregressiveModel, config: TrainConfig) -> None:
         super().__init__()
         self.model = model
-        self.objective = _objective(config)
+        self.objective = objective_of(config)
 
     def forward(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
         return self.objective(self.model, x, condition=condition, generator=generator)
-
-
-def _objective(config: TrainConfig) -> Callable[..., Tensor]:
-    """The objective with the options of the configuration that concern it."""
-    options: dict[str, dict[str, Any]] = {
-        "csm": {"mix": config.mix, "weighting": config.weighting, "compiled": config.compiled},
-        "dsm": {"sigma": config.sigma, "weighting": config.weighting, "compiled": config.compiled},
-        "ssm": {
-            "slices": config.slices,
-            "projections": config.projections,
-            "variance_reduced": config.variance_reduced,
-            "joint": config.joint,
-        },
-        "sm": {"joint": config.joint},
-        "mle": {},
-    }
-    chosen = options[config.objective]
-    if config.objective == "dsm":
-        chosen["joint"] = bool(config.joint)
-    function = objectives.OBJECTIVES[config.objective]
-
-    def objective(model: AutoregressiveModel, x: Tensor, **arguments: Any) -> Tensor:
-        if config.objective == "csm" and model.noise is None:
-            return function(model, x, **{**chosen, "mix": 1.0}, **arguments)
-        return function(model, x, **chosen, **arguments)
-
-    return objective
 
 
 class _Trainer:
@@ -319,7 +222,7 @@ class _Trainer:
         assert self.held_out is not None
         averaged = self.average.module
         averaged.eval()
-        objective = _objective(self.config)
+        objective = objective_of(self.config)
         x, condition = self.held_out
         total = 0.0
         for start in range(0, len(x), _VALIDATION_BATCH):
@@ -335,7 +238,7 @@ class _Trainer:
     # The loop ---------------------------------------------------------------------------------------------------
 
     def train(self, progress: bool) -> FitResult:
-        log = _Log(self.run, self.step, self.config.tensorboard)
+        log = TrainingLog(self.run, self.step, self.config.tensorboard)
         begun, last_saved = time.monotonic() - self.seconds, time.monotonic()
         stopped, running = False, math.nan
         with track("training", self.total, progress) as bar, log:
@@ -353,7 +256,7 @@ class _Trainer:
         self.finish()
         return FitResult(self.step, self.seconds, int(self.best["step"]), self.best["loss"], self.history, stopped)
 
-    def assess(self, running: float, log: _Log) -> bool:
+    def assess(self, running: float, log: TrainingLog) -> bool:
         """Validate, keep the weights if they are the best so far, and say whether to stop."""
         row = {"step": float(self.step), "loss": running, "learning_rate": self.learning_rate(self.step - 1)}
         judged = running
@@ -424,58 +327,6 @@ class _Trainer:
         self.step, self.seconds = int(header["step"]), float(header["seconds"])
         self.best = {**header["best"], "loss": float(header["best"]["loss"])}
         self.history = list(header["history"])
-
-
-class _Log:
-    """``metrics.csv`` (and TensorBoard), cut back to the step that a resumed run starts from."""
-
-    _COLUMNS = ("step", "loss", "valid", "learning_rate", "seconds")
-
-    def __init__(self, run: Path | None, step: int, tensorboard: bool) -> None:
-        self.path = None if run is None else run / METRICS_NAME
-        self.board: Any = None
-        if run is None:
-            return
-        run.mkdir(parents=True, exist_ok=True)
-        kept = [row for row in read_metrics(run) if row["step"] <= step] if step else []
-        with atomic_path(run / METRICS_NAME) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._COLUMNS)
-            writer.writeheader()
-            writer.writerows(kept)
-        if tensorboard:
-            self.board = _summary_writer(run, step)
-
-    def __enter__(self) -> _Log:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.board is not None:
-            self.board.close()
-
-    def write(self, row: Mapping[str, float]) -> None:
-        if self.path is not None:
-            with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, self._COLUMNS).writerow(row)
-        if self.board is not None:
-            for name in row.keys() - {"step"}:
-                self.board.add_scalar(name, row[name], int(row["step"]))
-
-
-def read_metrics(run: Path) -> list[dict[str, float]]:
-    """The rows of a run's ``metrics.csv``; empty cells are left out."""
-    path = run / METRICS_NAME
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-
-
-def _summary_writer(run: Path, step: int) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise ValueError('tensorboard: needs the extra: pip install "arcsm[tensorboard]"') from error
-    return SummaryWriter(str(run / "tensorboard"), purge_step=step or None)
 
 
 def _optimizer(model: AutoregressiveModel, config: TrainConfig) -> torch.optim.Optimizer:

@@ -19,7 +19,8 @@ from arcsm.metrics import energy_distance, sliced_wasserstein, summary
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
 from arcsm.plots import scatter
-from arcsm.training import TrainConfig, fit
+from arcsm.train_config import TrainConfig
+from arcsm.training import fit
 
 
 class Fig3b(Settings):

@@ -104,7 +104,7 @@ def _figure(run: Study[Fig7], found: Mapping[str, dict[str, Any]]) -> Figure:
                 values = torch.tensor(cell["density"])
                 low = float(values.max()) - 9.0
                 extent = (-_LIMIT, _LIMIT, -_LIMIT, _LIMIT)
-                axes.imshow(values.clamp(min=low), origin="lower", extent=extent, cmap="magma", aspect="equal")
+                axes.imshow(values.clamp(min=low).numpy(), origin="lower", extent=extent, cmap="magma", aspect="equal")
                 axes.set_xticks([])
                 axes.set_yticks([])
             else:

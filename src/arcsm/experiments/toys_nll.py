@@ -22,7 +22,8 @@ from arcsm.metrics import summary
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
 from arcsm.plots import BLUE, GREY, ORANGE, open_frame
-from arcsm.training import TrainConfig, fit
+from arcsm.train_config import TrainConfig
+from arcsm.training import fit
 
 
 class ToyScores(Settings):
@@ -170,10 +171,13 @@ def _scores(run: Study[ToysNll], toy: str, seed: int) -> Result:
 
 
 def _zuko() -> Any:
+    """The library of flows; its import switches off torch's checks of distributions, which is undone here."""
+    checks = torch.distributions.Distribution._validate_args
     try:
         import zuko  # type: ignore[import-untyped, import-not-found]
     except ImportError as error:
         raise ValueError('toys-nll: needs zuko; pip install "arcsm[bench]"') from error
+    torch.distributions.Distribution.set_default_validate_args(checks)
     return zuko
 
 

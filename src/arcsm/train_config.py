@@ -1,0 +1,107 @@
+"""How to train: the settings of :func:`arcsm.fit`, and the objective that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from arcsm import objectives
+from arcsm.model import AutoregressiveModel
+
+
+class TrainConfig(BaseModel):
+    """How to train. Unknown keys and wrong types are errors.
+
+    Attributes:
+        objective: The training objective, a name in :mod:`arcsm.objectives`.
+        mix: For csm with a ladder: a number, or ``"auto"``.
+        weighting: For csm and dsm with a ladder: ``"natural"`` or ``"sigma2"``.
+        sigma: For dsm: one noise level in place of the ladder.
+        slices: For ssm: projections a row.
+        projections: For ssm: their law.
+        variance_reduced: For ssm.
+        joint: For sm, ssm and dsm of normalised heads: the field that is matched.
+        steps: Optimiser steps.
+        epochs: Passes over the data, in place of ``steps``.
+        batch_size: Rows a step.
+        optimizer: ``"adam"`` or ``"adamw"``.
+        learning_rate: Its peak.
+        weight_decay: Decoupled, for adamw.
+        schedule: ``"constant"`` or ``"cosine"`` (down to zero), after the warm-up.
+        warmup_steps: Steps of linear warm-up.
+        clip_norm: Largest norm of the gradient; ``None`` for no clipping.
+        ema: Decay of the average of the weights that is validated and kept; 0 for the weights themselves.
+        dequantise: Width of the uniform noise added to each batch, in data units.
+        standardise: Shift and scale from the training data: for each column, one for all, or none.
+        validate_every: Steps between validations.
+        validation_rows: Largest number of rows validated on.
+        patience: Stop after so many validations without a better one; ``None`` for never.
+        checkpoint_seconds: Seconds between training checkpoints (one is always written at the end).
+        seed: Seed of all randomness.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        precision: As in lightning.fabric, for example ``"32-true"`` or ``"bf16-mixed"``.
+        compiled: Compile the fused score matching.
+        tensorboard: Log to TensorBoard too (needs the extra ``tensorboard``).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    objective: Literal["csm", "dsm", "ssm", "sm", "mle"] = "csm"
+    mix: float | Literal["auto"] = 0.1
+    weighting: Literal["natural", "sigma2"] = "natural"
+    sigma: float | None = Field(None, gt=0)
+    slices: int = Field(1, ge=1)
+    projections: Literal["gaussian", "rademacher", "sphere"] = "rademacher"
+    variance_reduced: bool = True
+    joint: bool | None = None
+    steps: int = Field(5000, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    batch_size: int = Field(128, ge=1)
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup_steps: int = Field(100, ge=0)
+    clip_norm: float | None = Field(10.0, gt=0)
+    ema: float = Field(0.999, ge=0, lt=1)
+    dequantise: float = Field(0.0, ge=0)
+    standardise: Literal["columns", "global", "none"] = "columns"
+    validate_every: int = Field(250, ge=1)
+    validation_rows: int = Field(10_000, ge=1)
+    patience: int | None = Field(None, ge=1)
+    checkpoint_seconds: float = Field(60.0, ge=0)
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    precision: str = "32-true"
+    compiled: bool = False
+    tensorboard: bool = False
+
+
+def objective_of(config: TrainConfig) -> Callable[..., Tensor]:
+    """The objective with the options of the configuration that concern it."""
+    options: dict[str, dict[str, Any]] = {
+        "csm": {"mix": config.mix, "weighting": config.weighting, "compiled": config.compiled},
+        "dsm": {"sigma": config.sigma, "weighting": config.weighting, "compiled": config.compiled},
+        "ssm": {
+            "slices": config.slices,
+            "projections": config.projections,
+            "variance_reduced": config.variance_reduced,
+            "joint": config.joint,
+        },
+        "sm": {"joint": config.joint},
+        "mle": {},
+    }
+    chosen = options[config.objective]
+    if config.objective == "dsm":
+        chosen["joint"] = bool(config.joint)
+    function = objectives.OBJECTIVES[config.objective]
+
+    def objective(model: AutoregressiveModel, x: Tensor, **arguments: Any) -> Tensor:
+        if config.objective == "csm" and model.noise is None:
+            return function(model, x, **{**chosen, "mix": 1.0}, **arguments)
+        return function(model, x, **chosen, **arguments)
+
+    return objective
