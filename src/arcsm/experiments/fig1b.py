@@ -37,7 +37,7 @@ class Fig1b(Settings):
 
 PRESETS: Mapping[Preset, Fig1b] = {
     "smoke": Fig1b(features=5, hidden=16, batch=16, draws=4, slices=(1, 2), sigmas=(0.1,), warm_up=3),
-    "cpu": Fig1b(seeds=2, draws=100, draws_of_many=10, batch=64, hidden=64),
+    "cpu": Fig1b(draws=100, draws_of_many=8, batch=64, hidden=64),
     "paper": Fig1b(seeds=5, draws=1000),
 }
 
