@@ -470,3 +470,12 @@ def test_a_score_of_degree_five_is_integrated_exactly_on_uneven_nodes() -> None:
     inner = slice(1, -1)  # the outer cells know one neighbour less
     step = density.energy[:, inner].diff() - expected[:, inner].diff()
     torch.testing.assert_close(step, torch.zeros_like(step), atol=1e-12, rtol=0.0)
+
+
+def test_two_nodes_are_enough_to_start_from() -> None:
+    density = integrate(normal, torch.tensor([-30.0, 30.0], dtype=FLOAT64), torch.zeros(3, dtype=FLOAT64))
+    torch.testing.assert_close(
+        density.log_prob(torch.zeros(3, 1, dtype=FLOAT64)), torch.full((3, 1), -LOG_SQRT_2PI).double()
+    )
+    density = integrate(normal, torch.tensor([[-30.0, 30.0]], dtype=FLOAT64))
+    assert bool(density.converged.all())

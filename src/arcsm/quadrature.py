@@ -31,8 +31,8 @@ _KRONROD = tuple(w / 2940.0 for w in (432.0, 625.0, 672.0, 625.0, 432.0))
 _KRONROD_END = 77.0 / 2940.0
 _LOBATTO_INNER, _LOBATTO_END = 5.0 / 12.0, 1.0 / 12.0  # the embedded rule: ends and +-beta, degree 5
 
-_NEW_NODES = 12  # nodes added to a row at a time: four cells split in four while coarse, then twelve in two
-_COARSE_NODES = 36
+_NEW_NODES = 12  # nodes added to a row at a time: twelve cells split in two, or four in four
+_OUTWEIGHED = 0.01  # of the worst cell's contribution to the error
 _WIDEST_CELL = 0.8  # standard deviations; a wider cell with mass in it might hide a narrow mode
 _LARGEST_GRADING = 32.0  # a cell twice as wide as its neighbour may be wrong by 2^5 times as much
 _NARROWEST = 1e-3  # of two neighbours' width: a cell narrower than that has no say in the other's shape
@@ -185,7 +185,7 @@ def integrate(
     """Adaptive integration of ``N`` conditionals from their scores.
 
     A coarse pass over ``nodes`` finds the mass. Then, until the estimated error of the log density is below ``tol``,
-    the cells that contribute most to it are split in four. Two things make a cell contribute: the mass in it may be
+    the cells that contribute most to it are split. Two things make a cell contribute: the mass in it may be
     off, and the step of the log density across it may be off, which shifts the weight of *everything* beyond it. So
     the switch of the score between two far modes is found although there is no mass anywhere near it.
 
@@ -418,14 +418,20 @@ def _share_beyond(
 def _split(
     score: ScoreFunction, rows: Tensor, x: Tensor, s: Tensor, ds: Tensor, indicator: Tensor, new: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Split the worst cells of each row in four, later in two; nodes stay sorted."""
-    parts = 4 if x.shape[1] < _COARSE_NODES else 2
+    """Add nodes to each row; they stay sorted.
+
+    The worst cells are split in two. Where a few cells outweigh all others, because the mass has hardly been found
+    yet, those are split in four.
+    """
     width = x.diff(dim=1)
     splittable = width > 64.0 * torch.finfo(x.dtype).eps * torch.maximum(x[:, :-1].abs(), x[:, 1:].abs())
-    ranked = torch.where(splittable, indicator, -1.0)
-    cells = ranked.topk(min(new // (parts - 1), ranked.shape[1]), dim=1).indices
+    ranked, cells = torch.where(splittable, indicator, -1.0).sort(1, descending=True)
     start, wide = x.gather(1, cells), width.gather(1, cells)
-    new_x = torch.cat([start + wide * (part / parts) for part in range(1, parts)], 1)
+    few = min(new // 3, cells.shape[1])
+    new_x = torch.cat([start[:, :few] + part * wide[:, :few] for part in (0.25, 0.5, 0.75)], 1)  # (n, 3 * few)
+    if 3 * few <= cells.shape[1]:
+        outweighed = ranked[:, few, None] < _OUTWEIGHED * ranked[:, :1]
+        new_x = torch.where(outweighed, new_x, start[:, : 3 * few] + 0.5 * wide[:, : 3 * few])
     new_s, new_ds = score(new_x, rows)
     x, order = torch.cat([x, new_x], 1).sort(1)
     s, ds = torch.cat([s, new_s], 1).gather(1, order), torch.cat([ds, new_ds], 1).gather(1, order)
