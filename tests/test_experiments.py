@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from arcsm import cli
 from arcsm.experiments import EXPERIMENTS
+from arcsm.experiments.base import Settings, Study
+from arcsm.experiments.toys import toy_rows
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +79,45 @@ def test_every_experiment_runs_at_smoke_size_and_goes_on_where_it_stopped(
     assert cells
     assert cli._run([*command, "--device", "cpu", "--force"]) == 0
     assert cells == {path: path.stat().st_mtime_ns for path in work.rglob("*.json")}
+
+
+def test_a_cell_is_done_once_for_the_same_settings(tmp_path: Path) -> None:
+    calls = []
+
+    def study_of(first_seed: int) -> Study[Settings]:
+        settings = Settings(first_seed=first_seed)
+        return Study("name", "smoke", settings, torch.device("cpu"), tmp_path, tmp_path / "work")
+
+    def compute() -> dict[str, int]:
+        calls.append(1)
+        return {"value": len(calls)}
+
+    assert study_of(0).once("a cell", compute) == study_of(0).once("a cell", compute) == {"value": 1}
+    assert study_of(1).once("a cell", compute) == {"value": 2}
+    assert study_of(0).once("another", compute) == {"value": 3}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [("featurs=3", "did you mean features"), ("features=many", "features"), ("features", "KEY=")]
+)
+def test_a_wrong_setting_is_a_one_line_error(
+    change: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli._run(["reproduce", "fig1b", "--preset", "smoke", "--out", str(tmp_path), "--set", change]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["checkerboard", "rings", "eight_gaussians"])
+def test_the_true_density_with_noise_integrates_to_one_and_is_that_of_its_rows(name: str) -> None:
+    rows = toy_rows(name, 5_000, 4_000, sigma=0.1, seed=0)
+    axis = torch.linspace(-4.0, 4.0, 100)
+    density = rows.true_log_prob(torch.cartesian_prod(axis, axis))
+    assert density is not None
+    assert float(density.exp().sum() * (axis[1] - axis[0]) ** 2) == pytest.approx(1.0, abs=1e-3)
+    # the entropy over the grid is what the rows have on average
+    entropy = -float((density.exp() * density).sum() * (axis[1] - axis[0]) ** 2)
+    at_rows = rows.true_log_prob(rows.test[:1000])
+    assert at_rows is not None
+    assert float(-at_rows.mean()) == pytest.approx(entropy, abs=0.08)
