@@ -92,8 +92,9 @@ class Study(Generic[S]):
         return found
 
     def once(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The result of a cell, JSON-ready, computed at most once."""
-        described = json.dumps([name, self.settings.model_dump(mode="json"), arcsm.__version__], sort_keys=True)
+        """The result of a cell, JSON-ready, computed at most once for the same settings (however many seeds)."""
+        settings = self.settings.model_dump(mode="json", exclude={"seeds"})
+        described = json.dumps([name, settings, arcsm.__version__], sort_keys=True)
         slug = re.sub(r"[^a-z0-9.]+", "-", name.lower())
         path = self.work / f"{slug}-{hashlib.sha256(described.encode()).hexdigest()[:12]}.json"
         if not path.is_file():

@@ -75,7 +75,7 @@ PRESETS: Mapping[Preset, ToysNll] = {
         steps=20, batch=64, test=40, truth_rows=20, flow_steps=5, mle_steps=2, mle_batch=8, nsf_transforms=1,
         nsf_hidden=(16,), nsf_steps=10, maf_transforms=2, maf_hidden=(16,), maf_steps=10,
     ),
-    "cpu": ToysNll(seeds=3, mle_steps=50, maf_steps=4000),
+    "cpu": ToysNll(seeds=2, mle_steps=50, maf_steps=4000),
     "paper": ToysNll(
         seeds=5, train=200_000, steps=40_000, test=10_000, truth_rows=2000, flow_steps=60, mle_steps=1000,
         mle_batch=256, nsf_steps=45_000, maf_steps=60_000,
