@@ -199,7 +199,9 @@ class AutoregressiveModel(
             reduce: Sum over the dimensions; otherwise one term of the chain rule for each.
             method: ``"closed_form"`` (default of normalised heads), ``"flow"`` through the ladder (default of a
                 ``ScoreHead`` with one; what ``probability_flow`` samples from) or ``"quadrature"`` of the score of
-                this level alone.
+                this level alone. The quadrature is exact for the score that it is given, but at a small noise no
+                score is learned in the gap between far modes: their weights are then an accident, and no warning
+                can tell. The flow takes them from the largest noise, which bridges the gap.
             steps: Steps of the flow; by default the levels of the ladder.
             tol: Error of each conditional in nats to aim for.
             max_evaluations: Largest number of evaluations of the score for one conditional and integral.
