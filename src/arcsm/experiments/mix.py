@@ -60,7 +60,7 @@ PRESETS: Mapping[Preset, MixSettings] = {
         draws=4,
         draw_rows=16,
     ),
-    "cpu": MixSettings(seeds=2),
+    "cpu": MixSettings(mnist_steps=600),
     "paper": MixSettings(seeds=5, steps=20_000, mnist_steps=50_000, mnist_test_rows=2_000, mnist_changes=()),
 }
 
