@@ -479,3 +479,20 @@ def test_two_nodes_are_enough_to_start_from() -> None:
     )
     density = integrate(normal, torch.tensor([[-30.0, 30.0]], dtype=FLOAT64))
     assert bool(density.converged.all())
+
+
+@pytest.mark.parametrize("distance", [0.0, 1e-3, 3e-3, 1e-2, 0.1])
+def test_an_anchor_close_to_a_node_does_not_amplify_the_rounding_of_the_score(distance: float) -> None:
+    mixtures = random_mixtures(500, 3, logistic=False)
+    nodes = grid(17)
+
+    def rounded(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        s, ds = mixtures.score(x, rows)
+        return s.float().double(), ds.float().double()
+
+    anchor = nodes[8:9] + distance
+    density = integrate(rounded, nodes.expand(500, -1), anchor.expand(500))
+    error = (density.log_prob(anchor.expand(500, 1)) - mixtures.log_prob(anchor.expand(500, 1)))[:, 0].abs()
+    assert bool(density.converged.all())
+    assert float((error > 1e-5).double().mean()) < 0.01  # it was nearly half of them
+    assert float(error.max()) < 2e-3

@@ -36,6 +36,7 @@ _OUTWEIGHED = 0.01  # of the worst cell's contribution to the error
 _WIDEST_CELL = 0.8  # standard deviations; a wider cell with mass in it might hide a narrow mode
 _LARGEST_GRADING = 32.0  # a cell twice as wide as its neighbour may be wrong by 2^5 times as much
 _NARROWEST = 1e-3  # of two neighbours' width: a cell narrower than that has no say in the other's shape
+_CLOSE = 0.25  # of a cell's width: a node that close to the anchor moves there
 _LARGEST_EXPONENT = 60.0  # a cell's interior may rise this far above all nodes before it is cut
 
 
@@ -215,7 +216,7 @@ def integrate(
     if nodes.shape[1] < 2 or bool((nodes.diff(dim=1) <= 0).any()):
         raise ValueError("nodes: expected at least two ascending points a row")
     if anchor is not None:
-        nodes = torch.cat([nodes.expand(len(anchor), -1), anchor[:, None].to(nodes.dtype)], 1).sort(1).values
+        nodes = _with_anchor(nodes.expand(len(anchor), -1), anchor[:, None].to(nodes.dtype))
     if nodes.shape[1] > max_evaluations:
         raise ValueError(
             f"max_evaluations: expected at least the {nodes.shape[1]} starting nodes, got {max_evaluations}"
@@ -244,6 +245,24 @@ def integrate(
 def from_nodes(x: Tensor, s: Tensor, ds: Tensor) -> PiecewiseDensity:
     """The densities that given nodes ``(N, K)``, scores and derivatives describe; differentiable by both."""
     return _assess(x, s, ds, None, math.inf)[0]
+
+
+def _with_anchor(nodes: Tensor, anchor: Tensor) -> Tensor:
+    """Nodes ``(N, K)`` and one more, with the anchor ``(N, 1)`` among them.
+
+    A node close to the anchor moves there and the new one goes into the middle of what is left of the cell: a very
+    narrow cell would say nothing but the rounding of the score.
+    """
+    last = nodes.shape[1] - 1
+    cell = (torch.searchsorted(nodes.contiguous(), anchor.contiguous(), right=True) - 1).clamp(0, last - 1)
+    left, right = nodes.gather(1, cell), nodes.gather(1, cell + 1)
+    close = _CLOSE * (right - left)
+    on_left, on_right = (anchor - left).abs() < close, (right - anchor).abs() < close
+    nearest = torch.where(on_left, cell, cell + 1)
+    moves = (on_left | on_right) & (nearest > 0) & (nearest < last)
+    moved = torch.where(moves, nodes.scatter(1, nearest, anchor), nodes)
+    new = torch.where(moves, 0.5 * (anchor + torch.where(on_left, right, left)), anchor)
+    return torch.cat([moved, new], 1).sort(1).values
 
 
 # The formulas -------------------------------------------------------------------------------------------------------
