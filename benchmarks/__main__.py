@@ -19,12 +19,13 @@ PAGE = Path(__file__).with_name("README.md")
 ABOUT = {
     "csm_step": "One CSM step of a score head on 64 x 784 points: loss and all gradients. `double_backward` is plain "
     "autograd, `forward_mode` carries the derivative beside the value, `fused` is what `arcsm.objectives.csm` runs, "
-    "`matrix_products` are the products that any of them needs and nothing else. Extra memory is the growth of the "
-    "peak of the resident memory of a fresh process over one step; 0 means that what the process had was enough.",
+    "`matrix_products` are the products that any of them needs and nothing else. Extra memory is the peak of the "
+    "resident memory of a fresh process during one step beyond what was resident before it.",
     "sampling": "Sampling 64 rows of 784 dimensions from a MADE of 3 x 1024 units. Naive is a full forward pass for "
     "each dimension and, for the whole sampler, 200 Langevin steps a dimension as the paper's sampler takes.",
-    "log_prob": "Log densities of trained score heads by adaptive quadrature at the smallest noise, against a uniform "
-    "grid over the same support with as many nodes as it needs for the same largest error.",
+    "log_prob": "Log densities of trained score heads by adaptive quadrature at the smallest noise (tolerance 1e-4), "
+    "against a uniform grid over the same support, doubled until its largest error is below 1e-4 or ours. Scores alone "
+    "on the grid, scores and slopes for ours; the best of three runs of ours and of two of the grid.",
     "quadrature": "Errors of the log density of trained score heads with 64 to 512 evaluations of the score, in nats, "
     "against a uniform grid of 20,001 nodes: the largest of 400 conditionals of held-out rows, the share that reached "
     "the tolerance of 1e-5, and the share whose error is below ten times its estimate (or flagged). `RUN` is a folder "
@@ -44,6 +45,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[*ABOUT, []], default=[], metavar="NAME", help=", ".join(ABOUT))
     parser.add_argument("--runs", nargs="*", default=[], metavar="RUN", help="trained runs, for quadrature")
     given = parser.parse_args()
+    if "quadrature" in given.names and not given.runs:
+        parser.error("quadrature needs --runs RUN ...")
     names = given.names or [name for name in ABOUT if name != "quadrature" or given.runs]
     sections = kept()
     for name in names:

@@ -39,10 +39,10 @@ def full_forwards(model: AutoregressiveModel, x: Tensor, visit: Callable[[Tensor
 def langevin_steps(model: AutoregressiveModel, context: Tensor) -> None:
     """200 Langevin steps of one dimension, written as one would (paper, Eq. 22)."""
     x = torch.randn(ROWS)
+    projection = model.head.project(context)
     for sigma in model.noise.sigmas if model.noise else ():
         for _ in range(LANGEVIN_STEPS // 10):
-            s, _ = model.head.score_and_derivative(context, x, sigma)
-            x = x + 0.5 * 1e-3 * s + 1e-3**0.5 * torch.randn(ROWS)
+            x = x + 0.5 * 1e-3 * model.head.score(projection, x, sigma) + 1e-3**0.5 * torch.randn(ROWS)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy
 import torch
 from matplotlib.figure import Figure
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import arcsm
 from arcsm.checkpoint import write_text
@@ -51,8 +51,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seeds: int = 1
-    first_seed: int = 0
+    seeds: int = Field(1, ge=1)
+    first_seed: int = Field(0, ge=0)
 
     def all_seeds(self) -> range:
         return range(self.first_seed, self.first_seed + self.seeds)
@@ -92,15 +92,15 @@ class Study(Generic[S]):
         return found
 
     def once(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The result of a cell, JSON-ready, computed at most once for the same settings (however many seeds)."""
+        """The result of a cell, JSON-ready, computed once for the same settings (however many seeds) and device."""
         settings = self.settings.model_dump(mode="json", exclude={"seeds"})
-        described = json.dumps([name, settings, arcsm.__version__], sort_keys=True)
+        described = json.dumps([name, settings, arcsm.__version__, self.device.type], sort_keys=True)
         slug = re.sub(r"[^a-z0-9.]+", "-", name.lower())
         path = self.work / f"{slug}-{hashlib.sha256(described.encode()).hexdigest()[:12]}.json"
         if not path.is_file():
             begun = time.monotonic()
             result = compute()
-            write_text(path, json.dumps({"seconds": time.monotonic() - begun, "result": result}))
+            write_text(path, json.dumps({"seconds": time.monotonic() - begun, "result": result}, allow_nan=False))
         kept = json.loads(path.read_text(encoding="utf-8"))
         self.seconds += kept["seconds"]
         return dict(kept["result"])
@@ -129,7 +129,8 @@ def study(name: str, about: str, presets: Mapping[Preset, S], body: Callable[[St
         current = Study(name, preset, settings, resolve_device(device), out, work / f"{name}-{preset}")
         metrics = body(current)
         path = result_path(out, name, preset)
-        return write_record(path, settings.model_dump(mode="json"), settings.first_seed, metrics, current.seconds)
+        described = settings.model_dump(mode="json")
+        return write_record(path, described, settings.first_seed, metrics, current.seconds, current.device)
 
     return Experiment(name, about, run)
 
@@ -155,7 +156,7 @@ def result_path(out: Path, name: str, preset: Preset) -> Path:
 
 
 def write_record(
-    path: Path, config: Mapping[str, Any], seed: int, metrics: dict[str, Any], seconds: float
+    path: Path, config: Mapping[str, Any], seed: int, metrics: dict[str, Any], seconds: float, device: torch.device
 ) -> dict[str, Any]:
     """Write metrics with all that is needed to get them again."""
     record = {
@@ -175,8 +176,8 @@ def write_record(
             "simd": torch.backends.cpu.get_cpu_capability(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         },
     }
-    write_text(path, json.dumps(record, indent=2) + "\n")
+    write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
     return record

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from arcsm import objectives
 from arcsm.experiments.base import Preset, Settings, Study, study
 from arcsm.experiments.gaussians import autoregressive, conditional_scores, gaussian_rows, joint, parameters
+from arcsm.experiments.memory import extra_memory_mib
 from arcsm.fields import denoising_score_matching, exact_score_matching, sliced_score_matching
 from arcsm.model import AutoregressiveModel
 from arcsm.plots import open_frame
@@ -94,9 +94,7 @@ def measure(arguments: str, threads: int) -> None:
     step, plain = partial(_step, method, network, x, generator), partial(_plain_step, network, x)
 
     _step(method, network, x[:2], generator)  # gradients and the library's buffers exist now
-    before = _peak_memory(device)
-    step()
-    memory = _peak_memory(device) - before
+    memory = extra_memory_mib(step, device)
     seconds, plain_seconds = _medians([step, plain], settings.repeats, device)
     numbers = {
         "milliseconds": 1e3 * seconds,
@@ -131,13 +129,6 @@ def _plain_step(network: nn.Module, x: Tensor) -> None:
     """One forward and backward pass of the scores alone."""
     scores = conditional_scores(network, x) if isinstance(network, AutoregressiveModel) else network(x)
     scores.square().sum().backward()
-
-
-def _peak_memory(device: torch.device) -> float:
-    """Mebibytes."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _medians(functions: list[Callable[[], None]], repeats: int, device: torch.device) -> list[float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from pydantic import Field
 from torch import Tensor
 
 from arcsm import objectives
@@ -15,8 +16,6 @@ from arcsm.experiments.base import Preset, Settings, Study, study
 from arcsm.experiments.gaussians import autoregressive, gaussian_rows
 from arcsm.model import AutoregressiveModel
 from arcsm.plots import BLUE, ORANGE, open_frame
-
-_MANY = ("SSM, 100 ", "SSM, 1000 ")
 
 
 class Fig1b(Settings):
@@ -27,8 +26,8 @@ class Fig1b(Settings):
     context_features: int = 4
     head_hidden: int = 32
     batch: int = 128
-    draws: int = 200
-    draws_of_many: int = 50  # with 100 slices and more, where a draw takes seconds
+    draws: int = Field(200, ge=2)
+    draws_of_many: int = Field(50, ge=2)  # with 100 slices and more, where a draw takes seconds
     slices: tuple[int, ...] = (1, 10, 100, 1000)
     sigmas: tuple[float, ...] = (0.01, 0.03, 0.1)
     warm_up: int = 500
@@ -111,15 +110,19 @@ def _model(run: Study[Fig1b], seed: int) -> AutoregressiveModel:
         return autoregressive(*sizes).to(run.device)
 
 
-def _spread(run: Study[Fig1b], model: AutoregressiveModel, name: str, seed: int) -> dict[str, float]:
-    """Standard deviation of the objective; mean square of the gradient's noise by the square of its mean."""
+def _spread(run: Study[Fig1b], model: AutoregressiveModel, name: str, seed: int) -> dict[str, float | None]:
+    """Standard deviation of the objective; mean square of the gradient's noise by the square of its mean.
+
+    The latter is ``None`` where the draws do not resolve the mean.
+    """
     settings = run.settings
     objective = _objectives(settings)[name]
     x = gaussian_rows(settings.batch, settings.features, run.generator(seed, 2))
     generator = run.generator(seed, 3)
     values: list[float] = []
     mean, square = torch.zeros((), dtype=torch.float64, device=run.device), 0.0
-    draws = settings.draws_of_many if name.startswith(_MANY) else settings.draws
+    many = name.startswith("SSM") and int(name.split()[1]) >= 100
+    draws = settings.draws_of_many if many else settings.draws
     for _ in range(draws):
         model.zero_grad()
         loss = objective(model, x, generator)
@@ -129,11 +132,18 @@ def _spread(run: Study[Fig1b], model: AutoregressiveModel, name: str, seed: int)
         mean, square = mean + gradient / draws, square + float(gradient.square().sum()) / draws
     size = float(mean.square().sum())
     noise = max(0.0, square - size) * draws / (draws - 1)
-    return {"objective_sd": float(torch.tensor(values).double().std()), "gradient_noise": noise / size}
+    signal = size - noise / draws  # unbiased: the mean of the draws still holds that much of the noise
+    resolved = signal > 0.1 * size
+    return {
+        "objective_sd": float(torch.tensor(values).double().std()),
+        "gradient_noise": noise / signal if resolved else None,
+    }
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+def _mean(values: list[float | None]) -> float | None:
+    """The mean, or nothing where one value is missing."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def _figure(methods: dict[str, Any]) -> Figure:
@@ -144,8 +154,9 @@ def _figure(methods: dict[str, Any]) -> Figure:
     ):
         axes = figure.add_subplot(1, 2, index + 1)
         for stage, colour in (("at the start", ORANGE), ("after training", BLUE)):
-            values = [max(methods[name][stage][key], 1e-12) for name in names]
-            axes.plot(values, range(len(names)), "o", color=colour, label=stage)
+            known = [(i, methods[name][stage][key]) for i, name in enumerate(names)]
+            shown = [(i, max(value, 1e-12)) for i, value in known if value is not None]
+            axes.plot([value for _, value in shown], [i for i, _ in shown], "o", color=colour, label=stage)
         axes.set_xscale("log")
         axes.set_yticks(range(len(names)), names if index == 0 else [""] * len(names), fontsize=8)
         axes.invert_yaxis()

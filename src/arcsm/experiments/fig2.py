@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from pydantic import Field
 from torch import Tensor, nn
 
 from arcsm import objectives
@@ -41,10 +42,10 @@ class Fig2(Settings):
     context_features: int = 4
     head_hidden: int = 32
     batch: int = 64
-    steps: int = 20_000
-    record_every: int = 400
+    steps: int = Field(20_000, ge=1)
+    record_every: int = Field(400, ge=1)
     sigmas: tuple[float, ...] = (0.01, 0.03, 0.1)
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    learning_rates: tuple[float, ...] = Field((3e-4, 1e-3, 3e-3), min_length=1)
     tuning_steps: int = 2_000
     joint_network: bool = True
     test_rows: int = 2_000
@@ -58,7 +59,7 @@ PRESETS: Mapping[Preset, Fig2] = {
     "paper": Fig2(seeds=5, hidden=256, head_hidden=64, batch=128),
 }
 
-Field = Callable[[nn.Module, Tensor], Tensor]
+ScoreField = Callable[[nn.Module, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Method:
     """An objective on a network: ``loss(network, field, rows, generator)``."""
 
     label: str
-    loss: Callable[[nn.Module, Field, Tensor, torch.Generator], Tensor]
+    loss: Callable[[nn.Module, ScoreField, Tensor, torch.Generator], Tensor]
     autoregressive: bool = True
 
 
@@ -80,22 +81,22 @@ def methods(settings: Fig2) -> list[Method]:
     return found
 
 
-def _csm(network: nn.Module, field: Field, x: Tensor, generator: torch.Generator) -> Tensor:
+def _csm(network: nn.Module, field: ScoreField, x: Tensor, generator: torch.Generator) -> Tensor:
     assert isinstance(network, AutoregressiveModel)
     return objectives.csm(network, x)
 
 
-def _ssm(network: nn.Module, field: Field, x: Tensor, generator: torch.Generator) -> Tensor:
+def _ssm(network: nn.Module, field: ScoreField, x: Tensor, generator: torch.Generator) -> Tensor:
     z = x.requires_grad_()
     return sliced_score_matching(field(network, z), z, generator=generator)
 
 
-def _dsm(network: nn.Module, field: Field, x: Tensor, generator: torch.Generator, sigma: float) -> Tensor:
+def _dsm(network: nn.Module, field: ScoreField, x: Tensor, generator: torch.Generator, sigma: float) -> Tensor:
     noise = torch.randn(x.shape, generator=generator, device=x.device)
     return denoising_score_matching(field(network, x + sigma * noise), noise, sigma)
 
 
-def _field_of(method: Method) -> Field:
+def _field_of(method: Method) -> ScoreField:
     def of_model(network: nn.Module, z: Tensor) -> Tensor:
         assert isinstance(network, AutoregressiveModel)
         return conditional_scores(network, z)
@@ -156,7 +157,8 @@ def _train(run: Study[Fig2], method: Method, seed: int, learning_rate: float, st
     optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     data, noise = run.generator(seed, 1), run.generator(seed, 2)
-    test = gaussian_rows(settings.test_rows, settings.features, run.generator(seed, 3))
+    tuning = steps != settings.steps  # judged on rows of its own
+    test = gaussian_rows(settings.test_rows, settings.features, run.generator(seed, 4 if tuning else 3))
     found: dict[str, Any] = {"step": [], "loss": [], "divergence": []}
     total, since, seconds = 0.0, 0, 0.0
     every = min(settings.record_every, steps)
@@ -170,7 +172,7 @@ def _train(run: Study[Fig2], method: Method, seed: int, learning_rate: float, st
         schedule.step()
         total, since = total + float(loss.detach()), since + 1
         seconds += time.perf_counter() - begun
-        if step % every == 0:
+        if step % every == 0 or step == steps:
             found["step"].append(step)
             found["loss"].append(total / since)
             found["divergence"].append(_divergence(network, field, test))
@@ -180,7 +182,7 @@ def _train(run: Study[Fig2], method: Method, seed: int, learning_rate: float, st
 
 
 @torch.no_grad()
-def _divergence(network: nn.Module, field: Field, x: Tensor) -> float:
+def _divergence(network: nn.Module, field: ScoreField, x: Tensor) -> float:
     """E |s - s*|^2 / E |s*|^2 with the true score s* = -x / 0.1^2 (paper, Eq. 3, relative)."""
     truth = -x / STD**2
     value = float((field(network, x) - truth).square().sum() / truth.square().sum())

@@ -82,7 +82,7 @@ def _toy(run: Study[Fig7], name: str) -> dict[str, Any]:
         samples = model.sample(run.settings.samples, sampler, run.generator(seed, 4)).cpu()
         found["energy_distance"][sampler] = energy_distance(samples, rows.test)
         drawn[sampler] = [[round(v, 4) for v in row] for row in samples.tolist()]
-    return {**found, "drawn": drawn, "density": _on_grid(run, model).tolist()}
+    return {**found, "sigma": rows.sigma, "drawn": drawn, "density": _on_grid(run, model).tolist()}
 
 
 def _on_grid(run: Study[Fig7], model: AutoregressiveModel) -> Tensor:
@@ -96,7 +96,7 @@ def _figure(run: Study[Fig7], found: Mapping[str, dict[str, Any]]) -> Figure:
     lines = ["data", *SAMPLERS, "log density"]
     figure = Figure(figsize=(1.75 * len(found) + 0.4, 1.8 * len(lines)), layout="constrained")
     for column, (name, cell) in enumerate(found.items()):
-        data = _rows(run, name, 0.05).test
+        data = _rows(run, name, cell["sigma"]).test
         for line, label in enumerate(lines):
             axes = figure.add_subplot(len(lines), len(found), line * len(found) + column + 1)
             title = name.replace("_", " ") if line == 0 else ""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pydantic import Field
 from torch import Tensor
 
 from arcsm.config import load_config
@@ -42,7 +43,7 @@ class MixSettings(Settings):
         "train.ema=0.995",
     )
     sigmas: int = 8
-    draws: int = 100
+    draws: int = Field(100, ge=2)
     draw_rows: int = 256
 
 
@@ -82,7 +83,7 @@ def body(run: Study[MixSettings]) -> dict[str, Any]:
     behind = {
         name: cells["auto"]["mean"] - min(cells[mix]["mean"] for mix in fixed)
         for name, cells in nll.items()
-        if "auto" in cells
+        if "auto" in cells and fixed
     }
     variance = {name: found[f"{name} mix {settings.mixes[-1]} seed {settings.first_seed}"]["variance"] for name in sets}
     return {
@@ -112,14 +113,15 @@ def _trained(run: Study[MixSettings], name: str, mix: Mix, seed: int) -> dict[st
         metadata = dataset.metadata
     else:
         config = load_config(f"toy-{name.replace('_', '-')}", [*train, f"train.steps={settings.steps}"])
-        toy = toy_rows(name, settings.rows, settings.test_rows, 0.05, seed)
+        assert config.model.noise is not None
+        toy = toy_rows(name, settings.rows, settings.test_rows, config.model.noise["sigma_min"], seed)
         rows, test, metadata = toy.train, toy.test, {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = config.model.build(rows.shape[1], metadata)
     fit(model, rows, config=config.train)
     if name == "mnist":
-        test = add_smallest_noise(model, test, seed)
+        test = add_smallest_noise(model, test, seed + 1_000)
     with torch.no_grad():
         nll = -float(model.log_prob(test.to(run.device), tol=1e-4).mean())
     return {"nll": nll, "variance": _variance(run, model, rows, seed)}

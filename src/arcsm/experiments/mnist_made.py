@@ -56,7 +56,7 @@ def run(preset: Preset, out: Path, work: Path, changes: Sequence[str], device: s
     _write(path.with_name(f"{preset}-test-digits.png"), real)
     described = config.model_dump(mode="json")
     described["data"].pop("path", None)  # that belongs to a machine, not to a result
-    return write_record(path, described, config.train.seed, metrics, trained.seconds)
+    return write_record(path, described, config.train.seed, metrics, trained.seconds, model.shift.device)
 
 
 @torch.no_grad()

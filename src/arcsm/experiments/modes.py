@@ -83,6 +83,8 @@ _FLOOR = -40.0  # of the log densities that are kept
 def body(run: Study[Modes]) -> dict[str, Any]:
     """Every kind of model at every separation from several seeds."""
     settings = run.settings
+    if settings.shown not in settings.separations:
+        raise ValueError(f"shown: expected one of the separations {settings.separations}, got {settings.shown:g}")
     kinds: dict[str, Callable[[Study[Modes], float, int], dict[str, Any]]] = {
         "CSM": _csm,
         "SSM": _ssm,
@@ -238,7 +240,8 @@ def _train(
 ) -> None:
     """Adam on fresh data with a learning rate that falls to zero."""
     settings = run.settings
-    steps, rate = steps or settings.steps, rate or settings.learning_rate
+    steps = settings.steps if steps is None else steps
+    rate = settings.learning_rate if rate is None else rate
     data, noise = run.generator(seed, 1), run.generator(seed, 2)
     optimiser = torch.optim.Adam(model.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
