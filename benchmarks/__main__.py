@@ -27,14 +27,14 @@ ABOUT = {
     "against a uniform grid over the same support, doubled until its largest error is below 1e-4 or ours. Scores alone "
     "on the grid, scores and slopes for ours; the best of three runs of ours and of two of the grid.",
     "quadrature": "Errors of the log density of trained score heads with 64 to 512 evaluations of the score, in nats, "
-    "against a uniform grid of 20,001 nodes: the largest of 400 conditionals of held-out rows, the share that reached "
-    "the tolerance of 1e-5, and the share whose error is below ten times its estimate (or flagged). `RUN` is a folder "
+    "against a uniform grid of 20,001 nodes: the largest of 200 conditionals of held-out rows, the share that reached "
+    "the tolerance of 1e-5, and of those the share whose error is below ten times its estimate. `RUN` is a folder "
     "that `arcsm train` made; the toys' heads, with waves of up to 20 radians a standard deviation, take the most.",
 }
 
 INTRODUCTION = """# Benchmarks
 
-Each script compares ours, the naive way and the limit in one run, on one thread, by medians, and prints JSON.
+Each script compares ours, the naive way and the limit in one run, on one thread, and prints JSON.
 `python -m benchmarks` runs them all and writes this page. Ratios within a run are what counts; absolute times depend on
 the machine.
 """
