@@ -147,7 +147,7 @@ class _Trainer:
         model.train()
         self.loss = _Loss(model.to(device), config)
         self.optimizer = _optimizer(model, config)
-        self.average = AveragedModel(model, multi_avg_fn=_average(config.ema))
+        self.average = AveragedModel(model, multi_avg_fn=averaging(config.ema))
         self.wrapped, self.wrapped_optimizer = self.fabric.setup(self.loss, self.optimizer)
         self.step = 0
         self.seconds = 0.0
@@ -336,7 +336,7 @@ def _optimizer(model: AutoregressiveModel, config: TrainConfig) -> torch.optim.O
     return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
 
 
-def _average(decay: float) -> Callable[..., None]:
+def averaging(decay: float) -> Callable[..., None]:
     """Exponential average that starts as a plain mean of the first steps."""
 
     @torch.no_grad()

@@ -127,7 +127,7 @@ def _model(run: Study[SamplingCost], toy: str, seed: int) -> AutoregressiveModel
 
 def _path(run: Study[SamplingCost], toy: str, seed: int) -> Path:
     """A file of its own for every way of training."""
-    described = run.settings.model_dump_json(exclude={"seeds", "first_seed"})
+    described = run.settings.model_dump_json(include=set(ToyScores.model_fields) - {"seeds", "first_seed", "toys"})
     return run.work / f"{toy}-{seed}-{hashlib.sha256(described.encode()).hexdigest()[:12]}.safetensors"
 
 

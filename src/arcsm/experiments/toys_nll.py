@@ -23,7 +23,7 @@ from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
 from arcsm.plots import BLUE, GREY, ORANGE, open_frame
 from arcsm.train_config import TrainConfig
-from arcsm.training import fit
+from arcsm.training import averaging, fit
 
 
 class ToyScores(Settings):
@@ -218,7 +218,7 @@ def _train_flow(run: Study[ToysNll], network: nn.Module, rows: ToyRows, steps: i
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.flows_learning_rate, fused=True)
     schedule = CosineAnnealingLR(optimiser, steps)
-    average = AveragedModel(network, multi_avg_fn=_average(settings.ema))
+    average = AveragedModel(network, multi_avg_fn=averaging(settings.ema))
     for _ in range(steps):
         chosen = torch.randint(len(rows.train), (settings.batch,), generator=generator)
         x = rows.noisy(rows.train[chosen], generator).to(run.device)
@@ -229,17 +229,6 @@ def _train_flow(run: Study[ToysNll], network: nn.Module, rows: ToyRows, steps: i
         schedule.step()
         average.update_parameters(network)
     return average
-
-
-def _average(decay: float) -> Callable[..., None]:
-    """The average of weights that :func:`arcsm.fit` keeps: exponential, starting as a mean of the first steps."""
-
-    @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        warm = min(decay, (1.0 + float(count)) / (10.0 + float(count)))
-        torch._foreach_lerp_(averaged, current, 1.0 - warm)
-
-    return update
 
 
 # What is measured ---------------------------------------------------------------------------------------------------
