@@ -25,7 +25,7 @@ from arcsm.experiments.gaussians import (
     joint,
     parameters,
 )
-from arcsm.fields import denoising_score_matching, sliced_score_matching
+from arcsm.fields import Projections, denoising_score_matching, sliced_score_matching
 from arcsm.model import AutoregressiveModel
 from arcsm.plots import open_frame
 
@@ -78,6 +78,9 @@ def methods(settings: Fig2) -> list[Method]:
         found.append(Method(f"SSM{where}", _ssm, autoregressive_))
         for sigma in settings.sigmas:
             found.append(Method(f"DSM {sigma:g}{where}", partial(_dsm, sigma=sigma), autoregressive_))
+    # with signs as projections SSM of independent dimensions has no variance at all: these are the forms that have
+    found.append(Method("SSM Gaussian", partial(_ssm, projections="gaussian")))
+    found.append(Method("SSM Gaussian plain", partial(_ssm, projections="gaussian", variance_reduced=False)))
     return found
 
 
@@ -86,9 +89,16 @@ def _csm(network: nn.Module, field: ScoreField, x: Tensor, generator: torch.Gene
     return objectives.csm(network, x)
 
 
-def _ssm(network: nn.Module, field: ScoreField, x: Tensor, generator: torch.Generator) -> Tensor:
+def _ssm(
+    network: nn.Module,
+    field: ScoreField,
+    x: Tensor,
+    generator: torch.Generator,
+    projections: Projections = "rademacher",
+    variance_reduced: bool = True,
+) -> Tensor:
     z = x.requires_grad_()
-    return sliced_score_matching(field(network, z), z, generator=generator)
+    return sliced_score_matching(field(network, z), z, 1, projections, variance_reduced, generator)
 
 
 def _dsm(network: nn.Module, field: ScoreField, x: Tensor, generator: torch.Generator, sigma: float) -> Tensor:
