@@ -30,8 +30,8 @@ def fixed(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
 
 
-def percent(value: float) -> str:
-    return f"{number(100.0 * value, 2)} %"
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{number(100.0 * value, 2)} %"
 
 
 def records() -> dict[str, dict[str, Any]]:

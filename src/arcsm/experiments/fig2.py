@@ -139,7 +139,7 @@ def body(run: Study[Fig2]) -> dict[str, Any]:
         final = torch.tensor([curve["divergence"][-1] for curve in curves], dtype=torch.float64)
         table[method.label] = {
             "relative_divergence": float(final.mean()),
-            "sd_over_seeds": float(final.std()) if len(final) > 1 else 0.0,
+            "sd_over_seeds": float(final.std()) if len(final) > 1 else None,
             "learning_rate": chosen[method.label],
             "seconds": sum(curve["seconds"] for curve in curves) / len(curves),
             "parameters": curves[0]["parameters"],
