@@ -104,9 +104,10 @@ class Conditionals:
         if isinstance(self.head, NormalisedHead) and self.method == "closed_form":
             return self._closed_form_icdf(u)
         start = self.path[0] if self.method == "flow" else self.sigma
+        resolution = 1e-10 if u.dtype == torch.float64 else 1e-6  # of a cell, after a step that converges quadratically
         parts = []
         for rows in self._chunks():
-            parts.append(self.density(rows, start).quantile(u[rows, None].double())[:, 0])
+            parts.append(self.density(rows, start).quantile(u[rows, None].double(), tolerance=resolution)[:, 0])
         x = torch.cat(parts).to(u.dtype)
         return flow_down(self.score_and_derivative, x, self.path) if self.method == "flow" else x
 

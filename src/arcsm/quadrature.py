@@ -94,10 +94,11 @@ class PiecewiseDensity:
         mass = torch.where(x < self.x[:, :1], left, inside)
         return torch.where(x > self.x[:, -1:], 1.0 - right / total, mass / total).clamp(0.0, 1.0)
 
-    def quantile(self, u: Tensor, iterations: int = 60) -> Tensor:
+    def quantile(self, u: Tensor, iterations: int = 60, tolerance: float = 1e-10) -> Tensor:
         """The inverse of :meth:`cdf` at ``u (N, M)`` in (0, 1), without further evaluations of the score.
 
-        Newton steps on the mass within a cell, each kept inside a bracket that shrinks.
+        Newton steps on the mass within a cell, each kept inside a bracket that shrinks, until none is longer than
+        ``tolerance`` cells.
         """
         target = u * torch.exp(self.log_mass)[:, None]
         cumulative = self._cumulative()  # (N, K)
@@ -112,7 +113,7 @@ class PiecewiseDensity:
             low, high = torch.where(excess <= 0, t, low), torch.where(excess >= 0, t, high)
             newton = t - excess / (height * torch.exp(_rise(polynomial, t))).clamp(min=1e-300)
             new = torch.where((newton > low) & (newton < high), newton, 0.5 * (low + high))
-            moved = bool(((new - t).abs() > 1e-10).any())
+            moved = bool(((new - t).abs() > tolerance).any())
             t = new
             if not moved:
                 break
