@@ -11,6 +11,8 @@ from typing import Any
 
 import jinja2
 
+from arcsm.experiments import EXPERIMENTS
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
 
@@ -44,7 +46,9 @@ def render() -> str:
         loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(number=number, fixed=fixed, percent=percent)
-    return environment.get_template("experiments.md.j2").render(results=records())
+    known = records()
+    missing = [name for name in EXPERIMENTS if name not in known]
+    return environment.get_template("experiments.md.j2").render(results=known, missing=missing)
 
 
 if __name__ == "__main__":

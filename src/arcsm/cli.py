@@ -193,8 +193,7 @@ def reproduce(
     path = result_path(out, chosen.name, preset)
     if path.exists() and not force:
         raise ValueError(f"{path}: exists already; give --force to overwrite it, or another --out")
-    extra = [f"train.seed={seed}"] * (seed is not None)
-    record = chosen.run(preset, out, work, [*(changes or []), *extra], device)
+    record = chosen.run(preset, out, work, changes or [], device, seed)
     print(json.dumps(record["metrics"], indent=2))
     print(path)
 

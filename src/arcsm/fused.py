@@ -3,7 +3,7 @@
 Autograd would keep every hidden layer of every point (a batch of B rows has B*D points) and go over them twice for the
 derivative inside the loss. Here the points are walked in chunks that a processor's cache can hold. Each chunk runs
 forward with values and derivatives side by side, and straight backward; what stays is the gradient by the contexts (as
-large as the contexts themselves) and by the weights. Memory does not grow with B*D*H.
+large as the contexts themselves) and by the weights. Beyond a chunk, memory does not grow with B*D*H.
 """
 
 from __future__ import annotations
@@ -317,6 +317,8 @@ def _compiled_chunk(device_type: str) -> Callable[..., Any]:
         if not broken:
             try:
                 return compiled(*arguments)
+            except torch.OutOfMemoryError:
+                raise
             except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
                 broken = True
                 cause = str(error).strip().splitlines()[0]
@@ -330,8 +332,8 @@ def _compiled_chunk(device_type: str) -> Callable[..., Any]:
 def _keep_freed_memory() -> None:
     """Let the C library keep what a chunk frees for the next one.
 
-    glibc hands large freed blocks back to the system, and every chunk pays for its pages anew: more than half of an
-    eager step. Its threshold for that adapts to the largest block ever freed (mallopt(3), M_MMAP_THRESHOLD); this
-    one is never touched, so it takes no memory.
+    glibc hands large freed blocks back to the system, and every chunk would pay for its pages anew. Its threshold for
+    that adapts to the largest block ever freed (mallopt(3), M_MMAP_THRESHOLD); this one is never touched, so it
+    takes no memory.
     """
     torch.empty(_KEPT_BYTES, dtype=torch.uint8)

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import numpy
 import torch
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,7 +29,6 @@ from arcsm.model import resolve_device
 from arcsm.progress import track
 
 Preset = Literal["smoke", "cpu", "paper"]
-PRESETS: Sequence[Preset] = ("smoke", "cpu", "paper")
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,13 @@ class Experiment:
     Attributes:
         name: What ``arcsm reproduce`` calls it.
         about: One line.
-        run: ``run(preset, out, work, changes, device)``: writes its results into ``out`` and keeps what it trains
-            in ``work``.
+        run: ``run(preset, out, work, changes, device, seed)``: writes its results into ``out`` and keeps what it
+            trains in ``work``; without a seed, the preset's.
     """
 
     name: str
     about: str
-    run: Callable[[Preset, Path, Path, Sequence[str], str], dict[str, Any]]
+    run: Callable[[Preset, Path, Path, Sequence[str], str, int | None], dict[str, Any]]
 
 
 class Settings(BaseModel):
@@ -67,7 +68,7 @@ class Study(Generic[S]):
 
     Attributes:
         name: The experiment's.
-        preset: One of :data:`PRESETS`.
+        preset: Which of the experiment's settings it started from.
         settings: What it was told.
         device: Where to run.
         out: Folder of the results.
@@ -109,23 +110,24 @@ class Study(Generic[S]):
         """Randomness for a purpose, on the device."""
         return torch.Generator(self.device).manual_seed(1_000_003 * seed + purpose)
 
-    def figure(self, figure: Figure, suffix: str = "") -> str:
+    def figure(self, figure: Figure) -> str:
         """Write a figure beside the record as PNG and SVG; returns the name of the PNG."""
-        stem = f"{self.preset}-{suffix}" if suffix else self.preset
         for kind in ("png", "svg"):
-            target = self.out / self.name / f"{stem}.{kind}"
+            target = self.out / self.name / f"{self.preset}.{kind}"
             target.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(target) as temporary:
-                # no date and no random ids: the same figure is the same file
+            # no date and no random ids: the same figure is the same file
+            with atomic_path(target) as temporary, rc_context({"svg.hashsalt": self.name}):
                 figure.savefig(temporary, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)
-        return f"{stem}.png"
+        return f"{self.preset}.png"
 
 
 def study(name: str, about: str, presets: Mapping[Preset, S], body: Callable[[Study[S]], dict[str, Any]]) -> Experiment:
     """An experiment from its presets and a body that turns a :class:`Study` into metrics."""
 
-    def run(preset: Preset, out: Path, work: Path, changes: Sequence[str], device: str) -> dict[str, Any]:
-        settings = changed(presets[preset], changes)
+    def run(
+        preset: Preset, out: Path, work: Path, changes: Sequence[str], device: str, seed: int | None = None
+    ) -> dict[str, Any]:
+        settings = changed(presets[preset], [*changes, *([] if seed is None else [f"first_seed={seed}"])])
         current = Study(name, preset, settings, resolve_device(device), out, work / f"{name}-{preset}")
         metrics = body(current)
         path = result_path(out, name, preset)
@@ -136,18 +138,23 @@ def study(name: str, about: str, presets: Mapping[Preset, S], body: Callable[[St
 
 
 def changed(settings: S, changes: Sequence[str]) -> S:
-    """Settings with ``KEY=VALUE`` changes; ``train.seed``, which the command's ``--seed`` sets, is the first seed.
+    """Settings with ``KEY=VALUE`` changes.
 
     Raises:
         ValueError: for an unknown key or a wrong value.
     """
     tree = settings.model_dump(mode="json")
     for change in changes:
-        apply_change(tree, re.sub(r"^train\.seed=", "first_seed=", change))
+        apply_change(tree, change)
     try:
         return type(settings).model_validate(tree)
     except ValidationError as error:
         raise ValueError(f"--set {first_error(error, type(settings))}") from error
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and standard deviation over the seeds; one seed has no deviation."""
+    return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
 
 
 def result_path(out: Path, name: str, preset: Preset) -> Path:

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from arcsm import objectives
-from arcsm.experiments.base import Preset, Settings, Study, study
+from arcsm.experiments.base import Preset, Settings, Study, over_seeds, study
 from arcsm.experiments.gaussians import (
     STD,
     autoregressive,
@@ -136,10 +136,10 @@ def body(run: Study[Fig2]) -> dict[str, Any]:
     table = {}
     for method in methods(settings):
         curves = [found[f"{method.label} seed {seed}"] for seed in settings.all_seeds()]
-        final = torch.tensor([curve["divergence"][-1] for curve in curves], dtype=torch.float64)
+        final = over_seeds([curve["divergence"][-1] for curve in curves])
         table[method.label] = {
-            "relative_divergence": float(final.mean()),
-            "sd_over_seeds": float(final.std()) if len(final) > 1 else None,
+            "relative_divergence": final["mean"],
+            "sd_over_seeds": final["sd"],
             "learning_rate": chosen[method.label],
             "seconds": sum(curve["seconds"] for curve in curves) / len(curves),
             "parameters": curves[0]["parameters"],

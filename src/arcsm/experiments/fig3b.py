@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
+from statistics import fmean
 from typing import Any, cast
 
 import torch
@@ -13,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from arcsm.contexts import MADE
-from arcsm.experiments.base import Preset, Settings, Study, study
+from arcsm.experiments.base import Preset, Settings, Study, over_seeds, study
 from arcsm.experiments.gaussians import parameters
 from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.heads import LogisticMixtureHead, ScoreHead
@@ -57,27 +58,22 @@ def body(run: Study[Fig3b]) -> dict[str, Any]:
     """Train every model, compare likelihoods and samples with held-out rows."""
     settings = run.settings
     names = [AR_CSM, *(f"MLE, n = {n}" for n in settings.components)]
+    ours, fewest = parameters(_ar_csm(settings)), min(parameters(_mixture(settings, n)) for n in settings.components)
+    if ours >= fewest:
+        raise ValueError(f"hidden, head_hidden: AR-CSM has {ours} parameters, not strictly fewer than {fewest}")
     found = run.each(
         {f"{name} seed {seed}": partial(_model, run, name, seed) for seed in settings.all_seeds() for name in names}
     )
     table: dict[str, Any] = {}
     for name in names:
         cells = [found[f"{name} seed {seed}"] for seed in settings.all_seeds()]
-        table[name] = {key: _over(cells, key) for key in cells[0] if key not in ("samples", "parameters")}
+        table[name] = {
+            key: over_seeds([c[key] for c in cells]) for key in cells[0] if key not in ("samples", "parameters")
+        }
         table[name]["parameters"] = cells[0]["parameters"]
-    fewest = min(table[name]["parameters"] for name in names[1:])
-    if table[AR_CSM]["parameters"] >= fewest:
-        raise ValueError(
-            f"hidden, head_hidden: AR-CSM has {table[AR_CSM]['parameters']} parameters, not below {fewest}"
-        )
     first = {name: torch.tensor(found[f"{name} seed {settings.first_seed}"]["samples"]) for name in names}
     reference = _reference(run)
     return {"models": table, **reference, "figure": run.figure(_figure(_rows(run, settings.first_seed), first, table))}
-
-
-def _over(cells: list[dict[str, Any]], key: str) -> dict[str, float]:
-    values = torch.tensor([cell[key] for cell in cells], dtype=torch.float64)
-    return {"mean": float(values.mean()), "sd": float(values.std()) if len(values) > 1 else 0.0}
 
 
 def _rows(run: Study[Fig3b], seed: int) -> ToyRows:
@@ -92,17 +88,13 @@ def _reference(run: Study[Fig3b]) -> dict[str, Any]:
         rows = _rows(run, seed)
         truth = rows.true_log_prob(rows.test)
         nll.append(float("nan") if truth is None else -float(truth.mean()))
-        count = len(rows.test)
+        count, noise = len(rows.test), torch.Generator().manual_seed(1_000_003 * seed + 7)
         for first in range(0, min(5 * count, len(rows.train) - count + 1), count):
-            fresh = rows.noisy(rows.train[first : first + count], run.generator(seed, 7).manual_seed(first + 7))
+            fresh = rows.noisy(rows.train[first : first + count], noise)
             energy.append(energy_distance(fresh, rows.test))
             wasserstein.append(sliced_wasserstein(fresh, rows.test))
-    own = {"energy_distance": _mean(energy), "sliced_wasserstein": _mean(wasserstein)}
-    return {"true_nll": _mean(nll) if math.isfinite(sum(nll)) else None, "data_against_data": own}
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+    own = {"energy_distance": fmean(energy), "sliced_wasserstein": fmean(wasserstein)}
+    return {"true_nll": fmean(nll) if math.isfinite(sum(nll)) else None, "data_against_data": own}
 
 
 def _model(run: Study[Fig3b], name: str, seed: int) -> dict[str, Any]:

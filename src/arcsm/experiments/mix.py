@@ -15,7 +15,7 @@ from torch import Tensor
 from arcsm.config import load_config
 from arcsm.data.datasets import load_dataset
 from arcsm.data.toys import TOYS
-from arcsm.experiments.base import Preset, Settings, Study, study
+from arcsm.experiments.base import Preset, Settings, Study, over_seeds, study
 from arcsm.experiments.toys import toy_rows
 from arcsm.metrics import add_smallest_noise
 from arcsm.model import AutoregressiveModel
@@ -94,9 +94,8 @@ def body(run: Study[MixSettings]) -> dict[str, Any]:
     }
 
 
-def _over_seeds(run: Study[MixSettings], found: Mapping[str, Any], cell: str) -> dict[str, float]:
-    values = torch.tensor([found[f"{cell} seed {s}"]["nll"] for s in run.settings.all_seeds()], dtype=torch.float64)
-    return {"mean": float(values.mean()), "sd": float(values.std()) if len(values) > 1 else 0.0}
+def _over_seeds(run: Study[MixSettings], found: Mapping[str, Any], cell: str) -> dict[str, Any]:
+    return over_seeds([found[f"{cell} seed {s}"]["nll"] for s in run.settings.all_seeds()])
 
 
 def _trained(run: Study[MixSettings], name: str, mix: Mix, seed: int) -> dict[str, Any]:
@@ -192,7 +191,7 @@ def _likelihoods(axes: Axes, cells: Mapping[str, Any], name: str, first: bool) -
     means = [cell["mean"] for cell in cells.values()]
     for index, (mix, cell) in enumerate(cells.items()):
         colour = ORANGE if mix == "auto" else BLUE
-        axes.errorbar(index, cell["mean"], yerr=cell["sd"], fmt="o", markersize=4, color=colour, ecolor=GREY)
+        axes.errorbar(index, cell["mean"], yerr=cell["sd"] or 0.0, fmt="o", markersize=4, color=colour, ecolor=GREY)
     best = min(means)
     spread = max(sorted(means)[len(means) // 2] - best, 1e-3)
     axes.set_ylim(best - 0.5 * spread, best + 4.0 * spread)

@@ -36,9 +36,12 @@ _GRID = 64
 _PIT_ROWS = 50
 
 
-def run(preset: Preset, out: Path, work: Path, changes: Sequence[str], device: str) -> dict[str, Any]:
+def run(
+    preset: Preset, out: Path, work: Path, changes: Sequence[str], device: str, seed: int | None = None
+) -> dict[str, Any]:
     """Train (or finish) the model, draw 64 digits by each sampler, and measure likelihoods on test digits."""
-    config = load_config("mnist-made", [*_CHANGES[preset], f"train.device={device}", *changes])
+    seeded = [] if seed is None else [f"train.seed={seed}"]
+    config = load_config("mnist-made", [*_CHANGES[preset], f"train.device={device}", *changes, *seeded])
     folder = work / f"{config.name}-{preset}"
     trained = train_run(config, folder, resume=True, progress=True)
     model = load_run(folder, device).model

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from arcsm import objectives
 from arcsm.contexts import MADE
-from arcsm.experiments.base import Preset, Settings, Study, study
+from arcsm.experiments.base import Preset, Settings, Study, over_seeds, study
 from arcsm.heads import ScoreHead
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
@@ -122,12 +122,9 @@ def body(run: Study[Modes]) -> dict[str, Any]:
 def _summary(settings: Modes, name: str, separation: float, values: list[float]) -> dict[str, Any]:
     """Of the weights of all seeds; errors are against the mass left of zero with the noise that the method has."""
     truth = _true_weight(settings, separation, _noise_of(settings, name))
-    mean = sum(values) / len(values)
-    spread = sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
     return {
         "true_weight": truth,
-        "mean": mean,
-        "sd": math.sqrt(spread),
+        **over_seeds(values),
         "mean_absolute_error": sum(abs(value - truth) for value in values) / len(values),
         "per_seed": values,
     }

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -234,7 +235,7 @@ def _of_toy(
     samplers = {}
     for setting in settings:
         each = [found[f"{key} {setting.name}"] for key in keys]
-        samplers[setting.name] = {name: _mean([result[name] for result in each]) for name in each[0]}
+        samplers[setting.name] = {name: fmean([result[name] for result in each]) for name in each[0]}
         samplers[setting.name]["rows"] = setting.rows
     truth = {}
     for size in sizes:
@@ -242,16 +243,12 @@ def _of_toy(
             name: _spread([value for key in keys for value in found[f"{key} truth {size}"][name]])
             for name in ("energy_distance", "sliced_wasserstein")
         }
-    seconds = _mean([found[f"{key} model"]["training_seconds"] for key in keys])
+    seconds = fmean([found[f"{key} model"]["training_seconds"] for key in keys])
     return {"training_seconds": seconds, "samplers": samplers, "truth_against_truth": truth}
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _spread(values: list[float]) -> dict[str, float]:
-    return {"mean": _mean(values), "least": min(values), "largest": max(values)}
+    return {"mean": fmean(values), "least": min(values), "largest": max(values)}
 
 
 _MARKS: Mapping[str, tuple[str, str]] = {FLOW: (BLUE, "o"), INVERSE: ("black", "s"), LANGEVIN: (ORANGE, "^")}
