@@ -104,7 +104,7 @@ class Conditionals:
         if isinstance(self.head, NormalisedHead) and self.method == "closed_form":
             return self._closed_form_icdf(u)
         start = self.path[0] if self.method == "flow" else self.sigma
-        resolution = 1e-10 if u.dtype == torch.float64 else 1e-6  # of a cell, after a step that converges quadratically
+        resolution = 1e-6 if u.dtype == torch.float64 else 1e-3  # of a cell, before a last step that squares it
         parts = []
         for rows in self._chunks():
             parts.append(self.density(rows, start).quantile(u[rows, None].double(), tolerance=resolution)[:, 0])

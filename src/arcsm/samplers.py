@@ -70,10 +70,9 @@ def probability_flow(conditionals: Conditionals, generator: torch.Generator | No
     start = Conditionals(conditionals.head, conditionals.projection, (top,), "quadrature", Accuracy(tol))
     x = start.icdf(_uniform(conditionals, generator))
     for high, low in itertools.pairwise(conditionals.path):
-        step = low - high
-        first = -high * conditionals.score(x, high)
-        second = -low * conditionals.score(x + step * first, low)
-        x = x + 0.5 * step * (first + second)
+        first = conditionals.score(x, high)
+        second = conditionals.score(torch.add(x, first, alpha=(high - low) * high), low)
+        x = torch.add(x, first, alpha=0.5 * (high - low) * high).add_(second, alpha=0.5 * (high - low) * low)
     return x
 
 

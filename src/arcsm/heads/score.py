@@ -238,13 +238,13 @@ class ScoreHead(Head):
         for layer in self.layers()[1:]:
             gate = torch.sigmoid(z)
             update = z * gate  # SiLU
-            dupdate = dz * (gate + update * (1.0 - gate))
+            dupdate = dz * torch.addcmul(gate, update, 1.0 - gate)
             residual = self.residual and hidden.ndim > 0
             hidden, dhidden = (hidden + update, dhidden + dupdate) if residual else (update, dupdate)
             z, dz = layer(hidden), F.linear(dhidden, layer.weight)
         gate = torch.sigmoid(z)
         correction = self.output(gate - 0.5).squeeze(-1)
-        slope = F.linear(dz * gate * (1.0 - gate), self.output.weight).squeeze(-1)
+        slope = F.linear(dz * torch.addcmul(gate, gate, gate, value=-1.0), self.output.weight).squeeze(-1)
         window, dwindow = self.window(x, scales.width)
         score = scales.gain * window * correction - x / scales.width.square()
         derivative = scales.gain * (window * slope + dwindow * correction) - scales.width.pow(-2)
