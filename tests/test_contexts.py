@@ -29,6 +29,8 @@ def mades(draw: st.DrawFn) -> MADE:
         order=order,
         classes=draw(st.integers(1, 4)) if condition == "classes" else 0,
         residual=residual,
+        sinusoids=draw(st.integers(0, 3)),
+        max_frequency=3.0,
     )
     return randomised(made)
 
@@ -217,6 +219,8 @@ def test_two_incremental_passes_do_not_disturb_each_other() -> None:
         ({"features": 2, "condition_features": -1}, "-1"),
         ({"features": 2, "classes": -1}, "-1"),
         ({"features": 2, "hidden_features": (8, 9), "residual": True}, "hidden_features"),
+        ({"features": 2, "sinusoids": -1}, "sinusoids"),
+        ({"features": 2, "sinusoids": 2, "max_frequency": 0.0}, "max_frequency"),
     ],
 )
 def test_impossible_arguments_are_refused_by_name(arguments: dict[str, int], message: str) -> None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,6 +100,35 @@ def test_a_cell_is_done_once_for_the_same_settings(tmp_path: Path) -> None:
     assert study_of(0).once("a cell", compute) == study_of(0).once("a cell", compute) == {"value": 1}
     assert study_of(1).once("a cell", compute) == {"value": 2}
     assert study_of(0).once("another", compute) == {"value": 3}
+
+
+def test_runs_that_share_a_work_folder_share_the_work(tmp_path: Path) -> None:
+    begun, done = threading.Event(), []
+
+    def cell(run: str, name: str) -> Callable[[], dict[str, Any]]:
+        def compute() -> dict[str, Any]:
+            if run == "first" and name == "a":
+                begun.set()
+                assert all_but_a.wait(30.0)
+            done.append((run, name))
+            return {"by": run}
+
+        return compute
+
+    def run_of(run: str) -> dict[str, dict[str, Any]]:
+        study = Study("name", "smoke", Settings(), torch.device("cpu"), tmp_path, tmp_path / "work")
+        return study.each({name: cell(run, name) for name in ("a", "b", "c")})
+
+    all_but_a = threading.Event()
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(run_of, "first")
+        assert begun.wait(30.0)
+        second = pool.submit(run_of, "second")
+        while len(done) < 2:  # the second run does b and c, leaves a to the first, and waits for it
+            time.sleep(0.01)
+        all_but_a.set()
+        assert first.result() == second.result() == {"a": {"by": "first"}, "b": {"by": "second"}, "c": {"by": "second"}}
+    assert sorted(done) == [("first", "a"), ("second", "b"), ("second", "c")]
 
 
 @pytest.mark.parametrize(

@@ -37,12 +37,40 @@ class MaskedLinear(nn.Linear):
         return F.linear(x, self.masked_weight(), self.bias)
 
 
+class Waves(nn.Module):
+    """Values together with sines and cosines of them, ``(*, D)`` to ``(*, D * (1 + 2 J))``, value by value.
+
+    Attributes:
+        features: How many numbers stand for one value, ``1 + 2 J``.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, sinusoids: int, max_frequency: float) -> None:
+        super().__init__()
+        if not (sinusoids >= 0 and 0.0 < max_frequency < math.inf):
+            raise ValueError(
+                f"sinusoids: expected a number and a positive max_frequency, got {sinusoids} and {max_frequency}"
+            )
+        self.sinusoids, self.max_frequency = sinusoids, float(max_frequency)
+        self.features = 1 + 2 * sinusoids
+        steps = torch.linspace(0.0, 1.0, sinusoids, dtype=torch.float64) if sinusoids > 1 else torch.ones(sinusoids)
+        frequencies = torch.exp(steps * math.log(self.max_frequency))
+        self.register_buffer("frequencies", frequencies.to(torch.get_default_dtype()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.sinusoids:
+            return x
+        angle = x.unsqueeze(-1) * self.frequencies  # (*, D, J)
+        return torch.cat([x.unsqueeze(-1), torch.sin(angle), torch.cos(angle)], -1).flatten(-2)
+
+
 @dataclass
 class MADEState:
     """What an incremental pass over a batch of rows knows so far (positions count along the order)."""
 
     position: int
-    inputs: Tensor  # (B, D) values by position, known up to `position`
+    inputs: Tensor  # (B, D * (1 + 2 J)) values and their waves by position, known up to `position`
     first: Tensor  # (B, H) bias of the first hidden layer, plus what the condition adds
     output: Tensor  # (B, D * C) or (1, D * C), the same for the contexts
     hidden: list[Tensor]  # (B, H) a layer, units of degree <= position filled in
@@ -71,6 +99,9 @@ class MADE(Context):
         order: A permutation of ``range(features)``; ``None`` for the order of the columns.
         classes: Number of class labels; with it the condition is a tensor of integer labels.
         residual: Add each hidden layer to the one before it; all hidden layers then have one width.
+        sinusoids: Show the network each value also as ``J`` sines and cosines, of frequencies from 1 to
+            ``max_frequency``: a narrow structure that moves fast with the values before it is learned far sooner.
+        max_frequency: In radians for a unit of standardised data.
 
     Raises:
         ValueError: for an order that is no permutation, sizes below one, both kinds of condition, or residual
@@ -94,10 +125,12 @@ class MADE(Context):
         order: Sequence[int] | None = None,
         classes: int = 0,
         residual: bool = False,
+        sinusoids: int = 0,
+        max_frequency: float = 20.0,
     ) -> None:
         super().__init__()
         hidden_features = tuple(int(size) for size in hidden_features)
-        _check_sizes(features, context_features, hidden_features, condition_features, classes, residual)
+        _check_sizes(features, context_features, hidden_features, condition_features, classes, residual, sinusoids)
         order = tuple(range(features)) if order is None else tuple(int(i) for i in order)
         if sorted(order) != list(range(features)):
             raise ValueError(f"order: expected a permutation of range({features}), got {order}")
@@ -107,7 +140,9 @@ class MADE(Context):
 
         conditional = bool(condition_features or classes)
         degrees = [_sorted_degrees(size, features, conditional) for size in hidden_features]
-        seen = [torch.arange(1, features + 1), *degrees]  # input at position i has degree i + 1
+        self._waves = Waves(sinusoids, max_frequency)
+        inputs = torch.arange(1, features + 1).repeat_interleave(self._waves.features)
+        seen = [inputs, *degrees]  # all that is shown of the value at position i has degree i + 1
         masks = [out[:, None] >= into[None, :] for into, out in zip(seen, degrees, strict=False)]
         outputs = torch.arange(features).repeat_interleave(context_features)
         masks.append(outputs[:, None] >= seen[-1][None, :])
@@ -136,6 +171,8 @@ class MADE(Context):
             "order": None if self.order == tuple(range(self.features)) else list(self.order),
             "classes": self.classes,
             "residual": self.residual,
+            "sinusoids": self._waves.sinusoids,
+            "max_frequency": self._waves.max_frequency,
         }
 
     def _condition_terms(self, condition: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
@@ -162,7 +199,7 @@ class MADE(Context):
         if x.shape[-1:] != (self.features,):
             raise ValueError(f"x: expected shape (*, {self.features}), got {tuple(x.shape)}")
         to_hidden, to_output = self._condition_terms(condition)
-        hidden = x[..., self.permutation]  # (*, D) by position
+        hidden = self._waves(x[..., self.permutation])  # (*, D * (1 + 2 J)) by position
         for index, layer in enumerate(self.layers[:-1]):
             update = F.silu(layer(hidden) + (to_hidden if index == 0 else 0.0))  # (*, H)
             hidden = hidden + update if self.residual and index > 0 else update
@@ -189,7 +226,9 @@ class MADE(Context):
         if isinstance(to_output, Tensor):
             output = output + to_output.expand(*shape, -1).reshape(rows, to_output.shape[-1])
         hidden = [new(rows, size) for size in self.hidden_features]
-        return MADEState(0, new(rows, self.features), first, output, hidden, weights, biases, shape)
+        return MADEState(
+            0, new(rows, self.features * self._waves.features), first, output, hidden, weights, biases, shape
+        )
 
     def _masked_layers(self) -> list[MaskedLinear]:
         return [layer for layer in self.layers if isinstance(layer, MaskedLinear)]
@@ -202,9 +241,10 @@ class MADE(Context):
         if (x_previous is None) != (d == 0):
             raise ValueError(f"x_previous: expected {'None' if d == 0 else 'a tensor'} at step {d}")
         if x_previous is not None:
-            state.inputs[:, d - 1] = x_previous.reshape(-1)
+            width = self._waves.features
+            state.inputs[:, (d - 1) * width : d * width] = self._waves(x_previous.reshape(-1, 1))
 
-        known, seen = state.inputs, d  # the layer below and how much of it is known
+        known, seen = state.inputs, d * self._waves.features  # the layer below and how much of it is known
         for index, (hidden, ends) in enumerate(zip(state.hidden, self._ends, strict=True)):
             start, stop = (ends[d - 1] if d else 0), ends[d]
             if stop > start:
@@ -237,9 +277,10 @@ def _check_sizes(
     condition_features: int,
     classes: int,
     residual: bool,
+    sinusoids: int,
 ) -> None:
     sizes = (features, context_features, *hidden_features)
-    if min(sizes) < 1 or max(sizes) > _LARGEST_SIZE:
+    if min(sizes) < 1 or max(*sizes, sinusoids) > _LARGEST_SIZE:
         raise ValueError(
             f"MADE: expected sizes from 1 to {_LARGEST_SIZE}, "
             f"got features={features}, context_features={context_features}, hidden_features={hidden_features}"

@@ -17,6 +17,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import numpy
 import torch
+from filelock import FileLock, Timeout
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -84,24 +85,41 @@ class Study(Generic[S]):
     seconds: float = field(default=0.0, init=False)
 
     def each(self, cells: Mapping[str, Callable[[], dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-        """The results of all cells; those that an earlier run with the same settings finished are read, not done."""
-        found = {}
+        """The results of all cells; those that an earlier run with the same settings finished are read, not done.
+
+        Runs of one experiment that share a work folder share the work: each leaves to the others the cells that they
+        are at, and waits for those in the end.
+        """
+        found, taken = {}, []
         with track(self.name, len(cells), True) as advance:
             for name, compute in cells.items():
-                found[name] = self.once(name, compute)
+                try:
+                    found[name] = self._cell(name, compute, wait=False)
+                    advance()
+                except Timeout:
+                    taken.append(name)
+            for name in taken:
+                found[name] = self.once(name, cells[name])
                 advance()
-        return found
+        return {name: found[name] for name in cells}
 
     def once(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The result of a cell, JSON-ready, computed once for the same settings (however many seeds) and device."""
+        return self._cell(name, compute, wait=True)
+
+    def _cell(self, name: str, compute: Callable[[], dict[str, Any]], wait: bool) -> dict[str, Any]:
+        """As :meth:`once`; ``filelock.Timeout`` where another process is at the cell and this one is not to wait."""
         settings = self.settings.model_dump(mode="json", exclude={"seeds"})
         described = json.dumps([name, settings, arcsm.__version__, self.device.type], sort_keys=True)
         slug = re.sub(r"[^a-z0-9.]+", "-", name.lower())
         path = self.work / f"{slug}-{hashlib.sha256(described.encode()).hexdigest()[:12]}.json"
         if not path.is_file():
-            begun = time.monotonic()
-            result = compute()
-            write_text(path, json.dumps({"seconds": time.monotonic() - begun, "result": result}, allow_nan=False))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_suffix(".lock"), timeout=-1 if wait else 0):
+                if not path.is_file():  # or another process has done it in the meantime
+                    begun = time.monotonic()
+                    kept = {"result": compute(), "seconds": time.monotonic() - begun}
+                    write_text(path, json.dumps(kept, allow_nan=False))
         kept = json.loads(path.read_text(encoding="utf-8"))
         self.seconds += kept["seconds"]
         return dict(kept["result"])

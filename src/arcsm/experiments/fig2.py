@@ -45,7 +45,7 @@ class Fig2(Settings):
     steps: int = Field(20_000, ge=1)
     record_every: int = Field(400, ge=1)
     sigmas: tuple[float, ...] = (0.01, 0.03, 0.1)
-    learning_rates: tuple[float, ...] = Field((3e-4, 1e-3, 3e-3), min_length=1)
+    learning_rates: tuple[float, ...] = Field((1e-3, 3e-3, 1e-2, 3e-2), min_length=1)
     tuning_steps: int = 2_000
     joint_network: bool = True
     test_rows: int = 2_000
@@ -55,7 +55,7 @@ PRESETS: Mapping[Preset, Fig2] = {
     "smoke": Fig2(
         features=4, hidden=16, batch=8, steps=6, record_every=3, sigmas=(0.1,), learning_rates=(1e-3,), tuning_steps=2
     ),
-    "cpu": Fig2(learning_rates=(1e-3, 3e-3), tuning_steps=1_000),
+    "cpu": Fig2(seeds=3, tuning_steps=1_000),
     "paper": Fig2(seeds=5, hidden=256, head_hidden=64, batch=128),
 }
 
@@ -117,16 +117,7 @@ def _field_of(method: Method) -> ScoreField:
 def body(run: Study[Fig2]) -> dict[str, Any]:
     """Tune, train all methods and seeds, and put the true divergence of each on one axis."""
     settings = run.settings
-    chosen: dict[str, float] = {}
-    for method in methods(settings):
-        tried = {
-            rate: run.once(
-                f"tune {method.label} {rate:g}",
-                partial(_train, run, method, settings.first_seed, rate, settings.tuning_steps),
-            )
-            for rate in settings.learning_rates
-        }
-        chosen[method.label] = min(tried, key=lambda rate: tried[rate]["divergence"][-1])
+    chosen = _tune(run)
     cells = {
         f"{method.label} seed {seed}": partial(_train, run, method, seed, chosen[method.label], settings.steps)
         for seed in settings.all_seeds()
@@ -147,6 +138,26 @@ def body(run: Study[Fig2]) -> dict[str, Any]:
             "curves": [{key: curve[key] for key in ("step", "loss", "divergence")} for curve in curves],
         }
     return {"methods": table, "figure": run.figure(_figure(table))}
+
+
+def _tune(run: Study[Fig2]) -> dict[str, float]:
+    """The learning rate of each method that leads to the smallest true divergence after a short training."""
+    settings = run.settings
+    tried = run.each(
+        {
+            f"tune {method.label} {rate:g}": partial(
+                _train, run, method, settings.first_seed, rate, settings.tuning_steps
+            )
+            for method in methods(settings)
+            for rate in settings.learning_rates
+        }
+    )
+    return {
+        method.label: min(
+            settings.learning_rates, key=lambda rate: tried[f"tune {method.label} {rate:g}"]["divergence"][-1]
+        )
+        for method in methods(settings)
+    }
 
 
 def _network(run: Study[Fig2], method: Method, seed: int) -> nn.Module:
