@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -123,6 +125,34 @@ class Study(Generic[S]):
         kept = json.loads(path.read_text(encoding="utf-8"))
         self.seconds += kept["seconds"]
         return dict(kept["result"])
+
+    def tune(
+        self,
+        methods: Iterable[str],
+        rates: Sequence[float],
+        train: Callable[[str, float], dict[str, Any]],
+        loss: Callable[[dict[str, Any]], float | None],
+    ) -> dict[str, dict[str, Any]]:
+        """The learning rate of the smallest loss for each method, as ``learning_rate``, and all losses, as ``tried``.
+
+        Arguments:
+            methods: Their names.
+            rates: The learning rates to try.
+            train: The cell of a method and a rate.
+            loss: What a cell is judged by; ``None`` where the training broke.
+        """
+        names = list(methods)
+        tried = {(name, rate): f"tune {name}, rate {rate:g}" for name in names for rate in rates}
+        found = self.each({cell: partial(train, *key) for key, cell in tried.items()})
+        chosen = {}
+        for name in names:
+            losses = [loss(found[tried[name, rate]]) for rate in rates]
+            finite = [math.inf if value is None else value for value in losses]
+            chosen[name] = {
+                "learning_rate": rates[finite.index(min(finite))],
+                "tried": {f"{rate:g}": value for rate, value in zip(rates, losses, strict=True)},
+            }
+        return chosen
 
     def generator(self, seed: int, purpose: int = 0) -> torch.Generator:
         """Randomness for a purpose, on the device."""

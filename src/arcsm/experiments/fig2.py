@@ -117,9 +117,17 @@ def _field_of(method: Method) -> ScoreField:
 def body(run: Study[Fig2]) -> dict[str, Any]:
     """Tune, train all methods and seeds, and put the true divergence of each on one axis."""
     settings = run.settings
-    chosen = _tune(run)
+    of_label = {method.label: method for method in methods(settings)}
+    rates = run.tune(
+        of_label,
+        settings.learning_rates,
+        lambda label, rate: _train(run, of_label[label], settings.first_seed, rate, settings.tuning_steps),
+        lambda cell: cell["divergence"][-1],
+    )
     cells = {
-        f"{method.label} seed {seed}": partial(_train, run, method, seed, chosen[method.label], settings.steps)
+        f"{method.label} seed {seed}": partial(
+            _train, run, method, seed, rates[method.label]["learning_rate"], settings.steps
+        )
         for seed in settings.all_seeds()
         for method in methods(settings)
     }
@@ -131,33 +139,13 @@ def body(run: Study[Fig2]) -> dict[str, Any]:
         table[method.label] = {
             "relative_divergence": final["mean"],
             "sd_over_seeds": final["sd"],
-            "learning_rate": chosen[method.label],
+            **rates[method.label],
             "seconds": sum(curve["seconds"] for curve in curves) / len(curves),
             "parameters": curves[0]["parameters"],
             "floor": curves[0]["floor"],
             "curves": [{key: curve[key] for key in ("step", "loss", "divergence")} for curve in curves],
         }
     return {"methods": table, "figure": run.figure(_figure(table))}
-
-
-def _tune(run: Study[Fig2]) -> dict[str, float]:
-    """The learning rate of each method that leads to the smallest true divergence after a short training."""
-    settings = run.settings
-    tried = run.each(
-        {
-            f"tune {method.label} {rate:g}": partial(
-                _train, run, method, settings.first_seed, rate, settings.tuning_steps
-            )
-            for method in methods(settings)
-            for rate in settings.learning_rates
-        }
-    )
-    return {
-        method.label: min(
-            settings.learning_rates, key=lambda rate: tried[f"tune {method.label} {rate:g}"]["divergence"][-1]
-        )
-        for method in methods(settings)
-    }
 
 
 def _network(run: Study[Fig2], method: Method, seed: int) -> nn.Module:

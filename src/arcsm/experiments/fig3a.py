@@ -11,7 +11,6 @@ method is told of, as its own: then, like the rest, it aims at the density that 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -92,7 +91,12 @@ def body(run: Study[Fig3a]) -> dict[str, Any]:
     settings = run.settings
     dataset = load_dataset(NamedImageData(kind="mnist"), settings.first_seed)
     methods = list(_objectives(settings))
-    rates = _tune(run, dataset)
+    rates = run.tune(
+        methods,
+        settings.learning_rates,
+        lambda name, rate: _train(run, dataset, name, rate, settings.first_seed, settings.tuning_steps),
+        lambda cell: cell["valid_nll"],
+    )
     found = run.each(
         {
             _cell(name, seed): partial(_train, run, dataset, name, rates[name]["learning_rate"], seed, settings.steps)
@@ -144,26 +148,6 @@ def _objectives(settings: Fig3a) -> dict[str, Objective]:
 
 def _cell(name: str, seed: int) -> str:
     return f"{name}, seed {seed}"
-
-
-def _tune(run: Study[Fig3a], dataset: Dataset) -> dict[str, dict[str, Any]]:
-    """For each method the learning rate of the best validation likelihood after a short training."""
-    settings = run.settings
-    found = run.each(
-        {
-            f"tune {name}, rate {rate:g}": partial(
-                _train, run, dataset, name, rate, settings.first_seed, settings.tuning_steps
-            )
-            for name in _objectives(settings)
-            for rate in settings.learning_rates
-        }
-    )
-    chosen = {}
-    for name in _objectives(settings):
-        tried = {rate: found[f"tune {name}, rate {rate:g}"]["valid_nll"] for rate in settings.learning_rates}
-        best = min(tried, key=lambda rate: math.inf if tried[rate] is None else tried[rate])  # none: it broke
-        chosen[name] = {"learning_rate": best, "valid_nll_per_rate": {f"{rate:g}": nll for rate, nll in tried.items()}}
-    return chosen
 
 
 # Training -----------------------------------------------------------------------------------------------------------

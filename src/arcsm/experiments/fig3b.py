@@ -42,7 +42,8 @@ class Fig3b(Settings):
     head_hidden: int = 32
     steps: int = 4_000
     batch: int = 512
-    learning_rate: float = 2e-3
+    learning_rates: tuple[float, ...] = Field((2e-3, 1e-2), min_length=1)  # the best on rows of its own, first seed
+    valid_rows: int = 2_000
 
 
 PRESETS: Mapping[Preset, Fig3b] = {
@@ -61,16 +62,28 @@ def body(run: Study[Fig3b]) -> dict[str, Any]:
     ours, fewest = parameters(_ar_csm(settings)), min(parameters(_mixture(settings, n)) for n in settings.components)
     if ours >= fewest:
         raise ValueError(f"hidden, head_hidden: AR-CSM has {ours} parameters, not strictly fewer than {fewest}")
+    rates = run.tune(
+        names,
+        settings.learning_rates,
+        lambda name, rate: _model(run, name, settings.first_seed, rate),
+        lambda cell: cell["valid_nll"],
+    )
     found = run.each(
-        {f"{name} seed {seed}": partial(_model, run, name, seed) for seed in settings.all_seeds() for name in names}
+        {
+            f"{name} seed {seed}": partial(_model, run, name, seed, rates[name]["learning_rate"])
+            for seed in settings.all_seeds()
+            for name in names
+        }
     )
     table: dict[str, Any] = {}
     for name in names:
         cells = [found[f"{name} seed {seed}"] for seed in settings.all_seeds()]
         table[name] = {
-            key: over_seeds([c[key] for c in cells]) for key in cells[0] if key not in ("samples", "parameters")
+            key: over_seeds([c[key] for c in cells])
+            for key in cells[0]
+            if key not in ("samples", "parameters", "valid_nll")
         }
-        table[name]["parameters"] = cells[0]["parameters"]
+        table[name] |= {"parameters": cells[0]["parameters"], **rates[name]}
     first = {name: torch.tensor(found[f"{name} seed {settings.first_seed}"]["samples"]) for name in names}
     reference = _reference(run)
     return {"models": table, **reference, "figure": run.figure(_figure(_rows(run, settings.first_seed), first, table))}
@@ -97,7 +110,7 @@ def _reference(run: Study[Fig3b]) -> dict[str, Any]:
     return {"true_nll": fmean(nll) if math.isfinite(sum(nll)) else None, "data_against_data": own}
 
 
-def _model(run: Study[Fig3b], name: str, seed: int) -> dict[str, Any]:
+def _model(run: Study[Fig3b], name: str, seed: int, learning_rate: float) -> dict[str, Any]:
     settings, rows = run.settings, _rows(run, seed)
     scores = name == AR_CSM
     with torch.random.fork_rng(devices=[]):
@@ -108,7 +121,7 @@ def _model(run: Study[Fig3b], name: str, seed: int) -> dict[str, Any]:
         mix="auto",
         steps=settings.steps,
         batch_size=settings.batch,
-        learning_rate=settings.learning_rate,
+        learning_rate=learning_rate,
         standardise="none",
         seed=seed,
         device=str(run.device),
@@ -127,7 +140,9 @@ def _measured(
 ) -> dict[str, Any]:
     test = rows.test.to(run.device)
     nll, error = summary(-model.log_prob(test))
+    valid = rows.fresh(run.settings.valid_rows, torch.Generator().manual_seed(1_000_003 * seed + 11))
     found = {"nll": nll, "standard_error": error, "seconds": seconds, "parameters": parameters(model)}
+    found["valid_nll"] = -float(model.log_prob(valid.to(run.device)).mean())
     if scores:
         found["nll_quadrature"] = float(-model.log_prob(test, method="quadrature").mean())
     samples = model.sample(len(test), generator=run.generator(seed, 5)).cpu()

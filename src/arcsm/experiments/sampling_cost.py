@@ -136,13 +136,8 @@ def _rows(run: Study[SamplingCost], toy: str, seed: int) -> ToyRows:
     return toy_rows(toy, run.settings.train, 1, run.settings.sigma_min, seed)
 
 
-def _true_rows(rows: ToyRows, count: int, generator: torch.Generator) -> Tensor:
-    """Fresh rows of the toy set, standardised and with noise: what the model is a model of."""
-    return rows.noisy((rows.toy.sample(count, generator) - rows.shift) / rows.scale, generator)
-
-
 def _held_out(run: Study[SamplingCost], rows: ToyRows, count: int, seed: int) -> Tensor:
-    return _true_rows(rows, count, torch.Generator().manual_seed(1_000_003 * seed + 7))
+    return rows.fresh(count, torch.Generator().manual_seed(1_000_003 * seed + 7))
 
 
 def _reference(run: Study[SamplingCost], toy: str, seed: int, count: int) -> Result:
@@ -150,7 +145,7 @@ def _reference(run: Study[SamplingCost], toy: str, seed: int, count: int) -> Res
     rows = _rows(run, toy, seed)
     held_out = _held_out(run, rows, count, seed)
     generator = torch.Generator().manual_seed(1_000_003 * seed + 8)
-    found = [_distances(_true_rows(rows, count, generator), held_out) for _ in range(run.settings.references)]
+    found = [_distances(rows.fresh(count, generator), held_out) for _ in range(run.settings.references)]
     return {key: [distances[key] for distances in found] for key in found[0]}
 
 

@@ -38,6 +38,10 @@ class ToyRows:
         """Rows with fresh noise."""
         return x + self.sigma * torch.randn(x.shape, generator=generator)
 
+    def fresh(self, count: int, generator: torch.Generator) -> Tensor:
+        """New rows of the set ``(count, 2)``, standardised and with noise."""
+        return self.noisy((self.toy.sample(count, generator) - self.shift) / self.scale, generator)
+
     def true_log_prob(self, z: Tensor) -> Tensor | None:
         """True log density of the noisy set at standardised points ``(N, 2)``, or ``None`` where it is not known.
 
