@@ -1,7 +1,7 @@
 """arcsm: score-based autoregressive density models."""
 
 from arcsm import data, objectives
-from arcsm.contexts import MADE, Context
+from arcsm.contexts import MADE, Context, PixelCNNPP
 from arcsm.heads import GaussianHead, Head, LogisticMixtureHead, NormalisedHead, ScoreHead
 from arcsm.model import AutoregressiveModel, load, save
 from arcsm.noise import NoiseLadder
@@ -20,6 +20,7 @@ __all__ = [
     "LogisticMixtureHead",
     "NoiseLadder",
     "NormalisedHead",
+    "PixelCNNPP",
     "ScoreHead",
     "TrainConfig",
     "TrainingDiverged",

@@ -22,7 +22,8 @@ from arcsm.train_config import TrainConfig
 class ModelConfig(BaseModel):
     """The parts of a model, each checked against the constructor that it is for.
 
-    ``features`` follows from the data and ``context_features`` of the head from the context, so neither is given.
+    ``features`` (or ``image_shape``) follows from the data and ``context_features`` of the head from the context, so
+    neither is given.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,23 +34,31 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_parts(self) -> ModelConfig:
-        _check_part("context", self.context, CONTEXTS, omit="features")
-        _check_part("head", self.head, HEADS, omit="context_features")
+        _check_part("context", self.context, CONTEXTS)
+        _check_part("head", self.head, HEADS)
         if self.noise is not None:
             _validate("noise", _schema(NoiseLadder, None), self.noise)
         return self
 
     def build(self, features: int, metadata: Mapping[str, Any] | None = None) -> AutoregressiveModel:
-        """The model for data of so many features, with fresh weights."""
-        context = CONTEXTS[self.context["kind"]].__init__
-        default = inspect.signature(context).parameters["context_features"].default
+        """The model for data of so many features, with fresh weights.
+
+        Raises:
+            ValueError: for a context that needs images, and data that are none.
+        """
+        metadata = dict(metadata or {})
+        kind = CONTEXTS[self.context["kind"]]
+        default = inspect.signature(kind.__init__).parameters["context_features"].default
+        of_data = {"features": features, "image_shape": metadata.get("image_shape")}[kind.of_data]
+        if of_data is None:
+            raise ValueError(f"model.context.kind: a {kind.__name__} needs images, and these data are none; use MADE")
         size = self.context.get("context_features", default)
         return AutoregressiveModel.from_config(
             {
-                "context": {**self.context, "features": features},
+                "context": {**self.context, kind.of_data: of_data},
                 "head": {**self.head, "context_features": size},
                 "noise": self.noise,
-                "metadata": dict(metadata or {}),
+                "metadata": metadata,
             }
         )
 
@@ -134,10 +143,11 @@ def apply_change(tree: dict[str, Any], change: str) -> None:
         raise ValueError(f"--set {change}: the value is not YAML") from error
 
 
-def _check_part(name: str, part: dict[str, Any], kinds: Mapping[str, type[Any]], omit: str) -> None:
+def _check_part(name: str, part: dict[str, Any], kinds: Mapping[str, type[Any]]) -> None:
     kind = str(part.get("kind"))
     if kind not in kinds:
         raise ValueError(f"{name}.kind: expected one of {', '.join(kinds)}, got {kind!r}")
+    omit = getattr(kinds[kind], "of_data", "context_features")
     _validate(name, _schema(kinds[kind], omit), {key: value for key, value in part.items() if key != "kind"})
 
 

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from arcsm import checkpoint
 from arcsm.conditionals import Accuracy, Conditionals, choose_method
-from arcsm.contexts import MADE, Context
+from arcsm.contexts import MADE, Context, PixelCNNPP
 from arcsm.heads import GaussianHead, Head, LogisticMixtureHead, ScoreHead
 from arcsm.noise import NoiseLadder
 from arcsm.progress import track
 from arcsm.samplers import SAMPLERS
 from arcsm.warning import AccuracyWarning, warn
 
-CONTEXTS: Mapping[str, type[Context]] = {"MADE": MADE}
+CONTEXTS: Mapping[str, type[Context]] = {"MADE": MADE, "PixelCNNPP": PixelCNNPP}
 HEADS: Mapping[str, type[Head]] = {
     "ScoreHead": ScoreHead,
     "GaussianHead": GaussianHead,

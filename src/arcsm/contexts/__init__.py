@@ -2,5 +2,6 @@
 
 from arcsm.contexts.base import Context
 from arcsm.contexts.made import MADE
+from arcsm.contexts.pixelcnn import PixelCNNPP
 
-__all__ = ["MADE", "Context"]
+__all__ = ["MADE", "Context", "PixelCNNPP"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -17,7 +17,11 @@ class Context(nn.Module, ABC):
         context_features: Size :math:`C` of each :math:`c_d`.
         order: The order of the chain rule: ``order[i]`` is the feature that comes ``i``-th, so that :math:`x_{<d}`
             means all features before ``d`` in this order.
+        of_data: The argument of the constructor that follows from the data: their number of columns, or the shape
+            ``(channels, height, width)`` of images.
     """
+
+    of_data: ClassVar[Literal["features", "image_shape"]] = "features"
 
     features: int
     context_features: int

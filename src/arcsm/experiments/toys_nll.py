@@ -27,27 +27,25 @@ from arcsm.training import averaging, fit
 
 
 class ToyScores(Settings):
-    """A model of scores for toy sets and how it is trained; the paper gives neither, all of it is ours.
-
-    The architecture is that of the presets ``toy-*``.
-    """
+    """A model of scores for toy sets and how it is trained; the paper gives neither, all of it is ours."""
 
     toys: tuple[str, ...] = tuple(TOYS)
     train: int = 50_000  # rows that the batches are drawn from
-    hidden: tuple[int, ...] = (128, 128)  # of the MADE
+    hidden: tuple[int, ...] = (120, 120)  # of the MADE
     context_features: int = 16
+    context_sinusoids: int = 8
     head_hidden: tuple[int, ...] = (64, 64, 64)
     sigma_max: float = 2.0
     sigma_min: float = 0.05  # noise of the density that is modelled, in standardised units
     levels: int = 30
-    steps: int = 4000
+    steps: int = 8000
     batch: int = 512
-    learning_rate: float = 2e-3
+    learning_rate: float = 1.6e-2  # of 2e-3, 4e-3, 8e-3, 1.6e-2 and 3e-2 on pinwheel and s_curve, first seed
     ema: float = 0.999
 
 
 class ToysNll(ToyScores):
-    """The flows are zuko's, autoregressive, with about as many parameters as ours (32,000, masked weights counted).
+    """The flows are zuko's, autoregressive, with about as many parameters as ours (33,000, masked weights counted).
 
     Seconds are not equal, so they stand in the record of every method.
     """
@@ -66,7 +64,7 @@ class ToysNll(ToyScores):
     maf_transforms: int = 5
     maf_hidden: tuple[int, ...] = (76, 76)
     maf_steps: int = 6000
-    flows_learning_rate: float = 1e-3
+    flows_learning_rate: float = 4e-3  # of 1e-3 and 4e-3, the spline flow on the same two sets
 
 
 PRESETS: Mapping[Preset, ToysNll] = {
@@ -75,7 +73,7 @@ PRESETS: Mapping[Preset, ToysNll] = {
         steps=20, batch=64, test=40, truth_rows=20, flow_steps=5, mle_steps=2, mle_batch=8, nsf_transforms=1,
         nsf_hidden=(16,), nsf_steps=10, maf_transforms=2, maf_hidden=(16,), maf_steps=10,
     ),
-    "cpu": ToysNll(seeds=2, mle_steps=50, maf_steps=4000),
+    "cpu": ToysNll(seeds=3, mle_steps=50, maf_steps=4000),
     "paper": ToysNll(
         seeds=5, train=200_000, steps=40_000, test=10_000, truth_rows=2000, flow_steps=60, mle_steps=1000,
         mle_batch=256, nsf_steps=45_000, maf_steps=60_000,
@@ -120,7 +118,7 @@ def train_scores(settings: ToyScores, rows: ToyRows, seed: int, device: torch.de
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoregressiveModel(
-            MADE(2, settings.context_features, settings.hidden),
+            MADE(2, settings.context_features, settings.hidden, sinusoids=settings.context_sinusoids),
             ScoreHead(settings.context_features, settings.head_hidden, sinusoids=8, max_frequency=20.0, residual=True),
             NoiseLadder(settings.sigma_max, settings.sigma_min, settings.levels),
         )

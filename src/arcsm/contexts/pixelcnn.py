@@ -1,0 +1,319 @@
+"""PixelCNN++: a causal convolutional network, run on whole images or one value at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from arcsm.contexts.base import Context
+from arcsm.contexts.pixelcnn_stream import Stream
+
+_SCALES = 3
+_LARGEST_SIZE = 1 << 14  # what a file or a slip may ask for before any memory is taken
+
+
+def concat_elu(x: Tensor, dim: int = 1) -> Tensor:
+    """ELU of the features and of their negatives, twice as many along ``dim``."""
+    return F.elu(torch.cat([x, -x], dim))
+
+
+class ShiftedConv(nn.Module):
+    """A convolution that sees nothing below, and with ``right`` nothing to the right either.
+
+    Arguments:
+        inputs: Channels in.
+        outputs: Channels out.
+        kernel: Height and width.
+        right: Whether the last column of the kernel is the pixel itself, not the one to its right.
+        stride: Of both directions; the first row and column are always among those kept.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], right: bool, stride: int = 1) -> None:
+        super().__init__()
+        height, width = kernel
+        self.stride = stride
+        left = width - 1 if right else (width - 1) // 2
+        self.padding = (left, width - 1 - left, height - 1, 0)
+        self.conv = weight_norm(nn.Conv2d(inputs, outputs, kernel, stride))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.conv(F.pad(x, self.padding)))
+
+
+class ShiftedDeconv(nn.Module):
+    """Doubles height and width, the inverse in shape of a :class:`ShiftedConv` of stride 2 and the same kernel."""
+
+    def __init__(self, filters: int, kernel: tuple[int, int]) -> None:
+        super().__init__()
+        side = (kernel[1] - 1) // 2
+        options = {"stride": 2, "padding": (0, side), "output_padding": (0, side)}
+        self.conv = weight_norm(nn.ConvTranspose2d(filters, filters, kernel, **options), dim=1)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """``(B, F, h, w)`` to ``(B, F, *size)``, of at most twice the height and width."""
+        return cast(Tensor, self.conv(x))[..., : size[0], : size[1]]
+
+
+class GatedResidual(nn.Module):
+    """A gated residual block: two causal convolutions with concat-ELU and dropout between them.
+
+    Arguments:
+        filters: Channels in and out.
+        right: Of both convolutions.
+        skips: How many other feature maps enter the first one.
+        dropout: Probability.
+        condition: Size of a condition vector, or number of classes.
+        classes: Whether ``condition`` counts classes.
+    """
+
+    def __init__(self, filters: int, right: bool, skips: int, dropout: float, condition: int, classes: bool) -> None:
+        super().__init__()
+        kernel = (2, 2) if right else (2, 3)
+        self.first = ShiftedConv(2 * filters, filters, kernel, right)
+        self.skips = nn.ModuleList(weight_norm(nn.Conv2d(2 * filters, filters, 1)) for _ in range(skips))
+        self.dropout = nn.Dropout(dropout)
+        self.second = ShiftedConv(2 * filters, 2 * filters, kernel, right)
+        with torch.no_grad():  # a deep stack starts near the identity
+            self.second.conv.parametrizations.weight.original0.mul_(0.1)  # type: ignore[union-attr, operator]
+        self.condition: nn.Module | None = None
+        if condition:
+            size = 2 * filters
+            self.condition = nn.Embedding(condition, size) if classes else nn.Linear(condition, size, bias=False)
+
+    def forward(self, x: Tensor, skips: Sequence[Tensor], condition: Tensor | None) -> Tensor:
+        z = self.first(concat_elu(x))
+        for layer, skip in zip(self.skips, skips, strict=True):
+            z = z + layer(concat_elu(skip))
+        z = self.second(self.dropout(concat_elu(z)))
+        if self.condition is not None:
+            z = z + self.condition(condition)[..., None, None]
+        value, gate = z.chunk(2, 1)
+        return x + value * torch.sigmoid(gate)
+
+
+class Channels(nn.Module):
+    """From the features of a pixel and the channels already known to the context of every channel.
+
+    .. math:: c_k = O_k\\, \\mathrm{silu}\\big(A_k\\, \\mathrm{celu}(f) + \\textstyle\\sum_{j<k} B_{kj} x_j\\big)
+    """
+
+    earlier: Tensor
+
+    def __init__(self, filters: int, channels: int, context_features: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.of_pixel = nn.Conv2d(2 * filters, channels * filters, 1)
+        self.of_earlier = nn.Conv2d(channels, channels * filters, 1, bias=False) if channels > 1 else None
+        self.output = nn.Conv2d(channels * filters, channels * context_features, 1, groups=channels)
+        earlier = torch.arange(channels)[None, :] < torch.arange(channels)[:, None]
+        self.register_buffer("earlier", earlier.repeat_interleave(filters, 0)[..., None, None], persistent=False)
+
+    def forward(self, features: Tensor, x: Tensor) -> Tensor:
+        """Features ``(B, F, H, W)`` and values ``(B, K, H, W)`` to contexts ``(B, K * C, H, W)``."""
+        hidden = self.of_pixel(concat_elu(features))
+        if self.of_earlier is not None:
+            hidden = hidden + F.conv2d(x, self.of_earlier.weight * self.earlier)
+        return cast(Tensor, self.output(F.silu(hidden)))
+
+
+class PixelCNNPP(Context):
+    """The network of PixelCNN++, giving ``C`` context features for each channel of each pixel.
+
+    The order of the chain rule is by rows, in a row by pixels, in a pixel by channels; the columns of the data are an
+    image ``(K, H, W)``, flattened. Two streams of features, one of all rows above and one of the row itself up to the
+    pixel before, pass through gated residual blocks at three scales, down and up again, with skips. Where PixelCNN++
+    goes on with mixtures of logistics whose means are linear in the channels before, here every channel gets a context
+    that a small network makes of the pixel's features and those channels.
+
+    Left out: the data-dependent initialisation.
+
+    References:
+        PixelCNN++ (Salimans, Karpathy, Chen and Kingma, 2017), https://arxiv.org/abs/1701.05517
+        Fast Generation for Convolutional Autoregressive Models (Ramachandran et al., 2017), for the incremental pass,
+        https://arxiv.org/abs/1704.06001
+
+    Arguments:
+        image_shape: Channels, height and width.
+        context_features: Size :math:`C` of the context of each value.
+        nr_filters: Features of the streams (paper scale: 160).
+        nr_resnet: Residual blocks at each scale (paper scale: 5).
+        dropout: Probability, in training.
+        condition_features: Size of a dense condition vector; 0 for none.
+        classes: Number of class labels; with it the condition is a tensor of integer labels.
+
+    Raises:
+        ValueError: for sizes below one or both kinds of condition.
+
+    Example:
+        >>> network = PixelCNNPP((3, 8, 8), context_features=4, nr_filters=8, nr_resnet=1)
+        >>> network(torch.zeros(2, 192)).shape
+        torch.Size([2, 192, 4])
+    """
+
+    of_data: ClassVar[Literal["features", "image_shape"]] = "image_shape"
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        context_features: int = 16,
+        nr_filters: int = 64,
+        nr_resnet: int = 2,
+        dropout: float = 0.0,
+        condition_features: int = 0,
+        classes: int = 0,
+    ) -> None:
+        super().__init__()
+        shape = tuple(int(size) for size in image_shape)
+        sizes = (*shape, context_features, nr_filters, nr_resnet)
+        if len(shape) != 3 or min(sizes) < 1 or max(sizes) > _LARGEST_SIZE:
+            raise ValueError(
+                f"PixelCNNPP: expected an image_shape (channels, height, width) and sizes from 1 to {_LARGEST_SIZE}, "
+                f"got image_shape={shape}, context_features={context_features}, nr_filters={nr_filters}, "
+                f"nr_resnet={nr_resnet}"
+            )
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout: expected a probability below 1, got {dropout}")
+        if condition_features < 0 or classes < 0 or (condition_features and classes):
+            raise ValueError(
+                f"PixelCNNPP: expected condition_features or classes, not both, got {condition_features} and {classes}"
+            )
+        self.image_shape, self.context_features = shape, context_features
+        self.nr_filters, self.nr_resnet, self.dropout = nr_filters, nr_resnet, dropout
+        self.condition_features, self.classes = condition_features, classes
+        channels, height, width = shape
+        self.features = channels * height * width
+        index = torch.arange(self.features).view(shape)
+        self.order = tuple(index.permute(1, 2, 0).flatten().tolist())
+
+        filters = nr_filters
+        self.above_input = ShiftedConv(channels + 1, filters, (2, 3), right=False)
+        self.row_input_above = ShiftedConv(channels + 1, filters, (1, 3), right=False)
+        self.row_input_left = ShiftedConv(channels + 1, filters, (2, 1), right=True)
+        self.down_above, self.down_row = (self._down(right) for right in (False, True))
+        self.up_above, self.up_row = (self._up(right) for right in (False, True))
+        self.shrink_above = self._shrink((2, 3), right=False)
+        self.shrink_row = self._shrink((2, 2), right=True)
+        self.grow_above = nn.ModuleList(ShiftedDeconv(filters, (2, 3)) for _ in range(_SCALES - 1))
+        self.grow_row = nn.ModuleList(ShiftedDeconv(filters, (2, 2)) for _ in range(_SCALES - 1))
+        self.channels = Channels(filters, channels, context_features)
+
+    def _blocks(self, count: int, right: bool, skips: int) -> nn.ModuleList:
+        condition = self.classes or self.condition_features
+        return nn.ModuleList(
+            GatedResidual(self.nr_filters, right, skips, self.dropout, condition, bool(self.classes))
+            for _ in range(count)
+        )
+
+    def _down(self, right: bool) -> nn.ModuleList:
+        """Residual blocks on the way down, a list for each scale; the row stream sees the other one."""
+        return nn.ModuleList(self._blocks(self.nr_resnet, right, int(right)) for _ in range(_SCALES))
+
+    def _up(self, right: bool) -> nn.ModuleList:
+        """Residual blocks on the way up, one for each feature map of the way down but the very last."""
+        last = _SCALES - 1
+        counts = [self.nr_resnet + (scale < last) for scale in range(_SCALES)]
+        return nn.ModuleList(self._blocks(count, right, 1 + int(right)) for count in counts)
+
+    def _shrink(self, kernel: tuple[int, int], right: bool) -> nn.ModuleList:
+        filters = self.nr_filters
+        return nn.ModuleList(ShiftedConv(filters, filters, kernel, right, stride=2) for _ in range(_SCALES - 1))
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "image_shape": list(self.image_shape),
+            "context_features": self.context_features,
+            "nr_filters": self.nr_filters,
+            "nr_resnet": self.nr_resnet,
+            "dropout": self.dropout,
+            "condition_features": self.condition_features,
+            "classes": self.classes,
+        }
+
+    # On whole images --------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        if x.shape[-1:] != (self.features,):
+            raise ValueError(f"x: expected shape (*, {self.features}), got {tuple(x.shape)}")
+        images = x.reshape(-1, *self.image_shape)
+        given = self.checked_condition(condition, x.shape[:-1])
+        contexts = self.channels(self.pixel_features(images, given), images)  # (B, K * C, H, W)
+        channels, height, width = self.image_shape
+        by_value = contexts.view(-1, channels, self.context_features, height, width).permute(0, 1, 3, 4, 2)
+        return by_value.reshape(*x.shape, self.context_features)
+
+    def pixel_features(self, images: Tensor, condition: Tensor | None) -> Tensor:
+        """Features ``(B, F, H, W)`` of every pixel, of the pixels before it alone; images ``(B, K, H, W)``."""
+        inputs = torch.cat([images, torch.ones_like(images[:, :1])], 1)  # the ones tell the border from a zero
+        above = _shift_down(self.above_input(inputs))
+        row = _shift_down(self.row_input_above(inputs)) + _shift_right(self.row_input_left(inputs))
+        aboves, rows = [above], [row]
+        for scale in range(_SCALES):
+            if scale:
+                aboves.append(self.shrink_above[scale - 1](aboves[-1]))
+                rows.append(self.shrink_row[scale - 1](rows[-1]))
+            for block_above, block_row in _pairs(self.down_above[scale], self.down_row[scale]):
+                aboves.append(block_above(aboves[-1], [], condition))
+                rows.append(block_row(rows[-1], [aboves[-1]], condition))
+        above, row = aboves.pop(), rows.pop()
+        for scale in reversed(range(_SCALES)):
+            if scale < _SCALES - 1:
+                size = (aboves[-1].shape[-2], aboves[-1].shape[-1])
+                above, row = self.grow_above[scale](above, size), self.grow_row[scale](row, size)
+            for block_above, block_row in _pairs(self.up_above[scale], self.up_row[scale]):
+                above = block_above(above, [aboves.pop()], condition)
+                row = block_row(row, [above, rows.pop()], condition)
+        return row
+
+    def checked_condition(self, condition: Tensor | None, batch_shape: Sequence[int]) -> Tensor | None:
+        """The condition with one row for each image, or a one-line error."""
+        wanted = f"labels below {self.classes}" if self.classes else f"vectors (*, {self.condition_features})"
+        if not (self.classes or self.condition_features):
+            if condition is not None:
+                raise ValueError("condition: this model has none (condition_features=0, classes=0), got a tensor")
+            return None
+        if condition is None:
+            raise ValueError(f"condition: this model needs {wanted}, got None")
+        if self.classes:
+            if condition.is_floating_point() or bool(((condition < 0) | (condition >= self.classes)).any()):
+                raise ValueError(f"condition: expected integer labels from 0 to {self.classes - 1}")
+            return condition.expand(batch_shape).reshape(-1)
+        if condition.shape[-1:] != (self.condition_features,) or not condition.is_floating_point():
+            raise ValueError(
+                f"condition: expected floats of shape (*, {self.condition_features}), "
+                f"got {condition.dtype} {tuple(condition.shape)}"
+            )
+        return condition.expand(*batch_shape, -1).reshape(-1, self.condition_features)
+
+    # One value at a time ----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def begin(self, batch_shape: Sequence[int], condition: Tensor | None = None) -> Stream:
+        shape = tuple(int(size) for size in batch_shape)
+        return Stream(self, shape, self.checked_condition(condition, shape))
+
+    @torch.no_grad()
+    def step(self, state: Stream, x_previous: Tensor | None) -> Tensor:
+        if state.position >= self.features:
+            raise ValueError(f"state: all {self.features} features of this batch are already known")
+        if (x_previous is None) != (state.position == 0):
+            wanted = "None" if state.position == 0 else "a tensor"
+            raise ValueError(f"x_previous: expected {wanted} at step {state.position}")
+        return state.step(x_previous)
+
+
+def _pairs(first: nn.Module, second: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    """The blocks of the two streams at one scale."""
+    return list(zip(cast(nn.ModuleList, first), cast(nn.ModuleList, second), strict=True))
+
+
+def _shift_down(x: Tensor) -> Tensor:
+    return F.pad(x, (0, 0, 1, 0))[..., :-1, :]
+
+
+def _shift_right(x: Tensor) -> Tensor:
+    return F.pad(x, (1, 0))[..., :-1]
