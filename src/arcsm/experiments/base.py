@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy.stats import t as student_t
 
 import arcsm
 from arcsm.checkpoint import write_text
@@ -203,6 +204,17 @@ def changed(settings: S, changes: Sequence[str]) -> S:
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     """Mean and standard deviation over the seeds; one seed has no deviation."""
     return {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def interval(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and half the width of its 95 % confidence interval (Student's t); one value has none."""
+    count, found = len(values), over_seeds(values)
+    if count < 2:
+        return {"mean": found["mean"], "half_width": None}
+    return {
+        "mean": found["mean"],
+        "half_width": float(student_t.ppf(0.975, count - 1)) * found["sd"] / math.sqrt(count),
+    }
 
 
 def result_path(out: Path, name: str, preset: Preset) -> Path:

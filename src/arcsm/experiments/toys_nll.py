@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -14,11 +15,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from arcsm.contexts import MADE
 from arcsm.data.toys import TOYS
-from arcsm.experiments.base import Preset, Settings, Study, study
+from arcsm.experiments.base import Preset, Settings, Study, interval, study
 from arcsm.experiments.gaussians import parameters
 from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.heads import ScoreHead
-from arcsm.metrics import summary
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
 from arcsm.plots import BLUE, GREY, ORANGE, open_frame
@@ -256,7 +256,7 @@ def _result(
 
 
 def _table(run: Study[ToysNll], toy: str, found: Mapping[str, Result]) -> Result:
-    """Means and standard errors over the seeds for one toy set."""
+    """All seeds of one toy set."""
     seeds = run.settings.all_seeds()
     truth = [found[f"{toy} seed {seed} truth"]["nll"] for seed in seeds]
     each: dict[str, list[Result]] = {}
@@ -264,42 +264,42 @@ def _table(run: Study[ToysNll], toy: str, found: Mapping[str, Result]) -> Result
         for part in ("scores", NSF, MAF):
             for method, result in found[f"{toy} seed {seed} {part}"].items():
                 each.setdefault(method, []).append(result)
-    return {
-        "truth_nll": _mean(truth)[0],
-        "methods": {method: _over_seeds(results, truth) for method, results in each.items()},
-    }
+    methods = {method: _over_seeds(results, truth, each[NSF]) for method, results in each.items()}
+    return {"truth_nll": fmean(truth), "methods": methods}
 
 
-def _over_seeds(results: list[Result], truth: list[float]) -> Result:
-    nll, nll_error = _mean([result["nll"] for result in results])
-    gap, gap_error = _mean([result["nll_first"] - known for result, known in zip(results, truth, strict=True)])
+def _over_seeds(results: list[Result], truth: list[float], spline_flow: list[Result]) -> Result:
+    """Means, and the lead over the spline flow on the same rows, seed by seed."""
+    gaps = [result["nll_first"] - known for result, known in zip(results, truth, strict=True)]
+    leads = [other["nll"] - result["nll"] for other, result in zip(spline_flow, results, strict=True)]
     return {
-        "nll": nll,
-        "nll_standard_error": nll_error,
-        "gap": gap,
-        "gap_standard_error": gap_error,
-        "training_seconds": round(_mean([result["seconds"] for result in results])[0], 1),
+        "nll": fmean(result["nll"] for result in results),
+        "gap": fmean(gaps),
+        "gap_per_seed": gaps,
+        "lead_over_spline_flow": interval(leads),
+        "training_seconds": round(fmean(result["seconds"] for result in results), 1),
         "parameters": results[0]["parameters"],
     }
 
 
 def _summary(toys: Mapping[str, Result]) -> Result:
-    """On how many toy sets each method of ours is at least as good as the spline flow, by the mean over the seeds."""
+    """On how many toy sets each method of ours is at least as good as the spline flow: by the mean, and for certain."""
     ours = [method for method in (FLOW, QUADRATURE, TUNED) if all(method in t["methods"] for t in toys.values())]
     counts: Result = {"toys": len(toys)}
     for method in ours:
-        leads = [t["methods"][NSF]["nll"] - t["methods"][method]["nll"] for t in toys.values()]
+        leads = [t["methods"][method]["lead_over_spline_flow"] for t in toys.values()]
+        known = [lead for lead in leads if lead["half_width"] is not None]
         counts[method] = {
-            "better_than_spline_flow": sum(lead > 0.0 for lead in leads),
-            f"within_{_CLOSE}_of_it_or_better": sum(lead >= -_CLOSE for lead in leads),
+            "better_than_spline_flow": sum(lead["mean"] > 0.0 for lead in leads),
+            f"within_{_CLOSE}_of_it_or_better": sum(lead["mean"] >= -_CLOSE for lead in leads),
+            "better_with_95_percent_confidence": sum(lead["mean"] > lead["half_width"] for lead in known),
+            f"worse_by_{_CLOSE}_with_95_percent_confidence": sum(
+                lead["mean"] + lead["half_width"] < -_CLOSE for lead in known
+            ),
         }
     methods = next(iter(toys.values()))["methods"]
-    mean_gap = {name: _mean([t["methods"][name]["gap"] for t in toys.values()])[0] for name in methods}
+    mean_gap = {name: fmean(t["methods"][name]["gap"] for t in toys.values()) for name in methods}
     return {**counts, "mean_gap": mean_gap}
-
-
-def _mean(values: list[float]) -> tuple[float, float]:
-    return summary(torch.tensor(values, dtype=torch.float64))
 
 
 # The figure ---------------------------------------------------------------------------------------------------------
@@ -315,7 +315,7 @@ _LINEAR = 0.01  # nats up to which the axis is linear
 
 
 def _figure(toys: Mapping[str, Result]) -> Figure:
-    """Gaps to the truth: one line of dots for each toy set, with two standard errors."""
+    """Gaps to the truth: one line of dots for each toy set, with the range over the seeds."""
     figure = Figure(figsize=(8.0, 1.6 + 0.55 * len(toys)), layout="constrained")
     axes = figure.add_subplot()
     names = [name for name in _MARKS if any(name in t["methods"] for t in toys.values())]
@@ -323,11 +323,11 @@ def _figure(toys: Mapping[str, Result]) -> Figure:
         colour, marker, filling = _MARKS[name]
         shift = 0.14 * (index - 0.5 * (len(names) - 1))
         gaps = [t["methods"][name]["gap"] for t in toys.values()]
-        errors = [2.0 * t["methods"][name]["gap_standard_error"] for t in toys.values()]
-        axes.errorbar(
-            gaps, [row + shift for row in range(len(toys))], xerr=errors, fmt=marker, color=colour,
-            markerfacecolor=filling, markersize=5, elinewidth=1.0, label=name,
-        )  # fmt: skip
+        rows = [row + shift for row in range(len(toys))]
+        for row, t in zip(rows, toys.values(), strict=True):
+            seeds = t["methods"][name]["gap_per_seed"]
+            axes.plot([min(seeds), max(seeds)], [row, row], color=colour, linewidth=1.0)
+        axes.plot(gaps, rows, marker, color=colour, markerfacecolor=filling, markersize=5, label=name)
     axes.axvline(0.0, color=GREY, linewidth=0.8)
     axes.set_xscale("symlog", linthresh=_LINEAR, linscale=0.6)
     low, high = axes.get_xlim()
@@ -338,7 +338,9 @@ def _figure(toys: Mapping[str, Result]) -> Figure:
     axes.set_yticks(range(len(toys)), [toy.replace("_", " ") for toy in toys])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(toys) - 0.5, -0.5)
-    axes.set_xlabel(f"NLL − truth, nats (linear up to {_LINEAR:g}; bars: two standard errors over seeds)")
+    axes.set_xlabel(
+        f"NLL − truth, nats (linear up to {_LINEAR:g}; mean, and from the least to the largest of the seeds)"
+    )
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=9, ncols=5, loc="outside upper center")
     open_frame(axes)
     return figure
