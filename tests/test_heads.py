@@ -10,8 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from arcsm import GaussianHead, Head, LogisticMixtureHead, NormalisedHead, ScoreHead
+from arcsm import (
+    MADE,
+    AutoregressiveModel,
+    DiscretisedLogisticMixtureHead,
+    GaussianHead,
+    Head,
+    LogisticMixtureHead,
+    NormalisedHead,
+    ScoreHead,
+    TrainConfig,
+    fit,
+)
 from arcsm.conditionals import starting_nodes
+from arcsm.metrics import bits_per_dim
 from arcsm.quadrature import PiecewiseDensity, integrate
 
 FLOAT64 = torch.float64
@@ -345,3 +357,84 @@ def test_mixture_density_is_the_weighted_sum_of_logistics() -> None:
         share = torch.sigmoid((x - mean) / scale)
         expected = expected + weight * share * (1.0 - share) / scale
     torch.testing.assert_close(head.log_density(projection, x).exp(), expected)
+
+
+# Discretised mixtures -----------------------------------------------------------------------------------------------
+
+
+def discretised(levels: int = 8, components: int = 3) -> tuple[DiscretisedLogisticMixtureHead, Tensor]:
+    """A head with random weights and the projections of five contexts, in double precision."""
+    torch.manual_seed(0)
+    head = DiscretisedLogisticMixtureHead(4, components, levels).double()
+    return head, head.project(torch.randn(5, 4, dtype=torch.float64))
+
+
+def test_the_masses_of_the_bins_are_those_of_the_mixture_and_add_up_to_one() -> None:
+    head, projection = discretised()
+    edges = torch.linspace(-1.0, 1.0, 9, dtype=torch.float64)
+    middle = 0.5 * (edges[1:] + edges[:-1])
+    masses = head.log_density(projection[:, None], middle.expand(5, 8)).exp() * 0.25
+    torch.testing.assert_close(masses.sum(1), torch.ones(5, dtype=torch.float64), rtol=0.0, atol=1e-12)
+    below = LogisticMixtureHead.distribution(head, projection[:, None], edges[1:-1].expand(5, 7))
+    expected = torch.cat([below[:, :1], below.diff(dim=1), 1.0 - below[:, -1:]], 1)
+    torch.testing.assert_close(masses, expected, rtol=1e-9, atol=1e-13)
+
+
+def test_the_density_is_even_over_a_bin_and_its_integral_is_the_distribution() -> None:
+    head, projection = discretised()
+    x = torch.linspace(-1.0, 1.0, 801, dtype=torch.float64)[:-1] + 0.00125
+    density = head.log_density(projection[:, None], x.expand(5, 800)).exp()
+    torch.testing.assert_close(density[:, :100], density[:, :1].expand(5, 100), rtol=0.0, atol=0.0)
+    cumulative = head.distribution(projection[:, None], (x + 0.00125).expand(5, 800))
+    torch.testing.assert_close(density.cumsum(1) * 0.0025, cumulative, rtol=0.0, atol=1e-10)
+    outside = torch.tensor([-1.5, 1.5], dtype=torch.float64).expand(5, 2)
+    assert bool((head.log_density(projection[:, None], outside) == -torch.inf).all())
+
+
+def test_levels_as_they_are_stored_fall_into_their_own_bins() -> None:
+    head = DiscretisedLogisticMixtureHead(4, 2, 256)
+    levels = torch.arange(256) / 128.0 - 1.0
+    assert torch.equal(head._bin(levels), torch.arange(256.0))
+    assert torch.equal(head._bin(levels + 0.5 / 128.0), torch.arange(256.0))
+
+
+def test_narrow_and_far_components_give_finite_masses_and_gradients() -> None:
+    head = DiscretisedLogisticMixtureHead(6, 2, 256)
+    with torch.no_grad():
+        head.parameters_of.weight.copy_(torch.eye(6))
+        head.parameters_of.bias.zero_()
+    context = torch.tensor([[0.0, 50.0, -30.0, 40.0, -20.0, -20.0], [0.0, -50.0, 0.0, 0.0, 9.0, -9.0]])
+    context = context.repeat_interleave(3, 0).requires_grad_()
+    values = head.log_prob(context, torch.tensor([-1.0, 0.1, 0.99] * 2))
+    values.sum().backward()
+    assert context.grad is not None
+    assert bool(values.isfinite().all())
+    assert bool(context.grad.isfinite().all())
+
+
+def test_a_discretised_head_says_that_it_has_neither_score_nor_noise() -> None:
+    head, projection = discretised()
+    x = torch.zeros(5, dtype=torch.float64)
+    with pytest.raises(ValueError, match="no score"):
+        head.evaluate(projection, x)
+    with pytest.raises(ValueError, match="without a noise ladder"):
+        head.log_density(projection, x, 0.1)
+    with pytest.raises(ValueError, match="levels"):
+        DiscretisedLogisticMixtureHead(4, 2, 1)
+
+
+def test_a_model_of_levels_learns_their_bits_and_samples_levels() -> None:
+    torch.manual_seed(0)
+    model = AutoregressiveModel(MADE(2, 12, (16,)), DiscretisedLogisticMixtureHead(12, 4, levels=4))
+    rows = torch.tensor([[-1.0, -0.5], [0.0, 0.5]]).repeat(256, 1)  # one bit for the first, none for the second
+    config = TrainConfig(
+        objective="mle", steps=400, batch_size=128, learning_rate=2e-2, dequantise=0.5, standardise="none", device="cpu"
+    )
+    fit(model, rows, config=config)
+    with torch.no_grad():
+        bits = bits_per_dim(model.log_prob(rows[:2] + 0.25), 2, 4)
+    torch.testing.assert_close(bits, torch.full((2,), 0.5), rtol=0.0, atol=0.05)
+    drawn = ((model.sample(200) + 1.0) * 2.0).floor()
+    rates = [(drawn == torch.tensor(level)).all(1).float().mean().item() for level in ([0.0, 1.0], [2.0, 3.0])]
+    assert sum(rates) > 0.9
+    assert min(rates) > 0.35

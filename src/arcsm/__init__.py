@@ -2,7 +2,14 @@
 
 from arcsm import data, objectives
 from arcsm.contexts import MADE, Context, PixelCNNPP
-from arcsm.heads import GaussianHead, Head, LogisticMixtureHead, NormalisedHead, ScoreHead
+from arcsm.heads import (
+    DiscretisedLogisticMixtureHead,
+    GaussianHead,
+    Head,
+    LogisticMixtureHead,
+    NormalisedHead,
+    ScoreHead,
+)
 from arcsm.model import AutoregressiveModel, load, save
 from arcsm.noise import NoiseLadder
 from arcsm.train_config import TrainConfig
@@ -14,6 +21,7 @@ __all__ = [
     "MADE",
     "AutoregressiveModel",
     "Context",
+    "DiscretisedLogisticMixtureHead",
     "FitResult",
     "GaussianHead",
     "Head",

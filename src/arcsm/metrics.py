@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,6 +75,14 @@ def summary(values: Tensor) -> tuple[float, float]:
     """Mean and standard error of the mean of values ``(N,)``."""
     numbers = values.double().cpu().numpy()
     return float(np.mean(numbers)), float(np.std(numbers, ddof=1) / np.sqrt(len(numbers))) if len(numbers) > 1 else 0.0
+
+
+def bits_per_dim(log_prob: Tensor, features: int, levels: int) -> Tensor:
+    """Bits a value of images with so many levels, from log densities ``(N,)`` in nats of values in [-1, 1), ``(N,)``.
+
+    For densities of dequantised values it is an upper bound on the bits of the levels themselves.
+    """
+    return -log_prob / (features * math.log(2.0)) + math.log2(0.5 * levels)
 
 
 def energy_distance(a: Tensor, b: Tensor) -> float:

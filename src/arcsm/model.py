@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from arcsm import checkpoint
 from arcsm.conditionals import Accuracy, Conditionals, choose_method
 from arcsm.contexts import MADE, Context, PixelCNNPP
-from arcsm.heads import GaussianHead, Head, LogisticMixtureHead, ScoreHead
+from arcsm.heads import DiscretisedLogisticMixtureHead, GaussianHead, Head, LogisticMixtureHead, ScoreHead
 from arcsm.noise import NoiseLadder
 from arcsm.progress import track
 from arcsm.samplers import SAMPLERS
@@ -27,6 +27,7 @@ HEADS: Mapping[str, type[Head]] = {
     "ScoreHead": ScoreHead,
     "GaussianHead": GaussianHead,
     "LogisticMixtureHead": LogisticMixtureHead,
+    "DiscretisedLogisticMixtureHead": DiscretisedLogisticMixtureHead,
 }
 
 _ROWS = 512  # rows whose contexts are computed at a time
