@@ -162,6 +162,20 @@ def test_a_model_trains_samples_and_is_kept(tmp_path: Any) -> None:
     torch.testing.assert_close(*drawn, rtol=0.0, atol=1e-5)
 
 
+def test_dropout_in_training_is_a_function_of_the_seed() -> None:
+    x = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
+    ends = []
+    for outside in (1, 2):  # torch's own generator stands elsewhere each time
+        torch.manual_seed(0)
+        context = PixelCNNPP((1, 4, 4), 4, nr_filters=8, nr_resnet=1, dropout=0.5)
+        model = AutoregressiveModel(context, ScoreHead(4, (16,)), NoiseLadder(1.0, 0.1, 5))
+        torch.manual_seed(outside)
+        fit(model, x, config=TrainConfig(steps=3, batch_size=8, device="cpu"))
+        assert torch.initial_seed() == outside
+        ends.append(torch.cat([p.flatten() for p in model.parameters()]))
+    assert torch.equal(*ends)
+
+
 def test_a_configuration_takes_the_shape_from_the_data() -> None:
     config = ModelConfig(
         context={"kind": "PixelCNNPP", "nr_filters": 4, "nr_resnet": 1, "context_features": 3},

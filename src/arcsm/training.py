@@ -6,7 +6,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,7 @@ class _Trainer:
         self.optimizer = _optimizer(model, config)
         self.average = AveragedModel(model, multi_avg_fn=averaging(config.ema))
         self.wrapped, self.wrapped_optimizer = self.fabric.setup(self.loss, self.optimizer)
+        self.has_dropout = any(isinstance(layer, nn.Dropout) and layer.p > 0.0 for layer in model.modules())
         self.step = 0
         self.seconds = 0.0
         self.best = {"step": 0, "loss": math.inf, "missed": 0}
@@ -160,10 +162,21 @@ class _Trainer:
 
     def generator(self, purpose: int, step: int) -> torch.Generator:
         """Randomness of a step: a function of the seed, the purpose and the step alone."""
-        mixed = (
+        return torch.Generator(self.device).manual_seed(self.seed(purpose, step))
+
+    def seed(self, purpose: int, step: int) -> int:
+        return (
             self.config.seed * 0x9E3779B97F4A7C15 + purpose * 0xC2B2AE3D27D4EB4F + step * 0x165667B19E3779F9
         ) % 2**63
-        return torch.Generator(self.device).manual_seed(mixed)
+
+    @contextmanager
+    def seeded_dropout(self) -> Iterator[None]:
+        """Dropout takes its noise from torch's own generator, which is seeded for the step and put back after it."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices, enabled=self.has_dropout):
+            if self.has_dropout:
+                torch.manual_seed(self.seed(4, self.step))
+            yield
 
     def rows(self, step: int) -> Tensor:
         """Rows of a step: consecutive parts of a permutation that is new for each epoch."""
@@ -188,7 +201,8 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.wrapped(x, condition, generator)
+        with self.seeded_dropout():
+            loss = self.wrapped(x, condition, generator)
         value = float(loss.detach())
         if not math.isfinite(value):
             self.diverged(f"the loss is {value}")
