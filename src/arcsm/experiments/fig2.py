@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from arcsm import objectives
 from arcsm.experiments.base import Preset, Settings, Study, over_seeds, study
+from arcsm.experiments.descent import Diverged, descend
 from arcsm.experiments.gaussians import (
     STD,
     autoregressive,
@@ -58,6 +59,8 @@ PRESETS: Mapping[Preset, Fig2] = {
     "cpu": Fig2(seeds=3, tuning_steps=1_000),
     "paper": Fig2(seeds=5, hidden=256, head_hidden=64, batch=128),
 }
+
+_BROKEN = 1e9  # stands for a loss or a divergence that is not finite
 
 ScoreField = Callable[[nn.Module, Tensor], Tensor]
 
@@ -163,28 +166,28 @@ def _train(run: Study[Fig2], method: Method, seed: int, learning_rate: float, st
     """Adam with a cosine schedule; the loss is a mean over the steps since the last record."""
     settings = run.settings
     network, field = _network(run, method, seed), _field_of(method)
-    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     data, noise = run.generator(seed, 1), run.generator(seed, 2)
     tuning = steps != settings.steps  # judged on rows of its own
     test = gaussian_rows(settings.test_rows, settings.features, run.generator(seed, 4 if tuning else 3))
     found: dict[str, Any] = {"step": [], "loss": [], "divergence": []}
     total, since, seconds = 0.0, 0, 0.0
     every = min(settings.record_every, steps)
+
+    def on_new_rows() -> Tensor:
+        return method.loss(network, field, gaussian_rows(settings.batch, settings.features, data), noise)
+
+    descent = descend(network, on_new_rows, steps, learning_rate, clip=1e4)
     for step in range(1, steps + 1):
         begun = time.perf_counter()
-        optimiser.zero_grad()
-        loss = method.loss(network, field, gaussian_rows(settings.batch, settings.features, data), noise)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1e4)
-        optimiser.step()
-        schedule.step()
-        total, since = total + float(loss.detach()), since + 1
+        try:
+            total, since = total + next(descent), since + 1
+        except (Diverged, StopIteration):  # it stays where it broke
+            total, since = _BROKEN, 1
         seconds += time.perf_counter() - begun
         if step % every == 0 or step == steps:
             found["step"].append(step)
             found["loss"].append(total / since)
-            found["divergence"].append(_divergence(network, field, test))
+            found["divergence"].append(_BROKEN if total == _BROKEN else _divergence(network, field, test))
             total, since = 0.0, 0
     floor = _bias(method.label)
     return {**found, "seconds": seconds, "parameters": parameters(network), "floor": floor}
@@ -195,7 +198,7 @@ def _divergence(network: nn.Module, field: ScoreField, x: Tensor) -> float:
     """E |s - s*|^2 / E |s*|^2 with the true score s* = -x / 0.1^2 (paper, Eq. 3, relative)."""
     truth = -x / STD**2
     value = float((field(network, x) - truth).square().sum() / truth.square().sum())
-    return value if math.isfinite(value) else 1e9
+    return value if math.isfinite(value) else _BROKEN
 
 
 def _bias(label: str) -> float:

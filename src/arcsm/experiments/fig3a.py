@@ -25,6 +25,7 @@ from arcsm import objectives
 from arcsm.contexts import MADE
 from arcsm.data.datasets import Dataset, NamedImageData, load_dataset
 from arcsm.experiments.base import Preset, Settings, Study, study
+from arcsm.experiments.descent import Diverged, descend
 from arcsm.heads import LogisticMixtureHead
 from arcsm.model import AutoregressiveModel
 from arcsm.plots import BLUE, GREY, ORANGE, open_frame
@@ -160,13 +161,13 @@ def _train(run: Study[Fig3a], dataset: Dataset, name: str, rate: float, seed: in
     test = _held_out(run, dataset, dataset.test[: settings.test_rows], 1)
     valid = _held_out(run, dataset, dataset.valid[: settings.validation_rows], 2)
     objective, generator = _objectives(settings)[name], run.generator(seed, 2)
-    optimiser = torch.optim.Adam(model.parameters(), lr=rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     measured_at = _checkpoints(settings.checkpoints, steps)
     rows_per_step = min(settings.batch, len(dataset.train))
     curve: Curve = []
     seconds = 0.0
-    for step, (clean, noisy) in enumerate(_batches(run, dataset, seed)):
+    batches = _batches(run, dataset, seed)
+    descent = descend(model, lambda: objective(model, *next(batches), generator), steps, rate, settings.clip)
+    for step in range(steps + 1):
         if step in measured_at:
             nll = _nll(model, test)
             if not _finite(nll):
@@ -176,9 +177,10 @@ def _train(run: Study[Fig3a], dataset: Dataset, name: str, rate: float, seed: in
         if step == steps:
             break
         begun = time.perf_counter()
-        if not _step(model, optimiser, objective(model, clean, noisy, generator), settings.clip):
+        try:
+            next(descent)
+        except Diverged:
             return {"curve": curve, "valid_nll": None, "diverged_at": step}
-        schedule.step()
         seconds += time.perf_counter() - begun
     last = _nll(model, valid)
     return {"curve": curve, "valid_nll": last if _finite(last) else None, "diverged_at": None}
@@ -216,19 +218,6 @@ def _noisy(settings: Fig3a, dataset: Dataset, rows: Tensor, generator: torch.Gen
     clean = rows + dataset.dequantise * torch.rand(rows.shape, generator=generator, device=rows.device)
     normal = torch.randn(rows.shape, generator=generator, device=rows.device)
     return clean, clean + settings.data_noise * normal
-
-
-def _step(model: AutoregressiveModel, optimiser: torch.optim.Optimizer, loss: Tensor, clip: float) -> bool:
-    """One step; ``False``, with the weights as they were, where the loss or its gradient is not finite."""
-    if not bool(loss.isfinite()):
-        return False
-    optimiser.zero_grad()
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-    if not bool(norm.isfinite()):
-        return False
-    optimiser.step()
-    return True
 
 
 @torch.no_grad()

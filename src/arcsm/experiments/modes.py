@@ -23,6 +23,7 @@ from torch import Tensor
 from arcsm import objectives
 from arcsm.contexts import MADE
 from arcsm.experiments.base import Preset, Settings, Study, over_seeds, study
+from arcsm.experiments.descent import descend
 from arcsm.heads import ScoreHead
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
@@ -240,13 +241,12 @@ def _train(
     steps = settings.steps if steps is None else steps
     rate = settings.learning_rate if rate is None else rate
     data, noise = run.generator(seed, 1), run.generator(seed, 2)
-    optimiser = torch.optim.Adam(model.parameters(), lr=rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        loss(_rows(settings, separation, settings.batch, data), noise).backward()
-        optimiser.step()
-        schedule.step()
+
+    def on_new_rows() -> Tensor:
+        return loss(_rows(settings, separation, settings.batch, data), noise)
+
+    for _ in descend(model, on_new_rows, steps, rate):
+        pass
 
 
 @torch.no_grad()

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.optim.swa_utils import AveragedModel
 
 from arcsm.contexts import MADE
 from arcsm.data.toys import TOYS
 from arcsm.experiments.base import Preset, Settings, Study, interval, study
+from arcsm.experiments.descent import descend
 from arcsm.experiments.gaussians import parameters
 from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.heads import ScoreHead
@@ -214,17 +214,13 @@ def _flow(run: Study[ToysNll], build: Callable[[], nn.Module], steps: int, toy: 
 def _train_flow(run: Study[ToysNll], network: nn.Module, rows: ToyRows, steps: int, seed: int) -> AveragedModel:
     settings = run.settings
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.Adam(network.parameters(), lr=settings.flows_learning_rate, fused=True)
-    schedule = CosineAnnealingLR(optimiser, steps)
     average = AveragedModel(network, multi_avg_fn=averaging(settings.ema))
-    for _ in range(steps):
+
+    def on_new_rows() -> Tensor:
         chosen = torch.randint(len(rows.train), (settings.batch,), generator=generator)
-        x = rows.noisy(rows.train[chosen], generator).to(run.device)
-        optimiser.zero_grad()
-        (-network().log_prob(x).mean()).backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 10.0)
-        optimiser.step()
-        schedule.step()
+        return -network().log_prob(rows.noisy(rows.train[chosen], generator).to(run.device)).mean()
+
+    for _ in descend(network, on_new_rows, steps, settings.flows_learning_rate, clip=10.0):
         average.update_parameters(network)
     return average
 

@@ -1,0 +1,42 @@
+"""The plain training loop of the experiments that compare objectives: Adam, down to zero along a cosine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+class Diverged(RuntimeError):
+    """A loss or a gradient was not finite; the weights are those before that step."""
+
+
+def descend(
+    network: nn.Module, loss: Callable[[], Tensor], steps: int, learning_rate: float, clip: float = math.inf
+) -> Iterator[float]:
+    """Make ``steps`` steps and yield the loss that each one started from, once it is made.
+
+    Arguments:
+        network: Whose weights to train.
+        loss: The loss on a new batch at every call.
+        steps: How many.
+        learning_rate: Of the first step.
+        clip: Largest norm of the gradient.
+
+    Raises:
+        Diverged: at the first loss or gradient that is not finite.
+    """
+    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for step in range(steps):
+        optimiser.zero_grad()
+        value = loss()
+        value.backward()
+        norm = nn.utils.clip_grad_norm_(network.parameters(), clip)
+        if not bool(value.isfinite() & norm.isfinite()):
+            raise Diverged(f"step {step}: loss {float(value.detach())}, norm of the gradient {float(norm)}")
+        optimiser.step()
+        schedule.step()
+        yield float(value.detach())
