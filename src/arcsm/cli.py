@@ -19,7 +19,7 @@ from rich.table import Table
 from arcsm import __version__
 from arcsm.config import dump_config, load_config, presets
 from arcsm.data import read_images, read_table, scale_images, write_table
-from arcsm.data.images import IMAGE_SUFFIXES, digits
+from arcsm.data.images import IMAGE_SUFFIXES, digits, save_images, unscale_images
 from arcsm.experiments import EXPERIMENTS, Preset, find
 from arcsm.experiments.base import result_path
 from arcsm.files import atomic_path
@@ -27,7 +27,7 @@ from arcsm.metrics import summary
 from arcsm.model import AutoregressiveModel, load, resolve_device
 from arcsm.progress import track
 from arcsm.report import ReportNumbers, sample_picture, write_report
-from arcsm.runs import load_run, train_run
+from arcsm.runs import class_labels, load_run, train_run
 from arcsm.samplers import SAMPLERS
 from arcsm.training import FitResult, TrainingDiverged
 
@@ -103,26 +103,35 @@ app.registered_commands[-1].help = train.__doc__
 
 @app.command(
     epilog="Examples: arcsm sample runs/digits --out samples.png   |   arcsm sample runs/table -n 1000 --out rows.csv"
+    "   |   arcsm sample runs/digits -n 100 --out images/"
 )
 def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.")],
-    out: Annotated[Path, typer.Option(help="A .png (images), .npy or .csv file.")],
+    out: Annotated[Path, typer.Option(help="A .png (a grid of images), a folder (a .png each), a .npy or .csv file.")],
     n: Annotated[int, typer.Option("-n", help="Number of samples.", min=1)] = 64,
     sampler: Annotated[str | None, typer.Option(help=f"{', '.join(SAMPLERS)}; the model's default without.")] = None,
     denoise: Annotated[bool, typer.Option("--denoise", help="Remove the last noise (Tweedie's formula).")] = False,
+    label: Annotated[
+        int | None, typer.Option("--class", help="Class to draw, for a model with classes; by default all in turn.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """Draw samples from a trained model."""
     model = load(run, resolve_device(device))
-    if out.suffix not in (".png", ".npy", ".csv"):
-        raise ValueError(f"--out {out}: expected a .png, .npy or .csv file")
-    if out.suffix == ".png" and "image_shape" not in model.metadata:
+    if out.suffix not in ("", ".png", ".npy", ".csv"):
+        raise ValueError(f"--out {out}: expected a .png, .npy or .csv file, or a folder")
+    if out.suffix in ("", ".png") and "image_shape" not in model.metadata:
         raise ValueError(f"--out {out}: this model is not of images; use .npy or .csv")
+    if out.suffix == "" and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out {out}: exists already; give a new or an empty folder")
     generator = torch.Generator(model.shift.device).manual_seed(seed)
     begun = time.monotonic()
-    rows = model.sample(n, sampler, generator, progress=True, denoise=denoise).cpu()
-    if out.suffix == ".png":
+    labels = class_labels(model, n, label)
+    rows = model.sample(n, sampler, generator, labels, progress=True, denoise=denoise).cpu()
+    if out.suffix == "":
+        _write_images(out, rows, model.metadata)
+    elif out.suffix == ".png":
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(out) as temporary:
             temporary.write_bytes(sample_picture(rows, model.metadata))
@@ -271,6 +280,14 @@ def _read_rows(model: AutoregressiveModel, path: Path, seed: int) -> torch.Tenso
         got = "x".join(str(size) for size in images.pixels.shape[1:])
         raise ValueError(f"{path}: expected images of {'x'.join(map(str, shape))}, got {got}")
     return _continuous(scale_images(images.pixels, images.levels).flatten(1), images.levels, seed)
+
+
+def _write_images(folder: Path, rows: torch.Tensor, metadata: dict[str, Any]) -> None:
+    """A PNG for each row, numbered."""
+    pixels = unscale_images(rows.clamp(-1.0, 1.0), metadata["levels"], stretch=True).view(-1, *metadata["image_shape"])
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, image in enumerate(pixels):
+        save_images(folder / f"{index:0{len(str(len(pixels) - 1))}d}.png", image[None], padding=0)
 
 
 def _continuous(rows: torch.Tensor, levels: int, seed: int) -> torch.Tensor:

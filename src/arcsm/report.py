@@ -21,7 +21,7 @@ from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.data.images import image_grid, unscale_images
 from arcsm.metrics import add_smallest_noise, gaussian_mixture_scores, pit_uniformity, summary
 from arcsm.progress import track
-from arcsm.runs import Run
+from arcsm.runs import Run, class_labels
 from arcsm.training_log import read_metrics
 
 _SCORED_ROWS = 1000  # test rows that likelihoods are measured on, at most
@@ -69,7 +69,9 @@ def write_report(
         advance()
         generator = torch.Generator(run.model.shift.device).manual_seed(seed)
         images = "image_shape" in dataset.metadata
-        drawn = run.model.sample(samples if images else 2000, sampler, generator, denoise=images).cpu()
+        count = samples if images else 2000
+        labels = class_labels(run.model, count)
+        drawn = run.model.sample(count, sampler, generator, labels, denoise=images).cpu()
         advance()
         pictures = _pictures(run, dataset, drawn, samples, seed)
         advance()
@@ -92,11 +94,13 @@ def _numbers(run: Run, dataset: Dataset, seed: int) -> tuple[ReportNumbers, Tens
     device = model.shift.device
     test = dataset.dequantised(dataset.test[:_SCORED_ROWS], seed + 1)
     noisy = add_smallest_noise(model, test, seed + 2)
+    conditional = class_labels(model, 1) is not None
+    labels = dataset.labels["test"][: len(test)].to(device) if conditional else None
     with torch.no_grad():
-        clean_mean, clean_error = summary(model.log_prob(test.to(device)))
-        noisy_mean, noisy_error = summary(model.log_prob(noisy.to(device)))
+        clean_mean, clean_error = summary(model.log_prob(test.to(device), condition=labels))
+        noisy_mean, noisy_error = summary(model.log_prob(noisy.to(device), condition=labels))
         rows = max(1, min(len(noisy), _PIT_VALUES // model.features))
-        u = model.cdf(noisy[:rows].to(device)).cpu()
+        u = model.cdf(noisy[:rows].to(device), condition=None if labels is None else labels[:rows]).cpu()
     table = [LikelihoodRow("AR-CSM (this run)", clean_mean, clean_error, ours=True)]
     if model.features <= _BASELINE_DIMENSIONS:
         train = dataset.dequantised(dataset.train, seed + 3)

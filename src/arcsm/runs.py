@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from arcsm.checkpoint import WEIGHTS_NAME, write_text
 from arcsm.config import RunConfig, dump_config, parse_config, run_config_path
-from arcsm.data.datasets import load_dataset
+from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.model import AutoregressiveModel, load
 from arcsm.training import STATE_NAME, FitResult, fit
 
@@ -41,10 +42,41 @@ def train_run(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         model = config.model.build(dataset.train.shape[1], dataset.metadata)
+    labels = _labels(model, dataset)
     write_text(path, text)
     return fit(
-        model, dataset.train, dataset.valid, config.for_dataset(dataset), run=folder, resume=resume, progress=progress
-    )
+        model, dataset.train, dataset.valid, config.for_dataset(dataset), labels.get("train"), labels.get("valid"),
+        run=folder, resume=resume, progress=progress,
+    )  # fmt: skip
+
+
+def _labels(model: AutoregressiveModel, dataset: Dataset) -> dict[str, Tensor]:
+    """The labels of the data for a model with classes, and nothing for one without."""
+    classes = int(getattr(model.context, "classes", 0))
+    if not classes:
+        return {}
+    if "train" not in dataset.labels:
+        raise ValueError(f"model.context.classes: {classes} classes, but these data have no labels")
+    largest = int(dataset.labels["train"].max())
+    if largest >= classes:
+        raise ValueError(f"model.context.classes: {classes} classes, but the data have a label {largest}")
+    return dataset.labels
+
+
+def class_labels(model: AutoregressiveModel, n: int, chosen: int | None = None) -> Tensor | None:
+    """Labels ``(n,)`` for a model with classes: the chosen one, or all in turn; ``None`` for a model without.
+
+    Raises:
+        ValueError: for a class that the model does not have.
+    """
+    classes = int(getattr(model.context, "classes", 0))
+    if chosen is not None and not 0 <= chosen < classes:
+        has = f"has classes 0 to {classes - 1}" if classes else "has no classes"
+        raise ValueError(f"--class {chosen}: this model {has}")
+    if not classes:
+        return None
+    labels = torch.arange(n) % classes if chosen is None else torch.full((n,), chosen)
+    return labels.to(model.shift.device)
 
 
 def load_run(folder: str | os.PathLike[str], device: str = "cpu") -> Run:

@@ -27,6 +27,7 @@ class Dataset:
         test: Held out for results.
         dequantise: Width of the uniform noise that makes the values continuous; 0 if they are.
         metadata: What turns rows back into pictures or named columns.
+        labels: Classes of the rows, by ``"train"``, ``"valid"`` and ``"test"``, as far as they are known.
     """
 
     train: Tensor
@@ -34,6 +35,7 @@ class Dataset:
     test: Tensor
     dequantise: float = 0.0
     metadata: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, Tensor] = field(default_factory=dict)
 
     def dequantised(self, rows: Tensor, seed: int) -> Tensor:
         """Rows with their uniform noise, the same for the same seed."""
@@ -72,17 +74,22 @@ class TableData(_Data):
 
 
 class ImageData(_Data):
-    """A folder of images, or an array of them in an NPY or NPZ file."""
+    """A folder of images, or an array of them in an NPY or NPZ file (with ``test_key``, its own test set)."""
 
     kind: Literal["images"]
     path: str
     channels: Literal[1, 3] | None = None
     size: int | None = Field(None, ge=1)
     key: str | None = None
+    test_key: str | None = None
 
 
 class NamedImageData(_Data):
-    """MNIST, CIFAR-10, SVHN or CelebA, in the layout of torchvision (MNIST also as bare idx files)."""
+    """MNIST, CIFAR-10, SVHN or CelebA, in the layout of torchvision (MNIST also as bare idx files).
+
+    ``path`` may also be an NPZ file of the arrays ``x_train``, ``x_test`` and, with labels, ``y_train`` and ``y_test``;
+    without a path, ``KIND.npz`` in the data folder serves where there is no folder ``KIND``.
+    """
 
     kind: Literal["mnist", "cifar10", "svhn", "celeba"]
     path: str | None = None
@@ -94,6 +101,14 @@ DataConfig = Annotated[
     DigitsData | ToyData | TableData | ImageData | NamedImageData,
     Field(discriminator="kind"),
 ]
+
+
+def named_images_path(kind: str, path: str | None = None) -> Path:
+    """The folder, or the NPZ file, of a named set."""
+    if path is not None:
+        return Path(path)
+    folder, archive = data_folder() / kind, data_folder() / f"{kind}.npz"
+    return archive if archive.is_file() and not folder.is_dir() else folder
 
 
 def data_folder() -> Path:
@@ -111,7 +126,7 @@ def load_dataset(config: DataConfig, seed: int = 0) -> Dataset:
         DigitsData: lambda c, s: _images(digits(), None, c, s),
         ToyData: _toy,
         TableData: _table,
-        ImageData: lambda c, s: _images(read_images(c.path, c.channels, c.size, c.key), None, c, s),
+        ImageData: _image_file,
         NamedImageData: _named_images,
     }
     return loaders[type(config)](config, seed)
@@ -129,9 +144,19 @@ def _table(config: TableData, seed: int) -> Dataset:
     return _split(values, None, config, seed, {"columns": list(table.columns)}, config.dequantise)
 
 
+def _image_file(config: ImageData, seed: int) -> Dataset:
+    train = read_images(config.path, config.channels, config.size, config.key)
+    test = None
+    if config.test_key is not None:
+        test = read_images(config.path, config.channels, config.size, config.test_key)
+    return _images(train, test, config, seed)
+
+
 def _named_images(config: NamedImageData, seed: int) -> Dataset:
-    folder = Path(config.path) if config.path is not None else data_folder() / config.kind
-    if config.kind == "mnist":
+    folder = named_images_path(config.kind, config.path)
+    if folder.suffix == ".npz":
+        train, test = (read_images(folder, size=config.size, key=key) for key in ("x_train", "x_test"))
+    elif config.kind == "mnist":
         train, test = (mnist(folder, split, config.download) for split in ("train", "test"))
     else:
         train, test = (
@@ -146,17 +171,31 @@ def _images(train: ImageSet, test: ImageSet | None, config: _Data, seed: int) ->
     metadata = {"image_shape": shape, "levels": train.levels}
     rows = scale_images(train.pixels, train.levels).flatten(1)
     held_out = None if test is None else scale_images(test.pixels, test.levels).flatten(1)
-    return _split(rows, held_out, config, seed, metadata, 2.0 / train.levels)
+    dataset = _split(rows, held_out, config, seed, metadata, 2.0 / train.levels)
+    order, n_valid, n_test = _order(len(rows), held_out, config, seed)
+    if train.labels is not None:
+        dataset.labels["valid"] = train.labels[order[:n_valid]]
+        dataset.labels["train"] = train.labels[order[n_valid + n_test :]]
+        if test is None:
+            dataset.labels["test"] = train.labels[order[n_valid : n_valid + n_test]]
+    if test is not None and test.labels is not None:
+        dataset.labels["test"] = test.labels
+    return dataset
 
 
 def _split(
     rows: Tensor, test: Tensor | None, config: _Data, seed: int, metadata: dict[str, Any], dequantise: float = 0.0
 ) -> Dataset:
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-    n_valid = round(len(rows) * config.validation)
-    n_test = 0 if test is not None else round(len(rows) * config.test)
+    order, n_valid, n_test = _order(len(rows), test, config, seed)
     if min(n_valid, len(rows) - n_valid - n_test) < 1:
         raise ValueError(f"data: {len(rows)} rows are too few to hold out {config.validation:.0%} for validation")
     valid, rest = rows[order[:n_valid]], rows[order[n_valid + n_test :]]
     own_test = rows[order[n_valid : n_valid + n_test]] if test is None else test
     return Dataset(rest, valid, own_test, dequantise, metadata)
+
+
+def _order(count: int, test: Tensor | None, config: _Data, seed: int) -> tuple[Tensor, int, int]:
+    """A permutation of the rows, and how many of its first are for validation and then for the test."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    n_test = 0 if test is not None else round(count * config.test)
+    return order, round(count * config.validation), n_test

@@ -1,0 +1,110 @@
+"""Runs on images by the command: classes, PixelCNN++, archives with their own test set, samples as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from arcsm import cli
+from arcsm.data.datasets import ImageData, NamedImageData, load_dataset
+
+CLASSES = """
+name: tiny
+data: {kind: digits}
+model:
+  context: {kind: PixelCNNPP, nr_filters: 4, nr_resnet: 1, context_features: 4, classes: 10, dropout: 0.1}
+  head: {kind: ScoreHead, hidden_features: [8]}
+  noise: {sigma_max: 1.0, sigma_min: 0.1, levels: 3}
+train: {steps: 3, batch_size: 16, device: cpu, validate_every: 3, validation_rows: 16, standardise: none}
+"""
+
+
+def call(*arguments: object) -> int:
+    return cli._run([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("classes")
+    (folder / "tiny.yaml").write_text(CLASSES)
+    assert call("train", folder / "tiny.yaml", "--out", folder / "run") == 0
+    return folder / "run"
+
+
+def test_a_model_with_classes_trains_samples_and_reports(run: Path, tmp_path: Path) -> None:
+    assert call("sample", run, "-n", 4, "--class", 3, "--out", tmp_path / "threes.npy", "--device", "cpu") == 0
+    assert call("sample", run, "-n", 4, "--out", tmp_path / "turns.npy", "--device", "cpu") == 0
+    threes, turns = (np.load(tmp_path / name) for name in ("threes.npy", "turns.npy"))
+    assert np.array_equal(threes[3], turns[3])  # the fourth in turn is a three, drawn with the same randomness
+    assert not np.array_equal(threes[0], turns[0])
+    assert call("report", run, "--samples", 4, "--device", "cpu") == 0
+
+
+def test_a_class_that_the_model_has_not_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("sample", run, "--class", 10, "--out", "x.npy") == 1
+    assert "this model has classes 0 to 9" in capsys.readouterr().err
+
+
+def test_samples_as_files_in_a_folder_of_their_own(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("sample", run, "-n", 11, "--out", tmp_path / "files", "--device", "cpu") == 0
+    names = sorted(path.name for path in (tmp_path / "files").iterdir())
+    assert names == [f"{index:02d}.png" for index in range(11)]
+    assert Image.open(tmp_path / "files" / "00.png").size == (8, 8)
+    assert call("sample", run, "-n", 2, "--out", tmp_path / "files") == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_data_without_enough_classes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "few.yaml").write_text(CLASSES)
+    assert call("train", tmp_path / "few.yaml", "--set", "model.context.classes=5", "--out", tmp_path / "run") == 1
+    assert "a label 9" in capsys.readouterr().err
+    images = np.zeros((30, 8, 8), np.uint8)
+    np.save(tmp_path / "unlabelled.npy", images)
+    changes = ("--set", f"data={{kind: images, path: {tmp_path / 'unlabelled.npy'}}}")
+    assert call("train", tmp_path / "few.yaml", *changes, "--out", tmp_path / "run") == 1
+    assert "no labels" in capsys.readouterr().err
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    path = tmp_path / "cifar10.npz"
+    np.savez(
+        path,
+        x_train=random.integers(0, 256, (20, 4, 4, 3), np.uint8),
+        y_train=np.arange(20) % 10,
+        x_test=random.integers(0, 256, (6, 4, 4, 3), np.uint8),
+        y_test=np.arange(6),
+    )
+    return path
+
+
+def test_an_archive_stands_for_a_named_set(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARCSM_DATA", str(archive.parent))
+    for config in (NamedImageData(kind="cifar10"), NamedImageData(kind="cifar10", path=str(archive))):
+        dataset = load_dataset(config)
+        assert (len(dataset.train), len(dataset.valid), len(dataset.test)) == (18, 2, 6)
+        assert dataset.metadata["image_shape"] == [3, 4, 4]
+        assert dataset.labels["test"].tolist() == list(range(6))
+        both = sorted([*dataset.labels["train"].tolist(), *dataset.labels["valid"].tolist()])
+        assert both == sorted(np.arange(20) % 10)
+
+
+def test_an_image_file_may_have_its_own_test_set(archive: Path) -> None:
+    own = load_dataset(ImageData(kind="images", path=str(archive), key="x_train", test_key="x_test"))
+    assert (len(own.train), len(own.valid), len(own.test)) == (18, 2, 6)
+    assert load_dataset(ImageData(kind="images", path=str(archive), key="x_train")).labels["test"].shape == (2,)
+
+
+def test_labels_stay_with_their_rows(tmp_path: Path) -> None:
+    path = tmp_path / "images.npz"
+    pixels = np.arange(40, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 2), np.uint8)
+    np.savez(path, x_train=pixels, y_train=np.arange(40))
+    dataset = load_dataset(ImageData(kind="images", path=str(path), key="x_train"), seed=3)
+    for part, rows in (("train", dataset.train), ("valid", dataset.valid), ("test", dataset.test)):
+        assert ((rows[:, 0] + 1.0) * 128.0).round().long().tolist() == dataset.labels[part].tolist()
