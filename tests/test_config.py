@@ -26,8 +26,24 @@ def test_every_preset_parses_and_builds_for_its_data_kind() -> None:
     for name in known:
         parsed = config.load_config(name)
         assert parsed.name == name
-        model = parsed.model.build(features=3)
+        model = parsed.model.build(12, {"image_shape": [3, 2, 2]})
         assert model.context.context_features == model.head.context_features
+
+
+def test_each_image_preset_has_a_partner_of_about_as_many_parameters() -> None:
+    partners = [name for name in config.presets() if name.endswith("-mle")]
+    assert len(partners) == 5
+    for name in partners:
+        by_likelihood, by_scores = config.load_config(name), config.load_config(name.removesuffix("-mle"))
+        assert by_likelihood.data == by_scores.data
+        assert by_likelihood.model.noise is not None
+        assert by_scores.model.noise is not None
+        assert by_likelihood.model.noise["sigma_min"] == by_scores.model.noise["sigma_min"]
+        counts = [
+            sum(p.numel() for p in parsed.model.build(3072, {"image_shape": [3, 32, 32]}).parameters())
+            for parsed in (by_likelihood, by_scores)
+        ]
+        assert abs(counts[0] - counts[1]) < 0.03 * counts[1]
 
 
 def test_a_configuration_survives_being_written_and_read() -> None:

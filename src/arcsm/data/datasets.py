@@ -74,7 +74,10 @@ class TableData(_Data):
 
 
 class ImageData(_Data):
-    """A folder of images, or an array of them in an NPY or NPZ file (with ``test_key``, its own test set)."""
+    """A folder of images, or an array of them in an NPY or NPZ file (with ``test_key``, its own test set).
+
+    A relative path that leads nowhere is looked for in the data folder.
+    """
 
     kind: Literal["images"]
     path: str
@@ -145,10 +148,10 @@ def _table(config: TableData, seed: int) -> Dataset:
 
 
 def _image_file(config: ImageData, seed: int) -> Dataset:
-    train = read_images(config.path, config.channels, config.size, config.key)
-    test = None
-    if config.test_key is not None:
-        test = read_images(config.path, config.channels, config.size, config.test_key)
+    path = Path(config.path)
+    path = path if path.exists() or not (data_folder() / path).exists() else data_folder() / path
+    train = read_images(path, config.channels, config.size, config.key)
+    test = None if config.test_key is None else read_images(path, config.channels, config.size, config.test_key)
     return _images(train, test, config, seed)
 
 
