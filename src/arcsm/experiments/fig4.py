@@ -1,0 +1,254 @@
+"""Figures 4 and 8 to 11: images by AR-CSM and by its partner of maximum likelihood, on the same networks.
+
+The members of a pair share the context network, the data and the noise of the density that is modelled, so that their
+likelihoods are of the same thing: the dequantised images with the smallest noise of the ladder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from pydantic import Field
+from torch import Tensor
+
+from arcsm.config import RunConfig, load_config
+from arcsm.data.datasets import Dataset, load_dataset
+from arcsm.data.images import image_grid, unscale_images
+from arcsm.experiments.base import Preset, Settings, Study, result_path, study
+from arcsm.files import atomic_path
+from arcsm.frechet import Frechet
+from arcsm.metrics import add_smallest_noise, bits_per_dim, summary
+from arcsm.model import AutoregressiveModel
+from arcsm.runs import load_run, train_run
+
+
+class Fig4(Settings):
+    """Networks, training and noise are those of the presets of the same names; what they leave out is here.
+
+    The paper gives the sets, the noise levels and 200 epochs of Adam at 2e-4; the sizes of its networks it does not.
+    """
+
+    models: tuple[str, ...] = Field(
+        tuple(
+            name
+            for pair in ("mnist-made", "mnist-pixelcnn", "cifar-made", "cifar-pixelcnn", "faces-pixelcnn")
+            for name in (pair, f"{pair}-mle")
+        ),
+        min_length=1,
+    )
+    changes: tuple[str, ...] = ()  # of every configuration
+    pixelcnn_changes: tuple[str, ...] = ()
+    made_changes: tuple[str, ...] = ()
+    grid: int = 64  # samples that are shown
+    samples: int = 2_000  # of the Fréchet distance, and as many held-out images
+    test_rows: int = 200  # of the likelihoods
+    neighbours: int = 8  # samples beside the training images nearest to them
+    draw_at_a_time: int = 250
+
+
+_TINY = (
+    "train.epochs=null",
+    "train.steps=2",
+    "train.batch_size=4",
+    "train.validate_every=2",
+    "train.validation_rows=4",
+)
+PRESETS: Mapping[Preset, Fig4] = {
+    "smoke": Fig4(
+        models=("mnist-made", "mnist-pixelcnn-mle"),
+        changes=_TINY,
+        pixelcnn_changes=("model.context.nr_filters=4", "model.context.context_features=4"),
+        made_changes=("model.context.hidden_features=[8, 8]", "model.context.context_features=4"),
+        grid=4,
+        samples=4,
+        test_rows=2,
+        neighbours=2,
+    ),
+    "cpu": Fig4(),
+    "paper": Fig4(
+        changes=("train.epochs=200", "train.learning_rate=0.0002", "train.schedule=constant"),
+        pixelcnn_changes=("model.context.nr_filters=160", "model.context.nr_resnet=5", "model.context.dropout=0.5"),
+        samples=10_000,
+        test_rows=10_000,
+    ),
+}
+
+Result = dict[str, Any]
+
+
+def body(run: Study[Fig4]) -> Result:
+    """Train, draw and measure every model; each is a cell, so that a stopped run goes on."""
+    names = run.settings.models
+    trained = run.each({f"train {name}": partial(_train, run, name) for name in names})
+    drawn = run.each({f"draw {name}": partial(_draw, run, name) for name in names})
+    measured = run.each({f"measure {name}": partial(_measure, run, name) for name in names})
+    data = run.each({f"data {key}": partial(_data, run, name) for key, name in _sets(run).items()})
+    models = {}
+    for name in names:
+        models[name] = {**trained[f"train {name}"], **drawn[f"draw {name}"], **measured[f"measure {name}"]}
+        models[name]["pictures"] = _pictures(run, name)
+    return {
+        "models": models,
+        "data": {key: data[f"data {key}"] for key in _sets(run)},
+        "figure": run.figure(_figure(run, models)),
+    }
+
+
+def _sets(run: Study[Fig4]) -> dict[str, str]:
+    """The data sets, each with a model that is trained on it."""
+    return {name.split("-")[0]: name for name in run.settings.models}
+
+
+def _config(run: Study[Fig4], name: str) -> RunConfig:
+    settings = run.settings
+    of_network = settings.pixelcnn_changes if "pixelcnn" in name else settings.made_changes
+    device = (f"train.device={run.device.type}", f"train.seed={settings.first_seed}")
+    return load_config(name, [*settings.changes, *of_network, *device])
+
+
+def _dataset(run: Study[Fig4], name: str) -> Dataset:
+    return load_dataset(_config(run, name).data, run.settings.first_seed)
+
+
+# Cells --------------------------------------------------------------------------------------------------------------
+
+
+def _train(run: Study[Fig4], name: str) -> Result:
+    """Train a preset, or go on with it, in a folder of its own."""
+    result = train_run(_config(run, name), run.work / name, resume=True, progress=True)
+    parameters = sum(p.numel() for p in _model(run, name).parameters())
+    return {
+        "steps": result.steps,
+        "training_seconds": round(result.seconds),
+        "validation": result.best_loss,
+        "parameters": parameters,
+    }
+
+
+def _model(run: Study[Fig4], name: str) -> AutoregressiveModel:
+    return load_run(run.work / name, str(run.device)).model
+
+
+def _draw(run: Study[Fig4], name: str) -> Result:
+    """Samples by the model's default sampler, without the last noise, kept as grey values."""
+    settings, model = run.settings, _model(run, name)
+    generator = run.generator(settings.first_seed, 1)
+    begun = time.monotonic()
+    rows = model.sample(
+        max(settings.samples, settings.grid),
+        generator=generator,
+        progress=True,
+        denoise=True,
+        batch_size=settings.draw_at_a_time,
+    )
+    seconds = time.monotonic() - begun
+    with atomic_path(_samples_path(run, name)) as temporary, temporary.open("wb") as file:
+        np.save(file, _pixels(rows.cpu(), model.metadata).numpy())
+    return {"seconds_to_draw": round(seconds, 1), "drawn": len(rows)}
+
+
+def _samples_path(run: Study[Fig4], name: str) -> Path:
+    return run.work / f"{name}-samples.npy"
+
+
+def _samples(run: Study[Fig4], name: str) -> Tensor:
+    return torch.from_numpy(np.load(_samples_path(run, name)))
+
+
+def _pixels(rows: Tensor, metadata: Mapping[str, Any]) -> Tensor:
+    """Rows as grey values 0 to 255, uint8 ``(N, C, H, W)``."""
+    return unscale_images(rows.clamp(-1.0, 1.0), metadata["levels"], stretch=True).view(-1, *metadata["image_shape"])
+
+
+def _measure(run: Study[Fig4], name: str) -> Result:
+    """Likelihood, Fréchet distance and nearest training images."""
+    dataset, drawn = _dataset(run, name), _samples(run, name)
+    real = _pixels(dataset.test[: run.settings.samples], dataset.metadata)
+    frechet = Frechet(real, run.device, progress=True)
+    train = _pixels(dataset.train, dataset.metadata)
+    return {
+        **_likelihood(run, name, dataset),
+        "frechet_distance": frechet.distance(drawn[: run.settings.samples]),
+        "frechet_network": frechet.network,
+        "frechet_images": [len(real), min(len(drawn), run.settings.samples)],
+        "distance_to_nearest_training_image": float(_nearest(drawn[: run.settings.grid], train)[0].median()),
+    }
+
+
+@torch.no_grad()
+def _likelihood(run: Study[Fig4], name: str, dataset: Dataset) -> Result:
+    model, seed = _model(run, name), run.settings.first_seed
+    rows = dataset.dequantised(dataset.test[: run.settings.test_rows], seed + 1)
+    noisy = add_smallest_noise(model, rows, seed + 2).to(run.device)
+    log_prob = torch.cat([model.log_prob(part) for part in noisy.split(20)])
+    mean, error = summary(-log_prob)
+    bits = float(bits_per_dim(log_prob, model.features, dataset.metadata["levels"]).mean())
+    return {"nll": mean, "nll_standard_error": error, "bits_per_value_of_the_noisy_images": bits}
+
+
+def _data(run: Study[Fig4], name: str) -> Result:
+    """What training images reach in place of samples: the least that the measures can be."""
+    dataset, count = _dataset(run, name), run.settings.samples
+    real, train = (_pixels(rows, dataset.metadata) for rows in (dataset.test[:count], dataset.train))
+    nearest = _nearest(real[: run.settings.grid], train)[0]
+    return {
+        "frechet_distance": Frechet(real, run.device).distance(train[:count]),
+        "distance_to_nearest_training_image": float(nearest.median()),
+    }
+
+
+def _nearest(images: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+    """Root mean square distance in grey levels to the nearest training image, and its number, each ``(N,)``."""
+    a, b = images.flatten(1).float(), train.flatten(1).float()
+    distances = torch.cat([torch.cdist(a, part) for part in b.split(5_000)], 1) / a.shape[1] ** 0.5
+    found = distances.min(1)
+    return found.values, found.indices
+
+
+# Pictures -----------------------------------------------------------------------------------------------------------
+
+
+def _pictures(run: Study[Fig4], name: str) -> dict[str, str]:
+    """A grid of samples, and some of them beside the training images nearest to them."""
+    dataset, drawn = _dataset(run, name), _samples(run, name)
+    train = _pixels(dataset.train, dataset.metadata)
+    some = drawn[: run.settings.neighbours]
+    pairs = torch.cat([some, train[_nearest(some, train)[1]]])
+    found = {}
+    for kind, pixels, columns in (
+        ("samples", drawn[: run.settings.grid], None),
+        ("nearest", pairs, len(some)),
+    ):
+        path = result_path(run.out, run.name, run.preset).with_name(f"{run.preset}-{name}-{kind}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            image_grid(pixels, columns, zoom=2).save(temporary, format="PNG")
+        found[kind] = path.name
+    return found
+
+
+def _figure(run: Study[Fig4], models: Mapping[str, Result]) -> Figure:
+    """Sixteen samples of every model; the members of a pair one above the other."""
+    pairs = list(dict.fromkeys(name.removesuffix("-mle") for name in models))
+    figure = Figure(figsize=(2.6 * len(pairs), 5.6), layout="constrained")
+    for column, pair in enumerate(pairs):
+        for row, name in enumerate((pair, f"{pair}-mle")):
+            axes = figure.add_subplot(2, len(pairs), row * len(pairs) + column + 1)
+            axes.set_axis_off()
+            if name in models:
+                picture = np.asarray(image_grid(_samples(run, name)[:16], 4, padding=1).convert("RGB"))
+                axes.imshow(picture, interpolation="nearest")
+                axes.set_title(f"{name}\nFréchet {models[name]['frechet_distance']:.3g}", fontsize=8)
+    return figure
+
+
+FIG4 = study(
+    "fig4", "images by AR-CSM and by maximum likelihood on the same networks (Figures 4, 8 to 11)", PRESETS, body
+)
