@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from rich.table import Table
 
 from arcsm import __version__
 from arcsm.config import dump_config, load_config, presets
-from arcsm.data import read_images, read_table, scale_images, write_table
+from arcsm.data import ImageSet, read_images, read_table, scale_images, write_table
 from arcsm.data.images import IMAGE_SUFFIXES, digits, save_images, unscale_images
+from arcsm.denoise import Corruption, GaussianNoise, SaltAndPepper, langevin, particles, posterior, tweedie
 from arcsm.experiments import EXPERIMENTS, Preset, find
 from arcsm.experiments.base import result_path
 from arcsm.files import atomic_path
@@ -35,6 +36,8 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptio
 
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+Noise = Literal["gaussian", "salt-and-pepper"]
+Denoiser = Literal["tweedie", "posterior", "particles", "langevin"]
 
 
 def _version(wanted: bool) -> None:
@@ -160,6 +163,49 @@ def score(
     print(f"{out}  {len(rows)} rows, mean log density {mean:.4f} +- {error:.4f} nats")
 
 
+@app.command(
+    epilog="Examples: arcsm denoise runs/mnist noisy --sigma 0.6 --out restored   |   "
+    "arcsm denoise runs/mnist noisy --noise salt-and-pepper --probability 0.1 --method particles --out restored"
+)
+def denoise(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.")],
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A folder of noisy images of the model's size.")],
+    out: Annotated[Path, typer.Option(help="Folder of the restored images, PNG, of the same names.")],
+    noise: Annotated[Noise, typer.Option(help="What the noise is.")] = "gaussian",
+    sigma: Annotated[
+        float | None, typer.Option(help="Standard deviation of gaussian noise; pixels are from -1 to 1.")
+    ] = None,
+    probability: Annotated[
+        float | None, typer.Option(help="Share of the values that salt and pepper have replaced.")
+    ] = None,
+    method: Annotated[
+        Denoiser | None,
+        typer.Option(
+            help="tweedie (gaussian noise; fast, its default), posterior (the other's default), particles (looks ahead "
+            "too; best and slow) or langevin (the paper's, for salt and pepper)."
+        ),
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Remove noise from images, by a model of clean ones."""
+    model = load(run, resolve_device(device))
+    if not images.is_dir():
+        raise ValueError(f"{images}: expected a folder of images")
+    noisy = _read_images(model, images)
+    targets = _restored_paths(images, noisy.names or (), out)
+    corruption = _corruption(model, noise, sigma, probability, noisy.levels)
+    rows = scale_images(noisy.pixels, noisy.levels).flatten(1) + 1.0 / noisy.levels  # the middle of each level
+    begun = time.monotonic()
+    rows = rows.to(model.shift)
+    restored = _denoised(model, rows, corruption, method, torch.Generator(rows.device).manual_seed(seed))
+    pixels = unscale_images(restored.cpu(), noisy.levels, stretch=True).view(noisy.pixels.shape)
+    for target, image in zip(targets, pixels, strict=True):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_images(target, image[None], padding=0)
+    print(f"{out}  {len(targets)} images in {time.monotonic() - begun:.1f} s")
+
+
 @app.command(epilog="Example: arcsm report runs/digits")
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
@@ -273,13 +319,20 @@ def _read_rows(model: AutoregressiveModel, path: Path, seed: int) -> torch.Tenso
         if table.values.shape[1] != model.features:
             raise ValueError(f"{path}: expected {model.features} columns, got {table.values.shape[1]}")
         return torch.from_numpy(table.values).to(model.shift.dtype)
+    images = _read_images(model, path)
+    return _continuous(scale_images(images.pixels, images.levels).flatten(1), images.levels, seed)
+
+
+def _read_images(model: AutoregressiveModel, path: Path) -> ImageSet:
+    """Images of the shape that the model is of."""
+    shape = model.metadata.get("image_shape")
     if shape is None:
         raise ValueError(f"{path}: images, but this model is of tables with {model.features} columns")
     images = read_images(path, channels=int(shape[0]))
     if list(images.pixels.shape[1:]) != list(shape):
         got = "x".join(str(size) for size in images.pixels.shape[1:])
         raise ValueError(f"{path}: expected images of {'x'.join(map(str, shape))}, got {got}")
-    return _continuous(scale_images(images.pixels, images.levels).flatten(1), images.levels, seed)
+    return images
 
 
 def _write_images(folder: Path, rows: torch.Tensor, metadata: dict[str, Any]) -> None:
@@ -304,6 +357,62 @@ def _log_probs(model: AutoregressiveModel, rows: torch.Tensor, method: str | Non
             parts.append(model.log_prob(part.to(model.shift.device), reduce=False, method=method).cpu())
             advance(len(part))
     return torch.cat(parts)
+
+
+def _restored_paths(images: Path, names: Sequence[str], out: Path) -> list[Path]:
+    """Where the restored images go: never where anything is, nor among the noisy ones."""
+    targets = [(out / name).with_suffix(".png") for name in names]
+    if len(set(targets)) < len(targets):
+        raise ValueError(f"{images}: expected names that differ by more than their suffix, since all become .png")
+    if any(target.resolve().is_relative_to(images.resolve()) for target in targets):
+        raise ValueError(f"--out {out}: expected a folder outside of {images}")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out}: expected a folder, got a file")
+    for target in targets:
+        if target.exists():
+            raise ValueError(f"{target}: exists already; give another --out")
+    return targets
+
+
+def _corruption(
+    model: AutoregressiveModel, noise: Noise, sigma: float | None, probability: float | None, levels: int
+) -> Corruption:
+    """The noise that was asked for, on images in [-1, 1) with values in the middle of their level."""
+    given = {"--sigma": sigma, "--probability": probability}
+    wanted, other = ("--sigma", "--probability") if noise == "gaussian" else ("--probability", "--sigma")
+    if given[wanted] is None or given[other] is not None:
+        raise ValueError(f"--noise {noise}: expected {wanted} and no {other}")
+    if sigma is not None:
+        return GaussianNoise(sigma)
+    smallest = model.noise.sigma_min * float(model.scale.max()) if model.noise else 0.0
+    edge = 1.0 - 1.5 / levels
+    return SaltAndPepper(float(probability or 0.0), -edge, edge, width=2.0 / levels + 2.0 * smallest)
+
+
+def _denoised(
+    model: AutoregressiveModel,
+    rows: torch.Tensor,
+    corruption: Corruption,
+    method: Denoiser | None,
+    generator: torch.Generator,
+) -> torch.Tensor:
+    """Restored rows, ``(N, D)``, by the method that was asked for or else the default for the noise."""
+    method = method or ("tweedie" if isinstance(corruption, GaussianNoise) else "posterior")
+    if method == "posterior":
+        return posterior(model, rows, corruption, tol=1e-3, progress=True)
+    if method == "particles":
+        return particles(model, rows, corruption, generator=generator, progress=True).mean()
+    if method == "langevin":
+        suspect, first = None, 0
+        if isinstance(corruption, SaltAndPepper):
+            suspect = corruption.suspect(rows)
+        elif isinstance(corruption, GaussianNoise):  # the noisy value is at home at the level of its noise
+            levels = [level * float(model.scale.max()) for level in model.path()]
+            first = min(sum(level > corruption.sigma for level in levels), max(len(levels) - 1, 0))
+        return langevin(model, rows, suspect, first, generator=generator, progress=True)
+    if not isinstance(corruption, GaussianNoise):
+        raise ValueError("--method tweedie: expected gaussian noise; use posterior, particles or langevin")
+    return tweedie(model, rows, corruption.sigma, progress=True)
 
 
 def _score_digits(model: AutoregressiveModel, out: Path, seed: int) -> None:

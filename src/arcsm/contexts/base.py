@@ -45,5 +45,14 @@ class Context(nn.Module, ABC):
         """
 
     @abstractmethod
+    def select(self, state: Any, rows: Tensor) -> None:
+        """Keep the given rows of a batch, in this order; a row may come several times (particle filters do that).
+
+        Arguments:
+            state: What :meth:`begin` returned for a batch of shape ``(B,)``; it is changed in place.
+            rows: Numbers from 0 to ``B - 1``, ``(M,)``. The batch has shape ``(M,)`` from here on.
+        """
+
+    @abstractmethod
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, JSON-ready."""

@@ -260,6 +260,13 @@ class MADE(Context):
         state.position += 1
         return contexts.reshape(*state.batch_shape, self.context_features)
 
+    def select(self, state: MADEState, rows: Tensor) -> None:
+        if len(state.batch_shape) != 1:
+            raise ValueError(f"state: expected a batch of one dimension, got {state.batch_shape}")
+        state.batch_shape = (len(rows),)
+        state.inputs, state.hidden = state.inputs[rows], [hidden[rows] for hidden in state.hidden]
+        state.first, state.output = _rows_of(state.first, rows), _rows_of(state.output, rows)
+
 
 def _sorted_degrees(units: int, features: int, conditional: bool) -> Tensor:
     """Degrees of a hidden layer, evenly spread and ascending.
@@ -268,6 +275,11 @@ def _sorted_degrees(units: int, features: int, conditional: bool) -> Tensor:
     """
     lowest = 0 if conditional or features == 1 else 1
     return lowest + torch.arange(units) * (features - lowest) // units
+
+
+def _rows_of(terms: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a tensor; one whose rows are all the same memory stays so."""
+    return terms[:1].expand(len(rows), -1) if terms.stride(0) == 0 else terms[rows]
 
 
 def _check_sizes(

@@ -305,6 +305,12 @@ class PixelCNNPP(Context):
             raise ValueError(f"x_previous: expected {wanted} at step {state.position}")
         return state.step(x_previous)
 
+    def select(self, state: Stream, rows: Tensor) -> None:
+        if len(state.batch_shape) != 1:
+            raise ValueError(f"state: expected a batch of one dimension, got {state.batch_shape}")
+        state.select(rows)
+        state.batch_shape, state.images = (len(rows),), len(rows)
+
 
 def _pairs(first: nn.Module, second: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
     """The blocks of the two streams at one scale."""

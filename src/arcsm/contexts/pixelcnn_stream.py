@@ -8,7 +8,8 @@ costs one small matrix product. Coarser scales move on every second, or fourth, 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +30,38 @@ def _matrix(layer: nn.Module) -> tuple[Tensor, Tensor]:
     return weight[:, :, 0, 0].T.contiguous(), bias
 
 
-class _RowConv:
+class _Part:
+    """A part of the stream.
+
+    Attributes:
+        batched: Which dimension of what it holds is the batch.
+    """
+
+    batched: ClassVar[dict[str, int]] = {}
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the images ``rows (M,)``, in this order, here and in all parts of this part."""
+        for name, dimension in self.batched.items():
+            value = vars(self).get(name)
+            if value is not None:
+                setattr(self, name, value.index_select(dimension, rows))
+        for part in _parts(vars(self).values()):
+            part.select(rows)
+
+
+def _parts(values: Iterable[Any]) -> Iterator[_Part]:
+    """The parts among values and in lists of them."""
+    for value in values:
+        if isinstance(value, _Part):
+            yield value
+        elif isinstance(value, list):
+            yield from _parts(value)
+
+
+class _RowConv(_Part):
     """A convolution of the stream of the rows above, given one row of its input at a time, ``(B, W, C)``."""
+
+    batched: ClassVar[dict[str, int]] = {"before": 0}
 
     def __init__(self, layer: ShiftedConv) -> None:
         self.weight, self.bias = cast(Tensor, layer.conv.weight), cast(Tensor, layer.conv.bias)
@@ -49,13 +80,15 @@ class _RowConv:
         return F.conv2d(rows, self.weight, self.bias, self.stride).squeeze(2).transpose(1, 2)
 
 
-class _PixelConv:
+class _PixelConv(_Part):
     """A convolution of the stream of the row itself, given one pixel of its input at a time, ``(B, C)``.
 
     Attributes:
         prepared: What the output of each pixel of this row owes to the row before, the bias and whoever else adds
             to it, ``(W', B, O)``.
     """
+
+    batched: ClassVar[dict[str, int]] = {"row": 0, "prepared": 1}
 
     prepared: Tensor
 
@@ -87,8 +120,10 @@ class _PixelConv:
         return torch.addmm(self.prepared[column // self.stride], pixels, self.here)
 
 
-class _RowBlock:
+class _RowBlock(_Part):
     """A gated residual block of the stream of the rows above."""
+
+    batched: ClassVar[dict[str, int]] = {"condition": 0}
 
     def __init__(self, block: GatedResidual, condition: Tensor | None) -> None:
         self.first, self.second = _RowConv(block.first), _RowConv(block.second)
@@ -106,8 +141,10 @@ class _RowBlock:
         return row + value * torch.sigmoid(gate)
 
 
-class _PixelBlock:
+class _PixelBlock(_Part):
     """A gated residual block of the stream of the row itself; its first skip is the other stream's."""
+
+    batched: ClassVar[dict[str, int]] = {"condition": 0}
 
     def __init__(self, block: GatedResidual, condition: Tensor | None, rows: int, width: int) -> None:
         self.first, self.second = _PixelConv(block.first, rows, width), _PixelConv(block.second, rows, width)
@@ -141,8 +178,10 @@ def _condition_term(block: GatedResidual, condition: Tensor | None) -> Tensor | 
     return None if block.condition is None else cast(Tensor, block.condition(condition))
 
 
-class _RowGrow:
+class _RowGrow(_Part):
     """Two rows of the finer scale from one of the coarser, ``(B, w, F)``."""
+
+    batched: ClassVar[dict[str, int]] = {"rows": 1}
 
     def __init__(self, layer: ShiftedDeconv, width: int) -> None:
         self.layer, self.width = layer, width
@@ -153,8 +192,10 @@ class _RowGrow:
         self.rows = grown.permute(2, 0, 3, 1)
 
 
-class _PixelGrow:
+class _PixelGrow(_Part):
     """Two by two pixels of the finer scale from one of the coarser, ``(B, F)``."""
+
+    batched: ClassVar[dict[str, int]] = {"pixels": 2}
 
     def __init__(self, layer: ShiftedDeconv, rows: int, width: int) -> None:
         weight, self.bias = cast(Tensor, layer.conv.weight), cast(Tensor, layer.conv.bias)  # (F, F, 2, 2)
@@ -167,12 +208,14 @@ class _PixelGrow:
         self.pixels[:, 2 * column : 2 * column + 2] = grown.permute(1, 2, 0, 3)
 
 
-class Stream:
+class Stream(_Part):
     """What an incremental pass over a batch of images knows so far.
 
     Attributes:
         position: How many values are known, in the order of the chain rule.
     """
+
+    batched: ClassVar[dict[str, int]] = {"before": 0, "row": 0, "hidden": 0, "entering": 1}
 
     def __init__(self, network: PixelCNNPP, batch_shape: tuple[int, ...], condition: Tensor | None) -> None:
         self.network, self.batch_shape, self.position = network, batch_shape, 0
