@@ -181,7 +181,7 @@ def _figure(nll: Mapping[str, Any], variance: Mapping[str, Any]) -> Figure:
         axes.set(xlabel="mix a", yscale="log")
         if column == 0:
             axes.set_ylabel("variance of the gradient\nby that of DSM")
-        if column == len(nll) - 1:
+        if column in (0, len(nll) - 1):  # toys and digits have ladders of their own
             axes.legend(frameon=False, fontsize=6, title="sigma", title_fontsize=6)
         open_frame(axes)
     return figure
