@@ -1,0 +1,731 @@
+"""Restoring rows that a known corruption has spoilt, one dimension after the other (paper, Section 5.4).
+
+Every function takes a model and noisy rows in data units and walks the dimensions in the order of the context, the
+restored values of the dimensions before being what the context of the next one sees:
+
+- :func:`tweedie`: one step along the score, the paper's way for Gaussian noise;
+- :func:`langevin`: Langevin dynamics from the noisy value, the paper's way for salt and pepper;
+- :func:`posterior`: the exact one-dimensional posterior of each value, its mean, median or a draw;
+- :func:`particles`: many candidates for each row, weighed by how well they explain *all* noisy values.
+
+The first three choose :math:`x_d` by what comes before it and its own noisy value; only the last lets later values
+have a say.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from arcsm.conditionals import Accuracy, Conditionals, choose_method, starting_nodes
+from arcsm.model import _ROWS, AutoregressiveModel, _chunks, _rows_of, _warn_of
+from arcsm.piecewise import PiecewiseDensity
+from arcsm.progress import track
+from arcsm.quadrature import integrate
+
+Estimate = Literal["mean", "median", "sample"]
+
+#: Where the integration of a posterior starts, in standard deviations of the noise around the noisy value.
+_LIKELIHOOD_GRID = (-10.0, -6.0, -3.0, -1.5, -0.5, 0.5, 1.5, 3.0, 6.0, 10.0)
+_CLOSEST = 0.01  # of the noise or the grid of the prior, whichever is finer: how near two starting nodes may be
+_CELLS = 64  # half the number of cells that a density of the flow is cut into
+_FARTHEST = 6.0  # standard deviations of a Gaussian that they reach to
+
+_OUTSIDE = 1e-6  # relative; how far a sigma may be outside the ladder by rounding
+
+
+# The paper's two ways ---------------------------------------------------------------------------------------------
+
+
+def tweedie(
+    model: AutoregressiveModel, y: Tensor, sigma: float, condition: Tensor | None = None, progress: bool = False
+) -> Tensor:
+    """Remove Gaussian noise in a single step (paper, Section 5.4; Tweedie's formula).
+
+    .. math:: x_d = y_d + \\sigma^2 s_\\sigma(y_d \\mid x_{<d}) = \\mathbb{E}[x_d \\mid y_d, x_{<d}]
+
+    One evaluation of the score for each value; exact if the score of the level :math:`\\sigma` is.
+
+    Arguments:
+        model: A model with a noise ladder.
+        y: Noisy rows, ``(*, D)`` in data units.
+        sigma: Standard deviation of the noise in data units. It may lie between two levels of the ladder.
+        condition: What the model is conditioned on, ``(*, F)`` or labels ``(*)``.
+        progress: Show a progress bar (on a terminal).
+
+    Returns:
+        Restored rows, ``(*, D)`` in data units.
+
+    Raises:
+        ValueError: for a model without a ladder, or a sigma outside of it.
+
+    Example:
+        >>> from arcsm import MADE, GaussianHead, NoiseLadder
+        >>> model = AutoregressiveModel(MADE(2, 4, (8,)), GaussianHead(4), NoiseLadder(1.0, 0.1, levels=5))
+        >>> tweedie(model, torch.zeros(3, 2), sigma=0.6).shape
+        torch.Size([3, 2])
+    """
+    _check_level(model, sigma)
+
+    def restore(conditionals: Conditionals, d: int, noisy: Tensor) -> Tensor:
+        level = sigma / float(model.scale[d])
+        return noisy + level**2 * conditionals.score(noisy, level)
+
+    return _restore(model, y, condition, _builder(model, None, Accuracy()), restore, progress)
+
+
+def langevin(
+    model: AutoregressiveModel,
+    y: Tensor,
+    suspect: Tensor | None = None,
+    first_level: int = 0,
+    steps: int = 20,
+    step_size: float | None = None,
+    generator: torch.Generator | None = None,
+    condition: Tensor | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Langevin dynamics down the ladder, from the noisy value on (paper, Section 5.4, for salt and pepper).
+
+    The dynamics are those of :func:`arcsm.samplers.langevin` (paper, Eq. 22); they do not know the noisy value but as
+    their start. Many steps at a large noise forget it, few steps at the last levels stay near it.
+
+    Arguments:
+        model: The model; without a ladder, plain Langevin dynamics.
+        y: Noisy rows, ``(*, D)`` in data units.
+        suspect: Which values may be wrong, boolean, ``(*, D)``; the others stay. By default all.
+        first_level: Level of the ladder to start at; 0 is the largest, -1 the smallest.
+        steps: Steps at each level.
+        step_size: :math:`\\epsilon_0`, in squared standardised units; by default :math:`0.4\\,\\sigma_L^2`
+            (0.01 without a ladder).
+        generator: Source of randomness, on the model's device.
+        condition: What the model is conditioned on, ``(*, F)`` or labels ``(*)``.
+        progress: Show a progress bar (on a terminal).
+
+    Returns:
+        Restored rows, ``(*, D)`` in data units; restored values carry the smallest noise of the ladder.
+
+    Raises:
+        ValueError: for a level that the ladder does not have, steps or a step size that are not positive, or a mask
+            of another shape.
+
+    Example:
+        >>> from arcsm import MADE, GaussianHead
+        >>> model = AutoregressiveModel(MADE(2, 4, (8,)), GaussianHead(4))
+        >>> y = torch.tensor([[0.5, 9.0]])
+        >>> langevin(model, y, suspect=y > 5.0)[0, 0].item()
+        0.5
+    """
+    if steps < 1 or (step_size is not None and not step_size > 0.0):
+        raise ValueError(f"steps, step_size: expected positive numbers, got {steps} and {step_size}")
+    if suspect is not None and (suspect.dtype != torch.bool or suspect.shape != y.shape):
+        raise ValueError(
+            f"suspect: expected booleans of shape {tuple(y.shape)}, got {suspect.dtype} {tuple(suspect.shape)}"
+        )
+    model.path(first_level)  # raises for one that does not exist
+    levels: tuple[float | None, ...] = model.path()[first_level:] or (None,)
+    smallest = levels[-1]
+    if step_size is None:
+        step_size = 0.01 if smallest is None else 0.4 * smallest**2
+
+    def restore(conditionals: Conditionals, d: int, x: Tensor) -> Tensor:
+        for sigma in levels:
+            epsilon = step_size if sigma is None or smallest is None else step_size * (sigma / smallest) ** 2
+            for _ in range(steps):
+                noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+                x = x + 0.5 * epsilon * conditionals.score(x, sigma) + epsilon**0.5 * noise
+        return x
+
+    return _restore(model, y, condition, _builder(model, None, Accuracy()), restore, progress, suspect)
+
+
+# Exact posteriors -------------------------------------------------------------------------------------------------
+
+
+def posterior(
+    model: AutoregressiveModel,
+    y: Tensor,
+    corruption: Corruption,
+    estimate: Estimate = "mean",
+    generator: torch.Generator | None = None,
+    condition: Tensor | None = None,
+    method: str | None = None,
+    tol: float = 1e-4,
+    max_evaluations: int = 512,
+    progress: bool = False,
+) -> Tensor:
+    """Replace each value by an estimate from its exact posterior, given its noisy value and the restored ones before.
+
+    .. math:: p(x_d \\mid y_d, x_{<d}) \\propto q(x_d \\mid x_{<d})\\, p(y_d \\mid x_d)
+
+    With a noise ladder, :math:`q` is the model's density of the data *plus* the smallest noise, which stands for that
+    of the data (:func:`tweedie` has no such blur).
+
+    Arguments:
+        model: The model.
+        y: Noisy rows, ``(*, D)`` in data units.
+        corruption: How they came about, :class:`GaussianNoise` or :class:`SaltAndPepper`, or your own.
+        estimate: ``"mean"`` (least squared error), ``"median"`` (least absolute error) or ``"sample"``, a draw.
+        generator: Source of randomness of ``"sample"``, on the model's device.
+        condition: What the model is conditioned on, ``(*, F)`` or labels ``(*)``.
+        method: How :math:`q` is normalised, as in :meth:`AutoregressiveModel.log_prob`: ``"closed_form"``, ``"flow"``
+            or ``"quadrature"``. By quadrature the posteriors of Gaussian noise are as exact as the score; through
+            the flow, a density is cut into 128 cells.
+        tol: Error of a log density in nats to aim for.
+        max_evaluations: Largest number of evaluations of the score for one integral.
+        progress: Show a progress bar (on a terminal).
+
+    Returns:
+        Restored rows, ``(*, D)`` in data units.
+
+    Raises:
+        ValueError: for an unknown estimate or method.
+
+    Warns:
+        AccuracyWarning: once a call, if some integrals missed ``tol``.
+
+    Example:
+        >>> from arcsm import MADE, GaussianHead
+        >>> model = AutoregressiveModel(MADE(2, 4, (8,)), GaussianHead(4))
+        >>> posterior(model, torch.zeros(3, 2), GaussianNoise(0.5), estimate="median").shape
+        torch.Size([3, 2])
+    """
+    if estimate not in get_args(Estimate):
+        raise ValueError(f"estimate: expected one of {', '.join(get_args(Estimate))}, got {estimate!r}")
+
+    def restore(conditionals: Conditionals, d: int, noisy: Tensor) -> Tensor:
+        found = _at(model, corruption, d).posterior(conditionals, noisy)
+        if estimate == "mean":
+            return found.mean()
+        return found.quantile(torch.full_like(noisy, 0.5) if estimate == "median" else _uniform(noisy, generator))
+
+    build = _builder(model, method, Accuracy(tol, max_evaluations))
+    return _restore(model, y, condition, build, restore, progress)
+
+
+@dataclass(frozen=True)
+class Particles:
+    """Candidates for each row, weighed by how well they explain all of its noisy values.
+
+    Attributes:
+        candidates: ``(*, K, D)`` in data units.
+        weights: ``(*, K)``, each row summing to one.
+        log_evidence: :math:`\\log p(y)` in nats, ``(*)``: the log of an unbiased estimate of the density of a noisy
+            row (data units).
+    """
+
+    candidates: Tensor
+    weights: Tensor
+    log_evidence: Tensor
+
+    def mean(self) -> Tensor:
+        """The posterior mean, ``(*, D)``."""
+        return (self.weights.to(self.candidates).unsqueeze(-1) * self.candidates).sum(-2)
+
+
+@torch.no_grad()
+def particles(
+    model: AutoregressiveModel,
+    y: Tensor,
+    corruption: Corruption,
+    count: int = 32,
+    generator: torch.Generator | None = None,
+    condition: Tensor | None = None,
+    method: str | None = None,
+    threshold: float = 0.5,
+    tol: float = 1e-3,
+    max_evaluations: int = 512,
+    progress: bool = False,
+) -> Particles:
+    """Draw from the *joint* posterior of a row by sequential Monte Carlo over its dimensions.
+
+    .. math:: x_d^k \\sim p(x_d \\mid y_d, x_{<d}^k), \\qquad
+        w_k \\leftarrow w_k\\, p(y_d \\mid x_{<d}^k), \\quad
+        p(y_d \\mid x_{<d}) = \\int q(x_d \\mid x_{<d})\\, p(y_d \\mid x_d)\\, dx_d
+
+    A candidate whose values make the later noisy ones unlikely loses its weight, so that later evidence reaches
+    earlier dimensions. Candidates are resampled (systematically) when the weights have become too unequal: that
+    leaves few ancestors for the first dimensions of long rows, whose posterior is then represented coarsely.
+
+    References:
+        A Tutorial on Particle Filtering and Smoothing (Doucet and Johansen, 2009), Section 4.2 (optimal proposal)
+
+    Arguments:
+        model: The model.
+        y: Noisy rows, ``(*, D)`` in data units.
+        corruption: How they came about, as in :func:`posterior`.
+        count: Number of candidates :math:`K` for each row.
+        generator: Source of randomness, on the model's device.
+        condition: What the model is conditioned on, ``(*, F)`` or labels ``(*)``.
+        method: How :math:`q` is normalised, as in :func:`posterior`.
+        threshold: Resample when the effective number of candidates is below this share of all; 0 for never.
+        tol: Error of a log density in nats to aim for.
+        max_evaluations: Largest number of evaluations of the score for one integral.
+        progress: Show a progress bar (on a terminal).
+
+    Raises:
+        ValueError: for no rows, a count below one, or a threshold that is no share.
+
+    Warns:
+        AccuracyWarning: once a call, if some integrals missed ``tol``.
+
+    Example:
+        >>> from arcsm import MADE, GaussianHead
+        >>> model = AutoregressiveModel(MADE(2, 4, (8,)), GaussianHead(4))
+        >>> found = particles(model, torch.zeros(3, 2), GaussianNoise(0.5), count=10)
+        >>> found.candidates.shape, found.mean().shape
+        (torch.Size([3, 10, 2]), torch.Size([3, 2]))
+    """
+    if count < 1:
+        raise ValueError(f"count: expected at least 1, got {count}")
+    if not 0.0 <= threshold <= 1.0:
+        raise ValueError(f"threshold: expected a share from 0 to 1, got {threshold}")
+    flat = model.standardise(y).reshape(-1, model.features)
+    if not len(flat):
+        raise ValueError(f"y: expected at least one row, got shape {tuple(y.shape)}")
+    rows = _rows_of(condition, y.shape[:-1])
+    build = _builder(model, method, Accuracy(tol, max_evaluations))
+    size = max(1, _ROWS // count)
+    clouds, unsure = [], 0
+    with track("denoising", model.features * -(-len(flat) // size), progress) as advance:
+        for part in _chunks(len(flat), size):
+            cloud = _Cloud.start(model, flat[part], rows(part), count)
+            for d in model.context.order:
+                conditionals = build(model.head.project(model.context.step(cloud.state, cloud.previous)))
+                noisy = flat[part, d].repeat_interleave(count)
+                found = _at(model, corruption, d).posterior(conditionals, noisy)
+                cloud.weigh(found.log_evidence())
+                found = cloud.resample(model, found, threshold, generator)
+                cloud.extend(d, found.quantile(_uniform(noisy, generator)))
+                unsure += conditionals.unsure
+                advance()
+            clouds.append(cloud)
+    _warn_of(unsure, flat.numel() * count)
+    candidates = torch.cat([cloud.candidates for cloud in clouds]) * model.scale + model.shift
+    log_evidence = torch.cat([cloud.log_evidence for cloud in clouds]) - torch.log(model.scale).sum()
+    return Particles(
+        candidates.view(*y.shape[:-1], count, model.features),
+        torch.cat([cloud.log_weights for cloud in clouds]).exp().view(*y.shape[:-1], count),
+        log_evidence.view(y.shape[:-1]),
+    )
+
+
+@dataclass
+class _Cloud:
+    """Candidates of ``N`` rows on their way through the dimensions, in standardised units."""
+
+    state: Any
+    candidates: Tensor  # (N * K, D)
+    log_weights: Tensor  # (N, K), normalised
+    log_evidence: Tensor  # (N,)
+    previous: Tensor | None = None  # (N * K,)
+
+    @classmethod
+    def start(cls, model: AutoregressiveModel, noisy: Tensor, condition: Tensor | None, count: int) -> _Cloud:
+        condition = None if condition is None else condition.repeat_interleave(count, 0)
+        candidates = torch.zeros_like(noisy).repeat_interleave(count, 0)
+        log_weights = noisy.new_full((len(noisy), count), -math.log(count), dtype=torch.float64)
+        state = model.context.begin((len(candidates),), condition)
+        return cls(state, candidates, log_weights, log_weights.new_zeros(len(noisy)))
+
+    def weigh(self, log_evidence: Tensor) -> None:
+        """Multiply the weights by the evidence ``(N * K,)`` of the next noisy values."""
+        log_weights = self.log_weights + log_evidence.view(self.log_weights.shape)
+        total = torch.logsumexp(log_weights, 1)
+        self.log_weights, self.log_evidence = log_weights - total[:, None], self.log_evidence + total
+
+    def resample(
+        self, model: AutoregressiveModel, found: Posterior, threshold: float, generator: torch.Generator | None
+    ) -> Posterior:
+        """Where few candidates have most of the weight, draw all anew from among them."""
+        n, count = self.log_weights.shape
+        weights = self.log_weights.exp()
+        poor = 1.0 / weights.square().sum(1) < threshold * count  # (N,)
+        if not bool(poor.any()):
+            return found
+        chosen = torch.where(poor[:, None], systematic(weights, generator), torch.arange(count, device=poor.device))
+        rows = (chosen + count * torch.arange(n, device=poor.device)[:, None]).flatten()  # (N * K,)
+        self.log_weights = torch.where(poor[:, None], -math.log(count), self.log_weights)
+        self.candidates = self.candidates[rows]
+        model.context.select(self.state, rows)
+        return found.select(rows)
+
+    def extend(self, d: int, values: Tensor) -> None:
+        """Add a dimension."""
+        self.candidates[:, d] = self.previous = values
+
+
+def systematic(weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Systematic resampling: which of ``K`` candidates to keep, ``(N, K)``, by their weights ``(N, K)``.
+
+    A candidate of weight :math:`w` is kept :math:`K w` times, rounded up or down, so that the expectation is right.
+
+    Example:
+        >>> systematic(torch.tensor([[0.5, 0.0, 0.5, 0.0]])).tolist()
+        [[0, 0, 2, 2]]
+    """
+    n, count = weights.shape
+    start = torch.rand(n, 1, generator=generator, device=weights.device, dtype=weights.dtype)
+    wanted = (torch.arange(count, device=weights.device) + start) / count
+    return torch.searchsorted(weights.cumsum(1), wanted, right=True).clamp(max=count - 1)
+
+
+# Corruptions ------------------------------------------------------------------------------------------------------
+
+
+class Posterior(ABC):
+    """Posteriors of ``N`` values of one dimension, in standardised units."""
+
+    @abstractmethod
+    def log_evidence(self) -> Tensor:
+        """:math:`\\log \\int q(x)\\, p(y \\mid x)\\, dx` in nats, ``(N,)``."""
+
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """``(N,)``."""
+
+    @abstractmethod
+    def quantile(self, u: Tensor) -> Tensor:
+        """The inverse of the distribution function at ``u (N,)`` in (0, 1), ``(N,)``."""
+
+    @abstractmethod
+    def select(self, rows: Tensor) -> Posterior:
+        """The posteriors numbered ``rows (M,)``, in this order."""
+
+
+class Corruption(Protocol):
+    """How a noisy value comes from a true one, independently in each dimension."""
+
+    def standardised(self, shift: float, scale: float) -> Corruption:
+        """The same corruption of :math:`(x - \\text{shift}) / \\text{scale}`."""
+
+    def posterior(self, prior: Conditionals, y: Tensor) -> Posterior:
+        """What noisy values ``y (N,)`` say of the true ones, given their conditionals, in standardised units."""
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """:math:`y = x + \\sigma\\, n` with :math:`n \\sim \\mathcal{N}(0, 1)`.
+
+    The posterior is :math:`q(x)\\, \\mathcal{N}(y; x, \\sigma^2)` up to a constant. Its score is
+    :math:`s(x) + (y - x) / \\sigma^2` and the derivative of that :math:`s'(x) - 1 / \\sigma^2`, so it is integrated
+    as any conditional is.
+
+    Arguments:
+        sigma: Standard deviation in data units.
+
+    Raises:
+        ValueError: for a sigma that is not positive.
+    """
+
+    sigma: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.sigma < math.inf:
+            raise ValueError(f"sigma: expected a positive number, got {self.sigma}")
+
+    def standardised(self, shift: float, scale: float) -> GaussianNoise:
+        return GaussianNoise(self.sigma / scale)
+
+    def posterior(self, prior: Conditionals, y: Tensor) -> Posterior:
+        if prior.method == "flow":
+            x = _medians(prior)
+            return _Weighed(x, self.log_likelihood(y[:, None], x).double(), prior, _all(y))
+
+        def score(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            s, ds = prior.score_and_derivative(x, rows, prior.sigma)
+            return s + (y[rows, None] - x) / self.sigma**2, ds - self.sigma**-2
+
+        accuracy = prior.accuracy
+        nodes = self._nodes(prior, y.double())
+        density = integrate(score, nodes, None, accuracy.tol, max(accuracy.max_evaluations, nodes.shape[1]))
+        prior.unsure += int((~density.converged).sum())
+        return _Integrated(density, prior, _all(y), y, self)
+
+    def log_likelihood(self, y: Tensor, x: Tensor) -> Tensor:
+        """:math:`\\log \\mathcal{N}(y; x, \\sigma^2)` in nats."""
+        return -0.5 * ((y - x) / self.sigma).square() - math.log(self.sigma) - 0.5 * math.log(2.0 * math.pi)
+
+    def _nodes(self, prior: Conditionals, y: Tensor) -> Tensor:
+        """Starting nodes of the prior and of the likelihood, in one row each, none too near another: ``(N, K)``."""
+        of_prior = starting_nodes(prior.head, prior.projection, prior.sigma)
+        of_noise = y[:, None] + self.sigma * torch.tensor(_LIKELIHOOD_GRID, dtype=y.dtype, device=y.device)
+        nodes = torch.cat([of_prior, of_noise], 1).sort(1).values
+        apart = _CLOSEST * of_prior.diff(dim=1).amin(1, keepdim=True).clamp(max=self.sigma)
+        offsets = apart * torch.arange(nodes.shape[1], device=y.device)
+        return (nodes - offsets).cummax(1).values + offsets
+
+
+@dataclass(frozen=True)
+class SaltAndPepper:
+    """With a given probability a value is replaced, by ``low`` or ``high`` with equal chances.
+
+    A noisy value between the two is the true one. One at an extreme is either true, or replaced, and then the true
+    value is distributed as :math:`q(x_d \\mid x_{<d})`. The odds are those of :math:`(1 - p)\\, m` to :math:`p / 2`,
+    with :math:`m` the mass of :math:`q` within ``width`` of the extreme, and beyond it.
+
+    Arguments:
+        probability: Share :math:`p` of the values that are replaced.
+        low: Values up to it count as pepper, in data units.
+        high: Values from it on count as salt.
+        width: How far inside an extreme a value of the model still counts as being there. It should cover a level of
+            grey and, with a noise ladder, the smallest noise a few times.
+
+    Raises:
+        ValueError: for a probability that is not between 0 and 1, low not below high, or a width that is not positive.
+    """
+
+    probability: float
+    low: float = -1.0
+    high: float = 1.0
+    width: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.probability < 1.0:
+            raise ValueError(f"probability: expected a number between 0 and 1, got {self.probability}")
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ValueError(f"low, high: expected finite numbers, low below high, got {self.low} and {self.high}")
+        if not 0.0 < self.width < math.inf:
+            raise ValueError(f"width: expected a positive number, got {self.width}")
+
+    def standardised(self, shift: float, scale: float) -> SaltAndPepper:
+        low, high = (self.low - shift) / scale, (self.high - shift) / scale
+        return SaltAndPepper(self.probability, low, high, self.width / scale)
+
+    def suspect(self, y: Tensor) -> Tensor:
+        """Which values are at an extreme, boolean, of the shape of ``y``."""
+        return (y <= self.low) | (y >= self.high)
+
+    def posterior(self, prior: Conditionals, y: Tensor) -> Posterior:
+        rows = self.suspect(y).nonzero()[:, 0]
+        low = y[rows] <= self.low
+        edge = torch.where(low, y.new_tensor(self.low + self.width), y.new_tensor(self.high - self.width))
+        below = _ask(prior, rows, lambda extreme: extreme.cdf(edge))
+        true = (1.0 - self.probability) * torch.where(low, below, 1.0 - below).double()
+        replaced = 0.5 * self.probability
+        kept = torch.ones_like(y, dtype=torch.float64).index_put((rows,), true / (true + replaced))
+        log_density = torch.full_like(kept, math.nan)
+        log_density[rows] = torch.log((true + replaced) / self.width)
+        return _KeptOrDrawn(prior, _all(y), y, kept, log_density, math.log1p(-self.probability))
+
+
+# Posteriors -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Integrated(Posterior):
+    """A posterior of Gaussian noise by quadrature."""
+
+    density: PiecewiseDensity
+    prior: Conditionals
+    rows: Tensor  # (N,) whose posteriors these are
+    y: Tensor
+    noise: GaussianNoise
+
+    def log_evidence(self) -> Tensor:
+        """Bayes' formula at one point: the node where the posterior is largest."""
+        mode = self.density.x.gather(1, self.density.energy.argmax(1, keepdim=True))[:, 0].to(self.y)
+        log_prior = _ask(self.prior, self.rows, lambda prior: prior.log_prob(mode)).double()
+        log_posterior = self.density.log_prob(mode.double()[:, None])[:, 0]
+        return log_prior + self.noise.log_likelihood(self.y.double(), mode.double()) - log_posterior
+
+    def mean(self) -> Tensor:
+        return self.density.mean_and_variance()[0].to(self.y)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return self.density.quantile(u.double()[:, None])[:, 0].to(self.y)
+
+    def select(self, rows: Tensor) -> Posterior:
+        density = PiecewiseDensity(**{name: value[rows] for name, value in vars(self.density).items()})
+        return replace(self, density=density, rows=self.rows[rows], y=self.y[rows])
+
+
+@dataclass(frozen=True)
+class _Weighed(Posterior):
+    """A density of the flow in cells, each with the likelihood of its median."""
+
+    x: Tensor  # (N, M) medians
+    log_likelihood: Tensor  # (N, M)
+    prior: Conditionals
+    rows: Tensor  # (N,) whose posteriors these are
+
+    def _log_weights(self) -> Tensor:
+        return self.log_likelihood + _edges(self.x).diff().log()
+
+    def log_evidence(self) -> Tensor:
+        return torch.logsumexp(self._log_weights(), 1)
+
+    def mean(self) -> Tensor:
+        return (torch.softmax(self._log_weights(), 1).to(self.x) * self.x).sum(1)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """Within a cell the likelihood counts as constant, so that its part of ``u`` is one of the prior's."""
+        mass = torch.softmax(self._log_weights(), 1)
+        below = mass.cumsum(1)
+        wanted, edges = u.to(below)[:, None], _edges(self.x)
+        cell = torch.searchsorted(below, wanted).clamp(max=mass.shape[1] - 1)
+        left = 1.0 - (below.gather(1, cell) - wanted) / mass.gather(1, cell).clamp(min=1e-300)
+        of_prior = edges[cell] + left.clamp(0.0, 1.0) * edges.diff()[cell]
+        inside = of_prior[:, 0].clamp(1e-9, 1.0 - 1e-9)
+        return _ask(self.prior, self.rows, lambda prior: prior.icdf(inside)).to(self.x)
+
+    def select(self, rows: Tensor) -> Posterior:
+        return replace(self, x=self.x[rows], log_likelihood=self.log_likelihood[rows], rows=self.rows[rows])
+
+
+@dataclass(frozen=True)
+class _KeptOrDrawn(Posterior):
+    """The noisy value itself with probability ``kept (N,)``, a draw from the conditional otherwise."""
+
+    prior: Conditionals
+    rows: Tensor  # (N,) whose posteriors these are
+    y: Tensor
+    kept: Tensor
+    log_density: Tensor  # (N,) of the noisy value; NaN where it is that of the conditional
+    log_true: float  # log probability that a value is not replaced
+
+    def log_evidence(self) -> Tensor:
+        of_prior = self.log_density.isnan().nonzero()[:, 0]
+        log_prior = _ask(self.prior, self.rows[of_prior], lambda prior: prior.log_prob(self.y[of_prior])).double()
+        return self.log_density.index_put((of_prior,), self.log_true + log_prior)
+
+    def mean(self) -> Tensor:
+        doubtful = (self.kept < 1.0).nonzero()[:, 0]
+        drawn = self.y.index_put((doubtful,), _ask(self.prior, self.rows[doubtful], _mean))
+        return torch.lerp(drawn, self.y, self.kept.to(self.y))
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """Mass ``kept`` sits on y; below and above it the distribution function is that of the conditional, scaled."""
+        drawn = 1.0 - self.kept
+        lower, upper = self._prior_quantile((u - self.kept) / drawn), self._prior_quantile(u / drawn)
+        return torch.minimum(torch.maximum(self.y, lower), upper)
+
+    def _prior_quantile(self, u: Tensor) -> Tensor:
+        """Quantiles of the conditional; infinite for ``u`` outside (0, 1), where there are none."""
+        inside = ((u > 0.0) & (u < 1.0)).nonzero()[:, 0]
+        wanted = u[inside].to(self.y).clamp(1e-7, 1.0 - 1e-7)
+        found = _ask(self.prior, self.rows[inside], lambda prior: prior.icdf(wanted))
+        return torch.where(u > 0.5, math.inf, -math.inf).to(self.y).index_put((inside,), found)
+
+    def select(self, rows: Tensor) -> Posterior:
+        chosen = {name: getattr(self, name)[rows] for name in ("rows", "y", "kept", "log_density")}
+        return replace(self, **chosen)
+
+
+# What they share --------------------------------------------------------------------------------------------------
+
+
+def _mean(conditionals: Conditionals) -> Tensor:
+    """Means of conditionals, ``(N,)``."""
+    if conditionals.method == "flow":
+        x = _medians(conditionals)
+        return x @ _edges(x).diff().to(x)
+    return conditionals.density(slice(None), conditionals.sigma).mean_and_variance()[0].to(conditionals.projection)
+
+
+def _edges(like: Tensor) -> Tensor:
+    """Edges in (0, 1) of the cells that a density of the flow is cut into, ``(M + 1,)``.
+
+    Half of them are evenly spaced by probability, so that no mode is missed; the other half by distance, if the
+    density were a Gaussian, so that the tails are there.
+    """
+    by_distance = torch.special.ndtr(torch.linspace(-_FARTHEST, _FARTHEST, _CELLS + 1, dtype=torch.float64))[1:-1]
+    by_probability = torch.linspace(0.0, 1.0, _CELLS + 2, dtype=torch.float64)
+    return torch.cat([by_probability, by_distance]).sort().values.to(like.device)
+
+
+def _medians(conditionals: Conditionals) -> Tensor:
+    """The medians of the cells of densities of the flow, ``(N, M)``: those at the largest noise, carried down."""
+    edges = _edges(conditionals.projection)
+    middle = (0.5 * (edges[1:] + edges[:-1])).expand(len(conditionals), -1)
+    top = conditionals.density(slice(None), conditionals.path[0]).quantile(middle, tolerance=1e-4)
+    each = replace(conditionals, projection=conditionals.projection.repeat_interleave(middle.shape[1], 0))
+    x = top.to(each.projection).flatten()
+    for high, low in itertools.pairwise(conditionals.path):
+        first = each.score(x, high)
+        x = x + 0.5 * (high - low) * (high * first + low * each.score(x + (high - low) * high * first, low))
+    return x.view_as(middle)
+
+
+def _ask(conditionals: Conditionals, rows: Tensor, question: Callable[[Conditionals], Tensor]) -> Tensor:
+    """What the conditionals ``rows (n,)`` answer, ``(n,)``; what they fail to integrate counts for all."""
+    if not len(rows):
+        return conditionals.projection.new_zeros(0)
+    some = replace(conditionals, projection=conditionals.projection[rows], unsure=0)
+    answer = question(some)
+    conditionals.unsure += some.unsure
+    return answer
+
+
+def _all(y: Tensor) -> Tensor:
+    """The numbers of all values of ``y (N,)``."""
+    return torch.arange(len(y), device=y.device)
+
+
+def _at(model: AutoregressiveModel, corruption: Corruption, d: int) -> Corruption:
+    """The corruption of a dimension in standardised units."""
+    return corruption.standardised(float(model.shift[d]), float(model.scale[d]))
+
+
+def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Uniforms strictly inside (0, 1), of the shape of ``like``."""
+    u = torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    return u.clamp(1e-7, 1.0 - 1e-7)
+
+
+def _check_level(model: AutoregressiveModel, sigma: float) -> None:
+    """Whether a sigma in data units is within the ladder in every dimension."""
+    if model.noise is None:
+        raise ValueError("sigma: this model has no noise ladder, so no score of noisy data; use posterior")
+    lowest = model.noise.sigma_min * float(model.scale.max())
+    highest = model.noise.sigma_max * float(model.scale.min())
+    if not lowest * (1.0 - _OUTSIDE) <= sigma <= highest * (1.0 + _OUTSIDE):
+        raise ValueError(f"sigma: expected one within the ladder, {lowest:g} to {highest:g} in data units, got {sigma}")
+
+
+def _builder(model: AutoregressiveModel, method: str | None, accuracy: Accuracy) -> Callable[[Tensor], Conditionals]:
+    """What turns projections ``(N, P)`` into conditionals at the smallest noise."""
+    path = model.path()
+    chosen = choose_method(model.head, path, method)
+    levels: dict[float | None, Callable[[Tensor, Tensor], Tensor]] = {}
+    return lambda projection: Conditionals(model.head, projection, path, chosen, accuracy, levels=levels)
+
+
+@torch.no_grad()
+def _restore(
+    model: AutoregressiveModel,
+    y: Tensor,
+    condition: Tensor | None,
+    build: Callable[[Tensor], Conditionals],
+    restore: Callable[[Conditionals, int, Tensor], Tensor],
+    progress: bool,
+    suspect: Tensor | None = None,
+) -> Tensor:
+    """Restore one dimension after the other: ``(*, D)`` in data units to the same.
+
+    ``restore(conditionals, d, noisy)`` gives the values of dimension ``d``, standardised, of noisy ones ``(n,)``.
+    """
+    flat = model.standardise(y).reshape(-1, model.features)
+    wrong = torch.ones_like(flat, dtype=torch.bool) if suspect is None else suspect.reshape(flat.shape)
+    rows = _rows_of(condition, y.shape[:-1])
+    parts, unsure = [flat[:0]], 0
+    with track("denoising", model.features * -(-len(flat) // _ROWS), progress) as advance:
+        for part in _chunks(len(flat)):
+
+            def choose(conditionals: Conditionals, d: int, part: slice = part) -> Tensor:
+                noisy, chosen = flat[part, d], wrong[part, d].nonzero()[:, 0]
+                values = _ask(conditionals, chosen, lambda doubtful: restore(doubtful, d, noisy[chosen]))
+                return noisy.index_put((chosen,), values)
+
+            z, missed = model._walk(len(flat[part]), rows(part), build, choose, advance)
+            parts.append(z)
+            unsure += missed
+    _warn_of(unsure, flat.numel())
+    return (torch.cat(parts) * model.scale + model.shift).reshape(y.shape)
