@@ -44,14 +44,17 @@ class Context(nn.Module, ABC):
             x_previous: Value of the feature before, ``(*,)``; ``None`` at the first step.
         """
 
-    @abstractmethod
     def select(self, state: Any, rows: Tensor) -> None:
-        """Keep the given rows of a batch, in this order; a row may come several times (particle filters do that).
+        """Keep the given rows of a batch, in this order; a row may come several times. Only particle filters ask.
 
         Arguments:
             state: What :meth:`begin` returned for a batch of shape ``(B,)``; it is changed in place.
             rows: Numbers from 0 to ``B - 1``, ``(M,)``. The batch has shape ``(M,)`` from here on.
+
+        Raises:
+            NotImplementedError: for a context that does not offer it.
         """
+        raise NotImplementedError(f"{type(self).__name__} does not select rows of a state")
 
     @abstractmethod
     def config(self) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from arcsm.experiments.mix import MIX
 from arcsm.experiments.mnist_made import MNIST_MADE
 from arcsm.experiments.modes import MODES
 from arcsm.experiments.sampling_cost import SAMPLING_COST
+from arcsm.experiments.table1 import TABLE1
 from arcsm.experiments.toys_nll import TOYS_NLL
 
-_ALL = (FIG1A, FIG1B, FIG2, FIG3A, FIG3B, FIG4, FIG7, TOYS_NLL, MODES, MIX, SAMPLING_COST, MNIST_MADE)
+_ALL = (FIG1A, FIG1B, FIG2, FIG3A, FIG3B, FIG4, FIG7, TOYS_NLL, MODES, MIX, SAMPLING_COST, MNIST_MADE, TABLE1)
 EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
 
 __all__ = ["EXPERIMENTS", "Experiment", "Preset", "find"]

@@ -1,0 +1,231 @@
+"""Table 1 at smoke size, on small images in the format of the real files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from arcsm import LogisticMixtureHead, PixelCNNPP, TrainConfig, cli, training
+from arcsm.contexts import MADE
+from arcsm.experiments import table1
+from arcsm.experiments.base import Study
+from arcsm.experiments.table1 import (
+    CHOSEN,
+    COLOUR,
+    GREY_LEVEL,
+    MADE_SCORES,
+    PIXEL_MLE,
+    PIXEL_SCORES,
+    PRESETS,
+    QUOTED,
+    SVHN,
+    TABLE1,
+    UNIFORM,
+    Images,
+    build,
+    train_config,
+)  # fmt: skip
+
+CIFAR = ["images=cifar10"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Smooth colour images of 8 x 8 pixels in the place of CIFAR-10, and others in that of SVHN's test set."""
+    rng = np.random.default_rng(0)
+
+    def drawn(count: int, contrast: float) -> np.ndarray:
+        coarse = rng.normal(128.0, contrast, (count, 2, 2, 3)).repeat(4, 1).repeat(4, 2)
+        return (coarse + rng.normal(0.0, 8.0, coarse.shape)).clip(0, 255).astype(np.uint8)
+
+    folder = tmp_path_factory.mktemp("table1")
+    labels = {"y_train": np.arange(120) % 10, "y_test": np.arange(30) % 10}
+    np.savez(folder / "cifar10.npz", x_train=drawn(120, 50.0), x_test=drawn(30, 50.0), **labels)
+    np.savez(folder / "svhn.npz", x_test=drawn(30, 15.0), y_test=np.arange(30) % 10)
+    return folder
+
+
+@pytest.fixture
+def small_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ARCSM_DATA", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def record(folder: Path) -> dict[str, Any]:
+    """The record of one run, with its work and results in the folder of the images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARCSM_DATA", str(folder))
+        return run(folder)
+
+
+def study(tmp_path: Path, changes: dict[str, Any] | None = None) -> Study[table1.Table1]:
+    settings = PRESETS["smoke"].model_copy(update={"images": "cifar10", **(changes or {})})
+    return Study("table1", "smoke", settings, torch.device("cpu"), tmp_path / "out", tmp_path / "work")
+
+
+def run(tmp_path: Path, changes: Sequence[str] = CIFAR) -> dict[str, Any]:
+    return TABLE1.run("smoke", tmp_path / "results", tmp_path / "runs", changes, "cpu", None)
+
+
+def test_the_record_holds_every_score_of_every_model_on_every_set(record: dict[str, Any], folder: Path) -> None:
+    assert str(folder) not in json.dumps(record)
+    metrics = record["metrics"]
+    assert metrics["quoted"] == QUOTED
+    assert metrics["averaged"] == [SVHN, COLOUR, UNIFORM]
+    assert list(metrics["models"]) == [MADE_SCORES, PIXEL_SCORES, PIXEL_MLE]
+    for name, model in metrics["models"].items():
+        assert model["training_steps"] == 4
+        by = "closed_form" if name == PIXEL_MLE else "quadrature"
+        assert {"h, 0.2", "h, 0.04", "|s|, 0.04", "h, 0.04, no noise", f"-log q, {by}"} <= model["as_is"].keys()
+        assert model["as_is"].keys() == model["two_sided"].keys()
+        for sets in (*model["as_is"].values(), *model["two_sided"].values(), model[CHOSEN]):
+            assert list(sets) == [SVHN, COLOUR, GREY_LEVEL, UNIFORM, "average"]
+            assert all(0.0 <= sets[images]["mean"] <= 1.0 for images in sets)
+            assert all(0.0 <= sets[images]["standard_error"] < 0.5 for images in sets if images != "average")
+            assert sets["average"]["mean"] == pytest.approx(fmean(sets[i]["mean"] for i in metrics["averaged"]))
+    assert (folder / "results" / "table1" / metrics["figure"]).stat().st_size > 1000
+    assert (folder / "results" / "table1" / "smoke.svg").stat().st_size > 1000
+
+
+def test_the_nearest_to_the_paper_is_the_best_of_both_signs(record: dict[str, Any]) -> None:
+    model = record["metrics"]["models"][MADE_SCORES]
+    wanted = {SVHN: 0.68, COLOUR: 0.57, UNIFORM: 0.95}
+    gaps = {}
+    for name, sets in model["as_is"].items():
+        if name.startswith("h,"):
+            gaps["+" + name] = fmean(abs(sets[i]["mean"] - w) for i, w in wanted.items())
+            gaps["-" + name] = fmean(abs(1.0 - sets[i]["mean"] - w) for i, w in wanted.items())
+    assert model["nearest_to_the_paper"]["mean_gap"] == pytest.approx(min(gaps.values()))
+    assert gaps[model["nearest_to_the_paper"]["score"]] == pytest.approx(min(gaps.values()))
+
+
+def test_only_what_is_missing_is_done_again(record: dict[str, Any], small_images: Path) -> None:
+    cells = {path: path.stat().st_mtime_ns for path in (small_images / "runs").rglob("*-*.json")}
+    lost = next(path for path in cells if "densities-svhn" in path.name)
+    lost.unlink()
+    assert run(small_images)["metrics"] == record["metrics"]
+    again = {path: path.stat().st_mtime_ns for path in (small_images / "runs").rglob("*-*.json")}
+    assert again.keys() == cells.keys()
+    assert [path for path in cells if again[path] != cells[path]] == [lost]
+
+
+def test_a_training_that_was_killed_goes_on_to_the_same_weights(
+    small_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def often(*arguments: Any) -> TrainConfig:
+        return train_config(*arguments).model_copy(update={"checkpoint_seconds": 0.0})
+
+    monkeypatch.setattr(table1, "train_config", often)
+    advance, steps = training._Trainer.advance, []
+
+    def killed(trainer: Any) -> float:
+        steps.append(trainer.step)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        return advance(trainer)
+
+    monkeypatch.setattr(training._Trainer, "advance", killed)
+    stopped, whole = study(tmp_path / "stopped"), study(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        table1._train(stopped, Images(stopped.settings), PIXEL_SCORES, 0)
+    folder = table1._train(stopped, Images(stopped.settings), PIXEL_SCORES, 0)["folder"]
+    assert steps == [0, 1, 2, 2, 3]
+    assert table1._train(whole, Images(whole.settings), PIXEL_SCORES, 0)["folder"] == folder
+    weights = [(each.work / folder / "model.safetensors").read_bytes() for each in (stopped, whole)]
+    assert weights[0] == weights[1]
+
+
+def test_another_training_has_another_folder(small_images: Path, tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [{}, {"nr_filters": 6}, {"pixel_learning_rate": 1e-4}, {"validation": 0.2}]
+    studies = [study(tmp_path, change) for change in changes]
+    folders = {table1._train(each, Images(each.settings), PIXEL_SCORES, 0)["folder"] for each in studies}
+    assert len(folders) == len(changes)
+    evaluated = study(tmp_path, {"rows": 20, "resamples": 5})
+    assert table1._train(evaluated, Images(evaluated.settings), PIXEL_SCORES, 0)["folder"] in folders
+
+
+def test_images_that_are_drawn(small_images: Path) -> None:
+    data = Images(PRESETS["smoke"].model_copy(update={"images": "cifar10", "rows": 500}))
+    flat = {images: data.rows(images, 0) for images in (COLOUR, GREY_LEVEL, UNIFORM)}
+    width = data.dataset.dequantise
+    assert width == 2.0 / 256.0
+    for rows in flat.values():
+        assert rows.shape == (500, 192)
+        assert float(rows.min()) >= -1.0
+        assert float(rows.max()) <= 1.0
+        assert float(rows.std()) == pytest.approx(1.0 / 3.0**0.5, abs=0.03)
+    cells = {images: torch.floor((rows.double() + 1.0) / width).view(-1, 3, 64) for images, rows in flat.items()}
+    # single precision rounds a few values up to the next grey level
+    assert float((cells[COLOUR] == cells[COLOUR][..., :1]).double().mean()) > 0.999
+    assert float((cells[GREY_LEVEL] == cells[GREY_LEVEL][:, :1, :1]).double().mean()) > 0.999
+    assert float((cells[COLOUR][:, 0] == cells[COLOUR][:, 1]).double().mean()) < 0.05
+    assert float((cells[UNIFORM] == cells[UNIFORM][..., :1]).double().mean()) < 0.05
+    assert torch.equal(data.rows(UNIFORM, 0), flat[UNIFORM])
+    assert not torch.equal(data.rows(UNIFORM, 1), flat[UNIFORM])
+
+
+def test_the_combination_is_fitted_on_images_that_no_weight_saw(small_images: Path) -> None:
+    data = Images(PRESETS["smoke"].model_copy(update={"images": "cifar10"}))
+    held_out = {tuple(row) for row in data.dataset.valid.tolist()}
+    assert len(held_out) == 12
+    assert not held_out & {tuple(row) for row in data.dataset.train.tolist()}
+    assert not held_out & {tuple(row) for row in data.dataset.test.tolist()}
+
+
+def test_the_baseline_differs_in_its_head_and_objective_alone() -> None:
+    settings = PRESETS["cpu"].model_copy(update={"made_hidden": (8, 8)})
+    made, scores, mle = (build(settings, name, (3, 8, 8)) for name in (MADE_SCORES, PIXEL_SCORES, PIXEL_MLE))
+    assert isinstance(made.context, MADE)
+    assert isinstance(scores.context, PixelCNNPP)
+    assert scores.context.config() == mle.context.config()
+    assert isinstance(mle.head, LogisticMixtureHead)
+    assert made.noise == scores.noise == mle.noise
+    assert scores.noise is not None
+    assert (scores.noise.sigma_max, scores.noise.sigma_min, scores.noise.levels) == (0.2, 0.04, 10)
+    ours, theirs = (train_config(settings, name, 0.0, 0, torch.device("cpu")) for name in (PIXEL_SCORES, PIXEL_MLE))
+    assert (ours.objective, theirs.objective) == ("csm", "mle")
+    assert ours.model_copy(update={"objective": "mle"}) == theirs
+
+
+def test_the_quoted_averages_are_those_of_the_quoted_figures() -> None:
+    for row in QUOTED["auroc"].values():
+        assert row["average"] == pytest.approx(fmean([row["SVHN"], row["constant"], row["uniform"]]), abs=0.007)
+
+
+def test_images_of_another_size_are_a_one_line_error(
+    small_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cifar10.npz").symlink_to(small_images / "cifar10.npz")
+    np.savez(tmp_path / "svhn.npz", x_test=np.zeros((5, 4, 4, 3), np.uint8))
+    monkeypatch.setenv("ARCSM_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match=r"svhn\.npz: expected images \[3, 8, 8\], got \[3, 4, 4\]"):
+        Images(PRESETS["smoke"].model_copy(update={"images": "cifar10"})).rows(SVHN, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [("models=[Glow]", "models"), ("rows=1", "rows"), ("nr_filter=3", "did you mean nr_filters")]
+)
+def test_a_wrong_setting_is_a_one_line_error(change: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, [change])
+
+
+def test_the_command_runs_on_what_ships_with_scikit_learn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ARCSM_DATA", str(tmp_path / "nothing"))
+    command = ["reproduce", "table1", "--preset", "smoke", "--out", str(tmp_path), "--work", str(tmp_path / "runs")]
+    assert cli._run([*command, "--device", "cpu"]) == 0
+    assert "combination" in capsys.readouterr().out
+    assert cli._run([*command, "--device", "cpu", "--force", "--set", "images=cifar10"]) == 1
+    error = capsys.readouterr().err
+    assert "cifar10" in error
+    assert len(error.strip().splitlines()) == 1
