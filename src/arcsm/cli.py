@@ -182,7 +182,7 @@ def denoise(
         Denoiser | None,
         typer.Option(
             help="tweedie (gaussian noise; fast, its default), posterior (the other's default), particles (looks ahead "
-            "too; best and slow) or langevin (the paper's, for salt and pepper)."
+            "too; slow) or langevin (the paper's, for salt and pepper)."
         ),
     ] = None,
     seed: Seed = 0,
