@@ -23,7 +23,7 @@ def number(value: float | None, digits: int = 3) -> str:
         return "–"
     if value == 0:
         return "0"
-    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.{digits}g}"
+    text = f"{value:,.0f}" if abs(value) >= min(1000, 10**digits) else f"{value:#.{digits}g}"
     return text.rstrip(".").replace("-", "−")
 
 

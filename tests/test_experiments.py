@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from arcsm import cli
-from arcsm.experiments import EXPERIMENTS
+from arcsm.experiments import EXPERIMENTS, base
 from arcsm.experiments.base import Settings, Study
 from arcsm.experiments.toys import toy_rows
 
@@ -102,6 +102,54 @@ def test_a_cell_is_done_once_for_the_same_settings(tmp_path: Path) -> None:
     assert study_of(0).once("a cell", compute) == study_of(0).once("a cell", compute) == {"value": 1}
     assert study_of(1).once("a cell", compute) == {"value": 2}
     assert study_of(0).once("another", compute) == {"value": 3}
+
+
+def test_a_record_says_what_code_its_cells_are_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def codes() -> set[str]:
+        study = Study("name", "smoke", Settings(), torch.device("cpu"), tmp_path, tmp_path / "work")
+        study.once("a", dict)
+        return study.codes
+
+    first = codes()
+    assert first == {base.code_fingerprint()}
+    monkeypatch.setattr(base, "code_fingerprint", lambda: "later")
+    assert codes() == first
+
+
+def test_no_rate_is_chosen_where_all_broke(tmp_path: Path) -> None:
+    study = Study("name", "smoke", Settings(), torch.device("cpu"), tmp_path, tmp_path / "work")
+    losses = {("a", 0.1): None, ("a", 0.2): 3.0, ("b", 0.1): None, ("b", 0.2): None}
+
+    def tune(name: str) -> dict[str, dict[str, Any]]:
+        return study.tune([name], (0.1, 0.2), lambda *key: {"loss": losses[key]}, lambda cell: cell["loss"])
+
+    assert tune("a") == {"a": {"learning_rate": 0.2, "tried": {"0.1": None, "0.2": 3.0}}}
+    with pytest.raises(ValueError, match=r"b broke at all of 0\.1, 0\.2"):
+        tune("b")
+
+
+@pytest.mark.parametrize("name", ["fig1a", "fig4", "fig7"])
+def test_seeds_are_refused_by_experiments_of_one(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["reproduce", name, "--preset", "smoke", "--out", str(tmp_path), "--work", str(tmp_path / "work")]
+    assert cli._run([*command, "--set", "seeds=2"]) == 1
+    assert "of one seed" in capsys.readouterr().err
+
+
+def test_other_settings_of_fig4_leave_its_samples_alone(
+    small_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mnist").symlink_to(small_mnist)
+    monkeypatch.setenv("ARCSM_DATA", str(tmp_path))
+    work = tmp_path / "runs"
+    command = ["reproduce", "fig4", "--preset", "smoke", "--out", str(tmp_path / "results"), "--work", str(work)]
+    command += ["--device", "cpu", "--force", "--set", "models=[mnist-made]"]
+    assert cli._run(command) == 0
+    (samples,) = work.rglob("*.npy")
+    before = samples.read_bytes()
+    assert cli._run([*command, "--set", "samples=2", "--set", "grid=2"]) == 0
+    assert cli._run([*command, "--seed", "1"]) == 0
+    assert samples.read_bytes() == before
+    assert len(list(work.rglob("*.npy"))) == 3
 
 
 def test_runs_that_share_a_work_folder_share_the_work(tmp_path: Path) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from arcsm import cli
+from arcsm import cli, load
 from arcsm.data.datasets import ImageData, NamedImageData, load_dataset
+from arcsm.data.images import save_images, stretch_images
+from arcsm.denoise import GaussianNoise
 
 CLASSES = """
 name: tiny
@@ -68,6 +72,92 @@ def test_data_without_enough_classes_are_refused(tmp_path: Path, capsys: pytest.
     changes = ("--set", f"data={{kind: images, path: {tmp_path / 'unlabelled.npy'}}}")
     assert call("train", tmp_path / "few.yaml", *changes, "--out", tmp_path / "run") == 1
     assert "no labels" in capsys.readouterr().err
+
+
+def test_scores_and_restored_images_of_a_class(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("sample", run, "-n", 2, "--out", tmp_path / "images", "--device", "cpu") == 0
+    scoring = ("score", run, tmp_path / "images", "--out", tmp_path / "scores.csv", "--device", "cpu")
+    assert call(*scoring) == 1
+    assert "say which one" in capsys.readouterr().err
+    tables = []
+    for label in (3, 4):
+        assert call(*scoring, "--class", label) == 0
+        tables.append((tmp_path / "scores.csv").read_text())
+    assert tables[0] != tables[1]
+    denoising = ("denoise", run, tmp_path / "images", "--sigma", 0.5, "--device", "cpu")
+    assert call(*denoising, "--out", tmp_path / "a") == 1
+    assert call(*denoising, "--class", 3, "--out", tmp_path / "a") == 0
+    assert len(list((tmp_path / "a").iterdir())) == 2
+
+
+@pytest.mark.parametrize("method", ["tweedie", "posterior", "langevin"])
+def test_what_is_restored_depends_on_the_class(run: Path, method: Literal["tweedie", "posterior", "langevin"]) -> None:
+    model = load(run)
+
+    def restored(label: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        of_class = cli._one_class(model, label)
+        return cli._denoised(model, torch.zeros(2, 64), GaussianNoise(0.5), method, of_class, generator)
+
+    assert not torch.equal(restored(3), restored(4))
+
+
+def test_images_come_back_to_the_grey_levels_of_the_model(run: Path, tmp_path: Path) -> None:
+    model = load(run)
+    pixels = (torch.arange(128).view(2, 1, 8, 8) % 17).to(torch.uint8)  # scikit-learn's digits have 17 levels
+    for index, image in enumerate(stretch_images(pixels, 17)):
+        save_images(tmp_path / f"{index}.png", image[None], padding=0)
+    read = cli._read_images(model, tmp_path)
+    assert read.levels == 17
+    assert torch.equal(read.pixels, pixels)
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", np.zeros((40, 8, 8), np.uint8))
+    (tmp_path / "tiny.yaml").write_text(CLASSES.replace("classes: 10, ", ""))
+
+    def train(name: str, *more: object) -> int:
+        change = f"data={{kind: images, path: {tmp_path / name}.npy}}"
+        return call("train", tmp_path / "tiny.yaml", "--set", change, "--out", tmp_path / "run", *more)
+
+    assert train("a") == 0
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    assert train("b", "--resume") == 1
+    assert "began with another data" in capsys.readouterr().err
+    assert (tmp_path / "run" / "config.yaml").read_text() == config
+    assert train("a", "--resume") == 0
+
+
+def test_a_test_set_without_labels_is_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = np.zeros((40, 8, 8), np.uint8)
+    np.savez(tmp_path / "d.npz", x_train=images, y_train=np.arange(40) % 10, x_test=images[:4])
+    (tmp_path / "tiny.yaml").write_text(CLASSES)
+    change = f"data={{kind: images, path: {tmp_path / 'd.npz'}, key: x_train, test_key: x_test}}"
+    assert call("train", tmp_path / "tiny.yaml", "--set", change, "--out", tmp_path / "run") == 1
+    assert "no labels (test)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model.head={kind: DiscretisedLogisticMixtureHead, components: 2, levels: 256}", "the data have 17"),
+        ("train.standardise=columns", "must stay in"),
+    ],
+)
+def test_a_head_of_grey_levels_must_fit_the_data(
+    change: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = CLASSES.replace(
+        "{kind: ScoreHead, hidden_features: [8]}", "{kind: DiscretisedLogisticMixtureHead, levels: 17}"
+    )
+    text = text.replace("noise: {sigma_max: 1.0, sigma_min: 0.1, levels: 3}", "noise: null")
+    (tmp_path / "grey.yaml").write_text(text.replace("train: {", "train: {objective: mle, "))
+    assert call("train", tmp_path / "grey.yaml", "--out", tmp_path / "good") == 0
+    assert call("train", tmp_path / "grey.yaml", "--set", change, "--out", tmp_path / "run") == 1
+    assert message in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from arcsm import AutoregressiveModel, NoiseLadder, PixelCNNPP, ScoreHead, fit, load, objectives, save
+from arcsm import AutoregressiveModel, NoiseLadder, PixelCNNPP, ScoreHead, fit, load, objectives, save, training
 from arcsm.config import ModelConfig
 from arcsm.train_config import TrainConfig
 
@@ -115,6 +116,7 @@ def test_dropout_acts_in_training_alone() -> None:
         ({"image_shape": (8, 8)}, "image_shape"),
         ({"image_shape": (0, 8, 8)}, "image_shape"),
         ({"image_shape": (1, 8, 1 << 20)}, "image_shape"),
+        ({"image_shape": (1, 1 << 13, 1 << 13)}, "image_shape"),
         ({"image_shape": (1, 8, 8), "nr_filters": 0}, "nr_filters=0"),
         ({"image_shape": (1, 8, 8), "dropout": 1.0}, "dropout"),
         ({"image_shape": (1, 8, 8), "classes": 2, "condition_features": 2}, "not both"),
@@ -134,6 +136,12 @@ def test_wrong_shapes_and_conditions_are_refused() -> None:
         made(x)
     with pytest.raises(ValueError, match="from 0 to 1"):
         made(x, torch.tensor([0, 2]))
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        made(x, torch.tensor([True, False]))
+    with pytest.raises(ValueError, match="one for all"):
+        made(x, torch.tensor([0, 1, 0]))
+    assert torch.equal(made(x, torch.tensor([0, 1], dtype=torch.uint8)), made(x, torch.tensor([0, 1])))
+    assert torch.equal(made(x, torch.tensor(1)), made(x, torch.tensor([1, 1])))
     with pytest.raises(ValueError, match="has none"):
         network((1, 2, 3))(x, torch.tensor([0, 1]))
     state = made.begin((2,), torch.tensor([0, 1]))
@@ -162,18 +170,49 @@ def test_a_model_trains_samples_and_is_kept(tmp_path: Any) -> None:
     torch.testing.assert_close(*drawn, rtol=0.0, atol=1e-5)
 
 
-def test_dropout_in_training_is_a_function_of_the_seed() -> None:
+def test_a_run_with_dropout_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
-    ends = []
-    for outside in (1, 2):  # torch's own generator stands elsewhere each time
+
+    def train(folder: str, outside: int, stop: int | None = None) -> Tensor:
         torch.manual_seed(0)
         context = PixelCNNPP((1, 4, 4), 4, nr_filters=8, nr_resnet=1, dropout=0.5)
         model = AutoregressiveModel(context, ScoreHead(4, (16,)), NoiseLadder(1.0, 0.1, 5))
-        torch.manual_seed(outside)
-        fit(model, x, config=TrainConfig(steps=3, batch_size=8, device="cpu"))
+        torch.manual_seed(outside)  # torch's own generator stands elsewhere each time
+        config = TrainConfig(steps=4, batch_size=8, checkpoint_seconds=0.0, device="cpu")
+        advance = training._Trainer.advance
+
+        def killed(trainer: training._Trainer) -> float:
+            if trainer.step == stop:
+                raise KeyboardInterrupt
+            return advance(trainer)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training._Trainer, "advance", killed)
+            if stop is None:
+                fit(model, x, config=config, run=tmp_path / folder, resume=True)
+            else:
+                with pytest.raises(KeyboardInterrupt):
+                    fit(model, x, config=config, run=tmp_path / folder)
         assert torch.initial_seed() == outside
-        ends.append(torch.cat([p.flatten() for p in model.parameters()]))
-    assert torch.equal(*ends)
+        return torch.cat([p.flatten() for p in model.parameters()])
+
+    whole = train("whole", 1)
+    train("killed", 2, stop=2)
+    assert torch.equal(train("killed", 3), whole)
+
+
+def test_dropout_differs_from_step_to_step() -> None:
+    model = AutoregressiveModel(
+        PixelCNNPP((1, 4, 4), 4, nr_filters=8, nr_resnet=1, dropout=0.5), ScoreHead(4, (16,)), NoiseLadder(1.0, 0.1, 5)
+    )
+    x = torch.randn(8, 16)
+    trainer = training._Trainer(model, x, None, TrainConfig(steps=4, batch_size=8, device="cpu"), None, None, None)
+    found = []
+    for trainer.step in (0, 0, 1):
+        with trainer.seeded_dropout():
+            found.append(model.context(x).detach())
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
 
 
 def test_a_configuration_takes_the_shape_from_the_data() -> None:

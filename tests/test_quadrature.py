@@ -496,3 +496,21 @@ def test_an_anchor_close_to_a_node_does_not_amplify_the_rounding_of_the_score(di
     assert bool(density.converged.all())
     assert float((error > 1e-5).double().mean()) < 0.01  # it was nearly half of them
     assert float(error.max()) < 2e-3
+
+
+@pytest.mark.parametrize("deviation", [0.02, 0.3, 2.0])
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6])
+def test_a_quantile_is_as_exact_as_the_square_of_its_tolerance(deviation: float, tolerance: float) -> None:
+    def score(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:  # two modes, steep cells between and outside
+        far = 6.0 * deviation
+        weight = torch.sigmoid(-2.0 * x * far / deviation**2)
+        slope = -2.0 * far / deviation**2 * weight * (1.0 - weight)
+        return -(x - far + 2.0 * far * weight) / deviation**2, -(1.0 + 2.0 * far * slope) / deviation**2
+
+    nodes = torch.linspace(-40.0, 40.0, 25, dtype=torch.float64)
+    density = integrate(score, nodes, tol=1e-8, max_evaluations=4096)
+    u = torch.cat([torch.tensor([1e-7, 1e-4]), torch.linspace(0.01, 0.99, 99), torch.tensor([1.0 - 1e-4, 1.0 - 1e-7])])
+    u = u.double()[None]
+    error = (density.cdf(density.quantile(u, tolerance=tolerance)) - u).abs()
+    assert bool(density.converged.all())
+    assert error.max().item() < 10.0 * tolerance**2 + 1e-11

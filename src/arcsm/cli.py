@@ -19,7 +19,7 @@ from rich.table import Table
 from arcsm import __version__
 from arcsm.config import dump_config, load_config, presets
 from arcsm.data import ImageSet, read_images, read_table, scale_images, write_table
-from arcsm.data.images import IMAGE_SUFFIXES, digits, save_images, unscale_images
+from arcsm.data.images import IMAGE_SUFFIXES, digits, save_images, unscale_images, unstretch_images
 from arcsm.denoise import Corruption, GaussianNoise, SaltAndPepper, langevin, particles, posterior, tweedie
 from arcsm.experiments import EXPERIMENTS, Preset, find
 from arcsm.experiments.base import result_path
@@ -36,6 +36,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptio
 
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+Label = Annotated[int | None, typer.Option("--class", help="Class of all rows, for a model with classes.")]
 Noise = Literal["gaussian", "salt-and-pepper"]
 Denoiser = Literal["tweedie", "posterior", "particles", "langevin"]
 
@@ -149,13 +150,14 @@ def score(
     data: Annotated[Path, typer.Argument(metavar="DATA", help=".csv, .parquet, .npy, .npz or a folder of images.")],
     out: Annotated[Path, typer.Option(help="A .csv, .parquet or .npy file.")],
     method: Annotated[str | None, typer.Option(help="flow, quadrature or closed_form; the default without.")] = None,
+    label: Label = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """Log density of each row in nats, and the dimension that surprises most."""
     model = load(run, resolve_device(device))
     rows = _read_rows(model, data, seed)
-    terms = _log_probs(model, rows, method)
+    terms = _log_probs(model, rows, method, _one_class(model, label))
     total = terms.sum(1)
     table = np.stack([np.arange(len(rows)), total.numpy(), terms.argmin(1).numpy(), terms.amin(1).numpy()], 1)
     write_table(out, table, ("row", "log_prob", "least_likely_column", "its_log_prob"))
@@ -185,6 +187,7 @@ def denoise(
             "too; slow) or langevin (the paper's, for salt and pepper)."
         ),
     ] = None,
+    label: Label = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -198,7 +201,8 @@ def denoise(
     rows = scale_images(noisy.pixels, noisy.levels).flatten(1) + 1.0 / noisy.levels  # the middle of each level
     begun = time.monotonic()
     rows = rows.to(model.shift)
-    restored = _denoised(model, rows, corruption, method, torch.Generator(rows.device).manual_seed(seed))
+    of_class = _one_class(model, label)
+    restored = _denoised(model, rows, corruption, method, of_class, torch.Generator(rows.device).manual_seed(seed))
     pixels = unscale_images(restored.cpu(), noisy.levels, stretch=True).view(noisy.pixels.shape)
     for target, image in zip(targets, pixels, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -332,7 +336,10 @@ def _read_images(model: AutoregressiveModel, path: Path) -> ImageSet:
     if list(images.pixels.shape[1:]) != list(shape):
         got = "x".join(str(size) for size in images.pixels.shape[1:])
         raise ValueError(f"{path}: expected images of {'x'.join(map(str, shape))}, got {got}")
-    return images
+    levels = int(model.metadata["levels"])
+    if images.levels == levels:
+        return images
+    return ImageSet(unstretch_images(images.pixels, levels), levels=levels, names=images.names)
 
 
 def _write_images(folder: Path, rows: torch.Tensor, metadata: dict[str, Any]) -> None:
@@ -348,13 +355,25 @@ def _continuous(rows: torch.Tensor, levels: int, seed: int) -> torch.Tensor:
     return rows + 2.0 / levels * torch.rand(rows.shape, generator=generator)
 
 
-def _log_probs(model: AutoregressiveModel, rows: torch.Tensor, method: str | None) -> torch.Tensor:
+def _one_class(model: AutoregressiveModel, label: int | None) -> torch.Tensor | None:
+    """The label that all rows share, for a model with classes."""
+    if label is None and class_labels(model, 1) is not None:
+        raise ValueError("--class: this model has classes; say which one the rows are of")
+    labels = class_labels(model, 1, label)
+    return None if labels is None else labels[0]
+
+
+def _log_probs(
+    model: AutoregressiveModel, rows: torch.Tensor, method: str | None, condition: torch.Tensor | None = None
+) -> torch.Tensor:
     """Terms of the log density, ``(N, D)``, with a progress bar."""
     size = max(1, 65536 // model.features)
     parts = []
     with torch.no_grad(), track("scoring", len(rows), enabled=True) as advance:
         for part in rows.split(size):
-            parts.append(model.log_prob(part.to(model.shift.device), reduce=False, method=method).cpu())
+            parts.append(
+                model.log_prob(part.to(model.shift.device), condition=condition, reduce=False, method=method).cpu()
+            )
             advance(len(part))
     return torch.cat(parts)
 
@@ -394,14 +413,15 @@ def _denoised(
     rows: torch.Tensor,
     corruption: Corruption,
     method: Denoiser | None,
+    condition: torch.Tensor | None,
     generator: torch.Generator,
 ) -> torch.Tensor:
     """Restored rows, ``(N, D)``, by the method that was asked for or else the default for the noise."""
     method = method or ("tweedie" if isinstance(corruption, GaussianNoise) else "posterior")
     if method == "posterior":
-        return posterior(model, rows, corruption, tol=1e-3, progress=True)
+        return posterior(model, rows, corruption, condition=condition, tol=1e-3, progress=True)
     if method == "particles":
-        return particles(model, rows, corruption, generator=generator, progress=True).mean()
+        return particles(model, rows, corruption, generator=generator, condition=condition, progress=True).mean()
     if method == "langevin":
         suspect, first = None, 0
         if isinstance(corruption, SaltAndPepper):
@@ -409,10 +429,10 @@ def _denoised(
         elif isinstance(corruption, GaussianNoise):  # the noisy value is at home at the level of its noise
             levels = [level * float(model.scale.max()) for level in model.path()]
             first = min(sum(level > corruption.sigma for level in levels), max(len(levels) - 1, 0))
-        return langevin(model, rows, suspect, first, generator=generator, progress=True)
+        return langevin(model, rows, suspect, first, generator=generator, condition=condition, progress=True)
     if not isinstance(corruption, GaussianNoise):
         raise ValueError("--method tweedie: expected gaussian noise; use posterior, particles or langevin")
-    return tweedie(model, rows, corruption.sigma, progress=True)
+    return tweedie(model, rows, corruption.sigma, condition, progress=True)
 
 
 def _score_digits(model: AutoregressiveModel, out: Path, seed: int) -> None:

@@ -101,7 +101,7 @@ def _numbers(run: Run, dataset: Dataset, seed: int) -> tuple[ReportNumbers, Tens
         noisy_mean, noisy_error = summary(model.log_prob(noisy.to(device), condition=labels))
         rows = max(1, min(len(noisy), _PIT_VALUES // model.features))
         u = model.cdf(noisy[:rows].to(device), condition=None if labels is None else labels[:rows]).cpu()
-    table = [LikelihoodRow("AR-CSM (this run)", clean_mean, clean_error, ours=True)]
+    table = [LikelihoodRow(f"this run, by {run.config.train.objective}", clean_mean, clean_error, ours=True)]
     if model.features <= _BASELINE_DIMENSIONS:
         train = dataset.dequantised(dataset.train, seed + 3)
         valid = dataset.dequantised(dataset.valid, seed + 4)
@@ -118,7 +118,10 @@ def _pictures(run: Run, dataset: Dataset, drawn: Tensor, samples: int, seed: int
     if "image_shape" in dataset.metadata:
         real = dataset.dequantised(dataset.test[:samples], seed)
         return [
-            ("Samples (the last noise removed)", plots.as_data_uri(sample_picture(drawn, dataset.metadata))),
+            (
+                "Samples (the last noise removed)" if run.model.noise is not None else "Samples",
+                plots.as_data_uri(sample_picture(drawn, dataset.metadata)),
+            ),
             ("Held-out data", plots.as_data_uri(sample_picture(real, dataset.metadata))),
         ]
     columns: Sequence[str] = dataset.metadata["columns"]

@@ -12,6 +12,7 @@ from torch import Tensor
 from arcsm.checkpoint import WEIGHTS_NAME, write_text
 from arcsm.config import RunConfig, dump_config, parse_config, run_config_path
 from arcsm.data.datasets import Dataset, load_dataset
+from arcsm.heads import DiscretisedLogisticMixtureHead
 from arcsm.model import AutoregressiveModel, load
 from arcsm.training import STATE_NAME, FitResult, fit
 
@@ -38,11 +39,14 @@ def train_run(
     begun = path.is_file() or (folder / STATE_NAME).exists() or (folder / WEIGHTS_NAME).exists()
     if begun and not resume:
         raise ValueError(f"{folder}: holds a run already; give --resume to go on with it, or another --out")
+    if path.is_file():
+        _check_same(parse_config(path.read_text(encoding="utf-8"), str(path)), config, path)
     dataset = load_dataset(config.data, config.train.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         model = config.model.build(dataset.train.shape[1], dataset.metadata)
     labels = _labels(model, dataset)
+    _check_levels(model, config, dataset)
     write_text(path, text)
     return fit(
         model, dataset.train, dataset.valid, config.for_dataset(dataset), labels.get("train"), labels.get("valid"),
@@ -55,12 +59,35 @@ def _labels(model: AutoregressiveModel, dataset: Dataset) -> dict[str, Tensor]:
     classes = int(getattr(model.context, "classes", 0))
     if not classes:
         return {}
-    if "train" not in dataset.labels:
-        raise ValueError(f"model.context.classes: {classes} classes, but these data have no labels")
-    largest = int(dataset.labels["train"].max())
-    if largest >= classes:
-        raise ValueError(f"model.context.classes: {classes} classes, but the data have a label {largest}")
+    for part, rows in (("train", dataset.train), ("valid", dataset.valid), ("test", dataset.test)):
+        labels = dataset.labels.get(part)
+        if len(rows) and labels is None:
+            raise ValueError(f"model.context.classes: {classes} classes, but the data have no labels ({part})")
+        wrong = [] if labels is None else labels[(labels < 0) | (labels >= classes)].tolist()
+        if wrong:
+            raise ValueError(f"model.context.classes: {classes} classes, but the data have a label {max(wrong)}")
     return dataset.labels
+
+
+def _check_same(before: RunConfig, now: RunConfig, path: Path) -> None:
+    """What a run goes on with must be what it began with; how to train is compared with the checkpoint itself."""
+    for part in ("data", "model"):
+        if getattr(before, part) != getattr(now, part):
+            raise ValueError(f"{path}: the run began with another {part}; use another folder")
+
+
+def _check_levels(model: AutoregressiveModel, config: RunConfig, dataset: Dataset) -> None:
+    """A head of grey levels is of those of the data, which must stay where they are."""
+    if not isinstance(model.head, DiscretisedLogisticMixtureHead):
+        return
+    levels = dataset.metadata.get("levels")
+    if model.head.levels != levels:
+        has = "no grey levels" if levels is None else f"{levels} grey levels"
+        raise ValueError(f"model.head.levels: {model.head.levels}, but the data have {has}")
+    if config.train.standardise != "none":
+        raise ValueError(
+            f"train.standardise: grey levels must stay in [-1, 1), so none, not {config.train.standardise}"
+        )
 
 
 def class_labels(model: AutoregressiveModel, n: int, chosen: int | None = None) -> Tensor | None:

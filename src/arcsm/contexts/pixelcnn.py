@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, cast
 
@@ -14,7 +15,8 @@ from arcsm.contexts.base import Context
 from arcsm.contexts.pixelcnn_stream import Stream
 
 _SCALES = 3
-_LARGEST_SIZE = 1 << 14  # what a file or a slip may ask for before any memory is taken
+_LARGEST_SIZE = 1 << 14  # what a file or a slip may ask for before any memory is taken, of each size
+_LARGEST_IMAGE = 1 << 21  # and of channels times height times width
 
 
 def concat_elu(x: Tensor, dim: int = 1) -> Tensor:
@@ -170,9 +172,10 @@ class PixelCNNPP(Context):
         super().__init__()
         shape = tuple(int(size) for size in image_shape)
         sizes = (*shape, context_features, nr_filters, nr_resnet)
-        if len(shape) != 3 or min(sizes) < 1 or max(sizes) > _LARGEST_SIZE:
+        if len(shape) != 3 or min(sizes) < 1 or max(sizes) > _LARGEST_SIZE or math.prod(shape) > _LARGEST_IMAGE:
             raise ValueError(
                 f"PixelCNNPP: expected an image_shape (channels, height, width) and sizes from 1 to {_LARGEST_SIZE}, "
+                f"at most {_LARGEST_IMAGE} values an image, "
                 f"got image_shape={shape}, context_features={context_features}, nr_filters={nr_filters}, "
                 f"nr_resnet={nr_resnet}"
             )
@@ -279,15 +282,16 @@ class PixelCNNPP(Context):
         if condition is None:
             raise ValueError(f"condition: this model needs {wanted}, got None")
         if self.classes:
-            if condition.is_floating_point() or bool(((condition < 0) | (condition >= self.classes)).any()):
+            whole = condition.dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+            if not whole or bool(((condition < 0) | (condition >= self.classes)).any()):
                 raise ValueError(f"condition: expected integer labels from 0 to {self.classes - 1}")
-            return condition.expand(batch_shape).reshape(-1)
+            return _one_each(condition, tuple(batch_shape)).reshape(-1).long()
         if condition.shape[-1:] != (self.condition_features,) or not condition.is_floating_point():
             raise ValueError(
                 f"condition: expected floats of shape (*, {self.condition_features}), "
                 f"got {condition.dtype} {tuple(condition.shape)}"
             )
-        return condition.expand(*batch_shape, -1).reshape(-1, self.condition_features)
+        return _one_each(condition, (*batch_shape, self.condition_features)).reshape(-1, self.condition_features)
 
     # One value at a time ----------------------------------------------------------------------------------------
 
@@ -315,6 +319,14 @@ class PixelCNNPP(Context):
 def _pairs(first: nn.Module, second: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
     """The blocks of the two streams at one scale."""
     return list(zip(cast(nn.ModuleList, first), cast(nn.ModuleList, second), strict=True))
+
+
+def _one_each(condition: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The condition in the shape of the batch; one for all is repeated."""
+    try:
+        return condition.expand(shape)
+    except RuntimeError as error:
+        raise ValueError(f"condition: expected shape {shape} or one for all, got {tuple(condition.shape)}") from error
 
 
 def _shift_down(x: Tensor) -> Tensor:

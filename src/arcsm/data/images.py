@@ -426,6 +426,17 @@ def stretch_images(pixels: Tensor, levels: int) -> Tensor:
     return (pixels.double() * (255 / (levels - 1))).round().to(torch.uint8)
 
 
+def unstretch_images(pixels: Tensor, levels: int) -> Tensor:
+    """The nearest of 0..levels-1 for grey values 0..255: the inverse of `stretch_images`.
+
+    Raises:
+        ValueError: As `scale_images`.
+    """
+    _check_levels(levels)
+    _check_range(pixels, 256)
+    return (pixels.double() * ((levels - 1) / 255)).round().to(torch.uint8)
+
+
 # --- grids ------------------------------------------------------------------------------------------------------------
 
 

@@ -13,16 +13,16 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import numpy
 import torch
 from filelock import FileLock, Timeout
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from scipy.stats import t as student_t
 
 import arcsm
@@ -56,8 +56,15 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    many_seeds: ClassVar[bool] = True  # whether the experiment is done for several seeds
     seeds: int = Field(1, ge=1)
     first_seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _check_seeds(self) -> Self:
+        if self.seeds > 1 and not self.many_seeds:
+            raise ValueError("seeds: this experiment is of one seed; run it again with another --seed and --out")
+        return self
 
     def all_seeds(self) -> range:
         return range(self.first_seed, self.first_seed + self.seeds)
@@ -77,6 +84,8 @@ class Study(Generic[S]):
         device: Where to run.
         out: Folder of the results.
         work: Folder of the cells.
+        seconds: Spent on all cells so far, by whichever run.
+        codes: Fingerprints of the code that they were computed by.
     """
 
     name: str
@@ -86,6 +95,7 @@ class Study(Generic[S]):
     out: Path
     work: Path
     seconds: float = field(default=0.0, init=False)
+    codes: set[str] = field(default_factory=set, init=False)
 
     def each(self, cells: Mapping[str, Callable[[], dict[str, Any]]]) -> dict[str, dict[str, Any]]:
         """The results of all cells; those that an earlier run with the same settings finished are read, not done.
@@ -113,18 +123,18 @@ class Study(Generic[S]):
     def _cell(self, name: str, compute: Callable[[], dict[str, Any]], wait: bool) -> dict[str, Any]:
         """As :meth:`once`; ``filelock.Timeout`` where another process is at the cell and this one is not to wait."""
         settings = self.settings.model_dump(mode="json", exclude={"seeds"})
-        described = json.dumps([name, settings, arcsm.__version__, self.device.type], sort_keys=True)
         slug = re.sub(r"[^a-z0-9.]+", "-", name.lower())
-        path = self.work / f"{slug}-{hashlib.sha256(described.encode()).hexdigest()[:12]}.json"
+        path = self.work / f"{slug}-{digest([name, settings, arcsm.__version__, self.device.type])}.json"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock"), timeout=-1 if wait else 0):
                 if not path.is_file():  # or another process has done it in the meantime
                     begun = time.monotonic()
-                    kept = {"result": compute(), "seconds": time.monotonic() - begun}
+                    kept = {"result": compute(), "seconds": time.monotonic() - begun, "code": code_fingerprint()}
                     write_text(path, json.dumps(kept, allow_nan=False))
         kept = json.loads(path.read_text(encoding="utf-8"))
         self.seconds += kept["seconds"]
+        self.codes.add(kept.get("code", "not recorded"))
         return dict(kept["result"])
 
     def tune(
@@ -141,6 +151,9 @@ class Study(Generic[S]):
             rates: The learning rates to try.
             train: The cell of a method and a rate.
             loss: What a cell is judged by; ``None`` where the training broke.
+
+        Raises:
+            ValueError: where a method broke at every rate.
         """
         names = list(methods)
         tried = {(name, rate): f"tune {name}, rate {rate:g}" for name in names for rate in rates}
@@ -149,6 +162,8 @@ class Study(Generic[S]):
         for name in names:
             losses = [loss(found[tried[name, rate]]) for rate in rates]
             finite = [math.inf if value is None else value for value in losses]
+            if not any(map(math.isfinite, finite)):
+                raise ValueError(f"learning_rates: {name} broke at all of {', '.join(f'{rate:g}' for rate in rates)}")
             chosen[name] = {
                 "learning_rate": rates[finite.index(min(finite))],
                 "tried": {f"{rate:g}": value for rate, value in zip(rates, losses, strict=True)},
@@ -181,7 +196,9 @@ def study(name: str, about: str, presets: Mapping[Preset, S], body: Callable[[St
         metrics = body(current)
         path = result_path(out, name, preset)
         described = settings.model_dump(mode="json")
-        return write_record(path, described, settings.first_seed, metrics, current.seconds, current.device)
+        return write_record(
+            path, described, settings.first_seed, metrics, current.seconds, current.device, current.codes
+        )
 
     return Experiment(name, about, run)
 
@@ -217,15 +234,36 @@ def interval(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def digest(described: Any) -> str:
+    """Twelve hexadecimal digits that stand for something JSON-ready: part of the names of what belongs to it."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@cache
+def code_fingerprint() -> str:
+    """A digest of the package's source files. Cells are kept when the code changes; their records say so."""
+    package = Path(arcsm.__file__).parent
+    return digest([[path.name, path.read_text(encoding="utf-8")] for path in sorted(package.rglob("*.py"))])
+
+
 def result_path(out: Path, name: str, preset: Preset) -> Path:
     """Where the record of an experiment goes."""
     return out / name / f"{preset}.json"
 
 
 def write_record(
-    path: Path, config: Mapping[str, Any], seed: int, metrics: dict[str, Any], seconds: float, device: torch.device
+    path: Path,
+    config: Mapping[str, Any],
+    seed: int,
+    metrics: dict[str, Any],
+    seconds: float,
+    device: torch.device,
+    codes: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Write metrics with all that is needed to get them again."""
+    """Write metrics with all that is needed to get them again.
+
+    ``codes`` are fingerprints of the code that they were computed by, where that is not the code that runs now.
+    """
     record = {
         "metrics": metrics,
         "config": config,
@@ -236,6 +274,7 @@ def write_record(
             "torch": torch.__version__,
             "numpy": numpy.__version__,
             "python": platform.python_version(),
+            "code": sorted(codes) or [code_fingerprint()],
         },
         "machine": {
             "system": platform.system(),

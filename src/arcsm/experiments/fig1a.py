@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from matplotlib.figure import Figure
@@ -29,6 +29,8 @@ class Fig1a(Settings):
 
     Exact score matching is measured up to ``largest_for_sm`` dimensions: its time and memory grow with them.
     """
+
+    many_seeds: ClassVar[bool] = False
 
     features: tuple[int, ...] = (2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
     largest_for_sm: int = 200

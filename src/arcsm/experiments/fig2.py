@@ -124,8 +124,8 @@ def body(run: Study[Fig2]) -> dict[str, Any]:
     rates = run.tune(
         of_label,
         settings.learning_rates,
-        lambda label, rate: _train(run, of_label[label], settings.first_seed, rate, settings.tuning_steps),
-        lambda cell: cell["divergence"][-1],
+        lambda label, rate: _train(run, of_label[label], settings.first_seed, rate, settings.tuning_steps, tuning=True),
+        lambda cell: None if cell["divergence"][-1] == _BROKEN else cell["divergence"][-1],
     )
     cells = {
         f"{method.label} seed {seed}": partial(
@@ -162,12 +162,14 @@ def _network(run: Study[Fig2], method: Method, seed: int) -> nn.Module:
     return model.to(run.device)
 
 
-def _train(run: Study[Fig2], method: Method, seed: int, learning_rate: float, steps: int) -> dict[str, Any]:
+def _train(
+    run: Study[Fig2], method: Method, seed: int, learning_rate: float, steps: int, tuning: bool = False
+) -> dict[str, Any]:
     """Adam with a cosine schedule; the loss is a mean over the steps since the last record."""
     settings = run.settings
     network, field = _network(run, method, seed), _field_of(method)
     data, noise = run.generator(seed, 1), run.generator(seed, 2)
-    tuning = steps != settings.steps  # judged on rows of its own
+    # what tunes is judged on rows of its own
     test = gaussian_rows(settings.test_rows, settings.features, run.generator(seed, 4 if tuning else 3))
     found: dict[str, Any] = {"step": [], "loss": [], "divergence": []}
     total, since, seconds = 0.0, 0, 0.0

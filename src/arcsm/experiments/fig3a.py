@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pydantic import Field
 from torch import Tensor
 
 from arcsm import objectives
@@ -42,10 +43,12 @@ class Fig3a(Settings):
     sigmas: tuple[float, ...] = (0.05, 0.1, 0.3)
     batch: int = 32
     steps: int = 1200
-    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)  # each method keeps that of the best validation likelihood
+    learning_rates: tuple[float, ...] = Field(
+        (1e-3, 3e-3, 1e-2), min_length=1
+    )  # each method keeps that of the best validation likelihood
     tuning_steps: int = 300  # after which the rates are compared, with the first seed
     clip: float = 2000.0  # norm of the gradient: twice the largest seen in sound training, so only blow-ups are cut
-    checkpoints: int = 12
+    checkpoints: int = Field(12, ge=1)
     test_rows: int = 500
     validation_rows: int = 500
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from arcsm.config import RunConfig, load_config
 from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.data.images import image_grid, unscale_images
-from arcsm.experiments.base import Preset, Settings, Study, result_path, study
+from arcsm.experiments.base import Preset, Settings, Study, digest, result_path, study
 from arcsm.files import atomic_path
 from arcsm.frechet import Frechet
 from arcsm.metrics import add_smallest_noise, bits_per_dim, summary
@@ -34,6 +34,8 @@ class Fig4(Settings):
 
     The paper gives the sets, the noise levels and 200 epochs of Adam at 2e-4; the sizes of its networks it does not.
     """
+
+    many_seeds: ClassVar[bool] = False
 
     models: tuple[str, ...] = Field(
         tuple(
@@ -122,7 +124,7 @@ def _dataset(run: Study[Fig4], name: str) -> Dataset:
 
 def _train(run: Study[Fig4], name: str) -> Result:
     """Train a preset, or go on with it, in a folder of its own."""
-    result = train_run(_config(run, name), run.work / name, resume=True, progress=True)
+    result = train_run(_config(run, name), _folder(run, name), resume=True, progress=True)
     parameters = sum(p.numel() for p in _model(run, name).parameters())
     return {
         "steps": result.steps,
@@ -133,7 +135,12 @@ def _train(run: Study[Fig4], name: str) -> Result:
 
 
 def _model(run: Study[Fig4], name: str) -> AutoregressiveModel:
-    return load_run(run.work / name, str(run.device)).model
+    return load_run(_folder(run, name), str(run.device)).model
+
+
+def _folder(run: Study[Fig4], name: str) -> Path:
+    """A folder of its own for every configuration."""
+    return run.work / f"{name}-{digest(_config(run, name).model_dump(mode='json'))}"
 
 
 def _draw(run: Study[Fig4], name: str) -> Result:
@@ -155,7 +162,9 @@ def _draw(run: Study[Fig4], name: str) -> Result:
 
 
 def _samples_path(run: Study[Fig4], name: str) -> Path:
-    return run.work / f"{name}-samples.npy"
+    settings = run.settings
+    how = [settings.samples, settings.grid, settings.draw_at_a_time, settings.first_seed]
+    return run.work / f"{_folder(run, name).name}-{digest(how)}.npy"
 
 
 def _samples(run: Study[Fig4], name: str) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from matplotlib.figure import Figure
@@ -23,6 +23,8 @@ from arcsm.training import fit
 
 class Fig7(Settings):
     """The paper shows samples and names no sizes: architecture and training are those of the ``toy-*`` presets."""
+
+    many_seeds: ClassVar[bool] = False
 
     toys: tuple[str, ...] = tuple(TOYS)
     rows: int = 50_000

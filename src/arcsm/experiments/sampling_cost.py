@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from arcsm.experiments.base import Preset, Study, study
+from arcsm.experiments.base import Preset, Study, digest, study
 from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.experiments.toys_nll import ToyScores, train_scores
 from arcsm.heads import Head
@@ -128,8 +127,9 @@ def _model(run: Study[SamplingCost], toy: str, seed: int) -> AutoregressiveModel
 
 def _path(run: Study[SamplingCost], toy: str, seed: int) -> Path:
     """A file of its own for every way of training."""
-    described = run.settings.model_dump_json(include=set(ToyScores.model_fields) - {"seeds", "first_seed", "toys"})
-    return run.work / f"{toy}-{seed}-{hashlib.sha256(described.encode()).hexdigest()[:12]}.safetensors"
+    training = set(ToyScores.model_fields) - {"seeds", "first_seed", "toys"}
+    described = run.settings.model_dump(mode="json", include=training)
+    return run.work / f"{toy}-{seed}-{digest(described)}.safetensors"
 
 
 def _rows(run: Study[SamplingCost], toy: str, seed: int) -> ToyRows:

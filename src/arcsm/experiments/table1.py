@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +22,7 @@ from arcsm.anomaly import Combination, auroc, auroc_standard_error, features
 from arcsm.contexts import MADE, Context, PixelCNNPP
 from arcsm.data.datasets import Dataset, DigitsData, NamedImageData, load_dataset, named_images_path
 from arcsm.data.images import read_images, scale_images, torchvision_images
-from arcsm.experiments.base import Preset, Settings, Study, over_seeds, study
+from arcsm.experiments.base import Preset, Settings, Study, digest, over_seeds, study
 from arcsm.experiments.gaussians import parameters
 from arcsm.heads import Head, LogisticMixtureHead, ScoreHead
 from arcsm.metrics import add_smallest_noise
@@ -259,9 +257,8 @@ def _train(run: Study[Table1], data: Images, name: str, seed: int) -> Result:
         model = build(run.settings, name, dataset.metadata["image_shape"])
     config = train_config(run.settings, name, dataset.dequantise, seed, run.device)
     images = [run.settings.images, run.settings.validation]
-    described = json.dumps([model.config(), config.model_dump(mode="json"), images], sort_keys=True)
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    folder = f"{slug}-seed-{seed}-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
+    folder = f"{slug}-seed-{seed}-{digest([model.config(), config.model_dump(mode='json'), images])}"
     result = fit(model, dataset.train, dataset.valid, config, run=run.work / folder, resume=True)
     return {
         "folder": folder, "parameters": parameters(model), "steps": result.steps, "seconds": round(result.seconds),

@@ -54,7 +54,9 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
         return {**super().config(), "levels": self.levels}
 
     def evaluate(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
-        raise ValueError("head: a DiscretisedLogisticMixtureHead has no score; train it by mle, without a noise ladder")
+        raise ValueError(
+            "head: a DiscretisedLogisticMixtureHead has no score; what needs one is not for it (its objective is mle)"
+        )
 
     def log_density(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         _check_no_noise(sigma)
