@@ -1,0 +1,321 @@
+"""Known corruptions, and the exact one-dimensional posteriors of what they have spoilt.
+
+A corruption says how a noisy value :math:`y_d` came from the true one. With the conditional of a model as the prior,
+
+.. math:: p(x_d \\mid y_d, x_{<d}) \\propto q(x_d \\mid x_{<d})\\, p(y_d \\mid x_d)
+
+is a density of one variable, whose mean, quantiles and normaliser (the evidence) are at hand.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from arcsm.conditionals import Conditionals, starting_nodes
+from arcsm.piecewise import PiecewiseDensity
+from arcsm.quadrature import integrate
+
+#: Where the integration of a posterior starts, in standard deviations of the noise around the noisy value.
+_LIKELIHOOD_GRID = (-10.0, -6.0, -3.0, -1.5, -0.5, 0.5, 1.5, 3.0, 6.0, 10.0)
+_CLOSEST = 0.01  # of the noise or the grid of the prior, whichever is finer: how near two starting nodes may be
+_CELLS = 64  # half the number of cells that a density of the flow is cut into
+_FARTHEST = 6.0  # standard deviations of a Gaussian that they reach to
+
+# Corruptions ------------------------------------------------------------------------------------------------------
+
+
+class Posterior(ABC):
+    """Posteriors of ``N`` values of one dimension, in standardised units."""
+
+    @abstractmethod
+    def log_evidence(self) -> Tensor:
+        """:math:`\\log \\int q(x)\\, p(y \\mid x)\\, dx` in nats, ``(N,)``."""
+
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """``(N,)``."""
+
+    @abstractmethod
+    def quantile(self, u: Tensor) -> Tensor:
+        """The inverse of the distribution function at ``u (N,)`` in (0, 1), ``(N,)``."""
+
+    @abstractmethod
+    def select(self, rows: Tensor) -> Posterior:
+        """The posteriors numbered ``rows (M,)``, in this order."""
+
+
+class Corruption(Protocol):
+    """How a noisy value comes from a true one, independently in each dimension."""
+
+    def standardised(self, shift: float, scale: float) -> Corruption:
+        """The same corruption of :math:`(x - \\text{shift}) / \\text{scale}`."""
+
+    def posterior(self, prior: Conditionals, y: Tensor) -> Posterior:
+        """What noisy values ``y (N,)`` say of the true ones, given their conditionals, in standardised units."""
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """:math:`y = x + \\sigma\\, n` with :math:`n \\sim \\mathcal{N}(0, 1)`.
+
+    The posterior is :math:`q(x)\\, \\mathcal{N}(y; x, \\sigma^2)` up to a constant. Its score is
+    :math:`s(x) + (y - x) / \\sigma^2` and the derivative of that :math:`s'(x) - 1 / \\sigma^2`, so it is integrated
+    as any conditional is.
+
+    Arguments:
+        sigma: Standard deviation in data units.
+
+    Raises:
+        ValueError: for a sigma that is not positive.
+    """
+
+    sigma: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.sigma < math.inf:
+            raise ValueError(f"sigma: expected a positive number, got {self.sigma}")
+
+    def standardised(self, shift: float, scale: float) -> GaussianNoise:
+        return GaussianNoise(self.sigma / scale)
+
+    def posterior(self, prior: Conditionals, y: Tensor) -> Posterior:
+        if prior.method == "flow":
+            x = _medians(prior)
+            return _Weighed(x, self.log_likelihood(y[:, None], x).double(), prior, _all(y))
+
+        def score(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            s, ds = prior.score_and_derivative(x, rows, prior.sigma)
+            return s + (y[rows, None] - x) / self.sigma**2, ds - self.sigma**-2
+
+        accuracy = prior.accuracy
+        nodes = self._nodes(prior, y.double())
+        density = integrate(score, nodes, None, accuracy.tol, max(accuracy.max_evaluations, nodes.shape[1]))
+        prior.unsure += int((~density.converged).sum())
+        return _Integrated(density, prior, _all(y), y, self)
+
+    def log_likelihood(self, y: Tensor, x: Tensor) -> Tensor:
+        """:math:`\\log \\mathcal{N}(y; x, \\sigma^2)` in nats."""
+        return -0.5 * ((y - x) / self.sigma).square() - math.log(self.sigma) - 0.5 * math.log(2.0 * math.pi)
+
+    def _nodes(self, prior: Conditionals, y: Tensor) -> Tensor:
+        """Starting nodes of the prior and of the likelihood, in one row each, none too near another: ``(N, K)``."""
+        of_prior = starting_nodes(prior.head, prior.projection, prior.sigma)
+        of_noise = y[:, None] + self.sigma * torch.tensor(_LIKELIHOOD_GRID, dtype=y.dtype, device=y.device)
+        nodes = torch.cat([of_prior, of_noise], 1).sort(1).values
+        apart = _CLOSEST * of_prior.diff(dim=1).amin(1, keepdim=True).clamp(max=self.sigma)
+        offsets = apart * torch.arange(nodes.shape[1], device=y.device)
+        return (nodes - offsets).cummax(1).values + offsets
+
+
+@dataclass(frozen=True)
+class SaltAndPepper:
+    """With a given probability a value is replaced, by ``low`` or ``high`` with equal chances.
+
+    A noisy value between the two is the true one. One at an extreme is either true, or replaced, and then the true
+    value is distributed as :math:`q(x_d \\mid x_{<d})`. The odds are those of :math:`(1 - p)\\, m` to :math:`p / 2`,
+    with :math:`m` the mass of :math:`q` within ``width`` of the extreme, and beyond it.
+
+    Arguments:
+        probability: Share :math:`p` of the values that are replaced.
+        low: Values up to it count as pepper, in data units.
+        high: Values from it on count as salt.
+        width: How far inside an extreme a value of the model still counts as being there. It should cover a level of
+            grey and, with a noise ladder, the smallest noise a few times.
+
+    Raises:
+        ValueError: for a probability that is not between 0 and 1, low not below high, or a width that is not positive.
+    """
+
+    probability: float
+    low: float = -1.0
+    high: float = 1.0
+    width: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.probability < 1.0:
+            raise ValueError(f"probability: expected a number between 0 and 1, got {self.probability}")
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ValueError(f"low, high: expected finite numbers, low below high, got {self.low} and {self.high}")
+        if not 0.0 < self.width < math.inf:
+            raise ValueError(f"width: expected a positive number, got {self.width}")
+
+    def standardised(self, shift: float, scale: float) -> SaltAndPepper:
+        low, high = (self.low - shift) / scale, (self.high - shift) / scale
+        return SaltAndPepper(self.probability, low, high, self.width / scale)
+
+    def suspect(self, y: Tensor) -> Tensor:
+        """Which values are at an extreme, boolean, of the shape of ``y``."""
+        return (y <= self.low) | (y >= self.high)
+
+    def posterior(self, prior: Conditionals, y: Tensor) -> Posterior:
+        rows = self.suspect(y).nonzero()[:, 0]
+        low = y[rows] <= self.low
+        edge = torch.where(low, y.new_tensor(self.low + self.width), y.new_tensor(self.high - self.width))
+        below = ask(prior, rows, lambda extreme: extreme.cdf(edge))
+        true = (1.0 - self.probability) * torch.where(low, below, 1.0 - below).double()
+        replaced = 0.5 * self.probability
+        kept = torch.ones_like(y, dtype=torch.float64).index_put((rows,), true / (true + replaced))
+        log_density = torch.full_like(kept, math.nan)
+        log_density[rows] = torch.log((true + replaced) / self.width)
+        return _KeptOrDrawn(prior, _all(y), y, kept, log_density, math.log1p(-self.probability))
+
+
+# Posteriors -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Integrated(Posterior):
+    """A posterior of Gaussian noise by quadrature."""
+
+    density: PiecewiseDensity
+    prior: Conditionals
+    rows: Tensor  # (N,) whose posteriors these are
+    y: Tensor
+    noise: GaussianNoise
+
+    def log_evidence(self) -> Tensor:
+        """Bayes' formula at one point: the node where the posterior is largest."""
+        mode = self.density.x.gather(1, self.density.energy.argmax(1, keepdim=True))[:, 0].to(self.y)
+        log_prior = ask(self.prior, self.rows, lambda prior: prior.log_prob(mode)).double()
+        log_posterior = self.density.log_prob(mode.double()[:, None])[:, 0]
+        return log_prior + self.noise.log_likelihood(self.y.double(), mode.double()) - log_posterior
+
+    def mean(self) -> Tensor:
+        return self.density.mean_and_variance()[0].to(self.y)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return self.density.quantile(u.double()[:, None])[:, 0].to(self.y)
+
+    def select(self, rows: Tensor) -> Posterior:
+        density = PiecewiseDensity(**{name: value[rows] for name, value in vars(self.density).items()})
+        return replace(self, density=density, rows=self.rows[rows], y=self.y[rows])
+
+
+@dataclass(frozen=True)
+class _Weighed(Posterior):
+    """A density of the flow in cells, each with the likelihood of its median."""
+
+    x: Tensor  # (N, M) medians
+    log_likelihood: Tensor  # (N, M)
+    prior: Conditionals
+    rows: Tensor  # (N,) whose posteriors these are
+
+    def _log_weights(self) -> Tensor:
+        return self.log_likelihood + _edges(self.x).diff().log()
+
+    def log_evidence(self) -> Tensor:
+        return torch.logsumexp(self._log_weights(), 1)
+
+    def mean(self) -> Tensor:
+        return (torch.softmax(self._log_weights(), 1).to(self.x) * self.x).sum(1)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """Within a cell the likelihood counts as constant, so that its part of ``u`` is one of the prior's."""
+        mass = torch.softmax(self._log_weights(), 1)
+        below = mass.cumsum(1)
+        wanted, edges = u.to(below)[:, None], _edges(self.x)
+        cell = torch.searchsorted(below, wanted).clamp(max=mass.shape[1] - 1)
+        left = 1.0 - (below.gather(1, cell) - wanted) / mass.gather(1, cell).clamp(min=1e-300)
+        of_prior = edges[cell] + left.clamp(0.0, 1.0) * edges.diff()[cell]
+        inside = of_prior[:, 0].clamp(1e-9, 1.0 - 1e-9)
+        return ask(self.prior, self.rows, lambda prior: prior.icdf(inside)).to(self.x)
+
+    def select(self, rows: Tensor) -> Posterior:
+        return replace(self, x=self.x[rows], log_likelihood=self.log_likelihood[rows], rows=self.rows[rows])
+
+
+@dataclass(frozen=True)
+class _KeptOrDrawn(Posterior):
+    """The noisy value itself with probability ``kept (N,)``, a draw from the conditional otherwise."""
+
+    prior: Conditionals
+    rows: Tensor  # (N,) whose posteriors these are
+    y: Tensor
+    kept: Tensor
+    log_density: Tensor  # (N,) of the noisy value; NaN where it is that of the conditional
+    log_true: float  # log probability that a value is not replaced
+
+    def log_evidence(self) -> Tensor:
+        of_prior = self.log_density.isnan().nonzero()[:, 0]
+        log_prior = ask(self.prior, self.rows[of_prior], lambda prior: prior.log_prob(self.y[of_prior])).double()
+        return self.log_density.index_put((of_prior,), self.log_true + log_prior)
+
+    def mean(self) -> Tensor:
+        doubtful = (self.kept < 1.0).nonzero()[:, 0]
+        drawn = self.y.index_put((doubtful,), ask(self.prior, self.rows[doubtful], _mean))
+        return torch.lerp(drawn, self.y, self.kept.to(self.y))
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """Mass ``kept`` sits on y; below and above it the distribution function is that of the conditional, scaled."""
+        drawn = 1.0 - self.kept
+        lower, upper = self._prior_quantile((u - self.kept) / drawn), self._prior_quantile(u / drawn)
+        return torch.minimum(torch.maximum(self.y, lower), upper)
+
+    def _prior_quantile(self, u: Tensor) -> Tensor:
+        """Quantiles of the conditional; infinite for ``u`` outside (0, 1), where there are none."""
+        inside = ((u > 0.0) & (u < 1.0)).nonzero()[:, 0]
+        wanted = u[inside].to(self.y).clamp(1e-7, 1.0 - 1e-7)
+        found = ask(self.prior, self.rows[inside], lambda prior: prior.icdf(wanted))
+        return torch.where(u > 0.5, math.inf, -math.inf).to(self.y).index_put((inside,), found)
+
+    def select(self, rows: Tensor) -> Posterior:
+        chosen = {name: getattr(self, name)[rows] for name in ("rows", "y", "kept", "log_density")}
+        return replace(self, **chosen)
+
+
+# What they share --------------------------------------------------------------------------------------------------
+
+
+def _mean(conditionals: Conditionals) -> Tensor:
+    """Means of conditionals, ``(N,)``."""
+    if conditionals.method == "flow":
+        x = _medians(conditionals)
+        return x @ _edges(x).diff().to(x)
+    return conditionals.density(slice(None), conditionals.sigma).mean_and_variance()[0].to(conditionals.projection)
+
+
+def _edges(like: Tensor) -> Tensor:
+    """Edges in (0, 1) of the cells that a density of the flow is cut into, ``(M + 1,)``.
+
+    Half of them are evenly spaced by probability, so that no mode is missed; the other half by distance, if the
+    density were a Gaussian, so that the tails are there.
+    """
+    by_distance = torch.special.ndtr(torch.linspace(-_FARTHEST, _FARTHEST, _CELLS + 1, dtype=torch.float64))[1:-1]
+    by_probability = torch.linspace(0.0, 1.0, _CELLS + 2, dtype=torch.float64)
+    return torch.cat([by_probability, by_distance]).sort().values.to(like.device)
+
+
+def _medians(conditionals: Conditionals) -> Tensor:
+    """The medians of the cells of densities of the flow, ``(N, M)``: those at the largest noise, carried down."""
+    edges = _edges(conditionals.projection)
+    middle = (0.5 * (edges[1:] + edges[:-1])).expand(len(conditionals), -1)
+    top = conditionals.density(slice(None), conditionals.path[0]).quantile(middle, tolerance=1e-4)
+    each = replace(conditionals, projection=conditionals.projection.repeat_interleave(middle.shape[1], 0))
+    x = top.to(each.projection).flatten()
+    for high, low in itertools.pairwise(conditionals.path):
+        first = each.score(x, high)
+        x = x + 0.5 * (high - low) * (high * first + low * each.score(x + (high - low) * high * first, low))
+    return x.view_as(middle)
+
+
+def ask(conditionals: Conditionals, rows: Tensor, question: Callable[[Conditionals], Tensor]) -> Tensor:
+    """What the conditionals ``rows (n,)`` answer, ``(n,)``; what they fail to integrate counts for all."""
+    if not len(rows):
+        return conditionals.projection.new_zeros(0)
+    some = replace(conditionals, projection=conditionals.projection[rows], unsure=0)
+    answer = question(some)
+    conditionals.unsure += some.unsure
+    return answer
+
+
+def _all(y: Tensor) -> Tensor:
+    """The numbers of all values of ``y (N,)``."""
+    return torch.arange(len(y), device=y.device)
