@@ -12,28 +12,24 @@ import numpy as np
 import pytest
 import torch
 
-from arcsm import LogisticMixtureHead, PixelCNNPP, TrainConfig, cli, training
-from arcsm.contexts import MADE
-from arcsm.experiments import table1
+from arcsm import cli, training
+from arcsm.experiments import image_models, table1
 from arcsm.experiments.base import Study
+from arcsm.experiments.image_models import config_of, folder_of, train, trained, untrained
 from arcsm.experiments.table1 import (
     CHOSEN,
     COLOUR,
     GREY_LEVEL,
-    MADE_SCORES,
-    PIXEL_MLE,
-    PIXEL_SCORES,
     PRESETS,
     QUOTED,
     SVHN,
     TABLE1,
     UNIFORM,
-    Images,
-    build,
-    train_config,
-)  # fmt: skip
+)
 
-CIFAR = ["images=cifar10"]
+MADE_SCORES, PIXEL_SCORES, PIXEL_MLE = PRESETS["cpu"].models
+CONTROL = "cifar-pixelcnn, untrained"
+CIFAR = [f"changes={json.dumps(list(image_models.TINY))}"]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +63,7 @@ def record(folder: Path) -> dict[str, Any]:
 
 
 def study(tmp_path: Path, changes: dict[str, Any] | None = None) -> Study[table1.Table1]:
-    settings = PRESETS["smoke"].model_copy(update={"images": "cifar10", **(changes or {})})
+    settings = PRESETS["smoke"].model_copy(update={"changes": image_models.TINY, **(changes or {})})
     return Study("table1", "smoke", settings, torch.device("cpu"), tmp_path / "out", tmp_path / "work")
 
 
@@ -80,11 +76,12 @@ def test_the_record_holds_every_score_of_every_model_on_every_set(record: dict[s
     metrics = record["metrics"]
     assert metrics["quoted"] == QUOTED
     assert metrics["averaged"] == [SVHN, COLOUR, UNIFORM]
-    assert list(metrics["models"]) == [MADE_SCORES, PIXEL_SCORES, PIXEL_MLE]
+    assert list(metrics["models"]) == [MADE_SCORES, PIXEL_SCORES, PIXEL_MLE, CONTROL]
     for name, model in metrics["models"].items():
-        assert model["training_steps"] == 4
-        by = "closed_form" if name == PIXEL_MLE else "quadrature"
-        assert {"h, 0.2", "h, 0.04", "|s|, 0.04", "h, 0.04, no noise", f"-log q, {by}"} <= model["as_is"].keys()
+        assert model.get("training_steps") == (None if name == CONTROL else 2)
+        expected = {"h, 0.04", "|s|, 0.04", "h, 0.04, no noise"}
+        expected |= {"-log q, closed_form"} if name == PIXEL_MLE else {"h, 0.2", "-log q, flow", "-log q, quadrature"}
+        assert expected <= model["as_is"].keys()
         assert model["as_is"].keys() == model["two_sided"].keys()
         for sets in (*model["as_is"].values(), *model["two_sided"].values(), model[CHOSEN]):
             assert list(sets) == [SVHN, COLOUR, GREY_LEVEL, UNIFORM, "average"]
@@ -117,43 +114,46 @@ def test_only_what_is_missing_is_done_again(record: dict[str, Any], small_images
     assert [path for path in cells if again[path] != cells[path]] == [lost]
 
 
-def test_a_training_that_was_killed_goes_on_to_the_same_weights(
+def test_experiments_share_what_is_trained_in_the_same_way(
     small_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def often(*arguments: Any) -> TrainConfig:
-        return train_config(*arguments).model_copy(update={"checkpoint_seconds": 0.0})
+    first = train(study(tmp_path), PIXEL_SCORES)
+    other = study(tmp_path, {"rows": 20, "resamples": 5})
+    other.work = tmp_path / "another-experiment"
 
-    monkeypatch.setattr(table1, "train_config", often)
-    advance, steps = training._Trainer.advance, []
+    def no_more(trainer: Any) -> float:
+        raise AssertionError("trained twice")
 
-    def killed(trainer: Any) -> float:
-        steps.append(trainer.step)
-        if len(steps) == 3:
-            raise KeyboardInterrupt
-        return advance(trainer)
-
-    monkeypatch.setattr(training._Trainer, "advance", killed)
-    stopped, whole = study(tmp_path / "stopped"), study(tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        table1._train(stopped, Images(stopped.settings), PIXEL_SCORES, 0)
-    folder = table1._train(stopped, Images(stopped.settings), PIXEL_SCORES, 0)["folder"]
-    assert steps == [0, 1, 2, 2, 3]
-    assert table1._train(whole, Images(whole.settings), PIXEL_SCORES, 0)["folder"] == folder
-    weights = [(each.work / folder / "model.safetensors").read_bytes() for each in (stopped, whole)]
-    assert weights[0] == weights[1]
+    monkeypatch.setattr(training._Trainer, "advance", no_more)
+    assert train(other, PIXEL_SCORES) == first
 
 
-def test_another_training_has_another_folder(small_images: Path, tmp_path: Path) -> None:
-    changes: list[dict[str, Any]] = [{}, {"nr_filters": 6}, {"pixel_learning_rate": 1e-4}, {"validation": 0.2}]
-    studies = [study(tmp_path, change) for change in changes]
-    folders = {table1._train(each, Images(each.settings), PIXEL_SCORES, 0)["folder"] for each in studies}
+def test_another_training_has_another_folder(tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"pixelcnn_changes": (*image_models.TINY_PIXELCNN, "train.learning_rate=0.1")},
+        {"changes": (*image_models.TINY, "data.validation=0.2")},
+        {"first_seed": 1},
+    ]
+    folders = {folder_of(study(tmp_path, change), PIXEL_SCORES) for change in changes}
     assert len(folders) == len(changes)
-    evaluated = study(tmp_path, {"rows": 20, "resamples": 5})
-    assert table1._train(evaluated, Images(evaluated.settings), PIXEL_SCORES, 0)["folder"] in folders
+    assert folder_of(study(tmp_path, {"made_changes": (), "rows": 9}), PIXEL_SCORES) in folders
+
+
+def test_the_control_has_the_weights_that_training_starts_from(small_images: Path, tmp_path: Path) -> None:
+    still = study(tmp_path, {"changes": (*image_models.TINY, "train.learning_rate=1e-12", "train.ema=0.0")})
+    train(still, PIXEL_SCORES)
+    pairs = zip(trained(still, PIXEL_SCORES).parameters(), untrained(still, PIXEL_SCORES, 0).parameters(), strict=True)
+    assert all(torch.allclose(a, b, rtol=0.0, atol=1e-9) for a, b in pairs)
+
+
+def test_models_of_different_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="models: expected models of the same images"):
+        table1._images(study(tmp_path, {"models": (PIXEL_SCORES, "mnist-made")}), 0)
 
 
 def test_images_that_are_drawn(small_images: Path) -> None:
-    data = Images(PRESETS["smoke"].model_copy(update={"images": "cifar10", "rows": 500}))
+    data = table1._images(study(small_images, {"rows": 500}), 0)
     flat = {images: data.rows(images, 0) for images in (COLOUR, GREY_LEVEL, UNIFORM)}
     width = data.dataset.dequantise
     assert width == 2.0 / 256.0
@@ -173,26 +173,24 @@ def test_images_that_are_drawn(small_images: Path) -> None:
 
 
 def test_the_combination_is_fitted_on_images_that_no_weight_saw(small_images: Path) -> None:
-    data = Images(PRESETS["smoke"].model_copy(update={"images": "cifar10"}))
+    data = table1._images(study(small_images), 0)
     held_out = {tuple(row) for row in data.dataset.valid.tolist()}
     assert len(held_out) == 12
     assert not held_out & {tuple(row) for row in data.dataset.train.tolist()}
     assert not held_out & {tuple(row) for row in data.dataset.test.tolist()}
 
 
-def test_the_baseline_differs_in_its_head_and_objective_alone() -> None:
-    settings = PRESETS["cpu"].model_copy(update={"made_hidden": (8, 8)})
-    made, scores, mle = (build(settings, name, (3, 8, 8)) for name in (MADE_SCORES, PIXEL_SCORES, PIXEL_MLE))
-    assert isinstance(made.context, MADE)
-    assert isinstance(scores.context, PixelCNNPP)
-    assert scores.context.config() == mle.context.config()
-    assert isinstance(mle.head, LogisticMixtureHead)
-    assert made.noise == scores.noise == mle.noise
-    assert scores.noise is not None
-    assert (scores.noise.sigma_max, scores.noise.sigma_min, scores.noise.levels) == (0.2, 0.04, 10)
-    ours, theirs = (train_config(settings, name, 0.0, 0, torch.device("cpu")) for name in (PIXEL_SCORES, PIXEL_MLE))
-    assert (ours.objective, theirs.objective) == ("csm", "mle")
-    assert ours.model_copy(update={"objective": "mle"}) == theirs
+def test_the_baseline_differs_in_its_head_its_ladder_and_objective_alone(tmp_path: Path) -> None:
+    run = Study("table1", "cpu", PRESETS["cpu"], torch.device("cpu"), tmp_path, tmp_path / "work")
+    scores, mle = (config_of(run, name) for name in (PIXEL_SCORES, PIXEL_MLE))
+    assert scores.model.context == mle.model.context
+    assert scores.data == mle.data
+    assert mle.model.head["kind"] == "LogisticMixtureHead"
+    assert scores.model.noise is not None
+    assert mle.model.noise is not None
+    assert scores.model.noise["sigma_min"] == mle.model.noise["sigma_min"] == mle.model.noise["sigma_max"]
+    assert (scores.train.objective, mle.train.objective) == ("csm", "mle")
+    assert scores.train.model_copy(update={"objective": "mle"}) == mle.train
 
 
 def test_the_quoted_averages_are_those_of_the_quoted_figures() -> None:
@@ -207,11 +205,12 @@ def test_images_of_another_size_are_a_one_line_error(
     np.savez(tmp_path / "svhn.npz", x_test=np.zeros((5, 4, 4, 3), np.uint8))
     monkeypatch.setenv("ARCSM_DATA", str(tmp_path))
     with pytest.raises(ValueError, match=r"svhn\.npz: expected images \[3, 8, 8\], got \[3, 4, 4\]"):
-        Images(PRESETS["smoke"].model_copy(update={"images": "cifar10"})).rows(SVHN, 0)
+        table1._images(study(tmp_path), 0).rows(SVHN, 0)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [("models=[Glow]", "models"), ("rows=1", "rows"), ("nr_filter=3", "did you mean nr_filters")]
+    ("change", "message"),
+    [("models=[Glow]", "Glow"), ("rows=1", "rows"), ("densityrows=3", "did you mean density_rows")],
 )
 def test_a_wrong_setting_is_a_one_line_error(change: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
@@ -225,7 +224,7 @@ def test_the_command_runs_on_what_ships_with_scikit_learn(
     command = ["reproduce", "table1", "--preset", "smoke", "--out", str(tmp_path), "--work", str(tmp_path / "runs")]
     assert cli._run([*command, "--device", "cpu"]) == 0
     assert "combination" in capsys.readouterr().out
-    assert cli._run([*command, "--device", "cpu", "--force", "--set", "images=cifar10"]) == 1
+    assert cli._run([*command, "--device", "cpu", "--force", "--set", CIFAR[0]]) == 1
     error = capsys.readouterr().err
     assert "cifar10" in error
     assert len(error.strip().splitlines()) == 1

@@ -11,7 +11,7 @@ from arcsm.experiments.fig1b import FIG1B
 from arcsm.experiments.fig2 import FIG2
 from arcsm.experiments.fig3a import FIG3A
 from arcsm.experiments.fig3b import FIG3B
-from arcsm.experiments.fig4 import FIG4
+from arcsm.experiments.fig4 import FIG4, FIG4_CIFAR, FIG4_FACES, FIG4_MNIST
 from arcsm.experiments.fig7 import FIG7
 from arcsm.experiments.mix import MIX
 from arcsm.experiments.mnist_made import MNIST_MADE
@@ -20,7 +20,24 @@ from arcsm.experiments.sampling_cost import SAMPLING_COST
 from arcsm.experiments.table1 import TABLE1
 from arcsm.experiments.toys_nll import TOYS_NLL
 
-_ALL = (FIG1A, FIG1B, FIG2, FIG3A, FIG3B, FIG4, FIG7, TOYS_NLL, MODES, MIX, SAMPLING_COST, MNIST_MADE, TABLE1)
+_ALL = (
+    FIG1A,
+    FIG1B,
+    FIG2,
+    FIG3A,
+    FIG3B,
+    FIG4,
+    FIG4_MNIST,
+    FIG4_CIFAR,
+    FIG4_FACES,
+    FIG7,
+    TOYS_NLL,
+    MODES,
+    MIX,
+    SAMPLING_COST,
+    MNIST_MADE,
+    TABLE1,
+)
 EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
 
 __all__ = ["EXPERIMENTS", "Experiment", "Preset", "find"]

@@ -57,6 +57,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     many_seeds: ClassVar[bool] = True  # whether the experiment is done for several seeds
+    lists_cells: ClassVar[frozenset[str]] = frozenset({"seeds"})  # settings that say which cells there are, not what
     seeds: int = Field(1, ge=1)
     first_seed: int = Field(0, ge=0)
 
@@ -122,7 +123,7 @@ class Study(Generic[S]):
 
     def _cell(self, name: str, compute: Callable[[], dict[str, Any]], wait: bool) -> dict[str, Any]:
         """As :meth:`once`; ``filelock.Timeout`` where another process is at the cell and this one is not to wait."""
-        settings = self.settings.model_dump(mode="json", exclude={"seeds"})
+        settings = self.settings.model_dump(mode="json", exclude=set(self.settings.lists_cells))
         slug = re.sub(r"[^a-z0-9.]+", "-", name.lower())
         path = self.work / f"{slug}-{digest([name, settings, arcsm.__version__, self.device.type])}.json"
         if not path.is_file():

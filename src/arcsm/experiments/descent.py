@@ -1,4 +1,4 @@
-"""The plain training loop of the experiments that compare objectives: Adam, down to zero along a cosine."""
+"""The plain training loop of the experiments that compare objectives: Adam, up along a line, down along a cosine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ class Diverged(RuntimeError):
 
 
 def descend(
-    network: nn.Module, loss: Callable[[], Tensor], steps: int, learning_rate: float, clip: float = math.inf
+    network: nn.Module,
+    loss: Callable[[], Tensor],
+    steps: int,
+    learning_rate: float,
+    clip: float = math.inf,
+    warmup: int = 1,
 ) -> Iterator[float]:
     """Make ``steps`` steps and yield the loss that each one started from, once it is made.
 
@@ -22,14 +27,17 @@ def descend(
         network: Whose weights to train.
         loss: The loss on a new batch at every call.
         steps: How many.
-        learning_rate: Of the first step.
+        learning_rate: Where it begins to fall; it is zero at the end.
         clip: Largest norm of the gradient.
+        warmup: Steps over which the learning rate rises.
 
     Raises:
         Diverged: at the first loss or gradient that is not finite.
     """
     optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+    )
     for step in range(steps):
         optimiser.zero_grad()
         value = loss()

@@ -18,22 +18,32 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor
 
-from arcsm.config import RunConfig, load_config
-from arcsm.data.datasets import Dataset, load_dataset
+from arcsm.data.datasets import Dataset
 from arcsm.data.images import image_grid, unscale_images
-from arcsm.experiments.base import Preset, Settings, Study, digest, result_path, study
+from arcsm.experiments.base import Preset, Study, digest, result_path, study
+from arcsm.experiments.evaluations import counted
+from arcsm.experiments.image_models import (
+    CPU_MADE,
+    CPU_PIXELCNN,
+    PAPER,
+    PAPER_PIXELCNN,
+    TINY,
+    TINY_MADE,
+    TINY_PIXELCNN,
+    ImageModels,
+    dataset_of,
+    folder_of,
+    train,
+    trained,
+)
 from arcsm.files import atomic_path
 from arcsm.frechet import Frechet
 from arcsm.metrics import add_smallest_noise, bits_per_dim, summary
 from arcsm.model import AutoregressiveModel
-from arcsm.runs import load_run, train_run
 
 
-class Fig4(Settings):
-    """Networks, training and noise are those of the presets of the same names; what they leave out is here.
-
-    The paper gives the sets, the noise levels and 200 epochs of Adam at 2e-4; the sizes of its networks it does not.
-    """
+class Fig4(ImageModels):
+    """The models are those of :mod:`arcsm.experiments.image_models`; how they are drawn from and measured is here."""
 
     many_seeds: ClassVar[bool] = False
 
@@ -45,42 +55,33 @@ class Fig4(Settings):
         ),
         min_length=1,
     )
-    changes: tuple[str, ...] = ()  # of every configuration
-    pixelcnn_changes: tuple[str, ...] = ()
-    made_changes: tuple[str, ...] = ()
     grid: int = 64  # samples that are shown
     samples: int = 2_000  # of the Fréchet distance, and as many held-out images
+    compared_samples: int = Field(256, gt=64)  # by each sampler, of a model of scores
+    langevin_steps: tuple[int, int] = (20, 10)  # T of the paper, for MNIST and for colour images (App. C.3)
     test_rows: int = 200  # of the likelihoods
     neighbours: int = 8  # samples beside the training images nearest to them
     draw_at_a_time: int = 250
 
 
-_TINY = (
-    "train.epochs=null",
-    "train.steps=2",
-    "train.batch_size=4",
-    "train.validate_every=2",
-    "train.validation_rows=4",
-)
 PRESETS: Mapping[Preset, Fig4] = {
     "smoke": Fig4(
         models=("mnist-made", "mnist-pixelcnn-mle"),
-        changes=_TINY,
-        pixelcnn_changes=("model.context.nr_filters=4", "model.context.context_features=4"),
-        made_changes=("model.context.hidden_features=[8, 8]", "model.context.context_features=4"),
+        changes=TINY,
+        pixelcnn_changes=TINY_PIXELCNN,
+        made_changes=TINY_MADE,
         grid=4,
         samples=4,
+        compared_samples=66,
+        langevin_steps=(2, 1),
         test_rows=2,
         neighbours=2,
     ),
-    "cpu": Fig4(),
-    "paper": Fig4(
-        changes=("train.epochs=200", "train.learning_rate=0.0002", "train.schedule=constant"),
-        pixelcnn_changes=("model.context.nr_filters=160", "model.context.nr_resnet=5", "model.context.dropout=0.5"),
-        samples=10_000,
-        test_rows=10_000,
-    ),
+    "cpu": Fig4(pixelcnn_changes=CPU_PIXELCNN, made_changes=CPU_MADE, samples=1_000),
+    "paper": Fig4(changes=PAPER, pixelcnn_changes=PAPER_PIXELCNN, samples=10_000, test_rows=10_000),
 }
+
+SAMPLERS = ("langevin", "probability_flow")
 
 Result = dict[str, Any]
 
@@ -88,13 +89,23 @@ Result = dict[str, Any]
 def body(run: Study[Fig4]) -> Result:
     """Train, draw and measure every model; each is a cell, so that a stopped run goes on."""
     names = run.settings.models
-    trained = run.each({f"train {name}": partial(_train, run, name) for name in names})
+    training = run.each({f"train {name}": partial(train, run, name) for name in names})
     drawn = run.each({f"draw {name}": partial(_draw, run, name) for name in names})
     measured = run.each({f"measure {name}": partial(_measure, run, name) for name in names})
+    compared = run.each(
+        {
+            f"samplers {name} {sampler}": partial(_compare, run, name, sampler)
+            for name in names
+            if not name.endswith("-mle")
+            for sampler in SAMPLERS
+        }
+    )
     data = run.each({f"data {key}": partial(_data, run, name) for key, name in _sets(run).items()})
     models = {}
     for name in names:
-        models[name] = {**trained[f"train {name}"], **drawn[f"draw {name}"], **measured[f"measure {name}"]}
+        models[name] = {**training[f"train {name}"], **drawn[f"draw {name}"], **measured[f"measure {name}"]}
+        cells = {sampler: compared.get(f"samplers {name} {sampler}") for sampler in SAMPLERS}
+        models[name]["samplers"] = {sampler: cell for sampler, cell in cells.items() if cell is not None}
         models[name]["pictures"] = _pictures(run, name)
     return {
         "models": models,
@@ -108,44 +119,12 @@ def _sets(run: Study[Fig4]) -> dict[str, str]:
     return {name.split("-")[0]: name for name in run.settings.models}
 
 
-def _config(run: Study[Fig4], name: str) -> RunConfig:
-    settings = run.settings
-    of_network = settings.pixelcnn_changes if "pixelcnn" in name else settings.made_changes
-    device = (f"train.device={run.device.type}", f"train.seed={settings.first_seed}")
-    return load_config(name, [*settings.changes, *of_network, *device])
-
-
-def _dataset(run: Study[Fig4], name: str) -> Dataset:
-    return load_dataset(_config(run, name).data, run.settings.first_seed)
-
-
 # Cells --------------------------------------------------------------------------------------------------------------
-
-
-def _train(run: Study[Fig4], name: str) -> Result:
-    """Train a preset, or go on with it, in a folder of its own."""
-    result = train_run(_config(run, name), _folder(run, name), resume=True, progress=True)
-    parameters = sum(p.numel() for p in _model(run, name).parameters())
-    return {
-        "steps": result.steps,
-        "training_seconds": round(result.seconds),
-        "validation": result.best_loss,
-        "parameters": parameters,
-    }
-
-
-def _model(run: Study[Fig4], name: str) -> AutoregressiveModel:
-    return load_run(_folder(run, name), str(run.device)).model
-
-
-def _folder(run: Study[Fig4], name: str) -> Path:
-    """A folder of its own for every configuration."""
-    return run.work / f"{name}-{digest(_config(run, name).model_dump(mode='json'))}"
 
 
 def _draw(run: Study[Fig4], name: str) -> Result:
     """Samples by the model's default sampler, without the last noise, kept as grey values."""
-    settings, model = run.settings, _model(run, name)
+    settings, model = run.settings, trained(run, name)
     generator = run.generator(settings.first_seed, 1)
     begun = time.monotonic()
     rows = model.sample(
@@ -164,7 +143,7 @@ def _draw(run: Study[Fig4], name: str) -> Result:
 def _samples_path(run: Study[Fig4], name: str) -> Path:
     settings = run.settings
     how = [settings.samples, settings.grid, settings.draw_at_a_time, settings.first_seed]
-    return run.work / f"{_folder(run, name).name}-{digest(how)}.npy"
+    return run.work / f"{folder_of(run, name).name}-{digest(how)}.npy"
 
 
 def _samples(run: Study[Fig4], name: str) -> Tensor:
@@ -178,7 +157,7 @@ def _pixels(rows: Tensor, metadata: Mapping[str, Any]) -> Tensor:
 
 def _measure(run: Study[Fig4], name: str) -> Result:
     """Likelihood, Fréchet distance and nearest training images."""
-    dataset, drawn = _dataset(run, name), _samples(run, name)
+    dataset, drawn = dataset_of(run, name), _samples(run, name)
     real = _pixels(dataset.test[: run.settings.samples], dataset.metadata)
     frechet = Frechet(real, run.device, progress=True)
     train = _pixels(dataset.train, dataset.metadata)
@@ -191,9 +170,37 @@ def _measure(run: Study[Fig4], name: str) -> Result:
     }
 
 
+def _compare(run: Study[Fig4], name: str, sampler: str) -> Result:
+    """What a sampler costs for 64 images, and how good a few more are."""
+    settings, model, dataset = run.settings, trained(run, name), dataset_of(run, name)
+    options = {"langevin_steps": settings.langevin_steps[model.metadata["image_shape"][0] == 3]}
+    generator = run.generator(settings.first_seed, 2)
+    parts = []
+    with counted(model.head) as count:
+        begun = time.monotonic()
+        parts.append(_draw_rows(model, 64, sampler, generator, options))
+        seconds, evaluations = time.monotonic() - begun, count.scores + count.with_derivative
+    parts.append(_draw_rows(model, settings.compared_samples - 64, sampler, generator, options))
+    pixels = _pixels(torch.cat(parts), model.metadata)
+    real = _pixels(dataset.test[: settings.compared_samples], dataset.metadata)
+    return {
+        "seconds_for_64": round(seconds, 2),
+        "evaluations_per_value": evaluations / (64 * model.features),
+        "frechet_distance": Frechet(real, run.device).distance(pixels),
+        "frechet_images": [len(real), len(pixels)],
+    }
+
+
+def _draw_rows(
+    model: AutoregressiveModel, n: int, sampler: str, generator: torch.Generator, options: dict[str, Any]
+) -> Tensor:
+    options = options if sampler == "langevin" else {}
+    return model.sample(n, sampler, generator, denoise=True, progress=True, **options).cpu()
+
+
 @torch.no_grad()
 def _likelihood(run: Study[Fig4], name: str, dataset: Dataset) -> Result:
-    model, seed = _model(run, name), run.settings.first_seed
+    model, seed = trained(run, name), run.settings.first_seed
     rows = dataset.dequantised(dataset.test[: run.settings.test_rows], seed + 1)
     noisy = add_smallest_noise(model, rows, seed + 2).to(run.device)
     log_prob = torch.cat([model.log_prob(part) for part in noisy.split(20)])
@@ -204,7 +211,7 @@ def _likelihood(run: Study[Fig4], name: str, dataset: Dataset) -> Result:
 
 def _data(run: Study[Fig4], name: str) -> Result:
     """What training images reach in place of samples: the least that the measures can be."""
-    dataset, count = _dataset(run, name), run.settings.samples
+    dataset, count = dataset_of(run, name), run.settings.samples
     real, train = (_pixels(rows, dataset.metadata) for rows in (dataset.test[:count], dataset.train))
     nearest = _nearest(real[: run.settings.grid], train)[0]
     return {
@@ -226,7 +233,7 @@ def _nearest(images: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
 
 def _pictures(run: Study[Fig4], name: str) -> dict[str, str]:
     """A grid of samples, and some of them beside the training images nearest to them."""
-    dataset, drawn = _dataset(run, name), _samples(run, name)
+    dataset, drawn = dataset_of(run, name), _samples(run, name)
     train = _pixels(dataset.train, dataset.metadata)
     some = drawn[: run.settings.neighbours]
     pairs = torch.cat([some, train[_nearest(some, train)[1]]])
@@ -258,6 +265,20 @@ def _figure(run: Study[Fig4], models: Mapping[str, Result]) -> Figure:
     return figure
 
 
-FIG4 = study(
-    "fig4", "images by AR-CSM and by maximum likelihood on the same networks (Figures 4, 8 to 11)", PRESETS, body
-)
+def _of(images: str) -> Mapping[Preset, Fig4]:
+    """The presets for one set of images: its models alone (smoke: on the digits of scikit-learn)."""
+    found: dict[Preset, Fig4] = {}
+    for preset, settings in PRESETS.items():
+        names = [name for name in PRESETS["cpu"].models if name.startswith(images)]
+        update: dict[str, Any] = {"models": tuple(names)}
+        if preset == "smoke":
+            update = {"models": tuple(names[-2:]), "changes": (*TINY, "data={kind: digits}")}
+        found[preset] = settings.model_copy(update=update)
+    return found
+
+
+_ABOUT = "by AR-CSM and by maximum likelihood on the same networks"
+FIG4 = study("fig4", f"images {_ABOUT} (Figures 4, 8 to 11)", PRESETS, body)
+FIG4_MNIST = study("fig4-mnist", f"MNIST {_ABOUT} (part of fig4)", _of("mnist"), body)
+FIG4_CIFAR = study("fig4-cifar", f"CIFAR-10 {_ABOUT} (part of fig4)", _of("cifar"), body)
+FIG4_FACES = study("fig4-faces", f"faces {_ABOUT} (part of fig4)", _of("faces"), body)

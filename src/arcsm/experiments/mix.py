@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from matplotlib.axes import Axes
@@ -27,6 +27,8 @@ Mix = float | Literal["auto"]
 
 class MixSettings(Settings):
     """Architectures are those of the ``toy-*`` presets, and of ``mnist-made`` with ``mnist_changes``."""
+
+    lists_cells: ClassVar[frozenset[str]] = frozenset({"seeds", "toys", "mnist", "mixes"})
 
     toys: tuple[str, ...] = tuple(TOYS)
     mnist: bool = True

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,10 +16,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from arcsm.experiments.base import Preset, Study, digest, study
+from arcsm.experiments.evaluations import counted
 from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.experiments.toys_nll import ToyScores, train_scores
-from arcsm.heads import Head
-from arcsm.heads.base import Sigma
 from arcsm.metrics import energy_distance, sliced_wasserstein
 from arcsm.model import AutoregressiveModel, load, save
 from arcsm.plots import BLUE, GREY, ORANGE, open_frame
@@ -175,48 +173,6 @@ def _draw(run: Study[SamplingCost], toy: str, seed: int, setting: Setting) -> Re
         "of_them_with_derivative": count.with_derivative / setting.rows,
         **_distances(drawn, held_out),
     }
-
-
-@dataclass
-class Count:
-    """How often a head was asked, one value of one conditional at a time.
-
-    Attributes:
-        scores: For the score alone.
-        with_derivative: For the score and its derivative, about twice the work.
-    """
-
-    scores: int = 0
-    with_derivative: int = 0
-
-
-@contextmanager
-def counted(head: Head) -> Iterator[Count]:
-    """Count what a head is asked for while the context lasts."""
-    count = Count()
-    at, evaluate = head.at, head.evaluate
-
-    def counted_at(sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
-        score = at(sigma)
-
-        def counted_score(projection: Tensor, x: Tensor) -> Tensor:
-            count.scores += x.numel()
-            return score(projection, x)
-
-        return counted_score
-
-    def counted_evaluate(projection: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
-        count.with_derivative += x.numel()
-        return evaluate(projection, x, sigma)
-
-    replaced = {"at": counted_at, "evaluate": counted_evaluate}
-    try:
-        for name, function in replaced.items():  # on this head alone, over the methods of its class
-            setattr(head, name, function)
-        yield count
-    finally:
-        for name in replaced:
-            delattr(head, name)
 
 
 # Tables and the figure ----------------------------------------------------------------------------------------------

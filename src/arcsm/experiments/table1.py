@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from operator import itemgetter
 from statistics import fmean
 from typing import Any, Literal
@@ -19,25 +17,31 @@ from pydantic import Field
 from torch import Tensor
 
 from arcsm.anomaly import Combination, auroc, auroc_standard_error, features
-from arcsm.contexts import MADE, Context, PixelCNNPP
-from arcsm.data.datasets import Dataset, DigitsData, NamedImageData, load_dataset, named_images_path
+from arcsm.data.datasets import Dataset, named_images_path
 from arcsm.data.images import read_images, scale_images, torchvision_images
-from arcsm.experiments.base import Preset, Settings, Study, digest, over_seeds, study
-from arcsm.experiments.gaussians import parameters
-from arcsm.heads import Head, LogisticMixtureHead, ScoreHead
+from arcsm.experiments.base import Preset, Study, over_seeds, study
+from arcsm.experiments.image_models import (
+    CPU_MADE,
+    CPU_PIXELCNN,
+    PAPER,
+    PAPER_PIXELCNN,
+    TINY,
+    TINY_MADE,
+    TINY_PIXELCNN,
+    ImageModels,
+    config_of,
+    dataset_of,
+    train,
+    trained,
+    untrained,
+)
 from arcsm.metrics import add_smallest_noise
-from arcsm.model import AutoregressiveModel, load
-from arcsm.noise import NoiseLadder
+from arcsm.model import AutoregressiveModel
 from arcsm.plots import BLUE, GREY, ORANGE, open_frame
-from arcsm.train_config import TrainConfig
-from arcsm.training import fit
 
-Name = Literal["AR-CSM, MADE", "AR-CSM, PixelCNN++", "MLE, PixelCNN++"]
-MADE_SCORES: Name = "AR-CSM, MADE"
-PIXEL_SCORES: Name = "AR-CSM, PixelCNN++"
-PIXEL_MLE: Name = "MLE, PixelCNN++"
 SVHN, COLOUR, GREY_LEVEL, UNIFORM = "SVHN", "constant, a colour", "constant, a grey", "uniform"
 CHOSEN = "combination"
+UNTRAINED = ", untrained"  # ends the name of the control
 
 #: The paper's own table: AUROC by models that are not those trained here.
 QUOTED: Mapping[str, Any] = {
@@ -52,63 +56,38 @@ QUOTED: Mapping[str, Any] = {
 _AVERAGED = (SVHN, COLOUR, UNIFORM)  # as many sets as the paper's
 _VALIDATION, _TEST = "validation", "test"
 _CLEAN = ", no noise"  # ends the names of scores of images without the smallest noise
-_DATA_STD = 0.5  # of CIFAR-10 in [-1, 1]
 
 
-class Table1(Settings):
-    """The paper gives no size of any network, nor the sign and the noise of its statistic: all of this is ours.
+class Table1(ImageModels):
+    """The models are those of :mod:`arcsm.experiments.image_models`, and so are their sizes, which the paper does not
+    give; neither does it give the sign and the noise of its statistic.
 
-    The two PixelCNN++ have the same context network and as many steps. All three see the same noise: the contexts read
-    images with ``sigma_min`` on them, and the likelihoods are of such images.
+    The two PixelCNN++ have the same context network. All see the same noise: the contexts read images with
+    ``sigma_min`` on them, and the likelihoods are of such images.
     """
 
-    images: Literal["cifar10", "digits"] = "cifar10"  # inliers; digits (which ship with scikit-learn) have no SVHN
-    download: bool = False  # fetch CIFAR-10 and SVHN, where they are missing
-    models: tuple[Name, ...] = Field((MADE_SCORES, PIXEL_SCORES, PIXEL_MLE), min_length=1)
+    models: tuple[str, ...] = Field(("cifar-made", "cifar-pixelcnn", "cifar-pixelcnn-mle"), min_length=1)
+    control: bool = True  # the first PixelCNN++ with fresh weights, too: what the scores tell without any training
     rows: int = Field(2000, ge=3)  # of each set, as far as there are so many
-    density_rows: int = Field(1000, ge=3)  # the first of them, whose densities are found (slow) and that are combined
-    validation: float = 0.1  # share of the training images that no weight sees; the combination is fitted on them
-    sigma_max: float = 0.2
-    sigma_min: float = 0.04
-    levels: int = 10
-    context_features: int = 16
-    made_context_features: int = 8
-    made_hidden: tuple[int, ...] = (1024, 1024)
-    nr_filters: int = 32
-    nr_resnet: int = 1
-    dropout: float = 0.0
-    head_hidden: tuple[int, ...] = (32, 32)
-    sinusoids: int = 8
-    components: int = 10
-    mix: float = 0.1
-    made_steps: int = 5000
-    made_batch: int = 128
-    pixel_steps: int = 4000
-    pixel_batch: int = 32
-    made_learning_rate: float = 1e-3
-    pixel_learning_rate: float = 2e-3
-    schedule: Literal["constant", "cosine"] = "cosine"
-    ema: float = 0.999
-    validate_every: int = 500
-    validation_rows: int = 256
+    density_rows: int = Field(200, ge=3)  # the first of them, whose densities are found (slow) and that are combined
     methods: tuple[Literal["flow", "quadrature"], ...] = ("flow", "quadrature")  # densities of models of scores
     tol: float = 0.01  # nats for each of the values of an image
     max_evaluations: int = 128
     resamples: int = 100  # of the bootstrap
 
 
+_DIGITS = "data={kind: digits}"  # which ship with scikit-learn and have no SVHN
 PRESETS: Mapping[Preset, Table1] = {
     "smoke": Table1(
-        images="digits", rows=24, density_rows=16, made_context_features=4, context_features=4, made_hidden=(16,),
-        nr_filters=4, head_hidden=(8,), sinusoids=0, components=2, levels=3, made_steps=4, made_batch=16, pixel_steps=4,
-        pixel_batch=8, validate_every=2, validation_rows=16, resamples=10,
+        changes=(*TINY, _DIGITS), pixelcnn_changes=TINY_PIXELCNN, made_changes=TINY_MADE, rows=24, density_rows=16,
+        resamples=10,
     ),
-    "cpu": Table1(),
+    "cpu": Table1(
+        pixelcnn_changes=CPU_PIXELCNN, made_changes=CPU_MADE, rows=500, density_rows=150,
+    ),
     "paper": Table1(
-        seeds=3, rows=10_000, density_rows=10_000, made_hidden=(4096, 4096), nr_filters=160, nr_resnet=5, dropout=0.5,
-        context_features=64, head_hidden=(64, 64), mix=1.0, made_steps=100_000, pixel_steps=112_500, pixel_batch=80,
-        made_learning_rate=2e-4, pixel_learning_rate=2e-4, schedule="constant", ema=0.9995, validate_every=2000,
-        validation_rows=2048, tol=1e-3, max_evaluations=512, resamples=200,
+        seeds=3, changes=PAPER, pixelcnn_changes=PAPER_PIXELCNN, rows=10_000, density_rows=10_000, tol=1e-3,
+        max_evaluations=512, resamples=200,
     ),
 }  # fmt: skip
 
@@ -118,39 +97,64 @@ Columns = dict[str, Tensor]
 
 def body(run: Study[Table1]) -> Result:
     """Train every model, score every set with it, and see how well each score tells the sets from the test images."""
-    data = Images(run.settings)
-    keys = [(name, seed) for name in run.settings.models for seed in run.settings.all_seeds()]
-    trained = run.each({f"train {name} seed {seed}": partial(_train, run, data, name, seed) for name, seed in keys})
-    folders = {(name, seed): str(trained[f"train {name} seed {seed}"]["folder"]) for name, seed in keys}
+    names, seeds = run.settings.models, run.settings.all_seeds()
+    training = run.each(
+        {f"train {name} seed {seed}": partial(train, run, name, seed) for name in names for seed in seeds}
+    )
+    data = {seed: _images(run, seed) for seed in seeds}
+    outliers = data[run.settings.first_seed].outliers
+    scorers = _scorers(run)
     found = run.each(
         {
-            f"{name} seed {seed} {part} {images}": partial(measure, run, data, folders[name, seed], images, seed)
-            for name, seed in keys
+            f"{name} seed {seed} {part} {images}": partial(
+                measure, run, data[seed], partial(scorer, seed), images, seed
+            )
+            for name, scorer in scorers.items()
+            for seed in seeds
             for part, measure in (("scores", _scores), ("densities", _densities))
-            for images in (_VALIDATION, _TEST, *data.outliers)
+            for images in (_VALIDATION, _TEST, *outliers)
         }
     )
     models: dict[str, Result] = {}
     tables: dict[str, Mapping[str, Columns]] = {}  # of the first seed
-    for name in run.settings.models:
-        of_seeds = [_tables(found, f"{name} seed {seed}", data.outliers) for seed in run.settings.all_seeds()]
-        training = [trained[f"train {name} seed {seed}"] for seed in run.settings.all_seeds()]
-        models[name] = _training(training) | _over_seeds([_aurocs(run.settings, each) for each in of_seeds])
+    for name in scorers:
+        of_seeds = [_tables(found, f"{name} seed {seed}", outliers) for seed in seeds]
+        trainings = [training[f"train {name} seed {seed}"] for seed in seeds] if name in names else []
+        models[name] = _training(trainings) | _over_seeds([_aurocs(run.settings, each) for each in of_seeds])
         models[name]["nearest_to_the_paper"] = _nearest(models[name]["as_is"])
         tables[name] = of_seeds[0]
     return {
-        "inliers": f"test images of {run.settings.images}",
-        "averaged": [name for name in _AVERAGED if name in data.outliers],
+        "inliers": f"test images of {config_of(run, names[0]).data.kind}",
+        "averaged": [name for name in _AVERAGED if name in outliers],
         "orientation": "as_is: a larger score counts as more outlying, and the opposite sign has 1 minus that AUROC; "
         "two_sided: how far one score is from those of the validation images, to either side",
         "chosen_without_outliers": CHOSEN,
         "quoted": QUOTED,
         "models": models,
-        "figure": run.figure(_figure(run.settings, models, tables)),
+        "figure": run.figure(_figure(models, tables)),
     }
 
 
+def _scorers(run: Study[Table1]) -> dict[str, Callable[[int], AutoregressiveModel]]:
+    """What gives the model of a seed, for every model and for the control."""
+    found: dict[str, Callable[[int], AutoregressiveModel]] = {
+        name: partial(trained, run, name) for name in run.settings.models
+    }
+    of_scores = [name for name in run.settings.models if "pixelcnn" in name and not name.endswith("-mle")]
+    if run.settings.control and of_scores:
+        found[f"{of_scores[0]}{UNTRAINED}"] = partial(untrained, run, of_scores[0])
+    return found
+
+
 # The images ---------------------------------------------------------------------------------------------------------
+
+
+def _images(run: Study[Table1], seed: int) -> Images:
+    """The images that all models were trained on, the test images, which are the inliers, and the outliers."""
+    first, *others = (config_of(run, name, seed).data for name in run.settings.models)
+    if any(other != first for other in others):
+        raise ValueError(f"models: expected models of the same images, got {', '.join(run.settings.models)}")
+    return Images(run.settings, dataset_of(run, run.settings.models[0], seed), getattr(first, "download", False))
 
 
 @dataclass(frozen=True)
@@ -158,20 +162,14 @@ class Images:
     """The images of the experiment, read when they are needed."""
 
     settings: Table1
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        """The images to train on and the test images, which are the inliers."""
-        share = self.settings.validation
-        if self.settings.images == "digits":
-            return load_dataset(DigitsData(kind="digits", validation=share))
-        return load_dataset(NamedImageData(kind="cifar10", validation=share, download=self.settings.download))
+    dataset: Dataset
+    download: bool = False  # fetch SVHN where it is missing
 
     @property
     def outliers(self) -> tuple[str, ...]:
         """Names of the sets that are none."""
         drawn = (COLOUR, GREY_LEVEL, UNIFORM)
-        return drawn if self.settings.images == "digits" else (SVHN, *drawn)
+        return (SVHN, *drawn) if self.dataset.metadata["image_shape"][0] == 3 else drawn
 
     def rows(self, images: str, seed: int) -> Tensor:
         """Images of a set as dequantised rows ``(N, D)``, at most as many as the settings say."""
@@ -188,7 +186,7 @@ class Images:
         if path.suffix == ".npz":
             images = read_images(path, key="x_test")
         else:
-            images = torchvision_images("svhn", path, "test", self.settings.download)
+            images = torchvision_images("svhn", path, "test", self.download)
         if list(images.pixels.shape[1:]) != wanted:
             raise ValueError(f"{path}: expected images {wanted}, got {list(images.pixels.shape[1:])}")
         return scale_images(images.pixels, images.levels).flatten(1)
@@ -208,67 +206,14 @@ def _number(images: str) -> int:
     return (_VALIDATION, _TEST, SVHN, COLOUR, GREY_LEVEL, UNIFORM).index(images) + 1
 
 
-# The models ---------------------------------------------------------------------------------------------------------
+# The scores ---------------------------------------------------------------------------------------------------------
 
 
-def build(settings: Table1, name: str, image_shape: Sequence[int]) -> AutoregressiveModel:
-    """A model with fresh weights."""
-    context: Context
-    head: Head
-    if name == MADE_SCORES:
-        context = MADE(
-            math.prod(image_shape), settings.made_context_features, settings.made_hidden,
-            residual=len(settings.made_hidden) > 1,
-        )  # fmt: skip
-    else:
-        context = PixelCNNPP(
-            image_shape, settings.context_features, settings.nr_filters, settings.nr_resnet, settings.dropout
-        )
-    if name == PIXEL_MLE:
-        head = LogisticMixtureHead(context.context_features, settings.components)
-    else:
-        head = ScoreHead(
-            context.context_features, settings.head_hidden, settings.sinusoids, _DATA_STD / settings.sigma_min,
-            data_std=_DATA_STD,
-        )  # fmt: skip
-    ladder = NoiseLadder(settings.sigma_max, settings.sigma_min, settings.levels)
-    metadata = {"image_shape": list(image_shape)}
-    return AutoregressiveModel(context, head, ladder, metadata=metadata)
-
-
-def train_config(settings: Table1, name: str, dequantise: float, seed: int, device: torch.device) -> TrainConfig:
-    """How a model is trained."""
-    made = name == MADE_SCORES
-    return TrainConfig(
-        objective="mle" if name == PIXEL_MLE else "csm", mix=settings.mix, schedule=settings.schedule,
-        steps=settings.made_steps if made else settings.pixel_steps,
-        batch_size=settings.made_batch if made else settings.pixel_batch,
-        learning_rate=settings.made_learning_rate if made else settings.pixel_learning_rate, ema=settings.ema,
-        dequantise=dequantise, standardise="none", validate_every=settings.validate_every,
-        validation_rows=settings.validation_rows, seed=seed, device=str(device),
-    )  # fmt: skip
-
-
-def _train(run: Study[Table1], data: Images, name: str, seed: int) -> Result:
-    """Train a model in a folder of its own, or go on with it there; the folder belongs to this very training."""
-    dataset = data.dataset
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = build(run.settings, name, dataset.metadata["image_shape"])
-    config = train_config(run.settings, name, dataset.dequantise, seed, run.device)
-    images = [run.settings.images, run.settings.validation]
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    folder = f"{slug}-seed-{seed}-{digest([model.config(), config.model_dump(mode='json'), images])}"
-    result = fit(model, dataset.train, dataset.valid, config, run=run.work / folder, resume=True)
-    return {
-        "folder": folder, "parameters": parameters(model), "steps": result.steps, "seconds": round(result.seconds),
-        "validation_objective": result.best_loss,
-    }  # fmt: skip
-
-
-def _scores(run: Study[Table1], data: Images, folder: str, images: str, seed: int) -> Result:
+def _scores(
+    run: Study[Table1], data: Images, load: Callable[[], AutoregressiveModel], images: str, seed: int
+) -> Result:
     """The sums and norms of the scores of a set, with the smallest noise on the images and without it."""
-    model = load(run.work / folder, run.device)
+    model = load()
     clean = data.rows(images, seed)
     noisy = add_smallest_noise(model, clean, 1_000_003 * seed + 100 + _number(images))
     return {
@@ -278,9 +223,11 @@ def _scores(run: Study[Table1], data: Images, folder: str, images: str, seed: in
     }
 
 
-def _densities(run: Study[Table1], data: Images, folder: str, images: str, seed: int) -> Result:
+def _densities(
+    run: Study[Table1], data: Images, load: Callable[[], AutoregressiveModel], images: str, seed: int
+) -> Result:
     """Likelihoods and statistics of PIT values of the first rows of a set, with the smallest noise on the images."""
-    settings, model = run.settings, load(run.work / folder, run.device)
+    settings, model = run.settings, load()
     methods = ("closed_form",) if model.head.normalised else settings.methods
     rows = data.rows(images, seed)
     noisy = add_smallest_noise(model, rows, 1_000_003 * seed + 100 + _number(images))[: settings.density_rows]
@@ -361,11 +308,14 @@ def _over_seeds(found: Sequence[Result]) -> Result:
 
 
 def _training(cells: Sequence[Result]) -> Result:
+    """How the model was trained, over the seeds; nothing for one that was not."""
+    if not cells:
+        return {}
     return {
         "parameters": cells[0]["parameters"],
         "training_steps": cells[0]["steps"],
-        "training_seconds": round(fmean(cell["seconds"] for cell in cells)),
-        "validation_objective": fmean(cell["validation_objective"] for cell in cells),
+        "training_seconds": round(fmean(cell["training_seconds"] for cell in cells)),
+        "validation_objective": fmean(cell["validation"] for cell in cells),
     }
 
 
@@ -388,9 +338,9 @@ def _nearest(as_is: Mapping[str, Result]) -> Result:
 _COLOURS = (GREY, BLUE, ORANGE, "#7a5195", "#3a7d44")
 
 
-def _figure(settings: Table1, models: Mapping[str, Result], tables: Mapping[str, Mapping[str, Columns]]) -> Figure:
+def _figure(models: Mapping[str, Result], tables: Mapping[str, Mapping[str, Columns]]) -> Figure:
     """AUROC of the scores as they are and to both sides, and how the chosen score is distributed on every set."""
-    shown = _shown(settings, models)
+    shown = _shown(models)
     figure = Figure(figsize=(6.0 + 2.6 * len(models), 4.0 + 0.24 * len(shown)), layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=(0.24 * len(shown) + 1.0, 2.0))
     above, below = (figure.add_subfigure(grid[row, 0]) for row in range(2))
@@ -403,12 +353,12 @@ def _figure(settings: Table1, models: Mapping[str, Result], tables: Mapping[str,
     return figure
 
 
-def _shown(settings: Table1, models: Mapping[str, Result]) -> list[str]:
-    """Rows of the heat map: the scores of three levels, everything else, and the combination."""
-    sigmas = NoiseLadder(settings.sigma_max, settings.sigma_min, settings.levels).sigmas
-    inner = [sigma for sigma in sigmas[1:-1] if sigma != sigmas[len(sigmas) // 2]]
-    hidden = {f"{kind}, {sigma:.4g}" for kind in ("h", "|s|") for sigma in inner}
+def _shown(models: Mapping[str, Result]) -> list[str]:
+    """Rows of the heat map: the scores of the outer noise levels and the middle one, and everything else."""
     names = dict.fromkeys(score for model in models.values() for score in model["as_is"])
+    levels = sorted({float(name.split(", ")[1]) for name in names if name.startswith(("h, ", "|s|, "))})
+    inner = [sigma for sigma in levels[1:-1] if sigma != levels[len(levels) // 2]]
+    hidden = {f"{kind}, {sigma:.4g}" for kind in ("h", "|s|") for sigma in inner}
     return [*(name for name in names if name.removesuffix(_CLEAN) not in hidden), CHOSEN]
 
 

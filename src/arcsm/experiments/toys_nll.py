@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from matplotlib.figure import Figure
@@ -28,6 +28,8 @@ from arcsm.training import averaging, fit
 
 class ToyScores(Settings):
     """A model of scores for toy sets and how it is trained; the paper gives neither, all of it is ours."""
+
+    lists_cells: ClassVar[frozenset[str]] = frozenset({"seeds", "toys"})
 
     toys: tuple[str, ...] = tuple(TOYS)
     train: int = 50_000  # rows that the batches are drawn from

@@ -1,0 +1,54 @@
+"""Count how often a score head is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from arcsm.heads import Head
+from arcsm.heads.base import Sigma
+
+
+@dataclass
+class Count:
+    """How often a head was asked, one value of one conditional at a time.
+
+    Attributes:
+        scores: For the score alone.
+        with_derivative: For the score and its derivative, about twice the work.
+    """
+
+    scores: int = 0
+    with_derivative: int = 0
+
+
+@contextmanager
+def counted(head: Head) -> Iterator[Count]:
+    """Count what a head is asked for while the context lasts."""
+    count = Count()
+    at, evaluate = head.at, head.evaluate
+
+    def counted_at(sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
+        score = at(sigma)
+
+        def counted_score(projection: Tensor, x: Tensor) -> Tensor:
+            count.scores += x.numel()
+            return score(projection, x)
+
+        return counted_score
+
+    def counted_evaluate(projection: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
+        count.with_derivative += x.numel()
+        return evaluate(projection, x, sigma)
+
+    replaced = {"at": counted_at, "evaluate": counted_evaluate}
+    try:
+        for name, function in replaced.items():  # on this head alone, over the methods of its class
+            setattr(head, name, function)
+        yield count
+    finally:
+        for name in replaced:
+            delattr(head, name)
