@@ -142,7 +142,7 @@ def test_other_settings_of_fig4_leave_its_samples_alone(
     monkeypatch.setenv("ARCSM_DATA", str(tmp_path))
     work = tmp_path / "runs"
     command = ["reproduce", "fig4", "--preset", "smoke", "--out", str(tmp_path / "results"), "--work", str(work)]
-    command += ["--device", "cpu", "--force", "--set", "models=[mnist-made]"]
+    command += ["--device", "cpu", "--force", "--set", "models=[mnist-made-mle]"]
     assert cli._run(command) == 0
     (samples,) = work.rglob("*.npy")
     before = samples.read_bytes()

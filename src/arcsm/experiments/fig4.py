@@ -39,7 +39,6 @@ from arcsm.experiments.image_models import (
 from arcsm.files import atomic_path
 from arcsm.frechet import Frechet
 from arcsm.metrics import add_smallest_noise, bits_per_dim, summary
-from arcsm.model import AutoregressiveModel
 
 
 class Fig4(ImageModels):
@@ -57,7 +56,8 @@ class Fig4(ImageModels):
     )
     grid: int = 64  # samples that are shown
     samples: int = 2_000  # of the Fréchet distance, and as many held-out images
-    compared_samples: int = Field(256, gt=64)  # by each sampler, of a model of scores
+    timed_samples: int = Field(64, ge=1)  # by each sampler, of a model of scores
+    compared_samples: int = Field(256, ge=2)  # and as many whose Fréchet distance is taken
     langevin_steps: tuple[int, int] = (20, 10)  # T of the paper, for MNIST and for colour images (App. C.3)
     test_rows: int = 200  # of the likelihoods
     neighbours: int = 8  # samples beside the training images nearest to them
@@ -72,7 +72,8 @@ PRESETS: Mapping[Preset, Fig4] = {
         made_changes=TINY_MADE,
         grid=4,
         samples=4,
-        compared_samples=66,
+        timed_samples=2,
+        compared_samples=4,
         langevin_steps=(2, 1),
         test_rows=2,
         neighbours=2,
@@ -171,31 +172,24 @@ def _measure(run: Study[Fig4], name: str) -> Result:
 
 
 def _compare(run: Study[Fig4], name: str, sampler: str) -> Result:
-    """What a sampler costs for 64 images, and how good a few more are."""
+    """What some images cost by a sampler, and how good a few more are."""
     settings, model, dataset = run.settings, trained(run, name), dataset_of(run, name)
-    options = {"langevin_steps": settings.langevin_steps[model.metadata["image_shape"][0] == 3]}
-    generator = run.generator(settings.first_seed, 2)
-    parts = []
+    steps = settings.langevin_steps[model.metadata["image_shape"][0] == 3]
+    draw = partial(model.sample, sampler=sampler, generator=run.generator(settings.first_seed, 2), denoise=True)
+    draw = partial(draw, langevin_steps=steps) if sampler == "langevin" else draw
     with counted(model.head) as count:
         begun = time.monotonic()
-        parts.append(_draw_rows(model, 64, sampler, generator, options))
+        draw(settings.timed_samples, progress=True)
         seconds, evaluations = time.monotonic() - begun, count.scores + count.with_derivative
-    parts.append(_draw_rows(model, settings.compared_samples - 64, sampler, generator, options))
-    pixels = _pixels(torch.cat(parts), model.metadata)
+    pixels = _pixels(draw(settings.compared_samples, progress=True).cpu(), model.metadata)
     real = _pixels(dataset.test[: settings.compared_samples], dataset.metadata)
     return {
-        "seconds_for_64": round(seconds, 2),
-        "evaluations_per_value": evaluations / (64 * model.features),
+        "timed_samples": settings.timed_samples,
+        "seconds": round(seconds, 2),
+        "evaluations_per_value": evaluations / (settings.timed_samples * model.features),
         "frechet_distance": Frechet(real, run.device).distance(pixels),
         "frechet_images": [len(real), len(pixels)],
     }
-
-
-def _draw_rows(
-    model: AutoregressiveModel, n: int, sampler: str, generator: torch.Generator, options: dict[str, Any]
-) -> Tensor:
-    options = options if sampler == "langevin" else {}
-    return model.sample(n, sampler, generator, denoise=True, progress=True, **options).cpu()
 
 
 @torch.no_grad()

@@ -46,7 +46,7 @@ TINY_PIXELCNN = ("model.context.nr_filters=4", "model.context.context_features=4
 TINY_MADE = ("model.context.hidden_features=[8, 8]", "model.context.context_features=4")
 
 # The presets are made for an evening each. These are for trying all of them: half an hour a model on one core. In
-# bfloat16 a step of PixelCNN++ takes two thirds of the time, and its gradient has a cosine of 0.9999 with the exact one.
+# bfloat16 a step of PixelCNN++ takes two thirds of the time (on a processor that has it; benchmarks/precision.py).
 CPU_PIXELCNN = (
     "train.epochs=null",
     "train.steps=1500",
