@@ -404,8 +404,7 @@ def _corruption(
     if sigma is not None:
         return GaussianNoise(sigma)
     smallest = model.noise.sigma_min * float(model.scale.max()) if model.noise else 0.0
-    edge = 1.0 - 1.5 / levels
-    return SaltAndPepper(float(probability or 0.0), -edge, edge, width=2.0 / levels + 2.0 * smallest)
+    return SaltAndPepper.of_images(float(probability or 0.0), levels, smallest)
 
 
 def _denoised(

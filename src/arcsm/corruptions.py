@@ -14,7 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -58,6 +58,9 @@ class Corruption(Protocol):
     def standardised(self, shift: float, scale: float) -> Corruption:
         """The same corruption of :math:`(x - \\text{shift}) / \\text{scale}`."""
 
+    def spoil(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Noisy values of true ones ``(*)``."""
+
     def posterior(self, prior: Conditionals, y: Tensor) -> Posterior:
         """What noisy values ``y (N,)`` say of the true ones, given their conditionals, in standardised units."""
 
@@ -85,6 +88,9 @@ class GaussianNoise:
 
     def standardised(self, shift: float, scale: float) -> GaussianNoise:
         return GaussianNoise(self.sigma / scale)
+
+    def spoil(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return x + self.sigma * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
     def posterior(self, prior: Conditionals, y: Tensor) -> Posterior:
         if prior.method == "flow":
@@ -150,6 +156,23 @@ class SaltAndPepper:
     def standardised(self, shift: float, scale: float) -> SaltAndPepper:
         low, high = (self.low - shift) / scale, (self.high - shift) / scale
         return SaltAndPepper(self.probability, low, high, self.width / scale)
+
+    @classmethod
+    def of_images(cls, probability: float, levels: int, smallest_noise: float = 0.0) -> Self:
+        """That of images in [-1, 1) whose values are in the middle of their grey level.
+
+        Arguments:
+            probability: Share of the values that are replaced.
+            levels: Number of grey levels.
+            smallest_noise: That of the model's ladder, in data units, which its density has on top.
+        """
+        edge = 1.0 - 1.5 / levels
+        return cls(probability, -edge, edge, width=2.0 / levels + 2.0 * smallest_noise)
+
+    def spoil(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        u = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        extreme = torch.where(u < 0.5 * self.probability, x.new_tensor(self.low), x.new_tensor(self.high))
+        return torch.where(u < self.probability, extreme, x)
 
     def suspect(self, y: Tensor) -> Tensor:
         """Which values are at an extreme, boolean, of the shape of ``y``."""

@@ -12,6 +12,7 @@ from arcsm.experiments.fig2 import FIG2
 from arcsm.experiments.fig3a import FIG3A
 from arcsm.experiments.fig3b import FIG3B
 from arcsm.experiments.fig4 import FIG4, FIG4_CIFAR, FIG4_FACES, FIG4_MNIST
+from arcsm.experiments.fig5 import FIG5
 from arcsm.experiments.fig7 import FIG7
 from arcsm.experiments.mix import MIX
 from arcsm.experiments.mnist_made import MNIST_MADE
@@ -30,6 +31,7 @@ _ALL = (
     FIG4_MNIST,
     FIG4_CIFAR,
     FIG4_FACES,
+    FIG5,
     FIG7,
     TOYS_NLL,
     MODES,
