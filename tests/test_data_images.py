@@ -32,6 +32,7 @@ from arcsm.data import (
     torchvision_images,
     unscale_images,
 )
+from arcsm.warning import SkippedWarning
 
 DATA = Path(os.environ.get("ARCSM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
@@ -586,3 +587,30 @@ def test_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
         save_images(path, random_pixels(2, 1))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_bad_images_are_left_out_and_named_if_asked(tmp_path: Path) -> None:
+    for name in ("a.png", "c.png", "e.png"):
+        save(tmp_path / name, grey(6, 5))
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    save(tmp_path / "d.png", grey(6, 4))
+    assert "b.png: cannot be read" in message(lambda: read_images(tmp_path))
+    with pytest.warns(
+        SkippedWarning, match=r"left out 2 of 5 images \(b\.png: cannot.*; d\.png: expected 5 x 6"
+    ) as found:
+        images = read_images(tmp_path, skip_bad=True)
+    assert len(found) == 1
+    assert images.names == ("a.png", "c.png", "e.png")
+    with pytest.warns(SkippedWarning, match="left out 4 of 5 images"):
+        assert read_images(tmp_path, shape=(6, 4), skip_bad=True).names == ("d.png",)
+    with pytest.warns(SkippedWarning, match="left out 1 of 5 images"):
+        assert len(read_images(tmp_path, size=3, skip_bad=True)) == 4  # resized, the odd one is no longer odd
+
+
+def test_a_folder_of_bad_images_alone_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"nothing")
+    assert "none of its 1 images can be read" in message(lambda: read_images(tmp_path, skip_bad=True))
+    (tmp_path / "a.png").unlink()
+    save(tmp_path / "b.png", grey(6, 4))
+    wanted = message(lambda: read_images(tmp_path, shape=(5, 5), skip_bad=True))
+    assert "expected images of 5 x 5 pixels, got none of that size" in wanted

@@ -175,6 +175,19 @@ def test_long_langevin_forgets_the_noisy_value() -> None:
     assert abs(x.std().item() - 0.7) < 0.05
 
 
+def test_spoilt_values_follow_their_law() -> None:
+    x = torch.zeros(200_000, dtype=FLOAT64)
+    noisy = GaussianNoise(0.6).spoil(x, seeded())
+    assert float(noisy.std()) == pytest.approx(0.6, abs=0.005)
+    noise = SaltAndPepper.of_images(0.1, levels=256, smallest_noise=0.04)
+    noisy = noise.spoil(x, seeded())
+    assert bool((noise.suspect(noisy) == (noisy != 0.0)).all())
+    for extreme in (noise.low, noise.high):
+        assert float((noisy == extreme).double().mean()) == pytest.approx(0.05, abs=0.002)
+    middles = (torch.arange(256, dtype=FLOAT64) + 0.5) / 128.0 - 1.0
+    assert noise.suspect(middles).nonzero().flatten().tolist() == [0, 255]
+
+
 def test_langevin_leaves_alone_what_is_not_suspect() -> None:
     model, y = gaussian_model(), noisy_rows(6)
     suspect = y > 0.0

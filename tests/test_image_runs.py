@@ -14,6 +14,7 @@ from arcsm import cli, load
 from arcsm.data.datasets import ImageData, NamedImageData, load_dataset
 from arcsm.data.images import save_images, stretch_images
 from arcsm.denoise import GaussianNoise
+from arcsm.warning import SkippedWarning
 
 CLASSES = """
 name: tiny
@@ -198,3 +199,20 @@ def test_labels_stay_with_their_rows(tmp_path: Path) -> None:
     dataset = load_dataset(ImageData(kind="images", path=str(path), key="x_train"), seed=3)
     for part, rows in (("train", dataset.train), ("valid", dataset.valid), ("test", dataset.test)):
         assert ((rows[:, 0] + 1.0) * 128.0).round().long().tolist() == dataset.labels[part].tolist()
+
+
+def test_one_bad_file_does_not_lose_the_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("sample", run, "-n", 3, "--out", tmp_path / "images", "--device", "cpu") == 0
+    (tmp_path / "images" / "1.png").write_bytes(b"no image")
+    save_images(tmp_path / "images" / "large.png", torch.zeros(1, 1, 9, 9, dtype=torch.uint8), padding=0)
+    scoring = ("score", run, tmp_path / "images", "--class", 3, "--out", tmp_path / "scores.csv", "--device", "cpu")
+    assert call(*scoring) == 1
+    assert "1.png: cannot be read" in capsys.readouterr().err
+    with pytest.warns(SkippedWarning, match=r"left out 2 of 4 images \(1\.png: .*large\.png: expected 8 x 8"):
+        assert call(*scoring, "--skip-bad") == 0
+    lines = (tmp_path / "scores.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["file", "0.png", "2.png"]
+    noise = ("--sigma", 0.5, "--class", 3, "--skip-bad", "--device", "cpu")
+    with pytest.warns(SkippedWarning):
+        assert call("denoise", run, tmp_path / "images", "--out", tmp_path / "restored", *noise) == 0
+    assert sorted(path.name for path in (tmp_path / "restored").iterdir()) == ["0.png", "2.png"]

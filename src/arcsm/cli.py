@@ -37,6 +37,9 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptio
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 Label = Annotated[int | None, typer.Option("--class", help="Class of all rows, for a model with classes.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out images that cannot be read or are of another size, and list them.")
+]
 Noise = Literal["gaussian", "salt-and-pepper"]
 Denoiser = Literal["tweedie", "posterior", "particles", "langevin"]
 
@@ -144,23 +147,27 @@ def sample(
     print(f"{out}  {n} samples in {time.monotonic() - begun:.1f} s")
 
 
-@app.command(epilog="Example: arcsm score runs/table new.csv --out scores.csv")
+@app.command(
+    epilog="Examples: arcsm score runs/table new.csv --out scores.csv   |   "
+    "arcsm score runs/mnist images/ --skip-bad --out scores.csv"
+)
 def score(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.")],
     data: Annotated[Path, typer.Argument(metavar="DATA", help=".csv, .parquet, .npy, .npz or a folder of images.")],
     out: Annotated[Path, typer.Option(help="A .csv, .parquet or .npy file.")],
     method: Annotated[str | None, typer.Option(help="flow, quadrature or closed_form; the default without.")] = None,
     label: Label = None,
+    skip_bad: SkipBad = False,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """Log density of each row in nats, and the dimension that surprises most."""
     model = load(run, resolve_device(device))
-    rows = _read_rows(model, data, seed)
+    rows, files = _read_rows(model, data, seed, skip_bad)
     terms = _log_probs(model, rows, method, _one_class(model, label))
     total = terms.sum(1)
     table = np.stack([np.arange(len(rows)), total.numpy(), terms.argmin(1).numpy(), terms.amin(1).numpy()], 1)
-    write_table(out, table, ("row", "log_prob", "least_likely_column", "its_log_prob"))
+    write_table(out, table, ("row", "log_prob", "least_likely_column", "its_log_prob"), files)
     mean, error = summary(total)
     print(f"{out}  {len(rows)} rows, mean log density {mean:.4f} +- {error:.4f} nats")
 
@@ -188,6 +195,7 @@ def denoise(
         ),
     ] = None,
     label: Label = None,
+    skip_bad: SkipBad = False,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -195,7 +203,7 @@ def denoise(
     model = load(run, resolve_device(device))
     if not images.is_dir():
         raise ValueError(f"{images}: expected a folder of images")
-    noisy = _read_images(model, images)
+    noisy = _read_images(model, images, skip_bad)
     targets = _restored_paths(images, noisy.names or (), out)
     corruption = _corruption(model, noise, sigma, probability, noisy.levels)
     rows = scale_images(noisy.pixels, noisy.levels).flatten(1) + 1.0 / noisy.levels  # the middle of each level
@@ -314,25 +322,28 @@ def _columns(model: AutoregressiveModel) -> tuple[str, ...]:
     return tuple(names) if names else tuple(f"x{d}" for d in range(model.features))
 
 
-def _read_rows(model: AutoregressiveModel, path: Path, seed: int) -> torch.Tensor:
-    """Rows of a file as the model takes them, ``(N, D)``; images are dequantised."""
+def _read_rows(
+    model: AutoregressiveModel, path: Path, seed: int, skip_bad: bool
+) -> tuple[torch.Tensor, tuple[str, ...] | None]:
+    """Rows of a file as the model takes them, ``(N, D)``, and the names of images; images are dequantised."""
     shape = model.metadata.get("image_shape")
     is_images = path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
     if not is_images and shape is None:
         table = read_table(path)
         if table.values.shape[1] != model.features:
             raise ValueError(f"{path}: expected {model.features} columns, got {table.values.shape[1]}")
-        return torch.from_numpy(table.values).to(model.shift.dtype)
-    images = _read_images(model, path)
-    return _continuous(scale_images(images.pixels, images.levels).flatten(1), images.levels, seed)
+        return torch.from_numpy(table.values).to(model.shift.dtype), None
+    images = _read_images(model, path, skip_bad)
+    return _continuous(scale_images(images.pixels, images.levels).flatten(1), images.levels, seed), images.names
 
 
-def _read_images(model: AutoregressiveModel, path: Path) -> ImageSet:
+def _read_images(model: AutoregressiveModel, path: Path, skip_bad: bool = False) -> ImageSet:
     """Images of the shape that the model is of."""
     shape = model.metadata.get("image_shape")
     if shape is None:
         raise ValueError(f"{path}: images, but this model is of tables with {model.features} columns")
-    images = read_images(path, channels=int(shape[0]))
+    size = (int(shape[1]), int(shape[2])) if skip_bad else None
+    images = read_images(path, channels=int(shape[0]), shape=size, skip_bad=skip_bad)
     if list(images.pixels.shape[1:]) != list(shape):
         got = "x".join(str(size) for size in images.pixels.shape[1:])
         raise ValueError(f"{path}: expected images of {'x'.join(map(str, shape))}, got {got}")

@@ -15,6 +15,10 @@ class AccuracyWarning(UserWarning):
     """A result is less accurate than was asked for."""
 
 
+class SkippedWarning(UserWarning):
+    """Some of the input was left out, as asked for."""
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn, naming the first line outside this package (and outside torch's decorators) on the way here."""
     frame, level = sys._getframe(1), 2

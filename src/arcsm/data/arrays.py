@@ -125,7 +125,9 @@ def read_array(path: FilePath, key: str | None = None, *, preferred: Sequence[st
         return _read_npy(file, str(path))
 
 
-def write_table(path: FilePath, values: np.ndarray, columns: Sequence[str] | None = None) -> None:
+def write_table(
+    path: FilePath, values: np.ndarray, columns: Sequence[str] | None = None, files: Sequence[str] | None = None
+) -> None:
     """Write a table as `.csv`, `.parquet` or `.npy` (which keeps no column names), all of it or nothing.
 
     Numbers are written with all their digits. An existing file is replaced only when the new one is complete.
@@ -134,10 +136,12 @@ def write_table(path: FilePath, values: np.ndarray, columns: Sequence[str] | Non
         path: The file; its extension is the format.
         values: Numbers of shape `(n, D)`.
         columns: D different names; `x0, x1, ...` by default.
+        files: n names that become a first column, `file` (not in `.npy`, which holds numbers only).
 
     Raises:
-        ValueError: Unknown extension, no such folder, `values` not a two-dimensional array of numbers, `columns` not D
-            different names, or, in CSV, names that are all numbers and would be read back as data.
+        ValueError: Unknown extension, no such folder, not n file names, `values` not a two-dimensional array of
+            numbers, `columns` not D different names, or, in CSV, names that are all numbers and would be read back as
+            data.
     """
     suffix = _suffix(path, _WRITABLE)
     if values.ndim != 2 or values.dtype.kind not in "buif":
@@ -148,11 +152,16 @@ def write_table(path: FilePath, values: np.ndarray, columns: Sequence[str] | Non
     _check_columns(names, values.shape[1])
     if suffix == ".csv" and all(_is_number(name) for name in names):
         raise ValueError(f"columns: expected a name that is not a number, or a CSV reader takes {names} for data")
+    frame = pd.DataFrame(values, columns=pd.Index(names))
+    if files is not None:
+        if len(files) != len(values):
+            raise ValueError(f"files: expected {len(values)} names, got {len(files)}")
+        frame.insert(0, "file", list(files))
     with atomic_path(path) as temporary:
         if suffix == ".csv":
-            pd.DataFrame(values, columns=pd.Index(names)).to_csv(temporary, index=False)
+            frame.to_csv(temporary, index=False)
         elif suffix == ".parquet":
-            pd.DataFrame(values, columns=pd.Index(names)).to_parquet(temporary, index=False)
+            frame.to_parquet(temporary, index=False)
         else:
             np.save(temporary, values, allow_pickle=False)
 

@@ -76,7 +76,8 @@ class TableData(_Data):
 class ImageData(_Data):
     """A folder of images, or an array of them in an NPY or NPZ file (with ``test_key``, its own test set).
 
-    A relative path that leads nowhere is looked for in the data folder.
+    A relative path that leads nowhere is looked for in the data folder. ``skip_bad`` leaves out the images of a folder
+    that cannot be read or are of another size than most, with a warning that names them.
     """
 
     kind: Literal["images"]
@@ -85,6 +86,7 @@ class ImageData(_Data):
     size: int | None = Field(None, ge=1)
     key: str | None = None
     test_key: str | None = None
+    skip_bad: bool = False
 
 
 class NamedImageData(_Data):
@@ -150,7 +152,7 @@ def _table(config: TableData, seed: int) -> Dataset:
 def _image_file(config: ImageData, seed: int) -> Dataset:
     path = Path(config.path)
     path = path if path.exists() or not (data_folder() / path).exists() else data_folder() / path
-    train = read_images(path, config.channels, config.size, config.key)
+    train = read_images(path, config.channels, config.size, config.key, skip_bad=config.skip_bad)
     test = None if config.test_key is None else read_images(path, config.channels, config.size, config.test_key)
     return _images(train, test, config, seed)
 

@@ -3,6 +3,7 @@
 import gzip
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from arcsm.data.arrays import npz_key, npz_names, read_array
 from arcsm.files import FilePath, atomic_path, existing_file, reading
+from arcsm.warning import SkippedWarning, warn
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+_SHOWN_SKIPPED = 20  # images that a warning names
 _DOWNLOAD = "download=True (command: --set data.download=true) fetches it"
 
 
@@ -74,7 +77,12 @@ class ImageSet:
 
 
 def read_images(
-    folder: FilePath, channels: int | None = None, size: int | None = None, key: str | None = None
+    folder: FilePath,
+    channels: int | None = None,
+    size: int | None = None,
+    key: str | None = None,
+    shape: tuple[int, int] | None = None,
+    skip_bad: bool = False,
 ) -> ImageSet:
     """Read a folder of images, recursively and sorted by name, or an array file.
 
@@ -89,10 +97,16 @@ def read_images(
         size: Side in pixels: the central square is resized to it (bilinear, antialiased). By default all images must
             have one size and keep it.
         key: The array of an `.npz`; by default its only array, or `images`, `X` or `x_train`.
+        shape: Height and width that every image of a folder must have; by default those of the first.
+        skip_bad: Leave out the images of a folder that cannot be read or have another size (than `shape`, or than most
+            of them), and warn of each, rather than stop at the first.
 
     Raises:
         ValueError: In one line that names the file: nothing there, no image in the folder, a damaged image, images of
             different sizes without `size`, arrays of another type or shape, `channels` or `size` out of range.
+
+    Warns:
+        SkippedWarning: once a call, naming the images that were left out.
     """
     if channels not in (None, 1, 3):
         raise ValueError(f"channels: expected 1, 3 or None, got {channels!r}")
@@ -103,10 +117,33 @@ def read_images(
     if key is not None:
         raise ValueError(f"key: expected None for a folder of images, got {key!r} ({source})")
     names = _image_names(source)
-    images = [_read_image(source / name, channels, size) for name in names]
-    if size is None:
-        _check_one_size(source, names, images)
-    return ImageSet(_stack(images, channels), names=tuple(names))
+    images, bad = _read_all(source, names, channels, size, skip_bad)
+    _check_one_size(source, images, bad, shape, skip_bad)
+    if bad:
+        _warn_of_skipped(source, bad, len(names))
+    return ImageSet(_stack(list(images.values()), channels), names=tuple(images))
+
+
+def _read_all(
+    folder: Path, names: list[str], channels: int | None, size: int | None, skip_bad: bool
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The images that can be read, by name, and what is wrong with the others."""
+    images: dict[str, np.ndarray] = {}
+    bad: dict[str, str] = {}
+    for name in names:
+        try:
+            images[name] = _read_image(folder / name, channels, size)
+        except ValueError as error:
+            if not skip_bad:
+                raise
+            bad[name] = str(error).removeprefix(f"{folder / name}: ")
+    return images, bad
+
+
+def _warn_of_skipped(folder: Path, bad: dict[str, str], count: int) -> None:
+    shown = "; ".join(f"{name}: {reason}" for name, reason in sorted(bad.items())[:_SHOWN_SKIPPED])
+    more = f"; and {len(bad) - _SHOWN_SKIPPED} more" if len(bad) > _SHOWN_SKIPPED else ""
+    warn(f"{folder}: left out {len(bad)} of {count} images ({shown}{more})", SkippedWarning)
 
 
 def _image_names(folder: Path) -> list[str]:
@@ -159,14 +196,28 @@ def _square(image: Image.Image, size: int) -> Image.Image:
     return square.resize((size, size), Image.Resampling.BILINEAR)
 
 
-def _check_one_size(folder: Path, names: list[str], images: list[np.ndarray]) -> None:
-    height, width = images[0].shape[:2]
-    for name, image in zip(names, images, strict=True):
-        if image.shape[:2] != (height, width):
-            raise ValueError(
-                f"{folder / name}: expected {width} x {height} pixels like {names[0]}, got {image.shape[1]} x "
-                f"{image.shape[0]}; size=... resizes all"
-            )
+def _check_one_size(
+    folder: Path, images: dict[str, np.ndarray], bad: dict[str, str], shape: tuple[int, int] | None, skip_bad: bool
+) -> None:
+    """Images of another size are an error, or go from the images to the bad ones."""
+    sizes = {name: image.shape[:2] for name, image in images.items()}
+    if not sizes:
+        name, reason = next(iter(bad.items()))
+        raise ValueError(f"{folder}: none of its {len(bad)} images can be read ({name}: {reason})")
+    like = "" if shape else f" like {next(iter(sizes))}"
+    if shape is None:
+        shape = Counter(sizes.values()).most_common(1)[0][0] if skip_bad else next(iter(sizes.values()))
+        like = " like most" if skip_bad else like
+    for name, (height, width) in sizes.items():
+        if (height, width) == shape:
+            continue
+        reason = f"expected {shape[1]} x {shape[0]} pixels{like}, got {width} x {height}"
+        if not skip_bad:
+            raise ValueError(f"{folder / name}: {reason}; size=... resizes all")
+        bad[name] = reason
+        del images[name]
+    if not images:
+        raise ValueError(f"{folder}: expected images of {shape[1]} x {shape[0]} pixels, got none of that size")
 
 
 def _stack(images: list[np.ndarray], channels: int | None) -> Tensor:
