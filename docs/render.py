@@ -48,7 +48,8 @@ def render() -> str:
     environment.filters.update(number=number, fixed=fixed, percent=percent)
     known = records()
     missing = [name for name in EXPERIMENTS if name not in known]
-    return environment.get_template("experiments.md.j2").render(results=known, missing=missing)
+    fig4 = [name for name in known if name.split("-")[0] == "fig4"]
+    return environment.get_template("experiments.md.j2").render(results=known, missing=missing, fig4=fig4)
 
 
 if __name__ == "__main__":

@@ -42,11 +42,11 @@ class Fig3a(Settings):
     slices: tuple[int, ...] = (1, 5)
     sigmas: tuple[float, ...] = (0.05, 0.1, 0.3)
     batch: int = 32
-    steps: int = 1600
+    steps: int = 1200
     learning_rates: tuple[float, ...] = Field(
-        (3e-3, 1e-2, 2e-2), min_length=1
+        (3e-3, 1e-2), min_length=1
     )  # each method keeps that of the best validation likelihood
-    tuning_steps: int = 500  # after which the rates are compared, with the first seed
+    tuning_steps: int = 400  # after which the rates are compared, with the first seed
     warmup: int = 200  # steps; without them a large rate breaks whoever needs it most
     clip: float = 100.0  # norm of the gradient; with 2,000 the score matching of a seed in two broke at a large rate
     checkpoints: int = Field(12, ge=1)
