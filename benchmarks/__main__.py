@@ -25,13 +25,17 @@ ABOUT = {
     "each dimension and, for the whole sampler, 200 Langevin steps a dimension as the paper's sampler takes.",
     "pixelcnn": "Contexts of 16 images of 32 x 32 x 3 by PixelCNN++ with 32 filters and 2 residual blocks a scale, one "
     "value at a time, against a full forward pass for each of the 1,024 pixels (the median of seven, times 1,024).",
+    "precision": "One training step (CSM, loss and all gradients) of the preset `cifar-pixelcnn` on 16 images: single "
+    "precision, with the score network's walk compiled (`train.compiled`), and in bfloat16 where autocast allows it "
+    "(`train.precision=bf16-mixed`), with the cosine of the gradient with that of single precision.",
     "log_prob": "Log densities of trained score heads by adaptive quadrature at the smallest noise (tolerance 1e-4), "
     "against a uniform grid over the same support, doubled until its largest error is below 1e-4 or ours. Scores alone "
     "on the grid, scores and slopes for ours; the best of three runs of ours and of two of the grid.",
     "quadrature": "Errors of the log density of trained score heads with 64 to 512 evaluations of the score, in nats, "
     "against a uniform grid of 20,001 nodes: the largest of 200 conditionals of held-out rows, the share that reached "
     "the tolerance of 1e-5, and of those the share whose error is below ten times its estimate. `RUN` is a folder "
-    "that `arcsm train` made; the toys' heads, with waves of up to 20 radians a standard deviation, take the most.",
+    "that `arcsm train` made. `most_modes` is the largest number of modes, within 12 nats of the highest, of any of "
+    "the conditionals: a mode and the way to the next take a dozen evaluations or more.",
 }
 
 INTRODUCTION = """# Benchmarks

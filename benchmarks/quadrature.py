@@ -21,25 +21,28 @@ from benchmarks.timing import show
 
 _NODES = 20_001
 _CONDITIONALS = 200
+_NATS = 12.0  # below the highest mode, where a mode no longer counts
 
 
-def by_uniform_grid(head: Head, projection: Tensor, x: Tensor, sigma: float) -> Tensor:
-    """Log densities at ``x (N,)`` in double precision, from scores and slopes on a fine grid."""
+def by_uniform_grid(head: Head, projection: Tensor, x: Tensor, sigma: float) -> tuple[Tensor, int]:
+    """Log densities at ``x (N,)`` in double precision, from scores and slopes on a fine grid, and the most modes."""
     assert isinstance(head, ScoreHead)
     half = float(head.support(sigma, x))
     grid = torch.linspace(-half, half, _NODES, dtype=torch.float64)
     width = grid[1] - grid[0]
-    found = []
+    found, most_modes = [], 0
     for row, value in zip(projection, x, strict=True):
         points = torch.cat([grid, value[None]]).sort().values
         s, ds = head.evaluate(row, points, sigma)
         step = points.diff()
         rise = 0.5 * step * (s[1:] + s[:-1]) + step.square() / 12.0 * (ds[:-1] - ds[1:])
         energy = torch.cat([rise.new_zeros(1), rise.cumsum(0)])
+        peaks = (s[:-1] > 0) & (s[1:] <= 0) & (energy[:-1] > energy.max() - _NATS)
+        most_modes = max(most_modes, int(peaks.sum()))
         place = int((points == value).nonzero()[0])
         weight = torch.cat([energy[:place], energy[place + 1 :]])  # back on the uniform grid
         found.append(energy[place] - torch.logsumexp(weight, 0) - width.log())
-    return torch.stack(found)
+    return torch.stack(found), most_modes
 
 
 @torch.no_grad()
@@ -52,8 +55,8 @@ def errors(folder: str) -> dict[str, float]:
     chosen = torch.randperm(z.numel(), generator=torch.Generator().manual_seed(0))[:_CONDITIONALS]
     projection = model.head.project(model.context(z)).flatten(0, 1)[chosen]
     x, path = z.flatten()[chosen], model.path()
-    truth = by_uniform_grid(model.head, projection, x, path[-1])
-    found: dict[str, float] = {}
+    truth, most_modes = by_uniform_grid(model.head, projection, x, path[-1])
+    found: dict[str, float] = {"most_modes": most_modes}
     for evaluations in (64, 128, 256, 512):
         part = Conditionals(model.head, projection, path, "quadrature", Accuracy(1e-5, evaluations))
         density = part.density(slice(0, len(x)), path[-1], x)

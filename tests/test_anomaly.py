@@ -125,7 +125,7 @@ def test_one_pass_gives_what_the_model_gives(
     model = make_model(features=4, noise=ladder, shift=0.3, scale=1.7, order=(2, 0, 3, 1))
     x = 1.5 * torch.randn(9, 4, dtype=torch.float64)
     monkeypatch.setattr(anomaly, "_CONDITIONALS", 8)  # two rows at a time
-    monkeypatch.setattr(anomaly, "_INTEGRATED", 3)
+    monkeypatch.setattr("arcsm.conditionals._CHUNK", 3)
     table = features(model, x, tol=1e-6)
     for method in ("flow", "quadrature"):
         nats = -model.log_prob(x, method=method, tol=1e-6)

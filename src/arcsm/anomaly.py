@@ -26,7 +26,6 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from arcsm.conditionals import Accuracy, Conditionals, Method, choose_method
-from arcsm.flow import flow_up
 from arcsm.model import AutoregressiveModel
 from arcsm.progress import track
 from arcsm.warning import AccuracyWarning, warn
@@ -35,7 +34,6 @@ from arcsm.warning import AccuracyWarning, warn
 Table = Mapping[str, Tensor]
 
 _CONDITIONALS = 1 << 16  # of a chunk of rows
-_INTEGRATED = 4096  # conditionals integrated at a time
 
 
 # Scores of a row ----------------------------------------------------------------------------------------------------
@@ -249,28 +247,12 @@ class _Densities:
         if self.method == "closed_form":  # in single precision the upper tail would end at 1 - 6e-8
             flat, at = flat.double(), at.double()
         conditionals = Conditionals(self.model.head, flat, self.model.path(), self.method, self.accuracy)
-        log_prob, u = (t.view_as(z) for t in _log_prob_and_cdf(conditionals, at))
+        log_prob, u = (t.view_as(z) for t in conditionals.log_prob_and_cdf(at))
         self.unsure += conditionals.unsure
         nats = torch.log(self.model.scale.double()).sum() - log_prob.sum(1)
         statistics = pit_statistics(u[:, list(self.model.context.order)])
         by = self.method
         return {f"-log q, {by}": nats, **{f"PIT {name}, {by}": column for name, column in statistics.items()}}
-
-
-def _log_prob_and_cdf(conditionals: Conditionals, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Log density and distribution function at ``x (n,)``, each ``(n,)`` in double precision."""
-    if conditionals.method == "closed_form":
-        return conditionals.log_prob(x), conditionals.cdf(x)
-    through = conditionals.path if conditionals.method == "flow" else conditionals.path[-1:]
-    base, log_slope = flow_up(conditionals.score_and_derivative, x, through)
-    found = []
-    for start in range(0, len(x), _INTEGRATED):
-        rows = slice(start, start + _INTEGRATED)
-        at = base[rows].double()
-        density = conditionals.density(rows, through[0] if through else None, at)
-        found.append(torch.stack([density.log_prob(at[:, None])[:, 0], density.cdf(at[:, None])[:, 0]]))
-    log_prob, u = torch.cat(found, 1)
-    return log_prob - log_slope, u
 
 
 def _default_methods(model: AutoregressiveModel) -> tuple[Method, ...]:

@@ -99,6 +99,17 @@ class Conditionals:
         base, _ = self._base(x)
         return torch.cat([piece.cdf(part)[:, 0] for piece, part in self._integrated(base)]).to(x.dtype)
 
+    def log_prob_and_cdf(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both at ``x (N,)``, each ``(N,)``, for the price of one; in double precision where they are integrated."""
+        if self.method == "closed_form":
+            return self.log_prob(x), self.cdf(x)
+        base, log_slope = self._base(x)
+        pieces = [
+            torch.stack([piece.log_prob(part)[:, 0], piece.cdf(part)[:, 0]]) for piece, part in self._integrated(base)
+        ]
+        log_prob, u = torch.cat(pieces, 1)
+        return log_prob - log_slope, u
+
     def icdf(self, u: Tensor) -> Tensor:
         """The inverse of :meth:`cdf` at ``u (N,)`` in (0, 1), ``(N,)``."""
         if isinstance(self.head, NormalisedHead) and self.method == "closed_form":

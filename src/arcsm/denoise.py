@@ -22,9 +22,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from arcsm.batches import ROWS, parts_of, rows_of, warn_of_unsure
 from arcsm.conditionals import Accuracy, Conditionals, choose_method
 from arcsm.corruptions import Corruption, GaussianNoise, Posterior, SaltAndPepper, ask
-from arcsm.model import _ROWS, AutoregressiveModel, _chunks, _rows_of, _warn_of
+from arcsm.model import AutoregressiveModel
 from arcsm.progress import track
 
 __all__ = [
@@ -294,12 +295,12 @@ def particles(
     flat = model.standardise(y).reshape(-1, model.features)
     if not len(flat):
         raise ValueError(f"y: expected at least one row, got shape {tuple(y.shape)}")
-    rows = _rows_of(condition, y.shape[:-1])
+    rows = rows_of(condition, y.shape[:-1])
     build = _builder(model, method, Accuracy(tol, max_evaluations))
-    size = max(1, _ROWS // count)
+    size = max(1, ROWS // count)
     clouds, unsure = [], 0
     with track("denoising", model.features * -(-len(flat) // size), progress) as advance:
-        for part in _chunks(len(flat), size):
+        for part in parts_of(len(flat), size):
             cloud = _Cloud.start(model, flat[part], rows(part), count)
             for d in model.context.order:
                 conditionals = build(model.head.project(model.context.step(cloud.state, cloud.previous)))
@@ -311,7 +312,7 @@ def particles(
                 unsure += conditionals.unsure
                 advance()
             clouds.append(cloud)
-    _warn_of(unsure, flat.numel() * count)
+    warn_of_unsure(unsure, flat.numel() * count)
     candidates = torch.cat([cloud.candidates for cloud in clouds]) * model.scale + model.shift
     log_evidence = torch.cat([cloud.log_evidence for cloud in clouds]) - torch.log(model.scale).sum()
     return Particles(
@@ -429,18 +430,18 @@ def _restore(
     """
     flat = model.standardise(y).reshape(-1, model.features)
     wrong = torch.ones_like(flat, dtype=torch.bool) if suspect is None else suspect.reshape(flat.shape)
-    rows = _rows_of(condition, y.shape[:-1])
+    rows = rows_of(condition, y.shape[:-1])
     parts, unsure = [flat[:0]], 0
-    with track("denoising", model.features * -(-len(flat) // _ROWS), progress) as advance:
-        for part in _chunks(len(flat)):
+    with track("denoising", model.features * -(-len(flat) // ROWS), progress) as advance:
+        for part in parts_of(len(flat)):
 
             def choose(conditionals: Conditionals, d: int, part: slice = part) -> Tensor:
                 noisy, chosen = flat[part, d], wrong[part, d].nonzero()[:, 0]
                 values = ask(conditionals, chosen, lambda doubtful: restore(doubtful, d, noisy[chosen]))
                 return noisy.index_put((chosen,), values)
 
-            z, missed = model._walk(len(flat[part]), rows(part), build, choose, advance)
+            z, missed = model.walk(len(flat[part]), rows(part), build, choose, advance)
             parts.append(z)
             unsure += missed
-    _warn_of(unsure, flat.numel())
+    warn_of_unsure(unsure, flat.numel())
     return (torch.cat(parts) * model.scale + model.shift).reshape(y.shape)

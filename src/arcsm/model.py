@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,13 +14,13 @@ from huggingface_hub import ModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
 from arcsm import checkpoint
+from arcsm.batches import ROWS, parts_of, rows_of, warn_of_unsure
 from arcsm.conditionals import Accuracy, Conditionals, choose_method
 from arcsm.contexts import MADE, Context, PixelCNNPP
 from arcsm.heads import DiscretisedLogisticMixtureHead, GaussianHead, Head, LogisticMixtureHead, ScoreHead
 from arcsm.noise import NoiseLadder
 from arcsm.progress import track
 from arcsm.samplers import SAMPLERS
-from arcsm.warning import AccuracyWarning, warn
 
 CONTEXTS: Mapping[str, type[Context]] = {"MADE": MADE, "PixelCNNPP": PixelCNNPP}
 HEADS: Mapping[str, type[Head]] = {
@@ -29,8 +29,6 @@ HEADS: Mapping[str, type[Head]] = {
     "LogisticMixtureHead": LogisticMixtureHead,
     "DiscretisedLogisticMixtureHead": DiscretisedLogisticMixtureHead,
 }
-
-_ROWS = 512  # rows whose contexts are computed at a time
 
 
 class AutoregressiveModel(
@@ -260,19 +258,19 @@ class AutoregressiveModel(
             raise ValueError(f"u: expected shape (*, {self.features}) with values inside (0, 1), got {tuple(u.shape)}")
         build = self._conditionals_of(level, method, steps, Accuracy(tol, max_evaluations))
         flat = u.reshape(-1, self.features).to(self.shift)
-        rows = _rows_of(condition, u.shape[:-1])
+        rows = rows_of(condition, u.shape[:-1])
         unsure = 0
         parts = [flat[:0]]
-        for part in _chunks(len(flat)):
+        for part in parts_of(len(flat)):
             targets = flat[part]
 
             def quantile(conditionals: Conditionals, d: int, targets: Tensor = targets) -> Tensor:
                 return conditionals.icdf(targets[:, d])
 
-            z, missed = self._walk(len(targets), rows(part), build, quantile)
+            z, missed = self.walk(len(targets), rows(part), build, quantile)
             parts.append(z)
             unsure += missed
-        _warn_of(unsure, flat.numel())
+        warn_of_unsure(unsure, flat.numel())
         return (torch.cat(parts) * self.scale + self.shift).reshape(u.shape)
 
     @torch.no_grad()
@@ -324,13 +322,13 @@ class AutoregressiveModel(
             raise ValueError(f"{unknown}: not an option of {sampler}; it takes {', '.join(sorted(known))}")
         path = self.path(level, steps)
         method = choose_method(self.head, path, None)
-        rows = _rows_of(condition, (n,))
+        rows = rows_of(condition, (n,))
         parts = []
         levels: dict[float | None, Callable[[Tensor, Tensor], Tensor]] = {}
         total = self.features * -(-n // batch_size)
         with track("sampling", total, progress) as advance:
-            for part in _chunks(n, batch_size):
-                z, _ = self._walk(
+            for part in parts_of(n, batch_size):
+                z, _ = self.walk(
                     len(range(n)[part]),
                     rows(part),
                     lambda projection: Conditionals(self.head, projection, path, method, levels=levels),
@@ -364,20 +362,20 @@ class AutoregressiveModel(
         """Ask every conditional about its own value: ``(*, D)`` data to ``(*, D)`` answers, in bounded memory."""
         z = self.standardise(x)
         flat = z.reshape(-1, self.features)
-        rows = _rows_of(condition, x.shape[:-1])
+        rows = rows_of(condition, x.shape[:-1])
         parts: list[Tensor] = []
         unsure = 0
         closed_form = self.head.normalised and method in (None, "closed_form")
         with torch.set_grad_enabled(torch.is_grad_enabled() and closed_form):
-            for part in _chunks(len(flat), max(1, min(_ROWS, (1 << 17) // self.features))):
+            for part in parts_of(len(flat), max(1, min(ROWS, (1 << 17) // self.features))):
                 context = self.context(flat[part], rows(part))  # (B, D, C)
                 conditionals = build(self.head.project(context).flatten(0, 1))
                 parts.append(ask(conditionals, flat[part].reshape(-1)).view(-1, self.features))
                 unsure += conditionals.unsure
-        _warn_of(unsure, flat.numel())
+        warn_of_unsure(unsure, flat.numel())
         return torch.cat(parts).reshape(x.shape) if parts else torch.zeros_like(z)
 
-    def _walk(
+    def walk(
         self,
         n: int,
         condition: Tensor | None,
@@ -508,32 +506,3 @@ def _build(kinds: Mapping[str, type[Any]], config: Mapping[str, Any], name: str)
     if kind not in kinds:
         raise ValueError(f"{name}.kind: expected one of {', '.join(kinds)}, got {kind!r}")
     return kinds[kind](**arguments)
-
-
-def _chunks(n: int, size: int = _ROWS) -> Iterator[slice]:
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))
-
-
-def _rows_of(condition: Tensor | None, shape: Sequence[int]) -> Callable[[slice], Tensor | None]:
-    """Access to the rows of a condition, which has the batch's leading shape or is shared by all rows."""
-    if condition is None:
-        return lambda _: None
-    dense = condition.is_floating_point()
-    wanted = (*shape, condition.shape[-1]) if dense and condition.ndim else tuple(shape)
-    try:
-        spread = condition.expand(wanted)
-    except RuntimeError as error:
-        raise ValueError(
-            f"condition: expected one for each row {tuple(shape)}, or one for all, got {tuple(condition.shape)}"
-        ) from error
-    flat = spread.reshape(-1, *spread.shape[len(shape) :])
-    return lambda part: flat[part]
-
-
-def _warn_of(unsure: int, total: int) -> None:
-    if unsure:
-        warn(
-            f"{unsure} of {total} conditionals were not integrated to the tolerance asked for; "
-            "raise max_evaluations or tol",
-            AccuracyWarning,
-        )

@@ -1,0 +1,42 @@
+"""Rows some at a time, with what each is conditioned on, so that memory does not grow with their number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from torch import Tensor
+
+from arcsm.warning import AccuracyWarning, warn
+
+ROWS = 512  #: rows whose contexts are computed at a time
+
+
+def parts_of(n: int, size: int = ROWS) -> Iterator[slice]:
+    """Slices of ``n`` rows, none larger than ``size``."""
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def rows_of(condition: Tensor | None, shape: Sequence[int]) -> Callable[[slice], Tensor | None]:
+    """Access to the rows of a condition, which has the batch's leading shape or is shared by all rows."""
+    if condition is None:
+        return lambda _: None
+    dense = condition.is_floating_point()
+    wanted = (*shape, condition.shape[-1]) if dense and condition.ndim else tuple(shape)
+    try:
+        spread = condition.expand(wanted)
+    except RuntimeError as error:
+        raise ValueError(
+            f"condition: expected one for each row {tuple(shape)}, or one for all, got {tuple(condition.shape)}"
+        ) from error
+    flat = spread.reshape(-1, *spread.shape[len(shape) :])
+    return lambda part: flat[part]
+
+
+def warn_of_unsure(unsure: int, total: int) -> None:
+    """Warn, where some of the conditionals were not integrated as well as was asked for."""
+    if unsure:
+        warn(
+            f"{unsure} of {total} conditionals were not integrated to the tolerance asked for; "
+            "raise max_evaluations or tol",
+            AccuracyWarning,
+        )
