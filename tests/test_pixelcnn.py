@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from arcsm import AutoregressiveModel, NoiseLadder, PixelCNNPP, ScoreHead, fit, load, objectives, save, training
-from arcsm.config import ModelConfig
+from arcsm.config import ModelConfig, load_config
+from arcsm.experiments import image_models
 from arcsm.train_config import TrainConfig
 
 
@@ -227,3 +229,22 @@ def test_a_configuration_takes_the_shape_from_the_data() -> None:
         config.build(12)
     with pytest.raises(ValueError, match="image_shape: unknown key"):
         ModelConfig(context={"kind": "PixelCNNPP", "image_shape": [1, 2, 2]}, head={"kind": "ScoreHead"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mnist-pixelcnn", "cifar-pixelcnn", "faces-pixelcnn"])
+def test_the_network_of_the_paper_builds_steps_and_samples(name: str) -> None:
+    shape = (1, 28, 28) if name.startswith("mnist") else (3, 32, 32)
+    config = load_config(name, image_models.PAPER_PIXELCNN)
+    model = config.model.build(math.prod(shape), {"image_shape": list(shape), "levels": 256})
+    assert sum(p.numel() for p in model.parameters()) > 40_000_000
+    weights = model.context.state_dict()
+    before = {key: value.clone() for key, value in weights.items()}
+    x = 2.0 * torch.rand(2, model.features, generator=torch.Generator().manual_seed(0)) - 1.0
+    changes = {"steps": 1, "epochs": None, "batch_size": 2, "warmup_steps": 0, "ema": 0.0, "device": "cpu"}
+    result = fit(model, x, x, config.train.model_copy(update=changes))
+    assert math.isfinite(result.best_loss)
+    assert any(not torch.equal(before[key], value) for key, value in model.context.state_dict().items())
+    drawn = model.sample(1, generator=torch.Generator().manual_seed(1), steps=2)
+    assert drawn.shape == (1, model.features)
+    assert bool(drawn.isfinite().all())
