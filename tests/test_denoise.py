@@ -184,6 +184,9 @@ def test_spoilt_values_follow_their_law() -> None:
     assert bool((noise.suspect(noisy) == (noisy != 0.0)).all())
     for extreme in (noise.low, noise.high):
         assert float((noisy == extreme).double().mean()) == pytest.approx(0.05, abs=0.002)
+    for scale in (0.3, 0.7, 1.9):  # single precision, standardised: the extremes are still found
+        y = (noisy.float() - 0.13) / scale
+        assert torch.equal(noise.standardised(0.13, scale).suspect(y), noise.suspect(noisy))
     middles = (torch.arange(256, dtype=FLOAT64) + 0.5) / 128.0 - 1.0
     assert noise.suspect(middles).nonzero().flatten().tolist() == [0, 255]
 

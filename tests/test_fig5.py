@@ -36,6 +36,7 @@ def test_the_median_filter_is_that_of_each_channel() -> None:
     found = _filters(GaussianNoise(0.1), SHAPE)["median filter"]["3 x 3"](y).view(2, *SHAPE)
     image = y.view(2, *SHAPE)[1, 2].numpy()
     assert float(found[1, 2, 4, 5]) == pytest.approx(float(np.median(image[3:6, 4:7])))
+    assert float(found[1, 2, 0, 5]) == pytest.approx(float(np.median(image[0:2, 4:7])))  # six values at an edge
 
 
 def test_the_median_of_the_others_restores_a_flat_image_exactly() -> None:
@@ -45,6 +46,18 @@ def test_the_median_of_the_others_restores_a_flat_image_exactly() -> None:
     assert bool((noisy != clean).any())
     for setting in _filters(noise, SHAPE)["median of the others"].values():
         assert torch.equal(setting(noisy), clean)
+
+
+def test_the_median_of_the_others_is_a_median_of_the_others() -> None:
+    noise = SaltAndPepper.of_images(0.3, 256)
+    noisy = noise.spoil(rows(5), torch.Generator().manual_seed(4))
+    found = _filters(noise, SHAPE)["median of the others"]["3 x 3"](noisy).view(5, *SHAPE)
+    suspect, images = (t.view(5, *SHAPE).numpy() for t in (noise.suspect(noisy), noisy))
+    for index in zip(*suspect[:, :, 1:-1, 1:-1].nonzero(), strict=True):
+        at = (index[0], index[1], slice(index[2], index[2] + 3), slice(index[3], index[3] + 3))
+        others = images[at][~suspect[at]]
+        restored = found[index[0], index[1], index[2] + 1, index[3] + 1]
+        assert float(restored) == pytest.approx(float(np.median(others)), abs=1e-6)
 
 
 @pytest.mark.parametrize("way", ["non-local means", "total variation", "median filter"])

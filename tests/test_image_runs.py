@@ -211,7 +211,9 @@ def test_one_bad_file_does_not_lose_the_run(run: Path, tmp_path: Path, capsys: p
     with pytest.warns(SkippedWarning, match=r"left out 2 of 4 images \(1\.png: .*large\.png: expected 8 x 8"):
         assert call(*scoring, "--skip-bad") == 0
     lines = (tmp_path / "scores.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in lines] == ["file", "0.png", "2.png"]
+    assert [line.split(",")[-1] for line in lines] == ["file", "0.png", "2.png"]
+    assert call("score", run, tmp_path / "images", "--class", 3, "--out", tmp_path / "s.npy", "--skip-bad") == 1
+    assert "cannot say which images were left out" in capsys.readouterr().err
     noise = ("--sigma", 0.5, "--class", 3, "--skip-bad", "--device", "cpu")
     with pytest.warns(SkippedWarning):
         assert call("denoise", run, tmp_path / "images", "--out", tmp_path / "restored", *noise) == 0

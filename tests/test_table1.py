@@ -143,6 +143,7 @@ def test_another_training_has_another_folder(tmp_path: Path) -> None:
 def test_the_control_has_the_weights_that_training_starts_from(small_images: Path, tmp_path: Path) -> None:
     still = study(tmp_path, {"changes": (*image_models.TINY, "train.learning_rate=1e-12", "train.ema=0.0")})
     train(still, PIXEL_SCORES)
+    assert not untrained(still, PIXEL_SCORES, 0).training  # no dropout
     pairs = zip(trained(still, PIXEL_SCORES).parameters(), untrained(still, PIXEL_SCORES, 0).parameters(), strict=True)
     assert all(torch.allclose(a, b, rtol=0.0, atol=1e-9) for a, b in pairs)
 

@@ -162,6 +162,8 @@ def score(
     device: Device = "auto",
 ) -> None:
     """Log density of each row in nats, and the dimension that surprises most."""
+    if skip_bad and out.suffix == ".npy":
+        raise ValueError(f"--out {out}: a .npy file cannot say which images were left out; use .csv or .parquet")
     model = load(run, resolve_device(device))
     rows, files = _read_rows(model, data, seed, skip_bad)
     terms = _log_probs(model, rows, method, _one_class(model, label))

@@ -7,7 +7,7 @@ quantiles, by quadrature at one noise level or through the whole ladder as a flo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -157,10 +157,12 @@ class Conditionals:
             return flow_up(self.score_and_derivative, x, self.path)
         return x, torch.zeros_like(x)
 
-    def _integrated(self, base: Tensor) -> list[tuple[PiecewiseDensity, Tensor]]:
+    def _integrated(self, base: Tensor) -> Iterator[tuple[PiecewiseDensity, Tensor]]:
+        """Densities of some conditionals at a time, and the points ``(n, 1)`` to ask them about."""
         start = self.path[0] if self.method == "flow" else self.sigma
-        parts = [(rows, base[rows].double()) for rows in self._chunks()]
-        return [(self.density(rows, start, part), part[:, None]) for rows, part in parts]
+        for rows in self._chunks():
+            part = base[rows].double()
+            yield self.density(rows, start, part), part[:, None]
 
     def _chunks(self) -> list[slice]:
         return [slice(start, start + _CHUNK) for start in range(0, len(self), _CHUNK)]

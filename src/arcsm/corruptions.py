@@ -25,6 +25,7 @@ from arcsm.quadrature import integrate
 
 #: Where the integration of a posterior starts, in standard deviations of the noise around the noisy value.
 _LIKELIHOOD_GRID = (-10.0, -6.0, -3.0, -1.5, -0.5, 0.5, 1.5, 3.0, 6.0, 10.0)
+_ROUNDING = 1e-6  # of the range between two extremes
 _CLOSEST = 0.01  # of the noise or the grid of the prior, whichever is finer: how near two starting nodes may be
 _CELLS = 64  # half the number of cells that a density of the flow is cut into
 _FARTHEST = 6.0  # standard deviations of a Gaussian that they reach to
@@ -175,12 +176,13 @@ class SaltAndPepper:
         return torch.where(u < self.probability, extreme, x)
 
     def suspect(self, y: Tensor) -> Tensor:
-        """Which values are at an extreme, boolean, of the shape of ``y``."""
-        return (y <= self.low) | (y >= self.high)
+        """Which values are at an extreme, up to rounding, boolean, of the shape of ``y``."""
+        slack = _ROUNDING * (self.high - self.low)  # single precision, standardised
+        return (y <= self.low + slack) | (y >= self.high - slack)
 
     def posterior(self, prior: Conditionals, y: Tensor) -> Posterior:
         rows = self.suspect(y).nonzero()[:, 0]
-        low = y[rows] <= self.low
+        low = y[rows] < 0.5 * (self.low + self.high)
         edge = torch.where(low, y.new_tensor(self.low + self.width), y.new_tensor(self.high - self.width))
         below = ask(prior, rows, lambda extreme: extreme.cdf(edge))
         true = (1.0 - self.probability) * torch.where(low, below, 1.0 - below).double()

@@ -136,7 +136,7 @@ def write_table(
         path: The file; its extension is the format.
         values: Numbers of shape `(n, D)`.
         columns: D different names; `x0, x1, ...` by default.
-        files: n names that become a first column, `file` (not in `.npy`, which holds numbers only).
+        files: n names that become a last column, `file` (not in `.npy`, which holds numbers only).
 
     Raises:
         ValueError: Unknown extension, no such folder, not n file names, `values` not a two-dimensional array of
@@ -156,7 +156,7 @@ def write_table(
     if files is not None:
         if len(files) != len(values):
             raise ValueError(f"files: expected {len(values)} names, got {len(files)}")
-        frame.insert(0, "file", list(files))
+        frame["file"] = list(files)
     with atomic_path(path) as temporary:
         if suffix == ".csv":
             frame.to_csv(temporary, index=False)

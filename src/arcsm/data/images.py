@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-_SHOWN_SKIPPED = 20  # images that a warning names
 _DOWNLOAD = "download=True (command: --set data.download=true) fetches it"
 
 
@@ -99,7 +98,7 @@ def read_images(
         key: The array of an `.npz`; by default its only array, or `images`, `X` or `x_train`.
         shape: Height and width that every image of a folder must have; by default those of the first.
         skip_bad: Leave out the images of a folder that cannot be read or have another size (than `shape`, or than most
-            of them), and warn of each, rather than stop at the first.
+            of them) with one warning that names them all, rather than stop at the first.
 
     Raises:
         ValueError: In one line that names the file: nothing there, no image in the folder, a damaged image, images of
@@ -141,9 +140,8 @@ def _read_all(
 
 
 def _warn_of_skipped(folder: Path, bad: dict[str, str], count: int) -> None:
-    shown = "; ".join(f"{name}: {reason}" for name, reason in sorted(bad.items())[:_SHOWN_SKIPPED])
-    more = f"; and {len(bad) - _SHOWN_SKIPPED} more" if len(bad) > _SHOWN_SKIPPED else ""
-    warn(f"{folder}: left out {len(bad)} of {count} images ({shown}{more})", SkippedWarning)
+    listed = "; ".join(f"{name}: {reason}" for name, reason in sorted(bad.items()))
+    warn(f"{folder}: left out {len(bad)} of {count} images ({listed})", SkippedWarning)
 
 
 def _image_names(folder: Path) -> list[str]:

@@ -6,6 +6,8 @@ folder for each configuration, and whoever comes first trains them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,9 +15,11 @@ import torch
 from filelock import FileLock
 from pydantic import Field
 
+import arcsm
+from arcsm.checkpoint import write_text
 from arcsm.config import RunConfig, load_config
 from arcsm.data.datasets import Dataset, load_dataset
-from arcsm.experiments.base import Settings, Study, digest
+from arcsm.experiments.base import Settings, Study, code_fingerprint, digest
 from arcsm.experiments.gaussians import parameters
 from arcsm.model import AutoregressiveModel
 from arcsm.runs import load_run, train_run
@@ -77,16 +81,29 @@ def dataset_of(run: Study[Any], name: str, seed: int | None = None) -> Dataset:
 
 def folder_of(run: Study[Any], name: str, seed: int | None = None) -> Path:
     """Where the model is: a folder of its own for every configuration, whichever experiment asks."""
-    return run.work.parent / "image-models" / f"{name}-{digest(config_of(run, name, seed).model_dump(mode='json'))}"
+    described = [config_of(run, name, seed).model_dump(mode="json"), arcsm.__version__]
+    return run.work.parent / "image-models" / f"{name}-{digest(described)}"
+
+
+def train_all(run: Study[Any], cells: Mapping[str, tuple[str, int]]) -> dict[str, dict[str, Any]]:
+    """What training gave for every cell, a preset and a seed; its seconds and its code count, whoever trained."""
+    found = run.each({cell: partial(train, run, *model) for cell, model in cells.items()})
+    run.seconds = sum(cell["training_seconds"] for cell in found.values())
+    run.codes |= {cell["code"] for cell in found.values()}
+    return found
 
 
 def train(run: Study[Any], name: str, seed: int | None = None) -> dict[str, Any]:
     """Train a preset, or go on with it, or find that another experiment has done so."""
     folder = folder_of(run, name, seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    code = folder.with_suffix(".code")  # of who began to train it
     with FileLock(folder.with_suffix(".lock")):
+        if not code.is_file():
+            write_text(code, code_fingerprint())
         result = train_run(config_of(run, name, seed), folder, resume=True, progress=True)
     return {
+        "code": code.read_text(encoding="utf-8"),
         "steps": result.steps,
         "training_seconds": round(result.seconds),
         "validation": result.best_loss,
@@ -104,4 +121,5 @@ def untrained(run: Study[Any], name: str, seed: int) -> AutoregressiveModel:
     dataset = dataset_of(run, name, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return config_of(run, name, seed).model.build(dataset.train.shape[1], dataset.metadata).to(run.device)
+        model = config_of(run, name, seed).model.build(dataset.train.shape[1], dataset.metadata)
+    return model.to(run.device).eval()

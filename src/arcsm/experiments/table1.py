@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from arcsm.experiments.image_models import (
     ImageModels,
     config_of,
     dataset_of,
-    train,
+    train_all,
     trained,
     untrained,
 )
@@ -66,6 +66,8 @@ class Table1(ImageModels):
     ``sigma_min`` on them, and the likelihoods are of such images.
     """
 
+    lists_cells: ClassVar[frozenset[str]] = frozenset({"seeds", "models", "control"})
+
     models: tuple[str, ...] = Field(("cifar-made", "cifar-pixelcnn", "cifar-pixelcnn-mle"), min_length=1)
     control: bool = True  # the first PixelCNN++ with fresh weights, too: what the scores tell without any training
     rows: int = Field(2000, ge=3)  # of each set, as far as there are so many
@@ -98,9 +100,7 @@ Columns = dict[str, Tensor]
 def body(run: Study[Table1]) -> Result:
     """Train every model, score every set with it, and see how well each score tells the sets from the test images."""
     names, seeds = run.settings.models, run.settings.all_seeds()
-    training = run.each(
-        {f"train {name} seed {seed}": partial(train, run, name, seed) for name in names for seed in seeds}
-    )
+    training = train_all(run, {f"train {name} seed {seed}": (name, seed) for name in names for seed in seeds})
     data = {seed: _images(run, seed) for seed in seeds}
     outliers = data[run.settings.first_seed].outliers
     scorers = _scorers(run)
