@@ -1,0 +1,42 @@
+"""Entropy gradients of distributions that can be sampled but not evaluated (paper, Section 6 and Appendix D).
+
+Variational inference with a sampler :math:`z = g(\\epsilon)` that has no density maximises
+:math:`\\mathbb{E}[\\log p(z)] + H[q]`, whatever :math:`p`. For example, a sampler for a density that is known up to its
+normaliser, here :math:`\\log p = -z_1^2 / 8 - 2 z_2^2` (deviations 2 and 1/2); the sampler is autoregressive, as
+:class:`AutoregressiveScore` asks for:
+
+    >>> import torch
+    >>> from arcsm import MADE, AutoregressiveModel, GaussianHead
+    >>> from arcsm.implicit import AutoregressiveScore
+    >>> generator = torch.manual_seed(0)
+    >>> log_width = torch.zeros(2, requires_grad=True)
+    >>> entropy = AutoregressiveScore(AutoregressiveModel(MADE(2, 4, ()), GaussianHead(4)), learning_rate=0.01)
+    >>> optimiser = torch.optim.Adam([log_width], 0.01)
+    >>> for _ in range(400):
+    ...     for _ in range(3):  # the score has to keep up with the sampler
+    ...         loss = entropy.update(log_width.exp() * torch.randn(1, 256, 2))  # one input, 256 samples
+    ...     z = log_width.exp() * torch.randn(1, 256, 2)
+    ...     log_p = -(z[..., 0] ** 2 / 8.0 + 2.0 * z[..., 1] ** 2).mean()
+    ...     loss = -log_p - entropy.surrogate(z)
+    ...     optimiser.zero_grad()
+    ...     loss.backward()
+    ...     optimiser.step()
+    >>> [round(width, 1) for width in log_width.exp().tolist()]
+    [2.0, 0.5]
+
+An estimator for another method is one small class with a method ``score``; see :class:`EntropyGradient`.
+"""
+
+from arcsm.implicit.entropy import EntropyGradient, GaussianEntropy
+from arcsm.implicit.kernels import Spectral, Stein
+from arcsm.implicit.learned import AutoregressiveScore, JointScore, ScoreNetwork
+
+__all__ = [
+    "AutoregressiveScore",
+    "EntropyGradient",
+    "GaussianEntropy",
+    "JointScore",
+    "ScoreNetwork",
+    "Spectral",
+    "Stein",
+]
