@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcsm import MADE, AutoregressiveModel, GaussianHead
+from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder
 from arcsm.implicit import (
     AutoregressiveScore,
     EntropyGradient,
@@ -140,59 +140,161 @@ def test_an_explicit_gaussian_has_its_entropy_in_nats() -> None:
     torch.testing.assert_close(gaussian.score(z.detach()), torch.autograd.grad(log_prob, z)[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, FLOAT64])
+@pytest.mark.parametrize("estimator", [Stein(), Spectral()])
+@pytest.mark.parametrize("bend", [0.0, 0.8])
+def test_kernels_give_the_entropy_gradient(dtype: torch.dtype, estimator: EntropyGradient, bend: float) -> None:
+    """z = 5 + w (e + b tanh 3e), far from zero, two humps for b > 0: H = log w + E log(1 + 3 b sech^2 3e) + const."""
+    log_width = torch.tensor(-3.0, dtype=dtype, requires_grad=True)
+    b = torch.tensor(bend, dtype=dtype, requires_grad=True)
+    e = normal(60, 100, 1).to(dtype)
+    estimator.surrogate(5.0 + log_width.exp() * (e + b * torch.tanh(3.0 * e))).backward()
+    steep = 3.0 / torch.cosh(3.0 * e.double()).square()
+    assert float(log_width.grad) == pytest.approx(1.0, abs=0.1)  # type: ignore[arg-type]
+    assert float(b.grad) == pytest.approx(float((steep / (1.0 + bend * steep)).mean()), rel=0.3)  # type: ignore[arg-type]
+
+
 # Learned scores -----------------------------------------------------------------------------------------------------
 
 
-def sampler(x: Tensor, e: Tensor) -> Tensor:
-    """An autoregressive Gaussian that depends on its input: z_1 = x + e_1 / 2, z_2 = z_1 - x + 2 e_2."""
-    first = x + 0.5 * e[..., 0]
-    return torch.stack([first, first - x + 2.0 * e[..., 1]], -1)
+class Sampler:
+    """An autoregressive Gaussian that depends on its input: z_1 = x + w_1 e_1, z_2 = a (z_1 - x) + w_2 e_2."""
+
+    def __init__(self) -> None:
+        self.log_widths = torch.tensor([0.5, 2.0], dtype=FLOAT64).log().requires_grad_()
+        self.coupling = torch.ones((), dtype=FLOAT64, requires_grad=True)
+
+    def __call__(self, x: Tensor, e: Tensor) -> Tensor:
+        widths = self.log_widths.exp()
+        first = x + widths[0] * e[..., 0]
+        return torch.stack([first, self.coupling * (first - x) + widths[1] * e[..., 1]], -1)
+
+    def conditional_scores(self, x: Tensor, z: Tensor) -> Tensor:
+        return torch.stack([-4.0 * (z[..., 0] - x), -0.25 * (z[..., 1] - z[..., 0] + x)], -1)
 
 
-def conditional_scores(x: Tensor, z: Tensor) -> Tensor:
-    return torch.stack([-4.0 * (z[..., 0] - x), -0.25 * (z[..., 1] - z[..., 0] + x)], -1)
+def learn(estimator: EntropyGradient, sampler: Sampler, steps: int) -> list[float]:
+    """Losses of so many updates, the last quarter with a tenth of the learning rate."""
+    losses = []
+    for step in range(steps):
+        if step == 3 * steps // 4:
+            for group in estimator.optimiser.param_groups:  # type: ignore[attr-defined]
+                group["lr"] *= 0.1
+        x = normal(64, 1, seed=2 * step + 1)
+        generator = torch.Generator().manual_seed(step)
+        loss = estimator.update(sampler(x, normal(64, 4, 2, seed=2 * step)), x, generator)
+        assert loss is not None
+        losses.append(loss)
+    return losses
+
+
+def check_entropy_gradient(estimator: EntropyGradient, sampler: Sampler) -> None:
+    """That of the widths is one each; the coupling does not change the entropy."""
+    x = normal(4000, 1, seed=-1)
+    estimator.surrogate(sampler(x, normal(4000, 5, 2, seed=-2)), x).backward()
+    assert sampler.log_widths.grad is not None
+    torch.testing.assert_close(sampler.log_widths.grad, torch.ones(2, dtype=FLOAT64), rtol=0.0, atol=0.08)
+    assert abs(float(sampler.coupling.grad)) < 0.05  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("objective", ["csm", "ssm"])
 def test_conditional_scores_are_learned_from_samples_as_they_come(objective: str) -> None:
     torch.manual_seed(0)
+    sampler = Sampler()
     model = AutoregressiveModel(MADE(2, 8, (), condition_features=1), GaussianHead(8)).double()
     estimator = AutoregressiveScore(model, objective, learning_rate=0.02)  # type: ignore[arg-type]
-    losses = []
-    for step in range(800):
-        if step == 600:
-            for group in estimator.optimiser.param_groups:
-                group["lr"] = 1e-3
-        x = normal(64, 1, seed=2 * step + 1)
-        losses.append(estimator.update(sampler(x, normal(64, 4, 2, seed=2 * step)), x))
+    losses = learn(estimator, sampler, 800)
     assert sum(losses[-20:]) < sum(losses[:20])
     x = normal(500, 1, seed=-1)
-    z = sampler(x, normal(500, 2, 2, seed=-2))
-    found, truth = estimator.score(z, x).detach(), conditional_scores(x, z)
+    z = sampler(x, normal(500, 2, 2, seed=-2)).detach()
+    found, truth = estimator.score(z, x), sampler.conditional_scores(x, z)
     assert float((found - truth).square().sum() / truth.square().sum()) < 0.01
+    check_entropy_gradient(estimator, sampler)
 
 
 def test_a_joint_score_is_learned_from_samples_as_they_come() -> None:
     torch.manual_seed(0)
+    sampler = Sampler()
     estimator = JointScore(ScoreNetwork(2, 1, (32, 32)).double(), learning_rate=3e-3)
-    for step in range(600):
-        if step == 400:
-            for group in estimator.optimiser.param_groups:
-                group["lr"] = 3e-4
-        x = normal(64, 1, seed=2 * step + 1)
-        estimator.update(sampler(x, normal(64, 4, 2, seed=2 * step)), x)
+    learn(estimator, sampler, 600)
     x = normal(500, 1, seed=-1)
-    z = sampler(x, normal(500, 2, 2, seed=-2))
-    joint = conditional_scores(x, z)
+    z = sampler(x, normal(500, 2, 2, seed=-2)).detach()
+    joint = sampler.conditional_scores(x, z)
     joint[..., 0] += 0.25 * (z[..., 1] - z[..., 0] + x)
     found = estimator.score(z, x).detach()
     assert float((found - joint).square().sum() / joint.square().sum()) < 0.05
+    check_entropy_gradient(estimator, sampler)
 
 
-def test_updates_leave_the_sampler_alone() -> None:
-    z = normal(3, 2, 2).requires_grad_()
-    AutoregressiveScore(AutoregressiveModel(MADE(2, 4, (8,)), GaussianHead(4)).double()).update(z)
-    assert z.grad is None
+def test_a_ladder_gives_the_entropy_of_the_noisy_latents() -> None:
+    """N(0, w^2) with noise s on it: the slope by log w is w^2 / (w^2 + s^2)."""
+    torch.manual_seed(0)
+    model = AutoregressiveModel(MADE(1, 4, ()), GaussianHead(4), NoiseLadder(0.5, 0.5, levels=1)).double()
+    estimator = AutoregressiveScore(model, learning_rate=0.02, mix=0.3)
+    for step in range(400):
+        if step == 300:
+            estimator.optimiser.param_groups[0]["lr"] = 1e-3
+        estimator.update(normal(1, 256, 1, seed=step))
+    log_width = torch.zeros((), dtype=FLOAT64, requires_grad=True)
+    estimator.surrogate(log_width.exp() * normal(1, 100_000, 1, seed=-1)).backward()
+    assert float(log_width.grad) == pytest.approx(0.8, abs=0.04)  # type: ignore[arg-type]
+
+
+def learned(condition_features: int = 0) -> list[EntropyGradient]:
+    made = MADE(2, 4, (8,), condition_features=condition_features)
+    return [
+        AutoregressiveScore(AutoregressiveModel(made, GaussianHead(4)).double()),
+        JointScore(ScoreNetwork(2, condition_features, (8,)).double()),
+    ]
+
+
+def test_no_gradient_flows_to_samples_or_conditions() -> None:
+    for estimator in learned(condition_features=3):
+        z, condition = normal(3, 2, 2).requires_grad_(), normal(3, 3).requires_grad_()
+        shared = condition * 2.0
+        estimator.update(z, shared)
+        assert z.grad is None
+        assert condition.grad is None
+        (estimator.surrogate(z, shared) + shared.sum()).backward()  # the graph of the condition is still there
+        assert torch.equal(condition.grad, torch.full_like(condition, 2.0))  # type: ignore[arg-type]
+
+
+def test_learning_works_where_gradients_are_switched_off() -> None:
+    for estimator in learned():
+        with torch.no_grad():
+            assert estimator.update(normal(3, 2, 2)) is not None
+
+
+def test_dropout_is_on_while_learning_and_off_in_the_score() -> None:
+    torch.manual_seed(0)
+    dropout = torch.nn.Dropout(0.5)
+
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.dropout = torch.nn.Linear(2, 2, dtype=FLOAT64), dropout
+
+        def forward(self, z: Tensor, condition: Tensor | None) -> Tensor:
+            return self.dropout(self.linear(z))  # type: ignore[no-any-return]
+
+    estimator = JointScore(Network())
+    z = normal(1, 50, 2)
+    assert torch.equal(estimator.score(z), estimator.score(z))
+    estimator.update(z)
+    assert dropout.training
+    assert torch.equal(estimator.score(z), estimator.score(z))
+
+
+def test_learning_goes_on_from_its_state() -> None:
+    for first, second in zip(learned(), learned(), strict=True):
+        assert isinstance(first, AutoregressiveScore | JointScore)
+        assert isinstance(second, AutoregressiveScore | JointScore)
+        first.update(normal(3, 2, 2))
+        second.load_state_dict(first.state_dict())
+        for each in (first, second):
+            each.update(normal(3, 2, 2, seed=1), generator=torch.Generator().manual_seed(2))
+        pairs = zip(first.network.state_dict().values(), second.network.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
 
 
 # What is refused ----------------------------------------------------------------------------------------------------
@@ -222,6 +324,14 @@ def test_wrong_arguments_are_named() -> None:
         Stein(0.0)
     with pytest.raises(ValueError, match="share"):
         Spectral(1.5)
+    with pytest.raises(ValueError, match="mix: only 1"):
+        AutoregressiveScore(model, mix=0.5)
+    with pytest.raises(ValueError, match="slices: expected at least 1"):
+        JointScore(ScoreNetwork(2), slices=0)
+    with pytest.raises(ValueError, match=r"Known: expected scores of shape \(1, 3, 2\), got \(1, 1, 2\)"):
+        Known(lambda z: z[:, :1]).surrogate(torch.zeros(1, 3, 2))
+    with pytest.raises(ValueError, match="Known: the score of the samples is NaN or infinite"):
+        Known(lambda z: z / 0.0).surrogate(torch.ones(1, 3, 2))
     with pytest.raises(ValueError, match="one for each of the 3 inputs"):
         AutoregressiveScore(model).update(torch.zeros(3, 2, 2), torch.zeros(2, 1))
 
@@ -229,6 +339,6 @@ def test_wrong_arguments_are_named() -> None:
 def test_a_loss_that_is_not_finite_makes_no_step() -> None:
     model = AutoregressiveModel(MADE(2, 4, (8,)), GaussianHead(4)).double()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="AutoregressiveScore: loss"):
         AutoregressiveScore(model).update(torch.full((2, 2, 2), 1e200, dtype=FLOAT64))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

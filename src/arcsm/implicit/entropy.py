@@ -1,12 +1,15 @@
 """What all estimators of an entropy gradient share, and the one in closed form.
 
 An implicit distribution :math:`q_\\phi(z \\mid x)` is a sampler :math:`z = g_\\phi(\\epsilon, x)`. Its entropy has no
-formula, but its gradient needs only the score of :math:`q` at the samples (paper, Eq. 25 to 30):
+formula, but its gradient needs only the score of :math:`q` at the samples (for conditionals: paper, Eq. 25 to 30):
 
 .. math:: \\nabla_\\phi H[q_\\phi(\\cdot \\mid x)] = -\\mathbb{E}_\\epsilon \\big[
     \\nabla_z \\log q_\\phi(z \\mid x)^\\top\\, \\nabla_\\phi g_\\phi(\\epsilon, x) \\big]
 
-so that an estimate of the score, held fixed, makes a surrogate whose gradient is that of the entropy.
+so that an estimate of the score, held fixed, makes a surrogate whose gradient is that of the entropy. It takes a
+density that falls to zero at the edge of its support: a uniform distribution has score zero inside, and all that its
+entropy knows of :math:`\\phi` is in the edges, which no score sees. A sampler with less noise than latents, or with
+atoms, has no density at all.
 """
 
 from __future__ import annotations
@@ -42,8 +45,15 @@ class EntropyGradient(ABC):
     #: Samples for each input below which there is no estimate.
     least_samples: int = 1
 
-    def update(self, z: Tensor, condition: Tensor | None = None) -> float | None:
-        """Learn from samples ``(B, K, D)`` of inputs ``(B, F)``; no gradient flows to them.
+    def update(
+        self, z: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> float | None:
+        """Learn from samples ``(B, K, D)`` of inputs ``(B, F)``; no gradient flows to either.
+
+        Arguments:
+            z: Samples, ``(B, K, D)``.
+            condition: The inputs that they are for, ``(B, F)``, or ``None``.
+            generator: Source of the randomness of the loss.
 
         Returns:
             The loss before the step, or ``None`` for an estimator that does not learn.
@@ -61,11 +71,16 @@ class EntropyGradient(ABC):
             condition: The inputs that they are for, ``(B, F)``, or ``None``.
 
         Raises:
-            ValueError: for samples of another shape or too few of them, NaN, or infinity.
+            ValueError: for samples of another shape or too few of them, NaN, or infinity, in them or in their score.
         """
         self._check(z, condition)
-        with torch.no_grad():
-            score = self.score(z.detach(), condition)
+        score = self.score(z.detach(), None if condition is None else condition.detach()).detach()
+        if score.shape != z.shape:
+            raise ValueError(
+                f"{type(self).__name__}: expected scores of shape {tuple(z.shape)}, got {tuple(score.shape)}"
+            )
+        if not bool(score.isfinite().all()):
+            raise ValueError(f"{type(self).__name__}: the score of the samples is NaN or infinite")
         return -(score * z).sum(-1).mean()
 
     @abstractmethod
@@ -85,7 +100,7 @@ class EntropyGradient(ABC):
 class GaussianEntropy(EntropyGradient):
     """The entropy of an explicit Gaussian, in closed form ("ELBO" in the paper): no estimate at all.
 
-    .. math:: H = \\sum_d \\log \\sigma_d(x) + \\tfrac12 \\log 2 \\pi e
+    .. math:: H = \\sum_d \\big[ \\log \\sigma_d(x) + \\tfrac12 \\log 2 \\pi e \\big]
 
     Arguments:
         parameters: The inputs ``(B, F)`` to means and log standard deviations, ``(B, D)`` each.

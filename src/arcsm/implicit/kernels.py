@@ -55,7 +55,7 @@ class Spectral(EntropyGradient):
         https://arxiv.org/abs/1806.02925
 
     Arguments:
-        share: Eigenfunctions are used until their eigenvalues make up this share of all.
+        share: Eigenfunctions are used until their eigenvalues make up this share of all (of those above rounding).
 
     Raises:
         ValueError: for a share outside (0, 1].
@@ -71,9 +71,11 @@ class Spectral(EntropyGradient):
     def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         kernel, width = _kernel(z)
         values, vectors = torch.linalg.eigh(kernel)  # ascending, (B, M) and (B, M, M)
-        values = values.clamp(min=torch.finfo(z.dtype).eps * z.shape[1])
-        beyond = values.cumsum(1) / values.sum(1, keepdim=True)  # share of this eigenvalue and all smaller ones
-        used = (beyond > 1.0 - self.share).to(z.dtype)
+        resolved = values > torch.finfo(z.dtype).eps * z.shape[1] * values[:, -1:]
+        values = torch.where(resolved, values, 1.0)
+        share = torch.where(resolved, values, 0.0)
+        beyond = share.cumsum(1) / share.sum(1, keepdim=True)  # share of this eigenvalue and all smaller ones
+        used = (resolved & (beyond > 1.0 - self.share)).to(z.dtype)
         # at the samples psi_j is sqrt(M) u_j, so that all factors of M cancel
         beta = -(vectors.transpose(1, 2) @ _slopes(kernel, z, width)) / values.unsqueeze(-1)  # (B, J, D)
         return vectors @ (used.unsqueeze(-1) * beta)
@@ -92,4 +94,5 @@ def _kernel(z: Tensor) -> tuple[Tensor, Tensor]:
 
 def _slopes(kernel: Tensor, z: Tensor, width: Tensor) -> Tensor:
     """:math:`\\sum_j \\nabla_{z_j} k(z_i, z_j) = \\sum_j k(z_i, z_j) (z_i - z_j) / h^2`, ``(B, K, D)``."""
+    z = z - z.mean(1, keepdim=True)  # or a large mean would cancel in single precision
     return (kernel.sum(2, keepdim=True) * z - kernel @ z) / width.square()

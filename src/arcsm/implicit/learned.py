@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from abc import abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,32 +19,50 @@ from arcsm.model import AutoregressiveModel
 class _Learned(EntropyGradient):
     """An estimator that takes a gradient step at each update."""
 
-    def __init__(self, network: nn.Module, learning_rate: float) -> None:
+    def __init__(self, network: nn.Module, learning_rate: float, slices: int) -> None:
         if not learning_rate > 0.0:
             raise ValueError(f"learning_rate: expected a positive number, got {learning_rate}")
-        self.network = network
+        if slices < 1:
+            raise ValueError(f"slices: expected at least 1, got {slices}")
+        self.network, self.slices = network, slices
         self.optimiser = torch.optim.RMSprop(network.parameters(), learning_rate)
 
-    def update(self, z: Tensor, condition: Tensor | None = None) -> float:
+    @torch.enable_grad()
+    def update(self, z: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None) -> float:
         """A step on the loss of the samples.
 
         Raises:
-            ValueError: where the loss is not finite; no step is made then.
+            ValueError: where the loss or a gradient is not finite; no step is made then.
         """
         self._check(z, condition)
-        loss = self._loss(*_flat(z.detach(), condition))
-        if not bool(loss.isfinite()):
-            raise ValueError("z: the loss of its score is not finite; use a smaller learning rate of the sampler")
+        self.network.train()
+        loss = self._loss(*_flat(z.detach(), None if condition is None else condition.detach()), generator)
         self.optimiser.zero_grad()
         loss.backward()
+        norm = nn.utils.get_total_norm(p.grad for p in self.network.parameters() if p.grad is not None)
+        if not bool(loss.isfinite() & norm.isfinite()):
+            raise ValueError(
+                f"{type(self).__name__}: loss {float(loss.detach()):g}, gradient {float(norm):g}; samples or weights "
+                "have grown too large: use a smaller learning rate"
+            )
         self.optimiser.step()
         return float(loss.detach())
 
     def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        self.network.eval()
         return self._score(*_flat(z, condition)).view_as(z)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it has learned, and its optimiser, to go on from."""
+        return {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave."""
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))  # torch would share its averages
+
     @abstractmethod
-    def _loss(self, z: Tensor, condition: Tensor | None) -> Tensor:
+    def _loss(self, z: Tensor, condition: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """Of samples ``(N, D)`` and conditions ``(N, F)``."""
 
     @abstractmethod
@@ -57,40 +76,51 @@ class AutoregressiveScore(_Learned):
     .. math:: \\nabla_\\phi H = -\\sum_d \\mathbb{E} \\Big[ \\frac{\\partial}{\\partial z_d}
         \\log q_\\phi(z_d \\mid z_{<d}, x)\\, \\nabla_\\phi g_{\\phi,d}(\\epsilon_{\\le d}, x) \\Big]
 
-    (paper, Eq. 26). That the score of :math:`z_d` by the values before it plays no part holds for samplers that are
-    autoregressive themselves, :math:`z_d = h_d(\\epsilon_d, z_{<d}, x)` with :math:`\\epsilon_d` a single number: given
-    :math:`\\epsilon_{<d}` its mean is zero. For other samplers use :class:`JointScore`.
+    (paper, after Eq. 26). That the derivatives of :math:`\\log q_\\phi(z_d \\mid z_{<d}, x)` by the values before play
+    no part holds for samplers that are autoregressive themselves: :math:`z_d = h_d(\\epsilon_d, z_{<d}, x)`, the noise
+    of every dimension independent of that of the others and seen by later ones through :math:`z_{<d}` alone. Given
+    what comes before, those derivatives then have mean zero. For other samplers use :class:`JointScore`.
+
+    A model with a noise ladder gives the gradient of another entropy, that of :math:`z` with the smallest noise on it:
+    easier to learn, and right as long as that noise is far below the width of every :math:`q(z \\mid x)`.
 
     Arguments:
         model: Of the latents in the order in which the sampler makes them, conditioned on the inputs.
-        objective: ``"csm"`` (composite score matching) or ``"ssm"`` (sliced).
-        learning_rate: Of RMSProp (paper, Appendix D.4: 2e-4).
-        mix: Of the objective, for a model with a noise ladder; see :func:`arcsm.objectives.csm`.
-        slices: Of ``"ssm"``.
+        objective: ``"csm"`` (composite score matching) or ``"ssm"`` (sliced, Gaussian projections, the square in
+            closed form).
+        learning_rate: Of RMSProp; by default the paper's on MNIST (Appendix D.4), 2e-4 for CSM and 1e-3 for SSM.
+        mix: Of CSM, for a model with a noise ladder; see :func:`arcsm.objectives.csm`.
+        slices: Projections of each sample, of SSM.
 
     Raises:
-        ValueError: for an unknown objective.
+        ValueError: for an unknown objective, or a mix other than 1 without a ladder.
     """
 
     def __init__(
         self,
         model: AutoregressiveModel,
         objective: Literal["csm", "ssm"] = "csm",
-        learning_rate: float = 2e-4,
+        learning_rate: float | None = None,
         mix: float | Literal["auto"] = 1.0,
         slices: int = 1,
     ) -> None:
         if objective not in ("csm", "ssm"):
             raise ValueError(f'objective: expected "csm" or "ssm", got {objective!r}')
-        super().__init__(model, learning_rate)
-        self.model, self.objective, self.mix, self.slices = model, objective, mix, slices
+        if mix != 1.0 and (model.noise is None or objective == "ssm"):
+            raise ValueError(f"mix: only 1 is possible without a noise ladder and for ssm, got {mix}")
+        default = 2e-4 if objective == "csm" else 1e-3
+        super().__init__(model, default if learning_rate is None else learning_rate, slices)
+        self.model, self.objective, self.mix = model, objective, mix
 
-    def _loss(self, z: Tensor, condition: Tensor | None) -> Tensor:
+    def _loss(self, z: Tensor, condition: Tensor | None, generator: torch.Generator | None) -> Tensor:
         if self.objective == "csm":
-            return objectives.csm(self.model, z, self.mix, condition)
-        return objectives.ssm(self.model, z, self.slices, condition=condition, joint=False)
+            return objectives.csm(self.model, z, self.mix, condition, generator)
+        return objectives.ssm(self.model, z, self.slices, "gaussian", True, condition, generator, joint=False)
 
+    @torch.no_grad()
     def _score(self, z: Tensor, condition: Tensor | None) -> Tensor:
+        if self.model.noise is not None:
+            z = z + self.model.noise.sigma_min * self.model.scale * torch.randn_like(z)
         return self.model.score(z, condition=condition)[0]
 
 
@@ -103,17 +133,16 @@ class JointScore(_Learned):
     Arguments:
         network: ``network(z, condition)``, ``(N, D)`` and ``(N, F)`` (or ``None``) to ``(N, D)``, for example a
             :class:`ScoreNetwork`.
-        learning_rate: Of RMSProp.
+        learning_rate: Of RMSProp (paper, Appendix D.4).
         slices: Projections of each sample; Gaussian, with the square of the score in closed form.
     """
 
     def __init__(self, network: nn.Module, learning_rate: float = 1e-3, slices: int = 1) -> None:
-        super().__init__(network, learning_rate)
-        self.slices = slices
+        super().__init__(network, learning_rate, slices)
 
-    def _loss(self, z: Tensor, condition: Tensor | None) -> Tensor:
+    def _loss(self, z: Tensor, condition: Tensor | None, generator: torch.Generator | None) -> Tensor:
         z = z.requires_grad_()
-        return sliced_score_matching(self.network(z, condition), z, self.slices, "gaussian", True)
+        return sliced_score_matching(self.network(z, condition), z, self.slices, "gaussian", True, generator)
 
     def _score(self, z: Tensor, condition: Tensor | None) -> Tensor:
         return self.network(z, condition)  # type: ignore[no-any-return]
