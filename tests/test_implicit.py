@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder
+from arcsm.experiments import entropy
 from arcsm.implicit import (
     AutoregressiveScore,
     EntropyGradient,
@@ -342,3 +343,36 @@ def test_a_loss_that_is_not_finite_makes_no_step() -> None:
     with pytest.raises(ValueError, match="AutoregressiveScore: loss"):
         AutoregressiveScore(model).update(torch.full((2, 2, 2), 1e200, dtype=FLOAT64))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+# The known distribution of the experiment "entropy" -----------------------------------------------------------------
+
+
+def test_the_known_distribution_is_known() -> None:
+    """Its scores are those of its log density, and its entropy's gradient that of the mean log slope."""
+    sampler = entropy.Sampler.of(3, 0.7, 0.8)
+    e = normal(1, 6, 3)
+    widths = sampler.log_widths.detach().exp()
+
+    def log_density(z: Tensor, d: int, before: Tensor) -> Tensor:
+        """Of z_d given the value before it, by bisection for the noise and the slope of the map."""
+        own = (z - before) / widths[d]
+        low, high = torch.full_like(own, -20.0), torch.full_like(own, 20.0)
+        for _ in range(80):
+            middle = 0.5 * (low + high)
+            below = middle + 0.8 * torch.tanh(3.0 * middle) < own
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        slope = 1.0 + 2.4 / torch.cosh(3.0 * middle).square()
+        return -0.5 * middle.square() - torch.log(slope * widths[d])
+
+    with torch.no_grad():
+        z, step = sampler(e), 1e-5
+        for d in range(3):
+            before = 0.7 * z[..., d - 1] if d else torch.zeros_like(z[..., 0])
+            up, down = (log_density(z[..., d] + h, d, before) for h in (step, -step))
+            expected = (up - down) / (2.0 * step)
+            torch.testing.assert_close(sampler.conditional_scores(e)[..., d], expected, rtol=1e-5, atol=1e-6)
+    e = normal(1, 400_000, 3, seed=5)
+    gradients = torch.autograd.grad(-(sampler.conditional_scores(e) * sampler(e)).sum(-1).mean(), sampler.parameters())
+    found = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.testing.assert_close(found, sampler.true_gradient(), rtol=0.0, atol=0.03)

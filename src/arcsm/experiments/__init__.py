@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping
 
 from arcsm.experiments.base import Experiment, Preset
+from arcsm.experiments.entropy import ENTROPY
 from arcsm.experiments.fig1a import FIG1A
 from arcsm.experiments.fig1b import FIG1B
 from arcsm.experiments.fig2 import FIG2
@@ -39,6 +40,7 @@ _ALL = (
     SAMPLING_COST,
     MNIST_MADE,
     TABLE1,
+    ENTROPY,
 )
 EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
 

@@ -1,0 +1,207 @@
+"""Entropy gradients of a distribution that is known, by every estimator: how wrong they are, by samples and dimension.
+
+The sampler is autoregressive and not Gaussian, with two humps in every conditional where b > 0:
+
+    z_d = a z_{d-1} + w_d (e_d + b tanh(3 e_d)),        e_d standard normal
+
+so that its entropy is sum_d [log w_d + E log(1 + 3 b sech^2 3 e)] and a constant: the gradient is one by each log w_d,
+zero by a, and a one-dimensional integral by b. The paper shows no such check.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from arcsm.contexts import MADE
+from arcsm.experiments.base import Preset, Settings, Study, over_seeds, study
+from arcsm.heads import ScoreHead
+from arcsm.implicit import AutoregressiveScore, EntropyGradient, JointScore, ScoreNetwork, Spectral, Stein
+from arcsm.model import AutoregressiveModel
+from arcsm.plots import BLUE, GREY, ORANGE, open_frame
+
+
+class Entropy(Settings):
+    """Everything here is ours. Learned scores see every sample once; kernels see them in groups."""
+
+    features: tuple[int, ...] = (2, 8, 32)
+    samples: tuple[int, ...] = (1_000, 10_000, 100_000)
+    bends: tuple[float, ...] = (0.0, 0.8)
+    coupling: float = 0.7
+    batch: int = 100  # samples of an update
+    group: int = 500  # samples of a kernel (their cost grows with its cube)
+    evaluated: int = 20_000  # fresh samples for the gradient, the same number for all
+    learning_rate: float = 2e-3
+    hidden: tuple[int, ...] = (64, 64)  # of the joint network, and of the MADE
+    context_features: int = 8
+    head_hidden: tuple[int, ...] = (32, 32)
+
+
+PRESETS: Mapping[Preset, Entropy] = {
+    "smoke": Entropy(
+        features=(2,), samples=(200,), bends=(0.8,), group=50, evaluated=200, hidden=(8,), head_hidden=(8,)
+    ),
+    "cpu": Entropy(seeds=3),
+    "paper": Entropy(seeds=10, samples=(1_000, 10_000, 100_000, 1_000_000), evaluated=200_000),
+}
+
+TRUE, STEIN, SPECTRAL = "the true scores", "Stein", "spectral"
+SSM, SSM_AR, CSM = "SSM", "SSM-AR", "CSM"
+METHODS = (TRUE, STEIN, SPECTRAL, SSM, SSM_AR, CSM)
+Result = dict[str, Any]
+
+
+@dataclass
+class Sampler:
+    """The distribution, in double precision, with the parameters that the gradient is by."""
+
+    log_widths: Tensor  # (D,)
+    coupling: Tensor
+    bend: Tensor
+
+    @classmethod
+    def of(cls, features: int, coupling: float, bend: float) -> Sampler:
+        widths = torch.linspace(-0.7, 0.7, features, dtype=torch.float64)
+        tensors = (widths, torch.tensor(coupling, dtype=torch.float64), torch.tensor(bend, dtype=torch.float64))
+        return cls(*(t.requires_grad_() for t in tensors))
+
+    def __call__(self, e: Tensor) -> Tensor:
+        """Noise ``(B, K, D)`` to samples ``(B, K, D)``."""
+        own = self.log_widths.exp() * (e + self.bend * torch.tanh(3.0 * e))
+        columns = [own[..., 0]]
+        for d in range(1, e.shape[-1]):
+            columns.append(self.coupling * columns[-1] + own[..., d])
+        return torch.stack(columns, -1)
+
+    @torch.no_grad()
+    def conditional_scores(self, e: Tensor) -> Tensor:
+        """Scores of the conditionals at the samples that the noise makes: those of a bent normal, stretched."""
+        sech2 = torch.cosh(3.0 * e).pow(-2)
+        slope = 1.0 + 3.0 * self.bend * sech2
+        dslope = -18.0 * self.bend * sech2 * torch.tanh(3.0 * e)
+        return (-e - dslope / slope) / (slope * self.log_widths.exp())
+
+    def parameters(self) -> list[Tensor]:
+        return [self.log_widths, self.coupling, self.bend]
+
+    def true_gradient(self) -> Tensor:
+        """By the log widths, the coupling and the bend, ``(D + 2,)``."""
+        e = torch.linspace(-10.0, 10.0, 20_001, dtype=torch.float64)
+        density = torch.exp(-0.5 * e.square()) / math.sqrt(2.0 * math.pi)
+        steep = 3.0 / torch.cosh(3.0 * e).square()
+        mean = float(torch.trapezoid(density * steep / (1.0 + self.bend.detach() * steep), e))
+        features = len(self.log_widths)
+        tail = torch.tensor([0.0, features * mean], dtype=torch.float64)
+        return torch.cat([torch.ones(features, dtype=torch.float64), tail])
+
+
+def body(run: Study[Entropy]) -> Result:
+    """Every estimator on every distribution."""
+    settings = run.settings
+    keys = [(m, d, n, b) for m in METHODS for d in settings.features for n in settings.samples for b in settings.bends]
+    found = run.each(
+        {
+            f"{_cell(*key)}, seed {seed}": partial(_estimate, run, *key, seed)
+            for key in keys
+            for seed in settings.all_seeds()
+        }
+    )
+    cells = [
+        {
+            **dict(zip(("method", "features", "samples", "bend"), key, strict=True)),
+            **{
+                what: over_seeds([found[f"{_cell(*key)}, seed {seed}"][what] for seed in settings.all_seeds()])
+                for what in ("cosine", "relative_error", "seconds")
+            },
+        }
+        for key in keys
+    ]
+    return {"cells": cells, "figure": run.figure(_figure(settings, cells))}
+
+
+def _cell(method: str, features: int, samples: int, bend: float) -> str:
+    return f"{method}, D {features}, {samples} samples, b {bend:g}"
+
+
+def _estimate(run: Study[Entropy], method: str, features: int, samples: int, bend: float, seed: int) -> Result:
+    """Cosine and relative error of the gradient by all parameters."""
+    settings = run.settings
+    sampler = Sampler.of(features, settings.coupling, bend)
+    generator = torch.Generator().manual_seed(1_000_003 * seed + 1)
+    noise = partial(torch.randn, generator=generator, dtype=torch.float64)
+    begun = time.monotonic()
+    if method == TRUE:
+        e = noise(1, settings.evaluated, features)
+        surrogate = -(sampler.conditional_scores(e) * sampler(e)).sum(-1).mean()
+    elif method in (STEIN, SPECTRAL):
+        estimator: EntropyGradient = Stein() if method == STEIN else Spectral()
+        group = min(settings.group, samples)
+        surrogate = estimator.surrogate(sampler(noise(-(-min(samples, settings.evaluated) // group), group, features)))
+    else:
+        estimator = _learner(settings, method, features, seed)
+        for _ in range(samples // settings.batch):
+            with torch.no_grad():
+                z = sampler(noise(1, settings.batch, features))
+            estimator.update(z, generator=generator)
+        surrogate = estimator.surrogate(sampler(noise(1, settings.evaluated, features)))
+    gradients = torch.autograd.grad(surrogate, sampler.parameters())
+    found, truth = torch.cat([g.flatten() for g in gradients]), sampler.true_gradient()
+    return {
+        "cosine": float(torch.cosine_similarity(found, truth, 0)),
+        "relative_error": float((found - truth).norm() / truth.norm()),
+        "seconds": time.monotonic() - begun,
+    }
+
+
+def _learner(settings: Entropy, method: str, features: int, seed: int) -> EntropyGradient:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if method == SSM:
+            return JointScore(ScoreNetwork(features, 0, settings.hidden).double(), settings.learning_rate)
+        context = MADE(features, settings.context_features, settings.hidden)
+        head = ScoreHead(settings.context_features, settings.head_hidden)
+        model = AutoregressiveModel(context, head).double()
+    return AutoregressiveScore(model, "csm" if method == CSM else "ssm", settings.learning_rate)
+
+
+_STYLE: Mapping[str, tuple[str, str]] = {
+    TRUE: (GREY, ":"), STEIN: ("#8e6bbf", "-"), SPECTRAL: ("#4c9f70", "-"), SSM: (ORANGE, "-"), SSM_AR: (BLUE, "--"),
+    CSM: (BLUE, "-"),
+}  # fmt: skip
+
+
+def _figure(settings: Entropy, cells: list[Result]) -> Figure:
+    """Relative error against the number of samples: a column for each dimension, a row for each bend."""
+    rows, columns = len(settings.bends), len(settings.features)
+    figure = Figure(figsize=(2.9 * columns + 0.6, 2.5 * rows + 0.8), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for row, bend in enumerate(settings.bends):
+        for column, features in enumerate(settings.features):
+            axes = panels[row, column]
+            for method, (colour, style) in _STYLE.items():
+                own = [c for c in cells if (c["method"], c["features"], c["bend"]) == (method, features, bend)]
+                x, y = [c["samples"] for c in own], [c["relative_error"]["mean"] for c in own]
+                axes.plot(x, y, style, marker="o", markersize=3, color=colour, label=method)
+            axes.set(xscale="log", yscale="log")
+            axes.set_title(f"D = {features}, {'two humps' if bend else 'Gaussian'}", fontsize=9)
+            if row == rows - 1:
+                axes.set_xlabel("samples", fontsize=8)
+            if column == 0:
+                axes.set_ylabel("relative error of\nthe entropy gradient", fontsize=8)
+            open_frame(axes)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=len(labels), loc="outside upper center")
+    return figure
+
+
+ENTROPY = study(
+    "entropy", "entropy gradients of a known implicit distribution by every estimator (Section 6)", PRESETS, body
+)
