@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -74,7 +75,10 @@ def test_scores_of_a_table_and_of_a_folder_of_images(image_run: Path, table_run:
     for index, picture in enumerate(pixels):
         Image.fromarray(picture.astype(np.uint8)).save(folder / f"{index}.png")
     assert call("score", image_run, folder, "--out", tmp_path / "images.csv") == 0
-    assert len(read_table(tmp_path / "images.csv").values) == 3
+    scored = pd.read_csv(tmp_path / "images.csv")
+    assert list(scored.columns) == ["row", "log_prob", "least_likely_column", "its_log_prob", "file"]
+    assert list(scored["file"]) == ["0.png", "1.png", "2.png"]
+    assert np.isfinite(scored["log_prob"]).all()
 
 
 def test_a_report_is_one_self_contained_page(image_run: Path, table_run: Path, tmp_path: Path) -> None:
