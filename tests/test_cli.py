@@ -49,6 +49,62 @@ def table_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+VAE = """
+kind: vae
+name: tiny-vae
+data: {kind: digits}
+model: {encoder: autoregressive, latents: 2, hidden_features: [8]}
+train: {method: csm, steps: 4, batch_size: 8, score_hidden: [8], head_hidden: [8], validate_every: 2, validation_rows: 8,
+        validation_samples: 4, device: cpu}
+"""
+
+
+@pytest.fixture(scope="module")
+def vae_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vae")
+    (folder / "tiny.yaml").write_text(VAE)
+    assert call("train", folder / "tiny.yaml", "--out", folder / "run") == 0
+    return folder / "run"
+
+
+def test_an_autoencoder_is_trained_drawn_from_and_reported(
+    vae_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("sample", vae_run, "-n", 4, "--out", tmp_path / "s.png", "--device", "cpu") == 0
+    assert Image.open(tmp_path / "s.png").size[0] > 16
+    assert call("sample", vae_run, "-n", 3, "--out", tmp_path / "a.npy") == 0
+    assert np.load(tmp_path / "a.npy").shape == (3, 64)
+    assert call("report", vae_run, "--out", tmp_path / "page.html") == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "importance weighted bound" in page
+    assert page.count("data:image/png;base64,") == 5  # four pictures and the curve
+    assert "https://" not in page
+    capsys.readouterr()
+    assert call("info", vae_run) == 0
+    assert "encoder: autoregressive" in capsys.readouterr().out
+    assert call("train", vae_run.parent / "tiny.yaml", "--out", vae_run, "--resume") == 0
+
+
+def test_what_an_autoencoder_cannot_do_is_one_line(
+    vae_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digit = tmp_path / "digits"
+    digit.mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(digit / "a.png")
+    for arguments, message in (
+        (("score", vae_run, digit, "--out", tmp_path / "s.csv"), "holds a vae, not an autoregressive model"),
+        (("sample", vae_run, "--sampler", "langevin", "--out", tmp_path / "s.png"), "this is an autoencoder"),
+        (("report", vae_run, "--sampler", "langevin"), "this is an autoencoder"),
+        (("train", vae_run.parent / "tiny.yaml", "--out", vae_run), "holds a run already"),
+        (("train", "vae-mnist", "--set", "train.method=cms"), "train.method: input should be 'elbo'"),
+        (("train", "vae-mnist", "--set", "train.metod=csm"), "train.metod: unknown key; did you mean method?"),
+    ):
+        assert call(*arguments) == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
 def test_samples_come_as_picture_array_and_table(image_run: Path, table_run: Path, tmp_path: Path) -> None:
     assert call("sample", image_run, "-n", 4, "--out", tmp_path / "s.png", "--device", "cpu") == 0
     assert Image.open(tmp_path / "s.png").size[0] > 16

@@ -8,6 +8,7 @@ import pytest
 
 from arcsm import config
 from arcsm.data import TOYS
+from arcsm.implicit.runs import VAERunConfig, is_vae
 
 TEXT = """
 name: tiny
@@ -24,8 +25,13 @@ def test_every_preset_parses_and_builds_for_its_data_kind() -> None:
     known = config.presets()
     assert {"digits", "mnist-made", *(f"toy-{name.replace('_', '-')}" for name in TOYS)} <= known.keys()
     for name in known:
+        tree = config.load_tree(name)
+        assert tree["name"] == name
+        if is_vae(tree):
+            vae = config.validated(tree, name, VAERunConfig).model.build({"image_shape": [3, 32, 32], "levels": 256})
+            assert vae.features == 3072
+            continue
         parsed = config.load_config(name)
-        assert parsed.name == name
         model = parsed.model.build(12, {"image_shape": [3, 2, 2]})
         assert model.context.context_features == model.head.context_features
 

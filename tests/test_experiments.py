@@ -64,7 +64,23 @@ def test_the_list_and_unknown_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli._run(["reproduce", "mnist-made", "--preset", "huge"]) == 2
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "mnist-made"])
+PARTS = (
+    "fig4-mnist",
+    "fig4-cifar",
+    "fig4-faces",
+    "table2-mnist",
+    "table2-faces",
+)  # of fig4 and table2, which are quick
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in PARTS else name
+        for name in EXPERIMENTS
+        if name != "mnist-made"
+    ],
+)
 def test_every_experiment_runs_at_smoke_size_and_goes_on_where_it_stopped(
     name: str, small_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

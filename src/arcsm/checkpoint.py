@@ -81,6 +81,31 @@ def weights_path(path: str | os.PathLike[str]) -> Path:
     return path if path.suffix == ".safetensors" else path / WEIGHTS_NAME
 
 
+def save_module(module: torch.nn.Module, config: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a module to a ``.safetensors`` file, or to a folder that gets its configuration for people to read too."""
+    file = weights_path(path)
+    write_tensors(file, module.state_dict(), config)
+    if file != Path(path):
+        text = json.dumps({"schema_version": SCHEMA_VERSION, **config}, indent=2)
+        write_text(file.parent / CONFIG_NAME, text + "\n")
+
+
+def read_module(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and configuration that :func:`save_module` wrote.
+
+    Raises:
+        ValueError: as :func:`read_tensors`, or where the folder's configuration is of other weights.
+    """
+    file = weights_path(path)
+    tensors, config = read_tensors(file)
+    beside = file.parent / CONFIG_NAME
+    if file != Path(path) and beside.is_file():
+        copy = parse_header(beside.read_text(encoding="utf-8", errors="replace"), beside)
+        if copy != config:
+            raise ValueError(f"{beside}: does not belong to {file.name}; delete it to use the copy inside {file.name}")
+    return tensors, config
+
+
 def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Fill a module with tensors, naming the first that is missing, unknown or of another shape or type.
 
@@ -102,3 +127,21 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Pat
         if got.is_floating_point() and not bool(torch.isfinite(got).all()):
             raise ValueError(f"{path}: tensor {name} holds NaN or infinity")
     module.load_state_dict(dict(tensors))
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of an optimiser as named tensors."""
+    return {
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what :func:`optimizer_tensors` gave; rates and other settings stay as they are."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor.clone()  # torch would share it
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

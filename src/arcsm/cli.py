@@ -17,17 +17,20 @@ from rich.console import Console
 from rich.table import Table
 
 from arcsm import __version__
-from arcsm.config import dump_config, load_config, presets
+from arcsm.config import RunConfig, dump_config, load_config, load_tree, presets, run_config_path, validated
 from arcsm.data import ImageSet, read_images, read_table, scale_images, write_table
 from arcsm.data.images import IMAGE_SUFFIXES, digits, save_images, unscale_images, unstretch_images
 from arcsm.denoise import Corruption, GaussianNoise, SaltAndPepper, langevin, particles, posterior, tweedie
 from arcsm.experiments import EXPERIMENTS, Preset, find
 from arcsm.experiments.base import result_path
 from arcsm.files import atomic_path
+from arcsm.implicit.report import write_vae_report
+from arcsm.implicit.runs import VAERunConfig, is_vae, is_vae_run, load_vae_run, train_vae_run
+from arcsm.implicit.vae import VAE, load_vae
 from arcsm.metrics import summary
 from arcsm.model import AutoregressiveModel, load, resolve_device
 from arcsm.progress import track
-from arcsm.report import ReportNumbers, sample_picture, write_report
+from arcsm.report import LikelihoodRow, ReportNumbers, sample_picture, write_report
 from arcsm.runs import class_labels, load_run, train_run
 from arcsm.samplers import SAMPLERS
 from arcsm.training import FitResult, TrainingDiverged
@@ -97,9 +100,15 @@ def train(
 ) -> None:
     """Train a model. Kill it at any moment; --resume goes on to exactly the same weights."""
     extra = [f"train.seed={seed}"] * (seed is not None) + [f"train.device={device}"] * (device is not None)
-    config = load_config(source, [*(changes or []), *extra])
-    folder = out or Path("runs") / config.name
-    result = train_run(config, folder, resume, progress=True)
+    tree = load_tree(source, [*(changes or []), *extra])
+    if is_vae(tree):
+        of_vae = validated(tree, source, VAERunConfig)
+        folder = out or Path("runs") / of_vae.name
+        result = train_vae_run(of_vae, folder, resume, progress=True)
+    else:
+        config = validated(tree, source, RunConfig)
+        folder = out or Path("runs") / config.name
+        result = train_run(config, folder, resume, progress=True)
     _show_training(result)
     print(f"{folder}  next: arcsm report {folder}")
 
@@ -125,17 +134,22 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Draw samples from a trained model."""
-    model = load(run, resolve_device(device))
+    model: AutoregressiveModel | VAE
+    model = load_vae(run, device) if is_vae_run(run) else load(run, resolve_device(device))
     if out.suffix not in ("", ".png", ".npy", ".csv"):
         raise ValueError(f"--out {out}: expected a .png, .npy or .csv file, or a folder")
     if out.suffix in ("", ".png") and "image_shape" not in model.metadata:
         raise ValueError(f"--out {out}: this model is not of images; use .npy or .csv")
     if out.suffix == "" and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out}: exists already; give a new or an empty folder")
-    generator = torch.Generator(model.shift.device).manual_seed(seed)
     begun = time.monotonic()
-    labels = class_labels(model, n, label)
-    rows = model.sample(n, sampler, generator, labels, progress=True, denoise=denoise).cpu()
+    if isinstance(model, VAE):
+        if sampler is not None or denoise or label is not None:
+            raise ValueError("--sampler, --denoise, --class: expected none of them; this is an autoencoder")
+        rows = model.sample(n, torch.Generator(model.device).manual_seed(seed)).cpu()
+    else:
+        generator = torch.Generator(model.shift.device).manual_seed(seed)
+        rows = model.sample(n, sampler, generator, class_labels(model, n, label), progress=True, denoise=denoise).cpu()
     if out.suffix == "":
         _write_images(out, rows, model.metadata)
     elif out.suffix == ".png":
@@ -231,6 +245,13 @@ def report(
 ) -> None:
     """Write one self-contained page: curves, samples, calibration, likelihoods, configuration."""
     page = out or run / "report.html"
+    if is_vae_run(run):
+        if sampler is not None:
+            raise ValueError(f"--sampler {sampler}: expected none; this is an autoencoder")
+        of_vae = write_vae_report(load_vae_run(run, device), page, samples, seed, progress=True)
+        _show_likelihood_table(of_vae.log_likelihood)
+        print(page)
+        return
     numbers = write_report(load_run(run, device), page, samples, sampler, seed, progress=True)
     _show_likelihoods(numbers)
     print(page)
@@ -270,13 +291,14 @@ def reproduce(
 @app.command(epilog="Example: arcsm info runs/digits")
 def info(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.")]) -> None:
     """Say what a model is made of."""
-    model = load(run)
+    of_vae = is_vae_run(run)
+    model = load_vae(run) if of_vae else load(run)
     print(f"features    {model.features}")
     print(f"weights     {sum(p.numel() for p in model.parameters()):,}")
     for name, part in model.config().items():
         print(f"{name:11s} {json.dumps(part)}")
-    if (run / "config.yaml").is_file():
-        print(dump_config(load_run(run).config), end="")
+    if run_config_path(run).is_file():
+        print(dump_config(load_vae_run(run).config if of_vae else load_run(run).config), end="")
 
 
 def main() -> None:
@@ -319,7 +341,7 @@ def _warn_in_one_line(message: Warning | str, category: type[Warning], *_: Any, 
 # What the commands share --------------------------------------------------------------------------------------------
 
 
-def _columns(model: AutoregressiveModel) -> tuple[str, ...]:
+def _columns(model: AutoregressiveModel | VAE) -> tuple[str, ...]:
     names = model.metadata.get("columns")
     return tuple(names) if names else tuple(f"x{d}" for d in range(model.features))
 
@@ -462,11 +484,15 @@ def _show_training(result: FitResult) -> None:
 
 
 def _show_likelihoods(numbers: ReportNumbers) -> None:
+    _show_likelihood_table(numbers.log_likelihood)
+    print(f"calibration: KS distance {numbers.pit_statistic:.4f} over {numbers.pit_count} values")
+
+
+def _show_likelihood_table(rows: Sequence[LikelihoodRow]) -> None:
     table = Table("held-out log likelihood", "nats a row")
-    for row in numbers.log_likelihood:
+    for row in rows:
         table.add_row(row.model, f"{row.mean:.3f}" + (f" +- {row.error:.3f}" if row.error is not None else ""))
     Console().print(table)
-    print(f"calibration: KS distance {numbers.pit_statistic:.4f} over {numbers.pit_count} values")
 
 
 if __name__ == "__main__":

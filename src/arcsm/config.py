@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
@@ -97,17 +97,31 @@ def load_config(source: str, changes: Sequence[str] = ()) -> RunConfig:
     Raises:
         ValueError: in one line, for an unknown preset, a file that is not YAML, an unknown key or a wrong type.
     """
+    return validated(load_tree(source, changes), source, RunConfig)
+
+
+def load_tree(source: str, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings of a preset or a file, with changes, before they are checked; see :func:`load_config`."""
     known = presets()
     path = known.get(source, Path(source))
     if not path.is_file():
         close = difflib.get_close_matches(source, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"presets: {', '.join(known)}"
         raise ValueError(f"{source}: neither a preset nor a YAML file; {hint}")
-    return parse_config(path.read_text(encoding="utf-8"), source, changes)
+    return parse_tree(path.read_text(encoding="utf-8"), source, changes)
 
 
 def parse_config(text: str, source: str, changes: Sequence[str] = ()) -> RunConfig:
     """Parse the text of a run configuration; see :func:`load_config`."""
+    return validated(parse_tree(text, source, changes), source, RunConfig)
+
+
+def parse_tree(text: str, source: str, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """Settings that are text, with changes, before they are checked.
+
+    Raises:
+        ValueError: for text that is not a YAML mapping.
+    """
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -116,13 +130,25 @@ def parse_config(text: str, source: str, changes: Sequence[str] = ()) -> RunConf
         raise ValueError(f"{source}: expected keys name, data, model and train")
     for change in changes:
         apply_change(tree, change)
+    return tree
+
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def validated(tree: dict[str, Any], source: str, schema: type[C]) -> C:
+    """Settings as what they are of.
+
+    Raises:
+        ValueError: in one line, for an unknown key or a wrong type.
+    """
     try:
-        return RunConfig.model_validate(tree)
+        return schema.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(f"{source}: {first_error(error, RunConfig)}") from error
+        raise ValueError(f"{source}: {first_error(error, schema)}") from error
 
 
-def dump_config(config: RunConfig) -> str:
+def dump_config(config: BaseModel) -> str:
     """The configuration as YAML, defaults of ``train`` and ``data`` included."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -453,12 +452,7 @@ def save(model: AutoregressiveModel, path: str | os.PathLike[str]) -> None:
         path: A file ending in ``.safetensors``, or a folder that gets ``model.safetensors`` and, for people to read,
             ``config.json``. Each file is replaced in one step: a kill leaves the old one or the new one.
     """
-    file = checkpoint.weights_path(path)
-    config = model.config()
-    checkpoint.write_tensors(file, model.state_dict(), config)
-    if file != Path(path):
-        text = json.dumps({"schema_version": checkpoint.SCHEMA_VERSION, **config}, indent=2)
-        checkpoint.write_text(file.parent / checkpoint.CONFIG_NAME, text + "\n")
+    checkpoint.save_module(model, model.config(), path)
 
 
 def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> AutoregressiveModel:
@@ -472,13 +466,10 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Au
         ValueError: for a file that is missing, truncated, foreign, of a later version, or whose tensors do not fit
             its configuration.
     """
+    tensors, config = checkpoint.read_module(path)
     file = checkpoint.weights_path(path)
-    tensors, config = checkpoint.read_tensors(file)
-    beside = file.parent / checkpoint.CONFIG_NAME
-    if file != Path(path) and beside.is_file():
-        copy = checkpoint.parse_header(beside.read_text(encoding="utf-8", errors="replace"), beside)
-        if copy != config:
-            raise ValueError(f"{beside}: does not belong to {file.name}; delete it to use the copy inside {file.name}")
+    if "kind" in config:
+        raise ValueError(f"{file}: holds a {config['kind']}, not an autoregressive model")
     model = AutoregressiveModel.from_config(config)
     model.to(tensors["shift"].dtype if "shift" in tensors else torch.get_default_dtype())
     checkpoint.load_state(model, tensors, file)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +136,10 @@ def _pictures(run: Run, dataset: Dataset, drawn: Tensor, samples: int, seed: int
 def _page(run: Run, dataset: Dataset, numbers: ReportNumbers, u: Tensor, pictures: list[tuple[str, str]]) -> str:
     history = read_metrics(run.folder)
     uniformity = pit_uniformity(u)
-    template = resources.files("arcsm").joinpath("templates/report.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(template).render(
+    return render(
+        "report.html",
         name=run.config.name,
         about=run.config.about,
-        version=arcsm.__version__,
         parameters=sum(p.numel() for p in run.model.parameters()),
         rows=len(dataset.train),
         features=run.model.features,
@@ -152,7 +149,15 @@ def _page(run: Run, dataset: Dataset, numbers: ReportNumbers, u: Tensor, picture
         dequantise=dataset.dequantise,
         numbers=numbers,
         pictures=pictures,
+        paired=len(pictures) == 2,
         curve=plots.as_data_uri(plots.as_png(plots.training_curve(history))) if history else None,
         pit=plots.as_data_uri(plots.as_png(plots.pit_histogram(u, uniformity))),
         config=dump_config(run.config),
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from one of the package's templates."""
+    loader = jinja2.PackageLoader("arcsm", "templates")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.get_template(template).render(version=arcsm.__version__, **values)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from arcsm.checkpoint import WEIGHTS_NAME, write_text
-from arcsm.config import RunConfig, dump_config, parse_config, run_config_path
+from arcsm.config import C, RunConfig, dump_config, parse_tree, run_config_path, validated
 from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.heads import DiscretisedLogisticMixtureHead
 from arcsm.model import AutoregressiveModel, load
@@ -35,19 +36,14 @@ def train_run(
         ValueError: where the folder holds another run, or one that ``resume`` was not asked to go on with.
     """
     folder = Path(folder)
-    text, path = dump_config(config), run_config_path(folder)
-    begun = path.is_file() or (folder / STATE_NAME).exists() or (folder / WEIGHTS_NAME).exists()
-    if begun and not resume:
-        raise ValueError(f"{folder}: holds a run already; give --resume to go on with it, or another --out")
-    if path.is_file():
-        _check_same(parse_config(path.read_text(encoding="utf-8"), str(path)), config, path)
+    check_folder(config, folder, resume)
     dataset = load_dataset(config.data, config.train.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         model = config.model.build(dataset.train.shape[1], dataset.metadata)
     labels = _labels(model, dataset)
     _check_levels(model, config, dataset)
-    write_text(path, text)
+    write_text(run_config_path(folder), dump_config(config))
     return fit(
         model, dataset.train, dataset.valid, config.for_dataset(dataset), labels.get("train"), labels.get("valid"),
         run=folder, resume=resume, progress=progress,
@@ -69,11 +65,45 @@ def _labels(model: AutoregressiveModel, dataset: Dataset) -> dict[str, Tensor]:
     return dataset.labels
 
 
-def _check_same(before: RunConfig, now: RunConfig, path: Path) -> None:
-    """What a run goes on with must be what it began with; how to train is compared with the checkpoint itself."""
-    for part in ("data", "model"):
-        if getattr(before, part) != getattr(now, part):
-            raise ValueError(f"{path}: the run began with another {part}; use another folder")
+def check_folder(config: Any, folder: Path, resume: bool) -> None:
+    """What a run goes on with must be what it began with; how to train is compared with the checkpoint itself.
+
+    Arguments:
+        config: Of the run that is to be, with sections ``data`` and ``model``.
+        folder: Where it is to be.
+        resume: Whether to go on with what is there.
+
+    Raises:
+        ValueError: where the folder holds another run, or one that ``resume`` was not asked to go on with.
+    """
+    path = run_config_path(folder)
+    begun = path.is_file() or (folder / STATE_NAME).exists() or (folder / WEIGHTS_NAME).exists()
+    if begun and not resume:
+        raise ValueError(f"{folder}: holds a run already; give --resume to go on with it, or another --out")
+    if path.is_file():
+        before = read_config(path, type(config))
+        for part in ("data", "model"):
+            if getattr(before, part) != getattr(config, part):
+                raise ValueError(f"{path}: the run began with another {part}; use another folder")
+
+
+def read_config(path: Path, schema: type[C]) -> C:
+    """The configuration that a run keeps."""
+    return validated(parse_tree(path.read_text(encoding="utf-8"), str(path)), str(path), schema)
+
+
+def finished_config(folder: Path, schema: type[C]) -> C:
+    """The configuration of a run that has a model.
+
+    Raises:
+        ValueError: for a folder that holds none.
+    """
+    path = run_config_path(folder)
+    if not path.is_file():
+        raise ValueError(f"{folder}: not a run (no config.yaml); train one with: arcsm train PRESET --out {folder}")
+    if not (folder / WEIGHTS_NAME).is_file():
+        raise ValueError(f"{folder}: has no model yet; finish it with: arcsm train {path} --out {folder} --resume")
+    return read_config(path, schema)
 
 
 def _check_levels(model: AutoregressiveModel, config: RunConfig, dataset: Dataset) -> None:
@@ -113,10 +143,4 @@ def load_run(folder: str | os.PathLike[str], device: str = "cpu") -> Run:
         ValueError: for a folder that holds none.
     """
     folder = Path(folder)
-    path = run_config_path(folder)
-    if not path.is_file():
-        raise ValueError(f"{folder}: not a run (no config.yaml); train one with: arcsm train PRESET --out {folder}")
-    if not (folder / WEIGHTS_NAME).is_file():
-        raise ValueError(f"{folder}: has no model yet; finish it with: arcsm train {path} --out {folder} --resume")
-    config = parse_config(path.read_text(encoding="utf-8"), str(path))
-    return Run(folder, config, load(folder, device))
+    return Run(folder, finished_config(folder, RunConfig), load(folder, device))

@@ -303,8 +303,7 @@ class _Trainer:
         tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
         tensors |= {f"average.{name}": t for name, t in self.average.state_dict().items()}
         tensors |= {f"best.{name}": t for name, t in self.best_weights.items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        tensors |= {f"optimizer.{name}": t for name, t in checkpoint.optimizer_tensors(self.optimizer).items()}
         tensors = {name: t.clone() for name, t in tensors.items()}  # no tensor may share memory with another
         header = {
             "kind": "training state",
@@ -333,11 +332,7 @@ class _Trainer:
         checkpoint.load_state(self.model, parts["model"], path)
         checkpoint.load_state(self.average, parts["average"], path)
         self.best_weights = parts["best"]
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["optimizer"].items():
-            index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        checkpoint.load_optimizer(self.optimizer, parts["optimizer"])
         self.step, self.seconds = int(header["step"]), float(header["seconds"])
         self.best = {**header["best"], "loss": float(header["best"]["loss"])}
         self.history = list(header["history"])

@@ -20,6 +20,7 @@ from arcsm.experiments.mnist_made import MNIST_MADE
 from arcsm.experiments.modes import MODES
 from arcsm.experiments.sampling_cost import SAMPLING_COST
 from arcsm.experiments.table1 import TABLE1
+from arcsm.experiments.table2 import TABLE2, TABLE2_FACES, TABLE2_MNIST
 from arcsm.experiments.toys_nll import TOYS_NLL
 
 _ALL = (
@@ -40,6 +41,9 @@ _ALL = (
     SAMPLING_COST,
     MNIST_MADE,
     TABLE1,
+    TABLE2,
+    TABLE2_MNIST,
+    TABLE2_FACES,
     ENTROPY,
 )
 EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in _ALL}

@@ -27,16 +27,54 @@ normaliser, here :math:`\\log p = -z_1^2 / 8 - 2 z_2^2` (deviations 2 and 1/2); 
 An estimator for another method is one small class with a method ``score``; see :class:`EntropyGradient`.
 """
 
-from arcsm.implicit.entropy import EntropyGradient, GaussianEntropy
+from arcsm.implicit.decoders import BernoulliDecoder, Decoder, GaussianImageDecoder
+from arcsm.implicit.encoders import AutoregressiveEncoder, Encoder, GaussianEncoder, ImplicitEncoder
+from arcsm.implicit.entropy import EntropyGradient, GaussianEntropy, Whitened
+from arcsm.implicit.evidence import (
+    Annealing,
+    Proposal,
+    annealed_bound,
+    annealed_upper_bound,
+    fit_proposal,
+    gap,
+    importance_bound,
+)
 from arcsm.implicit.kernels import Spectral, Stein
 from arcsm.implicit.learned import AutoregressiveScore, JointScore, ScoreNetwork
+from arcsm.implicit.training import VAETrainConfig, fit_vae
+from arcsm.implicit.trunks import ConvolutionalTrunk, DenseTrunk, Trunk
+from arcsm.implicit.vae import VAE, VAEConfig, load_vae, save_vae
 
 __all__ = [
+    "VAE",
+    "Annealing",
+    "AutoregressiveEncoder",
     "AutoregressiveScore",
+    "BernoulliDecoder",
+    "ConvolutionalTrunk",
+    "Decoder",
+    "DenseTrunk",
+    "Encoder",
     "EntropyGradient",
+    "GaussianEncoder",
     "GaussianEntropy",
+    "GaussianImageDecoder",
+    "ImplicitEncoder",
     "JointScore",
+    "Proposal",
     "ScoreNetwork",
     "Spectral",
     "Stein",
+    "Trunk",
+    "VAEConfig",
+    "VAETrainConfig",
+    "Whitened",
+    "annealed_bound",
+    "annealed_upper_bound",
+    "fit_proposal",
+    "fit_vae",
+    "gap",
+    "importance_bound",
+    "load_vae",
+    "save_vae",
 ]

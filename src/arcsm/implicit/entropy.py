@@ -124,3 +124,50 @@ class GaussianEntropy(EntropyGradient):
     def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         mean, log_std = (t.unsqueeze(1) for t in self.parameters(condition))
         return (mean - z) * torch.exp(-2.0 * log_std)
+
+
+class Whitened(EntropyGradient):
+    """Another estimator, of the score in units of the sampler's own: :math:`u = (z - m(x)) / e^{\\ell(x)}`.
+
+    .. math:: \\nabla_{z_d} \\log q(z \\mid x) = e^{-\\ell_d(x)}\\, \\nabla_{u_d} \\log q(u \\mid x)
+
+    What is left to learn has about unit width for every input, wherever the sampler puts it: a score network no
+    longer has to find that out. (The entropy of :math:`u` with the exact one of the scales,
+    :math:`H[u \\mid x] + \\sum_d \\ell_d(x)`, would do too in theory. In practice an error of the score then drives the
+    width of :math:`u` and the scale apart, which change nothing together, until :math:`u` is too narrow to be learned.
+    Here the same error moves both alike.)
+
+    Arguments:
+        inner: The estimator for :math:`u`.
+        location_scale: The inputs ``(B, F)`` to locations and log scales, ``(B, D)`` each, those of the sampler itself
+            or any others.
+
+    Example:
+        >>> inner = GaussianEntropy(lambda condition: (torch.zeros(1, 2), torch.zeros(1, 2)))  # the score of u is -u
+        >>> whitened = Whitened(inner, lambda condition: (torch.full((1, 2), 5.0), torch.full((1, 2), 0.5).log()))
+        >>> whitened.score(torch.tensor([[[5.5, 4.0]]]))
+        tensor([[[-2.,  4.]]])
+    """
+
+    def __init__(
+        self, inner: EntropyGradient, location_scale: Callable[[Tensor | None], tuple[Tensor, Tensor]]
+    ) -> None:
+        self.inner, self.location_scale = inner, location_scale
+        self.least_samples = inner.least_samples
+
+    def update(
+        self, z: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> float | None:
+        self._check(z, condition)
+        with torch.no_grad():
+            u = self._white(z, condition)[0]
+        return self.inner.update(u, condition, generator)
+
+    @torch.no_grad()
+    def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        u, log_scale = self._white(z, condition)
+        return self.inner.score(u, condition) * torch.exp(-log_scale)
+
+    def _white(self, z: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        location, log_scale = (t.unsqueeze(1) for t in self.location_scale(condition))
+        return (z - location) * torch.exp(-log_scale), log_scale

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from abc import abstractmethod
 from typing import Any, Literal
 
@@ -13,19 +12,22 @@ from torch import Tensor, nn
 from arcsm import objectives
 from arcsm.fields import sliced_score_matching
 from arcsm.implicit.entropy import EntropyGradient
+from arcsm.implicit.trunks import DenseTrunk, Trunk
 from arcsm.model import AutoregressiveModel
 
 
 class _Learned(EntropyGradient):
     """An estimator that takes a gradient step at each update."""
 
-    def __init__(self, network: nn.Module, learning_rate: float, slices: int) -> None:
+    def __init__(self, network: nn.Module, learning_rate: float, slices: int, embed: nn.Module | None) -> None:
         if not learning_rate > 0.0:
             raise ValueError(f"learning_rate: expected a positive number, got {learning_rate}")
         if slices < 1:
             raise ValueError(f"slices: expected at least 1, got {slices}")
         self.network, self.slices = network, slices
-        self.optimiser = torch.optim.RMSprop(network.parameters(), learning_rate)
+        self.embed = nn.Identity() if embed is None else embed
+        self.trained = nn.ModuleList([network, self.embed])
+        self.optimiser = torch.optim.RMSprop(self.trained.parameters(), learning_rate)
 
     @torch.enable_grad()
     def update(self, z: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None) -> float:
@@ -35,11 +37,11 @@ class _Learned(EntropyGradient):
             ValueError: where the loss or a gradient is not finite; no step is made then.
         """
         self._check(z, condition)
-        self.network.train()
-        loss = self._loss(*_flat(z.detach(), None if condition is None else condition.detach()), generator)
+        self.trained.train()
+        loss = self._loss(*self._rows(z.detach(), condition), generator)
         self.optimiser.zero_grad()
         loss.backward()
-        norm = nn.utils.get_total_norm(p.grad for p in self.network.parameters() if p.grad is not None)
+        norm = nn.utils.get_total_norm(p.grad for p in self.trained.parameters() if p.grad is not None)
         if not bool(loss.isfinite() & norm.isfinite()):
             raise ValueError(
                 f"{type(self).__name__}: loss {float(loss.detach()):g}, gradient {float(norm):g}; samples or weights "
@@ -49,16 +51,22 @@ class _Learned(EntropyGradient):
         return float(loss.detach())
 
     def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        self.network.eval()
-        return self._score(*_flat(z, condition)).view_as(z)
+        self.trained.eval()
+        return self._score(*self._rows(z, condition)).view_as(z)
+
+    def _rows(self, z: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Samples ``(B, K, D)`` as ``(B * K, D)``, each with what the network sees of its condition."""
+        if condition is not None:
+            condition = self.embed(condition.detach()).repeat_interleave(z.shape[1], 0)
+        return z.reshape(-1, z.shape[-1]), condition
 
     def state_dict(self) -> dict[str, Any]:
         """What it has learned, and its optimiser, to go on from."""
-        return {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
+        return {"trained": self.trained.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""
-        self.network.load_state_dict(state["network"])
+        self.trained.load_state_dict(state["trained"])
         self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))  # torch would share its averages
 
     @abstractmethod
@@ -91,6 +99,7 @@ class AutoregressiveScore(_Learned):
         learning_rate: Of RMSProp; by default the paper's on MNIST (Appendix D.4), 2e-4 for CSM and 1e-3 for SSM.
         mix: Of CSM, for a model with a noise ladder; see :func:`arcsm.objectives.csm`.
         slices: Projections of each sample, of SSM.
+        embed: A network of the inputs, trained along, whose output is the condition of the model.
 
     Raises:
         ValueError: for an unknown objective, or a mix other than 1 without a ladder.
@@ -103,13 +112,14 @@ class AutoregressiveScore(_Learned):
         learning_rate: float | None = None,
         mix: float | Literal["auto"] = 1.0,
         slices: int = 1,
+        embed: nn.Module | None = None,
     ) -> None:
         if objective not in ("csm", "ssm"):
             raise ValueError(f'objective: expected "csm" or "ssm", got {objective!r}')
         if mix != 1.0 and (model.noise is None or objective == "ssm"):
             raise ValueError(f"mix: only 1 is possible without a noise ladder and for ssm, got {mix}")
         default = 2e-4 if objective == "csm" else 1e-3
-        super().__init__(model, default if learning_rate is None else learning_rate, slices)
+        super().__init__(model, default if learning_rate is None else learning_rate, slices, embed)
         self.model, self.objective, self.mix = model, objective, mix
 
     def _loss(self, z: Tensor, condition: Tensor | None, generator: torch.Generator | None) -> Tensor:
@@ -135,10 +145,13 @@ class JointScore(_Learned):
             :class:`ScoreNetwork`.
         learning_rate: Of RMSProp (paper, Appendix D.4).
         slices: Projections of each sample; Gaussian, with the square of the score in closed form.
+        embed: A network of the inputs, trained along, whose output the network sees in their place.
     """
 
-    def __init__(self, network: nn.Module, learning_rate: float = 1e-3, slices: int = 1) -> None:
-        super().__init__(network, learning_rate, slices)
+    def __init__(
+        self, network: nn.Module, learning_rate: float = 1e-3, slices: int = 1, embed: nn.Module | None = None
+    ) -> None:
+        super().__init__(network, learning_rate, slices, embed)
 
     def _loss(self, z: Tensor, condition: Tensor | None, generator: torch.Generator | None) -> Tensor:
         z = z.requires_grad_()
@@ -149,12 +162,16 @@ class JointScore(_Learned):
 
 
 class ScoreNetwork(nn.Module):
-    """A perceptron for the joint score: inputs and latents side by side, tanh between its layers.
+    """A network for the joint score: of inputs, with latents as the extras of its trunk.
 
     Arguments:
         features: Size :math:`D` of the latents.
         condition_features: Size :math:`F` of the inputs; 0 for none.
-        hidden_features: Units of each hidden layer.
+        hidden_features: Units of each hidden layer of a perceptron, tanh after each.
+        trunk: In place of the perceptron, for inputs that ask for another network; its extras are the latents.
+
+    Raises:
+        ValueError: for a trunk of other extras.
 
     Example:
         >>> ScoreNetwork(3, condition_features=2)(torch.zeros(5, 3), torch.zeros(5, 2)).shape
@@ -162,18 +179,18 @@ class ScoreNetwork(nn.Module):
     """
 
     def __init__(
-        self, features: int, condition_features: int = 0, hidden_features: tuple[int, ...] = (256, 256)
+        self,
+        features: int,
+        condition_features: int = 0,
+        hidden_features: tuple[int, ...] = (256, 256),
+        trunk: Trunk | None = None,
     ) -> None:
         super().__init__()
-        sizes = (condition_features + features, *hidden_features, features)
-        layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.Tanh())]
-        self.layers = nn.Sequential(*layers[:-1])
+        self.trunk = DenseTrunk(condition_features, hidden_features, features) if trunk is None else trunk
+        if self.trunk.extra_features != features:
+            raise ValueError(f"trunk: expected one with {features} extras, got {self.trunk.extra_features}")
+        self.output = nn.Linear(self.trunk.out_features, features)
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        return self.layers(z if condition is None else torch.cat([condition, z], -1))  # type: ignore[no-any-return]
-
-
-def _flat(z: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Samples ``(B, K, D)`` as ``(B * K, D)``, each with its condition."""
-    rows = None if condition is None else condition.repeat_interleave(z.shape[1], 0)
-    return z.reshape(-1, z.shape[-1]), rows
+        inputs = z.new_zeros(len(z), 0) if condition is None else condition
+        return self.output(self.trunk(inputs, z.unsqueeze(1)).squeeze(1))  # type: ignore[no-any-return]

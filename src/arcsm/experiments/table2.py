@@ -1,0 +1,352 @@
+"""Table 2 and Figures 6, 13 to 18: autoencoders whose encoders are trained by six estimators of the entropy gradient.
+
+All share the decoder, the optimiser and the steps. The likelihood of each is measured in two ways on the same binary
+test digits: by importance sampling from a distribution fitted to the posterior of each digit, and by annealing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from pydantic import Field
+from torch import Tensor
+
+import arcsm
+from arcsm.config import load_tree, validated
+from arcsm.data.datasets import Dataset, load_dataset
+from arcsm.data.images import image_grid, unscale_images
+from arcsm.experiments.base import Preset, Settings, Study, digest, over_seeds, result_path, study
+from arcsm.files import atomic_path
+from arcsm.frechet import Frechet
+from arcsm.implicit.evidence import Annealing, annealed_bound, fit_proposal, gap, importance_bound
+from arcsm.implicit.runs import VAERunConfig, load_vae_run, train_vae_run
+from arcsm.implicit.training import used_latents
+from arcsm.implicit.vae import VAE
+from arcsm.metrics import summary
+from arcsm.progress import track
+
+#: The paper's Table 2: nats of MNIST by annealing with 8 and 16 latents, Fréchet (Inception) distance of CelebA.
+QUOTED: Mapping[str, tuple[float, float, float]] = {
+    "elbo": (96.74, 91.82, 66.31),
+    "stein": (96.90, 88.86, 108.84),
+    "spectral": (96.85, 88.76, 121.51),
+    "ssm": (95.61, 88.44, 62.50),
+    "ssm-ar": (95.85, 88.98, 66.88),
+    "csm": (95.02, 88.42, 62.20),
+}
+ENCODERS: Mapping[str, str] = {
+    "elbo": "gaussian",
+    "stein": "implicit",
+    "spectral": "implicit",
+    "ssm": "implicit",
+    "ssm-ar": "autoregressive",
+    "csm": "autoregressive",
+}
+#: Ours beside the paper's six: what is changed of csm.
+OURS: Mapping[str, tuple[str, ...]] = {"csm, whitened": ("train.whitened=true", "train.score_learning_rate=0.001")}
+MNIST, FACES = "vae-mnist", "vae-faces"
+_TEST_BITS = 101  # seed of the binary test digits, the same for all
+_SHOWN = 64
+Result = dict[str, Any]
+
+
+class Table2(Settings):
+    """Networks and rates are those of the presets ``vae-mnist`` and ``vae-faces``."""
+
+    lists_cells: ClassVar[frozenset[str]] = frozenset({"seeds", "repeated", "methods", "latents", "faces"})
+
+    methods: tuple[str, ...] = Field((*QUOTED, *OURS), min_length=1)
+    repeated: tuple[str, ...] = ("csm", "ssm", "elbo", "csm, whitened")  # for all seeds; the others for the first alone
+    latents: tuple[int, ...] = (8, 16)  # of digits; () for none
+    faces: bool = True
+    mnist_changes: tuple[str, ...] = ()
+    faces_changes: tuple[str, ...] = ()
+    test_images: int = Field(10_000, ge=2)  # of the importance weighted bound
+    samples: int = Field(2_000, ge=1)  # latents of each
+    annealed_images: int = Field(200, ge=2)
+    simulated_images: int = Field(64, ge=2)  # of the check from both sides
+    temperatures: int = 200
+    chains: int = 16
+    leapfrog: int = 5
+    frechet_images: int = Field(2_000, ge=2)
+
+
+_TINY = ("train.steps=2", "train.batch_size=4", "train.validation_rows=2", "train.validation_samples=2",
+         "train.particles=3", "train.score_hidden=[8]", "train.head_hidden=[8]")  # fmt: skip
+PRESETS: Mapping[Preset, Table2] = {
+    "smoke": Table2(
+        methods=("elbo", "stein", "csm"), repeated=(), latents=(2,), test_images=3, samples=4, annealed_images=2,
+        simulated_images=2, temperatures=3, chains=2, leapfrog=1, frechet_images=4,
+        mnist_changes=(*_TINY, "data={kind: digits}", "model.hidden_features=[8]"),
+        faces_changes=(*_TINY, "data={kind: digits}", "model.channels=[4, 4]"),
+    ),
+    "cpu": Table2(
+        seeds=3,
+        mnist_changes=("train.steps=30000",),
+        faces_changes=("train.steps=1000", "train.batch_size=64", "model.channels=[32, 64, 128, 256]",
+                       "train.learning_rate=0.001", "train.validate_every=250"),
+        test_images=2_000, samples=1_000, annealed_images=100, simulated_images=32, frechet_images=1_000,
+    ),
+    "paper": Table2(
+        seeds=3, temperatures=1_000, leapfrog=10, annealed_images=10_000, frechet_images=10_000,
+        mnist_changes=("train.ema=0",), faces_changes=("train.ema=0",),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One autoencoder."""
+
+    preset: str
+    method: str
+    latents: int | None  # None: those of the preset
+    seed: int
+
+    @property
+    def name(self) -> str:
+        size = "" if self.latents is None else f" {self.latents}"
+        return f"{self.preset}{size} {self.method} seed {self.seed}"
+
+    def config(self, run: Study[Table2]) -> VAERunConfig:
+        """How it is built and trained."""
+        settings = run.settings
+        changes = settings.mnist_changes if self.preset == MNIST else settings.faces_changes
+        base = "csm" if self.method in OURS else self.method
+        own = [f"train.method={base}", f"model.encoder={ENCODERS[base]}", f"train.seed={self.seed}",
+               f"train.device={run.device.type}", *OURS.get(self.method, ())]  # fmt: skip
+        if base != "csm":
+            own.append("train.score_learning_rate=null")
+        if self.latents is not None:
+            own.append(f"model.latents={self.latents}")
+        return validated(load_tree(self.preset, [*changes, *own]), self.preset, VAERunConfig)
+
+    def folder(self, run: Study[Table2]) -> Path:
+        described = [self.config(run).model_dump(mode="json"), arcsm.__version__]
+        return run.work / f"{self.preset}-{digest(described)}"
+
+
+def body(run: Study[Table2]) -> Result:
+    """Train every autoencoder, measure it and draw from it; each is a cell, so that a stopped run goes on."""
+    settings = run.settings
+    unknown = {*settings.methods, *settings.repeated} - QUOTED.keys() - OURS.keys()
+    if unknown:
+        raise ValueError(f"methods: unknown {', '.join(sorted(unknown))}; known: {', '.join((*QUOTED, *OURS))}")
+    sets = [(MNIST, latents) for latents in settings.latents] + [(FACES, None)] * settings.faces
+    cells = {
+        (preset, latents, method): [Cell(preset, method, latents, seed) for seed in _seeds(settings, method)]
+        for preset, latents in sets
+        for method in settings.methods
+    }
+    every = [cell for group in cells.values() for cell in group]
+    training = run.each({f"train {cell.name}": partial(_train, run, cell) for cell in every})
+    measured = run.each({
+        f"measure {cell.name}": partial(_likelihood if cell.preset == MNIST else _frechet, run, cell) for cell in every
+    })  # fmt: skip
+    annealed = run.each({
+        f"anneal {cell.name}": partial(_annealed, run, cell)
+        for cell in every
+        if cell.preset == MNIST and cell.seed == settings.first_seed
+    })  # fmt: skip
+    columns: dict[str, Result] = {}
+    for preset, latents in sets:
+        rows = {}
+        for method in settings.methods:
+            group = cells[preset, latents, method]
+            rows[method] = {
+                **_over_cells([training[f"train {cell.name}"] | measured[f"measure {cell.name}"] for cell in group]),
+                **annealed.get(f"anneal {group[0].name}", {}),
+                "samples": _picture(run, group[0]),
+            }
+        columns[_column(preset, latents)] = {"methods": rows, **_behind(preset, rows)}
+    return {
+        "columns": columns,
+        "quoted": {method: list(values) for method, values in QUOTED.items() if method in settings.methods},
+        "figure": run.figure(_figure(run, columns, {key: group[0] for key, group in cells.items()})),
+    }
+
+
+def _seeds(settings: Table2, method: str) -> list[int]:
+    return list(settings.all_seeds()) if method in settings.repeated else [settings.first_seed]
+
+
+def _column(preset: str, latents: int | None) -> str:
+    return "faces" if preset == FACES else f"digits, {latents} latents"
+
+
+# Cells --------------------------------------------------------------------------------------------------------------
+
+
+def _train(run: Study[Table2], cell: Cell) -> Result:
+    result = train_vae_run(cell.config(run), cell.folder(run), resume=True, progress=True)
+    vae = _vae(run, cell)
+    return {
+        "steps": result.steps,
+        "milliseconds_a_step": 1e3 * result.seconds / result.steps,
+        "validation": result.best_loss,
+        "weights": sum(p.numel() for p in vae.parameters()),
+        "curve": [[row["step"], row["valid"]] for row in result.history],
+    }
+
+
+def _vae(run: Study[Table2], cell: Cell) -> VAE:
+    return load_vae_run(cell.folder(run), str(run.device)).model
+
+
+def _dataset(run: Study[Table2], cell: Cell) -> Dataset:
+    config = cell.config(run)
+    return load_dataset(config.data, config.train.seed)
+
+
+def _test_digits(run: Study[Table2], cell: Cell, vae: VAE, count: int) -> Tensor:
+    """The first test digits, made binary once and for all."""
+    rows = _dataset(run, cell).test
+    return vae.prepare(rows, torch.Generator().manual_seed(_TEST_BITS))[:count].to(run.device)
+
+
+def _likelihood(run: Study[Table2], cell: Cell) -> Result:
+    """By importance sampling, in nats, with the standard error over the digits."""
+    settings, vae = run.settings, _vae(run, cell)
+    x = _test_digits(run, cell, vae, settings.test_images)
+    generator = run.generator(cell.seed, 1)
+    found = []
+    with track("likelihood", len(x), True) as advance:
+        for part in x.split(50):
+            found.append(importance_bound(vae, part, settings.samples, generator=generator))
+            advance(len(part))
+    mean, error = summary(-torch.cat(found))
+    return {"nll": mean, "nll_standard_error": error, "nll_of_each": (-torch.cat(found)).tolist(),
+            "used_latents": used_latents(vae, x[:256], generator)}  # fmt: skip
+
+
+def _annealed(run: Study[Table2], cell: Cell) -> Result:
+    """By annealing, on fewer digits; and how far lower and upper bound are apart on digits that the model drew."""
+    settings, vae = run.settings, _vae(run, cell)
+    annealing = Annealing(settings.temperatures, settings.chains, settings.leapfrog)
+    x = _test_digits(run, cell, vae, settings.annealed_images)
+    generator = run.generator(cell.seed, 2)
+    begun = time.monotonic()
+    annealed, important = [], []
+    for part in x.split(50):
+        proposal = fit_proposal(vae, part, generator=generator)
+        annealed.append(annealed_bound(vae, part, annealing, proposal, generator, progress=True))
+        important.append(importance_bound(vae, part, settings.samples, proposal, generator))
+    seconds = time.monotonic() - begun
+    mean, error = summary(-torch.cat(annealed))
+    lower, upper = gap(vae, settings.simulated_images, annealing, generator=generator)
+    difference, its_error = summary(torch.cat(annealed) - torch.cat(important))
+    apart, apart_error = summary(upper - lower)
+    return {
+        "annealed": {
+            "nll": mean,
+            "standard_error": error,
+            "images": len(x),
+            "seconds": round(seconds, 1),
+            "less_importance_weighted": [difference, its_error],
+            "upper_less_lower_on_simulated": [apart, apart_error],
+        }
+    }
+
+
+def _frechet(run: Study[Table2], cell: Cell) -> Result:
+    """The Fréchet distance of samples to held-out images."""
+    vae, dataset, count = _vae(run, cell), _dataset(run, cell), run.settings.frechet_images
+    real = _pixels(dataset.test[:count], dataset)
+    frechet = Frechet(real, run.device, progress=True)
+    drawn = _pixels(vae.sample(count, run.generator(cell.seed, 3)).cpu(), dataset)
+    return {
+        "frechet_distance": frechet.distance(drawn),
+        "frechet_network": frechet.network,
+        "frechet_images": [len(real), len(drawn)],
+        "frechet_distance_of_training_images": frechet.distance(_pixels(dataset.train[:count], dataset)),
+    }
+
+
+def _pixels(rows: Tensor, dataset: Dataset) -> Tensor:
+    levels, shape = dataset.metadata["levels"], dataset.metadata["image_shape"]
+    return unscale_images(rows.clamp(-1.0, 1.0), levels, stretch=True).view(-1, *shape)
+
+
+# Over the cells -----------------------------------------------------------------------------------------------------
+
+
+def _over_cells(found: list[Result]) -> Result:
+    """Of the seeds of one method: what is a number as mean and deviation, what is not from the first."""
+    merged = dict(found[0])
+    for key in ("nll", "frechet_distance", "validation", "milliseconds_a_step"):
+        if key in merged:
+            merged[key] = {**over_seeds([cell[key] for cell in found]), "of_each_seed": [cell[key] for cell in found]}
+    if "nll_of_each" in merged:  # per digit, mean over the seeds
+        merged["nll_of_each"] = np.mean([cell["nll_of_each"] for cell in found], 0).tolist()
+    return merged
+
+
+def _behind(preset: str, rows: Mapping[str, Result]) -> Result:
+    """Who is the best, and how far the others are behind it, with the standard error of the difference per digit."""
+    key = "nll" if preset == MNIST else "frechet_distance"
+    best = min(rows, key=lambda method: rows[method][key]["mean"])
+    if preset != MNIST:
+        return {"best": best}
+    reference = torch.tensor(rows[best]["nll_of_each"])
+    each = {method: torch.tensor(row.pop("nll_of_each")) for method, row in rows.items()}
+    return {
+        "best": best,
+        "behind_the_best": {method: list(summary(values - reference)) for method, values in each.items()},
+    }
+
+
+# Pictures -----------------------------------------------------------------------------------------------------------
+
+
+def _drawn(run: Study[Table2], cell: Cell) -> Tensor:
+    vae = _vae(run, cell)
+    return _pixels(vae.sample(_SHOWN, run.generator(cell.seed, 4)).cpu(), _dataset(run, cell))
+
+
+def _picture(run: Study[Table2], cell: Cell) -> str:
+    """A grid of expected images (Figures 6 and 13 to 18)."""
+    slug = f"{cell.preset}{'' if cell.latents is None else f'-{cell.latents}'}-{cell.method.replace(', ', '-')}"
+    path = result_path(run.out, run.name, run.preset).with_name(f"{run.preset}-{slug}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        image_grid(_drawn(run, cell), zoom=1).save(temporary, format="PNG")
+    return path.name
+
+
+def _figure(run: Study[Table2], columns: Mapping[str, Result], firsts: Mapping[Any, Cell]) -> Figure:
+    """Samples of every method (columns) for every set (rows)."""
+    methods = run.settings.methods
+    sets = list(dict.fromkeys((preset, latents) for preset, latents, _ in firsts))
+    figure = Figure(figsize=(1.9 * len(methods), 2.3 * len(sets)), layout="constrained")
+    panels = figure.subplots(len(sets), len(methods), squeeze=False)
+    for row, (preset, latents) in enumerate(sets):
+        found = columns[_column(preset, latents)]["methods"]
+        for column, method in enumerate(methods):
+            axes = panels[row, column]
+            grid = image_grid(_drawn(run, firsts[preset, latents, method])[:36], 6, padding=1).convert("RGB")
+            axes.imshow(np.asarray(grid), interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            value = f"{found[method]['nll']['mean']:.2f} nats" if preset == MNIST else (
+                f"Fréchet {found[method]['frechet_distance']['mean']:.3g}")  # fmt: skip
+            axes.set_title(f"{method}: {value}", fontsize=8)
+            if column == 0:
+                axes.set_ylabel(_column(preset, latents), fontsize=8)
+    return figure
+
+
+def _part(**update: Any) -> Mapping[Preset, Table2]:
+    return {preset: settings.model_copy(update=update) for preset, settings in PRESETS.items()}
+
+
+_ABOUT = "autoencoders by six estimators of the entropy gradient"
+TABLE2 = study("table2", f"{_ABOUT} (Table 2, Figures 6 and 13 to 18)", PRESETS, body)
+TABLE2_MNIST = study("table2-mnist", f"digits: {_ABOUT} (part of table2)", _part(faces=False), body)
+TABLE2_FACES = study("table2-faces", f"faces: {_ABOUT} (part of table2)", _part(latents=()), body)

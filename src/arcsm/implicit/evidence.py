@@ -1,0 +1,329 @@
+"""How likely data are under a latent variable model, :math:`\\log p_\\theta(x) = \\log \\int p_\\theta(x, z)\\, dz`.
+
+Two estimates, neither of which needs the density of the encoder: importance sampling from a distribution that is
+fitted to each input, and annealed importance sampling. Both are lower bounds in expectation; on data that the model
+itself has drawn, with their latents, annealing backwards gives an upper bound too (:func:`gap`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from arcsm.implicit.vae import VAE
+from arcsm.progress import track
+
+_LATENTS_AT_ONCE = 8192  # decoded in one piece: the logits of MNIST are then 25 MB
+_DEGREES = 10.0  # of freedom of the proposal: tails that are heavier than those of the posterior
+_DECODES = 16  # latents of an input that its proposal begins with
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A location and a shape of the latents of every input, for importance sampling.
+
+    Attributes:
+        mean: ``(B, D)``.
+        scale: Lower triangular, ``(B, D, D)``.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    @classmethod
+    def prior(cls, count: int, latents: int, like: Tensor) -> Proposal:
+        """That of the prior, for all inputs."""
+        identity = torch.eye(latents, dtype=like.dtype, device=like.device)
+        return cls(identity.new_zeros(count, latents), identity.expand(count, latents, latents))
+
+    def log_volume(self) -> Tensor:
+        """:math:`\\log \\det L`, ``(B, 1)``."""
+        return self.scale.diagonal(dim1=1, dim2=2).log().sum(-1, keepdim=True)
+
+    def place(self, v: Tensor) -> Tensor:
+        """Standardised ``(B, K, D)`` to latents."""
+        return self.mean.unsqueeze(1) + v @ self.scale.transpose(1, 2)
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Latents ``(B, K, D)`` of Student's t with this location and shape, and their log density ``(B, K)``."""
+        latents = self.mean.shape[1]
+        shape = (len(self.mean), count, latents)
+        normal = torch.randn(shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        chi2 = _chi_squared(normal[..., :1].shape, generator, self.mean)
+        v = normal * torch.sqrt(_DEGREES / chi2)
+        half = 0.5 * (_DEGREES + latents)
+        constant = math.lgamma(half) - math.lgamma(0.5 * _DEGREES) - 0.5 * latents * math.log(_DEGREES * math.pi)
+        log_density = constant - half * torch.log1p(v.square().sum(-1) / _DEGREES) - self.log_volume()
+        return self.place(v), log_density
+
+
+@torch.no_grad()
+def fit_proposal(
+    vae: VAE, x: Tensor, samples: int = 256, rounds: int = 10, generator: torch.Generator | None = None
+) -> Proposal:
+    """Where the posterior of each input is: from the encoder's samples, then by adaptive importance sampling.
+
+    Arguments:
+        vae: The model.
+        x: Inputs, ``(B, F)``.
+        samples: Latents of every input in each round.
+        rounds: Rounds of adaptation, at most; fewer where a quarter of the samples of every input count.
+        generator: Source of randomness.
+    """
+    z = vae.encode(x, max(_DECODES, 2 * vae.latents), generator)
+    weights = z.new_full(z.shape[:2], 1.0 / z.shape[1])
+    prior = torch.eye(vae.latents, dtype=z.dtype, device=z.device).expand(len(x), -1, -1)
+    proposal = _moments(z, weights, 0.01 * prior)
+    for _ in range(rounds):
+        z, log_density = proposal.sample(samples, generator)
+        weights = torch.softmax(_log_joint(vae, x, z) - log_density, 1)
+        proposal = _moments(z, weights, proposal.scale @ proposal.scale.transpose(1, 2))
+        if bool((_effective(weights) > 0.25 * samples).all()):
+            break
+    return proposal
+
+
+def _moments(z: Tensor, weights: Tensor, before: Tensor) -> Proposal:
+    """Weighted mean and covariance; the fewer samples count, the more of the covariance is that of before."""
+    mean = (weights.unsqueeze(-1) * z).sum(1)
+    centred = z - mean.unsqueeze(1)
+    covariance = (weights.unsqueeze(-1) * centred).transpose(1, 2) @ centred
+    effective = _effective(weights)
+    share = (effective / (effective + z.shape[-1]))[:, None, None]
+    return Proposal(mean, torch.linalg.cholesky(share * covariance + (1.0 - share) * before))
+
+
+def _effective(weights: Tensor) -> Tensor:
+    """How many samples count, ``(B,)``, by their weights ``(B, K)``."""
+    return 1.0 / weights.square().sum(1)
+
+
+@torch.no_grad()
+def importance_bound(
+    vae: VAE,
+    x: Tensor,
+    samples: int = 2_000,
+    proposal: Proposal | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Importance weighted lower bound of :math:`\\log p(x)` in nats, ``(B,)``: the log of an unbiased estimate.
+
+    .. math:: \\log \\frac1K \\sum_k \\frac{p_\\theta(x, z_k)}{r(z_k)}, \\qquad z_k \\sim r
+
+    References:
+        Importance Weighted Autoencoders (Burda, Grosse and Salakhutdinov, 2016), https://arxiv.org/abs/1509.00519
+
+    Arguments:
+        vae: The model.
+        x: Inputs, ``(B, F)``.
+        samples: Latents of every input, ``K``.
+        proposal: Where to draw them; by default fitted to the inputs.
+        generator: Source of randomness.
+    """
+    proposal = fit_proposal(vae, x, generator=generator) if proposal is None else proposal
+    found = []
+    for part in _parts(samples, max(1, _LATENTS_AT_ONCE // len(x))):
+        z, log_density = proposal.sample(part, generator)
+        found.append(_log_joint(vae, x, z) - log_density)
+    return torch.logsumexp(torch.cat(found, 1), 1) - math.log(samples)
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """How to anneal from the proposal to the posterior.
+
+    Attributes:
+        temperatures: Number of steps, on a sigmoid schedule.
+        chains: For each input.
+        leapfrog: Leapfrog steps of each transition of Hamiltonian Monte Carlo.
+        step_size: Of the leapfrog at the start, in units of the proposal; adapted towards an acceptance of 0.65.
+    """
+
+    temperatures: int = 200
+    chains: int = 16
+    leapfrog: int = 5
+    step_size: float = 0.3
+
+    def schedule(self) -> list[float]:
+        """Inverse temperatures from 0 to 1, denser at both ends."""
+        radius = 4.0
+        raw = [
+            1.0 / (1.0 + math.exp(-radius * (2.0 * t / self.temperatures - 1.0))) for t in range(self.temperatures + 1)
+        ]
+        return [(value - raw[0]) / (raw[-1] - raw[0]) for value in raw]
+
+
+def annealed_bound(
+    vae: VAE,
+    x: Tensor,
+    annealing: Annealing | None = None,
+    proposal: Proposal | None = None,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """:math:`\\log p(x)` in nats, ``(B,)``, by annealed importance sampling: a lower bound in expectation.
+
+    The step size is adapted on the way, as is usual; strictly, that breaks the bound by a little.
+
+    References:
+        Annealed Importance Sampling (Neal, 2001), https://arxiv.org/abs/physics/9803008;
+        On the Quantitative Analysis of Decoder-Based Generative Models (Wu et al., 2017),
+        https://arxiv.org/abs/1611.04273
+
+    Arguments:
+        vae: The model.
+        x: Inputs, ``(B, F)``.
+        annealing: How.
+        proposal: Where to begin; ``None`` for the prior, as in the paper by Wu et al. One that is fitted
+            (:func:`fit_proposal`) needs far fewer temperatures.
+        generator: Source of randomness.
+        progress: Show a progress bar (on a terminal).
+    """
+    annealing = annealing or Annealing()
+    proposal = Proposal.prior(len(x), vae.latents, x) if proposal is None else proposal
+    shape = (len(x), annealing.chains, vae.latents)
+    v = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
+    return _anneal(vae, x, v, annealing.schedule(), annealing, proposal, generator, progress)
+
+
+def annealed_upper_bound(
+    vae: VAE,
+    x: Tensor,
+    z: Tensor,
+    annealing: Annealing | None = None,
+    proposal: Proposal | None = None,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """An upper bound in expectation, by annealing backwards from exact latents ``(B, D)`` of simulated inputs.
+
+    References:
+        Sandwiching the marginal likelihood using bidirectional Monte Carlo (Grosse, Ghahramani and Adams, 2015),
+        https://arxiv.org/abs/1511.02543
+    """
+    annealing = annealing or Annealing()
+    proposal = Proposal.prior(len(x), vae.latents, x) if proposal is None else proposal
+    centred = (z - proposal.mean).unsqueeze(-1)
+    v = torch.linalg.solve_triangular(proposal.scale, centred, upper=False).squeeze(-1)
+    v = v.unsqueeze(1).expand(-1, annealing.chains, -1)
+    return -_anneal(vae, x, v, annealing.schedule()[::-1], annealing, proposal, generator, progress)
+
+
+def gap(
+    vae: VAE,
+    count: int,
+    annealing: Annealing | None = None,
+    fitted: bool = True,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Lower and upper bounds, ``(count,)`` each, on inputs that the model has drawn: what annealing cannot be off by.
+
+    Arguments:
+        vae: The model.
+        count: Number of simulated inputs.
+        annealing: How.
+        fitted: Begin at a fitted proposal rather than at the prior.
+        generator: Source of randomness.
+    """
+    with torch.no_grad():
+        z = vae.draw_latents(count, generator)
+        x = vae.decoder.sample(z, generator)
+        proposal = fit_proposal(vae, x, generator=generator) if fitted else None
+    lower = annealed_bound(vae, x, annealing, proposal, generator)
+    return lower, annealed_upper_bound(vae, x, z, annealing, proposal, generator)
+
+
+# Annealing ----------------------------------------------------------------------------------------------------------
+
+
+def _anneal(
+    vae: VAE,
+    x: Tensor,
+    v: Tensor,
+    schedule: list[float],
+    annealing: Annealing,
+    proposal: Proposal,
+    generator: torch.Generator | None,
+    progress: bool,
+) -> Tensor:
+    """Log of the mean weight of the chains ``(B,)``, along inverse temperatures that rise or fall."""
+
+    def log_ratio(v: Tensor) -> Tensor:
+        """Of the posterior (times the evidence) and the proposal, both in standardised coordinates, ``(B, K)``."""
+        return vae.log_joint(x, proposal.place(v)) + proposal.log_volume() + 0.5 * v.square().sum(-1) + constant
+
+    constant = 0.5 * vae.latents * math.log(2.0 * math.pi)
+    weights = v.new_zeros(v.shape[:2])
+    step = v.new_full(v.shape[:2], annealing.step_size)
+    ratio, slope = _with_slope(log_ratio, v)
+    backwards = schedule[0] > schedule[-1]
+    with track("annealing", annealing.temperatures, progress) as advance:
+        for before, now in itertools.pairwise(schedule):
+            if backwards:  # the transition at the old temperature comes first
+                v, ratio, slope, step = _hamiltonian(log_ratio, v, ratio, slope, before, step, annealing, generator)
+            weights = weights + (now - before) * ratio
+            if not backwards:
+                v, ratio, slope, step = _hamiltonian(log_ratio, v, ratio, slope, now, step, annealing, generator)
+            advance()
+    return torch.logsumexp(weights, 1) - math.log(v.shape[1])
+
+
+def _hamiltonian(
+    log_ratio: Callable[[Tensor], Tensor],
+    v: Tensor,
+    ratio: Tensor,
+    slope: Tensor,
+    beta: float,
+    step: Tensor,
+    annealing: Annealing,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A transition that keeps :math:`N(v; 0, I)\\, e^{\\beta\\, \\mathrm{ratio}(v)}`, and the next step size."""
+    momentum = torch.randn(v.shape, generator=generator, device=v.device, dtype=v.dtype)
+    size = step.unsqueeze(-1)
+
+    def energy(v: Tensor, ratio: Tensor, momentum: Tensor) -> Tensor:
+        return 0.5 * (v.square() + momentum.square()).sum(-1) - beta * ratio
+
+    at, at_ratio, at_slope, p = v, ratio, slope, momentum
+    p = p + 0.5 * size * (beta * at_slope - at)
+    for index in range(annealing.leapfrog):
+        at = at + size * p
+        at_ratio, at_slope = _with_slope(log_ratio, at)
+        last = index == annealing.leapfrog - 1
+        p = p + (0.5 if last else 1.0) * size * (beta * at_slope - at)
+    gain = energy(v, ratio, momentum) - energy(at, at_ratio, p)
+    draw = torch.rand(gain.shape, generator=generator, device=v.device, dtype=v.dtype)
+    accepted = draw.log() < gain.nan_to_num(nan=-math.inf)
+    rows = accepted.unsqueeze(-1)
+    step = torch.where(accepted, 1.02 * step, step * 1.02 ** (-0.65 / 0.35)).clamp(1e-4, 2.0)
+    return torch.where(rows, at, v), torch.where(accepted, at_ratio, ratio), torch.where(rows, at_slope, slope), step
+
+
+def _with_slope(function: Callable[[Tensor], Tensor], v: Tensor) -> tuple[Tensor, Tensor]:
+    v = v.detach().requires_grad_()
+    with torch.enable_grad():
+        value = function(v)
+        (slope,) = torch.autograd.grad(value.sum(), v)
+    return value.detach(), slope
+
+
+def _log_joint(vae: VAE, x: Tensor, z: Tensor) -> Tensor:
+    """:meth:`VAE.log_joint` in pieces of bounded memory."""
+    rows = max(1, _LATENTS_AT_ONCE // z.shape[1])
+    return torch.cat([vae.log_joint(a, b) for a, b in zip(x.split(rows), z.split(rows), strict=True)])
+
+
+def _chi_squared(shape: torch.Size, generator: torch.Generator | None, like: Tensor) -> Tensor:
+    """Of an even number of degrees of freedom: the sum of exponential variables."""
+    uniform = torch.rand((*shape, int(_DEGREES) // 2), generator=generator, device=like.device, dtype=like.dtype)
+    return -2.0 * torch.log1p(-uniform).sum(-1)
+
+
+def _parts(total: int, size: int) -> list[int]:
+    return [min(size, total - start) for start in range(0, total, size)]

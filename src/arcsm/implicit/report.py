@@ -1,0 +1,110 @@
+"""One self-contained HTML page about a run of an autoencoder: pictures, a likelihood, the curve, the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from arcsm import plots
+from arcsm.checkpoint import write_text
+from arcsm.config import dump_config
+from arcsm.data.datasets import Dataset, load_dataset
+from arcsm.implicit.evidence import importance_bound
+from arcsm.implicit.runs import VAERun
+from arcsm.implicit.training import used_latents
+from arcsm.implicit.vae import VAE
+from arcsm.metrics import summary
+from arcsm.progress import track
+from arcsm.report import LikelihoodRow, render, sample_picture
+from arcsm.training_log import read_metrics
+
+_IMAGES, _SAMPLES = 200, 1_000  # of the likelihood of a page; a convolutional decoder gets a tenth of both
+_SHOWN = 8  # images that are reconstructed, and latents that are traversed
+_REACH = 2.5  # of a traversal, in standard deviations of the prior
+_STEPS = 8
+
+
+@dataclass(frozen=True)
+class VAENumbers:
+    """The numbers of the page."""
+
+    log_likelihood: list[LikelihoodRow]
+    images: int
+    samples: int
+    used_latents: int
+
+
+def write_vae_report(run: VAERun, path: Path, samples: int = 64, seed: int = 0, progress: bool = False) -> VAENumbers:
+    """Sample, reconstruct, traverse and measure an autoencoder, and write the page.
+
+    Arguments:
+        run: The run.
+        path: The page.
+        samples: Number of samples shown.
+        seed: Seed of all randomness.
+        progress: Show a progress bar (on a terminal).
+    """
+    dataset = load_dataset(run.config.data, run.config.train.seed)
+    with track("report", 3, progress) as advance:
+        numbers = _numbers(run.model, dataset, seed)
+        advance()
+        pictures = _pictures(run.model, dataset, samples, seed)
+        advance()
+        history = read_metrics(run.folder)
+        page = render(
+            "vae.html",
+            name=run.config.name,
+            about=run.config.about,
+            rows=len(dataset.train),
+            features=run.model.features,
+            latents=run.model.latents,
+            parameters=sum(p.numel() for p in run.model.parameters()),
+            steps=int(history[-1]["step"]) if history else 0,
+            seconds=history[-1]["seconds"] if history else 0.0,
+            numbers=numbers,
+            pictures=[(title, plots.as_data_uri(sample_picture(rows, dataset.metadata))) for title, rows in pictures],
+            paired=True,
+            curve=plots.as_data_uri(plots.as_png(plots.training_curve(history))) if history else None,
+            config=dump_config(run.config),
+        )
+        write_text(path, page)
+        advance()
+    return numbers
+
+
+def _numbers(vae: VAE, dataset: Dataset, seed: int) -> VAENumbers:
+    share = 1 if vae.parts.networks == "dense" else 10
+    images, samples = min(len(dataset.test), _IMAGES // share), _SAMPLES // share
+    generator = torch.Generator(vae.device).manual_seed(seed)
+    x = vae.prepare(dataset.test[:images].to(vae.device), generator)
+    bound = torch.cat([importance_bound(vae, part, samples, generator=generator) for part in x.split(50)])
+    row = LikelihoodRow("importance weighted bound", *summary(bound), ours=True)
+    return VAENumbers([row], images, samples, used_latents(vae, x, generator))
+
+
+@torch.no_grad()
+def _pictures(vae: VAE, dataset: Dataset, samples: int, seed: int) -> list[tuple[str, Tensor]]:
+    """Titles and rows of images: samples, held-out images, reconstructions, traversals."""
+    generator = torch.Generator(vae.device).manual_seed(seed)
+    real = dataset.test[: _SHOWN * 4].to(vae.device)
+    x = vae.prepare(real, generator)
+    return [
+        ("Samples (expected images of latents from the prior)", vae.sample(samples, generator).cpu()),
+        ("Held-out images", real.cpu()),
+        ("Reconstructed, each from one latent", vae.reconstruct(x, generator).cpu()),
+        (f"Each row moves one latent from -{_REACH} to {_REACH}", traversals(vae, x[:1], generator).cpu()),
+    ]
+
+
+@torch.no_grad()
+def traversals(vae: VAE, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Rows of images: from the latents of one input, each of the first ones moved along the prior's range in turn."""
+    start = vae.encode(x, 1, generator)[0, 0]
+    places = torch.linspace(-_REACH, _REACH, _STEPS, device=start.device)
+    z = start.repeat(min(_SHOWN, vae.latents), _STEPS, 1)
+    for latent in range(len(z)):
+        z[latent, :, latent] = places
+    return vae.as_rows(vae.decoder.mean(z.flatten(0, 1)))

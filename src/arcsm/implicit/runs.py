@@ -1,0 +1,80 @@
+"""Runs of autoencoders: the folder, the configuration, and what is told apart by them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from arcsm.checkpoint import write_text
+from arcsm.config import dump_config, parse_tree, run_config_path
+from arcsm.data.datasets import DataConfig, load_dataset
+from arcsm.implicit.training import VAETrainConfig, fit_vae
+from arcsm.implicit.vae import KIND, VAE, VAEConfig, load_vae
+from arcsm.runs import check_folder, finished_config
+from arcsm.training import FitResult
+
+
+class VAERunConfig(BaseModel):
+    """A whole run of an autoencoder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["vae"]
+    name: str
+    about: str = ""
+    data: DataConfig
+    model: VAEConfig
+    train: VAETrainConfig
+
+
+@dataclass(frozen=True)
+class VAERun:
+    """A trained autoencoder, read from its folder."""
+
+    folder: Path
+    config: VAERunConfig
+    model: VAE
+
+
+def is_vae(tree: dict[str, Any]) -> bool:
+    """Whether settings are those of an autoencoder."""
+    return tree.get("kind") == KIND
+
+
+def is_vae_run(folder: Path) -> bool:
+    """Whether a folder is a run of an autoencoder."""
+    path = run_config_path(folder)
+    return path.is_file() and is_vae(parse_tree(path.read_text(encoding="utf-8"), str(path)))
+
+
+def train_vae_run(
+    config: VAERunConfig, folder: str | os.PathLike[str], resume: bool = False, progress: bool = False
+) -> FitResult:
+    """Train what a configuration describes, in a folder of its own.
+
+    Raises:
+        ValueError: where the folder holds another run, or one that ``resume`` was not asked to go on with.
+    """
+    folder = Path(folder)
+    check_folder(config, folder, resume)
+    dataset = load_dataset(config.data, config.train.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        vae = config.model.build(dataset.metadata)
+    write_text(run_config_path(folder), dump_config(config))
+    return fit_vae(vae, dataset.train, dataset.valid, config.train, folder, resume, progress)
+
+
+def load_vae_run(folder: str | os.PathLike[str], device: str = "cpu") -> VAERun:
+    """Read a run that :func:`train_vae_run` finished.
+
+    Raises:
+        ValueError: for a folder that holds none.
+    """
+    folder = Path(folder)
+    return VAERun(folder, finished_config(folder, VAERunConfig), load_vae(folder, device))

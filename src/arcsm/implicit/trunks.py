@@ -1,0 +1,133 @@
+"""Networks that turn an input, and numbers that belong to each of its samples, into features.
+
+Encoders and scores of latents need the same: an input ``x``, once, and beside it ``K`` vectors (noise, or latents).
+What the first layer makes of the input is computed once for all ``K``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: Sizes of the convolution kernels (paper-facts: those of the code of sliced score matching).
+KERNEL, STRIDE, PADDING = 5, 2, 2
+_DENSE_FEATURES = 512  # after the convolutions
+
+
+class Trunk(nn.Module, ABC):
+    """Inputs ``(B, F)`` and, if it takes any, extras ``(B, K, E)`` to features ``(B, H)`` or ``(B, K, H)``.
+
+    Attributes:
+        out_features: The size :math:`H`.
+        extra_features: The size :math:`E`; 0 for a trunk of the inputs alone.
+    """
+
+    out_features: int
+    extra_features: int
+
+    @abstractmethod
+    def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
+        """Features ``(B, H)``, or ``(B, K, H)`` with extras."""
+
+
+class DenseTrunk(Trunk):
+    """A perceptron on the input and the extras side by side.
+
+    Arguments:
+        features: Size :math:`F` of the input; 0 for none.
+        hidden_features: Units of each layer.
+        extra_features: Size :math:`E` of the extras.
+        activation: After every layer.
+
+    Example:
+        >>> DenseTrunk(5, (16, 8), extra_features=2)(torch.zeros(3, 5), torch.zeros(3, 4, 2)).shape
+        torch.Size([3, 4, 8])
+    """
+
+    def __init__(
+        self,
+        features: int,
+        hidden_features: Sequence[int] = (256, 256),
+        extra_features: int = 0,
+        activation: Literal["tanh", "relu"] = "tanh",
+    ) -> None:
+        super().__init__()
+        if not hidden_features:
+            raise ValueError("hidden_features: expected at least one layer, got none")
+        self.out_features, self.extra_features = int(hidden_features[-1]), extra_features
+        self.first = nn.Linear(features + extra_features, hidden_features[0])
+        self.rest = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(hidden_features))
+        self.activation = {"tanh": torch.tanh, "relu": torch.relu}[activation]
+
+    def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
+        inputs = x.shape[-1]
+        hidden = F.linear(x, self.first.weight[:, :inputs], self.first.bias)  # (B, H)
+        if extra is not None:
+            hidden = hidden.unsqueeze(1) + F.linear(extra, self.first.weight[:, inputs:])  # (B, K, H)
+        hidden = self.activation(hidden)
+        for layer in self.rest:
+            hidden = self.activation(layer(hidden))
+        return hidden
+
+
+class ConvolutionalTrunk(Trunk):
+    """Convolutions of stride two on an image, which the extras enter as one more channel.
+
+    Arguments:
+        image_shape: Channels, height and width of the image; the last two divisible by two at every layer.
+        channels: Channels of each layer.
+        extra_features: Size :math:`E` of the extras.
+
+    Raises:
+        ValueError: for images that the layers do not divide.
+
+    Example:
+        >>> ConvolutionalTrunk((3, 16, 16), (4, 8), extra_features=2)(torch.zeros(3, 768), torch.zeros(3, 5, 2)).shape
+        torch.Size([3, 5, 512])
+    """
+
+    def __init__(
+        self, image_shape: Sequence[int], channels: Sequence[int] = (64, 128, 256, 512), extra_features: int = 0
+    ) -> None:
+        super().__init__()
+        self.image_shape = tuple(int(size) for size in image_shape)
+        self.out_features, self.extra_features = _DENSE_FEATURES, extra_features
+        height, width = downscaled(self.image_shape, len(channels))
+        self.first = nn.Conv2d(self.image_shape[0], channels[0], KERNEL, STRIDE, PADDING)
+        self.rest = nn.ModuleList(nn.Conv2d(a, b, KERNEL, STRIDE, PADDING) for a, b in itertools.pairwise(channels))
+        self.dense = nn.Linear(channels[-1] * height * width, _DENSE_FEATURES)
+        if extra_features:
+            self.to_channel = nn.Linear(extra_features, math.prod(self.image_shape[1:]))
+            self.of_channel = nn.Conv2d(1, channels[0], KERNEL, STRIDE, PADDING, bias=False)
+
+    def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
+        hidden = self.first(x.reshape(-1, *self.image_shape))  # (B, C, h, w)
+        rows = hidden.shape[:1]
+        if extra is not None:
+            channel = self.to_channel(extra).reshape(-1, 1, *self.image_shape[1:])  # (B * K, 1, H, W)
+            added = self.of_channel(channel).unflatten(0, extra.shape[:2])
+            hidden, rows = (hidden.unsqueeze(1) + added).flatten(0, 1), extra.shape[:2]
+        hidden = F.softplus(hidden)
+        for layer in self.rest:
+            hidden = F.softplus(layer(hidden))
+        return F.softplus(self.dense(hidden.flatten(1))).unflatten(0, rows)
+
+
+def downscaled(image_shape: Sequence[int], layers: int) -> tuple[int, int]:
+    """Height and width after so many layers of stride two.
+
+    Raises:
+        ValueError: where they are not divisible.
+    """
+    height, width = (int(size) for size in image_shape[1:])
+    factor = 2**layers
+    if height % factor or width % factor:
+        raise ValueError(f"image_shape: {height} x {width} is not divisible by {factor}, which {layers} layers need")
+    return height // factor, width // factor

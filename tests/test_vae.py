@@ -1,0 +1,519 @@
+"""Autoencoders with implicit encoders: their parts, their likelihoods against closed forms, their training."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import arcsm
+from arcsm.implicit import (
+    VAE,
+    Annealing,
+    AutoregressiveEncoder,
+    BernoulliDecoder,
+    ConvolutionalTrunk,
+    Decoder,
+    DenseTrunk,
+    Encoder,
+    EntropyGradient,
+    GaussianEncoder,
+    GaussianImageDecoder,
+    ImplicitEncoder,
+    Proposal,
+    ScoreNetwork,
+    Stein,
+    Trunk,
+    VAEConfig,
+    VAETrainConfig,
+    Whitened,
+    annealed_bound,
+    annealed_upper_bound,
+    fit_proposal,
+    fit_vae,
+    gap,
+    importance_bound,
+    load_vae,
+    save_vae,
+)
+from arcsm.implicit.evidence import _hamiltonian
+from arcsm.implicit.training import _Trainer, used_latents
+from arcsm.training import TrainingDiverged
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*latents say nothing of the input")
+FLOAT64 = torch.float64
+IMAGES = {"image_shape": [1, 4, 4], "levels": 256}
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=seeded(seed), dtype=FLOAT64)
+
+
+def rows(count: int, features: int = 16) -> Tensor:
+    """Bright or dark images, in [-1, 1), with noise."""
+    generator = seeded(7)
+    bright = torch.randint(2, (count, 1), generator=generator) * 1.6 - 0.8
+    return (bright + 0.1 * torch.randn(count, features, generator=generator)).clamp(-1.0, 0.99)
+
+
+# Parts --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_dense_trunk_sees_inputs_and_extras_side_by_side() -> None:
+    torch.manual_seed(0)
+    trunk = DenseTrunk(5, (7, 6), extra_features=3).double()
+    x, extra = normal(2, 5), normal(2, 4, 3, seed=1)
+    both = torch.cat([x.unsqueeze(1).expand(-1, 4, -1), extra], -1)
+    expected = torch.tanh(trunk.rest[0](torch.tanh(trunk.first(both))))
+    torch.testing.assert_close(trunk(x, extra), expected)
+
+
+def test_extras_enter_a_convolutional_trunk_as_a_channel() -> None:
+    torch.manual_seed(0)
+    trunk = ConvolutionalTrunk((2, 8, 8), (3, 4), extra_features=3).double()
+    x, extra = normal(2, 128), normal(2, 5, 3, seed=1)
+    whole = nn.Conv2d(3, 3, 5, 2, 2, dtype=FLOAT64)
+    whole.weight.data = torch.cat([trunk.first.weight, trunk.of_channel.weight], 1)
+    whole.bias = trunk.first.bias
+    channel = trunk.to_channel(extra).view(10, 1, 8, 8)
+    hidden = whole(torch.cat([x.view(2, 2, 8, 8).repeat_interleave(5, 0), channel], 1))
+    hidden = nn.functional.softplus(trunk.rest[0](nn.functional.softplus(hidden)))
+    expected = nn.functional.softplus(trunk.dense(hidden.flatten(1))).view(2, 5, -1)
+    torch.testing.assert_close(trunk(x, extra), expected)
+
+
+def encoders() -> list[Encoder]:
+    torch.manual_seed(0)
+    trunk = DenseTrunk(5, (8,))
+    found: list[Encoder] = [GaussianEncoder(trunk, 3), AutoregressiveEncoder(trunk, 3)]
+    return [*found, ImplicitEncoder(DenseTrunk(5, (8,), 3), 3)]
+
+
+@pytest.mark.parametrize("encoder", encoders())
+def test_a_gradient_reaches_every_weight_of_an_encoder(encoder: Encoder) -> None:
+    encoder(torch.randn(4, 5), torch.randn(4, 6, 3)).square().sum().backward()
+    for name, weight in encoder.named_parameters():
+        assert weight.grad is not None, name
+        assert bool((weight.grad != 0).any()), name
+
+
+def test_an_autoregressive_encoder_passes_noise_on_through_latents_alone() -> None:
+    """Two noises that make the same first latent make the same second one: u = e - 3 tanh(2 e) is zero twice."""
+    torch.manual_seed(0)
+    encoder = AutoregressiveEncoder(DenseTrunk(5, (8,)), 2, units=1).double()
+    with torch.no_grad():
+        encoder.of_input.weight[0], encoder.of_input.bias[0] = 0.0, 0.0
+        encoder.of_noise[0], encoder.output[0] = 2.0, -3.0
+    low, high = 1.0, 4.0
+    for _ in range(100):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if middle - 3.0 * math.tanh(2.0 * middle) < 0.0 else (low, middle)
+    x = normal(1, 5).expand(2, -1)
+    z = encoder(x, torch.tensor([[[0.0, 0.7]], [[low, 0.7]]], dtype=FLOAT64))
+    torch.testing.assert_close(z[0], z[1])
+    other = encoder(x, torch.tensor([[[0.5, 0.7]], [[low, 0.7]]], dtype=FLOAT64))
+    assert float((other[0, 0, 1] - other[1, 0, 1]).detach().abs()) > 1e-4
+
+    noise = normal(1, 1, 2, seed=3)
+    jacobian = torch.autograd.functional.jacobian(lambda e: encoder(x[:1], e), noise).squeeze()
+    assert float(jacobian[0, 1]) == 0.0
+    assert float(jacobian[1, 0]) != 0.0
+
+
+def test_decoders_are_the_distributions_that_they_say() -> None:
+    torch.manual_seed(0)
+    z = torch.randn(3, 4, 2)
+    bernoulli = BernoulliDecoder(2, 16, (8,))
+    x = (torch.rand(3, 16) < 0.5).float()
+    expected = torch.distributions.Bernoulli(logits=bernoulli.logits(z)).log_prob(x.unsqueeze(1)).sum(-1)
+    torch.testing.assert_close(bernoulli.log_prob(x, z), expected)
+    gaussian = GaussianImageDecoder(2, (1, 4, 4), (3,), log_std=-1.0)
+    expected = torch.distributions.Normal(gaussian.mean(z), math.exp(-1.0)).log_prob(x.unsqueeze(1)).sum(-1)
+    torch.testing.assert_close(gaussian.log_prob(x, z), expected)
+    many = torch.zeros(20_000, 2)
+    for decoder in (bernoulli, gaussian):
+        with torch.no_grad():
+            drawn = decoder.sample(many, seeded())
+        torch.testing.assert_close(drawn.mean(0), decoder.mean(many[:1])[0].detach(), rtol=0.0, atol=0.02)
+
+
+def test_inputs_are_binary_with_the_chance_of_their_grey_level_or_continuous() -> None:
+    grey = torch.tensor([[-1.0, 2.0 * 127 / 256 - 1.0, 2.0 * 255 / 256 - 1.0]]).expand(20_000, -1)
+    metadata = {"image_shape": [1, 1, 3], "levels": 256}
+    x = VAEConfig(hidden_features=(4,)).build(metadata).prepare(grey, seeded())
+    assert set(x.unique().tolist()) == {0.0, 1.0}
+    torch.testing.assert_close(x.mean(0), torch.tensor([0.0, 127 / 255, 1.0]), rtol=0.0, atol=0.015)
+    conv = VAEConfig(networks="convolutional", channels=(4,)).build(IMAGES)
+    x = conv.prepare(grey.reshape(-1)[:16_000].view(1000, 16), seeded())
+    assert float(x.max()) < 1.0
+    assert bool((x >= grey.reshape(-1)[:16_000].view(1000, 16)).all())
+
+
+@pytest.mark.parametrize("encoder", ["gaussian", "implicit", "autoregressive"])
+@pytest.mark.parametrize("networks", ["dense", "convolutional"])
+def test_files_give_back_the_same_autoencoder(tmp_path: Path, encoder: str, networks: str) -> None:
+    torch.manual_seed(0)
+    parts = VAEConfig(encoder=encoder, networks=networks, latents=2, hidden_features=(8,), channels=(4, 4))  # type: ignore[arg-type]
+    vae = parts.build(IMAGES).eval()
+    save_vae(vae, tmp_path / "run")
+    again = load_vae(tmp_path / "run")
+    assert torch.equal(vae.sample(3, seeded()), again.sample(3, seeded()))
+    x = vae.prepare(rows(5), seeded())
+    assert torch.equal(vae.reconstruct(x, seeded()), again.reconstruct(x, seeded()))
+    with pytest.raises(ValueError, match=r"model\.safetensors: holds a vae, not an autoregressive model"):
+        arcsm.load(tmp_path / "run")
+
+
+def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
+    arcsm.save(arcsm.AutoregressiveModel(arcsm.MADE(2, 4, (8,)), arcsm.GaussianHead(4)), tmp_path)
+    with pytest.raises(ValueError, match="not an autoencoder"):
+        load_vae(tmp_path)
+    with pytest.raises(ValueError, match="not one of an autoencoder"):
+        VAE.from_config({"kind": "vae"})
+    with pytest.raises(ValueError, match="model configuration: latents"):
+        VAE.from_config({"kind": "vae", "metadata": IMAGES, "parts": {"latents": 0}})
+
+
+# Likelihoods --------------------------------------------------------------------------------------------------------
+
+
+class LinearDecoder(Decoder):
+    """x = W z + s e: everything about it is known."""
+
+    def __init__(self, latents: int, features: int) -> None:
+        super().__init__()
+        self.latents, self.features = latents, features
+        self.weight = nn.Parameter(normal(features, latents, seed=3))
+        self.std = 0.5
+
+    def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
+        return torch.distributions.Normal(self.mean(z), self.std).log_prob(x.unsqueeze(1)).sum(-1)
+
+    def mean(self, z: Tensor) -> Tensor:
+        return z @ self.weight.T
+
+    def sample(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        mean = self.mean(z)
+        return mean + self.std * torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
+
+
+def linear(latents: int = 3, features: int = 5, encoder: Encoder | None = None) -> VAE:
+    torch.manual_seed(0)
+    if encoder is None:
+        encoder = AutoregressiveEncoder(DenseTrunk(features, (16,)), latents)
+    parts = VAEConfig(latents=latents, hidden_features=(16,))
+    metadata = {"image_shape": [1, 1, features], "levels": 256}
+    return VAE(encoder.double(), LinearDecoder(latents, features), parts, metadata).double()
+
+
+def simulated(vae: VAE, count: int) -> tuple[Tensor, Tensor]:
+    """Latents and inputs that the model draws."""
+    with torch.no_grad():
+        z = torch.randn(count, vae.latents, generator=seeded(11), dtype=FLOAT64)
+        return z, vae.decoder.sample(z, seeded(12))
+
+
+def evidence(vae: VAE, x: Tensor) -> Tensor:
+    weight = vae.decoder.weight.detach()  # type: ignore[union-attr]
+    covariance = weight @ weight.T + 0.25 * torch.eye(len(weight), dtype=FLOAT64)
+    zero = torch.zeros(len(weight), dtype=FLOAT64)
+    return torch.distributions.MultivariateNormal(zero, covariance).log_prob(x)
+
+
+def posterior(vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
+    weight = vae.decoder.weight.detach()  # type: ignore[union-attr]
+    precision = torch.eye(vae.latents, dtype=FLOAT64) + weight.T @ weight / 0.25
+    covariance = torch.linalg.inv(precision)
+    return x @ weight @ covariance / 0.25, covariance
+
+
+def test_a_proposal_finds_the_posterior_from_an_encoder_that_does_not() -> None:
+    vae = linear()
+    _, x = simulated(vae, 6)
+    found = fit_proposal(vae, x, samples=4000, generator=seeded())
+    mean, covariance = posterior(vae, x)
+    torch.testing.assert_close(found.mean, mean, rtol=0.0, atol=0.03)
+    torch.testing.assert_close(
+        found.scale @ found.scale.transpose(1, 2), covariance.expand(6, -1, -1), rtol=0.1, atol=0.01
+    )
+
+
+def test_the_density_of_the_proposal_is_that_of_its_samples() -> None:
+    scale = torch.tensor([[[0.7, 0.0], [0.4, 1.3]]], dtype=FLOAT64)
+    z, log_density = Proposal(torch.tensor([[1.0, -2.0]], dtype=FLOAT64), scale).sample(100_000, seeded())
+    # E[f / r] = integral of f, for a normal density f
+    log_f = torch.distributions.MultivariateNormal(
+        torch.tensor([1.2, -1.5], dtype=FLOAT64), torch.eye(2, dtype=FLOAT64)
+    )
+    assert float(torch.exp(log_f.log_prob(z) - log_density).mean()) == pytest.approx(1.0, abs=0.01)
+
+
+def test_likelihoods_are_those_in_closed_form() -> None:
+    vae = linear()
+    _, x = simulated(vae, 6)
+    truth = evidence(vae, x)
+    torch.testing.assert_close(importance_bound(vae, x, 4000, generator=seeded()), truth, rtol=0.0, atol=0.02)
+    annealing = Annealing(temperatures=300, chains=64, leapfrog=5)
+    from_prior = annealed_bound(vae, x, annealing, generator=seeded())
+    torch.testing.assert_close(from_prior, truth, rtol=0.0, atol=0.15)
+    short = Annealing(temperatures=60, chains=256, leapfrog=5)
+    fitted = annealed_bound(vae, x, short, fit_proposal(vae, x, generator=seeded()), seeded())
+    torch.testing.assert_close(fitted, truth, rtol=0.0, atol=0.02)
+
+
+def test_annealing_from_both_sides_bounds_the_likelihood() -> None:
+    vae = linear()
+    z, x = simulated(vae, 200)
+    annealing = Annealing(temperatures=10, chains=2, leapfrog=2)  # too few on purpose
+    truth = evidence(vae, x)
+    lower = annealed_bound(vae, x, annealing, generator=seeded())
+    upper = annealed_upper_bound(vae, x, z, annealing, generator=seeded())
+    for bound, sign in ((lower, 1.0), (upper, -1.0)):
+        missing = sign * (truth - bound)
+        assert float(missing.mean()) > 4.0 * float(missing.std()) / 200**0.5
+    tight = gap(vae, 20, Annealing(temperatures=100, chains=8, leapfrog=4), generator=seeded())
+    torch.testing.assert_close(tight[0], tight[1], rtol=0.0, atol=0.1)
+
+
+def test_a_transition_leaves_its_distribution_as_it_is() -> None:
+    """The target N(v; 0, 1) e^{beta a v} is a normal distribution around beta a."""
+    slope, beta, count = 1.5, 0.6, 40_000
+    v = beta * slope + normal(count, 1, 1, seed=99)
+    step = torch.full((count, 1), 0.9, dtype=FLOAT64)
+
+    def log_ratio(v: Tensor) -> Tensor:
+        return slope * v.sum(-1)
+
+    ratio, slopes = log_ratio(v), torch.full_like(v, slope)
+    accepted = []
+    for index in range(5):
+        before = v
+        v, ratio, slopes, _ = _hamiltonian(
+            log_ratio, v, ratio, slopes, beta, step, Annealing(leapfrog=3), seeded(index)
+        )
+        accepted.append(float((v != before).double().mean()))
+    assert 0.5 < min(accepted) <= max(accepted) < 0.999  # so that what is refused counts
+    assert float(v.mean()) == pytest.approx(beta * slope, abs=0.02)
+    assert float(v.var()) == pytest.approx(1.0, abs=0.03)
+
+
+# Training -----------------------------------------------------------------------------------------------------------
+
+
+def settings(method: str, **changes: object) -> VAETrainConfig:
+    small = {"steps": 6, "batch_size": 8, "score_hidden": (8,), "head_hidden": (8,), "particles": 4,
+             "validate_every": 3, "validation_samples": 4, "device": "cpu"}  # fmt: skip
+    return VAETrainConfig.model_validate({"method": method, **small, **changes})
+
+
+ENCODER = {"elbo": "gaussian", "stein": "implicit", "spectral": "implicit", "ssm": "implicit",
+           "ssm-ar": "autoregressive", "csm": "autoregressive"}  # fmt: skip
+
+
+def tiny(method: str, networks: str = "dense") -> VAE:
+    torch.manual_seed(0)
+    parts = {"encoder": ENCODER[method], "networks": networks, "latents": 2, "hidden_features": (8,), "channels": (4,)}
+    return VAEConfig.model_validate(parts).build(IMAGES)
+
+
+@pytest.mark.parametrize("networks", ["dense", "convolutional"])
+@pytest.mark.parametrize("method", list(ENCODER))
+def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path, method: str, networks: str) -> None:
+    whole, resumed = tiny(method, networks), tiny(method, networks)
+    fit_vae(whole, rows(40), rows(10), settings(method), tmp_path / "whole")
+
+    stopped = _Trainer(resumed, rows(40), rows(10), settings(method), tmp_path / "stopped")
+    for _ in range(4):
+        stopped.advance()
+    stopped.save_state()
+    stopped.advance()  # lost
+    again = tiny(method, networks)
+    result = fit_vae(again, rows(40), rows(10), settings(method), tmp_path / "stopped", resume=True)
+    assert result.steps == 6
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name]), name
+    with pytest.raises(ValueError, match="was written with another train configuration"):
+        fit_vae(again, rows(40), rows(10), settings(method, seed=1), tmp_path / "stopped", resume=True)
+
+
+def test_scores_with_a_noise_ladder_are_as_reproducible(tmp_path: Path) -> None:
+    noisy = settings("csm", score_noise={"sigma_max": 0.5, "sigma_min": 0.1, "levels": 3}, mix=0.3, whitened=True)
+    first, second = tiny("csm"), tiny("csm")
+    fit_vae(first, rows(40), rows(10), noisy)
+    torch.rand(7)
+    state = torch.random.get_rng_state()
+    fit_vae(second, rows(40), rows(10), noisy)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("elbo", {}),
+        ("stein", {}),
+        ("spectral", {}),
+        ("ssm", {}),
+        ("ssm-ar", {}),
+        ("csm", {}),
+        ("csm", {"whitened": True}),
+    ],
+)
+def test_every_method_finds_the_posterior_of_a_linear_model(method: str, changes: dict[str, object]) -> None:
+    """One latent, x = w z + e: the encoder's samples must have the posterior's mean and width."""
+    kinds = {"gaussian": GaussianEncoder, "autoregressive": AutoregressiveEncoder}
+    torch.manual_seed(0)
+    encoder: Encoder
+    if ENCODER[method] == "implicit":
+        encoder = ImplicitEncoder(DenseTrunk(2, (16,), 1), 1)
+    else:
+        encoder = kinds[ENCODER[method]](DenseTrunk(2, (16,)), 1)
+    vae = linear(latents=1, features=2, encoder=encoder)
+    vae.parts = VAEConfig(latents=1, hidden_features=(16,), encoder=ENCODER[method])  # type: ignore[arg-type]
+    vae.float()
+    vae.decoder.requires_grad_(False)
+    _, x = simulated(linear(latents=1, features=2), 4000)
+    vae.prepare = lambda rows, generator=None: rows  # type: ignore[method-assign, assignment]
+    config = settings(
+        method, steps=700, batch_size=64, learning_rate=3e-3, score_learning_rate=3e-3, score_hidden=(16,), head_hidden=(32, 32),
+        particles=10, validate_every=700, ema=0.98, **changes,
+    )  # fmt: skip
+    with torch.no_grad():
+        before = vae.encode(x[:500].float(), 200, seeded())
+    fit_vae(vae, x.float(), x[:100].float(), config)
+    with torch.no_grad():
+        z = vae.encode(x[:500].float(), 200, seeded()).double()
+    mean, covariance = posterior(vae.double(), x[:500])
+    width = math.sqrt(float(covariance))
+    assert float((before.mean(1) - mean).square().mean().sqrt()) > 1.5 * width  # there is something to learn
+    assert float((z.mean(1) - mean).square().mean().sqrt()) < 0.35 * width
+    assert float(z.std(1).mean()) == pytest.approx(width, rel=0.3)
+
+
+class Known(EntropyGradient):
+    """The score of a normal distribution around the input."""
+
+    def __init__(self, location: Tensor, std: Tensor) -> None:
+        self.location, self.std = location, std
+
+    def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        return (self.location.unsqueeze(1) - z) / self.std.square().unsqueeze(1)
+
+
+def test_whitening_changes_the_units_and_not_the_score() -> None:
+    location, log_scale = normal(3, 2), 0.3 * normal(3, 2, seed=1)
+    z = location.unsqueeze(1) + 2.0 * log_scale.exp().unsqueeze(1) * normal(3, 5, 2, seed=2)
+    plain = Known(location, 2.0 * log_scale.exp())
+    white = Whitened(Known(torch.zeros(3, 2, dtype=FLOAT64), torch.full((3, 2), 2.0, dtype=FLOAT64)),
+                     lambda condition: (location, log_scale))  # fmt: skip
+    torch.testing.assert_close(white.score(z), plain.score(z))
+
+
+def test_a_whitened_estimator_keeps_the_least_samples_of_the_inner_one() -> None:
+    white = Whitened(Stein(), lambda condition: (torch.zeros(1, 2), torch.zeros(1, 2)))
+    with pytest.raises(ValueError, match="K at least 2"):
+        white.surrogate(torch.zeros(1, 1, 2))
+
+
+class Stuck(Encoder):
+    """An encoder that has collapsed, or that runs away."""
+
+    def __init__(self, scale: float, spread: float) -> None:
+        super().__init__()
+        self.latents = 2
+        self.weight = nn.Parameter(torch.full((16, 2), scale))
+        self.spread = spread
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        return (x @ self.weight).unsqueeze(1) + self.spread * noise
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        (Stuck(1.0, 1e-6), r"step 3: the encoder has collapsed: latent \d of an input varies by .*e-06"),
+        (Stuck(1e4, 1e3), r"step 3: the latents have run away"),
+    ],
+)
+def test_a_broken_encoder_is_said_with_what_to_change(tmp_path: Path, encoder: Encoder, message: str) -> None:
+    torch.manual_seed(0)
+    parts = VAEConfig(encoder="implicit", latents=2, hidden_features=(8,))
+    vae = VAE(encoder, BernoulliDecoder(2, 16, (8,)), parts, IMAGES)
+    config = settings("ssm", learning_rate=1e-9)
+    with pytest.raises(TrainingDiverged, match=message + r".*learning_rate.*score_steps"):
+        fit_vae(vae, rows(40), rows(10), config)
+
+
+def test_a_rate_that_is_too_large_is_said_and_weights_are_kept(tmp_path: Path) -> None:
+    vae = tiny("ssm")
+    with pytest.raises(TrainingDiverged, match="lower learning_rate"):
+        fit_vae(vae, rows(40), rows(10), settings("ssm", steps=50, learning_rate=1e18), tmp_path)
+    kept = load_vae(tmp_path)  # which checks that all weights are finite
+    assert kept.latents == 2
+
+
+def test_latents_that_say_nothing_are_counted() -> None:
+    torch.manual_seed(0)
+    encoder = GaussianEncoder(DenseTrunk(16, (8,)), 2)
+    with torch.no_grad():
+        encoder.location_and_log_scale.weight.zero_()
+        encoder.location_and_log_scale.weight[1] = 3.0
+        encoder.location_and_log_scale.bias.zero_()
+    parts = VAEConfig(encoder="gaussian", latents=2, hidden_features=(8,))
+    vae = VAE(encoder, BernoulliDecoder(2, 16, (8,)), parts, IMAGES)
+    assert used_latents(vae, vae.prepare(rows(100), seeded()), seeded()) == 1
+    with pytest.warns(UserWarning, match="1 of 2 latents say nothing of the input"):
+        fit_vae(vae, rows(40), rows(40), settings("elbo", learning_rate=1e-9))
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("elbo", {"encoder": "implicit"}, "elbo is for gaussian encoders"),
+        ("csm", {"encoder": "gaussian"}, "elbo is for gaussian encoders"),
+        ("csm", {"encoder": "implicit"}, "csm needs an autoregressive encoder"),
+        ("ssm-ar", {"encoder": "implicit"}, "ssm-ar needs an autoregressive encoder"),
+        ("ssm", {"encoder": "implicit", "whitened": True}, "whitened: expected an encoder with units of its own"),
+        ("ssm", {"encoder": "implicit", "score_noise": {"sigma_max": 1.0}}, "score_noise: expected none for ssm"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(method: str, changes: dict[str, object], message: str) -> None:
+    parts = VAEConfig.model_validate({"latents": 2, "hidden_features": (8,), "encoder": changes.pop("encoder")})
+    with pytest.raises(ValueError, match=message):
+        fit_vae(parts.build(IMAGES), rows(20), rows(5), settings(method, **changes))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fit_vae(tiny("csm"), rows(20, 9), rows(5)), r"train: expected rows \(N, 16\), got \(20, 9\)"),
+        (lambda: fit_vae(tiny("csm"), rows(20), rows(5)[:0]), r"valid: expected rows"),
+        (lambda: fit_vae(tiny("csm"), rows(20) / 0.0, rows(5)), "train: holds NaN or infinity"),
+        (lambda: VAEConfig().build({"columns": ["a"]}), "an autoencoder needs images"),
+        (lambda: VAEConfig(networks="convolutional").build(IMAGES), "4 x 4 is not divisible by 16"),
+        (lambda: ImplicitEncoder(DenseTrunk(3, (4,), 2), 3), "expected one with 3 extra features, got 2"),
+        (lambda: ScoreNetwork(3, trunk=DenseTrunk(3, (4,), 2)), "expected one with 3 extras, got 2"),
+        (lambda: DenseTrunk(3, ()), "hidden_features: expected at least one layer"),
+        (
+            lambda: VAE(encoders()[0], BernoulliDecoder(2, 5), VAEConfig(), IMAGES),
+            "the encoder gives 3, the decoder takes 2",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named(call: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()  # type: ignore[operator]
+
+
+def test_trunks_are_abstract() -> None:
+    with pytest.raises(TypeError):
+        Trunk()  # type: ignore[abstract]
