@@ -54,8 +54,8 @@ kind: vae
 name: tiny-vae
 data: {kind: digits}
 model: {encoder: autoregressive, latents: 2, hidden_features: [8]}
-train: {method: csm, steps: 4, batch_size: 8, score_hidden: [8], head_hidden: [8], validate_every: 2, validation_rows: 8,
-        validation_samples: 4, device: cpu}
+train: {method: csm, steps: 4, batch_size: 8, score_hidden: [8], head_hidden: [8], validate_every: 2,
+        validation_rows: 8, validation_samples: 4, device: cpu}
 """
 
 

@@ -384,8 +384,8 @@ def test_every_method_finds_the_posterior_of_a_linear_model(method: str, changes
     _, x = simulated(linear(latents=1, features=2), 4000)
     vae.prepare = lambda rows, generator=None: rows  # type: ignore[method-assign, assignment]
     config = settings(
-        method, steps=700, batch_size=64, learning_rate=3e-3, score_learning_rate=3e-3, score_hidden=(16,), head_hidden=(32, 32),
-        particles=10, validate_every=700, ema=0.98, **changes,
+        method, steps=700, batch_size=64, learning_rate=3e-3, score_learning_rate=3e-3, score_hidden=(16,),
+        head_hidden=(32, 32), particles=10, validate_every=700, ema=0.98, **changes,
     )  # fmt: skip
     with torch.no_grad():
         before = vae.encode(x[:500].float(), 200, seeded())
@@ -433,8 +433,11 @@ class Stuck(Encoder):
         self.weight = nn.Parameter(torch.full((16, 2), scale))
         self.spread = spread
 
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        return (x @ self.weight).unsqueeze(1) + self.spread * noise
+    def features(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+    def draw(self, features: Tensor, noise: Tensor) -> Tensor:
+        return features.unsqueeze(1) + self.spread * noise
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,16 @@ class Encoder(nn.Module, ABC):
     latents: int
 
     @abstractmethod
+    def features(self, x: Tensor) -> Tensor:
+        """All that it makes of the inputs alone, ``(B, ...)``: computed once, however often it is drawn from."""
+
+    @abstractmethod
+    def draw(self, features: Tensor, noise: Tensor) -> Tensor:
+        """Samples ``(B, K, D)`` from features and standard normal noise ``(B, K, D)``."""
+
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         """Samples ``(B, K, D)`` for standard normal noise ``(B, K, D)``."""
+        return self.draw(self.features(x), noise)
 
 
 class LocationScaleEncoder(Encoder):
@@ -38,22 +46,22 @@ class LocationScaleEncoder(Encoder):
         self.trunk, self.latents = trunk, latents
         self.location_and_log_scale = nn.Linear(trunk.out_features, 2 * latents)
 
-    def location_scale(self, x: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Location :math:`m` and log scale :math:`\\ell`, ``(B, D)`` each."""
-        if x is None:
-            raise ValueError("x: this encoder needs inputs, got None")
-        return self._split(self.trunk(x))
+    def features(self, x: Tensor) -> Tensor:
+        return self.trunk(x)  # type: ignore[no-any-return]
 
-    def _split(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        location, log_scale = self.location_and_log_scale(hidden).chunk(2, -1)
+    def location_scale(self, features: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Location :math:`m` and log scale :math:`\\ell`, ``(B, D)`` each, by the features of the inputs."""
+        if features is None:
+            raise ValueError("features: this encoder needs inputs, got None")
+        location, log_scale = self.location_and_log_scale(features).chunk(2, -1)
         return location, log_scale
 
 
 class GaussianEncoder(LocationScaleEncoder):
     """The usual explicit encoder: a Gaussian of independent latents, whose :math:`u` is the noise itself."""
 
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        location, log_scale = (t.unsqueeze(1) for t in self.location_scale(x))
+    def draw(self, features: Tensor, noise: Tensor) -> Tensor:
+        location, log_scale = (t.unsqueeze(1) for t in self.location_scale(features))
         return location + log_scale.exp() * noise
 
 
@@ -72,8 +80,11 @@ class ImplicitEncoder(Encoder):
         self.trunk, self.latents = trunk, latents
         self.output = nn.Linear(trunk.out_features, latents)
 
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        return self.output(self.trunk(x, noise))  # type: ignore[no-any-return]
+    def features(self, x: Tensor) -> Tensor:
+        return self.trunk.start(x)
+
+    def draw(self, features: Tensor, noise: Tensor) -> Tensor:
+        return self.output(self.trunk.finish(features, noise))  # type: ignore[no-any-return]
 
 
 class AutoregressiveEncoder(LocationScaleEncoder):
@@ -107,10 +118,9 @@ class AutoregressiveEncoder(LocationScaleEncoder):
         self.of_noise = nn.Parameter(torch.empty(latents, units).uniform_(-1.0, 1.0))
         self.output = nn.Parameter(torch.empty(latents, units).uniform_(-1.0, 1.0) / units)
 
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        hidden = self.trunk(x)
-        location, log_scale = (t.unsqueeze(1) for t in self._split(hidden))
-        fixed = self.of_input(hidden).unflatten(-1, (self.latents, self.units)).unsqueeze(1)  # (B, 1, D, U)
+    def draw(self, features: Tensor, noise: Tensor) -> Tensor:
+        location, log_scale = (t.unsqueeze(1) for t in self.location_scale(features))
+        fixed = self.of_input(features).unflatten(-1, (self.latents, self.units)).unsqueeze(1)  # (B, 1, D, U)
         fixed = fixed + noise.unsqueeze(-1) * self.of_noise  # (B, K, D, U)
         found: list[Tensor] = []
         for d, (of_input, e) in enumerate(zip(fixed.unbind(2), noise.unbind(2), strict=True)):

@@ -35,7 +35,7 @@ from arcsm.warning import warn
 Method = Literal["elbo", "stein", "spectral", "ssm", "ssm-ar", "csm"]
 # Far from what it has seen a score head is that of a normal distribution of this width. With one it would push latents
 # outwards just as strongly as the prior pulls them back, and nothing would hold them.
-_FAR_STD = 1.5
+_FAR_STD = 3.0
 _COLLAPSED = 1e-4  # share of the spread of all latents that those of one input have at least
 _LARGEST = 1e3  # spread of the latents, whose prior has spread one
 _SPREAD_SAMPLES = 16  # of each input
@@ -58,7 +58,8 @@ class VAETrainConfig(BaseModel):
         score_hidden: Units of the hidden layers of the score network (of its context network, where it has one).
         context_features: Context of each latent, of ``"csm"`` and ``"ssm-ar"``.
         head_hidden: Units of the hidden layers of their head.
-        whitened: Estimate the entropy in the units of the encoder (:class:`~arcsm.implicit.Whitened`).
+        whitened: Learn the scores in the units of the encoder (:class:`~arcsm.implicit.Whitened`), and show them its
+            features in place of the input.
         score_noise: A noise ladder for the scores, of ``"csm"``.
         mix: With a ladder: see :func:`arcsm.objectives.csm`.
         ema: Decay of the average of the weights that is validated and kept; 0 for the weights themselves.
@@ -82,7 +83,7 @@ class VAETrainConfig(BaseModel):
     slices: int = Field(1, ge=1)
     score_hidden: tuple[int, ...] = Field((256, 256), min_length=1)
     context_features: int = Field(8, ge=1)
-    head_hidden: tuple[int, ...] = Field((64, 64), min_length=1)
+    head_hidden: tuple[int, ...] = Field((32, 32), min_length=1)
     whitened: bool = False
     score_noise: dict[str, float | int | bool] | None = None
     mix: float | Literal["auto"] = 1.0
@@ -96,7 +97,10 @@ class VAETrainConfig(BaseModel):
 
 
 def estimator(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
-    """The estimator that a method names, for an autoencoder; the paper's score networks see the whole input.
+    """The estimator that a method names, for an autoencoder.
+
+    Its conditions are the inputs, as in the paper; those of ``"elbo"`` and of whitened scores are the features that
+    the encoder makes of them.
 
     Raises:
         ValueError: for a method and an encoder that do not go together.
@@ -122,21 +126,33 @@ def _inner(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
     if method in ("stein", "spectral"):
         return Stein() if method == "stein" else Spectral()
     rate = config.score_learning_rate or (2e-4 if method == "csm" else config.learning_rate)
-    shape = tuple(int(size) for size in vae.metadata["image_shape"])
-    scores = vae.parts.model_copy(update={"hidden_features": config.score_hidden})
     if method == "ssm":
-        network = ScoreNetwork(latents, trunk=scores.trunk(shape, latents))
-        return JointScore(network.to(vae.device), rate, config.slices)
+        return JointScore(_joint_network(vae, config).to(vae.device), rate, config.slices)
     if not isinstance(vae.encoder, AutoregressiveEncoder):
         raise ValueError(f"train.method: {method} needs an autoregressive encoder, got {vae.parts.encoder}")
-    embed = None if vae.parts.networks == "dense" else scores.trunk(shape).to(vae.device)
-    seen = math.prod(shape) if embed is None else embed.out_features
+    embed = None
+    if vae.parts.networks == "convolutional" and not config.whitened:
+        embed = vae.parts.trunk(_shape(vae)).to(vae.device)
+    seen = math.prod(_shape(vae)) if embed is None else embed.out_features
+    seen = vae.encoder.trunk.out_features if config.whitened else seen
     made = MADE(latents, config.context_features, config.score_hidden, condition_features=seen)
     noise = None if config.score_noise is None else NoiseLadder(**config.score_noise)  # type: ignore[arg-type]
     head = ScoreHead(config.context_features, config.head_hidden, data_std=1.0 if config.whitened else _FAR_STD)
     model = AutoregressiveModel(made, head, noise).to(vae.device)
     objective: Literal["csm", "ssm"] = "csm" if method == "csm" else "ssm"
     return AutoregressiveScore(model, objective, rate, config.mix, config.slices, embed)
+
+
+def _joint_network(vae: VAE, config: VAETrainConfig) -> ScoreNetwork:
+    """Of the input and the latents; of the encoder's features and the latents in its units if whitened."""
+    if config.whitened and isinstance(vae.encoder, LocationScaleEncoder):
+        return ScoreNetwork(vae.latents, vae.encoder.trunk.out_features, config.score_hidden)
+    parts = vae.parts.model_copy(update={"hidden_features": config.score_hidden})
+    return ScoreNetwork(vae.latents, trunk=parts.trunk(_shape(vae), vae.latents))
+
+
+def _shape(vae: VAE) -> tuple[int, ...]:
+    return tuple(int(size) for size in vae.metadata["image_shape"])
 
 
 def fit_vae(
@@ -214,6 +230,7 @@ class _Trainer:
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(config.seed)
             self.entropy = estimator(vae, config)
+        self.sees_features = isinstance(self.entropy, GaussianEntropy | Whitened)
         inner = self.entropy.inner if isinstance(self.entropy, Whitened) else self.entropy
         self.learned = inner if isinstance(inner, (AutoregressiveScore, JointScore)) else None
         self.particles = config.particles if self.entropy.least_samples > 1 else 1
@@ -236,15 +253,17 @@ class _Trainer:
         generator = self.generator(1, self.step)
         chosen = torch.randint(len(self.rows), (self.batch,), generator=generator, device=self.device)
         x = self.vae.prepare(self.rows[chosen], generator)
+        features = self.vae.encoder.features(x)
+        seen = features if self.sees_features else x
         if self.learned is not None:
             for _ in range(self.config.score_steps):
                 with torch.no_grad():
-                    z = self.vae.encode(x, 1, generator)
-                self.entropy.update(z, x, generator)
-        z = self.vae.encode(x, self.particles, generator)
+                    z = self.vae.draw(features, 1, generator)
+                self.entropy.update(z, seen, generator)
+        z = self.vae.draw(features, self.particles, generator)
         energy = -self.vae.log_joint(x, z[:, :1]).mean()
         with self.seeded_scores():
-            loss = energy - self.entropy.surrogate(z, x)
+            loss = energy - self.entropy.surrogate(z, seen)
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.get_total_norm(p.grad for p in self.vae.parameters() if p.grad is not None)

@@ -33,8 +33,16 @@ class Trunk(nn.Module, ABC):
     extra_features: int
 
     @abstractmethod
+    def start(self, x: Tensor) -> Tensor:
+        """What the first layer makes of the inputs alone, ``(B, ...)``."""
+
+    @abstractmethod
+    def finish(self, started: Tensor, extra: Tensor | None = None) -> Tensor:
+        """Features ``(B, H)``, or ``(B, K, H)`` with extras, of what was started."""
+
     def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
         """Features ``(B, H)``, or ``(B, K, H)`` with extras."""
+        return self.finish(self.start(x), extra)
 
 
 class DenseTrunk(Trunk):
@@ -61,16 +69,18 @@ class DenseTrunk(Trunk):
         super().__init__()
         if not hidden_features:
             raise ValueError("hidden_features: expected at least one layer, got none")
-        self.out_features, self.extra_features = int(hidden_features[-1]), extra_features
+        self.features, self.out_features, self.extra_features = features, int(hidden_features[-1]), extra_features
         self.first = nn.Linear(features + extra_features, hidden_features[0])
         self.rest = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(hidden_features))
         self.activation = {"tanh": torch.tanh, "relu": torch.relu}[activation]
 
-    def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
-        inputs = x.shape[-1]
-        hidden = F.linear(x, self.first.weight[:, :inputs], self.first.bias)  # (B, H)
+    def start(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.first.weight[:, : self.features], self.first.bias)  # (B, H)
+
+    def finish(self, started: Tensor, extra: Tensor | None = None) -> Tensor:
+        hidden = started
         if extra is not None:
-            hidden = hidden.unsqueeze(1) + F.linear(extra, self.first.weight[:, inputs:])  # (B, K, H)
+            hidden = hidden.unsqueeze(1) + F.linear(extra, self.first.weight[:, self.features :])  # (B, K, H)
         hidden = self.activation(hidden)
         for layer in self.rest:
             hidden = self.activation(layer(hidden))
@@ -107,9 +117,11 @@ class ConvolutionalTrunk(Trunk):
             self.to_channel = nn.Linear(extra_features, math.prod(self.image_shape[1:]))
             self.of_channel = nn.Conv2d(1, channels[0], KERNEL, STRIDE, PADDING, bias=False)
 
-    def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
-        hidden = self.first(x.reshape(-1, *self.image_shape))  # (B, C, h, w)
-        rows = hidden.shape[:1]
+    def start(self, x: Tensor) -> Tensor:
+        return self.first(x.reshape(-1, *self.image_shape))  # type: ignore[no-any-return]  # (B, C, h, w)
+
+    def finish(self, started: Tensor, extra: Tensor | None = None) -> Tensor:
+        hidden, rows = started, started.shape[:1]
         if extra is not None:
             channel = self.to_channel(extra).reshape(-1, 1, *self.image_shape[1:])  # (B * K, 1, H, W)
             added = self.of_channel(channel).unflatten(0, extra.shape[:2])

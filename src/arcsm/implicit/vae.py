@@ -128,8 +128,13 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """Latents ``(B, K, D)`` of inputs ``(B, F)``, reparameterised."""
-        shape = (len(x), samples, self.latents)
-        return self.encoder(x, torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype))  # type: ignore[no-any-return]
+        return self.draw(self.encoder.features(x), samples, generator)
+
+    def draw(self, features: Tensor, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """Latents ``(B, K, D)`` of inputs whose features the encoder has made."""
+        shape = (len(features), samples, self.latents)
+        noise = torch.randn(shape, generator=generator, device=features.device, dtype=features.dtype)
+        return self.encoder.draw(features, noise)
 
     def draw_latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Latents from the prior, ``(n, D)``."""
