@@ -39,6 +39,7 @@ from arcsm.implicit import (
     load_vae,
     save_vae,
 )
+from arcsm.implicit.encoders import _Chain
 from arcsm.implicit.evidence import _hamiltonian
 from arcsm.implicit.training import _Trainer, used_latents
 from arcsm.training import TrainingDiverged
@@ -125,6 +126,22 @@ def test_an_autoregressive_encoder_passes_noise_on_through_latents_alone() -> No
     jacobian = torch.autograd.functional.jacobian(lambda e: encoder(x[:1], e), noise).squeeze()
     assert float(jacobian[0, 1]) == 0.0
     assert float(jacobian[1, 0]) != 0.0
+
+
+def test_the_chain_of_latents_is_its_definition_and_so_are_its_gradients() -> None:
+    fixed, noise, of_latents, output = (
+        normal(3, 5, 4),
+        normal(5, 3, seed=1),
+        normal(3, 3, 4, seed=2),
+        normal(3, 4, seed=3),
+    )
+    found: list[Tensor] = []
+    for d in range(3):
+        before = torch.stack([*found, torch.zeros(5, dtype=FLOAT64)], -1)[:, :d]
+        found.append(noise[:, d] + torch.tanh(fixed[d] + before @ of_latents[d, :d]) @ output[d])
+    torch.testing.assert_close(_Chain.apply(fixed, noise, of_latents, output), torch.stack(found, -1))
+    inputs = tuple(t.requires_grad_() for t in (fixed, noise, of_latents, output))
+    assert torch.autograd.gradcheck(_Chain.apply, inputs)
 
 
 def test_decoders_are_the_distributions_that_they_say() -> None:
