@@ -32,6 +32,7 @@ from arcsm.implicit import (
     Whitened,
     annealed_bound,
     annealed_upper_bound,
+    elbo,
     fit_proposal,
     fit_vae,
     gap,
@@ -283,6 +284,20 @@ def test_likelihoods_are_those_in_closed_form() -> None:
     short = Annealing(temperatures=60, chains=256, leapfrog=5)
     fitted = annealed_bound(vae, x, short, fit_proposal(vae, x, generator=seeded()), seeded())
     torch.testing.assert_close(fitted, truth, rtol=0.0, atol=0.02)
+
+
+def test_the_evidence_lower_bound_is_less_than_the_evidence_by_the_divergence() -> None:
+    vae = linear(encoder=GaussianEncoder(DenseTrunk(5, (16,)), 3))
+    _, x = simulated(vae, 6)
+    with torch.no_grad():
+        location, log_scale = vae.encoder.location_scale(vae.encoder.features(x))  # type: ignore[operator]
+    mean, covariance = posterior(vae, x)
+    encoded = torch.distributions.MultivariateNormal(location, torch.diag_embed(log_scale.exp()))
+    exact = torch.distributions.MultivariateNormal(mean, covariance)
+    missing = torch.distributions.kl_divergence(encoded, exact)
+    torch.testing.assert_close(elbo(vae, x, 20_000, seeded()), evidence(vae, x) - missing, rtol=0.01, atol=0.1)
+    with pytest.raises(ValueError, match="only a gaussian encoder"):
+        elbo(linear(), x)
 
 
 def test_annealing_from_both_sides_bounds_the_likelihood() -> None:

@@ -26,7 +26,8 @@ from arcsm.data.images import image_grid, unscale_images
 from arcsm.experiments.base import Preset, Settings, Study, digest, over_seeds, result_path, study
 from arcsm.files import atomic_path
 from arcsm.frechet import Frechet
-from arcsm.implicit.evidence import Annealing, annealed_bound, fit_proposal, gap, importance_bound
+from arcsm.implicit.encoders import GaussianEncoder
+from arcsm.implicit.evidence import Annealing, annealed_bound, elbo, fit_proposal, gap, importance_bound
 from arcsm.implicit.runs import VAERunConfig, load_vae_run, train_vae_run
 from arcsm.implicit.training import used_latents
 from arcsm.implicit.vae import VAE
@@ -223,8 +224,14 @@ def _likelihood(run: Study[Table2], cell: Cell) -> Result:
             found.append(importance_bound(vae, part, settings.samples, generator=generator))
             advance(len(part))
     mean, error = summary(-torch.cat(found))
-    return {"nll": mean, "nll_standard_error": error, "nll_of_each": (-torch.cat(found)).tolist(),
-            "used_latents": used_latents(vae, x[:256], generator)}  # fmt: skip
+    explicit = isinstance(vae.encoder, GaussianEncoder)
+    return {
+        "nll": mean,
+        "nll_standard_error": error,
+        "nll_of_each": (-torch.cat(found)).tolist(),
+        "negative_elbo": -float(elbo(vae, x, generator=generator).mean()) if explicit else None,
+        "used_latents": used_latents(vae, x[:256], generator),
+    }
 
 
 def _annealed(run: Study[Table2], cell: Cell) -> Result:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from arcsm.implicit.encoders import GaussianEncoder
 from arcsm.implicit.vae import VAE
 from arcsm.progress import track
 
@@ -131,6 +132,27 @@ def importance_bound(
         z, log_density = proposal.sample(part, generator)
         found.append(_log_joint(vae, x, z) - log_density)
     return torch.logsumexp(torch.cat(found, 1), 1) - math.log(samples)
+
+
+@torch.no_grad()
+def elbo(vae: VAE, x: Tensor, samples: int = 100, generator: torch.Generator | None = None) -> Tensor:
+    """The evidence lower bound in nats (paper, Eq. 6), ``(B,)``, of an autoencoder with a Gaussian encoder.
+
+    Arguments:
+        vae: The model.
+        x: Inputs, ``(B, F)``.
+        samples: Latents of every input that the reconstruction is averaged over.
+        generator: Source of randomness.
+
+    Raises:
+        ValueError: for an implicit encoder, whose entropy nobody knows.
+    """
+    if not isinstance(vae.encoder, GaussianEncoder):
+        raise ValueError("vae: only a gaussian encoder has an evidence lower bound; use importance_bound")
+    features = vae.encoder.features(x)
+    log_scale = vae.encoder.location_scale(features)[1]
+    entropy = log_scale.sum(-1) + 0.5 * vae.latents * math.log(2.0 * math.pi * math.e)
+    return _log_joint(vae, x, vae.draw(features, samples, generator)).mean(1) + entropy
 
 
 @dataclass(frozen=True)
