@@ -292,7 +292,7 @@ def test_the_evidence_lower_bound_is_less_than_the_evidence_by_the_divergence() 
     with torch.no_grad():
         location, log_scale = vae.encoder.location_scale(vae.encoder.features(x))  # type: ignore[operator]
     mean, covariance = posterior(vae, x)
-    encoded = torch.distributions.MultivariateNormal(location, torch.diag_embed(log_scale.exp()))
+    encoded = torch.distributions.MultivariateNormal(location, scale_tril=torch.diag_embed(log_scale.exp()))
     exact = torch.distributions.MultivariateNormal(mean, covariance)
     missing = torch.distributions.kl_divergence(encoded, exact)
     torch.testing.assert_close(elbo(vae, x, 20_000, seeded()), evidence(vae, x) - missing, rtol=0.01, atol=0.1)
