@@ -296,6 +296,53 @@ class _KeptOrDrawn(Posterior):
         return replace(self, **chosen)
 
 
+@dataclass(frozen=True)
+class Lost:
+    """Values are known exactly, or not at all (NaN): the corruption of a table with missing values.
+
+    For models whose context takes missing values. With :func:`arcsm.denoise.particles` the candidates are draws of the
+    missing values given all the known ones, and the evidence is the density of those.
+    """
+
+    def standardised(self, shift: float, scale: float) -> Lost:
+        return self
+
+    def spoil(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The values as they are: which are lost is not for this to say."""
+        return x
+
+    def posterior(self, prior: Conditionals, y: Tensor) -> Posterior:
+        return _KnownOrDrawn(prior, _all(y), y)
+
+
+@dataclass(frozen=True)
+class _KnownOrDrawn(Posterior):
+    """The value itself where it is known, else a draw from the conditional."""
+
+    prior: Conditionals
+    rows: Tensor  # (N,) whose posteriors these are
+    y: Tensor  # NaN where it is not known
+
+    def log_evidence(self) -> Tensor:
+        known = (~self.y.isnan()).nonzero()[:, 0]
+        density = ask(self.prior, self.rows[known], lambda prior: prior.log_prob(self.y[known]))
+        return torch.zeros_like(self.y, dtype=torch.float64).index_put((known,), density.double())
+
+    def mean(self) -> Tensor:
+        return self._filled(_mean)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        unknown = self.y.isnan()
+        return self._filled(lambda prior: prior.icdf(u[unknown]))
+
+    def _filled(self, question: Callable[[Conditionals], Tensor]) -> Tensor:
+        unknown = self.y.isnan().nonzero()[:, 0]
+        return self.y.index_put((unknown,), ask(self.prior, self.rows[unknown], question).to(self.y))
+
+    def select(self, rows: Tensor) -> Posterior:
+        return replace(self, rows=self.rows[rows], y=self.y[rows])
+
+
 # What they share --------------------------------------------------------------------------------------------------
 
 

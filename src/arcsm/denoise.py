@@ -314,7 +314,8 @@ def particles(
             clouds.append(cloud)
     warn_of_unsure(unsure, flat.numel() * count)
     candidates = torch.cat([cloud.candidates for cloud in clouds]) * model.scale + model.shift
-    log_evidence = torch.cat([cloud.log_evidence for cloud in clouds]) - torch.log(model.scale).sum()
+    units = (torch.log(model.scale) * ~flat.isnan()).sum(-1)  # what is not there has no density
+    log_evidence = torch.cat([cloud.log_evidence for cloud in clouds]) - units
     return Particles(
         candidates.view(*y.shape[:-1], count, model.features),
         torch.cat([cloud.log_weights for cloud in clouds]).exp().view(*y.shape[:-1], count),

@@ -126,7 +126,10 @@ class AutoregressiveModel(
         if x.is_complex() or x.dtype == torch.bool:
             raise ValueError(f"x: expected real numbers, got {x.dtype}")
         x = x.to(self.shift)
-        if not bool(torch.isfinite(x).all()):
+        if self.context.missing:
+            if bool(x.isinf().any()):
+                raise ValueError(f"x: holds infinity (as {x.dtype}); missing values are NaN")
+        elif not bool(torch.isfinite(x).all()):
             raise ValueError(f"x: holds NaN or infinity (as {x.dtype}); drop or fill those rows")
         return (x - self.shift) / self.scale
 
@@ -205,7 +208,8 @@ class AutoregressiveModel(
             max_evaluations: Largest number of evaluations of the score for one conditional and integral.
 
         Returns:
-            ``(*)``, or ``(*, D)`` with ``reduce=False``. Gradients flow to ``x`` and the weights in closed form
+            ``(*)``, or ``(*, D)`` with ``reduce=False``; of what is known where values are missing (NaN, for a context
+            that takes them), whose terms are zero. Gradients flow to ``x`` and the weights in closed form
             only; to train through the normaliser, see :func:`arcsm.objectives.mle`.
 
         Warns:
@@ -215,7 +219,11 @@ class AutoregressiveModel(
         terms = self._each(
             x, condition, method, self._conditionals_of(level, method, steps, accuracy), Conditionals.log_prob
         )
-        terms = terms - torch.log(self.scale)
+        terms = (
+            torch.where(terms.isnan(), 0.0, terms - torch.log(self.scale))
+            if self.context.missing
+            else (terms - torch.log(self.scale))
+        )
         return terms.sum(-1) if reduce else terms
 
     def cdf(
@@ -369,7 +377,9 @@ class AutoregressiveModel(
             for part in parts_of(len(flat), max(1, min(ROWS, (1 << 17) // self.features))):
                 context = self.context(flat[part], rows(part))  # (B, D, C)
                 conditionals = build(self.head.project(context).flatten(0, 1))
-                parts.append(ask(conditionals, flat[part].reshape(-1)).view(-1, self.features))
+                values = flat[part].reshape(-1)
+                answers = ask(conditionals, values.nan_to_num(nan=0.0))
+                parts.append(torch.where(values.isnan(), torch.nan, answers).view(-1, self.features))
                 unsure += conditionals.unsure
         warn_of_unsure(unsure, flat.numel())
         return torch.cat(parts).reshape(x.shape) if parts else torch.zeros_like(z)

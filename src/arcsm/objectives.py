@@ -75,7 +75,8 @@ def csm(
         if mix != 1.0:
             raise ValueError(f"mix: without a noise ladder only 1 (plain CSM) is possible, got {mix}")
         one, zero = z.new_ones(()), z.new_zeros(())
-        return _score_matching(model, z, z, condition, None, one, one, zero, compiled)
+        scalars, weight = _known(model, z, one)
+        return _score_matching(model, z, scalars, condition, None, weight, one, zero, compiled)
     context_input, noisy, sigma, noise, weight = _add_noise(model, z, generator, weighting)
     ratio = noise / sigma
     if mix == "auto":
@@ -218,12 +219,15 @@ def mle(
     if sigma is not None:
         z = z + sigma * _randn_like(z, generator)
     projection = model.head.project(model.context(z, condition)).flatten(0, -2)  # (B * D, P)
+    known = ~z.isnan()
+    z = torch.where(known, z, 0.0) if model.context.missing else z
     if isinstance(model.head, NormalisedHead):
         terms = model.head.log_density(projection, z.flatten(), sigma)
     else:
         accuracy = Accuracy(tol, max_evaluations)
         terms = Conditionals(model.head, projection, path, "quadrature", accuracy).differentiable_log_prob(z.flatten())
-    return torch.log(model.scale).sum() - terms.sum() / len(z)
+    terms = terms.view_as(z) - torch.log(model.scale)
+    return -(terms * known if model.context.missing else terms).sum() / len(z)
 
 
 OBJECTIVES: Mapping[str, Callable[..., Tensor]] = {"csm": csm, "dsm": dsm, "ssm": ssm, "sm": sm, "mle": mle}
@@ -247,7 +251,16 @@ def _add_noise(
     noise = _randn_like(z, generator)
     sigma = model.noise.draw(z, generator)
     weight = model.head.loss_weight(sigma) if weighting == "natural" else sigma.square()
-    return context_input, z + sigma * noise, sigma, noise, weight
+    noisy, weight = _known(model, z + sigma * noise, weight)
+    return context_input, noisy, sigma, noise, weight
+
+
+def _known(model: AutoregressiveModel, z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and their weights: where a value is missing, any value with weight zero."""
+    if not model.context.missing:
+        return z, weight
+    known = ~z.isnan()
+    return torch.where(known, z, 0.0), weight * known
 
 
 def _score_matching(
@@ -329,6 +342,8 @@ def _field_at_smallest_noise(
     joint: bool | None,
 ) -> tuple[Tensor, Tensor]:
     z = model.standardise(x)
+    if bool(z.isnan().any()):
+        raise ValueError("x: holds missing values, of which a field of scores has none; use csm, dsm or mle")
     sigma = None if model.noise is None else model.noise.sigma_min
     if sigma is not None:
         z = z + sigma * _randn_like(z, generator)

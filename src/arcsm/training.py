@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from arcsm import checkpoint
+from arcsm.contexts.made import Hide
 from arcsm.model import AutoregressiveModel, resolve_device, save
 from arcsm.progress import track
 from arcsm.train_config import TrainConfig, objective_of
@@ -150,7 +151,7 @@ class _Trainer:
         self.optimizer = _optimizer(model, config)
         self.average = AveragedModel(model, multi_avg_fn=averaging(config.ema))
         self.wrapped, self.wrapped_optimizer = self.fabric.setup(self.loss, self.optimizer)
-        self.has_dropout = any(isinstance(layer, nn.Dropout) and layer.p > 0.0 for layer in model.modules())
+        self.has_dropout = any(_is_random(layer) for layer in model.modules())
         self.step = 0
         self.seconds = 0.0
         self.best = {"step": 0, "loss": math.inf, "missed": 0}
@@ -338,6 +339,11 @@ class _Trainer:
         self.history = list(header["history"])
 
 
+def _is_random(layer: nn.Module) -> bool:
+    """Whether a layer draws from torch's own generator while training."""
+    return (isinstance(layer, nn.Dropout) and layer.p > 0.0) or (isinstance(layer, Hide) and layer.share > 0.0)
+
+
 def _optimizer(model: AutoregressiveModel, config: TrainConfig) -> torch.optim.Optimizer:
     if config.optimizer == "adamw":
         rate, decay = config.learning_rate, config.weight_decay
@@ -378,7 +384,7 @@ def _checked(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
         raise ValueError(f"{name}: expected a tensor (N, {model.features}), got {got}")
     if len(x) == 0:
         raise ValueError(f"{name}: expected at least one row, got none")
-    bad = ~torch.isfinite(x)
+    bad = x.isinf() if model.context.missing else ~torch.isfinite(x)
     if bool(bad.any()):
         row, column = (int(i) for i in bad.nonzero()[0])
         raise ValueError(
@@ -404,7 +410,11 @@ def _standardise(model: AutoregressiveModel, x: Tensor, config: TrainConfig) -> 
         return
     x = x.double()
     columns = config.standardise == "columns"
-    mean, deviation = (x.mean(0), x.std(0, unbiased=False)) if columns else (x.mean(), x.std(unbiased=False))
+    mean = x.nanmean(0) if columns else x.nanmean()  # NaN are missing values, where the model takes them
+    deviation = (x - mean).square().nanmean(0 if columns else None).sqrt()
+    if bool(mean.isnan().any()):
+        which = f"column {int(mean.isnan().nonzero()[0])}" if columns else "x"
+        raise ValueError(f"x_train: {which} holds nothing but missing values; leave it out")
     deviation = (deviation.square() + config.dequantise**2 / 12.0).sqrt()
     constant = deviation <= 1e-9 * mean.abs().clamp(min=1e-9)
     if bool(constant.any()):

@@ -19,9 +19,11 @@ class Context(nn.Module, ABC):
             means all features before ``d`` in this order.
         of_data: The argument of the constructor that follows from the data: their number of columns, or the shape
             ``(channels, height, width)`` of images.
+        missing: Whether values may be NaN, which means that they are not known.
     """
 
     of_data: ClassVar[Literal["features", "image_shape"]] = "features"
+    missing: bool = False
 
     features: int
     context_features: int

@@ -40,29 +40,60 @@ class MaskedLinear(nn.Linear):
 class Waves(nn.Module):
     """Values together with sines and cosines of them, ``(*, D)`` to ``(*, D * (1 + 2 J))``, value by value.
 
+    Where values may be missing there is one number more, which says so; the others are then zero.
+
     Attributes:
-        features: How many numbers stand for one value, ``1 + 2 J``.
+        features: How many numbers stand for one value, ``1 + 2 J`` or ``2 + 2 J``.
     """
 
     frequencies: Tensor
 
-    def __init__(self, sinusoids: int, max_frequency: float) -> None:
+    def __init__(self, sinusoids: int, max_frequency: float, missing: bool = False) -> None:
         super().__init__()
         if not (sinusoids >= 0 and 0.0 < max_frequency < math.inf):
             raise ValueError(
                 f"sinusoids: expected a number and a positive max_frequency, got {sinusoids} and {max_frequency}"
             )
-        self.sinusoids, self.max_frequency = sinusoids, float(max_frequency)
-        self.features = 1 + 2 * sinusoids
+        self.sinusoids, self.max_frequency, self.missing = sinusoids, float(max_frequency), missing
+        self.features = 1 + 2 * sinusoids + missing
         steps = torch.linspace(0.0, 1.0, sinusoids, dtype=torch.float64) if sinusoids > 1 else torch.ones(sinusoids)
         frequencies = torch.exp(steps * math.log(self.max_frequency))
         self.register_buffer("frequencies", frequencies.to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.sinusoids:
+        if not self.sinusoids and not self.missing:
             return x
-        angle = x.unsqueeze(-1) * self.frequencies  # (*, D, J)
-        return torch.cat([x.unsqueeze(-1), torch.sin(angle), torch.cos(angle)], -1).flatten(-2)
+        x = x.unsqueeze(-1)  # (*, D, 1)
+        unknown = x.isnan()
+        x = torch.where(unknown, 0.0, x) if self.missing else x
+        angle = x * self.frequencies  # (*, D, J)
+        cosine = torch.where(unknown, 0.0, torch.cos(angle)) if self.missing else torch.cos(angle)
+        flag = [unknown.to(x)] if self.missing else []
+        return torch.cat([x, torch.sin(angle), cosine, *flag], -1).flatten(-2)
+
+
+class Hide(nn.Module):
+    """Makes values unknown at random while training, so that contexts of any part of the values are learned.
+
+    Every row hides each of its values with one probability, drawn between zero and twice ``share``, but for half of
+    the rows, which hide nothing: what is learned of whole rows should not suffer.
+
+    Arguments:
+        share: At most 0.5; 0 for never.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        if not 0.0 <= share <= 0.5:
+            raise ValueError(f"hide: expected a share from 0 to 0.5, got {share}")
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(*, D)``, with some of the values NaN."""
+        if not self.training or self.share == 0.0:
+            return x
+        probability = 2.0 * self.share * torch.rand_like(x[..., :1]) * (torch.rand_like(x[..., :1]) < 0.5)
+        return torch.where(torch.rand_like(x) < probability, torch.nan, x)
 
 
 @dataclass
@@ -102,6 +133,8 @@ class MADE(Context):
         sinusoids: Show the network each value also as ``J`` sines and cosines, of frequencies from 1 to
             ``max_frequency``: a narrow structure that moves fast with the values before it is learned far sooner.
         max_frequency: In radians for a unit of standardised data.
+        missing: Whether values may be NaN, which means that they are not known: the contexts are told so.
+        hide: Share of the values that training hides from the contexts (:class:`Hide`), where ``missing``.
 
     Raises:
         ValueError: for an order that is no permutation, sizes below one, both kinds of condition, or residual
@@ -127,8 +160,12 @@ class MADE(Context):
         residual: bool = False,
         sinusoids: int = 0,
         max_frequency: float = 20.0,
+        missing: bool = False,
+        hide: float = 0.0,
     ) -> None:
         super().__init__()
+        if hide and not missing:
+            raise ValueError(f"hide: expected 0 where no values may be missing, got {hide}")
         hidden_features = tuple(int(size) for size in hidden_features)
         _check_sizes(features, context_features, hidden_features, condition_features, classes, residual, sinusoids)
         order = tuple(range(features)) if order is None else tuple(int(i) for i in order)
@@ -140,7 +177,8 @@ class MADE(Context):
 
         conditional = bool(condition_features or classes)
         degrees = [_sorted_degrees(size, features, conditional) for size in hidden_features]
-        self._waves = Waves(sinusoids, max_frequency)
+        self.missing, self._hide = missing, Hide(hide)
+        self._waves = Waves(sinusoids, max_frequency, missing)
         inputs = torch.arange(1, features + 1).repeat_interleave(self._waves.features)
         seen = [inputs, *degrees]  # all that is shown of the value at position i has degree i + 1
         masks = [out[:, None] >= into[None, :] for into, out in zip(seen, degrees, strict=False)]
@@ -173,6 +211,8 @@ class MADE(Context):
             "residual": self.residual,
             "sinusoids": self._waves.sinusoids,
             "max_frequency": self._waves.max_frequency,
+            "missing": self.missing,
+            "hide": self._hide.share,
         }
 
     def _condition_terms(self, condition: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
@@ -199,7 +239,7 @@ class MADE(Context):
         if x.shape[-1:] != (self.features,):
             raise ValueError(f"x: expected shape (*, {self.features}), got {tuple(x.shape)}")
         to_hidden, to_output = self._condition_terms(condition)
-        hidden = self._waves(x[..., self.permutation])  # (*, D * (1 + 2 J)) by position
+        hidden = self._waves(self._hide(x)[..., self.permutation])  # (*, D * (1 + 2 J)) by position
         for index, layer in enumerate(self.layers[:-1]):
             update = F.silu(layer(hidden) + (to_hidden if index == 0 else 0.0))  # (*, H)
             hidden = hidden + update if self.residual and index > 0 else update
