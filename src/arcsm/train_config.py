@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -34,7 +34,7 @@ class TrainConfig(BaseModel):
         warmup_steps: Steps of linear warm-up.
         clip_norm: Largest norm of the gradient; ``None`` for no clipping.
         ema: Decay of the average of the weights that is validated and kept; 0 for the weights themselves.
-        dequantise: Width of the uniform noise added to each batch, in data units.
+        dequantise: Width of the uniform noise added to each batch, in data units; one, or one for each column.
         standardise: Shift and scale from the training data: for each column, one for all, or none.
         validate_every: Steps between validations.
         validation_rows: Largest number of rows validated on.
@@ -67,7 +67,7 @@ class TrainConfig(BaseModel):
     warmup_steps: int = Field(100, ge=0)
     clip_norm: float | None = Field(10.0, gt=0)
     ema: float = Field(0.999, ge=0, lt=1)
-    dequantise: float = Field(0.0, ge=0)
+    dequantise: Annotated[float, Field(ge=0)] | tuple[Annotated[float, Field(ge=0)], ...] = 0.0
     standardise: Literal["columns", "global", "none"] = "columns"
     validate_every: int = Field(250, ge=1)
     validation_rows: int = Field(10_000, ge=1)

@@ -136,6 +136,7 @@ class _Trainer:
             rows = slice(config.validation_rows)
             valid = _checked(model, x_valid, "x_valid")[rows]
             self.held_out = _on(device, valid, None if condition_valid is None else condition_valid[rows])
+        self.dequantise = _widths(config, model.features).to(device)
         _standardise(model, x_train, config)
 
         self.batch = min(config.batch_size, len(self.x))
@@ -197,7 +198,7 @@ class _Trainer:
         """One optimiser step; returns the loss."""
         rows = self.rows(self.step)
         generator = self.generator(2, self.step)
-        x = _dequantised(self.x[rows], self.config.dequantise, generator)
+        x = _dequantised(self.x[rows], self.dequantise, generator)
         condition = None if self.condition is None else self.condition[rows]
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
@@ -243,7 +244,7 @@ class _Trainer:
         for start in range(0, len(x), _VALIDATION_BATCH):
             rows = slice(start, start + _VALIDATION_BATCH)
             generator = self.generator(3, start)
-            part = _dequantised(x[rows], self.config.dequantise, generator)
+            part = _dequantised(x[rows], self.dequantise, generator)
             value = objective(
                 averaged, part, condition=None if condition is None else condition[rows], generator=generator
             )
@@ -393,11 +394,23 @@ def _checked(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
     return x.to(model.shift.dtype)
 
 
-def _dequantised(x: Tensor, width: float, generator: torch.Generator) -> Tensor:
-    """Uniform noise on top of integers in disguise (their lower edges)."""
-    if width == 0.0:
+def _dequantised(x: Tensor, width: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform noise on top of integers in disguise (their lower edges), of widths ``()`` or ``(D,)``."""
+    if not bool((width > 0.0).any()):
         return x
-    return x + width * torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return x + width.to(x) * torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+
+def _widths(config: TrainConfig, features: int) -> Tensor:
+    """Widths of the uniform noise, ``(D,)`` in double precision.
+
+    Raises:
+        ValueError: for another number of them than columns.
+    """
+    widths = torch.tensor(config.dequantise, dtype=torch.float64)
+    if widths.ndim and len(widths) != features:
+        raise ValueError(f"dequantise: expected one width or {features} of them, got {len(widths)}")
+    return widths.expand(features)
 
 
 def _standardise(model: AutoregressiveModel, x: Tensor, config: TrainConfig) -> None:
@@ -415,9 +428,11 @@ def _standardise(model: AutoregressiveModel, x: Tensor, config: TrainConfig) -> 
     if bool(mean.isnan().any()):
         which = f"column {int(mean.isnan().nonzero()[0])}" if columns else "x"
         raise ValueError(f"x_train: {which} holds nothing but missing values; leave it out")
-    deviation = (deviation.square() + config.dequantise**2 / 12.0).sqrt()
+    width = _widths(config, x.shape[1])
+    width = width if columns else width.mean()
+    deviation = (deviation.square() + width.square() / 12.0).sqrt()
     constant = deviation <= 1e-9 * mean.abs().clamp(min=1e-9)
     if bool(constant.any()):
         which = f"column {int(constant.nonzero()[0])} is constant" if columns else "all values are the same"
         raise ValueError(f'x_train: {which}, which has no density; leave it out, dequantise, or standardise="none"')
-    model.set_standardisation(mean + 0.5 * config.dequantise, deviation)
+    model.set_standardisation(mean + 0.5 * width, deviation)

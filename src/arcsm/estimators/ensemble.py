@@ -1,0 +1,187 @@
+"""Models of one table, each with another order of the columns: how they are built, trained and asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arcsm.contexts import MADE
+from arcsm.corruptions import Lost
+from arcsm.denoise import particles
+from arcsm.heads import ScoreHead
+from arcsm.model import AutoregressiveModel
+from arcsm.noise import NoiseLadder
+from arcsm.progress import track
+from arcsm.train_config import TrainConfig
+from arcsm.training import fit
+
+_CONTEXT = 16
+_LEVELS = 16
+_TOLERANCE = 1e-3  # nats, of a conditional's log density
+_VALIDATED = 512  # noisy copies of held-out rows that a validation is done on, at least
+_CHOOSING = 400  # held-out rows that the noise level is chosen on, at most
+_FARTHEST = 30.0  # standard deviations: a number farther out is scored there, which is surprising enough
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to build and how long to train, for a table of a size.
+
+    Attributes:
+        members: Models, each with another order of the columns.
+        hidden: Units of the context network's layers.
+        head: Units of the head's layers.
+        sinusoids: Waves of a value that context and head are shown.
+        sigma_min: Smallest noise, in standard deviations of a column.
+        steps: Training steps, at most.
+        batch: Rows a step.
+        learning_rate: At its peak.
+        missing: Whether values may be missing.
+    """
+
+    members: int
+    hidden: tuple[int, ...]
+    head: tuple[int, ...]
+    sinusoids: int
+    sigma_min: float
+    steps: int
+    batch: int
+    learning_rate: float
+    missing: bool
+
+    @classmethod
+    def of(cls, rows: int, columns: int, missing: bool) -> Plan:
+        """The plan for so many rows and columns."""
+        small, large = rows < 2_000, rows >= 20_000
+        width = 64 if small else 256 if large else 128
+        width = max(width, min(2 * columns, 1024))
+        return cls(
+            members=1 if columns == 1 else 4 if small else 1 if large else 2,
+            hidden=(width, width),
+            head=(32, 32) if small else (48, 48),
+            sinusoids=0 if small else 6,
+            sigma_min=0.05 if small else 0.02,
+            steps=1_000 if small else 4_000 if large else 2_500,
+            batch=128 if small else 512,
+            learning_rate=5e-3,
+            missing=missing,
+        )
+
+    def model(self, columns: int, order: Sequence[int]) -> AutoregressiveModel:
+        """A model with fresh weights."""
+        frequency = 0.5 / self.sigma_min
+        made = MADE(
+            columns, _CONTEXT, self.hidden, order=order, sinusoids=self.sinusoids, max_frequency=frequency,
+            missing=self.missing, hide=0.3 if self.missing else 0.0,
+        )  # fmt: skip
+        head = ScoreHead(_CONTEXT, self.head, self.sinusoids, frequency)
+        return AutoregressiveModel(made, head, NoiseLadder(3.0, self.sigma_min, _LEVELS))
+
+    def training(self, steps: Sequence[float], seed: int, device: str) -> TrainConfig:
+        """How to train; ``steps`` are the widths of the columns' levels."""
+        every = max(1, self.steps // 20)
+        return TrainConfig(
+            objective="csm", steps=self.steps, batch_size=self.batch, learning_rate=self.learning_rate, warmup_steps=50,
+            ema=0.99, optimizer="adamw", weight_decay=1e-2, dequantise=tuple(steps), validate_every=every, patience=6,
+            seed=seed, device=device,
+        )  # fmt: skip
+
+
+@dataclass
+class Ensemble:
+    """Trained members and the noise level at which their densities are taken.
+
+    Attributes:
+        members: The models, in double precision, of numbers ``(N, M)``; the first has the columns in their order.
+        level: Of the noise, chosen on held-out rows.
+    """
+
+    members: list[AutoregressiveModel]
+    level: int
+
+    @classmethod
+    def train(
+        cls, train: Tensor, valid: Tensor, steps: Sequence[float], plan: Plan, seed: int, device: str, progress: bool
+    ) -> Ensemble:
+        """Train all members.
+
+        Arguments:
+            train: Numbers ``(N, M)``, NaN where missing; levels of discrete columns are where the values are.
+            valid: Held-out numbers.
+            steps: Widths of the levels, 0 for continuous columns.
+            plan: What to build.
+            seed: Of all randomness.
+            device: Where to train.
+            progress: Show a progress bar (on a terminal).
+        """
+        below = 0.5 * torch.tensor(steps, dtype=train.dtype)
+        copies = max(1, -(-_VALIDATED // len(valid)))
+        members = []
+        with track("fitting", plan.members, progress) as advance:
+            for index, order in enumerate(_orders(train.shape[1], plan.members, seed)):
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(seed + index)
+                    model = plan.model(train.shape[1], order).float()
+                config = plan.training(steps, seed + index, device)
+                fit(model, (train - below).float(), (valid - below).float().repeat(copies, 1), config)
+                members.append(model.double().eval())
+                advance()
+        ensemble = cls(members, -1)
+        ensemble.level = ensemble._best_level(valid[:_CHOOSING])
+        return ensemble
+
+    @torch.no_grad()
+    def terms(self, x: Tensor, level: int | None = None) -> Tensor:
+        """Log densities of the values given those before, ``(E, N, M)`` in nats; 0 where a value is missing."""
+        level = self.level if level is None else level
+        found = []
+        for model in self.members:
+            bound = model.scale * _FARTHEST
+            inside = torch.clamp(x.to(model.shift), model.shift - bound, model.shift + bound)
+            found.append(model.log_prob(inside, level, reduce=False, tol=_TOLERANCE).cpu())
+        return torch.stack(found)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Of the mixture of all members, ``(N,)``."""
+        return torch.logsumexp(self.terms(x).sum(-1), 0) - math.log(len(self.members))
+
+    def sample(self, n: int, generator: torch.Generator, progress: bool = False) -> Tensor:
+        """Numbers ``(n, M)``, an equal share from every member, in random order."""
+        shares = np.diff(np.linspace(0, n, len(self.members) + 1).astype(int)).tolist()
+        drawn = [
+            model.sample(count, generator=generator, level=self.level, progress=progress).cpu()
+            for model, count in zip(self.members, shares, strict=True)
+            if count
+        ]
+        rows = torch.cat(drawn)
+        return rows[torch.randperm(len(rows), generator=generator)]
+
+    @torch.no_grad()
+    def fill(self, x: Tensor, draws: int, generator: torch.Generator, progress: bool = False) -> tuple[Tensor, Tensor]:
+        """Draws of the missing values given the known ones, ``(N, K, M)``, and their weights ``(N, K)``."""
+        each = max(1, draws // len(self.members))
+        candidates, weights = [], []
+        for model in self.members:
+            found = particles(model, x, Lost(), each, generator, tol=_TOLERANCE, progress=progress)
+            candidates.append(found.candidates)
+            weights.append(found.weights.log() + found.log_evidence[:, None])
+        return torch.cat(candidates, 1), torch.softmax(torch.cat(weights, 1), 1)
+
+    def _best_level(self, valid: Tensor) -> int:
+        """The noise level whose density is the largest on held-out rows: a bandwidth that the data choose."""
+        levels = list(range(_LEVELS // 2, _LEVELS))
+        found = [float(self.terms(valid, level).sum(-1).mean()) for level in levels]
+        return levels[int(np.argmax(found))]
+
+
+def _orders(columns: int, members: int, seed: int) -> list[list[int]]:
+    """Orders of the columns: their own, its reverse, then random ones, no column favoured."""
+    generator = torch.Generator().manual_seed(seed)
+    own = list(range(columns))
+    random = [torch.randperm(columns, generator=generator).tolist() for _ in range(members)]
+    return [own, own[::-1], *random][:members]

@@ -1,0 +1,136 @@
+"""An outlier detector for tables, as scikit-learn has them, that says which columns are to blame."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import OutlierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from arcsm.estimators.density import Array, _TableEstimator
+
+
+class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
+    """Rows that do not belong, by their log density under :class:`ScoreDensity`'s models.
+
+    The score of a row is the mean of its log densities over the models, so that it is a sum over the columns
+    (:meth:`explain`), and does not depend on which rows it comes with.
+
+    Arguments:
+        contamination: Share of the fitted rows that :meth:`predict` calls outliers; ``"auto"`` is 0.1. It only moves
+            the threshold; see :meth:`set_contamination`.
+        n_estimators: As in :class:`ScoreDensity`, like all that follow.
+        max_steps: Training steps of each model.
+        hidden_features: Units of the layers of the context network.
+        validation_fraction: Share of the rows that is held out; p-values are by these rows.
+        random_state: Of everything random in fitting.
+        device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
+        verbose: Show progress bars (on a terminal).
+
+    Attributes:
+        offset_: The threshold of :meth:`score_samples`.
+        n_features_in_: Number of columns.
+        feature_names_in_: Their names, of a frame.
+
+    Example:
+        >>> import numpy as np
+        >>> rows = np.random.default_rng(0).normal(size=(200, 2))
+        >>> detector = ScoreOutlierDetector(max_steps=20, n_estimators=1, random_state=0).fit(rows)
+        >>> detector.predict([[0.0, 0.0], [9.0, 9.0]])
+        array([ 1, -1])
+        >>> detector.explain([[0.0, 9.0]]).argmin()  # the column to blame
+        np.int64(1)
+    """
+
+    def __init__(
+        self,
+        contamination: float | str = "auto",
+        n_estimators: int | str = "auto",
+        max_steps: int | str = "auto",
+        hidden_features: tuple[int, ...] | str = "auto",
+        validation_fraction: float = 0.15,
+        random_state: int | np.random.RandomState | None = None,
+        device: str = "cpu",
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(n_estimators, max_steps, hidden_features, validation_fraction, random_state, device, verbose)
+        self.contamination = contamination
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Fit to rows ``(N, D)``, most of which are normal.
+
+        Raises:
+            ValueError: for fewer than two rows, infinite values, a column of nothing but missing values, or a
+                contamination outside (0, 0.5].
+        """
+        share = self._share(self.contamination)
+        self._fit_table(X)
+        contributions = self.explain(X)
+        self.fitted_scores_ = contributions.sum(1)
+        self.median_contributions_ = np.median(contributions, 0)
+        self.held_out_scores_ = np.sort(self.fitted_scores_[self.held_out_rows_])
+        self.offset_ = float(np.percentile(self.fitted_scores_, 100.0 * share))
+        return self
+
+    def set_contamination(self, contamination: float | str) -> Self:
+        """Move the threshold of :meth:`predict` to another share of the fitted rows, without fitting again."""
+        check_is_fitted(self)
+        share = self._share(contamination)
+        self.contamination, self.offset_ = contamination, float(np.percentile(self.fitted_scores_, 100.0 * share))
+        return self
+
+    def score_samples(self, X: Any) -> Array:
+        """Mean over the models of each row's log density in nats, ``(N,)``: the larger, the more normal."""
+        return self.explain(X).sum(1)  # type: ignore[no-any-return]
+
+    def decision_function(self, X: Any) -> Array:
+        """:meth:`score_samples` less the threshold, ``(N,)``: negative for outliers."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> NDArray[np.int_]:
+        """1 for normal rows, -1 for outliers, ``(N,)``."""
+        return np.where(self.decision_function(X) < 0.0, -1, 1)
+
+    def p_values(self, X: Any) -> Array:
+        """The chance that a normal row looks as unusual, ``(N,)``: by how many held-out rows do.
+
+        At least ``1 / (held-out rows + 1)``. Where no rows were held out (very few rows), the fitted ones stand in, and
+        the values are too small.
+        """
+        scores = self.score_samples(X)
+        below = np.searchsorted(self.held_out_scores_, scores, side="right")
+        return np.asarray((1.0 + below) / (1.0 + len(self.held_out_scores_)), dtype=np.float64)
+
+    def explain(self, X: Any) -> Array:
+        """What each column adds to :meth:`score_samples`, ``(N, D)`` in nats: the lowest are to blame.
+
+        The log density of the column's value given the columns before it, averaged over the models and so over
+        orders; 0 for missing values.
+        """
+        return self._contributions(X)[0].mean(0)  # type: ignore[no-any-return]
+
+    def blame(self, X: Any, columns: int = 3) -> pd.DataFrame:
+        """The columns that speak most against each row: those that add least, beside what they add to a usual row.
+
+        Returns:
+            A row for each of the ``columns`` worst of each row: ``row``, ``column``, ``contribution`` (nats below the
+            median).
+        """
+        check_is_fitted(self)
+        found = self.explain(X) - self.median_contributions_
+        names = list(self.columns_.names or range(self.n_features_in_))
+        worst = np.argsort(found, 1)[:, :columns]
+        rows = np.repeat(np.arange(len(found)), worst.shape[1])
+        return pd.DataFrame(
+            {"row": rows, "column": [names[d] for d in worst.flatten()], "contribution": found[rows, worst.flatten()]}
+        )
+
+    def _share(self, contamination: Any) -> float:
+        if isinstance(contamination, str) and contamination == "auto":
+            return 0.1
+        if isinstance(contamination, str) or not 0.0 < contamination <= 0.5:
+            raise ValueError(f'contamination: expected "auto" or a number in (0, 0.5], got {contamination!r}')
+        return float(contamination)
