@@ -90,8 +90,8 @@ PRESETS: Mapping[Preset, Table2] = {
         faces_changes=(*_TINY, "data={kind: digits}", "model.channels=[4, 4]"),
     ),
     "cpu": Table2(
-        seeds=3,
-        mnist_changes=("train.steps=30000",),
+        seeds=2,
+        mnist_changes=("train.steps=12000",),
         faces_changes=("train.steps=1000", "train.batch_size=64", "model.channels=[32, 64, 128, 256]",
                        "train.learning_rate=0.001", "train.validate_every=250"),
         test_images=2_000, samples=1_000, annealed_images=100, simulated_images=32, frechet_images=1_000,
