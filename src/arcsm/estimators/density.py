@@ -24,6 +24,8 @@ Array = NDArray[np.float64]
 class _TableEstimator(BaseEstimator):
     """What the estimators share: tables in, an ensemble inside."""
 
+    _smooth = False  # whether it is for ranking rows: more noise, and always the same
+
     def __init__(
         self,
         n_estimators: int | str = "auto",
@@ -60,12 +62,12 @@ class _TableEstimator(BaseEstimator):
         if modelled.shape[1]:
             self.ensemble_ = Ensemble.train(
                 modelled[train], modelled[held_out], self.columns_.steps, self.plan_, seed,
-                str(resolve_device(self.device)), bool(self.verbose),
+                str(resolve_device(self.device)), bool(self.verbose), not self._smooth,
             )  # fmt: skip
 
     def _plan(self, rows: int, modelled: Tensor) -> Plan:
         """The plan for the table, with what was asked for."""
-        plan = Plan.of(rows, max(1, modelled.shape[1]), bool(modelled.isnan().any()))
+        plan = Plan.of(rows, max(1, modelled.shape[1]), bool(modelled.isnan().any()), self._smooth)
         for name, value in (("n_estimators", self.n_estimators), ("max_steps", self.max_steps)):
             if not isinstance(value, str) and value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")

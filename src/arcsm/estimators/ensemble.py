@@ -55,9 +55,11 @@ class Plan:
     missing: bool
 
     @classmethod
-    def of(cls, rows: int, columns: int, missing: bool) -> Plan:
-        """The plan for so many rows and columns."""
+    def of(cls, rows: int, columns: int, missing: bool, smooth: bool = False) -> Plan:
+        """The plan for so many rows and columns; a smooth one is for ranking rows, and shows no fine structure."""
         small, large = rows < 2_000, rows >= 20_000
+        fine = 0.05 if small else 0.02
+        coarse = 0.3 if rows < 500 else 0.15 if small else 0.05 if large else 0.08
         width = 64 if small else 256 if large else 128
         width = max(width, min(2 * columns, 1024))
         return cls(
@@ -65,7 +67,7 @@ class Plan:
             hidden=(width, width),
             head=(32, 32) if small else (48, 48),
             sinusoids=0 if small else 6,
-            sigma_min=0.05 if small else 0.02,
+            sigma_min=coarse if smooth else fine,
             steps=1_000 if small else 4_000 if large else 2_500,
             batch=128 if small else 512,
             learning_rate=5e-3,
@@ -106,7 +108,15 @@ class Ensemble:
 
     @classmethod
     def train(
-        cls, train: Tensor, valid: Tensor, steps: Sequence[float], plan: Plan, seed: int, device: str, progress: bool
+        cls,
+        train: Tensor,
+        valid: Tensor,
+        steps: Sequence[float],
+        plan: Plan,
+        seed: int,
+        device: str,
+        progress: bool,
+        choose_level: bool = True,
     ) -> Ensemble:
         """Train all members.
 
@@ -118,6 +128,7 @@ class Ensemble:
             seed: Of all randomness.
             device: Where to train.
             progress: Show a progress bar (on a terminal).
+            choose_level: Take the noise level at which held-out rows are likeliest, rather than the smallest.
         """
         below = 0.5 * torch.tensor(steps, dtype=train.dtype)
         copies = max(1, -(-_VALIDATED // len(valid)))
@@ -131,8 +142,9 @@ class Ensemble:
                 fit(model, (train - below).float(), (valid - below).float().repeat(copies, 1), config)
                 members.append(model.double().eval())
                 advance()
-        ensemble = cls(members, -1)
-        ensemble.level = ensemble._best_level(valid[:_CHOOSING])
+        ensemble = cls(members, _LEVELS - 1)
+        if choose_level:
+            ensemble.level = ensemble._best_level(valid[:_CHOOSING])
         return ensemble
 
     @torch.no_grad()

@@ -45,6 +45,8 @@ class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
         np.int64(1)
     """
 
+    _smooth = True
+
     def __init__(
         self,
         contamination: float | str = "auto",
