@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from sklearn.base import clone
-from sklearn.datasets import load_breast_cancer, load_wine
+from sklearn.datasets import load_breast_cancer
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -17,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
+from arcsm.estimators.columns import Asinh, Categories, Column, Columns, Constant, Grid, Power, Straight, column_of
 
 QUICK: dict[str, Any] = {"max_steps": 20, "n_estimators": 1, "hidden_features": (16,), "random_state": 0}
 
@@ -24,3 +28,306 @@ QUICK: dict[str, Any] = {"max_steps": 20, "n_estimators": 1, "hidden_features": 
 @parametrize_with_checks([ScoreDensity(**QUICK), ScoreOutlierDetector(**QUICK)])
 def test_scikit_learn_accepts_them(estimator: Any, check: Any) -> None:
     check(estimator)
+
+
+# Columns ------------------------------------------------------------------------------------------------------------
+
+
+def drawn(name: str, count: int = 500) -> Any:
+    rng = np.random.default_rng(0)
+    return {
+        "normal": rng.normal(5.0, 2.0, count),
+        "heavy": stats.t(1.5).rvs(count, random_state=rng) * 3.0 + 1.0,
+        "skewed": np.exp(rng.normal(size=count)),
+        "bounded": rng.beta(0.8, 3.0, count),
+        "integers": rng.poisson(4.0, count).astype(float),
+        "halves": rng.integers(0, 20, count) * 0.5 - 3.0,
+        "binary": (rng.random(count) < 0.2).astype(float),
+        "tenths": np.round(rng.normal(size=count), 1),
+        "constant": np.full(count, 7.5),
+        "huge": rng.normal(3e8, 1e7, count),
+        "tiny": rng.normal(2e-9, 1e-10, count),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("normal", Straight),
+        ("heavy", Asinh),
+        ("skewed", Power),
+        ("bounded", Power),
+        ("integers", Grid),
+        ("halves", Grid),
+        ("binary", Grid),
+        ("tenths", Grid),
+        ("constant", Constant),
+        ("huge", Straight),
+        ("tiny", Straight),
+    ],
+)
+def test_a_column_is_taken_for_what_it_is_and_comes_back(name: str, kind: type[Column]) -> None:
+    values = drawn(name)
+    column = column_of(values, categorical=False)
+    assert isinstance(column, kind)
+    np.testing.assert_allclose(np.asarray(column.decode(column.encode(values)), float), values, rtol=1e-7, atol=1e-20)
+    gaps = values.copy()
+    gaps[3] = np.nan
+    assert np.isnan(column.encode(gaps)).nonzero()[0].tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        Straight(),
+        Asinh(1.0, 3.0),
+        Power(0.3, 2.0, 1.5),
+        Power(2.5, 0.0, 1.0),
+        Power(0.0, 1.0, 2.0),
+        Power(2.0, 0.5, 1.0),
+    ],
+)
+def test_the_log_slope_is_that_of_the_map(column: Column) -> None:
+    values = np.linspace(-4.0, 6.0, 41)
+    step = 1e-5
+    slope = (column.encode(values + step) - column.encode(values - step)) / (2.0 * step)
+    np.testing.assert_allclose(column.log_slope(column.encode(values)), np.log(slope), rtol=1e-5, atol=1e-5)
+
+
+def test_the_step_of_a_grid_is_found() -> None:
+    for name, step in (("integers", 1.0), ("halves", 0.5), ("tenths", 0.1), ("binary", 1.0)):
+        column = column_of(drawn(name), categorical=False)
+        assert column.step == pytest.approx(step)
+    assert column_of(np.array([0.0, 6.0, 6.0, 12.0, 18.0, 0.0]), False).step == 6.0
+    assert isinstance(column_of(np.array([0.0, 0.0, 1.0, math.pi, math.pi, 7.3]), False), Asinh | Power | Straight)
+
+
+def test_names_and_what_was_never_seen() -> None:
+    names = np.array(["b", "a", "a", None, "a", "b", "c"], dtype=object)
+    column = column_of(names, categorical=True)
+    assert isinstance(column, Categories)
+    assert column.names[0] == "a"
+    np.testing.assert_array_equal(column.encode(np.array(["a", None, "new"], dtype=object)), [0.0, np.nan, 3.0])
+    assert column.decode(np.array([0.2, 99.0])).tolist() == ["a", column.names[2]]
+
+
+def frame(count: int = 400) -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=count)
+    return pd.DataFrame(
+        {
+            "height": 170.0 + 10.0 * x,
+            "visits": rng.poisson(np.exp(0.5 + 0.5 * x)),
+            "city": pd.Categorical(np.where(x > 0.3, "north", np.where(rng.random(count) < 0.5, "east", "west"))),
+            "member": x + rng.normal(size=count) > 0.0,
+            "kind": "same",
+            "income": np.exp(10.0 + 0.4 * x),
+        }
+    )
+
+
+# Density ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_frame_comes_back_as_a_frame_of_the_same_columns() -> None:
+    table = frame()
+    density = ScoreDensity(**QUICK).fit(table)
+    assert density.feature_names_in_.tolist() == list(table.columns)
+    rows = density.sample(50)
+    assert isinstance(rows, pd.DataFrame)
+    pd.testing.assert_series_equal(rows.dtypes, table.dtypes)
+    assert set(rows["city"]) <= {"north", "east", "west"}
+    assert set(rows["kind"]) == {"same"}
+    assert rows["visits"].between(table["visits"].min(), table["visits"].max()).all()
+    assert bool(np.isfinite(density.score_samples(table)).all())
+    pd.testing.assert_frame_equal(rows, density.sample(50))
+    assert not rows.equals(density.sample(50, random_state=1))
+    with pytest.raises(ValueError, match="feature names should match"):
+        density.score_samples(table.rename(columns={"city": "town"}))
+
+
+def test_the_density_is_one_in_the_units_of_the_table() -> None:
+    """A skewed column, by a curved map: the density must integrate to one and be near the truth."""
+    rng = np.random.default_rng(0)
+    x = np.exp(rng.normal(1.0, 0.5, (3000, 1)))
+    density = ScoreDensity(max_steps=400, n_estimators=1, random_state=0).fit(x)
+    grid = np.linspace(0.01, 40.0, 4000)[:, None]
+    found = density.score_samples(grid)
+    assert np.trapezoid(np.exp(found), grid[:, 0]) == pytest.approx(1.0, abs=0.01)
+    truth = stats.lognorm(0.5, scale=math.e).logpdf(x[:, 0])
+    assert density.score(x) == pytest.approx(truth.mean(), abs=0.05)
+
+
+def test_integers_get_probabilities() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.choice(4, p=[0.5, 0.3, 0.15, 0.05], size=(3000, 1)).astype(float)
+    density = ScoreDensity(max_steps=600, n_estimators=1, random_state=0).fit(x)
+    found = np.exp(density.score_samples(np.arange(4.0)[:, None]))
+    np.testing.assert_allclose(found, [0.5, 0.3, 0.15, 0.05], atol=0.05)
+
+
+def test_the_mixture_of_members_is_a_density_and_their_mean_is_explained() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3)) @ np.array([[1.0, 0.5, 0.0], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])
+    density = ScoreDensity(max_steps=30, n_estimators=3, random_state=0).fit(x)
+    assert density.ensemble_ is not None
+    assert [list(model.context.order) for model in density.ensemble_.members[:2]] == [[0, 1, 2], [2, 1, 0]]
+    terms = density._contributions(x)[0]
+    np.testing.assert_allclose(density.score_samples(x), np.log(np.exp(terms.sum(-1)).mean(0)), rtol=1e-9)
+    u = density.cdf(x[:5])
+    np.testing.assert_allclose(density.quantile(u), x[:5], atol=1e-3)
+
+
+def test_constant_columns_have_a_say_where_they_change() -> None:
+    x = np.column_stack([np.random.default_rng(0).normal(size=100), np.full(100, 3.0)])
+    detector = ScoreOutlierDetector(**QUICK).fit(x)
+    other = x[:1].copy()
+    other[0, 1] = 4.0
+    assert detector.score_samples(x[:1])[0] - detector.score_samples(other)[0] == pytest.approx(
+        math.log(101.0), abs=1e-6
+    )
+    only = ScoreDensity(**QUICK).fit(np.full((20, 2), 3.0))
+    np.testing.assert_array_equal(only.sample(4), np.full((4, 2), 3.0))
+
+
+def test_gaps_are_filled_by_what_is_known() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=600)
+    table = pd.DataFrame(
+        {"a": first, "b": 2.0 * first + 0.1 * rng.normal(size=600), "c": np.where(first > 0, "p", "n")}
+    )
+    density = ScoreDensity(max_steps=400, n_estimators=1, random_state=0).fit(table)
+    gaps = table.head(60).copy()
+    gaps.index = gaps.index + 1000
+    gaps.loc[gaps.index[:30], "a"] = np.nan
+    gaps.loc[gaps.index[30:], "c"] = None
+    filled = density.impute(gaps)
+    assert isinstance(filled, pd.DataFrame)
+    assert filled.index.equals(gaps.index)
+    assert not filled.isna().any().any()
+    assert np.abs(filled["a"].to_numpy()[:30] - first[:30]).mean() < 0.25
+    certain = np.abs(first[30:60]) > 0.3
+    assert (filled["c"].to_numpy()[30:][certain] == table["c"].to_numpy()[30:60][certain]).mean() > 0.9
+    pd.testing.assert_series_equal(filled["b"], gaps["b"])
+    rows = density.conditional(["b"], [2.0], draws=40)
+    assert isinstance(rows, pd.DataFrame)
+    np.testing.assert_allclose(rows["b"], 2.0, atol=1e-6)
+    assert abs(float(rows["a"].mean()) - 1.0) < 0.2
+    with pytest.raises(ValueError, match="columns: unknown d; known: a, b, c"):
+        density.conditional(["d"], [0.0])
+    with pytest.raises(ValueError, match="row 0, column 0, but no value was missing when fitting"):
+        density.score_samples(gaps)
+
+
+def test_rows_with_gaps_train_and_score() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3))
+    x[:, 2] = x[:, 0] + 0.1 * x[:, 2]
+    x[rng.random(x.shape) < 0.2] = np.nan
+    detector = ScoreOutlierDetector(max_steps=150, n_estimators=1, random_state=0).fit(x)
+    contributions = detector.explain(x)
+    np.testing.assert_array_equal(contributions[np.isnan(x)], 0.0)
+    usual, broken = detector.score_samples([[1.0, np.nan, 1.0], [1.0, np.nan, -2.0]])
+    assert usual > broken + 3.0
+
+
+# Outliers -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def detector() -> ScoreOutlierDetector:
+    data = load_breast_cancer(as_frame=True)
+    return ScoreOutlierDetector(max_steps=200, n_estimators=1, random_state=0).fit(data.data[data.target == 1][:250])
+
+
+def test_outliers_of_a_real_table_are_found(detector: ScoreOutlierDetector) -> None:
+    data = load_breast_cancer(as_frame=True)
+    test = pd.concat([data.data[data.target == 1][250:], data.data[data.target == 0]])
+    outlying = np.r_[np.zeros(107), np.ones(212)]
+    assert roc_auc_score(outlying, -detector.score_samples(test)) > 0.93
+    p = detector.p_values(test)
+    assert p.min() >= 1.0 / (1.0 + len(detector.held_out_scores_))
+    assert np.median(p[outlying == 1]) < 0.05 < np.median(p[outlying == 0])
+
+
+def test_explanations_sum_to_the_score_and_name_the_culprit(detector: ScoreOutlierDetector) -> None:
+    data = load_breast_cancer(as_frame=True).data
+    row = data[250:].head(3).copy()
+    np.testing.assert_allclose(detector.explain(row).sum(1), detector.score_samples(row), rtol=1e-12)
+    row.loc[row.index[1], "mean smoothness"] *= 5.0
+    blamed = detector.blame(row, columns=2)
+    assert len(blamed) == 6
+    own = blamed[blamed["row"] == 1]
+    assert "mean smoothness" in own["column"].tolist()
+    assert own["contribution"].min() < -5.0
+
+
+def test_scores_do_not_depend_on_the_company(detector: ScoreOutlierDetector) -> None:
+    data = load_breast_cancer(as_frame=True).data
+    np.testing.assert_allclose(
+        detector.score_samples(data[:40])[7:9], detector.score_samples(data[7:9]), rtol=1e-9, atol=1e-9
+    )
+
+
+def test_the_threshold_moves_without_fitting_again(detector: ScoreOutlierDetector) -> None:
+    data = load_breast_cancer(as_frame=True)
+    fitted = data.data[data.target == 1][:250]
+    for share in (0.02, 0.2):
+        found = (clone_of(detector).set_contamination(share).predict(fitted) == -1).mean()
+        assert found == pytest.approx(share, abs=0.01)
+    with pytest.raises(ValueError, match="contamination"):
+        detector.set_contamination(0.9)
+
+
+def clone_of(detector: ScoreOutlierDetector) -> ScoreOutlierDetector:
+    found: ScoreOutlierDetector = pickle.loads(pickle.dumps(detector))
+    return found
+
+
+def test_far_values_have_finite_scores(detector: ScoreOutlierDetector) -> None:
+    data = load_breast_cancer(as_frame=True).data.head(2).copy()
+    data.iloc[0, 3] = 1e300
+    data.iloc[1, 3] = -1e12
+    scores = detector.score_samples(data)
+    assert bool(np.isfinite(scores).all())
+    assert bool((detector.predict(data) == -1).all())
+
+
+def test_they_work_where_scikit_learn_puts_them() -> None:
+    x = np.random.default_rng(0).normal(size=(120, 2))
+    pipeline = make_pipeline(StandardScaler(), ScoreDensity(**QUICK)).fit(x)
+    assert np.isfinite(pipeline.score(x))
+    search = GridSearchCV(ScoreDensity(**QUICK), {"max_steps": [2, 40]}, cv=2).fit(x)
+    assert search.best_params_ == {"max_steps": 40}
+    assert clone(search.best_estimator_).get_params()["max_steps"] == 40
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: ScoreDensity(**{**QUICK, "n_estimators": 0}).fit(x), "n_estimators: expected at least 1"),
+        (lambda x: ScoreDensity(**QUICK, validation_fraction=1.5).fit(x), "validation_fraction: expected a share"),
+        (lambda x: ScoreOutlierDetector(contamination=0.7, **QUICK).fit(x), "contamination: expected"),
+        (lambda x: ScoreDensity(**QUICK).fit(x[:1]), "at least 2 samples"),
+        (lambda x: ScoreDensity(**QUICK).fit(np.c_[x, np.full(len(x), np.nan)]), "column 2 holds nothing but missing"),
+        (lambda x: ScoreDensity(**QUICK).fit(pd.DataFrame({"a": [1.0, np.inf, 2.0]})), "column 'a', row 1"),
+        (lambda x: ScoreDensity(**QUICK).fit(pd.DataFrame({"a": []})), "0 sample"),
+        (lambda x: ScoreDensity(**QUICK).fit(x).quantile(np.full((3, 1), 0.5)), r"U: expected shape \(N, 2\)"),
+    ],
+)
+def test_mistakes_are_named(call: Callable[[Any], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(np.random.default_rng(0).normal(size=(40, 2)))
+
+
+def test_columns_say_what_they_are() -> None:
+    columns = Columns.of(frame())
+    assert [type(kind).__name__ for kind in columns.kinds] == [
+        "Straight",
+        "Grid",
+        "Categories",
+        "Categories",
+        "Constant",
+        "Power",
+    ]
+    assert columns.modelled == [0, 1, 2, 3, 5]

@@ -300,8 +300,8 @@ class _KeptOrDrawn(Posterior):
 class Lost:
     """Values are known exactly, or not at all (NaN): the corruption of a table with missing values.
 
-    For models whose context takes missing values. With :func:`arcsm.denoise.particles` the candidates are draws of the
-    missing values given all the known ones, and the evidence is the density of those.
+    With :func:`arcsm.denoise.particles` the candidates are draws of the missing values given all the known ones, and
+    the evidence is the density of those. Candidates are whole, so that any context will do.
     """
 
     def standardised(self, shift: float, scale: float) -> Lost:

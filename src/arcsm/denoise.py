@@ -24,7 +24,7 @@ from torch import Tensor
 
 from arcsm.batches import ROWS, parts_of, rows_of, warn_of_unsure
 from arcsm.conditionals import Accuracy, Conditionals, choose_method
-from arcsm.corruptions import Corruption, GaussianNoise, Posterior, SaltAndPepper, ask
+from arcsm.corruptions import Corruption, GaussianNoise, Lost, Posterior, SaltAndPepper, ask
 from arcsm.model import AutoregressiveModel
 from arcsm.progress import track
 
@@ -292,7 +292,8 @@ def particles(
         raise ValueError(f"count: expected at least 1, got {count}")
     if not 0.0 <= threshold <= 1.0:
         raise ValueError(f"threshold: expected a share from 0 to 1, got {threshold}")
-    flat = model.standardise(y).reshape(-1, model.features)
+    missing = isinstance(corruption, Lost)  # candidates fill the gaps before a context sees them
+    flat = model.standardise(y, missing or None).reshape(-1, model.features)
     if not len(flat):
         raise ValueError(f"y: expected at least one row, got shape {tuple(y.shape)}")
     rows = rows_of(condition, y.shape[:-1])

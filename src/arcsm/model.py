@@ -113,8 +113,12 @@ class AutoregressiveModel(
             self.shift.copy_(new[0].expand(self.features))
             self.scale.copy_(new[1].expand(self.features))
 
-    def standardise(self, x: Tensor) -> Tensor:
+    def standardise(self, x: Tensor, missing: bool | None = None) -> Tensor:
         """Data units ``(*, D)`` to standardised units, checked.
+
+        Arguments:
+            x: The data.
+            missing: Whether NaN are missing values and no mistake; by default where the context takes them.
 
         Raises:
             ValueError: for a wrong shape or type, NaN or infinity.
@@ -126,7 +130,7 @@ class AutoregressiveModel(
         if x.is_complex() or x.dtype == torch.bool:
             raise ValueError(f"x: expected real numbers, got {x.dtype}")
         x = x.to(self.shift)
-        if self.context.missing:
+        if self.context.missing if missing is None else missing:
             if bool(x.isinf().any()):
                 raise ValueError(f"x: holds infinity (as {x.dtype}); missing values are NaN")
         elif not bool(torch.isfinite(x).all()):
@@ -187,6 +191,7 @@ class AutoregressiveModel(
         steps: int | None = None,
         tol: float = 1e-5,
         max_evaluations: int = 512,
+        cells: Tensor | Sequence[float] | None = None,
     ) -> Tensor:
         """Normalised log density in nats, in data units.
 
@@ -206,6 +211,9 @@ class AutoregressiveModel(
             steps: Steps of the flow; by default the levels of the ladder.
             tol: Error of each conditional in nats to aim for.
             max_evaluations: Largest number of evaluations of the score for one conditional and integral.
+            cells: Steps of discrete dimensions, ``(D,)`` in data units, 0 for continuous ones: the density of a value
+                is then its mean over the step that the value is in the middle of, that is, the probability of the value
+                divided by the step. The contexts are those of the middles.
 
         Returns:
             ``(*)``, or ``(*, D)`` with ``reduce=False``; of what is known where values are missing (NaN, for a context
@@ -216,9 +224,8 @@ class AutoregressiveModel(
             AccuracyWarning: once a call, if some integrals missed ``tol``.
         """
         accuracy = Accuracy(tol, max_evaluations)
-        terms = self._each(
-            x, condition, method, self._conditionals_of(level, method, steps, accuracy), Conditionals.log_prob
-        )
+        question = Conditionals.log_prob if cells is None else self._cell_question(cells)
+        terms = self._each(x, condition, method, self._conditionals_of(level, method, steps, accuracy), question)
         terms = (
             torch.where(terms.isnan(), 0.0, terms - torch.log(self.scale))
             if self.context.missing
@@ -357,6 +364,15 @@ class AutoregressiveModel(
         path = self.path(level, steps)
         chosen = choose_method(self.head, path, method)
         return lambda projection: Conditionals(self.head, projection, path, chosen, accuracy)
+
+    def _cell_question(self, cells: Tensor | Sequence[float]) -> Callable[[Conditionals, Tensor], Tensor]:
+        """Asks every conditional of whole rows for its mean density over a cell."""
+        half = 0.5 * torch.as_tensor(cells).to(self.scale) / self.scale
+        if half.shape != (self.features,) or not bool((half >= 0.0).all()):
+            raise ValueError(f"cells: expected {self.features} steps, none negative, got {cells}")
+        return lambda conditionals, values: conditionals.log_mean_density(
+            values, half.repeat(len(values) // self.features)
+        )
 
     def _each(
         self,

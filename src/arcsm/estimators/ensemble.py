@@ -101,10 +101,13 @@ class Ensemble:
     Attributes:
         members: The models, in double precision, of numbers ``(N, M)``; the first has the columns in their order.
         level: Of the noise, chosen on held-out rows.
+        cells: Steps of the columns, whose discrete values then get their probability; ``None`` for the density in the
+            middle, which is faster and ranks as well.
     """
 
     members: list[AutoregressiveModel]
     level: int
+    cells: list[float] | None = None
 
     @classmethod
     def train(
@@ -145,6 +148,7 @@ class Ensemble:
         ensemble = cls(members, _LEVELS - 1)
         if choose_level:
             ensemble.level = ensemble._best_level(valid[:_CHOOSING])
+            ensemble.cells = list(steps) if any(steps) else None
         return ensemble
 
     @torch.no_grad()
@@ -155,7 +159,7 @@ class Ensemble:
         for model in self.members:
             bound = model.scale * _FARTHEST
             inside = torch.clamp(x.to(model.shift), model.shift - bound, model.shift + bound)
-            found.append(model.log_prob(inside, level, reduce=False, tol=_TOLERANCE).cpu())
+            found.append(model.log_prob(inside, level, reduce=False, tol=_TOLERANCE, cells=self.cells).cpu())
         return torch.stack(found)
 
     def log_prob(self, x: Tensor) -> Tensor:
