@@ -60,21 +60,6 @@ def assert_uniform(u: Tensor) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("noisy", [True, False])
 @pytest.mark.parametrize("kind", ["score", "gaussian", "mixture"])
-def test_the_mean_density_over_a_cell_is_its_probability_by_its_width() -> None:
-    torch.manual_seed(0)
-    model = AutoregressiveModel(MADE(2, 4, (8,)), GaussianHead(4), scale=2.0).double()
-    x = torch.randn(50, 2, dtype=torch.float64)
-    found = model.log_prob(x, reduce=False, cells=(0.5, 0.0))
-    contexts = model.context(model.standardise(x))[:, 0]
-    upper, lower = (model.head.cdf(contexts, (x[:, 0] + side) / 2.0) for side in (0.25, -0.25))
-    torch.testing.assert_close(found[:, 0], torch.log((upper - lower) / 0.5))
-    torch.testing.assert_close(found[:, 1], model.log_prob(x, reduce=False)[:, 1])
-    far = torch.full((1, 2), 60.0, dtype=torch.float64)  # beyond what a distribution function can tell
-    torch.testing.assert_close(model.log_prob(far, cells=(0.1, 0.1)), model.log_prob(far))
-    with pytest.raises(ValueError, match="cells: expected 2 steps"):
-        model.log_prob(x, cells=(0.5,))
-
-
 def test_everything_has_the_shape_of_the_batch(
     make_model: MakeModel, ladder: NoiseLadder, kind: str, noisy: bool, shape: tuple[int, ...]
 ) -> None:
@@ -754,3 +739,18 @@ def test_a_refused_scale_leaves_the_model_as_it_was(make_model: MakeModel) -> No
 def test_head_and_context_must_have_one_size(head: Any) -> None:
     with pytest.raises(ValueError, match="context_features: the context gives 4, the head takes 5"):
         AutoregressiveModel(MADE(2, 4), head)
+
+
+def test_the_mean_density_over_a_cell_is_its_probability_by_its_width() -> None:
+    torch.manual_seed(0)
+    model = AutoregressiveModel(MADE(2, 4, (8,)), GaussianHead(4), scale=2.0).double()
+    x = torch.randn(50, 2, dtype=torch.float64)
+    found = model.log_prob(x, reduce=False, cells=(0.5, 0.0))
+    contexts = model.context(model.standardise(x))[:, 0]
+    upper, lower = (model.head.cdf(contexts, (x[:, 0] + side) / 2.0) for side in (0.25, -0.25))
+    torch.testing.assert_close(found[:, 0], torch.log((upper - lower) / 0.5))
+    torch.testing.assert_close(found[:, 1], model.log_prob(x, reduce=False)[:, 1])
+    far = torch.full((1, 2), 60.0, dtype=torch.float64)  # beyond what a distribution function can tell
+    torch.testing.assert_close(model.log_prob(far, cells=(0.1, 0.1)), model.log_prob(far))
+    with pytest.raises(ValueError, match="cells: expected 2 steps"):
+        model.log_prob(x, cells=(0.5,))
