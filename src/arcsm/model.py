@@ -367,9 +367,10 @@ class AutoregressiveModel(
 
     def _cell_question(self, cells: Tensor | Sequence[float]) -> Callable[[Conditionals, Tensor], Tensor]:
         """Asks every conditional of whole rows for its mean density over a cell."""
-        half = 0.5 * torch.as_tensor(cells).to(self.scale) / self.scale
-        if half.shape != (self.features,) or not bool((half >= 0.0).all()):
+        steps = torch.as_tensor(cells).to(self.scale)
+        if steps.shape != (self.features,) or not bool((steps >= 0.0).all()):
             raise ValueError(f"cells: expected {self.features} steps, none negative, got {cells}")
+        half = 0.5 * steps / self.scale
         return lambda conditionals, values: conditionals.log_mean_density(
             values, half.repeat(len(values) // self.features)
         )
