@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from arcsm import cli
+from arcsm.data import read_frame, write_frame
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.columns import Asinh, Categories, Column, Columns, Constant, Grid, Power, Straight, column_of
+from arcsm.estimators.ensemble import Plan
+from arcsm.estimators.report import verdicts, write_detection_report
 
 QUICK: dict[str, Any] = {"max_steps": 20, "n_estimators": 1, "hidden_features": (16,), "random_state": 0}
 
@@ -217,6 +222,7 @@ def test_gaps_are_filled_by_what_is_known() -> None:
         density.conditional(["d"], [0.0])
     with pytest.raises(ValueError, match="row 0, column 0, but no value was missing when fitting"):
         density.score_samples(gaps)
+    assert bool(np.isfinite(clone(density).set_params(missing=True, max_steps=20).fit(table).score_samples(gaps)).all())
 
 
 def test_rows_with_gaps_train_and_score() -> None:
@@ -331,3 +337,110 @@ def test_columns_say_what_they_are() -> None:
         "Power",
     ]
     assert columns.modelled == [0, 1, 2, 3, 5]
+
+
+# What people read ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judged() -> tuple[ScoreOutlierDetector, pd.DataFrame]:
+    table = frame(500)
+    rows = table.tail(60).reset_index(drop=True)
+    rows.loc[3, "income"] = 1e7
+    rows.loc[5, "visits"] = 60
+    rows["city"] = rows["city"].astype(object)
+    rows.loc[7, "city"] = "elsewhere"
+    rows.loc[9, "kind"] = "other"
+    detector = ScoreOutlierDetector(max_steps=150, n_estimators=2, random_state=0).fit(table.head(440))
+    return detector, rows
+
+
+def test_verdicts_say_in_words_what_was_expected(judged: tuple[ScoreOutlierDetector, pd.DataFrame]) -> None:
+    detector, rows = judged
+    found = verdicts(detector, rows)
+    assert len(found) == len(rows)
+    assert found.loc[[3, 5, 7], "outlier"].all()
+    assert found.loc[3, "because"].startswith("income: expected ")
+    assert found.loc[3, "because"].split("; ")[0].endswith("saw 1e+07")
+    assert found.loc[5, "column_1"] == "visits"
+    assert "city: expected" in found.loc[7, "because"]
+    assert "saw elsewhere" in found.loc[7, "because"]
+    assert found.loc[9, "column_1"] == "kind"
+    assert (found.loc[~found["outlier"], "because"] == "").all()
+    by_p = verdicts(detector, rows, threshold=0.02)
+    assert ((by_p["p_value"] <= 0.02) == by_p["outlier"]).all()
+
+
+def test_the_page_shows_what_was_expected(judged: tuple[ScoreOutlierDetector, pd.DataFrame], tmp_path: Path) -> None:
+    detector, rows = judged
+    write_detection_report(detector, rows, verdicts(detector, rows), tmp_path / "page.html", "rows <judged>")
+    page = (tmp_path / "page.html").read_text()
+    assert "rows &lt;judged&gt;" in page
+    assert "income: expected" in page
+    assert page.count("data:image/png;base64,") >= 4
+    assert "http" not in page.replace("data:image", "")
+
+
+def test_what_was_expected_holds_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2500, 2))
+    x[:, 1] = 0.8 * x[:, 0] + 0.6 * x[:, 1]
+    detector = ScoreOutlierDetector(max_steps=400, n_estimators=1, random_state=0).fit(x[:2000])
+    low, high = detector.expected(x[2000:], 0.8)
+    inside = (low < x[2000:]) & (x[2000:] < high)
+    np.testing.assert_allclose(inside.mean(0), 0.8, atol=0.06)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_detect_judges_a_table_by_another(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Plan, "of", classmethod(lambda cls, *_: Plan(1, (16,), (16,), 0, 0.3, 30, 64, 5e-3, True)))
+    table = frame(200)
+    write_frame(tmp_path / f"normal{suffix}", table.head(150))
+    new = table.tail(50)[list(reversed(table.columns))].copy()
+    new.loc[new.index[0], "height"] = np.nan
+    write_frame(tmp_path / f"new{suffix}", new)
+    names = [str(tmp_path / f"{name}{suffix}") for name in ("normal", "new", "scores")]
+    assert cli._run(["detect", *names[:2], "--out", names[2], "--report", str(tmp_path / "page.html")]) == 0
+    scores = read_frame(names[2])
+    assert scores["row"].tolist() == list(range(50))
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+    assert cli._run(["impute", names[1], "--out", str(tmp_path / f"filled{suffix}")]) == 0
+    filled = read_frame(tmp_path / f"filled{suffix}")
+    assert list(filled.columns) == list(new.columns)
+    assert not filled.isna().any(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        ("a,b\n1,2\n3,4\n", "a,c\n1,2\n", "columns b are missing; it has c instead"),
+        ("a,b\n1,2\n3,4\n", "a,b\n1,2\nx,4\n", "column 'a', row 2: expected a number, got 'x'"),
+        ("a\n" + "1\n2\n" * 20 + "oops\n", "a\n1\n", "column 'a', row 41: expected a number, got 'oops'"),
+        ("a,b\n", "a,b\n1,2\n", "expected at least one row of data, got none"),
+        ("", "a,b\n1,2\n", "the file is empty"),
+        ("a,b\n1,2\n3,inf\n", "a,b\n1,2\n", "column 'b', row 2: infinite"),
+        ("a,b\n1,2\n", "a,b\n1,2\n", "at least 2 samples"),
+        ("a,b\n1,\n2,\n", "a,b\n1,2\n", "column 'b' holds nothing but missing values"),
+    ],
+)
+def test_detect_names_what_is_wrong_with_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], train: str, test: str, message: str
+) -> None:
+    (tmp_path / "train.csv").write_text(train)
+    (tmp_path / "test.csv").write_text(test)
+    arguments = ["detect", str(tmp_path / "train.csv"), str(tmp_path / "test.csv"), "--out", str(tmp_path / "s.csv")]
+    assert cli._run(arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_csv_file_without_a_header_gets_names(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("1,2.5\n3,\n")
+    table = read_frame(tmp_path / "a.csv")
+    assert list(table.columns) == ["x0", "x1"]
+    assert table.isna().to_numpy().tolist() == [[False, False], [False, True]]
+    with pytest.raises(ValueError, match=r"expected a file name that ends in"):
+        write_frame(tmp_path / "a.txt", table)
+    with pytest.raises(ValueError, match="expected one of"):
+        read_frame(tmp_path / "a.txt")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 import typer
 from rich.console import Console
@@ -18,9 +19,11 @@ from rich.table import Table
 
 from arcsm import __version__
 from arcsm.config import RunConfig, dump_config, load_config, load_tree, presets, run_config_path, validated
-from arcsm.data import ImageSet, read_images, read_table, scale_images, write_table
+from arcsm.data import ImageSet, read_frame, read_images, read_table, scale_images, write_frame, write_table
 from arcsm.data.images import IMAGE_SUFFIXES, digits, save_images, unscale_images, unstretch_images
 from arcsm.denoise import Corruption, GaussianNoise, SaltAndPepper, langevin, particles, posterior, tweedie
+from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
+from arcsm.estimators.report import verdicts, write_detection_report
 from arcsm.experiments import EXPERIMENTS, Preset, find
 from arcsm.experiments.base import result_path
 from arcsm.files import atomic_path
@@ -232,6 +235,62 @@ def denoise(
         target.parent.mkdir(parents=True, exist_ok=True)
         save_images(target, image[None], padding=0)
     print(f"{out}  {len(targets)} images in {time.monotonic() - begun:.1f} s")
+
+
+@app.command(
+    epilog="Examples: arcsm detect normal.csv new.csv --out scores.csv   |   "
+    "arcsm detect all.csv all.csv --contamination 0.02 --out scores.csv --report report.html"
+)
+def detect(
+    train: Annotated[Path, typer.Argument(metavar="TRAIN", help="A table, most of whose rows are normal.")],
+    test: Annotated[Path, typer.Argument(metavar="TEST", help="A table with the same columns, to be judged.")],
+    out: Annotated[Path, typer.Option(help="A .csv or .parquet file: a line for every row of TEST.")],
+    page: Annotated[Path | None, typer.Option("--report", help="A page about the most surprising rows.")] = None,
+    contamination: Annotated[
+        float | None, typer.Option(help="Share of TRAIN that is taken for outliers, up to 0.5; 0.1 without.")
+    ] = None,
+    p_value: Annotated[
+        float | None, typer.Option("--p-value", help="Flag rows at most this likely, in place of a share.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Find the rows of a table that do not belong, and say which columns are to blame."""
+    if p_value is not None and (contamination is not None or not 0.0 < p_value < 1.0):
+        raise ValueError(f"--p-value {p_value}: expected a number between 0 and 1, and no --contamination")
+    normal = read_frame(train)
+    judged = read_frame(test, like=normal)
+    detector = ScoreOutlierDetector(
+        "auto" if contamination is None else contamination,
+        missing=bool(judged.isna().any(axis=None)) or "auto",
+        random_state=seed,
+        device=device,
+        verbose=True,
+    ).fit(normal)
+    found = verdicts(detector, judged, p_value)
+    write_frame(out, found)
+    print(f"{out}  {len(found)} rows, {int(found['outlier'].sum())} flagged")
+    if page is not None:
+        write_detection_report(detector, judged, found, page, f"{test.name}, judged by {train.name}")
+        print(page)
+
+
+@app.command(epilog="Example: arcsm impute table.csv --out filled.csv")
+def impute(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A table with missing values.")],
+    out: Annotated[Path, typer.Option(help="A .csv or .parquet file: the table with its gaps filled.")],
+    draws: Annotated[int, typer.Option(help="Joint draws of the missing values of a row.", min=1)] = 64,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Fill the missing values of a table by what the rest of each row says of them."""
+    rows = read_frame(table)
+    gaps = int(rows.isna().to_numpy().sum())
+    if not gaps:
+        raise ValueError(f"{table}: no value is missing")
+    filled = ScoreDensity(random_state=seed, device=device, verbose=True).fit(rows).impute(rows, draws)
+    write_frame(out, pd.DataFrame(filled))
+    print(f"{out}  {len(rows)} rows, {gaps} values filled")
 
 
 @app.command(epilog="Example: arcsm report runs/digits")

@@ -251,6 +251,33 @@ class AutoregressiveModel(
         return self._each(x, condition, method, self._conditionals_of(level, method, steps, accuracy), Conditionals.cdf)
 
     @torch.no_grad()
+    def quantile(
+        self,
+        x: Tensor,
+        u: float,
+        level: int = -1,
+        condition: Tensor | None = None,
+        method: str | None = None,
+        steps: int | None = None,
+        tol: float = 1e-5,
+        max_evaluations: int = 512,
+    ) -> Tensor:
+        """Where the conditional of every value has the share ``u`` of its mass below it, ``(*, D)``.
+
+        The conditionals are those given the values of ``x`` before, as they are: what was to be expected of each value.
+
+        Raises:
+            ValueError: for a share outside (0, 1).
+        """
+        if not 0.0 < u < 1.0:
+            raise ValueError(f"u: expected a share between 0 and 1, got {u}")
+        build = self._conditionals_of(level, method, steps, Accuracy(tol, max_evaluations))
+        found = self._each(
+            x, condition, method, build, lambda conditionals, values: conditionals.icdf(torch.full_like(values, u))
+        )
+        return found * self.scale + self.shift
+
+    @torch.no_grad()
     def icdf(
         self,
         u: Tensor,

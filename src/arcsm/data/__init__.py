@@ -1,6 +1,7 @@
 """Data sets: two-dimensional toys, tables and images."""
 
 from arcsm.data.arrays import TABLE_SUFFIXES, Table, read_array, read_table, write_table
+from arcsm.data.frames import read_frame, write_frame
 from arcsm.data.images import (
     IMAGE_SUFFIXES,
     ImageSet,
@@ -28,6 +29,7 @@ __all__ = [
     "image_grid",
     "mnist",
     "read_array",
+    "read_frame",
     "read_idx",
     "read_images",
     "read_table",
@@ -37,5 +39,6 @@ __all__ = [
     "torchvision_images",
     "toy",
     "unscale_images",
+    "write_frame",
     "write_table",
 ]

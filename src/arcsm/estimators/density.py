@@ -32,6 +32,7 @@ class _TableEstimator(BaseEstimator):
         max_steps: int | str = "auto",
         hidden_features: tuple[int, ...] | str = "auto",
         validation_fraction: float = 0.15,
+        missing: bool | str = "auto",
         random_state: int | np.random.RandomState | None = None,
         device: str = "cpu",
         verbose: bool = False,
@@ -40,6 +41,7 @@ class _TableEstimator(BaseEstimator):
         self.max_steps = max_steps
         self.hidden_features = hidden_features
         self.validation_fraction = validation_fraction
+        self.missing = missing
         self.random_state = random_state
         self.device = device
         self.verbose = verbose
@@ -67,7 +69,8 @@ class _TableEstimator(BaseEstimator):
 
     def _plan(self, rows: int, modelled: Tensor) -> Plan:
         """The plan for the table, with what was asked for."""
-        plan = Plan.of(rows, max(1, modelled.shape[1]), bool(modelled.isnan().any()), self._smooth)
+        gaps = bool(modelled.isnan().any()) if isinstance(self.missing, str) else self.missing
+        plan = Plan.of(rows, max(1, modelled.shape[1]), gaps, self._smooth)
         for name, value in (("n_estimators", self.n_estimators), ("max_steps", self.max_steps)):
             if not isinstance(value, str) and value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
@@ -101,7 +104,7 @@ class _TableEstimator(BaseEstimator):
             name = self.columns_.modelled[column]
             raise ValueError(
                 f"Input X contains NaN: row {row}, column {name}, but no value was missing when fitting; "
-                "fit on rows with missing values, or fill these with impute"
+                "fit with missing=True, or fill these with impute"
             )
         return modelled, constants
 
@@ -137,6 +140,8 @@ class ScoreDensity(DensityMixin, _TableEstimator):
         max_steps: Training steps of each; ``"auto"``: 1,000 to 4,000. Fewer where held-out rows say so.
         hidden_features: Units of the layers of the context network; ``"auto"`` by the size of the table.
         validation_fraction: Share of the rows that is held out, to stop training and to choose the noise level.
+        missing: Whether rows to come may have missing values; ``"auto"``: if fitted ones have. Part of the values is
+            then hidden while training.
         random_state: Of everything random in fitting, and the default of :meth:`sample`.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         verbose: Show progress bars (on a terminal).

@@ -157,10 +157,30 @@ class Ensemble:
         level = self.level if level is None else level
         found = []
         for model in self.members:
-            bound = model.scale * _FARTHEST
-            inside = torch.clamp(x.to(model.shift), model.shift - bound, model.shift + bound)
+            inside = self._inside(model, x)
             found.append(model.log_prob(inside, level, reduce=False, tol=_TOLERANCE, cells=self.cells).cpu())
         return torch.stack(found)
+
+    def knows_most(self) -> list[int]:
+        """For every column, the member in whose order it comes last: whose conditional is given most."""
+        places = torch.tensor([[model.context.order.index(d) for d in range(model.features)] for model in self.members])
+        return places.argmax(0).tolist()
+
+    @torch.no_grad()
+    def expected(self, x: Tensor, u: float) -> Tensor:
+        """Quantiles of every value given others of its row, ``(N, M)``, by the member that is given most."""
+        found = torch.stack(
+            [model.quantile(self._inside(model, x), u, self.level, tol=_TOLERANCE).cpu() for model in self.members]
+        )
+        return torch.stack([found[member, :, d] for d, member in enumerate(self.knows_most())], 1)
+
+    @torch.no_grad()
+    def conditional(self, x: Tensor, d: int, grid: Tensor) -> Tensor:
+        """Log density of column ``d`` at values ``grid (G,)`` given the others of one row ``x (M,)``, ``(G,)``."""
+        model = self.members[self.knows_most()[d]]
+        rows = self._inside(model, x.repeat(len(grid), 1))
+        rows[:, d] = grid.to(rows)
+        return model.log_prob(rows, self.level, reduce=False, tol=_TOLERANCE)[:, d].cpu()
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Of the mixture of all members, ``(N,)``."""
@@ -187,6 +207,11 @@ class Ensemble:
             candidates.append(found.candidates)
             weights.append(found.weights.log() + found.log_evidence[:, None])
         return torch.cat(candidates, 1), torch.softmax(torch.cat(weights, 1), 1)
+
+    @staticmethod
+    def _inside(model: AutoregressiveModel, x: Tensor) -> Tensor:
+        bound = model.scale * _FARTHEST
+        return torch.clamp(x.to(model.shift), model.shift - bound, model.shift + bound)
 
     def _best_level(self, valid: Tensor) -> int:
         """The noise level whose density is the largest on held-out rows: a bandwidth that the data choose."""

@@ -26,6 +26,7 @@ class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
         max_steps: Training steps of each model.
         hidden_features: Units of the layers of the context network.
         validation_fraction: Share of the rows that is held out; p-values are by these rows.
+        missing: Whether rows to come may have missing values.
         random_state: Of everything random in fitting.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         verbose: Show progress bars (on a terminal).
@@ -54,11 +55,14 @@ class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
         max_steps: int | str = "auto",
         hidden_features: tuple[int, ...] | str = "auto",
         validation_fraction: float = 0.15,
+        missing: bool | str = "auto",
         random_state: int | np.random.RandomState | None = None,
         device: str = "cpu",
         verbose: bool = False,
     ) -> None:
-        super().__init__(n_estimators, max_steps, hidden_features, validation_fraction, random_state, device, verbose)
+        super().__init__(
+            n_estimators, max_steps, hidden_features, validation_fraction, missing, random_state, device, verbose
+        )
         self.contamination = contamination
 
     def fit(self, X: Any, y: Any = None) -> Self:
@@ -102,7 +106,10 @@ class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
         At least ``1 / (held-out rows + 1)``. Where no rows were held out (very few rows), the fitted ones stand in, and
         the values are too small.
         """
-        scores = self.score_samples(X)
+        return self.p_values_of(self.score_samples(X))
+
+    def p_values_of(self, scores: Array) -> Array:
+        """:meth:`p_values` of rows whose scores are at hand."""
         below = np.searchsorted(self.held_out_scores_, scores, side="right")
         return np.asarray((1.0 + below) / (1.0 + len(self.held_out_scores_)), dtype=np.float64)
 
@@ -129,6 +136,24 @@ class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
         return pd.DataFrame(
             {"row": rows, "column": [names[d] for d in worst.flatten()], "contribution": found[rows, worst.flatten()]}
         )
+
+    def expected(self, X: Any, share: float = 0.9) -> tuple[Any, Any]:
+        """Between which values each value was to be expected, given others of its row, with the probability ``share``.
+
+        By the model that is given most of the others.
+
+        Returns:
+            Two tables like the one that was fitted.
+        """
+        modelled, _ = self._numbers(X)
+        if not 0.0 < share < 1.0:
+            raise ValueError(f"share: expected a number between 0 and 1, got {share}")
+        if self.ensemble_ is None:
+            same = self.columns_.decode(np.zeros((len(modelled), 0)))
+            return same, same
+        edges = (0.5 * (1.0 - share), 0.5 * (1.0 + share))
+        low, high = (self.columns_.decode(self.ensemble_.expected(modelled, u).numpy()) for u in edges)
+        return low, high
 
     def _share(self, contamination: Any) -> float:
         if isinstance(contamination, str) and contamination == "auto":

@@ -1,0 +1,198 @@
+"""What a detector says of a table, for people: a line for every row, and a page about the most surprising ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from arcsm import plots
+from arcsm.checkpoint import write_text
+from arcsm.estimators.columns import Categories, Column, describe
+from arcsm.estimators.density import Array
+from arcsm.estimators.outliers import ScoreOutlierDetector
+from arcsm.report import render
+
+_NAMED = 3  # columns that are named for each row
+_SHARE_TO_NAME = 0.1  # of the worst column's surprise that another must have to be put into words
+_NAMES = 4  # of a column of names that are listed
+_ROWS_ON_PAGE = 20
+_PICTURED = 8  # rows whose conditional densities are drawn
+_GRID = 160
+
+
+def verdicts(detector: ScoreOutlierDetector, table: pd.DataFrame, threshold: float | None = None) -> pd.DataFrame:
+    """A line for every row: score, p-value, flag, the columns to blame with what they add, and plain words.
+
+    Arguments:
+        detector: A fitted detector.
+        table: Rows to judge.
+        threshold: Flag rows whose p-value is at most this; without it those below the detector's threshold.
+    """
+    contributions = detector.explain(table)
+    scores = contributions.sum(1)
+    p = detector.p_values_of(scores)
+    flagged = scores < detector.offset_ if threshold is None else p <= threshold
+    found = pd.DataFrame({"row": np.arange(len(table)), "score": scores, "p_value": p, "outlier": flagged})
+    surprise = contributions - detector.median_contributions_
+    worst = np.argsort(surprise, 1)[:, :_NAMED]
+    names = np.array([str(name) for name in table.columns])
+    for place in range(worst.shape[1]):
+        found[f"column_{place + 1}"] = names[worst[:, place]]
+        found[f"contribution_{place + 1}"] = np.take_along_axis(surprise, worst[:, place : place + 1], 1)[:, 0]
+    words = np.full(len(table), "", dtype=object)
+    rows = np.flatnonzero(flagged)
+    if len(rows):
+        words[rows] = _words(detector, table.iloc[rows], worst[rows], surprise[rows])
+    found["because"] = words
+    return found
+
+
+def _words(detector: ScoreOutlierDetector, table: pd.DataFrame, worst: Any, surprise: Array) -> list[str]:
+    """ "income: expected 0.2 to 1.1, saw 7.9", for the columns that speak against each row."""
+    low, high = detector.expected(table)
+    found = []
+    for row in range(len(table)):
+        least = min(-1.0, _SHARE_TO_NAME * float(surprise[row, worst[row, 0]]))
+        parts: list[str] = []
+        for d in worst[row]:
+            if surprise[row, d] <= least or not parts:
+                kind, edges = detector.columns_.kinds[d], (low.iloc[row, d], high.iloc[row, d])
+                parts.append(
+                    f"{table.columns[d]}: expected {_expected(kind, *edges)}, saw {_as_text(table.iloc[row, d])}"
+                )
+        found.append("; ".join(parts))
+    return found
+
+
+def _expected(kind: Column, low: Any, high: Any) -> str:
+    """What lies between two values, in words: a range of numbers, or the names that there are."""
+    if isinstance(kind, Categories):
+        places = [kind.names.index(edge) for edge in (low, high)]
+        return " or ".join(str(name) for name in kind.names[places[0] : places[1] + 1][:_NAMES])
+    first, last = _as_text(low), _as_text(high)
+    return first if first == last else f"{first} to {last}"
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, float | np.floating):
+        return "nothing" if np.isnan(value) else f"{value:.4g}"
+    return "nothing" if value is None else str(value)
+
+
+# The page -----------------------------------------------------------------------------------------------------------
+
+
+def write_detection_report(
+    detector: ScoreOutlierDetector, table: pd.DataFrame, found: pd.DataFrame, path: Path, title: str
+) -> None:
+    """Write the page: how scores are spread, the most surprising rows, and what was to be expected of them.
+
+    Arguments:
+        detector: A fitted detector.
+        table: The rows that were judged.
+        found: What :func:`verdicts` gave for them.
+        path: The page.
+        title: Its heading.
+    """
+    order = found.sort_values("score").head(_ROWS_ON_PAGE)
+    flagged = [int(row) for row in order["row"] if found["outlier"].iloc[int(row)]][:_PICTURED]
+    pictures = [
+        (f"Row {row}: score {found['score'].iloc[row]:.2f}, p = {found['p_value'].iloc[row]:.2g}",
+         plots.as_data_uri(plots.as_png(_conditionals(detector, table.iloc[[row]], found.iloc[row]))))
+        for row in flagged
+    ]  # fmt: skip
+    page = render(
+        "detect.html",
+        title=title,
+        rows=len(table),
+        flagged=int(found["outlier"].sum()),
+        fitted=len(detector.fitted_scores_),
+        columns=describe(detector.columns_.kinds),
+        spread=plots.as_data_uri(plots.as_png(_spread(detector, found))),
+        worst=order.to_dict("records"),
+        pictures=pictures,
+    )
+    write_text(path, page)
+
+
+def _spread(detector: ScoreOutlierDetector, found: pd.DataFrame) -> Figure:
+    """Histograms of the scores of the fitted and of the judged rows, and the threshold."""
+    figure = Figure(figsize=(7.2, 3.0), layout="constrained")
+    axes = figure.add_subplot()
+    both = np.concatenate([detector.fitted_scores_, found["score"]])
+    low, high = np.quantile(both, [0.005, 1.0])
+    edges = np.linspace(low, high + 1e-9, 50)
+    kept = {"fitted rows": detector.fitted_scores_, "judged rows": found["score"].to_numpy()}
+    for (label, values), colour in zip(kept.items(), (plots.GREY, plots.BLUE), strict=True):
+        axes.hist(np.clip(values, low, high), edges.tolist(), density=True, alpha=0.6, color=colour, label=label)
+    axes.axvline(detector.offset_, color=plots.ORANGE, label="threshold")
+    axes.set(xlabel="score (mean log density, nats): the lower, the more surprising", ylabel="share")
+    axes.legend(frameon=False, fontsize=8)
+    plots.open_frame(axes)
+    return figure
+
+
+def _conditionals(detector: ScoreOutlierDetector, row: pd.DataFrame, verdict: pd.Series) -> Figure:
+    """What was to be expected of the columns to blame, given the rest of the row, and what was seen."""
+    names = [str(name) for name in row.columns]
+    blamed = [verdict[f"column_{place}"] for place in range(1, _NAMED + 1) if f"column_{place}" in verdict]
+    blamed = [name for name in blamed if names.index(name) in detector.columns_.modelled]
+    figure = Figure(figsize=(3.4 * max(1, len(blamed)), 2.3), layout="constrained")
+    for place, name in enumerate(blamed):
+        axes = figure.add_subplot(1, len(blamed), place + 1)
+        _density(axes, detector, row, names.index(name))
+        axes.set_title(name, fontsize=9)
+    return figure
+
+
+def _density(axes: Axes, detector: ScoreOutlierDetector, row: pd.DataFrame, column: int) -> None:
+    assert detector.ensemble_ is not None
+    kind, place = detector.columns_.kinds[column], detector.columns_.modelled.index(column)
+    numbers, _ = detector._numbers(row)
+    low, high = (float(detector.ensemble_.expected(numbers, u)[0, place]) for u in (0.002, 0.998))
+    seen = float(numbers[0, place])
+    grid = _grid(kind, low, high, seen)
+    log_density = detector.ensemble_.conditional(numbers[0], place, torch.from_numpy(grid)).numpy()
+    if kind.step:
+        labels = [_label(kind, value) for value in grid]
+        share = np.exp(log_density) * kind.step
+        axes.bar(np.arange(len(grid)), share, color=plots.BLUE)
+        shown = range(0, len(grid), max(1, len(grid) // 6))
+        axes.set_xticks(list(shown), [labels[index] for index in shown], fontsize=7)
+        if np.isfinite(seen):
+            axes.axvline(float(np.argmin(np.abs(grid - seen))), color=plots.ORANGE, label="seen")
+    else:
+        values = np.asarray(kind.decode(grid), dtype=float)
+        axes.fill_between(values, np.exp(log_density + kind.log_slope(grid)), color=plots.BLUE, alpha=0.6)
+        if np.isfinite(seen):
+            axes.axvline(float(kind.decode(np.array([seen]))[0]), color=plots.ORANGE, label="seen")
+        axes.tick_params(labelsize=7)
+    axes.set_yticks([])
+    axes.legend(frameon=False, fontsize=7)
+    plots.open_frame(axes)
+
+
+def _label(kind: Column, number: float) -> str:
+    if isinstance(kind, Categories):
+        return str(kind.names[int(number)]) if number < len(kind.names) else "another"
+    return f"{number:g}"
+
+
+def _grid(kind: Column, low: float, high: float, seen: float) -> Array:
+    """Numbers from the lowest to the highest of what was to be expected and what was seen."""
+    if np.isfinite(seen):
+        low, high = min(low, seen), max(high, seen)
+    if not kind.step:
+        margin = 0.1 * (high - low)
+        return np.linspace(low - margin, high + margin, _GRID)
+    origin = float(getattr(kind, "origin", 0.0))
+    first, last = np.rint((low - origin) / kind.step), np.rint((high - origin) / kind.step)
+    if isinstance(kind, Categories):
+        first, last = max(first, 0.0), min(last, float(len(kind.names)))
+    return origin + kind.step * np.arange(first, min(last, first + 10 * _GRID) + 1.0)
