@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from arcsm import cli
-from arcsm.experiments import EXPERIMENTS, base
+from arcsm.experiments import EXPERIMENTS, adbench, base
 from arcsm.experiments.base import Settings, Study
 from arcsm.experiments.toys import toy_rows
 
@@ -86,6 +87,7 @@ def test_every_experiment_runs_at_smoke_size_and_goes_on_where_it_stopped(
 ) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mnist").symlink_to(small_mnist)
+    _small_tables(tmp_path / "data")
     monkeypatch.setenv("ARCSM_DATA", str(tmp_path / "data"))
     work = tmp_path / "runs"
     command = ["reproduce", name, "--preset", "smoke", "--out", str(tmp_path / "results"), "--work", str(work)]
@@ -102,6 +104,30 @@ def test_every_experiment_runs_at_smoke_size_and_goes_on_where_it_stopped(
     assert cells
     assert cli._run([*command, "--device", "cpu", "--force"]) == 0
     assert cells == {path: path.stat().st_mtime_ns for path in work.rglob("*.json")}
+
+
+def _small_tables(folder: Path) -> None:
+    """A table of ADBench's format with outliers, and one of UCI's."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(120, 3))
+    rows[:10] += 6.0
+    (folder / "adbench").mkdir()
+    np.savez(folder / "adbench" / "1_small.npz", X=rows, y=(np.arange(120) < 10).astype(int))
+    (folder / "uci").mkdir()
+    pd.DataFrame(rows).to_csv(folder / "uci" / "wine.csv.gz", index=False, header=False)
+
+
+def test_every_peer_of_the_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pyod", reason="needs the extra bench")
+    _small_tables(tmp_path)
+    monkeypatch.setenv("ARCSM_DATA", str(tmp_path))
+    command = ["reproduce", "adbench", "--preset", "smoke", "--out", str(tmp_path / "r"), "--work", str(tmp_path / "w")]
+    methods = [name for name in adbench.PEERS if name not in ("AutoEncoder", "DeepSVDD")]  # which take their time
+    assert cli._run([*command, "--set", f"methods={json.dumps(methods)}", "--device", "cpu"]) == 0
+    record = json.loads((tmp_path / "r" / "adbench" / "smoke.json").read_text())
+    found = record["metrics"]["tables"]["1_small"]["methods"]
+    assert set(found) == set(methods)
+    assert min(found[name]["auroc"] for name in ("KNN", "IForest", "GMM", "ECOD")) > 0.95
 
 
 def test_a_cell_is_done_once_for_the_same_settings(tmp_path: Path) -> None:

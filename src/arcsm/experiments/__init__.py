@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 
+from arcsm.experiments.adbench import ADBENCH
 from arcsm.experiments.base import Experiment, Preset
 from arcsm.experiments.entropy import ENTROPY
 from arcsm.experiments.fig1a import FIG1A
@@ -22,6 +23,7 @@ from arcsm.experiments.sampling_cost import SAMPLING_COST
 from arcsm.experiments.table1 import TABLE1
 from arcsm.experiments.table2 import TABLE2, TABLE2_FACES, TABLE2_MNIST
 from arcsm.experiments.toys_nll import TOYS_NLL
+from arcsm.experiments.uci import UCI_TABLES
 
 _ALL = (
     FIG1A,
@@ -44,6 +46,8 @@ _ALL = (
     TABLE2,
     TABLE2_MNIST,
     TABLE2_FACES,
+    ADBENCH,
+    UCI_TABLES,
     ENTROPY,
 )
 EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in _ALL}

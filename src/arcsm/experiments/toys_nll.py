@@ -17,6 +17,7 @@ from arcsm.data.toys import TOYS
 from arcsm.experiments.base import Preset, Settings, Study, interval, study
 from arcsm.experiments.descent import descend
 from arcsm.experiments.gaussians import parameters
+from arcsm.experiments.peers import import_zuko
 from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.heads import ScoreHead
 from arcsm.model import AutoregressiveModel
@@ -91,7 +92,7 @@ Result = dict[str, Any]
 
 def body(run: Study[ToysNll]) -> Result:
     """Every method on every toy set; likelihoods are of the standardised rows with the smallest noise on them."""
-    _zuko()  # a missing package is found before hours are spent
+    import_zuko()  # a missing package is found before hours are spent
     parts: dict[str, Callable[[Study[ToysNll], str, int], Result]] = {
         "truth": _truth, "scores": _scores, NSF: _spline_flow, MAF: _masked_flow,
     }  # fmt: skip
@@ -170,22 +171,11 @@ def _scores(run: Study[ToysNll], toy: str, seed: int) -> Result:
 # The flows ----------------------------------------------------------------------------------------------------------
 
 
-def _zuko() -> Any:
-    """The library of flows; its import switches off torch's checks of distributions, which is undone here."""
-    checks = torch.distributions.Distribution._validate_args
-    try:
-        import zuko  # type: ignore[import-untyped, import-not-found]
-    except ImportError as error:
-        raise ValueError('toys-nll: needs zuko; pip install "arcsm[bench]"') from error
-    torch.distributions.Distribution.set_default_validate_args(checks)
-    return zuko
-
-
 def _spline_flow(run: Study[ToysNll], toy: str, seed: int) -> Result:
     settings = run.settings
 
     def build() -> nn.Module:
-        return _zuko().flows.NSF(
+        return import_zuko().flows.NSF(
             2, transforms=settings.nsf_transforms, hidden_features=settings.nsf_hidden, bins=settings.nsf_bins
         )
 
@@ -196,7 +186,7 @@ def _masked_flow(run: Study[ToysNll], toy: str, seed: int) -> Result:
     settings = run.settings
 
     def build() -> nn.Module:
-        return _zuko().flows.MAF(2, transforms=settings.maf_transforms, hidden_features=settings.maf_hidden)
+        return import_zuko().flows.MAF(2, transforms=settings.maf_transforms, hidden_features=settings.maf_hidden)
 
     return {MAF: _flow(run, build, settings.maf_steps, toy, seed)}
 

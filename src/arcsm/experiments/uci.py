@@ -1,0 +1,217 @@
+"""Held-out likelihood of tables from the UCI repository: ours, flows, mixtures and kernels.
+
+Random tenths are held out, three times. All methods see the same rows, standardised by those that they are fitted to,
+and made continuous by the same noise where columns are discrete, so that all are densities of the same thing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from pydantic import Field
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KernelDensity
+from torch import Tensor
+
+from arcsm.data.arrays import read_table
+from arcsm.data.datasets import data_folder
+from arcsm.estimators import ScoreDensity
+from arcsm.estimators.columns import grid_of
+from arcsm.experiments.base import Preset, Settings, Study, over_seeds, study
+from arcsm.experiments.peers import import_zuko
+from arcsm.metrics import summary
+from arcsm.plots import BLUE, GREY, open_frame
+
+OURS = "arcsm"
+FLOWS = ("MAF", "NSF", "MAF, mixture")
+METHODS = (OURS, *FLOWS, "GMM", "KDE")
+Array = NDArray[np.float64]
+Result = dict[str, Any]
+
+
+class UCI(Settings):
+    """Flows get the seconds that ours took on the same rows."""
+
+    methods: tuple[str, ...] = Field(METHODS, min_length=1)
+    tables: tuple[str, ...] = ("concrete", "elevators", "energy", "parkinsons", "protein", "sml", "wine")
+    most_rows: int = Field(50_000, ge=20)
+    max_steps: int | None = None  # of ours; by default its own
+    flow_rate: float = 1e-3
+    flow_hidden: tuple[int, ...] = (128, 128)
+    components: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)  # of the mixture, chosen by BIC
+    bandwidths: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)  # of the kernels, chosen by cross-validation
+    kernel_rows: int = 5_000
+
+
+PRESETS: Mapping[Preset, UCI] = {
+    "smoke": UCI(tables=("wine",), methods=(OURS, "NSF", "GMM", "KDE"), most_rows=80, max_steps=3, flow_hidden=(8,),
+                 components=(1, 2), bandwidths=(0.5,)),
+    "cpu": UCI(seeds=3),
+    "paper": UCI(seeds=3, most_rows=1_000_000),
+}  # fmt: skip
+
+
+def body(run: Study[UCI]) -> Result:
+    """Every method on every table with every seed; ours first, whose seconds the flows get."""
+    settings = run.settings
+    unknown = set(settings.methods) - set(METHODS)
+    if unknown:
+        raise ValueError(f"methods: unknown {', '.join(sorted(unknown))}; known: {', '.join(METHODS)}")
+    keys = [(table, seed) for table in settings.tables for seed in settings.all_seeds()]
+    ours = run.each({f"{table} {OURS} seed {seed}": partial(_ours, run, table, seed) for table, seed in keys})
+    others = run.each(
+        {
+            f"{table} {method} seed {seed}": partial(
+                _peer, run, table, method, seed, ours[f"{table} {OURS} seed {seed}"]["fit_seconds"]
+            )
+            for table, seed in keys
+            for method in settings.methods
+            if method != OURS
+        }
+    )
+    found = ours | others
+    tables: dict[str, Result] = {}
+    for table in settings.tables:
+        methods = {}
+        for method in (OURS, *(method for method in settings.methods if method != OURS)):
+            cells = [found[f"{table} {method} seed {seed}"] for seed in settings.all_seeds()]
+            methods[method] = {
+                "log_likelihood": over_seeds([cell["log_likelihood"] for cell in cells]),
+                "standard_error": float(np.mean([cell["standard_error"] for cell in cells])),
+                "fit_seconds": float(np.mean([cell["fit_seconds"] for cell in cells])),
+            }
+        first = found[f"{table} {OURS} seed {settings.first_seed}"]
+        tables[table] = {"rows": first["rows"], "columns": first["columns"], "methods": methods}
+    return {"tables": tables, "figure": run.figure(_figure(tables))}
+
+
+def _split(settings: UCI, table: str, seed: int) -> tuple[Array, Array]:
+    """Standardised rows to fit and to judge, with the uniform noise of their steps."""
+    values = read_table(data_folder() / "uci" / f"{table}.csv.gz").values.astype(np.float64)
+    values = values[:, values.std(0) > 0.0]
+    random = np.random.default_rng(seed)
+    values = values[random.permutation(len(values))[: settings.most_rows]]
+    grids = [grid_of(column) for column in values.T]
+    steps = np.array([0.0 if grid is None else grid.step for grid in grids])
+    values = values + steps * (random.random(values.shape) - 0.5)
+    held_out = max(1, len(values) // 10)
+    fitted, judged = values[held_out:], values[:held_out]
+    mean, std = fitted.mean(0), fitted.std(0)
+    return (fitted - mean) / std, (judged - mean) / std
+
+
+def _ours(run: Study[UCI], table: str, seed: int) -> Result:
+    fitted, judged = _split(run.settings, table, seed)
+    steps = "auto" if run.settings.max_steps is None else run.settings.max_steps
+    begun = time.monotonic()
+    density = ScoreDensity(max_steps=steps, random_state=seed, device=run.device.type, verbose=True).fit(fitted)
+    seconds = time.monotonic() - begun
+    return _result(density.score_samples(judged), seconds, fitted)
+
+
+def _peer(run: Study[UCI], table: str, method: str, seed: int, seconds: float) -> Result:
+    fitted, judged = _split(run.settings, table, seed)
+    begun = time.monotonic()
+    fit: Callable[..., Callable[[Array], Array]] = {"GMM": _mixture, "KDE": _kernels}.get(method, _flow)
+    density = fit(run.settings, fitted, seed, method, seconds)
+    spent = time.monotonic() - begun
+    return _result(density(judged), spent, fitted)
+
+
+def _result(log_density: Array, seconds: float, fitted: Array) -> Result:
+    mean, error = summary(torch.from_numpy(np.asarray(log_density)))
+    return {"log_likelihood": mean, "standard_error": error, "fit_seconds": seconds, "rows": len(fitted),
+            "columns": fitted.shape[1]}  # fmt: skip
+
+
+# Peers --------------------------------------------------------------------------------------------------------------
+
+
+def _mixture(settings: UCI, rows: Array, seed: int, *_: Any) -> Callable[[Array], Array]:
+    """Gaussians with full covariances, as many as BIC says."""
+    counts = [count for count in settings.components if count * rows.shape[1] < len(rows)] or [1]
+    models = [GaussianMixture(count, random_state=seed, reg_covar=1e-4).fit(rows) for count in counts]
+    return min(models, key=lambda model: model.bic(rows)).score_samples  # type: ignore[no-any-return]
+
+
+def _kernels(settings: UCI, rows: Array, seed: int, *_: Any) -> Callable[[Array], Array]:
+    """Gaussian kernels, their width by cross-validation, on at most so many rows."""
+    some = rows[: settings.kernel_rows]
+    search = GridSearchCV(KernelDensity(), {"bandwidth": list(settings.bandwidths)}, cv=3).fit(some)
+    return search.best_estimator_.score_samples  # type: ignore[no-any-return]
+
+
+def _flow(settings: UCI, rows: Array, seed: int, method: str, seconds: float) -> Callable[[Array], Array]:
+    """A flow of zuko, trained for as many seconds as ours, the weights of its best validation kept."""
+    zuko = import_zuko()
+    kinds: dict[str, Callable[..., Any]] = {
+        "MAF": partial(zuko.flows.MAF, transforms=5),
+        "NSF": partial(zuko.flows.NSF, transforms=3, bins=8),
+        "MAF, mixture": partial(_maf_mixture, zuko),
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        flow = kinds[method](rows.shape[1], hidden_features=settings.flow_hidden)
+        held_out = max(1, len(rows) // 10)
+        valid, train = (torch.from_numpy(part).float() for part in (rows[:held_out], rows[held_out:]))
+        optimiser = torch.optim.Adam(flow.parameters(), settings.flow_rate)
+        best, weights, begun, step = math.inf, None, time.monotonic(), 0
+        while time.monotonic() - begun < seconds or step == 0:
+            x = train[torch.randint(len(train), (min(512, len(train)),))]
+            loss = -flow().log_prob(x).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(flow.parameters(), 10.0)
+            optimiser.step()
+            step += 1
+            if step % 100 == 0 or step == 1:
+                with torch.no_grad():
+                    held = -float(flow().log_prob(valid).mean())
+                if held < best:
+                    best, weights = held, {name: value.clone() for name, value in flow.state_dict().items()}
+    if weights is not None:
+        flow.load_state_dict(weights)
+
+    def log_density(judged: Array) -> Array:
+        with torch.no_grad():
+            found: Tensor = flow().log_prob(torch.from_numpy(judged).float())
+        return found.double().numpy()
+
+    return log_density
+
+
+def _maf_mixture(zuko: Any, features: int, hidden_features: tuple[int, ...]) -> Any:
+    """Masked autoregressive transforms over a mixture of Gaussians."""
+    base = zuko.flows.GMM(features, components=8)
+    transforms = zuko.flows.MAF(features, transforms=5, hidden_features=hidden_features).transform
+    return zuko.flows.Flow(transforms, base)
+
+
+def _figure(tables: Mapping[str, Result]) -> Figure:
+    """Log likelihood of every method less ours, a panel for each table."""
+    figure = Figure(figsize=(2.6 * len(tables), 2.8), layout="constrained")
+    panels = figure.subplots(1, len(tables), squeeze=False)[0]
+    for axes, (table, found) in zip(panels, tables.items(), strict=True):
+        names = list(found["methods"])
+        values = [found["methods"][name]["log_likelihood"]["mean"] for name in names]
+        errors = [found["methods"][name]["standard_error"] for name in names]
+        colours = [BLUE if name == OURS else GREY for name in names]
+        axes.barh(names, np.array(values) - values[0], xerr=errors, color=colours)
+        axes.invert_yaxis()
+        axes.set_title(f"{table} ({found['rows']:,} x {found['columns']})", fontsize=8)
+        axes.set_xlabel("nats a row, less ours", fontsize=7)
+        axes.tick_params(labelsize=7)
+        open_frame(axes)
+    return figure
+
+
+UCI_TABLES = study("uci", "held-out likelihood of UCI tables: ours, flows, mixtures, kernels", PRESETS, body)
