@@ -85,6 +85,20 @@ def test_an_autoencoder_is_trained_drawn_from_and_reported(
     assert call("train", vae_run.parent / "tiny.yaml", "--out", vae_run, "--resume") == 0
 
 
+def test_a_file_of_an_autoencoder_is_enough(vae_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = vae_run / "model.safetensors"
+    assert call("sample", weights, "-n", 2, "--out", tmp_path / "s.png", "--device", "cpu") == 0
+    assert call("info", weights) == 0
+    assert '"latents": 2' in capsys.readouterr().out
+
+
+def test_a_refused_configuration_leaves_the_folder_free(vae_run: Path, tmp_path: Path) -> None:
+    source = vae_run.parent / "tiny.yaml"
+    assert call("train", source, "--set", "train.method=elbo", "--out", tmp_path / "r") == 1
+    wanted = ("--set", "train.method=elbo", "--set", "model.encoder=gaussian")
+    assert call("train", source, *wanted, "--out", tmp_path / "r") == 0
+
+
 def test_what_an_autoencoder_cannot_do_is_one_line(
     vae_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,26 +84,49 @@ def test_a_column_is_taken_for_what_it_is_and_comes_back(name: str, kind: type[C
 @pytest.mark.parametrize(
     "column",
     [
-        Straight(),
-        Asinh(1.0, 3.0),
-        Power(0.3, 2.0, 1.5),
-        Power(2.5, 0.0, 1.0),
-        Power(0.0, 1.0, 2.0),
-        Power(2.0, 0.5, 1.0),
+        Straight(1.0, 3.0, -9.0, 9.0),
+        Asinh(1.0, 3.0, -9.0, 9.0),
+        *(Power(1.0, 1.5, -9.0, 9.0, exponent) for exponent in (0.0, 0.3, 1.0, 1.7, 2.0)),
     ],
 )
-def test_the_log_slope_is_that_of_the_map(column: Column) -> None:
+def test_maps_come_back_and_their_slope_is_theirs(column: Column) -> None:
     values = np.linspace(-4.0, 6.0, 41)
+    np.testing.assert_allclose(column.decode(column.encode(values)), values, rtol=1e-9, atol=1e-9)
     step = 1e-5
     slope = (column.encode(values + step) - column.encode(values - step)) / (2.0 * step)
     np.testing.assert_allclose(column.log_slope(column.encode(values)), np.log(slope), rtol=1e-5, atol=1e-5)
+    far = column.decode(np.array([-1e3, 1e3, np.nan]))  # what a model may draw, and a gap
+    assert far[:2].tolist() == [-27.0, 27.0]
+    assert np.isnan(far[2])
 
 
-def test_the_step_of_a_grid_is_found() -> None:
-    for name, step in (("integers", 1.0), ("halves", 0.5), ("tenths", 0.1), ("binary", 1.0)):
-        column = column_of(drawn(name), categorical=False)
-        assert column.step == pytest.approx(step)
-    assert column_of(np.array([0.0, 6.0, 6.0, 12.0, 18.0, 0.0]), False).step == 6.0
+@pytest.mark.parametrize(
+    ("values", "spacing", "levels"),
+    [
+        (drawn("integers"), 1.0, None),
+        (drawn("halves"), 0.5, 20),
+        (drawn("tenths"), 0.1, None),
+        (drawn("binary"), 1.0, 2),
+        (np.array([0.0, 6.0, 6.0, 12.0, 18.0, 0.0]), 6.0, 4),
+        (np.array([1.0, 3.0, 3.0, 5.0, 9.0, 1.0]), 2.0, 5),
+        (np.array([0.0, 0.2, 0.5, 0.5, 0.7, 1.0, 0.2]), 0.1, 11),
+        (np.float32(37.0) + np.float32(0.1) * np.array([0, 1, 1, 2, 3, 7], np.float32), 0.1, 8),
+        (np.array([-2.63602, -1.63602, -0.63604, 0.36398, 1.36398, 0.36398]), 1.0, 5),
+        (np.array([1e-9, 2e-9, 3e-9, 5e-9, 1e-9]), 1e-9, 5),
+    ],
+)
+def test_the_grid_of_a_column_is_found_and_its_levels_come_back(
+    values: np.ndarray, spacing: float, levels: int | None
+) -> None:
+    column = column_of(values.astype(float), categorical=False)
+    assert isinstance(column, Grid)
+    assert column.spacing == pytest.approx(spacing, rel=1e-3)
+    assert levels in (None, column.levels)
+    np.testing.assert_allclose(column.decode(column.encode(values.astype(float))), values, rtol=1e-4, atol=1e-12)
+    assert np.isnan(column.decode(np.array([np.nan, 1.0]))).tolist() == [True, False]
+
+
+def test_values_on_no_grid_are_continuous() -> None:
     assert isinstance(column_of(np.array([0.0, 0.0, 1.0, math.pi, math.pi, 7.3]), False), Asinh | Power | Straight)
 
 
@@ -113,7 +136,11 @@ def test_names_and_what_was_never_seen() -> None:
     assert isinstance(column, Categories)
     assert column.names[0] == "a"
     np.testing.assert_array_equal(column.encode(np.array(["a", None, "new"], dtype=object)), [0.0, np.nan, 3.0])
-    assert column.decode(np.array([0.2, 99.0])).tolist() == ["a", column.names[2]]
+    assert column.decode(np.array([0.2, 99.0, np.nan])).tolist() == ["a", column.names[2], None]
+    assert column.log_slope(np.array([0.0, 3.0])).tolist() == [0.0, -math.log(8.0)]
+    constant = column_of(np.array([True, pd.NA, True], dtype=object), categorical=True)
+    assert isinstance(constant, Constant)
+    np.testing.assert_array_equal(constant.encode(np.array([True, pd.NA, False], dtype=object)), [0.0, np.nan, 1.0])
 
 
 def frame(count: int = 400) -> pd.DataFrame:
@@ -177,7 +204,7 @@ def test_the_mixture_of_members_is_a_density_and_their_mean_is_explained() -> No
     density = ScoreDensity(max_steps=30, n_estimators=3, random_state=0).fit(x)
     assert density.ensemble_ is not None
     assert [list(model.context.order) for model in density.ensemble_.members[:2]] == [[0, 1, 2], [2, 1, 0]]
-    terms = density._contributions(x)[0]
+    terms = density._contributions(x)
     np.testing.assert_allclose(density.score_samples(x), np.log(np.exp(terms.sum(-1)).mean(0)), rtol=1e-9)
     u = density.cdf(x[:5])
     np.testing.assert_allclose(density.quantile(u), x[:5], atol=1e-3)
@@ -220,7 +247,7 @@ def test_gaps_are_filled_by_what_is_known() -> None:
     assert abs(float(rows["a"].mean()) - 1.0) < 0.2
     with pytest.raises(ValueError, match="columns: unknown d; known: a, b, c"):
         density.conditional(["d"], [0.0])
-    with pytest.raises(ValueError, match="row 0, column 0, but no value was missing when fitting"):
+    with pytest.raises(ValueError, match="row 0, column 'a', but no value was missing when fitting"):
         density.score_samples(gaps)
     assert bool(np.isfinite(clone(density).set_params(missing=True, max_steps=20).fit(table).score_samples(gaps)).all())
 
@@ -232,9 +259,85 @@ def test_rows_with_gaps_train_and_score() -> None:
     x[rng.random(x.shape) < 0.2] = np.nan
     detector = ScoreOutlierDetector(max_steps=150, n_estimators=1, random_state=0).fit(x)
     contributions = detector.explain(x)
-    np.testing.assert_array_equal(contributions[np.isnan(x)], 0.0)
+    for column in range(3):  # a gap speaks neither for nor against a row, whatever the units
+        gaps = np.isnan(x[:, column])
+        np.testing.assert_allclose(contributions[gaps, column], np.median(contributions[~gaps, column]), rtol=1e-9)
+    small = ScoreOutlierDetector(max_steps=150, n_estimators=1, random_state=0).fit(x * [1e-4, 1.0, 1.0])
+    np.testing.assert_array_equal(small.predict(x * [1e-4, 1.0, 1.0]), detector.predict(x))
     usual, broken = detector.score_samples([[1.0, np.nan, 1.0], [1.0, np.nan, -2.0]])
     assert usual > broken + 3.0
+
+
+def test_levels_that_are_no_multiples_of_their_step_are_filled() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 5, 600).astype(float)
+    table = np.column_stack([x, 2.0 * x + 5.0])
+    density = ScoreDensity(max_steps=400, n_estimators=1, random_state=0).fit(table)
+    gaps = table[:40].copy()
+    gaps[:, 1] = np.nan
+    np.testing.assert_array_equal(density.impute(gaps)[:, 1], table[:40, 1])
+
+
+def test_draws_of_a_skewed_column_stay_where_data_are() -> None:
+    x = np.random.default_rng(0).gamma(0.3, size=(800, 1))
+    density = ScoreDensity(max_steps=200, n_estimators=1, random_state=0).fit(x)
+    sample = np.asarray(density.sample(3000))
+    assert sample.max() <= 2.0 * x.max()
+    assert sample.mean() == pytest.approx(x.mean(), rel=0.25)
+
+
+def test_columns_far_from_zero_keep_their_digits() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 1))
+    near = ScoreDensity(max_steps=60, n_estimators=1, random_state=0).fit(x)
+    far = ScoreDensity(max_steps=60, n_estimators=1, random_state=0).fit(1.7e9 + 1e-3 * x)
+    np.testing.assert_allclose(far.score_samples(1.7e9 + 1e-3 * x), near.score_samples(x) - math.log(1e-3), atol=0.02)
+
+
+def test_values_far_out_are_never_normal() -> None:
+    x = np.random.default_rng(0).gamma(2.0, size=(300, 2)) ** 0.4
+    detector = ScoreOutlierDetector(**QUICK).fit(x)
+    for value in (1e3, 1e10, 1e60, 1e200, 1e308, -1e308):
+        assert detector.score_samples([[value, 1.0]])[0] < detector.fitted_scores_.min()
+    assert bool(np.isfinite(ScoreDensity(**QUICK).fit(x).impute([[1e300, np.nan]])).all())
+
+
+def test_frames_of_many_types() -> None:
+    table = frame(120)
+    table["flag"] = pd.array(np.where(np.arange(120) % 3, True, False), dtype="boolean")
+    table["count"] = pd.array(np.arange(120) % 4, dtype="Int64")
+    table["text"] = pd.array(np.where(np.arange(120) % 2, "a", "b"), dtype="string")
+    table["loose"] = table["height"].astype(object)
+    table.loc[5, ["flag", "count", "text"]] = pd.NA
+    table.loc[6, "loose"] = None
+    density = ScoreDensity(**QUICK).fit(table)
+    names = dict(zip(table.columns, (type(kind).__name__ for kind in density.columns_.kinds), strict=True))
+    assert names["flag"] == names["text"] == "Categories"
+    assert names["count"] == "Grid"
+    assert names["loose"] == "Straight"
+    filled = density.impute(table)
+    assert isinstance(filled, pd.DataFrame)
+    assert not filled.isna().any(axis=None)
+    pd.testing.assert_series_equal(filled.dtypes.drop("loose"), table.dtypes.drop("loose"))
+    low, high = ScoreOutlierDetector(**QUICK).fit(table).expected(table.head(8))  # rows with gaps too
+    assert len(low) == len(high) == 8
+    with pytest.raises(ValueError, match="'when' holds dates or times"):
+        ScoreDensity(**QUICK).fit(table.assign(when=pd.Timestamp("2026-01-01")))
+    with pytest.raises(ValueError, match="'who' has another name in almost every row"):
+        ScoreDensity(**QUICK).fit(table.assign(who=[f"n{index}" for index in range(120)]))
+    numbered = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 2)))
+    with pytest.raises(ValueError, match=r"columns: expected \[0, 1\], got \[1, 0\]"):
+        ScoreDensity(**QUICK).fit(numbered).score_samples(numbered[[1, 0]])
+
+
+def test_a_condition_that_never_was_is_refused() -> None:
+    density = ScoreDensity(**QUICK).fit(frame(120))
+    for column, value in (("city", "nowhere"), ("visits", 1.5), ("visits", 1000), ("kind", "other")):
+        with pytest.raises(ValueError, match=f"values: '{column}' was never"):
+            density.conditional([column], [value])
+    rows = density.conditional(["city", "kind"], ["north", "same"], draws=5)
+    assert isinstance(rows, pd.DataFrame)
+    assert set(rows["city"]) == {"north"}
 
 
 # Outliers -----------------------------------------------------------------------------------------------------------
@@ -369,6 +472,8 @@ def test_verdicts_say_in_words_what_was_expected(judged: tuple[ScoreOutlierDetec
     assert (found.loc[~found["outlier"], "because"] == "").all()
     by_p = verdicts(detector, rows, threshold=0.02)
     assert ((by_p["p_value"] <= 0.02) == by_p["outlier"]).all()
+    with pytest.raises(ValueError, match="p-value: expected at least"):
+        verdicts(detector, rows, threshold=1e-4)
 
 
 def test_the_page_shows_what_was_expected(judged: tuple[ScoreOutlierDetector, pd.DataFrame], tmp_path: Path) -> None:
@@ -398,6 +503,8 @@ def test_detect_judges_a_table_by_another(tmp_path: Path, suffix: str, monkeypat
     write_frame(tmp_path / f"normal{suffix}", table.head(150))
     new = table.tail(50)[list(reversed(table.columns))].copy()
     new.loc[new.index[0], "height"] = np.nan
+    new.loc[new.index[1], ["visits", "income"]] = [np.nan, 1e9]
+    new.loc[new.index[2], "city"] = None
     write_frame(tmp_path / f"new{suffix}", new)
     names = [str(tmp_path / f"{name}{suffix}") for name in ("normal", "new", "scores")]
     assert cli._run(["detect", *names[:2], "--out", names[2], "--report", str(tmp_path / "page.html")]) == 0
@@ -440,6 +547,14 @@ def test_a_csv_file_without_a_header_gets_names(tmp_path: Path) -> None:
     table = read_frame(tmp_path / "a.csv")
     assert list(table.columns) == ["x0", "x1"]
     assert table.isna().to_numpy().tolist() == [[False, False], [False, True]]
+    (tmp_path / "b.csv").write_text("1,,3\n4,5,6\n")
+    assert read_frame(tmp_path / "b.csv").shape == (2, 3)
+    (tmp_path / "c.csv").write_text("code\n1\n2\n")
+    codes = read_frame(tmp_path / "c.csv", like=pd.DataFrame({"code": np.array(["1", "A"], dtype=object)}))
+    assert codes["code"].tolist() == ["1", "2"]  # names, as in the table that it is to be like
+    pd.DataFrame({"when": pd.to_datetime(["2026-01-01", None])}).to_parquet(tmp_path / "d.parquet")
+    with pytest.raises(ValueError, match="'when' holds dates or times"):
+        read_frame(tmp_path / "d.parquet")
     with pytest.raises(ValueError, match=r"expected a file name that ends in"):
         write_frame(tmp_path / "a.txt", table)
     with pytest.raises(ValueError, match="expected one of"):

@@ -241,6 +241,23 @@ def test_a_ladder_gives_the_entropy_of_the_noisy_latents() -> None:
     assert float(log_width.grad) == pytest.approx(0.8, abs=0.04)  # type: ignore[arg-type]
 
 
+def test_a_ladder_is_biased_by_the_square_of_its_noise_for_several_latents() -> None:
+    """z_1 = w e_1, z_2 = z_1 + e_2, with noise of 0.5 on both: with exact conditional scores of the noisy latents the
+    surrogate gives 0.938 by w, where the entropy of the noisy latents has 0.828 and that of the latents 1."""
+    noise, e, n = 0.5, normal(1, 400_000, 2), normal(1, 400_000, 2, seed=1)
+    first, both = 1.0 + noise**2, 2.0 + noise**2  # variances of the noisy latents, their covariance is 1
+    coefficient, rest = 1.0 / first, both - 1.0 / first
+
+    def scores(z: Tensor) -> Tensor:
+        noisy = z + noise * n
+        return torch.stack([-noisy[..., 0] / first, -(noisy[..., 1] - coefficient * noisy[..., 0]) / rest], -1)
+
+    w = torch.ones((), dtype=FLOAT64, requires_grad=True)
+    z = torch.stack([w * e[..., 0], w * e[..., 0] + e[..., 1]], -1)
+    Known(scores).surrogate(z).backward()
+    assert float(w.grad) == pytest.approx(0.938, abs=0.01)  # type: ignore[arg-type]
+
+
 def learned(condition_features: int = 0) -> list[EntropyGradient]:
     made = MADE(2, 4, (8,), condition_features=condition_features)
     return [

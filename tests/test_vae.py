@@ -41,7 +41,7 @@ from arcsm.implicit import (
     save_vae,
 )
 from arcsm.implicit.encoders import _Chain
-from arcsm.implicit.evidence import _hamiltonian
+from arcsm.implicit.evidence import _hamiltonian, _moments
 from arcsm.implicit.training import _Trainer, used_latents
 from arcsm.training import TrainingDiverged
 
@@ -195,6 +195,8 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
         load_vae(tmp_path)
     with pytest.raises(ValueError, match="not one of an autoencoder"):
         VAE.from_config({"kind": "vae"})
+    with pytest.raises(ValueError, match="model configuration: latents: 4096 with 4096 units each are too many"):
+        VAE.from_config({"kind": "vae", "metadata": IMAGES, "parts": {"latents": 4096, "units": 4096}})
     with pytest.raises(ValueError, match="model configuration: latents"):
         VAE.from_config({"kind": "vae", "metadata": IMAGES, "parts": {"latents": 0}})
 
@@ -207,7 +209,7 @@ class LinearDecoder(Decoder):
 
     def __init__(self, latents: int, features: int) -> None:
         super().__init__()
-        self.latents, self.features = latents, features
+        self.latents, self.features, self.largest_layer = latents, features, features
         self.weight = nn.Parameter(normal(features, latents, seed=3))
         self.std = 0.5
 
@@ -261,6 +263,16 @@ def test_a_proposal_finds_the_posterior_from_an_encoder_that_does_not() -> None:
     torch.testing.assert_close(
         found.scale @ found.scale.transpose(1, 2), covariance.expand(6, -1, -1), rtol=0.1, atol=0.01
     )
+
+
+def test_a_proposal_survives_samples_that_are_flat() -> None:
+    """Latents on a line, and all the same: no covariance that could be factored in single precision."""
+    vae = linear().float()
+    for z in (1e5 * torch.ones(2, 30, 3) * torch.linspace(0.0, 1.0, 30)[:, None], torch.ones(2, 30, 3)):
+        found = _moments(z, torch.full((2, 30), 1.0 / 30), torch.zeros(2, 3, 3))
+        assert bool(found.scale.isfinite().all())
+        assert bool((found.scale.diagonal(dim1=1, dim2=2) > 0.0).all())
+    assert importance_bound(vae, torch.zeros(0, 5)).shape == (0,)
 
 
 def test_the_density_of_the_proposal_is_that_of_its_samples() -> None:
@@ -518,7 +530,12 @@ def test_latents_that_say_nothing_are_counted() -> None:
         ("csm", {"encoder": "implicit"}, "csm needs an autoregressive encoder"),
         ("ssm-ar", {"encoder": "implicit"}, "ssm-ar needs an autoregressive encoder"),
         ("ssm", {"encoder": "implicit", "whitened": True}, "whitened: expected an encoder with units of its own"),
-        ("ssm", {"encoder": "implicit", "score_noise": {"sigma_max": 1.0}}, "score_noise: expected none for ssm"),
+        (
+            "ssm",
+            {"encoder": "implicit", "score_noise": {"sigma_max": 1.0, "sigma_min": 0.1}},
+            "score_noise: expected none for ssm",
+        ),
+        ("elbo", {"encoder": "gaussian", "whitened": True}, "expected neither for elbo"),
     ],
 )
 def test_what_does_not_go_together_is_refused(method: str, changes: dict[str, object], message: str) -> None:
@@ -533,6 +550,10 @@ def test_what_does_not_go_together_is_refused(method: str, changes: dict[str, ob
         (lambda: fit_vae(tiny("csm"), rows(20, 9), rows(5)), r"train: expected rows \(N, 16\), got \(20, 9\)"),
         (lambda: fit_vae(tiny("csm"), rows(20), rows(5)[:0]), r"valid: expected rows"),
         (lambda: fit_vae(tiny("csm"), rows(20) / 0.0, rows(5)), "train: holds NaN or infinity"),
+        (lambda: tiny("csm").prepare(rows(5) * 255.0), r"rows: expected images in \[-1, 1\], got values from"),
+        (lambda: settings("csm", score_noise={"sigma_max": 1.0}), "sigma_min"),
+        (lambda: settings("csm", score_noise={"sigma_max": 1.0, "sigma_min": 2.0}), "expected at most sigma_max, 1"),
+        (lambda: settings("csm", score_hidden=(0,)), "score_hidden"),
         (lambda: VAEConfig().build({"columns": ["a"]}), "an autoencoder needs images"),
         (lambda: VAEConfig(networks="convolutional").build(IMAGES), "4 x 4 is not divisible by 16"),
         (lambda: ImplicitEncoder(DenseTrunk(3, (4,), 2), 3), "expected one with 3 extra features, got 2"),

@@ -28,7 +28,7 @@ from arcsm.experiments import EXPERIMENTS, Preset, find
 from arcsm.experiments.base import result_path
 from arcsm.files import atomic_path
 from arcsm.implicit.report import write_vae_report
-from arcsm.implicit.runs import VAERunConfig, is_vae, is_vae_run, load_vae_run, train_vae_run
+from arcsm.implicit.runs import VAERunConfig, holds_vae, is_vae, is_vae_run, load_vae_run, train_vae_run
 from arcsm.implicit.vae import VAE, load_vae
 from arcsm.metrics import summary
 from arcsm.model import AutoregressiveModel, load, resolve_device
@@ -138,7 +138,7 @@ def sample(
 ) -> None:
     """Draw samples from a trained model."""
     model: AutoregressiveModel | VAE
-    model = load_vae(run, device) if is_vae_run(run) else load(run, resolve_device(device))
+    model = load_vae(run, device) if holds_vae(run) else load(run, resolve_device(device))
     if out.suffix not in ("", ".png", ".npy", ".csv"):
         raise ValueError(f"--out {out}: expected a .png, .npy or .csv file, or a folder")
     if out.suffix in ("", ".png") and "image_shape" not in model.metadata:
@@ -350,7 +350,7 @@ def reproduce(
 @app.command(epilog="Example: arcsm info runs/digits")
 def info(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.")]) -> None:
     """Say what a model is made of."""
-    of_vae = is_vae_run(run)
+    of_vae = holds_vae(run)
     model = load_vae(run) if of_vae else load(run)
     print(f"features    {model.features}")
     print(f"weights     {sum(p.numel() for p in model.parameters()):,}")

@@ -248,6 +248,7 @@ def particles(
     tol: float = 1e-3,
     max_evaluations: int = 512,
     progress: bool = False,
+    level: int = -1,
 ) -> Particles:
     """Draw from the *joint* posterior of a row by sequential Monte Carlo over its dimensions.
 
@@ -274,6 +275,7 @@ def particles(
         tol: Error of a log density in nats to aim for.
         max_evaluations: Largest number of evaluations of the score for one integral.
         progress: Show a progress bar (on a terminal).
+        level: Noise level of the prior.
 
     Raises:
         ValueError: for no rows, a count below one, or a threshold that is no share.
@@ -297,7 +299,7 @@ def particles(
     if not len(flat):
         raise ValueError(f"y: expected at least one row, got shape {tuple(y.shape)}")
     rows = rows_of(condition, y.shape[:-1])
-    build = _builder(model, method, Accuracy(tol, max_evaluations))
+    build = _builder(model, method, Accuracy(tol, max_evaluations), level)
     size = max(1, ROWS // count)
     clouds, unsure = [], 0
     with track("denoising", model.features * -(-len(flat) // size), progress) as advance:
@@ -408,9 +410,11 @@ def _check_level(model: AutoregressiveModel, sigma: float) -> None:
         raise ValueError(f"sigma: expected one within the ladder, {lowest:g} to {highest:g} in data units, got {sigma}")
 
 
-def _builder(model: AutoregressiveModel, method: str | None, accuracy: Accuracy) -> Callable[[Tensor], Conditionals]:
-    """What turns projections ``(N, P)`` into conditionals at the smallest noise."""
-    path = model.path()
+def _builder(
+    model: AutoregressiveModel, method: str | None, accuracy: Accuracy, level: int = -1
+) -> Callable[[Tensor], Conditionals]:
+    """What turns projections ``(N, P)`` into conditionals at a noise level."""
+    path = model.path(level)
     chosen = choose_method(model.head, path, method)
     levels: dict[float | None, Callable[[Tensor, Tensor], Tensor]] = {}
     return lambda projection: Conditionals(model.head, projection, path, chosen, accuracy, levels=levels)

@@ -226,11 +226,9 @@ class AutoregressiveModel(
         accuracy = Accuracy(tol, max_evaluations)
         question = Conditionals.log_prob if cells is None else self._cell_question(cells)
         terms = self._each(x, condition, method, self._conditionals_of(level, method, steps, accuracy), question)
-        terms = (
-            torch.where(terms.isnan(), 0.0, terms - torch.log(self.scale))
-            if self.context.missing
-            else (terms - torch.log(self.scale))
-        )
+        terms = terms - torch.log(self.scale)
+        if self.context.missing:
+            terms = torch.where(x.to(terms.device).isnan(), 0.0, terms)
         return terms.sum(-1) if reduce else terms
 
     def cdf(
@@ -264,7 +262,8 @@ class AutoregressiveModel(
     ) -> Tensor:
         """Where the conditional of every value has the share ``u`` of its mass below it, ``(*, D)``.
 
-        The conditionals are those given the values of ``x`` before, as they are: what was to be expected of each value.
+        The conditionals are those given the values of ``x`` before, as they are: what was to be expected of each value,
+        of missing ones too.
 
         Raises:
             ValueError: for a share outside (0, 1).
@@ -273,7 +272,12 @@ class AutoregressiveModel(
             raise ValueError(f"u: expected a share between 0 and 1, got {u}")
         build = self._conditionals_of(level, method, steps, Accuracy(tol, max_evaluations))
         found = self._each(
-            x, condition, method, build, lambda conditionals, values: conditionals.icdf(torch.full_like(values, u))
+            x,
+            condition,
+            method,
+            build,
+            lambda conditionals, values: conditionals.icdf(torch.full_like(values, u)),
+            of_missing=True,
         )
         return found * self.scale + self.shift
 
@@ -409,8 +413,12 @@ class AutoregressiveModel(
         method: str | None,
         build: Callable[[Tensor], Conditionals],
         ask: Callable[[Conditionals, Tensor], Tensor],
+        of_missing: bool = False,
     ) -> Tensor:
-        """Ask every conditional about its own value: ``(*, D)`` data to ``(*, D)`` answers, in bounded memory."""
+        """Ask every conditional about its own value: ``(*, D)`` data to ``(*, D)`` answers, in bounded memory.
+
+        The answer for a missing value is NaN, unless the question is one that does not need the value.
+        """
         z = self.standardise(x)
         flat = z.reshape(-1, self.features)
         rows = rows_of(condition, x.shape[:-1])
@@ -423,7 +431,8 @@ class AutoregressiveModel(
                 conditionals = build(self.head.project(context).flatten(0, 1))
                 values = flat[part].reshape(-1)
                 answers = ask(conditionals, values.nan_to_num(nan=0.0))
-                parts.append(torch.where(values.isnan(), torch.nan, answers).view(-1, self.features))
+                answers = answers if of_missing else torch.where(values.isnan(), torch.nan, answers)
+                parts.append(answers.view(-1, self.features))
                 unsure += conditionals.unsure
         warn_of_unsure(unsure, flat.numel())
         return torch.cat(parts).reshape(x.shape) if parts else torch.zeros_like(z)

@@ -79,12 +79,12 @@ def write_report(
     return numbers
 
 
-def sample_picture(rows: Tensor, metadata: dict[str, Any]) -> bytes:
-    """Rows of an image model as the PNG of a grid."""
+def sample_picture(rows: Tensor, metadata: dict[str, Any], columns: int | None = None) -> bytes:
+    """Rows of an image model as the PNG of a grid, as square as can be or with so many columns."""
     pixels = unscale_images(rows.clamp(-1.0, 1.0), metadata["levels"], stretch=True)
     pixels = pixels.view(-1, *metadata["image_shape"])
     buffer = io.BytesIO()
-    image_grid(pixels, zoom=max(1, 48 // int(metadata["image_shape"][-1]))).save(buffer, format="PNG")
+    image_grid(pixels, columns, zoom=max(1, 48 // int(metadata["image_shape"][-1]))).save(buffer, format="PNG")
     return buffer.getvalue()
 
 

@@ -12,6 +12,7 @@ from arcsm.files import FilePath, atomic_path, existing_file, reading
 
 _NUMERIC = 0.9  # share of a column's values that are numbers, from which on the others are mistakes
 _WRITABLE = (".csv", ".parquet")
+_EMPTY = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None")
 
 
 def read_frame(path: FilePath, like: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -35,7 +36,8 @@ def read_frame(path: FilePath, like: pd.DataFrame | None = None) -> pd.DataFrame
         frame = pd.DataFrame(table.values.astype(np.float64), columns=list(table.columns))
     else:
         with reading(path):
-            frame = pd.read_parquet(path) if suffix == ".parquet" else _read_csv(path)
+            names = [] if like is None else [name for name in like.columns if _holds_names(like[name])]
+            frame = pd.read_parquet(path) if suffix == ".parquet" else _read_csv(path, names)
     if not len(frame) or not len(frame.columns):
         raise ValueError(f"{path}: expected at least one row of data, got none")
     frame.columns = [str(name) for name in frame.columns]
@@ -63,12 +65,19 @@ def write_frame(path: FilePath, frame: pd.DataFrame) -> None:
             frame.to_parquet(temporary, index=False)
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    """A CSV file, whose first row is a header when one of its cells is not a number."""
+def _read_csv(path: Path, names: list[str]) -> pd.DataFrame:
+    """A CSV file, whose first row is a header when one of its cells is neither a number nor empty.
+
+    Columns of ``names`` are read as they are, even where they look like numbers.
+    """
     try:
         first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
-        header = pd.to_numeric(first.iloc[0], errors="coerce").isna().any()
-        frame = pd.read_csv(path, header=0 if header else None, skipinitialspace=True, na_values=["?"])
+        cells = first.iloc[0].str.strip()
+        header = bool((pd.to_numeric(cells, errors="coerce").isna() & ~cells.isin(_EMPTY)).any())
+        frame = pd.read_csv(
+            path, header=0 if header else None, skipinitialspace=True, na_values=["?"],
+            dtype=dict.fromkeys(names, object) if header else None,
+        )  # fmt: skip
     except pd.errors.EmptyDataError as error:
         raise ValueError(f"{path}: expected at least one row of data, got none") from error
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
@@ -76,6 +85,10 @@ def _read_csv(path: Path) -> pd.DataFrame:
     if not header:
         frame.columns = pd.Index([f"x{index}" for index in range(frame.shape[1])])
     return frame
+
+
+def _holds_names(column: pd.Series) -> bool:
+    return not pd.api.types.is_numeric_dtype(column.dtype)
 
 
 def _aligned(frame: pd.DataFrame, like: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -89,10 +102,13 @@ def _aligned(frame: pd.DataFrame, like: pd.DataFrame, path: Path) -> pd.DataFram
 
 def _column(column: pd.Series, like: pd.Series | None, path: Path) -> pd.Series:
     """A column as numbers, truth values or names, whichever it is or ``like`` is."""
+    if pd.api.types.is_datetime64_any_dtype(column.dtype) or pd.api.types.is_timedelta64_dtype(column.dtype):
+        raise ValueError(f"{path}: column {column.name!r} holds dates or times; turn them into numbers, such as days")
+    if like is not None and _holds_names(like):
+        return column.astype(object)
     if pd.api.types.is_bool_dtype(column.dtype) or pd.api.types.is_numeric_dtype(column.dtype):
-        wanted = column if like is None else like
-        if pd.api.types.is_bool_dtype(wanted.dtype) or not pd.api.types.is_numeric_dtype(wanted.dtype):
-            return column.astype(object) if wanted.dtype == object else column
+        if pd.api.types.is_bool_dtype(column.dtype):
+            return column
         numbers = column.astype(np.float64) if column.isna().any() else column
         infinite = np.isinf(numbers.to_numpy(dtype=float, na_value=np.nan))
         if infinite.any():

@@ -1,6 +1,6 @@
 """Columns of a table as a density model wants them: numbers without steps, with one scale and no long tails.
 
-Every column gets one of four kinds when a table is fitted, and each is a map that is known in both directions, so that
+Every column gets one of a few kinds when a table is fitted. Each is a map that is known in both directions, so that
 densities are those of the table's own values: the log slope of the map belongs to them.
 """
 
@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,20 +20,20 @@ from scipy import stats
 Values = NDArray[Any]
 Numbers = NDArray[np.float64]
 
-_REPEATED = 0.05  # share of the values that others repeat, from which on a grid of values counts as discrete
-_DECIMALS = 6  # places to which a step is looked for
-_LARGEST_GRID = 100_000  # levels beyond which a column counts as continuous
+_REPEATED = 0.05  # share of the values that others repeat, from which on values on a grid count as discrete
+_OFF_GRID = 0.02  # of a step: how far from its place a value may be (files round)
+_PARTS = (1, 2, 3, 4, 5, 10)  # of the smallest gap that the step may be
+_MOST_LEVELS = 100_000  # beyond which a column counts as continuous
 _GAIN = 0.02  # nats a value that a curved map must be better than a straight one
 
 
 class Column(ABC):
-    """One column: table values to numbers and back; missing values are NaN among the numbers.
+    """One column: table values to numbers and back. Among the numbers, what is missing is NaN."""
 
-    Attributes:
-        step: Distance of neighbouring numbers of a discrete column, 0 for a continuous one.
-    """
-
-    step: float
+    @property
+    def discrete(self) -> bool:
+        """Whether its numbers are whole ones, a step of one apart."""
+        return False
 
     @abstractmethod
     def encode(self, values: Values) -> Numbers:
@@ -43,32 +43,34 @@ class Column(ABC):
     def decode(self, numbers: Numbers) -> Values:
         """Numbers, as a model draws them, to table values."""
 
+    @abstractmethod
     def log_slope(self, numbers: Numbers) -> Numbers:
-        """Log of the slope of :meth:`encode` where it gives these numbers; 0 where they are the values themselves."""
-        return np.zeros_like(numbers)
+        """Log of the slope of :meth:`encode` where it gives these numbers."""
 
 
 @dataclass(frozen=True)
 class Constant(Column):
     """A column of one value, which the model does not see; any other value has the chance of what was never seen."""
 
-    step: ClassVar[float] = 0.0  # type: ignore[misc]
     value: Any
     count: int  # training rows
 
     def encode(self, values: Values) -> Numbers:
-        missing = pd.isna(values)
-        other = np.array([value != self.value for value in values], dtype=float)
-        return np.where(missing, np.nan, other)
+        missing = np.asarray(pd.isna(values), dtype=bool)
+        other = np.full(len(values), np.nan)
+        other[~missing] = [float(bool(value != self.value)) for value in values[~missing]]
+        return other
 
     def decode(self, numbers: Numbers) -> Values:
         return np.full(len(numbers), self.value)
 
+    def log_slope(self, numbers: Numbers) -> Numbers:
+        return np.zeros_like(numbers)
+
     def log_prob(self, numbers: Numbers) -> Numbers:
-        """Log probability in nats, 0 for what is missing."""
-        unseen = 1.0 / (self.count + 2.0)
-        found = np.where(numbers > 0.0, math.log(unseen), math.log1p(-unseen))
-        return np.where(np.isnan(numbers), 0.0, found)
+        """Log probability in nats, NaN for what is missing."""
+        seen = np.where(numbers > 0.0, _log_unseen(self.count), math.log1p(-math.exp(_log_unseen(self.count))))
+        return np.where(np.isnan(numbers), np.nan, seen)
 
 
 @dataclass(frozen=True)
@@ -76,111 +78,145 @@ class Categories(Column):
     """Names, as numbers by how frequent they are; one number more stands for names that were never seen."""
 
     names: tuple[Any, ...]
-    step: float = 1.0
+    count: int  # training rows
+
+    @property
+    def discrete(self) -> bool:
+        return True
 
     def encode(self, values: Values) -> Numbers:
         places = {name: float(place) for place, name in enumerate(self.names)}
-        return np.array(
-            [np.nan if missing else places.get(value, float(len(self.names)))
-             for value, missing in zip(values, pd.isna(values), strict=True)], dtype=float,
-        )  # fmt: skip
+        missing = np.asarray(pd.isna(values), dtype=bool)
+        numbers = np.full(len(values), np.nan)
+        numbers[~missing] = [places.get(value, float(len(self.names))) for value in values[~missing]]
+        return numbers
 
     def decode(self, numbers: Numbers) -> Values:
-        places = np.clip(np.rint(numbers), 0, len(self.names) - 1).astype(int)
-        found = np.empty(len(places), dtype=object)
-        found[:] = [self.names[place] for place in places]
+        found = np.empty(len(numbers), dtype=object)
+        known = ~np.isnan(numbers)
+        places = np.clip(np.rint(numbers[known]), 0, len(self.names) - 1).astype(int)
+        found[known] = np.array([*self.names, None], dtype=object)[places]
         return found
+
+    def log_slope(self, numbers: Numbers) -> Numbers:
+        """A name that was never seen has the chance of such names on top of that of the place beside the rarest."""
+        return np.where(numbers > len(self.names) - 0.5, _log_unseen(self.count), 0.0)
 
 
 @dataclass(frozen=True)
 class Grid(Column):
-    """Numbers on a grid, integers for example."""
+    """Values on a grid, whole numbers for example; their numbers count the steps from the lowest."""
 
-    step: float
-    origin: float
+    spacing: float
     low: float
-    high: float
-    integer: bool
+    levels: int
+    whole: bool  # whether all values are integers
+
+    @property
+    def discrete(self) -> bool:
+        return True
 
     def encode(self, values: Values) -> Numbers:
-        return values.astype(float)
+        with np.errstate(over="ignore"):
+            return (values.astype(float) - self.low) / self.spacing
 
     def decode(self, numbers: Numbers) -> Values:
-        nearest = self.origin + self.step * np.rint((numbers - self.origin) / self.step)
-        nearest = np.clip(nearest, self.low, self.high)
-        return nearest.astype(np.int64) if self.integer else np.round(nearest, _DECIMALS + 2)
+        return self.places(np.clip(np.rint(numbers), 0, self.levels - 1))
+
+    def places(self, numbers: Numbers) -> Values:
+        """Table values of numbers, also beyond the grid that was fitted."""
+        values = self.low + self.spacing * numbers
+        values = np.rint(values) if self.whole else np.array([float(f"{value:.12g}") for value in values])
+        return values if np.isnan(values).any() or not self.whole else values.astype(np.int64)
+
+    def log_slope(self, numbers: Numbers) -> Numbers:
+        return np.full_like(numbers, -math.log(self.spacing))
 
 
 @dataclass(frozen=True)
-class Straight(Column):
-    """A continuous column whose numbers are its values."""
+class Continuous(Column):
+    """A column of numbers, in units of its own: :math:`z = (x - m) / s`.
 
-    step: ClassVar[float] = 0.0  # type: ignore[misc]
+    Decoded draws stay within the range of the fitted values and as much again to either side.
+    """
+
+    middle: float
+    scale: float
+    low: float
+    high: float
 
     def encode(self, values: Values) -> Numbers:
-        return values.astype(float)
+        with np.errstate(over="ignore"):
+            return (values.astype(float) - self.middle) / self.scale
 
     def decode(self, numbers: Numbers) -> Values:
+        span = self.high - self.low
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = self.middle + self.scale * self._uncurved(numbers)
+        return np.clip(values, self.low - span, self.high + span)
+
+    def log_slope(self, numbers: Numbers) -> Numbers:
+        return np.full_like(numbers, -math.log(self.scale))
+
+    def _uncurved(self, numbers: Numbers) -> Numbers:
         return numbers
 
 
 @dataclass(frozen=True)
-class Asinh(Column):
-    """A continuous column with long tails: :math:`\\operatorname{asinh}((x - m) / s)`, for large values a logarithm."""
-
-    step: ClassVar[float] = 0.0  # type: ignore[misc]
-    middle: float
-    scale: float
-
-    def encode(self, values: Values) -> Numbers:
-        return np.arcsinh((values.astype(float) - self.middle) / self.scale)
-
-    def decode(self, numbers: Numbers) -> Values:
-        return self.middle + self.scale * np.sinh(np.clip(numbers, -300.0, 300.0))
-
-    def log_slope(self, numbers: Numbers) -> Numbers:
-        return -np.log(self.scale) - _log_cosh(numbers)
+class Straight(Continuous):
+    """A continuous column whose map is a straight line."""
 
 
 @dataclass(frozen=True)
-class Power(Column):
+class Asinh(Continuous):
+    """A continuous column with long tails: :math:`\\operatorname{asinh}((x - m) / s)`, for large values a logarithm."""
+
+    def encode(self, values: Values) -> Numbers:
+        return np.arcsinh(super().encode(values))
+
+    def log_slope(self, numbers: Numbers) -> Numbers:
+        return -math.log(self.scale) - (np.logaddexp(numbers, -numbers) - math.log(2.0))
+
+    def _uncurved(self, numbers: Numbers) -> Numbers:
+        return np.sinh(numbers)
+
+
+@dataclass(frozen=True)
+class Power(Continuous):
     """A skewed continuous column, by Yeo and Johnson's map of the values in units of their own.
+
+    The exponent is from 0 to 2, where the map reaches every number.
 
     References:
         A new family of power transformations to improve normality or symmetry (Yeo and Johnson, 2000)
     """
 
-    step: ClassVar[float] = 0.0  # type: ignore[misc]
     exponent: float
-    middle: float
-    scale: float
 
     def encode(self, values: Values) -> Numbers:
-        return np.asarray(stats.yeojohnson((values.astype(float) - self.middle) / self.scale, self.exponent))
-
-    def decode(self, numbers: Numbers) -> Values:
-        power, inner = self.exponent, np.empty_like(numbers)
-        up = numbers >= 0.0
-        with np.errstate(invalid="ignore", over="ignore"):
-            inner[up] = np.expm1(numbers[up]) if power == 0.0 else _power(power * numbers[up] + 1.0, 1.0 / power) - 1.0
-            other = 2.0 - power
-            inner[~up] = 1.0 - (
-                np.exp(-numbers[~up]) if other == 0.0 else _power(1.0 - other * numbers[~up], 1.0 / other)
-            )
-        return self.middle + self.scale * inner
+        with np.errstate(over="ignore"):
+            return np.asarray(stats.yeojohnson(super().encode(values), self.exponent))
 
     def log_slope(self, numbers: Numbers) -> Numbers:
-        inner = (self.decode(numbers) - self.middle) / self.scale
+        inner = self._uncurved(numbers)
         return np.sign(inner) * (self.exponent - 1.0) * np.log1p(np.abs(inner)) - math.log(self.scale)
 
+    def _uncurved(self, numbers: Numbers) -> Numbers:
+        up = _unpower(np.maximum(numbers, 0.0), self.exponent)
+        down = -_unpower(np.maximum(-numbers, 0.0), 2.0 - self.exponent)
+        return np.where(np.isnan(numbers), np.nan, np.where(numbers >= 0.0, up, down))
 
-def _power(base: Numbers, exponent: float) -> Numbers:
-    """A power of a base that a draw may have pushed beyond the end of the map's range: the end then."""
-    return np.maximum(base, 1e-12) ** exponent
+
+def _unpower(numbers: Numbers, exponent: float) -> Numbers:
+    """The inverse of :math:`((1 + x)^p - 1) / p` (of its limit, the logarithm, at zero), for numbers from zero up."""
+    if exponent < 1e-9:
+        return np.expm1(numbers)
+    return np.expm1(np.log1p(exponent * numbers) / exponent)
 
 
-def _log_cosh(x: Numbers) -> Numbers:
-    return np.logaddexp(x, -x) - math.log(2.0)
+def _log_unseen(count: int) -> float:
+    """Log of the chance that we give to what was not among so many rows."""
+    return -math.log(count + 2.0)
 
 
 # Which kind a column is ---------------------------------------------------------------------------------------------
@@ -193,11 +229,11 @@ def column_of(values: Values, categorical: bool) -> Column:
         values: ``(N,)``, with missing values.
         categorical: Whether they are names, even if they look like numbers.
     """
-    known = values[~pd.isna(values)]
+    known = values[~np.asarray(pd.isna(values), dtype=bool)]
     if len(pd.unique(known)) == 1:
         return Constant(known[0], len(known))
     if categorical:
-        return Categories(tuple(pd.Series(known).value_counts(sort=True).index))
+        return Categories(tuple(pd.Series(known).value_counts(sort=True).index), len(known))
     known = known.astype(float)
     return grid_of(known) or smooth_of(known)
 
@@ -207,29 +243,37 @@ def grid_of(known: Numbers) -> Grid | None:
     levels = np.unique(known)
     if 1.0 - len(levels) / len(known) < _REPEATED or len(levels) < 2:
         return None
-    integer = bool((levels == np.rint(levels)).all())
     gaps = np.diff(levels)
-    step = float(np.gcd.reduce(np.rint(gaps).astype(np.int64))) if integer and gaps.max() < 2**53 else float(gaps.min())
-    places = (levels - levels[0]) / step
-    on_grid = bool((np.abs(places - np.rint(places)) < 10.0**-_DECIMALS * np.maximum(1.0, places)).all())
-    if not on_grid or places[-1] > _LARGEST_GRID:
-        return None
-    return Grid(step, float(levels[0]), float(levels[0]), float(levels[-1]), integer)
+    whole = bool((levels == np.rint(levels)).all()) and levels[-1] - levels[0] < 2**53
+    if whole:
+        candidates = [float(np.gcd.reduce(gaps.astype(np.int64)))]
+    else:
+        smallest = float(gaps[gaps > 1e-7 * (levels[-1] - levels[0])].min())
+        candidates = [smallest / part for part in _PARTS]
+    for step in candidates:
+        places = np.rint((levels - levels[0]) / step)
+        if places[-1] >= _MOST_LEVELS:
+            return None
+        step = float((places * (levels - levels[0])).sum() / np.square(places).sum())  # by least squares
+        if np.abs(levels - levels[0] - step * places).max() <= _OFF_GRID * step:
+            return Grid(step, float(levels[0]), int(places[-1]) + 1, whole)
+    return None
 
 
 def smooth_of(known: Numbers) -> Column:
     """The map after which the values are nearest to a normal distribution, by its likelihood."""
+    span = (float(known.min()), float(known.max()))
+    straight = Straight(float(known.mean()), float(known.std()) or 1.0, *span)
     middle = float(np.median(known))
     low, high = np.quantile(known, [0.25, 0.75])
     scale = float(high - low) / 1.349
     if scale <= 0.0 or len(known) < 20:
-        scale = float(known.std()) or 1.0
-    straight = Straight()
-    candidates: list[Column] = [Asinh(middle, scale)]
+        scale = straight.scale
+    candidates: list[Column] = [Asinh(middle, scale, *span)]
     z = (known - middle) / scale
     if np.abs(z).max() < 1e6:
-        exponent = float(np.clip(stats.yeojohnson_normmax(z), -2.0, 4.0))
-        candidates.append(Power(exponent, middle, scale))
+        exponent = float(np.clip(stats.yeojohnson_normmax(z), 0.0, 2.0))
+        candidates.append(Power(middle, scale, *span, exponent))
     base = _normal_likelihood(straight, known)
     gains = [_normal_likelihood(candidate, known) - base for candidate in candidates]
     best = int(np.argmax(gains))
@@ -263,8 +307,7 @@ class Columns:
     def of(cls, table: pd.DataFrame | NDArray[np.float64]) -> Columns:
         """The columns of training rows."""
         if isinstance(table, pd.DataFrame):
-            kinds = [column_of(table.iloc[:, d].to_numpy(), is_categorical(table.dtypes.iloc[d]))
-                     for d in range(table.shape[1])]  # fmt: skip
+            kinds = [column_of(_values(table, d), is_categorical(table.dtypes.iloc[d])) for d in range(table.shape[1])]
             return cls(tuple(kinds), tuple(table.dtypes), tuple(table.columns))
         return cls(tuple(column_of(table[:, d], categorical=False) for d in range(table.shape[1])))
 
@@ -275,36 +318,55 @@ class Columns:
 
     @property
     def steps(self) -> list[float]:
-        """Of the modelled columns."""
-        return [self.kinds[d].step for d in self.modelled]
+        """Of the numbers of the modelled columns: 1 for discrete ones, else 0."""
+        return [float(self.kinds[d].discrete) for d in self.modelled]
 
     def encode(self, table: pd.DataFrame | NDArray[np.float64]) -> Numbers:
         """Rows of the table as numbers, ``(N, D)``, constant columns included."""
-        own: list[Values] = [
-            table.iloc[:, d].to_numpy() if isinstance(table, pd.DataFrame) else table[:, d]
-            for d in range(len(self.kinds))
-        ]
-        return np.stack([kind.encode(values) for kind, values in zip(self.kinds, own, strict=True)], 1)
+        own = [kind.encode(_values(table, d)) for d, kind in enumerate(self.kinds)]
+        return np.stack(own, 1)
 
     def decode(self, numbers: Numbers) -> pd.DataFrame | NDArray[np.float64]:
-        """Numbers of the modelled columns ``(N, M)`` as rows of a table like the one that was fitted."""
-        own: list[Values] = []
+        """Numbers of the modelled columns ``(N, M)`` as rows of a table like the one that was fitted.
+
+        A column with missing values gets a type that can hold them.
+        """
         place = {d: m for m, d in enumerate(self.modelled)}
-        for d, kind in enumerate(self.kinds):
-            own.append(kind.decode(numbers[:, place[d]] if d in place else np.zeros(len(numbers))))
+        own: list[Values] = [
+            kind.decode(numbers[:, place[d]] if d in place else np.zeros(len(numbers)))
+            for d, kind in enumerate(self.kinds)
+        ]
         if self.names is None or self.dtypes is None:
             return np.stack([values.astype(float) for values in own], 1)
-        series = {
-            d: pd.Series(values).astype(dtype) for d, (values, dtype) in enumerate(zip(own, self.dtypes, strict=True))
-        }
-        frame = pd.DataFrame(series)
+        series = [_series(values, dtype) for values, dtype in zip(own, self.dtypes, strict=True)]
+        frame = pd.DataFrame(dict(enumerate(series)))
         frame.columns = pd.Index(self.names)
         return frame
 
     def log_slopes(self, numbers: Numbers) -> Numbers:
         """Log slopes of the modelled columns, ``(N, M)``; 0 where a value is missing."""
         chosen = [self.kinds[d].log_slope(numbers[:, m]) for m, d in enumerate(self.modelled)]
-        return np.nan_to_num(np.stack(chosen, 1), nan=0.0) if chosen else np.zeros((len(numbers), 0))
+        found = np.stack(chosen, 1) if chosen else np.zeros((len(numbers), 0))
+        return np.where(np.isnan(numbers), 0.0, found)
+
+
+def _values(table: pd.DataFrame | NDArray[np.float64], d: int) -> Values:
+    """A column as an array: of floats, NaN where missing, or of names."""
+    if not isinstance(table, pd.DataFrame):
+        return table[:, d]
+    column = table.iloc[:, d]
+    if is_categorical(column.dtype):
+        return np.asarray(column.astype(object))
+    return column.to_numpy(dtype=float, na_value=np.nan)
+
+
+def _series(values: Values, dtype: Any) -> pd.Series:
+    missing = np.asarray(pd.isna(values), dtype=bool).any()
+    if missing and (pd.api.types.is_integer_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)):
+        return pd.Series(values)
+    if pd.api.types.is_integer_dtype(dtype):
+        values = np.rint(values.astype(float))
+    return pd.Series(values).astype(dtype)
 
 
 def is_categorical(dtype: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -14,11 +15,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from arcsm.estimators.columns import Columns, Constant
+from arcsm.estimators.columns import Categories, Column, Columns, Constant, Grid, is_categorical
 from arcsm.estimators.ensemble import Ensemble, Plan
 from arcsm.model import resolve_device
+from arcsm.progress import track
 
 Array = NDArray[np.float64]
+_FILLED_AT_ONCE = 256  # rows with gaps
+_FEW_ROWS = 50  # below which names may all differ
 
 
 class _TableEstimator(BaseEstimator):
@@ -52,6 +56,7 @@ class _TableEstimator(BaseEstimator):
         if len(table) < 2:
             raise ValueError(f"Expected at least 2 samples to fit, got n_samples = {len(table)}")
         _check_columns(table)
+        _check_names(table)
         self.columns_ = Columns.of(table)
         numbers = self.columns_.encode(table)
         random = check_random_state(self.random_state)
@@ -59,6 +64,8 @@ class _TableEstimator(BaseEstimator):
         train, held_out = _split(len(numbers), self.validation_fraction, random)
         self.held_out_rows_ = held_out
         modelled = torch.from_numpy(numbers[:, self.columns_.modelled])
+        if not _varies(numbers[train][:, self.columns_.modelled]):  # a rare value may be among the few held out
+            train = np.arange(len(numbers))
         self.plan_ = self._plan(len(train), modelled)
         self.ensemble_ = None
         if modelled.shape[1]:
@@ -85,6 +92,8 @@ class _TableEstimator(BaseEstimator):
         """A checked table: frames keep their columns, all else becomes an array of numbers."""
         if isinstance(X, pd.DataFrame):
             validate_data(self, X, reset=reset, skip_check_array=True)
+            if not reset and self.columns_.names is not None and list(X.columns) != list(self.columns_.names):
+                raise ValueError(f"columns: expected {list(self.columns_.names)}, got {list(X.columns)}")
             if not len(X):
                 raise ValueError("Found array with 0 sample(s) (shape=(0,)) while a minimum of 1 is required.")
             return _checked_frame(X)
@@ -94,29 +103,35 @@ class _TableEstimator(BaseEstimator):
         """Numbers of the modelled columns ``(N, M)``, and log probabilities of the constant ones, ``(N, D)``."""
         check_is_fitted(self)
         numbers = self.columns_.encode(self._table(X))
-        constants = np.zeros_like(numbers)
+        constants = np.where(np.isnan(numbers), np.nan, 0.0)
         for d, kind in enumerate(self.columns_.kinds):
             if isinstance(kind, Constant):
                 constants[:, d] = kind.log_prob(numbers[:, d])
-        modelled = torch.from_numpy(np.ascontiguousarray(numbers[:, self.columns_.modelled]))
+        modelled = self._modelled(numbers)
         if self.ensemble_ is not None and not self.plan_.missing and bool(modelled.isnan().any()):
             row, column = (int(i) for i in modelled.isnan().nonzero()[0])
-            name = self.columns_.modelled[column]
+            place = self.columns_.modelled[column]
+            name = place if self.columns_.names is None else repr(self.columns_.names[place])
             raise ValueError(
                 f"Input X contains NaN: row {row}, column {name}, but no value was missing when fitting; "
                 "fit with missing=True, or fill these with impute"
             )
         return modelled, constants
 
-    def _contributions(self, X: Any) -> tuple[Array, Array]:
-        """Log densities of every column in data units: of each member ``(E, N, D)``, and the numbers ``(N, M)``."""
+    def _modelled(self, numbers: Array) -> Tensor:
+        """Numbers of the modelled columns, none too far out for the model, ``(N, M)``."""
+        modelled = torch.from_numpy(np.ascontiguousarray(numbers[:, self.columns_.modelled]))
+        return modelled if self.ensemble_ is None else self.ensemble_.inside(modelled)
+
+    def _contributions(self, X: Any) -> Array:
+        """Log densities of every column in units of the table, of each member ``(E, N, D)``; NaN where missing."""
         modelled, constants = self._numbers(X)
         members = 1 if self.ensemble_ is None else len(self.ensemble_.members)
         found = np.repeat(constants[None], members, 0)
         if self.ensemble_ is not None:
             slopes = self.columns_.log_slopes(modelled.numpy())
             found[:, :, self.columns_.modelled] += self.ensemble_.terms(modelled).numpy() + slopes
-        return found, modelled.numpy()
+        return found
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -175,7 +190,7 @@ class ScoreDensity(DensityMixin, _TableEstimator):
         A discrete column counts as if each value were spread over its step, so that for integers and names it is a
         probability.
         """
-        terms = self._contributions(X)[0].sum(-1)
+        terms = np.nansum(self._contributions(X), -1)
         return np.logaddexp.reduce(terms, 0) - np.log(len(terms))  # type: ignore[no-any-return]
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -193,12 +208,14 @@ class ScoreDensity(DensityMixin, _TableEstimator):
     def cdf(self, X: Any) -> Array:
         """Where each value is in its distribution given the columns before it, ``(N, D)``.
 
-        Uniform if the model is right. By the first model, which has the columns in their order; constants are 0.5.
+        Uniform for continuous columns if the model is right. By the first model, which has the columns in their order;
+        constants are 0.5.
         """
         modelled, constants = self._numbers(X)
         found = np.full(constants.shape, 0.5)
         if self.ensemble_ is not None:
-            found[:, self.columns_.modelled] = self.ensemble_.members[0].cdf(modelled, self.ensemble_.level).numpy()
+            first = self.ensemble_.members[0]
+            found[:, self.columns_.modelled] = first.cdf(modelled.to(first.shift), self.ensemble_.level).cpu().numpy()
         return found
 
     def quantile(self, U: Any) -> pd.DataFrame | Array:
@@ -209,8 +226,9 @@ class ScoreDensity(DensityMixin, _TableEstimator):
             raise ValueError(f"U: expected shape (N, {self.n_features_in_}), got {U.shape}")
         if self.ensemble_ is None:
             return self.columns_.decode(np.zeros((len(U), 0)))
-        u = torch.from_numpy(U[:, self.columns_.modelled])
-        return self.columns_.decode(self.ensemble_.members[0].icdf(u, self.ensemble_.level).numpy())
+        first = self.ensemble_.members[0]
+        u = torch.from_numpy(U[:, self.columns_.modelled]).to(first.shift)
+        return self.columns_.decode(first.icdf(u, self.ensemble_.level).cpu().numpy())
 
     def impute(self, X: Any, draws: int = 64, random_state: Any = None) -> pd.DataFrame | Array:
         """Rows with their missing values filled: by the mean of continuous columns, the likeliest of discrete ones.
@@ -220,13 +238,30 @@ class ScoreDensity(DensityMixin, _TableEstimator):
             draws: Joint draws of the missing values of a row, given all known ones, that are weighed.
             random_state: Of the draws.
         """
-        table, numbers, drawn, weights = self._filled(X, draws, random_state)
+        check_is_fitted(self)
+        table = self._table(X)
+        numbers = self._modelled(self.columns_.encode(table))
+        gaps = np.flatnonzero(numbers.isnan().any(1).numpy())
+        centres = np.full(numbers.shape, np.nan, dtype=object)
+        generator = self._generator(random_state)
+        with track("filling", len(gaps), bool(self.verbose)) as advance:
+            for start in range(0, len(gaps), _FILLED_AT_ONCE):
+                rows = gaps[start : start + _FILLED_AT_ONCE]
+                self._fill(numbers[rows], rows, centres, draws, generator)
+                advance(len(rows))
+        return self._rebuilt(table, self.columns_.decode(numbers.nan_to_num(nan=0.0).numpy()), centres)
+
+    def _fill(
+        self, numbers: Tensor, rows: NDArray[np.intp], centres: NDArray[Any], draws: int, generator: torch.Generator
+    ) -> None:
+        """Put the centres of the draws of missing values, in units of the table, where they belong."""
+        if self.ensemble_ is None:
+            return
+        drawn, weights = (t.double().numpy() for t in self.ensemble_.fill(numbers, draws, generator))
         for m, d in enumerate(self.columns_.modelled):
-            missing = np.isnan(numbers[:, d])
-            if missing.any():
-                centre = _likeliest if self.columns_.kinds[d].step else _mean
-                numbers[missing, d] = centre(drawn[missing, :, m], weights[missing], self.columns_.kinds[d].step)
-        return self._rebuilt(table, numbers)
+            kind = self.columns_.kinds[d]
+            for place in np.flatnonzero(numbers[:, m].isnan().numpy()):
+                centres[rows[place], m] = _centre(kind, drawn[place, :, m], weights[place])
 
     def conditional(self, columns: Any, values: Any, draws: int = 64, random_state: Any = None) -> pd.DataFrame | Array:
         """Draws of whole rows whose ``columns`` have given ``values``.
@@ -236,53 +271,50 @@ class ScoreDensity(DensityMixin, _TableEstimator):
             values: One for each of them.
             draws: Number of rows.
             random_state: Of the draws.
+
+        Raises:
+            ValueError: for unknown columns, and for values that a discrete, named or constant column did not have.
         """
         check_is_fitted(self)
-        names = list(self.columns_.names or range(self.n_features_in_))
+        names = list(range(self.n_features_in_) if self.columns_.names is None else self.columns_.names)
         unknown = [column for column in columns if column not in names]
         if unknown:
             raise ValueError(f"columns: unknown {', '.join(map(str, unknown))}; known: {', '.join(map(str, names))}")
-        given = dict(zip(columns, values, strict=True))
-        row: Any = pd.DataFrame({name: pd.Series([given.get(name, np.nan)], dtype=object) for name in names})
-        if self.columns_.names is None:
-            row = row.to_numpy().astype(float)
-        else:
-            row = row.astype({name: dtype for name, dtype in zip(names, self.columns_.dtypes or (), strict=True)
-                              if name in given})  # fmt: skip
-        numbers = self.columns_.encode(row)
-        generator = self._generator(random_state)
+        numbers = np.full((1, len(names)), np.nan)
+        for column, value in zip(columns, values, strict=True):
+            kind = self.columns_.kinds[names.index(column)]
+            number = float(kind.encode(np.array([value], dtype=object))[0])
+            if not _has(kind, number):
+                raise ValueError(f"values: {column!r} was never {value!r} among the fitted rows")
+            numbers[:, names.index(column)] = number
         if self.ensemble_ is None:
             return self.columns_.decode(np.zeros((draws, 0)))
-        modelled = torch.from_numpy(numbers[:, self.columns_.modelled])
-        candidates, weights = self.ensemble_.fill(modelled, 8 * draws, generator)
-        chosen = torch.multinomial(weights[0], draws, replacement=True, generator=generator)
+        generator = self._generator(random_state)
+        candidates, weights = self.ensemble_.fill(self._modelled(numbers), 8 * draws, generator)
+        chosen = torch.multinomial(weights[0], draws, replacement=True, generator=_on_cpu(generator))
         return self.columns_.decode(candidates[0, chosen].double().numpy())
 
-    def _filled(self, X: Any, draws: int, random_state: Any) -> tuple[Any, Array, Array, Array]:
-        """The table, its numbers, and draws of the rows that miss some, with weights."""
-        check_is_fitted(self)
-        table = self._table(X)
-        numbers = self.columns_.encode(table)
-        modelled = torch.from_numpy(numbers[:, self.columns_.modelled])
-        shape = (len(numbers), max(1, draws), modelled.shape[1])
-        drawn, weights = np.zeros(shape), np.full(shape[:2], 1.0 / shape[1])
-        gaps = modelled.isnan().any(1)
-        if self.ensemble_ is not None and bool(gaps.any()):
-            found, own = self.ensemble_.fill(
-                modelled[gaps], shape[1], self._generator(random_state), bool(self.verbose)
-            )
-            drawn = np.zeros((len(numbers), found.shape[1], shape[2]))
-            weights = np.full(drawn.shape[:2], 1.0 / found.shape[1])
-            drawn[gaps.numpy()], weights[gaps.numpy()] = found.double().numpy(), own.double().numpy()
-        return table, numbers, drawn, weights
-
-    def _rebuilt(self, table: Any, numbers: Array) -> pd.DataFrame | Array:
-        """The table with what was missing filled from the numbers; what was there stays as it was."""
-        filled = self.columns_.decode(numbers[:, self.columns_.modelled])
-        if isinstance(table, pd.DataFrame) and isinstance(filled, pd.DataFrame):
-            filled.index = table.index
-            return table.where(table.notna(), filled)
-        return np.where(np.isnan(table), filled, table)
+    def _rebuilt(self, table: Any, values: Any, centres: NDArray[Any]) -> pd.DataFrame | Array:
+        """The table with what was missing filled; what was there stays as it was."""
+        place = {d: m for m, d in enumerate(self.columns_.modelled)}
+        if not isinstance(table, pd.DataFrame):
+            filled = np.array(table)
+            for d in range(table.shape[1]):
+                missing = np.isnan(table[:, d])
+                filled[missing, d] = centres[missing, place[d]].astype(float) if d in place else values[missing, d]
+            return filled
+        columns = {}
+        for d in range(table.shape[1]):
+            column = table.iloc[:, d]
+            missing = column.isna().to_numpy()
+            if missing.any():
+                own = np.array(column.astype(object), dtype=object)
+                own[missing] = centres[missing, place[d]] if d in place else values.iloc[:, d].to_numpy()[missing]
+                column = _typed(pd.Series(own, index=table.index), (self.columns_.dtypes or ())[d])
+            columns[d] = column
+        frame = pd.DataFrame(columns, index=table.index)
+        frame.columns = table.columns
+        return frame
 
     def _generator(self, random_state: Any) -> torch.Generator:
         random = check_random_state(self.random_state if random_state is None else random_state)
@@ -290,19 +322,40 @@ class ScoreDensity(DensityMixin, _TableEstimator):
         return torch.Generator(device).manual_seed(int(random.randint(2**31 - 1)))
 
 
-def _mean(drawn: Array, weights: Array, _: float) -> Array:
-    """Weighted mean of draws ``(N, K)``, ``(N,)``."""
-    return (drawn * weights).sum(1)  # type: ignore[no-any-return]
+def _centre(kind: Column, drawn: Array, weights: Array) -> Any:
+    """The mean of the draws ``(K,)`` of a value, in units of the table; the likeliest of a discrete one."""
+    values = kind.decode(drawn)
+    if not kind.discrete:
+        return float(values.astype(float) @ weights)
+    places = np.unique(np.rint(kind.encode(values)), return_inverse=True)[1]
+    likeliest = int(np.bincount(places, weights).argmax())
+    return values[int(np.flatnonzero(places == likeliest)[0])]
 
 
-def _likeliest(drawn: Array, weights: Array, step: float) -> Array:
-    """The level with the most weight among draws ``(N, K)``, ``(N,)``."""
-    levels = np.rint(drawn / step)
-    found = []
-    for own, weight in zip(levels, weights, strict=True):
-        names, places = np.unique(own, return_inverse=True)
-        found.append(names[np.bincount(places, weight).argmax()] * step)
-    return np.array(found)
+def _has(kind: Column, number: float) -> bool:
+    """Whether a column can have a value, by its number."""
+    if isinstance(kind, Constant):
+        return number == 0.0
+    if isinstance(kind, Categories):
+        return number < len(kind.names)
+    if isinstance(kind, Grid):
+        return -0.5 < number < kind.levels - 0.5 and abs(number - round(number)) < 1e-6
+    return bool(np.isfinite(number))
+
+
+def _typed(column: pd.Series, dtype: Any) -> pd.Series:
+    """A filled column in the type that was fitted."""
+    if pd.api.types.is_integer_dtype(dtype):
+        return column.astype(float).round().astype(dtype)
+    return column.astype(dtype)
+
+
+def _on_cpu(generator: torch.Generator) -> torch.Generator:
+    """A generator for what is drawn on the processor, its seed by the one on the device."""
+    if generator.device.type == "cpu":
+        return generator
+    seed = int(torch.randint(2**31 - 1, (1,), generator=generator, device=generator.device))
+    return torch.Generator().manual_seed(seed)
 
 
 def _split(rows: int, fraction: float, random: np.random.RandomState) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -316,6 +369,12 @@ def _split(rows: int, fraction: float, random: np.random.RandomState) -> tuple[N
     return order[held_out:], order[:held_out]
 
 
+def _varies(numbers: Array) -> bool:
+    """Whether every column has at least two values."""
+    known = [column[~np.isnan(column)] for column in numbers.T]
+    return all(len(column) > 1 and bool((column != column[0]).any()) for column in known)
+
+
 def _check_columns(table: pd.DataFrame | Array) -> None:
     """Every column must have a value."""
     empty = np.asarray(pd.isna(table)).all(0)
@@ -326,14 +385,40 @@ def _check_columns(table: pd.DataFrame | Array) -> None:
 
 
 def _checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """A frame without infinities.
+    """A frame of numbers and names: numbers that are kept as objects are made numbers.
 
     Raises:
-        ValueError: which names the first.
+        ValueError: for dates and for infinite numbers.
     """
-    for name, column in frame.items():
-        if pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype):
+    checked = {}
+    for place, name in enumerate(frame.columns):
+        column = frame.iloc[:, place]
+        if pd.api.types.is_datetime64_any_dtype(column.dtype) or pd.api.types.is_timedelta64_dtype(column.dtype):
+            raise ValueError(f"column {name!r} holds dates or times; turn them into numbers, such as days")
+        if column.dtype == object and column.notna().any():
+            is_number = column.dropna().map(
+                lambda value: isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+            )
+            column = pd.to_numeric(column) if bool(is_number.all()) else column
+        if not is_categorical(column.dtype):
             infinite = np.isinf(column.to_numpy(dtype=float, na_value=np.nan))
             if infinite.any():
                 raise ValueError(f"Input X contains infinity: column {name!r}, row {int(np.argmax(infinite))}")
-    return frame
+        checked[place] = column
+    found = pd.DataFrame(checked, index=frame.index)
+    found.columns = frame.columns
+    return found
+
+
+def _check_names(table: pd.DataFrame | Array) -> None:
+    """Names that hardly ever repeat say nothing.
+
+    Raises:
+        ValueError: which names the column.
+    """
+    if not isinstance(table, pd.DataFrame) or len(table) < _FEW_ROWS:
+        return
+    for place, name in enumerate(table.columns):
+        column = table.iloc[:, place]
+        if is_categorical(column.dtype) and column.nunique() > 0.5 * max(1, column.notna().sum()):
+            raise ValueError(f"column {name!r} has another name in almost every row; leave it out")

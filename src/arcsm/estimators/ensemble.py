@@ -124,7 +124,7 @@ class Ensemble:
         """Train all members.
 
         Arguments:
-            train: Numbers ``(N, M)``, NaN where missing; levels of discrete columns are where the values are.
+            train: Numbers ``(N, M)``, NaN where missing; those of discrete columns are whole.
             valid: Held-out numbers.
             steps: Widths of the levels, 0 for continuous columns.
             plan: What to build.
@@ -161,6 +161,10 @@ class Ensemble:
             found.append(model.log_prob(inside, level, reduce=False, tol=_TOLERANCE, cells=self.cells).cpu())
         return torch.stack(found)
 
+    def inside(self, x: Tensor) -> Tensor:
+        """Numbers ``(N, M)``, none farther out than what a density is known of; NaN where missing."""
+        return self._inside(self.members[0], x).cpu()
+
     def knows_most(self) -> list[int]:
         """For every column, the member in whose order it comes last: whose conditional is given most."""
         places = torch.tensor([[model.context.order.index(d) for d in range(model.features)] for model in self.members])
@@ -195,7 +199,7 @@ class Ensemble:
             if count
         ]
         rows = torch.cat(drawn)
-        return rows[torch.randperm(len(rows), generator=generator)]
+        return rows[torch.randperm(len(rows), generator=generator, device=generator.device).cpu()]
 
     @torch.no_grad()
     def fill(self, x: Tensor, draws: int, generator: torch.Generator, progress: bool = False) -> tuple[Tensor, Tensor]:
@@ -203,9 +207,12 @@ class Ensemble:
         each = max(1, draws // len(self.members))
         candidates, weights = [], []
         for model in self.members:
-            found = particles(model, x, Lost(), each, generator, tol=_TOLERANCE, progress=progress)
-            candidates.append(found.candidates)
-            weights.append(found.weights.log() + found.log_evidence[:, None])
+            found = particles(
+                model, self._inside(model, x), Lost(), each, generator,
+                tol=_TOLERANCE, progress=progress, level=self.level,
+            )  # fmt: skip
+            candidates.append(found.candidates.cpu())
+            weights.append((found.weights.log() + found.log_evidence[:, None]).cpu())
         return torch.cat(candidates, 1), torch.softmax(torch.cat(weights, 1), 1)
 
     @staticmethod

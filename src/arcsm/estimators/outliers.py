@@ -74,9 +74,9 @@ class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
         """
         share = self._share(self.contamination)
         self._fit_table(X)
-        contributions = self.explain(X)
-        self.fitted_scores_ = contributions.sum(1)
-        self.median_contributions_ = np.median(contributions, 0)
+        contributions = self._contributions(X).mean(0)
+        self.median_contributions_ = np.nanmedian(contributions, 0)
+        self.fitted_scores_ = self._with_gaps(contributions).sum(1)
         self.held_out_scores_ = np.sort(self.fitted_scores_[self.held_out_rows_])
         self.offset_ = float(np.percentile(self.fitted_scores_, 100.0 * share))
         return self
@@ -117,9 +117,12 @@ class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
         """What each column adds to :meth:`score_samples`, ``(N, D)`` in nats: the lowest are to blame.
 
         The log density of the column's value given the columns before it, averaged over the models and so over
-        orders; 0 for missing values.
+        orders. A missing value adds what is usual for its column, so that a gap speaks neither for nor against a row.
         """
-        return self._contributions(X)[0].mean(0)  # type: ignore[no-any-return]
+        return self._with_gaps(self._contributions(X).mean(0))
+
+    def _with_gaps(self, contributions: Array) -> Array:
+        return np.where(np.isnan(contributions), self.median_contributions_, contributions)
 
     def blame(self, X: Any, columns: int = 3) -> pd.DataFrame:
         """The columns that speak most against each row: those that add least, beside what they add to a usual row.
@@ -140,7 +143,7 @@ class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
     def expected(self, X: Any, share: float = 0.9) -> tuple[Any, Any]:
         """Between which values each value was to be expected, given others of its row, with the probability ``share``.
 
-        By the model that is given most of the others.
+        By the model that is given most of the others: with one model those are the columns before it.
 
         Returns:
             Two tables like the one that was fitted.

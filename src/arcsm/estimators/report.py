@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from arcsm import plots
 from arcsm.checkpoint import write_text
-from arcsm.estimators.columns import Categories, Column, describe
+from arcsm.estimators.columns import Categories, Column, Grid, describe
 from arcsm.estimators.density import Array
 from arcsm.estimators.outliers import ScoreOutlierDetector
 from arcsm.report import render
@@ -34,6 +34,12 @@ def verdicts(detector: ScoreOutlierDetector, table: pd.DataFrame, threshold: flo
         table: Rows to judge.
         threshold: Flag rows whose p-value is at most this; without it those below the detector's threshold.
     """
+    least = 1.0 / (1.0 + len(detector.held_out_scores_))
+    if threshold is not None and threshold < least:
+        raise ValueError(
+            f"p-value: expected at least {least:.3g} (of {len(detector.held_out_scores_)} held-out rows), "
+            f"got {threshold:g}; fit to more rows, or ask for a share (contamination)"
+        )
     contributions = detector.explain(table)
     scores = contributions.sum(1)
     p = detector.p_values_of(scores)
@@ -61,7 +67,7 @@ def _words(detector: ScoreOutlierDetector, table: pd.DataFrame, worst: Any, surp
         least = min(-1.0, _SHARE_TO_NAME * float(surprise[row, worst[row, 0]]))
         parts: list[str] = []
         for d in worst[row]:
-            if surprise[row, d] <= least or not parts:
+            if not pd.isna(table.iloc[row, d]) and (surprise[row, d] <= least or not parts):
                 kind, edges = detector.columns_.kinds[d], (low.iloc[row, d], high.iloc[row, d])
                 parts.append(
                     f"{table.columns[d]}: expected {_expected(kind, *edges)}, saw {_as_text(table.iloc[row, d])}"
@@ -142,7 +148,9 @@ def _conditionals(detector: ScoreOutlierDetector, row: pd.DataFrame, verdict: pd
     """What was to be expected of the columns to blame, given the rest of the row, and what was seen."""
     names = [str(name) for name in row.columns]
     blamed = [verdict[f"column_{place}"] for place in range(1, _NAMED + 1) if f"column_{place}" in verdict]
-    blamed = [name for name in blamed if names.index(name) in detector.columns_.modelled]
+    seen = row.notna().iloc[0].to_numpy()
+    places = [place for place in map(names.index, blamed) if place in detector.columns_.modelled and seen[place]]
+    blamed = [names[place] for place in places]
     figure = Figure(figsize=(3.4 * max(1, len(blamed)), 2.3), layout="constrained")
     for place, name in enumerate(blamed):
         axes = figure.add_subplot(1, len(blamed), place + 1)
@@ -159,10 +167,9 @@ def _density(axes: Axes, detector: ScoreOutlierDetector, row: pd.DataFrame, colu
     seen = float(numbers[0, place])
     grid = _grid(kind, low, high, seen)
     log_density = detector.ensemble_.conditional(numbers[0], place, torch.from_numpy(grid)).numpy()
-    if kind.step:
+    if kind.discrete:
         labels = [_label(kind, value) for value in grid]
-        share = np.exp(log_density) * kind.step
-        axes.bar(np.arange(len(grid)), share, color=plots.BLUE)
+        axes.bar(np.arange(len(grid)), np.exp(log_density), color=plots.BLUE)
         shown = range(0, len(grid), max(1, len(grid) // 6))
         axes.set_xticks(list(shown), [labels[index] for index in shown], fontsize=7)
         if np.isfinite(seen):
@@ -181,18 +188,18 @@ def _density(axes: Axes, detector: ScoreOutlierDetector, row: pd.DataFrame, colu
 def _label(kind: Column, number: float) -> str:
     if isinstance(kind, Categories):
         return str(kind.names[int(number)]) if number < len(kind.names) else "another"
-    return f"{number:g}"
+    assert isinstance(kind, Grid)
+    return f"{kind.places(np.array([number]))[0]:g}"
 
 
 def _grid(kind: Column, low: float, high: float, seen: float) -> Array:
     """Numbers from the lowest to the highest of what was to be expected and what was seen."""
     if np.isfinite(seen):
         low, high = min(low, seen), max(high, seen)
-    if not kind.step:
+    if not kind.discrete:
         margin = 0.1 * (high - low)
         return np.linspace(low - margin, high + margin, _GRID)
-    origin = float(getattr(kind, "origin", 0.0))
-    first, last = np.rint((low - origin) / kind.step), np.rint((high - origin) / kind.step)
+    first, last = np.rint(low), np.rint(high)
     if isinstance(kind, Categories):
         first, last = max(first, 0.0), min(last, float(len(kind.names)))
-    return origin + kind.step * np.arange(first, min(last, first + 10 * _GRID) + 1.0)
+    return np.arange(first, min(last, first + 10 * _GRID) + 1.0)

@@ -35,6 +35,7 @@ OURS = "arcsm"
 DEVELOPMENT = ("29_Pima", "14_glass", "37_Stamps", "45_wine", "42_WBC", "15_Hepatitis", "39_vertebral", "2_annthyroid",
                "7_Cardiotocography")  # fmt: skip
 PEERS = ("KNN", "LOF", "IForest", "OCSVM", "GMM", "KDE", "ECOD", "COPOD", "HBOS", "PCA", "AutoEncoder", "DeepSVDD")
+_FEWEST_ANOMALIES = 50  # that are judged, if there are as many
 Array = NDArray[np.float64]
 Result = dict[str, Any]
 
@@ -45,7 +46,7 @@ class ADBench(Settings):
     methods: tuple[str, ...] = Field((OURS, *PEERS), min_length=1)
     tables: tuple[str, ...] = ()  # by default all that are there
     most_fitted: int = Field(5_000, ge=10)  # normal rows
-    most_judged: int = Field(10_000, ge=10)  # rows, drawn with the same share of anomalies
+    most_judged: int = Field(10_000, ge=10)  # rows, with their share of anomalies (at least 50, if there are)
 
 
 PRESETS: Mapping[Preset, ADBench] = {
@@ -106,9 +107,10 @@ class Split:
         random = np.random.default_rng(seed)
         normal, others = random.permutation(np.flatnonzero(y == 0)), np.flatnonzero(y == 1)
         half = min(len(normal) // 2, most_fitted)
-        judged = np.concatenate([normal[len(normal) // 2 :], others])
-        if len(judged) > most_judged:
-            judged = random.choice(judged, most_judged, replace=False)
+        rest = normal[len(normal) // 2 :]
+        share = min(1.0, most_judged / (len(rest) + len(others)))
+        kept = max(min(len(others), _FEWEST_ANOMALIES), round(share * len(others)))
+        judged = np.concatenate([rest[: max(1, most_judged - kept)], random.permutation(others)[:kept]])
         scaler = StandardScaler().fit(X[normal[:half]])
         return cls(scaler.transform(X[normal[:half]]), scaler.transform(X[judged]), (y[judged] == 1).astype(int))
 
@@ -121,7 +123,9 @@ def _judge(run: Study[ADBench], table: str, method: str, seed: int) -> Result:
         warnings.simplefilter("ignore")  # of peers, about their own settings
         score = _fitted(run, method, seed, split.fitted)
         fit_seconds, begun = time.monotonic() - begun, time.monotonic()
-        outlying = np.nan_to_num(np.asarray(score(split.judged), dtype=np.float64), posinf=1e300, neginf=-1e300)
+        outlying = np.asarray(score(split.judged), dtype=np.float64)
+        unscored = int(np.isnan(outlying).sum())  # rows that a peer gives no score to count as its most normal ones
+        outlying = np.nan_to_num(outlying, nan=-1e300, posinf=1e300, neginf=-1e300)
     return {
         "auroc": float(roc_auc_score(split.anomalous, outlying)),
         "average_precision": float(average_precision_score(split.anomalous, outlying)),
@@ -131,6 +135,7 @@ def _judge(run: Study[ADBench], table: str, method: str, seed: int) -> Result:
         "judged_rows": len(split.judged),
         "columns": split.fitted.shape[1],
         "anomalies": int(split.anomalous.sum()),
+        "unscored": unscored,
     }
 
 

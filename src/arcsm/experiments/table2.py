@@ -99,7 +99,7 @@ PRESETS: Mapping[Preset, Table2] = {
     ),
     "paper": Table2(
         seeds=3, temperatures=1_000, leapfrog=10, annealed_images=10_000, frechet_images=10_000,
-        mnist_changes=("train.ema=0",), faces_changes=("train.ema=0",),
+        mnist_changes=("train.ema=0", "train.particles=100"), faces_changes=("train.ema=0",),
     ),
 }  # fmt: skip
 
@@ -125,10 +125,11 @@ class Cell:
         base = "csm" if self.method in OURS else self.method
         own = [f"train.method={base}", f"model.encoder={ENCODERS[base]}", f"train.seed={self.seed}",
                f"train.device={run.device.type}", *OURS.get(self.method, ())]  # fmt: skip
-        if base != "csm":
-            own.append("train.score_learning_rate=null")
         if self.latents is not None:
             own.append(f"model.latents={self.latents}")
+        if self.preset == FACES and base == "csm":  # the paper's ratio, whatever the rate of the autoencoder
+            rate = load_tree(self.preset, changes)["train"]["learning_rate"]
+            own.append(f"train.score_learning_rate={2.0 * rate}")
         return validated(load_tree(self.preset, [*changes, *own]), self.preset, VAERunConfig)
 
     def folder(self, run: Study[Table2]) -> Path:

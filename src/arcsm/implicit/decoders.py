@@ -22,10 +22,12 @@ class Decoder(nn.Module, ABC):
     Attributes:
         features: Size :math:`F` of the input.
         latents: Size :math:`D` of the latents.
+        largest_layer: Numbers that its largest layer has for one latent, for those who decode many in pieces.
     """
 
     features: int
     latents: int
+    largest_layer: int
 
     @abstractmethod
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
@@ -55,7 +57,7 @@ class BernoulliDecoder(Decoder):
 
     def __init__(self, latents: int, features: int, hidden_features: Sequence[int] = (256, 256)) -> None:
         super().__init__()
-        self.latents, self.features = latents, features
+        self.latents, self.features, self.largest_layer = latents, features, max(features, *hidden_features, 1)
         sizes = (latents, *hidden_features, features)
         layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.Tanh())]
         self.logits = nn.Sequential(*layers[:-1])
@@ -102,6 +104,8 @@ class GaussianImageDecoder(Decoder):
         self.start = (channels[-1], *downscaled(shape, len(channels)))
         self.dense = nn.Linear(latents, math.prod(self.start))
         sizes = [*reversed(channels), shape[0]]
+        areas = [self.start[1] * self.start[2] * 4**layer for layer in range(len(sizes))]
+        self.largest_layer = max(size * area for size, area in zip(sizes, areas, strict=True))
         self.layers = nn.ModuleList(
             nn.ConvTranspose2d(a, b, KERNEL, STRIDE, PADDING, output_padding=1) for a, b in itertools.pairwise(sizes)
         )

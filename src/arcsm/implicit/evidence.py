@@ -1,8 +1,9 @@
 """How likely data are under a latent variable model, :math:`\\log p_\\theta(x) = \\log \\int p_\\theta(x, z)\\, dz`.
 
 Two estimates, neither of which needs the density of the encoder: importance sampling from a distribution that is
-fitted to each input, and annealed importance sampling. Both are lower bounds in expectation; on data that the model
-itself has drawn, with their latents, annealing backwards gives an upper bound too (:func:`gap`).
+fitted to each input, and annealed importance sampling. The first is a lower bound in expectation; so is the second but
+for the adaptation of its step size. On data that the model itself has drawn, with their latents, annealing backwards
+bounds from above (:func:`gap`), which tells how far to trust annealing on data like these.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from arcsm.implicit.encoders import GaussianEncoder
 from arcsm.implicit.vae import VAE
 from arcsm.progress import track
 
-_LATENTS_AT_ONCE = 8192  # decoded in one piece: the logits of MNIST are then 25 MB
+_NUMBERS_AT_ONCE = 1 << 23  # of a decoder's largest layer in one piece: 32 MB
 _DEGREES = 10.0  # of freedom of the proposal: tails that are heavier than those of the posterior
 _DECODES = 16  # latents of an input that its proposal begins with
 
@@ -96,7 +97,11 @@ def _moments(z: Tensor, weights: Tensor, before: Tensor) -> Proposal:
     covariance = (weights.unsqueeze(-1) * centred).transpose(1, 2) @ centred
     effective = _effective(weights)
     share = (effective / (effective + z.shape[-1]))[:, None, None]
-    return Proposal(mean, torch.linalg.cholesky(share * covariance + (1.0 - share) * before))
+    wanted = (share * covariance + (1.0 - share) * before).double()
+    scale, failed = torch.linalg.cholesky_ex(wanted)
+    spread = wanted.diagonal(dim1=1, dim2=2).clamp(min=torch.finfo(z.dtype).tiny).sqrt()
+    scale = torch.where((failed > 0)[:, None, None], torch.diag_embed(spread), scale)  # too narrow in some direction
+    return Proposal(mean, scale.to(z.dtype))
 
 
 def _effective(weights: Tensor) -> Tensor:
@@ -126,9 +131,11 @@ def importance_bound(
         proposal: Where to draw them; by default fitted to the inputs.
         generator: Source of randomness.
     """
+    if not len(x):
+        return x.new_zeros(0)
     proposal = fit_proposal(vae, x, generator=generator) if proposal is None else proposal
     found = []
-    for part in _parts(samples, max(1, _LATENTS_AT_ONCE // len(x))):
+    for part in _parts(samples, max(1, _at_once(vae) // len(x))):
         z, log_density = proposal.sample(part, generator)
         found.append(_log_joint(vae, x, z) - log_density)
     return torch.logsumexp(torch.cat(found, 1), 1) - math.log(samples)
@@ -210,7 +217,7 @@ def annealed_bound(
     proposal = Proposal.prior(len(x), vae.latents, x) if proposal is None else proposal
     shape = (len(x), annealing.chains, vae.latents)
     v = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
-    return _anneal(vae, x, v, annealing.schedule(), annealing, proposal, generator, progress)
+    return _in_pieces(vae, x, v, annealing.schedule(), annealing, proposal, generator, progress)
 
 
 def annealed_upper_bound(
@@ -224,6 +231,8 @@ def annealed_upper_bound(
 ) -> Tensor:
     """An upper bound in expectation, by annealing backwards from exact latents ``(B, D)`` of simulated inputs.
 
+    As for :func:`annealed_bound`, the adaptation of the step size breaks the bound by a little.
+
     References:
         Sandwiching the marginal likelihood using bidirectional Monte Carlo (Grosse, Ghahramani and Adams, 2015),
         https://arxiv.org/abs/1511.02543
@@ -233,7 +242,7 @@ def annealed_upper_bound(
     centred = (z - proposal.mean).unsqueeze(-1)
     v = torch.linalg.solve_triangular(proposal.scale, centred, upper=False).squeeze(-1)
     v = v.unsqueeze(1).expand(-1, annealing.chains, -1)
-    return -_anneal(vae, x, v, annealing.schedule()[::-1], annealing, proposal, generator, progress)
+    return -_in_pieces(vae, x, v, annealing.schedule()[::-1], annealing, proposal, generator, progress)
 
 
 def gap(
@@ -243,7 +252,7 @@ def gap(
     fitted: bool = True,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds, ``(count,)`` each, on inputs that the model has drawn: what annealing cannot be off by.
+    """Lower and upper bounds, ``(count,)`` each, on inputs that the model draws: how far off annealing may be there.
 
     Arguments:
         vae: The model.
@@ -261,6 +270,26 @@ def gap(
 
 
 # Annealing ----------------------------------------------------------------------------------------------------------
+
+
+def _in_pieces(
+    vae: VAE,
+    x: Tensor,
+    v: Tensor,
+    schedule: list[float],
+    annealing: Annealing,
+    proposal: Proposal,
+    generator: torch.Generator | None,
+    progress: bool,
+) -> Tensor:
+    """:func:`_anneal` for some inputs at a time, so that memory does not grow with their number."""
+    size = max(1, _at_once(vae) // annealing.chains)
+    found = [x.new_zeros(0)]
+    for start in range(0, len(x), size):
+        rows = slice(start, start + size)
+        own = Proposal(proposal.mean[rows], proposal.scale[rows])
+        found.append(_anneal(vae, x[rows], v[rows], schedule, annealing, own, generator, progress))
+    return torch.cat(found)
 
 
 def _anneal(
@@ -337,8 +366,13 @@ def _with_slope(function: Callable[[Tensor], Tensor], v: Tensor) -> tuple[Tensor
 
 def _log_joint(vae: VAE, x: Tensor, z: Tensor) -> Tensor:
     """:meth:`VAE.log_joint` in pieces of bounded memory."""
-    rows = max(1, _LATENTS_AT_ONCE // z.shape[1])
+    rows = max(1, _at_once(vae) // z.shape[1])
     return torch.cat([vae.log_joint(a, b) for a, b in zip(x.split(rows), z.split(rows), strict=True)])
+
+
+def _at_once(vae: VAE) -> int:
+    """How many latents are decoded in one piece."""
+    return max(1, _NUMBERS_AT_ONCE // vae.decoder.largest_layer)
 
 
 def _chi_squared(shape: torch.Size, generator: torch.Generator | None, like: Tensor) -> Tensor:

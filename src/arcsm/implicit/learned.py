@@ -89,8 +89,10 @@ class AutoregressiveScore(_Learned):
     of every dimension independent of that of the others and seen by later ones through :math:`z_{<d}` alone. Given
     what comes before, those derivatives then have mean zero. For other samplers use :class:`JointScore`.
 
-    A model with a noise ladder gives the gradient of another entropy, that of :math:`z` with the smallest noise on it:
-    easier to learn, and right as long as that noise is far below the width of every :math:`q(z \\mid x)`.
+    A model with a noise ladder learns the conditionals of :math:`z` with the smallest noise :math:`\\sigma` on it,
+    which is easier. For one latent that gives the gradient of the entropy of the noisy latent. For more it gives
+    neither that nor the other: a noisy latent depends on the earlier ones as they were without noise, which the noisy
+    ones do not tell. The bias is of the order of :math:`\\sigma^2` over the squared width of :math:`q(z \\mid x)`.
 
     Arguments:
         model: Of the latents in the order in which the sampler makes them, conditioned on the inputs.
@@ -157,6 +159,7 @@ class JointScore(_Learned):
         z = z.requires_grad_()
         return sliced_score_matching(self.network(z, condition), z, self.slices, "gaussian", True, generator)
 
+    @torch.no_grad()
     def _score(self, z: Tensor, condition: Tensor | None) -> Tensor:
         return self.network(z, condition)  # type: ignore[no-any-return]
 

@@ -65,7 +65,10 @@ def write_vae_report(run: VAERun, path: Path, samples: int = 64, seed: int = 0, 
             steps=int(history[-1]["step"]) if history else 0,
             seconds=history[-1]["seconds"] if history else 0.0,
             numbers=numbers,
-            pictures=[(title, plots.as_data_uri(sample_picture(rows, dataset.metadata))) for title, rows in pictures],
+            pictures=[
+                (title, plots.as_data_uri(sample_picture(rows, dataset.metadata, columns)))
+                for title, rows, columns in pictures
+            ],
             paired=True,
             curve=plots.as_data_uri(plots.as_png(plots.training_curve(history))) if history else None,
             config=dump_config(run.config),
@@ -76,6 +79,8 @@ def write_vae_report(run: VAERun, path: Path, samples: int = 64, seed: int = 0, 
 
 
 def _numbers(vae: VAE, dataset: Dataset, seed: int) -> VAENumbers:
+    if not len(dataset.test):
+        raise ValueError("data: no test images, which the page needs; set data.test")
     share = 1 if vae.parts.networks == "dense" else 10
     images, samples = min(len(dataset.test), _IMAGES // share), _SAMPLES // share
     generator = torch.Generator(vae.device).manual_seed(seed)
@@ -86,16 +91,16 @@ def _numbers(vae: VAE, dataset: Dataset, seed: int) -> VAENumbers:
 
 
 @torch.no_grad()
-def _pictures(vae: VAE, dataset: Dataset, samples: int, seed: int) -> list[tuple[str, Tensor]]:
-    """Titles and rows of images: samples, held-out images, reconstructions, traversals."""
+def _pictures(vae: VAE, dataset: Dataset, samples: int, seed: int) -> list[tuple[str, Tensor, int | None]]:
+    """Titles, rows of images and columns of their grids: samples, held-out images, reconstructions, traversals."""
     generator = torch.Generator(vae.device).manual_seed(seed)
     real = dataset.test[: _SHOWN * 4].to(vae.device)
     x = vae.prepare(real, generator)
     return [
-        ("Samples (expected images of latents from the prior)", vae.sample(samples, generator).cpu()),
-        ("Held-out images", real.cpu()),
-        ("Reconstructed, each from one latent", vae.reconstruct(x, generator).cpu()),
-        (f"Each row moves one latent from -{_REACH} to {_REACH}", traversals(vae, x[:1], generator).cpu()),
+        ("Samples (expected images of latents from the prior)", vae.sample(samples, generator).cpu(), None),
+        ("Held-out images", real.cpu(), None),
+        ("Reconstructed, each from one latent", vae.reconstruct(x, generator).cpu(), None),
+        (f"Each row moves one latent from -{_REACH} to {_REACH}", traversals(vae, x[:1], generator).cpu(), _STEPS),
     ]
 
 

@@ -10,11 +10,12 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from arcsm.checkpoint import write_text
+from arcsm.checkpoint import read_tensors, weights_path, write_text
 from arcsm.config import dump_config, parse_tree, run_config_path
 from arcsm.data.datasets import DataConfig, load_dataset
-from arcsm.implicit.training import VAETrainConfig, fit_vae
+from arcsm.implicit.training import VAETrainConfig, estimator, fit_vae
 from arcsm.implicit.vae import KIND, VAE, VAEConfig, load_vae
+from arcsm.model import resolve_device
 from arcsm.runs import check_folder, finished_config
 from arcsm.training import FitResult
 
@@ -52,6 +53,12 @@ def is_vae_run(folder: Path) -> bool:
     return path.is_file() and is_vae(parse_tree(path.read_text(encoding="utf-8"), str(path)))
 
 
+def holds_vae(path: Path) -> bool:
+    """Whether a run, a folder or a file of weights is of an autoencoder."""
+    file = weights_path(path)
+    return is_vae_run(path) or (file.is_file() and is_vae(read_tensors(file)[1]))
+
+
 def train_vae_run(
     config: VAERunConfig, folder: str | os.PathLike[str], resume: bool = False, progress: bool = False
 ) -> FitResult:
@@ -66,6 +73,8 @@ def train_vae_run(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         vae = config.model.build(dataset.metadata)
+        vae.to(resolve_device(config.train.device))
+        estimator(vae, config.train)  # what does not go together is refused before the folder holds anything
     write_text(run_config_path(folder), dump_config(config))
     return fit_vae(vae, dataset.train, dataset.valid, config.train, folder, resume, progress)
 

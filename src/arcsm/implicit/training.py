@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -24,7 +24,7 @@ from arcsm.implicit.entropy import EntropyGradient, GaussianEntropy, Whitened
 from arcsm.implicit.evidence import fit_proposal, importance_bound
 from arcsm.implicit.kernels import Spectral, Stein
 from arcsm.implicit.learned import AutoregressiveScore, JointScore, ScoreNetwork
-from arcsm.implicit.vae import VAE, save_vae
+from arcsm.implicit.vae import VAE, Width, save_vae
 from arcsm.model import AutoregressiveModel, resolve_device
 from arcsm.noise import NoiseLadder
 from arcsm.progress import track
@@ -42,6 +42,22 @@ _SPREAD_SAMPLES = 16  # of each input
 _USED = 0.01  # share of the variance of a latent that inputs must explain for it to count as used
 
 
+class ScoreNoise(BaseModel):
+    """A noise ladder for scores; see :class:`~arcsm.NoiseLadder`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sigma_max: float = Field(gt=0)
+    sigma_min: float = Field(gt=0)
+    levels: int = Field(10, ge=1)
+
+    @model_validator(mode="after")
+    def _check_order(self) -> ScoreNoise:
+        if self.sigma_min > self.sigma_max:
+            raise ValueError(f"sigma_min: expected at most sigma_max, {self.sigma_max:g}, got {self.sigma_min:g}")
+        return self
+
+
 class VAETrainConfig(BaseModel):
     """How to train an autoencoder; what is ours and not the paper's is off by default, but for ``ema``.
 
@@ -54,6 +70,7 @@ class VAETrainConfig(BaseModel):
         score_learning_rate: Of the scores; by default the paper's, 2e-4 for csm and ``learning_rate`` for the others.
         score_steps: Steps of the scores for each step of the autoencoder.
         particles: Samples of each input that the kernels of ``"stein"`` and ``"spectral"`` see; the decoder sees one.
+            (The code that the paper builds on has 100 for digits and 20 for faces.)
         slices: Projections of each sample, of ``"ssm"`` and ``"ssm-ar"``.
         score_hidden: Units of the hidden layers of the score network (of its context network, where it has one).
         context_features: Context of each latent, of ``"csm"`` and ``"ssm-ar"``.
@@ -81,11 +98,11 @@ class VAETrainConfig(BaseModel):
     score_steps: int = Field(1, ge=1)
     particles: int = Field(20, ge=2)
     slices: int = Field(1, ge=1)
-    score_hidden: tuple[int, ...] = Field((256, 256), min_length=1)
+    score_hidden: tuple[Width, ...] = Field((256, 256), min_length=1)
     context_features: int = Field(8, ge=1)
-    head_hidden: tuple[int, ...] = Field((32, 32), min_length=1)
+    head_hidden: tuple[Width, ...] = Field((32, 32), min_length=1)
     whitened: bool = False
-    score_noise: dict[str, float | int | bool] | None = None
+    score_noise: ScoreNoise | None = None
     mix: float | Literal["auto"] = 1.0
     ema: float = Field(0.999, ge=0, lt=1)
     validate_every: int = Field(2_000, ge=1)
@@ -106,6 +123,8 @@ def estimator(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
         ValueError: for a method and an encoder that do not go together.
     """
     encoder, method = vae.encoder, config.method
+    if method == "elbo" and (config.whitened or config.score_noise is not None):
+        raise ValueError("train.whitened, train.score_noise: expected neither for elbo, which has no scores")
     if (method == "elbo") != isinstance(encoder, GaussianEncoder):
         raise ValueError(f"train.method: elbo is for gaussian encoders and they for it, got {method} and "
                          f"{vae.parts.encoder}")  # fmt: skip
@@ -136,7 +155,7 @@ def _inner(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
     seen = math.prod(_shape(vae)) if embed is None else embed.out_features
     seen = vae.encoder.trunk.out_features if config.whitened else seen
     made = MADE(latents, config.context_features, config.score_hidden, condition_features=seen)
-    noise = None if config.score_noise is None else NoiseLadder(**config.score_noise)  # type: ignore[arg-type]
+    noise = None if config.score_noise is None else NoiseLadder(**config.score_noise.model_dump())
     head = ScoreHead(config.context_features, config.head_hidden, data_std=1.0 if config.whitened else _FAR_STD)
     model = AutoregressiveModel(made, head, noise).to(vae.device)
     objective: Literal["csm", "ssm"] = "csm" if method == "csm" else "ssm"
@@ -225,7 +244,8 @@ class _Trainer:
         self.run = None if run is None else Path(run)
         self.device = resolve_device(config.device)
         vae.to(self.device).train()
-        self.rows, self.valid = train.to(self.device), valid[: config.validation_rows].to(self.device)
+        like = next(vae.parameters())
+        self.rows, self.valid = train.to(like), valid[: config.validation_rows].to(like)
         self.batch = min(config.batch_size, len(train))
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(config.seed)
@@ -322,6 +342,7 @@ class _Trainer:
                     assessed = self.step % self.config.validate_every == 0 or self.step == self.config.steps
                     if assessed:
                         self.check_encoder()
+                        held_out = self.validate()
                 except ValueError as error:
                     self.diverged(str(error))
                 running = value if math.isnan(running) else 0.99 * running + 0.01 * value
@@ -329,7 +350,7 @@ class _Trainer:
                 self.seconds = time.monotonic() - begun
                 if assessed:
                     rate = self.config.learning_rate
-                    row = {"step": float(self.step), "loss": running, "valid": self.validate(), "learning_rate": rate,
+                    row = {"step": float(self.step), "loss": running, "valid": held_out, "learning_rate": rate,
                            "seconds": self.seconds}  # fmt: skip
                     self.history.append(row)
                     log.write(row)
@@ -359,7 +380,7 @@ class _Trainer:
         unused = self.vae.latents - used_latents(self.vae, self.vae.prepare(self.valid, generator), generator)
         if unused:
             warn(f"{unused} of {self.vae.latents} latents say nothing of the input; fewer may do")
-        last = self.history[-1]["valid"]
+        last = self.history[-1]["valid"] if self.history else math.nan
         return FitResult(self.step, self.seconds, self.step, last, self.history, False)
 
     # Checkpoints ------------------------------------------------------------------------------------------------
@@ -405,8 +426,11 @@ class _Trainer:
         if self.learned is not None:
             checkpoint.load_state(self.learned.trained, parts.get("scores", {}), path)
             checkpoint.load_optimizer(self.learned.optimiser, parts.get("score_optimizer", {}))
-        self.step, self.seconds = int(header["step"]), float(header["seconds"])
-        self.history = list(header["history"])
+        try:
+            self.step, self.seconds = int(header["step"]), float(header["seconds"])
+            self.history = list(header["history"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: not a training state ({type(error).__name__}: {error})") from error
 
     def comparable(self) -> dict[str, Any]:
         """What must agree for a run to be resumed."""

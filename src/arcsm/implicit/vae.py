@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from arcsm import checkpoint
@@ -19,6 +19,10 @@ from arcsm.implicit.trunks import ConvolutionalTrunk, DenseTrunk, Trunk
 from arcsm.model import resolve_device
 
 KIND = "vae"  #: what the headers of files and configurations of runs call it
+
+
+Width = Annotated[int, Field(ge=1, le=65_536)]  #: of a layer
+_LARGEST = 1 << 28  # weights of an autoregressive encoder's latents
 
 
 class VAEConfig(BaseModel):
@@ -39,9 +43,15 @@ class VAEConfig(BaseModel):
     encoder: Literal["gaussian", "implicit", "autoregressive"] = "autoregressive"
     networks: Literal["dense", "convolutional"] = "dense"
     latents: int = Field(8, ge=1, le=4096)
-    hidden_features: tuple[int, ...] = Field((256, 256), min_length=1, max_length=64)
-    channels: tuple[int, ...] = Field((64, 128, 256, 512), min_length=1, max_length=10)
+    hidden_features: tuple[Width, ...] = Field((256, 256), min_length=1, max_length=64)
+    channels: tuple[Width, ...] = Field((64, 128, 256, 512), min_length=1, max_length=10)
     units: int = Field(32, ge=1, le=4096)
+
+    @model_validator(mode="after")
+    def _check_size(self) -> VAEConfig:
+        if self.encoder == "autoregressive" and self.latents**2 * self.units > _LARGEST:
+            raise ValueError(f"latents: {self.latents} with {self.units} units each are too many")
+        return self
 
     def trunk(self, image_shape: tuple[int, ...], extra_features: int = 0) -> Trunk:
         """A network of images (and extras), as the encoder and the scores of latents have it."""
@@ -121,6 +131,9 @@ class VAE(nn.Module):
     def prepare(self, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Inputs ``(N, F)`` of rows of images in [-1, 1): made binary at random, or with noise of one grey level."""
         levels = int(self.metadata["levels"])
+        if rows.numel() and bool((rows.amin() < -1.0) | (rows.amax() > 1.0)):
+            low, high = float(rows.amin()), float(rows.amax())
+            raise ValueError(f"rows: expected images in [-1, 1], got values from {low:g} to {high:g}")
         draw = torch.rand(rows.shape, generator=generator, device=rows.device, dtype=rows.dtype)
         if isinstance(self.decoder, BernoulliDecoder):
             return (draw < 0.5 * (rows + 1.0) * levels / (levels - 1)).to(rows.dtype)
@@ -202,5 +215,6 @@ def load_vae(path: str | os.PathLike[str], device: str | torch.device = "cpu") -
     if config.get("kind") != KIND:
         raise ValueError(f"{file}: not an autoencoder; read it with arcsm.load")
     vae = VAE.from_config(config)
+    vae.to(next(iter(tensors.values())).dtype if tensors else torch.get_default_dtype())
     checkpoint.load_state(vae, tensors, file)
     return vae.to(resolve_device(device)).eval()
