@@ -1,5 +1,6 @@
 """What all tests share: a seeded torch whose global state no test may change, and small models."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,10 @@ from hypothesis import settings
 from torch.distributions import Distribution
 
 from arcsm import MADE, AutoregressiveModel, GaussianHead, Head, LogisticMixtureHead, NoiseLadder, ScoreHead
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process on each core: threads on top would only get in each other's way
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start
 
 settings.register_profile("arcsm", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("arcsm")
