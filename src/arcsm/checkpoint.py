@@ -129,6 +129,30 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Pat
     module.load_state_dict(dict(tensors))
 
 
+def read_state(
+    path: Path, device: str | torch.device, expected: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Read a training state: tensors by their part, which is what comes before the first dot of a name, and header.
+
+    Arguments:
+        path: The file.
+        device: Where to put the tensors.
+        expected: Entries of the header that must be as they are here.
+
+    Raises:
+        ValueError: as :func:`read_tensors`, or for a state of another configuration.
+    """
+    tensors, header = read_tensors(path, device)
+    for name, mine in expected.items():
+        if header.get(name) != json.loads(json.dumps(mine)):
+            raise ValueError(f"{path}: was written with another {name} configuration; use another run folder")
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor
+    return parts, header
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The state of an optimiser as named tensors."""
     return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -323,18 +322,12 @@ class _Trainer:
         path = None if self.run is None else self.run / STATE_NAME
         if path is None or not path.exists():
             return
-        tensors, header = checkpoint.read_tensors(path, self.device)
-        for name, mine in (("train", _comparable(self.config)), ("model", self.model.config())):
-            if header.get(name) != json.loads(json.dumps(mine)):
-                raise ValueError(f"{path}: was written with another {name} configuration; use another run folder")
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "optimizer": {}}
-        for name, tensor in tensors.items():
-            group, rest = name.split(".", 1)
-            parts[group][rest] = tensor
-        checkpoint.load_state(self.model, parts["model"], path)
-        checkpoint.load_state(self.average, parts["average"], path)
-        self.best_weights = parts["best"]
-        checkpoint.load_optimizer(self.optimizer, parts["optimizer"])
+        expected = {"train": _comparable(self.config), "model": self.model.config()}
+        parts, header = checkpoint.read_state(path, self.device, expected)
+        checkpoint.load_state(self.model, parts.get("model", {}), path)
+        checkpoint.load_state(self.average, parts.get("average", {}), path)
+        self.best_weights = parts.get("best", {})
+        checkpoint.load_optimizer(self.optimizer, parts.get("optimizer", {}))
         self.step, self.seconds = int(header["step"]), float(header["seconds"])
         self.best = {**header["best"], "loss": float(header["best"]["loss"])}
         self.history = list(header["history"])

@@ -132,7 +132,7 @@ class AutoregressiveEncoder(LocationScaleEncoder):
 class _Chain(torch.autograd.Function):
     """:math:`u_d = \\epsilon_d + w_d^\\top \\tanh(f_d + B_d u_{<d})`, one latent after the other, and back.
 
-    The same as a loop over autograd's own operations, at a third of its cost: what each latent gives to the weights is
+    The same as a loop over autograd's own operations, without their overhead: what each latent gives to the weights is
     summed up in one product at the end.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -412,14 +411,8 @@ class _Trainer:
         path = None if self.run is None else self.run / STATE_NAME
         if path is None or not path.exists():
             return
-        tensors, header = checkpoint.read_tensors(path, self.device)
-        for name, mine in (("train", self.comparable()), ("model", self.vae.config())):
-            if header.get(name) != json.loads(json.dumps(mine)):
-                raise ValueError(f"{path}: was written with another {name} configuration; use another run folder")
-        parts: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            part, rest = name.split(".", 1)
-            parts.setdefault(part, {})[rest] = tensor
+        expected = {"train": self.comparable(), "model": self.vae.config()}
+        parts, header = checkpoint.read_state(path, self.device, expected)
         checkpoint.load_state(self.vae, parts.get("model", {}), path)
         checkpoint.load_state(self.average, parts.get("average", {}), path)
         checkpoint.load_optimizer(self.optimizer, parts.get("optimizer", {}))
