@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import signal
@@ -23,6 +24,7 @@ from arcsm import (
     ScoreHead,
     TrainConfig,
     TrainingDiverged,
+    checkpoint,
     fit,
     load,
     training,
@@ -211,6 +213,23 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
     fit(build(), rows(), config=config(), run=tmp_path)
     with pytest.raises(ValueError, match="another train configuration"):
         fit(build(), rows(), config=config(learning_rate=0.5), run=tmp_path, resume=True)
+
+
+def test_a_run_of_an_older_version_goes_on_after_settings_were_added(tmp_path: Path) -> None:
+    fit(build(), rows(), config=config(), run=tmp_path)
+    path = tmp_path / training.STATE_NAME
+    tensors, header = checkpoint.read_tensors(path, "cpu")
+    whole = copy.deepcopy(header)
+    for part, name in (("context", "missing"), ("context", "hide"), ("head", "residual")):
+        del header["model"][part][name]
+    del header["train"]["dequantise"]
+    checkpoint.write_tensors(path, tensors, header)
+    assert fit(build(), rows(), config=config(), run=tmp_path, resume=True).steps == config().steps
+
+    whole["model"]["context"]["hide"] = 0.25  # a setting that is written counts, whatever its default
+    checkpoint.write_tensors(path, tensors, whole)
+    with pytest.raises(ValueError, match="another model configuration"):
+        fit(build(), rows(), config=config(), run=tmp_path, resume=True)
 
 
 def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,10 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Pat
 
 
 def read_state(
-    path: Path, device: str | torch.device, expected: Mapping[str, Any]
+    path: Path,
+    device: str | torch.device,
+    expected: Mapping[str, Any],
+    completed: Mapping[str, Callable[[Any], Any]],
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Read a training state: tensors by their part, which is what comes before the first dot of a name, and header.
 
@@ -138,13 +141,19 @@ def read_state(
         path: The file.
         device: Where to put the tensors.
         expected: Entries of the header that must be as they are here.
+        completed: What adds to such an entry the settings that came after the version that wrote the file, each with
+            its default; so that a new version goes on with the runs of an older one.
 
     Raises:
         ValueError: as :func:`read_tensors`, or for a state of another configuration.
     """
     tensors, header = read_tensors(path, device)
     for name, mine in expected.items():
-        if header.get(name) != json.loads(json.dumps(mine)):
+        try:
+            written = completed[name](header.get(name))
+        except (TypeError, ValueError, AttributeError, KeyError):
+            written = None
+        if json.loads(json.dumps(written)) != json.loads(json.dumps(mine)):
             raise ValueError(f"{path}: was written with another {name} configuration; use another run folder")
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

@@ -560,3 +560,13 @@ def _build(kinds: Mapping[str, type[Any]], config: Mapping[str, Any], name: str)
     if kind not in kinds:
         raise ValueError(f"{name}.kind: expected one of {', '.join(kinds)}, got {kind!r}")
     return kinds[kind](**arguments)
+
+
+def completed_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's configuration with the arguments that an older version did not write, each with its default."""
+    found = dict(config)
+    for part, kinds in (("context", CONTEXTS), ("head", HEADS)):
+        parameters = inspect.signature(kinds[config[part]["kind"]]).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+        found[part] = {**defaults, **config[part]}
+    return found

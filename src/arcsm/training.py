@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from arcsm import checkpoint
 from arcsm.contexts.made import Hide
-from arcsm.model import AutoregressiveModel, resolve_device, save
+from arcsm.model import AutoregressiveModel, completed_config, resolve_device, save
 from arcsm.progress import track
 from arcsm.train_config import TrainConfig, objective_of
 from arcsm.training_log import TrainingLog
@@ -323,7 +323,8 @@ class _Trainer:
         if path is None or not path.exists():
             return
         expected = {"train": _comparable(self.config), "model": self.model.config()}
-        parts, header = checkpoint.read_state(path, self.device, expected)
+        completed = {"train": lambda train: _comparable(TrainConfig(**train)), "model": completed_config}
+        parts, header = checkpoint.read_state(path, self.device, expected, completed)
         checkpoint.load_state(self.model, parts.get("model", {}), path)
         checkpoint.load_state(self.average, parts.get("average", {}), path)
         self.best_weights = parts.get("best", {})

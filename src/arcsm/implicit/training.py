@@ -23,7 +23,7 @@ from arcsm.implicit.entropy import EntropyGradient, GaussianEntropy, Whitened
 from arcsm.implicit.evidence import fit_proposal, importance_bound
 from arcsm.implicit.kernels import Spectral, Stein
 from arcsm.implicit.learned import AutoregressiveScore, JointScore, ScoreNetwork
-from arcsm.implicit.vae import VAE, Width, save_vae
+from arcsm.implicit.vae import VAE, Width, completed_vae_config, save_vae
 from arcsm.model import AutoregressiveModel, resolve_device
 from arcsm.noise import NoiseLadder
 from arcsm.progress import track
@@ -401,7 +401,7 @@ class _Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "history": self.history,
-            "train": self.comparable(),
+            "train": _comparable(self.config),
             "model": self.vae.config(),
         }
         checkpoint.write_tensors(self.run / STATE_NAME, tensors, header)
@@ -411,8 +411,9 @@ class _Trainer:
         path = None if self.run is None else self.run / STATE_NAME
         if path is None or not path.exists():
             return
-        expected = {"train": self.comparable(), "model": self.vae.config()}
-        parts, header = checkpoint.read_state(path, self.device, expected)
+        expected = {"train": _comparable(self.config), "model": self.vae.config()}
+        completed = {"train": lambda train: _comparable(VAETrainConfig(**train)), "model": completed_vae_config}
+        parts, header = checkpoint.read_state(path, self.device, expected, completed)
         checkpoint.load_state(self.vae, parts.get("model", {}), path)
         checkpoint.load_state(self.average, parts.get("average", {}), path)
         checkpoint.load_optimizer(self.optimizer, parts.get("optimizer", {}))
@@ -425,6 +426,7 @@ class _Trainer:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not a training state ({type(error).__name__}: {error})") from error
 
-    def comparable(self) -> dict[str, Any]:
-        """What must agree for a run to be resumed."""
-        return self.config.model_dump(mode="json", exclude={"checkpoint_seconds", "device"})
+
+def _comparable(config: VAETrainConfig) -> dict[str, Any]:
+    """What must agree for a run to be resumed."""
+    return config.model_dump(mode="json", exclude={"checkpoint_seconds", "device"})

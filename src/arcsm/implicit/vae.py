@@ -218,3 +218,8 @@ def load_vae(path: str | os.PathLike[str], device: str | torch.device = "cpu") -
     vae.to(next(iter(tensors.values())).dtype if tensors else torch.get_default_dtype())
     checkpoint.load_state(vae, tensors, file)
     return vae.to(resolve_device(device)).eval()
+
+
+def completed_vae_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """An autoencoder's configuration with what an older version did not write, each entry with its default."""
+    return {**config, "parts": VAEConfig.model_validate(config["parts"]).model_dump(mode="json")}
