@@ -219,3 +219,30 @@ def test_single_precision_follows_double(direction: Callable[..., Tensor]) -> No
     got = direction(single, x.float(), path(10))
     assert got.dtype == torch.float32
     torch.testing.assert_close(got.double(), direction(gaussian_score, x, path(10)), rtol=1e-3, atol=1e-3)
+
+
+def test_rows_with_a_hard_inversion_do_not_change_the_others() -> None:
+    far = torch.cat([GRID[::800], torch.tensor([1e4, -3e3], dtype=FLOAT64)])
+    together = flow_up(gaussian_score, far, path(10))
+    alone = [flow_up(gaussian_score, one[None], path(10)) for one in far]
+    for part, rows in zip(together, zip(*alone, strict=True), strict=True):
+        assert torch.equal(part, torch.cat(rows))
+
+
+def test_a_smooth_flow_is_inverted_by_little_more_than_a_step_a_level() -> None:
+    evaluations = 0
+
+    def counted(x: Tensor, rows: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        nonlocal evaluations
+        evaluations += len(x)
+        return score(x, rows, sigma)
+
+    flow_up(counted, GRID, path(20))
+    precise = evaluations / len(GRID)
+    evaluations = 0
+    base, log_slope = flow_up(counted, GRID, path(20), tolerance=1e-3)
+    assert evaluations / len(GRID) < 3.5 * 20 < precise < 5.0 * 20
+    exact, exact_slope = flow_up(score, GRID, path(20))
+    likely = log_prob(GRID, 0.05) > -8.0
+    assert float((base - exact)[likely].abs().max()) < 20 * 1e-3
+    assert float((log_slope - exact_slope)[likely].abs().max()) < 0.05

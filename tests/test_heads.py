@@ -90,6 +90,28 @@ def test_score_alone_equals_the_score_beside_its_derivative(name: str, sigma_kin
     torch.testing.assert_close(head.score(projection, x, sigma), head.evaluate(projection, x, sigma)[0])
 
 
+@pytest.mark.parametrize("sigma_kind", SIGMAS)
+@pytest.mark.parametrize("name", ALL_HEADS)
+def test_a_level_prepared_once_gives_the_same_as_often_as_it_is_asked(
+    name: str, sigma_kind: float | str | None
+) -> None:
+    head = ALL_HEADS[name]()
+    for rows in (1, 50):  # with one row, nothing that is written into may be shared with the level
+        sigma = sigma_for(sigma_kind, (rows,))
+        projection = head.project(torch.randn(rows, 3, dtype=FLOAT64)).detach()
+        with torch.no_grad():
+            score, both = head.at(sigma), head.at_with_derivative(sigma)
+            for far in (4.0, 4.0, 40.0):
+                x = far * torch.randn(rows, dtype=FLOAT64)
+                expected = head.evaluate(projection, x, sigma)
+                torch.testing.assert_close(score(projection, x), expected[0], rtol=1e-10, atol=1e-10)
+                torch.testing.assert_close(both(projection, x), expected, rtol=1e-10, atol=1e-10)
+            if not isinstance(sigma, Tensor):
+                x = 4.0 * torch.randn(rows, 7, dtype=FLOAT64)
+                expected = head.evaluate(projection.unsqueeze(1), x, sigma)
+                torch.testing.assert_close(both(projection.unsqueeze(1), x), expected, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("name", ALL_HEADS)
 def test_projections_broadcast_over_values(name: str) -> None:
     head = ALL_HEADS[name]()

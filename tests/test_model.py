@@ -754,3 +754,31 @@ def test_the_mean_density_over_a_cell_is_its_probability_by_its_width() -> None:
     torch.testing.assert_close(model.log_prob(far, cells=(0.1, 0.1)), model.log_prob(far))
     with pytest.raises(ValueError, match="cells: expected 2 steps"):
         model.log_prob(x, cells=(0.5,))
+
+
+def test_samples_stay_within_bounds_which_images_have_by_default() -> None:
+    torch.manual_seed(0)
+    plain = AutoregressiveModel(MADE(4, 2, (8,)), ScoreHead(2, (8,)), NoiseLadder(1.0, 0.1, 4), shift=1.0, scale=2.0)
+    plain.eval()
+    wide = plain.sample(500, generator=torch.Generator().manual_seed(1))
+    bounded = plain.sample(500, generator=torch.Generator().manual_seed(1), bounds=(0.0, 2.0))
+    assert float(wide.min()) < 0.0
+    assert float(wide.max()) > 2.0
+    torch.testing.assert_close((bounded.min(), bounded.max()), (torch.tensor(0.0), torch.tensor(2.0)))
+    inside = (wide[:, 0] > 0.0) & (wide[:, 0] < 2.0)
+    torch.testing.assert_close(bounded[inside, 0], wide[inside, 0])  # the first dimension depends on no other
+
+    images = AutoregressiveModel(plain.context, plain.head, plain.noise, metadata={"image_shape": [1, 2, 2]}, scale=2.0)
+    drawn = images.sample(500, generator=torch.Generator().manual_seed(1))
+    assert float(drawn.abs().max()) == pytest.approx(1.0 + 4.0 * 0.1 * 2.0)
+    with pytest.raises(ValueError, match="bounds: expected a lower and a higher one"):
+        plain.sample(2, bounds=(1.0, 1.0))
+
+
+def test_contexts_of_what_was_never_seen_do_not_overflow_a_mixture() -> None:
+    head = LogisticMixtureHead(context_features=2, components=3)
+    projection = torch.linspace(-500.0, 500.0, 9).repeat(4, 1)
+    u = torch.tensor([1e-6, 0.3, 0.7, 1.0 - 1e-6])
+    x = Conditionals(head, projection, (0.1,), "closed_form").icdf(u)
+    assert bool(x.isfinite().all())
+    assert bool(head.log_density(projection, x, 0.1).isfinite().all())

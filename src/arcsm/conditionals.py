@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from arcsm.flow import flow_down, flow_up
+from arcsm.flow import TOLERANCE, flow_down, flow_up
 from arcsm.heads import Head, NormalisedHead, ScoreHead
 from arcsm.quadrature import PiecewiseDensity, from_nodes, integrate
 
@@ -25,6 +25,9 @@ Method = Literal["closed_form", "flow", "quadrature"]
 _HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, 20.0)
 _LEAST_MASS = 1e-4  # of a cell whose mean density is taken from the distribution function
 _CHUNK = 4096  # conditionals integrated at a time
+# Of one layer's units that are evaluated at a time: more would leave the cache, and be given back to the system and
+# fetched again with every operation.
+_BLOCK_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Conditionals:
         accuracy: Of the integration.
         unsure: Number of integrals so far that did not reach the accuracy.
         levels: What :meth:`Head.at` gave so far, by sigma; it may be shared by conditionals of one head.
+        levels_with_derivative: The same of :meth:`Head.at_with_derivative`.
     """
 
     head: Head
@@ -61,6 +65,9 @@ class Conditionals:
     accuracy: Accuracy = Accuracy()
     unsure: int = 0
     levels: dict[float | None, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
+    levels_with_derivative: dict[float | None, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = field(
+        default_factory=dict
+    )
 
     def __len__(self) -> int:
         return len(self.projection)
@@ -78,10 +85,24 @@ class Conditionals:
 
     def score_and_derivative(self, x: Tensor, rows: Tensor | slice, sigma: float | None) -> tuple[Tensor, Tensor]:
         """Score and derivative of the conditionals ``rows`` at values ``(n,)`` or ``(n, K)``."""
+        size = max(1, _BLOCK_BYTES // self.projection[:1].nbytes // (x[:1].numel() or 1))
+        if torch.is_grad_enabled() or len(x) <= size:
+            return self._evaluate(x, rows, sigma)
+        blocks = [slice(start, start + size) for start in range(0, len(x), size)]
+        rows = torch.arange(len(self), device=x.device)[rows] if isinstance(rows, slice) else rows
+        s, ds = zip(*(self._evaluate(x[block], rows[block], sigma) for block in blocks), strict=True)
+        return torch.cat(s), torch.cat(ds)
+
+    def _evaluate(self, x: Tensor, rows: Tensor | slice, sigma: float | None) -> tuple[Tensor, Tensor]:
         projection = self.projection[rows]
         if x.ndim == 2:
             projection = projection.unsqueeze(1)
-        return self.head.evaluate(projection, x.to(projection.dtype), sigma)
+        x = x.to(projection.dtype)
+        if torch.is_grad_enabled():
+            return self.head.evaluate(projection, x, sigma)
+        if sigma not in self.levels_with_derivative:
+            self.levels_with_derivative[sigma] = self.head.at_with_derivative(sigma)
+        return self.levels_with_derivative[sigma](projection, x)
 
     # Densities --------------------------------------------------------------------------------------------------
 
@@ -147,7 +168,7 @@ class Conditionals:
     def density(self, rows: slice, sigma: float | None, anchor: Tensor | None = None) -> PiecewiseDensity:
         """The conditionals ``rows`` at a noise level, integrated."""
         projection = self.projection[rows]
-        part = Conditionals(self.head, projection, self.path, self.method, self.accuracy)
+        part = replace(self, projection=projection, unsure=0)
         nodes = starting_nodes(self.head, projection, sigma)
         density = integrate(
             lambda x, some: part.score_and_derivative(x, some, sigma), nodes, anchor,
@@ -176,7 +197,7 @@ class Conditionals:
     def _base(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Points where the quadrature is done, and the log slope of the flow from there to ``x``."""
         if self.method == "flow":
-            return flow_up(self.score_and_derivative, x, self.path)
+            return flow_up(self.score_and_derivative, x, self.path, max(TOLERANCE, 0.1 * self.accuracy.tol))
         return x, torch.zeros_like(x)
 
     def _integrated(self, base: Tensor) -> Iterator[tuple[PiecewiseDensity, Tensor]]:

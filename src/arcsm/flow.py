@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,9 +19,40 @@ from torch import Tensor
 #: ``score(x, rows, sigma)``: values ``(n,)`` of the conditionals ``rows (n,)`` to score and derivative, ``(n,)``.
 LevelScore = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
-_RELATIVE_TOLERANCE = 1e-5  # of sigma; single precision resolves about 1e-6 of it
+TOLERANCE = 1e-5  #: of the inversion of a step, in sigmas; single precision resolves about 1e-6 of it
 _NEWTON_ITERATIONS = 60
 _DEEPEST_REFINEMENT = 4  # a step that folds is cut in two at most this many times over
+_REMEMBERED = 4  # velocities from which the next point is foretold
+
+
+class Step(NamedTuple):
+    """A step down from points at the upper sigma.
+
+    Attributes:
+        moved: Where it leads, ``(n,)``.
+        slope: Of that by the points, ``(n,)``.
+        velocity: :math:`dx / d\\log\\sigma = -\\sigma^2 s` at the points, ``(n,)``.
+    """
+
+    moved: Tensor
+    slope: Tensor
+    velocity: Tensor
+
+
+class Solution(NamedTuple):
+    """Points at the upper sigma of a step that leads to given ones; see :class:`Step`.
+
+    Attributes:
+        x: The points, ``(n,)``.
+        slope: Of the step there, ``(n,)``.
+        velocity: There, ``(n,)``.
+        solved: Whether they were found, ``(n,)``.
+    """
+
+    x: Tensor
+    slope: Tensor
+    velocity: Tensor
+    solved: Tensor
 
 
 def flow_down(score: LevelScore, x: Tensor, path: Sequence[float]) -> Tensor:
@@ -31,35 +63,63 @@ def flow_down(score: LevelScore, x: Tensor, path: Sequence[float]) -> Tensor:
     return x
 
 
-def flow_up(score: LevelScore, x: Tensor, path: Sequence[float]) -> tuple[Tensor, Tensor]:
+def flow_up(score: LevelScore, x: Tensor, path: Sequence[float], tolerance: float = TOLERANCE) -> tuple[Tensor, Tensor]:
     """Carry ``x (N,)`` from the smallest sigma of the path to the largest: the inverse of :func:`flow_down`.
+
+    Arguments:
+        score: The conditionals; see :data:`LevelScore`.
+        x: The points.
+        path: Sigmas, the largest first.
+        tolerance: How far, in sigmas, a step down may lead from where the step up began.
 
     Returns:
         Where the points come from at the largest sigma, ``(N,)``, and the log slope of the flow down there, ``(N,)``.
     """
     rows = torch.arange(len(x), device=x.device)
     log_slope = torch.zeros_like(x)
+    if len(path) < 2:
+        return x, log_slope
+    history = [(math.log(path[-1]), _velocity(score, x, rows, path[-1]))]
     for high, low in reversed(list(itertools.pairwise(path))):
-        x, step = _step_up(score, x, rows, high, low)
+        start = x + _travelled(history, math.log(high))
+        x, step, velocity = _step_up(score, x, start, rows, high, low, tolerance)
+        history = [*history, (math.log(high), velocity)][-_REMEMBERED:]
         log_slope = log_slope + step
     return x, log_slope
 
 
-def _heun(score: LevelScore, x: Tensor, rows: Tensor, high: float, low: float) -> tuple[Tensor, Tensor]:
+def _heun(score: LevelScore, x: Tensor, rows: Tensor, high: float, low: float) -> Step:
     """One Heun step of dx/dsigma = -sigma s from ``high`` to ``low``, and its slope by x."""
     step = low - high
     s, ds = score(x, rows, high)
     first, first_slope = -high * s, -high * ds
     s, ds = score(x + step * first, rows, low)
     second, second_slope = -low * s, -low * ds * (1.0 + step * first_slope)
-    return x + 0.5 * step * (first + second), 1.0 + 0.5 * step * (first_slope + second_slope)
+    slope = 1.0 + 0.5 * step * (first_slope + second_slope)
+    return Step(x + 0.5 * step * (first + second), slope, high * first)
+
+
+def _velocity(score: LevelScore, x: Tensor, rows: Tensor, sigma: float) -> Tensor:
+    return -(sigma**2) * score(x, rows, sigma)[0]
+
+
+def _travelled(history: Sequence[tuple[float, Tensor]], to: float) -> Tensor:
+    """How far points go from the last of the levels that are known (log sigma, velocity) to another one.
+
+    By the integral of the polynomial through the velocities (an Adams-Bashforth step).
+    """
+    times = torch.tensor([time - history[-1][0] for time, _ in history], dtype=torch.float64)
+    powers = torch.arange(len(history), dtype=torch.float64)
+    integrals = (to - history[-1][0]) ** (powers + 1.0) / (powers + 1.0)
+    weights = torch.linalg.solve(times[None, :] ** powers[:, None], integrals).tolist()
+    return torch.stack([weight * velocity for weight, (_, velocity) in zip(weights, history, strict=True)]).sum(0)
 
 
 def _step_down(
     score: LevelScore, x: Tensor, rows: Tensor, high: float, low: float, depth: int = 0
 ) -> tuple[Tensor, Tensor]:
     """A step down and its log slope; where it would fold, two steps of half the length."""
-    moved, slope = _heun(score, x, rows, high, low)
+    moved, slope, _ = _heun(score, x, rows, high, low)
     folded = slope <= 0.0
     if depth < _DEEPEST_REFINEMENT and bool(folded.any()):
         middle = math.sqrt(high * low)
@@ -70,64 +130,64 @@ def _step_down(
 
 
 def _step_up(
-    score: LevelScore, x: Tensor, rows: Tensor, high: float, low: float, depth: int = 0
-) -> tuple[Tensor, Tensor]:
-    """The point that a step down carries to ``x``, and the log slope of that step there."""
-    y, slope, solved = _invert(
-        lambda z, some: _heun(score, z, rows[some], high, low), x, *_start(score, x, rows, high, low)
+    score: LevelScore,
+    x: Tensor,
+    start: Tensor,
+    rows: Tensor,
+    high: float,
+    low: float,
+    tolerance: float,
+    depth: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The point that a step down carries to ``x``, the log slope of that step there, and the velocity.
+
+    ``start`` is where to look first.
+    """
+    y, slope, velocity, solved = _invert(
+        lambda z, some: _heun(score, z, rows[some], high, low), x, start, tolerance * low, 2.0 * high
     )
     failed = ~solved | (slope <= 0.0)
     if depth < _DEEPEST_REFINEMENT and bool(failed.any()):
-        middle = math.sqrt(high * low)
-        half, second = _step_up(score, x[failed], rows[failed], middle, low, depth + 1)
-        y[failed], first = _step_up(score, half, rows[failed], high, middle, depth + 1)
+        some, middle = rows[failed], math.sqrt(high * low)
+        start = x[failed] + math.log(middle / low) * _velocity(score, x[failed], some, low)
+        half, second, _ = _step_up(score, x[failed], start, some, middle, low, tolerance, depth + 1)
+        start = half + math.log(high / middle) * _velocity(score, half, some, middle)
+        y[failed], first, velocity[failed] = _step_up(score, half, start, some, high, middle, tolerance, depth + 1)
         slope[failed] = torch.exp(first + second)
-    return y, torch.log(slope.clamp(min=torch.finfo(slope.dtype).tiny))
-
-
-def _start(score: LevelScore, x: Tensor, rows: Tensor, high: float, low: float) -> tuple[Tensor, float, float]:
-    """First guess of the point above ``x`` (an Euler step), the accuracy wanted and the longest Newton step."""
-    s, _ = score(x, rows, low)
-    return x + (low - high) * low * s, _RELATIVE_TOLERANCE * low, 2.0 * high
+    return y, torch.log(slope.clamp(min=torch.finfo(slope.dtype).tiny)), velocity
 
 
 def _invert(
-    function: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-    target: Tensor,
-    y: Tensor,
-    tolerance: float,
-    longest: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Solve ``function(y) = target`` for an increasing function by Newton steps within a shrinking bracket.
+    function: Callable[[Tensor, Tensor], Step], target: Tensor, y: Tensor, tolerance: float, longest: float
+) -> Solution:
+    """Solve ``function(y).moved = target`` for an increasing function by Newton steps within a shrinking bracket.
 
     A Newton step that leaves the bracket, or that is more than half as long as the one before, gives way to
     bisection: on an S-shaped map Newton steps alone would jump from one flat side to the other for ever. Until there
     is a bracket, steps may get ever longer.
-
-    Returns:
-        The solutions, the slopes there and whether each was found, ``(N,)`` each.
     """
-    solution, slopes = y.clone(), torch.ones_like(y)
+    solution, slopes, velocities = y.clone(), torch.ones_like(y), torch.zeros_like(y)
     solved = torch.zeros_like(y, dtype=torch.bool)
     active = torch.arange(len(y), device=y.device)
     low, high = torch.full_like(y, -math.inf), torch.full_like(y, math.inf)
     before = torch.full_like(y, math.inf)  # length of the last step
+    reach = torch.full_like(y, longest)  # of the next one, for each row: rows do not depend on their batch
     for _ in range(_NEWTON_ITERATIONS):
-        value, slope = function(y, active)
+        value, slope, velocity = function(y, active)
         excess = value - target
         found = excess.abs() <= tolerance + 4.0 * torch.finfo(y.dtype).eps * target.abs()
-        solution[active], slopes[active], solved[active] = y, slope, found
+        solution[active], slopes[active], velocities[active], solved[active] = y, slope, velocity, found
         if bool(found.all()):
             break
         low, high = torch.where(excess < 0, y, low), torch.where(excess > 0, y, high)
-        step = torch.where(slope > 0, -excess / slope.clamp(min=1e-12), -excess.sign() * longest)
-        new = y + step.clamp(-longest, longest)
+        step = torch.where(slope > 0, -excess / slope.clamp(min=1e-12), -excess.sign() * reach)
+        new = y + step.clamp(-reach, reach)
         newton = (new > low) & (new < high) & (step.abs() <= 0.5 * before)
         bracketed = low.isfinite() & high.isfinite()
         new = torch.where(newton | ~bracketed, new, 0.5 * (low + high))
-        longest = longest if bool(bracketed.all()) else 2.0 * longest
+        reach = torch.where(bracketed, reach, 2.0 * reach)
         keep = ~found
         before = torch.where(bracketed, (new - y).abs(), math.inf)[keep]
         active, y, target = active[keep], new[keep], target[keep]
-        low, high = low[keep], high[keep]
-    return solution, slopes, solved
+        low, high, reach = low[keep], high[keep], reach[keep]
+    return Solution(solution, slopes, velocities, solved)

@@ -330,6 +330,7 @@ class AutoregressiveModel(
         steps: int | None = None,
         denoise: bool = False,
         batch_size: int = 1024,
+        bounds: tuple[float, float] | None = None,
         **options: Any,
     ) -> Tensor:
         """Draw from the model, one dimension after the other (paper, Section 4.2).
@@ -346,6 +347,10 @@ class AutoregressiveModel(
             denoise: Remove the noise that is left by a last step of Tweedie's formula,
                 :math:`x_d + \\sigma_L^2 s_d`.
             batch_size: Rows drawn at a time.
+            bounds: Where all values lie, in data units: what is drawn outside moves to the nearer bound before it is
+                handed to the next conditionals, as in PixelCNN++. One value from a far tail would lead them to where
+                no data were, and from there ever farther. By default images (metadata with an ``image_shape``) lie in
+                [-1, 1] and four of the smallest sigma beyond, and other rows anywhere.
             options: Passed to the sampler (``steps`` and ``step_size`` of Langevin as ``langevin_steps``,
                 ``step_size``).
 
@@ -366,6 +371,7 @@ class AutoregressiveModel(
             unknown = ", ".join(sorted(options.keys() - known))
             raise ValueError(f"{unknown}: not an option of {sampler}; it takes {', '.join(sorted(known))}")
         path = self.path(level, steps)
+        low, high = self._bounds(bounds, path)
         method = choose_method(self.head, path, None)
         rows = rows_of(condition, (n,))
         parts = []
@@ -377,7 +383,7 @@ class AutoregressiveModel(
                     len(range(n)[part]),
                     rows(part),
                     lambda projection: Conditionals(self.head, projection, path, method, levels=levels),
-                    lambda conditionals, _: draw(conditionals, generator, **options),
+                    lambda conditionals, d: draw(conditionals, generator, **options).clamp(low[d], high[d]),
                     advance,
                 )
                 if denoise and path:
@@ -385,6 +391,15 @@ class AutoregressiveModel(
                     z = z + path[-1] ** 2 * self.head.score(self.head.project(context), z, path[-1])
                 parts.append(z)
         return torch.cat(parts) * self.scale + self.shift
+
+    def _bounds(self, bounds: tuple[float, float] | None, path: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Where samples lie, ``(D,)`` each, standardised; see :meth:`sample`."""
+        if bounds is None:
+            beyond = 4.0 * path[-1] * float(self.scale.max()) if path else 0.0
+            bounds = (-1.0 - beyond, 1.0 + beyond) if "image_shape" in self.metadata else (-torch.inf, torch.inf)
+        if not bounds[0] < bounds[1]:
+            raise ValueError(f"bounds: expected a lower and a higher one, got {bounds}")
+        return (bounds[0] - self.shift) / self.scale, (bounds[1] - self.shift) / self.scale
 
     # How the batch is walked ------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ class Count:
 def counted(head: Head) -> Iterator[Count]:
     """Count what a head is asked for while the context lasts."""
     count = Count()
-    at, evaluate = head.at, head.evaluate
+    at, at_with_derivative, evaluate = head.at, head.at_with_derivative, head.evaluate
 
     def counted_at(sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
         score = at(sigma)
@@ -40,11 +40,20 @@ def counted(head: Head) -> Iterator[Count]:
 
         return counted_score
 
+    def counted_at_with_derivative(sigma: Sigma) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        both = at_with_derivative(sigma)
+
+        def counted_both(projection: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+            count.with_derivative += x.numel()
+            return both(projection, x)
+
+        return counted_both
+
     def counted_evaluate(projection: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         count.with_derivative += x.numel()
         return evaluate(projection, x, sigma)
 
-    replaced = {"at": counted_at, "evaluate": counted_evaluate}
+    replaced = {"at": counted_at, "at_with_derivative": counted_at_with_derivative, "evaluate": counted_evaluate}
     try:
         for name, function in replaced.items():  # on this head alone, over the methods of its class
             setattr(head, name, function)

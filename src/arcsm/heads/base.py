@@ -45,6 +45,10 @@ class Head(nn.Module, ABC):
         """
         return lambda projection, x: self.score(projection, x, sigma)
 
+    def at_with_derivative(self, sigma: Sigma) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """:meth:`evaluate` at one noise level, like :meth:`at`; values ``(N, K)`` go with projections ``(N, 1, P)``."""
+        return lambda projection, x: self.evaluate(projection, x, sigma)
+
     def score_and_derivative(self, context: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         """The score :math:`s = \\partial_x \\log q_\\sigma(x \\mid c)` and :math:`\\partial_x s`, exact, in one pass.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from arcsm.heads.base import NormalisedHead, Sigma, variance
 
 _LOWEST_LOG_SCALE = -7.0  # as in PixelCNN++
+_HIGHEST_LOG_SCALE = 15.0  # far beyond any data; contexts of what was never seen must not overflow
 
 
 class LogisticMixtureHead(NormalisedHead):
@@ -58,7 +59,8 @@ class LogisticMixtureHead(NormalisedHead):
     def _mixture(self, projection: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor, Tensor]:
         """Log weights, means and scales, each ``(*, J)``."""
         logits, means, raw = projection.unflatten(-1, (3, self.components)).unbind(-2)
-        scales = torch.exp(F.softplus(raw - _LOWEST_LOG_SCALE) + _LOWEST_LOG_SCALE)
+        log_scales = F.softplus(raw - _LOWEST_LOG_SCALE) + _LOWEST_LOG_SCALE
+        scales = torch.exp(log_scales.clamp(max=_HIGHEST_LOG_SCALE))
         noise = variance(sigma)
         if isinstance(noise, Tensor):
             noise = noise.unsqueeze(-1)

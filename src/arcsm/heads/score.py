@@ -30,6 +30,28 @@ class Scales(NamedTuple):
     damping: Tensor  # sigma / data_std, zero without noise
 
 
+class Level(NamedTuple):
+    """The network at a noise level, as far as it depends on nothing else.
+
+    Attributes:
+        scales: Width, gain and damping.
+        width: Again, as a number.
+        projection: The level's share of the first hidden layer, ``(H,)``.
+        of_value: What the first hidden layer makes of a value, ``(H,)``.
+        of_waves: And of its waves, blurred, ``(2 J, H)``.
+        output: Weights of the output times the gain, ``(H,)``.
+        offset: Its bias, the same, for a last layer that is not centred.
+    """
+
+    scales: Scales
+    width: float
+    projection: Tensor
+    of_value: Tensor
+    of_waves: Tensor
+    output: Tensor
+    offset: float
+
+
 class ScoreHead(Head):
     """A score network on :math:`h_d = [c_d, x_d]` (paper, Section 4.1, the CSN) that always normalises.
 
@@ -195,38 +217,89 @@ class ScoreHead(Head):
     def at(self, sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
         if isinstance(sigma, Tensor):
             return super().at(sigma)
-        like = self.output.weight
-        scales = self.scales(sigma, like)
-        _, on_noise, on_value = self._split_input_weight()
-        of_level = F.linear(self.embedding(scales), on_noise)  # (H,)
-        of_value = (on_value[:, 0] / scales.width).unsqueeze(0)  # (1, H)
-        blur = torch.exp(-0.5 * (self.frequencies * self.data_std * scales.damping).square())
-        of_waves = (on_value[:, 1:] * torch.cat([blur, blur])).T  # (2 J, H)
-        weights = [(layer.weight.T, layer.bias) for layer in self.layers()[1:]]
-        gain, width = float(scales.gain), float(scales.width)
-        pull = width**-2
-        out_weight, offset = (
-            self.output.weight[0] * gain,
-            gain * float(self.output.bias - 0.5 * self.output.weight.sum()),
-        )
+        level = self._level(sigma)
 
         def score(projection: Tensor, x: Tensor) -> Tensor:
-            z = torch.addcmul(projection + of_level, x.unsqueeze(1), of_value)
+            z = torch.addcmul(projection + level.projection, x.unsqueeze(-1), level.of_value)
             if self.sinusoids:
-                angle = x.unsqueeze(1) * self.frequencies
-                envelope = torch.exp(x.square() * (-0.5 / (4.0 * width) ** 2)).unsqueeze(1)
-                z.addmm_(torch.cat([torch.sin(angle), torch.cos(angle)], 1).mul_(envelope), of_waves)
+                sine, cosine, envelope = self._waves(x, level)
+                z.view(-1, z.shape[-1]).addmm_(
+                    torch.cat([sine, cosine], -1).mul_(envelope).flatten(0, -2), level.of_waves
+                )
             hidden = None
-            for weight, bias in weights:
+            for layer in self.layers()[1:]:
                 update = F.silu(z)
                 hidden = hidden + update if self.residual and hidden is not None else update
-                z = torch.addmm(bias, hidden, weight)
-            correction = torch.mv(torch.sigmoid_(z), out_weight).add_(offset)
-            if float(x.abs().max()) > FLAT_SPAN * width:
-                correction = correction * self.window(x, scales.width)[0]
-            return correction.sub_(x, alpha=pull)
+                z = layer(hidden)
+            correction = torch.matmul(torch.sigmoid_(z), level.output).add_(level.offset)
+            if float(x.abs().max()) > FLAT_SPAN * level.width:
+                correction = correction * self.window(x, level.scales.width)[0]
+            return correction.sub_(x, alpha=level.width**-2)
 
         return score
+
+    @torch.no_grad()
+    def at_with_derivative(self, sigma: Sigma) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        if isinstance(sigma, Tensor):
+            return super().at_with_derivative(sigma)
+        level = self._level(sigma)
+        one = level.of_value.new_ones(())
+
+        def evaluate(projection: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+            z = torch.addcmul(projection + level.projection, x.unsqueeze(-1), level.of_value)
+            dz = torch.empty_like(z).copy_(level.of_value)
+            if self.sinusoids:
+                for target, waves in zip((z, dz), self._waves_with_slopes(x, level), strict=True):
+                    target.view(-1, z.shape[-1]).addmm_(waves.flatten(0, -2), level.of_waves)
+            before: tuple[Tensor, Tensor] | None = None
+            for layer in self.layers()[1:]:
+                gate = torch.sigmoid(z)
+                hidden = z.mul_(gate)  # SiLU
+                dhidden = dz.mul_(gate.lerp_(one, hidden))  # its slope: g + z g (1 - g)
+                if self.residual and before is not None:
+                    hidden, dhidden = hidden.add_(before[0]), dhidden.add_(before[1])
+                before = hidden, dhidden
+                z, dz = layer(hidden), F.linear(dhidden, layer.weight)
+            gate = torch.sigmoid_(z)
+            correction = torch.matmul(gate, level.output).add_(level.offset)
+            slope = torch.matmul(dz.mul_(gate.addcmul_(gate, gate, value=-1.0)), level.output)
+            if float(x.abs().max()) > FLAT_SPAN * level.width:
+                window, dwindow = self.window(x, level.scales.width)
+                slope = slope * window + dwindow * correction
+                correction = correction * window
+            return correction.sub_(x, alpha=level.width**-2), slope.sub_(level.width**-2)
+
+        return evaluate
+
+    def _level(self, sigma: float | None) -> Level:
+        """What is the same for all conditionals and values at a noise level."""
+        scales = self.scales(sigma, self.output.weight)
+        _, on_noise, on_value = self._split_input_weight()
+        blur = torch.exp(-0.5 * (self.frequencies * self.data_std * scales.damping).square())
+        gain, width = float(scales.gain), float(scales.width)
+        return Level(
+            scales=scales,
+            width=width,
+            projection=F.linear(self.embedding(scales), on_noise),
+            of_value=on_value[:, 0] / width,
+            of_waves=(on_value[:, 1:] * torch.cat([blur, blur])).T,
+            output=self.output.weight[0] * gain,
+            offset=gain * float(self.output.bias - 0.5 * self.output.weight.sum()),
+        )
+
+    def _waves(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor, Tensor]:
+        """Sine and cosine of every frequency, ``(*, J)``, and their envelope ``(*, 1)``, without the level's blur."""
+        angle = x.unsqueeze(-1) * self.frequencies
+        envelope = torch.exp(x.square() * (-0.5 / (4.0 * level.width) ** 2)).unsqueeze(-1)
+        return torch.sin(angle), torch.cos(angle), envelope
+
+    def _waves_with_slopes(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        """Waves under their envelope and their derivatives, ``(*, 2 J)`` each."""
+        sine, cosine, envelope = self._waves(x, level)
+        waves = torch.cat([sine, cosine], -1)
+        slopes = torch.cat([cosine.mul_(self.frequencies), sine.mul_(self.frequencies).neg_()], -1)
+        slopes.addcmul_(waves, x.unsqueeze(-1), value=-1.0 / (4.0 * level.width) ** 2)
+        return waves.mul_(envelope), slopes.mul_(envelope)
 
     def evaluate(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         scales = self.scales(sigma, x)
