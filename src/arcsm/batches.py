@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
 from torch import Tensor
 
 from arcsm.warning import AccuracyWarning, warn
 
 ROWS = 512  #: rows whose contexts are computed at a time
+_KEPT = 31 << 20  # bytes; glibc learns from blocks of up to 32 MiB
 
 
 def parts_of(n: int, size: int = ROWS) -> Iterator[slice]:
@@ -40,3 +43,14 @@ def warn_of_unsure(unsure: int, total: int) -> None:
             "raise max_evaluations or tol",
             AccuracyWarning,
         )
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next operation, rather than return it and fetch it again page by page.
+
+    It returns blocks of more than a threshold that grows to the largest block that was ever freed (``mallopt(3)``,
+    ``M_MMAP_THRESHOLD``). One large block, freed untouched, spares all tensors of a few megabytes that come after it
+    the page faults, which would take longer than the arithmetic. Elsewhere this does nothing.
+    """
+    torch.empty(_KEPT, dtype=torch.uint8)

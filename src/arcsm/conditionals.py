@@ -25,9 +25,7 @@ Method = Literal["closed_form", "flow", "quadrature"]
 _HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, 20.0)
 _LEAST_MASS = 1e-4  # of a cell whose mean density is taken from the distribution function
 _CHUNK = 4096  # conditionals integrated at a time
-# Of one layer's units that are evaluated at a time: more would leave the cache, and be given back to the system and
-# fetched again with every operation.
-_BLOCK_BYTES = 1 << 18
+_BLOCK_BYTES = 1 << 21  # of one layer's units that a thread evaluates at a time: more would leave the cache
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,8 @@ class Conditionals:
 
     def score_and_derivative(self, x: Tensor, rows: Tensor | slice, sigma: float | None) -> tuple[Tensor, Tensor]:
         """Score and derivative of the conditionals ``rows`` at values ``(n,)`` or ``(n, K)``."""
-        size = max(1, _BLOCK_BYTES // self.projection[:1].nbytes // (x[:1].numel() or 1))
+        block = _BLOCK_BYTES * torch.get_num_threads()
+        size = max(1, block // self.projection[:1].nbytes // (x[:1].numel() or 1))
         if torch.is_grad_enabled() or len(x) <= size:
             return self._evaluate(x, rows, sigma)
         blocks = [slice(start, start + size) for start in range(0, len(x), size)]

@@ -13,7 +13,7 @@ from huggingface_hub import ModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
 from arcsm import checkpoint
-from arcsm.batches import ROWS, parts_of, rows_of, warn_of_unsure
+from arcsm.batches import ROWS, keep_freed_memory, parts_of, rows_of, warn_of_unsure
 from arcsm.conditionals import Accuracy, Conditionals, choose_method
 from arcsm.contexts import MADE, Context, PixelCNNPP
 from arcsm.heads import DiscretisedLogisticMixtureHead, GaussianHead, Head, LogisticMixtureHead, ScoreHead
@@ -434,6 +434,7 @@ class AutoregressiveModel(
 
         The answer for a missing value is NaN, unless the question is one that does not need the value.
         """
+        keep_freed_memory()
         z = self.standardise(x)
         flat = z.reshape(-1, self.features)
         rows = rows_of(condition, x.shape[:-1])
@@ -461,6 +462,7 @@ class AutoregressiveModel(
         advance: Callable[..., None] | None = None,
     ) -> tuple[Tensor, int]:
         """Choose the value of one dimension after the other: ``(n, D)``, standardised."""
+        keep_freed_memory()
         z = self.shift.new_zeros(n, self.features)
         state = self.context.begin((n,), condition)
         previous: Tensor | None = None
