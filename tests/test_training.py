@@ -67,6 +67,13 @@ def test_it_learns_a_correlated_gaussian() -> None:
     assert -0.02 < gap < 0.05
 
 
+def test_centring_moves_all_columns_alike_and_scales_none() -> None:
+    model, x = build(), rows()
+    fit(model, x, config=config(steps=1, standardise="centre", dequantise=2.0))
+    torch.testing.assert_close(model.shift, x.mean().expand(2) + 1.0)  # half a step more: values are spread upwards
+    assert torch.equal(model.scale, torch.ones(2))
+
+
 @pytest.mark.parametrize("objective", ["csm", "dsm", "ssm", "sm", "mle"])
 def test_every_objective_trains_and_gets_better(objective: str) -> None:
     model = AutoregressiveModel(MADE(2, 4, (16,)), GaussianHead(4), NoiseLadder(1.0, 0.3, 3))

@@ -35,7 +35,8 @@ class TrainConfig(BaseModel):
         clip_norm: Largest norm of the gradient; ``None`` for no clipping.
         ema: Decay of the average of the weights that is validated and kept; 0 for the weights themselves.
         dequantise: Width of the uniform noise added to each batch, in data units; one, or one for each column.
-        standardise: Shift and scale from the training data: for each column, one for all, or none.
+        standardise: Shift and scale from the training data: for each column, one for all, one shift without a scale
+            (``"centre"``), or none.
         validate_every: Steps between validations.
         validation_rows: Largest number of rows validated on.
         patience: Stop after so many validations without a better one; ``None`` for never.
@@ -68,7 +69,7 @@ class TrainConfig(BaseModel):
     clip_norm: float | None = Field(10.0, gt=0)
     ema: float = Field(0.999, ge=0, lt=1)
     dequantise: Annotated[float, Field(ge=0)] | tuple[Annotated[float, Field(ge=0)], ...] = 0.0
-    standardise: Literal["columns", "global", "none"] = "columns"
+    standardise: Literal["columns", "global", "centre", "none"] = "columns"
     validate_every: int = Field(250, ge=1)
     validation_rows: int = Field(10_000, ge=1)
     patience: int | None = Field(None, ge=1)

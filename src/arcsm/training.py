@@ -416,6 +416,9 @@ def _standardise(model: AutoregressiveModel, x: Tensor, config: TrainConfig) -> 
     if config.standardise == "none":
         return
     x = x.double()
+    if config.standardise == "centre":
+        model.set_standardisation(x.nanmean() + 0.5 * _widths(config, x.shape[1]).mean(), 1.0)
+        return
     columns = config.standardise == "columns"
     mean = x.nanmean(0) if columns else x.nanmean()  # NaN are missing values, where the model takes them
     deviation = (x - mean).square().nanmean(0 if columns else None).sqrt()
