@@ -144,6 +144,9 @@ def test_a_cell_is_done_once_for_the_same_settings(tmp_path: Path) -> None:
     assert study_of(0).once("a cell", compute) == study_of(0).once("a cell", compute) == {"value": 1}
     assert study_of(1).once("a cell", compute) == {"value": 2}
     assert study_of(0).once("another", compute) == {"value": 3}
+    first = study_of(0).each({"of a model": compute}, {"of a model": "preset"})
+    assert study_of(0).each({"of a model": compute}, {"of a model": "preset"}) == first == {"of a model": {"value": 4}}
+    assert study_of(0).each({"of a model": compute}, {"of a model": "changed"}) == {"of a model": {"value": 5}}
 
 
 def test_a_record_says_what_code_its_cells_are_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

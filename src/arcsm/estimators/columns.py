@@ -343,9 +343,16 @@ class Columns:
         frame.columns = pd.Index(self.names)
         return frame
 
-    def log_slopes(self, numbers: Numbers) -> Numbers:
-        """Log slopes of the modelled columns, ``(N, M)``; 0 where a value is missing."""
-        chosen = [self.kinds[d].log_slope(numbers[:, m]) for m, d in enumerate(self.modelled)]
+    def log_slopes(self, numbers: Numbers, of_maps: bool = True) -> Numbers:
+        """Log slopes of the modelled columns, ``(N, M)``; 0 where a value is missing.
+
+        Without those of continuous columns, where ``of_maps`` is false.
+        """
+        counted = [of_maps or self.kinds[d].discrete for d in self.modelled]
+        chosen = [
+            self.kinds[d].log_slope(numbers[:, m]) if counted[m] else np.zeros(len(numbers))
+            for m, d in enumerate(self.modelled)
+        ]
         found = np.stack(chosen, 1) if chosen else np.zeros((len(numbers), 0))
         return np.where(np.isnan(numbers), 0.0, found)
 

@@ -124,12 +124,15 @@ class _TableEstimator(BaseEstimator):
         return modelled if self.ensemble_ is None else self.ensemble_.inside(modelled)
 
     def _contributions(self, X: Any) -> Array:
-        """Log densities of every column in units of the table, of each member ``(E, N, D)``; NaN where missing."""
+        """Log densities of every column, of each member ``(E, N, D)``; NaN where missing.
+
+        In units of the table; smooth ones in those of the columns' numbers, where all columns have one scale.
+        """
         modelled, constants = self._numbers(X)
         members = 1 if self.ensemble_ is None else len(self.ensemble_.members)
         found = np.repeat(constants[None], members, 0)
         if self.ensemble_ is not None:
-            slopes = self.columns_.log_slopes(modelled.numpy())
+            slopes = self.columns_.log_slopes(modelled.numpy(), of_maps=not self._smooth)
             found[:, :, self.columns_.modelled] += self.ensemble_.terms(modelled).numpy() + slopes
         return found
 

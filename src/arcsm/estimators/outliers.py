@@ -17,7 +17,9 @@ class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
     """Rows that do not belong, by their log density under :class:`ScoreDensity`'s models.
 
     The score of a row is the mean of its log densities over the models, so that it is a sum over the columns
-    (:meth:`explain`), and does not depend on which rows it comes with.
+    (:meth:`explain`), and does not depend on which rows it comes with. It is the density of the columns' numbers, after
+    their tails are mapped away and before the map's slope makes it that of the table: a value that is common, but in a
+    stretch of its column where values lie far apart, is not thereby surprising.
 
     Arguments:
         contamination: Share of the fitted rows that :meth:`predict` calls outliers; ``"auto"`` is 0.1. It only moves
@@ -89,7 +91,10 @@ class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
         return self
 
     def score_samples(self, X: Any) -> Array:
-        """Mean over the models of each row's log density in nats, ``(N,)``: the larger, the more normal."""
+        """Mean over the models of each row's log density in nats, in units of the mapped columns, ``(N,)``.
+
+        The larger, the more normal.
+        """
         return self.explain(X).sum(1)  # type: ignore[no-any-return]
 
     def decision_function(self, X: Any) -> Array:

@@ -98,34 +98,39 @@ class Study(Generic[S]):
     seconds: float = field(default=0.0, init=False)
     codes: set[str] = field(default_factory=set, init=False)
 
-    def each(self, cells: Mapping[str, Callable[[], dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    def each(
+        self, cells: Mapping[str, Callable[[], dict[str, Any]]], basis: Mapping[str, Any] | None = None
+    ) -> dict[str, dict[str, Any]]:
         """The results of all cells; those that an earlier run with the same settings finished are read, not done.
 
         Runs of one experiment that share a work folder share the work: each leaves to the others the cells that they
-        are at, and waits for those in the end.
+        are at, and waits for those in the end. ``basis`` says of each cell what beside the settings it depends on,
+        JSON-ready: done on another basis, it is done again.
         """
+        basis = basis or {}
         found, taken = {}, []
         with track(self.name, len(cells), True) as advance:
             for name, compute in cells.items():
                 try:
-                    found[name] = self._cell(name, compute, wait=False)
+                    found[name] = self._cell(name, compute, False, basis.get(name))
                     advance()
                 except Timeout:
                     taken.append(name)
             for name in taken:
-                found[name] = self.once(name, cells[name])
+                found[name] = self._cell(name, cells[name], True, basis.get(name))
                 advance()
         return {name: found[name] for name in cells}
 
     def once(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The result of a cell, JSON-ready, computed once for the same settings (however many seeds) and device."""
-        return self._cell(name, compute, wait=True)
+        return self._cell(name, compute, True, None)
 
-    def _cell(self, name: str, compute: Callable[[], dict[str, Any]], wait: bool) -> dict[str, Any]:
+    def _cell(self, name: str, compute: Callable[[], dict[str, Any]], wait: bool, basis: Any) -> dict[str, Any]:
         """As :meth:`once`; ``filelock.Timeout`` where another process is at the cell and this one is not to wait."""
         settings = self.settings.model_dump(mode="json", exclude=set(self.settings.lists_cells))
         slug = re.sub(r"[^a-z0-9.]+", "-", name.lower())
-        path = self.work / f"{slug}-{digest([name, settings, arcsm.__version__, self.device.type])}.json"
+        described = [name, settings, arcsm.__version__, self.device.type, *([] if basis is None else [basis])]
+        path = self.work / f"{slug}-{digest(described)}.json"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock"), timeout=-1 if wait else 0):

@@ -7,7 +7,7 @@ likelihoods are of the same thing: the dequantised images with the smallest nois
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -91,15 +91,16 @@ def body(run: Study[Fig4]) -> Result:
     """Train, draw and measure every model; each is a cell, so that a stopped run goes on."""
     names = run.settings.models
     training = train_all(run, {f"train {name}": (name, run.settings.first_seed) for name in names})
-    drawn = run.each({f"draw {name}": partial(_draw, run, name) for name in names})
-    measured = run.each({f"measure {name}": partial(_measure, run, name) for name in names})
-    compared = run.each(
+    drawn = _of_models(run, {f"draw {name}": (_draw, name) for name in names})
+    measured = _of_models(run, {f"measure {name}": (_measure, name) for name in names})
+    of_scores = [name for name in names if not name.endswith("-mle")]
+    compared = _of_models(
+        run,
         {
-            f"samplers {name} {sampler}": partial(_compare, run, name, sampler)
-            for name in names
-            if not name.endswith("-mle")
+            f"samplers {name} {sampler}": (partial(_compare, sampler=sampler), name)
+            for name in of_scores
             for sampler in SAMPLERS
-        }
+        },
     )
     data = run.each({f"data {key}": partial(_data, run, name) for key, name in _sets(run).items()})
     models = {}
@@ -113,6 +114,14 @@ def body(run: Study[Fig4]) -> Result:
         "data": {key: data[f"data {key}"] for key in _sets(run)},
         "figure": run.figure(_figure(run, models)),
     }
+
+
+def _of_models(
+    run: Study[Fig4], cells: Mapping[str, tuple[Callable[[Study[Fig4], str], Result], str]]
+) -> dict[str, Result]:
+    """Cells of one model each; they are done again where the model's preset has changed."""
+    computed = {cell: partial(compute, run, name) for cell, (compute, name) in cells.items()}
+    return run.each(computed, {cell: folder_of(run, name).name for cell, (_, name) in cells.items()})
 
 
 def _sets(run: Study[Fig4]) -> dict[str, str]:

@@ -35,6 +35,7 @@ from arcsm.experiments.image_models import (
     TINY_PIXELCNN,
     ImageModels,
     dataset_of,
+    on_all_models,
     train_all,
     trained,
 )
@@ -84,13 +85,12 @@ def body(run: Study[Fig5]) -> Result:
     _skimage()  # a missing package is found before hours are spent
     training = train_all(run, {f"train {name}": (name, run.settings.first_seed) for name in run.settings.models})
     tasks = [_gaussian(run), _salt_and_pepper(run)]
-    found = run.each(
-        {
-            f"{task.name}, {way}": partial(_restore, run, task, way, restorer)
-            for task in tasks
-            for way, restorer in task.ways().items()
-        }
-    )
+    cells = {
+        f"{task.name}, {way}": partial(_restore, run, task, way, restorer)
+        for task in tasks
+        for way, restorer in task.ways().items()
+    }
+    found = run.each(cells, on_all_models(run, cells))
     of_task = {task.name: {way: found[f"{task.name}, {way}"] for way in task.ways()} for task in tasks}
     leads = {task.name: _lead(task, of_task[task.name]) for task in tasks}
     for cell in found.values():

@@ -93,6 +93,12 @@ def train_all(run: Study[Any], cells: Mapping[str, tuple[str, int]]) -> dict[str
     return found
 
 
+def on_all_models(run: Study[Any], cells: Mapping[str, Any]) -> dict[str, list[str]]:
+    """For :meth:`Study.each`: that the cells depend on the presets of all models."""
+    folders = [folder_of(run, name).name for name in run.settings.models]
+    return dict.fromkeys(cells, folders)
+
+
 def train(run: Study[Any], name: str, seed: int | None = None) -> dict[str, Any]:
     """Train a preset, or go on with it, or find that another experiment has done so."""
     folder = folder_of(run, name, seed)

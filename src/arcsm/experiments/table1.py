@@ -31,6 +31,7 @@ from arcsm.experiments.image_models import (
     ImageModels,
     config_of,
     dataset_of,
+    on_all_models,
     train_all,
     trained,
     untrained,
@@ -104,17 +105,14 @@ def body(run: Study[Table1]) -> Result:
     data = {seed: _images(run, seed) for seed in seeds}
     outliers = data[run.settings.first_seed].outliers
     scorers = _scorers(run)
-    found = run.each(
-        {
-            f"{name} seed {seed} {part} {images}": partial(
-                measure, run, data[seed], partial(scorer, seed), images, seed
-            )
-            for name, scorer in scorers.items()
-            for seed in seeds
-            for part, measure in (("scores", _scores), ("densities", _densities))
-            for images in (_VALIDATION, _TEST, *outliers)
-        }
-    )
+    cells = {
+        f"{name} seed {seed} {part} {images}": partial(measure, run, data[seed], partial(scorer, seed), images, seed)
+        for name, scorer in scorers.items()
+        for seed in seeds
+        for part, measure in (("scores", _scores), ("densities", _densities))
+        for images in (_VALIDATION, _TEST, *outliers)
+    }
+    found = run.each(cells, on_all_models(run, cells))
     models: dict[str, Result] = {}
     tables: dict[str, Mapping[str, Columns]] = {}  # of the first seed
     for name in scorers:
