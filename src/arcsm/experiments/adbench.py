@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -42,6 +42,8 @@ Result = dict[str, Any]
 
 class ADBench(Settings):
     """Every detector has its package's default settings, ours too."""
+
+    lists_cells: ClassVar[frozenset[str]] = frozenset({"seeds", "methods", "tables"})
 
     methods: tuple[str, ...] = Field((OURS, *PEERS), min_length=1)
     tables: tuple[str, ...] = ()  # by default all that are there
