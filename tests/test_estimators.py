@@ -21,11 +21,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from arcsm import cli
-from arcsm.data import read_frame, write_frame
+from arcsm.data import frame_parts, frame_writer, read_frame, write_frame
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.columns import Asinh, Categories, Column, Columns, Constant, Grid, Power, Straight, column_of
 from arcsm.estimators.ensemble import Plan
-from arcsm.estimators.report import verdicts, write_detection_report
+from arcsm.estimators.report import Judged, verdicts, write_detection_report
 
 QUICK: dict[str, Any] = {"max_steps": 20, "n_estimators": 1, "hidden_features": (16,), "random_state": 0}
 
@@ -478,12 +478,25 @@ def test_verdicts_say_in_words_what_was_expected(judged: tuple[ScoreOutlierDetec
 
 def test_the_page_shows_what_was_expected(judged: tuple[ScoreOutlierDetector, pd.DataFrame], tmp_path: Path) -> None:
     detector, rows = judged
-    write_detection_report(detector, rows, verdicts(detector, rows), tmp_path / "page.html", "rows <judged>")
+    write_detection_report(detector, Judged.of(detector, [rows]), tmp_path / "page.html", "rows <judged>")
     page = (tmp_path / "page.html").read_text()
     assert "rows &lt;judged&gt;" in page
     assert "income: expected" in page
     assert page.count("data:image/png;base64,") >= 4
     assert "http" not in page.replace("data:image", "")
+
+
+def test_a_table_judged_in_parts_is_judged_as_a_whole(judged: tuple[ScoreOutlierDetector, pd.DataFrame]) -> None:
+    detector, rows = judged
+    whole, written = verdicts(detector, rows), []
+    parts = [rows.iloc[start : start + 13].reset_index(drop=True) for start in range(0, len(rows), 13)]
+    found = Judged.of(detector, parts, write=written.append)
+    pd.testing.assert_frame_equal(pd.concat(written, ignore_index=True), whole, rtol=1e-9)
+    np.testing.assert_allclose(found.scores, whole["score"], rtol=1e-9)
+    assert found.flagged == whole["outlier"].sum()
+    expected = whole.sort_values("score", kind="stable").head(20)
+    assert found.worst["row"].tolist() == expected["row"].tolist()
+    pd.testing.assert_frame_equal(found.rows, rows.iloc[expected["row"]].reset_index(drop=True))
 
 
 def test_what_was_expected_holds_as_often_as_it_says() -> None:
@@ -506,6 +519,7 @@ def test_detect_judges_a_table_by_another(tmp_path: Path, suffix: str, monkeypat
     new.loc[new.index[1], ["visits", "income"]] = [np.nan, 1e9]
     new.loc[new.index[2], "city"] = None
     write_frame(tmp_path / f"new{suffix}", new)
+    monkeypatch.setattr(cli, "_JUDGED_AT_ONCE", 20)
     names = [str(tmp_path / f"{name}{suffix}") for name in ("normal", "new", "scores")]
     assert cli._run(["detect", *names[:2], "--out", names[2], "--report", str(tmp_path / "page.html")]) == 0
     scores = read_frame(names[2])
@@ -515,6 +529,60 @@ def test_detect_judges_a_table_by_another(tmp_path: Path, suffix: str, monkeypat
     filled = read_frame(tmp_path / f"filled{suffix}")
     assert list(filled.columns) == list(new.columns)
     assert not filled.isna().any(axis=None)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
+def test_a_table_in_parts_is_the_table(tmp_path: Path, suffix: str) -> None:
+    table = frame(100)
+    table["code"] = np.array(["7", "8"] * 50, dtype=object)
+    table.loc[table.index[70], "height"] = np.nan
+    path = tmp_path / f"table{suffix}"
+    table.to_parquet(path, index=False) if suffix == ".parquet" else table.to_csv(path, index=False)
+    like = table.head(10)
+    whole = read_frame(path, like)
+    parts = list(frame_parts(path, like, 30))
+    assert [len(part) for part in parts] == [30, 30, 30, 10]
+    assert [part.index[0] for part in parts] == [0, 0, 0, 0]
+    for d, name in enumerate(whole.columns):
+        assert pd.concat([part.iloc[:, d] for part in parts]).isna().tolist() == whole[name].isna().tolist()
+        known = whole[name].notna().to_numpy()
+        joined = pd.concat([part.iloc[:, d] for part in parts], ignore_index=True)
+        assert joined[known].tolist() == whole.loc[known, name].tolist()
+    assert set(parts[0]["code"]) == {"7", "8"}  # names, though every part of them looks like numbers
+
+
+def test_a_mistake_far_down_a_file_is_named_by_its_row(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x,y\n" + "1,2\n" * 50 + "1,oops\n")
+    parts = frame_parts(tmp_path / "a.csv", pd.DataFrame({"x": [1], "y": [2]}), 20)
+    assert len(next(parts)) == len(next(parts)) == 20
+    with pytest.raises(ValueError, match="column 'y', row 51: expected a number, got 'oops'"):
+        next(parts)
+    cut = pd.DataFrame({"x": np.arange(1000.0)})
+    cut.to_parquet(tmp_path / "b.parquet")
+    (tmp_path / "b.parquet").write_bytes((tmp_path / "b.parquet").read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"b\.parquet: cannot be read, damaged"):
+        next(frame_parts(tmp_path / "b.parquet", None, 20))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_written_in_parts_is_there_whole_or_not_at_all(tmp_path: Path, suffix: str) -> None:
+    path, table = tmp_path / f"table{suffix}", frame(40)
+    with frame_writer(path) as write:
+        write(table.head(25))
+        write(table.tail(15))
+    pd.testing.assert_frame_equal(read_frame(path, table), read_frame(path), check_dtype=False)
+    assert read_frame(path)["income"].tolist() == table["income"].tolist()
+    before = path.read_bytes()
+
+    def interrupted() -> None:
+        with frame_writer(path) as write:
+            write(table.head(3))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

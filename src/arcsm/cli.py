@@ -19,11 +19,21 @@ from rich.table import Table
 
 from arcsm import __version__
 from arcsm.config import RunConfig, dump_config, load_config, load_tree, presets, run_config_path, validated
-from arcsm.data import ImageSet, read_frame, read_images, read_table, scale_images, write_frame, write_table
+from arcsm.data import (
+    ImageSet,
+    frame_parts,
+    frame_writer,
+    read_frame,
+    read_images,
+    read_table,
+    scale_images,
+    write_frame,
+    write_table,
+)
 from arcsm.data.images import IMAGE_SUFFIXES, digits, save_images, unscale_images, unstretch_images
 from arcsm.denoise import Corruption, GaussianNoise, SaltAndPepper, langevin, particles, posterior, tweedie
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
-from arcsm.estimators.report import verdicts, write_detection_report
+from arcsm.estimators.report import Judged, write_detection_report
 from arcsm.experiments import EXPERIMENTS, Preset, find
 from arcsm.experiments.base import result_path
 from arcsm.files import atomic_path
@@ -47,6 +57,7 @@ SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out images that cannot be read or are of another size, and list them.")
 ]
 Noise = Literal["gaussian", "salt-and-pepper"]
+_JUDGED_AT_ONCE = 2_000  # rows of a table: a progress bar that moves, and bounded memory
 Denoiser = Literal["tweedie", "posterior", "particles", "langevin"]
 
 
@@ -258,20 +269,29 @@ def detect(
     """Find the rows of a table that do not belong, and say which columns are to blame."""
     if p_value is not None and (contamination is not None or not 0.0 < p_value < 1.0):
         raise ValueError(f"--p-value {p_value}: expected a number between 0 and 1, and no --contamination")
+    if out.suffix.lower() not in (".csv", ".parquet"):
+        raise ValueError(f"--out {out}: expected a .csv or .parquet file")
     normal = read_frame(train)
-    judged = read_frame(test, like=normal)
+    rows, gaps = 0, False
+    for part in frame_parts(test, normal):  # all of it is looked at before hours may be spent
+        rows, gaps = rows + len(part), gaps or bool(part.isna().any(axis=None))
     detector = ScoreOutlierDetector(
         "auto" if contamination is None else contamination,
-        missing=bool(judged.isna().any(axis=None)) or "auto",
+        missing=gaps or "auto",
         random_state=seed,
         device=device,
         verbose=True,
     ).fit(normal)
-    found = verdicts(detector, judged, p_value)
-    write_frame(out, found)
-    print(f"{out}  {len(found)} rows, {int(found['outlier'].sum())} flagged")
+    with frame_writer(out) as write, track("judging", rows, enabled=True) as advance:
+
+        def written(found: pd.DataFrame) -> None:
+            write(found)
+            advance(len(found))
+
+        judged = Judged.of(detector, frame_parts(test, normal, _JUDGED_AT_ONCE), p_value, written)
+    print(f"{out}  {rows} rows, {judged.flagged} flagged")
     if page is not None:
-        write_detection_report(detector, judged, found, page, f"{test.name}, judged by {train.name}")
+        write_detection_report(detector, judged, page, f"{test.name}, judged by {train.name}")
         print(page)
 
 

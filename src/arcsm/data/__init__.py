@@ -1,7 +1,7 @@
 """Data sets: two-dimensional toys, tables and images."""
 
 from arcsm.data.arrays import TABLE_SUFFIXES, Table, read_array, read_table, write_table
-from arcsm.data.frames import read_frame, write_frame
+from arcsm.data.frames import frame_parts, frame_writer, read_frame, write_frame
 from arcsm.data.images import (
     IMAGE_SUFFIXES,
     ImageSet,
@@ -26,6 +26,8 @@ __all__ = [
     "Table",
     "Toy",
     "digits",
+    "frame_parts",
+    "frame_writer",
     "image_grid",
     "mnist",
     "read_array",

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
+from pyarrow import parquet
 
 from arcsm.data.arrays import TABLE_SUFFIXES, read_table
 from arcsm.files import FilePath, atomic_path, existing_file, reading
 
 _NUMERIC = 0.9  # share of a column's values that are numbers, from which on the others are mistakes
 _WRITABLE = (".csv", ".parquet")
+_AT_A_TIME = 50_000  # rows of a table that is read in parts
 _EMPTY = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None")
 
 
@@ -27,25 +34,61 @@ def read_frame(path: FilePath, like: pd.DataFrame | None = None) -> pd.DataFrame
         ValueError: in one line, for a file that cannot be read or has no rows, a column that is numbers but for a few
             values (the first is named), infinite values, or columns other than those of ``like``.
     """
+    parts = list(frame_parts(path, like, None))
+    return parts[0]
+
+
+def frame_parts(path: FilePath, like: pd.DataFrame | None, rows: int | None = _AT_A_TIME) -> Iterator[pd.DataFrame]:
+    """The table of :func:`read_frame` in parts, for files that memory does not hold.
+
+    Arguments:
+        path: As in :func:`read_frame`; ``.npy`` and ``.npz`` come whole.
+        like: As in :func:`read_frame`. Without it the types of a part are those of its own values.
+        rows: Of each part but the last; ``None`` for all in one.
+
+    Raises:
+        ValueError: as :func:`read_frame`, when the part is reached.
+    """
     suffix = next((suffix for suffix in TABLE_SUFFIXES if str(path).lower().endswith(suffix)), None)
     if suffix is None:
         raise ValueError(f"{path}: expected one of {', '.join(TABLE_SUFFIXES)}")
     path = existing_file(path)
+    first = 0
+    for frame in _raw_parts(path, suffix, like, rows):
+        if not len(frame) or not len(frame.columns):
+            continue
+        frame.columns = [str(name) for name in frame.columns]
+        if like is not None:
+            frame = _aligned(frame, like, path)
+        for name in frame.columns:
+            frame[name] = _column(frame[name], None if like is None else like[name], path, first)
+        first += len(frame)
+        yield frame.reset_index(drop=True)
+    if not first:
+        raise ValueError(f"{path}: expected at least one row of data, got none")
+
+
+def _raw_parts(path: Path, suffix: str, like: pd.DataFrame | None, rows: int | None) -> Iterator[pd.DataFrame]:
+    """The parts as their format gives them."""
     if suffix in (".npy", ".npz"):
         table = read_table(path, allow_missing=True)
-        frame = pd.DataFrame(table.values.astype(np.float64), columns=list(table.columns))
-    else:
+        yield pd.DataFrame(table.values.astype(np.float64), columns=list(table.columns))
+    elif suffix == ".parquet":
         with reading(path):
-            names = [] if like is None else [name for name in like.columns if _holds_names(like[name])]
-            frame = pd.read_parquet(path) if suffix == ".parquet" else _read_csv(path, names)
-    if not len(frame) or not len(frame.columns):
-        raise ValueError(f"{path}: expected at least one row of data, got none")
-    frame.columns = [str(name) for name in frame.columns]
-    if like is not None:
-        frame = _aligned(frame, like, path)
-    for name in frame.columns:
-        frame[name] = _column(frame[name], None if like is None else like[name], path)
-    return frame
+            if rows is None:
+                yield pd.read_parquet(path)
+                return
+            file = parquet.ParquetFile(path)
+        batches = file.iter_batches(batch_size=rows)
+        while True:
+            with reading(path):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch.to_pandas()
+    else:
+        names = [] if like is None else [name for name in like.columns if _holds_names(like[name])]
+        yield from _csv_parts(path, names, rows)
 
 
 def write_frame(path: FilePath, frame: pd.DataFrame) -> None:
@@ -54,18 +97,53 @@ def write_frame(path: FilePath, frame: pd.DataFrame) -> None:
     Raises:
         ValueError: for another suffix.
     """
+    with frame_writer(path) as write:
+        write(frame)
+
+
+@contextmanager
+def frame_writer(path: FilePath) -> Iterator[Callable[[pd.DataFrame], None]]:
+    """Write a table part by part, all of it or nothing: gives what appends a part.
+
+    Raises:
+        ValueError: for another suffix than ``.csv`` and ``.parquet``.
+    """
     path = Path(path)
     if path.suffix.lower() not in _WRITABLE:
         raise ValueError(f"{path}: expected a file name that ends in {', '.join(_WRITABLE)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         if path.suffix.lower() == ".csv":
-            frame.to_csv(temporary, index=False)
-        else:
-            frame.to_parquet(temporary, index=False)
+            with temporary.open("w", encoding="utf-8", newline="") as file:
+                yield lambda frame: frame.to_csv(file, index=False, header=file.tell() == 0)
+            return
+        with _ParquetWriter(temporary) as writer:
+            yield writer.write
 
 
-def _read_csv(path: Path, names: list[str]) -> pd.DataFrame:
+class _ParquetWriter:
+    """Appends frames to a Parquet file; the first one decides the types."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.writer: Any = None
+
+    def __enter__(self) -> _ParquetWriter:
+        return self
+
+    def write(self, frame: pd.DataFrame) -> None:
+        schema = None if self.writer is None else self.writer.schema
+        table = pyarrow.Table.from_pandas(frame, schema=schema, preserve_index=False)
+        if self.writer is None:
+            self.writer = parquet.ParquetWriter(self.path, table.schema)
+        self.writer.write_table(table)
+
+    def __exit__(self, *_: object) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _csv_parts(path: Path, names: list[str], rows: int | None) -> Iterator[pd.DataFrame]:
     """A CSV file, whose first row is a header when one of its cells is neither a number nor empty.
 
     Columns of ``names`` are read as they are, even where they look like numbers.
@@ -74,17 +152,26 @@ def _read_csv(path: Path, names: list[str]) -> pd.DataFrame:
         first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
         cells = first.iloc[0].str.strip()
         header = bool((pd.to_numeric(cells, errors="coerce").isna() & ~cells.isin(_EMPTY)).any())
-        frame = pd.read_csv(
-            path, header=0 if header else None, skipinitialspace=True, na_values=["?"],
-            dtype=dict.fromkeys(names, object) if header else None,
-        )  # fmt: skip
+        options: dict[str, Any] = {
+            "header": 0 if header else None,
+            "skipinitialspace": True,
+            "na_values": ["?"],
+            "dtype": dict.fromkeys(names, object) if header else None,
+        }
+        if rows is None:
+            parts = iter([pd.read_csv(path, **options)])
+        else:
+            parts = iter(pd.read_csv(path, chunksize=rows, **options))
+        for frame in parts:
+            if not header:
+                frame.columns = pd.Index([f"x{index}" for index in range(frame.shape[1])])
+            yield frame
     except pd.errors.EmptyDataError as error:
         raise ValueError(f"{path}: expected at least one row of data, got none") from error
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a table of comma-separated values ({' '.join(str(error).split())})") from error
-    if not header:
-        frame.columns = pd.Index([f"x{index}" for index in range(frame.shape[1])])
-    return frame
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read, damaged or not of this format ({error})") from error
 
 
 def _holds_names(column: pd.Series) -> bool:
@@ -100,8 +187,8 @@ def _aligned(frame: pd.DataFrame, like: pd.DataFrame, path: Path) -> pd.DataFram
     return frame[list(like.columns)].copy()
 
 
-def _column(column: pd.Series, like: pd.Series | None, path: Path) -> pd.Series:
-    """A column as numbers, truth values or names, whichever it is or ``like`` is."""
+def _column(column: pd.Series, like: pd.Series | None, path: Path, first: int = 0) -> pd.Series:
+    """A column as numbers, truth values or names, whichever it is or ``like`` is; ``first`` rows came before it."""
     if pd.api.types.is_datetime64_any_dtype(column.dtype) or pd.api.types.is_timedelta64_dtype(column.dtype):
         raise ValueError(f"{path}: column {column.name!r} holds dates or times; turn them into numbers, such as days")
     if like is not None and _holds_names(like):
@@ -112,7 +199,7 @@ def _column(column: pd.Series, like: pd.Series | None, path: Path) -> pd.Series:
         numbers = column.astype(np.float64) if column.isna().any() else column
         infinite = np.isinf(numbers.to_numpy(dtype=float, na_value=np.nan))
         if infinite.any():
-            raise ValueError(f"{path}: column {column.name!r}, row {int(infinite.argmax()) + 1}: infinite")
+            raise ValueError(f"{path}: column {column.name!r}, row {first + int(infinite.argmax()) + 1}: infinite")
         return numbers
     numbers = pd.to_numeric(column, errors="coerce")
     wrong = numbers.isna() & column.notna()
@@ -124,6 +211,6 @@ def _column(column: pd.Series, like: pd.Series | None, path: Path) -> pd.Series:
         if wrong.any():
             place = int(np.argmax(wrong.to_numpy()))
             got = str(column.iloc[place])[:40]
-            raise ValueError(f"{path}: column {column.name!r}, row {place + 1}: expected a number, got {got!r}")
+            raise ValueError(f"{path}: column {column.name!r}, row {first + place + 1}: expected a number, got {got!r}")
         return numbers
     return column.astype(object)

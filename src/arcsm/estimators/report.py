@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,16 @@ _PICTURED = 8  # rows whose conditional densities are drawn
 _GRID = 160
 
 
-def verdicts(detector: ScoreOutlierDetector, table: pd.DataFrame, threshold: float | None = None) -> pd.DataFrame:
+def verdicts(
+    detector: ScoreOutlierDetector, table: pd.DataFrame, threshold: float | None = None, first: int = 0
+) -> pd.DataFrame:
     """A line for every row: score, p-value, flag, the columns to blame with what they add, and plain words.
 
     Arguments:
         detector: A fitted detector.
         table: Rows to judge.
         threshold: Flag rows whose p-value is at most this; without it those below the detector's threshold.
+        first: Number of the first row, where the table is a part of another.
     """
     least = 1.0 / (1.0 + len(detector.held_out_scores_))
     if threshold is not None and threshold < least:
@@ -44,7 +49,7 @@ def verdicts(detector: ScoreOutlierDetector, table: pd.DataFrame, threshold: flo
     scores = contributions.sum(1)
     p = detector.p_values_of(scores)
     flagged = scores < detector.offset_ if threshold is None else p <= threshold
-    found = pd.DataFrame({"row": np.arange(len(table)), "score": scores, "p_value": p, "outlier": flagged})
+    found = pd.DataFrame({"row": first + np.arange(len(table)), "score": scores, "p_value": p, "outlier": flagged})
     surprise = contributions - detector.median_contributions_
     worst = np.argsort(surprise, 1)[:, :_NAMED]
     names = np.array([str(name) for name in table.columns])
@@ -94,47 +99,91 @@ def _as_text(value: Any) -> str:
 # The page -----------------------------------------------------------------------------------------------------------
 
 
-def write_detection_report(
-    detector: ScoreOutlierDetector, table: pd.DataFrame, found: pd.DataFrame, path: Path, title: str
-) -> None:
+@dataclass
+class Judged:
+    """What is kept of a table that was judged part by part: all scores, and the most surprising rows.
+
+    Attributes:
+        scores: Of all rows, ``(N,)``.
+        flagged: How many are outliers.
+        worst: Verdicts of the most surprising rows, the lowest score first.
+        rows: Those rows, in the same order.
+    """
+
+    scores: Array
+    flagged: int
+    worst: pd.DataFrame
+    rows: pd.DataFrame
+
+    @classmethod
+    def of(
+        cls,
+        detector: ScoreOutlierDetector,
+        parts: Iterable[pd.DataFrame],
+        threshold: float | None = None,
+        write: Callable[[pd.DataFrame], None] | None = None,
+    ) -> Judged:
+        """Judge the parts of a table, one after the other.
+
+        Arguments:
+            detector: A fitted detector.
+            parts: Of the table.
+            threshold: As in :func:`verdicts`.
+            write: Takes the verdicts of every part.
+        """
+        scores: list[Array] = []
+        judged, flagged = 0, 0
+        worst, rows = pd.DataFrame(), pd.DataFrame()
+        for part in parts:
+            found = verdicts(detector, part, threshold, judged)
+            if write is not None:
+                write(found)
+            judged, flagged = judged + len(part), flagged + int(found["outlier"].sum())
+            scores.append(found["score"].to_numpy())
+            worst = pd.concat([worst, found], ignore_index=True) if len(worst) else found
+            rows = pd.concat([rows, part], ignore_index=True) if len(rows) else part
+            order = worst["score"].sort_values(kind="stable").index[:_ROWS_ON_PAGE]
+            worst, rows = worst.loc[order].reset_index(drop=True), rows.iloc[order].reset_index(drop=True)
+        return cls(np.concatenate(scores), flagged, worst, rows)
+
+
+def write_detection_report(detector: ScoreOutlierDetector, judged: Judged, path: Path, title: str) -> None:
     """Write the page: how scores are spread, the most surprising rows, and what was to be expected of them.
 
     Arguments:
         detector: A fitted detector.
-        table: The rows that were judged.
-        found: What :func:`verdicts` gave for them.
+        judged: What it said of a table.
         path: The page.
         title: Its heading.
     """
-    order = found.sort_values("score").head(_ROWS_ON_PAGE)
-    flagged = [int(row) for row in order["row"] if found["outlier"].iloc[int(row)]][:_PICTURED]
+    flagged = np.flatnonzero(judged.worst["outlier"])[:_PICTURED].tolist()
     pictures = [
-        (f"Row {row}: score {found['score'].iloc[row]:.2f}, p = {found['p_value'].iloc[row]:.2g}",
-         plots.as_data_uri(plots.as_png(_conditionals(detector, table.iloc[[row]], found.iloc[row]))))
-        for row in flagged
+        (f"Row {verdict['row']}: score {verdict['score']:.2f}, p = {verdict['p_value']:.2g}",
+         plots.as_data_uri(plots.as_png(_conditionals(detector, judged.rows.iloc[[place]], verdict))))
+        for place, verdict in ((place, judged.worst.iloc[place]) for place in flagged)
     ]  # fmt: skip
     page = render(
         "detect.html",
         title=title,
-        rows=len(table),
-        flagged=int(found["outlier"].sum()),
+        rows=len(judged.scores),
+        flagged=judged.flagged,
         fitted=len(detector.fitted_scores_),
         columns=describe(detector.columns_.kinds),
-        spread=plots.as_data_uri(plots.as_png(_spread(detector, found))),
-        worst=order.to_dict("records"),
+        spread=plots.as_data_uri(plots.as_png(_spread(detector, judged.scores))),
+        worst=judged.worst.to_dict("records"),
         pictures=pictures,
     )
     write_text(path, page)
 
 
-def _spread(detector: ScoreOutlierDetector, found: pd.DataFrame) -> Figure:
+def _spread(detector: ScoreOutlierDetector, scores: Array) -> Figure:
     """Histograms of the scores of the fitted and of the judged rows, and the threshold."""
     figure = Figure(figsize=(7.2, 3.0), layout="constrained")
     axes = figure.add_subplot()
-    both = np.concatenate([detector.fitted_scores_, found["score"]])
+    both = np.concatenate([detector.fitted_scores_, scores])
     low, high = np.quantile(both, [0.005, 1.0])
     edges = np.linspace(low, high + 1e-9, 50)
-    kept = {"fitted rows": detector.fitted_scores_, "judged rows": found["score"].to_numpy()}
+    kept = {"fitted rows": detector.fitted_scores_, "judged rows": scores}
     for (label, values), colour in zip(kept.items(), (plots.GREY, plots.BLUE), strict=True):
         axes.hist(np.clip(values, low, high), edges.tolist(), density=True, alpha=0.6, color=colour, label=label)
     axes.axvline(detector.offset_, color=plots.ORANGE, label="threshold")
