@@ -6,6 +6,7 @@ likelihoods are of the same thing: the dequantised images with the smallest nois
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor
 
+from arcsm import plots
 from arcsm.data.datasets import Dataset
 from arcsm.data.images import image_grid, unscale_images
 from arcsm.experiments.base import Preset, Study, digest, result_path, study
@@ -39,6 +41,7 @@ from arcsm.experiments.image_models import (
 from arcsm.files import atomic_path
 from arcsm.frechet import Frechet
 from arcsm.metrics import add_smallest_noise, bits_per_dim, summary
+from arcsm.training_log import read_metrics
 
 
 class Fig4(ImageModels):
@@ -109,10 +112,12 @@ def body(run: Study[Fig4]) -> Result:
         cells = {sampler: compared.get(f"samplers {name} {sampler}") for sampler in SAMPLERS}
         models[name]["samplers"] = {sampler: cell for sampler, cell in cells.items() if cell is not None}
         models[name]["pictures"] = _pictures(run, name)
+        models[name]["curve"] = [[row["step"], row["valid"]] for row in read_metrics(folder_of(run, name))]
     return {
         "models": models,
         "data": {key: data[f"data {key}"] for key in _sets(run)},
         "figure": run.figure(_figure(run, models)),
+        "curves": _picture(run, "curves", plots.as_png(_curves(models))),
     }
 
 
@@ -248,12 +253,32 @@ def _pictures(run: Study[Fig4], name: str) -> dict[str, str]:
         ("samples", drawn[: run.settings.grid], None),
         ("nearest", pairs, len(some)),
     ):
-        path = result_path(run.out, run.name, run.preset).with_name(f"{run.preset}-{name}-{kind}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as temporary:
-            image_grid(pixels, columns, zoom=2).save(temporary, format="PNG")
-        found[kind] = path.name
+        written = io.BytesIO()
+        image_grid(pixels, columns, zoom=2).save(written, format="PNG")
+        found[kind] = _picture(run, f"{name}-{kind}", written.getvalue())
     return found
+
+
+def _picture(run: Study[Fig4], name: str, png: bytes) -> str:
+    """Keep a picture beside the record; its name."""
+    path = result_path(run.out, run.name, run.preset).with_name(f"{run.preset}-{name}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(png)
+    return path.name
+
+
+def _curves(models: Mapping[str, Result]) -> Figure:
+    """The objective on held-out images while training; each model has its own."""
+    figure = Figure(figsize=(2.4 * len(models), 2.2), layout="constrained")
+    for place, (name, cell) in enumerate(models.items()):
+        axes = figure.add_subplot(1, len(models), place + 1)
+        axes.plot(*np.array(cell["curve"]).T, "o-", color=plots.BLUE, markersize=3)
+        axes.set_title(name, fontsize=8)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=7)
+        plots.open_frame(axes)
+    return figure
 
 
 def _figure(run: Study[Fig4], models: Mapping[str, Result]) -> Figure:
