@@ -20,7 +20,6 @@ from arcsm.progress import track
 from arcsm.train_config import TrainConfig
 from arcsm.training import fit
 
-_CONTEXT = 16
 _LEVELS = 16
 _TOLERANCE = 1e-3  # nats, of a conditional's log density
 _VALIDATED = 512  # noisy copies of held-out rows that a validation is done on, at least
@@ -34,6 +33,7 @@ class Plan:
 
     Attributes:
         members: Models, each with another order of the columns.
+        context: Features of the context of each column.
         hidden: Units of the context network's layers.
         head: Units of the head's layers.
         sinusoids: Waves of a value that context and head are shown.
@@ -45,6 +45,7 @@ class Plan:
     """
 
     members: int
+    context: int
     hidden: tuple[int, ...]
     head: tuple[int, ...]
     sinusoids: int
@@ -61,9 +62,11 @@ class Plan:
         fine = 0.05 if small else 0.02
         coarse = 0.3 if rows < 500 else 0.15 if small else 0.05 if large else 0.08
         width = 64 if small else 256 if large else 128
-        width = max(width, min(2 * columns, 1024))
+        width = max(width, min(2 * columns, 512))
+        wide = columns > 300  # time grows with rows, columns and members; there, a fit is minutes and not hours
         return cls(
-            members=1 if columns == 1 else 4 if small else 1 if large else 2,
+            members=1 if columns == 1 or large else 2 if wide or not small else 4,
+            context=8 if wide else 16,
             hidden=(width, width),
             head=(32, 32) if small else (48, 48),
             sinusoids=0 if small else 6,
@@ -78,10 +81,10 @@ class Plan:
         """A model with fresh weights."""
         frequency = 0.5 / self.sigma_min
         made = MADE(
-            columns, _CONTEXT, self.hidden, order=order, sinusoids=self.sinusoids, max_frequency=frequency,
+            columns, self.context, self.hidden, order=order, sinusoids=self.sinusoids, max_frequency=frequency,
             missing=self.missing, hide=0.3 if self.missing else 0.0,
         )  # fmt: skip
-        head = ScoreHead(_CONTEXT, self.head, self.sinusoids, frequency)
+        head = ScoreHead(self.context, self.head, self.sinusoids, frequency)
         return AutoregressiveModel(made, head, NoiseLadder(3.0, self.sigma_min, _LEVELS))
 
     def training(self, steps: Sequence[float], seed: int, device: str) -> TrainConfig:
