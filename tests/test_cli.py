@@ -127,18 +127,29 @@ def test_samples_come_as_picture_array_and_table(image_run: Path, table_run: Pat
         table = read_table(tmp_path / "s.csv")
         assert table.columns == ("a", "b", "c")
         assert table.values.shape == (6, 3)
+    assert call("sample", table_run, "-n", 6, "--out", tmp_path / "s.parquet") == 0
+    assert list(pd.read_parquet(tmp_path / "s.parquet").columns) == ["a", "b", "c"]
     assert call("sample", table_run, "-n", 6, "--seed", 1, "--denoise", "--out", tmp_path / "a.npy") == 0
     assert call("sample", table_run, "-n", 6, "--seed", 1, "--denoise", "--out", tmp_path / "b.npy") == 0
     assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
 
 
-def test_scores_of_a_table_and_of_a_folder_of_images(image_run: Path, table_run: Path, tmp_path: Path) -> None:
+def test_scores_of_a_table_and_of_a_folder_of_images(
+    image_run: Path, table_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = table_run.parent / "data.csv"
     assert call("score", table_run, data, "--out", tmp_path / "scores.csv") == 0
     scores = read_table(tmp_path / "scores.csv")
     assert scores.columns == ("row", "log_prob", "least_likely_column", "its_log_prob")
     assert len(scores.values) == 300
     assert np.isfinite(scores.values).all()
+    mixed = pd.read_csv(data)[["c", "a", "b"]].assign(other=1.0)  # names say what belongs where
+    mixed.to_csv(tmp_path / "mixed.csv", index=False)
+    assert call("score", table_run, tmp_path / "mixed.csv", "--out", tmp_path / "again.parquet") == 0
+    np.testing.assert_allclose(read_table(tmp_path / "again.parquet").values[:, 1], scores.values[:, 1], rtol=1e-5)
+    mixed.drop(columns=["b"]).to_csv(tmp_path / "fewer.csv", index=False)
+    assert call("score", table_run, tmp_path / "fewer.csv", "--out", tmp_path / "none.csv") == 1
+    assert "fewer.csv: columns b are missing" in capsys.readouterr().err
     folder = tmp_path / "images"
     folder.mkdir()
     pixels = digits().pixels[:3, 0].numpy() * 15
@@ -187,7 +198,7 @@ def test_a_run_is_not_overwritten_but_resumed(image_run: Path, capsys: pytest.Ca
         (["train"], 2, "missing argument"),
         (["trai"], 2, "no such command"),
         (["sample", "nowhere", "--out", "x.png"], 1, "no such file"),
-        (["sample", "MODEL", "--out", "x.txt"], 1, "expected a .png, .npy or .csv file"),
+        (["sample", "MODEL", "--out", "x.txt"], 1, "expected a .png, .csv, .parquet or .npy file"),
         (["sample", "MODEL", "--out", "x.png", "--sampler", "magic"], 1, "expected one of langevin"),
         (["sample", "MODEL", "--out", "x.png", "-n", "0"], 2, "-n"),
         (["sample", "MODEL", "--out", "x.png", "--device", "warp"], 1, "device"),

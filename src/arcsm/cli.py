@@ -14,13 +14,15 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as ShownTable
 
 from arcsm import __version__
 from arcsm.config import RunConfig, dump_config, load_config, load_tree, presets, run_config_path, validated
 from arcsm.data import (
     ImageSet,
+    Table,
     frame_parts,
     frame_writer,
     read_frame,
@@ -137,7 +139,9 @@ app.registered_commands[-1].help = train.__doc__
 )
 def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.")],
-    out: Annotated[Path, typer.Option(help="A .png (a grid of images), a folder (a .png each), a .npy or .csv file.")],
+    out: Annotated[
+        Path, typer.Option(help="A .png (a grid of images), a folder (a .png each), a .csv, .parquet or .npy file.")
+    ],
     n: Annotated[int, typer.Option("-n", help="Number of samples.", min=1)] = 64,
     sampler: Annotated[str | None, typer.Option(help=f"{', '.join(SAMPLERS)}; the model's default without.")] = None,
     denoise: Annotated[bool, typer.Option("--denoise", help="Remove the last noise (Tweedie's formula).")] = False,
@@ -150,10 +154,10 @@ def sample(
     """Draw samples from a trained model."""
     model: AutoregressiveModel | VAE
     model = load_vae(run, device) if holds_vae(run) else load(run, resolve_device(device))
-    if out.suffix not in ("", ".png", ".npy", ".csv"):
-        raise ValueError(f"--out {out}: expected a .png, .npy or .csv file, or a folder")
+    if out.suffix not in ("", ".png", ".npy", ".csv", ".parquet"):
+        raise ValueError(f"--out {out}: expected a .png, .csv, .parquet or .npy file, or a folder")
     if out.suffix in ("", ".png") and "image_shape" not in model.metadata:
-        raise ValueError(f"--out {out}: this model is not of images; use .npy or .csv")
+        raise ValueError(f"--out {out}: this model is not of images; use .csv, .parquet or .npy")
     if out.suffix == "" and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out}: exists already; give a new or an empty folder")
     begun = time.monotonic()
@@ -433,11 +437,21 @@ def _read_rows(
     is_images = path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
     if not is_images and shape is None:
         table = read_table(path)
-        if table.values.shape[1] != model.features:
-            raise ValueError(f"{path}: expected {model.features} columns, got {table.values.shape[1]}")
-        return torch.from_numpy(table.values).to(model.shift.dtype), None
+        return torch.from_numpy(_in_order(model, table, path)).to(model.shift.dtype), None
     images = _read_images(model, path, skip_bad)
     return _continuous(scale_images(images.pixels, images.levels).flatten(1), images.levels, seed), images.names
+
+
+def _in_order(model: AutoregressiveModel, table: Table, path: Path) -> NDArray[Any]:
+    """Values of a table in the model's order: by name, where the table has all of the model's names."""
+    names = _columns(model)
+    if len(table.columns) == len(set(table.columns)) and set(names) <= set(table.columns):
+        return table.values[:, [table.columns.index(name) for name in names]]
+    if table.values.shape[1] != model.features:
+        raise ValueError(f"{path}: expected {model.features} columns, got {table.values.shape[1]}")
+    if "columns" in model.metadata and set(names) & set(table.columns):  # some names agree, so names count
+        raise ValueError(f"{path}: columns {', '.join(sorted(set(names) - set(table.columns)))} are missing")
+    return table.values
 
 
 def _read_images(model: AutoregressiveModel, path: Path, skip_bad: bool = False) -> ImageSet:
@@ -568,7 +582,7 @@ def _show_likelihoods(numbers: ReportNumbers) -> None:
 
 
 def _show_likelihood_table(rows: Sequence[LikelihoodRow]) -> None:
-    table = Table("held-out log likelihood", "nats a row")
+    table = ShownTable("held-out log likelihood", "nats a row")
     for row in rows:
         table.add_row(row.model, f"{row.mean:.3f}" + (f" +- {row.error:.3f}" if row.error is not None else ""))
     Console().print(table)
