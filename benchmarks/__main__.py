@@ -34,7 +34,7 @@ ABOUT = {
     "against a uniform grid over the same support, doubled until its largest error is below 1e-4 or ours. Scores alone "
     "on the grid, scores and slopes for ours; the best of three runs of ours and of two of the grid.",
     "flow": "Log densities through the ladder (tolerance 1e-3, double precision) of a trained model of 21 pixels. "
-    "`plain` evaluates the head for the whole batch at once and inverts every step to 1e-5; `matrix_products` are those "
+    "`plain` evaluates the head for the whole batch at once, inverting every step to 1e-5; `matrix_products` are those "
     "of our evaluations and nothing else.",
     "quadrature": "Errors of the log density of trained score heads with 64 to 512 evaluations of the score, in nats, "
     "against a uniform grid of 20,001 nodes: the largest of 200 conditionals of held-out rows, the share that reached "
