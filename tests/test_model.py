@@ -12,8 +12,9 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from arcsm import MADE, AutoregressiveModel, GaussianHead, LogisticMixtureHead, NoiseLadder, ScoreHead
+from arcsm import MADE, AutoregressiveModel, GaussianHead, LogisticMixtureHead, NoiseLadder, ScoreHead, samplers
 from arcsm.conditionals import Accuracy, Conditionals
+from arcsm.experiments.evaluations import counted
 from arcsm.warning import AccuracyWarning
 
 MakeModel = Callable[..., AutoregressiveModel]
@@ -451,6 +452,28 @@ def test_the_test_of_samplers_tells_two_densities_apart(make_model: MakeModel, l
     model = make_model(noise=ladder)
     u = model.cdf(model.sample(1500, "inverse_cdf", generator(11)), method="flow")
     assert kstest(u[:, 0].numpy(), "uniform").pvalue < 1e-6
+
+
+def test_a_normal_start_is_exact_for_normal_conditionals(make_model: MakeModel, ladder: NoiseLadder) -> None:
+    model = make_model("gaussian", noise=ladder, order=(1, 0), **UNITS)
+    x = model.sample(1500, "probability_flow", generator(11), level=0, start="normal")
+    assert_uniform(model.cdf(x, level=0))
+    with pytest.raises(ValueError, match='start: expected "exact" or "normal"'):
+        model.sample(2, "probability_flow", start="norm")
+
+
+def test_a_normal_start_takes_four_evaluations_and_the_width_of_the_whole(
+    make_model: MakeModel, ladder: NoiseLadder
+) -> None:
+    model = make_model("mixture", noise=ladder, dtype=FLOAT64)
+    conditionals = Conditionals(model.head, model.head.project(torch.randn(40, 3, dtype=FLOAT64)), (8.0,), "quadrature")
+    with counted(model.head) as count:
+        mean, deviation = samplers._normal_at(conditionals, 8.0)
+    assert count.scores == 4 * 40
+    exact = Conditionals(model.head, conditionals.projection, (8.0,), "closed_form")
+    for u, normal in ((0.2, -0.8416), (0.5, 0.0), (0.8, 0.8416)):  # a wide noise makes nearly normal conditionals
+        quantile = exact.icdf(torch.full_like(mean, u))
+        torch.testing.assert_close(mean + normal * deviation, quantile, rtol=0.0, atol=0.15 * 8.0)
 
 
 def test_probability_flow_at_other_levels_and_steps(make_model: MakeModel, ladder: NoiseLadder) -> None:

@@ -85,7 +85,12 @@ PRESETS: Mapping[Preset, Fig4] = {
     "paper": Fig4(changes=PAPER, pixelcnn_changes=PAPER_PIXELCNN, samples=10_000, test_rows=10_000),
 }
 
-SAMPLERS = ("langevin", "probability_flow")
+FEWEST = "probability_flow, few steps"
+SAMPLERS: Mapping[str, dict[str, Any]] = {
+    "langevin": {"sampler": "langevin"},  # with the steps of the paper
+    "probability_flow": {"sampler": "probability_flow"},
+    FEWEST: {"sampler": "probability_flow", "start": "normal", "steps": 3},
+}
 
 Result = dict[str, Any]
 
@@ -189,13 +194,19 @@ def _compare(run: Study[Fig4], name: str, sampler: str) -> Result:
     """What some images cost by a sampler, and how good a few more are."""
     settings, model, dataset = run.settings, trained(run, name), dataset_of(run, name)
     steps = settings.langevin_steps[model.metadata["image_shape"][0] == 3]
-    draw = partial(model.sample, sampler=sampler, generator=run.generator(settings.first_seed, 2), denoise=True)
-    draw = partial(draw, langevin_steps=steps) if sampler == "langevin" else draw
+    options = dict(SAMPLERS[sampler])
+    if sampler == "langevin":
+        options["langevin_steps"] = steps
+    generator = run.generator(settings.first_seed, 2)
+
+    def draw(count: int) -> Tensor:
+        return model.sample(count, generator=generator, denoise=True, progress=True, **options)
+
     with counted(model.head) as count:
         begun = time.monotonic()
-        draw(settings.timed_samples, progress=True)
+        draw(settings.timed_samples)
         seconds, evaluations = time.monotonic() - begun, count.scores + count.with_derivative
-    pixels = _pixels(draw(settings.compared_samples, progress=True).cpu(), model.metadata)
+    pixels = _pixels(draw(settings.compared_samples).cpu(), model.metadata)
     real = _pixels(dataset.test[: settings.compared_samples], dataset.metadata)
     return {
         "timed_samples": settings.timed_samples,
