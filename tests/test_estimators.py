@@ -511,7 +511,9 @@ def test_what_was_expected_holds_as_often_as_it_says() -> None:
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_detect_judges_a_table_by_another(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Plan, "of", classmethod(lambda cls, *_: Plan(1, 16, (16,), (16,), 0, 0.3, 30, 64, 5e-3, True)))
+    monkeypatch.setattr(
+        Plan, "of", classmethod(lambda cls, *_: Plan(1, 16, (16,), (16,), 0, 0.3, 6, 5e-3, 30, 64, 5e-3, True))
+    )
     table = frame(200)
     write_frame(tmp_path / f"normal{suffix}", table.head(150))
     new = table.tail(50)[list(reversed(table.columns))].copy()

@@ -240,9 +240,18 @@ def test_a_smooth_flow_is_inverted_by_little_more_than_a_step_a_level() -> None:
     flow_up(counted, GRID, path(20))
     precise = evaluations / len(GRID)
     evaluations = 0
-    base, log_slope = flow_up(counted, GRID, path(20), tolerance=1e-3)
-    assert evaluations / len(GRID) < 3.5 * 20 < precise < 5.0 * 20
-    exact, exact_slope = flow_up(score, GRID, path(20))
+    flow_up(counted, GRID, path(20), tolerance=1e-2)
+    assert 2.0 * 20 < evaluations / len(GRID) < 2.5 * 20 < 3.0 * 20 < precise < 4.0 * 20
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_a_rough_inversion_is_mended_by_its_last_newton_step(steps: int) -> None:
+    exact, exact_slope = flow_up(score, GRID, path(steps), tolerance=1e-9)
     likely = log_prob(GRID, 0.05) > -8.0
-    assert float((base - exact)[likely].abs().max()) < 20 * 1e-3
-    assert float((log_slope - exact_slope)[likely].abs().max()) < 0.05
+    before = torch.inf
+    for tolerance in (1e-2, 1e-3, 1e-4):
+        base, log_slope = flow_up(score, GRID, path(steps), tolerance)
+        assert float((base - exact)[likely].abs().max()) < 0.1 * tolerance  # a square, were it not for the levels
+        error = float((log_slope - exact_slope)[likely].abs().max())
+        assert error < min(tolerance, before)
+        before = error

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from arcsm.warning import AccuracyWarning, warn
+
+T = TypeVar("T")
 
 ROWS = 512  #: rows whose contexts are computed at a time
 _KEPT = 31 << 20  # bytes; glibc learns from blocks of up to 32 MiB
@@ -43,6 +48,44 @@ def warn_of_unsure(unsure: int, total: int) -> None:
             "raise max_evaluations or tol",
             AccuracyWarning,
         )
+
+
+def each_part(function: Callable[[slice], T], parts: Sequence[slice], device: torch.device) -> list[T]:
+    """A function of every part, without gradients; on a processor of several cores, a part to a core.
+
+    That beats giving every operation all cores: most are too small to be shared.
+    """
+    cores = torch.get_num_threads()
+    if device.type != "cpu" or cores == 1 or len(parts) == 1:
+        with torch.no_grad():
+            return [function(part) for part in parts]
+
+    def alone(part: slice) -> T:
+        with torch.no_grad():  # threads do not inherit it
+            return function(part)
+
+    try:
+        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(alone, parts))
+    finally:
+        torch.set_num_threads(cores)  # a thread's setting is also that of all to come
+
+
+class Workspace:
+    """Memory for intermediate results that is taken once and used again and again, by name.
+
+    Fetching fresh pages for a result of a few megabytes may take longer than computing it.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def empty(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
+        """A tensor of the shape, with the type and device of another one. What ``name`` gave before is overwritten."""
+        kept, size = self._kept.get(name), math.prod(shape)
+        if kept is None or kept.numel() < size or kept.dtype != like.dtype or kept.device != like.device:
+            kept = self._kept[name] = like.new_empty(size)
+        return kept[:size].view(tuple(shape))
 
 
 @functools.cache

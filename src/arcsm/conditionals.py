@@ -14,7 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from arcsm.flow import TOLERANCE, flow_down, flow_up
+from arcsm.batches import Workspace
+from arcsm.flow import flow_down, flow_up
 from arcsm.heads import Head, NormalisedHead, ScoreHead
 from arcsm.quadrature import PiecewiseDensity, from_nodes, integrate
 
@@ -23,7 +24,10 @@ Method = Literal["closed_form", "flow", "quadrature"]
 #: Where integration starts, in widths of the base Gaussian: fine where the mass usually is, out to where the score
 #: is exactly linear.
 _HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, 20.0)
+#: The same at the largest noise of a ladder, which leaves nothing narrow.
+_HALF_GRID_OF_FLOW = (0.6, 1.2, 1.8, 2.4, 3.0, 4.0, 7.0, 20.0)
 _LEAST_MASS = 1e-4  # of a cell whose mean density is taken from the distribution function
+_INVERSION = 1.0  # sigmas by which a step up may miss, by the tolerance in nats: log slopes are then off by less
 _CHUNK = 4096  # conditionals integrated at a time
 _BLOCK_BYTES = 1 << 21  # of one layer's units that a thread evaluates at a time: more would leave the cache
 
@@ -54,6 +58,7 @@ class Conditionals:
         unsure: Number of integrals so far that did not reach the accuracy.
         levels: What :meth:`Head.at` gave so far, by sigma; it may be shared by conditionals of one head.
         levels_with_derivative: The same of :meth:`Head.at_with_derivative`.
+        workspace: Memory of evaluations, which may be shared like them.
     """
 
     head: Head
@@ -66,6 +71,7 @@ class Conditionals:
     levels_with_derivative: dict[float | None, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = field(
         default_factory=dict
     )
+    workspace: Workspace = field(default_factory=Workspace)
 
     def __len__(self) -> int:
         return len(self.projection)
@@ -93,15 +99,20 @@ class Conditionals:
         return torch.cat(s), torch.cat(ds)
 
     def _evaluate(self, x: Tensor, rows: Tensor | slice, sigma: float | None) -> tuple[Tensor, Tensor]:
-        projection = self.projection[rows]
+        with_gradients = torch.is_grad_enabled()
+        projection = self.projection[rows] if with_gradients or isinstance(rows, slice) else self._gathered(rows)
         if x.ndim == 2:
             projection = projection.unsqueeze(1)
         x = x.to(projection.dtype)
-        if torch.is_grad_enabled():
+        if with_gradients:
             return self.head.evaluate(projection, x, sigma)
         if sigma not in self.levels_with_derivative:
-            self.levels_with_derivative[sigma] = self.head.at_with_derivative(sigma)
+            self.levels_with_derivative[sigma] = self.head.at_with_derivative(sigma, self.workspace)
         return self.levels_with_derivative[sigma](projection, x)
+
+    def _gathered(self, rows: Tensor) -> Tensor:
+        out = self.workspace.empty("projections", (len(rows), self.projection.shape[1]), self.projection)
+        return torch.index_select(self.projection, 0, rows, out=out)
 
     # Densities --------------------------------------------------------------------------------------------------
 
@@ -168,7 +179,9 @@ class Conditionals:
         """The conditionals ``rows`` at a noise level, integrated."""
         projection = self.projection[rows]
         part = replace(self, projection=projection, unsure=0)
-        nodes = starting_nodes(self.head, projection, sigma)
+        nodes = starting_nodes(
+            self.head, projection, sigma, _HALF_GRID_OF_FLOW if self.method == "flow" else _HALF_GRID
+        )
         density = integrate(
             lambda x, some: part.score_and_derivative(x, some, sigma), nodes, anchor,
             self.accuracy.tol, self.accuracy.max_evaluations,
@@ -196,7 +209,7 @@ class Conditionals:
     def _base(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Points where the quadrature is done, and the log slope of the flow from there to ``x``."""
         if self.method == "flow":
-            return flow_up(self.score_and_derivative, x, self.path, max(TOLERANCE, 0.1 * self.accuracy.tol))
+            return flow_up(self.score_and_derivative, x, self.path, _INVERSION * self.accuracy.tol)
         return x, torch.zeros_like(x)
 
     def _integrated(self, base: Tensor) -> Iterator[tuple[PiecewiseDensity, Tensor]]:
@@ -220,15 +233,17 @@ class Conditionals:
         return 0.5 * (low + high)
 
 
-def starting_nodes(head: Head, projection: Tensor, sigma: float | None) -> Tensor:
+def starting_nodes(
+    head: Head, projection: Tensor, sigma: float | None, half_grid: Sequence[float] = _HALF_GRID
+) -> Tensor:
     """Where the integration of a head's conditionals starts, ``(N, K)`` in double precision."""
-    grid = torch.tensor([-t for t in reversed(_HALF_GRID)] + [0.0, *_HALF_GRID], dtype=torch.float64)
+    grid = torch.tensor([-t for t in reversed(half_grid)] + [0.0, *half_grid], dtype=torch.float64)
     grid = grid.to(projection.device)
     if isinstance(head, ScoreHead):
         return (grid * head.scales(sigma, projection).width.double()).expand(len(projection), -1)
     if isinstance(head, NormalisedHead):
         low, high = (edge.double() for edge in head.bracket(projection, sigma))
-        return 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * grid / _HALF_GRID[-1]
+        return 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * grid / half_grid[-1]
     raise TypeError(f"{type(head).__name__} says neither where its mass is nor that its tails are Gaussian")
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 #: ``score(x, rows, sigma)``: values ``(n,)`` of the conditionals ``rows (n,)`` to score and derivative, ``(n,)``.
 LevelScore = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
-TOLERANCE = 1e-5  #: of the inversion of a step, in sigmas; single precision resolves about 1e-6 of it
+TOLERANCE = 1e-4  #: of the inversion of a step, in sigmas, before a last Newton step squares it
 _NEWTON_ITERATIONS = 60
 _DEEPEST_REFINEMENT = 4  # a step that folds is cut in two at most this many times over
 _REMEMBERED = 4  # velocities from which the next point is foretold
@@ -31,11 +31,14 @@ class Step(NamedTuple):
     Attributes:
         moved: Where it leads, ``(n,)``.
         slope: Of that by the points, ``(n,)``.
+        bend: Of the slope's logarithm by the points, ``(n,)``: were the scores those of the density that the step
+            carries down, it would be just what carries its log density along.
         velocity: :math:`dx / d\\log\\sigma = -\\sigma^2 s` at the points, ``(n,)``.
     """
 
     moved: Tensor
     slope: Tensor
+    bend: Tensor
     velocity: Tensor
 
 
@@ -44,13 +47,13 @@ class Solution(NamedTuple):
 
     Attributes:
         x: The points, ``(n,)``.
-        slope: Of the step there, ``(n,)``.
+        log_slope: Of the step there, ``(n,)``.
         velocity: There, ``(n,)``.
-        solved: Whether they were found, ``(n,)``.
+        solved: Whether they were found, and the step increases there, ``(n,)``.
     """
 
     x: Tensor
-    slope: Tensor
+    log_slope: Tensor
     velocity: Tensor
     solved: Tensor
 
@@ -70,7 +73,7 @@ def flow_up(score: LevelScore, x: Tensor, path: Sequence[float], tolerance: floa
         score: The conditionals; see :data:`LevelScore`.
         x: The points.
         path: Sigmas, the largest first.
-        tolerance: How far, in sigmas, a step down may lead from where the step up began.
+        tolerance: How far, in sigmas, a step down may lead from where the step up began, before a last Newton step.
 
     Returns:
         Where the points come from at the largest sigma, ``(N,)``, and the log slope of the flow down there, ``(N,)``.
@@ -91,12 +94,13 @@ def flow_up(score: LevelScore, x: Tensor, path: Sequence[float], tolerance: floa
 def _heun(score: LevelScore, x: Tensor, rows: Tensor, high: float, low: float) -> Step:
     """One Heun step of dx/dsigma = -sigma s from ``high`` to ``low``, and its slope by x."""
     step = low - high
-    s, ds = score(x, rows, high)
-    first, first_slope = -high * s, -high * ds
-    s, ds = score(x + step * first, rows, low)
-    second, second_slope = -low * s, -low * ds * (1.0 + step * first_slope)
+    above, ds = score(x, rows, high)
+    first, first_slope = -high * above, -high * ds
+    below, ds = score(x + step * first, rows, low)
+    second, second_slope = -low * below, -low * ds * (1.0 + step * first_slope)
     slope = 1.0 + 0.5 * step * (first_slope + second_slope)
-    return Step(x + 0.5 * step * (first + second), slope, high * first)
+    shift = 0.5 * step * (second - first)  # from where the lower score was asked for
+    return Step(x + step * first + shift, slope, above - slope * (below + ds * shift), high * first)
 
 
 def _velocity(score: LevelScore, x: Tensor, rows: Tensor, sigma: float) -> Tensor:
@@ -119,7 +123,7 @@ def _step_down(
     score: LevelScore, x: Tensor, rows: Tensor, high: float, low: float, depth: int = 0
 ) -> tuple[Tensor, Tensor]:
     """A step down and its log slope; where it would fold, two steps of half the length."""
-    moved, slope, _ = _heun(score, x, rows, high, low)
+    moved, slope, _, _ = _heun(score, x, rows, high, low)
     folded = slope <= 0.0
     if depth < _DEEPEST_REFINEMENT and bool(folded.any()):
         middle = math.sqrt(high * low)
@@ -143,18 +147,18 @@ def _step_up(
 
     ``start`` is where to look first.
     """
-    y, slope, velocity, solved = _invert(
+    y, log_slope, velocity, solved = _invert(
         lambda z, some: _heun(score, z, rows[some], high, low), x, start, tolerance * low, 2.0 * high
     )
-    failed = ~solved | (slope <= 0.0)
+    failed = ~solved
     if depth < _DEEPEST_REFINEMENT and bool(failed.any()):
         some, middle = rows[failed], math.sqrt(high * low)
         start = x[failed] + math.log(middle / low) * _velocity(score, x[failed], some, low)
         half, second, _ = _step_up(score, x[failed], start, some, middle, low, tolerance, depth + 1)
         start = half + math.log(high / middle) * _velocity(score, half, some, middle)
         y[failed], first, velocity[failed] = _step_up(score, half, start, some, high, middle, tolerance, depth + 1)
-        slope[failed] = torch.exp(first + second)
-    return y, torch.log(slope.clamp(min=torch.finfo(slope.dtype).tiny)), velocity
+        log_slope[failed] = first + second
+    return y, log_slope, velocity
 
 
 def _invert(
@@ -164,19 +168,22 @@ def _invert(
 
     A Newton step that leaves the bracket, or that is more than half as long as the one before, gives way to
     bisection: on an S-shaped map Newton steps alone would jump from one flat side to the other for ever. Until there
-    is a bracket, steps may get ever longer.
+    is a bracket, steps may get ever longer. Once ``y`` is within the tolerance the next Newton step is taken on trust,
+    and the slope with it.
     """
-    solution, slopes, velocities = y.clone(), torch.ones_like(y), torch.zeros_like(y)
+    solution, log_slopes, velocities = y.clone(), torch.zeros_like(y), torch.zeros_like(y)
     solved = torch.zeros_like(y, dtype=torch.bool)
     active = torch.arange(len(y), device=y.device)
     low, high = torch.full_like(y, -math.inf), torch.full_like(y, math.inf)
     before = torch.full_like(y, math.inf)  # length of the last step
     reach = torch.full_like(y, longest)  # of the next one, for each row: rows do not depend on their batch
     for _ in range(_NEWTON_ITERATIONS):
-        value, slope, velocity = function(y, active)
+        value, slope, bend, velocity = function(y, active)
         excess = value - target
-        found = excess.abs() <= tolerance + 4.0 * torch.finfo(y.dtype).eps * target.abs()
-        solution[active], slopes[active], velocities[active], solved[active] = y, slope, velocity, found
+        found = excess.abs() <= tolerance * slope.clamp(max=1.0) + 4.0 * torch.finfo(y.dtype).eps * target.abs()
+        last = torch.where(found & (slope > 0.0), -excess / slope, 0.0)
+        solution[active], velocities[active], solved[active] = y + last, velocity, found & (slope > 0.0)
+        log_slopes[active] = torch.log(slope.clamp(min=torch.finfo(y.dtype).tiny)) + bend * last
         if bool(found.all()):
             break
         low, high = torch.where(excess < 0, y, low), torch.where(excess > 0, y, high)
@@ -190,4 +197,4 @@ def _invert(
         before = torch.where(bracketed, (new - y).abs(), math.inf)[keep]
         active, y, target = active[keep], new[keep], target[keep]
         low, high, reach = low[keep], high[keep], reach[keep]
-    return Solution(solution, slopes, velocities, solved)
+    return Solution(solution, log_slopes, velocities, solved)

@@ -13,7 +13,7 @@ from huggingface_hub import ModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
 from arcsm import checkpoint
-from arcsm.batches import ROWS, keep_freed_memory, parts_of, rows_of, warn_of_unsure
+from arcsm.batches import ROWS, each_part, keep_freed_memory, parts_of, rows_of, warn_of_unsure
 from arcsm.conditionals import Accuracy, Conditionals, choose_method
 from arcsm.contexts import MADE, Context, PixelCNNPP
 from arcsm.heads import DiscretisedLogisticMixtureHead, GaussianHead, Head, LogisticMixtureHead, ScoreHead
@@ -438,20 +438,21 @@ class AutoregressiveModel(
         z = self.standardise(x)
         flat = z.reshape(-1, self.features)
         rows = rows_of(condition, x.shape[:-1])
-        parts: list[Tensor] = []
-        unsure = 0
         closed_form = self.head.normalised and method in (None, "closed_form")
-        with torch.set_grad_enabled(torch.is_grad_enabled() and closed_form):
-            for part in parts_of(len(flat), max(1, min(ROWS, (1 << 17) // self.features))):
-                context = self.context(flat[part], rows(part))  # (B, D, C)
-                conditionals = build(self.head.project(context).flatten(0, 1))
-                values = flat[part].reshape(-1)
-                answers = ask(conditionals, values.nan_to_num(nan=0.0))
-                answers = answers if of_missing else torch.where(values.isnan(), torch.nan, answers)
-                parts.append(answers.view(-1, self.features))
-                unsure += conditionals.unsure
-        warn_of_unsure(unsure, flat.numel())
-        return torch.cat(parts).reshape(x.shape) if parts else torch.zeros_like(z)
+
+        def answers(part: slice) -> tuple[Tensor, int]:
+            context = self.context(flat[part], rows(part))  # (B, D, C)
+            conditionals = build(self.head.project(context).flatten(0, 1))
+            values = flat[part].reshape(-1)
+            found = ask(conditionals, values.nan_to_num(nan=0.0))
+            found = found if of_missing else torch.where(values.isnan(), torch.nan, found)
+            return found.view(-1, self.features), conditionals.unsure
+
+        parts = list(parts_of(len(flat), max(1, min(ROWS, (1 << 17) // self.features))))
+        with_gradients = torch.is_grad_enabled() and closed_form
+        found = [answers(part) for part in parts] if with_gradients else each_part(answers, parts, z.device)
+        warn_of_unsure(sum(unsure for _, unsure in found), flat.numel())
+        return torch.cat([values for values, _ in found]).reshape(x.shape) if found else torch.zeros_like(z)
 
     def walk(
         self,

@@ -20,8 +20,11 @@ from arcsm.progress import track
 from arcsm.train_config import TrainConfig
 from arcsm.training import fit
 
+_SIGMA_MAX = 3.0  # standard deviations of a column
 _LEVELS = 16
+_LARGEST_STEP = 1.5  # between levels of a smooth plan, which has fewer of them where they lie closer
 _TOLERANCE = 1e-3  # nats, of a conditional's log density
+_SMOOTH_TOLERANCE = 5e-3  # the same for a smooth plan
 _VALIDATED = 512  # noisy copies of held-out rows that a validation is done on, at least
 _CHOOSING = 400  # held-out rows that the noise level is chosen on, at most
 _FARTHEST = 30.0  # standard deviations: a number farther out is scored there, which is surprising enough
@@ -38,6 +41,8 @@ class Plan:
         head: Units of the head's layers.
         sinusoids: Waves of a value that context and head are shown.
         sigma_min: Smallest noise, in standard deviations of a column.
+        levels: Of the noise.
+        tolerance: Of a conditional's log density, in nats.
         steps: Training steps, at most.
         batch: Rows a step.
         learning_rate: At its peak.
@@ -50,6 +55,8 @@ class Plan:
     head: tuple[int, ...]
     sinusoids: int
     sigma_min: float
+    levels: int
+    tolerance: float
     steps: int
     batch: int
     learning_rate: float
@@ -63,14 +70,17 @@ class Plan:
         coarse = 0.3 if rows < 500 else 0.15 if small else 0.05 if large else 0.08
         width = 64 if small else 256 if large else 128
         width = max(width, min(2 * columns, 512))
+        sigma_min = coarse if smooth else fine
         wide = columns > 300  # time grows with rows, columns and members; there, a fit is minutes and not hours
         return cls(
             members=1 if columns == 1 or large else 2 if wide or not small else 4,
             context=8 if wide else 16,
             hidden=(width, width),
-            head=(32, 32) if small else (48, 48),
-            sinusoids=0 if small else 6,
-            sigma_min=coarse if smooth else fine,
+            head=(32, 32) if small or smooth else (48, 48),
+            sinusoids=0 if small or smooth else 6,
+            sigma_min=sigma_min,
+            levels=1 + math.ceil(math.log(_SIGMA_MAX / sigma_min) / math.log(_LARGEST_STEP)) if smooth else _LEVELS,
+            tolerance=_SMOOTH_TOLERANCE if smooth else _TOLERANCE,
             steps=1_000 if small else 4_000 if large else 2_500,
             batch=128 if small else 512,
             learning_rate=5e-3,
@@ -85,7 +95,7 @@ class Plan:
             missing=self.missing, hide=0.3 if self.missing else 0.0,
         )  # fmt: skip
         head = ScoreHead(self.context, self.head, self.sinusoids, frequency)
-        return AutoregressiveModel(made, head, NoiseLadder(3.0, self.sigma_min, _LEVELS))
+        return AutoregressiveModel(made, head, NoiseLadder(_SIGMA_MAX, self.sigma_min, self.levels))
 
     def training(self, steps: Sequence[float], seed: int, device: str) -> TrainConfig:
         """How to train; ``steps`` are the widths of the columns' levels."""
@@ -104,12 +114,14 @@ class Ensemble:
     Attributes:
         members: The models, in double precision, of numbers ``(N, M)``; the first has the columns in their order.
         level: Of the noise, chosen on held-out rows.
+        tolerance: Of a conditional's log density, in nats.
         cells: Steps of the columns, whose discrete values then get their probability; ``None`` for the density in the
             middle, which is faster and ranks as well.
     """
 
     members: list[AutoregressiveModel]
     level: int
+    tolerance: float
     cells: list[float] | None = None
 
     @classmethod
@@ -148,7 +160,7 @@ class Ensemble:
                 fit(model, (train - below).float(), (valid - below).float().repeat(copies, 1), config)
                 members.append(model.double().eval())
                 advance()
-        ensemble = cls(members, _LEVELS - 1)
+        ensemble = cls(members, plan.levels - 1, plan.tolerance)
         if choose_level:
             ensemble.level = ensemble._best_level(valid[:_CHOOSING])
             ensemble.cells = list(steps) if any(steps) else None
@@ -161,7 +173,7 @@ class Ensemble:
         found = []
         for model in self.members:
             inside = self._inside(model, x)
-            found.append(model.log_prob(inside, level, reduce=False, tol=_TOLERANCE, cells=self.cells).cpu())
+            found.append(model.log_prob(inside, level, reduce=False, tol=self.tolerance, cells=self.cells).cpu())
         return torch.stack(found)
 
     def inside(self, x: Tensor) -> Tensor:
@@ -177,7 +189,7 @@ class Ensemble:
     def expected(self, x: Tensor, u: float) -> Tensor:
         """Quantiles of every value given others of its row, ``(N, M)``, by the member that is given most."""
         found = torch.stack(
-            [model.quantile(self._inside(model, x), u, self.level, tol=_TOLERANCE).cpu() for model in self.members]
+            [model.quantile(self._inside(model, x), u, self.level, tol=self.tolerance).cpu() for model in self.members]
         )
         return torch.stack([found[member, :, d] for d, member in enumerate(self.knows_most())], 1)
 
@@ -187,7 +199,7 @@ class Ensemble:
         model = self.members[self.knows_most()[d]]
         rows = self._inside(model, x.repeat(len(grid), 1))
         rows[:, d] = grid.to(rows)
-        return model.log_prob(rows, self.level, reduce=False, tol=_TOLERANCE)[:, d].cpu()
+        return model.log_prob(rows, self.level, reduce=False, tol=self.tolerance)[:, d].cpu()
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Of the mixture of all members, ``(N,)``."""
@@ -212,7 +224,7 @@ class Ensemble:
         for model in self.members:
             found = particles(
                 model, self._inside(model, x), Lost(), each, generator,
-                tol=_TOLERANCE, progress=progress, level=self.level,
+                tol=self.tolerance, progress=progress, level=self.level,
             )  # fmt: skip
             candidates.append(found.candidates.cpu())
             weights.append((found.weights.log() + found.log_evidence[:, None]).cpu())
@@ -225,7 +237,7 @@ class Ensemble:
 
     def _best_level(self, valid: Tensor) -> int:
         """The noise level whose density is the largest on held-out rows: a bandwidth that the data choose."""
-        levels = list(range(_LEVELS // 2, _LEVELS))
+        levels = list(range((self.level + 1) // 2, self.level + 1))
         found = [float(self.terms(valid, level).sum(-1).mean()) for level in levels]
         return levels[int(np.argmax(found))]
 

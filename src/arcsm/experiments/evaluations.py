@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from arcsm.batches import Workspace
 from arcsm.heads import Head
 from arcsm.heads.base import Sigma
 
@@ -40,8 +41,10 @@ def counted(head: Head) -> Iterator[Count]:
 
         return counted_score
 
-    def counted_at_with_derivative(sigma: Sigma) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        both = at_with_derivative(sigma)
+    def counted_at_with_derivative(
+        sigma: Sigma, workspace: Workspace | None = None
+    ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        both = at_with_derivative(sigma, workspace)
 
         def counted_both(projection: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
             count.with_derivative += x.numel()

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from arcsm.batches import Workspace
+
 Sigma = float | Tensor | None
 
 
@@ -45,8 +47,13 @@ class Head(nn.Module, ABC):
         """
         return lambda projection, x: self.score(projection, x, sigma)
 
-    def at_with_derivative(self, sigma: Sigma) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """:meth:`evaluate` at one noise level, like :meth:`at`; values ``(N, K)`` go with projections ``(N, 1, P)``."""
+    def at_with_derivative(
+        self, sigma: Sigma, workspace: Workspace | None = None
+    ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """:meth:`evaluate` at one noise level, like :meth:`at`; values ``(N, K)`` go with projections ``(N, 1, P)``.
+
+        A ``workspace`` holds what lies between, for a head that uses it; only one thread at a time may.
+        """
         return lambda projection, x: self.evaluate(projection, x, sigma)
 
     def score_and_derivative(self, context: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:

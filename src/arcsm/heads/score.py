@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arcsm.batches import Workspace
 from arcsm.heads.base import Head, Sigma
 
 #: Up to this many widths sqrt(sigma^2 + data_std^2) from zero the network has its full say ...
@@ -239,30 +240,32 @@ class ScoreHead(Head):
         return score
 
     @torch.no_grad()
-    def at_with_derivative(self, sigma: Sigma) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def at_with_derivative(
+        self, sigma: Sigma, workspace: Workspace | None = None
+    ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         if isinstance(sigma, Tensor):
-            return super().at_with_derivative(sigma)
+            return super().at_with_derivative(sigma, workspace)
         level = self._level(sigma)
         one = level.of_value.new_ones(())
+        space = Workspace() if workspace is None else workspace
 
+        @torch.no_grad()
         def evaluate(projection: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-            z = torch.addcmul(projection + level.projection, x.unsqueeze(-1), level.of_value)
-            dz = torch.empty_like(z).copy_(level.of_value)
-            if self.sinusoids:
-                for target, waves in zip((z, dz), self._waves_with_slopes(x, level), strict=True):
-                    target.view(-1, z.shape[-1]).addmm_(waves.flatten(0, -2), level.of_waves)
+            z, dz = self._first_layer(projection, x, level, space)
             before: tuple[Tensor, Tensor] | None = None
-            for layer in self.layers()[1:]:
-                gate = torch.sigmoid(z)
+            for number, layer in enumerate(self.layers()[1:]):
+                gate = torch.sigmoid(z, out=space.empty("gate", z.shape, z))
                 hidden = z.mul_(gate)  # SiLU
                 dhidden = dz.mul_(gate.lerp_(one, hidden))  # its slope: g + z g (1 - g)
                 if self.residual and before is not None:
                     hidden, dhidden = hidden.add_(before[0]), dhidden.add_(before[1])
                 before = hidden, dhidden
-                z, dz = layer(hidden), F.linear(dhidden, layer.weight)
+                shape, turn = (len(z), layer.out_features), number % 2  # what is added to the next one but one may go
+                z = torch.addmm(layer.bias, hidden, layer.weight.T, out=space.empty(f"next {turn}", shape, z))
+                dz = torch.mm(dhidden, layer.weight.T, out=space.empty(f"slope {turn}", shape, z))
             gate = torch.sigmoid_(z)
-            correction = torch.matmul(gate, level.output).add_(level.offset)
-            slope = torch.matmul(dz.mul_(gate.addcmul_(gate, gate, value=-1.0)), level.output)
+            correction = torch.mv(gate, level.output).add_(level.offset).view(x.shape)
+            slope = torch.mv(dz.mul_(gate.addcmul_(gate, gate, value=-1.0)), level.output).view(x.shape)
             if float(x.abs().max()) > FLAT_SPAN * level.width:
                 window, dwindow = self.window(x, level.scales.width)
                 slope = slope * window + dwindow * correction
@@ -270,6 +273,17 @@ class ScoreHead(Head):
             return correction.sub_(x, alpha=level.width**-2), slope.sub_(level.width**-2)
 
         return evaluate
+
+    def _first_layer(self, projection: Tensor, x: Tensor, level: Level, space: Workspace) -> tuple[Tensor, Tensor]:
+        """What the first hidden layer makes of values ``x``, and its derivative, ``(x.numel(), H)`` each."""
+        given = torch.add(projection, level.projection, out=space.empty("given", projection.shape, projection))
+        shape = (*x.shape, projection.shape[-1])
+        z = torch.addcmul(given, x.unsqueeze(-1), level.of_value, out=space.empty("first", shape, given)).flatten(0, -2)
+        dz = space.empty("first slope", z.shape, z).copy_(level.of_value)
+        if self.sinusoids:
+            for target, waves in zip((z, dz), self._waves_with_slopes(x, level), strict=True):
+                target.addmm_(waves.flatten(0, -2), level.of_waves)
+        return z, dz
 
     def _level(self, sigma: float | None) -> Level:
         """What is the same for all conditionals and values at a noise level."""
