@@ -629,3 +629,14 @@ def test_a_csv_file_without_a_header_gets_names(tmp_path: Path) -> None:
         write_frame(tmp_path / "a.txt", table)
     with pytest.raises(ValueError, match="expected one of"):
         read_frame(tmp_path / "a.txt")
+
+
+def test_held_out_rows_say_which_plan_is_better() -> None:
+    random = np.random.default_rng(0)
+    bunched = np.repeat(random.normal(size=(40, 3)), 10, 0) + 0.002 * random.normal(size=(400, 3))
+    bent = np.stack([random.normal(size=400), random.normal(size=400)], 1)
+    sharp = ScoreDensity(n_estimators=1, random_state=0).fit(bunched)
+    plain = ScoreDensity(n_estimators=1, random_state=0).fit(bent)
+    assert (sharp.plan_.sinusoids > 0, plain.plan_.sinusoids > 0) == (True, False)
+    assert len(sharp.ensemble_.members) == len(plain.ensemble_.members) == 1
+    assert sharp.ensemble_.members[0].noise.sigma_min == sharp.plan_.sigma_min < plain.plan_.sigma_min

@@ -22,6 +22,7 @@ from arcsm.progress import track
 
 Array = NDArray[np.float64]
 _FILLED_AT_ONCE = 256  # rows with gaps
+_FEW_TO_CHOOSE = 200  # rows, below which those held out are too few to say which of two plans is better
 _FEW_ROWS = 50  # below which names may all differ
 
 
@@ -66,27 +67,33 @@ class _TableEstimator(BaseEstimator):
         modelled = torch.from_numpy(numbers[:, self.columns_.modelled])
         if not _varies(numbers[train][:, self.columns_.modelled]):  # a rare value may be among the few held out
             train = np.arange(len(numbers))
-        self.plan_ = self._plan(len(train), modelled)
+        plans = self._plans(len(train), modelled)
+        self.plan_ = plans[0]
         self.ensemble_ = None
         if modelled.shape[1]:
             self.ensemble_ = Ensemble.train(
-                modelled[train], modelled[held_out], self.columns_.steps, self.plan_, seed,
+                modelled[train], modelled[held_out], self.columns_.steps, plans, seed,
                 str(resolve_device(self.device)), bool(self.verbose), not self._smooth,
             )  # fmt: skip
+            self.plan_ = self.ensemble_.plan
 
-    def _plan(self, rows: int, modelled: Tensor) -> Plan:
-        """The plan for the table, with what was asked for."""
+    def _plans(self, rows: int, modelled: Tensor) -> list[Plan]:
+        """The plans to try for the table, with what was asked for."""
         gaps = bool(modelled.isnan().any()) if isinstance(self.missing, str) else self.missing
-        plan = Plan.of(rows, max(1, modelled.shape[1]), gaps, self._smooth)
         for name, value in (("n_estimators", self.n_estimators), ("max_steps", self.max_steps)):
             if not isinstance(value, str) and value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
-        return replace(
-            plan,
-            members=plan.members if isinstance(self.n_estimators, str) else self.n_estimators,
-            steps=plan.steps if isinstance(self.max_steps, str) else self.max_steps,
-            hidden=plan.hidden if isinstance(self.hidden_features, str) else tuple(self.hidden_features),
-        )
+        plan = Plan.of(rows, max(1, modelled.shape[1]), gaps, self._smooth)
+        plans = [plan] if self._smooth or plan.sinusoids or rows < _FEW_TO_CHOOSE else [plan, plan.sharper()]
+        return [
+            replace(
+                plan,
+                members=plan.members if isinstance(self.n_estimators, str) else self.n_estimators,
+                steps=plan.steps if isinstance(self.max_steps, str) else self.max_steps,
+                hidden=plan.hidden if isinstance(self.hidden_features, str) else tuple(self.hidden_features),
+            )
+            for plan in plans
+        ]
 
     def _table(self, X: Any, reset: bool = False) -> pd.DataFrame | Array:
         """A checked table: frames keep their columns, all else becomes an array of numbers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from arcsm.progress import track
 from arcsm.train_config import TrainConfig
 from arcsm.training import fit
 
+_WAVES = 6
 _SIGMA_MAX = 3.0  # standard deviations of a column
 _LEVELS = 16
 _LARGEST_STEP = 1.5  # between levels of a smooth plan, which has fewer of them where they lie closer
@@ -77,7 +78,7 @@ class Plan:
             context=8 if wide else 16,
             hidden=(width, width),
             head=(32, 32) if small or smooth else (48, 48),
-            sinusoids=0 if small or smooth else 6,
+            sinusoids=0 if small or smooth else _WAVES,
             sigma_min=sigma_min,
             levels=1 + math.ceil(math.log(_SIGMA_MAX / sigma_min) / math.log(_LARGEST_STEP)) if smooth else _LEVELS,
             tolerance=_SMOOTH_TOLERANCE if smooth else _TOLERANCE,
@@ -86,6 +87,13 @@ class Plan:
             learning_rate=5e-3,
             missing=missing,
         )
+
+    def sharper(self) -> Plan:
+        """The plan for a small table of many repeated or bunched values, which waves and finer noise can follow.
+
+        On others it overfits: held-out rows must say which.
+        """
+        return replace(self, sinusoids=_WAVES, sigma_min=0.01, levels=22, steps=2 * self.steps)
 
     def model(self, columns: int, order: Sequence[int]) -> AutoregressiveModel:
         """A model with fresh weights."""
@@ -114,14 +122,14 @@ class Ensemble:
     Attributes:
         members: The models, in double precision, of numbers ``(N, M)``; the first has the columns in their order.
         level: Of the noise, chosen on held-out rows.
-        tolerance: Of a conditional's log density, in nats.
+        plan: What they were built by.
         cells: Steps of the columns, whose discrete values then get their probability; ``None`` for the density in the
             middle, which is faster and ranks as well.
     """
 
     members: list[AutoregressiveModel]
     level: int
-    tolerance: float
+    plan: Plan
     cells: list[float] | None = None
 
     @classmethod
@@ -130,39 +138,40 @@ class Ensemble:
         train: Tensor,
         valid: Tensor,
         steps: Sequence[float],
-        plan: Plan,
+        plans: Sequence[Plan],
         seed: int,
         device: str,
         progress: bool,
         choose_level: bool = True,
     ) -> Ensemble:
-        """Train all members.
+        """Train all members: the first by every plan, the others by the one under which held-out rows are likeliest.
 
         Arguments:
             train: Numbers ``(N, M)``, NaN where missing; those of discrete columns are whole.
             valid: Held-out numbers.
             steps: Widths of the levels, 0 for continuous columns.
-            plan: What to build.
+            plans: What to build; several need ``choose_level``.
             seed: Of all randomness.
             device: Where to train.
             progress: Show a progress bar (on a terminal).
             choose_level: Take the noise level at which held-out rows are likeliest, rather than the smallest.
         """
-        below = 0.5 * torch.tensor(steps, dtype=train.dtype)
-        copies = max(1, -(-_VALIDATED // len(valid)))
-        members = []
-        with track("fitting", plan.members, progress) as advance:
-            for index, order in enumerate(_orders(train.shape[1], plan.members, seed)):
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(seed + index)
-                    model = plan.model(train.shape[1], order).float()
-                config = plan.training(steps, seed + index, device)
-                fit(model, (train - below).float(), (valid - below).float().repeat(copies, 1), config)
-                members.append(model.double().eval())
+        orders = _orders(train.shape[1], plans[0].members, seed)
+        with track("fitting", len(plans) + len(orders) - 1, progress) as advance:
+
+            def member(plan: Plan, index: int) -> AutoregressiveModel:
+                found = _train_member(plan, orders[index], train, valid, steps, seed + index, device)
                 advance()
-        ensemble = cls(members, plan.levels - 1, plan.tolerance)
+                return found
+
+            tried = [cls([member(plan, 0)], plan.levels - 1, plan) for plan in plans]
+            if len(tried) > 1:
+                tried = [max(tried, key=lambda one: one._best_level(valid[:_CHOOSING])[1])]
+            ensemble = tried[0]
+            ensemble.members += [member(ensemble.plan, index) for index in range(1, len(orders))]
+        ensemble.level = ensemble.plan.levels - 1
         if choose_level:
-            ensemble.level = ensemble._best_level(valid[:_CHOOSING])
+            ensemble.level, _ = ensemble._best_level(valid[:_CHOOSING])
             ensemble.cells = list(steps) if any(steps) else None
         return ensemble
 
@@ -173,7 +182,7 @@ class Ensemble:
         found = []
         for model in self.members:
             inside = self._inside(model, x)
-            found.append(model.log_prob(inside, level, reduce=False, tol=self.tolerance, cells=self.cells).cpu())
+            found.append(model.log_prob(inside, level, reduce=False, tol=self.plan.tolerance, cells=self.cells).cpu())
         return torch.stack(found)
 
     def inside(self, x: Tensor) -> Tensor:
@@ -189,7 +198,10 @@ class Ensemble:
     def expected(self, x: Tensor, u: float) -> Tensor:
         """Quantiles of every value given others of its row, ``(N, M)``, by the member that is given most."""
         found = torch.stack(
-            [model.quantile(self._inside(model, x), u, self.level, tol=self.tolerance).cpu() for model in self.members]
+            [
+                model.quantile(self._inside(model, x), u, self.level, tol=self.plan.tolerance).cpu()
+                for model in self.members
+            ]
         )
         return torch.stack([found[member, :, d] for d, member in enumerate(self.knows_most())], 1)
 
@@ -199,7 +211,7 @@ class Ensemble:
         model = self.members[self.knows_most()[d]]
         rows = self._inside(model, x.repeat(len(grid), 1))
         rows[:, d] = grid.to(rows)
-        return model.log_prob(rows, self.level, reduce=False, tol=self.tolerance)[:, d].cpu()
+        return model.log_prob(rows, self.level, reduce=False, tol=self.plan.tolerance)[:, d].cpu()
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Of the mixture of all members, ``(N,)``."""
@@ -224,7 +236,7 @@ class Ensemble:
         for model in self.members:
             found = particles(
                 model, self._inside(model, x), Lost(), each, generator,
-                tol=self.tolerance, progress=progress, level=self.level,
+                tol=self.plan.tolerance, progress=progress, level=self.level,
             )  # fmt: skip
             candidates.append(found.candidates.cpu())
             weights.append((found.weights.log() + found.log_evidence[:, None]).cpu())
@@ -235,11 +247,28 @@ class Ensemble:
         bound = model.scale * _FARTHEST
         return torch.clamp(x.to(model.shift), model.shift - bound, model.shift + bound)
 
-    def _best_level(self, valid: Tensor) -> int:
-        """The noise level whose density is the largest on held-out rows: a bandwidth that the data choose."""
-        levels = list(range((self.level + 1) // 2, self.level + 1))
+    def _best_level(self, valid: Tensor) -> tuple[int, float]:
+        """The noise level whose density is the largest on held-out rows: a bandwidth that the data choose.
+
+        And their mean log density at it.
+        """
+        levels = range(self.plan.levels // 2, self.plan.levels)
         found = [float(self.terms(valid, level).sum(-1).mean()) for level in levels]
-        return levels[int(np.argmax(found))]
+        best = int(np.argmax(found))
+        return levels[best], found[best]
+
+
+def _train_member(
+    plan: Plan, order: Sequence[int], train: Tensor, valid: Tensor, steps: Sequence[float], seed: int, device: str
+) -> AutoregressiveModel:
+    """A model by a plan, in double precision."""
+    below = 0.5 * torch.tensor(steps, dtype=train.dtype)
+    copies = max(1, -(-_VALIDATED // len(valid)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = plan.model(train.shape[1], order).float()
+    fit(model, (train - below).float(), (valid - below).float().repeat(copies, 1), plan.training(steps, seed, device))
+    return model.double().eval()
 
 
 def _orders(columns: int, members: int, seed: int) -> list[list[int]]:
