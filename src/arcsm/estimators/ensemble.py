@@ -125,12 +125,14 @@ class Ensemble:
         plan: What they were built by.
         cells: Steps of the columns, whose discrete values then get their probability; ``None`` for the density in the
             middle, which is faster and ranks as well.
+        method: How densities are normalised, as in ``log_prob``; by default through the ladder.
     """
 
     members: list[AutoregressiveModel]
     level: int
     plan: Plan
     cells: list[float] | None = None
+    method: str | None = None
 
     @classmethod
     def train(
@@ -182,7 +184,10 @@ class Ensemble:
         found = []
         for model in self.members:
             inside = self._inside(model, x)
-            found.append(model.log_prob(inside, level, reduce=False, tol=self.plan.tolerance, cells=self.cells).cpu())
+            terms = model.log_prob(
+                inside, level, reduce=False, method=self.method, tol=self.plan.tolerance, cells=self.cells
+            )
+            found.append(terms.cpu())
         return torch.stack(found)
 
     def inside(self, x: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ defaults were looked at on the tables of :data:`DEVELOPMENT` alone, and the othe
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,7 +19,6 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
@@ -28,6 +26,7 @@ from arcsm.data.arrays import read_array
 from arcsm.data.datasets import data_folder
 from arcsm.estimators import ScoreOutlierDetector
 from arcsm.experiments.base import Preset, Settings, Study, study
+from arcsm.experiments.ranks import critical_difference, mean_ranks
 from arcsm.plots import BLUE, GREY, open_frame
 
 OURS = "arcsm"
@@ -189,10 +188,10 @@ def _summary(methods: tuple[str, ...], rows: Mapping[str, Result], tables: list[
     """Means and mean ranks, the latter with the critical difference of Nemenyi's test."""
     values = {key: np.array([[rows[table]["methods"][method][key] for method in methods] for table in tables])
               for key in ("auroc", "average_precision", "fit_seconds", "score_seconds")}  # fmt: skip
-    ranks = stats.rankdata(-values["auroc"], axis=1).mean(0)
+    ranks = mean_ranks(values["auroc"])
     return {
         "tables": len(tables),
-        "critical_difference_of_ranks": _critical_difference(len(methods), len(tables)),
+        "critical_difference_of_ranks": critical_difference(len(methods), len(tables)),
         "methods": {
             method: {
                 "auroc": float(values["auroc"][:, place].mean()),
@@ -204,14 +203,6 @@ def _summary(methods: tuple[str, ...], rows: Mapping[str, Result], tables: list[
             for place, method in enumerate(methods)
         },
     }
-
-
-def _critical_difference(methods: int, tables: int) -> float | None:
-    """By how much mean ranks must differ to be told apart at 5 % (Demsar, 2006)."""
-    if methods < 2:
-        return None
-    studentised = float(stats.studentized_range.ppf(0.95, methods, math.inf)) / math.sqrt(2.0)
-    return studentised * math.sqrt(methods * (methods + 1) / (6.0 * tables))
 
 
 def _figure(methods: tuple[str, ...], rows: Mapping[str, Result], tables: list[str]) -> Figure:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pydantic import Field
@@ -28,15 +29,23 @@ from arcsm.data.arrays import read_table
 from arcsm.data.datasets import data_folder
 from arcsm.estimators import ScoreDensity
 from arcsm.estimators.columns import grid_of
+from arcsm.estimators.ensemble import Plan
 from arcsm.experiments.base import Preset, Settings, Study, over_seeds, study
 from arcsm.experiments.peers import import_zuko
+from arcsm.experiments.ranks import critical_difference, mean_ranks
 from arcsm.metrics import summary
+from arcsm.objectives import mle
 from arcsm.plots import BLUE, GREY, open_frame
 
 OURS = "arcsm"
 FLOWS = ("MAF", "NSF", "MAF, mixture")
 METHODS = (OURS, *FLOWS, "GMM", "KDE")
+#: How one of our models, in place of an ensemble, may learn in the same time.
+CSM, MLE, BOTH = "csm", "mle", "csm, then mle"
 _ONE_VALUE = 0.99  # share of a column's rows with one value, from which on the column is left out
+_RATES = {MLE: 2e-3, BOTH: 2e-4}  # of learning by likelihood
+_LIKELIHOOD_BATCH = 64  # a row costs hundreds of evaluations
+_VALIDATED = 200  # rows, while learning by likelihood
 _REPEATED = 0.05  # share of values that others repeat, from which on a column gets noise
 Array = NDArray[np.float64]
 Result = dict[str, Any]
@@ -45,9 +54,10 @@ Result = dict[str, Any]
 class UCI(Settings):
     """Flows get the processor seconds that ours took on the same rows."""
 
-    lists_cells: ClassVar[frozenset[str]] = frozenset({"seeds", "methods", "tables"})
+    lists_cells: ClassVar[frozenset[str]] = frozenset({"seeds", "methods", "tables", "ways"})
 
     methods: tuple[str, ...] = Field(METHODS, min_length=1)
+    ways: tuple[str, ...] = (CSM, MLE, BOTH)  # of learning, of the first seed
     tables: tuple[str, ...] = ("concrete", "elevators", "energy", "parkinsons", "protein", "sml", "wine")
     most_rows: int = Field(50_000, ge=20)
     max_steps: int | None = None  # of ours; by default its own
@@ -69,9 +79,10 @@ PRESETS: Mapping[Preset, UCI] = {
 def body(run: Study[UCI]) -> Result:
     """Every method on every table with every seed; ours first, whose seconds the flows get."""
     settings = run.settings
-    unknown = set(settings.methods) - set(METHODS)
-    if unknown:
-        raise ValueError(f"methods: unknown {', '.join(sorted(unknown))}; known: {', '.join(METHODS)}")
+    for name, given, known in (("methods", settings.methods, METHODS), ("ways", settings.ways, (CSM, MLE, BOTH))):
+        unknown = set(given) - set(known)
+        if unknown:
+            raise ValueError(f"{name}: unknown {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     keys = [(table, seed) for table in settings.tables for seed in settings.all_seeds()]
     ours = run.each({f"{table} {OURS} seed {seed}": partial(_ours, run, table, seed) for table, seed in keys})
     others = run.each(
@@ -82,6 +93,16 @@ def body(run: Study[UCI]) -> Result:
             for table, seed in keys
             for method in settings.methods
             if method != OURS
+        }
+    )
+    first = settings.first_seed
+    ways = run.each(
+        {
+            f"{table} one model by {way} seed {first}": partial(
+                _one_model, run, table, way, first, ours[f"{table} {OURS} seed {first}"]["fit_seconds"]
+            )
+            for table in settings.tables
+            for way in settings.ways
         }
     )
     found = ours | others
@@ -95,9 +116,24 @@ def body(run: Study[UCI]) -> Result:
                 "standard_error": float(np.mean([cell["standard_error"] for cell in cells])),
                 "fit_seconds": float(np.mean([cell["fit_seconds"] for cell in cells])),
             }
-        first = found[f"{table} {OURS} seed {settings.first_seed}"]
-        tables[table] = {"rows": first["rows"], "columns": first["columns"], "methods": methods}
-    return {"tables": tables, "figure": run.figure(_figure(tables))}
+        of_first = found[f"{table} {OURS} seed {first}"]
+        tables[table] = {
+            "rows": of_first["rows"],
+            "columns": of_first["columns"],
+            "methods": methods,
+            "one_model": {way: ways[f"{table} one model by {way} seed {first}"] for way in settings.ways},
+        }
+    return {"tables": tables, "ranks": _ranks(tables), "figure": run.figure(_figure(tables))}
+
+
+def _ranks(tables: Mapping[str, Result]) -> Result:
+    """Mean ranks of the methods by log likelihood, and by how much they must differ to be told apart."""
+    cells = [found["methods"] for found in tables.values()]
+    ranks = mean_ranks(np.array([[cell["log_likelihood"]["mean"] for cell in found.values()] for found in cells]))
+    return {
+        "methods": dict(zip(cells[0], ranks.tolist(), strict=True)),
+        "critical_difference": critical_difference(len(ranks), len(cells)),
+    }
 
 
 def _step(column: Array) -> float:
@@ -147,6 +183,67 @@ def _result(log_density: Array, seconds: float, fitted: Array) -> Result:
     mean, error = summary(torch.from_numpy(np.asarray(log_density)))
     return {"log_likelihood": mean, "standard_error": error, "fit_seconds": seconds, "rows": len(fitted),
             "columns": fitted.shape[1]}  # fmt: skip
+
+
+# Ours, learned otherwise --------------------------------------------------------------------------------------------
+
+
+def _one_model(run: Study[UCI], table: str, way: str, seed: int, seconds: float) -> Result:
+    """One model in place of an ensemble, in as many processor seconds: by scores, by likelihood, or one then the other.
+
+    By likelihood at the smallest noise, through the quadrature, which then normalises the density too.
+    """
+    fitted, judged = _split(run.settings, table, seed)
+    begun = time.process_time()
+    asked = run.settings.max_steps
+    steps = {CSM: asked or "auto", MLE: 1, BOTH: asked or _half_of_the_steps(len(fitted))}[way]
+    density = ScoreDensity(1, steps, random_state=seed, device=run.device.type, verbose=True).fit(fitted)
+    if way != CSM:
+        _by_likelihood(density, fitted, _RATES[way], seed, begun + seconds)
+    spent = time.process_time() - begun
+    return _result(density.score_samples(judged), spent, fitted)
+
+
+def _half_of_the_steps(rows: int) -> int:
+    return Plan.of(rows, 1, False).steps // 2
+
+
+def _by_likelihood(density: ScoreDensity, rows: Array, rate: float, seed: int, until: float) -> None:
+    """Go on with the model of a fitted estimator by maximum likelihood; the weights of its best validation are kept."""
+    ensemble = density.ensemble_
+    assert ensemble is not None
+    ensemble.level, ensemble.method = ensemble.plan.levels - 1, "quadrature"
+    model = ensemble.members[0].float().train()
+    numbers = torch.from_numpy(density.columns_.encode(rows)[:, density.columns_.modelled])
+    numbers = numbers - 0.5 * torch.tensor(density.columns_.steps, dtype=numbers.dtype)
+    valid = numbers[density.held_out_rows_[:_VALIDATED]].to(model.shift)
+    train = numbers[np.setdiff1d(np.arange(len(rows)), density.held_out_rows_)].to(model.shift)
+    widths = torch.tensor(density.columns_.steps).to(model.shift)
+    generator = torch.Generator(model.shift.device).manual_seed(seed)
+    optimiser = torch.optim.Adam(model.parameters(), rate)
+    best, weights, step = math.inf, None, 0
+    while time.process_time() < until or step == 0:
+        if step % 20 == 0:
+            with torch.no_grad():
+                held = float(mle(model, _spread(valid, widths, generator), generator=generator))
+            if held < best:
+                best, weights = held, {name: value.clone() for name, value in model.state_dict().items()}
+        x = train[
+            torch.randint(len(train), (min(_LIKELIHOOD_BATCH, len(train)),), generator=generator, device=train.device)
+        ]
+        optimiser.zero_grad()
+        mle(model, _spread(x, widths, generator), generator=generator).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimiser.step()
+        step += 1
+    if weights is not None:
+        model.load_state_dict(weights)
+    model.double().eval()
+
+
+def _spread(x: Tensor, widths: Tensor, generator: torch.Generator) -> Tensor:
+    """Discrete values spread over their steps."""
+    return x + widths * torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
 # Peers --------------------------------------------------------------------------------------------------------------
@@ -214,9 +311,10 @@ def _maf_mixture(zuko: Any, features: int, hidden_features: tuple[int, ...]) -> 
 
 def _figure(tables: Mapping[str, Result]) -> Figure:
     """Log likelihood of every method less ours, a panel for each table."""
-    figure = Figure(figsize=(2.6 * len(tables), 2.8), layout="constrained")
-    panels = figure.subplots(1, len(tables), squeeze=False)[0]
-    for axes, (table, found) in zip(panels, tables.items(), strict=True):
+    figure = Figure(figsize=(2.6 * (len(tables) + 1), 2.8), layout="constrained")
+    panels = figure.subplots(1, len(tables) + 1, squeeze=False)[0]
+    _show_ranks(panels[-1], _ranks(tables))
+    for axes, (table, found) in zip(panels[:-1], tables.items(), strict=True):
         names = list(found["methods"])
         values = [found["methods"][name]["log_likelihood"]["mean"] for name in names]
         errors = [found["methods"][name]["standard_error"] for name in names]
@@ -228,6 +326,19 @@ def _figure(tables: Mapping[str, Result]) -> Figure:
         axes.tick_params(labelsize=7)
         open_frame(axes)
     return figure
+
+
+def _show_ranks(axes: Axes, ranks: Result) -> None:
+    """Mean ranks, and how far those that are not told apart from the best may lie."""
+    order = sorted(ranks["methods"], key=ranks["methods"].get)
+    values = [ranks["methods"][name] for name in order]
+    axes.barh(order, values, color=[BLUE if name == OURS else GREY for name in order])
+    axes.invert_yaxis()
+    if ranks["critical_difference"] is not None:
+        axes.axvspan(values[0], values[0] + ranks["critical_difference"], color=BLUE, alpha=0.12)
+    axes.set_title("mean rank (shaded: not told apart)", fontsize=8)
+    axes.tick_params(labelsize=7)
+    open_frame(axes)
 
 
 UCI_TABLES = study("uci", "held-out likelihood of UCI tables: ours, flows, mixtures, kernels", PRESETS, body)
