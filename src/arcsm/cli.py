@@ -200,8 +200,8 @@ def score(
     rows, files = _read_rows(model, data, seed, skip_bad)
     terms = _log_probs(model, rows, method, _one_class(model, label))
     total = terms.sum(1)
-    table = np.stack([np.arange(len(rows)), total.numpy(), terms.argmin(1).numpy(), terms.amin(1).numpy()], 1)
-    write_table(out, table, ("row", "log_prob", "least_likely_column", "its_log_prob"), files)
+    found = {"log_prob": total, "least_likely_column": terms.argmin(1), "its_log_prob": terms.amin(1)}
+    _write_scores(out, found, files)
     mean, error = summary(total)
     print(f"{out}  {len(rows)} rows, mean log density {mean:.4f} +- {error:.4f} nats")
 
@@ -424,6 +424,15 @@ def _warn_in_one_line(message: Warning | str, category: type[Warning], *_: Any, 
 # What the commands share --------------------------------------------------------------------------------------------
 
 
+def _write_scores(out: Path, found: dict[str, torch.Tensor], files: Sequence[str] | None = None) -> None:
+    """Write what was found of every row, after its number; whole numbers stay whole, but in ``.npy``."""
+    columns = {"row": np.arange(len(next(iter(found.values())))), **{name: t.numpy() for name, t in found.items()}}
+    if out.suffix == ".npy":
+        write_table(out, np.stack([column.astype(np.float64) for column in columns.values()], 1))
+    else:
+        write_frame(out, pd.DataFrame({**columns, **({} if files is None else {"file": list(files)})}))
+
+
 def _columns(model: AutoregressiveModel | VAE) -> tuple[str, ...]:
     names = model.metadata.get("columns")
     return tuple(names) if names else tuple(f"x{d}" for d in range(model.features))
@@ -568,7 +577,7 @@ def _score_digits(model: AutoregressiveModel, out: Path, seed: int) -> None:
     rows = _continuous(scale_images(images.pixels, images.levels).flatten(1), images.levels, seed)
     total = _log_probs(model, rows, None).sum(1)
     labels = images.labels if images.labels is not None else torch.zeros(len(rows))
-    write_table(out, np.stack([np.arange(len(rows)), labels.numpy(), total.numpy()], 1), ("row", "label", "log_prob"))
+    _write_scores(out, {"label": labels, "log_prob": total})
 
 
 def _show_training(result: FitResult) -> None:
