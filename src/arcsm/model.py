@@ -19,7 +19,7 @@ from arcsm.contexts import MADE, Context, PixelCNNPP
 from arcsm.heads import DiscretisedLogisticMixtureHead, GaussianHead, Head, LogisticMixtureHead, ScoreHead
 from arcsm.noise import NoiseLadder
 from arcsm.progress import track
-from arcsm.samplers import SAMPLERS
+from arcsm.samplers import SAMPLERS, Sampler
 
 CONTEXTS: Mapping[str, type[Context]] = {"MADE": MADE, "PixelCNNPP": PixelCNNPP}
 HEADS: Mapping[str, type[Head]] = {
@@ -322,7 +322,7 @@ class AutoregressiveModel(
     def sample(
         self,
         n: int,
-        sampler: str | None = None,
+        sampler: str | Sampler | None = None,
         generator: torch.Generator | None = None,
         condition: Tensor | None = None,
         progress: bool = False,
@@ -338,7 +338,8 @@ class AutoregressiveModel(
         Arguments:
             n: Number of rows.
             sampler: ``"probability_flow"`` (default with a ladder), ``"inverse_cdf"`` (default of normalised heads
-                and without a ladder) or ``"langevin"``, the paper's; see :mod:`arcsm.samplers`.
+                and without a ladder) or ``"langevin"``, the paper's; or a function of one's own, see
+                :mod:`arcsm.samplers`.
             generator: Source of randomness, on the model's device; the same seed gives the same sample.
             condition: ``(n, F)`` or labels ``(n,)``, or one that all rows share.
             progress: Show a progress bar (on a terminal).
@@ -361,9 +362,9 @@ class AutoregressiveModel(
             raise ValueError(f"n, batch_size: expected at least 1, got {n} and {batch_size}")
         if sampler is None:
             sampler = "probability_flow" if self.noise and not self.head.normalised else "inverse_cdf"
-        if sampler not in SAMPLERS:
-            raise ValueError(f"sampler: expected one of {', '.join(SAMPLERS)}, got {sampler!r}")
-        draw = SAMPLERS[sampler]
+        if not callable(sampler) and sampler not in SAMPLERS:
+            raise ValueError(f"sampler: expected one of {', '.join(SAMPLERS)}, or a function, got {sampler!r}")
+        draw = sampler if callable(sampler) else SAMPLERS[sampler]
         if "langevin_steps" in options:
             options["steps"] = options.pop("langevin_steps")
         known = set(inspect.signature(draw).parameters) - {"conditionals", "generator"}
