@@ -1,4 +1,4 @@
-"""Docstrings say formulas and names in reStructuredText, as editors and ``help()`` show well; the site wants Markdown."""
+"""Docstrings say formulas and names in reStructuredText, as editors and ``help()`` show; the site wants Markdown."""
 
 from __future__ import annotations
 
