@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.loggers.logger import Logger
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -63,6 +64,7 @@ def fit(
     run: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: bool = False,
+    loggers: Sequence[Logger] = (),
 ) -> FitResult:
     """Train a model in place.
 
@@ -79,6 +81,8 @@ def fit(
         run: Folder for checkpoints, the model and its log; ``None`` to keep nothing on disk.
         resume: Go on from the checkpoint in ``run``, if there is one.
         progress: Show a progress bar (on a terminal).
+        loggers: Those of Lightning, which get what ``metrics.csv`` gets: for example
+            ``lightning.pytorch.loggers.WandbLogger`` or ``MLFlowLogger``.
 
     Returns:
         What came out; the weights are in ``model``.
@@ -96,7 +100,7 @@ def fit(
         5
     """
     config = config or TrainConfig()
-    trainer = _Trainer(model, x_train, x_valid, config, condition_train, condition_valid, run)
+    trainer = _Trainer(model, x_train, x_valid, config, condition_train, condition_valid, run, loggers)
     if resume:
         trainer.restore()
     return trainer.train(progress)
@@ -124,6 +128,7 @@ class _Trainer:
         condition_train: Tensor | None,
         condition_valid: Tensor | None,
         run: str | os.PathLike[str] | None,
+        loggers: Sequence[Logger] = (),
     ) -> None:
         self.config, self.model = config, model
         self.run = None if run is None else Path(run)
@@ -145,7 +150,12 @@ class _Trainer:
             self.total = max(1, math.ceil(config.epochs * self.steps_per_epoch))
 
         index = [device.index] if device.index is not None else 1
-        self.fabric = Fabric(accelerator=device.type, devices=index, precision=config.precision)  # type: ignore[arg-type]
+        self.fabric = Fabric(
+            accelerator=device.type,
+            devices=index,
+            precision=config.precision,  # type: ignore[arg-type]
+            loggers=list(loggers),
+        )
         model.train()
         self.loss = _Loss(model.to(device), config)
         self.optimizer = _optimizer(model, config)
@@ -256,6 +266,8 @@ class _Trainer:
         log = TrainingLog(self.run, self.step, self.config.tensorboard)
         begun, last_saved = time.monotonic() - self.seconds, time.monotonic()
         stopped, running = False, math.nan
+        for logger in self.fabric.loggers:
+            logger.log_hyperparams(self.config.model_dump(mode="json"))
         with track("training", self.total, progress) as bar, log:
             bar(self.step)
             while self.step < self.total and not stopped:
@@ -269,6 +281,8 @@ class _Trainer:
                     self.save_state()
                     last_saved = time.monotonic()
         self.finish()
+        for logger in self.fabric.loggers:
+            logger.finalize("success")
         return FitResult(self.step, self.seconds, int(self.best["step"]), self.best["loss"], self.history, stopped)
 
     def assess(self, running: float, log: TrainingLog) -> bool:
@@ -280,6 +294,7 @@ class _Trainer:
         row["seconds"] = self.seconds
         self.history.append(row)
         log.write(row)
+        self.fabric.log_dict({name: value for name, value in row.items() if name != "step"}, self.step)
         if self.held_out is None or judged < self.best["loss"]:
             self.best = {"step": self.step, "loss": judged, "missed": 0}
             self.best_weights = {name: t.detach().clone() for name, t in self.average.module.state_dict().items()}

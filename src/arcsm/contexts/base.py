@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 
@@ -61,3 +62,15 @@ class Context(nn.Module, ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, JSON-ready."""
+
+
+def check_labels(condition: Tensor, classes: int) -> None:
+    """A condition of classes must be labels of them. A program that is being compiled cannot look at their values.
+
+    Raises:
+        ValueError: for others.
+    """
+    whole = condition.dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+    looked_at = not torch.compiler.is_compiling()
+    if not whole or (looked_at and bool(((condition < 0) | (condition >= classes)).any())):
+        raise ValueError(f"condition: expected integer labels from 0 to {classes - 1}")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arcsm.contexts.base import Context
+from arcsm.contexts.base import Context, check_labels
 
 _LARGEST_SIZE = 1 << 20  # what a file or a slip may ask for before any memory is taken
 
@@ -225,8 +225,7 @@ class MADE(Context):
             wanted = f"labels below {self.classes}" if self.classes else f"vectors (*, {self.condition_features})"
             raise ValueError(f"condition: this model needs {wanted}, got None")
         if self.classes:
-            if condition.is_floating_point() or bool(((condition < 0) | (condition >= self.classes)).any()):
-                raise ValueError(f"condition: expected integer labels from 0 to {self.classes - 1}")
+            check_labels(condition, self.classes)
         elif condition.shape[-1:] != (self.condition_features,) or not condition.is_floating_point():
             raise ValueError(
                 f"condition: expected floats of shape (*, {self.condition_features}), "

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from arcsm.contexts.base import Context
+from arcsm.contexts.base import Context, check_labels
 from arcsm.contexts.pixelcnn_stream import Stream
 
 _SCALES = 3
@@ -282,9 +282,7 @@ class PixelCNNPP(Context):
         if condition is None:
             raise ValueError(f"condition: this model needs {wanted}, got None")
         if self.classes:
-            whole = condition.dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-            if not whole or bool(((condition < 0) | (condition >= self.classes)).any()):
-                raise ValueError(f"condition: expected integer labels from 0 to {self.classes - 1}")
+            check_labels(condition, self.classes)
             return _one_each(condition, tuple(batch_shape)).reshape(-1).long()
         if condition.shape[-1:] != (self.condition_features,) or not condition.is_floating_point():
             raise ValueError(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from arcsm.heads.base import NormalisedHead, Sigma, variance
 
+_HIGHEST_LOG_STD = 15.0  # far beyond any data; contexts of what was never seen must not overflow
 _LOWEST_LOG_STD = -7.0
 
 
@@ -47,7 +48,7 @@ class GaussianHead(NormalisedHead):
         """Mean and variance at a noise level, each ``(*)``."""
         mean, raw = projection.unbind(-1)
         log_std = F.softplus(raw - _LOWEST_LOG_STD) + _LOWEST_LOG_STD  # smooth floor, the identity far above it
-        return mean, torch.exp(2.0 * log_std) + variance(sigma)
+        return mean, torch.exp(2.0 * log_std.clamp(max=_HIGHEST_LOG_STD)) + variance(sigma)
 
     def evaluate(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         mean, var = self.moments(projection, sigma)

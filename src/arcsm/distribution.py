@@ -1,0 +1,93 @@
+"""A model as a distribution of ``torch.distributions``, for code that is written for those."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from arcsm.model import AutoregressiveModel
+
+Shape = torch.Size | list[int] | tuple[int, ...]
+
+
+class AutoregressiveDistribution(Distribution):
+    """The density of a model, perhaps given something, with the interface of ``torch.distributions``.
+
+    Draws are by the model's default sampler and carry no gradients (``has_rsample`` is false); log densities of
+    normalised heads carry them, see :meth:`AutoregressiveModel.log_prob`.
+
+    Arguments:
+        model: The model.
+        condition: What it is conditioned on, ``(*B, F)`` or labels ``(*B)``; ``B`` is then the batch shape.
+        level: Noise level.
+        validate_args: As in ``torch.distributions``.
+
+    Raises:
+        ValueError: for a condition of another size than the model's contexts take.
+
+    Example:
+        >>> from arcsm import GaussianHead, MADE
+        >>> model = AutoregressiveModel(MADE(3, 4, (8,), condition_features=2), GaussianHead(4))
+        >>> given = AutoregressiveDistribution(model, torch.randn(5, 2))
+        >>> given.batch_shape, given.event_shape, given.sample((7,)).shape, given.log_prob(torch.zeros(3)).shape
+        (torch.Size([5]), torch.Size([3]), torch.Size([7, 5, 3]), torch.Size([5]))
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 (as in torch)
+    support = constraints.real_vector  # type: ignore[assignment]
+    has_rsample = False
+
+    def __init__(
+        self,
+        model: AutoregressiveModel,
+        condition: Tensor | None = None,
+        level: int = -1,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.model, self.condition, self.level = model, condition, level
+        size = getattr(model.context, "condition_features", 0)
+        self._dense = condition is not None and condition.is_floating_point()
+        if condition is not None and self._dense and (condition.ndim < 1 or condition.shape[-1] != size):
+            raise ValueError(f"condition: expected (*, {size}), got {tuple(condition.shape)}")
+        shape = torch.Size() if condition is None else condition.shape[:-1] if self._dense else condition.shape
+        super().__init__(shape, torch.Size([model.features]), validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density in nats, ``(*S, *B)`` for values ``(*S, *B, D)``; what is missing in front is broadcast."""
+        if self._validate_args:
+            self._validate_sample(value)
+        shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        value = value.expand(*shape, self.model.features)
+        return self.model.log_prob(value, self.level, self._condition(shape))
+
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008 (as in torch)
+        """Draws ``(*S, *B, D)``, by torch's global randomness."""
+        shape = self._extended_shape(torch.Size(sample_shape))[:-1]
+        condition = self._condition(shape)
+        if condition is not None:
+            condition = condition.reshape(-1, condition.shape[-1]) if self._dense else condition.reshape(-1)
+        count = math.prod(shape)
+        if not count:
+            return self.model.shift.new_zeros(*shape, self.model.features)
+        with torch.no_grad():
+            return self.model.sample(count, condition=condition, level=self.level).view(*shape, self.model.features)
+
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> AutoregressiveDistribution:
+        """The same distribution with a larger batch shape."""
+        shape = torch.Size(batch_shape)
+        new = self._get_checked_instance(AutoregressiveDistribution, _instance)
+        new.model, new.level, new._dense = self.model, self.level, self._dense
+        new.condition = self._condition(shape)
+        super(AutoregressiveDistribution, new).__init__(shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def _condition(self, shape: torch.Size) -> Tensor | None:
+        """The condition of every row of a shape."""
+        if self.condition is None:
+            return None
+        return self.condition.expand(*shape, self.condition.shape[-1]) if self._dense else self.condition.expand(shape)

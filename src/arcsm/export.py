@@ -1,0 +1,52 @@
+"""Models for where arcsm is not installed: the scores as one program of ``torch.export``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from arcsm.model import AutoregressiveModel
+
+
+def export_scorer(model: AutoregressiveModel, level: int = -1) -> ExportedProgram:
+    """Conditional scores at a noise level as a program that needs torch alone.
+
+    It takes ``x (N, D)``, any ``N``, and, for a model that has one, the condition ``(N, F)`` or labels ``(N,)``. It
+    gives scores and derivatives, as :meth:`AutoregressiveModel.score` does, without its checks of the input.
+
+    Arguments:
+        model: The model, on the device where the program is to run.
+        level: Noise level.
+
+    Returns:
+        To be kept by ``torch.export.save`` and run by ``torch.export.load(path).module()(x)``.
+
+    Example:
+        >>> from arcsm import MADE, NoiseLadder, ScoreHead
+        >>> model = AutoregressiveModel(MADE(3, 4, (8,)), ScoreHead(4, (8,)), NoiseLadder(1.0, 0.1, 4))
+        >>> s, ds = export_scorer(model).module()(torch.zeros(5, 3))
+        >>> s.shape
+        torch.Size([5, 3])
+    """
+    rows = Dim("rows", min=1)
+    example: tuple[Tensor, ...] = (torch.zeros(2, model.features).to(model.shift),)
+    size, classes = (getattr(model.context, name, 0) for name in ("condition_features", "classes"))
+    if classes:
+        example += (torch.zeros(2, dtype=torch.long, device=model.shift.device),)
+    elif size:
+        example += (torch.zeros(2, size).to(model.shift),)
+    with torch.no_grad():
+        return torch.export.export(_Scorer(model, level).eval(), example, dynamic_shapes=[{0: rows} for _ in example])
+
+
+class _Scorer(nn.Module):
+    def __init__(self, model: AutoregressiveModel, level: int) -> None:
+        super().__init__()
+        path = model.path(level)
+        self.model, self.sigma = model, path[-1] if path else None
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z = (x - self.model.shift) / self.model.scale
+        s, ds = self.model.head.score_and_derivative(self.model.context(z, condition), z, self.sigma)
+        return s / self.model.scale, ds / self.model.scale.square()
