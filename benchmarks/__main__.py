@@ -36,8 +36,8 @@ ABOUT = {
     "tables": "Fitting an outlier detector to a table and scoring 10,000 rows, on all cores: ours with default "
     "settings, and four of PyOD's (extra `bench`).",
     "flow": "Log densities through the ladder (tolerance 1e-3, double precision) of a trained model of 21 pixels. "
-    "`plain` evaluates the head for the whole batch at once, inverting every step to 1e-5; `matrix_products` are those "
-    "of our evaluations and nothing else.",
+    "`plain` evaluates the head for the whole batch at once and inverts every step to 1e-6; `matrix_products` are "
+    "those of our evaluations and nothing else.",
     "quadrature": "Errors of the log density of trained score heads with 64 to 512 evaluations of the score, in nats, "
     "against a uniform grid of 20,001 nodes: the largest of 200 conditionals of held-out rows, the share that reached "
     "the tolerance of 1e-5, and of those the share whose error is below ten times its estimate. `RUN` is a folder "

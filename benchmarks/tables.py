@@ -35,9 +35,9 @@ def detectors() -> dict[str, Any]:
 
     return {
         "arcsm": ScoreOutlierDetector(random_state=0),
-        "KNN": KNN(),
-        "LOF": LOF(),
-        "IForest": IForest(random_state=0),
+        "KNN": KNN(n_jobs=-1),
+        "LOF": LOF(n_jobs=-1),
+        "IForest": IForest(random_state=0, n_jobs=-1),
         "ECOD": ECOD(),
     }
 

@@ -640,3 +640,22 @@ def test_held_out_rows_say_which_plan_is_better() -> None:
     assert (sharp.plan_.sinusoids > 0, plain.plan_.sinusoids > 0) == (True, False)
     assert len(sharp.ensemble_.members) == len(plain.ensemble_.members) == 1
     assert sharp.ensemble_.members[0].noise.sigma_min == sharp.plan_.sigma_min < plain.plan_.sigma_min
+
+
+def test_names_without_a_header_are_names_in_every_part(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("7,1\nA1,2\nA1,3\nA1,4\n8,5\n8,6\n8,7\n")
+    like = pd.DataFrame({"x0": ["A1", "8", "7"], "x1": [1, 2, 3]})
+    whole = read_frame(tmp_path / "a.csv", like)
+    parts = pd.concat(frame_parts(tmp_path / "a.csv", like, 3))
+    assert whole["x0"].tolist() == parts["x0"].tolist() == ["7", "A1", "A1", "A1", "8", "8", "8"]
+
+
+def test_scores_of_rows_do_not_depend_on_the_units_of_a_table() -> None:
+    random = np.random.default_rng(0)
+    rows = np.stack([random.poisson(4.0, 150), random.normal(size=150)], 1)
+    scaled = rows * [10.0, 1000.0]
+    found = []
+    for table in (rows, scaled):
+        detector = ScoreOutlierDetector(n_estimators=1, max_steps=20, random_state=0).fit(table)
+        found.append(detector.explain(table))
+    np.testing.assert_allclose(found[0], found[1], rtol=0.0, atol=1e-3)

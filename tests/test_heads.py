@@ -22,6 +22,7 @@ from arcsm import (
     TrainConfig,
     fit,
 )
+from arcsm.batches import Workspace
 from arcsm.conditionals import starting_nodes
 from arcsm.metrics import bits_per_dim
 from arcsm.quadrature import PiecewiseDensity, integrate
@@ -110,6 +111,31 @@ def test_a_level_prepared_once_gives_the_same_as_often_as_it_is_asked(
                 x = 4.0 * torch.randn(rows, 7, dtype=FLOAT64)
                 expected = head.evaluate(projection.unsqueeze(1), x, sigma)
                 torch.testing.assert_close(both(projection.unsqueeze(1), x), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ALL_HEADS)
+def test_levels_that_share_a_workspace_leave_each_others_results_alone(name: str) -> None:
+    head, space = ALL_HEADS[name](), Workspace()
+    projection, x = head.project(torch.randn(9, 3, dtype=FLOAT64)).detach(), torch.randn(9, dtype=FLOAT64)
+    with torch.no_grad():
+        levels = {sigma: head.at_with_derivative(sigma, space) for sigma in (0.1, 0.7)}
+        kept = {sigma: level(projection, x) for sigma, level in levels.items()}
+        kept_rows = levels[0.1](projection[:4].unsqueeze(1), x[:4, None].repeat(1, 5))
+        levels[0.7](torch.zeros_like(projection), torch.zeros_like(x))
+        for sigma, found in kept.items():
+            torch.testing.assert_close(found, head.evaluate(projection, x, sigma), rtol=1e-10, atol=1e-10)
+        for found, expected in zip(kept_rows, kept[0.1], strict=True):
+            torch.testing.assert_close(found, expected[:4, None].expand(4, 5))
+
+
+@pytest.mark.parametrize("name", ALL_HEADS)
+def test_a_value_that_is_not_a_number_stays_with_itself(name: str) -> None:
+    head = ALL_HEADS[name]()
+    projection = head.project(torch.randn(3, 3, dtype=FLOAT64)).detach()
+    x = torch.tensor([15.0, 25.0, torch.nan], dtype=FLOAT64)
+    with torch.no_grad():
+        for level in (head.at(0.5), lambda c, v: head.at_with_derivative(0.5)(c, v)[0]):
+            torch.testing.assert_close(level(projection, x)[:2], level(projection[:2], x[:2]))
 
 
 @pytest.mark.parametrize("name", ALL_HEADS)

@@ -13,6 +13,7 @@ from scipy.stats import kstest
 from torch import Tensor
 
 from arcsm import MADE, AutoregressiveModel, GaussianHead, LogisticMixtureHead, NoiseLadder, ScoreHead, samplers
+from arcsm.batches import each_part
 from arcsm.conditionals import Accuracy, Conditionals
 from arcsm.experiments.evaluations import counted
 from arcsm.warning import AccuracyWarning
@@ -806,3 +807,53 @@ def test_contexts_of_what_was_never_seen_do_not_overflow_a_mixture() -> None:
     x = Conditionals(head, projection, (0.1,), "closed_form").icdf(u)
     assert bool(x.isfinite().all())
     assert bool(head.log_density(projection, x, 0.1).isfinite().all())
+
+
+@pytest.mark.parametrize("kind", ["score", "gaussian", "mixture"])
+def test_every_evaluation_counts_once(kind: str, make_model: MakeModel) -> None:
+    model = make_model(kind, noise=NoiseLadder(1.0, 0.1, 4))
+    with counted(model.head) as count, torch.no_grad():
+        projection = model.head.project(model.context(model.standardise(points(model, 40)))[:, 0])
+        conditionals = Conditionals(model.head, projection, model.path(), "quadrature")
+        x = torch.zeros(40).to(projection)
+        conditionals.score(x, 0.1)
+        assert (count.scores, count.with_derivative) == (40, 0)
+        conditionals.score_and_derivative(x, slice(None), 0.1)
+        assert (count.scores, count.with_derivative) == (40, 40)
+
+
+def test_parts_on_cores_are_as_one_after_the_other(make_model: MakeModel, ladder: NoiseLadder) -> None:
+    model = make_model(noise=ladder)
+    x = points(model, 1200)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = model.log_prob(x), model.cdf(x)
+        torch.set_num_threads(3)
+        for together, expected in zip((model.log_prob(x), model.cdf(x)), alone, strict=True):
+            torch.testing.assert_close(together, expected, rtol=1e-9, atol=1e-9)
+            assert not together.requires_grad
+        assert torch.get_num_threads() == 3
+        with pytest.warns(AccuracyWarning, match=r"^\d+ of 2400 conditionals"):
+            model.log_prob(x, method="quadrature", tol=1e-14, max_evaluations=40)
+
+        def broken(part: slice) -> None:
+            raise KeyError(part.start)
+
+        with pytest.raises(KeyError, match="0"):
+            each_part(broken, [slice(0, 1), slice(1, 2)], x.device)
+        assert torch.get_num_threads() == 3
+        assert each_part(lambda part: torch.get_num_threads(), [slice(0, 1)] * 9, x.device) == [1] * 9
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("rows", [3, 700])
+def test_densities_under_autocast_are_those_without_it_about(
+    rows: int, make_model: MakeModel, ladder: NoiseLadder
+) -> None:
+    model = make_model(noise=ladder, dtype=torch.float32)
+    x = points(model, rows)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.log_prob(x, tol=1e-2)
+    torch.testing.assert_close(found.float(), model.log_prob(x), rtol=0.0, atol=0.5)

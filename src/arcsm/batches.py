@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -16,12 +17,21 @@ from arcsm.warning import AccuracyWarning, warn
 T = TypeVar("T")
 
 ROWS = 512  #: rows whose contexts are computed at a time
+_FEWEST_ROWS = 32  # that are worth a thread
+_MOST_WORKERS = 16  # as each needs memory of its own
 _KEPT = 31 << 20  # bytes; glibc learns from blocks of up to 32 MiB
 
 
 def parts_of(n: int, size: int = ROWS) -> Iterator[slice]:
     """Slices of ``n`` rows, none larger than ``size``."""
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def parts_for_cores(n: int, size: int, device: torch.device) -> list[slice]:
+    """Slices of ``n`` rows, none larger than ``size``; on a processor enough of them for its cores."""
+    if device.type == "cpu":
+        size = min(size, max(_FEWEST_ROWS, -(-n // torch.get_num_threads())))
+    return list(parts_of(n, size))
 
 
 def rows_of(condition: Tensor | None, shape: Sequence[int]) -> Callable[[slice], Tensor | None]:
@@ -56,19 +66,27 @@ def each_part(function: Callable[[slice], T], parts: Sequence[slice], device: to
     That beats giving every operation all cores: most are too small to be shared.
     """
     cores = torch.get_num_threads()
-    if device.type != "cpu" or cores == 1 or len(parts) == 1:
+    workers = min(cores, len(parts), _MOST_WORKERS)
+    # threads inherit neither the caller's autocast nor its gradient mode
+    if device.type != "cpu" or workers < 2 or torch.is_autocast_enabled("cpu"):
         with torch.no_grad():
             return [function(part) for part in parts]
+    ready = threading.Barrier(workers + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()  # a thread's first question or operation takes over the number that all begin with
+        torch.set_num_threads(max(1, cores // workers))
+        ready.wait()
 
     def alone(part: slice) -> T:
-        with torch.no_grad():  # threads do not inherit it
+        with torch.no_grad():
             return function(part)
 
-    try:
-        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(alone, parts))
-    finally:
-        torch.set_num_threads(cores)  # a thread's setting is also that of all to come
+    with ThreadPoolExecutor(workers, initializer=begin) as pool:
+        found = [pool.submit(alone, part) for part in parts]
+        ready.wait()
+        torch.set_num_threads(cores)  # what a thread sets is also for all threads to come
+        return [one.result() for one in found]
 
 
 class Workspace:

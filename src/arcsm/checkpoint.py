@@ -149,8 +149,9 @@ def read_state(
     """
     tensors, header = read_tensors(path, device)
     for name, mine in expected.items():
+        complete = completed[name]
         try:
-            written = completed[name](header.get(name))
+            written = complete(header.get(name))
         except (TypeError, ValueError, AttributeError, KeyError):
             written = None
         if json.loads(json.dumps(written)) != json.loads(json.dumps(mine)):

@@ -27,7 +27,7 @@ _HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, 20.0)
 #: The same at the largest noise of a ladder, which leaves nothing narrow.
 _HALF_GRID_OF_FLOW = (0.6, 1.2, 1.8, 2.4, 3.0, 4.0, 7.0, 20.0)
 _LEAST_MASS = 1e-4  # of a cell whose mean density is taken from the distribution function
-_INVERSION = 1.0  # sigmas by which a step up may miss, by the tolerance in nats: log slopes are then off by less
+_A_STEP = 0.25  # of the tolerance of a log density is that of inverting a step of the ladder
 _CHUNK = 4096  # conditionals integrated at a time
 _BLOCK_BYTES = 1 << 21  # of one layer's units that a thread evaluates at a time: more would leave the cache
 
@@ -57,8 +57,8 @@ class Conditionals:
         accuracy: Of the integration.
         unsure: Number of integrals so far that did not reach the accuracy.
         levels: What :meth:`Head.at` gave so far, by sigma; it may be shared by conditionals of one head.
-        levels_with_derivative: The same of :meth:`Head.at_with_derivative`.
-        workspace: Memory of evaluations, which may be shared like them.
+        levels_with_derivative: The same of :meth:`Head.at_with_derivative`; they write into the workspace.
+        workspace: Memory of evaluations. Both may be shared with others in the same thread.
     """
 
     head: Head
@@ -81,17 +81,23 @@ class Conditionals:
         """The noise level asked for."""
         return self.path[-1] if self.path else None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the head's weights: what densities are computed in, under autocast too."""
+        return next(self.head.parameters()).dtype
+
     def score(self, x: Tensor, sigma: float | None) -> Tensor:
         """The score alone at ``x (N,)``, without gradients and as fast as it goes."""
-        if sigma not in self.levels:
-            self.levels[sigma] = self.head.at(sigma)
-        return self.levels[sigma](self.projection, x)
+        with torch.autocast(x.device.type, enabled=False):
+            if sigma not in self.levels:
+                self.levels[sigma] = self.head.at(sigma)
+            return self.levels[sigma](self.projection.to(self.dtype), x)
 
     def score_and_derivative(self, x: Tensor, rows: Tensor | slice, sigma: float | None) -> tuple[Tensor, Tensor]:
         """Score and derivative of the conditionals ``rows`` at values ``(n,)`` or ``(n, K)``."""
         block = _BLOCK_BYTES * torch.get_num_threads()
         size = max(1, block // self.projection[:1].nbytes // (x[:1].numel() or 1))
-        if torch.is_grad_enabled() or len(x) <= size:
+        if torch.is_grad_enabled() or len(x) <= size or x.device.type != "cpu":
             return self._evaluate(x, rows, sigma)
         blocks = [slice(start, start + size) for start in range(0, len(x), size)]
         rows = torch.arange(len(self), device=x.device)[rows] if isinstance(rows, slice) else rows
@@ -99,16 +105,15 @@ class Conditionals:
         return torch.cat(s), torch.cat(ds)
 
     def _evaluate(self, x: Tensor, rows: Tensor | slice, sigma: float | None) -> tuple[Tensor, Tensor]:
-        with_gradients = torch.is_grad_enabled()
-        projection = self.projection[rows] if with_gradients or isinstance(rows, slice) else self._gathered(rows)
-        if x.ndim == 2:
-            projection = projection.unsqueeze(1)
-        x = x.to(projection.dtype)
-        if with_gradients:
-            return self.head.evaluate(projection, x, sigma)
-        if sigma not in self.levels_with_derivative:
-            self.levels_with_derivative[sigma] = self.head.at_with_derivative(sigma, self.workspace)
-        return self.levels_with_derivative[sigma](projection, x)
+        x = x.to(self.dtype)
+        if torch.is_grad_enabled():
+            projection = self.projection[rows]
+            return self.head.evaluate(projection.unsqueeze(1) if x.ndim == 2 else projection, x, sigma)
+        with torch.autocast(x.device.type, enabled=False):
+            projection = (self.projection[rows] if isinstance(rows, slice) else self._gathered(rows)).to(self.dtype)
+            if sigma not in self.levels_with_derivative:
+                self.levels_with_derivative[sigma] = self.head.at_with_derivative(sigma, self.workspace)
+            return self.levels_with_derivative[sigma](projection.unsqueeze(1) if x.ndim == 2 else projection, x)
 
     def _gathered(self, rows: Tensor) -> Tensor:
         out = self.workspace.empty("projections", (len(rows), self.projection.shape[1]), self.projection)
@@ -209,7 +214,9 @@ class Conditionals:
     def _base(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Points where the quadrature is done, and the log slope of the flow from there to ``x``."""
         if self.method == "flow":
-            return flow_up(self.score_and_derivative, x, self.path, _INVERSION * self.accuracy.tol)
+            base, log_slope, solved = flow_up(self.score_and_derivative, x, self.path, _A_STEP * self.accuracy.tol)
+            self.unsure += int((~solved).sum())
+            return base, log_slope
         return x, torch.zeros_like(x)
 
     def _integrated(self, base: Tensor) -> Iterator[tuple[PiecewiseDensity, Tensor]]:

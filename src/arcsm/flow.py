@@ -19,7 +19,8 @@ from torch import Tensor
 #: ``score(x, rows, sigma)``: values ``(n,)`` of the conditionals ``rows (n,)`` to score and derivative, ``(n,)``.
 LevelScore = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
-TOLERANCE = 1e-4  #: of the inversion of a step, in sigmas, before a last Newton step squares it
+TOLERANCE = 1e-4  #: of the inversion of a step, in sigmas and in nats, before a last Newton step
+_LEAST_TOLERANCE = 128.0  # by the rounding of a number, below which it would decide
 _NEWTON_ITERATIONS = 60
 _DEEPEST_REFINEMENT = 4  # a step that folds is cut in two at most this many times over
 _REMEMBERED = 4  # velocities from which the next point is foretold
@@ -48,7 +49,7 @@ class Solution(NamedTuple):
     Attributes:
         x: The points, ``(n,)``.
         log_slope: Of the step there, ``(n,)``.
-        velocity: There, ``(n,)``.
+        velocity: Close by, ``(n,)``.
         solved: Whether they were found, and the step increases there, ``(n,)``.
     """
 
@@ -66,29 +67,34 @@ def flow_down(score: LevelScore, x: Tensor, path: Sequence[float]) -> Tensor:
     return x
 
 
-def flow_up(score: LevelScore, x: Tensor, path: Sequence[float], tolerance: float = TOLERANCE) -> tuple[Tensor, Tensor]:
+def flow_up(
+    score: LevelScore, x: Tensor, path: Sequence[float], tolerance: float = TOLERANCE
+) -> tuple[Tensor, Tensor, Tensor]:
     """Carry ``x (N,)`` from the smallest sigma of the path to the largest: the inverse of :func:`flow_down`.
 
     Arguments:
         score: The conditionals; see :data:`LevelScore`.
         x: The points.
         path: Sigmas, the largest first.
-        tolerance: How far, in sigmas, a step down may lead from where the step up began, before a last Newton step.
+        tolerance: How far, in sigmas, a step down may lead from where the step up began, before a last Newton step; and
+            by how much, in nats, that one may change the log slope without evaluating it again.
 
     Returns:
-        Where the points come from at the largest sigma, ``(N,)``, and the log slope of the flow down there, ``(N,)``.
+        Where the points come from at the largest sigma, ``(N,)``, the log slope of the flow down there, ``(N,)``, and
+        whether every step was inverted, ``(N,)``.
     """
     rows = torch.arange(len(x), device=x.device)
-    log_slope = torch.zeros_like(x)
+    log_slope, solved = torch.zeros_like(x), torch.ones_like(x, dtype=torch.bool)
     if len(path) < 2:
-        return x, log_slope
+        return x, log_slope, solved
+    tolerance = max(tolerance, _LEAST_TOLERANCE * torch.finfo(x.dtype).eps)
     history = [(math.log(path[-1]), _velocity(score, x, rows, path[-1]))]
     for high, low in reversed(list(itertools.pairwise(path))):
         start = x + _travelled(history, math.log(high))
-        x, step, velocity = _step_up(score, x, start, rows, high, low, tolerance)
+        x, step, velocity, found = _step_up(score, x, start, rows, high, low, tolerance)
         history = [*history, (math.log(high), velocity)][-_REMEMBERED:]
-        log_slope = log_slope + step
-    return x, log_slope
+        log_slope, solved = log_slope + step, solved & found
+    return x, log_slope, solved
 
 
 def _heun(score: LevelScore, x: Tensor, rows: Tensor, high: float, low: float) -> Step:
@@ -142,35 +148,41 @@ def _step_up(
     low: float,
     tolerance: float,
     depth: int = 0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The point that a step down carries to ``x``, the log slope of that step there, and the velocity.
+) -> Solution:
+    """The points that a step down carries to ``x``, which may be two steps of half the length where it folds.
 
     ``start`` is where to look first.
     """
-    y, log_slope, velocity, solved = _invert(
-        lambda z, some: _heun(score, z, rows[some], high, low), x, start, tolerance * low, 2.0 * high
-    )
-    failed = ~solved
+    found = _invert(lambda z, some: _heun(score, z, rows[some], high, low), x, start, tolerance, low, 2.0 * high)
+    failed = ~found.solved
     if depth < _DEEPEST_REFINEMENT and bool(failed.any()):
         some, middle = rows[failed], math.sqrt(high * low)
         start = x[failed] + math.log(middle / low) * _velocity(score, x[failed], some, low)
-        half, second, _ = _step_up(score, x[failed], start, some, middle, low, tolerance, depth + 1)
-        start = half + math.log(high / middle) * _velocity(score, half, some, middle)
-        y[failed], first, velocity[failed] = _step_up(score, half, start, some, high, middle, tolerance, depth + 1)
-        log_slope[failed] = first + second
-    return y, log_slope, velocity
+        lower = _step_up(score, x[failed], start, some, middle, low, tolerance, depth + 1)
+        start = lower.x + math.log(high / middle) * _velocity(score, lower.x, some, middle)
+        upper = _step_up(score, lower.x, start, some, high, middle, tolerance, depth + 1)
+        found.x[failed], found.velocity[failed] = upper.x, upper.velocity
+        found.log_slope[failed] = upper.log_slope + lower.log_slope
+        found.solved[failed] = upper.solved & lower.solved
+    return found
 
 
 def _invert(
-    function: Callable[[Tensor, Tensor], Step], target: Tensor, y: Tensor, tolerance: float, longest: float
+    function: Callable[[Tensor, Tensor], Step],
+    target: Tensor,
+    y: Tensor,
+    tolerance: float,
+    scale: float,
+    longest: float,
 ) -> Solution:
     """Solve ``function(y).moved = target`` for an increasing function by Newton steps within a shrinking bracket.
 
     A Newton step that leaves the bracket, or that is more than half as long as the one before, gives way to
     bisection: on an S-shaped map Newton steps alone would jump from one flat side to the other for ever. Until there
-    is a bracket, steps may get ever longer. Once ``y`` is within the tolerance the next Newton step is taken on trust,
-    and the slope with it.
+    is a bracket, steps may get ever longer. Once a Newton step is shorter than the tolerance (times ``scale``) and
+    changes the log slope by less than it, it is taken on trust.
     """
+    eps = 8.0 * torch.finfo(y.dtype).eps
     solution, log_slopes, velocities = y.clone(), torch.zeros_like(y), torch.zeros_like(y)
     solved = torch.zeros_like(y, dtype=torch.bool)
     active = torch.arange(len(y), device=y.device)
@@ -180,10 +192,14 @@ def _invert(
     for _ in range(_NEWTON_ITERATIONS):
         value, slope, bend, velocity = function(y, active)
         excess = value - target
-        found = excess.abs() <= tolerance * slope.clamp(max=1.0) + 4.0 * torch.finfo(y.dtype).eps * target.abs()
-        last = torch.where(found & (slope > 0.0), -excess / slope, 0.0)
-        solution[active], velocities[active], solved[active] = y + last, velocity, found & (slope > 0.0)
-        log_slopes[active] = torch.log(slope.clamp(min=torch.finfo(y.dtype).tiny)) + bend * last
+        last = torch.where(slope > 0.0, -excess / slope.clamp(min=1e-12), math.inf)
+        rounding = eps * torch.maximum(target.abs(), y.abs())
+        close = excess.abs().maximum(last.abs()) <= tolerance * scale + rounding
+        found = close & ((bend * last).abs() <= tolerance + bend.abs() * rounding)
+        solution[active], velocities[active], solved[active] = torch.where(found, y + last, y), velocity, found
+        log_slopes[active] = torch.log(slope.clamp(min=torch.finfo(y.dtype).tiny)) + torch.where(
+            found, bend * last, 0.0
+        )
         if bool(found.all()):
             break
         low, high = torch.where(excess < 0, y, low), torch.where(excess > 0, y, high)

@@ -17,14 +17,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from arcsm.batches import keep_freed_memory
 from arcsm.heads.base import Sigma
 from arcsm.heads.score import EMBEDDING_FEATURES, ScoreHead
 
 CHUNK = 2048  # points at a time: hidden layers of 64 units then take half a megabyte each
 _COMPILED_CHUNK, _BLOCK = 4096, 1024  # a compiled call costs more than a plain one, so it walks blocks of its own
 _DEVICE_CHUNK = 2**18  # on an accelerator, where small pieces leave it idle
-
-_KEPT_BYTES = 31 * 2**20
 
 
 def fused_score_matching(
@@ -54,7 +53,7 @@ def fused_score_matching(
     Returns:
         The sum, ``()``, with gradients for ``context`` and the head's parameters.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     if sigma is not None:
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape)
     tangent = bool(derivative.count_nonzero())
@@ -326,14 +325,3 @@ def _compiled_chunk(device_type: str) -> Callable[..., Any]:
         return _chunk(*arguments)
 
     return chunk
-
-
-@lru_cache(maxsize=1)
-def _keep_freed_memory() -> None:
-    """Let the C library keep what a chunk frees for the next one.
-
-    glibc hands large freed blocks back to the system, and every chunk would pay for its pages anew. Its threshold for
-    that adapts to the largest block ever freed (mallopt(3), M_MMAP_THRESHOLD); this one is never touched, so it
-    takes no memory.
-    """
-    torch.empty(_KEPT_BYTES, dtype=torch.uint8)

@@ -13,7 +13,7 @@ from huggingface_hub import ModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
 from arcsm import checkpoint
-from arcsm.batches import ROWS, each_part, keep_freed_memory, parts_of, rows_of, warn_of_unsure
+from arcsm.batches import ROWS, each_part, keep_freed_memory, parts_for_cores, parts_of, rows_of, warn_of_unsure
 from arcsm.conditionals import Accuracy, Conditionals, choose_method
 from arcsm.contexts import MADE, Context, PixelCNNPP
 from arcsm.heads import DiscretisedLogisticMixtureHead, GaussianHead, Head, LogisticMixtureHead, ScoreHead
@@ -449,7 +449,7 @@ class AutoregressiveModel(
             found = found if of_missing else torch.where(values.isnan(), torch.nan, found)
             return found.view(-1, self.features), conditionals.unsure
 
-        parts = list(parts_of(len(flat), max(1, min(ROWS, (1 << 17) // self.features))))
+        parts = parts_for_cores(len(flat), max(1, min(ROWS, (1 << 17) // self.features)), z.device)
         with_gradients = torch.is_grad_enabled() and closed_form
         found = [answers(part) for part in parts] if with_gradients else each_part(answers, parts, z.device)
         warn_of_unsure(sum(unsure for _, unsure in found), flat.numel())

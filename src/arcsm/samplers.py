@@ -62,13 +62,13 @@ def probability_flow(
 
     .. math:: x_{\\sigma_1} = F_{\\sigma_1}^{-1}(u), \\qquad dx / d\\sigma = -\\sigma\\, s_\\sigma(x)
 
-    What it draws from is the model's density by ``method="flow"``, up to ``tol`` (and up to steps that would fold,
-    which :func:`arcsm.flow.flow_down` looks for and this does not).
+    From an exact start, what it draws from is the model's density by ``method="flow"``, up to ``tol`` (and up to steps
+    that would fold, which :func:`arcsm.flow.flow_down` looks for and this does not).
 
     Arguments:
         conditionals: The conditionals, with their ladder.
         generator: Source of randomness.
-        tol: Accuracy of the density at the largest noise, in nats.
+        tol: Accuracy of the density at the largest noise, in nats, of an exact start.
         start: ``"exact"``, by quadrature, or ``"normal"``, from a normal distribution that has the conditional's score
             at two points: four evaluations in place of dozens, for data that the largest noise covers.
 

@@ -156,7 +156,7 @@ def _csv_parts(path: Path, names: list[str], rows: int | None) -> Iterator[pd.Da
             "header": 0 if header else None,
             "skipinitialspace": True,
             "na_values": ["?"],
-            "dtype": dict.fromkeys(names, object) if header else None,
+            "dtype": dict.fromkeys(names if header else [d for d in range(len(cells)) if f"x{d}" in names], object),
         }
         if rows is None:
             parts = iter([pd.read_csv(path, **options)])

@@ -346,9 +346,9 @@ class Columns:
     def log_slopes(self, numbers: Numbers, of_maps: bool = True) -> Numbers:
         """Log slopes of the modelled columns, ``(N, M)``; 0 where a value is missing.
 
-        Without those of continuous columns, where ``of_maps`` is false.
+        Without those of numbers, where ``of_maps`` is false: they depend on the units of the table.
         """
-        counted = [of_maps or self.kinds[d].discrete for d in self.modelled]
+        counted = [of_maps or isinstance(self.kinds[d], Categories) for d in self.modelled]
         chosen = [
             self.kinds[d].log_slope(numbers[:, m]) if counted[m] else np.zeros(len(numbers))
             for m, d in enumerate(self.modelled)

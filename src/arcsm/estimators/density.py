@@ -164,7 +164,7 @@ class ScoreDensity(DensityMixin, _TableEstimator):
             20,000, else one. Time to fit and to score grows with them.
         max_steps: Training steps of each; ``"auto"``: 1,000 to 4,000. Fewer where held-out rows say so.
         hidden_features: Units of the layers of the context network; ``"auto"`` by the size of the table.
-        validation_fraction: Share of the rows that is held out, to stop training and to choose the noise level.
+        validation_fraction: Share of the rows that is held out, to stop training and to choose noise level and plan.
         missing: Whether rows to come may have missing values; ``"auto"``: if fitted ones have. Part of the values is
             then hidden while training.
         random_state: Of everything random in fitting, and the default of :meth:`sample`.

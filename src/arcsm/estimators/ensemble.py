@@ -25,7 +25,7 @@ _SIGMA_MAX = 3.0  # standard deviations of a column
 _LEVELS = 16
 _LARGEST_STEP = 1.5  # between levels of a smooth plan, which has fewer of them where they lie closer
 _TOLERANCE = 1e-3  # nats, of a conditional's log density
-_SMOOTH_TOLERANCE = 5e-3  # the same for a smooth plan
+_SMOOTH_TOLERANCE = 1e-2  # the same for a smooth plan
 _VALIDATED = 512  # noisy copies of held-out rows that a validation is done on, at least
 _CHOOSING = 400  # held-out rows that the noise level is chosen on, at most
 _FARTHEST = 30.0  # standard deviations: a number farther out is scored there, which is surprising enough
@@ -125,14 +125,12 @@ class Ensemble:
         plan: What they were built by.
         cells: Steps of the columns, whose discrete values then get their probability; ``None`` for the density in the
             middle, which is faster and ranks as well.
-        method: How densities are normalised, as in ``log_prob``; by default through the ladder.
     """
 
     members: list[AutoregressiveModel]
     level: int
     plan: Plan
     cells: list[float] | None = None
-    method: str | None = None
 
     @classmethod
     def train(
@@ -178,14 +176,17 @@ class Ensemble:
         return ensemble
 
     @torch.no_grad()
-    def terms(self, x: Tensor, level: int | None = None) -> Tensor:
-        """Log densities of the values given those before, ``(E, N, M)`` in nats; 0 where a value is missing."""
+    def terms(self, x: Tensor, level: int | None = None, method: str | None = None) -> Tensor:
+        """Log densities of the values given those before, ``(E, N, M)`` in nats; 0 where a value is missing.
+
+        At another noise level, or normalised by another method than the ladder, if one is given.
+        """
         level = self.level if level is None else level
         found = []
         for model in self.members:
             inside = self._inside(model, x)
             terms = model.log_prob(
-                inside, level, reduce=False, method=self.method, tol=self.plan.tolerance, cells=self.cells
+                inside, level, reduce=False, method=method, tol=self.plan.tolerance, cells=self.cells
             )
             found.append(terms.cpu())
         return torch.stack(found)

@@ -36,8 +36,10 @@ def counted(head: Head) -> Iterator[Count]:
         score = at(sigma)
 
         def counted_score(projection: Tensor, x: Tensor) -> Tensor:
-            count.scores += x.numel()
-            return score(projection, x)
+            before = count.with_derivative
+            found = score(projection, x)
+            count.scores, count.with_derivative = count.scores + x.numel(), before  # a head may leave it to evaluate
+            return found
 
         return counted_score
 
@@ -47,8 +49,10 @@ def counted(head: Head) -> Iterator[Count]:
         both = at_with_derivative(sigma, workspace)
 
         def counted_both(projection: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-            count.with_derivative += x.numel()
-            return both(projection, x)
+            before = count.with_derivative
+            found = both(projection, x)
+            count.with_derivative = before + x.numel()
+            return found
 
         return counted_both
 

@@ -109,6 +109,7 @@ def body(run: Study[Fig4]) -> Result:
             for name in of_scores
             for sampler in SAMPLERS
         },
+        {f"samplers {name} {sampler}": options for name in of_scores for sampler, options in SAMPLERS.items()},
     )
     data = run.each({f"data {key}": partial(_data, run, name) for key, name in _sets(run).items()})
     models = {}
@@ -127,11 +128,14 @@ def body(run: Study[Fig4]) -> Result:
 
 
 def _of_models(
-    run: Study[Fig4], cells: Mapping[str, tuple[Callable[[Study[Fig4], str], Result], str]]
+    run: Study[Fig4],
+    cells: Mapping[str, tuple[Callable[[Study[Fig4], str], Result], str]],
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Result]:
-    """Cells of one model each; they are done again where the model's preset has changed."""
+    """Cells of one model each; they are done again where the model's preset, or the cell's options, have changed."""
     computed = {cell: partial(compute, run, name) for cell, (compute, name) in cells.items()}
-    return run.each(computed, {cell: folder_of(run, name).name for cell, (_, name) in cells.items()})
+    basis: dict[str, Any] = {cell: folder_of(run, name).name for cell, (_, name) in cells.items()}
+    return run.each(computed, basis | {cell: [basis[cell], dict(of)] for cell, of in (options or {}).items()})
 
 
 def _sets(run: Study[Fig4]) -> dict[str, str]:

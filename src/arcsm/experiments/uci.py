@@ -189,19 +189,33 @@ def _result(log_density: Array, seconds: float, fitted: Array) -> Result:
 
 
 def _one_model(run: Study[UCI], table: str, way: str, seed: int, seconds: float) -> Result:
-    """One model in place of an ensemble, in as many processor seconds: by scores, by likelihood, or one then the other.
+    """One model in place of an ensemble: by scores, by likelihood, or by one and then the other.
 
-    By likelihood at the smallest noise, through the quadrature, which then normalises the density too.
+    By likelihood at the smallest noise, through the quadrature, which then normalises the density too, until as many
+    processor seconds have passed as the ensemble took; scores alone take their own number of steps. The plan is that of
+    the ensemble's first candidate, or what scores would choose.
     """
     fitted, judged = _split(run.settings, table, seed)
     begun = time.process_time()
     asked = run.settings.max_steps
     steps = {CSM: asked or "auto", MLE: 1, BOTH: asked or _half_of_the_steps(len(fitted))}[way]
-    density = ScoreDensity(1, steps, random_state=seed, device=run.device.type, verbose=True).fit(fitted)
-    if way != CSM:
-        _by_likelihood(density, fitted, _RATES[way], seed, begun + seconds)
+    kind = _FirstPlan if way == MLE else ScoreDensity
+    density = kind(1, steps, random_state=seed, device=run.device.type, verbose=True).fit(fitted)
+    if way == CSM:
+        return _result(density.score_samples(judged), time.process_time() - begun, fitted)
+    _by_likelihood(density, fitted, _RATES[way], seed, begun + seconds)
     spent = time.process_time() - begun
-    return _result(density.score_samples(judged), spent, fitted)
+    numbers = torch.from_numpy(density.columns_.encode(judged)[:, density.columns_.modelled])
+    assert density.ensemble_ is not None
+    terms = density.ensemble_.terms(density.ensemble_.inside(numbers), method="quadrature")[0]
+    return _result((terms.numpy() + density.columns_.log_slopes(numbers.numpy())).sum(1), spent, fitted)
+
+
+class _FirstPlan(ScoreDensity):
+    """Without a choice between plans, which nothing is known of before training."""
+
+    def _plans(self, rows: int, modelled: Tensor) -> list[Plan]:
+        return super()._plans(rows, modelled)[:1]
 
 
 def _half_of_the_steps(rows: int) -> int:
@@ -212,7 +226,7 @@ def _by_likelihood(density: ScoreDensity, rows: Array, rate: float, seed: int, u
     """Go on with the model of a fitted estimator by maximum likelihood; the weights of its best validation are kept."""
     ensemble = density.ensemble_
     assert ensemble is not None
-    ensemble.level, ensemble.method = ensemble.plan.levels - 1, "quadrature"
+    ensemble.level = ensemble.plan.levels - 1
     model = ensemble.members[0].float().train()
     numbers = torch.from_numpy(density.columns_.encode(rows)[:, density.columns_.modelled])
     numbers = numbers - 0.5 * torch.tensor(density.columns_.steps, dtype=numbers.dtype)

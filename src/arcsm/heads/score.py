@@ -233,7 +233,7 @@ class ScoreHead(Head):
                 hidden = hidden + update if self.residual and hidden is not None else update
                 z = layer(hidden)
             correction = torch.matmul(torch.sigmoid_(z), level.output).add_(level.offset)
-            if float(x.abs().max()) > FLAT_SPAN * level.width:
+            if not bool((x.abs() <= FLAT_SPAN * level.width).all()):
                 correction = correction * self.window(x, level.scales.width)[0]
             return correction.sub_(x, alpha=level.width**-2)
 
@@ -266,7 +266,7 @@ class ScoreHead(Head):
             gate = torch.sigmoid_(z)
             correction = torch.mv(gate, level.output).add_(level.offset).view(x.shape)
             slope = torch.mv(dz.mul_(gate.addcmul_(gate, gate, value=-1.0)), level.output).view(x.shape)
-            if float(x.abs().max()) > FLAT_SPAN * level.width:
+            if not bool((x.abs() <= FLAT_SPAN * level.width).all()):
                 window, dwindow = self.window(x, level.scales.width)
                 slope = slope * window + dwindow * correction
                 correction = correction * window
