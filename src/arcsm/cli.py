@@ -371,6 +371,19 @@ def reproduce(
     print(path)
 
 
+@app.command(epilog="Examples: arcsm serve runs/digits   |   arcsm serve runs/table --port 8000")
+def serve(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.")],
+    host: Annotated[str, typer.Option(help="Who may see the page; by default this machine alone.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="By default the first free one from 7860.")] = None,
+    device: Device = "auto",
+) -> None:
+    """A page to play with a run: likelihoods, surprise, cleaning, completing and drawing. Needs the extra "web"."""
+    from arcsm.web.page import serve as show  # Gradio takes seconds to import
+
+    show(load(run, resolve_device(device)), run.stem, host, port)
+
+
 @app.command(epilog="Example: arcsm info runs/digits")
 def info(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.")]) -> None:
     """Say what a model is made of."""
