@@ -23,6 +23,8 @@ def number(value: float | None, digits: int = 3) -> str:
         return "–"
     if value == 0:
         return "0"
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", "−")
     text = f"{value:,.0f}" if abs(value) >= min(1000, 10**digits) else f"{value:#.{digits}g}"
     return text.rstrip(".").replace("-", "−")
 
