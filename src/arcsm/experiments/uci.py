@@ -325,10 +325,14 @@ def _maf_mixture(zuko: Any, features: int, hidden_features: tuple[int, ...]) -> 
 
 def _figure(tables: Mapping[str, Result]) -> Figure:
     """Log likelihood of every method less ours, a panel for each table."""
-    figure = Figure(figsize=(2.6 * (len(tables) + 1), 2.8), layout="constrained")
-    panels = figure.subplots(1, len(tables) + 1, squeeze=False)[0]
-    _show_ranks(panels[-1], _ranks(tables))
-    for axes, (table, found) in zip(panels[:-1], tables.items(), strict=True):
+    across = min(4, len(tables) + 1)
+    down = -(-(len(tables) + 1) // across)
+    figure = Figure(figsize=(2.8 * across, 2.5 * down), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).flatten().tolist()
+    _show_ranks(panels[len(tables)], _ranks(tables))
+    for axes in panels[len(tables) + 1 :]:
+        axes.set_visible(False)
+    for axes, (table, found) in zip(panels, tables.items(), strict=False):
         names = list(found["methods"])
         values = [found["methods"][name]["log_likelihood"]["mean"] for name in names]
         errors = [found["methods"][name]["standard_error"] for name in names]
@@ -350,7 +354,8 @@ def _show_ranks(axes: Axes, ranks: Result) -> None:
     axes.invert_yaxis()
     if ranks["critical_difference"] is not None:
         axes.axvspan(values[0], values[0] + ranks["critical_difference"], color=BLUE, alpha=0.12)
-    axes.set_title("mean rank (shaded: not told apart)", fontsize=8)
+    axes.set_title("all tables", fontsize=8)
+    axes.set_xlabel("mean rank (shaded: not told apart)", fontsize=7)
     axes.tick_params(labelsize=7)
     open_frame(axes)
 
