@@ -117,14 +117,16 @@ def train(
     """Train a model. Kill it at any moment; --resume goes on to exactly the same weights."""
     extra = [f"train.seed={seed}"] * (seed is not None) + [f"train.device={device}"] * (device is not None)
     tree = load_tree(source, [*(changes or []), *extra])
-    if is_vae(tree):
-        of_vae = validated(tree, source, VAERunConfig)
-        folder = out or Path("runs") / of_vae.name
-        result = train_vae_run(of_vae, folder, resume, progress=True)
-    else:
-        config = validated(tree, source, RunConfig)
-        folder = out or Path("runs") / config.name
-        result = train_run(config, folder, resume, progress=True)
+    config = validated(tree, source, VAERunConfig) if is_vae(tree) else validated(tree, source, RunConfig)
+    folder = out or Path("runs") / config.name
+    try:
+        if isinstance(config, VAERunConfig):
+            result = train_vae_run(config, folder, resume, progress=True)
+        else:
+            result = train_run(config, folder, resume, progress=True)
+    except KeyboardInterrupt as stop:
+        again = f"arcsm train {run_config_path(folder)} --out {folder} --resume"
+        raise typer.Exit(_fail(f"{stop or 'interrupted'}; go on with: {again}", 130)) from stop
     _show_training(result)
     print(f"{folder}  next: arcsm report {folder}")
 

@@ -149,8 +149,11 @@ def validated(tree: dict[str, Any], source: str, schema: type[C]) -> C:
 
 
 def dump_config(config: BaseModel) -> str:
-    """The configuration as YAML, defaults of ``train`` and ``data`` included."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    """The configuration as YAML, defaults of ``train`` and ``data`` included; read again, it is the same."""
+    tree = config.model_dump(mode="json")
+    if isinstance(config, RunConfig) and "dequantise" not in config.train.model_fields_set:
+        del tree["train"]["dequantise"]  # it follows from the data, and once written it would not
+    return yaml.safe_dump(tree, sort_keys=False)
 
 
 def apply_change(tree: dict[str, Any], change: str) -> None:

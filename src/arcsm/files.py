@@ -1,12 +1,13 @@
 """What everything that reads or writes files shares: checked paths, one-line read errors, atomic replacement."""
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["FilePath", "atomic_path", "existing_file", "reading"]
+__all__ = ["FilePath", "atomic_path", "check_fits", "existing_file", "reading"]
 
 FilePath = str | os.PathLike[str]
 
@@ -40,6 +41,31 @@ def reading(path: FilePath) -> Iterator[None]:
         raise ValueError(f"{path}: cannot be read, damaged or not of this format ({_reason(error)})") from error
 
 
+def check_fits(size: int, what: str) -> None:
+    """What is about to be unpacked must fit into the memory that is free.
+
+    Arguments:
+        size: In bytes.
+        what: Its name in the message.
+
+    Raises:
+        ValueError: where it does not; nothing is known of systems without ``/proc/meminfo``.
+    """
+    free = _free_memory()
+    if free is not None and size > free:
+        raise ValueError(f"{what}: unpacks to {size / 2**30:,.1f} GiB, but {free / 2**30:,.1f} GiB of memory are free")
+
+
+def _free_memory() -> int | None:
+    """Bytes, as far as the system and the limits of this process say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    free = {name: int(value.split()[0]) << 10 for name, value in (line.split(":") for line in lines)}
+    return free.get("MemAvailable")
+
+
 @contextmanager
 def atomic_path(path: FilePath) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it when the block ends, and vanishes when the block fails.
@@ -48,6 +74,7 @@ def atomic_path(path: FilePath) -> Iterator[Path]:
 
     Raises:
         ValueError: The folder of `path` does not exist, or `path` is a folder.
+        OSError: It cannot be written, for example to a full disk; `path` is then as it was.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -63,6 +90,8 @@ def atomic_path(path: FilePath) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # some writers leave their files readable by the owner alone
         os.replace(temporary, path)
+    except OSError as error:  # which may not say of which file it is
+        raise OSError(error.errno or errno.EIO, f"cannot be written ({error.strerror or error})", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

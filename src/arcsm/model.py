@@ -552,7 +552,10 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Au
     file = checkpoint.weights_path(path)
     if "kind" in config:
         raise ValueError(f"{file}: holds a {config['kind']}, not an autoregressive model")
-    model = AutoregressiveModel.from_config(config)
+    try:
+        model = AutoregressiveModel.from_config(config)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
     model.to(tensors["shift"].dtype if "shift" in tensors else torch.get_default_dtype())
     checkpoint.load_state(model, tensors, file)
     model.set_standardisation(model.shift.clone(), model.scale.clone())  # checks them

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from arcsm import checkpoint
 from arcsm.contexts.made import Hide
+from arcsm.interrupts import asked_to_stop
 from arcsm.model import AutoregressiveModel, completed_config, resolve_device, save
 from arcsm.progress import track
 from arcsm.train_config import TrainConfig, objective_of
@@ -91,6 +92,7 @@ def fit(
         ValueError: for data that do not fit the model, constant columns that cannot be standardised, or a
             checkpoint of another configuration.
         TrainingDiverged: at the first loss or gradient that is not finite.
+        KeyboardInterrupt: after Ctrl-C (or the signal TERM), at the end of a step and with a checkpoint in ``run``.
 
     Example:
         >>> from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead
@@ -268,7 +270,7 @@ class _Trainer:
         stopped, running = False, math.nan
         for logger in self.fabric.loggers:
             logger.log_hyperparams(self.config.model_dump(mode="json"))
-        with track("training", self.total, progress) as bar, log:
+        with track("training", self.total, progress) as bar, log, asked_to_stop() as asked:
             bar(self.step)
             while self.step < self.total and not stopped:
                 value = self.advance()
@@ -277,9 +279,12 @@ class _Trainer:
                 self.seconds = time.monotonic() - begun
                 if self.step % self.config.validate_every == 0 or self.step == self.total:
                     stopped = self.assess(running, log)
-                if self.run is not None and time.monotonic() - last_saved >= self.config.checkpoint_seconds:
+                due = time.monotonic() - last_saved >= self.config.checkpoint_seconds or asked()
+                if self.run is not None and due:
                     self.save_state()
                     last_saved = time.monotonic()
+                if asked():
+                    raise KeyboardInterrupt(f"interrupted after step {self.step}")
         self.finish()
         for logger in self.fabric.loggers:
             logger.finalize("success")

@@ -13,12 +13,13 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 
-from arcsm.files import FilePath, atomic_path, existing_file, reading
+from arcsm.files import FilePath, atomic_path, check_fits, existing_file, reading
 
 __all__ = ["TABLE_SUFFIXES", "Table", "npz_key", "npz_names", "read_array", "read_table", "write_table"]
 
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet", ".npy", ".npz")
 _WRITABLE = (".csv", ".parquet", ".npy")
+_MOST_COLUMNS = 100_000
 _NPZ_KEYS = ("X", "x_train")  # looked for in this order when an archive holds several arrays
 _MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?")
 _TRUTH = ("True", "TRUE", "true", "False", "FALSE", "false")  # read as 1 and 0
@@ -116,8 +117,12 @@ def read_array(path: FilePath, key: str | None = None, *, preferred: Sequence[st
     path = existing_file(path)
     if suffix == ".npz":
         chosen = npz_key(path, key, preferred)
-        with reading(path), zipfile.ZipFile(path) as archive:
-            content = archive.read(f"{chosen}.npy")
+        with reading(path):
+            archive = zipfile.ZipFile(path)
+        with archive:
+            check_fits(2 * archive.getinfo(f"{chosen}.npy").file_size, f"{path}[{chosen}]")  # as bytes, as an array
+            with reading(path):
+                content = archive.read(f"{chosen}.npy")
         return _read_npy(io.BytesIO(content), f"{path}[{chosen}]")
     if key is not None:
         raise ValueError(f"key: expected None for a .npy file, got {key!r} ({path})")
@@ -177,6 +182,7 @@ def _read_csv(path: Path) -> tuple[np.ndarray, tuple[str, ...], Callable[[int], 
     second = next(islice(_csv_rows(path), 1, None), None) if header else first
     if second is None:
         raise ValueError(f"{path}: expected at least one row of data, got a header only")
+    check_width(len(first[1]), path)
     columns = tuple(cell.strip() for cell in first[1]) if header else _default_columns(len(first[1]))
     try:
         values = _parse_csv(path, header)
@@ -191,6 +197,29 @@ def _read_csv(path: Path) -> tuple[np.ndarray, tuple[str, ...], Callable[[int], 
         return f"line {line}"
 
     return values, columns, place
+
+
+def first_cells(path: Path) -> list[str] | None:
+    """The cells of the first row of a CSV file that is not blank; ``None`` for a file without one.
+
+    Raises:
+        ValueError: for more of them than any table here may have.
+    """
+    first = next(_csv_rows(path), None)
+    if first is None:
+        return None
+    check_width(len(first[1]), path)
+    return first[1]
+
+
+def check_width(columns: int, path: Path) -> None:
+    """Tables of very many columns are taken for a mistake, such as a transposed one.
+
+    Raises:
+        ValueError: for those.
+    """
+    if columns > _MOST_COLUMNS:
+        raise ValueError(f"{path}: expected at most {_MOST_COLUMNS:,} columns, got {columns:,}; is it transposed?")
 
 
 def _parse_csv(path: Path, header: bool) -> np.ndarray:

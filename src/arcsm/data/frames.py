@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow
 from pyarrow import parquet
 
-from arcsm.data.arrays import TABLE_SUFFIXES, read_table
+from arcsm.data.arrays import TABLE_SUFFIXES, first_cells, read_table
 from arcsm.files import FilePath, atomic_path, existing_file, reading
 
 _NUMERIC = 0.9  # share of a column's values that are numbers, from which on the others are mistakes
@@ -149,8 +149,7 @@ def _csv_parts(path: Path, names: list[str], rows: int | None) -> Iterator[pd.Da
     Columns of ``names`` are read as they are, even where they look like numbers.
     """
     try:
-        first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
-        cells = first.iloc[0].str.strip()
+        cells = pd.Series(first_cells(path) or [], dtype=str).str.strip()
         header = bool((pd.to_numeric(cells, errors="coerce").isna() & ~cells.isin(_EMPTY)).any())
         options: dict[str, Any] = {
             "header": 0 if header else None,

@@ -24,6 +24,7 @@ from arcsm.implicit.evidence import fit_proposal, importance_bound
 from arcsm.implicit.kernels import Spectral, Stein
 from arcsm.implicit.learned import AutoregressiveScore, JointScore, ScoreNetwork
 from arcsm.implicit.vae import VAE, Width, completed_vae_config, save_vae
+from arcsm.interrupts import asked_to_stop
 from arcsm.model import AutoregressiveModel, resolve_device
 from arcsm.noise import NoiseLadder
 from arcsm.progress import track
@@ -333,7 +334,8 @@ class _Trainer:
     def train(self, progress: bool) -> FitResult:
         begun, saved = time.monotonic() - self.seconds, time.monotonic()
         running = math.nan
-        with track("training", self.config.steps, progress) as bar, TrainingLog(self.run, self.step, False) as log:
+        log = TrainingLog(self.run, self.step, False)
+        with track("training", self.config.steps, progress) as bar, log, asked_to_stop() as asked:
             bar(self.step)
             while self.step < self.config.steps:
                 try:
@@ -353,9 +355,12 @@ class _Trainer:
                            "seconds": self.seconds}  # fmt: skip
                     self.history.append(row)
                     log.write(row)
-                if self.run is not None and time.monotonic() - saved >= self.config.checkpoint_seconds:
+                due = time.monotonic() - saved >= self.config.checkpoint_seconds or asked()
+                if self.run is not None and due:
                     self.save_state()
                     saved = time.monotonic()
+                if asked():
+                    raise KeyboardInterrupt(f"interrupted after step {self.step}")
         return self.finish()
 
     def diverged(self, cause: str) -> None:

@@ -1,0 +1,256 @@
+"""What goes wrong on real machines: signals, full disks, hostile and enormous files. Nothing is lost; it is said."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import arcsm
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, cli, load, training
+from arcsm.data import read_array, read_frame, read_images, read_table
+from arcsm.interrupts import asked_to_stop
+
+COMMAND = [sys.executable, "-m", "arcsm.cli"]
+TINY = """
+name: tiny
+data: {kind: digits}
+model:
+  context: {kind: MADE, hidden_features: [16], context_features: 4}
+  head: {kind: ScoreHead, hidden_features: [8]}
+  noise: {sigma_max: 1.0, sigma_min: 0.1, levels: 4}
+train: {steps: %d, batch_size: 16, validate_every: 10, checkpoint_seconds: %g, standardise: none, device: cpu}
+"""
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+# Signals ------------------------------------------------------------------------------------------------------------
+
+
+def build() -> AutoregressiveModel:
+    torch.manual_seed(0)
+    return AutoregressiveModel(MADE(2, 4, (8,)), ScoreHead(4, (8,)), NoiseLadder(1.0, 0.1, 4))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_end_of_the_step_and_keeps_it(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    config = TrainConfig(steps=9, batch_size=8, device="cpu", checkpoint_seconds=1e9)
+    whole = build()
+    arcsm.fit(whole, x, x, config)
+    advance = training._Trainer.advance
+
+    def signalled(trainer: training._Trainer) -> float:
+        if trainer.step == 4:
+            signal.raise_signal(number)  # in the middle of a step
+        return advance(trainer)
+
+    monkeypatch.setattr(training._Trainer, "advance", signalled)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt, match="after step 5"):
+        arcsm.fit(build(), x, x, config, run=tmp_path)
+    assert signal.getsignal(number) == before
+    monkeypatch.undo()
+    resumed = build()
+    arcsm.fit(resumed, x, x, config, run=tmp_path, resume=True)
+    for name, weights in whole.state_dict().items():
+        assert torch.equal(weights, resumed.state_dict()[name]), name
+
+
+def test_a_second_signal_stops_at_once() -> None:
+    with asked_to_stop() as asked:
+        assert not asked()
+        signal.raise_signal(signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY % (8, 1e9))
+    advance = training._Trainer.advance
+
+    def signalled(trainer: training._Trainer) -> float:
+        if trainer.step == 2:
+            signal.raise_signal(signal.SIGINT)
+        return advance(trainer)
+
+    monkeypatch.setattr(training._Trainer, "advance", signalled)
+    assert cli._run(["train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "run")]) == 130
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "interrupted after step 3; go on with: arcsm train" in said
+    again = said.partition("go on with: arcsm ")[2].split()
+    monkeypatch.undo()
+    assert cli._run(again) == 0
+    assert load(tmp_path / "run").features == 64
+
+
+@pytest.mark.slow
+def test_thirty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY % (6000, 0.0))  # a checkpoint after every step: most kills hit one
+    moments = random.Random(0)
+
+    def start(folder: str) -> subprocess.Popen[bytes]:
+        command = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / folder), "--resume"]
+        return subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    state = tmp_path / "killed" / training.STATE_NAME
+    killed = 0
+    while killed < 30:
+        process = start("killed")
+        begun = state.stat().st_mtime_ns if state.exists() else 0
+        while process.poll() is None and (not state.exists() or state.stat().st_mtime_ns == begun):
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0.0, 0.4))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        killed += 1
+    assert killed == 30
+    for folder in ("killed", "whole"):
+        process = start(folder)
+        assert process.wait() == 0, process.communicate()[1]
+    mine, expected = (load(tmp_path / folder).state_dict() for folder in ("killed", "whole"))
+    for name, weights in expected.items():
+        assert torch.equal(weights, mine[name]), name
+
+
+# Disks --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_said_and_keeps_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY % (20, 1e9))
+    run = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "run")]
+    subprocess.run(run, env=environment(), check=True, capture_output=True)
+    kept = (tmp_path / "run" / "model.safetensors").read_bytes()
+
+    def full() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writes fail, as on a full disk, rather than kill
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
+
+    sample = [*COMMAND, "sample", str(tmp_path / "run"), "-n", "64", "--out", str(tmp_path / "run" / "model.npy")]
+    done = subprocess.run(sample, env=environment(), preexec_fn=full, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"{tmp_path / 'run' / 'model.npy'}: cannot be written" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == kept
+    assert sorted(path.name for path in (tmp_path / "run").iterdir() if "tmp" in path.name) == []
+    assert not (tmp_path / "run" / "model.npy").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY % (3, 1e9))
+    (tmp_path / "file").write_text("in the way")
+    assert cli._run(["train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "file" / "run")]) == 1
+    said = capsys.readouterr().err
+    assert str(tmp_path / "file") in said
+    assert "Traceback" not in said
+
+
+# Hostile and enormous files -----------------------------------------------------------------------------------------
+
+
+def zip_bomb(path: Path) -> Path:
+    """An archive of a few kilobytes that says it unpacks to a tebibyte."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        content = io.BytesIO()
+        np.save(content, np.zeros((1000, 10)))
+        archive.writestr("x.npy", content.getvalue())
+    raw = bytearray(path.read_bytes())
+    size = struct.pack("<I", 0xFFFFFFFE)
+    for signature, offset in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):  # of the directory, and of the member
+        place = raw.find(signature) + offset
+        raw[place : place + 4] = size
+    path.write_bytes(bytes(raw))
+    return path
+
+
+def huge_header(path: Path) -> Path:
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"descr": "<f8", "fortran_order": False, "shape": (10**12, 10)})
+    path.write_bytes(content.getvalue() + bytes(100))
+    return path
+
+
+def wide_csv(path: Path) -> Path:
+    path.write_text("\n".join([",".join(f"c{i}" for i in range(10**6)), ",".join(["1"] * 10**6)]) + "\n")
+    return path
+
+
+def huge_image(folder: Path) -> Path:
+    folder.mkdir()
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10_000))) + chunk(b"IEND", b"")
+    (folder / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    return folder
+
+
+CASES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "zip bomb": (lambda p: read_array(zip_bomb(p / "a.npz"), "x"), r"a\.npz\[x\]: unpacks to 8\.0 GiB, but"),
+    "header of 73 TiB": (lambda p: read_array(huge_header(p / "a.npy")), r"a\.npy: cannot be read"),
+    "a million columns": (
+        lambda p: read_table(wide_csv(p / "a.csv")),
+        "expected at most 100,000 columns, got 1,000,000",
+    ),
+    "the same with names": (lambda p: read_frame(wide_csv(p / "a.csv")), "expected at most 100,000 columns"),
+    "900 megapixels": (lambda p: read_images(huge_image(p / "a")), r"huge\.png: cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_enormous_files_are_refused_before_they_fill_the_memory(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arcsm.files._free_memory", lambda: 4 << 30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    read, complaint = CASES[name]
+    with pytest.raises(ValueError, match=complaint):
+        read(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600_000  # KiB
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_damaged_model_is_refused_or_right(seed: int, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    arcsm.save(build(), path)
+    whole = path.read_bytes()
+    generator = random.Random(seed)
+    for _ in range(20):
+        damaged = bytearray(whole)
+        header = struct.unpack("<Q", whole[:8])[0]
+        for _ in range(generator.randint(1, 4)):
+            damaged[generator.randrange(8 + header)] ^= 1 << generator.randrange(8)
+        path.write_bytes(bytes(damaged))
+        try:
+            found = arcsm.load(path)
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017 (some bits make sense)
+            assert "\n" not in str(error)  # noqa: PT017
+        else:  # a bit of a name or number that still makes sense
+            assert bool(found.log_prob(torch.zeros(1, found.features)).isfinite().all())
