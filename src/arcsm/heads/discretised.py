@@ -71,7 +71,7 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
         below = (log_weights.exp() * torch.sigmoid((edge - means) / scales)).sum(-1)
         below = torch.where(bins > 0, below, 0.0)
         part = ((x + 1.0) * (0.5 * self.levels) - bins).clamp(0.0, 1.0)
-        return below + part * self._log_masses(projection, bins).exp().sum(-1)
+        return (below + part * self._log_masses(projection, bins).exp().sum(-1)).clamp(max=1.0)
 
     def bracket(self, projection: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         ends = projection.new_ones(projection.shape[:-1])

@@ -88,7 +88,7 @@ class LogisticMixtureHead(NormalisedHead):
 
     def distribution(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         log_weights, means, scales = self._mixture(projection, sigma)
-        return (log_weights.exp() * torch.sigmoid((x.unsqueeze(-1) - means) / scales)).sum(-1)
+        return (log_weights.exp() * torch.sigmoid((x.unsqueeze(-1) - means) / scales)).sum(-1).clamp(max=1.0)
 
     def bracket(self, projection: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         _, means, scales = self._mixture(projection, sigma)
