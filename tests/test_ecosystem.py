@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning_fabric.loggers.csv_logs import CSVLogger
 from lightning_fabric.loggers.logger import Logger
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, Normal, kl_divergence
 
 import arcsm
-from arcsm import MADE, AutoregressiveModel, GaussianHead, LogisticMixtureHead, NoiseLadder, PixelCNNPP, ScoreHead
+from arcsm import (
+    MADE,
+    AutoregressiveModel,
+    GaussianHead,
+    LogisticMixtureHead,
+    NoiseLadder,
+    PixelCNNPP,
+    ScoreHead,
+    training,
+)
 from arcsm.distribution import AutoregressiveDistribution
 from arcsm.export import export_scorer
 
@@ -130,6 +141,26 @@ class Kept(Logger):
 
     def finalize(self, status: str) -> None:
         self.status = status
+
+
+def test_loggers_of_numbers_alone_are_finished_after_an_interruption(tmp_path: Path) -> None:
+    advance = training._Trainer.advance
+
+    def signalled(trainer: training._Trainer) -> float:
+        if trainer.step == 4:
+            signal.raise_signal(signal.SIGINT)
+        return advance(trainer)
+
+    model = AutoregressiveModel(MADE(2, 4, (8,)), ScoreHead(4, (8,)), NoiseLadder(1.0, 0.1, 4))
+    config = arcsm.TrainConfig(steps=9, batch_size=8, validate_every=2, device="cpu")
+    kept, x = Kept(), torch.randn(64, 2)
+    numbers = CSVLogger(tmp_path, name="log", version="one")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training._Trainer, "advance", signalled)
+        with pytest.raises(KeyboardInterrupt):
+            arcsm.fit(model, x, x, config, loggers=[numbers, kept])
+    assert kept.status == "aborted"
+    assert len((tmp_path / "log" / "one" / "metrics.csv").read_text().splitlines()) == 1 + 2
 
 
 def test_loggers_get_what_the_log_gets(tmp_path: Path) -> None:

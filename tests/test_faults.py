@@ -76,6 +76,20 @@ def test_a_signal_waits_for_the_end_of_the_step_and_keeps_it(
         assert torch.equal(weights, resumed.state_dict()[name]), name
 
 
+def test_a_run_that_had_stopped_early_stays_stopped(tmp_path: Path) -> None:
+    x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    config = TrainConfig(
+        steps=4000, batch_size=8, learning_rate=5e-2, validate_every=2, patience=2, ema=0.0, device="cpu"
+    )
+    first, second = build(), build()
+    result = arcsm.fit(first, x, x[:8], config, run=tmp_path)
+    assert result.stopped_early
+    again = arcsm.fit(second, x, x[:8], config, run=tmp_path, resume=True)
+    assert (again.steps, again.stopped_early) == (result.steps, True)
+    for name, weights in first.state_dict().items():
+        assert torch.equal(weights, second.state_dict()[name]), name
+
+
 def test_a_second_signal_stops_at_once() -> None:
     with asked_to_stop() as asked:
         assert not asked()
@@ -151,10 +165,12 @@ def test_a_full_disk_is_said_and_keeps_what_was_there(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
 
     sample = [*COMMAND, "sample", str(tmp_path / "run"), "-n", "64", "--out", str(tmp_path / "run" / "model.npy")]
-    done = subprocess.run(sample, env=environment(), preexec_fn=full, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert f"{tmp_path / 'run' / 'model.npy'}: cannot be written" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    train = [*run[:-1], str(tmp_path / "new")]
+    for command, file in ((sample, tmp_path / "run" / "model.npy"), (train, tmp_path / "new" / "state.safetensors")):
+        done = subprocess.run(command, env=environment(), preexec_fn=full, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert f"{file}: cannot be written" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == kept
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if "tmp" in path.name) == []
     assert not (tmp_path / "run" / "model.npy").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -35,7 +36,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     path.parent.mkdir(parents=True, exist_ok=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(contiguous, temporary, metadata={_HEADER_KEY: text})
+        try:
+            safetensors.torch.save_file(contiguous, temporary, metadata={_HEADER_KEY: text})
+        except safetensors.SafetensorError as error:  # its name for a full disk
+            raise OSError(errno.EIO, str(error)) from error
 
 
 def read_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:

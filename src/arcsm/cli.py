@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 import warnings
@@ -125,8 +126,10 @@ def train(
         else:
             result = train_run(config, folder, resume, progress=True)
     except KeyboardInterrupt as stop:
-        again = f"arcsm train {run_config_path(folder)} --out {folder} --resume"
-        raise typer.Exit(_fail(f"{stop or 'interrupted'}; go on with: {again}", 130)) from stop
+        begun = run_config_path(folder)
+        again = shlex.join(["arcsm", "train", str(begun), "--out", str(folder), "--resume"])
+        said = str(stop) or "interrupted"
+        raise typer.Exit(_fail(f"{said}; go on with: {again}" if begun.is_file() else said, 130)) from stop
     _show_training(result)
     print(f"{folder}  next: arcsm report {folder}")
 
@@ -376,7 +379,12 @@ def reproduce(
 @app.command(epilog="Examples: arcsm serve runs/digits   |   arcsm serve runs/table --port 8000")
 def serve(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.")],
-    host: Annotated[str, typer.Option(help="Who may see the page; by default this machine alone.")] = "127.0.0.1",
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address to listen at. Any other than this machine's own lets its network use the page, unasked."
+        ),
+    ] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="By default the first free one from 7860.")] = None,
     device: Device = "auto",
 ) -> None:

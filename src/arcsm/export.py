@@ -36,8 +36,13 @@ def export_scorer(model: AutoregressiveModel, level: int = -1) -> ExportedProgra
         example += (torch.zeros(2, dtype=torch.long, device=model.shift.device),)
     elif size:
         example += (torch.zeros(2, size).to(model.shift),)
-    with torch.no_grad():
-        return torch.export.export(_Scorer(model, level).eval(), example, dynamic_shapes=[{0: rows} for _ in example])
+    trains = model.training
+    try:
+        with torch.no_grad():
+            scorer = _Scorer(model, level).eval()
+            return torch.export.export(scorer, example, dynamic_shapes=[{0: rows} for _ in example])
+    finally:
+        model.train(trains)
 
 
 class _Scorer(nn.Module):

@@ -57,7 +57,7 @@ def check_fits(size: int, what: str) -> None:
 
 
 def _free_memory() -> int | None:
-    """Bytes, as far as the system and the limits of this process say."""
+    """Bytes that the system says it has left; limits of a container or a process are not looked at."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

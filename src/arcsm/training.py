@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -267,10 +267,8 @@ class _Trainer:
     def train(self, progress: bool) -> FitResult:
         log = TrainingLog(self.run, self.step, self.config.tensorboard)
         begun, last_saved = time.monotonic() - self.seconds, time.monotonic()
-        stopped, running = False, math.nan
-        for logger in self.fabric.loggers:
-            logger.log_hyperparams(self.config.model_dump(mode="json"))
-        with track("training", self.total, progress) as bar, log, asked_to_stop() as asked:
+        stopped, running = self.has_stopped(), math.nan
+        with self.logged(), track("training", self.total, progress) as bar, log, asked_to_stop() as asked:
             bar(self.step)
             while self.step < self.total and not stopped:
                 value = self.advance()
@@ -286,8 +284,6 @@ class _Trainer:
                 if asked():
                     raise KeyboardInterrupt(f"interrupted after step {self.step}")
         self.finish()
-        for logger in self.fabric.loggers:
-            logger.finalize("success")
         return FitResult(self.step, self.seconds, int(self.best["step"]), self.best["loss"], self.history, stopped)
 
     def assess(self, running: float, log: TrainingLog) -> bool:
@@ -305,7 +301,28 @@ class _Trainer:
             self.best_weights = {name: t.detach().clone() for name, t in self.average.module.state_dict().items()}
         else:
             self.best["missed"] += 1
+        return self.has_stopped()
+
+    def has_stopped(self) -> bool:
+        """Whether validations have not improved for as long as patience lasts."""
         return self.config.patience is not None and self.best["missed"] >= self.config.patience
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """Loggers learn how the run was meant and how it ended."""
+        for logger in self.fabric.loggers:
+            with suppress(NotImplementedError):  # of those that keep numbers alone
+                logger.log_hyperparams(self.config.model_dump(mode="json"))
+        status = "failed"
+        try:
+            yield
+            status = "success"
+        except KeyboardInterrupt:
+            status = "aborted"
+            raise
+        finally:
+            for logger in self.fabric.loggers:
+                logger.finalize(status)
 
     def finish(self) -> None:
         if self.run is not None:

@@ -93,6 +93,7 @@ def read_table(path: FilePath, key: str | None = None, *, flatten: bool = False,
         columns = _default_columns(values.shape[1])
     if len(values) == 0:
         raise ValueError(f"{path}: expected at least one row of data, got none")
+    check_width(values.shape[1], path)
     if values.shape[1] == 0:
         raise ValueError(f"{path}: expected at least one column, got none")
     if not allow_missing:

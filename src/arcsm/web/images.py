@@ -13,6 +13,7 @@ from torch import Tensor
 from arcsm.corruptions import GaussianNoise, Lost
 from arcsm.data.images import image_grid, scale_images, unscale_images
 from arcsm.denoise import particles, posterior, tweedie
+from arcsm.heads import DiscretisedLogisticMixtureHead
 from arcsm.model import AutoregressiveModel
 
 _SHOWN = 280  # pixels of the longer side of a picture on the page, about
@@ -39,6 +40,7 @@ class ImagePlay:
         self.shape = tuple(int(size) for size in model.metadata["image_shape"])  # channels, height, width
         self.levels = int(model.metadata.get("levels", 256))
         self.classes = int(getattr(model.context, "classes", 0))
+        self.cleans = not isinstance(model.head, DiscretisedLogisticMixtureHead)  # which knows no noise
         self.zoom = max(1, _SHOWN // max(self.shape[1:]))
 
     def row_of(self, picture: Image.Image) -> Tensor:

@@ -34,10 +34,13 @@ def build(model: AutoregressiveModel, title: str) -> Any:
 
 def serve(model: AutoregressiveModel, title: str, host: str = "127.0.0.1", port: int | None = None) -> None:
     """Show the page until interrupted; on this machine alone, unless another host is given."""
-    theme = _gradio().themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing is fetched
-    build(model, title).launch(
-        server_name=host, server_port=port, theme=theme, share=False, footer_links=[], ssr_mode=False
-    )
+    build(model, title).launch(server_name=host, server_port=port, **launch_options())
+
+
+def launch_options() -> dict[str, Any]:
+    """How the page is launched: nothing is fetched, nothing is shared, and no upload is large."""
+    theme = _gradio().themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    return {"theme": theme, "share": False, "footer_links": [], "ssr_mode": False, "max_file_size": "20mb"}
 
 
 def _gradio() -> Any:
@@ -62,9 +65,11 @@ def _images(gradio: Any, play: ImagePlay) -> None:
             )  # fmt: skip
             with gradio.Row():
                 judge = gradio.Button("How likely?", variant="primary", elem_id="judge")
-                clean = gradio.Button("Clean", elem_id="clean")
+                clean = gradio.Button("Clean", elem_id="clean", visible=play.cleans)
                 complete = gradio.Button("Complete the lower half", elem_id="complete")
-            sigma = gradio.Slider(0.05, 1.0, 0.3, label="noise to be cleaned (pixels reach from -1 to 1)")
+            sigma = gradio.Slider(
+                0.05, 1.0, 0.3, label="noise to be cleaned (pixels reach from -1 to 1)", visible=play.cleans
+            )
         with gradio.Column():
             said = gradio.Markdown(elem_id="said")
             kept: dict[str, Any] = {"format": "png", "height": 300, "buttons": ["download", "fullscreen"]}
@@ -86,16 +91,16 @@ def _images(gradio: Any, play: ImagePlay) -> None:
         row = play.row_of(_composite(gradio, picture))
         return f"Without noise of {noise:.2f}.", play.picture_of(row), play.picture_of(play.clean(row, noise, c))
 
-    def on_complete(picture: Any, number: float, c: int) -> tuple[str, Image.Image, Image.Image]:
+    def on_complete(picture: Any, number: float | None, c: int) -> tuple[str, Image.Image, Image.Image]:
         row = play.row_of(_composite(gradio, picture))
         return (
             "The lower half is the model's.",
             play.picture_of(row),
-            play.picture_of(play.complete(row, int(number), c)),
+            play.picture_of(play.complete(row, _seed(number), c)),
         )
 
-    def on_sample(amount: float, number: float, c: int) -> Image.Image:
-        return play.grid_of(play.sample(int(amount), int(number), c if play.classes else None))
+    def on_sample(amount: float, number: float | None, c: int) -> Image.Image:
+        return play.grid_of(play.sample(int(amount), _seed(number), c if play.classes else None))
 
     judge.click(_said(gradio, on_judge), [given, label], [said, shown, result])
     clean.click(_said(gradio, on_clean), [given, sigma, label], [said, shown, result])
@@ -107,6 +112,7 @@ def _table(gradio: Any, play: TablePlay) -> None:
     """Change a row and see which of its values surprise, and what was to be expected."""
     row = gradio.Dataframe(
         [[round(value, 4) for value in play.usual.tolist()]], headers=play.columns, datatype="number", row_count=1,
+        row_limits=(1, 1), column_limits=(len(play.columns), len(play.columns)),
         interactive=True, label="a row to be changed", elem_id="row",
     )  # fmt: skip
     judge = gradio.Button("How likely?", variant="primary", elem_id="judge")
@@ -118,9 +124,16 @@ def _table(gradio: Any, play: TablePlay) -> None:
     def on_judge(values: pd.DataFrame) -> tuple[str, pd.DataFrame, Any]:
         point = play.row_of([float(value) for value in values.iloc[0]])
         total, columns = play.judge(point)
-        return f"**{total:.2f} nats.** {_in_words(columns.iloc[0])}", columns.round(4), play.densities(point)
+        shown = play.densities(point, columns["column"].tolist())
+        return f"**{total:.2f} nats.** {_in_words(columns.iloc[0])}", columns.round(4), shown
 
     judge.click(_said(gradio, on_judge), [row], [said, found, densities])
+
+
+def _seed(number: float | None) -> int:
+    if number is None or number < 0:
+        raise ValueError("seed: expected a whole number from 0")
+    return int(number)
 
 
 def _in_words(first: pd.Series) -> str:

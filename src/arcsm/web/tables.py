@@ -22,9 +22,14 @@ class TablePlay:
 
     Arguments:
         model: The model; metadata may have names of the ``columns``.
+
+    Raises:
+        ValueError: for a model that needs a condition.
     """
 
     def __init__(self, model: AutoregressiveModel) -> None:
+        if any(getattr(model.context, name, 0) for name in ("classes", "condition_features")):
+            raise ValueError("serve: a table whose model needs a condition has no page yet; use arcsm sample or Python")
         self.model = model
         names = model.metadata.get("columns")
         self.columns = [str(name) for name in names] if names else [f"x{d}" for d in range(model.features)]
@@ -69,9 +74,9 @@ class TablePlay:
         return float(terms.sum()), found.sort_values("as far out", ignore_index=True)
 
     @torch.no_grad()
-    def densities(self, row: Tensor) -> Figure:
-        """The density of every column given those before it in the row, and where the row's value is."""
-        shown = range(min(len(self.columns), _MOST_PANELS))
+    def densities(self, row: Tensor, columns: list[str] | None = None) -> Figure:
+        """Densities of the first dozen columns (of those given) given those before them, with the values of the row."""
+        shown = [self.columns.index(name) for name in (columns or self.columns)[:_MOST_PANELS]]
         across = min(4, len(shown))
         down = -(-len(shown) // across)
         figure = Figure(figsize=(2.6 * across, 1.8 * down), layout="constrained")
