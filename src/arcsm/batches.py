@@ -83,8 +83,12 @@ def each_part(function: Callable[[slice], T], parts: Sequence[slice], device: to
             return function(part)
 
     with ThreadPoolExecutor(workers, initializer=begin) as pool:
-        found = [pool.submit(alone, part) for part in parts]
-        ready.wait()
+        try:
+            found = [pool.submit(alone, part) for part in parts]
+            ready.wait()
+        except BaseException:
+            ready.abort()  # or those that have begun would wait for ever
+            raise
         torch.set_num_threads(cores)  # what a thread sets is also for all threads to come
         return [one.result() for one in found]
 

@@ -53,7 +53,9 @@ def check_fits(size: int, what: str) -> None:
     """
     free = _free_memory()
     if free is not None and size > free:
-        raise ValueError(f"{what}: unpacks to {size / 2**30:,.1f} GiB, but {free / 2**30:,.1f} GiB of memory are free")
+        raise ValueError(
+            f"{what}: takes {size / 2**30:,.1f} GiB to unpack, but {free / 2**30:,.1f} GiB of memory are free"
+        )
 
 
 def _free_memory() -> int | None:
@@ -90,7 +92,9 @@ def atomic_path(path: FilePath) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # some writers leave their files readable by the owner alone
         os.replace(temporary, path)
-    except OSError as error:  # which may not say of which file it is
+    except OSError as error:
+        if error.filename not in (None, str(temporary)):  # of a file that was read meanwhile
+            raise
         raise OSError(error.errno or errno.EIO, f"cannot be written ({error.strerror or error})", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)

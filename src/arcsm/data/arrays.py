@@ -176,15 +176,13 @@ def write_table(
 
 
 def _read_csv(path: Path) -> tuple[np.ndarray, tuple[str, ...], Callable[[int], str]]:
-    first = next(_csv_rows(path), None)
+    first = first_cells(path)
     if first is None:
         raise ValueError(f"{path}: the file is empty (blank lines only)")
-    header = not all(_is_number(cell) for cell in first[1])
-    second = next(islice(_csv_rows(path), 1, None), None) if header else first
-    if second is None:
+    header = not all(_is_number(cell) for cell in first)
+    if header and next(islice(_csv_rows(path), 1, None), None) is None:
         raise ValueError(f"{path}: expected at least one row of data, got a header only")
-    check_width(len(first[1]), path)
-    columns = tuple(cell.strip() for cell in first[1]) if header else _default_columns(len(first[1]))
+    columns = tuple(cell.strip() for cell in first) if header else _default_columns(len(first))
     try:
         values = _parse_csv(path, header)
     except Exception as error:
