@@ -49,17 +49,17 @@ TINY = (
 TINY_PIXELCNN = ("model.context.nr_filters=4", "model.context.context_features=4")
 TINY_MADE = ("model.context.hidden_features=[8, 8]", "model.context.context_features=4")
 
-# The presets are made for an evening each. These are for trying all of them: half an hour a model on one core. In
+# The presets are made for an evening each. These are for trying all of them: about an hour a model on one core. In
 # bfloat16 a step of PixelCNN++ takes two thirds of the time (on a processor that has it; benchmarks/precision.py).
 CPU_PIXELCNN = (
     "train.epochs=null",
-    "train.steps=1200",
+    "train.steps=4000",
     "train.learning_rate=0.002",
     "train.warmup_steps=200",
     "train.ema=0.995",
     "train.precision=bf16-mixed",
 )
-CPU_MADE = ("train.epochs=null", "train.steps=2000", "train.warmup_steps=200", "train.ema=0.995")
+CPU_MADE = ("train.epochs=null", "train.steps=4000", "train.warmup_steps=200", "train.ema=0.995")
 
 PAPER = ("train.epochs=200", "train.learning_rate=0.0002", "train.schedule=constant")
 PAPER_PIXELCNN = ("model.context.nr_filters=160", "model.context.nr_resnet=5", "model.context.dropout=0.5")
