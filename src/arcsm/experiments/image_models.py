@@ -53,7 +53,7 @@ TINY_MADE = ("model.context.hidden_features=[8, 8]", "model.context.context_feat
 # bfloat16 a step of PixelCNN++ takes two thirds of the time (on a processor that has it; benchmarks/precision.py).
 CPU_PIXELCNN = (
     "train.epochs=null",
-    "train.steps=4000",
+    "train.steps=2500",
     "train.learning_rate=0.002",
     "train.warmup_steps=200",
     "train.ema=0.995",
