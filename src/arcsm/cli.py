@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ from arcsm.implicit.runs import VAERunConfig, holds_vae, is_vae, is_vae_run, loa
 from arcsm.implicit.vae import VAE, load_vae
 from arcsm.metrics import summary
 from arcsm.model import AutoregressiveModel, load, resolve_device
+from arcsm.processes import ProcessError, group, is_started, leave_error, start
 from arcsm.progress import track
 from arcsm.report import LikelihoodRow, ReportNumbers, sample_picture, write_report
 from arcsm.runs import class_labels, load_run, train_run
@@ -58,6 +60,16 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 Label = Annotated[int | None, typer.Option("--class", help="Class of all rows, for a model with classes.")]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out images that cannot be read or are of another size, and list them.")
+]
+Devices = Annotated[
+    int, typer.Option(help="Processes on this machine, one for each device (or, without any, for its cores).", min=1)
+]
+Nodes = Annotated[
+    int,
+    typer.Option(
+        help="Machines; start the command on each, with MASTER_ADDR and MASTER_PORT of one of them in the environment.",
+        min=1,
+    ),
 ]
 Noise = Literal["gaussian", "salt-and-pepper"]
 _JUDGED_AT_ONCE = 2_000  # rows of a table: a progress bar that moves, and bounded memory
@@ -114,24 +126,31 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of all randomness; by default the file's.", min=0)] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...; by default the file's.")] = None,
+    devices: Devices = 1,
+    nodes: Nodes = 1,
 ) -> None:
     """Train a model. Kill it at any moment; --resume goes on to exactly the same weights."""
     extra = [f"train.seed={seed}"] * (seed is not None) + [f"train.device={device}"] * (device is not None)
     tree = load_tree(source, [*(changes or []), *extra])
     config = validated(tree, source, VAERunConfig) if is_vae(tree) else validated(tree, source, RunConfig)
+    if isinstance(config, VAERunConfig) and (devices * nodes > 1 or group().size > 1):
+        raise ValueError("--devices: an autoencoder trains in one process")
     folder = out or Path("runs") / config.name
+    again = (
+        f"go on with: {shlex.join(['arcsm', 'train', str(run_config_path(folder)), '--out', str(folder), '--resume'])}"
+    )
+    _in_processes(devices, nodes, again)
     try:
         if isinstance(config, VAERunConfig):
             result = train_vae_run(config, folder, resume, progress=True)
         else:
             result = train_run(config, folder, resume, progress=True)
     except KeyboardInterrupt as stop:
-        begun = run_config_path(folder)
-        again = shlex.join(["arcsm", "train", str(begun), "--out", str(folder), "--resume"])
         said = str(stop) or "interrupted"
-        raise typer.Exit(_fail(f"{said}; go on with: {again}" if begun.is_file() else said, 130)) from stop
-    _show_training(result)
-    print(f"{folder}  next: arcsm report {folder}")
+        raise typer.Exit(_fail(f"{said}; {again}" if run_config_path(folder).is_file() else said, 130)) from stop
+    if group().first:
+        _show_training(result)
+        print(f"{folder}  next: arcsm report {folder}")
 
 
 train.__doc__ = f"{train.__doc__}\n\nPresets: {', '.join(presets())}."
@@ -155,24 +174,28 @@ def sample(
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
 ) -> None:
-    """Draw samples from a trained model."""
+    """Draw samples from a trained model. The same seed and number of devices give the same samples."""
     model: AutoregressiveModel | VAE
-    model = load_vae(run, device) if holds_vae(run) else load(run, resolve_device(device))
+    model = load_vae(run, device) if holds_vae(run) else load(run, _own_device(device))
     if out.suffix not in ("", ".png", ".npy", ".csv", ".parquet"):
         raise ValueError(f"--out {out}: expected a .png, .csv, .parquet or .npy file, or a folder")
     if out.suffix in ("", ".png") and "image_shape" not in model.metadata:
         raise ValueError(f"--out {out}: this model is not of images; use .csv, .parquet or .npy")
     if out.suffix == "" and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out}: exists already; give a new or an empty folder")
+    _in_processes(devices, nodes)
     begun = time.monotonic()
     if isinstance(model, VAE):
         if sampler is not None or denoise or label is not None:
             raise ValueError("--sampler, --denoise, --class: expected none of them; this is an autoencoder")
         rows = model.sample(n, torch.Generator(model.device).manual_seed(seed)).cpu()
     else:
-        generator = torch.Generator(model.shift.device).manual_seed(seed)
-        rows = model.sample(n, sampler, generator, class_labels(model, n, label), progress=True, denoise=denoise).cpu()
+        rows = _sample_share(model, n, sampler, class_labels(model, n, label), seed, denoise)
+    if not group().first:
+        return
     if out.suffix == "":
         _write_images(out, rows, model.metadata)
     elif out.suffix == ".png":
@@ -197,13 +220,20 @@ def score(
     skip_bad: SkipBad = False,
     seed: Seed = 0,
     device: Device = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
 ) -> None:
     """Log density of each row in nats, and the dimension that surprises most."""
     if skip_bad and out.suffix == ".npy":
         raise ValueError(f"--out {out}: a .npy file cannot say which images were left out; use .csv or .parquet")
-    model = load(run, resolve_device(device))
+    _in_processes(devices, nodes)
+    model = load(run, _own_device(device))
     rows, files = _read_rows(model, data, seed, skip_bad)
-    terms = _log_probs(model, rows, method, _one_class(model, label))
+    if len(rows) < group().size:
+        raise ValueError(f"--devices: {len(rows)} rows cannot be shared by {group().size} of them")
+    terms = group().collect(_log_probs(model, rows[group().share(len(rows))], method, _one_class(model, label)))
+    if not group().first:
+        return
     total = terms.sum(1)
     found = {"log_prob": total, "least_likely_column": terms.argmin(1), "its_log_prob": terms.amin(1)}
     _write_scores(out, found, files)
@@ -407,6 +437,20 @@ def info(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a ru
         print(dump_config(load_vae_run(run).config if of_vae else load_run(run).config), end="")
 
 
+class _SeveralProcesses(Exception):
+    """The command is to run in processes of its own."""
+
+    def __init__(self, devices: int, nodes: int, again: str) -> None:
+        super().__init__(devices, nodes)
+        self.devices, self.nodes, self.again = devices, nodes, again
+
+
+def _in_processes(devices: int, nodes: int, again: str = "") -> None:
+    """Where several processes are asked for, and this is none of them: have the command start again in each."""
+    if devices * nodes > 1 and not is_started():
+        raise _SeveralProcesses(devices, nodes, again)
+
+
 def main() -> None:
     """Run the command; a user's mistake becomes one line on standard error."""
     warnings.showwarning = _warn_in_one_line
@@ -417,6 +461,8 @@ def _run(arguments: Sequence[str]) -> int:
     """Exit code of the command for given arguments."""
     try:
         code = app(args=list(arguments), prog_name="arcsm", standalone_mode=False)
+    except _SeveralProcesses as wanted:
+        return _start(arguments, wanted)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except (ValueError, TrainingDiverged) as error:
@@ -427,6 +473,8 @@ def _run(arguments: Sequence[str]) -> int:
         if not hasattr(error, "format_message"):
             if type(error).__name__ == "Abort":
                 return _fail("interrupted", 130)
+            if leave_error(traceback.format_exc().rstrip()):
+                return 1
             raise
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error.format_message())
@@ -435,8 +483,22 @@ def _run(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _start(arguments: Sequence[str], wanted: _SeveralProcesses) -> int:
+    """Exit code of the command, run in several processes."""
+    try:
+        return start(arguments, wanted.devices, wanted.nodes)
+    except ValueError as error:
+        return _fail(error, 1)
+    except ProcessError as error:
+        return _fail(f"{error}; {wanted.again}" if wanted.again else error, 1)
+    except KeyboardInterrupt as stop:
+        return _fail(str(stop).removeprefix("arcsm: ") or "interrupted", 130)
+
+
 def _fail(error: object, code: int) -> int:
-    print(f"arcsm: {' '.join(str(error).split())}", file=sys.stderr)
+    said = f"arcsm: {' '.join(str(error).split())}"
+    if not leave_error(said):
+        print(said, file=sys.stderr)
     return code
 
 
@@ -523,13 +585,38 @@ def _one_class(model: AutoregressiveModel, label: int | None) -> torch.Tensor | 
     return None if labels is None else labels[0]
 
 
+def _own_device(device: str) -> torch.device:
+    """The device of this process."""
+    return group().device(resolve_device(device))
+
+
+def _sample_share(
+    model: AutoregressiveModel, n: int, sampler: str | None, labels: torch.Tensor | None, seed: int, denoise: bool
+) -> torch.Tensor:
+    """``n`` samples, each process drawing its share with a seed of its own; the first process gets them all."""
+    processes = group()
+    if n < processes.size:
+        raise ValueError(f"-n {n}: expected at least one for each of {processes.size} devices")
+    share = processes.share(n)
+    generator = torch.Generator(model.shift.device).manual_seed(seed + 0x9E3779B97F4A7C15 * processes.rank % 2**63)
+    rows = model.sample(
+        share.stop - share.start,
+        sampler,
+        generator,
+        None if labels is None else labels[share],
+        progress=processes.first,
+        denoise=denoise,
+    )
+    return processes.collect(rows.cpu())
+
+
 def _log_probs(
     model: AutoregressiveModel, rows: torch.Tensor, method: str | None, condition: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Terms of the log density, ``(N, D)``, with a progress bar."""
     size = max(1, 65536 // model.features)
     parts = []
-    with torch.no_grad(), track("scoring", len(rows), enabled=True) as advance:
+    with torch.no_grad(), track("scoring", len(rows), enabled=group().first) as advance:
         for part in rows.split(size):
             parts.append(
                 model.log_prob(part.to(model.shift.device), condition=condition, reduce=False, method=method).cpu()

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from arcsm.draws import Source, normal_like, signs_like
+
 Projections = Literal["gaussian", "rademacher", "sphere"]
 
 
@@ -37,7 +39,7 @@ def sliced_score_matching(
     slices: int = 1,
     projections: Projections = "rademacher",
     variance_reduced: bool = True,
-    generator: torch.Generator | None = None,
+    generator: Source = None,
 ) -> Tensor:
     """Sliced score matching with ``slices`` random projections :math:`v` for each row.
 
@@ -74,12 +76,11 @@ def denoising_score_matching(field: Tensor, noise: Tensor, sigma: float) -> Tens
     return 0.5 * (field + noise / sigma).square().sum(-1).mean()
 
 
-def projection_like(z: Tensor, law: Projections, generator: torch.Generator | None) -> Tensor:
+def projection_like(z: Tensor, law: Projections, generator: Source) -> Tensor:
     """Random directions of covariance one, ``(B, D)``."""
     if law == "rademacher":
-        bits = torch.randint(0, 2, z.shape, generator=generator, device=z.device)
-        return bits.to(z.dtype) * 2.0 - 1.0
-    v = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+        return signs_like(z, generator)
+    v = normal_like(z, generator)
     if law == "gaussian":
         return v
     if law == "sphere":

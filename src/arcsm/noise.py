@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_GOLDEN_RATIO = (math.sqrt(5.0) - 1.0) / 2.0
+from arcsm.draws import Source, even_like
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,13 @@ class NoiseLadder:
             raise ValueError(f"level: expected {-self.levels} to {self.levels - 1}, got {level}")
         return self.sigmas[level]
 
-    def draw(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def draw(self, like: Tensor, generator: Source = None) -> Tensor:
         """One training sigma for each element of ``like`` (same shape, type and device).
 
         The draws are stratified: over the whole tensor they cover the ladder evenly (a Weyl sequence with a
         random start), which takes out the variance that independent draws of sigma would add to a loss.
         """
-        start = torch.rand((), generator=generator, device=like.device, dtype=torch.float64)
-        index = torch.arange(like.numel(), device=like.device, dtype=torch.float64)
-        uniform = ((index * _GOLDEN_RATIO + start) % 1.0).reshape(like.shape)
+        uniform = even_like(like, generator)
         if not self.continuous and self.levels > 1:
             uniform = (uniform * self.levels).floor() / (self.levels - 1)
         log_ratio = math.log(self.sigma_min / self.sigma_max)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from arcsm.conditionals import Accuracy, Conditionals
+from arcsm.draws import Source, normal_like
 from arcsm.fields import (
     Projections,
     denoising_score_matching,
@@ -37,7 +38,7 @@ def csm(
     x: Tensor,
     mix: Mix = 1.0,
     condition: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Source = None,
     weighting: Weighting = "natural",
     compiled: bool = False,
 ) -> Tensor:
@@ -92,7 +93,7 @@ def dsm(
     x: Tensor,
     sigma: float | None = None,
     condition: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Source = None,
     weighting: Weighting = "natural",
     joint: bool = False,
     compiled: bool = False,
@@ -129,7 +130,7 @@ def dsm(
         return loss + 0.5 * (weight * ratio.square()).sum(-1).mean()
     if not sigma > 0.0:
         raise ValueError(f"sigma: expected a positive number, got {sigma}")
-    noise = _randn_like(z, generator)
+    noise = normal_like(z, generator)
     field = _field(model, z + sigma * noise, condition, joint, None if model.noise is None else sigma)[0]
     return denoising_score_matching(field, noise, sigma)
 
@@ -141,7 +142,7 @@ def ssm(
     projections: Projections = "rademacher",
     variance_reduced: bool = True,
     condition: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Source = None,
     joint: bool | None = None,
 ) -> Tensor:
     """Sliced score matching with random projections :math:`v`.
@@ -173,7 +174,7 @@ def sm(
     model: AutoregressiveModel,
     x: Tensor,
     condition: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Source = None,
     joint: bool | None = None,
 ) -> Tensor:
     """Score matching with the exact trace, by ``D`` backward passes.
@@ -194,7 +195,7 @@ def mle(
     x: Tensor,
     level: int = -1,
     condition: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Source = None,
     tol: float = 1e-4,
     max_evaluations: int = 128,
 ) -> Tensor:
@@ -217,7 +218,7 @@ def mle(
     z = model.standardise(x)
     sigma = path[-1] if path else None
     if sigma is not None:
-        z = z + sigma * _randn_like(z, generator)
+        z = z + sigma * normal_like(z, generator)
     projection = model.head.project(model.context(z, condition)).flatten(0, -2)  # (B * D, P)
     known = ~z.isnan()
     z = torch.where(known, z, 0.0) if model.context.missing else z
@@ -236,19 +237,15 @@ OBJECTIVES: Mapping[str, Callable[..., Tensor]] = {"csm": csm, "dsm": dsm, "ssm"
 # What they share ----------------------------------------------------------------------------------------------------
 
 
-def _randn_like(z: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
-
-
 def _add_noise(
-    model: AutoregressiveModel, z: Tensor, generator: torch.Generator | None, weighting: Weighting
+    model: AutoregressiveModel, z: Tensor, generator: Source, weighting: Weighting
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What the context reads, the noisy scalars, their sigma and unit noise, and the weight, each ``(B, D)``."""
     assert model.noise is not None
     if weighting not in ("natural", "sigma2"):
         raise ValueError(f'weighting: expected "natural" or "sigma2", got {weighting!r}')
-    context_input = z + model.noise.sigma_min * _randn_like(z, generator)
-    noise = _randn_like(z, generator)
+    context_input = z + model.noise.sigma_min * normal_like(z, generator)
+    noise = normal_like(z, generator)
     sigma = model.noise.draw(z, generator)
     weight = model.head.loss_weight(sigma) if weighting == "natural" else sigma.square()
     noisy, weight = _known(model, z + sigma * noise, weight)
@@ -338,7 +335,7 @@ def _field_at_smallest_noise(
     model: AutoregressiveModel,
     x: Tensor,
     condition: Tensor | None,
-    generator: torch.Generator | None,
+    generator: Source,
     joint: bool | None,
 ) -> tuple[Tensor, Tensor]:
     z = model.standardise(x)
@@ -346,7 +343,7 @@ def _field_at_smallest_noise(
         raise ValueError("x: holds missing values, of which a field of scores has none; use csm, dsm or mle")
     sigma = None if model.noise is None else model.noise.sigma_min
     if sigma is not None:
-        z = z + sigma * _randn_like(z, generator)
+        z = z + sigma * normal_like(z, generator)
     return _field(model, z, condition, model.head.normalised if joint is None else joint, sigma)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arcsm import processes
 from arcsm.checkpoint import WEIGHTS_NAME, write_text
 from arcsm.config import C, RunConfig, dump_config, parse_tree, run_config_path, validated
 from arcsm.data.datasets import Dataset, load_dataset
@@ -35,15 +36,17 @@ def train_run(
     Raises:
         ValueError: where the folder holds another run, or one that ``resume`` was not asked to go on with.
     """
-    folder = Path(folder)
-    check_folder(config, folder, resume)
+    folder, group = Path(folder), processes.group()
+    if group.first:
+        check_folder(config, folder, resume)
     dataset = load_dataset(config.data, config.train.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         model = config.model.build(dataset.train.shape[1], dataset.metadata)
     labels = _labels(model, dataset)
     _check_levels(model, config, dataset)
-    write_text(run_config_path(folder), dump_config(config))
+    if group.first:
+        write_text(run_config_path(folder), dump_config(config))
     return fit(
         model, dataset.train, dataset.valid, config.for_dataset(dataset), labels.get("train"), labels.get("valid"),
         run=folder, resume=resume, progress=progress,

@@ -26,7 +26,9 @@ class TrainConfig(BaseModel):
         joint: For sm, ssm and dsm of normalised heads: the field that is matched.
         steps: Optimiser steps.
         epochs: Passes over the data, in place of ``steps``.
-        batch_size: Rows a step.
+        batch_size: Rows a step, over all processes.
+        accumulate: Parts that each process computes its share of a step's rows in, one after another, so that it needs
+            less memory. But for dropout, ``mix="auto"`` and rounding, the weights are the same.
         optimizer: ``"adam"`` or ``"adamw"``.
         learning_rate: Its peak.
         weight_decay: Decoupled, for adamw.
@@ -61,6 +63,7 @@ class TrainConfig(BaseModel):
     steps: int = Field(5000, ge=1)
     epochs: float | None = Field(None, gt=0)
     batch_size: int = Field(128, ge=1)
+    accumulate: int = Field(1, ge=1)
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)

@@ -6,24 +6,28 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.loggers.logger import Logger
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from arcsm import checkpoint
+from arcsm import checkpoint, processes
 from arcsm.contexts.made import Hide
+from arcsm.draws import Share, Source, uniform_like
 from arcsm.interrupts import asked_to_stop
 from arcsm.model import AutoregressiveModel, completed_config, resolve_device, save
+from arcsm.processes import Group
 from arcsm.progress import track
 from arcsm.train_config import TrainConfig, objective_of
 from arcsm.training_log import TrainingLog
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from lightning_fabric.loggers.logger import Logger
 
 STATE_NAME = "state.safetensors"
 
@@ -116,7 +120,7 @@ class _Loss(nn.Module):
         self.model = model
         self.objective = objective_of(config)
 
-    def forward(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor | None, generator: Source) -> Tensor:
         return self.objective(self.model, x, condition=condition, generator=generator)
 
 
@@ -134,7 +138,8 @@ class _Trainer:
     ) -> None:
         self.config, self.model = config, model
         self.run = None if run is None else Path(run)
-        device = resolve_device(config.device)
+        self.group = processes.group()
+        device = self.group.device(resolve_device(config.device))
         self.device = device
         self.x, self.condition = _on(device, _checked(model, x_train, "x_train"), condition_train)
         self.held_out: tuple[Tensor, Tensor | None] | None = None
@@ -146,18 +151,13 @@ class _Trainer:
         _standardise(model, x_train, config)
 
         self.batch = min(config.batch_size, len(self.x))
+        self.parts = _own_parts(self.group, self.batch, config.accumulate)
         self.steps_per_epoch = len(self.x) // self.batch
         self.total = config.steps
         if config.epochs is not None:
             self.total = max(1, math.ceil(config.epochs * self.steps_per_epoch))
 
-        index = [device.index] if device.index is not None else 1
-        self.fabric = Fabric(
-            accelerator=device.type,
-            devices=index,
-            precision=config.precision,  # type: ignore[arg-type]
-            loggers=list(loggers),
-        )
+        self.fabric = _fabric(self.group, device, config.precision, loggers)
         model.train()
         self.loss = _Loss(model.to(device), config)
         self.optimizer = _optimizer(model, config)
@@ -183,12 +183,12 @@ class _Trainer:
         ) % 2**63
 
     @contextmanager
-    def seeded_dropout(self) -> Iterator[None]:
+    def seeded_dropout(self, part: int) -> Iterator[None]:
         """Dropout takes its noise from torch's own generator, which is seeded for the step and put back after it."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices, enabled=self.has_dropout):
             if self.has_dropout:
-                torch.manual_seed(self.seed(4, self.step))
+                torch.manual_seed(self.seed(4 + 4 * part, self.step))
             yield
 
     def rows(self, step: int) -> Tensor:
@@ -206,20 +206,15 @@ class _Trainer:
         return self.config.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * step / self.total))
 
     def advance(self) -> float:
-        """One optimiser step; returns the loss."""
+        """One optimiser step; returns the loss of the whole batch."""
         rows = self.rows(self.step)
-        generator = self.generator(2, self.step)
-        x = _dequantised(self.x[rows], self.dequantise, generator)
-        condition = None if self.condition is None else self.condition[rows]
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        with self.seeded_dropout():
-            loss = self.wrapped(x, condition, generator)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            self.diverged(f"the loss is {value}")
-        self.fabric.backward(loss)
+        losses = [self.backward(rows[part], number, part.start) for number, part in self.parts.items()]
+        loss = float(self.group.sum(torch.stack(losses).sum()))
+        if not math.isfinite(loss):
+            self.diverged(f"the loss is {loss}")
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if not math.isfinite(float(norm)):
             self.diverged(f"the norm of the gradient is {float(norm)}")
@@ -228,14 +223,38 @@ class _Trainer:
         self.wrapped_optimizer.step()
         self.average.update_parameters(self.model)
         self.step += 1
-        return value
+        return loss
+
+    def backward(self, rows: Tensor, number: int, first: int) -> Tensor:
+        """Add the gradient of a part of the batch; returns its share of the loss.
+
+        Arguments:
+            rows: Numbers of its rows.
+            number: Its own number among the parts of all processes.
+            first: The place of its first row within the batch.
+        """
+        generator = self.generator(2, self.step)
+        source = generator if len(rows) == self.batch else Share(generator, self.batch, first)
+        x = _dequantised(self.x[rows], self.dequantise, source)
+        condition = None if self.condition is None else self.condition[rows]
+        share = len(rows) / self.batch
+        with self.unsynchronised(number), self.seeded_dropout(number):
+            loss = self.wrapped(x, condition, source)
+            self.fabric.backward(loss * (share * self.group.size))  # as processes average their gradients
+        return loss.detach() * share
+
+    def unsynchronised(self, number: int) -> AbstractContextManager[Any]:
+        """Gradients of all parts but the last stay within the process."""
+        if self.group.size == 1 or number == max(self.parts):
+            return nullcontext()
+        return self.fabric.no_backward_sync(self.wrapped)
 
     def diverged(self, cause: str) -> None:
         """Put the last good weights into the model, and stop."""
         weights = self.best_weights or self.average.module.state_dict()
         bad = [name for name, p in self.model.named_parameters() if not bool(torch.isfinite(p).all())]
         self.model.load_state_dict(weights)
-        if self.run is not None:
+        if self.run is not None and self.group.first:
             save(self.model, self.run)
         where = f"; {bad[0]} is not finite" if bad else ""
         raise TrainingDiverged(
@@ -245,30 +264,34 @@ class _Trainer:
 
     @torch.no_grad()
     def validate(self) -> float:
-        """The objective on held-out rows, with the averaged weights and always the same noise."""
+        """The objective on held-out rows, with the averaged weights and always the same noise.
+
+        Batches are shared among the processes.
+        """
         assert self.held_out is not None
         averaged = self.average.module
         averaged.eval()
         objective = objective_of(self.config)
         x, condition = self.held_out
-        total = 0.0
-        for start in range(0, len(x), _VALIDATION_BATCH):
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for start in range(0, len(x), _VALIDATION_BATCH)[self.group.rank :: self.group.size]:
             rows = slice(start, start + _VALIDATION_BATCH)
             generator = self.generator(3, start)
             part = _dequantised(x[rows], self.dequantise, generator)
             value = objective(
                 averaged, part, condition=None if condition is None else condition[rows], generator=generator
             )
-            total += float(value) * len(part)
-        return total / len(x)
+            total += value.double() * len(part)
+        return float(self.group.sum(total)) / len(x)
 
     # The loop ---------------------------------------------------------------------------------------------------
 
     def train(self, progress: bool) -> FitResult:
-        log = TrainingLog(self.run, self.step, self.config.tensorboard)
+        log = TrainingLog(self.run if self.group.first else None, self.step, self.config.tensorboard)
         begun, last_saved = time.monotonic() - self.seconds, time.monotonic()
         stopped, running = self.has_stopped(), math.nan
-        with self.logged(), track("training", self.total, progress) as bar, log, asked_to_stop() as asked:
+        shown = progress and self.group.first
+        with self.logged(), track("training", self.total, shown) as bar, log, asked_to_stop() as asked:
             bar(self.step)
             while self.step < self.total and not stopped:
                 value = self.advance()
@@ -277,11 +300,12 @@ class _Trainer:
                 self.seconds = time.monotonic() - begun
                 if self.step % self.config.validate_every == 0 or self.step == self.total:
                     stopped = self.assess(running, log)
-                due = time.monotonic() - last_saved >= self.config.checkpoint_seconds or asked()
+                asked_any = self.group.any(asked(), self.device)
+                due = time.monotonic() - last_saved >= self.config.checkpoint_seconds or asked_any
                 if self.run is not None and due:
                     self.save_state()
                     last_saved = time.monotonic()
-                if asked():
+                if asked_any:
                     raise KeyboardInterrupt(f"interrupted after step {self.step}")
         self.finish()
         return FitResult(self.step, self.seconds, int(self.best["step"]), self.best["loss"], self.history, stopped)
@@ -330,14 +354,17 @@ class _Trainer:
         if self.best_weights:
             self.model.load_state_dict(self.best_weights)
         self.model.eval()
-        if self.run is not None:
+        if self.run is not None and self.group.first:
             save(self.model, self.run)
+        self.group.wait()  # all may read what the first has written
 
     # Checkpoints ------------------------------------------------------------------------------------------------
 
     def save_state(self) -> None:
-        """Everything that the next step depends on, in one file."""
+        """Everything that the next step depends on, in one file; it is the same in all processes."""
         assert self.run is not None
+        if not self.group.first:
+            return
         tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
         tensors |= {f"average.{name}": t for name, t in self.average.state_dict().items()}
         tensors |= {f"best.{name}": t for name, t in self.best_weights.items()}
@@ -371,6 +398,40 @@ class _Trainer:
         self.history = list(header["history"])
 
 
+def _own_parts(group: Group, batch: int, accumulate: int) -> dict[int, slice]:
+    """The parts of a batch that this process computes one after another, by their number.
+
+    Raises:
+        ValueError: for more parts than rows.
+    """
+    count = group.size * accumulate
+    if count > batch:
+        raise ValueError(
+            f"batch_size: {batch} rows cannot be divided into {count} parts, {accumulate} for each of "
+            f"{group.size} processes"
+        )
+    parts = processes.shares(batch, count)
+    return {number: parts[number] for number in range(count)[group.share(count)]}
+
+
+def _fabric(group: Group, device: torch.device, precision: str, loggers: Sequence[Logger]) -> Fabric:
+    """Precision, loggers and, where there are several processes, their common gradient."""
+    from lightning_fabric import Fabric  # takes seconds
+
+    options: dict[str, Any] = {"accelerator": device.type, "precision": precision}
+    if group.size == 1:
+        return Fabric(devices=[device.index] if device.index is not None else 1, loggers=list(loggers), **options)
+    fabric = Fabric(
+        devices=group.local_size,
+        num_nodes=group.size // group.local_size,
+        strategy="ddp",
+        loggers=list(loggers) if group.first else None,
+        **options,
+    )
+    fabric.launch()
+    return fabric
+
+
 def _is_random(layer: nn.Module) -> bool:
     """Whether a layer draws from torch's own generator while training."""
     return (isinstance(layer, nn.Dropout) and layer.p > 0.0) or (isinstance(layer, Hide) and layer.share > 0.0)
@@ -396,7 +457,7 @@ def averaging(decay: float) -> Callable[..., None]:
 
 def _comparable(config: TrainConfig) -> dict[str, Any]:
     """What must agree for a run to be resumed: all that decides the weights."""
-    return config.model_dump(mode="json", exclude={"checkpoint_seconds", "device", "tensorboard"})
+    return config.model_dump(mode="json", exclude={"accumulate", "checkpoint_seconds", "device", "tensorboard"})
 
 
 def _json_float(value: float) -> float | str:
@@ -425,11 +486,11 @@ def _checked(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
     return x.to(model.shift.dtype)
 
 
-def _dequantised(x: Tensor, width: Tensor, generator: torch.Generator) -> Tensor:
+def _dequantised(x: Tensor, width: Tensor, source: Source) -> Tensor:
     """Uniform noise on top of integers in disguise (their lower edges), of widths ``()`` or ``(D,)``."""
     if not bool((width > 0.0).any()):
         return x
-    return x + width.to(x) * torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return x + width.to(x) * uniform_like(x, source)
 
 
 def _widths(config: TrainConfig, features: int) -> Tensor:

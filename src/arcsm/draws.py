@@ -1,0 +1,72 @@
+"""Random numbers for the rows of a batch, or for some of them: a share gets what it would get within the whole batch.
+
+So a batch that is shared among processes, or taken in parts, is trained on with the noise of the undivided one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_GOLDEN_RATIO = (5.0**0.5 - 1.0) / 2.0
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some rows of a batch.
+
+    Attributes:
+        generator: Source of the whole batch's randomness; each share needs its own, all in the same state.
+        whole: Rows of the whole batch.
+        first: The first row of the share.
+    """
+
+    generator: torch.Generator
+    whole: int
+    first: int
+
+
+Source = torch.Generator | Share | None
+
+
+def normal_like(x: Tensor, source: Source) -> Tensor:
+    """Standard normal numbers of the shape, type and device of rows ``(B, ...)``."""
+    return _drawn(
+        x, source, lambda shape, generator: torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
+    )
+
+
+def uniform_like(x: Tensor, source: Source) -> Tensor:
+    """Numbers in [0, 1) of the shape, type and device of rows ``(B, ...)``."""
+    return _drawn(
+        x, source, lambda shape, generator: torch.rand(shape, generator=generator, device=x.device, dtype=x.dtype)
+    )
+
+
+def signs_like(x: Tensor, source: Source) -> Tensor:
+    """-1 or 1, of the shape, type and device of rows ``(B, ...)``."""
+    bits = _drawn(x, source, lambda shape, generator: torch.randint(0, 2, shape, generator=generator, device=x.device))
+    return bits.to(x.dtype) * 2.0 - 1.0
+
+
+def even_like(x: Tensor, source: Source) -> Tensor:
+    """Numbers in [0, 1), in double precision, that cover it evenly over the whole batch ``(B, ...)``.
+
+    They are a Weyl sequence with a random start: each is uniform, and together they have none of the variance that
+    independent draws would add to a mean over them.
+    """
+    generator = source.generator if isinstance(source, Share) else source
+    start = torch.rand((), generator=generator, device=x.device, dtype=torch.float64)
+    index = torch.arange(x.numel(), device=x.device, dtype=torch.float64)
+    if isinstance(source, Share) and len(x):
+        index += source.first * (x.numel() // len(x))
+    return ((index * _GOLDEN_RATIO + start) % 1.0).reshape(x.shape)
+
+
+def _drawn(x: Tensor, source: Source, draw: Callable[[Sequence[int], torch.Generator | None], Tensor]) -> Tensor:
+    if not isinstance(source, Share):
+        return draw(x.shape, source)
+    return draw((source.whole, *x.shape[1:]), source.generator)[source.first : source.first + len(x)]

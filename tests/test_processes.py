@@ -1,0 +1,329 @@
+"""Batches in parts and runs in several processes: the same noise, the same weights, and a clear end where one dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from arcsm import (
+    MADE,
+    AutoregressiveModel,
+    GaussianHead,
+    LogisticMixtureHead,
+    NoiseLadder,
+    PixelCNNPP,
+    ScoreHead,
+    TrainConfig,
+    cli,
+    fit,
+    objectives,
+    processes,
+)
+from arcsm.draws import Share, Source, even_like, normal_like, signs_like, uniform_like
+from arcsm.processes import Group, ProcessError, shares
+
+COMMAND = [sys.executable, "-m", "arcsm.cli"]
+TINY = """
+name: tiny
+data: {kind: digits}
+model:
+  context: {kind: MADE, hidden_features: [16], context_features: 4}
+  head: {kind: ScoreHead, hidden_features: [8]}
+  noise: {sigma_max: 1.0, sigma_min: 0.1, levels: 4}
+train: {steps: 20, batch_size: 15, validate_every: 10, checkpoint_seconds: 0, standardise: none, device: cpu}
+"""
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+
+
+def run(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, *(str(argument) for argument in arguments)]
+    return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=300, check=False)
+
+
+def here(*arguments: object) -> int:
+    """The command in this process, which is quicker."""
+    return cli._run([str(argument) for argument in arguments])
+
+
+def difference(a: Path, b: Path) -> float:
+    first, second = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+# Draws --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("draw", [normal_like, uniform_like, signs_like, even_like])
+def test_shares_of_a_batch_get_what_the_whole_batch_gets(draw: Callable[[Tensor, Source], Tensor]) -> None:
+    x = torch.zeros(11, 3, dtype=torch.float64)
+    whole = draw(x, torch.Generator().manual_seed(3))
+    parts = [draw(x[part], Share(torch.Generator().manual_seed(3), 11, part.start)) for part in shares(11, 4)]
+    assert torch.allclose(torch.cat(parts), whole, rtol=0.0, atol=1e-12)
+    assert len(whole.unique()) > 1
+
+
+def build(head: Any = None, context: Any = None, **noise: Any) -> AutoregressiveModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        context = context() if context else MADE(3, 4, (16,))
+        head = head() if head else ScoreHead(4, (8,))
+    return AutoregressiveModel(context, head, NoiseLadder(1.0, 0.1, 4, **noise))
+
+
+OBJECTIVES: dict[str, Callable[..., Tensor]] = {
+    "csm": lambda *a, **k: objectives.csm(*a, mix=0.3, **k),
+    "dsm": objectives.dsm,
+    "dsm at one sigma": lambda *a, **k: objectives.dsm(*a, sigma=0.2, **k),
+    "ssm": lambda *a, **k: objectives.ssm(*a, slices=2, **k),
+    "ssm by a sphere": lambda *a, **k: objectives.ssm(*a, projections="sphere", **k),
+    "sm": objectives.sm,
+    "mle": objectives.mle,
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("continuous", [False, True])
+def test_the_gradient_of_parts_is_that_of_the_batch(name: str, continuous: bool) -> None:
+    model = build(continuous=continuous).double()
+    x = torch.randn(10, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def gradient(sources: list[tuple[slice, Source]]) -> list[Tensor]:
+        model.zero_grad()
+        for part, source in sources:
+            loss = OBJECTIVES[name](model, x[part], generator=source) * (len(x[part]) / len(x))
+            loss.backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    whole = gradient([(slice(0, 10), torch.Generator().manual_seed(5))])
+    inner = [(part, Share(torch.Generator().manual_seed(5), 10, part.start)) for part in shares(10, 3)]
+    assert len(whole) == len(list(model.parameters()))
+    for a, b in zip(whole, gradient(inner), strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-10)
+    other = [(part, torch.Generator().manual_seed(5)) for part in shares(10, 3)]  # each as if it were a batch
+    assert any(not torch.allclose(a, b, rtol=1e-3) for a, b in zip(whole, gradient(other), strict=True))
+
+
+MODELS: dict[str, Callable[[], AutoregressiveModel]] = {
+    "scores": build,
+    "gaussian": lambda: build(lambda: GaussianHead(4)),
+    "mixture": lambda: build(lambda: LogisticMixtureHead(4)),
+    "missing": lambda: build(context=lambda: MADE(3, 4, (16,), missing=True)),
+    "residual": lambda: build(context=lambda: MADE(3, 4, (16, 16), residual=True)),
+    "images": lambda: build(context=lambda: PixelCNNPP((1, 4, 4), 4, nr_filters=4, nr_resnet=1)),
+    "colours": lambda: build(context=lambda: PixelCNNPP((3, 4, 4), 4, nr_filters=4, nr_resnet=1)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_weight_has_a_gradient_as_processes_that_share_it_expect(name: str) -> None:
+    model = MODELS[name]()
+    x = torch.randn(6, model.features, generator=torch.Generator().manual_seed(1))
+    objectives.csm(model, x, mix=0.3, generator=torch.Generator().manual_seed(2)).backward()
+    assert [key for key, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("name", ["scores", "colours"])
+@pytest.mark.parametrize("accumulate", [2, 5])
+def test_accumulated_gradients_train_to_the_same_weights(name: str, accumulate: int) -> None:
+    x = torch.randn(40, MODELS[name]().features, generator=torch.Generator().manual_seed(1))
+    found = []
+    for parts in (1, accumulate):
+        model = MODELS[name]()
+        config = TrainConfig(steps=12, batch_size=16, device="cpu", dequantise=0.1, accumulate=parts)
+        result = fit(model, x, x, config)
+        found.append((result.best_loss, model.state_dict()))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    for key, weights in found[0][1].items():
+        assert torch.allclose(weights, found[1][1][key], rtol=0.0, atol=1e-5), key
+
+
+def test_more_parts_than_rows_are_an_error() -> None:
+    with pytest.raises(ValueError, match="batch_size: 4 rows cannot be divided into 5 parts"):
+        fit(build(), torch.randn(8, 3), config=TrainConfig(steps=1, batch_size=4, accumulate=5, device="cpu"))
+
+
+def test_shares_are_even_and_in_order() -> None:
+    assert [range(11)[part] for part in shares(11, 4)] == [range(2), range(2, 5), range(5, 8), range(8, 11)]
+    assert Group(1, 3).share(10) == slice(3, 6)
+    assert Group().share(10) == slice(0, 10)
+
+
+def test_each_process_has_a_device_of_its_own() -> None:
+    second = Group(rank=5, size=8, local_rank=1, local_size=4)
+    assert second.device(torch.device("cuda")) == torch.device("cuda", 1)
+    assert second.device(torch.device("cuda", 3)) == torch.device("cuda", 3)
+    assert second.device(torch.device("cpu")) == torch.device("cpu")
+    assert Group().device(torch.device("cuda")) == torch.device("cuda")
+
+
+# Processes ----------------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_train_to_the_weights_of_one_with_the_whole_batch(tmp_path: Path) -> None:
+    """Fifteen rows a step, so that the shares differ; then the same two score and draw, and one goes on."""
+    config = tmp_path / "tiny.yaml"
+    config.write_text(TINY)
+    assert here("train", config, "--out", tmp_path / "one") == 0
+    two = run("train", config, "--out", tmp_path / "two", "--devices", 2)
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("trained 20 steps") == 1
+    assert difference(tmp_path / "one", tmp_path / "two") < 1e-5
+
+    again = ("train", tmp_path / "two" / "config.yaml", "--out", tmp_path / "two", "--resume")
+    assert here(*again) == 0  # by another number of processes
+
+    images = tmp_path / "images"
+    drawn = run("sample", tmp_path / "two", "-n", 5, "--out", images, "--devices", 2)
+    assert drawn.returncode == 0, drawn.stderr
+    assert len(list(images.iterdir())) == 5
+    pictures = {path.read_bytes() for path in images.iterdir()}
+    assert len(pictures) == 5  # each process drew others
+    assert here("score", tmp_path / "two", images, "--out", tmp_path / "1.csv") == 0
+    scored = run("score", tmp_path / "two", images, "--out", tmp_path / "2.csv", "--devices", 2)
+    assert scored.returncode == 0, scored.stderr
+    one, both = (np.loadtxt(tmp_path / f"{n}.csv", delimiter=",", skiprows=1, usecols=(0, 1)) for n in (1, 2))
+    assert np.allclose(one, both, rtol=1e-6)
+    assert len(one) == 5
+
+
+def test_processes_that_a_scheduler_starts_find_each_other(tmp_path: Path) -> None:
+    """As srun would: two of the command, told their numbers in the environment."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "x", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+    slurm |= {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "run")]
+    both = [
+        subprocess.Popen(
+            command,
+            env=environment(**slurm, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert [out.count("trained 20 steps") for out, _ in said] == [1, 0]
+
+
+@pytest.mark.slow
+def test_a_mistake_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("{kind: digits}", "{kind: table, path: nowhere.csv}"))
+    failed = run("train", tmp_path / "tiny.yaml", "--out", tmp_path / "run", "--devices", 2)
+    assert failed.returncode == 1
+    assert failed.stderr.strip().splitlines() == ["arcsm: nowhere.csv: expected a file, but it does not exist"]
+
+
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_a_killed_process_ends_the_run_which_one_alone_goes_on_with(rank: int, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("steps: 20", "steps: 500"))
+    folder = tmp_path / "run"
+    command = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(folder), "--devices", "2"]
+    both = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    victim = wait_for_step(both.pid, folder, rank)
+    os.kill(victim, signal.SIGKILL)
+    _, said = both.communicate(timeout=120)
+    assert both.returncode == 1
+    lines = said.strip().splitlines()
+    assert len(lines) == 1, said
+    assert lines[0].startswith(f"arcsm: process {rank} of the run was ended by SIGKILL; go on with: arcsm train ")
+    assert here(*lines[0].split("go on with: arcsm ")[1].split()) == 0
+    assert here("train", tmp_path / "tiny.yaml", "--out", tmp_path / "whole") == 0
+    assert difference(folder, tmp_path / "whole") < 1e-4
+
+
+def wait_for_step(parent: int, folder: Path, rank: int) -> int:
+    """The process of a rank, once the run has a checkpoint."""
+    for _ in range(1200):
+        time.sleep(0.05)
+        if (folder / "state.safetensors").exists():
+            children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+            of_rank = [child for child in children if f"\0RANK={rank}\0" in Path(f"/proc/{child}/environ").read_text()]
+            return int(of_rank[0])
+    raise AssertionError("the run did not begin")
+
+
+def test_ctrl_c_ends_all_after_the_same_step(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("steps: 20", "steps: 100000"))
+    folder = tmp_path / "run"
+    command = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(folder), "--devices", "2"]
+    both = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_step(both.pid, folder, 0)
+    both.send_signal(signal.SIGINT)
+    _, said = both.communicate(timeout=120)
+    assert both.returncode == 130
+    assert said.startswith("arcsm: interrupted after step ")
+    assert said.count("go on with: arcsm train") == 1
+
+
+@pytest.mark.slow
+def test_two_machines(tmp_path: Path) -> None:
+    """Two commands of one process each, at one address."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "run"), "--nodes", "2"]
+    more = environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    machines = [subprocess.Popen(command, env=more, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [machine.communicate(timeout=300)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    assert here("train", tmp_path / "tiny.yaml", "--out", tmp_path / "one") == 0
+    assert difference(tmp_path / "run", tmp_path / "one") < 1e-5
+
+
+def test_an_autoencoder_trains_in_one_process(capsys: pytest.CaptureFixture[str]) -> None:
+    assert here("train", "vae-mnist", "--devices", 2) == 1
+    assert "trains in one process" in capsys.readouterr().err
+
+
+def test_several_machines_need_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(ValueError, match="MASTER_ADDR and MASTER_PORT"):
+        processes.start(["train", "digits"], 1, 2)
+
+
+def test_a_started_process_leaves_its_error_to_the_one_that_started_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(left))
+    assert here("info", tmp_path / "none") == 1
+    said = capsys.readouterr().err.strip()
+    assert not left.exists()  # torchrun started it, which does not say what is left there
+    monkeypatch.setenv(processes._STARTED, "1")
+    assert here("info", tmp_path / "none") == 1
+    assert capsys.readouterr().err == ""
+    assert json.loads(left.read_text())["message"] == said
+
+
+def test_what_is_said_of_processes_that_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    def failure(code: int, at: int, message: str = "") -> SimpleNamespace:
+        return SimpleNamespace(exitcode=code, timestamp=at, message=message)
+
+    assert processes._explain({0: failure(1, 2, "second"), 1: failure(2, 1, "first")}) == 2
+    assert capsys.readouterr().err == "first\n"
+    with pytest.raises(ProcessError, match="process 3 of the run was ended by SIGSEGV"):
+        processes._explain({0: failure(1, 1, "lost the other"), 3: failure(-11, 2)})
