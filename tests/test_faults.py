@@ -243,7 +243,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_enormous_files_are_refused_before_they_fill_the_memory(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("arcsm.files._free_memory", lambda: 4 << 30)
+    monkeypatch.setattr("arcsm.files.free_memory", lambda: 4 << 30)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     read, complaint = CASES[name]
     with pytest.raises(ValueError, match=complaint):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["FilePath", "atomic_path", "check_fits", "existing_file", "reading"]
+__all__ = ["FilePath", "atomic_path", "check_fits", "existing_file", "free_memory", "reading"]
 
 FilePath = str | os.PathLike[str]
 
@@ -51,21 +51,54 @@ def check_fits(size: int, what: str) -> None:
     Raises:
         ValueError: where it does not; nothing is known of systems without ``/proc/meminfo``.
     """
-    free = _free_memory()
+    free = free_memory()
     if free is not None and size > free:
         raise ValueError(
             f"{what}: takes {size / 2**30:,.1f} GiB to unpack, but {free / 2**30:,.1f} GiB of memory are free"
         )
 
 
-def _free_memory() -> int | None:
-    """Bytes that the system says it has left; limits of a container or a process are not looked at."""
+def free_memory() -> int | None:
+    """Bytes that this process may still take: what the system has left, its container and its own limit allow."""
+    found = [_left_of_system(), _left_of_container(), _left_of_limit()]
+    return min((size for size in found if size is not None), default=None)
+
+
+def _left_of_system() -> int | None:
+    sizes = _sizes("/proc/meminfo")
+    return sizes["MemAvailable:"] << 10 if "MemAvailable:" in sizes else None
+
+
+def _left_of_container(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """By the second version of control groups, as a container sees its own."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        most, taken = ((folder / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
     except OSError:
         return None
-    free = {name: int(value.split()[0]) << 10 for name, value in (line.split(":") for line in lines)}
-    return free.get("MemAvailable")
+    if most == "max":
+        return None
+    files = _sizes(folder / "memory.stat").get("inactive_file", 0)  # kept copies of files, which are given up first
+    return max(0, int(most) - int(taken) + files)
+
+
+def _left_of_limit() -> int | None:
+    """By ``ulimit -d``."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    most, taken = resource.getrlimit(resource.RLIMIT_DATA)[0], _sizes("/proc/self/status").get("VmData:")
+    return None if most == resource.RLIM_INFINITY or taken is None else max(0, most - (taken << 10))
+
+
+def _sizes(path: FilePath) -> dict[str, int]:
+    """Numbers of a file of names and numbers, by name; without any where there is no such file."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    words = (line.split() for line in lines)
+    return {word[0]: int(word[1]) for word in words if len(word) > 1 and word[1].isdigit()}
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def _numbers(run: Run, dataset: Dataset, seed: int) -> tuple[ReportNumbers, Tens
         u = model.cdf(noisy[:rows].to(device), condition=None if labels is None else labels[:rows]).cpu()
     table = [LikelihoodRow(f"this run, by {run.config.train.objective}", clean_mean, clean_error, ours=True)]
     if model.features <= _BASELINE_DIMENSIONS:
-        train = dataset.dequantised(dataset.train, seed + 3)
+        train = dataset.dequantised(dataset.train_rows(), seed + 3)
         valid = dataset.dequantised(dataset.valid, seed + 4)
         scores = gaussian_mixture_scores(train, valid, test, seed)
         table += [LikelihoodRow(name, value, None) for name, value in scores.items()]

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from arcsm import checkpoint, processes
+from arcsm import checkpoint, draws, processes
 from arcsm.contexts.made import Hide
-from arcsm.draws import Share, Source, uniform_like
+from arcsm.data.streams import RowStream
+from arcsm.draws import Share, uniform_like
 from arcsm.interrupts import asked_to_stop
 from arcsm.model import AutoregressiveModel, completed_config, resolve_device, save
 from arcsm.processes import Group
 from arcsm.progress import track
+from arcsm.row_sources import Epoch, InMemory, OnDisk, Source
 from arcsm.train_config import TrainConfig, objective_of
 from arcsm.training_log import TrainingLog
 
@@ -61,7 +63,7 @@ class FitResult:
 
 def fit(
     model: AutoregressiveModel,
-    x_train: Tensor,
+    x_train: Tensor | RowStream,
     x_valid: Tensor | None = None,
     config: TrainConfig | None = None,
     condition_train: Tensor | None = None,
@@ -78,7 +80,7 @@ def fit(
 
     Arguments:
         model: The model.
-        x_train: ``(N, D)`` in data units.
+        x_train: ``(N, D)`` in data units, or a :class:`~arcsm.data.streams.RowStream` of them.
         x_valid: Held-out rows for validation and early stopping, ``(M, D)``.
         config: How to train.
         condition_train: Conditions of the rows, ``(N, F)`` or labels ``(N,)``.
@@ -120,7 +122,7 @@ class _Loss(nn.Module):
         self.model = model
         self.objective = objective_of(config)
 
-    def forward(self, x: Tensor, condition: Tensor | None, generator: Source) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor | None, generator: draws.Source) -> Tensor:
         return self.objective(self.model, x, condition=condition, generator=generator)
 
 
@@ -128,7 +130,7 @@ class _Trainer:
     def __init__(
         self,
         model: AutoregressiveModel,
-        x_train: Tensor,
+        x_train: Tensor | RowStream,
         x_valid: Tensor | None,
         config: TrainConfig,
         condition_train: Tensor | None,
@@ -141,7 +143,11 @@ class _Trainer:
         self.group = processes.group()
         device = self.group.device(resolve_device(config.device))
         self.device = device
-        self.x, self.condition = _on(device, _checked(model, x_train, "x_train"), condition_train)
+        self.source: Source
+        if isinstance(x_train, RowStream):
+            self.source = OnDisk(_checked_stream(model, x_train, condition_train), model.shift.to(device))
+        else:
+            self.source = InMemory(*_on(device, _checked(model, x_train, "x_train"), condition_train))
         self.held_out: tuple[Tensor, Tensor | None] | None = None
         if x_valid is not None:
             rows = slice(config.validation_rows)
@@ -150,9 +156,9 @@ class _Trainer:
         self.dequantise = _widths(config, model.features).to(device)
         _standardise(model, x_train, config)
 
-        self.batch = min(config.batch_size, len(self.x))
+        self.batch = min(config.batch_size, len(self.source))
         self.parts = _own_parts(self.group, self.batch, config.accumulate)
-        self.steps_per_epoch = len(self.x) // self.batch
+        self.steps_per_epoch = len(self.source) // self.batch
         self.total = config.steps
         if config.epochs is not None:
             self.total = max(1, math.ceil(config.epochs * self.steps_per_epoch))
@@ -169,7 +175,7 @@ class _Trainer:
         self.best = {"step": 0, "loss": math.inf, "missed": 0}
         self.best_weights: dict[str, Tensor] = {}
         self.history: list[dict[str, float]] = []
-        self.permutation: tuple[int, Tensor] | None = None
+        self.epoch: tuple[int, Epoch] | None = None
 
     # One step ---------------------------------------------------------------------------------------------------
 
@@ -191,13 +197,13 @@ class _Trainer:
                 torch.manual_seed(self.seed(4 + 4 * part, self.step))
             yield
 
-    def rows(self, step: int) -> Tensor:
-        """Rows of a step: consecutive parts of a permutation that is new for each epoch."""
-        epoch, part = divmod(step, self.steps_per_epoch)
-        if self.permutation is None or self.permutation[0] != epoch:
-            order = torch.randperm(len(self.x), generator=self.generator(1, epoch), device=self.device)
-            self.permutation = (epoch, order)
-        return self.permutation[1][part * self.batch : (part + 1) * self.batch]
+    def rows(self, step: int, part: slice) -> tuple[Tensor, Tensor | None]:
+        """A part of the rows of a step, which are the next in an order that is new for each epoch; and conditions."""
+        number, place = divmod(step, self.steps_per_epoch)
+        if self.epoch is None or self.epoch[0] != number:
+            self.epoch = (number, self.source.epoch(self.seed(1, number)))
+        first = place * self.batch
+        return self.epoch[1].rows(slice(first + part.start, first + part.stop))
 
     def learning_rate(self, step: int) -> float:
         warm = min(1.0, (step + 1) / max(1, self.config.warmup_steps))
@@ -207,11 +213,10 @@ class _Trainer:
 
     def advance(self) -> float:
         """One optimiser step; returns the loss of the whole batch."""
-        rows = self.rows(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        losses = [self.backward(rows[part], number, part.start) for number, part in self.parts.items()]
+        losses = [self.backward(number, part) for number, part in self.parts.items()]
         loss = float(self.group.sum(torch.stack(losses).sum()))
         if not math.isfinite(loss):
             self.diverged(f"the loss is {loss}")
@@ -225,18 +230,17 @@ class _Trainer:
         self.step += 1
         return loss
 
-    def backward(self, rows: Tensor, number: int, first: int) -> Tensor:
+    def backward(self, number: int, part: slice) -> Tensor:
         """Add the gradient of a part of the batch; returns its share of the loss.
 
         Arguments:
-            rows: Numbers of its rows.
-            number: Its own number among the parts of all processes.
-            first: The place of its first row within the batch.
+            number: Its number among the parts of all processes.
+            part: Its place within the batch.
         """
+        rows, condition = self.rows(self.step, part)
         generator = self.generator(2, self.step)
-        source = generator if len(rows) == self.batch else Share(generator, self.batch, first)
-        x = _dequantised(self.x[rows], self.dequantise, source)
-        condition = None if self.condition is None else self.condition[rows]
+        source = generator if len(rows) == self.batch else Share(generator, self.batch, part.start)
+        x = _dequantised(rows, self.dequantise, source)
         share = len(rows) / self.batch
         with self.unsynchronised(number), self.seeded_dropout(number):
             loss = self.wrapped(x, condition, source)
@@ -470,6 +474,15 @@ def _on(device: torch.device, x: Tensor, condition: Tensor | None) -> tuple[Tens
     return x.to(device), None if condition is None else condition.to(device)
 
 
+def _checked_stream(model: AutoregressiveModel, x: RowStream, condition: Tensor | None) -> RowStream:
+    """Rows that have been looked at already."""
+    if condition is not None:
+        raise ValueError("condition_train: expected none; rows that are streamed have none")
+    if x.shape[1] != model.features:
+        raise ValueError(f"x_train: expected rows of {model.features} columns, got {x.shape[1]}")
+    return x
+
+
 def _checked(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
     """Rows ``(N, D)`` of the model's type; the model checks the rest."""
     if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != model.features:
@@ -486,7 +499,7 @@ def _checked(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
     return x.to(model.shift.dtype)
 
 
-def _dequantised(x: Tensor, width: Tensor, source: Source) -> Tensor:
+def _dequantised(x: Tensor, width: Tensor, source: draws.Source) -> Tensor:
     """Uniform noise on top of integers in disguise (their lower edges), of widths ``()`` or ``(D,)``."""
     if not bool((width > 0.0).any()):
         return x
@@ -505,7 +518,19 @@ def _widths(config: TrainConfig, features: int) -> Tensor:
     return widths.expand(features)
 
 
-def _standardise(model: AutoregressiveModel, x: Tensor, config: TrainConfig) -> None:
+def _moments(x: Tensor | RowStream, columns: bool) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation in double precision, of each column or of all values; NaN are missing values."""
+    if isinstance(x, Tensor):
+        x = x.double()
+        mean = x.nanmean(0) if columns else x.nanmean()
+        return mean, (x - mean).square().nanmean(0 if columns else None).sqrt()
+    if columns:
+        return x.mean, x.deviation
+    mean = x.mean.mean()
+    return mean, (x.deviation.square() + (x.mean - mean).square()).mean().sqrt()
+
+
+def _standardise(model: AutoregressiveModel, x: Tensor | RowStream, config: TrainConfig) -> None:
     """Give the model the shift and scale of the training data.
 
     Raises:
@@ -513,13 +538,11 @@ def _standardise(model: AutoregressiveModel, x: Tensor, config: TrainConfig) -> 
     """
     if config.standardise == "none":
         return
-    x = x.double()
-    if config.standardise == "centre":
-        model.set_standardisation(x.nanmean() + 0.5 * _widths(config, x.shape[1]).mean(), 1.0)
-        return
     columns = config.standardise == "columns"
-    mean = x.nanmean(0) if columns else x.nanmean()  # NaN are missing values, where the model takes them
-    deviation = (x - mean).square().nanmean(0 if columns else None).sqrt()
+    mean, deviation = _moments(x, columns)
+    if config.standardise == "centre":
+        model.set_standardisation(mean + 0.5 * _widths(config, x.shape[1]).mean(), 1.0)
+        return
     if bool(mean.isnan().any()):
         which = f"column {int(mean.isnan().nonzero()[0])}" if columns else "x"
         raise ValueError(f"x_train: {which} holds nothing but missing values; leave it out")

@@ -16,6 +16,7 @@ from arcsm.data.images import (
     torchvision_images,
     unscale_images,
 )
+from arcsm.data.streams import RowStream, blocks_of
 from arcsm.data.toys import TOYS, Toy, toy
 
 __all__ = [
@@ -23,8 +24,10 @@ __all__ = [
     "TABLE_SUFFIXES",
     "TOYS",
     "ImageSet",
+    "RowStream",
     "Table",
     "Toy",
+    "blocks_of",
     "digits",
     "frame_parts",
     "frame_writer",

@@ -46,7 +46,7 @@ class Table:
                 f"values: expected a float32 or float64 array of shape (n, D), got {self.values.dtype} of shape "
                 f"{self.values.shape}"
             )
-        _check_columns(self.columns, self.values.shape[1])
+        check_columns(self.columns, self.values.shape[1])
 
     def __len__(self) -> int:
         return len(self.values)
@@ -83,22 +83,22 @@ def read_table(path: FilePath, key: str | None = None, *, flatten: bool = False,
     if key is not None and suffix != ".npz":
         raise ValueError(f"key: expected None for a {suffix} file, got {key!r} ({path})")
     path = existing_file(path)
-    place: Callable[[int], str] = _row_place
+    place: Callable[[int], str] = row_place
     if suffix in (".csv", ".csv.gz"):
         values, columns, place = _read_csv(path)
     elif suffix == ".parquet":
         values, columns = _read_parquet(path)
     else:
         values = _as_table(read_array(path, key), path, flatten)
-        columns = _default_columns(values.shape[1])
+        columns = default_columns(values.shape[1])
     if len(values) == 0:
         raise ValueError(f"{path}: expected at least one row of data, got none")
     check_width(values.shape[1], path)
     if values.shape[1] == 0:
         raise ValueError(f"{path}: expected at least one column, got none")
     if not allow_missing:
-        _check_finite(values, columns, path, place)
-    _check_columns(columns, values.shape[1], path)
+        check_finite(values, columns, path, place)
+    check_columns(columns, values.shape[1], path)
     return Table(values, columns)
 
 
@@ -154,8 +154,8 @@ def write_table(
         raise ValueError(
             f"values: expected numbers of shape (n, D), got {values.dtype} of shape {values.shape} (for {path})"
         )
-    names = _default_columns(values.shape[1]) if columns is None else tuple(columns)
-    _check_columns(names, values.shape[1])
+    names = default_columns(values.shape[1]) if columns is None else tuple(columns)
+    check_columns(names, values.shape[1])
     if suffix == ".csv" and all(_is_number(name) for name in names):
         raise ValueError(f"columns: expected a name that is not a number, or a CSV reader takes {names} for data")
     frame = pd.DataFrame(values, columns=pd.Index(names))
@@ -182,7 +182,7 @@ def _read_csv(path: Path) -> tuple[np.ndarray, tuple[str, ...], Callable[[int], 
     header = not all(_is_number(cell) for cell in first)
     if header and next(islice(_csv_rows(path), 1, None), None) is None:
         raise ValueError(f"{path}: expected at least one row of data, got a header only")
-    columns = tuple(cell.strip() for cell in first) if header else _default_columns(len(first))
+    columns = tuple(cell.strip() for cell in first) if header else default_columns(len(first))
     try:
         values = _parse_csv(path, header)
     except Exception as error:
@@ -279,15 +279,28 @@ def _is_number(cell: str) -> bool:
 def _read_parquet(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     with reading(path):
         frame = pd.read_parquet(path)
+    return frame_numbers(frame, path), tuple(str(name) for name in frame.columns)
+
+
+def frame_numbers(frame: pd.DataFrame, path: Path, first: int = 0) -> np.ndarray:
+    """The values `(n, D)` of columns of numbers, missing ones as NaN.
+
+    Args:
+        frame: Rows of a file.
+        path: The file.
+        first: The place of the first of them within it.
+
+    Raises:
+        ValueError: A column is not of numbers.
+    """
     for name, dtype in frame.dtypes.items():
         if not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_complex_dtype(dtype):
             present = frame[name].dropna()
-            row = int(frame[name].notna().to_numpy().argmax()) + 1
+            row = first + int(frame[name].notna().to_numpy().argmax()) + 1
             value = repr(present.iloc[0]) if len(present) else "missing values only"
             raise ValueError(f"{path}: row {row}, column {str(name)!r}: expected a number, got {value} ({dtype})")
     single = len(frame.columns) > 0 and all(str(dtype).lower() in ("float16", "float32") for dtype in frame.dtypes)
-    values = frame.to_numpy(dtype=np.float32 if single else np.float64, na_value=np.nan)
-    return values, tuple(str(name) for name in frame.columns)
+    return frame.to_numpy(dtype=np.float32 if single else np.float64, na_value=np.nan)
 
 
 # --- NumPy ------------------------------------------------------------------------------------------------------------
@@ -329,18 +342,28 @@ def npz_key(path: FilePath, key: str | None, preferred: Sequence[str] = _NPZ_KEY
 
 def _read_npy(file: IO[bytes], source: str) -> np.ndarray:
     """One array; only the `.npy` format itself, whose header is checked for objects before any data is read."""
-    with reading(source):
-        version = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        _, _, dtype = header(file)
-    if dtype.hasobject:
-        raise ValueError(f"{source}: expected numbers, got pickled Python objects, which are never loaded")
-    if dtype.kind not in "buif" or dtype.itemsize > 8:
-        raise ValueError(f"{source}: expected real numbers, got dtype {dtype}")
+    npy_header(file, source)
     file.seek(0)
     with reading(source):
         array: np.ndarray[Any, Any] = np.load(file, allow_pickle=False)
     return array
+
+
+def npy_header(file: IO[bytes], source: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of the array in a `.npy` file.
+
+    Raises:
+        ValueError: Another format, or objects or text instead of real numbers.
+    """
+    with reading(source):
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(file)
+    if dtype.hasobject:
+        raise ValueError(f"{source}: expected numbers, got pickled Python objects, which are never loaded")
+    if dtype.kind not in "buif" or dtype.itemsize > 8:
+        raise ValueError(f"{source}: expected real numbers, got dtype {dtype}")
+    return shape, dtype
 
 
 def _as_table(array: np.ndarray, path: Path, flatten: bool) -> np.ndarray:
@@ -367,11 +390,11 @@ def _suffix(path: FilePath, known: Sequence[str]) -> str:
     raise ValueError(f"{path}: expected a file name that ends in {', '.join(known)}")
 
 
-def _default_columns(count: int) -> tuple[str, ...]:
+def default_columns(count: int) -> tuple[str, ...]:
     return tuple(f"x{index}" for index in range(count))
 
 
-def _check_columns(columns: Sequence[str], count: int, source: FilePath = "columns") -> None:
+def check_columns(columns: Sequence[str], count: int, source: FilePath = "columns") -> None:
     if len(columns) != count:
         raise ValueError(f"{source}: expected {count} column names, got {len(columns)}")
     if len(set(columns)) != count:
@@ -379,11 +402,11 @@ def _check_columns(columns: Sequence[str], count: int, source: FilePath = "colum
         raise ValueError(f"{source}: expected different column names, got {twice!r} more than once")
 
 
-def _row_place(row: int) -> str:
+def row_place(row: int) -> str:
     return f"row {row + 1}"
 
 
-def _check_finite(values: np.ndarray, columns: tuple[str, ...], path: Path, place: Callable[[int], str]) -> None:
+def check_finite(values: np.ndarray, columns: tuple[str, ...], path: Path, place: Callable[[int], str]) -> None:
     bad = ~np.isfinite(values)
     if not bad.any():
         return

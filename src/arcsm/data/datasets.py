@@ -14,7 +14,10 @@ from torch import Tensor
 
 from arcsm.data.arrays import read_table
 from arcsm.data.images import ImageSet, digits, mnist, read_images, scale_images, torchvision_images
+from arcsm.data.streams import RowStream, blocks_of, is_large
 from arcsm.data.toys import toy
+
+_FEW_ROWS = 10_000  # of a stream, where a sample will do
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Dataset:
     """Rows to train on, to validate on and to test on.
 
     Attributes:
-        train: ``(N, D)`` in data units.
+        train: ``(N, D)`` in data units; a stream, where they are read a part at a time.
         valid: Held out for early stopping.
         test: Held out for results.
         dequantise: Width of the uniform noise that makes the values continuous; 0 if they are.
@@ -30,12 +33,18 @@ class Dataset:
         labels: Classes of the rows, by ``"train"``, ``"valid"`` and ``"test"``, as far as they are known.
     """
 
-    train: Tensor
+    train: Tensor | RowStream
     valid: Tensor
     test: Tensor
     dequantise: float = 0.0
     metadata: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, Tensor] = field(default_factory=dict)
+
+    def train_rows(self, count: int | None = None) -> Tensor:
+        """Rows to train on, in memory: all, or at most so many; of a stream at most 10,000, from a random place."""
+        if isinstance(self.train, RowStream):
+            return self.train.first(min(count or _FEW_ROWS, _FEW_ROWS))
+        return self.train[:count]
 
     def dequantised(self, rows: Tensor, seed: int) -> Tensor:
         """Rows with their uniform noise, the same for the same seed."""
@@ -65,12 +74,17 @@ class ToyData(_Data):
 
 
 class TableData(_Data):
-    """A table of numbers: CSV, Parquet, NPY or NPZ."""
+    """A table of numbers: CSV, Parquet, NPY or NPZ.
+
+    ``stream`` reads an NPY or Parquet file a part at a time (:mod:`arcsm.data.streams`); by default where the table
+    would take more than a quarter of the memory that is free.
+    """
 
     kind: Literal["table"]
     path: str
     key: str | None = None
     dequantise: float = Field(0.0, ge=0)
+    stream: bool | None = None
 
 
 class ImageData(_Data):
@@ -144,8 +158,12 @@ def _toy(config: ToyData, seed: int) -> Dataset:
 
 
 def _table(config: TableData, seed: int) -> Dataset:
+    if is_large(config.path) if config.stream is None else config.stream:
+        stream = RowStream(blocks_of(config.path), config.validation, config.test, seed, progress=True)
+        metadata = {"columns": list(stream.blocks.columns)}
+        return Dataset(stream, stream.valid, stream.test, config.dequantise, metadata)
     table = read_table(config.path, config.key)
-    values = torch.from_numpy(table.values).to(torch.get_default_dtype())
+    values = torch.tensor(table.values, dtype=torch.get_default_dtype())
     return _split(values, None, config, seed, {"columns": list(table.columns)}, config.dequantise)
 
 

@@ -206,7 +206,7 @@ def _model(run: Study[Fig3a], seed: int) -> AutoregressiveModel:
 def _batches(run: Study[Fig3a], dataset: Dataset, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches without and with fresh noise, for ever: the same for all methods."""
     generator = run.generator(seed, 1)
-    train = dataset.train.to(run.device)
+    train = dataset.train_rows().to(run.device)
     batch = min(run.settings.batch, len(train))
     while True:
         order = torch.randperm(len(train), generator=generator, device=run.device)

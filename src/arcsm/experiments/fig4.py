@@ -184,7 +184,7 @@ def _measure(run: Study[Fig4], name: str) -> Result:
     dataset, drawn = dataset_of(run, name), _samples(run, name)
     real = _pixels(dataset.test[: run.settings.samples], dataset.metadata)
     frechet = Frechet(real, run.device, progress=True)
-    train = _pixels(dataset.train, dataset.metadata)
+    train = _pixels(dataset.train_rows(), dataset.metadata)
     return {
         **_likelihood(run, name, dataset),
         "frechet_distance": frechet.distance(drawn[: run.settings.samples]),
@@ -238,7 +238,7 @@ def _data(run: Study[Fig4], name: str) -> Result:
     Samples of a perfect model would have about these; samples that are remembered have a distance of zero.
     """
     dataset, count = dataset_of(run, name), run.settings.samples
-    real, train = (_pixels(rows, dataset.metadata) for rows in (dataset.test[:count], dataset.train))
+    real, train = (_pixels(rows, dataset.metadata) for rows in (dataset.test[:count], dataset.train_rows()))
     nearest = _nearest(real[: run.settings.grid], train)[0]
     return {
         "frechet_distance": Frechet(real, run.device).distance(train[:count]),
@@ -260,7 +260,7 @@ def _nearest(images: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
 def _pictures(run: Study[Fig4], name: str) -> dict[str, str]:
     """A grid of samples, and some of them beside the training images nearest to them."""
     dataset, drawn = dataset_of(run, name), _samples(run, name)
-    train = _pixels(dataset.train, dataset.metadata)
+    train = _pixels(dataset.train_rows(), dataset.metadata)
     some = drawn[: run.settings.neighbours]
     pairs = torch.cat([some, train[_nearest(some, train)[1]]])
     found = {}

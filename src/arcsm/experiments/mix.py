@@ -121,7 +121,7 @@ def _trained(run: Study[MixSettings], name: str, mix: Mix, seed: int) -> dict[st
         steps = ["train.epochs=null", f"train.steps={settings.mnist_steps}"]
         config = load_config("mnist-made", [*settings.mnist_changes, *train, *steps])
         dataset = load_dataset(config.data, seed)
-        rows = dataset.train
+        rows = dataset.train_rows()
         config = config.model_copy(update={"train": config.for_dataset(dataset)})
         test = dataset.dequantised(dataset.test[: settings.mnist_test_rows], seed)
         metadata = dataset.metadata

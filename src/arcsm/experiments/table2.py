@@ -286,7 +286,7 @@ def _frechet(run: Study[Table2], cell: Cell) -> Result:
         "frechet_distance": frechet.distance(drawn),
         "frechet_network": frechet.network,
         "frechet_images": [len(real), len(drawn)],
-        "frechet_distance_of_training_images": frechet.distance(_pixels(dataset.train[:count], dataset)),
+        "frechet_distance_of_training_images": frechet.distance(_pixels(dataset.train_rows(count), dataset)),
     }
 
 

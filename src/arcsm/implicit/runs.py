@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
 from arcsm.checkpoint import read_tensors, weights_path, write_text
 from arcsm.config import dump_config, parse_tree, run_config_path
@@ -70,6 +71,8 @@ def train_vae_run(
     folder = Path(folder)
     check_folder(config, folder, resume)
     dataset = load_dataset(config.data, config.train.seed)
+    if not isinstance(dataset.train, Tensor):
+        raise ValueError("data.stream: the data of an autoencoder are read into memory; set it to false")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         vae = config.model.build(dataset.metadata)

@@ -1,0 +1,281 @@
+"""Tables that are larger than memory: read a window of rows at a time, in another order each epoch."""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as parquet
+import torch
+from torch import Tensor
+
+from arcsm.data.arrays import check_columns, check_finite, default_columns, frame_numbers, npy_header, row_place
+from arcsm.files import FilePath, check_fits, existing_file, free_memory, reading
+from arcsm.progress import track
+
+STREAMED_SUFFIXES = (".npy", ".parquet")
+WINDOW = 128 << 20  #: bytes of rows that are in memory at a time
+_BLOCK = 1 << 20  # bytes of an array that are read in one piece
+_MOST_HELD_OUT = 10_000  # rows
+
+
+class Blocks(ABC):
+    """A table in a file, as blocks of rows that are each read in one piece.
+
+    Attributes:
+        path: The file.
+        columns: Names of the ``D`` columns.
+        ends: For each block the number of rows up to its end.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    ends: list[int]
+
+    @abstractmethod
+    def read(self, block: int) -> np.ndarray:
+        """The rows of a block, ``(n, D)``, of whatever type the file has."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.ends[-1], len(self.columns)
+
+    def span(self, block: int) -> tuple[int, int]:
+        """The first row of a block, and the first after it."""
+        return self.ends[block - 1] if block else 0, self.ends[block]
+
+
+class ArrayBlocks(Blocks):
+    """A two-dimensional array in an NPY file, which is mapped into memory while a block is read."""
+
+    def __init__(self, path: FilePath) -> None:
+        self.path = existing_file(path)
+        with self.path.open("rb") as file:
+            shape, dtype = npy_header(file, str(path))
+        if len(shape) not in (1, 2) or 0 in shape:
+            raise ValueError(f"{path}: expected an array of shape (n, D), got {shape}")
+        self.columns = default_columns(shape[1] if len(shape) == 2 else 1)
+        rows = max(1, _BLOCK // (len(self.columns) * dtype.itemsize))
+        self.ends = [*range(rows, shape[0], rows), shape[0]]
+
+    def read(self, block: int) -> np.ndarray:
+        with reading(self.path):
+            mapped = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            rows = np.array(mapped[slice(*self.span(block))])
+        return rows[:, None] if rows.ndim == 1 else rows
+
+
+class ParquetBlocks(Blocks):
+    """The row groups of a Parquet file."""
+
+    def __init__(self, path: FilePath) -> None:
+        self.path = existing_file(path)
+        with reading(self.path):
+            metadata = parquet.read_metadata(self.path)
+        self.columns = tuple(metadata.schema.names)
+        check_columns(self.columns, len(self.columns), self.path)
+        groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+        self.ends = list(itertools.accumulate(group.num_rows for group in groups))
+        if not groups or not self.ends[-1]:
+            raise ValueError(f"{path}: expected at least one row of data, got none")
+        check_fits(4 * max(group.total_byte_size for group in groups), f"{path}: its largest row group")
+
+    def read(self, block: int) -> np.ndarray:
+        with reading(self.path), parquet.ParquetFile(self.path) as file:
+            frame = file.read_row_group(block).to_pandas()
+        return np.array(frame_numbers(frame, self.path, self.span(block)[0]))  # its own, so that torch may write
+
+
+def blocks_of(path: FilePath) -> Blocks:
+    """The blocks of an NPY or Parquet file.
+
+    Raises:
+        ValueError: for a file of another kind, or one that is damaged or empty.
+    """
+    kinds: dict[str, Callable[[FilePath], Blocks]] = {".npy": ArrayBlocks, ".parquet": ParquetBlocks}
+    suffix = Path(path).suffix.lower()
+    if suffix not in kinds:
+        raise ValueError(f"{path}: only {' and '.join(kinds)} files are read a part at a time; convert it to one")
+    return kinds[suffix](path)
+
+
+class RowStream:
+    """Rows to train on that stay on disk.
+
+    An epoch goes through the blocks of the file in random order. As many as fill a window are read at a time, and
+    their rows are shuffled; so memory does not grow with the file, and the order is a function of the seed alone.
+
+    One pass over the file comes first: it checks every value, finds the moments of the columns and takes out rows to
+    validate and to test on, at random from the whole of the file, but no more than 10,000 of each.
+
+    Arguments:
+        blocks: The file.
+        validation: Share of the rows that is held out for validation.
+        test: Share that is held out for results.
+        seed: Seed of the choice of the rows that are held out.
+        window: Bytes of rows that are in memory at a time; at least one block is.
+        progress: Show a progress bar while the file is looked at.
+
+    Attributes:
+        shape: ``(N, D)`` of the rows to train on.
+        counts: For each block the number of rows that are for validation, for the test and for training.
+        valid: Rows held out for validation.
+        test: Rows held out for results.
+        mean: Means of the columns, ``(D,)`` in double precision, of the rows to train on.
+        deviation: Their standard deviations, ``(D,)``.
+
+    Raises:
+        ValueError: for values that are missing, infinite or no numbers, and for too few rows.
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        validation: float = 0.1,
+        test: float = 0.1,
+        seed: int = 0,
+        window: int = WINDOW,
+        progress: bool = False,
+    ) -> None:
+        self.blocks, self.seed, self.window = blocks, seed, window
+        rows, features = blocks.shape
+        shares = [min(share, _MOST_HELD_OUT / rows) for share in (validation, test)]
+        self.counts = [_divided(*blocks.span(block), shares) for block in range(len(blocks.ends))]
+        n_valid, _, n_train = (sum(counts) for counts in zip(*self.counts, strict=True))
+        if min(n_valid, n_train) < 1:
+            raise ValueError(f"data: {rows} rows are too few to hold out {validation:.0%} for validation")
+        self.shape = (n_train, features)
+        self._look(progress)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def epoch(self, seed: int) -> StreamEpoch:
+        """The rows in a random order."""
+        return StreamEpoch(self, seed)
+
+    def first(self, count: int) -> Tensor:
+        """Some rows, ``(count, D)`` at most, from a random place of the file."""
+        return self.epoch(self.seed).rows(slice(0, min(count, len(self))))
+
+    def train_rows(self, block: int) -> Tensor:
+        """The rows of a block that are not held out."""
+        return self._split(block)[2]
+
+    def _split(self, block: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows of a block that are for validation, for the test and for training."""
+        values, (first, last) = self.blocks.read(block), self.blocks.span(block)
+        if values.shape != (last - first, self.shape[1]):
+            raise ValueError(f"{self.blocks.path}: has changed since it was opened")
+        check_finite(values, self.blocks.columns, self.blocks.path, lambda row: row_place(first + row))
+        rows = torch.from_numpy(values).to(torch.get_default_dtype())
+        order = torch.randperm(len(rows), generator=_generator(self.seed, block))
+        ends = list(itertools.accumulate([0, *self.counts[block]]))
+        valid, test, train = (rows[order[a:b]] for a, b in itertools.pairwise(ends))
+        return valid, test, train
+
+    def _look(self, progress: bool) -> None:
+        """Go through the file once."""
+        held_out: tuple[list[Tensor], list[Tensor]] = ([], [])
+        count, mean, square = 0, torch.zeros(self.shape[1]).double(), torch.zeros(self.shape[1]).double()
+        with track(f"looking at {self.blocks.path.name}", len(self.blocks.ends), progress) as advance:
+            for block in range(len(self.blocks.ends)):
+                *others, train = self._split(block)
+                for kept, rows in zip(held_out, others, strict=True):
+                    kept.append(rows)
+                if len(train):  # the parallel algorithm of Chan, Golub and LeVeque (1979)
+                    total = count + len(train)
+                    own = train.double().mean(0)
+                    square += (train.double() - own).square().sum(0) + (own - mean).square() * (
+                        count * len(train) / total
+                    )
+                    mean += (own - mean) * (len(train) / total)
+                    count = total
+                advance()
+        self.valid, self.test = (torch.cat(kept) for kept in held_out)
+        self.mean, self.deviation = mean, (square / count).sqrt()
+
+
+class StreamEpoch:
+    """All rows of a stream in one random order, of which a window is in memory."""
+
+    def __init__(self, stream: RowStream, seed: int) -> None:
+        self.stream, self.seed = stream, seed
+        self._window: tuple[int, Tensor] | None = None
+
+    @cached_property
+    def windows(self) -> list[list[int]]:
+        """The blocks of each window."""
+        order = torch.randperm(len(self.stream.blocks.ends), generator=_generator(self.seed, -1)).tolist()
+        row = self.stream.shape[1] * torch.get_default_dtype().itemsize
+        windows: list[list[int]] = [[]]
+        size = 0
+        for block in order:
+            own = self.stream.counts[block][2] * row
+            if windows[-1] and size + own > self.stream.window:
+                windows.append([])
+                size = 0
+            windows[-1].append(block)
+            size += own
+        return windows
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """For each window the number of rows up to its end."""
+        sizes = (sum(self.stream.counts[block][2] for block in window) for window in self.windows)
+        return list(itertools.accumulate(sizes))
+
+    def rows(self, part: slice) -> Tensor:
+        """Rows from and up to a place in the epoch, ``(n, D)``."""
+        return torch.cat(list(self._pieces(part.start, part.stop)))
+
+    def _pieces(self, first: int, last: int) -> Iterator[Tensor]:
+        begin = 0
+        for window, end in enumerate(self.ends):
+            if begin < last and first < end:
+                yield self._read(window)[max(first, begin) - begin : min(last, end) - begin]
+            begin = end
+
+    def _read(self, window: int) -> Tensor:
+        if self._window is None or self._window[0] != window:
+            self._window = None  # its memory is needed for the next
+            count = self.ends[window] - (self.ends[window - 1] if window else 0)
+            places = torch.randperm(count, generator=_generator(self.seed, window))
+            rows, filled = torch.empty(count, self.stream.shape[1]), 0
+            for block in self.windows[window]:
+                own = self.stream.train_rows(block)
+                rows[places[filled : filled + len(own)]] = own
+                filled += len(own)
+            self._window = (window, rows)
+        return self._window[1]
+
+
+def _divided(first: int, last: int, shares: Sequence[float]) -> tuple[int, int, int]:
+    """How many rows of a block are for validation, for the test and for training: together about their shares."""
+    valid, test = (int(share * last + 0.5) - int(share * first + 0.5) for share in shares)
+    test = min(test, last - first - valid)
+    return valid, test, last - first - valid - test
+
+
+def is_large(path: FilePath) -> bool:
+    """Whether a table that could be streamed would take more than a quarter of the memory that is free."""
+    path, free = Path(path), free_memory()
+    if path.suffix.lower() not in STREAMED_SUFFIXES or not path.is_file() or free is None:
+        return False
+    size = path.stat().st_size
+    if path.suffix.lower() == ".parquet":
+        with reading(path):
+            metadata = parquet.read_metadata(path)
+        size = max(size, 8 * metadata.num_rows * metadata.num_columns)
+    return size > free / 4
+
+
+def _generator(seed: int, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + (number + 1) * 0xC2B2AE3D27D4EB4F) % 2**63)
+
+
+__all__: Sequence[str] = ["STREAMED_SUFFIXES", "Blocks", "RowStream", "StreamEpoch", "blocks_of", "is_large"]

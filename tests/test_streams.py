@@ -1,0 +1,288 @@
+"""Tables that stay on disk: every row once an epoch, the same order for the same seed, bounded memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, cli, files, fit, load, training
+from arcsm.data import RowStream, blocks_of, datasets, streams
+from arcsm.data.datasets import TableData, load_dataset
+from arcsm.data.streams import is_large
+
+
+def table(rows: int = 1000, columns: int = 3) -> np.ndarray:
+    """Rows in a telling order: the first column counts."""
+    values = np.random.default_rng(0).normal(5.0, 2.0, (rows, columns))
+    values[:, 0] = np.arange(rows)
+    return values
+
+
+def write(path: Path, values: np.ndarray) -> Path:
+    if path.suffix == ".npy":
+        np.save(path, values)
+    else:
+        pd.DataFrame(values, columns=[f"c{d}" for d in range(values.shape[1])]).to_parquet(path, row_group_size=70)
+    return path
+
+
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_BLOCK", 64 * 3 * 8)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+@pytest.mark.parametrize("window", [1, 200 * 3 * 4, 1 << 30])
+def test_an_epoch_holds_every_row_once(
+    suffix: str, window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_blocks(monkeypatch)
+    values = table()
+    stream = RowStream(blocks_of(write(tmp_path / f"t{suffix}", values)), seed=3, window=window)
+    assert (len(stream.valid), len(stream.test)) == (100, 100)
+    assert stream.shape == (800, 3)
+    order = stream.epoch(7)
+    rows = torch.cat([order.rows(slice(first, min(first + 33, 800))) for first in range(0, 800, 33)])
+    every = torch.cat([rows, stream.valid, stream.test])
+    assert torch.equal(every[every[:, 0].argsort()], torch.from_numpy(values).float())
+    assert torch.equal(stream.epoch(7).rows(slice(33, 66)), rows[33:66])  # from the middle, as a resumed run
+    other = stream.epoch(8).rows(slice(0, 800))
+    assert not torch.equal(other, rows)
+    assert torch.equal(other[other[:, 0].argsort()], rows[rows[:, 0].argsort()])
+
+
+def test_rows_are_shuffled_well_over_the_file_when_the_window_holds_many_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_blocks(monkeypatch)
+    stream = RowStream(blocks_of(write(tmp_path / "t.npy", table(20_000))), window=4_000 * 3 * 4)
+    place = stream.epoch(0).rows(slice(0, 2_000))[:, 0] / 20_000
+    assert abs(float(place.mean()) - 0.5) < 0.05
+    assert abs(float(torch.corrcoef(torch.stack([place[:-1], place[1:]]))[0, 1])) < 0.1
+
+
+def test_moments_and_held_out_rows_are_those_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_blocks(monkeypatch)
+    stream = RowStream(blocks_of(write(tmp_path / "t.npy", table())), seed=3)
+    rows = stream.epoch(0).rows(slice(0, len(stream))).double()
+    assert torch.allclose(stream.mean, rows.mean(0), rtol=1e-9)
+    assert torch.allclose(stream.deviation, rows.std(0, correction=0), rtol=1e-9)
+    assert abs(float(stream.valid[:, 0].mean()) - 500) < 100  # from all of the file
+    assert stream.first(5).shape == (5, 3)
+
+
+def test_not_all_of_a_large_table_is_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_MOST_HELD_OUT", 30)
+    stream = RowStream(blocks_of(write(tmp_path / "t.parquet", table())))
+    assert (len(stream.valid), len(stream.test), len(stream)) == (30, 30, 940)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.49])
+def test_single_rows_as_blocks(share: float, tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pd.DataFrame(table(60)).rename(columns=str).to_parquet(path, row_group_size=1)
+    stream = RowStream(blocks_of(path), validation=share, test=share)
+    assert len(stream.valid) == round(60 * share)
+    assert len(stream) + len(stream.valid) + len(stream.test) == 60
+
+
+def small_model(features: int = 3) -> AutoregressiveModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoregressiveModel(MADE(features, 4, (16,)), ScoreHead(4, (8,)), NoiseLadder(1.0, 0.1, 4))
+
+
+@pytest.mark.parametrize("standardise", ["columns", "global", "centre", "none"])
+def test_it_standardises_as_from_memory(standardise: str, tmp_path: Path) -> None:
+    stream = RowStream(blocks_of(write(tmp_path / "t.npy", table())))
+    config = TrainConfig(steps=1, device="cpu", standardise=standardise)
+    a, b = small_model(), small_model()
+    fit(a, stream, config=config)
+    fit(b, stream.epoch(0).rows(slice(0, len(stream))), config=config)
+    assert torch.allclose(a.shift, b.shift, rtol=1e-6)
+    assert torch.allclose(a.scale, b.scale, rtol=1e-6)
+
+
+def test_a_streamed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_blocks(monkeypatch)
+    monkeypatch.setattr(streams, "WINDOW", 200 * 3 * 4)
+    path = write(tmp_path / "t.npy", table(500)[:, 1:])
+    (tmp_path / "run.yaml").write_text(
+        textwrap.dedent(f"""
+        name: rows
+        data: {{kind: table, path: {path}, stream: true}}
+        model:
+          context: {{kind: MADE, hidden_features: [16], context_features: 4}}
+          head: {{kind: ScoreHead, hidden_features: [8]}}
+          noise: {{sigma_max: 1.0, sigma_min: 0.1, levels: 4}}
+        train: {{steps: 31, batch_size: 24, validate_every: 10, device: cpu}}
+        """)
+    )
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert cli._run(["train", str(tmp_path / "run.yaml"), "--out", str(whole)]) == 0
+    command = ["train", str(tmp_path / "run.yaml"), "--out", str(cut)]
+    with monkeypatch.context() as patch:
+        advance = training._Trainer.advance
+
+        def stopped(trainer: training._Trainer) -> float:
+            if trainer.step == 13:
+                trainer.save_state()
+            if trainer.step == 20:
+                raise KeyboardInterrupt
+            return advance(trainer)
+
+        patch.setattr(training._Trainer, "advance", stopped)
+        assert cli._run(command) == 130
+    assert cli._run([*command, "--resume"]) == 0
+    a, b = load(whole).state_dict(), load(cut).state_dict()
+    assert all(torch.equal(weights, b[name]) for name, weights in a.items())
+    assert cli._run(["report", str(whole), "--samples", "4"]) == 0
+
+
+# Mistakes -----------------------------------------------------------------------------------------------------------
+
+
+def test_values_that_are_no_numbers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_blocks(monkeypatch)
+    values = table()
+    values[456, 1] = np.inf
+    with pytest.raises(ValueError, match=r"t\.npy: expected finite numbers.* row 457, column 'x1'"):
+        RowStream(blocks_of(write(tmp_path / "t.npy", values)))
+    frame = pd.DataFrame({"a": np.arange(100.0), "b": ["1"] * 100})
+    frame.to_parquet(tmp_path / "t.parquet", row_group_size=30)
+    with pytest.raises(ValueError, match="row 1, column 'b': expected a number, got '1'"):
+        RowStream(blocks_of(tmp_path / "t.parquet"))
+
+
+def test_files_that_cannot_be_streamed_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a\n1\n")
+    with pytest.raises(ValueError, match=r"only \.npy and \.parquet files are read a part at a time; convert"):
+        blocks_of(tmp_path / "t.csv")
+    np.save(tmp_path / "cube.npy", np.zeros((2, 3, 4)))
+    with pytest.raises(ValueError, match=r"expected an array of shape \(n, D\), got \(2, 3, 4\)"):
+        blocks_of(tmp_path / "cube.npy")
+    np.save(tmp_path / "objects.npy", np.array([[{}]]), allow_pickle=True)
+    with pytest.raises(ValueError, match="never loaded"):
+        blocks_of(tmp_path / "objects.npy")
+    pd.DataFrame({"a": np.zeros(0)}).to_parquet(tmp_path / "none.parquet")
+    with pytest.raises(ValueError, match="at least one row"):
+        blocks_of(tmp_path / "none.parquet")
+    (tmp_path / "cut.parquet").write_bytes(write(tmp_path / "t.parquet", table()).read_bytes()[:500])
+    with pytest.raises(ValueError, match="cannot be read"):
+        blocks_of(tmp_path / "cut.parquet")
+    with pytest.raises(ValueError, match="too few to hold out"):
+        RowStream(blocks_of(write(tmp_path / "few.npy", table(3))))
+
+
+def test_a_file_that_changed_is_refused(tmp_path: Path) -> None:
+    stream = RowStream(blocks_of(write(tmp_path / "t.npy", table())))
+    write(tmp_path / "t.npy", table(900))
+    with pytest.raises(ValueError, match="has changed since it was opened"):
+        stream.epoch(0).rows(slice(0, 800))
+
+
+def test_a_stream_has_no_conditions_and_the_columns_of_the_model(tmp_path: Path) -> None:
+    stream = RowStream(blocks_of(write(tmp_path / "t.npy", table())))
+    with pytest.raises(ValueError, match="rows that are streamed have none"):
+        fit(small_model(), stream, condition_train=torch.zeros(800))
+    with pytest.raises(ValueError, match="expected rows of 2 columns, got 3"):
+        fit(small_model(2), stream)
+
+
+# Which tables are streamed ------------------------------------------------------------------------------------------
+
+
+def test_a_table_is_streamed_where_it_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for suffix in (".npy", ".parquet"):
+        path = write(tmp_path / f"t{suffix}", table())
+        assert not is_large(path)
+        monkeypatch.setattr(streams, "free_memory", lambda: 4 * 20_000)
+        assert is_large(path)
+        assert isinstance(load_dataset(TableData(kind="table", path=str(path))).train, RowStream)
+        assert not isinstance(load_dataset(TableData(kind="table", path=str(path), stream=False)).train, RowStream)
+        monkeypatch.undo()
+    assert not is_large(tmp_path / "none.npy")
+    assert not is_large(tmp_path / "t.csv")
+
+
+def test_a_sample_of_a_stream_serves_where_all_rows_would_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "t.npy", table())
+    dataset = load_dataset(TableData(kind="table", path=str(path), stream=True))
+    monkeypatch.setattr(datasets, "_FEW_ROWS", 50)
+    assert dataset.train_rows().shape == (50, 3)
+    assert dataset.train_rows(7).shape == (7, 3)
+
+
+def test_free_memory_heeds_the_container_and_the_limit_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in {
+        "memory.max": "5000",
+        "memory.current": "3000",
+        "memory.stat": "anon 1\ninactive_file 700",
+    }.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    assert files._left_of_container(tmp_path) == 2700
+    (tmp_path / "memory.max").write_text("max\n")
+    assert files._left_of_container(tmp_path) is None
+    assert files._left_of_container(tmp_path / "none") is None
+    system = files._left_of_system()
+    assert system is not None
+    assert system > 1 << 20
+    monkeypatch.setattr(files, "_left_of_container", lambda: 1 << 20)
+    assert files.free_memory() == 1 << 20
+
+
+LIMITED = """
+import resource, sys
+import numpy as np
+import arcsm
+from arcsm import cli
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+sys.exit(cli._run(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_a_file_larger_than_the_limit_of_memory_is_trained_on(suffix: str, tmp_path: Path) -> None:
+    """A limit by ulimit -d, which loading the file into memory breaks."""
+    path, rows = tmp_path / f"large{suffix}", 8_500_000
+    values = np.random.default_rng(0).normal(size=(rows, 40)).astype(np.float32)  # 1.27 GiB
+    if suffix == ".npy":
+        np.save(path, values)
+    else:
+        pd.DataFrame(values).rename(columns=str).to_parquet(path, row_group_size=200_000)
+    del values
+    limit = 1200 << 20
+    assert path.stat().st_size > limit
+    (tmp_path / "run.yaml").write_text(
+        textwrap.dedent(f"""
+        name: rows
+        data: {{kind: table, path: {path}}}
+        model:
+          context: {{kind: MADE, hidden_features: [16], context_features: 4}}
+          head: {{kind: ScoreHead, hidden_features: [8]}}
+          noise: {{sigma_max: 1.0, sigma_min: 0.1, levels: 4}}
+        train: {{steps: 110, batch_size: 8192, validate_every: 110, device: cpu}}
+        """)
+    )
+    command = [sys.executable, "-c", LIMITED, str(limit), "train", str(tmp_path / "run.yaml"), "--out"]
+    # the pool that Arrow comes with reserves memory that it does not use
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    streamed = subprocess.run([*command, str(tmp_path / "a")], env=env, capture_output=True, text=True, check=False)
+    assert streamed.returncode == 0, streamed.stderr[-2000:]
+    in_memory = subprocess.run(
+        [*command, str(tmp_path / "b"), "--set", "data.stream=false"], env=env, capture_output=True, check=False
+    )
+    assert in_memory.returncode != 0
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY  # of this process
