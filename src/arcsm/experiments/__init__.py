@@ -19,6 +19,7 @@ from arcsm.experiments.fig7 import FIG7
 from arcsm.experiments.mix import MIX
 from arcsm.experiments.mnist_made import MNIST_MADE
 from arcsm.experiments.modes import MODES
+from arcsm.experiments.plan import PLAN
 from arcsm.experiments.sampling_cost import SAMPLING_COST
 from arcsm.experiments.table1 import TABLE1
 from arcsm.experiments.table2 import TABLE2, TABLE2_FACES, TABLE2_MNIST
@@ -49,6 +50,7 @@ _ALL = (
     ADBENCH,
     UCI_TABLES,
     ENTROPY,
+    PLAN,
 )
 EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in _ALL}
 
