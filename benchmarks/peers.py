@@ -1,0 +1,182 @@
+"""Training, likelihoods and samples of a table of 21 columns: ours, the naive way, flows, scikit-learn, and the limit.
+
+python -m benchmarks.peers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from nflows.distributions import StandardNormal
+from nflows.flows import Flow, MaskedAutoregressiveFlow
+from nflows.transforms import CompositeTransform, MaskedPiecewiseRationalQuadraticAutoregressiveTransform
+from nflows.transforms.permutations import ReversePermutation
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import KernelDensity
+from torch import Tensor, nn
+
+from arcsm import AutoregressiveModel, objectives
+from arcsm.conditionals import Accuracy, Conditionals
+from arcsm.experiments.peers import import_zuko
+from benchmarks.csm_step import double_backward
+from benchmarks.log_prob import trained, uniform_grid
+from benchmarks.timing import interleaved_medians, show
+
+FEATURES, BATCH, ROWS, FEW = 21, 128, 512, 16  # few: what the naive way can do in seconds; its time is scaled up
+_LANGEVIN_STEPS = (20, 10)  # the paper's: steps at each level, levels
+_GRID = 2049
+
+Actions = dict[str, dict[str, tuple[Callable[[], object], float]]]  # what, who: the call, and what to scale it by
+
+
+def ours(model: AutoregressiveModel, x: Tensor) -> Actions:
+    """Ours by its default settings, what it would take as one writes it down, and what no way can do without."""
+    head, z = model.head, model.standardise(x)
+    assert model.noise is not None
+    sigma = model.noise.sigma_min
+
+    def step() -> None:
+        model.zero_grad()
+        objectives.csm(model, x[:BATCH], mix=0.3).backward()
+
+    def naive_step() -> None:
+        """The same loss without its noise, by autograd twice."""
+        model.zero_grad()
+        double_backward(_AtSigma(head, sigma), model.context(z[:BATCH]).flatten(0, 1), z[:BATCH].flatten())
+
+    def plain_step() -> None:
+        """One forward and backward pass of both networks."""
+        model.zero_grad()
+        projection = head.project(model.context(z[:BATCH]))
+        head.score(projection, z[:BATCH], sigma).square().sum().backward()
+
+    @torch.no_grad()
+    def one_pass() -> None:
+        head.score(head.project(model.context(z)), z, sigma)
+
+    @torch.no_grad()
+    def on_a_grid() -> None:
+        projection = head.project(model.context(z[:FEW])).flatten(0, 1)
+        conditionals = Conditionals(head, projection, model.path(), "quadrature", Accuracy(1e-4, 512))
+        uniform_grid(conditionals, z[:FEW].flatten(), _GRID)
+
+    @torch.no_grad()
+    def langevin_by_full_passes() -> None:
+        """The paper's sampler with a full forward pass for each column."""
+        steps, levels = _LANGEVIN_STEPS
+        drawn = torch.zeros(ROWS, FEATURES)
+        for d in range(FEATURES):
+            projection = head.project(model.context(drawn)[:, d])
+            value = torch.randn(ROWS)
+            for level in model.path()[-levels:]:
+                for _ in range(steps):
+                    value = value + 1e-3 * head.score(projection, value, level) + 0.04 * torch.randn(ROWS)
+            drawn[:, d] = value
+
+    return {
+        "a training step of 128 rows": {
+            "arcsm": (step, 1.0),
+            "naive: autograd twice": (naive_step, 1.0),
+            "limit: a forward and backward pass": (plain_step, 1.0),
+        },
+        f"log densities of {ROWS} rows": {
+            "arcsm: flow": (lambda: model.log_prob(x), 1.0),
+            "arcsm: quadrature": (lambda: model.log_prob(x, method="quadrature"), 1.0),
+            f"naive: {_GRID} nodes": (on_a_grid, ROWS / FEW),
+            "limit: a forward pass": (one_pass, 1.0),
+        },
+        f"{ROWS} samples": {
+            "arcsm: flow": (lambda: model.sample(ROWS), 1.0),
+            "arcsm: flow, few steps": (lambda: model.sample(ROWS, start="normal", steps=3), 1.0),
+            "naive: Langevin, full passes": (langevin_by_full_passes, 1.0),
+            "limit: a forward pass": (one_pass, 1.0),
+        },
+    }
+
+
+class _AtSigma:
+    """A head at one noise level."""
+
+    def __init__(self, head: Any, sigma: float) -> None:
+        self.project, self._head, self._sigma = head.project, head, sigma
+
+    def score(self, projection: Tensor, x: Tensor, _: None) -> Tensor:
+        return self._head.score(projection, x, self._sigma)
+
+
+def flows() -> Mapping[str, tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor], Callable[[nn.Module], object]]]:
+    """Autoregressive flows with about as many weights as ours: the network, its log density, its samples."""
+    zuko = import_zuko()
+    torch.manual_seed(0)
+
+    def spline() -> nn.Module:
+        transforms: list[nn.Module] = []
+        for _ in range(3):
+            transforms.append(ReversePermutation(FEATURES))
+            transforms.append(
+                MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
+                    FEATURES, 128, num_bins=8, tails="linear", tail_bound=5.0, num_blocks=1
+                )
+            )
+        return Flow(CompositeTransform(transforms), StandardNormal([FEATURES]))
+
+    def of_zuko(network: nn.Module, x: Tensor) -> Tensor:
+        return network().log_prob(x)  # type: ignore[no-any-return]
+
+    def of_nflows(network: nn.Module, x: Tensor) -> Tensor:
+        return network.log_prob(x)  # type: ignore[operator, no-any-return]
+
+    def draw_zuko(network: nn.Module) -> object:
+        return network().sample((ROWS,))
+
+    def draw_nflows(network: nn.Module) -> object:
+        return network.sample(ROWS)  # type: ignore[operator]
+
+    return {
+        "zuko: NSF": (zuko.flows.NSF(FEATURES, transforms=3, hidden_features=(128, 128)), of_zuko, draw_zuko),
+        "zuko: MAF": (zuko.flows.MAF(FEATURES, transforms=5, hidden_features=(128, 128)), of_zuko, draw_zuko),
+        "nflows: NSF": (spline(), of_nflows, draw_nflows),
+        "nflows: MAF": (MaskedAutoregressiveFlow(FEATURES, 128, 5, 1), of_nflows, draw_nflows),
+    }
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    model, data = trained(FEATURES)
+    x = data[:ROWS]
+    actions = ours(model, x)
+    training, scoring, drawing = actions
+    weights = {"arcsm": sum(p.numel() for p in model.parameters())}
+    for name, (network, log_prob, draw) in flows().items():
+        weights[name] = sum(p.numel() for p in network.parameters())
+
+        def step(network: nn.Module = network, log_prob: Callable[..., Tensor] = log_prob) -> None:
+            network.zero_grad()
+            (-log_prob(network, x[:BATCH]).mean()).backward()
+
+        actions[training][name] = (step, 1.0)
+        actions[scoring][name] = (torch.no_grad()(partial(log_prob, network, x)), 1.0)
+        actions[drawing][name] = (torch.no_grad()(partial(draw, network)), 1.0)
+    mixture, kernels = GaussianMixture(10, random_state=0).fit(data), KernelDensity(bandwidth=0.2).fit(data)
+    actions[scoring]["scikit-learn: GaussianMixture"] = (partial(mixture.score_samples, x.numpy()), 1.0)
+    actions[scoring]["scikit-learn: KernelDensity"] = (partial(kernels.score_samples, x.numpy()), 1.0)
+    actions[drawing]["scikit-learn: GaussianMixture"] = (partial(mixture.sample, ROWS), 1.0)
+    actions[drawing]["scikit-learn: KernelDensity"] = (partial(kernels.sample, ROWS), 1.0)
+
+    found = {}
+    for what, who in actions.items():
+        medians = interleaved_medians({name: call for name, (call, _) in who.items()}, repeats=5)
+        seconds = {name: medians[name] * scale for name, (_, scale) in who.items()}
+        mine = next(value for name, value in seconds.items() if name.startswith("arcsm"))
+        found[what] = {
+            name: {"milliseconds": round(1e3 * value, 2), "times_ours": float(f"{value / mine:.3g}")}
+            for name, value in seconds.items()
+        }
+    show("peers", {"columns": FEATURES, "weights": weights, **found})
+
+
+if __name__ == "__main__":
+    main()
