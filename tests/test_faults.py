@@ -10,10 +10,12 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +187,56 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, capsys: pytest.Ca
     assert "Traceback" not in said
 
 
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root may write anywhere; these tests may not."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_folders_that_may_only_be_read_are_named_and_left_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with tempfile.TemporaryDirectory() as name:  # that of pytest is closed to others
+        folder = Path(name)
+        rows, gaps, run = folder / "rows.csv", folder / "gaps.csv", folder / "run"
+        lines = [f"{i % 7},{i % 5 + 0.5 * i}" for i in range(60)]
+        rows.write_text("\n".join(["a,b", *lines]))
+        gaps.write_text("\n".join(["a,b", *lines, "3,"]))
+        (folder / "tiny.yaml").write_text(TINY.replace("{kind: digits}", f"{{kind: table, path: {rows}}}") % (4, 1e9))
+        assert cli._run(["train", str(folder / "tiny.yaml"), "--out", str(run)]) == 0
+        assert cli._run(["report", str(run), "--samples", "4"]) == 0  # what is imported late is now there
+        before = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        capsys.readouterr()
+        commands = [
+            ["train", str(folder / "tiny.yaml"), "--out", str(folder / "new")],
+            ["train", str(run / "config.yaml"), "--out", str(run), "--resume"],
+            ["sample", str(run), "-n", "4", "--out", str(folder / "s.npy")],
+            ["score", str(run), str(rows), "--out", str(folder / "scores.csv")],
+            ["detect", str(rows), str(rows), "--out", str(folder / "found.csv")],
+            ["impute", str(gaps), "--out", str(folder / "filled.csv")],
+            ["report", str(run), "--samples", "4", "--out", str(folder / "page.html")],
+            ["reproduce", "modes", "--preset", "smoke", "--out", str(folder / "r"), "--work", str(folder / "w")],
+        ]
+        for command in commands:
+            with as_nobody():
+                code = cli._run(command)
+            said = capsys.readouterr().err.strip().splitlines()
+            assert code == 1, command
+            assert len(said) == 1, said
+            assert said[0].startswith(f"arcsm: {folder}"), said
+            assert "ermission denied" in said[0], said
+        assert before == {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o755)
+
+
 # Hostile and enormous files -----------------------------------------------------------------------------------------
 
 
@@ -270,3 +322,15 @@ def test_a_damaged_model_is_refused_or_right(seed: int, tmp_path: Path) -> None:
             assert "\n" not in str(error)  # noqa: PT017
         else:  # a bit of a name or number that still makes sense
             assert bool(found.log_prob(torch.zeros(1, found.features)).isfinite().all())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["config", "table", "images", "model"])
+def test_a_minute_of_fuzzing_finds_nothing(target: str, tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="needs the extra fuzz")
+    root = Path(__file__).resolve().parent.parent
+    command = [sys.executable, "-m", "fuzz", target, "60"]
+    more = {**environment(), "PYTHONPATH": str(root)}
+    done = subprocess.run(command, env=more, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Done " in done.stderr

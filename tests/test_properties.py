@@ -24,6 +24,9 @@ from arcsm import (
     LogisticMixtureHead,
     NoiseLadder,
     ScoreHead,
+    TrainConfig,
+    TrainingDiverged,
+    fit,
     objectives,
 )
 from arcsm.config import load_config, presets
@@ -142,6 +145,30 @@ def test_gradients_of_every_objective_are_finite(data: st.DataObject) -> None:
 
 cells = st.sampled_from(["1", "-2.5", "nan", "", "x", "1e400", '"', "'", "\\N", "é", "1,2", "\x00", "0x1", "True", " "])
 texts = st.lists(st.lists(cells, max_size=4).map(",".join), max_size=6).map("\n".join)
+
+
+@few
+@given(st.data())
+def test_training_in_bfloat16_leaves_a_model_of_finite_densities(data: st.DataObject) -> None:
+    model = data.draw(models()).float()
+    x = data.draw(rows_of(model, 12)).float()
+    objective = "mle" if model.head.normalised else "csm"
+    mix = 1.0 if model.noise is None else data.draw(st.sampled_from([0.0, 0.3, 1.0, "auto"]))
+    seed = data.draw(st.integers(0, 100))
+    config = TrainConfig(
+        steps=4, batch_size=6, objective=objective, mix=mix, precision="bf16-mixed", standardise="none", seed=seed,
+        device="cpu", learning_rate=1e-3,
+    )  # fmt: skip
+    try:
+        result = fit(model, x, config=config)
+    except TrainingDiverged:  # a value may be a million standard deviations out: said, and the weights are as before
+        pass
+    else:
+        assert math.isfinite(result.best_loss)
+    assert all(bool(weights.isfinite().all()) and weights.dtype == torch.float32 for weights in model.parameters())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AccuracyWarning)
+        assert bool(model.log_prob(x, tol=1e-3).isfinite().all())
 
 
 @many

@@ -40,7 +40,7 @@ from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.report import Judged, write_detection_report
 from arcsm.experiments import EXPERIMENTS, Preset, find
 from arcsm.experiments.base import result_path
-from arcsm.files import atomic_path
+from arcsm.files import atomic_path, check_writable
 from arcsm.implicit.report import write_vae_report
 from arcsm.implicit.runs import VAERunConfig, holds_vae, is_vae, is_vae_run, load_vae_run, train_vae_run
 from arcsm.implicit.vae import VAE, load_vae
@@ -226,6 +226,7 @@ def score(
     """Log density of each row in nats, and the dimension that surprises most."""
     if skip_bad and out.suffix == ".npy":
         raise ValueError(f"--out {out}: a .npy file cannot say which images were left out; use .csv or .parquet")
+    check_writable(out)
     _in_processes(devices, nodes)
     model = load(run, _own_device(device))
     rows, files = _read_rows(model, data, seed, skip_bad)
@@ -310,6 +311,8 @@ def detect(
         raise ValueError(f"--p-value {p_value}: expected a number between 0 and 1, and no --contamination")
     if out.suffix.lower() not in (".csv", ".parquet"):
         raise ValueError(f"--out {out}: expected a .csv or .parquet file")
+    for target in (out, *([] if page is None else [page])):
+        check_writable(target)
     normal = read_frame(train)
     rows, gaps = 0, False
     for part in frame_parts(test, normal):  # all of it is looked at before hours may be spent
@@ -343,6 +346,7 @@ def impute(
     device: Device = "auto",
 ) -> None:
     """Fill the missing values of a table by what the rest of each row says of them."""
+    check_writable(out)
     rows = read_frame(table)
     gaps = int(rows.isna().to_numpy().sum())
     if not gaps:

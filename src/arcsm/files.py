@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["FilePath", "atomic_path", "check_fits", "existing_file", "free_memory", "reading"]
+__all__ = ["FilePath", "atomic_path", "check_fits", "check_writable", "existing_file", "free_memory", "reading"]
 
 FilePath = str | os.PathLike[str]
 
@@ -101,6 +101,22 @@ def _sizes(path: FilePath) -> dict[str, int]:
     return {word[0]: int(word[1]) for word in words if len(word) > 1 and word[1].isdigit()}
 
 
+def check_writable(path: FilePath) -> None:
+    """What is to be written in the end is found out to be impossible in the beginning.
+
+    Raises:
+        ValueError: The folder of `path` does not exist, or `path` is a folder.
+        PermissionError: Nothing may be written there.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: expected an existing folder to write into, but {path.parent} is none")
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a file name to write, got a folder")
+    if not os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(errno.EACCES, f"cannot be written ({os.strerror(errno.EACCES)})", str(path))
+
+
 @contextmanager
 def atomic_path(path: FilePath) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it when the block ends, and vanishes when the block fails.
@@ -112,10 +128,7 @@ def atomic_path(path: FilePath) -> Iterator[Path]:
         OSError: It cannot be written, for example to a full disk; `path` is then as it was.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise ValueError(f"{path}: expected an existing folder to write into, but {path.parent} is none")
-    if path.is_dir():
-        raise ValueError(f"{path}: expected a file name to write, got a folder")
+    check_writable(path)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp{path.suffix}")
     try:
         yield temporary
