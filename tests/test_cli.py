@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from arcsm import cli
+from arcsm import cli, model_rows
 from arcsm.data import digits, read_table
 
 TINY = """
@@ -160,6 +160,53 @@ def test_scores_of_a_table_and_of_a_folder_of_images(
     assert list(scored.columns) == ["row", "log_prob", "least_likely_column", "its_log_prob", "file"]
     assert list(scored["file"]) == ["0.png", "1.png", "2.png"]
     assert np.isfinite(scored["log_prob"]).all()
+
+
+def test_a_table_scored_in_parts_keeps_its_columns_if_asked(
+    table_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = pd.read_csv(table_run.parent / "data.csv")
+    data.insert(1, "name", [f"row {i}" for i in range(len(data))])
+    data["count"] = range(len(data))
+    data.to_parquet(tmp_path / "t.parquet")
+    assert call("score", table_run, tmp_path / "t.parquet", "--out", tmp_path / "whole.csv") == 0
+    said = capsys.readouterr().out.replace("whole", "parts")
+    monkeypatch.setattr(model_rows, "_AT_ONCE", 70)
+    assert call("score", table_run, tmp_path / "t.parquet", "--out", tmp_path / "parts.csv") == 0
+    assert capsys.readouterr().out == said  # the mean and its error, too
+    whole, parts = pd.read_csv(tmp_path / "whole.csv"), pd.read_csv(tmp_path / "parts.csv")
+    pd.testing.assert_frame_equal(parts, whole, rtol=1e-5)
+    assert parts["row"].tolist() == list(range(len(data)))
+
+    kept = ("score", table_run, tmp_path / "t.parquet", "--with-data", "--out", tmp_path / "kept.parquet")
+    assert call(*kept) == 0
+    found = pd.read_parquet(tmp_path / "kept.parquet")
+    pd.testing.assert_frame_equal(found[list(data.columns)], data)
+    np.testing.assert_allclose(found["log_prob"], whole["log_prob"], rtol=1e-5)
+    assert call("score", table_run, tmp_path / "t.parquet", "--out", tmp_path / "scores.npy") == 0
+    np.testing.assert_allclose(np.load(tmp_path / "scores.npy")[:, 1], whole["log_prob"], rtol=1e-5)
+
+
+def test_mistakes_in_a_table_to_score_are_one_line_and_leave_nothing(
+    table_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(model_rows, "_AT_ONCE", 70)
+    data = pd.read_csv(table_run.parent / "data.csv")
+    out, gap = tmp_path / "s.csv", data.copy()
+    gap.loc[123, "a"] = np.nan
+    for name, changed, message in (
+        ("gap", gap, "row 124, column 'a': nan"),
+        ("own", data.assign(log_prob=0.0), "has a column 'log_prob' already"),
+    ):
+        changed.to_csv(tmp_path / f"{name}.csv", index=False)
+        assert call("score", table_run, tmp_path / f"{name}.csv", "--with-data", "--out", out) == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+        assert not out.exists()
+    arguments = ("score", table_run, table_run.parent / "data.csv", "--with-data", "--out", tmp_path / "s.npy")
+    assert call(*arguments) == 1
+    assert "has no columns to keep" in capsys.readouterr().err
 
 
 def test_a_report_is_one_self_contained_page(image_run: Path, table_run: Path, tmp_path: Path) -> None:

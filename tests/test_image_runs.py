@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from arcsm import cli, load
+from arcsm import cli, load, restore
 from arcsm.data.datasets import ImageData, NamedImageData, load_dataset
 from arcsm.data.images import save_images, stretch_images
 from arcsm.denoise import GaussianNoise
+from arcsm.model_rows import images_for, shared_class
 from arcsm.warning import SkippedWarning
 
 CLASSES = """
@@ -97,8 +98,8 @@ def test_what_is_restored_depends_on_the_class(run: Path, method: Literal["tweed
 
     def restored(label: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
-        of_class = cli._one_class(model, label)
-        return cli._denoised(model, torch.zeros(2, 64), GaussianNoise(0.5), method, of_class, generator)
+        of_class = shared_class(model, label)
+        return restore.restored(model, torch.zeros(2, 64), GaussianNoise(0.5), method, of_class, generator)
 
     assert not torch.equal(restored(3), restored(4))
 
@@ -108,7 +109,7 @@ def test_images_come_back_to_the_grey_levels_of_the_model(run: Path, tmp_path: P
     pixels = (torch.arange(128).view(2, 1, 8, 8) % 17).to(torch.uint8)  # scikit-learn's digits have 17 levels
     for index, image in enumerate(stretch_images(pixels, 17)):
         save_images(tmp_path / f"{index}.png", image[None], padding=0)
-    read = cli._read_images(model, tmp_path)
+    read = images_for(model, tmp_path)
     assert read.levels == 17
     assert torch.equal(read.pixels, pixels)
 

@@ -9,33 +9,20 @@ import time
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
 import torch
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table as ShownTable
 
 from arcsm import __version__
 from arcsm.config import RunConfig, dump_config, load_config, load_tree, presets, run_config_path, validated
-from arcsm.data import (
-    ImageSet,
-    Table,
-    frame_parts,
-    frame_writer,
-    read_frame,
-    read_images,
-    read_table,
-    scale_images,
-    write_frame,
-    write_table,
-)
-from arcsm.data.images import IMAGE_SUFFIXES, digits, save_images, unscale_images, unstretch_images
-from arcsm.denoise import Corruption, GaussianNoise, SaltAndPepper, langevin, particles, posterior, tweedie
+from arcsm.data import frame_parts, frame_writer, read_frame, scale_images, write_frame, write_table
+from arcsm.data.images import digits, save_images, unscale_images
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.report import Judged, write_detection_report
 from arcsm.experiments import EXPERIMENTS, Preset, find
@@ -44,11 +31,25 @@ from arcsm.files import atomic_path, check_writable
 from arcsm.implicit.report import write_vae_report
 from arcsm.implicit.runs import VAERunConfig, holds_vae, is_vae, is_vae_run, load_vae_run, train_vae_run
 from arcsm.implicit.vae import VAE, load_vae
-from arcsm.metrics import summary
 from arcsm.model import AutoregressiveModel, load, resolve_device
+from arcsm.model_rows import (
+    RunningMean,
+    beside,
+    columns_of,
+    continuous,
+    images_for,
+    log_probs,
+    row_parts,
+    sample_share,
+    score_frame,
+    score_writer,
+    shared_class,
+    write_images,
+)
 from arcsm.processes import ProcessError, group, is_started, leave_error, start
 from arcsm.progress import track
 from arcsm.report import LikelihoodRow, ReportNumbers, sample_picture, write_report
+from arcsm.restore import Denoiser, Noise, corruption_of, restored, restored_paths
 from arcsm.runs import class_labels, load_run, train_run
 from arcsm.samplers import SAMPLERS
 from arcsm.training import FitResult, TrainingDiverged
@@ -61,6 +62,9 @@ Label = Annotated[int | None, typer.Option("--class", help="Class of all rows, f
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out images that cannot be read or are of another size, and list them.")
 ]
+WithData = Annotated[
+    bool, typer.Option("--with-data", help="Keep the table's columns, as they are, before what is found.")
+]
 Devices = Annotated[
     int, typer.Option(help="Processes on this machine, one for each device (or, without any, for its cores).", min=1)
 ]
@@ -71,9 +75,7 @@ Nodes = Annotated[
         min=1,
     ),
 ]
-Noise = Literal["gaussian", "salt-and-pepper"]
 _JUDGED_AT_ONCE = 2_000  # rows of a table: a progress bar that moves, and bounded memory
-Denoiser = Literal["tweedie", "posterior", "particles", "langevin"]
 
 
 def _version(wanted: bool) -> None:
@@ -193,17 +195,17 @@ def sample(
             raise ValueError("--sampler, --denoise, --class: expected none of them; this is an autoencoder")
         rows = model.sample(n, torch.Generator(model.device).manual_seed(seed)).cpu()
     else:
-        rows = _sample_share(model, n, sampler, class_labels(model, n, label), seed, denoise)
+        rows = sample_share(model, n, sampler, class_labels(model, n, label), seed, denoise, group())
     if not group().first:
         return
     if out.suffix == "":
-        _write_images(out, rows, model.metadata)
+        write_images(out, rows, model.metadata)
     elif out.suffix == ".png":
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(out) as temporary:
             temporary.write_bytes(sample_picture(rows, model.metadata))
     else:
-        write_table(out, rows.numpy(), _columns(model))
+        write_table(out, rows.numpy(), columns_of(model))
     print(f"{out}  {n} samples in {time.monotonic() - begun:.1f} s")
 
 
@@ -216,6 +218,7 @@ def score(
     data: Annotated[Path, typer.Argument(metavar="DATA", help=".csv, .parquet, .npy, .npz or a folder of images.")],
     out: Annotated[Path, typer.Option(help="A .csv, .parquet or .npy file.")],
     method: Annotated[str | None, typer.Option(help="flow, quadrature or closed_form; the default without.")] = None,
+    with_data: WithData = False,
     label: Label = None,
     skip_bad: SkipBad = False,
     seed: Seed = 0,
@@ -227,19 +230,26 @@ def score(
     if skip_bad and out.suffix == ".npy":
         raise ValueError(f"--out {out}: a .npy file cannot say which images were left out; use .csv or .parquet")
     check_writable(out)
+    if with_data and out.suffix == ".npy":
+        raise ValueError(f"--out {out}: a .npy file has no columns to keep; use .csv or .parquet")
     _in_processes(devices, nodes)
-    model = load(run, _own_device(device))
-    rows, files = _read_rows(model, data, seed, skip_bad)
-    if len(rows) < group().size:
-        raise ValueError(f"--devices: {len(rows)} rows cannot be shared by {group().size} of them")
-    terms = group().collect(_log_probs(model, rows[group().share(len(rows))], method, _one_class(model, label)))
-    if not group().first:
-        return
-    total = terms.sum(1)
-    found = {"log_prob": total, "least_likely_column": terms.argmin(1), "its_log_prob": terms.amin(1)}
-    _write_scores(out, found, files)
-    mean, error = summary(total)
-    print(f"{out}  {len(rows)} rows, mean log density {mean:.4f} +- {error:.4f} nats")
+    model, processes, mean = load(run, _own_device(device)), group(), RunningMean()
+    of_class = shared_class(model, label)
+    count = sum(len(rows) for _, rows in row_parts(model, data, seed, skip_bad))  # all is looked at before the work
+    with (
+        score_writer(out) if processes.first else nullcontext(lambda _: None) as write,
+        track("scoring", processes.share(count).stop, processes.first) as advance,
+    ):
+        for frame, rows in row_parts(model, data, seed, skip_bad):
+            terms = log_probs(model, rows[processes.share(len(rows))], method, of_class, advance)
+            terms = processes.collect(terms)
+            if processes.first:
+                found = score_frame(terms, mean.count)
+                named = frame if "image_shape" in model.metadata else frame[[]]  # images by their files
+                write(beside(frame, found, data) if with_data else beside(found, named, data))
+                mean.add(terms.sum(1))
+    if processes.first:
+        print(f"{out}  {count} rows, mean log density {mean.mean:.4f} +- {mean.error:.4f} nats")
 
 
 @app.command(
@@ -273,15 +283,15 @@ def denoise(
     model = load(run, resolve_device(device))
     if not images.is_dir():
         raise ValueError(f"{images}: expected a folder of images")
-    noisy = _read_images(model, images, skip_bad)
-    targets = _restored_paths(images, noisy.names or (), out)
-    corruption = _corruption(model, noise, sigma, probability, noisy.levels)
+    noisy = images_for(model, images, skip_bad)
+    targets = restored_paths(images, noisy.names or (), out)
+    corruption = corruption_of(model, noise, sigma, probability, noisy.levels)
     rows = scale_images(noisy.pixels, noisy.levels).flatten(1) + 1.0 / noisy.levels  # the middle of each level
     begun = time.monotonic()
     rows = rows.to(model.shift)
-    of_class = _one_class(model, label)
-    restored = _denoised(model, rows, corruption, method, of_class, torch.Generator(rows.device).manual_seed(seed))
-    pixels = unscale_images(restored.cpu(), noisy.levels, stretch=True).view(noisy.pixels.shape)
+    of_class, generator = shared_class(model, label), torch.Generator(rows.device).manual_seed(seed)
+    clean = restored(model, rows, corruption, method, of_class, generator)
+    pixels = unscale_images(clean.cpu(), noisy.levels, stretch=True).view(noisy.pixels.shape)
     for target, image in zip(targets, pixels, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         save_images(target, image[None], padding=0)
@@ -303,6 +313,7 @@ def detect(
     p_value: Annotated[
         float | None, typer.Option("--p-value", help="Flag rows at most this likely, in place of a share.")
     ] = None,
+    with_data: WithData = False,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -326,8 +337,8 @@ def detect(
     ).fit(normal)
     with frame_writer(out) as write, track("judging", rows, enabled=True) as advance:
 
-        def written(found: pd.DataFrame) -> None:
-            write(found)
+        def written(part: pd.DataFrame, found: pd.DataFrame) -> None:
+            write(beside(part, found, test) if with_data else found)
             advance(len(found))
 
         judged = Judged.of(detector, frame_parts(test, normal, _JUDGED_AT_ONCE), p_value, written)
@@ -513,185 +524,21 @@ def _warn_in_one_line(message: Warning | str, category: type[Warning], *_: Any, 
 # What the commands share --------------------------------------------------------------------------------------------
 
 
-def _write_scores(out: Path, found: dict[str, torch.Tensor], files: Sequence[str] | None = None) -> None:
-    """Write what was found of every row, after its number; whole numbers stay whole, but in ``.npy``."""
-    columns = {"row": np.arange(len(next(iter(found.values())))), **{name: t.numpy() for name, t in found.items()}}
-    if out.suffix == ".npy":
-        write_table(out, np.stack([column.astype(np.float64) for column in columns.values()], 1))
-    else:
-        write_frame(out, pd.DataFrame({**columns, **({} if files is None else {"file": list(files)})}))
-
-
-def _columns(model: AutoregressiveModel | VAE) -> tuple[str, ...]:
-    names = model.metadata.get("columns")
-    return tuple(names) if names else tuple(f"x{d}" for d in range(model.features))
-
-
-def _read_rows(
-    model: AutoregressiveModel, path: Path, seed: int, skip_bad: bool
-) -> tuple[torch.Tensor, tuple[str, ...] | None]:
-    """Rows of a file as the model takes them, ``(N, D)``, and the names of images; images are dequantised."""
-    shape = model.metadata.get("image_shape")
-    is_images = path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
-    if not is_images and shape is None:
-        table = read_table(path)
-        return torch.from_numpy(_in_order(model, table, path)).to(model.shift.dtype), None
-    images = _read_images(model, path, skip_bad)
-    return _continuous(scale_images(images.pixels, images.levels).flatten(1), images.levels, seed), images.names
-
-
-def _in_order(model: AutoregressiveModel, table: Table, path: Path) -> NDArray[Any]:
-    """Values of a table in the model's order: by name, where the table has all of the model's names."""
-    names = _columns(model)
-    if len(table.columns) == len(set(table.columns)) and set(names) <= set(table.columns):
-        return table.values[:, [table.columns.index(name) for name in names]]
-    if table.values.shape[1] != model.features:
-        raise ValueError(f"{path}: expected {model.features} columns, got {table.values.shape[1]}")
-    if "columns" in model.metadata and set(names) & set(table.columns):  # some names agree, so names count
-        raise ValueError(f"{path}: columns {', '.join(sorted(set(names) - set(table.columns)))} are missing")
-    return table.values
-
-
-def _read_images(model: AutoregressiveModel, path: Path, skip_bad: bool = False) -> ImageSet:
-    """Images of the shape that the model is of."""
-    shape = model.metadata.get("image_shape")
-    if shape is None:
-        raise ValueError(f"{path}: images, but this model is of tables with {model.features} columns")
-    size = (int(shape[1]), int(shape[2])) if skip_bad else None
-    images = read_images(path, channels=int(shape[0]), shape=size, skip_bad=skip_bad)
-    if list(images.pixels.shape[1:]) != list(shape):
-        got = "x".join(str(size) for size in images.pixels.shape[1:])
-        raise ValueError(f"{path}: expected images of {'x'.join(map(str, shape))}, got {got}")
-    levels = int(model.metadata["levels"])
-    if images.levels == levels:
-        return images
-    return ImageSet(unstretch_images(images.pixels, levels), levels=levels, names=images.names)
-
-
-def _write_images(folder: Path, rows: torch.Tensor, metadata: dict[str, Any]) -> None:
-    """A PNG for each row, numbered."""
-    pixels = unscale_images(rows.clamp(-1.0, 1.0), metadata["levels"], stretch=True).view(-1, *metadata["image_shape"])
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, image in enumerate(pixels):
-        save_images(folder / f"{index:0{len(str(len(pixels) - 1))}d}.png", image[None], padding=0)
-
-
-def _continuous(rows: torch.Tensor, levels: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return rows + 2.0 / levels * torch.rand(rows.shape, generator=generator)
-
-
-def _one_class(model: AutoregressiveModel, label: int | None) -> torch.Tensor | None:
-    """The label that all rows share, for a model with classes."""
-    if label is None and class_labels(model, 1) is not None:
-        raise ValueError("--class: this model has classes; say which one the rows are of")
-    labels = class_labels(model, 1, label)
-    return None if labels is None else labels[0]
-
-
 def _own_device(device: str) -> torch.device:
     """The device of this process."""
     return group().device(resolve_device(device))
 
 
-def _sample_share(
-    model: AutoregressiveModel, n: int, sampler: str | None, labels: torch.Tensor | None, seed: int, denoise: bool
-) -> torch.Tensor:
-    """``n`` samples, each process drawing its share with a seed of its own; the first process gets them all."""
-    processes = group()
-    if n < processes.size:
-        raise ValueError(f"-n {n}: expected at least one for each of {processes.size} devices")
-    share = processes.share(n)
-    generator = torch.Generator(model.shift.device).manual_seed(seed + 0x9E3779B97F4A7C15 * processes.rank % 2**63)
-    rows = model.sample(
-        share.stop - share.start,
-        sampler,
-        generator,
-        None if labels is None else labels[share],
-        progress=processes.first,
-        denoise=denoise,
-    )
-    return processes.collect(rows.cpu())
-
-
-def _log_probs(
-    model: AutoregressiveModel, rows: torch.Tensor, method: str | None, condition: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Terms of the log density, ``(N, D)``, with a progress bar."""
-    size = max(1, 65536 // model.features)
-    parts = []
-    with torch.no_grad(), track("scoring", len(rows), enabled=group().first) as advance:
-        for part in rows.split(size):
-            parts.append(
-                model.log_prob(part.to(model.shift.device), condition=condition, reduce=False, method=method).cpu()
-            )
-            advance(len(part))
-    return torch.cat(parts)
-
-
-def _restored_paths(images: Path, names: Sequence[str], out: Path) -> list[Path]:
-    """Where the restored images go: never where anything is, nor among the noisy ones."""
-    targets = [(out / name).with_suffix(".png") for name in names]
-    if len(set(targets)) < len(targets):
-        raise ValueError(f"{images}: expected names that differ by more than their suffix, since all become .png")
-    if any(target.resolve().is_relative_to(images.resolve()) for target in targets):
-        raise ValueError(f"--out {out}: expected a folder outside of {images}")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out}: expected a folder, got a file")
-    for target in targets:
-        if target.exists():
-            raise ValueError(f"{target}: exists already; give another --out")
-    return targets
-
-
-def _corruption(
-    model: AutoregressiveModel, noise: Noise, sigma: float | None, probability: float | None, levels: int
-) -> Corruption:
-    """The noise that was asked for, on images in [-1, 1) with values in the middle of their level."""
-    given = {"--sigma": sigma, "--probability": probability}
-    wanted, other = ("--sigma", "--probability") if noise == "gaussian" else ("--probability", "--sigma")
-    if given[wanted] is None or given[other] is not None:
-        raise ValueError(f"--noise {noise}: expected {wanted} and no {other}")
-    if sigma is not None:
-        return GaussianNoise(sigma)
-    smallest = model.noise.sigma_min * float(model.scale.max()) if model.noise else 0.0
-    return SaltAndPepper.of_images(float(probability or 0.0), levels, smallest)
-
-
-def _denoised(
-    model: AutoregressiveModel,
-    rows: torch.Tensor,
-    corruption: Corruption,
-    method: Denoiser | None,
-    condition: torch.Tensor | None,
-    generator: torch.Generator,
-) -> torch.Tensor:
-    """Restored rows, ``(N, D)``, by the method that was asked for or else the default for the noise."""
-    method = method or ("tweedie" if isinstance(corruption, GaussianNoise) else "posterior")
-    if method == "posterior":
-        return posterior(model, rows, corruption, condition=condition, tol=1e-3, progress=True)
-    if method == "particles":
-        return particles(model, rows, corruption, generator=generator, condition=condition, progress=True).mean()
-    if method == "langevin":
-        suspect, first = None, 0
-        if isinstance(corruption, SaltAndPepper):
-            suspect = corruption.suspect(rows)
-        elif isinstance(corruption, GaussianNoise):  # the noisy value is at home at the level of its noise
-            levels = [level * float(model.scale.max()) for level in model.path()]
-            first = min(sum(level > corruption.sigma for level in levels), max(len(levels) - 1, 0))
-        return langevin(model, rows, suspect, first, generator=generator, condition=condition, progress=True)
-    if not isinstance(corruption, GaussianNoise):
-        raise ValueError("--method tweedie: expected gaussian noise; use posterior, particles or langevin")
-    return tweedie(model, rows, corruption.sigma, condition, progress=True)
-
-
 def _score_digits(model: AutoregressiveModel, out: Path, seed: int) -> None:
     """Log density of every digit beside its label."""
     images = digits()
-    rows = _continuous(scale_images(images.pixels, images.levels).flatten(1), images.levels, seed)
-    total = _log_probs(model, rows, None).sum(1)
-    labels = images.labels if images.labels is not None else torch.zeros(len(rows))
-    _write_scores(out, {"label": labels, "log_prob": total})
+    rows = continuous(scale_images(images.pixels, images.levels).flatten(1), images.levels, seed)
+    with track("scoring", len(rows), enabled=True) as advance:
+        terms = log_probs(model, rows, advance=advance)
+    frame = score_frame(terms)[["row", "log_prob"]]
+    if images.labels is not None:
+        frame.insert(1, "label", images.labels.numpy())
+    write_frame(out, frame)
 
 
 def _show_training(result: FitResult) -> None:

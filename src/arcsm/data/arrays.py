@@ -406,12 +406,26 @@ def row_place(row: int) -> str:
     return f"row {row + 1}"
 
 
-def check_finite(values: np.ndarray, columns: tuple[str, ...], path: Path, place: Callable[[int], str]) -> None:
+def check_finite(
+    values: np.ndarray, columns: tuple[str, ...], path: Path, place: Callable[[int], str], first: int = 0
+) -> None:
+    """All values must be finite.
+
+    Args:
+        values: Rows `(n, D)` of a file.
+        columns: Their names.
+        path: The file.
+        place: Says in words where a row of the file is.
+        first: The number of the first row of `values` within the file.
+
+    Raises:
+        ValueError: One is not; the first is named.
+    """
     bad = ~np.isfinite(values)
     if not bad.any():
         return
     row, column = np.unravel_index(int(bad.argmax()), bad.shape)
     raise ValueError(
-        f"{path}: expected finite numbers, got {int(bad.sum())} missing or infinite, the first at {place(int(row))}, "
-        f"column {columns[int(column)]!r}: {values[row, column]}"
+        f"{path}: expected finite numbers, got {int(bad.sum())} missing or infinite, the first at "
+        f"{place(first + int(row))}, column {columns[int(column)]!r}: {values[row, column]}"
     )

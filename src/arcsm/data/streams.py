@@ -171,7 +171,7 @@ class RowStream:
         values, (first, last) = self.blocks.read(block), self.blocks.span(block)
         if values.shape != (last - first, self.shape[1]):
             raise ValueError(f"{self.blocks.path}: has changed since it was opened")
-        check_finite(values, self.blocks.columns, self.blocks.path, lambda row: row_place(first + row))
+        check_finite(values, self.blocks.columns, self.blocks.path, row_place, first)
         rows = torch.from_numpy(values).to(torch.get_default_dtype())
         order = torch.randperm(len(rows), generator=_generator(self.seed, block))
         ends = list(itertools.accumulate([0, *self.counts[block]]))

@@ -121,7 +121,7 @@ class Judged:
         detector: ScoreOutlierDetector,
         parts: Iterable[pd.DataFrame],
         threshold: float | None = None,
-        write: Callable[[pd.DataFrame], None] | None = None,
+        write: Callable[[pd.DataFrame, pd.DataFrame], None] | None = None,
     ) -> Judged:
         """Judge the parts of a table, one after the other.
 
@@ -129,7 +129,7 @@ class Judged:
             detector: A fitted detector.
             parts: Of the table.
             threshold: As in :func:`verdicts`.
-            write: Takes the verdicts of every part.
+            write: Takes every part and its verdicts.
         """
         scores: list[Array] = []
         judged, flagged = 0, 0
@@ -137,7 +137,7 @@ class Judged:
         for part in parts:
             found = verdicts(detector, part, threshold, judged)
             if write is not None:
-                write(found)
+                write(part, found)
             judged, flagged = judged + len(part), flagged + int(found["outlier"].sum())
             scores.append(found["score"].to_numpy())
             worst = pd.concat([worst, found], ignore_index=True) if len(worst) else found

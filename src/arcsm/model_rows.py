@@ -1,0 +1,239 @@
+"""Rows in files, as a model takes them; and what a model says of them or draws, in files again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from arcsm.data import ImageSet, frame_parts, frame_writer, read_images, scale_images, write_table
+from arcsm.data.arrays import check_finite, frame_numbers, row_place
+from arcsm.data.images import IMAGE_SUFFIXES, save_images, unscale_images, unstretch_images
+from arcsm.implicit.vae import VAE
+from arcsm.model import AutoregressiveModel
+from arcsm.processes import Group
+from arcsm.runs import class_labels
+
+Parts = Iterator[tuple[pd.DataFrame, Tensor]]
+
+_AT_ONCE = 20_000  # rows of a table
+
+
+def columns_of(model: AutoregressiveModel | VAE) -> tuple[str, ...]:
+    """The names of a model's columns."""
+    names = model.metadata.get("columns")
+    return tuple(names) if names else tuple(f"x{d}" for d in range(model.features))
+
+
+# Reading ------------------------------------------------------------------------------------------------------------
+
+
+def row_parts(model: AutoregressiveModel, path: Path, seed: int, skip_bad: bool = False) -> Parts:
+    """The rows of a file or folder in parts: as they are there (of images their names), and as the model takes them.
+
+    Images come in one part and dequantised, from ``seed``; tables are read as they are needed.
+
+    Raises:
+        ValueError: in one line, for what cannot be read or is not of the model's columns or shape.
+    """
+    if not (path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES) and model.metadata.get("image_shape") is None:
+        yield from _table_parts(model, path)
+        return
+    images = images_for(model, path, skip_bad)
+    rows = continuous(scale_images(images.pixels, images.levels).flatten(1), images.levels, seed)
+    frame = pd.DataFrame(index=range(len(rows)))
+    if images.names is not None:
+        frame["file"] = list(images.names)
+    yield frame, rows
+
+
+def _table_parts(model: AutoregressiveModel, path: Path) -> Parts:
+    first = 0
+    for frame in frame_parts(path, None, _AT_ONCE):
+        chosen = _in_order(model, frame, path)
+        values = frame_numbers(chosen, path, first)
+        check_finite(values, tuple(chosen.columns), path, row_place, first)
+        first += len(frame)
+        yield frame, torch.from_numpy(np.array(values)).to(model.shift.dtype)
+
+
+def _in_order(model: AutoregressiveModel, frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The columns in the model's order: by name, where the table has all of the model's names."""
+    names, own = columns_of(model), list(frame.columns)
+    if len(own) == len(set(own)) and set(names) <= set(own):
+        return frame[list(names)]
+    if len(own) != model.features:
+        raise ValueError(f"{path}: expected {model.features} columns, got {len(own)}")
+    if "columns" in model.metadata and set(names) & set(own):  # some names agree, so names count
+        raise ValueError(f"{path}: columns {', '.join(sorted(set(names) - set(own)))} are missing")
+    return frame
+
+
+def images_for(model: AutoregressiveModel, path: Path, skip_bad: bool = False) -> ImageSet:
+    """Images of the shape that the model is of.
+
+    Raises:
+        ValueError: for images of another shape, or a model of tables.
+    """
+    shape = model.metadata.get("image_shape")
+    if shape is None:
+        raise ValueError(f"{path}: images, but this model is of tables with {model.features} columns")
+    size = (int(shape[1]), int(shape[2])) if skip_bad else None
+    images = read_images(path, channels=int(shape[0]), shape=size, skip_bad=skip_bad)
+    if list(images.pixels.shape[1:]) != list(shape):
+        got = "x".join(str(size) for size in images.pixels.shape[1:])
+        raise ValueError(f"{path}: expected images of {'x'.join(map(str, shape))}, got {got}")
+    levels = int(model.metadata["levels"])
+    if images.levels == levels:
+        return images
+    return ImageSet(unstretch_images(images.pixels, levels), levels=levels, names=images.names)
+
+
+def continuous(rows: Tensor, levels: int, seed: int) -> Tensor:
+    """Grey values in [-1, 1) with the uniform noise that makes them continuous."""
+    generator = torch.Generator().manual_seed(seed)
+    return rows + 2.0 / levels * torch.rand(rows.shape, generator=generator)
+
+
+def shared_class(model: AutoregressiveModel, label: int | None) -> Tensor | None:
+    """The label that all rows share, for a model with classes.
+
+    Raises:
+        ValueError: where a model with classes is given none, or one without is given one.
+    """
+    if label is None and class_labels(model, 1) is not None:
+        raise ValueError("--class: this model has classes; say which one the rows are of")
+    labels = class_labels(model, 1, label)
+    return None if labels is None else labels[0]
+
+
+# Scores -------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def log_probs(
+    model: AutoregressiveModel,
+    rows: Tensor,
+    method: str | None = None,
+    condition: Tensor | None = None,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Tensor:
+    """Terms of the log density, ``(N, D)``, some rows at a time; ``advance`` is told how many."""
+    parts = [torch.empty(0, model.features)]
+    for part in rows.split(max(1, 65536 // model.features)) if len(rows) else ():
+        terms = model.log_prob(part.to(model.shift.device), condition=condition, reduce=False, method=method)
+        parts.append(terms.cpu())
+        advance(len(part))
+    return torch.cat(parts)
+
+
+def score_frame(terms: Tensor, first: int = 0) -> pd.DataFrame:
+    """A line for each row: its number, its log density, and the dimension that surprises most."""
+    return pd.DataFrame(
+        {
+            "row": first + np.arange(len(terms)),
+            "log_prob": terms.sum(1).numpy(),
+            "least_likely_column": terms.argmin(1).numpy(),
+            "its_log_prob": terms.amin(1).numpy(),
+        }
+    )
+
+
+def beside(rows: pd.DataFrame, found: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The rows with what was found of them.
+
+    Raises:
+        ValueError: where a column of the rows has the name of something that was found.
+    """
+    both = [name for name in found.columns if name in rows.columns]
+    if both:
+        raise ValueError(f"{path}: has a column {both[0]!r} already, which is what the result calls its own; rename it")
+    return pd.concat([rows, found], axis=1)
+
+
+@contextmanager
+def score_writer(out: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
+    """Write lines part by part, all of them or nothing; in ``.npy`` whole numbers become others, too.
+
+    Raises:
+        ValueError: for another suffix than ``.csv``, ``.parquet`` and ``.npy``.
+    """
+    if out.suffix != ".npy":
+        with frame_writer(out) as write:
+            yield write
+        return
+    parts: list[np.ndarray] = []
+    yield lambda frame: parts.append(frame.to_numpy(dtype=np.float64))
+    write_table(out, np.concatenate(parts))
+
+
+@dataclass
+class RunningMean:
+    """Mean of values that come in parts, and its standard error."""
+
+    count: int = 0
+    mean: float = 0.0
+    square: float = 0.0
+
+    def add(self, values: Tensor) -> None:
+        """Take a part in (the parallel algorithm of Chan, Golub and LeVeque, 1979)."""
+        values, count = values.double(), self.count + len(values)
+        own = float(values.mean())
+        self.square += float((values - own).square().sum()) + (own - self.mean) ** 2 * self.count * len(values) / count
+        self.mean += (own - self.mean) * len(values) / count
+        self.count = count
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean; of a single value it is not known."""
+        if self.count < 2:
+            return math.nan
+        return math.sqrt(self.square / (self.count - 1) / self.count)
+
+
+# Samples ------------------------------------------------------------------------------------------------------------
+
+
+def sample_share(
+    model: AutoregressiveModel,
+    n: int,
+    sampler: str | None,
+    labels: Tensor | None,
+    seed: int,
+    denoise: bool,
+    group: Group,
+) -> Tensor:
+    """``n`` samples, each process drawing its share from a seed of its own; the first process gets them all.
+
+    Raises:
+        ValueError: for fewer of them than processes.
+    """
+    if n < group.size:
+        raise ValueError(f"-n {n}: expected at least one for each of {group.size} devices")
+    share = group.share(n)
+    generator = torch.Generator(model.shift.device).manual_seed(seed + 0x9E3779B97F4A7C15 * group.rank % 2**63)
+    rows = model.sample(
+        share.stop - share.start,
+        sampler,
+        generator,
+        None if labels is None else labels[share],
+        progress=group.first,
+        denoise=denoise,
+    )
+    return group.collect(rows.cpu())
+
+
+def write_images(folder: Path, rows: Tensor, metadata: Mapping[str, Any]) -> None:
+    """A PNG for each row, numbered."""
+    pixels = unscale_images(rows.clamp(-1.0, 1.0), metadata["levels"], stretch=True).view(-1, *metadata["image_shape"])
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, image in enumerate(pixels):
+        save_images(folder / f"{index:0{len(str(len(pixels) - 1))}d}.png", image[None], padding=0)
