@@ -15,17 +15,28 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from arcsm import checkpoint, draws, processes
+from arcsm import checkpoint, processes
 from arcsm.contexts.made import Hide
 from arcsm.data.streams import RowStream
-from arcsm.draws import Share, uniform_like
+from arcsm.draws import Share, Source
 from arcsm.interrupts import asked_to_stop
 from arcsm.model import AutoregressiveModel, completed_config, resolve_device, save
 from arcsm.processes import Group
 from arcsm.progress import track
-from arcsm.row_sources import Epoch, InMemory, OnDisk, Source
 from arcsm.train_config import TrainConfig, objective_of
 from arcsm.training_log import TrainingLog
+from arcsm.training_rows import (
+    Epoch,
+    InMemory,
+    OnDisk,
+    Rows,
+    checked,
+    checked_stream,
+    dequantised,
+    on_device,
+    standardise,
+    widths,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -122,7 +133,7 @@ class _Loss(nn.Module):
         self.model = model
         self.objective = objective_of(config)
 
-    def forward(self, x: Tensor, condition: Tensor | None, generator: draws.Source) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor | None, generator: Source) -> Tensor:
         return self.objective(self.model, x, condition=condition, generator=generator)
 
 
@@ -143,18 +154,18 @@ class _Trainer:
         self.group = processes.group()
         device = self.group.device(resolve_device(config.device))
         self.device = device
-        self.source: Source
+        self.source: Rows
         if isinstance(x_train, RowStream):
-            self.source = OnDisk(_checked_stream(model, x_train, condition_train), model.shift.to(device))
+            self.source = OnDisk(checked_stream(model, x_train, condition_train), model.shift.to(device))
         else:
-            self.source = InMemory(*_on(device, _checked(model, x_train, "x_train"), condition_train))
+            self.source = InMemory(*on_device(device, checked(model, x_train, "x_train"), condition_train))
         self.held_out: tuple[Tensor, Tensor | None] | None = None
         if x_valid is not None:
             rows = slice(config.validation_rows)
-            valid = _checked(model, x_valid, "x_valid")[rows]
-            self.held_out = _on(device, valid, None if condition_valid is None else condition_valid[rows])
-        self.dequantise = _widths(config, model.features).to(device)
-        _standardise(model, x_train, config)
+            valid = checked(model, x_valid, "x_valid")[rows]
+            self.held_out = on_device(device, valid, None if condition_valid is None else condition_valid[rows])
+        self.dequantise = widths(config, model.features).to(device)
+        standardise(model, x_train, config)
 
         self.batch = min(config.batch_size, len(self.source))
         self.parts = _own_parts(self.group, self.batch, config.accumulate)
@@ -240,7 +251,7 @@ class _Trainer:
         rows, condition = self.rows(self.step, part)
         generator = self.generator(2, self.step)
         source = generator if len(rows) == self.batch else Share(generator, self.batch, part.start)
-        x = _dequantised(rows, self.dequantise, source)
+        x = dequantised(rows, self.dequantise, source)
         share = len(rows) / self.batch
         with self.unsynchronised(number), self.seeded_dropout(number):
             loss = self.wrapped(x, condition, source)
@@ -281,7 +292,7 @@ class _Trainer:
         for start in range(0, len(x), _VALIDATION_BATCH)[self.group.rank :: self.group.size]:
             rows = slice(start, start + _VALIDATION_BATCH)
             generator = self.generator(3, start)
-            part = _dequantised(x[rows], self.dequantise, generator)
+            part = dequantised(x[rows], self.dequantise, generator)
             value = objective(
                 averaged, part, condition=None if condition is None else condition[rows], generator=generator
             )
@@ -466,91 +477,3 @@ def _comparable(config: TrainConfig) -> dict[str, Any]:
 
 def _json_float(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
-
-
-def _on(device: torch.device, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    if condition is not None and len(condition) != len(x):
-        raise ValueError(f"condition: expected one for each of {len(x)} rows, got {len(condition)}")
-    return x.to(device), None if condition is None else condition.to(device)
-
-
-def _checked_stream(model: AutoregressiveModel, x: RowStream, condition: Tensor | None) -> RowStream:
-    """Rows that have been looked at already."""
-    if condition is not None:
-        raise ValueError("condition_train: expected none; rows that are streamed have none")
-    if x.shape[1] != model.features:
-        raise ValueError(f"x_train: expected rows of {model.features} columns, got {x.shape[1]}")
-    return x
-
-
-def _checked(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
-    """Rows ``(N, D)`` of the model's type; the model checks the rest."""
-    if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != model.features:
-        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"{name}: expected a tensor (N, {model.features}), got {got}")
-    if len(x) == 0:
-        raise ValueError(f"{name}: expected at least one row, got none")
-    bad = x.isinf() if model.context.missing else ~torch.isfinite(x)
-    if bool(bad.any()):
-        row, column = (int(i) for i in bad.nonzero()[0])
-        raise ValueError(
-            f"{name}: {int(bad.sum())} values are NaN or infinite, the first in row {row}, column {column}"
-        )
-    return x.to(model.shift.dtype)
-
-
-def _dequantised(x: Tensor, width: Tensor, source: draws.Source) -> Tensor:
-    """Uniform noise on top of integers in disguise (their lower edges), of widths ``()`` or ``(D,)``."""
-    if not bool((width > 0.0).any()):
-        return x
-    return x + width.to(x) * uniform_like(x, source)
-
-
-def _widths(config: TrainConfig, features: int) -> Tensor:
-    """Widths of the uniform noise, ``(D,)`` in double precision.
-
-    Raises:
-        ValueError: for another number of them than columns.
-    """
-    widths = torch.tensor(config.dequantise, dtype=torch.float64)
-    if widths.ndim and len(widths) != features:
-        raise ValueError(f"dequantise: expected one width or {features} of them, got {len(widths)}")
-    return widths.expand(features)
-
-
-def _moments(x: Tensor | RowStream, columns: bool) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation in double precision, of each column or of all values; NaN are missing values."""
-    if isinstance(x, Tensor):
-        x = x.double()
-        mean = x.nanmean(0) if columns else x.nanmean()
-        return mean, (x - mean).square().nanmean(0 if columns else None).sqrt()
-    if columns:
-        return x.mean, x.deviation
-    mean = x.mean.mean()
-    return mean, (x.deviation.square() + (x.mean - mean).square()).mean().sqrt()
-
-
-def _standardise(model: AutoregressiveModel, x: Tensor | RowStream, config: TrainConfig) -> None:
-    """Give the model the shift and scale of the training data.
-
-    Raises:
-        ValueError: for constant columns.
-    """
-    if config.standardise == "none":
-        return
-    columns = config.standardise == "columns"
-    mean, deviation = _moments(x, columns)
-    if config.standardise == "centre":
-        model.set_standardisation(mean + 0.5 * _widths(config, x.shape[1]).mean(), 1.0)
-        return
-    if bool(mean.isnan().any()):
-        which = f"column {int(mean.isnan().nonzero()[0])}" if columns else "x"
-        raise ValueError(f"x_train: {which} holds nothing but missing values; leave it out")
-    width = _widths(config, x.shape[1])
-    width = width if columns else width.mean()
-    deviation = (deviation.square() + width.square() / 12.0).sqrt()
-    constant = deviation <= 1e-9 * mean.abs().clamp(min=1e-9)
-    if bool(constant.any()):
-        which = f"column {int(constant.nonzero()[0])} is constant" if columns else "all values are the same"
-        raise ValueError(f'x_train: {which}, which has no density; leave it out, dequantise, or standardise="none"')
-    model.set_standardisation(mean + 0.5 * width, deviation)

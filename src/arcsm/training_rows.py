@@ -1,0 +1,177 @@
+"""Rows to train on: checked, standardised, made continuous; from memory or from a file that is larger than it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from arcsm.data.streams import RowStream, StreamEpoch
+from arcsm.draws import Source, uniform_like
+from arcsm.model import AutoregressiveModel
+from arcsm.train_config import TrainConfig
+
+
+class Epoch(Protocol):
+    """All rows to train on in one order."""
+
+    def rows(self, part: slice) -> tuple[Tensor, Tensor | None]:
+        """Rows from and up to a place in it, ``(n, D)``, and what they are conditioned on."""
+
+
+class Rows(Protocol):
+    """Where the rows to train on come from."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, seed: int) -> Epoch: ...
+
+
+class InMemory:
+    """Rows and conditions that lie on the device."""
+
+    def __init__(self, x: Tensor, condition: Tensor | None) -> None:
+        self.x, self.condition = x, condition
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def epoch(self, seed: int) -> Epoch:
+        generator = torch.Generator(self.x.device).manual_seed(seed)
+        order = torch.randperm(len(self.x), generator=generator, device=self.x.device)
+        return _EpochInMemory(self, order)
+
+
+@dataclass(frozen=True)
+class _EpochInMemory:
+    source: InMemory
+    order: Tensor
+
+    def rows(self, part: slice) -> tuple[Tensor, Tensor | None]:
+        rows, condition = self.order[part], self.source.condition
+        return self.source.x[rows], None if condition is None else condition[rows]
+
+
+class OnDisk:
+    """Rows that are read as they are needed.
+
+    Arguments:
+        stream: The rows.
+        like: Of the type and on the device that they are to have.
+    """
+
+    def __init__(self, stream: RowStream, like: Tensor) -> None:
+        self.stream, self.like = stream, like
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def epoch(self, seed: int) -> Epoch:
+        return _EpochOnDisk(self.stream.epoch(seed), self.like)
+
+
+@dataclass(frozen=True)
+class _EpochOnDisk:
+    epoch: StreamEpoch
+    like: Tensor
+
+    def rows(self, part: slice) -> tuple[Tensor, Tensor | None]:
+        return self.epoch.rows(part).to(self.like), None
+
+
+# Before they are trained on -------------------------------------------------------------------------------------------
+
+
+def on_device(device: torch.device, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Rows and conditions on a device.
+
+    Raises:
+        ValueError: for another number of conditions than rows.
+    """
+    if condition is not None and len(condition) != len(x):
+        raise ValueError(f"condition: expected one for each of {len(x)} rows, got {len(condition)}")
+    return x.to(device), None if condition is None else condition.to(device)
+
+
+def checked_stream(model: AutoregressiveModel, x: RowStream, condition: Tensor | None) -> RowStream:
+    """Rows that have been looked at already."""
+    if condition is not None:
+        raise ValueError("condition_train: expected none; rows that are streamed have none")
+    if x.shape[1] != model.features:
+        raise ValueError(f"x_train: expected rows of {model.features} columns, got {x.shape[1]}")
+    return x
+
+
+def checked(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
+    """Rows ``(N, D)`` of the model's type; the model checks the rest."""
+    if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != model.features:
+        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"{name}: expected a tensor (N, {model.features}), got {got}")
+    if len(x) == 0:
+        raise ValueError(f"{name}: expected at least one row, got none")
+    bad = x.isinf() if model.context.missing else ~torch.isfinite(x)
+    if bool(bad.any()):
+        row, column = (int(i) for i in bad.nonzero()[0])
+        raise ValueError(
+            f"{name}: {int(bad.sum())} values are NaN or infinite, the first in row {row}, column {column}"
+        )
+    return x.to(model.shift.dtype)
+
+
+def dequantised(x: Tensor, width: Tensor, source: Source) -> Tensor:
+    """Uniform noise on top of integers in disguise (their lower edges), of widths ``()`` or ``(D,)``."""
+    if not bool((width > 0.0).any()):
+        return x
+    return x + width.to(x) * uniform_like(x, source)
+
+
+def widths(config: TrainConfig, features: int) -> Tensor:
+    """Widths of the uniform noise, ``(D,)`` in double precision.
+
+    Raises:
+        ValueError: for another number of them than columns.
+    """
+    widths = torch.tensor(config.dequantise, dtype=torch.float64)
+    if widths.ndim and len(widths) != features:
+        raise ValueError(f"dequantise: expected one width or {features} of them, got {len(widths)}")
+    return widths.expand(features)
+
+
+def _moments(x: Tensor | RowStream, columns: bool) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation in double precision, of each column or of all values; NaN are missing values."""
+    if isinstance(x, Tensor):
+        x = x.double()
+        mean = x.nanmean(0) if columns else x.nanmean()
+        return mean, (x - mean).square().nanmean(0 if columns else None).sqrt()
+    if columns:
+        return x.mean, x.deviation
+    mean = x.mean.mean()
+    return mean, (x.deviation.square() + (x.mean - mean).square()).mean().sqrt()
+
+
+def standardise(model: AutoregressiveModel, x: Tensor | RowStream, config: TrainConfig) -> None:
+    """Give the model the shift and scale of the training data.
+
+    Raises:
+        ValueError: for constant columns.
+    """
+    if config.standardise == "none":
+        return
+    columns = config.standardise == "columns"
+    mean, deviation = _moments(x, columns)
+    if config.standardise == "centre":
+        model.set_standardisation(mean + 0.5 * widths(config, x.shape[1]).mean(), 1.0)
+        return
+    if bool(mean.isnan().any()):
+        which = f"column {int(mean.isnan().nonzero()[0])}" if columns else "x"
+        raise ValueError(f"x_train: {which} holds nothing but missing values; leave it out")
+    width = widths(config, x.shape[1])
+    width = width if columns else width.mean()
+    deviation = (deviation.square() + width.square() / 12.0).sqrt()
+    constant = deviation <= 1e-9 * mean.abs().clamp(min=1e-9)
+    if bool(constant.any()):
+        which = f"column {int(constant.nonzero()[0])} is constant" if columns else "all values are the same"
+        raise ValueError(f'x_train: {which}, which has no density; leave it out, dequantise, or standardise="none"')
+    model.set_standardisation(mean + 0.5 * width, deviation)
