@@ -166,12 +166,18 @@ def test_shares_are_even_and_in_order() -> None:
     assert Group().share(10) == slice(0, 10)
 
 
-def test_each_process_has_a_device_of_its_own() -> None:
+def test_each_process_has_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def on_a_machine_with_gpus(name: str | torch.device) -> torch.device:
+        """What torch makes of a name there: without a number it is the first one."""
+        device = torch.device("cuda" if name == "auto" else name)
+        return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+    monkeypatch.setattr(processes, "resolve_device", on_a_machine_with_gpus)
     second = Group(rank=5, size=8, local_rank=1, local_size=4)
-    assert second.device(torch.device("cuda")) == torch.device("cuda", 1)
-    assert second.device(torch.device("cuda", 3)) == torch.device("cuda", 3)
-    assert second.device(torch.device("cpu")) == torch.device("cpu")
-    assert Group().device(torch.device("cuda")) == torch.device("cuda")
+    for name, own in (("auto", "cuda:1"), ("cuda", "cuda:1"), ("cuda:3", "cuda:3"), ("cpu", "cpu")):
+        assert second.device(name) == torch.device(own)
+    assert second.device(torch.device("cuda")) == torch.device("cuda:1")
+    assert Group().device("auto") == torch.device("cuda:0")
 
 
 # Processes ----------------------------------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ def sample(
 ) -> None:
     """Draw samples from a trained model. The same seed and number of devices give the same samples."""
     model: AutoregressiveModel | VAE
-    model = load_vae(run, device) if holds_vae(run) else load(run, _own_device(device))
+    model = load_vae(run, device) if holds_vae(run) else load(run, group().device(device))
     if out.suffix not in ("", ".png", ".npy", ".csv", ".parquet"):
         raise ValueError(f"--out {out}: expected a .png, .csv, .parquet or .npy file, or a folder")
     if out.suffix in ("", ".png") and "image_shape" not in model.metadata:
@@ -233,7 +233,7 @@ def score(
     if with_data and out.suffix == ".npy":
         raise ValueError(f"--out {out}: a .npy file has no columns to keep; use .csv or .parquet")
     _in_processes(devices, nodes)
-    model, processes, mean = load(run, _own_device(device)), group(), RunningMean()
+    model, processes, mean = load(run, group().device(device)), group(), RunningMean()
     of_class = shared_class(model, label)
     count = sum(len(rows) for _, rows in row_parts(model, data, seed, skip_bad))  # all is looked at before the work
     with (
@@ -522,11 +522,6 @@ def _warn_in_one_line(message: Warning | str, category: type[Warning], *_: Any, 
 
 
 # What the commands share --------------------------------------------------------------------------------------------
-
-
-def _own_device(device: str) -> torch.device:
-    """The device of this process."""
-    return group().device(resolve_device(device))
 
 
 def _score_digits(model: AutoregressiveModel, out: Path, seed: int) -> None:

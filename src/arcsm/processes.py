@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from arcsm.checkpoint import write_text
+from arcsm.model import resolve_device
 
 _STARTED = "ARCSM_STARTED_PROCESSES"  # in the environment of the processes that `start` started
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # where a process leaves its error to whoever started it
@@ -54,11 +55,16 @@ class Group:
         """Whether this is the process that writes files and speaks to people."""
         return self.rank == 0
 
-    def device(self, device: torch.device) -> torch.device:
-        """The device of this process: where there are several of a kind, each has its own."""
-        if self.size > 1 and device.type != "cpu" and device.index is None:
-            return torch.device(device.type, self.local_rank)
-        return device
+    def device(self, name: str | torch.device) -> torch.device:
+        """The device of this process by a name as for :func:`arcsm.model.resolve_device`.
+
+        Of several GPUs each process of a machine has its own, unless the name says which.
+        """
+        found = resolve_device(name)
+        chosen = name != "auto" and torch.device(name).index is not None
+        if self.size == 1 or chosen or found.type == "cpu":
+            return found
+        return torch.device(found.type, self.local_rank)
 
     def share(self, count: int) -> slice:
         """What this process does of ``count`` things that lie in a row."""

@@ -20,7 +20,7 @@ from arcsm.contexts.made import Hide
 from arcsm.data.streams import RowStream
 from arcsm.draws import Share, Source
 from arcsm.interrupts import asked_to_stop
-from arcsm.model import AutoregressiveModel, completed_config, resolve_device, save
+from arcsm.model import AutoregressiveModel, completed_config, save
 from arcsm.processes import Group
 from arcsm.progress import track
 from arcsm.train_config import TrainConfig, objective_of
@@ -152,7 +152,7 @@ class _Trainer:
         self.config, self.model = config, model
         self.run = None if run is None else Path(run)
         self.group = processes.group()
-        device = self.group.device(resolve_device(config.device))
+        device = self.group.device(config.device)
         self.device = device
         self.source: Rows
         if isinstance(x_train, RowStream):
