@@ -77,11 +77,9 @@ class Group:
             dist.all_reduce(value)
         return value
 
-    def any(self, answer: bool, device: torch.device) -> bool:
+    def any(self, answer: bool) -> bool:
         """Whether any process says yes; all get to know."""
-        if self.size == 1:
-            return answer
-        return bool(self.sum(torch.tensor(float(answer), device=device)) > 0.0)
+        return answer if self.size == 1 else bool(self.sum(torch.tensor(float(answer))) > 0.0)
 
     def collect(self, rows: Tensor) -> Tensor:
         """The rows ``(N_r, ...)`` of all processes one after another, in memory; only the first gets them."""
@@ -93,8 +91,7 @@ class Group:
 
     def wait(self) -> None:
         """Wait until all processes are here."""
-        if self.size > 1:
-            dist.barrier()
+        self.sum(torch.zeros(()))
 
 
 def shares(count: int, parts: int) -> list[slice]:
@@ -123,7 +120,10 @@ def group() -> Group:
     found = Group(environment.global_rank(), environment.world_size(), environment.local_rank(), local_size)
     if found.size > 1 and not dist.is_initialized():
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        backend = "gloo"
+        if torch.cuda.is_available():
+            torch.cuda.set_device(found.local_rank % torch.cuda.device_count())
+            backend = "cpu:gloo,cuda:nccl"
         dist.init_process_group(backend, rank=found.rank, world_size=found.size, timeout=_PATIENCE)
         atexit.register(_part)
     return found

@@ -315,7 +315,7 @@ class _Trainer:
                 self.seconds = time.monotonic() - begun
                 if self.step % self.config.validate_every == 0 or self.step == self.total:
                     stopped = self.assess(running, log)
-                asked_any = self.group.any(asked(), self.device)
+                asked_any = self.group.any(asked())
                 due = time.monotonic() - last_saved >= self.config.checkpoint_seconds or asked_any
                 if self.run is not None and due:
                     self.save_state()
