@@ -331,5 +331,9 @@ def test_what_is_said_of_processes_that_failed(capsys: pytest.CaptureFixture[str
 
     assert processes._explain({0: failure(1, 2, "second"), 1: failure(2, 1, "first")}) == 2
     assert capsys.readouterr().err == "first\n"
+    assert processes._explain({0: failure(-15, 1), 1: failure(1, 2, "a mistake")}) == 1
+    assert capsys.readouterr().err == "a mistake\n"
+    with pytest.raises(ProcessError, match="process 0 of the run was ended by SIGTERM"):
+        processes._explain({0: failure(-15, 1)})
     with pytest.raises(ProcessError, match="process 3 of the run was ended by SIGSEGV"):
         processes._explain({0: failure(1, 1, "lost the other"), 3: failure(-11, 2)})

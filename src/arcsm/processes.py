@@ -14,7 +14,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -166,28 +167,19 @@ def start(arguments: Sequence[str], devices: int, nodes: int = 1) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    address = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
-    if nodes > 1 and (address.startswith(":") or address.endswith(":")):
-        raise ValueError(
-            "--nodes: start the command on every machine, with the address and a free port of one of them in the "
-            "environment variables MASTER_ADDR and MASTER_PORT"
-        )
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // devices)))
-    os.environ[_STARTED] = "1"
-    with tempfile.TemporaryDirectory(prefix="arcsm-") as folder:
+    with tempfile.TemporaryDirectory(prefix="arcsm-") as folder, _as_starter(devices):
         config = LaunchConfig(
             min_nodes=nodes,
             max_nodes=nodes,
             nproc_per_node=devices,
             run_id="arcsm",
             rdzv_backend="c10d",
-            rdzv_endpoint=address if nodes > 1 else "localhost:0",
+            rdzv_endpoint=_address() if nodes > 1 else "localhost:0",
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
             shutdown_timeout=_LAST_STEP,
             local_addr=None if nodes > 1 else "localhost",
         )
-        logging.disable()  # what torch says of them is said in one line here
         try:
             elastic_launch(config, sys.executable)("-m", "arcsm.cli", *arguments)
         except SignalException as stop:
@@ -195,18 +187,43 @@ def start(arguments: Sequence[str], devices: int, nodes: int = 1) -> int:
             raise KeyboardInterrupt(json.loads(left[0].read_text())["message"] if left else "") from stop
         except ChildFailedError as error:
             return _explain(error.failures)
-        finally:
-            logging.disable(logging.NOTSET)
     return 0
 
 
+def _address() -> str:
+    """Where processes of several machines meet."""
+    host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    if not host or not port:
+        raise ValueError(
+            "--nodes: start the command on every machine, with the address and a free port of one of them in the "
+            "environment variables MASTER_ADDR and MASTER_PORT"
+        )
+    return f"{host}:{port}"
+
+
+@contextmanager
+def _as_starter(devices: int) -> Iterator[None]:
+    """The environment that processes are started in; what torch says of them is said in one line here."""
+    before = dict(os.environ)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // devices)))
+    os.environ[_STARTED] = "1"
+    logging.disable()
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def _explain(failures: dict[int, Any]) -> int:
-    """Say why processes ended; the exit code."""
-    killed = {rank: failure for rank, failure in failures.items() if failure.exitcode < 0}
-    if killed:  # the others then ended since it did not answer
-        rank, failure = next(iter(killed.items()))
-        raise ProcessError(f"process {rank} of the run was ended by {Signals(-failure.exitcode).name}")
-    failure = min(failures.values(), key=lambda one: int(one.timestamp))
+    """Say why processes ended; the exit code. When one has ended, the others are told to (``SIGTERM``)."""
+    told = {rank: one for rank, one in failures.items() if one.exitcode == -Signals.SIGTERM}
+    causes = {rank: one for rank, one in failures.items() if rank not in told} or told
+    for rank, failure in causes.items():
+        if failure.exitcode < 0:  # the others then failed since it did not answer
+            raise ProcessError(f"process {rank} of the run was ended by {Signals(-failure.exitcode).name}")
+    failure = min(causes.values(), key=lambda one: int(one.timestamp))
     print(failure.message, file=sys.stderr)
     return int(failure.exitcode)
 
