@@ -33,7 +33,7 @@ def build() -> tuple[AutoregressiveModel, Tensor]:
 def work(folder: Path, accumulate: int) -> None:
     """What each process does: leaves its numbers, and the first its weights, in the folder."""
     torch.set_num_threads(1)
-    group = processes.group()
+    group = processes.join()
     short = TrainConfig(batch_size=2, mix=0.1, standardise="none", device="cpu", steps=1)
     whole = short.model_copy(update={"batch_size": ROWS, "accumulate": accumulate, "steps": STEPS})
     model, x = build()

@@ -206,7 +206,45 @@ def test_mistakes_in_a_table_to_score_are_one_line_and_leave_nothing(
         assert not out.exists()
     arguments = ("score", table_run, table_run.parent / "data.csv", "--with-data", "--out", tmp_path / "s.npy")
     assert call(*arguments) == 1
-    assert "has no columns to keep" in capsys.readouterr().err
+    assert "keeps the columns of a table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b,c\n9,1,2,3\n9,1,2,3\n", "more cells than its first one"),
+        ("1,2,3,4\n1,2,3,4\n", "expected 3 columns, got 4"),
+        ("a,b,a\n1,2,3\n", "expected different column names, got 'a' more than once"),
+        ("a,b,c\n1,2\n", "row 1, column 'c': nan"),
+        ("a,b,c\n1,2,3\n1,x,3\n2,3,4\n", "column 'b', row 2: expected a number, got 'x'"),
+    ],
+)
+def test_a_csv_file_is_read_strictly(
+    text: str, message: str, table_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    assert call("score", table_run, tmp_path / "t.csv", "--out", tmp_path / "s.csv") == 1
+    assert message in capsys.readouterr().err
+
+
+def test_what_is_kept_of_a_csv_file_is_its_text(table_run: Path, tmp_path: Path) -> None:
+    rows = ["a ,id, b,c,when", "1.50,00123,2,3,2020-01-01", "1,NA,2,3.0,2021-02-03"]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    out = tmp_path / "new" / "s.csv"  # whose folder is made
+    assert call("score", table_run, tmp_path / "t.csv", "--with-data", "--out", out) == 0
+    lines = [line.rsplit(",", 4)[0] for line in out.read_text().splitlines()]
+    assert lines == ["a,id,b,c,when", *rows[1:]]
+    (tmp_path / "truth.csv").write_text("1.5,True,0\n1,False,2\n")  # no header
+    assert call("score", table_run, tmp_path / "truth.csv", "--out", out) == 0
+    assert len(read_table(out).values) == 2
+
+
+def test_scores_of_images_as_an_array(image_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for index, picture in enumerate(digits().pixels[:3, 0].numpy() * 15):
+        Image.fromarray(picture.astype(np.uint8)).save(tmp_path / "images" / f"{index}.png")
+    assert call("score", image_run, tmp_path / "images", "--out", tmp_path / "s.npy") == 0
+    assert np.load(tmp_path / "s.npy").shape == (3, 4)
 
 
 def test_a_report_is_one_self_contained_page(image_run: Path, table_run: Path, tmp_path: Path) -> None:

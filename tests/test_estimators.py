@@ -490,7 +490,7 @@ def test_a_table_judged_in_parts_is_judged_as_a_whole(judged: tuple[ScoreOutlier
     detector, rows = judged
     whole, written = verdicts(detector, rows), []
     parts = [rows.iloc[start : start + 13].reset_index(drop=True) for start in range(0, len(rows), 13)]
-    found = Judged.of(detector, parts, write=lambda _, verdicts_of: written.append(verdicts_of))
+    found = Judged.of(detector, parts, write=written.append)
     pd.testing.assert_frame_equal(pd.concat(written, ignore_index=True), whole, rtol=1e-9)
     np.testing.assert_allclose(found.scores, whole["score"], rtol=1e-9)
     assert found.flagged == whole["outlier"].sum()

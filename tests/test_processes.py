@@ -29,6 +29,7 @@ from arcsm import (
     PixelCNNPP,
     ScoreHead,
     TrainConfig,
+    checkpoint,
     cli,
     fit,
     objectives,
@@ -173,11 +174,16 @@ def test_each_process_has_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -
         return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
     monkeypatch.setattr(processes, "resolve_device", on_a_machine_with_gpus)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     second = Group(rank=5, size=8, local_rank=1, local_size=4)
-    for name, own in (("auto", "cuda:1"), ("cuda", "cuda:1"), ("cuda:3", "cuda:3"), ("cpu", "cpu")):
+    for name, own in (("auto", "cuda:1"), ("cuda", "cuda:1"), ("cpu", "cpu")):
         assert second.device(name) == torch.device(own)
-    assert second.device(torch.device("cuda")) == torch.device("cuda:1")
     assert Group().device("auto") == torch.device("cuda:0")
+    assert Group().device("cuda:3") == torch.device("cuda:3")
+    with pytest.raises(ValueError, match="8 processes cannot share cuda:3"):
+        second.device("cuda:3")
+    with pytest.raises(ValueError, match="5 processes on this machine, which has 4 GPUs"):
+        Group(rank=4, size=5, local_rank=4, local_size=5).device("cuda")
 
 
 # Processes ----------------------------------------------------------------------------------------------------------
@@ -210,28 +216,89 @@ def test_two_processes_train_to_the_weights_of_one_with_the_whole_batch(tmp_path
     assert len(one) == 5
 
 
-def test_processes_that_a_scheduler_starts_find_each_other(tmp_path: Path) -> None:
-    """As srun would: two of the command, told their numbers in the environment."""
-    (tmp_path / "tiny.yaml").write_text(TINY)
+def as_srun_would(folders: list[Path], *arguments: str) -> list[tuple[int, str, str]]:
+    """Two of the command, told their numbers in the environment, each in a folder: exit codes and what they said."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     slurm = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "x", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
     slurm |= {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "run")]
     both = [
         subprocess.Popen(
-            command,
+            [*COMMAND, *arguments],
             env=environment(**slurm, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            cwd=folder,
         )
-        for rank in range(2)
+        for rank, folder in enumerate(folders)
     ]
     said = [process.communicate(timeout=300) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert [out.count("trained 20 steps") for out, _ in said] == [1, 0]
+    return [(process.returncode, *texts) for process, texts in zip(both, said, strict=True)]
+
+
+def test_processes_that_a_scheduler_starts_find_each_other(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    found = as_srun_would([tmp_path, tmp_path], "train", "tiny.yaml", "--out", "run")
+    assert [code for code, _, _ in found] == [0, 0], found
+    assert [out.count("trained 20 steps") for _, out, _ in found] == [1, 0]
+
+
+@pytest.mark.slow
+def test_one_that_fails_alone_says_why_and_the_other_that_it_is_gone(tmp_path: Path) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "tiny.yaml").write_text(TINY.replace("{kind: digits}", "{kind: table, path: rows.csv}"))
+    np.savetxt(folders[0] / "rows.csv", np.random.default_rng(0).normal(size=(80, 3)), delimiter=",")
+    (code, _, first), (other, _, second) = as_srun_would(folders, "train", "tiny.yaml", "--out", "run")
+    assert (code, other) == (1, 1)
+    assert second.strip().splitlines() == ["arcsm: rows.csv: expected a file, but it does not exist"]
+    assert first.strip().splitlines() == ["arcsm: another process of the run has ended; see what it said"]
+
+
+@pytest.mark.slow
+def test_processes_that_would_not_do_the_same_all_stop(tmp_path: Path) -> None:
+    """One sees a run that it is to go on with, and the other does not."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "tiny.yaml").write_text(TINY)
+    assert here("train", folders[1] / "tiny.yaml", "--out", folders[1] / "run") == 0
+    found = as_srun_would(folders, "train", "tiny.yaml", "--out", "run", "--resume")
+    for code, _, said in found:
+        assert code == 1
+        assert said.strip() == (
+            "arcsm: steps, data or weights of the processes differ; do all of them see the same files?"
+        )
+
+
+@pytest.mark.slow
+def test_processes_whose_starter_was_killed_end(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("steps: 20", "steps: 100000"))
+    command = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "run"), "--devices", "2"]
+    starter = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children = [wait_for_step(starter.pid, tmp_path / "run", rank) for rank in range(2)]
+    starter.kill()
+    starter.wait()
+    for _ in range(300):
+        if not any(Path(f"/proc/{child}/status").exists() for child in children):
+            break
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{child}/status").exists() for child in children)
+    assert here("train", tmp_path / "tiny.yaml", "--out", tmp_path / "run", "--resume", "--set", "train.steps=1") == 1
+
+
+def test_a_script_that_was_started_several_times_is_alone_unless_it_joins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    assert processes.was_started()
+    assert processes.group() == Group()
+    fit(build(), torch.randn(8, 3), config=TrainConfig(steps=1, batch_size=4, device="cpu"))  # waits for nobody
+    with pytest.raises(ValueError, match="--ntasks-per-node is needed"):
+        processes.join()
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
+    assert not processes.was_started()
 
 
 @pytest.mark.slow
@@ -280,8 +347,9 @@ def test_ctrl_c_ends_all_after_the_same_step(tmp_path: Path) -> None:
     both.send_signal(signal.SIGINT)
     _, said = both.communicate(timeout=120)
     assert both.returncode == 130
-    assert said.startswith("arcsm: interrupted after step ")
     assert said.count("go on with: arcsm train") == 1
+    step = int(said.removeprefix("arcsm: interrupted after step ").split(";")[0])
+    assert checkpoint.read_tensors(folder / "state.safetensors")[1]["step"] == step
 
 
 @pytest.mark.slow
@@ -327,10 +395,12 @@ def test_a_started_process_leaves_its_error_to_the_one_that_started_it(
 
 def test_what_is_said_of_processes_that_failed(capsys: pytest.CaptureFixture[str]) -> None:
     def failure(code: int, at: int, message: str = "") -> SimpleNamespace:
-        return SimpleNamespace(exitcode=code, timestamp=at, message=message)
+        return SimpleNamespace(exitcode=code, timestamp=1, message=message, error_file_data={"moment": 0.1 * at})
 
     assert processes._explain({0: failure(1, 2, "second"), 1: failure(2, 1, "first")}) == 2
     assert capsys.readouterr().err == "first\n"
+    assert processes._explain({0: failure(1, 1, "a bug,\nat length"), 1: failure(1, 2, "a mistake")}) == 1
+    assert capsys.readouterr().err == "a mistake\n"
     assert processes._explain({0: failure(-15, 1), 1: failure(1, 2, "a mistake")}) == 1
     assert capsys.readouterr().err == "a mistake\n"
     with pytest.raises(ProcessError, match="process 0 of the run was ended by SIGTERM"):

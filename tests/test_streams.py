@@ -204,13 +204,46 @@ def test_a_table_is_streamed_where_it_is_large(tmp_path: Path, monkeypatch: pyte
     for suffix in (".npy", ".parquet"):
         path = write(tmp_path / f"t{suffix}", table())
         assert not is_large(path)
-        monkeypatch.setattr(streams, "free_memory", lambda: 4 * 20_000)
+        monkeypatch.setattr(streams, "LARGE", 20_000)
         assert is_large(path)
         assert isinstance(load_dataset(TableData(kind="table", path=str(path))).train, RowStream)
         assert not isinstance(load_dataset(TableData(kind="table", path=str(path), stream=False)).train, RowStream)
         monkeypatch.undo()
     assert not is_large(tmp_path / "none.npy")
     assert not is_large(tmp_path / "t.csv")
+    monkeypatch.setattr(streams, "LARGE", 20_000)
+    pd.DataFrame(table()).rename(columns=str).to_parquet(tmp_path / "one.parquet")  # one group: nothing to stream
+    assert not is_large(tmp_path / "one.parquet")
+
+
+def test_an_index_that_pandas_saved_is_no_column(tmp_path: Path) -> None:
+    frame = pd.DataFrame(table(), columns=list("abc"))
+    frame[frame["b"] > 4.0].to_parquet(tmp_path / "t.parquet", row_group_size=100)
+    stream = RowStream(blocks_of(tmp_path / "t.parquet"))
+    assert stream.blocks.columns == ("a", "b", "c")
+    assert float(stream.first(50)[:, 1].min()) > 4.0
+
+
+def test_arrays_of_any_order_and_type(tmp_path: Path) -> None:
+    values = table()
+    for number, array in enumerate((np.asfortranarray(values), values.astype(">f8"), values.astype(">i4"))):
+        path = tmp_path / f"{number}.npy"
+        np.save(path, array)
+        rows = RowStream(blocks_of(path)).first(800)
+        own = torch.from_numpy(array.astype(np.float32))
+        assert torch.equal(rows, own[rows[:, 0].long()])
+    times = np.stack([1.7e9 + np.arange(1000), np.arange(1000)], 1)
+    np.save(tmp_path / "times.npy", times)
+    stream = RowStream(blocks_of(tmp_path / "times.npy"), dtype=torch.float64)
+    assert len(stream.epoch(0).rows(slice(0, 800))[:, 0].unique()) == 800
+
+
+def test_a_header_that_promises_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
+    for shape in ((10**15, 1), (1, 10**15), (-5, 2)):
+        with (tmp_path / "t.npy").open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
+        with pytest.raises(ValueError, match=r"too short for an array|expected an array of shape \(n, D\)"):
+            blocks_of(tmp_path / "t.npy")
 
 
 def test_a_sample_of_a_stream_serves_where_all_rows_would_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,24 +254,38 @@ def test_a_sample_of_a_stream_serves_where_all_rows_would_not(tmp_path: Path, mo
     assert dataset.train_rows(7).shape == (7, 3)
 
 
-def test_free_memory_heeds_the_container_and_the_limit_of_the_process(
+def test_free_memory_heeds_the_container_and_the_limits_of_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, text in {
-        "memory.max": "5000",
-        "memory.current": "3000",
-        "memory.stat": "anon 1\ninactive_file 700",
+    for version, (own, folder, names) in {
+        "new": ("0::/job\n", "job", files._OF_GROUPS),
+        "old": ("5:memory:/\n2:cpu:/x\n", "memory", files._OF_OLD_GROUPS),
     }.items():
-        (tmp_path / name).write_text(f"{text}\n")
-    assert files._left_of_container(tmp_path) == 2700
-    (tmp_path / "memory.max").write_text("max\n")
-    assert files._left_of_container(tmp_path) is None
-    assert files._left_of_container(tmp_path / "none") is None
+        root = tmp_path / version
+        (root / folder).mkdir(parents=True)
+        (root / "own").write_text(own)
+        for name, text in zip((*names[:2], "memory.stat"), ("5000", "3000", f"x 1\n{names[2]} 700"), strict=True):
+            (root / folder / name).write_text(f"{text}\n")
+        assert files._left_of_container(root, root / "own") == 2700
+        (root / folder / names[0]).write_text("max\n" if version == "new" else f"{2**63 - 4096}\n")
+        assert files._left_of_container(root, root / "own") is None
+    assert files._left_of_container(tmp_path, tmp_path / "none") is None
     system = files._left_of_system()
     assert system is not None
     assert system > 1 << 20
     monkeypatch.setattr(files, "_left_of_container", lambda: 1 << 20)
     assert files.free_memory() == 1 << 20
+
+
+def test_free_memory_heeds_ulimit() -> None:
+    code = (
+        "import resource; from arcsm import files; before = files.free_memory(); "
+        "resource.setrlimit(resource.RLIMIT_{0}, (1 << 40, 1 << 40)); assert files.free_memory() == before; "
+        "resource.setrlimit(resource.RLIMIT_{0}, (8 << 30, 8 << 30)); assert files.free_memory() < 8 << 30; "
+        "resource.setrlimit(resource.RLIMIT_{0}, (1 << 20, 1 << 20)); assert files.free_memory() == 0"
+    )
+    for limit in ("DATA", "AS"):
+        subprocess.run([sys.executable, "-c", code.format(limit)], check=True)
 
 
 LIMITED = """

@@ -22,9 +22,10 @@ from rich.table import Table as ShownTable
 from arcsm import __version__
 from arcsm.config import RunConfig, dump_config, load_config, load_tree, presets, run_config_path, validated
 from arcsm.data import frame_parts, frame_writer, read_frame, scale_images, write_frame, write_table
+from arcsm.data.frames import check_names, raw_parts
 from arcsm.data.images import digits, save_images, unscale_images
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
-from arcsm.estimators.report import Judged, write_detection_report
+from arcsm.estimators.report import VERDICTS, Judged, write_detection_report
 from arcsm.experiments import EXPERIMENTS, Preset, find
 from arcsm.experiments.base import result_path
 from arcsm.files import atomic_path, check_writable
@@ -33,20 +34,20 @@ from arcsm.implicit.runs import VAERunConfig, holds_vae, is_vae, is_vae_run, loa
 from arcsm.implicit.vae import VAE, load_vae
 from arcsm.model import AutoregressiveModel, load, resolve_device
 from arcsm.model_rows import (
+    SCORES,
+    RowSource,
     RunningMean,
-    beside,
     columns_of,
     continuous,
     images_for,
     log_probs,
-    row_parts,
     sample_share,
     score_frame,
     score_writer,
     shared_class,
     write_images,
 )
-from arcsm.processes import ProcessError, group, is_started, leave_error, start
+from arcsm.processes import ProcessError, group, is_lost_contact, join, leave_error, start, was_started
 from arcsm.progress import track
 from arcsm.report import LikelihoodRow, ReportNumbers, sample_picture, write_report
 from arcsm.restore import Denoiser, Noise, corruption_of, restored, restored_paths
@@ -135,13 +136,14 @@ def train(
     extra = [f"train.seed={seed}"] * (seed is not None) + [f"train.device={device}"] * (device is not None)
     tree = load_tree(source, [*(changes or []), *extra])
     config = validated(tree, source, VAERunConfig) if is_vae(tree) else validated(tree, source, RunConfig)
-    if isinstance(config, VAERunConfig) and (devices * nodes > 1 or group().size > 1):
+    if isinstance(config, VAERunConfig) and devices * nodes > 1:
         raise ValueError("--devices: an autoencoder trains in one process")
     folder = out or Path("runs") / config.name
     again = (
         f"go on with: {shlex.join(['arcsm', 'train', str(run_config_path(folder)), '--out', str(folder), '--resume'])}"
     )
-    _in_processes(devices, nodes, again)
+    if not isinstance(config, VAERunConfig):
+        _in_processes(devices, nodes, again)
     try:
         if isinstance(config, VAERunConfig):
             result = train_vae_run(config, folder, resume, progress=True)
@@ -181,6 +183,10 @@ def sample(
 ) -> None:
     """Draw samples from a trained model. The same seed and number of devices give the same samples."""
     model: AutoregressiveModel | VAE
+    if not holds_vae(run):
+        _in_processes(devices, nodes)
+    elif devices * nodes > 1:
+        raise ValueError("--devices: an autoencoder draws in one process")
     model = load_vae(run, device) if holds_vae(run) else load(run, group().device(device))
     if out.suffix not in ("", ".png", ".npy", ".csv", ".parquet"):
         raise ValueError(f"--out {out}: expected a .png, .csv, .parquet or .npy file, or a folder")
@@ -188,7 +194,6 @@ def sample(
         raise ValueError(f"--out {out}: this model is not of images; use .csv, .parquet or .npy")
     if out.suffix == "" and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out}: exists already; give a new or an empty folder")
-    _in_processes(devices, nodes)
     begun = time.monotonic()
     if isinstance(model, VAE):
         if sampler is not None or denoise or label is not None:
@@ -230,23 +235,26 @@ def score(
     if skip_bad and out.suffix == ".npy":
         raise ValueError(f"--out {out}: a .npy file cannot say which images were left out; use .csv or .parquet")
     check_writable(out)
-    if with_data and out.suffix == ".npy":
-        raise ValueError(f"--out {out}: a .npy file has no columns to keep; use .csv or .parquet")
+    if with_data and (out.suffix == ".npy" or data.is_dir()):
+        raise ValueError("--with-data: keeps the columns of a table; use it with one, and with --out .csv or .parquet")
     _in_processes(devices, nodes)
     model, processes, mean = load(run, group().device(device)), group(), RunningMean()
     of_class = shared_class(model, label)
-    count = sum(len(rows) for _, rows in row_parts(model, data, seed, skip_bad))  # all is looked at before the work
+    source = RowSource(model, data, seed, skip_bad)
+    if with_data:
+        source.check_names(SCORES)
+    count = sum(len(rows) for rows in source.parts())  # all is looked at before the work
     with (
         score_writer(out) if processes.first else nullcontext(lambda _: None) as write,
         track("scoring", processes.share(count).stop, processes.first) as advance,
     ):
-        for frame, rows in row_parts(model, data, seed, skip_bad):
-            terms = log_probs(model, rows[processes.share(len(rows))], method, of_class, advance)
-            terms = processes.collect(terms)
+        own = source.own_columns() if with_data else None
+        for rows in source.parts():
+            share = rows[processes.share(len(rows))]
+            terms = processes.collect(log_probs(model, share, method, of_class, advance))
+            before = None if own is None else next(own)
             if processes.first:
-                found = score_frame(terms, mean.count)
-                named = frame if "image_shape" in model.metadata else frame[[]]  # images by their files
-                write(beside(frame, found, data) if with_data else beside(found, named, data))
+                write(score_frame(terms, mean.count, before, source.names))
                 mean.add(terms.sum(1))
     if processes.first:
         print(f"{out}  {count} rows, mean log density {mean.mean:.4f} +- {mean.error:.4f} nats")
@@ -324,6 +332,8 @@ def detect(
         raise ValueError(f"--out {out}: expected a .csv or .parquet file")
     for target in (out, *([] if page is None else [page])):
         check_writable(target)
+    if with_data:
+        check_names(test, VERDICTS)
     normal = read_frame(train)
     rows, gaps = 0, False
     for part in frame_parts(test, normal):  # all of it is looked at before hours may be spent
@@ -335,10 +345,11 @@ def detect(
         device=device,
         verbose=True,
     ).fit(normal)
+    own = raw_parts(test, _JUDGED_AT_ONCE) if with_data else None
     with frame_writer(out) as write, track("judging", rows, enabled=True) as advance:
 
-        def written(part: pd.DataFrame, found: pd.DataFrame) -> None:
-            write(beside(part, found, test) if with_data else found)
+        def written(found: pd.DataFrame) -> None:
+            write(found if own is None else pd.concat([next(own), found], axis=1))
             advance(len(found))
 
         judged = Judged.of(detector, frame_parts(test, normal, _JUDGED_AT_ONCE), p_value, written)
@@ -462,8 +473,10 @@ class _SeveralProcesses(Exception):
 
 def _in_processes(devices: int, nodes: int, again: str = "") -> None:
     """Where several processes are asked for, and this is none of them: have the command start again in each."""
-    if devices * nodes > 1 and not is_started():
+    if devices * nodes > 1 and not was_started():
         raise _SeveralProcesses(devices, nodes, again)
+    if not join().first:
+        warnings.simplefilter("ignore")  # the first one says it
 
 
 def main() -> None:
@@ -488,6 +501,9 @@ def _run(arguments: Sequence[str]) -> int:
         if not hasattr(error, "format_message"):
             if type(error).__name__ == "Abort":
                 return _fail("interrupted", 130)
+            if is_lost_contact(error):
+                said = "arcsm: another process of the run has ended; see what it said"
+                return 1 if leave_error(f"{said}\n{error}") else _fail(said.removeprefix("arcsm: "), 1)
             if leave_error(traceback.format_exc().rstrip()):
                 return 1
             raise

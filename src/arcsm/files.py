@@ -11,6 +11,10 @@ __all__ = ["FilePath", "atomic_path", "check_fits", "check_writable", "existing_
 
 FilePath = str | os.PathLike[str]
 
+#: Files of control groups: what they may take, what they take, and what of it are kept copies of files.
+_OF_GROUPS = ("memory.max", "memory.current", "inactive_file")
+_OF_OLD_GROUPS = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
 
 def existing_file(path: FilePath) -> Path:
     """The path of a file that exists and is not empty.
@@ -60,7 +64,7 @@ def check_fits(size: int, what: str) -> None:
 
 def free_memory() -> int | None:
     """Bytes that this process may still take: what the system has left, its container and its own limit allow."""
-    found = [_left_of_system(), _left_of_container(), _left_of_limit()]
+    found = [_left_of_system(), _left_of_container(), *_left_of_limits()]
     return min((size for size in found if size is not None), default=None)
 
 
@@ -69,26 +73,44 @@ def _left_of_system() -> int | None:
     return sizes["MemAvailable:"] << 10 if "MemAvailable:" in sizes else None
 
 
-def _left_of_container(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """By the second version of control groups, as a container sees its own."""
+def _left_of_container(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
+    """By the control groups that this process is in (both versions), as a container or a scheduler sets them."""
     try:
-        most, taken = ((folder / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
+        lines = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        lines = []
+    found = []
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers in ("", "memory"):
+            base = root / controllers
+            names = _OF_OLD_GROUPS if controllers else _OF_GROUPS
+            found += [_left_of_group(folder, *names) for folder in (base, base / path.lstrip("/"))]
+    return min((size for size in found if size is not None), default=None)
+
+
+def _left_of_group(folder: Path, most: str, taken: str, kept: str) -> int | None:
+    """By one control group; kept copies of files are given up before memory is short."""
+    try:
+        limit, used = ((folder / name).read_text(encoding="ascii").strip() for name in (most, taken))
     except OSError:
         return None
-    if most == "max":
+    if limit == "max" or int(limit) >= 1 << 60:
         return None
-    files = _sizes(folder / "memory.stat").get("inactive_file", 0)  # kept copies of files, which are given up first
-    return max(0, int(most) - int(taken) + files)
+    return max(0, int(limit) - int(used) + _sizes(folder / "memory.stat").get(kept, 0))
 
 
-def _left_of_limit() -> int | None:
-    """By ``ulimit -d``."""
+def _left_of_limits() -> list[int]:
+    """By ``ulimit -d`` and ``ulimit -v``."""
     try:
         import resource
     except ImportError:  # not on Windows
-        return None
-    most, taken = resource.getrlimit(resource.RLIMIT_DATA)[0], _sizes("/proc/self/status").get("VmData:")
-    return None if most == resource.RLIM_INFINITY or taken is None else max(0, most - (taken << 10))
+        return []
+    found, taken = [], _sizes("/proc/self/status")
+    for limit, name in ((resource.RLIMIT_DATA, "VmData:"), (resource.RLIMIT_AS, "VmSize:")):
+        most = resource.getrlimit(limit)[0]
+        if most != resource.RLIM_INFINITY and name in taken:
+            found.append(max(0, most - (taken[name] << 10)))
+    return found
 
 
 def _sizes(path: FilePath) -> dict[str, int]:
@@ -105,15 +127,16 @@ def check_writable(path: FilePath) -> None:
     """What is to be written in the end is found out to be impossible in the beginning.
 
     Raises:
-        ValueError: The folder of `path` does not exist, or `path` is a folder.
+        ValueError: `path` is a folder, or a file is in its way.
         PermissionError: Nothing may be written there.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise ValueError(f"{path}: expected an existing folder to write into, but {path.parent} is none")
     if path.is_dir():
         raise ValueError(f"{path}: expected a file name to write, got a folder")
-    if not os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise ValueError(f"{path}: expected a folder to write into, but {folder} is a file")
+    if not os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise PermissionError(errno.EACCES, f"cannot be written ({os.strerror(errno.EACCES)})", str(path))
 
 
@@ -128,6 +151,8 @@ def atomic_path(path: FilePath) -> Iterator[Path]:
         OSError: It cannot be written, for example to a full disk; `path` is then as it was.
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: expected an existing folder to write into, but {path.parent} is none")
     check_writable(path)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp{path.suffix}")
     try:

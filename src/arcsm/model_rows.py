@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,12 @@ from torch import Tensor
 
 from arcsm.data import ImageSet, frame_parts, frame_writer, read_images, scale_images, write_table
 from arcsm.data.arrays import check_finite, frame_numbers, row_place
+from arcsm.data.frames import as_numbers, check_names, raw_parts
 from arcsm.data.images import IMAGE_SUFFIXES, save_images, unscale_images, unstretch_images
 from arcsm.implicit.vae import VAE
 from arcsm.model import AutoregressiveModel
 from arcsm.processes import Group
 from arcsm.runs import class_labels
-
-Parts = Iterator[tuple[pd.DataFrame, Tensor]]
 
 _AT_ONCE = 20_000  # rows of a table
 
@@ -36,33 +35,54 @@ def columns_of(model: AutoregressiveModel | VAE) -> tuple[str, ...]:
 # Reading ------------------------------------------------------------------------------------------------------------
 
 
-def row_parts(model: AutoregressiveModel, path: Path, seed: int, skip_bad: bool = False) -> Parts:
-    """The rows of a file or folder in parts: as they are there (of images their names), and as the model takes them.
+class RowSource:
+    """Rows of a file or folder as a model takes them, part by part and as often as they are needed.
 
-    Images come in one part and dequantised, from ``seed``; tables are read as they are needed.
+    Images are read once and dequantised; tables in parts, each time.
+
+    Arguments:
+        model: The model.
+        path: A table, an image, an array or a folder of images.
+        seed: Of the noise that makes images continuous.
+        skip_bad: Leave out images that cannot be read.
+
+    Attributes:
+        names: Of the files of images.
 
     Raises:
         ValueError: in one line, for what cannot be read or is not of the model's columns or shape.
     """
-    if not (path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES) and model.metadata.get("image_shape") is None:
-        yield from _table_parts(model, path)
-        return
-    images = images_for(model, path, skip_bad)
-    rows = continuous(scale_images(images.pixels, images.levels).flatten(1), images.levels, seed)
-    frame = pd.DataFrame(index=range(len(rows)))
-    if images.names is not None:
-        frame["file"] = list(images.names)
-    yield frame, rows
 
+    def __init__(self, model: AutoregressiveModel, path: Path, seed: int, skip_bad: bool = False) -> None:
+        self.model, self.path = model, path
+        self.names: list[str] | None = None
+        self._images: Tensor | None = None
+        if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES or model.metadata.get("image_shape") is not None:
+            images = images_for(model, path, skip_bad)
+            self._images = continuous(scale_images(images.pixels, images.levels).flatten(1), images.levels, seed)
+            self.names = None if images.names is None else list(images.names)
 
-def _table_parts(model: AutoregressiveModel, path: Path) -> Parts:
-    first = 0
-    for frame in frame_parts(path, None, _AT_ONCE):
-        chosen = _in_order(model, frame, path)
-        values = frame_numbers(chosen, path, first)
-        check_finite(values, tuple(chosen.columns), path, row_place, first)
-        first += len(frame)
-        yield frame, torch.from_numpy(np.array(values)).to(model.shift.dtype)
+    def parts(self) -> Iterator[Tensor]:
+        """The rows, ``(n, D)``."""
+        if self._images is not None:
+            yield self._images
+            return
+        first = 0
+        for frame in frame_parts(self.path, None, _AT_ONCE):
+            chosen = _in_order(self.model, frame, self.path)
+            numbers = pd.DataFrame({name: as_numbers(chosen[name], self.path, first) for name in chosen.columns})
+            values = frame_numbers(numbers, self.path, first)
+            check_finite(values, tuple(chosen.columns), self.path, row_place, first)
+            first += len(frame)
+            yield torch.from_numpy(np.array(values)).to(self.model.shift.dtype)
+
+    def own_columns(self) -> Iterator[pd.DataFrame]:
+        """The columns of a table as they are, in the same parts."""
+        return raw_parts(self.path, _AT_ONCE)
+
+    def check_names(self, taken: Sequence[str]) -> None:
+        """See :func:`arcsm.data.frames.check_names`."""
+        check_names(self.path, taken)
 
 
 def _in_order(model: AutoregressiveModel, frame: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -135,28 +155,26 @@ def log_probs(
     return torch.cat(parts)
 
 
-def score_frame(terms: Tensor, first: int = 0) -> pd.DataFrame:
-    """A line for each row: its number, its log density, and the dimension that surprises most."""
-    return pd.DataFrame(
-        {
-            "row": first + np.arange(len(terms)),
-            "log_prob": terms.sum(1).numpy(),
-            "least_likely_column": terms.argmin(1).numpy(),
-            "its_log_prob": terms.amin(1).numpy(),
-        }
-    )
+#: What :func:`score_frame` calls its columns.
+SCORES = ("row", "log_prob", "least_likely_column", "its_log_prob")
 
 
-def beside(rows: pd.DataFrame, found: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The rows with what was found of them.
+def score_frame(
+    terms: Tensor, first: int = 0, before: pd.DataFrame | None = None, files: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """A line for each row: its number, its log density, and the dimension that surprises most.
 
-    Raises:
-        ValueError: where a column of the rows has the name of something that was found.
+    Arguments:
+        terms: Of the log densities, ``(N, D)``.
+        first: Number of the first row.
+        before: Columns of the rows to stand before.
+        files: Names of files to stand behind.
     """
-    both = [name for name in found.columns if name in rows.columns]
-    if both:
-        raise ValueError(f"{path}: has a column {both[0]!r} already, which is what the result calls its own; rename it")
-    return pd.concat([rows, found], axis=1)
+    columns = (first + np.arange(len(terms)), terms.sum(1).numpy(), terms.argmin(1).numpy(), terms.amin(1).numpy())
+    found = pd.DataFrame(dict(zip(SCORES, columns, strict=True)))
+    if files is not None:
+        found["file"] = list(files)
+    return found if before is None else pd.concat([before, found], axis=1)
 
 
 @contextmanager
@@ -171,7 +189,7 @@ def score_writer(out: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
             yield write
         return
     parts: list[np.ndarray] = []
-    yield lambda frame: parts.append(frame.to_numpy(dtype=np.float64))
+    yield lambda frame: parts.append(frame[list(SCORES)].to_numpy(dtype=np.float64))
     write_table(out, np.concatenate(parts))
 
 

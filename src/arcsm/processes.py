@@ -1,7 +1,8 @@
 """Several processes that work as one: on several devices of one machine or of many.
 
-Whoever starts them (``arcsm ... --devices N``, ``torchrun``, ``srun``) tells each its number in the environment;
-:func:`group` reads that. Alone, a process is a group of one, and nothing here costs anything.
+Whoever starts them (``arcsm ... --devices N``, ``torchrun``, ``srun``) tells each its number in the environment. They
+work as one from :func:`join` on, which the commands that can share their work call; a script that does not call it runs
+as often as it was started. Alone, a process is a group of one, and nothing here costs anything.
 """
 
 from __future__ import annotations
@@ -59,12 +60,20 @@ class Group:
     def device(self, name: str | torch.device) -> torch.device:
         """The device of this process by a name as for :func:`arcsm.model.resolve_device`.
 
-        Of several GPUs each process of a machine has its own, unless the name says which.
+        Of several GPUs each process of a machine has its own.
+
+        Raises:
+            ValueError: for one GPU of several processes, and for fewer GPUs than processes.
         """
         found = resolve_device(name)
-        chosen = name != "auto" and torch.device(name).index is not None
-        if self.size == 1 or chosen or found.type == "cpu":
+        if self.size == 1 or found.type == "cpu":
             return found
+        if name != "auto" and torch.device(name).index is not None:
+            raise ValueError(f"device: {self.size} processes cannot share {name}; leave the number out")
+        if torch.cuda.device_count() < self.local_size:
+            raise ValueError(
+                f"--devices: {self.local_size} processes on this machine, which has {torch.cuda.device_count()} GPUs"
+            )
         return torch.device(found.type, self.local_rank)
 
     def share(self, count: int) -> slice:
@@ -81,6 +90,20 @@ class Group:
     def any(self, answer: bool) -> bool:
         """Whether any process says yes; all get to know."""
         return answer if self.size == 1 else bool(self.sum(torch.tensor(float(answer))) > 0.0)
+
+    def check_same(self, values: Sequence[float], what: str) -> None:
+        """All processes must be about to do the same.
+
+        Raises:
+            ValueError: in all of them, where their numbers differ.
+        """
+        if self.size == 1:
+            return
+        own = torch.tensor([*values, *(-value for value in values)], dtype=torch.float64)
+        dist.all_reduce(own, dist.ReduceOp.MAX)
+        largest, smallest = own[: len(values)], -own[len(values) :]
+        if bool((largest != smallest).any()):
+            raise ValueError(f"{what} of the processes differ; do all of them see the same files?")
 
     def collect(self, rows: Tensor) -> Tensor:
         """The rows ``(N_r, ...)`` of all processes one after another, in memory; only the first gets them."""
@@ -101,25 +124,37 @@ def shares(count: int, parts: int) -> list[slice]:
     return [slice(*pair) for pair in itertools.pairwise(ends)]
 
 
+_joined = Group()
+
+
 def group() -> Group:
-    """The group that this process was started in; the first call waits for the others."""
-    started, scheduled = dist.is_torchelastic_launched(), "SLURM_NTASKS" in os.environ
-    if not started and not scheduled:
-        return Group()
+    """The group that this process has joined; without :func:`join`, it is alone."""
+    return _joined
+
+
+def join() -> Group:
+    """Work as one with the processes that were started together; waits for the others.
+
+    Raises:
+        ValueError: where the environment does not say how many processes each machine has.
+    """
+    global _joined
+    if not was_started() or _joined.size > 1:
+        return _joined
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment  # takes seconds
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     environment: TorchElasticEnvironment | SLURMEnvironment
-    if started:
+    if dist.is_torchelastic_launched():
         environment = TorchElasticEnvironment()
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    elif SLURMEnvironment.detect():
+    else:
+        if "SLURM_NTASKS_PER_NODE" not in os.environ:
+            raise ValueError("srun: --ntasks-per-node is needed, so that each process knows its device")
         environment = SLURMEnvironment()
         local_size = environment.world_size() // int(os.environ.get("SLURM_NNODES", "1"))
-    else:
-        return Group()
     found = Group(environment.global_rank(), environment.world_size(), environment.local_rank(), local_size)
-    if found.size > 1 and not dist.is_initialized():
+    if found.size > 1:
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
         backend = "gloo"
         if torch.cuda.is_available():
@@ -127,7 +162,24 @@ def group() -> Group:
             backend = "cpu:gloo,cuda:nccl"
         dist.init_process_group(backend, rank=found.rank, world_size=found.size, timeout=_PATIENCE)
         atexit.register(_part)
+    _joined = found
     return found
+
+
+def was_started() -> bool:
+    """Whether torchrun, srun or :func:`start` has started this process as one of some, and said so."""
+    tasks, job = int(os.environ.get("SLURM_NTASKS", "1")), os.environ.get("SLURM_JOB_NAME")
+    return dist.is_torchelastic_launched() or (tasks > 1 and job not in ("bash", "interactive"))
+
+
+def is_orphaned() -> bool:
+    """Whether the process that started this one, to work as one of several, is gone."""
+    return _STARTED in os.environ and os.environ[_STARTED] != str(os.getppid())
+
+
+def is_lost_contact(error: BaseException) -> bool:
+    """Whether an error says no more than that another process does not answer."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _part() -> None:
@@ -140,11 +192,6 @@ def _part() -> None:
 
 class ProcessError(RuntimeError):
     """A process ended before its work was done."""
-
-
-def is_started() -> bool:
-    """Whether somebody has started this process as one of several."""
-    return _STARTED in os.environ or group().size > 1
 
 
 def start(arguments: Sequence[str], devices: int, nodes: int = 1) -> int:
@@ -160,11 +207,12 @@ def start(arguments: Sequence[str], devices: int, nodes: int = 1) -> int:
         The exit code.
 
     Raises:
-        ProcessError: in one line, where a process was killed.
+        ProcessError: in one line, where a process was killed or machines did not find each other.
         ValueError: for several machines without an address.
     """
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     with tempfile.TemporaryDirectory(prefix="arcsm-") as folder, _as_starter(devices):
@@ -187,6 +235,8 @@ def start(arguments: Sequence[str], devices: int, nodes: int = 1) -> int:
             raise KeyboardInterrupt(json.loads(left[0].read_text())["message"] if left else "") from stop
         except ChildFailedError as error:
             return _explain(error.failures)
+        except RendezvousError as error:
+            raise ProcessError(f"--nodes: the others were not found at {config.rdzv_endpoint}") from error
     return 0
 
 
@@ -206,12 +256,13 @@ def _as_starter(devices: int) -> Iterator[None]:
     """The environment that processes are started in; what torch says of them is said in one line here."""
     before = dict(os.environ)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // devices)))
-    os.environ[_STARTED] = "1"
+    os.environ[_STARTED] = str(os.getpid())
+    quiet = logging.root.manager.disable
     logging.disable()
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(quiet)
         os.environ.clear()
         os.environ.update(before)
 
@@ -223,9 +274,16 @@ def _explain(failures: dict[int, Any]) -> int:
     for rank, failure in causes.items():
         if failure.exitcode < 0:  # the others then failed since it did not answer
             raise ProcessError(f"process {rank} of the run was ended by {Signals(-failure.exitcode).name}")
-    failure = min(causes.values(), key=lambda one: int(one.timestamp))
+    failure = min(
+        causes.values(), key=lambda one: (one.message.count("\n") > 0, _moment(one))
+    )  # a mistake before a bug
     print(failure.message, file=sys.stderr)
     return int(failure.exitcode)
+
+
+def _moment(failure: Any) -> float:
+    """When a process failed; torch's own time is in whole seconds."""
+    return float(failure.error_file_data.get("moment", failure.timestamp))
 
 
 def leave_error(text: str) -> bool:
@@ -233,5 +291,5 @@ def leave_error(text: str) -> bool:
     path = os.environ.get(_ERROR_FILE)
     if _STARTED not in os.environ or not path:
         return False
-    write_text(Path(path), json.dumps({"message": text, "timestamp": int(time.time())}))
+    write_text(Path(path), json.dumps({"message": text, "timestamp": int(time.time()), "moment": time.time()}))
     return True

@@ -122,6 +122,7 @@ def fit(
     trainer = _Trainer(model, x_train, x_valid, config, condition_train, condition_valid, run, loggers)
     if resume:
         trainer.restore()
+    trainer.agree()
     return trainer.train(progress)
 
 
@@ -187,6 +188,11 @@ class _Trainer:
         self.best_weights: dict[str, Tensor] = {}
         self.history: list[dict[str, float]] = []
         self.epoch: tuple[int, Epoch] | None = None
+
+    def agree(self) -> None:
+        """Processes that work as one begin at the same step, with as many rows and the same weights."""
+        weights = sum(float(p.detach().double().sum()) for p in self.model.parameters())
+        self.group.check_same([self.step, self.total, len(self.source), weights], "steps, data or weights")
 
     # One step ---------------------------------------------------------------------------------------------------
 
@@ -315,7 +321,7 @@ class _Trainer:
                 self.seconds = time.monotonic() - begun
                 if self.step % self.config.validate_every == 0 or self.step == self.total:
                     stopped = self.assess(running, log)
-                asked_any = self.group.any(asked())
+                asked_any = self.group.any(asked() or processes.is_orphaned())
                 due = time.monotonic() - last_saved >= self.config.checkpoint_seconds or asked_any
                 if self.run is not None and due:
                     self.save_state()
@@ -432,10 +438,13 @@ def _own_parts(group: Group, batch: int, accumulate: int) -> dict[int, slice]:
 def _fabric(group: Group, device: torch.device, precision: str, loggers: Sequence[Logger]) -> Fabric:
     """Precision, loggers and, where there are several processes, their common gradient."""
     from lightning_fabric import Fabric  # takes seconds
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
     options: dict[str, Any] = {"accelerator": device.type, "precision": precision}
     if group.size == 1:
-        return Fabric(devices=[device.index] if device.index is not None else 1, loggers=list(loggers), **options)
+        devices = [device.index] if device.index is not None else 1
+        alone = [LightningEnvironment()]  # whatever a scheduler has put into the environment
+        return Fabric(devices=devices, loggers=list(loggers), plugins=alone, **options)
     fabric = Fabric(
         devices=group.local_size,
         num_nodes=group.size // group.local_size,

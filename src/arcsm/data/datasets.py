@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from arcsm import processes
 from arcsm.data.arrays import read_table
 from arcsm.data.images import ImageSet, digits, mnist, read_images, scale_images, torchvision_images
 from arcsm.data.streams import RowStream, blocks_of, is_large
@@ -77,7 +78,7 @@ class TableData(_Data):
     """A table of numbers: CSV, Parquet, NPY or NPZ.
 
     ``stream`` reads an NPY or Parquet file a part at a time (:mod:`arcsm.data.streams`); by default where the table
-    would take more than a quarter of the memory that is free.
+    takes more than 1 GiB.
     """
 
     kind: Literal["table"]
@@ -159,7 +160,10 @@ def _toy(config: ToyData, seed: int) -> Dataset:
 
 def _table(config: TableData, seed: int) -> Dataset:
     if is_large(config.path) if config.stream is None else config.stream:
-        stream = RowStream(blocks_of(config.path), config.validation, config.test, seed, progress=True)
+        if config.key is not None:
+            raise ValueError(f"data.key: expected none for a file that is read a part at a time, got {config.key!r}")
+        first = processes.group().first
+        stream = RowStream(blocks_of(config.path), config.validation, config.test, seed, progress=first)
         metadata = {"columns": list(stream.blocks.columns)}
         return Dataset(stream, stream.valid, stream.test, config.dequantise, metadata)
     table = read_table(config.path, config.key)

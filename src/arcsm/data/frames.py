@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from arcsm.files import FilePath, atomic_path, existing_file, reading
 _NUMERIC = 0.9  # share of a column's values that are numbers, from which on the others are mistakes
 _WRITABLE = (".csv", ".parquet")
 _AT_A_TIME = 50_000  # rows of a table that is read in parts
+_TRUTH = ("True", "TRUE", "true", "False", "FALSE", "false")
 _EMPTY = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None")
 
 
@@ -91,6 +93,44 @@ def _raw_parts(path: Path, suffix: str, like: pd.DataFrame | None, rows: int | N
         yield from _csv_parts(path, names, rows)
 
 
+def raw_parts(path: FilePath, rows: int = _AT_A_TIME) -> Iterator[pd.DataFrame]:
+    """The rows of :func:`frame_parts`, part by part, as they are in the file.
+
+    Of CSV files that is text, of Parquet files the file's own types.
+    """
+    path = existing_file(path)
+    if path.suffix.lower() == ".parquet":
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=rows):
+            if len(batch):
+                yield batch.to_pandas(types_mapper=pd.ArrowDtype).reset_index(drop=True)
+    elif path.name.lower().endswith((".csv", ".csv.gz")):
+        for frame in _csv_parts(path, [], rows, as_text=True):
+            yield frame.reset_index(drop=True)
+    else:
+        yield from frame_parts(path, None, rows)
+
+
+def check_names(path: FilePath, taken: Sequence[str]) -> None:
+    """The columns of a table must not have the names of others that are to stand beside them.
+
+    Raises:
+        ValueError: where one has.
+    """
+    first = next(raw_parts(path, 1), None)
+    both = [] if first is None else [name for name in first.columns if name in taken]
+    if both:
+        raise ValueError(f"{path}: has a column {both[0]!r} already, which is what the result calls its own; rename it")
+
+
+def as_numbers(column: pd.Series, path: Path, first: int = 0) -> pd.Series:
+    """A column of numbers; ``first`` rows of the file came before it.
+
+    Raises:
+        ValueError: naming the first value that is none.
+    """
+    return _column(column, pd.Series(dtype=np.float64), path, first)
+
+
 def write_frame(path: FilePath, frame: pd.DataFrame) -> None:
     """Write a table as ``.csv`` or ``.parquet``, all of it or nothing.
 
@@ -134,6 +174,7 @@ class _ParquetWriter:
     def write(self, frame: pd.DataFrame) -> None:
         schema = None if self.writer is None else self.writer.schema
         table = pyarrow.Table.from_pandas(frame, schema=schema, preserve_index=False)
+        table = table.replace_schema_metadata(None)  # types are those of Arrow, whatever pandas held them in
         if self.writer is None:
             self.writer = parquet.ParquetWriter(self.path, table.schema)
         self.writer.write_table(table)
@@ -143,34 +184,48 @@ class _ParquetWriter:
             self.writer.close()
 
 
-def _csv_parts(path: Path, names: list[str], rows: int | None) -> Iterator[pd.DataFrame]:
+def _csv_parts(path: Path, names: list[str], rows: int | None, as_text: bool = False) -> Iterator[pd.DataFrame]:
     """A CSV file, whose first row is a header when one of its cells is neither a number nor empty.
 
-    Columns of ``names`` are read as they are, even where they look like numbers.
+    Columns of ``names`` are read as they are, even where they look like numbers; with ``as_text`` all are, to the
+    letter.
     """
     try:
         cells = pd.Series(first_cells(path) or [], dtype=str).str.strip()
-        header = bool((pd.to_numeric(cells, errors="coerce").isna() & ~cells.isin(_EMPTY)).any())
-        options: dict[str, Any] = {
-            "header": 0 if header else None,
-            "skipinitialspace": True,
-            "na_values": ["?"],
-            "dtype": dict.fromkeys(names if header else [d for d in range(len(cells)) if f"x{d}" in names], object),
-        }
-        if rows is None:
-            parts = iter([pd.read_csv(path, **options)])
+        known = cells.isin(_EMPTY) | cells.isin(_TRUTH)
+        header = bool((pd.to_numeric(cells, errors="coerce").isna() & ~known).any())
+        columns = cells.tolist() if header else [f"x{index}" for index in range(len(cells))]
+        if len(set(columns)) < len(columns):
+            twice = next(name for index, name in enumerate(columns) if name in columns[:index])
+            raise ValueError(f"{path}: expected different column names, got {twice!r} more than once")
+        options: dict[str, Any] = {"header": 0 if header else None, "skipinitialspace": True, "index_col": False}
+        if as_text:
+            options |= {"dtype": str, "keep_default_na": False, "na_filter": False}
         else:
-            parts = iter(pd.read_csv(path, chunksize=rows, **options))
-        for frame in parts:
-            if not header:
-                frame.columns = pd.Index([f"x{index}" for index in range(frame.shape[1])])
+            places = [place for place, name in enumerate(columns) if name in names]
+            options |= {"na_values": ["?"], "dtype": dict.fromkeys(places, object)}
+        options["names"] = columns
+        if rows is None:
+            yield _strictly(lambda: pd.read_csv(path, **options))
+            return
+        parts = _strictly(lambda: pd.read_csv(path, chunksize=rows, **options))
+        while (frame := _strictly(lambda: next(parts, None))) is not None:
             yield frame
     except pd.errors.EmptyDataError as error:
         raise ValueError(f"{path}: expected at least one row of data, got none") from error
+    except pd.errors.ParserWarning as error:
+        raise ValueError(f"{path}: has rows of more cells than its first one") from error
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a table of comma-separated values ({' '.join(str(error).split())})") from error
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read, damaged or not of this format ({error})") from error
+
+
+def _strictly(read: Callable[[], Any]) -> Any:
+    """What is read; rows of more cells than there are columns, which pandas would cut off, are errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        return read()
 
 
 def _holds_names(column: pd.Series) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -13,11 +14,20 @@ import pyarrow.parquet as parquet
 import torch
 from torch import Tensor
 
-from arcsm.data.arrays import check_columns, check_finite, default_columns, frame_numbers, npy_header, row_place
-from arcsm.files import FilePath, check_fits, existing_file, free_memory, reading
+from arcsm.data.arrays import (
+    check_columns,
+    check_finite,
+    check_width,
+    default_columns,
+    frame_numbers,
+    npy_header,
+    row_place,
+)
+from arcsm.files import FilePath, check_fits, existing_file, reading
 from arcsm.progress import track
 
 STREAMED_SUFFIXES = (".npy", ".parquet")
+LARGE = 1 << 30  #: bytes of a table from which on it is streamed
 WINDOW = 128 << 20  #: bytes of rows that are in memory at a time
 _BLOCK = 1 << 20  # bytes of an array that are read in one piece
 _MOST_HELD_OUT = 10_000  # rows
@@ -56,8 +66,11 @@ class ArrayBlocks(Blocks):
         self.path = existing_file(path)
         with self.path.open("rb") as file:
             shape, dtype = npy_header(file, str(path))
-        if len(shape) not in (1, 2) or 0 in shape:
+        if len(shape) not in (1, 2) or min(shape) < 1:
             raise ValueError(f"{path}: expected an array of shape (n, D), got {shape}")
+        if math.prod(shape) * dtype.itemsize > self.path.stat().st_size:
+            raise ValueError(f"{path}: cannot be read, damaged: too short for an array of shape {shape}")
+        check_width(shape[1] if len(shape) == 2 else 1, self.path)
         self.columns = default_columns(shape[1] if len(shape) == 2 else 1)
         rows = max(1, _BLOCK // (len(self.columns) * dtype.itemsize))
         self.ends = [*range(rows, shape[0], rows), shape[0]]
@@ -65,7 +78,7 @@ class ArrayBlocks(Blocks):
     def read(self, block: int) -> np.ndarray:
         with reading(self.path):
             mapped = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            rows = np.array(mapped[slice(*self.span(block))])
+            rows = np.array(mapped[slice(*self.span(block))], dtype=mapped.dtype.newbyteorder("="))
         return rows[:, None] if rows.ndim == 1 else rows
 
 
@@ -76,13 +89,14 @@ class ParquetBlocks(Blocks):
         self.path = existing_file(path)
         with reading(self.path):
             metadata = parquet.read_metadata(self.path)
-        self.columns = tuple(metadata.schema.names)
+            empty = parquet.read_schema(self.path).empty_table().to_pandas()  # without the index that pandas saves
+        self.columns = tuple(str(name) for name in empty.columns)
         check_columns(self.columns, len(self.columns), self.path)
         groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
         self.ends = list(itertools.accumulate(group.num_rows for group in groups))
         if not groups or not self.ends[-1]:
             raise ValueError(f"{path}: expected at least one row of data, got none")
-        check_fits(4 * max(group.total_byte_size for group in groups), f"{path}: its largest row group")
+        check_fits(2 * max(group.total_byte_size for group in groups), f"{path}: its largest row group")
 
     def read(self, block: int) -> np.ndarray:
         with reading(self.path), parquet.ParquetFile(self.path) as file:
@@ -117,7 +131,8 @@ class RowStream:
         validation: Share of the rows that is held out for validation.
         test: Share that is held out for results.
         seed: Seed of the choice of the rows that are held out.
-        window: Bytes of rows that are in memory at a time; at least one block is.
+        window: Bytes of rows that are in memory at a time, 128 MiB by default; at least one block is.
+        dtype: Of the rows; by default torch's.
         progress: Show a progress bar while the file is looked at.
 
     Attributes:
@@ -138,10 +153,13 @@ class RowStream:
         validation: float = 0.1,
         test: float = 0.1,
         seed: int = 0,
-        window: int = WINDOW,
+        window: int | None = None,
+        dtype: torch.dtype | None = None,
         progress: bool = False,
     ) -> None:
-        self.blocks, self.seed, self.window = blocks, seed, window
+        self.blocks, self.seed = blocks, seed
+        self.window = WINDOW if window is None else window
+        self.dtype = torch.get_default_dtype() if dtype is None else dtype
         rows, features = blocks.shape
         shares = [min(share, _MOST_HELD_OUT / rows) for share in (validation, test)]
         self.counts = [_divided(*blocks.span(block), shares) for block in range(len(blocks.ends))]
@@ -172,7 +190,7 @@ class RowStream:
         if values.shape != (last - first, self.shape[1]):
             raise ValueError(f"{self.blocks.path}: has changed since it was opened")
         check_finite(values, self.blocks.columns, self.blocks.path, row_place, first)
-        rows = torch.from_numpy(values).to(torch.get_default_dtype())
+        rows = torch.from_numpy(values).to(self.dtype)
         order = torch.randperm(len(rows), generator=_generator(self.seed, block))
         ends = list(itertools.accumulate([0, *self.counts[block]]))
         valid, test, train = (rows[order[a:b]] for a, b in itertools.pairwise(ends))
@@ -211,7 +229,7 @@ class StreamEpoch:
     def windows(self) -> list[list[int]]:
         """The blocks of each window."""
         order = torch.randperm(len(self.stream.blocks.ends), generator=_generator(self.seed, -1)).tolist()
-        row = self.stream.shape[1] * torch.get_default_dtype().itemsize
+        row = self.stream.shape[1] * self.stream.dtype.itemsize
         windows: list[list[int]] = [[]]
         size = 0
         for block in order:
@@ -245,7 +263,7 @@ class StreamEpoch:
             self._window = None  # its memory is needed for the next
             count = self.ends[window] - (self.ends[window - 1] if window else 0)
             places = torch.randperm(count, generator=_generator(self.seed, window))
-            rows, filled = torch.empty(count, self.stream.shape[1]), 0
+            rows, filled = torch.empty(count, self.stream.shape[1], dtype=self.stream.dtype), 0
             for block in self.windows[window]:
                 own = self.stream.train_rows(block)
                 rows[places[filled : filled + len(own)]] = own
@@ -262,16 +280,19 @@ def _divided(first: int, last: int, shares: Sequence[float]) -> tuple[int, int, 
 
 
 def is_large(path: FilePath) -> bool:
-    """Whether a table that could be streamed would take more than a quarter of the memory that is free."""
-    path, free = Path(path), free_memory()
-    if path.suffix.lower() not in STREAMED_SUFFIXES or not path.is_file() or free is None:
+    """Whether a table is streamed unless it is said otherwise: more than 1 GiB, and no block of it much of that.
+
+    What memory is free plays no part, so that a run that goes on does so with the same rows.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in STREAMED_SUFFIXES or not path.is_file():
         return False
-    size = path.stat().st_size
-    if path.suffix.lower() == ".parquet":
-        with reading(path):
-            metadata = parquet.read_metadata(path)
-        size = max(size, 8 * metadata.num_rows * metadata.num_columns)
-    return size > free / 4
+    if path.suffix.lower() == ".npy":
+        return path.stat().st_size > LARGE
+    with reading(path):
+        metadata = parquet.read_metadata(path)
+    rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    return 8 * sum(rows) * metadata.num_columns > LARGE and 4 * max(rows) <= sum(rows)
 
 
 def _generator(seed: int, number: int) -> torch.Generator:

@@ -21,6 +21,12 @@ from arcsm.estimators.outliers import ScoreOutlierDetector
 from arcsm.report import render
 
 _NAMED = 3  # columns that are named for each row
+#: What :func:`verdicts` calls its columns.
+VERDICTS = (
+    *("row", "score", "p_value", "outlier"),
+    *(f"{what}_{place}" for place in range(1, _NAMED + 1) for what in ("column", "contribution")),
+    "because",
+)
 _SHARE_TO_NAME = 0.1  # of the worst column's surprise that another must have to be put into words
 _NAMES = 4  # of a column of names that are listed
 _ROWS_ON_PAGE = 20
@@ -121,7 +127,7 @@ class Judged:
         detector: ScoreOutlierDetector,
         parts: Iterable[pd.DataFrame],
         threshold: float | None = None,
-        write: Callable[[pd.DataFrame, pd.DataFrame], None] | None = None,
+        write: Callable[[pd.DataFrame], None] | None = None,
     ) -> Judged:
         """Judge the parts of a table, one after the other.
 
@@ -129,7 +135,7 @@ class Judged:
             detector: A fitted detector.
             parts: Of the table.
             threshold: As in :func:`verdicts`.
-            write: Takes every part and its verdicts.
+            write: Takes the verdicts of every part.
         """
         scores: list[Array] = []
         judged, flagged = 0, 0
@@ -137,7 +143,7 @@ class Judged:
         for part in parts:
             found = verdicts(detector, part, threshold, judged)
             if write is not None:
-                write(part, found)
+                write(found)
             judged, flagged = judged + len(part), flagged + int(found["outlier"].sum())
             scores.append(found["score"].to_numpy())
             worst = pd.concat([worst, found], ignore_index=True) if len(worst) else found
