@@ -92,9 +92,9 @@ def main() -> None:
         runs = given.runs if name == "quadrature" else []
         command = [sys.executable, "-m", f"benchmarks.{name}", *runs]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        shown = f"python -m benchmarks.{name}{' RUN ...' if runs else ''}"
+        typed = f"python -m benchmarks.{name}{' RUN ...' if runs else ''}"
         numbers = json.dumps(json.loads(done.stdout), indent=2)
-        sections[name] = f"{ABOUT[name]}\n\n`{shown}`\n\n```json\n{numbers}\n```\n"
+        sections[name] = f"{ABOUT[name]}\n\n`{typed}`\n\n```json\n{numbers}\n```\n"
         body = [f"## {known}\n\n{sections[known]}" for known in ABOUT if known in sections]
         page = "\n".join([INTRODUCTION, *summary(sections), *body])
         PAGE.write_text(page, encoding="utf-8")  # a stopped run keeps what it has

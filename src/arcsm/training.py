@@ -443,7 +443,7 @@ def _fabric(group: Group, device: torch.device, precision: str, loggers: Sequenc
     options: dict[str, Any] = {"accelerator": device.type, "precision": precision}
     if group.size == 1:
         devices = [device.index] if device.index is not None else 1
-        alone = [LightningEnvironment()]  # whatever a scheduler has put into the environment
+        alone: list[Any] = [LightningEnvironment()]  # whatever a scheduler has put into the environment
         return Fabric(devices=devices, loggers=list(loggers), plugins=alone, **options)
     fabric = Fabric(
         devices=group.local_size,

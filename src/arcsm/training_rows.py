@@ -133,10 +133,10 @@ def widths(config: TrainConfig, features: int) -> Tensor:
     Raises:
         ValueError: for another number of them than columns.
     """
-    widths = torch.tensor(config.dequantise, dtype=torch.float64)
-    if widths.ndim and len(widths) != features:
-        raise ValueError(f"dequantise: expected one width or {features} of them, got {len(widths)}")
-    return widths.expand(features)
+    given = torch.tensor(config.dequantise, dtype=torch.float64)
+    if given.ndim and len(given) != features:
+        raise ValueError(f"dequantise: expected one width or {features} of them, got {len(given)}")
+    return given.expand(features)
 
 
 def _moments(x: Tensor | RowStream, columns: bool) -> tuple[Tensor, Tensor]:
