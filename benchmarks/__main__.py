@@ -125,7 +125,9 @@ def shown(tree: Any, path: str) -> str:
 def peers(numbers: Mapping[str, Any]) -> str:
     """A table of what each peer takes, in times of ours."""
     actions = {what: who for what, who in numbers.items() if what not in ("benchmark", "machine", "columns", "weights")}
+    order = ("arcsm", "naive", "limit")  # and then the peers
     names = list(dict.fromkeys(name for who in actions.values() for name in who))
+    names.sort(key=lambda name: next((place for place, kind in enumerate(order) if name.startswith(kind)), len(order)))
     rows = [f"| [{numbers['columns']} columns, in times of ours](#peers) | {' | '.join(actions)} |"]
     rows.append("|---|" + "---|" * len(actions))
     for name in names:
