@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from arcsm import ScoreHead
-from arcsm.experiments.memory import extra_memory_mib as extra_memory
+from arcsm.experiments.costs import extra_memory_mib as extra_memory
 from arcsm.fused import CHUNK, fused_score_matching
 from benchmarks.timing import interleaved_medians, show
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from arcsm import AutoregressiveModel, TrainConfig, fit, processes
 from arcsm.config import load_config
-from arcsm.experiments.memory import extra_memory_mib
+from arcsm.experiments.costs import extra_memory_mib
 from benchmarks.timing import show
 
 SHAPE, ROWS, STEPS = (3, 32, 32), 32, 4

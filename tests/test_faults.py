@@ -26,22 +26,7 @@ import arcsm
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, cli, load, training
 from arcsm.data import read_array, read_frame, read_images, read_table
 from arcsm.interrupts import asked_to_stop
-
-COMMAND = [sys.executable, "-m", "arcsm.cli"]
-TINY = """
-name: tiny
-data: {kind: digits}
-model:
-  context: {kind: MADE, hidden_features: [16], context_features: 4}
-  head: {kind: ScoreHead, hidden_features: [8]}
-  noise: {sigma_max: 1.0, sigma_min: 0.1, levels: 4}
-train: {steps: %d, batch_size: 16, validate_every: 10, checkpoint_seconds: %g, standardise: none, device: cpu}
-"""
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
-
+from small_runs import COMMAND, TINY, environment
 
 # Signals ------------------------------------------------------------------------------------------------------------
 

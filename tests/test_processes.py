@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,21 +36,7 @@ from arcsm import (
 )
 from arcsm.draws import Share, Source, even_like, normal_like, signs_like, uniform_like
 from arcsm.processes import Group, ProcessError, shares
-
-COMMAND = [sys.executable, "-m", "arcsm.cli"]
-TINY = """
-name: tiny
-data: {kind: digits}
-model:
-  context: {kind: MADE, hidden_features: [16], context_features: 4}
-  head: {kind: ScoreHead, hidden_features: [8]}
-  noise: {sigma_max: 1.0, sigma_min: 0.1, levels: 4}
-train: {steps: 20, batch_size: 15, validate_every: 10, checkpoint_seconds: 0, standardise: none, device: cpu}
-"""
-
-
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", **more}
+from small_runs import COMMAND, TINY, environment
 
 
 def run(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
@@ -192,7 +177,7 @@ def test_each_process_has_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -
 def test_two_processes_train_to_the_weights_of_one_with_the_whole_batch(tmp_path: Path) -> None:
     """Fifteen rows a step, so that the shares differ; then the same two score and draw, and one goes on."""
     config = tmp_path / "tiny.yaml"
-    config.write_text(TINY)
+    config.write_text(TINY % (20, 0))
     assert here("train", config, "--out", tmp_path / "one") == 0
     two = run("train", config, "--out", tmp_path / "two", "--devices", 2)
     assert two.returncode == 0, two.stderr
@@ -239,7 +224,7 @@ def as_srun_would(folders: list[Path], *arguments: str) -> list[tuple[int, str, 
 
 
 def test_processes_that_a_scheduler_starts_find_each_other(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "tiny.yaml").write_text(TINY % (20, 0))
     found = as_srun_would([tmp_path, tmp_path], "train", "tiny.yaml", "--out", "run")
     assert [code for code, _, _ in found] == [0, 0], found
     assert [out.count("trained 20 steps") for _, out, _ in found] == [1, 0]
@@ -250,7 +235,7 @@ def test_one_that_fails_alone_says_why_and_the_other_that_it_is_gone(tmp_path: P
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
         folder.mkdir()
-        (folder / "tiny.yaml").write_text(TINY.replace("{kind: digits}", "{kind: table, path: rows.csv}"))
+        (folder / "tiny.yaml").write_text((TINY % (20, 0)).replace("{kind: digits}", "{kind: table, path: rows.csv}"))
     np.savetxt(folders[0] / "rows.csv", np.random.default_rng(0).normal(size=(80, 3)), delimiter=",")
     (code, _, first), (other, _, second) = as_srun_would(folders, "train", "tiny.yaml", "--out", "run")
     assert (code, other) == (1, 1)
@@ -264,7 +249,7 @@ def test_processes_that_would_not_do_the_same_all_stop(tmp_path: Path) -> None:
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
         folder.mkdir()
-        (folder / "tiny.yaml").write_text(TINY)
+        (folder / "tiny.yaml").write_text(TINY % (20, 0))
     assert here("train", folders[1] / "tiny.yaml", "--out", folders[1] / "run") == 0
     found = as_srun_would(folders, "train", "tiny.yaml", "--out", "run", "--resume")
     for code, _, said in found:
@@ -276,7 +261,7 @@ def test_processes_that_would_not_do_the_same_all_stop(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_processes_whose_starter_was_killed_end(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY.replace("steps: 20", "steps: 100000"))
+    (tmp_path / "tiny.yaml").write_text(TINY % (100_000, 0))
     command = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "run"), "--devices", "2"]
     starter = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     children = [wait_for_step(starter.pid, tmp_path / "run", rank) for rank in range(2)]
@@ -303,7 +288,7 @@ def test_a_script_that_was_started_several_times_is_alone_unless_it_joins(monkey
 
 @pytest.mark.slow
 def test_a_mistake_is_said_once(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY.replace("{kind: digits}", "{kind: table, path: nowhere.csv}"))
+    (tmp_path / "tiny.yaml").write_text((TINY % (20, 0)).replace("{kind: digits}", "{kind: table, path: nowhere.csv}"))
     failed = run("train", tmp_path / "tiny.yaml", "--out", tmp_path / "run", "--devices", 2)
     assert failed.returncode == 1
     assert failed.stderr.strip().splitlines() == ["arcsm: nowhere.csv: expected a file, but it does not exist"]
@@ -311,7 +296,7 @@ def test_a_mistake_is_said_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_ends_the_run_which_one_alone_goes_on_with(rank: int, tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY.replace("steps: 20", "steps: 500"))
+    (tmp_path / "tiny.yaml").write_text(TINY % (500, 0))
     folder = tmp_path / "run"
     command = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(folder), "--devices", "2"]
     both = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -339,7 +324,7 @@ def wait_for_step(parent: int, folder: Path, rank: int) -> int:
 
 
 def test_ctrl_c_ends_all_after_the_same_step(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY.replace("steps: 20", "steps: 100000"))
+    (tmp_path / "tiny.yaml").write_text(TINY % (100_000, 0))
     folder = tmp_path / "run"
     command = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(folder), "--devices", "2"]
     both = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -355,7 +340,7 @@ def test_ctrl_c_ends_all_after_the_same_step(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_machines(tmp_path: Path) -> None:
     """Two commands of one process each, at one address."""
-    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "tiny.yaml").write_text(TINY % (20, 0))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

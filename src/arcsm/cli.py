@@ -36,7 +36,6 @@ from arcsm.model import AutoregressiveModel, load, resolve_device
 from arcsm.model_rows import (
     SCORES,
     RowSource,
-    RunningMean,
     columns_of,
     continuous,
     images_for,
@@ -51,6 +50,7 @@ from arcsm.processes import ProcessError, group, is_lost_contact, join, leave_er
 from arcsm.progress import track
 from arcsm.report import LikelihoodRow, ReportNumbers, sample_picture, write_report
 from arcsm.restore import Denoiser, Noise, corruption_of, restored, restored_paths
+from arcsm.running import RunningMoments
 from arcsm.runs import class_labels, load_run, train_run
 from arcsm.samplers import SAMPLERS
 from arcsm.training import FitResult, TrainingDiverged
@@ -194,6 +194,7 @@ def sample(
         raise ValueError(f"--out {out}: this model is not of images; use .csv, .parquet or .npy")
     if out.suffix == "" and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out}: exists already; give a new or an empty folder")
+    check_writable(out / "0.png" if out.suffix == "" else out)
     begun = time.monotonic()
     if isinstance(model, VAE):
         if sampler is not None or denoise or label is not None:
@@ -238,7 +239,7 @@ def score(
     if with_data and (out.suffix == ".npy" or data.is_dir()):
         raise ValueError("--with-data: keeps the columns of a table; use it with one, and with --out .csv or .parquet")
     _in_processes(devices, nodes)
-    model, processes, mean = load(run, group().device(device)), group(), RunningMean()
+    model, processes, mean = load(run, group().device(device)), group(), RunningMoments()
     of_class = shared_class(model, label)
     source = RowSource(model, data, seed, skip_bad)
     if with_data:
@@ -257,7 +258,7 @@ def score(
                 write(score_frame(terms, mean.count, before, source.names))
                 mean.add(terms.sum(1))
     if processes.first:
-        print(f"{out}  {count} rows, mean log density {mean.mean:.4f} +- {mean.error:.4f} nats")
+        print(f"{out}  {count} rows, mean log density {float(mean.mean):.4f} +- {mean.error:.4f} nats")
 
 
 @app.command(
@@ -389,6 +390,7 @@ def report(
 ) -> None:
     """Write one self-contained page: curves, samples, calibration, likelihoods, configuration."""
     page = out or run / "report.html"
+    check_writable(page)
     if is_vae_run(run):
         if sampler is not None:
             raise ValueError(f"--sampler {sampler}: expected none; this is an autoencoder")

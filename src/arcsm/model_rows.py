@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -191,30 +189,6 @@ def score_writer(out: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
     parts: list[np.ndarray] = []
     yield lambda frame: parts.append(frame[list(SCORES)].to_numpy(dtype=np.float64))
     write_table(out, np.concatenate(parts))
-
-
-@dataclass
-class RunningMean:
-    """Mean of values that come in parts, and its standard error."""
-
-    count: int = 0
-    mean: float = 0.0
-    square: float = 0.0
-
-    def add(self, values: Tensor) -> None:
-        """Take a part in (the parallel algorithm of Chan, Golub and LeVeque, 1979)."""
-        values, count = values.double(), self.count + len(values)
-        own = float(values.mean())
-        self.square += float((values - own).square().sum()) + (own - self.mean) ** 2 * self.count * len(values) / count
-        self.mean += (own - self.mean) * len(values) / count
-        self.count = count
-
-    @property
-    def error(self) -> float:
-        """Standard error of the mean; of a single value it is not known."""
-        if self.count < 2:
-            return math.nan
-        return math.sqrt(self.square / (self.count - 1) / self.count)
 
 
 # Samples ------------------------------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet", ".npy", ".npz")
 _WRITABLE = (".csv", ".parquet", ".npy")
 _MOST_COLUMNS = 100_000
 _NPZ_KEYS = ("X", "x_train")  # looked for in this order when an archive holds several arrays
-_MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?")
-_TRUTH = ("True", "TRUE", "true", "False", "FALSE", "false")  # read as 1 and 0
+MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?")
+TRUTH = ("True", "TRUE", "true", "False", "FALSE", "false")  # read as 1 and 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +226,7 @@ def _parse_csv(path: Path, header: bool) -> np.ndarray:
         if header:
             next(row for row in csv.reader(file) if not _is_blank(row))  # pandas goes on after the header
         frame = pd.read_csv(
-            file, header=None, dtype=np.float64, keep_default_na=False, na_values=_MISSING, skipinitialspace=True
+            file, header=None, dtype=np.float64, keep_default_na=False, na_values=MISSING, skipinitialspace=True
         )
     return frame.to_numpy()
 
@@ -264,7 +264,7 @@ def _is_blank(row: list[str]) -> bool:
 def _is_number(cell: str) -> bool:
     """Whether a cell reads as a number, a truth value or a missing value."""
     cell = cell.strip()
-    if cell in _MISSING or cell in _TRUTH:
+    if cell in MISSING or cell in TRUTH:
         return True
     try:
         float(cell)

@@ -14,14 +14,12 @@ import pandas as pd
 import pyarrow
 from pyarrow import parquet
 
-from arcsm.data.arrays import TABLE_SUFFIXES, first_cells, read_table
+from arcsm.data.arrays import MISSING, TABLE_SUFFIXES, TRUTH, first_cells, read_table
 from arcsm.files import FilePath, atomic_path, existing_file, reading
 
 _NUMERIC = 0.9  # share of a column's values that are numbers, from which on the others are mistakes
 _WRITABLE = (".csv", ".parquet")
 _AT_A_TIME = 50_000  # rows of a table that is read in parts
-_TRUTH = ("True", "TRUE", "true", "False", "FALSE", "false")
-_EMPTY = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None")
 
 
 def read_frame(path: FilePath, like: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -192,7 +190,7 @@ def _csv_parts(path: Path, names: list[str], rows: int | None, as_text: bool = F
     """
     try:
         cells = pd.Series(first_cells(path) or [], dtype=str).str.strip()
-        known = cells.isin(_EMPTY) | cells.isin(_TRUTH)
+        known = cells.isin(MISSING) | cells.isin(TRUTH)
         header = bool((pd.to_numeric(cells, errors="coerce").isna() & ~known).any())
         columns = cells.tolist() if header else [f"x{index}" for index in range(len(cells))]
         if len(set(columns)) < len(columns):

@@ -25,6 +25,7 @@ from arcsm.data.arrays import (
 )
 from arcsm.files import FilePath, check_fits, existing_file, reading
 from arcsm.progress import track
+from arcsm.running import RunningMoments
 
 STREAMED_SUFFIXES = (".npy", ".parquet")
 LARGE = 1 << 30  #: bytes of a table from which on it is streamed
@@ -199,23 +200,16 @@ class RowStream:
     def _look(self, progress: bool) -> None:
         """Go through the file once."""
         held_out: tuple[list[Tensor], list[Tensor]] = ([], [])
-        count, mean, square = 0, torch.zeros(self.shape[1]).double(), torch.zeros(self.shape[1]).double()
+        moments = RunningMoments()
         with track(f"looking at {self.blocks.path.name}", len(self.blocks.ends), progress) as advance:
             for block in range(len(self.blocks.ends)):
                 *others, train = self._split(block)
                 for kept, rows in zip(held_out, others, strict=True):
                     kept.append(rows)
-                if len(train):  # the parallel algorithm of Chan, Golub and LeVeque (1979)
-                    total = count + len(train)
-                    own = train.double().mean(0)
-                    square += (train.double() - own).square().sum(0) + (own - mean).square() * (
-                        count * len(train) / total
-                    )
-                    mean += (own - mean) * (len(train) / total)
-                    count = total
+                moments.add(train)
                 advance()
         self.valid, self.test = (torch.cat(kept) for kept in held_out)
-        self.mean, self.deviation = mean, (square / count).sqrt()
+        self.mean, self.deviation = moments.mean, moments.deviation
 
 
 class StreamEpoch:

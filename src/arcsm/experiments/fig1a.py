@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -17,8 +15,8 @@ from torch import Tensor, nn
 
 from arcsm import objectives
 from arcsm.experiments.base import Preset, Settings, Study, study
+from arcsm.experiments.costs import extra_memory_mib, medians_in_turn
 from arcsm.experiments.gaussians import autoregressive, conditional_scores, gaussian_rows, joint, parameters
-from arcsm.experiments.memory import extra_memory_mib
 from arcsm.fields import denoising_score_matching, exact_score_matching, sliced_score_matching
 from arcsm.model import AutoregressiveModel
 from arcsm.plots import open_frame
@@ -97,7 +95,7 @@ def measure(arguments: str, threads: int) -> None:
 
     _step(method, network, x[:2], generator)  # gradients and the library's buffers exist now
     memory = extra_memory_mib(step, device)
-    seconds, plain_seconds = _medians([step, plain], settings.repeats, device)
+    seconds, plain_seconds = medians_in_turn([step, plain], settings.repeats, device)
     numbers = {
         "milliseconds": 1e3 * seconds,
         "plain_step_milliseconds": 1e3 * plain_seconds,
@@ -131,22 +129,6 @@ def _plain_step(network: nn.Module, x: Tensor) -> None:
     """One forward and backward pass of the scores alone."""
     scores = conditional_scores(network, x) if isinstance(network, AutoregressiveModel) else network(x)
     scores.square().sum().backward()
-
-
-def _medians(functions: list[Callable[[], None]], repeats: int, device: torch.device) -> list[float]:
-    """Median seconds of each function, run in turn; what takes long is repeated less."""
-    seconds: list[list[float]] = [[] for _ in functions]
-    for turn in range(repeats + 1):
-        for function, found in zip(functions, seconds, strict=True):
-            begun = time.perf_counter()
-            function()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if turn > 0 or repeats == 1:
-                found.append(time.perf_counter() - begun)
-        if turn >= 2 and sum(map(sum, seconds)) > 20.0:
-            break
-    return [statistics.median(found) for found in seconds]
 
 
 def _figure(table: Mapping[str, Any]) -> Figure:

@@ -9,9 +9,7 @@ step of the small one takes here, which is measured too. That is the check.
 from __future__ import annotations
 
 import math
-import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from arcsm import plots
 from arcsm.config import load_config
 from arcsm.experiments.base import Preset, Study, study
+from arcsm.experiments.costs import medians_in_turn
 from arcsm.experiments.gaussians import parameters
 from arcsm.experiments.image_models import CPU_PIXELCNN, PAPER, PAPER_PIXELCNN, TINY_MADE, TINY_PIXELCNN, ImageModels
 from arcsm.model import AutoregressiveModel
@@ -167,7 +166,7 @@ def _step(run: Study[Plan], name: str, changes: tuple[str, ...], rows: int) -> R
     with FlopCounterMode(display=False) as operations, _Calls() as calls, _kept(model) as kept:
         step()
     a = torch.randn(run.settings.product, run.settings.product, device=run.device)
-    seconds, product = _medians([step, lambda: torch.mm(a, a)], run.settings.repeats, run.device)
+    seconds, product = medians_in_turn([step, lambda: torch.mm(a, a)], run.settings.repeats, run.device)
     count = int(operations.get_total_flops())
     return {
         "weights": parameters(model),
@@ -232,19 +231,6 @@ def _kept(model: nn.Module) -> Iterator[dict[int, int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         yield found
-
-
-def _medians(functions: list[Callable[[], Any]], repeats: int, device: torch.device) -> list[float]:
-    """Median seconds of each function, run in turn."""
-    seconds: list[list[float]] = [[] for _ in functions]
-    for _ in range(repeats + 1):
-        for function, found in zip(functions, seconds, strict=True):
-            begun = time.perf_counter()
-            function()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            found.append(time.perf_counter() - begun)
-    return [statistics.median(found[1:]) for found in seconds]
 
 
 def _hours(cell: Result, gpu: GPU, share: float, count: int, batches: int) -> Result:

@@ -1,9 +1,11 @@
-"""How much memory a call needs at its peak beyond what was in use before."""
+"""What calls cost: memory at their peak beyond what was in use before, and seconds."""
 
 from __future__ import annotations
 
 import resource
+import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,3 +39,19 @@ def extra_memory_mib(function: Callable[[], object], device: torch.device) -> fl
 def _status_kib(key: str) -> int:
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(key))
     return int(line.split()[1])
+
+
+def medians_in_turn(functions: list[Callable[[], object]], repeats: int, device: torch.device) -> list[float]:
+    """Median seconds of each function, run in turn; what takes long is repeated less."""
+    seconds: list[list[float]] = [[] for _ in functions]
+    for turn in range(repeats + 1):
+        for function, found in zip(functions, seconds, strict=True):
+            begun = time.perf_counter()
+            function()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if turn > 0 or repeats == 1:
+                found.append(time.perf_counter() - begun)
+        if turn >= 2 and sum(map(sum, seconds)) > 20.0:
+            break
+    return [statistics.median(found) for found in seconds]
