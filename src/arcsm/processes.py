@@ -97,10 +97,9 @@ class Group:
         Raises:
             ValueError: in all of them, where their numbers differ.
         """
-        if self.size == 1:
-            return
         own = torch.tensor([*values, *(-value for value in values)], dtype=torch.float64)
-        dist.all_reduce(own, dist.ReduceOp.MAX)
+        if self.size > 1:
+            dist.all_reduce(own, dist.ReduceOp.MAX)
         largest, smallest = own[: len(values)], -own[len(values) :]
         if bool((largest != smallest).any()):
             raise ValueError(f"{what} of the processes differ; do all of them see the same files?")

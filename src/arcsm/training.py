@@ -191,6 +191,8 @@ class _Trainer:
 
     def agree(self) -> None:
         """Processes that work as one begin at the same step, with as many rows and the same weights."""
+        if self.group.size == 1:
+            return
         weights = sum(float(p.detach().double().sum()) for p in self.model.parameters())
         self.group.check_same([self.step, self.total, len(self.source), weights], "steps, data or weights")
 
@@ -294,7 +296,7 @@ class _Trainer:
         averaged.eval()
         objective = objective_of(self.config)
         x, condition = self.held_out
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        total = torch.zeros((), dtype=torch.float64)
         for start in range(0, len(x), _VALIDATION_BATCH)[self.group.rank :: self.group.size]:
             rows = slice(start, start + _VALIDATION_BATCH)
             generator = self.generator(3, start)
@@ -302,7 +304,7 @@ class _Trainer:
             value = objective(
                 averaged, part, condition=None if condition is None else condition[rows], generator=generator
             )
-            total += value.double() * len(part)
+            total += float(value) * len(part)
         return float(self.group.sum(total)) / len(x)
 
     # The loop ---------------------------------------------------------------------------------------------------
