@@ -344,6 +344,20 @@ def test_tensors_that_do_not_fit_are_named(file: Path, name: str) -> None:
     assert_refused(file, message)
 
 
+def test_names_that_a_terminal_would_obey_are_shown_as_text(model: AutoregressiveModel, tmp_path: Path) -> None:
+    weights = {**model.state_dict(), "context.lay\ners\x1b[2J": torch.zeros(1)}
+    checkpoint.write_tensors(tmp_path / "m.safetensors", weights, model.config())
+    with pytest.raises(ValueError, match="is not part of this model") as refused:
+        arcsm.load(tmp_path / "m.safetensors")
+    assert str(refused.value).isprintable()
+    config = model.config()
+    config["head"]["hidden\rfeatures"] = 3
+    checkpoint.write_tensors(tmp_path / "m.safetensors", model.state_dict(), config)
+    with pytest.raises(ValueError, match="model configuration") as refused:
+        arcsm.load(tmp_path / "m.safetensors")
+    assert len(str(refused.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize("scale", [0.0, -1.0])
 def test_a_scale_that_is_not_positive_is_refused(file: Path, scale: float) -> None:
     rewrite(file, lambda tensors, _: tensors["scale"].fill_(scale))

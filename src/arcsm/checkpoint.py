@@ -118,18 +118,19 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Pat
     """
     own = module.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
+        shown = name if name.isprintable() else repr(name)  # a foreign file may hold what a terminal obeys
         if name not in tensors:
-            raise ValueError(f"{path}: tensor {name} is missing")
+            raise ValueError(f"{path}: tensor {shown} is missing")
         if name not in own:
-            raise ValueError(f"{path}: tensor {name} is not part of this model")
+            raise ValueError(f"{path}: tensor {shown} is not part of this model")
         wanted, got = own[name], tensors[name]
         if wanted.shape != got.shape or wanted.is_floating_point() != got.is_floating_point():
             raise ValueError(
-                f"{path}: tensor {name}: expected shape {tuple(wanted.shape)} and type {wanted.dtype}, "
+                f"{path}: tensor {shown}: expected shape {tuple(wanted.shape)} and type {wanted.dtype}, "
                 f"got {tuple(got.shape)} and {got.dtype}"
             )
         if got.is_floating_point() and not bool(torch.isfinite(got).all()):
-            raise ValueError(f"{path}: tensor {name} holds NaN or infinity")
+            raise ValueError(f"{path}: tensor {shown} holds NaN or infinity")
     module.load_state_dict(dict(tensors))
 
 

@@ -512,7 +512,8 @@ class AutoregressiveModel(
                 metadata=config.get("metadata"),
             )
         except (KeyError, TypeError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
-            raise ValueError(f"model configuration: {type(error).__name__}: {error}") from error
+            what = " ".join(str(error).split())
+            raise ValueError(f"model configuration: {type(error).__name__}: {what}") from error
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save(self, save_directory)
