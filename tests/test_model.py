@@ -478,6 +478,31 @@ def test_a_normal_start_takes_four_evaluations_and_the_width_of_the_whole(
         torch.testing.assert_close(mean + normal * deviation, quantile, rtol=0.0, atol=0.15 * 8.0)
 
 
+@pytest.mark.parametrize("kind", ["score", "mixture"])
+def test_an_exact_start_begins_where_the_mass_is_and_still_integrates_all(
+    make_model: MakeModel, ladder: NoiseLadder, kind: str
+) -> None:
+    model = make_model(kind, noise=ladder, dtype=FLOAT64)
+    projection = model.head.project(torch.randn(60, 3, dtype=FLOAT64))
+    part = Conditionals(model.head, projection, (ladder.sigma_max,), "quadrature", Accuracy(1e-6))
+    guesses = [samplers._normal_at(part, ladder.sigma_max)]
+    guesses += [(torch.full((60,), mean, dtype=FLOAT64), torch.full((60,), sd, dtype=FLOAT64))
+                for mean, sd in ((1e3, 5.0), (-1e3, 1e-3), (0.0, 1e3))]  # fmt: skip
+    u = torch.rand(60, generator=generator(3), dtype=FLOAT64)
+    for mean, deviation in guesses:
+        nodes = samplers._nodes_around(part, mean, deviation)
+        torch.testing.assert_close(part.icdf(u, nodes), part.icdf(u), rtol=0.0, atol=2e-5)
+
+
+def test_an_exact_start_integrates_nearly_normal_conditionals_at_once(make_model: MakeModel) -> None:
+    model = make_model("score", noise=NoiseLadder(8.0, 0.2, 8), dtype=FLOAT64)
+    part = Conditionals(
+        model.head, model.head.project(torch.randn(60, 3, dtype=FLOAT64)), (8.0,), "quadrature", Accuracy(1e-3)
+    )
+    nodes = samplers._nodes_around(part, *samplers._normal_at(part, 8.0))
+    assert torch.equal(part.density(slice(0, 60), 8.0, nodes=nodes).evaluations, torch.full((60,), nodes.shape[1]))
+
+
 def test_probability_flow_at_other_levels_and_steps(make_model: MakeModel, ladder: NoiseLadder) -> None:
     model = make_model(noise=ladder)
     for options in ({"level": 0}, {"level": 4}, {"steps": 12}):

@@ -7,8 +7,11 @@ quantiles, by quadrature at one noise level or through the whole ladder as a flo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -46,6 +49,23 @@ class Accuracy:
 
 
 @dataclass
+class Prepared:
+    """What evaluations of one head share, within one thread: what it prepared for each noise level, and memory.
+
+    Attributes:
+        scores: What :meth:`Head.at` gave so far, by sigma.
+        with_derivatives: The same of :meth:`Head.at_with_derivative`; they write into the workspace.
+        workspace: Memory of evaluations.
+    """
+
+    scores: dict[float | None, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
+    with_derivatives: dict[float | None, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = field(
+        default_factory=dict
+    )
+    workspace: Workspace = field(default_factory=Workspace)
+
+
+@dataclass
 class Conditionals:
     """``N`` conditionals of one head, given by their projections.
 
@@ -56,9 +76,7 @@ class Conditionals:
         method: How densities are normalised.
         accuracy: Of the integration.
         unsure: Number of integrals so far that did not reach the accuracy.
-        levels: What :meth:`Head.at` gave so far, by sigma; it may be shared by conditionals of one head.
-        levels_with_derivative: The same of :meth:`Head.at_with_derivative`; they write into the workspace.
-        workspace: Memory of evaluations. Both may be shared with others in the same thread.
+        prepared: May be shared with other conditionals of the head in the same thread.
     """
 
     head: Head
@@ -67,11 +85,7 @@ class Conditionals:
     method: Method
     accuracy: Accuracy = Accuracy()
     unsure: int = 0
-    levels: dict[float | None, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
-    levels_with_derivative: dict[float | None, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = field(
-        default_factory=dict
-    )
-    workspace: Workspace = field(default_factory=Workspace)
+    prepared: Prepared = field(default_factory=Prepared)
 
     def __len__(self) -> int:
         return len(self.projection)
@@ -81,17 +95,22 @@ class Conditionals:
         """The noise level asked for."""
         return self.path[-1] if self.path else None
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         """Of the head's weights: what densities are computed in, under autocast too."""
         return next(self.head.parameters()).dtype
 
+    @cached_property
+    def _projection(self) -> Tensor:
+        return self.projection.to(self.dtype)
+
     def score(self, x: Tensor, sigma: float | None) -> Tensor:
-        """The score alone at ``x (N,)``, without gradients and as fast as it goes."""
-        with torch.autocast(x.device.type, enabled=False):
-            if sigma not in self.levels:
-                self.levels[sigma] = self.head.at(sigma)
-            return self.levels[sigma](self.projection.to(self.dtype), x)
+        """The score alone at ``x (*, N)``, without gradients and as fast as it goes."""
+        with _without_autocast(x.device.type):
+            scores = self.prepared.scores
+            if sigma not in scores:
+                scores[sigma] = self.head.at(sigma)
+            return scores[sigma](self._projection, x)
 
     def score_and_derivative(self, x: Tensor, rows: Tensor | slice, sigma: float | None) -> tuple[Tensor, Tensor]:
         """Score and derivative of the conditionals ``rows`` at values ``(n,)`` or ``(n, K)``."""
@@ -109,15 +128,16 @@ class Conditionals:
         if torch.is_grad_enabled():
             projection = self.projection[rows]
             return self.head.evaluate(projection.unsqueeze(1) if x.ndim == 2 else projection, x, sigma)
-        with torch.autocast(x.device.type, enabled=False):
-            projection = (self.projection[rows] if isinstance(rows, slice) else self._gathered(rows)).to(self.dtype)
-            if sigma not in self.levels_with_derivative:
-                self.levels_with_derivative[sigma] = self.head.at_with_derivative(sigma, self.workspace)
-            return self.levels_with_derivative[sigma](projection.unsqueeze(1) if x.ndim == 2 else projection, x)
+        with _without_autocast(x.device.type):
+            projection = self._projection[rows] if isinstance(rows, slice) else self._gathered(rows)
+            known = self.prepared.with_derivatives
+            if sigma not in known:
+                known[sigma] = self.head.at_with_derivative(sigma, self.prepared.workspace)
+            return known[sigma](projection.unsqueeze(1) if x.ndim == 2 else projection, x)
 
     def _gathered(self, rows: Tensor) -> Tensor:
-        out = self.workspace.empty("projections", (len(rows), self.projection.shape[1]), self.projection)
-        return torch.index_select(self.projection, 0, rows, out=out)
+        out = self.prepared.workspace.empty("projections", (len(rows), self.projection.shape[1]), self._projection)
+        return torch.index_select(self._projection, 0, rows, out=out)
 
     # Densities --------------------------------------------------------------------------------------------------
 
@@ -168,25 +188,27 @@ class Conditionals:
             self.unsure += some.unsure
         return found
 
-    def icdf(self, u: Tensor) -> Tensor:
-        """The inverse of :meth:`cdf` at ``u (N,)`` in (0, 1), ``(N,)``."""
+    def icdf(self, u: Tensor, nodes: Tensor | None = None) -> Tensor:
+        """The inverse of :meth:`cdf` at ``u (N,)`` in (0, 1), ``(N,)``; ``nodes`` as in :meth:`density`."""
         if isinstance(self.head, NormalisedHead) and self.method == "closed_form":
             return self._closed_form_icdf(u)
         start = self.path[0] if self.method == "flow" else self.sigma
         resolution = 1e-6 if u.dtype == torch.float64 else 1e-3  # of a cell, before a last step that squares it
         parts = []
         for rows in self._chunks():
-            parts.append(self.density(rows, start).quantile(u[rows, None].double(), tolerance=resolution)[:, 0])
+            density = self.density(rows, start, nodes=None if nodes is None else nodes[rows])
+            parts.append(density.quantile(u[rows, None].double(), tolerance=resolution)[:, 0])
         x = torch.cat(parts).to(u.dtype)
         return flow_down(self.score_and_derivative, x, self.path) if self.method == "flow" else x
 
-    def density(self, rows: slice, sigma: float | None, anchor: Tensor | None = None) -> PiecewiseDensity:
-        """The conditionals ``rows`` at a noise level, integrated."""
-        projection = self.projection[rows]
-        part = replace(self, projection=projection, unsure=0)
-        nodes = starting_nodes(
-            self.head, projection, sigma, _HALF_GRID_OF_FLOW if self.method == "flow" else _HALF_GRID
-        )
+    def density(
+        self, rows: slice, sigma: float | None, anchor: Tensor | None = None, nodes: Tensor | None = None
+    ) -> PiecewiseDensity:
+        """The conditionals ``rows`` at a noise level, integrated from ``nodes (n, K)`` on, or those of the head."""
+        part = replace(self, projection=self.projection[rows], unsure=0)
+        if nodes is None:
+            half_grid = _HALF_GRID_OF_FLOW if self.method == "flow" else _HALF_GRID
+            nodes = starting_nodes(self.head, part.projection, sigma, half_grid)
         density = integrate(
             lambda x, some: part.score_and_derivative(x, some, sigma), nodes, anchor,
             self.accuracy.tol, self.accuracy.max_evaluations,
@@ -240,18 +262,27 @@ class Conditionals:
         return 0.5 * (low + high)
 
 
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
+
+
 def starting_nodes(
     head: Head, projection: Tensor, sigma: float | None, half_grid: Sequence[float] = _HALF_GRID
 ) -> Tensor:
     """Where the integration of a head's conditionals starts, ``(N, K)`` in double precision."""
-    grid = torch.tensor([-t for t in reversed(half_grid)] + [0.0, *half_grid], dtype=torch.float64)
-    grid = grid.to(projection.device)
+    grid = _symmetric(tuple(half_grid), projection.device)
     if isinstance(head, ScoreHead):
         return (grid * head.scales(sigma, projection).width.double()).expand(len(projection), -1)
     if isinstance(head, NormalisedHead):
         low, high = (edge.double() for edge in head.bracket(projection, sigma))
         return 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * grid / half_grid[-1]
     raise TypeError(f"{type(head).__name__} says neither where its mass is nor that its tails are Gaussian")
+
+
+@functools.cache
+def _symmetric(half_grid: tuple[float, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # what is kept may later be differentiated through
+        return torch.tensor([-t for t in reversed(half_grid)] + [0.0, *half_grid], dtype=torch.float64, device=device)
 
 
 def choose_method(head: Head, path: Sequence[float], method: str | None) -> Method:

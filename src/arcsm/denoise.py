@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from arcsm.batches import ROWS, parts_of, rows_of, warn_of_unsure
-from arcsm.conditionals import Accuracy, Conditionals, choose_method
+from arcsm.conditionals import Accuracy, Conditionals, Prepared, choose_method
 from arcsm.corruptions import Corruption, GaussianNoise, Lost, Posterior, SaltAndPepper, ask
 from arcsm.model import AutoregressiveModel
 from arcsm.progress import track
@@ -416,8 +416,8 @@ def _builder(
     """What turns projections ``(N, P)`` into conditionals at a noise level."""
     path = model.path(level)
     chosen = choose_method(model.head, path, method)
-    levels: dict[float | None, Callable[[Tensor, Tensor], Tensor]] = {}
-    return lambda projection: Conditionals(model.head, projection, path, chosen, accuracy, levels=levels)
+    prepared = Prepared()
+    return lambda projection: Conditionals(model.head, projection, path, chosen, accuracy, prepared=prepared)
 
 
 @torch.no_grad()

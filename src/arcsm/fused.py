@@ -215,11 +215,13 @@ def _chunk(
         by_h = torch.addmm(by_h, by_z, weight) if residual else by_z @ weight
         if by_dh is not None and by_dz is not None:
             by_dh = torch.addmm(by_dh, by_dz, weight) if residual else by_dz @ weight
-    by_weight = by_z.T @ inputs
+    # with so few inputs a product is several times faster the other way round, its thin side first
+    by_weight = inputs.T @ by_z
     if by_dz is not None:
-        by_weight[:, inputs.shape[1] - slopes.shape[1] :] += by_dz.T @ slopes
-    gradients.append(by_weight)
-    return loss, by_z @ layers[0][0][:, : context.shape[1]], gradients[::-1]
+        by_weight[inputs.shape[1] - slopes.shape[1] :] += slopes.T @ by_dz
+    gradients.append(by_weight.T)
+    by_context = layers[0][0][:, : context.shape[1]].T @ by_z.T
+    return loss, by_context.T, gradients[::-1]
 
 
 def _inputs(head: ScoreHead, context: Tensor, x: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor]:

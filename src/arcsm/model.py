@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from arcsm import checkpoint
 from arcsm.batches import ROWS, each_part, keep_freed_memory, parts_for_cores, parts_of, rows_of, warn_of_unsure
-from arcsm.conditionals import Accuracy, Conditionals, choose_method
+from arcsm.conditionals import Accuracy, Conditionals, Prepared, choose_method
 from arcsm.contexts import MADE, Context, PixelCNNPP
 from arcsm.heads import DiscretisedLogisticMixtureHead, GaussianHead, Head, LogisticMixtureHead, ScoreHead
 from arcsm.noise import NoiseLadder
@@ -376,14 +376,14 @@ class AutoregressiveModel(
         method = choose_method(self.head, path, None)
         rows = rows_of(condition, (n,))
         parts = []
-        levels: dict[float | None, Callable[[Tensor, Tensor], Tensor]] = {}
+        prepared = Prepared()
         total = self.features * -(-n // batch_size)
         with track("sampling", total, progress) as advance:
             for part in parts_of(n, batch_size):
                 z, _ = self.walk(
                     len(range(n)[part]),
                     rows(part),
-                    lambda projection: Conditionals(self.head, projection, path, method, levels=levels),
+                    lambda projection: Conditionals(self.head, projection, path, method, prepared=prepared),
                     lambda conditionals, d: draw(conditionals, generator, **options).clamp(low[d], high[d]),
                     advance,
                 )

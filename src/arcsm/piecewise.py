@@ -13,7 +13,9 @@ depends on how the score bends, not on how fast the density falls.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,8 +65,8 @@ class PiecewiseDensity:
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density at ``x (N, M)`` in nats, without further evaluations of the score."""
         cell, offset = self._locate(x)
-        energy, s, ds = (t.gather(1, cell) for t in (self.energy, self.s, self.ds))
-        inside = energy + _rise(self._polynomial(cell), offset / self._width(cell))
+        polynomial, width = self._within(cell)
+        inside = self.energy.gather(1, cell) + _rise(polynomial, offset / width)
         left, right = x < self.x[:, :1], x > self.x[:, -1:]
         distance = torch.where(left, x - self.x[:, :1], x - self.x[:, -1:])
         edge = torch.where(left, 0, self.x.shape[1] - 1)
@@ -75,8 +77,9 @@ class PiecewiseDensity:
     def cdf(self, x: Tensor) -> Tensor:
         """Cumulative distribution at ``x (N, M)``, without further evaluations of the score."""
         cell, offset = self._locate(x)
-        width = self._width(cell)
-        part = torch.exp(self.energy.gather(1, cell)) * offset * _kronrod(self._polynomial(cell), offset / width)
+        polynomial, width = self._within(cell)
+        mean, _ = _mean_and_end(polynomial, offset / width)
+        part = torch.exp(self.energy.gather(1, cell)) * offset * mean
         inside = self._cumulative().gather(1, cell) + part
         left = tail_mass(self.energy[:, :1], -self.s[:, :1], self.ds[:, :1], x - self.x[:, :1])
         right = tail_mass(self.energy[:, -1:], self.s[:, -1:], self.ds[:, -1:], self.x[:, -1:] - x)
@@ -93,15 +96,16 @@ class PiecewiseDensity:
         target = u * torch.exp(self.log_mass)[:, None]
         cumulative = self._cumulative()  # (N, K)
         cell = (torch.searchsorted(cumulative, target.contiguous(), right=True) - 1).clamp(0, self.x.shape[1] - 2)
-        polynomial, width = self._polynomial(cell), self._width(cell)
+        polynomial, width = self._within(cell)
         height = torch.exp(self.energy.gather(1, cell)) * width
         wanted = target - cumulative.gather(1, cell)
         low, high = torch.zeros_like(u), torch.ones_like(u)
         t = (wanted / self.cells.gather(1, cell).clamp(min=1e-300)).clamp(0.0, 1.0)
         for _ in range(iterations):
-            excess = height * t * _kronrod(polynomial, t) - wanted
+            mean, end = _mean_and_end(polynomial, t)
+            excess = height * t * mean - wanted
             low, high = torch.where(excess <= 0, t, low), torch.where(excess >= 0, t, high)
-            newton = t - excess / (height * torch.exp(_rise(polynomial, t))).clamp(min=1e-300)
+            newton = t - excess / (height * end).clamp(min=1e-300)
             inside = (newton > low) & (newton < high)
             length = torch.where(inside, (newton - t).abs(), (high - low).sqrt())  # halving does not square the error
             t = torch.where(inside, newton, 0.5 * (low + high))
@@ -113,7 +117,7 @@ class PiecewiseDensity:
     def mean_and_variance(self) -> tuple[Tensor, Tensor]:
         """The first two moments, each ``(N,)``; the tails beyond the nodes count as sitting on the outer nodes."""
         energy, width = self.energy[:, :-1], self.x.diff(dim=1)
-        polynomial = polynomial_of(width, self.s, self.ds, self.dds)
+        polynomial = polynomial_of(width, *((f[:, :-1], f[:, 1:]) for f in (self.s, self.ds, self.dds)))
         first = second = torch.zeros_like(self.log_mass)
         ends = ((0.0, _KRONROD_END), (1.0, _KRONROD_END))
         for point, weight in (*ends, *zip(_POINTS, _KRONROD, strict=True)):
@@ -131,16 +135,15 @@ class PiecewiseDensity:
     def _locate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The cell of each point and how far into it the point lies, each ``(N, M)``."""
         cell = (torch.searchsorted(self.x, x.contiguous(), right=True) - 1).clamp(0, self.x.shape[1] - 2)
-        offset = (x - self.x.gather(1, cell)).clamp(min=0.0)
-        return cell, torch.minimum(offset, self._width(cell))
+        start, end = self.x.gather(1, cell), self.x.gather(1, cell + 1)
+        return cell, torch.minimum((x - start).clamp(min=0.0), end - start)
 
-    def _width(self, cell: Tensor) -> Tensor:
-        return (self.x.gather(1, cell + 1) - self.x.gather(1, cell)).clamp(min=1e-300)
-
-    def _polynomial(self, cell: Tensor) -> tuple[Tensor, ...]:
-        width = self.x.gather(1, cell + 1) - self.x.gather(1, cell)
-        ends = [torch.stack([t.gather(1, cell), t.gather(1, cell + 1)], -1) for t in (self.s, self.ds, self.dds)]
-        return tuple(p.squeeze(-1) for p in polynomial_of(width.unsqueeze(-1), *ends))
+    def _within(self, cell: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """What the log density does within cells: the coefficients of its rise, and the widths, each ``(N, M)``."""
+        ends = torch.cat([cell, cell + 1], 1)
+        (start, end), s, ds, dds = (t.gather(1, ends).chunk(2, 1) for t in (self.x, self.s, self.ds, self.dds))
+        width = end - start
+        return polynomial_of(width, s, ds, dds), width.clamp(min=1e-300)
 
     def _cumulative(self) -> Tensor:
         """Mass left of each node, ``(N, K)``."""
@@ -182,29 +185,36 @@ def second_derivative(width: Tensor, s: Tensor, ds: Tensor) -> Tensor:
     mean = s.diff(dim=1) / h
     after = (6.0 * mean - 4.0 * ds[:, :-1] - 2.0 * ds[:, 1:]) / h  # of a cell's cubic at its left end
     before = (2.0 * ds[:, :-1] + 4.0 * ds[:, 1:] - 6.0 * mean) / h  # and at its right end
-    third = (6.0 * (ds[:, :-1] + ds[:, 1:]) - 12.0 * mean) / h.square()
+    third = (before - after) / h
     left, right = h[:, :-1], h[:, 1:]
     both = left + right
     a, b = left / both, right / both
     q, t = after[:, 1:] - before[:, :-1], both * third.diff(dim=1)
-    fourth = 20.0 * b**2 * ((a**3 + b**3) * t / 30.0 + 0.15 * (b - a) * q)
-    fifth = -8.0 * b**3 * (0.5 * q + (b - a) * t / 12.0)
+    by_fourth_and_fifth = b.square() * (a.square() * t / 1.5 - (1.0 + 2.0 * a) * q)
     wider = torch.where(width[:, 1:] > width[:, :-1], after[:, 1:], before[:, :-1])
     graded = torch.minimum(width[:, :-1], width[:, 1:]) > _NARROWEST * both
-    inner = torch.where(graded, after[:, 1:] + fourth + fifth, wider)
+    inner = torch.where(graded, after[:, 1:] + by_fourth_and_fifth, wider)
     return torch.cat([after[:, :1], inner, before[:, -1:]], 1)
 
 
-def polynomial_of(width: Tensor, s: Tensor, ds: Tensor, dds: Tensor) -> tuple[Tensor, ...]:
-    """Coefficients of t to t^6 of the rise of the log density over cells, each ``(*, K - 1)``."""
-    (a, b), (p, q), (u, v) = (
-        (f[..., :-1] * width**order, f[..., 1:] * width**order) for order, f in ((1, s), (2, ds), (3, dds))
-    )
-    rise = b - a
-    third = 10.0 * rise - 6.0 * p - 4.0 * q - 1.5 * u + 0.5 * v
-    fourth = -15.0 * rise + 8.0 * p + 7.0 * q + 1.5 * u - v
-    fifth = 6.0 * rise - 3.0 * (p + q) + 0.5 * (v - u)
-    return a, p / 2.0, u / 6.0, third / 4.0, fourth / 5.0, fifth / 6.0
+def polynomial_of(width: Tensor, *sides: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Coefficients of t to t^6 of the rise of the log density over cells, each ``(*)``.
+
+    ``sides`` are the score, its derivative and its second derivative, each at the left and at the right ends,
+    ``(*)``. The score is Taylor's polynomial of the left end and what it takes to meet value, slope and curvature at
+    the right one.
+    """
+    (s, s_end), (ds, ds_end), (dds, dds_end) = sides
+    square = width * width
+    cube = square * width
+    slope, bend = ds * square, dds * cube
+    value_off = (s_end - s) * width - slope - 0.5 * bend
+    slope_off = ds_end * square - slope - bend
+    bend_off = dds_end * cube - bend
+    third = 10.0 * value_off - 4.0 * slope_off + 0.5 * bend_off
+    fourth = 7.0 * slope_off - 15.0 * value_off - bend_off
+    fifth = 6.0 * value_off - 3.0 * slope_off + 0.5 * bend_off
+    return s * width, slope / 2.0, bend / 6.0, third / 4.0, fourth / 5.0, fifth / 6.0
 
 
 def _rise(polynomial: tuple[Tensor, ...], t: Tensor | float) -> Tensor:
@@ -216,16 +226,18 @@ def _exp(x: Tensor) -> Tensor:
     return torch.exp(x.clamp(max=_LARGEST_EXPONENT))
 
 
-def _kronrod(polynomial: tuple[Tensor, ...], t: Tensor) -> Tensor:
-    """Mean of exp(rise) over [0, t], by the rule of degree 9."""
-    points, weights = _rule(t)
-    inner = _exp(_rise(polynomial, points * t))
-    return _KRONROD_END * (1.0 + _exp(_rise(polynomial, t))) + (weights * inner).sum(0)
+def _mean_and_end(polynomial: tuple[Tensor, ...], t: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of exp(rise) over [0, t], by the rule of degree 9, and exp(rise) at t."""
+    points, weights = _rule(t.dtype, t.device)
+    values = _exp(_rise(polynomial, points * t))  # at t itself last
+    return _KRONROD_END + (weights * values).sum(0), values[-1]
 
 
-def _rule(like: Tensor) -> tuple[Tensor, Tensor]:
-    """Interior points and weights of the rule of degree 9, ``(5, 1, 1)``, to be broadcast over cells."""
-    rule = torch.tensor((_POINTS, _KRONROD), dtype=like.dtype, device=like.device)
+@functools.cache
+def _rule(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Points and weights of the rule of degree 9 but for its first end, ``(6, 1, 1)``, to be broadcast over cells."""
+    with torch.inference_mode(False):  # what is kept may later be differentiated through
+        rule = torch.tensor(((*_POINTS, 1.0), (*_KRONROD, _KRONROD_END)), dtype=dtype, device=device)
     return rule[0, :, None, None], rule[1, :, None, None]
 
 
@@ -233,7 +245,7 @@ def cell_masses(energy: Tensor, width: Tensor, polynomial: tuple[Tensor, ...]) -
     """Mass of each cell, and what the rule of degree 9 may have missed of it."""
     left, right = energy[:, :-1], energy[:, 1:]
     ends = torch.exp(left) + torch.exp(right)
-    points, weights = _rule(width)
+    points, weights = (part[:-1] for part in _rule(width.dtype, width.device))
     inner = _exp(left + _rise(polynomial, points))  # (5, N, K - 1)
     mass = _KRONROD_END * ends + (weights * inner).sum(0)
     coarse = _LOBATTO_END * ends + _LOBATTO_INNER * (inner[1] + inner[3])

@@ -122,15 +122,14 @@ def _assess(x: Tensor, s: Tensor, ds: Tensor, anchor: Tensor | None, tol: float)
     x, s, ds = x.double(), s.double(), ds.double()
     width = x.diff(dim=1)
     dds = second_derivative(width, s, ds)
-    polynomial = polynomial_of(width, s, ds, dds)
+    polynomial = polynomial_of(width, *((f[:, :-1], f[:, 1:]) for f in (s, ds, dds)))
     steps = sum(polynomial)
     energy = torch.cat([torch.zeros_like(x[:, :1]), torch.as_tensor(steps).cumsum(1)], 1)
     energy = energy - energy.detach().amax(1, keepdim=True)
     cells, missed = cell_masses(energy, width, polynomial)
-    left = tail_mass(energy[:, 0], -s[:, 0], ds[:, 0])
-    right = tail_mass(energy[:, -1], s[:, -1], ds[:, -1])
-    tails = torch.stack([left, right], 1)
-    log_mass = torch.log(cells.sum(1) + left + right)
+    outer = slice(None, None, x.shape[1] - 1)  # the first node and the last
+    tails = tail_mass(energy[:, outer], torch.stack([-s[:, 0], s[:, -1]], 1), ds[:, outer])
+    log_mass = torch.log(cells.sum(1) + tails.sum(1))
     with torch.no_grad():
         doubt = _step_doubt(width, s, ds)
         beyond = _share_beyond(x, energy, cells, tails, doubt, anchor)
@@ -186,14 +185,10 @@ def _share_beyond(
     log_mass = torch.cat([tails[:, :1], cells, tails[:, 1:]], 1).clamp(min=1e-300).log()
     rest = torch.logsumexp(log_mass - path, 1, keepdim=True)
     on_right = torch.arange(path.shape[1], device=x.device)[None, :] > reference[:, None]
-    beyond = []
-    for side in (~on_right, on_right):
-        favoured = torch.where(side, log_mass + path, -math.inf)
-        largest = favoured.amax(1, keepdim=True)
-        mass = torch.exp(favoured - largest)
-        outer = mass[:, :-2].cumsum(1) if side is not on_right else mass[:, 2:].flip(1).cumsum(1).flip(1)
-        beyond.append(torch.sigmoid(largest + outer.log() - rest))
-    return torch.where(on_right[:, 1:-1], beyond[1], beyond[0])
+    favoured = log_mass + path
+    left = torch.logcumsumexp(favoured[:, :-2], 1)
+    right = torch.logcumsumexp(favoured[:, 2:].flip(1), 1).flip(1)
+    return torch.sigmoid(torch.where(on_right[:, 1:-1], right, left) - rest)
 
 
 def _split(

@@ -23,6 +23,11 @@ FULL_SPAN = 20.0
 EMBEDDING_FEATURES = 5
 
 
+def _leaves(x: Tensor, half: float) -> bool:
+    """Whether any value is not within ``half`` of zero."""
+    return x.numel() > 0 and not x.abs().amax().item() <= half
+
+
 class Scales(NamedTuple):
     """The scalars around the network at a noise level, each ``()`` or ``(*)``."""
 
@@ -219,6 +224,7 @@ class ScoreHead(Head):
         if isinstance(sigma, Tensor):
             return super().at(sigma)
         level = self._level(sigma)
+        deeper = [(layer.weight, layer.bias) for layer in self.layers()[1:]]
 
         def score(projection: Tensor, x: Tensor) -> Tensor:
             z = torch.addcmul(projection + level.projection, x.unsqueeze(-1), level.of_value)
@@ -228,12 +234,12 @@ class ScoreHead(Head):
                     torch.cat([sine, cosine], -1).mul_(envelope).flatten(0, -2), level.of_waves
                 )
             hidden = None
-            for layer in self.layers()[1:]:
-                update = F.silu(z)
+            for weight, bias in deeper:
+                update = F.silu(z, inplace=True)
                 hidden = hidden + update if self.residual and hidden is not None else update
-                z = layer(hidden)
+                z = F.linear(hidden, weight, bias)
             correction = torch.matmul(torch.sigmoid_(z), level.output).add_(level.offset)
-            if not bool((x.abs() <= FLAT_SPAN * level.width).all()):
+            if _leaves(x, FLAT_SPAN * level.width):
                 correction = correction * self.window(x, level.scales.width)[0]
             return correction.sub_(x, alpha=level.width**-2)
 
@@ -266,7 +272,7 @@ class ScoreHead(Head):
             gate = torch.sigmoid_(z)
             correction = torch.mv(gate, level.output).add_(level.offset).view(x.shape)
             slope = torch.mv(dz.mul_(gate.addcmul_(gate, gate, value=-1.0)), level.output).view(x.shape)
-            if not bool((x.abs() <= FLAT_SPAN * level.width).all()):
+            if _leaves(x, FLAT_SPAN * level.width):
                 window, dwindow = self.window(x, level.scales.width)
                 slope = slope * window + dwindow * correction
                 correction = correction * window
