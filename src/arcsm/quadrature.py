@@ -186,9 +186,14 @@ def _share_beyond(
     rest = torch.logsumexp(log_mass - path, 1, keepdim=True)
     on_right = torch.arange(path.shape[1], device=x.device)[None, :] > reference[:, None]
     favoured = log_mass + path
-    left = torch.logcumsumexp(favoured[:, :-2], 1)
-    right = torch.logcumsumexp(favoured[:, 2:].flip(1), 1).flip(1)
-    return torch.sigmoid(torch.where(on_right[:, 1:-1], right, left) - rest)
+    on_left = ~on_right
+    peak = torch.where(torch.stack([on_left, on_right]), favoured, -math.inf).amax(2, keepdim=True)  # (2, N, 1)
+    peak = torch.where(on_right, peak[1], peak[0])
+    mass = torch.exp(favoured - peak)
+    left = mass[:, :-2].cumsum(1)
+    right = mass[:, 2:].flip(1).cumsum(1).flip(1)
+    outer = torch.where(on_right[:, 1:-1], right, left)
+    return torch.sigmoid(peak[:, 1:-1] + outer.log() - rest)
 
 
 def _split(
