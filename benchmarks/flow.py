@@ -11,8 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from arcsm.batches import Workspace, keep_freed_memory
-from arcsm.conditionals import Accuracy, Conditionals
+from arcsm.batches import keep_freed_memory
+from arcsm.conditionals import Accuracy, Conditionals, Prepared
 from arcsm.experiments.evaluations import counted
 from arcsm.flow import flow_up
 from arcsm.heads import ScoreHead
@@ -40,7 +40,7 @@ class Plain(Conditionals):
 
 def fresh(conditionals: Conditionals) -> Conditionals:
     """The same, with nothing prepared, as every call of ``log_prob`` begins."""
-    return replace(conditionals, levels_with_derivative={}, workspace=Workspace())
+    return replace(conditionals, prepared=Prepared())
 
 
 def products(head: ScoreHead, evaluations: int) -> Callable[[], None]:

@@ -7,21 +7,28 @@ from __future__ import annotations
 
 import copy
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from arcsm.conditionals import Accuracy, Conditionals
 from arcsm.data.datasets import load_dataset
 from arcsm.heads import Head
 from arcsm.heads.score import ScoreHead
+from arcsm.piecewise import PiecewiseDensity, polynomial_of
 from arcsm.runs import load_run
 from benchmarks.timing import show
 
 _NODES = 20_001
 _CONDITIONALS = 200
 _NATS = 12.0  # below the highest mode, where a mode no longer counts
+_WANTED = 1e-4  # nats
+_EVALUATIONS = (64, 128, 256, 512)
+_FINE = range(32, 513, 16)  # evaluations at which it is asked whether they are enough
 
 
 def by_uniform_grid(head: Head, projection: Tensor, x: Tensor, sigma: float) -> tuple[Tensor, int]:
@@ -45,6 +52,79 @@ def by_uniform_grid(head: Head, projection: Tensor, x: Tensor, sigma: float) -> 
     return torch.stack(found), most_modes
 
 
+@dataclass
+class FineDensity:
+    """One conditional on a grid so fine that nothing about it is in doubt, and a cell of any two of its points.
+
+    Attributes:
+        x: The grid, ``(M,)``.
+        s: Scores, with their first and second derivatives, ``(3, M)``.
+        energy: Log density, its maximum at zero, ``(M,)``.
+        density: Normalised, ``(M,)``.
+        below: Its distribution function, ``(M,)``.
+        beyond: Mass on the far side of each point, seen from where the density is asked for, ``(M,)``.
+    """
+
+    x: NDArray[np.float64]
+    s: NDArray[np.float64]
+    energy: NDArray[np.float64]
+    density: NDArray[np.float64]
+    below: NDArray[np.float64]
+    beyond: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, head: Head, projection: Tensor, value: float, sigma: float, points: int = 40_001) -> FineDensity:
+        assert isinstance(head, ScoreHead)
+        half = float(head.support(sigma, projection))
+        x = torch.linspace(-half, half, points, dtype=torch.float64)
+        width = float(x[1] - x[0])
+        s, ds = head.evaluate(projection, x, sigma)
+        rise = 0.5 * width * (s[1:] + s[:-1]) + width**2 / 12.0 * (ds[:-1] - ds[1:])
+        energy = torch.cat([rise.new_zeros(1), rise.cumsum(0)])
+        energy = energy - energy.max()
+        density = energy.exp() / (energy.exp().sum() * width)
+        below = density.cumsum(0) * width
+        beyond = torch.where(x < value, below, 1.0 - below)
+        slopes = torch.stack([s, ds, torch.gradient(ds, spacing=width)[0]])
+        return cls(*(part.numpy() for part in (x, slopes, energy, density, below, beyond)))
+
+    def error(self, i: int, j: int) -> float:
+        """What the rule of :mod:`arcsm.piecewise` does to the log density asked for, by a cell from point i to j."""
+        some = np.unique(np.linspace(i, j, min(j - i + 1, 25)).astype(int))
+        width = self.x[j] - self.x[i]
+        sides = [torch.from_numpy(column[[i, j]]) for column in self.s]
+        a, b, c, d, e, f = (float(p) for p in polynomial_of(torch.tensor(width), *sides))
+        t = (self.x[some] - self.x[i]) / width
+        rise = t * (a + t * (b + t * (c + t * (d + t * (e + t * f)))))
+        off = np.abs(rise - (self.energy[some] - self.energy[i]))
+        share = self.below[j] - self.below[i]
+        inside = (off * self.density[some]).sum() / max(self.density[some].sum(), 1e-300) * share
+        return float(off[-1] * self.beyond[i : j + 1].max() + inside)
+
+    def nodes(self, each: float) -> tuple[int, float]:
+        """How many it takes when each cell is as wide as an error of ``each`` allows, and the sum of the errors."""
+        last, start, count, total = len(self.x) - 1, 0, 1, 0.0
+        while start < last:
+            low, high = start + 1, min(start + 2, last)
+            while high < last and self.error(start, high) <= each:
+                low, high = high, min(start + 2 * (high - start), last)
+            if self.error(start, high) <= each:
+                low = high
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (middle, high) if self.error(start, middle) <= each else (low, middle)
+            total, start, count = total + self.error(start, low), low, count + 1
+        return count, total
+
+    def fewest_nodes(self) -> int:
+        """By the best placement, which knows all errors beforehand, for an error of 1e-4 nats."""
+        low, high = -12.0, -2.0  # log10 of the error of a cell
+        for _ in range(10):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if self.nodes(10.0**middle)[1] <= _WANTED else (low, middle)
+        return self.nodes(10.0**low)[0]
+
+
 @torch.no_grad()
 def errors(folder: str) -> dict[str, float]:
     run = load_run(folder)
@@ -57,10 +137,22 @@ def errors(folder: str) -> dict[str, float]:
     x, path = z.flatten()[chosen], model.path()
     truth, most_modes = by_uniform_grid(model.head, projection, x, path[-1])
     found: dict[str, float] = {"most_modes": most_modes}
-    for evaluations in (64, 128, 256, 512):
-        part = Conditionals(model.head, projection, path, "quadrature", Accuracy(1e-5, evaluations))
+    part = Conditionals(model.head, projection, path, "quadrature")
+
+    def integrated(evaluations: int) -> tuple[PiecewiseDensity, Tensor]:
+        part.accuracy = Accuracy(1e-5, evaluations)
         density = part.density(slice(0, len(x)), path[-1], x)
-        error = (density.log_prob(x[:, None])[:, 0] - truth).abs()
+        return density, (density.log_prob(x[:, None])[:, 0] - truth).abs()
+
+    enough = torch.full((len(x),), _FINE[-1])
+    for evaluations in reversed(_FINE):
+        enough = torch.where(integrated(evaluations)[1] <= _WANTED, evaluations, enough)
+    worst = enough.argmax()
+    found["evaluations_of_the_worst_for_1e-4"] = int(enough[worst])
+    best = FineDensity.of(model.head, projection[worst], float(x[worst]), path[-1])
+    found["evaluations_of_the_worst_by_the_best_placement"] = best.fewest_nodes()
+    for evaluations in _EVALUATIONS:
+        density, error = integrated(evaluations)
         honest = (error <= 10.0 * density.error.clamp(min=1e-7))[density.converged]
         found[f"largest_error_{evaluations}"] = float(error.max())
         found[f"share_converged_{evaluations}"] = float(density.converged.double().mean())

@@ -22,6 +22,7 @@ _NEW_NODES = 12  # nodes added to a row at a time: twelve cells split in two, or
 _OUTWEIGHED = 0.01  # of the worst cell's contribution to the error
 _WIDEST_CELL = 0.8  # standard deviations; a wider cell with mass in it might hide a narrow mode
 _LARGEST_GRADING = 32.0  # a cell twice as wide as its neighbour may be wrong by 2^5 times as much
+_LIKELY = 0.1  # of the signs of an error is what it is on trained networks, seldom more
 _CLOSE = 0.25  # of a cell's width: a node that close to the anchor moves there
 
 
@@ -131,36 +132,41 @@ def _assess(x: Tensor, s: Tensor, ds: Tensor, anchor: Tensor | None, tol: float)
     tails = tail_mass(energy[:, outer], torch.stack([-s[:, 0], s[:, -1]], 1), ds[:, outer])
     log_mass = torch.log(cells.sum(1) + tails.sum(1))
     with torch.no_grad():
-        doubt = _step_doubt(width, s, ds)
-        beyond = _share_beyond(x, energy, cells, tails, doubt, anchor)
+        off = _step_doubt(width, s, ds, dds)
+        beyond = _share_beyond(x, energy, cells, tails, off, anchor)
         share = cells / torch.exp(log_mass)[:, None]
-        unsure = doubt.clamp(max=1.0) + _too_wide(x, share)
-        indicator = missed / torch.exp(log_mass)[:, None] + share * unsure + doubt * beyond
-        error = indicator.sum(1)
+        inside = missed / torch.exp(log_mass)[:, None] + share * _too_wide(x, share)
+        likely, possible = inside + share * off.clamp(max=1.0) + off * beyond
+        error = possible.sum(1)
+        indicator = torch.where(likely.sum(1, keepdim=True) > tol, likely, possible)  # first things first
         converged = (error <= tol) & log_mass.isfinite()
     evaluations = torch.full_like(converged, x.shape[1], dtype=torch.long)
     return PiecewiseDensity(x, s, ds, dds, energy, cells, tails, log_mass, error, converged, evaluations), indicator
 
 
-def _step_doubt(width: Tensor, s: Tensor, ds: Tensor) -> Tensor:
-    """How far the step of the log density over each cell may be off, in nats, ``(N, K - 1)``.
+def _step_doubt(width: Tensor, s: Tensor, ds: Tensor, dds: Tensor) -> Tensor:
+    """How far the step of the log density over each cell is likely off, and may be, in nats, ``(2, N, K - 1)``.
 
-    The rise of the score over a cell should be the mean of the slopes at its ends. By how much it is not says how
-    little the cell is understood; where it is understood well, the rule is better than that by two more orders.
+    Two signs of it. The rise of the score over a cell should be the mean of the slopes at its ends: by how much it is
+    not says how little the cell is understood; where it is understood well, the rule is better than that by two more
+    orders. And the rule should not differ much from the one that makes do without second derivatives. Either may be
+    small by chance, seldom both. Where nothing is understood, what is likely says little about what may be.
     """
     rise = s.diff(dim=1)
     slopes = width * 0.5 * (ds[:, :-1] + ds[:, 1:])
     gap = (rise - slopes).abs()
     size = rise.abs() + width * 0.5 * (ds[:, :-1].abs() + ds[:, 1:].abs())
     relative = (gap / size.clamp(min=1e-300)).clamp(max=1.0)
-    doubt = 0.3 * width * gap * relative
-    # where the gap changes sign a cell may look flawless by chance: no cell is better than its neighbours allow
+    by_curvature = width.square() * (0.5 * width * (dds[:, :-1] + dds[:, 1:]) - ds.diff(dim=1)) / 60.0
+    signs = 0.3 * width * gap * relative + by_curvature.abs()
+    off = torch.stack([_LIKELY * signs, relative.clamp(min=_LIKELY) * signs])
+    # where they change sign a cell may look flawless by chance: no cell is better than its neighbours allow
     ratio = (width[:, 1:] / width[:, :-1].clamp(min=1e-300)).pow(5)
-    from_left = doubt[:, :-1] * ratio.clamp(max=_LARGEST_GRADING)
-    from_right = doubt[:, 1:] / ratio.clamp(min=1.0 / _LARGEST_GRADING)
-    doubt[:, 1:] = torch.maximum(doubt[:, 1:], from_left)
-    doubt[:, :-1] = torch.maximum(doubt[:, :-1], from_right)
-    return doubt
+    from_left = off[..., :-1] * ratio.clamp(max=_LARGEST_GRADING)
+    from_right = off[..., 1:] / ratio.clamp(min=1.0 / _LARGEST_GRADING)
+    off[..., 1:] = torch.maximum(off[..., 1:], from_left)
+    off[..., :-1] = torch.maximum(off[..., :-1], from_right)
+    return off
 
 
 def _too_wide(x: Tensor, share: Tensor) -> Tensor:
@@ -172,28 +178,28 @@ def _too_wide(x: Tensor, share: Tensor) -> Tensor:
 
 
 def _share_beyond(
-    x: Tensor, energy: Tensor, cells: Tensor, tails: Tensor, doubt: Tensor, anchor: Tensor | None
+    x: Tensor, energy: Tensor, cells: Tensor, tails: Tensor, off: Tensor, anchor: Tensor | None
 ) -> Tensor:
-    """Share of the mass that may lie beyond each cell, seen from the anchor (or the mode), ``(N, K - 1)``.
+    """Share of the mass that may lie beyond each cell, seen from the anchor (or the mode), ``(*, N, K - 1)``.
 
-    "May": what lies beyond is counted with all the doubt on the way to it in its favour, the rest with it against.
+    "May": what lies beyond is counted with all that the steps on the way to it may be ``off (*, N, K - 1)`` in its
+    favour, the rest with it against.
     """
     reference = energy.argmax(1) if anchor is None else (x - anchor[:, None]).abs().argmin(1)
-    path = torch.cat([torch.zeros_like(x[:, :1]), doubt.cumsum(1)], 1)
-    path = (path - path.gather(1, reference[:, None])).abs()  # (N, K) doubt between each node and the reference
-    path = torch.cat([path[:, :1], torch.maximum(path[:, :-1], path[:, 1:]), path[:, -1:]], 1)  # (N, K + 1)
+    path = torch.cat([torch.zeros_like(off[..., :1]), off.cumsum(-1)], -1)
+    path = (path - path.gather(-1, reference[:, None].expand(*path.shape[:-1], 1))).abs()  # to each node
+    path = torch.cat([path[..., :1], torch.maximum(path[..., :-1], path[..., 1:]), path[..., -1:]], -1)  # (*, N, K + 1)
     log_mass = torch.cat([tails[:, :1], cells, tails[:, 1:]], 1).clamp(min=1e-300).log()
-    rest = torch.logsumexp(log_mass - path, 1, keepdim=True)
-    on_right = torch.arange(path.shape[1], device=x.device)[None, :] > reference[:, None]
+    rest = torch.logsumexp(log_mass - path, -1, keepdim=True)
+    on_right = torch.arange(path.shape[-1], device=x.device)[None, :] > reference[:, None]
     favoured = log_mass + path
-    on_left = ~on_right
-    peak = torch.where(torch.stack([on_left, on_right]), favoured, -math.inf).amax(2, keepdim=True)  # (2, N, 1)
-    peak = torch.where(on_right, peak[1], peak[0])
+    peaks = [torch.where(side, favoured, -math.inf).amax(-1, keepdim=True) for side in (~on_right, on_right)]
+    peak = torch.where(on_right, peaks[1], peaks[0])
     mass = torch.exp(favoured - peak)
-    left = mass[:, :-2].cumsum(1)
-    right = mass[:, 2:].flip(1).cumsum(1).flip(1)
+    left = mass[..., :-2].cumsum(-1)
+    right = mass[..., 2:].flip(-1).cumsum(-1).flip(-1)
     outer = torch.where(on_right[:, 1:-1], right, left)
-    return torch.sigmoid(peak[:, 1:-1] + outer.log() - rest)
+    return torch.sigmoid(peak[..., 1:-1] + outer.log() - rest)
 
 
 def _split(
