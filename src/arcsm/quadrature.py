@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -78,7 +79,7 @@ def integrate(
         s, ds = score(x, rows)
         finished: list[tuple[Tensor, PiecewiseDensity]] = []
         while True:
-            density, indicator = _assess(x, s, ds, None if anchor is None else anchor[rows], tol)
+            density, inside, errors = _assess(x, s, ds, None if anchor is None else anchor[rows], tol)
             spare = min(_NEW_NODES, max_evaluations - x.shape[1])
             full = spare < 3
             done = torch.ones_like(density.converged) if full else density.converged
@@ -89,7 +90,9 @@ def integrate(
                 return _reassemble(finished, len(nodes))
             keep = ~done
             rows, x, s, ds = rows[keep], x[keep], s[keep], ds[keep]
-            x, s, ds = _split(score, rows, x, s, ds, indicator[keep], spare)
+            likely = _errors(_select(density, keep), inside[keep], None if anchor is None else anchor[rows], _LIKELY)
+            worst = torch.where(likely.sum(1, keepdim=True) > tol, likely, errors[keep])  # first things first
+            x, s, ds = _split(score, rows, x, s, ds, worst, spare)
 
 
 def from_nodes(x: Tensor, s: Tensor, ds: Tensor) -> PiecewiseDensity:
@@ -118,8 +121,10 @@ def _with_anchor(nodes: Tensor, anchor: Tensor) -> Tensor:
 # How good the nodes are ---------------------------------------------------------------------------------------------
 
 
-def _assess(x: Tensor, s: Tensor, ds: Tensor, anchor: Tensor | None, tol: float) -> tuple[PiecewiseDensity, Tensor]:
-    """The densities on the nodes at hand, and how much each cell contributes to the error, ``(N, K - 1)``."""
+def _assess(
+    x: Tensor, s: Tensor, ds: Tensor, anchor: Tensor | None, tol: float
+) -> tuple[PiecewiseDensity, Tensor, Tensor]:
+    """The densities on the nodes at hand; the error inside each cell, and all that comes of it, ``(N, K - 1)`` each."""
     x, s, ds = x.double(), s.double(), ds.double()
     width = x.diff(dim=1)
     dds = second_derivative(width, s, ds)
@@ -132,25 +137,34 @@ def _assess(x: Tensor, s: Tensor, ds: Tensor, anchor: Tensor | None, tol: float)
     tails = tail_mass(energy[:, outer], torch.stack([-s[:, 0], s[:, -1]], 1), ds[:, outer])
     log_mass = torch.log(cells.sum(1) + tails.sum(1))
     with torch.no_grad():
-        off = _step_doubt(width, s, ds, dds)
-        beyond = _share_beyond(x, energy, cells, tails, off, anchor)
         share = cells / torch.exp(log_mass)[:, None]
         inside = missed / torch.exp(log_mass)[:, None] + share * _too_wide(x, share)
-        likely, possible = inside + share * off.clamp(max=1.0) + off * beyond
-        error = possible.sum(1)
-        indicator = torch.where(likely.sum(1, keepdim=True) > tol, likely, possible)  # first things first
-        converged = (error <= tol) & log_mass.isfinite()
-    evaluations = torch.full_like(converged, x.shape[1], dtype=torch.long)
-    return PiecewiseDensity(x, s, ds, dds, energy, cells, tails, log_mass, error, converged, evaluations), indicator
+        unknown = torch.zeros_like(log_mass)
+        evaluations = torch.full_like(log_mass, x.shape[1], dtype=torch.long)
+        density = PiecewiseDensity(
+            x, s, ds, dds, energy, cells, tails, log_mass, unknown, log_mass.isfinite(), evaluations
+        )
+        errors = _errors(density, inside, anchor, 1.0)
+        error = errors.sum(1)
+    return replace(density, error=error, converged=density.converged & (error <= tol)), inside, errors
 
 
-def _step_doubt(width: Tensor, s: Tensor, ds: Tensor, dds: Tensor) -> Tensor:
-    """How far the step of the log density over each cell is likely off, and may be, in nats, ``(2, N, K - 1)``.
+def _errors(density: PiecewiseDensity, inside: Tensor, anchor: Tensor | None, caution: float) -> Tensor:
+    """How much each cell contributes to the error, ``(N, K - 1)``: what is inside it and what its step shifts."""
+    share = density.cells / torch.exp(density.log_mass)[:, None]
+    off = _step_doubt(density.x.diff(dim=1), density.s, density.ds, density.dds, caution)
+    beyond = _share_beyond(density.x, density.energy, density.cells, density.tails, off, anchor)
+    return inside + share * off.clamp(max=1.0) + off * beyond
+
+
+def _step_doubt(width: Tensor, s: Tensor, ds: Tensor, dds: Tensor, caution: float) -> Tensor:
+    """How far the step of the log density over each cell may be off, in nats, ``(N, K - 1)``.
 
     Two signs of it. The rise of the score over a cell should be the mean of the slopes at its ends: by how much it is
     not says how little the cell is understood; where it is understood well, the rule is better than that by two more
     orders. And the rule should not differ much from the one that makes do without second derivatives. Either may be
-    small by chance, seldom both. Where nothing is understood, what is likely says little about what may be.
+    small by chance, seldom both. Where nothing is understood they may be as large as they look (``caution`` of 1), but
+    are likely a tenth of that as anywhere else.
     """
     rise = s.diff(dim=1)
     slopes = width * 0.5 * (ds[:, :-1] + ds[:, 1:])
@@ -158,15 +172,14 @@ def _step_doubt(width: Tensor, s: Tensor, ds: Tensor, dds: Tensor) -> Tensor:
     size = rise.abs() + width * 0.5 * (ds[:, :-1].abs() + ds[:, 1:].abs())
     relative = (gap / size.clamp(min=1e-300)).clamp(max=1.0)
     by_curvature = width.square() * (0.5 * width * (dds[:, :-1] + dds[:, 1:]) - ds.diff(dim=1)) / 60.0
-    signs = 0.3 * width * gap * relative + by_curvature.abs()
-    off = torch.stack([_LIKELY * signs, relative.clamp(min=_LIKELY) * signs])
+    doubt = (0.3 * width * gap * relative + by_curvature.abs()) * relative.clamp(_LIKELY, caution)
     # where they change sign a cell may look flawless by chance: no cell is better than its neighbours allow
     ratio = (width[:, 1:] / width[:, :-1].clamp(min=1e-300)).pow(5)
-    from_left = off[..., :-1] * ratio.clamp(max=_LARGEST_GRADING)
-    from_right = off[..., 1:] / ratio.clamp(min=1.0 / _LARGEST_GRADING)
-    off[..., 1:] = torch.maximum(off[..., 1:], from_left)
-    off[..., :-1] = torch.maximum(off[..., :-1], from_right)
-    return off
+    from_left = doubt[:, :-1] * ratio.clamp(max=_LARGEST_GRADING)
+    from_right = doubt[:, 1:] / ratio.clamp(min=1.0 / _LARGEST_GRADING)
+    doubt[:, 1:] = torch.maximum(doubt[:, 1:], from_left)
+    doubt[:, :-1] = torch.maximum(doubt[:, :-1], from_right)
+    return doubt
 
 
 def _too_wide(x: Tensor, share: Tensor) -> Tensor:
@@ -180,15 +193,15 @@ def _too_wide(x: Tensor, share: Tensor) -> Tensor:
 def _share_beyond(
     x: Tensor, energy: Tensor, cells: Tensor, tails: Tensor, off: Tensor, anchor: Tensor | None
 ) -> Tensor:
-    """Share of the mass that may lie beyond each cell, seen from the anchor (or the mode), ``(*, N, K - 1)``.
+    """Share of the mass that may lie beyond each cell, seen from the anchor (or the mode), ``(N, K - 1)``.
 
-    "May": what lies beyond is counted with all that the steps on the way to it may be ``off (*, N, K - 1)`` in its
+    "May": what lies beyond is counted with all that the steps on the way to it may be ``off (N, K - 1)`` in its
     favour, the rest with it against.
     """
     reference = energy.argmax(1) if anchor is None else (x - anchor[:, None]).abs().argmin(1)
     path = torch.cat([torch.zeros_like(off[..., :1]), off.cumsum(-1)], -1)
-    path = (path - path.gather(-1, reference[:, None].expand(*path.shape[:-1], 1))).abs()  # to each node
-    path = torch.cat([path[..., :1], torch.maximum(path[..., :-1], path[..., 1:]), path[..., -1:]], -1)  # (*, N, K + 1)
+    path = (path - path.gather(1, reference[:, None])).abs()  # to each node
+    path = torch.cat([path[..., :1], torch.maximum(path[..., :-1], path[..., 1:]), path[..., -1:]], -1)  # (N, K + 1)
     log_mass = torch.cat([tails[:, :1], cells, tails[:, 1:]], 1).clamp(min=1e-300).log()
     rest = torch.logsumexp(log_mass - path, -1, keepdim=True)
     on_right = torch.arange(path.shape[-1], device=x.device)[None, :] > reference[:, None]
