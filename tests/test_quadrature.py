@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from arcsm import quadrature
 from arcsm.quadrature import PiecewiseDensity, ScoreFunction, from_nodes, integrate
 
 FLOAT64 = torch.float64
@@ -144,6 +145,26 @@ def test_error_is_below_ten_times_its_estimate_or_flagged(logistic: bool, max_ev
     error = (density.log_prob(x) - mixtures.log_prob(x))[:, 0].abs()
     assert bool(((error <= 10.0 * density.error + 1e-9) | ~density.converged).all())
     assert bool((density.error[density.converged] <= 1e-5).all())
+
+
+def test_a_cell_that_looks_flawless_by_its_slopes_is_doubted_for_its_curvature() -> None:
+    # s = x (1 - x) rises by the mean of its slopes over [0, 1], by nothing; its second derivative is -2
+    s, ds = torch.zeros(1, 2, dtype=FLOAT64), torch.tensor([[1.0, -1.0]], dtype=FLOAT64)
+    width = torch.ones(1, 1, dtype=FLOAT64)
+    for dds, off in ((-2.0, 0.0), (0.0, 2.0 / 60.0)):
+        doubt = quadrature._step_doubt(width, s, ds, torch.full_like(s, dds), caution=1.0)
+        assert doubt.item() == pytest.approx(quadrature._LIKELY * off, abs=1e-15)
+
+
+def test_what_is_not_understood_may_be_as_wrong_as_it_looks() -> None:
+    s, ds = torch.tensor([[3.0, -3.0]], dtype=FLOAT64), torch.zeros(1, 2, dtype=FLOAT64)  # a switch between modes
+    width = torch.ones(1, 1, dtype=FLOAT64)
+    likely, possible = (
+        quadrature._step_doubt(width, s, ds, torch.zeros_like(s), caution).item()
+        for caution in (quadrature._LIKELY, 1.0)
+    )
+    assert possible == pytest.approx(0.3 * 6.0)
+    assert likely == pytest.approx(quadrature._LIKELY * possible)
 
 
 def test_a_smaller_tolerance_costs_more_and_gives_more() -> None:
