@@ -286,6 +286,26 @@ def test_a_script_that_was_started_several_times_is_alone_unless_it_joins(monkey
     assert not processes.was_started()
 
 
+@pytest.mark.parametrize(
+    "started",
+    [{"SLURM_STEP_NUM_TASKS": "3"}, {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "3"}],
+    ids=["srun", "torchrun"],
+)
+def test_commands_that_work_alone_refuse_to_be_started_several_times(
+    started: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    assert processes.copies() == 3
+    assert here("report", "nowhere") == 1
+    assert "report: works in one process, and 3 were started; start it by itself" in capsys.readouterr().err
+    assert here("--version") == 0
+    for name in started:
+        monkeypatch.delenv(name)
+    assert here("report", "nowhere") == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_mistake_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text((TINY % (20, 0)).replace("{kind: digits}", "{kind: table, path: nowhere.csv}"))

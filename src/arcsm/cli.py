@@ -46,7 +46,7 @@ from arcsm.model_rows import (
     shared_class,
     write_images,
 )
-from arcsm.processes import ProcessError, group, is_lost_contact, join, leave_error, start, was_started
+from arcsm.processes import ProcessError, copies, group, is_lost_contact, join, leave_error, start, was_started
 from arcsm.progress import track
 from arcsm.report import LikelihoodRow, ReportNumbers, sample_picture, write_report
 from arcsm.restore import Denoiser, Noise, corruption_of, restored, restored_paths
@@ -76,6 +76,7 @@ Nodes = Annotated[
         min=1,
     ),
 ]
+_SHARED = ("train", "sample", "score", "reproduce")  # what several processes do together, the last by its cells
 _JUDGED_AT_ONCE = 2_000  # rows of a table: a progress bar that moves, and bounded memory
 
 
@@ -87,11 +88,15 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def callback(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Score-based autoregressive density models: train by scores, get likelihoods, samples and calibrated CDFs."""
+    command = context.invoked_subcommand
+    if command not in _SHARED and copies() > 1:
+        raise ValueError(f"{command}: works in one process, and {copies()} were started; start it by itself")
 
 
 @app.command(epilog="Example: arcsm quickstart --out quickstart")

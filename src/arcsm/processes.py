@@ -171,6 +171,12 @@ def was_started() -> bool:
     return dist.is_torchelastic_launched() or (tasks > 1 and job not in ("bash", "interactive"))
 
 
+def copies() -> int:
+    """How many processes torchrun, a step of srun, or :func:`start` has started with the command of this one."""
+    said = "WORLD_SIZE" if dist.is_torchelastic_launched() else "SLURM_STEP_NUM_TASKS"
+    return int(os.environ.get(said, "1"))
+
+
 def is_orphaned() -> bool:
     """Whether the process that started this one, to work as one of several, is gone."""
     return _STARTED in os.environ and os.environ[_STARTED] != str(os.getppid())
