@@ -199,20 +199,20 @@ def _share_beyond(
     favour, the rest with it against.
     """
     reference = energy.argmax(1) if anchor is None else (x - anchor[:, None]).abs().argmin(1)
-    path = torch.cat([torch.zeros_like(off[..., :1]), off.cumsum(-1)], -1)
-    path = (path - path.gather(1, reference[:, None])).abs()  # to each node
-    path = torch.cat([path[..., :1], torch.maximum(path[..., :-1], path[..., 1:]), path[..., -1:]], -1)  # (N, K + 1)
+    path = torch.cat([torch.zeros_like(x[:, :1]), off.cumsum(1)], 1)
+    path = (path - path.gather(1, reference[:, None])).abs()  # (N, K) between each node and the reference
+    path = torch.cat([path[:, :1], torch.maximum(path[:, :-1], path[:, 1:]), path[:, -1:]], 1)  # (N, K + 1)
     log_mass = torch.cat([tails[:, :1], cells, tails[:, 1:]], 1).clamp(min=1e-300).log()
-    rest = torch.logsumexp(log_mass - path, -1, keepdim=True)
-    on_right = torch.arange(path.shape[-1], device=x.device)[None, :] > reference[:, None]
+    rest = torch.logsumexp(log_mass - path, 1, keepdim=True)
+    on_right = torch.arange(path.shape[1], device=x.device)[None, :] > reference[:, None]
     favoured = log_mass + path
-    peaks = [torch.where(side, favoured, -math.inf).amax(-1, keepdim=True) for side in (~on_right, on_right)]
-    peak = torch.where(on_right, peaks[1], peaks[0])
+    peaks = [torch.where(side, favoured, -math.inf).amax(1, keepdim=True) for side in (~on_right, on_right)]
+    peak = torch.where(on_right, peaks[1], peaks[0])  # of each side, lest the other's be too small to be a number
     mass = torch.exp(favoured - peak)
-    left = mass[..., :-2].cumsum(-1)
-    right = mass[..., 2:].flip(-1).cumsum(-1).flip(-1)
-    outer = torch.where(on_right[:, 1:-1], right, left)
-    return torch.sigmoid(peak[..., 1:-1] + outer.log() - rest)
+    on_left_of = mass[:, :-2].cumsum(1)
+    on_right_of = mass[:, 2:].flip(1).cumsum(1).flip(1)
+    outer = torch.where(on_right[:, 1:-1], on_right_of, on_left_of)
+    return torch.sigmoid(peak[:, 1:-1] + outer.log() - rest)
 
 
 def _split(
