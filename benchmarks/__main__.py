@@ -51,7 +51,10 @@ ABOUT = {
     "against a uniform grid of 20,001 nodes: the largest of 200 conditionals of held-out rows, the share that reached "
     "the tolerance of 1e-5, and of those the share whose error is below ten times its estimate. `RUN` is a folder "
     "that `arcsm train` made. `most_modes` is the largest number of modes, within 12 nats of the highest, of any of "
-    "the conditionals: a mode and the way to the next take a dozen evaluations or more.",
+    "the conditionals: a mode and the way to the next take a dozen evaluations or more. "
+    "`evaluations_of_the_worst_for_1e-4` is how many the conditional that needs most needs for a true error of 1e-4 "
+    "nats (in steps of 16), and `evaluations_of_the_worst_by_the_best_placement` how many nodes the same rule would "
+    "take there if all its errors and the second derivatives were known beforehand.",
 }
 
 #: What stands in the table at the top: of which benchmark, what, and where in its numbers it is to be found how many
