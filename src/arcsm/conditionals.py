@@ -8,6 +8,7 @@ quantiles, by quadrature at one noise level or through the whole ladder as a flo
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -272,7 +273,7 @@ def starting_nodes(
     """Where the integration of a head's conditionals starts, ``(N, K)`` in double precision."""
     grid = _symmetric(tuple(half_grid), projection.device)
     if isinstance(head, ScoreHead):
-        return (grid * head.scales(sigma, projection).width.double()).expand(len(projection), -1)
+        return (grid * math.hypot(sigma or 0.0, head.data_std)).expand(len(projection), -1)
     if isinstance(head, NormalisedHead):
         low, high = (edge.double() for edge in head.bracket(projection, sigma))
         return 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * grid / half_grid[-1]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -139,14 +138,13 @@ def _assess(
     with torch.no_grad():
         share = cells / torch.exp(log_mass)[:, None]
         inside = missed / torch.exp(log_mass)[:, None] + share * _too_wide(x, share)
-        unknown = torch.zeros_like(log_mass)
+        error, converged = torch.zeros_like(log_mass), log_mass.isfinite()
         evaluations = torch.full_like(log_mass, x.shape[1], dtype=torch.long)
-        density = PiecewiseDensity(
-            x, s, ds, dds, energy, cells, tails, log_mass, unknown, log_mass.isfinite(), evaluations
-        )
+        density = PiecewiseDensity(x, s, ds, dds, energy, cells, tails, log_mass, error, converged, evaluations)
         errors = _errors(density, inside, anchor, 1.0)
-        error = errors.sum(1)
-    return replace(density, error=error, converged=density.converged & (error <= tol)), inside, errors
+        error += errors.sum(1)
+        converged &= error <= tol
+    return density, inside, errors
 
 
 def _errors(density: PiecewiseDensity, inside: Tensor, anchor: Tensor | None, caution: float) -> Tensor:
