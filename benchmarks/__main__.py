@@ -94,7 +94,7 @@ def main() -> None:
         print(f"running {name} ...", file=sys.stderr)
         runs = given.runs if name == "quadrature" else []
         command = [sys.executable, "-m", f"benchmarks.{name}", *runs]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         typed = f"python -m benchmarks.{name}{' RUN ...' if runs else ''}"
         numbers = json.dumps(json.loads(done.stdout), indent=2)
         sections[name] = f"{ABOUT[name]}\n\n`{typed}`\n\n```json\n{numbers}\n```\n"
