@@ -54,7 +54,8 @@ ABOUT = {
     "the conditionals: a mode and the way to the next take a dozen evaluations or more. "
     "`evaluations_of_the_worst_for_1e-4` is how many the conditional that needs most needs for a true error of 1e-4 "
     "nats (in steps of 16), and `evaluations_of_the_worst_by_the_best_placement` how many nodes the same rule would "
-    "take there if all its errors and the second derivatives were known beforehand.",
+    "take there if all its errors and the second derivatives were known beforehand, with cells of equal error and "
+    "none making up for another.",
 }
 
 #: What stands in the table at the top: of which benchmark, what, and where in its numbers it is to be found how many

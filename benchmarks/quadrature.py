@@ -19,7 +19,7 @@ from arcsm.conditionals import Accuracy, Conditionals
 from arcsm.data.datasets import load_dataset
 from arcsm.heads import Head
 from arcsm.heads.score import ScoreHead
-from arcsm.piecewise import PiecewiseDensity, polynomial_of
+from arcsm.piecewise import PiecewiseDensity, _rise, polynomial_of
 from arcsm.runs import load_run
 from benchmarks.timing import show
 
@@ -31,6 +31,14 @@ _EVALUATIONS = (64, 128, 256, 512)
 _FINE = range(32, 513, 16)  # evaluations at which it is asked whether they are enough
 
 
+def known_everywhere(head: Head, projection: Tensor, points: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, slopes and log densities up to a constant at points so close that nothing is in doubt, ``(M,)`` each."""
+    s, ds = head.evaluate(projection, points, sigma)
+    step = points.diff()
+    rise = 0.5 * step * (s[1:] + s[:-1]) + step.square() / 12.0 * (ds[:-1] - ds[1:])
+    return s, ds, torch.cat([rise.new_zeros(1), rise.cumsum(0)])
+
+
 def by_uniform_grid(head: Head, projection: Tensor, x: Tensor, sigma: float) -> tuple[Tensor, int]:
     """Log densities at ``x (N,)`` in double precision, from scores and slopes on a fine grid, and the most modes."""
     assert isinstance(head, ScoreHead)
@@ -40,10 +48,7 @@ def by_uniform_grid(head: Head, projection: Tensor, x: Tensor, sigma: float) -> 
     found, most_modes = [], 0
     for row, value in zip(projection, x, strict=True):
         points = torch.cat([grid, value[None]]).sort().values
-        s, ds = head.evaluate(row, points, sigma)
-        step = points.diff()
-        rise = 0.5 * step * (s[1:] + s[:-1]) + step.square() / 12.0 * (ds[:-1] - ds[1:])
-        energy = torch.cat([rise.new_zeros(1), rise.cumsum(0)])
+        s, _, energy = known_everywhere(head, row, points, sigma)
         peaks = (s[:-1] > 0) & (s[1:] <= 0) & (energy[:-1] > energy.max() - _NATS)
         most_modes = max(most_modes, int(peaks.sum()))
         place = int((points == value).nonzero()[0])
@@ -78,9 +83,7 @@ class FineDensity:
         half = float(head.support(sigma, projection))
         x = torch.linspace(-half, half, points, dtype=torch.float64)
         width = float(x[1] - x[0])
-        s, ds = head.evaluate(projection, x, sigma)
-        rise = 0.5 * width * (s[1:] + s[:-1]) + width**2 / 12.0 * (ds[:-1] - ds[1:])
-        energy = torch.cat([rise.new_zeros(1), rise.cumsum(0)])
+        s, ds, energy = known_everywhere(head, projection, x, sigma)
         energy = energy - energy.max()
         density = energy.exp() / (energy.exp().sum() * width)
         below = density.cumsum(0) * width
@@ -93,9 +96,8 @@ class FineDensity:
         some = np.unique(np.linspace(i, j, min(j - i + 1, 25)).astype(int))
         width = self.x[j] - self.x[i]
         sides = [torch.from_numpy(column[[i, j]]) for column in self.s]
-        a, b, c, d, e, f = (float(p) for p in polynomial_of(torch.tensor(width), *sides))
-        t = (self.x[some] - self.x[i]) / width
-        rise = t * (a + t * (b + t * (c + t * (d + t * (e + t * f)))))
+        t = torch.from_numpy((self.x[some] - self.x[i]) / width)
+        rise = _rise(polynomial_of(torch.tensor(width), *sides), t).numpy()
         off = np.abs(rise - (self.energy[some] - self.energy[i]))
         share = self.below[j] - self.below[i]
         inside = (off * self.density[some]).sum() / max(self.density[some].sum(), 1e-300) * share
@@ -117,7 +119,7 @@ class FineDensity:
         return count, total
 
     def fewest_nodes(self) -> int:
-        """By the best placement, which knows all errors beforehand, for an error of 1e-4 nats."""
+        """For an error of 1e-4 nats, of cells of equal error that is known beforehand, none making up for another."""
         low, high = -12.0, -2.0  # log10 of the error of a cell
         for _ in range(10):
             middle = 0.5 * (low + high)

@@ -22,7 +22,7 @@ _NEW_NODES = 12  # nodes added to a row at a time: twelve cells split in two, or
 _OUTWEIGHED = 0.01  # of the worst cell's contribution to the error
 _WIDEST_CELL = 0.8  # standard deviations; a wider cell with mass in it might hide a narrow mode
 _LARGEST_GRADING = 32.0  # a cell twice as wide as its neighbour may be wrong by 2^5 times as much
-_LIKELY = 0.1  # of the signs of an error is what it is on trained networks, seldom more
+_LIKELY = 0.1  # of the signs of an error counts: sums of it are near the errors of trained heads, and seldom below
 _CLOSE = 0.25  # of a cell's width: a node that close to the anchor moves there
 
 
@@ -161,8 +161,7 @@ def _step_doubt(width: Tensor, s: Tensor, ds: Tensor, dds: Tensor, caution: floa
     Two signs of it. The rise of the score over a cell should be the mean of the slopes at its ends: by how much it is
     not says how little the cell is understood; where it is understood well, the rule is better than that by two more
     orders. And the rule should not differ much from the one that makes do without second derivatives. Either may be
-    small by chance, seldom both. Where nothing is understood they may be as large as they look (``caution`` of 1), but
-    are likely a tenth of that as anywhere else.
+    small by chance, seldom both. A tenth of them counts; where nothing is understood, with a ``caution`` of 1, all.
     """
     rise = s.diff(dim=1)
     slopes = width * 0.5 * (ds[:, :-1] + ds[:, 1:])
