@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from arcsm import quadrature
+from arcsm import piecewise, quadrature
 from arcsm.quadrature import PiecewiseDensity, ScoreFunction, from_nodes, integrate
 
 FLOAT64 = torch.float64
@@ -535,3 +535,14 @@ def test_a_quantile_is_as_exact_as_the_square_of_its_tolerance(deviation: float,
     error = (density.cdf(density.quantile(u, tolerance=tolerance)) - u).abs()
     assert bool(density.converged.all())
     assert error.max().item() < 10.0 * tolerance**2 + 1e-11
+
+
+def test_where_a_quantile_is_first_looked_for() -> None:
+    u = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0], dtype=FLOAT64)
+    for rise in (-3.0, -0.2, 0.0, 1e-9, 0.7, 5.0):
+        mass = piecewise._exponential_quantile(u, torch.full_like(u, rise))
+        expected = torch.expm1(rise * mass) / math.expm1(rise) if rise else mass
+        torch.testing.assert_close(expected, u, rtol=0.0, atol=1e-12)
+    for rise in (-1e9, -800.0, 800.0, 1e9):  # steeper than numbers reach: somewhere in the cell
+        found = piecewise._exponential_quantile(u, torch.full_like(u, rise))
+        assert bool(((found >= 0.0) & (found <= 1.0)).all())

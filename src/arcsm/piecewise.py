@@ -29,6 +29,7 @@ _KRONROD_END = 77.0 / 2940.0
 _LOBATTO_INNER, _LOBATTO_END = 5.0 / 12.0, 1.0 / 12.0  # the embedded rule: ends and +-beta, degree 5
 
 _NARROWEST = 1e-3  # of two neighbours' width: a cell narrower than that has no say in the other's shape
+_LARGEST_RISE = 700.0  # whose exponential is a number
 _LARGEST_EXPONENT = 60.0  # a cell's interior may rise this far above all nodes before it is cut
 
 
@@ -100,7 +101,8 @@ class PiecewiseDensity:
         height = torch.exp(self.energy.gather(1, cell)) * width
         wanted = target - cumulative.gather(1, cell)
         low, high = torch.zeros_like(u), torch.ones_like(u)
-        t = (wanted / self.cells.gather(1, cell).clamp(min=1e-300)).clamp(0.0, 1.0)
+        rise = self.energy.gather(1, cell + 1) - self.energy.gather(1, cell)
+        t = _exponential_quantile((wanted / self.cells.gather(1, cell).clamp(min=1e-300)).clamp(0.0, 1.0), rise)
         for _ in range(iterations):
             mean, end = _mean_and_end(polynomial, t)
             excess = height * t * mean - wanted
@@ -239,6 +241,12 @@ def _rule(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):  # what is kept may later be differentiated through
         rule = torch.tensor(((*_POINTS, 1.0), (*_KRONROD, _KRONROD_END)), dtype=dtype, device=device)
     return rule[0, :, None, None], rule[1, :, None, None]
+
+
+def _exponential_quantile(u: Tensor, rise: Tensor) -> Tensor:
+    """Quantile of a density on [0, 1] whose logarithm is straight and rises by ``rise``."""
+    rise = rise.clamp(max=_LARGEST_RISE) + 1e-300  # not zero
+    return (torch.log1p(u * torch.expm1(rise)) / rise).clamp(0.0, 1.0)
 
 
 def cell_masses(energy: Tensor, width: Tensor, polynomial: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:

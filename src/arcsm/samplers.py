@@ -6,6 +6,7 @@ that dimension for all rows of the batch; a sampler returns one value for each r
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -143,8 +144,14 @@ def _nodes_around(conditionals: Conditionals, mean: Tensor, deviation: Tensor) -
     half = high - middle
     centre = mean[:, None].clamp(middle - 0.8 * half, middle + 0.8 * half)
     room = (half - (centre - middle).abs()) / (1.1 * _STEPS_AROUND[-1])
-    steps = torch.tensor(_STEPS_AROUND, dtype=low.dtype, device=low.device)
+    steps = _steps_around(low.dtype, low.device)
     return torch.cat([low, torch.addcmul(centre, torch.minimum(deviation[:, None], room), steps), high], 1)
+
+
+@functools.cache
+def _steps_around(dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # what is kept may later be differentiated through
+        return torch.tensor(_STEPS_AROUND, dtype=dtype, device=device)
 
 
 def _normal(conditionals: Conditionals, generator: torch.Generator | None) -> Tensor:

@@ -25,7 +25,7 @@ EMBEDDING_FEATURES = 5
 
 def _leaves(x: Tensor, half: float) -> bool:
     """Whether any value is not within ``half`` of zero."""
-    return x.numel() > 0 and not x.abs().amax().item() <= half
+    return not torch.linalg.vector_norm(x, math.inf).item() <= half if x.numel() else False
 
 
 class Scales(NamedTuple):
