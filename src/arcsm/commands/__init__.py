@@ -1,0 +1,1 @@
+"""The commands, one module for each kind; :mod:`arcsm.cli` puts them together."""

@@ -1,0 +1,27 @@
+"""What several commands ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Seed = Annotated[int, typer.Option(help="Seed of all randomness.", min=0)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+Label = Annotated[int | None, typer.Option("--class", help="Class of all rows, for a model with classes.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out images that cannot be read or are of another size, and list them.")
+]
+WithData = Annotated[
+    bool, typer.Option("--with-data", help="Keep the table's columns, as they are, before what is found.")
+]
+Devices = Annotated[
+    int, typer.Option(help="Processes on this machine, one for each device (or, without any, for its cores).", min=1)
+]
+Nodes = Annotated[
+    int,
+    typer.Option(
+        help="Machines; start the command on each, with MASTER_ADDR and MASTER_PORT of one of them in the environment.",
+        min=1,
+    ),
+]

@@ -1,0 +1,94 @@
+"""Commands that fit a table and judge or fill it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from arcsm.commands.options import Device, Seed, WithData
+from arcsm.data import frame_parts, frame_writer, read_frame, write_frame
+from arcsm.data.frames import check_names, raw_parts
+from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
+from arcsm.estimators.report import VERDICTS, Judged, write_detection_report
+from arcsm.files import check_writable
+from arcsm.progress import track
+
+app = typer.Typer()
+
+
+_JUDGED_AT_ONCE = 2_000  # rows of a table: a progress bar that moves, and bounded memory
+
+
+@app.command(
+    epilog="Examples: arcsm detect normal.csv new.csv --out scores.csv   |   "
+    "arcsm detect all.csv all.csv --contamination 0.02 --out scores.csv --report report.html"
+)
+def detect(
+    train: Annotated[Path, typer.Argument(metavar="TRAIN", help="A table, most of whose rows are normal.")],
+    test: Annotated[Path, typer.Argument(metavar="TEST", help="A table with the same columns, to be judged.")],
+    out: Annotated[Path, typer.Option(help="A .csv or .parquet file: a line for every row of TEST.")],
+    page: Annotated[Path | None, typer.Option("--report", help="A page about the most surprising rows.")] = None,
+    contamination: Annotated[
+        float | None, typer.Option(help="Share of TRAIN that is taken for outliers, up to 0.5; 0.1 without.")
+    ] = None,
+    p_value: Annotated[
+        float | None, typer.Option("--p-value", help="Flag rows at most this likely, in place of a share.")
+    ] = None,
+    with_data: WithData = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Find the rows of a table that do not belong, and say which columns are to blame."""
+    if p_value is not None and (contamination is not None or not 0.0 < p_value < 1.0):
+        raise ValueError(f"--p-value {p_value}: expected a number between 0 and 1, and no --contamination")
+    if out.suffix.lower() not in (".csv", ".parquet"):
+        raise ValueError(f"--out {out}: expected a .csv or .parquet file")
+    for target in (out, *([] if page is None else [page])):
+        check_writable(target)
+    if with_data:
+        check_names(test, VERDICTS)
+    normal = read_frame(train)
+    rows, gaps = 0, False
+    for part in frame_parts(test, normal):  # all of it is looked at before hours may be spent
+        rows, gaps = rows + len(part), gaps or bool(part.isna().any(axis=None))
+    detector = ScoreOutlierDetector(
+        "auto" if contamination is None else contamination,
+        missing=gaps or "auto",
+        random_state=seed,
+        device=device,
+        verbose=True,
+    ).fit(normal)
+    own = raw_parts(test, _JUDGED_AT_ONCE) if with_data else None
+    with frame_writer(out) as write, track("judging", rows, enabled=True) as advance:
+
+        def written(found: pd.DataFrame) -> None:
+            write(found if own is None else pd.concat([next(own), found], axis=1))
+            advance(len(found))
+
+        judged = Judged.of(detector, frame_parts(test, normal, _JUDGED_AT_ONCE), p_value, written)
+    print(f"{out}  {rows} rows, {judged.flagged} flagged")
+    if page is not None:
+        write_detection_report(detector, judged, page, f"{test.name}, judged by {train.name}")
+        print(page)
+
+
+@app.command(epilog="Example: arcsm impute table.csv --out filled.csv")
+def impute(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A table with missing values.")],
+    out: Annotated[Path, typer.Option(help="A .csv or .parquet file: the table with its gaps filled.")],
+    draws: Annotated[int, typer.Option(help="Joint draws of the missing values of a row.", min=1)] = 64,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Fill the missing values of a table by what the rest of each row says of them."""
+    check_writable(out)
+    rows = read_frame(table)
+    gaps = int(rows.isna().to_numpy().sum())
+    if not gaps:
+        raise ValueError(f"{table}: no value is missing")
+    filled = ScoreDensity(random_state=seed, device=device, verbose=True).fit(rows).impute(rows, draws)
+    write_frame(out, pd.DataFrame(filled))
+    print(f"{out}  {len(rows)} rows, {gaps} values filled")
