@@ -12,7 +12,8 @@ from PIL import Image
 
 from arcsm import cli, load, restore
 from arcsm.data.datasets import ImageData, NamedImageData, load_dataset
-from arcsm.data.images import save_images, stretch_images
+from arcsm.data.images import save_images
+from arcsm.data.pixels import stretch_images
 from arcsm.denoise import GaussianNoise
 from arcsm.model_rows import images_for, shared_class
 from arcsm.warning import SkippedWarning

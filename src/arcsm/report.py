@@ -17,7 +17,8 @@ from arcsm import plots
 from arcsm.checkpoint import write_text
 from arcsm.config import dump_config
 from arcsm.data.datasets import Dataset, load_dataset
-from arcsm.data.images import image_grid, unscale_images
+from arcsm.data.images import image_grid
+from arcsm.data.pixels import unscale_images
 from arcsm.metrics import add_smallest_noise, gaussian_mixture_scores, pit_uniformity, summary
 from arcsm.progress import track
 from arcsm.runs import Run, class_labels

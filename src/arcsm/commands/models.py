@@ -13,7 +13,8 @@ import typer
 from arcsm.commands.options import Device, Devices, Label, Nodes, Seed, SkipBad, WithData
 from arcsm.commands.several import in_processes
 from arcsm.data import scale_images, write_table
-from arcsm.data.images import save_images, unscale_images
+from arcsm.data.images import save_images
+from arcsm.data.pixels import unscale_images
 from arcsm.files import atomic_path, check_writable
 from arcsm.implicit.runs import holds_vae
 from arcsm.implicit.vae import VAE, load_vae

@@ -14,7 +14,7 @@ from arcsm.commands.several import in_processes
 from arcsm.commands.shown import fail, show_likelihoods, show_training
 from arcsm.config import RunConfig, load_config, load_tree, presets, run_config_path, validated
 from arcsm.data import scale_images, write_frame
-from arcsm.data.images import digits
+from arcsm.data.image_sets import digits
 from arcsm.files import atomic_path
 from arcsm.implicit.runs import VAERunConfig, is_vae, train_vae_run
 from arcsm.model import AutoregressiveModel

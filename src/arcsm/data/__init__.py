@@ -2,20 +2,9 @@
 
 from arcsm.data.arrays import TABLE_SUFFIXES, Table, read_array, read_table, write_table
 from arcsm.data.frames import frame_parts, frame_writer, read_frame, write_frame
-from arcsm.data.images import (
-    IMAGE_SUFFIXES,
-    ImageSet,
-    digits,
-    image_grid,
-    mnist,
-    read_idx,
-    read_images,
-    save_images,
-    scale_images,
-    stretch_images,
-    torchvision_images,
-    unscale_images,
-)
+from arcsm.data.image_sets import digits, mnist, read_idx, torchvision_images
+from arcsm.data.images import IMAGE_SUFFIXES, image_grid, read_images, save_images
+from arcsm.data.pixels import ImageSet, scale_images, stretch_images, unscale_images
 from arcsm.data.streams import RowStream, blocks_of
 from arcsm.data.toys import TOYS, Toy, toy
 

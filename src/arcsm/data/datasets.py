@@ -14,7 +14,9 @@ from torch import Tensor
 
 from arcsm import processes
 from arcsm.data.arrays import read_table
-from arcsm.data.images import ImageSet, digits, mnist, read_images, scale_images, torchvision_images
+from arcsm.data.image_sets import digits, mnist, torchvision_images
+from arcsm.data.images import read_images
+from arcsm.data.pixels import ImageSet, scale_images
 from arcsm.data.streams import RowStream, blocks_of, is_large
 from arcsm.data.toys import toy
 

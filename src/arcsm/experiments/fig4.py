@@ -21,7 +21,8 @@ from torch import Tensor
 
 from arcsm import plots
 from arcsm.data.datasets import Dataset
-from arcsm.data.images import image_grid, unscale_images
+from arcsm.data.images import image_grid
+from arcsm.data.pixels import unscale_images
 from arcsm.experiments.base import Preset, Study, digest, result_path, study
 from arcsm.experiments.evaluations import counted
 from arcsm.experiments.image_models import (

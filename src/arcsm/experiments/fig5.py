@@ -22,7 +22,7 @@ from torch import Tensor
 
 from arcsm.corruptions import Corruption, GaussianNoise, SaltAndPepper
 from arcsm.data.datasets import Dataset
-from arcsm.data.images import unscale_images
+from arcsm.data.pixels import unscale_images
 from arcsm.denoise import langevin, particles, posterior, tweedie
 from arcsm.experiments.base import Preset, Study, digest, interval, study
 from arcsm.experiments.image_models import (

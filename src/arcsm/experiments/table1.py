@@ -18,7 +18,9 @@ from torch import Tensor
 
 from arcsm.anomaly import Combination, auroc, auroc_standard_error, features
 from arcsm.data.datasets import Dataset, named_images_path
-from arcsm.data.images import read_images, scale_images, torchvision_images
+from arcsm.data.image_sets import torchvision_images
+from arcsm.data.images import read_images
+from arcsm.data.pixels import scale_images
 from arcsm.experiments.base import Preset, Study, over_seeds, study
 from arcsm.experiments.image_models import (
     CPU_MADE,

@@ -22,7 +22,8 @@ from torch import Tensor
 import arcsm
 from arcsm.config import load_tree, validated
 from arcsm.data.datasets import Dataset, load_dataset
-from arcsm.data.images import image_grid, unscale_images
+from arcsm.data.images import image_grid
+from arcsm.data.pixels import unscale_images
 from arcsm.experiments.base import Preset, Settings, Study, digest, over_seeds, result_path, study
 from arcsm.files import atomic_path
 from arcsm.frechet import Frechet

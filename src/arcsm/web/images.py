@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from arcsm.corruptions import GaussianNoise, Lost
-from arcsm.data.images import image_grid, scale_images, unscale_images
+from arcsm.data.images import image_grid
+from arcsm.data.pixels import scale_images, unscale_images
 from arcsm.denoise import particles, posterior, tweedie
 from arcsm.heads import DiscretisedLogisticMixtureHead
 from arcsm.model import AutoregressiveModel

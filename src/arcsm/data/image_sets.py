@@ -1,0 +1,172 @@
+"""Image sets that have a name: MNIST and its like, torchvision's, scikit-learn's digits."""
+
+import gzip
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arcsm.data.images import check_size, convert, square
+from arcsm.data.pixels import ImageSet
+from arcsm.files import FilePath, existing_file, reading
+
+__all__ = ["digits", "mnist", "read_idx", "torchvision_images"]
+
+_DOWNLOAD = "download=True (command: --set data.download=true) fetches it"
+
+# --- idx files and MNIST ----------------------------------------------------------------------------------------------
+
+_IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+def read_idx(path: FilePath) -> Tensor:
+    """Read an idx file (LeCun, Cortes and Burges, The MNIST database), gzipped or not.
+
+    The file is two zero bytes, a type code, the number of dimensions, each dimension as a big-endian 32-bit integer,
+    and the numbers, big-endian. The tensor has the file's shape and type.
+
+    Raises:
+        ValueError: In one line: no such file, damaged gzip, another magic number, more or fewer bytes than announced.
+    """
+    path = existing_file(path)
+    content = path.read_bytes()
+    if content[:2] == b"\x1f\x8b":
+        with reading(path):
+            content = gzip.decompress(content)
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_DTYPES:
+        raise ValueError(f"{path}: expected an idx file (magic 0000, type, dimensions), got 0x{content[:4].hex()}")
+    dtype, start = np.dtype(_IDX_DTYPES[content[2]]), 4 + 4 * content[3]
+    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
+    expected = start + math.prod(shape) * dtype.itemsize
+    if len(content) != expected:
+        raise ValueError(f"{path}: expected {expected} bytes for shape {tuple(shape)}, got {len(content)}")
+    array = np.frombuffer(content, dtype, offset=start).astype(dtype.newbyteorder("="))
+    return torch.from_numpy(array).reshape(shape)
+
+
+def mnist(folder: FilePath, split: str = "train", download: bool = False) -> ImageSet:
+    """MNIST, or a set in its format (Fashion-MNIST, KMNIST), from its idx files: 28 x 28, one channel, labels 0..9.
+
+    Args:
+        folder: Holds `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` (or `t10k-...`), gzipped as `.gz` or not,
+            itself or in `MNIST/raw`.
+        split: "train" or "test".
+        download: Fetch missing files into `MNIST/raw` through torchvision.
+
+    Raises:
+        ValueError: In one line: another split, files that are missing (and `download` is False) or damaged, a failed
+            download, images and labels of different numbers.
+    """
+    _check_split(split, ("train", "test"))
+    folder = Path(folder)
+    prefix = "train" if split == "train" else "t10k"
+    names = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
+    if download and any(_find_idx(folder, name) is None for name in names):
+        from torchvision.datasets import MNIST
+
+        _torchvision(MNIST, "mnist", folder, True, train=split == "train")
+    paths = [path for name in names if (path := _find_idx(folder, name)) is not None]
+    if len(paths) < len(names):
+        missing = " and ".join(name for name in names if _find_idx(folder, name) is None)
+        raise ValueError(f"{folder}: expected the MNIST files {missing} (or .gz), which are missing; {_DOWNLOAD}")
+    images, labels = read_idx(paths[0]), read_idx(paths[1])
+    if images.ndim != 3 or images.dtype != torch.uint8:
+        raise ValueError(f"{paths[0]}: expected bytes of shape (n, H, W), got {images.dtype} {tuple(images.shape)}")
+    if labels.shape != images.shape[:1]:
+        raise ValueError(f"{paths[1]}: expected {len(images)} labels, got shape {tuple(labels.shape)}")
+    return ImageSet(images[:, None], labels.long())
+
+
+def _find_idx(folder: Path, name: str) -> Path | None:
+    places = (place / f"{name}{suffix}" for place in (folder, folder / "MNIST" / "raw") for suffix in ("", ".gz"))
+    return next((path for path in places if path.is_file()), None)
+
+
+# --- torchvision and scikit-learn -------------------------------------------------------------------------------------
+
+_TORCHVISION_SPLITS = {
+    "cifar10": ("train", "test"),
+    "svhn": ("train", "test", "extra"),
+    "celeba": ("train", "valid", "test"),
+}
+_CELEBA_CROP = 140  # side of the central square that holds the face, of 178 x 218
+
+
+def torchvision_images(
+    name: str, folder: FilePath, split: str = "train", download: bool = False, size: int | None = None
+) -> ImageSet:
+    """CIFAR-10, SVHN or CelebA in colour, from the files that torchvision keeps in `folder`.
+
+    Args:
+        name: "cifar10" (32 x 32, labels), "svhn" (32 x 32, labels) or "celeba" (the central 140 x 140, no labels).
+        folder: torchvision's root folder of the set.
+        split: "train" or "test"; "svhn" has also "extra", "celeba" also "valid".
+        download: Fetch missing files, which the sets' owners may not always allow.
+        size: Side in pixels to resize to (bilinear, antialiased); by default as above.
+
+    Raises:
+        ValueError: In one line: another name or split, files missing or damaged, a failed download, a bad `size`.
+    """
+    if name not in _TORCHVISION_SPLITS:
+        raise ValueError(f"name: expected one of {', '.join(_TORCHVISION_SPLITS)}, got {name!r}")
+    _check_split(split, _TORCHVISION_SPLITS[name])
+    check_size(size)
+    from torchvision import datasets
+
+    if name == "celeba":
+        return _celeba(_torchvision(datasets.CelebA, name, folder, download, split=split), size)
+    if name == "cifar10":
+        data = _torchvision(datasets.CIFAR10, name, folder, download, train=split == "train")
+        pixels, labels = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
+    else:
+        data = _torchvision(datasets.SVHN, name, folder, download, split=split)
+        pixels, labels = torch.from_numpy(data.data), torch.from_numpy(data.labels)
+    return ImageSet(convert(pixels, None, size), labels.long())
+
+
+def _torchvision(dataset: Any, name: str, folder: FilePath, download: bool, **options: Any) -> Any:
+    """Build a torchvision data set; its many errors (missing, checksum, network, format) become one line."""
+    try:
+        return dataset(root=os.fspath(folder), download=download, **options)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = "the download failed" if download else _DOWNLOAD
+        raise ValueError(
+            f"{folder}: expected the files of {name}, which torchvision cannot read ({reason}); {hint}"
+        ) from error
+
+
+def _celeba(data: Any, size: int | None) -> ImageSet:
+    side = size or _CELEBA_CROP
+    pixels = torch.empty((len(data), 3, side, side), dtype=torch.uint8)
+    for row, index in zip(pixels, range(len(data)), strict=True):
+        with reading(f"celeba image {data.filename[index]}"):
+            image, _ = data[index]
+        left, top = (image.width - _CELEBA_CROP) // 2, (image.height - _CELEBA_CROP) // 2
+        crop = image.convert("RGB").crop((left, top, left + _CELEBA_CROP, top + _CELEBA_CROP))
+        row.copy_(torch.from_numpy(np.array(square(crop, side))).permute(2, 0, 1))
+    return ImageSet(pixels, names=tuple(data.filename))
+
+
+def digits() -> ImageSet:
+    """scikit-learn's 1797 handwritten digits, 8 x 8, one channel, 17 levels (0..16), labels 0..9; no download.
+
+    Example:
+        >>> digits().pixels.shape
+        torch.Size([1797, 1, 8, 8])
+    """
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    pixels = torch.from_numpy(data.images.astype(np.uint8))[:, None]  # (n, 1, 8, 8)
+    return ImageSet(pixels, torch.from_numpy(data.target.astype(np.int64)), levels=17)
+
+
+def _check_split(split: str, known: Sequence[str]) -> None:
+    if split not in known:
+        raise ValueError(f"split: expected one of {', '.join(known)}, got {split!r}")
