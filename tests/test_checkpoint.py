@@ -19,7 +19,7 @@ from torch import Tensor
 
 import arcsm
 from arcsm import AutoregressiveModel, NoiseLadder, checkpoint
-from arcsm.model import resolve_device
+from arcsm.devices import resolve_device
 
 MakeModel = Callable[..., AutoregressiveModel]
 

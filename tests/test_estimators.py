@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from arcsm import cli
+from arcsm.commands import tables
 from arcsm.data import frame_parts, frame_writer, read_frame, write_frame
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.columns import Asinh, Categories, Column, Columns, Constant, Grid, Power, Straight, column_of
@@ -521,7 +522,7 @@ def test_detect_judges_a_table_by_another(tmp_path: Path, suffix: str, monkeypat
     new.loc[new.index[1], ["visits", "income"]] = [np.nan, 1e9]
     new.loc[new.index[2], "city"] = None
     write_frame(tmp_path / f"new{suffix}", new)
-    monkeypatch.setattr(cli, "_JUDGED_AT_ONCE", 20)
+    monkeypatch.setattr(tables, "_JUDGED_AT_ONCE", 20)
     names = [str(tmp_path / f"{name}{suffix}") for name in ("normal", "new", "scores")]
     assert cli._run(["detect", *names[:2], "--out", names[2], "--report", str(tmp_path / "page.html")]) == 0
     scores = read_frame(names[2])

@@ -14,7 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
 
 from arcsm.data.datasets import DataConfig, Dataset
-from arcsm.model import CONTEXTS, HEADS, AutoregressiveModel
+from arcsm.model import AutoregressiveModel
+from arcsm.model_parts import CONTEXTS, HEADS
 from arcsm.noise import NoiseLadder
 from arcsm.train_config import TrainConfig
 

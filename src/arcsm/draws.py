@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_LEAST_QUANTILE = 1e-7  # of which single precision tells 1 less that from 1
 _GOLDEN_RATIO = (5.0**0.5 - 1.0) / 2.0
 
 
@@ -44,6 +45,12 @@ def uniform_like(x: Tensor, source: Source) -> Tensor:
     return _drawn(
         x, source, lambda shape, generator: torch.rand(shape, generator=generator, device=x.device, dtype=x.dtype)
     )
+
+
+def inside_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Numbers strictly inside (0, 1), to be quantiles, of the shape, type and device of ``x``."""
+    u = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return u.clamp(_LEAST_QUANTILE, 1.0 - _LEAST_QUANTILE)
 
 
 def signs_like(x: Tensor, source: Source) -> Tensor:

@@ -13,21 +13,16 @@ from huggingface_hub import ModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
 from arcsm import checkpoint
-from arcsm.batches import ROWS, each_part, keep_freed_memory, parts_for_cores, parts_of, rows_of, warn_of_unsure
+from arcsm.batches import parts_of, rows_of, warn_of_unsure
 from arcsm.conditionals import Accuracy, Conditionals, Prepared, choose_method
-from arcsm.contexts import MADE, Context, PixelCNNPP
-from arcsm.heads import DiscretisedLogisticMixtureHead, GaussianHead, Head, LogisticMixtureHead, ScoreHead
+from arcsm.contexts import Context
+from arcsm.devices import resolve_device
+from arcsm.heads import Head
+from arcsm.model_parts import parts_of_config
 from arcsm.noise import NoiseLadder
 from arcsm.progress import track
 from arcsm.samplers import SAMPLERS, Sampler
-
-CONTEXTS: Mapping[str, type[Context]] = {"MADE": MADE, "PixelCNNPP": PixelCNNPP}
-HEADS: Mapping[str, type[Head]] = {
-    "ScoreHead": ScoreHead,
-    "GaussianHead": GaussianHead,
-    "LogisticMixtureHead": LogisticMixtureHead,
-    "DiscretisedLogisticMixtureHead": DiscretisedLogisticMixtureHead,
-}
+from arcsm.walking import Builder, ask_each, walk
 
 
 class AutoregressiveModel(
@@ -57,6 +52,7 @@ class AutoregressiveModel(
         ValueError: for a head and a context of different sizes, or a scale that is not positive.
 
     Example:
+        >>> from arcsm import MADE, ScoreHead
         >>> model = AutoregressiveModel(
         ...     context=MADE(features=2, context_features=4, hidden_features=(16,)),
         ...     head=ScoreHead(context_features=4, hidden_features=(16,)),
@@ -225,7 +221,7 @@ class AutoregressiveModel(
         """
         accuracy = Accuracy(tol, max_evaluations)
         question = Conditionals.log_prob if cells is None else self._cell_question(cells)
-        terms = self._each(x, condition, method, self._conditionals_of(level, method, steps, accuracy), question)
+        terms = self._asked(question, x, level, condition, method, steps, accuracy)
         terms = terms - torch.log(self.scale)
         if self.context.missing:
             terms = torch.where(x.to(terms.device).isnan(), 0.0, terms)
@@ -245,8 +241,7 @@ class AutoregressiveModel(
 
         Arguments as in :meth:`log_prob`.
         """
-        accuracy = Accuracy(tol, max_evaluations)
-        return self._each(x, condition, method, self._conditionals_of(level, method, steps, accuracy), Conditionals.cdf)
+        return self._asked(Conditionals.cdf, x, level, condition, method, steps, Accuracy(tol, max_evaluations))
 
     @torch.no_grad()
     def quantile(
@@ -270,15 +265,12 @@ class AutoregressiveModel(
         """
         if not 0.0 < u < 1.0:
             raise ValueError(f"u: expected a share between 0 and 1, got {u}")
-        build = self._conditionals_of(level, method, steps, Accuracy(tol, max_evaluations))
-        found = self._each(
-            x,
-            condition,
-            method,
-            build,
-            lambda conditionals, values: conditionals.icdf(torch.full_like(values, u)),
-            of_missing=True,
-        )
+
+        def asked_for(conditionals: Conditionals, values: Tensor) -> Tensor:
+            return conditionals.icdf(torch.full_like(values, u))
+
+        accuracy = Accuracy(tol, max_evaluations)
+        found = self._asked(asked_for, x, level, condition, method, steps, accuracy, of_missing=True)
         return found * self.scale + self.shift
 
     @torch.no_grad()
@@ -301,7 +293,7 @@ class AutoregressiveModel(
             raise ValueError(f"u: expected a torch.Tensor, got {type(u).__name__}")
         if u.shape[-1:] != (self.features,) or not bool(((u > 0) & (u < 1)).all()):
             raise ValueError(f"u: expected shape (*, {self.features}) with values inside (0, 1), got {tuple(u.shape)}")
-        build = self._conditionals_of(level, method, steps, Accuracy(tol, max_evaluations))
+        build = self.conditionals_of(level, method, steps, Accuracy(tol, max_evaluations))
         flat = u.reshape(-1, self.features).to(self.shift)
         rows = rows_of(condition, u.shape[:-1])
         unsure = 0
@@ -312,7 +304,7 @@ class AutoregressiveModel(
             def quantile(conditionals: Conditionals, d: int, targets: Tensor = targets) -> Tensor:
                 return conditionals.icdf(targets[:, d])
 
-            z, missed = self.walk(len(targets), rows(part), build, quantile)
+            z, missed = walk(self, len(targets), rows(part), build, quantile)
             parts.append(z)
             unsure += missed
         warn_of_unsure(unsure, flat.numel())
@@ -373,17 +365,17 @@ class AutoregressiveModel(
             raise ValueError(f"{unknown}: not an option of {sampler}; it takes {', '.join(sorted(known))}")
         path = self.path(level, steps)
         low, high = self._bounds(bounds, path)
-        method = choose_method(self.head, path, None)
+        build = self.conditionals_of(level, None, steps, prepared=Prepared())
         rows = rows_of(condition, (n,))
         parts = []
-        prepared = Prepared()
         total = self.features * -(-n // batch_size)
         with track("sampling", total, progress) as advance:
             for part in parts_of(n, batch_size):
-                z, _ = self.walk(
+                z, _ = walk(
+                    self,
                     len(range(n)[part]),
                     rows(part),
-                    lambda projection: Conditionals(self.head, projection, path, method, prepared=prepared),
+                    build,
                     lambda conditionals, d: draw(conditionals, generator, **options).clamp(low[d], high[d]),
                     advance,
                 )
@@ -402,15 +394,46 @@ class AutoregressiveModel(
             raise ValueError(f"bounds: expected a lower and a higher one, got {bounds}")
         return (bounds[0] - self.shift) / self.scale, (bounds[1] - self.shift) / self.scale
 
-    # How the batch is walked ------------------------------------------------------------------------------------
+    # Its conditionals --------------------------------------------------------------------------------------------
 
-    def _conditionals_of(
-        self, level: int, method: str | None, steps: int | None, accuracy: Accuracy
-    ) -> Callable[[Tensor], Conditionals]:
-        """What turns projections ``(N, P)`` into conditionals at a level."""
+    def conditionals_of(
+        self,
+        level: int = -1,
+        method: str | None = None,
+        steps: int | None = None,
+        accuracy: Accuracy | None = None,
+        prepared: Prepared | None = None,
+    ) -> Builder:
+        """What turns projections ``(N, P)`` of contexts into conditionals at a level.
+
+        Arguments:
+            level: Noise level.
+            method: As in :meth:`log_prob`.
+            steps: Steps down the ladder; by default its levels.
+            accuracy: Of the integration.
+            prepared: What all these conditionals may share, where they stay within one thread.
+        """
         path = self.path(level, steps)
-        chosen = choose_method(self.head, path, method)
-        return lambda projection: Conditionals(self.head, projection, path, chosen, accuracy)
+        chosen, accuracy = choose_method(self.head, path, method), accuracy or Accuracy()
+        return lambda projection: Conditionals(
+            self.head, projection, path, chosen, accuracy, prepared=prepared or Prepared()
+        )
+
+    def _asked(
+        self,
+        question: Callable[[Conditionals, Tensor], Tensor],
+        x: Tensor,
+        level: int,
+        condition: Tensor | None,
+        method: str | None,
+        steps: int | None,
+        accuracy: Accuracy,
+        of_missing: bool = False,
+    ) -> Tensor:
+        """What every conditional of given rows answers about its own value; see :func:`arcsm.walking.ask_each`."""
+        build = self.conditionals_of(level, method, steps, accuracy)
+        closed_form = self.head.normalised and method in (None, "closed_form")
+        return ask_each(self, x, condition, build, question, closed_form, of_missing)
 
     def _cell_question(self, cells: Tensor | Sequence[float]) -> Callable[[Conditionals, Tensor], Tensor]:
         """Asks every conditional of whole rows for its mean density over a cell."""
@@ -421,63 +444,6 @@ class AutoregressiveModel(
         return lambda conditionals, values: conditionals.log_mean_density(
             values, half.repeat(len(values) // self.features)
         )
-
-    def _each(
-        self,
-        x: Tensor,
-        condition: Tensor | None,
-        method: str | None,
-        build: Callable[[Tensor], Conditionals],
-        ask: Callable[[Conditionals, Tensor], Tensor],
-        of_missing: bool = False,
-    ) -> Tensor:
-        """Ask every conditional about its own value: ``(*, D)`` data to ``(*, D)`` answers, in bounded memory.
-
-        The answer for a missing value is NaN, unless the question is one that does not need the value.
-        """
-        keep_freed_memory()
-        z = self.standardise(x)
-        flat = z.reshape(-1, self.features)
-        rows = rows_of(condition, x.shape[:-1])
-        closed_form = self.head.normalised and method in (None, "closed_form")
-
-        def answers(part: slice) -> tuple[Tensor, int]:
-            context = self.context(flat[part], rows(part))  # (B, D, C)
-            conditionals = build(self.head.project(context).flatten(0, 1))
-            values = flat[part].reshape(-1)
-            found = ask(conditionals, values.nan_to_num(nan=0.0))
-            found = found if of_missing else torch.where(values.isnan(), torch.nan, found)
-            return found.view(-1, self.features), conditionals.unsure
-
-        parts = parts_for_cores(len(flat), max(1, min(ROWS, (1 << 17) // self.features)), z.device)
-        with_gradients = torch.is_grad_enabled() and closed_form
-        found = [answers(part) for part in parts] if with_gradients else each_part(answers, parts, z.device)
-        warn_of_unsure(sum(unsure for _, unsure in found), flat.numel())
-        return torch.cat([values for values, _ in found]).reshape(x.shape) if found else torch.zeros_like(z)
-
-    def walk(
-        self,
-        n: int,
-        condition: Tensor | None,
-        build: Callable[[Tensor], Conditionals],
-        choose: Callable[[Conditionals, int], Tensor],
-        advance: Callable[..., None] | None = None,
-    ) -> tuple[Tensor, int]:
-        """Choose the value of one dimension after the other: ``(n, D)``, standardised."""
-        keep_freed_memory()
-        z = self.shift.new_zeros(n, self.features)
-        state = self.context.begin((n,), condition)
-        previous: Tensor | None = None
-        unsure = 0
-        for d in self.context.order:
-            context = self.context.step(state, previous)  # (n, C)
-            conditionals = build(self.head.project(context))
-            previous = choose(conditionals, d)
-            z[:, d] = previous
-            unsure += conditionals.unsure
-            if advance is not None:
-                advance()
-        return z, unsure
 
     # Files ------------------------------------------------------------------------------------------------------
 
@@ -500,20 +466,7 @@ class AutoregressiveModel(
         Raises:
             ValueError: for kinds or arguments that do not exist.
         """
-        for name in ("context", "head", "noise", "metadata"):
-            if config.get(name) is not None and not isinstance(config[name], Mapping):
-                raise ValueError(f"model configuration: {name}: expected a mapping, got {config[name]!r:.60}")
-        try:
-            noise = config.get("noise")
-            return cls(
-                context=_build(CONTEXTS, config["context"], "context"),
-                head=_build(HEADS, config["head"], "head"),
-                noise=None if noise is None else NoiseLadder(**noise),
-                metadata=config.get("metadata"),
-            )
-        except (KeyError, TypeError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
-            what = " ".join(str(error).split())
-            raise ValueError(f"model configuration: {type(error).__name__}: {what}") from error
+        return cls(**parts_of_config(config))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save(self, save_directory)
@@ -561,35 +514,3 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Au
     checkpoint.load_state(model, tensors, file)
     model.set_standardisation(model.shift.clone(), model.scale.clone())  # checks them
     return model.to(resolve_device(device)).eval()
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """A device by name; ``"auto"`` is a GPU if there is one.
-
-    Raises:
-        ValueError: for a device that does not exist here.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: {device} is not available here ({str(error).splitlines()[0]})") from error
-
-
-def _build(kinds: Mapping[str, type[Any]], config: Mapping[str, Any], name: str) -> Any:
-    arguments = dict(config)
-    kind = arguments.pop("kind", None)
-    if kind not in kinds:
-        raise ValueError(f"{name}.kind: expected one of {', '.join(kinds)}, got {kind!r}")
-    return kinds[kind](**arguments)
-
-
-def completed_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's configuration with the arguments that an older version did not write, each with its default."""
-    found = dict(config)
-    for part, kinds in (("context", CONTEXTS), ("head", HEADS)):
-        parameters = inspect.signature(kinds[config[part]["kind"]]).parameters.values()
-        defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-        found[part] = {**defaults, **config[part]}
-    return found

@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from arcsm.checkpoint import write_text
-from arcsm.model import resolve_device
+from arcsm.devices import resolve_device
 
 _STARTED = "ARCSM_STARTED_PROCESSES"  # in the environment of the processes that `start` started
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # where a process leaves its error to whoever started it
@@ -58,7 +58,7 @@ class Group:
         return self.rank == 0
 
     def device(self, name: str | torch.device) -> torch.device:
-        """The device of this process by a name as for :func:`arcsm.model.resolve_device`.
+        """The device of this process by a name as for :func:`arcsm.devices.resolve_device`.
 
         Of several GPUs each process of a machine has its own.
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from arcsm.conditionals import Accuracy, Conditionals, Method, starting_nodes
+from arcsm.draws import inside_like
 from arcsm.heads.score import FULL_SPAN
 
 _LEAST_PRECISION = 0.05  # of a conditional at the largest noise, in those of the noise alone, which is the most
@@ -88,7 +89,7 @@ def probability_flow(
     mean, deviation = _normal_at(conditionals, top)
     if start == "exact":
         exact = replace(conditionals, path=(top,), method="quadrature", accuracy=Accuracy(tol))
-        x = exact.icdf(_uniform(conditionals, generator), _nodes_around(exact, mean, deviation))
+        x = exact.icdf(inside_like(conditionals.projection[:, 0], generator), _nodes_around(exact, mean, deviation))
     else:
         x = torch.addcmul(mean, deviation, _normal(conditionals, generator))
     for high, low in itertools.pairwise(conditionals.path):
@@ -108,7 +109,7 @@ def inverse_cdf(conditionals: Conditionals, generator: torch.Generator | None = 
     """
     method: Method = "closed_form" if conditionals.head.normalised else "quadrature"
     exact = replace(conditionals, method=method, accuracy=Accuracy(tol))
-    return exact.icdf(_uniform(conditionals, generator))
+    return exact.icdf(inside_like(conditionals.projection[:, 0], generator))
 
 
 SAMPLERS: Mapping[str, Sampler] = {
@@ -157,10 +158,3 @@ def _steps_around(dtype: torch.dtype, device: torch.device) -> Tensor:
 def _normal(conditionals: Conditionals, generator: torch.Generator | None) -> Tensor:
     like = conditionals.projection
     return torch.randn(len(conditionals), generator=generator, device=like.device, dtype=like.dtype)
-
-
-def _uniform(conditionals: Conditionals, generator: torch.Generator | None) -> Tensor:
-    """Uniforms strictly inside (0, 1)."""
-    like = conditionals.projection
-    u = torch.rand(len(conditionals), generator=generator, device=like.device, dtype=like.dtype)
-    return u.clamp(1e-7, 1.0 - 1e-7)

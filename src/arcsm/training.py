@@ -20,7 +20,8 @@ from arcsm.contexts.made import Hide
 from arcsm.data.streams import RowStream
 from arcsm.draws import Share, Source
 from arcsm.interrupts import asked_to_stop
-from arcsm.model import AutoregressiveModel, completed_config, save
+from arcsm.model import AutoregressiveModel, save
+from arcsm.model_parts import completed_config
 from arcsm.processes import Group
 from arcsm.progress import track
 from arcsm.train_config import TrainConfig, objective_of

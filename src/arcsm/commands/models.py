@@ -15,10 +15,11 @@ from arcsm.commands.several import in_processes
 from arcsm.data import scale_images, write_table
 from arcsm.data.images import save_images
 from arcsm.data.pixels import unscale_images
+from arcsm.devices import resolve_device
 from arcsm.files import atomic_path, check_writable
 from arcsm.implicit.runs import holds_vae
 from arcsm.implicit.vae import VAE, load_vae
-from arcsm.model import AutoregressiveModel, load, resolve_device
+from arcsm.model import AutoregressiveModel, load
 from arcsm.model_rows import (
     SCORES,
     RowSource,

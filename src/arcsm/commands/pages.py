@@ -11,11 +11,12 @@ import typer
 from arcsm.commands.options import Device, Seed
 from arcsm.commands.shown import show_likelihood_table, show_likelihoods
 from arcsm.config import dump_config, run_config_path
+from arcsm.devices import resolve_device
 from arcsm.files import check_writable
 from arcsm.implicit.report import write_vae_report
 from arcsm.implicit.runs import holds_vae, is_vae_run, load_vae_run
 from arcsm.implicit.vae import load_vae
-from arcsm.model import load, resolve_device
+from arcsm.model import load
 from arcsm.report import write_report
 from arcsm.runs import load_run
 from arcsm.samplers import SAMPLERS

@@ -15,9 +15,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from arcsm.devices import resolve_device
 from arcsm.estimators.columns import Categories, Column, Columns, Constant, Grid, is_categorical
 from arcsm.estimators.ensemble import Ensemble, Plan
-from arcsm.model import resolve_device
 from arcsm.progress import track
 
 Array = NDArray[np.float64]

@@ -28,8 +28,8 @@ from scipy.stats import t as student_t
 import arcsm
 from arcsm.checkpoint import write_text
 from arcsm.config import apply_change, first_error
+from arcsm.devices import resolve_device
 from arcsm.files import atomic_path
-from arcsm.model import resolve_device
 from arcsm.progress import track
 
 Preset = Literal["smoke", "cpu", "paper"]

@@ -14,9 +14,9 @@ from torch import Tensor
 from arcsm.checkpoint import read_tensors, weights_path, write_text
 from arcsm.config import dump_config, parse_tree, run_config_path
 from arcsm.data.datasets import DataConfig, load_dataset
+from arcsm.devices import resolve_device
 from arcsm.implicit.training import VAETrainConfig, estimator, fit_vae
 from arcsm.implicit.vae import KIND, VAE, VAEConfig, load_vae
-from arcsm.model import resolve_device
 from arcsm.runs import check_folder, finished_config
 from arcsm.training import FitResult
 

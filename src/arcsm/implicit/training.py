@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from arcsm import checkpoint
 from arcsm.contexts import MADE
+from arcsm.devices import resolve_device
 from arcsm.heads import ScoreHead
 from arcsm.implicit.encoders import AutoregressiveEncoder, GaussianEncoder, LocationScaleEncoder
 from arcsm.implicit.entropy import EntropyGradient, GaussianEntropy, Whitened
@@ -25,7 +26,7 @@ from arcsm.implicit.kernels import Spectral, Stein
 from arcsm.implicit.learned import AutoregressiveScore, JointScore, ScoreNetwork
 from arcsm.implicit.vae import VAE, Width, completed_vae_config, save_vae
 from arcsm.interrupts import asked_to_stop
-from arcsm.model import AutoregressiveModel, resolve_device
+from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
 from arcsm.progress import track
 from arcsm.training import STATE_NAME, FitResult, TrainingDiverged, averaging

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from arcsm import checkpoint
 from arcsm.config import first_error
+from arcsm.devices import resolve_device
 from arcsm.implicit.decoders import BernoulliDecoder, Decoder, GaussianImageDecoder
 from arcsm.implicit.encoders import AutoregressiveEncoder, Encoder, GaussianEncoder, ImplicitEncoder
 from arcsm.implicit.trunks import ConvolutionalTrunk, DenseTrunk, Trunk
-from arcsm.model import resolve_device
 
 KIND = "vae"  #: what the headers of files and configurations of runs call it
 
