@@ -23,7 +23,7 @@ from arcsm.training import fit
 _WAVES = 6
 _SIGMA_MAX = 3.0  # standard deviations of a column
 _LEVELS = 16
-_LARGEST_STEP = 1.5  # between levels of a smooth plan, which has fewer of them where they lie closer
+_LARGEST_STEP = 2.0  # between levels of a smooth plan, the most that the flow takes in one step
 _TOLERANCE = 1e-3  # nats, of a conditional's log density
 _SMOOTH_TOLERANCE = 1e-2  # the same for a smooth plan
 _VALIDATED = 512  # noisy copies of held-out rows that a validation is done on, at least
