@@ -23,7 +23,7 @@ from arcsm import (
     fit,
 )
 from arcsm.batches import Workspace
-from arcsm.conditionals import starting_nodes
+from arcsm.conditionals import outside_of, starting_nodes
 from arcsm.metrics import bits_per_dim
 from arcsm.quadrature import PiecewiseDensity, integrate
 
@@ -486,3 +486,24 @@ def test_a_model_of_levels_learns_their_bits_and_samples_levels() -> None:
     rates = [(drawn == torch.tensor(level)).all(1).float().mean().item() for level in ([0.0, 1.0], [2.0, 3.0])]
     assert sum(rates) > 0.9
     assert min(rates) > 0.35
+
+
+@pytest.mark.parametrize("sigma", [None, 0.01, 0.7, 3.0])
+def test_far_out_the_score_is_known_without_evaluating_it(sigma: float | None) -> None:
+    head = score_head(hidden_features=(8, 6), data_std=0.7)
+    projection = head.project(torch.randn(40, 3, dtype=FLOAT64))
+    nodes = starting_nodes(head, projection, sigma)
+    spent = torch.zeros(40, dtype=torch.long)
+
+    def score(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        spent[rows] += x.shape[1]
+        return head.evaluate(projection[rows].unsqueeze(1), x, sigma)
+
+    anchor = torch.linspace(-1.5, 1.5, 40, dtype=FLOAT64) * nodes[0, -1]  # some are farther out still
+    plain = integrate(score, nodes, anchor)
+    spent.zero_()
+    density = integrate(score, nodes, anchor, outside=outside_of(head, sigma))
+    assert torch.equal(density.evaluations, spent)
+    assert torch.equal(density.evaluations, plain.evaluations - 2)
+    torch.testing.assert_close(density.log_mass, plain.log_mass, rtol=0.0, atol=1e-12)
+    torch.testing.assert_close(density.log_prob(anchor[:, None]), plain.log_prob(anchor[:, None]), rtol=1e-12, atol=0.0)

@@ -500,7 +500,8 @@ def test_an_exact_start_integrates_nearly_normal_conditionals_at_once(make_model
         model.head, model.head.project(torch.randn(60, 3, dtype=FLOAT64)), (8.0,), "quadrature", Accuracy(1e-3)
     )
     nodes = samplers._nodes_around(part, *samplers._normal_at(part, 8.0))
-    assert torch.equal(part.density(slice(0, 60), 8.0, nodes=nodes).evaluations, torch.full((60,), nodes.shape[1]))
+    evaluations = part.density(slice(0, 60), 8.0, nodes=nodes).evaluations
+    assert torch.equal(evaluations, torch.full((60,), nodes.shape[1] - 2))  # at the outer two the score is known
 
 
 def test_probability_flow_at_other_levels_and_steps(make_model: MakeModel, ladder: NoiseLadder) -> None:

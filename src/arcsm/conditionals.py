@@ -21,15 +21,16 @@ from torch import Tensor
 from arcsm.batches import Workspace
 from arcsm.flow import flow_down, flow_up
 from arcsm.heads import Head, NormalisedHead, ScoreHead
-from arcsm.quadrature import PiecewiseDensity, from_nodes, integrate
+from arcsm.heads.score import FULL_SPAN
+from arcsm.quadrature import OutsideFunction, PiecewiseDensity, from_nodes, integrate
 
 Method = Literal["closed_form", "flow", "quadrature"]
 
 #: Where integration starts, in widths of the base Gaussian: fine where the mass usually is, out to where the score
 #: is exactly linear.
-_HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, 20.0)
+_HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, FULL_SPAN)
 #: The same at the largest noise of a ladder, which leaves nothing narrow.
-_HALF_GRID_OF_FLOW = (0.6, 1.2, 1.8, 2.4, 3.0, 4.0, 7.0, 20.0)
+_HALF_GRID_OF_FLOW = (0.6, 1.2, 1.8, 2.4, 3.0, 4.0, 7.0, FULL_SPAN)
 _LEAST_MASS = 1e-4  # of a cell whose mean density is taken from the distribution function
 _A_STEP = 0.25  # of the tolerance of a log density is that of inverting a step of the ladder
 _CHUNK = 4096  # conditionals integrated at a time
@@ -205,14 +206,17 @@ class Conditionals:
     def density(
         self, rows: slice, sigma: float | None, anchor: Tensor | None = None, nodes: Tensor | None = None
     ) -> PiecewiseDensity:
-        """The conditionals ``rows`` at a noise level, integrated from ``nodes (n, K)`` on, or those of the head."""
+        """The conditionals ``rows`` at a noise level, integrated from ``nodes (n, K)`` on, or those of the head.
+
+        The outer two are to be those of the head.
+        """
         part = replace(self, projection=self.projection[rows], unsure=0)
         if nodes is None:
             half_grid = _HALF_GRID_OF_FLOW if self.method == "flow" else _HALF_GRID
             nodes = starting_nodes(self.head, part.projection, sigma, half_grid)
         density = integrate(
             lambda x, some: part.score_and_derivative(x, some, sigma), nodes, anchor,
-            self.accuracy.tol, self.accuracy.max_evaluations,
+            self.accuracy.tol, self.accuracy.max_evaluations, outside_of(self.head, sigma),
         )  # fmt: skip
         self.unsure += int((~density.converged).sum())
         return density
@@ -278,6 +282,14 @@ def starting_nodes(
         low, high = (edge.double() for edge in head.bracket(projection, sigma))
         return 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * grid / half_grid[-1]
     raise TypeError(f"{type(head).__name__} says neither where its mass is nor that its tails are Gaussian")
+
+
+def outside_of(head: Head, sigma: float | None) -> OutsideFunction | None:
+    """What the conditionals of a head are at the outer nodes of :func:`starting_nodes`, where that is known."""
+    if not isinstance(head, ScoreHead):
+        return None
+    precision = 1.0 / ((sigma or 0.0) ** 2 + head.data_std**2)
+    return lambda x: (x * -precision, torch.full_like(x, -precision))
 
 
 @functools.cache

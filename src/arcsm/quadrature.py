@@ -18,6 +18,8 @@ __all__ = ["PiecewiseDensity", "ScoreFunction", "from_nodes", "integrate"]
 
 #: ``score(x, rows)``: values ``(n, K)`` of the conditionals numbered ``rows (n,)`` to score and derivative, ``(n, K)``.
 ScoreFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+#: ``outside(x)``: values so far out that score and derivative are known without evaluating the network.
+OutsideFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 _NEW_NODES = 12  # nodes added to a row at a time: twelve cells split in two, or four in four
 _OUTWEIGHED = 0.01  # of the worst cell's contribution to the error
 _WIDEST_CELL = 0.8  # standard deviations; a wider cell with mass in it might hide a narrow mode
@@ -32,6 +34,7 @@ def integrate(
     anchor: Tensor | None = None,
     tol: float = 1e-5,
     max_evaluations: int = 512,
+    outside: OutsideFunction | None = None,
 ) -> PiecewiseDensity:
     """Adaptive integration of ``N`` conditionals from their scores.
 
@@ -48,6 +51,8 @@ def integrate(
             the log density there (without them, at the mode).
         tol: Error of the log density in nats to aim for.
         max_evaluations: Largest number of evaluations of the score for one conditional.
+        outside: Where the outer two nodes are so far out that their scores are known, what they are: see
+            :data:`OutsideFunction`. They are not evaluated then.
 
     Returns:
         The densities, in double precision, with error estimates and flags.
@@ -67,19 +72,20 @@ def integrate(
         raise ValueError("nodes: expected at least two ascending points a row")
     if anchor is not None:
         nodes = _with_anchor(nodes.expand(len(anchor), -1), anchor[:, None].to(nodes.dtype))
-    if nodes.shape[1] > max_evaluations:
+    known = 0 if outside is None else 2
+    if nodes.shape[1] - known > max_evaluations:
         raise ValueError(
-            f"max_evaluations: expected at least the {nodes.shape[1]} starting nodes, got {max_evaluations}"
+            f"max_evaluations: expected at least the {nodes.shape[1] - known} starting nodes, got {max_evaluations}"
         )
 
     with torch.no_grad():
         rows = torch.arange(len(nodes), device=nodes.device)
         x = nodes
-        s, ds = score(x, rows)
+        s, ds = score(x, rows) if outside is None else _with_outer(x, score(x[:, 1:-1], rows), outside)
         finished: list[tuple[Tensor, PiecewiseDensity]] = []
         while True:
-            density, inside, errors = _assess(x, s, ds, None if anchor is None else anchor[rows], tol)
-            spare = min(_NEW_NODES, max_evaluations - x.shape[1])
+            density, inside, errors = _assess(x, s, ds, None if anchor is None else anchor[rows], tol, known)
+            spare = min(_NEW_NODES, max_evaluations + known - x.shape[1])
             full = spare < 3
             done = torch.ones_like(density.converged) if full else density.converged
             if not finished and bool(done.all()):
@@ -117,13 +123,24 @@ def _with_anchor(nodes: Tensor, anchor: Tensor) -> Tensor:
     return torch.cat([moved, new], 1).sort(1).values
 
 
+def _with_outer(x: Tensor, inner: tuple[Tensor, Tensor], outside: OutsideFunction) -> tuple[Tensor, Tensor]:
+    """Scores and derivatives at all nodes ``(N, K)``, of which the outer two are known."""
+    ends = torch.cat([x[:, :1], x[:, -1:]], 1)
+    (s, s_ends), (ds, ds_ends) = zip(inner, outside(ends), strict=True)
+    parts = ((s_ends[:, :1], s, s_ends[:, 1:]), (ds_ends[:, :1], ds, ds_ends[:, 1:]))
+    return torch.cat(parts[0], 1), torch.cat(parts[1], 1)
+
+
 # How good the nodes are ---------------------------------------------------------------------------------------------
 
 
 def _assess(
-    x: Tensor, s: Tensor, ds: Tensor, anchor: Tensor | None, tol: float
+    x: Tensor, s: Tensor, ds: Tensor, anchor: Tensor | None, tol: float, known: int = 0
 ) -> tuple[PiecewiseDensity, Tensor, Tensor]:
-    """The densities on the nodes at hand; the error inside each cell, and all that comes of it, ``(N, K - 1)`` each."""
+    """The densities on the nodes at hand; the error inside each cell, and all that comes of it, ``(N, K - 1)`` each.
+
+    So many of the nodes were ``known`` without an evaluation.
+    """
     x, s, ds = x.double(), s.double(), ds.double()
     width = x.diff(dim=1)
     dds = second_derivative(width, s, ds)
@@ -139,7 +156,7 @@ def _assess(
         share = cells / torch.exp(log_mass)[:, None]
         inside = missed / torch.exp(log_mass)[:, None] + share * _too_wide(x, share)
         error, converged = torch.zeros_like(log_mass), log_mass.isfinite()
-        evaluations = torch.full_like(log_mass, x.shape[1], dtype=torch.long)
+        evaluations = torch.full_like(log_mass, x.shape[1] - known, dtype=torch.long)
         density = PiecewiseDensity(x, s, ds, dds, energy, cells, tails, log_mass, error, converged, evaluations)
         errors = _errors(density, inside, anchor, 1.0)
         error += errors.sum(1)
