@@ -86,6 +86,22 @@ def test_a_second_signal_stops_at_once() -> None:
             signal.raise_signal(signal.SIGINT)
 
 
+def test_one_of_several_processes_takes_all_signals_as_one() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with asked_to_stop(patient=True) as asked:
+            for _ in range(3):
+                signal.raise_signal(signal.SIGTERM)
+            assert asked()
+        signal.raise_signal(signal.SIGTERM)  # would end the process
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    with asked_to_stop(patient=True):
+        pass
+    assert signal.getsignal(signal.SIGTERM) == before[signal.SIGTERM]
+
+
 def test_ctrl_c_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

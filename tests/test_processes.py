@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -353,6 +354,28 @@ def test_ctrl_c_ends_all_after_the_same_step(tmp_path: Path) -> None:
     _, said = both.communicate(timeout=120)
     assert both.returncode == 130
     assert said.count("go on with: arcsm train") == 1
+    step = int(said.removeprefix("arcsm: interrupted after step ").split(";")[0])
+    assert checkpoint.read_tensors(folder / "state.safetensors")[1]["step"] == step
+
+
+def test_a_scheduler_may_end_starter_and_started_at_once(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY % (100_000, 1e9))
+    folder = tmp_path / "run"
+    command = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(folder), "--devices", "2"]
+    both = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(1200):
+        time.sleep(0.05)
+        if (folder / "metrics.csv").is_file() and (folder / "metrics.csv").read_text().count("\n") > 1:
+            break
+    children = Path(f"/proc/{both.pid}/task/{both.pid}/children").read_text().split()
+    both.send_signal(signal.SIGTERM)
+    for _ in range(20):
+        for child in map(int, children):
+            with suppress(ProcessLookupError):  # has ended
+                os.kill(child, signal.SIGTERM)
+        time.sleep(0.005)
+    _, said = both.communicate(timeout=120)
+    assert both.returncode == 130
     step = int(said.removeprefix("arcsm: interrupted after step ").split(";")[0])
     assert checkpoint.read_tensors(folder / "state.safetensors")[1]["step"] == step
 

@@ -12,8 +12,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def asked_to_stop() -> Iterator[Callable[[], bool]]:
+def asked_to_stop(patient: bool = False) -> Iterator[Callable[[], bool]]:
     """Gives a function that says whether to stop; asked a second time, the process stops at once.
+
+    A ``patient`` one does not, and is not to be ended by it afterwards either: one of several processes may be asked
+    both by a scheduler and by what started it, and the second word must not cost what the first one saves.
 
     In another thread than the main one, which alone may watch signals, the answer is always no.
     """
@@ -23,7 +26,7 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
     asked = threading.Event()
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
+        if asked.is_set() and not patient:
             raise KeyboardInterrupt
         asked.set()
 
@@ -31,5 +34,6 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
     try:
         yield asked.is_set
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not (patient and asked.is_set()):
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -314,8 +314,8 @@ class _Trainer:
         log = TrainingLog(self.run if self.group.first else None, self.step, self.config.tensorboard)
         begun, last_saved = time.monotonic() - self.seconds, time.monotonic()
         stopped, running = self.has_stopped(), math.nan
-        shown = progress and self.group.first
-        with self.logged(), track("training", self.total, shown) as bar, log, asked_to_stop() as asked:
+        shown, patient = progress and self.group.first, self.group.size > 1
+        with self.logged(), track("training", self.total, shown) as bar, log, asked_to_stop(patient) as asked:
             bar(self.step)
             while self.step < self.total and not stopped:
                 value = self.advance()
