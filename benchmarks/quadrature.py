@@ -124,7 +124,7 @@ class FineDensity:
         for _ in range(10):
             middle = 0.5 * (low + high)
             low, high = (middle, high) if self.nodes(10.0**middle)[1] <= _WANTED else (low, middle)
-        return self.nodes(10.0**low)[0]
+        return self.nodes(10.0**low)[0] - 2  # at the ends the score is known without an evaluation
 
 
 @torch.no_grad()

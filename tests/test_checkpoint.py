@@ -283,6 +283,7 @@ HOSTILE_CONFIGS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "unknown argument": lambda header: header["head"].update(hook="os.system"),
     "self as argument": lambda header: header["head"].update(self=1),
     "features of text": lambda header: header["context"].update(features="two"),
+    "features of truth": lambda header: header["context"].update(features=True),
     "features of null": lambda header: header["context"].update(features=None),
     "negative features": lambda header: header["context"].update(features=-2),
     "fractional features": lambda header: header["context"].update(features=1.5),

@@ -18,8 +18,8 @@ from arcsm.processes import ProcessError, copies, is_lost_contact, leave_error, 
 from arcsm.training import TrainingDiverged
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
-for part in (training, models, tables, pages, experiments):
-    app.add_typer(part.app)
+for _commands in (training, models, tables, pages, experiments):
+    app.add_typer(_commands.app)
 
 _SHARED = ("train", "sample", "score", "reproduce")  # what several processes do together, the last by its cells
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
@@ -22,7 +22,7 @@ from arcsm.batches import Workspace
 from arcsm.flow import flow_down, flow_up
 from arcsm.heads import Head, NormalisedHead, ScoreHead
 from arcsm.heads.score import FULL_SPAN
-from arcsm.quadrature import OutsideFunction, PiecewiseDensity, from_nodes, integrate
+from arcsm.quadrature import OutsideFunction, PiecewiseDensity, evaluated, from_nodes, integrate
 
 Method = Literal["closed_form", "flow", "quadrature"]
 
@@ -206,17 +206,14 @@ class Conditionals:
     def density(
         self, rows: slice, sigma: float | None, anchor: Tensor | None = None, nodes: Tensor | None = None
     ) -> PiecewiseDensity:
-        """The conditionals ``rows`` at a noise level, integrated from ``nodes (n, K)`` on, or those of the head.
-
-        The outer two are to be those of the head.
-        """
+        """The conditionals ``rows`` at a noise level, integrated from ``nodes (n, K)`` on, or those of the head."""
         part = replace(self, projection=self.projection[rows], unsure=0)
         if nodes is None:
             half_grid = _HALF_GRID_OF_FLOW if self.method == "flow" else _HALF_GRID
             nodes = starting_nodes(self.head, part.projection, sigma, half_grid)
         density = integrate(
             lambda x, some: part.score_and_derivative(x, some, sigma), nodes, anchor,
-            self.accuracy.tol, self.accuracy.max_evaluations, outside_of(self.head, sigma),
+            self.accuracy.tol, self.accuracy.max_evaluations, outside_of(self.head, sigma, nodes),
         )  # fmt: skip
         self.unsure += int((~density.converged).sum())
         return density
@@ -230,7 +227,12 @@ class Conditionals:
         for rows in self._chunks():
             with torch.no_grad():
                 nodes = self.density(rows, self.sigma, x[rows]).x
-            s, ds = self.score_and_derivative(nodes, rows, self.sigma)
+
+            def score(x: Tensor, _: Tensor, rows: slice = rows) -> tuple[Tensor, Tensor]:
+                return self.score_and_derivative(x, rows, self.sigma)
+
+            numbers = torch.arange(len(nodes), device=nodes.device)
+            s, ds = evaluated(score, nodes, numbers, outside_of(self.head, self.sigma, nodes))
             density = from_nodes(nodes, s, ds)
             anchor = (nodes - x[rows, None]).abs().argmin(1, keepdim=True)
             values.append(density.energy.gather(1, anchor)[:, 0] - density.log_mass)
@@ -284,12 +286,13 @@ def starting_nodes(
     raise TypeError(f"{type(head).__name__} says neither where its mass is nor that its tails are Gaussian")
 
 
-def outside_of(head: Head, sigma: float | None) -> OutsideFunction | None:
-    """What the conditionals of a head are at the outer nodes of :func:`starting_nodes`, where that is known."""
+def outside_of(head: Head, sigma: float | None, nodes: Tensor) -> OutsideFunction | None:
+    """What the conditionals of a head are at the outer ones of some nodes ``(N, K)``, where that is known."""
     if not isinstance(head, ScoreHead):
         return None
-    precision = 1.0 / ((sigma or 0.0) ** 2 + head.data_std**2)
-    return lambda x: (x * -precision, torch.full_like(x, -precision))
+    innermost = torch.minimum(-nodes[:, 0], nodes[:, -1])
+    support = math.hypot(sigma or 0.0, head.data_std) * FULL_SPAN
+    return partial(head.beyond, sigma) if bool((innermost >= support * (1.0 - 1e-12)).all()) else None
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from torch import Tensor
 from arcsm.conditionals import Conditionals, starting_nodes
 from arcsm.piecewise import PiecewiseDensity
 from arcsm.quadrature import integrate
+
+if TYPE_CHECKING:
+    from arcsm.model import AutoregressiveModel
 
 #: Where the integration of a posterior starts, in standard deviations of the noise around the noisy value.
 _LIKELIHOOD_GRID = (-10.0, -6.0, -3.0, -1.5, -0.5, 0.5, 1.5, 3.0, 6.0, 10.0)
@@ -376,6 +379,11 @@ def _medians(conditionals: Conditionals) -> Tensor:
         first = each.score(x, high)
         x = x + 0.5 * (high - low) * (high * first + low * each.score(x + (high - low) * high * first, low))
     return x.view_as(middle)
+
+
+def standardised_at(corruption: Corruption, model: AutoregressiveModel, d: int) -> Corruption:
+    """The corruption of a dimension in the model's standardised units."""
+    return corruption.standardised(float(model.shift[d]), float(model.scale[d]))
 
 
 def ask(conditionals: Conditionals, rows: Tensor, question: Callable[[Conditionals], Tensor]) -> Tensor:

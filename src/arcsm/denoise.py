@@ -22,10 +22,10 @@ from torch import Tensor
 
 from arcsm.batches import ROWS, parts_of, rows_of, warn_of_unsure
 from arcsm.conditionals import Accuracy, Conditionals, Prepared
-from arcsm.corruptions import Corruption, GaussianNoise, Posterior, SaltAndPepper, ask
-from arcsm.draws import inside_like
+from arcsm.corruptions import Corruption, GaussianNoise, Posterior, SaltAndPepper, ask, standardised_at
+from arcsm.draws import open_uniform_like
 from arcsm.model import AutoregressiveModel
-from arcsm.particles import Particles, particles, systematic
+from arcsm.monte_carlo import Particles, particles, systematic
 from arcsm.progress import track
 from arcsm.walking import walk
 
@@ -207,11 +207,12 @@ def posterior(
         raise ValueError(f"estimate: expected one of {', '.join(get_args(Estimate))}, got {estimate!r}")
 
     def restore(conditionals: Conditionals, d: int, noisy: Tensor) -> Tensor:
-        local = corruption.standardised(float(model.shift[d]), float(model.scale[d]))
-        found = local.posterior(conditionals, noisy)
+        found = standardised_at(corruption, model, d).posterior(conditionals, noisy)
         if estimate == "mean":
             return found.mean()
-        return found.quantile(torch.full_like(noisy, 0.5) if estimate == "median" else inside_like(noisy, generator))
+        return found.quantile(
+            torch.full_like(noisy, 0.5) if estimate == "median" else open_uniform_like(noisy, generator)
+        )
 
     build = model.conditionals_of(-1, method, None, Accuracy(tol, max_evaluations), Prepared())
     return _restore(model, y, condition, build, restore, progress)

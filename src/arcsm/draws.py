@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_LEAST_QUANTILE = 1e-7  # of which single precision tells 1 less that from 1
+_LEAST_SHARE = 1e-7  # single precision tells 1 less this from 1
 _GOLDEN_RATIO = (5.0**0.5 - 1.0) / 2.0
 
 
@@ -47,10 +47,9 @@ def uniform_like(x: Tensor, source: Source) -> Tensor:
     )
 
 
-def inside_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Numbers strictly inside (0, 1), to be quantiles, of the shape, type and device of ``x``."""
-    u = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-    return u.clamp(_LEAST_QUANTILE, 1.0 - _LEAST_QUANTILE)
+def open_uniform_like(x: Tensor, source: Source) -> Tensor:
+    """Numbers inside (0, 1), whose quantiles are finite, of the shape, type and device of rows ``(B, ...)``."""
+    return uniform_like(x, source).clamp(_LEAST_SHARE, 1.0 - _LEAST_SHARE)
 
 
 def signs_like(x: Tensor, source: Source) -> Tensor:

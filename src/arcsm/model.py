@@ -18,7 +18,7 @@ from arcsm.conditionals import Accuracy, Conditionals, Prepared, choose_method
 from arcsm.contexts import Context
 from arcsm.devices import resolve_device
 from arcsm.heads import Head
-from arcsm.model_parts import parts_of_config
+from arcsm.model_parts import configuring, parts_of_config
 from arcsm.noise import NoiseLadder
 from arcsm.progress import track
 from arcsm.samplers import SAMPLERS, Sampler
@@ -466,7 +466,8 @@ class AutoregressiveModel(
         Raises:
             ValueError: for kinds or arguments that do not exist.
         """
-        return cls(**parts_of_config(config))
+        with configuring():
+            return cls(**parts_of_config(config))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save(self, save_directory)

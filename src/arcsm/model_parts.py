@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from arcsm.contexts import MADE, Context, PixelCNNPP
@@ -23,19 +24,25 @@ def parts_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a model is built of, with fresh weights, from its configuration.
 
     Raises:
-        ValueError: for kinds or arguments that do not exist.
+        ValueError: for kinds that do not exist; more, see :func:`configuring`.
     """
     for name in ("context", "head", "noise", "metadata"):
         if config.get(name) is not None and not isinstance(config[name], Mapping):
             raise ValueError(f"model configuration: {name}: expected a mapping, got {config[name]!r:.60}")
+    noise = config.get("noise")
+    return {
+        "context": _build(CONTEXTS, config["context"], "context"),
+        "head": _build(HEADS, config["head"], "head"),
+        "noise": None if noise is None else NoiseLadder(**noise),
+        "metadata": config.get("metadata"),
+    }
+
+
+@contextmanager
+def configuring() -> Iterator[None]:
+    """Whatever a configuration breaks while a model is built from it becomes a ``ValueError`` of one line."""
     try:
-        noise = config.get("noise")
-        return {
-            "context": _build(CONTEXTS, config["context"], "context"),
-            "head": _build(HEADS, config["head"], "head"),
-            "noise": None if noise is None else NoiseLadder(**noise),
-            "metadata": config.get("metadata"),
-        }
+        yield
     except (KeyError, TypeError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
         what = " ".join(str(error).split())
         raise ValueError(f"model configuration: {type(error).__name__}: {what}") from error

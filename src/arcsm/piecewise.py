@@ -98,10 +98,11 @@ class PiecewiseDensity:
         cumulative = self._cumulative()  # (N, K)
         cell = (torch.searchsorted(cumulative, target.contiguous(), right=True) - 1).clamp(0, self.x.shape[1] - 2)
         polynomial, width = self._within(cell)
-        height = torch.exp(self.energy.gather(1, cell)) * width
+        energy = self.energy.gather(1, cell)
+        height = torch.exp(energy) * width
         wanted = target - cumulative.gather(1, cell)
         low, high = torch.zeros_like(u), torch.ones_like(u)
-        rise = self.energy.gather(1, cell + 1) - self.energy.gather(1, cell)
+        rise = self.energy.gather(1, cell + 1) - energy
         t = _exponential_quantile((wanted / self.cells.gather(1, cell).clamp(min=1e-300)).clamp(0.0, 1.0), rise)
         for _ in range(iterations):
             mean, end = _mean_and_end(polynomial, t)
@@ -245,7 +246,7 @@ def _rule(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def _exponential_quantile(u: Tensor, rise: Tensor) -> Tensor:
     """Quantile of a density on [0, 1] whose logarithm is straight and rises by ``rise``."""
-    rise = rise.clamp(max=_LARGEST_RISE) + 1e-300  # not zero
+    rise = torch.where(rise == 0.0, 1e-300, rise.clamp(max=_LARGEST_RISE))
     return (torch.log1p(u * torch.expm1(rise)) / rise).clamp(0.0, 1.0)
 
 

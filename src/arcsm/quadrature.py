@@ -14,11 +14,11 @@ from torch import Tensor
 
 from arcsm.piecewise import PiecewiseDensity, cell_masses, polynomial_of, second_derivative, tail_mass
 
-__all__ = ["PiecewiseDensity", "ScoreFunction", "from_nodes", "integrate"]
+__all__ = ["OutsideFunction", "PiecewiseDensity", "ScoreFunction", "evaluated", "from_nodes", "integrate"]
 
 #: ``score(x, rows)``: values ``(n, K)`` of the conditionals numbered ``rows (n,)`` to score and derivative, ``(n, K)``.
 ScoreFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-#: ``outside(x)``: values so far out that score and derivative are known without evaluating the network.
+#: ``outside(x)``: values ``(*)`` so far out that score and derivative, ``(*)`` each, are known without a network.
 OutsideFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 _NEW_NODES = 12  # nodes added to a row at a time: twelve cells split in two, or four in four
 _OUTWEIGHED = 0.01  # of the worst cell's contribution to the error
@@ -58,7 +58,7 @@ def integrate(
         The densities, in double precision, with error estimates and flags.
 
     Raises:
-        ValueError: for nodes that are not ascending, or more of them than ``max_evaluations``.
+        ValueError: for nodes that are not ascending, or more of them than may be evaluated.
 
     Example:
         >>> gaussian = lambda x, rows: (-(x - 3.0), torch.full_like(x, -1.0))
@@ -75,13 +75,13 @@ def integrate(
     known = 0 if outside is None else 2
     if nodes.shape[1] - known > max_evaluations:
         raise ValueError(
-            f"max_evaluations: expected at least the {nodes.shape[1] - known} starting nodes, got {max_evaluations}"
+            f"max_evaluations: expected at least {nodes.shape[1] - known} for the starting nodes, got {max_evaluations}"
         )
 
     with torch.no_grad():
         rows = torch.arange(len(nodes), device=nodes.device)
         x = nodes
-        s, ds = score(x, rows) if outside is None else _with_outer(x, score(x[:, 1:-1], rows), outside)
+        s, ds = evaluated(score, x, rows, outside)
         finished: list[tuple[Tensor, PiecewiseDensity]] = []
         while True:
             density, inside, errors = _assess(x, s, ds, None if anchor is None else anchor[rows], tol, known)
@@ -105,6 +105,15 @@ def from_nodes(x: Tensor, s: Tensor, ds: Tensor) -> PiecewiseDensity:
     return _assess(x, s, ds, None, math.inf)[0]
 
 
+def evaluated(score: ScoreFunction, x: Tensor, rows: Tensor, outside: OutsideFunction | None) -> tuple[Tensor, Tensor]:
+    """Scores and derivatives at nodes ``(N, K)``; at the outer two by ``outside``, where they are known."""
+    if outside is None:
+        return score(x, rows)
+    s, ds = score(x[:, 1:-1], rows)
+    (first, dfirst), (last, dlast) = outside(x[:, :1]), outside(x[:, -1:])
+    return torch.cat([first, s, last], 1), torch.cat([dfirst, ds, dlast], 1)
+
+
 def _with_anchor(nodes: Tensor, anchor: Tensor) -> Tensor:
     """Nodes ``(N, K)`` and one more, with the anchor ``(N, 1)`` among them.
 
@@ -123,14 +132,6 @@ def _with_anchor(nodes: Tensor, anchor: Tensor) -> Tensor:
     return torch.cat([moved, new], 1).sort(1).values
 
 
-def _with_outer(x: Tensor, inner: tuple[Tensor, Tensor], outside: OutsideFunction) -> tuple[Tensor, Tensor]:
-    """Scores and derivatives at all nodes ``(N, K)``, of which the outer two are known."""
-    ends = torch.cat([x[:, :1], x[:, -1:]], 1)
-    (s, s_ends), (ds, ds_ends) = zip(inner, outside(ends), strict=True)
-    parts = ((s_ends[:, :1], s, s_ends[:, 1:]), (ds_ends[:, :1], ds, ds_ends[:, 1:]))
-    return torch.cat(parts[0], 1), torch.cat(parts[1], 1)
-
-
 # How good the nodes are ---------------------------------------------------------------------------------------------
 
 
@@ -139,7 +140,7 @@ def _assess(
 ) -> tuple[PiecewiseDensity, Tensor, Tensor]:
     """The densities on the nodes at hand; the error inside each cell, and all that comes of it, ``(N, K - 1)`` each.
 
-    So many of the nodes were ``known`` without an evaluation.
+    ``known`` is how many nodes cost no evaluation.
     """
     x, s, ds = x.double(), s.double(), ds.double()
     width = x.diff(dim=1)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from arcsm.conditionals import Accuracy, Conditionals, Method, starting_nodes
-from arcsm.draws import inside_like
+from arcsm.draws import open_uniform_like
 from arcsm.heads.score import FULL_SPAN
 
 _LEAST_PRECISION = 0.05  # of a conditional at the largest noise, in those of the noise alone, which is the most
@@ -89,7 +89,9 @@ def probability_flow(
     mean, deviation = _normal_at(conditionals, top)
     if start == "exact":
         exact = replace(conditionals, path=(top,), method="quadrature", accuracy=Accuracy(tol))
-        x = exact.icdf(inside_like(conditionals.projection[:, 0], generator), _nodes_around(exact, mean, deviation))
+        x = exact.icdf(
+            open_uniform_like(conditionals.projection[:, 0], generator), _nodes_around(exact, mean, deviation)
+        )
     else:
         x = torch.addcmul(mean, deviation, _normal(conditionals, generator))
     for high, low in itertools.pairwise(conditionals.path):
@@ -109,7 +111,7 @@ def inverse_cdf(conditionals: Conditionals, generator: torch.Generator | None = 
     """
     method: Method = "closed_form" if conditionals.head.normalised else "quadrature"
     exact = replace(conditionals, method=method, accuracy=Accuracy(tol))
-    return exact.icdf(inside_like(conditionals.projection[:, 0], generator))
+    return exact.icdf(open_uniform_like(conditionals.projection[:, 0], generator))
 
 
 SAMPLERS: Mapping[str, Sampler] = {

@@ -18,7 +18,6 @@ from arcsm.progress import track
 
 app = typer.Typer()
 
-
 _JUDGED_AT_ONCE = 2_000  # rows of a table: a progress bar that moves, and bounded memory
 
 

@@ -25,7 +25,7 @@ EMBEDDING_FEATURES = 5
 
 def _leaves(x: Tensor, half: float) -> bool:
     """Whether any value is not within ``half`` of zero."""
-    return not torch.linalg.vector_norm(x, math.inf).item() <= half if x.numel() else False
+    return x.numel() > 0 and not (torch.linalg.vector_norm(x, math.inf).item() <= half)  # not a number leaves, too
 
 
 class Scales(NamedTuple):
@@ -188,6 +188,11 @@ class ScoreHead(Head):
     def support(self, sigma: Sigma, like: Tensor) -> Tensor:
         """Half-width of the interval around zero outside which the conditional is exactly Gaussian, ``()``."""
         return FULL_SPAN * self.scales(sigma, like).width
+
+    def beyond(self, sigma: Sigma, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Score and derivative at values ``x`` outside the support, where the network has no say, each ``(*)``."""
+        precision = self.scales(sigma, x).width.pow(-2)
+        return -x * precision, -precision.expand_as(x)
 
     # The network ------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from arcsm.batches import ROWS, parts_of, rows_of, warn_of_unsure
 from arcsm.conditionals import Accuracy, Prepared
-from arcsm.corruptions import Corruption, Lost, Posterior
-from arcsm.draws import inside_like
+from arcsm.corruptions import Corruption, Lost, Posterior, standardised_at
+from arcsm.draws import open_uniform_like
 from arcsm.model import AutoregressiveModel
 from arcsm.progress import track
 
@@ -113,12 +113,10 @@ def particles(
             for d in model.context.order:
                 conditionals = build(model.head.project(model.context.step(cloud.state, cloud.previous)))
                 noisy = flat[part, d].repeat_interleave(count)
-                found = corruption.standardised(float(model.shift[d]), float(model.scale[d])).posterior(
-                    conditionals, noisy
-                )
+                found = standardised_at(corruption, model, d).posterior(conditionals, noisy)
                 cloud.weigh(found.log_evidence())
                 found = cloud.resample(model, found, threshold, generator)
-                cloud.extend(d, found.quantile(inside_like(noisy, generator)))
+                cloud.extend(d, found.quantile(open_uniform_like(noisy, generator)))
                 unsure += conditionals.unsure
                 advance()
             clouds.append(cloud)
