@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer
@@ -21,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from arcsm import cli
+from arcsm.anomaly import Combination
 from arcsm.commands import tables
 from arcsm.data import frame_parts, frame_writer, read_frame, write_frame
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
@@ -377,6 +379,35 @@ def test_scores_do_not_depend_on_the_company(detector: ScoreOutlierDetector) -> 
     np.testing.assert_allclose(
         detector.score_samples(data[:40])[7:9], detector.score_samples(data[7:9]), rtol=1e-9, atol=1e-9
     )
+
+
+def test_every_score_is_lower_for_outliers(detector: ScoreOutlierDetector) -> None:
+    data = load_breast_cancer(as_frame=True)
+    test = pd.concat([data.data[data.target == 1][250:], data.data[data.target == 0][:60]])
+    scores = detector.all_scores(test)
+    levels = detector.ensemble_.plan.levels
+    assert scores.shape == (167, 2 * levels + 1)
+    np.testing.assert_allclose(scores.iloc[:, levels - 1], detector.score_samples(test), rtol=1e-9)
+    for name, score in scores.items():
+        assert roc_auc_score(np.r_[np.zeros(107), np.ones(60)], -score) > 0.8, name
+    np.testing.assert_allclose(detector.all_scores(test[7:9]), scores[7:9], rtol=1e-7)
+    table = {str(name): torch.tensor(score.to_numpy()) for name, score in scores.items()}
+    combination = Combination().fit({name: score[:60] for name, score in table.items()})
+    assert roc_auc_score(np.r_[np.zeros(47), np.ones(60)], combination.score(table)[60:]) > 0.8
+
+
+def test_all_scores_of_gaps_and_of_nothing_that_varies() -> None:
+    x = np.random.default_rng(0).normal(size=(300, 3)) * [1.0, 2.0, 0.0]
+    gappy = x.copy()
+    gappy[::3, 1] = np.nan
+    detector = ScoreOutlierDetector(max_steps=50, n_estimators=2, random_state=0).fit(gappy)
+    scores = detector.all_scores([[0.0, np.nan, 0.0], [0.0, np.nan, 1.0], [9.0, np.nan, 0.0]])
+    assert bool(np.isfinite(scores.to_numpy()).all())
+    assert bool((scores.filter(like="likelihood").iloc[0] > scores.filter(like="likelihood").iloc[1] + 3.0).all())
+    assert bool((scores.drop(columns="tails").iloc[0] > scores.drop(columns="tails").iloc[2]).all())
+    constant = ScoreOutlierDetector().fit(np.ones((20, 2))).all_scores([[1.0, 1.0], [1.0, 2.0]])
+    assert list(constant) == ["likelihood"]
+    assert constant["likelihood"][0] > constant["likelihood"][1]
 
 
 def test_the_threshold_moves_without_fitting_again(detector: ScoreOutlierDetector) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from arcsm.anomaly import tail_surprise
 from arcsm.contexts import MADE
 from arcsm.corruptions import Lost
 from arcsm.denoise import particles
@@ -189,6 +190,24 @@ class Ensemble:
                 inside, level, reduce=False, method=method, tol=self.plan.tolerance, cells=self.cells
             )
             found.append(terms.cpu())
+        return torch.stack(found)
+
+    @torch.no_grad()
+    def score_norms(self, x: Tensor, level: int) -> Tensor:
+        """Norms of each row's scores at a noise level, in units of :math:`1 / \\sigma`, ``(E, N)``."""
+        found = []
+        for model in self.members:
+            s, _ = model.score(self._inside(model, x), level)
+            found.append((model.path(level)[-1] * model.scale * s).nan_to_num(nan=0.0).norm(dim=-1).cpu())
+        return torch.stack(found)
+
+    @torch.no_grad()
+    def tails(self, x: Tensor) -> Tensor:
+        """How far out in their conditionals the values of each row are, ``(E, N)``; see :func:`tail_surprise`."""
+        found = []
+        for model in self.members:
+            u = model.cdf(self._inside(model, x), self.level, tol=self.plan.tolerance)
+            found.append(tail_surprise(u.nan_to_num(nan=0.5)).cpu())
         return torch.stack(found)
 
     def inside(self, x: Tensor) -> Tensor:

@@ -97,6 +97,31 @@ class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
         """
         return self.explain(X).sum(1)  # type: ignore[no-any-return]
 
+    def all_scores(self, X: Any) -> pd.DataFrame:
+        """Every score that there is of each row, a column for each; **the larger, the more normal**.
+
+        - ``likelihood SIGMA``: the mean over the models of the row's log density with the noise of a level, in nats.
+          The last is :meth:`score_samples` (but that a missing value adds nothing).
+        - ``score norm SIGMA``: the norm of the row's scores at a level, in units of :math:`1 / \\sigma`, negative.
+        - ``tails``: how far out in their conditionals the values are (:func:`arcsm.anomaly.tail_surprise`), negative.
+
+        Each noise level takes as long as :meth:`score_samples`. :class:`arcsm.anomaly.Combination` makes one score of
+        several, from inliers alone.
+        """
+        modelled, constants = self._numbers(X)
+        certain = np.nansum(constants, 1)
+        if self.ensemble_ is None:
+            return pd.DataFrame({"likelihood": certain})
+        found: dict[str, Array] = {}
+        sigmas = self.ensemble_.members[0].path()
+        slopes = self.columns_.log_slopes(modelled.numpy(), of_maps=False)
+        for level, sigma in enumerate(sigmas):
+            terms = self.ensemble_.terms(modelled, level).mean(0).numpy() + slopes
+            found[f"likelihood {sigma:.3g}"] = terms.sum(1) + certain
+        for level, sigma in enumerate(sigmas):
+            found[f"score norm {sigma:.3g}"] = -self.ensemble_.score_norms(modelled, level).mean(0).numpy()
+        return pd.DataFrame({**found, "tails": -self.ensemble_.tails(modelled).mean(0).numpy()})
+
     def decision_function(self, X: Any) -> Array:
         """:meth:`score_samples` less the threshold, ``(N,)``: negative for outliers."""
         return self.score_samples(X) - self.offset_
