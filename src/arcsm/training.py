@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +16,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from arcsm import checkpoint, processes
-from arcsm.contexts.made import Hide
 from arcsm.data.streams import RowStream
 from arcsm.draws import Share, Source
 from arcsm.interrupts import asked_to_stop
 from arcsm.model import AutoregressiveModel, save
 from arcsm.model_parts import completed_config
-from arcsm.processes import Group
 from arcsm.progress import track
 from arcsm.train_config import TrainConfig, objective_of
 from arcsm.training_log import TrainingLog
@@ -38,9 +36,9 @@ from arcsm.training_rows import (
     standardise,
     widths,
 )
+from arcsm.training_setup import averaging, fabric_of, is_random, optimizer_of, own_parts
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
     from lightning_fabric.loggers.logger import Logger
 
 STATE_NAME = "state.safetensors"
@@ -170,19 +168,19 @@ class _Trainer:
         standardise(model, x_train, config)
 
         self.batch = min(config.batch_size, len(self.source))
-        self.parts = _own_parts(self.group, self.batch, config.accumulate)
+        self.parts = own_parts(self.group, self.batch, config.accumulate)
         self.steps_per_epoch = len(self.source) // self.batch
         self.total = config.steps
         if config.epochs is not None:
             self.total = max(1, math.ceil(config.epochs * self.steps_per_epoch))
 
-        self.fabric = _fabric(self.group, device, config.precision, loggers)
+        self.fabric = fabric_of(self.group, device, config.precision, loggers)
         model.train()
         self.loss = _Loss(model.to(device), config)
-        self.optimizer = _optimizer(model, config)
+        self.optimizer = optimizer_of(model, config)
         self.average = AveragedModel(model, multi_avg_fn=averaging(config.ema))
         self.wrapped, self.wrapped_optimizer = self.fabric.setup(self.loss, self.optimizer)
-        self.has_dropout = any(_is_random(layer) for layer in model.modules())
+        self.has_dropout = any(is_random(layer) for layer in model.modules())
         self.step = 0
         self.seconds = 0.0
         self.best = {"step": 0, "loss": math.inf, "missed": 0}
@@ -420,66 +418,6 @@ class _Trainer:
         self.step, self.seconds = int(header["step"]), float(header["seconds"])
         self.best = {**header["best"], "loss": float(header["best"]["loss"])}
         self.history = list(header["history"])
-
-
-def _own_parts(group: Group, batch: int, accumulate: int) -> dict[int, slice]:
-    """The parts of a batch that this process computes one after another, by their number.
-
-    Raises:
-        ValueError: for more parts than rows.
-    """
-    count = group.size * accumulate
-    if count > batch:
-        raise ValueError(
-            f"batch_size: {batch} rows cannot be divided into {count} parts, {accumulate} for each of "
-            f"{group.size} processes"
-        )
-    parts = processes.shares(batch, count)
-    return {number: parts[number] for number in range(count)[group.share(count)]}
-
-
-def _fabric(group: Group, device: torch.device, precision: str, loggers: Sequence[Logger]) -> Fabric:
-    """Precision, loggers and, where there are several processes, their common gradient."""
-    from lightning_fabric import Fabric  # takes seconds
-    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-
-    options: dict[str, Any] = {"accelerator": device.type, "precision": precision}
-    if group.size == 1:
-        devices = [device.index] if device.index is not None else 1
-        alone: list[Any] = [LightningEnvironment()]  # whatever a scheduler has put into the environment
-        return Fabric(devices=devices, loggers=list(loggers), plugins=alone, **options)
-    fabric = Fabric(
-        devices=group.local_size,
-        num_nodes=group.size // group.local_size,
-        strategy="ddp",
-        loggers=list(loggers) if group.first else None,
-        **options,
-    )
-    fabric.launch()
-    return fabric
-
-
-def _is_random(layer: nn.Module) -> bool:
-    """Whether a layer draws from torch's own generator while training."""
-    return (isinstance(layer, nn.Dropout) and layer.p > 0.0) or (isinstance(layer, Hide) and layer.share > 0.0)
-
-
-def _optimizer(model: AutoregressiveModel, config: TrainConfig) -> torch.optim.Optimizer:
-    if config.optimizer == "adamw":
-        rate, decay = config.learning_rate, config.weight_decay
-        return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
-    return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-
-
-def averaging(decay: float) -> Callable[..., None]:
-    """Exponential average that starts as a plain mean of the first steps."""
-
-    @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        warm = min(decay, (1.0 + float(count)) / (10.0 + float(count)))
-        torch._foreach_lerp_(averaged, current, 1.0 - warm)
-
-    return update
 
 
 def _comparable(config: TrainConfig) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 import typer
 
-from arcsm.commands.options import Device, Devices, Label, Nodes, Seed, SkipBad, WithData
+from arcsm.commands.options import Device, Devices, Label, Nodes, Seed, SkipBad, Trained, WithData
 from arcsm.commands.several import in_processes
 from arcsm.data import scale_images, write_table
 from arcsm.data.images import save_images
@@ -48,7 +48,7 @@ app = typer.Typer()
     "   |   arcsm sample runs/digits -n 100 --out images/"
 )
 def sample(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.")],
+    run: Trained,
     out: Annotated[
         Path, typer.Option(help="A .png (a grid of images), a folder (a .png each), a .csv, .parquet or .npy file.")
     ],
@@ -102,7 +102,7 @@ def sample(
     "arcsm score runs/mnist images/ --skip-bad --out scores.csv"
 )
 def score(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.")],
+    run: Trained,
     data: Annotated[Path, typer.Argument(metavar="DATA", help=".csv, .parquet, .npy, .npz or a folder of images.")],
     out: Annotated[Path, typer.Option(help="A .csv, .parquet or .npy file.")],
     method: Annotated[str | None, typer.Option(help="flow, quadrature or closed_form; the default without.")] = None,
@@ -148,7 +148,7 @@ def score(
     "arcsm denoise runs/mnist noisy --noise salt-and-pepper --probability 0.1 --method particles --out restored"
 )
 def denoise(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.")],
+    run: Trained,
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A folder of noisy images of the model's size.")],
     out: Annotated[Path, typer.Option(help="Folder of the restored images, PNG, of the same names.")],
     noise: Annotated[Noise, typer.Option(help="What the noise is.")] = "gaussian",

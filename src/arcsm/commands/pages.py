@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from arcsm.commands.options import Device, Seed
+from arcsm.commands.options import Device, Seed, Trained
 from arcsm.commands.shown import show_likelihood_table, show_likelihoods
 from arcsm.config import dump_config, run_config_path
 from arcsm.devices import resolve_device
@@ -50,7 +50,7 @@ def report(
 
 @app.command(epilog="Examples: arcsm serve runs/digits   |   arcsm serve runs/table --port 8000")
 def serve(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.")],
+    run: Trained,
     host: Annotated[
         str,
         typer.Option(
@@ -67,7 +67,7 @@ def serve(
 
 
 @app.command(epilog="Example: arcsm info runs/digits")
-def info(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.")]) -> None:
+def info(run: Trained) -> None:
     """Say what a model is made of."""
     of_vae = holds_vae(run)
     model = load_vae(run) if of_vae else load(run)

@@ -24,7 +24,8 @@ from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
 from arcsm.plots import BLUE, GREY, ORANGE, open_frame
 from arcsm.train_config import TrainConfig
-from arcsm.training import averaging, fit
+from arcsm.training import fit
+from arcsm.training_setup import averaging
 
 
 class ToyScores(Settings):

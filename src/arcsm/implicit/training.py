@@ -29,8 +29,9 @@ from arcsm.interrupts import asked_to_stop
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
 from arcsm.progress import track
-from arcsm.training import STATE_NAME, FitResult, TrainingDiverged, averaging
+from arcsm.training import STATE_NAME, FitResult, TrainingDiverged
 from arcsm.training_log import TrainingLog
+from arcsm.training_setup import averaging
 from arcsm.warning import warn
 
 Method = Literal["elbo", "stein", "spectral", "ssm", "ssm-ar", "csm"]
