@@ -16,7 +16,7 @@ from arcsm.warning import AccuracyWarning, warn
 
 T = TypeVar("T")
 
-ROWS = 512  #: rows whose contexts are computed at a time
+ROWS = 1024  #: rows whose contexts are computed at a time
 _FEWEST_ROWS = 32  # that are worth a thread
 _MOST_WORKERS = 16  # as each needs memory of its own
 _KEPT = 31 << 20  # bytes; glibc learns from blocks of up to 32 MiB

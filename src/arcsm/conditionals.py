@@ -32,7 +32,6 @@ _HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, FULL_SPAN
 #: The same at the largest noise of a ladder, which leaves nothing narrow.
 _HALF_GRID_OF_FLOW = (0.6, 1.2, 1.8, 2.4, 3.0, 4.0, 7.0, FULL_SPAN)
 _LEAST_MASS = 1e-4  # of a cell whose mean density is taken from the distribution function
-_A_STEP = 0.25  # of the tolerance of a log density is that of inverting a step of the ladder
 _CHUNK = 4096  # conditionals integrated at a time
 _BLOCK_BYTES = 1 << 21  # of one layer's units that a thread evaluates at a time: more would leave the cache
 
@@ -243,7 +242,7 @@ class Conditionals:
     def _base(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Points where the quadrature is done, and the log slope of the flow from there to ``x``."""
         if self.method == "flow":
-            base, log_slope, solved = flow_up(self.score_and_derivative, x, self.path, _A_STEP * self.accuracy.tol)
+            base, log_slope, solved = flow_up(self.score_and_derivative, x, self.path, self.accuracy.tol)
             self.unsure += int((~solved).sum())
             return base, log_slope
         return x, torch.zeros_like(x)
