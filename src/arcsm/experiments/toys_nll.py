@@ -56,7 +56,7 @@ class ToysNll(ToyScores):
 
     hidden: tuple[int, ...] = (104, 104)
     head_hidden: tuple[int, ...] = (64, 64, 64, 64)  # one layer more, the MADE narrower: better on pinwheel and s_curve
-    steps: int = 12_000
+    steps: int = 10_000
     learning_rate: float = 1e-2
     test: int = 2000  # held-out rows of every likelihood
     truth_rows: int = 500  # the first of them, where the true density (slow on the spirals) and all gaps are taken
