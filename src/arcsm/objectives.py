@@ -79,15 +79,15 @@ def csm(
             raise ValueError(f"mix: without a noise ladder only 1 (plain CSM) is possible, got {mix}")
         one, zero = z.new_ones(()), z.new_zeros(())
         scalars, weight = _known(model, z, one)
-        return _score_matching(model, z, scalars, condition, None, weight, one, zero, compiled)
+        return _score_matching(model, model.context(z, condition), scalars, None, weight, one, zero, compiled)
     context_input, noisy, sigma, noise, weight = _add_noise(model, z, generator, weighting)
-    ratio = noise / sigma
+    context, ratio = model.context(context_input, condition), noise / sigma
     if mix == "auto":
-        fraction = _least_variance_mix(model, context_input, noisy, condition, sigma, ratio, weight)
+        fraction = _least_variance_mix(model, context.detach(), noisy, sigma, ratio, weight)
     else:
         fraction = torch.full_like(sigma, float(mix))
     linear = (1.0 - fraction) * ratio
-    return _score_matching(model, context_input, noisy, condition, sigma, weight, fraction, linear, compiled)
+    return _score_matching(model, context, noisy, sigma, weight, fraction, linear, compiled)
 
 
 def dsm(
@@ -127,8 +127,8 @@ def dsm(
         if model.noise is None:
             raise ValueError("sigma: expected a number, as this model has no noise ladder")
         context_input, noisy, level, noise, weight = _add_noise(model, z, generator, weighting)
-        ratio, zero = noise / level, torch.zeros_like(level)
-        loss = _score_matching(model, context_input, noisy, condition, level, weight, zero, ratio, compiled)
+        context, ratio, zero = model.context(context_input, condition), noise / level, torch.zeros_like(level)
+        loss = _score_matching(model, context, noisy, level, weight, zero, ratio, compiled)
         return loss + 0.5 * (weight * ratio.square()).sum(-1).mean()
     if not sigma > 0.0:
         raise ValueError(f"sigma: expected a positive number, got {sigma}")
@@ -264,17 +264,15 @@ def _known(model: AutoregressiveModel, z: Tensor, weight: Tensor) -> tuple[Tenso
 
 def _score_matching(
     model: AutoregressiveModel,
-    context_input: Tensor,
+    context: Tensor,
     z: Tensor,
-    condition: Tensor | None,
     sigma: Tensor | None,
     weight: Tensor,
     derivative: Tensor,
     linear: Tensor,
     compiled: bool,
 ) -> Tensor:
-    """Mean over the batch of the sum of weight * (s^2 / 2 + derivative * ds + linear * s)."""
-    context = model.context(context_input, condition)  # (B, D, C)
+    """Mean over the batch of the sum of weight * (s^2 / 2 + derivative * ds + linear * s); contexts ``(B, D, C)``."""
     if isinstance(model.head, ScoreHead) and not z.requires_grad:
         total = fused_score_matching(
             model.head,
@@ -293,13 +291,7 @@ def _score_matching(
 
 
 def _least_variance_mix(
-    model: AutoregressiveModel,
-    context_input: Tensor,
-    z: Tensor,
-    condition: Tensor | None,
-    sigma: Tensor,
-    ratio: Tensor,
-    weight: Tensor,
+    model: AutoregressiveModel, context: Tensor, z: Tensor, sigma: Tensor, ratio: Tensor, weight: Tensor
 ) -> Tensor:
     """The mix, up to a largest one, that minimises the variance of the gradient at each noise level, ``(B, D)``.
 
@@ -310,8 +302,7 @@ def _least_variance_mix(
     assert model.noise is not None
     rows = min(len(z), max(2, _AUTO_POINTS // model.features))
     with torch.no_grad():
-        context = model.context(context_input[:rows], None if condition is None else condition[:rows])
-        projection = model.head.project(context).flatten(0, -2)
+        projection = model.head.project(context[:rows]).flatten(0, -2)
     with torch.enable_grad():
         projection.requires_grad_()
         s, ds = model.head.evaluate(projection, z[:rows].flatten(), sigma[:rows].flatten())
