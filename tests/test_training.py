@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -30,6 +33,9 @@ from arcsm import (
     training,
     training_log,
 )
+from arcsm.data.toys import toy
+from arcsm.training_log import ended_worse
+from arcsm.warning import TrainingWarning
 
 
 def build(features: int = 2, seed: int = 0, noise: bool = True) -> AutoregressiveModel:
@@ -252,3 +258,35 @@ def test_unknown_keys_and_wrong_types_are_refused() -> None:
         TrainConfig(stepz=3)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="steps"):
         TrainConfig(steps="many")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("learning_rate", [1e-2, 0.1])
+def test_a_run_that_breaks_down_without_becoming_infinite_is_said(learning_rate: float) -> None:
+    x = toy("two_moons").sample(2000, torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    head = ScoreHead(8, (32, 32), sinusoids=8, residual=True)
+    model = AutoregressiveModel(MADE(2, 8, (32,)), head, NoiseLadder(2.0, 0.05, 20))
+    settings = config(steps=800, batch_size=128, learning_rate=learning_rate, schedule="constant", validate_every=50)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        history = fit(model, x, config=settings).history
+    said = [str(warning.message) for warning in caught if warning.category is TrainingWarning]
+    if learning_rate == 1e-2:
+        assert said == []
+    else:
+        assert len(said) == 1
+        assert re.search(r"broke down after step \d+: .* lower learning_rate \(0\.1\)", said[0])
+        assert history[-1]["loss"] > min(row["loss"] for row in history)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_alone_is_no_breakdown(seed: int) -> None:
+    losses = np.random.default_rng(seed).normal(size=40).tolist()
+    falling = [{"step": 50.0 * (i + 1), "loss": loss - 0.1 * i} for i, loss in enumerate(losses)]
+    assert ended_worse(falling) is None
+    assert ended_worse(falling[:7]) is None  # too few to say
+    rising = [{"step": row["step"], "loss": -row["loss"]} for row in falling]
+    worse = ended_worse(rising)
+    assert worse is not None
+    assert worse.last > worse.best
+    assert worse.step <= 1000

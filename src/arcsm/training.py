@@ -23,7 +23,7 @@ from arcsm.model import AutoregressiveModel, save
 from arcsm.model_parts import completed_config
 from arcsm.progress import track
 from arcsm.train_config import TrainConfig, objective_of
-from arcsm.training_log import TrainingLog
+from arcsm.training_log import TrainingLog, ended_worse
 from arcsm.training_rows import (
     Epoch,
     InMemory,
@@ -37,6 +37,7 @@ from arcsm.training_rows import (
     widths,
 )
 from arcsm.training_setup import averaging, fabric_of, is_random, optimizer_of, own_parts
+from arcsm.warning import TrainingWarning, warn
 
 if TYPE_CHECKING:
     from lightning_fabric.loggers.logger import Logger
@@ -109,6 +110,9 @@ def fit(
             checkpoint of another configuration.
         TrainingDiverged: at the first loss or gradient that is not finite.
         KeyboardInterrupt: after Ctrl-C (or the signal TERM), at the end of a step and with a checkpoint in ``run``.
+
+    Warns:
+        TrainingWarning: without ``x_valid``, if the loss clearly ended higher than it had been.
 
     Example:
         >>> from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead
@@ -330,6 +334,7 @@ class _Trainer:
                 if asked_any:
                     raise KeyboardInterrupt(f"interrupted after step {self.step}")
         self.finish()
+        self.judge()
         return FitResult(self.step, self.seconds, int(self.best["step"]), self.best["loss"], self.history, stopped)
 
     def assess(self, running: float, log: TrainingLog) -> bool:
@@ -379,6 +384,17 @@ class _Trainer:
         if self.run is not None and self.group.first:
             save(self.model, self.run)
         self.group.wait()  # all may read what the first has written
+
+    def judge(self) -> None:
+        """Say if training broke down on the way. With held-out rows the weights are from before that anyway."""
+        worse = ended_worse(self.history) if self.held_out is None and self.group.first else None
+        if worse is not None:
+            warn(
+                f"training broke down after step {worse.step}: its loss rose from {worse.best:.4g} to {worse.last:.4g} "
+                f"and the model holds the last weights; lower learning_rate ({self.config.learning_rate:g}), or give "
+                "rows for validation",
+                TrainingWarning,
+            )
 
     # Checkpoints ------------------------------------------------------------------------------------------------
 

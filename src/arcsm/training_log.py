@@ -3,13 +3,48 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import fmean, median
+from typing import Any, NamedTuple
 
 from arcsm.files import atomic_path
 
 METRICS_NAME = "metrics.csv"
+_APART = 50  # steps from one loss to the next that is looked at: averages of fewer hang together
+_FEWEST = 8  # losses that say anything
+_CLEARLY = 3.0  # standard errors
+
+
+class Worse(NamedTuple):
+    """How a run ended that had been better: the step and the loss where it was best, and the loss at the end."""
+
+    step: int
+    best: float
+    last: float
+
+
+def ended_worse(history: Sequence[Mapping[str, float]]) -> Worse | None:
+    """Whether the training loss clearly ended higher than it had been, as after too large a step; ``None`` if not.
+
+    The mean over the last quarter is held against the lowest of as many losses in a row, and the difference against
+    the size of steps from one loss to the next.
+    """
+    rows: list[Mapping[str, float]] = []
+    for row in history:
+        if not rows or row["step"] - rows[-1]["step"] >= _APART:
+            rows.append(row)
+    if len(rows) < _FEWEST:
+        return None
+    losses, length = [row["loss"] for row in rows], len(rows) // 4
+    means = [fmean(losses[start : start + length]) for start in range(len(losses) - length + 1)]
+    best = min(range(len(means)), key=means.__getitem__)
+    noise = median(abs(second - first) for first, second in itertools.pairwise(losses)) * math.sqrt(2.0 / length)
+    if means[-1] - means[best] <= _CLEARLY * noise:
+        return None
+    return Worse(int(rows[best + length - 1]["step"]), means[best], means[-1])
 
 
 class TrainingLog:

@@ -15,6 +15,10 @@ class AccuracyWarning(UserWarning):
     """A result is less accurate than was asked for."""
 
 
+class TrainingWarning(UserWarning):
+    """Training went on to the end, but not well."""
+
+
 class SkippedWarning(UserWarning):
     """Some of the input was left out, as asked for."""
 

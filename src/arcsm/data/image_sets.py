@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arcsm.data.images import check_size, convert, square
+from arcsm.data.images import central_square, check_size, with_channels_and_size
 from arcsm.data.pixels import ImageSet
 from arcsm.files import FilePath, existing_file, reading
 
@@ -126,7 +126,7 @@ def torchvision_images(
     else:
         data = _torchvision(datasets.SVHN, name, folder, download, split=split)
         pixels, labels = torch.from_numpy(data.data), torch.from_numpy(data.labels)
-    return ImageSet(convert(pixels, None, size), labels.long())
+    return ImageSet(with_channels_and_size(pixels, None, size), labels.long())
 
 
 def _torchvision(dataset: Any, name: str, folder: FilePath, download: bool, **options: Any) -> Any:
@@ -149,7 +149,7 @@ def _celeba(data: Any, size: int | None) -> ImageSet:
             image, _ = data[index]
         left, top = (image.width - _CELEBA_CROP) // 2, (image.height - _CELEBA_CROP) // 2
         crop = image.convert("RGB").crop((left, top, left + _CELEBA_CROP, top + _CELEBA_CROP))
-        row.copy_(torch.from_numpy(np.array(square(crop, side))).permute(2, 0, 1))
+        row.copy_(torch.from_numpy(np.array(central_square(crop, side))).permute(2, 0, 1))
     return ImageSet(pixels, names=tuple(data.filename))
 
 

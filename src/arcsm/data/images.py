@@ -112,7 +112,7 @@ def _read_image(path: Path, channels: int | None, size: int | None) -> np.ndarra
     image = _eight_bit(image, path)
     if channels is not None:
         image = image.convert("L" if channels == 1 else "RGB")
-    return np.asarray(image if size is None else square(image, size))
+    return np.asarray(image if size is None else central_square(image, size))
 
 
 def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
@@ -130,7 +130,7 @@ def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def square(image: Image.Image, size: int) -> Image.Image:
+def central_square(image: Image.Image, size: int) -> Image.Image:
     """The central square, resized to `size` (Pillow's bilinear filter widens on shrinking, so it is antialiased)."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -183,7 +183,9 @@ def _read_image_array(path: Path, channels: int | None, size: int | None, key: s
             f"shape {array.shape}"
         )
     pixels = torch.from_numpy(array if array.ndim == 4 else array[..., None]).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(convert(pixels, channels, size), _npz_labels(path, chosen, len(array)) if chosen else None)
+    return ImageSet(
+        with_channels_and_size(pixels, channels, size), _npz_labels(path, chosen, len(array)) if chosen else None
+    )
 
 
 def _npz_labels(path: Path, key: str, n: int) -> Tensor | None:
@@ -199,14 +201,14 @@ def _npz_labels(path: Path, key: str, n: int) -> Tensor | None:
     return torch.from_numpy(labels.reshape(n).astype(np.int64))
 
 
-def convert(pixels: Tensor, channels: int | None, size: int | None) -> Tensor:
+def with_channels_and_size(pixels: Tensor, channels: int | None, size: int | None) -> Tensor:
     """Pixels `(n, C, H, W)` with other channels or another size."""
     if (channels is None or channels == pixels.shape[1]) and size is None:
         return pixels
     mode = {None: None, 1: "L", 3: "RGB"}[channels]
     images = [_to_pil(image) for image in pixels]
     images = images if mode is None else [image.convert(mode) for image in images]
-    images = images if size is None else [square(image, size) for image in images]
+    images = images if size is None else [central_square(image, size) for image in images]
     return _stack([np.asarray(image) for image in images], channels)
 
 
