@@ -568,7 +568,7 @@ def test_integrals_that_miss_the_tolerance_are_reported(make_model: MakeModel, l
     model = make_model(features=2, noise=ladder, strength=3.0)
     y = torch.zeros(3, 2, dtype=FLOAT64)
     for noise in (GaussianNoise(0.5), SaltAndPepper(0.1, 0.0, 1.0, 0.1)):
-        with pytest.warns(UserWarning, match="of 6 conditionals were not integrated"):
+        with pytest.warns(UserWarning, match=r"integrals \(of 6 conditionals\) missed the tolerance"):
             posterior(model, y, noise, method="quadrature", tol=1e-14, max_evaluations=40)
 
 

@@ -367,7 +367,7 @@ def test_far_away_points_have_small_but_finite_densities(make_model: MakeModel, 
 def test_too_few_evaluations_are_reported_once_with_their_number(make_model: MakeModel, ladder: NoiseLadder) -> None:
     model = make_model(noise=ladder, strength=3.0)
     x = points(model, 20)
-    with pytest.warns(AccuracyWarning, match="of 40 conditionals were not integrated") as caught:
+    with pytest.warns(AccuracyWarning, match=r"integrals \(of 40 conditionals\) missed the tolerance") as caught:
         model.log_prob(x, method="quadrature", max_evaluations=28, tol=1e-9)
     assert len(caught) == 1
     with pytest.warns(AccuracyWarning, match="of 40 conditionals"):
@@ -860,7 +860,7 @@ def test_parts_on_cores_are_as_one_after_the_other(make_model: MakeModel, ladder
             torch.testing.assert_close(together, expected, rtol=1e-9, atol=1e-9)
             assert not together.requires_grad
         assert torch.get_num_threads() == 3
-        with pytest.warns(AccuracyWarning, match=r"^\d+ of 2400 conditionals"):
+        with pytest.warns(AccuracyWarning, match=r"^\d+ integrals \(of 2400 conditionals"):
             model.log_prob(x, method="quadrature", tol=1e-14, max_evaluations=40)
 
         def broken(part: slice) -> None:
@@ -883,3 +883,15 @@ def test_densities_under_autocast_are_those_without_it_about(
     with torch.autocast("cpu", torch.bfloat16):
         found = model.log_prob(x, tol=1e-2)
     torch.testing.assert_close(found.float(), model.log_prob(x), rtol=0.0, atol=0.5)
+
+
+@pytest.mark.parametrize("sampler", ["probability_flow", "inverse_cdf"])
+def test_draws_say_when_their_integrals_missed_the_tolerance(
+    make_model: MakeModel, ladder: NoiseLadder, sampler: str
+) -> None:
+    model = make_model(noise=ladder)
+    with pytest.warns(AccuracyWarning, match=r"40 integrals \(of 40 conditionals"):
+        model.sample(20, sampler, batch_size=8, tol=1e-18)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.sample(20, sampler)

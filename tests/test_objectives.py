@@ -224,3 +224,14 @@ def test_mistakes_are_named(call: object, message: str) -> None:
     model = build(ScoreHead(4, (8,)))
     with pytest.raises(ValueError, match=message):
         call(model, torch.randn(3, 3))
+
+
+def test_dsm_refuses_what_it_would_leave_unheard() -> None:
+    model = AutoregressiveModel(MADE(2, 4, (8,), missing=True), GaussianHead(4), NoiseLadder(1.0, 0.1, 4))
+    x = torch.randn(8, 2)
+    with pytest.raises(ValueError, match=r"joint: .* give dsm a sigma"):
+        objectives.dsm(model, x, joint=True)
+    x[3, 1] = torch.nan
+    assert bool(objectives.dsm(model, x).isfinite())
+    with pytest.raises(ValueError, match="missing values"):
+        objectives.dsm(model, x, sigma=0.3)

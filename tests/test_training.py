@@ -182,6 +182,17 @@ def test_divergence_stops_with_step_and_cause_and_keeps_good_weights(tmp_path: P
     assert same_weights(model, load(tmp_path))
 
 
+def test_divergence_before_any_validation_keeps_the_weights_of_the_start(tmp_path: Path) -> None:
+    model = build()
+    before = copy.deepcopy(model)
+    changes = {"learning_rate": 1e38, "warmup_steps": 0, "clip_norm": None, "standardise": "none"}
+    with pytest.raises(TrainingDiverged, match="holds the weights of step 0"):
+        fit(model, rows(), config=config(validate_every=1000, **changes), run=tmp_path)
+    assert same_weights(model, before)
+    assert same_weights(model, load(tmp_path))
+    assert not model.training
+
+
 def test_standardisation_belongs_to_the_model() -> None:
     model, x = build(), rows()
     fit(model, x, config=config(steps=1))

@@ -1,9 +1,12 @@
 """How outlying rows are, by what an autoregressive model says of them.
 
-Every score of a row is a number, and **larger means more outlying**. All but :class:`Combination` look at one side
-only; but rows far more likely than those that the model was trained on are outlying too (a constant image under a
-model of photographs), and which side an unknown outlier takes nobody knows. The combination is two-sided, and it needs
-inliers only.
+Every score of a row is a number, and **larger means more outlying**. Likelihoods, norms of scores and the statistics
+"tails" and "squares" of PIT values look at one side only; but rows far more likely than those that the model was
+trained on are outlying too (a constant image under a model of photographs), and which side an unknown outlier takes
+nobody knows. How uniform the PIT values are (KS, AD) and :class:`Combination`, which needs inliers only, see both.
+
+Models are of rows alone: one that needs a condition cannot be asked here. The scores of a row that lacks values are
+NaN; :class:`arcsm.estimators.ScoreOutlierDetector` knows what to do with gaps.
 
 With a noise ladder a model's density is that of the data *plus* its smallest noise. Scores are of the rows as they are
 given: for PIT values that are uniform on inliers, add that noise first
@@ -218,7 +221,7 @@ def features(
             advance(len(z))
     missed = sum(builder.unsure for builder in builders)
     if missed:
-        warn(f"{missed} conditionals were not integrated to the tolerance asked for; raise tol", AccuracyWarning)
+        warn(f"{missed} integrals missed the tolerance asked for; raise tol", AccuracyWarning)
     return {name: torch.cat([table[name] for table in tables]) for name in tables[0]}
 
 

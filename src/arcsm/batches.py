@@ -51,10 +51,10 @@ def rows_of(condition: Tensor | None, shape: Sequence[int]) -> Callable[[slice],
 
 
 def warn_of_unsure(unsure: int, total: int) -> None:
-    """Warn, where some of the conditionals were not integrated as well as was asked for."""
+    """Warn, where some integrals (a conditional may have several) missed the accuracy that was asked for."""
     if unsure:
         warn(
-            f"{unsure} of {total} conditionals were not integrated to the tolerance asked for; "
+            f"{unsure} integrals (of {total} conditionals) missed the tolerance asked for; "
             "raise max_evaluations or tol",
             AccuracyWarning,
         )

@@ -45,7 +45,8 @@ class AutoregressiveModel(
         noise: The ladder of noise levels; ``None`` for the paper's plain CSM, which models the data as they are.
         shift: Subtracted from the data, ``(D,)`` or a number.
         scale: Divides them afterwards, ``(D,)`` or a number, positive. Noise levels are in units of it. All methods
-            take and give data units.
+            take and give data units. :func:`arcsm.fit` replaces both by those of the training data, unless it is told
+            ``standardise="none"``.
         metadata: Anything JSON-ready that should travel with the weights (column names, image shape).
 
     Raises:
@@ -169,7 +170,7 @@ class AutoregressiveModel(
             condition: What the model is conditioned on, ``(*, F)`` or labels ``(*)``.
 
         Returns:
-            ``s`` and ``ds``, each ``(*, D)``, in 1/units and 1/units^2.
+            ``s`` and ``ds``, each ``(*, D)``, in 1/units and 1/units^2; NaN where a value is missing.
         """
         z = self.standardise(x)
         path = self.path(level)
@@ -204,7 +205,7 @@ class AutoregressiveModel(
                 this level alone. The quadrature is exact for the score that it is given, but at a small noise no
                 score is learned in the gap between far modes: their weights are then an accident, and no warning
                 can tell. The flow takes them from the largest noise, which bridges the gap.
-            steps: Steps of the flow; by default the levels of the ladder.
+            steps: Steps of the flow; by default from level to level of the ladder, one fewer than there are.
             tol: Error of each conditional in nats to aim for.
             max_evaluations: Largest number of evaluations of the score for one conditional and integral.
             cells: Steps of discrete dimensions, ``(D,)`` in data units, 0 for continuous ones: the density of a value
@@ -215,6 +216,10 @@ class AutoregressiveModel(
             ``(*)``, or ``(*, D)`` with ``reduce=False``; of what is known where values are missing (NaN, for a context
             that takes them), whose terms are zero. Gradients flow to ``x`` and the weights in closed form
             only; to train through the normaliser, see :func:`arcsm.objectives.mle`.
+
+        Raises:
+            ValueError: for rows of another size, NaN (of a context that takes no missing values) or infinity; a level,
+                method or number of steps that the model does not have; fewer evaluations than the first pass takes.
 
         Warns:
             AccuracyWarning: once a call, if some integrals missed ``tol``.
@@ -239,7 +244,7 @@ class AutoregressiveModel(
     ) -> Tensor:
         """The Rosenblatt transform :math:`u_d = F(x_d \\mid x_{<d})`, ``(*, D)``: uniform if the model is right.
 
-        Arguments as in :meth:`log_prob`.
+        Arguments, errors and warnings as in :meth:`log_prob`; NaN where a value is missing.
         """
         return self._asked(Conditionals.cdf, x, level, condition, method, steps, Accuracy(tol, max_evaluations))
 
@@ -258,7 +263,7 @@ class AutoregressiveModel(
         """Where the conditional of every value has the share ``u`` of its mass below it, ``(*, D)``.
 
         The conditionals are those given the values of ``x`` before, as they are: what was to be expected of each value,
-        of missing ones too.
+        of missing ones too. Other arguments and warnings as in :meth:`log_prob`.
 
         Raises:
             ValueError: for a share outside (0, 1).
@@ -285,6 +290,8 @@ class AutoregressiveModel(
         max_evaluations: int = 512,
     ) -> Tensor:
         """The inverse of :meth:`cdf`, ``(*, D)`` in (0, 1) to ``(*, D)``, one dimension after the other.
+
+        Other arguments and warnings as in :meth:`log_prob`.
 
         Raises:
             ValueError: for values outside (0, 1).
@@ -336,7 +343,8 @@ class AutoregressiveModel(
             condition: ``(n, F)`` or labels ``(n,)``, or one that all rows share.
             progress: Show a progress bar (on a terminal).
             level: Noise level to stop at.
-            steps: Steps down the ladder; by default its levels.
+            steps: Steps down the ladder; by default from level to level, one fewer than there are. (Langevin dynamics
+                stays at each of its levels, ``steps + 1`` of them.)
             denoise: Remove the noise that is left by a last step of Tweedie's formula,
                 :math:`x_d + \\sigma_L^2 s_d`.
             batch_size: Rows drawn at a time.
@@ -349,6 +357,13 @@ class AutoregressiveModel(
 
         Returns:
             ``(n, D)`` in data units.
+
+        Raises:
+            ValueError: for no rows, an unknown sampler or option, a level or number of steps that the ladder does not
+                have, or bounds out of order.
+
+        Warns:
+            AccuracyWarning: once a call, if some integrals missed the sampler's ``tol``.
         """
         if n < 1 or batch_size < 1:
             raise ValueError(f"n, batch_size: expected at least 1, got {n} and {batch_size}")
@@ -367,11 +382,11 @@ class AutoregressiveModel(
         low, high = self._bounds(bounds, path)
         build = self.conditionals_of(level, None, steps, prepared=Prepared())
         rows = rows_of(condition, (n,))
-        parts = []
+        parts, unsure = [], 0
         total = self.features * -(-n // batch_size)
         with track("sampling", total, progress) as advance:
             for part in parts_of(n, batch_size):
-                z, _ = walk(
+                z, missed = walk(
                     self,
                     len(range(n)[part]),
                     rows(part),
@@ -383,6 +398,8 @@ class AutoregressiveModel(
                     context = self.context(z, rows(part))
                     z = z + path[-1] ** 2 * self.head.score(self.head.project(context), z, path[-1])
                 parts.append(z)
+                unsure += missed
+        warn_of_unsure(unsure, n * self.features)
         return torch.cat(parts) * self.scale + self.shift
 
     def _bounds(self, bounds: tuple[float, float] | None, path: Sequence[float]) -> tuple[Tensor, Tensor]:
@@ -409,7 +426,7 @@ class AutoregressiveModel(
         Arguments:
             level: Noise level.
             method: As in :meth:`log_prob`.
-            steps: Steps down the ladder; by default its levels.
+            steps: Steps down the ladder; by default from level to level, one fewer than there are.
             accuracy: Of the integration.
             prepared: What all these conditionals may share, where they stay within one thread.
         """

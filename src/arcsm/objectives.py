@@ -1,8 +1,8 @@
 """Training objectives: pure functions of a model and a batch, each a scalar ready for ``backward()``.
 
 All of them return the mean over the batch of the sum over dimensions. Scores, noise and losses are in standardised
-units (``model.standardise``), so that columns of different units weigh alike. Where a model has a noise ladder, the
-objectives add the noise themselves.
+units (``model.standardise``), so that columns of different units weigh alike; but the loss of :func:`mle` is in nats,
+of data units. Where a model has a noise ladder, the objectives add the noise themselves.
 """
 
 from __future__ import annotations
@@ -113,25 +113,30 @@ def dsm(
         condition: What the model is conditioned on.
         generator: Source of the noise.
         weighting: As in :func:`csm`, for the ladder.
-        joint: Match :math:`\\nabla_x \\log q(x)` of a normalised head, not the scores of its conditionals.
+        joint: With ``sigma``, match :math:`\\nabla_x \\log q(x)` of a normalised head, not the scores of its
+            conditionals.
         compiled: Compile the fused walk of a :class:`ScoreHead`.
 
     References:
         A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
 
     Raises:
-        ValueError: for a model without a ladder and no ``sigma``.
+        ValueError: for a model without a ladder and no ``sigma``, ``joint`` without ``sigma`` or for a
+            :class:`ScoreHead`, or missing values at one ``sigma``.
     """
     z = model.standardise(x)
     if sigma is None:
         if model.noise is None:
             raise ValueError("sigma: expected a number, as this model has no noise ladder")
+        if joint:
+            raise ValueError("joint: the levels of a ladder are of one value each; give dsm a sigma")
         context_input, noisy, level, noise, weight = _add_noise(model, z, generator, weighting)
         context, ratio, zero = model.context(context_input, condition), noise / level, torch.zeros_like(level)
         loss = _score_matching(model, context, noisy, level, weight, zero, ratio, compiled)
         return loss + 0.5 * (weight * ratio.square()).sum(-1).mean()
     if not sigma > 0.0:
         raise ValueError(f"sigma: expected a positive number, got {sigma}")
+    _check_complete(z)
     noise = normal_like(z, generator)
     field = _field(model, z + sigma * noise, condition, joint, None if model.noise is None else sigma)[0]
     return denoising_score_matching(field, noise, sigma)
@@ -167,6 +172,9 @@ def ssm(
 
     References:
         Sliced Score Matching (Song, Garg, Shi and Ermon, 2019), https://arxiv.org/abs/1905.07088
+
+    Raises:
+        ValueError: for missing values, or ``joint=True`` for a :class:`ScoreHead`.
     """
     field, z = _field_at_smallest_noise(model, x, condition, generator, joint)
     return sliced_score_matching(field, z, slices, projections, variance_reduced, generator)
@@ -183,7 +191,7 @@ def sm(
 
     .. math:: J = \\mathbb{E} \\big[ \\tfrac12 \\lVert s \\rVert^2 + \\mathrm{tr}(\\nabla_x s) \\big]
 
-    Arguments as in :func:`ssm`.
+    Arguments and errors as in :func:`ssm`.
 
     References:
         Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005)
@@ -332,12 +340,16 @@ def _field_at_smallest_noise(
     joint: bool | None,
 ) -> tuple[Tensor, Tensor]:
     z = model.standardise(x)
-    if bool(z.isnan().any()):
-        raise ValueError("x: holds missing values, of which a field of scores has none; use csm, dsm or mle")
+    _check_complete(z)
     sigma = None if model.noise is None else model.noise.sigma_min
     if sigma is not None:
         z = z + sigma * normal_like(z, generator)
     return _field(model, z, condition, model.head.normalised if joint is None else joint, sigma)
+
+
+def _check_complete(z: Tensor) -> None:
+    if bool(z.isnan().any()):
+        raise ValueError("x: holds missing values, of which a field has no scores; use csm, mle, or dsm without sigma")
 
 
 def _field(

@@ -88,10 +88,11 @@ def probability_flow(
     top = conditionals.path[0]
     mean, deviation = _normal_at(conditionals, top)
     if start == "exact":
-        exact = replace(conditionals, path=(top,), method="quadrature", accuracy=Accuracy(tol))
+        exact = replace(conditionals, path=(top,), method="quadrature", accuracy=Accuracy(tol), unsure=0)
         x = exact.icdf(
             open_uniform_like(conditionals.projection[:, 0], generator), _nodes_around(exact, mean, deviation)
         )
+        conditionals.unsure += exact.unsure
     else:
         x = torch.addcmul(mean, deviation, _normal(conditionals, generator))
     for high, low in itertools.pairwise(conditionals.path):
@@ -110,8 +111,10 @@ def inverse_cdf(conditionals: Conditionals, generator: torch.Generator | None = 
         tol: Accuracy of the density in nats, where it is integrated.
     """
     method: Method = "closed_form" if conditionals.head.normalised else "quadrature"
-    exact = replace(conditionals, method=method, accuracy=Accuracy(tol))
-    return exact.icdf(open_uniform_like(conditionals.projection[:, 0], generator))
+    exact = replace(conditionals, method=method, accuracy=Accuracy(tol), unsure=0)
+    x = exact.icdf(open_uniform_like(conditionals.projection[:, 0], generator))
+    conditionals.unsure += exact.unsure
+    return x
 
 
 SAMPLERS: Mapping[str, Sampler] = {

@@ -23,12 +23,12 @@ class TrainConfig(BaseModel):
         slices: For ssm: projections a row.
         projections: For ssm: their law.
         variance_reduced: For ssm.
-        joint: For sm, ssm and dsm of normalised heads: the field that is matched.
+        joint: For sm and ssm, and for dsm with ``sigma``, of normalised heads: the field that is matched.
         steps: Optimiser steps.
         epochs: Passes over the data, in place of ``steps``.
         batch_size: Rows a step, over all processes.
         accumulate: Parts that each process computes its share of a step's rows in, one after another, so that it needs
-            less memory. But for dropout, ``mix="auto"`` and rounding, the weights are the same.
+            less memory. But for dropout, ``hide``, ``mix="auto"`` and rounding, the weights are the same.
         optimizer: ``"adam"`` or ``"adamw"``.
         learning_rate: Its peak.
         weight_decay: Decoupled, for adamw.
@@ -41,7 +41,7 @@ class TrainConfig(BaseModel):
             (``"centre"``), or none.
         validate_every: Steps between validations.
         validation_rows: Largest number of rows validated on.
-        patience: Stop after so many validations without a better one; ``None`` for never.
+        patience: With held-out rows, stop after so many validations without a better one; ``None`` for never.
         checkpoint_seconds: Seconds between training checkpoints (one is always written at the end).
         seed: Seed of all randomness.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...

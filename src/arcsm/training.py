@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +48,10 @@ _VALIDATION_BATCH = 1024
 
 
 class TrainingDiverged(RuntimeError):
-    """A loss or gradient was no longer finite; the model holds the last good weights."""
+    """Training cannot go on: a loss or gradient is not finite, or an encoder has collapsed.
+
+    The model holds the weights of the best validation so far; before the first one, those that it began with.
+    """
 
 
 @dataclass
@@ -87,12 +90,15 @@ def fit(
     """Train a model in place.
 
     All randomness is a function of the seed and the step, so a run that is killed and resumed ends with the same
-    weights as one that was not. The model ends with the averaged weights of the best validation.
+    weights as one that was not. The model's shift and scale become those of ``x_train`` (``config.standardise``), it
+    moves to ``config.device`` and ends in evaluation mode, with the averaged weights of the best validation, or of the
+    last step without ``x_valid``.
 
     Arguments:
         model: The model.
         x_train: ``(N, D)`` in data units, or a :class:`~arcsm.data.streams.RowStream` of them.
-        x_valid: Held-out rows for validation and early stopping, ``(M, D)``.
+        x_valid: Held-out rows, ``(M, D)``, of which the first ``config.validation_rows`` choose the weights and, with
+            ``config.patience``, end the training.
         config: How to train.
         condition_train: Conditions of the rows, ``(N, F)`` or labels ``(N,)``.
         condition_valid: Conditions of the held-out rows.
@@ -188,7 +194,7 @@ class _Trainer:
         self.step = 0
         self.seconds = 0.0
         self.best = {"step": 0, "loss": math.inf, "missed": 0}
-        self.best_weights: dict[str, Tensor] = {}
+        self.best_weights = _copies(model.state_dict())  # until there are better ones
         self.history: list[dict[str, float]] = []
         self.epoch: tuple[int, Epoch] | None = None
 
@@ -277,9 +283,9 @@ class _Trainer:
 
     def diverged(self, cause: str) -> None:
         """Put the last good weights into the model, and stop."""
-        weights = self.best_weights or self.average.module.state_dict()
         bad = [name for name, p in self.model.named_parameters() if not bool(torch.isfinite(p).all())]
-        self.model.load_state_dict(weights)
+        self.model.load_state_dict(self.best_weights)
+        self.model.eval()
         if self.run is not None and self.group.first:
             save(self.model, self.run)
         where = f"; {bad[0]} is not finite" if bad else ""
@@ -349,7 +355,7 @@ class _Trainer:
         self.fabric.log_dict({name: value for name, value in row.items() if name != "step"}, self.step)
         if self.held_out is None or judged < self.best["loss"]:
             self.best = {"step": self.step, "loss": judged, "missed": 0}
-            self.best_weights = {name: t.detach().clone() for name, t in self.average.module.state_dict().items()}
+            self.best_weights = _copies(self.average.module.state_dict())
         else:
             self.best["missed"] += 1
         return self.has_stopped()
@@ -378,8 +384,7 @@ class _Trainer:
     def finish(self) -> None:
         if self.run is not None:
             self.save_state()
-        if self.best_weights:
-            self.model.load_state_dict(self.best_weights)
+        self.model.load_state_dict(self.best_weights)
         self.model.eval()
         if self.run is not None and self.group.first:
             save(self.model, self.run)
@@ -434,6 +439,10 @@ class _Trainer:
         self.step, self.seconds = int(header["step"]), float(header["seconds"])
         self.best = {**header["best"], "loss": float(header["best"]["loss"])}
         self.history = list(header["history"])
+
+
+def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t.detach().clone() for name, t in state.items()}
 
 
 def _comparable(config: TrainConfig) -> dict[str, Any]:

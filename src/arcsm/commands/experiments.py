@@ -15,7 +15,7 @@ from arcsm.experiments.base import result_path
 app = typer.Typer()
 
 
-@app.command(epilog="Examples: arcsm reproduce   |   arcsm reproduce mnist-made --preset cpu --out results")
+@app.command(epilog="Examples: arcsm reproduce   |   arcsm reproduce mnist-made --preset cpu --out mine")
 def reproduce(
     experiment: Annotated[
         str | None, typer.Argument(metavar="[EXPERIMENT]", help="A name; without it, the list.")

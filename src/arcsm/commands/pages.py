@@ -67,10 +67,10 @@ def serve(
 
 
 @app.command(epilog="Example: arcsm info runs/digits")
-def info(run: Trained) -> None:
-    """Say what a model is made of."""
+def info(run: Trained, seed: Seed = 0, device: Device = "cpu") -> None:
+    """Say what a model is made of. Nothing of it depends on a seed; the device is where it is loaded."""
     of_vae = holds_vae(run)
-    model = load_vae(run) if of_vae else load(run)
+    model = (load_vae if of_vae else load)(run, resolve_device(device))
     print(f"features    {model.features}")
     print(f"weights     {sum(p.numel() for p in model.parameters()):,}")
     for name, part in model.config().items():

@@ -54,7 +54,7 @@ def quickstart(
     "arcsm train mnist-made --set data.path=mnist --set train.epochs=5 --out runs/mnist"
 )
 def train(
-    source: Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset (see below), or a YAML file.")],
+    source: Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset (listed above), or a YAML file.")],
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
     ] = None,

@@ -160,11 +160,13 @@ class ScoreDensity(DensityMixin, _TableEstimator):
     with another order of the columns.
 
     Arguments:
-        n_estimators: Models, each with another order of the columns; ``"auto"``: four below 2,000 rows, two below
-            20,000, else one. Time to fit and to score grows with them.
+        n_estimators: Models, each with another order of the columns; ``"auto"``: four below 2,000 rows to train on
+            (two beyond 300 columns), two below 20,000, else one, and one for a single column. Time to fit and to score
+            grows with them.
         max_steps: Training steps of each; ``"auto"``: 1,000 to 4,000. Fewer where held-out rows say so.
         hidden_features: Units of the layers of the context network; ``"auto"`` by the size of the table.
-        validation_fraction: Share of the rows that is held out, to stop training and to choose noise level and plan.
+        validation_fraction: Share of the rows that is held out, to stop training and to choose noise level and plan:
+            at least 20 rows or a quarter of them, at most 5,000. Fewer than eight rows serve for both.
         missing: Whether rows to come may have missing values; ``"auto"``: if fitted ones have. Part of the values is
             then hidden while training.
         random_state: Of everything random in fitting, and the default of :meth:`sample`.
@@ -189,7 +191,8 @@ class ScoreDensity(DensityMixin, _TableEstimator):
         """Fit to rows ``(N, D)``, an array or a frame.
 
         Raises:
-            ValueError: for fewer than two rows, infinite values, or a column of nothing but missing values.
+            ValueError: for fewer than two rows, infinite values, dates, a column of nothing but missing values or of
+                names that hardly repeat, or arguments out of range.
         """
         self._fit_table(X)
         return self
@@ -199,6 +202,10 @@ class ScoreDensity(DensityMixin, _TableEstimator):
 
         A discrete column counts as if each value were spread over its step, so that for integers and names it is a
         probability.
+
+        Raises:
+            ValueError: for other columns than were fitted, infinite values, or missing ones where the fitted rows had
+                none (unless ``missing=True``). So do all methods that take rows.
         """
         terms = np.nansum(self._contributions(X), -1)
         return np.logaddexp.reduce(terms, 0) - np.log(len(terms))  # type: ignore[no-any-return]
@@ -279,7 +286,7 @@ class ScoreDensity(DensityMixin, _TableEstimator):
         Arguments:
             columns: Names (of a frame) or numbers of columns.
             values: One for each of them.
-            draws: Number of rows.
+            draws: Number of rows, chosen by their weights among eight times as many: some may be drawn twice.
             random_state: Of the draws.
 
         Raises:

@@ -71,8 +71,8 @@ class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
         """Fit to rows ``(N, D)``, most of which are normal.
 
         Raises:
-            ValueError: for fewer than two rows, infinite values, a column of nothing but missing values, or a
-                contamination outside (0, 0.5].
+            ValueError: for fewer than two rows, infinite values, dates, a column of nothing but missing values or of
+                names that hardly repeat, arguments out of range, or a contamination outside (0, 0.5].
         """
         share = self._share(self.contamination)
         self._fit_table(X)
@@ -94,6 +94,10 @@ class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
         """Mean over the models of each row's log density in nats, in units of the mapped columns, ``(N,)``.
 
         The larger, the more normal.
+
+        Raises:
+            ValueError: for other columns than were fitted, infinite values, or missing ones where the fitted rows had
+                none (unless ``missing=True``). So do all methods that take rows.
         """
         return self.explain(X).sum(1)  # type: ignore[no-any-return]
 
@@ -158,8 +162,8 @@ class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
         """The columns that speak most against each row: those that add least, beside what they add to a usual row.
 
         Returns:
-            A row for each of the ``columns`` worst of each row: ``row``, ``column``, ``contribution`` (nats below the
-            median).
+            A row for each of the ``columns`` worst of each row: ``row``, ``column``, ``contribution`` (nats less that
+            column's median: the lower the worse, and above zero it speaks for the row).
         """
         check_is_fitted(self)
         found = self.explain(X) - self.median_contributions_

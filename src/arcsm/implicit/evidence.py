@@ -233,6 +233,18 @@ def annealed_upper_bound(
 
     As for :func:`annealed_bound`, the adaptation of the step size breaks the bound by a little.
 
+    Arguments:
+        vae: The model.
+        x: Inputs that the model drew, ``(B, F)``.
+        z: The latents that they were drawn from, ``(B, D)``.
+        annealing: How.
+        proposal: Where the annealing ends; by default at the prior.
+        generator: Source of randomness.
+        progress: Show a progress bar (on a terminal).
+
+    Returns:
+        Bounds of the log likelihood in nats, ``(B,)``.
+
     References:
         Sandwiching the marginal likelihood using bidirectional Monte Carlo (Grosse, Ghahramani and Adams, 2015),
         https://arxiv.org/abs/1511.02543

@@ -64,8 +64,8 @@ class VAETrainConfig(BaseModel):
     """How to train an autoencoder; what is ours and not the paper's is off by default, but for ``ema``.
 
     Attributes:
-        method: The estimator of the entropy gradient. ``"elbo"`` is for Gaussian encoders, ``"csm"`` and ``"ssm-ar"``
-            are for autoregressive ones, the others for all.
+        method: The estimator of the entropy gradient. ``"elbo"`` is for Gaussian encoders and they take no other,
+            ``"csm"`` and ``"ssm-ar"`` are for autoregressive ones, the others for implicit and autoregressive ones.
         steps: Steps of the autoencoder.
         batch_size: Images a step.
         learning_rate: Of RMSProp (paper, Appendix D.4: 1e-3 on MNIST, 1e-4 on faces).
@@ -78,7 +78,7 @@ class VAETrainConfig(BaseModel):
         context_features: Context of each latent, of ``"csm"`` and ``"ssm-ar"``.
         head_hidden: Units of the hidden layers of their head.
         whitened: Learn the scores in the units of the encoder (:class:`~arcsm.implicit.Whitened`), and show them its
-            features in place of the input.
+            features in place of the input; for autoregressive encoders.
         score_noise: A noise ladder for the scores, of ``"csm"``.
         mix: With a ladder: see :func:`arcsm.objectives.csm`.
         ema: Decay of the average of the weights that is validated and kept; 0 for the weights themselves.
@@ -203,8 +203,13 @@ def fit_vae(
         resume: Go on from the checkpoint in ``run``, if there is one.
         progress: Show a progress bar (on a terminal).
 
+    Returns:
+        What came out; the averaged weights of the last step are in ``vae``, so ``best_step`` and ``best_loss`` are the
+        last step and its held-out bound.
+
     Raises:
         ValueError: for rows of another size, or a method and an encoder that do not go together.
+        KeyboardInterrupt: after Ctrl-C (or the signal TERM), at the end of a step and with a checkpoint in ``run``.
         TrainingDiverged: where a loss or gradient is not finite, or the encoder has collapsed; with what to change.
 
     Example:
