@@ -215,7 +215,7 @@ def test_mistakes_in_a_table_to_score_are_one_line_and_leave_nothing(
         ("a,b,c\n9,1,2,3\n9,1,2,3\n", "more cells than its first one"),
         ("1,2,3,4\n1,2,3,4\n", "expected 3 columns, got 4"),
         ("a,b,a\n1,2,3\n", "expected different column names, got 'a' more than once"),
-        ("a,b,c\n1,2\n", "row 1, column 'c': nan"),
+        ("a,b,c\n1,2\n", "line 2: expected 3 cells like the first row, got 2"),
         ("a,b,c\n1,2,3\n1,x,3\n2,3,4\n", "column 'b', row 2: expected a number, got 'x'"),
     ],
 )

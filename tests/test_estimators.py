@@ -26,7 +26,18 @@ from arcsm.anomaly import Combination
 from arcsm.commands import tables
 from arcsm.data import frame_parts, frame_writer, read_frame, write_frame
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
-from arcsm.estimators.columns import Asinh, Categories, Column, Columns, Constant, Grid, Power, Straight, column_of
+from arcsm.estimators.columns import (
+    Asinh,
+    Categories,
+    Column,
+    Columns,
+    Constant,
+    Grid,
+    Power,
+    Straight,
+    column_of,
+    describe,
+)
 from arcsm.estimators.ensemble import Plan
 from arcsm.estimators.report import Judged, verdicts, write_detection_report
 
@@ -446,7 +457,10 @@ def test_they_work_where_scikit_learn_puts_them() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: ScoreDensity(**{**QUICK, "n_estimators": 0}).fit(x), "n_estimators: expected at least 1"),
+        (
+            lambda x: ScoreDensity(**{**QUICK, "n_estimators": 0}).fit(x),
+            "n_estimators: expected a whole number of at least 1",
+        ),
         (lambda x: ScoreDensity(**QUICK, validation_fraction=1.5).fit(x), "validation_fraction: expected a share"),
         (lambda x: ScoreOutlierDetector(contamination=0.7, **QUICK).fit(x), "contamination: expected"),
         (lambda x: ScoreDensity(**QUICK).fit(x[:1]), "at least 2 samples"),
@@ -472,6 +486,7 @@ def test_columns_say_what_they_are() -> None:
         "Power",
     ]
     assert columns.modelled == [0, 1, 2, 3, 5]
+    assert describe(columns.kinds) == "6 columns: 2 continuous, 1 discrete, 2 of names, 1 constant"
 
 
 # What people read ---------------------------------------------------------------------------------------------------

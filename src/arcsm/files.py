@@ -3,11 +3,20 @@
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["FilePath", "atomic_path", "check_fits", "check_writable", "existing_file", "free_memory", "reading"]
+__all__ = [
+    "FilePath",
+    "atomic_path",
+    "check_fits",
+    "check_separate",
+    "check_writable",
+    "existing_file",
+    "free_memory",
+    "reading",
+]
 
 FilePath = str | os.PathLike[str]
 
@@ -138,6 +147,26 @@ def check_writable(path: FilePath) -> None:
         raise ValueError(f"{path}: expected a folder to write into, but {folder} is a file")
     if not os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise PermissionError(errno.EACCES, f"cannot be written ({os.strerror(errno.EACCES)})", str(path))
+
+
+def check_separate(written: Mapping[str, FilePath | None], read: Sequence[FilePath] = ()) -> None:
+    """What is written must not replace what is read, or written, too.
+
+    Arguments:
+        written: Paths by the option that asks for them.
+        read: Others.
+
+    Raises:
+        ValueError: which names the option.
+    """
+    taken = {Path(path).resolve(): "read" for path in read}
+    for option, path in written.items():
+        if path is None:
+            continue
+        place = Path(path).resolve()
+        if place in taken:
+            raise ValueError(f"{option} {path}: is {taken[place]}, too; give another file")
+        taken[place] = f"what {option} writes"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from arcsm.data import ImageSet, frame_parts, frame_writer, read_images, scale_images, write_table
-from arcsm.data.arrays import check_finite, frame_numbers, row_place
+from arcsm.data.arrays import check_finite, default_columns, frame_numbers, row_place
 from arcsm.data.frames import as_numbers, check_names, raw_parts
 from arcsm.data.images import IMAGE_SUFFIXES, save_images
 from arcsm.data.pixels import unscale_images, unstretch_images
@@ -67,7 +67,7 @@ class RowSource:
             yield self._images
             return
         first = 0
-        for frame in frame_parts(self.path, None, _AT_ONCE):
+        for frame in frame_parts(self.path, None, _AT_ONCE, columns_of(self.model)):
             chosen = _in_order(self.model, frame, self.path)
             numbers = pd.DataFrame({name: as_numbers(chosen[name], self.path, first) for name in chosen.columns})
             values = frame_numbers(numbers, self.path, first)
@@ -91,8 +91,9 @@ def _in_order(model: AutoregressiveModel, frame: pd.DataFrame, path: Path) -> pd
         return frame[list(names)]
     if len(own) != model.features:
         raise ValueError(f"{path}: expected {model.features} columns, got {len(own)}")
-    if "columns" in model.metadata and set(names) & set(own):  # some names agree, so names count
-        raise ValueError(f"{path}: columns {', '.join(sorted(set(names) - set(own)))} are missing")
+    if "columns" in model.metadata and own != list(default_columns(len(own))):  # the table has names of its own
+        missing, more = (", ".join(sorted(a - b)) for a, b in ((set(names), set(own)), (set(own), set(names))))
+        raise ValueError(f"{path}: columns {missing} are missing; it has {more} instead")
     return frame
 
 
@@ -188,6 +189,7 @@ def score_writer(out: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
             yield write
         return
     parts: list[np.ndarray] = []
+    out.parent.mkdir(parents=True, exist_ok=True)
     yield lambda frame: parts.append(frame[list(SCORES)].to_numpy(dtype=np.float64))
     write_table(out, np.concatenate(parts))
 

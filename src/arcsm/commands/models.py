@@ -16,7 +16,7 @@ from arcsm.data import scale_images, write_table
 from arcsm.data.images import save_images
 from arcsm.data.pixels import unscale_images
 from arcsm.devices import resolve_device
-from arcsm.files import atomic_path, check_writable
+from arcsm.files import atomic_path, check_separate, check_writable
 from arcsm.implicit.runs import holds_vae
 from arcsm.implicit.vae import VAE, load_vae
 from arcsm.model import AutoregressiveModel, load
@@ -93,6 +93,7 @@ def sample(
         with atomic_path(out) as temporary:
             temporary.write_bytes(sample_picture(rows, model.metadata))
     else:
+        out.parent.mkdir(parents=True, exist_ok=True)
         write_table(out, rows.numpy(), columns_of(model))
     print(f"{out}  {n} samples in {time.monotonic() - begun:.1f} s")
 
@@ -118,6 +119,7 @@ def score(
     if skip_bad and out.suffix == ".npy":
         raise ValueError(f"--out {out}: a .npy file cannot say which images were left out; use .csv or .parquet")
     check_writable(out)
+    check_separate({"--out": out}, (data,))
     if with_data and (out.suffix == ".npy" or data.is_dir()):
         raise ValueError("--with-data: keeps the columns of a table; use it with one, and with --out .csv or .parquet")
     in_processes(devices, nodes)

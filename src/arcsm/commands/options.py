@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 Trained = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.")]
-Seed = Annotated[int, typer.Option(help="Seed of all randomness.", min=0)]
+Seed = Annotated[int, typer.Option(help="Seed of all randomness.", min=0, max=2**32 - 1)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 Label = Annotated[int | None, typer.Option("--class", help="Class of all rows, for a model with classes.")]
 SkipBad = Annotated[

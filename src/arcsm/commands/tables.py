@@ -12,8 +12,10 @@ from arcsm.commands.options import Device, Seed, WithData
 from arcsm.data import frame_parts, frame_writer, read_frame, write_frame
 from arcsm.data.frames import check_names, raw_parts
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
-from arcsm.estimators.report import VERDICTS, Judged, write_detection_report
-from arcsm.files import check_writable
+from arcsm.estimators.columns import describe
+from arcsm.estimators.density import held_out_rows
+from arcsm.estimators.report import VERDICTS, Judged, check_p_value, write_detection_report
+from arcsm.files import check_separate, check_writable
 from arcsm.progress import track
 
 app = typer.Typer()
@@ -43,13 +45,15 @@ def detect(
     """Find the rows of a table that do not belong, and say which columns are to blame."""
     if p_value is not None and (contamination is not None or not 0.0 < p_value < 1.0):
         raise ValueError(f"--p-value {p_value}: expected a number between 0 and 1, and no --contamination")
-    if out.suffix.lower() not in (".csv", ".parquet"):
-        raise ValueError(f"--out {out}: expected a .csv or .parquet file")
-    for target in (out, *([] if page is None else [page])):
-        check_writable(target)
+    _check_out(out)
+    check_separate({"--out": out, "--report": page}, (train, test))
+    if page is not None:
+        check_writable(page)
     if with_data:
         check_names(test, VERDICTS)
     normal = read_frame(train)
+    if p_value is not None:
+        check_p_value(p_value, held_out_rows(len(normal)))
     rows, gaps = 0, False
     for part in frame_parts(test, normal):  # all of it is looked at before hours may be spent
         rows, gaps = rows + len(part), gaps or bool(part.isna().any(axis=None))
@@ -68,6 +72,7 @@ def detect(
             advance(len(found))
 
         judged = Judged.of(detector, frame_parts(test, normal, _JUDGED_AT_ONCE), p_value, written)
+    print(f"{train}  {len(normal)} rows, {describe(detector.columns_.kinds)}")
     print(f"{out}  {rows} rows, {judged.flagged} flagged")
     if page is not None:
         write_detection_report(detector, judged, page, f"{test.name}, judged by {train.name}")
@@ -76,18 +81,52 @@ def detect(
 
 @app.command(epilog="Example: arcsm impute table.csv --out filled.csv")
 def impute(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A table with missing values.")],
+    table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TABLE",
+            help="A table with missing values: in CSV, cells that are empty or NA, NaN, null, None, ?.",
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="A .csv or .parquet file: the table with its gaps filled.")],
     draws: Annotated[int, typer.Option(help="Joint draws of the missing values of a row.", min=1)] = 64,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """Fill the missing values of a table by what the rest of each row says of them."""
-    check_writable(out)
+    _check_out(out)
     rows = read_frame(table)
     gaps = int(rows.isna().to_numpy().sum())
     if not gaps:
         raise ValueError(f"{table}: no value is missing")
-    filled = ScoreDensity(random_state=seed, device=device, verbose=True).fit(rows).impute(rows, draws)
-    write_frame(out, pd.DataFrame(filled))
-    print(f"{out}  {len(rows)} rows, {gaps} values filled")
+    density = ScoreDensity(random_state=seed, device=device, verbose=True).fit(rows)
+    filled = density.impute(rows, draws)
+    write_frame(out, _put_in(table, rows, pd.DataFrame(filled), out))
+    print(f"{table}  {len(rows)} rows, {describe(density.columns_.kinds)}")
+    print(f"{out}  {gaps} values filled")
+
+
+def _check_out(out: Path) -> None:
+    if out.suffix.lower() not in (".csv", ".parquet"):
+        raise ValueError(f"--out {out}: expected a .csv or .parquet file")
+    check_writable(out)
+
+
+def _put_in(path: Path, rows: pd.DataFrame, filled: pd.DataFrame, out: Path) -> pd.DataFrame:
+    """The table of a file with its gaps filled; all else is what it was, to the letter where text becomes text."""
+    text = path.suffix.lower() in (".csv", ".gz")
+    if path.suffix.lower() != ".parquet" and not (text and out.suffix.lower() == ".csv"):
+        return filled
+    whole = pd.concat(raw_parts(path), ignore_index=True)
+    whole.columns = [str(name) for name in whole.columns]
+    for name in rows.columns:
+        gaps = rows[name].isna().to_numpy()
+        if not gaps.any():
+            continue
+        if not text:
+            whole[name] = filled[name]
+        elif pd.api.types.is_numeric_dtype(filled[name].dtype) and bool((rows[name].dropna() % 1 == 0).all()):
+            whole.loc[gaps, name] = [f"{value:.0f}" for value in filled[name][gaps].round()]
+        else:
+            whole.loc[gaps, name] = filled[name][gaps].astype(str).to_numpy()
+    return whole

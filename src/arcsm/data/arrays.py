@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ _WRITABLE = (".csv", ".parquet", ".npy")
 _MOST_COLUMNS = 100_000
 _NPZ_KEYS = ("X", "x_train")  # looked for in this order when an archive holds several arrays
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?")
+_TOLD_APART = 1e3  # spacings of single precision in a standard deviation, at least
 TRUTH = ("True", "TRUE", "true", "False", "FALSE", "false")  # read as 1 and 0
 
 
@@ -232,14 +234,24 @@ def _parse_csv(path: Path, header: bool) -> np.ndarray:
 
 
 def _check_csv_cells(path: Path, columns: tuple[str, ...], header: bool) -> None:
-    """Raise for the first row of another length and the first cell that is not a number."""
+    """Raise for the first row of another length, or else the first cell that is not a number."""
+    check_lengths(path, len(columns))
     for line, row in islice(_csv_rows(path), int(header), None):
-        if len(row) != len(columns):
-            raise ValueError(f"{path}: line {line}: expected {len(columns)} cells like the first row, got {len(row)}")
         for name, cell in zip(columns, row, strict=True):
             if not _is_number(cell):
                 hint = " (cells are separated by commas)" if ";" in cell or "\t" in cell else ""
                 raise ValueError(f"{path}: line {line}, column {name!r}: expected a number, got {cell!r}{hint}")
+
+
+def check_lengths(path: Path, columns: int) -> None:
+    """All rows of a CSV file must have as many cells.
+
+    Raises:
+        ValueError: which names the first line that has not.
+    """
+    for line, row in _csv_rows(path):
+        if len(row) != columns:
+            raise ValueError(f"{path}: line {line}: expected {columns} cells like the first row, got {len(row)}")
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -392,6 +404,27 @@ def _suffix(path: FilePath, known: Sequence[str]) -> str:
 
 def default_columns(count: int) -> tuple[str, ...]:
     return tuple(f"x{index}" for index in range(count))
+
+
+def check_precision(values: np.ndarray, columns: Sequence[str], source: FilePath) -> None:
+    """Models compute in single precision, which must tell the values of a column apart.
+
+    Raises:
+        ValueError: which names a column that varies by too little for its size.
+    """
+    if not len(values):
+        return
+    with np.errstate(over="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of columns of nothing but missing values
+        deviation, middle = (np.asarray(f(values, 0, dtype=np.float64)) for f in (np.nanstd, np.nanmean))
+        size = np.nanmax(np.abs(values), 0)
+    coarse = (deviation > 0.0) & (deviation < _TOLD_APART * float(np.finfo(np.float32).eps) * size)
+    if coarse.any():
+        d = int(coarse.argmax())
+        raise ValueError(
+            f"{source}: column {columns[d]!r} varies by {deviation[d]:.2g} around {middle[d]:.6g}, too little for "
+            f"single precision; subtract {middle[d]:.6g} from it first"
+        )
 
 
 def check_columns(columns: Sequence[str], count: int, source: FilePath = "columns") -> None:

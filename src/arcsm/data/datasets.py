@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from arcsm import processes
-from arcsm.data.arrays import read_table
+from arcsm.data.arrays import check_precision, read_table
 from arcsm.data.image_sets import digits, mnist, torchvision_images
 from arcsm.data.images import read_images
 from arcsm.data.pixels import ImageSet, scale_images
@@ -169,6 +169,7 @@ def _table(config: TableData, seed: int) -> Dataset:
         metadata = {"columns": list(stream.blocks.columns)}
         return Dataset(stream, stream.valid, stream.test, config.dequantise, metadata)
     table = read_table(config.path, config.key)
+    check_precision(table.values, table.columns, config.path)
     values = torch.tensor(table.values, dtype=torch.get_default_dtype())
     return _split(values, None, config, seed, {"columns": list(table.columns)}, config.dequantise)
 

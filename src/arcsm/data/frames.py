@@ -14,7 +14,8 @@ import pandas as pd
 import pyarrow
 from pyarrow import parquet
 
-from arcsm.data.arrays import MISSING, TABLE_SUFFIXES, TRUTH, first_cells, read_table
+from arcsm.data.arrays import MISSING, TABLE_SUFFIXES, TRUTH, check_lengths, first_cells, read_table
+from arcsm.data.cells import as_truth, check_cells, no_number, of_truth
 from arcsm.files import FilePath, atomic_path, existing_file, reading
 
 _NUMERIC = 0.9  # share of a column's values that are numbers, from which on the others are mistakes
@@ -38,13 +39,16 @@ def read_frame(path: FilePath, like: pd.DataFrame | None = None) -> pd.DataFrame
     return parts[0]
 
 
-def frame_parts(path: FilePath, like: pd.DataFrame | None, rows: int | None = _AT_A_TIME) -> Iterator[pd.DataFrame]:
+def frame_parts(
+    path: FilePath, like: pd.DataFrame | None, rows: int | None = _AT_A_TIME, wanted: Sequence[str] = ()
+) -> Iterator[pd.DataFrame]:
     """The table of :func:`read_frame` in parts, for files that memory does not hold.
 
     Arguments:
         path: As in :func:`read_frame`; ``.npy`` and ``.npz`` come whole.
         like: As in :func:`read_frame`. Without it the types of a part are those of its own values.
         rows: Of each part but the last; ``None`` for all in one.
+        wanted: Names of columns: of a table that has them all, the others are left out.
 
     Raises:
         ValueError: as :func:`read_frame`, when the part is reached.
@@ -60,6 +64,8 @@ def frame_parts(path: FilePath, like: pd.DataFrame | None, rows: int | None = _A
         frame.columns = [str(name) for name in frame.columns]
         if like is not None:
             frame = _aligned(frame, like, path)
+        elif wanted and set(wanted) <= set(frame.columns):
+            frame = frame[list(wanted)].copy()
         for name in frame.columns:
             frame[name] = _column(frame[name], None if like is None else like[name], path, first)
         first += len(frame)
@@ -100,7 +106,9 @@ def raw_parts(path: FilePath, rows: int = _AT_A_TIME) -> Iterator[pd.DataFrame]:
     if path.suffix.lower() == ".parquet":
         for batch in parquet.ParquetFile(path).iter_batches(batch_size=rows):
             if len(batch):
-                yield batch.to_pandas(types_mapper=pd.ArrowDtype).reset_index(drop=True)
+                frame = batch.to_pandas(types_mapper=pd.ArrowDtype)
+                named = [name for name in frame.index.names if name is not None]  # an index that is a column, too
+                yield frame.reset_index(named).reset_index(drop=True) if named else frame.reset_index(drop=True)
     elif path.name.lower().endswith((".csv", ".csv.gz")):
         for frame in _csv_parts(path, [], rows, as_text=True):
             yield frame.reset_index(drop=True)
@@ -190,6 +198,7 @@ def _csv_parts(path: Path, names: list[str], rows: int | None, as_text: bool = F
     """
     try:
         cells = pd.Series(first_cells(path) or [], dtype=str).str.strip()
+        _check_separator(path, cells)
         known = cells.isin(MISSING) | cells.isin(TRUTH)
         header = bool((pd.to_numeric(cells, errors="coerce").isna() & ~known).any())
         columns = cells.tolist() if header else [f"x{index}" for index in range(len(cells))]
@@ -197,6 +206,7 @@ def _csv_parts(path: Path, names: list[str], rows: int | None, as_text: bool = F
             twice = next(name for index, name in enumerate(columns) if name in columns[:index])
             raise ValueError(f"{path}: expected different column names, got {twice!r} more than once")
         options: dict[str, Any] = {"header": 0 if header else None, "skipinitialspace": True, "index_col": False}
+        options["low_memory"] = False  # or the type of a column would be found for some rows at a time
         if as_text:
             options |= {"dtype": str, "keep_default_na": False, "na_filter": False}
         else:
@@ -204,10 +214,13 @@ def _csv_parts(path: Path, names: list[str], rows: int | None, as_text: bool = F
             options |= {"na_values": ["?"], "dtype": dict.fromkeys(places, object)}
         options["names"] = columns
         if rows is None:
-            yield _strictly(lambda: pd.read_csv(path, **options))
+            frame = _strictly(lambda: pd.read_csv(path, **options))
+            _check_ends(path, frame)
+            yield frame
             return
-        parts = _strictly(lambda: pd.read_csv(path, chunksize=rows, **options))
+        parts, checked = _strictly(lambda: pd.read_csv(path, chunksize=rows, **options)), as_text
         while (frame := _strictly(lambda: next(parts, None))) is not None:
+            checked = checked or _check_ends(path, frame)
             yield frame
     except pd.errors.EmptyDataError as error:
         raise ValueError(f"{path}: expected at least one row of data, got none") from error
@@ -217,6 +230,21 @@ def _csv_parts(path: Path, names: list[str], rows: int | None, as_text: bool = F
         raise ValueError(f"{path}: not a table of comma-separated values ({' '.join(str(error).split())})") from error
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read, damaged or not of this format ({error})") from error
+
+
+def _check_separator(path: Path, cells: pd.Series) -> None:
+    """A header of one cell that holds another separator is a table of that one."""
+    found = next((mark for mark in (";", "\t", "|") if len(cells) == 1 and mark in cells.iloc[0]), None)
+    if found is not None:
+        raise ValueError(f"{path}: expected cells separated by commas, but here {found!r} seems to separate them")
+
+
+def _check_ends(path: Path, frame: pd.DataFrame) -> bool:
+    """Where last cells are missing lines may be too short, which pandas does not say; whether that was looked at."""
+    suspicious = frame.shape[1] > 1 and bool(frame.iloc[:, -1].isna().any())
+    if suspicious:
+        check_lengths(path, frame.shape[1])
+    return suspicious
 
 
 def _strictly(read: Callable[[], Any]) -> Any:
@@ -241,28 +269,33 @@ def _aligned(frame: pd.DataFrame, like: pd.DataFrame, path: Path) -> pd.DataFram
 
 def _column(column: pd.Series, like: pd.Series | None, path: Path, first: int = 0) -> pd.Series:
     """A column as numbers, truth values or names, whichever it is or ``like`` is; ``first`` rows came before it."""
-    if pd.api.types.is_datetime64_any_dtype(column.dtype) or pd.api.types.is_timedelta64_dtype(column.dtype):
-        raise ValueError(f"{path}: column {column.name!r} holds dates or times; turn them into numbers, such as days")
+    check_cells(column, f"{path}: column {column.name!r}")
+    is_bool = pd.api.types.is_bool_dtype(column.dtype)
+    if of_truth(column if like is None else like):
+        return column if is_bool else as_truth(column)
     if like is not None and _holds_names(like):
         return column.astype(object)
-    if pd.api.types.is_bool_dtype(column.dtype) or pd.api.types.is_numeric_dtype(column.dtype):
-        if pd.api.types.is_bool_dtype(column.dtype):
-            return column
+    if is_bool:
+        return column
+    if pd.api.types.is_numeric_dtype(column.dtype):
         numbers = column.astype(np.float64) if column.isna().any() else column
         infinite = np.isinf(numbers.to_numpy(dtype=float, na_value=np.nan))
         if infinite.any():
             raise ValueError(f"{path}: column {column.name!r}, row {first + int(infinite.argmax()) + 1}: infinite")
         return numbers
     numbers = pd.to_numeric(column, errors="coerce")
-    wrong = numbers.isna() & column.notna()
-    meant = 1.0 - wrong.sum() / max(1, column.notna().sum())
-    asked = (
-        like is not None and pd.api.types.is_numeric_dtype(like.dtype) and not pd.api.types.is_bool_dtype(like.dtype)
-    )
-    if asked or (like is None and meant >= _NUMERIC and column.notna().any()):
+    known, wrong = column.notna(), numbers.isna() & column.notna()
+    if like is not None or (known.any() and wrong.sum() <= (1.0 - _NUMERIC) * known.sum()):
         if wrong.any():
-            place = int(np.argmax(wrong.to_numpy()))
-            got = str(column.iloc[place])[:40]
-            raise ValueError(f"{path}: column {column.name!r}, row {first + place + 1}: expected a number, got {got!r}")
+            raise _no_number(column, int(np.argmax(wrong.to_numpy())), path, first)
         return numbers
+    place = no_number(column)
+    if place is not None:
+        raise _no_number(column, place, path, first)
     return column.astype(object)
+
+
+def _no_number(column: pd.Series, place: int, path: Path, first: int) -> ValueError:
+    got = str(column.iloc[place])[:40]
+    hint = " (numbers are written without commas)" if "," in got else ""
+    return ValueError(f"{path}: column {column.name!r}, row {first + place + 1}: expected a number, got {got!r}{hint}")

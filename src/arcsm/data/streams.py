@@ -17,6 +17,7 @@ from torch import Tensor
 from arcsm.data.arrays import (
     check_columns,
     check_finite,
+    check_precision,
     check_width,
     default_columns,
     frame_numbers,
@@ -185,12 +186,14 @@ class RowStream:
         """The rows of a block that are not held out."""
         return self._split(block)[2]
 
-    def _split(self, block: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _split(self, block: int, new: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """The rows of a block that are for validation, for the test and for training."""
         values, (first, last) = self.blocks.read(block), self.blocks.span(block)
         if values.shape != (last - first, self.shape[1]):
             raise ValueError(f"{self.blocks.path}: has changed since it was opened")
         check_finite(values, self.blocks.columns, self.blocks.path, row_place, first)
+        if new and self.dtype == torch.float32:
+            check_precision(values, self.blocks.columns, self.blocks.path)
         rows = torch.from_numpy(values).to(self.dtype)
         order = torch.randperm(len(rows), generator=_generator(self.seed, block))
         ends = list(itertools.accumulate([0, *self.counts[block]]))
@@ -203,7 +206,7 @@ class RowStream:
         moments = RunningMoments()
         with track(f"looking at {self.blocks.path.name}", len(self.blocks.ends), progress) as advance:
             for block in range(len(self.blocks.ends)):
-                *others, train = self._split(block)
+                *others, train = self._split(block, new=True)
                 for kept, rows in zip(held_out, others, strict=True):
                     kept.append(rows)
                 moments.add(train)

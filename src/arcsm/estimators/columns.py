@@ -17,6 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from arcsm.warning import warn
+
 Values = NDArray[Any]
 Numbers = NDArray[np.float64]
 
@@ -58,8 +60,14 @@ class Constant(Column):
     def encode(self, values: Values) -> Numbers:
         missing = np.asarray(pd.isna(values), dtype=bool)
         other = np.full(len(values), np.nan)
-        other[~missing] = [float(bool(value != self.value)) for value in values[~missing]]
+        other[~missing] = [float(not self._is(value)) for value in values[~missing]]
         return other
+
+    def _is(self, value: Any) -> bool:
+        """Whether a value is the one; single precision rounds."""
+        if isinstance(value, float) and isinstance(self.value, float):
+            return math.isclose(value, self.value, rel_tol=1e-6)
+        return bool(value == self.value)
 
     def decode(self, numbers: Numbers) -> Values:
         return np.full(len(numbers), self.value)
@@ -90,6 +98,12 @@ class Categories(Column):
         numbers = np.full(len(values), np.nan)
         numbers[~missing] = [places.get(value, float(len(self.names))) for value in values[~missing]]
         return numbers
+
+    def are_of_another_type(self, values: Values) -> bool:
+        """Whether none of the values is known, nor of the type of any that is."""
+        known = values[~np.asarray(pd.isna(values), dtype=bool)]
+        types = {type(value) for value in known}
+        return bool(types) and types.isdisjoint(map(type, self.names)) and set(known).isdisjoint(self.names)
 
     def decode(self, numbers: Numbers) -> Values:
         found = np.empty(len(numbers), dtype=object)
@@ -323,7 +337,16 @@ class Columns:
 
     def encode(self, table: pd.DataFrame | NDArray[np.float64]) -> Numbers:
         """Rows of the table as numbers, ``(N, D)``, constant columns included."""
-        own = [kind.encode(_values(table, d)) for d, kind in enumerate(self.kinds)]
+        own = []
+        for d, kind in enumerate(self.kinds):
+            values = _values(table, d)
+            own.append(kind.encode(values))
+            if isinstance(kind, Categories) and kind.are_of_another_type(values):
+                name = d if self.names is None else self.names[d]
+                warn(
+                    f"column {name!r}: no value was seen when fitting, {type(kind.names[0]).__name__}s then and "
+                    f"{type(values[~np.asarray(pd.isna(values), dtype=bool)][0]).__name__}s now"
+                )
         return np.stack(own, 1)
 
     def decode(self, numbers: Numbers) -> pd.DataFrame | NDArray[np.float64]:
@@ -371,9 +394,18 @@ def _series(values: Values, dtype: Any) -> pd.Series:
     missing = np.asarray(pd.isna(values), dtype=bool).any()
     if missing and (pd.api.types.is_integer_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)):
         return pd.Series(values)
-    if pd.api.types.is_integer_dtype(dtype):
-        values = np.rint(values.astype(float))
-    return pd.Series(values).astype(dtype)
+    return pd.Series(held(values, dtype)).astype(dtype)
+
+
+def held(values: Values, dtype: Any) -> Values:
+    """Values as a type can hold them: whole numbers within its range, where it is one of whole numbers."""
+    if not pd.api.types.is_integer_dtype(dtype):
+        return values
+    kind = getattr(dtype, "numpy_dtype", dtype)
+    limits = np.iinfo(kind)
+    low, high = float(limits.min), float(limits.max)
+    high = high if int(high) <= limits.max else math.nextafter(high, 0.0)  # 2**63 - 1 is no double
+    return np.clip(np.rint(values.astype(float)), low, high).astype(kind)
 
 
 def is_categorical(dtype: Any) -> bool:
@@ -382,6 +414,8 @@ def is_categorical(dtype: Any) -> bool:
 
 
 def describe(kinds: Sequence[Column]) -> str:
-    """How many columns are of which kind, for people."""
-    names = [type(kind).__name__.lower() for kind in kinds]
-    return ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
+    """How many columns were taken for what, for people."""
+    words = {Constant: "constant", Categories: "of names", Grid: "discrete"}
+    found = [words.get(type(kind), "continuous") for kind in kinds]
+    counts = [f"{found.count(word)} {word}" for word in dict.fromkeys(found)]
+    return f"{len(found)} columns: {', '.join(counts)}"

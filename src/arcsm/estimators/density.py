@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
-from numbers import Real
+from decimal import Decimal
+from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
@@ -15,8 +17,18 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from arcsm.data.cells import check_cells
 from arcsm.devices import resolve_device
-from arcsm.estimators.columns import Categories, Column, Columns, Constant, Grid, is_categorical
+from arcsm.estimators.columns import (
+    Categories,
+    Column,
+    Columns,
+    Constant,
+    Continuous,
+    Grid,
+    held,
+    is_categorical,
+)
 from arcsm.estimators.ensemble import Ensemble, Plan
 from arcsm.progress import track
 
@@ -80,9 +92,7 @@ class _TableEstimator(BaseEstimator):
     def _plans(self, rows: int, modelled: Tensor) -> list[Plan]:
         """The plans to try for the table, with what was asked for."""
         gaps = bool(modelled.isnan().any()) if isinstance(self.missing, str) else self.missing
-        for name, value in (("n_estimators", self.n_estimators), ("max_steps", self.max_steps)):
-            if not isinstance(value, str) and value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
+        self._check_arguments()
         plan = Plan.of(rows, max(1, modelled.shape[1]), gaps, self._smooth)
         plans = [plan] if self._smooth or plan.sinusoids or rows < _FEW_TO_CHOOSE else [plan, plan.sharper()]
         return [
@@ -95,12 +105,30 @@ class _TableEstimator(BaseEstimator):
             for plan in plans
         ]
 
+    def _check_arguments(self) -> None:
+        """Raise for what :meth:`_plans` cannot make sense of."""
+        for name, value in (("n_estimators", self.n_estimators), ("max_steps", self.max_steps)):
+            if value != "auto" and not (isinstance(value, Integral) and not isinstance(value, bool) and value >= 1):
+                raise ValueError(f'{name}: expected a whole number of at least 1, or "auto", got {value!r}')
+        units = self.hidden_features
+        if isinstance(units, str) or not isinstance(units, Iterable):
+            if units != "auto":
+                raise ValueError(f'hidden_features: expected the units of every layer, or "auto", got {units!r}')
+        elif not all(isinstance(size, Integral) and size >= 1 for size in units):
+            raise ValueError(f"hidden_features: expected whole numbers of at least 1, got {units!r}")
+        if not isinstance(self.missing, bool | np.bool_) and self.missing != "auto":
+            raise ValueError(f'missing: expected True, False or "auto", got {self.missing!r}')
+
     def _table(self, X: Any, reset: bool = False) -> pd.DataFrame | Array:
         """A checked table: frames keep their columns, all else becomes an array of numbers."""
         if isinstance(X, pd.DataFrame):
             validate_data(self, X, reset=reset, skip_check_array=True)
             if not reset and self.columns_.names is not None and list(X.columns) != list(self.columns_.names):
                 raise ValueError(f"columns: expected {list(self.columns_.names)}, got {list(X.columns)}")
+            if not len(X.columns):
+                raise ValueError(
+                    "Found array with 0 feature(s) (a frame without columns) while a minimum of 1 is required."
+                )
             if not len(X):
                 raise ValueError("Found array with 0 sample(s) (shape=(0,)) while a minimum of 1 is required.")
             return _checked_frame(X)
@@ -217,6 +245,8 @@ class ScoreDensity(DensityMixin, _TableEstimator):
     def sample(self, n_samples: int = 1, random_state: Any = None) -> pd.DataFrame | Array:
         """Rows like those that were fitted: a frame if that was one, with its names, types and categories."""
         check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(f"n_samples: expected at least 1, got {n_samples}")
         if self.ensemble_ is None:
             return self.columns_.decode(np.zeros((n_samples, 0)))
         drawn = self.ensemble_.sample(n_samples, self._generator(random_state), bool(self.verbose))
@@ -225,15 +255,15 @@ class ScoreDensity(DensityMixin, _TableEstimator):
     def cdf(self, X: Any) -> Array:
         """Where each value is in its distribution given the columns before it, ``(N, D)``.
 
-        Uniform for continuous columns if the model is right. By the first model, which has the columns in their order;
-        constants are 0.5.
+        Within (0, 1), and uniform for continuous columns if the model is right. By the first model, which has the
+        columns in their order; constants are 0.5.
         """
         modelled, constants = self._numbers(X)
         found = np.full(constants.shape, 0.5)
         if self.ensemble_ is not None:
             first = self.ensemble_.members[0]
             found[:, self.columns_.modelled] = first.cdf(modelled.to(first.shift), self.ensemble_.level).cpu().numpy()
-        return found
+        return np.clip(found, np.finfo(float).tiny, 1.0 - np.finfo(float).epsneg)  # inside, as :meth:`quantile` wants
 
     def quantile(self, U: Any) -> pd.DataFrame | Array:
         """The inverse of :meth:`cdf`: values ``(N, D)`` in (0, 1) to rows of the table."""
@@ -241,6 +271,8 @@ class ScoreDensity(DensityMixin, _TableEstimator):
         U = np.asarray(U, dtype=np.float64)
         if U.ndim != 2 or U.shape[1] != self.n_features_in_:
             raise ValueError(f"U: expected shape (N, {self.n_features_in_}), got {U.shape}")
+        if not ((U > 0.0) & (U < 1.0)).all():
+            raise ValueError("U: expected values inside (0, 1)")
         if self.ensemble_ is None:
             return self.columns_.decode(np.zeros((len(U), 0)))
         first = self.ensemble_.members[0]
@@ -290,48 +322,59 @@ class ScoreDensity(DensityMixin, _TableEstimator):
             random_state: Of the draws.
 
         Raises:
-            ValueError: for unknown columns, and for values that a discrete, named or constant column did not have.
+            ValueError: for unknown or repeated columns, and for values that a discrete, named or constant column did
+                not have, or that are farther out than the range of the fitted ones and as much again.
         """
         check_is_fitted(self)
+        if draws < 1:
+            raise ValueError(f"draws: expected at least 1, got {draws}")
+        columns, values = list(columns), list(values)
         names = list(range(self.n_features_in_) if self.columns_.names is None else self.columns_.names)
         unknown = [column for column in columns if column not in names]
         if unknown:
             raise ValueError(f"columns: unknown {', '.join(map(str, unknown))}; known: {', '.join(map(str, names))}")
+        twice = [column for column in columns if columns.count(column) > 1 or names.count(column) > 1]
+        if twice or len(columns) != len(values):
+            told = f"{twice[0]!r} more than once" if twice else f"{len(columns)} for {len(values)} values"
+            raise ValueError(f"columns: expected each once and one for every value, got {told}")
         numbers = np.full((1, len(names)), np.nan)
         for column, value in zip(columns, values, strict=True):
             kind = self.columns_.kinds[names.index(column)]
             number = float(kind.encode(np.array([value], dtype=object))[0])
-            if not _has(kind, number):
-                raise ValueError(f"values: {column!r} was never {value!r} among the fitted rows")
+            if not _has(kind, number, value):
+                raise ValueError(f"values: {column!r} was never {value!r}, nor near it, among the fitted rows")
             numbers[:, names.index(column)] = number
         if self.ensemble_ is None:
             return self.columns_.decode(np.zeros((draws, 0)))
         generator = self._generator(random_state)
         candidates, weights = self.ensemble_.fill(self._modelled(numbers), 8 * draws, generator)
         chosen = torch.multinomial(weights[0], draws, replacement=True, generator=_on_cpu(generator))
-        return self.columns_.decode(candidates[0, chosen].double().numpy())
+        rows = self.columns_.decode(candidates[0, chosen].double().numpy())
+        for column, value in zip(columns, values, strict=True):  # to the letter, where the map there and back rounds
+            if isinstance(rows, pd.DataFrame):
+                given, dtype = np.full(draws, value, dtype=object), rows[column].dtype
+                rows[column] = pd.Series(held(given, dtype), index=rows.index).astype(dtype)
+            else:
+                rows[:, column] = value
+        return rows
 
     def _rebuilt(self, table: Any, values: Any, centres: NDArray[Any]) -> pd.DataFrame | Array:
         """The table with what was missing filled; what was there stays as it was."""
         place = {d: m for m, d in enumerate(self.columns_.modelled)}
-        if not isinstance(table, pd.DataFrame):
-            filled = np.array(table)
-            for d in range(table.shape[1]):
-                missing = np.isnan(table[:, d])
-                filled[missing, d] = centres[missing, place[d]].astype(float) if d in place else values[missing, d]
-            return filled
+        constant = np.asarray(values, dtype=object)
+        frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(table)
         columns = {}
-        for d in range(table.shape[1]):
-            column = table.iloc[:, d]
+        for d in range(frame.shape[1]):
+            column = frame.iloc[:, d]
             missing = column.isna().to_numpy()
             if missing.any():
-                own = np.array(column.astype(object), dtype=object)
-                own[missing] = centres[missing, place[d]] if d in place else values.iloc[:, d].to_numpy()[missing]
-                column = _typed(pd.Series(own, index=table.index), (self.columns_.dtypes or ())[d])
+                fillings = centres[missing, place[d]] if d in place else constant[missing, d]
+                dtype = None if self.columns_.dtypes is None else self.columns_.dtypes[d]
+                column = _filled(column, missing, fillings, dtype)
             columns[d] = column
-        frame = pd.DataFrame(columns, index=table.index)
-        frame.columns = table.columns
-        return frame
+        filled = pd.DataFrame(columns, index=frame.index)
+        filled.columns = frame.columns
+        return filled if isinstance(table, pd.DataFrame) else filled.to_numpy(dtype=np.float64)
 
     def _generator(self, random_state: Any) -> torch.Generator:
         random = check_random_state(self.random_state if random_state is None else random_state)
@@ -349,22 +392,40 @@ def _centre(kind: Column, drawn: Array, weights: Array) -> Any:
     return values[int(np.flatnonzero(places == likeliest)[0])]
 
 
-def _has(kind: Column, number: float) -> bool:
-    """Whether a column can have a value, by its number."""
+def _has(kind: Column, number: float, value: Any) -> bool:
+    """Whether a column can have a value, which is a number to the model."""
     if isinstance(kind, Constant):
         return number == 0.0
     if isinstance(kind, Categories):
         return number < len(kind.names)
     if isinstance(kind, Grid):
         return -0.5 < number < kind.levels - 0.5 and abs(number - round(number)) < 1e-6
+    if isinstance(kind, Continuous):
+        span = kind.high - kind.low
+        return bool(kind.low - span <= float(value) <= kind.high + span)
     return bool(np.isfinite(number))
 
 
-def _typed(column: pd.Series, dtype: Any) -> pd.Series:
-    """A filled column in the type that was fitted."""
-    if pd.api.types.is_integer_dtype(dtype):
-        return column.astype(float).round().astype(dtype)
-    return column.astype(dtype)
+def _filled(column: pd.Series, missing: NDArray[np.bool_], fillings: NDArray[Any], dtype: Any) -> pd.Series:
+    """A column with its missing values filled, in the first type that leaves the others as they are.
+
+    That is the type that was fitted, or the column's own, or else that of objects.
+    """
+    cells = np.array(column.astype(object), dtype=object)
+    known = cells[~missing]
+    for one in (dtype, column.dtype):
+        if one is None:
+            continue
+        cells[missing] = held(fillings, one)
+        try:
+            typed = pd.Series(cells, index=column.index).astype(one)
+        except (TypeError, ValueError, OverflowError):
+            continue
+        same = np.asarray(typed[~missing].astype(object) == known)
+        if bool(same.all()) and not bool(typed.isna().any()):
+            return typed
+    cells[missing] = fillings
+    return pd.Series(cells, index=column.index)
 
 
 def _on_cpu(generator: torch.Generator) -> torch.Generator:
@@ -380,10 +441,14 @@ def _split(rows: int, fraction: float, random: np.random.RandomState) -> tuple[N
     if not 0.0 < fraction < 1.0:
         raise ValueError(f"validation_fraction: expected a share between 0 and 1, got {fraction}")
     order = random.permutation(rows)
+    held_out = held_out_rows(rows, fraction)
+    return (order, order) if held_out == rows else (order[held_out:], order[:held_out])
+
+
+def held_out_rows(rows: int, fraction: float = 0.15) -> int:
+    """How many of some rows are held out; all, where they are a handful."""
     held_out = min(max(round(fraction * rows), min(20, rows // 4)), 5_000)
-    if held_out < 2:
-        return order, order
-    return order[held_out:], order[:held_out]
+    return rows if held_out < 2 else held_out
 
 
 def _varies(numbers: Array) -> bool:
@@ -405,16 +470,15 @@ def _checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
     """A frame of numbers and names: numbers that are kept as objects are made numbers.
 
     Raises:
-        ValueError: for dates and for infinite numbers.
+        ValueError: for dates, lists, complex and infinite numbers.
     """
     checked = {}
     for place, name in enumerate(frame.columns):
         column = frame.iloc[:, place]
-        if pd.api.types.is_datetime64_any_dtype(column.dtype) or pd.api.types.is_timedelta64_dtype(column.dtype):
-            raise ValueError(f"column {name!r} holds dates or times; turn them into numbers, such as days")
+        check_cells(column, f"column {name!r}")
         if column.dtype == object and column.notna().any():
             is_number = column.dropna().map(
-                lambda value: isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+                lambda value: isinstance(value, Real | Decimal) and not isinstance(value, bool | np.bool_)
             )
             column = pd.to_numeric(column) if bool(is_number.all()) else column
         if not is_categorical(column.dtype):

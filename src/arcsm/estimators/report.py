@@ -45,12 +45,8 @@ def verdicts(
         threshold: Flag rows whose p-value is at most this; without it those below the detector's threshold.
         first: Number of the first row, where the table is a part of another.
     """
-    least = 1.0 / (1.0 + len(detector.held_out_scores_))
-    if threshold is not None and threshold < least:
-        raise ValueError(
-            f"p-value: expected at least {least:.3g} (of {len(detector.held_out_scores_)} held-out rows), "
-            f"got {threshold:g}; fit to more rows, or ask for a share (contamination)"
-        )
+    if threshold is not None:
+        check_p_value(threshold, len(detector.held_out_scores_))
     contributions = detector.explain(table)
     scores = contributions.sum(1)
     p = detector.p_values_of(scores)
@@ -68,6 +64,20 @@ def verdicts(
         words[rows] = _words(detector, table.iloc[rows], worst[rows], surprise[rows])
     found["because"] = words
     return found
+
+
+def check_p_value(threshold: float, held_out: int) -> None:
+    """So many held-out rows must be able to tell a p-value.
+
+    Raises:
+        ValueError: where they are too few.
+    """
+    least = 1.0 / (1.0 + held_out)
+    if threshold < least:
+        raise ValueError(
+            f"p-value: expected at least {least:.3g} (of {held_out} held-out rows), got {threshold:g}; fit to more "
+            "rows, or ask for a share (contamination)"
+        )
 
 
 def _words(detector: ScoreOutlierDetector, table: pd.DataFrame, worst: Any, surprise: Array) -> list[str]:
