@@ -38,6 +38,8 @@ def rows_of(condition: Tensor | None, shape: Sequence[int]) -> Callable[[slice],
     """Access to the rows of a condition, which has the batch's leading shape or is shared by all rows."""
     if condition is None:
         return lambda _: None
+    if not isinstance(condition, Tensor):
+        raise ValueError(f"condition: expected a torch.Tensor, got {type(condition).__name__}; use torch.as_tensor")
     dense = condition.is_floating_point()
     wanted = (*shape, condition.shape[-1]) if dense and condition.ndim else tuple(shape)
     try:

@@ -190,7 +190,12 @@ class Conditionals:
         return found
 
     def icdf(self, u: Tensor, nodes: Tensor | None = None) -> Tensor:
-        """The inverse of :meth:`cdf` at ``u (N,)`` in (0, 1), ``(N,)``; ``nodes`` as in :meth:`density`."""
+        """The inverse of :meth:`cdf` at ``u (N,)`` in (0, 1), ``(N,)``; ``nodes`` as in :meth:`density`.
+
+        What rounds to 0 or 1 is taken for the nearest number inside.
+        """
+        limits = torch.finfo(u.dtype)
+        u = u.clamp(limits.tiny, 1.0 - 0.5 * limits.eps)
         if isinstance(self.head, NormalisedHead) and self.method == "closed_form":
             return self._closed_form_icdf(u)
         start = self.path[0] if self.method == "flow" else self.sigma

@@ -35,10 +35,11 @@ class ModelConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_parts(self) -> ModelConfig:
-        _check_part("context", self.context, CONTEXTS)
-        _check_part("head", self.head, HEADS)
+        parts = {"context": _checked_part("context", self.context, CONTEXTS)}
+        parts["head"] = _checked_part("head", self.head, HEADS)
         if self.noise is not None:
-            _validate("noise", _schema(NoiseLadder, None), self.noise)
+            parts["noise"] = _validated("noise", _schema(NoiseLadder, None), self.noise)
+        self.__dict__.update(parts)  # what was meant: YAML reads 5e-2 as text
         return self
 
     def build(self, features: int, metadata: Mapping[str, Any] | None = None) -> AutoregressiveModel:
@@ -109,7 +110,19 @@ def load_tree(source: str, changes: Sequence[str] = ()) -> dict[str, Any]:
         close = difflib.get_close_matches(source, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"presets: {', '.join(known)}"
         raise ValueError(f"{source}: neither a preset nor a YAML file; {hint}")
-    return parse_tree(path.read_text(encoding="utf-8"), source, changes)
+    return parse_tree(read_text(path), source, changes)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ValueError: for one that is not text in UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not text in UTF-8 ({error.reason} at byte {error.start})") from error
 
 
 def parse_config(text: str, source: str, changes: Sequence[str] = ()) -> RunConfig:
@@ -127,6 +140,8 @@ def parse_tree(text: str, source: str, changes: Sequence[str] = ()) -> dict[str,
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ValueError(f"{source}: not a configuration: nested too deeply") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{source}: expected keys name, data, model and train")
     for change in changes:
@@ -173,17 +188,18 @@ def apply_change(tree: dict[str, Any], change: str) -> None:
         raise ValueError(f"--set {change}: the value is not YAML") from error
 
 
-def _check_part(name: str, part: dict[str, Any], kinds: Mapping[str, type[Any]]) -> None:
+def _checked_part(name: str, part: dict[str, Any], kinds: Mapping[str, type[Any]]) -> dict[str, Any]:
     kind = str(part.get("kind"))
     if kind not in kinds:
         raise ValueError(f"{name}.kind: expected one of {', '.join(kinds)}, got {kind!r}")
     omit = getattr(kinds[kind], "of_data", "context_features")
-    _validate(name, _schema(kinds[kind], omit), {key: value for key, value in part.items() if key != "kind"})
+    values = {key: value for key, value in part.items() if key != "kind"}
+    return {"kind": kind, **_validated(name, _schema(kinds[kind], omit), values)}
 
 
-def _validate(name: str, schema: type[BaseModel], values: dict[str, Any]) -> None:
+def _validated(name: str, schema: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
     try:
-        schema.model_validate(values)
+        return schema.model_validate(values).model_dump(exclude_unset=True)
     except ValidationError as error:
         raise ValueError(f"{name}.{first_error(error, schema)}") from error
 

@@ -298,8 +298,10 @@ class AutoregressiveModel(
         """
         if not isinstance(u, Tensor):
             raise ValueError(f"u: expected a torch.Tensor, got {type(u).__name__}")
-        if u.shape[-1:] != (self.features,) or not bool(((u > 0) & (u < 1)).all()):
-            raise ValueError(f"u: expected shape (*, {self.features}) with values inside (0, 1), got {tuple(u.shape)}")
+        if u.shape[-1:] != (self.features,):
+            raise ValueError(f"u: expected shape (*, {self.features}), got {tuple(u.shape)}")
+        if not bool(((u > 0) & (u < 1)).all()):
+            raise ValueError("u: expected values inside (0, 1); a cdf rounds to 0 or 1 where a value is very far out")
         build = self.conditionals_of(level, method, steps, Accuracy(tol, max_evaluations))
         flat = u.reshape(-1, self.features).to(self.shift)
         rows = rows_of(condition, u.shape[:-1])

@@ -106,8 +106,9 @@ def images_for(model: AutoregressiveModel, path: Path, skip_bad: bool = False) -
     shape = model.metadata.get("image_shape")
     if shape is None:
         raise ValueError(f"{path}: images, but this model is of tables with {model.features} columns")
-    size = (int(shape[1]), int(shape[2])) if skip_bad else None
-    images = read_images(path, channels=int(shape[0]), shape=size, skip_bad=skip_bad)
+    side = int(shape[1]) if model.metadata.get("resized") else None
+    size = (int(shape[1]), int(shape[2])) if skip_bad and side is None else None
+    images = read_images(path, channels=int(shape[0]), size=side, shape=size, skip_bad=skip_bad)
     if list(images.pixels.shape[1:]) != list(shape):
         got = "x".join(str(size) for size in images.pixels.shape[1:])
         raise ValueError(f"{path}: expected images of {'x'.join(map(str, shape))}, got {got}")

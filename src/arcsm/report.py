@@ -92,6 +92,10 @@ def sample_picture(rows: Tensor, metadata: dict[str, Any], columns: int | None =
 def _numbers(run: Run, dataset: Dataset, seed: int) -> tuple[ReportNumbers, Tensor]:
     model = run.model
     device = model.shift.device
+    if len(dataset.test) < 2:
+        raise ValueError(
+            f"data.test: a report needs at least 2 rows that are held out, this run has {len(dataset.test)}"
+        )
     test = dataset.dequantised(dataset.test[:_SCORED_ROWS], seed + 1)
     noisy = add_smallest_noise(model, test, seed + 2)
     conditional = class_labels(model, 1) is not None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from arcsm import processes
 from arcsm.checkpoint import WEIGHTS_NAME, write_text
-from arcsm.config import C, RunConfig, dump_config, parse_tree, run_config_path, validated
+from arcsm.config import C, RunConfig, dump_config, parse_tree, read_text, run_config_path, validated
 from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.heads import DiscretisedLogisticMixtureHead
 from arcsm.model import AutoregressiveModel, load
@@ -92,7 +92,7 @@ def check_folder(config: Any, folder: Path, resume: bool) -> None:
 
 def read_config(path: Path, schema: type[C]) -> C:
     """The configuration that a run keeps."""
-    return validated(parse_tree(path.read_text(encoding="utf-8"), str(path)), str(path), schema)
+    return validated(parse_tree(read_text(path), str(path)), str(path), schema)
 
 
 def finished_config(folder: Path, schema: type[C]) -> C:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
@@ -45,7 +46,12 @@ def langevin(
         steps: Steps :math:`T` at each level (paper: 20 for MNIST, 10 for colour images).
         step_size: :math:`\\epsilon_0`, in squared standardised units; by default :math:`0.4\\,\\sigma_L^2`
             (0.01 without a ladder).
+
+    Raises:
+        ValueError: for no steps, or a step size that is not positive and finite.
     """
+    if steps < 1 or not (step_size is None or 0.0 < step_size < math.inf):
+        raise ValueError(f"steps, step_size: expected at least 1 and a positive number, got {steps} and {step_size}")
     levels = conditionals.path or (None,)
     smallest = levels[-1]
     if step_size is None:

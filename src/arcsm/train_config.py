@@ -45,24 +45,26 @@ class TrainConfig(BaseModel):
         checkpoint_seconds: Seconds between training checkpoints (one is always written at the end).
         seed: Seed of all randomness.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
-        precision: As in lightning.fabric, for example ``"32-true"`` or ``"bf16-mixed"``.
+        precision: ``"32-true"``; or ``"bf16-mixed"`` or ``"16-mixed"``, for products in half of it.
         compiled: Compile the fused score matching.
         tensorboard: Log to TensorBoard too (needs the extra ``tensorboard``).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     objective: Literal["csm", "dsm", "ssm", "sm", "mle"] = "csm"
-    mix: float | Literal["auto"] = 0.3  # the best fixed value on all sets of the experiment "mix"
+    mix: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = (
+        0.3  # the best fixed value on all sets of the experiment "mix"
+    )
     weighting: Literal["natural", "sigma2"] = "natural"
     sigma: float | None = Field(None, gt=0)
     slices: int = Field(1, ge=1)
     projections: Literal["gaussian", "rademacher", "sphere"] = "rademacher"
     variance_reduced: bool = True
     joint: bool | None = None
-    steps: int = Field(5000, ge=1)
+    steps: int = Field(5000, ge=1, strict=True)
     epochs: float | None = Field(None, gt=0)
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=1, strict=True)
     accumulate: int = Field(1, ge=1)
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = Field(1e-3, gt=0)
@@ -77,9 +79,9 @@ class TrainConfig(BaseModel):
     validation_rows: int = Field(10_000, ge=1)
     patience: int | None = Field(None, ge=1)
     checkpoint_seconds: float = Field(60.0, ge=0)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     device: str = "auto"
-    precision: str = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     compiled: bool = False
     tensorboard: bool = False
 

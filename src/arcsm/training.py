@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from arcsm import checkpoint, processes
+from arcsm.checkpoint import WEIGHTS_NAME
 from arcsm.data.streams import RowStream
 from arcsm.draws import Share, Source
 from arcsm.interrupts import asked_to_stop
@@ -32,6 +33,7 @@ from arcsm.training_rows import (
     checked,
     checked_stream,
     dequantised,
+    fingerprint,
     on_device,
     standardise,
     widths,
@@ -112,8 +114,8 @@ def fit(
         What came out; the weights are in ``model``.
 
     Raises:
-        ValueError: for data that do not fit the model, constant columns that cannot be standardised, or a
-            checkpoint of another configuration.
+        ValueError: for data or conditions that do not fit the model, constant columns that cannot be standardised, a
+            checkpoint of another configuration or other data, or a folder that holds a run and no ``resume``.
         TrainingDiverged: at the first loss or gradient that is not finite.
         KeyboardInterrupt: after Ctrl-C (or the signal TERM), at the end of a step and with a checkpoint in ``run``.
 
@@ -128,6 +130,8 @@ def fit(
         5
     """
     config = config or TrainConfig()
+    if run is not None and not resume and any((Path(run) / name).exists() for name in (STATE_NAME, WEIGHTS_NAME)):
+        raise ValueError(f"{run}: holds a run already; give resume=True to go on with it, or another folder")
     trainer = _Trainer(model, x_train, x_valid, config, condition_train, condition_valid, run, loggers)
     if resume:
         trainer.restore()
@@ -168,12 +172,14 @@ class _Trainer:
         if isinstance(x_train, RowStream):
             self.source = OnDisk(checked_stream(model, x_train, condition_train), model.shift.to(device))
         else:
-            self.source = InMemory(*on_device(device, checked(model, x_train, "x_train"), condition_train))
+            self.source = InMemory(
+                *on_device(device, checked(model, x_train, "x_train"), condition_train, model.context)
+            )
         self.held_out: tuple[Tensor, Tensor | None] | None = None
         if x_valid is not None:
-            rows = slice(config.validation_rows)
-            valid = checked(model, x_valid, "x_valid")[rows]
-            self.held_out = on_device(device, valid, None if condition_valid is None else condition_valid[rows])
+            rows = checked(model, x_valid, "x_valid")
+            self.held_out = on_device(device, rows, condition_valid, model.context, config.validation_rows)
+        self.data = fingerprint(x_train, condition_train)
         self.dequantise = widths(config, model.features).to(device)
         standardise(model, x_train, config)
 
@@ -419,6 +425,7 @@ class _Trainer:
             "seconds": self.seconds,
             "best": {**self.best, "loss": _json_float(self.best["loss"])},
             "history": self.history,
+            "data": self.data,
             "train": _comparable(self.config),
             "model": self.model.config(),
         }
@@ -432,6 +439,10 @@ class _Trainer:
         expected = {"train": _comparable(self.config), "model": self.model.config()}
         completed = {"train": lambda train: _comparable(TrainConfig(**train)), "model": completed_config}
         parts, header = checkpoint.read_state(path, self.device, expected, completed)
+        began = header.get("data", self.data)  # of older checkpoints nothing is known
+        if began != self.data:
+            counts = f"{began.get('rows')} rows then, {self.data['rows']} now"
+            raise ValueError(f"{path}: the run began with other data ({counts}); begin again in another folder")
         checkpoint.load_state(self.model, parts.get("model", {}), path)
         checkpoint.load_state(self.average, parts.get("average", {}), path)
         self.best_weights = parts.get("best", {})

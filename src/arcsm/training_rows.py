@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from arcsm.contexts import Context
 from arcsm.data.streams import RowStream, StreamEpoch
 from arcsm.draws import Source, uniform_like
 from arcsm.model import AutoregressiveModel
@@ -84,15 +86,32 @@ class _EpochOnDisk:
 # Before they are trained on -------------------------------------------------------------------------------------------
 
 
-def on_device(device: torch.device, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Rows and conditions on a device.
+def on_device(
+    device: torch.device, x: Tensor, condition: Tensor | None, context: Context, most: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Rows, of many the first ``most``, and what the contexts are conditioned on, on a device.
 
     Raises:
-        ValueError: for another number of conditions than rows.
+        ValueError: for conditions that do not go with the rows or with the contexts.
     """
-    if condition is not None and len(condition) != len(x):
-        raise ValueError(f"condition: expected one for each of {len(x)} rows, got {len(condition)}")
-    return x.to(device), None if condition is None else condition.to(device)
+    if condition is not None and isinstance(condition, Tensor) and (condition.ndim < 1 or len(condition) != len(x)):
+        raise ValueError(f"condition: expected one for each of {len(x)} rows, got shape {tuple(condition.shape)}")
+    with torch.no_grad():  # the first one, as all of them
+        context.begin((1,), None if condition is None else condition[:1].to(next(context.parameters()).device))
+    return x[:most].to(device), None if condition is None else condition[:most].to(device)
+
+
+def fingerprint(x: Tensor | RowStream, condition: Tensor | None) -> dict[str, int]:
+    """By what rows and conditions are told from others, when a run goes on: their number and a check sum.
+
+    Of rows in files the sum is that of their moments.
+    """
+    parts = [x.mean, x.deviation] if isinstance(x, RowStream) else [x] if condition is None else [x, condition]
+    checksum = 0
+    for part in parts:
+        numbers = torch.as_tensor(part).detach().cpu().contiguous().numpy()
+        checksum = zlib.crc32(numbers.reshape(-1).view("u1").data, checksum)
+    return {"rows": len(x), "checksum": checksum}
 
 
 def checked_stream(model: AutoregressiveModel, x: RowStream, condition: Tensor | None) -> RowStream:

@@ -64,6 +64,51 @@ class Context(nn.Module, ABC):
         """The constructor's arguments, JSON-ready."""
 
 
+def checked_condition(
+    condition: Tensor | None, batch_shape: Sequence[int], classes: int, features: int, like: Tensor
+) -> Tensor | None:
+    """What rows are conditioned on, one for each: labels ``(*)`` or vectors ``(*, F)``; ``None`` for no condition.
+
+    Arguments:
+        condition: Of the batch's shape, or one that all rows share.
+        batch_shape: Of the rows.
+        classes: Number of classes; 0 for none.
+        features: Size of a vector; 0 for none.
+        like: Of the type and on the device that vectors are to have.
+
+    Raises:
+        ValueError: for a condition that is missing, not asked for, of another kind or shape, or not finite.
+    """
+    if not (classes or features):
+        if condition is not None:
+            raise ValueError("condition: this model has none (condition_features=0, classes=0), got a tensor")
+        return None
+    if condition is None:
+        wanted = f"labels below {classes}" if classes else f"vectors (*, {features})"
+        raise ValueError(f"condition: this model needs {wanted}, got None")
+    if not isinstance(condition, Tensor):
+        raise ValueError(f"condition: expected a torch.Tensor, got {type(condition).__name__}; use torch.as_tensor")
+    own = () if classes else (features,)
+    if classes:
+        check_labels(condition, classes)
+        condition = condition.long()
+    else:
+        if condition.shape[-1:] != (features,) or not condition.is_floating_point():
+            raise ValueError(
+                f"condition: expected floats of shape (*, {features}), got {condition.dtype} {tuple(condition.shape)}"
+            )
+        condition = condition.to(like)
+        if not torch.compiler.is_compiling() and not bool(condition.isfinite().all()):
+            raise ValueError("condition: holds NaN or infinity")
+    wanted_shape = (*batch_shape, *own)
+    try:
+        return condition.expand(wanted_shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"condition: expected one for each row {wanted_shape}, or one for all, got {tuple(condition.shape)}"
+        ) from error
+
+
 def check_labels(condition: Tensor, classes: int) -> None:
     """A condition of classes must be labels of them. A program that is being compiled cannot look at their values.
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arcsm.contexts.base import Context, check_labels
+from arcsm.contexts.base import Context, checked_condition
 
 _LARGEST_SIZE = 1 << 20  # what a file or a slip may ask for before any memory is taken
 
@@ -215,29 +215,21 @@ class MADE(Context):
             "hide": self._hide.share,
         }
 
-    def _condition_terms(self, condition: Tensor | None) -> tuple[Tensor | float, Tensor | float]:
+    def _condition_terms(
+        self, condition: Tensor | None, batch_shape: Sequence[int]
+    ) -> tuple[Tensor | float, Tensor | float]:
         """What the condition adds to the first hidden layer ``(*, H)`` and to the contexts ``(*, D * C)``."""
-        if self.condition is None:
-            if condition is not None:
-                raise ValueError("condition: this model has none (condition_features=0, classes=0), got a tensor")
+        like = self._masked_layers()[0].weight
+        given = checked_condition(condition, batch_shape, self.classes, self.condition_features, like)
+        if given is None or self.condition is None:
             return 0.0, 0.0
-        if condition is None:
-            wanted = f"labels below {self.classes}" if self.classes else f"vectors (*, {self.condition_features})"
-            raise ValueError(f"condition: this model needs {wanted}, got None")
-        if self.classes:
-            check_labels(condition, self.classes)
-        elif condition.shape[-1:] != (self.condition_features,) or not condition.is_floating_point():
-            raise ValueError(
-                f"condition: expected floats of shape (*, {self.condition_features}), "
-                f"got {condition.dtype} {tuple(condition.shape)}"
-            )
-        terms = [layer(condition) for layer in self.condition]
+        terms = [layer(given) for layer in self.condition]
         return (terms[0] if len(terms) > 1 else 0.0), terms[-1]
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         if x.shape[-1:] != (self.features,):
             raise ValueError(f"x: expected shape (*, {self.features}), got {tuple(x.shape)}")
-        to_hidden, to_output = self._condition_terms(condition)
+        to_hidden, to_output = self._condition_terms(condition, x.shape[:-1])
         hidden = self._waves(self._hide(x)[..., self.permutation])  # (*, D * (1 + 2 J)) by position
         for index, layer in enumerate(self.layers[:-1]):
             update = F.silu(layer(hidden) + (to_hidden if index == 0 else 0.0))  # (*, H)
@@ -254,7 +246,7 @@ class MADE(Context):
     def begin(self, batch_shape: Sequence[int], condition: Tensor | None = None) -> MADEState:
         shape = tuple(int(size) for size in batch_shape)
         rows = math.prod(shape)
-        to_hidden, to_output = self._condition_terms(condition)
+        to_hidden, to_output = self._condition_terms(condition, shape)
         weights = [layer.masked_weight() for layer in self._masked_layers()]
         biases: list[Tensor] = [layer.bias for layer in self._masked_layers()]
         new = weights[0].new_zeros

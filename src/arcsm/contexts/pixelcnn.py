@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from arcsm.contexts.base import Context, check_labels
+from arcsm.contexts.base import Context, checked_condition
 from arcsm.contexts.pixelcnn_stream import Stream
 
 _SCALES = 3
@@ -274,22 +274,11 @@ class PixelCNNPP(Context):
 
     def checked_condition(self, condition: Tensor | None, batch_shape: Sequence[int]) -> Tensor | None:
         """The condition with one row for each image, or a one-line error."""
-        wanted = f"labels below {self.classes}" if self.classes else f"vectors (*, {self.condition_features})"
-        if not (self.classes or self.condition_features):
-            if condition is not None:
-                raise ValueError("condition: this model has none (condition_features=0, classes=0), got a tensor")
+        like = next(self.parameters())
+        given = checked_condition(condition, batch_shape, self.classes, self.condition_features, like)
+        if given is None:
             return None
-        if condition is None:
-            raise ValueError(f"condition: this model needs {wanted}, got None")
-        if self.classes:
-            check_labels(condition, self.classes)
-            return _one_each(condition, tuple(batch_shape)).reshape(-1).long()
-        if condition.shape[-1:] != (self.condition_features,) or not condition.is_floating_point():
-            raise ValueError(
-                f"condition: expected floats of shape (*, {self.condition_features}), "
-                f"got {condition.dtype} {tuple(condition.shape)}"
-            )
-        return _one_each(condition, (*batch_shape, self.condition_features)).reshape(-1, self.condition_features)
+        return given.reshape(-1) if self.classes else given.reshape(-1, self.condition_features)
 
     # One value at a time ----------------------------------------------------------------------------------------
 
@@ -317,14 +306,6 @@ class PixelCNNPP(Context):
 def _pairs(first: nn.Module, second: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
     """The blocks of the two streams at one scale."""
     return list(zip(cast(nn.ModuleList, first), cast(nn.ModuleList, second), strict=True))
-
-
-def _one_each(condition: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The condition in the shape of the batch; one for all is repeated."""
-    try:
-        return condition.expand(shape)
-    except RuntimeError as error:
-        raise ValueError(f"condition: expected shape {shape} or one for all, got {tuple(condition.shape)}") from error
 
 
 def _shift_down(x: Tensor) -> Tensor:

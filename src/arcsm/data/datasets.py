@@ -198,7 +198,9 @@ def _named_images(config: NamedImageData, seed: int) -> Dataset:
 def _images(train: ImageSet, test: ImageSet | None, config: _Data, seed: int) -> Dataset:
     """Images as rows of values in [-1, 1), in the order channel, row, column."""
     shape = list(train.pixels.shape[1:])
-    metadata = {"image_shape": shape, "levels": train.levels}
+    metadata: dict[str, Any] = {"image_shape": shape, "levels": train.levels}
+    if getattr(config, "size", None) is not None:
+        metadata["resized"] = True  # so other images are, too
     rows = scale_images(train.pixels, train.levels).flatten(1)
     held_out = None if test is None else scale_images(test.pixels, test.levels).flatten(1)
     dataset = _split(rows, held_out, config, seed, metadata, 2.0 / train.levels)

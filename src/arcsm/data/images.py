@@ -1,7 +1,9 @@
 """Images from folders and arrays, and grids of images to files."""
 
 import math
+import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from arcsm.warning import SkippedWarning, warn
 
 __all__ = ["IMAGE_SUFFIXES", "image_grid", "read_images", "save_images"]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 
 def read_images(
@@ -30,7 +32,7 @@ def read_images(
     """Read a folder of images, recursively and sorted by name, or an array file.
 
     Transparency is laid over white, 16-bit grey is scaled to 8 bits, the EXIF orientation is applied, of several
-    frames the first is taken, files and folders whose names begin with a dot are left out.
+    frames the first is taken, links are followed, files and folders whose names begin with a dot are left out.
 
     Args:
         folder: A folder of `IMAGE_SUFFIXES` files, or a `.npy` or `.npz` of uint8, shape `(n, H, W)` or `(n, H, W, C)`
@@ -93,12 +95,24 @@ def _image_names(folder: Path) -> list[str]:
         raise ValueError(f"{folder}: expected a folder of images or a .npy or .npz file, but it does not exist")
     if not folder.is_dir():
         raise ValueError(f"{folder}: expected a folder of images or a .npy or .npz file, got another file")
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    files = (path for path in _files(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
     relative = (path.relative_to(folder) for path in files)
     names = sorted(path.as_posix() for path in relative if not any(part.startswith(".") for part in path.parts))
     if not names:
         raise ValueError(f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}), got a folder without any")
     return names
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, behind links too; a folder that is linked to twice comes once."""
+    seen: set[Path] = set()
+    for path, folders, names in os.walk(folder, followlinks=True):
+        real = Path(path).resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (file for file in (Path(path) / name for name in names) if file.is_file())
 
 
 def _read_image(path: Path, channels: int | None, size: int | None) -> np.ndarray:
@@ -121,6 +135,8 @@ def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(f"{path}: expected 8-bit or 16-bit pixels, got values {values.min()} to {values.max()}")
+        if image.mode == "I" and values.max() <= 255:  # 32 bits that hold 8
+            return Image.fromarray(values.astype(np.uint8))
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 = 255 * 257; rounds to nearest
     if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         grey = image.mode in ("1", "L", "LA", "La")

@@ -61,7 +61,7 @@ class GaussianHead(NormalisedHead):
 
     def distribution(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         mean, var = self.moments(projection, sigma)
-        return torch.special.ndtr((x - mean) / var.sqrt())
+        return 0.5 * torch.erfc((mean - x) / torch.sqrt(2.0 * var))  # ndtr would lose the lower tail
 
     def bracket(self, projection: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         mean, var = self.moments(projection, sigma)

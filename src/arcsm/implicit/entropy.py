@@ -119,7 +119,12 @@ class GaussianEntropy(EntropyGradient):
     def surrogate(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """The mean entropy in nats, whatever the samples."""
         self._check(z, condition)
-        return (self.parameters(condition)[1] + _HALF_LOG_2_PI_E).sum(-1).mean()
+        log_std = self.parameters(condition)[1]
+        if log_std.shape[-1] != z.shape[-1] or log_std.shape[0] not in (1, len(z)):
+            raise ValueError(
+                f"parameters: expected log standard deviations for z {tuple(z.shape)}, got {tuple(log_std.shape)}"
+            )
+        return (log_std + _HALF_LOG_2_PI_E).sum(-1).mean()
 
     def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         mean, log_std = (t.unsqueeze(1) for t in self.parameters(condition))

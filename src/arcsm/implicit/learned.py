@@ -196,4 +196,9 @@ class ScoreNetwork(nn.Module):
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         inputs = z.new_zeros(len(z), 0) if condition is None else condition
+        if z.shape[1:] != (self.output.out_features,) or len(inputs) != len(z):
+            raise ValueError(
+                f"z, condition: expected (B, {self.output.out_features}) and one condition for each row, got "
+                f"{tuple(z.shape)} and {None if condition is None else tuple(condition.shape)}"
+            )
         return self.output(self.trunk(inputs, z.unsqueeze(1)).squeeze(1))  # type: ignore[no-any-return]

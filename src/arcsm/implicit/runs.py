@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from arcsm.checkpoint import read_tensors, weights_path, write_text
-from arcsm.config import dump_config, parse_tree, run_config_path
+from arcsm.config import dump_config, parse_tree, read_text, run_config_path
 from arcsm.data.datasets import DataConfig, load_dataset
 from arcsm.devices import resolve_device
 from arcsm.implicit.training import VAETrainConfig, estimator, fit_vae
@@ -51,7 +51,7 @@ def is_vae(tree: dict[str, Any]) -> bool:
 def is_vae_run(folder: Path) -> bool:
     """Whether a folder is a run of an autoencoder."""
     path = run_config_path(folder)
-    return path.is_file() and is_vae(parse_tree(path.read_text(encoding="utf-8"), str(path)))
+    return path.is_file() and is_vae(parse_tree(read_text(path), str(path)))
 
 
 def holds_vae(path: Path) -> bool:

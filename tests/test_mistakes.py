@@ -1,0 +1,258 @@
+"""What people get wrong with conditions, configurations, runs and images: one line, and nothing silently wrong."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from arcsm import (
+    MADE,
+    AutoregressiveModel,
+    Context,
+    GaussianHead,
+    NoiseLadder,
+    PixelCNNPP,
+    ScoreHead,
+    TrainConfig,
+    cli,
+    fit,
+    samplers,
+)
+from arcsm.config import load_config, parse_config
+from arcsm.data import read_images
+from arcsm.implicit import GaussianEntropy, ScoreNetwork
+
+
+def run(*arguments: object) -> int:
+    return cli._run([str(argument) for argument in arguments])
+
+
+def conditional(**condition: int) -> AutoregressiveModel:
+    return AutoregressiveModel(MADE(2, 4, (8,), **condition), ScoreHead(4, (8,)), NoiseLadder(1.0, 0.1, 4))
+
+
+def quick(**changes: Any) -> TrainConfig:
+    return TrainConfig(**{"steps": 4, "batch_size": 16, "device": "cpu", "validate_every": 2, **changes})
+
+
+# Conditions ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "context", [MADE(4, 2, (8,), classes=3), PixelCNNPP((1, 2, 2), 2, nr_filters=4, nr_resnet=1, classes=3)]
+)
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        (torch.zeros(5, 1, dtype=torch.long), r"expected one for each row \(5,\), or one for all, got \(5, 1\)"),
+        (torch.zeros(3, dtype=torch.long), r"expected one for each row \(5,\), or one for all, got \(3,\)"),
+        (torch.zeros(5), "expected integer labels from 0 to 2"),
+        (torch.full((5,), 3), "expected integer labels from 0 to 2"),
+        ([0] * 5, "expected a torch.Tensor, got list"),
+        (None, "this model needs labels below 3, got None"),
+    ],
+)
+def test_labels_must_be_one_for_each_row(context: Context, condition: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"condition: {message}"):
+        context(torch.zeros(5, 4), condition)
+    with pytest.raises(ValueError, match=f"condition: {message}"):
+        context.begin((5,), condition)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_labels_of_all_whole_types(dtype: torch.dtype) -> None:
+    model, x = conditional(classes=3), torch.randn(6, 2)
+    labels = torch.arange(6) % 3
+    expected = model.log_prob(x, condition=labels)
+    assert torch.equal(model.log_prob(x, condition=labels.to(dtype)), expected)
+    assert torch.equal(model.score(x, condition=labels.to(dtype))[0], model.score(x, condition=labels)[0])
+    assert len(fit(model, x, config=quick(), condition_train=labels.to(dtype)).history) == 2
+
+
+def test_vectors_of_another_precision_and_vectors_that_are_none() -> None:
+    model, x = conditional(condition_features=2), torch.randn(6, 2)
+    given = torch.randn(6, 2)
+    torch.testing.assert_close(model.score(x, condition=given.double()), model.score(x, condition=given))
+    torch.testing.assert_close(model.log_prob(x, condition=given.double()), model.log_prob(x, condition=given))
+    for wrong, message in (
+        (given[:, None], r"expected one for each row \(6, 2\)"),
+        (given[:4], r"expected one for each row \(6, 2\)"),
+        (given[:, :1], r"expected floats of shape \(\*, 2\)"),
+        (torch.full((6, 2), math.nan), "holds NaN or infinity"),
+    ):
+        with pytest.raises(ValueError, match=f"condition: {message}"):
+            model.score(x, condition=wrong)
+
+
+@pytest.mark.parametrize("which", ["condition_train", "condition_valid"])
+@pytest.mark.parametrize("shape", [(32, 1), (31,), ()])
+def test_conditions_are_looked_at_before_training(which: str, shape: tuple[int, ...]) -> None:
+    model, x = conditional(classes=3), torch.randn(32, 2)
+    conditions = {"condition_train": torch.zeros(32).long(), "condition_valid": torch.zeros(32).long()}
+    with pytest.raises(ValueError, match="condition: expected one for each"):
+        fit(model, x, x, quick(), **{**conditions, which: torch.zeros(shape).long()})
+
+
+# Numbers at the ends ------------------------------------------------------------------------------------------------
+
+
+def test_the_lower_tail_of_a_gaussian_is_exact() -> None:
+    model = AutoregressiveModel(MADE(1, 4, (8,)), GaussianHead(4))
+    with torch.no_grad():
+        mean, variance = model.head.moments(model.head.project(model.context(torch.zeros(1, 1))))
+    z = torch.tensor([-3.0, -5.0, -6.0, -8.0, -12.0])
+    x = mean.flatten() + z * variance.sqrt().flatten()
+    exact = torch.special.log_ndtr(z.double())
+    assert torch.allclose(model.cdf(x[:, None]).log().flatten().double(), exact, rtol=1e-5)
+    u = torch.tensor([[1e-8], [1e-10]])
+    assert torch.allclose(model.cdf(model.icdf(u)), u, rtol=1e-3)
+
+
+@pytest.mark.parametrize("noise", [None, NoiseLadder(1.0, 0.1, 4)])
+def test_what_rounds_to_one_is_the_last_number_below(noise: NoiseLadder | None) -> None:
+    torch.manual_seed(0)
+    model = AutoregressiveModel(MADE(1, 4, (8,)), ScoreHead(4, (8,)), noise)
+    x = torch.zeros(1, 1)
+    near, nearer = (float(model.quantile(x, u)) for u in (1.0 - 1e-7, 1.0 - 1e-9))
+    assert near <= nearer < near + 1.0
+    assert float(model.icdf(torch.tensor([[1.0 - 2e-9]], dtype=torch.float64))) == pytest.approx(nearer)
+    with pytest.raises(ValueError, match="inside"):
+        model.icdf(torch.ones(1, 1))
+
+
+@pytest.mark.parametrize("options", [{"langevin_steps": 0}, {"langevin_steps": -3}, {"step_size": -1.0}])
+def test_langevin_refuses_steps_that_are_none(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="steps, step_size: expected at least 1 and a positive number"):
+        conditional().sample(3, "langevin", **options)
+    assert samplers.SAMPLERS["langevin"] is samplers.langevin
+
+
+def test_shapes_of_entropy_gradients_must_fit() -> None:
+    gaussian = GaussianEntropy(lambda condition: (torch.zeros(2, 3), torch.zeros(2, 3)))
+    assert float(gaussian.surrogate(torch.zeros(2, 5, 3))) == pytest.approx(1.5 * math.log(2.0 * math.pi * math.e))
+    for z in (torch.zeros(2, 5, 4), torch.zeros(3, 5, 3)):
+        with pytest.raises(ValueError, match="parameters: expected log standard deviations for z"):
+            gaussian.surrogate(z)
+    with pytest.raises(ValueError, match="z, condition: expected"):
+        ScoreNetwork(3, condition_features=2)(torch.zeros(5, 4), torch.zeros(5, 2))
+
+
+# Configurations and runs --------------------------------------------------------------------------------------------
+
+TINY = """
+name: tiny
+data: {{kind: toy, name: rings, rows: {rows}}}
+model:
+  context: {{kind: MADE, hidden_features: [8], context_features: 2, residual: "no"}}
+  head: {{kind: ScoreHead, hidden_features: [4], data_std: 5e-1}}
+  noise: {{sigma_max: 1, sigma_min: 5e-2, levels: 3}}
+train: {{steps: {steps}, batch_size: 16, device: cpu}}
+"""
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers() -> None:
+    config = parse_config(TINY.format(rows=100, steps=2), "tiny")
+    model = config.model.build(2)
+    assert model.noise is not None
+    assert model.noise.sigma_min == 0.05
+    assert model.head.config()["data_std"] == 0.5
+    assert model.context.config()["residual"] is False
+    with pytest.raises(ValueError, match=r"model\.noise\.sigma_min: .* got 'tiny'"):
+        parse_config(TINY.format(rows=100, steps=2).replace("5e-2", "tiny"), "tiny")
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ("train.epochs=.inf", "epochs"),
+        ("train.mix=.nan", "mix"),
+        ("train.mix=7", "mix"),
+        ("train.steps=true", "steps"),
+        ("train.learning_rate=.inf", "learning_rate"),
+        ("train.seed=99999999999999999999", "seed"),
+        ("train.precision=64-true", "precision"),
+    ],
+)
+def test_values_without_a_meaning_are_named_by_their_key(change: str, key: str) -> None:
+    with pytest.raises(ValueError, match=rf"train\.{key}"):
+        load_config("toy-rings", [change])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"name: caf\xe9\n", "not text in UTF-8"), (b"[" * 5000, "nested too deeply")]
+)
+def test_files_that_are_no_configurations_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, message: str
+) -> None:
+    (tmp_path / "run.yaml").write_bytes(content)
+    assert run("train", tmp_path / "run.yaml", "--out", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "run.yaml" in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_goes_on_with_the_data_that_it_began_with(tmp_path: Path) -> None:
+    x = torch.randn(64, 2)
+    fit(conditional(), x, config=quick(), run=tmp_path)
+    with pytest.raises(ValueError, match="holds a run already; give resume=True"):
+        fit(conditional(), x, config=quick(), run=tmp_path)
+    for other in (x[:60], x + 1.0):
+        with pytest.raises(ValueError, match=rf"began with other data \(64 rows then, {len(other)} now\)"):
+            fit(conditional(), other, config=quick(), run=tmp_path, resume=True)
+    assert fit(conditional(), x.clone(), config=quick(), run=tmp_path, resume=True).steps == 4
+
+
+def test_a_report_needs_rows_that_were_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.yaml").write_text(TINY.format(rows=100, steps=2))
+    assert run("train", tmp_path / "run.yaml", "--set", "data.test=0", "--out", tmp_path / "out") == 0
+    assert run("report", tmp_path / "out") == 1
+    assert "data.test: a report needs at least 2 rows that are held out, this run has 0" in capsys.readouterr().err
+
+
+# Images -------------------------------------------------------------------------------------------------------------
+
+
+def picture(seed: int, shape: tuple[int, ...] = (8, 8)) -> Any:
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+
+def test_wide_pixels_that_hold_bytes_are_bytes(tmp_path: Path) -> None:
+    grey = picture(0)
+    Image.fromarray(grey.astype(np.int32)).save(tmp_path / "a.tif")
+    Image.fromarray(grey).save(tmp_path / "b.png")
+    pixels = read_images(tmp_path).pixels
+    assert torch.equal(pixels[0], pixels[1])
+    assert torch.equal(pixels[0, 0], torch.from_numpy(grey))
+
+
+def test_images_of_other_suffixes_and_behind_links_are_read(tmp_path: Path) -> None:
+    for folder in ("own", "other"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(picture(0)).save(tmp_path / "own" / "a.gif")
+    Image.fromarray(picture(1)).save(tmp_path / "own" / "b.ppm")
+    Image.fromarray(picture(2)).save(tmp_path / "other" / "c.png")
+    (tmp_path / "own" / "linked").symlink_to(tmp_path / "other", target_is_directory=True)
+    (tmp_path / "own" / "round").symlink_to(tmp_path / "own", target_is_directory=True)
+    assert read_images(tmp_path / "own").names == ("a.gif", "b.ppm", "linked/c.png")
+
+
+def test_a_run_that_resized_its_images_scores_them(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for index in range(20):
+        Image.fromarray(picture(index, (16, 16 + 4 * (index % 2)))).save(tmp_path / "images" / f"{index:02d}.png")
+    (tmp_path / "run.yaml").write_text(
+        f"name: t\ndata: {{kind: images, path: {tmp_path / 'images'}, size: 4}}\n"
+        "model:\n  context: {kind: MADE, hidden_features: [8], context_features: 2}\n"
+        "  head: {kind: ScoreHead, hidden_features: [4]}\n  noise: {sigma_max: 1.0, sigma_min: 0.1, levels: 3}\n"
+        "train: {steps: 2, batch_size: 4, device: cpu, standardise: none}\n"
+    )
+    assert run("train", tmp_path / "run.yaml", "--out", tmp_path / "out") == 0
+    assert run("score", tmp_path / "out", tmp_path / "images", "--out", tmp_path / "s.csv") == 0
+    assert len((tmp_path / "s.csv").read_text().splitlines()) == 21
