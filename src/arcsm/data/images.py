@@ -18,7 +18,8 @@ from arcsm.warning import SkippedWarning, warn
 
 __all__ = ["IMAGE_SUFFIXES", "image_grid", "read_images", "save_images"]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+_WRITABLE = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (*_WRITABLE, ".jfif", ".gif", ".ppm", ".pgm")
 
 
 def read_images(
@@ -273,11 +274,11 @@ def save_images(path: FilePath, pixels: Tensor, columns: int | None = None, padd
     """Save `image_grid` of the other arguments to `path`, in the format of its extension, all of it or nothing.
 
     Raises:
-        ValueError: As `image_grid`; an extension that is not in `IMAGE_SUFFIXES`; no such folder.
+        ValueError: As `image_grid`; an extension that is not among those to be written; no such folder.
     """
     path = Path(path)
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        raise ValueError(f"{path}: expected a file name that ends in {', '.join(IMAGE_SUFFIXES)}")
+    if path.suffix.lower() not in _WRITABLE:
+        raise ValueError(f"{path}: expected a file name that ends in {', '.join(_WRITABLE)}")
     grid = image_grid(pixels, columns, padding, zoom)
     with atomic_path(path) as temporary:
         grid.save(temporary)
