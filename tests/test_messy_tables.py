@@ -198,9 +198,13 @@ def test_filling_a_file_leaves_all_else_to_the_letter(tmp_path: Path) -> None:
 
 def test_an_index_that_is_a_column_is_kept(tmp_path: Path) -> None:
     table = pd.DataFrame({"a": normal(60), "b": [1.0, 2.0, None] * 20}, index=pd.Index(range(60), name="customer"))
+    table["key"] = pd.Series([2**53 + 1, None, 2**53 + 3] * 20, dtype="Int64")  # more digits than a float has
     table.to_parquet(tmp_path / "t.parquet")
     assert run("impute", tmp_path / "t.parquet", "--out", tmp_path / "o.parquet") == 0
-    assert pd.read_parquet(tmp_path / "o.parquet")["customer"].tolist() == list(range(60))
+    filled = pd.read_parquet(tmp_path / "o.parquet")
+    assert filled["customer"].tolist() == list(range(60))
+    assert filled["key"].tolist()[::3] == [2**53 + 1] * 20
+    assert not filled.isna().any(axis=None)
     both = tmp_path / "t.parquet", tmp_path / "t.parquet"
     assert run("detect", *both, "--out", tmp_path / "s.csv", "--with-data") == 0
     assert read_frame(tmp_path / "s.csv")["customer"].tolist() == list(range(60))

@@ -346,7 +346,7 @@ class _Trainer:
                 if asked_any:
                     raise KeyboardInterrupt(f"interrupted after step {self.step}")
         self.finish()
-        self.judge()
+        self.warn_if_it_broke_down()
         return FitResult(self.step, self.seconds, int(self.best["step"]), self.best["loss"], self.history, stopped)
 
     def assess(self, running: float, log: TrainingLog) -> bool:
@@ -396,7 +396,7 @@ class _Trainer:
             save(self.model, self.run)
         self.group.wait()  # all may read what the first has written
 
-    def judge(self) -> None:
+    def warn_if_it_broke_down(self) -> None:
         """Say if training broke down on the way. With held-out rows the weights are from before that anyway."""
         worse = ended_worse(self.history) if self.held_out is None and self.group.first else None
         if worse is not None:

@@ -12,7 +12,7 @@ from arcsm.commands.options import Device, Seed, WithData
 from arcsm.data import frame_parts, frame_writer, read_frame, write_frame
 from arcsm.data.frames import check_names, raw_parts
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
-from arcsm.estimators.columns import describe
+from arcsm.estimators.columns import describe, within_type
 from arcsm.estimators.density import held_out_rows
 from arcsm.estimators.report import VERDICTS, Judged, check_p_value, write_detection_report
 from arcsm.files import check_separate, check_writable
@@ -101,7 +101,7 @@ def impute(
         raise ValueError(f"{table}: no value is missing")
     density = ScoreDensity(random_state=seed, device=device, verbose=True).fit(rows)
     filled = density.impute(rows, draws)
-    write_frame(out, _put_in(table, rows, pd.DataFrame(filled), out))
+    write_frame(out, _with_gaps_filled(table, rows, pd.DataFrame(filled), out))
     print(f"{table}  {len(rows)} rows, {describe(density.columns_.kinds)}")
     print(f"{out}  {gaps} values filled")
 
@@ -112,8 +112,15 @@ def _check_out(out: Path) -> None:
     check_writable(out)
 
 
-def _put_in(path: Path, rows: pd.DataFrame, filled: pd.DataFrame, out: Path) -> pd.DataFrame:
-    """The table of a file with its gaps filled; all else is what it was, to the letter where text becomes text."""
+def _with_gaps_filled(path: Path, rows: pd.DataFrame, filled: pd.DataFrame, out: Path) -> pd.DataFrame:
+    """The table of a file with its gaps filled; all else is what it was, to the letter where text becomes text.
+
+    Arguments:
+        path: The file.
+        rows: What was read from it.
+        filled: The same with its gaps filled.
+        out: The file that is to be written.
+    """
     text = path.suffix.lower() in (".csv", ".gz")
     if path.suffix.lower() != ".parquet" and not (text and out.suffix.lower() == ".csv"):
         return filled
@@ -124,7 +131,7 @@ def _put_in(path: Path, rows: pd.DataFrame, filled: pd.DataFrame, out: Path) -> 
         if not gaps.any():
             continue
         if not text:
-            whole[name] = filled[name]
+            whole.loc[gaps, name] = within_type(filled[name][gaps].to_numpy(dtype=object), whole[name].dtype)
         elif pd.api.types.is_numeric_dtype(filled[name].dtype) and bool((rows[name].dropna() % 1 == 0).all()):
             whole.loc[gaps, name] = [f"{value:.0f}" for value in filled[name][gaps].round()]
         else:

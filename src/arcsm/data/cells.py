@@ -60,7 +60,7 @@ _LISTS = "lists, not single values; leave it out"
 _COMPLEX = "complex numbers; give their real and imaginary parts a column each"
 
 
-def of_truth(column: pd.Series) -> bool:
+def is_of_truth(column: pd.Series) -> bool:
     """Whether a column is of truth values, some of which may be missing."""
     if pd.api.types.is_bool_dtype(column.dtype):
         return True
@@ -74,7 +74,7 @@ def as_truth(column: pd.Series) -> pd.Series:
     return column.astype(object).map(lambda cell: meant.get(cell, cell) if isinstance(cell, str) else cell)
 
 
-def no_number(column: pd.Series) -> int | None:
+def first_spoilt_number(column: pd.Series) -> int | None:
     """The first cell that is no number in a column of names, most of which are: a mistake, and not a name.
 
     Where a few different numbers stand beside names, they may be codes.

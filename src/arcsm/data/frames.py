@@ -15,7 +15,7 @@ import pyarrow
 from pyarrow import parquet
 
 from arcsm.data.arrays import MISSING, TABLE_SUFFIXES, TRUTH, check_lengths, first_cells, read_table
-from arcsm.data.cells import as_truth, check_cells, no_number, of_truth
+from arcsm.data.cells import as_truth, check_cells, first_spoilt_number, is_of_truth
 from arcsm.files import FilePath, atomic_path, existing_file, reading
 
 _NUMERIC = 0.9  # share of a column's values that are numbers, from which on the others are mistakes
@@ -271,7 +271,7 @@ def _column(column: pd.Series, like: pd.Series | None, path: Path, first: int = 
     """A column as numbers, truth values or names, whichever it is or ``like`` is; ``first`` rows came before it."""
     check_cells(column, f"{path}: column {column.name!r}")
     is_bool = pd.api.types.is_bool_dtype(column.dtype)
-    if of_truth(column if like is None else like):
+    if is_of_truth(column if like is None else like):
         return column if is_bool else as_truth(column)
     if like is not None and _holds_names(like):
         return column.astype(object)
@@ -287,15 +287,15 @@ def _column(column: pd.Series, like: pd.Series | None, path: Path, first: int = 
     known, wrong = column.notna(), numbers.isna() & column.notna()
     if like is not None or (known.any() and wrong.sum() <= (1.0 - _NUMERIC) * known.sum()):
         if wrong.any():
-            raise _no_number(column, int(np.argmax(wrong.to_numpy())), path, first)
+            raise _expected_a_number(column, int(np.argmax(wrong.to_numpy())), path, first)
         return numbers
-    place = no_number(column)
+    place = first_spoilt_number(column)
     if place is not None:
-        raise _no_number(column, place, path, first)
+        raise _expected_a_number(column, place, path, first)
     return column.astype(object)
 
 
-def _no_number(column: pd.Series, place: int, path: Path, first: int) -> ValueError:
+def _expected_a_number(column: pd.Series, place: int, path: Path, first: int) -> ValueError:
     got = str(column.iloc[place])[:40]
     hint = " (numbers are written without commas)" if "," in got else ""
     return ValueError(f"{path}: column {column.name!r}, row {first + place + 1}: expected a number, got {got!r}{hint}")

@@ -186,13 +186,13 @@ class RowStream:
         """The rows of a block that are not held out."""
         return self._split(block)[2]
 
-    def _split(self, block: int, new: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def _split(self, block: int, first_time: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """The rows of a block that are for validation, for the test and for training."""
         values, (first, last) = self.blocks.read(block), self.blocks.span(block)
         if values.shape != (last - first, self.shape[1]):
             raise ValueError(f"{self.blocks.path}: has changed since it was opened")
         check_finite(values, self.blocks.columns, self.blocks.path, row_place, first)
-        if new and self.dtype == torch.float32:
+        if first_time and self.dtype == torch.float32:
             check_precision(values, self.blocks.columns, self.blocks.path)
         rows = torch.from_numpy(values).to(self.dtype)
         order = torch.randperm(len(rows), generator=_generator(self.seed, block))
@@ -206,7 +206,7 @@ class RowStream:
         moments = RunningMoments()
         with track(f"looking at {self.blocks.path.name}", len(self.blocks.ends), progress) as advance:
             for block in range(len(self.blocks.ends)):
-                *others, train = self._split(block, new=True)
+                *others, train = self._split(block, first_time=True)
                 for kept, rows in zip(held_out, others, strict=True):
                     kept.append(rows)
                 moments.add(train)

@@ -394,10 +394,10 @@ def _series(values: Values, dtype: Any) -> pd.Series:
     missing = np.asarray(pd.isna(values), dtype=bool).any()
     if missing and (pd.api.types.is_integer_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)):
         return pd.Series(values)
-    return pd.Series(held(values, dtype)).astype(dtype)
+    return pd.Series(within_type(values, dtype)).astype(dtype)
 
 
-def held(values: Values, dtype: Any) -> Values:
+def within_type(values: Values, dtype: Any) -> Values:
     """Values as a type can hold them: whole numbers within its range, where it is one of whole numbers."""
     if not pd.api.types.is_integer_dtype(dtype):
         return values

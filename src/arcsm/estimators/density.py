@@ -26,8 +26,8 @@ from arcsm.estimators.columns import (
     Constant,
     Continuous,
     Grid,
-    held,
     is_categorical,
+    within_type,
 )
 from arcsm.estimators.ensemble import Ensemble, Plan
 from arcsm.progress import track
@@ -353,7 +353,7 @@ class ScoreDensity(DensityMixin, _TableEstimator):
         for column, value in zip(columns, values, strict=True):  # to the letter, where the map there and back rounds
             if isinstance(rows, pd.DataFrame):
                 given, dtype = np.full(draws, value, dtype=object), rows[column].dtype
-                rows[column] = pd.Series(held(given, dtype), index=rows.index).astype(dtype)
+                rows[column] = pd.Series(within_type(given, dtype), index=rows.index).astype(dtype)
             else:
                 rows[:, column] = value
         return rows
@@ -416,7 +416,9 @@ def _filled(column: pd.Series, missing: NDArray[np.bool_], fillings: NDArray[Any
     for one in (dtype, column.dtype):
         if one is None:
             continue
-        cells[missing] = held(fillings, one)
+        cells[missing] = within_type(fillings, one)
+        if isinstance(one, pd.CategoricalDtype) and not set(cells) <= set(one.categories):
+            continue
         try:
             typed = pd.Series(cells, index=column.index).astype(one)
         except (TypeError, ValueError, OverflowError):
