@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from decimal import Decimal
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -17,8 +16,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from arcsm.data.cells import check_cells
 from arcsm.devices import resolve_device
+from arcsm.estimators.checks import check_columns, check_names, checked_frame, varies
 from arcsm.estimators.columns import (
     Categories,
     Column,
@@ -26,7 +25,6 @@ from arcsm.estimators.columns import (
     Constant,
     Continuous,
     Grid,
-    is_categorical,
     within_type,
 )
 from arcsm.estimators.ensemble import Ensemble, Plan
@@ -35,7 +33,6 @@ from arcsm.progress import track
 Array = NDArray[np.float64]
 _FILLED_AT_ONCE = 256  # rows with gaps
 _FEW_TO_CHOOSE = 200  # rows, below which those held out are too few to say which of two plans is better
-_FEW_ROWS = 50  # below which names may all differ
 
 
 class _TableEstimator(BaseEstimator):
@@ -68,8 +65,8 @@ class _TableEstimator(BaseEstimator):
         table = self._table(X, reset=True)
         if len(table) < 2:
             raise ValueError(f"Expected at least 2 samples to fit, got n_samples = {len(table)}")
-        _check_columns(table)
-        _check_names(table)
+        check_columns(table)
+        check_names(table)
         self.columns_ = Columns.of(table)
         numbers = self.columns_.encode(table)
         random = check_random_state(self.random_state)
@@ -77,7 +74,7 @@ class _TableEstimator(BaseEstimator):
         train, held_out = _split(len(numbers), self.validation_fraction, random)
         self.held_out_rows_ = held_out
         modelled = torch.from_numpy(numbers[:, self.columns_.modelled])
-        if not _varies(numbers[train][:, self.columns_.modelled]):  # a rare value may be among the few held out
+        if not varies(numbers[train][:, self.columns_.modelled]):  # a rare value may be among the few held out
             train = np.arange(len(numbers))
         plans = self._plans(len(train), modelled)
         self.plan_ = plans[0]
@@ -131,7 +128,7 @@ class _TableEstimator(BaseEstimator):
                 )
             if not len(X):
                 raise ValueError("Found array with 0 sample(s) (shape=(0,)) while a minimum of 1 is required.")
-            return _checked_frame(X)
+            return checked_frame(X)
         return validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan")  # type: ignore[no-any-return]
 
     def _numbers(self, X: Any) -> tuple[Tensor, Array]:
@@ -451,57 +448,3 @@ def held_out_rows(rows: int, fraction: float = 0.15) -> int:
     """How many of some rows are held out; all, where they are a handful."""
     held_out = min(max(round(fraction * rows), min(20, rows // 4)), 5_000)
     return rows if held_out < 2 else held_out
-
-
-def _varies(numbers: Array) -> bool:
-    """Whether every column has at least two values."""
-    known = [column[~np.isnan(column)] for column in numbers.T]
-    return all(len(column) > 1 and bool((column != column[0]).any()) for column in known)
-
-
-def _check_columns(table: pd.DataFrame | Array) -> None:
-    """Every column must have a value."""
-    empty = np.asarray(pd.isna(table)).all(0)
-    if empty.any():
-        place = int(np.argmax(empty))
-        name = table.columns[place] if isinstance(table, pd.DataFrame) else place
-        raise ValueError(f"column {name!r} holds nothing but missing values; leave it out")
-
-
-def _checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """A frame of numbers and names: numbers that are kept as objects are made numbers.
-
-    Raises:
-        ValueError: for dates, lists, complex and infinite numbers.
-    """
-    checked = {}
-    for place, name in enumerate(frame.columns):
-        column = frame.iloc[:, place]
-        check_cells(column, f"column {name!r}")
-        if column.dtype == object and column.notna().any():
-            is_number = column.dropna().map(
-                lambda value: isinstance(value, Real | Decimal) and not isinstance(value, bool | np.bool_)
-            )
-            column = pd.to_numeric(column) if bool(is_number.all()) else column
-        if not is_categorical(column.dtype):
-            infinite = np.isinf(column.to_numpy(dtype=float, na_value=np.nan))
-            if infinite.any():
-                raise ValueError(f"Input X contains infinity: column {name!r}, row {int(np.argmax(infinite))}")
-        checked[place] = column
-    found = pd.DataFrame(checked, index=frame.index)
-    found.columns = frame.columns
-    return found
-
-
-def _check_names(table: pd.DataFrame | Array) -> None:
-    """Names that hardly ever repeat say nothing.
-
-    Raises:
-        ValueError: which names the column.
-    """
-    if not isinstance(table, pd.DataFrame) or len(table) < _FEW_ROWS:
-        return
-    for place, name in enumerate(table.columns):
-        column = table.iloc[:, place]
-        if is_categorical(column.dtype) and column.nunique() > 0.5 * max(1, column.notna().sum()):
-            raise ValueError(f"column {name!r} has another name in almost every row; leave it out")

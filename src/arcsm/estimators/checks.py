@@ -1,0 +1,69 @@
+"""What a table must be, before an estimator looks into it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from numbers import Real
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from arcsm.data.cells import check_cells
+from arcsm.estimators.columns import is_categorical
+
+_FEW_ROWS = 50  # below which names may all differ
+
+
+def varies(numbers: NDArray[np.float64]) -> bool:
+    """Whether every column has at least two values."""
+    known = [column[~np.isnan(column)] for column in numbers.T]
+    return all(len(column) > 1 and bool((column != column[0]).any()) for column in known)
+
+
+def check_columns(table: pd.DataFrame | NDArray[np.float64]) -> None:
+    """Every column must have a value."""
+    empty = np.asarray(pd.isna(table)).all(0)
+    if empty.any():
+        place = int(np.argmax(empty))
+        name = table.columns[place] if isinstance(table, pd.DataFrame) else place
+        raise ValueError(f"column {name!r} holds nothing but missing values; leave it out")
+
+
+def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame of numbers and names: numbers that are kept as objects are made numbers.
+
+    Raises:
+        ValueError: for dates, lists, complex and infinite numbers.
+    """
+    checked = {}
+    for place, name in enumerate(frame.columns):
+        column = frame.iloc[:, place]
+        check_cells(column, f"column {name!r}")
+        if column.dtype == object and column.notna().any():
+            is_number = column.dropna().map(
+                lambda value: isinstance(value, Real | Decimal) and not isinstance(value, bool | np.bool_)
+            )
+            column = pd.to_numeric(column) if bool(is_number.all()) else column
+        if not is_categorical(column.dtype):
+            infinite = np.isinf(column.to_numpy(dtype=float, na_value=np.nan))
+            if infinite.any():
+                raise ValueError(f"Input X contains infinity: column {name!r}, row {int(np.argmax(infinite))}")
+        checked[place] = column
+    found = pd.DataFrame(checked, index=frame.index)
+    found.columns = frame.columns
+    return found
+
+
+def check_names(table: pd.DataFrame | NDArray[np.float64]) -> None:
+    """Names that hardly ever repeat say nothing.
+
+    Raises:
+        ValueError: which names the column.
+    """
+    if not isinstance(table, pd.DataFrame) or len(table) < _FEW_ROWS:
+        return
+    for place, name in enumerate(table.columns):
+        column = table.iloc[:, place]
+        if is_categorical(column.dtype) and column.nunique() > 0.5 * max(1, column.notna().sum()):
+            raise ValueError(f"column {name!r} has another name in almost every row; leave it out")
