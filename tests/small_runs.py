@@ -16,6 +16,17 @@ model:
 train: {steps: %d, batch_size: 15, validate_every: 10, checkpoint_seconds: %g, standardise: none, device: cpu}
 """
 
+#: A run of two steps on data of one's own.
+ON_DATA = """
+name: small
+data: %s
+model:
+  context: {kind: MADE, hidden_features: [8], context_features: 2}
+  head: {kind: ScoreHead, hidden_features: [4]}
+  noise: {sigma_max: 1.0, sigma_min: 0.1, levels: 3}
+train: {steps: 2, batch_size: 4, device: cpu}
+"""
+
 
 def environment(**more: str) -> dict[str, str]:
     """The environment on one thread."""

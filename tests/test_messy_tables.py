@@ -18,6 +18,7 @@ from arcsm.data import read_frame, write_frame
 from arcsm.data.arrays import check_precision
 from arcsm.estimators import ScoreDensity
 from arcsm.estimators.ensemble import Plan
+from small_runs import ON_DATA
 
 QUICK: dict[str, Any] = {"max_steps": 20, "n_estimators": 1, "hidden_features": (16,), "random_state": 0}
 
@@ -372,12 +373,7 @@ def test_columns_that_single_precision_cannot_tell_apart_are_named(
 ) -> None:
     table = pd.DataFrame({"z": normal(100), "t": 1.7e9 + 30.0 * normal(100, 1)})
     write_frame(tmp_path / "t.csv", table)
-    (tmp_path / "run.yaml").write_text(
-        f"name: t\ndata: {{kind: table, path: {tmp_path / 't.csv'}}}\n"
-        "model:\n  context: {kind: MADE, hidden_features: [8], context_features: 4}\n"
-        "  head: {kind: ScoreHead, hidden_features: [8]}\n  noise: {sigma_max: 1.0, sigma_min: 0.1, levels: 4}\n"
-        "train: {steps: 2, device: cpu}\n"
-    )
+    (tmp_path / "run.yaml").write_text(ON_DATA % f"{{kind: table, path: {tmp_path / 't.csv'}}}")
     assert run("train", tmp_path / "run.yaml", "--out", tmp_path / "run") == 1
     assert "column 't' varies by 26 around 1.7e+09, too little for single precision" in capsys.readouterr().err
     check_precision(np.c_[normal(9), np.full(9, 1e9), np.full(9, np.nan)], ("a", "b", "c"), "t")

@@ -27,6 +27,7 @@ from arcsm import (
 from arcsm.config import load_config, parse_config
 from arcsm.data import read_images
 from arcsm.implicit import GaussianEntropy, ScoreNetwork
+from small_runs import ON_DATA
 
 
 def run(*arguments: object) -> int:
@@ -247,12 +248,7 @@ def test_a_run_that_resized_its_images_scores_them(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for index in range(20):
         Image.fromarray(picture(index, (16, 16 + 4 * (index % 2)))).save(tmp_path / "images" / f"{index:02d}.png")
-    (tmp_path / "run.yaml").write_text(
-        f"name: t\ndata: {{kind: images, path: {tmp_path / 'images'}, size: 4}}\n"
-        "model:\n  context: {kind: MADE, hidden_features: [8], context_features: 2}\n"
-        "  head: {kind: ScoreHead, hidden_features: [4]}\n  noise: {sigma_max: 1.0, sigma_min: 0.1, levels: 3}\n"
-        "train: {steps: 2, batch_size: 4, device: cpu, standardise: none}\n"
-    )
+    (tmp_path / "run.yaml").write_text(ON_DATA % f"{{kind: images, path: {tmp_path / 'images'}, size: 4}}")
     assert run("train", tmp_path / "run.yaml", "--out", tmp_path / "out") == 0
     assert run("score", tmp_path / "out", tmp_path / "images", "--out", tmp_path / "s.csv") == 0
     assert len((tmp_path / "s.csv").read_text().splitlines()) == 21

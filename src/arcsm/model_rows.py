@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from arcsm.data import ImageSet, frame_parts, frame_writer, read_images, scale_images, write_table
-from arcsm.data.arrays import check_finite, default_columns, frame_numbers, row_place
+from arcsm.data.arrays import check_finite, frame_numbers, row_place
+from arcsm.data.csv_files import default_columns
 from arcsm.data.frames import as_numbers, check_names, raw_parts
 from arcsm.data.images import IMAGE_SUFFIXES, save_images
 from arcsm.data.pixels import unscale_images, unstretch_images

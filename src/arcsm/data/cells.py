@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from arcsm.data.arrays import TRUTH
+from arcsm.data.csv_files import TRUTH
 
 _TIMES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64, pd.Period)
 _MANY = 20  # different numbers: fewer may be codes that stand for names

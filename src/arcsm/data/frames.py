@@ -14,8 +14,9 @@ import pandas as pd
 import pyarrow
 from pyarrow import parquet
 
-from arcsm.data.arrays import MISSING, TABLE_SUFFIXES, TRUTH, check_lengths, first_cells, read_table
+from arcsm.data.arrays import TABLE_SUFFIXES, read_table
 from arcsm.data.cells import as_truth, check_cells, first_spoilt_number, is_of_truth
+from arcsm.data.csv_files import MISSING, TRUTH, check_lengths, first_cells
 from arcsm.files import FilePath, atomic_path, existing_file, reading
 
 _NUMERIC = 0.9  # share of a column's values that are numbers, from which on the others are mistakes

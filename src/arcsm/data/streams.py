@@ -18,12 +18,11 @@ from arcsm.data.arrays import (
     check_columns,
     check_finite,
     check_precision,
-    check_width,
-    default_columns,
     frame_numbers,
     npy_header,
     row_place,
 )
+from arcsm.data.csv_files import check_width, default_columns
 from arcsm.files import FilePath, check_fits, existing_file, reading
 from arcsm.progress import track
 from arcsm.running import RunningMoments

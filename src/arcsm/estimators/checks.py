@@ -16,13 +16,17 @@ _FEW_ROWS = 50  # below which names may all differ
 
 
 def varies(numbers: NDArray[np.float64]) -> bool:
-    """Whether every column has at least two values."""
+    """Whether every column of numbers ``(N, M)``, NaN where missing, has at least two values."""
     known = [column[~np.isnan(column)] for column in numbers.T]
     return all(len(column) > 1 and bool((column != column[0]).any()) for column in known)
 
 
 def check_columns(table: pd.DataFrame | NDArray[np.float64]) -> None:
-    """Every column must have a value."""
+    """Every column must have a value.
+
+    Raises:
+        ValueError: which names the first that has none.
+    """
     empty = np.asarray(pd.isna(table)).all(0)
     if empty.any():
         place = int(np.argmax(empty))
