@@ -37,7 +37,8 @@ class ToyScores(Settings):
     train: int = 50_000  # rows that the batches are drawn from
     hidden: tuple[int, ...] = (120, 120)  # of the MADE
     context_features: int = 16
-    context_sinusoids: int = 8
+    sinusoids: int = 8  # of values, in the MADE and in the head
+    max_frequency: float = 10.0  # of them; 5 and 20 end within 0.002 nats of it, and 20 needs more nodes to integrate
     head_hidden: tuple[int, ...] = (64, 64, 64)
     sigma_max: float = 2.0
     sigma_min: float = 0.05  # noise of the density that is modelled, in standardised units
@@ -57,7 +58,7 @@ class ToysNll(ToyScores):
     hidden: tuple[int, ...] = (104, 104)
     head_hidden: tuple[int, ...] = (64, 64, 64, 64)  # one layer more, the MADE narrower: better on pinwheel and s_curve
     steps: int = 10_000
-    learning_rate: float = 1e-2
+    learning_rate: float = 5e-3  # of that and 1e-2 on s_curve, ring_and_blob and two_moons, seed 3 (not in the record)
     test: int = 2000  # held-out rows of every likelihood
     truth_rows: int = 500  # the first of them, where the true density (slow on the spirals) and all gaps are taken
     flow_steps: int = 30  # of the likelihood by the flow through the ladder
@@ -125,9 +126,10 @@ def train_scores(settings: ToyScores, rows: ToyRows, seed: int, device: torch.de
     """A model of scores of the rows with noise, trained by composite score matching of the least variance."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        contexts, sinusoids, frequency = settings.context_features, settings.sinusoids, settings.max_frequency
         model = AutoregressiveModel(
-            MADE(2, settings.context_features, settings.hidden, sinusoids=settings.context_sinusoids),
-            ScoreHead(settings.context_features, settings.head_hidden, sinusoids=8, max_frequency=20.0, residual=True),
+            MADE(2, contexts, settings.hidden, sinusoids=sinusoids, max_frequency=frequency),
+            ScoreHead(contexts, settings.head_hidden, sinusoids, max_frequency=frequency, residual=True),
             NoiseLadder(settings.sigma_max, settings.sigma_min, settings.levels),
         )
     config = TrainConfig(
