@@ -2,7 +2,8 @@
 
 python -m benchmarks [NAME ...] [--runs RUN ...]
 
-Without a name: all. The sections of those that are not run stay as they are.
+Without a name: all. The sections of those that are not run stay as they are, and so do the numbers of trained runs
+that are not named.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def main() -> None:
         command = [sys.executable, "-m", f"benchmarks.{name}", *runs]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         typed = f"python -m benchmarks.{name}{' RUN ...' if runs else ''}"
-        numbers = json.dumps(json.loads(done.stdout), indent=2)
+        earlier = numbers_of(sections[name]) if runs and name in sections else {}
+        numbers = json.dumps({**earlier, **json.loads(done.stdout)}, indent=2)
         sections[name] = f"{ABOUT[name]}\n\n`{typed}`\n\n```json\n{numbers}\n```\n"
         body = [f"## {known}\n\n{sections[known]}" for known in ABOUT if known in sections]
         page = "\n".join([INTRODUCTION, *summary(sections), *body])
@@ -106,7 +108,7 @@ def main() -> None:
 
 def summary(sections: Mapping[str, str]) -> list[str]:
     """Tables of ratios: ours by the naive way and by the limit, and the peers by ours."""
-    numbers = {name: json.loads(text.split("```json\n")[1].split("```")[0]) for name, text in sections.items()}
+    numbers = {name: numbers_of(text) for name, text in sections.items()}
     rows = ["| ours | times faster than the naive way | times the limit | which is |", "|---|---|---|---|"]
     for name, what, faster, limit in SUMMARY:
         if name in numbers:
@@ -138,6 +140,11 @@ def peers(numbers: Mapping[str, Any]) -> str:
         cells = [shown(who[name], "times_ours") if name in who else "–" for who in actions.values()]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
+
+
+def numbers_of(section: str) -> dict[str, Any]:
+    """The numbers in a section of the page."""
+    return dict(json.loads(section.split("```json\n")[1].split("```")[0]))
 
 
 def kept() -> dict[str, str]:

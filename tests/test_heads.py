@@ -24,6 +24,8 @@ from arcsm import (
 )
 from arcsm.batches import Workspace
 from arcsm.conditionals import outside_of, starting_nodes
+from arcsm.config import load_config
+from arcsm.data.datasets import load_dataset
 from arcsm.metrics import bits_per_dim
 from arcsm.quadrature import PiecewiseDensity, integrate
 
@@ -296,6 +298,36 @@ def test_error_estimate_owns_up_to_modes_that_a_very_steep_network_hides() -> No
     mode = log_prob.argmax(1, keepdim=True)
     off = (density.log_prob(x.gather(1, mode)) - log_prob.gather(1, mode))[:, 0].abs()
     assert bool((off <= 1e-3 + 10.0 * density.error).all())
+
+
+@torch.no_grad()
+def largest_error_with_128_evaluations(model: AutoregressiveModel, x: Tensor) -> float:
+    """Of the log densities of all conditionals at rows of data, in nats, against a uniform grid."""
+    assert isinstance(model.head, ScoreHead)
+    z = model.standardise(x)
+    sigma, projection = model.path()[-1], model.head.project(model.context(z))
+    log_prob = model.log_prob(x, reduce=False, method="quadrature", tol=1e-5, max_evaluations=128)
+    log_prob = log_prob + torch.log(model.scale)  # of the standardised values
+    off = []
+    for row in range(len(x)):
+        grid, truth = on_fine_grid(model.head, projection[row], sigma)
+        place = torch.searchsorted(grid, z[row, :, None]) - 1
+        s, ds = model.head.evaluate(projection[row].unsqueeze(1), grid.gather(1, place), sigma)
+        step = z[row, :, None] - grid.gather(1, place)
+        off.append((truth.gather(1, place) + step * s + 0.5 * step**2 * ds)[:, 0] - log_prob[row])
+    return float(torch.stack(off).abs().max())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::arcsm.warning.AccuracyWarning")  # a tolerance of 1e-5 is another matter
+@pytest.mark.parametrize("preset", ["toy-rings", "toy-two-spirals"])  # the sets with the most modes
+def test_128_evaluations_give_the_densities_of_a_trained_preset(preset: str) -> None:
+    config = load_config(preset, [])
+    dataset = load_dataset(config.data)
+    torch.manual_seed(0)
+    model = config.model.build(2, {})
+    fit(model, dataset.train, config=config.train)
+    assert largest_error_with_128_evaluations(model.double(), dataset.test[:100].double()) <= 1e-4
 
 
 # Normalised heads -----------------------------------------------------------------------------------------------

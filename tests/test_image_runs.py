@@ -93,6 +93,26 @@ def test_scores_and_restored_images_of_a_class(run: Path, tmp_path: Path, capsys
     assert len(list((tmp_path / "a").iterdir())) == 2
 
 
+def test_a_single_image_is_scored_as_in_its_folder(run: Path, tmp_path: Path) -> None:
+    assert call("sample", run, "-n", 2, "--out", tmp_path / "images", "--device", "cpu") == 0
+    for name, path in (("all", tmp_path / "images"), ("one", tmp_path / "images" / "0.png")):
+        out = tmp_path / f"{name}.csv"
+        assert call("score", run, path, "--out", out, "--class", 3, "--device", "cpu") == 0
+    both, one = ((tmp_path / f"{name}.csv").read_text().splitlines() for name in ("all", "one"))
+    assert len(one) == 2
+    assert one == both[:2]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".csv"])
+def test_samples_kept_as_rows_are_scored_as_they_are(run: Path, tmp_path: Path, suffix: str) -> None:
+    samples, scores = tmp_path / f"samples{suffix}", tmp_path / "scores.npy"
+    assert call("sample", run, "-n", 3, "--class", 3, "--out", samples, "--device", "cpu") == 0
+    assert call("score", run, samples, "--out", scores, "--class", 3, "--device", "cpu") == 0
+    rows = np.load(samples) if suffix == ".npy" else np.loadtxt(samples, delimiter=",", skiprows=1)
+    expected = load(run).log_prob(torch.from_numpy(rows).float(), condition=torch.tensor(3)).detach()
+    np.testing.assert_allclose(np.load(scores)[:, 1], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("method", ["tweedie", "posterior", "langevin"])
 def test_what_is_restored_depends_on_the_class(run: Path, method: Literal["tweedie", "posterior", "langevin"]) -> None:
     model = load(run)

@@ -252,3 +252,12 @@ def test_a_run_that_resized_its_images_scores_them(tmp_path: Path) -> None:
     assert run("train", tmp_path / "run.yaml", "--out", tmp_path / "out") == 0
     assert run("score", tmp_path / "out", tmp_path / "images", "--out", tmp_path / "s.csv") == 0
     assert len((tmp_path / "s.csv").read_text().splitlines()) == 21
+
+
+@pytest.mark.parametrize("command", [("info",), ("sample", "--out", "x.csv"), ("score", "x.csv", "--out", "y.csv")])
+def test_a_run_without_a_model_says_how_to_finish_it(
+    tmp_path: Path, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("name: begun\n")
+    assert run(command[0], tmp_path, *command[1:]) == 1
+    assert "has no model yet; finish it with: arcsm train" in capsys.readouterr().err

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from arcsm.data import ImageSet, frame_parts, frame_writer, read_images, scale_images, write_table
-from arcsm.data.arrays import check_finite, frame_numbers, row_place
+from arcsm.data.arrays import check_finite, frame_numbers, read_array, row_place
 from arcsm.data.csv_files import default_columns
 from arcsm.data.frames import as_numbers, check_names, raw_parts
 from arcsm.data.images import IMAGE_SUFFIXES, save_images
@@ -57,7 +57,7 @@ class RowSource:
         self.model, self.path = model, path
         self.names: list[str] | None = None
         self._images: Tensor | None = None
-        if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES or model.metadata.get("image_shape") is not None:
+        if _are_images(path, model.metadata.get("image_shape") is not None):
             images = images_for(model, path, skip_bad)
             self._images = continuous(scale_images(images.pixels, images.levels).flatten(1), images.levels, seed)
             self.names = None if images.names is None else list(images.names)
@@ -83,6 +83,17 @@ class RowSource:
     def check_names(self, taken: Sequence[str]) -> None:
         """See :func:`arcsm.data.frames.check_names`."""
         check_names(self.path, taken)
+
+
+def _are_images(path: Path, of_images: bool) -> bool:
+    """Whether a path is of images: a folder, an image or, for a model of images, an array of whole numbers.
+
+    An array of others is of rows, such as samples of the model.
+    """
+    suffix = path.suffix.lower()
+    if path.is_dir() or suffix in IMAGE_SUFFIXES:
+        return True
+    return of_images and suffix in (".npy", ".npz") and not np.issubdtype(read_array(path).dtype, np.floating)
 
 
 def _in_order(model: AutoregressiveModel, frame: pd.DataFrame, path: Path) -> pd.DataFrame:

@@ -104,9 +104,19 @@ def finished_config(folder: Path, schema: type[C]) -> C:
     path = run_config_path(folder)
     if not path.is_file():
         raise ValueError(f"{folder}: not a run (no config.yaml); train one with: arcsm train PRESET --out {folder}")
-    if not (folder / WEIGHTS_NAME).is_file():
-        raise ValueError(f"{folder}: has no model yet; finish it with: arcsm train {path} --out {folder} --resume")
+    check_finished(folder)
     return read_config(path, schema)
+
+
+def check_finished(path: Path) -> None:
+    """A run that was begun has a model by now; what is no run is not looked at.
+
+    Raises:
+        ValueError: for one that has none.
+    """
+    config = run_config_path(path)
+    if config.is_file() and not (path / WEIGHTS_NAME).is_file():
+        raise ValueError(f"{path}: has no model yet; finish it with: arcsm train {config} --out {path} --resume")
 
 
 def _check_levels(model: AutoregressiveModel, config: RunConfig, dataset: Dataset) -> None:

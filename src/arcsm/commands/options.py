@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-Trained = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.")]
+from arcsm.runs import check_finished
+
+
+def _with_a_model(run: Path) -> Path:
+    check_finished(run)
+    return run
+
+
+Trained = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.", callback=_with_a_model)
+]
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.", min=0, max=2**32 - 1)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 Label = Annotated[int | None, typer.Option("--class", help="Class of all rows, for a model with classes.")]

@@ -36,9 +36,9 @@ def read_images(
     frames the first is taken, links are followed, files and folders whose names begin with a dot are left out.
 
     Args:
-        folder: A folder of `IMAGE_SUFFIXES` files, or a `.npy` or `.npz` of uint8, shape `(n, H, W)` or `(n, H, W, C)`
-            with C 1 or 3. Labels of an `.npz` are the integers of length n under the name of the images with y for x
-            (`y`, `y_train`, ...), where there are such.
+        folder: A folder of `IMAGE_SUFFIXES` files, one such file, or a `.npy` or `.npz` of uint8, shape `(n, H, W)` or
+            `(n, H, W, C)` with C 1 or 3. Labels of an `.npz` are the integers of length n under the name of the images
+            with y for x (`y`, `y_train`, ...), where there are such.
         channels: 1 (grey) or 3 (colour). By default 3 if any image has colour, or else 1.
         size: Side in pixels: the central square is resized to it (bilinear, antialiased). By default all images must
             have one size and keep it.
@@ -62,7 +62,7 @@ def read_images(
         return _read_image_array(source, channels, size, key)
     if key is not None:
         raise ValueError(f"key: expected None for a folder of images, got {key!r} ({source})")
-    names = _image_names(source)
+    source, names = _image_names(source)
     images, bad = _read_all(source, names, channels, size, skip_bad)
     _check_one_size(source, images, bad, shape, skip_bad)
     if bad:
@@ -91,17 +91,21 @@ def _warn_of_skipped(folder: Path, bad: dict[str, str], count: int) -> None:
     warn(f"{folder}: left out {len(bad)} of {count} images ({listed})", SkippedWarning)
 
 
-def _image_names(folder: Path) -> list[str]:
+def _image_names(folder: Path) -> tuple[Path, list[str]]:
+    """A folder and the images in it; of a single image its folder and that one."""
+    wanted = f"expected a folder of images, an image ({', '.join(IMAGE_SUFFIXES)}) or a .npy or .npz file"
     if not folder.exists():
-        raise ValueError(f"{folder}: expected a folder of images or a .npy or .npz file, but it does not exist")
+        raise ValueError(f"{folder}: {wanted}, but it does not exist")
     if not folder.is_dir():
-        raise ValueError(f"{folder}: expected a folder of images or a .npy or .npz file, got another file")
+        if folder.suffix.lower() not in IMAGE_SUFFIXES:
+            raise ValueError(f"{folder}: {wanted}, got another file")
+        return folder.parent, [folder.name]
     files = (path for path in _files(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
     relative = (path.relative_to(folder) for path in files)
     names = sorted(path.as_posix() for path in relative if not any(part.startswith(".") for part in path.parts))
     if not names:
         raise ValueError(f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}), got a folder without any")
-    return names
+    return folder, names
 
 
 def _files(folder: Path) -> Iterator[Path]:
