@@ -125,6 +125,16 @@ def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
     assert (laid[0, 0, 0] - expected[0]).abs().max() <= 1
 
 
+@pytest.mark.parametrize("transparent", [False, True])
+def test_a_palette_of_greys_is_grey(tmp_path: Path, transparent: bool) -> None:
+    grey = Image.fromarray(np.arange(0, 60, 10, dtype=np.uint8).reshape(2, 3))
+    grey.convert("P").save(tmp_path / "a.png", **({"transparency": 255} if transparent else {}))
+    assert Image.open(tmp_path / "a.png").mode == "P"
+    images = read_images(tmp_path)
+    assert images.pixels.shape == (1, 1, 2, 3)
+    assert images.pixels.flatten().tolist() == [0, 10, 20, 30, 40, 50]
+
+
 def test_palettes(tmp_path: Path) -> None:
     image = Image.new("P", (3, 2), 1)
     image.putpalette([0, 0, 0, 10, 20, 30])

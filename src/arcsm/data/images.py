@@ -143,12 +143,20 @@ def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
         if image.mode == "I" and values.max() <= 255:  # 32 bits that hold 8
             return Image.fromarray(values.astype(np.uint8))
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 = 255 * 257; rounds to nearest
+    mode = "L" if _is_grey(image) else "RGB"
     if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
-        grey = image.mode in ("1", "L", "LA", "La")
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("L" if grey else "RGB")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+        return Image.alpha_composite(white, image).convert(mode)
+    return image.convert(mode)
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Whether an image is of a mode without colour, or of a palette without any."""
+    if image.mode not in ("P", "PA"):
+        return image.mode in ("1", "L", "LA", "La")
+    palette = np.asarray(image.getpalette()).reshape(-1, 3)
+    return bool((palette == palette[:, :1]).all())
 
 
 def central_square(image: Image.Image, size: int) -> Image.Image:
