@@ -27,7 +27,7 @@ Mix = float | Literal["auto"]
 
 
 class MixSettings(Settings):
-    """Architectures are those of the ``toy-*`` presets, and of ``mnist-made`` with ``mnist_changes``."""
+    """Models and training are those of the ``toy-*`` presets and of ``mnist-made``, with some changes."""
 
     lists_cells: ClassVar[frozenset[str]] = frozenset({"seeds", "toys", "mnist", "mixes"})
 
@@ -37,6 +37,7 @@ class MixSettings(Settings):
     rows: int = 50_000
     test_rows: int = 5_000
     steps: int = 1_500
+    toy_changes: tuple[str, ...] = ("model.head.max_frequency=20", "train.learning_rate=0.01")  # there are few steps
     mnist_steps: int = 1_000
     mnist_test_rows: int = 100
     mnist_changes: tuple[str, ...] = (
@@ -65,7 +66,9 @@ PRESETS: Mapping[Preset, MixSettings] = {
         draw_rows=16,
     ),
     "cpu": MixSettings(seeds=3, mnist_steps=600),
-    "paper": MixSettings(seeds=5, steps=20_000, mnist_steps=50_000, mnist_test_rows=2_000, mnist_changes=()),
+    "paper": MixSettings(
+        seeds=5, steps=20_000, toy_changes=(), mnist_steps=50_000, mnist_test_rows=2_000, mnist_changes=()
+    ),
 }
 
 
@@ -126,7 +129,9 @@ def _trained(run: Study[MixSettings], name: str, mix: Mix, seed: int) -> dict[st
         test = dataset.dequantised(dataset.test[: settings.mnist_test_rows], seed)
         metadata = dataset.metadata
     else:
-        config = load_config(f"toy-{name.replace('_', '-')}", [*train, f"train.steps={settings.steps}"])
+        config = load_config(
+            f"toy-{name.replace('_', '-')}", [*settings.toy_changes, *train, f"train.steps={settings.steps}"]
+        )
         assert config.model.noise is not None
         toy = toy_rows(name, settings.rows, settings.test_rows, config.model.noise["sigma_min"], seed)
         rows, test, metadata = toy.train, toy.test, {}
