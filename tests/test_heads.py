@@ -311,7 +311,7 @@ def largest_error_with_128_evaluations(model: AutoregressiveModel, x: Tensor) ->
     off = []
     for row in range(len(x)):
         grid, truth = on_fine_grid(model.head, projection[row], sigma)
-        place = torch.searchsorted(grid, z[row, :, None]) - 1
+        place = torch.searchsorted(grid.contiguous(), z[row, :, None]) - 1
         s, ds = model.head.evaluate(projection[row].unsqueeze(1), grid.gather(1, place), sigma)
         step = z[row, :, None] - grid.gather(1, place)
         off.append((truth.gather(1, place) + step * s + 0.5 * step**2 * ds)[:, 0] - log_prob[row])
