@@ -11,6 +11,7 @@ from arcsm.runs import check_finished
 
 
 def _with_a_model(run: Path) -> Path:
+    """The argument as it is, unless it is a run that has no model yet."""
     check_finished(run)
     return run
 

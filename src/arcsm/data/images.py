@@ -62,7 +62,7 @@ def read_images(
         return _read_image_array(source, channels, size, key)
     if key is not None:
         raise ValueError(f"key: expected None for a folder of images, got {key!r} ({source})")
-    source, names = _image_names(source)
+    source, names = _folder_and_names(source)
     images, bad = _read_all(source, names, channels, size, skip_bad)
     _check_one_size(source, images, bad, shape, skip_bad)
     if bad:
@@ -91,21 +91,25 @@ def _warn_of_skipped(folder: Path, bad: dict[str, str], count: int) -> None:
     warn(f"{folder}: left out {len(bad)} of {count} images ({listed})", SkippedWarning)
 
 
-def _image_names(folder: Path) -> tuple[Path, list[str]]:
-    """A folder and the images in it; of a single image its folder and that one."""
+def _folder_and_names(path: Path) -> tuple[Path, list[str]]:
+    """A folder and the images in it, sorted; of a single image its folder and that one."""
     wanted = f"expected a folder of images, an image ({', '.join(IMAGE_SUFFIXES)}) or a .npy or .npz file"
-    if not folder.exists():
-        raise ValueError(f"{folder}: {wanted}, but it does not exist")
-    if not folder.is_dir():
-        if folder.suffix.lower() not in IMAGE_SUFFIXES:
-            raise ValueError(f"{folder}: {wanted}, got another file")
-        return folder.parent, [folder.name]
+    if not path.exists():
+        raise ValueError(f"{path}: {wanted}, but it does not exist")
+    if path.is_dir():
+        return path, _image_names(path)
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise ValueError(f"{path}: {wanted}, got another file")
+    return path.parent, [path.name]
+
+
+def _image_names(folder: Path) -> list[str]:
     files = (path for path in _files(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
     relative = (path.relative_to(folder) for path in files)
     names = sorted(path.as_posix() for path in relative if not any(part.startswith(".") for part in path.parts))
     if not names:
         raise ValueError(f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}), got a folder without any")
-    return folder, names
+    return names
 
 
 def _files(folder: Path) -> Iterator[Path]:
