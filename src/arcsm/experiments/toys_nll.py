@@ -38,7 +38,7 @@ class ToyScores(Settings):
     hidden: tuple[int, ...] = (120, 120)  # of the MADE
     context_features: int = 16
     sinusoids: int = 8  # of values, in the MADE and in the head
-    max_frequency: float = 10.0  # of them; 5, 10 and 20 were tried on s_curve and ring_and_blob, seed 3: no clear difference
+    max_frequency: float = 10.0  # of them; 5 and 20, tried on s_curve and ring_and_blob, differ little
     head_hidden: tuple[int, ...] = (64, 64, 64)
     sigma_max: float = 2.0
     sigma_min: float = 0.05  # noise of the density that is modelled, in standardised units
