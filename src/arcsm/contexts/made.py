@@ -12,18 +12,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcsm.contexts.base import Context, checked_condition
+from arcsm.contexts.staircase import flights_of, staircase_linear
 
+_MANY_WEIGHTS = 1 << 18  # from here on a processor gains by leaving out what a mask hides
 _LARGEST_SIZE = 1 << 20  # what a file or a slip may ask for before any memory is taken
 
 
 class MaskedLinear(nn.Linear):
-    """A linear layer whose unit ``i`` sees input ``j`` only where ``mask[i, j]``."""
+    """A linear layer whose unit ``i`` sees input ``j`` only where ``mask[i, j]``, a staircase."""
 
     mask: Tensor
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__(mask.shape[1], mask.shape[0])
         self.register_buffer("mask", mask, persistent=False)
+        self._flights = flights_of(mask)
         with torch.no_grad():  # scale by the inputs a unit really has, not by the width of the layer
             fan_in = mask.sum(dim=1, keepdim=True).clamp(min=1)
             self.weight.normal_().mul_(mask / fan_in.sqrt())
@@ -34,6 +37,8 @@ class MaskedLinear(nn.Linear):
         return self.weight * self.mask
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.device.type == "cpu" and self.weight.numel() >= _MANY_WEIGHTS:
+            return staircase_linear(x, self.weight, self.mask, self.bias, self._flights)
         return F.linear(x, self.masked_weight(), self.bias)
 
 

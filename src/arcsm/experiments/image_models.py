@@ -59,7 +59,13 @@ CPU_PIXELCNN = (
     "train.ema=0.995",
     "train.precision=bf16-mixed",
 )
-CPU_MADE = ("train.epochs=null", "train.steps=4000", "train.warmup_steps=200", "train.ema=0.995")
+CPU_MADE = (
+    "train.epochs=null",
+    "train.steps=4000",
+    "train.warmup_steps=200",
+    "train.ema=0.995",
+    "train.compiled=true",
+)
 
 PAPER = ("train.epochs=200", "train.learning_rate=0.0002", "train.schedule=constant")
 PAPER_PIXELCNN = ("model.context.nr_filters=160", "model.context.nr_resnet=5", "model.context.dropout=0.5")

@@ -1,0 +1,121 @@
+"""Products with staircase masks against the same products with the mask multiplied in."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from arcsm import MADE
+from arcsm.contexts import made as made_module
+from arcsm.contexts.staircase import flights_of, staircase_linear
+
+REACHES = {
+    "even": [0, 0, 1, 1, 2, 3, 3, 5, 6, 6, 7],
+    "all seen": [7] * 11,
+    "nothing seen": [0] * 11,
+    "one step": [0] * 5 + [7] * 6,
+}
+
+
+def _mask(reach: list[int], inputs: int = 7) -> Tensor:
+    return torch.arange(inputs) < torch.tensor(reach)[:, None]
+
+
+def _numbers(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 100])
+@pytest.mark.parametrize("reach", REACHES.values(), ids=REACHES.keys())
+def test_it_is_the_product_with_the_masked_weight(reach: list[int], count: int) -> None:
+    mask = _mask(reach)
+    x, weight, bias = _numbers(5, 7), _numbers(11, 7), _numbers(11)
+    ours = staircase_linear(x, weight, mask, bias, flights_of(mask, count))
+    plain = F.linear(x, weight * mask, bias)
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-13)
+    direction = torch.randn_like(plain)
+    of_ours = torch.autograd.grad(ours, (x, weight, bias), direction)
+    of_plain = torch.autograd.grad(plain, (x, weight, bias), direction)
+    torch.testing.assert_close(of_ours, of_plain, rtol=0, atol=1e-13)
+
+
+def test_gradients_of_any_order() -> None:
+    mask = _mask(REACHES["even"])
+    flights = flights_of(mask, 4)
+    arguments = (_numbers(3, 7), _numbers(11, 7), _numbers(11))
+
+    def product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return staircase_linear(x, weight, mask, bias, flights).tanh()
+
+    def gradient(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(product(x, weight, bias).square().sum(), (x, weight, bias), create_graph=True)
+
+    assert torch.autograd.gradcheck(product, arguments)
+    assert torch.autograd.gradgradcheck(product, arguments)
+    assert torch.autograd.gradgradcheck(gradient, arguments)
+
+
+def test_what_is_masked_is_never_read() -> None:
+    mask = _mask(REACHES["even"])
+    weight = _numbers(11, 7)
+    spoilt = weight.detach().masked_fill(~mask, torch.nan).requires_grad_()
+    x = _numbers(5, 7)
+    staircase_linear(x, spoilt, mask, _numbers(11), flights_of(mask)).sum().backward()
+    assert spoilt.grad is not None
+    assert torch.equal(spoilt.grad == 0, ~mask)
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3), (0,)])
+def test_any_shape_of_batch(shape: tuple[int, ...]) -> None:
+    mask = _mask(REACHES["even"])
+    x, weight, bias = _numbers(*shape, 7), _numbers(11, 7), _numbers(11)
+    ours = staircase_linear(x, weight, mask, bias, flights_of(mask))
+    torch.testing.assert_close(ours, F.linear(x, weight * mask, bias), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("reach", [[1, 0], [0, 2, 1]])
+def test_a_mask_that_is_no_staircase_is_refused(reach: list[int]) -> None:
+    with pytest.raises(ValueError, match="mask: expected each unit to see the first inputs"):
+        flights_of(_mask(reach))
+
+
+def test_a_mask_with_holes_is_refused() -> None:
+    with pytest.raises(ValueError, match="mask: expected"):
+        flights_of(torch.tensor([[True, False, True]]))
+
+
+def test_autocast_gives_its_precision_and_full_gradients() -> None:
+    mask = _mask(REACHES["even"])
+    x, weight, bias = (
+        numbers.detach().float().requires_grad_() for numbers in (_numbers(5, 7), _numbers(11, 7), _numbers(11))
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = staircase_linear(x, weight, mask, bias, flights_of(mask))
+        plain = F.linear(x, weight * mask, bias)
+    assert ours.dtype == plain.dtype == torch.bfloat16
+    torch.testing.assert_close(ours, plain, rtol=0.02, atol=0.05)
+    of_ours = torch.autograd.grad(ours.float().square().sum(), (x, weight, bias))
+    of_plain = torch.autograd.grad(plain.float().square().sum(), (x, weight, bias))
+    for one, other in zip(of_ours, of_plain, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=0.05, atol=0.2)
+
+
+@pytest.mark.parametrize("features", [1, 2, 9])
+@pytest.mark.parametrize("classes", [0, 3])
+def test_contexts_are_the_same_in_training(monkeypatch: pytest.MonkeyPatch, features: int, classes: int) -> None:
+    monkeypatch.setattr(made_module, "_MANY_WEIGHTS", 0)
+    order = torch.randperm(features).tolist()
+    made = MADE(features, 4, (12, 12), order=order, classes=classes, residual=True, sinusoids=2).double()
+    x = torch.randn(6, features, dtype=torch.float64)
+    labels = torch.randint(classes, (6,)) if classes else None
+    trained = made.train()(x, labels)
+    torch.testing.assert_close(trained, made.eval()(x, labels), rtol=0, atol=1e-13)
+    trained.square().sum().backward()
+    gradients = [parameter.grad.clone() for parameter in made.parameters() if parameter.grad is not None]
+    made.zero_grad()
+    made(x, labels).square().sum().backward()
+    plain = [parameter.grad for parameter in made.parameters() if parameter.grad is not None]
+    torch.testing.assert_close(gradients, plain, rtol=0, atol=1e-12)
