@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from arcsm.contexts.base import Context, checked_condition
 from arcsm.contexts.staircase import flights_of, staircase_linear
 
-_MANY_WEIGHTS = 1 << 18  # from here on a processor gains by leaving out what a mask hides
+_MANY_WEIGHTS = 1 << 19  # from about here a processor gains by leaving out what a mask hides
 _LARGEST_SIZE = 1 << 20  # what a file or a slip may ask for before any memory is taken
 
 
