@@ -122,7 +122,7 @@ def test_what_an_autoencoder_cannot_do_is_one_line(
 def test_samples_come_as_picture_array_and_table(image_run: Path, table_run: Path, tmp_path: Path) -> None:
     assert call("sample", image_run, "-n", 4, "--out", tmp_path / "s.png", "--device", "cpu") == 0
     assert Image.open(tmp_path / "s.png").size[0] > 16
-    for sampler in ("langevin", "probability_flow", "inverse_cdf"):
+    for sampler in ("langevin", "probability_flow", "fast_flow", "inverse_cdf"):
         assert call("sample", table_run, "-n", 6, "--sampler", sampler, "--out", tmp_path / "s.csv") == 0
         table = read_table(tmp_path / "s.csv")
         assert table.columns == ("a", "b", "c")

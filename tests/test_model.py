@@ -456,15 +456,45 @@ def test_the_test_of_samplers_tells_two_densities_apart(make_model: MakeModel, l
     assert kstest(u[:, 0].numpy(), "uniform").pvalue < 1e-6
 
 
-def test_a_normal_start_is_exact_for_normal_conditionals(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    model = make_model("gaussian", noise=ladder, order=(1, 0), **UNITS)
-    x = model.sample(1500, "probability_flow", generator(11), level=0, start="normal")
-    assert_uniform(model.cdf(x, level=0))
-    with pytest.raises(ValueError, match='start: expected "exact" or "normal"'):
-        model.sample(2, "probability_flow", start="norm")
+@pytest.mark.parametrize("kind", ["gaussian", "mixture"])
+def test_the_fast_flow_is_the_flow(make_model: MakeModel, kind: str) -> None:
+    """Path by path: both begin from the same uniforms, and the error of many steps goes down as their square."""
+    model = make_model(kind, noise=NoiseLadder(3.0, 0.2, 8), dtype=FLOAT64, order=(1, 0))
+    exact = model.sample(200, "probability_flow", generator(11), steps=400, tol=1e-8)
+    errors = [
+        float((model.sample(200, "fast_flow", generator(11), steps=steps) - exact).abs().mean())
+        for steps in (16, 32, 64)
+    ]
+    assert errors[1] < errors[0] / 2.8
+    assert errors[2] < errors[1] / 2.8
 
 
-def test_a_normal_start_takes_four_evaluations_and_the_width_of_the_whole(
+def test_the_fast_flow_is_near_the_flow_from_few_nodes(make_model: MakeModel) -> None:
+    model = make_model("score", noise=NoiseLadder(3.0, 0.2, 8), dtype=FLOAT64, order=(1, 0))
+    exact = model.sample(200, "probability_flow", generator(11), steps=100)
+    few = model.sample(200, "fast_flow", generator(11), steps=4)
+    assert float((few - exact).abs().mean()) < 0.05 * float(exact.std())
+
+
+def test_the_fast_flow_takes_four_slopes_and_a_score_a_step(make_model: MakeModel) -> None:
+    model = make_model("score", features=1, noise=NoiseLadder(2.0, 0.2, 8))
+    with counted(model.head) as count:
+        model.sample(50, "fast_flow", generator(1), steps=4)
+    assert (count.with_derivative, count.scores) == (4 * 50, 4 * 50)
+
+
+def test_the_fast_flow_starts_from_more_nodes_where_the_noise_is_small(make_model: MakeModel) -> None:
+    model = make_model("score", features=1, noise=NoiseLadder(0.1, 0.05, 3))
+    with counted(model.head) as count:
+        x = model.sample(50, "fast_flow", generator(1), level=0)
+    assert count.with_derivative == 50 * (1 + math.ceil(3.0 * math.hypot(1.0, 0.1) / (2.8 * 0.1)))
+    exact = model.sample(50, "probability_flow", generator(1), level=0)
+    torch.testing.assert_close(x, exact, rtol=0.0, atol=0.02)
+    with pytest.raises(ValueError, match="nodes: expected at least 2, got 1"):
+        model.sample(2, "fast_flow", nodes=1)
+
+
+def test_a_normal_guess_takes_four_evaluations_and_the_width_of_the_whole(
     make_model: MakeModel, ladder: NoiseLadder
 ) -> None:
     model = make_model("mixture", noise=ladder, dtype=FLOAT64)
@@ -534,7 +564,7 @@ def test_langevin_without_a_ladder(make_model: MakeModel) -> None:
     assert float(x.var()) == pytest.approx(float(variance) / (1.0 - 0.1 / 4.0), rel=0.12)
 
 
-@pytest.mark.parametrize("sampler", ["langevin", "probability_flow", "inverse_cdf"])
+@pytest.mark.parametrize("sampler", ["langevin", "probability_flow", "fast_flow", "inverse_cdf"])
 def test_seed_decides_the_sample_and_the_global_generator_is_left_alone(
     make_model: MakeModel, ladder: NoiseLadder, sampler: str
 ) -> None:
@@ -742,6 +772,7 @@ def test_unfit_arguments_are_refused_in_one_line(
         lambda model: model.log_prob(torch.zeros(2), level=1),
         lambda model: model.log_prob(torch.zeros(2), steps=5),
         lambda model: model.sample(2, sampler="probability_flow"),
+        lambda model: model.sample(2, sampler="fast_flow"),
     ],
 )
 def test_what_needs_a_ladder_says_so(make_model: MakeModel, call: Callable[[AutoregressiveModel], Any]) -> None:

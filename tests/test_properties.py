@@ -120,7 +120,7 @@ def test_every_conditional_integrates_to_one(data: st.DataObject) -> None:
 @given(st.data())
 def test_samples_are_finite_and_of_their_seed(data: st.DataObject) -> None:
     model = data.draw(models())
-    names = ["inverse_cdf", "langevin", *(["probability_flow"] if model.noise else [])]
+    names = ["inverse_cdf", "langevin", *(["probability_flow", "fast_flow"] if model.noise else [])]
     sampler = data.draw(st.sampled_from(names))
     first, again = (model.sample(8, sampler, torch.Generator().manual_seed(3), bounds=(-1e9, 1e9)) for _ in range(2))
     assert bool(first.isfinite().all())

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from arcsm.metrics import Uniformity
 
-BLUE, ORANGE, GREY = "#2a6f97", "#e07a1f", "#8a8f98"
+BLUE, ORANGE, GREEN, GREY = "#2a6f97", "#e07a1f", "#4c956c", "#8a8f98"
 
 
 def training_curve(history: Sequence[dict[str, float]]) -> Figure:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from matplotlib.axes import Axes
@@ -21,7 +21,7 @@ from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.experiments.toys_nll import ToyScores, train_scores
 from arcsm.metrics import energy_distance, sliced_wasserstein
 from arcsm.model import AutoregressiveModel, load, save
-from arcsm.plots import BLUE, GREY, ORANGE, open_frame
+from arcsm.plots import BLUE, GREEN, GREY, ORANGE, open_frame
 
 
 class SamplingCost(ToyScores):
@@ -30,9 +30,12 @@ class SamplingCost(ToyScores):
     Rows are compared with as many held-out ones: where a sampler draws fewer, chance alone leaves more.
     """
 
+    lists_cells: ClassVar[frozenset[str]] = ToyScores.lists_cells | {"fast_steps"}
+
     toys: tuple[str, ...] = ("checkerboard", "rings", "two_spirals")
     rows: int = 10_000
     flow_steps: tuple[int, ...] = (5, 10, 20, 40)
+    fast_steps: tuple[int, ...] = (4, 10, 20)
     langevin_steps: tuple[int, ...] = (20, 200)  # a level
     long_langevin: int = 20_000  # steps a dimension over all levels
     long_rows: int = 2000  # it takes minutes
@@ -42,14 +45,14 @@ class SamplingCost(ToyScores):
 PRESETS: Mapping[Preset, SamplingCost] = {
     "smoke": SamplingCost(
         toys=("eight_gaussians",), train=500, hidden=(16,), context_features=4, head_hidden=(16, 16), levels=10,
-        steps=20, batch=64, rows=200, flow_steps=(5, 10), langevin_steps=(2,), long_langevin=40, long_rows=100,
-        references=3,
+        steps=20, batch=64, rows=200, flow_steps=(5, 10), fast_steps=(2,), langevin_steps=(2,),
+        long_langevin=40, long_rows=100, references=3,
     ),
     "cpu": SamplingCost(),
     "paper": SamplingCost(train=200_000, steps=40_000, langevin_steps=(20, 100, 200), long_rows=10_000, references=20),
 }  # fmt: skip
 
-FLOW, INVERSE, LANGEVIN = "probability flow", "inverse CDF", "Langevin"
+FLOW, FAST, INVERSE, LANGEVIN = "probability flow", "fast flow", "inverse CDF", "Langevin"
 _ROWS_AT_A_TIME = 1024
 
 Result = dict[str, Any]
@@ -60,7 +63,7 @@ class Setting:
     """A sampler and what it is told.
 
     Attributes:
-        family: One of the three samplers.
+        family: One of the samplers.
         label: The number that tells it from others of its family.
         options: Of :meth:`AutoregressiveModel.sample`.
         rows: How many it draws.
@@ -94,8 +97,12 @@ def body(run: Study[SamplingCost]) -> Result:
 
 def _settings(settings: SamplingCost) -> list[Setting]:
     flows = [
-        Setting(FLOW, f"{steps} steps", {"sampler": "probability_flow", "steps": steps}, settings.rows)
-        for steps in settings.flow_steps
+        Setting(family, f"{steps} steps", {"sampler": sampler, "steps": steps}, settings.rows)
+        for family, sampler, all_steps in (
+            (FLOW, "probability_flow", settings.flow_steps),
+            (FAST, "fast_flow", settings.fast_steps),
+        )
+        for steps in all_steps
     ]
     long = max(1, round(settings.long_langevin / settings.levels))
     langevins = [
@@ -202,7 +209,12 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {"mean": fmean(values), "least": min(values), "largest": max(values)}
 
 
-_MARKS: Mapping[str, tuple[str, str]] = {FLOW: (BLUE, "o"), INVERSE: ("black", "s"), LANGEVIN: (ORANGE, "^")}
+_MARKS: Mapping[str, tuple[str, str]] = {
+    FLOW: (BLUE, "o"),
+    FAST: (GREEN, "v"),
+    INVERSE: ("black", "s"),
+    LANGEVIN: (ORANGE, "^"),
+}
 
 
 def _figure(toys: Mapping[str, Result], settings: list[Setting]) -> Figure:
