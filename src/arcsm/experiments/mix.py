@@ -68,7 +68,7 @@ PRESETS: Mapping[Preset, MixSettings] = {
         draws=4,
         draw_rows=16,
     ),
-    "cpu": MixSettings(seeds=3, fresh_seeds=8, mnist_steps=600),
+    "cpu": MixSettings(seeds=3, fresh_seeds=6, mnist_steps=600),
     "paper": MixSettings(
         seeds=5,
         fresh_seeds=10,
