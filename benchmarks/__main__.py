@@ -70,7 +70,7 @@ _BY_PASSES = "times_faster_than_a_forward_pass_for_each_pixel"
 SUMMARY: tuple[tuple[str, str, str, str], ...] = (
     ("csm_step", "a step of CSM, compiled", f"{_BY_DOUBLE}/fused_compiled", f"{_BY_PRODUCTS}/fused_compiled"),
     ("csm_step", "the same, not compiled", f"{_BY_DOUBLE}/fused", f"{_BY_PRODUCTS}/fused"),
-    ("made", "a training step of MADE's contexts", "times_faster_than_masked_weights", _BY_PRODUCTS),
+    ("made", "MADE's contexts in training, forward and backward", "times_faster_than_masked_weights", _BY_PRODUCTS),
     ("sampling", "contexts of samples by MADE", "contexts_times_faster", "contexts_times_one_forward_pass"),
     ("sampling", "the samples themselves", "sample_times_faster", ""),
     ("pixelcnn", "contexts of samples by PixelCNN++", _BY_PASSES, "times_one_forward_pass"),

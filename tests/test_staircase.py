@@ -1,5 +1,7 @@
 """Products with staircase masks against the same products with the mask multiplied in."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -105,17 +107,35 @@ def test_autocast_gives_its_precision_and_full_gradients() -> None:
 
 @pytest.mark.parametrize("features", [1, 2, 9])
 @pytest.mark.parametrize("classes", [0, 3])
-def test_contexts_are_the_same_in_training(monkeypatch: pytest.MonkeyPatch, features: int, classes: int) -> None:
+def test_contexts_are_the_same_in_training_and_take_the_stairs(
+    monkeypatch: pytest.MonkeyPatch, features: int, classes: int
+) -> None:
     monkeypatch.setattr(made_module, "_MANY_WEIGHTS", 0)
     order = torch.randperm(features).tolist()
     made = MADE(features, 4, (12, 12), order=order, classes=classes, residual=True, sinusoids=2).double()
     x = torch.randn(6, features, dtype=torch.float64)
     labels = torch.randint(classes, (6,)) if classes else None
+    calls: list[int] = []
+
+    def counted(*arguments: Any) -> Tensor:
+        calls.append(1)
+        return staircase_linear(*arguments)
+
+    monkeypatch.setattr(made_module, "staircase_linear", counted)
     trained = made.train()(x, labels)
+    assert len(calls) == 3
     torch.testing.assert_close(trained, made.eval()(x, labels), rtol=0, atol=1e-13)
+    assert len(calls) == 3
     trained.square().sum().backward()
     gradients = [parameter.grad.clone() for parameter in made.parameters() if parameter.grad is not None]
     made.zero_grad()
     made(x, labels).square().sum().backward()
     plain = [parameter.grad for parameter in made.parameters() if parameter.grad is not None]
     torch.testing.assert_close(gradients, plain, rtol=0, atol=1e-12)
+
+
+def test_autocast_leaves_doubles_alone() -> None:
+    mask = _mask(REACHES["even"])
+    x, weight, bias = _numbers(5, 7), _numbers(11, 7), _numbers(11)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert staircase_linear(x, weight, mask, bias, flights_of(mask)).dtype == torch.float64

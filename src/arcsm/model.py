@@ -338,9 +338,9 @@ class AutoregressiveModel(
 
         Arguments:
             n: Number of rows.
-            sampler: ``"probability_flow"`` (default with a ladder), ``"inverse_cdf"`` (default of normalised heads
-                and without a ladder) or ``"langevin"``, the paper's; or a function of one's own, see
-                :mod:`arcsm.samplers`.
+            sampler: ``"probability_flow"`` (default with a ladder), ``"fast_flow"``, nearly the same for fewer
+                evaluations, ``"inverse_cdf"`` (default of normalised heads and without a ladder) or ``"langevin"``, the
+                paper's; or a function of one's own, see :mod:`arcsm.samplers`.
             generator: Source of randomness, on the model's device; the same seed gives the same sample.
             condition: ``(n, F)`` or labels ``(n,)``, or one that all rows share.
             progress: Show a progress bar (on a terminal).

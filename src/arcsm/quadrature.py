@@ -14,7 +14,7 @@ from torch import Tensor
 
 from arcsm.piecewise import PiecewiseDensity, cell_masses, polynomial_of, second_derivative, tail_mass
 
-__all__ = ["OutsideFunction", "PiecewiseDensity", "ScoreFunction", "evaluated", "from_nodes", "integrate"]
+__all__ = ["OutsideFunction", "PiecewiseDensity", "ScoreFunction", "doubt", "evaluated", "from_nodes", "integrate"]
 
 #: ``score(x, rows)``: values ``(n, K)`` of the conditionals numbered ``rows (n,)`` to score and derivative, ``(n, K)``.
 ScoreFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -103,6 +103,14 @@ def integrate(
 def from_nodes(x: Tensor, s: Tensor, ds: Tensor) -> PiecewiseDensity:
     """The densities that given nodes ``(N, K)``, scores and derivatives describe; differentiable by both."""
     return _assess(x, s, ds, None, math.inf)[0]
+
+
+def doubt(density: PiecewiseDensity) -> Tensor:
+    """How far a log density may be off, in nats, ``(N,)``, by what its scores and slopes say of each other.
+
+    The estimate of :func:`integrate` asks moreover that no cell be wide, lest a narrow mode hide in it: this does not.
+    """
+    return _errors(density, torch.zeros_like(density.cells), None, 1.0).sum(1)
 
 
 def evaluated(score: ScoreFunction, x: Tensor, rows: Tensor, outside: OutsideFunction | None) -> tuple[Tensor, Tensor]:

@@ -17,17 +17,20 @@ from torch import Tensor
 
 from arcsm.conditionals import Accuracy, Conditionals, Method, starting_nodes
 from arcsm.draws import open_uniform_like
-from arcsm.heads.score import FULL_SPAN
+from arcsm.heads import Head
+from arcsm.heads.score import FULL_SPAN, ScoreHead
 from arcsm.piecewise import PiecewiseDensity
-from arcsm.quadrature import from_nodes
+from arcsm.quadrature import doubt, from_nodes
 
 _LEAST_PRECISION = 0.05  # of a conditional at the largest noise, in those of the noise alone, which is the most
 _FARTHEST = 10.0  # of its mean, in sigmas
 #: Nodes around a nearly normal conditional, in its deviations: no cell with mass in it is wider than may be.
 _STEPS_AROUND = (-6.0, -3.75, -3.0, -2.25, -1.5, -0.75, 0.0, 0.75, 1.5, 2.25, 3.0, 3.75, 6.0)
 
-_FEWEST_NODES, _REACH = 4, 1.5  # of a coarse density, and how far out, in deviations of the data with the noise
-_BLURRED = 2.8  # sigmas between neighbouring nodes of it
+_REACH = 2.4  # of a coarse density, in deviations of the data with the noise: images end at two of them
+_BLURRED = 2.8  # sigmas between neighbouring nodes of it, at most
+_FEWEST_NODES, _MOST_NODES = 5, 32
+_LARGEST_TAILS = 0.1  # mass beyond its outer nodes
 
 #: A sampler takes ``N`` conditionals, a generator and its own options, and returns ``(N,)`` values.
 Sampler = Callable[..., Tensor]
@@ -85,10 +88,7 @@ def probability_flow(conditionals: Conditionals, generator: torch.Generator | No
         ValueError: for a model without a noise ladder.
     """
     top = _largest_noise(conditionals, "probability_flow")
-    exact = replace(conditionals, path=(top,), method="quadrature", accuracy=Accuracy(tol), unsure=0)
-    nodes = _nodes_around(exact, *_normal_at(conditionals, top))
-    x = exact.icdf(open_uniform_like(conditionals.projection[:, 0], generator), nodes)
-    conditionals.unsure += exact.unsure
+    x = _exact_draw(conditionals, top, open_uniform_like(conditionals.projection[:, 0], generator), tol)
     for high, low in itertools.pairwise(conditionals.path):
         first = conditionals.score(x, high)
         second = conditionals.score(torch.add(x, first, alpha=(high - low) * high), low)
@@ -96,18 +96,18 @@ def probability_flow(conditionals: Conditionals, generator: torch.Generator | No
     return x
 
 
-def fast_flow(conditionals: Conditionals, generator: torch.Generator | None = None, nodes: int | None = None) -> Tensor:
-    """The same flow for a handful of evaluations, nearly exact: few nodes at the largest noise, then one a step.
+def fast_flow(conditionals: Conditionals, generator: torch.Generator | None = None, tol: float = 0.1) -> Tensor:
+    """Nearly the same flow for a handful of evaluations: few nodes at the largest noise, then one score a step.
 
-    At the largest noise scores are smooth, so a few of them with their slopes give the whole distribution function.
-    Down from there goes a multistep method of second order in :math:`\\log \\sigma`: with Tweedie's
-    :math:`m = x + \\sigma^2 s_\\sigma(x)`, that of the step before :math:`m'`, and :math:`\\lambda` the logarithm of
-    :math:`\\sigma / \\sigma_{next}`,
+    At the largest noise most conditionals are smooth, so a few scores with their slopes give the whole distribution
+    function; where these leave a doubt, the conditional is integrated. Down from there goes a multistep method of
+    second order in :math:`\\log \\sigma`: with Tweedie's :math:`m = x + \\sigma^2 s_\\sigma(x)`, that of the step
+    before :math:`m'`, and :math:`\\lambda` the logarithm of :math:`\\sigma / \\sigma_{next}`,
 
     .. math:: x \\leftarrow \\tfrac{\\sigma_{next}}{\\sigma} x + \\big(1 - \\tfrac{\\sigma_{next}}{\\sigma}\\big)
         \\big(m + \\tfrac{\\lambda}{2 \\lambda'} (m - m')\\big)
 
-    Four steps do for most purposes: ``model.sample(n, "fast_flow", steps=4)``.
+    Three or four steps do for most purposes: ``model.sample(n, "fast_flow", steps=4)``.
 
     References:
         DPM-Solver++ (Lu et al., 2022), for the multistep method, https://arxiv.org/abs/2211.01095
@@ -115,18 +115,18 @@ def fast_flow(conditionals: Conditionals, generator: torch.Generator | None = No
     Arguments:
         conditionals: The conditionals, with their ladder.
         generator: Source of randomness.
-        nodes: Evaluations, with slopes, at the largest noise, of scores without a closed form; by default at least
-            four, and so many that they lie no farther apart than what the noise blurs.
+        tol: Doubt about the density at the largest noise, in nats, beyond which a conditional is integrated to it.
 
     Raises:
-        ValueError: for a model without a noise ladder, or fewer than two nodes.
+        ValueError: for a model without a noise ladder.
     """
     top = _largest_noise(conditionals, "fast_flow")
     u = open_uniform_like(conditionals.projection[:, 0], generator)
     if conditionals.head.normalised:
         x = replace(conditionals, path=(top,), method="closed_form").icdf(u)
     else:
-        x = _coarse_density(conditionals, top, nodes).quantile(u[:, None].double(), tolerance=1e-3)[:, 0].to(u.dtype)
+        x = _coarse_draw(conditionals, top, u, tol)
+    x = x.to(conditionals.dtype)
     mean_before, step_before = x, math.inf
     for high, low in itertools.pairwise(conditionals.path):
         mean, step = torch.add(x, conditionals.score(x, high), alpha=high**2), math.log(high / low)
@@ -165,24 +165,46 @@ def _largest_noise(conditionals: Conditionals, sampler: str) -> float:
     return conditionals.path[0]
 
 
-def _coarse_density(conditionals: Conditionals, sigma: float, count: int | None) -> PiecewiseDensity:
+def _exact_draw(conditionals: Conditionals, sigma: float, u: Tensor, tol: float) -> Tensor:
+    """The quantiles ``u (N,)`` at a noise level, by quadrature that begins where the mass is."""
+    exact = replace(conditionals, path=(sigma,), method="quadrature", accuracy=Accuracy(tol), unsure=0)
+    x = exact.icdf(u, _nodes_around(exact, *_normal_at(conditionals, sigma)))
+    conditionals.unsure += exact.unsure
+    return x
+
+
+def _coarse_draw(conditionals: Conditionals, sigma: float, u: Tensor, tol: float) -> Tensor:
+    """The quantiles ``u (N,)`` at a noise level from few nodes, and exactly of those conditionals that need more."""
+    width = math.hypot(sigma, _data_std(conditionals.head))
+    count = max(_FEWEST_NODES, 1 + math.ceil(2.0 * _REACH * width / (_BLURRED * sigma)))
+    if count > _MOST_NODES:
+        return _exact_draw(conditionals, sigma, u, tol)
+    density = _coarse_density(conditionals, sigma, width, count)
+    x = density.quantile(u[:, None].double(), tolerance=1e-3)[:, 0].to(u.dtype)
+    beyond = density.tails.sum(1) / torch.exp(density.log_mass)
+    rows = (~((doubt(density) <= tol) & (beyond <= _LARGEST_TAILS))).nonzero()[:, 0]
+    if len(rows):
+        part = replace(conditionals, projection=conditionals.projection[rows], unsure=0)
+        x[rows] = _exact_draw(part, sigma, u[rows], tol)
+        conditionals.unsure += part.unsure
+    return x
+
+
+def _coarse_density(conditionals: Conditionals, sigma: float, width: float, count: int) -> PiecewiseDensity:
     """The conditionals as scores and slopes at evenly spaced points describe them.
 
-    Beyond the outer ones the tails are normal, and no wider than those of the data with the noise.
+    Beyond the outer points the tails are normal, and no wider than those of the data with the noise, ``width``.
     """
-    ends = starting_nodes(conditionals.head, conditionals.projection, sigma, (FULL_SPAN,))
-    middle, high = ends[:, 1:2], ends[:, 2:]
-    width = (high - middle) / FULL_SPAN  # of the data with the noise, (N, 1)
-    if count is None:
-        count = max(_FEWEST_NODES, 1 + math.ceil(2.0 * _REACH * float(width.max()) / (_BLURRED * sigma)))
-    if count < 2:
-        raise ValueError(f"nodes: expected at least 2, got {count}")
-    grid = torch.linspace(-_REACH, _REACH, count, dtype=width.dtype, device=width.device)
-    x = torch.addcmul(middle, width, grid)
+    like = conditionals.projection
+    grid = torch.linspace(-_REACH, _REACH, count, dtype=torch.float64, device=like.device) * width
+    x = grid.expand(len(like), -1)
     s, ds = conditionals.score_and_derivative(x, slice(0, len(x)), sigma)
-    steepest = -width.square().reciprocal().to(ds.dtype)
-    outer = ds[:, :: count - 1].minimum(steepest)
+    outer = ds[:, :: count - 1].clamp(max=-(width**-2))
     return from_nodes(x, s, torch.cat([outer[:, :1], ds[:, 1:-1], outer[:, 1:]], 1))
+
+
+def _data_std(head: Head) -> float:
+    return head.data_std if isinstance(head, ScoreHead) else 1.0
 
 
 def _normal_at(conditionals: Conditionals, sigma: float) -> tuple[Tensor, Tensor]:

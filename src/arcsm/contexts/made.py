@@ -37,9 +37,14 @@ class MaskedLinear(nn.Linear):
         return self.weight * self.mask
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.device.type == "cpu" and self.weight.numel() >= _MANY_WEIGHTS:
+        if self._trains(x):
             return staircase_linear(x, self.weight, self.mask, self.bias, self._flights)
         return F.linear(x, self.masked_weight(), self.bias)
+
+    def _trains(self, x: Tensor) -> bool:
+        """Whether a plain backward pass is to come on a processor, wide enough for what the mask hides to count."""
+        wide = self.weight.numel() >= _MANY_WEIGHTS and x.device.type == "cpu"
+        return wide and self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 class Waves(nn.Module):

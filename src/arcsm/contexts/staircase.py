@@ -46,7 +46,7 @@ def flights_of(mask: Tensor, count: int = FLIGHTS) -> Flights:
 
 
 def staircase_linear(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor, flights: Flights) -> Tensor:
-    """``x @ (weight * mask).T + bias``, differentiable any number of times, in the precision of autocast.
+    """``x @ (weight * mask).T + bias``, differentiable backwards any number of times, in the precision of autocast.
 
     Args:
         x: ``(*, in)``.
@@ -56,7 +56,8 @@ def staircase_linear(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor, flig
         flights: Of the mask, from :func:`flights_of`.
     """
     kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    casts = torch.is_autocast_enabled(kind) and x.dtype != torch.float64  # which autocast leaves alone
+    dtype = torch.get_autocast_dtype(kind) if casts else torch.promote_types(x.dtype, weight.dtype)
     rows = x.reshape(-1, x.shape[-1]).to(dtype)
     outputs: Tensor = _Outputs.apply(rows, weight, mask, flights)  # (B, out)
     return (outputs + bias.to(dtype)).reshape(*x.shape[:-1], len(weight))

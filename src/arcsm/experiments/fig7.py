@@ -17,7 +17,6 @@ from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.metrics import energy_distance
 from arcsm.model import AutoregressiveModel
 from arcsm.plots import scatter
-from arcsm.samplers import SAMPLERS
 from arcsm.training import fit
 
 
@@ -47,6 +46,7 @@ PRESETS: Mapping[Preset, Fig7] = {
     "paper": Fig7(rows=500_000, test_rows=10_000, samples=10_000, changes=("train.steps=20000",)),
 }
 
+_SAMPLERS = ("langevin", "probability_flow", "inverse_cdf")
 _LIMIT = 3.2  # of the pictures, in standard deviations
 
 
@@ -80,7 +80,7 @@ def _toy(run: Study[Fig7], name: str) -> dict[str, Any]:
     fresh = rows.noisy(rows.train[: run.settings.samples], torch.Generator().manual_seed(seed + 1))
     found["energy_distance"] = {"data against data": energy_distance(fresh, rows.test)}
     drawn = {}
-    for sampler in SAMPLERS:
+    for sampler in _SAMPLERS:
         samples = model.sample(run.settings.samples, sampler, run.generator(seed, 4)).cpu()
         found["energy_distance"][sampler] = energy_distance(samples, rows.test)
         drawn[sampler] = [[round(v, 4) for v in row] for row in samples.tolist()]
@@ -95,7 +95,7 @@ def _on_grid(run: Study[Fig7], model: AutoregressiveModel) -> Tensor:
 
 
 def _figure(run: Study[Fig7], found: Mapping[str, dict[str, Any]]) -> Figure:
-    lines = ["data", *SAMPLERS, "log density"]
+    lines = ["data", *_SAMPLERS, "log density"]
     figure = Figure(figsize=(1.75 * len(found) + 0.4, 1.8 * len(lines)), layout="constrained")
     for column, (name, cell) in enumerate(found.items()):
         data = _rows(run, name, cell["sigma"]).test

@@ -116,7 +116,7 @@ def _over_seeds(run: Study[MixSettings], found: Mapping[str, Any], name: str, mi
 def _auto_by_best(run: Study[MixSettings], found: Mapping[str, Any], nll: Mapping[str, Any]) -> dict[str, Any]:
     """By how much ``auto`` is behind the fixed mix that turned out best, seed by seed on the same rows.
 
-    Once on the seeds that the best was chosen by, which flatters it, and once on seeds that nobody has seen.
+    Once on the seeds that the best was chosen by, which flatters it, and once on seeds that chose nothing.
     """
     settings = run.settings
     fixed: list[Mix] = [mix for mix in settings.mixes if mix != "auto"]
@@ -128,12 +128,16 @@ def _auto_by_best(run: Study[MixSettings], found: Mapping[str, Any], nll: Mappin
     wanted: list[Wanted] = [(name, mix, seed) for seed in fresh for name in best for mix in (best[name], "auto")]
     cells = {**found, **run.each(_cells(run, wanted))}
 
-    def leads(name: str, of: range) -> dict[str, Any]:
+    def difference(name: str, of: range) -> dict[str, Any]:
         auto, other = ([cells[_cell(name, mix, seed)]["nll"] for seed in of] for mix in ("auto", best[name]))
         return interval([a - b for a, b in zip(auto, other, strict=True)])
 
     return {
-        name: {"best_fixed": str(mix), **leads(name, seeds), "on_fresh_seeds": leads(name, fresh) if fresh else None}
+        name: {
+            "best_fixed": str(mix),
+            **difference(name, seeds),
+            "on_fresh_seeds": difference(name, fresh) if fresh else None,
+        }
         for name, mix in best.items()
     }
 
