@@ -52,6 +52,7 @@ def main() -> None:
     x = torch.randn(ROWS, FEATURES)
     incremental = median_seconds(lambda: incremental_contexts(model, x), repeats=7)
     flow = median_seconds(lambda: model.sample(ROWS, "probability_flow"), repeats=3, warm_up=1)
+    fast = median_seconds(lambda: model.sample(ROWS, "fast_flow", steps=4), repeats=3, warm_up=1)
     one_pass = median_seconds(lambda: model.context(x), repeats=7)
     begun = time.perf_counter()
     full_forwards(model, x)
@@ -68,11 +69,13 @@ def main() -> None:
                 "contexts_incremental": round(incremental, 4),
                 "contexts_full_forwards": round(full, 2),
                 "probability_flow_sample": round(flow, 3),
+                "fast_flow_sample": round(fast, 3),
                 "full_forwards_and_200_langevin_steps": round(naive, 2),
             },
             "contexts_times_faster": round(full / incremental, 1),
             "contexts_times_one_forward_pass": round(incremental / one_pass, 2),
             "sample_times_faster": round(naive / flow, 1),
+            "fast_sample_times_faster": round(naive / fast, 1),
         },
     )
 
