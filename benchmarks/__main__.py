@@ -29,8 +29,8 @@ ABOUT = {
     "(`arcsm.contexts.staircase`); `matrix_products` are the dense products of the layers, into memory that is there, "
     "so ours, which makes half of them, can take less.",
     "sampling": "Sampling 64 rows of 784 dimensions from a MADE of 3 x 1024 units. Naive is a full forward pass for "
-    "each dimension and, for the whole sampler, 200 Langevin steps a dimension as the paper's sampler takes. The probability flow takes the nine "
-    "steps of the ladder, the fast flow four.",
+    "each dimension and, for the whole sampler, 200 Langevin steps a dimension as the paper's sampler takes. "
+    "The probability flow takes the nine steps of the ladder, the fast flow four.",
     "pixelcnn": "Contexts of 16 images of 32 x 32 x 3 by PixelCNN++ with 32 filters and 2 residual blocks a scale, one "
     "value at a time, against a full forward pass for each of the 1,024 pixels (the median of seven, times 1,024).",
     "precision": "One training step (CSM, loss and all gradients) of the preset `cifar-pixelcnn` on 16 images: single "
