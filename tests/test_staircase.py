@@ -139,3 +139,9 @@ def test_autocast_leaves_doubles_alone() -> None:
     x, weight, bias = _numbers(5, 7), _numbers(11, 7), _numbers(11)
     with torch.autocast("cpu", torch.bfloat16):
         assert staircase_linear(x, weight, mask, bias, flights_of(mask)).dtype == torch.float64
+
+
+def test_two_precisions_are_refused_as_by_a_plain_layer() -> None:
+    mask = _mask(REACHES["even"])
+    with pytest.raises(RuntimeError, match=r"x: expected torch.float32, as the weight is, got torch.float64"):
+        staircase_linear(_numbers(5, 7), _numbers(11, 7).float(), mask, _numbers(11).float(), flights_of(mask))

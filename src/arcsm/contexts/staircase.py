@@ -54,10 +54,18 @@ def staircase_linear(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor, flig
         mask: ``(out, in)``, a staircase.
         bias: ``(out,)``.
         flights: Of the mask, from :func:`flights_of`.
+
+    Returns:
+        ``(*, out)``.
+
+    Raises:
+        RuntimeError: for inputs and a weight of two precisions, without autocast.
     """
     kind = x.device.type
     casts = torch.is_autocast_enabled(kind) and x.dtype != torch.float64  # which autocast leaves alone
-    dtype = torch.get_autocast_dtype(kind) if casts else torch.promote_types(x.dtype, weight.dtype)
+    if not casts and x.dtype != weight.dtype:
+        raise RuntimeError(f"x: expected {weight.dtype}, as the weight is, got {x.dtype}")
+    dtype = torch.get_autocast_dtype(kind) if casts else x.dtype
     rows = x.reshape(-1, x.shape[-1]).to(dtype)
     outputs: Tensor = _Outputs.apply(rows, weight, mask, flights)  # (B, out)
     return (outputs + bias.to(dtype)).reshape(*x.shape[:-1], len(weight))
