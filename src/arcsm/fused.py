@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from arcsm import native
 from arcsm.batches import keep_freed_memory
 from arcsm.heads.base import Sigma
 from arcsm.heads.score import EMBEDDING_FEATURES, ScoreHead
 
 CHUNK = 2048  # points at a time: hidden layers of 64 units then take half a megabyte each
-_COMPILED_CHUNK, _BLOCK = 4096, 1024  # a compiled call costs more than a plain one, so it walks blocks of its own
+_NATIVE_CHUNK = 2**15  # in C, which walks tiles of its own, shared by the threads
 _DEVICE_CHUNK = 2**18  # on an accelerator, where small pieces leave it idle
 
 
@@ -47,7 +48,8 @@ def fused_score_matching(
         weight: :math:`\\omega`, ``(N,)`` or ``()``.
         derivative: :math:`a`, ``(N,)`` or ``()``; where all are zero the derivative is never computed.
         linear: :math:`b`, ``(N,)`` or ``()``.
-        compiled: Compile the walk of one chunk with ``torch.compile``.
+        compiled: Walk in machine code: in C on the processor (:mod:`arcsm.native`; doubles walk without), by
+            ``torch.compile`` elsewhere. Where that fails, it warns once and walks without.
         chunk: Largest number of points at a time; by default what suits the device.
 
     Returns:
@@ -58,11 +60,17 @@ def fused_score_matching(
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape)
     tangent = bool(derivative.count_nonzero())
     points, constant = _points(head, x, sigma, weight, derivative, linear)
-    walk_chunk = _compiled_chunk(x.device.type) if compiled else _chunk
-    if chunk is None:
-        chunk = (_COMPILED_CHUNK if compiled else CHUNK) if x.device.type == "cpu" else _DEVICE_CHUNK
-    walk = _Walk(head, walk_chunk, chunk, tangent, x, sigma, points)
+    walk_chunk, usual = _way(x, compiled)
+    walk = _Walk(head, walk_chunk, usual if chunk is None else chunk, tangent, x, sigma, points)
     return constant + _FusedScoreMatching.apply(walk, context, *_parameters(head))
+
+
+def _way(x: Tensor, compiled: bool) -> tuple[Callable[..., Any], int]:
+    """How to walk a chunk, and how many points to take at a time."""
+    on_cpu = x.device.type == "cpu"
+    if compiled and (x.dtype == torch.float32 or not on_cpu):
+        return _compiled_chunk(x.device.type), _NATIVE_CHUNK if on_cpu else _DEVICE_CHUNK
+    return _chunk, CHUNK if on_cpu else _DEVICE_CHUNK
 
 
 class _Points(NamedTuple):
@@ -226,10 +234,15 @@ def _chunk(
 
 def _inputs(head: ScoreHead, context: Tensor, x: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor]:
     """What the first layer reads, ``(n, I)``, and the derivative by x of its last columns, ``(n, V)``."""
+    others, slopes = _other_inputs(head, x, sigma)
+    return torch.cat([context, others], -1), slopes
+
+
+def _other_inputs(head: ScoreHead, x: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The noise level and the value as the first layer reads them, and the derivative of the latter, ``(n, V)``."""
     scales = head.scales(sigma, x)
     features, slopes = head.value_features(x, scales)
-    noise = () if sigma is None else (head.embedding(scales),)
-    return torch.cat([context, *noise, features], -1), slopes
+    return features if sigma is None else torch.cat([head.embedding(scales), features], -1), slopes
 
 
 def _times(slopes: Tensor, on_value: Tensor) -> Tensor:
@@ -280,7 +293,7 @@ def _top(network: _Network, top: _Layer, points: _Points) -> tuple[Tensor, list[
     return loss.sum(), [by_bias[None], (by_weight - 0.5 * by_bias)[None]], by_correction[:, None] * weight, by_dh
 
 
-def _blocks(
+def _native_chunk(
     head: ScoreHead,
     network: _Network,
     context: Tensor,
@@ -289,15 +302,12 @@ def _blocks(
     points: _Points,
     tangent: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """The same as :func:`_chunk`, in blocks: compiled, the calls between them cost nothing."""
-    losses, by_contexts, gradients = [], [], []
-    for part in _even(len(x), _BLOCK):
-        noise = None if sigma is None else sigma[part]
-        loss, by_context, new = _chunk(head, network, context[part], x[part], noise, points.part(part), tangent)
-        losses.append(loss)
-        by_contexts.append(by_context)
-        gradients.append(new)
-    return sum(losses[1:], losses[0]), torch.cat(by_contexts), [sum(g[1:], g[0]) for g in zip(*gradients, strict=True)]
+    """The same as :func:`_chunk`, in C."""
+    others, slopes = _other_inputs(head, x, sigma)
+    loss, by_context, gradients = native.walk(
+        context.to(x.dtype), others, slopes, torch.stack(points), network.parameters(), head.residual, tangent
+    )
+    return torch.tensor(loss, dtype=torch.float64), by_context, gradients
 
 
 def _even(count: int, largest: int) -> list[slice]:
@@ -309,8 +319,7 @@ def _even(count: int, largest: int) -> list[slice]:
 @lru_cache
 def _compiled_chunk(device_type: str) -> Callable[..., Any]:
     """The compiled chunk, or the plain one (with one warning) where compilation fails on this machine."""
-    on_cpu = device_type == "cpu"
-    compiled = torch.compile(_blocks if on_cpu else _chunk, dynamic=False, options={"cpp_wrapper": on_cpu})
+    compiled = _native_chunk if device_type == "cpu" else torch.compile(_chunk, dynamic=False)
     broken = False
 
     def chunk(*arguments: Any) -> Any:
@@ -323,7 +332,7 @@ def _compiled_chunk(device_type: str) -> Callable[..., Any]:
             except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
                 broken = True
                 cause = str(error).strip().splitlines()[0]
-                warnings.warn(f"torch.compile does not work here, going on without it: {cause}", stacklevel=2)
+                warnings.warn(f"compilation does not work here, going on without it: {cause}", stacklevel=2)
         return _chunk(*arguments)
 
     return chunk
