@@ -21,9 +21,10 @@ PAGE = Path(__file__).with_name("README.md")
 
 ABOUT = {
     "csm_step": "One CSM step of a score head on 64 x 784 points: loss and all gradients. `double_backward` is plain "
-    "autograd, `forward_mode` carries the derivative beside the value, `fused` is what `arcsm.objectives.csm` runs, "
-    "`matrix_products` are the products that any of them needs and nothing else. Extra memory is the peak of the "
-    "resident memory of a fresh process during one step beyond what was resident before it.",
+    "autograd, `forward_mode` carries the derivative beside the value, `fused_compiled` is what `arcsm.objectives.csm` "
+    "runs where there is a C compiler and `fused` where there is none, `matrix_products` are the products that any of "
+    "them needs and nothing else. Extra memory is the peak of the resident memory of a fresh process during one step "
+    "beyond what was resident before it.",
     "made": "A forward and a backward pass of a MADE on 64 rows of 3,072 columns, as `cifar-made` has it. "
     "`masked_weights` multiplies every mask into its weight; ours leaves out what lies above the staircase of the mask "
     "(`arcsm.contexts.staircase`); `matrix_products` are the dense products of the layers, into memory that is there, "
@@ -34,7 +35,7 @@ ABOUT = {
     "pixelcnn": "Contexts of 16 images of 32 x 32 x 3 by PixelCNN++ with 32 filters and 2 residual blocks a scale, one "
     "value at a time, against a full forward pass for each of the 1,024 pixels (the median of seven, times 1,024).",
     "precision": "One training step (CSM, loss and all gradients) of the preset `cifar-pixelcnn` on 16 images: single "
-    "precision, with the score network's walk compiled (`train.compiled`), and in bfloat16 where autocast allows it "
+    "precision, with the walk of the score network in C (`train.compiled`), and in bfloat16 where autocast allows it "
     "(`train.precision=bf16-mixed`), with the cosine of the gradient with that of single precision.",
     "autoencoder": "One training step of a dense autoencoder on 128 digits (a step of the scores, where there are any, "
     "and one of the autoencoder) by each estimator of the entropy gradient; kernels with 20 samples of each digit.",

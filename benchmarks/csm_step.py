@@ -1,4 +1,4 @@
-"""One CSM step of a score head: fused, forward-mode, autograd double backward, and the bare matrix products.
+"""One CSM step of a score head: fused (in C, and without), forward-mode, by double backward; and the bare products.
 
 python -m benchmarks.csm_step
 """

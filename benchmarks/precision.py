@@ -1,4 +1,4 @@
-"""One training step of PixelCNN++ on CIFAR-10's size: single precision, bfloat16, and with torch.compile.
+"""One training step of PixelCNN++ on CIFAR-10's size: single precision, bfloat16, and the head's walk in C.
 
 python -m benchmarks.precision
 """
@@ -40,6 +40,7 @@ def main() -> None:
         "single": (False, False),
         "single_compiled_head": (False, True),
         "bf16": (True, False),
+        "bf16_compiled_head": (True, True),
     }
     steps: dict[str, Callable[[], object]] = {name: lambda way=way: step(model, x, *way) for name, way in ways.items()}
     seconds = interleaved_medians(steps, repeats=5)

@@ -14,7 +14,6 @@ from arcsm import ScoreHead, fused, native
 from arcsm.fused import fused_score_matching
 from arcsm.heads.base import Sigma
 from arcsm.native import build
-from arcsm.native.walk import _layout as layout
 
 FLOAT64 = torch.float64
 HEADS: tuple[dict[str, Any], ...] = (
@@ -317,7 +316,7 @@ def test_doubles_do_not_walk_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_where_compilation_fails_it_goes_on_without_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
     head, given = score_head(torch.float32, hidden_features=(8,)), points(dtype=torch.float32)
-    eager = fused_score_matching(head, sigma=0.3, **given)
+    eager = fused_score_matching(head, sigma=0.3, compiled=False, **given)
     monkeypatch.setenv("CC", "no-such-compiler")
     forget_compiled()
     try:
@@ -332,7 +331,27 @@ def test_where_compilation_fails_it_goes_on_without_and_says_so_once(monkeypatch
     torch.testing.assert_close((first, second), (eager, eager))
 
 
+def test_without_a_compiler_and_without_being_asked_it_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, given = score_head(torch.float32, hidden_features=(8,)), points(dtype=torch.float32)
+    eager = fused_score_matching(head, sigma=0.3, compiled=False, **given)
+    monkeypatch.setenv("CC", "no-such-compiler")
+    forget_compiled()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert torch.equal(fused_score_matching(head, sigma=0.3, **given), eager)
+    finally:
+        forget_compiled()
+
+
+@needs_compiler
+def test_by_itself_it_walks_in_c_where_that_is_possible() -> None:
+    head, given = score_head(torch.float32, hidden_features=(8, 8)), points(dtype=torch.float32)
+    asked, unasked = (fused_score_matching(head, sigma=0.3, compiled=c, **given) for c in (True, None))
+    assert torch.equal(asked, unasked)
+
+
 def forget_compiled() -> None:
     fused._compiled_chunk.cache_clear()
     build.library.cache_clear()
-    layout.cache_clear()
+    build.available.cache_clear()

@@ -35,7 +35,7 @@ def fused_score_matching(
     weight: Tensor,
     derivative: Tensor,
     linear: Tensor,
-    compiled: bool = False,
+    compiled: bool | None = None,
     chunk: int | None = None,
 ) -> Tensor:
     """The sum over points of :math:`\\omega\\,(\\tfrac12 s^2 + a\\, \\partial_x s + b\\, s)`.
@@ -49,7 +49,8 @@ def fused_score_matching(
         derivative: :math:`a`, ``(N,)`` or ``()``; where all are zero the derivative is never computed.
         linear: :math:`b`, ``(N,)`` or ``()``.
         compiled: Walk in machine code: in C on the processor (:mod:`arcsm.native`; doubles walk without), by
-            ``torch.compile`` elsewhere. Where that fails, it warns once and walks without.
+            ``torch.compile`` elsewhere. Where that fails, it warns once and walks without. ``None`` for in C where
+            that is possible.
         chunk: Largest number of points at a time; by default what suits the device.
 
     Returns:
@@ -65,10 +66,11 @@ def fused_score_matching(
     return constant + _FusedScoreMatching.apply(walk, context, *_parameters(head))
 
 
-def _way(x: Tensor, compiled: bool) -> tuple[Callable[..., Any], int]:
+def _way(x: Tensor, compiled: bool | None) -> tuple[Callable[..., Any], int]:
     """How to walk a chunk, and how many points to take at a time."""
     on_cpu = x.device.type == "cpu"
-    if compiled and (x.dtype == torch.float32 or not on_cpu):
+    in_c = on_cpu and x.dtype == torch.float32
+    if (compiled and (in_c or not on_cpu)) or (compiled is None and in_c and native.available()):
         return _compiled_chunk(x.device.type), _NATIVE_CHUNK if on_cpu else _DEVICE_CHUNK
     return _chunk, CHUNK if on_cpu else _DEVICE_CHUNK
 

@@ -41,7 +41,7 @@ def csm(
     condition: Tensor | None = None,
     generator: Source = None,
     weighting: Weighting = "natural",
-    compiled: bool = False,
+    compiled: bool | None = None,
 ) -> Tensor:
     """Composite score matching (paper, Eq. 5), and the family of unbiased objectives that it belongs to.
 
@@ -68,7 +68,7 @@ def csm(
         generator: Source of the noise.
         weighting: :math:`\\omega`: ``"natural"``, under which the head's network regresses targets of unit size, or
             ``"sigma2"``, :math:`\\sigma^2` as in NCSN.
-        compiled: Compile the fused walk of a :class:`ScoreHead`.
+        compiled: Compile the fused walk of a :class:`ScoreHead`; ``None`` where that is a matter of a second.
 
     Raises:
         ValueError: for a mix other than 1 without a noise ladder.
@@ -98,7 +98,7 @@ def dsm(
     generator: Source = None,
     weighting: Weighting = "natural",
     joint: bool = False,
-    compiled: bool = False,
+    compiled: bool | None = None,
 ) -> Tensor:
     """Denoising score matching of each conditional.
 
@@ -115,7 +115,7 @@ def dsm(
         weighting: As in :func:`csm`, for the ladder.
         joint: With ``sigma``, match :math:`\\nabla_x \\log q(x)` of a normalised head, not the scores of its
             conditionals.
-        compiled: Compile the fused walk of a :class:`ScoreHead`.
+        compiled: Compile the fused walk of a :class:`ScoreHead`; ``None`` where that is a matter of a second.
 
     References:
         A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
@@ -278,7 +278,7 @@ def _score_matching(
     weight: Tensor,
     derivative: Tensor,
     linear: Tensor,
-    compiled: bool,
+    compiled: bool | None,
 ) -> Tensor:
     """Mean over the batch of the sum of weight * (s^2 / 2 + derivative * ds + linear * s); contexts ``(B, D, C)``."""
     if isinstance(model.head, ScoreHead) and not z.requires_grad:

@@ -46,7 +46,8 @@ class TrainConfig(BaseModel):
         seed: Seed of all randomness.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         precision: ``"32-true"``; or ``"bf16-mixed"`` or ``"16-mixed"``, for products in half of it.
-        compiled: Compile the fused score matching.
+        compiled: Walk through the score network in machine code: on a processor in C, which needs a C compiler, else by
+            ``torch.compile``, which takes a minute to begin. ``"auto"`` for in C where that is possible.
         tensorboard: Log to TensorBoard too (needs the extra ``tensorboard``).
     """
 
@@ -82,15 +83,16 @@ class TrainConfig(BaseModel):
     seed: int = Field(0, ge=0, lt=2**63)
     device: str = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    compiled: bool = False
+    compiled: bool | Literal["auto"] = "auto"
     tensorboard: bool = False
 
 
 def objective_of(config: TrainConfig) -> Callable[..., Tensor]:
     """The objective with the options of the configuration that concern it."""
+    compiled = None if config.compiled == "auto" else config.compiled
     options: dict[str, dict[str, Any]] = {
-        "csm": {"mix": config.mix, "weighting": config.weighting, "compiled": config.compiled},
-        "dsm": {"sigma": config.sigma, "weighting": config.weighting, "compiled": config.compiled},
+        "csm": {"mix": config.mix, "weighting": config.weighting, "compiled": compiled},
+        "dsm": {"sigma": config.sigma, "weighting": config.weighting, "compiled": compiled},
         "ssm": {
             "slices": config.slices,
             "projections": config.projections,

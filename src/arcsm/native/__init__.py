@@ -4,7 +4,7 @@ A compiler for all programs cannot keep a point's hidden layers in a core's own 
 gradient; ``walk.c`` does. It is an option: without a C compiler everything works as well, more slowly.
 """
 
-from arcsm.native.build import CompilationError
+from arcsm.native.build import CompilationError, available
 from arcsm.native.walk import walk
 
-__all__ = ["CompilationError", "walk"]
+__all__ = ["CompilationError", "available", "walk"]

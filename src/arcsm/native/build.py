@@ -50,6 +50,16 @@ def library(name: str) -> ctypes.CDLL:
         raise CompilationError(f"{path}: {error}") from error
 
 
+@lru_cache
+def available() -> bool:
+    """Whether the library can be had on this machine; compiles it to find out."""
+    try:
+        library("walk")
+    except CompilationError:
+        return False
+    return True
+
+
 def _compiler() -> list[str]:
     """The command of the C compiler: that of the environment's CC, or the first one found."""
     wanted = shlex.split(os.environ.get("CC", ""))
