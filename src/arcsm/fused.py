@@ -8,7 +8,6 @@ large as the contexts themselves) and by the weights. Beyond a chunk, memory doe
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from arcsm import native
 from arcsm.batches import keep_freed_memory
 from arcsm.heads.base import Sigma
 from arcsm.heads.score import EMBEDDING_FEATURES, ScoreHead
+from arcsm.warning import warn
 
 CHUNK = 2048  # points at a time: hidden layers of 64 units then take half a megabyte each
 _NATIVE_CHUNK = 2**15  # in C, which walks tiles of its own, shared by the threads
@@ -48,14 +48,19 @@ def fused_score_matching(
         weight: :math:`\\omega`, ``(N,)`` or ``()``.
         derivative: :math:`a`, ``(N,)`` or ``()``; where all are zero the derivative is never computed.
         linear: :math:`b`, ``(N,)`` or ``()``.
-        compiled: Walk in machine code: in C on the processor (:mod:`arcsm.native`; doubles walk without), by
-            ``torch.compile`` elsewhere. Where that fails, it warns once and walks without. ``None`` for in C where
-            that is possible.
+        compiled: Whether to walk in machine code: in C on the processor (:mod:`arcsm.native`; doubles walk without), by
+            ``torch.compile`` elsewhere; where that fails, it warns once and walks without. ``None``: in C on the
+            processor if a compiler is found, without otherwise.
         chunk: Largest number of points at a time; by default what suits the device.
 
     Returns:
         The sum, ``()``, with gradients for ``context`` and the head's parameters.
+
+    Raises:
+        ValueError: for contexts that do not belong to the values or to the head.
     """
+    if context.shape != (len(x), head.context_features):
+        raise ValueError(f"context: expected {(len(x), head.context_features)}, got {tuple(context.shape)}")
     keep_freed_memory()
     if sigma is not None:
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape)
@@ -68,11 +73,22 @@ def fused_score_matching(
 
 def _way(x: Tensor, compiled: bool | None) -> tuple[Callable[..., Any], int]:
     """How to walk a chunk, and how many points to take at a time."""
-    on_cpu = x.device.type == "cpu"
-    in_c = on_cpu and x.dtype == torch.float32
-    if (compiled and (in_c or not on_cpu)) or (compiled is None and in_c and native.available()):
-        return _compiled_chunk(x.device.type), _NATIVE_CHUNK if on_cpu else _DEVICE_CHUNK
-    return _chunk, CHUNK if on_cpu else _DEVICE_CHUNK
+    if x.device.type != "cpu":
+        return _compiled_chunk() if compiled else _chunk, _DEVICE_CHUNK
+    if x.dtype != torch.float32 or compiled is False or not native.can_walk():
+        if compiled and x.dtype == torch.float32:
+            _say_that_it_is_not_compiled()
+        return _chunk, CHUNK
+    return _native_chunk, _NATIVE_CHUNK
+
+
+@lru_cache
+def _say_that_it_is_not_compiled() -> None:
+    """Once."""
+    try:
+        native.library("walk")
+    except native.CompilationError as error:
+        warn(f"compilation does not work here, going on without it: {error}", UserWarning)
 
 
 class _Points(NamedTuple):
@@ -319,9 +335,9 @@ def _even(count: int, largest: int) -> list[slice]:
 
 
 @lru_cache
-def _compiled_chunk(device_type: str) -> Callable[..., Any]:
-    """The compiled chunk, or the plain one (with one warning) where compilation fails on this machine."""
-    compiled = _native_chunk if device_type == "cpu" else torch.compile(_chunk, dynamic=False)
+def _compiled_chunk() -> Callable[..., Any]:
+    """The chunk by ``torch.compile``, or the plain one (with one warning) where that fails on this machine."""
+    compiled = torch.compile(_chunk, dynamic=False)
     broken = False
 
     def chunk(*arguments: Any) -> Any:
@@ -334,7 +350,7 @@ def _compiled_chunk(device_type: str) -> Callable[..., Any]:
             except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
                 broken = True
                 cause = str(error).strip().splitlines()[0]
-                warnings.warn(f"compilation does not work here, going on without it: {cause}", stacklevel=2)
+                warn(f"torch.compile does not work here, going on without it: {cause}", UserWarning)
         return _chunk(*arguments)
 
     return chunk

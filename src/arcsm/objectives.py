@@ -68,7 +68,8 @@ def csm(
         generator: Source of the noise.
         weighting: :math:`\\omega`: ``"natural"``, under which the head's network regresses targets of unit size, or
             ``"sigma2"``, :math:`\\sigma^2` as in NCSN.
-        compiled: Compile the fused walk of a :class:`ScoreHead`; ``None`` where that is a matter of a second.
+        compiled: Whether the walk of a :class:`ScoreHead` is compiled; ``None``: in C on the processor, if a compiler
+            is found (see :func:`arcsm.fused.fused_score_matching`).
 
     Raises:
         ValueError: for a mix other than 1 without a noise ladder.
@@ -115,7 +116,8 @@ def dsm(
         weighting: As in :func:`csm`, for the ladder.
         joint: With ``sigma``, match :math:`\\nabla_x \\log q(x)` of a normalised head, not the scores of its
             conditionals.
-        compiled: Compile the fused walk of a :class:`ScoreHead`; ``None`` where that is a matter of a second.
+        compiled: Whether the walk of a :class:`ScoreHead` is compiled; ``None``: in C on the processor, if a compiler
+            is found (see :func:`arcsm.fused.fused_score_matching`).
 
     References:
         A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)

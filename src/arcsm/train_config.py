@@ -45,9 +45,11 @@ class TrainConfig(BaseModel):
         checkpoint_seconds: Seconds between training checkpoints (one is always written at the end).
         seed: Seed of all randomness.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
-        precision: ``"32-true"``; or ``"bf16-mixed"`` or ``"16-mixed"``, for products in half of it.
-        compiled: Walk through the score network in machine code: on a processor in C, which needs a C compiler, else by
-            ``torch.compile``, which takes a minute to begin. ``"auto"`` for in C where that is possible.
+        precision: ``"32-true"``; or ``"bf16-mixed"`` or ``"16-mixed"``, for products in half of it (a walk in C stays
+            in single precision).
+        compiled: Whether to walk through the score network in machine code: on a processor in C, which needs a C
+            compiler and a second, elsewhere by ``torch.compile``, which takes a minute to begin. ``"auto"``: in C on a
+            processor if a compiler is found. Other losses than csm and dsm have no such walk.
         tensorboard: Log to TensorBoard too (needs the extra ``tensorboard``).
     """
 

@@ -1,63 +1,60 @@
-"""A C file to a library for this very processor, kept for the next time."""
+"""A C file to a library for this very processor.
+
+It is compiled anew in every process that asks for it, into a folder that is gone a moment later: a second is little
+beside the import of torch, and what is not kept can be neither damaged, nor out of date, nor somebody else's.
+"""
 
 from __future__ import annotations
 
-import atexit
 import ctypes
-import hashlib
 import os
 import shlex
 import shutil
-import stat
+import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
 _COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared")
-_NATIVE = ("-march=native", "-mcpu=native", None)  # the first that the compiler knows
-_SECONDS = 120.0
+_NATIVE = (("-march=native",), ("-mcpu=native",), ())  # the first by which it can be compiled is taken
+_SECONDS = 60.0  # of patience
 
 
 class CompilationError(RuntimeError):
     """There is no compiler, or it could not do it; the message is one line."""
 
 
-@lru_cache
 def library(name: str) -> ctypes.CDLL:
-    """The library of a C file of this package, compiled if it has not been before.
-
-    It is kept under the user's cache folder, by a name that says what it was made of and for which processor.
+    """The library of a C file of this package, compiled the first time.
 
     Raises:
-        CompilationError: where there is no compiler, or it fails.
+        CompilationError: where there is no compiler, or it fails; it is not tried again.
     """
-    source = files("arcsm.native").joinpath(f"{name}.c").read_text(encoding="utf-8")
-    compiler = _compiler()
-    target, means = _target(compiler)
-    command = [*compiler, *_FLAGS, *target]
-    made_of = hashlib.sha256("\0".join([source, means, *command]).encode()).hexdigest()[:16]
-    path = _folder() / f"{name}-{made_of}.so"
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError:  # not there yet, or damaged
-        _compile(command, source, path)
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:
-        raise CompilationError(f"{path}: {error}") from error
+    found = _attempt(name)
+    if isinstance(found, CompilationError):
+        raise found
+    return found
+
+
+def available(name: str) -> bool:
+    """Whether the library can be had on this machine; compiles it to find out."""
+    return not isinstance(_attempt(name), CompilationError)
 
 
 @lru_cache
-def available() -> bool:
-    """Whether the library can be had on this machine; compiles it to find out."""
+def _attempt(name: str) -> ctypes.CDLL | CompilationError:
     try:
-        library("walk")
-    except CompilationError:
-        return False
-    return True
+        source = files("arcsm.native").joinpath(f"{name}.c").read_text(encoding="utf-8")
+        with tempfile.TemporaryDirectory(prefix="arcsm-", ignore_cleanup_errors=True) as folder:
+            return ctypes.CDLL(str(_compile(_compiler(), source, Path(folder))))
+    except CompilationError as error:
+        return error
+    except (OSError, ValueError) as error:  # a full disk, no folder to write to, a CC that is no command, ...
+        return CompilationError(f"compilation in C: {error}")
 
 
 def _compiler() -> list[str]:
@@ -69,53 +66,37 @@ def _compiler() -> list[str]:
     raise CompilationError(f"no C compiler: looked for {', '.join(wanted[:1] or _COMPILERS)}")
 
 
-def _target(compiler: list[str]) -> tuple[list[str], str]:
-    """The option for this very processor, and what it means here: the compiler's version and all it predefines."""
-    error = CompilationError(f"{compiler[0]} does not work")
-    for option in _NATIVE:
-        target = [] if option is None else [option]
+def _compile(compiler: list[str], source: str, folder: Path) -> Path:
+    """The library, with the most of the processor that the compiler, and what it calls, can make use of."""
+    written, made = folder / "source.c", folder / "made.so"
+    written.write_text(source, encoding="utf-8")
+    said = ""
+    for native in _NATIVE:
+        code, said = _run([*compiler, *_FLAGS, *native, "-o", str(made), str(written)])
+        if code == 0:
+            return made
+    lines = [line for line in said.splitlines() if "error" in line] or said.splitlines() or ["it failed"]
+    raise CompilationError(f"{compiler[0]}: {lines[0].strip()}")
+
+
+def _run(command: list[str]) -> tuple[int, str]:
+    """Exit status and what was said on standard error; all that it has started ends with our patience."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
         try:
-            return target, _run([*compiler, *target, "-dM", "-E", "-x", "c", os.devnull])
-        except CompilationError as failed:
-            error = failed
-    raise error
-
-
-def _compile(command: list[str], source: str, path: Path) -> None:
-    """Whole or not at all, and side by side with other processes that do the same."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        written, made = Path(folder, "source.c"), Path(folder, "made.so")
-        try:
-            written.write_text(source, encoding="utf-8")
-            _run([*command, "-o", str(made), str(written), "-lm"])
-            made.replace(path)
-        except OSError as error:
-            raise CompilationError(f"{path.parent}: {error}") from error
-
-
-def _run(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=True)
-    except subprocess.CalledProcessError as error:
-        lines = [line for line in error.stderr.splitlines() if "error" in line] or error.stderr.splitlines() or [""]
-        raise CompilationError(f"{command[0]}: {lines[0].strip()}") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CompilationError(f"{command[0]}: {error}") from error
-    return done.stdout
-
-
-@lru_cache
-def _folder() -> Path:
-    """Where libraries are kept: a folder that nobody else can write to, or one for this process alone."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arcsm"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state = folder.stat()
-        owned = state.st_uid == os.getuid() and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        if owned and os.access(folder, os.W_OK):
-            return folder
-    except (OSError, RuntimeError):  # RuntimeError: nobody's home
-        pass
-    alone = Path(tempfile.mkdtemp(prefix="arcsm-"))
-    atexit.register(shutil.rmtree, alone, ignore_errors=True)
-    return alone
+            _, said = process.communicate(timeout=_SECONDS)
+        except BaseException as error:
+            with suppress(AttributeError, ProcessLookupError):  # no groups of processes here; already gone
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise CompilationError(f"{command[0]}: not done after {_SECONDS:g} seconds") from error
+            raise
+    return process.returncode, said

@@ -450,11 +450,11 @@ static void backward(const shape *s, const float *const *weight, workspace w, la
 
 /* Loss of `count` points. Gradients are added to `by_weight` and `by_bias`, (layers + 1) arrays each, the last of them
  * the output's; `by_context`, (count, C), is written. The inputs are `context`, (count, C), and `others`, (count, I - C),
- * the last of which move with x at the rates `slopes`, (count, V). `points` are COEFFICIENTS rows of `count` numbers.
- * Weights are (units, inputs). */
+ * the last of which move with x at the rates `slopes`, (count, V). `points` are COEFFICIENTS rows, `next`
+ * numbers apart. Weights are (units, inputs). */
 double walk(const shape *s, long count, const float *context, const float *others, const float *slopes,
-            const float *points, const float *const *weight, const float *const *bias, float *const *by_weight,
-            float *const *by_bias, float *by_context, void *space)
+            const float *points, long next, const float *const *weight, const float *const *bias,
+            float *const *by_weight, float *const *by_bias, float *by_context, void *space)
 {
     const long half = half_of(s), last = s->layers - 1, rest = s->inputs - s->context;
     layer layers[s->layers];
@@ -472,7 +472,7 @@ double walk(const shape *s, long count, const float *context, const float *other
         turn(slopes + begin * s->features, here, s->features, w.moves, s->tile);
         for (long i = 0; i < COEFFICIENTS; i++) {
             float *out = (float *)row(w.table, i);
-            memcpy(out, points + i * count + begin, (size_t)here * sizeof(float));
+            memcpy(out, points + i * next + begin, (size_t)here * sizeof(float));
             memset(out + here, 0, (size_t)(s->tile - here) * sizeof(float)); /* points without weight */
         }
         forward(s, weight, bias, w, layers);

@@ -6,16 +6,18 @@ import ctypes
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from arcsm.native.build import library
+from arcsm.native.build import available, library
 
 _TILE = 128  # points whose layers are at work together
 _CACHE = 1 << 20  # bytes; where a tile's layers are more than a core's own cache holds, it is as small as can be
 _FEWEST = 1024  # points that are worth a thread
+_COEFFICIENTS = 6
 
 
 class _Shape(ctypes.Structure):
@@ -31,9 +33,9 @@ class _Shape(ctypes.Structure):
     )
 
 
-class _Gradients(NamedTuple):
-    loss: float
-    by_parameters: list[Tensor]
+def can_walk() -> bool:
+    """Whether there is a C compiler for it; finding out takes a second, the first time."""
+    return available("walk")
 
 
 def walk(
@@ -62,57 +64,83 @@ def walk(
     Raises:
         CompilationError: where there is no compiler for it.
         TypeError: for tensors that are not of single precision on the processor.
+        ValueError: for tensors whose shapes do not belong together.
     """
-    tensors = [context, others, slopes, points, *parameters]
-    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
-        raise TypeError("walk: expected float32 tensors on the processor")
-    context, others, slopes = context.contiguous(), others.contiguous(), slopes.contiguous()
+    _check(context, others, slopes, points, parameters, residual)
+    context, others, slopes, points = (t.contiguous() for t in (context, others, slopes, points))
     parameters = [p.contiguous() for p in parameters]
     by_context = torch.empty_like(context)
-    threads = min(torch.get_num_threads(), -(-len(context) // _FEWEST)) or 1
+    units = tuple(len(weight) for weight in parameters[0:-2:2])
+    sizes = context.shape[1] + others.shape[1], context.shape[1], slopes.shape[1]
+    layout = _layout(*sizes, units, residual, tangent)
+    threads = max(1, min(torch.get_num_threads(), -(-len(context) // _FEWEST)))
     size = -(-len(context) // threads)
-    parts = [slice(start, start + size) for start in range(0, len(context), max(size, 1))]
+    # what the threads write is made here: in a thread, torch would start others
+    memories = [torch.empty(layout.space + layout.alignment, dtype=torch.uint8) for _ in range(threads)]
+    gradients = [[torch.zeros_like(parameter) for parameter in parameters] for _ in range(threads)]
 
-    def of(part: slice) -> _Gradients:
-        rows = context[part], others[part], slopes[part], points[:, part].contiguous()
-        return _walk(*rows, parameters, residual, tangent, by_context[part])
+    def part(number: int) -> float:
+        rows = slice(number * size, min((number + 1) * size, len(context)))
+        given = context[rows], others[rows], slopes[rows], points[:, rows]
+        return _walk(layout, *given, parameters, gradients[number], by_context[rows], memories[number])
 
-    _code()  # compiled before any thread asks for it
-    if len(parts) > 1:
-        with ThreadPoolExecutor(len(parts)) as pool:  # C lets go of the interpreter
-            found = list(pool.map(of, parts))
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:  # C lets go of the interpreter
+            losses = list(pool.map(part, range(threads)))
     else:
-        found = [of(part) for part in parts]
-    sums = [sum(each[1:], each[0]) for each in zip(*[part.by_parameters for part in found], strict=True)]
-    return sum(part.loss for part in found), by_context, sums or [torch.zeros_like(p) for p in parameters]
+        losses = [part(0)]
+    return sum(losses), by_context, [sum(each[1:], each[0]) for each in zip(*gradients, strict=True)]
+
+
+def _check(
+    context: Tensor, others: Tensor, slopes: Tensor, points: Tensor, parameters: Sequence[Tensor], residual: bool
+) -> None:
+    """C would read and write wherever wrong sizes lead it."""
+    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in (context, others, slopes, points, *parameters)):
+        raise TypeError("walk: expected float32 tensors on the processor")
+    rows, weights, biases = len(context), list(parameters[0::2]), list(parameters[1::2])
+    shapes = [tuple(t.shape) for t in (context, others, slopes, points, *parameters)]
+    fits = (
+        all(t.ndim == 2 for t in (context, others, slopes))
+        and len(others) == len(slopes) == rows
+        and slopes.shape[1] <= others.shape[1]
+        and tuple(points.shape) == (_COEFFICIENTS, rows)
+        and len(weights) == len(biases) >= 2
+        and all(
+            weight.ndim == 2 and bias.shape == weight.shape[:1] for weight, bias in zip(weights, biases, strict=True)
+        )
+        and weights[0].shape[1] == context.shape[1] + others.shape[1]
+        and all(above.shape[1] == len(below) for below, above in pairwise(weights))
+        and len(weights[-1]) == 1
+        and not (residual and len({len(weight) for weight in weights[:-1]}) > 1)
+    )
+    if not fits:
+        raise ValueError(f"walk: these shapes do not belong together: {', '.join(map(str, shapes))}")
 
 
 def _walk(
+    layout: _Layout,
     context: Tensor,
     others: Tensor,
     slopes: Tensor,
     points: Tensor,
     parameters: Sequence[Tensor],
-    residual: bool,
-    tangent: bool,
+    gradients: Sequence[Tensor],
     by_context: Tensor,
-) -> _Gradients:
-    """A part on one thread; ``by_context`` is written."""
-    weights, biases = parameters[0::2], parameters[1::2]
-    units = [len(weight) for weight in weights[:-1]]
-    sizes = context.shape[1] + others.shape[1], context.shape[1], slopes.shape[1]
-    shape, space, alignment = _layout(*sizes, tuple(units), residual, tangent)
-    memory = torch.empty(space + alignment, dtype=torch.uint8)
-    gradients = [torch.zeros_like(parameter) for parameter in parameters]
-    loss = _code().walk(
-        ctypes.byref(shape),
-        ctypes.c_long(len(context)),
-        *map(_address, (context, others, slopes, points)),
-        *map(_addresses, (weights, biases, gradients[0::2], gradients[1::2])),
-        _address(by_context),
-        ctypes.c_void_p(-(-memory.data_ptr() // alignment) * alignment),
+    memory: Tensor,
+) -> float:
+    """A part on one thread; to ``gradients`` is added, ``by_context`` is written."""
+    return float(
+        _code().walk(
+            ctypes.byref(layout.shape),
+            ctypes.c_long(len(context)),
+            *map(_address, (context, others, slopes, points)),
+            ctypes.c_long(points.stride(0)),
+            *map(_addresses, (parameters[0::2], parameters[1::2], gradients[0::2], gradients[1::2])),
+            _address(by_context),
+            ctypes.c_void_p(-(-memory.data_ptr() // layout.alignment) * layout.alignment),
+        )
     )
-    return _Gradients(loss, gradients)
 
 
 def _code() -> ctypes.CDLL:
@@ -122,22 +150,25 @@ def _code() -> ctypes.CDLL:
     return code
 
 
+class _Layout(NamedTuple):
+    shape: _Shape
+    space: int  # bytes that a walk needs
+    alignment: int  # and where they may begin
+
+
 @lru_cache
-def _layout(
-    inputs: int, context: int, features: int, units: tuple[int, ...], residual: bool, tangent: bool
-) -> tuple[_Shape, int, int]:
-    """The shape of a walk, the bytes that it needs, and their alignment."""
+def _layout(inputs: int, context: int, features: int, units: tuple[int, ...], residual: bool, tangent: bool) -> _Layout:
+    """The shape of a walk, with tiles that a core's own cache can hold."""
     code = _code()
     sizes = (ctypes.c_long * len(units))(*units)
 
-    def shape(tile: int) -> _Shape:
-        return _Shape(inputs, context, features, len(units), sizes, residual, tangent, tile)
+    def layout(tile: int) -> _Layout:
+        shape = _Shape(inputs, context, features, len(units), sizes, residual, tangent, tile)
+        return _Layout(shape, int(code.walk_space(ctypes.byref(shape))), int(code.walk_alignment()))
 
     step = int(code.walk_step())
-    chosen = shape(max(_TILE, step))
-    if code.walk_space(ctypes.byref(chosen)) > _CACHE:
-        chosen = shape(step)
-    return chosen, int(code.walk_space(ctypes.byref(chosen))), int(code.walk_alignment())
+    usual = layout(max(_TILE, step))
+    return usual if usual.space <= _CACHE else layout(step)
 
 
 def _address(tensor: Tensor) -> ctypes.c_void_p:
