@@ -678,6 +678,26 @@ def test_a_csv_file_without_a_header_gets_names(tmp_path: Path) -> None:
         read_frame(tmp_path / "a.txt")
 
 
+@pytest.mark.parametrize(
+    ("first", "header"),
+    [
+        ("red,1.5,3", False),
+        ("red,-1,3", False),
+        ("red,1e3,3", False),
+        ("red,2,2", False),
+        ("red,true,2", False),
+        ("name,2001,2002", True),  # a wide table with years
+        (",a,b", True),  # an index that has no name
+        ("a,NA,b", True),
+    ],
+)
+def test_a_first_row_with_text_is_a_header_unless_it_can_only_be_data(tmp_path: Path, first: str, header: bool) -> None:
+    (tmp_path / "a.csv").write_text(f"{first}\nblue,7.5,8\ngreen,1,2\n")
+    table = read_frame(tmp_path / "a.csv")
+    assert len(table) == 3 - header
+    assert table.columns[0] == (first.split(",")[0] if header else "x0")
+
+
 def test_held_out_rows_say_which_plan_is_better() -> None:
     random = np.random.default_rng(0)
     bunched = np.repeat(random.normal(size=(40, 3)), 10, 0) + 0.002 * random.normal(size=(400, 3))

@@ -29,7 +29,8 @@ def read_frame(path: FilePath, like: pd.DataFrame | None = None) -> pd.DataFrame
 
     Arguments:
         path: ``.csv``, ``.csv.gz``, ``.parquet``, ``.npy`` or ``.npz``. A CSV file without a header gets the names
-            ``x0, x1, ...``.
+            ``x0, x1, ...``; its first row is a header if one of its cells is text and none a fraction, a negative
+            number, a truth value, or the same whole number twice.
         like: A table with the same columns, whose names, order and types are asked for.
 
     Raises:
@@ -192,7 +193,7 @@ class _ParquetWriter:
 
 
 def _csv_parts(path: Path, names: list[str], rows: int | None, as_text: bool = False) -> Iterator[pd.DataFrame]:
-    """A CSV file, whose first row is a header when one of its cells is neither a number nor empty.
+    """A CSV file, with a header where its first row looks like one.
 
     Columns of ``names`` are read as they are, even where they look like numbers; with ``as_text`` all are, to the
     letter.
@@ -200,8 +201,7 @@ def _csv_parts(path: Path, names: list[str], rows: int | None, as_text: bool = F
     try:
         cells = pd.Series(first_cells(path) or [], dtype=str).str.strip()
         _check_separator(path, cells)
-        known = cells.isin(MISSING) | cells.isin(TRUTH)
-        header = bool((pd.to_numeric(cells, errors="coerce").isna() & ~known).any())
+        header = _is_header(cells)
         columns = cells.tolist() if header else [f"x{index}" for index in range(len(cells))]
         if len(set(columns)) < len(columns):
             twice = next(name for index, name in enumerate(columns) if name in columns[:index])
@@ -231,6 +231,19 @@ def _csv_parts(path: Path, names: list[str], rows: int | None, as_text: bool = F
         raise ValueError(f"{path}: not a table of comma-separated values ({' '.join(str(error).split())})") from error
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read, damaged or not of this format ({error})") from error
+
+
+def _is_header(cells: pd.Series) -> bool:
+    """Whether a first row is names of columns: one of its cells is text, and none can only be a value.
+
+    A name may well be a whole number, such as a year, but not twice the same one; and hardly a fraction, a negative
+    number or a truth value.
+    """
+    numbers = pd.to_numeric(cells, errors="coerce")
+    text = numbers.isna() & ~cells.isin(MISSING) & ~cells.isin(TRUTH)
+    whole = cells[numbers.notna() & cells.str.fullmatch(r"\d+")]
+    values = (numbers.notna().sum() > len(whole)) or whole.duplicated().any() or cells.isin(TRUTH).any()
+    return bool(text.any() and not values)
 
 
 def _check_separator(path: Path, cells: pd.Series) -> None:
