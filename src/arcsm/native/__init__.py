@@ -4,7 +4,7 @@ A compiler for all programs cannot keep a point's hidden layers in a core's own 
 gradient; ``walk.c`` does. It is an option: without a C compiler everything works as well, more slowly.
 """
 
+from arcsm.native.bridge import can_walk, walk
 from arcsm.native.build import CompilationError, library
-from arcsm.native.walk import can_walk, walk
 
 __all__ = ["CompilationError", "can_walk", "library", "walk"]
