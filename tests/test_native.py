@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from arcsm import native
+from arcsm.implicit.encoders import chained
 from arcsm.native import build
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -172,6 +173,62 @@ def test_no_points_give_nothing() -> None:
     assert loss == 0.0
     assert by_context.shape == (0, 3)
     assert all(bool((gradient == 0.0).all()) for gradient in gradients)
+
+
+def latents(rows: int, count: int, units: int) -> list[Tensor]:
+    """What a chain is made of, as :func:`arcsm.native.chain` takes it."""
+    shapes = [(rows, count, units), (rows, count), (count, units), (count, count, units), (count, units)]
+    fixed, noise, of_noise, of_latents, output = (torch.randn(shape) for shape in shapes)
+    return [fixed, noise, of_noise, of_latents / count**0.5, output / units]
+
+
+def chain_and_gradients(given: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    given = [t.to(dtype).requires_grad_() for t in given]
+    u = chained(*given)
+    downstream = torch.linspace(-1.0, 1.0, u.numel(), dtype=dtype).view_as(u)
+    return [u.detach(), *torch.autograd.grad((u * downstream).sum(), given)]
+
+
+@pytest.mark.parametrize(("rows", "count", "units"), [(1, 1, 1), (5, 3, 7), (64, 8, 32), (129, 16, 32), (300, 4, 33)])
+def test_a_chain_of_latents_and_its_way_back(
+    rows: int, count: int, units: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held against double precision, which walks in torch."""
+    given, calls, chain = latents(rows, count, units), [], native.chain
+    exact = chain_and_gradients(given, torch.float64)
+    monkeypatch.setattr(native, "chain", lambda *tensors: calls.append(len(tensors[0])) or chain(*tensors))
+    for wanted, found in zip(exact, chain_and_gradients(given, torch.float32), strict=True):
+        torch.testing.assert_close(found.double(), wanted, rtol=0.0, atol=5e-6 * max(1.0, wanted.abs().max().item()))
+    assert calls == [rows]
+
+
+def test_a_chain_of_rows_that_lie_anywhere() -> None:
+    fixed, noise, *weights = latents(10, 3, 4)
+    spread = torch.randn(10, 6)
+    spread[:, ::2] = noise
+    wanted = native.chain(fixed, noise, *weights).u
+    assert torch.equal(
+        native.chain(fixed.transpose(0, 1).contiguous().transpose(0, 1), spread[:, ::2], *weights).u, wanted
+    )
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_chains_of_shapes_that_do_not_belong_together_are_refused(place: int) -> None:
+    given = latents(5, 3, 7)
+    native.chain(*given)
+    with pytest.raises(ValueError, match="do not belong together"):
+        native.chain(*given[:place], given[place][:-1], *given[place + 1 :])
+    with pytest.raises(TypeError, match="float32"):
+        native.chain(*given[:place], given[place].double(), *given[place + 1 :])
+
+
+def test_without_a_compiler_latents_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = latents(20, 5, 6)
+    in_c = chain_and_gradients(given, torch.float32)
+    monkeypatch.setenv("CC", "no-such-compiler")
+    build._attempt.cache_clear()
+    for wanted, found in zip(in_c, chain_and_gradients(given, torch.float32), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

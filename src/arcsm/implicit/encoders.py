@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from arcsm import native
 from arcsm.implicit.trunks import Trunk
 
 
@@ -122,11 +123,47 @@ class AutoregressiveEncoder(LocationScaleEncoder):
 
     def draw(self, features: Tensor, noise: Tensor) -> Tensor:
         location, log_scale = (t.unsqueeze(1) for t in self.location_scale(features))
-        fixed = self.of_input(features).unflatten(-1, (self.latents, self.units)).unsqueeze(1)  # (B, 1, D, U)
-        fixed = fixed + noise.unsqueeze(-1) * self.of_noise  # (B, K, D, U)
-        rows = fixed.expand(-1, noise.shape[1], -1, -1).flatten(0, 1).transpose(0, 1)  # (D, B * K, U)
-        u: Tensor = _Chain.apply(rows, noise.flatten(0, 1), self.of_latents, self.output)
+        fixed = self.of_input(features).unflatten(-1, (self.latents, self.units))  # (B, D, U)
+        fixed = fixed.repeat_interleave(noise.shape[1], 0) if noise.shape[1] != 1 else fixed
+        u = chained(fixed, noise.flatten(0, 1), self.of_noise, self.of_latents, self.output)
         return location + log_scale.exp() * u.view_as(noise)
+
+
+def chained(fixed: Tensor, noise: Tensor, of_noise: Tensor, of_latents: Tensor, output: Tensor) -> Tensor:
+    """:math:`u_d = \\epsilon_d + w_d^\\top \\tanh(f_d + v_d \\epsilon_d + B_d u_{<d})`, one latent after the other.
+
+    In C where that is possible (:mod:`arcsm.native`); once differentiable.
+
+    Arguments:
+        fixed: :math:`f`, ``(N, D, U)``.
+        noise: :math:`\\epsilon`, ``(N, D)``.
+        of_noise: :math:`v`, ``(D, U)``.
+        of_latents: :math:`B`, ``(D, D, U)``, of which what is earlier than d is used.
+        output: :math:`w`, ``(D, U)``.
+
+    Returns:
+        ``(N, D)``.
+    """
+    if noise.device.type == "cpu" and noise.dtype == fixed.dtype == torch.float32 and native.can_chain():
+        in_c: Tensor = _ChainInC.apply(fixed, noise, of_noise, of_latents, output)
+        return in_c
+    rows = (fixed + noise.unsqueeze(-1) * of_noise).transpose(0, 1)  # (D, N, U)
+    u: Tensor = _Chain.apply(rows, noise, of_latents, output)
+    return u
+
+
+class _ChainInC(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, fixed: Tensor, noise: Tensor, of_noise: Tensor, of_latents: Tensor, output: Tensor) -> Tensor:
+        found = native.chain(fixed, noise, of_noise, of_latents, output)
+        ctx.save_for_backward(noise, of_noise, of_latents, output, *found)
+        return found.u
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        noise, of_noise, of_latents, output, u, kept = ctx.saved_tensors
+        return native.chain_back(grad, noise, of_noise, of_latents, output, native.Chained(u, kept))
 
 
 class _Chain(torch.autograd.Function):

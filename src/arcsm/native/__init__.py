@@ -1,10 +1,12 @@
-"""The innermost loop of training in C, compiled on this machine when it is first asked for.
+"""The innermost loops of training in C, compiled on this machine when they are first asked for.
 
 A compiler for all programs cannot keep a point's hidden layers in a core's own cache from the first product to the last
-gradient; ``walk.c`` does. It is an option: without a C compiler everything works as well, more slowly.
+gradient; ``walk.c`` does, and ``chain.c`` goes from latent to latent without a call between them. They are options:
+without a C compiler everything works as well, more slowly.
 """
 
-from arcsm.native.bridge import can_walk, walk
 from arcsm.native.build import CompilationError, library
+from arcsm.native.latents import Chained, can_chain, chain, chain_back
+from arcsm.native.scores import can_walk, walk
 
-__all__ = ["CompilationError", "can_walk", "library", "walk"]
+__all__ = ["Chained", "CompilationError", "can_chain", "can_walk", "chain", "chain_back", "library", "walk"]

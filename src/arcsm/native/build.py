@@ -19,6 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 
 _COMPILERS = ("cc", "gcc", "clang")
+_HEADER = "kernels.h"
 _FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared")
 _NATIVE = (("-march=native",), ("-mcpu=native",), ())  # the first by which it can be compiled is taken
 _SECONDS = 60.0  # of patience
@@ -48,9 +49,11 @@ def available(name: str) -> bool:
 @lru_cache
 def _attempt(name: str) -> ctypes.CDLL | CompilationError:
     try:
-        source = files("arcsm.native").joinpath(f"{name}.c").read_text(encoding="utf-8")
         with tempfile.TemporaryDirectory(prefix="arcsm-", ignore_cleanup_errors=True) as folder:
-            return ctypes.CDLL(str(_compile(_compiler(), source, Path(folder))))
+            for file in (f"{name}.c", _HEADER):
+                source = files("arcsm.native").joinpath(file).read_text(encoding="utf-8")
+                Path(folder, file).write_text(source, encoding="utf-8")
+            return ctypes.CDLL(str(_compile(_compiler(), Path(folder, f"{name}.c"))))
     except CompilationError as error:
         return error
     except (OSError, ValueError) as error:  # a full disk, no folder to write to, a CC that is no command, ...
@@ -66,13 +69,11 @@ def _compiler() -> list[str]:
     raise CompilationError(f"no C compiler: looked for {', '.join(wanted[:1] or _COMPILERS)}")
 
 
-def _compile(compiler: list[str], source: str, folder: Path) -> Path:
+def _compile(compiler: list[str], source: Path) -> Path:
     """The library, with the most of the processor that the compiler, and what it calls, can make use of."""
-    written, made = folder / "source.c", folder / "made.so"
-    written.write_text(source, encoding="utf-8")
-    said = ""
+    made, said = source.with_name("made.so"), ""
     for native in _NATIVE:
-        code, said = _run([*compiler, *_FLAGS, *native, "-o", str(made), str(written)])
+        code, said = _run([*compiler, *_FLAGS, *native, "-o", str(made), str(source)])
         if code == 0:
             return made
     lines = [line for line in said.splitlines() if "error" in line] or said.splitlines() or ["it failed"]

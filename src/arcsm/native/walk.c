@@ -7,26 +7,7 @@
  * Names are those of fused.py: z are the sums of a layer, h its activations, f' their slope, dz and dh derivatives by x.
  */
 
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-
-/* Registers hold ROWS x COLUMNS vectors of a product, one row of COLUMNS more, and a number. */
-#if defined(__AVX512F__)
-enum { LANES = 16, COLUMNS = 4 };
-#elif defined(__AVX__)
-enum { LANES = 8, COLUMNS = 2 };
-#elif defined(__aarch64__)
-enum { LANES = 4, COLUMNS = 4 };
-#else
-enum { LANES = 4, COLUMNS = 2 };
-#endif
-enum { ROWS = 6 };
-
-typedef float vec __attribute__((vector_size(4 * LANES), may_alias));
-typedef int32_t bits __attribute__((vector_size(4 * LANES), may_alias));
-
-#define INLINE static inline __attribute__((always_inline))
+#include "kernels.h"
 
 /* What a column of points has for the loss; the order is that of the caller's table. */
 enum { GAIN, PULL, WEIGHT, LINEAR, BY_CORRECTION, BY_SLOPE, COEFFICIENTS };
@@ -41,169 +22,6 @@ typedef struct {
     int tangent;          /* whether the loss has the derivative by x in it */
     long tile;            /* points at a time, a multiple of LANES * COLUMNS */
 } shape;
-
-/* A matrix of vectors: a row for each unit. */
-typedef struct {
-    vec *at;
-    long stride; /* vectors from row to row; odd, so that rows do not fall on the same lines of a cache */
-} matrix;
-
-INLINE vec *row(matrix m, long index) { return m.at + index * m.stride; }
-INLINE matrix from_column(matrix m, long column) { return (matrix){m.at + column, m.stride}; }
-INLINE vec all(float value) { return value - (vec){0}; }
-
-INLINE float sum_of(vec v)
-{
-    union {
-        vec v;
-        float lane[LANES];
-    } of = {v};
-    float total[4] = {0};
-    for (int i = 0; i < LANES; i++)
-        total[i % 4] += of.lane[i];
-    return (total[0] + total[1]) + (total[2] + total[3]);
-}
-
-/* 1 / (1 + exp(-z)), to about two units in the last place; not a number stays not a number.
- * exp(x) = 2^n exp(r), |r| <= ln(2) / 2, by the Taylor polynomial of seventh degree. */
-INLINE vec logistic(vec z)
-{
-    const vec most = all(87.0f), round = all(12582912.0f);
-    bits high = z < -most, low = z > most;
-    vec x = (vec)(((bits)-z & ~(high | low)) | ((bits)most & high) | ((bits)-most & low));
-    vec shifted = x * 1.44269504f + round, n = shifted - round;
-    vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    vec p = all(1.0f / 5040.0f);
-    p = p * r + 1.0f / 720.0f;
-    p = p * r + 1.0f / 120.0f;
-    p = p * r + 1.0f / 24.0f;
-    p = p * r + 1.0f / 6.0f;
-    p = p * r + 0.5f;
-    p = p * r * r + r + 1.0f;
-    vec power = (vec)((bits)p + ((bits)shifted << 23));
-    return (vec)((bits)(1.0f / (1.0f + power)) | (z != z));
-}
-
-/* Products ---------------------------------------------------------------------------------------------------------- */
-
-/* out[r] (+)= sum_k a[r, k] in[k] for a few rows and COLUMNS vectors of each. */
-INLINE void product_block(int rows, int columns, const float *a, long next_row, long next_k, long inner, matrix in,
-                          matrix out, int more)
-{
-    vec sum[ROWS][COLUMNS];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 8
-        for (int c = 0; c < columns; c++)
-            sum[r][c] = more ? row(out, r)[c] : all(0.0f);
-    for (long k = 0; k < inner; k++) {
-#pragma GCC unroll 8
-        for (int r = 0; r < rows; r++) {
-            float value = a[r * next_row + k * next_k];
-#pragma GCC unroll 8
-            for (int c = 0; c < columns; c++)
-                sum[r][c] += value * row(in, k)[c];
-        }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 8
-        for (int c = 0; c < columns; c++)
-            row(out, r)[c] = sum[r][c];
-}
-
-INLINE void product_rows(long rows, int columns, const float *a, long next_row, long next_k, long inner, matrix in,
-                         matrix out, int more)
-{
-    for (long r = 0; r < rows; r += ROWS) {
-        const float *from = a + r * next_row;
-        const matrix to = {row(out, r), out.stride};
-        switch (rows - r) {
-        case 1: product_block(1, columns, from, next_row, next_k, inner, in, to, more); break;
-        case 2: product_block(2, columns, from, next_row, next_k, inner, in, to, more); break;
-        case 3: product_block(3, columns, from, next_row, next_k, inner, in, to, more); break;
-        case 4: product_block(4, columns, from, next_row, next_k, inner, in, to, more); break;
-        case 5: product_block(5, columns, from, next_row, next_k, inner, in, to, more); break;
-        default: product_block(ROWS, columns, from, next_row, next_k, inner, in, to, more);
-        }
-    }
-}
-
-/* out (+)= A in, where A has `rows` rows and `inner` columns, and out has `width` vectors in a row. */
-static void product(long rows, long inner, const float *a, long next_row, long next_k, matrix in, matrix out,
-                    long width, int more)
-{
-    long c = 0;
-    for (; c + COLUMNS <= width; c += COLUMNS)
-        product_rows(rows, COLUMNS, a, next_row, next_k, inner, from_column(in, c), from_column(out, c), more);
-    for (; c < width; c++)
-        product_rows(rows, 1, a, next_row, next_k, inner, from_column(in, c), from_column(out, c), more);
-}
-
-/* out += A in with many columns in A, a few at a time, so that the rows of `in` that are at work stay close by. */
-static void long_product(long rows, long inner, matrix a, matrix in, matrix out, long width)
-{
-    const long some = 64;
-    for (long k = 0; k < inner; k += some) {
-        const matrix here = {row(in, k), in.stride};
-        product(rows, inner - k < some ? inner - k : some, (float *)a.at + k, a.stride * LANES, 1, here, out, width, 1);
-    }
-}
-
-/* Transposition ------------------------------------------------------------------------------------------------------ */
-
-/* Of vectors a and b: lanes without bit `step` of a beside those of b, moved by `step`; and those with it. */
-#define LOW(l, step) ((l) & (step) ? LANES + ((l) ^ (step)) : (l))
-#define HIGH(l, step) ((l) & (step) ? LANES + (l) : (l) ^ (step))
-#define FOUR(of, l, step) of(l, step), of(l + 1, step), of(l + 2, step), of(l + 3, step)
-#if defined(__AVX512F__)
-#define LIST(of, step) FOUR(of, 0, step), FOUR(of, 4, step), FOUR(of, 8, step), FOUR(of, 12, step)
-#elif defined(__AVX__)
-#define LIST(of, step) FOUR(of, 0, step), FOUR(of, 4, step)
-#else
-#define LIST(of, step) FOUR(of, 0, step)
-#endif
-#if defined(__clang__)
-#define SHUFFLE(of, a, b, step) __builtin_shufflevector(a, b, LIST(of, step))
-#else
-#define SHUFFLE(of, a, b, step) __builtin_shuffle(a, b, (bits){LIST(of, step)})
-#endif
-#define EXCHANGE(v, step)                                                                                              \
-    _Pragma("GCC unroll 16") for (int r = 0; r < LANES; r++) if (!(r & (step)))                                        \
-    {                                                                                                                  \
-        vec a = v[r], b = v[r + (step)];                                                                               \
-        v[r] = SHUFFLE(LOW, a, b, step);                                                                               \
-        v[r + (step)] = SHUFFLE(HIGH, a, b, step);                                                                     \
-    }
-
-/* A square of LANES rows and as many columns, in place. */
-INLINE void transpose(vec *v)
-{
-#if defined(__AVX512F__)
-    EXCHANGE(v, 8)
-#endif
-#if defined(__AVX__)
-    EXCHANGE(v, 4)
-#endif
-    EXCHANGE(v, 2)
-    EXCHANGE(v, 1)
-}
-
-/* A row for each unit to one for each point; lanes beyond the last unit are zero. */
-static void by_points(matrix from, long units, long width, matrix to)
-{
-    for (long i = 0; i < units; i += LANES)
-        for (long w = 0; w < width; w++) {
-            vec square[LANES];
-#pragma GCC unroll 16
-            for (int r = 0; r < LANES; r++)
-                square[r] = i + r < units ? row(from, i + r)[w] : all(0.0f);
-            transpose(square);
-#pragma GCC unroll 16
-            for (int r = 0; r < LANES; r++)
-                row(to, w * LANES + r)[i / LANES] = square[r];
-        }
-}
 
 /* Layers ------------------------------------------------------------------------------------------------------------ */
 
@@ -325,37 +143,7 @@ static double top(long units, const float *weight, float bias, layer l, matrix p
 
 /* Points ------------------------------------------------------------------------------------------------------------ */
 
-/* (count, columns) numbers of points to a row for each column; what is beyond the last point is zero. */
-static void turn(const float *from, long count, long columns, matrix to, long tile)
-{
-    for (long j = 0; j < columns; j++) {
-        float *out = (float *)row(to, j);
-        for (long t = 0; t < count; t++)
-            out[t] = from[t * columns + j];
-        memset(out + count, 0, (size_t)(tile - count) * sizeof(float));
-    }
-}
-
-static void turn_back(matrix from, long count, long columns, float *to)
-{
-    for (long j = 0; j < columns; j++) {
-        const float *in = (const float *)row(from, j);
-        for (long t = 0; t < count; t++)
-            to[t * columns + j] = in[t];
-    }
-}
-
-static long odd(long width) { return width | 1; }
-static long in_vectors(long units) { return (units + LANES - 1) / LANES; }
 static long larger(long a, long b) { return a > b ? a : b; }
-
-/* The next rows of a space; without a space, their number is counted all the same. */
-static matrix take(vec *space, size_t *used, long rows, long width)
-{
-    matrix found = {space ? space + *used : NULL, odd(width)};
-    *used += (size_t)(rows * odd(width));
-    return found;
-}
 
 static long widest(const shape *s)
 {
@@ -395,11 +183,6 @@ static workspace lay_out(const shape *s, vec *space, layer *layers, matrix *by_w
     }
     return w;
 }
-
-/* Points that go side by side without a rest: tiles are multiples of it. */
-long walk_step(void) { return (long)LANES * COLUMNS; }
-
-size_t walk_alignment(void) { return sizeof(vec); }
 
 /* Bytes that a walk needs, of the alignment of walk_alignment(). */
 size_t walk_space(const shape *s)
@@ -467,9 +250,9 @@ double walk(const shape *s, long count, const float *context, const float *other
     for (long begin = 0; begin < count; begin += s->tile) {
         const long here = count - begin < s->tile ? count - begin : s->tile;
         const matrix after = {row(w.given, s->context), w.given.stride};
-        turn(context + begin * s->context, here, s->context, w.given, s->tile);
-        turn(others + begin * rest, here, rest, after, s->tile);
-        turn(slopes + begin * s->features, here, s->features, w.moves, s->tile);
+        turn(context + begin * s->context, s->context, here, s->context, w.given, half);
+        turn(others + begin * rest, rest, here, rest, after, half);
+        turn(slopes + begin * s->features, s->features, here, s->features, w.moves, half);
         for (long i = 0; i < COEFFICIENTS; i++) {
             float *out = (float *)row(w.table, i);
             memcpy(out, points + i * next + begin, (size_t)here * sizeof(float));
@@ -479,7 +262,7 @@ double walk(const shape *s, long count, const float *context, const float *other
         loss += top(s->units[last], weight[last + 1], bias[last + 1][0], layers[last], w.table, w.by,
                     by_weight[last + 1], by_bias[last + 1], half, s->tangent);
         backward(s, weight, w, layers, turned, by_bias);
-        turn_back(w.by, here, s->context, by_context + begin * s->context);
+        turn_back(w.by, here, s->context, by_context + begin * s->context, s->context);
     }
     for (long i = 0; i <= last; i++)
         for (long j = 0; j < below(s, i); j++)

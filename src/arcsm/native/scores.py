@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from arcsm.native.build import available, library
+from arcsm.native.memory import address, addresses, memory
 
 _TILE = 128  # points whose layers are at work together
 _CACHE = 1 << 20  # bytes; where a tile's layers are more than a core's own cache holds, it is as small as can be
@@ -76,13 +77,13 @@ def walk(
     threads = max(1, min(torch.get_num_threads(), -(-len(context) // _FEWEST)))
     size = -(-len(context) // threads)
     # what the threads write is made here: in a thread, torch would start others
-    memories = [torch.empty(layout.space + layout.alignment, dtype=torch.uint8) for _ in range(threads)]
+    spaces = [memory(layout.space, layout.alignment) for _ in range(threads)]
     gradients = [[torch.zeros_like(parameter) for parameter in parameters] for _ in range(threads)]
 
     def part(number: int) -> float:
         rows = slice(number * size, min((number + 1) * size, len(context)))
         given = context[rows], others[rows], slopes[rows], points[:, rows]
-        return _walk(layout, *given, parameters, gradients[number], by_context[rows], memories[number])
+        return _walk(layout, *given, parameters, gradients[number], by_context[rows], spaces[number])
 
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:  # C lets go of the interpreter
@@ -127,18 +128,18 @@ def _walk(
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
     by_context: Tensor,
-    memory: Tensor,
+    space: Tensor,
 ) -> float:
     """A part on one thread; to ``gradients`` is added, ``by_context`` is written."""
     return float(
         _code().walk(
             ctypes.byref(layout.shape),
             ctypes.c_long(len(context)),
-            *map(_address, (context, others, slopes, points)),
+            *map(address, (context, others, slopes, points)),
             ctypes.c_long(points.stride(0)),
-            *map(_addresses, (parameters[0::2], parameters[1::2], gradients[0::2], gradients[1::2])),
-            _address(by_context),
-            ctypes.c_void_p(-(-memory.data_ptr() // layout.alignment) * layout.alignment),
+            *map(addresses, (parameters[0::2], parameters[1::2], gradients[0::2], gradients[1::2])),
+            address(by_context),
+            address(space),
         )
     )
 
@@ -169,11 +170,3 @@ def _layout(inputs: int, context: int, features: int, units: tuple[int, ...], re
     step = int(code.walk_step())
     usual = layout(max(_TILE, step))
     return usual if usual.space <= _CACHE else layout(step)
-
-
-def _address(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
-def _addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
