@@ -51,7 +51,7 @@ INLINE float sum_of(vec v)
 INLINE vec logistic(vec z)
 {
     const vec most = all(87.0f), round = all(12582912.0f);
-    bits high = z < -most, low = z > most;
+    bits high = -z > most, low = z > most;
     vec x = (vec)(((bits)-z & ~(high | low)) | ((bits)most & high) | ((bits)-most & low));
     vec shifted = x * 1.44269504f + round, n = shifted - round;
     vec r = x - n * 0.693359375f + n * 2.12194440e-4f;

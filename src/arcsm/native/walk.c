@@ -13,14 +13,14 @@
 enum { GAIN, PULL, WEIGHT, LINEAR, BY_CORRECTION, BY_SLOPE, COEFFICIENTS };
 
 typedef struct {
-    long inputs;          /* I: context first, features of x last */
-    long context;         /* C: of them, those that gradients are for */
-    long features;        /* V: of them, those that move with x */
-    long layers;          /* hidden layers */
-    const long *units;    /* of each, (layers,) */
-    int residual;         /* whether each hidden layer but the last is added to the one before it */
-    int tangent;          /* whether the loss has the derivative by x in it */
-    long tile;            /* points at a time, a multiple of LANES * COLUMNS */
+    long inputs;       /* I: context first, features of x last */
+    long context;      /* C: of them, those that gradients are for */
+    long features;     /* V: of them, those that move with x */
+    long layers;       /* hidden layers */
+    const long *units; /* of each, (layers,) */
+    int residual;      /* whether each hidden layer but the last is added to the one before it */
+    int tangent;       /* whether the loss has the derivative by x in it */
+    long tile;         /* points at a time, a multiple of LANES * COLUMNS */
 } shape;
 
 /* Layers ------------------------------------------------------------------------------------------------------------ */
@@ -198,8 +198,8 @@ static void forward(const shape *s, const float *const *weight, const float *con
     const long half = half_of(s), width = width_of(s), last = s->layers - 1, moving = s->inputs - s->features;
     product(s->units[0], s->inputs, weight[0], s->inputs, 1, w.given, layers[0].h, half, 0);
     if (s->tangent)
-        product(s->units[0], s->features, weight[0] + moving, s->inputs, 1, w.moves, from_column(layers[0].h, half), half,
-                0);
+        product(s->units[0], s->features, weight[0] + moving, s->inputs, 1, w.moves, from_column(layers[0].h, half),
+                half, 0);
     for (long i = 0; i < last; i++) {
         silu(s->units[i], bias[i], layers[i], half, s->tangent);
         if (s->residual && i > 0)
