@@ -70,6 +70,8 @@ PARTS = (
     "fig4-cifar",
     "fig4-faces",
     "table2-mnist",
+    "table2-mnist-8",
+    "table2-mnist-16",
     "table2-faces",
 )  # of fig4 and table2, which are quick
 
