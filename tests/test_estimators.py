@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -679,23 +680,36 @@ def test_a_csv_file_without_a_header_gets_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "header"),
+    ("first", "second", "said"),
     [
-        ("red,1.5,3", False),
-        ("red,-1,3", False),
-        ("red,1e3,3", False),
-        ("red,2,2", False),
-        ("red,true,2", False),
-        ("name,2001,2002", True),  # a wide table with years
-        (",a,b", True),  # an index that has no name
-        ("a,NA,b", True),
+        ("red,1.5,3", "blue,7.5,8", "1.5"),  # data, or names such as those of a spectrum
+        ("red,-1,3", "blue,7.5,8", "-1"),
+        ("red,1e3,3", "blue,7.5,8", "1e3"),
+        ("red,true,2", "blue,false,8", "true"),
+        ("name,2001,2002", "blue,7.5,8", None),  # years
+        (",a,b", "0,7.5,8", None),  # an index that has no name
+        ("a,NA,b", "blue,7.5,8", None),
+        ("q,0.5", "1,2", None),  # what stands above a number is a name
     ],
 )
-def test_a_first_row_with_text_is_a_header_unless_it_can_only_be_data(tmp_path: Path, first: str, header: bool) -> None:
-    (tmp_path / "a.csv").write_text(f"{first}\nblue,7.5,8\ngreen,1,2\n")
-    table = read_frame(tmp_path / "a.csv")
-    assert len(table) == 3 - header
-    assert table.columns[0] == (first.split(",")[0] if header else "x0")
+def test_a_first_row_with_text_is_names_and_what_looks_like_a_value_there_is_said(
+    tmp_path: Path, first: str, second: str, said: str | None
+) -> None:
+    (tmp_path / "a.csv").write_text(f"{first}\n{second}\n{second}\n")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        table = read_frame(tmp_path / "a.csv")
+    assert table.columns.tolist() == first.split(",")
+    assert len(table) == 2
+    assert [str(warning.message).count(f"though {said!r} looks like a value") for warning in caught] == [1] * bool(said)
+
+
+def test_a_table_with_numbers_for_names_comes_back_without_a_word(tmp_path: Path) -> None:
+    table = pd.DataFrame({"kind": ["a", "b"], "0.5": [1.5, 2.5]})
+    write_frame(tmp_path / "a.csv", table)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pd.testing.assert_frame_equal(read_frame(tmp_path / "a.csv", like=table), table, check_dtype=False)
 
 
 def test_held_out_rows_say_which_plan_is_better() -> None:

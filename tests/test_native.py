@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from arcsm import native
+from arcsm.implicit import AutoregressiveEncoder, DenseTrunk
 from arcsm.implicit.encoders import chained
 from arcsm.native import build
 
@@ -22,8 +24,9 @@ COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler, and none is on the path")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What other tests have compiled is forgotten, and what this one compiles is."""
     monkeypatch.delenv("CC", raising=False)
     build._attempt.cache_clear()
     yield
@@ -39,23 +42,26 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Pa
     return path
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_it_is_compiled_once_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = tmp_path / "calls"
     compiler(tmp_path, monkeypatch, f'echo call >> {calls}; exec $COMPILER "$@"')
     folder = tmp_path / "a folder, ç"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    assert native.can_walk()
-    assert build.library("walk") is build.library("walk")
+    assert native.available()
+    assert native.library() is native.library()
     assert calls.read_text() == "call\n"
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_a_compiler_with_arguments_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", f"env {COMPILER}")
-    assert native.can_walk()
+    assert native.available()
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 @pytest.mark.parametrize(
     ("script", "cause"),
     [
@@ -69,27 +75,30 @@ def test_a_compiler_that_fails_is_one_line_and_not_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, cause: str
 ) -> None:
     path = compiler(tmp_path, monkeypatch, script)
-    assert not native.can_walk()
+    assert not native.available()
     with pytest.raises(build.CompilationError, match=cause) as caught:
-        build.library("walk")
+        native.library()
     assert len(str(caught.value).splitlines()) == 1
     path.unlink()
-    assert not native.can_walk()
+    assert not native.available()
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 @pytest.mark.parametrize("command", ["no-such-compiler", "gcc '", "/"])
 def test_a_command_that_is_none_is_one_line(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", command)
     with pytest.raises(build.CompilationError):
-        build.library("walk")
+        native.library()
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
     with pytest.raises(build.CompilationError, match="no such folder"):
-        build.library("walk")
+        native.library()
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_a_compiler_that_hangs_is_ended_with_all_that_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +107,7 @@ def test_a_compiler_that_hangs_is_ended_with_all_that_it_started(
     monkeypatch.setattr(build, "_SECONDS", 1.0)
     begun = time.monotonic()
     with pytest.raises(build.CompilationError, match="not done after 1 seconds"):
-        build.library("walk")
+        native.library()
     assert time.monotonic() - begun < 60.0
     child = int(started.read_text())
     for _ in range(100):  # until whoever inherits it has seen that it ended
@@ -109,13 +118,14 @@ def test_a_compiler_that_hangs_is_ended_with_all_that_it_started(
     pytest.fail("its child goes on")
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 @pytest.mark.parametrize("unknown", ["*-march=native*|*-mcpu=native*", "*-march=native*"])
 def test_what_the_compiler_or_its_assembler_does_not_know_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unknown: str
 ) -> None:
     script = f'case "$*" in {unknown}) echo "Error: no such instruction" >&2; exit 1;; esac; exec $COMPILER "$@"'
     compiler(tmp_path, monkeypatch, script)
-    assert native.can_walk()
+    assert native.available()
 
 
 def arguments(**changes: Tensor | list[Tensor] | bool) -> dict[str, object]:
@@ -212,6 +222,69 @@ def test_a_chain_of_rows_that_lie_anywhere() -> None:
     )
 
 
+def test_a_chain_of_small_sums_keeps_their_digits() -> None:
+    fixed = torch.logspace(-6.0, 0.5, 50).unsqueeze(-1).unsqueeze(-1)
+    zero, one = torch.zeros(50, 1), torch.ones(1, 1)
+    found = native.chain(fixed, zero, one, one.unsqueeze(0), one).u
+    torch.testing.assert_close(found.double(), fixed.double().tanh().squeeze(-1), rtol=1e-6, atol=0.0)
+
+
+def test_chains_of_many_rows_are_shared_by_threads() -> None:
+    given, threads = latents(3000, 3, 4), torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found.append(chain_and_gradients(given, torch.float32))
+            assert len(native.chain(*given).kept) == count
+    finally:
+        torch.set_num_threads(threads)
+    for one, several in zip(*found, strict=True):
+        torch.testing.assert_close(several, one, rtol=1e-5, atol=1e-5 * one.abs().max().item())
+
+
+def test_a_chain_of_no_rows() -> None:
+    assert [t.shape for t in chain_and_gradients(latents(0, 3, 4), torch.float32)] == [
+        (0, 3), (0, 3, 4), (0, 3), (3, 4), (3, 3, 4), (3, 4),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_chain_keeps_what_is_not_a_number_to_its_row(value: float) -> None:
+    given = latents(70, 4, 5)
+    given[1][66, 1] = value
+    u = native.chain(*given).u
+    wrong = ~u.isfinite()
+    assert wrong[66].tolist() == [False, True, True, True] if value != value else bool(wrong[66, 1])
+    assert not bool(wrong[torch.arange(70) != 66].any())
+
+
+def test_what_stands_in_for_tensors_is_drawn_in_torch() -> None:
+    encoder = AutoregressiveEncoder(DenseTrunk(5, (16,)), 3)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert encoder(torch.randn(4, 5), torch.randn(4, 7, 3)).shape == (4, 7, 3)
+    exported = torch.export.export(encoder, (torch.randn(4, 5), torch.randn(4, 7, 3))).module()
+    x, noise = torch.randn(4, 5), torch.randn(4, 7, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(exported(x, noise), encoder(x, noise))
+
+
+@pytest.mark.parametrize("wrong", ["by_u of another shape", "by_u of doubles", "u of fewer rows", "kept of fewer rows"])
+def test_the_way_back_takes_what_belongs_to_it_alone(wrong: str) -> None:
+    given = latents(150, 3, 4)
+    there, by_u = native.chain(*given), torch.ones(150, 3)
+    native.chain_back(by_u, *given[1:], there)
+    fewer = native.chain(given[0][:50], given[1][:50], *given[2:])
+    arguments = {
+        "by_u of another shape": (torch.ones(1, 1), there),
+        "by_u of doubles": (by_u.double(), there),
+        "u of fewer rows": (by_u, native.Chained(fewer.u, there.kept)),
+        "kept of fewer rows": (by_u, native.Chained(there.u, fewer.kept)),
+    }[wrong]
+    with pytest.raises((ValueError, TypeError), match=r"expected|belong"):
+        native.chain_back(arguments[0], *given[1:], arguments[1])
+
+
 @pytest.mark.parametrize("place", range(5))
 def test_chains_of_shapes_that_do_not_belong_together_are_refused(place: int) -> None:
     given = latents(5, 3, 7)
@@ -222,6 +295,7 @@ def test_chains_of_shapes_that_do_not_belong_together_are_refused(place: int) ->
         native.chain(*given[:place], given[place].double(), *given[place + 1 :])
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_without_a_compiler_latents_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     given = latents(20, 5, 6)
     in_c = chain_and_gradients(given, torch.float32)
@@ -256,9 +330,16 @@ found = []
 for compiled in (False, True):
     loss = fused_score_matching(head, context, x, 0.5, one, one, one, compiled)
     found.append(torch.autograd.grad(loss, [context, *head.parameters()]))
-for in_torch, ours in zip(*found):
+from arcsm.implicit.encoders import chained
+given = [torch.randn(70, 5, 9), torch.randn(70, 5), torch.randn(5, 9), torch.randn(5, 5, 9) / 2, torch.randn(5, 9) / 9]
+for dtype in (torch.float64, torch.float32):  # the former in torch
+    leaves = [t.to(dtype).requires_grad_() for t in given]
+    u = chained(*leaves)
+    found[dtype == torch.float32] += (u, *torch.autograd.grad(u.square().sum(), leaves))
+for in_torch, ours in zip(*found, strict=True):
+    in_torch = in_torch.to(ours)
     torch.testing.assert_close(ours, in_torch, rtol=1e-4, atol=1e-4 * in_torch.abs().max().item())
-print(build.library("walk").walk_step())
+print(build.library().vector_step())
 """
     environment = os.environ | {"CC": str(COMPILER)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)

@@ -75,7 +75,7 @@ def _way(x: Tensor, compiled: bool | None) -> tuple[Callable[..., Any], int]:
     """How to walk a chunk, and how many points to take at a time."""
     if x.device.type != "cpu":
         return _compiled_chunk() if compiled else _chunk, _DEVICE_CHUNK
-    if x.dtype != torch.float32 or compiled is False or not native.can_walk():
+    if x.dtype != torch.float32 or compiled is False or not native.available():
         if compiled and x.dtype == torch.float32:
             _say_that_it_is_not_compiled()
         return _chunk, CHUNK
@@ -86,7 +86,7 @@ def _way(x: Tensor, compiled: bool | None) -> tuple[Callable[..., Any], int]:
 def _say_that_it_is_not_compiled() -> None:
     """Once."""
     try:
-        native.library("walk")
+        native.library()
     except native.CompilationError as error:
         warn(f"compilation does not work here, going on without it: {error}", UserWarning)
 

@@ -22,7 +22,7 @@ def read_csv(path: Path) -> tuple[np.ndarray, tuple[str, ...], Callable[[int], s
     if first is None:
         raise ValueError(f"{path}: the file is empty (blank lines only)")
     header = not all(is_number(cell) for cell in first)
-    if header and next(islice(_csv_rows(path), 1, None), None) is None:
+    if header and next(islice(csv_rows(path), 1, None), None) is None:
         raise ValueError(f"{path}: expected at least one row of data, got a header only")
     columns = tuple(cell.strip() for cell in first) if header else default_columns(len(first))
     try:
@@ -34,7 +34,7 @@ def read_csv(path: Path) -> tuple[np.ndarray, tuple[str, ...], Callable[[int], s
         _check_csv_cells(path, columns, header)
 
     def place(row: int) -> str:
-        line, _ = next(islice(_csv_rows(path), row + header, None))
+        line, _ = next(islice(csv_rows(path), row + header, None))
         return f"line {line}"
 
     return values, columns, place
@@ -46,7 +46,7 @@ def first_cells(path: Path) -> list[str] | None:
     Raises:
         ValueError: for more of them than any table here may have.
     """
-    first = next(_csv_rows(path), None)
+    first = next(csv_rows(path), None)
     if first is None:
         return None
     check_width(len(first[1]), path)
@@ -66,7 +66,7 @@ def _parse_csv(path: Path, header: bool) -> np.ndarray:
 def _check_csv_cells(path: Path, columns: tuple[str, ...], header: bool) -> None:
     """Raise for the first row of another length, or else the first cell that is not a number."""
     check_lengths(path, len(columns))
-    for line, row in islice(_csv_rows(path), int(header), None):
+    for line, row in islice(csv_rows(path), int(header), None):
         for name, cell in zip(columns, row, strict=True):
             if not is_number(cell):
                 hint = " (cells are separated by commas)" if ";" in cell or "\t" in cell else ""
@@ -79,12 +79,12 @@ def check_lengths(path: Path, columns: int) -> None:
     Raises:
         ValueError: which names the first line that has not.
     """
-    for line, row in _csv_rows(path):
+    for line, row in csv_rows(path):
         if len(row) != columns:
             raise ValueError(f"{path}: line {line}: expected {columns} cells like the first row, got {len(row)}")
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows that are not blank, each with its 1-based line in the file."""
     with reading(path), _open_text(path) as file:
         rows = csv.reader(file)

@@ -6,6 +6,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from pyarrow import parquet
 
 from arcsm.data.arrays import TABLE_SUFFIXES, read_table
 from arcsm.data.cells import as_truth, check_cells, first_spoilt_number, is_of_truth
-from arcsm.data.csv_files import MISSING, TRUTH, check_lengths, first_cells
+from arcsm.data.csv_files import MISSING, TRUTH, check_lengths, csv_rows, first_cells
 from arcsm.files import FilePath, atomic_path, existing_file, reading
+from arcsm.warning import warn
 
 _NUMERIC = 0.9  # share of a column's values that are numbers, from which on the others are mistakes
 _WRITABLE = (".csv", ".parquet")
@@ -29,8 +31,7 @@ def read_frame(path: FilePath, like: pd.DataFrame | None = None) -> pd.DataFrame
 
     Arguments:
         path: ``.csv``, ``.csv.gz``, ``.parquet``, ``.npy`` or ``.npz``. A CSV file without a header gets the names
-            ``x0, x1, ...``; its first row is a header if one of its cells is text and none a fraction, a negative
-            number, a truth value, or the same whole number twice.
+            ``x0, x1, ...``; its first row is a header if one of its cells is text.
         like: A table with the same columns, whose names, order and types are asked for.
 
     Raises:
@@ -201,11 +202,14 @@ def _csv_parts(path: Path, names: list[str], rows: int | None, as_text: bool = F
     try:
         cells = pd.Series(first_cells(path) or [], dtype=str).str.strip()
         _check_separator(path, cells)
-        header = _is_header(cells)
+        header = _is_header(path, cells, names)
         columns = cells.tolist() if header else [f"x{index}" for index in range(len(cells))]
         if len(set(columns)) < len(columns):
             twice = next(name for index, name in enumerate(columns) if name in columns[:index])
-            raise ValueError(f"{path}: expected different column names, got {twice!r} more than once")
+            raise ValueError(
+                f"{path}: expected different column names, got {twice!r} more than once (if the first row is data, put "
+                "names above it)"
+            )
         options: dict[str, Any] = {"header": 0 if header else None, "skipinitialspace": True, "index_col": False}
         options["low_memory"] = False  # or the type of a column would be found for some rows at a time
         if as_text:
@@ -233,17 +237,24 @@ def _csv_parts(path: Path, names: list[str], rows: int | None, as_text: bool = F
         raise ValueError(f"{path}: cannot be read, damaged or not of this format ({error})") from error
 
 
-def _is_header(cells: pd.Series) -> bool:
-    """Whether a first row is names of columns: one of its cells is text, and none can only be a value.
-
-    A name may well be a whole number, such as a year, but not twice the same one; and hardly a fraction, a negative
-    number or a truth value.
-    """
+def _is_header(path: Path, cells: pd.Series, names: list[str]) -> bool:
+    """Whether a first row is names of columns: one of its cells is text. What looks like a value among them is said."""
     numbers = pd.to_numeric(cells, errors="coerce")
     text = numbers.isna() & ~cells.isin(MISSING) & ~cells.isin(TRUTH)
-    whole = cells[numbers.notna() & cells.str.fullmatch(r"\d+")]
-    values = (numbers.notna().sum() > len(whole)) or whole.duplicated().any() or cells.isin(TRUTH).any()
-    return bool(text.any() and not values)
+    values = cells[(numbers.notna() & ~cells.str.fullmatch(r"\d+")) | cells.isin(TRUTH)]
+    if text.any() and len(values) and not (names and set(names) <= set(cells)) and not _names_numbers(path, text):
+        warn(
+            f"{path}: its first row was taken for names of columns, though {values.iloc[0]!r} looks like a value; if "
+            "it is one, put a row of names above"
+        )
+    return bool(text.any())
+
+
+def _names_numbers(path: Path, text: pd.Series) -> bool:
+    """Whether one of the texts in a first row stands above a number: then it can only be a name."""
+    _, second = next(islice(csv_rows(path), 1, None), (0, []))
+    numbers = pd.to_numeric(pd.Series(second, dtype=str).str.strip(), errors="coerce").notna()
+    return bool((numbers & text.reindex(numbers.index, fill_value=False)).any())
 
 
 def _check_separator(path: Path, cells: pd.Series) -> None:

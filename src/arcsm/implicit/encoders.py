@@ -132,7 +132,8 @@ class AutoregressiveEncoder(LocationScaleEncoder):
 def chained(fixed: Tensor, noise: Tensor, of_noise: Tensor, of_latents: Tensor, output: Tensor) -> Tensor:
     """:math:`u_d = \\epsilon_d + w_d^\\top \\tanh(f_d + v_d \\epsilon_d + B_d u_{<d})`, one latent after the other.
 
-    In C where that is possible (:mod:`arcsm.native`); once differentiable.
+    In C where that is possible (:mod:`arcsm.native`). It is differentiable once: a second derivative is not there, and
+    torch does not always say so.
 
     Arguments:
         fixed: :math:`f`, ``(N, D, U)``.
@@ -144,7 +145,7 @@ def chained(fixed: Tensor, noise: Tensor, of_noise: Tensor, of_latents: Tensor, 
     Returns:
         ``(N, D)``.
     """
-    if noise.device.type == "cpu" and noise.dtype == fixed.dtype == torch.float32 and native.can_chain():
+    if _in_c(fixed, noise, of_noise, of_latents, output):
         in_c: Tensor = _ChainInC.apply(fixed, noise, of_noise, of_latents, output)
         return in_c
     rows = (fixed + noise.unsqueeze(-1) * of_noise).transpose(0, 1)  # (D, N, U)
@@ -152,17 +153,23 @@ def chained(fixed: Tensor, noise: Tensor, of_noise: Tensor, of_latents: Tensor, 
     return u
 
 
+def _in_c(*tensors: Tensor) -> bool:
+    """Whether C can have tensors: plain ones, and not those that stand in for others while a program is traced."""
+    plain = all(type(t) in (Tensor, nn.Parameter) for t in tensors) and not torch.compiler.is_compiling()
+    return plain and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors) and native.available()
+
+
 class _ChainInC(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, fixed: Tensor, noise: Tensor, of_noise: Tensor, of_latents: Tensor, output: Tensor) -> Tensor:
         found = native.chain(fixed, noise, of_noise, of_latents, output)
-        ctx.save_for_backward(noise, of_noise, of_latents, output, *found)
+        ctx.save_for_backward(noise, of_noise, of_latents, output, found.u, *found.kept)
         return found.u
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        noise, of_noise, of_latents, output, u, kept = ctx.saved_tensors
+        noise, of_noise, of_latents, output, u, *kept = ctx.saved_tensors
         return native.chain_back(grad, noise, of_noise, of_latents, output, native.Chained(u, kept))
 
 

@@ -5,8 +5,8 @@ gradient; ``walk.c`` does, and ``chain.c`` goes from latent to latent without a 
 without a C compiler everything works as well, more slowly.
 """
 
-from arcsm.native.build import CompilationError, library
-from arcsm.native.latents import Chained, can_chain, chain, chain_back
-from arcsm.native.scores import can_walk, walk
+from arcsm.native.build import CompilationError, available, library
+from arcsm.native.latents import Chained, chain, chain_back
+from arcsm.native.scores import walk
 
-__all__ = ["Chained", "CompilationError", "can_chain", "can_walk", "chain", "chain_back", "library", "walk"]
+__all__ = ["Chained", "CompilationError", "available", "chain", "chain_back", "library", "walk"]

@@ -19,7 +19,7 @@ typedef struct {
     float *of_noise, *of_latents, *output;
 } gradients;
 
-/* Bytes that the hidden units of `rows` rows take, which the way back needs, and that the way back takes beside. */
+/* Bytes that the hidden units of `rows` rows take, which the way back needs. */
 size_t chain_kept(long rows, long latents, long units)
 {
     return (size_t)((rows + TILE - 1) / TILE * latents * units * odd(WIDTH)) * sizeof(vec);
@@ -48,6 +48,7 @@ static matrix by_latents(vec *space, workspace w, long latents, long units, long
     return (matrix){row(first, d * latents), first.stride};
 }
 
+/* Bytes that either way takes beside. */
 size_t chain_space(long latents, long units)
 {
     workspace w = lay_out(NULL, latents, units);

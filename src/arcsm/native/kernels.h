@@ -251,9 +251,3 @@ static matrix take(vec *space, size_t *used, long rows, long width)
     *used += (size_t)(rows * odd(width));
     return found;
 }
-
-/* Points that go side by side without a rest: tiles are multiples of it. */
-long walk_step(void) { return (long)LANES * COLUMNS; }
-
-/* Of the memory that a walk is given. */
-size_t walk_alignment(void) { return sizeof(vec); }

@@ -9,18 +9,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from arcsm.native.build import available, library
-from arcsm.native.memory import address, addresses, memory
+from arcsm.native.build import library
+from arcsm.native.memory import address, addresses, each_share, memory, shares
+
+_FEWEST = 256  # rows that are worth a thread
 
 
 class Chained(NamedTuple):
     u: Tensor  #: ``(N, D)``
-    kept: Tensor  #: the hidden units, as C has them
-
-
-def can_chain() -> bool:
-    """Whether there is a C compiler for it; finding out takes a second, the first time."""
-    return available("chain")
+    kept: list[Tensor]  #: the hidden units of the rows of each thread, as C has them
 
 
 def chain(fixed: Tensor, noise: Tensor, of_noise: Tensor, of_latents: Tensor, output: Tensor) -> Chained:
@@ -38,71 +35,89 @@ def chain(fixed: Tensor, noise: Tensor, of_noise: Tensor, of_latents: Tensor, ou
         TypeError: for tensors that are not of single precision on the processor.
         ValueError: for tensors whose shapes do not belong together.
     """
-    _check(fixed, noise, of_noise, of_latents, output)
+    _check([fixed, noise, of_noise, of_latents, output])
     fixed, noise, *weights = (t.contiguous() for t in (fixed, noise, of_noise, of_latents, output))
-    u, sizes = torch.empty_like(noise), _sizes(*fixed.shape[1:])
-    space = sizes.space()  # a name holds it until C is done
-    kept = memory(int(_code().chain_kept(len(fixed), *sizes.longs)), sizes.alignment)
-    _code().chain(
-        ctypes.c_long(len(fixed)),
-        *sizes.longs,
-        addresses(weights),
-        *map(address, (fixed, noise, u, kept, space)),
-    )
+    u, sizes, parts = torch.empty_like(noise), _sizes(*fixed.shape[1:]), shares(len(noise), _FEWEST)
+    spaces = [sizes.memory(sizes.space) for _ in parts]
+    kept = [sizes.memory(sizes.kept(part)) for part in parts]
+
+    def part_of(number: int) -> None:
+        part = parts[number]
+        given = fixed[part], noise[part], u[part], kept[number], spaces[number]
+        library().chain(_rows(part), *sizes.longs, addresses(weights), *map(address, given))
+
+    each_share(part_of, len(parts))
     return Chained(u, kept)
 
 
 def chain_back(
     by_u: Tensor, noise: Tensor, of_noise: Tensor, of_latents: Tensor, output: Tensor, chained: Chained
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients by all arguments of :func:`chain`, in their order, from that by ``u``."""
-    fixed = noise.new_empty(*noise.shape, output.shape[1])
-    _check(fixed, noise, of_noise, of_latents, output)
-    by_u, noise, *weights = (t.contiguous() for t in (by_u, noise, of_noise, of_latents, output))
-    by_noise, sizes = torch.empty_like(noise), _sizes(*fixed.shape[1:])
-    space = sizes.space()
-    by_weights = [torch.zeros_like(weight) for weight in weights]
-    _code().chain_back(
-        ctypes.c_long(len(noise)),
-        *sizes.longs,
-        addresses(weights),
-        *map(address, (noise, chained.u, by_u, fixed, by_noise)),
-        addresses(by_weights),
-        *map(address, (chained.kept, space)),
-    )
-    return fixed, by_noise, by_weights[0], by_weights[1], by_weights[2]
+    """Gradients by all arguments of :func:`chain`, in their order, from that by ``u``; on as many threads.
 
+    Raises:
+        TypeError: for tensors that are not of single precision on the processor.
+        ValueError: for tensors whose shapes do not belong together.
+    """
+    by_fixed, by_noise = noise.new_empty(*noise.shape, output.shape[-1]), torch.empty_like(noise)
+    _check([by_fixed, noise, of_noise, of_latents, output], by_u, chained.u)
+    by_u, u, noise, *weights = (t.contiguous() for t in (by_u, chained.u, noise, of_noise, of_latents, output))
+    sizes, size = _sizes(*by_fixed.shape[1:]), -(-len(noise) // max(len(chained.kept), 1))
+    parts = [slice(begin, min(begin + size, len(noise))) for begin in range(0, len(noise), max(size, 1))]
+    if [sizes.kept(part) for part in parts] != [kept.numel() for kept in chained.kept if kept.numel()]:
+        raise ValueError("chained: expected what chain gave for the same rows")
+    spaces = [sizes.memory(sizes.space) for _ in parts]
+    by_weights = [[torch.zeros_like(weight) for weight in weights] for _ in parts]
 
-def _check(fixed: Tensor, noise: Tensor, of_noise: Tensor, of_latents: Tensor, output: Tensor) -> None:
-    """C would read and write wherever wrong sizes lead it."""
-    tensors = (fixed, noise, of_noise, of_latents, output)
-    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
-        raise TypeError("chain: expected float32 tensors on the processor")
-    n, d, u = fixed.shape if fixed.ndim == 3 else (0, 0, 0)
-    wanted = ((n, d, u), (n, d), (d, u), (d, d, u), (d, u))
-    if d < 1 or u < 1 or any(tuple(t.shape) != shape for t, shape in zip(tensors, wanted, strict=True)):
-        raise ValueError(
-            f"chain: these shapes do not belong together: {', '.join(str(tuple(t.shape)) for t in tensors)}"
+    def part_of(number: int) -> None:
+        part = parts[number]
+        given = noise[part], u[part], by_u[part], by_fixed[part], by_noise[part]
+        last = chained.kept[number], spaces[number]
+        library().chain_back(
+            _rows(part),
+            *sizes.longs,
+            addresses(weights),
+            *map(address, given),
+            addresses(by_weights[number]),
+            *map(address, last),
         )
+
+    each_share(part_of, len(parts))
+    sums = [torch.stack(each).sum(0) for each in zip(*by_weights, strict=True)] or [
+        torch.zeros_like(w) for w in weights
+    ]
+    return by_fixed, by_noise, sums[0], sums[1], sums[2]
+
+
+def _check(tensors: list[Tensor], *like_noise: Tensor) -> None:
+    """C would read and write wherever wrong sizes lead it."""
+    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in (*tensors, *like_noise)):
+        raise TypeError("chain: expected float32 tensors on the processor")
+    n, d, u = tensors[0].shape if tensors[0].ndim == 3 else (0, 0, 0)
+    wanted = ((n, d, u), (n, d), (d, u), (d, d, u), (d, u), *[(n, d)] * len(like_noise))
+    found = [tuple(t.shape) for t in (*tensors, *like_noise)]
+    if d < 1 or u < 1 or found != list(wanted):
+        raise ValueError(f"chain: these shapes do not belong together: {', '.join(map(str, found))}")
+
+
+def _rows(part: slice) -> ctypes.c_long:
+    return ctypes.c_long(part.stop - part.start)
 
 
 class _Sizes(NamedTuple):
-    longs: tuple[ctypes.c_long, ctypes.c_long]
-    bytes: int
+    longs: tuple[ctypes.c_long, ctypes.c_long]  # latents, units
+    space: int  # bytes
     alignment: int
 
-    def space(self) -> Tensor:
-        return memory(self.bytes, self.alignment)
+    def kept(self, part: slice) -> int:
+        """Bytes of the hidden units of some rows."""
+        return int(library().chain_kept(_rows(part), *self.longs))
+
+    def memory(self, size: int) -> Tensor:
+        return memory(size, self.alignment)
 
 
 @lru_cache
 def _sizes(latents: int, units: int) -> _Sizes:
     longs = ctypes.c_long(latents), ctypes.c_long(units)
-    return _Sizes(longs, int(_code().chain_space(*longs)), int(_code().walk_alignment()))
-
-
-def _code() -> ctypes.CDLL:
-    code = library("chain")
-    code.chain.restype = code.chain_back.restype = None
-    code.chain_space.restype = code.chain_kept.restype = code.walk_alignment.restype = ctypes.c_size_t
-    return code
+    return _Sizes(longs, int(library().chain_space(*longs)), int(library().vector_alignment()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -12,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from arcsm.native.build import available, library
-from arcsm.native.memory import address, addresses, memory
+from arcsm.native.build import library
+from arcsm.native.memory import address, addresses, each_share, memory, shares
 
 _TILE = 128  # points whose layers are at work together
 _CACHE = 1 << 20  # bytes; where a tile's layers are more than a core's own cache holds, it is as small as can be
@@ -32,11 +31,6 @@ class _Shape(ctypes.Structure):
         ("tangent", ctypes.c_int),
         ("tile", ctypes.c_long),
     )
-
-
-def can_walk() -> bool:
-    """Whether there is a C compiler for it; finding out takes a second, the first time."""
-    return available("walk")
 
 
 def walk(
@@ -74,22 +68,17 @@ def walk(
     units = tuple(len(weight) for weight in parameters[0:-2:2])
     sizes = context.shape[1] + others.shape[1], context.shape[1], slopes.shape[1]
     layout = _layout(*sizes, units, residual, tangent)
-    threads = max(1, min(torch.get_num_threads(), -(-len(context) // _FEWEST)))
-    size = -(-len(context) // threads)
+    parts = shares(len(context), _FEWEST)
     # what the threads write is made here: in a thread, torch would start others
-    spaces = [memory(layout.space, layout.alignment) for _ in range(threads)]
-    gradients = [[torch.zeros_like(parameter) for parameter in parameters] for _ in range(threads)]
+    spaces = [memory(layout.space, layout.alignment) for _ in parts]
+    gradients = [[torch.zeros_like(parameter) for parameter in parameters] for _ in parts]
 
     def part(number: int) -> float:
-        rows = slice(number * size, min((number + 1) * size, len(context)))
+        rows = parts[number]
         given = context[rows], others[rows], slopes[rows], points[:, rows]
         return _walk(layout, *given, parameters, gradients[number], by_context[rows], spaces[number])
 
-    if threads > 1:
-        with ThreadPoolExecutor(threads) as pool:  # C lets go of the interpreter
-            losses = list(pool.map(part, range(threads)))
-    else:
-        losses = [part(0)]
+    losses = each_share(part, len(parts))
     return sum(losses), by_context, [sum(each[1:], each[0]) for each in zip(*gradients, strict=True)]
 
 
@@ -132,7 +121,7 @@ def _walk(
 ) -> float:
     """A part on one thread; to ``gradients`` is added, ``by_context`` is written."""
     return float(
-        _code().walk(
+        library().walk(
             ctypes.byref(layout.shape),
             ctypes.c_long(len(context)),
             *map(address, (context, others, slopes, points)),
@@ -144,13 +133,6 @@ def _walk(
     )
 
 
-def _code() -> ctypes.CDLL:
-    code = library("walk")
-    code.walk.restype, code.walk_step.restype = ctypes.c_double, ctypes.c_long
-    code.walk_space.restype = code.walk_alignment.restype = ctypes.c_size_t
-    return code
-
-
 class _Layout(NamedTuple):
     shape: _Shape
     space: int  # bytes that a walk needs
@@ -160,13 +142,13 @@ class _Layout(NamedTuple):
 @lru_cache
 def _layout(inputs: int, context: int, features: int, units: tuple[int, ...], residual: bool, tangent: bool) -> _Layout:
     """The shape of a walk, with tiles that a core's own cache can hold."""
-    code = _code()
+    code = library()
     sizes = (ctypes.c_long * len(units))(*units)
 
     def layout(tile: int) -> _Layout:
         shape = _Shape(inputs, context, features, len(units), sizes, residual, tangent, tile)
-        return _Layout(shape, int(code.walk_space(ctypes.byref(shape))), int(code.walk_alignment()))
+        return _Layout(shape, int(code.walk_space(ctypes.byref(shape))), int(code.vector_alignment()))
 
-    step = int(code.walk_step())
+    step = int(code.vector_step())
     usual = layout(max(_TILE, step))
     return usual if usual.space <= _CACHE else layout(step)

@@ -184,7 +184,13 @@ static workspace lay_out(const shape *s, vec *space, layer *layers, matrix *by_w
     return w;
 }
 
-/* Bytes that a walk needs, of the alignment of walk_alignment(). */
+/* Points that go side by side without a rest: tiles are multiples of it. */
+long vector_step(void) { return (long)LANES * COLUMNS; }
+
+/* Of the memory that C is given. */
+size_t vector_alignment(void) { return sizeof(vec); }
+
+/* Bytes that a walk needs. */
 size_t walk_space(const shape *s)
 {
     layer layers[s->layers];
