@@ -38,7 +38,9 @@ ABOUT = {
     "precision, with the walk of the score network in C (`train.compiled`), and in bfloat16 where autocast allows it "
     "(`train.precision=bf16-mixed`), with the cosine of the gradient with that of single precision.",
     "autoencoder": "One training step of a dense autoencoder on 128 digits (a step of the scores, where there are any, "
-    "and one of the autoencoder) by each estimator of the entropy gradient; kernels with 20 samples of each digit.",
+    "and one of the autoencoder) by each estimator of the entropy gradient; kernels with 20 samples of each digit. "
+    "`latents_alone` are those of an autoregressive encoder, drawn one after the other, and the way back, in "
+    "C and in torch.",
     "log_prob": "Log densities of trained score heads by adaptive quadrature at the smallest noise (tolerance 1e-4), "
     "against a uniform grid over the same support, doubled until its largest error is below 1e-4 or ours. Scores alone "
     "on the grid, scores and slopes for ours; the best of three runs of ours and of two of the grid.",

@@ -1,4 +1,5 @@
-"""Training steps of an autoencoder of digits by each estimator of the entropy gradient, against the latents.
+"""Training steps of an autoencoder of digits by each estimator of the entropy gradient, against the latents; and the
+latents of an autoregressive encoder alone, forward and back, in C and in torch.
 
 python -m benchmarks.autoencoder
 """
@@ -10,7 +11,8 @@ from collections.abc import Callable
 import torch
 
 from arcsm.experiments.table2 import ENCODERS
-from arcsm.implicit import VAEConfig, VAETrainConfig
+from arcsm.implicit import AutoregressiveEncoder, VAEConfig, VAETrainConfig
+from arcsm.implicit.encoders import _Chain, chained
 from arcsm.implicit.training import _Trainer
 from benchmarks.timing import interleaved_medians, show
 
@@ -35,6 +37,25 @@ def trainer(way: str, latents: int, rows: torch.Tensor) -> _Trainer:
     return _Trainer(vae, rows, rows[:256], config, None)
 
 
+def latents_alone(count: int) -> dict[str, float]:
+    """Milliseconds of one draw of a batch and the way back."""
+    encoder = trainer("csm", count, torch.rand(BATCH, 784)).vae.encoder
+    assert isinstance(encoder, AutoregressiveEncoder)
+    weights = [encoder.of_noise, encoder.of_latents, encoder.output]
+    fixed, noise = torch.randn(BATCH, count, encoder.units), torch.randn(BATCH, count)
+
+    def in_torch() -> None:
+        rows = (fixed + noise.unsqueeze(-1) * encoder.of_noise).transpose(0, 1)
+        torch.autograd.grad(_Chain.apply(rows, noise, *weights[1:]).sum(), weights)
+
+    def in_c() -> None:
+        torch.autograd.grad(chained(fixed, noise, *weights).sum(), weights)
+
+    seconds = interleaved_medians({"in_c": in_c, "in_torch": in_torch}, repeats=25)
+    found = {f"milliseconds_{way}": round(1e3 * value, 3) for way, value in seconds.items()}
+    return found | {"times_faster": round(seconds["in_torch"] / seconds["in_c"], 2)}
+
+
 def main() -> None:
     torch.set_num_threads(1)
     rows = torch.rand(2_000, 784, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
@@ -46,6 +67,7 @@ def main() -> None:
         numbers[f"{latents}_latents"] = {
             "milliseconds_a_step": {way: round(1e3 * value, 2) for way, value in seconds.items()},
             "in_steps_of_ssm": {way: round(value / seconds["ssm"], 2) for way, value in seconds.items()},
+            "latents_alone": latents_alone(latents),
         }
     show("autoencoder", {"batch": BATCH, **numbers})
 
