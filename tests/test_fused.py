@@ -351,6 +351,15 @@ def test_in_c_contexts_of_half_precision_are_read_and_have_a_gradient() -> None:
 
 
 @needs_compiler
+def test_what_stands_in_for_tensors_does_not_walk_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "walk", None)
+    head = score_head(torch.float32, hidden_features=(8, 8))
+    x = torch.randn(5).as_subclass(type("Traced", (Tensor,), {}))
+    assert fused._way(head, x, True) == fused._way(head, x, None) == (fused._chunk, fused.CHUNK)
+    assert fused._way(head, torch.randn(5), None)[0] is fused._native_chunk
+
+
+@needs_compiler
 @pytest.mark.usefixtures("in_c")
 def test_by_itself_it_walks_in_c_where_that_is_possible() -> None:
     head, given = score_head(torch.float32, hidden_features=(8, 8)), points(dtype=torch.float32)

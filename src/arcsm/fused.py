@@ -66,20 +66,22 @@ def fused_score_matching(
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape)
     tangent = bool(derivative.count_nonzero())
     points, constant = _points(head, x, sigma, weight, derivative, linear)
-    walk_chunk, usual = _way(x, compiled)
+    walk_chunk, usual = _way(head, x, compiled)
     walk = _Walk(head, walk_chunk, usual if chunk is None else chunk, tangent, x, sigma, points)
     return constant + _FusedScoreMatching.apply(walk, context, *_parameters(head))
 
 
-def _way(x: Tensor, compiled: bool | None) -> tuple[Callable[..., Any], int]:
+def _way(head: ScoreHead, x: Tensor, compiled: bool | None) -> tuple[Callable[..., Any], int]:
     """How to walk a chunk, and how many points to take at a time."""
     if x.device.type != "cpu":
         return _compiled_chunk() if compiled else _chunk, _DEVICE_CHUNK
-    if x.dtype != torch.float32 or compiled is False or not native.available():
-        if compiled and x.dtype == torch.float32:
-            _say_that_it_is_not_compiled()
+    if compiled is False or not native.takes(x, *head.parameters()):
         return _chunk, CHUNK
-    return _native_chunk, _NATIVE_CHUNK
+    if native.available():
+        return _native_chunk, _NATIVE_CHUNK
+    if compiled:
+        _say_that_it_is_not_compiled()
+    return _chunk, CHUNK
 
 
 @lru_cache

@@ -372,7 +372,7 @@ def _part(**update: Any) -> Mapping[Preset, Table2]:
 
 
 def _of_latents(count: int) -> Mapping[Preset, Table2]:
-    """One column of the paper's table. On two cores, with a shell on each, all of its steps are done in two hours."""
+    """One column of the paper's table, with all of its steps; meant for two cores with a shell on each."""
     whole = {"mnist_changes": (), "seeds": 1}
     presets = _part(faces=False, latents=(count,))
     return {preset: part.model_copy(update=whole if preset == "cpu" else {}) for preset, part in presets.items()}

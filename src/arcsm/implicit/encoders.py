@@ -145,18 +145,12 @@ def chained(fixed: Tensor, noise: Tensor, of_noise: Tensor, of_latents: Tensor, 
     Returns:
         ``(N, D)``.
     """
-    if _in_c(fixed, noise, of_noise, of_latents, output):
+    if native.takes(fixed, noise, of_noise, of_latents, output) and native.available():
         in_c: Tensor = _ChainInC.apply(fixed, noise, of_noise, of_latents, output)
         return in_c
     rows = (fixed + noise.unsqueeze(-1) * of_noise).transpose(0, 1)  # (D, N, U)
     u: Tensor = _Chain.apply(rows, noise, of_latents, output)
     return u
-
-
-def _in_c(*tensors: Tensor) -> bool:
-    """Whether C can have tensors: plain ones, and not those that stand in for others while a program is traced."""
-    plain = all(type(t) in (Tensor, nn.Parameter) for t in tensors) and not torch.compiler.is_compiling()
-    return plain and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors) and native.available()
 
 
 class _ChainInC(torch.autograd.Function):

@@ -7,6 +7,7 @@ without a C compiler everything works as well, more slowly.
 
 from arcsm.native.build import CompilationError, available, library
 from arcsm.native.latents import Chained, chain, chain_back
+from arcsm.native.memory import takes
 from arcsm.native.scores import walk
 
-__all__ = ["Chained", "CompilationError", "available", "chain", "chain_back", "library", "walk"]
+__all__ = ["Chained", "CompilationError", "available", "chain", "chain_back", "library", "takes", "walk"]

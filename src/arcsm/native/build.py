@@ -1,6 +1,6 @@
 """From C to a library for this very processor.
 
-It is compiled anew in every process that asks for it, into a folder that is gone a moment later: a second is little
+It is compiled anew in every process that asks for it, into a folder that is gone a moment later: a second or two is little
 beside the import of torch, and what is not kept can be neither damaged, nor out of date, nor somebody else's.
 """
 
@@ -42,7 +42,7 @@ def library() -> ctypes.CDLL:
 
 
 def available() -> bool:
-    """Whether the library can be had on this machine; compiles it to find out, which takes a second."""
+    """Whether the library can be had on this machine; compiles it to find out, which takes a second or two."""
     return not isinstance(_attempt(), CompilationError)
 
 

@@ -21,14 +21,7 @@ class Chained(NamedTuple):
 
 
 def chain(fixed: Tensor, noise: Tensor, of_noise: Tensor, of_latents: Tensor, output: Tensor) -> Chained:
-    """:math:`u_d = \\epsilon_d + w_d^\\top \\tanh(f_d + v_d \\epsilon_d + B_d u_{<d})`, in single precision.
-
-    Arguments:
-        fixed: :math:`f`, ``(N, D, U)``.
-        noise: :math:`\\epsilon`, ``(N, D)``.
-        of_noise: :math:`v`, ``(D, U)``.
-        of_latents: :math:`B`, ``(D, D, U)``, of which what is earlier than d is used.
-        output: :math:`w`, ``(D, U)``.
+    """The chain of :func:`arcsm.implicit.encoders.chained`, which has these arguments and says what they are.
 
     Raises:
         CompilationError: where there is no compiler for it.
@@ -64,7 +57,8 @@ def chain_back(
     by_u, u, noise, *weights = (t.contiguous() for t in (by_u, chained.u, noise, of_noise, of_latents, output))
     sizes, size = _sizes(*by_fixed.shape[1:]), -(-len(noise) // max(len(chained.kept), 1))
     parts = [slice(begin, min(begin + size, len(noise))) for begin in range(0, len(noise), max(size, 1))]
-    if [sizes.kept(part) for part in parts] != [kept.numel() for kept in chained.kept if kept.numel()]:
+    sound = all(kept.data_ptr() % sizes.alignment == 0 for kept in chained.kept)
+    if not sound or [sizes.kept(part) for part in parts] != [kept.numel() for kept in chained.kept if kept.numel()]:
         raise ValueError("chained: expected what chain gave for the same rows")
     spaces = [sizes.memory(sizes.space) for _ in parts]
     by_weights = [[torch.zeros_like(weight) for weight in weights] for _ in parts]

@@ -8,9 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
+
+
+def takes(*tensors: Tensor) -> bool:
+    """Whether C can have tensors: plain ones of single precision on the processor.
+
+    Not those that stand in for others while a program is traced.
+    """
+    plain = all(type(t) in (Tensor, nn.Parameter) for t in tensors) and not torch.compiler.is_compiling()
+    return plain and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
 
 
 def address(tensor: Tensor) -> ctypes.c_void_p:
