@@ -1,7 +1,7 @@
 """From C to a library for this very processor.
 
-It is compiled anew in every process that asks for it, into a folder that is gone a moment later: a second or two is little
-beside the import of torch, and what is not kept can be neither damaged, nor out of date, nor somebody else's.
+It is compiled anew in every process that asks for it, into a folder that is gone a moment later: a second or two is
+little beside the import of torch, and what is not kept can be neither damaged, nor out of date, nor somebody else's.
 """
 
 from __future__ import annotations
