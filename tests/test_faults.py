@@ -102,6 +102,32 @@ def test_one_of_several_processes_takes_all_signals_as_one() -> None:
     assert signal.getsignal(signal.SIGTERM) == before[signal.SIGTERM]
 
 
+_PATIENT = """
+import sys
+from arcsm.interrupts import asked_to_stop
+
+with asked_to_stop(patient=True) as asked:
+    print("ready", flush=True)
+    sys.stdin.read()
+    print(asked())
+"""
+
+
+def test_a_signal_may_come_while_another_is_taken() -> None:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", _PATIENT], text=True, **pipes) as patient:
+        assert patient.stdout is not None
+        assert patient.stdout.readline() == "ready\n"
+        for _ in range(10_000):  # some of them while the handler runs
+            patient.send_signal(signal.SIGTERM)
+            time.sleep(1e-5)
+        try:
+            said, errors = patient.communicate(timeout=60)
+        finally:
+            patient.kill()
+    assert (said, errors) == ("True\n", "")
+
+
 def test_ctrl_c_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

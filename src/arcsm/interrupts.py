@@ -23,17 +23,18 @@ def asked_to_stop(patient: bool = False) -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    asked = threading.Event()
+    asked = False  # no threading.Event: a signal may come while an earlier one holds its lock, and would wait forever
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if asked.is_set() and not patient:
+        nonlocal asked
+        if asked and not patient:
             raise KeyboardInterrupt
-        asked.set()
+        asked = True
 
     before = {number: signal.signal(number, ask) for number in _SIGNALS}
     try:
-        yield asked.is_set
+        yield lambda: asked
     finally:
-        if not (patient and asked.is_set()):
+        if not (patient and asked):
             for number, handler in before.items():
                 signal.signal(number, handler)
