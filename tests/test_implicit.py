@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder
+from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder, ScoreHead
 from arcsm.experiments import entropy
 from arcsm.implicit import (
     AutoregressiveScore,
@@ -225,6 +225,16 @@ def test_a_joint_score_is_learned_from_samples_as_they_come() -> None:
     found = estimator.score(z, x).detach()
     assert float((found - joint).square().sum() / joint.square().sum()) < 0.05
     check_entropy_gradient(estimator, sampler)
+
+
+def test_scores_of_conditionals_are_those_of_the_model_in_its_units() -> None:
+    torch.manual_seed(0)
+    for head in (GaussianHead(4), ScoreHead(4, (8,))):
+        model = AutoregressiveModel(MADE(3, 4, (8,), condition_features=2), head).double()
+        model.set_standardisation(torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.5, 3.0, 1.0]))
+        z, x = normal(5, 4, 3), normal(5, 2, seed=1)
+        found = AutoregressiveScore(model).score(z, x)
+        torch.testing.assert_close(found, model.score(z, condition=x.unsqueeze(1))[0].detach())
 
 
 def test_a_ladder_gives_the_entropy_of_the_noisy_latents() -> None:

@@ -480,8 +480,8 @@ class Stuck(Encoder):
     def features(self, x: Tensor) -> Tensor:
         return x @ self.weight
 
-    def draw(self, features: Tensor, noise: Tensor) -> Tensor:
-        return features.unsqueeze(1) + self.spread * noise
+    def draw(self, begun: tuple[Tensor, ...], noise: Tensor) -> Tensor:
+        return begun[0].unsqueeze(1) + self.spread * noise
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from arcsm.batches import parts_of, rows_of, warn_of_unsure
 from arcsm.conditionals import Accuracy, Conditionals, Prepared, choose_method
 from arcsm.contexts import Context
 from arcsm.devices import resolve_device
+from arcsm.finite import all_finite
 from arcsm.heads import Head
 from arcsm.model_parts import configuring, parts_of_config
 from arcsm.noise import NoiseLadder
@@ -130,7 +131,7 @@ class AutoregressiveModel(
         if self.context.missing if missing is None else missing:
             if bool(x.isinf().any()):
                 raise ValueError(f"x: holds infinity (as {x.dtype}); missing values are NaN")
-        elif not bool(torch.isfinite(x).all()):
+        elif not all_finite(x):
             raise ValueError(f"x: holds NaN or infinity (as {x.dtype}); drop or fill those rows")
         return (x - self.shift) / self.scale
 

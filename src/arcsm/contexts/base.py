@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from arcsm.finite import all_finite
+
 
 class Context(nn.Module, ABC):
     """A network :math:`c_d = c(x_{<d})` for all dimensions (paper, Section 4.1, the AR-CN).
@@ -98,7 +100,7 @@ def checked_condition(
                 f"condition: expected floats of shape (*, {features}), got {condition.dtype} {tuple(condition.shape)}"
             )
         condition = condition.to(like)
-        if not torch.compiler.is_compiling() and not bool(condition.isfinite().all()):
+        if not torch.compiler.is_compiling() and not all_finite(condition):
             raise ValueError("condition: holds NaN or infinity")
     wanted_shape = (*batch_shape, *own)
     try:

@@ -27,13 +27,17 @@ class Encoder(nn.Module, ABC):
     def features(self, x: Tensor) -> Tensor:
         """All that it makes of the inputs alone, ``(B, ...)``: computed once, however often it is drawn from."""
 
+    def begin(self, features: Tensor) -> tuple[Tensor, ...]:
+        """What all draws of the same features share, ``(B, ...)`` each."""
+        return (features,)
+
     @abstractmethod
-    def draw(self, features: Tensor, noise: Tensor) -> Tensor:
-        """Samples ``(B, K, D)`` from features and standard normal noise ``(B, K, D)``."""
+    def draw(self, begun: tuple[Tensor, ...], noise: Tensor) -> Tensor:
+        """Samples ``(B, K, D)`` from what was begun and standard normal noise ``(B, K, D)``."""
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         """Samples ``(B, K, D)`` for standard normal noise ``(B, K, D)``."""
-        return self.draw(self.features(x), noise)
+        return self.draw(self.begin(self.features(x)), noise)
 
 
 class LocationScaleEncoder(Encoder):
@@ -59,12 +63,15 @@ class LocationScaleEncoder(Encoder):
         location, log_scale = self.location_and_log_scale(features).chunk(2, -1)
         return location, log_scale
 
+    def begin(self, features: Tensor) -> tuple[Tensor, ...]:
+        return self.location_scale(features)
+
 
 class GaussianEncoder(LocationScaleEncoder):
     """The usual explicit encoder: a Gaussian of independent latents, whose :math:`u` is the noise itself."""
 
-    def draw(self, features: Tensor, noise: Tensor) -> Tensor:
-        location, log_scale = (t.unsqueeze(1) for t in self.location_scale(features))
+    def draw(self, begun: tuple[Tensor, ...], noise: Tensor) -> Tensor:
+        location, log_scale = (t.unsqueeze(1) for t in begun)
         return location + log_scale.exp() * noise
 
 
@@ -86,8 +93,8 @@ class ImplicitEncoder(Encoder):
     def features(self, x: Tensor) -> Tensor:
         return self.trunk.start(x)
 
-    def draw(self, features: Tensor, noise: Tensor) -> Tensor:
-        return self.output(self.trunk.finish(features, noise))  # type: ignore[no-any-return]
+    def draw(self, begun: tuple[Tensor, ...], noise: Tensor) -> Tensor:
+        return self.output(self.trunk.finish(begun[0], noise))  # type: ignore[no-any-return]
 
 
 class AutoregressiveEncoder(LocationScaleEncoder):
@@ -121,10 +128,12 @@ class AutoregressiveEncoder(LocationScaleEncoder):
         self.of_noise = nn.Parameter(torch.empty(latents, units).uniform_(-1.0, 1.0))
         self.output = nn.Parameter(torch.empty(latents, units).uniform_(-1.0, 1.0) / units)
 
-    def draw(self, features: Tensor, noise: Tensor) -> Tensor:
-        location, log_scale = (t.unsqueeze(1) for t in self.location_scale(features))
-        fixed = self.of_input(features).unflatten(-1, (self.latents, self.units))  # (B, D, U)
-        fixed = fixed.repeat_interleave(noise.shape[1], 0) if noise.shape[1] != 1 else fixed
+    def begin(self, features: Tensor) -> tuple[Tensor, ...]:
+        return *self.location_scale(features), self.of_input(features).unflatten(-1, (self.latents, self.units))
+
+    def draw(self, begun: tuple[Tensor, ...], noise: Tensor) -> Tensor:
+        location, log_scale = (t.unsqueeze(1) for t in begun[:2])
+        fixed = begun[2].repeat_interleave(noise.shape[1], 0) if noise.shape[1] != 1 else begun[2]  # (B * K, D, U)
         u = chained(fixed, noise.flatten(0, 1), self.of_noise, self.of_latents, self.output)
         return location + log_scale.exp() * u.view_as(noise)
 

@@ -21,6 +21,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from arcsm.finite import all_finite
+
 _HALF_LOG_2_PI_E = 0.5 * math.log(2.0 * math.pi * math.e)
 
 
@@ -79,7 +81,7 @@ class EntropyGradient(ABC):
             raise ValueError(
                 f"{type(self).__name__}: expected scores of shape {tuple(z.shape)}, got {tuple(score.shape)}"
             )
-        if not bool(score.isfinite().all()):
+        if not all_finite(score):
             raise ValueError(f"{type(self).__name__}: the score of the samples is NaN or infinite")
         return -(score * z).sum(-1).mean()
 
@@ -91,7 +93,7 @@ class EntropyGradient(ABC):
         if not isinstance(z, Tensor) or z.ndim != 3 or z.shape[1] < self.least_samples or z.numel() == 0:
             got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
             raise ValueError(f"z: expected samples (B, K, D) with K at least {self.least_samples}, got {got}")
-        if not bool(z.isfinite().all()):
+        if not all_finite(z):
             raise ValueError("z: holds NaN or infinity; a smaller learning rate of the sampler may help")
         if condition is not None and len(condition) != len(z):
             raise ValueError(f"condition: expected one for each of the {len(z)} inputs, got {len(condition)}")

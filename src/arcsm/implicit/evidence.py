@@ -156,10 +156,9 @@ def elbo(vae: VAE, x: Tensor, samples: int = 100, generator: torch.Generator | N
     """
     if not isinstance(vae.encoder, GaussianEncoder):
         raise ValueError("vae: only a gaussian encoder has an evidence lower bound; use importance_bound")
-    features = vae.encoder.features(x)
-    log_scale = vae.encoder.location_scale(features)[1]
-    entropy = log_scale.sum(-1) + 0.5 * vae.latents * math.log(2.0 * math.pi * math.e)
-    return _log_joint(vae, x, vae.draw(features, samples, generator)).mean(1) + entropy
+    begun = vae.encoder.begin(vae.encoder.features(x))
+    entropy = begun[1].sum(-1) + 0.5 * vae.latents * math.log(2.0 * math.pi * math.e)
+    return _log_joint(vae, x, vae.draw(begun, samples, generator)).mean(1) + entropy
 
 
 @dataclass(frozen=True)

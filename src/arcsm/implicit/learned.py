@@ -27,7 +27,7 @@ class _Learned(EntropyGradient):
         self.network, self.slices = network, slices
         self.embed = nn.Identity() if embed is None else embed
         self.trained = nn.ModuleList([network, self.embed])
-        self.optimiser = torch.optim.RMSprop(self.trained.parameters(), learning_rate)
+        self.optimiser = torch.optim.RMSprop(self.trained.parameters(), learning_rate, foreach=True)
 
     @torch.enable_grad()
     def update(self, z: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None) -> float:
@@ -57,7 +57,8 @@ class _Learned(EntropyGradient):
     def _rows(self, z: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Samples ``(B, K, D)`` as ``(B * K, D)``, each with what the network sees of its condition."""
         if condition is not None:
-            condition = self.embed(condition.detach()).repeat_interleave(z.shape[1], 0)
+            condition = self.embed(condition.detach())
+            condition = condition.repeat_interleave(z.shape[1], 0) if z.shape[1] != 1 else condition
         return z.reshape(-1, z.shape[-1]), condition
 
     def state_dict(self) -> dict[str, Any]:
@@ -133,7 +134,9 @@ class AutoregressiveScore(_Learned):
     def _score(self, z: Tensor, condition: Tensor | None) -> Tensor:
         if self.model.noise is not None:
             z = z + self.model.noise.sigma_min * self.model.scale * torch.randn_like(z)
-        return self.model.score(z, condition=condition)[0]
+        z, path = self.model.standardise(z), self.model.path()
+        projection = self.model.head.project(self.model.context(z, condition))
+        return self.model.head.score(projection, z, path[-1] if path else None) / self.model.scale
 
 
 class JointScore(_Learned):

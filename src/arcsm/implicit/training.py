@@ -261,7 +261,7 @@ class _Trainer:
         inner = self.entropy.inner if isinstance(self.entropy, Whitened) else self.entropy
         self.learned = inner if isinstance(inner, (AutoregressiveScore, JointScore)) else None
         self.particles = config.particles if self.entropy.least_samples > 1 else 1
-        self.optimizer = torch.optim.RMSprop(vae.parameters(), config.learning_rate)
+        self.optimizer = torch.optim.RMSprop(vae.parameters(), config.learning_rate, foreach=True)
         self.average = AveragedModel(vae, multi_avg_fn=averaging(config.ema))
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
@@ -281,13 +281,14 @@ class _Trainer:
         chosen = torch.randint(len(self.rows), (self.batch,), generator=generator, device=self.device)
         x = self.vae.prepare(self.rows[chosen], generator)
         features = self.vae.encoder.features(x)
+        begun = self.vae.encoder.begin(features)
         seen = features if self.sees_features else x
         if self.learned is not None:
             for _ in range(self.config.score_steps):
                 with torch.no_grad():
-                    z = self.vae.draw(features, 1, generator)
+                    z = self.vae.draw(begun, 1, generator)
                 self.entropy.update(z, seen, generator)
-        z = self.vae.draw(features, self.particles, generator)
+        z = self.vae.draw(begun, self.particles, generator)
         energy = -self.vae.log_joint(x, z[:, :1]).mean()
         with self.seeded_scores():
             loss = energy - self.entropy.surrogate(z, seen)

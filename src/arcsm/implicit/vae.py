@@ -141,13 +141,13 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """Latents ``(B, K, D)`` of inputs ``(B, F)``, reparameterised."""
-        return self.draw(self.encoder.features(x), samples, generator)
+        return self.draw(self.encoder.begin(self.encoder.features(x)), samples, generator)
 
-    def draw(self, features: Tensor, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
-        """Latents ``(B, K, D)`` of inputs whose features the encoder has made."""
-        shape = (len(features), samples, self.latents)
-        noise = torch.randn(shape, generator=generator, device=features.device, dtype=features.dtype)
-        return self.encoder.draw(features, noise)
+    def draw(self, begun: tuple[Tensor, ...], samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """Latents ``(B, K, D)`` of inputs that the encoder has begun with (:meth:`Encoder.begin`)."""
+        shape = (len(begun[0]), samples, self.latents)
+        noise = torch.randn(shape, generator=generator, device=begun[0].device, dtype=begun[0].dtype)
+        return self.encoder.draw(begun, noise)
 
     def draw_latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Latents from the prior, ``(n, D)``."""
