@@ -73,6 +73,7 @@ PARTS = (
     "table2-mnist-8",
     "table2-mnist-16",
     "table2-faces",
+    "table2-ablation",
 )  # of fig4 and table2, which are quick
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from arcsm.implicit import (
     VAE,
     Annealing,
     AutoregressiveEncoder,
+    AutoregressiveScore,
     BernoulliDecoder,
     ConvolutionalTrunk,
     Decoder,
@@ -398,6 +400,32 @@ def test_scores_with_a_noise_ladder_are_as_reproducible(tmp_path: Path) -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
+
+
+def test_scores_may_learn_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    update = AutoregressiveScore.update
+
+    def noted(self: AutoregressiveScore, z: Tensor, *rest: Any) -> float:
+        seen.append(z)
+        return update(self, z, *rest)
+
+    monkeypatch.setattr(AutoregressiveScore, "update", noted)
+    vae = tiny("csm")
+    before = {name: weight.clone() for name, weight in vae.state_dict().items()}
+    trainer = _Trainer(vae, rows(40), rows(10), settings("csm", warm_start=5, steps=4), tmp_path / "run")
+    trainer.warm_up(progress=False)
+    assert len(seen) == 5
+    assert not any(torch.equal(z, seen[0]) for z in seen[1:])
+    assert all(torch.equal(weight, before[name]) for name, weight in vae.state_dict().items())
+    trainer.advance()
+    trainer.save_state()
+    seen.clear()
+    fit_vae(tiny("csm"), rows(40), rows(10), trainer.config, tmp_path / "run", resume=True)
+    assert len(seen) == 3
+    seen.clear()
+    fit_vae(tiny("csm"), rows(40), rows(10), trainer.config)
+    assert len(seen) == 9
 
 
 @pytest.mark.parametrize(

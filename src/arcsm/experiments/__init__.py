@@ -22,7 +22,14 @@ from arcsm.experiments.modes import MODES
 from arcsm.experiments.plan import PLAN
 from arcsm.experiments.sampling_cost import SAMPLING_COST
 from arcsm.experiments.table1 import TABLE1
-from arcsm.experiments.table2 import TABLE2, TABLE2_FACES, TABLE2_MNIST, TABLE2_MNIST_8, TABLE2_MNIST_16
+from arcsm.experiments.table2 import (
+    TABLE2,
+    TABLE2_ABLATION,
+    TABLE2_FACES,
+    TABLE2_MNIST,
+    TABLE2_MNIST_8,
+    TABLE2_MNIST_16,
+)
 from arcsm.experiments.toys_nll import TOYS_NLL
 from arcsm.experiments.uci import UCI_TABLES
 
@@ -49,6 +56,7 @@ _ALL = (
     TABLE2_MNIST_8,
     TABLE2_MNIST_16,
     TABLE2_FACES,
+    TABLE2_ABLATION,
     ADBENCH,
     UCI_TABLES,
     ENTROPY,

@@ -71,6 +71,7 @@ class VAETrainConfig(BaseModel):
         learning_rate: Of RMSProp (paper, Appendix D.4: 1e-3 on MNIST, 1e-4 on faces).
         score_learning_rate: Of the scores; by default the paper's, 2e-4 for csm and ``learning_rate`` for the others.
         score_steps: Steps of the scores for each step of the autoencoder.
+        warm_start: Steps of the scores alone, on the encoder as it begins, before the first step of the autoencoder.
         particles: Samples of each input that the kernels of ``"stein"`` and ``"spectral"`` see; the decoder sees one.
             (The code that the paper builds on has 100 for digits and 20 for faces.)
         slices: Projections of each sample, of ``"ssm"`` and ``"ssm-ar"``.
@@ -98,6 +99,7 @@ class VAETrainConfig(BaseModel):
     learning_rate: float = Field(1e-3, gt=0)
     score_learning_rate: float | None = Field(None, gt=0)
     score_steps: int = Field(1, ge=1)
+    warm_start: int = Field(0, ge=0)
     particles: int = Field(20, ge=2)
     slices: int = Field(1, ge=1)
     score_hidden: tuple[Width, ...] = Field((256, 256), min_length=1)
@@ -275,19 +277,26 @@ class _Trainer:
         ) % 2**63
         return torch.Generator(self.device).manual_seed(seed)
 
+    def inputs(self, generator: torch.Generator) -> Tensor:
+        """A batch, as the autoencoder takes it."""
+        chosen = torch.randint(len(self.rows), (self.batch,), generator=generator, device=self.device)
+        return self.vae.prepare(self.rows[chosen], generator)
+
+    def learn_scores(self, begun: tuple[Tensor, ...], seen: Tensor, steps: int, generator: torch.Generator) -> None:
+        """Steps of the scores, where there are any to learn, on as many samples of the inputs."""
+        for _ in range(steps if self.learned is not None else 0):
+            with torch.no_grad():
+                z = self.vae.draw(begun, 1, generator)
+            self.entropy.update(z, seen, generator)
+
     def advance(self) -> float:
         """Steps of the scores, then one of the autoencoder; returns :math:`-\\log p(x, z)`."""
         generator = self.generator(1, self.step)
-        chosen = torch.randint(len(self.rows), (self.batch,), generator=generator, device=self.device)
-        x = self.vae.prepare(self.rows[chosen], generator)
+        x = self.inputs(generator)
         features = self.vae.encoder.features(x)
         begun = self.vae.encoder.begin(features)
         seen = features if self.sees_features else x
-        if self.learned is not None:
-            for _ in range(self.config.score_steps):
-                with torch.no_grad():
-                    z = self.vae.draw(begun, 1, generator)
-                self.entropy.update(z, seen, generator)
+        self.learn_scores(begun, seen, self.config.score_steps, generator)
         z = self.vae.draw(begun, self.particles, generator)
         energy = -self.vae.log_joint(x, z[:, :1]).mean()
         with self.seeded_scores():
@@ -301,6 +310,21 @@ class _Trainer:
         self.average.update_parameters(self.vae)
         self.step += 1
         return float(energy.detach())
+
+    @torch.no_grad()
+    def warm_up(self, progress: bool) -> None:
+        """Let the scores learn what the encoder begins with; a run that goes on has done so."""
+        steps = self.config.warm_start if self.step == 0 and self.learned is not None else 0
+        if steps == 0:
+            return
+        with track("scores", steps, progress) as advance:
+            for number in range(steps):
+                generator = self.generator(5, number)
+                x = self.inputs(generator)
+                features = self.vae.encoder.features(x)
+                seen = features if self.sees_features else x
+                self.learn_scores(self.vae.encoder.begin(features), seen, 1, generator)
+                advance()
 
     @contextmanager
     def seeded_scores(self) -> Iterator[None]:
@@ -342,6 +366,10 @@ class _Trainer:
     def train(self, progress: bool) -> FitResult:
         begun, saved = time.monotonic() - self.seconds, time.monotonic()
         running = math.nan
+        try:
+            self.warm_up(progress)
+        except ValueError as error:
+            self.diverged(str(error))
         log = TrainingLog(self.run, self.step, False)
         with track("training", self.config.steps, progress) as bar, log, asked_to_stop() as asked:
             bar(self.step)
