@@ -402,6 +402,22 @@ def test_scores_with_a_noise_ladder_are_as_reproducible(tmp_path: Path) -> None:
     )
 
 
+def test_centred_entropies_do_not_move_the_locations() -> None:
+    trainer = _Trainer(tiny("csm"), rows(40), rows(10), settings("csm", centred=True), None)
+    encoder = trainer.vae.encoder
+    assert isinstance(encoder, AutoregressiveEncoder)
+    begun = encoder.begin(encoder.features(trainer.vae.prepare(rows(10))))
+    z = trainer.vae.draw(begun)
+    placed = trainer.in_place(z, begun)
+    assert torch.equal(placed, z)
+    (bias,) = torch.autograd.grad(placed.sum(), encoder.location_and_log_scale.bias, retain_graph=True)
+    by_location, by_log_scale = bias.chunk(2)
+    assert not by_location.any()
+    (of_z,) = torch.autograd.grad(z.sum(), encoder.location_and_log_scale.bias)
+    assert of_z.chunk(2)[0].all()
+    torch.testing.assert_close(by_log_scale, of_z.chunk(2)[1])
+
+
 def test_scores_may_learn_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
     update = AutoregressiveScore.update
@@ -564,6 +580,7 @@ def test_latents_that_say_nothing_are_counted() -> None:
             "score_noise: expected none for ssm",
         ),
         ("elbo", {"encoder": "gaussian", "whitened": True}, "expected neither for elbo"),
+        ("ssm", {"encoder": "implicit", "centred": True}, "centred: expected an autoregressive encoder"),
     ],
 )
 def test_what_does_not_go_together_is_refused(method: str, changes: dict[str, object], message: str) -> None:

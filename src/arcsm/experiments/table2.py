@@ -60,7 +60,9 @@ OURS: Mapping[str, tuple[str, ...]] = {
     "csm, rate of the others": (_RATE,),
     "csm, 5 score steps": ("train.score_steps=5",),
     "csm, warm start": ("train.warm_start=5000",),
+    "csm, centred": ("train.centred=true",),
     "csm, noise": ("train.score_noise={sigma_max: 1.0, sigma_min: 0.03}", "train.mix=auto"),
+    "csm, whitened, centred": (_WHITENED, _RATE, "train.centred=true"),
     "csm, whitened, 5 score steps": (_WHITENED, _RATE, "train.score_steps=5"),
     "csm, whitened, noise": (_WHITENED, _RATE, "train.score_noise={sigma_max: 1.0, sigma_min: 0.1}", "train.mix=auto"),
 }

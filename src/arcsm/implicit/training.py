@@ -78,6 +78,8 @@ class VAETrainConfig(BaseModel):
         score_hidden: Units of the hidden layers of the score network (of its context network, where it has one).
         context_features: Context of each latent, of ``"csm"`` and ``"ssm-ar"``.
         head_hidden: Units of the hidden layers of their head.
+        centred: Leave out of the entropy gradient what moves all latents of an input alike: entropies do not depend on
+            it, only errors of the scores do; for autoregressive encoders.
         whitened: Learn the scores in the units of the encoder (:class:`~arcsm.implicit.Whitened`), and show them its
             features in place of the input; for autoregressive encoders.
         score_noise: A noise ladder for the scores, of ``"csm"``.
@@ -105,6 +107,7 @@ class VAETrainConfig(BaseModel):
     score_hidden: tuple[Width, ...] = Field((256, 256), min_length=1)
     context_features: int = Field(8, ge=1)
     head_hidden: tuple[Width, ...] = Field((32, 32), min_length=1)
+    centred: bool = False
     whitened: bool = False
     score_noise: ScoreNoise | None = None
     mix: float | Literal["auto"] = 1.0
@@ -132,6 +135,8 @@ def estimator(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
     if (method == "elbo") != isinstance(encoder, GaussianEncoder):
         raise ValueError(f"train.method: elbo is for gaussian encoders and they for it, got {method} and "
                          f"{vae.parts.encoder}")  # fmt: skip
+    if config.centred and not isinstance(encoder, AutoregressiveEncoder):
+        raise ValueError(f"train.centred: expected an autoregressive encoder, got {vae.parts.encoder}")
     if isinstance(encoder, GaussianEncoder):
         return GaussianEntropy(encoder.location_scale)
     inner = _inner(vae, config)
@@ -300,7 +305,7 @@ class _Trainer:
         z = self.vae.draw(begun, self.particles, generator)
         energy = -self.vae.log_joint(x, z[:, :1]).mean()
         with self.seeded_scores():
-            loss = energy - self.entropy.surrogate(z, seen)
+            loss = energy - self.entropy.surrogate(self.in_place(z, begun), seen)
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.get_total_norm(p.grad for p in self.vae.parameters() if p.grad is not None)
@@ -310,6 +315,13 @@ class _Trainer:
         self.average.update_parameters(self.vae)
         self.step += 1
         return float(energy.detach())
+
+    def in_place(self, z: Tensor, begun: tuple[Tensor, ...]) -> Tensor:
+        """The same latents; if centred, no gradient of theirs reaches the locations that they are drawn around."""
+        if not self.config.centred:
+            return z
+        location = begun[0].unsqueeze(1)
+        return z - (location - location.detach())
 
     @torch.no_grad()
     def warm_up(self, progress: bool) -> None:
