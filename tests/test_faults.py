@@ -114,6 +114,7 @@ with asked_to_stop(patient=True) as asked:
 
 
 def test_a_signal_may_come_while_another_is_taken() -> None:
+    """By chance: what takes a lock in its handler comes through sometimes."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", _PATIENT], text=True, **pipes) as patient:
         assert patient.stdout is not None

@@ -229,12 +229,16 @@ def test_a_joint_score_is_learned_from_samples_as_they_come() -> None:
 
 def test_scores_of_conditionals_are_those_of_the_model_in_its_units() -> None:
     torch.manual_seed(0)
-    for head in (GaussianHead(4), ScoreHead(4, (8,))):
-        model = AutoregressiveModel(MADE(3, 4, (8,), condition_features=2), head).double()
+    ladder = NoiseLadder(2.0, 0.1, levels=3)
+    for head, noise in ((GaussianHead(4), None), (ScoreHead(4, (8,)), None), (ScoreHead(4, (8,)), ladder)):
+        model = AutoregressiveModel(MADE(3, 4, (8,), condition_features=2), head, noise).double()
         model.set_standardisation(torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.5, 3.0, 1.0]))
         z, x = normal(5, 4, 3), normal(5, 2, seed=1)
+        torch.manual_seed(1)
         found = AutoregressiveScore(model).score(z, x)
-        torch.testing.assert_close(found, model.score(z, condition=x.unsqueeze(1))[0].detach())
+        torch.manual_seed(1)
+        blurred = z if noise is None else z + 0.1 * model.scale * torch.randn(20, 3, dtype=FLOAT64).view(5, 4, 3)
+        torch.testing.assert_close(found, model.score(blurred, condition=x.unsqueeze(1))[0].detach())
 
 
 def test_a_ladder_gives_the_entropy_of_the_noisy_latents() -> None:

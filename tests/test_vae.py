@@ -402,20 +402,27 @@ def test_scores_with_a_noise_ladder_are_as_reproducible(tmp_path: Path) -> None:
     )
 
 
-def test_centred_entropies_do_not_move_the_locations() -> None:
-    trainer = _Trainer(tiny("csm"), rows(40), rows(10), settings("csm", centred=True), None)
-    encoder = trainer.vae.encoder
-    assert isinstance(encoder, AutoregressiveEncoder)
-    begun = encoder.begin(encoder.features(trainer.vae.prepare(rows(10))))
-    z = trainer.vae.draw(begun)
-    placed = trainer.in_place(z, begun)
-    assert torch.equal(placed, z)
-    (bias,) = torch.autograd.grad(placed.sum(), encoder.location_and_log_scale.bias, retain_graph=True)
-    by_location, by_log_scale = bias.chunk(2)
-    assert not by_location.any()
-    (of_z,) = torch.autograd.grad(z.sum(), encoder.location_and_log_scale.bias)
-    assert of_z.chunk(2)[0].all()
-    torch.testing.assert_close(by_log_scale, of_z.chunk(2)[1])
+@pytest.mark.parametrize("whitened", [False, True])
+def test_centred_entropies_do_not_move_the_locations(whitened: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_bias(**changes: object) -> tuple[Tensor, Tensor]:
+        """The gradient of one step by the biases of locations and log scales."""
+        trainer = _Trainer(tiny("csm"), rows(40), rows(10), settings("csm", whitened=whitened, **changes), None)
+        trainer.advance()
+        encoder = trainer.vae.encoder
+        assert isinstance(encoder, AutoregressiveEncoder)
+        found = encoder.location_and_log_scale.bias.grad
+        assert found is not None
+        return found.chunk(2)[0], found.chunk(2)[1]
+
+    plain, centred = by_bias(), by_bias(centred=True)
+    estimator = Whitened if whitened else AutoregressiveScore
+    monkeypatch.setattr(estimator, "surrogate", lambda self, z, condition: 0.0 * z.sum())
+    energy = by_bias()
+    assert energy[0].abs().min() > 0.0
+    torch.testing.assert_close(centred[0], energy[0])
+    assert not torch.allclose(plain[0], energy[0])
+    torch.testing.assert_close(centred[1], plain[1])
+    assert not torch.allclose(centred[1], energy[1])
 
 
 def test_scores_may_learn_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,7 +437,7 @@ def test_scores_may_learn_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     vae = tiny("csm")
     before = {name: weight.clone() for name, weight in vae.state_dict().items()}
     trainer = _Trainer(vae, rows(40), rows(10), settings("csm", warm_start=5, steps=4), tmp_path / "run")
-    trainer.warm_up(progress=False)
+    trainer.warm_up(lambda: False, progress=False)
     assert len(seen) == 5
     assert not any(torch.equal(z, seen[0]) for z in seen[1:])
     assert all(torch.equal(weight, before[name]) for name, weight in vae.state_dict().items())
@@ -442,6 +449,25 @@ def test_scores_may_learn_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     seen.clear()
     fit_vae(tiny("csm"), rows(40), rows(10), trainer.config)
     assert len(seen) == 9
+
+
+def test_a_warm_start_that_is_stopped_begins_again(tmp_path: Path) -> None:
+    config = settings("csm", warm_start=5, whitened=True)
+    stopped = _Trainer(tiny("csm"), rows(40), rows(10), config, tmp_path / "stopped")
+    with pytest.raises(KeyboardInterrupt, match="interrupted in the warm start, of which nothing is kept"):
+        stopped.warm_up(lambda: True, progress=False)
+    again, whole = tiny("csm"), tiny("csm")
+    fit_vae(again, rows(40), rows(10), config, tmp_path / "stopped", resume=True)
+    fit_vae(whole, rows(40), rows(10), config)
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name]), name
+
+
+def test_a_warm_start_that_breaks_says_what_to_change(tmp_path: Path) -> None:
+    config = settings("csm", warm_start=50, score_learning_rate=1e30)
+    with pytest.raises(TrainingDiverged, match=r"warm start, step \d+: .*; lower score_learning_rate \(1e\+30\)"):
+        fit_vae(tiny("csm"), rows(40), rows(10), config, tmp_path / "run")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(
@@ -581,6 +607,7 @@ def test_latents_that_say_nothing_are_counted() -> None:
         ),
         ("elbo", {"encoder": "gaussian", "whitened": True}, "expected neither for elbo"),
         ("ssm", {"encoder": "implicit", "centred": True}, "centred: expected an autoregressive encoder"),
+        ("stein", {"encoder": "implicit", "warm_start": 1}, "warm_start: expected 0 for stein, which learns no scores"),
     ],
 )
 def test_what_does_not_go_together_is_refused(method: str, changes: dict[str, object], message: str) -> None:

@@ -173,11 +173,17 @@ class AutoregressiveModel(
         Returns:
             ``s`` and ``ds``, each ``(*, D)``, in 1/units and 1/units^2; NaN where a value is missing.
         """
-        z = self.standardise(x)
-        path = self.path(level)
-        context = self.context(z, condition)  # (*, D, C)
-        s, ds = self.head.score_and_derivative(context, z, path[-1] if path else None)
+        s, ds = self.head.evaluate(*self._at(x, level, condition))
         return s / self.scale, ds / self.scale.square()
+
+    def score_alone(self, x: Tensor, level: int = -1, condition: Tensor | None = None) -> Tensor:
+        """The first half of :meth:`score`, without the work on derivatives."""
+        return self.head.score(*self._at(x, level, condition)) / self.scale
+
+    def _at(self, x: Tensor, level: int, condition: Tensor | None) -> tuple[Tensor, Tensor, float | None]:
+        """What a head is asked: projections ``(*, D, P)``, values ``(*, D)`` in its units and their noise."""
+        z, path = self.standardise(x), self.path(level)
+        return self.head.project(self.context(z, condition)), z, path[-1] if path else None
 
     def log_prob(
         self,

@@ -64,6 +64,7 @@ class LocationScaleEncoder(Encoder):
         return location, log_scale
 
     def begin(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Location and log scale, ``(B, D)`` each, and after them what else an encoder of this kind needs."""
         return self.location_scale(features)
 
 

@@ -134,9 +134,7 @@ class AutoregressiveScore(_Learned):
     def _score(self, z: Tensor, condition: Tensor | None) -> Tensor:
         if self.model.noise is not None:
             z = z + self.model.noise.sigma_min * self.model.scale * torch.randn_like(z)
-        z, path = self.model.standardise(z), self.model.path()
-        projection = self.model.head.project(self.model.context(z, condition))
-        return self.model.head.score(projection, z, path[-1] if path else None) / self.model.scale
+        return self.model.score_alone(z, condition=condition)
 
 
 class JointScore(_Learned):

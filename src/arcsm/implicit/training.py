@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -71,15 +71,15 @@ class VAETrainConfig(BaseModel):
         learning_rate: Of RMSProp (paper, Appendix D.4: 1e-3 on MNIST, 1e-4 on faces).
         score_learning_rate: Of the scores; by default the paper's, 2e-4 for csm and ``learning_rate`` for the others.
         score_steps: Steps of the scores for each step of the autoencoder.
-        warm_start: Steps of the scores alone, on the encoder as it begins, before the first step of the autoencoder.
+        warm_start: Steps of learned scores alone, on the encoder as it begins, before the autoencoder takes its first.
         particles: Samples of each input that the kernels of ``"stein"`` and ``"spectral"`` see; the decoder sees one.
             (The code that the paper builds on has 100 for digits and 20 for faces.)
         slices: Projections of each sample, of ``"ssm"`` and ``"ssm-ar"``.
         score_hidden: Units of the hidden layers of the score network (of its context network, where it has one).
         context_features: Context of each latent, of ``"csm"`` and ``"ssm-ar"``.
         head_hidden: Units of the hidden layers of their head.
-        centred: Leave out of the entropy gradient what moves all latents of an input alike: entropies do not depend on
-            it, only errors of the scores do; for autoregressive encoders.
+        centred: Leave the locations :math:`m(x)` out of the entropy gradient: no entropy depends on where the samples
+            of an input are; what reaches them is noise and errors of the scores. For autoregressive encoders.
         whitened: Learn the scores in the units of the encoder (:class:`~arcsm.implicit.Whitened`), and show them its
             features in place of the input; for autoregressive encoders.
         score_noise: A noise ladder for the scores, of ``"csm"``.
@@ -137,6 +137,8 @@ def estimator(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
                          f"{vae.parts.encoder}")  # fmt: skip
     if config.centred and not isinstance(encoder, AutoregressiveEncoder):
         raise ValueError(f"train.centred: expected an autoregressive encoder, got {vae.parts.encoder}")
+    if config.warm_start and method in ("elbo", "stein", "spectral"):
+        raise ValueError(f"train.warm_start: expected 0 for {method}, which learns no scores")
     if isinstance(encoder, GaussianEncoder):
         return GaussianEntropy(encoder.location_scale)
     inner = _inner(vae, config)
@@ -324,10 +326,15 @@ class _Trainer:
         return z - (location - location.detach())
 
     @torch.no_grad()
-    def warm_up(self, progress: bool) -> None:
-        """Let the scores learn what the encoder begins with; a run that goes on has done so."""
-        steps = self.config.warm_start if self.step == 0 and self.learned is not None else 0
-        if steps == 0:
+    def warm_up(self, asked: Callable[[], bool], progress: bool) -> None:
+        """Let the scores learn what the encoder begins with; a run that goes on from a step has done so.
+
+        Raises:
+            KeyboardInterrupt: when asked to stop; nothing is kept of a warm start.
+            TrainingDiverged: where a loss or gradient is not finite.
+        """
+        steps = self.config.warm_start if self.step == 0 else 0
+        if steps == 0 or self.learned is None:
             return
         with track("scores", steps, progress) as advance:
             for number in range(steps):
@@ -335,8 +342,16 @@ class _Trainer:
                 x = self.inputs(generator)
                 features = self.vae.encoder.features(x)
                 seen = features if self.sees_features else x
-                self.learn_scores(self.vae.encoder.begin(features), seen, 1, generator)
+                try:
+                    self.learn_scores(self.vae.encoder.begin(features), seen, 1, generator)
+                except ValueError as error:
+                    rate = self.learned.optimiser.param_groups[0]["lr"]
+                    raise TrainingDiverged(
+                        f"warm start, step {number}: {error}; lower score_learning_rate ({rate:g})"
+                    ) from error
                 advance()
+                if asked():
+                    raise KeyboardInterrupt("interrupted in the warm start, of which nothing is kept")
 
     @contextmanager
     def seeded_scores(self) -> Iterator[None]:
@@ -376,14 +391,17 @@ class _Trainer:
     # The loop ---------------------------------------------------------------------------------------------------
 
     def train(self, progress: bool) -> FitResult:
+        log = TrainingLog(self.run, self.step, False)
+        with log, asked_to_stop() as asked:
+            self.warm_up(asked, progress)
+            self.take_steps(log, asked, progress)
+        return self.finish()
+
+    def take_steps(self, log: TrainingLog, asked: Callable[[], bool], progress: bool) -> None:
+        """All that are left, with checkpoints."""
         begun, saved = time.monotonic() - self.seconds, time.monotonic()
         running = math.nan
-        try:
-            self.warm_up(progress)
-        except ValueError as error:
-            self.diverged(str(error))
-        log = TrainingLog(self.run, self.step, False)
-        with track("training", self.config.steps, progress) as bar, log, asked_to_stop() as asked:
+        with track("training", self.config.steps, progress) as bar:
             bar(self.step)
             while self.step < self.config.steps:
                 try:
@@ -409,7 +427,6 @@ class _Trainer:
                     saved = time.monotonic()
                 if asked():
                     raise KeyboardInterrupt(f"interrupted after step {self.step}")
-        return self.finish()
 
     def diverged(self, cause: str) -> None:
         """Keep the average of the weights so far, and stop."""
@@ -418,7 +435,8 @@ class _Trainer:
             save_vae(self.vae, self.run)
         raise TrainingDiverged(
             f"step {self.step}: {cause}. The model holds the average of the weights so far; lower learning_rate "
-            f"({self.config.learning_rate:g}), or let the scores keep up: more score_steps ({self.config.score_steps})"
+            f"({self.config.learning_rate:g}), or let the scores keep up: more score_steps "
+            f"({self.config.score_steps}), another score_learning_rate"
         )
 
     def finish(self) -> FitResult:
