@@ -72,6 +72,7 @@ OURS: Mapping[str, tuple[str, ...]] = {
 MNIST, FACES = "vae-mnist", "vae-faces"
 _TEST_BITS = 101  # seed of the binary test digits, the same for all
 _SHOWN = 64
+_ACROSS = 7  # pictures in a row
 Result = dict[str, Any]
 
 
@@ -368,27 +369,33 @@ def _picture(run: Study[Table2], cell: Cell) -> str:
 
 
 def _figure(run: Study[Table2], columns: Mapping[str, Result], firsts: Mapping[Any, Cell]) -> Figure:
-    """Samples of every method (columns) for every set (rows)."""
+    """Samples of every method for every set, which begins a row."""
     methods = run.settings.methods
     sets = list(dict.fromkeys((preset, latents) for preset, latents, _ in firsts))
-    figure = Figure(figsize=(1.9 * len(methods), 2.3 * len(sets)), layout="constrained")
-    panels = figure.subplots(len(sets), len(methods), squeeze=False)
-    for row, (preset, latents) in enumerate(sets):
+    across = min(len(methods), _ACROSS)
+    down = -(-len(methods) // across)
+    figure = Figure(figsize=(1.9 * across, 2.5 * down * len(sets)), layout="constrained")
+    panels = figure.subplots(down * len(sets), across, squeeze=False)
+    for (preset, latents), own in zip(sets, panels.reshape(len(sets), -1), strict=True):
         found = columns[_column(preset, latents)]["methods"]
-        for column, method in enumerate(methods):
-            axes = panels[row, column]
+        own[0].set_ylabel(_column(preset, latents), fontsize=8)
+        for axes in own[len(methods) :]:
+            axes.remove()
+        for axes, method in zip(own, methods, strict=False):
             axes.set(xticks=[], yticks=[])
-            if column == 0:
-                axes.set_ylabel(_column(preset, latents), fontsize=8)
-            if method not in found:
-                axes.set_title(f"{_in_lines(method)}\ndiverged", fontsize=8)
-                continue
-            grid = image_grid(_drawn(run, firsts[preset, latents, method])[:36], 6, padding=1).convert("RGB")
-            axes.imshow(np.asarray(grid), interpolation="nearest")
-            value = f"{found[method]['annealed']['nll']:.2f} nats" if preset == MNIST else (
-                f"Fréchet {found[method]['frechet_distance']['mean']:.3g}")  # fmt: skip
-            axes.set_title(f"{_in_lines(method)}\n{value}", fontsize=8)
+            axes.set_title(f"{_in_lines(method)}\n{_value(preset, found.get(method))}", fontsize=8)
+            if method in found:
+                grid = image_grid(_drawn(run, firsts[preset, latents, method])[:36], 6, padding=1).convert("RGB")
+                axes.imshow(np.asarray(grid), interpolation="nearest")
     return figure
+
+
+def _value(preset: str, row: Result | None) -> str:
+    if row is None:
+        return "diverged"
+    if preset == MNIST:
+        return f"{row['annealed']['nll']:.2f} nats"
+    return f"Fréchet {row['frechet_distance']['mean']:.3g}"
 
 
 def _in_lines(method: str) -> str:
