@@ -42,7 +42,8 @@ from arcsm.implicit.evidence import (
 )
 from arcsm.implicit.kernels import Spectral, Stein
 from arcsm.implicit.learned import AutoregressiveScore, JointScore, ScoreNetwork
-from arcsm.implicit.training import VAETrainConfig, fit_vae
+from arcsm.implicit.train_config import VAETrainConfig
+from arcsm.implicit.training import fit_vae
 from arcsm.implicit.trunks import ConvolutionalTrunk, DenseTrunk, Trunk
 from arcsm.implicit.vae import VAE, VAEConfig, load_vae, save_vae
 

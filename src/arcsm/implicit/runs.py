@@ -15,7 +15,9 @@ from arcsm.checkpoint import read_tensors, weights_path, write_text
 from arcsm.config import dump_config, parse_tree, read_text, run_config_path
 from arcsm.data.datasets import DataConfig, load_dataset
 from arcsm.devices import resolve_device
-from arcsm.implicit.training import VAETrainConfig, estimator, fit_vae
+from arcsm.implicit.methods import estimator
+from arcsm.implicit.train_config import VAETrainConfig
+from arcsm.implicit.training import fit_vae
 from arcsm.implicit.vae import KIND, VAE, VAEConfig, load_vae
 from arcsm.runs import check_folder, finished_config
 from arcsm.training import FitResult

@@ -8,181 +8,31 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from arcsm import checkpoint
-from arcsm.contexts import MADE
 from arcsm.devices import resolve_device
-from arcsm.heads import ScoreHead
-from arcsm.implicit.encoders import AutoregressiveEncoder, GaussianEncoder, LocationScaleEncoder
-from arcsm.implicit.entropy import EntropyGradient, GaussianEntropy, Whitened
+from arcsm.implicit.entropy import GaussianEntropy, Whitened
 from arcsm.implicit.evidence import fit_proposal, importance_bound
-from arcsm.implicit.kernels import Spectral, Stein
-from arcsm.implicit.learned import AutoregressiveScore, JointScore, ScoreNetwork
-from arcsm.implicit.vae import VAE, Width, completed_vae_config, save_vae
+from arcsm.implicit.learned import AutoregressiveScore, JointScore
+from arcsm.implicit.methods import estimator
+from arcsm.implicit.train_config import VAETrainConfig
+from arcsm.implicit.vae import VAE, completed_vae_config, save_vae
 from arcsm.interrupts import asked_to_stop
-from arcsm.model import AutoregressiveModel
-from arcsm.noise import NoiseLadder
 from arcsm.progress import track
 from arcsm.training import STATE_NAME, FitResult, TrainingDiverged
 from arcsm.training_log import TrainingLog
 from arcsm.training_setup import averaging
 from arcsm.warning import warn
 
-Method = Literal["elbo", "stein", "spectral", "ssm", "ssm-ar", "csm"]
-# Far from what it has seen a score head is that of a normal distribution of this width. With one it would push latents
-# outwards just as strongly as the prior pulls them back, and nothing would hold them.
-_FAR_STD = 3.0
 _COLLAPSED = 1e-4  # share of the spread of all latents that those of one input have at least
 _LARGEST = 1e3  # spread of the latents, whose prior has spread one
 _SPREAD_SAMPLES = 16  # of each input
 _USED = 0.01  # share of the variance of a latent that inputs must explain for it to count as used
-
-
-class ScoreNoise(BaseModel):
-    """A noise ladder for scores; see :class:`~arcsm.NoiseLadder`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    sigma_max: float = Field(gt=0)
-    sigma_min: float = Field(gt=0)
-    levels: int = Field(10, ge=1)
-
-    @model_validator(mode="after")
-    def _check_order(self) -> ScoreNoise:
-        if self.sigma_min > self.sigma_max:
-            raise ValueError(f"sigma_min: expected at most sigma_max, {self.sigma_max:g}, got {self.sigma_min:g}")
-        return self
-
-
-class VAETrainConfig(BaseModel):
-    """How to train an autoencoder; what is ours and not the paper's is off by default, but for ``ema``.
-
-    Attributes:
-        method: The estimator of the entropy gradient. ``"elbo"`` is for Gaussian encoders and they take no other,
-            ``"csm"`` and ``"ssm-ar"`` are for autoregressive ones, the others for implicit and autoregressive ones.
-        steps: Steps of the autoencoder.
-        batch_size: Images a step.
-        learning_rate: Of RMSProp (paper, Appendix D.4: 1e-3 on MNIST, 1e-4 on faces).
-        score_learning_rate: Of the scores; by default the paper's, 2e-4 for csm and ``learning_rate`` for the others.
-        score_steps: Steps of the scores for each step of the autoencoder.
-        warm_start: Steps of learned scores alone, on the encoder as it begins, before the autoencoder takes its first.
-        particles: Samples of each input that the kernels of ``"stein"`` and ``"spectral"`` see; the decoder sees one.
-            (The code that the paper builds on has 100 for digits and 20 for faces.)
-        slices: Projections of each sample, of ``"ssm"`` and ``"ssm-ar"``.
-        score_hidden: Units of the hidden layers of the score network (of its context network, where it has one).
-        context_features: Context of each latent, of ``"csm"`` and ``"ssm-ar"``.
-        head_hidden: Units of the hidden layers of their head.
-        centred: Leave the locations :math:`m(x)` out of the entropy gradient: no entropy depends on where the samples
-            of an input are; what reaches them is noise and errors of the scores. For autoregressive encoders.
-        whitened: Learn the scores in the units of the encoder (:class:`~arcsm.implicit.Whitened`), and show them its
-            features in place of the input; for autoregressive encoders.
-        score_noise: A noise ladder for the scores, of ``"csm"``.
-        mix: With a ladder: see :func:`arcsm.objectives.csm`.
-        ema: Decay of the average of the weights that is validated and kept; 0 for the weights themselves.
-        validate_every: Steps between validations.
-        validation_rows: Images validated on.
-        validation_samples: Latents of each, of the importance weighted bound.
-        checkpoint_seconds: Seconds between checkpoints.
-        seed: Seed of all randomness.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    method: Method = "csm"
-    steps: int = Field(100_000, ge=1)
-    batch_size: int = Field(128, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    score_learning_rate: float | None = Field(None, gt=0)
-    score_steps: int = Field(1, ge=1)
-    warm_start: int = Field(0, ge=0)
-    particles: int = Field(20, ge=2)
-    slices: int = Field(1, ge=1)
-    score_hidden: tuple[Width, ...] = Field((256, 256), min_length=1)
-    context_features: int = Field(8, ge=1)
-    head_hidden: tuple[Width, ...] = Field((32, 32), min_length=1)
-    centred: bool = False
-    whitened: bool = False
-    score_noise: ScoreNoise | None = None
-    mix: float | Literal["auto"] = 1.0
-    ema: float = Field(0.999, ge=0, lt=1)
-    validate_every: int = Field(2_000, ge=1)
-    validation_rows: int = Field(256, ge=2)
-    validation_samples: int = Field(64, ge=1)
-    checkpoint_seconds: float = Field(60.0, ge=0)
-    seed: int = Field(0, ge=0)
-    device: str = "auto"
-
-
-def estimator(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
-    """The estimator that a method names, for an autoencoder.
-
-    Its conditions are the inputs, as in the paper; those of ``"elbo"`` and of whitened scores are the features that
-    the encoder makes of them.
-
-    Raises:
-        ValueError: for a method and an encoder that do not go together.
-    """
-    encoder, method = vae.encoder, config.method
-    if method == "elbo" and (config.whitened or config.score_noise is not None):
-        raise ValueError("train.whitened, train.score_noise: expected neither for elbo, which has no scores")
-    if (method == "elbo") != isinstance(encoder, GaussianEncoder):
-        raise ValueError(f"train.method: elbo is for gaussian encoders and they for it, got {method} and "
-                         f"{vae.parts.encoder}")  # fmt: skip
-    if config.centred and not isinstance(encoder, AutoregressiveEncoder):
-        raise ValueError(f"train.centred: expected an autoregressive encoder, got {vae.parts.encoder}")
-    if config.warm_start and method in ("elbo", "stein", "spectral"):
-        raise ValueError(f"train.warm_start: expected 0 for {method}, which learns no scores")
-    if isinstance(encoder, GaussianEncoder):
-        return GaussianEntropy(encoder.location_scale)
-    inner = _inner(vae, config)
-    if not config.whitened:
-        return inner
-    if not isinstance(encoder, LocationScaleEncoder):
-        raise ValueError("train.whitened: expected an encoder with units of its own, such as autoregressive")
-    return Whitened(inner, encoder.location_scale)
-
-
-def _inner(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
-    method, latents = config.method, vae.latents
-    if config.score_noise is not None and method != "csm":
-        raise ValueError(f"train.score_noise: expected none for {method}; it is for csm")
-    if method in ("stein", "spectral"):
-        return Stein() if method == "stein" else Spectral()
-    rate = config.score_learning_rate or (2e-4 if method == "csm" else config.learning_rate)
-    if method == "ssm":
-        return JointScore(_joint_network(vae, config).to(vae.device), rate, config.slices)
-    if not isinstance(vae.encoder, AutoregressiveEncoder):
-        raise ValueError(f"train.method: {method} needs an autoregressive encoder, got {vae.parts.encoder}")
-    embed = None
-    if vae.parts.networks == "convolutional" and not config.whitened:
-        embed = vae.parts.trunk(_shape(vae)).to(vae.device)
-    seen = math.prod(_shape(vae)) if embed is None else embed.out_features
-    seen = vae.encoder.trunk.out_features if config.whitened else seen
-    made = MADE(latents, config.context_features, config.score_hidden, condition_features=seen)
-    noise = None if config.score_noise is None else NoiseLadder(**config.score_noise.model_dump())
-    head = ScoreHead(config.context_features, config.head_hidden, data_std=1.0 if config.whitened else _FAR_STD)
-    model = AutoregressiveModel(made, head, noise).to(vae.device)
-    objective: Literal["csm", "ssm"] = "csm" if method == "csm" else "ssm"
-    return AutoregressiveScore(model, objective, rate, config.mix, config.slices, embed)
-
-
-def _joint_network(vae: VAE, config: VAETrainConfig) -> ScoreNetwork:
-    """Of the input and the latents; of the encoder's features and the latents in its units if whitened."""
-    if config.whitened and isinstance(vae.encoder, LocationScaleEncoder):
-        return ScoreNetwork(vae.latents, vae.encoder.trunk.out_features, config.score_hidden)
-    parts = vae.parts.model_copy(update={"hidden_features": config.score_hidden})
-    return ScoreNetwork(vae.latents, trunk=parts.trunk(_shape(vae), vae.latents))
-
-
-def _shape(vae: VAE) -> tuple[int, ...]:
-    return tuple(int(size) for size in vae.metadata["image_shape"])
 
 
 def fit_vae(
@@ -262,7 +112,7 @@ class _Trainer:
         vae.to(self.device).train()
         like = next(vae.parameters())
         self.rows, self.valid = train.to(like), valid[: config.validation_rows].to(like)
-        self.batch = min(config.batch_size, len(train))
+        self.batch_size = min(config.batch_size, len(train))
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(config.seed)
             self.entropy = estimator(vae, config)
@@ -284,10 +134,12 @@ class _Trainer:
         ) % 2**63
         return torch.Generator(self.device).manual_seed(seed)
 
-    def inputs(self, generator: torch.Generator) -> Tensor:
-        """A batch, as the autoencoder takes it."""
-        chosen = torch.randint(len(self.rows), (self.batch,), generator=generator, device=self.device)
-        return self.vae.prepare(self.rows[chosen], generator)
+    def batch(self, generator: torch.Generator) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """Inputs ``(B, F)``, what the encoder begins with for them, and what the scores see of them."""
+        chosen = torch.randint(len(self.rows), (self.batch_size,), generator=generator, device=self.device)
+        x = self.vae.prepare(self.rows[chosen], generator)
+        features = self.vae.encoder.features(x)
+        return x, self.vae.encoder.begin(features), features if self.sees_features else x
 
     def learn_scores(self, begun: tuple[Tensor, ...], seen: Tensor, steps: int, generator: torch.Generator) -> None:
         """Steps of the scores, where there are any to learn, on as many samples of the inputs."""
@@ -299,10 +151,7 @@ class _Trainer:
     def advance(self) -> float:
         """Steps of the scores, then one of the autoencoder; returns :math:`-\\log p(x, z)`."""
         generator = self.generator(1, self.step)
-        x = self.inputs(generator)
-        features = self.vae.encoder.features(x)
-        begun = self.vae.encoder.begin(features)
-        seen = features if self.sees_features else x
+        x, begun, seen = self.batch(generator)
         self.learn_scores(begun, seen, self.config.score_steps, generator)
         z = self.vae.draw(begun, self.particles, generator)
         energy = -self.vae.log_joint(x, z[:, :1]).mean()
@@ -339,11 +188,9 @@ class _Trainer:
         with track("scores", steps, progress) as advance:
             for number in range(steps):
                 generator = self.generator(5, number)
-                x = self.inputs(generator)
-                features = self.vae.encoder.features(x)
-                seen = features if self.sees_features else x
+                _, begun, seen = self.batch(generator)
                 try:
-                    self.learn_scores(self.vae.encoder.begin(features), seen, 1, generator)
+                    self.learn_scores(begun, seen, 1, generator)
                 except ValueError as error:
                     rate = self.learned.optimiser.param_groups[0]["lr"]
                     raise TrainingDiverged(
