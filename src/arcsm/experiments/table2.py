@@ -83,12 +83,7 @@ class Table2(Settings):
 
     methods: tuple[str, ...] = Field((*QUOTED, "csm, whitened, centred"), min_length=1)
     # for all seeds; the others for the first alone
-    repeated: tuple[str, ...] = (
-        "csm",
-        "ssm",
-        "elbo",
-        "csm, whitened, centred",
-    )  # for all seeds; the others for the first alone
+    repeated: tuple[str, ...] = ("csm", "ssm", "elbo", "csm, whitened, centred")
     latents: tuple[int, ...] = (8, 16)  # of digits; () for none
     faces: bool = True
     mnist_changes: tuple[str, ...] = ()
@@ -142,21 +137,22 @@ class Cell:
 
     def config(self, run: Study[Table2]) -> VAERunConfig:
         """How it is built and trained."""
-        settings = run.settings
-        changes = settings.mnist_changes if self.preset == MNIST else settings.faces_changes
         base = "csm" if self.method in OURS else self.method
         own = [f"train.method={base}", f"model.encoder={ENCODERS[base]}", f"train.seed={self.seed}",
                f"train.device={run.device.type}", *self.changes(run)]  # fmt: skip
         if self.latents is not None:
             own.append(f"model.latents={self.latents}")
-        return validated(load_tree(self.preset, [*changes, *own]), self.preset, VAERunConfig)
+        return validated(load_tree(self.preset, [*self.shared(run), *own]), self.preset, VAERunConfig)
+
+    def shared(self, run: Study[Table2]) -> tuple[str, ...]:
+        """What is changed of the preset for all methods alike."""
+        return run.settings.mnist_changes if self.preset == MNIST else run.settings.faces_changes
 
     def changes(self, run: Study[Table2]) -> list[str]:
         """What is changed of csm; on faces, the rate of its scores has the paper's ratio to that of the autoencoder."""
-        faces = self.preset == FACES
-        rate = load_tree(self.preset, run.settings.faces_changes if faces else ())["train"]["learning_rate"]
+        rate = load_tree(self.preset, self.shared(run))["train"]["learning_rate"]
         if self.method == "csm":
-            return [f"train.score_learning_rate={2.0 * rate}"] if faces else []
+            return [f"train.score_learning_rate={2.0 * rate}"] if self.preset == FACES else []
         return [change.replace("{rate}", str(rate)) for change in OURS.get(self.method, ())]
 
     def folder(self, run: Study[Table2]) -> Path:
