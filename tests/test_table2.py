@@ -45,3 +45,10 @@ def test_methods_are_held_against_the_best_with_the_seeds_that_both_have() -> No
 
 def test_nobody_is_the_best_of_none() -> None:
     assert _behind(MNIST, {}) == {"best": None}
+
+
+def test_a_lucky_single_seed_does_not_beat_the_mean_of_many() -> None:
+    many = _over_annealed({0: _cell(91.0, 91.0), 1: _cell(97.0, 97.0), 2: _cell(97.0, 97.0)})  # a mean of 95
+    found = _behind(MNIST, {"one": _over_annealed({0: _cell(94.0, 94.0)}), "many": many})
+    assert found["best"] == "many"
+    assert found["annealed_behind_the_best"]["one"] == pytest.approx([3.0, 0.0])

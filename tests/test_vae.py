@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,7 @@ from arcsm.implicit import (
     ImplicitEncoder,
     Proposal,
     ScoreNetwork,
+    Standardised,
     Stein,
     Trunk,
     VAEConfig,
@@ -44,10 +47,14 @@ from arcsm.implicit import (
 )
 from arcsm.implicit.encoders import _Chain
 from arcsm.implicit.evidence import _hamiltonian, _moments
-from arcsm.implicit.training import _Trainer, used_latents
+from arcsm.implicit.training import _Trainer, trained_pressure, used_latents
 from arcsm.training import TrainingDiverged
+from arcsm.training_log import read_metrics
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*latents say nothing of the input")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*latents say nothing of the input"),
+    pytest.mark.filterwarnings("ignore:the scores give .* of the entropy's pressure"),
+]
 FLOAT64 = torch.float64
 IMAGES = {"image_shape": [1, 4, 4], "levels": 256}
 
@@ -145,6 +152,27 @@ def test_the_chain_of_latents_is_its_definition_and_so_are_its_gradients() -> No
     torch.testing.assert_close(_Chain.apply(fixed, noise, of_latents, output), torch.stack(found, -1))
     inputs = tuple(t.requires_grad_() for t in (fixed, noise, of_latents, output))
     assert torch.autograd.gradcheck(_Chain.apply, inputs)
+
+
+@torch.no_grad()
+def test_the_moments_of_conditionals_are_those_of_one_latent_with_the_earlier_ones_held() -> None:
+    torch.manual_seed(0)
+    encoder = AutoregressiveEncoder(DenseTrunk(5, (16,)), 3).double()
+    encoder.output.data.mul_(20.0)  # far from normal
+    begun = encoder.begin(encoder.features(normal(2, 5)))
+    z = encoder.draw(begun, normal(2, 4, 3, seed=1)).detach()
+    mean, log_std = encoder.conditional_moments(begun, z)
+    nodes, weights = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(80))
+    weights = weights / weights.sum()
+    location, log_scale, fixed = (t.detach() for t in begun)
+    for i, k, d in itertools.product(range(2), range(4), range(3)):
+        u = (z[i, k] - location[i]) * torch.exp(-log_scale[i])
+        inner = fixed[i, d] + u[:d] @ encoder.of_latents[d, :d] + nodes[:, None] * encoder.of_noise[d]
+        values = location[i, d] + log_scale[i, d].exp() * (nodes + torch.tanh(inner) @ encoder.output[d])
+        expected = weights @ values
+        deviation = (weights @ (values - expected).square()).sqrt()
+        assert abs(float(mean[i, k, d] - expected)) < 0.02 * float(deviation)
+        assert float(log_std[i, k, d].exp()) == pytest.approx(float(deviation), rel=0.02)
 
 
 def test_decoders_are_the_distributions_that_they_say() -> None:
@@ -480,6 +508,8 @@ def test_a_warm_start_that_breaks_says_what_to_change(tmp_path: Path) -> None:
         ("ssm-ar", {}),
         ("csm", {}),
         ("csm", {"whitened": True}),
+        ("csm", {"whitened": "conditionals"}),
+        ("ssm-ar", {"whitened": "conditionals"}),
     ],
 )
 def test_every_method_finds_the_posterior_of_a_linear_model(method: str, changes: dict[str, object]) -> None:
@@ -536,6 +566,66 @@ def test_a_whitened_estimator_keeps_the_least_samples_of_the_inner_one() -> None
     white = Whitened(Stein(), lambda condition: (torch.zeros(1, 2), torch.zeros(1, 2)))
     with pytest.raises(ValueError, match="K at least 2"):
         white.surrogate(torch.zeros(1, 1, 2))
+
+
+class Chained(EntropyGradient):
+    """The scores of the conditionals of two latents: N(0, 1), then N(2 z_1, z_1^2 + 1)."""
+
+    def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        first, second = z.unbind(-1)
+        return torch.stack([-first, (2.0 * first - second) / (first.square() + 1.0)], -1)
+
+
+def test_standardised_conditionals_are_normal_and_their_scores_mapped_back() -> None:
+    def moments(z: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        first, zero = z[..., 0], torch.zeros_like(z[..., 0])
+        return torch.stack([zero, 2.0 * first], -1), torch.stack([zero, 0.5 * (first.square() + 1.0).log()], -1)
+
+    noise = normal(1, 5, 2)
+    first = noise[..., 0]
+    z = torch.stack([first, 2.0 * first + (first.square() + 1.0).sqrt() * noise[..., 1]], -1)
+    standard = Standardised(Known(torch.zeros(1, 2, dtype=FLOAT64), torch.ones(1, 2, dtype=FLOAT64)), moments)
+    torch.testing.assert_close(standard.rescale(z, None)[0], noise)
+    torch.testing.assert_close(standard.score(z), Chained().score(z))
+
+
+def test_the_pressure_of_true_scores_is_one_whatever_the_number_of_samples() -> None:
+    std = torch.tensor([[0.1, 5.0]], dtype=FLOAT64)
+    location = 3.0 * normal(20_000, 2)
+    z = location.unsqueeze(1) + std.unsqueeze(1) * normal(20_000, 2, 2, seed=1)  # two of each input: least, most biased
+    torch.testing.assert_close(Known(location, std).pressure(z), torch.ones(2, dtype=FLOAT64), atol=0.03, rtol=0.0)
+    flat = Known(location, std * torch.tensor([[2.0, 1.0]])).pressure(z)
+    torch.testing.assert_close(flat, torch.tensor([0.25, 1.0], dtype=FLOAT64), atol=0.03, rtol=0.0)
+    noise = normal(20_000, 2, 2, seed=2)
+    first = noise[..., 0]
+    z = torch.stack([first, 2.0 * first + (first.square() + 1.0).sqrt() * noise[..., 1]], -1)
+    torch.testing.assert_close(Chained().pressure(z), torch.ones(2, dtype=FLOAT64), atol=0.03, rtol=0.0)
+    with pytest.raises(ValueError, match="K at least 2"):
+        Known(location, std).pressure(z[:, :1])
+
+
+def test_standardised_scores_start_with_the_pressure_of_the_true_ones() -> None:
+    def at_start(**changes: object) -> float:
+        torch.manual_seed(0)
+        vae = VAEConfig(latents=4, hidden_features=(32,)).build(IMAGES)
+        vae.encoder.output.data.mul_(20.0)  # type: ignore[union-attr]
+        images = rows(2_000)
+        return _Trainer(vae, images, images, settings("csm", validation_rows=2_000, **changes), None).pressure()
+
+    assert at_start(whitened="conditionals") == pytest.approx(1.0, abs=0.02)
+    assert not 0.5 < at_start() < 2.0
+
+
+def test_a_run_says_with_what_pressure_it_ended(tmp_path: Path) -> None:
+    config = settings("csm", learning_rate=1e-9, score_learning_rate=1e-9, validate_every=3)
+    with pytest.warns(UserWarning, match=r"the scores give \d+% of the entropy's pressure.*whitened=conditionals"):
+        result = fit_vae(tiny("csm"), rows(40), rows(10), config, tmp_path / "run")
+    found = [row["pressure"] for row in read_metrics(tmp_path / "run")]
+    assert found == [row["pressure"] for row in result.history]
+    again = trained_pressure(tiny("csm"), rows(40), rows(10), config, tmp_path / "run")
+    assert again == pytest.approx(found[-1])
+    with pytest.raises(ValueError, match="no checkpoint, which holds the scores"):
+        trained_pressure(tiny("csm"), rows(40), rows(10), config, tmp_path / "elsewhere")
 
 
 class Stuck(Encoder):
@@ -606,6 +696,11 @@ def test_latents_that_say_nothing_are_counted() -> None:
             "score_noise: expected none for ssm",
         ),
         ("elbo", {"encoder": "gaussian", "whitened": True}, "expected neither for elbo"),
+        (
+            "ssm",
+            {"encoder": "autoregressive", "whitened": "conditionals"},
+            "whitened: conditionals are for csm and ssm-ar, got ssm",
+        ),
         ("ssm", {"encoder": "implicit", "centred": True}, "centred: expected an autoregressive encoder"),
         ("stein", {"encoder": "implicit", "warm_start": 1}, "warm_start: expected 0 for stein, which learns no scores"),
     ],

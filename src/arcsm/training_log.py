@@ -52,7 +52,8 @@ class TrainingLog:
 
     COLUMNS = ("step", "loss", "valid", "learning_rate", "seconds")
 
-    def __init__(self, run: Path | None, step: int, tensorboard: bool) -> None:
+    def __init__(self, run: Path | None, step: int, tensorboard: bool, extra: Sequence[str] = ()) -> None:
+        self.columns = (*self.COLUMNS, *extra)
         self.path = None if run is None else run / METRICS_NAME
         self.board: Any = None
         if run is None:
@@ -60,7 +61,7 @@ class TrainingLog:
         run.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_metrics(run) if row["step"] <= step] if step else []
         with atomic_path(run / METRICS_NAME) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.COLUMNS)
+            writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(kept)
         if tensorboard:
@@ -76,7 +77,7 @@ class TrainingLog:
     def write(self, row: Mapping[str, float]) -> None:
         if self.path is not None:
             with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, self.COLUMNS).writerow(row)
+                csv.DictWriter(file, self.columns).writerow(row)
         if self.board is not None:
             for name in row.keys() - {"step"}:
                 self.board.add_scalar(name, row[name], int(row["step"]))

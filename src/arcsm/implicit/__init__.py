@@ -29,7 +29,7 @@ An estimator for another method is one small class with a method ``score``; see 
 
 from arcsm.implicit.decoders import BernoulliDecoder, Decoder, GaussianImageDecoder
 from arcsm.implicit.encoders import AutoregressiveEncoder, Encoder, GaussianEncoder, ImplicitEncoder
-from arcsm.implicit.entropy import EntropyGradient, GaussianEntropy, Whitened
+from arcsm.implicit.entropy import EntropyGradient, GaussianEntropy, Rescaled, Standardised, Whitened
 from arcsm.implicit.evidence import (
     Annealing,
     Proposal,
@@ -64,8 +64,10 @@ __all__ = [
     "ImplicitEncoder",
     "JointScore",
     "Proposal",
+    "Rescaled",
     "ScoreNetwork",
     "Spectral",
+    "Standardised",
     "Stein",
     "Trunk",
     "VAEConfig",

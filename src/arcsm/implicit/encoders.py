@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from arcsm import native
 from arcsm.implicit.trunks import Trunk
+
+_NODES = 8  # of the noise of one latent, for the moments of its conditional
 
 
 class Encoder(nn.Module, ABC):
@@ -137,6 +141,38 @@ class AutoregressiveEncoder(LocationScaleEncoder):
         fixed = begun[2].repeat_interleave(noise.shape[1], 0) if noise.shape[1] != 1 else begun[2]  # (B * K, D, U)
         u = chained(fixed, noise.flatten(0, 1), self.of_noise, self.of_latents, self.output)
         return location + log_scale.exp() * u.view_as(noise)
+
+    @torch.no_grad()
+    def conditional_moments(self, begun: tuple[Tensor, ...], z: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of every :math:`z_d` given :math:`z_{<d}` and the input, ``(B, K, D)`` each.
+
+        Given what comes before, a latent is a function of one normal variable, so that both are one-dimensional
+        integrals: by Gauss-Hermite quadrature.
+
+        Arguments:
+            begun: What :meth:`begin` gave for the inputs.
+            z: Latents of theirs, ``(B, K, D)``.
+        """
+        location, log_scale = (t.unsqueeze(1) for t in begun[:2])
+        u = (z - location) * torch.exp(-log_scale)  # (B, K, D)
+        earlier = u.new_ones(self.latents, self.latents).tril(-1).unsqueeze(-1)
+        of_latents = (earlier * self.of_latents).transpose(0, 1).flatten(1)  # (D, D * U)
+        inner = begun[2].unsqueeze(1) + (u @ of_latents).unflatten(-1, (self.latents, self.units))  # (B, K, D, U)
+        nodes, weights = _normal_quadrature()
+        values = torch.stack([
+            node + torch.linalg.vecdot(torch.tanh_(inner + node * self.of_noise), self.output) for node in nodes
+        ])  # fmt: skip
+        weight = values.new_tensor(weights)
+        mean = torch.tensordot(weight, values, 1)
+        variance = torch.tensordot(weight, (values - mean).square(), 1)
+        return location + log_scale.exp() * mean, log_scale + 0.5 * torch.log(variance)
+
+
+@cache
+def _normal_quadrature() -> tuple[list[float], list[float]]:
+    """Nodes and weights of expectations of a function of a standard normal variable."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    return nodes.tolist(), (weights / weights.sum()).tolist()
 
 
 def chained(fixed: Tensor, noise: Tensor, of_noise: Tensor, of_latents: Tensor, output: Tensor) -> Tensor:

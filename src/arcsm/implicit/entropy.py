@@ -89,6 +89,36 @@ class EntropyGradient(ABC):
     def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """The estimated score at the samples, ``(B, K, D)``."""
 
+    @torch.no_grad()
+    def pressure(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        """How hard the estimate pushes samples apart, as a share of what the true entropy does, ``(D,)``.
+
+        .. math:: c_d = -\\operatorname{Cov}[s_d, z_d \\mid x]
+
+        It is 1 for the true score of any density that falls to zero (Stein's identity), also for scores of conditionals
+        of a sampler that is autoregressive. A learned score that lags behind has less, and the sampler that is trained
+        with it becomes too narrow: more steps of the score, or scores in the sampler's own units
+        (:class:`Whitened`, :class:`Standardised`), are what helps. That it is 1 does not prove a score right.
+
+        Arguments:
+            z: Samples, ``(B, K, D)`` with at least two of each input; thousands in all, for two digits.
+            condition: The inputs that they are for, ``(B, F)``, or ``None``.
+
+        Raises:
+            ValueError: for samples of another shape or too few of them, NaN, or infinity.
+
+        Example:
+            >>> gaussian = GaussianEntropy(lambda condition: (torch.zeros(1, 2), torch.tensor([[0.0, 0.5]])))
+            >>> z = torch.randn(100, 100, 2, generator=torch.Generator().manual_seed(0))
+            >>> [round(c, 1) for c in gaussian.pressure(z).tolist()]  # of unit width: the second is too flat
+            [1.0, 0.4]
+        """
+        self._check(z, condition)
+        if z.shape[1] < 2:
+            raise ValueError(f"z: expected samples (B, K, D) with K at least 2, got {tuple(z.shape)}")
+        centred = z - z.mean(1, keepdim=True)
+        return -(self.score(z, condition) * centred).sum(1).mean(0) / (z.shape[1] - 1)
+
     def _check(self, z: Tensor, condition: Tensor | None) -> None:
         if not isinstance(z, Tensor) or z.ndim != 3 or z.shape[1] < self.least_samples or z.numel() == 0:
             got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
@@ -133,7 +163,36 @@ class GaussianEntropy(EntropyGradient):
         return (mean - z) * torch.exp(-2.0 * log_std)
 
 
-class Whitened(EntropyGradient):
+class Rescaled(EntropyGradient):
+    """Another estimator, of the score in other units than those of the sampler; subclasses say in which.
+
+    Arguments:
+        inner: The estimator for the samples in these units.
+    """
+
+    def __init__(self, inner: EntropyGradient) -> None:
+        self.inner = inner
+        self.least_samples = inner.least_samples
+
+    @abstractmethod
+    def rescale(self, z: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Samples in the other units, ``(B, K, D)``, and the logarithm of one such unit, ``(B, 1, D)`` or more."""
+
+    def update(
+        self, z: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> float | None:
+        self._check(z, condition)
+        with torch.no_grad():
+            rescaled = self.rescale(z, condition)[0]
+        return self.inner.update(rescaled, condition, generator)
+
+    @torch.no_grad()
+    def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        rescaled, log_unit = self.rescale(z, condition)
+        return self.inner.score(rescaled, condition) * torch.exp(-log_unit)
+
+
+class Whitened(Rescaled):
     """Another estimator, of the score in units of the sampler's own: :math:`u = (z - m(x)) / e^{\\ell(x)}`.
 
     .. math:: \\nabla_{z_d} \\log q(z \\mid x) = e^{-\\ell_d(x)}\\, \\nabla_{u_d} \\log q(u \\mid x)
@@ -159,22 +218,46 @@ class Whitened(EntropyGradient):
     def __init__(
         self, inner: EntropyGradient, location_scale: Callable[[Tensor | None], tuple[Tensor, Tensor]]
     ) -> None:
-        self.inner, self.location_scale = inner, location_scale
-        self.least_samples = inner.least_samples
+        super().__init__(inner)
+        self.location_scale = location_scale
 
-    def update(
-        self, z: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> float | None:
-        self._check(z, condition)
-        with torch.no_grad():
-            u = self._white(z, condition)[0]
-        return self.inner.update(u, condition, generator)
-
-    @torch.no_grad()
-    def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        u, log_scale = self._white(z, condition)
-        return self.inner.score(u, condition) * torch.exp(-log_scale)
-
-    def _white(self, z: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+    def rescale(self, z: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         location, log_scale = (t.unsqueeze(1) for t in self.location_scale(condition))
         return (z - location) * torch.exp(-log_scale), log_scale
+
+
+class Standardised(Rescaled):
+    """Another estimator, of the scores of conditionals, each in units of its own.
+
+    .. math:: w_d = \\frac{z_d - \\mu_d(z_{<d}, x)}{\\sigma_d(z_{<d}, x)}, \\qquad
+        \\nabla_{z_d} \\log q(z_d \\mid z_{<d}, x) = \\frac{1}{\\sigma_d}\\, \\nabla_{w_d} \\log q(w_d \\mid w_{<d}, x)
+
+    With the moments of the conditionals, every :math:`w_d` has mean zero and variance one whatever comes before it: a
+    score head that starts as that of a standard normal starts with the right pressure
+    (:meth:`EntropyGradient.pressure`), and only the shape beyond two moments is left to learn. Any other
+    :math:`\\mu` and :math:`\\sigma` are right too, only harder to learn with.
+
+    Arguments:
+        inner: The estimator for :math:`w`, of scores of conditionals (:class:`AutoregressiveScore`).
+        moments: Samples ``(B, K, D)`` and inputs ``(B, F)`` to means and log standard deviations of conditionals,
+            ``(B, K, D)`` each, the d-th of what comes before it alone.
+
+    Example:
+        >>> inner = GaussianEntropy(lambda condition: (torch.zeros(1, 2), torch.zeros(1, 2)))  # the score of w is -w
+        >>> def moments(z, condition):  # the second around twice the first
+        ...     return torch.stack([torch.zeros_like(z[..., 0]), 2.0 * z[..., 0]], -1), torch.full_like(z, 0.5).log()
+        >>> Standardised(inner, moments).score(torch.tensor([[[1.0, 2.5]]]))
+        tensor([[[-4., -2.]]])
+    """
+
+    def __init__(
+        self,
+        inner: EntropyGradient,
+        moments: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]],
+    ) -> None:
+        super().__init__(inner)
+        self.moments = moments
+
+    def rescale(self, z: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.moments(z, condition)
+        return (z - mean) * torch.exp(-log_std), log_std

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Literal
+
+import torch
+from torch import Tensor
 
 from arcsm.contexts import MADE
 from arcsm.heads import ScoreHead
 from arcsm.implicit.encoders import AutoregressiveEncoder, GaussianEncoder, LocationScaleEncoder
-from arcsm.implicit.entropy import EntropyGradient, GaussianEntropy, Whitened
+from arcsm.implicit.entropy import EntropyGradient, GaussianEntropy, Standardised, Whitened
 from arcsm.implicit.kernels import Spectral, Stein
 from arcsm.implicit.learned import AutoregressiveScore, JointScore, ScoreNetwork
 from arcsm.implicit.train_config import VAETrainConfig
@@ -47,7 +51,18 @@ def estimator(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
         return inner
     if not isinstance(encoder, LocationScaleEncoder):
         raise ValueError("train.whitened: expected an encoder with units of its own, such as autoregressive")
-    return Whitened(inner, encoder.location_scale)
+    if config.whitened != "conditionals":
+        return Whitened(inner, encoder.location_scale)
+    if not isinstance(encoder, AutoregressiveEncoder) or not isinstance(inner, AutoregressiveScore):
+        raise ValueError(f"train.whitened: conditionals are for csm and ssm-ar, got {method}")
+    return Standardised(inner, partial(_moments, encoder))
+
+
+@torch.no_grad()
+def _moments(encoder: AutoregressiveEncoder, z: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Of the conditionals of the encoder, by the features that it makes of inputs."""
+    assert features is not None
+    return encoder.conditional_moments(encoder.begin(features), z)
 
 
 def _inner(vae: VAE, config: VAETrainConfig) -> EntropyGradient:

@@ -48,7 +48,8 @@ class VAETrainConfig(BaseModel):
         centred: Leave the locations :math:`m(x)` out of the entropy gradient: no entropy depends on where the samples
             of an input are; what reaches them is noise and errors of the scores. For autoregressive encoders.
         whitened: Learn the scores in the units of the encoder (:class:`~arcsm.implicit.Whitened`), and show them its
-            features in place of the input; for autoregressive encoders.
+            features in place of the input; for autoregressive encoders. ``"conditionals"``, of csm and ssm-ar: in the
+            units of every conditional (:class:`~arcsm.implicit.Standardised`).
         score_noise: A noise ladder for the scores, of ``"csm"``.
         mix: With a ladder: see :func:`arcsm.objectives.csm`.
         ema: Decay of the average of the weights that is validated and kept; 0 for the weights themselves.
@@ -75,7 +76,7 @@ class VAETrainConfig(BaseModel):
     context_features: int = Field(8, ge=1)
     head_hidden: tuple[Width, ...] = Field((32, 32), min_length=1)
     centred: bool = False
-    whitened: bool = False
+    whitened: bool | Literal["conditionals"] = False
     score_noise: ScoreNoise | None = None
     mix: float | Literal["auto"] = 1.0
     ema: float = Field(0.999, ge=0, lt=1)

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from arcsm import checkpoint
 from arcsm.devices import resolve_device
-from arcsm.implicit.entropy import GaussianEntropy, Whitened
+from arcsm.implicit.entropy import GaussianEntropy, Rescaled
 from arcsm.implicit.evidence import fit_proposal, importance_bound
 from arcsm.implicit.learned import AutoregressiveScore, JointScore
 from arcsm.implicit.methods import estimator
@@ -32,6 +32,7 @@ from arcsm.warning import warn
 _COLLAPSED = 1e-4  # share of the spread of all latents that those of one input have at least
 _LARGEST = 1e3  # spread of the latents, whose prior has spread one
 _SPREAD_SAMPLES = 16  # of each input
+_WEAK = 0.5  # share of the entropy's pressure below which it is said that scores do not keep up
 _USED = 0.01  # share of the variance of a latent that inputs must explain for it to count as used
 
 
@@ -97,6 +98,26 @@ def used_latents(vae: VAE, x: Tensor, generator: torch.Generator | None = None) 
     return int((1.0 - (within / over_all).square() >= _USED).sum())
 
 
+def trained_pressure(vae: VAE, train: Tensor, valid: Tensor, config: VAETrainConfig, run: Path) -> float:
+    """With which share of the true entropy's pressure a run ended (:meth:`EntropyGradient.pressure`).
+
+    Arguments:
+        vae: An autoencoder of the kind that was trained; it gets the weights of the last step.
+        train: Rows of images that it was trained on.
+        valid: Held-out rows, of which the share is.
+        config: How it was trained.
+        run: The folder, with its checkpoint.
+
+    Raises:
+        ValueError: for a folder without a checkpoint, or with that of another run.
+    """
+    if not (run / STATE_NAME).exists():
+        raise ValueError(f"{run / STATE_NAME}: no checkpoint, which holds the scores")
+    trainer = _Trainer(vae, train, valid, config, run)
+    trainer.restore()
+    return trainer.pressure()
+
+
 class _Trainer:
     def __init__(
         self, vae: VAE, train: Tensor, valid: Tensor, config: VAETrainConfig, run: str | os.PathLike[str] | None
@@ -116,8 +137,8 @@ class _Trainer:
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(config.seed)
             self.entropy = estimator(vae, config)
-        self.sees_features = isinstance(self.entropy, GaussianEntropy | Whitened)
-        inner = self.entropy.inner if isinstance(self.entropy, Whitened) else self.entropy
+        self.sees_features = isinstance(self.entropy, GaussianEntropy | Rescaled)
+        inner = self.entropy.inner if isinstance(self.entropy, Rescaled) else self.entropy
         self.learned = inner if isinstance(inner, (AutoregressiveScore, JointScore)) else None
         self.particles = config.particles if self.entropy.least_samples > 1 else 1
         self.optimizer = torch.optim.RMSprop(vae.parameters(), config.learning_rate, foreach=True)
@@ -218,6 +239,16 @@ class _Trainer:
         proposal = fit_proposal(averaged, x, self.config.validation_samples, 1, generator)
         return -float(importance_bound(averaged, x, self.config.validation_samples, proposal, generator).mean())
 
+    @torch.no_grad()
+    def pressure(self) -> float:
+        """:meth:`EntropyGradient.pressure` on held-out images, mean over the latents; by the weights of this step."""
+        generator = self.generator(6, 0)
+        x = self.vae.prepare(self.valid, generator)
+        features = self.vae.encoder.features(x)
+        z = self.vae.draw(self.vae.encoder.begin(features), max(self.particles, _SPREAD_SAMPLES), generator)
+        with self.seeded_scores():
+            return float(self.entropy.pressure(z, features if self.sees_features else x).mean())
+
     def check_encoder(self) -> None:
         """Stop an encoder that has become a point, or has run away.
 
@@ -238,7 +269,7 @@ class _Trainer:
     # The loop ---------------------------------------------------------------------------------------------------
 
     def train(self, progress: bool) -> FitResult:
-        log = TrainingLog(self.run, self.step, False)
+        log = TrainingLog(self.run, self.step, False, ("pressure",))
         with log, asked_to_stop() as asked:
             self.warm_up(asked, progress)
             self.take_steps(log, asked, progress)
@@ -256,7 +287,7 @@ class _Trainer:
                     assessed = self.step % self.config.validate_every == 0 or self.step == self.config.steps
                     if assessed:
                         self.check_encoder()
-                        held_out = self.validate()
+                        held_out, pressure = self.validate(), self.pressure()
                 except ValueError as error:
                     self.diverged(str(error))
                 running = value if math.isnan(running) else 0.99 * running + 0.01 * value
@@ -265,7 +296,7 @@ class _Trainer:
                 if assessed:
                     rate = self.config.learning_rate
                     row = {"step": float(self.step), "loss": running, "valid": held_out, "learning_rate": rate,
-                           "seconds": self.seconds}  # fmt: skip
+                           "seconds": self.seconds, "pressure": pressure}  # fmt: skip
                     self.history.append(row)
                     log.write(row)
                 due = time.monotonic() - saved >= self.config.checkpoint_seconds or asked()
@@ -282,8 +313,8 @@ class _Trainer:
             save_vae(self.vae, self.run)
         raise TrainingDiverged(
             f"step {self.step}: {cause}. The model holds the average of the weights so far; lower learning_rate "
-            f"({self.config.learning_rate:g}), or let the scores keep up: more score_steps "
-            f"({self.config.score_steps}), another score_learning_rate"
+            f"({self.config.learning_rate:g}), or let the scores keep up: whitened scores ({self.config.whitened}), "
+            f"then more score_steps ({self.config.score_steps}), another score_learning_rate"
         )
 
     def finish(self) -> FitResult:
@@ -298,6 +329,12 @@ class _Trainer:
         if unused:
             warn(f"{unused} of {self.vae.latents} latents say nothing of the input; fewer may do")
         last = self.history[-1]["valid"] if self.history else math.nan
+        pressure = self.pressure()
+        if pressure < _WEAK:
+            warn(
+                f"the scores give {max(pressure, 0.0):.0%} of the entropy's pressure, so that the encoder is narrower "
+                "than the posterior; for csm and ssm-ar set train.whitened=conditionals"
+            )
         return FitResult(self.step, self.seconds, self.step, last, self.history, False)
 
     # Checkpoints ------------------------------------------------------------------------------------------------
