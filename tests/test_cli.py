@@ -77,6 +77,8 @@ def test_an_autoencoder_is_trained_drawn_from_and_reported(
     assert call("report", vae_run, "--out", tmp_path / "page.html") == 0
     page = (tmp_path / "page.html").read_text()
     assert "importance weighted bound" in page
+    assert "annealed importance sampling" in page
+    assert "% of what the true one would" in page
     assert page.count("data:image/png;base64,") == 5  # four pictures and the curve
     assert "https://" not in page
     capsys.readouterr()

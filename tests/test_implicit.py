@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -19,6 +20,7 @@ from arcsm.implicit import (
     ScoreNetwork,
     Spectral,
     Stein,
+    Whitened,
 )
 
 FLOAT64 = torch.float64
@@ -366,6 +368,83 @@ def test_wrong_arguments_are_named() -> None:
         Known(lambda z: z / 0.0).surrogate(torch.ones(1, 3, 2))
     with pytest.raises(ValueError, match="one for each of the 3 inputs"):
         AutoregressiveScore(model).update(torch.zeros(3, 2, 2), torch.zeros(2, 1))
+
+
+def test_bad_conditions_and_dtypes_are_named() -> None:
+    joint = JointScore(ScoreNetwork(2, condition_features=3))
+    z = torch.randn(4, 5, 2)
+    for condition, message in (
+        (torch.zeros(4, 2), r"condition: expected \(B, 3\), got \(20, 2\)"),
+        (None, r"condition: expected \(B, 3\), got None"),
+        (torch.zeros(4, 5, 3), r"condition: expected \(B, F\), got \(4, 5, 3\)"),
+        (torch.full((4, 3), math.nan), "condition: holds NaN or infinity"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            joint.update(z, condition)
+    with pytest.raises(ValueError, match=r"z: expected torch\.float32, which the network has, got torch\.float64"):
+        joint.update(z.double(), torch.zeros(4, 3))
+    with pytest.raises(ValueError, match="z: expected floating point numbers"):
+        joint.update(torch.zeros(4, 5, 2, dtype=torch.long), torch.zeros(4, 3))
+    for estimator in (Stein(), Spectral()):
+        with pytest.raises(ValueError, match=r"kernels need single or double precision, got torch\.bfloat16"):
+            estimator.surrogate(z.bfloat16())
+    with pytest.raises(ValueError, match="z: the kernel of the samples has no eigenvalues"):
+        Spectral().surrogate(1e30 * z)
+    gaussian = GaussianEntropy(lambda condition: (torch.zeros(4, 2), torch.full((4, 2), math.nan)))
+    with pytest.raises(ValueError, match="parameters: the log standard deviations hold NaN"):
+        gaussian.surrogate(z)
+
+
+def test_samples_that_no_gradient_can_reach_are_refused() -> None:
+    z = torch.randn(1, 5, 2)
+    with pytest.raises(ValueError, match="no gradient reaches what made the samples"):
+        Known(lambda z: -z).surrogate(z)
+    Known(lambda z: -z).surrogate(z.requires_grad_()).backward()
+    torch.testing.assert_close(z.grad, z.detach() / 5.0)
+    with torch.no_grad():
+        Known(lambda z: -z).surrogate(z.detach())
+
+
+def test_a_network_is_left_in_the_mode_that_it_was_in() -> None:
+    network = ScoreNetwork(2)
+    joint = JointScore(network)
+    for mode in (True, False):
+        joint.trained.train(mode)
+        joint.score(torch.zeros(1, 3, 2))
+        assert network.training is mode
+
+
+def test_samples_far_from_what_scores_start_with_are_said() -> None:
+    z = torch.randn(1, 100, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 50.0])
+    model = AutoregressiveModel(MADE(2, 4, (8,)), ScoreHead(4))
+    with pytest.warns(UserWarning, match=r"samples vary by \d+ times what the scores start with \(dimension 1\)"):
+        AutoregressiveScore(model).update(z)
+    with pytest.warns(UserWarning, match="dimension 1"):
+        JointScore(ScoreNetwork(2)).update(z)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.set_standardisation(torch.zeros(2), torch.tensor([1.0, 50.0]))
+        AutoregressiveScore(model).update(z)
+        unit = (torch.zeros(1, 2), torch.tensor([[0.0, math.log(50.0)]]))
+        Whitened(JointScore(ScoreNetwork(2)), lambda condition: unit).update(z)
+
+
+def test_a_wrapped_estimator_goes_on_from_its_state() -> None:
+    def wrapped() -> Whitened:
+        torch.manual_seed(3)
+        return Whitened(JointScore(ScoreNetwork(2)), lambda condition: (torch.zeros(1, 2), torch.zeros(1, 2)))
+
+    z = torch.randn(1, 50, 2)
+    first, second = wrapped(), wrapped()
+    first.update(z, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(first.score(z), second.score(z))
+    second.load_state_dict(first.state_dict())
+    for estimator in (first, second):
+        estimator.update(z, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(first.score(z), second.score(z))
+    assert Stein().state_dict() == {}
+    with pytest.raises(ValueError, match="state: expected that of Stein"):
+        Stein().load_state_dict(first.state_dict())
 
 
 def test_a_loss_that_is_not_finite_makes_no_step() -> None:

@@ -321,10 +321,10 @@ def test_likelihoods_are_those_in_closed_form() -> None:
     truth = evidence(vae, x)
     torch.testing.assert_close(importance_bound(vae, x, 4000, generator=seeded()), truth, rtol=0.0, atol=0.02)
     annealing = Annealing(temperatures=300, chains=64, leapfrog=5)
-    from_prior = annealed_bound(vae, x, annealing, generator=seeded())
+    from_prior = annealed_bound(vae, x, annealing, Proposal.prior(6, 3, x), seeded())
     torch.testing.assert_close(from_prior, truth, rtol=0.0, atol=0.15)
     short = Annealing(temperatures=60, chains=256, leapfrog=5)
-    fitted = annealed_bound(vae, x, short, fit_proposal(vae, x, generator=seeded()), seeded())
+    fitted = annealed_bound(vae, x, short, generator=seeded())
     torch.testing.assert_close(fitted, truth, rtol=0.0, atol=0.02)
 
 
@@ -347,8 +347,9 @@ def test_annealing_from_both_sides_bounds_the_likelihood() -> None:
     z, x = simulated(vae, 200)
     annealing = Annealing(temperatures=10, chains=2, leapfrog=2)  # too few on purpose
     truth = evidence(vae, x)
-    lower = annealed_bound(vae, x, annealing, generator=seeded())
-    upper = annealed_upper_bound(vae, x, z, annealing, generator=seeded())
+    prior = Proposal.prior(200, 3, x)
+    lower = annealed_bound(vae, x, annealing, prior, seeded())
+    upper = annealed_upper_bound(vae, x, z, annealing, prior, seeded())
     for bound, sign in ((lower, 1.0), (upper, -1.0)):
         missing = sign * (truth - bound)
         assert float(missing.mean()) > 4.0 * float(missing.std()) / 200**0.5
@@ -718,6 +719,18 @@ def test_what_does_not_go_together_is_refused(method: str, changes: dict[str, ob
         (lambda: fit_vae(tiny("csm"), rows(20), rows(5)[:0]), r"valid: expected rows"),
         (lambda: fit_vae(tiny("csm"), rows(20) / 0.0, rows(5)), "train: holds NaN or infinity"),
         (lambda: tiny("csm").prepare(rows(5) * 255.0), r"rows: expected images in \[-1, 1\], got values from"),
+        (lambda: tiny("csm").prepare(rows(5) * math.nan), "rows: hold NaN"),
+        (lambda: importance_bound(tiny("csm"), rows(5)), r"x: expected zeros and ones.*vae.prepare\(rows\)"),
+        (lambda: annealed_bound(tiny("csm"), rows(5)), "x: expected zeros and ones"),
+        (lambda: elbo(tiny("elbo"), torch.full((5, 16), math.nan)), "x: holds NaN"),
+        (lambda: fit_proposal(tiny("csm"), torch.ones(5, 9)), r"x: expected inputs \(B, 16\), got \(5, 9\)"),
+        (lambda: importance_bound(tiny("csm"), torch.ones(5, 16), samples=0), "samples: expected at least 1, got 0"),
+        (
+            lambda: annealed_upper_bound(tiny("csm"), torch.ones(5, 16), torch.zeros(1, 2)),
+            r"z: expected latents \(5, 2\), got \(1, 2\)",
+        ),
+        (lambda: Annealing(temperatures=0), "temperatures: expected a positive number, got 0"),
+        (lambda: Annealing(step_size=-1.0), "step_size: expected a positive number"),
         (lambda: settings("csm", score_noise={"sigma_max": 1.0}), "sigma_min"),
         (lambda: settings("csm", score_noise={"sigma_max": 1.0, "sigma_min": 2.0}), "expected at most sigma_max, 1"),
         (lambda: settings("csm", score_hidden=(0,)), "score_hidden"),

@@ -532,7 +532,9 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Au
     tensors, config = checkpoint.read_module(path)
     file = checkpoint.weights_path(path)
     if "kind" in config:
-        raise ValueError(f"{file}: holds a {config['kind']}, not an autoregressive model")
+        raise ValueError(
+            f"{file}: holds a {config['kind']}, not an autoregressive model; arcsm report and arcsm sample take it"
+        )
     try:
         model = AutoregressiveModel.from_config(config)
     except ValueError as error:

@@ -13,10 +13,10 @@ from arcsm.report import LikelihoodRow, ReportNumbers
 from arcsm.training import FitResult
 
 
-def show_training(result: FitResult) -> None:
-    """How the training went."""
+def show_training(result: FitResult, loss: str = "best objective") -> None:
+    """How the training went, and what its loss is called."""
     early = ", stopped early" if result.stopped_early else ""
-    print(f"trained {result.steps} steps in {result.seconds:.0f} s{early}; best objective {result.best_loss:.4f}")
+    print(f"trained {result.steps} steps in {result.seconds:.0f} s{early}; {loss} {result.best_loss:.4f}")
 
 
 def show_likelihoods(numbers: ReportNumbers) -> None:

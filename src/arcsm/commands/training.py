@@ -86,7 +86,8 @@ def train(
         said = str(stop) or "interrupted"
         raise typer.Exit(fail(f"{said}; {again}" if run_config_path(folder).is_file() else said, 130)) from stop
     if group().first:
-        show_training(result)
+        is_autoencoder = isinstance(config, VAERunConfig)
+        show_training(result, "held-out bound of -log p(x)" if is_autoencoder else "best objective")
         print(f"{folder}  next: arcsm report {folder}")
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +74,8 @@ class EntropyGradient(ABC):
             condition: The inputs that they are for, ``(B, F)``, or ``None``.
 
         Raises:
-            ValueError: for samples of another shape or too few of them, NaN, or infinity, in them or in their score.
+            ValueError: for samples of another shape or too few of them, NaN, or infinity, in them or in their score;
+                for samples that no gradient can reach whatever made them.
         """
         self._check(z, condition)
         score = self.score(z.detach(), None if condition is None else condition.detach()).detach()
@@ -83,6 +85,8 @@ class EntropyGradient(ABC):
             )
         if not all_finite(score):
             raise ValueError(f"{type(self).__name__}: the score of the samples is NaN or infinite")
+        if torch.is_grad_enabled() and not z.requires_grad:
+            raise ValueError("z: no gradient reaches what made the samples; draw them outside of torch.no_grad()")
         return -(score * z).sum(-1).mean()
 
     @abstractmethod
@@ -123,10 +127,29 @@ class EntropyGradient(ABC):
         if not isinstance(z, Tensor) or z.ndim != 3 or z.shape[1] < self.least_samples or z.numel() == 0:
             got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
             raise ValueError(f"z: expected samples (B, K, D) with K at least {self.least_samples}, got {got}")
+        if not z.is_floating_point():
+            raise ValueError(f"z: expected floating point numbers, got {z.dtype}")
         if not all_finite(z):
             raise ValueError("z: holds NaN or infinity; a smaller learning rate of the sampler may help")
-        if condition is not None and len(condition) != len(z):
+        if condition is None:
+            return
+        if len(condition) != len(z):
             raise ValueError(f"condition: expected one for each of the {len(z)} inputs, got {len(condition)}")
+        if not all_finite(condition):
+            raise ValueError("condition: holds NaN or infinity")
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it has learned, to go on from; nothing for an estimator that does not learn."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave.
+
+        Raises:
+            ValueError: for the state of another estimator.
+        """
+        if state.keys() != self.state_dict().keys():
+            raise ValueError(f"state: expected that of {type(self).__name__}, got {sorted(state)}")
 
 
 class GaussianEntropy(EntropyGradient):
@@ -156,6 +179,8 @@ class GaussianEntropy(EntropyGradient):
             raise ValueError(
                 f"parameters: expected log standard deviations for z {tuple(z.shape)}, got {tuple(log_std.shape)}"
             )
+        if not all_finite(log_std.detach()):
+            raise ValueError("parameters: the log standard deviations hold NaN or infinity")
         return (log_std + _HALF_LOG_2_PI_E).sum(-1).mean()
 
     def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -190,6 +215,12 @@ class Rescaled(EntropyGradient):
     def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         rescaled, log_unit = self.rescale(z, condition)
         return self.inner.score(rescaled, condition) * torch.exp(-log_unit)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.inner.load_state_dict(state)
 
 
 class Whitened(Rescaled):

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from arcsm.finite import all_finite
+from arcsm.implicit.decoders import BernoulliDecoder
 from arcsm.implicit.encoders import GaussianEncoder
 from arcsm.implicit.vae import VAE
 from arcsm.progress import track
@@ -64,6 +66,18 @@ class Proposal:
         return self.place(v), log_density
 
 
+def _check(vae: VAE, x: Tensor, samples: int = 1) -> None:
+    """Refuse what is no input of the decoder, such as images that were not prepared."""
+    if x.ndim != 2 or x.shape[1] != vae.features:
+        raise ValueError(f"x: expected inputs (B, {vae.features}), got {tuple(x.shape)}")
+    if not all_finite(x):
+        raise ValueError("x: holds NaN or infinity")
+    if isinstance(vae.decoder, BernoulliDecoder) and not bool(((x == 0.0) | (x == 1.0)).all()):
+        raise ValueError("x: expected zeros and ones, got other numbers; make them of images with vae.prepare(rows)")
+    if samples < 1:
+        raise ValueError(f"samples: expected at least 1, got {samples}")
+
+
 @torch.no_grad()
 def fit_proposal(
     vae: VAE, x: Tensor, samples: int = 256, rounds: int = 10, generator: torch.Generator | None = None
@@ -76,7 +90,11 @@ def fit_proposal(
         samples: Latents of every input in each round.
         rounds: Rounds of adaptation, at most; fewer where a quarter of the samples of every input count.
         generator: Source of randomness.
+
+    Raises:
+        ValueError: for inputs of another shape, NaN, infinity, or numbers that the decoder is no distribution of.
     """
+    _check(vae, x, samples)
     z = vae.encode(x, max(_DECODES, 2 * vae.latents), generator)
     weights = z.new_full(z.shape[:2], 1.0 / z.shape[1])
     prior = torch.eye(vae.latents, dtype=z.dtype, device=z.device).expand(len(x), -1, -1)
@@ -130,7 +148,18 @@ def importance_bound(
         samples: Latents of every input, ``K``.
         proposal: Where to draw them; by default fitted to the inputs.
         generator: Source of randomness.
+
+    Raises:
+        ValueError: as :func:`fit_proposal`.
+
+    Example:
+        >>> from arcsm.implicit import VAEConfig
+        >>> vae = VAEConfig(latents=2, hidden_features=(8,)).build({"image_shape": [1, 2, 2], "levels": 256})
+        >>> images = torch.rand(5, 4) * 2.0 - 1.0  # rows in [-1, 1)
+        >>> importance_bound(vae, vae.prepare(images), samples=100).shape
+        torch.Size([5])
     """
+    _check(vae, x, samples)
     if not len(x):
         return x.new_zeros(0)
     proposal = fit_proposal(vae, x, generator=generator) if proposal is None else proposal
@@ -156,6 +185,7 @@ def elbo(vae: VAE, x: Tensor, samples: int = 100, generator: torch.Generator | N
     """
     if not isinstance(vae.encoder, GaussianEncoder):
         raise ValueError("vae: only a gaussian encoder has an evidence lower bound; use importance_bound")
+    _check(vae, x, samples)
     begun = vae.encoder.begin(vae.encoder.features(x))
     entropy = begun[1].sum(-1) + 0.5 * vae.latents * math.log(2.0 * math.pi * math.e)
     return _log_joint(vae, x, vae.draw(begun, samples, generator)).mean(1) + entropy
@@ -170,12 +200,20 @@ class Annealing:
         chains: For each input.
         leapfrog: Leapfrog steps of each transition of Hamiltonian Monte Carlo.
         step_size: Of the leapfrog at the start, in units of the proposal; adapted towards an acceptance of 0.65.
+
+    Raises:
+        ValueError: for numbers that are not positive.
     """
 
     temperatures: int = 200
     chains: int = 16
     leapfrog: int = 5
     step_size: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in ("temperatures", "chains", "leapfrog", "step_size"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
 
     def schedule(self) -> list[float]:
         """Inverse temperatures from 0 to 1, denser at both ends."""
@@ -207,13 +245,17 @@ def annealed_bound(
         vae: The model.
         x: Inputs, ``(B, F)``.
         annealing: How.
-        proposal: Where to begin; ``None`` for the prior, as in the paper by Wu et al. One that is fitted
-            (:func:`fit_proposal`) needs far fewer temperatures.
+        proposal: Where to begin; by default fitted to the inputs, which needs far fewer temperatures than the prior
+            (:meth:`Proposal.prior`), where Wu et al. begin.
         generator: Source of randomness.
         progress: Show a progress bar (on a terminal).
+
+    Raises:
+        ValueError: as :func:`fit_proposal`.
     """
+    _check(vae, x)
     annealing = annealing or Annealing()
-    proposal = Proposal.prior(len(x), vae.latents, x) if proposal is None else proposal
+    proposal = fit_proposal(vae, x, generator=generator) if proposal is None else proposal
     shape = (len(x), annealing.chains, vae.latents)
     v = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
     return _in_pieces(vae, x, v, annealing.schedule(), annealing, proposal, generator, progress)
@@ -237,7 +279,7 @@ def annealed_upper_bound(
         x: Inputs that the model drew, ``(B, F)``.
         z: The latents that they were drawn from, ``(B, D)``.
         annealing: How.
-        proposal: Where the annealing ends; by default at the prior.
+        proposal: Where the annealing ends; by default fitted to the inputs.
         generator: Source of randomness.
         progress: Show a progress bar (on a terminal).
 
@@ -247,9 +289,15 @@ def annealed_upper_bound(
     References:
         Sandwiching the marginal likelihood using bidirectional Monte Carlo (Grosse, Ghahramani and Adams, 2015),
         https://arxiv.org/abs/1511.02543
+
+    Raises:
+        ValueError: as :func:`fit_proposal`, and for latents of another shape.
     """
+    _check(vae, x)
+    if z.shape != (len(x), vae.latents):
+        raise ValueError(f"z: expected latents {(len(x), vae.latents)}, got {tuple(z.shape)}")
     annealing = annealing or Annealing()
-    proposal = Proposal.prior(len(x), vae.latents, x) if proposal is None else proposal
+    proposal = fit_proposal(vae, x, generator=generator) if proposal is None else proposal
     centred = (z - proposal.mean).unsqueeze(-1)
     v = torch.linalg.solve_triangular(proposal.scale, centred, upper=False).squeeze(-1)
     v = v.unsqueeze(1).expand(-1, annealing.chains, -1)
@@ -275,7 +323,8 @@ def gap(
     with torch.no_grad():
         z = vae.draw_latents(count, generator)
         x = vae.decoder.sample(z, generator)
-        proposal = fit_proposal(vae, x, generator=generator) if fitted else None
+        prior = Proposal.prior(count, vae.latents, x)
+        proposal = fit_proposal(vae, x, generator=generator) if fitted else prior
     lower = annealed_bound(vae, x, annealing, proposal, generator)
     return lower, annealed_upper_bound(vae, x, z, annealing, proposal, generator)
 

@@ -70,7 +70,10 @@ class Spectral(EntropyGradient):
 
     def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         kernel, width = _kernel(z)
-        values, vectors = torch.linalg.eigh(kernel)  # ascending, (B, M) and (B, M, M)
+        try:
+            values, vectors = torch.linalg.eigh(kernel)  # ascending, (B, M) and (B, M, M)
+        except torch.linalg.LinAlgError as error:
+            raise ValueError("z: the kernel of the samples has no eigenvalues; they may be too far apart") from error
         resolved = values > torch.finfo(z.dtype).eps * z.shape[1] * values[:, -1:]
         values = torch.where(resolved, values, 1.0)
         share = torch.where(resolved, values, 0.0)
@@ -83,6 +86,8 @@ class Spectral(EntropyGradient):
 
 def _kernel(z: Tensor) -> tuple[Tensor, Tensor]:
     """The kernel matrix of each input's samples, ``(B, K, K)``, and its width, ``(B, 1, 1)``."""
+    if z.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"z: kernels need single or double precision, got {z.dtype}")
     distances = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")
     above = torch.triu_indices(z.shape[1], z.shape[1], 1, device=z.device)
     median = distances[:, above[0], above[1]].median(1).values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from typing import Any, Literal
 
@@ -14,10 +15,21 @@ from arcsm.fields import sliced_score_matching
 from arcsm.implicit.entropy import EntropyGradient
 from arcsm.implicit.trunks import DenseTrunk, Trunk
 from arcsm.model import AutoregressiveModel
+from arcsm.warning import TrainingWarning, warn
+
+_ENOUGH = 32  # samples to tell a width from
+_FAR = 5.0  # times wider or narrower than expected: a network that starts there takes very long
 
 
 class _Learned(EntropyGradient):
-    """An estimator that takes a gradient step at each update."""
+    """An estimator that takes a gradient step at each update.
+
+    Attributes:
+        network: What is trained.
+        embed: What is trained along, of the conditions.
+        trained: Both; move them with ``trained.to(device)`` before the first update.
+        optimiser: RMSprop; its learning rate may be changed by any of torch's schedulers.
+    """
 
     def __init__(self, network: nn.Module, learning_rate: float, slices: int, embed: nn.Module | None) -> None:
         if not learning_rate > 0.0:
@@ -28,6 +40,7 @@ class _Learned(EntropyGradient):
         self.embed = nn.Identity() if embed is None else embed
         self.trained = nn.ModuleList([network, self.embed])
         self.optimiser = torch.optim.RMSprop(self.trained.parameters(), learning_rate, foreach=True)
+        self._has_begun = False
 
     @torch.enable_grad()
     def update(self, z: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None) -> float:
@@ -37,6 +50,9 @@ class _Learned(EntropyGradient):
             ValueError: where the loss or a gradient is not finite; no step is made then.
         """
         self._check(z, condition)
+        if not self._has_begun:
+            self._look_at_scale(z)
+            self._has_begun = True
         self.trained.train()
         loss = self._loss(*self._rows(z.detach(), condition), generator)
         self.optimiser.zero_grad()
@@ -51,22 +67,43 @@ class _Learned(EntropyGradient):
         return float(loss.detach())
 
     def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        was_training = self.trained.training
         self.trained.eval()
-        return self._score(*self._rows(z, condition)).view_as(z)
+        try:
+            return self._score(*self._rows(z, condition)).view_as(z)
+        finally:
+            self.trained.train(was_training)
+
+    def _look_at_scale(self, z: Tensor) -> None:
+        """Say so where samples are far wider or narrower than what a score network starts with."""
+        width = z.detach().flatten(0, 1).std(0, correction=0) / self._expected_width()
+        off = (width.log().abs() > math.log(_FAR)) & (width > 0.0)
+        if len(z) * z.shape[1] >= _ENOUGH and bool(off.any()):
+            latent = int(off.int().argmax())
+            warn(
+                f"samples vary by {float(width[latent]):.2g} times what the scores start with (dimension {latent}): "
+                "they would take very long to learn. Use Whitened or Standardised, samples in other units, or, for an "
+                "AutoregressiveModel, its set_standardisation",
+                TrainingWarning,
+            )
+
+    def _expected_width(self) -> Tensor | float:
+        return 1.0
 
     def _rows(self, z: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Samples ``(B, K, D)`` as ``(B * K, D)``, each with what the network sees of its condition."""
         if condition is not None:
             condition = self.embed(condition.detach())
+            if condition.ndim != 2:
+                raise ValueError(f"condition: expected (B, F), got {tuple(condition.shape)}")
             condition = condition.repeat_interleave(z.shape[1], 0) if z.shape[1] != 1 else condition
         return z.reshape(-1, z.shape[-1]), condition
 
     def state_dict(self) -> dict[str, Any]:
-        """What it has learned, and its optimiser, to go on from."""
         return {"trained": self.trained.state_dict(), "optimiser": self.optimiser.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave."""
+        super().load_state_dict(state)
         self.trained.load_state_dict(state["trained"])
         self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))  # torch would share its averages
 
@@ -129,6 +166,9 @@ class AutoregressiveScore(_Learned):
         if self.objective == "csm":
             return objectives.csm(self.model, z, self.mix, condition, generator)
         return objectives.ssm(self.model, z, self.slices, "gaussian", True, condition, generator, joint=False)
+
+    def _expected_width(self) -> Tensor:
+        return self.model.scale
 
     @torch.no_grad()
     def _score(self, z: Tensor, condition: Tensor | None) -> Tensor:
@@ -202,4 +242,11 @@ class ScoreNetwork(nn.Module):
                 f"z, condition: expected (B, {self.output.out_features}) and one condition for each row, got "
                 f"{tuple(z.shape)} and {None if condition is None else tuple(condition.shape)}"
             )
+        if isinstance(self.trunk, DenseTrunk) and inputs.shape[1:] != (self.trunk.features,):
+            raise ValueError(
+                f"condition: expected (B, {self.trunk.features}), got "
+                f"{None if condition is None else tuple(condition.shape)}"
+            )
+        if z.dtype != self.output.weight.dtype:
+            raise ValueError(f"z: expected {self.output.weight.dtype}, which the network has, got {z.dtype}")
         return self.output(self.trunk(inputs, z.unsqueeze(1)).squeeze(1))  # type: ignore[no-any-return]

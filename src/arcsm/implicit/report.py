@@ -12,7 +12,7 @@ from arcsm import plots
 from arcsm.checkpoint import write_text
 from arcsm.config import dump_config
 from arcsm.data.datasets import Dataset, load_dataset
-from arcsm.implicit.evidence import importance_bound
+from arcsm.implicit.evidence import Annealing, annealed_bound, importance_bound
 from arcsm.implicit.runs import VAERun
 from arcsm.implicit.training import used_latents
 from arcsm.implicit.vae import VAE
@@ -22,6 +22,7 @@ from arcsm.report import LikelihoodRow, render, sample_picture
 from arcsm.training_log import read_metrics
 
 _IMAGES, _SAMPLES = 200, 1_000  # of the likelihood of a page; a convolutional decoder gets a tenth of both
+_ANNEALING = Annealing(temperatures=100, chains=4)  # of the same images, where the decoder is quick
 _SHOWN = 8  # images that are reconstructed, and latents that are traversed
 _REACH = 2.5  # of a traversal, in standard deviations of the prior
 _STEPS = 8
@@ -65,6 +66,7 @@ def write_vae_report(run: VAERun, path: Path, samples: int = 64, seed: int = 0, 
             steps=int(history[-1]["step"]) if history else 0,
             seconds=history[-1]["seconds"] if history else 0.0,
             numbers=numbers,
+            pressure=history[-1].get("pressure") if history else None,
             pictures=[
                 (title, plots.as_data_uri(sample_picture(rows, dataset.metadata, columns)))
                 for title, rows, columns in pictures
@@ -86,8 +88,11 @@ def _numbers(vae: VAE, dataset: Dataset, seed: int) -> VAENumbers:
     generator = torch.Generator(vae.device).manual_seed(seed)
     x = vae.prepare(dataset.test[:images].to(vae.device), generator)
     bound = torch.cat([importance_bound(vae, part, samples, generator=generator) for part in x.split(50)])
-    row = LikelihoodRow("importance weighted bound", *summary(bound), ours=True)
-    return VAENumbers([row], images, samples, used_latents(vae, x, generator))
+    found = [LikelihoodRow("importance weighted bound", *summary(bound), ours=True)]
+    if vae.parts.networks == "dense":
+        annealed = annealed_bound(vae, x, _ANNEALING, generator=generator, progress=True)
+        found.append(LikelihoodRow("annealed importance sampling", *summary(annealed), ours=True))
+    return VAENumbers(found, images, samples, used_latents(vae, x, generator))
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from arcsm.progress import track
 from arcsm.training import STATE_NAME, FitResult, TrainingDiverged
 from arcsm.training_log import TrainingLog
 from arcsm.training_setup import averaging
-from arcsm.warning import warn
+from arcsm.warning import TrainingWarning, warn
 
 _COLLAPSED = 1e-4  # share of the spread of all latents that those of one input have at least
 _LARGEST = 1e3  # spread of the latents, whose prior has spread one
@@ -333,7 +333,8 @@ class _Trainer:
         if pressure < _WEAK:
             warn(
                 f"the scores give {max(pressure, 0.0):.0%} of the entropy's pressure, so that the encoder is narrower "
-                "than the posterior; for csm and ssm-ar set train.whitened=conditionals"
+                "than the posterior; for csm and ssm-ar set train.whitened=conditionals",
+                TrainingWarning,
             )
         return FitResult(self.step, self.seconds, self.step, last, self.history, False)
 

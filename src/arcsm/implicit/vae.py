@@ -129,8 +129,14 @@ class VAE(nn.Module):
         return next(self.parameters()).device
 
     def prepare(self, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Inputs ``(N, F)`` of rows of images in [-1, 1): made binary at random, or with noise of one grey level."""
+        """Inputs ``(N, F)`` of rows of images in [-1, 1): made binary at random, or with noise of one grey level.
+
+        Raises:
+            ValueError: for NaN, or numbers outside of [-1, 1].
+        """
         levels = int(self.metadata["levels"])
+        if bool(rows.isnan().any()):
+            raise ValueError("rows: hold NaN")
         if rows.numel() and bool((rows.amin() < -1.0) | (rows.amax() > 1.0)):
             low, high = float(rows.amin()), float(rows.amax())
             raise ValueError(f"rows: expected images in [-1, 1], got values from {low:g} to {high:g}")
