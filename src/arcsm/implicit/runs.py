@@ -13,7 +13,7 @@ from torch import Tensor
 
 from arcsm.checkpoint import read_tensors, weights_path, write_text
 from arcsm.config import dump_config, parse_tree, read_text, run_config_path
-from arcsm.data.datasets import DataConfig, load_dataset
+from arcsm.data.datasets import DataConfig, Dataset, load_dataset
 from arcsm.devices import resolve_device
 from arcsm.implicit.methods import estimator
 from arcsm.implicit.train_config import VAETrainConfig
@@ -72,16 +72,22 @@ def train_vae_run(
     """
     folder = Path(folder)
     check_folder(config, folder, resume)
-    dataset = load_dataset(config.data, config.train.seed)
-    if not isinstance(dataset.train, Tensor):
-        raise ValueError("data.stream: the data of an autoencoder are read into memory; set it to false")
+    dataset, train = _data(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         vae = config.model.build(dataset.metadata)
         vae.to(resolve_device(config.train.device))
         estimator(vae, config.train)  # what does not go together is refused before the folder holds anything
     write_text(run_config_path(folder), dump_config(config))
-    return fit_vae(vae, dataset.train, dataset.valid, config.train, folder, resume, progress)
+    return fit_vae(vae, train, dataset.valid, config.train, folder, resume, progress)
+
+
+def _data(config: VAERunConfig) -> tuple[Dataset, Tensor]:
+    """The data, and the rows to train on."""
+    dataset = load_dataset(config.data, config.train.seed)
+    if not isinstance(dataset.train, Tensor):
+        raise ValueError("data.stream: the data of an autoencoder are read into memory; set it to false")
+    return dataset, dataset.train
 
 
 def load_vae_run(folder: str | os.PathLike[str], device: str = "cpu") -> VAERun:
@@ -101,5 +107,5 @@ def vae_run_pressure(folder: str | os.PathLike[str], device: str = "cpu") -> flo
         ValueError: for a folder that holds no run, or one without its checkpoint.
     """
     run = load_vae_run(folder, device)
-    dataset = load_dataset(run.config.data, run.config.train.seed)
-    return trained_pressure(run.model, dataset.train, dataset.valid, run.config.train, run.folder)
+    dataset, train = _data(run.config)
+    return trained_pressure(run.model, train, dataset.valid, run.config.train, run.folder)
