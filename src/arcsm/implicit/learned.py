@@ -29,6 +29,7 @@ class _Learned(EntropyGradient):
         embed: What is trained along, of the conditions.
         trained: Both; move them with ``trained.to(device)`` before the first update.
         optimiser: RMSprop; its learning rate may be changed by any of torch's schedulers.
+        looked_at_scale: Whether the width of samples has been looked at, which the first update does.
     """
 
     def __init__(self, network: nn.Module, learning_rate: float, slices: int, embed: nn.Module | None) -> None:
@@ -40,7 +41,7 @@ class _Learned(EntropyGradient):
         self.embed = nn.Identity() if embed is None else embed
         self.trained = nn.ModuleList([network, self.embed])
         self.optimiser = torch.optim.RMSprop(self.trained.parameters(), learning_rate, foreach=True)
-        self._has_begun = False
+        self.looked_at_scale = False
 
     @torch.enable_grad()
     def update(self, z: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None) -> float:
@@ -50,9 +51,9 @@ class _Learned(EntropyGradient):
             ValueError: where the loss or a gradient is not finite; no step is made then.
         """
         self._check(z, condition)
-        if not self._has_begun:
+        if not self.looked_at_scale:
             self._look_at_scale(z)
-            self._has_begun = True
+            self.looked_at_scale = True
         self.trained.train()
         loss = self._loss(*self._rows(z.detach(), condition), generator)
         self.optimiser.zero_grad()

@@ -140,6 +140,8 @@ class _Trainer:
         self.sees_features = isinstance(self.entropy, GaussianEntropy | Rescaled)
         inner = self.entropy.inner if isinstance(self.entropy, Rescaled) else self.entropy
         self.learned = inner if isinstance(inner, (AutoregressiveScore, JointScore)) else None
+        if self.learned is not None:
+            self.learned.looked_at_scale = True  # latents spread as the encoder learns; their pressure is looked at
         self.particles = config.particles if self.entropy.least_samples > 1 else 1
         self.optimizer = torch.optim.RMSprop(vae.parameters(), config.learning_rate, foreach=True)
         self.average = AveragedModel(vae, multi_avg_fn=averaging(config.ema))
