@@ -141,14 +141,20 @@ def test_scores_of_a_table_and_of_a_folder_of_images(
 ) -> None:
     data = table_run.parent / "data.csv"
     assert call("score", table_run, data, "--out", tmp_path / "scores.csv") == 0
-    scores = read_table(tmp_path / "scores.csv")
-    assert scores.columns == ("row", "log_prob", "least_likely_column", "its_log_prob")
-    assert len(scores.values) == 300
-    assert np.isfinite(scores.values).all()
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    assert list(scores.columns) == ["row", "log_prob", "least_likely_column", "its_log_prob"]
+    assert scores["row"].tolist() == list(range(300))
+    assert set(scores["least_likely_column"]) <= {"a", "b", "c"}
+    assert np.isfinite(scores[["log_prob", "its_log_prob"]]).all(axis=None)
     mixed = pd.read_csv(data)[["c", "a", "b"]].assign(other=1.0)  # names say what belongs where
     mixed.to_csv(tmp_path / "mixed.csv", index=False)
     assert call("score", table_run, tmp_path / "mixed.csv", "--out", tmp_path / "again.parquet") == 0
-    np.testing.assert_allclose(read_table(tmp_path / "again.parquet").values[:, 1], scores.values[:, 1], rtol=1e-5)
+    again = pd.read_parquet(tmp_path / "again.parquet")
+    np.testing.assert_allclose(again["log_prob"], scores["log_prob"], rtol=1e-5)
+    assert (again["least_likely_column"] == scores["least_likely_column"]).mean() > 0.99
+    assert call("score", table_run, data, "--out", tmp_path / "scores.npy") == 0  # numbers alone: places, from 0
+    places = np.load(tmp_path / "scores.npy")[:, 2].astype(int)
+    assert (np.array(["a", "b", "c"])[places] == scores["least_likely_column"]).all()
     mixed.drop(columns=["b"]).to_csv(tmp_path / "fewer.csv", index=False)
     assert call("score", table_run, tmp_path / "fewer.csv", "--out", tmp_path / "none.csv") == 1
     assert "fewer.csv: columns b are missing" in capsys.readouterr().err
@@ -238,7 +244,7 @@ def test_what_is_kept_of_a_csv_file_is_its_text(table_run: Path, tmp_path: Path)
     assert lines == ["a,id,b,c,when", *rows[1:]]
     (tmp_path / "truth.csv").write_text("1.5,True,0\n1,False,2\n")  # no header
     assert call("score", table_run, tmp_path / "truth.csv", "--out", out) == 0
-    assert len(read_table(out).values) == 2
+    assert len(pd.read_csv(out)) == 2
 
 
 def test_scores_of_images_as_an_array(image_run: Path, tmp_path: Path) -> None:

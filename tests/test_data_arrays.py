@@ -104,7 +104,7 @@ def test_short_csv_row_is_refused_even_where_missing_cells_are_allowed(tmp_path:
 def test_csv_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_bytes(b"a,b\n1,\xff\xfe\n")
-    assert "cannot be read" in message(path)
+    assert "is not in UTF-8; save it in that encoding" in message(path)
 
 
 def test_truncated_gzip(tmp_path: Path) -> None:

@@ -687,7 +687,6 @@ def test_a_csv_file_without_a_header_gets_names(tmp_path: Path) -> None:
         ("red,1e3,3", "blue,7.5,8", "1e3"),
         ("red,true,2", "blue,false,8", "true"),
         ("name,2001,2002", "blue,7.5,8", None),  # years
-        (",a,b", "0,7.5,8", None),  # an index that has no name
         ("a,NA,b", "blue,7.5,8", None),
         ("q,0.5", "1,2", None),  # what stands above a number is a name
     ],

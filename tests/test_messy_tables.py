@@ -15,9 +15,10 @@ import torch
 
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, cli, save
 from arcsm.data import read_frame, write_frame
-from arcsm.data.arrays import check_precision
-from arcsm.estimators import ScoreDensity
+from arcsm.data.arrays import check_precision, read_table
+from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.ensemble import Plan
+from arcsm.warning import SkippedWarning
 from small_runs import ON_DATA
 
 QUICK: dict[str, Any] = {"max_steps": 20, "n_estimators": 1, "hidden_features": (16,), "random_state": 0}
@@ -292,12 +293,138 @@ def test_a_constant_is_the_same_in_single_precision() -> None:
         ("a\tb\n" + "1\t2\n" * 40, r"expected cells separated by commas, but here '\\t'"),
         ("a,b,c\n1,2,3\n4,5\n6,7,8\n", "line 3: expected 3 cells like the first row, got 2"),
         ("a,b\n1,2\n3,4\n5", "line 4: expected 2 cells like the first row, got 1"),
+        ("a,b,\n" + "1,2,\n" * 40, "column 3 has no name; put one above it, or take away the comma"),
     ],
 )
 def test_files_that_are_no_tables_of_commas(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_frame(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "names"),
+    [
+        ("0,1,2", "0.5,1.25,3", ["0", "1", "2"]),  # what pandas writes of an array
+        ("2019,2020,2021", "0.5,1.25,3.5", ["2019", "2020", "2021"]),
+        ("2019,2020,2021", "0.5,1,3.5", None),  # a table of counts and fractions may begin so
+        ("0.5,1,3", "0.25,1,3", None),
+        ("1,1,3", "0.25,1.5,3.5", None),
+        ("0,1", "1,0", None),
+    ],
+)
+def test_first_rows_of_numbers_may_be_names(tmp_path: Path, header: str, rows: str, names: list[str] | None) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"{header}\n" + f"{rows}\n" * 5)
+    width = header.count(",") + 1
+    for read in (lambda: list(read_frame(path).columns), lambda: list(read_table(path).columns)):
+        if names is None:
+            assert read() == [f"x{place}" for place in range(width)]
+            continue
+        with pytest.warns(UserWarning, match="its first row was taken for names of columns"):
+            assert read() == names
+
+
+def test_a_first_row_that_counts_is_said_where_it_is_data(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("0,1,2\n3,4,5\n6,7,9\n")
+    with pytest.warns(UserWarning, match="was taken for data; if it is names of columns, give them letters"):
+        assert len(read_frame(tmp_path / "t.csv")) == 3
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0"])
+def test_the_index_that_pandas_writes_is_no_column(tmp_path: Path, name: str) -> None:
+    table = pd.DataFrame({"a": normal(90), "b": normal(90, 1)}, index=pd.RangeIndex(200, 290, name=name or None))
+    path = tmp_path / "t.csv"
+    table.to_csv(path)
+    for read in (lambda: list(read_frame(path).columns), lambda: list(read_table(path).columns)):
+        with pytest.warns(SkippedWarning, match="its first column has no name and tells rows apart: left out"):
+            assert read() == ["a", "b"]
+    with pytest.warns(SkippedWarning):
+        assert run("detect", path, path, "--with-data", "--out", tmp_path / "o.csv") == 0
+    kept = pd.read_csv(tmp_path / "o.csv")  # to the letter
+    assert kept.iloc[:, 0].tolist() == list(range(200, 290))
+    for labels in (np.arange(90)[::-1], [f"row {place}" for place in range(90)]):
+        table.set_axis(labels).rename_axis(name or None).to_csv(path)
+        with pytest.warns(SkippedWarning):
+            assert list(read_frame(path).columns) == ["a", "b"]
+    for values in (np.arange(90) % 7, normal(90)):  # tell nothing apart: a column like any other, without a name
+        table.set_axis(values).rename_axis(name or None).to_csv(path)
+        if name:
+            assert list(read_frame(path).columns) == [name, "a", "b"]
+            continue
+        with pytest.raises(ValueError, match="column 1 has no name"):
+            read_frame(path)
+
+
+def test_columns_may_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.DataFrame({"id": [f"A{n}" for n in range(80)], "a": normal(80), "b": normal(80, 1)})
+    table.loc[3, "a"] = np.nan
+    for suffix in ("csv", "parquet"):
+        path, out = tmp_path / f"t.{suffix}", tmp_path / f"o.{suffix}"
+        write_frame(path, table)
+        assert run("detect", path, path, "--out", out) == 1
+        assert "'id' has another name in almost every row; leave it out (for a command, --ignore)" in (
+            capsys.readouterr().err
+        )
+        assert run("detect", path, path, "--ignore", "id", "--with-data", "--out", out) == 0
+        assert read_frame(out)["id"].tolist() == table["id"].tolist()
+        for to in ("csv", "parquet"):
+            filled = tmp_path / f"filled.{to}"
+            assert run("impute", path, "--ignore", "id", "--out", filled) == 0
+            assert read_frame(filled)["id"].tolist() == table["id"].tolist()
+            assert np.isfinite(read_frame(filled)["a"]).all()
+        capsys.readouterr()
+        assert run("detect", path, path, "--ignore", "ids", "--out", out) == 1
+        assert "has no column 'ids' to leave out; it has id, a, b" in capsys.readouterr().err
+
+
+def test_one_known_name_is_not_another_in_every_row() -> None:
+    table = pd.DataFrame({"a": normal(80), "c": [None] * 79 + ["only"]})
+    filled = ScoreDensity(**QUICK).fit(table).impute(table, draws=2)
+    assert set(filled["c"]) == {"only"}
+
+
+def test_dollars_in_names_are_no_formulas(tmp_path: Path) -> None:
+    table = pd.DataFrame({"in_$ out_$": normal(80), "c": ["$0_to_$50", "$10-$20"] * 40})
+    write_frame(tmp_path / "t.csv", table)
+    out, page = tmp_path / "o.csv", tmp_path / "page.html"
+    assert run("detect", tmp_path / "t.csv", tmp_path / "t.csv", "--out", out, "--report", page) == 0
+    assert page.is_file()
+
+
+def test_a_space_after_commas_is_none_of_the_cells(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('a, t, b\n30, "x, y",2\n31, "x, z",\n')
+    read = read_frame(tmp_path / "t.csv")
+    assert read["t"].tolist() == ["x, y", "x, z"]
+    assert read["b"].isna().tolist() == [False, True]
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("a,b\nzo\u00eb,1\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"t\.csv: is not in UTF-8; save it in that encoding"):
+        read_frame(tmp_path / "t.csv")
+
+
+def test_what_is_found_of_a_frame_has_its_index() -> None:
+    table = pd.DataFrame({"a": normal(90), "b": normal(90, 1)}, index=pd.RangeIndex(1000, 1090))
+    detector = ScoreOutlierDetector(**QUICK).fit(table)
+    odd = table.iloc[[5, 7]]
+    low, high = detector.expected(odd)
+    for found in (low, high, detector.all_scores(odd)):
+        assert found.index.tolist() == [1005, 1007]
+    assert ((odd > high) | (odd <= high)).all(axis=None)
+    assert isinstance(detector.expected(odd.to_numpy())[0], pd.DataFrame)
+
+
+def test_a_run_that_is_refused_for_its_data_leaves_the_folder_free(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": normal(60), "b": np.ones(60)})
+    write_frame(tmp_path / "bad.csv", table)
+    write_frame(tmp_path / "good.csv", table.assign(b=normal(60, 1)))
+    (tmp_path / "t.yaml").write_text(ON_DATA % f"{{kind: table, path: {tmp_path / 'bad.csv'}}}")
+    assert run("train", tmp_path / "t.yaml", "--out", tmp_path / "run") == 1
+    assert not (tmp_path / "run").exists()
+    good = f"data.path={tmp_path / 'good.csv'}"
+    assert run("train", tmp_path / "t.yaml", "--set", good, "--out", tmp_path / "run") == 0
 
 
 def test_missing_last_cells_are_no_short_lines(tmp_path: Path) -> None:
@@ -334,8 +461,9 @@ def test_what_is_written_replaces_nothing_that_is_read(tmp_path: Path, capsys: p
     assert run("detect", t, t, "--out", t) == 1
     assert run("detect", t, t, "--out", o, "--report", o) == 1
     assert run("score", tmp_path / "run", t, "--out", tmp_path / "." / "t.csv") == 1
+    assert run("impute", t, "--out", t) == 1
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 3
+    assert len(errors) == 4
     assert "--report" in errors[1]
     assert "is what --out writes, too; give another file" in errors[1]
     assert (tmp_path / "t.csv").read_bytes() == before

@@ -13,7 +13,7 @@ import typer
 from arcsm import __version__
 from arcsm.commands import experiments, models, pages, tables, training
 from arcsm.commands.several import SeveralProcesses
-from arcsm.commands.shown import fail
+from arcsm.commands.shown import Stopped, fail
 from arcsm.processes import ProcessError, copies, is_lost_contact, leave_error, start
 from arcsm.training import TrainingDiverged
 
@@ -55,6 +55,8 @@ def _run(arguments: Sequence[str]) -> int:
         code = app(args=list(arguments), prog_name="arcsm", standalone_mode=False)
     except SeveralProcesses as wanted:
         return _start(arguments, wanted)
+    except Stopped as stop:
+        return fail(stop, 130)
     except KeyboardInterrupt:
         return fail("interrupted", 130)
     except (ValueError, TrainingDiverged) as error:
@@ -75,6 +77,8 @@ def _run(arguments: Sequence[str]) -> int:
             print(error.format_message())
             return 2
         return fail(f"{error.format_message()} (see arcsm --help)", 2)
+    if code == 130:  # of a typer that takes the interruption for itself
+        return fail("interrupted", 130)
     return code if isinstance(code, int) else 0
 
 

@@ -50,6 +50,8 @@ def reading(path: FilePath) -> Iterator[None]:
     """
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not in UTF-8; save it in that encoding") from error
     except Exception as error:
         raise ValueError(f"{path}: cannot be read, damaged or not of this format ({_reason(error)})") from error
 

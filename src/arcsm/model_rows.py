@@ -173,7 +173,11 @@ SCORES = ("row", "log_prob", "least_likely_column", "its_log_prob")
 
 
 def score_frame(
-    terms: Tensor, first: int = 0, before: pd.DataFrame | None = None, files: Sequence[str] | None = None
+    terms: Tensor,
+    first: int = 0,
+    before: pd.DataFrame | None = None,
+    files: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """A line for each row: its number, its log density, and the dimension that surprises most.
 
@@ -182,8 +186,11 @@ def score_frame(
         first: Number of the first row.
         before: Columns of the rows to stand before.
         files: Names of files to stand behind.
+        names: Of the dimensions; without, their numbers from 0.
     """
-    columns = (first + np.arange(len(terms)), terms.sum(1).numpy(), terms.argmin(1).numpy(), terms.amin(1).numpy())
+    worst = terms.argmin(1).numpy()
+    named = worst if names is None else np.array(names, dtype=object)[worst]
+    columns = (first + np.arange(len(terms)), terms.sum(1).numpy(), named, terms.amin(1).numpy())
     found = pd.DataFrame(dict(zip(SCORES, columns, strict=True)))
     if files is not None:
         found["file"] = list(files)

@@ -92,7 +92,7 @@ def marginals(real: Tensor, samples: Tensor, columns: Sequence[str]) -> Figure:
         axes.hist(
             samples[:, index].cpu().numpy(), bins=edges, density=True, histtype="step", color=BLUE, label="samples"
         )
-        axes.set_title(str(columns[index]), fontsize=9)
+        axes.set_title(plain(columns[index]), fontsize=9)
         axes.tick_params(labelsize=7)
         open_frame(axes)
         if index == 0:
@@ -112,6 +112,11 @@ def as_data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
+def plain(name: object) -> str:
+    """A name out of somebody's data as a picture shows it, to the letter: dollars begin no formula."""
+    return str(name).replace("$", r"\$")
+
+
 def open_frame(axes: object) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)  # type: ignore[attr-defined]
@@ -121,8 +126,8 @@ def _frame_plane(axes: object, extent: tuple[float, ...], title: str, columns: S
     axes.set_xlim(extent[0], extent[1])  # type: ignore[attr-defined]
     axes.set_ylim(extent[2], extent[3])  # type: ignore[attr-defined]
     axes.set_title(title)  # type: ignore[attr-defined]
-    axes.set_xlabel(columns[0])  # type: ignore[attr-defined]
-    axes.set_ylabel(columns[1])  # type: ignore[attr-defined]
+    axes.set_xlabel(plain(columns[0]))  # type: ignore[attr-defined]
+    axes.set_ylabel(plain(columns[1]))  # type: ignore[attr-defined]
 
 
 def scatter(axes: Axes, rows: Tensor, title: str = "", limit: float | None = None, like: Tensor | None = None) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from arcsm import processes
@@ -45,12 +48,27 @@ def train_run(
         model = config.model.build(dataset.train.shape[1], dataset.metadata)
     labels = _labels(model, dataset)
     _check_levels(model, config, dataset)
-    if group.first:
-        write_text(run_config_path(folder), dump_config(config))
-    return fit(
-        model, dataset.train, dataset.valid, config.for_dataset(dataset), labels.get("train"), labels.get("valid"),
-        run=folder, resume=resume, progress=progress,
-    )  # fmt: skip
+    with begun(folder, config) if group.first else nullcontext():
+        return fit(
+            model, dataset.train, dataset.valid, config.for_dataset(dataset), labels.get("train"), labels.get("valid"),
+            run=folder, resume=resume, progress=progress,
+        )  # fmt: skip
+
+
+@contextmanager
+def begun(folder: Path, config: BaseModel) -> Iterator[None]:
+    """Keep the configuration of a run in its folder, unless what is done inside refuses to begin (``ValueError``)."""
+    path = run_config_path(folder)
+    is_new = not path.exists()
+    write_text(path, dump_config(config))
+    try:
+        yield
+    except ValueError:
+        if is_new and not (folder / STATE_NAME).exists() and not (folder / WEIGHTS_NAME).exists():
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # something else is in it
+                folder.rmdir()
+        raise
 
 
 def _labels(model: AutoregressiveModel, dataset: Dataset) -> dict[str, Tensor]:

@@ -115,7 +115,10 @@ def score(
     devices: Devices = 1,
     nodes: Nodes = 1,
 ) -> None:
-    """Log density of each row in nats, and the dimension that surprises most."""
+    """Log density of each row in nats, and what surprises most: a column by name, else a dimension, from 0.
+
+    Rows are numbered from 0, too.
+    """
     if skip_bad and out.suffix == ".npy":
         raise ValueError(f"--out {out}: a .npy file cannot say which images were left out; use .csv or .parquet")
     check_writable(out)
@@ -129,6 +132,7 @@ def score(
     if with_data:
         source.check_names(SCORES)
     count = sum(len(rows) for rows in source.parts())  # all is looked at before the work
+    names = columns_of(model) if "columns" in model.metadata and out.suffix != ".npy" else None
     with (
         score_writer(out) if processes.first else nullcontext(lambda _: None) as write,
         track("scoring", processes.share(count).stop, processes.first) as advance,
@@ -139,7 +143,7 @@ def score(
             terms = processes.collect(log_probs(model, share, method, of_class, advance))
             before = None if own is None else next(own)
             if processes.first:
-                write(score_frame(terms, mean.count, before, source.names))
+                write(score_frame(terms, mean.count, before, source.names, names))
                 mean.add(terms.sum(1))
     if processes.first:
         print(f"{out}  {count} rows, mean log density {float(mean.mean):.4f} +- {mean.error:.4f} nats")

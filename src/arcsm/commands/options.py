@@ -28,6 +28,10 @@ SkipBad = Annotated[
 WithData = Annotated[
     bool, typer.Option("--with-data", help="Keep the table's columns, as they are, before what is found.")
 ]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option("--ignore", metavar="COLUMN", help="Leave a column out, such as an id or a date; may be repeated."),
+]
 Devices = Annotated[
     int, typer.Option(help="Processes on this machine, one for each device (or, without any, for its cores).", min=1)
 ]

@@ -33,6 +33,10 @@ def show_likelihood_table(rows: Sequence[LikelihoodRow]) -> None:
     Console().print(table)
 
 
+class Stopped(Exception):
+    """The user has stopped a command; says where it was, and how to go on."""
+
+
 def fail(error: object, code: int) -> int:
     """Say in one line what was wrong, and return the exit code."""
     said = f"arcsm: {' '.join(str(error).split())}"

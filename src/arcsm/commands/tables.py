@@ -8,7 +8,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from arcsm.commands.options import Device, Seed, WithData
+from arcsm.commands.options import Device, Ignore, Seed, WithData
 from arcsm.data import frame_parts, frame_writer, read_frame, write_frame
 from arcsm.data.frames import check_names, raw_parts
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
@@ -39,6 +39,7 @@ def detect(
         float | None, typer.Option("--p-value", help="Flag rows at most this likely, in place of a share.")
     ] = None,
     with_data: WithData = False,
+    ignore: Ignore = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -51,7 +52,7 @@ def detect(
         check_writable(page)
     if with_data:
         check_names(test, VERDICTS)
-    normal = read_frame(train)
+    normal = read_frame(train, ignore=ignore or ())
     if p_value is not None:
         check_p_value(p_value, held_out_rows(len(normal)))
     rows, gaps = 0, False
@@ -90,18 +91,20 @@ def impute(
     ],
     out: Annotated[Path, typer.Option(help="A .csv or .parquet file: the table with its gaps filled.")],
     draws: Annotated[int, typer.Option(help="Joint draws of the missing values of a row.", min=1)] = 64,
+    ignore: Ignore = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """Fill the missing values of a table by what the rest of each row says of them."""
     _check_out(out)
-    rows = read_frame(table)
+    check_separate({"--out": out}, (table,))
+    rows = read_frame(table, ignore=ignore or ())
     gaps = int(rows.isna().to_numpy().sum())
     if not gaps:
         raise ValueError(f"{table}: no value is missing")
     density = ScoreDensity(random_state=seed, device=device, verbose=True).fit(rows)
     filled = density.impute(rows, draws)
-    write_frame(out, _with_gaps_filled(table, rows, pd.DataFrame(filled), out))
+    write_frame(out, _with_gaps_filled(table, rows, pd.DataFrame(filled), out, bool(ignore)))
     print(f"{table}  {len(rows)} rows, {describe(density.columns_.kinds)}")
     print(f"{out}  {gaps} values filled")
 
@@ -112,7 +115,9 @@ def _check_out(out: Path) -> None:
     check_writable(out)
 
 
-def _with_gaps_filled(path: Path, rows: pd.DataFrame, filled: pd.DataFrame, out: Path) -> pd.DataFrame:
+def _with_gaps_filled(
+    path: Path, rows: pd.DataFrame, filled: pd.DataFrame, out: Path, ignored: bool = False
+) -> pd.DataFrame:
     """The table of a file with its gaps filled; all else is what it was, to the letter where text becomes text.
 
     Arguments:
@@ -120,12 +125,16 @@ def _with_gaps_filled(path: Path, rows: pd.DataFrame, filled: pd.DataFrame, out:
         rows: What was read from it.
         filled: The same with its gaps filled.
         out: The file that is to be written.
+        ignored: Whether the file has columns that were left out of ``rows``.
     """
     text = path.suffix.lower() in (".csv", ".gz")
-    if path.suffix.lower() != ".parquet" and not (text and out.suffix.lower() == ".csv"):
+    as_it_is = path.suffix.lower() == ".parquet" or (text and out.suffix.lower() == ".csv")
+    if not as_it_is and not ignored:
         return filled
     whole = pd.concat(raw_parts(path), ignore_index=True)
     whole.columns = [str(name) for name in whole.columns]
+    if not as_it_is:
+        return whole.assign(**{name: filled[name].to_numpy() for name in filled.columns})
     for name in rows.columns:
         gaps = rows[name].isna().to_numpy()
         if not gaps.any():

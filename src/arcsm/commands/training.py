@@ -11,7 +11,7 @@ import typer
 
 from arcsm.commands.options import Device, Devices, Nodes, Seed
 from arcsm.commands.several import in_processes
-from arcsm.commands.shown import fail, show_likelihoods, show_training
+from arcsm.commands.shown import Stopped, show_likelihoods, show_training
 from arcsm.config import RunConfig, load_config, load_tree, presets, run_config_path, validated
 from arcsm.data import scale_images, write_frame
 from arcsm.data.image_sets import digits
@@ -84,7 +84,7 @@ def train(
             result = train_run(config, folder, resume, progress=True)
     except KeyboardInterrupt as stop:
         said = str(stop) or "interrupted"
-        raise typer.Exit(fail(f"{said}; {again}" if run_config_path(folder).is_file() else said, 130)) from stop
+        raise Stopped(f"{said}; {again}" if run_config_path(folder).is_file() else said) from stop
     if group().first:
         is_autoencoder = isinstance(config, VAERunConfig)
         show_training(result, "held-out bound of -log p(x)" if is_autoencoder else "best objective")

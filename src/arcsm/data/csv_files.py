@@ -2,16 +2,19 @@
 
 import csv
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
 
 from arcsm.files import reading
+from arcsm.warning import SkippedWarning, warn
 
+NAMELESS = ("", "Unnamed: 0")  # what pandas calls the column of an index without a name, and calls it when read again
+_LOOKED_AT = 100  # rows that say what a first row, or a first column, is
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?")
 TRUTH = ("True", "TRUE", "true", "False", "FALSE", "false")  # read as 1 and 0
 _MOST_COLUMNS = 100_000
@@ -21,7 +24,7 @@ def read_csv(path: Path) -> tuple[np.ndarray, tuple[str, ...], Callable[[int], s
     first = first_cells(path)
     if first is None:
         raise ValueError(f"{path}: the file is empty (blank lines only)")
-    header = not all(is_number(cell) for cell in first)
+    header = not all(is_number(cell) for cell in first) or are_numbered_names(path, first)
     if header and next(islice(csv_rows(path), 1, None), None) is None:
         raise ValueError(f"{path}: expected at least one row of data, got a header only")
     columns = tuple(cell.strip() for cell in first) if header else default_columns(len(first))
@@ -32,6 +35,10 @@ def read_csv(path: Path) -> tuple[np.ndarray, tuple[str, ...], Callable[[int], s
         raise ValueError(f"{path}: cannot be read as a table of numbers ({str(error).splitlines()[0]})") from error
     if values.shape[1] != len(columns) or np.isnan(values).any():  # a short row reads as missing cells
         _check_csv_cells(path, columns, header)
+
+    if header and labels_rows(path):
+        values, columns = values[:, 1:], columns[1:]
+        say_left_out(path)
 
     def place(row: int) -> str:
         line, _ = next(islice(csv_rows(path), row + header, None))
@@ -53,10 +60,54 @@ def first_cells(path: Path) -> list[str] | None:
     return first[1]
 
 
+def are_numbered_names(path: Path, cells: Sequence[str]) -> bool:
+    """Whether a first row of different whole numbers is names: years, or the numbers that pandas gives columns.
+
+    So it is where all numbers below are fractions, or, for 0, 1, 2, ..., those of a column. Either way it is said.
+    """
+    cells = [cell.strip() for cell in cells]
+    if len(cells) < 2 or len(set(cells)) < len(cells) or not all(cell.isdecimal() for cell in cells):
+        return False
+    below = [row for _, row in islice(csv_rows(path), 1, 1 + _LOOKED_AT) if len(row) == len(cells)]
+    fractional = [any(_is_fraction(row[place]) for row in below) for place in range(len(cells))]
+    counted = cells == [str(place) for place in range(len(cells))]
+    if all(fractional) or (counted and any(fractional)):
+        warn(f"{path}: its first row was taken for names of columns ({', '.join(cells[:3])}, ...); if it is data, put "
+             "a row of names above")  # fmt: skip
+        return True
+    if counted and len(cells) > 2:
+        warn(f"{path}: its first row (0, 1, 2, ...) was taken for data; if it is names of columns, give them letters")
+    return False
+
+
+def _is_fraction(cell: str) -> bool:
+    try:
+        return not float(cell).is_integer()
+    except (ValueError, OverflowError):
+        return False
+
+
+def labels_rows(path: Path) -> bool:
+    """Whether a file with a header begins with a column without a name that tells its rows apart, as pandas writes one.
+
+    Its cells are then whole numbers or texts, none twice among the first.
+    """
+    rows = [row for _, row in islice(csv_rows(path), 1 + _LOOKED_AT)]
+    if len(rows) < 2 or len(rows[0]) < 2 or rows[0][0].strip() not in NAMELESS:
+        return False
+    cells = [row[0].strip() for row in rows[1:]]
+    return len(set(cells)) == len(cells) and not any(cell in MISSING or _is_fraction(cell) for cell in cells)
+
+
+def say_left_out(path: Path) -> None:
+    """Say that the column of :func:`labels_rows` is left out."""
+    warn(f"{path}: its first column has no name and tells rows apart: left out", SkippedWarning)
+
+
 def _parse_csv(path: Path, header: bool) -> np.ndarray:
     with _open_text(path) as file:
         if header:
-            next(row for row in csv.reader(file) if not _is_blank(row))  # pandas goes on after the header
+            next(row for row in _reader(file) if not _is_blank(row))  # pandas goes on after the header
         frame = pd.read_csv(
             file, header=None, dtype=np.float64, keep_default_na=False, na_values=MISSING, skipinitialspace=True
         )
@@ -87,10 +138,14 @@ def check_lengths(path: Path, columns: int) -> None:
 def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows that are not blank, each with its 1-based line in the file."""
     with reading(path), _open_text(path) as file:
-        rows = csv.reader(file)
+        rows = _reader(file)
         for row in rows:
             if not _is_blank(row):
                 yield rows.line_num, row
+
+
+def _reader(file: IO[str]) -> Any:
+    return csv.reader(file, skipinitialspace=True)  # as pandas is told to read
 
 
 def _open_text(path: Path) -> IO[str]:

@@ -17,7 +17,16 @@ from pyarrow import parquet
 
 from arcsm.data.arrays import TABLE_SUFFIXES, read_table
 from arcsm.data.cells import as_truth, check_cells, first_spoilt_number, is_of_truth
-from arcsm.data.csv_files import MISSING, TRUTH, check_lengths, csv_rows, first_cells
+from arcsm.data.csv_files import (
+    MISSING,
+    TRUTH,
+    are_numbered_names,
+    check_lengths,
+    csv_rows,
+    first_cells,
+    labels_rows,
+    say_left_out,
+)
 from arcsm.files import FilePath, atomic_path, existing_file, reading
 from arcsm.warning import warn
 
@@ -26,24 +35,29 @@ _WRITABLE = (".csv", ".parquet")
 _AT_A_TIME = 50_000  # rows of a table that is read in parts
 
 
-def read_frame(path: FilePath, like: pd.DataFrame | None = None) -> pd.DataFrame:
+def read_frame(path: FilePath, like: pd.DataFrame | None = None, ignore: Sequence[str] = ()) -> pd.DataFrame:
     """Read a table, with its names, gaps and categories.
 
     Arguments:
         path: ``.csv``, ``.csv.gz``, ``.parquet``, ``.npy`` or ``.npz``. A CSV file without a header gets the names
             ``x0, x1, ...``; its first row is a header if one of its cells is text.
         like: A table with the same columns, whose names, order and types are asked for.
+        ignore: Names of columns that are left out.
 
     Raises:
         ValueError: in one line, for a file that cannot be read or has no rows, a column that is numbers but for a few
             values (the first is named), infinite values, or columns other than those of ``like``.
     """
-    parts = list(frame_parts(path, like, None))
+    parts = list(frame_parts(path, like, None, ignore=ignore))
     return parts[0]
 
 
 def frame_parts(
-    path: FilePath, like: pd.DataFrame | None, rows: int | None = _AT_A_TIME, wanted: Sequence[str] = ()
+    path: FilePath,
+    like: pd.DataFrame | None,
+    rows: int | None = _AT_A_TIME,
+    wanted: Sequence[str] = (),
+    ignore: Sequence[str] = (),
 ) -> Iterator[pd.DataFrame]:
     """The table of :func:`read_frame` in parts, for files that memory does not hold.
 
@@ -52,6 +66,7 @@ def frame_parts(
         like: As in :func:`read_frame`. Without it the types of a part are those of its own values.
         rows: Of each part but the last; ``None`` for all in one.
         wanted: Names of columns: of a table that has them all, the others are left out.
+        ignore: Names of columns that are left out.
 
     Raises:
         ValueError: as :func:`read_frame`, when the part is reached.
@@ -65,6 +80,7 @@ def frame_parts(
         if not len(frame) or not len(frame.columns):
             continue
         frame.columns = [str(name) for name in frame.columns]
+        frame = _without(frame, ignore, path)
         if like is not None:
             frame = _aligned(frame, like, path)
         elif wanted and set(wanted) <= set(frame.columns):
@@ -75,6 +91,15 @@ def frame_parts(
         yield frame.reset_index(drop=True)
     if not first:
         raise ValueError(f"{path}: expected at least one row of data, got none")
+
+
+def _without(frame: pd.DataFrame, ignore: Sequence[str], path: Path) -> pd.DataFrame:
+    unknown = [name for name in ignore if name not in frame.columns]
+    if unknown:
+        raise ValueError(f"{path}: has no column {unknown[0]!r} to leave out; it has {', '.join(frame.columns[:20])}")
+    if ignore and set(ignore) == set(frame.columns):
+        raise ValueError(f"{path}: no column is left")
+    return frame.drop(columns=list(ignore)) if ignore else frame
 
 
 def _raw_parts(path: Path, suffix: str, like: pd.DataFrame | None, rows: int | None) -> Iterator[pd.DataFrame]:
@@ -204,6 +229,13 @@ def _csv_parts(path: Path, names: list[str], rows: int | None, as_text: bool = F
         _check_separator(path, cells)
         header = _is_header(path, cells, names)
         columns = cells.tolist() if header else [f"x{index}" for index in range(len(cells))]
+        labelled = header and labels_rows(path)
+        nameless = [place for place, name in enumerate(columns) if not name and (place or not labelled)]
+        if nameless:
+            raise ValueError(
+                f"{path}: column {nameless[0] + 1} has no name; put one above it, or take away the comma that ends "
+                "each line"
+            )
         if len(set(columns)) < len(columns):
             twice = next(name for index, name in enumerate(columns) if name in columns[:index])
             raise ValueError(
@@ -221,20 +253,27 @@ def _csv_parts(path: Path, names: list[str], rows: int | None, as_text: bool = F
         if rows is None:
             frame = _strictly(lambda: pd.read_csv(path, **options))
             _check_ends(path, frame)
-            yield frame
+            yield _without_index(path, frame) if labelled and not as_text else frame
             return
         parts, checked = _strictly(lambda: pd.read_csv(path, chunksize=rows, **options)), as_text
         while (frame := _strictly(lambda: next(parts, None))) is not None:
             checked = checked or _check_ends(path, frame)
-            yield frame
+            yield frame.iloc[:, 1:] if labelled and not as_text else frame
     except pd.errors.EmptyDataError as error:
         raise ValueError(f"{path}: expected at least one row of data, got none") from error
     except pd.errors.ParserWarning as error:
         raise ValueError(f"{path}: has rows of more cells than its first one") from error
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not in UTF-8; save it in that encoding") from error
+    except pd.errors.ParserError as error:
         raise ValueError(f"{path}: not a table of comma-separated values ({' '.join(str(error).split())})") from error
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read, damaged or not of this format ({error})") from error
+
+
+def _without_index(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    say_left_out(path)
+    return frame.iloc[:, 1:].copy()
 
 
 def _is_header(path: Path, cells: pd.Series, names: list[str]) -> bool:
@@ -247,7 +286,7 @@ def _is_header(path: Path, cells: pd.Series, names: list[str]) -> bool:
             f"{path}: its first row was taken for names of columns, though {values.iloc[0]!r} looks like a value; if "
             "it is one, put a row of names above"
         )
-    return bool(text.any())
+    return bool(text.any()) or are_numbered_names(path, cells.tolist())
 
 
 def _names_numbers(path: Path, text: pd.Series) -> bool:

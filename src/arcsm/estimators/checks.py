@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from arcsm.data.cells import check_cells
 from arcsm.estimators.columns import is_categorical
 
+LEAVE_OUT = "leave it out (for a command, --ignore)"
 _FEW_ROWS = 50  # below which names may all differ
 
 
@@ -31,7 +32,7 @@ def check_columns(table: pd.DataFrame | NDArray[np.float64]) -> None:
     if empty.any():
         place = int(np.argmax(empty))
         name = table.columns[place] if isinstance(table, pd.DataFrame) else place
-        raise ValueError(f"column {name!r} holds nothing but missing values; leave it out")
+        raise ValueError(f"column {name!r} holds nothing but missing values; {LEAVE_OUT}")
 
 
 def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
@@ -69,5 +70,5 @@ def check_names(table: pd.DataFrame | NDArray[np.float64]) -> None:
         return
     for place, name in enumerate(table.columns):
         column = table.iloc[:, place]
-        if is_categorical(column.dtype) and column.nunique() > 0.5 * max(1, column.notna().sum()):
-            raise ValueError(f"column {name!r} has another name in almost every row; leave it out")
+        if is_categorical(column.dtype) and column.nunique() > max(1, 0.5 * column.notna().sum()):
+            raise ValueError(f"column {name!r} has another name in almost every row; {LEAVE_OUT}")

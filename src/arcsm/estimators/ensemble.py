@@ -158,10 +158,13 @@ class Ensemble:
             choose_level: Take the noise level at which held-out rows are likeliest, rather than the smallest.
         """
         orders = _orders(train.shape[1], plans[0].members, seed)
-        with track("fitting", len(plans) + len(orders) - 1, progress) as advance:
+        count = len(plans) + len(orders) - 1
+        with track("fitting", count, progress and count > 1) as advance:
 
             def member(plan: Plan, index: int) -> AutoregressiveModel:
-                found = _train_member(plan, orders[index], train, valid, steps, seed + index, device)
+                found = _train_member(
+                    plan, orders[index], train, valid, steps, seed + index, device, progress and count == 1
+                )
                 advance()
                 return found
 
@@ -284,7 +287,14 @@ class Ensemble:
 
 
 def _train_member(
-    plan: Plan, order: Sequence[int], train: Tensor, valid: Tensor, steps: Sequence[float], seed: int, device: str
+    plan: Plan,
+    order: Sequence[int],
+    train: Tensor,
+    valid: Tensor,
+    steps: Sequence[float],
+    seed: int,
+    device: str,
+    progress: bool,
 ) -> AutoregressiveModel:
     """A model by a plan, in double precision."""
     below = 0.5 * torch.tensor(steps, dtype=train.dtype)
@@ -292,7 +302,8 @@ def _train_member(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = plan.model(train.shape[1], order).float()
-    fit(model, (train - below).float(), (valid - below).float().repeat(copies, 1), plan.training(steps, seed, device))
+    training = plan.training(steps, seed, device)
+    fit(model, (train - below).float(), (valid - below).float().repeat(copies, 1), training, progress=progress)
     return model.double().eval()
 
 

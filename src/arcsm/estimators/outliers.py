@@ -109,13 +109,14 @@ class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
         - ``score norm SIGMA``: the norm of the row's scores at a level, in units of :math:`1 / \\sigma`, negative.
         - ``tails``: how far out in their conditionals the values are (:func:`arcsm.anomaly.tail_surprise`), negative.
 
-        Each noise level takes as long as :meth:`score_samples`. :class:`arcsm.anomaly.Combination` makes one score of
-        several, from inliers alone.
+        Of a frame, the result has its index. Each noise level takes as long as :meth:`score_samples`.
+        :class:`arcsm.anomaly.Combination` makes one score of several, from inliers alone.
         """
         modelled, constants = self._numbers(X)
         certain = np.nansum(constants, 1)
+        index = X.index if isinstance(X, pd.DataFrame) else None
         if self.ensemble_ is None:
-            return pd.DataFrame({"likelihood": certain})
+            return pd.DataFrame({"likelihood": certain}, index=index)
         found: dict[str, Array] = {}
         sigmas = self.ensemble_.members[0].path()
         slopes = self.columns_.log_slopes(modelled.numpy(), of_maps=False)
@@ -124,7 +125,7 @@ class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
             found[f"likelihood {sigma:.3g}"] = terms.sum(1) + certain
         for level, sigma in enumerate(sigmas):
             found[f"score norm {sigma:.3g}"] = -self.ensemble_.score_norms(modelled, level).mean(0).numpy()
-        return pd.DataFrame({**found, "tails": -self.ensemble_.tails(modelled).mean(0).numpy()})
+        return pd.DataFrame({**found, "tails": -self.ensemble_.tails(modelled).mean(0).numpy()}, index=index)
 
     def decision_function(self, X: Any) -> Array:
         """:meth:`score_samples` less the threshold, ``(N,)``: negative for outliers."""
@@ -162,8 +163,8 @@ class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
         """The columns that speak most against each row: those that add least, beside what they add to a usual row.
 
         Returns:
-            A row for each of the ``columns`` worst of each row: ``row``, ``column``, ``contribution`` (nats less that
-            column's median: the lower the worse, and above zero it speaks for the row).
+            A row for each of the ``columns`` worst of each row: ``row`` (by place, from 0), ``column``,
+            ``contribution`` (nats less that column's median: the lower the worse, above zero it speaks for the row).
         """
         check_is_fitted(self)
         found = self.explain(X) - self.median_contributions_
@@ -180,17 +181,25 @@ class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
         By the model that is given most of the others: with one model those are the columns before it.
 
         Returns:
-            Two tables like the one that was fitted.
+            Two tables like the one that was fitted; of a frame, with the index of ``X``.
         """
         modelled, _ = self._numbers(X)
         if not 0.0 < share < 1.0:
             raise ValueError(f"share: expected a number between 0 and 1, got {share}")
         if self.ensemble_ is None:
-            same = self.columns_.decode(np.zeros((len(modelled), 0)))
+            same = self._with_index(self.columns_.decode(np.zeros((len(modelled), 0))), X)
             return same, same
         edges = (0.5 * (1.0 - share), 0.5 * (1.0 + share))
-        low, high = (self.columns_.decode(self.ensemble_.expected(modelled, u).numpy()) for u in edges)
+        low, high = (
+            self._with_index(self.columns_.decode(self.ensemble_.expected(modelled, u).numpy()), X) for u in edges
+        )
         return low, high
+
+    @staticmethod
+    def _with_index(rows: Any, like: Any) -> Any:
+        """Rows of a frame with the index of those that they are about."""
+        both = isinstance(rows, pd.DataFrame) and isinstance(like, pd.DataFrame)
+        return rows.set_axis(like.index) if both else rows
 
     def _share(self, contamination: Any) -> float:
         if isinstance(contamination, str) and contamination == "auto":

@@ -220,7 +220,7 @@ def _conditionals(detector: ScoreOutlierDetector, row: pd.DataFrame, verdict: pd
     for place, name in enumerate(blamed):
         axes = figure.add_subplot(1, len(blamed), place + 1)
         _density(axes, detector, row, names.index(name))
-        axes.set_title(name, fontsize=9)
+        axes.set_title(plots.plain(name), fontsize=9)
     return figure
 
 
@@ -252,7 +252,7 @@ def _density(axes: Axes, detector: ScoreOutlierDetector, row: pd.DataFrame, colu
 
 def _label(kind: Column, number: float) -> str:
     if isinstance(kind, Categories):
-        return str(kind.names[int(number)]) if number < len(kind.names) else "another"
+        return plots.plain(kind.names[int(number)]) if number < len(kind.names) else "another"
     assert isinstance(kind, Grid)
     return f"{kind.places(np.array([number]))[0]:g}"
 

@@ -11,15 +11,15 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from arcsm.checkpoint import read_tensors, weights_path, write_text
-from arcsm.config import dump_config, parse_tree, read_text, run_config_path
+from arcsm.checkpoint import read_tensors, weights_path
+from arcsm.config import parse_tree, read_text, run_config_path
 from arcsm.data.datasets import DataConfig, Dataset, load_dataset
 from arcsm.devices import resolve_device
 from arcsm.implicit.methods import estimator
 from arcsm.implicit.train_config import VAETrainConfig
 from arcsm.implicit.training import fit_vae, trained_pressure
 from arcsm.implicit.vae import KIND, VAE, VAEConfig, load_vae
-from arcsm.runs import check_folder, finished_config
+from arcsm.runs import begun, check_folder, finished_config
 from arcsm.training import FitResult
 
 
@@ -78,8 +78,8 @@ def train_vae_run(
         vae = config.model.build(dataset.metadata)
         vae.to(resolve_device(config.train.device))
         estimator(vae, config.train)  # what does not go together is refused before the folder holds anything
-    write_text(run_config_path(folder), dump_config(config))
-    return fit_vae(vae, train, dataset.valid, config.train, folder, resume, progress)
+    with begun(folder, config):
+        return fit_vae(vae, train, dataset.valid, config.train, folder, resume, progress)
 
 
 def _data(config: VAERunConfig) -> tuple[Dataset, Tensor]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from arcsm.model import AutoregressiveModel
-from arcsm.plots import BLUE, open_frame
+from arcsm.plots import BLUE, open_frame, plain
 
 _SHARE = 0.9  # of the probability that an expected range has
 _POINTS = 160  # of a density that is drawn
@@ -90,7 +90,7 @@ class TablePlay:
             density = self.model.log_prob(rows, reduce=False)[:, d].exp()
             axes.fill_between(grid.cpu(), density.cpu(), color=BLUE, alpha=0.3, linewidth=0)
             axes.axvline(float(row[d]), color="black", linewidth=1)
-            axes.set_title(self.columns[d], fontsize=8)
+            axes.set_title(plain(self.columns[d]), fontsize=8)
             axes.set_yticks([])
             axes.tick_params(labelsize=7)
             open_frame(axes)
