@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from arcsm import native
 from arcsm.implicit import AutoregressiveEncoder, DenseTrunk
-from arcsm.implicit.encoders import chained
+from arcsm.implicit.encoders import chained, chained_moments
 from arcsm.native import build
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -210,6 +210,29 @@ def test_a_chain_of_latents_and_its_way_back(
     for wanted, found in zip(exact, chain_and_gradients(given, torch.float32), strict=True):
         torch.testing.assert_close(found.double(), wanted, rtol=0.0, atol=5e-6 * max(1.0, wanted.abs().max().item()))
     assert calls == [rows]
+
+
+@pytest.mark.parametrize(("rows", "count", "units"), [(1, 1, 1), (5, 3, 7), (129, 16, 32), (600, 4, 33), (0, 3, 4)])
+def test_the_moments_of_conditionals(rows: int, count: int, units: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held against double precision, which walks in torch."""
+    fixed, u, of_noise, of_latents, output = latents(rows, count, units)
+    given = [fixed, u, of_noise, of_latents, 5.0 * output]
+    calls, moments = [], native.chain_moments
+    exact = chained_moments(*(t.double() for t in given))
+    monkeypatch.setattr(native, "chain_moments", lambda *args: calls.append(len(args[0])) or moments(*args))
+    for wanted, found in zip(exact, chained_moments(*given), strict=True):
+        assert found.shape == (rows, count)
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    assert calls == [rows]
+
+
+def test_moments_of_what_does_not_belong_together_are_refused() -> None:
+    given = latents(5, 3, 4)
+    with pytest.raises(ValueError, match="these shapes do not belong together"):
+        native.chain_moments(given[0], given[1][:4], *given[2:], [0.0], [1.0])
+    for nodes, weights in (([], []), ([0.0] * 17, [0.1] * 17), ([0.0, 1.0], [1.0])):
+        with pytest.raises(ValueError, match="nodes: expected 1 to 16 with a share each"):
+            native.chain_moments(*given, nodes, weights)
 
 
 def test_a_chain_of_rows_that_lie_anywhere() -> None:

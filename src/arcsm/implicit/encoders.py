@@ -154,18 +154,10 @@ class AutoregressiveEncoder(LocationScaleEncoder):
             z: Latents of theirs, ``(B, K, D)``.
         """
         location, log_scale = (t.unsqueeze(1) for t in begun[:2])
-        u = (z - location) * torch.exp(-log_scale)  # (B, K, D)
-        earlier = u.new_ones(self.latents, self.latents).tril(-1).unsqueeze(-1)
-        of_latents = (earlier * self.of_latents).transpose(0, 1).flatten(1)  # (D, D * U)
-        inner = begun[2].unsqueeze(1) + (u @ of_latents).unflatten(-1, (self.latents, self.units))  # (B, K, D, U)
-        nodes, weights = _normal_quadrature()
-        values = torch.stack([
-            node + torch.linalg.vecdot(torch.tanh_(inner + node * self.of_noise), self.output) for node in nodes
-        ])  # fmt: skip
-        weight = values.new_tensor(weights)
-        mean = torch.tensordot(weight, values, 1)
-        variance = torch.tensordot(weight, (values - mean).square(), 1)
-        return location + log_scale.exp() * mean, log_scale + 0.5 * torch.log(variance)
+        u = (z - location) * torch.exp(-log_scale)
+        fixed = begun[2].repeat_interleave(z.shape[1], 0) if z.shape[1] != 1 else begun[2]  # (B * K, D, U)
+        mean, variance = chained_moments(fixed, u.flatten(0, 1), self.of_noise, self.of_latents, self.output)
+        return location + log_scale.exp() * mean.view_as(z), log_scale + 0.5 * torch.log(variance.view_as(z))
 
 
 @cache
@@ -197,6 +189,30 @@ def chained(fixed: Tensor, noise: Tensor, of_noise: Tensor, of_latents: Tensor, 
     rows = (fixed + noise.unsqueeze(-1) * of_noise).transpose(0, 1)  # (D, N, U)
     u: Tensor = _Chain.apply(rows, noise, of_latents, output)
     return u
+
+
+@torch.no_grad()
+def chained_moments(
+    fixed: Tensor, u: Tensor, of_noise: Tensor, of_latents: Tensor, output: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every :math:`u_d` of :func:`chained` given those before it, over its noise, ``(N, D)`` each.
+
+    Arguments:
+        fixed: As in :func:`chained`, like all the weights.
+        u: Latents, ``(N, D)``.
+    """
+    nodes, weights = _normal_quadrature()
+    if native.takes(fixed, u, of_noise, of_latents, output) and native.available():
+        return native.chain_moments(fixed, u, of_noise, of_latents, output, nodes, weights)
+    earlier = u.new_ones(of_latents.shape[:2]).tril(-1).unsqueeze(-1)
+    inner = fixed.transpose(0, 1) + u @ (earlier * of_latents)  # (D, N, U)
+    values = torch.stack([
+        node + (torch.tanh_(inner + node * of_noise.unsqueeze(1)) @ output.unsqueeze(-1)).squeeze(-1) for node in nodes
+    ])  # fmt: skip
+    weight = values.new_tensor(weights)
+    mean = torch.tensordot(weight, values, 1)
+    variance = torch.tensordot(weight, (values - mean).square(), 1)
+    return mean.T, variance.T
 
 
 class _ChainInC(torch.autograd.Function):

@@ -6,8 +6,18 @@ without a C compiler everything works as well, more slowly.
 """
 
 from arcsm.native.build import CompilationError, available, library
-from arcsm.native.latents import Chained, chain, chain_back
+from arcsm.native.latents import Chained, chain, chain_back, chain_moments
 from arcsm.native.memory import takes
 from arcsm.native.scores import walk
 
-__all__ = ["Chained", "CompilationError", "available", "chain", "chain_back", "library", "takes", "walk"]
+__all__ = [
+    "Chained",
+    "CompilationError",
+    "available",
+    "chain",
+    "chain_back",
+    "chain_moments",
+    "library",
+    "takes",
+    "walk",
+]

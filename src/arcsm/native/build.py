@@ -63,7 +63,7 @@ def _attempt() -> ctypes.CDLL | CompilationError:
 def _declared(code: ctypes.CDLL) -> ctypes.CDLL:
     """What its functions return; what they take, their callers say."""
     code.walk.restype, code.vector_step.restype = ctypes.c_double, ctypes.c_long
-    code.chain.restype = code.chain_back.restype = None
+    code.chain.restype = code.chain_back.restype = code.chain_moments.restype = None
     for size in (code.walk_space, code.chain_space, code.chain_kept, code.vector_alignment):
         size.restype = ctypes.c_size_t
     return code

@@ -8,6 +8,7 @@
 #include "kernels.h"
 
 enum { WIDTH = COLUMNS, TILE = WIDTH * LANES }; /* rows side by side, in vectors and in all */
+enum { MOST_NODES = 16 };
 
 typedef struct {
     const float *of_noise;   /* v, (D, U) */
@@ -136,4 +137,39 @@ void chain_back(long rows, long latents, long units, const weights *by, const fl
             for (long i = 0; i < units; i++)
                 to->of_latents[(d * latents + j) * units + i] += found[i];
         }
+}
+
+/* Mean and variance of e + w_d . tanh(f_d + v_d e + B_d u_{<d}) over a normal e, for every row of `u` and every d: sums
+ * over at most MOST_NODES nodes of e, with their shares. */
+void chain_moments(long rows, long latents, long units, const weights *by, const float *fixed, const float *u,
+                   long nodes, const float *node, const float *share, float *mean, float *variance, vec *space)
+{
+    const workspace w = lay_out(space, latents, units);
+    for (long tile = 0; tile * TILE < rows; tile++) {
+        const long here = rows_here(rows, tile), begin = tile * TILE;
+        turn(u + begin * latents, latents, here, latents, w.u, WIDTH);
+        for (long d = 0; d < latents; d++) {
+            const float *v = by->of_noise + d * units, *output = by->output + d * units;
+            turn(fixed + (begin * latents + d) * units, latents * units, here, units, w.inner, WIDTH);
+            product(units, d, by->of_latents + d * latents * units, 1, units, w.u, w.inner, WIDTH, 1);
+            for (long c = 0; c < WIDTH; c++) {
+                vec value[MOST_NODES], first = all(0.0f), second = all(0.0f);
+                for (long q = 0; q < nodes; q++)
+                    value[q] = all(node[q]);
+                for (long i = 0; i < units; i++) {
+                    const vec inner = row(w.inner, i)[c];
+                    for (long q = 0; q < nodes; q++)
+                        value[q] += output[i] * hyperbolic_tangent(inner + v[i] * node[q]);
+                }
+                for (long q = 0; q < nodes; q++)
+                    first += share[q] * value[q];
+                for (long q = 0; q < nodes; q++)
+                    second += share[q] * (value[q] - first) * (value[q] - first);
+                row(w.noise, d)[c] = first;
+                row(w.total, d)[c] = second;
+            }
+        }
+        turn_back(w.noise, here, latents, mean + begin * latents, latents);
+        turn_back(w.total, here, latents, variance + begin * latents, latents);
+    }
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from arcsm.native.build import library
 from arcsm.native.memory import address, addresses, each_share, memory, shares
 
 _FEWEST = 256  # rows that are worth a thread
+_MOST_NODES = 16  # as in chain.c
 
 
 class Chained(NamedTuple):
@@ -81,6 +83,51 @@ def chain_back(
         torch.zeros_like(w) for w in weights
     ]
     return by_fixed, by_noise, sums[0], sums[1], sums[2]
+
+
+def chain_moments(
+    fixed: Tensor,
+    u: Tensor,
+    of_noise: Tensor,
+    of_latents: Tensor,
+    output: Tensor,
+    nodes: Sequence[float],
+    shares_of_nodes: Sequence[float],
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every latent given the earlier ones of ``u``, over its noise, ``(N, D)`` each.
+
+    Arguments:
+        fixed: As in :func:`chain`, like all the weights.
+        u: Latents, ``(N, D)``.
+        nodes: Of a quadrature over the noise, at most 16.
+        shares_of_nodes: Its weights.
+
+    Raises:
+        CompilationError: where there is no compiler for it.
+        TypeError: for tensors that are not of single precision on the processor.
+        ValueError: for tensors whose shapes do not belong together, or another number of nodes.
+    """
+    _check([fixed, u, of_noise, of_latents, output])
+    if len(nodes) != len(shares_of_nodes) or not 1 <= len(nodes) <= _MOST_NODES:
+        raise ValueError(f"nodes: expected 1 to {_MOST_NODES} with a share each, got {len(nodes)}")
+    fixed, u, *weights = (t.contiguous() for t in (fixed, u, of_noise, of_latents, output))
+    mean, variance, sizes, parts = (
+        torch.empty_like(u),
+        torch.empty_like(u),
+        _sizes(*fixed.shape[1:]),
+        shares(len(u), _FEWEST),
+    )
+    spaces = [sizes.memory(sizes.space) for _ in parts]
+    quadrature = [(ctypes.c_float * len(nodes))(*values) for values in (nodes, shares_of_nodes)]
+
+    def part_of(number: int) -> None:
+        part = parts[number]
+        found = mean[part], variance[part], spaces[number]
+        given = *map(address, (fixed[part], u[part])), ctypes.c_long(len(nodes)), *quadrature
+        library().chain_moments(_rows(part), *sizes.longs, addresses(weights), *given, *map(address, found))
+
+    each_share(part_of, len(parts))
+    return mean, variance
 
 
 def _check(tensors: list[Tensor], *like_noise: Tensor) -> None:
