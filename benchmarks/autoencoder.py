@@ -25,6 +25,7 @@ WAYS = {
     "ssm-ar": {},
     "csm": {},
     "csm, whitened": {"whitened": True},
+    "csm, standardised": {"whitened": "conditionals"},
 }
 
 
