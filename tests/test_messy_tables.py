@@ -378,6 +378,18 @@ def test_columns_may_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert "has no column 'ids' to leave out; it has id, a, b" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("form", ["%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%d.%m.%Y", "%m/%d/%y", "%Y-%m-%dT%H:%M:%SZ"])
+def test_dates_in_text_are_no_names(tmp_path: Path, form: str) -> None:
+    days = pd.date_range("2026-01-01", periods=20).strftime(form)
+    table = pd.DataFrame({"a": normal(80), "day": list(days) * 4})
+    write_frame(tmp_path / "t.csv", table)
+    with pytest.raises(ValueError, match=r"column 'day' holds dates or times; turn them into numbers.*--ignore"):
+        read_frame(tmp_path / "t.csv")
+    assert list(read_frame(tmp_path / "t.csv", ignore=["day"]).columns) == ["a"]
+    write_frame(tmp_path / "t.csv", table.assign(day=["1-2", "version 1.2.3", "10.0.0.1", "2026"] * 20))
+    assert read_frame(tmp_path / "t.csv")["day"].nunique() == 4
+
+
 def test_one_known_name_is_not_another_in_every_row() -> None:
     table = pd.DataFrame({"a": normal(80), "c": [None] * 79 + ["only"]})
     filled = ScoreDensity(**QUICK).fit(table).impute(table, draws=2)

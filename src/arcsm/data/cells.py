@@ -12,6 +12,8 @@ import pyarrow
 from arcsm.data.csv_files import TRUTH
 
 _TIMES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64, pd.Period)
+_DATE = r"(\d{4}([-/.])\d{1,2}\2\d{1,2}|\d{1,2}([-/.])\d{1,2}\3(\d{4}|\d{2}))([ T]\d{1,2}:\d{2}.*)?"
+_NEARLY_ALL = 0.9
 _MANY = 20  # different numbers: fewer may be codes that stand for names
 
 
@@ -36,10 +38,10 @@ def _of_type(dtype: Any) -> str | None:
         return _of_type(dtype.categories.dtype) or _of_cells(dtype.categories.to_series())
     if isinstance(dtype, pd.ArrowDtype):
         arrow = dtype.pyarrow_dtype
-        return _LISTS if pyarrow.types.is_nested(arrow) else _DATES if pyarrow.types.is_temporal(arrow) else None
+        return _LISTS if pyarrow.types.is_nested(arrow) else DATES if pyarrow.types.is_temporal(arrow) else None
     kind = getattr(dtype, "kind", "O")
     if kind in "mM" or isinstance(dtype, pd.PeriodDtype):
-        return _DATES
+        return DATES
     return _COMPLEX if kind == "c" else None
 
 
@@ -49,13 +51,13 @@ def _of_cells(column: pd.Series) -> str | None:
         return None
     kinds = {type(cell) for cell in column} - {type(pd.NaT)}
     if any(issubclass(kind, _TIMES) for kind in kinds):
-        return _DATES
+        return DATES
     if any(getattr(kind, "__hash__", None) is None for kind in kinds):
         return _LISTS
     return _COMPLEX if any(issubclass(kind, complex | np.complexfloating) for kind in kinds) else None
 
 
-_DATES = "dates or times; turn them into numbers, such as days"
+DATES = "dates or times; turn them into numbers, such as days, or leave them out (for a command, --ignore)"
 _LISTS = "lists, not single values; leave it out"
 _COMPLEX = "complex numbers; give their real and imaginary parts a column each"
 
@@ -72,6 +74,12 @@ def as_truth(column: pd.Series) -> pd.Series:
     """A column whose words for truth values are made these; all other cells stay what they are."""
     meant = {word: word.lower() == "true" for word in TRUTH}
     return column.astype(object).map(lambda cell: meant.get(cell, cell) if isinstance(cell, str) else cell)
+
+
+def are_dates(column: pd.Series) -> bool:
+    """Whether nearly all different texts of a column are dates, such as 2026-11-25, 25.11.2026 or 11/25/26."""
+    texts = pd.Series(column.dropna().unique(), dtype=object).astype(str).str.strip()
+    return len(texts) > 1 and bool(texts.str.fullmatch(_DATE).mean() >= _NEARLY_ALL)
 
 
 def first_spoilt_number(column: pd.Series) -> int | None:

@@ -16,7 +16,7 @@ import pyarrow
 from pyarrow import parquet
 
 from arcsm.data.arrays import TABLE_SUFFIXES, read_table
-from arcsm.data.cells import as_truth, check_cells, first_spoilt_number, is_of_truth
+from arcsm.data.cells import DATES, are_dates, as_truth, check_cells, first_spoilt_number, is_of_truth
 from arcsm.data.csv_files import (
     MISSING,
     TRUTH,
@@ -353,6 +353,8 @@ def _column(column: pd.Series, like: pd.Series | None, path: Path, first: int = 
         if wrong.any():
             raise _expected_a_number(column, int(np.argmax(wrong.to_numpy())), path, first)
         return numbers
+    if are_dates(column):
+        raise ValueError(f"{path}: column {column.name!r} holds {DATES}")
     place = first_spoilt_number(column)
     if place is not None:
         raise _expected_a_number(column, place, path, first)

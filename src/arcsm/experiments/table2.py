@@ -452,7 +452,7 @@ def _of_latents(count: int) -> Mapping[Preset, Table2]:
     Half of the chains for more temperatures: bounds that are closer, for less time a digit.
     """
     whole = {"mnist_changes": (), "annealed_images": 1_000, "temperatures": 300, "chains": 8,
-             "methods": (*QUOTED, "csm, whitened, centred", "csm, whitened, 5 score steps"),
+             "methods": (*QUOTED, "csm, standardised"),
              "seeds": 3, "repeated": ("csm", "ssm", "elbo")}  # fmt: skip
     presets = _part(faces=False, latents=(count,))
     return {preset: part.model_copy(update=whole if preset == "cpu" else {}) for preset, part in presets.items()}

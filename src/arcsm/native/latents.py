@@ -111,12 +111,8 @@ def chain_moments(
     if len(nodes) != len(shares_of_nodes) or not 1 <= len(nodes) <= _MOST_NODES:
         raise ValueError(f"nodes: expected 1 to {_MOST_NODES} with a share each, got {len(nodes)}")
     fixed, u, *weights = (t.contiguous() for t in (fixed, u, of_noise, of_latents, output))
-    mean, variance, sizes, parts = (
-        torch.empty_like(u),
-        torch.empty_like(u),
-        _sizes(*fixed.shape[1:]),
-        shares(len(u), _FEWEST),
-    )
+    mean, variance = torch.empty_like(u), torch.empty_like(u)
+    sizes, parts = _sizes(*fixed.shape[1:]), shares(len(u), _FEWEST)
     spaces = [sizes.memory(sizes.space) for _ in parts]
     quadrature = [(ctypes.c_float * len(nodes))(*values) for values in (nodes, shares_of_nodes)]
 
