@@ -486,3 +486,18 @@ def test_the_known_distribution_is_known() -> None:
     gradients = torch.autograd.grad(-(sampler.conditional_scores(e) * sampler(e)).sum(-1).mean(), sampler.parameters())
     found = torch.cat([gradient.flatten() for gradient in gradients])
     torch.testing.assert_close(found, sampler.true_gradient(), rtol=0.0, atol=0.03)
+
+
+def test_the_conditionals_of_the_known_distribution_have_these_moments() -> None:
+    sampler = entropy.Sampler.of(3, 0.7, 0.8)
+    e = normal(1, 200_000, 3)
+    with torch.no_grad():
+        z = sampler(e)
+        mean, log_std = sampler.moments(z)
+        w = ((z - mean) * torch.exp(-log_std))[0]
+        bent = (e + 0.8 * torch.tanh(3.0 * e))[0]
+    ratio = (w / bent).nan_to_num(nan=1.0)
+    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))  # the noise alone, whatever came before
+    torch.testing.assert_close(w.std(0), torch.ones(3, dtype=FLOAT64), rtol=0.01, atol=0.0)
+    exact = entropy.Truth(sampler, e)
+    torch.testing.assert_close(exact.pressure(z), torch.ones(3, dtype=FLOAT64), rtol=0.02, atol=0.0)

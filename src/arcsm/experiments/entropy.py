@@ -24,7 +24,15 @@ from torch import Tensor
 from arcsm.contexts import MADE
 from arcsm.experiments.base import Preset, Settings, Study, over_seeds, study
 from arcsm.heads import ScoreHead
-from arcsm.implicit import AutoregressiveScore, EntropyGradient, JointScore, ScoreNetwork, Spectral, Stein
+from arcsm.implicit import (
+    AutoregressiveScore,
+    EntropyGradient,
+    JointScore,
+    ScoreNetwork,
+    Spectral,
+    Standardised,
+    Stein,
+)
 from arcsm.model import AutoregressiveModel
 from arcsm.plots import BLUE, GREY, ORANGE, open_frame
 
@@ -54,8 +62,8 @@ PRESETS: Mapping[Preset, Entropy] = {
 }
 
 TRUE, STEIN, SPECTRAL = "the true scores", "Stein", "spectral"
-SSM, SSM_AR, CSM = "SSM", "SSM-AR", "CSM"
-METHODS = (TRUE, STEIN, SPECTRAL, SSM, SSM_AR, CSM)
+SSM, SSM_AR, CSM, STANDARDISED = "SSM", "SSM-AR", "CSM", "CSM, standardised"
+METHODS = (TRUE, STEIN, SPECTRAL, SSM, SSM_AR, CSM, STANDARDISED)
 Result = dict[str, Any]
 
 
@@ -89,18 +97,41 @@ class Sampler:
         dslope = -18.0 * self.bend * sech2 * torch.tanh(3.0 * e)
         return (-e - dslope / slope) / (slope * self.log_widths.exp())
 
+    @torch.no_grad()
+    def moments(self, z: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Means and log deviations of the conditionals, ``(B, K, D)`` each: odd functions of the noise have mean zero."""
+        before = torch.cat([torch.zeros_like(z[..., :1]), self.coupling * z[..., :-1]], -1)
+        e, density = _normal_density()
+        variance = torch.trapezoid(density * (e + self.bend * torch.tanh(3.0 * e)).square(), e)
+        return before, (self.log_widths + 0.5 * torch.log(variance)).expand_as(z)
+
     def parameters(self) -> list[Tensor]:
         return [self.log_widths, self.coupling, self.bend]
 
     def true_gradient(self) -> Tensor:
         """By the log widths, the coupling and the bend, ``(D + 2,)``."""
-        e = torch.linspace(-10.0, 10.0, 20_001, dtype=torch.float64)
-        density = torch.exp(-0.5 * e.square()) / math.sqrt(2.0 * math.pi)
+        e, density = _normal_density()
         steep = 3.0 / torch.cosh(3.0 * e).square()
         mean = float(torch.trapezoid(density * steep / (1.0 + self.bend.detach() * steep), e))
         features = len(self.log_widths)
         tail = torch.tensor([0.0, features * mean], dtype=torch.float64)
         return torch.cat([torch.ones(features, dtype=torch.float64), tail])
+
+
+def _normal_density() -> tuple[Tensor, Tensor]:
+    """The density of the noise on a fine grid, for integrals over it."""
+    e = torch.linspace(-10.0, 10.0, 20_001, dtype=torch.float64)
+    return e, torch.exp(-0.5 * e.square()) / math.sqrt(2.0 * math.pi)
+
+
+class Truth(EntropyGradient):
+    """The scores that the sampler has, of what was drawn from given noise."""
+
+    def __init__(self, sampler: Sampler, e: Tensor) -> None:
+        self.sampler, self.e = sampler, e
+
+    def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        return self.sampler.conditional_scores(self.e)
 
 
 def body(run: Study[Entropy]) -> Result:
@@ -119,7 +150,7 @@ def body(run: Study[Entropy]) -> Result:
             **dict(zip(("method", "features", "samples", "bend"), key, strict=True)),
             **{
                 what: over_seeds([found[f"{_cell(*key)}, seed {seed}"][what] for seed in settings.all_seeds()])
-                for what in ("cosine", "relative_error", "seconds")
+                for what in ("cosine", "relative_error", "pressure", "seconds")
             },
         }
         for key in keys
@@ -132,36 +163,39 @@ def _cell(method: str, features: int, samples: int, bend: float) -> str:
 
 
 def _estimate(run: Study[Entropy], method: str, features: int, samples: int, bend: float, seed: int) -> Result:
-    """Cosine and relative error of the gradient by all parameters."""
+    """Cosine and relative error of the gradient by all parameters, and the pressure of the estimate."""
     settings = run.settings
     sampler = Sampler.of(features, settings.coupling, bend)
     generator = torch.Generator().manual_seed(1_000_003 * seed + 1)
     noise = partial(torch.randn, generator=generator, dtype=torch.float64)
     begun = time.monotonic()
+    estimator: EntropyGradient
+    e = noise(1, settings.evaluated, features)
     if method == TRUE:
-        e = noise(1, settings.evaluated, features)
-        surrogate = -(sampler.conditional_scores(e) * sampler(e)).sum(-1).mean()
+        estimator = Truth(sampler, e)
     elif method in (STEIN, SPECTRAL):
-        estimator: EntropyGradient = Stein() if method == STEIN else Spectral()
+        estimator = Stein() if method == STEIN else Spectral()
         group = min(settings.group, samples)
-        surrogate = estimator.surrogate(sampler(noise(-(-min(samples, settings.evaluated) // group), group, features)))
+        e = noise(-(-min(samples, settings.evaluated) // group), group, features)
     else:
-        estimator = _learner(settings, method, features, seed)
+        estimator = _learner(settings, method, sampler, seed)
         for _ in range(samples // settings.batch):
             with torch.no_grad():
                 z = sampler(noise(1, settings.batch, features))
             estimator.update(z, generator=generator)
-        surrogate = estimator.surrogate(sampler(noise(1, settings.evaluated, features)))
-    gradients = torch.autograd.grad(surrogate, sampler.parameters())
+    z = sampler(e)
+    gradients = torch.autograd.grad(estimator.surrogate(z), sampler.parameters())
     found, truth = torch.cat([g.flatten() for g in gradients]), sampler.true_gradient()
     return {
         "cosine": float(torch.cosine_similarity(found, truth, 0)),
         "relative_error": float((found - truth).norm() / truth.norm()),
+        "pressure": float(estimator.pressure(z.detach()).mean()),
         "seconds": time.monotonic() - begun,
     }
 
 
-def _learner(settings: Entropy, method: str, features: int, seed: int) -> EntropyGradient:
+def _learner(settings: Entropy, method: str, sampler: Sampler, seed: int) -> EntropyGradient:
+    features = len(sampler.log_widths)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if method == SSM:
@@ -169,12 +203,13 @@ def _learner(settings: Entropy, method: str, features: int, seed: int) -> Entrop
         context = MADE(features, settings.context_features, settings.hidden)
         head = ScoreHead(settings.context_features, settings.head_hidden)
         model = AutoregressiveModel(context, head).double()
-    return AutoregressiveScore(model, "csm" if method == CSM else "ssm", settings.learning_rate)
+    score = AutoregressiveScore(model, "ssm" if method == SSM_AR else "csm", settings.learning_rate)
+    return Standardised(score, sampler.moments) if method == STANDARDISED else score
 
 
 _STYLE: Mapping[str, tuple[str, str]] = {
     TRUE: (GREY, ":"), STEIN: ("#8e6bbf", "-"), SPECTRAL: ("#4c9f70", "-"), SSM: (ORANGE, "-"), SSM_AR: (BLUE, "--"),
-    CSM: (BLUE, "-"),
+    CSM: (BLUE, "-"), STANDARDISED: ("black", "-"),
 }  # fmt: skip
 
 
