@@ -99,7 +99,7 @@ class Sampler:
 
     @torch.no_grad()
     def moments(self, z: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Means and log deviations of the conditionals, ``(B, K, D)`` each: odd functions of the noise have mean zero."""
+        """Means and log deviations of the conditionals, ``(B, K, D)`` each: the noise is bent oddly."""
         before = torch.cat([torch.zeros_like(z[..., :1]), self.coupling * z[..., :-1]], -1)
         e, density = _normal_density()
         variance = torch.trapezoid(density * (e + self.bend * torch.tanh(3.0 * e)).square(), e)
