@@ -454,6 +454,17 @@ def test_centred_entropies_do_not_move_the_locations(whitened: bool, monkeypatch
     assert not torch.allclose(centred[1], energy[1])
 
 
+def test_the_weight_of_the_entropy_is_that_of_its_gradient() -> None:
+    def gradient(weight: float) -> Tensor:
+        trainer = _Trainer(tiny("csm"), rows(40), rows(10), settings("csm", entropy_weight=weight), None)
+        trainer.advance()
+        return torch.cat([p.grad.flatten() for p in trainer.vae.encoder.parameters() if p.grad is not None])
+
+    none, half, whole = gradient(0.0), gradient(0.5), gradient(1.0)
+    assert not torch.allclose(none, whole)
+    torch.testing.assert_close(half, 0.5 * (none + whole))
+
+
 def test_scores_may_learn_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
     update = AutoregressiveScore.update

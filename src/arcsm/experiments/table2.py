@@ -70,12 +70,14 @@ OURS: Mapping[str, tuple[str, ...]] = {
     "csm, noise": _NOISE,
     "csm, whitened, 5 score steps": (_WHITENED, _RATE, "train.score_steps=5"),
     "csm, standardised": (_STANDARDISED, _RATE),
+    "csm, standardised, half the entropy": (_STANDARDISED, _RATE, "train.entropy_weight=0.5"),
     "csm, standardised, centred": (_STANDARDISED, _CENTRED, _RATE),
     "csm, whitened, noise": (_WHITENED, _RATE, *_NOISE),
 }
 MNIST, FACES = "vae-mnist", "vae-faces"
 _TEST_BITS = 101  # seed of the binary test digits, the same for all
 _SHOWN = 64
+_LATER: Mapping[str, Any] = {"entropy_weight": 1.0}  # settings that runs of before do not have, with their defaults
 _ACROSS = 7  # pictures in a row
 Result = dict[str, Any]
 
@@ -160,8 +162,12 @@ class Cell:
         return [change.replace("{rate}", str(rate)) for change in OURS.get(self.method, ())]
 
     def folder(self, run: Study[Table2]) -> Path:
-        described = [self.config(run).model_dump(mode="json"), arcsm.__version__]
-        return run.work / f"{self.preset}-{digest(described)}"
+        """Its name stands for all settings; one that came later is left out where it changes nothing."""
+        described = self.config(run).model_dump(mode="json")
+        for later, default in _LATER.items():
+            if described["train"][later] == default:
+                del described["train"][later]
+        return run.work / f"{self.preset}-{digest([described, arcsm.__version__])}"
 
 
 def body(run: Study[Table2]) -> Result:

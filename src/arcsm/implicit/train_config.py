@@ -39,6 +39,7 @@ class VAETrainConfig(BaseModel):
         score_learning_rate: Of the scores; by default the paper's, 2e-4 for csm and ``learning_rate`` for the others.
         score_steps: Steps of the scores for each step of the autoencoder.
         warm_start: Steps of learned scores alone, on the encoder as it begins, before the autoencoder takes its first.
+        entropy_weight: Of the entropy in what is maximised; 1 is the evidence lower bound.
         particles: Samples of each input that the kernels of ``"stein"`` and ``"spectral"`` see; the decoder sees one.
             (The code that the paper builds on has 100 for digits and 20 for faces.)
         slices: Projections of each sample, of ``"ssm"`` and ``"ssm-ar"``.
@@ -70,6 +71,7 @@ class VAETrainConfig(BaseModel):
     score_learning_rate: float | None = Field(None, gt=0)
     score_steps: int = Field(1, ge=1)
     warm_start: int = Field(0, ge=0)
+    entropy_weight: float = Field(1.0, ge=0)
     particles: int = Field(20, ge=2)
     slices: int = Field(1, ge=1)
     score_hidden: tuple[Width, ...] = Field((256, 256), min_length=1)

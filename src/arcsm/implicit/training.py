@@ -179,7 +179,7 @@ class _Trainer:
         z = self.vae.draw(begun, self.particles, generator)
         energy = -self.vae.log_joint(x, z[:, :1]).mean()
         with self.seeded_scores():
-            loss = energy - self.entropy.surrogate(self.in_place(z, begun), seen)
+            loss = energy - self.config.entropy_weight * self.entropy.surrogate(self.in_place(z, begun), seen)
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.get_total_norm(p.grad for p in self.vae.parameters() if p.grad is not None)
