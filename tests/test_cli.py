@@ -332,3 +332,22 @@ def test_the_installed_command_runs_and_prints_no_bar_into_a_pipe(image_run: Pat
     assert result.returncode == 0
     assert result.stderr == ""
     assert result.stdout.count("\n") == 1
+
+
+def test_an_interruption_that_the_parser_takes_for_itself_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "app", lambda **_: 130)
+    assert cli._run(["info", "x"]) == 130
+    assert capsys.readouterr().err == "arcsm: interrupted\n"
+
+
+def test_an_interrupted_training_says_once_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt("interrupted after step 7")
+
+    monkeypatch.setattr("arcsm.commands.training.train_run", stopped)
+    assert cli._run(["train", "digits", "--out", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err == "arcsm: interrupted after step 7\n"
