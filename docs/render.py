@@ -35,7 +35,10 @@ def fixed(value: float | None, digits: int = 3) -> str:
 
 
 def percent(value: float | None) -> str:
-    return "–" if value is None else f"{number(100.0 * value, 2)} %"
+    if value is None:
+        return "–"
+    share = 100.0 * value
+    return f"{share:.0f} %" if 99.5 <= abs(share) < 1000.0 else f"{number(share, 2)} %"  # no exponent
 
 
 def records() -> dict[str, dict[str, Any]]:

@@ -78,7 +78,7 @@ MNIST, FACES = "vae-mnist", "vae-faces"
 _TEST_BITS = 101  # seed of the binary test digits, the same for all
 _SHOWN = 64
 _LATER: Mapping[str, Any] = {"entropy_weight": 1.0}  # settings that runs of before do not have, with their defaults
-_ACROSS = 7  # pictures in a row
+_ACROSS = 7  # pictures in a row, at most
 Result = dict[str, Any]
 
 
@@ -418,8 +418,8 @@ def _figure(run: Study[Table2], columns: Mapping[str, Result], firsts: Mapping[A
     """Samples of every method for every set, which begins a row."""
     methods = run.settings.methods
     sets = list(dict.fromkeys((preset, latents) for preset, latents, _ in firsts))
-    across = min(len(methods), _ACROSS)
-    down = -(-len(methods) // across)
+    down = -(-len(methods) // _ACROSS)
+    across = -(-len(methods) // down)
     figure = Figure(figsize=(1.9 * across, 2.5 * down * len(sets)), layout="constrained")
     panels = figure.subplots(down * len(sets), across, squeeze=False)
     for (preset, latents), own in zip(sets, panels.reshape(len(sets), -1), strict=True):
