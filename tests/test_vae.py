@@ -545,14 +545,17 @@ def test_every_method_finds_the_posterior_of_a_linear_model(method: str, changes
     )  # fmt: skip
     with torch.no_grad():
         before = vae.encode(x[:500].float(), 200, seeded())
-    fit_vae(vae, x.float(), x[:100].float(), config)
+    result = fit_vae(vae, x.float(), x[:100].float(), config)
     with torch.no_grad():
         z = vae.encode(x[:500].float(), 200, seeded()).double()
     mean, covariance = posterior(vae.double(), x[:500])
     width = math.sqrt(float(covariance))
     assert float((before.mean(1) - mean).square().mean().sqrt()) > 1.5 * width  # there is something to learn
     assert float((z.mean(1) - mean).square().mean().sqrt()) < 0.35 * width
-    assert float(z.std(1).mean()) == pytest.approx(width, rel=0.3)
+    in_its_units = method == "elbo" or bool(changes)
+    assert float(z.std(1).mean()) == pytest.approx(width, rel=0.05 if in_its_units else 0.15)
+    if in_its_units:  # other scores lag behind an encoder that still moves
+        assert result.history[-1]["pressure"] == pytest.approx(1.0, abs=0.1)
 
 
 class Known(EntropyGradient):
