@@ -390,6 +390,20 @@ def test_dates_in_text_are_no_names(tmp_path: Path, form: str) -> None:
     assert read_frame(tmp_path / "t.csv")["day"].nunique() == 4
 
 
+def test_values_too_far_apart_are_named() -> None:
+    table = pd.DataFrame({"a": normal(60), "b": np.where(np.arange(60) % 2, 1e308, -1e308)})
+    with pytest.raises(ValueError, match=r"column 'b' has values from -1e\+308 to 1e\+308, too far apart"):
+        ScoreDensity(**QUICK).fit(table)
+    with pytest.raises(ValueError, match=r"column 1 has values from -1e\+308"):
+        ScoreDensity(**QUICK).fit(table.to_numpy())
+
+
+def test_a_page_is_about_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(model("a", "b"), tmp_path / "run")
+    assert run("report", tmp_path / "run" / "model.safetensors") == 1
+    assert "expected the folder of a run, whose data the page needs, got a file" in capsys.readouterr().err
+
+
 def test_one_known_name_is_not_another_in_every_row() -> None:
     table = pd.DataFrame({"a": normal(80), "c": [None] * 79 + ["only"]})
     filled = ScoreDensity(**QUICK).fit(table).impute(table, draws=2)

@@ -34,6 +34,8 @@ def report(
     device: Device = "auto",
 ) -> None:
     """Write one self-contained page: curves, samples, calibration, likelihoods, configuration."""
+    if run.is_file():
+        raise ValueError(f"{run}: expected the folder of a run, whose data the page needs, got a file")
     page = out or run / "report.html"
     check_writable(page)
     if is_vae_run(run):

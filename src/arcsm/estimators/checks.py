@@ -60,6 +60,25 @@ def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
+def check_spans(table: pd.DataFrame | NDArray[np.float64]) -> None:
+    """The values of a column of numbers must not lie farther apart than numbers reach.
+
+    Raises:
+        ValueError: which names the first where they do.
+    """
+    frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(table)
+    for place, name in enumerate(frame.columns):
+        column = frame.iloc[:, place]
+        if is_categorical(column.dtype):
+            continue
+        numbers = column.to_numpy(dtype=float, na_value=np.nan)
+        low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
+        if not np.isfinite(high - low):
+            raise ValueError(
+                f"column {name!r} has values from {low:g} to {high:g}, too far apart; {LEAVE_OUT}, or take logarithms"
+            )
+
+
 def check_names(table: pd.DataFrame | NDArray[np.float64]) -> None:
     """Names that hardly ever repeat say nothing.
 
