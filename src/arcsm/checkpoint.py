@@ -134,6 +134,20 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Pat
     module.load_state_dict(dict(tensors))
 
 
+def _first_difference(theirs: Any, ours: Any) -> str:
+    """The first setting that two configurations disagree on, for people; nothing where that cannot be said."""
+    where: list[str] = []
+    while isinstance(theirs, dict) and isinstance(ours, dict):
+        key = next((key for key in ours if theirs.get(key) != ours[key]), None)
+        if key is None:
+            return ""
+        where.append(key)
+        theirs, ours = theirs.get(key), ours[key]
+    if not where or len(repr(theirs)) + len(repr(ours)) > 200:
+        return ""
+    return f" ({'.'.join(where)}: {theirs!r} then, {ours!r} now)"
+
+
 def read_state(
     path: Path,
     device: str | torch.device,
@@ -159,8 +173,10 @@ def read_state(
             written = complete(header.get(name))
         except (TypeError, ValueError, AttributeError, KeyError):
             written = None
-        if json.loads(json.dumps(written)) != json.loads(json.dumps(mine)):
-            raise ValueError(f"{path}: was written with another {name} configuration; use another run folder")
+        theirs, ours = json.loads(json.dumps([written, mine]))
+        if theirs != ours:
+            which = _first_difference(theirs, ours)
+            raise ValueError(f"{path}: was written with another {name} configuration{which}; use another run folder")
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")

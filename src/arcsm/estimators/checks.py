@@ -60,11 +60,11 @@ def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def check_spans(table: pd.DataFrame | NDArray[np.float64]) -> None:
-    """The values of a column of numbers must not lie farther apart than numbers reach.
+def check_numbers(table: pd.DataFrame | NDArray[np.float64]) -> None:
+    """Double precision must tell the values of a column of numbers apart, and reach from the lowest to the highest.
 
     Raises:
-        ValueError: which names the first where they do.
+        ValueError: which names the first of which that is not so.
     """
     frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(table)
     for place, name in enumerate(frame.columns):
@@ -76,6 +76,11 @@ def check_spans(table: pd.DataFrame | NDArray[np.float64]) -> None:
         if not np.isfinite(high - low):
             raise ValueError(
                 f"column {name!r} has values from {low:g} to {high:g}, too far apart; {LEAVE_OUT}, or take logarithms"
+            )
+        if max(-low, high) > 2**53 and len(np.unique(numbers[~np.isnan(numbers)])) < column.nunique():
+            raise ValueError(
+                f"column {name!r} has whole numbers that double precision cannot tell apart; {LEAVE_OUT}, or subtract "
+                "the smallest"
             )
 
 

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from arcsm.devices import resolve_device
-from arcsm.estimators.checks import check_columns, check_names, check_spans, checked_frame, varies
+from arcsm.estimators.checks import check_columns, check_names, check_numbers, checked_frame, varies
 from arcsm.estimators.columns import (
     Categories,
     Column,
@@ -67,7 +67,7 @@ class _TableEstimator(BaseEstimator):
             raise ValueError(f"Expected at least 2 samples to fit, got n_samples = {len(table)}")
         check_columns(table)
         check_names(table)
-        check_spans(table)
+        check_numbers(table)
         self.columns_ = Columns.of(table)
         numbers = self.columns_.encode(table)
         random = check_random_state(self.random_state)
