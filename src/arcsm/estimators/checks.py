@@ -13,6 +13,7 @@ from arcsm.data.cells import check_cells
 from arcsm.estimators.columns import is_categorical
 
 LEAVE_OUT = "leave it out (for a command, --ignore)"
+_TOLD_APART = 0.25  # share of different whole numbers that are different in double precision
 _FEW_ROWS = 50  # below which names may all differ
 
 
@@ -61,7 +62,7 @@ def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def check_numbers(table: pd.DataFrame | NDArray[np.float64]) -> None:
-    """Double precision must tell the values of a column of numbers apart, and reach from the lowest to the highest.
+    """Double precision must tell most values of a column of numbers apart, and reach from the lowest to the highest.
 
     Raises:
         ValueError: which names the first of which that is not so.
@@ -77,10 +78,10 @@ def check_numbers(table: pd.DataFrame | NDArray[np.float64]) -> None:
             raise ValueError(
                 f"column {name!r} has values from {low:g} to {high:g}, too far apart; {LEAVE_OUT}, or take logarithms"
             )
-        if max(-low, high) > 2**53 and len(np.unique(numbers[~np.isnan(numbers)])) < column.nunique():
+        if max(-low, high) > 2**53 and len(np.unique(numbers[~np.isnan(numbers)])) < _TOLD_APART * column.nunique():
             raise ValueError(
-                f"column {name!r} has whole numbers that double precision cannot tell apart; {LEAVE_OUT}, or subtract "
-                "the smallest"
+                f"column {name!r} has whole numbers most of which double precision cannot tell apart; {LEAVE_OUT}, or "
+                "subtract the smallest"
             )
 
 
