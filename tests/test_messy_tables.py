@@ -397,9 +397,7 @@ def test_values_too_far_apart_are_named() -> None:
     with pytest.raises(ValueError, match=r"column 1 has values from -1e\+308"):
         ScoreDensity(**QUICK).fit(table.to_numpy())
     ids = 1_600_000_000_000_000_000 + np.arange(60)
-    with pytest.raises(
-        ValueError, match="column 'id' has whole numbers most of which double"
-    ):
+    with pytest.raises(ValueError, match="column 'id' has whole numbers most of which double"):
         ScoreDensity(**QUICK).fit(table.assign(b=normal(60), id=ids))
     ScoreDensity(**QUICK).fit(table.assign(b=normal(60), id=ids[0] + 512 * np.arange(60)))
 
