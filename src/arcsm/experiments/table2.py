@@ -453,7 +453,7 @@ def _part(**update: Any) -> Mapping[Preset, Table2]:
 
 
 def _of_latents(count: int) -> Mapping[Preset, Table2]:
-    """One column of the paper's table, with all of its steps: eight to nine hours of one core.
+    """One column of the paper's table, with all of its steps, and three seeds of what it claims of csm.
 
     Half of the chains for more temperatures: bounds that are closer, for less time a digit.
     """

@@ -331,7 +331,7 @@ class _Trainer:
         if unused:
             warn(f"{unused} of {self.vae.latents} latents say nothing of the input; fewer may do")
         last = self.history[-1]["valid"] if self.history else math.nan
-        pressure = self.pressure()
+        pressure = self.history[-1].get("pressure", math.nan) if self.history else math.nan
         if pressure < _WEAK:
             warn(
                 f"the scores give {max(pressure, 0.0):.0%} of the entropy's pressure, so that the encoder is narrower "
