@@ -1,10 +1,16 @@
-"""Table 2: what is made of the likelihoods of several seeds."""
+"""Table 2: what is made of the likelihoods of several seeds, and how a record is added to."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from arcsm.experiments.table2 import MNIST, _behind, _over_annealed
+from arcsm import cli
+from arcsm.experiments import table2
+from arcsm.experiments.paired import behind, over_rows
 
 
 def _cell(*nll_of_each: float) -> dict[str, object]:
@@ -14,41 +20,88 @@ def _cell(*nll_of_each: float) -> dict[str, object]:
 
 
 def test_annealed_likelihoods_are_means_over_the_seeds() -> None:
-    found = _over_annealed({0: _cell(1.0, 3.0), 4: _cell(3.0, 7.0)})["annealed"]
+    found = table2._over_annealed({0: _cell(1.0, 3.0), 4: _cell(3.0, 7.0)})["annealed"]
     assert found["nll"] == pytest.approx(3.5)
     assert found["standard_error"] == pytest.approx(1.5)  # of 2 and 5, the digits' means over the seeds
     assert found["sd_over_seeds"] == pytest.approx(4.5**0.5)  # of 2 and 5, the seeds' means over the digits
     assert found["of_each_seed"] == [2.0, 5.0]
     assert found["less_importance_weighted"][0] == pytest.approx(3.5)
     assert found["upper_less_lower_on_simulated"][0] == pytest.approx(7.0)
-    assert _over_annealed({0: _cell(1.0, 3.0)})["annealed"]["sd_over_seeds"] is None
-    assert _over_annealed({}) == {}
+    assert found["images"] == 2
+    assert over_rows({0: (1.0, 3.0)})["sd_over_seeds"] is None
+    assert table2._over_annealed({}) == {}
 
 
 def test_methods_are_held_against_the_best_with_the_seeds_that_both_have() -> None:
-    rows = {
-        "best": _over_annealed({0: _cell(1.0, 3.0), 1: _cell(2.0, 2.0), 2: _cell(0.0, 1.0)}),
-        "without its second seed": _over_annealed({0: _cell(2.0, 4.0), 2: _cell(3.0, 5.0)}),
-        "first seed alone": _over_annealed({0: _cell(5.0, 5.0)}),
-    }
-    found = _behind(MNIST, rows)
-    assert found["best"] == "best"
-    assert found["annealed_behind_the_best"]["best"] == [0.0, 0.0]
-    assert found["behind_with_each_seed"]["without its second seed"] == pytest.approx([1.0, 3.5])
-    assert found["annealed_behind_the_best"]["without its second seed"] == pytest.approx(
+    best, differences, of_seeds = behind(
+        {
+            "best": {0: (1.0, 3.0), 1: (2.0, 2.0), 2: (0.0, 1.0)},
+            "without its second seed": {0: (2.0, 4.0), 2: (3.0, 5.0)},
+            "first seed alone": {0: (5.0, 5.0)},
+        }
+    )
+    assert best == "best"
+    assert differences["best"] == [0.0, 0.0]
+    assert of_seeds["without its second seed"] == pytest.approx([1.0, 3.5])
+    assert differences["without its second seed"] == pytest.approx(
         [2.25, (0.25**2 + 1.25**2) ** 0.5]  # digits differ by 0.5 after the seeds' mean, seeds by 2.5 after the digits'
     )
-    assert found["behind_with_each_seed"]["first seed alone"] == pytest.approx([3.0])
-    assert found["annealed_behind_the_best"]["first seed alone"] == pytest.approx([3.0, 1.0])
-    assert all("nll_of_each" not in row["annealed"] for row in rows.values())  # not for the record
-
-
-def test_nobody_is_the_best_of_none() -> None:
-    assert _behind(MNIST, {}) == {"best": None}
+    assert of_seeds["first seed alone"] == pytest.approx([3.0])
+    assert differences["first seed alone"] == pytest.approx([3.0, 1.0])
 
 
 def test_a_lucky_single_seed_does_not_beat_the_mean_of_many() -> None:
-    many = _over_annealed({0: _cell(91.0, 91.0), 1: _cell(97.0, 97.0), 2: _cell(97.0, 97.0)})  # a mean of 95
-    found = _behind(MNIST, {"one": _over_annealed({0: _cell(94.0, 94.0)}), "many": many})
-    assert found["best"] == "many"
-    assert found["annealed_behind_the_best"]["one"] == pytest.approx([3.0, 0.0])
+    many = {0: (91.0, 91.0), 1: (97.0, 97.0), 2: (97.0, 97.0)}  # a mean of 95
+    best, differences, _ = behind({"one": {0: (94.0, 94.0)}, "many": many})
+    assert best == "many"
+    assert differences["one"] == pytest.approx([3.0, 0.0])
+
+
+def test_the_record_has_no_likelihood_of_every_digit() -> None:
+    rows = {"a": table2._over_annealed({0: _cell(1.0, 3.0)}), "b": table2._over_annealed({0: _cell(2.0, 3.0)})}
+    assert table2._best(table2.MNIST, rows)["best"] == "a"
+    assert all("nll_of_each" not in row["annealed"] for row in rows.values())
+    assert table2._best(table2.MNIST, {}) == {"best": None}
+
+
+def test_methods_and_seeds_are_added_to_a_record_without_what_was_trained_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = []
+    train = table2.train_vae_run
+    monkeypatch.setattr(table2, "train_vae_run", lambda config, *args, **kw: _noted(trained, config, train, args, kw))
+
+    def record(work: str, *changes: str) -> dict[str, Any]:
+        trained.clear()
+        command = ["reproduce", "table2-mnist", "--preset", "smoke", "--device", "cpu", "--force"]
+        command += ["--out", str(tmp_path / "results"), "--work", str(tmp_path / work)]
+        assert cli._run([*command, *(part for change in changes for part in ("--set", change))]) == 0
+        folder = tmp_path / "results" / "table2-mnist"
+        assert json.loads((folder / "smoke-cells.json").read_text())
+        columns = json.loads((folder / "smoke.json").read_text())["metrics"]["columns"]
+        return dict(columns["digits, 2 latents"]["methods"])
+
+    before = record("first", "methods=[elbo]")
+    picture = (tmp_path / "results" / "table2-mnist" / before["elbo"]["samples"]).read_bytes()
+    assert trained == [("elbo", 0)]
+    (tmp_path / "results" / "table2-mnist" / before["elbo"]["samples"]).unlink()
+    after = record("second", "methods=[elbo, stein]", "seeds=2", "repeated=[stein]")
+    assert trained == [("stein", 0), ("stein", 1)]
+    assert after["elbo"] == before["elbo"]
+    assert (tmp_path / "results" / "table2-mnist" / after["elbo"]["samples"]).read_bytes() == picture
+    cells = tmp_path / "results" / "table2-mnist" / "smoke-cells.json"
+    kept = json.loads(cells.read_text())
+    cells.write_text(json.dumps({name: cell for name, cell in kept.items() if not name.startswith("draw-")}))
+    (tmp_path / "results" / "table2-mnist" / before["elbo"]["samples"]).unlink()
+    assert record("third", "methods=[elbo]") == before  # trained anew, for its samples alone
+    assert trained == [("elbo", 0)]
+    assert (tmp_path / "results" / "table2-mnist" / before["elbo"]["samples"]).read_bytes() == picture
+    cells.write_text("{")
+    command = ["reproduce", "table2-mnist", "--preset", "smoke", "--force", "--out", str(tmp_path / "results")]
+    assert cli._run([*command, "--work", str(tmp_path / "fourth")]) == 1
+    assert f"{cells}: no cells" in capsys.readouterr().err
+
+
+def _noted(trained: list[Any], config: Any, train: Any, args: Any, kw: Any) -> Any:
+    trained.append((config.train.method, config.train.seed))
+    return train(config, *args, **kw)

@@ -126,6 +126,11 @@ def finished_config(folder: Path, schema: type[C]) -> C:
     return read_config(path, schema)
 
 
+def is_finished(path: Path) -> bool:
+    """Whether a folder holds a model."""
+    return (path / WEIGHTS_NAME).is_file()
+
+
 def check_finished(path: Path) -> None:
     """A run that was begun has a model by now; what is no run is not looked at.
 
@@ -133,7 +138,7 @@ def check_finished(path: Path) -> None:
         ValueError: for one that has none.
     """
     config = run_config_path(path)
-    if config.is_file() and not (path / WEIGHTS_NAME).is_file():
+    if config.is_file() and not is_finished(path):
         raise ValueError(f"{path}: has no model yet; finish it with: arcsm train {config} --out {path} --resume")
 
 

@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
@@ -58,6 +58,7 @@ class Settings(BaseModel):
 
     many_seeds: ClassVar[bool] = True  # whether the experiment is done for several seeds
     lists_cells: ClassVar[frozenset[str]] = frozenset({"seeds"})  # settings that say which cells there are, not what
+    keeps_cells: ClassVar[bool] = False  # whether they are put beside the record, so that others can be added to it
     seeds: int = Field(1, ge=1)
     first_seed: int = Field(0, ge=0)
 
@@ -87,6 +88,7 @@ class Study(Generic[S]):
         work: Folder of the cells.
         seconds: Spent on all cells so far, by whichever run.
         codes: Fingerprints of the code that they were computed by.
+        used: What was found of each cell so far, by the name of its file.
     """
 
     name: str
@@ -97,11 +99,14 @@ class Study(Generic[S]):
     work: Path
     seconds: float = field(default=0.0, init=False)
     codes: set[str] = field(default_factory=set, init=False)
+    used: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
 
     def each(
         self, cells: Mapping[str, Callable[[], dict[str, Any]]], basis: Mapping[str, Any] | None = None
     ) -> dict[str, dict[str, Any]]:
         """The results of all cells; those that an earlier run with the same settings finished are read, not done.
+
+        They are looked for in the work folder, then beside the record that is to be written anew.
 
         Runs of one experiment that share a work folder share the work: each leaves to the others the cells that they
         are at, and waits for those in the end. ``basis`` says of each cell what beside the settings it depends on,
@@ -135,13 +140,23 @@ class Study(Generic[S]):
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock"), timeout=-1 if wait else 0):
                 if not path.is_file():  # or another process has done it in the meantime
-                    begun = time.monotonic()
-                    kept = {"result": compute(), "seconds": time.monotonic() - begun, "code": code_fingerprint()}
+                    kept = self._recorded.get(path.name) or _computed(compute)
                     write_text(path, json.dumps(kept, allow_nan=False))
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = self.used[path.name] = json.loads(path.read_text(encoding="utf-8"))
         self.seconds += kept["seconds"]
         self.codes.add(kept.get("code", "not recorded"))
         return dict(kept["result"])
+
+    @cached_property
+    def _recorded(self) -> dict[str, dict[str, Any]]:
+        """The cells of an earlier record, by the names of their files."""
+        path = cells_path(self.out, self.name, self.preset)
+        if not self.settings.keeps_cells or not path.is_file():
+            return {}
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{path}: no cells of an earlier record; move it away ({error})") from error
 
     def tune(
         self,
@@ -202,11 +217,20 @@ def study(name: str, about: str, presets: Mapping[Preset, S], body: Callable[[St
         metrics = body(current)
         path = result_path(out, name, preset)
         described = settings.model_dump(mode="json")
+        if settings.keeps_cells:
+            cells = dict(sorted(current.used.items()))
+            write_text(cells_path(out, name, preset), json.dumps(cells, indent=0, allow_nan=False) + "\n")
         return write_record(
             path, described, settings.first_seed, metrics, current.seconds, current.device, current.codes
         )
 
     return Experiment(name, about, run)
+
+
+def _computed(compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a cell's file holds."""
+    begun = time.monotonic()
+    return {"result": compute(), "seconds": time.monotonic() - begun, "code": code_fingerprint()}
 
 
 def changed(settings: S, changes: Sequence[str]) -> S:
@@ -255,6 +279,11 @@ def code_fingerprint() -> str:
 def result_path(out: Path, name: str, preset: Preset) -> Path:
     """Where the record of an experiment goes."""
     return out / name / f"{preset}.json"
+
+
+def cells_path(out: Path, name: str, preset: str) -> Path:
+    """Where what was found of each of its cells goes."""
+    return out / name / f"{preset}-cells.json"
 
 
 def write_record(

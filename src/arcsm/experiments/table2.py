@@ -6,18 +6,20 @@ test digits: by importance sampling from a distribution fitted to the posterior 
 
 from __future__ import annotations
 
-import math
+import base64
 import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
@@ -27,6 +29,7 @@ from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.data.images import image_grid
 from arcsm.data.pixels import unscale_images
 from arcsm.experiments.base import Preset, Settings, Study, digest, over_seeds, result_path, study
+from arcsm.experiments.paired import behind, over_rows
 from arcsm.files import atomic_path
 from arcsm.frechet import Frechet
 from arcsm.implicit.encoders import GaussianEncoder
@@ -36,6 +39,7 @@ from arcsm.implicit.training import used_latents
 from arcsm.implicit.vae import VAE
 from arcsm.metrics import summary
 from arcsm.progress import track
+from arcsm.runs import is_finished
 from arcsm.training import TrainingDiverged
 
 #: The paper's Table 2: nats of MNIST by annealing with 8 and 16 latents, Fréchet (Inception) distance of CelebA.
@@ -86,6 +90,7 @@ class Table2(Settings):
     """Networks and rates are those of the presets ``vae-mnist`` and ``vae-faces``."""
 
     lists_cells: ClassVar[frozenset[str]] = frozenset({"seeds", "repeated", "methods", "latents", "faces"})
+    keeps_cells: ClassVar[bool] = True
 
     methods: tuple[str, ...] = Field((*QUOTED, "csm, whitened, centred"), min_length=1)
     # for all seeds; the others for the first alone
@@ -190,6 +195,7 @@ def body(run: Study[Table2]) -> Result:
     pressures = _each(run, "pressure", every, _pressure)
     measured = _each(run, "measure", digits, _likelihood) | _each(run, "measure", faces, _frechet)
     annealed = _each(run, "anneal", digits, _annealed)
+    drawn = _each(run, "draw", [cell for cell in every if cell.seed == settings.first_seed], _drawn)
     columns: dict[str, Result] = {}
     for preset, latents in sets:
         rows = {}
@@ -201,14 +207,14 @@ def body(run: Study[Table2]) -> Result:
                 **_over_cells([training[cell.name] | pressures[cell.name] | measured[cell.name] for cell in group]),
                 **_over_annealed({cell.seed: annealed[cell.name]["annealed"] for cell in group if cell in digits}),
                 "changes": group[0].changes(run),
-                "samples": _picture(run, group[0]),
+                "samples": _picture(run, group[0], drawn[group[0].name]),
             }
-        columns[_column(preset, latents)] = {"methods": rows, **_behind(preset, rows)}
+        columns[_column(preset, latents)] = {"methods": rows, **_best(preset, rows)}
     return {
         "columns": columns,
         "diverged": diverged,
         "quoted": {method: list(values) for method, values in QUOTED.items() if method in settings.methods},
-        "figure": run.figure(_figure(run, columns, {key: group[0] for key, group in cells.items()})),
+        "figure": run.figure(_figure(run, columns, {key: drawn.get(group[0].name) for key, group in cells.items()})),
     }
 
 
@@ -250,10 +256,14 @@ def _train(run: Study[Table2], cell: Cell) -> Result:
 
 
 def _pressure(run: Study[Table2], cell: Cell) -> Result:
+    _vae(run, cell)
     return {"pressure": vae_run_pressure(cell.folder(run), str(run.device))}
 
 
 def _vae(run: Study[Table2], cell: Cell) -> VAE:
+    """The trained one; trained once more where only what was measured of it was kept."""
+    if not is_finished(cell.folder(run)):
+        train_vae_run(cell.config(run), cell.folder(run), resume=True, progress=True)
     return load_vae_run(cell.folder(run), str(run.device)).model
 
 
@@ -351,73 +361,50 @@ def _over_cells(found: list[Result]) -> Result:
 
 
 def _over_annealed(found: Mapping[int, Result]) -> Result:
-    """Of the seeds of one method: means, with the standard error over the digits, and what each seed has."""
+    """Of the seeds of one method: what :func:`over_rows` says, and means of how far bounds are apart."""
     if not found:
         return {}
-    each = {seed: torch.tensor(cell["nll_of_each"]) for seed, cell in found.items()}
-    mean, error = summary(torch.stack([*each.values()]).mean(0))
-    of_seeds = [cell["nll"] for cell in found.values()]
-    merged = {**next(iter(found.values())), "nll": mean, "standard_error": error, "nll_of_each": each,
-              "sd_over_seeds": over_seeds(of_seeds)["sd"], "of_each_seed": of_seeds}  # fmt: skip
+    merged = {**next(iter(found.values())), **over_rows({seed: cell["nll_of_each"] for seed, cell in found.items()})}
     for key in ("less_importance_weighted", "upper_less_lower_on_simulated"):
         merged[key] = torch.tensor([cell[key] for cell in found.values()]).mean(0).tolist()
     return {"annealed": merged}
 
 
-def _behind(preset: str, rows: Mapping[str, Result]) -> Result:
-    """Who is the best, and how far the others are behind it; any two are compared with the seeds that both have.
-
-    Of digits by annealing, as in the paper. The standard error of a difference is over the digits, which all share,
-    and over the seeds; of one seed alone it does not know what another would change.
-    """
+def _best(preset: str, rows: Mapping[str, Result]) -> Result:
+    """Who is the best: of digits by annealing, as in the paper, with how far the others are behind."""
     if not rows:
         return {"best": None}
     if preset != MNIST:
         return {"best": min(rows, key=lambda method: rows[method]["frechet_distance"]["of_each_seed"][0])}
-    each = {method: row["annealed"].pop("nll_of_each") for method, row in rows.items()}
-
-    def apart(method: str, other: str) -> Tensor:
-        """Of two methods, ``(seeds, digits)``."""
-        ours, theirs = each[method], each[other]
-        return torch.stack([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
-
-    best = min(rows, key=lambda method: max(float(apart(method, other).mean()) for other in rows))
-    return {
-        "best": best,
-        "annealed_behind_the_best": {method: _difference(apart(method, best)) for method in rows},
-        "behind_with_each_seed": {method: apart(method, best).mean(1).tolist() for method in rows},
-    }
-
-
-def _difference(apart: Tensor) -> list[float]:
-    """Mean of differences ``(seeds, digits)`` and its standard error, over digits and seeds."""
-    mean, over_digits = summary(apart.mean(0))
-    over_all_seeds = summary(apart.mean(1))[1]  # zero for one
-    return [mean, math.hypot(over_digits, over_all_seeds)]
+    best, differences, of_seeds = behind({method: row["annealed"].pop("nll_of_each") for method, row in rows.items()})
+    return {"best": best, "annealed_behind_the_best": differences, "behind_with_each_seed": of_seeds}
 
 
 # Pictures -----------------------------------------------------------------------------------------------------------
 
 
-def _drawn(run: Study[Table2], cell: Cell) -> Tensor:
-    vae = _vae(run, cell)
-    return _pixels(vae.sample(_SHOWN, run.generator(cell.seed, 4)).cpu(), _dataset(run, cell))
+def _drawn(run: Study[Table2], cell: Cell) -> Result:
+    """A grid of expected images, as the text of a PNG file."""
+    vae, file = _vae(run, cell), BytesIO()
+    rows = vae.sample(_SHOWN, run.generator(cell.seed, 4)).cpu()
+    image_grid(_pixels(rows, _dataset(run, cell))).save(file, format="PNG", optimize=True)
+    return {"png": base64.b64encode(file.getvalue()).decode("ascii")}
 
 
-def _picture(run: Study[Table2], cell: Cell) -> str:
-    """A grid of expected images (Figures 6 and 13 to 18)."""
+def _picture(run: Study[Table2], cell: Cell, drawn: Result) -> str:
+    """Put a grid beside the record (Figures 6 and 13 to 18); returns its name."""
     slug = re.sub("[^a-z0-9]+", "-", f"{cell.preset} {cell.latents or ''} {cell.method}")
     path = result_path(run.out, run.name, run.preset).with_name(f"{run.preset}-{slug}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        image_grid(_drawn(run, cell), zoom=1).save(temporary, format="PNG")
+        temporary.write_bytes(base64.b64decode(drawn["png"]))
     return path.name
 
 
-def _figure(run: Study[Table2], columns: Mapping[str, Result], firsts: Mapping[Any, Cell]) -> Figure:
+def _figure(run: Study[Table2], columns: Mapping[str, Result], drawn: Mapping[Any, Result | None]) -> Figure:
     """Samples of every method for every set, which begins a row."""
     methods = run.settings.methods
-    sets = list(dict.fromkeys((preset, latents) for preset, latents, _ in firsts))
+    sets = list(dict.fromkeys((preset, latents) for preset, latents, _ in drawn))
     down = -(-len(methods) // _ACROSS)
     across = -(-len(methods) // down)
     figure = Figure(figsize=(1.9 * across, 2.5 * down * len(sets)), layout="constrained")
@@ -430,9 +417,10 @@ def _figure(run: Study[Table2], columns: Mapping[str, Result], firsts: Mapping[A
         for axes, method in zip(own, methods, strict=False):
             axes.set(xticks=[], yticks=[])
             axes.set_title(f"{_in_lines(method)}\n{_value(preset, found.get(method))}", fontsize=8)
-            if method in found:
-                grid = image_grid(_drawn(run, firsts[preset, latents, method])[:36], 6, padding=1).convert("RGB")
-                axes.imshow(np.asarray(grid), interpolation="nearest")
+            grid = drawn[preset, latents, method]
+            if grid is not None:
+                png = BytesIO(base64.b64decode(grid["png"]))
+                axes.imshow(np.asarray(Image.open(png).convert("RGB")), interpolation="nearest")
     return figure
 
 
