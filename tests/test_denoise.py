@@ -453,6 +453,9 @@ def test_systematic_resampling_keeps_each_as_often_as_its_weight_says(count: int
     kept = torch.nn.functional.one_hot(systematic(weights, seeded(seed)), count).sum(1)
     assert torch.equal(kept.sum(1), torch.full((3,), count))
     assert bool(((kept - count * weights).abs() < 1.0 + 1e-9).all())
+    few = torch.nn.functional.one_hot(systematic(weights, seeded(seed), 5), count).sum(1)
+    assert torch.equal(few.sum(1), torch.full((3,), 5))
+    assert bool(((few - 5 * weights).abs() < 1.0 + 1e-9).all())
 
 
 def test_weights_stay_equal_only_where_all_is_always_resampled() -> None:

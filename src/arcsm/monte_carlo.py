@@ -176,16 +176,18 @@ class _Cloud:
         self.candidates[:, d] = self.previous = values
 
 
-def systematic(weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Systematic resampling: which of ``K`` candidates to keep, ``(N, K)``, by their weights ``(N, K)``.
+def systematic(weights: Tensor, generator: torch.Generator | None = None, keep: int | None = None) -> Tensor:
+    """Systematic resampling: which of ``K`` candidates to keep, ``(N, keep)``, by their weights ``(N, K)``.
 
-    A candidate of weight :math:`w` is kept :math:`K w` times, rounded up or down, so that the expectation is right.
+    A candidate of weight :math:`w` is kept ``keep`` :math:`w` times, rounded up or down, so that the expectation is
+    right. As many are kept as there are, unless told otherwise.
 
     Example:
         >>> systematic(torch.tensor([[0.5, 0.0, 0.5, 0.0]])).tolist()
         [[0, 0, 2, 2]]
     """
-    n, count = weights.shape
+    n, last = weights.shape[0], weights.shape[1] - 1
+    count = weights.shape[1] if keep is None else keep
     start = torch.rand(n, 1, generator=generator, device=weights.device, dtype=weights.dtype)
     wanted = (torch.arange(count, device=weights.device) + start) / count
-    return torch.searchsorted(weights.cumsum(1), wanted, right=True).clamp(max=count - 1)
+    return torch.searchsorted(weights.cumsum(1), wanted, right=True).clamp(max=last)

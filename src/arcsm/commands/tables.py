@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
@@ -12,9 +13,10 @@ from arcsm.commands.options import Device, Ignore, Seed, WithData
 from arcsm.data import frame_parts, frame_writer, read_frame, write_frame
 from arcsm.data.frames import check_names, raw_parts
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
-from arcsm.estimators.columns import describe, within_type
-from arcsm.estimators.density import held_out_rows
+from arcsm.estimators.columns import Columns, describe, is_categorical, within_type
+from arcsm.estimators.density import held_out_rows, number_of
 from arcsm.estimators.report import VERDICTS, Judged, check_p_value, write_detection_report
+from arcsm.estimators.synthesis import Likeness, as_precise_as, write_synthesis_report
 from arcsm.files import check_separate, check_writable
 from arcsm.progress import track
 
@@ -107,6 +109,82 @@ def impute(
     write_frame(out, _with_gaps_filled(table, rows, pd.DataFrame(filled), out, bool(ignore)))
     print(f"{table}  {len(rows)} rows, {describe(density.columns_.kinds)}")
     print(f"{out}  {gaps} values filled")
+
+
+@app.command(
+    epilog="Examples: arcsm synthesize table.csv --out rows.csv --report rows.html   |   "
+    "arcsm synthesize table.csv -n 100 --given city=Rome --given age=40 --out rows.csv"
+)
+def synthesize(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A table; it may have gaps, the new rows have none.")],
+    out: Annotated[Path, typer.Option(help="A .csv or .parquet file: the synthetic rows.")],
+    n: Annotated[int | None, typer.Option("-n", help="Rows to draw; by default as many as TABLE has.", min=1)] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="Draw rows that have this value; may be repeated."),
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--report", help="A page that shows them beside the table's rows.")
+    ] = None,
+    ignore: Ignore = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Draw synthetic rows like those of a table, and say how like them they are, and whether they are copies."""
+    _check_out(out)
+    check_separate({"--out": out, "--report": page}, (table,))
+    if page is not None:
+        check_writable(page)
+    rows = read_frame(table, ignore=ignore or ())
+    wanted = _given(given or (), rows)
+    density = ScoreDensity(random_state=seed, device=device, verbose=True).fit(rows)
+    count = len(rows) if n is None else n
+    if wanted:
+        drawn = pd.DataFrame(density.conditional(list(wanted), list(wanted.values()), count))
+    else:
+        drawn = pd.DataFrame(density.sample(count))
+    drawn = as_precise_as(rows, density.columns_, drawn, out.suffix.lower() == ".csv")
+    write_frame(out, drawn)
+    print(f"{table}  {len(rows)} rows, {describe(density.columns_.kinds)}")
+    print(f"{out}  {count} rows")
+    found = [] if wanted else Likeness.of(density, rows, drawn, seed).lines()
+    print(*found, sep="\n", end="\n" if found else "")
+    if page is not None:
+        said = found or [f"Drawn with {' and '.join(given or ())}: they are not like the whole table."]
+        write_synthesis_report(density, rows, drawn, said, page, f"{out.name}, like {table.name}")
+        print(page)
+
+
+def _given(pairs: Sequence[str], table: pd.DataFrame) -> dict[str, Any]:
+    """``COLUMN=VALUE`` as the table has them.
+
+    Raises:
+        ValueError: for what is no such pair, an unknown column, or a value that is none of its own.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, text = pair.rpartition("=") if pair.rpartition("=")[0] in table else pair.partition("=")
+        if not separator or name not in table:
+            raise ValueError(f"--given {pair}: expected COLUMN=VALUE, a column of {', '.join(table.columns[:20])}")
+        if name in found:
+            raise ValueError(f"--given {pair}: {name} is given already")
+        found[name] = _value(pair, table[name], text)
+        number_of(Columns.of(table[[name]]).kinds[0], name, found[name])  # refused before anything is fitted
+    return found
+
+
+def _value(pair: str, column: pd.Series, text: str) -> Any:
+    """A value of a column by its text; names in another case, where that leaves no doubt."""
+    if not is_categorical(column.dtype):
+        try:
+            return float(text)
+        except ValueError as error:
+            raise ValueError(f"--given {pair}: expected a number, got {text!r}") from error
+    values = {str(value): value for value in column.dropna().unique()}
+    alike = [value for name, value in values.items() if name.lower() == text.lower()]
+    if text not in values and len(alike) != 1:
+        raise ValueError(f"--given {pair}: {column.name} has no {text!r}; it has {', '.join(sorted(values))[:200]}")
+    return values.get(text, alike[0])
 
 
 def _check_out(out: Path) -> None:

@@ -28,6 +28,7 @@ from arcsm.estimators.columns import (
     within_type,
 )
 from arcsm.estimators.ensemble import Ensemble, Plan
+from arcsm.monte_carlo import systematic
 from arcsm.progress import track
 
 Array = NDArray[np.float64]
@@ -316,7 +317,8 @@ class ScoreDensity(DensityMixin, _TableEstimator):
         Arguments:
             columns: Names (of a frame) or numbers of columns.
             values: One for each of them.
-            draws: Number of rows, chosen by their weights among eight times as many: some may be drawn twice.
+            draws: Number of rows, chosen by their weights among eight times as many: one is drawn twice where its
+                weight says so.
             random_state: Of the draws.
 
         Raises:
@@ -337,16 +339,14 @@ class ScoreDensity(DensityMixin, _TableEstimator):
             raise ValueError(f"columns: expected each once and one for every value, got {told}")
         numbers = np.full((1, len(names)), np.nan)
         for column, value in zip(columns, values, strict=True):
-            kind = self.columns_.kinds[names.index(column)]
-            number = float(kind.encode(np.array([value], dtype=object))[0])
-            if not _has(kind, number, value):
-                raise ValueError(f"values: {column!r} was never {value!r}, nor near it, among the fitted rows")
-            numbers[:, names.index(column)] = number
+            numbers[:, names.index(column)] = number_of(self.columns_.kinds[names.index(column)], column, value)
         if self.ensemble_ is None:
             return self.columns_.decode(np.zeros((draws, 0)))
         generator = self._generator(random_state)
         candidates, weights = self.ensemble_.fill(self._modelled(numbers), 8 * draws, generator)
-        chosen = torch.multinomial(weights[0], draws, replacement=True, generator=_on_cpu(generator))
+        generator = _on_cpu(generator)
+        chosen = systematic(weights[:1], generator, draws)[0]
+        chosen = chosen[torch.randperm(draws, generator=generator)]
         rows = self.columns_.decode(candidates[0, chosen].double().numpy())
         for column, value in zip(columns, values, strict=True):  # to the letter, where the map there and back rounds
             if isinstance(rows, pd.DataFrame):
@@ -388,6 +388,18 @@ def _centre(kind: Column, drawn: Array, weights: Array) -> Any:
     places = np.unique(np.rint(kind.encode(values)), return_inverse=True)[1]
     likeliest = int(np.bincount(places, weights).argmax())
     return values[int(np.flatnonzero(places == likeliest)[0])]
+
+
+def number_of(kind: Column, name: Any, value: Any) -> float:
+    """What a value of a column is to the model.
+
+    Raises:
+        ValueError: where the column cannot have it.
+    """
+    number = float(kind.encode(np.array([value], dtype=object))[0])
+    if not _has(kind, number, value):
+        raise ValueError(f"values: {name!r} was never {value!r}, nor near it, among the fitted rows")
+    return number
 
 
 def _has(kind: Column, number: float, value: Any) -> bool:
