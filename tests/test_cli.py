@@ -121,6 +121,17 @@ def test_what_an_autoencoder_cannot_do_is_one_line(
         assert error.count("\n") == 1
 
 
+def test_a_table_is_trained_by_its_preset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    (tmp_path / "t.csv").write_text("a,b\n" + "".join(f"{n % 7 + 0.5},{n / 9.0}\n" for n in range(90)))
+    command = ["train", "table", "--set", "train.steps=2", "--out", str(run)]
+    assert cli._run([*command, "--set", f"data.path={tmp_path / 'none.csv'}"]) == 1
+    assert "does not exist" in capsys.readouterr().err
+    assert cli._run([*command, "--set", f"data.path={tmp_path / 't.csv'}"]) == 0
+    assert cli._run(["sample", str(run), "-n", "3", "--out", str(tmp_path / "s.csv")]) == 0
+    assert (tmp_path / "s.csv").read_text().startswith("a,b\n")
+
+
 def test_samples_come_as_picture_array_and_table(image_run: Path, table_run: Path, tmp_path: Path) -> None:
     assert call("sample", image_run, "-n", 4, "--out", tmp_path / "s.png", "--device", "cpu") == 0
     assert Image.open(tmp_path / "s.png").size[0] > 16

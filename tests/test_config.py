@@ -23,7 +23,7 @@ train: {steps: 3, batch_size: 32, device: cpu}
 
 def test_every_preset_parses_and_builds_for_its_data_kind() -> None:
     known = config.presets()
-    assert {"digits", "mnist-made", *(f"toy-{name.replace('_', '-')}" for name in TOYS)} <= known.keys()
+    assert {"digits", "mnist-made", "table", *(f"toy-{name.replace('_', '-')}" for name in TOYS)} <= known.keys()
     for name in known:
         tree = config.load_tree(name)
         assert tree["name"] == name

@@ -506,7 +506,7 @@ def test_mistakes_are_found_before_the_work(
     def never(*_: object) -> None:
         raise AssertionError("fitted all the same")
 
-    monkeypatch.setattr("arcsm.estimators.density._TableEstimator._fit_table", never)
+    monkeypatch.setattr("arcsm.estimators.base.TableEstimator._fit_table", never)
     table = pd.DataFrame({"a": normal(60), "b": [1.0, 2.0, None] * 20})
     write_frame(tmp_path / "t.csv", table)
     t = tmp_path / "t.csv"

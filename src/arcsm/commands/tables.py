@@ -13,8 +13,9 @@ from arcsm.commands.options import Device, Ignore, Seed, WithData
 from arcsm.data import frame_parts, frame_writer, read_frame, write_frame
 from arcsm.data.frames import check_names, raw_parts
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
+from arcsm.estimators.base import held_out_rows
 from arcsm.estimators.columns import Columns, describe, is_categorical, within_type
-from arcsm.estimators.density import held_out_rows, number_of
+from arcsm.estimators.density import number_of
 from arcsm.estimators.report import VERDICTS, Judged, check_p_value, write_detection_report
 from arcsm.estimators.synthesis import Likeness, as_precise_as, write_synthesis_report
 from arcsm.files import check_separate, check_writable

@@ -45,6 +45,10 @@ class Column(ABC):
     def decode(self, numbers: Numbers) -> Values:
         """Numbers, as a model draws them, to table values."""
 
+    def has(self, number: float, value: Any) -> bool:
+        """Whether the column can have a value, which is ``number`` to a model."""
+        return math.isfinite(number)
+
     @abstractmethod
     def log_slope(self, numbers: Numbers) -> Numbers:
         """Log of the slope of :meth:`encode` where it gives these numbers."""
@@ -68,6 +72,9 @@ class Constant(Column):
         if isinstance(value, float) and isinstance(self.value, float):
             return math.isclose(value, self.value, rel_tol=1e-6)
         return bool(value == self.value)
+
+    def has(self, number: float, value: Any) -> bool:
+        return number == 0.0
 
     def decode(self, numbers: Numbers) -> Values:
         return np.full(len(numbers), self.value)
@@ -98,6 +105,9 @@ class Categories(Column):
         numbers = np.full(len(values), np.nan)
         numbers[~missing] = [places.get(value, float(len(self.names))) for value in values[~missing]]
         return numbers
+
+    def has(self, number: float, value: Any) -> bool:
+        return number < len(self.names)
 
     def are_of_another_type(self, values: Values) -> bool:
         """Whether none of the values is known, nor of the type of any that is."""
@@ -137,6 +147,9 @@ class Grid(Column):
     def decode(self, numbers: Numbers) -> Values:
         return self.places(np.clip(np.rint(numbers), 0, self.levels - 1))
 
+    def has(self, number: float, value: Any) -> bool:
+        return -0.5 < number < self.levels - 0.5 and abs(number - round(number)) < 1e-6
+
     def places(self, numbers: Numbers) -> Values:
         """Table values of numbers, also beyond the grid that was fitted."""
         values = self.low + self.spacing * numbers
@@ -168,6 +181,10 @@ class Continuous(Column):
         with np.errstate(over="ignore", invalid="ignore"):
             values = self.middle + self.scale * self._uncurved(numbers)
         return np.clip(values, self.low - span, self.high + span)
+
+    def has(self, number: float, value: Any) -> bool:
+        span = self.high - self.low
+        return bool(self.low - span <= float(value) <= self.high + span)
 
     def log_slope(self, numbers: Numbers) -> Numbers:
         return np.full_like(numbers, -math.log(self.scale))

@@ -2,183 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
-from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.base import DensityMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from arcsm.devices import resolve_device
-from arcsm.estimators.checks import check_columns, check_names, check_numbers, checked_frame, varies
-from arcsm.estimators.columns import (
-    Categories,
-    Column,
-    Columns,
-    Constant,
-    Continuous,
-    Grid,
-    within_type,
-)
-from arcsm.estimators.ensemble import Ensemble, Plan
+from arcsm.estimators.base import Array, TableEstimator
+from arcsm.estimators.columns import Column, within_type
 from arcsm.monte_carlo import systematic
 from arcsm.progress import track
 
-Array = NDArray[np.float64]
 _FILLED_AT_ONCE = 256  # rows with gaps
-_FEW_TO_CHOOSE = 200  # rows, below which those held out are too few to say which of two plans is better
 
 
-class _TableEstimator(BaseEstimator):
-    """What the estimators share: tables in, an ensemble inside."""
-
-    _smooth = False  # whether it is for ranking rows: more noise, and always the same
-
-    def __init__(
-        self,
-        n_estimators: int | str = "auto",
-        max_steps: int | str = "auto",
-        hidden_features: tuple[int, ...] | str = "auto",
-        validation_fraction: float = 0.15,
-        missing: bool | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-        device: str = "cpu",
-        verbose: bool = False,
-    ) -> None:
-        self.n_estimators = n_estimators
-        self.max_steps = max_steps
-        self.hidden_features = hidden_features
-        self.validation_fraction = validation_fraction
-        self.missing = missing
-        self.random_state = random_state
-        self.device = device
-        self.verbose = verbose
-
-    def _fit_table(self, X: Any) -> None:
-        """Learn the columns, hold rows out, train the members."""
-        table = self._table(X, reset=True)
-        if len(table) < 2:
-            raise ValueError(f"Expected at least 2 samples to fit, got n_samples = {len(table)}")
-        check_columns(table)
-        check_names(table)
-        check_numbers(table)
-        self.columns_ = Columns.of(table)
-        numbers = self.columns_.encode(table)
-        random = check_random_state(self.random_state)
-        seed = int(random.randint(2**31 - 1))
-        train, held_out = _split(len(numbers), self.validation_fraction, random)
-        self.held_out_rows_ = held_out
-        modelled = torch.from_numpy(numbers[:, self.columns_.modelled])
-        if not varies(numbers[train][:, self.columns_.modelled]):  # a rare value may be among the few held out
-            train = np.arange(len(numbers))
-        plans = self._plans(len(train), modelled)
-        self.plan_ = plans[0]
-        self.ensemble_ = None
-        if modelled.shape[1]:
-            self.ensemble_ = Ensemble.train(
-                modelled[train], modelled[held_out], self.columns_.steps, plans, seed,
-                str(resolve_device(self.device)), bool(self.verbose), not self._smooth,
-            )  # fmt: skip
-            self.plan_ = self.ensemble_.plan
-
-    def _plans(self, rows: int, modelled: Tensor) -> list[Plan]:
-        """The plans to try for the table, with what was asked for."""
-        gaps = bool(modelled.isnan().any()) if isinstance(self.missing, str) else self.missing
-        self._check_arguments()
-        plan = Plan.of(rows, max(1, modelled.shape[1]), gaps, self._smooth)
-        plans = [plan] if self._smooth or plan.sinusoids or rows < _FEW_TO_CHOOSE else [plan, plan.sharper()]
-        return [
-            replace(
-                plan,
-                members=plan.members if isinstance(self.n_estimators, str) else self.n_estimators,
-                steps=plan.steps if isinstance(self.max_steps, str) else self.max_steps,
-                hidden=plan.hidden if isinstance(self.hidden_features, str) else tuple(self.hidden_features),
-            )
-            for plan in plans
-        ]
-
-    def _check_arguments(self) -> None:
-        """Raise for what :meth:`_plans` cannot make sense of."""
-        for name, value in (("n_estimators", self.n_estimators), ("max_steps", self.max_steps)):
-            if value != "auto" and not (isinstance(value, Integral) and not isinstance(value, bool) and value >= 1):
-                raise ValueError(f'{name}: expected a whole number of at least 1, or "auto", got {value!r}')
-        units = self.hidden_features
-        if isinstance(units, str) or not isinstance(units, Iterable):
-            if units != "auto":
-                raise ValueError(f'hidden_features: expected the units of every layer, or "auto", got {units!r}')
-        elif not all(isinstance(size, Integral) and size >= 1 for size in units):
-            raise ValueError(f"hidden_features: expected whole numbers of at least 1, got {units!r}")
-        if not isinstance(self.missing, bool | np.bool_) and self.missing != "auto":
-            raise ValueError(f'missing: expected True, False or "auto", got {self.missing!r}')
-
-    def _table(self, X: Any, reset: bool = False) -> pd.DataFrame | Array:
-        """A checked table: frames keep their columns, all else becomes an array of numbers."""
-        if isinstance(X, pd.DataFrame):
-            validate_data(self, X, reset=reset, skip_check_array=True)
-            if not reset and self.columns_.names is not None and list(X.columns) != list(self.columns_.names):
-                raise ValueError(f"columns: expected {list(self.columns_.names)}, got {list(X.columns)}")
-            if not len(X.columns):
-                raise ValueError(
-                    "Found array with 0 feature(s) (a frame without columns) while a minimum of 1 is required."
-                )
-            if not len(X):
-                raise ValueError("Found array with 0 sample(s) (shape=(0,)) while a minimum of 1 is required.")
-            return checked_frame(X)
-        return validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan")  # type: ignore[no-any-return]
-
-    def _numbers(self, X: Any) -> tuple[Tensor, Array]:
-        """Numbers of the modelled columns ``(N, M)``, and log probabilities of the constant ones, ``(N, D)``."""
-        check_is_fitted(self)
-        numbers = self.columns_.encode(self._table(X))
-        constants = np.where(np.isnan(numbers), np.nan, 0.0)
-        for d, kind in enumerate(self.columns_.kinds):
-            if isinstance(kind, Constant):
-                constants[:, d] = kind.log_prob(numbers[:, d])
-        modelled = self._modelled(numbers)
-        if self.ensemble_ is not None and not self.plan_.missing and bool(modelled.isnan().any()):
-            row, column = (int(i) for i in modelled.isnan().nonzero()[0])
-            place = self.columns_.modelled[column]
-            name = place if self.columns_.names is None else repr(self.columns_.names[place])
-            raise ValueError(
-                f"Input X contains NaN: row {row}, column {name}, but no value was missing when fitting; "
-                "fit with missing=True, or fill these with impute"
-            )
-        return modelled, constants
-
-    def _modelled(self, numbers: Array) -> Tensor:
-        """Numbers of the modelled columns, none too far out for the model, ``(N, M)``."""
-        modelled = torch.from_numpy(np.ascontiguousarray(numbers[:, self.columns_.modelled]))
-        return modelled if self.ensemble_ is None else self.ensemble_.inside(modelled)
-
-    def _contributions(self, X: Any) -> Array:
-        """Log densities of every column, of each member ``(E, N, D)``; NaN where missing.
-
-        In units of the table; smooth ones in those of the columns' numbers, where all columns have one scale.
-        """
-        modelled, constants = self._numbers(X)
-        members = 1 if self.ensemble_ is None else len(self.ensemble_.members)
-        found = np.repeat(constants[None], members, 0)
-        if self.ensemble_ is not None:
-            slopes = self.columns_.log_slopes(modelled.numpy(), of_maps=not self._smooth)
-            found[:, :, self.columns_.modelled] += self.ensemble_.terms(modelled).numpy() + slopes
-        return found
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.input_tags.categorical = True
-        tags.non_deterministic = False
-        return tags
-
-
-class ScoreDensity(DensityMixin, _TableEstimator):
+class ScoreDensity(DensityMixin, TableEstimator):
     """The density of a table, by an autoregressive score model with defaults that need no choosing.
 
     Columns may be continuous (long tails and skew are mapped away, with the slope of the map in the density),
@@ -397,23 +240,9 @@ def number_of(kind: Column, name: Any, value: Any) -> float:
         ValueError: where the column cannot have it.
     """
     number = float(kind.encode(np.array([value], dtype=object))[0])
-    if not _has(kind, number, value):
+    if not kind.has(number, value):
         raise ValueError(f"values: {name!r} was never {value!r}, nor near it, among the fitted rows")
     return number
-
-
-def _has(kind: Column, number: float, value: Any) -> bool:
-    """Whether a column can have a value, which is a number to the model."""
-    if isinstance(kind, Constant):
-        return number == 0.0
-    if isinstance(kind, Categories):
-        return number < len(kind.names)
-    if isinstance(kind, Grid):
-        return -0.5 < number < kind.levels - 0.5 and abs(number - round(number)) < 1e-6
-    if isinstance(kind, Continuous):
-        span = kind.high - kind.low
-        return bool(kind.low - span <= float(value) <= kind.high + span)
-    return bool(np.isfinite(number))
 
 
 def _filled(column: pd.Series, missing: NDArray[np.bool_], fillings: NDArray[Any], dtype: Any) -> pd.Series:
@@ -446,18 +275,3 @@ def _on_cpu(generator: torch.Generator) -> torch.Generator:
         return generator
     seed = int(torch.randint(2**31 - 1, (1,), generator=generator, device=generator.device))
     return torch.Generator().manual_seed(seed)
-
-
-def _split(rows: int, fraction: float, random: np.random.RandomState) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows to train on and rows held out; a handful of rows serve as both."""
-    if not 0.0 < fraction < 1.0:
-        raise ValueError(f"validation_fraction: expected a share between 0 and 1, got {fraction}")
-    order = random.permutation(rows)
-    held_out = held_out_rows(rows, fraction)
-    return (order, order) if held_out == rows else (order[held_out:], order[:held_out])
-
-
-def held_out_rows(rows: int, fraction: float = 0.15) -> int:
-    """How many of some rows are held out; all, where they are a handful."""
-    held_out = min(max(round(fraction * rows), min(20, rows // 4)), 5_000)
-    return rows if held_out < 2 else held_out

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from sklearn.base import OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from arcsm.estimators.density import Array, _TableEstimator
+from arcsm.estimators.base import Array, TableEstimator
 
 
-class ScoreOutlierDetector(OutlierMixin, _TableEstimator):
+class ScoreOutlierDetector(OutlierMixin, TableEstimator):
     """Rows that do not belong, by their log density under :class:`ScoreDensity`'s models.
 
     The score of a row is the mean of its log densities over the models, so that it is a sum over the columns

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from arcsm import plots
 from arcsm.checkpoint import write_text
+from arcsm.estimators.base import Array
 from arcsm.estimators.columns import Categories, Column, Grid, describe
-from arcsm.estimators.density import Array
 from arcsm.estimators.outliers import ScoreOutlierDetector
 from arcsm.report import render
 

@@ -19,8 +19,9 @@ from sklearn.neighbors import NearestNeighbors
 
 from arcsm import plots
 from arcsm.checkpoint import write_text
+from arcsm.estimators.base import Array
 from arcsm.estimators.columns import Categories, Column, Columns, Continuous, Grid, describe
-from arcsm.estimators.density import Array, ScoreDensity
+from arcsm.estimators.density import ScoreDensity
 from arcsm.report import render
 
 _LEAST = 50  # held-out rows, and half of the synthetic ones, below which nothing is said
