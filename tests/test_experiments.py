@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -162,6 +162,35 @@ def test_a_record_says_what_code_its_cells_are_from(tmp_path: Path, monkeypatch:
     assert first == {base.code_fingerprint()}
     monkeypatch.setattr(base, "code_fingerprint", lambda: "later")
     assert codes() == first
+
+
+@pytest.mark.parametrize("text", ["{", "null", "[1]", '{"a": 1}', '{"a": {"seconds": 1.0}}'])
+def test_what_is_no_file_of_cells_is_said(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "cells.json"
+    assert base.read_cells(path) == {}
+    path.write_text('{"a-0.json": {"result": {}, "seconds": 1.0}}')
+    assert base.read_cells(path) == {"a-0.json": {"result": {}, "seconds": 1.0}}
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"cells\.json: these are not"):
+        base.read_cells(path)
+
+
+def test_a_record_names_the_other_machines(tmp_path: Path) -> None:
+    class Keeping(Settings):
+        keeps_cells: ClassVar[bool] = True
+
+    cpu = torch.device("cpu")
+    here, other = base.machine(cpu), base.machine(cpu) | {"cores": 4096}
+    for work, others in (("one", None), ("two", [other])):
+        study = Study("name", "smoke", Keeping(), cpu, tmp_path / "out", tmp_path / work)
+        study.each({"a": dict, "b": dict})
+        path = base.cells_path(study.out, "name", "smoke")
+        record = study.record({})
+        assert record["machine"] == here
+        assert record.get("also_computed_on") == others
+        cells = base.read_cells(path)
+        cells[min(cells)]["machine"] = other
+        path.write_text(json.dumps(cells))
 
 
 def test_no_rate_is_chosen_where_all_broke(tmp_path: Path) -> None:

@@ -96,10 +96,14 @@ def test_methods_and_seeds_are_added_to_a_record_without_what_was_trained_for_it
     assert record("third", "methods=[elbo]") == before  # trained anew, for its samples alone
     assert trained == [("elbo", 0)]
     assert (tmp_path / "results" / "table2-mnist" / before["elbo"]["samples"]).read_bytes() == picture
+    assert any("stein-seed-1" in name for name in json.loads(cells.read_text()))  # what is not asked for stays
+    record("second", "methods=[elbo]", "annealed_images=3")
+    files = list(json.loads(cells.read_text()))
+    assert len([name for name in files if name.startswith("anneal-") and "elbo" in name]) == 1  # not those of before
     cells.write_text("{")
     command = ["reproduce", "table2-mnist", "--preset", "smoke", "--force", "--out", str(tmp_path / "results")]
     assert cli._run([*command, "--work", str(tmp_path / "fourth")]) == 1
-    assert f"{cells}: no cells" in capsys.readouterr().err
+    assert f"{cells}: these are not the cells" in capsys.readouterr().err
 
 
 def _noted(trained: list[Any], config: Any, train: Any, args: Any, kw: Any) -> Any:

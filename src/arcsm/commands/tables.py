@@ -11,9 +11,10 @@ import typer
 
 from arcsm.commands.options import Device, Ignore, Seed, WithData
 from arcsm.data import frame_parts, frame_writer, read_frame, write_frame
-from arcsm.data.frames import check_names, raw_parts
+from arcsm.data.frames import check_names, raw_parts, typed_as
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.base import held_out_rows
+from arcsm.estimators.checks import check_columns
 from arcsm.estimators.columns import Columns, describe, is_categorical, within_type
 from arcsm.estimators.density import number_of
 from arcsm.estimators.report import VERDICTS, Judged, check_p_value, write_detection_report
@@ -144,10 +145,10 @@ def synthesize(
         drawn = pd.DataFrame(density.conditional(list(wanted), list(wanted.values()), count))
     else:
         drawn = pd.DataFrame(density.sample(count))
-    drawn = as_precise_as(rows, density.columns_, drawn, out.suffix.lower() == ".csv")
-    write_frame(out, drawn)
+    drawn = as_precise_as(rows, density.columns_, drawn, wanted, out.suffix.lower() == ".csv")
+    write_frame(out, typed_as(table, drawn) if {table.suffix.lower(), out.suffix.lower()} == {".parquet"} else drawn)
     print(f"{table}  {len(rows)} rows, {describe(density.columns_.kinds)}")
-    print(f"{out}  {count} rows")
+    print(f"{out}  {count} rows" + (f", {len(drawn.drop_duplicates())} of them different" if wanted else ""))
     found = [] if wanted else Likeness.of(density, rows, drawn, seed).lines()
     print(*found, sep="\n", end="\n" if found else "")
     if page is not None:
@@ -163,6 +164,7 @@ def _given(pairs: Sequence[str], table: pd.DataFrame) -> dict[str, Any]:
         ValueError: for what is no such pair, an unknown column, or a value that is none of its own.
     """
     found: dict[str, Any] = {}
+    check_columns(table)
     for pair in pairs:
         name, separator, text = pair.rpartition("=") if pair.rpartition("=")[0] in table else pair.partition("=")
         if not separator or name not in table:
@@ -177,10 +179,11 @@ def _given(pairs: Sequence[str], table: pd.DataFrame) -> dict[str, Any]:
 def _value(pair: str, column: pd.Series, text: str) -> Any:
     """A value of a column by its text; names in another case, where that leaves no doubt."""
     if not is_categorical(column.dtype):
+        whole = pd.api.types.is_integer_dtype(column.dtype)
         try:
-            return float(text)
+            return int(text) if whole else float(text)
         except ValueError as error:
-            raise ValueError(f"--given {pair}: expected a number, got {text!r}") from error
+            raise ValueError(f"--given {pair}: expected a {'whole ' * whole}number, got {text!r}") from error
     values = {str(value): value for value in column.dropna().unique()}
     alike = [value for name, value in values.items() if name.lower() == text.lower()]
     if text not in values and len(alike) != 1:

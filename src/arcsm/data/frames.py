@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,19 @@ def as_numbers(column: pd.Series, path: Path, first: int = 0) -> pd.Series:
         ValueError: naming the first value that is none.
     """
     return _column(column, pd.Series(dtype=np.float64), path, first)
+
+
+def typed_as(path: FilePath, frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows in the types that a Parquet file has for their columns, as far as they hold the values."""
+    schema = parquet.read_schema(path)
+    columns = {}
+    for name in frame.columns:
+        column = pyarrow.array(frame[name], from_pandas=True)
+        kind = schema.field(name).type if name in schema.names else column.type
+        with suppress(pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError):
+            column = column.dictionary_encode() if pyarrow.types.is_dictionary(kind) else column.cast(kind)
+        columns[name] = pd.Series(pd.arrays.ArrowExtensionArray(pyarrow.chunked_array([column])), index=frame.index)
+    return pd.DataFrame(columns)
 
 
 def write_frame(path: FilePath, frame: pd.DataFrame) -> None:

@@ -63,10 +63,9 @@ class TableEstimator(BaseEstimator):
         random = check_random_state(self.random_state)
         seed = int(random.randint(2**31 - 1))
         train, held_out = _split(len(numbers), self.validation_fraction, random)
-        self.held_out_rows_ = held_out
         modelled = torch.from_numpy(numbers[:, self.columns_.modelled])
-        if not varies(numbers[train][:, self.columns_.modelled]):  # a rare value may be among the few held out
-            train = np.arange(len(numbers))
+        train, held_out = _with_every_column(numbers[:, self.columns_.modelled], train, held_out)
+        self.held_out_rows_ = held_out
         plans = self._plans(len(train), modelled)
         self.plan_ = plans[0]
         self.ensemble_ = None
@@ -174,6 +173,27 @@ def _split(rows: int, fraction: float, random: np.random.RandomState) -> tuple[N
     order = random.permutation(rows)
     held_out = held_out_rows(rows, fraction)
     return (order, order) if held_out == rows else (order[held_out:], order[:held_out])
+
+
+def _with_every_column(
+    numbers: Array, train: NDArray[np.intp], held_out: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows to train on in which every column varies: a rare value that is among those held out moves over.
+
+    Where most of them would have to, all rows serve as both.
+    """
+    moved = np.zeros(len(held_out), dtype=bool)
+    for column in numbers.T:
+        while not varies(column[train][:, None]):
+            known = column[train][~np.isnan(column[train])]
+            others = np.flatnonzero(~np.isnan(column[held_out]) & ~moved & ~np.isin(column[held_out], known[:1]))
+            if not len(others):  # its values are one to the models
+                break
+            moved[others[0]] = True
+            train = np.append(train, held_out[others[0]])
+    if 2 * moved.sum() > len(held_out):
+        return np.arange(len(numbers)), np.arange(len(numbers))
+    return train, held_out[~moved]
 
 
 def held_out_rows(rows: int, fraction: float = 0.15) -> int:

@@ -148,7 +148,7 @@ class Grid(Column):
         return self.places(np.clip(np.rint(numbers), 0, self.levels - 1))
 
     def has(self, number: float, value: Any) -> bool:
-        return -0.5 < number < self.levels - 0.5 and abs(number - round(number)) < 1e-6
+        return -0.5 < number < self.levels - 0.5 and abs(number - round(number)) <= _OFF_GRID
 
     def places(self, numbers: Numbers) -> Values:
         """Table values of numbers, also beyond the grid that was fitted."""

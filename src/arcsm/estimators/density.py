@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Self
 
 import numpy as np
@@ -17,8 +18,10 @@ from arcsm.estimators.base import Array, TableEstimator
 from arcsm.estimators.columns import Column, within_type
 from arcsm.monte_carlo import systematic
 from arcsm.progress import track
+from arcsm.warning import warn
 
 _FILLED_AT_ONCE = 256  # rows with gaps
+_DRAWN_AT_ONCE, _CANDIDATES = 1_000, 8  # draws given some values; candidates for each
 
 
 class ScoreDensity(DensityMixin, TableEstimator):
@@ -186,11 +189,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
         if self.ensemble_ is None:
             return self.columns_.decode(np.zeros((draws, 0)))
         generator = self._generator(random_state)
-        candidates, weights = self.ensemble_.fill(self._modelled(numbers), 8 * draws, generator)
-        generator = _on_cpu(generator)
-        chosen = systematic(weights[:1], generator, draws)[0]
-        chosen = chosen[torch.randperm(draws, generator=generator)]
-        rows = self.columns_.decode(candidates[0, chosen].double().numpy())
+        rows = self.columns_.decode(self._drawn_given(self._modelled(numbers), draws, generator).double().numpy())
         for column, value in zip(columns, values, strict=True):  # to the letter, where the map there and back rounds
             if isinstance(rows, pd.DataFrame):
                 given, dtype = np.full(draws, value, dtype=object), rows[column].dtype
@@ -198,6 +197,26 @@ class ScoreDensity(DensityMixin, TableEstimator):
             else:
                 rows[:, column] = value
         return rows
+
+    def _drawn_given(self, known: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+        """Draws of the missing numbers of one row, ``(draws, M)``, a part at a time."""
+        assert self.ensemble_ is not None
+        parts, effective = [], 0.0
+        with track("drawing", draws, bool(self.verbose)) as advance:
+            for start in range(0, draws, _DRAWN_AT_ONCE):
+                count = min(_DRAWN_AT_ONCE, draws - start)
+                candidates, weights = self.ensemble_.fill(known, _CANDIDATES * count, generator)
+                by = _on_cpu(generator)
+                chosen = systematic(weights[:1], by, count)[0]
+                parts.append(candidates[0, chosen[torch.randperm(count, generator=by)]])
+                effective += 1.0 / float(weights[0].square().sum())
+                advance(count)
+        if effective < 0.5 * draws:
+            warn(
+                f"the draws are about {math.ceil(effective)} different ones, some of them many times: few rows of the "
+                "models fit what is given"
+            )
+        return torch.cat(parts)
 
     def _rebuilt(self, table: Any, values: Any, centres: NDArray[Any]) -> pd.DataFrame | Array:
         """The table with what was missing filled; what was there stays as it was."""

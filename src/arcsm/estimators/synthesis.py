@@ -1,8 +1,9 @@
-"""Synthetic rows as a table has them, and how like it they are: told from rows that were not fitted, or copies."""
+"""Synthetic rows as a table has them, and how like it they are: whether they are told from it, and whether copied."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -20,18 +21,34 @@ from sklearn.neighbors import NearestNeighbors
 from arcsm import plots
 from arcsm.checkpoint import write_text
 from arcsm.estimators.base import Array
-from arcsm.estimators.columns import Categories, Column, Columns, Continuous, Grid, describe
+from arcsm.estimators.columns import Categories, Column, Columns, Constant, Continuous, Grid, describe
 from arcsm.estimators.density import ScoreDensity
 from arcsm.report import render
 
 _LEAST = 50  # held-out rows, and half of the synthetic ones, below which nothing is said
-_COMPARED = 5_000  # rows of each kind, at most
-_NEAR = 0.05  # share of held-out rows that count as near to a fitted one
+_COMPARED = 5_000  # rows of each kind that trees see, at most
+_SEARCHED, _SEARCHING = 100_000, 2_000  # rows of the table and synthetic ones that are compared one by one, at most
 _DECIMALS = 8  # of a column's values, beyond which they are not rounded
 _LOOKED_AT = 10_000  # values of a column whose decimals are counted
-_LEVELS = 24  # bars of a discrete column
+_LEVELS = 24  # bars of a discrete column, and names that are told apart
 _SHOWN = 24  # columns that are drawn
 _ROWS_ON_PAGE = 10
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Which rows of a table are nearest to synthetic ones.
+
+    Attributes:
+        fitted: Share of synthetic rows whose nearest row of the table is a fitted one.
+        expected: What that share is, on average, if fitted rows are nothing special among those of the table; clearly
+            more than that says that they were learned by heart.
+        error: Standard deviation of the share, then.
+    """
+
+    fitted: float
+    expected: float
+    error: float
 
 
 @dataclass(frozen=True)
@@ -39,23 +56,25 @@ class Likeness:
     """How like a table synthetic rows are.
 
     Attributes:
-        held_out: Rows of the table that the models did not learn from, and that the others are compared with.
+        held_out: Rows of the table that the models did not learn from.
+        synthetic: Rows that were drawn.
+        gaps: Whether the table has some. Synthetic rows then get those of other rows, at random, before trees see them.
         auc: Area under the ROC curve of gradient-boosted trees that tell held-out rows from synthetic ones, after they
-            were shown the fitted rows and other synthetic ones; 0.5 where they cannot tell. Synthetic rows get the gaps
-            of rows of the table. ``None`` for too few rows.
+            were shown the fitted rows and other synthetic ones; 0.5 where they cannot tell. ``None`` for too few rows.
         auc_error: Its standard error, over the rows.
-        copies: Share of synthetic rows that are equal to a fitted one.
-        held_out_copies: Share of held-out rows that are.
-        near: Share of synthetic rows that are as near to a fitted one as the nearest 5 % of held-out rows are: more
-            than that says that rows were learned by heart. ``None`` for too few rows.
+        copies: Share of synthetic rows that are equal to a fitted one (that has no gaps).
+        held_out_copies: Share of held-out rows without gaps that are; ``None`` for too few rows.
+        nearest: Whether fitted rows are nearer than held-out ones; ``None`` for too few rows.
     """
 
     held_out: int
+    synthetic: int
+    gaps: bool
     auc: float | None
     auc_error: float | None
     copies: float
     held_out_copies: float | None
-    near: float | None
+    nearest: Nearest | None
 
     @classmethod
     def of(cls, density: ScoreDensity, table: pd.DataFrame, synthetic: pd.DataFrame, seed: int = 0) -> Self:
@@ -68,39 +87,54 @@ class Likeness:
             seed: Of what is random in the comparison.
         """
         columns, random = density.columns_, np.random.default_rng(seed)
-        rows, ours = columns.encode(table), columns.encode(synthetic)
+        rows, ours = _numbers(columns, table), _numbers(columns, synthetic)
         held = np.zeros(len(rows), dtype=bool)
         held[density.held_out_rows_] = True
-        if held.all() or held.sum() < _LEAST or len(ours) < 2 * _LEAST or not columns.modelled:
-            fitted = rows if held.all() else rows[~held]  # of a handful of rows, those held out were fitted, too
-            return cls(int(held.sum()), None, None, _copies(ours, fitted), None, None)
-        fitted, theirs = rows[~held], rows[held]
-        known, others, drawn = (_some(kind, random)[:, columns.modelled] for kind in (fitted, theirs, ours))
-        auc, error = _told_apart(known, others, drawn, seed, random)
-        near = _near(columns, known, others, drawn)
-        return cls(len(theirs), auc, error, _copies(ours, fitted), _copies(theirs, fitted), near)
+        counts = int(held.sum()), len(ours), bool(np.isnan(rows).any())
+        fitted = rows if held.all() else rows[~held]  # of a handful of rows, those held out were fitted, too
+        copies = _copies(ours, fitted)
+        if held.all() or counts[0] < _LEAST or counts[1] < 2 * _LEAST or not columns.modelled:
+            return cls(*counts, None, None, copies or 0.0, None, None)
+        seen, others, drawn = (_some(kind, _COMPARED, random) for kind in (fitted, rows[held], ours))
+        auc, error = _told_apart(seen, others, drawn, seed, random)
+        nearest = _nearest(columns, rows, held, _some(ours, _SEARCHING, random), random)
+        return cls(*counts, auc, error, copies or 0.0, _copies(rows[held], fitted), nearest)
 
     def lines(self) -> list[str]:
         """What is said of it, for people."""
-        if self.auc is None:
-            said = [f"too few rows to tell how like the table they are: {_LEAST} held-out and {2 * _LEAST} synthetic"]
-            return [*said, f"copies of fitted rows: {self.copies:.1%}"]
+        if self.auc is None or self.nearest is None:
+            return [
+                f"how like the table they are is said of {_LEAST} held-out rows or more ({self.held_out} here), "
+                f"{2 * _LEAST} synthetic ones ({self.synthetic}) and columns that vary",
+                f"copies of fitted rows: {self.copies:.1%}",
+            ]
+        base = "" if self.held_out_copies is None else f" (of held-out rows {self.held_out_copies:.1%} are)"
+        gaps = "; gaps of the table that go with its values tell them apart, too" if self.gaps else ""
         return [
             f"told from {self.held_out} held-out rows by trees: AUC {self.auc:.3f} +- {self.auc_error:.3f} "
-            "(0.5: not at all, 1: always)",
-            f"copies of fitted rows: {self.copies:.1%} (of held-out rows {self.held_out_copies:.1%} are)",
-            f"as near to a fitted row as the nearest {_NEAR:.0%} of held-out rows: {self.near:.1%}",
+            f"(0.5 or less: not at all, 1: always{gaps})",
+            f"copies of fitted rows: {self.copies:.1%}{base}",
+            f"nearest to a fitted row: {self.nearest.fitted:.1%}, expected {self.nearest.expected:.1%} +- "
+            f"{self.nearest.error:.1%} (clearly more: learned by heart)",
         ]
 
 
-def _some(rows: Array, random: np.random.Generator) -> Array:
-    return rows if len(rows) <= _COMPARED else rows[random.permutation(len(rows))[:_COMPARED]]
+def _numbers(columns: Columns, table: pd.DataFrame) -> Array:
+    """Numbers of all columns, those of discrete ones whole."""
+    discrete = np.array([kind.discrete for kind in columns.kinds])
+    numbers = columns.encode(table)
+    return np.where(discrete, np.rint(numbers), numbers) + 0.0  # one zero
 
 
-def _copies(rows: Array, of: Array) -> float:
-    """Share of rows that are equal to one of others, gaps included."""
-    known = {row.tobytes() for row in of + 0.0}  # one zero
-    return float(np.mean([row.tobytes() in known for row in rows + 0.0]))
+def _some(rows: Array, most: int, random: np.random.Generator) -> Array:
+    return rows[random.permutation(len(rows))[:most]]
+
+
+def _copies(rows: Array, of: Array) -> float | None:
+    """Share of rows without gaps that are equal to one of others; ``None`` for none."""
+    rows, of = (some[~np.isnan(some).any(1)] for some in (rows, of))
+    known = {row.tobytes() for row in of}
+    return float(np.mean([row.tobytes() in known for row in rows])) if len(rows) else None
 
 
 def _told_apart(
@@ -108,7 +142,6 @@ def _told_apart(
 ) -> tuple[float, float]:
     """How well trees tell synthetic rows from held-out ones: area under the curve, and its standard error."""
     count = min(len(held_out), len(synthetic) // 2)
-    fitted, held_out, synthetic = (rows[random.permutation(len(rows))] for rows in (fitted, held_out, synthetic))
     seen, judged = synthetic[count:], np.concatenate([held_out[:count], _with_gaps(synthetic[:count], held_out)])
     rows = np.concatenate([fitted, _with_gaps(seen, fitted[random.integers(len(fitted), size=len(seen))])])
     trees = HistGradientBoostingClassifier(random_state=seed).fit(rows, np.repeat([0, 1], [len(fitted), len(seen)]))
@@ -132,52 +165,81 @@ def _auc_error(auc: float, count: int) -> float:
     return math.sqrt(max(pairs, 0.0)) / count
 
 
-def _near(columns: Columns, fitted: Array, held_out: Array, synthetic: Array) -> float:
-    """Share of synthetic rows within the distance of a fitted one that so many held-out rows are within."""
-    middle, scale = np.nanmedian(fitted, 0), np.nanstd(fitted, 0)
-    names = [m for m, d in enumerate(columns.modelled) if isinstance(columns.kinds[d], Categories)]
+def _nearest(
+    columns: Columns, rows: Array, held: NDArray[np.bool_], synthetic: Array, random: np.random.Generator
+) -> Nearest:
+    """Whether the rows nearest to synthetic ones are fitted ones more often than by chance.
+
+    If fitted rows are nothing special, which rows were held out is a random choice among those of the table: then so
+    many of the nearest are fitted on average, and so far from that usually (the variance of a sum over rows that are
+    chosen without replacement).
+    """
+    order = random.permutation(len(rows))[:_SEARCHED]  # of rows equally near, one at random is found
+    rows, fitted = rows[order], ~held[order]
+    places = _places(columns, rows)
+    found = NearestNeighbors(n_neighbors=1).fit(places(rows)).kneighbors(places(synthetic))[1][:, 0]
+    times = np.bincount(found, minlength=len(rows)).astype(float)
+    share, count = float(fitted.mean()), len(rows)
+    variance = share * (1.0 - share) * count / (count - 1) * float(np.square(times - times.mean()).sum())
+    return Nearest(float(times[fitted].sum()) / len(synthetic), share, math.sqrt(variance) / len(synthetic))
+
+
+def _places(columns: Columns, rows: Array) -> Callable[[Array], Array]:
+    """What makes points of rows: numbers in one unit, two names as far apart as any others, gaps in the middle."""
+    d = columns.modelled
+    middle, scale = np.nanmedian(rows[:, d], 0), np.nanstd(rows[:, d], 0)
+    named = np.array([isinstance(columns.kinds[column], Categories) for column in d])
 
     def places(rows: Array) -> Array:
-        """Numbers in one unit; two names are as far apart as any others."""
-        filled = np.where(np.isnan(rows), middle, rows)
-        numbers = np.delete((filled - middle) / np.where(scale > 0.0, scale, 1.0), names, 1)
-        levels = [np.eye(int(np.nanmax(fitted[:, m])) + 2)[filled[:, m].astype(int).clip(0, None)] for m in names]
-        return np.concatenate([numbers, *(one / np.sqrt(2.0) for one in levels)], 1)
+        filled = np.where(np.isnan(rows[:, d]), middle, rows[:, d])
+        numbers = ((filled - middle) / np.where(scale > 0.0, scale, 1.0))[:, ~named]
+        names = filled[:, named].astype(int).clip(0, _LEVELS)
+        return np.concatenate([numbers, *(np.eye(_LEVELS + 1)[column] / math.sqrt(2.0) for column in names.T)], 1)
 
-    search = NearestNeighbors(n_neighbors=1).fit(places(fitted))
-    theirs, ours = (search.kneighbors(places(rows))[0][:, 0] for rows in (held_out, synthetic))
-    return float((ours <= np.quantile(theirs, _NEAR)).mean())
+    return places
 
 
 # As the table has them ----------------------------------------------------------------------------------------------
 
 
-def as_precise_as(table: pd.DataFrame, columns: Columns, rows: pd.DataFrame, as_text: bool = False) -> pd.DataFrame:
-    """Synthetic rows whose continuous values have as many decimals as those of the table.
+def as_precise_as(
+    table: pd.DataFrame, columns: Columns, rows: pd.DataFrame, given: Collection[str] = (), as_text: bool = False
+) -> pd.DataFrame:
+    """Synthetic rows whose values have as many decimals as those of the table.
 
     Arguments:
         table: Rows that were fitted.
         columns: What its columns were taken for.
         rows: Those that were drawn.
+        given: Columns that are left as they are.
         as_text: Whether they are to be text: whole numbers then are written as such, whatever their type.
     """
     rows = rows.copy()
     for name, kind in zip(table.columns, columns.kinds, strict=True):
-        if not pd.api.types.is_float_dtype(rows[name].dtype):
+        if not pd.api.types.is_float_dtype(rows[name].dtype) or not isinstance(kind, Continuous | Grid):
             continue
-        if isinstance(kind, Continuous):
-            decimals = _decimals(table[name])
-            if decimals is not None:
-                rows[name] = rows[name].round(decimals)
-        elif as_text and isinstance(kind, Grid) and kind.whole:
+        decimals = 0 if isinstance(kind, Grid) and kind.whole else _decimals(table[name])
+        if decimals is not None and name not in given:
+            rows[name] = rows[name].round(decimals)
+        if isinstance(kind, Grid) and not kind.whole and name not in given:
+            rows[name] = _to_levels(rows[name], table[name].dropna(), kind.spacing)
+        if as_text and decimals == 0 and bool(((rows[name] % 1 == 0) & (rows[name].abs() < 2**53)).all()):
             rows[name] = rows[name].astype(np.int64)
     return rows
 
 
+def _to_levels(values: pd.Series, known: pd.Series, spacing: float) -> pd.Series:
+    """Values of a grid as those of the table were rounded; where it has none near, as they are."""
+    levels = np.unique(np.asarray(known))
+    after = np.searchsorted(levels, values).clip(1, len(levels) - 1)
+    nearest = np.where(values - levels[after - 1] < levels[after] - values, levels[after - 1], levels[after])
+    return values.where(np.abs(nearest - values) > 0.5 * spacing, nearest)
+
+
 def _decimals(column: pd.Series) -> int | None:
     """The most decimals that a value of a column has; ``None`` where they are too many to have been written so."""
-    known = column.dropna().iloc[:_LOOKED_AT].tolist()
-    most = max(0, *(-int(Decimal(repr(float(value))).normalize().as_tuple().exponent) for value in known))
+    known = np.asarray(column.dropna().iloc[:_LOOKED_AT])
+    most = max(0, *(-int(Decimal(str(value)).normalize().as_tuple().exponent) for value in known))
     return most if most <= _DECIMALS else None
 
 
@@ -197,7 +259,8 @@ def write_synthesis_report(
         path: The page.
         title: Its heading.
     """
-    pictures = [("Columns", _picture(_marginals(density.columns_, table, synthetic)))]
+    some = f" (the first {_SHOWN} of {len(table.columns)})" if len(table.columns) > _SHOWN else ""
+    pictures = [(f"Columns{some}", _picture(_marginals(density.columns_, table, synthetic)))]
     if len(density.columns_.modelled) > 1:
         pictures.append(("Rank correlations", _picture(_correlations(density.columns_, table, synthetic))))
     shown = synthetic.head(_ROWS_ON_PAGE)
@@ -232,7 +295,7 @@ def _marginals(columns: Columns, table: pd.DataFrame, synthetic: pd.DataFrame) -
     for d, kind in enumerate(columns.kinds[:shown]):
         axes = figure.add_subplot(-(-shown // across), across, d + 1)
         _both(axes, kind, real[:, d], ours[:, d])
-        axes.set_title(plots.plain(table.columns[d]), fontsize=9)
+        axes.set_title(plots.plain(table.columns[d]) + _left_out(kind), fontsize=9)
         axes.tick_params(labelsize=7)
         axes.set_yticks([])
         plots.open_frame(axes)
@@ -257,10 +320,21 @@ def _both(axes: Axes, kind: Column, real: Array, synthetic: Array) -> None:
         ticks = places[:: max(1, len(places) // 4)]
         axes.set_xticks(ticks, [plots.plain(value)[:12] for value in kind.decode(ticks.astype(float))])
         return
+    if isinstance(kind, Constant):
+        axes.set_xticks([])
+        axes.text(0.5, 0.5, f"always {plots.plain(kind.value)[:24]}", ha="center", transform=axes.transAxes, fontsize=8)
+        return
     drawn = [_values(kind, rows[~np.isnan(rows)]) for rows in (real, synthetic)]
     edges = _edges(kind, *np.quantile(drawn[0], [0.002, 0.998]))
+    drawn = [np.clip(values, edges[0], edges[-1]) for values in drawn]  # what is farther out is in the last bars
     axes.hist(drawn[0], edges, density=True, color=plots.GREY, alpha=0.6, label="table")
     axes.hist(drawn[1], edges, density=True, histtype="step", color=plots.BLUE, label="synthetic")
+
+
+def _left_out(kind: Column) -> str:
+    """How many names a picture does not show."""
+    more = len(kind.names) - _LEVELS if isinstance(kind, Categories) else 0
+    return f" (and {more} more names)" if more > 0 else ""
 
 
 def _edges(kind: Column, low: float, high: float) -> list[float]:
@@ -272,8 +346,8 @@ def _edges(kind: Column, low: float, high: float) -> list[float]:
 
 
 def _values(kind: Column, numbers: Array) -> Array:
-    """In units of the table; zeros for a constant, whatever it is."""
-    found: NDArray[np.float64] = kind.decode(numbers).astype(float) if isinstance(kind, Continuous | Grid) else numbers
+    """In units of the table."""
+    found: Array = kind.decode(numbers).astype(float)
     return found
 
 

@@ -140,23 +140,53 @@ class Study(Generic[S]):
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock"), timeout=-1 if wait else 0):
                 if not path.is_file():  # or another process has done it in the meantime
-                    kept = self._recorded.get(path.name) or _computed(compute)
+                    kept = self._recorded.get(path.name) or self._computed(compute)
                     write_text(path, json.dumps(kept, allow_nan=False))
         kept = self.used[path.name] = json.loads(path.read_text(encoding="utf-8"))
         self.seconds += kept["seconds"]
         self.codes.add(kept.get("code", "not recorded"))
         return dict(kept["result"])
 
+    def _computed(self, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What a cell's file holds."""
+        begun = time.monotonic()
+        return {
+            "result": compute(),
+            "seconds": time.monotonic() - begun,
+            "code": code_fingerprint(),
+            "machine": machine(self.device),
+        }
+
     @cached_property
     def _recorded(self) -> dict[str, dict[str, Any]]:
         """The cells of an earlier record, by the names of their files."""
-        path = cells_path(self.out, self.name, self.preset)
-        if not self.settings.keeps_cells or not path.is_file():
-            return {}
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise ValueError(f"{path}: no cells of an earlier record; move it away ({error})") from error
+        return read_cells(cells_path(self.out, self.name, self.preset)) if self.settings.keeps_cells else {}
+
+    def record(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """Write the record, and beside it the cells if they are kept; returns the record.
+
+        Cells of an earlier record stay, unless they are of other settings than one of now that has their name. Runs
+        that share a work folder write one after the other.
+        """
+        self.work.mkdir(parents=True, exist_ok=True)
+        machines = [kept["machine"] for kept in self.used.values() if "machine" in kept]
+        with FileLock(self.work / "record.lock"):
+            if self.settings.keeps_cells:
+                path = cells_path(self.out, self.name, self.preset)
+                now = {_cell_name(file) for file in self.used}
+                before = {file: kept for file, kept in read_cells(path).items() if _cell_name(file) not in now}
+                cells = dict(sorted((before | self.used).items()))
+                write_text(path, json.dumps(cells, indent=0, allow_nan=False) + "\n")
+            return write_record(
+                result_path(self.out, self.name, self.preset),
+                self.settings.model_dump(mode="json"),
+                self.settings.first_seed,
+                metrics,
+                self.seconds,
+                self.device,
+                self.codes,
+                machines,
+            )
 
     def tune(
         self,
@@ -214,23 +244,9 @@ def study(name: str, about: str, presets: Mapping[Preset, S], body: Callable[[St
     ) -> dict[str, Any]:
         settings = changed(presets[preset], [*changes, *([] if seed is None else [f"first_seed={seed}"])])
         current = Study(name, preset, settings, resolve_device(device), out, work / f"{name}-{preset}")
-        metrics = body(current)
-        path = result_path(out, name, preset)
-        described = settings.model_dump(mode="json")
-        if settings.keeps_cells:
-            cells = dict(sorted(current.used.items()))
-            write_text(cells_path(out, name, preset), json.dumps(cells, indent=0, allow_nan=False) + "\n")
-        return write_record(
-            path, described, settings.first_seed, metrics, current.seconds, current.device, current.codes
-        )
+        return current.record(body(current))
 
     return Experiment(name, about, run)
-
-
-def _computed(compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a cell's file holds."""
-    begun = time.monotonic()
-    return {"result": compute(), "seconds": time.monotonic() - begun, "code": code_fingerprint()}
 
 
 def changed(settings: S, changes: Sequence[str]) -> S:
@@ -286,6 +302,40 @@ def cells_path(out: Path, name: str, preset: str) -> Path:
     return out / name / f"{preset}-cells.json"
 
 
+def read_cells(path: Path) -> dict[str, dict[str, Any]]:
+    """What an earlier record keeps of its cells; nothing, where there is none.
+
+    Raises:
+        ValueError: for a file that holds something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))
+        if all({"result", "seconds"} <= kept.keys() for kept in cells.values()):
+            return dict(cells)
+    except (ValueError, AttributeError):
+        pass
+    raise ValueError(f"{path}: these are not the cells of an earlier record; move the file away")
+
+
+def _cell_name(file: str) -> str:
+    """What the file of a cell is called, without the digest of its settings."""
+    return file.rpartition("-")[0]
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Where something is computed."""
+    return {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "simd": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
 def write_record(
     path: Path,
     config: Mapping[str, Any],
@@ -294,12 +344,14 @@ def write_record(
     seconds: float,
     device: torch.device,
     codes: Iterable[str] = (),
+    machines: Iterable[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Write metrics with all that is needed to get them again.
 
-    ``codes`` are fingerprints of the code that they were computed by, where that is not the code that runs now.
+    ``codes`` are fingerprints of the code that they were computed by, and ``machines`` are where, as far as that is
+    known; others than this one are said.
     """
-    record = {
+    record: dict[str, Any] = {
         "metrics": metrics,
         "config": config,
         "seed": seed,
@@ -311,14 +363,10 @@ def write_record(
             "python": platform.python_version(),
             "code": sorted(codes) or [code_fingerprint()],
         },
-        "machine": {
-            "system": platform.system(),
-            "processor": platform.machine(),
-            "simd": torch.backends.cpu.get_cpu_capability(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        },
+        "machine": machine(device),
     }
+    others = {json.dumps(one): one for one in machines if one != record["machine"]}
+    if others:
+        record["also_computed_on"] = list(others.values())
     write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
     return record
