@@ -87,7 +87,8 @@ _PRODUCTS = ("csm_step", "made", "flow")  # whose limit are bare matrix products
 
 INTRODUCTION = """# Benchmarks
 
-Each script compares ours, the naive way and the limit in one run, on one thread, and prints JSON.
+Each script compares ours with the naive way, the limit or its peers in one run, on one thread where it does not say
+otherwise, and prints JSON.
 `python -m benchmarks` runs them all and writes this page. Ratios within a run are what counts; absolute times depend on
 the machine.
 """
