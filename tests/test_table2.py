@@ -11,6 +11,7 @@ import pytest
 from arcsm import cli
 from arcsm.experiments import table2
 from arcsm.experiments.paired import behind, over_rows
+from arcsm.implicit import training
 
 
 def _cell(*nll_of_each: float) -> dict[str, object]:
@@ -104,6 +105,31 @@ def test_methods_and_seeds_are_added_to_a_record_without_what_was_trained_for_it
     command = ["reproduce", "table2-mnist", "--preset", "smoke", "--force", "--out", str(tmp_path / "results")]
     assert cli._run([*command, "--work", str(tmp_path / "fourth")]) == 1
     assert f"{cells}: these are not the cells" in capsys.readouterr().err
+
+
+def test_what_broke_is_measured_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks_at(step: int) -> None:
+        def check(trainer: training._Trainer) -> None:
+            if trainer.step == step:
+                raise ValueError("the encoder has collapsed")
+
+        monkeypatch.setattr(training._Trainer, "check_encoder", check)
+
+    command = ["reproduce", "table2-mnist", "--preset", "smoke", "--device", "cpu", "--force", "--set", "methods=[csm]"]
+    changes = [*table2.PRESETS["smoke"].mnist_changes, "train.validate_every=1"]
+    command += ["--set", f"mnist_changes={json.dumps(changes)}", "--out", str(tmp_path / "results")]
+    for step, measured in ((2, True), (1, False)):
+        breaks_at(step)
+        assert cli._run([*command, "--work", str(tmp_path / f"work {step}")]) == 0
+        metrics = json.loads((tmp_path / "results" / "table2-mnist" / "smoke.json").read_text())["metrics"]
+        assert "collapsed" in metrics["diverged"]["vae-mnist 2 csm seed 0"]
+        rows = metrics["columns"]["digits, 2 latents"]["methods"]
+        assert set(rows) == ({"csm"} if measured else set())
+        if measured:
+            assert rows["csm"]["steps"] == 1
+            assert rows["csm"]["annealed"]["images"] == 2
+            assert "collapsed" in rows["csm"]["diverged"]
+        (tmp_path / "results" / "table2-mnist" / "smoke-cells.json").unlink()
 
 
 def _noted(trained: list[Any], config: Any, train: Any, args: Any, kw: Any) -> Any:

@@ -47,7 +47,7 @@ from arcsm.implicit import (
 )
 from arcsm.implicit.encoders import _Chain
 from arcsm.implicit.evidence import _hamiltonian, _moments
-from arcsm.implicit.training import _Trainer, trained_pressure, used_latents
+from arcsm.implicit.training import _Trainer, used_latents
 from arcsm.training import TrainingDiverged
 from arcsm.training_log import read_metrics
 
@@ -637,10 +637,9 @@ def test_a_run_says_with_what_pressure_it_ended(tmp_path: Path) -> None:
         result = fit_vae(tiny("csm"), rows(40), rows(10), config, tmp_path / "run")
     found = [row["pressure"] for row in read_metrics(tmp_path / "run")]
     assert found == [row["pressure"] for row in result.history]
-    again = trained_pressure(tiny("csm"), rows(40), rows(10), config, tmp_path / "run")
-    assert again == pytest.approx(found[-1])
-    with pytest.raises(ValueError, match="no checkpoint, which holds the scores"):
-        trained_pressure(tiny("csm"), rows(40), rows(10), config, tmp_path / "elsewhere")
+    trainer = _Trainer(tiny("csm"), rows(40), rows(10), config, tmp_path / "run")
+    trainer.restore()
+    assert trainer.pressure() == pytest.approx(found[-1])
 
 
 class Stuck(Encoder):

@@ -10,6 +10,7 @@ import base64
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -34,13 +35,14 @@ from arcsm.files import atomic_path
 from arcsm.frechet import Frechet
 from arcsm.implicit.encoders import GaussianEncoder
 from arcsm.implicit.evidence import Annealing, annealed_bound, elbo, fit_proposal, gap, importance_bound
-from arcsm.implicit.runs import VAERunConfig, load_vae_run, train_vae_run, vae_run_pressure
+from arcsm.implicit.runs import VAERunConfig, load_vae_run, train_vae_run
 from arcsm.implicit.training import used_latents
 from arcsm.implicit.vae import VAE
 from arcsm.metrics import summary
 from arcsm.progress import track
 from arcsm.runs import is_finished
 from arcsm.training import TrainingDiverged
+from arcsm.training_log import read_metrics
 
 #: The paper's Table 2: nats of MNIST by annealing with 8 and 16 latents, Fréchet (Inception) distance of CelebA.
 QUOTED: Mapping[str, tuple[float, float, float]] = {
@@ -190,7 +192,7 @@ def body(run: Study[Table2]) -> Result:
     every = [cell for group in cells.values() for cell in group]
     training = _each(run, "train", every, _train)
     diverged = {cell.name: training[cell.name]["diverged"] for cell in every if "diverged" in training[cell.name]}
-    every = [cell for cell in every if cell.name not in diverged]
+    every = [cell for cell in every if "steps" in training[cell.name]]  # that left a model, broken or not
     digits, faces = ([cell for cell in every if cell.preset == preset] for preset in (MNIST, FACES))
     pressures = _each(run, "pressure", every, _pressure)
     measured = _each(run, "measure", digits, _likelihood) | _each(run, "measure", faces, _frechet)
@@ -200,7 +202,7 @@ def body(run: Study[Table2]) -> Result:
     for preset, latents in sets:
         rows = {}
         for method in settings.methods:
-            group = [cell for cell in cells[preset, latents, method] if cell.name not in diverged]
+            group = [cell for cell in cells[preset, latents, method] if cell in every]
             if not group or group[0].seed != settings.first_seed:
                 continue  # said under "diverged"
             rows[method] = {
@@ -241,29 +243,37 @@ def _column(preset: str, latents: int | None) -> str:
 
 
 def _train(run: Study[Table2], cell: Cell) -> Result:
+    """How it was trained; where that broke, why, and what it was like when it was last looked at."""
+    broke = {}
     try:
-        result = train_vae_run(cell.config(run), cell.folder(run), resume=True, progress=True)
+        train_vae_run(cell.config(run), cell.folder(run), resume=True, progress=True)
     except TrainingDiverged as error:
-        return {"diverged": str(error)}
-    vae = _vae(run, cell)
+        broke = {"diverged": str(error)}
+    history = read_metrics(cell.folder(run))
+    if not history:  # broken before it was
+        return broke
+    last = history[-1]
     return {
-        "steps": result.steps,
-        "milliseconds_a_step": 1e3 * result.seconds / result.steps,
-        "validation": result.best_loss,
-        "weights": sum(p.numel() for p in vae.parameters()),
-        "curve": [[row["step"], row["valid"]] for row in result.history],
+        **broke,
+        "steps": int(last["step"]),
+        "milliseconds_a_step": 1e3 * last["seconds"] / last["step"],
+        "validation": last["valid"],
+        "weights": sum(p.numel() for p in _vae(run, cell).parameters()),
+        "curve": [[row["step"], row["valid"]] for row in history],
     }
 
 
 def _pressure(run: Study[Table2], cell: Cell) -> Result:
+    """With which share of the true entropy's pressure it ended; see :meth:`EntropyGradient.pressure`."""
     _vae(run, cell)
-    return {"pressure": vae_run_pressure(cell.folder(run), str(run.device))}
+    return {"pressure": read_metrics(cell.folder(run))[-1]["pressure"]}
 
 
 def _vae(run: Study[Table2], cell: Cell) -> VAE:
     """The trained one; trained once more where only what was measured of it was kept."""
     if not is_finished(cell.folder(run)):
-        train_vae_run(cell.config(run), cell.folder(run), resume=True, progress=True)
+        with suppress(TrainingDiverged):  # as it did before
+            train_vae_run(cell.config(run), cell.folder(run), resume=True, progress=True)
     return load_vae_run(cell.folder(run), str(run.device)).model
 
 

@@ -17,7 +17,7 @@ from arcsm.data.datasets import DataConfig, Dataset, load_dataset
 from arcsm.devices import resolve_device
 from arcsm.implicit.methods import estimator
 from arcsm.implicit.train_config import VAETrainConfig
-from arcsm.implicit.training import fit_vae, trained_pressure
+from arcsm.implicit.training import fit_vae
 from arcsm.implicit.vae import KIND, VAE, VAEConfig, load_vae
 from arcsm.runs import begun, check_folder, finished_config
 from arcsm.training import FitResult
@@ -98,14 +98,3 @@ def load_vae_run(folder: str | os.PathLike[str], device: str = "cpu") -> VAERun:
     """
     folder = Path(folder)
     return VAERun(folder, finished_config(folder, VAERunConfig), load_vae(folder, device))
-
-
-def vae_run_pressure(folder: str | os.PathLike[str], device: str = "cpu") -> float:
-    """With which share of the true entropy's pressure a finished run ended; see :meth:`EntropyGradient.pressure`.
-
-    Raises:
-        ValueError: for a folder that holds no run, or one without its checkpoint.
-    """
-    run = load_vae_run(folder, device)
-    dataset, train = _data(run.config)
-    return trained_pressure(run.model, train, dataset.valid, run.config.train, run.folder)

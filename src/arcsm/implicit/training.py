@@ -98,26 +98,6 @@ def used_latents(vae: VAE, x: Tensor, generator: torch.Generator | None = None) 
     return int((1.0 - (within / over_all).square() >= _USED).sum())
 
 
-def trained_pressure(vae: VAE, train: Tensor, valid: Tensor, config: VAETrainConfig, run: Path) -> float:
-    """With which share of the true entropy's pressure a run ended (:meth:`EntropyGradient.pressure`).
-
-    Arguments:
-        vae: An autoencoder of the kind that was trained; it gets the weights of the last step.
-        train: Rows of images that it was trained on.
-        valid: Held-out rows, of which the share is.
-        config: How it was trained.
-        run: The folder, with its checkpoint.
-
-    Raises:
-        ValueError: for a folder without a checkpoint, or with that of another run.
-    """
-    if not (run / STATE_NAME).exists():
-        raise ValueError(f"{run / STATE_NAME}: no checkpoint, which holds the scores")
-    trainer = _Trainer(vae, train, valid, config, run)
-    trainer.restore()
-    return trainer.pressure()
-
-
 class _Trainer:
     def __init__(
         self, vae: VAE, train: Tensor, valid: Tensor, config: VAETrainConfig, run: str | os.PathLike[str] | None
