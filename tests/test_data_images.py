@@ -32,6 +32,7 @@ from arcsm.data import (
     torchvision_images,
     unscale_images,
 )
+from arcsm.data.datasets import NamedImageData, load_dataset
 from arcsm.warning import SkippedWarning
 
 DATA = Path(os.environ.get("ARCSM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -348,6 +349,17 @@ def test_mnist_files(tmp_path: Path, place: str, compress: bool, split: str) -> 
     assert data.labels is not None
     assert np.array_equal(data.labels, labels)
     assert data.labels.dtype == torch.int64
+
+
+def test_mnist_of_another_size(tmp_path: Path) -> None:
+    write_mnist(tmp_path, False, 40)
+    small = mnist(tmp_path, size=8)
+    assert small.pixels.shape[1:] == (1, 8, 8)
+    assert small.labels is not None
+    assert len(small.labels) == len(small.pixels)
+    config = NamedImageData(kind="mnist", path=str(tmp_path), size=8)
+    assert load_dataset(config).train_rows().shape[1] == 64
+    assert "size" in message(lambda: mnist(tmp_path, size=0))
 
 
 def test_mnist_missing_files(tmp_path: Path) -> None:

@@ -206,7 +206,8 @@ def test_langevin_leaves_alone_what_is_not_suspect() -> None:
     [
         ({"first_level": 3}, "level: expected -3 to 2, got 3"),
         ({"first_level": -4}, "level: expected -3 to 2, got -4"),
-        ({"steps": 0}, "steps, step_size: expected positive numbers, got 0 and None"),
+        ({"steps": 0}, "steps, step_size: expected at least 1 and a positive number, got 0 and None"),
+        ({"step_size": math.inf}, "steps, step_size"),
         ({"step_size": 0.0}, "steps, step_size"),
         ({"suspect": torch.zeros(2, 2, dtype=torch.bool)}, r"suspect: expected booleans of shape \(2, 3\)"),
         ({"suspect": torch.zeros(2, 3)}, "suspect: expected booleans"),

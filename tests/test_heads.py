@@ -183,6 +183,8 @@ def test_config_rebuilds_the_head(name: str) -> None:
         (ScoreHead, {"data_std": 0.0}, "data_std=0.0"),
         (ScoreHead, {"data_std": math.nan}, "data_std=nan"),
         (ScoreHead, {"max_frequency": -1.0}, "max_frequency=-1.0"),
+        (ScoreHead, {"max_frequency": math.inf}, "max_frequency=inf"),
+        (ScoreHead, {"data_std": math.inf}, "data_std"),
         (LogisticMixtureHead, {"components": 0}, "components"),
     ],
 )

@@ -844,6 +844,23 @@ def test_scales_that_are_not_positive_are_refused(make_model: MakeModel, scale: 
         make_model("gaussian", scale=scale)
 
 
+def test_what_is_wrong_with_a_call_is_named(make_model: MakeModel, ladder: NoiseLadder) -> None:
+    plain, noisy = make_model("gaussian"), make_model(noise=ladder)
+    for wrong, message in (
+        (lambda: plain.set_standardisation(math.nan, 1.0), "shift: expected finite"),
+        (lambda: plain.path(steps=5), "steps: this model has no noise ladder"),
+        (lambda: plain.path(1), "level: this model has no noise ladder"),
+        (
+            lambda: plain.sample(1, "langevin", foo=5),
+            "foo: not an option of langevin; it takes langevin_steps, step_size",
+        ),
+        (lambda: plain.sample(1, "inverse_cdf", langevin_steps=5), "langevin_steps: not an option of inverse_cdf"),
+        (lambda: noisy.sample(1, "langevin", langevin_steps=0), "steps, step_size: expected at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            wrong()
+
+
 def test_a_refused_scale_leaves_the_model_as_it_was(make_model: MakeModel) -> None:
     model = make_model("gaussian", **UNITS)
     with pytest.raises(ValueError, match="scale"):

@@ -54,6 +54,12 @@ def config(**changes: object) -> TrainConfig:
     return TrainConfig(**{"steps": 30, "batch_size": 64, "device": "cpu", "validate_every": 10, **changes})
 
 
+def test_conditions_of_another_type_are_refused() -> None:
+    model = AutoregressiveModel(MADE(2, 4, (8,), condition_features=1), GaussianHead(4))
+    with pytest.raises(ValueError, match=r"condition: expected a torch\.Tensor, got ndarray"):
+        fit(model, torch.randn(20, 2), config=TrainConfig(steps=1), condition_train=np.zeros((20, 1)))  # type: ignore[arg-type]
+
+
 def same_weights(a: AutoregressiveModel, b: AutoregressiveModel) -> bool:
     other = b.state_dict()
     return all(torch.equal(t, other[name]) for name, t in a.state_dict().items())

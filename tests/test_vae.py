@@ -418,6 +418,17 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path, metho
         fit_vae(again, rows(40), rows(10), settings(method, seed=1), tmp_path / "stopped", resume=True)
 
 
+def test_a_run_is_not_overwritten_nor_gone_on_with_on_other_rows(tmp_path: Path) -> None:
+    config = settings("csm")
+    fit_vae(tiny("csm"), rows(40), rows(10), config, tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="holds a run already; give resume=True"):
+        fit_vae(tiny("csm"), rows(40), rows(10), config, tmp_path)
+    with pytest.raises(ValueError, match=r"other data \(40 rows then, 39 now\)"):
+        fit_vae(tiny("csm"), rows(40)[1:], rows(10), config, tmp_path, resume=True)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
 def test_scores_with_a_noise_ladder_are_as_reproducible(tmp_path: Path) -> None:
     noisy = settings("csm", score_noise={"sigma_max": 0.5, "sigma_min": 0.1, "levels": 3}, mix=0.3, whitened=True)
     first, second = tiny("csm"), tiny("csm")

@@ -27,6 +27,7 @@ from arcsm.draws import open_uniform_like
 from arcsm.model import AutoregressiveModel
 from arcsm.monte_carlo import Particles, particles, systematic
 from arcsm.progress import track
+from arcsm.samplers import annealed, check_langevin
 from arcsm.walking import walk
 
 __all__ = [
@@ -119,8 +120,8 @@ def langevin(
         Restored rows, ``(*, D)`` in data units; restored values carry the smallest noise of the ladder.
 
     Raises:
-        ValueError: for a level that the ladder does not have, steps or a step size that are not positive, or a mask
-            of another shape.
+        ValueError: for a level that the ladder does not have, steps or a step size that are not positive (and finite),
+            or a mask of another shape.
 
     Example:
         >>> from arcsm import MADE, GaussianHead
@@ -129,25 +130,16 @@ def langevin(
         >>> langevin(model, y, suspect=y > 5.0)[0, 0].item()
         0.5
     """
-    if steps < 1 or (step_size is not None and not step_size > 0.0):
-        raise ValueError(f"steps, step_size: expected positive numbers, got {steps} and {step_size}")
+    check_langevin(steps, step_size)
     if suspect is not None and (suspect.dtype != torch.bool or suspect.shape != y.shape):
         raise ValueError(
             f"suspect: expected booleans of shape {tuple(y.shape)}, got {suspect.dtype} {tuple(suspect.shape)}"
         )
     model.path(first_level)  # raises for one that does not exist
-    levels: tuple[float | None, ...] = model.path()[first_level:] or (None,)
-    smallest = levels[-1]
-    if step_size is None:
-        step_size = 0.01 if smallest is None else 0.4 * smallest**2
+    levels = model.path()[first_level:]
 
     def restore(conditionals: Conditionals, d: int, x: Tensor) -> Tensor:
-        for sigma in levels:
-            epsilon = step_size if sigma is None or smallest is None else step_size * (sigma / smallest) ** 2
-            for _ in range(steps):
-                noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-                x = x + 0.5 * epsilon * conditionals.score(x, sigma) + epsilon**0.5 * noise
-        return x
+        return annealed(conditionals, x, levels, generator, steps, step_size)
 
     return _restore(model, y, condition, model.conditionals_of(prepared=Prepared()), restore, progress, suspect)
 

@@ -105,7 +105,9 @@ class AutoregressiveModel(
         for name, value in zip(("shift", "scale"), new, strict=True):
             if value.ndim > 1 or (value.ndim and len(value) != self.features):
                 raise ValueError(f"{name}: expected a number or {self.features} of them, got {tuple(value.shape)}")
-        if not bool((new[1] > 0).all() and new[1].isfinite().all() and new[0].isfinite().all()):
+        if not bool(new[0].isfinite().all()):
+            raise ValueError("shift: expected finite numbers")
+        if not bool((new[1] > 0).all() and new[1].isfinite().all()):
             raise ValueError("scale: expected positive finite numbers (a constant column has none: leave it out)")
         with torch.no_grad():
             self.shift.copy_(new[0].expand(self.features))
@@ -142,8 +144,9 @@ class AutoregressiveModel(
             ValueError: for a level that the ladder does not have, or steps below one.
         """
         if self.noise is None:
-            if level not in (0, -1) or steps is not None:
-                raise ValueError("level: this model has no noise ladder")
+            for name, given in (("level", level not in (0, -1)), ("steps", steps is not None)):
+                if given:
+                    raise ValueError(f"{name}: this model has no noise ladder")
             return ()
         sigma = self.noise.sigma(level)
         if steps is None:
@@ -381,12 +384,13 @@ class AutoregressiveModel(
         if not callable(sampler) and sampler not in SAMPLERS:
             raise ValueError(f"sampler: expected one of {', '.join(SAMPLERS)}, or a function, got {sampler!r}")
         draw = sampler if callable(sampler) else SAMPLERS[sampler]
-        if "langevin_steps" in options:
-            options["steps"] = options.pop("langevin_steps")
         known = set(inspect.signature(draw).parameters) - {"conditionals", "generator"}
+        renamed = {"langevin_steps": "steps"} if "steps" in known else {}  # the ladder has steps, too
+        known = known - set(renamed.values()) | renamed.keys()
         if options.keys() - known:
             unknown = ", ".join(sorted(options.keys() - known))
             raise ValueError(f"{unknown}: not an option of {sampler}; it takes {', '.join(sorted(known))}")
+        options = {renamed.get(name, name): value for name, value in options.items()}
         path = self.path(level, steps)
         low, high = self._bounds(bounds, path)
         build = self.conditionals_of(level, None, steps, prepared=Prepared())

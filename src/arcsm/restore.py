@@ -52,13 +52,14 @@ def restored(
     method: Denoiser | None,
     condition: Tensor | None,
     generator: torch.Generator,
+    progress: bool = False,
 ) -> Tensor:
     """Restored rows, ``(N, D)``, by the method that was asked for or else the default for the noise."""
     method = method or ("tweedie" if isinstance(corruption, GaussianNoise) else "posterior")
     if method == "posterior":
-        return posterior(model, rows, corruption, condition=condition, tol=1e-3, progress=True)
+        return posterior(model, rows, corruption, condition=condition, tol=1e-3, progress=progress)
     if method == "particles":
-        return particles(model, rows, corruption, generator=generator, condition=condition, progress=True).mean()
+        return particles(model, rows, corruption, generator=generator, condition=condition, progress=progress).mean()
     if method == "langevin":
         suspect, first = None, 0
         if isinstance(corruption, SaltAndPepper):
@@ -66,7 +67,7 @@ def restored(
         elif isinstance(corruption, GaussianNoise):  # the noisy value is at home at the level of its noise
             levels = [level * float(model.scale.max()) for level in model.path()]
             first = min(sum(level > corruption.sigma for level in levels), max(len(levels) - 1, 0))
-        return langevin(model, rows, suspect, first, generator=generator, condition=condition, progress=True)
+        return langevin(model, rows, suspect, first, generator=generator, condition=condition, progress=progress)
     if not isinstance(corruption, GaussianNoise):
         raise ValueError("--method tweedie: expected gaussian noise; use posterior, particles or langevin")
-    return tweedie(model, rows, corruption.sigma, condition, progress=True)
+    return tweedie(model, rows, corruption.sigma, condition, progress=progress)

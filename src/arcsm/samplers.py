@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -57,17 +57,38 @@ def langevin(
     Raises:
         ValueError: for no steps, or a step size that is not positive and finite.
     """
+    check_langevin(steps, step_size)
+    return annealed(conditionals, _normal(conditionals, generator), conditionals.path, generator, steps, step_size)
+
+
+def check_langevin(steps: int, step_size: float | None) -> None:
+    """Steps and step sizes of Langevin dynamics.
+
+    Raises:
+        ValueError: for no steps, or a step size that is not positive and finite.
+    """
     if steps < 1 or not (step_size is None or 0.0 < step_size < math.inf):
         raise ValueError(f"steps, step_size: expected at least 1 and a positive number, got {steps} and {step_size}")
-    levels = conditionals.path or (None,)
-    smallest = levels[-1]
+
+
+def annealed(
+    conditionals: Conditionals,
+    x: Tensor,
+    levels: Sequence[float],
+    generator: torch.Generator | None,
+    steps: int,
+    step_size: float | None,
+) -> Tensor:
+    """The dynamics of :func:`langevin` from values ``x`` on, ``(N,)``, down some levels of the noise (none: plain)."""
+    ladder: Sequence[float | None] = levels or (None,)
+    smallest = ladder[-1]
     if step_size is None:
         step_size = 0.01 if smallest is None else 0.4 * smallest**2
-    x = _normal(conditionals, generator)
-    for sigma in levels:
+    for sigma in ladder:
         epsilon = step_size if sigma is None or smallest is None else step_size * (sigma / smallest) ** 2
         for _ in range(steps):
-            x = x + 0.5 * epsilon * conditionals.score(x, sigma) + epsilon**0.5 * _normal(conditionals, generator)
+            noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            x = x + 0.5 * epsilon * conditionals.score(x, sigma) + epsilon**0.5 * noise
     return x
 
 

@@ -52,7 +52,8 @@ _VALIDATION_BATCH = 1024
 class TrainingDiverged(RuntimeError):
     """Training cannot go on: a loss or gradient is not finite, or an encoder has collapsed.
 
-    The model holds the weights of the best validation so far; before the first one, those that it began with.
+    A density model holds the weights of the best validation so far, before the first one those that it began with; an
+    autoencoder the average of its weights so far.
     """
 
 
@@ -130,13 +131,34 @@ def fit(
         5
     """
     config = config or TrainConfig()
-    if run is not None and not resume and any((Path(run) / name).exists() for name in (STATE_NAME, WEIGHTS_NAME)):
-        raise ValueError(f"{run}: holds a run already; give resume=True to go on with it, or another folder")
+    check_unused(run, resume)
     trainer = _Trainer(model, x_train, x_valid, config, condition_train, condition_valid, run, loggers)
     if resume:
         trainer.restore()
     trainer.agree()
     return trainer.train(progress)
+
+
+def check_unused(run: str | os.PathLike[str] | None, resume: bool) -> None:
+    """A folder that holds a run is gone on with, or left alone.
+
+    Raises:
+        ValueError: for one that is not to be gone on with.
+    """
+    if run is not None and not resume and any((Path(run) / name).exists() for name in (STATE_NAME, WEIGHTS_NAME)):
+        raise ValueError(f"{run}: holds a run already; give resume=True to go on with it, or another folder")
+
+
+def check_same_data(path: Path, header: Mapping[str, Any], data: Mapping[str, int]) -> None:
+    """A checkpoint must be of the same rows; of older ones nothing is known.
+
+    Raises:
+        ValueError: for one of others.
+    """
+    began = header.get("data", data)
+    if began != data:
+        counts = f"{began.get('rows')} rows then, {data['rows']} now"
+        raise ValueError(f"{path}: the run began with other data ({counts}); begin again in another folder")
 
 
 class _Loss(nn.Module):
@@ -439,10 +461,7 @@ class _Trainer:
         expected = {"train": _comparable(self.config), "model": self.model.config()}
         completed = {"train": lambda train: _comparable(TrainConfig(**train)), "model": completed_config}
         parts, header = checkpoint.read_state(path, self.device, expected, completed)
-        began = header.get("data", self.data)  # of older checkpoints nothing is known
-        if began != self.data:
-            counts = f"{began.get('rows')} rows then, {self.data['rows']} now"
-            raise ValueError(f"{path}: the run began with other data ({counts}); begin again in another folder")
+        check_same_data(path, header, self.data)
         checkpoint.load_state(self.model, parts.get("model", {}), path)
         checkpoint.load_state(self.average, parts.get("average", {}), path)
         self.best_weights = parts.get("best", {})

@@ -94,7 +94,9 @@ def on_device(
     Raises:
         ValueError: for conditions that do not go with the rows or with the contexts.
     """
-    if condition is not None and isinstance(condition, Tensor) and (condition.ndim < 1 or len(condition) != len(x)):
+    if condition is not None and not isinstance(condition, Tensor):
+        raise ValueError(f"condition: expected a torch.Tensor, got {type(condition).__name__}; use torch.as_tensor")
+    if condition is not None and (condition.ndim < 1 or len(condition) != len(x)):
         raise ValueError(f"condition: expected one for each of {len(x)} rows, got shape {tuple(condition.shape)}")
     with torch.no_grad():  # the first one, as all of them
         context.begin((1,), None if condition is None else condition[:1].to(next(context.parameters()).device))

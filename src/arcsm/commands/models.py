@@ -187,7 +187,7 @@ def denoise(
     begun = time.monotonic()
     rows = rows.to(model.shift)
     of_class, generator = shared_class(model, label), torch.Generator(rows.device).manual_seed(seed)
-    clean = restored(model, rows, corruption, method, of_class, generator)
+    clean = restored(model, rows, corruption, method, of_class, generator, progress=True)
     pixels = unscale_images(clean.cpu(), noisy.levels, stretch=True).view(noisy.pixels.shape)
     for target, image in zip(targets, pixels, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)

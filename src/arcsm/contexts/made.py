@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from arcsm.contexts.base import Context, checked_condition
 from arcsm.contexts.staircase import flights_of, staircase_linear
+from arcsm.waves import frequencies
 
 _MANY_WEIGHTS = 1 << 19  # from about here a processor gains by leaving out what a mask hides
 _LARGEST_SIZE = 1 << 20  # what a file or a slip may ask for before any memory is taken
@@ -60,15 +61,10 @@ class Waves(nn.Module):
 
     def __init__(self, sinusoids: int, max_frequency: float, missing: bool = False) -> None:
         super().__init__()
-        if not (sinusoids >= 0 and 0.0 < max_frequency < math.inf):
-            raise ValueError(
-                f"sinusoids: expected a number and a positive max_frequency, got {sinusoids} and {max_frequency}"
-            )
         self.sinusoids, self.max_frequency, self.missing = sinusoids, float(max_frequency), missing
         self.features = 1 + 2 * sinusoids + missing
-        steps = torch.linspace(0.0, 1.0, sinusoids, dtype=torch.float64) if sinusoids > 1 else torch.ones(sinusoids)
-        frequencies = torch.exp(steps * math.log(self.max_frequency))
-        self.register_buffer("frequencies", frequencies.to(torch.get_default_dtype()), persistent=False)
+        waves = frequencies(sinusoids, self.max_frequency)
+        self.register_buffer("frequencies", waves.to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.sinusoids and not self.missing:
@@ -336,7 +332,8 @@ def _check_sizes(
     if min(sizes) < 1 or max(*sizes, sinusoids) > _LARGEST_SIZE:
         raise ValueError(
             f"MADE: expected sizes from 1 to {_LARGEST_SIZE}, "
-            f"got features={features}, context_features={context_features}, hidden_features={hidden_features}"
+            f"got features={features}, context_features={context_features}, hidden_features={hidden_features}, "
+            f"sinusoids={sinusoids}"
         )
     if condition_features < 0 or classes < 0 or (condition_features and classes):
         raise ValueError(

@@ -187,7 +187,7 @@ def _named_images(config: NamedImageData, seed: int) -> Dataset:
     if folder.suffix == ".npz":
         train, test = (read_images(folder, size=config.size, key=key) for key in ("x_train", "x_test"))
     elif config.kind == "mnist":
-        train, test = (mnist(folder, split, config.download) for split in ("train", "test"))
+        train, test = (mnist(folder, split, config.download, config.size) for split in ("train", "test"))
     else:
         train, test = (
             torchvision_images(config.kind, folder, split, config.download, config.size) for split in ("train", "test")

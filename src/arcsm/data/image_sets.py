@@ -49,7 +49,7 @@ def read_idx(path: FilePath) -> Tensor:
     return torch.from_numpy(array).reshape(shape)
 
 
-def mnist(folder: FilePath, split: str = "train", download: bool = False) -> ImageSet:
+def mnist(folder: FilePath, split: str = "train", download: bool = False, size: int | None = None) -> ImageSet:
     """MNIST, or a set in its format (Fashion-MNIST, KMNIST), from its idx files: 28 x 28, one channel, labels 0..9.
 
     Args:
@@ -57,12 +57,14 @@ def mnist(folder: FilePath, split: str = "train", download: bool = False) -> Ima
             itself or in `MNIST/raw`.
         split: "train" or "test".
         download: Fetch missing files into `MNIST/raw` through torchvision.
+        size: Side in pixels to resize to (bilinear, antialiased); by default as they are.
 
     Raises:
         ValueError: In one line: another split, files that are missing (and `download` is False) or damaged, a failed
-            download, images and labels of different numbers.
+            download, images and labels of different numbers, a bad `size`.
     """
     _check_split(split, ("train", "test"))
+    check_size(size)
     folder = Path(folder)
     prefix = "train" if split == "train" else "t10k"
     names = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
@@ -79,7 +81,7 @@ def mnist(folder: FilePath, split: str = "train", download: bool = False) -> Ima
         raise ValueError(f"{paths[0]}: expected bytes of shape (n, H, W), got {images.dtype} {tuple(images.shape)}")
     if labels.shape != images.shape[:1]:
         raise ValueError(f"{paths[1]}: expected {len(images)} labels, got shape {tuple(labels.shape)}")
-    return ImageSet(images[:, None], labels.long())
+    return ImageSet(with_channels_and_size(images[:, None], None, size), labels.long())
 
 
 def _find_idx(folder: Path, name: str) -> Path | None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from arcsm.batches import Workspace
 from arcsm.heads.base import Head, Sigma
+from arcsm.waves import frequencies
 
 #: Up to this many widths sqrt(sigma^2 + data_std^2) from zero the network has its full say ...
 FLAT_SPAN = 10.0
@@ -110,16 +111,13 @@ class ScoreHead(Head):
             )
         if residual and len(set(hidden_features)) > 1:
             raise ValueError(f"hidden_features: residual layers need one width, got {hidden_features}")
-        if not (data_std > 0.0 and max_frequency > 0.0):
-            raise ValueError(
-                f"ScoreHead: expected positive scales, got data_std={data_std}, max_frequency={max_frequency}"
-            )
+        if not 0.0 < data_std < math.inf:
+            raise ValueError(f"ScoreHead: expected a positive scale, got data_std={data_std}")
         self.context_features, self.hidden_features = context_features, hidden_features
         self.sinusoids, self.max_frequency = sinusoids, float(max_frequency)
         self.residual, self.data_std = residual, float(data_std)
-        steps = torch.linspace(0.0, 1.0, sinusoids, dtype=torch.float64) if sinusoids > 1 else torch.ones(sinusoids)
-        frequencies = torch.exp(steps * math.log(self.max_frequency)) / self.data_std
-        self.register_buffer("frequencies", frequencies.to(torch.get_default_dtype()), persistent=False)
+        waves = frequencies(sinusoids, self.max_frequency) / self.data_std
+        self.register_buffer("frequencies", waves.to(torch.get_default_dtype()), persistent=False)
 
         inputs = context_features + EMBEDDING_FEATURES + 1 + 2 * sinusoids
         sizes = (inputs, *hidden_features)

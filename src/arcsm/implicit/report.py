@@ -50,7 +50,7 @@ def write_vae_report(run: VAERun, path: Path, samples: int = 64, seed: int = 0, 
     """
     dataset = load_dataset(run.config.data, run.config.train.seed)
     with track("report", 3, progress) as advance:
-        numbers = _numbers(run.model, dataset, seed)
+        numbers = _numbers(run.model, dataset, seed, progress)
         advance()
         pictures = _pictures(run.model, dataset, samples, seed)
         advance()
@@ -80,7 +80,7 @@ def write_vae_report(run: VAERun, path: Path, samples: int = 64, seed: int = 0, 
     return numbers
 
 
-def _numbers(vae: VAE, dataset: Dataset, seed: int) -> VAENumbers:
+def _numbers(vae: VAE, dataset: Dataset, seed: int, progress: bool) -> VAENumbers:
     if not len(dataset.test):
         raise ValueError("data: no test images, which the page needs; set data.test")
     share = 1 if vae.parts.networks == "dense" else 10
@@ -90,7 +90,7 @@ def _numbers(vae: VAE, dataset: Dataset, seed: int) -> VAENumbers:
     bound = torch.cat([importance_bound(vae, part, samples, generator=generator) for part in x.split(50)])
     found = [LikelihoodRow("importance weighted bound", *summary(bound), ours=True)]
     if vae.parts.networks == "dense":
-        annealed = annealed_bound(vae, x, _ANNEALING, generator=generator, progress=True)
+        annealed = annealed_bound(vae, x, _ANNEALING, generator=generator, progress=progress)
         found.append(LikelihoodRow("annealed importance sampling", *summary(annealed), ours=True))
     return VAENumbers(found, images, samples, used_latents(vae, x, generator))
 

@@ -24,8 +24,9 @@ from arcsm.implicit.train_config import VAETrainConfig
 from arcsm.implicit.vae import VAE, completed_vae_config, save_vae
 from arcsm.interrupts import asked_to_stop
 from arcsm.progress import track
-from arcsm.training import STATE_NAME, FitResult, TrainingDiverged
+from arcsm.training import STATE_NAME, FitResult, TrainingDiverged, check_same_data, check_unused
 from arcsm.training_log import TrainingLog
+from arcsm.training_rows import fingerprint
 from arcsm.training_setup import averaging
 from arcsm.warning import TrainingWarning, warn
 
@@ -68,7 +69,8 @@ def fit_vae(
         last step and its held-out bound.
 
     Raises:
-        ValueError: for rows of another size, or a method and an encoder that do not go together.
+        ValueError: for rows of another size, a method and an encoder that do not go together, a checkpoint of another
+            configuration or other data, or a folder that holds a run and no ``resume``.
         KeyboardInterrupt: after Ctrl-C (or the signal TERM), at the end of a step and with a checkpoint in ``run``.
         TrainingDiverged: where a loss or gradient is not finite, or the encoder has collapsed; with what to change.
 
@@ -79,6 +81,7 @@ def fit_vae(
         >>> fit_vae(vae, rows, rows, VAETrainConfig(steps=3, score_hidden=(8,), device="cpu")).steps
         3
     """
+    check_unused(run, resume)
     trainer = _Trainer(vae, train, valid, config or VAETrainConfig(), run)
     if resume:
         trainer.restore()
@@ -112,6 +115,7 @@ class _Trainer:
         self.device = resolve_device(config.device)
         vae.to(self.device).train()
         like = next(vae.parameters())
+        self.data = fingerprint(train, None)
         self.rows, self.valid = train.to(like), valid[: config.validation_rows].to(like)
         self.batch_size = min(config.batch_size, len(train))
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
@@ -291,6 +295,7 @@ class _Trainer:
     def diverged(self, cause: str) -> None:
         """Keep the average of the weights so far, and stop."""
         self.vae.load_state_dict(self.average.module.state_dict())
+        self.vae.eval()
         if self.run is not None:
             save_vae(self.vae, self.run)
         raise TrainingDiverged(
@@ -339,6 +344,7 @@ class _Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "history": self.history,
+            "data": self.data,
             "train": _comparable(self.config),
             "model": self.vae.config(),
         }
@@ -352,6 +358,7 @@ class _Trainer:
         expected = {"train": _comparable(self.config), "model": self.vae.config()}
         completed = {"train": lambda train: _comparable(VAETrainConfig(**train)), "model": completed_vae_config}
         parts, header = checkpoint.read_state(path, self.device, expected, completed)
+        check_same_data(path, header, self.data)
         checkpoint.load_state(self.vae, parts.get("model", {}), path)
         checkpoint.load_state(self.average, parts.get("average", {}), path)
         checkpoint.load_optimizer(self.optimizer, parts.get("optimizer", {}))
