@@ -28,10 +28,10 @@ from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from arcsm.batches import warn_of_unsure
 from arcsm.conditionals import Accuracy, Conditionals, Method, choose_method
 from arcsm.model import AutoregressiveModel
 from arcsm.progress import track
-from arcsm.warning import AccuracyWarning, warn
 
 #: Scores by name, each ``(N,)``, in double precision.
 Table = Mapping[str, Tensor]
@@ -219,9 +219,7 @@ def features(
                 table |= builder.columns(z, projection)
             tables.append({name: column.double().cpu() for name, column in table.items()})
             advance(len(z))
-    missed = sum(builder.unsure for builder in builders)
-    if missed:
-        warn(f"{missed} integrals missed the tolerance asked for; raise tol", AccuracyWarning)
+    warn_of_unsure(sum(builder.unsure for builder in builders), x.numel() * len(builders))
     return {name: torch.cat([table[name] for table in tables]) for name in tables[0]}
 
 

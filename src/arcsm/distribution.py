@@ -49,7 +49,7 @@ class AutoregressiveDistribution(Distribution):
         validate_args: bool | None = None,
     ) -> None:
         self.model, self.condition, self.level = model, condition, level
-        size = getattr(model.context, "condition_features", 0)
+        size = model.context.condition_features
         self._dense = condition is not None and condition.is_floating_point()
         if condition is not None and self._dense and (condition.ndim < 1 or condition.shape[-1] != size):
             raise ValueError(f"condition: expected (*, {size}), got {tuple(condition.shape)}")

@@ -33,6 +33,11 @@ class Share:
 Source = torch.Generator | Share | None
 
 
+def seed_of(seed: int, purpose: int, step: int) -> int:
+    """The seed of what is drawn for a purpose at a step of a run with a seed: so a resumed run draws the same."""
+    return (seed * 0x9E3779B97F4A7C15 + purpose * 0xC2B2AE3D27D4EB4F + step * 0x165667B19E3779F9) % 2**63
+
+
 def normal_like(x: Tensor, source: Source) -> Tensor:
     """Standard normal numbers of the shape, type and device of rows ``(B, ...)``."""
     return _drawn(

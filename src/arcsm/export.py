@@ -31,8 +31,8 @@ def export_scorer(model: AutoregressiveModel, level: int = -1) -> ExportedProgra
     """
     rows = Dim("rows", min=1)
     example: tuple[Tensor, ...] = (torch.zeros(2, model.features).to(model.shift),)
-    size, classes = (getattr(model.context, name, 0) for name in ("condition_features", "classes"))
-    if classes:
+    size = model.context.condition_features
+    if model.context.classes:
         example += (torch.zeros(2, dtype=torch.long, device=model.shift.device),)
     elif size:
         example += (torch.zeros(2, size).to(model.shift),)

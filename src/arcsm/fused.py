@@ -286,7 +286,7 @@ def _silu(z: Tensor, dz: Tensor | None, below: _Layer | None) -> _Layer:
 
 
 def _bounded(z: Tensor, dz: Tensor | None) -> _Layer:
-    """The last hidden layer; its activation :math:`g - \tfrac12` leaves the half to the output's bias."""
+    """The last hidden layer; its activation :math:`g - 1/2` leaves the half to the output's bias."""
     gate = torch.sigmoid(z)
     slope = torch.addcmul(gate, gate, gate, value=-1.0)  # f' = g (1 - g)
     if dz is None:

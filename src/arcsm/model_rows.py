@@ -15,7 +15,7 @@ from torch import Tensor
 from arcsm.data import ImageSet, frame_parts, frame_writer, read_images, scale_images, write_table
 from arcsm.data.arrays import check_finite, frame_numbers, read_array, row_place
 from arcsm.data.csv_files import default_columns
-from arcsm.data.frames import as_numbers, check_names, raw_parts
+from arcsm.data.frames import as_numbers, check_not_taken, parts_as_written
 from arcsm.data.images import IMAGE_SUFFIXES, save_images
 from arcsm.data.pixels import unscale_images, unstretch_images
 from arcsm.implicit.vae import VAE
@@ -78,11 +78,11 @@ class RowSource:
 
     def own_columns(self) -> Iterator[pd.DataFrame]:
         """The columns of a table as they are, in the same parts."""
-        return raw_parts(self.path, _AT_ONCE)
+        return parts_as_written(self.path, _AT_ONCE)
 
-    def check_names(self, taken: Sequence[str]) -> None:
-        """See :func:`arcsm.data.frames.check_names`."""
-        check_names(self.path, taken)
+    def check_not_taken(self, taken: Sequence[str]) -> None:
+        """See :func:`arcsm.data.frames.check_not_taken`."""
+        check_not_taken(self.path, taken)
 
 
 def _are_images(path: Path, of_images: bool) -> bool:

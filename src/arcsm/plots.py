@@ -117,17 +117,17 @@ def plain(name: object) -> str:
     return str(name).replace("$", r"\$")
 
 
-def open_frame(axes: object) -> None:
+def open_frame(axes: Axes) -> None:
     for side in ("top", "right"):
-        axes.spines[side].set_visible(False)  # type: ignore[attr-defined]
+        axes.spines[side].set_visible(False)
 
 
-def _frame_plane(axes: object, extent: tuple[float, ...], title: str, columns: Sequence[str]) -> None:
-    axes.set_xlim(extent[0], extent[1])  # type: ignore[attr-defined]
-    axes.set_ylim(extent[2], extent[3])  # type: ignore[attr-defined]
-    axes.set_title(title)  # type: ignore[attr-defined]
-    axes.set_xlabel(plain(columns[0]))  # type: ignore[attr-defined]
-    axes.set_ylabel(plain(columns[1]))  # type: ignore[attr-defined]
+def _frame_plane(axes: Axes, extent: tuple[float, ...], title: str, columns: Sequence[str]) -> None:
+    axes.set_xlim(extent[0], extent[1])
+    axes.set_ylim(extent[2], extent[3])
+    axes.set_title(title)
+    axes.set_xlabel(plain(columns[0]))
+    axes.set_ylabel(plain(columns[1]))
 
 
 def scatter(axes: Axes, rows: Tensor, title: str = "", limit: float | None = None, like: Tensor | None = None) -> None:

@@ -92,7 +92,7 @@ def integrate(
                 return density
             finished.append((rows[done], _select(density, done)))
             if bool(done.all()):
-                return _reassemble(finished, len(nodes))
+                return _reassemble(finished)
             keep = ~done
             rows, x, s, ds = rows[keep], x[keep], s[keep], ds[keep]
             likely = _errors(_select(density, keep), inside[keep], None if anchor is None else anchor[rows], _LIKELY)
@@ -265,7 +265,7 @@ def _select(density: PiecewiseDensity, mask: Tensor) -> PiecewiseDensity:
     return PiecewiseDensity(**{name: value[mask] for name, value in vars(density).items()})
 
 
-def _reassemble(parts: list[tuple[Tensor, PiecewiseDensity]], rows: int) -> PiecewiseDensity:
+def _reassemble(parts: list[tuple[Tensor, PiecewiseDensity]]) -> PiecewiseDensity:
     """Put finished rows back in order; rows with fewer nodes repeat their last one (cells of no width)."""
     order = torch.cat([index for index, _ in parts]).argsort()
     most = max(part.x.shape[1] for _, part in parts)

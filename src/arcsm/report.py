@@ -19,7 +19,7 @@ from arcsm.config import dump_config
 from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.data.images import image_grid
 from arcsm.data.pixels import unscale_images
-from arcsm.metrics import add_smallest_noise, gaussian_mixture_scores, pit_uniformity, summary
+from arcsm.metrics import Uniformity, add_smallest_noise, gaussian_mixture_scores, pit_uniformity, summary
 from arcsm.progress import track
 from arcsm.runs import Run, class_labels
 from arcsm.training_log import read_metrics
@@ -140,7 +140,7 @@ def _pictures(run: Run, dataset: Dataset, drawn: Tensor, samples: int, seed: int
 
 def _page(run: Run, dataset: Dataset, numbers: ReportNumbers, u: Tensor, pictures: list[tuple[str, str]]) -> str:
     history = read_metrics(run.folder)
-    uniformity = pit_uniformity(u)
+    uniformity = Uniformity(numbers.pit_statistic, numbers.pit_p_value, numbers.pit_count)
     return render(
         "report.html",
         name=run.config.name,

@@ -73,7 +73,7 @@ def begun(folder: Path, config: BaseModel) -> Iterator[None]:
 
 def _labels(model: AutoregressiveModel, dataset: Dataset) -> dict[str, Tensor]:
     """The labels of the data for a model with classes, and nothing for one without."""
-    classes = int(getattr(model.context, "classes", 0))
+    classes = model.context.classes
     if not classes:
         return {}
     for part, rows in (("train", dataset.train), ("valid", dataset.valid), ("test", dataset.test)):
@@ -162,7 +162,7 @@ def class_labels(model: AutoregressiveModel, n: int, chosen: int | None = None) 
     Raises:
         ValueError: for a class that the model does not have.
     """
-    classes = int(getattr(model.context, "classes", 0))
+    classes = model.context.classes
     if chosen is not None and not 0 <= chosen < classes:
         has = f"has classes 0 to {classes - 1}" if classes else "has no classes"
         raise ValueError(f"--class {chosen}: this model {has}")

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from arcsm import checkpoint, processes
 from arcsm.checkpoint import WEIGHTS_NAME
 from arcsm.data.streams import RowStream
-from arcsm.draws import Share, Source
+from arcsm.draws import Share, Source, seed_of
 from arcsm.interrupts import asked_to_stop
 from arcsm.model import AutoregressiveModel, save
 from arcsm.model_parts import completed_config
@@ -240,9 +240,7 @@ class _Trainer:
         return torch.Generator(self.device).manual_seed(self.seed(purpose, step))
 
     def seed(self, purpose: int, step: int) -> int:
-        return (
-            self.config.seed * 0x9E3779B97F4A7C15 + purpose * 0xC2B2AE3D27D4EB4F + step * 0x165667B19E3779F9
-        ) % 2**63
+        return seed_of(self.config.seed, purpose, step)
 
     @contextmanager
     def seeded_dropout(self, part: int) -> Iterator[None]:

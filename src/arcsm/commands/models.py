@@ -130,7 +130,7 @@ def score(
     of_class = shared_class(model, label)
     source = RowSource(model, data, seed, skip_bad)
     if with_data:
-        source.check_names(SCORES)
+        source.check_not_taken(SCORES)
     count = sum(len(rows) for rows in source.parts())  # all is looked at before the work
     names = columns_of(model) if "columns" in model.metadata and out.suffix != ".npy" else None
     with (

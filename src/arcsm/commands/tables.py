@@ -11,10 +11,10 @@ import typer
 
 from arcsm.commands.options import Device, Ignore, Seed, WithData
 from arcsm.data import frame_parts, frame_writer, read_frame, write_frame
-from arcsm.data.frames import check_names, raw_parts, typed_as
+from arcsm.data.frames import check_not_taken, parts_as_written, typed_as
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.base import held_out_rows
-from arcsm.estimators.checks import check_columns
+from arcsm.estimators.checks import check_not_empty
 from arcsm.estimators.columns import Columns, describe, is_categorical, within_type
 from arcsm.estimators.density import number_of
 from arcsm.estimators.report import VERDICTS, Judged, check_p_value, write_detection_report
@@ -55,7 +55,7 @@ def detect(
     if page is not None:
         check_writable(page)
     if with_data:
-        check_names(test, VERDICTS)
+        check_not_taken(test, VERDICTS)
     normal = read_frame(train, ignore=ignore or ())
     if p_value is not None:
         check_p_value(p_value, held_out_rows(len(normal)))
@@ -69,7 +69,7 @@ def detect(
         device=device,
         verbose=True,
     ).fit(normal)
-    own = raw_parts(test, _JUDGED_AT_ONCE) if with_data else None
+    own = parts_as_written(test, _JUDGED_AT_ONCE) if with_data else None
     with frame_writer(out) as write, track("judging", rows, enabled=True) as advance:
 
         def written(found: pd.DataFrame) -> None:
@@ -164,7 +164,7 @@ def _given(pairs: Sequence[str], table: pd.DataFrame) -> dict[str, Any]:
         ValueError: for what is no such pair, an unknown column, or a value that is none of its own.
     """
     found: dict[str, Any] = {}
-    check_columns(table)
+    check_not_empty(table)
     for pair in pairs:
         name, separator, text = pair.rpartition("=") if pair.rpartition("=")[0] in table else pair.partition("=")
         if not separator or name not in table:
@@ -213,7 +213,7 @@ def _with_gaps_filled(
     as_it_is = path.suffix.lower() == ".parquet" or (text and out.suffix.lower() == ".csv")
     if not as_it_is and not ignored:
         return filled
-    whole = pd.concat(raw_parts(path), ignore_index=True)
+    whole = pd.concat(parts_as_written(path), ignore_index=True)
     whole.columns = [str(name) for name in whole.columns]
     if not as_it_is:
         return whole.assign(**{name: filled[name].to_numpy() for name in filled.columns})

@@ -23,10 +23,14 @@ class Context(nn.Module, ABC):
         of_data: The argument of the constructor that follows from the data: their number of columns, or the shape
             ``(channels, height, width)`` of images.
         missing: Whether values may be NaN, which means that they are not known.
+        condition_features: Size of the vector that each row is conditioned on; 0 for none.
+        classes: Number of classes that rows are conditioned on; 0 for none.
     """
 
     of_data: ClassVar[Literal["features", "image_shape"]] = "features"
     missing: bool = False
+    condition_features: int = 0
+    classes: int = 0
 
     features: int
     context_features: int

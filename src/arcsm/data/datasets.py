@@ -203,31 +203,28 @@ def _images(train: ImageSet, test: ImageSet | None, config: _Data, seed: int) ->
         metadata["resized"] = True  # so other images are, too
     rows = scale_images(train.pixels, train.levels).flatten(1)
     held_out = None if test is None else scale_images(test.pixels, test.levels).flatten(1)
-    dataset = _split(rows, held_out, config, seed, metadata, 2.0 / train.levels)
-    order, n_valid, n_test = _order(len(rows), held_out, config, seed)
-    if train.labels is not None:
-        dataset.labels["valid"] = train.labels[order[:n_valid]]
-        dataset.labels["train"] = train.labels[order[n_valid + n_test :]]
-        if test is None:
-            dataset.labels["test"] = train.labels[order[n_valid : n_valid + n_test]]
+    dataset = _split(rows, held_out, config, seed, metadata, 2.0 / train.levels, train.labels)
     if test is not None and test.labels is not None:
         dataset.labels["test"] = test.labels
     return dataset
 
 
 def _split(
-    rows: Tensor, test: Tensor | None, config: _Data, seed: int, metadata: dict[str, Any], dequantise: float = 0.0
+    rows: Tensor,
+    test: Tensor | None,
+    config: _Data,
+    seed: int,
+    metadata: dict[str, Any],
+    dequantise: float = 0.0,
+    labels: Tensor | None = None,
 ) -> Dataset:
-    order, n_valid, n_test = _order(len(rows), test, config, seed)
-    if min(n_valid, len(rows) - n_valid - n_test) < 1:
-        raise ValueError(f"data: {len(rows)} rows are too few to hold out {config.validation:.0%} for validation")
-    valid, rest = rows[order[:n_valid]], rows[order[n_valid + n_test :]]
-    own_test = rows[order[n_valid : n_valid + n_test]] if test is None else test
-    return Dataset(rest, valid, own_test, dequantise, metadata)
-
-
-def _order(count: int, test: Tensor | None, config: _Data, seed: int) -> tuple[Tensor, int, int]:
-    """A permutation of the rows, and how many of its first are for validation and then for the test."""
+    """Rows, and their labels, in random order: the first to validate on, then (without a test set) to test on."""
+    count = len(rows)
+    n_valid, n_test = round(count * config.validation), 0 if test is not None else round(count * config.test)
+    if min(n_valid, count - n_valid - n_test) < 1:
+        raise ValueError(f"data: {count} rows are too few to hold out {config.validation:.0%} for validation")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    n_test = 0 if test is not None else round(count * config.test)
-    return order, round(count * config.validation), n_test
+    parts = {"train": order[n_valid + n_test :], "valid": order[:n_valid], "test": order[n_valid : n_valid + n_test]}
+    own_labels = {part: labels[chosen] for part, chosen in parts.items() if labels is not None and len(chosen)}
+    own_test = rows[parts["test"]] if test is None else test
+    return Dataset(rows[parts["train"]], rows[parts["valid"]], own_test, dequantise, metadata, own_labels)

@@ -76,7 +76,7 @@ def frame_parts(
         raise ValueError(f"{path}: expected one of {', '.join(TABLE_SUFFIXES)}")
     path = existing_file(path)
     first = 0
-    for frame in _raw_parts(path, suffix, like, rows):
+    for frame in _parts_as_read(path, suffix, like, rows):
         if not len(frame) or not len(frame.columns):
             continue
         frame.columns = [str(name) for name in frame.columns]
@@ -102,7 +102,7 @@ def _without(frame: pd.DataFrame, ignore: Sequence[str], path: Path) -> pd.DataF
     return frame.drop(columns=list(ignore)) if ignore else frame
 
 
-def _raw_parts(path: Path, suffix: str, like: pd.DataFrame | None, rows: int | None) -> Iterator[pd.DataFrame]:
+def _parts_as_read(path: Path, suffix: str, like: pd.DataFrame | None, rows: int | None) -> Iterator[pd.DataFrame]:
     """The parts as their format gives them."""
     if suffix in (".npy", ".npz"):
         table = read_table(path, allow_missing=True)
@@ -112,27 +112,31 @@ def _raw_parts(path: Path, suffix: str, like: pd.DataFrame | None, rows: int | N
             if rows is None:
                 yield pd.read_parquet(path)
                 return
-            file = parquet.ParquetFile(path)
-        batches = file.iter_batches(batch_size=rows)
-        while True:
-            with reading(path):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch.to_pandas()
+        yield from (batch.to_pandas() for batch in _parquet_batches(path, rows))
     else:
         names = [] if like is None else [name for name in like.columns if _holds_names(like[name])]
         yield from _csv_parts(path, names, rows)
 
 
-def raw_parts(path: FilePath, rows: int = _AT_A_TIME) -> Iterator[pd.DataFrame]:
+def _parquet_batches(path: Path, rows: int) -> Iterator[Any]:
+    with reading(path):
+        batches = parquet.ParquetFile(path).iter_batches(batch_size=rows)
+    while True:
+        with reading(path):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def parts_as_written(path: FilePath, rows: int = _AT_A_TIME) -> Iterator[pd.DataFrame]:
     """The rows of :func:`frame_parts`, part by part, as they are in the file.
 
     Of CSV files that is text, of Parquet files the file's own types.
     """
     path = existing_file(path)
     if path.suffix.lower() == ".parquet":
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=rows):
+        for batch in _parquet_batches(path, rows):
             if len(batch):
                 frame = batch.to_pandas(types_mapper=pd.ArrowDtype)
                 named = [name for name in frame.index.names if name is not None]  # an index that is a column, too
@@ -144,13 +148,13 @@ def raw_parts(path: FilePath, rows: int = _AT_A_TIME) -> Iterator[pd.DataFrame]:
         yield from frame_parts(path, None, rows)
 
 
-def check_names(path: FilePath, taken: Sequence[str]) -> None:
+def check_not_taken(path: FilePath, taken: Sequence[str]) -> None:
     """The columns of a table must not have the names of others that are to stand beside them.
 
     Raises:
         ValueError: where one has.
     """
-    first = next(raw_parts(path, 1), None)
+    first = next(parts_as_written(path, 1), None)
     both = [] if first is None else [name for name in first.columns if name in taken]
     if both:
         raise ValueError(f"{path}: has a column {both[0]!r} already, which is what the result calls its own; rename it")

@@ -23,6 +23,7 @@ from arcsm.data.arrays import (
     row_place,
 )
 from arcsm.data.csv_files import check_width, default_columns
+from arcsm.draws import seed_of
 from arcsm.files import FilePath, check_fits, existing_file, reading
 from arcsm.progress import track
 from arcsm.running import RunningMoments
@@ -292,7 +293,7 @@ def is_large(path: FilePath) -> bool:
 
 
 def _generator(seed: int, number: int) -> torch.Generator:
-    return torch.Generator().manual_seed((seed * 0x9E3779B97F4A7C15 + (number + 1) * 0xC2B2AE3D27D4EB4F) % 2**63)
+    return torch.Generator().manual_seed(seed_of(seed, number + 1, 0))
 
 
 __all__: Sequence[str] = ["STREAMED_SUFFIXES", "Blocks", "RowStream", "StreamEpoch", "blocks_of", "is_large"]

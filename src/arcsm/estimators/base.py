@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from arcsm.devices import resolve_device
-from arcsm.estimators.checks import check_columns, check_names, check_numbers, checked_frame, varies
+from arcsm.estimators.checks import check_not_empty, check_numbers, check_repeating, checked_frame, varies
 from arcsm.estimators.columns import Columns, Constant
 from arcsm.estimators.ensemble import Ensemble, Plan
 
@@ -55,8 +55,8 @@ class TableEstimator(BaseEstimator):
         table = self._table(X, reset=True)
         if len(table) < 2:
             raise ValueError(f"Expected at least 2 samples to fit, got n_samples = {len(table)}")
-        check_columns(table)
-        check_names(table)
+        check_not_empty(table)
+        check_repeating(table)
         check_numbers(table)
         self.columns_ = Columns.of(table)
         numbers = self.columns_.encode(table)
@@ -71,7 +71,7 @@ class TableEstimator(BaseEstimator):
         self.ensemble_ = None
         if modelled.shape[1]:
             self.ensemble_ = Ensemble.train(
-                modelled[train], modelled[held_out], self.columns_.steps, plans, seed,
+                modelled[train], modelled[held_out], self.columns_.widths, plans, seed,
                 str(resolve_device(self.device)), bool(self.verbose), not self._smooth,
             )  # fmt: skip
             self.plan_ = self.ensemble_.plan

@@ -23,7 +23,7 @@ def varies(numbers: NDArray[np.float64]) -> bool:
     return all(len(column) > 1 and bool((column != column[0]).any()) for column in known)
 
 
-def check_columns(table: pd.DataFrame | NDArray[np.float64]) -> None:
+def check_not_empty(table: pd.DataFrame | NDArray[np.float64]) -> None:
     """Every column must have a value.
 
     Raises:
@@ -85,7 +85,7 @@ def check_numbers(table: pd.DataFrame | NDArray[np.float64]) -> None:
             )
 
 
-def check_names(table: pd.DataFrame | NDArray[np.float64]) -> None:
+def check_repeating(table: pd.DataFrame | NDArray[np.float64]) -> None:
     """Names that hardly ever repeat say nothing.
 
     Raises:

@@ -348,8 +348,8 @@ class Columns:
         return [d for d, kind in enumerate(self.kinds) if not isinstance(kind, Constant)]
 
     @property
-    def steps(self) -> list[float]:
-        """Of the numbers of the modelled columns: 1 for discrete ones, else 0."""
+    def widths(self) -> list[float]:
+        """Of the levels of the modelled columns, as numbers: 1 for discrete ones, else 0."""
         return [float(self.kinds[d].discrete) for d in self.modelled]
 
     def encode(self, table: pd.DataFrame | NDArray[np.float64]) -> Numbers:

@@ -106,12 +106,12 @@ class Plan:
         head = ScoreHead(self.context, self.head, self.sinusoids, frequency)
         return AutoregressiveModel(made, head, NoiseLadder(_SIGMA_MAX, self.sigma_min, self.levels))
 
-    def training(self, steps: Sequence[float], seed: int, device: str) -> TrainConfig:
-        """How to train; ``steps`` are the widths of the columns' levels."""
+    def training(self, widths: Sequence[float], seed: int, device: str) -> TrainConfig:
+        """How to train; the widths are those of the columns' levels."""
         every = max(1, self.steps // 20)
         return TrainConfig(
             objective="csm", steps=self.steps, batch_size=self.batch, learning_rate=self.learning_rate, warmup_steps=50,
-            ema=0.99, optimizer="adamw", weight_decay=1e-2, dequantise=tuple(steps), validate_every=every, patience=6,
+            ema=0.99, optimizer="adamw", weight_decay=1e-2, dequantise=tuple(widths), validate_every=every, patience=6,
             seed=seed, device=device,
         )  # fmt: skip
 
@@ -124,8 +124,8 @@ class Ensemble:
         members: The models, in double precision, of numbers ``(N, M)``; the first has the columns in their order.
         level: Of the noise, chosen on held-out rows.
         plan: What they were built by.
-        cells: Steps of the columns, whose discrete values then get their probability; ``None`` for the density in the
-            middle, which is faster and ranks as well.
+        cells: Widths of the levels of columns, whose discrete values then get their probability; ``None`` for the
+            density in the middle, which is faster and ranks as well.
     """
 
     members: list[AutoregressiveModel]
@@ -138,7 +138,7 @@ class Ensemble:
         cls,
         train: Tensor,
         valid: Tensor,
-        steps: Sequence[float],
+        widths: Sequence[float],
         plans: Sequence[Plan],
         seed: int,
         device: str,
@@ -150,7 +150,7 @@ class Ensemble:
         Arguments:
             train: Numbers ``(N, M)``, NaN where missing; those of discrete columns are whole.
             valid: Held-out numbers.
-            steps: Widths of the levels, 0 for continuous columns.
+            widths: Of the levels of columns, 0 for continuous ones.
             plans: What to build; several need ``choose_level``.
             seed: Of all randomness.
             device: Where to train.
@@ -163,7 +163,7 @@ class Ensemble:
 
             def member(plan: Plan, index: int) -> AutoregressiveModel:
                 found = _train_member(
-                    plan, orders[index], train, valid, steps, seed + index, device, progress and count == 1
+                    plan, orders[index], train, valid, widths, seed + index, device, progress and count == 1
                 )
                 advance()
                 return found
@@ -176,7 +176,7 @@ class Ensemble:
         ensemble.level = ensemble.plan.levels - 1
         if choose_level:
             ensemble.level, _ = ensemble._best_level(valid[:_CHOOSING])
-            ensemble.cells = list(steps) if any(steps) else None
+            ensemble.cells = list(widths) if any(widths) else None
         return ensemble
 
     @torch.no_grad()
@@ -291,18 +291,18 @@ def _train_member(
     order: Sequence[int],
     train: Tensor,
     valid: Tensor,
-    steps: Sequence[float],
+    widths: Sequence[float],
     seed: int,
     device: str,
     progress: bool,
 ) -> AutoregressiveModel:
     """A model by a plan, in double precision."""
-    below = 0.5 * torch.tensor(steps, dtype=train.dtype)
+    below = 0.5 * torch.tensor(widths, dtype=train.dtype)
     copies = max(1, -(-_VALIDATED // len(valid)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = plan.model(train.shape[1], order).float()
-    training = plan.training(steps, seed, device)
+    training = plan.training(widths, seed, device)
     fit(model, (train - below).float(), (valid - below).float().repeat(copies, 1), training, progress=progress)
     return model.double().eval()
 

@@ -229,10 +229,10 @@ def _by_likelihood(density: ScoreDensity, rows: Array, rate: float, seed: int, u
     ensemble.level = ensemble.plan.levels - 1
     model = ensemble.members[0].float().train()
     numbers = torch.from_numpy(density.columns_.encode(rows)[:, density.columns_.modelled])
-    numbers = numbers - 0.5 * torch.tensor(density.columns_.steps, dtype=numbers.dtype)
+    numbers = numbers - 0.5 * torch.tensor(density.columns_.widths, dtype=numbers.dtype)
     valid = numbers[density.held_out_rows_[:_VALIDATED]].to(model.shift)
     train = numbers[np.setdiff1d(np.arange(len(rows)), density.held_out_rows_)].to(model.shift)
-    widths = torch.tensor(density.columns_.steps).to(model.shift)
+    widths = torch.tensor(density.columns_.widths).to(model.shift)
     generator = torch.Generator(model.shift.device).manual_seed(seed)
     optimiser = torch.optim.Adam(model.parameters(), rate)
     best, weights, step = math.inf, None, 0

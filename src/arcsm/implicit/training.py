@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from arcsm import checkpoint
 from arcsm.devices import resolve_device
+from arcsm.draws import seed_of
 from arcsm.implicit.entropy import GaussianEntropy, Rescaled
 from arcsm.implicit.evidence import fit_proposal, importance_bound
 from arcsm.implicit.learned import AutoregressiveScore, JointScore
@@ -136,10 +137,7 @@ class _Trainer:
 
     def generator(self, purpose: int, step: int) -> torch.Generator:
         """Randomness of a step: a function of the seed, the purpose and the step alone."""
-        seed = (
-            self.config.seed * 0x9E3779B97F4A7C15 + purpose * 0xC2B2AE3D27D4EB4F + step * 0x165667B19E3779F9
-        ) % 2**63
-        return torch.Generator(self.device).manual_seed(seed)
+        return torch.Generator(self.device).manual_seed(seed_of(self.config.seed, purpose, step))
 
     def batch(self, generator: torch.Generator) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
         """Inputs ``(B, F)``, what the encoder begins with for them, and what the scores see of them."""

@@ -17,6 +17,7 @@ from arcsm.devices import resolve_device
 from arcsm.implicit.decoders import BernoulliDecoder, Decoder, GaussianImageDecoder
 from arcsm.implicit.encoders import AutoregressiveEncoder, Encoder, GaussianEncoder, ImplicitEncoder
 from arcsm.implicit.trunks import ConvolutionalTrunk, DenseTrunk, Trunk
+from arcsm.model_parts import configuring
 
 KIND = "vae"  #: what the headers of files and configurations of runs call it
 
@@ -197,12 +198,12 @@ class VAE(nn.Module):
         metadata = config.get("metadata")
         if config.get("kind") != KIND or not isinstance(metadata, Mapping):
             raise ValueError("model configuration: not one of an autoencoder")
-        try:
-            return VAEConfig.model_validate(config.get("parts")).build(metadata)  # type: ignore[return-value]
-        except ValidationError as error:
-            raise ValueError(f"model configuration: {first_error(error, VAEConfig)}") from error
-        except (KeyError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
-            raise ValueError(f"model configuration: {type(error).__name__}: {error}") from error
+        with configuring():
+            try:
+                parts = VAEConfig.model_validate(config.get("parts"))
+            except ValidationError as error:
+                raise ValueError(f"model configuration: {first_error(error, VAEConfig)}") from error
+            return parts.build(metadata)  # type: ignore[return-value]
 
 
 def save_vae(vae: VAE, path: str | os.PathLike[str]) -> None:

@@ -15,7 +15,9 @@ from arcsm.data.images import image_grid
 from arcsm.data.pixels import scale_images, unscale_images
 from arcsm.denoise import particles, posterior, tweedie
 from arcsm.heads import DiscretisedLogisticMixtureHead
+from arcsm.metrics import bits_per_dim
 from arcsm.model import AutoregressiveModel
+from arcsm.runs import class_labels
 
 _SHOWN = 280  # pixels of the longer side of a picture on the page, about
 _CANDIDATES = 8
@@ -40,7 +42,7 @@ class ImagePlay:
         self.model = model
         self.shape = tuple(int(size) for size in model.metadata["image_shape"])  # channels, height, width
         self.levels = int(model.metadata.get("levels", 256))
-        self.classes = int(getattr(model.context, "classes", 0))
+        self.classes = model.context.classes
         self.cleans = not isinstance(model.head, DiscretisedLogisticMixtureHead)  # which knows no noise
         self.zoom = max(1, _SHOWN // max(self.shape[1:]))
 
@@ -67,9 +69,9 @@ class ImagePlay:
     def judge(self, row: Tensor, label: int | None = None) -> Judgement:
         """How likely an image is, and which of its pixels are not."""
         terms = self.model.log_prob(row[None], condition=self._label(label), reduce=False)[0]
-        total = float(terms.sum())
-        bits = (-total / len(terms)) / np.log(2.0) + np.log2(self.levels / 2.0)
-        return Judgement(total, float(bits), self._heat(-terms.view(self.shape).sum(0)))
+        total = terms.sum()
+        bits = bits_per_dim(total, len(terms), self.levels)
+        return Judgement(float(total), float(bits), self._heat(-terms.view(self.shape).sum(0)))
 
     def clean(self, row: Tensor, sigma: float, label: int | None = None) -> Tensor:
         """An image without the Gaussian noise of a standard deviation, ``(D,)``."""
@@ -96,12 +98,9 @@ class ImagePlay:
 
     def sample(self, count: int, seed: int, label: int | None = None) -> Tensor:
         """Images that the model draws, ``(N, D)``; of all classes in turn, unless one is chosen."""
-        condition = None
-        if self.classes:
-            condition = torch.arange(count) % self.classes if label is None else torch.full((count,), label)
-            condition = condition.to(self.model.shift.device)
+        labels = class_labels(self.model, count, label)
         generator = torch.Generator(self.model.shift.device).manual_seed(seed)
-        return self.model.sample(count, generator=generator, condition=condition, progress=True)
+        return self.model.sample(count, generator=generator, condition=labels, progress=True)
 
     def _label(self, label: int | None) -> Tensor | None:
         if not self.classes:

@@ -82,17 +82,17 @@ def _images(gradio: Any, play: ImagePlay) -> None:
     drawn = gradio.Image(label="drawn", format="png", buttons=["download", "fullscreen"], elem_id="drawn")
 
     def on_judge(picture: Any, c: int) -> tuple[str, Image.Image, Image.Image]:
-        row = play.row_of(_composite(gradio, picture))
+        row = play.row_of(_composite(picture))
         found = play.judge(row, c)
         text = f"**{found.log_prob:.1f} nats**, {found.bits:.3f} bits a value. Bright is surprising."
         return text, play.picture_of(row), found.surprise
 
     def on_clean(picture: Any, noise: float, c: int) -> tuple[str, Image.Image, Image.Image]:
-        row = play.row_of(_composite(gradio, picture))
+        row = play.row_of(_composite(picture))
         return f"Without noise of {noise:.2f}.", play.picture_of(row), play.picture_of(play.clean(row, noise, c))
 
     def on_complete(picture: Any, number: float | None, c: int) -> tuple[str, Image.Image, Image.Image]:
-        row = play.row_of(_composite(gradio, picture))
+        row = play.row_of(_composite(picture))
         return (
             "The lower half is the model's.",
             play.picture_of(row),
@@ -147,7 +147,7 @@ def _in_words(first: pd.Series) -> str:
     )
 
 
-def _composite(gradio: Any, picture: Any) -> Image.Image:
+def _composite(picture: Any) -> Image.Image:
     """What is on the canvas."""
     if picture is None or picture.get("composite") is None or picture["composite"].getextrema()[-1] == (0, 0):
         raise ValueError("draw something, or upload an image")

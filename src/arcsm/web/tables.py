@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from arcsm.model import AutoregressiveModel
+from arcsm.model_rows import columns_of
 from arcsm.plots import BLUE, open_frame, plain
 
 _SHARE = 0.9  # of the probability that an expected range has
@@ -28,11 +29,10 @@ class TablePlay:
     """
 
     def __init__(self, model: AutoregressiveModel) -> None:
-        if any(getattr(model.context, name, 0) for name in ("classes", "condition_features")):
+        if model.context.classes or model.context.condition_features:
             raise ValueError("serve: a table whose model needs a condition has no page yet; use arcsm sample or Python")
         self.model = model
-        names = model.metadata.get("columns")
-        self.columns = [str(name) for name in names] if names else [f"x{d}" for d in range(model.features)]
+        self.columns = [str(name) for name in columns_of(model)]
         with torch.no_grad():
             drawn = model.sample(512, generator=torch.Generator(model.shift.device).manual_seed(0))
         self.usual = drawn.median(0).values
