@@ -54,6 +54,14 @@ def config(**changes: object) -> TrainConfig:
     return TrainConfig(**{"steps": 30, "batch_size": 64, "device": "cpu", "validate_every": 10, **changes})
 
 
+def test_a_mix_needs_a_ladder() -> None:
+    model, x = AutoregressiveModel(MADE(2, 4, (8,)), ScoreHead(4, (8,))), torch.randn(20, 2)
+    with pytest.raises(ValueError, match=r"mix: a model without a noise ladder is trained with mix=1, got 0\.5"):
+        fit(model, x, config=TrainConfig(steps=1, mix=0.5))
+    losses = [fit(copy.deepcopy(model), x, x, TrainConfig(steps=2, **mix)).best_loss for mix in ({}, {"mix": 1.0})]
+    assert losses[0] == losses[1]
+
+
 def test_conditions_of_another_type_are_refused() -> None:
     model = AutoregressiveModel(MADE(2, 4, (8,), condition_features=1), GaussianHead(4))
     with pytest.raises(ValueError, match=r"condition: expected a torch\.Tensor, got ndarray"):

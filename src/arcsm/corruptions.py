@@ -107,7 +107,7 @@ class GaussianNoise:
 
         accuracy = prior.accuracy
         nodes = self._nodes(prior, y.double())
-        density = integrate(score, nodes, None, accuracy.tol, max(accuracy.max_evaluations, nodes.shape[1]))
+        density = integrate(score, nodes, None, accuracy.tol, accuracy.max_evaluations)
         prior.unsure += int((~density.converged).sum())
         return _Integrated(density, prior, _all(y), y, self)
 

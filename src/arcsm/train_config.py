@@ -17,7 +17,8 @@ class TrainConfig(BaseModel):
 
     Attributes:
         objective: The training objective, a name in :mod:`arcsm.objectives`.
-        mix: For csm with a ladder: a number, or ``"auto"``.
+        mix: For csm with a ladder: a number, or ``"auto"``. Without a ladder there is the paper's 1 alone, which the
+            default then means.
         weighting: For csm and dsm with a ladder: ``"natural"`` or ``"sigma2"``.
         sigma: For dsm: one noise level in place of the ladder.
         slices: For ssm: projections a row.
@@ -87,6 +88,17 @@ class TrainConfig(BaseModel):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     compiled: bool | Literal["auto"] = "auto"
     tensorboard: bool = False
+
+
+def check_mix(model: AutoregressiveModel, config: TrainConfig) -> None:
+    """Without a ladder there is no other mix than the paper's.
+
+    Raises:
+        ValueError: for another that was asked for.
+    """
+    default = TrainConfig.model_fields["mix"].default
+    if config.objective == "csm" and model.noise is None and config.mix not in (1.0, default):
+        raise ValueError(f"mix: a model without a noise ladder is trained with mix=1, got {config.mix}")
 
 
 def objective_of(config: TrainConfig) -> Callable[..., Tensor]:

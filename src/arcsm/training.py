@@ -23,7 +23,7 @@ from arcsm.interrupts import asked_to_stop
 from arcsm.model import AutoregressiveModel, save
 from arcsm.model_parts import completed_config
 from arcsm.progress import track
-from arcsm.train_config import TrainConfig, objective_of
+from arcsm.train_config import TrainConfig, check_mix, objective_of
 from arcsm.training_log import TrainingLog, ended_worse
 from arcsm.training_rows import (
     Epoch,
@@ -166,6 +166,7 @@ class _Loss(nn.Module):
 
     def __init__(self, model: AutoregressiveModel, config: TrainConfig) -> None:
         super().__init__()
+        check_mix(model, config)
         self.model = model
         self.objective = objective_of(config)
 
