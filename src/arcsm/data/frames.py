@@ -23,6 +23,7 @@ from arcsm.data.csv_files import (
     are_numbered_names,
     check_lengths,
     csv_rows,
+    default_columns,
     first_cells,
     labels_rows,
     say_left_out,
@@ -241,24 +242,8 @@ def _csv_parts(path: Path, names: list[str], rows: int | None, as_text: bool = F
     Columns of ``names`` are read as they are, even where they look like numbers; with ``as_text`` all are, to the
     letter.
     """
-    try:
-        cells = pd.Series(first_cells(path) or [], dtype=str).str.strip()
-        _check_separator(path, cells)
-        header = _is_header(path, cells, names)
-        columns = cells.tolist() if header else [f"x{index}" for index in range(len(cells))]
-        labelled = header and labels_rows(path)
-        nameless = [place for place, name in enumerate(columns) if not name and (place or not labelled)]
-        if nameless:
-            raise ValueError(
-                f"{path}: column {nameless[0] + 1} has no name; put one above it, or take away the comma that ends "
-                "each line"
-            )
-        if len(set(columns)) < len(columns):
-            twice = next(name for index, name in enumerate(columns) if name in columns[:index])
-            raise ValueError(
-                f"{path}: expected different column names, got {twice!r} more than once (if the first row is data, put "
-                "names above it)"
-            )
+    with _csv_errors(path):
+        columns, header, labelled = _csv_layout(path, names)
         options: dict[str, Any] = {"header": 0 if header else None, "skipinitialspace": True, "index_col": False}
         options["low_memory"] = False  # or the type of a column would be found for some rows at a time
         if as_text:
@@ -276,6 +261,35 @@ def _csv_parts(path: Path, names: list[str], rows: int | None, as_text: bool = F
         while (frame := _strictly(lambda: next(parts, None))) is not None:
             checked = checked or _check_ends(path, frame)
             yield frame.iloc[:, 1:] if labelled and not as_text else frame
+
+
+def _csv_layout(path: Path, names: list[str]) -> tuple[list[str], bool, bool]:
+    """The names of a CSV file's columns, whether they are its first row, and whether the first column labels rows."""
+    cells = pd.Series(first_cells(path) or [], dtype=str).str.strip()
+    _check_separator(path, cells)
+    header = _is_header(path, cells, names)
+    columns = cells.tolist() if header else list(default_columns(len(cells)))
+    labelled = header and labels_rows(path)
+    nameless = [place for place, name in enumerate(columns) if not name and (place or not labelled)]
+    if nameless:
+        raise ValueError(
+            f"{path}: column {nameless[0] + 1} has no name; put one above it, or take away the comma that ends each "
+            "line"
+        )
+    if len(set(columns)) < len(columns):
+        twice = next(name for index, name in enumerate(columns) if name in columns[:index])
+        raise ValueError(
+            f"{path}: expected different column names, got {twice!r} more than once (if the first row is data, put "
+            "names above it)"
+        )
+    return columns, header, labelled
+
+
+@contextmanager
+def _csv_errors(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a CSV file, in one line."""
+    try:
+        yield
     except pd.errors.EmptyDataError as error:
         raise ValueError(f"{path}: expected at least one row of data, got none") from error
     except pd.errors.ParserWarning as error:
