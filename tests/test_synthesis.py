@@ -126,6 +126,22 @@ def test_gaps_of_the_table_do_not_tell_it_from_synthetic_rows() -> None:
     assert "gaps of the table" in found.lines()[0]
 
 
+def test_columns_with_hardly_a_value_are_compared_as_far_as_they_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthesis, "_COMPARED", 60)
+    monkeypatch.setattr(synthesis, "_SEARCHED", 80)
+    table = rows(2_000).assign(rare=np.where(np.arange(2_000) < 3, np.arange(2_000) + 0.5, np.nan))
+    density = ScoreDensity(**QUICK).fit(table)
+    for seed in range(5):
+        found = Likeness.of(density, table, density.sample(500), seed)
+        assert found.nearest is not None
+        assert np.isfinite([number(found.auc), found.nearest.fitted, found.nearest.expected]).all()
+    assert "fitted rows without gaps" in found.lines()[1]
+    gone = table.assign(
+        rare=np.where(np.arange(2_000) % 2, table["rare"] + 1.0, np.nan), a=table["a"].where(table.index % 2 == 0)
+    )
+    assert "not known, there is none" in likeness(gone, rows(500).assign(rare=1.0)).lines()[1]
+
+
 def test_values_on_a_grid_are_compared_as_the_grid_has_them() -> None:
     random = np.random.default_rng(0)
     table, new = (pd.DataFrame({"k": random.poisson(5.0, 2_000) * 0.1, "c": random.normal(size=2_000)}) for _ in "ab")
@@ -173,6 +189,24 @@ def test_values_have_as_many_decimals_as_those_of_the_table() -> None:
     assert kept["cents"].equals(drawn["cents"])
 
 
+def test_decimals_are_those_of_all_rows_whatever_their_order() -> None:
+    halves = np.sort(np.concatenate([np.zeros(30_000), np.random.default_rng(0).poisson(4.0, 1_000) / 2.0]))
+    table = pd.DataFrame({"a": halves})
+    density = ScoreDensity(**QUICK).fit(table)
+    drawn = pd.DataFrame({"a": [0.0, 0.5, 1.5, 2.0, -0.0]})
+    assert as_precise_as(table, density.columns_, drawn, as_text=True)["a"].tolist() == [0.0, 0.5, 1.5, 2.0, 0.0]
+
+
+def test_extreme_numbers_survive_rounding() -> None:
+    for kind, values in ((np.float16, [60_000.0, 1e-4]), (np.float32, [1e37, 0.25]), (np.float64, [1e301, 1e-7])):
+        column = pd.Series(values * 20, dtype=kind)
+        found = synthesis._rounded(column, 8)
+        assert found.dtype == kind
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(np.asarray(found, dtype=float), np.asarray(column, dtype=float), rtol=1e-3)
+    assert synthesis._decimals(pd.Series([np.nan])) == 0
+
+
 def test_whole_numbers_with_gaps_are_written_whole(tmp_path: Path) -> None:
     table = pd.DataFrame({"wide": np.random.default_rng(0).integers(0, 10**6, 100).astype(float), "a": rows(100)["a"]})
     table.loc[3, "wide"] = np.nan
@@ -206,13 +240,14 @@ def test_synthesize_draws_rows_and_shows_them(tmp_path: Path, capsys: pytest.Cap
 def test_synthesize_keeps_the_types_of_parquet(tmp_path: Path) -> None:
     table = rows(100).assign(yes=np.arange(100) % 2 == 0)
     table["visits"] = table["visits"].astype("Int64").where(table.index > 4)
-    table["city"] = table["city"].astype("category")
+    table["city"] = pd.Categorical(table["city"], ["Oslo", "Rome", "never"], ordered=True)
     table["a"] = table["a"].astype(np.float32)
     table.to_parquet(tmp_path / "table.parquet", index=False)
     assert run("synthesize", tmp_path / "table.parquet", "-n", 7, "--out", tmp_path / "rows.parquet") == 0
     drawn, before = (parquet.read_table(tmp_path / f"{name}.parquet") for name in ("rows", "table"))
-    kinds = [[str(kind).replace("int32", "int8") for kind in one.schema.types] for one in (drawn, before)]
-    assert kinds[0] == kinds[1]  # but for how wide the places of names are
+    assert drawn.schema.types == before.schema.types
+    assert drawn.column("city").chunk(0).dictionary.to_pylist() == ["Oslo", "Rome", "never"]
+    assert set(drawn.column("city").to_pylist()) <= {"Oslo", "Rome"}
     assert drawn.column_names == before.column_names
     assert drawn.num_rows == 7
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,31 @@ def test_a_lucky_single_seed_does_not_beat_the_mean_of_many() -> None:
     best, differences, _ = behind({"one": {0: (94.0, 94.0)}, "many": many})
     assert best == "many"
     assert differences["one"] == pytest.approx([3.0, 0.0])
+
+
+def test_what_broke_is_not_the_best() -> None:
+    rows = {name: table2._over_annealed({0: _cell(nll, nll)}) for name, nll in (("a", 1.0), ("b", 2.0), ("c", 3.0))}
+    rows["a"]["diverged"] = "step 3: the encoder has collapsed"
+    found = table2._best(table2.MNIST, rows)
+    assert found["best"] == "b"
+    assert found["annealed_behind_the_best"]["a"] == [-1.0, 0.0]
+
+
+def test_what_broke_beyond_measure_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(trainer: training._Trainer) -> None:
+        if trainer.step == 2:
+            for weight in trainer.average.module.parameters():  # type: ignore[union-attr]
+                weight.data.fill_(math.nan)
+            raise ValueError("the latents have run away")
+
+    monkeypatch.setattr(training._Trainer, "check_encoder", check)
+    changes = [*table2.PRESETS["smoke"].mnist_changes, "train.validate_every=1"]
+    command = ["reproduce", "table2-mnist", "--preset", "smoke", "--device", "cpu", "--out", str(tmp_path / "results")]
+    command += ["--set", f"mnist_changes={json.dumps(changes)}", "--set", "methods=[csm, elbo]"]
+    assert cli._run([*command, "--work", str(tmp_path / "work")]) == 0
+    metrics = json.loads((tmp_path / "results" / "table2-mnist" / "smoke.json").read_text())["metrics"]
+    assert set(metrics["diverged"]) == {"vae-mnist 2 csm seed 0", "vae-mnist 2 elbo seed 0"}
+    assert metrics["columns"]["digits, 2 latents"]["methods"] == {}
 
 
 def test_the_record_has_no_likelihood_of_every_digit() -> None:

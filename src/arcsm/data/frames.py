@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow
+import pyarrow.compute
 from pyarrow import parquet
 
 from arcsm.data.arrays import TABLE_SUFFIXES, read_table
@@ -178,9 +179,21 @@ def typed_as(path: FilePath, frame: pd.DataFrame) -> pd.DataFrame:
         column = pyarrow.array(frame[name], from_pandas=True)
         kind = schema.field(name).type if name in schema.names else column.type
         with suppress(pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError):
-            column = column.dictionary_encode() if pyarrow.types.is_dictionary(kind) else column.cast(kind)
+            column = _as_category(column, path, name) if pyarrow.types.is_dictionary(kind) else column.cast(kind)
         columns[name] = pd.Series(pd.arrays.ArrowExtensionArray(pyarrow.chunked_array([column])), index=frame.index)
     return pd.DataFrame(columns)
+
+
+def _as_category(column: Any, path: FilePath, name: str) -> Any:
+    """Values as places among the categories that a column of a Parquet file has, in their order."""
+    before = parquet.read_table(path, columns=[name]).column(name).unify_dictionaries()
+    if not before.num_chunks:
+        return column.dictionary_encode()
+    categories = before.chunk(0).dictionary
+    places = pyarrow.compute.index_in(column.cast(categories.type), value_set=categories)
+    return pyarrow.DictionaryArray.from_arrays(
+        places.cast(before.type.index_type), categories, ordered=before.type.ordered
+    )
 
 
 def write_frame(path: FilePath, frame: pd.DataFrame) -> None:

@@ -29,7 +29,7 @@ _LEAST = 50  # held-out rows, and half of the synthetic ones, below which nothin
 _COMPARED = 5_000  # rows of each kind that trees see, at most
 _SEARCHED, _SEARCHING = 100_000, 2_000  # rows of the table and synthetic ones that are compared one by one, at most
 _DECIMALS = 8  # of a column's values, beyond which they are not rounded
-_LOOKED_AT = 10_000  # values of a column whose decimals are counted
+_LOOKED_AT = 10_000  # different values of a column whose decimals are counted
 _LEVELS = 24  # bars of a discrete column, and names that are told apart
 _SHOWN = 24  # columns that are drawn
 _ROWS_ON_PAGE = 10
@@ -62,7 +62,7 @@ class Likeness:
         auc: Area under the ROC curve of gradient-boosted trees that tell held-out rows from synthetic ones, after they
             were shown the fitted rows and other synthetic ones; 0.5 where they cannot tell. ``None`` for too few rows.
         auc_error: Its standard error, over the rows.
-        copies: Share of synthetic rows that are equal to a fitted one (that has no gaps).
+        copies: Share of synthetic rows that are equal to a fitted one without gaps; ``None`` where all have gaps.
         held_out_copies: Share of held-out rows without gaps that are; ``None`` for too few rows.
         nearest: Whether fitted rows are nearer than held-out ones; ``None`` for too few rows.
     """
@@ -72,7 +72,7 @@ class Likeness:
     gaps: bool
     auc: float | None
     auc_error: float | None
-    copies: float
+    copies: float | None
     held_out_copies: float | None
     nearest: Nearest | None
 
@@ -94,26 +94,28 @@ class Likeness:
         fitted = rows if held.all() else rows[~held]  # of a handful of rows, those held out were fitted, too
         copies = _copies(ours, fitted)
         if held.all() or counts[0] < _LEAST or counts[1] < 2 * _LEAST or not columns.modelled:
-            return cls(*counts, None, None, copies or 0.0, None, None)
+            return cls(*counts, None, None, copies, None, None)
         seen, others, drawn = (_some(kind, _COMPARED, random) for kind in (fitted, rows[held], ours))
         auc, error = _told_apart(seen, others, drawn, seed, random)
         nearest = _nearest(columns, rows, held, _some(ours, _SEARCHING, random), random)
-        return cls(*counts, auc, error, copies or 0.0, _copies(rows[held], fitted), nearest)
+        return cls(*counts, auc, error, copies, _copies(rows[held], fitted), nearest)
 
     def lines(self) -> list[str]:
         """What is said of it, for people."""
+        copies = "not known, there is none" if self.copies is None else f"{self.copies:.1%}"
+        whole = " without gaps" if self.gaps else ""
         if self.auc is None or self.nearest is None:
             return [
                 f"how like the table they are is said of {_LEAST} held-out rows or more ({self.held_out} here), "
                 f"{2 * _LEAST} synthetic ones ({self.synthetic}) and columns that vary",
-                f"copies of fitted rows: {self.copies:.1%}",
+                f"copies of fitted rows{whole}: {copies}",
             ]
         base = "" if self.held_out_copies is None else f" (of held-out rows {self.held_out_copies:.1%} are)"
         gaps = "; gaps of the table that go with its values tell them apart, too" if self.gaps else ""
         return [
             f"told from {self.held_out} held-out rows by trees: AUC {self.auc:.3f} +- {self.auc_error:.3f} "
             f"(0.5 or less: not at all, 1: always{gaps})",
-            f"copies of fitted rows: {self.copies:.1%}{base}",
+            f"copies of fitted rows{whole}: {copies}{base}",
             f"nearest to a fitted row: {self.nearest.fitted:.1%}, expected {self.nearest.expected:.1%} +- "
             f"{self.nearest.error:.1%} (clearly more: learned by heart)",
         ]
@@ -131,10 +133,10 @@ def _some(rows: Array, most: int, random: np.random.Generator) -> Array:
 
 
 def _copies(rows: Array, of: Array) -> float | None:
-    """Share of rows without gaps that are equal to one of others; ``None`` for none."""
+    """Share of rows without gaps that are equal to one of others; ``None`` where there are none of either."""
     rows, of = (some[~np.isnan(some).any(1)] for some in (rows, of))
     known = {row.tobytes() for row in of}
-    return float(np.mean([row.tobytes() in known for row in rows])) if len(rows) else None
+    return float(np.mean([row.tobytes() in known for row in rows])) if len(rows) and len(of) else None
 
 
 def _told_apart(
@@ -144,8 +146,10 @@ def _told_apart(
     count = min(len(held_out), len(synthetic) // 2)
     seen, judged = synthetic[count:], np.concatenate([held_out[:count], _with_gaps(synthetic[:count], held_out)])
     rows = np.concatenate([fitted, _with_gaps(seen, fitted[random.integers(len(fitted), size=len(seen))])])
-    trees = HistGradientBoostingClassifier(random_state=seed).fit(rows, np.repeat([0, 1], [len(fitted), len(seen)]))
-    auc = float(roc_auc_score(np.repeat([0, 1], count), trees.predict_proba(judged)[:, 1]))
+    known = ~np.isnan(rows).all(0)
+    trees = HistGradientBoostingClassifier(random_state=seed)
+    trees.fit(rows[:, known], np.repeat([0, 1], [len(fitted), len(seen)]))
+    auc = float(roc_auc_score(np.repeat([0, 1], count), trees.predict_proba(judged[:, known])[:, 1]))
     return auc, _auc_error(auc, count)
 
 
@@ -174,9 +178,10 @@ def _nearest(
     many of the nearest are fitted on average, and so far from that usually (the variance of a sum over rows that are
     chosen without replacement).
     """
-    order = random.permutation(len(rows))[:_SEARCHED]  # of rows equally near, one at random is found
-    rows, fitted = rows[order], ~held[order]
     places = _places(columns, rows)
+    others = random.permutation(np.flatnonzero(~held))[: max(_SEARCHED - int(held.sum()), 1)]
+    order = random.permutation(np.append(others, np.flatnonzero(held)))  # of rows equally near, one at random is found
+    rows, fitted = rows[order], ~held[order]
     found = NearestNeighbors(n_neighbors=1).fit(places(rows)).kneighbors(places(synthetic))[1][:, 0]
     times = np.bincount(found, minlength=len(rows)).astype(float)
     share, count = float(fitted.mean()), len(rows)
@@ -194,7 +199,8 @@ def _places(columns: Columns, rows: Array) -> Callable[[Array], Array]:
         filled = np.where(np.isnan(rows[:, d]), middle, rows[:, d])
         numbers = ((filled - middle) / np.where(scale > 0.0, scale, 1.0))[:, ~named]
         names = filled[:, named].astype(int).clip(0, _LEVELS)
-        return np.concatenate([numbers, *(np.eye(_LEVELS + 1)[column] / math.sqrt(2.0) for column in names.T)], 1)
+        flags = (np.eye(_LEVELS + 1)[column] / math.sqrt(2.0) for column in names.T)
+        return np.concatenate([part.astype(np.float32) for part in (numbers, *flags)], 1)
 
     return places
 
@@ -220,27 +226,36 @@ def as_precise_as(
             continue
         decimals = 0 if isinstance(kind, Grid) and kind.whole else _decimals(table[name])
         if decimals is not None and name not in given:
-            rows[name] = rows[name].round(decimals)
-        if isinstance(kind, Grid) and not kind.whole and name not in given:
-            rows[name] = _to_levels(rows[name], table[name].dropna(), kind.spacing)
+            rounded = _rounded(rows[name], decimals)
+            on_grid = isinstance(kind, Grid) and not kind.whole
+            rows[name] = _to_levels(rows[name], table[name], kind.spacing, rounded) if on_grid else rounded  # type: ignore[union-attr]
         if as_text and decimals == 0 and bool(((rows[name] % 1 == 0) & (rows[name].abs() < 2**53)).all()):
             rows[name] = rows[name].astype(np.int64)
     return rows
 
 
-def _to_levels(values: pd.Series, known: pd.Series, spacing: float) -> pd.Series:
-    """Values of a grid as those of the table were rounded; where it has none near, as they are."""
-    levels = np.unique(np.asarray(known))
+def _rounded(values: pd.Series, decimals: int) -> pd.Series:
+    """Values with so many decimals, in their type; what has no more of them stays as it is."""
+    exact = np.asarray(values, dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = np.where(np.abs(exact) * 10.0**decimals < 2**53, np.round(exact, decimals), exact) + 0.0
+    return pd.Series(found, index=values.index).astype(values.dtype)
+
+
+def _to_levels(values: pd.Series, known: pd.Series, spacing: float, otherwise: pd.Series) -> pd.Series:
+    """Values of a grid as those of the table were written; where the table has none at a place, other ones."""
+    levels = np.unique(np.asarray(known.dropna()))
     after = np.searchsorted(levels, values).clip(1, len(levels) - 1)
     nearest = np.where(values - levels[after - 1] < levels[after] - values, levels[after - 1], levels[after])
-    return values.where(np.abs(nearest - values) > 0.5 * spacing, nearest)
+    return otherwise.where(np.abs(nearest - values) > 0.5 * spacing, nearest)
 
 
 def _decimals(column: pd.Series) -> int | None:
     """The most decimals that a value of a column has; ``None`` where they are too many to have been written so."""
-    known = np.asarray(column.dropna().iloc[:_LOOKED_AT])
-    most = max(0, *(-int(Decimal(str(value)).normalize().as_tuple().exponent) for value in known))
-    return most if most <= _DECIMALS else None
+    different = np.asarray(column.dropna().unique())
+    some = different[:: max(1, len(different) // _LOOKED_AT)]
+    most = max((-int(Decimal(str(value)).normalize().as_tuple().exponent) for value in some), default=0)
+    return max(0, most) if most <= _DECIMALS else None
 
 
 # The page -----------------------------------------------------------------------------------------------------------

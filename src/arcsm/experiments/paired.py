@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,8 +30,10 @@ def over_rows(nll_of_each: OfEach) -> dict[str, Any]:
     }
 
 
-def behind(methods: Mapping[str, OfEach]) -> tuple[str, dict[str, list[float]], dict[str, list[float]]]:
-    """The best of some methods (less is better), and how far the others are behind it.
+def behind(
+    methods: Mapping[str, OfEach], candidates: Collection[str] | None = None
+) -> tuple[str, dict[str, list[float]], dict[str, list[float]]]:
+    """The best of some methods (less is better), or of the candidates among them, and how far all are behind it.
 
     Any two are compared with the seeds that both have. The standard error of a difference is over the rows, which all
     share, and over the seeds; of one seed alone it does not know what another would change.
@@ -46,7 +48,8 @@ def behind(methods: Mapping[str, OfEach]) -> tuple[str, dict[str, list[float]], 
         ours, theirs = each[method], each[other]
         return torch.stack([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
 
-    best = min(each, key=lambda method: max(float(apart(method, other).mean()) for other in each))
+    among = list(each if candidates is None else candidates)
+    best = min(among, key=lambda method: max(float(apart(method, other).mean()) for other in among))
     return (
         best,
         {method: _difference(apart(method, best)) for method in each},

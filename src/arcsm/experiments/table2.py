@@ -7,9 +7,10 @@ test digits: by importance sampling from a distribution fitted to the posterior 
 from __future__ import annotations
 
 import base64
+import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -194,9 +195,10 @@ def body(run: Study[Table2]) -> Result:
     diverged = {cell.name: training[cell.name]["diverged"] for cell in every if "diverged" in training[cell.name]}
     every = [cell for cell in every if "steps" in training[cell.name]]  # that left a model, broken or not
     digits, faces = ([cell for cell in every if cell.preset == preset] for preset in (MNIST, FACES))
-    pressures = _each(run, "pressure", every, _pressure)
-    measured = _each(run, "measure", digits, _likelihood) | _each(run, "measure", faces, _frechet)
-    annealed = _each(run, "anneal", digits, _annealed)
+    pressures = _each(run, "pressure", every, _pressure, diverged)
+    measured = _each(run, "measure", digits, _likelihood, diverged) | _each(run, "measure", faces, _frechet, diverged)
+    annealed = _each(run, "anneal", digits, _annealed, diverged)
+    every = [cell for cell in every if pressures[cell.name] and measured[cell.name] and annealed.get(cell.name) != {}]
     drawn = _each(run, "draw", [cell for cell in every if cell.seed == settings.first_seed], _drawn)
     columns: dict[str, Result] = {}
     for preset, latents in sets:
@@ -221,14 +223,35 @@ def body(run: Study[Table2]) -> Result:
 
 
 def _each(
-    run: Study[Table2], part: str, cells: list[Cell], compute: Callable[[Study[Table2], Cell], Result]
+    run: Study[Table2],
+    part: str,
+    cells: list[Cell],
+    compute: Callable[[Study[Table2], Cell], Result],
+    broken: Collection[str] = (),
 ) -> dict[str, Result]:
-    """A part of the work for each autoencoder, by its name; done again where one is built or trained otherwise."""
+    """A part of the work for each autoencoder, by its name; done again where one is built or trained otherwise.
+
+    Of those that are broken there is nothing where it cannot be done.
+    """
+
+    def computed(cell: Cell) -> Result:
+        return _if_finite(partial(compute, run, cell)) if cell.name in broken else compute(run, cell)
+
     found = run.each(
-        {f"{part} {cell.name}": partial(compute, run, cell) for cell in cells},
+        {f"{part} {cell.name}": partial(computed, cell) for cell in cells},
         {f"{part} {cell.name}": cell.folder(run).name for cell in cells},
     )
     return {cell.name: found[f"{part} {cell.name}"] for cell in cells}
+
+
+def _if_finite(compute: Callable[[], Result]) -> Result:
+    """What is found, or nothing where it is no number or an error."""
+    try:
+        found = compute()
+        json.dumps(found, allow_nan=False)
+    except ValueError:
+        return {}
+    return found
 
 
 def _seeds(settings: Table2, method: str) -> list[int]:
@@ -244,17 +267,20 @@ def _column(preset: str, latents: int | None) -> str:
 
 def _train(run: Study[Table2], cell: Cell) -> Result:
     """How it was trained; where that broke, why, and what it was like when it was last looked at."""
-    broke = {}
     try:
         train_vae_run(cell.config(run), cell.folder(run), resume=True, progress=True)
     except TrainingDiverged as error:
-        broke = {"diverged": str(error)}
+        return {"diverged": str(error), **_if_finite(partial(_trained, run, cell))}
+    return _trained(run, cell)
+
+
+def _trained(run: Study[Table2], cell: Cell) -> Result:
+    """What training logged; ``ValueError`` where it broke before it was looked at."""
     history = read_metrics(cell.folder(run))
-    if not history:  # broken before it was
-        return broke
+    if not history:
+        raise ValueError(f"{cell.name}: was never validated")
     last = history[-1]
     return {
-        **broke,
         "steps": int(last["step"]),
         "milliseconds_a_step": 1e3 * last["seconds"] / last["step"],
         "validation": last["valid"],
@@ -381,12 +407,15 @@ def _over_annealed(found: Mapping[int, Result]) -> Result:
 
 
 def _best(preset: str, rows: Mapping[str, Result]) -> Result:
-    """Who is the best: of digits by annealing, as in the paper, with how far the others are behind."""
+    """Who is the best of those that did not break: of digits by annealing, as in the paper, with how far behind others
+    are."""
     if not rows:
         return {"best": None}
+    whole = [method for method, row in rows.items() if "diverged" not in row] or list(rows)
     if preset != MNIST:
-        return {"best": min(rows, key=lambda method: rows[method]["frechet_distance"]["of_each_seed"][0])}
-    best, differences, of_seeds = behind({method: row["annealed"].pop("nll_of_each") for method, row in rows.items()})
+        return {"best": min(whole, key=lambda method: rows[method]["frechet_distance"]["of_each_seed"][0])}
+    each = {method: row["annealed"].pop("nll_of_each") for method, row in rows.items()}
+    best, differences, of_seeds = behind(each, whole)
     return {"best": best, "annealed_behind_the_best": differences, "behind_with_each_seed": of_seeds}
 
 
