@@ -175,11 +175,13 @@ def test_values_have_as_many_decimals_as_those_of_the_table() -> None:
     table = pd.DataFrame({"cents": np.round(random.lognormal(4, 1, 200), 2), "all": rows(200)["a"]})
     table["small"] = table["cents"] * 1e-7
     table["thirds"] = np.round(random.poisson(9.0, 200) / 3.0, 2)
+    table["tenths"] = random.poisson(9.0, 200) * 0.1  # 0.30000000000000004 among them
     table["single"] = table["cents"].astype(np.float32)
     density = ScoreDensity(**QUICK).fit(table)
     drawn = density.sample(50)
     found = as_precise_as(table, density.columns_, drawn, given=["all"])
     assert set(found["thirds"]) <= set(table["thirds"])
+    assert (found["tenths"].isin(table["tenths"]) | ~found["tenths"].round(1).isin(table["tenths"].round(1))).all()
     for name in ("cents", "single"):
         assert (found[name] == found[name].round(2)).all()
         assert not found[name].equals(drawn[name])

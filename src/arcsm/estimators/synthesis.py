@@ -225,10 +225,11 @@ def as_precise_as(
         if not pd.api.types.is_float_dtype(rows[name].dtype) or not isinstance(kind, Continuous | Grid):
             continue
         decimals = 0 if isinstance(kind, Grid) and kind.whole else _decimals(table[name])
-        if decimals is not None and name not in given:
-            rounded = _rounded(rows[name], decimals)
-            on_grid = isinstance(kind, Grid) and not kind.whole
-            rows[name] = _to_levels(rows[name], table[name], kind.spacing, rounded) if on_grid else rounded  # type: ignore[union-attr]
+        if name not in given:
+            found = rows[name] if decimals is None else _rounded(rows[name], decimals)
+            if isinstance(kind, Grid) and not kind.whole:
+                found = _to_levels(rows[name], table[name], kind.spacing, found)
+            rows[name] = found
         if as_text and decimals == 0 and bool(((rows[name] % 1 == 0) & (rows[name].abs() < 2**53)).all()):
             rows[name] = rows[name].astype(np.int64)
     return rows
