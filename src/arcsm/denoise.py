@@ -27,7 +27,7 @@ from arcsm.draws import open_uniform_like
 from arcsm.model import AutoregressiveModel
 from arcsm.monte_carlo import Particles, particles, systematic
 from arcsm.progress import track
-from arcsm.samplers import annealed, check_langevin
+from arcsm.samplers import annealed_langevin, check_langevin
 from arcsm.walking import walk
 
 __all__ = [
@@ -139,7 +139,7 @@ def langevin(
     levels = model.path()[first_level:]
 
     def restore(conditionals: Conditionals, d: int, x: Tensor) -> Tensor:
-        return annealed(conditionals, x, levels, generator, steps, step_size)
+        return annealed_langevin(conditionals, x, levels, generator, steps, step_size)
 
     return _restore(model, y, condition, model.conditionals_of(prepared=Prepared()), restore, progress, suspect)
 

@@ -58,7 +58,9 @@ def langevin(
         ValueError: for no steps, or a step size that is not positive and finite.
     """
     check_langevin(steps, step_size)
-    return annealed(conditionals, _normal(conditionals, generator), conditionals.path, generator, steps, step_size)
+    return annealed_langevin(
+        conditionals, _normal(conditionals, generator), conditionals.path, generator, steps, step_size
+    )
 
 
 def check_langevin(steps: int, step_size: float | None) -> None:
@@ -71,7 +73,7 @@ def check_langevin(steps: int, step_size: float | None) -> None:
         raise ValueError(f"steps, step_size: expected at least 1 and a positive number, got {steps} and {step_size}")
 
 
-def annealed(
+def annealed_langevin(
     conditionals: Conditionals,
     x: Tensor,
     levels: Sequence[float],

@@ -166,9 +166,10 @@ def _given(pairs: Sequence[str], table: pd.DataFrame) -> dict[str, Any]:
     found: dict[str, Any] = {}
     check_not_empty(table)
     for pair in pairs:
-        name, separator, text = pair.rpartition("=") if pair.rpartition("=")[0] in table else pair.partition("=")
-        if not separator or name not in table:
+        splits = [parts for parts in (pair.rpartition("="), pair.partition("=")) if parts[1] and parts[0] in table]
+        if not splits:
             raise ValueError(f"--given {pair}: expected COLUMN=VALUE, a column of {', '.join(table.columns[:20])}")
+        name, _, text = splits[0]
         if name in found:
             raise ValueError(f"--given {pair}: {name} is given already")
         found[name] = _value(pair, table[name], text)
