@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from arcsm.experiments.table2 import ENCODERS
+from arcsm.experiments.autoencoders import ENCODERS
 from arcsm.implicit import AutoregressiveEncoder, VAEConfig, VAETrainConfig
 from arcsm.implicit.encoders import _Chain, chained
 from arcsm.implicit.training import _Trainer

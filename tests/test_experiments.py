@@ -152,6 +152,19 @@ def test_a_cell_is_done_once_for_the_same_settings(tmp_path: Path) -> None:
     assert study_of(0).each({"of a model": compute}, {"of a model": "changed"}) == {"of a model": {"value": 5}}
 
 
+def test_the_time_of_a_cell_has_that_of_runs_that_were_stopped(tmp_path: Path) -> None:
+    study = Study("name", "smoke", Settings(), torch.device("cpu"), tmp_path, tmp_path / "work")
+
+    def goes_on() -> dict[str, int]:
+        study.earlier += 1000.0
+        return {}
+
+    study.once("goes on", goes_on)
+    assert 1000.0 <= study.seconds < 1900.0
+    study.once("begins", dict)
+    assert study.seconds < 1900.0
+
+
 def test_a_record_says_what_code_its_cells_are_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def codes() -> set[str]:
         study = Study("name", "smoke", Settings(), torch.device("cpu"), tmp_path, tmp_path / "work")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from arcsm import cli
-from arcsm.experiments import table2
+from arcsm.experiments import autoencoders, table2
 from arcsm.experiments.paired import behind, over_rows
 from arcsm.implicit import training
 
@@ -62,7 +62,7 @@ def test_a_lucky_single_seed_does_not_beat_the_mean_of_many() -> None:
 def test_what_broke_is_not_the_best() -> None:
     rows = {name: table2._over_annealed({0: _cell(nll, nll)}) for name, nll in (("a", 1.0), ("b", 2.0), ("c", 3.0))}
     rows["a"]["diverged"] = "step 3: the encoder has collapsed"
-    found = table2._best(table2.MNIST, rows)
+    found = table2._best(autoencoders.MNIST, rows)
     assert found["best"] == "b"
     assert found["annealed_behind_the_best"]["a"] == [-1.0, 0.0]
 
@@ -86,17 +86,19 @@ def test_what_broke_beyond_measure_is_left_out(tmp_path: Path, monkeypatch: pyte
 
 def test_the_record_has_no_likelihood_of_every_digit() -> None:
     rows = {"a": table2._over_annealed({0: _cell(1.0, 3.0)}), "b": table2._over_annealed({0: _cell(2.0, 3.0)})}
-    assert table2._best(table2.MNIST, rows)["best"] == "a"
+    assert table2._best(autoencoders.MNIST, rows)["best"] == "a"
     assert all("nll_of_each" not in row["annealed"] for row in rows.values())
-    assert table2._best(table2.MNIST, {}) == {"best": None}
+    assert table2._best(autoencoders.MNIST, {}) == {"best": None}
 
 
 def test_methods_and_seeds_are_added_to_a_record_without_what_was_trained_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained = []
-    train = table2.train_vae_run
-    monkeypatch.setattr(table2, "train_vae_run", lambda config, *args, **kw: _noted(trained, config, train, args, kw))
+    train = autoencoders.train_vae_run
+    monkeypatch.setattr(
+        autoencoders, "train_vae_run", lambda config, *args, **kw: _noted(trained, config, train, args, kw)
+    )
 
     def record(work: str, *changes: str) -> dict[str, Any]:
         trained.clear()
@@ -124,13 +126,35 @@ def test_methods_and_seeds_are_added_to_a_record_without_what_was_trained_for_it
     assert trained == [("elbo", 0)]
     assert (tmp_path / "results" / "table2-mnist" / before["elbo"]["samples"]).read_bytes() == picture
     assert any("stein-seed-1" in name for name in json.loads(cells.read_text()))  # what is not asked for stays
-    record("second", "methods=[elbo]", "annealed_images=3")
+    record("second", "methods=[elbo]", "test_images=4")
     files = list(json.loads(cells.read_text()))
-    assert len([name for name in files if name.startswith("anneal-") and "elbo" in name]) == 1  # not those of before
+    assert len([name for name in files if name.startswith("measure-") and "elbo" in name]) == 1  # not those of before
     cells.write_text("{")
     command = ["reproduce", "table2-mnist", "--preset", "smoke", "--force", "--out", str(tmp_path / "results")]
     assert cli._run([*command, "--work", str(tmp_path / "fourth")]) == 1
     assert f"{cells}: these are not the cells" in capsys.readouterr().err
+
+
+def test_the_time_of_training_has_that_of_runs_that_were_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged = autoencoders.read_metrics
+    monkeypatch.setattr(
+        autoencoders, "read_metrics", lambda folder: [{**row, "seconds": 1000.0} for row in logged(folder)]
+    )
+
+    def spent() -> float:
+        command = ["reproduce", "table2-mnist", "--preset", "smoke", "--device", "cpu", "--set", "methods=[elbo]"]
+        command += ["--out", str(tmp_path / "results"), "--work", str(tmp_path / "work"), "--force"]
+        assert cli._run(command) == 0
+        (cell,) = (tmp_path / "work").glob("*/train-*.json")
+        seconds = float(json.loads(cell.read_text())["seconds"])
+        cell.unlink()
+        (tmp_path / "results" / "table2-mnist" / "smoke-cells.json").unlink()
+        return seconds
+
+    assert spent() < 900.0
+    assert spent() >= 1000.0  # the run of before is there, and it took so long
 
 
 def test_what_broke_is_measured_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +177,7 @@ def test_what_broke_is_measured_as_it_was(tmp_path: Path, monkeypatch: pytest.Mo
         assert set(rows) == ({"csm"} if measured else set())
         if measured:
             assert rows["csm"]["steps"] == 1
-            assert rows["csm"]["annealed"]["images"] == 2
+            assert rows["csm"]["annealed"]["images"] == 3
             assert "collapsed" in rows["csm"]["diverged"]
         (tmp_path / "results" / "table2-mnist" / "smoke-cells.json").unlink()
 

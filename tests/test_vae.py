@@ -46,7 +46,7 @@ from arcsm.implicit import (
     save_vae,
 )
 from arcsm.implicit.encoders import _Chain
-from arcsm.implicit.evidence import _hamiltonian, _moments
+from arcsm.implicit.evidence import _hamiltonian, _moments, tempered
 from arcsm.implicit.training import _Trainer, used_latents
 from arcsm.training import TrainingDiverged
 from arcsm.training_log import read_metrics
@@ -295,11 +295,33 @@ def test_a_proposal_finds_the_posterior_from_an_encoder_that_does_not() -> None:
     )
 
 
+def test_a_proposal_widens_from_an_encoder_that_has_collapsed() -> None:
+    encoder = GaussianEncoder(DenseTrunk(12, (16,)), 6)
+    with torch.no_grad():
+        encoder.location_and_log_scale.weight.zero_()
+        encoder.location_and_log_scale.bias.copy_(torch.cat([torch.zeros(6), torch.full((6,), -7.0)]))
+    vae = linear(6, 12, encoder)
+    _, x = simulated(vae, 8)
+    bound = importance_bound(vae, x, 2000, generator=seeded())
+    torch.testing.assert_close(bound, evidence(vae, x), rtol=0.0, atol=0.1)
+
+
+def test_weights_are_tempered_until_a_quarter_of_the_samples_count() -> None:
+    log_weights = torch.stack([200.0 * normal(1000), 0.1 * normal(1000), torch.zeros(1000, dtype=FLOAT64)])
+    weights, power = tempered(log_weights)
+    counting = 1.0 / weights.square().sum(1)
+    assert float(counting[0]) == pytest.approx(250.0, rel=1e-4)
+    assert float(counting[1]) > 250.0
+    assert power.tolist() == [pytest.approx(0.006, rel=0.5), 1.0, 1.0]
+    torch.testing.assert_close(weights[1], torch.softmax(log_weights[1], 0))
+    torch.testing.assert_close(tempered(log_weights + 7.0)[0], weights)
+
+
 def test_a_proposal_survives_samples_that_are_flat() -> None:
     """Latents on a line, and all the same: no covariance that could be factored in single precision."""
     vae = linear().float()
     for z in (1e5 * torch.ones(2, 30, 3) * torch.linspace(0.0, 1.0, 30)[:, None], torch.ones(2, 30, 3)):
-        found = _moments(z, torch.full((2, 30), 1.0 / 30), torch.zeros(2, 3, 3))
+        found = _moments(z, torch.full((2, 30), 1.0 / 30), z.mean(1), torch.zeros(2, 3, 3))
         assert bool(found.scale.isfinite().all())
         assert bool((found.scale.diagonal(dim1=1, dim2=2) > 0.0).all())
     assert importance_bound(vae, torch.zeros(0, 5)).shape == (0,)

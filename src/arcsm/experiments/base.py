@@ -89,6 +89,7 @@ class Study(Generic[S]):
         seconds: Spent on all cells so far, by whichever run.
         codes: Fingerprints of the code that they were computed by.
         used: What was found of each cell so far, by the name of its file.
+        earlier: Seconds that went into the cell that is being done in runs that were stopped, if it knows of any.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Study(Generic[S]):
     seconds: float = field(default=0.0, init=False)
     codes: set[str] = field(default_factory=set, init=False)
     used: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
+    earlier: float = field(default=0.0, init=False)
 
     def each(
         self, cells: Mapping[str, Callable[[], dict[str, Any]]], basis: Mapping[str, Any] | None = None
@@ -149,10 +151,10 @@ class Study(Generic[S]):
 
     def _computed(self, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What a cell's file holds."""
-        begun = time.monotonic()
+        self.earlier, begun = 0.0, time.monotonic()
         return {
             "result": compute(),
-            "seconds": time.monotonic() - begun,
+            "seconds": time.monotonic() - begun + self.earlier,
             "code": code_fingerprint(),
             "machine": machine(self.device),
         }

@@ -25,6 +25,8 @@ from arcsm.progress import track
 _NUMBERS_AT_ONCE = 1 << 23  # of a decoder's largest layer in one piece: 32 MB
 _DEGREES = 10.0  # of freedom of the proposal: tails that are heavier than those of the posterior
 _DECODES = 16  # latents of an input that its proposal begins with
+_COUNTING = 0.25  # share of the samples that have to count when a proposal is fitted to them
+_HALVINGS = 30  # of an interval for a power of weights
 
 
 @dataclass(frozen=True)
@@ -80,15 +82,24 @@ def _check(vae: VAE, x: Tensor, samples: int = 1) -> None:
 
 @torch.no_grad()
 def fit_proposal(
-    vae: VAE, x: Tensor, samples: int = 256, rounds: int = 10, generator: torch.Generator | None = None
+    vae: VAE, x: Tensor, samples: int = 256, rounds: int = 20, generator: torch.Generator | None = None
 ) -> Proposal:
     """Where the posterior of each input is: from the encoder's samples, then by adaptive importance sampling.
+
+    An encoder may be much narrower than the posterior. Then one or two of the samples have all of the weight, and a
+    distribution that is fitted to them gets narrower still. So weights are tempered until a quarter of the samples
+    count (:func:`tempered`), and until then the covariance is about the mean of the round before: every round moves as
+    far towards the posterior as its samples can tell, and is wider the way that it has moved.
+
+    References:
+        A population Monte Carlo scheme with transformed weights and its application to stochastic kinetic models
+        (Koblents and Miguez, 2015), https://arxiv.org/abs/1208.5600
 
     Arguments:
         vae: The model.
         x: Inputs, ``(B, F)``.
         samples: Latents of every input in each round.
-        rounds: Rounds of adaptation, at most; fewer where a quarter of the samples of every input count.
+        rounds: Rounds of adaptation, at most; fewer where a quarter of the samples of every input count untempered.
         generator: Source of randomness.
 
     Raises:
@@ -98,20 +109,44 @@ def fit_proposal(
     z = vae.encode(x, max(_DECODES, 2 * vae.latents), generator)
     weights = z.new_full(z.shape[:2], 1.0 / z.shape[1])
     prior = torch.eye(vae.latents, dtype=z.dtype, device=z.device).expand(len(x), -1, -1)
-    proposal = _moments(z, weights, 0.01 * prior)
+    proposal = _moments(z, weights, z.mean(1), 0.01 * prior)
     for _ in range(rounds):
         z, log_density = proposal.sample(samples, generator)
-        weights = torch.softmax(_log_joint(vae, x, z) - log_density, 1)
-        proposal = _moments(z, weights, proposal.scale @ proposal.scale.transpose(1, 2))
-        if bool((_effective(weights) > 0.25 * samples).all()):
+        weights, power = tempered(_log_joint(vae, x, z) - log_density)
+        whole = power == 1.0
+        about = torch.where(whole.unsqueeze(1), _mean(z, weights), proposal.mean)
+        proposal = _moments(z, weights, about, proposal.scale @ proposal.scale.transpose(1, 2))
+        if bool(whole.all()):
             break
     return proposal
 
 
-def _moments(z: Tensor, weights: Tensor, before: Tensor) -> Proposal:
-    """Weighted mean and covariance; the fewer samples count, the more of the covariance is that of before."""
-    mean = (weights.unsqueeze(-1) * z).sum(1)
-    centred = z - mean.unsqueeze(1)
+def tempered(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Importance weights to the largest power, up to one, at which a quarter of the samples count.
+
+    Arguments:
+        log_weights: Up to a constant for each input, ``(B, K)``.
+
+    Returns:
+        Weights that sum to one, ``(B, K)``, and the power, ``(B,)``.
+    """
+    wanted = _COUNTING * log_weights.shape[1]
+
+    def enough(power: Tensor) -> Tensor:
+        return _effective(torch.softmax(power.unsqueeze(1) * log_weights, 1)) >= wanted
+
+    low, high = log_weights.new_zeros(len(log_weights)), log_weights.new_ones(len(log_weights))
+    whole = enough(high)
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        low, high = torch.where(enough(middle), middle, low), torch.where(enough(middle), high, middle)
+    power = torch.where(whole, 1.0, low)
+    return torch.softmax(power.unsqueeze(1) * log_weights, 1), power
+
+
+def _moments(z: Tensor, weights: Tensor, about: Tensor, before: Tensor) -> Proposal:
+    """Weighted mean, and covariance about a point; the fewer samples count, the more of it is that of before."""
+    centred = z - about.unsqueeze(1)
     covariance = (weights.unsqueeze(-1) * centred).transpose(1, 2) @ centred
     effective = _effective(weights)
     share = (effective / (effective + z.shape[-1]))[:, None, None]
@@ -119,7 +154,12 @@ def _moments(z: Tensor, weights: Tensor, before: Tensor) -> Proposal:
     scale, failed = torch.linalg.cholesky_ex(wanted)
     spread = wanted.diagonal(dim1=1, dim2=2).clamp(min=torch.finfo(z.dtype).tiny).sqrt()
     scale = torch.where((failed > 0)[:, None, None], torch.diag_embed(spread), scale)  # too narrow in some direction
-    return Proposal(mean, scale.to(z.dtype))
+    return Proposal(_mean(z, weights), scale.to(z.dtype))
+
+
+def _mean(z: Tensor, weights: Tensor) -> Tensor:
+    """Of samples ``(B, K, D)`` by weights ``(B, K)`` that sum to one, ``(B, D)``."""
+    return (weights.unsqueeze(-1) * z).sum(1)
 
 
 def _effective(weights: Tensor) -> Tensor:
