@@ -78,6 +78,7 @@ def test_an_autoencoder_is_trained_drawn_from_and_reported(
     page = (tmp_path / "page.html").read_text()
     assert "importance weighted bound" in page
     assert "annealed importance sampling" in page
+    assert "annealing from above and from below differ" in page
     assert "% of what the true one would" in page
     assert page.count("data:image/png;base64,") == 5  # four pictures and the curve
     assert "https://" not in page

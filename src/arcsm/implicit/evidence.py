@@ -245,8 +245,8 @@ class Annealing:
         ValueError: for numbers that are not positive.
     """
 
-    temperatures: int = 200
-    chains: int = 16
+    temperatures: int = 100
+    chains: int = 8
     leapfrog: int = 5
     step_size: float = 0.3
 

@@ -12,7 +12,7 @@ from arcsm import plots
 from arcsm.checkpoint import write_text
 from arcsm.config import dump_config
 from arcsm.data.datasets import Dataset, load_dataset
-from arcsm.implicit.evidence import Annealing, annealed_bound, importance_bound
+from arcsm.implicit.evidence import Annealing, annealed_bound, fit_proposal, gap, importance_bound
 from arcsm.implicit.runs import VAERun
 from arcsm.implicit.training import used_latents
 from arcsm.implicit.vae import VAE
@@ -23,6 +23,7 @@ from arcsm.training_log import read_metrics
 
 _IMAGES, _SAMPLES = 200, 1_000  # of the likelihood of a page; a convolutional decoder gets a tenth of both
 _ANNEALING = Annealing(temperatures=100, chains=4)  # of the same images, where the decoder is quick
+_SIMULATED = 50  # images that the model draws, on which annealing is checked from both sides
 _SHOWN = 8  # images that are reconstructed, and latents that are traversed
 _REACH = 2.5  # of a traversal, in standard deviations of the prior
 _STEPS = 8
@@ -30,11 +31,21 @@ _STEPS = 8
 
 @dataclass(frozen=True)
 class VAENumbers:
-    """The numbers of the page."""
+    """The numbers of the page.
+
+    Attributes:
+        log_likelihood: Nats an image, by each estimate.
+        images: How many there are.
+        samples: Latents of each, of the importance weighted bound.
+        apart: By how much annealed bounds from above and from below differ on images that the model draws, and the
+            standard error of that; ``None`` where there was no annealing.
+        used_latents: How many say something of the image.
+    """
 
     log_likelihood: list[LikelihoodRow]
     images: int
     samples: int
+    apart: tuple[float, float] | None
     used_latents: int
 
 
@@ -87,12 +98,22 @@ def _numbers(vae: VAE, dataset: Dataset, seed: int, progress: bool) -> VAENumber
     images, samples = min(len(dataset.test), _IMAGES // share), _SAMPLES // share
     generator = torch.Generator(vae.device).manual_seed(seed)
     x = vae.prepare(dataset.test[:images].to(vae.device), generator)
-    bound = torch.cat([importance_bound(vae, part, samples, generator=generator) for part in x.split(50)])
-    found = [LikelihoodRow("importance weighted bound", *summary(bound), ours=True)]
-    if vae.parts.networks == "dense":
-        annealed = annealed_bound(vae, x, _ANNEALING, generator=generator, progress=progress)
-        found.append(LikelihoodRow("annealed importance sampling", *summary(annealed), ours=True))
-    return VAENumbers(found, images, samples, used_latents(vae, x, generator))
+    quick = vae.parts.networks == "dense"
+    important, annealed = [], []
+    with track("likelihood", images, progress) as advance:
+        for part in x.split(50):
+            proposal = fit_proposal(vae, part, generator=generator)
+            important.append(importance_bound(vae, part, samples, proposal, generator))
+            if quick:
+                annealed.append(annealed_bound(vae, part, _ANNEALING, proposal, generator))
+            advance(len(part))
+    found = [LikelihoodRow("importance weighted bound", *summary(torch.cat(important)), ours=True)]
+    apart = None
+    if quick:
+        found.append(LikelihoodRow("annealed importance sampling", *summary(torch.cat(annealed)), ours=True))
+        lower, upper = gap(vae, _SIMULATED, _ANNEALING, generator=generator)
+        apart = summary(upper - lower)
+    return VAENumbers(found, images, samples, apart, used_latents(vae, x, generator))
 
 
 @torch.no_grad()
