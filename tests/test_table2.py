@@ -126,13 +126,40 @@ def test_methods_and_seeds_are_added_to_a_record_without_what_was_trained_for_it
     assert trained == [("elbo", 0)]
     assert (tmp_path / "results" / "table2-mnist" / before["elbo"]["samples"]).read_bytes() == picture
     assert any("stein-seed-1" in name for name in json.loads(cells.read_text()))  # what is not asked for stays
-    record("second", "methods=[elbo]", "test_images=4")
+    measured = record("third", "methods=[elbo]", "test_images=4")
+    assert measured["elbo"]["annealed"]["images"] == 4
+    assert trained == []  # measured anew, no more
     files = list(json.loads(cells.read_text()))
     assert len([name for name in files if name.startswith("measure-") and "elbo" in name]) == 1  # not those of before
+    changes = [*table2.PRESETS["smoke"].mnist_changes, "train.learning_rate=0.1"]
+    assert record("third", "methods=[elbo]", f"mnist_changes={json.dumps(changes)}")["elbo"] != before["elbo"]
+    assert trained == [("elbo", 0)]
     cells.write_text("{")
     command = ["reproduce", "table2-mnist", "--preset", "smoke", "--force", "--out", str(tmp_path / "results")]
     assert cli._run([*command, "--work", str(tmp_path / "fourth")]) == 1
     assert f"{cells}: these are not the cells" in capsys.readouterr().err
+
+
+def test_kernels_may_have_the_encoder_whose_convolutions_their_samples_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoders = []
+    train = autoencoders.train_vae_run
+
+    def noted(config: Any, *args: Any, **kw: Any) -> Any:
+        encoders.append((config.train.method, config.model.encoder))
+        return train(config, *args, **kw)
+
+    monkeypatch.setattr(autoencoders, "train_vae_run", noted)
+    command = ["reproduce", "table2-faces", "--preset", "smoke", "--device", "cpu", "--force"]
+    command += ["--out", str(tmp_path / "results"), "--work", str(tmp_path / "work"), "--set", "methods=[stein, ssm]"]
+    for encoder, trained in (("implicit", ["stein", "ssm"]), ("autoregressive", ["stein"])):
+        encoders.clear()
+        assert cli._run([*command, "--set", f"kernels_encoder={encoder}"]) == 0
+        assert encoders == [(method, encoder) for method in trained]
+    rows = json.loads((tmp_path / "results" / "table2-faces" / "smoke.json").read_text())["metrics"]["columns"]["faces"]
+    assert rows["methods"]["stein"]["changes"] == ["model.encoder=autoregressive"]
+    assert rows["methods"]["ssm"]["changes"] == []
 
 
 def test_the_time_of_training_has_that_of_runs_that_were_stopped(

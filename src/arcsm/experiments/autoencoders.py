@@ -29,25 +29,15 @@ from arcsm.data.pixels import unscale_images
 from arcsm.experiments.base import Settings, Study, digest
 from arcsm.frechet import Frechet
 from arcsm.implicit.encoders import GaussianEncoder
-from arcsm.implicit.evidence import Annealing, annealed_bound, elbo, fit_proposal, gap, importance_bound
+from arcsm.implicit.evidence import Annealing, bounds, elbo, gap
 from arcsm.implicit.runs import VAERunConfig, load_vae_run, train_vae_run
 from arcsm.implicit.training import used_latents
 from arcsm.implicit.vae import VAE
 from arcsm.metrics import summary
-from arcsm.progress import track
 from arcsm.runs import is_finished
 from arcsm.training import TrainingDiverged
 from arcsm.training_log import read_metrics
 
-#: The paper's Table 2: nats of MNIST by annealing with 8 and 16 latents, Fréchet (Inception) distance of CelebA.
-QUOTED: Mapping[str, tuple[float, float, float]] = {
-    "elbo": (96.74, 91.82, 66.31),
-    "stein": (96.90, 88.86, 108.84),
-    "spectral": (96.85, 88.76, 121.51),
-    "ssm": (95.61, 88.44, 62.50),
-    "ssm-ar": (95.85, 88.98, 66.88),
-    "csm": (95.02, 88.42, 62.20),
-}
 ENCODERS: Mapping[str, str] = {
     "elbo": "gaussian",
     "stein": "implicit",
@@ -56,7 +46,7 @@ ENCODERS: Mapping[str, str] = {
     "ssm-ar": "autoregressive",
     "csm": "autoregressive",
 }
-KERNELS = ("stein", "spectral")
+_KERNELS = ("stein", "spectral")
 _WHITENED, _CENTRED = "train.whitened=true", "train.centred=true"
 _STANDARDISED = "train.whitened=conditionals"
 _RATE = "train.score_learning_rate={rate}"  # that of the autoencoder, which the scores of the other methods have
@@ -83,24 +73,31 @@ _LATER: Mapping[str, Any] = {"entropy_weight": 1.0}  # settings that runs of bef
 Result = dict[str, Any]
 
 
+#: The settings of the two measures.
+LIKELIHOOD = ("test_images", "samples", "simulated_images", "temperatures", "chains", "leapfrog")
+FRECHET = ("frechet_images",)
+
+
 class Table2(Settings):
     """Networks and rates are those of the presets ``vae-mnist`` and ``vae-faces``."""
 
-    # the last three say how an autoencoder is built and trained, which its cells are named after anyhow
+    # none but the first seed: how an autoencoder is built and trained is in the basis of each of its cells, how it is
+    # measured in that of the cells of measures
     lists_cells: ClassVar[frozenset[str]] = frozenset({
-        "seeds", "repeated", "methods", "latents", "faces", "mnist_changes", "faces_changes", "kernels_on_faces",
+        "seeds", "repeated", "methods", "latents", "faces", "mnist_changes", "faces_changes", "kernels_encoder",
+        *LIKELIHOOD, *FRECHET,
     })  # fmt: skip
     keeps_cells: ClassVar[bool] = True
 
-    methods: tuple[str, ...] = Field((*QUOTED, "csm, whitened, centred"), min_length=1)
+    methods: tuple[str, ...] = Field((*ENCODERS, "csm, whitened, centred"), min_length=1)
     # for all seeds; the others for the first alone
     repeated: tuple[str, ...] = ("csm", "ssm", "elbo", "csm, whitened, centred")
     latents: tuple[int, ...] = (8, 16)  # of digits; () for none
     faces: bool = True
     mnist_changes: tuple[str, ...] = ()
     faces_changes: tuple[str, ...] = ()
-    # the encoder of Stein and Spectral there: all samples of a face share the convolutions of the autoregressive one
-    kernels_on_faces: Literal["implicit", "autoregressive"] = "implicit"
+    # of Stein and Spectral on faces: all samples of a face share the convolutions of the autoregressive one
+    kernels_encoder: Literal["implicit", "autoregressive"] = "implicit"
     test_images: int = Field(10_000, ge=2)
     samples: int = Field(2_000, ge=1)  # latents of each, for the importance weighted bound
     simulated_images: int = Field(128, ge=2)  # of the check from both sides
@@ -143,9 +140,19 @@ class Autoencoder:
         rate = load_tree(self.preset, self.shared(run))["train"]["learning_rate"]
         if self.method == "csm":
             return [f"train.score_learning_rate={2.0 * rate}"] if self.preset == FACES else []
-        if self.method in KERNELS and self.preset == FACES and run.settings.kernels_on_faces != ENCODERS[self.method]:
-            return [f"model.encoder={run.settings.kernels_on_faces}"]
+        if self.method in _KERNELS and self.preset == FACES and run.settings.kernels_encoder != ENCODERS[self.method]:
+            return [f"model.encoder={run.settings.kernels_encoder}"]
         return [change.replace("{rate}", str(rate)) for change in OURS.get(self.method, ())]
+
+    def described(self, run: Study[Table2]) -> Result:
+        """What a record says of how it was built and trained."""
+        config = self.config(run)
+        found: Result = {"changes": self.changes(run)}
+        if self.method in _KERNELS:
+            found["particles"] = config.train.particles
+        if self.preset == FACES:
+            found["channels"] = list(config.model.channels)
+        return found
 
     def folder(self, run: Study[Table2]) -> Path:
         """Its name stands for all settings; one that came later is left out where it changes nothing."""
@@ -162,18 +169,21 @@ def each(
     cells: list[Autoencoder],
     compute: Callable[[Study[Table2], Autoencoder], Result],
     broken: Collection[str] = (),
+    settings: Collection[str] = (),
 ) -> dict[str, Result]:
-    """A part of the work for each autoencoder, by its name; done again where one is built or trained otherwise.
+    """A part of the work for each autoencoder, by its name; done again where one is built or trained otherwise, or
+    where some settings are others.
 
     Of those that are broken there is nothing where it cannot be done.
     """
+    chosen = {name: getattr(run.settings, name) for name in settings}
 
     def computed(cell: Autoencoder) -> Result:
         return if_finite(partial(compute, run, cell)) if cell.name in broken else compute(run, cell)
 
     found = run.each(
         {f"{part} {cell.name}": partial(computed, cell) for cell in cells},
-        {f"{part} {cell.name}": cell.folder(run).name for cell in cells},
+        {f"{part} {cell.name}": [cell.folder(run).name, chosen] for cell in cells},
     )
     return {cell.name: found[f"{part} {cell.name}"] for cell in cells}
 
@@ -190,8 +200,8 @@ def if_finite(compute: Callable[[], Result]) -> Result:
 
 def train(run: Study[Table2], cell: Autoencoder) -> Result:
     """How it was trained; where that broke, why, and what it was like when it was last looked at."""
-    log = read_metrics(cell.folder(run)) if cell.folder(run).is_dir() else []
-    run.earlier += log[-1]["seconds"] if log else 0.0
+    log = read_metrics(cell.folder(run))
+    run.earlier += log[-1]["seconds"] if log else 0.0  # of a run that was stopped
     try:
         train_vae_run(cell.config(run), cell.folder(run), resume=True, progress=True)
     except TrainingDiverged as error:
@@ -248,31 +258,23 @@ def likelihood(run: Study[Table2], cell: Autoencoder) -> Result:
     x = _test_digits(run, cell, vae, settings.test_images)
     generator = run.generator(cell.seed, 1)
     begun = time.monotonic()
-    important, annealed = [], []
-    with track("likelihood", len(x), True) as advance:
-        for part in x.split(50):
-            proposal = fit_proposal(vae, part, generator=generator)
-            important.append(importance_bound(vae, part, settings.samples, proposal, generator))
-            annealed.append(annealed_bound(vae, part, annealing, proposal, generator))
-            advance(len(part))
+    important, annealed = bounds(vae, x, settings.samples, annealing, generator, progress=True)
     seconds = time.monotonic() - begun
-    nats = {"important": torch.cat(important), "annealed": torch.cat(annealed)}
     lower, upper = gap(vae, settings.simulated_images, annealing, generator=generator)
+    (mean, error), (its_mean, its_error) = summary(-important), summary(-annealed)
     explicit = isinstance(vae.encoder, GaussianEncoder)
-    mean, error = summary(-nats["important"])
-    annealed_mean, annealed_error = summary(-nats["annealed"])
     return {
         "nll": mean,
         "nll_standard_error": error,
         "negative_elbo": -float(elbo(vae, x, generator=generator).mean()) if explicit else None,
         "used_latents": used_latents(vae, x[:256], generator),
+        "seconds_measuring": round(seconds, 1),
         "annealed": {
-            "nll": annealed_mean,
-            "standard_error": annealed_error,
-            "nll_of_each": (-nats["annealed"]).tolist(),
+            "nll": its_mean,
+            "standard_error": its_error,
+            "nll_of_each": (-annealed).tolist(),
             "images": len(x),
-            "seconds": round(seconds, 1),
-            "less_importance_weighted": list(summary(nats["annealed"] - nats["important"])),
+            "less_importance_weighted": list(summary(annealed - important)),
             "upper_less_lower_on_simulated": list(summary(upper - lower)),
         },
     }

@@ -24,9 +24,11 @@ from arcsm.progress import track
 
 _NUMBERS_AT_ONCE = 1 << 23  # of a decoder's largest layer in one piece: 32 MB
 _DEGREES = 10.0  # of freedom of the proposal: tails that are heavier than those of the posterior
+_FITTED_AT_ONCE = 50  # inputs
 _DECODES = 16  # latents of an input that its proposal begins with
-_COUNTING = 0.25  # share of the samples that have to count when a proposal is fitted to them
-_HALVINGS = 30  # of an interval for a power of weights
+_COUNTING = 0.125  # share of the samples that have to count when a proposal is fitted to them
+_LEAST_POWER, _HALVINGS = 1e-6, 16  # of weights that are tempered; to a quarter of a thousandth of the power
+_NOTHING = -1e5  # log weight of what has none beside the largest
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,14 @@ def _check(vae: VAE, x: Tensor, samples: int = 1) -> None:
 
 @torch.no_grad()
 def fit_proposal(
-    vae: VAE, x: Tensor, samples: int = 256, rounds: int = 20, generator: torch.Generator | None = None
+    vae: VAE, x: Tensor, samples: int | None = None, rounds: int = 20, generator: torch.Generator | None = None
 ) -> Proposal:
     """Where the posterior of each input is: from the encoder's samples, then by adaptive importance sampling.
 
     An encoder may be much narrower than the posterior. Then one or two of the samples have all of the weight, and a
-    distribution that is fitted to them gets narrower still. So weights are tempered until a quarter of the samples
-    count (:func:`tempered`), and until then the covariance is about the mean of the round before: every round moves as
-    far towards the posterior as its samples can tell, and is wider the way that it has moved.
+    distribution that is fitted to them gets narrower still. So weights are raised to the largest power, up to one, at
+    which an eighth of the samples count. While that is below one, the covariance is about the mean of the round
+    before, so that a proposal is wider the way that it moves.
 
     References:
         A population Monte Carlo scheme with transformed weights and its application to stochastic kinetic models
@@ -98,31 +100,38 @@ def fit_proposal(
     Arguments:
         vae: The model.
         x: Inputs, ``(B, F)``.
-        samples: Latents of every input in each round.
-        rounds: Rounds of adaptation, at most; fewer where a quarter of the samples of every input count untempered.
+        samples: Latents of every input in each round; by default 32 for each dimension, and at least 256.
+        rounds: Rounds of adaptation, at most; an input is done when an eighth of its samples have counted as they are
+            twice. How far off inputs are whose rounds did not suffice, :func:`gap` tells on simulated ones.
         generator: Source of randomness.
 
     Raises:
         ValueError: for inputs of another shape, NaN, infinity, or numbers that the decoder is no distribution of.
     """
+    samples = max(256, 32 * vae.latents) if samples is None else samples
     _check(vae, x, samples)
     z = vae.encode(x, max(_DECODES, 2 * vae.latents), generator)
-    weights = z.new_full(z.shape[:2], 1.0 / z.shape[1])
     prior = torch.eye(vae.latents, dtype=z.dtype, device=z.device).expand(len(x), -1, -1)
-    proposal = _moments(z, weights, z.mean(1), 0.01 * prior)
+    proposal = _moments(z, z.new_full(z.shape[:2], 1.0 / z.shape[1]), z.mean(1), 0.01 * prior)
+    left, once = torch.arange(len(x), device=x.device), torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for _ in range(rounds):
-        z, log_density = proposal.sample(samples, generator)
-        weights, power = tempered(_log_joint(vae, x, z) - log_density)
-        whole = power == 1.0
-        about = torch.where(whole.unsqueeze(1), _mean(z, weights), proposal.mean)
-        proposal = _moments(z, weights, about, proposal.scale @ proposal.scale.transpose(1, 2))
-        if bool(whole.all()):
+        if not len(left):
             break
+        before = Proposal(proposal.mean[left], proposal.scale[left])
+        z, log_density = before.sample(samples, generator)
+        weights, power = _tempered(_log_joint(vae, x[left], z) - log_density)
+        whole = power == 1.0
+        about = torch.where(whole.unsqueeze(1), _mean(z, weights), before.mean)
+        found = _moments(z, weights, about, before.scale @ before.scale.transpose(1, 2))
+        proposal.mean[left], proposal.scale[left] = found.mean, found.scale
+        done = whole & once[left]
+        once[left] = whole
+        left = left[~done]
     return proposal
 
 
-def tempered(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Importance weights to the largest power, up to one, at which a quarter of the samples count.
+def _tempered(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Importance weights to the largest power, up to one, at which enough of the samples count.
 
     Arguments:
         log_weights: Up to a constant for each input, ``(B, K)``.
@@ -130,18 +139,23 @@ def tempered(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Weights that sum to one, ``(B, K)``, and the power, ``(B,)``.
     """
-    wanted = _COUNTING * log_weights.shape[1]
+    log_weights = log_weights.nan_to_num(nan=-math.inf)
+    log_weights = (log_weights - log_weights.amax(1, keepdim=True)).nan_to_num(nan=0.0).clamp(min=_NOTHING)
+    wanted = min(log_weights.shape[1], max(2.0, _COUNTING * log_weights.shape[1]))
 
-    def enough(power: Tensor) -> Tensor:
-        return _effective(torch.softmax(power.unsqueeze(1) * log_weights, 1)) >= wanted
+    def raised(power: Tensor) -> Tensor:
+        return torch.softmax(power.unsqueeze(1) * log_weights, 1)
 
-    low, high = log_weights.new_zeros(len(log_weights)), log_weights.new_ones(len(log_weights))
-    whole = enough(high)
-    for _ in range(_HALVINGS):
-        middle = 0.5 * (low + high)
-        low, high = torch.where(enough(middle), middle, low), torch.where(enough(middle), high, middle)
-    power = torch.where(whole, 1.0, low)
-    return torch.softmax(power.unsqueeze(1) * log_weights, 1), power
+    low, power = log_weights.new_full((len(log_weights),), _LEAST_POWER).log(), log_weights.new_ones(len(log_weights))
+    whole = _effective(raised(power)) >= wanted
+    if not bool(whole.all()):
+        high = torch.zeros_like(low)
+        for _ in range(_HALVINGS):  # of an interval of the logarithm
+            middle = 0.5 * (low + high)
+            enough = _effective(raised(middle.exp())) >= wanted
+            low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+        power = torch.where(whole, 1.0, low.exp())
+    return raised(power), power
 
 
 def _moments(z: Tensor, weights: Tensor, about: Tensor, before: Tensor) -> Proposal:
@@ -208,6 +222,38 @@ def importance_bound(
         z, log_density = proposal.sample(part, generator)
         found.append(_log_joint(vae, x, z) - log_density)
     return torch.logsumexp(torch.cat(found, 1), 1) - math.log(samples)
+
+
+@torch.no_grad()
+def bounds(
+    vae: VAE,
+    x: Tensor,
+    samples: int = 2_000,
+    annealing: Annealing | None = None,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """:func:`importance_bound` and :func:`annealed_bound` from the same fitted proposals, ``(B,)`` each.
+
+    Arguments:
+        vae: The model.
+        x: Inputs, ``(B, F)``.
+        samples: Latents of every input, of the first.
+        annealing: How, of the second.
+        generator: Source of randomness.
+        progress: Show a progress bar (on a terminal).
+
+    Raises:
+        ValueError: as :func:`fit_proposal`.
+    """
+    important, annealed = [x.new_zeros(0)], [x.new_zeros(0)]
+    with track("likelihood", len(x), progress) as advance:
+        for part in x.split(_FITTED_AT_ONCE):
+            proposal = fit_proposal(vae, part, generator=generator)
+            important.append(importance_bound(vae, part, samples, proposal, generator))
+            annealed.append(annealed_bound(vae, part, annealing, proposal, generator))
+            advance(len(part))
+    return torch.cat(important), torch.cat(annealed)
 
 
 @torch.no_grad()

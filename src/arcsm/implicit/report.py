@@ -12,7 +12,7 @@ from arcsm import plots
 from arcsm.checkpoint import write_text
 from arcsm.config import dump_config
 from arcsm.data.datasets import Dataset, load_dataset
-from arcsm.implicit.evidence import Annealing, annealed_bound, fit_proposal, gap, importance_bound
+from arcsm.implicit.evidence import Annealing, bounds, gap, importance_bound
 from arcsm.implicit.runs import VAERun
 from arcsm.implicit.training import used_latents
 from arcsm.implicit.vae import VAE
@@ -98,21 +98,14 @@ def _numbers(vae: VAE, dataset: Dataset, seed: int, progress: bool) -> VAENumber
     images, samples = min(len(dataset.test), _IMAGES // share), _SAMPLES // share
     generator = torch.Generator(vae.device).manual_seed(seed)
     x = vae.prepare(dataset.test[:images].to(vae.device), generator)
-    quick = vae.parts.networks == "dense"
-    important, annealed = [], []
-    with track("likelihood", images, progress) as advance:
-        for part in x.split(50):
-            proposal = fit_proposal(vae, part, generator=generator)
-            important.append(importance_bound(vae, part, samples, proposal, generator))
-            if quick:
-                annealed.append(annealed_bound(vae, part, _ANNEALING, proposal, generator))
-            advance(len(part))
-    found = [LikelihoodRow("importance weighted bound", *summary(torch.cat(important)), ours=True)]
-    apart = None
-    if quick:
-        found.append(LikelihoodRow("annealed importance sampling", *summary(torch.cat(annealed)), ours=True))
+    if vae.parts.networks == "dense":
+        important, annealed = bounds(vae, x, samples, _ANNEALING, generator, progress)
         lower, upper = gap(vae, _SIMULATED, _ANNEALING, generator=generator)
         apart = summary(upper - lower)
+        by_annealing = [LikelihoodRow("annealed importance sampling", *summary(annealed), ours=True)]
+    else:
+        important, apart, by_annealing = importance_bound(vae, x, samples, generator=generator), None, []
+    found = [LikelihoodRow("importance weighted bound", *summary(important), ours=True), *by_annealing]
     return VAENumbers(found, images, samples, apart, used_latents(vae, x, generator))
 
 
