@@ -46,16 +46,16 @@ def records() -> dict[str, dict[str, Any]]:
     return {path.parent.name: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*/cpu.json"))}
 
 
-def render() -> str:
+def render(known: dict[str, dict[str, Any]]) -> str:
+    """The page of some records."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(number=number, fixed=fixed, percent=percent)
-    known = records()
     missing = [name for name in EXPERIMENTS if name not in known]
     fig4 = [name for name in known if name.split("-")[0] == "fig4"]
     return environment.get_template("experiments.md.j2").render(results=known, missing=missing, fig4=fig4)
 
 
 if __name__ == "__main__":
-    (HERE / "experiments.md").write_text(render())
+    (HERE / "experiments.md").write_text(render(records()))
