@@ -46,6 +46,7 @@ from arcsm.implicit import (
     load_vae,
     save_vae,
 )
+from arcsm.implicit import evidence as evidence_module
 from arcsm.implicit.encoders import _Chain
 from arcsm.implicit.evidence import _hamiltonian, _moments, _tempered
 from arcsm.implicit.training import _Trainer, used_latents
@@ -344,6 +345,19 @@ def test_weights_that_are_nothing_or_not_finite_are_tempered(count: int) -> None
     assert bool(((power > 0.0) & (power <= 1.0)).all())
     assert bool((1.0 / weights.square().sum(1) >= min(count, 2) - 0.01).all())
     assert bool((weights[:2].argmax(1) == 0).all())
+
+
+def test_proposals_of_many_inputs_are_fitted_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    vae = linear()
+    _, x = simulated(vae, 7)
+    largest = []
+    decoded = vae.decoder.log_prob
+    monkeypatch.setattr(vae.decoder, "log_prob", lambda x, z: largest.append(z.numel()) or decoded(x, z))
+    monkeypatch.setattr(evidence_module, "_NUMBERS_AT_ONCE", 2 * 4000 * 3)
+    found = fit_proposal(vae, x, samples=4000, generator=seeded())
+    assert max(largest) <= 2 * 4000 * 3
+    torch.testing.assert_close(found.mean, posterior(vae, x)[0], rtol=0.0, atol=0.03)
+    assert found.scale.shape == (7, 3, 3)
 
 
 def test_both_bounds_are_those_of_the_same_proposals() -> None:

@@ -22,7 +22,7 @@ from arcsm.implicit.encoders import GaussianEncoder
 from arcsm.implicit.vae import VAE
 from arcsm.progress import track
 
-_NUMBERS_AT_ONCE = 1 << 23  # of a decoder's largest layer in one piece: 32 MB
+_NUMBERS_AT_ONCE = 1 << 23  # of a decoder's largest layer, or of latents, in one piece: 32 MB
 _DEGREES = 10.0  # of freedom of the proposal: tails that are heavier than those of the posterior
 _FITTED_AT_ONCE = 50  # inputs
 _DECODES = 16  # latents of an input that its proposal begins with
@@ -110,6 +110,15 @@ def fit_proposal(
     """
     samples = max(256, 32 * vae.latents) if samples is None else samples
     _check(vae, x, samples)
+    size = max(1, _NUMBERS_AT_ONCE // (samples * vae.latents))
+    if len(x) <= size:
+        return _fit_proposal(vae, x, samples, rounds, generator)
+    parts = [_fit_proposal(vae, part, samples, rounds, generator) for part in x.split(size)]
+    return Proposal(torch.cat([part.mean for part in parts]), torch.cat([part.scale for part in parts]))
+
+
+def _fit_proposal(vae: VAE, x: Tensor, samples: int, rounds: int, generator: torch.Generator | None) -> Proposal:
+    """For as many inputs as memory has room for the latents of."""
     z = vae.encode(x, max(_DECODES, 2 * vae.latents), generator)
     prior = torch.eye(vae.latents, dtype=z.dtype, device=z.device).expand(len(x), -1, -1)
     proposal = _moments(z, z.new_full(z.shape[:2], 1.0 / z.shape[1]), z.mean(1), 0.01 * prior)
