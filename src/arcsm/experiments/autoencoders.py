@@ -300,8 +300,10 @@ def _pixels(rows: Tensor, dataset: Dataset) -> Tensor:
 
 
 def draw(run: Study[Table2], cell: Autoencoder) -> Result:
-    """A grid of expected images, as the text of a PNG file."""
+    """A grid of expected images, as the text of a file, by the end of its name: PNG, or JPEG of colours."""
     vae, file = _vae(run, cell), BytesIO()
     rows = vae.sample(_SHOWN, run.generator(cell.seed, 4)).cpu()
-    image_grid(_pixels(rows, _dataset(run, cell))).save(file, format="PNG", optimize=True)
-    return {"png": base64.b64encode(file.getvalue()).decode("ascii")}
+    grid = image_grid(_pixels(rows, _dataset(run, cell)))
+    suffix, kind = ("png", "PNG") if grid.mode == "L" else ("jpg", "JPEG")
+    grid.save(file, format=kind, optimize=True, quality=90)
+    return {suffix: base64.b64encode(file.getvalue()).decode("ascii")}

@@ -161,10 +161,11 @@ def _best(preset: str, rows: Mapping[str, Result]) -> Result:
 def _picture(run: Study[Table2], cell: Autoencoder, drawn: Result) -> str:
     """Put a grid beside the record (Figures 6 and 13 to 18); returns its name."""
     slug = re.sub("[^a-z0-9]+", "-", f"{cell.preset} {cell.latents or ''} {cell.method}")
-    path = result_path(run.out, run.name, run.preset).with_name(f"{run.preset}-{slug}.png")
+    ((suffix, text),) = drawn.items()
+    path = result_path(run.out, run.name, run.preset).with_name(f"{run.preset}-{slug}.{suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(base64.b64decode(drawn["png"]))
+        temporary.write_bytes(base64.b64decode(text))
     return path.name
 
 
@@ -186,8 +187,9 @@ def _figure(run: Study[Table2], columns: Mapping[str, Result], drawn: Mapping[An
             axes.set_title(f"{_in_lines(method)}\n{_value(preset, found.get(method))}", fontsize=8)
             grid = drawn[preset, latents, method]
             if grid is not None:
-                png = BytesIO(base64.b64decode(grid["png"]))
-                axes.imshow(np.asarray(Image.open(png).convert("RGB")), interpolation="nearest")
+                (text,) = grid.values()
+                picture = Image.open(BytesIO(base64.b64decode(text)))
+                axes.imshow(np.asarray(picture.convert("RGB")), interpolation="nearest")
     return figure
 
 
