@@ -7,7 +7,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from arcsm import cli
 from arcsm.experiments import autoencoders, table2
@@ -160,6 +162,21 @@ def test_kernels_may_have_the_encoder_whose_convolutions_their_samples_share(
     rows = json.loads((tmp_path / "results" / "table2-faces" / "smoke.json").read_text())["metrics"]["columns"]["faces"]
     assert rows["methods"]["stein"]["changes"] == ["model.encoder=autoregressive"]
     assert rows["methods"]["ssm"]["changes"] == []
+
+
+def test_grids_of_colours_are_jpeg(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", x_train=images[:40], x_test=images[40:])
+    data = f"data={{kind: images, path: {tmp_path / 'images.npz'}, key: x_train, test_key: x_test}}"
+    changes = [change for change in table2.PRESETS["smoke"].faces_changes if not change.startswith("data=")]
+    command = ["reproduce", "table2-faces", "--preset", "smoke", "--device", "cpu", "--set", "methods=[elbo]"]
+    command += ["--set", f"faces_changes={json.dumps([*changes, data])}", "--out", str(tmp_path / "results")]
+    assert cli._run([*command, "--work", str(tmp_path / "work")]) == 0
+    folder = tmp_path / "results" / "table2-faces"
+    row = json.loads((folder / "smoke.json").read_text())["metrics"]["columns"]["faces"]["methods"]["elbo"]
+    assert row["samples"].endswith(".jpg")
+    with Image.open(folder / row["samples"]) as grid:
+        assert (grid.format, grid.mode) == ("JPEG", "RGB")
 
 
 def test_the_time_of_training_has_that_of_runs_that_were_stopped(

@@ -44,11 +44,12 @@ from arcsm.implicit import (
     gap,
     importance_bound,
     load_vae,
+    proposals,
     save_vae,
 )
-from arcsm.implicit import evidence as evidence_module
+from arcsm.implicit.annealing import _hamiltonian
 from arcsm.implicit.encoders import _Chain
-from arcsm.implicit.evidence import _hamiltonian, _moments, _tempered
+from arcsm.implicit.proposals import _moments, _tempered
 from arcsm.implicit.training import _Trainer, used_latents
 from arcsm.training import TrainingDiverged
 from arcsm.training_log import read_metrics
@@ -353,7 +354,7 @@ def test_proposals_of_many_inputs_are_fitted_some_at_a_time(monkeypatch: pytest.
     largest = []
     decoded = vae.decoder.log_prob
     monkeypatch.setattr(vae.decoder, "log_prob", lambda x, z: largest.append(z.numel()) or decoded(x, z))
-    monkeypatch.setattr(evidence_module, "_NUMBERS_AT_ONCE", 2 * 4000 * 3)
+    monkeypatch.setattr(proposals, "_NUMBERS_AT_ONCE", 2 * 4000 * 3)
     found = fit_proposal(vae, x, samples=4000, generator=seeded())
     assert max(largest) <= 2 * 4000 * 3
     torch.testing.assert_close(found.mean, posterior(vae, x)[0], rtol=0.0, atol=0.03)

@@ -28,8 +28,9 @@ from arcsm.data.images import image_grid
 from arcsm.data.pixels import unscale_images
 from arcsm.experiments.base import Settings, Study, digest
 from arcsm.frechet import Frechet
+from arcsm.implicit.annealing import Annealing, gap
 from arcsm.implicit.encoders import GaussianEncoder
-from arcsm.implicit.evidence import Annealing, bounds, elbo, gap
+from arcsm.implicit.evidence import bounds, elbo
 from arcsm.implicit.runs import VAERunConfig, load_vae_run, train_vae_run
 from arcsm.implicit.training import used_latents
 from arcsm.implicit.vae import VAE
@@ -74,8 +75,8 @@ Result = dict[str, Any]
 
 
 #: The settings of the two measures.
-LIKELIHOOD = ("test_images", "samples", "simulated_images", "temperatures", "chains", "leapfrog")
-FRECHET = ("frechet_images",)
+LIKELIHOOD_SETTINGS = ("test_images", "samples", "simulated_images", "temperatures", "chains", "leapfrog")
+FRECHET_SETTINGS = ("frechet_images",)
 
 
 class Table2(Settings):
@@ -85,7 +86,7 @@ class Table2(Settings):
     # measured in that of the cells of measures
     lists_cells: ClassVar[frozenset[str]] = frozenset({
         "seeds", "repeated", "methods", "latents", "faces", "mnist_changes", "faces_changes", "kernels_encoder",
-        *LIKELIHOOD, *FRECHET,
+        *LIKELIHOOD_SETTINGS, *FRECHET_SETTINGS,
     })  # fmt: skip
     keeps_cells: ClassVar[bool] = True
 
@@ -109,11 +110,18 @@ class Table2(Settings):
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """One autoencoder."""
+    """One autoencoder.
+
+    Attributes:
+        preset: ``vae-mnist`` or ``vae-faces``.
+        method: The paper's or ours, by its name in the table.
+        latents: How many; ``None`` for those of the preset.
+        seed: Of its training.
+    """
 
     preset: str
     method: str
-    latents: int | None  # None: those of the preset
+    latents: int | None
     seed: int
 
     @property
@@ -179,7 +187,7 @@ def each(
     chosen = {name: getattr(run.settings, name) for name in settings}
 
     def computed(cell: Autoencoder) -> Result:
-        return if_finite(partial(compute, run, cell)) if cell.name in broken else compute(run, cell)
+        return _if_finite(partial(compute, run, cell)) if cell.name in broken else compute(run, cell)
 
     found = run.each(
         {f"{part} {cell.name}": partial(computed, cell) for cell in cells},
@@ -188,7 +196,7 @@ def each(
     return {cell.name: found[f"{part} {cell.name}"] for cell in cells}
 
 
-def if_finite(compute: Callable[[], Result]) -> Result:
+def _if_finite(compute: Callable[[], Result]) -> Result:
     """What is found, or nothing where it is no number or an error."""
     try:
         found = compute()
@@ -205,7 +213,7 @@ def train(run: Study[Table2], cell: Autoencoder) -> Result:
     try:
         train_vae_run(cell.config(run), cell.folder(run), resume=True, progress=True)
     except TrainingDiverged as error:
-        return {"diverged": str(error), **if_finite(partial(_trained, run, cell))}
+        return {"diverged": str(error), **_if_finite(partial(_trained, run, cell))}
     return _trained(run, cell)
 
 

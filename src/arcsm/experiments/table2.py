@@ -20,8 +20,8 @@ from arcsm.experiments import autoencoders
 from arcsm.experiments.autoencoders import (
     ENCODERS,
     FACES,
-    FRECHET,
-    LIKELIHOOD,
+    FRECHET_SETTINGS,
+    LIKELIHOOD_SETTINGS,
     MNIST,
     OURS,
     Autoencoder,
@@ -84,8 +84,8 @@ def body(run: Study[Table2]) -> Result:
     digits, faces = ([cell for cell in every if cell.preset == preset] for preset in (MNIST, FACES))
     pressures = autoencoders.each(run, "pressure", every, autoencoders.pressure, diverged)
     measured = {
-        **autoencoders.each(run, "measure", digits, autoencoders.likelihood, diverged, LIKELIHOOD),
-        **autoencoders.each(run, "measure", faces, autoencoders.frechet, diverged, FRECHET),
+        **autoencoders.each(run, "measure", digits, autoencoders.likelihood, diverged, LIKELIHOOD_SETTINGS),
+        **autoencoders.each(run, "measure", faces, autoencoders.frechet, diverged, FRECHET_SETTINGS),
     }
     every = [cell for cell in every if pressures[cell.name] and measured[cell.name]]
     first = [cell for cell in every if cell.seed == settings.first_seed]

@@ -27,22 +27,14 @@ normaliser, here :math:`\\log p = -z_1^2 / 8 - 2 z_2^2` (deviations 2 and 1/2); 
 An estimator for another method is one small class with a method ``score``; see :class:`EntropyGradient`.
 """
 
+from arcsm.implicit.annealing import Annealing, annealed_bound, annealed_upper_bound, gap
 from arcsm.implicit.decoders import BernoulliDecoder, Decoder, GaussianImageDecoder
 from arcsm.implicit.encoders import AutoregressiveEncoder, Encoder, GaussianEncoder, ImplicitEncoder
 from arcsm.implicit.entropy import EntropyGradient, GaussianEntropy, Rescaled, Standardised, Whitened
-from arcsm.implicit.evidence import (
-    Annealing,
-    Proposal,
-    annealed_bound,
-    annealed_upper_bound,
-    bounds,
-    elbo,
-    fit_proposal,
-    gap,
-    importance_bound,
-)
+from arcsm.implicit.evidence import bounds, elbo, importance_bound
 from arcsm.implicit.kernels import Spectral, Stein
 from arcsm.implicit.learned import AutoregressiveScore, JointScore, ScoreNetwork
+from arcsm.implicit.proposals import Proposal, fit_proposal
 from arcsm.implicit.train_config import VAETrainConfig
 from arcsm.implicit.training import fit_vae
 from arcsm.implicit.trunks import ConvolutionalTrunk, DenseTrunk, Trunk

@@ -12,7 +12,8 @@ from arcsm import plots
 from arcsm.checkpoint import write_text
 from arcsm.config import dump_config
 from arcsm.data.datasets import Dataset, load_dataset
-from arcsm.implicit.evidence import Annealing, bounds, gap, importance_bound
+from arcsm.implicit.annealing import Annealing, gap
+from arcsm.implicit.evidence import bounds, importance_bound
 from arcsm.implicit.runs import VAERun
 from arcsm.implicit.training import used_latents
 from arcsm.implicit.vae import VAE

@@ -18,9 +18,10 @@ from arcsm import checkpoint
 from arcsm.devices import resolve_device
 from arcsm.draws import seed_of
 from arcsm.implicit.entropy import GaussianEntropy, Rescaled
-from arcsm.implicit.evidence import fit_proposal, importance_bound
+from arcsm.implicit.evidence import importance_bound
 from arcsm.implicit.learned import AutoregressiveScore, JointScore
 from arcsm.implicit.methods import estimator
+from arcsm.implicit.proposals import fit_proposal
 from arcsm.implicit.train_config import VAETrainConfig
 from arcsm.implicit.vae import VAE, completed_vae_config, save_vae
 from arcsm.interrupts import asked_to_stop
