@@ -6,7 +6,8 @@ python -m benchmarks.autoencoder
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -17,22 +18,27 @@ from arcsm.implicit.training import _Trainer
 from benchmarks.timing import interleaved_medians, show
 
 BATCH, LATENTS = 128, (8, 16, 64, 128)
-WAYS = {
+NARROW_ENCODER, NARROW_SCORES = {"units": 8}, {"context_features": 4}  # of each latent; by default 32 and 8
+WAYS: Mapping[str, Mapping[str, Any]] = {
     "elbo": {},
     "stein": {},
     "spectral": {},
     "ssm": {},
     "ssm-ar": {},
     "csm": {},
+    "csm, narrow": NARROW_SCORES,
     "csm, whitened": {"whitened": True},
+    "csm, whitened, narrow": {"whitened": True, **NARROW_SCORES},
     "csm, standardised": {"whitened": "conditionals"},
+    "csm, standardised, narrow": {"whitened": "conditionals", **NARROW_SCORES},
 }
 
 
 def trainer(way: str, latents: int, rows: torch.Tensor) -> _Trainer:
     torch.manual_seed(0)
     method = way.split(",")[0]
-    parts = VAEConfig.model_validate({"encoder": ENCODERS[method], "latents": latents})
+    encoder = NARROW_ENCODER if way.endswith("narrow") else {}
+    parts = VAEConfig.model_validate({"encoder": ENCODERS[method], "latents": latents, **encoder})
     vae = parts.build({"image_shape": [1, 28, 28], "levels": 256})
     config = VAETrainConfig.model_validate({"method": method, "batch_size": BATCH, "device": "cpu", **WAYS[way]})
     return _Trainer(vae, rows, rows[:256], config, None)

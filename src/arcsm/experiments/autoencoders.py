@@ -51,6 +51,7 @@ _KERNELS = ("stein", "spectral")
 _WHITENED, _CENTRED = "train.whitened=true", "train.centred=true"
 _STANDARDISED = "train.whitened=conditionals"
 _RATE = "train.score_learning_rate={rate}"  # that of the autoencoder, which the scores of the other methods have
+_NARROW = ("model.units=8", "train.context_features=4")  # a quarter and a half of what they are
 _NOISE = ("train.score_noise={sigma_max: 1.0, sigma_min: 0.1}", "train.mix=auto")
 #: Ours beside the paper's six: what is changed of csm.
 OURS: Mapping[str, tuple[str, ...]] = {
@@ -66,6 +67,8 @@ OURS: Mapping[str, tuple[str, ...]] = {
     "csm, standardised, half the entropy": (_STANDARDISED, _RATE, "train.entropy_weight=0.5"),
     "csm, standardised, centred": (_STANDARDISED, _CENTRED, _RATE),
     "csm, whitened, noise": (_WHITENED, _RATE, *_NOISE),
+    "csm, whitened, narrow": (_WHITENED, _RATE, *_NARROW),
+    "csm, standardised, narrow": (_STANDARDISED, _RATE, *_NARROW),
 }
 MNIST, FACES = "vae-mnist", "vae-faces"
 _TEST_BITS = 101  # seed of the binary test digits, the same for all
