@@ -24,6 +24,7 @@ import torch
 
 import arcsm
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, cli, load, training
+from arcsm.commands import models
 from arcsm.data import read_array, read_frame, read_images, read_table
 from arcsm.interrupts import asked_to_stop
 from small_runs import COMMAND, TINY, environment
@@ -84,6 +85,34 @@ def test_a_second_signal_stops_at_once() -> None:
         assert asked()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_command_that_is_terminated_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arcsm.save(build(), tmp_path / "model.safetensors")
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n3,4\n")
+    (tmp_path / "scores.csv").write_text("of before")
+    written = []
+
+    def terminated(*_: object) -> None:
+        written.extend(path.name for path in tmp_path.iterdir() if "tmp" in path.name)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(models, "log_probs", terminated)
+    command = ["arcsm", "score", *(str(tmp_path / name) for name in ("model.safetensors", "rows.csv"))]
+    monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "scores.csv")])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stop.value.code == 143
+    assert capsys.readouterr().err == "arcsm: terminated\n"
+    assert len(written) == 1  # it came in the middle
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "rows.csv", "scores.csv"]
+    assert (tmp_path / "scores.csv").read_text() == "of before"
 
 
 def test_one_of_several_processes_takes_all_signals_as_one() -> None:

@@ -14,7 +14,8 @@ from arcsm import __version__
 from arcsm.commands import experiments, models, pages, tables, training
 from arcsm.commands.several import SeveralProcesses
 from arcsm.commands.shown import Stopped, fail
-from arcsm.processes import ProcessError, copies, is_lost_contact, leave_error, start
+from arcsm.interrupts import Terminated, end_in_order
+from arcsm.processes import ProcessError, copies, is_lost_contact, leave_error, start, was_started
 from arcsm.training import TrainingDiverged
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -46,6 +47,8 @@ def callback(
 def main() -> None:
     """Run the command; a user's mistake becomes one line on standard error."""
     warnings.showwarning = _warn_in_one_line
+    if not was_started():  # who starts several processes looks at how each has ended
+        end_in_order()
     sys.exit(_run(sys.argv[1:]))
 
 
@@ -59,6 +62,8 @@ def _run(arguments: Sequence[str]) -> int:
         return fail(stop, 130)
     except KeyboardInterrupt:
         return fail("interrupted", 130)
+    except Terminated:
+        return fail("terminated", 143)
     except (ValueError, TrainingDiverged) as error:
         return fail(error, 1)
     except OSError as error:

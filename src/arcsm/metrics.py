@@ -71,10 +71,11 @@ def gaussian_mixture_scores(train: Tensor, valid: Tensor, test: Tensor, seed: in
     }
 
 
-def summary(values: Tensor) -> tuple[float, float]:
-    """Mean and standard error of the mean of values ``(N,)``."""
+def summary(values: Tensor) -> tuple[float, float | None]:
+    """Mean of values ``(N,)`` and its standard error, which for a single one is not known: ``None``."""
     numbers = values.double().cpu().numpy()
-    return float(np.mean(numbers)), float(np.std(numbers, ddof=1) / np.sqrt(len(numbers))) if len(numbers) > 1 else 0.0
+    error = float(np.std(numbers, ddof=1) / np.sqrt(len(numbers))) if len(numbers) > 1 else None
+    return float(np.mean(numbers)), error
 
 
 def bits_per_dim(log_prob: Tensor, features: int, levels: int) -> Tensor:

@@ -46,7 +46,7 @@ class VAENumbers:
     log_likelihood: list[LikelihoodRow]
     images: int
     samples: int
-    apart: tuple[float, float] | None
+    apart: tuple[float, float | None] | None
     used_latents: int
 
 
