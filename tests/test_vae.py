@@ -761,6 +761,19 @@ def test_a_broken_encoder_is_said_with_what_to_change(tmp_path: Path, encoder: E
         fit_vae(vae, rows(40), rows(10), config)
 
 
+class Faulty(Stuck):
+    def draw(self, begun: tuple[Tensor, ...], noise: Tensor) -> Tensor:
+        raise ValueError("a mistake of the encoder's own")
+
+
+def test_an_error_of_a_users_encoder_is_not_taken_for_a_divergence() -> None:
+    parts = VAEConfig(encoder="implicit", latents=2, hidden_features=(8,))
+    vae = VAE(Faulty(1.0, 1.0), BernoulliDecoder(2, 16, (8,)), parts, IMAGES)
+    for warm_start in (0, 2):
+        with pytest.raises(ValueError, match=r"^a mistake of the encoder's own$"):
+            fit_vae(vae, rows(40), rows(10), settings("ssm", warm_start=warm_start))
+
+
 def test_a_rate_that_is_too_large_is_said_and_weights_are_kept(tmp_path: Path) -> None:
     vae = tiny("ssm")
     with pytest.raises(TrainingDiverged, match="lower learning_rate"):

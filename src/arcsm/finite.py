@@ -5,6 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 
+class Diverged(ValueError):
+    """Numbers that training makes are NaN or infinite, or samples have become a point or run away."""
+
+
 def all_finite(x: Tensor) -> bool:
     """Whether nothing in a tensor is NaN or infinite.
 

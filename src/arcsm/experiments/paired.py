@@ -58,7 +58,7 @@ def behind(
 
 
 def _difference(apart: Tensor) -> list[float]:
-    """Mean of differences ``(seeds, rows)`` and its standard error, over rows and over seeds where there are several."""
+    """Mean of differences ``(seeds, rows)`` and its standard error, over rows and, where there are several, seeds."""
     mean, of_rows = summary(apart.mean(0))
     of_seeds = summary(apart.mean(1))[1]
     return [mean, math.hypot(of_rows or 0.0, of_seeds or 0.0)]

@@ -27,6 +27,7 @@ normaliser, here :math:`\\log p = -z_1^2 / 8 - 2 z_2^2` (deviations 2 and 1/2); 
 An estimator for another method is one small class with a method ``score``; see :class:`EntropyGradient`.
 """
 
+from arcsm.finite import Diverged
 from arcsm.implicit.annealing import Annealing, annealed_bound, annealed_upper_bound, gap
 from arcsm.implicit.decoders import BernoulliDecoder, Decoder, GaussianImageDecoder
 from arcsm.implicit.encoders import AutoregressiveEncoder, Encoder, GaussianEncoder, ImplicitEncoder
@@ -49,6 +50,7 @@ __all__ = [
     "ConvolutionalTrunk",
     "Decoder",
     "DenseTrunk",
+    "Diverged",
     "Encoder",
     "EntropyGradient",
     "GaussianEncoder",

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arcsm.finite import all_finite
+from arcsm.finite import Diverged, all_finite
 
 _HALF_LOG_2_PI_E = 0.5 * math.log(2.0 * math.pi * math.e)
 
@@ -74,8 +74,9 @@ class EntropyGradient(ABC):
             condition: The inputs that they are for, ``(B, F)``, or ``None``.
 
         Raises:
-            ValueError: for samples of another shape or too few of them, NaN, or infinity, in them or in their score;
-                for samples that no gradient can reach whatever made them.
+            ValueError: for samples of another shape or too few of them; for samples that no gradient can reach whatever
+                made them.
+            Diverged: (a ``ValueError``) for NaN or infinity, in the samples or in their score.
         """
         self._check(z, condition)
         score = self.score(z.detach(), None if condition is None else condition.detach()).detach()
@@ -84,7 +85,7 @@ class EntropyGradient(ABC):
                 f"{type(self).__name__}: expected scores of shape {tuple(z.shape)}, got {tuple(score.shape)}"
             )
         if not all_finite(score):
-            raise ValueError(f"{type(self).__name__}: the score of the samples is NaN or infinite")
+            raise Diverged(f"{type(self).__name__}: the score of the samples is NaN or infinite")
         if torch.is_grad_enabled() and not z.requires_grad:
             raise ValueError("z: no gradient reaches what made the samples; draw them outside of torch.no_grad()")
         return -(score * z).sum(-1).mean()
@@ -109,7 +110,8 @@ class EntropyGradient(ABC):
             condition: The inputs that they are for, ``(B, F)``, or ``None``.
 
         Raises:
-            ValueError: for samples of another shape or too few of them, NaN, or infinity.
+            ValueError: for samples of another shape or too few of them.
+            Diverged: (a ``ValueError``) for NaN or infinity.
 
         Example:
             >>> gaussian = GaussianEntropy(lambda condition: (torch.zeros(1, 2), torch.tensor([[0.0, 0.5]])))
@@ -130,13 +132,13 @@ class EntropyGradient(ABC):
         if not z.is_floating_point():
             raise ValueError(f"z: expected floating point numbers, got {z.dtype}")
         if not all_finite(z):
-            raise ValueError("z: holds NaN or infinity; a smaller learning rate of the sampler may help")
+            raise Diverged("z: holds NaN or infinity; a smaller learning rate of the sampler may help")
         if condition is None:
             return
         if len(condition) != len(z):
             raise ValueError(f"condition: expected one for each of the {len(z)} inputs, got {len(condition)}")
         if not all_finite(condition):
-            raise ValueError("condition: holds NaN or infinity")
+            raise Diverged("condition: holds NaN or infinity")
 
     def state_dict(self) -> dict[str, Any]:
         """All that it has learned, to go on from; nothing for an estimator that does not learn."""
@@ -180,7 +182,7 @@ class GaussianEntropy(EntropyGradient):
                 f"parameters: expected log standard deviations for z {tuple(z.shape)}, got {tuple(log_std.shape)}"
             )
         if not all_finite(log_std.detach()):
-            raise ValueError("parameters: the log standard deviations hold NaN or infinity")
+            raise Diverged("parameters: the log standard deviations hold NaN or infinity")
         return (log_std + _HALF_LOG_2_PI_E).sum(-1).mean()
 
     def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:

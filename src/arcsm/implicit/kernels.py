@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from arcsm.finite import Diverged
 from arcsm.implicit.entropy import EntropyGradient
 
 
@@ -92,7 +93,7 @@ def _kernel(z: Tensor) -> tuple[Tensor, Tensor]:
     above = torch.triu_indices(z.shape[1], z.shape[1], 1, device=z.device)
     median = distances[:, above[0], above[1]].median(1).values
     if not bool((median > 0.0).all()):
-        raise ValueError("z: half of the samples of an input are the same; the sampler has collapsed")
+        raise Diverged("z: half of the samples of an input are the same; the sampler has collapsed")
     width = median[:, None, None]
     return torch.exp(-0.5 * (distances / width).square()), width
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from arcsm import objectives
 from arcsm.fields import sliced_score_matching
+from arcsm.finite import Diverged
 from arcsm.implicit.entropy import EntropyGradient
 from arcsm.implicit.trunks import DenseTrunk, Trunk
 from arcsm.model import AutoregressiveModel
@@ -48,7 +49,7 @@ class _Learned(EntropyGradient):
         """A step on the loss of the samples.
 
         Raises:
-            ValueError: where the loss or a gradient is not finite; no step is made then.
+            Diverged: (a ``ValueError``) where the loss or a gradient is not finite; no step is made then.
         """
         self._check(z, condition)
         if not self.looked_at_scale:
@@ -60,7 +61,7 @@ class _Learned(EntropyGradient):
         loss.backward()
         norm = nn.utils.get_total_norm(p.grad for p in self.trained.parameters() if p.grad is not None)
         if not bool(loss.isfinite() & norm.isfinite()):
-            raise ValueError(
+            raise Diverged(
                 f"{type(self).__name__}: loss {float(loss.detach()):g}, gradient {float(norm):g}; samples or weights "
                 "have grown too large: use a smaller learning rate"
             )

@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from arcsm import checkpoint
 from arcsm.devices import resolve_device
 from arcsm.draws import seed_of
+from arcsm.finite import Diverged
 from arcsm.implicit.entropy import GaussianEntropy, Rescaled
 from arcsm.implicit.evidence import importance_bound
 from arcsm.implicit.learned import AutoregressiveScore, JointScore
@@ -167,7 +168,7 @@ class _Trainer:
         loss.backward()
         norm = nn.utils.get_total_norm(p.grad for p in self.vae.parameters() if p.grad is not None)
         if not bool(loss.isfinite() & norm.isfinite()):
-            raise ValueError(f"the loss is {float(loss.detach()):g}, the norm of its gradient {float(norm):g}")
+            raise Diverged(f"the loss is {float(loss.detach()):g}, the norm of its gradient {float(norm):g}")
         self.optimizer.step()
         self.average.update_parameters(self.vae)
         self.step += 1
@@ -197,7 +198,7 @@ class _Trainer:
                 _, begun, seen = self.batch(generator)
                 try:
                     self.learn_scores(begun, seen, 1, generator)
-                except ValueError as error:
+                except Diverged as error:
                     rate = self.learned.optimiser.param_groups[0]["lr"]
                     raise TrainingDiverged(
                         f"warm start, step {number}: {error}; lower score_learning_rate ({rate:g})"
@@ -238,18 +239,18 @@ class _Trainer:
         """Stop an encoder that has become a point, or has run away.
 
         Raises:
-            ValueError: which of the two.
+            Diverged: which of the two.
         """
         generator = self.generator(3, 0)
         within, over_all = spreads(self.vae, self.vae.prepare(self.valid, generator), generator)
         if bool((within < _COLLAPSED * over_all).any()) or not bool(within.isfinite().all()):
             latent = int((within / over_all).nan_to_num().argmin())
-            raise ValueError(
+            raise Diverged(
                 f"the encoder has collapsed: latent {latent} of an input varies by {float(within[latent]):.1e}; the "
                 "entropy gradient is too small or wrong"
             )
         if bool((over_all > _LARGEST).any()):
-            raise ValueError(f"the latents have run away, to {float(over_all.max()):.1e} standard deviations")
+            raise Diverged(f"the latents have run away, to {float(over_all.max()):.1e} standard deviations")
 
     # The loop ---------------------------------------------------------------------------------------------------
 
@@ -273,7 +274,7 @@ class _Trainer:
                     if assessed:
                         self.check_encoder()
                         held_out, pressure = self.validate(), self.pressure()
-                except ValueError as error:
+                except Diverged as error:
                     self.diverged(str(error))
                 running = value if math.isnan(running) else 0.99 * running + 0.01 * value
                 bar(note=f"-log p(x, z) {running:.4g}")
