@@ -14,6 +14,7 @@ from PIL import Image
 from arcsm import cli
 from arcsm.experiments import autoencoders, table2
 from arcsm.experiments.paired import behind, over_rows
+from arcsm.finite import Diverged
 from arcsm.implicit import training
 
 
@@ -74,7 +75,7 @@ def test_what_broke_beyond_measure_is_left_out(tmp_path: Path, monkeypatch: pyte
         if trainer.step == 2:
             for weight in trainer.average.module.parameters():  # type: ignore[union-attr]
                 weight.data.fill_(math.nan)
-            raise ValueError("the latents have run away")
+            raise Diverged("the latents have run away")
 
     monkeypatch.setattr(training._Trainer, "check_encoder", check)
     changes = [*table2.PRESETS["smoke"].mnist_changes, "train.validate_every=1"]
@@ -205,7 +206,7 @@ def test_what_broke_is_measured_as_it_was(tmp_path: Path, monkeypatch: pytest.Mo
     def breaks_at(step: int) -> None:
         def check(trainer: training._Trainer) -> None:
             if trainer.step == step:
-                raise ValueError("the encoder has collapsed")
+                raise Diverged("the encoder has collapsed")
 
         monkeypatch.setattr(training._Trainer, "check_encoder", check)
 

@@ -22,6 +22,7 @@ from arcsm.experiments.autoencoders import (
     FACES,
     FRECHET_SETTINGS,
     LIKELIHOOD_SETTINGS,
+    LOWER_BOUND_SETTINGS,
     MNIST,
     OURS,
     Autoencoder,
@@ -88,6 +89,8 @@ def body(run: Study[Table2]) -> Result:
         **autoencoders.each(run, "measure", faces, autoencoders.frechet, diverged, FRECHET_SETTINGS),
     }
     every = [cell for cell in every if pressures[cell.name] and measured[cell.name]]
+    digits = [cell for cell in digits if cell in every]
+    lower = autoencoders.each(run, "elbo", digits, autoencoders.lower_bound, diverged, LOWER_BOUND_SETTINGS)
     first = [cell for cell in every if cell.seed == settings.first_seed]
     drawn = autoencoders.each(run, "draw", first, autoencoders.draw)
     columns: dict[str, Result] = {}
@@ -98,7 +101,7 @@ def body(run: Study[Table2]) -> Result:
             if not group or group[0].seed != settings.first_seed:
                 continue  # said under "diverged"
             rows[method] = {
-                **_over_cells([training[cell.name] | pressures[cell.name] | measured[cell.name] for cell in group]),
+                **_over_cells([_of(cell, training, pressures, measured, lower) for cell in group]),
                 **_over_annealed({cell.seed: measured[cell.name]["annealed"] for cell in group if cell in digits}),
                 **group[0].described(run),
                 "samples": _picture(run, group[0], drawn[group[0].name]),
@@ -120,14 +123,19 @@ def _column(preset: str, latents: int | None) -> str:
     return "faces" if preset == FACES else f"digits, {latents} latents"
 
 
+def _of(cell: Autoencoder, *parts: Mapping[str, Result]) -> Result:
+    """All that the parts of the work have found of one autoencoder."""
+    return {key: value for part in parts for key, value in part.get(cell.name, {}).items()}
+
+
 # Over the cells -----------------------------------------------------------------------------------------------------
 
 
 def _over_cells(found: list[Result]) -> Result:
     """Of the seeds of one method: what is a number as mean and deviation, what is not from the first."""
     merged = dict(found[0])
-    for key in ("nll", "frechet_distance", "validation", "milliseconds_a_step", "pressure"):
-        if key in merged:
+    for key in ("nll", "frechet_distance", "validation", "milliseconds_a_step", "pressure", "negative_elbo"):
+        if all(isinstance(cell.get(key), float) for cell in found):
             merged[key] = {**over_seeds([cell[key] for cell in found]), "of_each_seed": [cell[key] for cell in found]}
     return merged
 

@@ -30,7 +30,13 @@ An estimator for another method is one small class with a method ``score``; see 
 from arcsm.finite import Diverged
 from arcsm.implicit.annealing import Annealing, annealed_bound, annealed_upper_bound, gap
 from arcsm.implicit.decoders import BernoulliDecoder, Decoder, GaussianImageDecoder
-from arcsm.implicit.encoders import AutoregressiveEncoder, Encoder, GaussianEncoder, ImplicitEncoder
+from arcsm.implicit.encoders import (
+    AutoregressiveEncoder,
+    Encoder,
+    GaussianEncoder,
+    ImplicitEncoder,
+    LocationScaleEncoder,
+)
 from arcsm.implicit.entropy import EntropyGradient, GaussianEntropy, Rescaled, Standardised, Whitened
 from arcsm.implicit.evidence import bounds, elbo, importance_bound
 from arcsm.implicit.kernels import Spectral, Stein
@@ -58,6 +64,7 @@ __all__ = [
     "GaussianImageDecoder",
     "ImplicitEncoder",
     "JointScore",
+    "LocationScaleEncoder",
     "Proposal",
     "Rescaled",
     "ScoreNetwork",

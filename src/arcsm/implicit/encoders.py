@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from arcsm import native
+from arcsm.implicit.densities import log_density
 from arcsm.implicit.trunks import Trunk
 
 _NODES = 8  # of the noise of one latent, for the moments of its conditional
@@ -71,13 +72,51 @@ class LocationScaleEncoder(Encoder):
         """Location and log scale, ``(B, D)`` each, and after them what else an encoder of this kind needs."""
         return self.location_scale(features)
 
+    def draw(self, begun: tuple[Tensor, ...], noise: Tensor) -> Tensor:
+        return self._placed(begun, self.draw_units(begun, noise))
+
+    @torch.no_grad()
+    def draw_with_log_prob(self, begun: tuple[Tensor, ...], noise: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`draw` gives and its :meth:`log_prob`, which is right however narrow the encoder is: latents that
+        are rounded no longer tell where they came from."""
+        u = self.draw_units(begun, noise)
+        return self._placed(begun, u), self._log_prob_of_units(begun, u)
+
+    @torch.no_grad()
+    def log_prob(self, begun: tuple[Tensor, ...], z: Tensor) -> Tensor:
+        """:math:`\\log q(z \\mid x)` in nats, ``(B, K)``.
+
+        Arguments:
+            begun: What :meth:`begin` gave for the inputs.
+            z: Latents of theirs, ``(B, K, D)``.
+        """
+        location, log_scale = (t.unsqueeze(1) for t in begun[:2])
+        return self._log_prob_of_units(begun, (z - location) * torch.exp(-log_scale))
+
+    def _placed(self, begun: tuple[Tensor, ...], u: Tensor) -> Tensor:
+        location, log_scale = (t.unsqueeze(1) for t in begun[:2])
+        return location + log_scale.exp() * u
+
+    def _log_prob_of_units(self, begun: tuple[Tensor, ...], u: Tensor) -> Tensor:
+        return (self.log_density_of_units(begun, u) - begun[1].unsqueeze(1)).sum(-1)
+
+    @abstractmethod
+    def draw_units(self, begun: tuple[Tensor, ...], noise: Tensor) -> Tensor:
+        """:math:`u`, ``(B, K, D)``, from what was begun and standard normal noise ``(B, K, D)``."""
+
+    @abstractmethod
+    def log_density_of_units(self, begun: tuple[Tensor, ...], u: Tensor) -> Tensor:
+        """Log densities of every :math:`u_d` given those before it, ``(B, K, D)``; no gradient flows."""
+
 
 class GaussianEncoder(LocationScaleEncoder):
     """The usual explicit encoder: a Gaussian of independent latents, whose :math:`u` is the noise itself."""
 
-    def draw(self, begun: tuple[Tensor, ...], noise: Tensor) -> Tensor:
-        location, log_scale = (t.unsqueeze(1) for t in begun)
-        return location + log_scale.exp() * noise
+    def draw_units(self, begun: tuple[Tensor, ...], noise: Tensor) -> Tensor:
+        return noise
+
+    def log_density_of_units(self, begun: tuple[Tensor, ...], u: Tensor) -> Tensor:
+        return -0.5 * (u.square() + math.log(2.0 * math.pi))
 
 
 class ImplicitEncoder(Encoder):
@@ -111,7 +150,7 @@ class AutoregressiveEncoder(LocationScaleEncoder):
         z_d = m_d(x) + e^{\\ell_d(x)} u_d
 
     where :math:`f` is the trunk. The map of the noise need not be monotone, so that the conditionals may have several
-    modes and no density in closed form.
+    modes. :meth:`log_prob` finds every noise that a latent may have come from.
 
     Arguments:
         trunk: Of the input alone.
@@ -136,11 +175,16 @@ class AutoregressiveEncoder(LocationScaleEncoder):
     def begin(self, features: Tensor) -> tuple[Tensor, ...]:
         return *self.location_scale(features), self.of_input(features).unflatten(-1, (self.latents, self.units))
 
-    def draw(self, begun: tuple[Tensor, ...], noise: Tensor) -> Tensor:
-        location, log_scale = (t.unsqueeze(1) for t in begun[:2])
+    def draw_units(self, begun: tuple[Tensor, ...], noise: Tensor) -> Tensor:
         fixed = begun[2].repeat_interleave(noise.shape[1], 0) if noise.shape[1] != 1 else begun[2]  # (B * K, D, U)
         u = chained(fixed, noise.flatten(0, 1), self.of_noise, self.of_latents, self.output)
-        return location + log_scale.exp() * u.view_as(noise)
+        return u.view_as(noise)
+
+    def log_density_of_units(self, begun: tuple[Tensor, ...], u: Tensor) -> Tensor:
+        earlier = u.new_ones(self.latents, self.latents).tril(-1).unsqueeze(-1) * self.of_latents  # (D, D, U)
+        inner = begun[2].unsqueeze(1) + torch.tensordot(u, earlier.transpose(0, 1), 1)  # (B, K, D, U)
+        weights = (weight.expand_as(inner).flatten(0, -2) for weight in (self.of_noise, self.output))
+        return log_density(u.flatten(), inner.flatten(0, -2), *weights).view_as(u)
 
     @torch.no_grad()
     def conditional_moments(self, begun: tuple[Tensor, ...], z: Tensor) -> tuple[Tensor, Tensor]:

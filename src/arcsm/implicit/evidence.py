@@ -1,6 +1,6 @@
 """How likely data are under a latent variable model, :math:`\\log p_\\theta(x) = \\log \\int p_\\theta(x, z)\\, dz`.
 
-Two estimates, neither of which needs the density of the encoder: importance sampling from a distribution that is
+Two estimates, neither of which needs the density of an encoder: importance sampling from a distribution that is
 fitted to each input, and annealed importance sampling. The first is a lower bound in expectation; so is the second but
 for the adaptation of its step size. On data that the model itself has drawn, with their latents, annealing backwards
 bounds from above (:func:`gap`), which tells how far to trust annealing on data like these.
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from arcsm.implicit.annealing import Annealing, annealed_bound
-from arcsm.implicit.encoders import GaussianEncoder
+from arcsm.implicit.encoders import LocationScaleEncoder
 from arcsm.implicit.proposals import Proposal, check_inputs, decoded_at_once, fit_proposal, log_joint
 from arcsm.implicit.vae import VAE
 from arcsm.progress import track
 
-_FITTED_AT_ONCE = 50  # inputs
+_AT_ONCE = 50  # inputs
 
 
 @torch.no_grad()
@@ -89,7 +89,7 @@ def bounds(
     """
     important, annealed = [x.new_zeros(0)], [x.new_zeros(0)]
     with track("likelihood", len(x), progress) as advance:
-        for part in x.split(_FITTED_AT_ONCE):
+        for part in x.split(_AT_ONCE):
             proposal = fit_proposal(vae, part, generator=generator)
             important.append(importance_bound(vae, part, samples, proposal, generator))
             annealed.append(annealed_bound(vae, part, annealing, proposal, generator))
@@ -99,23 +99,31 @@ def bounds(
 
 @torch.no_grad()
 def elbo(vae: VAE, x: Tensor, samples: int = 100, generator: torch.Generator | None = None) -> Tensor:
-    """The evidence lower bound in nats (paper, Eq. 6), ``(B,)``, of an autoencoder with a Gaussian encoder.
+    """The evidence lower bound in nats (paper, Eq. 6), ``(B,)``.
+
+    It is short of the evidence by the divergence of the encoder from the posterior,
+    :math:`\\operatorname{KL}(q(z \\mid x) \\,\\|\\, p(z \\mid x))`. An autoregressive encoder has one, too: its density
+    can be found (:mod:`arcsm.implicit.densities`), though scores learn without it.
 
     Arguments:
         vae: The model.
         x: Inputs, ``(B, F)``.
-        samples: Latents of every input that the reconstruction is averaged over.
+        samples: Latents of every input that it is averaged over.
         generator: Source of randomness.
 
     Raises:
-        ValueError: for an implicit encoder, whose entropy nobody knows.
+        ValueError: for an encoder whose density nobody knows.
     """
-    if not isinstance(vae.encoder, GaussianEncoder):
-        raise ValueError("vae: only a gaussian encoder has an evidence lower bound; use importance_bound")
+    if not isinstance(vae.encoder, LocationScaleEncoder):
+        raise ValueError("vae: its encoder has no density, and no evidence lower bound; use importance_bound")
     check_inputs(vae, x, samples)
-    begun = vae.encoder.begin(vae.encoder.features(x))
-    entropy = begun[1].sum(-1) + 0.5 * vae.latents * math.log(2.0 * math.pi * math.e)
-    return log_joint(vae, x, vae.draw(begun, samples, generator)).mean(1) + entropy
+    found = [x.new_zeros(0)]
+    for part in x.split(_AT_ONCE):
+        begun = vae.encoder.begin(vae.encoder.features(part))
+        noise = torch.randn(len(part), samples, vae.latents, generator=generator, device=x.device, dtype=x.dtype)
+        z, log_density = vae.encoder.draw_with_log_prob(begun, noise)
+        found.append((log_joint(vae, part, z) - log_density).mean(1))
+    return torch.cat(found)
 
 
 def _parts(total: int, size: int) -> list[int]:

@@ -13,7 +13,8 @@ from arcsm.checkpoint import write_text
 from arcsm.config import dump_config
 from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.implicit.annealing import Annealing, gap
-from arcsm.implicit.evidence import bounds, importance_bound
+from arcsm.implicit.encoders import LocationScaleEncoder
+from arcsm.implicit.evidence import bounds, elbo, importance_bound
 from arcsm.implicit.runs import VAERun
 from arcsm.implicit.training import used_latents
 from arcsm.implicit.vae import VAE
@@ -23,6 +24,7 @@ from arcsm.report import LikelihoodRow, render, sample_picture
 from arcsm.training_log import read_metrics
 
 _IMAGES, _SAMPLES = 200, 1_000  # of the likelihood of a page; a convolutional decoder gets a tenth of both
+_ELBO_SAMPLES = 20  # of each image
 _ANNEALING = Annealing(temperatures=100, chains=4)  # of the same images, where the decoder is quick
 _SIMULATED = 50  # images that the model draws, on which annealing is checked from both sides
 _SHOWN = 8  # images that are reconstructed, and latents that are traversed
@@ -107,6 +109,10 @@ def _numbers(vae: VAE, dataset: Dataset, seed: int, progress: bool) -> VAENumber
     else:
         important, apart, by_annealing = importance_bound(vae, x, samples, generator=generator), None, []
     found = [LikelihoodRow("importance weighted bound", *summary(important), ours=True), *by_annealing]
+    if isinstance(vae.encoder, LocationScaleEncoder):
+        lower = elbo(vae, x, _ELBO_SAMPLES, generator)
+        found.append(LikelihoodRow("evidence lower bound: less by how far the encoder is from the posterior",
+                                   *summary(lower), ours=True))  # fmt: skip
     return VAENumbers(found, images, samples, apart, used_latents(vae, x, generator))
 
 
