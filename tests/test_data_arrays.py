@@ -233,7 +233,11 @@ def test_npz_key(tmp_path: Path) -> None:
     np.savez(path, a=np.ones((2, 2)), x_train=np.ones((5, 2)))
     assert len(read_table(path)) == 5
     np.savez(path, a=np.ones((2, 2)), b=np.ones((5, 2)))
-    assert "expected one array or one named X or x_train; choose a key among a, b" in message(path)
+    assert f"expected one array or one named X or x_train, got a, b; name one as in {path}:a" in message(path)
+    assert len(read_table(f"{path}:b")) == len(read_table(path, "b")) == 5
+    with pytest.raises(ValueError, match="key: expected one of a, b, got 'c'"):
+        read_table(f"{path}:c")
+    assert "names an array already, got 'a'" in message(f"{path}:b", key="a")
     np.savez(path)
     assert "expected an archive of arrays, got one without any" in message(path)
 

@@ -581,6 +581,19 @@ def test_detect_judges_a_table_by_another(tmp_path: Path, suffix: str, monkeypat
     assert not filled.isna().any(axis=None)
 
 
+def test_tables_in_one_archive_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Plan, "of", classmethod(lambda cls, *_: Plan(1, 16, (16,), (16,), 0, 0.3, 6, 5e-3, 30, 64, 5e-3, True))
+    )
+    numbers = np.random.default_rng(0).normal(size=(150, 2))
+    np.savez(tmp_path / "tables.npz", normal=numbers[:120], new=numbers[120:])
+    archive, out = str(tmp_path / "tables.npz"), str(tmp_path / "scores.csv")
+    assert cli._run(["detect", f"{archive}:normal", f"{archive}:new", "--with-data", "--out", out]) == 0
+    found = read_frame(out)
+    np.testing.assert_allclose(found[["x0", "x1"]].to_numpy(), numbers[120:])
+    assert found["row"].tolist() == list(range(30))
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
 def test_a_table_in_parts_is_the_table(tmp_path: Path, suffix: str) -> None:
     table = frame(100)

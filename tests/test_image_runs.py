@@ -211,6 +211,8 @@ def test_an_archive_stands_for_a_named_set(archive: Path, monkeypatch: pytest.Mo
 def test_an_image_file_may_have_its_own_test_set(archive: Path) -> None:
     own = load_dataset(ImageData(kind="images", path=str(archive), key="x_train", test_key="x_test"))
     assert (len(own.train), len(own.valid), len(own.test)) == (18, 2, 6)
+    named = load_dataset(ImageData(kind="images", path=f"{archive}:x_test"))
+    assert len(named.train) + len(named.valid) + len(named.test) == 6
     assert load_dataset(ImageData(kind="images", path=str(archive), key="x_train")).labels["test"].shape == (2,)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from arcsm.data import ImageSet, frame_parts, frame_writer, read_images, scale_images, write_table
-from arcsm.data.arrays import check_finite, frame_numbers, read_array, row_place
+from arcsm.data.arrays import check_finite, frame_numbers, named_array, read_array, row_place
 from arcsm.data.csv_files import default_columns
 from arcsm.data.frames import as_numbers, check_not_taken, parts_as_written
 from arcsm.data.images import IMAGE_SUFFIXES, save_images
@@ -90,7 +90,7 @@ def _are_images(path: Path, of_images: bool) -> bool:
 
     An array of others is of rows, such as samples of the model.
     """
-    suffix = path.suffix.lower()
+    suffix = named_array(path)[0].suffix.lower()
     if path.is_dir() or suffix in IMAGE_SUFFIXES:
         return True
     return of_images and suffix in (".npy", ".npz") and not np.issubdtype(read_array(path).dtype, np.floating)

@@ -1,6 +1,7 @@
 """Tables of numbers from and to files: CSV, Parquet and NumPy."""
 
 import io
+import os
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import pandas as pd
 from arcsm.data.csv_files import check_width, default_columns, is_number, read_csv
 from arcsm.files import FilePath, atomic_path, check_fits, existing_file, reading
 
-__all__ = ["TABLE_SUFFIXES", "Table", "npz_key", "npz_names", "read_array", "read_table", "write_table"]
+__all__ = ["TABLE_SUFFIXES", "Table", "named_array", "npz_key", "npz_names", "read_array", "read_table", "write_table"]
 
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet", ".npy", ".npz")
 _WRITABLE = (".csv", ".parquet", ".npy")
@@ -57,7 +58,7 @@ def read_table(path: FilePath, key: str | None = None, *, flatten: bool = False,
     column. Columns without a name are `x0, x1, ...`.
 
     Args:
-        path: The file.
+        path: The file; `tables.npz:left` names an array, too.
         key: The array to take from an `.npz`. By default its only array, or else `X`, or else `x_train`.
         flatten: Turn an array of more than two dimensions into `(n, -1)`.
         allow_missing: Let NaN (and empty cells) and infinities through.
@@ -76,6 +77,7 @@ def read_table(path: FilePath, key: str | None = None, *, flatten: bool = False,
         >>> table.columns, table.values.tolist()
         (('a', 'b'), [[1.0, 2.0], [3.0, 4.0]])
     """
+    path, key = named_array(path, key)
     suffix = _suffix(path, TABLE_SUFFIXES)
     if key is not None and suffix != ".npz":
         raise ValueError(f"key: expected None for a {suffix} file, got {key!r} ({path})")
@@ -103,7 +105,7 @@ def read_array(path: FilePath, key: str | None = None, *, preferred: Sequence[st
     """Read one array of numbers, of any shape and with its own dtype, from `.npy` or `.npz`, without unpickling.
 
     Args:
-        path: The file.
+        path: The file; `tables.npz:left` names an array, too.
         key: The array to take from an `.npz`. By default its only array, or else the first of `preferred` it has.
         preferred: Names of the main array.
 
@@ -111,6 +113,7 @@ def read_array(path: FilePath, key: str | None = None, *, preferred: Sequence[st
         ValueError: In one line: no such file, damaged file, no array `key` (the message lists the names), several
             arrays of which none is preferred, objects or text instead of numbers.
     """
+    path, key = named_array(path, key)
     suffix = _suffix(path, (".npy", ".npz"))
     path = existing_file(path)
     if suffix == ".npz":
@@ -202,6 +205,25 @@ def frame_numbers(frame: pd.DataFrame, path: Path, first: int = 0) -> np.ndarray
 # --- NumPy ------------------------------------------------------------------------------------------------------------
 
 
+def named_array(path: FilePath, key: str | None = None) -> tuple[Path, str | None]:
+    """A file, and the array in it that is asked for: by `key`, or by a path like `tables.npz:left`.
+
+    Raises:
+        ValueError: Both name one.
+
+    Example:
+        >>> path, key = named_array("tables.npz:left")
+        >>> str(path), key
+        ('tables.npz', 'left')
+    """
+    archive, named, name = os.fspath(path).rpartition(".npz:")
+    if not named or not name or Path(path).exists():
+        return Path(path), key
+    if key is not None:
+        raise ValueError(f"key: expected none, since {path} names an array already, got {key!r}")
+    return Path(f"{archive}.npz"), name
+
+
 def npz_names(path: FilePath) -> list[str]:
     """The names of the arrays in an `.npz`, in the order of the file.
 
@@ -233,7 +255,8 @@ def npz_key(path: FilePath, key: str | None, preferred: Sequence[str] = _NPZ_KEY
     for name in preferred:
         if name in names:
             return name
-    raise ValueError(f"{path}: expected one array or one named {' or '.join(preferred)}; choose a key among {listing}")
+    wanted = f"expected one array or one named {' or '.join(preferred)}"
+    raise ValueError(f"{path}: {wanted}, got {listing}; name one as in {path}:{names[0]}")
 
 
 def _read_npy(file: IO[bytes], source: str) -> np.ndarray:

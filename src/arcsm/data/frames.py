@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.compute
 from pyarrow import parquet
 
-from arcsm.data.arrays import TABLE_SUFFIXES, read_table
+from arcsm.data.arrays import TABLE_SUFFIXES, named_array, read_table
 from arcsm.data.cells import DATES, are_dates, as_truth, check_cells, first_spoilt_number, is_of_truth
 from arcsm.data.csv_files import (
     MISSING,
@@ -41,8 +41,9 @@ def read_frame(path: FilePath, like: pd.DataFrame | None = None, ignore: Sequenc
     """Read a table, with its names, gaps and categories.
 
     Arguments:
-        path: ``.csv``, ``.csv.gz``, ``.parquet``, ``.npy`` or ``.npz``. A CSV file without a header gets the names
-            ``x0, x1, ...``; its first row is a header if one of its cells is text.
+        path: ``.csv``, ``.csv.gz``, ``.parquet``, ``.npy`` or ``.npz`` (``tables.npz:left`` for one of several arrays).
+            A CSV file without a header gets the names ``x0, x1, ...``; its first row is a header if one of its cells is
+            text.
         like: A table with the same columns, whose names, order and types are asked for.
         ignore: Names of columns that are left out.
 
@@ -73,12 +74,13 @@ def frame_parts(
     Raises:
         ValueError: as :func:`read_frame`, when the part is reached.
     """
+    path, key = named_array(path)
     suffix = next((suffix for suffix in TABLE_SUFFIXES if str(path).lower().endswith(suffix)), None)
     if suffix is None:
         raise ValueError(f"{path}: expected one of {', '.join(TABLE_SUFFIXES)}")
     path = existing_file(path)
     first = 0
-    for frame in _parts_as_read(path, suffix, like, rows):
+    for frame in _parts_as_read(path, suffix, like, rows, key):
         if not len(frame) or not len(frame.columns):
             continue
         frame.columns = [str(name) for name in frame.columns]
@@ -104,10 +106,12 @@ def _without(frame: pd.DataFrame, ignore: Sequence[str], path: Path) -> pd.DataF
     return frame.drop(columns=list(ignore)) if ignore else frame
 
 
-def _parts_as_read(path: Path, suffix: str, like: pd.DataFrame | None, rows: int | None) -> Iterator[pd.DataFrame]:
+def _parts_as_read(
+    path: Path, suffix: str, like: pd.DataFrame | None, rows: int | None, key: str | None
+) -> Iterator[pd.DataFrame]:
     """The parts as their format gives them."""
     if suffix in (".npy", ".npz"):
-        table = read_table(path, allow_missing=True)
+        table = read_table(path, key, allow_missing=True)
         yield pd.DataFrame(table.values.astype(np.float64), columns=list(table.columns))
     elif suffix == ".parquet":
         with reading(path):
@@ -136,15 +140,15 @@ def parts_as_written(path: FilePath, rows: int = _AT_A_TIME) -> Iterator[pd.Data
 
     Of CSV files that is text, of Parquet files the file's own types.
     """
-    path = existing_file(path)
-    if path.suffix.lower() == ".parquet":
-        for batch in _parquet_batches(path, rows):
+    file = existing_file(named_array(path)[0])
+    if file.suffix.lower() == ".parquet":
+        for batch in _parquet_batches(file, rows):
             if len(batch):
                 frame = batch.to_pandas(types_mapper=pd.ArrowDtype)
                 named = [name for name in frame.index.names if name is not None]  # an index that is a column, too
                 yield frame.reset_index(named).reset_index(drop=True) if named else frame.reset_index(drop=True)
-    elif path.name.lower().endswith((".csv", ".csv.gz")):
-        for frame in _csv_parts(path, [], rows, as_text=True):
+    elif file.name.lower().endswith((".csv", ".csv.gz")):
+        for frame in _csv_parts(file, [], rows, as_text=True):
             yield frame.reset_index(drop=True)
     else:
         yield from frame_parts(path, None, rows)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from arcsm.data.arrays import npz_key, npz_names, read_array
+from arcsm.data.arrays import named_array, npz_key, npz_names, read_array
 from arcsm.data.pixels import ImageSet, check_pixels
 from arcsm.files import FilePath, atomic_path, existing_file, reading
 from arcsm.warning import SkippedWarning, warn
@@ -57,7 +57,7 @@ def read_images(
     if channels not in (None, 1, 3):
         raise ValueError(f"channels: expected 1, 3 or None, got {channels!r}")
     check_size(size)
-    source = Path(folder)
+    source, key = named_array(folder, key)
     if source.suffix.lower() in (".npy", ".npz") and not source.is_dir():
         return _read_image_array(source, channels, size, key)
     if key is not None:
