@@ -78,6 +78,7 @@ def test_an_autoencoder_is_trained_drawn_from_and_reported(
     page = (tmp_path / "page.html").read_text()
     assert "importance weighted bound" in page
     assert "annealed importance sampling" in page
+    assert "<td>evidence lower bound</td>" in page
     assert "annealing from above and from below differ" in page
     assert "% of what the true one would" in page
     assert page.count("data:image/png;base64,") == 5  # four pictures and the curve
@@ -86,6 +87,14 @@ def test_an_autoencoder_is_trained_drawn_from_and_reported(
     assert call("info", vae_run) == 0
     assert "encoder: autoregressive" in capsys.readouterr().out
     assert call("train", vae_run.parent / "tiny.yaml", "--out", vae_run, "--resume") == 0
+
+
+def test_a_report_on_one_image_has_no_standard_error(
+    vae_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arcsm.implicit.report._IMAGES", 1)
+    assert call("report", vae_run, "--out", tmp_path / "page.html") == 0
+    assert (tmp_path / "page.html").read_text().count('<td class="number"></td>') == 3  # of as many estimates
 
 
 def test_a_file_of_an_autoencoder_is_enough(vae_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,10 @@ def test_the_page_stands_whatever_columns_and_methods_table_2_has(tmp_path: Path
     both, faces = smoke_record("table2", tmp_path), smoke_record("table2-faces", tmp_path)
     page = module.render(known | {"table2": both, "table2-faces": faces})
     assert "| digits, 2 latents | nats" in page
+    row = both["metrics"]["columns"]["digits, 2 latents"]["methods"]["csm"]
+    assert (
+        f" {row['negative_elbo']['mean'] - row['annealed']['nll']:.1f} | 88.42 |" in page
+    )  # divergence, and the paper's
     assert page.count("| faces, 32 latents | Fr") == 2
     assert "a fifth of that of the others, on faces twice that of the others" in page
     for record in (both, faces):

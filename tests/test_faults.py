@@ -24,9 +24,10 @@ import torch
 
 import arcsm
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, cli, load, training
+from arcsm.batches import each_part
 from arcsm.commands import models
 from arcsm.data import read_array, read_frame, read_images, read_table
-from arcsm.interrupts import asked_to_stop
+from arcsm.interrupts import Terminated, asked_to_stop, end_in_order
 from small_runs import COMMAND, TINY, environment
 
 # Signals ------------------------------------------------------------------------------------------------------------
@@ -113,6 +114,63 @@ def test_a_command_that_is_terminated_leaves_nothing_half_written(
     assert len(written) == 1  # it came in the middle
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "rows.csv", "scores.csv"]
     assert (tmp_path / "scores.csv").read_text() == "of before"
+
+
+def test_what_ends_a_command_does_not_end_its_cleaning_up() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    cleaned = []
+    try:
+        end_in_order()
+        signal.raise_signal(signal.SIGTERM)
+    except Terminated:
+        signal.raise_signal(signal.SIGTERM)
+        cleaned.append(True)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert cleaned == [True]
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_one_of_several_processes_is_ended_by_the_signal_itself(started: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(cli, "was_started", lambda: started)
+    monkeypatch.setattr(cli, "_run", lambda _: 0)
+    try:
+        with pytest.raises(SystemExit):
+            cli.main()
+        assert (signal.getsignal(signal.SIGTERM) == before) is started
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_who_starts_several_processes_is_terminated_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def terminated(*_: object) -> int:
+        raise Terminated
+
+    monkeypatch.setattr(cli, "start", terminated)
+    command = ["train", "toy-rings", "--out", str(tmp_path / "run"), "--devices", "2"]
+    assert cli._run(command) == 143
+    assert capsys.readouterr().err == "arcsm: terminated\n"
+
+
+def test_parts_that_have_not_begun_are_not_waited_for() -> None:
+    begun = []
+
+    def part(rows: slice) -> None:
+        begun.append(rows)
+        time.sleep(0.0 if len(begun) == 1 else 0.05)
+        raise Terminated
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(Terminated):
+            each_part(part, [slice(0, 1)] * 200, torch.device("cpu"))
+    finally:
+        torch.set_num_threads(threads)
+    assert len(begun) < 200
 
 
 def test_one_of_several_processes_takes_all_signals_as_one() -> None:

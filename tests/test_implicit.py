@@ -14,6 +14,7 @@ from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder, ScoreHea
 from arcsm.experiments import entropy
 from arcsm.implicit import (
     AutoregressiveScore,
+    Diverged,
     EntropyGradient,
     GaussianEntropy,
     JointScore,
@@ -339,13 +340,30 @@ def test_learning_goes_on_from_its_state() -> None:
     [
         (torch.zeros(3, 2), r"z: expected samples \(B, K, D\) with K at least 2, got \(3, 2\)"),
         (torch.zeros(3, 1, 2), "K at least 2"),
-        (torch.full((1, 3, 2), math.nan), "z: holds NaN or infinity"),
-        (torch.zeros(1, 5, 2), "the sampler has collapsed"),
     ],
 )
-def test_bad_samples_are_named(z: Tensor, message: str) -> None:
+def test_samples_of_wrong_shapes_are_named(z: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Stein().surrogate(z)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "z", "message"),
+    [
+        (Stein(), torch.full((1, 3, 2), math.nan), "z: holds NaN or infinity"),
+        (Stein(), torch.zeros(1, 5, 2), "the sampler has collapsed"),
+        (Spectral(), torch.arange(10.0).view(1, 5, 2) * 1e30, "no eigenvalues"),
+        (Known(lambda z: z / 0.0), torch.ones(1, 3, 2), "Known: the score of the samples is NaN or infinite"),
+        (
+            Whitened(Known(lambda z: z), lambda _: (torch.zeros(1, 2), torch.full((1, 2), -100.0))),
+            torch.ones(1, 3, 2),
+            "NaN or infinite in units of the sampler",
+        ),
+    ],
+)
+def test_samples_that_are_none_any_more_are_a_divergence(estimator: EntropyGradient, z: Tensor, message: str) -> None:
+    with pytest.raises(Diverged, match=message):
+        estimator.surrogate(z)
 
 
 def test_wrong_arguments_are_named() -> None:
@@ -364,8 +382,6 @@ def test_wrong_arguments_are_named() -> None:
         JointScore(ScoreNetwork(2), slices=0)
     with pytest.raises(ValueError, match=r"Known: expected scores of shape \(1, 3, 2\), got \(1, 1, 2\)"):
         Known(lambda z: z[:, :1]).surrogate(torch.zeros(1, 3, 2))
-    with pytest.raises(ValueError, match="Known: the score of the samples is NaN or infinite"):
-        Known(lambda z: z / 0.0).surrogate(torch.ones(1, 3, 2))
     with pytest.raises(ValueError, match="one for each of the 3 inputs"):
         AutoregressiveScore(model).update(torch.zeros(3, 2, 2), torch.zeros(2, 1))
 

@@ -143,6 +143,20 @@ def test_methods_and_seeds_are_added_to_a_record_without_what_was_trained_for_it
     assert f"{cells}: these are not the cells" in capsys.readouterr().err
 
 
+def test_an_encoder_that_has_a_density_has_a_lower_bound(tmp_path: Path) -> None:
+    command = ["reproduce", "table2-mnist", "--preset", "smoke", "--device", "cpu", "--out", str(tmp_path / "results")]
+    changes = ["methods=[elbo, stein, csm]", "test_images=200", "samples=500"]
+    command += ["--work", str(tmp_path / "work"), *(part for change in changes for part in ("--set", change))]
+    assert cli._run(command) == 0
+    record = json.loads((tmp_path / "results" / "table2-mnist" / "smoke.json").read_text())
+    rows = record["metrics"]["columns"]["digits, 2 latents"]["methods"]
+    for method in ("elbo", "csm"):
+        bound = rows[method]["negative_elbo"]
+        assert bound["of_each_seed"] == [bound["mean"]]
+        assert 0.0 < bound["mean"] - rows[method]["nll"]["mean"] < 10.0  # of the encoder from the posterior
+    assert "negative_elbo" not in rows["stein"]
+
+
 def test_kernels_may_have_the_encoder_whose_convolutions_their_samples_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from arcsm.implicit import (
     ConvolutionalTrunk,
     Decoder,
     DenseTrunk,
+    Diverged,
     Encoder,
     EntropyGradient,
     GaussianEncoder,
@@ -441,13 +442,16 @@ def test_the_evidence_lower_bound_is_less_than_the_evidence_by_the_divergence(
     encoded = torch.distributions.MultivariateNormal(location, scale_tril=torch.diag_embed(log_scale.exp()))
     exact = torch.distributions.MultivariateNormal(mean, covariance)
     missing = torch.distributions.kl_divergence(encoded, exact)
-    count = 20_000
+    count = 8_000
     z = encoded.sample((count,)).transpose(0, 1)
     with torch.no_grad():
         error = (vae.log_joint(x, z) - encoded.log_prob(z.transpose(0, 1)).T).std(1) / math.sqrt(count)
     off = elbo(vae, x, count, seeded()) - (evidence(vae, x) - missing)
     assert bool((off.abs() < 5.0 * error).all())
-    assert float((error / missing).max()) < 0.02
+    many = elbo(vae, x.repeat(20, 1), count // 10, seeded())  # more than are looked at together
+    assert many.shape == (120,)
+    assert bool(((many - (evidence(vae, x) - missing).repeat(20)).abs() < 5.0 * 10**0.5 * error.repeat(20)).all())
+    assert float((error / missing).max()) < 0.03
     with pytest.raises(ValueError, match="its encoder has no density"):
         elbo(linear(encoder=ImplicitEncoder(DenseTrunk(5, (8,), 3), 3)), x)
 
@@ -497,11 +501,11 @@ def test_another_density_is_one_in_expectation_over_that_of_an_encoder(fold: flo
     encoder = autoregressive(fold=fold)
     begun = encoder.begin(encoder.features(normal(1, 5)))
     with torch.no_grad():
-        z = encoder.draw(begun, normal(1, 100_000, 3, seed=1))
+        z = encoder.draw(begun, normal(1, 30_000, 3, seed=1))
     other = torch.distributions.Normal(z.mean((0, 1)), 0.7 * z.std((0, 1)))
     ratio = torch.exp(other.log_prob(z).sum(-1) - encoder.log_prob(begun, z))
     error = float(ratio.std()) / math.sqrt(ratio.numel())
-    assert error < 0.02
+    assert error < 0.03
     assert float(ratio.mean()) == pytest.approx(1.0, abs=4.0 * error)
 
 
@@ -523,11 +527,54 @@ def test_an_encoder_that_is_narrower_than_rounding_still_knows_its_density() -> 
     )
 
 
-def test_maps_that_are_too_wild_to_be_looked_at_are_said() -> None:
-    with pytest.raises(ValueError, match="too wild"):
-        log_density(torch.zeros(2), *(torch.full((2, 3), value) for value in (0.0, 1e3, 1e3)))
-    with pytest.raises(ValueError, match="too wild"):
-        log_density(torch.zeros(2), *(torch.full((2, 3), value) for value in (0.0, math.nan, 1.0)))
+def own_share(noise: Tensor, inner: Tensor, of_noise: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    """What maps draw, and the log density that the noise it was drawn from has a share in: the whole has no less."""
+    bent = torch.tanh(inner + of_noise * noise.unsqueeze(-1))
+    slope = 1.0 + (output * of_noise * (1.0 - bent.square())).sum(-1)
+    return noise + (output * bent).sum(-1), torch.distributions.Normal(0.0, 1.0).log_prob(noise) - slope.abs().log()
+
+
+def folded(count: int = 20_000, units: int = 8) -> tuple[Tensor, Tensor, Tensor]:
+    return normal(count, units), 3.0 * normal(count, units, seed=1), normal(count, units, seed=2)
+
+
+@pytest.mark.parametrize("excess", [1e-4, 3e-3, None])
+def test_a_density_is_no_less_than_the_share_of_the_noise_that_was_drawn(excess: float | None) -> None:
+    """Also where a map turns twice within a cell, as e - (1 + excess) tanh(e) does."""
+    one = torch.ones(20_000, 1, dtype=FLOAT64)
+    maps = folded() if excess is None else (0.0 * one, one, -(1.0 + excess) * one)
+    u, least = own_share(normal(20_000, seed=3), *maps)
+    found = log_density(u, *maps)
+    assert bool((found > least - 1e-6).all())
+    assert bool(found.isfinite().all())
+    assert float((found - least).max()) > 0.1  # others have their share
+
+
+def test_the_density_of_single_precision_is_that_of_double() -> None:
+    encoder = AutoregressiveEncoder(DenseTrunk(5, (16,)), 3, 6)
+    encoder.load_state_dict(autoregressive(fold=3.0).float().state_dict())
+    x, noise = normal(20, 5).float(), normal(20, 500, 3, seed=1).float()
+    z, found = encoder.draw_with_log_prob(encoder.begin(encoder.features(x)), noise)
+    torch.testing.assert_close(z, encoder(x, noise), rtol=1e-4, atol=1e-4)
+    begun = tuple(t.double() for t in encoder.begin(encoder.features(x)))
+    encoder.double()
+    expected = encoder.log_prob(begun, encoder.draw(begun, noise.double()))
+    assert z.dtype == found.dtype == torch.float32
+    near = (found - expected).abs() < 1e-3
+    assert float(near.double().mean()) > 0.999  # the way to units and back is rounded, and may cross a fold
+    assert abs(float((found - expected).mean())) < 1e-3
+
+
+def test_weights_that_make_no_map_are_said_and_values_that_are_no_numbers_have_no_density() -> None:
+    def at(u: float, inner: float, of_noise: float, output: float) -> Tensor:
+        return log_density(torch.tensor([u, 0.0]), *(torch.full((2, 3), v) for v in (inner, of_noise, output)))
+
+    for wild in ((0.0, 1e3, 1e3), (0.0, math.nan, 1.0), (math.nan, 1.0, 1.0), (0.0, 1.0, math.inf)):
+        with pytest.raises(Diverged, match="too wild"):
+            at(0.0, *wild)
+    for u in (math.nan, math.inf):
+        assert at(u, 0.0, 1.0, 1.0).isnan().tolist() == [True, False]
+    assert float(at(-60.0, 0.0, 1.0, 1.0)[0]) == pytest.approx(-0.5 * 57.0**2 - 0.918939, rel=1e-6)
     assert log_density(torch.zeros(0), *(torch.zeros(0, 3) for _ in range(3))).shape == (0,)
 
 

@@ -88,11 +88,12 @@ def each_part(function: Callable[[slice], T], parts: Sequence[slice], device: to
         try:
             found = [pool.submit(alone, part) for part in parts]
             ready.wait()
+            torch.set_num_threads(cores)  # what a thread sets is also for all threads to come
+            return [one.result() for one in found]
         except BaseException:
             ready.abort()  # or those that have begun would wait for ever
+            pool.shutdown(wait=False, cancel_futures=True)  # what has not begun is not to be waited for
             raise
-        torch.set_num_threads(cores)  # what a thread sets is also for all threads to come
-        return [one.result() for one in found]
 
 
 class Workspace:

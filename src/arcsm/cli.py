@@ -97,6 +97,8 @@ def _start(arguments: Sequence[str], wanted: SeveralProcesses) -> int:
         return fail(f"{error}; {wanted.again}" if wanted.again else error, 1)
     except KeyboardInterrupt as stop:
         return fail(str(stop).removeprefix("arcsm: ") or "interrupted", 130)
+    except Terminated:
+        return fail("terminated", 143)
 
 
 def _warn_in_one_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

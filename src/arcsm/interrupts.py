@@ -19,9 +19,10 @@ class Terminated(BaseException):
 
 
 def end_in_order() -> None:
-    """Let the signal ``TERM`` raise :class:`Terminated` in the main thread, where nothing waits for it to come."""
+    """Let the signal ``TERM`` raise :class:`Terminated` in the main thread, once: what follows is not cut short."""
 
     def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
         raise Terminated
 
     signal.signal(signal.SIGTERM, end)

@@ -27,6 +27,7 @@ from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.data.images import image_grid
 from arcsm.data.pixels import unscale_images
 from arcsm.experiments.base import Settings, Study, digest
+from arcsm.finite import Diverged
 from arcsm.frechet import Frechet
 from arcsm.implicit.annealing import Annealing, gap
 from arcsm.implicit.evidence import bounds, elbo
@@ -296,7 +297,9 @@ def lower_bound(run: Study[Table2], cell: Autoencoder) -> Result:
         return {}
     vae = _vae(run, cell)
     x = _test_digits(run, cell, vae, run.settings.test_images)
-    return {"negative_elbo": -float(elbo(vae, x, _ELBO_SAMPLES, run.generator(cell.seed, 5)).mean())}
+    with suppress(Diverged):  # an encoder that broke has none
+        return {"negative_elbo": -float(elbo(vae, x, _ELBO_SAMPLES, run.generator(cell.seed, 5)).mean())}
+    return {}
 
 
 def frechet(run: Study[Table2], cell: Autoencoder) -> Result:

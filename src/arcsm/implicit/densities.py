@@ -4,8 +4,9 @@ With :math:`h(\\epsilon) = \\epsilon + \\sum_i w_i \\tanh(a_i + v_i \\epsilon)` 
 
 .. math:: q(u) = \\sum_{\\epsilon:\\, h(\\epsilon) = u} \\frac{N(\\epsilon; 0, 1)}{|h'(\\epsilon)|}
 
-over all the places where :math:`h` takes the value. They lie within :math:`\\sum_i |w_i|` of :math:`u`, and between two
-neighbours among the points where :math:`h` turns there is at most one.
+over all the places where :math:`h` takes the value. They lie within :math:`\\sum_i |w_i|` of :math:`u`. Cells that are
+narrow beside what a tanh bends over are cut where :math:`h` turns, so that there is at most one in each: where the
+slope changes its sign, and where it comes nearest to zero in between, if it has the other sign there.
 """
 
 from __future__ import annotations
@@ -17,16 +18,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from arcsm.finite import Diverged
+
 _CELLS = 4  # for a unit of v_i * epsilon, over which a tanh bends
-_MOST_CELLS = 1 << 20
-_AT_ONCE = 1 << 24  # numbers
-_HALVINGS = {torch.float32: 30, torch.float64: 60}  # of a cell, until rounding is all that is left
 _BEYOND = 0.5  # that the outermost cells reach farther than a place can be
+_MOST_CELLS = 1 << 14  # of one map; trained ones have some hundreds
+_AT_ONCE = 1 << 23  # numbers
+_HALVINGS = 52  # of a cell
+_FLATTEST = math.sqrt(torch.finfo(torch.float64).eps)  # slope that rounding of a place leaves of one that is zero
 
 
 @torch.no_grad()
 def log_density(u: Tensor, inner: Tensor, of_noise: Tensor, output: Tensor) -> Tensor:
-    """:math:`\\log q(u)` in nats for maps of one normal variable each, ``(M,)``.
+    """:math:`\\log q(u)` in nats for maps of one normal variable each, ``(M,)``; NaN where :math:`u` is no number.
+
+    It is computed in double precision: a value that is rounded across a turn of its map loses nearly all of its
+    density.
 
     Arguments:
         u: Where, ``(M,)``.
@@ -35,7 +42,7 @@ def log_density(u: Tensor, inner: Tensor, of_noise: Tensor, output: Tensor) -> T
         output: :math:`w`, ``(M, U)``.
 
     Raises:
-        ValueError: for weights that are NaN, infinite, or so large that the map is too wild to be looked at.
+        Diverged: (a ``ValueError``) for weights that are NaN, infinite, or so large that no map has a grid.
 
     Example:
         >>> u, zero = torch.tensor([0.0, 2.0]), torch.zeros(2, 1)  # without a tanh, the standard normal itself
@@ -45,16 +52,19 @@ def log_density(u: Tensor, inner: Tensor, of_noise: Tensor, output: Tensor) -> T
         >>> log_density(torch.tensor([0.0, 6.0]), zero, *fold)
         tensor([ -2.4230, -41.4189])
     """
+    known = u.isfinite()
     reach = output.abs().sum(-1) + _BEYOND
-    wildness = float((reach.max() * of_noise.abs().max()).nan_to_num(math.inf)) if len(u) else 0.0
-    cells = math.ceil(min(2.0 * _CELLS * wildness, 2.0 * _MOST_CELLS)) + _CELLS
-    if cells > _MOST_CELLS:
-        raise ValueError(f"the maps of the noise are too wild: slopes up to {wildness:.1e}; is the encoder trained?")
-    parts = [u[:0]]
-    for at in torch.arange(len(u)).split(max(1, _AT_ONCE // (cells * inner.shape[-1]))):
-        maps = _Maps(inner[at], of_noise[at], output[at])
-        parts.append(_sum_over_places(u[at], maps, reach[at], cells))
-    return torch.cat(parts)
+    wildness = reach * of_noise.abs().amax(-1)
+    if not bool((wildness + inner.sum(-1)).isfinite().all() & (2.0 * _CELLS * wildness < _MOST_CELLS).all()):
+        raise Diverged(f"the maps of the noise are too wild, with slopes up to {float(wildness.max()):.1e}")
+    counts = torch.exp2(torch.ceil(torch.log2(2.0 * _CELLS * (wildness + 1.0)))).int()  # few different ones
+    found = torch.full_like(u, math.nan)
+    for count in counts[known].unique().tolist():
+        rows = torch.nonzero(known & (counts == count)).squeeze(1)
+        for at in rows.split(max(1, _AT_ONCE // (count * inner.shape[-1]))):
+            maps = _Maps(*(t[at].double() for t in (inner, of_noise, output)))
+            found[at] = _sum_over_places(u[at].double(), maps, reach[at].double(), count).to(u)
+    return found
 
 
 class _Maps(NamedTuple):
@@ -62,54 +72,90 @@ class _Maps(NamedTuple):
     of_noise: Tensor
     output: Tensor
 
-    def some(self, at: Tensor) -> _Maps:
-        return _Maps(*(t[at] for t in self))
+    def some(self, row: Tensor) -> _Maps:
+        return _Maps(*(t[row] for t in self))
 
-    def at(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """:math:`h` and :math:`h'`, ``(M, G)`` each, at ``(M, G)``."""
+    def at(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """:math:`h, h', h''`, ``(M, G)`` each, at ``(M, G)``."""
         bent = torch.tanh_(self.inner.unsqueeze(1) + noise.unsqueeze(-1) * self.of_noise.unsqueeze(1))  # (M, G, U)
         value = noise + (bent @ self.output.unsqueeze(-1)).squeeze(-1)
-        steepest = self.output * self.of_noise
-        return value, 1.0 + steepest.sum(-1, keepdim=True) - (bent.square_() @ steepest.unsqueeze(-1)).squeeze(-1)
+        left = 1.0 - bent.square()  # tanh'
+        slope = 1.0 + (left @ (self.output * self.of_noise).unsqueeze(-1)).squeeze(-1)
+        curve = -2.0 * (left.mul_(bent) @ (self.output * self.of_noise.square()).unsqueeze(-1)).squeeze(-1)
+        return value, slope, curve
 
-    def value(self, noise: Tensor) -> Tensor:
-        """:math:`h`, ``(M,)`` to ``(M,)``."""
-        return self.at(noise.unsqueeze(1))[0].squeeze(1)
-
-    def slope(self, noise: Tensor) -> Tensor:
-        """:math:`h'`, ``(M,)`` to ``(M,)``."""
-        return self.at(noise.unsqueeze(1))[1].squeeze(1)
+    def one(self, order: int, noise: Tensor) -> Tensor:
+        """A derivative, or with order 0 the value, ``(M,)``, at ``(M,)``."""
+        return self.at(noise.unsqueeze(1))[order].squeeze(1)
 
 
-def _sum_over_places(u: Tensor, maps: _Maps, reach: Tensor, cells: int) -> Tensor:
-    """Of the densities that all places contribute, the logarithm, ``(M,)``."""
-    edges = u.unsqueeze(1) + reach.unsqueeze(1) * torch.linspace(-1.0, 1.0, cells + 1).to(u)
-    value, slope = maps.at(edges)
-    below, falls = value < u.unsqueeze(1), slope < 0.0
-    turns, crosses = falls[:, 1:] != falls[:, :-1], below[:, 1:] != below[:, :-1]
-    row, cell = torch.nonzero(crosses & ~turns, as_tuple=True)
-    found = [(row, edges[row, cell], edges[row, cell + 1])]  # each with one place inside
-    row, cell = torch.nonzero(turns, as_tuple=True)
-    left, right = edges[row, cell], edges[row, cell + 1]
-    middle = _halved(maps.some(row).slope, left, right)
-    between = maps.some(row).value(middle) < u[row]
-    for ends, crosses in (((left, middle), below[row, cell] != between),
-                          ((middle, right), between != below[row, cell + 1])):  # fmt: skip
-        found.append((row[crosses], ends[0][crosses], ends[1][crosses]))
-    row, left, right = (torch.cat(parts) for parts in zip(*found, strict=True))
-    own = maps.some(row)
-    place = _halved(lambda noise: own.value(noise) - u[row], left, right)
-    slope = own.slope(place).abs().clamp(min=torch.finfo(u.dtype).tiny)
+class _Cells(NamedTuple):
+    row: Tensor  # (C,) of which map
+    left: Tensor  # (C,)
+    right: Tensor  # (C,)
+
+    @classmethod
+    def of_grid(cls, edges: Tensor, chosen: Tensor) -> _Cells:
+        """Cells ``(M, G)`` between edges ``(M, G + 1)``."""
+        row, cell = torch.nonzero(chosen, as_tuple=True)
+        return cls(row, edges[row, cell], edges[row, cell + 1])
+
+    def some(self, chosen: Tensor) -> _Cells:
+        return _Cells(*(t[chosen] for t in self))
+
+    def with_others(self, others: _Cells) -> _Cells:
+        return _Cells(*(torch.cat(pair) for pair in zip(self, others, strict=True)))
+
+    def cut(self, at: Tensor) -> _Cells:
+        """Both parts of each."""
+        return _Cells(self.row, self.left, at).with_others(_Cells(self.row, at, self.right))
+
+    def zero(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Where functions that change their sign in their cells do so, ``(C,)``, by halving."""
+        left, right = self.left, self.right
+        sign = function(left) < 0.0
+        for _ in range(_HALVINGS):
+            middle = 0.5 * (left + right)
+            same = (function(middle) < 0.0) == sign
+            left, right = torch.where(same, middle, left), torch.where(same, right, middle)
+        return 0.5 * (left + right)
+
+    def changes(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Whether the signs at both ends differ, ``(C,)``."""
+        return (function(self.left) < 0.0) != (function(self.right) < 0.0)
+
+
+def _sum_over_places(u: Tensor, maps: _Maps, reach: Tensor, count: int) -> Tensor:
+    """The logarithm of the sum of the densities of all places, ``(M,)``."""
+    cells = _with_a_place(u, maps, reach, count)
+    own = maps.some(cells.row)
+    place = cells.zero(lambda noise: own.one(0, noise) - u[cells.row])
+    slope = own.one(1, place).abs().clamp(min=_FLATTEST)
     log_share = -0.5 * (place.square() + math.log(2.0 * math.pi)) - slope.log()
-    largest = torch.full_like(u, -math.inf).scatter_reduce(0, row, log_share, "amax")
-    return largest + torch.zeros_like(u).index_add(0, row, torch.exp(log_share - largest[row])).log()
+    largest = torch.full_like(u, -math.inf).scatter_reduce(0, cells.row, log_share, "amax")
+    return largest + torch.zeros_like(u).index_add(0, cells.row, torch.exp(log_share - largest[cells.row])).log()
 
 
-def _halved(function: Callable[[Tensor], Tensor], left: Tensor, right: Tensor) -> Tensor:
-    """Where functions, ``(M,)`` to ``(M,)``, change their sign between two points each, ``(M,)``."""
-    sign = function(left) < 0.0
-    for _ in range(_HALVINGS[left.dtype]):
-        middle = 0.5 * (left + right)
-        same = (function(middle) < 0.0) == sign
-        left, right = torch.where(same, middle, left), torch.where(same, right, middle)
-    return 0.5 * (left + right)
+def _with_a_place(u: Tensor, maps: _Maps, reach: Tensor, count: int) -> _Cells:
+    """Cells in which the map is monotone and takes the value."""
+    edges = u.unsqueeze(1) + reach.unsqueeze(1) * torch.linspace(-1.0, 1.0, count + 1).to(u)
+    value, slope, curve = maps.at(edges)
+    below, falls = value < u.unsqueeze(1), slope < 0.0
+    turns = falls[:, 1:] != falls[:, :-1]
+    towards_zero = torch.where(falls, curve, -curve) > 0.0
+    nears = ~turns & towards_zero[:, :-1] & ~towards_zero[:, 1:]  # there and back
+    plain = _Cells.of_grid(edges, (below[:, 1:] != below[:, :-1]) & ~turns & ~nears)
+    near, turning = _Cells.of_grid(edges, nears), _Cells.of_grid(edges, turns)
+
+    halves = near.cut(near.zero(_of(maps, 2, near)))
+    turn = halves.changes(_of(maps, 1, halves))
+    turning = turning.with_others(halves.some(turn))
+    pieces = turning.cut(turning.zero(_of(maps, 1, turning))).with_others(halves.some(~turn))
+    off = _of(maps, 0, pieces)
+    return plain.with_others(pieces.some(pieces.changes(lambda noise: off(noise) - u[pieces.row])))
+
+
+def _of(maps: _Maps, order: int, cells: _Cells) -> Callable[[Tensor], Tensor]:
+    """A derivative of the maps that cells are of."""
+    own = maps.some(cells.row)
+    return lambda noise: own.one(order, noise)

@@ -77,21 +77,28 @@ class LocationScaleEncoder(Encoder):
 
     @torch.no_grad()
     def draw_with_log_prob(self, begun: tuple[Tensor, ...], noise: Tensor) -> tuple[Tensor, Tensor]:
-        """What :meth:`draw` gives and its :meth:`log_prob`, which is right however narrow the encoder is: latents that
-        are rounded no longer tell where they came from."""
-        u = self.draw_units(begun, noise)
-        return self._placed(begun, u), self._log_prob_of_units(begun, u)
+        """What :meth:`draw` gives, up to rounding, and :meth:`log_prob` of it before it is rounded.
+
+        Rounded latents of a narrow encoder, or near a fold of its maps, no longer tell where they came from.
+        """
+        begun = tuple(t.double() for t in begun)
+        u = self.draw_units(begun, noise.double())
+        return self._placed(begun, u).to(noise), self._log_prob_of_units(begun, u).to(noise)
 
     @torch.no_grad()
     def log_prob(self, begun: tuple[Tensor, ...], z: Tensor) -> Tensor:
-        """:math:`\\log q(z \\mid x)` in nats, ``(B, K)``.
+        """:math:`\\log q(z \\mid x)` in nats, ``(B, K)``, computed in double precision.
 
         Arguments:
             begun: What :meth:`begin` gave for the inputs.
-            z: Latents of theirs, ``(B, K, D)``.
+            z: Latents of theirs, ``(B, K, D)``; of those that the encoder draws, see :meth:`draw_with_log_prob`.
+
+        Raises:
+            Diverged: (a ``ValueError``) for an encoder whose weights are no numbers, or far too large.
         """
+        begun = tuple(t.double() for t in begun)
         location, log_scale = (t.unsqueeze(1) for t in begun[:2])
-        return self._log_prob_of_units(begun, (z - location) * torch.exp(-log_scale))
+        return self._log_prob_of_units(begun, (z.double() - location) * torch.exp(-log_scale)).to(z)
 
     def _placed(self, begun: tuple[Tensor, ...], u: Tensor) -> Tensor:
         location, log_scale = (t.unsqueeze(1) for t in begun[:2])
@@ -177,13 +184,13 @@ class AutoregressiveEncoder(LocationScaleEncoder):
 
     def draw_units(self, begun: tuple[Tensor, ...], noise: Tensor) -> Tensor:
         fixed = begun[2].repeat_interleave(noise.shape[1], 0) if noise.shape[1] != 1 else begun[2]  # (B * K, D, U)
-        u = chained(fixed, noise.flatten(0, 1), self.of_noise, self.of_latents, self.output)
-        return u.view_as(noise)
+        weights = (weight.to(noise) for weight in (self.of_noise, self.of_latents, self.output))
+        return chained(fixed, noise.flatten(0, 1), *weights).view_as(noise)
 
     def log_density_of_units(self, begun: tuple[Tensor, ...], u: Tensor) -> Tensor:
-        earlier = u.new_ones(self.latents, self.latents).tril(-1).unsqueeze(-1) * self.of_latents  # (D, D, U)
+        earlier = u.new_ones(self.latents, self.latents).tril(-1).unsqueeze(-1) * self.of_latents.to(u)  # (D, D, U)
         inner = begun[2].unsqueeze(1) + torch.tensordot(u, earlier.transpose(0, 1), 1)  # (B, K, D, U)
-        weights = (weight.expand_as(inner).flatten(0, -2) for weight in (self.of_noise, self.output))
+        weights = (weight.to(u).expand_as(inner).flatten(0, -2) for weight in (self.of_noise, self.output))
         return log_density(u.flatten(), inner.flatten(0, -2), *weights).view_as(u)
 
     @torch.no_grad()

@@ -216,6 +216,8 @@ class Rescaled(EntropyGradient):
     @torch.no_grad()
     def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         rescaled, log_unit = self.rescale(z, condition)
+        if not all_finite(rescaled):
+            raise Diverged("z: is NaN or infinite in units of the sampler; a smaller learning rate of it may help")
         return self.inner.score(rescaled, condition) * torch.exp(-log_unit)
 
     def state_dict(self) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Spectral(EntropyGradient):
         try:
             values, vectors = torch.linalg.eigh(kernel)  # ascending, (B, M) and (B, M, M)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-            raise ValueError("z: the kernel of the samples has no eigenvalues; they may be too far apart") from error
+            raise Diverged("z: the kernel of the samples has no eigenvalues; they may be too far apart") from error
         resolved = values > torch.finfo(z.dtype).eps * z.shape[1] * values[:, -1:]
         values = torch.where(resolved, values, 1.0)
         share = torch.where(resolved, values, 0.0)
