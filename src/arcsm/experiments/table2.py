@@ -222,7 +222,7 @@ def _ablation() -> Mapping[Preset, Table2]:
     presets = _part(faces=False, seeds=1, methods=("csm", *OURS))
     own: Mapping[Preset, dict[str, Any]] = {
         "smoke": {},
-        "cpu": {"latents": (16,), "mnist_changes": ("train.steps=12000",)},
+        "cpu": {"latents": (16,), "mnist_changes": ("train.steps=12000",), "test_images": 500},
         "paper": {"latents": (16,)},
     }
     return {preset: part.model_copy(update=own[preset]) for preset, part in presets.items()}
