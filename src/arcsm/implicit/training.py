@@ -37,6 +37,7 @@ _COLLAPSED = 1e-4  # share of the spread of all latents that those of one input 
 _LARGEST = 1e3  # spread of the latents, whose prior has spread one
 _SPREAD_SAMPLES = 16  # of each input
 _WEAK = 0.5  # share of the entropy's pressure below which it is said that scores do not keep up
+_SETTLED = 0.1  # share of the training after which it is
 _USED = 0.01  # share of the variance of a latent that inputs must explain for it to count as used
 
 
@@ -134,6 +135,7 @@ class _Trainer:
         self.average = AveragedModel(vae, multi_avg_fn=averaging(config.ema))
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
+        self.said = False  # that scores do not keep up
 
     # One step ---------------------------------------------------------------------------------------------------
 
@@ -252,6 +254,16 @@ class _Trainer:
         if bool((over_all > _LARGEST).any()):
             raise Diverged(f"the latents have run away, to {float(over_all.max()):.1e} standard deviations")
 
+    def check_pressure(self, pressure: float) -> None:
+        """Say so, once, where scores have not kept up with the encoder after a tenth of the training."""
+        if pressure < _WEAK and self.step >= _SETTLED * self.config.steps and not self.said:
+            self.said = True
+            warn(
+                f"step {self.step}: the scores give {max(pressure, 0.0):.0%} of the entropy's pressure, so that the "
+                "encoder is narrower than the posterior; for csm and ssm-ar set train.whitened=conditionals",
+                TrainingWarning,
+            )
+
     # The loop ---------------------------------------------------------------------------------------------------
 
     def train(self, progress: bool) -> FitResult:
@@ -274,6 +286,7 @@ class _Trainer:
                     if assessed:
                         self.check_encoder()
                         held_out, pressure = self.validate(), self.pressure()
+                        self.check_pressure(pressure)
                 except Diverged as error:
                     self.diverged(str(error))
                 running = value if math.isnan(running) else 0.99 * running + 0.01 * value
@@ -316,13 +329,7 @@ class _Trainer:
         if unused:
             warn(f"{unused} of {self.vae.latents} latents say nothing of the input; fewer may do")
         last = self.history[-1]["valid"] if self.history else math.nan
-        pressure = self.history[-1].get("pressure", math.nan) if self.history else math.nan
-        if pressure < _WEAK:
-            warn(
-                f"the scores give {max(pressure, 0.0):.0%} of the entropy's pressure, so that the encoder is narrower "
-                "than the posterior; for csm and ssm-ar set train.whitened=conditionals",
-                TrainingWarning,
-            )
+        self.check_pressure(self.history[-1].get("pressure", math.nan) if self.history else math.nan)
         return FitResult(self.step, self.seconds, self.step, last, self.history, False)
 
     # Checkpoints ------------------------------------------------------------------------------------------------
