@@ -95,7 +95,7 @@ class Table2(Settings):
     })  # fmt: skip
     keeps_cells: ClassVar[bool] = True
 
-    methods: tuple[str, ...] = Field((*ENCODERS, "csm, standardised"), min_length=1)
+    methods: tuple[str, ...] = Field((*ENCODERS, "csm, whitened", "csm, standardised"), min_length=1)
     # for all seeds; the others for the first alone
     repeated: tuple[str, ...] = ("csm", "ssm", "elbo", "csm, standardised")
     latents: tuple[int, ...] = (8, 16)  # of digits; () for none
