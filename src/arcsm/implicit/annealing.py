@@ -82,7 +82,7 @@ def annealed_bound(
     proposal = fit_proposal(vae, x, generator=generator) if proposal is None else proposal
     shape = (len(x), annealing.chains, vae.latents)
     v = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
-    return _in_pieces(vae, x, v, annealing.schedule(), annealing, proposal, generator, progress)
+    return _Chains(vae, annealing, False, generator, progress).log_mean_weight(x, v, proposal)
 
 
 def annealed_upper_bound(
@@ -125,7 +125,7 @@ def annealed_upper_bound(
     centred = (z - proposal.mean).unsqueeze(-1)
     v = torch.linalg.solve_triangular(proposal.scale, centred, upper=False).squeeze(-1)
     v = v.unsqueeze(1).expand(-1, annealing.chains, -1)
-    return -_in_pieces(vae, x, v, annealing.schedule()[::-1], annealing, proposal, generator, progress)
+    return -_Chains(vae, annealing, True, generator, progress).log_mean_weight(x, v, proposal)
 
 
 def gap(
@@ -153,56 +153,50 @@ def gap(
     return lower, annealed_upper_bound(vae, x, z, annealing, proposal, generator)
 
 
-def _in_pieces(
-    vae: VAE,
-    x: Tensor,
-    v: Tensor,
-    schedule: list[float],
-    annealing: Annealing,
-    proposal: Proposal,
-    generator: torch.Generator | None,
-    progress: bool,
-) -> Tensor:
-    """:func:`_anneal` for some inputs at a time, so that memory does not grow with their number."""
-    size = max(1, decoded_at_once(vae) // annealing.chains)
-    found = [x.new_zeros(0)]
-    for start in range(0, len(x), size):
-        rows = slice(start, start + size)
-        own = Proposal(proposal.mean[rows], proposal.scale[rows])
-        found.append(_anneal(vae, x[rows], v[rows], schedule, annealing, own, generator, progress))
-    return torch.cat(found)
+@dataclass(frozen=True)
+class _Chains:
+    """Chains of many inputs along the inverse temperatures, upwards or downwards."""
 
+    vae: VAE
+    annealing: Annealing
+    backwards: bool
+    generator: torch.Generator | None
+    progress: bool
 
-def _anneal(
-    vae: VAE,
-    x: Tensor,
-    v: Tensor,
-    schedule: list[float],
-    annealing: Annealing,
-    proposal: Proposal,
-    generator: torch.Generator | None,
-    progress: bool,
-) -> Tensor:
-    """Log of the mean weight of the chains ``(B,)``, along inverse temperatures that rise or fall."""
+    def log_mean_weight(self, x: Tensor, v: Tensor, proposal: Proposal) -> Tensor:
+        """Of the chains of each input, ``(B,)``, that begin at ``(B, K, D)`` in units of the proposals; some inputs at a
+        time, so that memory does not grow with their number."""
+        size = max(1, decoded_at_once(self.vae) // self.annealing.chains)
+        found = [x.new_zeros(0)]
+        for start in range(0, len(x), size):
+            rows = slice(start, start + size)
+            found.append(self._of_some(x[rows], v[rows], Proposal(proposal.mean[rows], proposal.scale[rows])))
+        return torch.cat(found)
 
-    def log_ratio(v: Tensor) -> Tensor:
-        """Of the posterior (times the evidence) and the proposal, both in standardised coordinates, ``(B, K)``."""
-        return vae.log_joint(x, proposal.place(v)) + proposal.log_volume() + 0.5 * v.square().sum(-1) + constant
+    def _of_some(self, x: Tensor, v: Tensor, proposal: Proposal) -> Tensor:
+        constant = 0.5 * self.vae.latents * math.log(2.0 * math.pi)
 
-    constant = 0.5 * vae.latents * math.log(2.0 * math.pi)
-    weights = v.new_zeros(v.shape[:2])
-    step = v.new_full(v.shape[:2], annealing.step_size)
-    ratio, slope = _with_slope(log_ratio, v)
-    backwards = schedule[0] > schedule[-1]
-    with track("annealing", annealing.temperatures, progress) as advance:
-        for before, now in itertools.pairwise(schedule):
-            if backwards:  # the transition at the old temperature comes first
-                v, ratio, slope, step = _hamiltonian(log_ratio, v, ratio, slope, before, step, annealing, generator)
-            weights = weights + (now - before) * ratio
-            if not backwards:
-                v, ratio, slope, step = _hamiltonian(log_ratio, v, ratio, slope, now, step, annealing, generator)
-            advance()
-    return torch.logsumexp(weights, 1) - math.log(v.shape[1])
+        def log_ratio(v: Tensor) -> Tensor:
+            """Of the posterior (times the evidence) and the proposal, both in its coordinates, ``(B, K)``."""
+            log_joint = self.vae.log_joint(x, proposal.place(v))
+            return log_joint + proposal.log_volume() + 0.5 * v.square().sum(-1) + constant
+
+        def moved(beta: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            return _hamiltonian(log_ratio, v, ratio, slope, beta, step, self.annealing, self.generator)
+
+        weights = v.new_zeros(v.shape[:2])
+        step = v.new_full(v.shape[:2], self.annealing.step_size)
+        ratio, slope = _with_slope(log_ratio, v)
+        schedule = self.annealing.schedule()[:: -1 if self.backwards else 1]
+        with track("annealing", self.annealing.temperatures, self.progress) as advance:
+            for before, now in itertools.pairwise(schedule):
+                if self.backwards:  # the transition at the old temperature comes first
+                    v, ratio, slope, step = moved(before)
+                weights = weights + (now - before) * ratio
+                if not self.backwards:
+                    v, ratio, slope, step = moved(now)
+                advance()
+        return torch.logsumexp(weights, 1) - math.log(v.shape[1])
 
 
 def _hamiltonian(

@@ -120,8 +120,7 @@ def elbo(vae: VAE, x: Tensor, samples: int = 100, generator: torch.Generator | N
     found = [x.new_zeros(0)]
     for part in x.split(_AT_ONCE):
         begun = vae.encoder.begin(vae.encoder.features(part))
-        noise = torch.randn(len(part), samples, vae.latents, generator=generator, device=x.device, dtype=x.dtype)
-        z, log_density = vae.encoder.draw_with_log_prob(begun, noise)
+        z, log_density = vae.encoder.draw_with_log_prob(begun, vae.noise(part, samples, generator))
         found.append((log_joint(vae, part, z) - log_density).mean(1))
     return torch.cat(found)
 

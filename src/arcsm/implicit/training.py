@@ -135,7 +135,7 @@ class _Trainer:
         self.average = AveragedModel(vae, multi_avg_fn=averaging(config.ema))
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
-        self.said = False  # that scores do not keep up
+        self.warned = False  # that scores do not keep up
 
     # One step ---------------------------------------------------------------------------------------------------
 
@@ -256,8 +256,8 @@ class _Trainer:
 
     def check_pressure(self, pressure: float) -> None:
         """Say so, once, where scores have not kept up with the encoder after a tenth of the training."""
-        if pressure < _WEAK and self.step >= _SETTLED * self.config.steps and not self.said:
-            self.said = True
+        if pressure < _WEAK and self.step >= _SETTLED * self.config.steps and not self.warned:
+            self.warned = True
             warn(
                 f"step {self.step}: the scores give {max(pressure, 0.0):.0%} of the entropy's pressure, so that the "
                 "encoder is narrower than the posterior; for csm and ssm-ar set train.whitened=conditionals",

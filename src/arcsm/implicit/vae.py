@@ -152,9 +152,12 @@ class VAE(nn.Module):
 
     def draw(self, begun: tuple[Tensor, ...], samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """Latents ``(B, K, D)`` of inputs that the encoder has begun with (:meth:`Encoder.begin`)."""
-        shape = (len(begun[0]), samples, self.latents)
-        noise = torch.randn(shape, generator=generator, device=begun[0].device, dtype=begun[0].dtype)
-        return self.encoder.draw(begun, noise)
+        return self.encoder.draw(begun, self.noise(begun[0], samples, generator))
+
+    def noise(self, like: Tensor, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """What an encoder makes latents of, standard normal, ``(B, K, D)``, for as many inputs as ``like`` has."""
+        shape = (len(like), samples, self.latents)
+        return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
 
     def draw_latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Latents from the prior, ``(n, D)``."""
