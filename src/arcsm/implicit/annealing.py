@@ -164,8 +164,10 @@ class _Chains:
     progress: bool
 
     def log_mean_weight(self, x: Tensor, v: Tensor, proposal: Proposal) -> Tensor:
-        """Of the chains of each input, ``(B,)``, that begin at ``(B, K, D)`` in units of the proposals; some inputs at a
-        time, so that memory does not grow with their number."""
+        """Of the chains of each input, ``(B,)``, from ``(B, K, D)`` on, in units of the proposals.
+
+        It takes some inputs at a time, so that memory does not grow with their number.
+        """
         size = max(1, decoded_at_once(self.vae) // self.annealing.chains)
         found = [x.new_zeros(0)]
         for start in range(0, len(x), size):
