@@ -57,6 +57,20 @@ def open_uniform_like(x: Tensor, source: Source) -> Tensor:
     return uniform_like(x, source).clamp(_LEAST_SHARE, 1.0 - _LEAST_SHARE)
 
 
+def dequantised(x: Tensor, width: Tensor | float, source: Source) -> Tensor:
+    """Lower edges of cells, ``(N, D)``, with uniform noise that fills the cells (Theis et al., 2016, Section 3.1).
+
+    Arguments:
+        x: Rows.
+        width: Of the cells, ``()`` or ``(D,)``; 0 where values are continuous already.
+        source: Of the noise; nothing is drawn from it where no width is positive.
+    """
+    width = torch.as_tensor(width, dtype=x.dtype, device=x.device)
+    if not bool((width > 0.0).any()):
+        return x
+    return x + width * uniform_like(x, source)
+
+
 def signs_like(x: Tensor, source: Source) -> Tensor:
     """-1 or 1, of the shape, type and device of rows ``(B, ...)``."""
     bits = _drawn(x, source, lambda shape, generator: torch.randint(0, 2, shape, generator=generator, device=x.device))

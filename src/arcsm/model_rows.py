@@ -18,6 +18,7 @@ from arcsm.data.csv_files import default_columns
 from arcsm.data.frames import as_numbers, check_not_taken, parts_as_written
 from arcsm.data.images import IMAGE_SUFFIXES, save_images
 from arcsm.data.pixels import unscale_images, unstretch_images
+from arcsm.draws import dequantised
 from arcsm.implicit.vae import VAE
 from arcsm.model import AutoregressiveModel
 from arcsm.processes import Group
@@ -59,7 +60,7 @@ class RowSource:
         self._images: Tensor | None = None
         if _are_images(path, model.metadata.get("image_shape") is not None):
             images = images_for(model, path, skip_bad)
-            self._images = continuous(scale_images(images.pixels, images.levels).flatten(1), images.levels, seed)
+            self._images = continuous_images(images, seed)
             self.names = None if images.names is None else list(images.names)
 
     def parts(self) -> Iterator[Tensor]:
@@ -130,10 +131,10 @@ def images_for(model: AutoregressiveModel, path: Path, skip_bad: bool = False) -
     return ImageSet(unstretch_images(images.pixels, levels), levels=levels, names=images.names)
 
 
-def continuous(rows: Tensor, levels: int, seed: int) -> Tensor:
-    """Grey values in [-1, 1) with the uniform noise that makes them continuous."""
-    generator = torch.Generator().manual_seed(seed)
-    return rows + 2.0 / levels * torch.rand(rows.shape, generator=generator)
+def continuous_images(images: ImageSet, seed: int) -> Tensor:
+    """Images as rows ``(N, D)`` in [-1, 1), with the uniform noise that makes grey values continuous."""
+    rows = scale_images(images.pixels, images.levels).flatten(1)
+    return dequantised(rows, 2.0 / images.levels, torch.Generator().manual_seed(seed))
 
 
 def shared_class(model: AutoregressiveModel, label: int | None) -> Tensor | None:

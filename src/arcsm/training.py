@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from arcsm import checkpoint, processes
 from arcsm.checkpoint import WEIGHTS_NAME
 from arcsm.data.streams import RowStream
-from arcsm.draws import Share, Source, seed_of
+from arcsm.draws import Share, Source, dequantised, seed_of
 from arcsm.interrupts import asked_to_stop
 from arcsm.model import AutoregressiveModel, save
 from arcsm.model_parts import completed_config
@@ -32,7 +32,6 @@ from arcsm.training_rows import (
     Rows,
     checked,
     checked_stream,
-    dequantised,
     fingerprint,
     on_device,
     standardise,

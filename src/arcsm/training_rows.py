@@ -11,7 +11,6 @@ from torch import Tensor
 
 from arcsm.contexts import Context
 from arcsm.data.streams import RowStream, StreamEpoch
-from arcsm.draws import Source, uniform_like
 from arcsm.model import AutoregressiveModel
 from arcsm.train_config import TrainConfig
 
@@ -139,13 +138,6 @@ def checked(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
             f"{name}: {int(bad.sum())} values are NaN or infinite, the first in row {row}, column {column}"
         )
     return x.to(model.shift.dtype)
-
-
-def dequantised(x: Tensor, width: Tensor, source: Source) -> Tensor:
-    """Uniform noise on top of integers in disguise (their lower edges), of widths ``()`` or ``(D,)``."""
-    if not bool((width > 0.0).any()):
-        return x
-    return x + width.to(x) * uniform_like(x, source)
 
 
 def widths(config: TrainConfig, features: int) -> Tensor:

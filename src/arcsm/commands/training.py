@@ -13,12 +13,12 @@ from arcsm.commands.options import Device, Devices, Nodes, Seed
 from arcsm.commands.several import in_processes
 from arcsm.commands.shown import Stopped, show_likelihoods, show_training
 from arcsm.config import RunConfig, load_config, load_tree, presets, run_config_path, validated
-from arcsm.data import scale_images, write_frame
+from arcsm.data import write_frame
 from arcsm.data.image_sets import digits
 from arcsm.files import atomic_path
 from arcsm.implicit.runs import VAERunConfig, is_vae, train_vae_run
 from arcsm.model import AutoregressiveModel
-from arcsm.model_rows import continuous, log_probs, score_frame
+from arcsm.model_rows import continuous_images, log_probs, score_frame
 from arcsm.processes import group
 from arcsm.progress import track
 from arcsm.report import sample_picture, write_report
@@ -98,7 +98,7 @@ app.registered_commands[-1].help = train.__doc__
 def _score_digits(model: AutoregressiveModel, out: Path, seed: int) -> None:
     """Log density of every digit beside its label."""
     images = digits()
-    rows = continuous(scale_images(images.pixels, images.levels).flatten(1), images.levels, seed)
+    rows = continuous_images(images, seed)
     with track("scoring", len(rows), enabled=True) as advance:
         terms = log_probs(model, rows, advance=advance)
     frame = score_frame(terms)[["row", "log_prob"]]

@@ -19,6 +19,7 @@ from arcsm.data.images import read_images
 from arcsm.data.pixels import ImageSet, scale_images
 from arcsm.data.streams import RowStream, blocks_of, is_large
 from arcsm.data.toys import toy
+from arcsm.draws import dequantised
 
 _FEW_ROWS = 10_000  # of a stream, where a sample will do
 
@@ -52,7 +53,7 @@ class Dataset:
     def dequantised(self, rows: Tensor, seed: int) -> Tensor:
         """Rows with their uniform noise, the same for the same seed."""
         generator = torch.Generator().manual_seed(seed)
-        return rows + self.dequantise * torch.rand(rows.shape, generator=generator, dtype=rows.dtype)
+        return dequantised(rows, self.dequantise, generator)
 
 
 class _Data(BaseModel):

@@ -25,6 +25,7 @@ from torch import Tensor
 from arcsm import objectives
 from arcsm.contexts import MADE
 from arcsm.data.datasets import Dataset, NamedImageData, load_dataset
+from arcsm.draws import dequantised
 from arcsm.experiments.base import Preset, Settings, Study, study
 from arcsm.experiments.descent import Diverged, descend
 from arcsm.heads import LogisticMixtureHead
@@ -222,7 +223,7 @@ def _held_out(run: Study[Fig3a], dataset: Dataset, rows: Tensor, purpose: int) -
 
 def _noisy(settings: Fig3a, dataset: Dataset, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Rows, dequantised, without and with the fixed Gaussian noise."""
-    clean = rows + dataset.dequantise * torch.rand(rows.shape, generator=generator, device=rows.device)
+    clean = dequantised(rows, dataset.dequantise, generator)
     normal = torch.randn(rows.shape, generator=generator, device=rows.device)
     return clean, clean + settings.data_noise * normal
 

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from arcsm.data.arrays import read_table
 from arcsm.data.datasets import data_folder
+from arcsm.draws import dequantised
 from arcsm.estimators import ScoreDensity
 from arcsm.estimators.columns import grid_of
 from arcsm.estimators.ensemble import Plan
@@ -239,25 +240,20 @@ def _by_likelihood(density: ScoreDensity, rows: Array, rate: float, seed: int, u
     while time.process_time() < until or step == 0:
         if step % 20 == 0:
             with torch.no_grad():
-                held = float(mle(model, _spread(valid, widths, generator), generator=generator))
+                held = float(mle(model, dequantised(valid, widths, generator), generator=generator))
             if held < best:
                 best, weights = held, {name: value.clone() for name, value in model.state_dict().items()}
         x = train[
             torch.randint(len(train), (min(_LIKELIHOOD_BATCH, len(train)),), generator=generator, device=train.device)
         ]
         optimiser.zero_grad()
-        mle(model, _spread(x, widths, generator), generator=generator).backward()
+        mle(model, dequantised(x, widths, generator), generator=generator).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimiser.step()
         step += 1
     if weights is not None:
         model.load_state_dict(weights)
     model.double().eval()
-
-
-def _spread(x: Tensor, widths: Tensor, generator: torch.Generator) -> Tensor:
-    """Discrete values spread over their steps."""
-    return x + widths * torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
 # Peers --------------------------------------------------------------------------------------------------------------
