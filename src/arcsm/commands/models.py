@@ -11,6 +11,7 @@ import torch
 import typer
 
 from arcsm.commands.options import Device, Devices, Label, Nodes, Seed, SkipBad, Trained, WithData
+from arcsm.commands.restore import Denoiser, Noise, corruption_of, restored, restored_paths
 from arcsm.commands.several import in_processes
 from arcsm.data import scale_images, write_table
 from arcsm.data.images import save_images
@@ -35,7 +36,6 @@ from arcsm.model_rows import (
 from arcsm.processes import group
 from arcsm.progress import track
 from arcsm.report import sample_picture
-from arcsm.restore import Denoiser, Noise, corruption_of, restored, restored_paths
 from arcsm.running import RunningMoments
 from arcsm.runs import class_labels
 from arcsm.samplers import SAMPLERS
