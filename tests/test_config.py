@@ -65,6 +65,14 @@ def test_changes_make_sections_and_take_yaml_values() -> None:
     assert parsed.model.context["hidden_features"] == [5, 6]
 
 
+def test_steps_that_are_asked_for_count_whatever_the_preset_says() -> None:
+    assert config.load_config("mnist-made").train.epochs == 20.0
+    asked = config.load_config("mnist-made", ["train.steps=7"]).train
+    assert (asked.steps, asked.epochs) == (7, None)
+    later = config.load_config("mnist-made", ["train.steps=7", "train.epochs=2"]).train
+    assert later.epochs == 2.0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -594,6 +594,18 @@ def test_tables_in_one_archive_are_named(tmp_path: Path, monkeypatch: pytest.Mon
     assert found["row"].tolist() == list(range(30))
 
 
+def test_categories_of_numerals_are_names(tmp_path: Path) -> None:
+    codes = pd.Series(["10", None, "20"] * 20, dtype="category")
+    pd.DataFrame({"code": codes, "x": np.arange(60.0)}).to_parquet(tmp_path / "t.parquet")
+    found = read_frame(tmp_path / "t.parquet")
+    assert found["code"].iloc[:3].tolist()[::2] == ["10", "20"]
+    assert found["code"].isna().sum() == 20
+    pd.DataFrame({"x": [1.0], "code": [20]}).to_csv(tmp_path / "t.csv", index=False)
+    assert read_frame(tmp_path / "t.csv", like=found)["code"].tolist() == ["20"]
+    assert read_frame(tmp_path / "t.parquet", like=found)["code"].equals(found["code"])
+    assert isinstance(Columns.of(found).kinds[0], Categories)
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
 def test_a_table_in_parts_is_the_table(tmp_path: Path, suffix: str) -> None:
     table = frame(100)

@@ -30,6 +30,7 @@ from arcsm import (
     checkpoint,
     fit,
     load,
+    objectives,
     training,
     training_log,
 )
@@ -100,6 +101,32 @@ def test_every_objective_trains_and_gets_better(objective: str) -> None:
     x = rows(500)
     result = fit(model, x, x[:200], config(objective=objective, steps=120, learning_rate=1e-2, ema=0.0))
     assert result.history[-1]["valid"] < result.history[0]["valid"]
+
+
+def test_an_objective_of_ones_own_trains(tmp_path: Path) -> None:
+    calls = []
+
+    def twice(model: AutoregressiveModel, x: Tensor, **arguments: object) -> Tensor:
+        calls.append(len(x))
+        return 2.0 * objectives.csm(model, x, 0.3, **arguments)  # type: ignore[arg-type]
+
+    own, known = build(), build()
+    found = fit(own, rows(), rows(seed=5), config(clip_norm=None), run=tmp_path, objective=twice)
+    expected = fit(known, rows(), rows(seed=5), config(clip_norm=None, mix=0.3))
+    assert len(calls) == 30 + 3  # steps, and one batch of each validation
+    assert found.best_loss == pytest.approx(2.0 * expected.best_loss, rel=1e-3)
+    for ours, theirs in zip(own.parameters(), known.parameters(), strict=True):  # Adam does not see a factor
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"objective": "ssm"}, {"objective": "sm"}, {"objective": "dsm", "sigma": 0.1}])
+def test_objectives_of_one_noise_level_say_that_they_leave_the_others_untrained(changes: dict[str, object]) -> None:
+    with pytest.warns(TrainingWarning, match="trains one noise level of the model's 5"):
+        fit(build(), rows(), config=config(steps=1, **changes))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(build(noise=False), rows(), config=config(steps=1, **changes))
+        fit(build(), rows(), config=config(steps=1, objective="dsm"))
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others() -> None:

@@ -186,6 +186,8 @@ def apply_change(tree: dict[str, Any], change: str) -> None:
         tree[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ValueError(f"--set {change}: the value is not YAML") from error
+    if key == "train.steps":
+        tree.pop("epochs", None)  # which would count in place of the steps that are asked for
 
 
 def _checked_part(name: str, part: dict[str, Any], kinds: Mapping[str, type[Any]]) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from arcsm import objectives
+from arcsm.heads import ScoreHead
 from arcsm.model import AutoregressiveModel
+from arcsm.warning import TrainingWarning, warn
 
 
 class TrainConfig(BaseModel):
@@ -90,15 +92,25 @@ class TrainConfig(BaseModel):
     tensorboard: bool = False
 
 
-def check_mix(model: AutoregressiveModel, config: TrainConfig) -> None:
-    """Without a ladder there is no other mix than the paper's.
+def check_objective(model: AutoregressiveModel, config: TrainConfig) -> None:
+    """Without a ladder there is no other mix than the paper's; with one, some objectives leave most of it untrained.
 
     Raises:
-        ValueError: for another that was asked for.
+        ValueError: for another mix that was asked for.
+
+    Warns:
+        TrainingWarning: for an objective that trains one noise level of several.
     """
     default = TrainConfig.model_fields["mix"].default
     if config.objective == "csm" and model.noise is None and config.mix not in (1.0, default):
         raise ValueError(f"mix: a model without a noise ladder is trained with mix=1, got {config.mix}")
+    of_one_level = config.objective in ("ssm", "sm") or (config.objective == "dsm" and config.sigma is not None)
+    if of_one_level and isinstance(model.head, ScoreHead) and model.noise is not None and model.noise.levels > 1:
+        warn(
+            f"{config.objective} trains one noise level of the model's {model.noise.levels}, and its densities and "
+            "samples go through all by default: give it a ladder of one level, or none",
+            TrainingWarning,
+        )
 
 
 def objective_of(config: TrainConfig) -> Callable[..., Tensor]:

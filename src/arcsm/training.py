@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from arcsm.interrupts import asked_to_stop
 from arcsm.model import AutoregressiveModel, save
 from arcsm.model_parts import completed_config
 from arcsm.progress import track
-from arcsm.train_config import TrainConfig, check_mix, objective_of
+from arcsm.train_config import TrainConfig, check_objective, objective_of
 from arcsm.training_log import TrainingLog, ended_worse
 from arcsm.training_rows import (
     Epoch,
@@ -88,6 +88,7 @@ def fit(
     resume: bool = False,
     progress: bool = False,
     loggers: Sequence[Logger] = (),
+    objective: Callable[..., Tensor] | None = None,
 ) -> FitResult:
     """Train a model in place.
 
@@ -109,6 +110,9 @@ def fit(
         progress: Show a progress bar (on a terminal).
         loggers: Those of Lightning, which get what ``metrics.csv`` gets: for example
             ``lightning.pytorch.loggers.WandbLogger`` or ``MLFlowLogger``.
+        objective: In place of that of ``config``, a function of your own, which is called as those of
+            :mod:`arcsm.objectives` are, ``objective(model, x, condition=..., generator=...)``, and returns the mean
+            loss of the rows. A checkpoint does not tell which it was: give the same when you resume.
 
     Returns:
         What came out; the weights are in ``model``.
@@ -120,7 +124,8 @@ def fit(
         KeyboardInterrupt: after Ctrl-C (or the signal TERM), at the end of a step and with a checkpoint in ``run``.
 
     Warns:
-        TrainingWarning: without ``x_valid``, if the loss clearly ended higher than it had been.
+        TrainingWarning: without ``x_valid``, if the loss clearly ended higher than it had been; for an objective that
+            trains one noise level of several.
 
     Example:
         >>> from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead
@@ -131,7 +136,7 @@ def fit(
     """
     config = config or TrainConfig()
     check_unused(run, resume)
-    trainer = _Trainer(model, x_train, x_valid, config, condition_train, condition_valid, run, loggers)
+    trainer = _Trainer(model, x_train, x_valid, config, condition_train, condition_valid, run, loggers, objective)
     if resume:
         trainer.restore()
     trainer.agree()
@@ -163,11 +168,9 @@ def check_same_data(path: Path, header: Mapping[str, Any], data: Mapping[str, in
 class _Loss(nn.Module):
     """The objective as a module, so that wrappers of modules (precision, processes) cover the whole loss."""
 
-    def __init__(self, model: AutoregressiveModel, config: TrainConfig) -> None:
+    def __init__(self, model: AutoregressiveModel, objective: Callable[..., Tensor]) -> None:
         super().__init__()
-        check_mix(model, config)
-        self.model = model
-        self.objective = objective_of(config)
+        self.model, self.objective = model, objective
 
     def forward(self, x: Tensor, condition: Tensor | None, generator: Source) -> Tensor:
         return self.objective(self.model, x, condition=condition, generator=generator)
@@ -184,8 +187,12 @@ class _Trainer:
         condition_valid: Tensor | None,
         run: str | os.PathLike[str] | None,
         loggers: Sequence[Logger] = (),
+        objective: Callable[..., Tensor] | None = None,
     ) -> None:
         self.config, self.model = config, model
+        if objective is None:
+            check_objective(model, config)
+        self.objective = objective or objective_of(config)
         self.run = None if run is None else Path(run)
         self.group = processes.group()
         device = self.group.device(config.device)
@@ -214,7 +221,7 @@ class _Trainer:
 
         self.fabric = fabric_of(self.group, device, config.precision, loggers)
         model.train()
-        self.loss = _Loss(model.to(device), config)
+        self.loss = _Loss(model.to(device), self.objective)
         self.optimizer = optimizer_of(model, config)
         self.average = AveragedModel(model, multi_avg_fn=averaging(config.ema))
         self.wrapped, self.wrapped_optimizer = self.fabric.setup(self.loss, self.optimizer)
@@ -329,14 +336,13 @@ class _Trainer:
         assert self.held_out is not None
         averaged = self.average.module
         averaged.eval()
-        objective = objective_of(self.config)
         x, condition = self.held_out
         total = torch.zeros((), dtype=torch.float64)
         for start in range(0, len(x), _VALIDATION_BATCH)[self.group.rank :: self.group.size]:
             rows = slice(start, start + _VALIDATION_BATCH)
             generator = self.generator(3, start)
             part = dequantised(x[rows], self.dequantise, generator)
-            value = objective(
+            value = self.objective(
                 averaged, part, condition=None if condition is None else condition[rows], generator=generator
             )
             total += float(value) * len(part)

@@ -370,6 +370,12 @@ def _holds_names(column: pd.Series) -> bool:
     return not pd.api.types.is_numeric_dtype(column.dtype)
 
 
+def _names(column: pd.Series) -> pd.Series:
+    """A column of names; those of categories as text, as they would be in a CSV file."""
+    names = column.astype(object)
+    return names.map(str, na_action="ignore") if isinstance(column.dtype, pd.CategoricalDtype) else names
+
+
 def _aligned(frame: pd.DataFrame, like: pd.DataFrame, path: Path) -> pd.DataFrame:
     missing = [name for name in like.columns if name not in frame.columns]
     more = [name for name in frame.columns if name not in like.columns]
@@ -385,8 +391,8 @@ def _column(column: pd.Series, like: pd.Series | None, path: Path, first: int = 
     is_bool = pd.api.types.is_bool_dtype(column.dtype)
     if is_of_truth(column if like is None else like):
         return column if is_bool else as_truth(column)
-    if like is not None and _holds_names(like):
-        return column.astype(object)
+    if isinstance(column.dtype, pd.CategoricalDtype) if like is None else _holds_names(like):
+        return _names(column)
     if is_bool:
         return column
     if pd.api.types.is_numeric_dtype(column.dtype):
