@@ -182,7 +182,7 @@ def test_npy(tmp_path: Path, array: np.ndarray, dtype: type) -> None:
 def test_npy_dimensions(tmp_path: Path) -> None:
     path = tmp_path / "table.npy"
     np.save(path, np.arange(24.0).reshape(2, 3, 4))
-    assert "expected an array of shape (n, D), got (2, 3, 4); flatten=True" in message(path)
+    assert "expected an array of shape (n, D), got (2, 3, 4) (in Python, flatten=True)" in message(path)
     assert read_table(path, flatten=True).values.shape == (2, 12)
     np.save(path, np.arange(3.0))
     assert read_table(path).values.tolist() == [[0], [1], [2]]

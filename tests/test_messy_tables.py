@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import warnings
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.exceptions import NotFittedError
 
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, cli, save
 from arcsm.data import read_frame, write_frame
 from arcsm.data.arrays import check_precision, read_table
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.ensemble import Plan
-from arcsm.warning import SkippedWarning
+from arcsm.warning import AccuracyWarning, SkippedWarning
 from small_runs import ON_DATA
 
 QUICK: dict[str, Any] = {"max_steps": 20, "n_estimators": 1, "hidden_features": (16,), "random_state": 0}
@@ -283,6 +285,77 @@ def test_a_constant_is_the_same_in_single_precision() -> None:
     np.testing.assert_allclose(density.score_samples(single), density.score_samples(table))
 
 
+def test_a_constant_whole_number_is_no_other_one() -> None:
+    table = pd.DataFrame({"day": np.full(60, 20230101), "z": normal(60)})
+    detector = ScoreOutlierDetector(**QUICK).fit(table)
+    found = detector.explain(table.head(3).assign(day=[20230101, 20230115, 20230102]))[:, 0]
+    assert found[0] > -0.1
+    assert (found[1:] < -4.0).all()
+
+
+def test_values_on_a_grid_come_back_as_they_were() -> None:
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({
+        "milliseconds": 1.7e9 + random.integers(0, 1_000, 300) / 1_000,
+        "eighths": 1e12 + random.integers(0, 8, 300) / 8,
+        "tenths": (random.integers(0, 50, 300) / 10).astype(np.float32),
+        "z": normal(300),
+    })  # fmt: skip
+    density = ScoreDensity(**QUICK).fit(table)
+    drawn = density.sample(200)
+    for name in ("eighths", "tenths"):
+        assert set(drawn[name]) <= set(table[name])
+    thousandths = (drawn["milliseconds"] - 1.7e9) * 1_000
+    assert np.abs(thousandths - thousandths.round()).max() < 1e-3
+    assert set(np.round(drawn["milliseconds"], 3)) == set(drawn["milliseconds"])
+
+
+def test_an_interrupted_fit_leaves_what_was_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    rows = np.c_[normal(60), normal(60, 1)]
+    detector, new = ScoreOutlierDetector(**QUICK).fit(rows), ScoreDensity(**QUICK)
+    before = detector.score_samples(rows + 50.0)
+    monkeypatch.setattr("arcsm.estimators.ensemble.fit", interrupted)
+    for estimator in (detector, new):
+        with pytest.raises(KeyboardInterrupt):
+            estimator.fit(rows + 1.0)
+    np.testing.assert_array_equal(detector.score_samples(rows + 50.0), before)
+    with pytest.raises(NotFittedError):
+        new.score_samples(rows)
+    with pytest.raises(ValueError, match="row 3, column 1, but missing=False"):
+        ScoreDensity(**QUICK, missing=False).fit(np.where(np.arange(120).reshape(60, 2) == 7, np.nan, rows))
+
+
+def test_gaps_and_numbers_of_all_types() -> None:
+    table = pd.DataFrame({"a": normal(60), "b": normal(60, 1)})
+    density = ScoreDensity(**QUICK, missing=True).fit(table)
+    gaps = table.head(3).copy()
+    gaps["a"] = pd.NA
+    assert np.isfinite(pd.DataFrame(density.impute(gaps)).to_numpy(dtype=float)).all()
+    for none in (None, pd.NA):
+        with pytest.raises(ValueError, match="'a' was never"):
+            density.conditional(["a"], [none])
+    fractions = table.assign(a=[Fraction(place, 7) for place in range(60)])
+    steps = {**QUICK, "max_steps": np.int64(5), "n_estimators": np.int64(1), "hidden_features": np.array([8])}
+    assert np.isfinite(ScoreDensity(**steps).fit(fractions).score_samples(fractions)).all()
+    dummies = pd.get_dummies(pd.Series(list("abc") * 20), sparse=True, dtype=int).assign(z=normal(60))
+    assert set(np.unique(ScoreDensity(**QUICK).fit(dummies).sample(9)[list("abc")])) <= {0, 1}
+    half = pd.DataFrame({"a": (60_000.0 * normal(200)).clip(-65_000, 65_000).astype(np.float16), "z": normal(200)})
+    drawn = ScoreDensity(**QUICK).fit(half).sample(300)
+    assert drawn["a"].dtype == np.float16
+    assert np.isfinite(drawn["a"]).all()
+    small = np.c_[1e-200 * normal(60), normal(60)]
+    drawn = ScoreDensity(**QUICK).fit(small).sample(60)
+    assert 1e-201 < np.std(drawn[:, 0] * 1e100) * 1e-100 < 1e-199
+
+
+def test_tuples_are_names() -> None:
+    density = ScoreDensity(**QUICK).fit(pd.DataFrame({"t": [("x", 1)] * 60, "z": normal(60)}))
+    assert density.sample(2)["t"].tolist() == [("x", 1)] * 2
+
+
 # Files and commands -------------------------------------------------------------------------------------------------
 
 
@@ -311,6 +384,7 @@ def test_files_that_are_no_tables_of_commas(tmp_path: Path, text: str, message: 
         ("0.5,1,3", "0.25,1,3", None),
         ("1,1,3", "0.25,1.5,3.5", None),
         ("0,1", "1,0", None),
+        ("2019,2020,2021", "1,b,3", ["2019", "2020", "2021"]),
     ],
 )
 def test_first_rows_of_numbers_may_be_names(tmp_path: Path, header: str, rows: str, names: list[str] | None) -> None:
@@ -321,12 +395,16 @@ def test_first_rows_of_numbers_may_be_names(tmp_path: Path, header: str, rows: s
         if names is None:
             assert read() == [f"x{place}" for place in range(width)]
             continue
+        if "b" in rows:
+            assert list(read_frame(path).columns) == names
+            break
         with pytest.warns(UserWarning, match="its first row was taken for names of columns"):
             assert read() == names
 
 
-def test_a_first_row_that_counts_is_said_where_it_is_data(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("0,1,2\n3,4,5\n6,7,9\n")
+@pytest.mark.parametrize("first", ["0,1,2", "2019,2020,2021"])
+def test_a_first_row_that_counts_is_said_where_it_is_data(tmp_path: Path, first: str) -> None:
+    (tmp_path / "t.csv").write_text(f"{first}\n3,4,5\n6,7,9\n")
     with pytest.warns(UserWarning, match="was taken for data; if it is names of columns, give them letters"):
         assert len(read_frame(tmp_path / "t.csv")) == 3
 
@@ -516,6 +594,64 @@ def test_mistakes_are_found_before_the_work(
     assert "--out" in errors
     assert "p-value: expected at least 0.0625 (of 15 held-out rows)" in errors
     assert run("detect", t, t, "--out", tmp_path / "o.csv", "--seed", 2**32) == 2
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
+def test_codes_keep_the_zeros_before_them(tmp_path: Path, suffix: str) -> None:
+    codes = [f"0{number}" for number in (1000, 1037, 1074)] * 20
+    table = pd.DataFrame({"zip": codes, "z": normal(60)})
+    path = tmp_path / f"t{suffix}"
+    table.to_parquet(path) if suffix == ".parquet" else table.to_csv(path, index=False)
+    assert read_frame(path)["zip"].tolist() == codes
+    table.loc[[3, 9], "zip"] = None
+    table.to_parquet(path) if suffix == ".parquet" else table.to_csv(path, index=False)
+    out = tmp_path / f"o{'.parquet' if suffix == '.parquet' else '.csv'}"
+    for command in ("impute", "synthesize"):
+        assert run(command, path, "--out", out) == 0
+        assert set(read_frame(out)["zip"]) <= set(codes)
+
+
+def test_filling_keeps_types_and_words(tmp_path: Path) -> None:
+    table = pd.DataFrame({"id": range(60), "t": ["TRUE", "false", "TRUE"] * 20, "z": normal(60)})
+    table.loc[3, "t"] = table.loc[5, "z"] = None
+    table.to_csv(tmp_path / "t.csv", index=False)
+    assert run("impute", tmp_path / "t.csv", "--ignore", "id", "--out", tmp_path / "o.parquet") == 0
+    assert pd.read_parquet(tmp_path / "o.parquet")["id"].tolist() == list(range(60))
+    assert run("impute", tmp_path / "t.csv", "--ignore", "id", "--out", tmp_path / "o.csv") == 0
+    assert set(pd.read_csv(tmp_path / "o.csv", dtype=str)["t"]) == {"TRUE", "false"}
+
+
+def test_p_values_count_the_rows_that_are_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.DataFrame({"z": normal(80), "name": ["w"] + ["u"] * 79})
+    write_frame(tmp_path / "t.csv", table)
+    t, counts = tmp_path / "t.csv", set()
+    for seed in range(12):
+        held_out = ScoreOutlierDetector(**{**QUICK, "random_state": seed}).count_held_out(read_frame(t))
+        counts.add(held_out)
+        enough = 1.0 / (1.0 + held_out)
+        assert run("detect", t, t, "--out", tmp_path / "o.csv", "--seed", seed, "--p-value", 1.001 * enough) == 0
+        assert run("detect", t, t, "--out", tmp_path / "o.csv", "--seed", seed, "--p-value", 0.999 * enough) == 1
+    assert counts == {19, 20}  # the rare name moves over where it is held out
+    assert "of 19 held-out rows" in capsys.readouterr().err
+
+
+def test_values_far_out_are_judged_at_the_edge_of_single_precision(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(model("a", "b"), tmp_path / "run")
+    table = pd.DataFrame({"a": [0.0, 1e20, -1e30], "b": 0.0})
+    write_frame(tmp_path / "t.csv", table)
+    with pytest.warns(AccuracyWarning, match=r"2 rows have values more than 1e\+06 standard deviations out"):
+        assert run("score", tmp_path / "run", tmp_path / "t.csv", "--out", tmp_path / "s.csv") == 0
+    found = read_frame(tmp_path / "s.csv")["log_prob"]
+    assert np.isfinite(found).all()
+    assert (found[1:] < -1e9).all()
+    write_frame(tmp_path / "t.csv", table.replace(1e20, 1e300))
+    assert run("score", tmp_path / "run", tmp_path / "t.csv", "--out", tmp_path / "s.csv") == 1
+    assert "row 2, column 'a': 1e+300 is too large for single precision" in capsys.readouterr().err
+    for size in (1e35, 1e-40):
+        with pytest.raises(ValueError, match=r"column 'b' has values as (large|small) as .* out of the reach"):
+            check_precision(np.c_[normal(9), size * normal(9)], ("a", "b"), "t")
 
 
 def test_folders_of_results_are_made(tmp_path: Path) -> None:

@@ -333,3 +333,13 @@ def test_a_file_larger_than_the_limit_of_memory_is_trained_on(suffix: str, tmp_p
     )
     assert in_memory.returncode != 0
     assert resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY  # of this process
+
+
+def test_columns_in_order_are_told_apart_by_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_blocks(monkeypatch)
+    values = table()
+    values[:, 0] = 1e6 + 300.0 * np.arange(1000)  # in a block of 64 rows, too close for single precision
+    assert len(RowStream(blocks_of(write(tmp_path / "t.parquet", values)))) == 800
+    values[:, 0] = 1e9 + np.arange(1000)
+    with pytest.raises(ValueError, match=r"column 'c0' varies by 2.9e\+02 around 1e\+09, too little for single"):
+        RowStream(blocks_of(write(tmp_path / "t.parquet", values)))

@@ -23,8 +23,10 @@ from arcsm.implicit.vae import VAE
 from arcsm.model import AutoregressiveModel
 from arcsm.processes import Group
 from arcsm.runs import class_labels
+from arcsm.warning import AccuracyWarning, warn
 
 _AT_ONCE = 20_000  # rows of a table
+_REACH = 1e6  # standard deviations
 
 
 def columns_of(model: AutoregressiveModel | VAE) -> tuple[str, ...]:
@@ -74,8 +76,15 @@ class RowSource:
             numbers = pd.DataFrame({name: as_numbers(chosen[name], self.path, first) for name in chosen.columns})
             values = frame_numbers(numbers, self.path, first)
             check_finite(values, tuple(chosen.columns), self.path, row_place, first)
+            rows = torch.from_numpy(np.array(values)).to(self.model.shift.dtype)
+            if not bool(rows.isfinite().all()):
+                row, column = (int(place) for place in (~rows.isfinite()).nonzero()[0])
+                raise ValueError(
+                    f"{self.path}: {row_place(first + row)}, column {chosen.columns[column]!r}: "
+                    f"{values[row, column]:g} is too large for single precision"
+                )
             first += len(frame)
-            yield torch.from_numpy(np.array(values)).to(self.model.shift.dtype)
+            yield rows
 
     def own_columns(self) -> Iterator[pd.DataFrame]:
         """The columns of a table as they are, in the same parts."""
@@ -160,13 +169,31 @@ def log_probs(
     condition: Tensor | None = None,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Tensor:
-    """Terms of the log density, ``(N, D)``, some rows at a time; ``advance`` is told how many."""
+    """Terms of the log density, ``(N, D)``, some rows at a time; ``advance`` is told how many.
+
+    Warns:
+        AccuracyWarning: for values farther out than single precision reaches, which count as if they were where it
+            still does: a million standard deviations from the mean.
+    """
+    rows = _within_reach(model, rows)
     parts = [torch.empty(0, model.features)]
     for part in rows.split(max(1, 65536 // model.features)) if len(rows) else ():
         terms = model.log_prob(part.to(model.shift.device), condition=condition, reduce=False, method=method)
         parts.append(terms.cpu())
         advance(len(part))
     return torch.cat(parts)
+
+
+def _within_reach(model: AutoregressiveModel, rows: Tensor) -> Tensor:
+    shift, scale = model.shift.to(rows), model.scale.to(rows)
+    near = torch.clamp(rows, shift - _REACH * scale, shift + _REACH * scale)
+    if bool((far := (near != rows).any(1)).any()):
+        warn(
+            f"{int(far.sum())} rows have values more than {_REACH:.0e} standard deviations out, and are judged as if "
+            "these were that far out",
+            AccuracyWarning,
+        )
+    return near
 
 
 #: What :func:`score_frame` calls its columns.

@@ -14,6 +14,7 @@ from arcsm.commands.options import Device, Devices, Label, Nodes, Seed, SkipBad,
 from arcsm.commands.restore import Denoiser, Noise, corruption_of, restored, restored_paths
 from arcsm.commands.several import in_processes
 from arcsm.data import scale_images, write_table
+from arcsm.data.arrays import check_names
 from arcsm.data.images import save_images
 from arcsm.data.pixels import unscale_images
 from arcsm.devices import resolve_device
@@ -77,6 +78,8 @@ def sample(
     if out.suffix == "" and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out}: exists already; give a new or an empty folder")
     check_writable(out / "0.png" if out.suffix == "" else out)
+    if out.suffix == ".csv":
+        check_names(columns_of(model))
     begun = time.monotonic()
     if isinstance(model, VAE):
         if sampler is not None or denoise or label is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from arcsm.denoise import Corruption, GaussianNoise, SaltAndPepper, langevin, particles, posterior, tweedie
+from arcsm.files import check_writable
 from arcsm.model import AutoregressiveModel
 
 Noise = Literal["gaussian", "salt-and-pepper"]
@@ -25,6 +26,7 @@ def restored_paths(images: Path, names: Sequence[str], out: Path) -> list[Path]:
         raise ValueError(f"--out {out}: expected a folder outside of {images}")
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out}: expected a folder, got a file")
+    check_writable(out / "0.png")
     for target in targets:
         if target.exists():
             raise ValueError(f"{target}: exists already; give another --out")

@@ -11,9 +11,10 @@ import typer
 
 from arcsm.commands.options import Device, Ignore, Seed, WithData
 from arcsm.data import frame_parts, frame_writer, read_frame, write_frame
+from arcsm.data.cells import are_codes
+from arcsm.data.csv_files import MISSING, TRUTH
 from arcsm.data.frames import check_not_taken, parts_as_written, typed_as
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
-from arcsm.estimators.base import held_out_rows
 from arcsm.estimators.checks import check_not_empty
 from arcsm.estimators.columns import Columns, describe, is_categorical, within_type
 from arcsm.estimators.density import number_of
@@ -57,8 +58,6 @@ def detect(
     if with_data:
         check_not_taken(test, VERDICTS)
     normal = read_frame(train, ignore=ignore or ())
-    if p_value is not None:
-        check_p_value(p_value, held_out_rows(len(normal)))
     rows, gaps = 0, False
     for part in frame_parts(test, normal):  # all of it is looked at before hours may be spent
         rows, gaps = rows + len(part), gaps or bool(part.isna().any(axis=None))
@@ -68,7 +67,10 @@ def detect(
         random_state=seed,
         device=device,
         verbose=True,
-    ).fit(normal)
+    )
+    if p_value is not None:
+        check_p_value(p_value, detector.count_held_out(normal))
+    detector.fit(normal)
     own = parts_as_written(test, _JUDGED_AT_ONCE) if with_data else None
     with frame_writer(out) as write, track("judging", rows, enabled=True) as advance:
 
@@ -217,7 +219,8 @@ def _with_gaps_filled(
     whole = pd.concat(parts_as_written(path), ignore_index=True)
     whole.columns = [str(name) for name in whole.columns]
     if not as_it_is:
-        return whole.assign(**{name: filled[name].to_numpy() for name in filled.columns})
+        others = {name: _typed(whole[name]) for name in whole.columns if name not in filled.columns}
+        return whole.assign(**others, **{name: filled[name].to_numpy() for name in filled.columns})
     for name in rows.columns:
         gaps = rows[name].isna().to_numpy()
         if not gaps.any():
@@ -227,5 +230,20 @@ def _with_gaps_filled(
         elif pd.api.types.is_numeric_dtype(filled[name].dtype) and bool((rows[name].dropna() % 1 == 0).all()):
             whole.loc[gaps, name] = [f"{value:.0f}" for value in filled[name][gaps].round()]
         else:
-            whole.loc[gaps, name] = filled[name][gaps].astype(str).to_numpy()
+            fillings = filled[name][gaps].astype(str)
+            whole.loc[gaps, name] = fillings.replace(_spelled(whole[name][~gaps])).to_numpy()
     return whole
+
+
+def _typed(column: pd.Series) -> pd.Series:
+    """A column of text as numbers, if all of its cells are, and none of them a code."""
+    numbers = pd.to_numeric(column.mask(column.isin(MISSING)), errors="coerce")
+    texts = column[~column.isin(MISSING)]
+    return column if numbers[texts.index].isna().any() or are_codes(texts) else numbers
+
+
+def _spelled(cells: pd.Series) -> dict[str, str]:
+    """How a column of text writes truth values, by how Python does: each as most of its cells do."""
+    words = cells.str.strip()
+    counts = words[words.isin(TRUTH)].value_counts(ascending=True)
+    return {word.capitalize(): word for word in counts.index}

@@ -20,6 +20,7 @@ __all__ = ["TABLE_SUFFIXES", "Table", "named_array", "npz_key", "npz_names", "re
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet", ".npy", ".npz")
 _WRITABLE = (".csv", ".parquet", ".npy")
 _NPZ_KEYS = ("X", "x_train")  # looked for in this order when an archive holds several arrays
+_LARGEST = 1e30  # value of a column, and one over the smallest, that single precision can do with
 _TOLD_APART = 1e3  # spacings of single precision in a standard deviation, at least
 
 
@@ -156,8 +157,8 @@ def write_table(
         )
     names = default_columns(values.shape[1]) if columns is None else tuple(columns)
     check_columns(names, values.shape[1])
-    if suffix == ".csv" and all(is_number(name) for name in names):
-        raise ValueError(f"columns: expected a name that is not a number, or a CSV reader takes {names} for data")
+    if suffix == ".csv":
+        check_names(names)
     frame = pd.DataFrame(values, columns=pd.Index(names))
     if files is not None:
         if len(files) != len(values):
@@ -292,7 +293,7 @@ def _as_table(array: np.ndarray, path: Path, flatten: bool) -> np.ndarray:
         array = array[:, None]
     if array.ndim > 2:
         if not flatten:
-            raise ValueError(f"{path}: expected an array of shape (n, D), got {array.shape}; flatten=True flattens it")
+            raise ValueError(f"{path}: expected an array of shape (n, D), got {array.shape} (in Python, flatten=True)")
         array = array.reshape(len(array), int(np.prod(array.shape[1:])))
     single = array.dtype.kind == "f" and array.dtype.itemsize <= 4
     return array.astype(np.float32 if single else np.float64)
@@ -321,12 +322,39 @@ def check_precision(values: np.ndarray, columns: Sequence[str], source: FilePath
         warnings.simplefilter("ignore", RuntimeWarning)  # of columns of nothing but missing values
         deviation, middle = (np.asarray(f(values, 0, dtype=np.float64)) for f in (np.nanstd, np.nanmean))
         size = np.nanmax(np.abs(values), 0)
-    coarse = (deviation > 0.0) & (deviation < _TOLD_APART * float(np.finfo(np.float32).eps) * size)
+    check_spread(deviation, middle, size, columns, source)
+
+
+def check_spread(
+    deviation: np.ndarray, middle: np.ndarray, size: np.ndarray, columns: Sequence[str], source: FilePath
+) -> None:
+    """:func:`check_precision` by standard deviations, means and largest absolute values, ``(D,)`` each."""
+    single = np.finfo(np.float32)
+    beyond = (size > _LARGEST) | ((size > 0.0) & (size < 1.0 / _LARGEST))
+    if beyond.any():
+        d = int(beyond.argmax())
+        raise ValueError(
+            f"{source}: column {columns[d]!r} has values as {'large' if size[d] > 1.0 else 'small'} as {size[d]:.2g}, "
+            "out of the reach of single precision; divide it by as much first"
+        )
+    coarse = (deviation > 0.0) & (deviation < _TOLD_APART * float(single.eps) * size)
     if coarse.any():
         d = int(coarse.argmax())
         raise ValueError(
             f"{source}: column {columns[d]!r} varies by {deviation[d]:.2g} around {middle[d]:.6g}, too little for "
             f"single precision; subtract {middle[d]:.6g} from it first"
+        )
+
+
+def check_names(names: Sequence[str]) -> None:
+    """The names of a CSV file's columns must not all be numbers.
+
+    Raises:
+        ValueError: where they are.
+    """
+    if all(is_number(name) for name in names):
+        raise ValueError(
+            f"columns: expected a name that is not a number, or a CSV reader takes {tuple(names)} for data"
         )
 
 

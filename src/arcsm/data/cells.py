@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from arcsm.data.csv_files import TRUTH
+from arcsm.data.csv_files import CODE, TRUTH
 
 _TIMES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64, pd.Period)
 _DATE = r"(\d{4}([-/.])\d{1,2}\2\d{1,2}|\d{1,2}([-/.])\d{1,2}\3(\d{4}|\d{2}))([ T]\d{1,2}:\d{2}.*)?"
@@ -74,6 +74,15 @@ def as_truth(column: pd.Series) -> pd.Series:
     """A column whose words for truth values are made these; all other cells stay what they are."""
     meant = {word: word.lower() == "true" for word in TRUTH}
     return column.astype(object).map(lambda cell: meant.get(cell, cell) if isinstance(cell, str) else cell)
+
+
+def are_codes(column: pd.Series) -> bool:
+    """Whether a column of texts has numerals with a zero before them, as postcodes do, and repeats as names must."""
+    texts = pd.Series(column.dropna().unique(), dtype=object)
+    if 2 * len(texts) > column.notna().sum() or not all(isinstance(text, str) for text in texts):
+        return False
+    coded = bool(texts.str.fullmatch(CODE).any())
+    return coded and bool(pd.to_numeric(texts, errors="coerce").notna().all())
 
 
 def are_dates(column: pd.Series) -> bool:

@@ -2,8 +2,9 @@
 
 import csv
 import gzip
+import re
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +18,8 @@ NAMELESS = ("", "Unnamed: 0")  # what pandas calls the column of an index withou
 _LOOKED_AT = 100  # rows that say what a first row, or a first column, is
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?")
 TRUTH = ("True", "TRUE", "true", "False", "FALSE", "false")  # read as 1 and 0
+CODE = r"0\d+"  # a numeral with a zero before it
+_CODE, _MAYBE_CODE = re.compile(CODE), re.compile(rf'(^|[,"\s]){CODE}($|[,"\s])')
 _MOST_COLUMNS = 100_000
 
 
@@ -63,21 +66,29 @@ def first_cells(path: Path) -> list[str] | None:
 def are_numbered_names(path: Path, cells: Sequence[str]) -> bool:
     """Whether a first row of different whole numbers is names: years, or the numbers that pandas gives columns.
 
-    So it is where all numbers below are fractions, or, for 0, 1, 2, ..., those of a column. Either way it is said.
+    So it is where a column below is text, all numbers below are fractions, or, for 0, 1, 2, ..., those of a column.
+    Where numbers that go up are taken for data, it is said, too.
     """
     cells = [cell.strip() for cell in cells]
     if len(cells) < 2 or len(set(cells)) < len(cells) or not all(cell.isdecimal() for cell in cells):
         return False
     below = [row for _, row in islice(csv_rows(path), 1, 1 + _LOOKED_AT) if len(row) == len(cells)]
+    if below and any(all(_is_text(row[place]) for row in below) for place in range(len(cells))):
+        return True
     fractional = [any(_is_fraction(row[place]) for row in below) for place in range(len(cells))]
     counted = cells == [str(place) for place in range(len(cells))]
     if all(fractional) or (counted and any(fractional)):
         warn(f"{path}: its first row was taken for names of columns ({', '.join(cells[:3])}, ...); if it is data, put "
              "a row of names above")  # fmt: skip
         return True
-    if counted and len(cells) > 2:
-        warn(f"{path}: its first row (0, 1, 2, ...) was taken for data; if it is names of columns, give them letters")
+    if len(cells) > 2 and all(int(one) < int(next_one) for one, next_one in pairwise(cells)):
+        warn(f"{path}: its first row ({', '.join(cells[:3])}, ...) was taken for data; if it is names of columns, give "
+             "them letters")  # fmt: skip
     return False
+
+
+def _is_text(cell: str) -> bool:
+    return any(map(str.isalpha, cell)) and not is_number(cell)
 
 
 def _is_fraction(cell: str) -> bool:
@@ -97,6 +108,19 @@ def labels_rows(path: Path) -> bool:
         return False
     cells = [row[0].strip() for row in rows[1:]]
     return len(set(cells)) == len(cells) and not any(cell in MISSING or _is_fraction(cell) for cell in cells)
+
+
+def coded_columns(path: Path) -> list[str]:
+    """Columns of a CSV file with a header in which a numeral has a zero before it: codes, whose zeros count."""
+    with reading(path), _open_text(path) as file:
+        if not any(_MAYBE_CODE.search(line) for line in file):
+            return []
+    rows = csv_rows(path)
+    _, names = next(rows)
+    found: dict[int, None] = {}
+    for _, row in rows:
+        found.update((place, None) for place, cell in enumerate(row) if _CODE.fullmatch(cell.strip()))
+    return [names[place].strip() for place in found if place < len(names)]
 
 
 def say_left_out(path: Path) -> None:

@@ -17,15 +17,17 @@ import pyarrow.compute
 from pyarrow import parquet
 
 from arcsm.data.arrays import TABLE_SUFFIXES, named_array, read_table
-from arcsm.data.cells import DATES, are_dates, as_truth, check_cells, first_spoilt_number, is_of_truth
+from arcsm.data.cells import DATES, are_codes, are_dates, as_truth, check_cells, first_spoilt_number, is_of_truth
 from arcsm.data.csv_files import (
     MISSING,
     TRUTH,
     are_numbered_names,
     check_lengths,
+    coded_columns,
     csv_rows,
     default_columns,
     first_cells,
+    is_number,
     labels_rows,
     say_left_out,
 )
@@ -120,7 +122,7 @@ def _parts_as_read(
                 return
         yield from (batch.to_pandas() for batch in _parquet_batches(path, rows))
     else:
-        names = [] if like is None else [name for name in like.columns if _holds_names(like[name])]
+        names = coded_columns(path) if like is None else [name for name in like.columns if _holds_names(like[name])]
         yield from _csv_parts(path, names, rows)
 
 
@@ -224,7 +226,13 @@ def frame_writer(path: FilePath) -> Iterator[Callable[[pd.DataFrame], None]]:
     with atomic_path(path) as temporary:
         if path.suffix.lower() == ".csv":
             with temporary.open("w", encoding="utf-8", newline="") as file:
-                yield lambda frame: frame.to_csv(file, index=False, header=file.tell() == 0)
+
+                def write(frame: pd.DataFrame) -> None:
+                    if file.tell() == 0 and all(is_number(str(name)) for name in frame.columns):
+                        warn(f"{path}: all names of columns are numbers, which readers of CSV may take for data")
+                    frame.to_csv(file, index=False, header=file.tell() == 0)
+
+                yield write
             return
         with _ParquetWriter(temporary) as writer:
             yield writer.write
@@ -401,6 +409,8 @@ def _column(column: pd.Series, like: pd.Series | None, path: Path, first: int = 
         if infinite.any():
             raise ValueError(f"{path}: column {column.name!r}, row {first + int(infinite.argmax()) + 1}: infinite")
         return numbers
+    if like is None and are_codes(column):
+        return _names(column)
     numbers = pd.to_numeric(column, errors="coerce")
     known, wrong = column.notna(), numbers.isna() & column.notna()
     if like is not None or (known.any() and wrong.sum() <= (1.0 - _NUMERIC) * known.sum()):

@@ -188,7 +188,7 @@ def _check_one_size(
             continue
         reason = f"expected {shape[1]} x {shape[0]} pixels{like}, got {width} x {height}"
         if not skip_bad:
-            raise ValueError(f"{folder / name}: {reason}; size=... resizes all")
+            raise ValueError(f"{folder / name}: {reason} (data.size, in Python size=..., resizes all)")
         bad[name] = reason
         del images[name]
     if not images:

@@ -17,7 +17,7 @@ from torch import Tensor
 from arcsm.data.arrays import (
     check_columns,
     check_finite,
-    check_precision,
+    check_spread,
     frame_numbers,
     npy_header,
     row_place,
@@ -186,14 +186,13 @@ class RowStream:
         """The rows of a block that are not held out."""
         return self._split(block)[2]
 
-    def _split(self, block: int, first_time: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows of a block that are for validation, for the test and for training."""
+    def _split(self, block: int, look: Callable[[np.ndarray], None] = lambda _: None) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows of a block that are for validation, for the test and for training; ``look`` is given all values."""
         values, (first, last) = self.blocks.read(block), self.blocks.span(block)
         if values.shape != (last - first, self.shape[1]):
             raise ValueError(f"{self.blocks.path}: has changed since it was opened")
         check_finite(values, self.blocks.columns, self.blocks.path, row_place, first)
-        if first_time and self.dtype == torch.float32:
-            check_precision(values, self.blocks.columns, self.blocks.path)
+        look(values)
         rows = torch.from_numpy(values).to(self.dtype)
         order = torch.randperm(len(rows), generator=_generator(self.seed, block))
         ends = list(itertools.accumulate([0, *self.counts[block]]))
@@ -203,14 +202,22 @@ class RowStream:
     def _look(self, progress: bool) -> None:
         """Go through the file once."""
         held_out: tuple[list[Tensor], list[Tensor]] = ([], [])
-        moments = RunningMoments()
+        moments, of_all, size = RunningMoments(), RunningMoments(), np.zeros(self.shape[1])
+
+        def look(values: np.ndarray) -> None:
+            of_all.add(torch.from_numpy(values))
+            np.maximum(size, np.abs(values).max(0), out=size)
+
         with track(f"looking at {self.blocks.path.name}", len(self.blocks.ends), progress) as advance:
             for block in range(len(self.blocks.ends)):
-                *others, train = self._split(block, first_time=True)
+                *others, train = self._split(block, look)
                 for kept, rows in zip(held_out, others, strict=True):
                     kept.append(rows)
                 moments.add(train)
                 advance()
+        if self.dtype == torch.float32:
+            middle, deviation = of_all.mean.numpy(), of_all.deviation.numpy()
+            check_spread(deviation, middle, size, self.blocks.columns, self.blocks.path)
         self.valid, self.test = (torch.cat(kept) for kept in held_out)
         self.mean, self.deviation = moments.mean, moments.deviation
 

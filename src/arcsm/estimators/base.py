@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
@@ -50,8 +51,22 @@ class TableEstimator(BaseEstimator):
         self.device = device
         self.verbose = verbose
 
-    def _fit_table(self, X: Any) -> None:
-        """Learn the columns, hold rows out, train the members."""
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """A fit that fails, or is interrupted, leaves the estimator as it was."""
+        before = dict(self.__dict__)
+        try:
+            yield
+        except BaseException:
+            self.__dict__ = before
+            raise
+
+    def count_held_out(self, X: Any) -> int:
+        """How many rows :meth:`fit` would hold out of a table; nothing is fitted."""
+        return len(clone(self)._prepared(X)[2])
+
+    def _prepared(self, X: Any) -> tuple[Tensor, NDArray[np.intp], NDArray[np.intp], int]:
+        """Learn the columns: numbers of the modelled ones, rows to train on and rows held out, and a seed."""
         table = self._table(X, reset=True)
         if len(table) < 2:
             raise ValueError(f"Expected at least 2 samples to fit, got n_samples = {len(table)}")
@@ -60,11 +75,17 @@ class TableEstimator(BaseEstimator):
         check_numbers(table)
         self.columns_ = Columns.of(table)
         numbers = self.columns_.encode(table)
+        self._check_gaps(numbers, not isinstance(self.missing, str) and not self.missing, "missing=False")
         random = check_random_state(self.random_state)
         seed = int(random.randint(2**31 - 1))
         train, held_out = _split(len(numbers), self.validation_fraction, random)
         modelled = torch.from_numpy(numbers[:, self.columns_.modelled])
         train, held_out = _with_every_column(numbers[:, self.columns_.modelled], train, held_out)
+        return modelled, train, held_out, seed
+
+    def _fit_table(self, X: Any) -> None:
+        """Learn the columns, hold rows out, train the members."""
+        modelled, train, held_out, seed = self._prepared(X)
         self.held_out_rows_ = held_out
         plans = self._plans(len(train), modelled)
         self.plan_ = plans[0]
@@ -85,9 +106,9 @@ class TableEstimator(BaseEstimator):
         return [
             replace(
                 plan,
-                members=plan.members if isinstance(self.n_estimators, str) else self.n_estimators,
-                steps=plan.steps if isinstance(self.max_steps, str) else self.max_steps,
-                hidden=plan.hidden if isinstance(self.hidden_features, str) else tuple(self.hidden_features),
+                members=plan.members if isinstance(self.n_estimators, str) else int(self.n_estimators),
+                steps=plan.steps if isinstance(self.max_steps, str) else int(self.max_steps),
+                hidden=plan.hidden if isinstance(self.hidden_features, str) else tuple(map(int, self.hidden_features)),
             )
             for plan in plans
         ]
@@ -129,16 +150,20 @@ class TableEstimator(BaseEstimator):
         for d, kind in enumerate(self.columns_.kinds):
             if isinstance(kind, Constant):
                 constants[:, d] = kind.log_prob(numbers[:, d])
-        modelled = self._modelled(numbers)
-        if self.ensemble_ is not None and not self.plan_.missing and bool(modelled.isnan().any()):
-            row, column = (int(i) for i in modelled.isnan().nonzero()[0])
+        complete = self.ensemble_ is not None and not self.plan_.missing
+        self._check_gaps(numbers, complete, "no value was missing when fitting", " with impute")
+        return self._modelled(numbers), constants
+
+    def _check_gaps(self, numbers: Array, complete: bool, why: str, by: str = "") -> None:
+        """Raise for missing values in the modelled columns, if they are to be complete."""
+        gaps = np.isnan(numbers[:, self.columns_.modelled])
+        if complete and gaps.any():
+            row, column = (int(i) for i in np.argwhere(gaps)[0])
             place = self.columns_.modelled[column]
             name = place if self.columns_.names is None else repr(self.columns_.names[place])
             raise ValueError(
-                f"Input X contains NaN: row {row}, column {name}, but no value was missing when fitting; "
-                "fit with missing=True, or fill these with impute"
+                f"Input X contains NaN: row {row}, column {name}, but {why}; fit with missing=True, or fill these{by}"
             )
-        return modelled, constants
 
     def _modelled(self, numbers: Array) -> Tensor:
         """Numbers of the modelled columns, none too far out for the model, ``(N, M)``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from fractions import Fraction
 from numbers import Real
 
 import numpy as np
@@ -46,11 +47,8 @@ def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
     for place, name in enumerate(frame.columns):
         column = frame.iloc[:, place]
         check_cells(column, f"column {name!r}")
-        if column.dtype == object and column.notna().any():
-            is_number = column.dropna().map(
-                lambda value: isinstance(value, Real | Decimal) and not isinstance(value, bool | np.bool_)
-            )
-            column = pd.to_numeric(column) if bool(is_number.all()) else column
+        if column.dtype == object:
+            column = _of_numbers(column)
         if not is_categorical(column.dtype):
             infinite = np.isinf(column.to_numpy(dtype=float, na_value=np.nan))
             if infinite.any():
@@ -59,6 +57,19 @@ def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
     found = pd.DataFrame(checked, index=frame.index)
     found.columns = frame.columns
     return found
+
+
+def _of_numbers(column: pd.Series) -> pd.Series:
+    """A column of objects as one of numbers, where all that it holds are numbers or missing."""
+    known = column.dropna()
+    if not len(known):
+        return pd.Series(np.nan, index=column.index)
+    are_numbers = [isinstance(value, Real | Decimal) and not isinstance(value, bool | np.bool_) for value in known]
+    if not all(are_numbers):
+        return column
+    if any(isinstance(value, Fraction | Decimal) for value in known):
+        return column.map(float, na_action="ignore").astype(float)
+    return pd.to_numeric(column)
 
 
 def check_numbers(table: pd.DataFrame | NDArray[np.float64]) -> None:

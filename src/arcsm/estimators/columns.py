@@ -68,16 +68,19 @@ class Constant(Column):
         return other
 
     def _is(self, value: Any) -> bool:
-        """Whether a value is the one; single precision rounds."""
-        if isinstance(value, float) and isinstance(self.value, float):
-            return math.isclose(value, self.value, rel_tol=1e-6)
-        return bool(value == self.value)
+        """Whether a value is the one; single precision rounds numbers that are not whole."""
+        if value == self.value:
+            return True
+        if not isinstance(value, float) or not isinstance(self.value, float) or self.value.is_integer():
+            return False
+        with np.errstate(over="ignore"):
+            return value == float(np.float32(self.value)) or float(np.float32(value)) == self.value
 
     def has(self, number: float, value: Any) -> bool:
         return number == 0.0
 
     def decode(self, numbers: Numbers) -> Values:
-        return np.full(len(numbers), self.value)
+        return filled(len(numbers), self.value)
 
     def log_slope(self, numbers: Numbers) -> Numbers:
         return np.zeros_like(numbers)
@@ -135,6 +138,7 @@ class Grid(Column):
     low: float
     levels: int
     whole: bool  # whether all values are integers
+    known: tuple[float, ...] = ()  # the fitted values, where they are not whole: as a file rounds them
 
     @property
     def discrete(self) -> bool:
@@ -153,8 +157,20 @@ class Grid(Column):
     def places(self, numbers: Numbers) -> Values:
         """Table values of numbers, also beyond the grid that was fitted."""
         values = self.low + self.spacing * numbers
-        values = np.rint(values) if self.whole else np.array([float(f"{value:.12g}") for value in values])
-        return values if np.isnan(values).any() or not self.whole else values.astype(np.int64)
+        if not self.whole:
+            short = np.array([float(f"{value:.15g}") for value in values])
+            return self._as_known(np.where(np.abs(short - values) <= 1e-3 * self.spacing, short, values))
+        values = np.rint(values)
+        return values if np.isnan(values).any() else values.astype(np.int64)
+
+    def _as_known(self, values: Numbers) -> Numbers:
+        """Values that are the fitted ones but for rounding, as those are; others as they are."""
+        if not self.known:
+            return values
+        known = np.asarray(self.known)
+        after = np.searchsorted(known, values).clip(1, len(known) - 1)
+        near = np.where(np.abs(values - known[after - 1]) <= np.abs(values - known[after]), after - 1, after)
+        return np.where(np.abs(values - known[near]) <= _OFF_GRID * self.spacing, known[near], values)
 
     def log_slope(self, numbers: Numbers) -> Numbers:
         return np.full_like(numbers, -math.log(self.spacing))
@@ -245,6 +261,20 @@ def _unpower(numbers: Numbers, exponent: float) -> Numbers:
     return np.expm1(np.log1p(exponent * numbers) / exponent)
 
 
+def is_missing(value: Any) -> bool:
+    """Whether one value is none: ``None``, NaN, ``pd.NA`` or ``pd.NaT``."""
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
+
+
+def filled(count: int, value: Any) -> Values:
+    """So many times the same value, whatever it is."""
+    if isinstance(value, float | int):
+        return np.full(count, value)
+    values = np.empty(count, dtype=object)
+    values[:] = [value] * count
+    return values
+
+
 def _log_unseen(count: int) -> float:
     """Log of the chance that we give to what was not among so many rows."""
     return -math.log(count + 2.0)
@@ -287,14 +317,16 @@ def grid_of(known: Numbers) -> Grid | None:
             return None
         step = float((places * (levels - levels[0])).sum() / np.square(places).sum())  # by least squares
         if np.abs(levels - levels[0] - step * places).max() <= _OFF_GRID * step:
-            return Grid(step, float(levels[0]), int(places[-1]) + 1, whole)
+            return Grid(step, float(levels[0]), int(places[-1]) + 1, whole, () if whole else tuple(levels.tolist()))
     return None
 
 
 def smooth_of(known: Numbers) -> Column:
     """The map after which the values are nearest to a normal distribution, by its likelihood."""
     span = (float(known.min()), float(known.max()))
-    straight = Straight(float(known.mean()), float(known.std()) or 1.0, *span)
+    largest = float(np.abs(known).max())
+    deviation = largest * float((known / largest).std())  # squares of very small numbers are zero
+    straight = Straight(float(known.mean()), deviation or 1.0, *span)
     middle = float(np.median(known))
     low, high = np.quantile(known, [0.25, 0.75])
     scale = float(high - low) / 1.349
@@ -415,10 +447,12 @@ def _series(values: Values, dtype: Any) -> pd.Series:
 
 
 def within_type(values: Values, dtype: Any) -> Values:
-    """Values as a type can hold them: whole numbers within its range, where it is one of whole numbers."""
-    if not pd.api.types.is_integer_dtype(dtype):
+    """Values as a type can hold them: within its range, and whole where it is one of whole numbers."""
+    kind: Any = dtype.subtype if isinstance(dtype, pd.SparseDtype) else getattr(dtype, "numpy_dtype", dtype)
+    if isinstance(kind, np.dtype) and kind.kind == "f":
+        return np.clip(values.astype(float), np.finfo(kind).min, np.finfo(kind).max)
+    if not pd.api.types.is_integer_dtype(kind):
         return values
-    kind = getattr(dtype, "numpy_dtype", dtype)
     limits = np.iinfo(kind)
     low, high = float(limits.min), float(limits.max)
     high = high if int(high) <= limits.max else math.nextafter(high, 0.0)  # 2**63 - 1 is no double

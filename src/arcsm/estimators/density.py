@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from arcsm.estimators.base import Array, TableEstimator
-from arcsm.estimators.columns import Column, within_type
+from arcsm.estimators.columns import Column, filled, is_missing, within_type
 from arcsm.monte_carlo import systematic
 from arcsm.progress import track
 from arcsm.warning import warn
@@ -67,7 +67,8 @@ class ScoreDensity(DensityMixin, TableEstimator):
             ValueError: for fewer than two rows, infinite values, dates, a column of nothing but missing values or of
                 names that hardly repeat, or arguments out of range.
         """
-        self._fit_table(X)
+        with self._all_or_nothing():
+            self._fit_table(X)
         return self
 
     def score_samples(self, X: Any) -> Array:
@@ -258,8 +259,8 @@ def number_of(kind: Column, name: Any, value: Any) -> float:
     Raises:
         ValueError: where the column cannot have it.
     """
-    number = float(kind.encode(np.array([value], dtype=object))[0])
-    if not kind.has(number, value):
+    number = math.nan if is_missing(value) else float(kind.encode(filled(1, value))[0])
+    if math.isnan(number) or not kind.has(number, value):
         raise ValueError(f"values: {name!r} was never {value!r}, nor near it, among the fitted rows")
     return number
 

@@ -75,12 +75,13 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
                 names that hardly repeat, arguments out of range, or a contamination outside (0, 0.5].
         """
         share = self._share(self.contamination)
-        self._fit_table(X)
-        contributions = self._contributions(X).mean(0)
-        self.median_contributions_ = np.nanmedian(contributions, 0)
-        self.fitted_scores_ = self._with_gaps(contributions).sum(1)
-        self.held_out_scores_ = np.sort(self.fitted_scores_[self.held_out_rows_])
-        self.offset_ = float(np.percentile(self.fitted_scores_, 100.0 * share))
+        with self._all_or_nothing():
+            self._fit_table(X)
+            contributions = self._contributions(X).mean(0)
+            self.median_contributions_ = np.nanmedian(contributions, 0)
+            self.fitted_scores_ = self._with_gaps(contributions).sum(1)
+            self.held_out_scores_ = np.sort(self.fitted_scores_[self.held_out_rows_])
+            self.offset_ = float(np.percentile(self.fitted_scores_, 100.0 * share))
         return self
 
     def set_contamination(self, contamination: float | str) -> Self:

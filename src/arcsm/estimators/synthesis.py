@@ -308,6 +308,7 @@ def _marginals(columns: Columns, table: pd.DataFrame, synthetic: pd.DataFrame) -
     across = min(4, shown)
     figure = Figure(figsize=(2.6 * across, 2.0 * -(-shown // across)), layout="constrained")
     real, ours = columns.encode(table), columns.encode(synthetic)
+    labelled = False
     for d, kind in enumerate(columns.kinds[:shown]):
         axes = figure.add_subplot(-(-shown // across), across, d + 1)
         _both(axes, kind, real[:, d], ours[:, d])
@@ -315,8 +316,9 @@ def _marginals(columns: Columns, table: pd.DataFrame, synthetic: pd.DataFrame) -
         axes.tick_params(labelsize=7)
         axes.set_yticks([])
         plots.open_frame(axes)
-        if d == 0:
+        if not labelled and axes.get_legend_handles_labels()[1]:
             axes.legend(frameon=False, fontsize=7)
+            labelled = True
     return figure
 
 
