@@ -252,10 +252,10 @@ def test_draws_follow_the_posterior() -> None:
 def on_a_grid(log_prior: Tensor, x: Tensor, y: float, sigma: float) -> tuple[float, float, float]:
     """Mean, median and log evidence by brute force."""
     log_joint = log_prior - 0.5 * ((y - x) / sigma) ** 2 - math.log(sigma * math.sqrt(2.0 * math.pi))
-    mass = log_joint.exp() * (x[1] - x[0])
+    mass = (log_joint - log_joint.max()).exp() * (x[1] - x[0])
     below = mass.cumsum(0) - 0.5 * mass
     median = np.interp(0.5, (below / mass.sum()).numpy(), x.numpy())
-    return float((mass * x).sum() / mass.sum()), float(median), float(mass.sum().log())
+    return float((mass * x).sum() / mass.sum()), float(median), float(mass.sum().log() + log_joint.max())
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.4, 2.0])
@@ -284,6 +284,31 @@ def test_posterior_of_a_score_against_brute_force(
     mean, median = (posterior(model, y, noise, estimate, **options)[:, 0] for estimate in ("mean", "median"))  # type: ignore[arg-type]
     evidence = particles(model, y, noise, count=1, **options).log_evidence
     torch.testing.assert_close(torch.stack([mean, median, evidence], 1), exact, rtol=0.0, atol=tolerance)
+
+
+@pytest.mark.parametrize("sigma", [1e-3, 0.03, 0.2])
+def test_narrow_noise_and_values_far_out_through_the_flow(
+    make_model: MakeModel, ladder: NoiseLadder, sigma: float
+) -> None:
+    model, noise = make_model(features=1, noise=ladder, strength=2.0), GaussianNoise(sigma)
+    y = torch.tensor([[-1.5], [0.2], [2.5], [9.0], [40.0]], dtype=FLOAT64)
+    means, medians = (posterior(model, y, noise, estimate)[:, 0] for estimate in ("mean", "median"))  # type: ignore[arg-type]
+    evidence = particles(model, y, noise, count=1).log_evidence
+    for row, mean in enumerate(means):  # the prior is wide where the noise is narrow, and so is the grid
+        x = torch.linspace(float(mean) - 9.0 * sigma, float(mean) + 9.0 * sigma, 1501, dtype=FLOAT64)
+        exact = on_a_grid(model.log_prob(x[:, None]), x, float(y[row, 0]), sigma)
+        assert float(mean) == pytest.approx(exact[0], abs=0.02 * sigma)
+        assert float(medians[row]) == pytest.approx(exact[1], abs=0.02 * sigma)
+        assert float(evidence[row]) == pytest.approx(exact[2], abs=0.02)
+
+
+def test_posteriors_that_are_traced_stand_beside_others(make_model: MakeModel, ladder: NoiseLadder) -> None:
+    model, y = make_model(features=1, noise=ladder, strength=2.0), torch.tensor([[0.2], [30.0], [-0.4]], dtype=FLOAT64)
+    together = posterior(model, y, GaussianNoise(0.5))
+    alone = torch.cat([posterior(model, row[None], GaussianNoise(0.5)) for row in y])
+    torch.testing.assert_close(together, alone)
+    drawn = posterior(model, y.repeat(2000, 1), GaussianNoise(0.5), "sample", seeded()).view(2000, 3)
+    torch.testing.assert_close(drawn.mean(0), together[:, 0], rtol=0.0, atol=5.0 * 0.5 / 2000**0.5)
 
 
 def test_draws_through_the_flow_follow_the_posterior(make_model: MakeModel, ladder: NoiseLadder) -> None:

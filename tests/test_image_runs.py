@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from arcsm import cli, load, restore
+from arcsm import cli, load
+from arcsm.commands.restore import restored as restored_rows
 from arcsm.data.datasets import ImageData, NamedImageData, load_dataset
 from arcsm.data.images import save_images
 from arcsm.data.pixels import stretch_images
@@ -120,7 +121,7 @@ def test_what_is_restored_depends_on_the_class(run: Path, method: Literal["tweed
     def restored(label: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
         of_class = shared_class(model, label)
-        return restore.restored(model, torch.zeros(2, 64), GaussianNoise(0.5), method, of_class, generator)
+        return restored_rows(model, torch.zeros(2, 64), GaussianNoise(0.5), method, of_class, generator)
 
     assert not torch.equal(restored(3), restored(4))
 

@@ -32,6 +32,11 @@ _ROUNDING = 1e-6  # of the range between two extremes
 _CLOSEST = 0.01  # of the noise or the grid of the prior, whichever is finer: how near two starting nodes may be
 _CELLS = 64  # half the number of cells that a density of the flow is cut into
 _FARTHEST = 6.0  # standard deviations of a Gaussian that they reach to
+_COARSE = 0.3  # share of a posterior in one of them, from which on it is looked at more closely
+_OUTSIDE = 1e-3  # share of a posterior in the outer two, likewise
+_ON_THE_WAY = 16  # nodes between the cells and a noisy value that is outside of them
+_ADDED, _ROUNDS = 32, 3  # nodes where the mass is, and how often
+_LEVEL = 1e-4  # rise of a log density between two nodes that counts as small
 
 # Corruptions ------------------------------------------------------------------------------------------------------
 
@@ -98,8 +103,7 @@ class GaussianNoise:
 
     def posterior(self, prior: Conditionals, y: Tensor) -> Posterior:
         if prior.method == "flow":
-            x = _medians(prior)
-            return _Weighed(x, self.log_likelihood(y[:, None], x).double(), prior, _all(y))
+            return self._of_the_flow(prior, y)
 
         def score(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             s, ds = prior.score_and_derivative(x, rows, prior.sigma)
@@ -110,6 +114,38 @@ class GaussianNoise:
         density = integrate(score, nodes, None, accuracy.tol, accuracy.max_evaluations)
         prior.unsure += int((~density.converged).sum())
         return _Integrated(density, prior, _all(y), y, self)
+
+    def _of_the_flow(self, prior: Conditionals, y: Tensor) -> Posterior:
+        """In the cells of the flow; traced where a few of them have most of the mass, or none is where the mass is."""
+        x = _medians(prior)
+        weighed = _Weighed(x, self.log_likelihood(y[:, None], x).double(), prior, _all(y))
+        mass = weighed.mass()
+        in_cells = (mass.amax(1) < _COARSE) & (mass[:, 0] + mass[:, -1] < _OUTSIDE)
+        coarse = (~in_cells).nonzero()[:, 0]
+        if not len(coarse):
+            return weighed
+        place = _all(y).index_put((coarse,), _all(coarse))
+        return _Either(in_cells, place, weighed, self._traced(prior, x[coarse], y[coarse], coarse))
+
+    def _traced(self, prior: Conditionals, x: Tensor, y: Tensor, rows: Tensor) -> _Traced:
+        """Posteriors of the conditionals ``rows (n,)``, at nodes that are added where the mass is."""
+
+        def log_density(nodes: Tensor) -> Tensor:
+            asked, each = nodes.to(y).flatten(), rows.repeat_interleave(nodes.shape[1])
+            of_prior = ask(prior, each, lambda some: some.log_prob(asked)).double().view_as(nodes)
+            return of_prior + self.log_likelihood(y[:, None].double(), nodes)
+
+        y_, x_ = y[:, None].double(), x.double()
+        grid = self.sigma * torch.tensor(_LIKELIHOOD_GRID, dtype=torch.float64, device=y.device)
+        way = torch.linspace(0.0, 1.0, _ON_THE_WAY + 2, dtype=torch.float64, device=y.device)[1:-1]
+        nearest = y_.clamp(x_.amin(1, keepdim=True), x_.amax(1, keepdim=True))
+        nodes = torch.cat([x_, y_ + grid, nearest + way * (y_ - nearest)], 1).sort(1).values
+        traced = _Traced(nodes, log_density(nodes))
+        u = (torch.arange(_ADDED, dtype=torch.float64, device=y.device) + 0.5) / _ADDED
+        for _ in range(_ROUNDS):
+            more = traced.quantiles(u.expand(len(y), -1))
+            traced = traced.with_nodes(more, log_density(more))
+        return traced
 
     def log_likelihood(self, y: Tensor, x: Tensor) -> Tensor:
         """:math:`\\log \\mathcal{N}(y; x, \\sigma^2)` in nats."""
@@ -239,15 +275,19 @@ class _Weighed(Posterior):
     def _log_weights(self) -> Tensor:
         return self.log_likelihood + _edges(self.x).diff().log()
 
+    def mass(self) -> Tensor:
+        """Shares of the cells, ``(N, M)``."""
+        return torch.softmax(self._log_weights(), 1)
+
     def log_evidence(self) -> Tensor:
         return torch.logsumexp(self._log_weights(), 1)
 
     def mean(self) -> Tensor:
-        return (torch.softmax(self._log_weights(), 1).to(self.x) * self.x).sum(1)
+        return (self.mass().to(self.x) * self.x).sum(1)
 
     def quantile(self, u: Tensor) -> Tensor:
         """Within a cell the likelihood counts as constant, so that its part of ``u`` is one of the prior's."""
-        mass = torch.softmax(self._log_weights(), 1)
+        mass = self.mass()
         below = mass.cumsum(1)
         wanted, edges = u.to(below)[:, None], _edges(self.x)
         cell = torch.searchsorted(below, wanted).clamp(max=mass.shape[1] - 1)
@@ -258,6 +298,91 @@ class _Weighed(Posterior):
 
     def select(self, rows: Tensor) -> Posterior:
         return replace(self, x=self.x[rows], log_likelihood=self.log_likelihood[rows], rows=self.rows[rows])
+
+
+@dataclass(frozen=True)
+class _Traced(Posterior):
+    """A density that is known at nodes, in double precision, and log-linear between them."""
+
+    x: Tensor  # (N, K) ascending
+    log_density: Tensor  # (N, K) up to the evidence
+
+    def _rises(self) -> Tensor:
+        return self.log_density.diff(dim=1)
+
+    def _log_masses(self) -> Tensor:
+        """Of the cells between nodes, ``(N, K - 1)``."""
+        middle, rise = 0.5 * (self.log_density[:, 1:] + self.log_density[:, :-1]), self._rises().abs()
+        steep = 0.5 * rise + torch.log(-torch.expm1(-rise.clamp(min=_LEVEL)) / rise.clamp(min=_LEVEL))
+        return self.x.diff(dim=1).log() + middle + torch.where(rise < _LEVEL, rise.square() / 24.0, steep)
+
+    def log_evidence(self) -> Tensor:
+        return torch.logsumexp(self._log_masses(), 1)
+
+    def mean(self) -> Tensor:
+        rise = self._rises()
+        safe = torch.where(rise.abs() < _LEVEL, _LEVEL, rise)
+        centre = torch.where(rise.abs() < _LEVEL, 0.5 + rise / 12.0, -1.0 / torch.expm1(-safe) - 1.0 / safe)
+        places = self.x[:, :-1] + centre * self.x.diff(dim=1)
+        return (torch.softmax(self._log_masses(), 1) * places).sum(1)
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return self.quantiles(u[:, None])[:, 0]
+
+    def quantiles(self, u: Tensor) -> Tensor:
+        """The inverse of the distribution function at ``u (N, M)``, ``(N, M)``."""
+        mass = torch.softmax(self._log_masses(), 1)
+        below = mass.cumsum(1)
+        cell = torch.searchsorted(below, u.to(below).contiguous()).clamp(max=mass.shape[1] - 1)
+        inside = 1.0 - ((below.gather(1, cell) - u) / mass.gather(1, cell).clamp(min=1e-300)).clamp(0.0, 1.0)
+        rise = self._rises().gather(1, cell)
+        safe = torch.where(rise.abs() < _LEVEL, _LEVEL, rise)
+        up = 1.0 + torch.log(inside + (1.0 - inside) * torch.exp(-safe.abs())) / safe.abs()
+        down = -torch.log1p(inside * torch.expm1(-safe.abs())) / safe.abs()
+        way = torch.where(rise.abs() < _LEVEL, inside, torch.where(rise > 0.0, up, down))
+        return self.x.gather(1, cell) + way.clamp(0.0, 1.0) * self.x.diff(dim=1).gather(1, cell)
+
+    def with_nodes(self, x: Tensor, log_density: Tensor) -> _Traced:
+        """With more nodes ``(N, M)``."""
+        nodes, order = torch.cat([self.x, x], 1).sort(1)
+        return _Traced(nodes, torch.cat([self.log_density, log_density], 1).gather(1, order))
+
+    def select(self, rows: Tensor) -> Posterior:
+        return _Traced(self.x[rows], self.log_density[rows])
+
+
+@dataclass(frozen=True)
+class _Either(Posterior):
+    """Posteriors of two kinds, in any order."""
+
+    of_first: Tensor  # (N,) whether a posterior is of the first kind
+    place: Tensor  # (N,) its number among those of its kind
+    first: Posterior
+    second: Posterior
+
+    def log_evidence(self) -> Tensor:
+        return self._joined(lambda posterior, _: posterior.log_evidence())
+
+    def mean(self) -> Tensor:
+        return self._joined(lambda posterior, _: posterior.mean())
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return self._joined(lambda posterior, rows: posterior.quantile(u[rows]))
+
+    def _joined(self, answer: Callable[[Posterior, Tensor], Tensor]) -> Tensor:
+        """What both kinds answer of their rows ``(n,)``, ``(N,)``."""
+        parts = [
+            (rows, answer(posterior.select(self.place[rows]), rows))
+            for posterior, chosen in ((self.first, self.of_first), (self.second, ~self.of_first))
+            if len(rows := chosen.nonzero()[:, 0])
+        ]
+        joined = parts[0][1].new_empty(len(self.place))
+        for rows, answers in parts:
+            joined[rows] = answers.to(joined)
+        return joined
+
+    def select(self, rows: Tensor) -> Posterior:
+        return replace(self, of_first=self.of_first[rows], place=self.place[rows])
 
 
 @dataclass(frozen=True)
