@@ -22,10 +22,11 @@ from torch import Tensor
 
 from arcsm.batches import ROWS, parts_of, rows_of, warn_of_unsure
 from arcsm.conditionals import Accuracy, Conditionals, Prepared
-from arcsm.corruptions import Corruption, GaussianNoise, Posterior, SaltAndPepper, ask, standardised_at
+from arcsm.corruptions import Corruption, GaussianNoise, SaltAndPepper, standardised_at
 from arcsm.draws import open_uniform_like
 from arcsm.model import AutoregressiveModel
 from arcsm.monte_carlo import Particles, particles, systematic
+from arcsm.posteriors import Posterior, ask
 from arcsm.progress import track
 from arcsm.samplers import annealed_langevin, check_langevin
 from arcsm.walking import walk

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from arcsm.batches import ROWS, parts_of, rows_of, warn_of_unsure
 from arcsm.conditionals import Accuracy, Prepared
-from arcsm.corruptions import Corruption, Lost, Posterior, standardised_at
+from arcsm.corruptions import Corruption, Lost, standardised_at
 from arcsm.draws import open_uniform_like
 from arcsm.model import AutoregressiveModel
+from arcsm.posteriors import Posterior
 from arcsm.progress import track
 
 __all__ = ["Particles", "particles", "systematic"]
