@@ -15,17 +15,24 @@ from arcsm import (
     MADE,
     AutoregressiveModel,
     Context,
+    DiscretisedLogisticMixtureHead,
     GaussianHead,
+    LogisticMixtureHead,
     NoiseLadder,
     PixelCNNPP,
     ScoreHead,
     TrainConfig,
+    checkpoint,
     cli,
     fit,
+    load,
+    objectives,
     samplers,
+    save,
 )
 from arcsm.config import load_config, parse_config
 from arcsm.data import read_images
+from arcsm.denoise import GaussianNoise, particles
 from arcsm.implicit import GaussianEntropy, ScoreNetwork
 from small_runs import ON_DATA
 
@@ -261,3 +268,53 @@ def test_a_run_without_a_model_says_how_to_finish_it(
     (tmp_path / "config.yaml").write_text("name: begun\n")
     assert run(command[0], tmp_path, *command[1:]) == 1
     assert "has no model yet; finish it with: arcsm train" in capsys.readouterr().err
+
+
+def test_draws_in_half_precision_are_as_fine_as_densities() -> None:
+    model = AutoregressiveModel(MADE(1, 4, (8,)), GaussianHead(4), NoiseLadder(1.0, 0.05, 8)).eval()
+    for sampler in ("inverse_cdf", "probability_flow", "fast_flow"):
+        with torch.autocast("cpu", torch.bfloat16):
+            drawn = model.sample(5_000, sampler, generator=torch.Generator().manual_seed(0))
+        assert len(drawn.unique()) > 4_500
+        assert float(((drawn - drawn.mean()) / drawn.std()).abs().max()) < 4.8
+
+
+def test_quantiles_of_the_lower_tail_come_back() -> None:
+    for head in (GaussianHead(4), LogisticMixtureHead(4, 3)):
+        model = AutoregressiveModel(MADE(1, 4, (8,)), head).double()
+        x = torch.tensor([[-35.0], [-15.0], [0.3]], dtype=torch.float64)
+        torch.testing.assert_close(model.icdf(model.cdf(x)), x, rtol=1e-9, atol=1e-9)
+
+
+def test_far_rows_leave_no_gradient_of_cells_undefined() -> None:
+    model = AutoregressiveModel(MADE(2, 4, (8,)), GaussianHead(4))
+    x = torch.tensor([[0.0, 0.0], [12.0, 12.0]], requires_grad=True)
+    model.log_prob(x, cells=[0.1, 0.1]).sum().backward()
+    assert x.grad is not None
+    assert bool(x.grad.isfinite().all())
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("objective", [objectives.sm, objectives.ssm])
+def test_probabilities_of_levels_have_no_joint_score(objective: Any) -> None:
+    model = AutoregressiveModel(MADE(2, 4, (8,)), DiscretisedLogisticMixtureHead(4, 2))
+    with pytest.raises(ValueError, match="has no score"):
+        objective(model, torch.zeros(3, 2))
+
+
+def test_missing_values_have_no_slope_and_no_posterior() -> None:
+    model = AutoregressiveModel(MADE(2, 4, (8,), missing=True), GaussianHead(4), NoiseLadder(1.0, 0.1, 4))
+    x = torch.tensor([[math.nan, 0.0]])
+    s, ds = model.score(x)
+    assert s.isnan().tolist() == ds.isnan().tolist() == [[True, False]]
+    with pytest.raises(ValueError, match="y: holds missing values; fill them first"):
+        particles(model, x, GaussianNoise(0.5), 4)
+
+
+def test_weights_that_are_no_real_numbers_are_refused(tmp_path: Path) -> None:
+    save(AutoregressiveModel(MADE(2, 4, (8,)), GaussianHead(4)), tmp_path)
+    tensors, header = checkpoint.read_module(tmp_path)
+    whole = {**tensors, "shift": tensors["shift"].long()}
+    checkpoint.write_tensors(tmp_path / "whole.safetensors", whole, header)
+    with pytest.raises(ValueError, match=r"expected weights that are real numbers, got torch\.int64"):
+        load(tmp_path / "whole.safetensors")

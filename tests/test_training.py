@@ -129,6 +129,87 @@ def test_objectives_of_one_noise_level_say_that_they_leave_the_others_untrained(
         fit(build(), rows(), config=config(steps=1, objective="dsm"))
 
 
+def test_half_precision_is_for_products_and_not_for_rows() -> None:
+    seen: dict[str, Tensor] = {}
+
+    def spy(model: AutoregressiveModel, x: Tensor, **arguments: object) -> Tensor:
+        seen[str(torch.is_autocast_enabled("cpu"))] = x
+        return objectives.csm(model, x, 1.0, **arguments)  # type: ignore[arg-type]
+
+    x = torch.randn(64, 2) + 1000.0
+    fit(build(), x, config=config(steps=1, precision="bf16-mixed"), objective=spy)
+    assert seen["True"].dtype == torch.float32
+    assert torch.equal(seen["True"].sort(0).values, x.sort(0).values)
+
+
+def test_held_out_rows_that_no_model_can_judge_end_the_training() -> None:
+    model, x = AutoregressiveModel(MADE(2, 4, (8,)), GaussianHead(4)), torch.randn(100, 2)
+    with pytest.raises(TrainingDiverged, match="the objective of held-out rows is inf; one of them may be far"):
+        fit(model, x, torch.cat([x, x.new_full((1, 2), 1e25)]), config(objective="mle"))
+
+
+def test_columns_that_single_precision_cannot_tell_apart_are_refused() -> None:
+    x = torch.randn(100, 2, dtype=torch.float64)
+    x[:, 1] = 1.7e9 + 100.0 * x[:, 1]
+    with pytest.raises(ValueError, match=r"x_train: column '1' varies by .* too little for single precision"):
+        fit(build(), x, config=config(steps=1))
+    fit(build().double(), x, config=config(steps=1))
+
+
+def test_rows_with_a_graph_or_of_inference_are_rows() -> None:
+    raw = torch.randn(64, 2, requires_grad=True)
+    fit(build(), raw * 2.0, config=config(steps=3))
+    assert raw.grad is None
+    with torch.inference_mode():
+        rows = torch.randn(64, 2)
+    fit(build(noise=False), rows, config=config(steps=2, objective="ssm"))
+
+
+def test_numbers_of_numpy_are_written_as_numbers(tmp_path: Path) -> None:
+    sizes, ladder = (np.int64(16),), NoiseLadder(np.float32(1.0), 0.1, np.int64(5))
+    model = AutoregressiveModel(MADE(np.int64(2), np.int64(4), sizes), ScoreHead(np.int64(4), sizes), ladder)
+    fit(model, rows(), config=config(steps=2), run=tmp_path)
+    assert load(tmp_path).noise == NoiseLadder(1.0, 0.1, 5)
+
+
+@pytest.mark.parametrize("layer", [torch.nn.Dropout1d(0.5), torch.nn.AlphaDropout(0.5), torch.nn.RReLU()])
+def test_all_random_layers_are_seeded(layer: torch.nn.Module) -> None:
+    class Noisy(MADE):
+        def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+            contexts: Tensor = self.layer(super().forward(x, condition))
+            return contexts
+
+    models = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        made = Noisy(2, 4, (16,))
+        made.load_state_dict(build().context.state_dict())
+        made.layer = copy.deepcopy(layer)
+        models.append(AutoregressiveModel(made, copy.deepcopy(build().head), NoiseLadder(1.0, 0.1, 5)))
+        fit(models[-1], rows(), config=config(steps=3))
+    assert same_weights(*models)
+
+
+def test_a_head_with_a_score_of_its_own_is_trained_and_integrated_by_it() -> None:
+    class Narrower(ScoreHead):
+        def evaluate(self, projection: Tensor, x: Tensor, sigma: object = None) -> tuple[Tensor, Tensor]:
+            s, ds = super().evaluate(projection, x, sigma)  # type: ignore[arg-type]
+            return s - 3.0 * x, ds - 3.0
+
+        def score(self, projection: Tensor, x: Tensor, sigma: object = None) -> Tensor:
+            return self.evaluate(projection, x, sigma)[0]
+
+    model = AutoregressiveModel(MADE(1, 4, (8,)), Narrower(4, (8,))).double()
+    x = torch.linspace(-6.0, 6.0, 4001, dtype=torch.float64)[:, None]
+    log_p = model.log_prob(x).detach()
+    assert float(torch.logsumexp(log_p, 0)) + math.log(float(x[1] - x[0])) == pytest.approx(0.0, abs=1e-5)
+    slope = (log_p[2:] - log_p[:-2]) / float(x[2] - x[0])
+    torch.testing.assert_close(slope, model.score(x[1:-1])[0][:, 0].detach(), rtol=1e-3, atol=1e-3)
+    s, ds = (t.detach() for t in model.score(x))
+    by_hand = (0.5 * s.square() + ds).mean()
+    assert float(objectives.csm(model, x, 1.0).detach()) == pytest.approx(float(by_hand), rel=1e-9)
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others() -> None:
     models = [build() for _ in range(3)]
     state = torch.get_rng_state()

@@ -23,6 +23,13 @@ CONFIG_NAME = "config.json"
 _HEADER_KEY = "arcsm"
 
 
+def _plain(value: Any) -> Any:
+    """A number of numpy or torch as JSON has it."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +39,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write tensors and a JSON header to one safetensors file, atomically."""
-    text = json.dumps({"schema_version": SCHEMA_VERSION, **header})
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **header}, default=_plain)
     path.parent.mkdir(parents=True, exist_ok=True)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
@@ -90,7 +97,7 @@ def save_module(module: torch.nn.Module, config: Mapping[str, Any], path: str | 
     file = weights_path(path)
     write_tensors(file, module.state_dict(), config)
     if file != Path(path):
-        text = json.dumps({"schema_version": SCHEMA_VERSION, **config}, indent=2)
+        text = json.dumps({"schema_version": SCHEMA_VERSION, **config}, indent=2, default=_plain)
         write_text(file.parent / CONFIG_NAME, text + "\n")
 
 
@@ -173,7 +180,7 @@ def read_state(
             written = complete(header.get(name))
         except (TypeError, ValueError, AttributeError, KeyError):
             written = None
-        theirs, ours = json.loads(json.dumps([written, mine]))
+        theirs, ours = json.loads(json.dumps([written, mine], default=_plain))
         if theirs != ours:
             which = _first_difference(theirs, ours)
             raise ValueError(f"{path}: was written with another {name} configuration{which}; use another run folder")

@@ -31,6 +31,7 @@ Method = Literal["closed_form", "flow", "quadrature"]
 _HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, FULL_SPAN)
 #: The same at the largest noise of a ladder, which leaves nothing narrow.
 _HALF_GRID_OF_FLOW = (0.6, 1.2, 1.8, 2.4, 3.0, 4.0, 7.0, FULL_SPAN)
+_WIDENED = 60  # times that a bracket may grow to hold a quantile
 _LEAST_MASS = 1e-4  # of a cell whose mean density is taken from the distribution function
 _CHUNK = 4096  # conditionals integrated at a time
 _BLOCK_BYTES = 1 << 21  # of one layer's units that a thread evaluates at a time: more would leave the cache
@@ -181,8 +182,9 @@ class Conditionals:
             upper, lower = (some.cdf(x[wide] + sign * half[wide]).double() for sign in (1.0, -1.0))
             mass = mass.index_put((wide,), upper - lower)
             self.unsure += some.unsure
-        found = torch.log(mass / (2.0 * half.double())).to(x)
-        rest = (mass < _LEAST_MASS).nonzero()[:, 0]
+        least = mass < _LEAST_MASS
+        found = torch.log(torch.where(least, 1.0, mass) / (2.0 * half.double()).masked_fill(least, 1.0)).to(x)
+        rest = least.nonzero()[:, 0]
         if len(rest):
             some = replace(self, projection=self.projection[rest], unsure=0)
             found = found.index_put((rest,), some.log_prob(x[rest]))
@@ -265,10 +267,16 @@ class Conditionals:
     def _closed_form_icdf(self, u: Tensor) -> Tensor:
         """Bisection on the closed-form CDF, then Newton steps."""
         assert isinstance(self.head, NormalisedHead)
-        low, high = self.head.bracket(self.projection, self.sigma)
+        projection, u = self._projection, u.to(self.dtype)
+        low, high = self.head.bracket(projection, self.sigma)
+        for _ in range(_WIDENED):  # what is far out in the lower tail is a number, too
+            outside = self.head.distribution(projection, low, self.sigma) > u
+            if not bool(outside.any()):
+                break
+            low = torch.where(outside, low - (high - low), low)
         for _ in range(60):
             middle = 0.5 * (low + high)
-            below = self.head.distribution(self.projection, middle, self.sigma) < u
+            below = self.head.distribution(projection, middle, self.sigma) < u
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return 0.5 * (low + high)
 
@@ -292,7 +300,7 @@ def starting_nodes(
 
 def outside_of(head: Head, sigma: float | None, nodes: Tensor) -> OutsideFunction | None:
     """What the conditionals of a head are at the outer ones of some nodes ``(N, K)``, where that is known."""
-    if not isinstance(head, ScoreHead):
+    if not isinstance(head, ScoreHead) or not head.is_plain:
         return None
     innermost = torch.minimum(-nodes[:, 0], nodes[:, -1])
     support = math.hypot(sigma or 0.0, head.data_std) * FULL_SPAN

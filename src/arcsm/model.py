@@ -543,7 +543,10 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Au
         model = AutoregressiveModel.from_config(config)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    model.to(tensors["shift"].dtype if "shift" in tensors else torch.get_default_dtype())
+    dtype = tensors["shift"].dtype if "shift" in tensors else torch.get_default_dtype()
+    if dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"{file}: expected weights that are real numbers, got {dtype}")
+    model.to(dtype)
     checkpoint.load_state(model, tensors, file)
     model.set_standardisation(model.shift.clone(), model.scale.clone())  # checks them
     return model.to(resolve_device(device)).eval()

@@ -104,6 +104,8 @@ def particles(
     flat = model.standardise(y, missing or None).reshape(-1, model.features)
     if not len(flat):
         raise ValueError(f"y: expected at least one row, got shape {tuple(y.shape)}")
+    if not missing and bool(flat.isnan().any()):
+        raise ValueError("y: holds missing values; fill them first (arcsm.corruptions.Lost)")
     rows = rows_of(condition, y.shape[:-1])
     build = model.conditionals_of(level, method, None, Accuracy(tol, max_evaluations), Prepared())
     size = max(1, ROWS // count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class NoiseLadder:
                 f"noise: expected sigma_max >= sigma_min > 0, "
                 f"got sigma_max={self.sigma_max}, sigma_min={self.sigma_min}"
             )
-        if not isinstance(self.levels, int) or self.levels < 1:
+        if not isinstance(self.levels, Integral) or self.levels < 1:
             raise ValueError(f"noise: expected a whole number of levels >= 1, got {self.levels}")
         if (self.levels == 1) != (self.sigma_min == self.sigma_max):
             raise ValueError(

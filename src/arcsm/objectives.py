@@ -283,7 +283,7 @@ def _score_matching(
     compiled: bool | None,
 ) -> Tensor:
     """Mean over the batch of the sum of weight * (s^2 / 2 + derivative * ds + linear * s); contexts ``(B, D, C)``."""
-    if isinstance(model.head, ScoreHead) and not z.requires_grad:
+    if isinstance(model.head, ScoreHead) and model.head.is_plain and not z.requires_grad:
         total = fused_score_matching(
             model.head,
             context.flatten(0, -2),
@@ -365,5 +365,7 @@ def _field(
             return model.head.score(projection, z, sigma), z
         if not isinstance(model.head, NormalisedHead):
             raise ValueError(f"joint: the joint score needs a normalised head, got a {type(model.head).__name__}")
+        if not model.head.has_score:
+            model.head.score(projection, z, sigma)  # says why not
         log_prob = model.head.log_density(projection, z, sigma).sum()
         return torch.autograd.grad(log_prob, z, create_graph=True)[0], z

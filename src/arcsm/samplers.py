@@ -111,7 +111,7 @@ def probability_flow(conditionals: Conditionals, generator: torch.Generator | No
         ValueError: for a model without a noise ladder.
     """
     top = _largest_noise(conditionals, "probability_flow")
-    x = _exact_draw(conditionals, top, open_uniform_like(conditionals.projection[:, 0], generator), tol)
+    x = _exact_draw(conditionals, top, _uniform(conditionals, generator), tol)
     for high, low in itertools.pairwise(conditionals.path):
         first = conditionals.score(x, high)
         second = conditionals.score(torch.add(x, first, alpha=(high - low) * high), low)
@@ -145,7 +145,7 @@ def fast_flow(conditionals: Conditionals, generator: torch.Generator | None = No
         ValueError: for a model without a noise ladder.
     """
     top = _largest_noise(conditionals, "fast_flow")
-    u = open_uniform_like(conditionals.projection[:, 0], generator)
+    u = _uniform(conditionals, generator)
     if conditionals.head.normalised:
         x = replace(conditionals, path=(top,), method="closed_form").icdf(u)
     else:
@@ -170,9 +170,14 @@ def inverse_cdf(conditionals: Conditionals, generator: torch.Generator | None = 
     """
     method: Method = "closed_form" if conditionals.head.normalised else "quadrature"
     exact = replace(conditionals, method=method, accuracy=Accuracy(tol), unsure=0)
-    x = exact.icdf(open_uniform_like(conditionals.projection[:, 0], generator))
+    x = exact.icdf(_uniform(conditionals, generator))
     conditionals.unsure += exact.unsure
     return x
+
+
+def _uniform(conditionals: Conditionals, generator: torch.Generator | None) -> Tensor:
+    """Numbers in (0, 1) of the precision that densities have: half precision knows but a few hundred."""
+    return open_uniform_like(conditionals.projection[:, 0].to(conditionals.dtype), generator)
 
 
 SAMPLERS: Mapping[str, Sampler] = {

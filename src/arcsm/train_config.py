@@ -28,15 +28,15 @@ class TrainConfig(BaseModel):
         variance_reduced: For ssm.
         joint: For sm and ssm, and for dsm with ``sigma``, of normalised heads: the field that is matched.
         steps: Optimiser steps.
-        epochs: Passes over the data, in place of ``steps``.
+        epochs: Passes over the data, in place of ``steps``; of each the rows that fill whole batches, others each time.
         batch_size: Rows a step, over all processes.
         accumulate: Parts that each process computes its share of a step's rows in, one after another, so that it needs
             less memory. But for dropout, ``hide``, ``mix="auto"`` and rounding, the weights are the same.
         optimizer: ``"adam"`` or ``"adamw"``.
-        learning_rate: Its peak.
+        learning_rate: Its peak, but for cosines that fall before the warm-up ends.
         weight_decay: Decoupled, for adamw.
-        schedule: ``"constant"`` or ``"cosine"`` (down to zero), after the warm-up.
-        warmup_steps: Steps of linear warm-up.
+        schedule: ``"constant"`` or ``"cosine"``, down to zero over all steps.
+        warmup_steps: Steps of linear warm-up, whose share the rate is multiplied by.
         clip_norm: Largest norm of the gradient; ``None`` for no clipping.
         ema: Decay of the average of the weights that is validated and kept; 0 for the weights themselves.
         dequantise: Width of the uniform noise added to each batch, in data units; one, or one for each column.

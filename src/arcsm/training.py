@@ -30,6 +30,7 @@ from arcsm.training_rows import (
     InMemory,
     OnDisk,
     Rows,
+    check_told_apart,
     checked,
     checked_stream,
     fingerprint,
@@ -64,7 +65,7 @@ class FitResult:
         steps: Optimiser steps done.
         seconds: Time spent, earlier parts of a resumed run included.
         best_step: Step of the best validation (the last step without validation data).
-        best_loss: Its objective, or the last training loss.
+        best_loss: Its objective, or the running mean of the last training losses.
         history: One row for each validation: step, loss, valid, learning_rate, seconds.
         stopped_early: Whether patience ran out.
     """
@@ -112,7 +113,9 @@ def fit(
             ``lightning.pytorch.loggers.WandbLogger`` or ``MLFlowLogger``.
         objective: In place of that of ``config``, a function of your own, which is called as those of
             :mod:`arcsm.objectives` are, ``objective(model, x, condition=..., generator=...)``, and returns the mean
-            loss of the rows. A checkpoint does not tell which it was: give the same when you resume.
+            loss of the rows. Where a batch is taken in parts the generator is an :class:`arcsm.draws.Share`, of which
+            the functions of that module draw. A checkpoint does not tell which objective it was: give the same when you
+            resume.
 
     Returns:
         What came out; the weights are in ``model``.
@@ -159,8 +162,8 @@ def check_same_data(path: Path, header: Mapping[str, Any], data: Mapping[str, in
     Raises:
         ValueError: for one of others.
     """
-    began = header.get("data", data)
-    if began != data:
+    began = header.get("data", {})
+    if any(data.get(name) != value for name, value in began.items()):
         counts = f"{began.get('rows')} rows then, {data['rows']} now"
         raise ValueError(f"{path}: the run began with other data ({counts}); begin again in another folder")
 
@@ -201,14 +204,16 @@ class _Trainer:
         if isinstance(x_train, RowStream):
             self.source = OnDisk(checked_stream(model, x_train, condition_train), model.shift.to(device))
         else:
-            self.source = InMemory(
-                *on_device(device, checked(model, x_train, "x_train"), condition_train, model.context)
-            )
+            rows = checked(model, x_train, "x_train")
+            check_told_apart(model, x_train)
+            self.source = InMemory(*on_device(device, rows, condition_train, model.context))
         self.held_out: tuple[Tensor, Tensor | None] | None = None
         if x_valid is not None:
-            rows = checked(model, x_valid, "x_valid")
+            rows = checked(model, x_valid, "x_valid").detach()
             self.held_out = on_device(device, rows, condition_valid, model.context, config.validation_rows)
         self.data = fingerprint(x_train, condition_train)
+        if x_valid is not None:
+            self.data["held_out"] = fingerprint(x_valid, condition_valid)["checksum"]
         self.dequantise = widths(config, model.features).to(device)
         standardise(model, x_train, config)
 
@@ -229,6 +234,7 @@ class _Trainer:
         self.step = 0
         self.seconds = 0.0
         self.best = {"step": 0, "loss": math.inf, "missed": 0}
+        self.running = math.nan  # mean of the last training losses
         self.best_weights = _copies(model.state_dict())  # until there are better ones
         self.history: list[dict[str, float]] = []
         self.epoch: tuple[int, Epoch] | None = None
@@ -353,17 +359,17 @@ class _Trainer:
     def train(self, progress: bool) -> FitResult:
         log = TrainingLog(self.run if self.group.first else None, self.step, self.config.tensorboard)
         begun, last_saved = time.monotonic() - self.seconds, time.monotonic()
-        stopped, running = self.has_stopped(), math.nan
+        stopped = self.has_stopped()
         shown, patient = progress and self.group.first, self.group.size > 1
         with self.logged(), track("training", self.total, shown) as bar, log, asked_to_stop(patient) as asked:
             bar(self.step)
             while self.step < self.total and not stopped:
                 value = self.advance()
-                running = value if math.isnan(running) else 0.98 * running + 0.02 * value
-                bar(note=f"loss {running:.4g}")
+                self.running = value if math.isnan(self.running) else 0.98 * self.running + 0.02 * value
+                bar(note=f"loss {self.running:.4g}")
                 self.seconds = time.monotonic() - begun
                 if self.step % self.config.validate_every == 0 or self.step == self.total:
-                    stopped = self.assess(running, log)
+                    stopped = self.assess(self.running, log)
                 asked_any = self.group.any(asked() or processes.is_orphaned())
                 due = time.monotonic() - last_saved >= self.config.checkpoint_seconds or asked_any
                 if self.run is not None and due:
@@ -385,6 +391,8 @@ class _Trainer:
         self.history.append(row)
         log.write(row)
         self.fabric.log_dict({name: value for name, value in row.items() if name != "step"}, self.step)
+        if not math.isfinite(judged) and not math.isfinite(self.best["loss"]):
+            self.diverged(f"the objective of held-out rows is {judged}; one of them may be far from all others")
         if self.held_out is None or judged < self.best["loss"]:
             self.best = {"step": self.step, "loss": judged, "missed": 0}
             self.best_weights = _copies(self.average.module.state_dict())
@@ -450,6 +458,7 @@ class _Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "best": {**self.best, "loss": _json_float(self.best["loss"])},
+            "running": _json_float(self.running),
             "history": self.history,
             "data": self.data,
             "train": _comparable(self.config),
@@ -472,6 +481,7 @@ class _Trainer:
         checkpoint.load_optimizer(self.optimizer, parts.get("optimizer", {}))
         self.step, self.seconds = int(header["step"]), float(header["seconds"])
         self.best = {**header["best"], "loss": float(header["best"]["loss"])}
+        self.running = float(header.get("running", math.nan))
         self.history = list(header["history"])
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from arcsm.contexts import Context
+from arcsm.data.arrays import check_precision
 from arcsm.data.streams import RowStream, StreamEpoch
 from arcsm.model import AutoregressiveModel
 from arcsm.train_config import TrainConfig
@@ -99,7 +100,13 @@ def on_device(
         raise ValueError(f"condition: expected one for each of {len(x)} rows, got shape {tuple(condition.shape)}")
     with torch.no_grad():  # the first one, as all of them
         context.begin((1,), None if condition is None else condition[:1].to(next(context.parameters()).device))
-    return x[:most].to(device), None if condition is None else condition[:most].to(device)
+    return _own(x[:most], device), None if condition is None else _own(condition[:most], device)
+
+
+def _own(rows: Tensor, device: torch.device) -> Tensor:
+    """Rows on a device, without the graph that they may come from."""
+    rows = rows.detach().to(device)
+    return rows.clone() if rows.is_inference() else rows
 
 
 def fingerprint(x: Tensor | RowStream, condition: Tensor | None) -> dict[str, int]:
@@ -110,8 +117,8 @@ def fingerprint(x: Tensor | RowStream, condition: Tensor | None) -> dict[str, in
     parts = [x.mean, x.deviation] if isinstance(x, RowStream) else [x] if condition is None else [x, condition]
     checksum = 0
     for part in parts:
-        numbers = torch.as_tensor(part).detach().cpu().contiguous().numpy()
-        checksum = zlib.crc32(numbers.reshape(-1).view("u1").data, checksum)
+        numbers = torch.as_tensor(part).detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        checksum = zlib.crc32(numbers.data, checksum)
     return {"rows": len(x), "checksum": checksum}
 
 
@@ -138,6 +145,17 @@ def checked(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
             f"{name}: {int(bad.sum())} values are NaN or infinite, the first in row {row}, column {column}"
         )
     return x.to(model.shift.dtype)
+
+
+def check_told_apart(model: AutoregressiveModel, x: Tensor) -> None:
+    """A model in single precision must tell the values of every column apart; see :func:`check_precision`.
+
+    Raises:
+        ValueError: which names a column whose values it cannot tell apart.
+    """
+    if x.dtype == torch.float64 and model.shift.dtype != torch.float64:
+        columns = [str(name) for name in model.metadata.get("columns") or range(x.shape[1])]
+        check_precision(x.detach().cpu().numpy(), columns, "x_train")
 
 
 def widths(config: TrainConfig, features: int) -> Tensor:

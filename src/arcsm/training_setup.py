@@ -14,6 +14,8 @@ from arcsm.model import AutoregressiveModel
 from arcsm.processes import Group
 from arcsm.train_config import TrainConfig
 
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from lightning_fabric.loggers.logger import Logger
@@ -38,18 +40,27 @@ def own_parts(group: Group, batch: int, accumulate: int) -> dict[int, slice]:
 def fabric_of(group: Group, device: torch.device, precision: str, loggers: Sequence[Logger]) -> Fabric:
     """Precision, loggers and, where there are several processes, their common gradient."""
     from lightning_fabric import Fabric  # takes seconds
+    from lightning_fabric.plugins import MixedPrecision
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
-    options: dict[str, Any] = {"accelerator": device.type, "precision": precision}
+    class MixedProducts(MixedPrecision):
+        """Half precision for products alone: rows are in units of the data, which it would not tell apart."""
+
+        def convert_input(self, data: Any) -> Any:
+            return data
+
+    plugins: list[Any] = [] if precision == "32-true" else [MixedProducts(precision, device.type)]  # type: ignore[arg-type]
+    options: dict[str, Any] = {"accelerator": device.type}
     if group.size == 1:
         devices = [device.index] if device.index is not None else 1
-        alone: list[Any] = [LightningEnvironment()]  # whatever a scheduler has put into the environment
-        return Fabric(devices=devices, loggers=list(loggers), plugins=alone, **options)
+        plugins.append(LightningEnvironment())  # whatever a scheduler has put into the environment
+        return Fabric(devices=devices, loggers=list(loggers), plugins=plugins, **options)
     fabric = Fabric(
         devices=group.local_size,
         num_nodes=group.size // group.local_size,
         strategy="ddp",
         loggers=list(loggers) if group.first else None,
+        plugins=plugins,
         **options,
     )
     fabric.launch()
@@ -58,7 +69,8 @@ def fabric_of(group: Group, device: torch.device, precision: str, loggers: Seque
 
 def is_random(layer: nn.Module) -> bool:
     """Whether a layer draws from torch's own generator while training."""
-    return (isinstance(layer, nn.Dropout) and layer.p > 0.0) or (isinstance(layer, Hide) and layer.share > 0.0)
+    drops = isinstance(layer, _DROPOUTS) and layer.p > 0.0
+    return drops or isinstance(layer, nn.RReLU) or (isinstance(layer, Hide) and layer.share > 0.0)
 
 
 def optimizer_of(model: AutoregressiveModel, config: TrainConfig) -> torch.optim.Optimizer:
@@ -70,7 +82,7 @@ def optimizer_of(model: AutoregressiveModel, config: TrainConfig) -> torch.optim
 
 
 def averaging(decay: float) -> Callable[..., None]:
-    """Exponential average that starts as a plain mean of the first steps."""
+    """Exponential average whose memory grows with what there is to remember, up to that asked for."""
 
     @torch.no_grad()
     def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:

@@ -140,7 +140,8 @@ class MADE(Context):
             ``max_frequency``: a narrow structure that moves fast with the values before it is learned far sooner.
         max_frequency: In radians for a unit of standardised data.
         missing: Whether values may be NaN, which means that they are not known: the contexts are told so.
-        hide: Share of the values that training hides from the contexts (:class:`Hide`), where ``missing``.
+        hide: Share of the values that training hides from the contexts of half of the rows (:class:`Hide`), where
+            ``missing``.
 
     Raises:
         ValueError: for an order that is no permutation, sizes below one, both kinds of condition, or residual

@@ -23,10 +23,12 @@ class Head(nn.Module, ABC):
     Attributes:
         context_features: Size :math:`C` of the contexts.
         normalised: Whether the density and the CDF exist in closed form (:class:`NormalisedHead`).
+        has_score: Whether there is a score; what needs one is not for a head of probabilities.
     """
 
     context_features: int
     normalised: bool = False
+    has_score: bool = True
 
     @abstractmethod
     def project(self, context: Tensor) -> Tensor:

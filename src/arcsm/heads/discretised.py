@@ -50,6 +50,8 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
             spread.mul_(0.5)
             scale.sub_(math.log(2.0))
 
+    has_score = False
+
     def config(self) -> dict[str, Any]:
         return {**super().config(), "levels": self.levels}
 

@@ -53,7 +53,7 @@ class GaussianHead(NormalisedHead):
     def evaluate(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         mean, var = self.moments(projection, sigma)
         score = (mean - x) / var
-        return score, (-1.0 / var).expand(score.shape)
+        return score, torch.where(score.isnan(), score, -1.0 / var)  # NaN where a value is missing
 
     def log_density(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         mean, var = self.moments(projection, sigma)

@@ -154,7 +154,8 @@ class ScoreHead(Head):
 
     def embedding(self, scales: Scales) -> Tensor:
         """What the network is told of the noise level, ``(*, E)``: zero without noise."""
-        log = torch.log1p(scales.damping.clamp(min=1e-6).reciprocal().clamp(max=1e6))  # log(1 + tau / sigma)
+        most = min(1e6, torch.finfo(scales.damping.dtype).max)
+        log = torch.log1p(scales.damping.clamp(min=1e-6).reciprocal().clamp(max=most))  # log(1 + tau / sigma)
         noisy = (scales.damping > 0).to(log.dtype)
         features = (log, torch.sin(log), torch.cos(log), torch.sin(2.0 * log), torch.cos(2.0 * log))
         return torch.stack(features, -1) * noisy.unsqueeze(-1)
@@ -222,9 +223,14 @@ class ScoreHead(Head):
         window, _ = self.window(x, scales.width)
         return scales.gain * window * correction - x / scales.width.square()
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether its scores are those of this class, which are also computed in faster ways."""
+        return type(self).evaluate is ScoreHead.evaluate and type(self).score is ScoreHead.score
+
     @torch.no_grad()
     def at(self, sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
-        if isinstance(sigma, Tensor):
+        if isinstance(sigma, Tensor) or not self.is_plain:
             return super().at(sigma)
         level = self._level(sigma)
         deeper = [(layer.weight, layer.bias) for layer in self.layers()[1:]]
@@ -252,7 +258,7 @@ class ScoreHead(Head):
     def at_with_derivative(
         self, sigma: Sigma, workspace: Workspace | None = None
     ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        if isinstance(sigma, Tensor):
+        if isinstance(sigma, Tensor) or not self.is_plain:
             return super().at_with_derivative(sigma, workspace)
         level = self._level(sigma)
         one = level.of_value.new_ones(())
