@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,17 @@ from arcsm import (
     samplers,
     save,
 )
+from arcsm.anomaly import negative_log_prob
 from arcsm.config import load_config, parse_config
 from arcsm.data import read_images
+from arcsm.data.datasets import ImageData, load_dataset
 from arcsm.denoise import GaussianNoise, particles
+from arcsm.distribution import AutoregressiveDistribution
+from arcsm.export import export_scorer
+from arcsm.files import atomic_path
 from arcsm.implicit import GaussianEntropy, ScoreNetwork
+from arcsm.runs import load_run, warn_of_other_data
+from arcsm.training_log import read_metrics
 from small_runs import ON_DATA
 
 
@@ -318,3 +327,115 @@ def test_weights_that_are_no_real_numbers_are_refused(tmp_path: Path) -> None:
     checkpoint.write_tensors(tmp_path / "whole.safetensors", whole, header)
     with pytest.raises(ValueError, match=r"expected weights that are real numbers, got torch\.int64"):
         load(tmp_path / "whole.safetensors")
+
+
+# Runs and files, again ----------------------------------------------------------------------------------------------
+
+
+def test_a_refused_resume_leaves_the_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    quick = (
+        "--set",
+        "train.batch_size=8",
+        "--set",
+        "train.validation_rows=8",
+        "--set",
+        "model.head.hidden_features=[8]",
+    )
+    assert run("train", "toy-rings", *quick, "--set", "train.steps=2", "--out", out) == 0
+    before = (out / "config.yaml").read_text()
+    assert run("train", "toy-rings", *quick, "--set", "train.steps=3", "--out", out, "--resume") == 1
+    assert (out / "config.yaml").read_text() == before
+    assert run("report", out, "--out", out / "model.safetensors") == 1
+    assert "expected an .html file" in capsys.readouterr().err
+
+
+def test_a_report_says_that_the_data_have_changed(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 2))
+    np.save(tmp_path / "t.npy", rows)
+    (tmp_path / "run.yaml").write_text(ON_DATA % f"{{kind: table, path: {tmp_path / 't.npy'}}}")
+    assert run("train", tmp_path / "run.yaml", "--out", tmp_path / "run") == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_run_and_warn(tmp_path / "run")
+    np.save(tmp_path / "t.npy", rows[::-1])
+    with pytest.warns(UserWarning, match="the data have changed since it was trained"):
+        load_run_and_warn(tmp_path / "run")
+
+
+def load_run_and_warn(folder: Path) -> None:
+    config = load_run(folder).config
+    warn_of_other_data(folder, load_dataset(config.data, config.train.seed))
+
+
+def test_a_log_that_a_crash_has_cut_is_read(tmp_path: Path) -> None:
+    whole = "step,loss,valid,learning_rate,seconds\n1,0.5,,0.1,2.0\n"
+    for cut in ("", "\0\0\0\0", "2\n", "2,0.4,,x"):
+        (tmp_path / "metrics.csv").write_text(whole + cut)
+        assert [row["step"] for row in read_metrics(tmp_path)] == [1.0]
+    (tmp_path / "metrics.csv").write_text(whole.replace("0.5", "x") + "2,0.4,,0.1,3.0\n")
+    with pytest.raises(ValueError, match=r"metrics\.csv: row 1 is not one of a training log"):
+        read_metrics(tmp_path)
+
+
+def test_images_in_hidden_folders_take_nothing_from_others(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    for name in ("real/a.png", "b.png"):
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)
+    (tmp_path / ".hidden").symlink_to(tmp_path / "real")
+    (tmp_path / "also").symlink_to(tmp_path / "real")
+    assert read_images(tmp_path).names == ("b.png", "real/a.png")
+
+
+def test_dark_pixels_of_sixteen_bits_stay_dark(tmp_path: Path) -> None:
+    (tmp_path / "dark.pgm").write_bytes(b"P5 2 2 65535\n" + b"\x00\xc8" * 4)
+    assert int(read_images(tmp_path / "dark.pgm").pixels.max()) == 1
+
+
+def test_test_sets_of_another_shape_are_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", x_train=np.zeros((20, 4, 4), np.uint8), x_test=np.zeros((5, 5, 5), np.uint8))
+    data = ImageData(kind="images", path=str(tmp_path / "t.npz"), key="x_train", test_key="x_test")
+    with pytest.raises(ValueError, match=r"to train on of \[1, 4, 4\] and to test on of \[1, 5, 5\]"):
+        load_dataset(data, 0)
+
+
+def test_names_of_any_bytes_and_lengths(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.zeros((1, 2), np.uint8))
+    (tmp_path / "images").mkdir()
+    picture.save(tmp_path / "images" / "a.png")
+    os.rename(tmp_path / "images" / "a.png", os.fsencode(tmp_path / "images") + b"/\xff\xfe.png")
+    made, head = MADE(2, 4, (8,)), ScoreHead(4, (8,))
+    metadata = {"image_shape": [1, 1, 2], "levels": 256}
+    save(AutoregressiveModel(made, head, NoiseLadder(1.0, 0.1, 4), metadata=metadata), tmp_path / "run")
+    assert run("score", tmp_path / "run", tmp_path / "images", "--out", tmp_path / "s.csv") == 0
+    assert "\\xff\\xfe.png" in (tmp_path / "s.csv").read_text()
+    long = tmp_path / f"{'x' * 240}.csv"
+    with atomic_path(long) as temporary:
+        temporary.write_text("1")
+    assert long.read_text() == "1"
+
+
+@pytest.mark.parametrize("text", ["a: 2024-13-45", "a: 0x_", "a: !!timestamp x", "a: !!bool x"])
+def test_yaml_that_means_nothing_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^run\.yaml: not YAML: "):
+        parse_config(text, "run.yaml")
+
+
+def test_rows_with_gaps_have_no_outlier_score() -> None:
+    model = AutoregressiveModel(MADE(2, 4, (8,), missing=True), GaussianHead(4))
+    found = negative_log_prob(model, torch.tensor([[0.0, math.nan], [0.0, 1.0]]))
+    assert found.isnan().tolist() == [True, False]
+
+
+def test_a_program_of_scores_leaves_the_modes_of_all_modules() -> None:
+    model = conditional().train()
+    model.context.eval()
+    export_scorer(model)
+    assert model.training
+    assert not model.context.training
+
+
+def test_labels_are_no_dense_conditions() -> None:
+    model = conditional(condition_features=2)
+    with pytest.raises(ValueError, match=r"condition: expected \(\*, 2\), got \(5, 3\)"):
+        AutoregressiveDistribution(model, torch.zeros(5, 3, dtype=torch.long))

@@ -958,6 +958,18 @@ def test_latents_that_say_nothing_are_counted() -> None:
         fit_vae(vae, rows(40), rows(40), settings("elbo", learning_rate=1e-9))
 
 
+@pytest.mark.parametrize("images", [1, 5, 20, 200])
+def test_latents_that_chance_moves_are_not_used(images: int) -> None:
+    vae = VAEConfig(encoder="gaussian", latents=100, hidden_features=(8,)).build(
+        {"image_shape": [1, 4, 4], "levels": 2}
+    )
+    assert isinstance(vae.encoder, GaussianEncoder)
+    with torch.no_grad():
+        vae.encoder.location_and_log_scale.weight.zero_()  # the same for every image
+    x = vae.prepare(rows(images), seeded())
+    assert sum(used_latents(vae, x, seeded(seed)) for seed in range(5)) <= 5  # of 500
+
+
 @pytest.mark.parametrize(
     ("method", "changes", "message"),
     [

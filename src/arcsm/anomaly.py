@@ -85,11 +85,14 @@ def negative_log_prob(
 ) -> Tensor:
     """Negative log density of rows ``(N, D)`` in nats, ``(N,)``; arguments as in :meth:`AutoregressiveModel.log_prob`.
 
+    NaN of a row that lacks values: with fewer of them it is another density.
+
     Raises:
         ValueError: for a wrong shape, NaN or infinity, or a method that the model does not offer.
     """
     _check_rows(model, x)
-    return -model.log_prob(x, method=method, tol=tol, max_evaluations=max_evaluations).double().cpu()
+    found = -model.log_prob(x, method=method, tol=tol, max_evaluations=max_evaluations).double().cpu()
+    return found.masked_fill(x.isnan().any(1).cpu(), math.nan)
 
 
 # How uniform the PIT values of a row are ----------------------------------------------------------------------------

@@ -68,6 +68,16 @@ def read_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[s
     return tensors, parse_header(header, path)
 
 
+def read_header(path: Path) -> dict[str, Any]:
+    """The header alone of what :func:`write_tensors` wrote; errors as there."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(_HEADER_KEY)
+    except (safetensors.SafetensorError, OSError, UnicodeDecodeError, MemoryError) as error:
+        raise ValueError(f"{path}: not a complete safetensors file ({error})") from error
+    return parse_header(header or "", path)
+
+
 def parse_header(text: str, path: Path) -> dict[str, Any]:
     """The JSON header of a file, checked for its version.
 

@@ -142,6 +142,8 @@ def parse_tree(text: str, source: str, changes: Sequence[str] = ()) -> dict[str,
         raise ValueError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise ValueError(f"{source}: not a configuration: nested too deeply") from error
+    except (ValueError, AttributeError, KeyError, TypeError) as error:  # a date or number that is none, an odd tag
+        raise ValueError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{source}: expected keys name, data, model and train")
     for change in changes:
@@ -184,7 +186,7 @@ def apply_change(tree: dict[str, Any], change: str) -> None:
         tree = tree[name]
     try:
         tree[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"--set {change}: the value is not YAML") from error
     if key == "train.steps":
         tree.pop("epochs", None)  # which would count in place of the steps that are asked for

@@ -50,7 +50,7 @@ class AutoregressiveDistribution(Distribution):
     ) -> None:
         self.model, self.condition, self.level = model, condition, level
         size = model.context.condition_features
-        self._dense = condition is not None and condition.is_floating_point()
+        self._dense = condition is not None and not model.context.classes
         if condition is not None and self._dense and (condition.ndim < 1 or condition.shape[-1] != size):
             raise ValueError(f"condition: expected (*, {size}), got {tuple(condition.shape)}")
         shape = torch.Size() if condition is None else condition.shape[:-1] if self._dense else condition.shape

@@ -36,13 +36,14 @@ def export_scorer(model: AutoregressiveModel, level: int = -1) -> ExportedProgra
         example += (torch.zeros(2, dtype=torch.long, device=model.shift.device),)
     elif size:
         example += (torch.zeros(2, size).to(model.shift),)
-    trains = model.training
+    modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():
             scorer = _Scorer(model, level).eval()
             return torch.export.export(scorer, example, dynamic_shapes=[{0: rows} for _ in example])
     finally:
-        model.train(trains)
+        for module, trains in modes.items():
+            module.training = trains
 
 
 class _Scorer(nn.Module):

@@ -21,6 +21,7 @@ __all__ = [
 FilePath = str | os.PathLike[str]
 
 #: Files of control groups: what they may take, what they take, and what of it are kept copies of files.
+_STEM = 40  # letters of a name that a temporary one keeps: file systems allow 255 bytes
 _OF_GROUPS = ("memory.max", "memory.current", "inactive_file")
 _OF_OLD_GROUPS = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
@@ -185,7 +186,7 @@ def atomic_path(path: FilePath) -> Iterator[Path]:
     if not path.parent.is_dir():
         raise ValueError(f"{path}: expected an existing folder to write into, but {path.parent} is none")
     check_writable(path)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:_STEM]}.{uuid.uuid4().hex}.tmp{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb+") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,7 +64,7 @@ class RowSource:
         if _are_images(path, model.metadata.get("image_shape") is not None):
             images = images_for(model, path, skip_bad)
             self._images = continuous_images(images, seed)
-            self.names = None if images.names is None else list(images.names)
+            self.names = None if images.names is None else [_in_utf8(name) for name in images.names]
 
     def parts(self) -> Iterator[Tensor]:
         """The rows, ``(n, D)``."""
@@ -93,6 +94,11 @@ class RowSource:
     def check_not_taken(self, taken: Sequence[str]) -> None:
         """See :func:`arcsm.data.frames.check_not_taken`."""
         check_not_taken(self.path, taken)
+
+
+def _in_utf8(name: str) -> str:
+    """A file's name as text that can be written, whatever bytes it is made of."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _are_images(path: Path, of_images: bool) -> bool:

@@ -21,7 +21,7 @@ from arcsm.data.images import image_grid
 from arcsm.data.pixels import unscale_images
 from arcsm.metrics import Uniformity, add_smallest_noise, gaussian_mixture_scores, pit_uniformity, summary
 from arcsm.progress import track
-from arcsm.runs import Run, class_labels
+from arcsm.runs import Run, class_labels, warn_of_other_data
 from arcsm.training_log import read_metrics
 
 _SCORED_ROWS = 1000  # test rows that likelihoods are measured on, at most
@@ -64,6 +64,7 @@ def write_report(
         progress: Show a progress bar (on a terminal).
     """
     dataset = load_dataset(run.config.data, run.config.train.seed)
+    warn_of_other_data(run.folder, dataset)
     with track("report", 4, progress) as advance:
         numbers, u = _numbers(run, dataset, seed)
         advance()

@@ -14,12 +14,14 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from arcsm import processes
-from arcsm.checkpoint import WEIGHTS_NAME, write_text
+from arcsm.checkpoint import WEIGHTS_NAME, read_header, write_text
 from arcsm.config import C, RunConfig, dump_config, parse_tree, read_text, run_config_path, validated
 from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.heads import DiscretisedLogisticMixtureHead
 from arcsm.model import AutoregressiveModel, load
 from arcsm.training import STATE_NAME, FitResult, fit
+from arcsm.training_rows import fingerprint
+from arcsm.warning import warn
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,34 @@ def train_run(
 def begun(folder: Path, config: BaseModel) -> Iterator[None]:
     """Keep the configuration of a run in its folder, unless what is done inside refuses to begin (``ValueError``)."""
     path = run_config_path(folder)
-    is_new = not path.exists()
+    before = path.read_bytes() if path.exists() else None
     write_text(path, dump_config(config))
     try:
         yield
     except ValueError:
-        if is_new and not (folder / STATE_NAME).exists() and not (folder / WEIGHTS_NAME).exists():
+        if before is not None:
+            write_text(path, before.decode("utf-8"))
+        elif not (folder / STATE_NAME).exists() and not (folder / WEIGHTS_NAME).exists():
             path.unlink(missing_ok=True)
             with suppress(OSError):  # something else is in it
                 folder.rmdir()
         raise
+
+
+def warn_of_other_data(folder: Path, dataset: Dataset) -> None:
+    """Say so if the rows that a run would train on now are not those that it was trained on.
+
+    Then those that are held out now may be among these.
+    """
+    path = folder / STATE_NAME
+    began = read_header(path).get("data") if path.is_file() else None
+    labels = dataset.labels.get("train")
+    now = [fingerprint(dataset.train, condition) for condition in (None, labels)]
+    if isinstance(began, dict) and began.get("checksum") not in [found["checksum"] for found in now]:
+        warn(
+            f"{folder}: the data have changed since it was trained ({began.get('rows')} rows then, "
+            f"{len(dataset.train)} now), so that rows that count as held out may be among those of its training"
+        )
 
 
 def _labels(model: AutoregressiveModel, dataset: Dataset) -> dict[str, Tensor]:

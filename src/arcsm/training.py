@@ -357,7 +357,7 @@ class _Trainer:
     # The loop ---------------------------------------------------------------------------------------------------
 
     def train(self, progress: bool) -> FitResult:
-        log = TrainingLog(self.run if self.group.first else None, self.step, self.config.tensorboard)
+        log = TrainingLog(self.run if self.group.first else None, self.history, self.config.tensorboard)
         begun, last_saved = time.monotonic() - self.seconds, time.monotonic()
         stopped = self.has_stopped()
         shown, patient = progress and self.group.first, self.group.size > 1

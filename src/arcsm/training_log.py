@@ -48,24 +48,25 @@ def ended_worse(history: Sequence[Mapping[str, float]]) -> Worse | None:
 
 
 class TrainingLog:
-    """``metrics.csv`` (and TensorBoard), cut back to the step that a resumed run starts from."""
+    """``metrics.csv`` (and TensorBoard), begun with what a resumed run has behind it."""
 
     COLUMNS = ("step", "loss", "valid", "learning_rate", "seconds")
 
-    def __init__(self, run: Path | None, step: int, tensorboard: bool, extra: Sequence[str] = ()) -> None:
+    def __init__(
+        self, run: Path | None, history: Sequence[Mapping[str, float]], tensorboard: bool, extra: Sequence[str] = ()
+    ) -> None:
         self.columns = (*self.COLUMNS, *extra)
         self.path = None if run is None else run / METRICS_NAME
         self.board: Any = None
         if run is None:
             return
         run.mkdir(parents=True, exist_ok=True)
-        kept = [row for row in read_metrics(run) if row["step"] <= step] if step else []
         with atomic_path(run / METRICS_NAME) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
-            writer.writerows(kept)
+            writer.writerows(history)
         if tensorboard:
-            self.board = _summary_writer(run, step)
+            self.board = _summary_writer(run, int(history[-1]["step"]) if history else 0)
 
     def __enter__(self) -> TrainingLog:
         return self
@@ -84,12 +85,25 @@ class TrainingLog:
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """The rows of a run's ``metrics.csv``; empty cells are left out."""
+    """The rows of a run's ``metrics.csv``; empty cells are left out, as is what a crash has left of a row.
+
+    Raises:
+        ValueError: for a file that holds something else.
+    """
     path = run / METRICS_NAME
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        rows = list(csv.DictReader(line.replace("\0", "") for line in file))
+    found = []
+    for number, row in enumerate(rows, 1):
+        try:
+            numbers = {name: float(value) for name, value in row.items() if value}
+            found.append({**numbers, "step": numbers["step"], "seconds": numbers["seconds"]})
+        except (TypeError, ValueError, KeyError) as error:
+            if number < len(rows):
+                raise ValueError(f"{path}: row {number} is not one of a training log") from error
+    return found
 
 
 def _summary_writer(run: Path, step: int) -> Any:

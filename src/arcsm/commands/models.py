@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -149,7 +150,8 @@ def score(
                 write(score_frame(terms, mean.count, before, source.names, names))
                 mean.add(terms.sum(1))
     if processes.first:
-        print(f"{out}  {count} rows, mean log density {float(mean.mean):.4f} +- {mean.error:.4f} nats")
+        error = "" if math.isnan(mean.error) else f" +- {mean.error:.4f}"
+        print(f"{out}  {count} rows, mean log density {float(mean.mean):.4f}{error} nats")
 
 
 @app.command(

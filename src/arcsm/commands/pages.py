@@ -37,6 +37,8 @@ def report(
     if run.is_file():
         raise ValueError(f"{run}: expected the folder of a run, whose data the page needs, got a file")
     page = out or run / "report.html"
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--out {page}: expected an .html file")
     check_writable(page)
     if is_vae_run(run):
         if sampler is not None:

@@ -199,6 +199,8 @@ def _named_images(config: NamedImageData, seed: int) -> Dataset:
 def _images(train: ImageSet, test: ImageSet | None, config: _Data, seed: int) -> Dataset:
     """Images as rows of values in [-1, 1), in the order channel, row, column."""
     shape = list(train.pixels.shape[1:])
+    if test is not None and list(test.pixels.shape[1:]) != shape:
+        raise ValueError(f"data: images to train on of {shape} and to test on of {list(test.pixels.shape[1:])}")
     metadata: dict[str, Any] = {"image_shape": shape, "levels": train.levels}
     if getattr(config, "size", None) is not None:
         metadata["resized"] = True  # so other images are, too

@@ -113,14 +113,20 @@ def _image_names(folder: Path) -> list[str]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, behind links too; a folder that is linked to twice comes once."""
+    """All files below a folder, behind links too, but for hidden folders; one that is linked to twice comes once."""
+
+    def unreadable(error: OSError) -> None:
+        raise ValueError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
     seen: set[Path] = set()
-    for path, folders, names in os.walk(folder, followlinks=True):
+    for path, folders, names in os.walk(folder, followlinks=True, onerror=unreadable):
         real = Path(path).resolve()
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
+        visible = (name for name in folders if not name.startswith("."))
+        folders[:] = sorted(visible, key=lambda name: ((Path(path) / name).is_symlink(), name))
         yield from (file for file in (Path(path) / name for name in names) if file.is_file())
 
 
@@ -129,22 +135,22 @@ def _read_image(path: Path, channels: int | None, size: int | None) -> np.ndarra
     existing_file(path)
     with reading(path), Image.open(path) as file:
         file.load()
-        image = ImageOps.exif_transpose(file)
+        image, of_pnm = ImageOps.exif_transpose(file), file.format == "PPM"
     if image.mode == "F":
         raise ValueError(f"{path}: expected 8-bit or 16-bit pixels, got floating-point ones")
-    image = _eight_bit(image, path)
+    image = _eight_bit(image, path, of_pnm)
     if channels is not None:
         image = image.convert("L" if channels == 1 else "RGB")
     return np.asarray(image if size is None else central_square(image, size))
 
 
-def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
-    """The image in mode L or RGB."""
+def _eight_bit(image: Image.Image, path: Path, of_pnm: bool = False) -> Image.Image:
+    """The image in mode L or RGB; of PNM files, 16 bits come in 32."""
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(f"{path}: expected 8-bit or 16-bit pixels, got values {values.min()} to {values.max()}")
-        if image.mode == "I" and values.max() <= 255:  # 32 bits that hold 8
+        if image.mode == "I" and values.max() <= 255 and not of_pnm:  # 32 bits that hold 8
             return Image.fromarray(values.astype(np.uint8))
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 = 255 * 257; rounds to nearest
     mode = "L" if _is_grey(image) else "RGB"

@@ -60,7 +60,7 @@ class Settings(BaseModel):
     lists_cells: ClassVar[frozenset[str]] = frozenset({"seeds"})  # settings that say which cells there are, not what
     keeps_cells: ClassVar[bool] = False  # whether they are put beside the record, so that others can be added to it
     seeds: int = Field(1, ge=1)
-    first_seed: int = Field(0, ge=0)
+    first_seed: int = Field(0, ge=0, lt=2**40)
 
     @model_validator(mode="after")
     def _check_seeds(self) -> Self:
@@ -144,7 +144,7 @@ class Study(Generic[S]):
                 if not path.is_file():  # or another process has done it in the meantime
                     kept = self._recorded.get(path.name) or self._computed(compute)
                     write_text(path, json.dumps(kept, allow_nan=False))
-        kept = self.used[path.name] = json.loads(path.read_text(encoding="utf-8"))
+        kept = self.used[path.name] = _read_cell(path)
         self.seconds += kept["seconds"]
         self.codes.add(kept.get("code", "not recorded"))
         return dict(kept["result"])
@@ -319,6 +319,16 @@ def read_cells(path: Path) -> dict[str, dict[str, Any]]:
     except (ValueError, AttributeError):
         pass
     raise ValueError(f"{path}: these are not the cells of an earlier record; move the file away")
+
+
+def _read_cell(path: Path) -> dict[str, Any]:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if {"result", "seconds"} <= kept.keys():
+            return dict(kept)
+    except (ValueError, AttributeError):
+        pass
+    raise ValueError(f"{path}: not a part of an experiment that was written whole; delete it")
 
 
 def _cell_name(file: str) -> str:

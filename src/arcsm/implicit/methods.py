@@ -67,6 +67,8 @@ def _moments(encoder: AutoregressiveEncoder, z: Tensor, features: Tensor | None)
 
 def _inner(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
     method, latents = config.method, vae.latents
+    if config.mix != 1.0 and method != "csm":
+        raise ValueError(f"train.mix: expected 1 for {method}, got {config.mix}; it is for csm")
     if config.score_noise is not None and method != "csm":
         raise ValueError(f"train.score_noise: expected none for {method}; it is for csm")
     if method in ("stein", "spectral"):

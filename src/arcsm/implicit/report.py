@@ -23,6 +23,7 @@ from arcsm.implicit.vae import VAE
 from arcsm.metrics import summary
 from arcsm.progress import track
 from arcsm.report import LikelihoodRow, render, sample_picture
+from arcsm.runs import warn_of_other_data
 from arcsm.training_log import read_metrics
 
 _IMAGES, _SAMPLES = 200, 1_000  # of the likelihood of a page; a convolutional decoder gets a tenth of both
@@ -66,6 +67,7 @@ def write_vae_report(run: VAERun, path: Path, samples: int = 64, seed: int = 0, 
         progress: Show a progress bar (on a terminal).
     """
     dataset = load_dataset(run.config.data, run.config.train.seed)
+    warn_of_other_data(run.folder, dataset)
     with track("report", 3, progress) as advance:
         numbers = _numbers(run.model, dataset, seed, progress)
         advance()

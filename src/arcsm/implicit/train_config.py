@@ -86,5 +86,5 @@ class VAETrainConfig(BaseModel):
     validation_rows: int = Field(256, ge=2)
     validation_samples: int = Field(64, ge=1)
     checkpoint_seconds: float = Field(60.0, ge=0)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     device: str = "auto"

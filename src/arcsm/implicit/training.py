@@ -38,6 +38,7 @@ _LARGEST = 1e3  # spread of the latents, whose prior has spread one
 _SPREAD_SAMPLES = 16  # of each input
 _WEAK = 0.5  # share of the entropy's pressure below which it is said that scores do not keep up
 _SETTLED = 0.1  # share of the training after which it is
+_CERTAIN = 4.0  # standard deviations of what chance explains
 _USED = 0.01  # share of the variance of a latent that inputs must explain for it to count as used
 
 
@@ -100,9 +101,17 @@ def spreads(vae: VAE, x: Tensor, generator: torch.Generator | None = None) -> tu
 
 
 def used_latents(vae: VAE, x: Tensor, generator: torch.Generator | None = None) -> int:
-    """How many latents say something of the input: it explains at least a hundredth of their variance."""
-    within, over_all = spreads(vae, x, generator)
-    return int((1.0 - (within / over_all).square() >= _USED).sum())
+    """How many latents say something of the input: it explains at least a hundredth of their variance.
+
+    What samples alone explain is taken off, and what chance may explain on so few inputs does not count.
+    """
+    z = vae.encode(x, _SPREAD_SAMPLES, generator)
+    within, between = z.var(1).mean(0), z.mean(1).var(0) if len(z) > 1 else z.new_zeros(z.shape[-1])
+    by_chance = within / _SPREAD_SAMPLES
+    explained = between - by_chance
+    enough = explained >= _USED * (explained + within)
+    certain = explained > _CERTAIN * math.sqrt(2.0 / max(1, len(z) - 1)) * by_chance
+    return int((enough & certain).sum())
 
 
 class _Trainer:
@@ -267,7 +276,7 @@ class _Trainer:
     # The loop ---------------------------------------------------------------------------------------------------
 
     def train(self, progress: bool) -> FitResult:
-        log = TrainingLog(self.run, self.step, False, ("pressure",))
+        log = TrainingLog(self.run, self.history, False, ("pressure",))
         with log, asked_to_stop() as asked:
             self.warm_up(asked, progress)
             self.take_steps(log, asked, progress)
