@@ -199,7 +199,9 @@ def test_folders_refused(tmp_path: Path) -> None:
     assert "got another file" in message(lambda: read_images(tmp_path / "note.txt"))
     save(tmp_path / "a.png", grey(6, 5))
     save(tmp_path / "b.png", grey(6, 4))
-    assert "b.png: expected 5 x 6 pixels like a.png, got 4 x 6; size=" in message(lambda: read_images(tmp_path))
+    assert "b.png: expected 5 x 6 pixels like a.png, got 4 x 6 (data.size, in Python size=" in message(
+        lambda: read_images(tmp_path)
+    )
     assert message(lambda: read_images(tmp_path, channels=4)).startswith("channels: expected 1, 3 or None, got 4")
     assert message(lambda: read_images(tmp_path, size=0)).startswith("size: expected a positive integer")
     assert message(lambda: read_images(tmp_path, key="X")).startswith("key: expected None for a folder")

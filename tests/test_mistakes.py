@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from arcsm import (
@@ -348,6 +349,17 @@ def test_a_refused_resume_leaves_the_configuration(tmp_path: Path, capsys: pytes
     assert (out / "config.yaml").read_text() == before
     assert run("report", out, "--out", out / "model.safetensors") == 1
     assert "expected an .html file" in capsys.readouterr().err
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    quick = ("--set", "train.batch_size=8", "--set", "train.validation_rows=8", "--set", "train.steps=2")
+    with FileLock(out / ".lock"):
+        assert run("train", "toy-rings", *quick, "--out", out) == 1
+    assert "another process trains there" in capsys.readouterr().err
+    assert run("train", "toy-rings", *quick, "--out", out) == 0
+    assert not (out / ".lock").exists()
 
 
 def test_a_report_says_that_the_data_have_changed(tmp_path: Path) -> None:

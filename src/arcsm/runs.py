@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from pydantic import BaseModel
 from torch import Tensor
 
@@ -22,6 +23,8 @@ from arcsm.model import AutoregressiveModel, load
 from arcsm.training import STATE_NAME, FitResult, fit
 from arcsm.training_rows import fingerprint
 from arcsm.warning import warn
+
+_LOCK_NAME = ".lock"
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,43 @@ def train_run(
 def begun(folder: Path, config: BaseModel) -> Iterator[None]:
     """Keep the configuration of a run in its folder, unless what is done inside refuses to begin (``ValueError``)."""
     path = run_config_path(folder)
-    before = path.read_bytes() if path.exists() else None
-    write_text(path, dump_config(config))
+    try:
+        with _alone(folder):
+            before = path.read_bytes() if path.exists() else None
+            write_text(path, dump_config(config))
+            try:
+                yield
+            except ValueError:
+                if before is not None:
+                    write_text(path, before.decode("utf-8"))
+                elif not (folder / STATE_NAME).exists() and not (folder / WEIGHTS_NAME).exists():
+                    path.unlink(missing_ok=True)
+                raise
+    except ValueError:
+        with suppress(OSError):  # something is in it
+            folder.rmdir()
+        raise
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time trains in a folder.
+
+    Raises:
+        ValueError: while another one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK_NAME, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(f"{folder}: another process trains there") from error
     try:
         yield
-    except ValueError:
-        if before is not None:
-            write_text(path, before.decode("utf-8"))
-        elif not (folder / STATE_NAME).exists() and not (folder / WEIGHTS_NAME).exists():
-            path.unlink(missing_ok=True)
-            with suppress(OSError):  # something else is in it
-                folder.rmdir()
-        raise
+    finally:
+        with suppress(OSError):  # where open files cannot be taken away it stays
+            (folder / _LOCK_NAME).unlink()
+        lock.release()
 
 
 def warn_of_other_data(folder: Path, dataset: Dataset) -> None:
