@@ -27,19 +27,18 @@ from arcsm.anomaly import Combination
 from arcsm.commands import tables
 from arcsm.data import frame_parts, frame_writer, read_frame, write_frame
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
-from arcsm.estimators.columns import (
+from arcsm.estimators.columns import Columns, describe
+from arcsm.estimators.ensemble import Plan
+from arcsm.estimators.kinds import (
     Asinh,
     Categories,
     Column,
-    Columns,
     Constant,
     Grid,
     Power,
     Straight,
     column_of,
-    describe,
 )
-from arcsm.estimators.ensemble import Plan
 from arcsm.estimators.report import Judged, verdicts, write_detection_report
 
 QUICK: dict[str, Any] = {"max_steps": 20, "n_estimators": 1, "hidden_features": (16,), "random_state": 0}

@@ -15,7 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from arcsm.estimators.base import Array, TableEstimator
-from arcsm.estimators.columns import Column, filled, is_missing, within_type
+from arcsm.estimators.columns import within_type
+from arcsm.estimators.kinds import Column, filled, is_missing
 from arcsm.monte_carlo import systematic
 from arcsm.progress import track
 from arcsm.warning import warn

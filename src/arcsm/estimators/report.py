@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from arcsm import plots
 from arcsm.checkpoint import write_text
 from arcsm.estimators.base import Array
-from arcsm.estimators.columns import Categories, Column, Grid, describe
+from arcsm.estimators.columns import describe
+from arcsm.estimators.kinds import Categories, Column, Grid
 from arcsm.estimators.outliers import ScoreOutlierDetector
 from arcsm.report import render
 

@@ -21,8 +21,9 @@ from sklearn.neighbors import NearestNeighbors
 from arcsm import plots
 from arcsm.checkpoint import write_text
 from arcsm.estimators.base import Array
-from arcsm.estimators.columns import Categories, Column, Columns, Constant, Continuous, Grid, describe
+from arcsm.estimators.columns import Columns, describe
 from arcsm.estimators.density import ScoreDensity
+from arcsm.estimators.kinds import Categories, Column, Constant, Continuous, Grid
 from arcsm.report import render
 
 _LEAST = 50  # held-out rows, and half of the synthetic ones, below which nothing is said

@@ -29,8 +29,8 @@ from arcsm.data.arrays import read_table
 from arcsm.data.datasets import data_folder
 from arcsm.draws import dequantised
 from arcsm.estimators import ScoreDensity
-from arcsm.estimators.columns import grid_of
 from arcsm.estimators.ensemble import Plan
+from arcsm.estimators.kinds import grid_of
 from arcsm.experiments.base import Preset, Settings, Study, over_seeds, study
 from arcsm.experiments.peers import import_zuko
 from arcsm.experiments.ranks import critical_difference, mean_ranks
