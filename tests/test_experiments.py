@@ -218,6 +218,31 @@ def test_no_rate_is_chosen_where_all_broke(tmp_path: Path) -> None:
         tune("b")
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("fig1b", "batch=0"),
+        ("fig1b", "sigmas=[0.1, -0.1]"),
+        ("modes", "learning_rate=0"),
+        ("modes", "left=1"),
+        ("toys-nll", "hidden=[8, 0]"),
+        ("toys-nll", "sigma_min=.inf"),
+        ("toys-nll", "ema=1"),
+        ("fig4", "langevin_steps=[20, 0]"),
+        ("table2-mnist-8", "chains=0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(
+    name: str, change: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["reproduce", name, "--preset", "smoke", "--out", str(tmp_path), "--work", str(tmp_path / "work")]
+    assert cli._run([*command, "--set", change]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"arcsm: --set {change.partition('=')[0]}")
+    assert message.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["fig1a", "fig4", "fig7"])
 def test_seeds_are_refused_by_experiments_of_one(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["reproduce", name, "--preset", "smoke", "--out", str(tmp_path), "--work", str(tmp_path / "work")]

@@ -26,7 +26,7 @@ from arcsm.config import load_tree, validated
 from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.data.images import image_grid
 from arcsm.data.pixels import unscale_images
-from arcsm.experiments.base import Settings, Study, digest
+from arcsm.experiments.base import Count, Settings, Study, digest
 from arcsm.finite import Diverged
 from arcsm.frechet import Frechet
 from arcsm.implicit.annealing import Annealing, gap
@@ -98,7 +98,7 @@ class Table2(Settings):
     methods: tuple[str, ...] = Field((*ENCODERS, "csm, whitened", "csm, standardised"), min_length=1)
     # for all seeds; the others for the first alone
     repeated: tuple[str, ...] = ("csm", "ssm", "elbo", "csm, standardised")
-    latents: tuple[int, ...] = (8, 16)  # of digits; () for none
+    latents: tuple[Count, ...] = (8, 16)  # of digits; () for none
     faces: bool = True
     mnist_changes: tuple[str, ...] = ()
     faces_changes: tuple[str, ...] = ()
@@ -107,9 +107,9 @@ class Table2(Settings):
     test_images: int = Field(10_000, ge=2)
     samples: int = Field(2_000, ge=1)  # latents of each, for the importance weighted bound
     simulated_images: int = Field(128, ge=2)  # of the check from both sides
-    temperatures: int = 200
-    chains: int = 8
-    leapfrog: int = 5
+    temperatures: Count = 200
+    chains: Count = 8
+    leapfrog: Count = 5
     frechet_images: int = Field(2_000, ge=2)
 
 

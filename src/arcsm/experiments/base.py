@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import numpy
 import torch
@@ -33,6 +33,10 @@ from arcsm.files import atomic_path
 from arcsm.progress import track
 
 Preset = Literal["smoke", "cpu", "paper"]
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -312,23 +316,29 @@ def read_cells(path: Path) -> dict[str, dict[str, Any]]:
     """
     if not path.is_file():
         return {}
-    try:
-        cells = json.loads(path.read_text(encoding="utf-8"))
-        if all({"result", "seconds"} <= kept.keys() for kept in cells.values()):
-            return dict(cells)
-    except (ValueError, AttributeError):
-        pass
+    cells = _parsed(path)
+    if isinstance(cells, dict) and all(map(_is_cell, cells.values())):
+        return cells
     raise ValueError(f"{path}: these are not the cells of an earlier record; move the file away")
 
 
 def _read_cell(path: Path) -> dict[str, Any]:
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if {"result", "seconds"} <= kept.keys():
-            return dict(kept)
-    except (ValueError, AttributeError):
-        pass
+    kept = _parsed(path)
+    if _is_cell(kept):
+        return dict(kept)
     raise ValueError(f"{path}: not a part of an experiment that was written whole; delete it")
+
+
+def _parsed(path: Path) -> Any:
+    """What a JSON file holds, and nothing where it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+
+
+def _is_cell(kept: Any) -> bool:
+    return isinstance(kept, dict) and {"result", "seconds"} <= kept.keys()
 
 
 def _cell_name(file: str) -> str:

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from arcsm.contexts import MADE
-from arcsm.experiments.base import Preset, Settings, Study, over_seeds, study
+from arcsm.experiments.base import Count, Positive, Preset, Settings, Study, over_seeds, study
 from arcsm.heads import ScoreHead
 from arcsm.implicit import (
     AutoregressiveScore,
@@ -40,17 +40,17 @@ from arcsm.plots import BLUE, GREY, ORANGE, open_frame
 class Entropy(Settings):
     """Everything here is ours. Learned scores see every sample once; kernels see them in groups."""
 
-    features: tuple[int, ...] = (2, 8, 32)
-    samples: tuple[int, ...] = (1_000, 10_000, 100_000)
+    features: tuple[Count, ...] = (2, 8, 32)
+    samples: tuple[Count, ...] = (1_000, 10_000, 100_000)
     bends: tuple[float, ...] = (0.0, 0.8)
     coupling: float = 0.7
-    batch: int = 100  # samples of an update
-    group: int = 500  # samples of a kernel (their cost grows with its cube)
-    evaluated: int = 20_000  # fresh samples for the gradient, the same number for all
-    learning_rate: float = 2e-3
-    hidden: tuple[int, ...] = (64, 64)  # of the joint network, and of the MADE
-    context_features: int = 8
-    head_hidden: tuple[int, ...] = (32, 32)
+    batch: Count = 100  # samples of an update
+    group: Count = 500  # samples of a kernel (their cost grows with its cube)
+    evaluated: Count = 20_000  # fresh samples for the gradient, the same number for all
+    learning_rate: Positive = 2e-3
+    hidden: tuple[Count, ...] = (64, 64)  # of the joint network, and of the MADE
+    context_features: Count = 8
+    head_hidden: tuple[Count, ...] = (32, 32)
 
 
 PRESETS: Mapping[Preset, Entropy] = {

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from arcsm import objectives
-from arcsm.experiments.base import Preset, Settings, Study, study
+from arcsm.experiments.base import Count, Preset, Settings, Study, study
 from arcsm.experiments.costs import extra_memory_mib, medians_in_turn
 from arcsm.experiments.gaussians import autoregressive, conditional_scores, gaussian_rows, joint, parameters
 from arcsm.fields import denoising_score_matching, exact_score_matching, sliced_score_matching
@@ -30,13 +30,13 @@ class Fig1a(Settings):
 
     many_seeds: ClassVar[bool] = False
 
-    features: tuple[int, ...] = (2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
-    largest_for_sm: int = 200
-    hidden: int = 128
-    context_features: int = 4
-    head_hidden: int = 32
-    batch: int = 128
-    repeats: int = 7
+    features: tuple[Count, ...] = (2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+    largest_for_sm: Count = 200
+    hidden: Count = 128
+    context_features: Count = 4
+    head_hidden: Count = 32
+    batch: Count = 128
+    repeats: Count = 7
 
 
 PRESETS: Mapping[Preset, Fig1a] = {

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from arcsm import objectives
-from arcsm.experiments.base import Preset, Settings, Study, study
+from arcsm.experiments.base import Count, Positive, Preset, Settings, Study, study
 from arcsm.experiments.gaussians import autoregressive, gaussian_rows
 from arcsm.model import AutoregressiveModel
 from arcsm.plots import BLUE, ORANGE, open_frame
@@ -21,17 +21,17 @@ from arcsm.plots import BLUE, ORANGE, open_frame
 class Fig1b(Settings):
     """The paper gives the dimension alone; the rest is ours."""
 
-    features: int = 100
-    hidden: int = 128
-    context_features: int = 4
-    head_hidden: int = 32
-    batch: int = 128
+    features: Count = 100
+    hidden: Count = 128
+    context_features: Count = 4
+    head_hidden: Count = 32
+    batch: Count = 128
     draws: int = Field(200, ge=2)
     draws_of_many: int = Field(50, ge=2)  # with 100 slices and more, where a draw takes seconds
-    slices: tuple[int, ...] = (1, 10, 100, 1000)
-    sigmas: tuple[float, ...] = (0.01, 0.03, 0.1)
-    warm_up: int = 500
-    learning_rate: float = 1e-3
+    slices: tuple[Count, ...] = (1, 10, 100, 1000)
+    sigmas: tuple[Positive, ...] = (0.01, 0.03, 0.1)
+    warm_up: int = Field(500, ge=0)
+    learning_rate: Positive = 1e-3
 
 
 PRESETS: Mapping[Preset, Fig1b] = {

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from arcsm import objectives
-from arcsm.experiments.base import Preset, Settings, Study, over_seeds, study
+from arcsm.experiments.base import Count, Positive, Preset, Settings, Study, over_seeds, study
 from arcsm.experiments.descent import Diverged, descend
 from arcsm.experiments.gaussians import (
     STD,
@@ -38,18 +38,18 @@ class Fig2(Settings):
     ``tuning_steps`` steps: an oracle that no one has in practice, and that favours whoever needs tuning.
     """
 
-    features: int = 100
-    hidden: int = 64
-    context_features: int = 4
-    head_hidden: int = 32
-    batch: int = 64
+    features: Count = 100
+    hidden: Count = 64
+    context_features: Count = 4
+    head_hidden: Count = 32
+    batch: Count = 64
     steps: int = Field(20_000, ge=1)
     record_every: int = Field(400, ge=1)
-    sigmas: tuple[float, ...] = (0.01, 0.03, 0.1)
-    learning_rates: tuple[float, ...] = Field((1e-3, 3e-3, 1e-2, 3e-2), min_length=1)
-    tuning_steps: int = 2_000
+    sigmas: tuple[Positive, ...] = (0.01, 0.03, 0.1)
+    learning_rates: tuple[Positive, ...] = Field((1e-3, 3e-3, 1e-2, 3e-2), min_length=1)
+    tuning_steps: Count = 2_000
     joint_network: bool = True
-    test_rows: int = 2_000
+    test_rows: Count = 2_000
 
 
 PRESETS: Mapping[Preset, Fig2] = {

@@ -26,7 +26,7 @@ from arcsm import objectives
 from arcsm.contexts import MADE
 from arcsm.data.datasets import Dataset, NamedImageData, load_dataset
 from arcsm.draws import dequantised
-from arcsm.experiments.base import Preset, Settings, Study, study
+from arcsm.experiments.base import Count, Positive, Preset, Settings, Study, study
 from arcsm.experiments.descent import Diverged, descend
 from arcsm.heads import LogisticMixtureHead
 from arcsm.model import AutoregressiveModel
@@ -36,23 +36,23 @@ from arcsm.plots import BLUE, GREY, ORANGE, open_frame
 class Fig3a(Settings):
     """The paper says MADE, MNIST and the names of the methods. Sizes, noise, training and its length are ours."""
 
-    data_noise: float = 0.1  # in units of pixels in [-1, 1]
-    hidden: tuple[int, ...] = (256, 256)
-    context_features: int = 4
-    components: int = 5
-    slices: tuple[int, ...] = (1, 5)
-    sigmas: tuple[float, ...] = (0.05, 0.1, 0.3)
-    batch: int = 32
-    steps: int = 1200
-    learning_rates: tuple[float, ...] = Field(
+    data_noise: Positive = 0.1  # in units of pixels in [-1, 1]
+    hidden: tuple[Count, ...] = (256, 256)
+    context_features: Count = 4
+    components: Count = 5
+    slices: tuple[Count, ...] = (1, 5)
+    sigmas: tuple[Positive, ...] = (0.05, 0.1, 0.3)
+    batch: Count = 32
+    steps: Count = 1200
+    learning_rates: tuple[Positive, ...] = Field(
         (3e-3, 1e-2), min_length=1
     )  # each method keeps that of the best validation likelihood
-    tuning_steps: int = 400  # after which the rates are compared, with the first seed
-    warmup: int = 200  # steps; without them a large rate breaks whoever needs it most
-    clip: float = 100.0  # norm of the gradient; with 2,000 the score matching of a seed in two broke at a large rate
+    tuning_steps: Count = 400  # after which the rates are compared, with the first seed
+    warmup: Count = 200  # steps; without them a large rate breaks whoever needs it most
+    clip: Positive = 100.0  # norm of the gradient; with 2,000 the score matching of a seed in two broke at a large rate
     checkpoints: int = Field(12, ge=1)
-    test_rows: int = 500
-    validation_rows: int = 500
+    test_rows: Count = 500
+    validation_rows: Count = 500
 
 
 PRESETS: Mapping[Preset, Fig3a] = {

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from arcsm.contexts import MADE
-from arcsm.experiments.base import Preset, Settings, Study, over_seeds, study
+from arcsm.experiments.base import Count, Positive, Preset, Settings, Study, over_seeds, study
 from arcsm.experiments.gaussians import parameters
 from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.heads import LogisticMixtureHead, ScoreHead
@@ -33,17 +33,17 @@ class Fig3b(Settings):
     """
 
     toy: str = "checkerboard"
-    rows: int = 50_000
-    test_rows: int = 5_000
-    sigma: float = 0.05
-    components: tuple[int, ...] = Field((1, 2, 5, 10, 20, 50), min_length=1)
-    baseline_hidden: int = 128
-    hidden: int = 64
-    head_hidden: int = 32
-    steps: int = 4_000
-    batch: int = 512
-    learning_rates: tuple[float, ...] = Field((2e-3, 1e-2), min_length=1)  # the best on rows of its own, first seed
-    valid_rows: int = 2_000
+    rows: Count = 50_000
+    test_rows: Count = 5_000
+    sigma: Positive = 0.05
+    components: tuple[Count, ...] = Field((1, 2, 5, 10, 20, 50), min_length=1)
+    baseline_hidden: Count = 128
+    hidden: Count = 64
+    head_hidden: Count = 32
+    steps: Count = 4_000
+    batch: Count = 512
+    learning_rates: tuple[Positive, ...] = Field((2e-3, 1e-2), min_length=1)  # the best on rows of its own, first seed
+    valid_rows: Count = 2_000
 
 
 PRESETS: Mapping[Preset, Fig3b] = {

@@ -23,7 +23,7 @@ from arcsm import plots
 from arcsm.data.datasets import Dataset
 from arcsm.data.images import image_grid
 from arcsm.data.pixels import unscale_images
-from arcsm.experiments.base import Preset, Study, digest, result_path, study
+from arcsm.experiments.base import Count, Preset, Study, digest, result_path, study
 from arcsm.experiments.evaluations import counted
 from arcsm.experiments.image_models import (
     CPU_MADE,
@@ -58,14 +58,14 @@ class Fig4(ImageModels):
         ),
         min_length=1,
     )
-    grid: int = 64  # samples that are shown
-    samples: int = 2_000  # of the Fréchet distance, and as many held-out images
+    grid: Count = 64  # samples that are shown
+    samples: Count = 2_000  # of the Fréchet distance, and as many held-out images
     timed_samples: int = Field(64, ge=1)  # by each sampler, of a model of scores
     compared_samples: int = Field(256, ge=2)  # and as many whose Fréchet distance is taken
-    langevin_steps: tuple[int, int] = (20, 10)  # T of the paper, for MNIST and for colour images (App. C.3)
-    test_rows: int = 200  # of the likelihoods
-    neighbours: int = 8  # samples beside the training images nearest to them
-    draw_at_a_time: int = 250
+    langevin_steps: tuple[Count, Count] = (20, 10)  # T of the paper, for MNIST and for colour images (App. C.3)
+    test_rows: Count = 200  # of the likelihoods
+    neighbours: Count = 8  # samples beside the training images nearest to them
+    draw_at_a_time: Count = 250
 
 
 PRESETS: Mapping[Preset, Fig4] = {

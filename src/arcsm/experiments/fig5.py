@@ -24,7 +24,7 @@ from arcsm.corruptions import Corruption, GaussianNoise, SaltAndPepper
 from arcsm.data.datasets import Dataset
 from arcsm.data.pixels import unscale_images
 from arcsm.denoise import langevin, particles, posterior, tweedie
-from arcsm.experiments.base import Preset, Study, digest, interval, study
+from arcsm.experiments.base import Positive, Preset, Study, digest, interval, study
 from arcsm.experiments.image_models import (
     CPU_MADE,
     CPU_PIXELCNN,
@@ -57,7 +57,7 @@ class Fig5(ImageModels):
     validation_images: int = Field(32, ge=1)  # the filters' settings are chosen on
     particles: int = Field(8, ge=1)
     langevin_steps: int = Field(10, ge=1)  # at each level (paper, App. C.3, for colour images)
-    tol: float = 1e-3
+    tol: Positive = 1e-3
     shown: int = Field(8, ge=1)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from arcsm.config import load_config
 from arcsm.data.toys import TOYS
-from arcsm.experiments.base import Preset, Settings, Study, study
+from arcsm.experiments.base import Count, Preset, Settings, Study, study
 from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.metrics import energy_distance
 from arcsm.model import AutoregressiveModel
@@ -26,10 +26,10 @@ class Fig7(Settings):
     many_seeds: ClassVar[bool] = False
 
     toys: tuple[str, ...] = tuple(TOYS)
-    rows: int = 50_000
-    test_rows: int = 2_000
-    samples: int = 2_000
-    grid: int = 100
+    rows: Count = 50_000
+    test_rows: Count = 2_000
+    samples: Count = 2_000
+    grid: Count = 100
     changes: tuple[str, ...] = ()
 
 

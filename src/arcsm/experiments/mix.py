@@ -16,7 +16,7 @@ from torch import Tensor
 from arcsm.config import load_config
 from arcsm.data.datasets import load_dataset
 from arcsm.data.toys import TOYS
-from arcsm.experiments.base import Preset, Settings, Study, interval, over_seeds, study
+from arcsm.experiments.base import Count, Preset, Settings, Study, interval, over_seeds, study
 from arcsm.experiments.toys import toy_rows
 from arcsm.metrics import add_smallest_noise
 from arcsm.model import AutoregressiveModel
@@ -36,21 +36,21 @@ class MixSettings(Settings):
     toys: tuple[str, ...] = tuple(TOYS)
     mnist: bool = True
     mixes: tuple[Mix, ...] = (0.0, 0.1, 0.3, 1.0, "auto")
-    rows: int = 50_000
-    test_rows: int = 5_000
-    steps: int = 1_500
+    rows: Count = 50_000
+    test_rows: Count = 5_000
+    steps: Count = 1_500
     toy_changes: tuple[str, ...] = ("model.head.max_frequency=20", "train.learning_rate=0.01")  # there are few steps
-    mnist_steps: int = 1_000
-    mnist_test_rows: int = 100
+    mnist_steps: Count = 1_000
+    mnist_test_rows: Count = 100
     mnist_changes: tuple[str, ...] = (
         "model.context.hidden_features=[256, 256]",
         "train.batch_size=32",
         "train.warmup_steps=100",
         "train.ema=0.995",
     )
-    sigmas: int = 8
+    sigmas: Count = 8
     draws: int = Field(100, ge=2)
-    draw_rows: int = 256
+    draw_rows: Count = 256
 
 
 PRESETS: Mapping[Preset, MixSettings] = {

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pydantic import Field
 from torch import Tensor
 
 from arcsm import objectives
 from arcsm.contexts import MADE
-from arcsm.experiments.base import Preset, Settings, Study, over_seeds, study
+from arcsm.experiments.base import Count, Positive, Preset, Settings, Share, Study, over_seeds, study
 from arcsm.experiments.descent import descend
 from arcsm.heads import ScoreHead
 from arcsm.model import AutoregressiveModel
@@ -33,22 +34,22 @@ from arcsm.plots import BLUE, GREY, ORANGE, open_frame
 class Modes(Settings):
     """None of it is in the paper."""
 
-    left: float = 0.3  # weight of the left mode
-    width: float = 0.1  # standard deviation of both
-    separations: tuple[float, ...] = (4.0, 8.0, 16.0, 40.0)  # between the modes, in widths
-    shown: float = 16.0  # the separation whose densities are drawn
-    small_sigma: float = 0.05  # the only level of DSM, the smallest of the ladder
-    levels: int = 30
-    hidden: tuple[int, ...] = (64, 64)
-    sinusoids: int = 8
-    batch: int = 256
-    steps: int = 1500
-    learning_rate: float = 2e-3  # down to zero along a cosine
-    mix: float = 0.1
-    mle_steps: int = 100
-    mle_learning_rate: float = 5e-4
-    mle_evaluations: int = 128  # of the score, for one normaliser
-    samples: int = 2000
+    left: float = Field(0.3, gt=0, lt=1)  # weight of the left mode
+    width: Positive = 0.1  # standard deviation of both
+    separations: tuple[Positive, ...] = (4.0, 8.0, 16.0, 40.0)  # between the modes, in widths
+    shown: Positive = 16.0  # the separation whose densities are drawn
+    small_sigma: Positive = 0.05  # the only level of DSM, the smallest of the ladder
+    levels: Count = 30
+    hidden: tuple[Count, ...] = (64, 64)
+    sinusoids: Count = 8
+    batch: Count = 256
+    steps: Count = 1500
+    learning_rate: Positive = 2e-3  # down to zero along a cosine
+    mix: Share = 0.1
+    mle_steps: Count = 100
+    mle_learning_rate: Positive = 5e-4
+    mle_evaluations: Count = 128  # of the score, for one normaliser
+    samples: Count = 2000
 
 
 PRESETS: Mapping[Preset, Modes] = {

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from arcsm import plots
 from arcsm.config import load_config
-from arcsm.experiments.base import Preset, Study, study
+from arcsm.experiments.base import Count, Preset, Study, study
 from arcsm.experiments.costs import medians_in_turn
 from arcsm.experiments.gaussians import parameters
 from arcsm.experiments.image_models import CPU_PIXELCNN, PAPER, PAPER_PIXELCNN, TINY_MADE, TINY_PIXELCNN, ImageModels
@@ -77,7 +77,7 @@ class Plan(ImageModels):
     rows: int = Field(2, ge=1)  # of the steps of the large networks
     small_rows: int = Field(32, ge=1)  # of those of the small ones, and of MADE
     repeats: int = Field(5, ge=1)
-    product: int = 1024  # rows and columns of the bare matrix product
+    product: Count = 1024  # rows and columns of the bare matrix product
 
 
 PRESETS: Mapping[Preset, Plan] = {

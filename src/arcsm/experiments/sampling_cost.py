@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from arcsm.experiments.base import Preset, Study, digest, study
+from arcsm.experiments.base import Count, Preset, Study, digest, study
 from arcsm.experiments.evaluations import counted
 from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.experiments.toys_nll import ToyScores, train_scores
@@ -33,13 +33,13 @@ class SamplingCost(ToyScores):
     lists_cells: ClassVar[frozenset[str]] = ToyScores.lists_cells | {"fast_steps"}
 
     toys: tuple[str, ...] = ("checkerboard", "rings", "two_spirals")
-    rows: int = 10_000
-    flow_steps: tuple[int, ...] = (5, 10, 20, 40)
-    fast_steps: tuple[int, ...] = (4, 10, 20)
-    langevin_steps: tuple[int, ...] = (20, 200)  # a level
-    long_langevin: int = 20_000  # steps a dimension over all levels
-    long_rows: int = 2000  # it takes minutes
-    references: int = 5  # pairs of samples of the truth
+    rows: Count = 10_000
+    flow_steps: tuple[Count, ...] = (5, 10, 20, 40)
+    fast_steps: tuple[Count, ...] = (4, 10, 20)
+    langevin_steps: tuple[Count, ...] = (20, 200)  # a level
+    long_langevin: Count = 20_000  # steps a dimension over all levels
+    long_rows: Count = 2000  # it takes minutes
+    references: Count = 5  # pairs of samples of the truth
 
 
 PRESETS: Mapping[Preset, SamplingCost] = {

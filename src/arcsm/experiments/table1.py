@@ -21,7 +21,7 @@ from arcsm.data.datasets import Dataset, named_images_path
 from arcsm.data.image_sets import torchvision_images
 from arcsm.data.images import read_images
 from arcsm.data.pixels import scale_images
-from arcsm.experiments.base import Preset, Study, over_seeds, study
+from arcsm.experiments.base import Count, Positive, Preset, Study, over_seeds, study
 from arcsm.experiments.image_models import (
     CPU_MADE,
     CPU_PIXELCNN,
@@ -76,9 +76,9 @@ class Table1(ImageModels):
     rows: int = Field(2000, ge=3)  # of each set, as far as there are so many
     density_rows: int = Field(200, ge=3)  # the first of them, whose densities are found (slow) and that are combined
     methods: tuple[Literal["flow", "quadrature"], ...] = ("flow", "quadrature")  # densities of models of scores
-    tol: float = 0.01  # nats for each of the values of an image
-    max_evaluations: int = 128
-    resamples: int = 100  # of the bootstrap
+    tol: Positive = 0.01  # nats for each of the values of an image
+    max_evaluations: Count = 128
+    resamples: Count = 100  # of the bootstrap
 
 
 _DIGITS = "data={kind: digits}"  # which ship with scikit-learn and have no SVHN

@@ -31,7 +31,7 @@ from arcsm.draws import dequantised
 from arcsm.estimators import ScoreDensity
 from arcsm.estimators.ensemble import Plan
 from arcsm.estimators.kinds import grid_of
-from arcsm.experiments.base import Preset, Settings, Study, over_seeds, study
+from arcsm.experiments.base import Count, Positive, Preset, Settings, Study, over_seeds, study
 from arcsm.experiments.peers import import_zuko
 from arcsm.experiments.ranks import critical_difference, mean_ranks
 from arcsm.metrics import summary
@@ -61,12 +61,12 @@ class UCI(Settings):
     ways: tuple[str, ...] = (CSM, MLE, BOTH)  # of learning, of the first seed
     tables: tuple[str, ...] = ("concrete", "elevators", "energy", "parkinsons", "protein", "sml", "wine")
     most_rows: int = Field(50_000, ge=20)
-    max_steps: int | None = None  # of ours; by default its own
-    flow_rate: float = 1e-3
-    flow_hidden: tuple[int, ...] = (128, 128)
-    components: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)  # of the mixture, chosen by BIC
-    bandwidths: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)  # of the kernels, chosen by cross-validation
-    kernel_rows: int = 5_000
+    max_steps: Count | None = None  # of ours; by default its own
+    flow_rate: Positive = 1e-3
+    flow_hidden: tuple[Count, ...] = (128, 128)
+    components: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64)  # of the mixture, chosen by BIC
+    bandwidths: tuple[Positive, ...] = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)  # of the kernels, chosen by cross-validation
+    kernel_rows: Count = 5_000
 
 
 PRESETS: Mapping[Preset, UCI] = {
