@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from arcsm.implicit import (
     GaussianEncoder,
     GaussianImageDecoder,
     ImplicitEncoder,
+    JointScore,
     Proposal,
     ScoreNetwork,
     Standardised,
@@ -851,6 +853,8 @@ def test_every_method_finds_the_posterior_of_a_linear_model(method: str, changes
 class Known(EntropyGradient):
     """The score of a normal distribution around the input."""
 
+    of_conditionals = True
+
     def __init__(self, location: Tensor, std: Tensor) -> None:
         self.location, self.std = location, std
 
@@ -892,6 +896,12 @@ def test_standardised_conditionals_are_normal_and_their_scores_mapped_back() -> 
     standard = Standardised(Known(torch.zeros(1, 2, dtype=FLOAT64), torch.ones(1, 2, dtype=FLOAT64)), moments)
     torch.testing.assert_close(standard.rescale(z, None)[0], noise)
     torch.testing.assert_close(standard.score(z), Chained().score(z))
+
+
+@pytest.mark.parametrize("inner", [Stein(), JointScore(ScoreNetwork(2)), Whitened(Stein(), lambda condition: None)])
+def test_joint_scores_have_no_units_of_conditionals(inner: EntropyGradient) -> None:
+    with pytest.raises(ValueError, match=f"expected scores of conditionals, got {type(inner).__name__}"):
+        Standardised(inner, lambda z, condition: (z, z))
 
 
 def test_the_pressure_of_true_scores_is_one_whatever_the_number_of_samples() -> None:
@@ -954,6 +964,8 @@ class Stuck(Encoder):
     ("encoder", "message"),
     [
         (Stuck(1.0, 1e-6), r"step 3: the encoder has collapsed: latent \d of an input varies by .*e-06"),
+        (Stuck(0.0, 1e-6), r"step 3: the encoder has collapsed: latent \d of an input varies by .*e-0[67]"),
+        (Stuck(0.0, 0.0), r"step 3: the encoder has collapsed: latent \d of an input varies by 0.0e\+00"),
         (Stuck(1e4, 1e3), r"step 3: the latents have run away"),
     ],
 )
@@ -964,6 +976,102 @@ def test_a_broken_encoder_is_said_with_what_to_change(tmp_path: Path, encoder: E
     config = settings("ssm", learning_rate=1e-9)
     with pytest.raises(TrainingDiverged, match=message + r".*learning_rate.*score_steps"):
         fit_vae(vae, rows(40), rows(10), config)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "helps"),
+    [
+        ("elbo", {}, None),
+        ("stein", {}, "more particles (4)"),
+        ("ssm", {}, "model.encoder=autoregressive with train.whitened=true, then more score_steps (1), another "),
+        ("ssm-ar", {}, "train.whitened=conditionals, then more score_steps"),
+        ("csm", {"whitened": True}, "train.whitened=conditionals, then more score_steps"),
+        ("csm", {"whitened": "conditionals", "score_steps": 2}, ": more score_steps (2), another score_learning_rate"),
+    ],
+)
+def test_what_may_help_is_possible(method: str, changes: dict[str, object], helps: str | None) -> None:
+    vae = tiny(method)
+    trainer = _Trainer(vae, rows(40), rows(10), settings(method, **changes), None)
+    with pytest.raises(TrainingDiverged, match=r"^step 0: a reason\. .*; lower learning_rate \(0\.001\)") as said:
+        trainer.diverged("a reason")
+    if helps is None:
+        assert str(said.value).endswith("(0.001)")
+    else:
+        assert helps in str(said.value)
+
+
+@pytest.mark.parametrize(("pressure", "said"), [(0.3, "30% .* narrower"), (3.0, "300% .* wider"), (0.9, None)])
+def test_a_pressure_far_off_is_said(pressure: float, said: str | None) -> None:
+    trainer = _Trainer(tiny("csm"), rows(40), rows(10), settings("csm"), None)
+    trainer.step = 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if said is None:
+            trainer.check_pressure(pressure)
+            return
+        with pytest.warns(
+            UserWarning, match=f"^step 3: the scores give {said} than the posterior; what may help: train"
+        ):
+            trainer.check_pressure(pressure)
+        trainer.check_pressure(pressure)  # once is enough
+
+
+class Own(EntropyGradient):
+    """A user's: the scores of normal distributions of the width that all samples had at the last update."""
+
+    def __init__(self, worth: float = 1.0) -> None:
+        self.std, self.worth, self.seen = 1.0, worth, []
+
+    def update(
+        self, z: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> float | None:
+        assert condition is not None
+        self.seen.append(condition)
+        self.std = float(z.std())
+        return None
+
+    def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        return -self.worth * (z - z.mean()) / self.std**2
+
+
+class Fixed(Own):
+    """The same for one width."""
+
+    update = EntropyGradient.update
+
+
+def test_an_autoencoder_trains_with_an_estimator_of_ones_own(tmp_path: Path) -> None:
+    own = Own()
+    vae = tiny("csm")
+    before = {name: weight.clone() for name, weight in vae.encoder.state_dict().items()}
+    assert fit_vae(vae, rows(40), rows(10), settings("csm", score_steps=2, warm_start=3), entropy=own).steps == 6
+    assert len(own.seen) == 3 + 2 * 6
+    assert all(x.shape == (8, 16) and bool(((x == 0.0) | (x == 1.0)).all()) for x in own.seen)
+    assert own.std != 1.0
+    assert any(not torch.equal(weight, before[name]) for name, weight in vae.encoder.state_dict().items())
+    with pytest.raises(ValueError, match="checkpoints cannot hold what Own learns"):
+        fit_vae(tiny("csm"), rows(40), rows(10), settings("csm"), tmp_path / "own", entropy=own)
+    assert not (tmp_path / "own").exists()
+    with pytest.raises(ValueError, match="expected an autoregressive encoder"):
+        fit_vae(tiny("ssm"), rows(40), rows(10), settings("ssm", centred=True), entropy=Fixed())
+
+    fit_vae(tiny("csm"), rows(40), rows(10), settings("csm"), tmp_path / "fixed", entropy=Fixed())
+    again = fit_vae(tiny("csm"), rows(40), rows(10), settings("csm"), tmp_path / "fixed", resume=True, entropy=Fixed())
+    assert again.steps == 6
+    with pytest.raises(ValueError, match="another entropy configuration"):
+        fit_vae(tiny("csm"), rows(40), rows(10), settings("csm"), tmp_path / "fixed", resume=True)
+
+
+def test_an_entropy_gradient_that_is_no_number_ends_training() -> None:
+    class Late(Fixed):
+        calls = 0
+
+        def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+            self.calls += 1
+            return super().score(z, condition) * (math.nan if self.calls > 3 else 1.0)
+
+    with pytest.raises(TrainingDiverged, match="step 3: the entropy gradient of held-out images is nan"):
+        fit_vae(tiny("csm"), rows(40), rows(10), settings("csm"), entropy=Late())
 
 
 class Faulty(Stuck):

@@ -220,9 +220,7 @@ class _Chains:
             steps.append(step)
         return steps
 
-    def _weights(
-        self, log_ratio: LogRatio, v: Tensor, steps: list[Tensor], advance: Callable[[int], object]
-    ) -> Tensor:
+    def _weights(self, log_ratio: LogRatio, v: Tensor, steps: list[Tensor], advance: Callable[[int], object]) -> Tensor:
         """The log weights of chains from ``v (B, K, D)`` on, ``(B, K)``."""
         schedule = self.annealing.schedule()
         point, weights = _point(log_ratio, v), v.new_zeros(v.shape[:2])

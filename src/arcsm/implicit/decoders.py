@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from arcsm.implicit.trunks import KERNEL, PADDING, STRIDE, downscaled
 
-_FIXED_LOG_STD = -0.602  # of pixels in [-1, 1) (paper-facts: that of the code of sliced score matching)
+_FIXED_LOG_STD = -0.602  # of pixels in [-1, 1) (that of the code of Sliced Score Matching, which the paper builds on)
 
 
 class Decoder(nn.Module, ABC):

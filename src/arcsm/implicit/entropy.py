@@ -1,15 +1,17 @@
 """What all estimators of an entropy gradient share, and the one in closed form.
 
 An implicit distribution :math:`q_\\phi(z \\mid x)` is a sampler :math:`z = g_\\phi(\\epsilon, x)`. Its entropy has no
-formula, but its gradient needs only the score of :math:`q` at the samples (for conditionals: paper, Eq. 25 to 30):
+formula, but its gradient needs only the score of :math:`q` at the samples:
 
 .. math:: \\nabla_\\phi H[q_\\phi(\\cdot \\mid x)] = -\\mathbb{E}_\\epsilon \\big[
     \\nabla_z \\log q_\\phi(z \\mid x)^\\top\\, \\nabla_\\phi g_\\phi(\\epsilon, x) \\big]
 
-so that an estimate of the score, held fixed, makes a surrogate whose gradient is that of the entropy. It takes a
-density that falls to zero at the edge of its support: a uniform distribution has score zero inside, and all that its
-entropy knows of :math:`\\phi` is in the edges, which no score sees. A sampler with less noise than latents, or with
-atoms, has no density at all.
+so that an estimate of the score, held fixed, makes a surrogate whose gradient is that of the entropy. (By the chain
+rule there is another term, :math:`\\mathbb{E}[\\nabla_\\phi \\log q_\\phi(z \\mid x)]` at fixed :math:`z`. It is zero:
+densities have mass one whatever :math:`\\phi`. For the conditionals of an autoregressive sampler that is Eq. 25 to 30
+of the paper; see :class:`~arcsm.implicit.AutoregressiveScore`.) It takes a density that falls to zero at the edge of
+its support: a uniform distribution has score zero inside, and all that its entropy knows of :math:`\\phi` is in the
+edges, which no score sees. A sampler with less noise than latents, or with atoms, has no density at all.
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ class EntropyGradient(ABC):
 
     #: Samples for each input below which there is no estimate.
     least_samples: int = 1
+    #: Whether its scores are those of conditionals, :math:`\\partial_{z_d} \\log q(z_d \\mid z_{<d}, x)`.
+    of_conditionals: bool = False
 
     def update(
         self, z: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None
@@ -63,6 +67,11 @@ class EntropyGradient(ABC):
         """
         self._check(z, condition)
         return None
+
+    @property
+    def learns(self) -> bool:
+        """Whether :meth:`update` does anything."""
+        return type(self).update is not EntropyGradient.update
 
     def surrogate(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """A scalar whose gradient by whatever made ``z`` is an estimate of that of the mean entropy.
@@ -170,6 +179,8 @@ class GaussianEntropy(EntropyGradient):
         tensor([[1., 1.]])
     """
 
+    of_conditionals = True  # its dimensions are independent
+
     def __init__(self, parameters: Callable[[Tensor | None], tuple[Tensor, Tensor]]) -> None:
         self.parameters = parameters
 
@@ -199,7 +210,11 @@ class Rescaled(EntropyGradient):
 
     def __init__(self, inner: EntropyGradient) -> None:
         self.inner = inner
-        self.least_samples = inner.least_samples
+        self.least_samples, self.of_conditionals = inner.least_samples, inner.of_conditionals
+
+    @property
+    def learns(self) -> bool:
+        return self.inner.learns
 
     @abstractmethod
     def rescale(self, z: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -273,9 +288,14 @@ class Standardised(Rescaled):
     :math:`\\mu` and :math:`\\sigma` are right too, only harder to learn with.
 
     Arguments:
-        inner: The estimator for :math:`w`, of scores of conditionals (:class:`AutoregressiveScore`).
+        inner: The estimator for :math:`w`, of scores of conditionals (:class:`AutoregressiveScore`, or one of your own
+            that says so by :attr:`of_conditionals`).
         moments: Samples ``(B, K, D)`` and inputs ``(B, F)`` to means and log standard deviations of conditionals,
             ``(B, K, D)`` each, the d-th of what comes before it alone.
+
+    Raises:
+        ValueError: for an estimator of a joint score: the units of a latent depend on those before it, whose joint
+            scores would have more terms.
 
     Example:
         >>> inner = GaussianEntropy(lambda condition: (torch.zeros(1, 2), torch.zeros(1, 2)))  # the score of w is -w
@@ -290,6 +310,8 @@ class Standardised(Rescaled):
         inner: EntropyGradient,
         moments: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]],
     ) -> None:
+        if not inner.of_conditionals:
+            raise ValueError(f"inner: expected scores of conditionals, got {type(inner).__name__}; see Whitened")
         super().__init__(inner)
         self.moments = moments
 

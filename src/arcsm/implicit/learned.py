@@ -68,6 +68,7 @@ class _Learned(EntropyGradient):
         self.optimiser.step()
         return float(loss.detach())
 
+    @torch.no_grad()
     def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         was_training = self.trained.training
         self.trained.eval()
@@ -121,10 +122,20 @@ class _Learned(EntropyGradient):
 class AutoregressiveScore(_Learned):
     """The scores of the conditionals, by an :class:`AutoregressiveModel`: "CSM" and "SSM-AR" of the paper.
 
-    .. math:: \\nabla_\\phi H = -\\sum_d \\mathbb{E} \\Big[ \\frac{\\partial}{\\partial z_d}
-        \\log q_\\phi(z_d \\mid z_{<d}, x)\\, \\nabla_\\phi g_{\\phi,d}(\\epsilon_{\\le d}, x) \\Big]
+    The entropy of a sampler :math:`z_d = h_{\\phi,d}(\\epsilon_d, z_{<d}, x)`, which all values before made into
+    :math:`g_{\\phi,d}(\\epsilon_{\\le d}, x)`, is a sum over its conditionals (paper, Eq. 24),
 
-    (paper, after Eq. 26). That the derivatives of :math:`\\log q_\\phi(z_d \\mid z_{<d}, x)` by the values before play
+    .. math:: H(q_\\phi(\\cdot \\mid x)) = \\sum_d \\mathbb{E}\\, H_d(q_\\phi(\\cdot \\mid z_{<d}, x)), \\qquad
+        H_d = -\\mathbb{E}_{\\epsilon_d} \\log q_\\phi(g_{\\phi,d}(\\epsilon_{\\le d}, x) \\mid z_{<d}, x)
+
+    whose gradients need the scores of the conditionals alone (Eq. 25 to 30, where the line before Eq. 30 has lost its
+    minus sign and the derivative of :math:`g`):
+
+    .. math:: \\nabla_\\phi H = -\\sum_d \\mathbb{E} \\Big[ \\frac{\\partial}{\\partial z_d}
+        \\log q_\\phi(z_d \\mid z_{<d}, x)\\Big|_{z_d = g_{\\phi,d}(\\epsilon_{\\le d}, x)}\\,
+        \\nabla_\\phi g_{\\phi,d}(\\epsilon_{\\le d}, x) \\Big]
+
+    That the derivatives of :math:`\\log q_\\phi(z_d \\mid z_{<d}, x)` by the values before play
     no part holds for samplers that are autoregressive themselves: :math:`z_d = h_d(\\epsilon_d, z_{<d}, x)`, the noise
     of every dimension independent of that of the others and seen by later ones through :math:`z_{<d}` alone. Given
     what comes before, those derivatives then have mean zero. For other samplers use :class:`JointScore`.
@@ -146,6 +157,8 @@ class AutoregressiveScore(_Learned):
     Raises:
         ValueError: for an unknown objective, or a mix other than 1 without a ladder.
     """
+
+    of_conditionals = True
 
     def __init__(
         self,
@@ -172,7 +185,6 @@ class AutoregressiveScore(_Learned):
     def _expected_width(self) -> Tensor:
         return self.model.scale
 
-    @torch.no_grad()
     def _score(self, z: Tensor, condition: Tensor | None) -> Tensor:
         if self.model.noise is not None:
             z = z + self.model.noise.sigma_min * self.model.scale * torch.randn_like(z)
@@ -202,7 +214,6 @@ class JointScore(_Learned):
         z = z.requires_grad_()
         return sliced_score_matching(self.network(z, condition), z, self.slices, "gaussian", True, generator)
 
-    @torch.no_grad()
     def _score(self, z: Tensor, condition: Tensor | None) -> Tensor:
         return self.network(z, condition)  # type: ignore[no-any-return]
 

@@ -58,6 +58,19 @@ def estimator(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
     return Standardised(inner, partial(_moments, encoder))
 
 
+def remedies(vae: VAE, config: VAETrainConfig) -> str:
+    """What may help an entropy gradient that is wrong, the best first; nothing for one in closed form."""
+    if config.method == "elbo":
+        return ""
+    if config.method in ("stein", "spectral"):
+        return f"more particles ({config.particles})"
+    units = "true" if config.method == "ssm" else "conditionals"
+    whiten = "" if str(config.whitened).lower() == units else f"train.whitened={units}, then "
+    if whiten and not isinstance(vae.encoder, LocationScaleEncoder):
+        whiten = f"model.encoder=autoregressive with {whiten}"
+    return f"{whiten}more score_steps ({config.score_steps}), another score_learning_rate"
+
+
 @torch.no_grad()
 def _moments(encoder: AutoregressiveEncoder, z: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
     """Of the conditionals of the encoder, by the features that it makes of inputs."""

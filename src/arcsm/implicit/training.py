@@ -18,10 +18,11 @@ from arcsm import checkpoint
 from arcsm.devices import resolve_device
 from arcsm.draws import seed_of
 from arcsm.finite import Diverged
-from arcsm.implicit.entropy import GaussianEntropy, Rescaled
+from arcsm.implicit.encoders import AutoregressiveEncoder
+from arcsm.implicit.entropy import EntropyGradient, GaussianEntropy, Rescaled
 from arcsm.implicit.evidence import importance_bound
 from arcsm.implicit.learned import AutoregressiveScore, JointScore
-from arcsm.implicit.methods import estimator
+from arcsm.implicit.methods import estimator, remedies
 from arcsm.implicit.proposals import fit_proposal
 from arcsm.implicit.train_config import VAETrainConfig
 from arcsm.implicit.vae import VAE, completed_vae_config, save_vae
@@ -33,10 +34,10 @@ from arcsm.training_rows import fingerprint
 from arcsm.training_setup import averaging
 from arcsm.warning import TrainingWarning, warn
 
-_COLLAPSED = 1e-4  # share of the spread of all latents that those of one input have at least
+_COLLAPSED = 1e-4  # share of the spread of all latents, or of their prior, that those of one input have at least
 _LARGEST = 1e3  # spread of the latents, whose prior has spread one
 _SPREAD_SAMPLES = 16  # of each input
-_WEAK = 0.5  # share of the entropy's pressure below which it is said that scores do not keep up
+_WEAK, _STRONG = 0.5, 2.0  # shares of the entropy's pressure, outside of which it is said that the estimate is wrong
 _SETTLED = 0.1  # share of the training after which it is
 _CERTAIN = 4.0  # standard deviations of what chance explains
 _USED = 0.01  # share of the variance of a latent that inputs must explain for it to count as used
@@ -50,6 +51,7 @@ def fit_vae(
     run: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: bool = False,
+    entropy: EntropyGradient | None = None,
 ) -> FitResult:
     """Train an autoencoder in place (paper, Appendix D.2).
 
@@ -68,6 +70,9 @@ def fit_vae(
         run: Folder for checkpoints, weights and the log; ``None`` to keep nothing on disk.
         resume: Go on from the checkpoint in ``run``, if there is one.
         progress: Show a progress bar (on a terminal).
+        entropy: An estimator of your own, on the device of the training, in place of the one that the method names. It
+            sees samples of the encoder, and the inputs ``(B, F)`` as the decoder is a distribution of them. With a
+            ``run`` it is one that does not learn, or one of ours, whose checkpoints we know to write.
 
     Returns:
         What came out; the averaged weights of the last step are in ``vae``, so ``best_step`` and ``best_loss`` are the
@@ -87,7 +92,7 @@ def fit_vae(
         3
     """
     check_unused(run, resume)
-    trainer = _Trainer(vae, train, valid, config or VAETrainConfig(), run)
+    trainer = _Trainer(vae, train, valid, config or VAETrainConfig(), run, entropy)
     if resume:
         trainer.restore()
     return trainer.train(progress)
@@ -100,6 +105,7 @@ def spreads(vae: VAE, x: Tensor, generator: torch.Generator | None = None) -> tu
     return z.std(1).square().mean(0).sqrt(), z.flatten(0, 1).std(0)
 
 
+@torch.no_grad()
 def used_latents(vae: VAE, x: Tensor, generator: torch.Generator | None = None) -> int:
     """How many latents say something of the input: it explains at least a hundredth of their variance.
 
@@ -116,7 +122,13 @@ def used_latents(vae: VAE, x: Tensor, generator: torch.Generator | None = None) 
 
 class _Trainer:
     def __init__(
-        self, vae: VAE, train: Tensor, valid: Tensor, config: VAETrainConfig, run: str | os.PathLike[str] | None
+        self,
+        vae: VAE,
+        train: Tensor,
+        valid: Tensor,
+        config: VAETrainConfig,
+        run: str | os.PathLike[str] | None,
+        entropy: EntropyGradient | None = None,
     ) -> None:
         for name, rows in (("train", train), ("valid", valid)):
             if rows.ndim != 2 or rows.shape[1] != vae.features or len(rows) == 0:
@@ -131,12 +143,13 @@ class _Trainer:
         self.data = fingerprint(train, None)
         self.rows, self.valid = train.to(like), valid[: config.validation_rows].to(like)
         self.batch_size = min(config.batch_size, len(train))
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(config.seed)
-            self.entropy = estimator(vae, config)
-        self.sees_features = isinstance(self.entropy, GaussianEntropy | Rescaled)
+        self.own = None if entropy is None else type(entropy).__name__
+        self.entropy = self.named_entropy() if entropy is None else entropy
+        self.sees_features = entropy is None and isinstance(self.entropy, GaussianEntropy | Rescaled)
         inner = self.entropy.inner if isinstance(self.entropy, Rescaled) else self.entropy
         self.learned = inner if isinstance(inner, (AutoregressiveScore, JointScore)) else None
+        if self.own is not None:
+            self.check_own()
         if self.learned is not None:
             self.learned.looked_at_scale = True  # latents spread as the encoder learns; their pressure is looked at
         self.particles = config.particles if self.entropy.least_samples > 1 else 1
@@ -145,6 +158,19 @@ class _Trainer:
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
         self.warned = False  # that scores do not keep up
+
+    def named_entropy(self) -> EntropyGradient:
+        """The estimator that the configuration names."""
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.config.seed)
+            return estimator(self.vae, self.config)
+
+    def check_own(self) -> None:
+        """Whether all that is asked for goes together with the user's own estimator."""
+        if self.config.centred and not isinstance(self.vae.encoder, AutoregressiveEncoder):
+            raise ValueError("train.centred: expected an autoregressive encoder")
+        if self.run is not None and self.entropy.learns and self.learned is None:
+            raise ValueError(f"run: checkpoints cannot hold what {self.own} learns; train without a folder")
 
     # One step ---------------------------------------------------------------------------------------------------
 
@@ -161,7 +187,7 @@ class _Trainer:
 
     def learn_scores(self, begun: tuple[Tensor, ...], seen: Tensor, steps: int, generator: torch.Generator) -> None:
         """Steps of the scores, where there are any to learn, on as many samples of the inputs."""
-        for _ in range(steps if self.learned is not None else 0):
+        for _ in range(steps if self.entropy.learns else 0):
             with torch.no_grad():
                 z = self.vae.draw(begun, 1, generator)
             self.entropy.update(z, seen, generator)
@@ -201,7 +227,7 @@ class _Trainer:
             TrainingDiverged: where a loss or gradient is not finite.
         """
         steps = self.config.warm_start if self.step == 0 else 0
-        if steps == 0 or self.learned is None:
+        if steps == 0 or not self.entropy.learns:
             return
         with track("scores", steps, progress) as advance:
             for number in range(steps):
@@ -210,9 +236,9 @@ class _Trainer:
                 try:
                     self.learn_scores(begun, seen, 1, generator)
                 except Diverged as error:
-                    rate = self.learned.optimiser.param_groups[0]["lr"]
+                    rate = "" if self.learned is None else f" ({self.learned.optimiser.param_groups[0]['lr']:g})"
                     raise TrainingDiverged(
-                        f"warm start, step {number}: {error}; lower score_learning_rate ({rate:g})"
+                        f"warm start, step {number}: {error}; lower score_learning_rate{rate}"
                     ) from error
                 advance()
                 if asked():
@@ -238,13 +264,20 @@ class _Trainer:
 
     @torch.no_grad()
     def pressure(self) -> float:
-        """:meth:`EntropyGradient.pressure` on held-out images, mean over the latents; by the weights of this step."""
+        """:meth:`EntropyGradient.pressure` on held-out images, mean over the latents; by the weights of this step.
+
+        Raises:
+            Diverged: where it is not finite.
+        """
         generator = self.generator(6, 0)
         x = self.vae.prepare(self.valid, generator)
         features = self.vae.encoder.features(x)
         z = self.vae.draw(self.vae.encoder.begin(features), max(self.particles, _SPREAD_SAMPLES), generator)
         with self.seeded_scores():
-            return float(self.entropy.pressure(z, features if self.sees_features else x).mean())
+            found = float(self.entropy.pressure(z, features if self.sees_features else x).mean())
+        if not math.isfinite(found):
+            raise Diverged(f"the entropy gradient of held-out images is {found:g}")
+        return found
 
     def check_encoder(self) -> None:
         """Stop an encoder that has become a point, or has run away.
@@ -254,8 +287,9 @@ class _Trainer:
         """
         generator = self.generator(3, 0)
         within, over_all = spreads(self.vae, self.vae.prepare(self.valid, generator), generator)
-        if bool((within < _COLLAPSED * over_all).any()) or not bool(within.isfinite().all()):
-            latent = int((within / over_all).nan_to_num().argmin())
+        share = within / over_all.clamp(min=1.0)  # the prior has spread one
+        if not bool((share >= _COLLAPSED).all()):
+            latent = int(share.nan_to_num().argmin())
             raise Diverged(
                 f"the encoder has collapsed: latent {latent} of an input varies by {float(within[latent]):.1e}; the "
                 "entropy gradient is too small or wrong"
@@ -264,14 +298,19 @@ class _Trainer:
             raise Diverged(f"the latents have run away, to {float(over_all.max()):.1e} standard deviations")
 
     def check_pressure(self, pressure: float) -> None:
-        """Say so, once, where scores have not kept up with the encoder after a tenth of the training."""
-        if pressure < _WEAK and self.step >= _SETTLED * self.config.steps and not self.warned:
-            self.warned = True
-            warn(
-                f"step {self.step}: the scores give {max(pressure, 0.0):.0%} of the entropy's pressure, so that the "
-                "encoder is narrower than the posterior; for csm and ssm-ar set train.whitened=conditionals",
-                TrainingWarning,
-            )
+        """Say so, once, where the estimate of the entropy gradient is far off after a tenth of the training."""
+        if _WEAK <= pressure <= _STRONG or self.step < _SETTLED * self.config.steps or self.warned:
+            return
+        self.warned = True
+        helps, off = self.remedies(), "narrower" if pressure < _WEAK else "wider"
+        warn(
+            f"step {self.step}: the scores give {max(pressure, 0.0):.0%} of the entropy's pressure, so that the "
+            f"encoder is {off} than the posterior{helps and f'; what may help: {helps}'}",
+            TrainingWarning,
+        )
+
+    def remedies(self) -> str:
+        return remedies(self.vae, self.config) if self.own is None else ""
 
     # The loop ---------------------------------------------------------------------------------------------------
 
@@ -320,10 +359,10 @@ class _Trainer:
         self.vae.eval()
         if self.run is not None:
             save_vae(self.vae, self.run)
+        helps = self.remedies()
         raise TrainingDiverged(
             f"step {self.step}: {cause}. The model holds the average of the weights so far; lower learning_rate "
-            f"({self.config.learning_rate:g}), or let the scores keep up: whitened scores ({self.config.whitened}), "
-            f"then more score_steps ({self.config.score_steps}), another score_learning_rate"
+            f"({self.config.learning_rate:g}){helps and f', or let the entropy gradient keep up: {helps}'}"
         )
 
     def finish(self) -> FitResult:
@@ -338,7 +377,8 @@ class _Trainer:
         if unused:
             warn(f"{unused} of {self.vae.latents} latents say nothing of the input; fewer may do")
         last = self.history[-1]["valid"] if self.history else math.nan
-        self.check_pressure(self.history[-1].get("pressure", math.nan) if self.history else math.nan)
+        if self.history and "pressure" in self.history[-1]:
+            self.check_pressure(self.history[-1]["pressure"])
         return FitResult(self.step, self.seconds, self.step, last, self.history, False)
 
     # Checkpoints ------------------------------------------------------------------------------------------------
@@ -363,6 +403,7 @@ class _Trainer:
             "data": self.data,
             "train": _comparable(self.config),
             "model": self.vae.config(),
+            "entropy": self.own,
         }
         checkpoint.write_tensors(self.run / STATE_NAME, tensors, header)
 
@@ -371,8 +412,12 @@ class _Trainer:
         path = None if self.run is None else self.run / STATE_NAME
         if path is None or not path.exists():
             return
-        expected = {"train": _comparable(self.config), "model": self.vae.config()}
-        completed = {"train": lambda train: _comparable(VAETrainConfig(**train)), "model": completed_vae_config}
+        expected = {"train": _comparable(self.config), "model": self.vae.config(), "entropy": self.own}
+        completed = {
+            "train": lambda train: _comparable(VAETrainConfig(**train)),
+            "model": completed_vae_config,
+            "entropy": lambda name: name,
+        }
         parts, header = checkpoint.read_state(path, self.device, expected, completed)
         check_same_data(path, header, self.data)
         checkpoint.load_state(self.vae, parts.get("model", {}), path)

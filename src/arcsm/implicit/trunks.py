@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Sizes of the convolution kernels (paper-facts: those of the code of sliced score matching).
+#: Sizes of the convolution kernels (those of the code of Sliced Score Matching, which the paper builds on).
 KERNEL, STRIDE, PADDING = 5, 2, 2
 _DENSE_FEATURES = 512  # after the convolutions
 
