@@ -63,11 +63,22 @@ def test_a_lucky_single_seed_does_not_beat_the_mean_of_many() -> None:
 
 
 def test_what_broke_is_not_the_best() -> None:
-    rows = {name: table2._over_annealed({0: _cell(nll, nll)}) for name, nll in (("a", 1.0), ("b", 2.0), ("c", 3.0))}
-    rows["a"]["diverged"] = "step 3: the encoder has collapsed"
+    likelihoods = (("a", 1.0), ("b", 2.0), ("c", 3.0))
+    rows = {name: {"broke": [], **table2._over_annealed({0: _cell(nll, nll)})} for name, nll in likelihoods}
+    rows["a"]["broke"] = [0]
     found = table2._best(autoencoders.MNIST, rows)
     assert found["best"] == "b"
     assert found["annealed_behind_the_best"]["a"] == [-1.0, 0.0]
+
+
+def test_a_later_seed_that_broke_is_not_forgotten() -> None:
+    whole, broken = {"steps": 4, "nll": 2.0, "used_latents": 3}, {"steps": 9, "nll": 1.0, "diverged": "step 9: ..."}
+    row = table2._over_cells({0: whole, 5: broken})
+    assert row["broke"] == [5]
+    assert row["seeds"] == [0, 5]
+    assert row["steps"] == 9
+    assert row["nll"]["of_each_seed"] == [2.0, 1.0]
+    assert table2._over_cells({0: whole})["broke"] == []
 
 
 def test_what_broke_beyond_measure_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +99,9 @@ def test_what_broke_beyond_measure_is_left_out(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_record_has_no_likelihood_of_every_digit() -> None:
-    rows = {"a": table2._over_annealed({0: _cell(1.0, 3.0)}), "b": table2._over_annealed({0: _cell(2.0, 3.0)})}
+    rows = {
+        name: {"broke": [], **table2._over_annealed({0: _cell(nll, 3.0)})} for name, nll in (("a", 1.0), ("b", 2.0))
+    }
     assert table2._best(autoencoders.MNIST, rows)["best"] == "a"
     assert all("nll_of_each" not in row["annealed"] for row in rows.values())
     assert table2._best(autoencoders.MNIST, {}) == {"best": None}
@@ -133,7 +146,9 @@ def test_methods_and_seeds_are_added_to_a_record_without_what_was_trained_for_it
     assert measured["elbo"]["annealed"]["images"] == 4
     assert trained == []  # measured anew, no more
     files = list(json.loads(cells.read_text()))
-    assert len([name for name in files if name.startswith("measure-") and "elbo" in name]) == 1  # not those of before
+    assert (
+        len([name for name in files if name.startswith("likelihood-") and "elbo" in name]) == 1
+    )  # not those of before
     changes = [*table2.PRESETS["smoke"].mnist_changes, "train.learning_rate=0.1"]
     assert record("third", "methods=[elbo]", f"mnist_changes={json.dumps(changes)}")["elbo"] != before["elbo"]
     assert trained == [("elbo", 0)]
@@ -237,7 +252,7 @@ def test_what_broke_is_measured_as_it_was(tmp_path: Path, monkeypatch: pytest.Mo
         if measured:
             assert rows["csm"]["steps"] == 1
             assert rows["csm"]["annealed"]["images"] == 3
-            assert "collapsed" in rows["csm"]["diverged"]
+            assert rows["csm"]["broke"] == [0]
         (tmp_path / "results" / "table2-mnist" / "smoke-cells.json").unlink()
 
 

@@ -53,7 +53,7 @@ _STANDARDISED = "train.whitened=conditionals"
 _RATE = "train.score_learning_rate={rate}"  # that of the autoencoder, which the scores of the other methods have
 _NARROW = ("model.units=8", "train.context_features=4")  # a quarter and a half of what they are
 _NOISE = ("train.score_noise={sigma_max: 1.0, sigma_min: 0.1}", "train.mix=auto")
-#: Ours beside the paper's six: what is changed of csm.
+#: Ours beside the paper's six: what is changed of the method whose name comes first.
 OURS: Mapping[str, tuple[str, ...]] = {
     "csm, whitened": (_WHITENED, _RATE),
     "csm, whitened, centred": (_WHITENED, _CENTRED, _RATE),
@@ -69,6 +69,8 @@ OURS: Mapping[str, tuple[str, ...]] = {
     "csm, whitened, noise": (_WHITENED, _RATE, *_NOISE),
     "csm, whitened, narrow": (_WHITENED, _RATE, *_NARROW),
     "csm, standardised, narrow": (_STANDARDISED, _RATE, *_NARROW),
+    "ssm-ar, standardised": (_STANDARDISED,),
+    "ssm, whitened": ("model.encoder=autoregressive", _WHITENED),
 }
 MNIST, FACES = "vae-mnist", "vae-faces"
 _TEST_BITS = 101  # seed of the binary test digits, the same for all
@@ -136,7 +138,7 @@ class Autoencoder:
 
     def config(self, run: Study[Table2]) -> VAERunConfig:
         """How it is built and trained."""
-        base = "csm" if self.method in OURS else self.method
+        base = self.method.partition(",")[0]
         own = [f"train.method={base}", f"model.encoder={ENCODERS[base]}", f"train.seed={self.seed}",
                f"train.device={run.device.type}", *self.changes(run)]  # fmt: skip
         if self.latents is not None:

@@ -85,7 +85,7 @@ def body(run: Study[Table2]) -> Result:
     digits, faces = ([cell for cell in every if cell.preset == preset] for preset in (MNIST, FACES))
     pressures = autoencoders.each(run, "pressure", every, autoencoders.pressure, diverged)
     measured = {
-        **autoencoders.each(run, "measure", digits, autoencoders.likelihood, diverged, LIKELIHOOD_SETTINGS),
+        **autoencoders.each(run, "likelihood", digits, autoencoders.likelihood, diverged, LIKELIHOOD_SETTINGS),
         **autoencoders.each(run, "measure", faces, autoencoders.frechet, diverged, FRECHET_SETTINGS),
     }
     every = [cell for cell in every if pressures[cell.name] and measured[cell.name]]
@@ -101,7 +101,7 @@ def body(run: Study[Table2]) -> Result:
             if not group or group[0].seed != settings.first_seed:
                 continue  # said under "diverged"
             rows[method] = {
-                **_over_cells([_of(cell, training, pressures, measured, lower) for cell in group]),
+                **_over_cells({cell.seed: _of(cell, training, pressures, measured, lower) for cell in group}),
                 **_over_annealed({cell.seed: measured[cell.name]["annealed"] for cell in group if cell in digits}),
                 **group[0].described(run),
                 "samples": _picture(run, group[0], drawn[group[0].name]),
@@ -131,13 +131,16 @@ def _of(cell: Autoencoder, *parts: Mapping[str, Result]) -> Result:
 # Over the cells -----------------------------------------------------------------------------------------------------
 
 
-def _over_cells(found: list[Result]) -> Result:
-    """Of the seeds of one method: what is a number as mean and deviation, what is not from the first."""
-    merged = dict(found[0])
+def _over_cells(found: Mapping[int, Result]) -> Result:
+    """Of the seeds of one method: what is a number as mean and deviation, what is not from the first; and which of them
+    broke."""
+    cells = list(found.values())
+    merged = {key: value for key, value in cells[0].items() if key != "diverged"}
     for key in ("nll", "frechet_distance", "validation", "milliseconds_a_step", "pressure", "negative_elbo"):
-        if all(isinstance(cell.get(key), float) for cell in found):
-            merged[key] = {**over_seeds([cell[key] for cell in found]), "of_each_seed": [cell[key] for cell in found]}
-    return merged
+        if all(isinstance(cell.get(key), float) for cell in cells):
+            merged[key] = {**over_seeds([cell[key] for cell in cells]), "of_each_seed": [cell[key] for cell in cells]}
+    merged["steps"] = max(cell["steps"] for cell in cells)
+    return {**merged, "seeds": list(found), "broke": [seed for seed, cell in found.items() if "diverged" in cell]}
 
 
 def _over_annealed(found: Mapping[int, Result]) -> Result:
@@ -151,11 +154,11 @@ def _over_annealed(found: Mapping[int, Result]) -> Result:
 
 
 def _best(preset: str, rows: Mapping[str, Result]) -> Result:
-    """Who is the best of those that did not break: of digits by annealing, as in the paper, with how far behind others
+    """The best of those of which no seed broke: of digits by annealing, as in the paper, and how far behind others
     are."""
     if not rows:
         return {"best": None}
-    whole = [method for method, row in rows.items() if "diverged" not in row] or list(rows)
+    whole = [method for method, row in rows.items() if not row["broke"]] or list(rows)
     if preset != MNIST:
         return {"best": min(whole, key=lambda method: rows[method]["frechet_distance"]["of_each_seed"][0])}
     each = {method: row["annealed"].pop("nll_of_each") for method, row in rows.items()}
