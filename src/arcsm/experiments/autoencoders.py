@@ -287,6 +287,7 @@ def likelihood(run: Study[Table2], cell: Autoencoder) -> Result:
             "standard_error": its_error,
             "nll_of_each": (-annealed).tolist(),
             "images": len(x),
+            "step_sizes": "of a pilot chain",
             "less_importance_weighted": list(summary(annealed - important)),
             "upper_less_lower_on_simulated": list(summary(upper - lower)),
         },
