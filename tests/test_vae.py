@@ -401,7 +401,7 @@ def test_likelihoods_are_those_in_closed_form() -> None:
     _, x = simulated(vae, 6)
     truth = evidence(vae, x)
     torch.testing.assert_close(importance_bound(vae, x, 4000, generator=seeded()), truth, rtol=0.0, atol=0.02)
-    annealing = Annealing(temperatures=300, chains=64, leapfrog=5)
+    annealing = Annealing(temperatures=300, chains=256, leapfrog=5)  # which leaves a deviation of 0.04 nats
     from_prior = annealed_bound(vae, x, annealing, Proposal.prior(6, 3, x), seeded())
     torch.testing.assert_close(from_prior, truth, rtol=0.0, atol=0.15)
     short = Annealing(temperatures=60, chains=256, leapfrog=5)
