@@ -384,6 +384,10 @@ def test_wrong_arguments_are_named() -> None:
         Known(lambda z: z[:, :1]).surrogate(torch.zeros(1, 3, 2))
     with pytest.raises(ValueError, match="one for each of the 3 inputs"):
         AutoregressiveScore(model).update(torch.zeros(3, 2, 2), torch.zeros(2, 1))
+    noisy = AutoregressiveModel(MADE(2, 4, (8,)), ScoreHead(4, (8,)), NoiseLadder(1.0, 0.1, 3))
+    for each in (model, noisy):
+        with pytest.raises(ValueError, match=r"expected shape \(\*, 2\)"):
+            AutoregressiveScore(each).surrogate(torch.zeros(3, 2, 5, requires_grad=True))
 
 
 def test_bad_conditions_and_dtypes_are_named() -> None:

@@ -186,7 +186,7 @@ class AutoregressiveScore(_Learned):
         return self.model.scale
 
     def _score(self, z: Tensor, condition: Tensor | None) -> Tensor:
-        if self.model.noise is not None:
+        if self.model.noise is not None and z.shape[-1] == self.model.features:  # the model refuses others
             z = z + self.model.noise.sigma_min * self.model.scale * torch.randn_like(z)
         return self.model.score_alone(z, condition=condition)
 
