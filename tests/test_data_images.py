@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,6 +125,16 @@ def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
     laid = read_images(tmp_path / "la").pixels
     assert laid.shape == (1, 1, 2, 3)
     assert (laid[0, 0, 0] - expected[0]).abs().max() <= 1
+
+
+def test_a_transparent_grey_of_16_bits_is_white(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[0, 25700, 65535]], np.uint16))
+    image.save(tmp_path / "a.png")
+    chunk = b"tRNS" + (25700).to_bytes(2, "big")
+    before, end, after = (tmp_path / "a.png").read_bytes().partition(b"IDAT")
+    chunk = (2).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(before[:-4] + chunk + before[-4:] + end + after)
+    assert read_images(tmp_path).pixels.flatten().tolist() == [0, 255, 255]
 
 
 @pytest.mark.parametrize("transparent", [False, True])
