@@ -55,6 +55,7 @@ from arcsm.implicit.annealing import _adapted, _Chains, _point, _transition
 from arcsm.implicit.densities import log_density
 from arcsm.implicit.encoders import LocationScaleEncoder, _Chain
 from arcsm.implicit.proposals import _moments, _tempered
+from arcsm.implicit.report import traversals
 from arcsm.implicit.training import _Trainer, used_latents
 from arcsm.training import TrainingDiverged
 from arcsm.training_log import read_metrics
@@ -668,6 +669,21 @@ def test_annealed_weights_have_the_evidence_as_their_mean() -> None:
         point, accepted = _transition(log_ratio, point, upper, step, 2, generator)
         step = _adapted(step, accepted)
     assert float(torch.exp(weights[:, 0] - evidence(vae, x)).mean()) < 0.9
+
+
+def test_a_row_of_traversals_moves_one_latent() -> None:
+    """Of a linear decoder: along the column of that latent, by equal steps over the range of the prior."""
+    vae = linear()
+    x = simulated(vae, 1)[1]
+    images = traversals(vae, x, seeded()).view(3, 8, 5)
+    weight = vae.decoder.weight.detach()  # type: ignore[union-attr]
+    for latent, row in enumerate(images):
+        step = (weight[:, latent] * 5.0 / 7.0).expand(7, -1)
+        torch.testing.assert_close(row.diff(dim=0), step)
+    start = vae.encode(x, 1, seeded())[0, 0].detach()
+    middle = images[:, 3:5].mean(1)  # of the two places around 0
+    for latent, row in enumerate(middle):
+        torch.testing.assert_close(row, (start * (torch.arange(3) != latent)) @ weight.T)
 
 
 # Training -----------------------------------------------------------------------------------------------------------
