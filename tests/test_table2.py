@@ -73,12 +73,29 @@ def test_what_broke_is_not_the_best() -> None:
 
 def test_a_later_seed_that_broke_is_not_forgotten() -> None:
     whole, broken = {"steps": 4, "nll": 2.0, "used_latents": 3}, {"steps": 9, "nll": 1.0, "diverged": "step 9: ..."}
-    row = table2._over_cells({0: whole, 5: broken})
-    assert row["broke"] == [5]
-    assert row["seeds"] == [0, 5]
+    row = table2._over_cells([whole, broken])
     assert row["steps"] == 9
     assert row["nll"]["of_each_seed"] == [2.0, 1.0]
-    assert table2._over_cells({0: whole})["broke"] == []
+
+
+@pytest.mark.parametrize("step", [1, 2])  # before a first validation, and after one
+def test_a_later_seed_that_broke_is_said(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(trainer: training._Trainer) -> None:
+        if trainer.step == step and trainer.config.seed == 1:
+            raise Diverged("the encoder has collapsed")
+
+    monkeypatch.setattr(training._Trainer, "check_encoder", check)
+    changes = [*table2.PRESETS["smoke"].mnist_changes, "train.validate_every=1"]
+    command = ["reproduce", "table2-mnist", "--preset", "smoke", "--device", "cpu", "--out", str(tmp_path / "results")]
+    command += ["--set", f"mnist_changes={json.dumps(changes)}", "--set", "methods=[csm, elbo]", "--set", "seeds=2"]
+    assert cli._run([*command, "--set", "repeated=[csm]", "--work", str(tmp_path / "work")]) == 0
+    metrics = json.loads((tmp_path / "results" / "table2-mnist" / "smoke.json").read_text())["metrics"]
+    column = metrics["columns"]["digits, 2 latents"]
+    assert column["best"] == "elbo"
+    row = column["methods"]["csm"]
+    assert row["broke"] == [1]
+    assert row["seeds"] == [0, 1]
+    assert len(row["annealed"]["of_each_seed"]) == step
 
 
 def test_what_broke_beyond_measure_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

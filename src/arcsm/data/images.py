@@ -152,7 +152,7 @@ def _eight_bit(image: Image.Image, path: Path, of_pnm: bool = False) -> Image.Im
             raise ValueError(f"{path}: expected 8-bit or 16-bit pixels, got values {values.min()} to {values.max()}")
         if image.mode == "I" and values.max() <= 255 and not of_pnm:  # 32 bits that hold 8
             return Image.fromarray(values.astype(np.uint8))
-        if image.mode == "I;16" and "transparency" in image.info:  # on white, like all others
+        if "transparency" in image.info:  # on white, like all others
             values[values == image.info["transparency"]] = 65535
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 = 255 * 257; rounds to nearest
     mode = "L" if _is_grey(image) else "RGB"

@@ -5,8 +5,8 @@ The sampler is autoregressive and not Gaussian, with two humps in every conditio
     z_d = a z_{d-1} + w_d (e_d + b tanh(3 e_d)),        e_d standard normal
 
 so that its entropy is sum_d [log w_d + E log(1 + 3 b sech^2 3 e)] and a constant: the gradient is one by each log w_d,
-zero by a, and a one-dimensional integral by b. (A mixture of normals has no such map from noise, smooth in all of its
-parameters; a bent normal stands in for it.) The paper shows no such check.
+zero by a, and a one-dimensional integral by b. (The map from noise to a mixture of normals has no formula; a bent
+normal, which has one, stands in for it.) The paper shows no such check.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Modes(Settings):
     small_sigma: Positive = 0.05  # the only level of DSM, the smallest of the ladder
     levels: Count = 30
     hidden: tuple[Count, ...] = (64, 64)
-    sinusoids: Count = 8
+    sinusoids: int = Field(8, ge=0)
     batch: Count = 256
     steps: Count = 1500
     learning_rate: Positive = 2e-3  # down to zero along a cosine

@@ -97,13 +97,16 @@ def body(run: Study[Table2]) -> Result:
     for preset, latents in sets:
         rows = {}
         for method in settings.methods:
-            group = [cell for cell in cells[preset, latents, method] if cell in every]
+            asked = cells[preset, latents, method]
+            group = [cell for cell in asked if cell in every]
             if not group or group[0].seed != settings.first_seed:
                 continue  # said under "diverged"
             rows[method] = {
-                **_over_cells({cell.seed: _of(cell, training, pressures, measured, lower) for cell in group}),
+                **_over_cells([_of(cell, training, pressures, measured, lower) for cell in group]),
                 **_over_annealed({cell.seed: measured[cell.name]["annealed"] for cell in group if cell in digits}),
                 **group[0].described(run),
+                "seeds": [cell.seed for cell in asked],
+                "broke": [cell.seed for cell in asked if cell.name in diverged],
                 "samples": _picture(run, group[0], drawn[group[0].name]),
             }
         columns[_column(preset, latents)] = {"methods": rows, **_best(preset, rows)}
@@ -131,16 +134,14 @@ def _of(cell: Autoencoder, *parts: Mapping[str, Result]) -> Result:
 # Over the cells -----------------------------------------------------------------------------------------------------
 
 
-def _over_cells(found: Mapping[int, Result]) -> Result:
-    """Of the seeds of one method: what is a number as mean and deviation, what is not from the first; and which of them
-    broke."""
-    cells = list(found.values())
-    merged = {key: value for key, value in cells[0].items() if key != "diverged"}
+def _over_cells(found: list[Result]) -> Result:
+    """Of the seeds of one method: what is a number as mean and deviation, what is not from the first."""
+    merged = {key: value for key, value in found[0].items() if key != "diverged"}
     for key in ("nll", "frechet_distance", "validation", "milliseconds_a_step", "pressure", "negative_elbo"):
-        if all(isinstance(cell.get(key), float) for cell in cells):
-            merged[key] = {**over_seeds([cell[key] for cell in cells]), "of_each_seed": [cell[key] for cell in cells]}
-    merged["steps"] = max(cell["steps"] for cell in cells)
-    return {**merged, "seeds": list(found), "broke": [seed for seed, cell in found.items() if "diverged" in cell]}
+        if all(isinstance(cell.get(key), float) for cell in found):
+            merged[key] = {**over_seeds([cell[key] for cell in found]), "of_each_seed": [cell[key] for cell in found]}
+    merged["steps"] = max(cell["steps"] for cell in found)
+    return merged
 
 
 def _over_annealed(found: Mapping[int, Result]) -> Result:

@@ -38,7 +38,7 @@ class ToyScores(Settings):
     train: Count = 50_000  # rows that the batches are drawn from
     hidden: tuple[Count, ...] = (120, 120)  # of the MADE
     context_features: Count = 16
-    sinusoids: Count = 8  # of values, in the MADE and in the head
+    sinusoids: int = Field(8, ge=0)  # of values, in the MADE and in the head
     max_frequency: Positive = 10.0  # of them; 5 and 20, tried on s_curve and ring_and_blob, differ little
     head_hidden: tuple[Count, ...] = (64, 64, 64)
     sigma_max: Positive = 2.0

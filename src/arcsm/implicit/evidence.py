@@ -1,9 +1,9 @@
 """How likely data are under a latent variable model, :math:`\\log p_\\theta(x) = \\log \\int p_\\theta(x, z)\\, dz`.
 
 Two estimates, neither of which needs the density of an encoder: importance sampling from a distribution that is
-fitted to each input, and annealed importance sampling. The first is a lower bound in expectation; so is the second but
-for the adaptation of its step size. On data that the model itself has drawn, with their latents, annealing backwards
-bounds from above (:func:`gap`), which tells how far to trust annealing on data like these.
+fitted to each input, and annealed importance sampling; both are lower bounds in expectation. On data that the model
+itself has drawn, with their latents, annealing backwards bounds from above (:func:`gap`), which tells how far to trust
+annealing on data like these.
 """
 
 from __future__ import annotations

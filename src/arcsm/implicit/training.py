@@ -71,8 +71,9 @@ def fit_vae(
         resume: Go on from the checkpoint in ``run``, if there is one.
         progress: Show a progress bar (on a terminal).
         entropy: An estimator of your own, on the device of the training, in place of the one that the method names. It
-            sees samples of the encoder, and the inputs ``(B, F)`` as the decoder is a distribution of them. With a
-            ``run`` it is one that does not learn, or one of ours, whose checkpoints we know to write.
+            sees samples of the encoder (``particles`` of each input, if it takes more than one), and the inputs
+            ``(B, F)`` as the decoder is a distribution of them. With a ``run`` it is one that does not learn, or one of
+            ours, whose checkpoints we know to write.
 
     Returns:
         What came out; the averaged weights of the last step are in ``vae``, so ``best_step`` and ``best_loss`` are the
@@ -166,7 +167,13 @@ class _Trainer:
             return estimator(self.vae, self.config)
 
     def check_own(self) -> None:
-        """Whether all that is asked for goes together with the user's own estimator."""
+        """Whether all that is asked for goes together with the user's own estimator.
+
+        Raises:
+            ValueError: where it does not.
+        """
+        if self.entropy.least_samples > self.config.particles:
+            raise ValueError(f"train.particles: expected at least {self.entropy.least_samples}, which {self.own} takes")
         if self.config.centred and not isinstance(self.vae.encoder, AutoregressiveEncoder):
             raise ValueError("train.centred: expected an autoregressive encoder")
         if self.run is not None and self.entropy.learns and self.learned is None:
@@ -189,7 +196,7 @@ class _Trainer:
         """Steps of the scores, where there are any to learn, on as many samples of the inputs."""
         for _ in range(steps if self.entropy.learns else 0):
             with torch.no_grad():
-                z = self.vae.draw(begun, 1, generator)
+                z = self.vae.draw(begun, self.particles, generator)
             self.entropy.update(z, seen, generator)
 
     def advance(self) -> float:
@@ -247,7 +254,7 @@ class _Trainer:
     @contextmanager
     def seeded_scores(self) -> Iterator[None]:
         """Scores with a noise ladder draw from torch's own generator: seeded for the step, then put back."""
-        noisy = self.config.score_noise is not None
+        noisy = self.config.score_noise is not None or self.own is not None
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else [], enabled=noisy):
             if noisy:
                 torch.manual_seed(self.generator(4, self.step).initial_seed())
