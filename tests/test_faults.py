@@ -173,6 +173,31 @@ def test_parts_that_have_not_begun_are_not_waited_for() -> None:
     assert len(begun) < 200
 
 
+#: Threads give way after a microsecond, so that some are still on their way when the first part fails.
+_FAILS_AT_ONCE = """
+import sys, torch
+from arcsm.batches import each_part
+
+def part(rows):
+    raise KeyError(rows.start)
+
+torch.set_num_threads(3)
+sys.setswitchinterval(1e-6)
+for _ in range(300):
+    try:
+        each_part(part, [slice(0, 1), slice(1, 2)], torch.device("cpu"))
+    except KeyError as error:
+        assert error.args == (0,)
+print(torch.get_num_threads())
+"""
+
+
+def test_a_part_that_fails_at_once_leaves_no_thread_waiting() -> None:
+    command = [sys.executable, "-c", _FAILS_AT_ONCE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
+
+
 def test_one_of_several_processes_takes_all_signals_as_one() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
