@@ -71,10 +71,25 @@ def test_what_broke_is_not_the_best() -> None:
     assert found["annealed_behind_the_best"]["a"] == [-1.0, 0.0]
 
 
+def test_faces_are_held_against_the_best_with_the_seeds_that_both_have() -> None:
+    distances = {"a": {0: 700.0, 1: 720.0, 2: 716.0}, "b": {0: 710.0, 2: 720.0}, "c": {0: 690.0}}
+    rows = {
+        method: {"broke": [], **table2._over_cells({s: {"steps": 1, "frechet_distance": d} for s, d in found.items()})}
+        for method, found in distances.items()
+    }
+    rows["c"]["broke"] = [0]
+    found = table2._best(autoencoders.FACES, rows)
+    assert found["best"] == "a"
+    assert found["distance_behind_the_best"]["b"] == pytest.approx([7.0, 3.0])  # of 10 and 4
+    assert found["distance_behind_the_best"]["c"] == [-10.0, 0.0]
+    assert found["behind_with_each_seed"]["b"] == [10.0, 4.0]
+
+
 def test_a_later_seed_that_broke_is_not_forgotten() -> None:
     whole, broken = {"steps": 4, "nll": 2.0, "used_latents": 3}, {"steps": 9, "nll": 1.0, "diverged": "step 9: ..."}
-    row = table2._over_cells([whole, broken])
+    row = table2._over_cells({0: whole, 2: broken})
     assert row["steps"] == 9
+    assert row["seeds_measured"] == [0, 2]
     assert row["nll"]["of_each_seed"] == [2.0, 1.0]
 
 
