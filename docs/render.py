@@ -30,8 +30,8 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def fixed(value: float | None, digits: int = 3) -> str:
-    """A number with so many decimals."""
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    """A number with so many decimals, and no minus sign before a zero."""
+    return "–" if value is None else f"{value:z.{digits}f}".replace("-", "−")
 
 
 def percent(value: float | None) -> str:

@@ -40,7 +40,7 @@ class Fig1a(Settings):
 
 
 PRESETS: Mapping[Preset, Fig1a] = {
-    "smoke": Fig1a(features=(2, 4), hidden=8, head_hidden=8, batch=8, repeats=2),
+    "smoke": Fig1a(features=(4,), hidden=8, head_hidden=8, batch=8, repeats=2),
     "cpu": Fig1a(),
     "paper": Fig1a(largest_for_sm=2000, hidden=512, head_hidden=64, repeats=21),
 }
