@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from arcsm.threads import each_on_threads
 from arcsm.warning import AccuracyWarning, warn
 
 T = TypeVar("T")
@@ -75,40 +72,22 @@ def each_part(function: Callable[[slice], T], parts: Sequence[slice], device: to
     if device.type != "cpu" or workers < 2 or torch.is_autocast_enabled("cpu"):
         with torch.no_grad():
             return [function(part) for part in parts]
-    left, begun = deque(enumerate(parts)), threading.Semaphore(0)
-    found: dict[int, T] = {}
-    failed: dict[int, BaseException] = {}
 
-    def work() -> None:
+    def begin() -> None:
         torch.get_num_threads()  # a thread's first question or operation takes over the number that all begin with
         torch.set_num_threads(max(1, cores // workers))
-        begun.release()
-        with torch.no_grad(), suppress(IndexError):
-            while True:
-                number, part = left.popleft()
-                try:
-                    found[number] = function(part)
-                except BaseException as error:
-                    left.clear()
-                    failed[number] = error
+
+    def alone(part: slice) -> T:
+        with torch.no_grad():
+            return function(part)
+
+    def put_back() -> None:
+        torch.set_num_threads(cores)  # what a thread sets is also for all threads to come
 
     try:
-        # no initializer waits for another: where one fails, the pool may take for itself what tells the others to end
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                threads = [pool.submit(work) for _ in range(workers)]
-                for _ in threads:
-                    begun.acquire()
-                torch.set_num_threads(cores)  # what a thread sets is also for all threads to come
-                for thread in threads:
-                    thread.result()
-            finally:
-                left.clear()  # what has not begun is not to be waited for
+        return each_on_threads(alone, parts, workers, begin, put_back)
     finally:
-        torch.set_num_threads(cores)
-    if failed:
-        raise failed[min(failed)]  # the first in their order: those before it have begun earlier
-    return [found[number] for number in range(len(parts))]
+        put_back()
 
 
 class Workspace:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from arcsm.threads import each_on_threads
 
 T = TypeVar("T")
 
@@ -60,5 +61,4 @@ def each_share(function: Callable[[int], T], count: int) -> list[T]:
     """
     if count < 2:
         return [function(number) for number in range(count)]
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(function, range(count)))
+    return each_on_threads(function, range(count), count)

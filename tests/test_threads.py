@@ -1,0 +1,104 @@
+"""Threads for one piece of work: in order, and never left waiting."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from arcsm import threads
+from arcsm.threads import each_on_threads
+
+
+def test_results_come_in_the_order_of_the_items_from_as_many_threads() -> None:
+    together = threading.Barrier(3)
+    begun: list[int] = []
+    told: list[int] = []
+
+    def square(value: int) -> int:
+        if value < 3:
+            together.wait(timeout=60)  # which takes three threads
+        return value**2
+
+    found = each_on_threads(
+        square, range(20), 3, lambda: begun.append(threading.get_ident()), lambda: told.append(len(begun))
+    )
+    assert found == [value**2 for value in range(20)]
+    assert len(set(begun)) == 3
+    assert threading.get_ident() not in begun
+    assert told == [3]
+    assert each_on_threads(square, [], 2) == []
+
+
+def test_the_first_of_the_items_that_fail_is_the_one_that_is_said() -> None:
+    done = []
+
+    def fail(value: int) -> None:
+        done.append(value)
+        if value in (2, 5):
+            raise KeyError(value)
+
+    for _ in range(50):
+        with pytest.raises(KeyError, match="2"):
+            each_on_threads(fail, range(1000), 3)
+    assert len(done) < 50 * 1000  # those that had not begun were left
+
+
+def test_a_thread_that_fails_to_begin_is_said() -> None:
+    def begin() -> None:
+        raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="no room"):
+        each_on_threads(str, range(10), 2, begin)
+
+
+def test_where_no_thread_can_start_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = threads._thread.start_new_thread, []
+
+    def only_once(*arguments: object) -> int:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(arguments)
+        return start(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(threads._thread, "start_new_thread", only_once)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        each_on_threads(str, range(10), 2)
+
+
+#: Interrupted at any moment, over and over.
+_INTERRUPTED = """
+import random, signal, sys
+from arcsm.threads import each_on_threads
+
+armed, random = False, random.Random(0)
+
+def interrupt(*_):
+    global armed
+    if armed:
+        armed = False
+        raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+sys.setswitchinterval(1e-5)
+interrupted = 0
+for _ in range(4000):
+    try:
+        armed = True
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 4e-4))
+        try:
+            assert each_on_threads(str, range(4), 2) == ["0", "1", "2", "3"]
+        finally:
+            armed = False
+    except KeyboardInterrupt:
+        interrupted += 1
+print(interrupted)
+"""
+
+
+def test_an_interruption_leaves_no_thread_waiting() -> None:
+    done = subprocess.run([sys.executable, "-c", _INTERRUPTED], capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) > 100
