@@ -348,7 +348,8 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
 def test_the_installed_command_runs_and_prints_no_bar_into_a_pipe(image_run: Path, tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "arcsm.cli", "sample", str(image_run), "-n", "2", "--out", str(tmp_path / "s.png")],
-        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "FORCE_COLOR": "1"},
     )  # fmt: skip
     assert result.returncode == 0
     assert result.stderr == ""

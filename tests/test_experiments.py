@@ -274,7 +274,7 @@ def test_runs_that_share_a_work_folder_share_the_work(tmp_path: Path) -> None:
         def compute() -> dict[str, Any]:
             if run == "first" and name == "a":
                 begun.set()
-                assert all_but_a.wait(30.0)
+                assert all_but_a.wait(120.0)
             done.append((run, name))
             return {"by": run}
 
@@ -287,11 +287,13 @@ def test_runs_that_share_a_work_folder_share_the_work(tmp_path: Path) -> None:
     all_but_a = threading.Event()
     with ThreadPoolExecutor() as pool:
         first = pool.submit(run_of, "first")
-        assert begun.wait(30.0)
-        second = pool.submit(run_of, "second")
-        while len(done) < 2:  # the second run does b and c, leaves a to the first, and waits for it
-            time.sleep(0.01)
-        all_but_a.set()
+        try:
+            assert begun.wait(120.0)
+            second = pool.submit(run_of, "second")
+            while len(done) < 2 and not second.done():  # it does b and c, leaves a to the first, and waits for it
+                time.sleep(0.01)
+        finally:
+            all_but_a.set()
         assert first.result() == second.result() == {"a": {"by": "first"}, "b": {"by": "second"}, "c": {"by": "second"}}
     assert sorted(done) == [("first", "a"), ("second", "b"), ("second", "c")]
 

@@ -15,7 +15,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,12 @@ import pytest
 import torch
 
 import arcsm
-from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, cli, load, training
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, cli, interrupts, load, training
 from arcsm.batches import each_part
 from arcsm.commands import models
 from arcsm.data import read_array, read_frame, read_images, read_table
 from arcsm.interrupts import Terminated, asked_to_stop, end_in_order
-from small_runs import COMMAND, TINY, environment
+from small_runs import COMMAND, PATIENCE, TINY, at_work, environment
 
 # Signals ------------------------------------------------------------------------------------------------------------
 
@@ -130,6 +130,28 @@ def test_what_ends_a_command_does_not_end_its_cleaning_up() -> None:
     assert cleaned == [True]
 
 
+def test_a_signal_that_was_lost_while_an_object_was_dropped_counts_when_it_comes_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Dropped:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    lost = []
+    monkeypatch.setattr(sys, "unraisablehook", lost.append)
+    monkeypatch.setattr(interrupts, "_CLEANING_UP", 0.05)
+    try:
+        end_in_order()
+        Dropped()
+        assert len(lost) == 1
+        time.sleep(0.1)
+        with pytest.raises(Terminated):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.parametrize("started", [True, False])
 def test_one_of_several_processes_is_ended_by_the_signal_itself(started: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
@@ -212,6 +234,13 @@ def test_one_of_several_processes_takes_all_signals_as_one() -> None:
     with asked_to_stop(patient=True):
         pass
     assert signal.getsignal(signal.SIGTERM) == before[signal.SIGTERM]
+    try:
+        with pytest.raises(KeyboardInterrupt), asked_to_stop(patient=True):
+            raise KeyboardInterrupt  # another was asked
+        signal.raise_signal(signal.SIGTERM)  # would end the process
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 _PATIENT = """
@@ -267,27 +296,26 @@ def test_thirty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY % (6000, 0.0))  # a checkpoint after every step: most kills hit one
     moments = random.Random(0)
 
-    def start(folder: str) -> subprocess.Popen[bytes]:
-        command = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / folder), "--resume"]
-        return subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    def start(folder: str) -> AbstractContextManager[subprocess.Popen[str]]:
+        return at_work(*COMMAND, "train", tmp_path / "tiny.yaml", "--out", tmp_path / folder, "--resume")
 
     state = tmp_path / "killed" / training.STATE_NAME
     killed = 0
     while killed < 30:
-        process = start("killed")
         begun = state.stat().st_mtime_ns if state.exists() else 0
-        while process.poll() is None and (not state.exists() or state.stat().st_mtime_ns == begun):
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0.0, 0.4))
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        with start("killed") as process:
+            while process.poll() is None and (not state.exists() or state.stat().st_mtime_ns == begun):
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0.0, 0.4))
+            if process.poll() is not None:
+                break
+            process.send_signal(signal.SIGKILL)
         killed += 1
     assert killed == 30
     for folder in ("killed", "whole"):
-        process = start(folder)
-        assert process.wait() == 0, process.communicate()[1]
+        with start(folder) as process:
+            said = process.communicate(timeout=4 * PATIENCE)
+        assert process.returncode == 0, said
     mine, expected = (load(tmp_path / folder).state_dict() for folder in ("killed", "whole"))
     for name, weights in expected.items():
         assert torch.equal(weights, mine[name]), name
@@ -299,20 +327,31 @@ def test_thirty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
 def test_a_full_disk_is_said_and_keeps_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY % (20, 1e9))
     run = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "run")]
-    subprocess.run(run, env=environment(), check=True, capture_output=True)
+    subprocess.run(run, env=environment(), check=True, capture_output=True, timeout=PATIENCE)
     kept = (tmp_path / "run" / "model.safetensors").read_bytes()
 
-    def full() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writes fail, as on a full disk, rather than kill
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
-
+    # writes fail, as on a full disk, rather than kill; in blocks of 512 bytes
+    full = ["sh", "-c", 'trap "" XFSZ; ulimit -f 4; exec "$@"', "sh"]
     sample = [*COMMAND, "sample", str(tmp_path / "run"), "-n", "64", "--out", str(tmp_path / "run" / "model.npy")]
     train = [*run[:-1], str(tmp_path / "new")]
-    for command, file in ((sample, tmp_path / "run" / "model.npy"), (train, tmp_path / "new" / "state.safetensors")):
-        done = subprocess.run(command, env=environment(), preexec_fn=full, capture_output=True, text=True, check=False)
-        assert done.returncode == 1
-        assert f"{file}: cannot be written" in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
+    watched = [
+        *run[:-1],
+        str(tmp_path / "watched"),
+        "--set",
+        "train.tensorboard=true",
+        "--set",
+        "train.validate_every=1",
+    ]
+    for command, file in (
+        (sample, tmp_path / "run" / "model.npy"),
+        (train, tmp_path / "new" / "state.safetensors"),
+        (watched, tmp_path / "watched" / "tensorboard"),
+    ):
+        with at_work(*full, *command) as done:
+            said = done.communicate(timeout=PATIENCE)[1]
+        assert done.returncode == 1, said
+        assert f"{file}: cannot be written" in said
+        assert len(said.strip().splitlines()) == 1
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == kept
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if "tmp" in path.name) == []
     assert not (tmp_path / "run" / "model.npy").exists()

@@ -104,15 +104,17 @@ def test_a_compiler_that_hangs_is_ended_with_all_that_it_started(
 ) -> None:
     started = tmp_path / "started"
     compiler(tmp_path, monkeypatch, f"sleep 600 & echo $! > {started}; wait")
-    monkeypatch.setattr(build, "_SECONDS", 1.0)
+    monkeypatch.setattr(build, "_SECONDS", 5.0)
     begun = time.monotonic()
-    with pytest.raises(build.CompilationError, match="not done after 1 seconds"):
+    with pytest.raises(build.CompilationError, match="not done after 5 seconds"):
         native.library()
     assert time.monotonic() - begun < 60.0
     child = int(started.read_text())
     for _ in range(100):  # until whoever inherits it has seen that it ended
-        state = Path(f"/proc/{child}/stat")
-        if not state.exists() or ") Z" in state.read_text():
+        try:
+            if ") Z" in Path(f"/proc/{child}/stat").read_text():
+                return
+        except OSError:  # there is none any more
             return
         time.sleep(0.1)
     pytest.fail("its child goes on")
@@ -365,6 +367,6 @@ for in_torch, ours in zip(*found, strict=True):
 print(build.library().vector_step())
 """
     environment = os.environ | {"CC": str(COMPILER)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == step

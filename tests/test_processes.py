@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,12 +37,14 @@ from arcsm import (
 )
 from arcsm.draws import Share, Source, even_like, normal_like, signs_like, uniform_like
 from arcsm.processes import Group, ProcessError, shares
-from small_runs import COMMAND, TINY, environment
+from small_runs import COMMAND, PATIENCE, TINY, at_work, children_of, environment, wait_until
 
 
 def run(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
     command = [*COMMAND, *(str(argument) for argument in arguments)]
-    return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, env=environment(**more), capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
 
 
 def here(*arguments: object) -> int:
@@ -209,19 +211,15 @@ def as_srun_would(folders: list[Path], *arguments: str) -> list[tuple[int, str, 
         port = free.getsockname()[1]
     slurm = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "x", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
     slurm |= {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    both = [
-        subprocess.Popen(
-            [*COMMAND, *arguments],
-            env=environment(**slurm, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=folder,
-        )
-        for rank, folder in enumerate(folders)
-    ]
-    said = [process.communicate(timeout=300) for process in both]
-    return [(process.returncode, *texts) for process, texts in zip(both, said, strict=True)]
+    with ExitStack() as stack:
+        both = [
+            stack.enter_context(
+                at_work(*COMMAND, *arguments, cwd=folder, **slurm, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank))
+            )
+            for rank, folder in enumerate(folders)
+        ]
+        said = [process.communicate(timeout=PATIENCE) for process in both]
+        return [(process.returncode, *texts) for process, texts in zip(both, said, strict=True)]
 
 
 def test_processes_that_a_scheduler_starts_find_each_other(tmp_path: Path) -> None:
@@ -263,20 +261,20 @@ def test_processes_that_would_not_do_the_same_all_stop(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_processes_whose_starter_was_killed_end(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY % (100_000, 0))
-    command = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "run"), "--devices", "2"]
-    starter = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    children = [wait_for_step(starter.pid, tmp_path / "run", rank) for rank in range(2)]
-    starter.kill()
-    starter.wait()
-    for _ in range(300):
-        if not any(Path(f"/proc/{child}/status").exists() for child in children):
-            break
+    with at_work(*COMMAND, "train", tmp_path / "tiny.yaml", "--out", tmp_path / "run", "--devices", 2) as starter:
+        children = [wait_for_step(starter, tmp_path / "run", rank) for rank in range(2)]
+        starter.kill()
+        starter.wait()
+    end = time.monotonic() + PATIENCE
+    while any(is_alive(child) for child in children) and time.monotonic() < end:
         time.sleep(0.1)
-    assert not any(Path(f"/proc/{child}/status").exists() for child in children)
+    assert not any(is_alive(child) for child in children)
     assert here("train", tmp_path / "tiny.yaml", "--out", tmp_path / "run", "--resume", "--set", "train.steps=1") == 1
 
 
 def test_a_script_that_was_started_several_times_is_alone_unless_it_joins(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "TORCHELASTIC_"))]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("SLURM_NTASKS", "4")
     assert processes.was_started()
     assert processes.group() == Group()
@@ -319,11 +317,9 @@ def test_a_mistake_is_said_once(tmp_path: Path) -> None:
 def test_a_killed_process_ends_the_run_which_one_alone_goes_on_with(rank: int, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY % (500, 0))
     folder = tmp_path / "run"
-    command = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(folder), "--devices", "2"]
-    both = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    victim = wait_for_step(both.pid, folder, rank)
-    os.kill(victim, signal.SIGKILL)
-    _, said = both.communicate(timeout=120)
+    with at_work(*COMMAND, "train", tmp_path / "tiny.yaml", "--out", folder, "--devices", 2) as both:
+        os.kill(wait_for_step(both, folder, rank), signal.SIGKILL)
+        _, said = both.communicate(timeout=PATIENCE)
     assert both.returncode == 1
     lines = said.strip().splitlines()
     assert len(lines) == 1, said
@@ -333,25 +329,29 @@ def test_a_killed_process_ends_the_run_which_one_alone_goes_on_with(rank: int, t
     assert difference(folder, tmp_path / "whole") < 1e-4
 
 
-def wait_for_step(parent: int, folder: Path, rank: int) -> int:
+def wait_for_step(starter: subprocess.Popen[str], folder: Path, rank: int) -> int:
     """The process of a rank, once the run has a checkpoint."""
-    for _ in range(1200):
-        time.sleep(0.05)
-        if (folder / "state.safetensors").exists():
-            children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-            of_rank = [child for child in children if f"\0RANK={rank}\0" in Path(f"/proc/{child}/environ").read_text()]
-            return int(of_rank[0])
-    raise AssertionError("the run did not begin")
+    wait_until((folder / "state.safetensors").exists, starter)
+    children = children_of(starter.pid)
+    (of_rank,) = (one for one in children if f"\0RANK={rank}\0" in Path(f"/proc/{one}/environ").read_text())
+    return of_rank
+
+
+def is_alive(process: int) -> bool:
+    """Whether it runs; one that nobody asks for its exit code stays as a zombie."""
+    try:
+        return ") Z" not in Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
 
 
 def test_ctrl_c_ends_all_after_the_same_step(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY % (100_000, 0))
     folder = tmp_path / "run"
-    command = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(folder), "--devices", "2"]
-    both = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for_step(both.pid, folder, 0)
-    both.send_signal(signal.SIGINT)
-    _, said = both.communicate(timeout=120)
+    with at_work(*COMMAND, "train", tmp_path / "tiny.yaml", "--out", folder, "--devices", 2) as both:
+        wait_for_step(both, folder, 0)
+        both.send_signal(signal.SIGINT)
+        _, said = both.communicate(timeout=PATIENCE)
     assert both.returncode == 130
     assert said.count("go on with: arcsm train") == 1
     step = int(said.removeprefix("arcsm: interrupted after step ").split(";")[0])
@@ -360,24 +360,20 @@ def test_ctrl_c_ends_all_after_the_same_step(tmp_path: Path) -> None:
 
 def test_a_scheduler_may_end_starter_and_started_at_once(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY % (100_000, 1e9))
-    folder = tmp_path / "run"
-    command = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(folder), "--devices", "2"]
-    both = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for _ in range(1200):
-        time.sleep(0.05)
-        if (folder / "metrics.csv").is_file() and (folder / "metrics.csv").read_text().count("\n") > 1:
-            break
-    children = Path(f"/proc/{both.pid}/task/{both.pid}/children").read_text().split()
-    both.send_signal(signal.SIGTERM)
-    for _ in range(20):
-        for child in map(int, children):
-            with suppress(ProcessLookupError):  # has ended
-                os.kill(child, signal.SIGTERM)
-        time.sleep(0.005)
-    _, said = both.communicate(timeout=120)
+    log = tmp_path / "run" / "metrics.csv"
+    with at_work(*COMMAND, "train", tmp_path / "tiny.yaml", "--out", log.parent, "--devices", 2) as both:
+        wait_until(lambda: log.is_file() and log.read_text().count("\n") > 1, both)
+        children = children_of(both.pid)
+        both.send_signal(signal.SIGTERM)
+        for _ in range(20):
+            for child in children:
+                with suppress(ProcessLookupError):  # has ended
+                    os.kill(child, signal.SIGTERM)
+            time.sleep(0.005)
+        _, said = both.communicate(timeout=PATIENCE)
     assert both.returncode == 130
     step = int(said.removeprefix("arcsm: interrupted after step ").split(";")[0])
-    assert checkpoint.read_tensors(folder / "state.safetensors")[1]["step"] == step
+    assert checkpoint.read_tensors(log.with_name("state.safetensors"))[1]["step"] == step
 
 
 @pytest.mark.slow
@@ -387,10 +383,12 @@ def test_two_machines(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "run"), "--nodes", "2"]
-    more = environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    machines = [subprocess.Popen(command, env=more, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [machine.communicate(timeout=300)[1] for machine in machines]
+    command = [*COMMAND, "train", tmp_path / "tiny.yaml", "--out", tmp_path / "run", "--nodes", 2]
+    with ExitStack() as stack:
+        machines = [
+            stack.enter_context(at_work(*command, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))) for _ in range(2)
+        ]
+        said = [machine.communicate(timeout=PATIENCE)[1] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], said
     assert here("train", tmp_path / "tiny.yaml", "--out", tmp_path / "one") == 0
     assert difference(tmp_path / "run", tmp_path / "one") < 1e-5
@@ -399,6 +397,14 @@ def test_two_machines(tmp_path: Path) -> None:
 def test_an_autoencoder_trains_in_one_process(capsys: pytest.CaptureFixture[str]) -> None:
     assert here("train", "vae-mnist", "--devices", 2) == 1
     assert "trains in one process" in capsys.readouterr().err
+
+
+def test_signals_are_handled_as_before_once_processes_have_ended() -> None:
+    before = {number: signal.getsignal(number) for number in processes._HANDLED}
+    with processes._as_starter(2):
+        for number in processes._HANDLED:
+            signal.signal(number, signal.SIG_IGN)  # as torch does with handlers of its own
+    assert {number: signal.getsignal(number) for number in processes._HANDLED} == before
 
 
 def test_several_machines_need_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,6 +437,11 @@ def test_what_is_said_of_processes_that_failed(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == "a mistake\n"
     assert processes._explain({0: failure(-15, 1), 1: failure(1, 2, "a mistake")}) == 1
     assert capsys.readouterr().err == "a mistake\n"
+    slow = {0: failure(1, 1, "the disk is full"), 1: failure(-9, 1200), 2: failure(1, 2, processes.LOST_CONTACT)}
+    assert processes._explain(slow) == 1
+    assert capsys.readouterr().err == "the disk is full\n"
+    with pytest.raises(ProcessError, match="process 1 of the run was ended by SIGKILL"):
+        processes._explain({0: failure(1, 2, processes.LOST_CONTACT), 1: failure(-9, 1)})
     with pytest.raises(ProcessError, match="process 0 of the run was ended by SIGTERM"):
         processes._explain({0: failure(-15, 1)})
     with pytest.raises(ProcessError, match="process 3 of the run was ended by SIGSEGV"):

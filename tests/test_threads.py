@@ -99,6 +99,8 @@ print(interrupted)
 
 
 def test_an_interruption_leaves_no_thread_waiting() -> None:
-    done = subprocess.run([sys.executable, "-c", _INTERRUPTED], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED], capture_output=True, text=True, timeout=300, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert int(done.stdout) > 100

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
 import time
 import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +39,7 @@ from arcsm import (
 from arcsm.data.toys import toy
 from arcsm.training_log import ended_worse
 from arcsm.warning import TrainingWarning
+from small_runs import PATIENCE, at_work, wait_until
 
 
 def build(features: int = 2, seed: int = 0, noise: bool = True) -> AutoregressiveModel:
@@ -256,23 +259,25 @@ _SCRIPT = """
 
 
 def test_kill_9_loses_nothing(tmp_path: Path) -> None:
-    def start(run: Path) -> subprocess.Popen[bytes]:
+    def start(run: Path) -> AbstractContextManager[subprocess.Popen[str]]:
         script = textwrap.dedent(_SCRIPT.format(here=str(Path(__file__).parent), run=str(run)))
-        return subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
+        return at_work(sys.executable, "-c", script)
 
-    assert start(tmp_path / "whole").wait() == 0
+    def finish(run: Path) -> None:
+        with start(run) as process:
+            said = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, said
+
+    finish(tmp_path / "whole")
+    state = tmp_path / "killed" / training.STATE_NAME
     for attempt in range(2):
-        process = start(tmp_path / "killed")
-        state = tmp_path / "killed" / training.STATE_NAME
-        deadline = time.monotonic() + 60
         before = state.stat().st_mtime_ns if state.exists() else 0
-        while time.monotonic() < deadline and (not state.exists() or state.stat().st_mtime_ns == before):
-            time.sleep(0.01)
-        time.sleep(0.05 * attempt)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+        with start(tmp_path / "killed") as process:
+            wait_until(lambda before=before: state.exists() and state.stat().st_mtime_ns != before, process)  # type: ignore[misc]
+            time.sleep(0.05 * attempt)
+            process.kill()
         assert process.returncode == -signal.SIGKILL
-    assert start(tmp_path / "killed").wait() == 0
+    finish(tmp_path / "killed")
     assert same_weights(load(tmp_path / "whole"), load(tmp_path / "killed"))
 
 
@@ -329,7 +334,33 @@ def test_metrics_are_logged_to_csv_and_tensorboard(tmp_path: Path) -> None:
     log = training_log.read_metrics(tmp_path)
     assert [row["step"] for row in log] == [10, 20, 30]
     assert {"loss", "valid", "learning_rate", "seconds"} <= log[0].keys()
-    assert list((tmp_path / "tensorboard").glob("events*"))
+    board = tmp_path / "tensorboard"
+    (file,) = board.glob("events*")
+    assert [(step, value) for name, step, value in scalars(file) if name == "loss"] == [
+        (int(row["step"]), pytest.approx(row["loss"])) for row in log
+    ]
+    assert {name for name, _, _ in scalars(file)} == {"loss", "valid", "learning_rate", "seconds"}
+    file.rename(board / "first")
+    with training_log.TrainingLog(tmp_path, log, True) as resumed:
+        resumed.write({"step": 40.0, "loss": 1.5})
+    (later,) = board.glob("events*")
+    assert (events(later)[1].session_log.status, events(later)[1].step) == (1, 31)  # later steps are of this file
+    assert scalars(later) == [("loss", 40, 1.5)]
+
+
+def events(file: Path) -> list[Any]:
+    """Of TensorBoard: each behind its length and before its checksum."""
+    event = pytest.importorskip("tensorboardX.proto.event_pb2").Event
+    data, found = file.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("Q", data[:8])
+        found.append(event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    return found
+
+
+def scalars(file: Path) -> list[tuple[str, int, float]]:
+    return [(value.tag, event.step, value.simple_value) for event in events(file) for value in event.summary.value]
 
 
 def test_epochs_and_dequantisation() -> None:

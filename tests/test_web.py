@@ -125,7 +125,8 @@ def launched(model: AutoregressiveModel) -> tuple[Any, str]:
     return page, address
 
 
-def test_the_page_answers() -> None:
+def test_the_page_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     client = pytest.importorskip("gradio_client")
     page, address = launched(table_model())
     try:

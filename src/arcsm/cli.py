@@ -15,7 +15,7 @@ from arcsm.commands import experiments, models, pages, tables, training
 from arcsm.commands.several import SeveralProcesses
 from arcsm.commands.shown import Stopped, fail
 from arcsm.interrupts import Terminated, end_in_order
-from arcsm.processes import ProcessError, copies, is_lost_contact, leave_error, start, was_started
+from arcsm.processes import LOST_CONTACT, ProcessError, copies, is_lost_contact, leave_error, start, was_started
 from arcsm.training import TrainingDiverged
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -73,8 +73,7 @@ def _run(arguments: Sequence[str]) -> int:
             if type(error).__name__ == "Abort":
                 return fail("interrupted", 130)
             if is_lost_contact(error):
-                said = "arcsm: another process of the run has ended; see what it said"
-                return 1 if leave_error(f"{said}\n{error}") else fail(said.removeprefix("arcsm: "), 1)
+                return 1 if leave_error(f"arcsm: {LOST_CONTACT}\n{error}") else fail(LOST_CONTACT, 1)
             if leave_error(traceback.format_exc().rstrip()):
                 return 1
             raise

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_CLEANING_UP = 2.0  # seconds in which it is not asked again
 
 
 class Terminated(BaseException):
@@ -19,11 +21,18 @@ class Terminated(BaseException):
 
 
 def end_in_order() -> None:
-    """Let the signal ``TERM`` raise :class:`Terminated` in the main thread, once: what follows is not cut short."""
+    """Let the signal ``TERM`` raise :class:`Terminated` in the main thread.
+
+    What follows is not cut short by another that comes soon. A later one counts again: what is raised while Python
+    drops an object goes no further, and the command on.
+    """
+    last = -_CLEANING_UP
 
     def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)
-        raise Terminated
+        nonlocal last
+        if time.monotonic() - last >= _CLEANING_UP:
+            last = time.monotonic()
+            raise Terminated
 
     signal.signal(signal.SIGTERM, end)
 
@@ -33,13 +42,15 @@ def asked_to_stop(patient: bool = False) -> Iterator[Callable[[], bool]]:
     """Gives a function that says whether to stop; asked a second time, the process stops at once.
 
     A ``patient`` one does not, and is not to be ended by it afterwards either: one of several processes may be asked
-    both by a scheduler and by what started it, and the second word must not cost what the first one saves.
+    both by a scheduler and by what started it, or after it has stopped since another was asked, and the second word
+    must not cost what the first one saves.
 
     In another thread than the main one, which alone may watch signals, the answer is always no.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
+    stopping = False
     asked = False  # no threading.Event: a signal may come while an earlier one holds its lock, and would wait forever
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -51,7 +62,10 @@ def asked_to_stop(patient: bool = False) -> Iterator[Callable[[], bool]]:
     before = {number: signal.signal(number, ask) for number in _SIGNALS}
     try:
         yield lambda: asked
+    except KeyboardInterrupt:
+        stopping = True
+        raise
     finally:
-        if not (patient and asked):
+        if not (patient and (asked or stopping)):
             for number, handler in before.items():
                 signal.signal(number, handler)

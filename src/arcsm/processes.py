@@ -11,13 +11,16 @@ import atexit
 import itertools
 import json
 import logging
+import math
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
 from signal import Signals
@@ -30,8 +33,10 @@ from torch import Tensor
 from arcsm.checkpoint import write_text
 from arcsm.devices import resolve_device
 
+LOST_CONTACT = "another process of the run has ended; see what it said"
 _STARTED = "ARCSM_STARTED_PROCESSES"  # in the environment of the processes that `start` started
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # where a process leaves its error to whoever started it
+_HANDLED = (Signals.SIGTERM, Signals.SIGINT, Signals.SIGHUP, Signals.SIGQUIT)  # by torch
 _LAST_STEP = 120  # seconds that processes have to end a step when they are told to stop
 _PATIENCE = timedelta(minutes=30)  # with a process that does not answer: as long as reading the data may take
 
@@ -220,6 +225,9 @@ def start(arguments: Sequence[str], devices: int, nodes: int = 1) -> int:
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    patience: dict[str, Any] = {"shutdown_timeout": _LAST_STEP}
+    if "shutdown_timeout" not in {field.name for field in fields(LaunchConfig)}:
+        patience = {}  # an older torch has 30 seconds of its own
     with tempfile.TemporaryDirectory(prefix="arcsm-") as folder, _as_starter(devices):
         config = LaunchConfig(
             min_nodes=nodes,
@@ -230,8 +238,8 @@ def start(arguments: Sequence[str], devices: int, nodes: int = 1) -> int:
             rdzv_endpoint=_address() if nodes > 1 else "localhost:0",
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
-            shutdown_timeout=_LAST_STEP,
             local_addr=None if nodes > 1 else "localhost",
+            **patience,
         )
         try:
             elastic_launch(config, sys.executable)("-m", "arcsm.cli", *arguments)
@@ -258,8 +266,12 @@ def _address() -> str:
 
 @contextmanager
 def _as_starter(devices: int) -> Iterator[None]:
-    """The environment that processes are started in; what torch says of them is said in one line here."""
-    before = dict(os.environ)
+    """The environment that processes are started in; what torch says of them is said in one line here, and what it
+    does with signals ends with them."""
+    before, handlers = dict(os.environ), {}
+    if threading.current_thread() is threading.main_thread():
+        found = {number: signal.getsignal(number) for number in _HANDLED}
+        handlers = {number: handler for number, handler in found.items() if handler is not None}
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // devices)))
     os.environ[_STARTED] = str(os.getpid())
     quiet = logging.root.manager.disable
@@ -270,11 +282,22 @@ def _as_starter(devices: int) -> Iterator[None]:
         logging.disable(quiet)
         os.environ.clear()
         os.environ.update(before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _explain(failures: dict[int, Any]) -> int:
-    """Say why processes ended; the exit code. When one has ended, the others are told to (``SIGTERM``)."""
-    told = {rank: one for rank, one in failures.items() if one.exitcode == -Signals.SIGTERM}
+    """Say why processes ended; the exit code.
+
+    When one has ended, the others are told to (``SIGTERM``), and killed where they do not.
+    """
+    own = [one for one in failures.values() if one.exitcode > 0 and LOST_CONTACT not in one.message]
+    first = min(map(_moment, own), default=math.inf)
+    told = {
+        rank: one
+        for rank, one in failures.items()
+        if one.exitcode == -Signals.SIGTERM or (one.exitcode == -Signals.SIGKILL and _moment(one) > first)
+    }
     causes = {rank: one for rank, one in failures.items() if rank not in told} or told
     for rank, failure in causes.items():
         if failure.exitcode < 0:  # the others then failed since it did not answer

@@ -24,7 +24,7 @@ def track(description: str, total: int, enabled: bool) -> Iterator[Callable[...,
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
-        disable=not (enabled and console.is_terminal),
+        disable=not (enabled and console.is_terminal and console.file.isatty()),  # FORCE_COLOR makes pipes terminals
         transient=True,
     ) as bar:
         task = bar.add_task(description, total=total, note="")

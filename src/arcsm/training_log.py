@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import itertools
 import math
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from arcsm.files import atomic_path
 
@@ -57,7 +59,7 @@ class TrainingLog:
     ) -> None:
         self.columns = (*self.COLUMNS, *extra)
         self.path = None if run is None else run / METRICS_NAME
-        self.board: Any = None
+        self.board: _Board | None = None
         if run is None:
             return
         run.mkdir(parents=True, exist_ok=True)
@@ -66,7 +68,7 @@ class TrainingLog:
             writer.writeheader()
             writer.writerows(history)
         if tensorboard:
-            self.board = _summary_writer(run, int(history[-1]["step"]) if history else 0)
+            self.board = _Board(run / "tensorboard", int(history[-1]["step"]) if history else 0)
 
     def __enter__(self) -> TrainingLog:
         return self
@@ -80,8 +82,7 @@ class TrainingLog:
             with self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self.columns).writerow(row)
         if self.board is not None:
-            for name in row.keys() - {"step"}:
-                self.board.add_scalar(name, row[name], int(row["step"]))
+            self.board.write(row)
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
@@ -106,9 +107,35 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
     return found
 
 
-def _summary_writer(run: Path, step: int) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise ValueError('tensorboard: needs the extra: pip install "arcsm[tensorboard]"') from error
-    return SummaryWriter(str(run / "tensorboard"), purge_step=step or None)
+class _Board:
+    """A folder for TensorBoard, written to at once.
+
+    The usual writer has a thread of its own, which a full disk ends; what then waits for it to take more waits for
+    ever.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        try:
+            from tensorboardX import summary
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
+        except ImportError as error:
+            raise ValueError('tensorboard: needs the extra: pip install "arcsm[tensorboard]"') from error
+        self.folder, self.event, self.scalar = folder, Event, summary.scalar
+        folder.mkdir(exist_ok=True)
+        self.events = EventsWriter(str(folder / "events"))
+        if step:  # what an earlier process has written of later steps is void
+            self.events.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, row: Mapping[str, float]) -> None:
+        try:
+            for name in row.keys() - {"step"}:
+                value, now = self.scalar(name, row[name]), time.time()
+                self.events.write_event(self.event(wall_time=now, step=int(row["step"]), summary=value))
+            self.events.flush()
+        except OSError as error:
+            raise OSError(error.errno, f"cannot be written ({error.strerror})", str(self.folder)) from error
+
+    def close(self) -> None:
+        with suppress(OSError):  # was raised by `write`
+            self.events.close()
