@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from filelock import FileLock
 from pydantic import Field
 from torch import Tensor
 
@@ -247,10 +248,13 @@ def pressure(run: Study[Table2], cell: Autoencoder) -> Result:
 
 def _vae(run: Study[Table2], cell: Autoencoder) -> VAE:
     """The trained one; trained once more where only what was measured of it was kept."""
-    if not is_finished(cell.folder(run)):
-        with suppress(TrainingDiverged):  # as it did before
-            train_vae_run(cell.config(run), cell.folder(run), resume=True, progress=True)
-    return load_vae_run(cell.folder(run), str(run.device)).model
+    folder = cell.folder(run)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # another run may want the same
+        if not is_finished(folder):
+            with suppress(TrainingDiverged):  # as it did before
+                train_vae_run(cell.config(run), folder, resume=True, progress=True)
+    return load_vae_run(folder, str(run.device)).model
 
 
 def _dataset(run: Study[Table2], cell: Autoencoder) -> Dataset:
