@@ -58,7 +58,7 @@ def at_work(*command: object, cwd: Path | None = None, **more: str) -> Iterator[
                 with suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)
             process.kill()
-        process.communicate()
+        process.communicate(timeout=PATIENCE)
 
 
 def children_of(parent: int) -> list[int]:

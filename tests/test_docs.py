@@ -54,7 +54,7 @@ def test_the_page_stands_whatever_columns_and_methods_table_2_has(tmp_path: Path
     module = renderer()
     known = module.records()
     both = smoke_record("table2", tmp_path)
-    faces = smoke_record("table2-faces", tmp_path, "--set", "seeds=2", "--set", "repeated=[csm]")
+    faces = smoke_record("table2-faces", tmp_path, "--set", "seeds=2", "--set", "repeated=[csm, stein]")
     page = module.render(known | {"table2": both, "table2-faces": faces})
     assert "| digits, 2 latents | nats" in page
     row = both["metrics"]["columns"]["digits, 2 latents"]["methods"]["csm"]
@@ -62,9 +62,21 @@ def test_the_page_stands_whatever_columns_and_methods_table_2_has(tmp_path: Path
         f" {row['negative_elbo']['mean'] - row['annealed']['nll']:.1f} | 88.42 |" in page
     )  # divergence, and the paper's
     assert page.count("| faces, 32 latents | Fr") == 2
-    assert page.count("(of `stein` there is one)") == 1
+    assert page.count("where ± is the standard error over the seeds. The paper's claim") == 1
     assert page.count("with one seed of each and after 2 steps") == 1
     assert "a fifth of that of the others, on faces twice that of the others" in page
+    column = faces["metrics"]["columns"]["faces"]
+    for behind, broke, said in (
+        ([0.0, 0.0], [], "holds here"),
+        ([3.0, 4.0], [], "it is within one standard error of the best"),
+        ([6.0, 4.0], [], "it is within two standard errors of the best"),
+        ([9.0, 4.0], [], "does not hold here"),
+        ([-5.0, 1.0], [1], "does not hold here"),
+    ):
+        column |= {"best": "stein" if any(behind) else "csm", "distance_behind_the_best": {"csm": behind}}
+        column["methods"]["csm"]["broke"] = broke
+        page = module.render(known | {"table2-faces": faces})
+        assert page.count(f"{said}, after 2 steps.") == 1
     for record in (both, faces):
         column, found = list(record["metrics"]["columns"].items())[-1]
         assert column == "faces"

@@ -73,7 +73,14 @@ _INTERRUPTED = """
 import random, signal, sys
 from arcsm.threads import each_on_threads
 
-armed, random = False, random.Random(0)
+armed, random, at_work = False, random.Random(0), []
+
+def text(number):
+    at_work.append(number)
+    try:
+        return str(number)
+    finally:
+        at_work.pop()
 
 def interrupt(*_):
     global armed
@@ -89,13 +96,44 @@ for _ in range(4000):
         armed = True
         signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 4e-4))
         try:
-            assert each_on_threads(str, range(4), 2) == ["0", "1", "2", "3"]
+            assert each_on_threads(text, range(4), 2) == ["0", "1", "2", "3"]
         finally:
             armed = False
+            assert not at_work
     except KeyboardInterrupt:
         interrupted += 1
 print(interrupted)
 """
+
+
+#: Interrupted once more while it waits for the threads; they would be ended in the middle of what torch does.
+_TWICE = """
+import signal, threading, time, torch
+from arcsm.batches import each_part
+
+def work(part):
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end:
+        torch.ones(300, 300) @ torch.ones(300, 300)
+
+def interrupt():
+    for _ in range(2):
+        time.sleep(0.4)
+        signal.raise_signal(signal.SIGINT)
+
+torch.set_num_threads(2)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threading.Thread(target=interrupt).start()
+try:
+    each_part(work, [slice(0, 1)] * 2, torch.device("cpu"))
+except KeyboardInterrupt:
+    print("interrupted", torch.get_num_threads())
+"""
+
+
+def test_a_second_interruption_waits_for_what_is_at_work() -> None:
+    done = subprocess.run([sys.executable, "-c", _TWICE], capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted 2\n", "")
 
 
 def test_an_interruption_leaves_no_thread_waiting() -> None:

@@ -335,6 +335,7 @@ def test_metrics_are_logged_to_csv_and_tensorboard(tmp_path: Path) -> None:
     assert [row["step"] for row in log] == [10, 20, 30]
     assert {"loss", "valid", "learning_rate", "seconds"} <= log[0].keys()
     board = tmp_path / "tensorboard"
+    assert events(next(board.glob("events*")))[1].step == 1  # whatever an earlier process had logged is void
     (file,) = board.glob("events*")
     assert [(step, value) for name, step, value in scalars(file) if name == "loss"] == [
         (int(row["step"]), pytest.approx(row["loss"])) for row in log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 import warnings
@@ -47,9 +48,13 @@ def callback(
 def main() -> None:
     """Run the command; a user's mistake becomes one line on standard error."""
     warnings.showwarning = _warn_in_one_line
-    if not was_started():  # who starts several processes looks at how each has ended
+    alone = not was_started()  # who starts several processes looks at how each has ended
+    if alone:
         end_in_order()
-    sys.exit(_run(sys.argv[1:]))
+    code = _run(sys.argv[1:])
+    if alone:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends anyway, and takes its temporary files along
+    sys.exit(code)
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -23,8 +23,8 @@ class Terminated(BaseException):
 def end_in_order() -> None:
     """Let the signal ``TERM`` raise :class:`Terminated` in the main thread.
 
-    What follows is not cut short by another that comes soon. A later one counts again: what is raised while Python
-    drops an object goes no further, and the command on.
+    What follows is not cut short by another that comes soon. A later one counts again: an exception that is raised
+    while Python drops an object is lost, and the command would go on.
     """
     last = -_CLEANING_UP
 
@@ -42,8 +42,8 @@ def asked_to_stop(patient: bool = False) -> Iterator[Callable[[], bool]]:
     """Gives a function that says whether to stop; asked a second time, the process stops at once.
 
     A ``patient`` one does not, and is not to be ended by it afterwards either: one of several processes may be asked
-    both by a scheduler and by what started it, or after it has stopped since another was asked, and the second word
-    must not cost what the first one saves.
+    both by a scheduler and by what started it. It may also be asked after it has stopped because another was. The
+    second word must not cost what the first one saves.
 
     In another thread than the main one, which alone may watch signals, the answer is always no.
     """

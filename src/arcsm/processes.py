@@ -289,14 +289,13 @@ def _as_starter(devices: int) -> Iterator[None]:
 def _explain(failures: dict[int, Any]) -> int:
     """Say why processes ended; the exit code.
 
-    When one has ended, the others are told to (``SIGTERM``), and killed where they do not.
+    When one has ended, the others are told to (``SIGTERM``), and killed where they do not, 30 seconds later at least.
     """
-    own = [one for one in failures.values() if one.exitcode > 0 and LOST_CONTACT not in one.message]
-    first = min(map(_moment, own), default=math.inf)
+    first = min((_moment(one) for one in failures.values() if one.exitcode > 0), default=math.inf)
     told = {
         rank: one
         for rank, one in failures.items()
-        if one.exitcode == -Signals.SIGTERM or (one.exitcode == -Signals.SIGKILL and _moment(one) > first)
+        if one.exitcode == -Signals.SIGTERM or (one.exitcode == -Signals.SIGKILL and _moment(one) > first + 10.0)
     }
     causes = {rank: one for rank, one in failures.items() if rank not in told} or told
     for rank, failure in causes.items():

@@ -32,8 +32,8 @@ def each_on_threads(
         all_begun: What this thread does when all have done that.
 
     Raises:
-        BaseException: of the first of the items of which there is any. Those that have not begun by then, or when this
-            thread is interrupted, are left.
+        BaseException: the error of the first item that failed. Items that have not begun by then, or when this thread
+            is interrupted, are left.
     """
     left, news = deque(enumerate(items)), SimpleQueue[None]()
     found: dict[int, T] = {}
@@ -64,8 +64,7 @@ def each_on_threads(
             news.put(None)
 
     try:
-        while len(started) < workers:
-            started.append(_thread.start_new_thread(work, ()))
+        started.extend(map(_thread.start_new_thread, [work] * workers, [()] * workers))  # all in C: each is counted
         while len(begun) < workers and len(ended) < workers:
             news.get()
         all_begun()
@@ -73,8 +72,20 @@ def each_on_threads(
             news.get()
     finally:
         left.clear()
-        while len(ended) < len(started):
-            news.get()
+        _wait(lambda: len(ended) < len(started), news)
     if failed:
         raise failed[min(failed)]  # those before it have begun earlier, and did not fail
     return [found[number] for number in range(len(items))]
+
+
+def _wait(goes_on: Callable[[], bool], news: SimpleQueue[None]) -> None:
+    """Wait for threads in spite of all interruptions, the last of which is raised then: Python cannot end while they
+    are at work in libraries of C++."""
+    late: BaseException | None = None
+    while goes_on():
+        try:
+            news.get()
+        except BaseException as error:
+            late = error
+    if late is not None:
+        raise late

@@ -124,8 +124,8 @@ class _Board:
         self.folder, self.event, self.scalar = folder, Event, summary.scalar
         folder.mkdir(exist_ok=True)
         self.events = EventsWriter(str(folder / "events"))
-        if step:  # what an earlier process has written of later steps is void
-            self.events.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+        # what an earlier process has written of later steps is void
+        self.events.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, row: Mapping[str, float]) -> None:
         try:

@@ -55,7 +55,7 @@ def shares(rows: int, fewest: int) -> list[slice]:
 
 
 def each_share(function: Callable[[int], T], count: int) -> list[T]:
-    """A function of the number of each share, on a thread of its own: C lets go of the interpreter.
+    """A function of the number of each share, on as many threads: C lets go of the interpreter.
 
     In it no operation of torch may be big enough to be shared by threads of torch's own.
     """
