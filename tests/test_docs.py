@@ -66,14 +66,18 @@ def test_the_page_stands_whatever_columns_and_methods_table_2_has(tmp_path: Path
     assert page.count("with one seed of each and after 2 steps") == 1
     assert "a fifth of that of the others, on faces twice that of the others" in page
     column = faces["metrics"]["columns"]["faces"]
-    for behind, broke, said in (
-        ([0.0, 0.0], [], "holds here"),
-        ([3.0, 4.0], [], "it is within one standard error of the best"),
-        ([6.0, 4.0], [], "it is within two standard errors of the best"),
-        ([9.0, 4.0], [], "does not hold here"),
-        ([-5.0, 1.0], [1], "does not hold here"),
+    first, other = [0.0, 0.0], [9.0, 4.0]
+    for of_csm, of_stein, broke, said in (
+        (first, other, [], "holds here"),
+        (first, [7.0, 4.0], [], "it is first, but not alone within two standard errors"),
+        (first, other, [1], "does not hold here"),
+        ([3.0, 4.0], first, [], "it is within one standard error of the best"),
+        ([6.0, 4.0], first, [], "it is within two standard errors of the best"),
+        (other, first, [], "does not hold here"),
+        ([-5.0, 1.0], first, [1], "does not hold here"),
     ):
-        column |= {"best": "stein" if any(behind) else "csm", "distance_behind_the_best": {"csm": behind}}
+        column["best"] = "csm" if of_csm is first else "stein"
+        column["distance_behind_the_best"] = {"csm": of_csm, "stein": of_stein}
         column["methods"]["csm"]["broke"] = broke
         page = module.render(known | {"table2-faces": faces})
         assert page.count(f"{said}, after 2 steps.") == 1

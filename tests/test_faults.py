@@ -160,7 +160,8 @@ def test_one_of_several_processes_is_ended_by_the_signal_itself(started: bool, m
     try:
         with pytest.raises(SystemExit):
             cli.main()
-        assert (signal.getsignal(signal.SIGTERM) == before) is started
+        # alone, what comes while it ends does not cut its tidying up short
+        assert signal.getsignal(signal.SIGTERM) == (before if started else signal.SIG_IGN)
     finally:
         signal.signal(signal.SIGTERM, before)
 
