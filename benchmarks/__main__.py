@@ -27,7 +27,8 @@ ABOUT = {
     "beyond what was resident before it.",
     "made": "A forward and a backward pass of a MADE on 64 rows of 3,072 columns, as `cifar-made` has it. "
     "`masked_weights` multiplies every mask into its weight; ours leaves out what lies above the staircase of the mask "
-    "(`arcsm.contexts.staircase`); `matrix_products` are the dense products of the layers, into memory that is there, "
+    "(`arcsm.contexts.masked_products`); `matrix_products` are the dense products of the layers, into memory that is "
+    "there, "
     "so ours, which makes half of them, can take less.",
     "sampling": "Sampling 64 rows of 784 dimensions from a MADE of 3 x 1024 units. Naive is a full forward pass for "
     "each dimension and, for the whole sampler, 200 Langevin steps a dimension as the paper's sampler takes. "

@@ -13,8 +13,8 @@ import torch
 
 from arcsm.experiments.autoencoders import ENCODERS
 from arcsm.implicit import AutoregressiveEncoder, VAEConfig, VAETrainConfig
-from arcsm.implicit.encoders import _Chain, chained
-from arcsm.implicit.training import _Trainer
+from arcsm.implicit.networks.encoders import _Chain, chained
+from arcsm.implicit.vae.training import _Trainer
 from benchmarks.timing import interleaved_medians, show
 
 BATCH, LATENTS = 128, (8, 16, 64, 128)

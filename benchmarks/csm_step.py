@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from arcsm import ScoreHead
-from arcsm.experiments.costs import extra_memory_mib as extra_memory
-from arcsm.fused import CHUNK, fused_score_matching
+from arcsm.metrics.costs import extra_memory_mib as extra_memory
+from arcsm.objectives.fused import CHUNK, fused_score_matching
 from benchmarks.timing import interleaved_medians, show
 
 BATCH, FEATURES, CONTEXT, HIDDEN = 64, 784, 8, 64
@@ -30,7 +30,7 @@ def problem(features: int) -> tuple[ScoreHead, Tensor, Tensor]:
 
 def double_backward(head: ScoreHead, context: Tensor, x: Tensor) -> None:
     x = x.clone().requires_grad_()
-    s = head.score(head.project(context), x, None)
+    s = head.projected_score(head.project(context), x, None)
     ds = torch.autograd.grad(s.sum(), x, create_graph=True)[0]
     (0.5 * s.square() + ds).sum().backward()
 

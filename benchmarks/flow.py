@@ -11,11 +11,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from arcsm.batches import keep_freed_memory
-from arcsm.conditionals import Accuracy, Conditionals, Prepared
-from arcsm.experiments.evaluations import counted
-from arcsm.flow import flow_up
+from arcsm._runtime.memory import keep_freed_memory
+from arcsm.conditionals.conditionals import Accuracy, Conditionals, EvaluationCache
+from arcsm.conditionals.flow import flow_up
 from arcsm.heads import ScoreHead
+from arcsm.metrics.evaluations import counted
 from benchmarks.log_prob import trained
 from benchmarks.timing import interleaved_medians, show
 
@@ -26,7 +26,7 @@ _BLOCK = 1024  # conditionals whose products are done at a time
 
 
 class Plain(Conditionals):
-    """Every evaluation by :meth:`Head.evaluate`, for the whole batch at once; steps inverted until nothing is left."""
+    """The plain way: every evaluation for the whole batch at once, and steps inverted until nothing is left."""
 
     def _base(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return flow_up(self.score_and_derivative, x, self.path, _INVERTED)[:2]
@@ -35,12 +35,12 @@ class Plain(Conditionals):
         projection = self.projection[rows]
         if x.ndim == 2:
             projection = projection.unsqueeze(1)
-        return self.head.evaluate(projection, x.to(projection.dtype), sigma)
+        return self.head.projected_score_and_derivative(projection, x.to(projection.dtype), sigma)
 
 
 def fresh(conditionals: Conditionals) -> Conditionals:
     """The same, with nothing prepared, as every call of ``log_prob`` begins."""
-    return replace(conditionals, prepared=Prepared())
+    return replace(conditionals, prepared=EvaluationCache())
 
 
 def products(head: ScoreHead, evaluations: int) -> Callable[[], None]:

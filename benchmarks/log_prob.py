@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, fit
-from arcsm.conditionals import Accuracy, Conditionals
+from arcsm.conditionals.conditionals import Accuracy, Conditionals
 from arcsm.data import digits, scale_images
 from benchmarks.timing import show
 
@@ -54,7 +54,7 @@ def uniform_grid(conditionals: Conditionals, x: Tensor, nodes: int) -> Tensor:
         rows = slice(start, start + chunk)
         points = grid.expand(len(x[rows]), -1)
         projection = conditionals.projection[rows].unsqueeze(1)
-        s = conditionals.head.score(projection, points.to(projection.dtype), conditionals.sigma).double()
+        s = conditionals.head.projected_score(projection, points.to(projection.dtype), conditionals.sigma).double()
         energy = torch.cat([torch.zeros(len(s), 1), (0.5 * width * (s[:, 1:] + s[:, :-1])).cumsum(1)], 1)
         log_mass = torch.logsumexp(energy, 1) + width.log()
         cell = ((x[rows].double() + half) / width).long().clamp(0, nodes - 2)[:, None]

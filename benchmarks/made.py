@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from arcsm import MADE
-from arcsm.batches import keep_freed_memory
+from arcsm._runtime.memory import keep_freed_memory
 from arcsm.contexts.made import MaskedLinear
 from benchmarks.timing import interleaved_medians, show
 

@@ -18,7 +18,7 @@ from sklearn.neighbors import KernelDensity
 from torch import Tensor, nn
 
 from arcsm import AutoregressiveModel, objectives
-from arcsm.conditionals import Accuracy, Conditionals
+from arcsm.conditionals.conditionals import Accuracy, Conditionals
 from arcsm.experiments.peers import import_zuko
 from benchmarks.log_prob import trained, uniform_grid
 from benchmarks.timing import interleaved_medians, show
@@ -47,7 +47,7 @@ def ours(model: AutoregressiveModel, x: Tensor) -> Actions:
         sigma, noise = ladder.draw(z[:BATCH]), torch.randn(BATCH, FEATURES)
         noisy = (z[:BATCH] + sigma * noise).requires_grad_()
         context = model.context(z[:BATCH] + ladder.sigma_min * torch.randn(BATCH, FEATURES))
-        s = head.score(head.project(context), noisy, sigma)
+        s = head.projected_score(head.project(context), noisy, sigma)
         ds = torch.autograd.grad(s.sum(), noisy, create_graph=True)[0]
         loss = head.loss_weight(sigma) * (0.5 * s.square() + 0.3 * ds + 0.7 * s * noise / sigma)
         (loss.sum() / BATCH).backward()
@@ -56,11 +56,11 @@ def ours(model: AutoregressiveModel, x: Tensor) -> Actions:
         """One forward and backward pass of both networks."""
         model.zero_grad()
         projection = head.project(model.context(z[:BATCH]))
-        head.score(projection, z[:BATCH], lowest).square().sum().backward()
+        head.projected_score(projection, z[:BATCH], lowest).square().sum().backward()
 
     @torch.no_grad()
     def one_pass() -> None:
-        head.score(head.project(model.context(z)), z, lowest)
+        head.projected_score(head.project(model.context(z)), z, lowest)
 
     @torch.no_grad()
     def on_a_grid() -> None:
@@ -78,7 +78,7 @@ def ours(model: AutoregressiveModel, x: Tensor) -> Actions:
             value = torch.randn(ROWS)
             for level in model.path()[-levels:]:
                 for _ in range(steps):
-                    value = value + 1e-3 * head.score(projection, value, level) + 0.04 * torch.randn(ROWS)
+                    value = value + 1e-3 * head.projected_score(projection, value, level) + 0.04 * torch.randn(ROWS)
             drawn[:, d] = value
 
     return {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from arcsm import AutoregressiveModel, objectives
-from arcsm.config import load_config
+from arcsm.training.run_config import load_config
 from benchmarks.timing import interleaved_medians, show
 
 BATCH, IMAGE_SHAPE = 16, (3, 32, 32)

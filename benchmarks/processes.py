@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from arcsm import AutoregressiveModel, TrainConfig, fit, processes
-from arcsm.config import load_config
-from arcsm.experiments.costs import extra_memory_mib
+from arcsm import AutoregressiveModel, TrainConfig, fit
+from arcsm._runtime import processes
+from arcsm.metrics.costs import extra_memory_mib
+from arcsm.training.run_config import load_config
 from benchmarks.timing import show
 
 SHAPE, ROWS, STEPS = (3, 32, 32), 32, 4

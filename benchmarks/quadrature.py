@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from arcsm.conditionals import Accuracy, Conditionals
+from arcsm.conditionals.conditionals import Accuracy, Conditionals
+from arcsm.conditionals.piecewise import PiecewiseDensity, _rise, polynomial_of
 from arcsm.data.datasets import load_dataset
 from arcsm.heads import Head
 from arcsm.heads.score import ScoreHead
-from arcsm.piecewise import PiecewiseDensity, _rise, polynomial_of
-from arcsm.runs import load_run
+from arcsm.training.runs import load_run
 from benchmarks.timing import show
 
 _NODES = 20_001
@@ -33,7 +33,7 @@ _FINE = range(32, 513, 16)  # evaluations at which it is asked whether they are 
 
 def known_everywhere(head: Head, projection: Tensor, points: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
     """Scores, slopes and log densities up to a constant at points so close that nothing is in doubt, ``(M,)`` each."""
-    s, ds = head.evaluate(projection, points, sigma)
+    s, ds = head.projected_score_and_derivative(projection, points, sigma)
     step = points.diff()
     rise = 0.5 * step * (s[1:] + s[:-1]) + step.square() / 12.0 * (ds[:-1] - ds[1:])
     return s, ds, torch.cat([rise.new_zeros(1), rise.cumsum(0)])
@@ -92,7 +92,7 @@ class FineDensity:
         return cls(*(part.numpy() for part in (x, slopes, energy, density, below, beyond)))
 
     def error(self, i: int, j: int) -> float:
-        """What the rule of :mod:`arcsm.piecewise` does to the log density asked for, by a cell from point i to j."""
+        """Error of the log density by the rule of :mod:`arcsm.conditionals.piecewise`, for a cell from point i to j."""
         some = np.unique(np.linspace(i, j, min(j - i + 1, 25)).astype(int))
         width = self.x[j] - self.x[i]
         sides = [torch.from_numpy(column[[i, j]]) for column in self.s]

@@ -42,7 +42,7 @@ def langevin_steps(model: AutoregressiveModel, context: Tensor) -> None:
     projection = model.head.project(context)
     for sigma in model.noise.sigmas if model.noise else ():
         for _ in range(LANGEVIN_STEPS // 10):
-            x = x + 0.5 * 1e-3 * model.head.score(projection, x, sigma) + 1e-3**0.5 * torch.randn(ROWS)
+            x = x + 0.5 * 1e-3 * model.head.projected_score(projection, x, sigma) + 1e-3**0.5 * torch.randn(ROWS)
 
 
 @torch.no_grad()

@@ -22,8 +22,8 @@ from PIL import Image
 with atheris.instrument_imports(include=["arcsm"]):
     import arcsm
     from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead
-    from arcsm.config import parse_config, presets
     from arcsm.data import blocks_of, read_frame, read_images, read_table
+    from arcsm.training.run_config import parse_config, presets
 
 Seeds = Iterator[bytes]
 _FOLDER = Path(tempfile.mkdtemp(prefix="arcsm-fuzz-"))

@@ -13,8 +13,9 @@ from scipy import stats
 from sklearn.datasets import load_breast_cancer
 from torch import Tensor
 
-from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder, TrainConfig, anomaly, fit
-from arcsm.anomaly import Combination, auroc, auroc_standard_error, features, pit_statistics
+from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder, TrainConfig, fit
+from arcsm.anomaly import statistics
+from arcsm.anomaly.statistics import Combination, auroc, auroc_standard_error, features, pit_statistics
 from arcsm.contexts import Context
 from arcsm.metrics import pit_uniformity
 from conftest import MakeModel
@@ -71,12 +72,14 @@ def rows() -> Tensor:
 
 def test_sums_and_norms_of_scores(rows: Tensor, ladder: NoiseLadder) -> None:
     model = autoregression(noise=ladder)
-    norms = anomaly.score_norms(model, rows)
+    norms = statistics.score_norms(model, rows)
     assert norms.shape == (7, ladder.levels)
     for level, sigma in enumerate(ladder.sigmas):
         s = -deviations(rows) / (STD**2 + sigma**2)
         for sign in (1.0, -1.0):
-            torch.testing.assert_close(anomaly.score_sum(model, rows, level, sign), sign * s.sum(1), rtol=1e-6, atol=0)
+            torch.testing.assert_close(
+                statistics.score_sum(model, rows, level, sign), sign * s.sum(1), rtol=1e-6, atol=0
+            )
         torch.testing.assert_close(norms[:, level], s.norm(dim=1), rtol=1e-6, atol=0)
 
 
@@ -84,21 +87,21 @@ def test_likelihood_and_pit_statistics(rows: Tensor) -> None:
     model = autoregression()
     standard = deviations(rows) / STD
     nats = (0.5 * standard.square() + math.log(STD * SCALE * math.sqrt(2.0 * math.pi))).sum(1)
-    torch.testing.assert_close(anomaly.negative_log_prob(model, rows), nats, rtol=1e-6, atol=0)
+    torch.testing.assert_close(statistics.negative_log_prob(model, rows), nats, rtol=1e-6, atol=0)
     table = features(model, rows)
     torch.testing.assert_close(table["-log q, closed_form"], nats, rtol=1e-6, atol=0)
     torch.testing.assert_close(table["PIT squares, closed_form"], standard.square().sum(1), rtol=1e-5, atol=0)
     lag = (standard[:, 1:] * standard[:, :-1]).sum(1) / standard.square().sum(1)
     torch.testing.assert_close(table["PIT lag 1, closed_form"], lag, rtol=0, atol=1e-5)
     u = torch.special.ndtr(standard)
-    torch.testing.assert_close(table["PIT KS, closed_form"], anomaly.kolmogorov_smirnov(u), rtol=0, atol=1e-6)
+    torch.testing.assert_close(table["PIT KS, closed_form"], statistics.kolmogorov_smirnov(u), rtol=0, atol=1e-6)
 
 
 def test_distances_from_the_uniform_are_those_of_the_textbooks() -> None:
     u = torch.rand(4, 50, dtype=torch.float64)
     expected = [stats.kstest(row.numpy(), "uniform").statistic for row in u]
-    assert anomaly.kolmogorov_smirnov(u).tolist() == pytest.approx(expected)
-    for row, found in zip(u, anomaly.anderson_darling(u), strict=True):
+    assert statistics.kolmogorov_smirnov(u).tolist() == pytest.approx(expected)
+    for row, found in zip(u, statistics.anderson_darling(u), strict=True):
         # the integral of (F_n - u)^2 / (u (1 - u)), times n
         grid = (torch.arange(400_000, dtype=torch.float64) + 0.5) / 400_000
         empirical = torch.searchsorted(row.sort().values, grid) / len(row)
@@ -124,8 +127,8 @@ def test_one_pass_gives_what_the_model_gives(
 ) -> None:
     model = make_model(features=4, noise=ladder, shift=0.3, scale=1.7, order=(2, 0, 3, 1))
     x = 1.5 * torch.randn(9, 4, dtype=torch.float64)
-    monkeypatch.setattr(anomaly, "_CONDITIONALS", 8)  # two rows at a time
-    monkeypatch.setattr("arcsm.conditionals._CHUNK", 3)
+    monkeypatch.setattr(statistics, "_CONDITIONALS", 8)  # two rows at a time
+    monkeypatch.setattr("arcsm.conditionals.conditionals._CHUNK", 3)
     table = features(model, x, tol=1e-6)
     for method in ("flow", "quadrature"):
         nats = -model.log_prob(x, method=method, tol=1e-6)
@@ -275,7 +278,9 @@ def test_the_bootstrap_gives_the_spread_over_fresh_draws() -> None:
 NAN = torch.tensor([[0.0, math.nan, 0.0, 0.0, 0.0]])
 
 
-@pytest.mark.parametrize("score", [anomaly.score_sum, anomaly.score_norms, anomaly.negative_log_prob, anomaly.features])
+@pytest.mark.parametrize(
+    "score", [statistics.score_sum, statistics.score_norms, statistics.negative_log_prob, statistics.features]
+)
 @pytest.mark.parametrize(
     ("x", "message"),
     [

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import arcsm
-from arcsm import AutoregressiveModel, NoiseLadder, checkpoint
-from arcsm.devices import resolve_device
+from arcsm import AutoregressiveModel, NoiseLadder, serialization
+from arcsm._runtime.devices import resolve_device
 
 MakeModel = Callable[..., AutoregressiveModel]
 
@@ -114,7 +114,7 @@ def test_a_folder_holds_weights_and_a_readable_config(model: AutoregressiveModel
     arcsm.save(model, tmp_path / "run")
     assert leftovers(tmp_path / "run") == ["config.json", "model.safetensors"]
     config = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
-    assert config == {"schema_version": checkpoint.SCHEMA_VERSION, **model.config()}
+    assert config == {"schema_version": serialization.SCHEMA_VERSION, **model.config()}
     (tmp_path / "run" / "config.json").unlink()
     assert torch.equal(arcsm.load(tmp_path / "run").log_prob(points()), model.log_prob(points()))
 
@@ -240,7 +240,7 @@ def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_later_schema_asks_for_an_upgrade(file: Path) -> None:
-    rewrite(file, lambda _, header: header.update(schema_version=checkpoint.SCHEMA_VERSION + 1))
+    rewrite(file, lambda _, header: header.update(schema_version=serialization.SCHEMA_VERSION + 1))
     assert_refused(file, "later arcsm.*upgrade")
 
 
@@ -348,13 +348,13 @@ def test_tensors_that_do_not_fit_are_named(file: Path, name: str) -> None:
 
 def test_names_that_a_terminal_would_obey_are_shown_as_text(model: AutoregressiveModel, tmp_path: Path) -> None:
     weights = {**model.state_dict(), "context.lay\ners\x1b[2J": torch.zeros(1)}
-    checkpoint.write_tensors(tmp_path / "m.safetensors", weights, model.config())
+    serialization.write_tensors(tmp_path / "m.safetensors", weights, model.config())
     with pytest.raises(ValueError, match="is not part of this model") as refused:
         arcsm.load(tmp_path / "m.safetensors")
     assert str(refused.value).isprintable()
     config = model.config()
     config["head"]["hidden\rfeatures"] = 3
-    checkpoint.write_tensors(tmp_path / "m.safetensors", model.state_dict(), config)
+    serialization.write_tensors(tmp_path / "m.safetensors", model.state_dict(), config)
     with pytest.raises(ValueError, match="model configuration") as refused:
         arcsm.load(tmp_path / "m.safetensors")
     assert len(str(refused.value).splitlines()) == 1
@@ -453,10 +453,10 @@ def test_metadata_that_is_not_json_fails_before_anything_is_written(make_model: 
 
 def test_text_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "deep" / "file.txt"
-    checkpoint.write_text(path, "older ✓")
+    serialization.write_text(path, "older ✓")
     assert path.read_text(encoding="utf-8") == "older ✓"
     with pytest.raises(UnicodeEncodeError):
-        checkpoint.write_text(path, "\ud800")
+        serialization.write_text(path, "\ud800")
     assert path.read_text(encoding="utf-8") == "older ✓"
     assert leftovers(path.parent) == ["file.txt"]
 
@@ -470,8 +470,8 @@ def test_tensors_of_any_layout_come_back(tmp_path: Path) -> None:
         "n": torch.tensor(3),
         "p": torch.nn.Parameter(base),
     }
-    checkpoint.write_tensors(tmp_path / "file.safetensors", tensors, {"step": 7})
-    got, header = checkpoint.read_tensors(tmp_path / "file.safetensors")
-    assert header == {"schema_version": checkpoint.SCHEMA_VERSION, "step": 7}
+    serialization.write_tensors(tmp_path / "file.safetensors", tensors, {"step": 7})
+    got, header = serialization.read_tensors(tmp_path / "file.safetensors")
+    assert header == {"schema_version": serialization.SCHEMA_VERSION, "step": 7}
     assert got.keys() == tensors.keys()
     assert all(torch.equal(got[name], tensors[name]) and got[name].dtype == tensors[name].dtype for name in tensors)

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from arcsm import cli, model_rows
+from arcsm.cli import application, model_rows
 from arcsm.data import digits, read_table
 
 TINY = """
@@ -28,7 +28,7 @@ train: {steps: 20, batch_size: 64, device: cpu, validate_every: 10, standardise:
 
 
 def call(*arguments: object) -> int:
-    return cli._run([str(argument) for argument in arguments])
+    return application.run([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_an_autoencoder_is_trained_drawn_from_and_reported(
 def test_a_report_on_one_image_has_no_standard_error(
     vae_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("arcsm.implicit.report._IMAGES", 1)
+    monkeypatch.setattr("arcsm.reports.vae._IMAGES", 1)
     assert call("report", vae_run, "--out", tmp_path / "page.html") == 0
     assert (tmp_path / "page.html").read_text().count('<td class="number"></td>') == 3  # of as many estimates
 
@@ -135,10 +135,10 @@ def test_a_table_is_trained_by_its_preset(tmp_path: Path, capsys: pytest.Capture
     run = tmp_path / "run"
     (tmp_path / "t.csv").write_text("a,b\n" + "".join(f"{n % 7 + 0.5},{n / 9.0}\n" for n in range(90)))
     command = ["train", "table", "--set", "train.steps=2", "--out", str(run)]
-    assert cli._run([*command, "--set", f"data.path={tmp_path / 'none.csv'}"]) == 1
+    assert application.run([*command, "--set", f"data.path={tmp_path / 'none.csv'}"]) == 1
     assert "does not exist" in capsys.readouterr().err
-    assert cli._run([*command, "--set", f"data.path={tmp_path / 't.csv'}"]) == 0
-    assert cli._run(["sample", str(run), "-n", "3", "--out", str(tmp_path / "s.csv")]) == 0
+    assert application.run([*command, "--set", f"data.path={tmp_path / 't.csv'}"]) == 0
+    assert application.run(["sample", str(run), "-n", "3", "--out", str(tmp_path / "s.csv")]) == 0
     assert (tmp_path / "s.csv").read_text().startswith("a,b\n")
 
 
@@ -359,8 +359,8 @@ def test_the_installed_command_runs_and_prints_no_bar_into_a_pipe(image_run: Pat
 def test_an_interruption_that_the_parser_takes_for_itself_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "app", lambda **_: 130)
-    assert cli._run(["info", "x"]) == 130
+    monkeypatch.setattr(application, "app", lambda **_: 130)
+    assert application.run(["info", "x"]) == 130
     assert capsys.readouterr().err == "arcsm: interrupted\n"
 
 
@@ -370,6 +370,6 @@ def test_an_interrupted_training_says_once_how_to_go_on(
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt("interrupted after step 7")
 
-    monkeypatch.setattr("arcsm.commands.training.train_run", stopped)
-    assert cli._run(["train", "digits", "--out", str(tmp_path / "run")]) == 130
+    monkeypatch.setattr("arcsm.cli.training.train_run", stopped)
+    assert application.run(["train", "digits", "--out", str(tmp_path / "run")]) == 130
     assert capsys.readouterr().err == "arcsm: interrupted after step 7\n"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from arcsm import config
 from arcsm.data import TOYS
-from arcsm.implicit.runs import VAERunConfig, is_vae
+from arcsm.implicit.vae.runs import VAERunConfig, is_vae
+from arcsm.training import run_config
 
 TEXT = """
 name: tiny
@@ -22,25 +22,27 @@ train: {steps: 3, batch_size: 32, device: cpu}
 
 
 def test_every_preset_parses_and_builds_for_its_data_kind() -> None:
-    known = config.presets()
+    known = run_config.presets()
     assert {"digits", "mnist-made", "table", *(f"toy-{name.replace('_', '-')}" for name in TOYS)} <= known.keys()
     for name in known:
-        tree = config.load_tree(name)
+        tree = run_config.load_tree(name)
         assert tree["name"] == name
         if is_vae(tree):
-            vae = config.validated(tree, name, VAERunConfig).model.build({"image_shape": [3, 32, 32], "levels": 256})
+            vae = run_config.validated(tree, name, VAERunConfig).model.build(
+                {"image_shape": [3, 32, 32], "levels": 256}
+            )
             assert vae.features == 3072
             continue
-        parsed = config.load_config(name)
+        parsed = run_config.load_config(name)
         model = parsed.model.build(12, {"image_shape": [3, 2, 2]})
         assert model.context.context_features == model.head.context_features
 
 
 def test_each_image_preset_has_a_partner_of_about_as_many_parameters() -> None:
-    partners = [name for name in config.presets() if name.endswith("-mle")]
+    partners = [name for name in run_config.presets() if name.endswith("-mle")]
     assert len(partners) == 5
     for name in partners:
-        by_likelihood, by_scores = config.load_config(name), config.load_config(name.removesuffix("-mle"))
+        by_likelihood, by_scores = run_config.load_config(name), run_config.load_config(name.removesuffix("-mle"))
         assert by_likelihood.data == by_scores.data
         assert by_likelihood.model.noise is not None
         assert by_scores.model.noise is not None
@@ -53,23 +55,23 @@ def test_each_image_preset_has_a_partner_of_about_as_many_parameters() -> None:
 
 
 def test_a_configuration_survives_being_written_and_read() -> None:
-    parsed = config.parse_config(TEXT, "tiny.yaml", ["train.learning_rate=0.5"])
-    again = config.parse_config(config.dump_config(parsed), "again")
+    parsed = run_config.parse_config(TEXT, "tiny.yaml", ["train.learning_rate=0.5"])
+    again = run_config.parse_config(run_config.dump_config(parsed), "again")
     assert again == parsed
     assert again.train.learning_rate == 0.5
 
 
 def test_changes_make_sections_and_take_yaml_values() -> None:
-    parsed = config.parse_config(TEXT, "t", ["model.noise=null", "model.context.hidden_features=[5, 6]"])
+    parsed = run_config.parse_config(TEXT, "t", ["model.noise=null", "model.context.hidden_features=[5, 6]"])
     assert parsed.model.noise is None
     assert parsed.model.context["hidden_features"] == [5, 6]
 
 
 def test_steps_that_are_asked_for_count_whatever_the_preset_says() -> None:
-    assert config.load_config("mnist-made").train.epochs == 20.0
-    asked = config.load_config("mnist-made", ["train.steps=7"]).train
+    assert run_config.load_config("mnist-made").train.epochs == 20.0
+    asked = run_config.load_config("mnist-made", ["train.steps=7"]).train
     assert (asked.steps, asked.epochs) == (7, None)
-    later = config.load_config("mnist-made", ["train.steps=7", "train.epochs=2"]).train
+    later = run_config.load_config("mnist-made", ["train.steps=7", "train.epochs=2"]).train
     assert later.epochs == 2.0
 
 
@@ -78,12 +80,12 @@ def test_steps_that_are_asked_for_count_whatever_the_preset_says() -> None:
     [
         ("train.stepz=1", r"^t: train\.stepz: unknown key; did you mean steps\?$"),
         ("train.steps=many", r"^t: train\.steps: .*integer.*'many'$"),
-        ("train.objective=xyz", r"^t: train\.objective: .*'csm'"),
+        ("train.objective=xyz", r"^t: train\.objective: expected one of csm"),
         (
             "model.head.hiden_features=3",
             r"^t: model\.head\.hiden_features: unknown key; did you mean hidden_features\?$",
         ),
-        ("model.head.kind=Nope", r"^t: model\.head\.kind: expected one of ScoreHead.*'Nope'$"),
+        ("model.head.kind=Nope", r"^t: model\.head\.kind: expected one of ScoreHead.*'Nope'"),
         ("model.noise.levels=x", r"^t: model\.noise\.levels: .*integer"),
         ("data.kind=nope", r"^t: data: .*nope"),
         ("data.rows=3", r"^t: data\.toy\.rows: "),
@@ -93,20 +95,20 @@ def test_steps_that_are_asked_for_count_whatever_the_preset_says() -> None:
 )
 def test_mistakes_are_one_line_with_the_path(change: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        config.parse_config(TEXT, "t", [change])
+        run_config.parse_config(TEXT, "t", [change])
     assert "\n" not in str(caught.value)
 
 
 def test_unknown_presets_and_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="did you mean digits"):
-        config.load_config("digit")
+        run_config.load_config("digit")
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1, 2")
     with pytest.raises(ValueError, match="not YAML"):
-        config.load_config(str(broken))
+        run_config.load_config(str(broken))
     broken.write_text("- just a list")
     with pytest.raises(ValueError, match="expected keys name, data, model and train"):
-        config.load_config(str(broken))
+        run_config.load_config(str(broken))
     broken.write_text("!!python/object/apply:os.system ['echo hostile']")
     with pytest.raises(ValueError, match="not YAML"):
-        config.load_config(str(broken))
+        run_config.load_config(str(broken))

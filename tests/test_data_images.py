@@ -34,7 +34,7 @@ from arcsm.data import (
     unscale_images,
 )
 from arcsm.data.datasets import NamedImageData, load_dataset
-from arcsm.warning import SkippedWarning
+from arcsm.errors import SkippedWarning
 
 DATA = Path(os.environ.get("ARCSM_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 

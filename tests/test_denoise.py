@@ -15,18 +15,19 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from arcsm import (
-    MADE,
-    AutoregressiveModel,
-    Context,
-    GaussianHead,
-    LogisticMixtureHead,
-    NoiseLadder,
-    PixelCNNPP,
-    cli,
-)
+from arcsm import MADE, AutoregressiveModel, Context, GaussianHead, LogisticMixtureHead, NoiseLadder, PixelCNNPP
+from arcsm.cli import application
 from arcsm.data import digits, read_images
-from arcsm.denoise import GaussianNoise, Particles, SaltAndPepper, langevin, particles, posterior, systematic, tweedie
+from arcsm.denoise.restoration import (
+    GaussianNoise,
+    Particles,
+    SaltAndPepper,
+    langevin,
+    particles,
+    posterior,
+    systematic,
+    tweedie,
+)
 from conftest import MakeModel
 
 FLOAT64 = torch.float64
@@ -177,10 +178,10 @@ def test_long_langevin_forgets_the_noisy_value() -> None:
 
 def test_spoilt_values_follow_their_law() -> None:
     x = torch.zeros(200_000, dtype=FLOAT64)
-    noisy = GaussianNoise(0.6).spoil(x, seeded())
+    noisy = GaussianNoise(0.6).corrupt(x, seeded())
     assert float(noisy.std()) == pytest.approx(0.6, abs=0.005)
     noise = SaltAndPepper.of_images(0.1, levels=256, smallest_noise=0.04)
-    noisy = noise.spoil(x, seeded())
+    noisy = noise.corrupt(x, seeded())
     assert bool((noise.suspect(noisy) == (noisy != 0.0)).all())
     for extreme in (noise.low, noise.high):
         assert float((noisy == extreme).double().mean()) == pytest.approx(0.05, abs=0.002)
@@ -654,7 +655,7 @@ IMPULSES = ("--noise", "salt-and-pepper", "--probability")
 
 
 def call(*arguments: object) -> int:
-    return cli._run([str(argument) for argument in arguments])
+    return application.run([str(argument) for argument in arguments])
 
 
 def small_pictures(n: int) -> np.ndarray:

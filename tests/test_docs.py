@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arcsm import cli
+from arcsm.cli import application
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -46,7 +46,7 @@ def test_the_experiments_page_is_rendered_from_the_records() -> None:
 
 def smoke_record(name: str, folder: Path, *more: str) -> dict[str, Any]:
     command = ["reproduce", name, "--preset", "smoke", "--device", "cpu", "--set", "methods=[stein, csm]", *more]
-    assert cli._run([*command, "--out", str(folder), "--work", str(folder / "work")]) == 0
+    assert application.run([*command, "--out", str(folder), "--work", str(folder / "work")]) == 0
     return dict(json.loads((folder / name / "smoke.json").read_text()))
 
 
@@ -126,6 +126,6 @@ def test_what_a_page_shows_runs(page: str, tmp_path: Path, monkeypatch: pytest.M
                 command = shlex.split(line.removeprefix("$ "))
                 assert (line[:2], command[0]) == ("$ ", "arcsm"), f"block {number} of {page}: {line}"
                 shorter = SHORTER.get(page, []) if command[1] == "train" else []
-                assert cli._run([*command[1:], *shorter]) == 0, line
+                assert application.run([*command[1:], *shorter]) == 0, line
         else:
             pytest.fail(f"block {number} of {page}: {language} is not run")

@@ -22,24 +22,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from arcsm import cli
-from arcsm.anomaly import Combination
-from arcsm.commands import tables
+from arcsm.anomaly.statistics import Combination
+from arcsm.cli import application, tables
 from arcsm.data import frame_parts, frame_writer, read_frame, write_frame
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
-from arcsm.estimators.columns import Columns, describe
+from arcsm.estimators.column_types import Asinh, Categories, Column, Constant, Grid, Identity, Power, column_of
+from arcsm.estimators.encoder import Columns, describe
 from arcsm.estimators.ensemble import Plan
-from arcsm.estimators.kinds import (
-    Asinh,
-    Categories,
-    Column,
-    Constant,
-    Grid,
-    Power,
-    Straight,
-    column_of,
-)
-from arcsm.estimators.report import Judged, verdicts, write_detection_report
+from arcsm.reports.detection import DetectionResult, verdicts, write_detection_report
 
 QUICK: dict[str, Any] = {"max_steps": 20, "n_estimators": 1, "hidden_features": (16,), "random_state": 0}
 
@@ -72,7 +62,7 @@ def drawn(name: str, count: int = 500) -> Any:
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("normal", Straight),
+        ("normal", Identity),
         ("heavy", Asinh),
         ("skewed", Power),
         ("bounded", Power),
@@ -81,8 +71,8 @@ def drawn(name: str, count: int = 500) -> Any:
         ("binary", Grid),
         ("tenths", Grid),
         ("constant", Constant),
-        ("huge", Straight),
-        ("tiny", Straight),
+        ("huge", Identity),
+        ("tiny", Identity),
     ],
 )
 def test_a_column_is_taken_for_what_it_is_and_comes_back(name: str, kind: type[Column]) -> None:
@@ -98,7 +88,7 @@ def test_a_column_is_taken_for_what_it_is_and_comes_back(name: str, kind: type[C
 @pytest.mark.parametrize(
     "column",
     [
-        Straight(1.0, 3.0, -9.0, 9.0),
+        Identity(1.0, 3.0, -9.0, 9.0),
         Asinh(1.0, 3.0, -9.0, 9.0),
         *(Power(1.0, 1.5, -9.0, 9.0, exponent) for exponent in (0.0, 0.3, 1.0, 1.7, 2.0)),
     ],
@@ -141,7 +131,7 @@ def test_the_grid_of_a_column_is_found_and_its_levels_come_back(
 
 
 def test_values_on_no_grid_are_continuous() -> None:
-    assert isinstance(column_of(np.array([0.0, 0.0, 1.0, math.pi, math.pi, 7.3]), False), Asinh | Power | Straight)
+    assert isinstance(column_of(np.array([0.0, 0.0, 1.0, math.pi, math.pi, 7.3]), False), Asinh | Power | Identity)
 
 
 def test_names_and_what_was_never_seen() -> None:
@@ -328,7 +318,7 @@ def test_frames_of_many_types() -> None:
     names = dict(zip(table.columns, (type(kind).__name__ for kind in density.columns_.kinds), strict=True))
     assert names["flag"] == names["text"] == "Categories"
     assert names["count"] == "Grid"
-    assert names["loose"] == "Straight"
+    assert names["loose"] == "Identity"
     filled = density.impute(table)
     assert isinstance(filled, pd.DataFrame)
     assert not filled.isna().any(axis=None)
@@ -378,7 +368,7 @@ def test_explanations_sum_to_the_score_and_name_the_culprit(detector: ScoreOutli
     row = data[250:].head(3).copy()
     np.testing.assert_allclose(detector.explain(row).sum(1), detector.score_samples(row), rtol=1e-12)
     row.loc[row.index[1], "mean smoothness"] *= 5.0
-    blamed = detector.blame(row, columns=2)
+    blamed = detector.top_contributions(row, columns=2)
     assert len(blamed) == 6
     own = blamed[blamed["row"] == 1]
     assert "mean smoothness" in own["column"].tolist()
@@ -478,7 +468,7 @@ def test_mistakes_are_named(call: Callable[[Any], Any], message: str) -> None:
 def test_columns_say_what_they_are() -> None:
     columns = Columns.of(frame())
     assert [type(kind).__name__ for kind in columns.kinds] == [
-        "Straight",
+        "Identity",
         "Grid",
         "Categories",
         "Categories",
@@ -525,7 +515,7 @@ def test_verdicts_say_in_words_what_was_expected(judged: tuple[ScoreOutlierDetec
 
 def test_the_page_shows_what_was_expected(judged: tuple[ScoreOutlierDetector, pd.DataFrame], tmp_path: Path) -> None:
     detector, rows = judged
-    write_detection_report(detector, Judged.of(detector, [rows]), tmp_path / "page.html", "rows <judged>")
+    write_detection_report(detector, DetectionResult.of(detector, [rows]), tmp_path / "page.html", "rows <judged>")
     page = (tmp_path / "page.html").read_text()
     assert "rows &lt;judged&gt;" in page
     assert "income: expected" in page
@@ -537,7 +527,7 @@ def test_a_table_judged_in_parts_is_judged_as_a_whole(judged: tuple[ScoreOutlier
     detector, rows = judged
     whole, written = verdicts(detector, rows), []
     parts = [rows.iloc[start : start + 13].reset_index(drop=True) for start in range(0, len(rows), 13)]
-    found = Judged.of(detector, parts, write=written.append)
+    found = DetectionResult.of(detector, parts, write=written.append)
     pd.testing.assert_frame_equal(pd.concat(written, ignore_index=True), whole, rtol=1e-9)
     np.testing.assert_allclose(found.scores, whole["score"], rtol=1e-9)
     assert found.flagged == whole["outlier"].sum()
@@ -570,11 +560,11 @@ def test_detect_judges_a_table_by_another(tmp_path: Path, suffix: str, monkeypat
     write_frame(tmp_path / f"new{suffix}", new)
     monkeypatch.setattr(tables, "_JUDGED_AT_ONCE", 20)
     names = [str(tmp_path / f"{name}{suffix}") for name in ("normal", "new", "scores")]
-    assert cli._run(["detect", *names[:2], "--out", names[2], "--report", str(tmp_path / "page.html")]) == 0
+    assert application.run(["detect", *names[:2], "--out", names[2], "--report", str(tmp_path / "page.html")]) == 0
     scores = read_frame(names[2])
     assert scores["row"].tolist() == list(range(50))
     assert (tmp_path / "page.html").stat().st_size > 10_000
-    assert cli._run(["impute", names[1], "--out", str(tmp_path / f"filled{suffix}")]) == 0
+    assert application.run(["impute", names[1], "--out", str(tmp_path / f"filled{suffix}")]) == 0
     filled = read_frame(tmp_path / f"filled{suffix}")
     assert list(filled.columns) == list(new.columns)
     assert not filled.isna().any(axis=None)
@@ -587,7 +577,7 @@ def test_tables_in_one_archive_are_named(tmp_path: Path, monkeypatch: pytest.Mon
     numbers = np.random.default_rng(0).normal(size=(150, 2))
     np.savez(tmp_path / "tables.npz", normal=numbers[:120], new=numbers[120:])
     archive, out = str(tmp_path / "tables.npz"), str(tmp_path / "scores.csv")
-    assert cli._run(["detect", f"{archive}:normal", f"{archive}:new", "--with-data", "--out", out]) == 0
+    assert application.run(["detect", f"{archive}:normal", f"{archive}:new", "--with-data", "--out", out]) == 0
     found = read_frame(out)
     np.testing.assert_allclose(found[["x0", "x1"]].to_numpy(), numbers[120:])
     assert found["row"].tolist() == list(range(30))
@@ -678,7 +668,7 @@ def test_detect_names_what_is_wrong_with_a_table(
     (tmp_path / "train.csv").write_text(train)
     (tmp_path / "test.csv").write_text(test)
     arguments = ["detect", str(tmp_path / "train.csv"), str(tmp_path / "test.csv"), "--out", str(tmp_path / "s.csv")]
-    assert cli._run(arguments) == 1
+    assert application.run(arguments) == 1
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

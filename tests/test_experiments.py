@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 
-from arcsm import cli
+from arcsm.cli import application
 from arcsm.experiments import EXPERIMENTS, adbench, base
 from arcsm.experiments.base import Settings, Study
 from arcsm.experiments.toys import toy_rows
@@ -42,7 +42,7 @@ def test_mnist_made_writes_record_and_pictures_and_never_overwrites(
 ) -> None:
     command = ["reproduce", "mnist-made", "--preset", "smoke", "--out", str(tmp_path), "--work", str(tmp_path / "runs")]
     command += ["--set", f"data.path={small_mnist}", "--set", "train.batch_size=32", "--device", "cpu"]
-    assert cli._run(command) == 0
+    assert application.run(command) == 0
     record = json.loads((tmp_path / "mnist-made" / "smoke.json").read_text())
     assert {"metrics", "config", "seed", "seconds", "versions", "machine"} <= record.keys()
     assert str(small_mnist) not in json.dumps(record)
@@ -51,18 +51,18 @@ def test_mnist_made_writes_record_and_pictures_and_never_overwrites(
     flow, quadrature = (record["metrics"][f"nll_at_sigma_min_{m}"]["nats"] for m in ("flow", "quadrature"))
     assert np.isfinite([flow, quadrature]).all()
     capsys.readouterr()
-    assert cli._run(command) == 1
+    assert application.run(command) == 1
     assert "--force" in capsys.readouterr().err
-    assert cli._run([*command, "--force"]) == 0
+    assert application.run([*command, "--force"]) == 0
 
 
 def test_the_list_and_unknown_names(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli._run(["reproduce"]) == 0
+    assert application.run(["reproduce"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in EXPERIMENTS)
-    assert cli._run(["reproduce", "mnist-mad"]) == 1
+    assert application.run(["reproduce", "mnist-mad"]) == 1
     assert "did you mean mnist-made" in capsys.readouterr().err
-    assert cli._run(["reproduce", "mnist-made", "--preset", "huge"]) == 2
+    assert application.run(["reproduce", "mnist-made", "--preset", "huge"]) == 2
 
 
 PARTS = (
@@ -94,7 +94,7 @@ def test_every_experiment_runs_at_smoke_size_and_goes_on_where_it_stopped(
     monkeypatch.setenv("ARCSM_DATA", str(tmp_path / "data"))
     work = tmp_path / "runs"
     command = ["reproduce", name, "--preset", "smoke", "--out", str(tmp_path / "results"), "--work", str(work)]
-    assert cli._run([*command, "--device", "cpu"]) == 0
+    assert application.run([*command, "--device", "cpu"]) == 0
     record = json.loads((tmp_path / "results" / name / "smoke.json").read_text())
     assert record["metrics"]
     assert "NaN" not in json.dumps(record)
@@ -105,7 +105,7 @@ def test_every_experiment_runs_at_smoke_size_and_goes_on_where_it_stopped(
     assert figure.with_suffix(".svg").stat().st_size > 1000
     cells = {path: path.stat().st_mtime_ns for path in work.rglob("*.json")}
     assert cells
-    assert cli._run([*command, "--device", "cpu", "--force"]) == 0
+    assert application.run([*command, "--device", "cpu", "--force"]) == 0
     assert cells == {path: path.stat().st_mtime_ns for path in work.rglob("*.json")}
 
 
@@ -126,7 +126,7 @@ def test_every_peer_of_the_benchmark_runs(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("ARCSM_DATA", str(tmp_path))
     command = ["reproduce", "adbench", "--preset", "smoke", "--out", str(tmp_path / "r"), "--work", str(tmp_path / "w")]
     methods = [name for name in adbench.PEERS if name not in ("AutoEncoder", "DeepSVDD")]  # which take their time
-    assert cli._run([*command, "--set", f"methods={json.dumps(methods)}", "--device", "cpu"]) == 0
+    assert application.run([*command, "--set", f"methods={json.dumps(methods)}", "--device", "cpu"]) == 0
     record = json.loads((tmp_path / "r" / "adbench" / "smoke.json").read_text())
     found = record["metrics"]["tables"]["1_small"]["methods"]
     assert set(found) == set(methods)
@@ -236,7 +236,7 @@ def test_settings_that_cannot_be_are_refused(
     name: str, change: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["reproduce", name, "--preset", "smoke", "--out", str(tmp_path), "--work", str(tmp_path / "work")]
-    assert cli._run([*command, "--set", change]) == 1
+    assert application.run([*command, "--set", change]) == 1
     message = capsys.readouterr().err
     assert message.startswith(f"arcsm: --set {change.partition('=')[0]}")
     assert message.count("\n") == 1
@@ -246,7 +246,7 @@ def test_settings_that_cannot_be_are_refused(
 @pytest.mark.parametrize("name", ["fig1a", "fig4", "fig7"])
 def test_seeds_are_refused_by_experiments_of_one(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["reproduce", name, "--preset", "smoke", "--out", str(tmp_path), "--work", str(tmp_path / "work")]
-    assert cli._run([*command, "--set", "seeds=2"]) == 1
+    assert application.run([*command, "--set", "seeds=2"]) == 1
     assert "of one seed" in capsys.readouterr().err
 
 
@@ -258,11 +258,11 @@ def test_other_settings_of_fig4_leave_its_samples_alone(
     work = tmp_path / "runs"
     command = ["reproduce", "fig4", "--preset", "smoke", "--out", str(tmp_path / "results"), "--work", str(work)]
     command += ["--device", "cpu", "--force", "--set", "models=[mnist-made-mle]"]
-    assert cli._run(command) == 0
+    assert application.run(command) == 0
     (samples,) = work.rglob("*.npy")
     before = samples.read_bytes()
-    assert cli._run([*command, "--set", "samples=2", "--set", "grid=2"]) == 0
-    assert cli._run([*command, "--seed", "1"]) == 0
+    assert application.run([*command, "--set", "samples=2", "--set", "grid=2"]) == 0
+    assert application.run([*command, "--seed", "1"]) == 0
     assert samples.read_bytes() == before
     assert len(list(work.rglob("*.npy"))) == 3
 
@@ -304,7 +304,7 @@ def test_runs_that_share_a_work_folder_share_the_work(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_a_one_line_error(
     change: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli._run(["reproduce", "fig1b", "--preset", "smoke", "--out", str(tmp_path), "--set", change]) == 1
+    assert application.run(["reproduce", "fig1b", "--preset", "smoke", "--out", str(tmp_path), "--set", change]) == 1
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1

@@ -23,11 +23,13 @@ import pytest
 import torch
 
 import arcsm
-from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, cli, interrupts, load, training
-from arcsm.batches import each_part
-from arcsm.commands import models
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, load
+from arcsm._runtime import signals
+from arcsm._runtime.batching import map_slices
+from arcsm._runtime.signals import Terminated, raise_on_sigterm, stop_requested
+from arcsm.cli import application, models
 from arcsm.data import read_array, read_frame, read_images, read_table
-from arcsm.interrupts import Terminated, asked_to_stop, end_in_order
+from arcsm.training import loop
 from small_runs import COMMAND, PATIENCE, TINY, at_work, environment
 
 # Signals ------------------------------------------------------------------------------------------------------------
@@ -46,14 +48,14 @@ def test_a_signal_waits_for_the_end_of_the_step_and_keeps_it(
     config = TrainConfig(steps=9, batch_size=8, device="cpu", checkpoint_seconds=1e9)
     whole = build()
     arcsm.fit(whole, x, x, config)
-    advance = training._Trainer.advance
+    advance = loop._Trainer.advance
 
-    def signalled(trainer: training._Trainer) -> float:
+    def signalled(trainer: loop._Trainer) -> float:
         if trainer.step == 4:
             signal.raise_signal(number)  # in the middle of a step
         return advance(trainer)
 
-    monkeypatch.setattr(training._Trainer, "advance", signalled)
+    monkeypatch.setattr(loop._Trainer, "advance", signalled)
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt, match="after step 5"):
         arcsm.fit(build(), x, x, config, run=tmp_path)
@@ -80,7 +82,7 @@ def test_a_run_that_had_stopped_early_stays_stopped(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_stops_at_once() -> None:
-    with asked_to_stop() as asked:
+    with stop_requested() as asked:
         assert not asked()
         signal.raise_signal(signal.SIGINT)
         assert asked()
@@ -106,7 +108,7 @@ def test_a_command_that_is_terminated_leaves_nothing_half_written(
     before = signal.getsignal(signal.SIGTERM)
     try:
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            application.main()
     finally:
         signal.signal(signal.SIGTERM, before)
     assert stop.value.code == 143
@@ -120,7 +122,7 @@ def test_what_ends_a_command_does_not_end_its_cleaning_up() -> None:
     before = signal.getsignal(signal.SIGTERM)
     cleaned = []
     try:
-        end_in_order()
+        raise_on_sigterm()
         signal.raise_signal(signal.SIGTERM)
     except Terminated:
         signal.raise_signal(signal.SIGTERM)
@@ -140,9 +142,9 @@ def test_a_signal_that_was_lost_while_an_object_was_dropped_counts_when_it_comes
     before = signal.getsignal(signal.SIGTERM)
     lost = []
     monkeypatch.setattr(sys, "unraisablehook", lost.append)
-    monkeypatch.setattr(interrupts, "_CLEANING_UP", 0.05)
+    monkeypatch.setattr(signals, "_CLEANING_UP", 0.05)
     try:
-        end_in_order()
+        raise_on_sigterm()
         Dropped()
         assert len(lost) == 1
         time.sleep(0.1)
@@ -155,11 +157,11 @@ def test_a_signal_that_was_lost_while_an_object_was_dropped_counts_when_it_comes
 @pytest.mark.parametrize("started", [True, False])
 def test_one_of_several_processes_is_ended_by_the_signal_itself(started: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(cli, "was_started", lambda: started)
-    monkeypatch.setattr(cli, "_run", lambda _: 0)
+    monkeypatch.setattr(application, "was_started", lambda: started)
+    monkeypatch.setattr(application, "run", lambda _: 0)
     try:
         with pytest.raises(SystemExit):
-            cli.main()
+            application.main()
         # alone, what comes while it ends does not cut its tidying up short
         assert signal.getsignal(signal.SIGTERM) == (before if started else signal.SIG_IGN)
     finally:
@@ -172,9 +174,9 @@ def test_who_starts_several_processes_is_terminated_in_one_line(
     def terminated(*_: object) -> int:
         raise Terminated
 
-    monkeypatch.setattr(cli, "start", terminated)
+    monkeypatch.setattr(application, "start", terminated)
     command = ["train", "toy-rings", "--out", str(tmp_path / "run"), "--devices", "2"]
-    assert cli._run(command) == 143
+    assert application.run(command) == 143
     assert capsys.readouterr().err == "arcsm: terminated\n"
 
 
@@ -190,7 +192,7 @@ def test_parts_that_have_not_begun_are_not_waited_for() -> None:
     torch.set_num_threads(2)
     try:
         with pytest.raises(Terminated):
-            each_part(part, [slice(0, 1)] * 200, torch.device("cpu"))
+            map_slices(part, [slice(0, 1)] * 200, torch.device("cpu"))
     finally:
         torch.set_num_threads(threads)
     assert len(begun) < 200
@@ -199,7 +201,7 @@ def test_parts_that_have_not_begun_are_not_waited_for() -> None:
 #: Threads give way after a microsecond, so that some are still on their way when the first part fails.
 _FAILS_AT_ONCE = """
 import sys, torch
-from arcsm.batches import each_part
+from arcsm._runtime.batching import map_slices
 
 def part(rows):
     raise KeyError(rows.start)
@@ -208,7 +210,7 @@ torch.set_num_threads(3)
 sys.setswitchinterval(1e-6)
 for _ in range(300):
     try:
-        each_part(part, [slice(0, 1), slice(1, 2)], torch.device("cpu"))
+        map_slices(part, [slice(0, 1), slice(1, 2)], torch.device("cpu"))
     except KeyError as error:
         assert error.args == (0,)
 print(torch.get_num_threads())
@@ -224,7 +226,7 @@ def test_a_part_that_fails_at_once_leaves_no_thread_waiting() -> None:
 def test_one_of_several_processes_takes_all_signals_as_one() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with asked_to_stop(patient=True) as asked:
+        with stop_requested(patient=True) as asked:
             for _ in range(3):
                 signal.raise_signal(signal.SIGTERM)
             assert asked()
@@ -232,11 +234,11 @@ def test_one_of_several_processes_takes_all_signals_as_one() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    with asked_to_stop(patient=True):
+    with stop_requested(patient=True):
         pass
     assert signal.getsignal(signal.SIGTERM) == before[signal.SIGTERM]
     try:
-        with pytest.raises(KeyboardInterrupt), asked_to_stop(patient=True):
+        with pytest.raises(KeyboardInterrupt), stop_requested(patient=True):
             raise KeyboardInterrupt  # another was asked
         signal.raise_signal(signal.SIGTERM)  # would end the process
     finally:
@@ -246,9 +248,10 @@ def test_one_of_several_processes_takes_all_signals_as_one() -> None:
 
 _PATIENT = """
 import sys
-from arcsm.interrupts import asked_to_stop
+from arcsm._runtime import signals
+from arcsm._runtime.signals import stop_requested
 
-with asked_to_stop(patient=True) as asked:
+with stop_requested(patient=True) as asked:
     print("ready", flush=True)
     sys.stdin.read()
     print(asked())
@@ -275,20 +278,20 @@ def test_ctrl_c_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY % (8, 1e9))
-    advance = training._Trainer.advance
+    advance = loop._Trainer.advance
 
-    def signalled(trainer: training._Trainer) -> float:
+    def signalled(trainer: loop._Trainer) -> float:
         if trainer.step == 2:
             signal.raise_signal(signal.SIGINT)
         return advance(trainer)
 
-    monkeypatch.setattr(training._Trainer, "advance", signalled)
-    assert cli._run(["train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "run")]) == 130
+    monkeypatch.setattr(loop._Trainer, "advance", signalled)
+    assert application.run(["train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "run")]) == 130
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "interrupted after step 3; go on with: arcsm train" in said
     again = said.partition("go on with: arcsm ")[2].split()
     monkeypatch.undo()
-    assert cli._run(again) == 0
+    assert application.run(again) == 0
     assert load(tmp_path / "run").features == 64
 
 
@@ -300,7 +303,7 @@ def test_thirty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     def start(folder: str) -> AbstractContextManager[subprocess.Popen[str]]:
         return at_work(*COMMAND, "train", tmp_path / "tiny.yaml", "--out", tmp_path / folder, "--resume")
 
-    state = tmp_path / "killed" / training.STATE_NAME
+    state = tmp_path / "killed" / loop.STATE_NAME
     killed = 0
     while killed < 30:
         begun = state.stat().st_mtime_ns if state.exists() else 0
@@ -361,7 +364,7 @@ def test_a_full_disk_is_said_and_keeps_what_was_there(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY % (3, 1e9))
     (tmp_path / "file").write_text("in the way")
-    assert cli._run(["train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "file" / "run")]) == 1
+    assert application.run(["train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "file" / "run")]) == 1
     said = capsys.readouterr().err
     assert str(tmp_path / "file") in said
     assert "Traceback" not in said
@@ -388,8 +391,8 @@ def test_folders_that_may_only_be_read_are_named_and_left_as_they_are(capsys: py
         rows.write_text("\n".join(["a,b", *lines]))
         gaps.write_text("\n".join(["a,b", *lines, "3,"]))
         (folder / "tiny.yaml").write_text(TINY.replace("{kind: digits}", f"{{kind: table, path: {rows}}}") % (4, 1e9))
-        assert cli._run(["train", str(folder / "tiny.yaml"), "--out", str(run)]) == 0
-        assert cli._run(["report", str(run), "--samples", "4"]) == 0  # what is imported late is now there
+        assert application.run(["train", str(folder / "tiny.yaml"), "--out", str(run)]) == 0
+        assert application.run(["report", str(run), "--samples", "4"]) == 0  # what is imported late is now there
         before = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
         for path in [folder, *folder.rglob("*")]:
             path.chmod(0o555 if path.is_dir() else 0o444)
@@ -406,7 +409,7 @@ def test_folders_that_may_only_be_read_are_named_and_left_as_they_are(capsys: py
         ]
         for command in commands:
             with as_nobody():
-                code = cli._run(command)
+                code = application.run(command)
             said = capsys.readouterr().err.strip().splitlines()
             assert code == 1, command
             assert len(said) == 1, said
@@ -475,7 +478,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_enormous_files_are_refused_before_they_fill_the_memory(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("arcsm.files.free_memory", lambda: 4 << 30)
+    monkeypatch.setattr("arcsm._runtime.memory.free_memory", lambda: 4 << 30)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     read, complaint = CASES[name]
     with pytest.raises(ValueError, match=complaint):

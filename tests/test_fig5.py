@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from arcsm.corruptions import GaussianNoise, SaltAndPepper
+from arcsm.denoise.corruptions import GaussianNoise, SaltAndPepper
 from arcsm.experiments.fig5 import _filters, psnr, ssim
 
 SHAPE = (3, 8, 8)
@@ -27,7 +27,7 @@ def test_psnr_is_that_of_the_range_two() -> None:
 def test_ssim_is_one_for_the_same_image_and_falls_with_noise() -> None:
     clean = rows(3)
     assert ssim(clean, clean, SHAPE).tolist() == pytest.approx([1.0] * 3)
-    little, much = (GaussianNoise(sigma).spoil(clean, torch.Generator().manual_seed(1)) for sigma in (0.05, 0.5))
+    little, much = (GaussianNoise(sigma).corrupt(clean, torch.Generator().manual_seed(1)) for sigma in (0.05, 0.5))
     assert bool((ssim(clean, much, SHAPE) < ssim(clean, little, SHAPE)).all())
 
 
@@ -42,7 +42,7 @@ def test_the_median_filter_is_that_of_each_channel() -> None:
 def test_the_median_of_the_others_restores_a_flat_image_exactly() -> None:
     noise = SaltAndPepper.of_images(0.2, 256)
     clean = torch.full((4, 192), 0.25)
-    noisy = noise.spoil(clean, torch.Generator().manual_seed(2))
+    noisy = noise.corrupt(clean, torch.Generator().manual_seed(2))
     assert bool((noisy != clean).any())
     for setting in _filters(noise, SHAPE)["median of the others"].values():
         assert torch.equal(setting(noisy), clean)
@@ -50,7 +50,7 @@ def test_the_median_of_the_others_restores_a_flat_image_exactly() -> None:
 
 def test_the_median_of_the_others_is_a_median_of_the_others() -> None:
     noise = SaltAndPepper.of_images(0.3, 256)
-    noisy = noise.spoil(rows(5), torch.Generator().manual_seed(4))
+    noisy = noise.corrupt(rows(5), torch.Generator().manual_seed(4))
     found = _filters(noise, SHAPE)["median of the others"]["3 x 3"](noisy).view(5, *SHAPE)
     suspect, images = (t.view(5, *SHAPE).numpy() for t in (noise.suspect(noisy), noisy))
     for index in zip(*suspect[:, :, 1:-1, 1:-1].nonzero(), strict=True):
@@ -64,7 +64,7 @@ def test_the_median_of_the_others_is_a_median_of_the_others() -> None:
 def test_filters_bring_a_smooth_image_nearer(way: str) -> None:
     noise = GaussianNoise(0.3)
     ramp = torch.linspace(-0.8, 0.8, 64).view(1, 1, 8, 8).expand(2, 3, 8, 8).reshape(2, 192)
-    noisy = noise.spoil(ramp, torch.Generator().manual_seed(3))
+    noisy = noise.corrupt(ramp, torch.Generator().manual_seed(3))
     best = max(float(psnr(ramp, restore(noisy)).mean()) for restore in _filters(noise, SHAPE)[way].values())
     assert best > float(psnr(ramp, noisy).mean()) + 1.0
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from arcsm import NoiseLadder
-from arcsm.flow import flow_down, flow_up
+from arcsm.conditionals.flow import flow_down, flow_up
 
 FLOAT64 = torch.float64
 TOLERANCE = 1e-5  # of each step's inversion, in sigmas
@@ -258,11 +258,11 @@ def rippled_score(x: Tensor, rows: Tensor, sigma: float) -> tuple[Tensor, Tensor
 def test_a_rough_inversion_is_mended_by_its_last_newton_step(
     steps: int, function: Callable[..., tuple[Tensor, Tensor]]
 ) -> None:
-    exact, exact_slope, solved = flow_up(function, GRID, path(steps), tolerance=1e-10)
+    exact, exact_slope, converged = flow_up(function, GRID, path(steps), tolerance=1e-10)
     before = torch.inf
     for tolerance in (1e-2, 1e-3, 1e-4):
         base, log_slope, found = flow_up(function, GRID, path(steps), tolerance)
-        whole = solved & found
+        whole = converged & found
         assert bool(whole.double().mean() > 0.99)
         assert float((base - exact)[whole].abs().max()) < 0.1 * tolerance  # nearly a square
         error = float((log_slope - exact_slope)[whole].abs().max())
@@ -275,8 +275,8 @@ def test_what_cannot_be_inverted_is_said() -> None:
         return torch.where(x > 0.0, 40.0, -40.0) + 0.0 * x, torch.zeros_like(x)  # nothing comes down close to zero
 
     x = torch.tensor([-30.0, 0.05, 30.0], dtype=FLOAT64)
-    _, _, solved = flow_up(jumping, x, path(3))
-    assert solved.tolist() == [True, False, True]
+    _, _, converged = flow_up(jumping, x, path(3))
+    assert converged.tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("tolerance", [1e-5, 1e-8])
@@ -287,6 +287,6 @@ def test_single_precision_is_not_asked_for_more_than_it_has(tolerance: float) ->
         s, ds = score(x.double(), rows, sigma)
         return s.float(), ds.float()
 
-    _, log_slope, solved = flow_up(single, x.float(), path(20), tolerance)
-    assert bool(solved.all())
+    _, log_slope, converged = flow_up(single, x.float(), path(20), tolerance)
+    assert bool(converged.all())
     torch.testing.assert_close(log_slope.double(), flow_up(score, x, path(20), 1e-10)[1], rtol=0.0, atol=5e-3)

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from arcsm.frechet import Frechet, LiteFeatures
+from arcsm.metrics.frechet import Frechet, LiteFeatures
 
 
 def images(count: int, seed: int) -> torch.Tensor:

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from arcsm import ScoreHead, fused, native
-from arcsm.fused import fused_score_matching
+from arcsm import ScoreHead, _native
+from arcsm._native import build
 from arcsm.heads.base import Sigma
-from arcsm.native import build
+from arcsm.objectives import fused
+from arcsm.objectives.fused import fused_score_matching
 
 FLOAT64 = torch.float64
 HEADS: tuple[dict[str, Any], ...] = (
@@ -66,7 +67,7 @@ def double_backward(
 ) -> Tensor:
     """The same loss with the derivative of the score by autograd."""
     x = x.detach().requires_grad_()
-    s = head.score(head.project(context), x, sigma)
+    s = head.projected_score(head.project(context), x, sigma)
     (ds,) = torch.autograd.grad(s.sum(), x, create_graph=True)
     return (weight * (0.5 * s.square() + derivative * ds + linear * s)).sum()
 
@@ -241,13 +242,13 @@ needs_compiler = pytest.mark.skipif(
 @pytest.fixture
 def in_c(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """That the test walked in C, and without a warning."""
-    calls, walk = [], native.walk
+    calls, walk = [], _native.walk
 
     def counted(*arguments: Any) -> Any:
         calls.append(len(arguments[0]))
         return walk(*arguments)
 
-    monkeypatch.setattr(native, "walk", counted)
+    monkeypatch.setattr(_native, "walk", counted)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -352,7 +353,7 @@ def test_in_c_contexts_of_half_precision_are_read_and_have_a_gradient() -> None:
 
 @needs_compiler
 def test_what_stands_in_for_tensors_does_not_walk_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "walk", None)
+    monkeypatch.setattr(_native, "walk", None)
     head = score_head(torch.float32, hidden_features=(8, 8))
     x = torch.randn(5).as_subclass(type("Traced", (Tensor,), {}))
     assert fused._way(head, x, True) == fused._way(head, x, None) == (fused._chunk, fused.CHUNK)
@@ -367,7 +368,7 @@ def test_by_itself_it_walks_in_c_where_that_is_possible() -> None:
 
 
 def test_doubles_do_not_walk_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "walk", None)
+    monkeypatch.setattr(_native, "walk", None)
     head, given = score_head(hidden_features=(8,)), points()
     compiled, in_torch = (fused_score_matching(head, sigma=0.3, compiled=c, **given) for c in (True, False))
     assert torch.equal(compiled, in_torch)

@@ -22,12 +22,12 @@ from arcsm import (
     TrainConfig,
     fit,
 )
-from arcsm.batches import Workspace
-from arcsm.conditionals import outside_of, starting_nodes
-from arcsm.config import load_config
+from arcsm._runtime.memory import Workspace
+from arcsm.conditionals.conditionals import outside_of, starting_nodes
+from arcsm.conditionals.quadrature import PiecewiseDensity, integrate
 from arcsm.data.datasets import load_dataset
 from arcsm.metrics import bits_per_dim
-from arcsm.quadrature import PiecewiseDensity, integrate
+from arcsm.training.run_config import load_config
 
 FLOAT64 = torch.float64
 SIGMAS = (None, 0.3, "tensor")
@@ -90,7 +90,9 @@ def test_score_alone_equals_the_score_beside_its_derivative(name: str, sigma_kin
     head = ALL_HEADS[name]()
     x, sigma = 4.0 * torch.randn(50, dtype=FLOAT64), sigma_for(sigma_kind, (50,))
     projection = head.project(torch.randn(50, 3, dtype=FLOAT64))
-    torch.testing.assert_close(head.score(projection, x, sigma), head.evaluate(projection, x, sigma)[0])
+    torch.testing.assert_close(
+        head.projected_score(projection, x, sigma), head.projected_score_and_derivative(projection, x, sigma)[0]
+    )
 
 
 @pytest.mark.parametrize("sigma_kind", SIGMAS)
@@ -103,15 +105,15 @@ def test_a_level_prepared_once_gives_the_same_as_often_as_it_is_asked(
         sigma = sigma_for(sigma_kind, (rows,))
         projection = head.project(torch.randn(rows, 3, dtype=FLOAT64)).detach()
         with torch.no_grad():
-            score, both = head.at(sigma), head.at_with_derivative(sigma)
+            score, both = head.prepare_score(sigma), head.prepare_score_and_derivative(sigma)
             for far in (4.0, 4.0, 40.0):
                 x = far * torch.randn(rows, dtype=FLOAT64)
-                expected = head.evaluate(projection, x, sigma)
+                expected = head.projected_score_and_derivative(projection, x, sigma)
                 torch.testing.assert_close(score(projection, x), expected[0], rtol=1e-10, atol=1e-10)
                 torch.testing.assert_close(both(projection, x), expected, rtol=1e-10, atol=1e-10)
             if not isinstance(sigma, Tensor):
                 x = 4.0 * torch.randn(rows, 7, dtype=FLOAT64)
-                expected = head.evaluate(projection.unsqueeze(1), x, sigma)
+                expected = head.projected_score_and_derivative(projection.unsqueeze(1), x, sigma)
                 torch.testing.assert_close(both(projection.unsqueeze(1), x), expected, rtol=1e-10, atol=1e-10)
 
 
@@ -120,12 +122,14 @@ def test_levels_that_share_a_workspace_leave_each_others_results_alone(name: str
     head, space = ALL_HEADS[name](), Workspace()
     projection, x = head.project(torch.randn(9, 3, dtype=FLOAT64)).detach(), torch.randn(9, dtype=FLOAT64)
     with torch.no_grad():
-        levels = {sigma: head.at_with_derivative(sigma, space) for sigma in (0.1, 0.7)}
+        levels = {sigma: head.prepare_score_and_derivative(sigma, space) for sigma in (0.1, 0.7)}
         kept = {sigma: level(projection, x) for sigma, level in levels.items()}
         kept_rows = levels[0.1](projection[:4].unsqueeze(1), x[:4, None].repeat(1, 5))
         levels[0.7](torch.zeros_like(projection), torch.zeros_like(x))
         for sigma, found in kept.items():
-            torch.testing.assert_close(found, head.evaluate(projection, x, sigma), rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(
+                found, head.projected_score_and_derivative(projection, x, sigma), rtol=1e-10, atol=1e-10
+            )
         for found, expected in zip(kept_rows, kept[0.1], strict=True):
             torch.testing.assert_close(found, expected[:4, None].expand(4, 5))
 
@@ -136,7 +140,7 @@ def test_a_value_that_is_not_a_number_stays_with_itself(name: str) -> None:
     projection = head.project(torch.randn(3, 3, dtype=FLOAT64)).detach()
     x = torch.tensor([15.0, 25.0, torch.nan], dtype=FLOAT64)
     with torch.no_grad():
-        for level in (head.at(0.5), lambda c, v: head.at_with_derivative(0.5)(c, v)[0]):
+        for level in (head.prepare_score(0.5), lambda c, v: head.prepare_score_and_derivative(0.5)(c, v)[0]):
             torch.testing.assert_close(level(projection, x)[:2], level(projection[:2], x[:2]))
 
 
@@ -144,11 +148,13 @@ def test_a_value_that_is_not_a_number_stays_with_itself(name: str) -> None:
 def test_projections_broadcast_over_values(name: str) -> None:
     head = ALL_HEADS[name]()
     context, x = torch.randn(5, 3, dtype=FLOAT64), torch.randn(5, 7, dtype=FLOAT64)
-    s, ds = head.evaluate(head.project(context).unsqueeze(1), x, 0.4)
+    s, ds = head.projected_score_and_derivative(head.project(context).unsqueeze(1), x, 0.4)
     each = head.score_and_derivative(context[:, None, :].expand(5, 7, 3), x, torch.full((5, 7), 0.4, dtype=FLOAT64))
     assert s.shape == ds.shape == (5, 7)
     torch.testing.assert_close((s, ds), each, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(head.score(head.project(context).unsqueeze(1), x, 0.4), s, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        head.projected_score(head.project(context).unsqueeze(1), x, 0.4), s, rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", ALL_HEADS)
@@ -252,7 +258,7 @@ def test_score_head_natural_weight_makes_the_correction_a_plain_regression() -> 
 
 def integrated(head: ScoreHead, projection: Tensor, sigma: float | None) -> PiecewiseDensity:
     def score(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        return head.evaluate(projection[rows].unsqueeze(1), x, sigma)
+        return head.projected_score_and_derivative(projection[rows].unsqueeze(1), x, sigma)
 
     return integrate(score, starting_nodes(head, projection, sigma), max_evaluations=1024, tol=1e-5)
 
@@ -262,7 +268,7 @@ def on_fine_grid(head: ScoreHead, projection: Tensor, sigma: float | None) -> tu
     """A fine grid over the support and the log density on it, by a rule of the test's own, ``(N, K)`` each."""
     edge = float(head.support(sigma, projection))
     x = torch.linspace(-edge, edge, 40_001, dtype=FLOAT64).expand(len(projection), -1)
-    s, ds = head.evaluate(projection.unsqueeze(1), x, sigma)
+    s, ds = head.projected_score_and_derivative(projection.unsqueeze(1), x, sigma)
     step = x[0, 1] - x[0, 0]
     rise = 0.5 * step * (s[:, :-1] + s[:, 1:]) + step**2 / 12.0 * (ds[:, :-1] - ds[:, 1:])
     energy = torch.cat([torch.zeros_like(x[:, :1]), rise.cumsum(1)], 1)
@@ -314,14 +320,14 @@ def largest_error_with_128_evaluations(model: AutoregressiveModel, x: Tensor) ->
     for row in range(len(x)):
         grid, truth = on_fine_grid(model.head, projection[row], sigma)
         place = torch.searchsorted(grid.contiguous(), z[row, :, None]) - 1
-        s, ds = model.head.evaluate(projection[row].unsqueeze(1), grid.gather(1, place), sigma)
+        s, ds = model.head.projected_score_and_derivative(projection[row].unsqueeze(1), grid.gather(1, place), sigma)
         step = z[row, :, None] - grid.gather(1, place)
         off.append((truth.gather(1, place) + step * s + 0.5 * step**2 * ds)[:, 0] - log_prob[row])
     return float(torch.stack(off).abs().max())
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::arcsm.warning.AccuracyWarning")  # a tolerance of 1e-5 is another matter
+@pytest.mark.filterwarnings("ignore::arcsm.errors.AccuracyWarning")  # a tolerance of 1e-5 is another matter
 @pytest.mark.parametrize("preset", ["toy-rings", "toy-two-spirals"])  # the sets with the most modes
 def test_128_evaluations_give_the_densities_of_a_trained_preset(preset: str) -> None:
     config = load_config(preset, [])
@@ -361,8 +367,8 @@ def test_all_mass_lies_within_the_bracket(kind: str, sigma: float | None) -> Non
     head = normalised_head(kind)
     projection = head.project(5.0 * torch.randn(40, 3, dtype=FLOAT64)).detach()
     low, high = head.bracket(projection, sigma)
-    assert float(head.distribution(projection, low, sigma).max()) < 1e-9
-    assert float(head.distribution(projection, high, sigma).min()) > 1.0 - 1e-9
+    assert float(head.projected_cdf(projection, low, sigma).max()) < 1e-9
+    assert float(head.projected_cdf(projection, high, sigma).min()) > 1.0 - 1e-9
 
 
 @pytest.mark.parametrize("sigma", [None, 0.3])
@@ -372,7 +378,7 @@ def test_density_integrates_to_one(kind: str, sigma: float | None) -> None:
     projection = head.project(torch.randn(20, 3, dtype=FLOAT64)).detach()
     low, high = head.bracket(projection, sigma)
     grid = torch.linspace(0.0, 1.0, 20_001, dtype=FLOAT64)[:, None] * (high - low) + low
-    density = head.log_density(projection, grid, sigma).exp()
+    density = head.projected_log_prob(projection, grid, sigma).exp()
     torch.testing.assert_close(torch.trapezoid(density, grid, dim=0), torch.ones(20, dtype=FLOAT64), rtol=0, atol=1e-6)
 
 
@@ -417,8 +423,8 @@ def test_mixture_is_stable_far_away_and_at_tiny_scales(raw_scale: float, dtype: 
     projection = projection.clone().requires_grad_()
     x = torch.tensor([-1e4, -50.0, -1.0, 0.0, 1.0, 50.0, 1e4], dtype=dtype, requires_grad=True)
     scale = math.exp(math.log1p(math.exp(raw_scale + 7.0)) - 7.0)
-    s, ds = head.evaluate(projection, x)
-    density, distribution = head.log_density(projection, x), head.distribution(projection, x)
+    s, ds = head.projected_score_and_derivative(projection, x)
+    density, distribution = head.projected_log_prob(projection, x), head.projected_cdf(projection, x)
     for value in (s, ds, density, distribution):
         assert bool(value.isfinite().all())
         (gradient,) = torch.autograd.grad(value.sum(), projection, retain_graph=True)
@@ -438,7 +444,7 @@ def test_mixture_density_is_the_weighted_sum_of_logistics() -> None:
         scale = math.exp(math.log1p(math.exp(raw + 7.0)) - 7.0)
         share = torch.sigmoid((x - mean) / scale)
         expected = expected + weight * share * (1.0 - share) / scale
-    torch.testing.assert_close(head.log_density(projection, x).exp(), expected)
+    torch.testing.assert_close(head.projected_log_prob(projection, x).exp(), expected)
 
 
 # Discretised mixtures -----------------------------------------------------------------------------------------------
@@ -455,9 +461,9 @@ def test_the_masses_of_the_bins_are_those_of_the_mixture_and_add_up_to_one() -> 
     head, projection = discretised()
     edges = torch.linspace(-1.0, 1.0, 9, dtype=torch.float64)
     middle = 0.5 * (edges[1:] + edges[:-1])
-    masses = head.log_density(projection[:, None], middle.expand(5, 8)).exp() * 0.25
+    masses = head.projected_log_prob(projection[:, None], middle.expand(5, 8)).exp() * 0.25
     torch.testing.assert_close(masses.sum(1), torch.ones(5, dtype=torch.float64), rtol=0.0, atol=1e-12)
-    below = LogisticMixtureHead.distribution(head, projection[:, None], edges[1:-1].expand(5, 7))
+    below = LogisticMixtureHead.projected_cdf(head, projection[:, None], edges[1:-1].expand(5, 7))
     expected = torch.cat([below[:, :1], below.diff(dim=1), 1.0 - below[:, -1:]], 1)
     torch.testing.assert_close(masses, expected, rtol=1e-9, atol=1e-13)
 
@@ -465,12 +471,12 @@ def test_the_masses_of_the_bins_are_those_of_the_mixture_and_add_up_to_one() -> 
 def test_the_density_is_even_over_a_bin_and_its_integral_is_the_distribution() -> None:
     head, projection = discretised()
     x = torch.linspace(-1.0, 1.0, 801, dtype=torch.float64)[:-1] + 0.00125
-    density = head.log_density(projection[:, None], x.expand(5, 800)).exp()
+    density = head.projected_log_prob(projection[:, None], x.expand(5, 800)).exp()
     torch.testing.assert_close(density[:, :100], density[:, :1].expand(5, 100), rtol=0.0, atol=0.0)
-    cumulative = head.distribution(projection[:, None], (x + 0.00125).expand(5, 800))
+    cumulative = head.projected_cdf(projection[:, None], (x + 0.00125).expand(5, 800))
     torch.testing.assert_close(density.cumsum(1) * 0.0025, cumulative, rtol=0.0, atol=1e-10)
     outside = torch.tensor([-1.5, 1.5], dtype=torch.float64).expand(5, 2)
-    assert bool((head.log_density(projection[:, None], outside) == -torch.inf).all())
+    assert bool((head.projected_log_prob(projection[:, None], outside) == -torch.inf).all())
 
 
 def test_levels_as_they_are_stored_fall_into_their_own_bins() -> None:
@@ -498,9 +504,9 @@ def test_a_discretised_head_says_that_it_has_neither_score_nor_noise() -> None:
     head, projection = discretised()
     x = torch.zeros(5, dtype=torch.float64)
     with pytest.raises(ValueError, match="no score"):
-        head.evaluate(projection, x)
+        head.projected_score_and_derivative(projection, x)
     with pytest.raises(ValueError, match="without a noise ladder"):
-        head.log_density(projection, x, 0.1)
+        head.projected_log_prob(projection, x, 0.1)
     with pytest.raises(ValueError, match="levels"):
         DiscretisedLogisticMixtureHead(4, 2, 1)
 
@@ -531,7 +537,7 @@ def test_far_out_the_score_is_known_without_evaluating_it(sigma: float | None) -
 
     def score(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         spent[rows] += x.shape[1]
-        return head.evaluate(projection[rows].unsqueeze(1), x, sigma)
+        return head.projected_score_and_derivative(projection[rows].unsqueeze(1), x, sigma)
 
     anchor = torch.linspace(-1.5, 1.5, 40, dtype=FLOAT64) * nodes[0, -1]  # some are farther out still
     plain = integrate(score, nodes, anchor)
@@ -563,7 +569,7 @@ def test_nodes_that_are_known_are_no_part_of_the_budget() -> None:
 
     def score(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         spent[rows] += x.shape[1]
-        return head.evaluate(projection[rows].unsqueeze(1), x.float(), 0.02)
+        return head.projected_score_and_derivative(projection[rows].unsqueeze(1), x.float(), 0.02)
 
     density = integrate(score, nodes, tol=1e-9, max_evaluations=40, outside=outside_of(head, 0.02, nodes))
     assert torch.equal(density.evaluations, spent)

@@ -10,14 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from arcsm import cli, load
-from arcsm.commands.restore import restored as restored_rows
+from arcsm import load
+from arcsm.cli import application
+from arcsm.cli.model_rows import images_for, shared_class
+from arcsm.cli.restoration import restored as restored_rows
 from arcsm.data.datasets import ImageData, NamedImageData, load_dataset
 from arcsm.data.images import save_images
 from arcsm.data.pixels import stretch_images
-from arcsm.denoise import GaussianNoise
-from arcsm.model_rows import images_for, shared_class
-from arcsm.warning import SkippedWarning
+from arcsm.denoise.restoration import GaussianNoise
+from arcsm.errors import SkippedWarning
 
 CLASSES = """
 name: tiny
@@ -31,7 +32,7 @@ train: {steps: 3, batch_size: 16, device: cpu, validate_every: 3, validation_row
 
 
 def call(*arguments: object) -> int:
-    return cli._run([str(argument) for argument in arguments])
+    return application.run([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

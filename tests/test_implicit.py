@@ -14,14 +14,14 @@ from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder, ScoreHea
 from arcsm.experiments import entropy
 from arcsm.implicit import (
     AutoregressiveScore,
-    Diverged,
+    EncoderUnits,
     EntropyGradient,
     GaussianEntropy,
     JointScore,
+    NonFiniteError,
     ScoreNetwork,
     Spectral,
     Stein,
-    Whitened,
 )
 
 FLOAT64 = torch.float64
@@ -182,7 +182,7 @@ def learn(estimator: EntropyGradient, sampler: Sampler, steps: int) -> list[floa
     losses = []
     for step in range(steps):
         if step == 3 * steps // 4:
-            for group in estimator.optimiser.param_groups:  # type: ignore[attr-defined]
+            for group in estimator.optimizer.param_groups:  # type: ignore[attr-defined]
                 group["lr"] *= 0.1
         x = normal(64, 1, seed=2 * step + 1)
         generator = torch.Generator().manual_seed(step)
@@ -251,7 +251,7 @@ def test_a_ladder_gives_the_entropy_of_the_noisy_latents() -> None:
     estimator = AutoregressiveScore(model, learning_rate=0.02, mix=0.3)
     for step in range(400):
         if step == 300:
-            estimator.optimiser.param_groups[0]["lr"] = 1e-3
+            estimator.optimizer.param_groups[0]["lr"] = 1e-3
         estimator.update(normal(1, 256, 1, seed=step))
     log_width = torch.zeros((), dtype=FLOAT64, requires_grad=True)
     estimator.surrogate(log_width.exp() * normal(1, 100_000, 1, seed=-1)).backward()
@@ -355,14 +355,14 @@ def test_samples_of_wrong_shapes_are_named(z: Tensor, message: str) -> None:
         (Spectral(), torch.arange(10.0).view(1, 5, 2) * 1e30, "no eigenvalues"),
         (Known(lambda z: z / 0.0), torch.ones(1, 3, 2), "Known: the score of the samples is NaN or infinite"),
         (
-            Whitened(Known(lambda z: z), lambda _: (torch.zeros(1, 2), torch.full((1, 2), -100.0))),
+            EncoderUnits(Known(lambda z: z), lambda _: (torch.zeros(1, 2), torch.full((1, 2), -100.0))),
             torch.ones(1, 3, 2),
             "NaN or infinite in units of the sampler",
         ),
     ],
 )
 def test_samples_that_are_none_any_more_are_a_divergence(estimator: EntropyGradient, z: Tensor, message: str) -> None:
-    with pytest.raises(Diverged, match=message):
+    with pytest.raises(NonFiniteError, match=message):
         estimator.surrogate(z)
 
 
@@ -446,13 +446,13 @@ def test_samples_far_from_what_scores_start_with_are_said() -> None:
         model.set_standardisation(torch.zeros(2), torch.tensor([1.0, 50.0]))
         AutoregressiveScore(model).update(z)
         unit = (torch.zeros(1, 2), torch.tensor([[0.0, math.log(50.0)]]))
-        Whitened(JointScore(ScoreNetwork(2)), lambda condition: unit).update(z)
+        EncoderUnits(JointScore(ScoreNetwork(2)), lambda condition: unit).update(z)
 
 
 def test_a_wrapped_estimator_goes_on_from_its_state() -> None:
-    def wrapped() -> Whitened:
+    def wrapped() -> EncoderUnits:
         torch.manual_seed(3)
-        return Whitened(JointScore(ScoreNetwork(2)), lambda condition: (torch.zeros(1, 2), torch.zeros(1, 2)))
+        return EncoderUnits(JointScore(ScoreNetwork(2)), lambda condition: (torch.zeros(1, 2), torch.zeros(1, 2)))
 
     z = torch.randn(1, 50, 2)
     first, second = wrapped(), wrapped()
@@ -484,7 +484,7 @@ def test_the_known_distribution_is_known() -> None:
     e = normal(1, 6, 3)
     widths = sampler.log_widths.detach().exp()
 
-    def log_density(z: Tensor, d: int, before: Tensor) -> Tensor:
+    def projected_log_prob(z: Tensor, d: int, before: Tensor) -> Tensor:
         """Of z_d given the value before it, by bisection for the noise and the slope of the map."""
         own = (z - before) / widths[d]
         low, high = torch.full_like(own, -20.0), torch.full_like(own, 20.0)
@@ -499,7 +499,7 @@ def test_the_known_distribution_is_known() -> None:
         z, step = sampler(e), 1e-5
         for d in range(3):
             before = 0.7 * z[..., d - 1] if d else torch.zeros_like(z[..., 0])
-            up, down = (log_density(z[..., d] + h, d, before) for h in (step, -step))
+            up, down = (projected_log_prob(z[..., d] + h, d, before) for h in (step, -step))
             expected = (up - down) / (2.0 * step)
             torch.testing.assert_close(sampler.conditional_scores(e)[..., d], expected, rtol=1e-5, atol=1e-6)
     e = normal(1, 400_000, 3, seed=5)

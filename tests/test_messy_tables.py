@@ -15,12 +15,13 @@ import pytest
 import torch
 from sklearn.exceptions import NotFittedError
 
-from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, cli, save
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, save
+from arcsm.cli import application
 from arcsm.data import read_frame, write_frame
 from arcsm.data.arrays import check_precision, read_table
+from arcsm.errors import AccuracyWarning, SkippedWarning
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.ensemble import Plan
-from arcsm.warning import AccuracyWarning, SkippedWarning
 from small_runs import ON_DATA
 
 QUICK: dict[str, Any] = {"max_steps": 20, "n_estimators": 1, "hidden_features": (16,), "random_state": 0}
@@ -34,7 +35,7 @@ def small_plans(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: object) -> int:
-    return cli._run([str(argument) for argument in arguments])
+    return application.run([str(argument) for argument in arguments])
 
 
 def normal(count: int, seed: int = 0) -> Any:

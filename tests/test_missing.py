@@ -19,8 +19,8 @@ from arcsm import (
     fit,
     objectives,
 )
-from arcsm.corruptions import Lost
-from arcsm.denoise import particles
+from arcsm.denoise.corruptions import MissingValues
+from arcsm.denoise.restoration import particles
 
 NAN = math.nan
 COVARIANCE = torch.tensor([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]])
@@ -112,7 +112,7 @@ def test_fields_of_scores_refuse_missing_values() -> None:
     for objective in (objectives.ssm, objectives.sm):
         with pytest.raises(ValueError, match="missing values"):
             objective(model, x)
-    with pytest.raises(ValueError, match="holds infinity"):
+    with pytest.raises(ValueError, match="contains infinity"):
         objectives.csm(model, x / 0.0)
     with pytest.raises(ValueError, match="NaN or infinity"):
         objectives.csm(AutoregressiveModel(MADE(3, 4, (8,)), ScoreHead(4, (8,))), x)
@@ -141,7 +141,7 @@ def test_draws_fill_gaps_by_what_comes_before_and_after(model: AutoregressiveMod
     x = rows(40, seed=9)
     gaps = x.clone()
     gaps[:, 0] = NAN
-    found = particles(model, gaps, Lost(), 1000, torch.Generator().manual_seed(0), threshold=0.0)
+    found = particles(model, gaps, MissingValues(), 1000, torch.Generator().manual_seed(0), threshold=0.0)
     inverse = torch.linalg.inv(COVARIANCE[1:, 1:])
     mean = MEAN[0] + (x[:, 1:] - MEAN[1:]) @ inverse @ COVARIANCE[1:, 0]
     variance = COVARIANCE[0, 0] - COVARIANCE[0, 1:] @ inverse @ COVARIANCE[1:, 0]

@@ -25,30 +25,31 @@ from arcsm import (
     PixelCNNPP,
     ScoreHead,
     TrainConfig,
-    checkpoint,
-    cli,
     fit,
     load,
     objectives,
+    registry,
     samplers,
     save,
+    serialization,
 )
-from arcsm.anomaly import negative_log_prob
-from arcsm.config import load_config, parse_config
+from arcsm._runtime.files import atomic_path
+from arcsm.anomaly.statistics import negative_log_prob
+from arcsm.cli import application
 from arcsm.data import read_images
 from arcsm.data.datasets import ImageData, load_dataset
-from arcsm.denoise import GaussianNoise, particles
-from arcsm.distribution import AutoregressiveDistribution
-from arcsm.export import export_scorer
-from arcsm.files import atomic_path
+from arcsm.denoise.restoration import GaussianNoise, particles
 from arcsm.implicit import GaussianEntropy, ScoreNetwork
-from arcsm.runs import load_run, warn_of_other_data
-from arcsm.training_log import read_metrics
+from arcsm.interop.export import export_scorer
+from arcsm.interop.torch_distribution import AutoregressiveDistribution
+from arcsm.training.log import read_metrics
+from arcsm.training.run_config import load_config, parse_config
+from arcsm.training.runs import load_run, warn_of_other_data
 from small_runs import ON_DATA
 
 
 def run(*arguments: object) -> int:
-    return cli._run([str(argument) for argument in arguments])
+    return application.run([str(argument) for argument in arguments])
 
 
 def conditional(**condition: int) -> AutoregressiveModel:
@@ -148,7 +149,7 @@ def test_what_rounds_to_one_is_the_last_number_below(noise: NoiseLadder | None) 
 def test_langevin_refuses_steps_that_are_none(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="steps, step_size: expected at least 1 and a positive number"):
         conditional().sample(3, "langevin", **options)
-    assert samplers.SAMPLERS["langevin"] is samplers.langevin
+    assert registry.find("sampler", "langevin") is samplers.langevin
 
 
 def test_shapes_of_entropy_gradients_must_fit() -> None:
@@ -323,9 +324,9 @@ def test_missing_values_have_no_slope_and_no_posterior() -> None:
 
 def test_weights_that_are_no_real_numbers_are_refused(tmp_path: Path) -> None:
     save(AutoregressiveModel(MADE(2, 4, (8,)), GaussianHead(4)), tmp_path)
-    tensors, header = checkpoint.read_module(tmp_path)
+    tensors, header = serialization.read_module(tmp_path)
     whole = {**tensors, "shift": tensors["shift"].long()}
-    checkpoint.write_tensors(tmp_path / "whole.safetensors", whole, header)
+    serialization.write_tensors(tmp_path / "whole.safetensors", whole, header)
     with pytest.raises(ValueError, match=r"expected weights that are real numbers, got torch\.int64"):
         load(tmp_path / "whole.safetensors")
 

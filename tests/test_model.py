@@ -12,12 +12,14 @@ import torch
 from scipy.stats import kstest
 from torch import Tensor
 
-from arcsm import MADE, AutoregressiveModel, GaussianHead, LogisticMixtureHead, NoiseLadder, ScoreHead, samplers
-from arcsm.batches import Workspace, each_part
-from arcsm.conditionals import Accuracy, Conditionals
-from arcsm.experiments.evaluations import counted
+from arcsm import MADE, AutoregressiveModel, GaussianHead, LogisticMixtureHead, NoiseLadder, ScoreHead
+from arcsm._runtime.batching import map_slices
+from arcsm._runtime.memory import Workspace
+from arcsm.conditionals.conditionals import Accuracy, Conditionals
+from arcsm.errors import AccuracyWarning
 from arcsm.heads.base import Sigma
-from arcsm.warning import AccuracyWarning
+from arcsm.metrics.evaluations import counted
+from arcsm.samplers import base as sampler_base
 
 MakeModel = Callable[..., AutoregressiveModel]
 
@@ -277,7 +279,7 @@ def test_differentiable_quadrature_has_the_value_and_the_gradients_of_the_closed
     results = []
     for ask in (
         Conditionals.differentiable_log_prob,
-        lambda given, z: model.head.log_density(given.projection, z, 0.3),
+        lambda given, z: model.head.projected_log_prob(given.projection, z, 0.3),
     ):  # type: ignore[operator]
         value = ask(*conditionals_at(model, x, 0.3))
         results.append([value, *torch.autograd.grad(value.square().sum(), list(model.parameters()))])
@@ -491,20 +493,22 @@ class TwoNormals(ScoreHead):
         super().__init__(1, (2,))
         self.modes, self.deviation = torch.tensor(modes, dtype=FLOAT64), deviation
 
-    def evaluate(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
+    def projected_score_and_derivative(
+        self, projection: Tensor, x: Tensor, sigma: Sigma = None
+    ) -> tuple[Tensor, Tensor]:
         variance = self.deviation**2 + float(sigma or 0.0) ** 2
         pulls = (self.modes - x.double().unsqueeze(-1)) / variance  # (*, 2), towards the one and the other
         share = torch.softmax(torch.tensor([0.7, 0.3]).log() - 0.5 * variance * pulls.square(), -1)
         s = (share * pulls).sum(-1)
         return s, (share * pulls.square()).sum(-1) - s.square() - 1.0 / variance
 
-    def at(self, sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
-        return lambda projection, x: self.evaluate(projection, x, sigma)[0]
+    def prepare_score(self, sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda projection, x: self.projected_score_and_derivative(projection, x, sigma)[0]
 
-    def at_with_derivative(
+    def prepare_score_and_derivative(
         self, sigma: Sigma, workspace: Workspace | None = None
     ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        return lambda projection, x: self.evaluate(projection, x, sigma)
+        return lambda projection, x: self.projected_score_and_derivative(projection, x, sigma)
 
 
 @pytest.mark.parametrize(
@@ -534,7 +538,7 @@ def test_a_normal_guess_takes_four_evaluations_and_the_width_of_the_whole(
     model = make_model("mixture", noise=ladder, dtype=FLOAT64)
     conditionals = Conditionals(model.head, model.head.project(torch.randn(40, 3, dtype=FLOAT64)), (8.0,), "quadrature")
     with counted(model.head) as count:
-        mean, deviation = samplers._normal_at(conditionals, 8.0)
+        mean, deviation = sampler_base.normal_approximation(conditionals, 8.0)
     assert count.scores == 4 * 40
     exact = Conditionals(model.head, conditionals.projection, (8.0,), "closed_form")
     for u, normal in ((0.2, -0.8416), (0.5, 0.0), (0.8, 0.8416)):  # a wide noise makes nearly normal conditionals
@@ -549,12 +553,12 @@ def test_an_exact_start_begins_where_the_mass_is_and_still_integrates_all(
     model = make_model(kind, noise=ladder, dtype=FLOAT64)
     projection = model.head.project(torch.randn(60, 3, dtype=FLOAT64))
     part = Conditionals(model.head, projection, (ladder.sigma_max,), "quadrature", Accuracy(1e-6))
-    guesses = [samplers._normal_at(part, ladder.sigma_max)]
+    guesses = [sampler_base.normal_approximation(part, ladder.sigma_max)]
     guesses += [(torch.full((60,), mean, dtype=FLOAT64), torch.full((60,), sd, dtype=FLOAT64))
                 for mean, sd in ((1e3, 5.0), (-1e3, 1e-3), (0.0, 1e3))]  # fmt: skip
     u = torch.rand(60, generator=generator(3), dtype=FLOAT64)
     for mean, deviation in guesses:
-        nodes = samplers._nodes_around(part, mean, deviation)
+        nodes = sampler_base.nodes_around(part, mean, deviation)
         torch.testing.assert_close(part.icdf(u, nodes), part.icdf(u), rtol=0.0, atol=2e-5)
 
 
@@ -563,7 +567,7 @@ def test_an_exact_start_integrates_nearly_normal_conditionals_at_once(make_model
     part = Conditionals(
         model.head, model.head.project(torch.randn(60, 3, dtype=FLOAT64)), (8.0,), "quadrature", Accuracy(1e-3)
     )
-    nodes = samplers._nodes_around(part, *samplers._normal_at(part, 8.0))
+    nodes = sampler_base.nodes_around(part, *sampler_base.normal_approximation(part, 8.0))
     evaluations = part.density(slice(0, 60), 8.0, nodes=nodes).evaluations
     assert torch.equal(evaluations, torch.full((60,), nodes.shape[1] - 2))  # at the outer two the score is known
 
@@ -870,7 +874,7 @@ def test_a_refused_scale_leaves_the_model_as_it_was(make_model: MakeModel) -> No
 
 @pytest.mark.parametrize("head", [ScoreHead(5), GaussianHead(5), LogisticMixtureHead(5)])
 def test_head_and_context_must_have_one_size(head: Any) -> None:
-    with pytest.raises(ValueError, match="context_features: the context gives 4, the head takes 5"):
+    with pytest.raises(ValueError, match="context_features: the context returns 4, the head expects 5"):
         AutoregressiveModel(MADE(2, 4), head)
 
 
@@ -914,7 +918,7 @@ def test_contexts_of_what_was_never_seen_do_not_overflow_a_mixture() -> None:
     u = torch.tensor([1e-6, 0.3, 0.7, 1.0 - 1e-6])
     x = Conditionals(head, projection, (0.1,), "closed_form").icdf(u)
     assert bool(x.isfinite().all())
-    assert bool(head.log_density(projection, x, 0.1).isfinite().all())
+    assert bool(head.projected_log_prob(projection, x, 0.1).isfinite().all())
 
 
 @pytest.mark.parametrize("kind", ["score", "gaussian", "mixture"])
@@ -949,9 +953,9 @@ def test_parts_on_cores_are_as_one_after_the_other(make_model: MakeModel, ladder
             raise KeyError(part.start)
 
         with pytest.raises(KeyError, match="0"):
-            each_part(broken, [slice(0, 1), slice(1, 2)], x.device)
+            map_slices(broken, [slice(0, 1), slice(1, 2)], x.device)
         assert torch.get_num_threads() == 3
-        assert each_part(lambda part: torch.get_num_threads(), [slice(0, 1)] * 9, x.device) == [1] * 9
+        assert map_slices(lambda part: torch.get_num_threads(), [slice(0, 1)] * 9, x.device) == [1] * 9
     finally:
         torch.set_num_threads(threads)
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from arcsm import native
+from arcsm import _native
+from arcsm._native import build
 from arcsm.implicit import AutoregressiveEncoder, DenseTrunk
-from arcsm.implicit.encoders import chained, chained_moments
-from arcsm.native import build
+from arcsm.implicit.networks.encoders import chained, chained_moments
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler, and none is on the path")
@@ -49,8 +49,8 @@ def test_it_is_compiled_once_and_leaves_nothing_behind(tmp_path: Path, monkeypat
     folder = tmp_path / "a folder, ç"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    assert native.available()
-    assert native.library() is native.library()
+    assert _native.available()
+    assert _native.library() is _native.library()
     assert calls.read_text() == "call\n"
     assert list(folder.iterdir()) == []
 
@@ -58,7 +58,7 @@ def test_it_is_compiled_once_and_leaves_nothing_behind(tmp_path: Path, monkeypat
 @pytest.mark.usefixtures("nothing_compiled")
 def test_a_compiler_with_arguments_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", f"env {COMPILER}")
-    assert native.available()
+    assert _native.available()
 
 
 @pytest.mark.usefixtures("nothing_compiled")
@@ -75,12 +75,12 @@ def test_a_compiler_that_fails_is_one_line_and_not_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, cause: str
 ) -> None:
     path = compiler(tmp_path, monkeypatch, script)
-    assert not native.available()
+    assert not _native.available()
     with pytest.raises(build.CompilationError, match=cause) as caught:
-        native.library()
+        _native.library()
     assert len(str(caught.value).splitlines()) == 1
     path.unlink()
-    assert not native.available()
+    assert not _native.available()
 
 
 @pytest.mark.usefixtures("nothing_compiled")
@@ -88,14 +88,14 @@ def test_a_compiler_that_fails_is_one_line_and_not_asked_again(
 def test_a_command_that_is_none_is_one_line(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", command)
     with pytest.raises(build.CompilationError):
-        native.library()
+        _native.library()
 
 
 @pytest.mark.usefixtures("nothing_compiled")
 def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
     with pytest.raises(build.CompilationError, match="no such folder"):
-        native.library()
+        _native.library()
 
 
 @pytest.mark.usefixtures("nothing_compiled")
@@ -107,7 +107,7 @@ def test_a_compiler_that_hangs_is_ended_with_all_that_it_started(
     monkeypatch.setattr(build, "_SECONDS", 5.0)
     begun = time.monotonic()
     with pytest.raises(build.CompilationError, match="not done after 5 seconds"):
-        native.library()
+        _native.library()
     assert time.monotonic() - begun < 60.0
     child = int(started.read_text())
     for _ in range(100):  # until whoever inherits it has seen that it ended
@@ -127,7 +127,7 @@ def test_what_the_compiler_or_its_assembler_does_not_know_is_left_out(
 ) -> None:
     script = f'case "$*" in {unknown}) echo "Error: no such instruction" >&2; exit 1;; esac; exec $COMPILER "$@"'
     compiler(tmp_path, monkeypatch, script)
-    assert native.available()
+    assert _native.available()
 
 
 def arguments(**changes: Tensor | list[Tensor] | bool) -> dict[str, object]:
@@ -169,26 +169,26 @@ WEIGHTS = [torch.randn(4, 5), torch.randn(4), torch.randn(1, 4), torch.randn(1)]
     ],
 )
 def test_shapes_that_do_not_belong_together_are_refused(changes: dict[str, Tensor | list[Tensor] | bool]) -> None:
-    native.walk(**arguments())  # type: ignore[arg-type]
+    _native.walk(**arguments())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="do not belong together"):
-        native.walk(**arguments(**changes))  # type: ignore[arg-type]
+        _native.walk(**arguments(**changes))  # type: ignore[arg-type]
 
 
 def test_tensors_that_it_cannot_walk_are_refused() -> None:
     with pytest.raises(TypeError, match="float32"):
-        native.walk(**arguments(others=torch.randn(5, 2, dtype=torch.float64)))  # type: ignore[arg-type]
+        _native.walk(**arguments(others=torch.randn(5, 2, dtype=torch.float64)))  # type: ignore[arg-type]
 
 
 def test_no_points_give_nothing() -> None:
     none = {"context": torch.empty(0, 3), "others": torch.empty(0, 2), "slopes": torch.empty(0, 1)}
-    loss, by_context, gradients = native.walk(**arguments(**none, points=torch.empty(6, 0)))  # type: ignore[arg-type]
+    loss, by_context, gradients = _native.walk(**arguments(**none, points=torch.empty(6, 0)))  # type: ignore[arg-type]
     assert loss == 0.0
     assert by_context.shape == (0, 3)
     assert all(bool((gradient == 0.0).all()) for gradient in gradients)
 
 
 def latents(rows: int, count: int, units: int) -> list[Tensor]:
-    """What a chain is made of, as :func:`arcsm.native.chain` takes it."""
+    """What a chain is made of, as :func:`arcsm._native.chain` takes it."""
     shapes = [(rows, count, units), (rows, count), (count, units), (count, count, units), (count, units)]
     fixed, noise, of_noise, of_latents, output = (torch.randn(shape) for shape in shapes)
     return [fixed, noise, of_noise, of_latents / count**0.5, output / units]
@@ -206,9 +206,9 @@ def test_a_chain_of_latents_and_its_way_back(
     rows: int, count: int, units: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Held against double precision, which walks in torch."""
-    given, calls, chain = latents(rows, count, units), [], native.chain
+    given, calls, chain = latents(rows, count, units), [], _native.chain
     exact = chain_and_gradients(given, torch.float64)
-    monkeypatch.setattr(native, "chain", lambda *tensors: calls.append(len(tensors[0])) or chain(*tensors))
+    monkeypatch.setattr(_native, "chain", lambda *tensors: calls.append(len(tensors[0])) or chain(*tensors))
     for wanted, found in zip(exact, chain_and_gradients(given, torch.float32), strict=True):
         torch.testing.assert_close(found.double(), wanted, rtol=0.0, atol=5e-6 * max(1.0, wanted.abs().max().item()))
     assert calls == [rows]
@@ -219,9 +219,9 @@ def test_the_moments_of_conditionals(rows: int, count: int, units: int, monkeypa
     """Held against double precision, which walks in torch."""
     fixed, u, of_noise, of_latents, output = latents(rows, count, units)
     given = [fixed, u, of_noise, of_latents, 5.0 * output]
-    calls, moments = [], native.chain_moments
+    calls, moments = [], _native.chain_moments
     exact = chained_moments(*(t.double() for t in given))
-    monkeypatch.setattr(native, "chain_moments", lambda *args: calls.append(len(args[0])) or moments(*args))
+    monkeypatch.setattr(_native, "chain_moments", lambda *args: calls.append(len(args[0])) or moments(*args))
     for wanted, found in zip(exact, chained_moments(*given), strict=True):
         assert found.shape == (rows, count)
         torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
@@ -231,26 +231,26 @@ def test_the_moments_of_conditionals(rows: int, count: int, units: int, monkeypa
 def test_moments_of_what_does_not_belong_together_are_refused() -> None:
     given = latents(5, 3, 4)
     with pytest.raises(ValueError, match="these shapes do not belong together"):
-        native.chain_moments(given[0], given[1][:4], *given[2:], [0.0], [1.0])
+        _native.chain_moments(given[0], given[1][:4], *given[2:], [0.0], [1.0])
     for nodes, weights in (([], []), ([0.0] * 17, [0.1] * 17), ([0.0, 1.0], [1.0])):
         with pytest.raises(ValueError, match="nodes: expected 1 to 16 with a share each"):
-            native.chain_moments(*given, nodes, weights)
+            _native.chain_moments(*given, nodes, weights)
 
 
 def test_a_chain_of_rows_that_lie_anywhere() -> None:
     fixed, noise, *weights = latents(10, 3, 4)
     spread = torch.randn(10, 6)
     spread[:, ::2] = noise
-    wanted = native.chain(fixed, noise, *weights).u
+    wanted = _native.chain(fixed, noise, *weights).u
     assert torch.equal(
-        native.chain(fixed.transpose(0, 1).contiguous().transpose(0, 1), spread[:, ::2], *weights).u, wanted
+        _native.chain(fixed.transpose(0, 1).contiguous().transpose(0, 1), spread[:, ::2], *weights).u, wanted
     )
 
 
 def test_a_chain_of_small_sums_keeps_their_digits() -> None:
     fixed = torch.logspace(-6.0, 0.5, 50).unsqueeze(-1).unsqueeze(-1)
     zero, one = torch.zeros(50, 1), torch.ones(1, 1)
-    found = native.chain(fixed, zero, one, one.unsqueeze(0), one).u
+    found = _native.chain(fixed, zero, one, one.unsqueeze(0), one).u
     torch.testing.assert_close(found.double(), fixed.double().tanh().squeeze(-1), rtol=1e-6, atol=0.0)
 
 
@@ -261,7 +261,7 @@ def test_chains_of_many_rows_are_shared_by_threads() -> None:
         for count in (1, 3):
             torch.set_num_threads(count)
             found.append(chain_and_gradients(given, torch.float32))
-            assert len(native.chain(*given).kept) == count
+            assert len(_native.chain(*given).kept) == count
     finally:
         torch.set_num_threads(threads)
     for one, several in zip(*found, strict=True):
@@ -278,7 +278,7 @@ def test_a_chain_of_no_rows() -> None:
 def test_a_chain_keeps_what_is_not_a_number_to_its_row(value: float) -> None:
     given = latents(70, 4, 5)
     given[1][66, 1] = value
-    u = native.chain(*given).u
+    u = _native.chain(*given).u
     wrong = ~u.isfinite()
     assert wrong[66].tolist() == [False, True, True, True] if value != value else bool(wrong[66, 1])
     assert not bool(wrong[torch.arange(70) != 66].any())
@@ -297,27 +297,27 @@ def test_what_stands_in_for_tensors_is_drawn_in_torch() -> None:
 @pytest.mark.parametrize("wrong", ["by_u of another shape", "by_u of doubles", "u of fewer rows", "kept of fewer rows"])
 def test_the_way_back_takes_what_belongs_to_it_alone(wrong: str) -> None:
     given = latents(150, 3, 4)
-    there, by_u = native.chain(*given), torch.ones(150, 3)
-    native.chain_back(by_u, *given[1:], there)
-    fewer = native.chain(given[0][:50], given[1][:50], *given[2:])
+    there, by_u = _native.chain(*given), torch.ones(150, 3)
+    _native.chain_back(by_u, *given[1:], there)
+    fewer = _native.chain(given[0][:50], given[1][:50], *given[2:])
     arguments = {
         "by_u of another shape": (torch.ones(1, 1), there),
         "by_u of doubles": (by_u.double(), there),
-        "u of fewer rows": (by_u, native.Chained(fewer.u, there.kept)),
-        "kept of fewer rows": (by_u, native.Chained(there.u, fewer.kept)),
+        "u of fewer rows": (by_u, _native.Chained(fewer.u, there.kept)),
+        "kept of fewer rows": (by_u, _native.Chained(there.u, fewer.kept)),
     }[wrong]
     with pytest.raises((ValueError, TypeError), match=r"expected|belong"):
-        native.chain_back(arguments[0], *given[1:], arguments[1])
+        _native.chain_back(arguments[0], *given[1:], arguments[1])
 
 
 @pytest.mark.parametrize("place", range(5))
 def test_chains_of_shapes_that_do_not_belong_together_are_refused(place: int) -> None:
     given = latents(5, 3, 7)
-    native.chain(*given)
+    _native.chain(*given)
     with pytest.raises(ValueError, match="do not belong together"):
-        native.chain(*given[:place], given[place][:-1], *given[place + 1 :])
+        _native.chain(*given[:place], given[place][:-1], *given[place + 1 :])
     with pytest.raises(TypeError, match="float32"):
-        native.chain(*given[:place], given[place].double(), *given[place + 1 :])
+        _native.chain(*given[:place], given[place].double(), *given[place + 1 :])
 
 
 @pytest.mark.usefixtures("nothing_compiled")
@@ -344,9 +344,9 @@ def test_every_width_of_vectors_computes_the_same(instructions: str, step: int) 
     code = f"""
 import torch, warnings
 from arcsm import ScoreHead
-from arcsm.native import build
+from arcsm._native import build
 build._NATIVE, build._FLAGS = ((),), (*build._FLAGS, *{instructions.split()!r})
-from arcsm.fused import fused_score_matching
+from arcsm.objectives.fused import fused_score_matching
 warnings.simplefilter("error")
 torch.manual_seed(0)
 head = ScoreHead(3, (20, 20), sinusoids=1)
@@ -355,7 +355,7 @@ found = []
 for compiled in (False, True):
     loss = fused_score_matching(head, context, x, 0.5, one, one, one, compiled)
     found.append(torch.autograd.grad(loss, [context, *head.parameters()]))
-from arcsm.implicit.encoders import chained
+from arcsm.implicit.networks.encoders import chained
 given = [torch.randn(70, 5, 9), torch.randn(70, 5), torch.randn(5, 9), torch.randn(5, 5, 9) / 2, torch.randn(5, 9) / 9]
 for dtype in (torch.float64, torch.float32):  # the former in torch
     leaves = [t.to(dtype).requires_grad_() for t in given]

@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcsm import MADE, AutoregressiveModel, GaussianHead, Head, LogisticMixtureHead, NoiseLadder, ScoreHead, objectives
+from arcsm import (
+    MADE,
+    AutoregressiveModel,
+    GaussianHead,
+    Head,
+    LogisticMixtureHead,
+    NoiseLadder,
+    ScoreHead,
+    objectives,
+    registry,
+)
 
 HEADS = [lambda: ScoreHead(4, (8, 8)), lambda: GaussianHead(4), lambda: LogisticMixtureHead(4, 3)]
 
@@ -193,7 +203,7 @@ def test_the_same_generator_gives_the_same_loss_and_the_global_one_is_untouched(
     model = build(ScoreHead(4, (8,)), noise=NoiseLadder(1.0, 0.1, 3))
     x = torch.randn(4, 3)
     state = torch.get_rng_state()
-    for name, objective in objectives.OBJECTIVES.items():
+    for name, objective in registry.parts("objective").items():
         assert objective(model, x, generator=seeded(1)) == objective(model, x, generator=seeded(1)), name
     assert torch.equal(state, torch.get_rng_state())
 
@@ -201,7 +211,7 @@ def test_the_same_generator_gives_the_same_loss_and_the_global_one_is_untouched(
 def test_condition_reaches_every_objective() -> None:
     model = AutoregressiveModel(MADE(2, 4, (8,), classes=3), GaussianHead(4))
     x, labels = torch.randn(5, 2), torch.tensor([0, 1, 2, 0, 1])
-    for name, objective in objectives.OBJECTIVES.items():
+    for name, objective in registry.parts("objective").items():
         options = {"sigma": 0.3} if name == "dsm" else {}
         first = objective(model, x, condition=labels, generator=seeded(0), **options)
         second = objective(model, x, condition=labels.flip(0), generator=seeded(0), **options)
@@ -217,7 +227,7 @@ def test_condition_reaches_every_objective() -> None:
         (lambda m, x: objectives.ssm(m, x, slices=0), "slices: expected at least 1"),
         (lambda m, x: objectives.ssm(m, x, projections="cube"), "projections: expected"),
         (lambda m, x: objectives.sm(m, x, joint=True), "joint: the joint score needs a normalised head"),
-        (lambda m, x: objectives.csm(m, x * math.nan), "x: holds NaN"),
+        (lambda m, x: objectives.csm(m, x * math.nan), "x: contains NaN"),
     ],
 )
 def test_mistakes_are_named(call: object, message: str) -> None:

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from arcsm import AutoregressiveModel, NoiseLadder, PixelCNNPP, ScoreHead, fit, load, objectives, save, training
-from arcsm.config import ModelConfig, load_config
+from arcsm import AutoregressiveModel, NoiseLadder, PixelCNNPP, ScoreHead, fit, load, objectives, save
 from arcsm.experiments import image_models
-from arcsm.train_config import TrainConfig
+from arcsm.training import loop
+from arcsm.training.config import TrainConfig
+from arcsm.training.run_config import ModelConfig, load_config
 
 
 def network(shape: tuple[int, int, int], seed: int = 0, **options: Any) -> PixelCNNPP:
@@ -181,15 +182,15 @@ def test_a_run_with_dropout_goes_on_to_the_same_weights(tmp_path: Path, monkeypa
         model = AutoregressiveModel(context, ScoreHead(4, (16,)), NoiseLadder(1.0, 0.1, 5))
         torch.manual_seed(outside)  # torch's own generator stands elsewhere each time
         config = TrainConfig(steps=4, batch_size=8, checkpoint_seconds=0.0, device="cpu")
-        advance = training._Trainer.advance
+        advance = loop._Trainer.advance
 
-        def killed(trainer: training._Trainer) -> float:
+        def killed(trainer: loop._Trainer) -> float:
             if trainer.step == stop:
                 raise KeyboardInterrupt
             return advance(trainer)
 
         with monkeypatch.context() as patch:
-            patch.setattr(training._Trainer, "advance", killed)
+            patch.setattr(loop._Trainer, "advance", killed)
             if stop is None:
                 fit(model, x, config=config, run=tmp_path / folder, resume=True)
             else:
@@ -208,7 +209,7 @@ def test_dropout_differs_from_step_to_step() -> None:
         PixelCNNPP((1, 4, 4), 4, nr_filters=8, nr_resnet=1, dropout=0.5), ScoreHead(4, (16,)), NoiseLadder(1.0, 0.1, 5)
     )
     x = torch.randn(8, 16)
-    trainer = training._Trainer(model, x, None, TrainConfig(steps=4, batch_size=8, device="cpu"), None, None, None)
+    trainer = loop._Trainer(model, x, None, TrainConfig(steps=4, batch_size=8, device="cpu"), None, None, None)
     found = []
     for trainer.step in (0, 0, 1):
         with trainer.seeded_dropout(0):

@@ -29,14 +29,14 @@ from arcsm import (
     PixelCNNPP,
     ScoreHead,
     TrainConfig,
-    checkpoint,
-    cli,
     fit,
     objectives,
-    processes,
+    serialization,
 )
-from arcsm.draws import Share, Source, even_like, normal_like, signs_like, uniform_like
-from arcsm.processes import Group, ProcessError, shares
+from arcsm._runtime import processes
+from arcsm._runtime.processes import Group, ProcessError, shares
+from arcsm._runtime.random import Share, Source, normal_like, rademacher_like, stratified_uniform_like, uniform_like
+from arcsm.cli import application
 from small_runs import COMMAND, PATIENCE, TINY, at_work, children_of, environment, wait_until
 
 
@@ -49,7 +49,7 @@ def run(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
 
 def here(*arguments: object) -> int:
     """The command in this process, which is quicker."""
-    return cli._run([str(argument) for argument in arguments])
+    return application.run([str(argument) for argument in arguments])
 
 
 def difference(a: Path, b: Path) -> float:
@@ -60,7 +60,7 @@ def difference(a: Path, b: Path) -> float:
 # Draws --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("draw", [normal_like, uniform_like, signs_like, even_like])
+@pytest.mark.parametrize("draw", [normal_like, uniform_like, rademacher_like, stratified_uniform_like])
 def test_shares_of_a_batch_get_what_the_whole_batch_gets(draw: Callable[[Tensor, Source], Tensor]) -> None:
     x = torch.zeros(11, 3, dtype=torch.float64)
     whole = draw(x, torch.Generator().manual_seed(3))
@@ -299,7 +299,7 @@ def test_commands_that_work_alone_refuse_to_be_started_several_times(
 ) -> None:
     for name, value in started.items():
         monkeypatch.setenv(name, value)
-    assert processes.copies() == 3
+    assert processes.process_count() == 3
     assert here("report", "nowhere") == 1
     assert "report: works in one process, and 3 were started; start it by itself" in capsys.readouterr().err
     assert here("--version") == 0
@@ -359,7 +359,7 @@ def test_ctrl_c_ends_all_after_the_same_step(tmp_path: Path) -> None:
     assert both.returncode == 130
     assert said.count("go on with: arcsm train") == 1
     step = int(said.removeprefix("arcsm: interrupted after step ").split(";")[0])
-    assert checkpoint.read_tensors(folder / "state.safetensors")[1]["step"] == step
+    assert serialization.read_tensors(folder / "state.safetensors")[1]["step"] == step
 
 
 def test_a_scheduler_may_end_starter_and_started_at_once(tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_a_scheduler_may_end_starter_and_started_at_once(tmp_path: Path) -> None
         _, said = both.communicate(timeout=PATIENCE)
     assert both.returncode == 130
     step = int(said.removeprefix("arcsm: interrupted after step ").split(";")[0])
-    assert checkpoint.read_tensors(log.with_name("state.safetensors"))[1]["step"] == step
+    assert serialization.read_tensors(log.with_name("state.safetensors"))[1]["step"] == step
 
 
 @pytest.mark.slow

@@ -27,11 +27,11 @@ from arcsm import (
     TrainConfig,
     TrainingDiverged,
     fit,
-    objectives,
+    registry,
 )
-from arcsm.config import load_config, presets
 from arcsm.data import read_frame, read_images, read_table
-from arcsm.warning import AccuracyWarning
+from arcsm.errors import AccuracyWarning
+from arcsm.training.run_config import load_config, presets
 
 few = settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 many = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -66,7 +66,7 @@ numbers = st.floats(-1e3, 1e3, width=32) | st.sampled_from([0.0, 1e-30, -1e-30, 
 
 
 @st.composite
-def rows_of(draw: st.DrawFn, model: AutoregressiveModel, count: int = 4) -> Tensor:
+def condition_rows(draw: st.DrawFn, model: AutoregressiveModel, count: int = 4) -> Tensor:
     """Rows in units of the model: where data are, and far from there."""
     z = [[draw(numbers) for _ in range(model.features)] for _ in range(count)]
     return torch.tensor(z).to(model.shift) * model.scale + model.shift
@@ -76,7 +76,7 @@ def rows_of(draw: st.DrawFn, model: AutoregressiveModel, count: int = 4) -> Tens
 @given(st.data())
 def test_densities_are_finite_for_every_finite_input(data: st.DataObject) -> None:
     model = data.draw(models())
-    x = data.draw(rows_of(model))
+    x = data.draw(condition_rows(model))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AccuracyWarning)
         log_prob, u = model.log_prob(x, tol=1e-3), model.cdf(x, tol=1e-3)
@@ -131,9 +131,9 @@ def test_samples_are_finite_and_of_their_seed(data: st.DataObject) -> None:
 @given(st.data())
 def test_gradients_of_every_objective_are_finite(data: st.DataObject) -> None:
     model = data.draw(models()).train()
-    x = data.draw(rows_of(model)).clamp(model.shift - 50.0 * model.scale, model.shift + 50.0 * model.scale)
+    x = data.draw(condition_rows(model)).clamp(model.shift - 50.0 * model.scale, model.shift + 50.0 * model.scale)
     names = ["csm", "dsm", "mle"] if model.noise else ["csm", "ssm", "sm", "mle"]
-    objective = objectives.OBJECTIVES[data.draw(st.sampled_from(names))]
+    objective = registry.parts("objective")[data.draw(st.sampled_from(names))]
     loss = objective(model, x, generator=torch.Generator().manual_seed(0))
     loss.backward()
     assert math.isfinite(float(loss))
@@ -151,7 +151,7 @@ texts = st.lists(st.lists(cells, max_size=4).map(",".join), max_size=6).map("\n"
 @given(st.data())
 def test_training_in_bfloat16_leaves_a_model_of_finite_densities(data: st.DataObject) -> None:
     model = data.draw(models()).float()
-    x = data.draw(rows_of(model, 12)).float()
+    x = data.draw(condition_rows(model, 12)).float()
     objective = "mle" if model.head.normalised else "csm"
     mix = 1.0 if model.noise is None else data.draw(st.sampled_from([0.0, 0.3, 1.0, "auto"]))
     seed = data.draw(st.integers(0, 100))

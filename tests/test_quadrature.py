@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from arcsm import piecewise, quadrature
-from arcsm.quadrature import PiecewiseDensity, ScoreFunction, from_nodes, integrate
+from arcsm.conditionals import piecewise, quadrature
+from arcsm.conditionals.quadrature import PiecewiseDensity, ScoreFunction, from_nodes, integrate
 
 FLOAT64 = torch.float64
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from arcsm import MADE
 from arcsm.contexts import made as made_module
-from arcsm.contexts.staircase import flights_of, staircase_linear
+from arcsm.contexts.masked_products import blocks_of_mask, masked_linear
 
 REACHES = {
     "even": [0, 0, 1, 1, 2, 3, 3, 5, 6, 6, 7],
@@ -32,7 +32,7 @@ def _numbers(*shape: int) -> Tensor:
 def test_it_is_the_product_with_the_masked_weight(reach: list[int], count: int) -> None:
     mask = _mask(reach)
     x, weight, bias = _numbers(5, 7), _numbers(11, 7), _numbers(11)
-    ours = staircase_linear(x, weight, mask, bias, flights_of(mask, count))
+    ours = masked_linear(x, weight, mask, bias, blocks_of_mask(mask, count))
     plain = F.linear(x, weight * mask, bias)
     torch.testing.assert_close(ours, plain, rtol=0, atol=1e-13)
     direction = torch.randn_like(plain)
@@ -43,11 +43,11 @@ def test_it_is_the_product_with_the_masked_weight(reach: list[int], count: int) 
 
 def test_gradients_of_any_order() -> None:
     mask = _mask(REACHES["even"])
-    flights = flights_of(mask, 4)
+    blocks = blocks_of_mask(mask, 4)
     arguments = (_numbers(3, 7), _numbers(11, 7), _numbers(11))
 
     def product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return staircase_linear(x, weight, mask, bias, flights).tanh()
+        return masked_linear(x, weight, mask, bias, blocks).tanh()
 
     def gradient(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(product(x, weight, bias).square().sum(), (x, weight, bias), create_graph=True)
@@ -62,7 +62,7 @@ def test_what_is_masked_is_never_read() -> None:
     weight = _numbers(11, 7)
     spoilt = weight.detach().masked_fill(~mask, torch.nan).requires_grad_()
     x = _numbers(5, 7)
-    staircase_linear(x, spoilt, mask, _numbers(11), flights_of(mask)).sum().backward()
+    masked_linear(x, spoilt, mask, _numbers(11), blocks_of_mask(mask)).sum().backward()
     assert spoilt.grad is not None
     assert torch.equal(spoilt.grad == 0, ~mask)
     assert x.grad is not None
@@ -73,19 +73,19 @@ def test_what_is_masked_is_never_read() -> None:
 def test_any_shape_of_batch(shape: tuple[int, ...]) -> None:
     mask = _mask(REACHES["even"])
     x, weight, bias = _numbers(*shape, 7), _numbers(11, 7), _numbers(11)
-    ours = staircase_linear(x, weight, mask, bias, flights_of(mask))
+    ours = masked_linear(x, weight, mask, bias, blocks_of_mask(mask))
     torch.testing.assert_close(ours, F.linear(x, weight * mask, bias), rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("reach", [[1, 0], [0, 2, 1]])
 def test_a_mask_that_is_no_staircase_is_refused(reach: list[int]) -> None:
     with pytest.raises(ValueError, match="mask: expected each unit to see the first inputs"):
-        flights_of(_mask(reach))
+        blocks_of_mask(_mask(reach))
 
 
 def test_a_mask_with_holes_is_refused() -> None:
     with pytest.raises(ValueError, match="mask: expected"):
-        flights_of(torch.tensor([[True, False, True]]))
+        blocks_of_mask(torch.tensor([[True, False, True]]))
 
 
 def test_autocast_gives_its_precision_and_full_gradients() -> None:
@@ -94,7 +94,7 @@ def test_autocast_gives_its_precision_and_full_gradients() -> None:
         numbers.detach().float().requires_grad_() for numbers in (_numbers(5, 7), _numbers(11, 7), _numbers(11))
     )
     with torch.autocast("cpu", torch.bfloat16):
-        ours = staircase_linear(x, weight, mask, bias, flights_of(mask))
+        ours = masked_linear(x, weight, mask, bias, blocks_of_mask(mask))
         plain = F.linear(x, weight * mask, bias)
     assert ours.dtype == plain.dtype == torch.bfloat16
     torch.testing.assert_close(ours, plain, rtol=0.02, atol=0.05)
@@ -119,9 +119,9 @@ def test_contexts_are_the_same_in_training_and_take_the_stairs(
 
     def counted(*arguments: Any) -> Tensor:
         calls.append(1)
-        return staircase_linear(*arguments)
+        return masked_linear(*arguments)
 
-    monkeypatch.setattr(made_module, "staircase_linear", counted)
+    monkeypatch.setattr(made_module, "masked_linear", counted)
     trained = made.train()(x, labels)
     assert len(calls) == 3
     torch.testing.assert_close(trained, made.eval()(x, labels), rtol=0, atol=1e-13)
@@ -138,10 +138,10 @@ def test_autocast_leaves_doubles_alone() -> None:
     mask = _mask(REACHES["even"])
     x, weight, bias = _numbers(5, 7), _numbers(11, 7), _numbers(11)
     with torch.autocast("cpu", torch.bfloat16):
-        assert staircase_linear(x, weight, mask, bias, flights_of(mask)).dtype == torch.float64
+        assert masked_linear(x, weight, mask, bias, blocks_of_mask(mask)).dtype == torch.float64
 
 
 def test_two_precisions_are_refused_as_by_a_plain_layer() -> None:
     mask = _mask(REACHES["even"])
     with pytest.raises(RuntimeError, match=r"x: expected torch.float32, as the weight is, got torch.float64"):
-        staircase_linear(_numbers(5, 7), _numbers(11, 7).float(), mask, _numbers(11).float(), flights_of(mask))
+        masked_linear(_numbers(5, 7), _numbers(11, 7).float(), mask, _numbers(11).float(), blocks_of_mask(mask))

@@ -14,10 +14,13 @@ import pandas as pd
 import pytest
 import torch
 
-from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, cli, files, fit, load, training
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, fit, load
+from arcsm._runtime import memory
+from arcsm.cli import application
 from arcsm.data import RowStream, blocks_of, datasets, streams
 from arcsm.data.datasets import TableData, load_dataset
 from arcsm.data.streams import is_large
+from arcsm.training import loop
 
 
 def table(rows: int = 1000, columns: int = 3) -> np.ndarray:
@@ -127,24 +130,24 @@ def test_a_streamed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch:
         """)
     )
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert cli._run(["train", str(tmp_path / "run.yaml"), "--out", str(whole)]) == 0
+    assert application.run(["train", str(tmp_path / "run.yaml"), "--out", str(whole)]) == 0
     command = ["train", str(tmp_path / "run.yaml"), "--out", str(cut)]
     with monkeypatch.context() as patch:
-        advance = training._Trainer.advance
+        advance = loop._Trainer.advance
 
-        def stopped(trainer: training._Trainer) -> float:
+        def stopped(trainer: loop._Trainer) -> float:
             if trainer.step == 13:
                 trainer.save_state()
             if trainer.step == 20:
                 raise KeyboardInterrupt
             return advance(trainer)
 
-        patch.setattr(training._Trainer, "advance", stopped)
-        assert cli._run(command) == 130
-    assert cli._run([*command, "--resume"]) == 0
+        patch.setattr(loop._Trainer, "advance", stopped)
+        assert application.run(command) == 130
+    assert application.run([*command, "--resume"]) == 0
     a, b = load(whole).state_dict(), load(cut).state_dict()
     assert all(torch.equal(weights, b[name]) for name, weights in a.items())
-    assert cli._run(["report", str(whole), "--samples", "4"]) == 0
+    assert application.run(["report", str(whole), "--samples", "4"]) == 0
 
 
 # Mistakes -----------------------------------------------------------------------------------------------------------
@@ -258,33 +261,33 @@ def test_free_memory_heeds_the_container_and_the_limits_of_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for version, (own, folder, names) in {
-        "new": ("0::/job\n", "job", files._OF_GROUPS),
-        "old": ("5:memory:/\n2:cpu:/x\n", "memory", files._OF_OLD_GROUPS),
+        "new": ("0::/job\n", "job", memory._OF_GROUPS),
+        "old": ("5:memory:/\n2:cpu:/x\n", "memory", memory._OF_OLD_GROUPS),
     }.items():
         root = tmp_path / version
         (root / folder).mkdir(parents=True)
         (root / "own").write_text(own)
         for name, text in zip((*names[:2], "memory.stat"), ("5000", "3000", f"x 1\n{names[2]} 700"), strict=True):
             (root / folder / name).write_text(f"{text}\n")
-        assert files._left_of_container(root, root / "own") == 2700
+        assert memory._left_of_container(root, root / "own") == 2700
         (root / folder / names[0]).write_text("max\n" if version == "new" else f"{2**63 - 4096}\n")
-        assert files._left_of_container(root, root / "own") is None
-    assert files._left_of_container(tmp_path, tmp_path / "none") is None
-    system = files._left_of_system()
+        assert memory._left_of_container(root, root / "own") is None
+    assert memory._left_of_container(tmp_path, tmp_path / "none") is None
+    system = memory._left_of_system()
     assert system is not None
     assert system > 1 << 20
-    monkeypatch.setattr(files, "_left_of_container", lambda: 1 << 20)
-    assert files.free_memory() == 1 << 20
+    monkeypatch.setattr(memory, "_left_of_container", lambda: 1 << 20)
+    assert memory.free_memory() == 1 << 20
 
 
 def test_free_memory_heeds_ulimit() -> None:
     code = (
-        "import resource; from arcsm import files; "
-        "files._left_of_system = files._left_of_container = lambda: 1 << 35; "  # what is left changes all the time
-        "before = files.free_memory(); assert before == 1 << 35; "
-        "resource.setrlimit(resource.RLIMIT_{0}, (1 << 40, 1 << 40)); assert files.free_memory() == before; "
-        "resource.setrlimit(resource.RLIMIT_{0}, (8 << 30, 8 << 30)); assert files.free_memory() < 8 << 30; "
-        "resource.setrlimit(resource.RLIMIT_{0}, (1 << 20, 1 << 20)); assert files.free_memory() == 0"
+        "import resource; from arcsm._runtime import memory; "
+        "memory._left_of_system = memory._left_of_container = lambda: 1 << 35; "  # what is left changes all the time
+        "before = memory.free_memory(); assert before == 1 << 35; "
+        "resource.setrlimit(resource.RLIMIT_{0}, (1 << 40, 1 << 40)); assert memory.free_memory() == before; "
+        "resource.setrlimit(resource.RLIMIT_{0}, (8 << 30, 8 << 30)); assert memory.free_memory() < 8 << 30; "
+        "resource.setrlimit(resource.RLIMIT_{0}, (1 << 20, 1 << 20)); assert memory.free_memory() == 0"
     )
     for limit in ("DATA", "AS"):
         subprocess.run([sys.executable, "-c", code.format(limit)], check=True, timeout=300)
@@ -297,7 +300,7 @@ import arcsm
 from arcsm import cli
 limit = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-sys.exit(cli._run(sys.argv[2:]))
+sys.exit(application.run(sys.argv[2:]))
 """
 
 

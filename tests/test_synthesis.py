@@ -11,10 +11,11 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from arcsm import cli
-from arcsm.estimators import ScoreDensity, density, synthesis
+from arcsm.cli import application
+from arcsm.estimators import ScoreDensity, density
 from arcsm.estimators.ensemble import Ensemble, Plan
-from arcsm.estimators.synthesis import Likeness, as_precise_as
+from arcsm.reports import synthesis
+from arcsm.reports.synthesis import SynthesisQuality, as_precise_as
 
 QUICK: dict[str, Any] = {"max_steps": 10, "n_estimators": 1, "hidden_features": (8,), "random_state": 0}
 
@@ -46,17 +47,17 @@ def number(found: float | None) -> float:
 
 
 def run(*arguments: object) -> int:
-    return cli._run([str(argument) for argument in arguments])
+    return application.run([str(argument) for argument in arguments])
 
 
 # How like the table they are ----------------------------------------------------------------------------------------
 
 
-def likeness(table: pd.DataFrame, synthetic: pd.DataFrame) -> Likeness:
-    return Likeness.of(ScoreDensity(**QUICK).fit(table), table, synthetic)
+def likeness(table: pd.DataFrame, synthetic: pd.DataFrame) -> SynthesisQuality:
+    return SynthesisQuality.of(ScoreDensity(**QUICK).fit(table), table, synthetic)
 
 
-def surprise(found: Likeness) -> float:
+def surprise(found: SynthesisQuality) -> float:
     """By how many standard deviations more rows are nearest to a fitted one than are expected to."""
     assert found.nearest is not None
     return (found.nearest.fitted - found.nearest.expected) / found.nearest.error
@@ -86,11 +87,11 @@ def test_rows_learned_by_heart_are_found(gaps: float) -> None:
     table.loc[np.random.default_rng(2).random(2_000) < gaps, ["b"]] = None
     density = ScoreDensity(**QUICK).fit(table)
     fitted = whole.drop(index=density.held_out_rows_)
-    share = Likeness.of(density, table, fitted.sample(500, random_state=0)).copies
+    share = SynthesisQuality.of(density, table, fitted.sample(500, random_state=0)).copies
     assert share == 1.0 if gaps == 0.0 else 0.7 < share < 0.9
     nearly = fitted.sample(500, random_state=0)
     nearly["a"] += 1e-6
-    found = Likeness.of(density, table, nearly)
+    found = SynthesisQuality.of(density, table, nearly)
     assert found.copies == 0.0
     assert surprise(found) > 5.0
 
@@ -132,7 +133,7 @@ def test_columns_with_hardly_a_value_are_compared_as_far_as_they_go(monkeypatch:
     table = rows(2_000).assign(rare=np.where(np.arange(2_000) < 3, np.arange(2_000) + 0.5, np.nan))
     density = ScoreDensity(**QUICK).fit(table)
     for seed in range(5):
-        found = Likeness.of(density, table, density.sample(500), seed)
+        found = SynthesisQuality.of(density, table, density.sample(500), seed)
         assert found.nearest is not None
         assert np.isfinite([number(found.auc), found.nearest.fitted, found.nearest.expected]).all()
     assert "fitted rows without gaps" in found.lines()[1]

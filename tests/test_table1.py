@@ -12,20 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from arcsm import cli, training
+from arcsm.cli import application
 from arcsm.experiments import image_models, table1
 from arcsm.experiments.base import Study
 from arcsm.experiments.image_models import config_of, folder_of, train, trained, untrained
-from arcsm.experiments.table1 import (
-    CHOSEN,
-    COLOUR,
-    GREY_LEVEL,
-    PRESETS,
-    QUOTED,
-    SVHN,
-    TABLE1,
-    UNIFORM,
-)
+from arcsm.experiments.table1 import CHOSEN, COLOUR, GREY_LEVEL, PRESETS, QUOTED, SVHN, TABLE1, UNIFORM
+from arcsm.training import loop
 
 MADE_SCORES, PIXEL_SCORES, PIXEL_MLE = PRESETS["cpu"].models
 CONTROL = "cifar-pixelcnn, untrained"
@@ -124,7 +116,7 @@ def test_experiments_share_what_is_trained_in_the_same_way(
     def no_more(trainer: Any) -> float:
         raise AssertionError("trained twice")
 
-    monkeypatch.setattr(training._Trainer, "advance", no_more)
+    monkeypatch.setattr(loop._Trainer, "advance", no_more)
     assert train(other, PIXEL_SCORES) == first
 
 
@@ -224,9 +216,9 @@ def test_the_command_runs_on_what_ships_with_scikit_learn(
 ) -> None:
     monkeypatch.setenv("ARCSM_DATA", str(tmp_path / "nothing"))
     command = ["reproduce", "table1", "--preset", "smoke", "--out", str(tmp_path), "--work", str(tmp_path / "runs")]
-    assert cli._run([*command, "--device", "cpu"]) == 0
+    assert application.run([*command, "--device", "cpu"]) == 0
     assert "combination" in capsys.readouterr().out
-    assert cli._run([*command, "--device", "cpu", "--force", "--set", CIFAR[0]]) == 1
+    assert application.run([*command, "--device", "cpu", "--force", "--set", CIFAR[0]]) == 1
     error = capsys.readouterr().err
     assert "cifar10" in error
     assert len(error.strip().splitlines()) == 1

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arcsm import cli
+from arcsm.cli import application
+from arcsm.errors import NonFiniteError
 from arcsm.experiments import autoencoders, table2
 from arcsm.experiments.paired import behind, over_rows
-from arcsm.finite import Diverged
-from arcsm.implicit import training
+from arcsm.implicit.vae import training
 
 
 def _cell(*nll_of_each: float) -> dict[str, object]:
@@ -97,13 +97,13 @@ def test_a_later_seed_that_broke_is_not_forgotten() -> None:
 def test_a_later_seed_that_broke_is_said(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def check(trainer: training._Trainer) -> None:
         if trainer.step == step and trainer.config.seed == 1:
-            raise Diverged("the encoder has collapsed")
+            raise NonFiniteError("the encoder has collapsed")
 
     monkeypatch.setattr(training._Trainer, "check_encoder", check)
     changes = [*table2.PRESETS["smoke"].mnist_changes, "train.validate_every=1"]
     command = ["reproduce", "table2-mnist", "--preset", "smoke", "--device", "cpu", "--out", str(tmp_path / "results")]
     command += ["--set", f"mnist_changes={json.dumps(changes)}", "--set", "methods=[csm, elbo]", "--set", "seeds=2"]
-    assert cli._run([*command, "--set", "repeated=[csm]", "--work", str(tmp_path / "work")]) == 0
+    assert application.run([*command, "--set", "repeated=[csm]", "--work", str(tmp_path / "work")]) == 0
     metrics = json.loads((tmp_path / "results" / "table2-mnist" / "smoke.json").read_text())["metrics"]
     column = metrics["columns"]["digits, 2 latents"]
     assert column["best"] == "elbo"
@@ -118,13 +118,13 @@ def test_what_broke_beyond_measure_is_left_out(tmp_path: Path, monkeypatch: pyte
         if trainer.step == 2:
             for weight in trainer.average.module.parameters():  # type: ignore[union-attr]
                 weight.data.fill_(math.nan)
-            raise Diverged("the latents have run away")
+            raise NonFiniteError("the latents have run away")
 
     monkeypatch.setattr(training._Trainer, "check_encoder", check)
     changes = [*table2.PRESETS["smoke"].mnist_changes, "train.validate_every=1"]
     command = ["reproduce", "table2-mnist", "--preset", "smoke", "--device", "cpu", "--out", str(tmp_path / "results")]
     command += ["--set", f"mnist_changes={json.dumps(changes)}", "--set", "methods=[csm, elbo]"]
-    assert cli._run([*command, "--work", str(tmp_path / "work")]) == 0
+    assert application.run([*command, "--work", str(tmp_path / "work")]) == 0
     metrics = json.loads((tmp_path / "results" / "table2-mnist" / "smoke.json").read_text())["metrics"]
     assert set(metrics["diverged"]) == {"vae-mnist 2 csm seed 0", "vae-mnist 2 elbo seed 0"}
     assert metrics["columns"]["digits, 2 latents"]["methods"] == {}
@@ -152,7 +152,7 @@ def test_methods_and_seeds_are_added_to_a_record_without_what_was_trained_for_it
         trained.clear()
         command = ["reproduce", "table2-mnist", "--preset", "smoke", "--device", "cpu", "--force"]
         command += ["--out", str(tmp_path / "results"), "--work", str(tmp_path / work)]
-        assert cli._run([*command, *(part for change in changes for part in ("--set", change))]) == 0
+        assert application.run([*command, *(part for change in changes for part in ("--set", change))]) == 0
         folder = tmp_path / "results" / "table2-mnist"
         assert json.loads((folder / "smoke-cells.json").read_text())
         columns = json.loads((folder / "smoke.json").read_text())["metrics"]["columns"]
@@ -186,7 +186,7 @@ def test_methods_and_seeds_are_added_to_a_record_without_what_was_trained_for_it
     assert trained == [("elbo", 0)]
     cells.write_text("{")
     command = ["reproduce", "table2-mnist", "--preset", "smoke", "--force", "--out", str(tmp_path / "results")]
-    assert cli._run([*command, "--work", str(tmp_path / "fourth")]) == 1
+    assert application.run([*command, "--work", str(tmp_path / "fourth")]) == 1
     assert f"{cells}: these are not the cells" in capsys.readouterr().err
 
 
@@ -194,7 +194,7 @@ def test_an_encoder_that_has_a_density_has_a_lower_bound(tmp_path: Path) -> None
     command = ["reproduce", "table2-mnist", "--preset", "smoke", "--device", "cpu", "--out", str(tmp_path / "results")]
     changes = ["methods=[elbo, stein, csm]", "test_images=200", "samples=500"]
     command += ["--work", str(tmp_path / "work"), *(part for change in changes for part in ("--set", change))]
-    assert cli._run(command) == 0
+    assert application.run(command) == 0
     record = json.loads((tmp_path / "results" / "table2-mnist" / "smoke.json").read_text())
     rows = record["metrics"]["columns"]["digits, 2 latents"]["methods"]
     for method in ("elbo", "csm"):
@@ -219,7 +219,7 @@ def test_kernels_may_have_the_encoder_whose_convolutions_their_samples_share(
     command += ["--out", str(tmp_path / "results"), "--work", str(tmp_path / "work"), "--set", "methods=[stein, ssm]"]
     for encoder, trained in (("implicit", ["stein", "ssm"]), ("autoregressive", ["stein"])):
         encoders.clear()
-        assert cli._run([*command, "--set", f"kernels_encoder={encoder}"]) == 0
+        assert application.run([*command, "--set", f"kernels_encoder={encoder}"]) == 0
         assert encoders == [(method, encoder) for method in trained]
     rows = json.loads((tmp_path / "results" / "table2-faces" / "smoke.json").read_text())["metrics"]["columns"]["faces"]
     assert rows["methods"]["stein"]["changes"] == ["model.encoder=autoregressive"]
@@ -233,7 +233,7 @@ def test_grids_of_colours_are_jpeg(tmp_path: Path) -> None:
     changes = [change for change in table2.PRESETS["smoke"].faces_changes if not change.startswith("data=")]
     command = ["reproduce", "table2-faces", "--preset", "smoke", "--device", "cpu", "--set", "methods=[elbo]"]
     command += ["--set", f"faces_changes={json.dumps([*changes, data])}", "--out", str(tmp_path / "results")]
-    assert cli._run([*command, "--work", str(tmp_path / "work")]) == 0
+    assert application.run([*command, "--work", str(tmp_path / "work")]) == 0
     folder = tmp_path / "results" / "table2-faces"
     row = json.loads((folder / "smoke.json").read_text())["metrics"]["columns"]["faces"]["methods"]["elbo"]
     assert row["samples"].endswith(".jpg")
@@ -252,7 +252,7 @@ def test_the_time_of_training_has_that_of_runs_that_were_stopped(
     def spent() -> float:
         command = ["reproduce", "table2-mnist", "--preset", "smoke", "--device", "cpu", "--set", "methods=[elbo]"]
         command += ["--out", str(tmp_path / "results"), "--work", str(tmp_path / "work"), "--force"]
-        assert cli._run(command) == 0
+        assert application.run(command) == 0
         (cell,) = (tmp_path / "work").glob("*/train-*.json")
         seconds = float(json.loads(cell.read_text())["seconds"])
         cell.unlink()
@@ -267,7 +267,7 @@ def test_what_broke_is_measured_as_it_was(tmp_path: Path, monkeypatch: pytest.Mo
     def breaks_at(step: int) -> None:
         def check(trainer: training._Trainer) -> None:
             if trainer.step == step:
-                raise Diverged("the encoder has collapsed")
+                raise NonFiniteError("the encoder has collapsed")
 
         monkeypatch.setattr(training._Trainer, "check_encoder", check)
 
@@ -276,7 +276,7 @@ def test_what_broke_is_measured_as_it_was(tmp_path: Path, monkeypatch: pytest.Mo
     command += ["--set", f"mnist_changes={json.dumps(changes)}", "--out", str(tmp_path / "results")]
     for step, measured in ((2, True), (1, False)):
         breaks_at(step)
-        assert cli._run([*command, "--work", str(tmp_path / f"work {step}")]) == 0
+        assert application.run([*command, "--work", str(tmp_path / f"work {step}")]) == 0
         metrics = json.loads((tmp_path / "results" / "table2-mnist" / "smoke.json").read_text())["metrics"]
         assert "collapsed" in metrics["diverged"]["vae-mnist 2 csm seed 0"]
         rows = metrics["columns"]["digits, 2 latents"]["methods"]

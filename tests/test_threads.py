@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from arcsm import threads
-from arcsm.threads import each_on_threads
+from arcsm._runtime import threads
+from arcsm._runtime.threads import map_on_threads
 
 
 def test_results_come_in_the_order_of_the_items_from_as_many_threads() -> None:
@@ -22,14 +22,14 @@ def test_results_come_in_the_order_of_the_items_from_as_many_threads() -> None:
             together.wait(timeout=60)  # which takes three threads
         return value**2
 
-    found = each_on_threads(
+    found = map_on_threads(
         square, range(20), 3, lambda: begun.append(threading.get_ident()), lambda: told.append(len(begun))
     )
     assert found == [value**2 for value in range(20)]
     assert len(set(begun)) == 3
     assert threading.get_ident() not in begun
     assert told == [3]
-    assert each_on_threads(square, [], 2) == []
+    assert map_on_threads(square, [], 2) == []
 
 
 def test_the_first_of_the_items_that_fail_is_the_one_that_is_said() -> None:
@@ -42,7 +42,7 @@ def test_the_first_of_the_items_that_fail_is_the_one_that_is_said() -> None:
 
     for _ in range(50):
         with pytest.raises(KeyError, match="2"):
-            each_on_threads(fail, range(1000), 3)
+            map_on_threads(fail, range(1000), 3)
     assert len(done) < 50 * 1000  # those that had not begun were left
 
 
@@ -51,7 +51,7 @@ def test_a_thread_that_fails_to_begin_is_said() -> None:
         raise MemoryError("no room")
 
     with pytest.raises(MemoryError, match="no room"):
-        each_on_threads(str, range(10), 2, begin)
+        map_on_threads(str, range(10), 2, begin)
 
 
 def test_where_no_thread_can_start_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,13 +65,13 @@ def test_where_no_thread_can_start_that_is_said(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(threads._thread, "start_new_thread", only_once)
     with pytest.raises(RuntimeError, match="can't start new thread"):
-        each_on_threads(str, range(10), 2)
+        map_on_threads(str, range(10), 2)
 
 
 #: Interrupted at any moment, over and over.
 _INTERRUPTED = """
 import random, signal, sys
-from arcsm.threads import each_on_threads
+from arcsm._runtime.threads import map_on_threads
 
 armed, random, at_work = False, random.Random(0), []
 
@@ -96,7 +96,7 @@ for _ in range(4000):
         armed = True
         signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 4e-4))
         try:
-            assert each_on_threads(text, range(4), 2) == ["0", "1", "2", "3"]
+            assert map_on_threads(text, range(4), 2) == ["0", "1", "2", "3"]
         finally:
             armed = False
             assert not at_work
@@ -109,7 +109,7 @@ print(interrupted)
 #: Interrupted once more while it waits for the threads; they would be ended in the middle of what torch does.
 _TWICE = """
 import signal, threading, time, torch
-from arcsm.batches import each_part
+from arcsm._runtime.batching import map_slices
 
 def work(part):
     end = time.monotonic() + 1.5
@@ -125,7 +125,7 @@ torch.set_num_threads(2)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 threading.Thread(target=interrupt).start()
 try:
-    each_part(work, [slice(0, 1)] * 2, torch.device("cpu"))
+    map_slices(work, [slice(0, 1)] * 2, torch.device("cpu"))
 except KeyboardInterrupt:
     print("interrupted", torch.get_num_threads())
 """

@@ -29,16 +29,15 @@ from arcsm import (
     ScoreHead,
     TrainConfig,
     TrainingDiverged,
-    checkpoint,
     fit,
     load,
     objectives,
-    training,
-    training_log,
+    serialization,
 )
 from arcsm.data.toys import toy
-from arcsm.training_log import ended_worse
-from arcsm.warning import TrainingWarning
+from arcsm.errors import TrainingWarning
+from arcsm.training import log, loop
+from arcsm.training.log import ended_worse
 from small_runs import PATIENCE, at_work, wait_until
 
 
@@ -195,12 +194,14 @@ def test_all_random_layers_are_seeded(layer: torch.nn.Module) -> None:
 
 def test_a_head_with_a_score_of_its_own_is_trained_and_integrated_by_it() -> None:
     class Narrower(ScoreHead):
-        def evaluate(self, projection: Tensor, x: Tensor, sigma: object = None) -> tuple[Tensor, Tensor]:
-            s, ds = super().evaluate(projection, x, sigma)  # type: ignore[arg-type]
+        def projected_score_and_derivative(
+            self, projection: Tensor, x: Tensor, sigma: object = None
+        ) -> tuple[Tensor, Tensor]:
+            s, ds = super().projected_score_and_derivative(projection, x, sigma)  # type: ignore[arg-type]
             return s - 3.0 * x, ds - 3.0
 
-        def score(self, projection: Tensor, x: Tensor, sigma: object = None) -> Tensor:
-            return self.evaluate(projection, x, sigma)[0]
+        def projected_score(self, projection: Tensor, x: Tensor, sigma: object = None) -> Tensor:
+            return self.projected_score_and_derivative(projection, x, sigma)[0]
 
     model = AutoregressiveModel(MADE(1, 4, (8,)), Narrower(4, (8,))).double()
     x = torch.linspace(-6.0, 6.0, 4001, dtype=torch.float64)[:, None]
@@ -228,15 +229,15 @@ def test_resuming_gives_the_weights_of_the_run_never_stopped(tmp_path: Path, cut
     whole = build()
     expected = fit(whole, rows(), rows(seed=5), config(), run=tmp_path / "whole")
 
-    advance = training._Trainer.advance
+    advance = loop._Trainer.advance
 
-    def stop_at_cut(self: training._Trainer) -> float:
+    def stop_at_cut(self: loop._Trainer) -> float:
         if self.step == cut:
             raise KeyboardInterrupt
         return advance(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training._Trainer, "advance", stop_at_cut)
+        patch.setattr(loop._Trainer, "advance", stop_at_cut)
         with pytest.raises(KeyboardInterrupt):
             fit(build(), rows(), rows(seed=5), config(checkpoint_seconds=0), run=tmp_path / "cut")
     resumed = build(seed=9)  # its first weights must not matter
@@ -244,7 +245,7 @@ def test_resuming_gives_the_weights_of_the_run_never_stopped(tmp_path: Path, cut
     assert same_weights(whole, resumed)
     assert (result.best_step, result.best_loss) == (expected.best_step, expected.best_loss)
     assert [row["valid"] for row in result.history] == [row["valid"] for row in expected.history]
-    logs = [training_log.read_metrics(tmp_path / name) for name in ("whole", "cut")]
+    logs = [log.read_metrics(tmp_path / name) for name in ("whole", "cut")]
     assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]
 
 
@@ -269,7 +270,7 @@ def test_kill_9_loses_nothing(tmp_path: Path) -> None:
         assert process.returncode == 0, said
 
     finish(tmp_path / "whole")
-    state = tmp_path / "killed" / training.STATE_NAME
+    state = tmp_path / "killed" / loop.STATE_NAME
     for attempt in range(2):
         before = state.stat().st_mtime_ns if state.exists() else 0
         with start(tmp_path / "killed") as process:
@@ -293,16 +294,16 @@ def test_early_stopping_keeps_the_best_weights() -> None:
 
 def test_divergence_stops_with_step_and_cause_and_keeps_good_weights(tmp_path: Path) -> None:
     model = build()
-    advance = training._Trainer.advance
+    advance = loop._Trainer.advance
 
-    def break_weights(self: training._Trainer) -> float:
+    def break_weights(self: loop._Trainer) -> float:
         if self.step == 15:
             with torch.no_grad():
                 next(self.model.head.parameters())[0, 0] = math.nan
         return advance(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training._Trainer, "advance", break_weights)
+        patch.setattr(loop._Trainer, "advance", break_weights)
         with pytest.raises(TrainingDiverged, match=r"step 15: .*head\.hidden\.0\.weight is not finite.*step 10"):
             fit(model, rows(), rows(seed=3), config(), run=tmp_path)
     assert all(bool(p.isfinite().all()) for p in model.parameters())
@@ -331,18 +332,18 @@ def test_standardisation_belongs_to_the_model() -> None:
 
 def test_metrics_are_logged_to_csv_and_tensorboard(tmp_path: Path) -> None:
     fit(build(), rows(), rows(seed=3), config(tensorboard=True), run=tmp_path)
-    log = training_log.read_metrics(tmp_path)
-    assert [row["step"] for row in log] == [10, 20, 30]
-    assert {"loss", "valid", "learning_rate", "seconds"} <= log[0].keys()
+    found = log.read_metrics(tmp_path)
+    assert [row["step"] for row in found] == [10, 20, 30]
+    assert {"loss", "valid", "learning_rate", "seconds"} <= found[0].keys()
     board = tmp_path / "tensorboard"
     assert events(next(board.glob("events*")))[1].step == 1  # whatever an earlier process had logged is void
     (file,) = board.glob("events*")
     assert [(step, value) for name, step, value in scalars(file) if name == "loss"] == [
-        (int(row["step"]), pytest.approx(row["loss"])) for row in log
+        (int(row["step"]), pytest.approx(row["loss"])) for row in found
     ]
     assert {name for name, _, _ in scalars(file)} == {"loss", "valid", "learning_rate", "seconds"}
     file.rename(board / "first")
-    with training_log.TrainingLog(tmp_path, log, True) as resumed:
+    with log.TrainingLog(tmp_path, found, True) as resumed:
         resumed.write({"step": 40.0, "loss": 1.5})
     (later,) = board.glob("events*")
     assert (events(later)[1].session_log.status, events(later)[1].step) == (1, 31)  # later steps are of this file
@@ -395,24 +396,24 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
 
 def test_a_run_of_an_older_version_goes_on_after_settings_were_added(tmp_path: Path) -> None:
     fit(build(), rows(), config=config(), run=tmp_path)
-    path = tmp_path / training.STATE_NAME
-    tensors, header = checkpoint.read_tensors(path, "cpu")
+    path = tmp_path / loop.STATE_NAME
+    tensors, header = serialization.read_tensors(path, "cpu")
     whole = copy.deepcopy(header)
     for part, name in (("context", "missing"), ("context", "hide"), ("head", "residual")):
         del header["model"][part][name]
     del header["train"]["dequantise"]
-    checkpoint.write_tensors(path, tensors, header)
+    serialization.write_tensors(path, tensors, header)
     assert fit(build(), rows(), config=config(), run=tmp_path, resume=True).steps == config().steps
 
     whole["model"]["context"]["hide"] = 0.25  # a setting that is written counts, whatever its default
-    checkpoint.write_tensors(path, tensors, whole)
+    serialization.write_tensors(path, tensors, whole)
     with pytest.raises(ValueError, match="another model configuration"):
         fit(build(), rows(), config=config(), run=tmp_path, resume=True)
 
 
 def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
     fit(build(), rows(), config=config(), run=tmp_path)
-    state = tmp_path / training.STATE_NAME
+    state = tmp_path / loop.STATE_NAME
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(ValueError, match="not a complete safetensors file"):
         fit(build(), rows(), config=config(), run=tmp_path, resume=True)

@@ -16,31 +16,30 @@ import torch
 from torch import Tensor, nn
 
 import arcsm
-from arcsm.config import apply_change
 from arcsm.implicit import (
     VAE,
     Annealing,
     AutoregressiveEncoder,
     AutoregressiveScore,
     BernoulliDecoder,
+    ConditionalUnits,
     ConvolutionalTrunk,
     Decoder,
     DenseTrunk,
-    Diverged,
     Encoder,
+    EncoderUnits,
     EntropyGradient,
     GaussianEncoder,
     GaussianImageDecoder,
     ImplicitEncoder,
     JointScore,
+    NonFiniteError,
     Proposal,
     ScoreNetwork,
-    Standardised,
     Stein,
     Trunk,
     VAEConfig,
     VAETrainConfig,
-    Whitened,
     annealed_bound,
     annealed_upper_bound,
     bounds,
@@ -50,18 +49,19 @@ from arcsm.implicit import (
     gap,
     importance_bound,
     load_vae,
-    proposals,
     save_vae,
 )
-from arcsm.implicit.annealing import _adapted, _Chains, _point, _transition
-from arcsm.implicit.densities import log_density
-from arcsm.implicit.encoders import LocationScaleEncoder, _Chain
-from arcsm.implicit.methods import estimator
-from arcsm.implicit.proposals import _moments, _tempered
-from arcsm.implicit.report import traversals
-from arcsm.implicit.training import _Trainer, spreads, used_latents
-from arcsm.training import TrainingDiverged
-from arcsm.training_log import read_metrics
+from arcsm.implicit.evidence import proposals
+from arcsm.implicit.evidence.annealing import _adapted, _Chains, _point, _transition
+from arcsm.implicit.evidence.proposals import _moments, _tempered
+from arcsm.implicit.networks.densities import log_density
+from arcsm.implicit.networks.encoders import LocationScaleEncoder, _Chain
+from arcsm.implicit.vae.methods import estimator
+from arcsm.implicit.vae.training import _Trainer, spreads, used_latents
+from arcsm.reports.vae import traversals
+from arcsm.training.log import read_metrics
+from arcsm.training.loop import TrainingDiverged
+from arcsm.training.run_config import apply_change
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*latents say nothing of the input"),
@@ -577,7 +577,7 @@ def test_weights_that_make_no_map_are_said_and_values_that_are_no_numbers_have_n
         return log_density(torch.tensor([u, 0.0]), *(torch.full((2, 3), v) for v in (inner, of_noise, output)))
 
     for wild in ((0.0, 1e3, 1e3), (0.0, math.nan, 1.0), (math.nan, 1.0, 1.0), (0.0, 1.0, math.inf)):
-        with pytest.raises(Diverged, match="too wild"):
+        with pytest.raises(NonFiniteError, match="too wild"):
             at(0.0, *wild)
     for u in (math.nan, math.inf):
         assert at(u, 0.0, 1.0, 1.0).isnan().tolist() == [True, False]
@@ -780,7 +780,7 @@ def test_centred_entropies_do_not_move_the_locations(whitened: bool, monkeypatch
         return found.chunk(2)[0], found.chunk(2)[1]
 
     plain, centred = by_bias(), by_bias(centred=True)
-    estimator = Whitened if whitened else AutoregressiveScore
+    estimator = EncoderUnits if whitened else AutoregressiveScore
     monkeypatch.setattr(estimator, "surrogate", lambda self, z, condition: 0.0 * z.sum())
     energy = by_bias()
     assert energy[0].abs().min() > 0.0
@@ -910,13 +910,13 @@ def test_whitening_changes_the_units_and_not_the_score() -> None:
     location, log_scale = normal(3, 2), 0.3 * normal(3, 2, seed=1)
     z = location.unsqueeze(1) + 2.0 * log_scale.exp().unsqueeze(1) * normal(3, 5, 2, seed=2)
     plain = Known(location, 2.0 * log_scale.exp())
-    white = Whitened(Known(torch.zeros(3, 2, dtype=FLOAT64), torch.full((3, 2), 2.0, dtype=FLOAT64)),
+    white = EncoderUnits(Known(torch.zeros(3, 2, dtype=FLOAT64), torch.full((3, 2), 2.0, dtype=FLOAT64)),
                      lambda condition: (location, log_scale))  # fmt: skip
     torch.testing.assert_close(white.score(z), plain.score(z))
 
 
 def test_a_whitened_estimator_keeps_the_least_samples_of_the_inner_one() -> None:
-    white = Whitened(Stein(), lambda condition: (torch.zeros(1, 2), torch.zeros(1, 2)))
+    white = EncoderUnits(Stein(), lambda condition: (torch.zeros(1, 2), torch.zeros(1, 2)))
     with pytest.raises(ValueError, match="K at least 2"):
         white.surrogate(torch.zeros(1, 1, 2))
 
@@ -937,15 +937,15 @@ def test_standardised_conditionals_are_normal_and_their_scores_mapped_back() -> 
     noise = normal(1, 5, 2)
     first = noise[..., 0]
     z = torch.stack([first, 2.0 * first + (first.square() + 1.0).sqrt() * noise[..., 1]], -1)
-    standard = Standardised(Known(torch.zeros(1, 2, dtype=FLOAT64), torch.ones(1, 2, dtype=FLOAT64)), moments)
+    standard = ConditionalUnits(Known(torch.zeros(1, 2, dtype=FLOAT64), torch.ones(1, 2, dtype=FLOAT64)), moments)
     torch.testing.assert_close(standard.rescale(z, None)[0], noise)
     torch.testing.assert_close(standard.score(z), Chained().score(z))
 
 
-@pytest.mark.parametrize("inner", [Stein(), JointScore(ScoreNetwork(2)), Whitened(Stein(), lambda condition: None)])
+@pytest.mark.parametrize("inner", [Stein(), JointScore(ScoreNetwork(2)), EncoderUnits(Stein(), lambda condition: None)])
 def test_joint_scores_have_no_units_of_conditionals(inner: EntropyGradient) -> None:
     with pytest.raises(ValueError, match=f"expected scores of conditionals, got {type(inner).__name__}"):
-        Standardised(inner, lambda z, condition: (z, z))
+        ConditionalUnits(inner, lambda z, condition: (z, z))
 
 
 def test_the_pressure_of_true_scores_is_one_whatever_the_number_of_samples() -> None:

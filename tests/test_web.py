@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder, ScoreHead
-from arcsm.denoise import tweedie
-from arcsm.web.images import ImagePlay
-from arcsm.web.page import build, launch_options
-from arcsm.web.tables import TablePlay
+from arcsm.cli.web.images import ImagePlay
+from arcsm.cli.web.page import build, launch_options
+from arcsm.cli.web.tables import TablePlay
+from arcsm.denoise.restoration import tweedie
 
 
 def image_model(shape: tuple[int, int, int] = (1, 4, 6), classes: int = 0) -> AutoregressiveModel:

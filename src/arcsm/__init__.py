@@ -1,6 +1,7 @@
 """arcsm: score-based autoregressive density models."""
 
 from arcsm import data, objectives
+from arcsm._version import __version__
 from arcsm.contexts import MADE, Context, PixelCNNPP
 from arcsm.heads import (
     DiscretisedLogisticMixtureHead,
@@ -12,10 +13,9 @@ from arcsm.heads import (
 )
 from arcsm.model import AutoregressiveModel, load, save
 from arcsm.noise import NoiseLadder
-from arcsm.train_config import TrainConfig
-from arcsm.training import FitResult, TrainingDiverged, fit
-
-__version__ = "0.1.0"
+from arcsm.registry import register
+from arcsm.training.config import TrainConfig
+from arcsm.training.loop import FitResult, TrainingDiverged, fit
 
 __all__ = [
     "MADE",
@@ -32,9 +32,11 @@ __all__ = [
     "ScoreHead",
     "TrainConfig",
     "TrainingDiverged",
+    "__version__",
     "data",
     "fit",
     "load",
     "objectives",
+    "register",
     "save",
 ]

@@ -9,7 +9,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from arcsm.draws import Source, even_like
+from arcsm._runtime.random import Source, stratified_uniform_like
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class NoiseLadder:
         The draws are stratified: over the whole tensor they cover the ladder evenly (a Weyl sequence with a
         random start), which takes out the variance that independent draws of sigma would add to a loss.
         """
-        uniform = even_like(like, generator)
+        uniform = stratified_uniform_like(like, generator)
         if not self.continuous and self.levels > 1:
             uniform = (uniform * self.levels).floor() / (self.levels - 1)
         log_ratio = math.log(self.sigma_min / self.sigma_max)

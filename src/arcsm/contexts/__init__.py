@@ -1,7 +1,11 @@
-"""Context networks: x_<d to c_d, in parallel and one step at a time."""
+"""Context networks: :math:`x_{<d} \\to c_d`, for all dimensions in parallel or one step at a time."""
 
 from arcsm.contexts.base import Context
 from arcsm.contexts.made import MADE
 from arcsm.contexts.pixelcnn import PixelCNNPP
+from arcsm.registry import register
+
+for _context in (MADE, PixelCNNPP):
+    register(_context)
 
 __all__ = ["MADE", "Context", "PixelCNNPP"]

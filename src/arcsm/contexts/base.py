@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from arcsm.finite import all_finite
+from arcsm.errors import all_finite
+from arcsm.registry import Seam
 
 
 class Context(nn.Module, ABC):
@@ -20,14 +21,15 @@ class Context(nn.Module, ABC):
         context_features: Size :math:`C` of each :math:`c_d`.
         order: The order of the chain rule: ``order[i]`` is the feature that comes ``i``-th, so that :math:`x_{<d}`
             means all features before ``d`` in this order.
-        of_data: The argument of the constructor that follows from the data: their number of columns, or the shape
+        data_argument: The argument of the constructor that follows from the data: their number of columns, or the shape
             ``(channels, height, width)`` of images.
         missing: Whether values may be NaN, which means that they are not known.
         condition_features: Size of the vector that each row is conditioned on; 0 for none.
         classes: Number of classes that rows are conditioned on; 0 for none.
     """
 
-    of_data: ClassVar[Literal["features", "image_shape"]] = "features"
+    seam: ClassVar[Seam] = "context"
+    data_argument: ClassVar[Literal["features", "image_shape"]] = "features"
     missing: bool = False
     condition_features: int = 0
     classes: int = 0

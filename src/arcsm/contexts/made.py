@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcsm.contexts.base import Context, checked_condition
-from arcsm.contexts.staircase import flights_of, staircase_linear
-from arcsm.waves import frequencies
+from arcsm.contexts.masked_products import blocks_of_mask, masked_linear
+from arcsm.fourier_features import fourier_frequencies
 
 _MANY_WEIGHTS = 1 << 19  # from about here a processor gains by leaving out what a mask hides
 _LARGEST_SIZE = 1 << 20  # what a file or a slip may ask for before any memory is taken
@@ -27,7 +27,7 @@ class MaskedLinear(nn.Linear):
     def __init__(self, mask: Tensor) -> None:
         super().__init__(mask.shape[1], mask.shape[0])
         self.register_buffer("mask", mask, persistent=False)
-        self._flights = flights_of(mask)
+        self._flights = blocks_of_mask(mask)
         with torch.no_grad():  # scale by the inputs a unit really has, not by the width of the layer
             fan_in = mask.sum(dim=1, keepdim=True).clamp(min=1)
             self.weight.normal_().mul_(mask / fan_in.sqrt())
@@ -39,7 +39,7 @@ class MaskedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         if self._trains(x):
-            return staircase_linear(x, self.weight, self.mask, self.bias, self._flights)
+            return masked_linear(x, self.weight, self.mask, self.bias, self._flights)
         return F.linear(x, self.masked_weight(), self.bias)
 
     def _trains(self, x: Tensor) -> bool:
@@ -48,7 +48,7 @@ class MaskedLinear(nn.Linear):
         return wide and self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
-class Waves(nn.Module):
+class FourierFeatures(nn.Module):
     """Values together with sines and cosines of them, ``(*, D)`` to ``(*, D * (1 + 2 J))``, value by value.
 
     Where values may be missing there is one number more, which says so; the others are then zero.
@@ -63,7 +63,7 @@ class Waves(nn.Module):
         super().__init__()
         self.sinusoids, self.max_frequency, self.missing = sinusoids, float(max_frequency), missing
         self.features = 1 + 2 * sinusoids + missing
-        waves = frequencies(sinusoids, self.max_frequency)
+        waves = fourier_frequencies(sinusoids, self.max_frequency)
         self.register_buffer("frequencies", waves.to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class Waves(nn.Module):
         return torch.cat([x, torch.sin(angle), cosine, *flag], -1).flatten(-2)
 
 
-class Hide(nn.Module):
+class RandomMasking(nn.Module):
     """Makes values unknown at random while training, so that contexts of any part of the values are learned.
 
     Every row hides each of its values with one probability, drawn between zero and twice ``share``, but for half of
@@ -140,8 +140,8 @@ class MADE(Context):
             ``max_frequency``: a narrow structure that moves fast with the values before it is learned far sooner.
         max_frequency: In radians for a unit of standardised data.
         missing: Whether values may be NaN, which means that they are not known: the contexts are told so.
-        hide: Share of the values that training hides from the contexts of half of the rows (:class:`Hide`), where
-            ``missing``.
+        hide: Fraction of values masked from the contexts of half of the rows during training
+            (:class:`RandomMasking`), if ``missing``.
 
     Raises:
         ValueError: for an order that is no permutation, sizes below one, both kinds of condition, or residual
@@ -184,8 +184,8 @@ class MADE(Context):
 
         conditional = bool(condition_features or classes)
         degrees = [_sorted_degrees(size, features, conditional) for size in hidden_features]
-        self.missing, self._hide = missing, Hide(hide)
-        self._waves = Waves(sinusoids, max_frequency, missing)
+        self.missing, self._hide = missing, RandomMasking(hide)
+        self._waves = FourierFeatures(sinusoids, max_frequency, missing)
         inputs = torch.arange(1, features + 1).repeat_interleave(self._waves.features)
         seen = [inputs, *degrees]  # all that is shown of the value at position i has degree i + 1
         masks = [out[:, None] >= into[None, :] for into, out in zip(seen, degrees, strict=False)]

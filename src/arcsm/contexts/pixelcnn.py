@@ -9,118 +9,18 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
 
 from arcsm.contexts.base import Context, checked_condition
-from arcsm.contexts.pixelcnn_stream import Stream
+from arcsm.contexts.pixelcnn_incremental import Stream
+from arcsm.contexts.pixelcnn_layers import Channels, GatedResidual, ShiftedConv, ShiftedDeconv
 
 _SCALES = 3
+
+
 _LARGEST_SIZE = 1 << 14  # what a file or a slip may ask for before any memory is taken, of each size
+
+
 _LARGEST_IMAGE = 1 << 21  # and of channels times height times width
-
-
-def concat_elu(x: Tensor, dim: int = 1) -> Tensor:
-    """ELU of the features and of their negatives, twice as many along ``dim``."""
-    return F.elu(torch.cat([x, -x], dim))
-
-
-class ShiftedConv(nn.Module):
-    """A convolution that sees nothing below, and with ``right`` nothing to the right either.
-
-    Arguments:
-        inputs: Channels in.
-        outputs: Channels out.
-        kernel: Height and width.
-        right: Whether the last column of the kernel is the pixel itself, not the one to its right.
-        stride: Of both directions; the first row and column are always among those kept.
-    """
-
-    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], right: bool, stride: int = 1) -> None:
-        super().__init__()
-        height, width = kernel
-        self.stride = stride
-        left = width - 1 if right else (width - 1) // 2
-        self.padding = (left, width - 1 - left, height - 1, 0)
-        self.conv = weight_norm(nn.Conv2d(inputs, outputs, kernel, stride))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.conv(F.pad(x, self.padding)))
-
-
-class ShiftedDeconv(nn.Module):
-    """Doubles height and width, the inverse in shape of a :class:`ShiftedConv` of stride 2 and the same kernel."""
-
-    def __init__(self, filters: int, kernel: tuple[int, int]) -> None:
-        super().__init__()
-        side = (kernel[1] - 1) // 2
-        options = {"stride": 2, "padding": (0, side), "output_padding": (0, side)}
-        self.conv = weight_norm(nn.ConvTranspose2d(filters, filters, kernel, **options), dim=1)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """``(B, F, h, w)`` to ``(B, F, *size)``, of at most twice the height and width."""
-        return cast(Tensor, self.conv(x))[..., : size[0], : size[1]]
-
-
-class GatedResidual(nn.Module):
-    """A gated residual block: two causal convolutions with concat-ELU and dropout between them.
-
-    Arguments:
-        filters: Channels in and out.
-        right: Of both convolutions.
-        skips: How many other feature maps enter the first one.
-        dropout: Probability.
-        condition: Size of a condition vector, or number of classes.
-        classes: Whether ``condition`` counts classes.
-    """
-
-    def __init__(self, filters: int, right: bool, skips: int, dropout: float, condition: int, classes: bool) -> None:
-        super().__init__()
-        kernel = (2, 2) if right else (2, 3)
-        self.first = ShiftedConv(2 * filters, filters, kernel, right)
-        self.skips = nn.ModuleList(weight_norm(nn.Conv2d(2 * filters, filters, 1)) for _ in range(skips))
-        self.dropout = nn.Dropout(dropout)
-        self.second = ShiftedConv(2 * filters, 2 * filters, kernel, right)
-        with torch.no_grad():  # a deep stack starts near the identity
-            self.second.conv.parametrizations.weight.original0.mul_(0.1)  # type: ignore[union-attr, operator]
-        self.condition: nn.Module | None = None
-        if condition:
-            size = 2 * filters
-            self.condition = nn.Embedding(condition, size) if classes else nn.Linear(condition, size, bias=False)
-
-    def forward(self, x: Tensor, skips: Sequence[Tensor], condition: Tensor | None) -> Tensor:
-        z = self.first(concat_elu(x))
-        for layer, skip in zip(self.skips, skips, strict=True):
-            z = z + layer(concat_elu(skip))
-        z = self.second(self.dropout(concat_elu(z)))
-        if self.condition is not None:
-            z = z + self.condition(condition)[..., None, None]
-        value, gate = z.chunk(2, 1)
-        return x + value * torch.sigmoid(gate)
-
-
-class Channels(nn.Module):
-    """From the features of a pixel and the channels already known to the context of every channel.
-
-    .. math:: c_k = O_k\\, \\mathrm{silu}\\big(A_k\\, \\mathrm{celu}(f) + \\textstyle\\sum_{j<k} B_{kj} x_j\\big)
-    """
-
-    earlier: Tensor
-
-    def __init__(self, filters: int, channels: int, context_features: int) -> None:
-        super().__init__()
-        self.channels = channels
-        self.of_pixel = nn.Conv2d(2 * filters, channels * filters, 1)
-        self.of_earlier = nn.Conv2d(channels, channels * filters, 1, bias=False) if channels > 1 else None
-        self.output = nn.Conv2d(channels * filters, channels * context_features, 1, groups=channels)
-        earlier = torch.arange(channels)[None, :] < torch.arange(channels)[:, None]
-        self.register_buffer("earlier", earlier.repeat_interleave(filters, 0)[..., None, None], persistent=False)
-
-    def forward(self, features: Tensor, x: Tensor) -> Tensor:
-        """Features ``(B, F, H, W)`` and values ``(B, K, H, W)`` to contexts ``(B, K * C, H, W)``."""
-        hidden = self.of_pixel(concat_elu(features))
-        if self.of_earlier is not None:
-            hidden = hidden + F.conv2d(x, self.of_earlier.weight * self.earlier)
-        return cast(Tensor, self.output(F.silu(hidden)))
 
 
 class PixelCNNPP(Context):
@@ -157,7 +57,7 @@ class PixelCNNPP(Context):
         torch.Size([2, 192, 4])
     """
 
-    of_data: ClassVar[Literal["features", "image_shape"]] = "image_shape"
+    data_argument: ClassVar[Literal["features", "image_shape"]] = "image_shape"
 
     def __init__(
         self,
@@ -170,7 +70,7 @@ class PixelCNNPP(Context):
         classes: int = 0,
     ) -> None:
         super().__init__()
-        shape = tuple(int(size) for size in image_shape)
+        shape: tuple[int, ...] = tuple(int(size) for size in image_shape)
         sizes = (*shape, context_features, nr_filters, nr_resnet)
         if len(shape) != 3 or min(sizes) < 1 or max(sizes) > _LARGEST_SIZE or math.prod(shape) > _LARGEST_IMAGE:
             raise ValueError(
@@ -185,7 +85,8 @@ class PixelCNNPP(Context):
             raise ValueError(
                 f"PixelCNNPP: expected condition_features or classes, not both, got {condition_features} and {classes}"
             )
-        self.image_shape, self.context_features = shape, context_features
+        self.image_shape: tuple[int, ...] = shape
+        self.context_features = context_features
         self.nr_filters, self.nr_resnet, self.dropout = nr_filters, nr_resnet, dropout
         self.condition_features, self.classes = condition_features, classes
         channels, height, width = shape

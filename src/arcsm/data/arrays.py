@@ -12,8 +12,9 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 
+from arcsm._runtime.files import FilePath, atomic_path, existing_file, reading
+from arcsm._runtime.memory import check_fits
 from arcsm.data.csv_files import check_width, default_columns, is_number, read_csv
-from arcsm.files import FilePath, atomic_path, check_fits, existing_file, reading
 
 __all__ = ["TABLE_SUFFIXES", "Table", "named_array", "npz_key", "npz_names", "read_array", "read_table", "write_table"]
 

@@ -11,8 +11,8 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 
-from arcsm.files import reading
-from arcsm.warning import SkippedWarning, warn
+from arcsm._runtime.files import reading
+from arcsm.errors import SkippedWarning, warn
 
 NAMELESS = ("", "Unnamed: 0")  # what pandas calls the column of an index without a name, and calls it when read again
 _LOOKED_AT = 100  # rows that say what a first row, or a first column, is

@@ -16,6 +16,7 @@ import pyarrow
 import pyarrow.compute
 from pyarrow import parquet
 
+from arcsm._runtime.files import FilePath, atomic_path, existing_file, reading
 from arcsm.data.arrays import TABLE_SUFFIXES, named_array, read_table
 from arcsm.data.cells import DATES, are_codes, are_dates, as_truth, check_cells, first_spoilt_number, is_of_truth
 from arcsm.data.csv_files import (
@@ -31,8 +32,7 @@ from arcsm.data.csv_files import (
     labels_rows,
     say_left_out,
 )
-from arcsm.files import FilePath, atomic_path, existing_file, reading
-from arcsm.warning import warn
+from arcsm.errors import warn
 
 _NUMERIC = 0.9  # share of a column's values that are numbers, from which on the others are mistakes
 _WRITABLE = (".csv", ".parquet")

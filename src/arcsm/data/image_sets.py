@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from arcsm._runtime.files import FilePath, existing_file, reading
 from arcsm.data.images import central_square, check_size, with_channels_and_size
 from arcsm.data.pixels import ImageSet
-from arcsm.files import FilePath, existing_file, reading
 
 __all__ = ["digits", "mnist", "read_idx", "torchvision_images"]
 

@@ -11,10 +11,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from arcsm._runtime.files import FilePath, atomic_path, existing_file, reading
 from arcsm.data.arrays import named_array, npz_key, npz_names, read_array
 from arcsm.data.pixels import ImageSet, check_pixels
-from arcsm.files import FilePath, atomic_path, existing_file, reading
-from arcsm.warning import SkippedWarning, warn
+from arcsm.errors import SkippedWarning, warn
 
 __all__ = ["IMAGE_SUFFIXES", "image_grid", "read_images", "save_images"]
 

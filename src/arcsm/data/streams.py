@@ -14,19 +14,13 @@ import pyarrow.parquet as parquet
 import torch
 from torch import Tensor
 
-from arcsm.data.arrays import (
-    check_columns,
-    check_finite,
-    check_spread,
-    frame_numbers,
-    npy_header,
-    row_place,
-)
+from arcsm._runtime.files import FilePath, existing_file, reading
+from arcsm._runtime.memory import check_fits
+from arcsm._runtime.moments import RunningMoments
+from arcsm._runtime.progress import track
+from arcsm._runtime.random import fold_in
+from arcsm.data.arrays import check_columns, check_finite, check_spread, frame_numbers, npy_header, row_place
 from arcsm.data.csv_files import check_width, default_columns
-from arcsm.draws import seed_of
-from arcsm.files import FilePath, check_fits, existing_file, reading
-from arcsm.progress import track
-from arcsm.running import RunningMoments
 
 STREAMED_SUFFIXES = (".npy", ".parquet")
 LARGE = 1 << 30  #: bytes of a table from which on it is streamed
@@ -300,7 +294,7 @@ def is_large(path: FilePath) -> bool:
 
 
 def _generator(seed: int, number: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed_of(seed, number + 1, 0))
+    return torch.Generator().manual_seed(fold_in(seed, number + 1, 0))
 
 
 __all__: Sequence[str] = ["STREAMED_SUFFIXES", "Blocks", "RowStream", "StreamEpoch", "blocks_of", "is_large"]

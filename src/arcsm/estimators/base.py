@@ -17,11 +17,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from arcsm.devices import resolve_device
+from arcsm._runtime.devices import resolve_device
 from arcsm.estimators.checks import check_not_empty, check_numbers, check_repeating, checked_frame, varies
-from arcsm.estimators.columns import Columns
+from arcsm.estimators.column_types import Constant
+from arcsm.estimators.encoder import Columns
 from arcsm.estimators.ensemble import Ensemble, Plan
-from arcsm.estimators.kinds import Constant
 
 Array = NDArray[np.float64]
 _FEW_TO_CHOOSE = 200  # rows, below which those held out are too few to say which of two plans is better

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from arcsm.data.cells import check_cells
-from arcsm.estimators.columns import is_categorical
+from arcsm.estimators.encoder import is_categorical
 
 LEAVE_OUT = "leave it out (for a command, --ignore)"
 _TOLD_APART = 0.25  # share of different whole numbers that are different in double precision

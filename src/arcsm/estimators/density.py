@@ -14,12 +14,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from arcsm._runtime.progress import track
+from arcsm.denoise.particles import systematic
+from arcsm.errors import warn
 from arcsm.estimators.base import Array, TableEstimator
-from arcsm.estimators.columns import within_type
-from arcsm.estimators.kinds import Column, filled, is_missing
-from arcsm.monte_carlo import systematic
-from arcsm.progress import track
-from arcsm.warning import warn
+from arcsm.estimators.column_types import Column, filled, is_missing
+from arcsm.estimators.encoder import within_type
 
 _FILLED_AT_ONCE = 256  # rows with gaps
 _DRAWN_AT_ONCE, _CANDIDATES = 1_000, 8  # draws given some values; candidates for each

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from arcsm.anomaly import tail_surprise
+from arcsm._runtime.progress import track
+from arcsm.anomaly.statistics import tail_surprise
 from arcsm.contexts import MADE
-from arcsm.corruptions import Lost
-from arcsm.denoise import particles
+from arcsm.denoise.corruptions import MissingValues
+from arcsm.denoise.restoration import particles
 from arcsm.heads import ScoreHead
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
-from arcsm.progress import track
-from arcsm.train_config import TrainConfig
-from arcsm.training import fit
+from arcsm.training.config import TrainConfig
+from arcsm.training.loop import fit
 
 _WAVES = 6
 _SIGMA_MAX = 3.0  # standard deviations of a column
@@ -41,7 +41,7 @@ class Plan:
         context: Features of the context of each column.
         hidden: Units of the context network's layers.
         head: Units of the head's layers.
-        sinusoids: Waves of a value that context and head are shown.
+        sinusoids: FourierFeatures of a value that context and head are shown.
         sigma_min: Smallest noise, in standard deviations of a column.
         levels: Of the noise.
         tolerance: Of a conditional's log density, in nats.
@@ -217,7 +217,7 @@ class Ensemble:
         """Numbers ``(N, M)``, none farther out than what a density is known of; NaN where missing."""
         return self._inside(self.members[0], x).cpu()
 
-    def knows_most(self) -> list[int]:
+    def most_informative(self) -> list[int]:
         """For every column, the member in whose order it comes last: whose conditional is given most."""
         places = torch.tensor([[model.context.order.index(d) for d in range(model.features)] for model in self.members])
         return places.argmax(0).tolist()
@@ -231,12 +231,12 @@ class Ensemble:
                 for model in self.members
             ]
         )
-        return torch.stack([found[member, :, d] for d, member in enumerate(self.knows_most())], 1)
+        return torch.stack([found[member, :, d] for d, member in enumerate(self.most_informative())], 1)
 
     @torch.no_grad()
     def conditional(self, x: Tensor, d: int, grid: Tensor) -> Tensor:
         """Log density of column ``d`` at values ``grid (G,)`` given the others of one row ``x (M,)``, ``(G,)``."""
-        model = self.members[self.knows_most()[d]]
+        model = self.members[self.most_informative()[d]]
         rows = self._inside(model, x.repeat(len(grid), 1))
         rows[:, d] = grid.to(rows)
         return model.log_prob(rows, self.level, reduce=False, tol=self.plan.tolerance)[:, d].cpu()
@@ -263,7 +263,7 @@ class Ensemble:
         candidates, weights = [], []
         for model in self.members:
             found = particles(
-                model, self._inside(model, x), Lost(), each, generator,
+                model, self._inside(model, x), MissingValues(), each, generator,
                 tol=self.plan.tolerance, progress=progress, level=self.level,
             )  # fmt: skip
             candidates.append(found.candidates.cpu())

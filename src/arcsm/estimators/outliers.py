@@ -1,4 +1,4 @@
-"""An outlier detector for tables, as scikit-learn has them, that says which columns are to blame."""
+"""An outlier detector for tables, as scikit-learn has them, that says which columns are to top_contributions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         >>> detector = ScoreOutlierDetector(max_steps=20, n_estimators=1, random_state=0).fit(rows)
         >>> detector.predict([[0.0, 0.0], [9.0, 9.0]])
         array([ 1, -1])
-        >>> detector.explain([[0.0, 9.0]]).argmin()  # the column to blame
+        >>> detector.explain([[0.0, 9.0]]).argmin()  # the column to top_contributions
         np.int64(1)
     """
 
@@ -150,7 +150,7 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         return np.asarray((1.0 + below) / (1.0 + len(self.held_out_scores_)), dtype=np.float64)
 
     def explain(self, X: Any) -> Array:
-        """What each column adds to :meth:`score_samples`, ``(N, D)`` in nats: the lowest are to blame.
+        """What each column adds to :meth:`score_samples`, ``(N, D)`` in nats: the lowest are to top_contributions.
 
         The log density of the column's value given the columns before it, averaged over the models and so over
         orders. A missing value adds what is usual for its column, so that a gap speaks neither for nor against a row.
@@ -160,7 +160,7 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
     def _with_gaps(self, contributions: Array) -> Array:
         return np.where(np.isnan(contributions), self.median_contributions_, contributions)
 
-    def blame(self, X: Any, columns: int = 3) -> pd.DataFrame:
+    def top_contributions(self, X: Any, columns: int = 3) -> pd.DataFrame:
         """The columns that speak most against each row: those that add least, beside what they add to a usual row.
 
         Returns:

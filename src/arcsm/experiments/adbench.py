@@ -27,7 +27,7 @@ from arcsm.data.datasets import data_folder
 from arcsm.estimators import ScoreOutlierDetector
 from arcsm.experiments.base import Preset, Settings, Study, study
 from arcsm.experiments.ranks import critical_difference, mean_ranks
-from arcsm.plots import BLUE, GREY, open_frame
+from arcsm.reports.plots import BLUE, GREY, open_frame
 
 OURS = "arcsm"
 #: Tables that defaults were looked at on, a third of all; nothing was chosen on the others.
@@ -95,7 +95,7 @@ def _tables() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Split:
-    """Standardised rows to fit and to judge, and which of the latter are anomalies."""
+    """ConditionalUnits rows to fit and to judge, and which of the latter are anomalies."""
 
     fitted: Array
     judged: Array

@@ -23,22 +23,22 @@ from pydantic import Field
 from torch import Tensor
 
 import arcsm
-from arcsm.config import load_tree, validated
 from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.data.images import image_grid
 from arcsm.data.pixels import unscale_images
+from arcsm.errors import NonFiniteError
 from arcsm.experiments.base import Count, Settings, Study, digest
-from arcsm.finite import Diverged
-from arcsm.frechet import Frechet
-from arcsm.implicit.annealing import Annealing, gap
-from arcsm.implicit.evidence import bounds, elbo
-from arcsm.implicit.runs import VAERunConfig, load_vae_run, train_vae_run
-from arcsm.implicit.training import used_latents
-from arcsm.implicit.vae import VAE
+from arcsm.implicit.evidence.annealing import Annealing, gap
+from arcsm.implicit.evidence.bounds import bounds, elbo
+from arcsm.implicit.networks.vae import VAE
+from arcsm.implicit.vae.runs import VAERunConfig, load_vae_run, train_vae_run
+from arcsm.implicit.vae.training import used_latents
 from arcsm.metrics import summary
-from arcsm.runs import is_finished
-from arcsm.training import TrainingDiverged
-from arcsm.training_log import read_metrics
+from arcsm.metrics.frechet import Frechet
+from arcsm.training.log import read_metrics
+from arcsm.training.loop import TrainingDiverged
+from arcsm.training.run_config import load_tree, validated
+from arcsm.training.runs import is_finished
 
 ENCODERS: Mapping[str, str] = {
     "elbo": "gaussian",
@@ -304,7 +304,7 @@ def lower_bound(run: Study[Table2], cell: Autoencoder) -> Result:
         return {}
     vae = _vae(run, cell)
     x = _test_digits(run, cell, vae, run.settings.test_images)
-    with suppress(Diverged):  # an encoder that broke has none
+    with suppress(NonFiniteError):  # an encoder that broke has none
         return {"negative_elbo": -float(elbo(vae, x, _ELBO_SAMPLES, run.generator(cell.seed, 5)).mean())}
     return {}
 

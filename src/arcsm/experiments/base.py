@@ -26,11 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from scipy.stats import t as student_t
 
 import arcsm
-from arcsm.checkpoint import write_text
-from arcsm.config import apply_change, first_error
-from arcsm.devices import resolve_device
-from arcsm.files import atomic_path
-from arcsm.progress import track
+from arcsm._runtime.devices import resolve_device
+from arcsm._runtime.files import atomic_path, write_text
+from arcsm._runtime.progress import track
+from arcsm.training.run_config import apply_change, first_error
 
 Preset = Literal["smoke", "cpu", "paper"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Diverged(RuntimeError):
+class NonFiniteError(RuntimeError):
     """A loss or a gradient was not finite; the weights are those before that step."""
 
 
@@ -32,19 +32,19 @@ def descend(
         warmup: Steps over which the learning rate rises.
 
     Raises:
-        Diverged: at the first loss or gradient that is not finite.
+        NonFiniteError: at the first loss or gradient that is not finite.
     """
-    optimiser = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+        optimizer, lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
     )
     for step in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value = loss()
         value.backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), clip)
         if not bool(value.isfinite() & norm.isfinite()):
-            raise Diverged(f"step {step}: loss {float(value.detach())}, norm of the gradient {float(norm)}")
-        optimiser.step()
+            raise NonFiniteError(f"step {step}: loss {float(value.detach())}, norm of the gradient {float(norm)}")
+        optimizer.step()
         schedule.step()
         yield float(value.detach())

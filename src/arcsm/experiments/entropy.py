@@ -28,15 +28,15 @@ from arcsm.experiments.base import Count, Positive, Preset, Settings, Study, ove
 from arcsm.heads import ScoreHead
 from arcsm.implicit import (
     AutoregressiveScore,
+    ConditionalUnits,
     EntropyGradient,
     JointScore,
     ScoreNetwork,
     Spectral,
-    Standardised,
     Stein,
 )
 from arcsm.model import AutoregressiveModel
-from arcsm.plots import BLUE, GREY, ORANGE, open_frame
+from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
 
 
 class Entropy(Settings):
@@ -206,7 +206,7 @@ def _learner(settings: Entropy, method: str, sampler: Sampler, seed: int) -> Ent
         head = ScoreHead(settings.context_features, settings.head_hidden)
         model = AutoregressiveModel(context, head).double()
     score = AutoregressiveScore(model, "ssm" if method == SSM_AR else "csm", settings.learning_rate)
-    return Standardised(score, sampler.moments) if method == STANDARDISED else score
+    return ConditionalUnits(score, sampler.moments) if method == STANDARDISED else score
 
 
 _STYLE: Mapping[str, tuple[str, str]] = {

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from arcsm import objectives
 from arcsm.experiments.base import Count, Preset, Settings, Study, study
-from arcsm.experiments.costs import extra_memory_mib, medians_in_turn
 from arcsm.experiments.gaussians import autoregressive, conditional_scores, gaussian_rows, joint, parameters
-from arcsm.fields import denoising_score_matching, exact_score_matching, sliced_score_matching
+from arcsm.metrics.costs import extra_memory_mib, medians_in_turn
 from arcsm.model import AutoregressiveModel
-from arcsm.plots import open_frame
+from arcsm.objectives.score_matching import denoising_score_matching, exact_score_matching, sliced_score_matching
+from arcsm.reports.plots import open_frame
 
 
 class Fig1a(Settings):

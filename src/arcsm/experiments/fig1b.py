@@ -15,7 +15,7 @@ from arcsm import objectives
 from arcsm.experiments.base import Count, Positive, Preset, Settings, Study, study
 from arcsm.experiments.gaussians import autoregressive, gaussian_rows
 from arcsm.model import AutoregressiveModel
-from arcsm.plots import BLUE, ORANGE, open_frame
+from arcsm.reports.plots import BLUE, ORANGE, open_frame
 
 
 class Fig1b(Settings):
@@ -92,12 +92,12 @@ def _objectives(settings: Fig1b) -> dict[str, Objective]:
 def _measure(run: Study[Fig1b], name: str, seed: int) -> dict[str, Any]:
     model = _model(run, seed)
     found = {"at the start": _spread(run, model, name, seed)}
-    optimiser = torch.optim.Adam(model.parameters(), lr=run.settings.learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=run.settings.learning_rate)
     generator = run.generator(seed, 1)
     for _ in range(run.settings.warm_up):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         objectives.csm(model, gaussian_rows(run.settings.batch, run.settings.features, generator)).backward()
-        optimiser.step()
+        optimizer.step()
     found["after training"] = _spread(run, model, name, seed)
     return found
 

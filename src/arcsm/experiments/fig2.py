@@ -17,18 +17,11 @@ from torch import Tensor, nn
 
 from arcsm import objectives
 from arcsm.experiments.base import Count, Positive, Preset, Settings, Study, over_seeds, study
-from arcsm.experiments.descent import Diverged, descend
-from arcsm.experiments.gaussians import (
-    STD,
-    autoregressive,
-    conditional_scores,
-    gaussian_rows,
-    joint,
-    parameters,
-)
-from arcsm.fields import Projections, denoising_score_matching, sliced_score_matching
+from arcsm.experiments.descent import NonFiniteError, descend
+from arcsm.experiments.gaussians import STD, autoregressive, conditional_scores, gaussian_rows, joint, parameters
 from arcsm.model import AutoregressiveModel
-from arcsm.plots import open_frame
+from arcsm.objectives.score_matching import Projections, denoising_score_matching, sliced_score_matching
+from arcsm.reports.plots import open_frame
 
 
 class Fig2(Settings):
@@ -183,7 +176,7 @@ def _train(
         begun = time.perf_counter()
         try:
             total, since = total + next(descent), since + 1
-        except (Diverged, StopIteration):  # it stays where it broke
+        except (NonFiniteError, StopIteration):  # it stays where it broke
             total, since = _BROKEN, 1
         seconds += time.perf_counter() - begun
         if step % every == 0 or step == steps:
@@ -204,7 +197,7 @@ def _divergence(network: nn.Module, field: ScoreField, x: Tensor) -> float:
 
 
 def _bias(label: str) -> float:
-    """What is left of the relative divergence when DSM is solved exactly: it learns the score of the noisy data."""
+    """What is left of the relative divergence when DSM is converged exactly: it learns the score of the noisy data."""
     if not label.startswith("DSM"):
         return 0.0
     sigma = float(label.split()[1].rstrip(","))

@@ -23,14 +23,14 @@ from pydantic import Field
 from torch import Tensor
 
 from arcsm import objectives
+from arcsm._runtime.random import dequantised
 from arcsm.contexts import MADE
 from arcsm.data.datasets import Dataset, NamedImageData, load_dataset
-from arcsm.draws import dequantised
 from arcsm.experiments.base import Count, Positive, Preset, Settings, Study, study
-from arcsm.experiments.descent import Diverged, descend
+from arcsm.experiments.descent import NonFiniteError, descend
 from arcsm.heads import LogisticMixtureHead
 from arcsm.model import AutoregressiveModel
-from arcsm.plots import BLUE, GREY, ORANGE, open_frame
+from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
 
 
 class Fig3a(Settings):
@@ -187,7 +187,7 @@ def _train(run: Study[Fig3a], dataset: Dataset, name: str, rate: float, seed: in
         begun = time.perf_counter()
         try:
             next(descent)
-        except Diverged:
+        except NonFiniteError:
             return {"curve": curve, "valid_nll": None, "diverged_at": step}
         seconds += time.perf_counter() - begun
     last = _nll(model, valid)

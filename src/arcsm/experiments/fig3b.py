@@ -21,9 +21,9 @@ from arcsm.heads import LogisticMixtureHead, ScoreHead
 from arcsm.metrics import energy_distance, sliced_wasserstein, summary
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
-from arcsm.plots import scatter
-from arcsm.train_config import TrainConfig
-from arcsm.training import fit
+from arcsm.reports.plots import scatter
+from arcsm.training.config import TrainConfig
+from arcsm.training.loop import fit
 
 
 class Fig3b(Settings):

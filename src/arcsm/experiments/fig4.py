@@ -19,12 +19,11 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor
 
-from arcsm import plots
+from arcsm._runtime.files import atomic_path
 from arcsm.data.datasets import Dataset
 from arcsm.data.images import image_grid
 from arcsm.data.pixels import unscale_images
 from arcsm.experiments.base import Count, Preset, Study, digest, result_path, study
-from arcsm.experiments.evaluations import counted
 from arcsm.experiments.image_models import (
     CPU_MADE,
     CPU_PIXELCNN,
@@ -39,10 +38,11 @@ from arcsm.experiments.image_models import (
     train_all,
     trained,
 )
-from arcsm.files import atomic_path
-from arcsm.frechet import Frechet
 from arcsm.metrics import add_smallest_noise, bits_per_dim, summary
-from arcsm.training_log import read_metrics
+from arcsm.metrics.evaluations import counted
+from arcsm.metrics.frechet import Frechet
+from arcsm.reports import plots
+from arcsm.training.log import read_metrics
 
 
 class Fig4(ImageModels):

@@ -20,10 +20,11 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor
 
-from arcsm.corruptions import Corruption, GaussianNoise, SaltAndPepper
+from arcsm._runtime.files import atomic_path
 from arcsm.data.datasets import Dataset
 from arcsm.data.pixels import unscale_images
-from arcsm.denoise import langevin, particles, posterior, tweedie
+from arcsm.denoise.corruptions import Corruption, GaussianNoise, SaltAndPepper
+from arcsm.denoise.restoration import langevin, particles, posterior, tweedie
 from arcsm.experiments.base import Positive, Preset, Study, digest, interval, study
 from arcsm.experiments.image_models import (
     CPU_MADE,
@@ -39,7 +40,6 @@ from arcsm.experiments.image_models import (
     train_all,
     trained,
 )
-from arcsm.files import atomic_path
 from arcsm.metrics import summary
 from arcsm.model import AutoregressiveModel
 
@@ -81,7 +81,7 @@ Restorer = Callable[[Tensor], Tensor]  #: noisy rows ``(N, D)`` to restored ones
 
 
 def body(run: Study[Fig5]) -> Result:
-    """Train, spoil, restore and measure; every way of restoring is a cell."""
+    """Train, corrupt, restore and measure; every way of restoring is a cell."""
     _skimage()  # a missing package is found before hours are spent
     training = train_all(run, {f"train {name}": (name, run.settings.first_seed) for name in run.settings.models})
     tasks = [_gaussian(run), _salt_and_pepper(run)]
@@ -132,7 +132,7 @@ class Task:
     def noisy(self, part: str) -> Tensor:
         """The same with noise, always the same."""
         generator = torch.Generator().manual_seed(1_000_003 * self.run.settings.first_seed + _NOISE_OF[part])
-        return self.corruption.spoil(self.clean(part), generator)
+        return self.corruption.corrupt(self.clean(part), generator)
 
     def dataset(self) -> Dataset:
         return dataset_of(self.run, self.model_name)

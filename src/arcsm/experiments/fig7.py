@@ -10,14 +10,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from arcsm.config import load_config
 from arcsm.data.toys import TOYS
 from arcsm.experiments.base import Count, Preset, Settings, Study, study
 from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.metrics import energy_distance
 from arcsm.model import AutoregressiveModel
-from arcsm.plots import scatter
-from arcsm.training import fit
+from arcsm.reports.plots import scatter
+from arcsm.training.loop import fit
+from arcsm.training.run_config import load_config
 
 
 class Fig7(Settings):

@@ -46,4 +46,4 @@ def parameters(network: nn.Module) -> int:
 
 def conditional_scores(model: AutoregressiveModel, z: Tensor) -> Tensor:
     """The vector of conditional scores, ``(B, D)``, as a field that other methods can match."""
-    return model.head.score(model.head.project(model.context(z)), z)
+    return model.head.projected_score(model.head.project(model.context(z)), z)

@@ -16,13 +16,13 @@ from filelock import FileLock
 from pydantic import Field
 
 import arcsm
-from arcsm.checkpoint import write_text
-from arcsm.config import RunConfig, load_config
+from arcsm._runtime.files import write_text
 from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.experiments.base import Settings, Study, code_fingerprint, digest
 from arcsm.experiments.gaussians import parameters
 from arcsm.model import AutoregressiveModel
-from arcsm.runs import load_run, train_run
+from arcsm.training.run_config import RunConfig, load_config
+from arcsm.training.runs import load_run, train_run
 
 
 class ImageModels(Settings):

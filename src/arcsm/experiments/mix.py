@@ -13,15 +13,15 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor
 
-from arcsm.config import load_config
 from arcsm.data.datasets import load_dataset
 from arcsm.data.toys import TOYS
 from arcsm.experiments.base import Count, Preset, Settings, Study, interval, over_seeds, study
 from arcsm.experiments.toys import toy_rows
 from arcsm.metrics import add_smallest_noise
 from arcsm.model import AutoregressiveModel
-from arcsm.plots import BLUE, GREY, ORANGE, open_frame
-from arcsm.training import fit
+from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
+from arcsm.training.loop import fit
+from arcsm.training.run_config import load_config
 
 Mix = float | Literal["auto"]
 

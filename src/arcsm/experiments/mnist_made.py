@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from arcsm.config import load_config
+from arcsm._runtime.files import atomic_path
 from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.experiments.base import Experiment, Preset, result_path, write_record
-from arcsm.files import atomic_path
 from arcsm.metrics import add_smallest_noise, pit_uniformity, summary
 from arcsm.model import AutoregressiveModel
-from arcsm.report import sample_picture
-from arcsm.runs import load_run, train_run
+from arcsm.reports.run import sample_picture
+from arcsm.training.run_config import load_config
+from arcsm.training.runs import load_run, train_run
 
 _CHANGES: dict[Preset, list[str]] = {
     "smoke": [

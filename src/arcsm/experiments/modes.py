@@ -28,7 +28,7 @@ from arcsm.experiments.descent import descend
 from arcsm.heads import ScoreHead
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
-from arcsm.plots import BLUE, GREY, ORANGE, open_frame
+from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
 
 
 class Modes(Settings):

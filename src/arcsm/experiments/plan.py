@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from arcsm import plots
-from arcsm.config import load_config
 from arcsm.experiments.base import Count, Preset, Study, study
-from arcsm.experiments.costs import medians_in_turn
 from arcsm.experiments.gaussians import parameters
 from arcsm.experiments.image_models import CPU_PIXELCNN, PAPER, PAPER_PIXELCNN, TINY_MADE, TINY_PIXELCNN, ImageModels
+from arcsm.metrics.costs import medians_in_turn
 from arcsm.model import AutoregressiveModel
-from arcsm.train_config import TrainConfig, objective_of
+from arcsm.reports import plots
+from arcsm.training.config import TrainConfig, objective_of
+from arcsm.training.run_config import load_config
 
 SHAPES: Mapping[str, tuple[int, int, int]] = {"mnist": (1, 28, 28), "cifar": (3, 32, 32), "faces": (3, 32, 32)}
 #: Images to train on, by those who made the sets (CelebA for the faces, as in the paper).
@@ -198,7 +198,7 @@ def _images(name: str, rows: int) -> Tensor:
 
 
 def _backward(model: AutoregressiveModel, config: TrainConfig, x: Tensor) -> None:
-    """Loss and all gradients; the optimiser's step is a thousandth of it."""
+    """Loss and all gradients; the optimizer's step is a thousandth of it."""
     model.zero_grad()
     generator = torch.Generator(x.device).manual_seed(0)
     objective_of(config)(model, x, generator=generator).backward()

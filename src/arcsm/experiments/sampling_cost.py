@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from arcsm.experiments.base import Count, Preset, Study, digest, study
-from arcsm.experiments.evaluations import counted
 from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.experiments.toys_nll import ToyScores, train_scores
 from arcsm.metrics import energy_distance, sliced_wasserstein
+from arcsm.metrics.evaluations import counted
 from arcsm.model import AutoregressiveModel, load, save
-from arcsm.plots import BLUE, GREEN, GREY, ORANGE, open_frame
+from arcsm.reports.plots import BLUE, GREEN, GREY, ORANGE, open_frame
 
 
 class SamplingCost(ToyScores):

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor
 
-from arcsm.anomaly import Combination, auroc, auroc_standard_error, features
+from arcsm.anomaly.statistics import Combination, auroc, auroc_standard_error, features
 from arcsm.data.datasets import Dataset, named_images_path
 from arcsm.data.image_sets import torchvision_images
 from arcsm.data.images import read_images
@@ -40,7 +40,7 @@ from arcsm.experiments.image_models import (
 )
 from arcsm.metrics import add_smallest_noise
 from arcsm.model import AutoregressiveModel
-from arcsm.plots import BLUE, GREY, ORANGE, open_frame
+from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
 
 SVHN, COLOUR, GREY_LEVEL, UNIFORM = "SVHN", "constant, a colour", "constant, a grey", "uniform"
 CHOSEN = "combination"

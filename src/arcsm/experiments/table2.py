@@ -1,6 +1,6 @@
 """Table 2 and Figures 6, 13 to 18: autoencoders whose encoders are trained by six estimators of the entropy gradient.
 
-All share the decoder, the optimiser and the steps; :mod:`arcsm.experiments.autoencoders` trains and measures each.
+All share the decoder, the optimizer and the steps; :mod:`arcsm.experiments.autoencoders` trains and measures each.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from arcsm._runtime.files import atomic_path
 from arcsm.experiments import autoencoders
 from arcsm.experiments.autoencoders import (
     ENCODERS,
@@ -31,7 +32,6 @@ from arcsm.experiments.autoencoders import (
 )
 from arcsm.experiments.base import Preset, Study, over_seeds, result_path, study
 from arcsm.experiments.paired import behind, over_rows
-from arcsm.files import atomic_path
 
 #: The paper's Table 2: nats of MNIST by annealing with 8 and 16 latents, Fréchet (Inception) distance of CelebA.
 QUOTED: Mapping[str, tuple[float, float, float]] = {

@@ -23,10 +23,10 @@ from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.heads import ScoreHead
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
-from arcsm.plots import BLUE, GREY, ORANGE, open_frame
-from arcsm.train_config import TrainConfig
-from arcsm.training import fit
-from arcsm.training_setup import averaging
+from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
+from arcsm.training.config import TrainConfig
+from arcsm.training.loop import fit
+from arcsm.training.optimization import averaging
 
 
 class ToyScores(Settings):

@@ -25,18 +25,18 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
 from torch import Tensor
 
+from arcsm._runtime.random import dequantised
 from arcsm.data.arrays import read_table
 from arcsm.data.datasets import data_folder
-from arcsm.draws import dequantised
 from arcsm.estimators import ScoreDensity
+from arcsm.estimators.column_types import grid_of
 from arcsm.estimators.ensemble import Plan
-from arcsm.estimators.kinds import grid_of
 from arcsm.experiments.base import Count, Positive, Preset, Settings, Study, over_seeds, study
 from arcsm.experiments.peers import import_zuko
 from arcsm.experiments.ranks import critical_difference, mean_ranks
 from arcsm.metrics import summary
 from arcsm.objectives import mle
-from arcsm.plots import BLUE, GREY, open_frame
+from arcsm.reports.plots import BLUE, GREY, open_frame
 
 OURS = "arcsm"
 FLOWS = ("MAF", "NSF", "MAF, mixture")
@@ -149,7 +149,7 @@ def _step(column: Array) -> float:
 
 
 def _split(settings: UCI, table: str, seed: int) -> tuple[Array, Array]:
-    """Standardised rows to fit and to judge, with the uniform noise of their steps."""
+    """ConditionalUnits rows to fit and to judge, with the uniform noise of their steps."""
     values = read_table(data_folder() / "uci" / f"{table}.csv.gz").values.astype(np.float64)
     random = np.random.default_rng(seed)
     values = values[random.permutation(len(values))[: settings.most_rows]]
@@ -235,7 +235,7 @@ def _by_likelihood(density: ScoreDensity, rows: Array, rate: float, seed: int, u
     train = numbers[np.setdiff1d(np.arange(len(rows)), density.held_out_rows_)].to(model.shift)
     widths = torch.tensor(density.columns_.widths).to(model.shift)
     generator = torch.Generator(model.shift.device).manual_seed(seed)
-    optimiser = torch.optim.Adam(model.parameters(), rate)
+    optimizer = torch.optim.Adam(model.parameters(), rate)
     best, weights, step = math.inf, None, 0
     while time.process_time() < until or step == 0:
         if step % 20 == 0:
@@ -246,10 +246,10 @@ def _by_likelihood(density: ScoreDensity, rows: Array, rate: float, seed: int, u
         x = train[
             torch.randint(len(train), (min(_LIKELIHOOD_BATCH, len(train)),), generator=generator, device=train.device)
         ]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         mle(model, dequantised(x, widths, generator), generator=generator).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-        optimiser.step()
+        optimizer.step()
         step += 1
     if weights is not None:
         model.load_state_dict(weights)
@@ -286,15 +286,15 @@ def _flow(settings: UCI, rows: Array, seed: int, method: str, seconds: float) ->
         flow = kinds[method](rows.shape[1], hidden_features=settings.flow_hidden)
         held_out = max(1, len(rows) // 10)
         valid, train = (torch.from_numpy(part).float() for part in (rows[:held_out], rows[held_out:]))
-        optimiser = torch.optim.Adam(flow.parameters(), settings.flow_rate)
+        optimizer = torch.optim.Adam(flow.parameters(), settings.flow_rate)
         best, weights, begun, step = math.inf, None, time.process_time(), 0
         while time.process_time() - begun < seconds or step == 0:
             x = train[torch.randint(len(train), (min(512, len(train)),))]
             loss = -flow().log_prob(x).mean()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(flow.parameters(), 10.0)
-            optimiser.step()
+            optimizer.step()
             step += 1
             if step % 100 == 0 or step == 1:
                 with torch.no_grad():

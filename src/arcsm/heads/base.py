@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from arcsm.batches import Workspace
+from arcsm._runtime.memory import Workspace
+from arcsm.registry import Seam
 
 Sigma = float | Tensor | None
 
@@ -17,8 +18,8 @@ class Head(nn.Module, ABC):
     """A one-dimensional conditional :math:`q_\\sigma(x_d \\mid c_d)`, known at least by its score.
 
     A head works in two steps, so that many values of :math:`x_d` can share the work on one context:
-    :meth:`project` turns a context into what the head needs of it, :meth:`score` and :meth:`evaluate` take it from
-    there. Everything broadcasts: a projection ``(N, 1, P)`` and values ``(N, K)`` give ``(N, K)``.
+    :meth:`project` turns a context into what the head needs of it, and methods whose names begin with ``projected_``
+    continue from there. Everything broadcasts: a projection ``(N, 1, P)`` and values ``(N, K)`` give ``(N, K)``.
 
     Attributes:
         context_features: Size :math:`C` of the contexts.
@@ -26,6 +27,7 @@ class Head(nn.Module, ABC):
         has_score: Whether there is a score; what needs one is not for a head of probabilities.
     """
 
+    seam: ClassVar[Seam] = "head"
     context_features: int
     normalised: bool = False
     has_score: bool = True
@@ -35,28 +37,32 @@ class Head(nn.Module, ABC):
         """What the head needs of a context, ``(*, C)`` to ``(*, P)``."""
 
     @abstractmethod
-    def evaluate(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
+    def projected_score_and_derivative(
+        self, projection: Tensor, x: Tensor, sigma: Sigma = None
+    ) -> tuple[Tensor, Tensor]:
         """Score and derivative, each ``(*)``, from a projection ``(*, P)`` and values ``(*)``."""
 
-    def score(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
+    def projected_score(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         """The score alone, ``(*)``, where a head can save the work on the derivative."""
-        return self.evaluate(projection, x, sigma)[0]
+        return self.projected_score_and_derivative(projection, x, sigma)[0]
 
-    def at(self, sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
+    def prepare_score(self, sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
         """The score at one noise level as a function of projections ``(N, P)`` and values ``(N,)``.
 
         What depends on the level alone is done once, for those who ask many times (samplers). No gradients.
         """
-        return lambda projection, x: self.score(projection, x, sigma)
+        return lambda projection, x: self.projected_score(projection, x, sigma)
 
-    def at_with_derivative(
+    def prepare_score_and_derivative(
         self, sigma: Sigma, workspace: Workspace | None = None
     ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """:meth:`evaluate` at one noise level, like :meth:`at`; values ``(N, K)`` go with projections ``(N, 1, P)``.
+        """Prepare :meth:`projected_score_and_derivative` at one noise level, as :meth:`prepare_score` does.
+
+        Values ``(N, K)`` go with projections ``(N, 1, P)``.
 
         A ``workspace`` holds what lies between, for a head that uses it; only one thread at a time may.
         """
-        return lambda projection, x: self.evaluate(projection, x, sigma)
+        return lambda projection, x: self.projected_score_and_derivative(projection, x, sigma)
 
     def score_and_derivative(self, context: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         """The score :math:`s = \\partial_x \\log q_\\sigma(x \\mid c)` and :math:`\\partial_x s`, exact, in one pass.
@@ -69,7 +75,7 @@ class Head(nn.Module, ABC):
         Returns:
             Two tensors ``(*)``, in 1/units and 1/units^2.
         """
-        return self.evaluate(self.project(context), x, sigma)
+        return self.projected_score_and_derivative(self.project(context), x, sigma)
 
     def loss_weight(self, sigma: Tensor) -> Tensor:
         """The weight that makes a score matching loss comparable between noise levels: :math:`\\sigma^2` (NCSN)."""
@@ -86,11 +92,11 @@ class NormalisedHead(Head):
     normalised = True
 
     @abstractmethod
-    def log_density(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
+    def projected_log_prob(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         """:math:`\\log q_\\sigma(x)` in nats, ``(*)``."""
 
     @abstractmethod
-    def distribution(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
+    def projected_cdf(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         """The cumulative distribution :math:`F_\\sigma(x)`, ``(*)``."""
 
     @abstractmethod
@@ -99,11 +105,11 @@ class NormalisedHead(Head):
 
     def log_prob(self, context: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         """:math:`\\log q_\\sigma(x \\mid c)` in nats; contexts ``(*, C)``, values ``(*)``."""
-        return self.log_density(self.project(context), x, sigma)
+        return self.projected_log_prob(self.project(context), x, sigma)
 
     def cdf(self, context: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         """:math:`F_\\sigma(x \\mid c)`; contexts ``(*, C)``, values ``(*)``."""
-        return self.distribution(self.project(context), x, sigma)
+        return self.projected_cdf(self.project(context), x, sigma)
 
 
 def variance(sigma: Sigma) -> float | Tensor:

@@ -55,17 +55,19 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
     def config(self) -> dict[str, Any]:
         return {**super().config(), "levels": self.levels}
 
-    def evaluate(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
+    def projected_score_and_derivative(
+        self, projection: Tensor, x: Tensor, sigma: Sigma = None
+    ) -> tuple[Tensor, Tensor]:
         raise ValueError(
             "head: a DiscretisedLogisticMixtureHead has no score; what needs one is not for it (its objective is mle)"
         )
 
-    def log_density(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
+    def projected_log_prob(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         _check_no_noise(sigma)
         log_mass = torch.logsumexp(self._log_masses(projection, self._bin(x)), -1)
         return torch.where(self._inside(x), log_mass + math.log(0.5 * self.levels), -math.inf)
 
-    def distribution(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
+    def projected_cdf(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         _check_no_noise(sigma)
         bins = self._bin(x)
         log_weights, means, scales = self._mixture(projection, None)

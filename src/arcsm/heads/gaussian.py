@@ -50,16 +50,18 @@ class GaussianHead(NormalisedHead):
         log_std = F.softplus(raw - _LOWEST_LOG_STD) + _LOWEST_LOG_STD  # smooth floor, the identity far above it
         return mean, torch.exp(2.0 * log_std.clamp(max=_HIGHEST_LOG_STD)) + variance(sigma)
 
-    def evaluate(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
+    def projected_score_and_derivative(
+        self, projection: Tensor, x: Tensor, sigma: Sigma = None
+    ) -> tuple[Tensor, Tensor]:
         mean, var = self.moments(projection, sigma)
         score = (mean - x) / var
         return score, torch.where(score.isnan(), score, -1.0 / var)  # NaN where a value is missing
 
-    def log_density(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
+    def projected_log_prob(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         mean, var = self.moments(projection, sigma)
         return -0.5 * ((x - mean).square() / var + torch.log(var) + math.log(2.0 * math.pi))
 
-    def distribution(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
+    def projected_cdf(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         mean, var = self.moments(projection, sigma)
         return 0.5 * torch.erfc((mean - x) / torch.sqrt(2.0 * var))  # ndtr would lose the lower tail
 

@@ -74,7 +74,9 @@ class LogisticMixtureHead(NormalisedHead):
         z = (x.unsqueeze(-1) - means) / scales
         return log_weights - z.abs() - 2.0 * F.softplus(-z.abs()) - torch.log(scales), z, scales
 
-    def evaluate(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
+    def projected_score_and_derivative(
+        self, projection: Tensor, x: Tensor, sigma: Sigma = None
+    ) -> tuple[Tensor, Tensor]:
         log_terms, z, scales = self._log_terms(projection, x, sigma)
         posterior = torch.softmax(log_terms, -1)
         slopes = -torch.tanh(0.5 * z) / scales  # score of each component
@@ -83,10 +85,10 @@ class LogisticMixtureHead(NormalisedHead):
         spread = (posterior * (slopes - score.unsqueeze(-1)).square()).sum(-1)
         return score, (posterior * curvatures).sum(-1) + spread
 
-    def log_density(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
+    def projected_log_prob(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         return torch.logsumexp(self._log_terms(projection, x, sigma)[0], -1)
 
-    def distribution(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
+    def projected_cdf(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         log_weights, means, scales = self._mixture(projection, sigma)
         return (log_weights.exp() * torch.sigmoid((x.unsqueeze(-1) - means) / scales)).sum(-1).clamp(max=1.0)
 

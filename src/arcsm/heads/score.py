@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arcsm.batches import Workspace
+from arcsm._runtime.memory import Workspace
+from arcsm.fourier_features import fourier_frequencies
 from arcsm.heads.base import Head, Sigma
-from arcsm.waves import frequencies
 
 #: Up to this many widths sqrt(sigma^2 + data_std^2) from zero the network has its full say ...
 FLAT_SPAN = 10.0
@@ -116,7 +116,7 @@ class ScoreHead(Head):
         self.context_features, self.hidden_features = context_features, hidden_features
         self.sinusoids, self.max_frequency = sinusoids, float(max_frequency)
         self.residual, self.data_std = residual, float(data_std)
-        waves = frequencies(sinusoids, self.max_frequency) / self.data_std
+        waves = fourier_frequencies(sinusoids, self.max_frequency) / self.data_std
         self.register_buffer("frequencies", waves.to(torch.get_default_dtype()), persistent=False)
 
         inputs = context_features + EMBEDDING_FEATURES + 1 + 2 * sinusoids
@@ -209,7 +209,7 @@ class ScoreHead(Head):
         """The context's share of the first hidden layer, ``(*, C)`` to ``(*, H)``."""
         return F.linear(context, self._split_input_weight()[0], self.layers()[0].bias)
 
-    def score(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
+    def projected_score(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         scales = self.scales(sigma, x)
         _, on_noise, on_value = self._split_input_weight()
         features, _ = self.value_features(x, scales)
@@ -226,12 +226,15 @@ class ScoreHead(Head):
     @property
     def is_plain(self) -> bool:
         """Whether its scores are those of this class, which are also computed in faster ways."""
-        return type(self).evaluate is ScoreHead.evaluate and type(self).score is ScoreHead.score
+        return (
+            type(self).projected_score_and_derivative is ScoreHead.projected_score_and_derivative
+            and type(self).projected_score is ScoreHead.projected_score
+        )
 
     @torch.no_grad()
-    def at(self, sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
+    def prepare_score(self, sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
         if isinstance(sigma, Tensor) or not self.is_plain:
-            return super().at(sigma)
+            return super().prepare_score(sigma)
         level = self._level(sigma)
         deeper = [(layer.weight, layer.bias) for layer in self.layers()[1:]]
 
@@ -255,17 +258,17 @@ class ScoreHead(Head):
         return score
 
     @torch.no_grad()
-    def at_with_derivative(
+    def prepare_score_and_derivative(
         self, sigma: Sigma, workspace: Workspace | None = None
     ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         if isinstance(sigma, Tensor) or not self.is_plain:
-            return super().at_with_derivative(sigma, workspace)
+            return super().prepare_score_and_derivative(sigma, workspace)
         level = self._level(sigma)
         one = level.of_value.new_ones(())
         space = Workspace() if workspace is None else workspace
 
         @torch.no_grad()
-        def evaluate(projection: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        def score_and_derivative(projection: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
             z, dz = self._first_layer(projection, x, level, space)
             before: tuple[Tensor, Tensor] | None = None
             for number, layer in enumerate(self.layers()[1:]):
@@ -287,7 +290,7 @@ class ScoreHead(Head):
                 correction = correction * window
             return correction.sub_(x, alpha=level.width**-2), slope.sub_(level.width**-2)
 
-        return evaluate
+        return score_and_derivative
 
     def _first_layer(self, projection: Tensor, x: Tensor, level: Level, space: Workspace) -> tuple[Tensor, Tensor]:
         """What the first hidden layer makes of values ``x``, and its derivative, ``(x.numel(), H)`` each."""
@@ -323,14 +326,16 @@ class ScoreHead(Head):
         return torch.sin(angle), torch.cos(angle), envelope
 
     def _waves_with_slopes(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-        """Waves under their envelope and their derivatives, ``(*, 2 J)`` each."""
+        """FourierFeatures under their envelope and their derivatives, ``(*, 2 J)`` each."""
         sine, cosine, envelope = self._waves(x, level)
         waves = torch.cat([sine, cosine], -1)
         slopes = torch.cat([cosine.mul_(self.frequencies), sine.mul_(self.frequencies).neg_()], -1)
         slopes.addcmul_(waves, x.unsqueeze(-1), value=-1.0 / (4.0 * level.width) ** 2)
         return waves.mul_(envelope), slopes.mul_(envelope)
 
-    def evaluate(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
+    def projected_score_and_derivative(
+        self, projection: Tensor, x: Tensor, sigma: Sigma = None
+    ) -> tuple[Tensor, Tensor]:
         scales = self.scales(sigma, x)
         _, on_noise, on_value = self._split_input_weight()
         features, slopes = self.value_features(x, scales)

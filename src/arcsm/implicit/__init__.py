@@ -11,41 +11,47 @@ normaliser, here :math:`\\log p = -z_1^2 / 8 - 2 z_2^2` (deviations 2 and 1/2); 
     >>> generator = torch.manual_seed(0)
     >>> log_width = torch.zeros(2, requires_grad=True)
     >>> entropy = AutoregressiveScore(AutoregressiveModel(MADE(2, 4, ()), GaussianHead(4)), learning_rate=0.01)
-    >>> optimiser = torch.optim.Adam([log_width], 0.01)
+    >>> optimizer = torch.optim.Adam([log_width], 0.01)
     >>> for _ in range(400):
     ...     for _ in range(3):  # the score has to keep up with the sampler
     ...         loss = entropy.update(log_width.exp() * torch.randn(1, 256, 2))  # one input, 256 samples
     ...     z = log_width.exp() * torch.randn(1, 256, 2)
     ...     log_p = -(z[..., 0] ** 2 / 8.0 + 2.0 * z[..., 1] ** 2).mean()
     ...     loss = -log_p - entropy.surrogate(z)
-    ...     optimiser.zero_grad()
+    ...     optimizer.zero_grad()
     ...     loss.backward()
-    ...     optimiser.step()
+    ...     optimizer.step()
     >>> [round(width, 1) for width in log_width.exp().tolist()]
     [2.0, 0.5]
 
 An estimator for another method is one small class with a method ``score``; see :class:`EntropyGradient`.
 """
 
-from arcsm.finite import Diverged
-from arcsm.implicit.annealing import Annealing, annealed_bound, annealed_upper_bound, gap
-from arcsm.implicit.decoders import BernoulliDecoder, Decoder, GaussianImageDecoder
-from arcsm.implicit.encoders import (
+from arcsm.errors import NonFiniteError
+from arcsm.implicit.entropy.gradients import (
+    ConditionalUnits,
+    EncoderUnits,
+    EntropyGradient,
+    GaussianEntropy,
+    RescaledEntropy,
+)
+from arcsm.implicit.entropy.kernels import Spectral, Stein
+from arcsm.implicit.entropy.learned import AutoregressiveScore, JointScore, ScoreNetwork
+from arcsm.implicit.evidence.annealing import Annealing, annealed_bound, annealed_upper_bound, gap
+from arcsm.implicit.evidence.bounds import bounds, elbo, importance_bound
+from arcsm.implicit.evidence.proposals import Proposal, fit_proposal
+from arcsm.implicit.networks.decoders import BernoulliDecoder, Decoder, GaussianImageDecoder
+from arcsm.implicit.networks.encoders import (
     AutoregressiveEncoder,
     Encoder,
     GaussianEncoder,
     ImplicitEncoder,
     LocationScaleEncoder,
 )
-from arcsm.implicit.entropy import EntropyGradient, GaussianEntropy, Rescaled, Standardised, Whitened
-from arcsm.implicit.evidence import bounds, elbo, importance_bound
-from arcsm.implicit.kernels import Spectral, Stein
-from arcsm.implicit.learned import AutoregressiveScore, JointScore, ScoreNetwork
-from arcsm.implicit.proposals import Proposal, fit_proposal
-from arcsm.implicit.train_config import VAETrainConfig
-from arcsm.implicit.training import fit_vae
-from arcsm.implicit.trunks import ConvolutionalTrunk, DenseTrunk, Trunk
-from arcsm.implicit.vae import VAE, VAEConfig, load_vae, save_vae
+from arcsm.implicit.networks.trunks import ConvolutionalTrunk, DenseTrunk, Trunk
+from arcsm.implicit.networks.vae import VAE, VAEConfig, load_vae, save_vae
+from arcsm.implicit.vae.config import VAETrainConfig
+from arcsm.implicit.vae.training import fit_vae
 
 __all__ = [
     "VAE",
@@ -53,11 +59,12 @@ __all__ = [
     "AutoregressiveEncoder",
     "AutoregressiveScore",
     "BernoulliDecoder",
+    "ConditionalUnits",
     "ConvolutionalTrunk",
     "Decoder",
     "DenseTrunk",
-    "Diverged",
     "Encoder",
+    "EncoderUnits",
     "EntropyGradient",
     "GaussianEncoder",
     "GaussianEntropy",
@@ -65,16 +72,15 @@ __all__ = [
     "ImplicitEncoder",
     "JointScore",
     "LocationScaleEncoder",
+    "NonFiniteError",
     "Proposal",
-    "Rescaled",
+    "RescaledEntropy",
     "ScoreNetwork",
     "Spectral",
-    "Standardised",
     "Stein",
     "Trunk",
     "VAEConfig",
     "VAETrainConfig",
-    "Whitened",
     "annealed_bound",
     "annealed_upper_bound",
     "bounds",

@@ -1,0 +1,121 @@
+"""The command ``arcsm``: its parts, and how it ends. None of its commands prints a traceback for a mistake."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from arcsm import __version__
+from arcsm._runtime.processes import (
+    LOST_CONTACT,
+    ProcessError,
+    is_lost_contact,
+    process_count,
+    report_to_launcher,
+    start,
+    was_started,
+)
+from arcsm._runtime.signals import Terminated, raise_on_sigterm
+from arcsm.cli import models, pages, reproduce, tables, training
+from arcsm.cli.console import Stopped, fail
+from arcsm.cli.launching import SeveralProcesses
+from arcsm.training.loop import TrainingDiverged
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+for _commands in (training, models, tables, pages, reproduce):
+    app.add_typer(_commands.app)
+
+_SHARED = ("train", "sample", "score", "reproduce")  # what several processes do together, the last by its cells
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"arcsm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def callback(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Score-based autoregressive density models: train by scores, get likelihoods, samples and calibrated CDFs."""
+    command = context.invoked_subcommand
+    if command not in _SHARED and process_count() > 1:
+        raise ValueError(f"{command}: works in one process, and {process_count()} were started; start it by itself")
+
+
+def main() -> None:
+    """Run the command; a user's mistake becomes one line on standard error."""
+    warnings.showwarning = _warn_in_one_line
+    alone = not was_started()  # who starts several processes looks at how each has ended
+    if alone:
+        raise_on_sigterm()
+    code = run(sys.argv[1:])
+    if alone:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends anyway, and takes its temporary files along
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Exit code of the command for given arguments."""
+    try:
+        code = app(args=list(arguments), prog_name="arcsm", standalone_mode=False)
+    except SeveralProcesses as wanted:
+        return _start(arguments, wanted)
+    except Stopped as stop:
+        return fail(stop, 130)
+    except KeyboardInterrupt:
+        return fail("interrupted", 130)
+    except Terminated:
+        return fail("terminated", 143)
+    except (ValueError, TrainingDiverged) as error:
+        return fail(error, 1)
+    except OSError as error:
+        return fail(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
+    except Exception as error:  # errors of usage; their class depends on the version of typer
+        if not hasattr(error, "format_message"):
+            if type(error).__name__ == "Abort":
+                return fail("interrupted", 130)
+            if is_lost_contact(error):
+                return 1 if report_to_launcher(f"arcsm: {LOST_CONTACT}\n{error}") else fail(LOST_CONTACT, 1)
+            if report_to_launcher(traceback.format_exc().rstrip()):
+                return 1
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())
+            return 2
+        return fail(f"{error.format_message()} (see arcsm --help)", 2)
+    if code == 130:  # of a typer that takes the interruption for itself
+        return fail("interrupted", 130)
+    return code if isinstance(code, int) else 0
+
+
+def _start(arguments: Sequence[str], wanted: SeveralProcesses) -> int:
+    """Exit code of the command, run in several processes."""
+    try:
+        return start(arguments, wanted.devices, wanted.nodes)
+    except ValueError as error:
+        return fail(error, 1)
+    except ProcessError as error:
+        return fail(f"{error}; {wanted.again}" if wanted.again else error, 1)
+    except KeyboardInterrupt as stop:
+        return fail(str(stop).removeprefix("arcsm: ") or "interrupted", 130)
+    except Terminated:
+        return fail("terminated", 143)
+
+
+def _warn_in_one_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    print(f"arcsm: {category.__name__}: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

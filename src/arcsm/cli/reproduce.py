@@ -1,0 +1,46 @@
+"""The command that runs experiments."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from arcsm.cli.options import Device
+from arcsm.experiments import EXPERIMENTS, Preset, find
+from arcsm.experiments.base import result_path
+
+app = typer.Typer()
+
+
+@app.command(epilog="Examples: arcsm reproduce   |   arcsm reproduce mnist-made --preset cpu --out mine")
+def reproduce(
+    experiment: Annotated[
+        str | None, typer.Argument(metavar="[EXPERIMENT]", help="A name; without it, the list.")
+    ] = None,
+    preset: Annotated[Preset, typer.Option(help="smoke (seconds), cpu (two cores) or paper (its settings).")] = "cpu",
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
+    work: Annotated[Path, typer.Option(help="Folder of what is trained on the way; a stopped run goes on.")] = Path(
+        "runs"
+    ),
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier result.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of all randomness; by default the preset's.", min=0)] = None,
+    device: Device = "auto",
+) -> None:
+    """Run an experiment and write its metrics, configuration, versions and pictures."""
+    if experiment is None:
+        for known in EXPERIMENTS.values():
+            print(f"{known.name:14s} {known.about}")
+        return
+    chosen = find(experiment)
+    path = result_path(out, chosen.name, preset)
+    if path.exists() and not force:
+        raise ValueError(f"{path}: exists already; give --force to overwrite it, or another --out")
+    record = chosen.run(preset, out, work, changes or [], device, seed)
+    print(json.dumps(record["metrics"], indent=2))
+    print(path)

@@ -1,0 +1,75 @@
+"""A folder of noisy images restored by a model of clean ones: which noise, which way, and where the results go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from arcsm._runtime.files import check_writable
+from arcsm.denoise.restoration import Corruption, GaussianNoise, SaltAndPepper, langevin, particles, posterior, tweedie
+from arcsm.model import AutoregressiveModel
+
+Noise = Literal["gaussian", "salt-and-pepper"]
+Denoiser = Literal["tweedie", "posterior", "particles", "langevin"]
+
+
+def restored_paths(images: Path, names: Sequence[str], out: Path) -> list[Path]:
+    """Where the restored images go: never where anything is, nor among the noisy ones."""
+    targets = [(out / name).with_suffix(".png") for name in names]
+    if len(set(targets)) < len(targets):
+        raise ValueError(f"{images}: expected names that differ by more than their suffix, since all become .png")
+    if any(target.resolve().is_relative_to(images.resolve()) for target in targets):
+        raise ValueError(f"--out {out}: expected a folder outside of {images}")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out}: expected a folder, got a file")
+    check_writable(out / "0.png")
+    for target in targets:
+        if target.exists():
+            raise ValueError(f"{target}: exists already; give another --out")
+    return targets
+
+
+def corruption_of(
+    model: AutoregressiveModel, noise: Noise, sigma: float | None, probability: float | None, levels: int
+) -> Corruption:
+    """The noise that was asked for, on images in [-1, 1) with values in the middle of their level."""
+    given = {"--sigma": sigma, "--probability": probability}
+    wanted, other = ("--sigma", "--probability") if noise == "gaussian" else ("--probability", "--sigma")
+    if given[wanted] is None or given[other] is not None:
+        raise ValueError(f"--noise {noise}: expected {wanted} and no {other}")
+    if sigma is not None:
+        return GaussianNoise(sigma)
+    smallest = model.noise.sigma_min * float(model.scale.max()) if model.noise else 0.0
+    return SaltAndPepper.of_images(float(probability or 0.0), levels, smallest)
+
+
+def restored(
+    model: AutoregressiveModel,
+    rows: Tensor,
+    corruption: Corruption,
+    method: Denoiser | None,
+    condition: Tensor | None,
+    generator: torch.Generator,
+    progress: bool = False,
+) -> Tensor:
+    """Restored rows, ``(N, D)``, by the method that was asked for or else the default for the noise."""
+    method = method or ("tweedie" if isinstance(corruption, GaussianNoise) else "posterior")
+    if method == "posterior":
+        return posterior(model, rows, corruption, condition=condition, tol=1e-3, progress=progress)
+    if method == "particles":
+        return particles(model, rows, corruption, generator=generator, condition=condition, progress=progress).mean()
+    if method == "langevin":
+        suspect, first = None, 0
+        if isinstance(corruption, SaltAndPepper):
+            suspect = corruption.suspect(rows)
+        elif isinstance(corruption, GaussianNoise):  # the noisy value is at home at the level of its noise
+            levels = [level * float(model.scale.max()) for level in model.path()]
+            first = min(sum(level > corruption.sigma for level in levels), max(len(levels) - 1, 0))
+        return langevin(model, rows, suspect, first, generator=generator, condition=condition, progress=progress)
+    if not isinstance(corruption, GaussianNoise):
+        raise ValueError("--method tweedie: expected gaussian noise; use posterior, particles or langevin")
+    return tweedie(model, rows, corruption.sigma, condition, progress=progress)

@@ -1,0 +1,5 @@
+"""The one-dimensional engine: densities, distribution functions and quantiles of conditionals known by their score."""
+
+from arcsm.conditionals.conditionals import Accuracy, Conditionals, EvaluationCache, Method, choose_method
+
+__all__ = ["Accuracy", "Conditionals", "EvaluationCache", "Method", "choose_method"]

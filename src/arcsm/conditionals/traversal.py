@@ -1,0 +1,117 @@
+"""Traversal of the conditionals: all dimensions of given rows at once, or one dimension after another.
+
+Both take a context and a head, in standardised units. The units of the data belong to the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from arcsm._runtime.batching import ROWS, condition_rows, map_slices, slices_for_cores
+from arcsm._runtime.memory import keep_freed_memory
+from arcsm.conditionals.conditionals import Conditionals
+from arcsm.contexts import Context
+from arcsm.errors import AccuracyWarning, warn
+from arcsm.heads import Head
+
+_VALUES_AT_A_TIME = 1 << 17
+
+#: Turns projections ``(N, P)`` into conditionals; see :meth:`arcsm.AutoregressiveModel.conditionals_of`.
+ConditionalsBuilder = Callable[[Tensor], Conditionals]
+
+
+def map_conditionals(
+    function: Callable[[Conditionals, Tensor], Tensor],
+    context: Context,
+    head: Head,
+    z: Tensor,
+    condition: Tensor | None,
+    build: ConditionalsBuilder,
+    with_gradients: bool = False,
+    needs_values: bool = True,
+) -> Tensor:
+    """Apply a function to the conditional of every value of every row, in bounded memory.
+
+    Arguments:
+        function: Maps conditionals and their values ``(N,)`` to results ``(N,)``.
+        context: The context network.
+        head: The head.
+        z: Rows in standardised units, ``(*, D)``; NaN where values are missing.
+        condition: Condition of each row, ``(*, F)`` or labels ``(*)``.
+        build: Builds the conditionals.
+        with_gradients: Whether gradients may flow.
+        needs_values: Whether ``function`` uses the values. The result of a missing value is then NaN.
+
+    Returns:
+        The results, ``(*, D)``.
+
+    Warns:
+        AccuracyWarning: If integrals missed their tolerance.
+    """
+    keep_freed_memory()
+    features = context.features
+    flat = z.reshape(-1, features)
+    rows = condition_rows(condition, z.shape[:-1])
+
+    def results(part: slice) -> tuple[Tensor, int]:
+        contexts = context(flat[part], rows(part))  # (B, D, C)
+        conditionals = build(head.project(contexts).flatten(0, 1))
+        values = flat[part].reshape(-1)
+        found = function(conditionals, values.nan_to_num(nan=0.0))
+        found = torch.where(values.isnan(), torch.nan, found) if needs_values else found
+        return found.view(-1, features), conditionals.unconverged
+
+    parts = slices_for_cores(len(flat), max(1, min(ROWS, _VALUES_AT_A_TIME // features)), z.device)
+    in_this_thread = with_gradients and torch.is_grad_enabled()
+    found = [results(part) for part in parts] if in_this_thread else map_slices(results, parts, z.device)
+    warn_unconverged(sum(unconverged for _, unconverged in found), flat.numel())
+    return torch.cat([values for values, _ in found]).reshape(z.shape) if found else torch.zeros_like(z)
+
+
+def ancestral(
+    choose: Callable[[Conditionals, int], Tensor],
+    context: Context,
+    head: Head,
+    z: Tensor,
+    condition: Tensor | None,
+    build: ConditionalsBuilder,
+    advance: Callable[..., None] | None = None,
+) -> int:
+    """Choose the value of one dimension after another, in the order of the context (ancestral sampling).
+
+    Arguments:
+        choose: Maps the conditionals of a dimension and its index to values ``(n,)``.
+        context: The context network.
+        head: The head.
+        z: Filled with the chosen values, ``(n, D)``, in standardised units.
+        condition: Condition of each row, ``(n, F)`` or labels ``(n,)``.
+        build: Builds the conditionals.
+        advance: Called after each dimension.
+
+    Returns:
+        The number of integrals that missed their tolerance.
+    """
+    keep_freed_memory()
+    state = context.begin((len(z),), condition)
+    previous: Tensor | None = None
+    unconverged = 0
+    for d in context.order:
+        conditionals = build(head.project(context.step(state, previous)))
+        previous = choose(conditionals, d)
+        z[:, d] = previous
+        unconverged += conditionals.unconverged
+        if advance is not None:
+            advance()
+    return unconverged
+
+
+def warn_unconverged(unconverged: int, total: int) -> None:
+    """Warn if some integrals missed the requested tolerance; one conditional may have several."""
+    if unconverged:
+        warn(
+            f"{unconverged} integrals (of {total} conditionals) missed the tolerance; raise max_evaluations or tol",
+            AccuracyWarning,
+        )

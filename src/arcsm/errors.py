@@ -1,0 +1,48 @@
+"""Errors and warnings of this package, and the check for finite numbers."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_INTERNAL_FOLDERS = (str(Path(__file__).parent), str(Path(torch.__file__).parent))
+
+
+class NonFiniteError(ValueError):
+    """Training produced NaN or infinity, or samples that collapsed to a point or ran away."""
+
+
+class AccuracyWarning(UserWarning):
+    """A result is less accurate than the requested tolerance."""
+
+
+class TrainingWarning(UserWarning):
+    """Training finished, but not well."""
+
+
+class SkippedWarning(UserWarning):
+    """Part of the input was skipped, as requested."""
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the first stack frame outside this package and torch."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INTERNAL_FOLDERS):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
+
+
+def all_finite(x: Tensor) -> bool:
+    """Return whether a tensor holds neither NaN nor infinity.
+
+    One sum decides nearly always, without extra memory. Elements are checked one by one only if the sum overflows.
+
+    Example:
+        >>> all_finite(torch.tensor([3e38, 3e38])), all_finite(torch.tensor([float("inf"), -float("inf")]))
+        (True, False)
+    """
+    return bool(x.sum().isfinite()) or bool(x.isfinite().all())

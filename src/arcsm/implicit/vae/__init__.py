@@ -1,0 +1,1 @@
+"""Training of variational autoencoders: configuration, methods, training and runs."""

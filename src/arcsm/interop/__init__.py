@@ -1,0 +1,6 @@
+"""Models in the form that other libraries expect."""
+
+from arcsm.interop.export import export_scorer
+from arcsm.interop.torch_distribution import AutoregressiveDistribution
+
+__all__ = ["AutoregressiveDistribution", "export_scorer"]

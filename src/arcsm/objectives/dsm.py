@@ -1,0 +1,67 @@
+"""Denoising score matching."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from arcsm._runtime.random import Source, normal_like
+from arcsm.model import AutoregressiveModel
+from arcsm.objectives.base import Weighting, add_noise, check_no_missing, differentiable_scores, score_matching_loss
+from arcsm.objectives.score_matching import (
+    denoising_score_matching,
+)
+
+
+def dsm(
+    model: AutoregressiveModel,
+    x: Tensor,
+    sigma: float | None = None,
+    condition: Tensor | None = None,
+    generator: Source = None,
+    weighting: Weighting = "natural",
+    joint: bool | None = False,
+    compiled: bool | None = None,
+) -> Tensor:
+    """Denoising score matching of each conditional.
+
+    .. math:: J = \\mathbb{E} \\sum_d \\omega(\\sigma)\\,
+        \\tfrac12 \\big( s_d(\\tilde x) + \\epsilon_d / \\sigma \\big)^2
+
+    Arguments:
+        model: The model.
+        x: Data, ``(B, D)``.
+        sigma: One noise level for all dimensions, contexts included, in standardised units and with weight 1. By
+            default the levels of the model's ladder, as in :func:`csm`.
+        condition: What the model is conditioned on.
+        generator: Source of the noise.
+        weighting: As in :func:`csm`, for the ladder.
+        joint: With ``sigma``, match :math:`\\nabla_x \\log q(x)` of a normalised head, not the scores of its
+            conditionals.
+        compiled: Whether the walk of a :class:`ScoreHead` is compiled; ``None``: in C on the processor, if a compiler
+            is found (see :func:`arcsm.objectives.fused.fused_score_matching`).
+
+    References:
+        A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
+
+    Raises:
+        ValueError: for a model without a ladder and no ``sigma``, ``joint`` without ``sigma`` or for a
+            :class:`ScoreHead`, or missing values at one ``sigma``.
+    """
+    z = model.standardise(x)
+    if sigma is None:
+        if model.noise is None:
+            raise ValueError("sigma: expected a number, as this model has no noise ladder")
+        if joint:
+            raise ValueError("joint: the levels of a ladder are of one value each; give dsm a sigma")
+        context_input, noisy, level, noise, weight = add_noise(model, z, generator, weighting)
+        context, ratio, zero = model.context(context_input, condition), noise / level, torch.zeros_like(level)
+        loss = score_matching_loss(model, context, noisy, level, weight, zero, ratio, compiled)
+        return loss + 0.5 * (weight * ratio.square()).sum(-1).mean()
+    if not sigma > 0.0:
+        raise ValueError(f"sigma: expected a positive number, got {sigma}")
+    check_no_missing(z)
+    noise = normal_like(z, generator)
+    head_sigma = None if model.noise is None else sigma
+    field = differentiable_scores(model, z + sigma * noise, condition, bool(joint), head_sigma)[0]
+    return denoising_score_matching(field, noise, sigma)

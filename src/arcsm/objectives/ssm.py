@@ -1,0 +1,51 @@
+"""Sliced score matching."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from arcsm._runtime.random import Source
+from arcsm.model import AutoregressiveModel
+from arcsm.objectives.base import scores_at_smallest_noise
+from arcsm.objectives.score_matching import (
+    Projections,
+    sliced_score_matching,
+)
+
+
+def ssm(
+    model: AutoregressiveModel,
+    x: Tensor,
+    slices: int = 1,
+    projections: Projections = "rademacher",
+    variance_reduced: bool = True,
+    condition: Tensor | None = None,
+    generator: Source = None,
+    joint: bool | None = None,
+) -> Tensor:
+    """Sliced score matching with random projections :math:`v`.
+
+    .. math:: J = \\mathbb{E} \\big[ v^\\top \\nabla_x (v^\\top s) + \\tfrac12 (v^\\top s)^2 \\big]
+
+    (variance-reduced: :math:`\\tfrac12 \\lVert s \\rVert^2` in place of the square). Averaged over :math:`v`, it is
+    :func:`sm` of the same field. With a ladder it is done at the smallest noise level.
+
+    Arguments:
+        model: The model.
+        x: Data, ``(B, D)``.
+        slices: Projections for each row.
+        projections: Their law; each has covariance :math:`I`.
+        variance_reduced: Integrate the square over :math:`v` in closed form.
+        condition: What the model is conditioned on.
+        generator: Source of the projections (and of the noise).
+        joint: The field :math:`s`: ``True`` for :math:`\\nabla_x \\log q(x)` (default of normalised heads), ``False``
+            for the vector of conditional scores (default of a :class:`ScoreHead`; "SSM-AR" in the paper).
+
+    References:
+        Sliced Score Matching (Song, Garg, Shi and Ermon, 2019), https://arxiv.org/abs/1905.07088
+
+    Raises:
+        ValueError: for missing values, or ``joint=True`` for a :class:`ScoreHead`.
+    """
+    field, z = scores_at_smallest_noise(model, x, condition, generator, joint)
+    return sliced_score_matching(field, z, slices, projections, variance_reduced, generator)

@@ -1,0 +1,70 @@
+"""Annealed Langevin dynamics (paper, Appendix C.3, Eq. 22)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from arcsm.conditionals.conditionals import Conditionals
+from arcsm.samplers.base import normal_draws
+
+
+def langevin(
+    conditionals: Conditionals,
+    generator: torch.Generator | None = None,
+    steps: int = 20,
+    step_size: float | None = None,
+) -> Tensor:
+    """Annealed one-dimensional Langevin dynamics (paper, Appendix C.3, Eq. 22).
+
+    .. math:: x \\leftarrow x + \\tfrac{\\epsilon}{2} s_{\\sigma_i}(x) + \\sqrt{\\epsilon}\\, z, \\qquad
+        \\epsilon = \\epsilon_0\\, \\sigma_i^2 / \\sigma_L^2
+
+    Arguments:
+        conditionals: The conditionals, with their ladder; without one, plain Langevin dynamics.
+        generator: Source of randomness.
+        steps: Steps :math:`T` at each level (paper: 20 for MNIST, 10 for colour images).
+        step_size: :math:`\\epsilon_0`, in squared standardised units; by default :math:`0.4\\,\\sigma_L^2`
+            (0.01 without a ladder).
+
+    Raises:
+        ValueError: for no steps, or a step size that is not positive and finite.
+    """
+    check_langevin(steps, step_size)
+    return annealed_langevin(
+        conditionals, normal_draws(conditionals, generator), conditionals.path, generator, steps, step_size
+    )
+
+
+def check_langevin(steps: int, step_size: float | None) -> None:
+    """Steps and step sizes of Langevin dynamics.
+
+    Raises:
+        ValueError: for no steps, or a step size that is not positive and finite.
+    """
+    if steps < 1 or not (step_size is None or 0.0 < step_size < math.inf):
+        raise ValueError(f"steps, step_size: expected at least 1 and a positive number, got {steps} and {step_size}")
+
+
+def annealed_langevin(
+    conditionals: Conditionals,
+    x: Tensor,
+    levels: Sequence[float],
+    generator: torch.Generator | None,
+    steps: int,
+    step_size: float | None,
+) -> Tensor:
+    """The dynamics of :func:`langevin` from values ``x`` on, ``(N,)``, down some levels of the noise (none: plain)."""
+    ladder: Sequence[float | None] = levels or (None,)
+    smallest = ladder[-1]
+    if step_size is None:
+        step_size = 0.01 if smallest is None else 0.4 * smallest**2
+    for sigma in ladder:
+        epsilon = step_size if sigma is None or smallest is None else step_size * (sigma / smallest) ** 2
+        for _ in range(steps):
+            noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            x = x + 0.5 * epsilon * conditionals.score(x, sigma) + epsilon**0.5 * noise
+    return x
