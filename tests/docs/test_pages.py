@@ -1,0 +1,80 @@
+"""Pages of the documentation: every command and example runs as written, and no line is too wide to read."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from arcsm.cli import application
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+MAX_WIDTH = 120
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Return the language and text of every block of code of a page."""
+    return _BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))
+
+
+PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
+PAGES_WITH_CODE = [page for page in PAGES if blocks(page)]
+
+
+def write_small_tables() -> None:
+    """Write the files that the tutorial on tables starts from."""
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({"width": random.normal(size=60), "visits": random.poisson(3.0, 60)})
+    table["height"] = 2.0 * table["width"] + 0.1 * random.normal(size=60)
+    table.head(40).to_csv("normal.csv", index=False)
+    table.tail(20).to_csv("new.csv", index=False)
+    table.loc[3, "height"] = np.nan
+    table.to_csv("gaps.csv", index=False)
+
+
+#: Settings added to `arcsm train`, so that the tests take smaller data and fewer steps than the page.
+SHORTER = {
+    "tutorials/variational-inference.md": [
+        *("--set", "data.kind=digits", "--set", "train.steps=4", "--set", "train.validate_every=2"),
+    ],
+    "how-to/write-a-configuration.md": ["--set", "train.steps=10"],
+}
+PREPARATION: dict[str, Callable[[], None]] = {"tutorials/table.md": write_small_tables}
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_CODE)
+def test_code_on_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    PREPARATION.get(page, lambda: None)()
+    names: dict[str, Any] = {}
+    runner = doctest.DocTestRunner()
+    for number, (language, text) in enumerate(blocks(page)):
+        if language == "python":
+            assert ">>> " in text, f"block {number} of {page}: Python without a prompt is not run"
+            examples = doctest.DocTestParser().get_doctest(text, names, f"{page}, block {number}", page, 0)
+            assert runner.run(examples, clear_globs=False).failed == 0
+            names.update(examples.globs)
+        elif language == "console":
+            for line in text.splitlines():
+                command = shlex.split(line.removeprefix("$ "))
+                assert (line[:2], command[0]) == ("$ ", "arcsm"), f"block {number} of {page}: {line}"
+                shorter = SHORTER.get(page, []) if command[1] == "train" else []
+                assert application.run([*command[1:], *shorter]) == 0, line
+        else:
+            assert language in ("yaml", "toml", "bash"), f"block {number} of {page}: {language} is not run"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *(f"docs/{page}" for page in PAGES)])
+def test_lines_of_prose_are_narrow(page: str) -> None:
+    prose = _BLOCK.sub("", (ROOT / page).read_text(encoding="utf-8"))
+    wide = [line for line in prose.splitlines() if len(line) > MAX_WIDTH and not re.match(r"\||.*\]\(|\$\$|!\[", line)]
+    assert not wide
