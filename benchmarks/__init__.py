@@ -1,1 +1,1 @@
-"""Benchmarks: each script compares, in one run and on one thread, ours, the naive way and the limit."""
+"""Benchmarks: each script compares, in one run and on one thread, arcsm, the naive way and the limit."""

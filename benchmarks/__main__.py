@@ -1,9 +1,9 @@
-"""Run benchmarks, one after the other, and write their numbers to benchmarks/README.md.
+"""Run benchmarks one after another and write their numbers to benchmarks/README.md.
 
 python -m benchmarks [NAME ...] [--runs RUN ...]
 
-Without a name: all. The sections of those that are not run stay as they are, and so do the numbers of trained runs
-that are not named.
+Without a name, all benchmarks run. The sections of other benchmarks stay as they are, and so do the numbers of trained
+runs that are not named.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,62 +21,87 @@ from typing import Any
 PAGE = Path(__file__).with_name("README.md")
 
 ABOUT = {
-    "csm_step": "One CSM step of a score head on 64 x 784 points: loss and all gradients. `double_backward` is plain "
-    "autograd, `forward_mode` carries the derivative beside the value, `fused_compiled` is what `arcsm.objectives.csm` "
-    "runs where there is a C compiler and `fused` where there is none, `matrix_products` are the products that any of "
-    "them needs and nothing else. Extra memory is the peak of the resident memory of a fresh process during one step "
-    "beyond what was resident before it.",
-    "made": "A forward and a backward pass of a MADE on 64 rows of 3,072 columns, as `cifar-made` has it. "
-    "`masked_weights` multiplies every mask into its weight; ours leaves out what lies above the staircase of the mask "
-    "(`arcsm.contexts.masked_products`); `matrix_products` are the dense products of the layers, into memory that is "
-    "there, "
-    "so ours, which makes half of them, can take less.",
-    "sampling": "Sampling 64 rows of 784 dimensions from a MADE of 3 x 1024 units. Naive is a full forward pass for "
-    "each dimension and, for the whole sampler, 200 Langevin steps a dimension as the paper's sampler takes. "
-    "The probability flow takes the nine steps of the ladder, the fast flow four.",
-    "pixelcnn": "Contexts of 16 images of 32 x 32 x 3 by PixelCNN++ with 32 filters and 2 residual blocks a scale, one "
-    "value at a time, against a full forward pass for each of the 1,024 pixels (the median of seven, times 1,024).",
-    "precision": "One training step (CSM, loss and all gradients) of the preset `cifar-pixelcnn` on 16 images: single "
-    "precision, with the walk of the score network in C (`train.compiled`), and in bfloat16 where autocast allows it "
-    "(`train.precision=bf16-mixed`), with the cosine of the gradient with that of single precision.",
-    "autoencoder": "One training step of a dense autoencoder on 128 digits (a step of the scores, where there are any, "
-    "and one of the autoencoder) by each estimator of the entropy gradient; kernels with 20 samples of each digit. "
-    "Where it is narrow, a latent has 8 units in the encoder and a context of 4, in place of 32 and 8. "
-    "`latents_alone` are those of an autoregressive encoder, drawn one after the other, and the way back, in "
-    "C and in torch.",
-    "evidence": "Annealing 256 images that an autoencoder of 16 latents drew, with 8 chains: how many temperatures "
-    "(10, 20, 40, ...) it takes until the lower and the upper bound of their likelihood are within 0.1 nats, standard "
-    "error included (`reached`), and the seconds of a lower bound with so many. From the prior, as usual, and from "
-    "proposals that are fitted to each image, whose fitting counts. Two autoencoders, with what share of the "
-    "entropy's pressure they were trained: scores by CSM as in the paper, and in units of every conditional.",
-    "log_prob": "Log densities of trained score heads by adaptive quadrature at the smallest noise (tolerance 1e-4), "
-    "against a uniform grid over the same support, doubled until its largest error is below 1e-4 or ours. Scores alone "
-    "on the grid, scores and slopes for ours; the best of three runs of ours and of two of the grid.",
-    "peers": "A training step, log densities and samples of a model of 21 pixels: ours with default settings, the "
-    "naive way (autograd twice; a uniform grid of 2,049 nodes, 16 rows scaled up; the paper's Langevin sampler with a "
-    "full forward pass for each column), flows of zuko and nflows with about as many weights, mixtures and kernels of "
-    "scikit-learn, and the limit, one pass through both networks. What these models learn is another matter: "
-    "docs/experiments.md.",
-    "processes": "Training steps of the preset `cifar-pixelcnn` on 32 images, one thread a process: extra memory at "
-    "the peak of the run, seconds a step, and the largest difference of the weights from those of the first line.",
-    "tables": "Fitting an outlier detector to a table and scoring 10,000 rows, on all cores: ours with default "
-    "settings, and four of PyOD's (extra `bench`).",
-    "flow": "Log densities through the ladder (tolerance 1e-3, double precision) of a trained model of 21 pixels. "
-    "`plain` evaluates the head for the whole batch at once and inverts every step to 1e-6; `matrix_products` are "
-    "those of our evaluations and nothing else.",
-    "quadrature": "Errors of the log density of trained score heads with 64 to 512 evaluations of the score, in nats, "
-    "against a uniform grid of 20,001 nodes: the largest of 200 conditionals of held-out rows, the share that reached "
-    "the tolerance of 1e-5, and of those the share whose error is below ten times its estimate. `RUN` is a folder "
-    "that `arcsm train` made. `most_modes` is the largest number of modes, within 12 nats of the highest, of any of "
-    "the conditionals: a mode and the way to the next take a dozen evaluations or more. "
-    "`evaluations_of_the_worst_for_1e-4` is how many the conditional that needs most needs for a true error of 1e-4 "
-    "nats (in steps of 16), and `evaluations_of_the_worst_by_the_best_placement` how many nodes the same rule would "
-    "take there if all its errors and the second derivatives were known beforehand, with cells of equal error and "
-    "none making up for another.",
+    "csm_step": (
+        "One CSM step of a score head on 64 x 784 points: loss and all gradients. `double_backward` is plain autograd. "
+        "`forward_mode` carries the derivative beside the value. `fused_compiled` is what `arcsm.objectives.csm` runs "
+        "if there is a C compiler, `fused` if there is none. `matrix_products` are the products that each of them "
+        "needs, alone. Extra memory is the peak resident memory of a fresh process during one step, less the resident "
+        "memory before it."
+    ),
+    "made": (
+        "A forward and a backward pass of a MADE on 64 rows of 3,072 columns, as in `cifar-made`. `masked_weights` "
+        "multiplies every mask into its weight. Ours multiplies only the blocks that the mask leaves "
+        "(`arcsm.contexts.masked_products`). `matrix_products` are the dense products of the layers into preallocated "
+        "memory. Ours makes half of these products, so it can be faster."
+    ),
+    "sampling": (
+        "Sampling 64 rows of 784 dimensions from a MADE of 3 x 1024 units. The naive way is a full forward pass for "
+        "each dimension and, for the whole sampler, the paper's 200 Langevin steps a dimension. The probability flow "
+        "takes the nine steps of the ladder, the fast flow four."
+    ),
+    "pixelcnn": (
+        "Contexts of 16 images of 32 x 32 x 3 by PixelCNN++ with 32 filters and 2 residual blocks a scale, one value "
+        "at a time. The naive way is a full forward pass for each of the 1,024 pixels (the median of seven passes, times "
+        "1,024)."
+    ),
+    "precision": (
+        "One training step (CSM, loss and all gradients) of the preset `cifar-pixelcnn` on 16 images: in single "
+        "precision, with the score network in C (`train.compiled`), and in bfloat16 where autocast allows it "
+        "(`train.precision=bf16-mixed`). The cosine compares the gradient with that of single precision."
+    ),
+    "autoencoder": (
+        "One training step of a dense autoencoder on 128 digits by each estimator of the entropy gradient: a step of "
+        "the scores, if any, and one of the autoencoder. Kernels see 20 samples of each digit. A narrow model has 8 "
+        "units in the encoder and a context of 4 for each latent, in place of 32 and 8. `latents_alone` draws the "
+        "latents of an autoregressive encoder and computes their gradient, in C and in torch."
+    ),
+    "evidence": (
+        "Annealing 256 images that an autoencoder of 16 latents drew, with 8 chains. `reached` is the number of "
+        "temperatures (10, 20, 40, ...) until the lower and the upper bound of the likelihood are within 0.1 nats, "
+        "standard error included; the seconds are those of a lower bound with so many temperatures. Annealing starts "
+        "from the prior, as usual, or from proposals fitted to each image, fitting included. The two autoencoders were "
+        "trained with scores by CSM as in the paper, and in units of every conditional; `pressure` is the fraction of "
+        "the entropy gradient that each recovered."
+    ),
+    "log_prob": (
+        "Log densities of trained score heads by adaptive quadrature at the smallest noise (tolerance 1e-4). The naive "
+        "way is a uniform grid over the same support, doubled until its largest error is below 1e-4 or ours. The grid "
+        "evaluates scores alone, ours scores and slopes. Best of three runs of ours and two of the grid."
+    ),
+    "peers": (
+        "A training step, log densities and samples of a model of 21 pixels: ours with default settings; the naive way "
+        "(autograd twice; a uniform grid of 2,049 nodes on 16 rows, scaled up; the paper's Langevin sampler with a "
+        "full forward pass for each column); flows of zuko and nflows with about as many weights; mixtures and kernels of "
+        "scikit-learn; and the limit, one pass through both networks. For what such models learn, see [the "
+        "results](../docs/results/index.md)."
+    ),
+    "processes": (
+        "Training steps of the preset `cifar-pixelcnn` on 32 images, one thread a process: peak extra memory of the "
+        "run, seconds a step, and the largest difference of the weights from those of the first line."
+    ),
+    "tables": (
+        "Fitting an outlier detector to a table and scoring 10,000 rows, on all cores: ours with default settings, and "
+        "four detectors of PyOD (extra `bench`)."
+    ),
+    "flow": (
+        "Log densities through the ladder (tolerance 1e-3, double precision) of a trained model of 21 pixels. `plain` "
+        "evaluates the head for the whole batch at once and inverts every step to 1e-6. `matrix_products` are the "
+        "products of our evaluations, alone."
+    ),
+    "quadrature": (
+        "Errors of the log density of trained score heads with 64 to 512 evaluations of the score, in nats, against a "
+        "uniform grid of 20,001 nodes: the largest error of 200 conditionals of held-out rows, the share that reached "
+        "the tolerance of 1e-5, and of those the share whose error is below ten times its estimate. `RUN` is a folder "
+        "written by `arcsm train`. `most_modes` is the largest number of modes of any conditional, within 12 nats of "
+        "the highest. `evaluations_of_the_worst_for_1e-4` is the number of evaluations that the hardest conditional "
+        "needs for a true error of 1e-4 nats (in steps of 16). `evaluations_of_the_worst_by_the_best_placement` is the "
+        "number of nodes that the same rule would need if all its errors and the second derivatives were known "
+        "beforehand, with cells of equal error that do not compensate each other."
+    ),
 }
 
-#: What stands in the table at the top: of which benchmark, what, and where in its numbers it is to be found how many
-#: times faster than the naive way ours is, and how many times what it cannot do without it takes.
+#: Rows of the table at the top: the benchmark, the row's name, and the paths in its numbers of the ratios to the naive
+#: way and to the limit.
 _BY_DOUBLE, _BY_PRODUCTS = "times_faster_than_double_backward", "times_the_matrix_products"
 _BY_PASSES = "times_faster_than_a_forward_pass_for_each_pixel"
 SUMMARY: tuple[tuple[str, str, str, str], ...] = (
@@ -91,14 +117,13 @@ SUMMARY: tuple[tuple[str, str, str, str], ...] = (
     ("evidence", "likelihoods of an autoencoder, to 0.1 nats", "csm/times_faster", ""),
     ("flow", "log densities by the flow, 21 dimensions", "times_faster_than_plain", _BY_PRODUCTS),
 )
-_PRODUCTS = ("csm_step", "made", "flow")  # whose limit are bare matrix products; of the others it is one forward pass
+_PRODUCTS = ("csm_step", "made", "flow")  # their limit is bare matrix products, that of the others one forward pass
 
 INTRODUCTION = """# Benchmarks
 
-Each script compares ours with the naive way, the limit or its peers in one run, on one thread where it does not say
-otherwise, and prints JSON.
-`python -m benchmarks` runs them all and writes this page. Ratios within a run are what counts; absolute times depend on
-the machine.
+Each script compares arcsm with the naive way, the limit or its peers in one run, on one thread unless it says
+otherwise. `python -m benchmarks` runs all of them and writes this page. Compare ratios within a run; absolute times
+depend on the machine.
 """
 
 
@@ -110,7 +135,7 @@ def main() -> None:
     if "quadrature" in given.names and not given.runs:
         parser.error("quadrature needs --runs RUN ...")
     names = given.names or [name for name in ABOUT if name != "quadrature" or given.runs]
-    sections = kept()
+    sections = sections_of_page()
     for name in names:
         print(f"running {name} ...", file=sys.stderr)
         runs = given.runs if name == "quadrature" else []
@@ -119,14 +144,19 @@ def main() -> None:
         typed = f"python -m benchmarks.{name}{' RUN ...' if runs else ''}"
         earlier = numbers_of(sections[name]) if runs and name in sections else {}
         numbers = json.dumps({**earlier, **json.loads(done.stdout)}, indent=2)
-        sections[name] = f"{ABOUT[name]}\n\n`{typed}`\n\n```json\n{numbers}\n```\n"
-        body = [f"## {known}\n\n{sections[known]}" for known in ABOUT if known in sections]
-        page = "\n".join([INTRODUCTION, *summary(sections), *body])
-        PAGE.write_text(page, encoding="utf-8")  # a stopped run keeps what it has
+        sections[name] = f"`{typed}`\n\n```json\n{numbers}\n```\n"
+        PAGE.write_text(rendered(sections), encoding="utf-8")  # after each benchmark: a stopped run keeps its numbers
+
+
+def rendered(sections: Mapping[str, str]) -> str:
+    """Return the page; each section is a command and its numbers."""
+    about = {name: textwrap.fill(text, 116, break_on_hyphens=False) for name, text in ABOUT.items()}
+    body = [f"## {name}\n\n{about[name]}\n\n{sections[name]}" for name in ABOUT if name in sections]
+    return "\n".join([INTRODUCTION, *summary(sections), *body])
 
 
 def summary(sections: Mapping[str, str]) -> list[str]:
-    """Tables of ratios: ours by the naive way and by the limit, and the peers by ours."""
+    """Return the tables of ratios: ours to the naive way and to the limit, and the peers to ours."""
     numbers = {name: numbers_of(text) for name, text in sections.items()}
     rows = ["| ours | times faster than the naive way | times the limit | which is |", "|---|---|---|---|"]
     for name, what, faster, limit in SUMMARY:
@@ -141,19 +171,19 @@ def summary(sections: Mapping[str, str]) -> list[str]:
 
 
 def shown(tree: Any, path: str) -> str:
-    """A number at a path, rounded."""
+    """Return the number at a path, rounded."""
     for key in path.split("/"):
         tree = tree[key]
     return f"{tree:,.0f}" if tree >= 100 else f"{tree:.3g}"
 
 
 def peers(numbers: Mapping[str, Any]) -> str:
-    """A table of what each peer takes, in times of ours."""
+    """Return the table of the time of each peer, relative to ours."""
     actions = {what: who for what, who in numbers.items() if what not in ("benchmark", "machine", "columns", "weights")}
-    order = ("arcsm", "naive", "limit")  # and then the peers
+    order = ("arcsm", "naive", "limit")  # the peers follow
     names = list(dict.fromkeys(name for who in actions.values() for name in who))
     names.sort(key=lambda name: next((place for place, kind in enumerate(order) if name.startswith(kind)), len(order)))
-    rows = [f"| [{numbers['columns']} columns, in times of ours](#peers) | {' | '.join(actions)} |"]
+    rows = [f"| [{numbers['columns']} columns, time relative to ours](#peers) | {' | '.join(actions)} |"]
     rows.append("|---|" + "---|" * len(actions))
     for name in names:
         cells = [shown(who[name], "times_ours") if name in who else "–" for who in actions.values()]
@@ -162,14 +192,15 @@ def peers(numbers: Mapping[str, Any]) -> str:
 
 
 def numbers_of(section: str) -> dict[str, Any]:
-    """The numbers in a section of the page."""
+    """Return the numbers of a section of the page."""
     return dict(json.loads(section.split("```json\n")[1].split("```")[0]))
 
 
-def kept() -> dict[str, str]:
-    """The sections of the page as it is."""
+def sections_of_page() -> dict[str, str]:
+    """Return the command and numbers of each section of the present page."""
     parts = re.split(r"^## (\w+)\n\n", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE) if PAGE.exists() else []
-    return {name: text.rstrip() + "\n" for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+    sections = zip(parts[1::2], parts[2::2], strict=True)
+    return {name: text[text.index("`python -m") :].rstrip() + "\n" for name, text in sections}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""Training steps of an autoencoder of digits by each estimator of the entropy gradient, against the latents; and the
-latents of an autoregressive encoder alone, forward and back, in C and in torch.
+"""Training steps of an autoencoder of digits by each estimator of the entropy gradient, and its latents alone.
 
 python -m benchmarks.autoencoder
 """
@@ -18,7 +17,7 @@ from arcsm.implicit.vae.training import _Trainer
 from benchmarks.timing import interleaved_medians, show
 
 BATCH, LATENTS = 128, (8, 16, 64, 128)
-NARROW_ENCODER, NARROW_SCORES = {"units": 8}, {"context_features": 4}  # of each latent; by default 32 and 8
+NARROW_ENCODER, NARROW_SCORES = {"units": 8}, {"context_features": 4}  # for each latent; defaults 32 and 8
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "elbo": {},
     "stein": {},
@@ -45,7 +44,7 @@ def trainer(way: str, latents: int, rows: torch.Tensor) -> _Trainer:
 
 
 def latents_alone(count: int) -> dict[str, float]:
-    """Milliseconds of one draw of a batch and the way back."""
+    """Return the milliseconds of one draw of a batch and its gradient."""
     encoder = trainer("csm", count, torch.rand(BATCH, 784)).vae.encoder
     assert isinstance(encoder, AutoregressiveEncoder)
     weights = [encoder.of_noise, encoder.of_latents, encoder.output]

@@ -1,4 +1,4 @@
-"""One CSM step of a score head: fused (in C, and without), forward-mode, by double backward; and the bare products.
+"""One CSM step of a score head: fused (with and without C), forward mode, double backward, and bare matrix products.
 
 python -m benchmarks.csm_step
 """
@@ -46,9 +46,9 @@ def fused(head: ScoreHead, context: Tensor, x: Tensor, compiled: bool = False) -
 
 
 def matrix_products(head: ScoreHead, context: Tensor, x: Tensor) -> None:
-    """The matrix products that any such step needs, forward and backward, and nothing else."""
+    """Compute only the matrix products that every such step needs, forward and backward."""
     first, second = (layer.weight.detach() for layer in head.layers())
-    first = torch.cat([first[:, :CONTEXT], first[:, -1:]], 1)  # without noise, the columns for its level play no part
+    first = torch.cat([first[:, :CONTEXT], first[:, -1:]], 1)  # the columns for the noise level are unused
     out = head.output.weight.detach()[0]
     inputs = torch.randn(min(CHUNK, len(x)), CONTEXT + 1)
     for start in range(0, len(x), CHUNK):
@@ -74,7 +74,7 @@ METHODS: dict[str, Callable[[ScoreHead, Tensor, Tensor], None]] = {
 
 
 def extra_memory_mib(method: str, features: int) -> float:
-    """Peak of the resident memory of one step beyond what the inputs take, in a process of its own."""
+    """Return the peak memory of one step beyond that of the inputs, in a fresh process."""
     code = f"from benchmarks.csm_step import report_memory; report_memory({method!r}, {features})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout))

@@ -1,4 +1,4 @@
-"""How long annealing takes until its bounds of a likelihood agree, from a fitted proposal and from the prior.
+"""The time until annealed bounds of a likelihood agree, from a fitted proposal and from the prior.
 
 python -m benchmarks.evidence
 """
@@ -35,7 +35,7 @@ WAYS: dict[str, dict[str, object]] = {
 
 
 def autoencoder(settings: dict[str, object]) -> tuple[VAE, float]:
-    """Of the 8 x 8 digits of scikit-learn; and its pressure."""
+    """Return an autoencoder of scikit-learn's 8 x 8 digits, and the recovered fraction of its entropy gradient."""
     rows = torch.as_tensor(load_digits().data, dtype=torch.float32) / 8.5 - 1.0
     parts = VAEConfig(encoder="autoregressive", latents=LATENTS, hidden_features=(128, 128))
     torch.manual_seed(0)
@@ -46,7 +46,7 @@ def autoencoder(settings: dict[str, object]) -> tuple[VAE, float]:
 
 
 def effort(vae: VAE, x: torch.Tensor, z: torch.Tensor, begin: Callable[[], Proposal]) -> dict[str, object]:
-    """The fewest temperatures with which lower and upper bound are close, and the seconds of one such lower bound."""
+    """Return the fewest temperatures with which the bounds are close, and the seconds of one such lower bound."""
     generator = torch.Generator().manual_seed(2)
     begun = time.perf_counter()
     proposal = begin()

@@ -1,4 +1,4 @@
-"""Log densities through the noise ladder, against evaluations done plainly, and against their matrix products alone.
+"""Log densities through the noise ladder, against plain evaluations and against their matrix products alone.
 
 python -m benchmarks.flow
 """
@@ -21,15 +21,15 @@ from benchmarks.timing import interleaved_medians, show
 
 _ROWS = 256
 _FEATURES = 21
-_INVERTED = 1e-6  # sigmas, by the plain way
-_BLOCK = 1024  # conditionals whose products are done at a time
+_PLAIN_TOLERANCE = 1e-6  # sigmas
+_BLOCK = 1024  # conditionals multiplied at a time
 
 
 class Plain(Conditionals):
-    """The plain way: every evaluation for the whole batch at once, and steps inverted until nothing is left."""
+    """Evaluate the whole batch at once and invert every step to a fixed tolerance."""
 
     def _base(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return flow_up(self.score_and_derivative, x, self.path, _INVERTED)[:2]
+        return flow_up(self.score_and_derivative, x, self.path, _PLAIN_TOLERANCE)[:2]
 
     def score_and_derivative(self, x: Tensor, rows: Tensor | slice, sigma: float | None) -> tuple[Tensor, Tensor]:
         projection = self.projection[rows]
@@ -39,19 +39,19 @@ class Plain(Conditionals):
 
 
 def fresh(conditionals: Conditionals) -> Conditionals:
-    """The same, with nothing prepared, as every call of ``log_prob`` begins."""
+    """Return the same conditionals without cached preparations, as at the start of ``log_prob``."""
     return replace(conditionals, prepared=EvaluationCache())
 
 
 def products(head: ScoreHead, evaluations: int) -> Callable[[], None]:
-    """The matrix products of so many evaluations of the score and its derivative, and nothing else."""
+    """Compute only the matrix products of so many evaluations of the score and its derivative."""
     weights = [layer.weight for layer in head.layers()[1:]]
     waves = weights[0].new_zeros(_BLOCK, 2 * head.sinusoids)
     first = weights[0].new_zeros(2 * head.sinusoids, weights[0].shape[1])
     hidden = weights[0].new_zeros(_BLOCK, weights[0].shape[1])
 
     def run() -> None:
-        for _ in range(2 * evaluations // _BLOCK):  # of values and of slopes
+        for _ in range(2 * evaluations // _BLOCK):  # values and slopes
             torch.mm(waves, first)
             for weight in weights:
                 torch.mm(hidden, weight)
@@ -72,7 +72,7 @@ def main() -> None:
     ours = Conditionals(head, projection, model.path(), "flow", Accuracy(tol=1e-3))
     plain = Plain(head, projection, model.path(), "flow", Accuracy(tol=1e-3))
     values = x.flatten()
-    keep_freed_memory()  # all three alike
+    keep_freed_memory()  # for all three
     truth = replace(ours, accuracy=Accuracy(tol=1e-6)).log_prob(values)
     with counted(head) as count:
         found = fresh(ours).log_prob(values)

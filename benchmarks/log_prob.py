@@ -16,11 +16,11 @@ from arcsm.conditionals.conditionals import Accuracy, Conditionals
 from arcsm.data import digits, scale_images
 from benchmarks.timing import show
 
-_POINTS = 1 << 16  # points of a uniform grid at a time, so that the naive way does not suffer from its memory
+_POINTS = 1 << 16  # points of a uniform grid at a time: memory must not slow the naive way
 
 
 def trained(features: int) -> tuple[AutoregressiveModel, Tensor]:
-    """A model of digits: 21 central pixels of the 8x8 images, or the images blown up to 28x28."""
+    """Return a model of digits: 21 central pixels of the 8x8 images, or the images resized to 28x28."""
     pixels = scale_images(digits().pixels, 17)
     if features == 784:
         pixels = torch.nn.functional.interpolate(pixels, size=(28, 28), mode="nearest")
@@ -44,7 +44,7 @@ def adaptive(conditionals: Conditionals, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def uniform_grid(conditionals: Conditionals, x: Tensor, nodes: int) -> Tensor:
-    """Trapezoid sums of the score and of its exponential on a uniform grid, the value itself interpolated."""
+    """Integrate the score and its exponential by the trapezoidal rule on a uniform grid, and interpolate."""
     half = float(conditionals.head.support(conditionals.sigma, x))
     grid = torch.linspace(-half, half, nodes, dtype=torch.float64)
     width = grid[1] - grid[0]

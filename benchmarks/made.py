@@ -1,4 +1,4 @@
-"""A forward and backward pass of a MADE of the size for CIFAR-10: ours, with masked weights, and the bare products.
+"""A forward and backward pass of a MADE for CIFAR-10: ours, with masked weights, and bare matrix products.
 
 python -m benchmarks.made
 """
@@ -20,26 +20,26 @@ _ROWS, _FEATURES, _CONTEXT, _HIDDEN = 64, 3072, 6, (1024, 1024)
 
 
 class MaskedWeights(MaskedLinear):
-    """The plain way: the mask multiplied into the weight, and the whole product taken."""
+    """The naive way: multiply the mask into the weight and take the whole product."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.masked_weight(), self.bias)
 
 
 def step(made: MADE, x: Tensor) -> None:
-    """A sum over the contexts and all its gradients."""
+    """Sum the contexts and compute all gradients."""
     made.zero_grad()
     made(x).square().sum().backward()
 
 
 def gradient(made: MADE, x: Tensor) -> Tensor:
-    """All gradients, one after the other."""
+    """Compute all gradients, one after another."""
     step(made, x)
     return torch.cat([p.grad.flatten() for p in made.parameters() if p.grad is not None])
 
 
 def products(made: MADE) -> Callable[[], None]:
-    """For every layer the output, the gradient of the weight and, but for the first, that of the input; unmasked."""
+    """Compute, for every layer, output, weight gradient and (except for the first) input gradient, without masks."""
     layers = []
     for layer in made.modules():
         if isinstance(layer, MaskedLinear):
@@ -60,7 +60,7 @@ def products(made: MADE) -> Callable[[], None]:
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    keep_freed_memory()  # all alike
+    keep_freed_memory()  # for all methods
     ours = MADE(_FEATURES, _CONTEXT, _HIDDEN, residual=True)
     masked = MADE(_FEATURES, _CONTEXT, _HIDDEN, residual=True)
     masked.load_state_dict(ours.state_dict())

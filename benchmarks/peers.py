@@ -1,4 +1,4 @@
-"""Training, likelihoods and samples of a table of 21 columns: ours, the naive way, flows, scikit-learn, and the limit.
+"""Training, likelihoods and samples of a table of 21 columns: arcsm, the naive way, flows, scikit-learn, the limit.
 
 python -m benchmarks.peers
 """
@@ -23,15 +23,15 @@ from arcsm.experiments.peers import import_zuko
 from benchmarks.log_prob import trained, uniform_grid
 from benchmarks.timing import interleaved_medians, show
 
-FEATURES, BATCH, ROWS, FEW = 21, 128, 512, 16  # few: what the naive way can do in seconds; its time is scaled up
-_LANGEVIN_STEPS = (20, 10)  # the paper's: steps at each level, levels
+FEATURES, BATCH, ROWS, FEW = 21, 128, 512, 16  # few: rows of the naive way, whose time is scaled up
+_LANGEVIN_STEPS = (20, 10)  # steps at each level, levels (paper)
 _GRID = 2049
 
-Actions = dict[str, dict[str, tuple[Callable[[], object], float]]]  # what, who: the call, and what to scale it by
+Actions = dict[str, dict[str, tuple[Callable[[], object], float]]]  # action, method: the call and its scale factor
 
 
 def ours(model: AutoregressiveModel, x: Tensor) -> Actions:
-    """Ours by its default settings, what it would take as one writes it down, and what no way can do without."""
+    """Return our actions with default settings, those of the naive way, and those of the limit."""
     head, z = model.head, model.standardise(x)
     ladder = model.noise
     assert ladder is not None
@@ -42,7 +42,7 @@ def ours(model: AutoregressiveModel, x: Tensor) -> Actions:
         objectives.csm(model, x[:BATCH], mix=0.3).backward()
 
     def naive_step() -> None:
-        """The same loss as one writes it down: the slope by autograd, and the gradient by autograd again."""
+        """Compute the same loss naively: the derivative by autograd, and the gradient by autograd again."""
         model.zero_grad()
         sigma, noise = ladder.draw(z[:BATCH]), torch.randn(BATCH, FEATURES)
         noisy = (z[:BATCH] + sigma * noise).requires_grad_()
@@ -53,7 +53,7 @@ def ours(model: AutoregressiveModel, x: Tensor) -> Actions:
         (loss.sum() / BATCH).backward()
 
     def plain_step() -> None:
-        """One forward and backward pass of both networks."""
+        """Run one forward and backward pass of both networks."""
         model.zero_grad()
         projection = head.project(model.context(z[:BATCH]))
         head.projected_score(projection, z[:BATCH], lowest).square().sum().backward()
@@ -70,7 +70,7 @@ def ours(model: AutoregressiveModel, x: Tensor) -> Actions:
 
     @torch.no_grad()
     def langevin_by_full_passes() -> None:
-        """The paper's sampler with a full forward pass for each column."""
+        """Run the paper's sampler with a full forward pass for each column."""
         steps, levels = _LANGEVIN_STEPS
         drawn = torch.zeros(ROWS, FEATURES)
         for d in range(FEATURES):
@@ -103,7 +103,7 @@ def ours(model: AutoregressiveModel, x: Tensor) -> Actions:
 
 
 def flows() -> Mapping[str, tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor], Callable[[nn.Module], object]]]:
-    """Autoregressive flows with about as many weights as ours: the network, its log density, its samples."""
+    """Return autoregressive flows with about as many weights as ours: network, log density, samples."""
     zuko = import_zuko()
     torch.manual_seed(0)
 

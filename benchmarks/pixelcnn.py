@@ -1,4 +1,4 @@
-"""Contexts of 16 images of 32 x 32 x 3 by PixelCNN++: one value at a time, against a full forward pass for each pixel.
+"""Contexts of 16 images of 32 x 32 x 3 by PixelCNN++: one value at a time, or a full forward pass for each pixel.
 
 python -m benchmarks.pixelcnn
 """

@@ -1,4 +1,4 @@
-"""One training step of PixelCNN++ on CIFAR-10's size: single precision, bfloat16, and the head's walk in C.
+"""One training step of PixelCNN++ on CIFAR-10's size: single precision, bfloat16, and the score network in C.
 
 python -m benchmarks.precision
 """
@@ -18,7 +18,7 @@ BATCH, IMAGE_SHAPE = 16, (3, 32, 32)
 
 
 def step(model: AutoregressiveModel, x: Tensor, bf16: bool, compiled: bool) -> None:
-    """Loss and all gradients of composite score matching, always with the same noise."""
+    """Compute the CSM loss and all gradients, always with the same noise."""
     model.zero_grad()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         generator = torch.Generator().manual_seed(1)

@@ -1,4 +1,4 @@
-"""Memory and time of a training step of PixelCNN++ in one process, in one that takes the batch in two parts, in two.
+"""Memory and time of a training step of PixelCNN++: one process, one process with two parts, two processes.
 
 python -m benchmarks.processes
 """
@@ -32,13 +32,13 @@ def build() -> tuple[AutoregressiveModel, Tensor]:
 
 
 def work(folder: Path, accumulate: int) -> None:
-    """What each process does: leaves its numbers, and the first its weights, in the folder."""
+    """Train in one process and write its numbers (the first process: its weights too) to the folder."""
     torch.set_num_threads(1)
     group = processes.join()
     short = TrainConfig(batch_size=2, mix=0.1, standardise="none", device="cpu", steps=1)
     whole = short.model_copy(update={"batch_size": ROWS, "accumulate": accumulate, "steps": STEPS})
     model, x = build()
-    fit(model, x[:2], config=short)  # the library's buffers have been made once
+    fit(model, x[:2], config=short)  # allocates library buffers
     model, x = build()
     begun = time.perf_counter()
     memory = extra_memory_mib(lambda: fit(model, x, config=whole), torch.device("cpu"))
@@ -49,7 +49,7 @@ def work(folder: Path, accumulate: int) -> None:
 
 
 def measured(count: int, accumulate: int = 1) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
-    """Numbers of every process, and the weights."""
+    """Return the numbers of every process, and the weights."""
     with tempfile.TemporaryDirectory() as name:
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
         command = [*torchrun, "-m", "benchmarks.processes", name, str(accumulate)]

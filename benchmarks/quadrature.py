@@ -25,14 +25,14 @@ from benchmarks.timing import show
 
 _NODES = 20_001
 _CONDITIONALS = 200
-_NATS = 12.0  # below the highest mode, where a mode no longer counts
-_WANTED = 1e-4  # nats
+_NATS = 12.0  # modes further below the highest do not count
+_TARGET_ERROR = 1e-4  # nats
 _EVALUATIONS = (64, 128, 256, 512)
-_FINE = range(32, 513, 16)  # evaluations at which it is asked whether they are enough
+_FINE = range(32, 513, 16)  # numbers of evaluations to try
 
 
 def known_everywhere(head: Head, projection: Tensor, points: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, slopes and log densities up to a constant at points so close that nothing is in doubt, ``(M,)`` each."""
+    """Return scores, slopes and log densities up to a constant on a very fine grid, ``(M,)`` each."""
     s, ds = head.projected_score_and_derivative(projection, points, sigma)
     step = points.diff()
     rise = 0.5 * step * (s[1:] + s[:-1]) + step.square() / 12.0 * (ds[:-1] - ds[1:])
@@ -40,7 +40,7 @@ def known_everywhere(head: Head, projection: Tensor, points: Tensor, sigma: floa
 
 
 def by_uniform_grid(head: Head, projection: Tensor, x: Tensor, sigma: float) -> tuple[Tensor, int]:
-    """Log densities at ``x (N,)`` in double precision, from scores and slopes on a fine grid, and the most modes."""
+    """Return log densities at ``x (N,)`` from scores and slopes on a fine grid, and the largest number of modes."""
     assert isinstance(head, ScoreHead)
     half = float(head.support(sigma, x))
     grid = torch.linspace(-half, half, _NODES, dtype=torch.float64)
@@ -52,14 +52,14 @@ def by_uniform_grid(head: Head, projection: Tensor, x: Tensor, sigma: float) -> 
         peaks = (s[:-1] > 0) & (s[1:] <= 0) & (energy[:-1] > energy.max() - _NATS)
         most_modes = max(most_modes, int(peaks.sum()))
         place = int((points == value).nonzero()[0])
-        weight = torch.cat([energy[:place], energy[place + 1 :]])  # back on the uniform grid
+        weight = torch.cat([energy[:place], energy[place + 1 :]])  # on the uniform grid again
         found.append(energy[place] - torch.logsumexp(weight, 0) - width.log())
     return torch.stack(found), most_modes
 
 
 @dataclass
 class FineDensity:
-    """One conditional on a grid so fine that nothing about it is in doubt, and a cell of any two of its points.
+    """One conditional on a very fine grid, and the error of a cell between any two of its points.
 
     Attributes:
         x: The grid, ``(M,)``.
@@ -104,7 +104,7 @@ class FineDensity:
         return float(off[-1] * self.beyond[i : j + 1].max() + inside)
 
     def nodes(self, each: float) -> tuple[int, float]:
-        """How many it takes when each cell is as wide as an error of ``each`` allows, and the sum of the errors."""
+        """Return the number of nodes if each cell is as wide as an error of ``each`` allows, and the sum of errors."""
         last, start, count, total = len(self.x) - 1, 0, 1, 0.0
         while start < last:
             low, high = start + 1, min(start + 2, last)
@@ -119,12 +119,12 @@ class FineDensity:
         return count, total
 
     def fewest_nodes(self) -> int:
-        """For an error of 1e-4 nats, of cells of equal error that is known beforehand, none making up for another."""
+        """Return the number of evaluations for the target error, with cells of equal error that do not compensate."""
         low, high = -12.0, -2.0  # log10 of the error of a cell
         for _ in range(10):
             middle = 0.5 * (low + high)
-            low, high = (middle, high) if self.nodes(10.0**middle)[1] <= _WANTED else (low, middle)
-        return self.nodes(10.0**low)[0] - 2  # at the ends the score is known without an evaluation
+            low, high = (middle, high) if self.nodes(10.0**middle)[1] <= _TARGET_ERROR else (low, middle)
+        return self.nodes(10.0**low)[0] - 2  # the score at the ends is known
 
 
 @torch.no_grad()
@@ -148,7 +148,7 @@ def errors(folder: str) -> dict[str, float]:
 
     enough = torch.full((len(x),), _FINE[-1])
     for evaluations in reversed(_FINE):
-        enough = torch.where(integrated(evaluations)[1] <= _WANTED, evaluations, enough)
+        enough = torch.where(integrated(evaluations)[1] <= _TARGET_ERROR, evaluations, enough)
     worst = enough.argmax()
     found["evaluations_of_the_worst_for_1e-4"] = int(enough[worst])
     best = FineDensity.of(model.head, projection[worst], float(x[worst]), path[-1])

@@ -31,13 +31,13 @@ def incremental_contexts(model: AutoregressiveModel, x: Tensor) -> None:
 
 
 def full_forwards(model: AutoregressiveModel, x: Tensor, visit: Callable[[Tensor], object] = lambda _: None) -> None:
-    """The contexts of every dimension by a full forward pass each, as one does without an incremental network."""
+    """Compute the contexts of every dimension by a full forward pass each, as without an incremental network."""
     for d in range(FEATURES):
         visit(model.context(x)[:, d])
 
 
 def langevin_steps(model: AutoregressiveModel, context: Tensor) -> None:
-    """200 Langevin steps of one dimension, written as one would (paper, Eq. 22)."""
+    """Run 200 Langevin steps of one dimension naively (paper, Eq. 22)."""
     x = torch.randn(ROWS)
     projection = model.head.project(context)
     for sigma in model.noise.sigmas if model.noise else ():

@@ -1,4 +1,4 @@
-"""Fitting and scoring tables of several sizes, ours and detectors of PyOD, in one run.
+"""Fitting detectors to tables of several sizes and scoring rows: arcsm and PyOD, in one run.
 
 python -m benchmarks.tables
 """
@@ -20,14 +20,14 @@ _SCORED = 10_000  # rows
 
 
 def table(rows: int, columns: int) -> NDArray[np.float64]:
-    """Correlated columns, bent, with noise."""
+    """Return correlated columns, transformed nonlinearly, with noise."""
     random = np.random.default_rng(0)
     mixing = random.normal(size=(columns, columns)) / np.sqrt(columns)
     return np.tanh(random.normal(size=(rows, columns)) @ mixing) + 0.3 * random.normal(size=(rows, columns))
 
 
 def detectors() -> dict[str, Any]:
-    """Fresh detectors with their packages' defaults."""
+    """Return fresh detectors with default settings."""
     from pyod.models.ecod import ECOD
     from pyod.models.iforest import IForest
     from pyod.models.knn import KNN
@@ -43,7 +43,7 @@ def detectors() -> dict[str, Any]:
 
 
 def main() -> None:
-    warnings.simplefilter("ignore")  # of peers, about their own settings
+    warnings.simplefilter("ignore")  # warnings of the peers about their own settings
     found = []
     for rows, columns in SIZES:
         data = table(rows + _SCORED, columns)

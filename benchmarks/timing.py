@@ -1,4 +1,4 @@
-"""What the benchmarks share: medians of repeated runs, a machine's description, JSON on standard output."""
+"""Timing and output of the benchmarks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 def median_seconds(function: Callable[[], object], repeats: int = 9, warm_up: int = 2) -> float:
-    """Median of the wall-clock seconds of a call."""
+    """Return the median wall-clock seconds of a call."""
     for _ in range(warm_up):
         function()
     seconds = []
@@ -25,7 +25,7 @@ def median_seconds(function: Callable[[], object], repeats: int = 9, warm_up: in
 
 
 def interleaved_medians(functions: dict[str, Callable[[], object]], repeats: int = 9) -> dict[str, float]:
-    """Medians of several calls run in turn, so that a slow moment of the machine meets all of them alike."""
+    """Return the medians of several calls run in turn, so that a slow moment affects all of them alike."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():
         function()
@@ -39,7 +39,7 @@ def interleaved_medians(functions: dict[str, Callable[[], object]], repeats: int
 
 
 def show(name: str, numbers: dict[str, Any]) -> None:
-    """Print the numbers of a benchmark as JSON."""
+    """Print the numbers of a benchmark and the machine as JSON."""
     machine = {
         "processor": platform.machine(),
         "threads": torch.get_num_threads(),
