@@ -41,8 +41,8 @@ ABOUT = {
     ),
     "pixelcnn": (
         "Contexts of 16 images of 32 x 32 x 3 by PixelCNN++ with 32 filters and 2 residual blocks a scale, one value "
-        "at a time. The naive way is a full forward pass for each of the 1,024 pixels (the median of seven passes, times "
-        "1,024)."
+        "at a time. The naive way is a full forward pass for each of the 1,024 pixels (the median of seven passes, "
+        "times 1,024)."
     ),
     "precision": (
         "One training step (CSM, loss and all gradients) of the preset `cifar-pixelcnn` on 16 images: in single "
@@ -71,8 +71,8 @@ ABOUT = {
     "peers": (
         "A training step, log densities and samples of a model of 21 pixels: ours with default settings; the naive way "
         "(autograd twice; a uniform grid of 2,049 nodes on 16 rows, scaled up; the paper's Langevin sampler with a "
-        "full forward pass for each column); flows of zuko and nflows with about as many weights; mixtures and kernels of "
-        "scikit-learn; and the limit, one pass through both networks. For what such models learn, see [the "
+        "full forward pass for each column); flows of zuko and nflows with about as many weights; mixtures and kernels "
+        "of scikit-learn; and the limit, one pass through both networks. For what such models learn, see [the "
         "results](../docs/results/index.md)."
     ),
     "processes": (

@@ -29,7 +29,7 @@ _IGNORED = {
 }
 _PHRASES = {
     r"\bof which\b": "start a new sentence",
-    r"\b(?:is|are) none\b": "say what it is not: 'is not a ...'",
+    r"(?<!there )\b(?:is|are) none\b": "say what it is not: 'is not a ...'",
     r"\bby itself\b": "'alone', 'automatically' or nothing",
     r"\basked for\b": "'requested'",
     r"\bwhat (?:is|was|are) (?:asked|said|told|known|wanted)\b": "name the thing",

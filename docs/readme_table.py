@@ -22,11 +22,11 @@ def comparison() -> str:
     """Return the table as Markdown."""
     uci, adbench, toys = record("uci"), record("adbench"), record("toys-nll")
     likelihoods = {
-        name: sum(table["methods"][name]["log_likelihood"]["mean"] for table in uci["tables"].values())
-        / len(uci["tables"])
+        name: fmean(table["methods"][name]["log_likelihood"]["mean"] for table in uci["tables"].values())
         for name in uci["ranks"]["methods"]
     }
-    detectors = adbench["summary"][_UNTOUCHED]["methods"]
+    summary = adbench["summary"][_UNTOUCHED]
+    detectors = summary["methods"]
     gaps = toys["summary"]["mean_gap"]
     second = min((name for name in gaps if not name.startswith("scores")), key=gaps.__getitem__)
     rows = [
@@ -36,7 +36,7 @@ def comparison() -> str:
             *_best_other(likelihoods, max),
         ),
         (
-            f"[outliers, {adbench['summary'][_UNTOUCHED]['tables']} ADBench tables](docs/results/adbench.md), mean AUROC",
+            f"[outliers, {summary['tables']} ADBench tables](docs/results/adbench.md), mean AUROC",
             detectors["arcsm"]["auroc"],
             *_best_other({name: one["auroc"] for name, one in detectors.items()}, max),
         ),

@@ -1,4 +1,4 @@
-"""Feed the readers of files with what nobody would write: all they may do is return, or raise a ValueError of one line.
+"""Fuzz the readers of files: each must return, or raise a one-line ValueError.
 
 python -m fuzz TARGET [SECONDS]      (needs the extra "fuzz"; targets: config, table, images, model)
 """
@@ -31,7 +31,7 @@ _SUFFIXES = (".csv", ".npy", ".npz", ".parquet", ".csv.gz")
 
 
 def config(data: bytes) -> None:
-    """A configuration."""
+    """Parse a configuration."""
     parse_config(data.decode("utf-8", "replace"), "fuzz")
 
 
@@ -40,7 +40,7 @@ def config_seeds() -> Seeds:
 
 
 def table(data: bytes) -> None:
-    """A table: the first byte says of which kind."""
+    """Read a table; the first byte selects the format."""
     if not data:
         return
     path = _FOLDER / f"table{_SUFFIXES[data[0] % len(_SUFFIXES)]}"
@@ -64,7 +64,7 @@ def table_seeds() -> Seeds:
 
 
 def images(data: bytes) -> None:
-    """A file among images: the first byte says by what name."""
+    """Read an image; the first byte selects the format."""
     if not data:
         return
     path = _FOLDER / ("image.png", "image.jpg", "image.bmp")[data[0] % 3]
@@ -81,7 +81,7 @@ def images_seeds() -> Seeds:
 
 
 def model(data: bytes) -> None:
-    """The weights of a model."""
+    """Load the weights of a model."""
     path = _FOLDER / "model.safetensors"
     path.write_bytes(data)
     arcsm.load(path)
@@ -102,7 +102,7 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], Seeds]]] = {
 
 
 def expected(call: Callable[[], object]) -> None:
-    """The errors that a user is to get; all others end the fuzzing."""
+    """Accept one-line ValueErrors; any other error ends the fuzzing."""
     try:
         call()
     except ValueError as error:
@@ -111,7 +111,7 @@ def expected(call: Callable[[], object]) -> None:
 
 
 def main() -> None:
-    """Run libFuzzer on a target, from files that are right, for so many seconds."""
+    """Run libFuzzer on a target for some seconds, starting from valid files."""
     name, seconds = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "60"
     target, seeds = TARGETS[name]
     warnings.simplefilter("ignore")
