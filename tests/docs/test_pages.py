@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import re
+import runpy
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -78,3 +79,16 @@ def test_lines_of_prose_are_narrow(page: str) -> None:
     prose = _BLOCK.sub("", (ROOT / page).read_text(encoding="utf-8"))
     wide = [line for line in prose.splitlines() if len(line) > MAX_WIDTH and not re.match(r"\||.*\]\(|\$\$|!\[", line)]
     assert not wide
+
+
+def test_readme_compares_by_the_records_at_hand() -> None:
+    module = runpy.run_path(str(DOCS / "readme_table.py"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert module["render"](readme) == readme, "run: python docs/readme_table.py"
+
+
+def test_every_public_package_has_a_page_in_the_reference() -> None:
+    pytest.importorskip("mkdocs")
+    reference = runpy.run_path(str(DOCS / "site_hooks.py"))["REFERENCE"]
+    packages = {path.parent.name for path in (ROOT / "src" / "arcsm").glob("[a-z]*/__init__.py")}
+    assert packages - {"cli", "experiments", "reports"} == reference.keys() - {"arcsm"}
