@@ -39,7 +39,7 @@ def write(path: Path, values: np.ndarray) -> Path:
 
 
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_BLOCK", 64 * 3 * 8)
+    monkeypatch.setattr(streams, "_BLOCK_BYTES", 64 * 3 * 8)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
@@ -83,7 +83,7 @@ def test_moments_and_held_out_rows_are_those_of_the_table(tmp_path: Path, monkey
 
 
 def test_not_all_of_a_large_table_is_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_MOST_HELD_OUT", 30)
+    monkeypatch.setattr(streams, "_MAX_HELD_OUT", 30)
     stream = RowStream(blocks_of(write(tmp_path / "t.parquet", table())))
     assert (len(stream.valid), len(stream.test), len(stream)) == (30, 30, 940)
 
@@ -116,7 +116,7 @@ def test_it_standardises_as_from_memory(standardise: str, tmp_path: Path) -> Non
 
 def test_a_streamed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_blocks(monkeypatch)
-    monkeypatch.setattr(streams, "WINDOW", 200 * 3 * 4)
+    monkeypatch.setattr(streams, "WINDOW_BYTES", 200 * 3 * 4)
     path = write(tmp_path / "t.npy", table(500)[:, 1:])
     (tmp_path / "run.yaml").write_text(
         textwrap.dedent(f"""
@@ -207,14 +207,14 @@ def test_a_table_is_streamed_where_it_is_large(tmp_path: Path, monkeypatch: pyte
     for suffix in (".npy", ".parquet"):
         path = write(tmp_path / f"t{suffix}", table())
         assert not is_large(path)
-        monkeypatch.setattr(streams, "LARGE", 20_000)
+        monkeypatch.setattr(streams, "MIN_STREAMED_BYTES", 20_000)
         assert is_large(path)
         assert isinstance(load_dataset(TableData(kind="table", path=str(path))).train, RowStream)
         assert not isinstance(load_dataset(TableData(kind="table", path=str(path), stream=False)).train, RowStream)
         monkeypatch.undo()
     assert not is_large(tmp_path / "none.npy")
     assert not is_large(tmp_path / "t.csv")
-    monkeypatch.setattr(streams, "LARGE", 20_000)
+    monkeypatch.setattr(streams, "MIN_STREAMED_BYTES", 20_000)
     pd.DataFrame(table()).rename(columns=str).to_parquet(tmp_path / "one.parquet")  # one group: nothing to stream
     assert not is_large(tmp_path / "one.parquet")
 

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from arcsm._runtime import processes
 from arcsm._runtime.random import dequantised
-from arcsm.data.arrays import check_precision, read_table
+from arcsm.data.checks import check_precision
 from arcsm.data.image_sets import digits, mnist, torchvision_images
 from arcsm.data.images import read_images
 from arcsm.data.pixels import ImageSet, scale_images
 from arcsm.data.streams import RowStream, blocks_of, is_large
+from arcsm.data.table import read_table
 from arcsm.data.toys import toy
 
 _FEW_ROWS = 10_000  # of a stream, where a sample will do

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from arcsm._runtime.files import FilePath, atomic_path, existing_file, reading
-from arcsm.data.arrays import named_array, npz_key, npz_names, read_array
+from arcsm.data.numpy_files import npz_key, npz_names, read_array, split_key
 from arcsm.data.pixels import ImageSet, check_pixels
 from arcsm.errors import SkippedWarning, warn
 
@@ -57,7 +57,7 @@ def read_images(
     if channels not in (None, 1, 3):
         raise ValueError(f"channels: expected 1, 3 or None, got {channels!r}")
     check_size(size)
-    source, key = named_array(folder, key)
+    source, key = split_key(folder, key)
     if source.suffix.lower() in (".npy", ".npz") and not source.is_dir():
         return _read_image_array(source, channels, size, key)
     if key is not None:
