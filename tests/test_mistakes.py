@@ -408,7 +408,7 @@ def test_dark_pixels_of_sixteen_bits_stay_dark(tmp_path: Path) -> None:
 def test_test_sets_of_another_shape_are_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", x_train=np.zeros((20, 4, 4), np.uint8), x_test=np.zeros((5, 5, 5), np.uint8))
     data = ImageData(kind="images", path=str(tmp_path / "t.npz"), key="x_train", test_key="x_test")
-    with pytest.raises(ValueError, match=r"to train on of \[1, 4, 4\] and to test on of \[1, 5, 5\]"):
+    with pytest.raises(ValueError, match=r"training images are \[1, 4, 4\], but test images are \[1, 5, 5\]"):
         load_dataset(data, 0)
 
 

@@ -252,7 +252,7 @@ def test_a_header_that_promises_more_than_the_file_holds_is_refused(tmp_path: Pa
 def test_a_sample_of_a_stream_serves_where_all_rows_would_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "t.npy", table())
     dataset = load_dataset(TableData(kind="table", path=str(path), stream=True))
-    monkeypatch.setattr(datasets, "_FEW_ROWS", 50)
+    monkeypatch.setattr(datasets, "_MAX_SAMPLE_ROWS", 50)
     assert dataset.train_rows().shape == (50, 3)
     assert dataset.train_rows(7).shape == (7, 3)
 

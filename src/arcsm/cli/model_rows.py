@@ -16,7 +16,6 @@ from torch import Tensor
 from arcsm._runtime.processes import Group
 from arcsm._runtime.random import dequantised
 from arcsm.data import ImageSet, frame_writer, read_images, scale_images, write_table
-from arcsm.data.checks import check_finite
 from arcsm.data.column_types import default_names
 from arcsm.data.images import IMAGE_SUFFIXES, save_images
 from arcsm.data.numpy_files import read_array, split_key
@@ -75,23 +74,15 @@ class RowSource:
         if self._images is not None:
             yield self._images
             return
-        file, first = TableFile(self.path), 0
+        file = TableFile(self.path)
         for frame in file.parts(_PART_ROWS):
             chosen = _in_model_order(self.model, frame, self.path)
-
-            def locate(row: int, first: int = first) -> str:
-                return file.locate(first + row)
-
-            values = file.numbers(chosen, first)
-            check_finite(values, tuple(chosen.columns), self.path, locate)
+            values = file.numbers(chosen)
             rows = torch.from_numpy(np.array(values)).to(self.model.shift.dtype)  # (n, D)
             if not bool(rows.isfinite().all()):
                 row, column = (~rows.isfinite()).nonzero()[0].tolist()
-                raise ValueError(
-                    f"{self.path}: {locate(row)}, column {chosen.columns[column]!r}: {values[row, column]:g} is too "
-                    "large for single precision"
-                )
-            first += len(frame)
+                cell = f"{file.locate(frame.index[row])}, column {chosen.columns[column]!r}"
+                raise ValueError(f"{self.path}: {cell}: {values[row, column]:g} is too large for single precision")
             yield rows
 
     def raw_parts(self) -> Iterator[pd.DataFrame]:

@@ -9,8 +9,6 @@ import numpy as np
 
 from arcsm._runtime.files import FilePath
 
-__all__ = ["check_column_names", "check_finite", "check_precision", "check_spread", "check_unique", "check_width"]
-
 _MAX_COLUMNS = 100_000
 _MAX_SIZE = 1e30  # absolute value; its inverse is the smallest one
 _MIN_DEVIATION_SPACINGS = 1e3  # standard deviation, in spacings of single precision at the column's values

@@ -11,17 +11,6 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-__all__ = [
-    "MISSING",
-    "TRUTH",
-    "check_cells",
-    "default_names",
-    "has_leading_zeros",
-    "is_number",
-    "number_array",
-    "typed_column",
-]
-
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?")
 TRUTH = ("True", "TRUE", "true", "False", "FALSE", "false")  # read as 1 and 0
 LEADING_ZERO = r"0\d+"  # a postcode, say, whose zeros matter
@@ -36,7 +25,7 @@ _DATES = "dates or times; turn them into numbers, such as days, or leave them ou
 _LISTS = "lists, not single values; leave it out"
 _COMPLEX = "complex numbers; give their real and imaginary parts a column each"
 
-Locate = Callable[[int], str]  # turns the index of a row into its place in the file, such as "line 4"
+Locate = Callable[[int], str]  # turns the number of a row into its place in the file, such as "line 4"
 
 
 def is_number(cell: str) -> bool:
@@ -54,6 +43,11 @@ def is_number(cell: str) -> bool:
 def default_names(count: int) -> tuple[str, ...]:
     """Return the names of unnamed columns: ``x0, x1, ...``."""
     return tuple(f"x{index}" for index in range(count))
+
+
+def row_place(row: int) -> str:
+    """Return the 1-based place of a row in words."""
+    return f"row {row + 1}"
 
 
 def check_cells(column: pd.Series, label: str) -> None:
@@ -101,8 +95,8 @@ def typed_column(column: pd.Series, like: pd.Series | None, path: Path, locate: 
     """Convert a column to numbers, truth values or names.
 
     Arguments:
-        column: The column as read.
-        like: A column whose type is wanted. Default: infer the type from the cells.
+        column: The column as read, indexed by the numbers of its rows in the file.
+        like: A column of the wanted type. ``None``: infer the type from the cells.
         path: The file, for error messages.
         locate: Returns the place of a row in the file.
 
@@ -123,7 +117,7 @@ def typed_column(column: pd.Series, like: pd.Series | None, path: Path, locate: 
         infinite = np.isinf(numbers.to_numpy(dtype=float, na_value=np.nan))
         if infinite.any():
             row = int(infinite.argmax())
-            cell = f"{locate(row)}, column {column.name!r}"
+            cell = f"{locate(column.index[row])}, column {column.name!r}"
             raise ValueError(f"{path}: {cell}: expected a finite number, got {numbers.iloc[row]}")
         return numbers
     if like is None and has_leading_zeros(column):
@@ -132,12 +126,12 @@ def typed_column(column: pd.Series, like: pd.Series | None, path: Path, locate: 
     present, wrong = column.notna(), numbers.isna() & column.notna()
     if like is not None or (present.any() and wrong.sum() <= (1.0 - _MIN_NUMBER_FRACTION) * present.sum()):
         if wrong.any():
-            raise _not_a_number(column, int(np.argmax(wrong.to_numpy())), path, locate)
+            raise _not_a_number(column, wrong, path, locate)
         return numbers
     if _are_dates(column):
         raise ValueError(f"{path}: column {column.name!r} holds {_DATES}")
-    if _are_mostly_numbers(column):
-        raise _not_a_number(column, int(np.argmax(wrong.to_numpy())), path, locate)
+    if wrong.any() and _are_mostly_numbers(column):
+        raise _not_a_number(column, wrong, path, locate)
     return column.astype(object)
 
 
@@ -145,7 +139,7 @@ def number_array(frame: pd.DataFrame, path: Path, locate: Locate) -> np.ndarray:
     """Return columns of numbers as an array, with NaN for missing values.
 
     Arguments:
-        frame: Columns as read. Text is not a number, even if it looks like one.
+        frame: Columns as read, indexed by the numbers of the rows. Text is not a number, even if it looks like one.
         path: The file, for error messages.
         locate: Returns the place of a row in the file.
 
@@ -173,16 +167,18 @@ def _numeric_column(column: pd.Series, path: Path, locate: Locate) -> pd.Series:
     numbers = pd.to_numeric(cells, errors="coerce")
     wrong = cells.notna() & numbers.isna()
     if not wrong.any():
-        wrong = cells.map(lambda cell: isinstance(cell, str))
+        wrong = cells.map(lambda cell: isinstance(cell, str))  # text that looks like numbers
     if wrong.any():
-        raise _not_a_number(cells, int(np.argmax(wrong.to_numpy())), path, locate)
+        raise _not_a_number(cells, wrong, path, locate)
     return numbers
 
 
-def _not_a_number(column: pd.Series, row: int, path: Path, locate: Locate) -> ValueError:
+def _not_a_number(column: pd.Series, wrong: pd.Series, path: Path, locate: Locate) -> ValueError:
+    row = int(wrong.to_numpy().argmax())
     cell = str(column.iloc[row])[:40]
-    hint = " (write numbers without commas)" if "," in cell else ""
-    return ValueError(f"{path}: {locate(row)}, column {column.name!r}: expected a number, got {cell!r}{hint}")
+    hint = " (write numbers without commas)" if "," in cell else " (text)" if is_number(cell) else ""
+    place = f"{locate(column.index[row])}, column {column.name!r}"
+    return ValueError(f"{path}: {place}: expected a number, got {cell!r}{hint}")
 
 
 # Inference ----------------------------------------------------------------------------------------------------------
@@ -230,5 +226,4 @@ def _are_mostly_numbers(column: pd.Series) -> bool:
     """Return whether most distinct texts are numbers, so that the others are mistakes and not names."""
     texts = pd.Series(column.dropna().unique()).astype(str)
     numbers = pd.to_numeric(texts.str.replace(",", ""), errors="coerce").notna().sum()
-    wrong = pd.to_numeric(column, errors="coerce").isna() & column.notna()
-    return numbers > max(_MAX_NUMERIC_CODES, 0.5 * len(texts)) and bool(wrong.any())
+    return bool(numbers > max(_MAX_NUMERIC_CODES, 0.5 * len(texts)))

@@ -19,8 +19,6 @@ from arcsm.data.checks import check_unique, check_width
 from arcsm.data.column_types import LEADING_ZERO, MISSING, TRUTH, default_names, is_number
 from arcsm.errors import SkippedWarning, warn
 
-__all__ = ["CSVFile"]
-
 _INDEX_NAMES = ("", "Unnamed: 0")  # pandas writes an unnamed index as the first, and reads it as the second
 _HEAD_ROWS = 100  # rows that decide whether the first row is a header and the first column an index
 _CODE = re.compile(LEADING_ZERO)

@@ -14,8 +14,6 @@ import numpy as np
 from arcsm._runtime.files import FilePath, existing_file, reading
 from arcsm._runtime.memory import check_fits
 
-__all__ = ["npy_header", "npz_key", "npz_names", "read_array", "split_key"]
-
 _NPZ_KEYS = ("X", "x_train")  # names of the main array, by preference
 
 

@@ -14,15 +14,20 @@ from pyarrow import parquet
 
 from arcsm._runtime.files import FilePath, reading
 
-__all__ = ["cast_as_parquet", "parquet_batches", "parquet_writer"]
 
+def parquet_parts(path: Path, rows: int | None, **options: Any) -> Iterator[pd.DataFrame]:
+    """Yield the rows of a Parquet file, at most ``rows`` at a time or, with ``None``, at once.
 
-def parquet_batches(path: Path, rows: int) -> Iterator[Any]:
-    """Yield the rows of a Parquet file as Arrow record batches of at most ``rows`` rows.
+    ``options`` are those of :meth:`pyarrow.RecordBatch.to_pandas`.
 
     Raises:
         ValueError: If the file cannot be read.
     """
+    if rows is None:
+        with reading(path):
+            frame = pd.read_parquet(path)
+        yield frame
+        return
     with reading(path):
         batches = parquet.ParquetFile(path).iter_batches(batch_size=rows)
     while True:
@@ -31,7 +36,7 @@ def parquet_batches(path: Path, rows: int) -> Iterator[Any]:
         if batch is None:
             return
         if len(batch):
-            yield batch
+            yield batch.to_pandas(**options)
 
 
 @contextmanager

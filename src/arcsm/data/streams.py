@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -20,10 +20,8 @@ from arcsm._runtime.moments import RunningMoments
 from arcsm._runtime.progress import track
 from arcsm._runtime.random import fold_in
 from arcsm.data.checks import check_finite, check_spread, check_unique, check_width
-from arcsm.data.column_types import default_names, number_array
+from arcsm.data.column_types import default_names, number_array, row_place
 from arcsm.data.numpy_files import npy_header
-
-__all__ = ["STREAMED_SUFFIXES", "Blocks", "RowStream", "StreamEpoch", "blocks_of", "is_large"]
 
 STREAMED_SUFFIXES = (".npy", ".parquet")
 MIN_STREAMED_BYTES = 1 << 30  #: tables larger than this are streamed by default
@@ -57,10 +55,6 @@ class Blocks(ABC):
     def span(self, block: int) -> tuple[int, int]:
         """Return the first row of a block and the first row after it."""
         return self.ends[block - 1] if block else 0, self.ends[block]
-
-    def locate(self, block: int) -> Callable[[int], str]:
-        """Return a function from rows of a block to their 1-based place in the file."""
-        return lambda row: f"row {self.span(block)[0] + row + 1}"
 
 
 class ArrayBlocks(Blocks):
@@ -106,8 +100,8 @@ class ParquetBlocks(Blocks):
     def read(self, block: int) -> np.ndarray:
         with reading(self.path), parquet.ParquetFile(self.path) as file:
             frame = file.read_row_group(block).to_pandas()
-        frame.columns = self.columns
-        return np.array(number_array(frame, self.path, self.locate(block)))  # a copy that torch may write to
+        frame = frame.set_axis(self.columns, axis=1).set_axis(range(*self.span(block)), axis=0)
+        return np.array(number_array(frame, self.path, row_place))  # a copy that torch may write to
 
 
 def blocks_of(path: FilePath) -> Blocks:
@@ -195,7 +189,7 @@ class RowStream:
         values, (first, last) = self.blocks.read(block), self.blocks.span(block)
         if values.shape != (last - first, self.shape[1]):
             raise ValueError(f"{self.blocks.path}: has changed since it was opened")
-        check_finite(values, self.blocks.columns, self.blocks.path, self.blocks.locate(block))
+        check_finite(values, self.blocks.columns, self.blocks.path, lambda row: row_place(first + row))
         return values
 
     def _split(self, block: int, values: np.ndarray) -> tuple[Tensor, ...]:

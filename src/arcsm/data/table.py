@@ -10,30 +10,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from arcsm._runtime.files import FilePath, atomic_path, existing_file, reading
+from arcsm._runtime.files import FilePath, atomic_path, existing_file
 from arcsm.data.checks import check_column_names, check_finite, check_unique, check_width
-from arcsm.data.column_types import default_names, holds_names, is_number, number_array, typed_column
+from arcsm.data.column_types import default_names, holds_names, is_number, number_array, row_place, typed_column
 from arcsm.data.csv_files import CSVFile
 from arcsm.data.numpy_files import read_array, split_key
-from arcsm.data.parquet_files import parquet_batches, parquet_writer
+from arcsm.data.parquet_files import parquet_parts, parquet_writer
 from arcsm.errors import warn
 
-__all__ = [
-    "TABLE_SUFFIXES",
-    "Table",
-    "TableFile",
-    "check_reserved_columns",
-    "frame_parts",
-    "frame_writer",
-    "raw_parts",
-    "read_frame",
-    "read_table",
-    "write_frame",
-    "write_table",
-]
-
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet", ".npy", ".npz")
-_FRAME_SUFFIXES = (".csv", ".parquet")
+_ARRAY_SUFFIXES = (".npy", ".npz")
 _PART_ROWS = 50_000
 
 
@@ -67,18 +53,11 @@ class TableFile:
         existing_file(self.path)
         self._csv: CSVFile | None = None
 
-    @property
-    def holds_array(self) -> bool:
-        """Whether the file is an NPY or NPZ file."""
-        return self.suffix in (".npy", ".npz")
-
     def array(self, flatten: bool = False) -> np.ndarray:
         """Return the array of an NPY or NPZ file, ``(n, D)``, as float32 if it has single or half precision.
 
-        With ``flatten``, more than two dimensions become ``(n, -1)``.
-
         Raises:
-            ValueError: If the array has no rows, no columns or another number of dimensions.
+            ValueError: If the array has no rows, no columns or, without ``flatten``, more than two dimensions.
         """
         array = read_array(self.path, self.key)
         if array.ndim == 0:
@@ -95,7 +74,9 @@ class TableFile:
         return array.astype(np.float32 if single else np.float64)
 
     def parts(self, rows: int | None = None, text_columns: Sequence[str] | None = ()) -> Iterator[pd.DataFrame]:
-        """Yield the table in the types of the file. CSV columns are numbers, truth values or text.
+        """Yield the table in the types of the file, indexed by the numbers of its rows.
+
+        Columns of a CSV file are numbers, truth values or text.
 
         Arguments:
             rows: Rows of each part but the last. Default: all. NPY and NPZ files always come at once.
@@ -104,43 +85,43 @@ class TableFile:
         Raises:
             ValueError: If the file cannot be read, has no rows, or has columns of the same name.
         """
-        empty = True
+        first = 0
         for frame in self._parts(rows, text_columns):
             if len(frame):
-                empty = False
-                frame.columns = [str(name) for name in frame.columns]
-                check_width(frame.shape[1], self.path)
-                check_unique(tuple(frame.columns), self.path)
-                yield frame.reset_index(drop=True)
-        if empty:
+                names = [str(name) for name in frame.columns]
+                check_width(len(names), self.path)
+                check_unique(names, self.path)
+                last = first + len(frame)
+                yield frame.set_axis(names, axis=1).set_axis(pd.RangeIndex(first, last), axis=0)
+                first = last
+        if not first:
             raise ValueError(f"{self.path}: expected at least one row of data, got none")
 
     def _parts(self, rows: int | None, text_columns: Sequence[str] | None) -> Iterator[pd.DataFrame]:
-        if self.holds_array:
+        if self.suffix in _ARRAY_SUFFIXES:
             values = self.array().astype(np.float64)
             yield pd.DataFrame(values, columns=list(default_names(values.shape[1])))
         elif self.suffix == ".parquet":
-            if rows is None:
-                with reading(self.path):
-                    frame = pd.read_parquet(self.path)
-                yield frame
-            else:
-                yield from (batch.to_pandas() for batch in parquet_batches(self.path, rows))
+            yield from parquet_parts(self.path, rows)
         else:
             self._csv = CSVFile(self.path, text_columns or ())
             yield from self._csv.parts(rows, self._csv.code_columns() if text_columns is None else text_columns)
 
     def locate(self, row: int) -> str:
-        """Return the 1-based place of a row that :meth:`parts` yielded: its line in a CSV file, else its number."""
+        """Return the 1-based place of a row: its line in a CSV file, else its number."""
         line = None if self._csv is None else self._csv.line(row)
-        return f"row {row + 1}" if line is None else f"line {line}"
+        return row_place(row) if line is None else f"line {line}"
 
-    def numbers(self, frame: pd.DataFrame, first: int = 0) -> np.ndarray:
-        """Return columns of numbers of :meth:`parts` as an array; see :func:`~arcsm.data.column_types.number_array`.
+    def numbers(self, frame: pd.DataFrame, allow_missing: bool = False) -> np.ndarray:
+        """Return columns of :meth:`parts` as an array; see :func:`~arcsm.data.column_types.number_array`.
 
-        ``first`` is the number of the frame's first row in the file.
+        Raises:
+            ValueError: If a column holds anything but numbers or, without ``allow_missing``, not finite ones only.
         """
-        return number_array(frame, self.path, lambda row: self.locate(first + row))
+        values = number_array(frame, self.path, self.locate)
+        if not allow_missing:
+            check_finite(values, tuple(frame.columns), self.path, lambda row: self.locate(frame.index[row]))
+        return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,15 +178,14 @@ def read_table(path: FilePath, key: str | None = None, *, flatten: bool = False,
         (('a', 'b'), [[1.0, 2.0], [3.0, 4.0]])
     """
     file = TableFile(path, key)
-    if file.holds_array:
+    if file.suffix in _ARRAY_SUFFIXES:
         values = file.array(flatten)
-        columns = default_names(values.shape[1])
-    else:
-        frame = next(file.parts())
-        values, columns = file.numbers(frame), tuple(frame.columns)
-    if not allow_missing:
-        check_finite(values, columns, file.path, file.locate)
-    return Table(values, columns)
+        table = Table(values, default_names(values.shape[1]))
+        if not allow_missing:
+            check_finite(values, table.columns, file.path, row_place)
+        return table
+    frame = next(file.parts())
+    return Table(file.numbers(frame, allow_missing), tuple(frame.columns))
 
 
 def read_frame(path: FilePath, like: pd.DataFrame | None = None, ignore: Sequence[str] = ()) -> pd.DataFrame:
@@ -240,35 +220,29 @@ def frame_parts(
     Raises:
         ValueError: As :func:`read_frame`, when the part is reached.
     """
-    file, first = TableFile(path), 0
+    file = TableFile(path)
     names = None if like is None else [name for name in like.columns if holds_names(like[name])]
     for frame in file.parts(rows, names):
-        chosen = _without(frame, ignore, file.path) if like is None else _columns_like(frame, like, ignore, file.path)
-
-        def locate(row: int, first: int = first) -> str:
-            return file.locate(first + row)
-
-        yield pd.DataFrame({
-            name: typed_column(frame[name], None if like is None else like[name], file.path, locate) for name in chosen
-        })  # fmt: skip
-        first += len(frame)
+        columns = {
+            name: typed_column(frame[name], None if like is None else like[name], file.path, file.locate)
+            for name in _choose(tuple(frame.columns), like, ignore, file.path)
+        }
+        yield pd.DataFrame(columns).reset_index(drop=True)
 
 
-def _without(frame: pd.DataFrame, ignore: Sequence[str], path: Path) -> list[str]:
-    unknown = [name for name in ignore if name not in frame.columns]
-    if unknown:
-        raise ValueError(f"{path}: has no column {unknown[0]!r} to leave out; it has {', '.join(frame.columns[:20])}")
-    columns = [name for name in frame.columns if name not in ignore]
+def _choose(columns: Sequence[str], like: pd.DataFrame | None, ignore: Sequence[str], path: Path) -> Sequence[str]:
+    """Return the columns without ``ignore``, or those of ``like``, which must be among them."""
+    unknown = next((name for name in ignore if name not in columns), None)
+    if unknown is not None:
+        raise ValueError(f"{path}: has no column {unknown!r} to leave out; it has {', '.join(columns[:20])}")
+    columns = [name for name in columns if name not in ignore]
     if not columns:
         raise ValueError(f"{path}: no column is left")
-    return columns
-
-
-def _columns_like(frame: pd.DataFrame, like: pd.DataFrame, ignore: Sequence[str], path: Path) -> list[str]:
-    own = _without(frame, ignore, path)
-    missing = [name for name in like.columns if name not in own]
+    if like is None:
+        return columns
+    missing = [name for name in like.columns if name not in columns]
     if missing:
-        others = ", ".join(name for name in own if name not in like.columns)
+        others = ", ".join(name for name in columns if name not in like.columns)
         raise ValueError(
             f"{path}: columns {', '.join(missing)} are missing" + (f"; it has {others} instead" if others else "")
         )
@@ -282,11 +256,10 @@ def raw_parts(path: FilePath, rows: int = _PART_ROWS) -> Iterator[pd.DataFrame]:
     """
     file = TableFile(path)
     if file.suffix == ".parquet":
-        for batch in parquet_batches(file.path, rows):
-            frame = batch.to_pandas(types_mapper=pd.ArrowDtype)
+        for frame in parquet_parts(file.path, rows, types_mapper=pd.ArrowDtype):
             named = [name for name in frame.index.names if name is not None]  # an index that is also a column
             yield frame.reset_index(named).reset_index(drop=True) if named else frame.reset_index(drop=True)
-    elif file.holds_array:
+    elif file.suffix in _ARRAY_SUFFIXES:
         yield from frame_parts(path, None, rows)
     else:
         yield from (frame.reset_index(drop=True) for frame in CSVFile(file.path).text_parts(rows))
@@ -321,7 +294,7 @@ def write_table(path: FilePath, values: np.ndarray, columns: Sequence[str] | Non
         ValueError: If the extension is unknown or the folder does not exist, if ``values`` or ``columns`` have another
             type or shape, or if all names of a CSV file are numbers, so that the header would be read as data.
     """
-    suffix = _suffix(path, (*_FRAME_SUFFIXES, ".npy"))
+    suffix = _suffix(path, (*_WRITERS, ".npy"))
     if values.ndim != 2 or values.dtype.kind not in "buif":
         raise ValueError(
             f"values: expected numbers of shape (n, D), got {values.dtype} of shape {values.shape} (for {path})"
@@ -334,7 +307,7 @@ def write_table(path: FilePath, values: np.ndarray, columns: Sequence[str] | Non
         if suffix == ".npy":
             np.save(temporary, values, allow_pickle=False)
         else:
-            with (parquet_writer if suffix == ".parquet" else _csv_writer)(temporary) as write:
+            with _WRITERS[suffix](temporary) as write:
                 write(pd.DataFrame(values, columns=pd.Index(names)))
 
 
@@ -368,28 +341,23 @@ def frame_writer(path: FilePath) -> Iterator[Callable[[pd.DataFrame], None]]:
     Warns:
         UserWarning: If all column names of a CSV file are numbers.
     """
-    path = Path(path)
-    suffix = _suffix(path, _FRAME_SUFFIXES)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        if suffix == ".parquet":
-            with parquet_writer(temporary) as write:
-                yield write
-            return
-        with _csv_writer(temporary) as append:
-            unchecked = True
-
-            def write(frame: pd.DataFrame) -> None:
-                nonlocal unchecked
-                if unchecked and all(is_number(str(name)) for name in frame.columns):
-                    warn(f"{path}: all column names are numbers, which CSV readers may take for data")
-                unchecked = False
-                append(frame)
-
-            yield write
+    suffix = _suffix(path, tuple(_WRITERS))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary, _WRITERS[suffix](temporary) as write:
+        yield write
 
 
 @contextmanager
 def _csv_writer(path: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
     with path.open("w", encoding="utf-8", newline="") as file:
-        yield lambda frame: frame.to_csv(file, index=False, header=file.tell() == 0)
+
+        def write(frame: pd.DataFrame) -> None:
+            is_first = file.tell() == 0
+            if is_first and all(is_number(str(name)) for name in frame.columns):
+                warn("all column names are numbers, which CSV readers may take for data")
+            frame.to_csv(file, index=False, header=is_first)
+
+        yield write
+
+
+_WRITERS = {".csv": _csv_writer, ".parquet": parquet_writer}
