@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from PIL import Image
 
 from arcsm import (
     MADE,
@@ -33,11 +31,9 @@ from arcsm import (
     save,
     serialization,
 )
-from arcsm._runtime.files import atomic_path
 from arcsm.anomaly.statistics import negative_log_prob
 from arcsm.cli import application
-from arcsm.data import read_images
-from arcsm.data.datasets import ImageData, load_dataset
+from arcsm.data.datasets import load_dataset
 from arcsm.denoise.restoration import GaussianNoise, particles
 from arcsm.implicit import GaussianEntropy, ScoreNetwork
 from arcsm.interop.export import export_scorer
@@ -242,36 +238,6 @@ def picture(seed: int, shape: tuple[int, ...] = (8, 8)) -> Any:
     return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
 
 
-def test_wide_pixels_that_hold_bytes_are_bytes(tmp_path: Path) -> None:
-    grey = picture(0)
-    Image.fromarray(grey.astype(np.int32)).save(tmp_path / "a.tif")
-    Image.fromarray(grey).save(tmp_path / "b.png")
-    pixels = read_images(tmp_path).pixels
-    assert torch.equal(pixels[0], pixels[1])
-    assert torch.equal(pixels[0, 0], torch.from_numpy(grey))
-
-
-def test_images_of_other_suffixes_and_behind_links_are_read(tmp_path: Path) -> None:
-    for folder in ("own", "other"):
-        (tmp_path / folder).mkdir()
-    Image.fromarray(picture(0)).save(tmp_path / "own" / "a.gif")
-    Image.fromarray(picture(1)).save(tmp_path / "own" / "b.ppm")
-    Image.fromarray(picture(2)).save(tmp_path / "other" / "c.png")
-    (tmp_path / "own" / "linked").symlink_to(tmp_path / "other", target_is_directory=True)
-    (tmp_path / "own" / "round").symlink_to(tmp_path / "own", target_is_directory=True)
-    assert read_images(tmp_path / "own").names == ("a.gif", "b.ppm", "linked/c.png")
-
-
-def test_a_run_that_resized_its_images_scores_them(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    for index in range(20):
-        Image.fromarray(picture(index, (16, 16 + 4 * (index % 2)))).save(tmp_path / "images" / f"{index:02d}.png")
-    (tmp_path / "run.yaml").write_text(ON_DATA % f"{{kind: images, path: {tmp_path / 'images'}, size: 4}}")
-    assert run("train", tmp_path / "run.yaml", "--out", tmp_path / "out") == 0
-    assert run("score", tmp_path / "out", tmp_path / "images", "--out", tmp_path / "s.csv") == 0
-    assert len((tmp_path / "s.csv").read_text().splitlines()) == 21
-
-
 @pytest.mark.parametrize("command", [("info",), ("sample", "--out", "x.csv"), ("score", "x.csv", "--out", "y.csv")])
 def test_a_run_without_a_model_says_how_to_finish_it(
     tmp_path: Path, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
@@ -389,43 +355,6 @@ def test_a_log_that_a_crash_has_cut_is_read(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text(whole.replace("0.5", "x") + "2,0.4,,0.1,3.0\n")
     with pytest.raises(ValueError, match=r"metrics\.csv: row 1 is not one of a training log"):
         read_metrics(tmp_path)
-
-
-def test_images_in_hidden_folders_take_nothing_from_others(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    for name in ("real/a.png", "b.png"):
-        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name)
-    (tmp_path / ".hidden").symlink_to(tmp_path / "real")
-    (tmp_path / "also").symlink_to(tmp_path / "real")
-    assert read_images(tmp_path).names == ("b.png", "real/a.png")
-
-
-def test_dark_pixels_of_sixteen_bits_stay_dark(tmp_path: Path) -> None:
-    (tmp_path / "dark.pgm").write_bytes(b"P5 2 2 65535\n" + b"\x00\xc8" * 4)
-    assert int(read_images(tmp_path / "dark.pgm").pixels.max()) == 1
-
-
-def test_test_sets_of_another_shape_are_named(tmp_path: Path) -> None:
-    np.savez(tmp_path / "t.npz", x_train=np.zeros((20, 4, 4), np.uint8), x_test=np.zeros((5, 5, 5), np.uint8))
-    data = ImageData(kind="images", path=str(tmp_path / "t.npz"), key="x_train", test_key="x_test")
-    with pytest.raises(ValueError, match=r"training images are \[1, 4, 4\], but test images are \[1, 5, 5\]"):
-        load_dataset(data, 0)
-
-
-def test_names_of_any_bytes_and_lengths(tmp_path: Path) -> None:
-    picture = Image.fromarray(np.zeros((1, 2), np.uint8))
-    (tmp_path / "images").mkdir()
-    picture.save(tmp_path / "images" / "a.png")
-    os.rename(tmp_path / "images" / "a.png", os.fsencode(tmp_path / "images") + b"/\xff\xfe.png")
-    made, head = MADE(2, 4, (8,)), ScoreHead(4, (8,))
-    metadata = {"image_shape": [1, 1, 2], "levels": 256}
-    save(AutoregressiveModel(made, head, NoiseLadder(1.0, 0.1, 4), metadata=metadata), tmp_path / "run")
-    assert run("score", tmp_path / "run", tmp_path / "images", "--out", tmp_path / "s.csv") == 0
-    assert "\\xff\\xfe.png" in (tmp_path / "s.csv").read_text()
-    long = tmp_path / f"{'x' * 240}.csv"
-    with atomic_path(long) as temporary:
-        temporary.write_text("1")
-    assert long.read_text() == "1"
 
 
 @pytest.mark.parametrize("text", ["a: 2024-13-45", "a: 0x_", "a: !!timestamp x", "a: !!bool x"])
