@@ -125,11 +125,7 @@ def _in_model_order(model: AutoregressiveModel, frame: pd.DataFrame, path: Path)
 
 
 def images_for(model: AutoregressiveModel, path: Path, skip_bad: bool = False) -> ImageSet:
-    """Read images of the model's shape.
-
-    Raises:
-        ValueError: If the images have another shape, or the model is of tables.
-    """
+    """Read images of the model's shape."""
     shape = model.metadata.get("image_shape")
     if shape is None:
         raise ValueError(f"{path}: holds images, but this model is of tables with {model.features} columns")
@@ -152,11 +148,7 @@ def continuous_images(images: ImageSet, seed: int) -> Tensor:
 
 
 def shared_class(model: AutoregressiveModel, label: int | None) -> Tensor | None:
-    """Return the class of all rows as a tensor; ``None`` for a model without classes.
-
-    Raises:
-        ValueError: If the model has classes and ``label`` is missing, or the other way round.
-    """
+    """Return the class of all rows as a tensor; ``None`` for a model without classes."""
     if label is None and class_labels(model, 1) is not None:
         raise ValueError("--class: this model has classes; give the class of the rows")
     labels = class_labels(model, 1, label)
@@ -234,9 +226,6 @@ def score_writer(out: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
     """Provide a function that appends scores to a CSV, Parquet or NPY file, which appears once it is complete.
 
     An NPY file holds the columns of :data:`SCORE_COLUMNS` as float64.
-
-    Raises:
-        ValueError: If the extension is another one.
     """
     if out.suffix != ".npy":
         with frame_writer(out) as write:
@@ -260,11 +249,7 @@ def sample_share(
     denoise: bool,
     group: Group,
 ) -> Tensor:
-    """Draw ``n`` samples, an equal share in each process with its own seed, and collect them in the first process.
-
-    Raises:
-        ValueError: If there are fewer samples than processes.
-    """
+    """Draw ``n`` samples, an equal share in each process with its own seed, and collect them in the first process."""
     if n < group.size:
         raise ValueError(f"-n {n}: expected at least one for each of {group.size} devices")
     share = group.share(n)

@@ -18,11 +18,7 @@ Denoiser = Literal["tweedie", "posterior", "particles", "langevin"]
 
 
 def restored_paths(images: Path, names: Sequence[str], out: Path) -> list[Path]:
-    """Return the PNG files to write, one for each noisy image.
-
-    Raises:
-        ValueError: If two files would have the same name or one exists, or ``out`` is a file or lies within ``images``.
-    """
+    """Return the PNG files to write, one for each noisy image."""
     targets = [(out / name).with_suffix(".png") for name in names]
     if len(set(targets)) < len(targets):
         raise ValueError(f"{images}: expected names that differ by more than their suffix, since all become .png")
@@ -40,11 +36,7 @@ def restored_paths(images: Path, names: Sequence[str], out: Path) -> list[Path]:
 def make_corruption(
     model: AutoregressiveModel, noise: Noise, sigma: float | None, probability: float | None, levels: int
 ) -> Corruption:
-    """Return the noise model for images in [-1, 1) whose values lie in the middle of their level.
-
-    Raises:
-        ValueError: If the option that the noise needs is missing, or that of the other noise is set.
-    """
+    """Return the noise model for images in [-1, 1) whose values lie in the middle of their level."""
     options = {"--sigma": sigma, "--probability": probability}
     needed, other = ("--sigma", "--probability") if noise == "gaussian" else ("--probability", "--sigma")
     if options[needed] is None or options[other] is not None:
@@ -67,9 +59,6 @@ def restored(
     """Return the restored rows, ``(N, D)``.
 
     The default method is ``tweedie`` for Gaussian noise and ``posterior`` for any other.
-
-    Raises:
-        ValueError: If the method is ``tweedie`` and the noise is not Gaussian.
     """
     method = method or ("tweedie" if isinstance(corruption, GaussianNoise) else "posterior")
     if method == "posterior":

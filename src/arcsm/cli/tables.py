@@ -181,12 +181,7 @@ def _check_outputs(out: Path, page: Path | None, inputs: Sequence[Path]) -> None
 
 
 def _conditions(pairs: Sequence[str], table: pd.DataFrame) -> dict[str, Any]:
-    """Parse ``COLUMN=VALUE`` pairs into values of the table's types, by column.
-
-    Raises:
-        ValueError: If a pair has another form, or names an unknown column, a column twice or a value that the column
-            cannot have.
-    """
+    """Parse ``COLUMN=VALUE`` pairs into values of the table's types, by column."""
     conditions: dict[str, Any] = {}
     check_not_empty(table)
     for pair in pairs:

@@ -15,11 +15,7 @@ _MIN_DEVIATION_SPACINGS = 1e3  # standard deviation, in spacings of single preci
 
 
 def check_width(columns: int, source: FilePath) -> None:
-    """Check that a table has at least one column and not so many that it must be transposed.
-
-    Raises:
-        ValueError: If it has none, or more than 100,000.
-    """
+    """Check that a table has at least one column and not so many that it must be transposed."""
     if columns == 0:
         raise ValueError(f"{source}: expected at least one column, got none")
     if columns > _MAX_COLUMNS:
@@ -27,22 +23,14 @@ def check_width(columns: int, source: FilePath) -> None:
 
 
 def check_unique(names: Sequence[str], source: FilePath, hint: str = "") -> None:
-    """Check that column names differ.
-
-    Raises:
-        ValueError: If a name occurs more than once.
-    """
+    """Check that column names differ."""
     if len(set(names)) < len(names):
         repeated = next(name for place, name in enumerate(names) if name in names[:place])
         raise ValueError(f"{source}: expected different column names, got {repeated!r} more than once{hint}")
 
 
 def check_column_names(names: Sequence[str], count: int) -> None:
-    """Check that there are ``count`` different column names.
-
-    Raises:
-        ValueError: If there are more or fewer, or a name occurs more than once.
-    """
+    """Check that there are ``count`` different column names."""
     if len(names) != count:
         raise ValueError(f"columns: expected {count} column names, got {len(names)}")
     check_unique(names, "columns")
@@ -56,9 +44,6 @@ def check_finite(values: np.ndarray, columns: Sequence[str], source: FilePath, l
         columns: The D column names.
         source: The file.
         locate: Returns the place of a row in the file.
-
-    Raises:
-        ValueError: If a value is missing or infinite; the message names the first.
     """
     wrong = ~np.isfinite(values)
     if wrong.any():
@@ -70,11 +55,7 @@ def check_finite(values: np.ndarray, columns: Sequence[str], source: FilePath, l
 
 
 def check_precision(values: np.ndarray, columns: Sequence[str], source: FilePath) -> None:
-    """Check that single precision, in which models compute, can hold the values of each column and tell them apart.
-
-    Raises:
-        ValueError: If a column has values beyond 1e30 or below 1e-30, or varies too little for its size.
-    """
+    """Check that single precision, in which models compute, can hold the values of each column and tell them apart."""
     if not len(values):
         return
     with np.errstate(over="ignore", invalid="ignore"), warnings.catch_warnings():

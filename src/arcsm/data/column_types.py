@@ -56,9 +56,6 @@ def check_cells(column: pd.Series, label: str) -> None:
     Arguments:
         column: The column.
         label: Start of the error message.
-
-    Raises:
-        ValueError: If the column holds dates, times, lists or complex numbers.
     """
     fault = _type_fault(column.dtype) or _cell_fault(column)
     if fault is not None:
@@ -145,9 +142,6 @@ def number_array(frame: pd.DataFrame, path: Path, locate: Locate) -> np.ndarray:
 
     Returns:
         ``(n, D)``, float32 if all columns have half or single precision, else float64.
-
-    Raises:
-        ValueError: If a column holds anything but numbers and truth values.
     """
     if not all(_is_real(dtype) for dtype in frame.dtypes):
         frame = pd.DataFrame({name: _numeric_column(frame[name], path, locate) for name in frame.columns})

@@ -51,9 +51,6 @@ def read_array(path: FilePath, key: str | None = None, *, preferred: Sequence[st
 def split_key(path: FilePath, key: str | None = None) -> tuple[Path, str | None]:
     """Split a path like ``tables.npz:left`` into the file and the name of the array.
 
-    Raises:
-        ValueError: If both ``path`` and ``key`` name an array.
-
     Example:
         >>> path, key = split_key("tables.npz:left")
         >>> str(path), key
@@ -68,11 +65,7 @@ def split_key(path: FilePath, key: str | None = None) -> tuple[Path, str | None]
 
 
 def npz_names(path: FilePath) -> list[str]:
-    """Return the names of the arrays in an NPZ file, in file order.
-
-    Raises:
-        ValueError: If the file does not exist, is not a zip archive or holds no array.
-    """
+    """Return the names of the arrays in an NPZ file, in file order."""
     path = existing_file(path)
     with reading(path), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
@@ -82,11 +75,7 @@ def npz_names(path: FilePath) -> list[str]:
 
 
 def npz_key(path: FilePath, key: str | None, preferred: Sequence[str] = _NPZ_KEYS) -> str:
-    """Return ``key``, or the only array of an NPZ file, or the first of ``preferred`` that it holds.
-
-    Raises:
-        ValueError: As :func:`npz_names`, or if the file has no array ``key`` or several of which none is preferred.
-    """
+    """Return ``key``, or the only array of an NPZ file, or the first of ``preferred`` that it holds."""
     names = npz_names(path)
     listing = ", ".join(names)
     if key is not None:
@@ -103,11 +92,7 @@ def npz_key(path: FilePath, key: str | None, preferred: Sequence[str] = _NPZ_KEY
 
 
 def npy_header(file: IO[bytes], source: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Return the shape and dtype of the array in an NPY file.
-
-    Raises:
-        ValueError: If the file has another format, or the array does not hold real numbers.
-    """
+    """Return the shape and dtype of the array in an NPY file."""
     with reading(source):
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

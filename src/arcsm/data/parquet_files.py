@@ -19,9 +19,6 @@ def parquet_parts(path: Path, rows: int | None, **options: Any) -> Iterator[pd.D
     """Yield the rows of a Parquet file, at most ``rows`` at a time or, with ``None``, at once.
 
     ``options`` are those of :meth:`pyarrow.RecordBatch.to_pandas`.
-
-    Raises:
-        ValueError: If the file cannot be read.
     """
     if rows is None:
         with reading(path):

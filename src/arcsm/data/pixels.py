@@ -82,21 +82,13 @@ def unscale_images(x: Tensor, levels: int = 256, stretch: bool = False) -> Tenso
 
 
 def stretch_images(pixels: Tensor, levels: int) -> Tensor:
-    """Spread grey values 0..levels-1 over 0..255, rounded, uint8.
-
-    Raises:
-        ValueError: As :func:`scale_images`.
-    """
+    """Spread grey values 0..levels-1 over 0..255, rounded, uint8."""
     _check_range(pixels, levels)
     return (pixels.double() * (255 / (levels - 1))).round().to(torch.uint8)
 
 
 def unstretch_images(pixels: Tensor, levels: int) -> Tensor:
-    """Round grey values 0..255 to the nearest of 0..levels-1; the inverse of :func:`stretch_images`.
-
-    Raises:
-        ValueError: As :func:`scale_images`.
-    """
+    """Round grey values 0..255 to the nearest of 0..levels-1; the inverse of :func:`stretch_images`."""
     _check_levels(levels)
     _check_range(pixels, 256)
     return (pixels.double() * ((levels - 1) / 255)).round().to(torch.uint8)

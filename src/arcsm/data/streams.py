@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -248,15 +248,13 @@ class StreamEpoch:
         return list(itertools.accumulate(sizes))
 
     def rows(self, part: slice) -> Tensor:
-        """Return the rows from one place of the epoch up to another, ``(n, D)``."""
-        return torch.cat(list(self._pieces(part.start, part.stop)))
-
-    def _pieces(self, first: int, last: int) -> Iterator[Tensor]:
-        begin = 0
+        """Return the rows of a part of the epoch, ``(n, D)``."""
+        pieces, begin = [], 0
         for window, end in enumerate(self.ends):
-            if begin < last and first < end:
-                yield self._read(window)[max(first, begin) - begin : min(last, end) - begin]
+            if begin < part.stop and part.start < end:
+                pieces.append(self._read(window)[max(part.start, begin) - begin : min(part.stop, end) - begin])
             begin = end
+        return torch.cat(pieces)
 
     def _read(self, window: int) -> Tensor:
         if self._window is None or self._window[0] != window:

@@ -40,9 +40,6 @@ class TableFile:
     Arguments:
         path: A file with one of :data:`TABLE_SUFFIXES`. ``tables.npz:left`` also names an array.
         key: The array of an NPZ file. Default: its only array, ``X`` or ``x_train``.
-
-    Raises:
-        ValueError: If there is no such file, its extension is unknown, or only ``key`` makes no sense for it.
     """
 
     def __init__(self, path: FilePath, key: str | None = None) -> None:
@@ -54,11 +51,7 @@ class TableFile:
         self._csv: CSVFile | None = None
 
     def array(self, flatten: bool = False) -> np.ndarray:
-        """Return the array of an NPY or NPZ file, ``(n, D)``, as float32 if it has single or half precision.
-
-        Raises:
-            ValueError: If the array has no rows, no columns or, without ``flatten``, more than two dimensions.
-        """
+        """Return the array of an NPY or NPZ file, ``(n, D)``, as float32 if it has single or half precision."""
         array = read_array(self.path, self.key)
         if array.ndim == 0:
             raise ValueError(f"{self.path}: expected an array of shape (n, D), got a single number")
@@ -81,9 +74,6 @@ class TableFile:
         Arguments:
             rows: Rows of each part but the last. Default: all. NPY and NPZ files always come at once.
             text_columns: Columns of a CSV file to read as text. ``None``: those that hold numbers with leading zeros.
-
-        Raises:
-            ValueError: If the file cannot be read, has no rows, or has columns of the same name.
         """
         first = 0
         for frame in self._parts(rows, text_columns):
@@ -113,11 +103,7 @@ class TableFile:
         return row_place(row) if line is None else f"line {line}"
 
     def numbers(self, frame: pd.DataFrame, allow_missing: bool = False) -> np.ndarray:
-        """Return columns of :meth:`parts` as an array; see :func:`~arcsm.data.column_types.number_array`.
-
-        Raises:
-            ValueError: If a column holds anything but numbers or, without ``allow_missing``, not finite ones only.
-        """
+        """Return columns of :meth:`parts` as an array; see :func:`~arcsm.data.column_types.number_array`."""
         values = number_array(frame, self.path, self.locate)
         if not allow_missing:
             check_finite(values, tuple(frame.columns), self.path, lambda row: self.locate(frame.index[row]))
@@ -266,11 +252,7 @@ def raw_parts(path: FilePath, rows: int = _PART_ROWS) -> Iterator[pd.DataFrame]:
 
 
 def check_reserved_columns(path: FilePath, reserved: Sequence[str]) -> None:
-    """Check that a table has no column with the name of a column that is to be written beside it.
-
-    Raises:
-        ValueError: If it has one.
-    """
+    """Check that a table has no column with the name of a column that is to be written beside it."""
     first = next(raw_parts(path, 1), None)
     clash = None if first is None else next((name for name in first.columns if name in reserved), None)
     if clash is not None:
@@ -312,11 +294,7 @@ def write_table(path: FilePath, values: np.ndarray, columns: Sequence[str] | Non
 
 
 def check_header(names: Sequence[str]) -> None:
-    """Check that a header is not all numbers, which CSV readers would take for data.
-
-    Raises:
-        ValueError: If it is.
-    """
+    """Check that a header is not all numbers, which CSV readers would take for data."""
     if all(is_number(name) for name in names):
         raise ValueError(
             f"columns: expected a name that is not a number, or a CSV reader takes {tuple(names)} for data"
