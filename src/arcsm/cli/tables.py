@@ -52,8 +52,9 @@ def detect(
 ) -> None:
     """Find outliers in a table, and the columns that make them so.
 
-    The detector is fitted to TRAIN and scores the rows of TEST. The command ends by printing the types it inferred for
-    the columns.
+    The detector is fitted to TRAIN and scores the rows of TEST.
+
+    The command ends by printing the type it inferred for each column.
     """
     if p_value is not None and (contamination is not None or not 0.0 < p_value < 1.0):
         raise ValueError(f"--p-value {p_value}: expected a number between 0 and 1, and no --contamination")
@@ -106,7 +107,9 @@ def impute(
 ) -> None:
     """Fill in the missing values of a table, given the other values of each row.
 
-    Known values stay as they are in the file. The command ends by printing the types it inferred for the columns.
+    Known values stay as they are in the file.
+
+    The command ends by printing the type it inferred for each column.
     """
     _check_outputs(out, None, (table,))
     rows = read_frame(table, ignore=ignore or ())
@@ -141,8 +144,9 @@ def synthesize(
 ) -> None:
     """Draw synthetic rows like those of a table.
 
-    The command ends by printing the types it inferred for the columns, how closely the rows resemble the table, and
-    whether they are copies of its rows. Synthetic rows have no missing values.
+    Synthetic rows have no missing values.
+
+    The command ends by printing the type of each column, how alike both tables are, and whether rows are copies.
     """
     _check_outputs(out, page, (table,))
     rows = read_frame(table, ignore=ignore or ())
