@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import warnings
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arcsm.data import read_frame, write_frame
+from arcsm.data import read_frame, read_table, write_frame
 from quick_tables import normal
 
 
@@ -48,3 +49,23 @@ def test_dates_in_text_are_rejected(tmp_path: Path, form: str) -> None:
     assert list(read_frame(tmp_path / "t.csv", ignore=["day"]).columns) == ["a"]
     write_frame(tmp_path / "t.csv", table.assign(day=["1-2", "version 1.2.3", "10.0.0.1", "2026"] * 20))
     assert read_frame(tmp_path / "t.csv")["day"].nunique() == 4
+
+
+def test_codes_keep_their_leading_zeros_without_a_header(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("0100,1.5\n0200,2.5\n" * 20)
+    assert set(read_frame(tmp_path / "t.csv")["x0"]) == {"0100", "0200"}
+
+
+def test_decimals_in_parquet_are_numbers_and_text_is_not(tmp_path: Path) -> None:
+    pd.DataFrame({"a": [decimal.Decimal("1.50"), None]}).to_parquet(tmp_path / "t.parquet")
+    assert read_table(tmp_path / "t.parquet", allow_missing=True).values[0, 0] == 1.5
+    pd.DataFrame({"a": ["1.5", None]}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"row 1, column 'a': expected a number, got '1.5' \(text\)"):
+        read_table(tmp_path / "t.parquet")
+
+
+def test_errors_in_a_csv_file_name_the_line(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('a,"two\nlines"\n\n1,2\n3,inf\n')
+    for read in (read_frame, read_table):
+        with pytest.raises(ValueError, match="line 5, column"):
+            read(tmp_path / "t.csv")
