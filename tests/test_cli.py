@@ -200,7 +200,7 @@ def test_a_table_scored_in_parts_keeps_its_columns_if_asked(
     data.to_parquet(tmp_path / "t.parquet")
     assert call("score", table_run, tmp_path / "t.parquet", "--out", tmp_path / "whole.csv") == 0
     said = capsys.readouterr().out.replace("whole", "parts")
-    monkeypatch.setattr(model_rows, "_AT_ONCE", 70)
+    monkeypatch.setattr(model_rows, "_PART_ROWS", 70)
     assert call("score", table_run, tmp_path / "t.parquet", "--out", tmp_path / "parts.csv") == 0
     assert capsys.readouterr().out == said  # the mean and its error, too
     whole, parts = pd.read_csv(tmp_path / "whole.csv"), pd.read_csv(tmp_path / "parts.csv")
@@ -219,12 +219,12 @@ def test_a_table_scored_in_parts_keeps_its_columns_if_asked(
 def test_mistakes_in_a_table_to_score_are_one_line_and_leave_nothing(
     table_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(model_rows, "_AT_ONCE", 70)
+    monkeypatch.setattr(model_rows, "_PART_ROWS", 70)
     data = pd.read_csv(table_run.parent / "data.csv")
     out, gap = tmp_path / "s.csv", data.copy()
     gap.loc[123, "a"] = np.nan
     for name, changed, message in (
-        ("gap", gap, "row 124, column 'a': nan"),
+        ("gap", gap, "line 125, column 'a': nan"),
         ("own", data.assign(log_prob=0.0), "has a column 'log_prob' already"),
     ):
         changed.to_csv(tmp_path / f"{name}.csv", index=False)
@@ -241,11 +241,11 @@ def test_mistakes_in_a_table_to_score_are_one_line_and_leave_nothing(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b,c\n9,1,2,3\n9,1,2,3\n", "more cells than its first one"),
+        ("a,b,c\n9,1,2,3\n9,1,2,3\n", "line 2: expected 3 cells like the first row, got 4"),
         ("1,2,3,4\n1,2,3,4\n", "expected 3 columns, got 4"),
         ("a,b,a\n1,2,3\n", "expected different column names, got 'a' more than once"),
         ("a,b,c\n1,2\n", "line 2: expected 3 cells like the first row, got 2"),
-        ("a,b,c\n1,2,3\n1,x,3\n2,3,4\n", "column 'b', row 2: expected a number, got 'x'"),
+        ("a,b,c\n1,2,3\n1,x,3\n2,3,4\n", "line 3, column 'b': expected a number, got 'x'"),
     ],
 )
 def test_a_csv_file_is_read_strictly(

@@ -1,4 +1,4 @@
-"""Rows in files, as a model takes them; and what a model says of them or draws, in files again."""
+"""Rows that commands read for a trained model, and the scores and samples that they write."""
 
 from __future__ import annotations
 
@@ -15,46 +15,49 @@ from torch import Tensor
 
 from arcsm._runtime.processes import Group
 from arcsm._runtime.random import dequantised
-from arcsm.data import ImageSet, frame_parts, frame_writer, read_images, scale_images, write_table
-from arcsm.data.arrays import check_finite, frame_numbers, named_array, read_array, row_place
-from arcsm.data.csv_files import default_columns
-from arcsm.data.frames import as_numbers, check_not_taken, parts_as_written
+from arcsm.data import ImageSet, frame_writer, read_images, scale_images, write_table
+from arcsm.data.column_types import default_names
 from arcsm.data.images import IMAGE_SUFFIXES, save_images
+from arcsm.data.numpy_files import read_array, split_key
 from arcsm.data.pixels import unscale_images, unstretch_images
+from arcsm.data.table import TableFile, check_reserved_columns, raw_parts
 from arcsm.errors import AccuracyWarning, warn
 from arcsm.implicit.networks.vae import VAE
 from arcsm.model import AutoregressiveModel
 from arcsm.training.runs import class_labels
 
-_AT_ONCE = 20_000  # rows of a table
-_REACH = 1e6  # standard deviations
+#: Columns that :func:`score_frame` makes.
+SCORE_COLUMNS = ("row", "log_prob", "least_likely_column", "its_log_prob")
+
+_PART_ROWS = 20_000  # of a table
+_BATCH_ELEMENTS = 65_536  # rows times features
+_MAX_STANDARD_DEVIATIONS = 1e6  # from the mean; single precision reaches no farther
 
 
-def columns_of(model: AutoregressiveModel | VAE) -> tuple[str, ...]:
-    """The names of a model's columns."""
-    names = model.metadata.get("columns")
-    return tuple(names) if names else tuple(f"x{d}" for d in range(model.features))
+def column_names(model: AutoregressiveModel | VAE) -> tuple[str, ...]:
+    """Return the names of a model's columns."""
+    return tuple(model.metadata.get("columns") or default_names(model.features))
 
 
 # Reading ------------------------------------------------------------------------------------------------------------
 
 
 class RowSource:
-    """Rows of a file or folder as a model takes them, part by part and as often as they are needed.
+    """The rows of a file or folder, in a model's units and column order.
 
-    Images are read once and dequantised; tables in parts, each time.
+    Images are read and dequantised once. Tables are read in parts, each time they are needed.
 
     Arguments:
         model: The model.
         path: A table, an image, an array or a folder of images.
-        seed: Of the noise that makes images continuous.
+        seed: Seed of the dequantisation noise.
         skip_bad: Leave out images that cannot be read.
 
     Attributes:
-        names: Of the files of images.
+        names: File names of the images; ``None`` for tables.
 
     Raises:
-        ValueError: in one line, for what cannot be read or is not of the model's columns or shape.
+        ValueError: If the data cannot be read, or do not have the columns or the shape of the model.
     """
 
     def __init__(self, model: AutoregressiveModel, path: Path, seed: int, skip_bad: bool = False) -> None:
@@ -64,82 +67,74 @@ class RowSource:
         if _are_images(path, model.metadata.get("image_shape") is not None):
             images = images_for(model, path, skip_bad)
             self._images = continuous_images(images, seed)
-            self.names = None if images.names is None else [_in_utf8(name) for name in images.names]
+            self.names = None if images.names is None else [_as_utf8(name) for name in images.names]
 
     def parts(self) -> Iterator[Tensor]:
-        """The rows, ``(n, D)``."""
+        """Yield the rows, ``(n, D)`` each."""
         if self._images is not None:
             yield self._images
             return
-        first = 0
-        for frame in frame_parts(self.path, None, _AT_ONCE, columns_of(self.model)):
-            chosen = _in_order(self.model, frame, self.path)
-            numbers = pd.DataFrame({name: as_numbers(chosen[name], self.path, first) for name in chosen.columns})
-            values = frame_numbers(numbers, self.path, first)
-            check_finite(values, tuple(chosen.columns), self.path, row_place, first)
-            rows = torch.from_numpy(np.array(values)).to(self.model.shift.dtype)
+        file = TableFile(self.path)
+        for frame in file.parts(_PART_ROWS):
+            chosen = _in_model_order(self.model, frame, self.path)
+            values = file.numbers(chosen)
+            rows = torch.from_numpy(np.array(values)).to(self.model.shift.dtype)  # (n, D)
             if not bool(rows.isfinite().all()):
-                row, column = (int(place) for place in (~rows.isfinite()).nonzero()[0])
-                raise ValueError(
-                    f"{self.path}: {row_place(first + row)}, column {chosen.columns[column]!r}: "
-                    f"{values[row, column]:g} is too large for single precision"
-                )
-            first += len(frame)
+                row, column = (~rows.isfinite()).nonzero()[0].tolist()
+                cell = f"{file.locate(frame.index[row])}, column {chosen.columns[column]!r}"
+                raise ValueError(f"{self.path}: {cell}: {values[row, column]:g} is too large for single precision")
             yield rows
 
-    def own_columns(self) -> Iterator[pd.DataFrame]:
-        """The columns of a table as they are, in the same parts."""
-        return parts_as_written(self.path, _AT_ONCE)
+    def raw_parts(self) -> Iterator[pd.DataFrame]:
+        """Yield the parts of a table exactly as the file holds them."""
+        return raw_parts(self.path, _PART_ROWS)
 
-    def check_not_taken(self, taken: Sequence[str]) -> None:
-        """See :func:`arcsm.data.frames.check_not_taken`."""
-        check_not_taken(self.path, taken)
+    def check_reserved_columns(self, reserved: Sequence[str]) -> None:
+        """See :func:`arcsm.data.table.check_reserved_columns`."""
+        check_reserved_columns(self.path, reserved)
 
 
-def _in_utf8(name: str) -> str:
-    """A file's name as text that can be written, whatever bytes it is made of."""
+def _as_utf8(name: str) -> str:
+    """Return a file name, which may hold any bytes, as text that can be written."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _are_images(path: Path, of_images: bool) -> bool:
-    """Whether a path is of images: a folder, an image or, for a model of images, an array of whole numbers.
+def _are_images(path: Path, model_has_images: bool) -> bool:
+    """Return whether a path holds images: a folder, an image, or an array of integers for a model of images.
 
-    An array of others is of rows, such as samples of the model.
+    An array of floats holds rows, such as samples of the model.
     """
-    suffix = named_array(path)[0].suffix.lower()
+    suffix = split_key(path)[0].suffix.lower()
     if path.is_dir() or suffix in IMAGE_SUFFIXES:
         return True
-    return of_images and suffix in (".npy", ".npz") and not np.issubdtype(read_array(path).dtype, np.floating)
+    return model_has_images and suffix in (".npy", ".npz") and not np.issubdtype(read_array(path).dtype, np.floating)
 
 
-def _in_order(model: AutoregressiveModel, frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The columns in the model's order: by name, where the table has all of the model's names."""
-    names, own = columns_of(model), list(frame.columns)
-    if len(own) == len(set(own)) and set(names) <= set(own):
+def _in_model_order(model: AutoregressiveModel, frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Select the model's columns by name; by position if the table or the model has no names."""
+    names, available = column_names(model), tuple(frame.columns)
+    if set(names) <= set(available):
         return frame[list(names)]
-    if len(own) != model.features:
-        raise ValueError(f"{path}: expected {model.features} columns, got {len(own)}")
-    if "columns" in model.metadata and own != list(default_columns(len(own))):  # the table has names of its own
-        missing, more = (", ".join(sorted(a - b)) for a, b in ((set(names), set(own)), (set(own), set(names))))
-        raise ValueError(f"{path}: columns {missing} are missing; it has {more} instead")
+    if len(available) != model.features:
+        raise ValueError(f"{path}: expected {model.features} columns, got {len(available)}")
+    if "columns" in model.metadata and available != default_names(len(available)):
+        missing = ", ".join(name for name in names if name not in available)
+        others = ", ".join(name for name in available if name not in names)
+        raise ValueError(f"{path}: columns {missing} are missing; it has {others} instead")
     return frame
 
 
 def images_for(model: AutoregressiveModel, path: Path, skip_bad: bool = False) -> ImageSet:
-    """Images of the shape that the model is of.
-
-    Raises:
-        ValueError: for images of another shape, or a model of tables.
-    """
+    """Read images of the model's shape."""
     shape = model.metadata.get("image_shape")
     if shape is None:
-        raise ValueError(f"{path}: images, but this model is of tables with {model.features} columns")
+        raise ValueError(f"{path}: holds images, but this model is of tables with {model.features} columns")
     side = int(shape[1]) if model.metadata.get("resized") else None
     size = (int(shape[1]), int(shape[2])) if skip_bad and side is None else None
     images = read_images(path, channels=int(shape[0]), size=side, shape=size, skip_bad=skip_bad)
     if list(images.pixels.shape[1:]) != list(shape):
-        got = "x".join(str(size) for size in images.pixels.shape[1:])
-        raise ValueError(f"{path}: expected images of {'x'.join(map(str, shape))}, got {got}")
+        actual = "x".join(map(str, images.pixels.shape[1:]))
+        raise ValueError(f"{path}: expected images of {'x'.join(map(str, shape))}, got {actual}")
     levels = int(model.metadata["levels"])
     if images.levels == levels:
         return images
@@ -147,19 +142,15 @@ def images_for(model: AutoregressiveModel, path: Path, skip_bad: bool = False) -
 
 
 def continuous_images(images: ImageSet, seed: int) -> Tensor:
-    """Images as rows ``(N, D)`` in [-1, 1), with the uniform noise that makes grey values continuous."""
+    """Return images as uniformly dequantised rows ``(N, D)`` in [-1, 1)."""
     rows = scale_images(images.pixels, images.levels).flatten(1)
     return dequantised(rows, 2.0 / images.levels, torch.Generator().manual_seed(seed))
 
 
 def shared_class(model: AutoregressiveModel, label: int | None) -> Tensor | None:
-    """The label that all rows share, for a model with classes.
-
-    Raises:
-        ValueError: where a model with classes is given none, or one without is given one.
-    """
+    """Return the class of all rows as a tensor; ``None`` for a model without classes."""
     if label is None and class_labels(model, 1) is not None:
-        raise ValueError("--class: this model has classes; say which one the rows are of")
+        raise ValueError("--class: this model has classes; give the class of the rows")
     labels = class_labels(model, 1, label)
     return None if labels is None else labels[0]
 
@@ -175,68 +166,66 @@ def log_probs(
     condition: Tensor | None = None,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Tensor:
-    """Terms of the log density, ``(N, D)``, some rows at a time; ``advance`` is told how many.
+    """Return the terms of the log density in nats, ``(N, D)``, computed in batches.
+
+    ``advance`` is called with the number of rows of each batch.
 
     Warns:
-        AccuracyWarning: for values farther out than single precision reaches, which count as if they were where it
-            still does: a million standard deviations from the mean.
+        AccuracyWarning: If values lie more than a million standard deviations from the mean, beyond the reach of single
+            precision. They are scored as if they lay at that distance.
     """
-    rows = _within_reach(model, rows)
+    rows = _clamp_outliers(model, rows)
     parts = [torch.empty(0, model.features)]
-    for part in rows.split(max(1, 65536 // model.features)) if len(rows) else ():
+    for part in rows.split(max(1, _BATCH_ELEMENTS // model.features)) if len(rows) else ():
         terms = model.log_prob(part.to(model.shift.device), condition=condition, reduce=False, method=method)
         parts.append(terms.cpu())
         advance(len(part))
     return torch.cat(parts)
 
 
-def _within_reach(model: AutoregressiveModel, rows: Tensor) -> Tensor:
+def _clamp_outliers(model: AutoregressiveModel, rows: Tensor) -> Tensor:
     shift, scale = model.shift.to(rows), model.scale.to(rows)
-    near = torch.clamp(rows, shift - _REACH * scale, shift + _REACH * scale)
-    if bool((far := (near != rows).any(1)).any()):
+    reach = _MAX_STANDARD_DEVIATIONS * scale
+    clamped = torch.clamp(rows, shift - reach, shift + reach)
+    if bool((changed := (clamped != rows).any(1)).any()):
         warn(
-            f"{int(far.sum())} rows have values more than {_REACH:.0e} standard deviations out, and are judged as if "
-            "these were that far out",
+            f"{int(changed.sum())} rows have values more than {_MAX_STANDARD_DEVIATIONS:.0e} standard deviations from "
+            "the mean, and are scored as if these lay at that distance",
             AccuracyWarning,
         )
-    return near
-
-
-#: What :func:`score_frame` calls its columns.
-SCORES = ("row", "log_prob", "least_likely_column", "its_log_prob")
+    return clamped
 
 
 def score_frame(
     terms: Tensor,
     first: int = 0,
-    before: pd.DataFrame | None = None,
+    data: pd.DataFrame | None = None,
     files: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """A line for each row: its number, its log density, and the dimension that surprises most.
+    """Return the number, the log density and the least likely dimension of each row.
 
     Arguments:
-        terms: Of the log densities, ``(N, D)``.
+        terms: Terms of the log density, ``(N, D)``.
         first: Number of the first row.
-        before: Columns of the rows to stand before.
-        files: Names of files to stand behind.
-        names: Of the dimensions; without, their numbers from 0.
+        data: Columns to put before the scores.
+        files: File names to put after them.
+        names: Names of the dimensions. Default: their numbers, from 0.
     """
     worst = terms.argmin(1).numpy()
-    named = worst if names is None else np.array(names, dtype=object)[worst]
-    columns = (first + np.arange(len(terms)), terms.sum(1).numpy(), named, terms.amin(1).numpy())
-    found = pd.DataFrame(dict(zip(SCORES, columns, strict=True)))
+    labels = worst if names is None else np.array(names, dtype=object)[worst]
+    columns = (first + np.arange(len(terms)), terms.sum(1).numpy(), labels, terms.amin(1).numpy())
+    scores = pd.DataFrame(dict(zip(SCORE_COLUMNS, columns, strict=True)))
     if files is not None:
-        found["file"] = list(files)
-    return found if before is None else pd.concat([before, found], axis=1)
+        scores["file"] = list(files)
+    return scores if data is None else pd.concat([data, scores], axis=1)
 
 
 @contextmanager
 def score_writer(out: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
-    """Write lines part by part, all of them or nothing; in ``.npy`` whole numbers become others, too.
+    """Provide a function that appends scores to a CSV, Parquet or NPY file, which appears once it is complete.
 
-    Raises:
-        ValueError: for another suffix than ``.csv``, ``.parquet`` and ``.npy``.
+    An NPY file holds the columns of :data:`SCORE_COLUMNS` as float64.
     """
     if out.suffix != ".npy":
         with frame_writer(out) as write:
@@ -244,7 +233,7 @@ def score_writer(out: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
         return
     parts: list[np.ndarray] = []
     out.parent.mkdir(parents=True, exist_ok=True)
-    yield lambda frame: parts.append(frame[list(SCORES)].to_numpy(dtype=np.float64))
+    yield lambda frame: parts.append(frame[list(SCORE_COLUMNS)].to_numpy(dtype=np.float64))
     write_table(out, np.concatenate(parts))
 
 
@@ -260,11 +249,7 @@ def sample_share(
     denoise: bool,
     group: Group,
 ) -> Tensor:
-    """``n`` samples, each process drawing its share from a seed of its own; the first process gets them all.
-
-    Raises:
-        ValueError: for fewer of them than processes.
-    """
+    """Draw ``n`` samples, an equal share in each process with its own seed, and collect them in the first process."""
     if n < group.size:
         raise ValueError(f"-n {n}: expected at least one for each of {group.size} devices")
     share = group.share(n)
@@ -281,7 +266,7 @@ def sample_share(
 
 
 def write_images(folder: Path, rows: Tensor, metadata: Mapping[str, Any]) -> None:
-    """A PNG for each row, numbered."""
+    """Write each row as a numbered PNG file."""
     pixels = unscale_images(rows.clamp(-1.0, 1.0), metadata["levels"], stretch=True).view(-1, *metadata["image_shape"])
     folder.mkdir(parents=True, exist_ok=True)
     for index, image in enumerate(pixels):

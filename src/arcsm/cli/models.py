@@ -19,9 +19,9 @@ from arcsm._runtime.processes import group
 from arcsm._runtime.progress import track
 from arcsm.cli.launching import in_processes
 from arcsm.cli.model_rows import (
-    SCORES,
+    SCORE_COLUMNS,
     RowSource,
-    columns_of,
+    column_names,
     images_for,
     log_probs,
     sample_share,
@@ -31,11 +31,11 @@ from arcsm.cli.model_rows import (
     write_images,
 )
 from arcsm.cli.options import Device, Devices, Label, Nodes, Seed, SkipBad, Trained, WithData
-from arcsm.cli.restoration import Denoiser, Noise, corruption_of, restored, restored_paths
+from arcsm.cli.restoration import Denoiser, Noise, make_corruption, restored, restored_paths
 from arcsm.data import scale_images, write_table
-from arcsm.data.arrays import check_names
 from arcsm.data.images import save_images
 from arcsm.data.pixels import unscale_images
+from arcsm.data.table import check_header
 from arcsm.implicit.networks.vae import VAE, load_vae
 from arcsm.implicit.vae.runs import holds_vae
 from arcsm.model import AutoregressiveModel, load
@@ -82,7 +82,7 @@ def sample(
         raise ValueError(f"--out {out}: exists already; give a new or an empty folder")
     check_writable(out / "0.png" if out.suffix == "" else out)
     if out.suffix == ".csv":
-        check_names(columns_of(model))
+        check_header(column_names(model))
     begun = time.monotonic()
     if isinstance(model, VAE):
         if sampler is not None or denoise or label is not None:
@@ -100,7 +100,7 @@ def sample(
             temporary.write_bytes(sample_picture(rows, model.metadata))
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_table(out, rows.numpy(), columns_of(model))
+        write_table(out, rows.numpy(), column_names(model))
     print(f"{out}  {n} samples in {time.monotonic() - begun:.1f} s")
 
 
@@ -136,14 +136,14 @@ def score(
     of_class = shared_class(model, label)
     source = RowSource(model, data, seed, skip_bad)
     if with_data:
-        source.check_not_taken(SCORES)
+        source.check_reserved_columns(SCORE_COLUMNS)
     count = sum(len(rows) for rows in source.parts())  # all is looked at before the work
-    names = columns_of(model) if "columns" in model.metadata and out.suffix != ".npy" else None
+    names = column_names(model) if "columns" in model.metadata and out.suffix != ".npy" else None
     with (
         score_writer(out) if processes.first else nullcontext(lambda _: None) as write,
         track("scoring", processes.share(count).stop, processes.first) as advance,
     ):
-        own = source.own_columns() if with_data else None
+        own = source.raw_parts() if with_data else None
         for rows in source.parts():
             share = rows[processes.share(len(rows))]
             terms = processes.collect(log_probs(model, share, method, of_class, advance))
@@ -189,7 +189,7 @@ def denoise(
         raise ValueError(f"{images}: expected a folder of images")
     noisy = images_for(model, images, skip_bad)
     targets = restored_paths(images, noisy.names or (), out)
-    corruption = corruption_of(model, noise, sigma, probability, noisy.levels)
+    corruption = make_corruption(model, noise, sigma, probability, noisy.levels)
     rows = scale_images(noisy.pixels, noisy.levels).flatten(1) + 1.0 / noisy.levels  # the middle of each level
     begun = time.monotonic()
     rows = rows.to(model.shift)

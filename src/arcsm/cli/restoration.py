@@ -1,4 +1,4 @@
-"""A folder of noisy images restored by a model of clean ones: which noise, which way, and where the results go."""
+"""Choices of the denoise command: the noise model, the method, and the files to write."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Denoiser = Literal["tweedie", "posterior", "particles", "langevin"]
 
 
 def restored_paths(images: Path, names: Sequence[str], out: Path) -> list[Path]:
-    """Where the restored images go: never where anything is, nor among the noisy ones."""
+    """Return the PNG files to write, one for each noisy image."""
     targets = [(out / name).with_suffix(".png") for name in names]
     if len(set(targets)) < len(targets):
         raise ValueError(f"{images}: expected names that differ by more than their suffix, since all become .png")
@@ -27,20 +27,20 @@ def restored_paths(images: Path, names: Sequence[str], out: Path) -> list[Path]:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out}: expected a folder, got a file")
     check_writable(out / "0.png")
-    for target in targets:
-        if target.exists():
-            raise ValueError(f"{target}: exists already; give another --out")
+    existing = next((target for target in targets if target.exists()), None)
+    if existing is not None:
+        raise ValueError(f"{existing}: exists already; give another --out")
     return targets
 
 
-def corruption_of(
+def make_corruption(
     model: AutoregressiveModel, noise: Noise, sigma: float | None, probability: float | None, levels: int
 ) -> Corruption:
-    """The noise that was asked for, on images in [-1, 1) with values in the middle of their level."""
-    given = {"--sigma": sigma, "--probability": probability}
-    wanted, other = ("--sigma", "--probability") if noise == "gaussian" else ("--probability", "--sigma")
-    if given[wanted] is None or given[other] is not None:
-        raise ValueError(f"--noise {noise}: expected {wanted} and no {other}")
+    """Return the noise model for images in [-1, 1) whose values lie in the middle of their level."""
+    options = {"--sigma": sigma, "--probability": probability}
+    needed, other = ("--sigma", "--probability") if noise == "gaussian" else ("--probability", "--sigma")
+    if options[needed] is None or options[other] is not None:
+        raise ValueError(f"--noise {noise}: expected {needed} and no {other}")
     if sigma is not None:
         return GaussianNoise(sigma)
     smallest = model.noise.sigma_min * float(model.scale.max()) if model.noise else 0.0
@@ -56,7 +56,10 @@ def restored(
     generator: torch.Generator,
     progress: bool = False,
 ) -> Tensor:
-    """Restored rows, ``(N, D)``, by the method that was asked for or else the default for the noise."""
+    """Return the restored rows, ``(N, D)``.
+
+    The default method is ``tweedie`` for Gaussian noise and ``posterior`` for any other.
+    """
     method = method or ("tweedie" if isinstance(corruption, GaussianNoise) else "posterior")
     if method == "posterior":
         return posterior(model, rows, corruption, condition=condition, tol=1e-3, progress=progress)
@@ -66,7 +69,7 @@ def restored(
         suspect, first = None, 0
         if isinstance(corruption, SaltAndPepper):
             suspect = corruption.suspect(rows)
-        elif isinstance(corruption, GaussianNoise):  # the noisy value is at home at the level of its noise
+        elif isinstance(corruption, GaussianNoise):  # start at the level whose noise is that of the rows
             levels = [level * float(model.scale.max()) for level in model.path()]
             first = min(sum(level > corruption.sigma for level in levels), max(len(levels) - 1, 0))
         return langevin(model, rows, suspect, first, generator=generator, condition=condition, progress=progress)

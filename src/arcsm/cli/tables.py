@@ -1,4 +1,4 @@
-"""Commands that fit a table and judge or fill it."""
+"""Commands that fit a density to a table: detect outliers, impute missing values, synthesize rows."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from arcsm._runtime.files import check_separate, check_writable
 from arcsm._runtime.progress import track
 from arcsm.cli.options import Device, Ignore, Seed, WithData
 from arcsm.data import frame_parts, frame_writer, read_frame, write_frame
-from arcsm.data.cells import are_codes
-from arcsm.data.csv_files import MISSING, TRUTH
-from arcsm.data.frames import check_not_taken, parts_as_written, typed_as
+from arcsm.data.column_types import MISSING, TRUTH, has_leading_zeros
+from arcsm.data.parquet_files import cast_as_parquet
+from arcsm.data.table import check_reserved_columns, raw_parts
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.checks import check_not_empty
 from arcsm.estimators.density import number_of
@@ -25,7 +25,7 @@ from arcsm.reports.synthesis import SynthesisQuality, as_precise_as, write_synth
 
 app = typer.Typer()
 
-_JUDGED_AT_ONCE = 2_000  # rows of a table: a progress bar that moves, and bounded memory
+_PART_ROWS = 2_000  # scored at once; small enough for a smooth progress bar
 
 
 @app.command(
@@ -33,37 +33,41 @@ _JUDGED_AT_ONCE = 2_000  # rows of a table: a progress bar that moves, and bound
     "arcsm detect all.csv all.csv --contamination 0.02 --out scores.csv --report report.html"
 )
 def detect(
-    train: Annotated[Path, typer.Argument(metavar="TRAIN", help="A table, most of whose rows are normal.")],
-    test: Annotated[Path, typer.Argument(metavar="TEST", help="A table with the same columns, to be judged.")],
-    out: Annotated[Path, typer.Option(help="A .csv or .parquet file: a line for every row of TEST.")],
-    page: Annotated[Path | None, typer.Option("--report", help="A page about the most surprising rows.")] = None,
+    train: Annotated[Path, typer.Argument(metavar="TRAIN", help="A table of mostly normal rows.")],
+    test: Annotated[Path, typer.Argument(metavar="TEST", help="The table to score, with the same columns.")],
+    out: Annotated[Path, typer.Option(help="A .csv or .parquet file, with one line for each row of TEST.")],
+    page: Annotated[
+        Path | None, typer.Option("--report", help="Also write an HTML report on the strongest outliers.")
+    ] = None,
     contamination: Annotated[
-        float | None, typer.Option(help="Share of TRAIN that is taken for outliers, up to 0.5; 0.1 without.")
+        float | None, typer.Option(help="Fraction of outliers in TRAIN, at most 0.5. Default: 0.1.")
     ] = None,
     p_value: Annotated[
-        float | None, typer.Option("--p-value", help="Flag rows at most this likely, in place of a share.")
+        float | None, typer.Option("--p-value", help="Flag rows up to this p-value, in place of a fraction.")
     ] = None,
     with_data: WithData = False,
     ignore: Ignore = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Find the rows of a table that do not belong, and say which columns are to top_contributions."""
+    """Find outliers in a table, and the columns that make them so.
+
+    The detector is fitted to TRAIN and scores the rows of TEST.
+
+    The command ends by printing the type it inferred for each column.
+    """
     if p_value is not None and (contamination is not None or not 0.0 < p_value < 1.0):
         raise ValueError(f"--p-value {p_value}: expected a number between 0 and 1, and no --contamination")
-    _check_out(out)
-    check_separate({"--out": out, "--report": page}, (train, test))
-    if page is not None:
-        check_writable(page)
+    _check_outputs(out, page, (train, test))
     if with_data:
-        check_not_taken(test, VERDICTS)
+        check_reserved_columns(test, VERDICTS)
     normal = read_frame(train, ignore=ignore or ())
-    rows, gaps = 0, False
-    for part in frame_parts(test, normal):  # all of it is looked at before hours may be spent
-        rows, gaps = rows + len(part), gaps or bool(part.isna().any(axis=None))
+    rows, has_missing = 0, False
+    for part in frame_parts(test, normal):  # check the whole file before a fit that may take hours
+        rows, has_missing = rows + len(part), has_missing or bool(part.isna().any(axis=None))
     detector = ScoreOutlierDetector(
         "auto" if contamination is None else contamination,
-        missing=gaps or "auto",
+        missing=has_missing or "auto",
         random_state=seed,
         device=device,
         verbose=True,
@@ -71,18 +75,18 @@ def detect(
     if p_value is not None:
         check_p_value(p_value, detector.count_held_out(normal))
     detector.fit(normal)
-    own = parts_as_written(test, _JUDGED_AT_ONCE) if with_data else None
-    with frame_writer(out) as write, track("judging", rows, enabled=True) as advance:
+    data = raw_parts(test, _PART_ROWS) if with_data else None
+    with frame_writer(out) as write, track("scoring", rows, enabled=True) as advance:
 
-        def written(found: pd.DataFrame) -> None:
-            write(found if own is None else pd.concat([next(own), found], axis=1))
-            advance(len(found))
+        def write_part(verdicts: pd.DataFrame) -> None:
+            write(verdicts if data is None else pd.concat([next(data), verdicts], axis=1))
+            advance(len(verdicts))
 
-        judged = DetectionResult.of(detector, frame_parts(test, normal, _JUDGED_AT_ONCE), p_value, written)
+        result = DetectionResult.of(detector, frame_parts(test, normal, _PART_ROWS), p_value, write_part)
     print(f"{train}  {len(normal)} rows, {describe(detector.columns_.kinds)}")
-    print(f"{out}  {rows} rows, {judged.flagged} flagged")
+    print(f"{out}  {rows} rows, {result.flagged} flagged")
     if page is not None:
-        write_detection_report(detector, judged, page, f"{test.name}, judged by {train.name}")
+        write_detection_report(detector, result, page, f"{test.name}, judged by {train.name}")
         print(page)
 
 
@@ -92,27 +96,31 @@ def impute(
         Path,
         typer.Argument(
             metavar="TABLE",
-            help="A table with missing values: in CSV, cells that are empty or NA, NaN, null, None, ?.",
+            help="A table with missing values: in CSV, cells that are empty or NA, NaN, null, None or ?.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="A .csv or .parquet file: the table with its gaps filled.")],
+    out: Annotated[Path, typer.Option(help="A .csv or .parquet file for the table without missing values.")],
     draws: Annotated[int, typer.Option(help="Joint draws of the missing values of a row.", min=1)] = 64,
     ignore: Ignore = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Fill the missing values of a table by what the rest of each row says of them."""
-    _check_out(out)
-    check_separate({"--out": out}, (table,))
+    """Fill in the missing values of a table, given the other values of each row.
+
+    Known values stay as they are in the file.
+
+    The command ends by printing the type it inferred for each column.
+    """
+    _check_outputs(out, None, (table,))
     rows = read_frame(table, ignore=ignore or ())
-    gaps = int(rows.isna().to_numpy().sum())
-    if not gaps:
+    missing = int(rows.isna().to_numpy().sum())
+    if not missing:
         raise ValueError(f"{table}: no value is missing")
     density = ScoreDensity(random_state=seed, device=device, verbose=True).fit(rows)
-    filled = density.impute(rows, draws)
-    write_frame(out, _with_gaps_filled(table, rows, pd.DataFrame(filled), out, bool(ignore)))
+    filled = pd.DataFrame(density.impute(rows, draws))
+    write_frame(out, _fill_in_file(table, rows, filled, out, bool(ignore)))
     print(f"{table}  {len(rows)} rows, {describe(density.columns_.kinds)}")
-    print(f"{out}  {gaps} values filled")
+    print(f"{out}  {missing} values filled")
 
 
 @app.command(
@@ -120,67 +128,80 @@ def impute(
     "arcsm synthesize table.csv -n 100 --given city=Rome --given age=40 --out rows.csv"
 )
 def synthesize(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A table; it may have gaps, the new rows have none.")],
-    out: Annotated[Path, typer.Option(help="A .csv or .parquet file: the synthetic rows.")],
-    n: Annotated[int | None, typer.Option("-n", help="Rows to draw; by default as many as TABLE has.", min=1)] = None,
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A table, which may have missing values.")],
+    out: Annotated[Path, typer.Option(help="A .csv or .parquet file for the synthetic rows.")],
+    n: Annotated[int | None, typer.Option("-n", help="Number of rows. Default: as many as TABLE has.", min=1)] = None,
     given: Annotated[
         list[str] | None,
-        typer.Option(metavar="COLUMN=VALUE", help="Draw rows that have this value; may be repeated."),
+        typer.Option(metavar="COLUMN=VALUE", help="Draw rows with this value; may be repeated."),
     ] = None,
     page: Annotated[
-        Path | None, typer.Option("--report", help="A page that shows them beside the table's rows.")
+        Path | None, typer.Option("--report", help="Also write an HTML report that compares the rows to TABLE.")
     ] = None,
     ignore: Ignore = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Draw synthetic rows like those of a table, and say how like them they are, and whether they are copies."""
-    _check_out(out)
-    check_separate({"--out": out, "--report": page}, (table,))
-    if page is not None:
-        check_writable(page)
+    """Draw synthetic rows like those of a table.
+
+    Synthetic rows have no missing values.
+
+    The command ends by printing the type of each column, how alike both tables are, and whether rows are copies.
+    """
+    _check_outputs(out, page, (table,))
     rows = read_frame(table, ignore=ignore or ())
-    wanted = _given(given or (), rows)
+    conditions = _conditions(given or (), rows)
     density = ScoreDensity(random_state=seed, device=device, verbose=True).fit(rows)
     count = len(rows) if n is None else n
-    if wanted:
-        drawn = pd.DataFrame(density.conditional(list(wanted), list(wanted.values()), count))
+    if conditions:
+        drawn = pd.DataFrame(density.conditional(list(conditions), list(conditions.values()), count))
     else:
         drawn = pd.DataFrame(density.sample(count))
-    drawn = as_precise_as(rows, density.columns_, drawn, wanted, out.suffix.lower() == ".csv")
-    write_frame(out, typed_as(table, drawn) if {table.suffix.lower(), out.suffix.lower()} == {".parquet"} else drawn)
+    drawn = as_precise_as(rows, density.columns_, drawn, conditions, out.suffix.lower() == ".csv")
+    both_parquet = {table.suffix.lower(), out.suffix.lower()} == {".parquet"}
+    write_frame(out, cast_as_parquet(table, drawn) if both_parquet else drawn)
     print(f"{table}  {len(rows)} rows, {describe(density.columns_.kinds)}")
-    print(f"{out}  {count} rows" + (f", {len(drawn.drop_duplicates())} of them different" if wanted else ""))
-    found = [] if wanted else SynthesisQuality.of(density, rows, drawn, seed).lines()
-    print(*found, sep="\n", end="\n" if found else "")
+    print(f"{out}  {count} rows" + (f", {len(drawn.drop_duplicates())} of them different" if conditions else ""))
+    quality = [] if conditions else SynthesisQuality.of(density, rows, drawn, seed).lines()
+    for line in quality:
+        print(line)
     if page is not None:
-        said = found or [f"Drawn with {' and '.join(given or ())}: they are not like the whole table."]
-        write_synthesis_report(density, rows, drawn, said, page, f"{out.name}, like {table.name}")
+        remarks = quality or [f"Drawn with {' and '.join(given or ())}: the rows are not like the whole table."]
+        write_synthesis_report(density, rows, drawn, remarks, page, f"{out.name}, like {table.name}")
         print(page)
 
 
-def _given(pairs: Sequence[str], table: pd.DataFrame) -> dict[str, Any]:
-    """``COLUMN=VALUE`` as the table has them.
+def _check_outputs(out: Path, page: Path | None, inputs: Sequence[Path]) -> None:
+    """Check before the work that the outputs can be written and do not replace an input or each other."""
+    if out.suffix.lower() not in (".csv", ".parquet"):
+        raise ValueError(f"--out {out}: expected a .csv or .parquet file")
+    check_writable(out)
+    check_separate({"--out": out, "--report": page}, inputs)
+    if page is not None:
+        check_writable(page)
 
-    Raises:
-        ValueError: for what is no such pair, an unknown column, or a value that is none of its own.
-    """
-    found: dict[str, Any] = {}
+
+# Conditions ---------------------------------------------------------------------------------------------------------
+
+
+def _conditions(pairs: Sequence[str], table: pd.DataFrame) -> dict[str, Any]:
+    """Parse ``COLUMN=VALUE`` pairs into values of the table's types, by column."""
+    conditions: dict[str, Any] = {}
     check_not_empty(table)
     for pair in pairs:
         splits = [parts for parts in (pair.rpartition("="), pair.partition("=")) if parts[1] and parts[0] in table]
         if not splits:
-            raise ValueError(f"--given {pair}: expected COLUMN=VALUE, a column of {', '.join(table.columns[:20])}")
+            raise ValueError(f"--given {pair}: expected COLUMN=VALUE, with a column of {', '.join(table.columns[:20])}")
         name, _, text = splits[0]
-        if name in found:
+        if name in conditions:
             raise ValueError(f"--given {pair}: {name} is given already")
-        found[name] = _value(pair, table[name], text)
-        number_of(Columns.of(table[[name]]).kinds[0], name, found[name])  # refused before anything is fitted
-    return found
+        conditions[name] = _parse_value(pair, table[name], text)
+        number_of(Columns.of(table[[name]]).kinds[0], name, conditions[name])  # raises before the fit
+    return conditions
 
 
-def _value(pair: str, column: pd.Series, text: str) -> Any:
-    """A value of a column by its text; names in another case, where that leaves no doubt."""
+def _parse_value(pair: str, column: pd.Series, text: str) -> Any:
+    """Return the value of a column that a text stands for. Names may differ in case if only one matches."""
     if not is_categorical(column.dtype):
         whole = pd.api.types.is_integer_dtype(column.dtype)
         try:
@@ -188,62 +209,59 @@ def _value(pair: str, column: pd.Series, text: str) -> Any:
         except ValueError as error:
             raise ValueError(f"--given {pair}: expected a {'whole ' * whole}number, got {text!r}") from error
     values = {str(value): value for value in column.dropna().unique()}
-    alike = [value for name, value in values.items() if name.lower() == text.lower()]
-    if text not in values and len(alike) != 1:
+    matches = [value for name, value in values.items() if name.lower() == text.lower()]
+    if text not in values and len(matches) != 1:
         raise ValueError(f"--given {pair}: {column.name} has no {text!r}; it has {', '.join(sorted(values))[:200]}")
-    return values.get(text, alike[0])
+    return values.get(text, matches[0])
 
 
-def _check_out(out: Path) -> None:
-    if out.suffix.lower() not in (".csv", ".parquet"):
-        raise ValueError(f"--out {out}: expected a .csv or .parquet file")
-    check_writable(out)
+# Imputed files ------------------------------------------------------------------------------------------------------
 
 
-def _with_gaps_filled(
-    path: Path, rows: pd.DataFrame, filled: pd.DataFrame, out: Path, ignored: bool = False
-) -> pd.DataFrame:
-    """The table of a file with its gaps filled; all else is what it was, to the letter where text becomes text.
+def _fill_in_file(path: Path, rows: pd.DataFrame, filled: pd.DataFrame, out: Path, ignored: bool) -> pd.DataFrame:
+    """Return the table of a file with its missing values filled in, and all else unchanged.
+
+    From CSV to CSV known cells keep their text; from Parquet columns keep their types.
 
     Arguments:
         path: The file.
-        rows: What was read from it.
-        filled: The same with its gaps filled.
-        out: The file that is to be written.
-        ignored: Whether the file has columns that were left out of ``rows``.
+        rows: The rows as read.
+        filled: The rows without missing values.
+        out: The file to write.
+        ignored: Whether ``rows`` lacks columns of the file.
     """
-    text = path.suffix.lower() in (".csv", ".gz")
-    as_it_is = path.suffix.lower() == ".parquet" or (text and out.suffix.lower() == ".csv")
-    if not as_it_is and not ignored:
+    from_text = path.suffix.lower() in (".csv", ".gz")
+    keep_cells = path.suffix.lower() == ".parquet" or (from_text and out.suffix.lower() == ".csv")
+    if not keep_cells and not ignored:
         return filled
-    whole = pd.concat(parts_as_written(path), ignore_index=True)
+    whole = pd.concat(raw_parts(path), ignore_index=True)
     whole.columns = [str(name) for name in whole.columns]
-    if not as_it_is:
-        others = {name: _typed(whole[name]) for name in whole.columns if name not in filled.columns}
+    if not keep_cells:
+        others = {name: _text_as_numbers(whole[name]) for name in whole.columns if name not in filled.columns}
         return whole.assign(**others, **{name: filled[name].to_numpy() for name in filled.columns})
     for name in rows.columns:
-        gaps = rows[name].isna().to_numpy()
-        if not gaps.any():
-            continue
-        if not text:
-            whole.loc[gaps, name] = within_type(filled[name][gaps].to_numpy(dtype=object), whole[name].dtype)
-        elif pd.api.types.is_numeric_dtype(filled[name].dtype) and bool((rows[name].dropna() % 1 == 0).all()):
-            whole.loc[gaps, name] = [f"{value:.0f}" for value in filled[name][gaps].round()]
-        else:
-            fillings = filled[name][gaps].astype(str)
-            whole.loc[gaps, name] = fillings.replace(_spelled(whole[name][~gaps])).to_numpy()
+        missing = rows[name].isna().to_numpy()
+        if missing.any():
+            values: Any = filled[name][missing]
+            if not from_text:
+                values = within_type(values.to_numpy(dtype=object), whole[name].dtype)
+            elif pd.api.types.is_numeric_dtype(values.dtype) and bool((rows[name].dropna() % 1 == 0).all()):
+                values = [f"{value:.0f}" for value in values.round()]
+            else:
+                values = values.astype(str).replace(_truth_spelling(whole[name][~missing])).to_numpy()
+            whole.loc[missing, name] = values
     return whole
 
 
-def _typed(column: pd.Series) -> pd.Series:
-    """A column of text as numbers, if all of its cells are, and none of them a code."""
+def _text_as_numbers(column: pd.Series) -> pd.Series:
+    """Convert a text column to numbers if all of its cells are numbers and none is a code with leading zeros."""
     numbers = pd.to_numeric(column.mask(column.isin(MISSING)), errors="coerce")
     texts = column[~column.isin(MISSING)]
-    return column if numbers[texts.index].isna().any() or are_codes(texts) else numbers
+    return column if numbers[texts.index].isna().any() or has_leading_zeros(texts) else numbers
 
 
-def _spelled(cells: pd.Series) -> dict[str, str]:
-    """How a column of text writes truth values, by how Python does: each as most of its cells do."""
+def _truth_spelling(cells: pd.Series) -> dict[str, str]:
+    """Return the most frequent spelling of ``True`` and of ``False`` in a text column."""
     words = cells.str.strip()
     counts = words[words.isin(TRUTH)].value_counts(ascending=True)
     return {word.capitalize(): word for word in counts.index}

@@ -1,90 +1,233 @@
-"""Tables of numbers in CSV files."""
+"""CSV files: comma-separated UTF-8, gzipped or not, with or without a header."""
+
+from __future__ import annotations
 
 import csv
 import gzip
 import re
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pandas as pd
 
 from arcsm._runtime.files import reading
+from arcsm.data.checks import check_unique, check_width
+from arcsm.data.column_types import LEADING_ZERO, MISSING, TRUTH, default_names, is_number
 from arcsm.errors import SkippedWarning, warn
 
-NAMELESS = ("", "Unnamed: 0")  # what pandas calls the column of an index without a name, and calls it when read again
-_LOOKED_AT = 100  # rows that say what a first row, or a first column, is
-MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?")
-TRUTH = ("True", "TRUE", "true", "False", "FALSE", "false")  # read as 1 and 0
-CODE = r"0\d+"  # a numeral with a zero before it
-_CODE, _MAYBE_CODE = re.compile(CODE), re.compile(rf'(^|[,"\s]){CODE}($|[,"\s])')
-_MOST_COLUMNS = 100_000
+_INDEX_NAMES = ("", "Unnamed: 0")  # pandas writes an unnamed index as the first, and reads it as the second
+_HEAD_ROWS = 100  # rows that decide whether the first row is a header and the first column an index
+_CODE = re.compile(LEADING_ZERO)
+_MAYBE_CODE = re.compile(rf'(^|[,"\s]){LEADING_ZERO}($|[,"\s])')
 
 
-def read_csv(path: Path) -> tuple[np.ndarray, tuple[str, ...], Callable[[int], str]]:
-    first = first_cells(path)
-    if first is None:
-        raise ValueError(f"{path}: the file is empty (blank lines only)")
-    header = not all(is_number(cell) for cell in first) or are_numbered_names(path, first)
-    if header and next(islice(csv_rows(path), 1, None), None) is None:
-        raise ValueError(f"{path}: expected at least one row of data, got a header only")
-    columns = tuple(cell.strip() for cell in first) if header else default_columns(len(first))
-    try:
-        values = _parse_csv(path, header)
-    except Exception as error:
-        _check_csv_cells(path, columns, header)
-        raise ValueError(f"{path}: cannot be read as a table of numbers ({str(error).splitlines()[0]})") from error
-    if values.shape[1] != len(columns) or np.isnan(values).any():  # a short row reads as missing cells
-        _check_csv_cells(path, columns, header)
+class CSVFile:
+    """A table in a CSV file.
 
-    if header and labels_rows(path):
-        values, columns = values[:, 1:], columns[1:]
-        say_left_out(path)
+    The first row is a header if one of its cells is text, or if its numbers can only be names. A first column without
+    a name whose cells are all different is an index, as pandas writes one, and is left out.
 
-    def place(row: int) -> str:
-        line, _ = next(islice(csv_rows(path), row + header, None))
-        return f"line {line}"
+    Arguments:
+        path: The file.
+        names: Column names that are known to be names, whatever they look like.
 
-    return values, columns, place
-
-
-def first_cells(path: Path) -> list[str] | None:
-    """The cells of the first row of a CSV file that is not blank; ``None`` for a file without one.
+    Attributes:
+        path: The file.
+        columns: The column names, including that of an index.
+        has_header: Whether the first row holds the names.
+        has_index: Whether the first column is an index.
 
     Raises:
-        ValueError: for more of them than any table here may have.
+        ValueError: If the file cannot be read or is empty, or a column has no name or that of another column.
+
+    Warns:
+        UserWarning: If the first row could be data as well as a header.
     """
-    first = next(csv_rows(path), None)
-    if first is None:
-        return None
-    check_width(len(first[1]), path)
-    return first[1]
 
+    def __init__(self, path: Path, names: Sequence[str] = ()) -> None:
+        self.path = path
+        with closing(self._rows()) as rows:
+            _, first = next(rows, (0, []))
+            if not first:
+                raise ValueError(f"{path}: the file is empty (blank lines only)")
+            check_width(len(first), path)
+            below = [row for _, row in islice(rows, _HEAD_ROWS)]
+        cells = [cell.strip() for cell in first]
+        self._check_separator(cells)
+        self.has_header = self._is_header(cells, below, names)
+        self.has_index = self.has_header and _is_index(cells, below)
+        self.columns = cells if self.has_header else list(default_names(len(cells)))
+        for place, name in enumerate(self.columns):
+            if not name and not (place == 0 and self.has_index):
+                raise ValueError(
+                    f"{path}: column {place + 1} has no name; name it, or remove the comma at the end of each line"
+                )
+        check_unique(self.columns, path, hint=" (if the first row is data, put a header above it)")
 
-def are_numbered_names(path: Path, cells: Sequence[str]) -> bool:
-    """Whether a first row of different whole numbers is names: years, or the numbers that pandas gives columns.
+    # Reading --------------------------------------------------------------------------------------------------------
 
-    So it is where a column below is text, all numbers below are fractions, or, for 0, 1, 2, ..., those of a column.
-    Where numbers that go up are taken for data, it is said, too.
-    """
-    cells = [cell.strip() for cell in cells]
-    if len(cells) < 2 or len(set(cells)) < len(cells) or not all(cell.isdecimal() for cell in cells):
+    def parts(self, rows: int | None, text_columns: Sequence[str] = ()) -> Iterator[pd.DataFrame]:
+        """Yield the table without its index, ``rows`` rows at a time or, with ``None``, at once.
+
+        ``text_columns`` are read as text even if they look like numbers.
+
+        Warns:
+            SkippedWarning: If an index is left out of a table that is read at once.
+        """
+        if rows is None and self.has_index:
+            warn(f"{self.path}: its first column has no name and only labels the rows: left out", SkippedWarning)
+        dtypes = {place: object for place, name in enumerate(self.columns) if name in text_columns}
+        lengths_checked = False
+        for frame in self._read(rows, na_values=["?"], dtype=dtypes):
+            # pandas fills short rows up with missing values
+            if not lengths_checked and frame.shape[1] > 1 and bool(frame.iloc[:, -1].isna().any()):
+                self._check_lengths()
+                lengths_checked = True
+            yield frame.iloc[:, 1:].copy() if self.has_index else frame
+
+    def text_parts(self, rows: int) -> Iterator[pd.DataFrame]:
+        """Yield the whole table, index included, as the text of its cells, ``rows`` rows at a time."""
+        return self._read(rows, dtype=str, keep_default_na=False, na_filter=False)
+
+    def _read(self, rows: int | None, **options: Any) -> Iterator[pd.DataFrame]:
+        with self._one_line_errors():
+            table = pd.read_csv(
+                self.path,
+                names=self.columns,
+                header=0 if self.has_header else None,
+                index_col=False,
+                skipinitialspace=True,
+                low_memory=False,  # infer types from all rows at once
+                compression="gzip" if self._is_gzipped else None,
+                chunksize=rows,
+                **options,
+            )
+        parts = iter([table]) if isinstance(table, pd.DataFrame) else table
+        while True:
+            with self._one_line_errors():
+                frame = next(parts, None)
+            if frame is None:
+                return
+            yield frame
+
+    @contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas cuts off the ends of long rows
+                yield
+        except pd.errors.EmptyDataError:
+            raise ValueError(f"{self.path}: expected at least one row of data, got none") from None
+        except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+            self._check_lengths()
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{self.path}: not a table of comma-separated values ({reason})") from error
+        except Exception:
+            with reading(self.path):
+                raise
+
+    def line(self, row: int) -> int | None:
+        """Return the 1-based line of a row of data; ``None`` if there is no such row."""
+        return next((line for line, _ in islice(self._rows(), row + self.has_header, None)), None)
+
+    def code_columns(self) -> list[str]:
+        """Return the columns that hold numbers with leading zeros: codes, whose zeros matter."""
+        with reading(self.path), self._open() as file:
+            if not any(_MAYBE_CODE.search(line) for line in file):
+                return []
+        places: dict[int, None] = {}
+        for _, row in islice(self._rows(), int(self.has_header), None):
+            places.update((place, None) for place, cell in enumerate(row) if _CODE.fullmatch(cell.strip()))
+        return [self.columns[place] for place in places if place < len(self.columns)]
+
+    def _rows(self) -> Generator[tuple[int, list[str]]]:
+        """Yield the cells of the rows that are not blank, each with its 1-based line in the file."""
+        with reading(self.path), self._open() as file:
+            rows = csv.reader(file, skipinitialspace=True)
+            for row in rows:
+                if len(row) > 1 or (row and row[0].strip()):
+                    yield rows.line_num, row
+
+    @property
+    def _is_gzipped(self) -> bool:
+        return self.path.suffix.lower() == ".gz"
+
+    def _open(self) -> IO[str]:
+        if self._is_gzipped:
+            return gzip.open(self.path, "rt", encoding="utf-8-sig", newline="")
+        return self.path.open(encoding="utf-8-sig", newline="")
+
+    def _check_lengths(self) -> None:
+        for line, row in self._rows():
+            if len(row) != len(self.columns):
+                raise ValueError(
+                    f"{self.path}: line {line}: expected {len(self.columns)} cells like the first row, got {len(row)}"
+                )
+
+    # Header and index -----------------------------------------------------------------------------------------------
+
+    def _check_separator(self, cells: Sequence[str]) -> None:
+        mark = next((mark for mark in (";", "\t", "|") if len(cells) == 1 and mark in cells[0]), None)
+        if mark is not None:
+            raise ValueError(f"{self.path}: expected cells separated by commas, but {mark!r} seems to separate them")
+
+    def _is_header(self, cells: Sequence[str], below: Sequence[Sequence[str]], names: Sequence[str]) -> bool:
+        if all(is_number(cell) for cell in cells):
+            return self._are_numeric_names(cells, below)
+        values = [cell for cell in cells if _is_value(cell)]
+        certain = bool(names) and set(names) <= set(cells)
+        if values and not certain and not _has_text_above_number(cells, below):
+            warn(
+                f"{self.path}: its first row was taken for a header, though {values[0]!r} looks like a value; if it "
+                "is one, put a header above"
+            )
+        return True
+
+    def _are_numeric_names(self, cells: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
+        """Return whether a first row of distinct whole numbers holds names: years, or pandas' default names.
+
+        It does if a column below is text, if all columns below hold fractions, or, for 0, 1, 2, ..., if one does.
+        """
+        if len(cells) < 2 or len(set(cells)) < len(cells) or not all(cell.isdecimal() for cell in cells):
+            return False
+        columns = list(zip(*(row for row in below if len(row) == len(cells)), strict=True))
+        if any(all(_is_text(cell) for cell in column) for column in columns):
+            return True
+        fractional = [any(_is_fraction(cell) for cell in column) for column in columns]
+        counted = list(cells) == [str(place) for place in range(len(cells))]
+        if columns and (all(fractional) or (counted and any(fractional))):
+            warn(f"{self.path}: its first row was taken for a header ({', '.join(cells[:3])}, ...); if it is data, put "
+                 "a header above")  # fmt: skip
+            return True
+        if len(cells) > 2 and all(int(one) < int(other) for one, other in pairwise(cells)):
+            warn(f"{self.path}: its first row ({', '.join(cells[:3])}, ...) was taken for data; if it is a header, "
+                 "give the columns names with letters")  # fmt: skip
         return False
-    below = [row for _, row in islice(csv_rows(path), 1, 1 + _LOOKED_AT) if len(row) == len(cells)]
-    if below and any(all(_is_text(row[place]) for row in below) for place in range(len(cells))):
-        return True
-    fractional = [any(_is_fraction(row[place]) for row in below) for place in range(len(cells))]
-    counted = cells == [str(place) for place in range(len(cells))]
-    if all(fractional) or (counted and any(fractional)):
-        warn(f"{path}: its first row was taken for names of columns ({', '.join(cells[:3])}, ...); if it is data, put "
-             "a row of names above")  # fmt: skip
-        return True
-    if len(cells) > 2 and all(int(one) < int(next_one) for one, next_one in pairwise(cells)):
-        warn(f"{path}: its first row ({', '.join(cells[:3])}, ...) was taken for data; if it is names of columns, give "
-             "them letters")  # fmt: skip
-    return False
+
+
+def _is_index(cells: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
+    """Return whether the first column has no name and distinct whole numbers or texts for cells."""
+    if not below or len(cells) < 2 or cells[0] not in _INDEX_NAMES:
+        return False
+    labels = [row[0].strip() for row in below]
+    return len(set(labels)) == len(labels) and not any(label in MISSING or _is_fraction(label) for label in labels)
+
+
+def _has_text_above_number(cells: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
+    """Return whether a text of the first row stands above a number, and so can only be a name."""
+    pairs = zip(cells, below[0], strict=False) if below else ()
+    return any(
+        not is_number(name) and is_number(cell) and cell.strip() not in (*MISSING, *TRUTH) for name, cell in pairs
+    )
+
+
+def _is_value(cell: str) -> bool:
+    """Return whether a cell is a truth value or a number that is no year or count."""
+    return cell in TRUTH or (is_number(cell) and cell not in MISSING and not cell.isdecimal())
 
 
 def _is_text(cell: str) -> bool:
@@ -96,117 +239,3 @@ def _is_fraction(cell: str) -> bool:
         return not float(cell).is_integer()
     except (ValueError, OverflowError):
         return False
-
-
-def labels_rows(path: Path) -> bool:
-    """Whether a file with a header begins with a column without a name that tells its rows apart, as pandas writes one.
-
-    Its cells are then whole numbers or texts, none twice among the first.
-    """
-    rows = [row for _, row in islice(csv_rows(path), 1 + _LOOKED_AT)]
-    if len(rows) < 2 or len(rows[0]) < 2 or rows[0][0].strip() not in NAMELESS:
-        return False
-    cells = [row[0].strip() for row in rows[1:]]
-    return len(set(cells)) == len(cells) and not any(cell in MISSING or _is_fraction(cell) for cell in cells)
-
-
-def coded_columns(path: Path) -> list[str]:
-    """Columns of a CSV file with a header in which a numeral has a zero before it: codes, whose zeros count."""
-    with reading(path), _open_text(path) as file:
-        if not any(_MAYBE_CODE.search(line) for line in file):
-            return []
-    rows = csv_rows(path)
-    _, names = next(rows)
-    found: dict[int, None] = {}
-    for _, row in rows:
-        found.update((place, None) for place, cell in enumerate(row) if _CODE.fullmatch(cell.strip()))
-    return [names[place].strip() for place in found if place < len(names)]
-
-
-def say_left_out(path: Path) -> None:
-    """Say that the column of :func:`labels_rows` is left out."""
-    warn(f"{path}: its first column has no name and tells rows apart: left out", SkippedWarning)
-
-
-def _parse_csv(path: Path, header: bool) -> np.ndarray:
-    with _open_text(path) as file:
-        if header:
-            next(row for row in _reader(file) if not _is_blank(row))  # pandas goes on after the header
-        frame = pd.read_csv(
-            file, header=None, dtype=np.float64, keep_default_na=False, na_values=MISSING, skipinitialspace=True
-        )
-    return frame.to_numpy()
-
-
-def _check_csv_cells(path: Path, columns: tuple[str, ...], header: bool) -> None:
-    """Raise for the first row of another length, or else the first cell that is not a number."""
-    check_lengths(path, len(columns))
-    for line, row in islice(csv_rows(path), int(header), None):
-        for name, cell in zip(columns, row, strict=True):
-            if not is_number(cell):
-                hint = " (cells are separated by commas)" if ";" in cell or "\t" in cell else ""
-                raise ValueError(f"{path}: line {line}, column {name!r}: expected a number, got {cell!r}{hint}")
-
-
-def check_lengths(path: Path, columns: int) -> None:
-    """All rows of a CSV file must have as many cells.
-
-    Raises:
-        ValueError: which names the first line that has not.
-    """
-    for line, row in csv_rows(path):
-        if len(row) != columns:
-            raise ValueError(f"{path}: line {line}: expected {columns} cells like the first row, got {len(row)}")
-
-
-def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not blank, each with its 1-based line in the file."""
-    with reading(path), _open_text(path) as file:
-        rows = _reader(file)
-        for row in rows:
-            if not _is_blank(row):
-                yield rows.line_num, row
-
-
-def _reader(file: IO[str]) -> Any:
-    return csv.reader(file, skipinitialspace=True)  # as pandas is told to read
-
-
-def _open_text(path: Path) -> IO[str]:
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
-
-
-def _is_blank(row: list[str]) -> bool:
-    return not row or (len(row) == 1 and not row[0].strip())
-
-
-def is_number(cell: str) -> bool:
-    """Whether a cell reads as a number, a truth value or a missing value."""
-    cell = cell.strip()
-    if cell in MISSING or cell in TRUTH:
-        return True
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return "_" not in cell  # Python reads 1_000, a table does not
-
-
-# --- columns ----------------------------------------------------------------------------------------------------------
-
-
-def check_width(columns: int, path: Path) -> None:
-    """Tables of very many columns are taken for a mistake, such as a transposed one.
-
-    Raises:
-        ValueError: for those.
-    """
-    if columns > _MOST_COLUMNS:
-        raise ValueError(f"{path}: expected at most {_MOST_COLUMNS:,} columns, got {columns:,}; is it transposed?")
-
-
-def default_columns(count: int) -> tuple[str, ...]:
-    """Names of columns that have none: ``x0, x1, ...``."""
-    return tuple(f"x{index}" for index in range(count))

@@ -1,9 +1,8 @@
-"""Data sets as a run's configuration names them, split and ready to train on."""
+"""Data sets as configurations name them, split into training, validation and test rows."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,27 +13,28 @@ from torch import Tensor
 
 from arcsm._runtime import processes
 from arcsm._runtime.random import dequantised
-from arcsm.data.arrays import check_precision, read_table
+from arcsm.data.checks import check_precision
 from arcsm.data.image_sets import digits, mnist, torchvision_images
 from arcsm.data.images import read_images
 from arcsm.data.pixels import ImageSet, scale_images
 from arcsm.data.streams import RowStream, blocks_of, is_large
+from arcsm.data.table import read_table
 from arcsm.data.toys import toy
 
-_FEW_ROWS = 10_000  # of a stream, where a sample will do
+_MAX_SAMPLE_ROWS = 10_000  # of a stream
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows to train on, to validate on and to test on.
+    """Rows for training, validation and test.
 
     Attributes:
-        train: ``(N, D)`` in data units; a stream, where they are read a part at a time.
-        valid: Held out for early stopping.
-        test: Held out for results.
-        dequantise: Width of the uniform noise that makes the values continuous; 0 if they are.
-        metadata: What turns rows back into pictures or named columns.
-        labels: Classes of the rows, by ``"train"``, ``"valid"`` and ``"test"``, as far as they are known.
+        train: Training rows, ``(N, D)`` in data units, or a stream of them.
+        valid: Rows held out for early stopping.
+        test: Rows held out for results.
+        dequantise: Width of the uniform noise that makes the values continuous; 0 for continuous data.
+        metadata: Image shape and grey levels, or column names.
+        labels: Classes of the rows, if known, by ``"train"``, ``"valid"`` and ``"test"``.
     """
 
     train: Tensor | RowStream
@@ -45,13 +45,13 @@ class Dataset:
     labels: dict[str, Tensor] = field(default_factory=dict)
 
     def train_rows(self, count: int | None = None) -> Tensor:
-        """Rows to train on, in memory: all, or at most so many; of a stream at most 10,000, from a random place."""
+        """Return at most ``count`` training rows in memory; of a stream, at most 10,000 from a random place."""
         if isinstance(self.train, RowStream):
-            return self.train.first(min(count or _FEW_ROWS, _FEW_ROWS))
+            return self.train.first(min(count or _MAX_SAMPLE_ROWS, _MAX_SAMPLE_ROWS))
         return self.train[:count]
 
     def dequantised(self, rows: Tensor, seed: int) -> Tensor:
-        """Rows with their uniform noise, the same for the same seed."""
+        """Return rows with uniform dequantisation noise."""
         generator = torch.Generator().manual_seed(seed)
         return dequantised(rows, self.dequantise, generator)
 
@@ -59,18 +59,18 @@ class Dataset:
 class _Data(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    validation: float = Field(0.1, gt=0, lt=0.5, description="share of the training rows that is held out")
-    test: float = Field(0.1, ge=0, lt=0.5, description="share held out for results, where the data have no test set")
+    validation: float = Field(0.1, gt=0, lt=0.5, description="fraction of the training rows held out for validation")
+    test: float = Field(0.1, ge=0, lt=0.5, description="fraction held out for results if the data have no test set")
 
 
 class DigitsData(_Data):
-    """scikit-learn's 8x8 digits, 1,797 of them."""
+    """scikit-learn's 1,797 digits of 8x8 pixels."""
 
     kind: Literal["digits"]
 
 
 class ToyData(_Data):
-    """A two-dimensional set of :mod:`arcsm.data.toys`."""
+    """A two-dimensional distribution of :mod:`arcsm.data.toys`."""
 
     kind: Literal["toy"]
     name: str
@@ -80,8 +80,7 @@ class ToyData(_Data):
 class TableData(_Data):
     """A table of numbers: CSV, Parquet, NPY or NPZ.
 
-    ``stream`` reads an NPY or Parquet file a part at a time (:mod:`arcsm.data.streams`); by default where the table
-    takes more than 1 GiB.
+    ``stream`` reads an NPY or Parquet file a part at a time (:mod:`arcsm.data.streams`). Default: if it exceeds 1 GiB.
     """
 
     kind: Literal["table"]
@@ -92,10 +91,10 @@ class TableData(_Data):
 
 
 class ImageData(_Data):
-    """A folder of images, or an array of them in an NPY or NPZ file (with ``test_key``, its own test set).
+    """A folder of images, or an array of images in an NPY or NPZ file, whose test set ``test_key`` names.
 
-    A relative path that leads nowhere is looked for in the data folder. ``skip_bad`` leaves out the images of a folder
-    that cannot be read or are of another size than most, with a warning that names them.
+    A relative path that does not exist is looked up in the data folder. ``skip_bad`` leaves out the images of a folder
+    that cannot be read or differ in size from most, with a warning that names them.
     """
 
     kind: Literal["images"]
@@ -108,10 +107,10 @@ class ImageData(_Data):
 
 
 class NamedImageData(_Data):
-    """MNIST, CIFAR-10, SVHN or CelebA, in the layout of torchvision (MNIST also as bare idx files).
+    """MNIST, CIFAR-10, SVHN or CelebA, in the layout of torchvision (MNIST also as bare IDX files).
 
-    ``path`` may also be an NPZ file of the arrays ``x_train``, ``x_test`` and, with labels, ``y_train`` and ``y_test``;
-    without a path, ``KIND.npz`` in the data folder serves where there is no folder ``KIND``.
+    ``path`` may also be an NPZ file of the arrays ``x_train``, ``x_test`` and, with labels, ``y_train`` and ``y_test``.
+    Default: the folder ``KIND`` in the data folder, or ``KIND.npz`` if there is no such folder.
     """
 
     kind: Literal["mnist", "cifar10", "svhn", "celeba"]
@@ -127,7 +126,7 @@ DataConfig = Annotated[
 
 
 def named_images_path(kind: str, path: str | None = None) -> Path:
-    """The folder, or the NPZ file, of a named set."""
+    """Return the folder or NPZ file of a named image set."""
     if path is not None:
         return Path(path)
     folder, archive = data_folder() / kind, data_folder() / f"{kind}.npz"
@@ -135,7 +134,7 @@ def named_images_path(kind: str, path: str | None = None) -> Path:
 
 
 def data_folder() -> Path:
-    """Where named data sets are looked for: the environment variable ``ARCSM_DATA``, or ``data`` here."""
+    """Return the folder of named data sets: the environment variable ``ARCSM_DATA``, or ``./data``."""
     return Path(os.environ.get("ARCSM_DATA", "data"))
 
 
@@ -143,22 +142,20 @@ def load_dataset(config: DataConfig, seed: int = 0) -> Dataset:
     """Load and split the data of a run.
 
     Raises:
-        ValueError: for data that are missing, damaged or too few to split.
+        ValueError: If the data are missing, damaged or too few to split.
     """
-    loaders: dict[type[Any], Callable[[Any, int], Dataset]] = {
-        DigitsData: lambda c, s: _images(digits(), None, c, s),
-        ToyData: _toy,
-        TableData: _table,
-        ImageData: _image_file,
-        NamedImageData: _named_images,
-    }
-    return loaders[type(config)](config, seed)
-
-
-def _toy(config: ToyData, seed: int) -> Dataset:
-    generator = torch.Generator().manual_seed(seed)
-    rows = toy(config.name).sample(config.rows, generator)
-    return _split(rows, None, config, seed, {"columns": ["x", "y"], "toy": config.name})
+    match config:
+        case DigitsData():
+            return _images(digits(), None, config, seed)
+        case ToyData():
+            rows = toy(config.name).sample(config.rows, torch.Generator().manual_seed(seed))
+            return _split(rows, None, config, seed, {"columns": ["x", "y"], "toy": config.name})
+        case TableData():
+            return _table(config, seed)
+        case ImageData():
+            return _image_file(config, seed)
+        case NamedImageData():
+            return _named_images(config, seed)
 
 
 def _table(config: TableData, seed: int) -> Dataset:
@@ -197,13 +194,13 @@ def _named_images(config: NamedImageData, seed: int) -> Dataset:
 
 
 def _images(train: ImageSet, test: ImageSet | None, config: _Data, seed: int) -> Dataset:
-    """Images as rows of values in [-1, 1), in the order channel, row, column."""
+    """Split images into rows of values in [-1, 1), in the order channel, row, column."""
     shape = list(train.pixels.shape[1:])
     if test is not None and list(test.pixels.shape[1:]) != shape:
-        raise ValueError(f"data: images to train on of {shape} and to test on of {list(test.pixels.shape[1:])}")
+        raise ValueError(f"data: training images are {shape}, but test images are {list(test.pixels.shape[1:])}")
     metadata: dict[str, Any] = {"image_shape": shape, "levels": train.levels}
     if getattr(config, "size", None) is not None:
-        metadata["resized"] = True  # so other images are, too
+        metadata["resized"] = True  # images to be scored are resized as well
     rows = scale_images(train.pixels, train.levels).flatten(1)
     held_out = None if test is None else scale_images(test.pixels, test.levels).flatten(1)
     dataset = _split(rows, held_out, config, seed, metadata, 2.0 / train.levels, train.labels)
@@ -221,13 +218,13 @@ def _split(
     dequantise: float = 0.0,
     labels: Tensor | None = None,
 ) -> Dataset:
-    """Rows, and their labels, in random order: the first to validate on, then (without a test set) to test on."""
+    """Split rows and labels at random; ``test`` is the test set, if the data have one."""
     count = len(rows)
     n_valid, n_test = round(count * config.validation), 0 if test is not None else round(count * config.test)
     if min(n_valid, count - n_valid - n_test) < 1:
         raise ValueError(f"data: {count} rows are too few to hold out {config.validation:.0%} for validation")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     parts = {"train": order[n_valid + n_test :], "valid": order[:n_valid], "test": order[n_valid : n_valid + n_test]}
-    own_labels = {part: labels[chosen] for part, chosen in parts.items() if labels is not None and len(chosen)}
-    own_test = rows[parts["test"]] if test is None else test
-    return Dataset(rows[parts["train"]], rows[parts["valid"]], own_test, dequantise, metadata, own_labels)
+    part_labels = {part: labels[places] for part, places in parts.items() if labels is not None and len(places)}
+    test = rows[parts["test"]] if test is None else test
+    return Dataset(rows[parts["train"]], rows[parts["valid"]], test, dequantise, metadata, part_labels)

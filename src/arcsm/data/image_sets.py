@@ -1,4 +1,4 @@
-"""Image sets that have a name: MNIST and its like, torchvision's, scikit-learn's digits."""
+"""Image data sets by name: MNIST and its like, CIFAR-10, SVHN, CelebA and scikit-learn's digits."""
 
 import gzip
 import math
@@ -15,23 +15,24 @@ from arcsm._runtime.files import FilePath, existing_file, reading
 from arcsm.data.images import central_square, check_size, with_channels_and_size
 from arcsm.data.pixels import ImageSet
 
-__all__ = ["digits", "mnist", "read_idx", "torchvision_images"]
-
 _DOWNLOAD = "download=True (command: --set data.download=true) fetches it"
-
-# --- idx files and MNIST ----------------------------------------------------------------------------------------------
-
 _IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_TORCHVISION_SPLITS = {
+    "cifar10": ("train", "test"),
+    "svhn": ("train", "test", "extra"),
+    "celeba": ("train", "valid", "test"),
+}
+_CELEBA_CROP = 140  # pixels; the side of the central square that holds the face, of 178 x 218
 
 
 def read_idx(path: FilePath) -> Tensor:
-    """Read an idx file (LeCun, Cortes and Burges, The MNIST database), gzipped or not.
+    """Read an IDX file, gzipped or not, as a tensor of its shape and type.
 
-    The file is two zero bytes, a type code, the number of dimensions, each dimension as a big-endian 32-bit integer,
-    and the numbers, big-endian. The tensor has the file's shape and type.
+    The file holds two zero bytes, a type code, the number of dimensions, each dimension as a big-endian 32-bit
+    integer, and the numbers, big-endian (LeCun, Cortes and Burges, The MNIST database).
 
     Raises:
-        ValueError: In one line: no such file, damaged gzip, another magic number, more or fewer bytes than announced.
+        ValueError: If the file does not exist, is damaged or not in this format.
     """
     path = existing_file(path)
     content = path.read_bytes()
@@ -50,18 +51,18 @@ def read_idx(path: FilePath) -> Tensor:
 
 
 def mnist(folder: FilePath, split: str = "train", download: bool = False, size: int | None = None) -> ImageSet:
-    """MNIST, or a set in its format (Fashion-MNIST, KMNIST), from its idx files: 28 x 28, one channel, labels 0..9.
+    """Read MNIST, or a set in its format (Fashion-MNIST, KMNIST): 28 x 28 pixels, one channel, labels 0..9.
 
-    Args:
-        folder: Holds `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` (or `t10k-...`), gzipped as `.gz` or not,
-            itself or in `MNIST/raw`.
+    Arguments:
+        folder: Holds ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte`` (or ``t10k-...``), gzipped as ``.gz``
+            or not, directly or in ``MNIST/raw``.
         split: "train" or "test".
-        download: Fetch missing files into `MNIST/raw` through torchvision.
-        size: Side in pixels to resize to (bilinear, antialiased); by default as they are.
+        download: Fetch missing files into ``MNIST/raw`` through torchvision.
+        size: Resize to this side in pixels (bilinear, antialiased). Default: do not resize.
 
     Raises:
-        ValueError: In one line: another split, files that are missing (and `download` is False) or damaged, a failed
-            download, images and labels of different numbers, a bad `size`.
+        ValueError: If the split or the size is unknown, files are missing or damaged, the download fails, or the
+            numbers of images and labels differ.
     """
     _check_split(split, ("train", "test"))
     check_size(size)
@@ -76,7 +77,7 @@ def mnist(folder: FilePath, split: str = "train", download: bool = False, size: 
     if len(paths) < len(names):
         missing = " and ".join(name for name in names if _find_idx(folder, name) is None)
         raise ValueError(f"{folder}: expected the MNIST files {missing} (or .gz), which are missing; {_DOWNLOAD}")
-    images, labels = read_idx(paths[0]), read_idx(paths[1])
+    images, labels = read_idx(paths[0]), read_idx(paths[1])  # (n, H, W), (n,)
     if images.ndim != 3 or images.dtype != torch.uint8:
         raise ValueError(f"{paths[0]}: expected bytes of shape (n, H, W), got {images.dtype} {tuple(images.shape)}")
     if labels.shape != images.shape[:1]:
@@ -89,30 +90,20 @@ def _find_idx(folder: Path, name: str) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-# --- torchvision and scikit-learn -------------------------------------------------------------------------------------
-
-_TORCHVISION_SPLITS = {
-    "cifar10": ("train", "test"),
-    "svhn": ("train", "test", "extra"),
-    "celeba": ("train", "valid", "test"),
-}
-_CELEBA_CROP = 140  # side of the central square that holds the face, of 178 x 218
-
-
 def torchvision_images(
     name: str, folder: FilePath, split: str = "train", download: bool = False, size: int | None = None
 ) -> ImageSet:
-    """CIFAR-10, SVHN or CelebA in colour, from the files that torchvision keeps in `folder`.
+    """Read CIFAR-10, SVHN or CelebA in colour from the files of torchvision.
 
-    Args:
+    Arguments:
         name: "cifar10" (32 x 32, labels), "svhn" (32 x 32, labels) or "celeba" (the central 140 x 140, no labels).
         folder: torchvision's root folder of the set.
-        split: "train" or "test"; "svhn" has also "extra", "celeba" also "valid".
-        download: Fetch missing files, which the sets' owners may not always allow.
-        size: Side in pixels to resize to (bilinear, antialiased); by default as above.
+        split: "train" or "test"; for "svhn" also "extra", for "celeba" also "valid".
+        download: Fetch missing files, which the owners of the sets may not always allow.
+        size: Resize to this side in pixels (bilinear, antialiased). Default: do not resize.
 
     Raises:
-        ValueError: In one line: another name or split, files missing or damaged, a failed download, a bad `size`.
+        ValueError: If the name, split or size is unknown, files are missing or damaged, or the download fails.
     """
     if name not in _TORCHVISION_SPLITS:
         raise ValueError(f"name: expected one of {', '.join(_TORCHVISION_SPLITS)}, got {name!r}")
@@ -132,7 +123,7 @@ def torchvision_images(
 
 
 def _torchvision(dataset: Any, name: str, folder: FilePath, download: bool, **options: Any) -> Any:
-    """Build a torchvision data set; its many errors (missing, checksum, network, format) become one line."""
+    """Build a torchvision data set, and turn any of its errors into one line."""
     try:
         return dataset(root=os.fspath(folder), download=download, **options)
     except Exception as error:
@@ -156,7 +147,7 @@ def _celeba(data: Any, size: int | None) -> ImageSet:
 
 
 def digits() -> ImageSet:
-    """scikit-learn's 1797 handwritten digits, 8 x 8, one channel, 17 levels (0..16), labels 0..9; no download.
+    """Return scikit-learn's 1,797 handwritten digits: 8 x 8 pixels, one channel, 17 levels, labels 0..9.
 
     Example:
         >>> digits().pixels.shape

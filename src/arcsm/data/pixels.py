@@ -1,11 +1,9 @@
-"""Images as numbers: sets of one size, grey values and the real numbers that stand for them."""
+"""Sets of images of one size, and the scaling between grey values and real numbers."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-__all__ = ["ImageSet", "scale_images", "stretch_images", "unscale_images", "unstretch_images"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -13,13 +11,13 @@ class ImageSet:
     """Images of one size.
 
     Attributes:
-        pixels: uint8, shape `(n, C, H, W)`, values in 0..levels-1.
-        labels: int64, shape `(n,)`, or None.
-        names: One name an image (its file, relative to the folder), or None.
-        levels: Number of grey values a channel can take.
+        pixels: uint8, shape ``(n, C, H, W)``, values in 0..levels-1.
+        labels: int64, shape ``(n,)``, or None.
+        names: One name for each image (its file, relative to the folder), or None.
+        levels: Number of grey values of a channel.
 
     Raises:
-        ValueError: A field has another type, shape or range.
+        ValueError: If a field has another type, shape or range.
     """
 
     pixels: Tensor
@@ -29,8 +27,7 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         check_pixels(self.pixels)
-        check_levels(self.levels)
-        check_range(self.pixels, self.levels)
+        _check_range(self.pixels, self.levels)
         n = len(self.pixels)
         if self.labels is not None and (self.labels.shape != (n,) or self.labels.dtype != torch.int64):
             raise ValueError(
@@ -44,38 +41,38 @@ class ImageSet:
 
 
 def scale_images(pixels: Tensor, levels: int = 256) -> Tensor:
-    """Grey values 0..levels-1 as float32 in [-1, 1): `2 pixels / levels - 1`, the lower edge of each value's cell.
+    """Map grey values 0..levels-1 to float32 in [-1, 1): ``2 pixels / levels - 1``, the lower edge of each cell.
 
-    Adding noise uniform on `[0, 2 / levels)` fills the cells: uniform dequantisation (Theis et al., A note on the
-    evaluation of generative models, 2016, section 3.1). `unscale_images` undoes both.
+    Noise that is uniform on ``[0, 2 / levels)`` then fills the cells; this is uniform dequantisation (Theis, van den
+    Oord and Bethge, A note on the evaluation of generative models, 2016, section 3.1). :func:`unscale_images` undoes
+    both.
 
     Raises:
-        ValueError: `pixels` is not uint8 or holds a value of `levels` or more; `levels` is not in 2..256.
+        ValueError: If ``pixels`` is not uint8 or holds a value of ``levels`` or more, or ``levels`` is not in 2..256.
 
     Example:
         >>> scale_images(torch.tensor([0, 128, 255], dtype=torch.uint8)).tolist()
         [-1.0, 0.0, 0.9921875]
     """
-    check_levels(levels)
-    check_range(pixels, levels)
+    _check_range(pixels, levels)
     return (2 * pixels.double() / levels - 1).to(torch.float32)
 
 
 def unscale_images(x: Tensor, levels: int = 256, stretch: bool = False) -> Tensor:
-    """The grey values, uint8, of the cells that hold `x`: `floor((x + 1) levels / 2)`, clamped to 0..levels-1.
+    """Return the grey values, uint8, of the cells that hold ``x``: ``floor((x + 1) levels / 2)``.
 
-    A value within float32's rounding (2^-24) below an edge counts as on it, so that the result of `scale_images`
-    comes back for all `levels`.
+    A value less than 2^-24, the rounding of float32, below an edge counts as on it, so that the function inverts
+    :func:`scale_images` for all ``levels``.
 
-    Args:
-        x: Any shape; values outside [-1, 1) are clamped.
+    Arguments:
+        x: Values of any shape; those outside [-1, 1) are clamped.
         levels: Number of grey values, 2..256.
-        stretch: Spread 0..levels-1 over 0..255, to be shown or saved.
+        stretch: Spread 0..levels-1 over 0..255, for display.
 
     Raises:
-        ValueError: `x` is not of floating point or holds NaN; `levels` is not in 2..256.
+        ValueError: If ``x`` is not of floating point or holds NaN, or ``levels`` is not in 2..256.
     """
-    check_levels(levels)
+    _check_levels(levels)
     if not x.is_floating_point():
         raise ValueError(f"x: expected floating-point values, got {x.dtype}")
     if bool(x.isnan().any()):
@@ -85,24 +82,15 @@ def unscale_images(x: Tensor, levels: int = 256, stretch: bool = False) -> Tenso
 
 
 def stretch_images(pixels: Tensor, levels: int) -> Tensor:
-    """Spread grey values 0..levels-1 over 0..255, rounded, uint8.
-
-    Raises:
-        ValueError: As `scale_images`.
-    """
-    check_levels(levels)
-    check_range(pixels, levels)
+    """Spread grey values 0..levels-1 over 0..255, rounded, uint8."""
+    _check_range(pixels, levels)
     return (pixels.double() * (255 / (levels - 1))).round().to(torch.uint8)
 
 
 def unstretch_images(pixels: Tensor, levels: int) -> Tensor:
-    """The nearest of 0..levels-1 for grey values 0..255: the inverse of `stretch_images`.
-
-    Raises:
-        ValueError: As `scale_images`.
-    """
-    check_levels(levels)
-    check_range(pixels, 256)
+    """Round grey values 0..255 to the nearest of 0..levels-1; the inverse of :func:`stretch_images`."""
+    _check_levels(levels)
+    _check_range(pixels, 256)
     return (pixels.double() * ((levels - 1) / 255)).round().to(torch.uint8)
 
 
@@ -110,6 +98,7 @@ def unstretch_images(pixels: Tensor, levels: int) -> Tensor:
 
 
 def check_pixels(pixels: Tensor) -> None:
+    """Check that pixels are uint8 of shape ``(n, C, H, W)``, in grey or colour."""
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or pixels.numel() == 0:
         raise ValueError(
             f"pixels: expected uint8 of shape (n, C, H, W) with C 1 or 3, got {pixels.dtype} of shape "
@@ -117,13 +106,14 @@ def check_pixels(pixels: Tensor) -> None:
         )
 
 
-def check_range(pixels: Tensor, levels: int) -> None:
+def _check_range(pixels: Tensor, levels: int) -> None:
+    _check_levels(levels)
     if pixels.dtype != torch.uint8:
         raise ValueError(f"pixels: expected uint8, got {pixels.dtype}")
     if pixels.numel() and int(pixels.max()) >= levels:
         raise ValueError(f"pixels: expected values below levels={levels}, got {int(pixels.max())}")
 
 
-def check_levels(levels: int) -> None:
+def _check_levels(levels: int) -> None:
     if not isinstance(levels, int) or not 2 <= levels <= 256:
         raise ValueError(f"levels: expected an integer from 2 to 256, got {levels!r}")

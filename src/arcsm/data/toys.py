@@ -1,9 +1,7 @@
-"""Two-dimensional toy sets with exact samplers and true densities.
+"""Two-dimensional toy distributions with exact samplers and true densities.
 
-Every density is the density of the sampler beside it, so likelihoods of a model can be held against it in nats.
-The sets are the usual ones of the flow literature (Grathwohl et al., FFJORD, 2019, and scikit-learn's moons, swiss
-roll and S), with one change: a curve carries isotropic Gaussian noise, which makes the density a one-dimensional
-integral.
+The sets are those of the flow literature (Grathwohl et al., FFJORD, 2019, and scikit-learn's moons, swiss roll and S),
+with one change: curves carry isotropic Gaussian noise, so that their densities are one-dimensional integrals.
 """
 
 import difflib
@@ -11,26 +9,26 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["TOYS", "Toy", "toy"]
+_CHUNK_ELEMENTS = 1 << 22  # of one (points, centres) block in a density
 
-_CHUNK = 1 << 22  # elements of one (points, nodes) block in a density
+
+class Distribution(Protocol):
+    """A sampler of points ``(n, 2)`` in float64, and the log density at points ``(*, 2)``."""
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor: ...
+
+    def log_prob(self, x: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Toy:
-    """A two-dimensional distribution: a seeded sampler and, where it is known, the true log density.
-
-    Attributes:
-        name: Key in `TOYS`.
-        description: One line.
-        sampler: `(n, generator) -> (n, 2)` in float64; call `sample`, which checks `n` and gives float32.
-        log_prob: `(*, 2) -> (*)`, log density in nats in the units of the samples, evaluated in float64 and returned
-            in the dtype of its argument; differentiable. None where no accurate density is known.
+    """A named two-dimensional distribution with a seeded sampler and its true log density.
 
     Example:
         >>> import torch
@@ -42,25 +40,24 @@ class Toy:
 
     name: str
     description: str
-    sampler: Callable[[int, torch.Generator], Tensor]
-    log_prob: Callable[[Tensor], Tensor] | None = None
+    distribution: Distribution
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw `n` points, shape `(n, 2)`, float32, on the generator's device.
-
-        Raises:
-            ValueError: `n` is not a positive integer.
-        """
+        """Draw points, ``(n, 2)`` in float32, on the generator's device."""
         if not isinstance(n, int) or n < 1:
             raise ValueError(f"n: expected a positive integer, got {n!r}")
-        return self.sampler(n, generator).to(torch.float32)
+        return self.distribution.sample(n, generator).to(torch.float32)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log density in nats, ``(*)``, at points ``(*, 2)``; differentiable, evaluated in float64."""
+        return self.distribution.log_prob(x)
 
 
 def toy(name: str) -> Toy:
-    """The toy set called `name`.
+    """Return the toy distribution of a name.
 
     Raises:
-        ValueError: No such set; the message lists the known ones and the closest.
+        ValueError: If there is none; the message lists all names and suggests the closest.
     """
     if name in TOYS:
         return TOYS[name]
@@ -69,32 +66,33 @@ def toy(name: str) -> Toy:
     raise ValueError(f"toy: expected one of {', '.join(TOYS)}, got {name!r}{hint}")
 
 
-# --- checkerboard -----------------------------------------------------------------------------------------------------
+# Checkerboard -------------------------------------------------------------------------------------------------------
 
 
-def _sample_checkerboard(n: int, generator: torch.Generator) -> Tensor:
-    device = generator.device
-    column = torch.randint(4, (n,), generator=generator, device=device)
-    row = 2 * torch.randint(2, (n,), generator=generator, device=device) + column % 2
-    # Offsets are odd multiples of 2^-21: exact in float32, so that no point is rounded across an edge.
-    offset = torch.randint(1 << 20, (n, 2), generator=generator, device=device).double().add(0.5) / (1 << 20)
-    return 2 * (torch.stack([column, row], dim=-1) + offset) - 4  # (n, 2)
+class Checkerboard:
+    """Uniform on the eight squares of side 2 of one colour in [-4, 4)^2."""
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        device = generator.device
+        column = torch.randint(4, (n,), generator=generator, device=device)
+        row = 2 * torch.randint(2, (n,), generator=generator, device=device) + column % 2
+        # Offsets are odd multiples of 2^-21, exact in float32, so that rounding moves no point across an edge.
+        offset = torch.randint(1 << 20, (n, 2), generator=generator, device=device).double().add(0.5) / (1 << 20)
+        return 2 * (torch.stack([column, row], dim=-1) + offset) - 4  # (n, 2)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        _check_points(x)
+        inside = ((x >= -4) & (x < 4)).all(dim=-1)
+        coloured = torch.floor(x / 2).sum(dim=-1).remainder(2) == 0
+        return torch.full_like(x[..., 0], -math.log(32)).masked_fill(~(inside & coloured), -math.inf)
 
 
-def _log_prob_checkerboard(x: Tensor) -> Tensor:
-    """Uniform on the eight squares of side 2 of one colour in [-4, 4)^2: density 1/32."""
-    _check_points(x)
-    inside = ((x >= -4) & (x < 4)).all(dim=-1)
-    coloured = torch.floor(x / 2).sum(dim=-1).remainder(2) == 0
-    return torch.full_like(x[..., 0], -math.log(32)).masked_fill(~(inside & coloured), -math.inf)
-
-
-# --- mixtures with a closed form --------------------------------------------------------------------------------------
+# Mixtures with a closed form ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Gaussians:
-    """Equal mixture of isotropic Gaussians at `angle_k = 2 pi k / count` on a circle."""
+class Gaussians:
+    """Equal mixture of isotropic Gaussians at angles ``2 pi k / count`` on a circle."""
 
     count: int
     radius: float
@@ -115,12 +113,12 @@ class _Gaussians:
 
 
 @dataclass(frozen=True)
-class _Rings:
-    """Mixture of circles with isotropic Gaussian noise; a circle of radius 0 is a Gaussian blob.
+class Rings:
+    """Mixture of circles with isotropic Gaussian noise; a circle of radius 0 is a Gaussian.
 
-    One component of radius R and noise sigma has, at distance r from the origin, the density
-    `exp(-(r - R)^2 / (2 sigma^2)) i0e(r R / sigma^2) / (2 pi sigma^2)`, the Gaussian averaged over the angle, where
-    `i0e(z) = exp(-z) I_0(z)` (Abramowitz and Stegun, 9.6.16).
+    At distance r from the origin, a circle of radius R with noise sigma has the density
+    ``exp(-(r - R)^2 / (2 sigma^2)) i0e(r R / sigma^2) / (2 pi sigma^2)``: the Gaussian averaged over the angle, with
+    ``i0e(z) = exp(-z) I_0(z)`` (Abramowitz and Stegun, 9.6.16).
     """
 
     radii: tuple[float, ...]
@@ -148,16 +146,17 @@ class _Rings:
         return radii, noises, weights
 
 
-# --- curves with Gaussian noise ---------------------------------------------------------------------------------------
+# Curves with Gaussian noise -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _NoisyCurve:
-    """`x = c_k(t) + noise * N(0, I)`: an arm k chosen at random, a parameter t with density q on [low, high].
+class NoisyCurve:
+    """``x = c_k(t) + noise * N(0, I)`` with a random arm k and a parameter t of density q on [low, high].
 
-    `log_prob` is the integral `mean_k int q(t) N(x; c_k(t), noise^2 I) dt` by composite Gauss-Legendre quadrature with
-    16 nodes a panel. With the panels chosen here it is exact to 1e-9 nats where the density exceeds exp(-50), and to
-    1e-3 nats anywhere in [-5, 5]^2. `panels` is even, so that a kink at the middle lies on a panel's edge.
+    ``log_prob`` computes the integral ``mean_k int q(t) N(x; c_k(t), noise^2 I) dt`` by composite Gauss-Legendre
+    quadrature with 16 nodes in each panel. With the panels chosen here it is exact to 1e-9 nats where the density
+    exceeds exp(-50), and to 1e-3 nats anywhere in [-5, 5]^2. ``panels`` is even, so that a kink in the middle lies on
+    the edge of a panel.
     """
 
     arms: Callable[[Tensor], Tensor]  # t (n,) -> points (n, K, 2)
@@ -184,7 +183,7 @@ class _NoisyCurve:
 
 
 def _gauss_legendre(low: float, high: float, panels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the 16-point rule on each of `panels` equal parts of [low, high], each `(16 panels,)`."""
+    """Return nodes and weights, ``(16 panels,)``, of the 16-point rule on each of the equal panels of [low, high]."""
     nodes, weights = (torch.from_numpy(part).to(device) for part in np.polynomial.legendre.leggauss(16))
     half = (high - low) / (2 * panels)
     middles = low + half * (2 * torch.arange(panels, dtype=torch.float64, device=device) + 1)
@@ -192,11 +191,11 @@ def _gauss_legendre(low: float, high: float, panels: int, device: torch.device) 
 
 
 def _gaussian_mixture_log_prob(x: Tensor, centres: Tensor, log_weights: Tensor, noise: float) -> Tensor:
-    """Log density of a mixture of `N(centre_j, noise^2 I)`; x `(*, 2)`, centres `(J, 2)`, result `(*)` in x's dtype."""
+    """Return the log density ``(*)`` at x ``(*, 2)`` of a mixture of ``N(centre_j, noise^2 I)``, in the dtype of x."""
     _check_points(x)
     log_scaled = log_weights - math.log(2 * math.pi * noise**2)
     parts = []
-    for part in x.double().reshape(-1, 2).split(max(1, _CHUNK // len(centres))):
+    for part in x.double().reshape(-1, 2).split(max(1, _CHUNK_ELEMENTS // len(centres))):
         square = (part[:, None, 0] - centres[:, 0]) ** 2 + (part[:, None, 1] - centres[:, 1]) ** 2  # (n, J)
         parts.append(torch.logsumexp(log_scaled - square / (2 * noise**2), dim=-1))
     return torch.cat(parts).reshape(x.shape[:-1]).to(x.dtype)
@@ -243,73 +242,60 @@ def _pinwheel(t: Tensor) -> Tensor:
     return 2 * radius[:, None, None] * _unit(turn + 0.25 * radius.exp()[:, None])  # (n, 5, 2)
 
 
-_TAIL = 0.5 * math.erfc(3 / math.sqrt(2))  # mass of a standard normal below -3
+_TAIL_MASS = 0.5 * math.erfc(3 / math.sqrt(2))  # of a standard normal below -3
 
 
 def _truncated_normal_quantile(u: Tensor) -> Tensor:
-    quantile: Tensor = torch.special.ndtri(_TAIL + (1 - 2 * _TAIL) * u)
+    quantile: Tensor = torch.special.ndtri(_TAIL_MASS + (1 - 2 * _TAIL_MASS) * u)
     return quantile
 
 
 def _truncated_normal_density(t: Tensor) -> Tensor:
-    return torch.exp(-(t**2) / 2) / (math.sqrt(2 * math.pi) * (1 - 2 * _TAIL))
+    return torch.exp(-(t**2) / 2) / (math.sqrt(2 * math.pi) * (1 - 2 * _TAIL_MASS))
 
 
-_END = 3 * math.pi  # the spirals' last angle: one and a half turns
+_SPIRAL_END = 3 * math.pi  # last angle of the spirals, after one and a half turns
 
 
 def _spiral_quantile(u: Tensor) -> Tensor:
-    return _END * u.sqrt()
+    return _SPIRAL_END * u.sqrt()
 
 
 def _spiral_density(t: Tensor) -> Tensor:
-    return 2 * t / _END**2
+    return 2 * t / _SPIRAL_END**2
 
 
-_EIGHT = _Gaussians(count=8, radius=2 * math.sqrt(2), noise=0.5 / math.sqrt(2))
-_RINGS = _Rings(radii=(0.75, 1.5, 2.25, 3.0), noises=(0.1,) * 4, weights=(0.25,) * 4)
-_RING_AND_BLOB = _Rings(radii=(3.0, 0.0), noises=(0.2, 0.5), weights=(0.5, 0.5))
-_MOONS = _NoisyCurve(_moons, noise=0.2, low=0.0, high=math.pi)
-_PINWHEEL = _NoisyCurve(
-    _pinwheel,
-    noise=0.15,
-    low=-3.0,
-    high=3.0,
-    quantile=_truncated_normal_quantile,
-    density=_truncated_normal_density,
-    panels=32,
+_SETS = (
+    Toy("checkerboard", "Uniform on the eight squares of one colour of a 4 x 4 board on [-4, 4]^2", Checkerboard()),
+    Toy(
+        "rings",
+        "Four concentric circles with Gaussian noise",
+        Rings(radii=(0.75, 1.5, 2.25, 3.0), noises=(0.1,) * 4, weights=(0.25,) * 4),
+    ),
+    Toy("eight_gaussians", "Eight Gaussians on a circle", Gaussians(8, 2 * math.sqrt(2), noise=0.5 / math.sqrt(2))),
+    Toy("two_moons", "Two interleaved half circles with Gaussian noise", NoisyCurve(_moons, 0.2, 0.0, math.pi)),
+    Toy(
+        "pinwheel",
+        "Five bent arms with Gaussian noise",
+        NoisyCurve(_pinwheel, 0.15, -3.0, 3.0, _truncated_normal_quantile, _truncated_normal_density, panels=32),
+    ),
+    Toy(
+        "two_spirals",
+        "Two spirals of one and a half turns, Gaussian noise",
+        NoisyCurve(_spirals, 0.1, 0.0, _SPIRAL_END, _spiral_quantile, _spiral_density, panels=96),
+    ),
+    Toy(
+        "swiss_roll",
+        "One spiral of one and a half turns with Gaussian noise",
+        NoisyCurve(_swiss_roll, 0.2, 1.5 * math.pi, 4.5 * math.pi, panels=48),
+    ),
+    Toy(
+        "ring_and_blob",
+        "A circle and a Gaussian at its centre, half of the mass each",
+        Rings(radii=(3.0, 0.0), noises=(0.2, 0.5), weights=(0.5, 0.5)),
+    ),
+    Toy("s_curve", "The letter S with Gaussian noise", NoisyCurve(_s_curve, 0.15, -1.5 * math.pi, 1.5 * math.pi)),
 )
-_SPIRALS = _NoisyCurve(
-    _spirals, noise=0.1, low=0.0, high=_END, quantile=_spiral_quantile, density=_spiral_density, panels=96
-)
-_ROLL = _NoisyCurve(_swiss_roll, noise=0.2, low=1.5 * math.pi, high=4.5 * math.pi, panels=48)
-_S = _NoisyCurve(_s_curve, noise=0.15, low=-1.5 * math.pi, high=1.5 * math.pi)
 
-TOYS: Mapping[str, Toy] = MappingProxyType(
-    {
-        entry.name: entry
-        for entry in (
-            Toy(
-                "checkerboard",
-                "Uniform on the eight squares of one colour of a 4 x 4 board on [-4, 4]^2",
-                _sample_checkerboard,
-                _log_prob_checkerboard,
-            ),
-            Toy("rings", "Four concentric circles with Gaussian noise", _RINGS.sample, _RINGS.log_prob),
-            Toy("eight_gaussians", "Eight Gaussians on a circle", _EIGHT.sample, _EIGHT.log_prob),
-            Toy("two_moons", "Two interleaved half circles with Gaussian noise", _MOONS.sample, _MOONS.log_prob),
-            Toy("pinwheel", "Five bent arms with Gaussian noise", _PINWHEEL.sample, _PINWHEEL.log_prob),
-            Toy(
-                "two_spirals", "Two spirals of one and a half turns, Gaussian noise", _SPIRALS.sample, _SPIRALS.log_prob
-            ),
-            Toy("swiss_roll", "One spiral of one and a half turns with Gaussian noise", _ROLL.sample, _ROLL.log_prob),
-            Toy(
-                "ring_and_blob",
-                "A circle and a Gaussian at its centre, half of the mass each",
-                _RING_AND_BLOB.sample,
-                _RING_AND_BLOB.log_prob,
-            ),
-            Toy("s_curve", "The letter S with Gaussian noise", _S.sample, _S.log_prob),
-        )
-    }
-)
+#: The toy distributions by name.
+TOYS: Mapping[str, Toy] = MappingProxyType({entry.name: entry for entry in _SETS})

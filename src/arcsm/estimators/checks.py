@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from arcsm.data.cells import check_cells
+from arcsm.data.column_types import check_cells
 from arcsm.estimators.encoder import is_categorical
 
 LEAVE_OUT = "leave it out (for a command, --ignore)"

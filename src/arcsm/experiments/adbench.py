@@ -22,8 +22,8 @@ from pydantic import Field
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
-from arcsm.data.arrays import read_array
 from arcsm.data.datasets import data_folder
+from arcsm.data.numpy_files import read_array
 from arcsm.estimators import ScoreOutlierDetector
 from arcsm.experiments.base import Preset, Settings, Study, study
 from arcsm.experiments.ranks import critical_difference, mean_ranks

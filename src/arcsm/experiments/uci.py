@@ -26,8 +26,8 @@ from sklearn.neighbors import KernelDensity
 from torch import Tensor
 
 from arcsm._runtime.random import dequantised
-from arcsm.data.arrays import read_table
 from arcsm.data.datasets import data_folder
+from arcsm.data.table import read_table
 from arcsm.estimators import ScoreDensity
 from arcsm.estimators.column_types import grid_of
 from arcsm.estimators.ensemble import Plan

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from arcsm.contexts import Context
-from arcsm.data.arrays import check_precision
+from arcsm.data.checks import check_precision
 from arcsm.data.streams import RowStream, StreamEpoch
 from arcsm.model import AutoregressiveModel
 from arcsm.training.config import TrainConfig

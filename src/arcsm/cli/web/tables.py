@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from arcsm.cli.model_rows import columns_of
+from arcsm.cli.model_rows import column_names
 from arcsm.model import AutoregressiveModel
 from arcsm.reports.plots import BLUE, open_frame, plain
 
@@ -32,7 +32,7 @@ class TablePlay:
         if model.context.classes or model.context.condition_features:
             raise ValueError("serve: a table whose model needs a condition has no page yet; use arcsm sample or Python")
         self.model = model
-        self.columns = [str(name) for name in columns_of(model)]
+        self.columns = [str(name) for name in column_names(model)]
         with torch.no_grad():
             drawn = model.sample(512, generator=torch.Generator(model.shift.device).manual_seed(0))
         self.usual = drawn.median(0).values

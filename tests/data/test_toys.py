@@ -1,7 +1,6 @@
 """The toy sets: seeded samplers, and densities that are those of the samplers."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from scipy import integrate
 from torch import Tensor
 
 from arcsm.data import TOYS, toy
-from arcsm.data import toys as module
+from arcsm.data.toys import NoisyCurve, Rings
 
 NAMES = (
     "checkerboard",
@@ -23,13 +22,7 @@ NAMES = (
     "ring_and_blob",
     "s_curve",
 )
-CURVES = {
-    "two_moons": module._MOONS,
-    "pinwheel": module._PINWHEEL,
-    "two_spirals": module._SPIRALS,
-    "swiss_roll": module._ROLL,
-    "s_curve": module._S,
-}
+CURVES = {name: curve for name in NAMES if isinstance(curve := TOYS[name].distribution, NoisyCurve)}
 STEP = 1 / 16  # grid step; cell centres, so that no point falls on an edge of the checkerboard
 SIDE = 11 * 16  # the grid covers [-5.5, 5.5]^2
 
@@ -38,18 +31,12 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def log_prob_of(name: str) -> Callable[[Tensor], Tensor]:
-    log_prob = TOYS[name].log_prob
-    assert log_prob is not None
-    return log_prob
-
-
 @pytest.fixture(scope="module")
 def grids() -> dict[str, Tensor]:
     """Log density on the grid, `(SIDE, SIDE)` float64, of every set."""
     axis = (torch.arange(SIDE, dtype=torch.float64) + 0.5) * STEP - SIDE * STEP / 2
     points = torch.cartesian_prod(axis, axis)
-    return {name: log_prob_of(name)(points).reshape(SIDE, SIDE) for name in NAMES}
+    return {name: TOYS[name].log_prob(points).reshape(SIDE, SIDE) for name in NAMES}
 
 
 def test_all_sets_are_there() -> None:
@@ -78,7 +65,7 @@ def test_density_integrates_to_one(name: str, grids: dict[str, Tensor]) -> None:
 def test_samples_have_the_entropy_of_the_density(name: str, grids: dict[str, Tensor]) -> None:
     density = grids[name].exp()
     entropy = -torch.special.xlogy(density, density).sum().item() * STEP**2
-    log_prob = log_prob_of(name)(toy(name).sample(20000, generator()).double())
+    log_prob = TOYS[name].log_prob(toy(name).sample(20000, generator()).double())
     assert torch.isfinite(log_prob).all()
     error = log_prob.std().item() / math.sqrt(len(log_prob))
     assert -log_prob.mean().item() == pytest.approx(entropy, abs=4.5 * error + 1e-6)
@@ -106,9 +93,7 @@ def test_samples_fill_coarse_cells_as_the_density_says(name: str, grids: dict[st
 def test_quadrature_has_converged(name: str) -> None:
     """Against eight times as many panels, on samples and in a wide box, to the errors that the class states."""
     curve = CURVES[name]
-    fine = module._NoisyCurve(
-        curve.arms, curve.noise, curve.low, curve.high, curve.quantile, curve.density, 8 * curve.panels
-    )
+    fine = NoisyCurve(curve.arms, curve.noise, curve.low, curve.high, curve.quantile, curve.density, 8 * curve.panels)
     box = 10 * torch.rand(200, 2, generator=generator(), dtype=torch.float64) - 5
     x = torch.cat([toy(name).sample(200, generator()).double(), box])
     truth = fine.log_prob(x)
@@ -151,18 +136,18 @@ def test_eight_gaussians_match_torch_distributions() -> None:
     weights = torch.distributions.Categorical(logits=torch.zeros(8, dtype=torch.float64))
     truth = torch.distributions.MixtureSameFamily(weights, components)
     x = torch.randn(3, 4, 2, generator=generator(), dtype=torch.float64)
-    assert torch.allclose(log_prob_of("eight_gaussians")(x), truth.log_prob(x))
+    assert torch.allclose(TOYS["eight_gaussians"].log_prob(x), truth.log_prob(x))
 
 
 def test_ring_of_radius_zero_is_a_gaussian() -> None:
-    blob = module._Rings(radii=(0.0,), noises=(0.5,), weights=(1.0,))
+    blob = Rings(radii=(0.0,), noises=(0.5,), weights=(1.0,))
     x = torch.randn(10, 2, generator=generator(), dtype=torch.float64)
     truth = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), 0.5).log_prob(x).sum(dim=-1)
     assert torch.allclose(blob.log_prob(x), truth)
 
 
 def test_checkerboard_is_uniform_on_its_squares() -> None:
-    log_prob = log_prob_of("checkerboard")
+    log_prob = TOYS["checkerboard"].log_prob
     x = torch.tensor([[0.5, 0.5], [2.5, 0.5], [-3.5, -3.5], [4.5, 0.5], [0.5, -4.1]])
     assert log_prob(x).tolist() == pytest.approx([-math.log(32), -math.inf, -math.log(32), -math.inf, -math.inf])
     assert torch.isfinite(log_prob(toy("checkerboard").sample(200000, generator(2)))).all()
@@ -171,23 +156,23 @@ def test_checkerboard_is_uniform_on_its_squares() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_log_prob_keeps_shape_and_dtype(name: str) -> None:
     x = toy(name).sample(6, generator())
-    batched = log_prob_of(name)(x.reshape(2, 3, 2))
+    batched = TOYS[name].log_prob(x.reshape(2, 3, 2))
     assert batched.shape == (2, 3)
     assert batched.dtype == torch.float32
-    assert torch.allclose(batched.flatten(), log_prob_of(name)(x.double()).float(), atol=1e-4)
-    assert log_prob_of(name)(x[0]).shape == ()
+    assert torch.allclose(batched.flatten(), TOYS[name].log_prob(x.double()).float(), atol=1e-4)
+    assert TOYS[name].log_prob(x[0]).shape == ()
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "checkerboard"])
 def test_log_prob_is_differentiable(name: str) -> None:
     x = toy(name).sample(3, generator()).double().requires_grad_()
-    assert torch.autograd.gradcheck(log_prob_of(name), (x,))
+    assert torch.autograd.gradcheck(TOYS[name].log_prob, (x,))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_log_prob_rejects_other_shapes(name: str) -> None:
     with pytest.raises(ValueError, match=r"^x: expected .* got \(4, 3\)"):
-        log_prob_of(name)(torch.zeros(4, 3))
+        TOYS[name].log_prob(torch.zeros(4, 3))
 
 
 @pytest.mark.parametrize("n", [0, -1, 2.5])

@@ -15,11 +15,8 @@ import pytest
 import torch
 
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, fit, load
-from arcsm._runtime import memory
 from arcsm.cli import application
-from arcsm.data import RowStream, blocks_of, datasets, streams
-from arcsm.data.datasets import TableData, load_dataset
-from arcsm.data.streams import is_large
+from arcsm.data import RowStream, blocks_of, streams
 from arcsm.training import loop
 
 
@@ -39,7 +36,7 @@ def write(path: Path, values: np.ndarray) -> Path:
 
 
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_BLOCK", 64 * 3 * 8)
+    monkeypatch.setattr(streams, "_BLOCK_BYTES", 64 * 3 * 8)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
@@ -62,9 +59,7 @@ def test_an_epoch_holds_every_row_once(
     assert torch.equal(other[other[:, 0].argsort()], rows[rows[:, 0].argsort()])
 
 
-def test_rows_are_shuffled_well_over_the_file_when_the_window_holds_many_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_window_of_many_blocks_shuffles_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_blocks(monkeypatch)
     stream = RowStream(blocks_of(write(tmp_path / "t.npy", table(20_000))), window=4_000 * 3 * 4)
     place = stream.epoch(0).rows(slice(0, 2_000))[:, 0] / 20_000
@@ -72,7 +67,7 @@ def test_rows_are_shuffled_well_over_the_file_when_the_window_holds_many_blocks(
     assert abs(float(torch.corrcoef(torch.stack([place[:-1], place[1:]]))[0, 1])) < 0.1
 
 
-def test_moments_and_held_out_rows_are_those_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moments_and_held_out_rows_cover_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_blocks(monkeypatch)
     stream = RowStream(blocks_of(write(tmp_path / "t.npy", table())), seed=3)
     rows = stream.epoch(0).rows(slice(0, len(stream))).double()
@@ -82,14 +77,14 @@ def test_moments_and_held_out_rows_are_those_of_the_table(tmp_path: Path, monkey
     assert stream.first(5).shape == (5, 3)
 
 
-def test_not_all_of_a_large_table_is_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_MOST_HELD_OUT", 30)
+def test_held_out_rows_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_MAX_HELD_OUT", 30)
     stream = RowStream(blocks_of(write(tmp_path / "t.parquet", table())))
     assert (len(stream.valid), len(stream.test), len(stream)) == (30, 30, 940)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.49])
-def test_single_rows_as_blocks(share: float, tmp_path: Path) -> None:
+def test_blocks_of_one_row_are_split(share: float, tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     pd.DataFrame(table(60)).rename(columns=str).to_parquet(path, row_group_size=1)
     stream = RowStream(blocks_of(path), validation=share, test=share)
@@ -104,7 +99,7 @@ def small_model(features: int = 3) -> AutoregressiveModel:
 
 
 @pytest.mark.parametrize("standardise", ["columns", "global", "centre", "none"])
-def test_it_standardises_as_from_memory(standardise: str, tmp_path: Path) -> None:
+def test_streams_standardise_as_tables_in_memory(standardise: str, tmp_path: Path) -> None:
     stream = RowStream(blocks_of(write(tmp_path / "t.npy", table())))
     config = TrainConfig(steps=1, device="cpu", standardise=standardise)
     a, b = small_model(), small_model()
@@ -116,7 +111,7 @@ def test_it_standardises_as_from_memory(standardise: str, tmp_path: Path) -> Non
 
 def test_a_streamed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_blocks(monkeypatch)
-    monkeypatch.setattr(streams, "WINDOW", 200 * 3 * 4)
+    monkeypatch.setattr(streams, "WINDOW_BYTES", 200 * 3 * 4)
     path = write(tmp_path / "t.npy", table(500)[:, 1:])
     (tmp_path / "run.yaml").write_text(
         textwrap.dedent(f"""
@@ -153,7 +148,7 @@ def test_a_streamed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch:
 # Mistakes -----------------------------------------------------------------------------------------------------------
 
 
-def test_values_that_are_no_numbers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_that_are_not_finite_numbers_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_blocks(monkeypatch)
     values = table()
     values[456, 1] = np.inf
@@ -165,7 +160,7 @@ def test_values_that_are_no_numbers_are_named(tmp_path: Path, monkeypatch: pytes
         RowStream(blocks_of(tmp_path / "t.parquet"))
 
 
-def test_files_that_cannot_be_streamed_are_refused(tmp_path: Path) -> None:
+def test_files_that_cannot_be_streamed_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a\n1\n")
     with pytest.raises(ValueError, match=r"only \.npy and \.parquet files are read a part at a time; convert"):
         blocks_of(tmp_path / "t.csv")
@@ -185,14 +180,14 @@ def test_files_that_cannot_be_streamed_are_refused(tmp_path: Path) -> None:
         RowStream(blocks_of(write(tmp_path / "few.npy", table(3))))
 
 
-def test_a_file_that_changed_is_refused(tmp_path: Path) -> None:
+def test_a_changed_file_is_rejected(tmp_path: Path) -> None:
     stream = RowStream(blocks_of(write(tmp_path / "t.npy", table())))
     write(tmp_path / "t.npy", table(900))
     with pytest.raises(ValueError, match="has changed since it was opened"):
         stream.epoch(0).rows(slice(0, 800))
 
 
-def test_a_stream_has_no_conditions_and_the_columns_of_the_model(tmp_path: Path) -> None:
+def test_fit_rejects_conditions_and_other_widths_for_streams(tmp_path: Path) -> None:
     stream = RowStream(blocks_of(write(tmp_path / "t.npy", table())))
     with pytest.raises(ValueError, match="rows that are streamed have none"):
         fit(small_model(), stream, condition_train=torch.zeros(800))
@@ -203,23 +198,7 @@ def test_a_stream_has_no_conditions_and_the_columns_of_the_model(tmp_path: Path)
 # Which tables are streamed ------------------------------------------------------------------------------------------
 
 
-def test_a_table_is_streamed_where_it_is_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for suffix in (".npy", ".parquet"):
-        path = write(tmp_path / f"t{suffix}", table())
-        assert not is_large(path)
-        monkeypatch.setattr(streams, "LARGE", 20_000)
-        assert is_large(path)
-        assert isinstance(load_dataset(TableData(kind="table", path=str(path))).train, RowStream)
-        assert not isinstance(load_dataset(TableData(kind="table", path=str(path), stream=False)).train, RowStream)
-        monkeypatch.undo()
-    assert not is_large(tmp_path / "none.npy")
-    assert not is_large(tmp_path / "t.csv")
-    monkeypatch.setattr(streams, "LARGE", 20_000)
-    pd.DataFrame(table()).rename(columns=str).to_parquet(tmp_path / "one.parquet")  # one group: nothing to stream
-    assert not is_large(tmp_path / "one.parquet")
-
-
-def test_an_index_that_pandas_saved_is_no_column(tmp_path: Path) -> None:
+def test_an_index_that_pandas_saved_is_left_out(tmp_path: Path) -> None:
     frame = pd.DataFrame(table(), columns=list("abc"))
     frame[frame["b"] > 4.0].to_parquet(tmp_path / "t.parquet", row_group_size=100)
     stream = RowStream(blocks_of(tmp_path / "t.parquet"))
@@ -227,7 +206,7 @@ def test_an_index_that_pandas_saved_is_no_column(tmp_path: Path) -> None:
     assert float(stream.first(50)[:, 1].min()) > 4.0
 
 
-def test_arrays_of_any_order_and_type(tmp_path: Path) -> None:
+def test_arrays_of_any_order_and_type_are_streamed(tmp_path: Path) -> None:
     values = table()
     for number, array in enumerate((np.asfortranarray(values), values.astype(">f8"), values.astype(">i4"))):
         path = tmp_path / f"{number}.npy"
@@ -241,7 +220,7 @@ def test_arrays_of_any_order_and_type(tmp_path: Path) -> None:
     assert len(stream.epoch(0).rows(slice(0, 800))[:, 0].unique()) == 800
 
 
-def test_a_header_that_promises_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
+def test_a_header_that_exceeds_the_file_is_rejected(tmp_path: Path) -> None:
     for shape in ((10**15, 1), (1, 10**15), (-5, 2)):
         with (tmp_path / "t.npy").open("wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
@@ -249,55 +228,11 @@ def test_a_header_that_promises_more_than_the_file_holds_is_refused(tmp_path: Pa
             blocks_of(tmp_path / "t.npy")
 
 
-def test_a_sample_of_a_stream_serves_where_all_rows_would_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "t.npy", table())
-    dataset = load_dataset(TableData(kind="table", path=str(path), stream=True))
-    monkeypatch.setattr(datasets, "_FEW_ROWS", 50)
-    assert dataset.train_rows().shape == (50, 3)
-    assert dataset.train_rows(7).shape == (7, 3)
-
-
-def test_free_memory_heeds_the_container_and_the_limits_of_the_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for version, (own, folder, names) in {
-        "new": ("0::/job\n", "job", memory._OF_GROUPS),
-        "old": ("5:memory:/\n2:cpu:/x\n", "memory", memory._OF_OLD_GROUPS),
-    }.items():
-        root = tmp_path / version
-        (root / folder).mkdir(parents=True)
-        (root / "own").write_text(own)
-        for name, text in zip((*names[:2], "memory.stat"), ("5000", "3000", f"x 1\n{names[2]} 700"), strict=True):
-            (root / folder / name).write_text(f"{text}\n")
-        assert memory._left_of_container(root, root / "own") == 2700
-        (root / folder / names[0]).write_text("max\n" if version == "new" else f"{2**63 - 4096}\n")
-        assert memory._left_of_container(root, root / "own") is None
-    assert memory._left_of_container(tmp_path, tmp_path / "none") is None
-    system = memory._left_of_system()
-    assert system is not None
-    assert system > 1 << 20
-    monkeypatch.setattr(memory, "_left_of_container", lambda: 1 << 20)
-    assert memory.free_memory() == 1 << 20
-
-
-def test_free_memory_heeds_ulimit() -> None:
-    code = (
-        "import resource; from arcsm._runtime import memory; "
-        "memory._left_of_system = memory._left_of_container = lambda: 1 << 35; "  # what is left changes all the time
-        "before = memory.free_memory(); assert before == 1 << 35; "
-        "resource.setrlimit(resource.RLIMIT_{0}, (1 << 40, 1 << 40)); assert memory.free_memory() == before; "
-        "resource.setrlimit(resource.RLIMIT_{0}, (8 << 30, 8 << 30)); assert memory.free_memory() < 8 << 30; "
-        "resource.setrlimit(resource.RLIMIT_{0}, (1 << 20, 1 << 20)); assert memory.free_memory() == 0"
-    )
-    for limit in ("DATA", "AS"):
-        subprocess.run([sys.executable, "-c", code.format(limit)], check=True, timeout=300)
-
-
 LIMITED = """
 import resource, sys
 import numpy as np
 import arcsm
-from arcsm import cli
+from arcsm.cli import application
 limit = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 sys.exit(application.run(sys.argv[2:]))
@@ -306,7 +241,7 @@ sys.exit(application.run(sys.argv[2:]))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
-def test_a_file_larger_than_the_limit_of_memory_is_trained_on(suffix: str, tmp_path: Path) -> None:
+def test_a_file_larger_than_memory_is_trained_on(suffix: str, tmp_path: Path) -> None:
     """A limit by ulimit -d, which loading the file into memory breaks."""
     path, rows = tmp_path / f"large{suffix}", 8_500_000
     values = np.random.default_rng(0).normal(size=(rows, 40)).astype(np.float32)  # 1.27 GiB
@@ -340,7 +275,7 @@ def test_a_file_larger_than_the_limit_of_memory_is_trained_on(suffix: str, tmp_p
     assert resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY  # of this process
 
 
-def test_columns_in_order_are_told_apart_by_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_is_checked_over_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_blocks(monkeypatch)
     values = table()
     values[:, 0] = 1e6 + 300.0 * np.arange(1000)  # in a block of 64 rows, too close for single precision

@@ -1,0 +1,206 @@
+"""The commands detect, impute and synthesize on messy tables: mixed types, missing values, outputs that clash."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, save
+from arcsm.data import read_frame, write_frame
+from arcsm.errors import SkippedWarning
+from arcsm.estimators import ScoreOutlierDetector
+from quick_tables import QUICK, normal, run, use_small_plans
+
+
+@pytest.fixture(autouse=True)
+def small_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_plans(monkeypatch)
+
+
+def model(*columns: str) -> AutoregressiveModel:
+    torch.manual_seed(0)
+    made, head = MADE(len(columns), 4, (8,)), ScoreHead(4, (8,))
+    return AutoregressiveModel(made, head, NoiseLadder(1.0, 0.1, 4), metadata={"columns": list(columns)})
+
+
+def test_one_odd_cell_among_truth_values_keeps_the_others(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": normal(80), "t": np.arange(80) % 3 == 0})
+    table.to_csv(tmp_path / "train.csv", index=False)
+    odd = table.astype({"t": object})
+    odd.loc[7, "t"] = "unknown"
+    odd.loc[8, "t"] = None
+    odd.to_csv(tmp_path / "test.csv", index=False)
+    like = read_frame(tmp_path / "train.csv")
+    read = read_frame(tmp_path / "test.csv", like)
+    assert like["t"].dtype == bool
+    assert read["t"].tolist()[:7] == table["t"].tolist()[:7]
+    assert read["t"][7] == "unknown"
+    assert run("detect", tmp_path / "train.csv", tmp_path / "test.csv", "--out", tmp_path / "s.csv") == 0
+    because = read_frame(tmp_path / "s.csv")["because"].fillna("")
+    assert not because.str.contains("saw True|saw False").any()
+    gaps = read_frame(tmp_path / "test.csv")["t"]
+    assert set(gaps.dropna()) == {"True", "False", "unknown"}
+
+
+def test_truth_values_with_gaps_are_truth_values(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": normal(60), "t": [True, False, None] * 20})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    assert {type(cell) for cell in read_frame(tmp_path / "t.csv")["t"].dropna()} == {bool}
+    assert run("impute", tmp_path / "t.csv", "--out", tmp_path / "o.csv") == 0
+    assert set((tmp_path / "o.csv").read_text().split()[1:][0].split(",")[1:]) <= {"True", "False"}
+    assert read_frame(tmp_path / "o.csv")["t"].dtype == bool
+
+
+def test_lists_and_dates_in_parquet_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for cells, message in (([[1, 2], [3]] * 30, "lists"), ([datetime.date(2020, 1, 1)] * 60, "dates or times")):
+        pd.DataFrame({"d": cells, "z": normal(60)}).to_parquet(tmp_path / "t.parquet")
+        assert run("detect", tmp_path / "t.parquet", tmp_path / "t.parquet", "--out", tmp_path / "o.csv") == 1
+        assert f"column 'd' holds {message}" in capsys.readouterr().err
+
+
+def test_impute_keeps_the_text_of_known_cells(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    lines = [f"{'' if i % 9 == 0 else '00' + str(100 + i)},{value:.3f},x y" for i, value in enumerate(normal(60))]
+    lines = [f"{line},{random.choice(['1', '2', ''])}" for line in lines]
+    (tmp_path / "t.csv").write_text("zip,value,words,count\n" + "\n".join(lines) + "\n")
+    assert run("impute", tmp_path / "t.csv", "--out", tmp_path / "o.csv") == 0
+    filled = (tmp_path / "o.csv").read_text().splitlines()[1:]
+    for before, after in zip(lines, filled, strict=True):
+        for known, cell in zip(before.split(","), after.split(","), strict=True):
+            assert cell == known or (known == "" and cell.isdigit())
+
+
+def test_a_named_index_in_parquet_is_kept(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": normal(60), "b": [1.0, 2.0, None] * 20}, index=pd.Index(range(60), name="customer"))
+    table["key"] = pd.Series([2**53 + 1, None, 2**53 + 3] * 20, dtype="Int64")  # more digits than a float has
+    table.to_parquet(tmp_path / "t.parquet")
+    assert run("impute", tmp_path / "t.parquet", "--out", tmp_path / "o.parquet") == 0
+    filled = pd.read_parquet(tmp_path / "o.parquet")
+    assert filled["customer"].tolist() == list(range(60))
+    assert filled["key"].tolist()[::3] == [2**53 + 1] * 20
+    assert not filled.isna().any(axis=None)
+    both = tmp_path / "t.parquet", tmp_path / "t.parquet"
+    assert run("detect", *both, "--out", tmp_path / "s.csv", "--with-data") == 0
+    assert read_frame(tmp_path / "s.csv")["customer"].tolist() == list(range(60))
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0"])
+def test_detect_with_data_keeps_the_index_that_pandas_writes(tmp_path: Path, name: str) -> None:
+    path, index = tmp_path / "t.csv", pd.RangeIndex(200, 290, name=name or None)
+    pd.DataFrame({"a": normal(90), "b": normal(90, 1)}, index=index).to_csv(path)
+    with pytest.warns(SkippedWarning):
+        assert run("detect", path, path, "--with-data", "--out", tmp_path / "o.csv") == 0
+    assert pd.read_csv(tmp_path / "o.csv").iloc[:, 0].tolist() == list(range(200, 290))
+
+
+def test_ignored_columns_are_only_left_out_of_the_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.DataFrame({"id": [f"A{n}" for n in range(80)], "a": normal(80), "b": normal(80, 1)})
+    table.loc[3, "a"] = np.nan
+    for suffix in ("csv", "parquet"):
+        path, out = tmp_path / f"t.{suffix}", tmp_path / f"o.{suffix}"
+        write_frame(path, table)
+        assert run("detect", path, path, "--out", out) == 1
+        assert "'id' has another name in almost every row; leave it out (for a command, --ignore)" in (
+            capsys.readouterr().err
+        )
+        assert run("detect", path, path, "--ignore", "id", "--with-data", "--out", out) == 0
+        assert read_frame(out)["id"].tolist() == table["id"].tolist()
+        for to in ("csv", "parquet"):
+            filled = tmp_path / f"filled.{to}"
+            assert run("impute", path, "--ignore", "id", "--out", filled) == 0
+            assert read_frame(filled)["id"].tolist() == table["id"].tolist()
+            assert np.isfinite(read_frame(filled)["a"]).all()
+        capsys.readouterr()
+        assert run("detect", path, path, "--ignore", "ids", "--out", out) == 1
+        assert "has no column 'ids' to leave out; it has id, a, b" in capsys.readouterr().err
+
+
+def test_dollars_in_names_do_not_break_the_report(tmp_path: Path) -> None:
+    table = pd.DataFrame({"in_$ out_$": normal(80), "c": ["$0_to_$50", "$10-$20"] * 40})
+    write_frame(tmp_path / "t.csv", table)
+    out, page = tmp_path / "o.csv", tmp_path / "page.html"
+    assert run("detect", tmp_path / "t.csv", tmp_path / "t.csv", "--out", out, "--report", page) == 0
+    assert page.is_file()
+
+
+def test_outputs_never_replace_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(model("a", "b"), tmp_path / "run")
+    table = pd.DataFrame({"a": normal(60), "b": normal(60, 1)})
+    write_frame(tmp_path / "t.csv", table)
+    before = (tmp_path / "t.csv").read_bytes()
+    t, o = tmp_path / "t.csv", tmp_path / "o.csv"
+    assert run("detect", t, t, "--out", t) == 1
+    assert run("detect", t, t, "--out", o, "--report", o) == 1
+    assert run("score", tmp_path / "run", t, "--out", tmp_path / "." / "t.csv") == 1
+    assert run("impute", t, "--out", t) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 4
+    assert "--report" in errors[1]
+    assert "is what --out writes, too; give another file" in errors[1]
+    assert (tmp_path / "t.csv").read_bytes() == before
+    assert not o.exists()
+
+
+def test_mistakes_are_found_before_the_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("fitted all the same")
+
+    monkeypatch.setattr("arcsm.estimators.base.TableEstimator._fit_table", never)
+    table = pd.DataFrame({"a": normal(60), "b": [1.0, 2.0, None] * 20})
+    write_frame(tmp_path / "t.csv", table)
+    t = tmp_path / "t.csv"
+    assert run("impute", t, "--out", tmp_path / "o.npy") == 1
+    assert run("detect", t, t, "--out", tmp_path / "o.csv", "--p-value", 0.001) == 1
+    errors = capsys.readouterr().err
+    assert "--out" in errors
+    assert "p-value: expected at least 0.0625 (of 15 held-out rows)" in errors
+    assert run("detect", t, t, "--out", tmp_path / "o.csv", "--seed", 2**32) == 2
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
+def test_codes_keep_their_leading_zeros(tmp_path: Path, suffix: str) -> None:
+    codes = [f"0{number}" for number in (1000, 1037, 1074)] * 20
+    table = pd.DataFrame({"zip": codes, "z": normal(60)})
+    path = tmp_path / f"t{suffix}"
+    table.to_parquet(path) if suffix == ".parquet" else table.to_csv(path, index=False)
+    assert read_frame(path)["zip"].tolist() == codes
+    table.loc[[3, 9], "zip"] = None
+    table.to_parquet(path) if suffix == ".parquet" else table.to_csv(path, index=False)
+    out = tmp_path / f"o{'.parquet' if suffix == '.parquet' else '.csv'}"
+    for command in ("impute", "synthesize"):
+        assert run(command, path, "--out", out) == 0
+        assert set(read_frame(out)["zip"]) <= set(codes)
+
+
+def test_impute_keeps_types_and_spellings(tmp_path: Path) -> None:
+    table = pd.DataFrame({"id": range(60), "t": ["TRUE", "false", "TRUE"] * 20, "z": normal(60)})
+    table.loc[3, "t"] = table.loc[5, "z"] = None
+    table.to_csv(tmp_path / "t.csv", index=False)
+    assert run("impute", tmp_path / "t.csv", "--ignore", "id", "--out", tmp_path / "o.parquet") == 0
+    assert pd.read_parquet(tmp_path / "o.parquet")["id"].tolist() == list(range(60))
+    assert run("impute", tmp_path / "t.csv", "--ignore", "id", "--out", tmp_path / "o.csv") == 0
+    assert set(pd.read_csv(tmp_path / "o.csv", dtype=str)["t"]) == {"TRUE", "false"}
+
+
+def test_p_values_too_small_for_the_held_out_rows_are_rejected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.DataFrame({"z": normal(80), "name": ["w"] + ["u"] * 79})
+    write_frame(tmp_path / "t.csv", table)
+    t, seeds = tmp_path / "t.csv", {}
+    for seed in range(12):
+        held_out = ScoreOutlierDetector(**{**QUICK, "random_state": seed}).count_held_out(read_frame(t))
+        seeds[held_out] = seed
+    assert set(seeds) == {19, 20}  # a held-out row with the rare name moves to the fitted rows
+    for held_out, seed in seeds.items():
+        enough = 1.0 / (1.0 + held_out)
+        assert run("detect", t, t, "--out", tmp_path / "o.csv", "--seed", seed, "--p-value", 1.001 * enough) == 0
+        assert run("detect", t, t, "--out", tmp_path / "o.csv", "--seed", seed, "--p-value", 0.999 * enough) == 1
+    assert "of 19 held-out rows" in capsys.readouterr().err

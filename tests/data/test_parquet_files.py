@@ -1,0 +1,48 @@
+"""Parquet files: numbers come back, and damaged files and other columns are rejected in one line."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from arcsm.data import read_table
+from rejections import read_error
+
+
+def test_parquet_files_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    frame = pd.DataFrame({"a": [1, 2], "b": [0.5, 1.5], "c": [True, False]}, index=[7, 9])
+    frame.to_parquet(path)
+    table = read_table(path)
+    assert table.columns == ("a", "b", "c")
+    assert table.values.tolist() == [[1, 0.5, 1], [2, 1.5, 0]]
+    frame.astype(np.float32).to_parquet(path)
+    assert read_table(path).values.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        (pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}), "row 1, column 'b': expected a number, got 'x'"),
+        (pd.DataFrame({"b": [None, "y"]}), "row 2, column 'b': expected a number, got 'y'"),
+        (pd.DataFrame({"a": [1.0, np.nan]}), "got 1 missing or infinite, the first at row 2, column 'a': nan"),
+        (pd.DataFrame({"a": pd.array([1, None], dtype="Int64")}), "the first at row 2, column 'a': nan"),
+        (pd.DataFrame({"a": pd.to_datetime(["2020-01-01"])}), "column 'a' holds dates or times"),
+        (pd.DataFrame({"a": np.zeros(0)}), "expected at least one row of data"),
+        (pd.DataFrame(index=[0, 1]), "expected at least one"),
+    ],
+)
+def test_parquet_files_without_finite_numbers_are_rejected(tmp_path: Path, frame: pd.DataFrame, expected: str) -> None:
+    path = tmp_path / "table.parquet"
+    frame.to_parquet(path)
+    assert expected in read_error(path)
+
+
+def test_damaged_parquet_files_are_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    pd.DataFrame({"a": np.arange(100.0)}).to_parquet(path)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"a,b\n1,2\n", whole[:100] + b"\0" * (len(whole) - 104) + whole[-4:]):
+        path.write_bytes(content)
+        assert "cannot be read" in read_error(path)

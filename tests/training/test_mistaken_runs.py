@@ -1,0 +1,133 @@
+"""Runs with mistakes: other data, a second process, a missing model, a damaged log."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+
+from arcsm import (
+    MADE,
+    AutoregressiveModel,
+    NoiseLadder,
+    ScoreHead,
+    TrainConfig,
+    fit,
+)
+from arcsm.cli import application
+from arcsm.data.datasets import load_dataset
+from arcsm.training.log import read_metrics
+from arcsm.training.runs import load_run, warn_of_other_data
+from small_runs import ON_DATA
+
+
+def run(*arguments: object) -> int:
+    return application.run([str(argument) for argument in arguments])
+
+
+def conditional(**condition: int) -> AutoregressiveModel:
+    return AutoregressiveModel(MADE(2, 4, (8,), **condition), ScoreHead(4, (8,)), NoiseLadder(1.0, 0.1, 4))
+
+
+def quick(**changes: Any) -> TrainConfig:
+    return TrainConfig(**{"steps": 4, "batch_size": 16, "device": "cpu", "validate_every": 2, **changes})
+
+
+TINY = """
+name: tiny
+data: {{kind: toy, name: rings, rows: {rows}}}
+model:
+  context: {{kind: MADE, hidden_features: [8], context_features: 2, residual: "no"}}
+  head: {{kind: ScoreHead, hidden_features: [4], data_std: 5e-1}}
+  noise: {{sigma_max: 1, sigma_min: 5e-2, levels: 3}}
+train: {{steps: {steps}, batch_size: 16, device: cpu}}
+"""
+
+
+def load_run_and_warn(folder: Path) -> None:
+    config = load_run(folder).config
+    warn_of_other_data(folder, load_dataset(config.data, config.train.seed))
+
+
+def test_a_run_resumes_only_with_its_own_data(tmp_path: Path) -> None:
+    x = torch.randn(64, 2)
+    fit(conditional(), x, config=quick(), run=tmp_path)
+    with pytest.raises(ValueError, match="holds a run already; give resume=True"):
+        fit(conditional(), x, config=quick(), run=tmp_path)
+    for other in (x[:60], x + 1.0):
+        with pytest.raises(ValueError, match=rf"began with other data \(64 rows then, {len(other)} now\)"):
+            fit(conditional(), other, config=quick(), run=tmp_path, resume=True)
+    assert fit(conditional(), x.clone(), config=quick(), run=tmp_path, resume=True).steps == 4
+
+
+def test_a_rejected_resume_keeps_the_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    quick = (
+        "--set",
+        "train.batch_size=8",
+        "--set",
+        "train.validation_rows=8",
+        "--set",
+        "model.head.hidden_features=[8]",
+    )
+    assert run("train", "toy-rings", *quick, "--set", "train.steps=2", "--out", out) == 0
+    before = (out / "config.yaml").read_text()
+    assert run("train", "toy-rings", *quick, "--set", "train.steps=3", "--out", out, "--resume") == 1
+    assert (out / "config.yaml").read_text() == before
+    assert run("report", out, "--out", out / "model.safetensors") == 1
+    assert "expected an .html file" in capsys.readouterr().err
+
+
+def test_only_one_process_trains_in_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    quick = ("--set", "train.batch_size=8", "--set", "train.validation_rows=8", "--set", "train.steps=2")
+    with FileLock(out / ".lock"):
+        assert run("train", "toy-rings", *quick, "--out", out) == 1
+    assert "another process trains there" in capsys.readouterr().err
+    assert run("train", "toy-rings", *quick, "--out", out) == 0
+    assert not (out / ".lock").exists()
+
+
+def test_a_truncated_log_is_read(tmp_path: Path) -> None:
+    whole = "step,loss,valid,learning_rate,seconds\n1,0.5,,0.1,2.0\n"
+    for cut in ("", "\0\0\0\0", "2\n", "2,0.4,,x"):
+        (tmp_path / "metrics.csv").write_text(whole + cut)
+        assert [row["step"] for row in read_metrics(tmp_path)] == [1.0]
+    (tmp_path / "metrics.csv").write_text(whole.replace("0.5", "x") + "2,0.4,,0.1,3.0\n")
+    with pytest.raises(ValueError, match=r"metrics\.csv: row 1 is not one of a training log"):
+        read_metrics(tmp_path)
+
+
+def test_changed_data_warn(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 2))
+    np.save(tmp_path / "t.npy", rows)
+    (tmp_path / "run.yaml").write_text(ON_DATA % f"{{kind: table, path: {tmp_path / 't.npy'}}}")
+    assert run("train", tmp_path / "run.yaml", "--out", tmp_path / "run") == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_run_and_warn(tmp_path / "run")
+    np.save(tmp_path / "t.npy", rows[::-1])
+    with pytest.warns(UserWarning, match="the data have changed since it was trained"):
+        load_run_and_warn(tmp_path / "run")
+
+
+def test_a_report_needs_held_out_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.yaml").write_text(TINY.format(rows=100, steps=2))
+    assert run("train", tmp_path / "run.yaml", "--set", "data.test=0", "--out", tmp_path / "out") == 0
+    assert run("report", tmp_path / "out") == 1
+    assert "data.test: a report needs at least 2 rows that are held out, this run has 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [("info",), ("sample", "--out", "x.csv"), ("score", "x.csv", "--out", "y.csv")])
+def test_an_unfinished_run_names_the_command_to_finish_it(
+    tmp_path: Path, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("name: begun\n")
+    assert run(command[0], tmp_path, *command[1:]) == 1
+    assert "has no model yet; finish it with: arcsm train" in capsys.readouterr().err
