@@ -238,7 +238,7 @@ BROKEN_CONTEXTS: dict[str, tuple[arcsm.Context, str]] = {
     "error": (Raises(3, 3), "forward: RuntimeError: mat1 and mat2"),
     "unregistered": (
         Unregistered(3, 3),
-        r"registration: context: Unregistered is not registered.*call arcsm\.register",
+        r"registration: ValueError: context: Unregistered is not registered.*call arcsm\.register",
     ),
 }
 
