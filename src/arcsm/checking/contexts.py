@@ -87,6 +87,7 @@ def _require_same_steps(context: Context, x: Tensor, condition: Tensor | None) -
     for position, d in enumerate(context.order):
         contexts = context.step(state, previous)
         require_equal(contexts, expected[..., d, :], f"step {position}, feature {d}, against forward")
+        require(not contexts.requires_grad, "step records gradients; decorate it with torch.no_grad()")
         previous = x[..., d]
         context.step(second, None if position == 0 else torch.zeros_like(previous))
 
