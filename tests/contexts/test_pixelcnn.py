@@ -123,9 +123,9 @@ def test_training_lowers_the_negative_log_likelihood() -> None:
     model = AutoregressiveModel(PixelCNNPP((1, 4, 4), 4, nr_filters=4, nr_resnet=1), GaussianHead(4))
     x, test = (torch.randn(rows, 1) + 0.3 * torch.randn(rows, 16) for rows in (256, 64))  # pixels are alike
     before = model.log_prob(test).mean().item()
-    config = TrainConfig(objective="mle", steps=30, batch_size=16, learning_rate=1e-2, ema=0.9, device="cpu")
+    config = TrainConfig(objective="mle", steps=30, batch_size=16, learning_rate=1e-2, warmup_steps=0, device="cpu")
     fit(model, x, config=config)
-    assert model.log_prob(test).mean().item() > before + 3.0
+    assert model.log_prob(test).mean().item() > before + 1.0
 
 
 def test_densities_and_samples_survive_a_round_trip(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ class MADE(Context):
         if sorted(self.order) != list(range(features)):
             raise ValueError(f"order: expected a permutation of range({features}), got {self.order}")
 
-        self._masking = RandomMasking(hide)
+        self.masking = RandomMasking(hide)
         self._input_features = FourierFeatures(sinusoids, max_frequency, missing)
         inputs = torch.arange(1, features + 1).repeat_interleave(self._input_features.features)
         hidden = [self._degrees(size) for size in self.hidden_features]
@@ -235,7 +235,7 @@ class MADE(Context):
             "sinusoids": self._input_features.sinusoids,
             "max_frequency": self._input_features.max_frequency,
             "missing": self.missing,
-            "hide": self._masking.share,
+            "hide": self.masking.share,
         }
 
     @property
@@ -259,7 +259,7 @@ class MADE(Context):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         self.check_input(x)
         hidden_term, output_term = self._condition_terms(condition, x.shape[:-1])
-        hidden = self._input_features(self._masking(x)[..., self.permutation])  # (*, D * features of a value)
+        hidden = self._input_features(self.masking(x)[..., self.permutation])  # (*, D * features of a value)
         for index, layer in enumerate(self.layers[:-1]):
             update = F.silu(layer(hidden) + (hidden_term if index == 0 else 0.0))  # (*, H)
             hidden = hidden + update if self.residual and index > 0 else update
