@@ -77,7 +77,7 @@ def seam_of(part: object) -> Seam:
             return _SEAM_OF_FIRST_PARAMETER[first]
     raise ValueError(
         "part: expected a Context, a Head, an objective(model, x, ...) or a sampler(conditionals, ...), "
-        f"got {part!r:.80}"
+        f"got {' '.join(repr(part).split())[:80]}"
     )
 
 
