@@ -170,9 +170,6 @@ class UnusedWeight(MADE):
         super().__init__(features, context_features, (8,))
         self.unused = nn.Parameter(torch.zeros(2))
 
-    def config(self) -> dict[str, Any]:
-        return {"features": self.features, "context_features": self.context_features}
-
 
 class WrongOrder(MADE):
     def __init__(self, features: int, context_features: int = 3) -> None:
@@ -198,6 +195,11 @@ class ConfigWithAnotherArgument(MADE):
 class ConfigWithATensor(MADE):
     def config(self) -> dict[str, Any]:
         return {**super().config(), "order": self.permutation}
+
+
+class ForgetsAnArgument(MADE):
+    def __init__(self, features: int, context_features: int = 3, depth: int = 2) -> None:
+        super().__init__(features, context_features, (8,) * depth)
 
 
 class NoTypes(MADE):
@@ -234,6 +236,7 @@ BROKEN_CONTEXTS: dict[str, tuple[arcsm.Context, str]] = {
     "width not in the config": (ForgetsItsWidth(3, 3, (8,)), "config: config.. rebuilds other weights: layers.0.bias"),
     "unknown argument in the config": (ConfigWithAnotherArgument(3, 3), "config: the constructor does not accept"),
     "config of a tensor": (ConfigWithATensor(3, 3), r"config: config\(\) is not JSON: Object of type Tensor"),
+    "argument not stored": (ForgetsAnArgument(3), "config: AttributeError: .* has no attribute 'depth'"),
     "annotations": (NoTypes(3), "constructor: the constructor's argument features has no type annotation"),
     "error": (Raises(3, 3), "forward: RuntimeError: mat1 and mat2"),
     "unregistered": (

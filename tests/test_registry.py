@@ -91,7 +91,7 @@ def test_an_unfinished_class_is_rejected_with_its_missing_methods() -> None:
         def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
             return x
 
-    with pytest.raises(ValueError, match="register: Unfinished does not define begin, config, step"):
+    with pytest.raises(ValueError, match="register: Unfinished does not define begin, step"):
         arcsm.register(Unfinished)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -21,10 +22,10 @@ class Context(nn.Module, ABC):
     It has two forms that must give the same numbers: :meth:`forward` for whole rows, which training and densities use,
     and :meth:`begin` and :meth:`step` for one dimension after another, which sampling uses.
 
-    To write your own, derive from this class, set the attributes in the constructor, and define :meth:`forward`,
-    :meth:`begin`, :meth:`step` and :meth:`config`. Annotate the arguments of the constructor; one of them is
-    ``context_features`` and one is named by ``data_argument``. :func:`arcsm.register` the class to save models with it,
-    and test it with :func:`arcsm.check`.
+    To write your own, derive from this class and define :meth:`forward`, :meth:`begin` and :meth:`step`. The
+    constructor sets the attributes below. It annotates its arguments and stores each as an attribute of the same name;
+    one of them is ``context_features`` and one is named by ``data_argument``. :func:`arcsm.register` the class to save
+    models with it, and test it with :func:`arcsm.check`.
 
     Attributes:
         features: Number of dimensions :math:`D`.
@@ -96,9 +97,13 @@ class Context(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} does not support the selection of rows")
 
-    @abstractmethod
     def config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor, ready for JSON. Saved models are rebuilt from them."""
+        """Return the arguments of the constructor, ready for JSON; saved models are rebuilt from them.
+
+        They are the attributes with the names of the arguments. Override it if an attribute differs from its argument.
+        """
+        arguments = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
 
     # Checks of arguments, for the methods of subclasses; each raises ValueError -----------------------------------
 

@@ -58,9 +58,9 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, sinusoids: int, max_frequency: float, missing: bool = False) -> None:
         super().__init__()
-        self.sinusoids, self.max_frequency, self.missing = sinusoids, float(max_frequency), missing
+        self.sinusoids, self.missing = sinusoids, missing
         self.features = 1 + 2 * sinusoids + missing
-        frequencies = fourier_frequencies(sinusoids, self.max_frequency)
+        frequencies = fourier_frequencies(sinusoids, max_frequency)
         self.register_buffer("frequencies", frequencies.to(torch.get_default_dtype()), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -173,8 +173,9 @@ class MADE(Context):
         self.features, self.context_features = features, context_features
         self.hidden_features = tuple(int(size) for size in hidden_features)
         self.condition_features, self.classes = condition_features, classes
-        self.residual, self.missing = residual, missing
-        self._check_sizes(sinusoids)
+        self.residual, self.missing, self.hide = residual, missing, hide
+        self.sinusoids, self.max_frequency = sinusoids, float(max_frequency)
+        self._check_sizes()
         if hide and not missing:
             raise ValueError(f"hide: expected 0 without missing=True, got {hide}")
         self.order = tuple(range(features)) if order is None else tuple(int(d) for d in order)
@@ -182,7 +183,7 @@ class MADE(Context):
             raise ValueError(f"order: expected a permutation of range({features}), got {self.order}")
 
         self.masking = RandomMasking(hide)
-        self._input_features = FourierFeatures(sinusoids, max_frequency, missing)
+        self._input_features = FourierFeatures(sinusoids, self.max_frequency, missing)
         inputs = torch.arange(1, features + 1).repeat_interleave(self._input_features.features)
         hidden = [self._degrees(size) for size in self.hidden_features]
         outputs = torch.arange(features).repeat_interleave(context_features)
@@ -196,13 +197,13 @@ class MADE(Context):
         self.register_buffer("permutation", permutation, persistent=False)
         self.register_buffer("positions", torch.argsort(permutation), persistent=False)
 
-    def _check_sizes(self, sinusoids: int) -> None:
+    def _check_sizes(self) -> None:
         sizes = (self.features, self.context_features, *self.hidden_features)
-        if min(sizes) < 1 or max(*sizes, sinusoids) > _MAX_SIZE:
+        if min(sizes) < 1 or max(*sizes, self.sinusoids) > _MAX_SIZE:
             raise ValueError(
                 f"MADE: expected sizes from 1 to {_MAX_SIZE}, got features={self.features}, "
                 f"context_features={self.context_features}, hidden_features={self.hidden_features}, "
-                f"sinusoids={sinusoids}"
+                f"sinusoids={self.sinusoids}"
             )
         self.check_kind_of_condition()
         if self.residual and len(set(self.hidden_features)) > 1:
@@ -224,19 +225,7 @@ class MADE(Context):
         return nn.ModuleList(nn.Linear(self.condition_features, size, bias=False) for size in sizes)
 
     def config(self) -> dict[str, Any]:
-        return {
-            "features": self.features,
-            "context_features": self.context_features,
-            "hidden_features": list(self.hidden_features),
-            "condition_features": self.condition_features,
-            "order": None if self._is_in_column_order else list(self.order),
-            "classes": self.classes,
-            "residual": self.residual,
-            "sinusoids": self._input_features.sinusoids,
-            "max_frequency": self._input_features.max_frequency,
-            "missing": self.missing,
-            "hide": self.masking.share,
-        }
+        return {**super().config(), "order": None if self._is_in_column_order else list(self.order)}
 
     @property
     def _is_in_column_order(self) -> bool:

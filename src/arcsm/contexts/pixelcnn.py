@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -114,17 +114,6 @@ class PixelCNNPP(Context):
     def _shrink(self, kernel: tuple[int, int], right: bool) -> nn.ModuleList:
         filters = self.nr_filters
         return nn.ModuleList(ShiftedConv(filters, filters, kernel, right, stride=2) for _ in range(_SCALES - 1))
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "image_shape": list(self.image_shape),
-            "context_features": self.context_features,
-            "nr_filters": self.nr_filters,
-            "nr_resnet": self.nr_resnet,
-            "dropout": self.dropout,
-            "condition_features": self.condition_features,
-            "classes": self.classes,
-        }
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         self.check_input(x)
