@@ -150,6 +150,19 @@ def test_a_part_is_built_from_its_configuration() -> None:
             registry.build("context", config)
 
 
+def test_the_arguments_of_a_constructor_are_the_attributes_of_the_same_names() -> None:
+    class Part:
+        def __init__(self, sizes: tuple[int, ...], name: str = "a") -> None:
+            self.sizes, self.name, self.other = sizes, name, 3
+
+    assert registry.constructor_arguments(Part((2, 3))) == {"sizes": [2, 3], "name": "a"}
+    made = MADE(3, hidden_features=(4,))
+    assert MADE(**registry.constructor_arguments(made)).config() == made.config()
+    del made.residual
+    with pytest.raises(AttributeError, match="residual"):
+        registry.constructor_arguments(made)
+
+
 def test_a_configuration_of_an_older_version_is_completed_with_defaults() -> None:
     config = {
         "context": {"kind": "MADE", "features": 3, "residual": True},

@@ -137,6 +137,16 @@ def build(seam: Seam, config: Mapping[str, Any]) -> Any:
     return find(seam, arguments.pop("kind", None), f"{seam}.kind")(**arguments)
 
 
+def constructor_arguments(part: object) -> dict[str, Any]:
+    """Return the attributes of a part with the names of its constructor's arguments, tuples as lists for JSON.
+
+    Raises:
+        AttributeError: If the constructor does not store an argument under its name.
+    """
+    arguments = {name: getattr(part, name) for name in inspect.signature(type(part)).parameters}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
+
+
 def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model configuration with defaults for the arguments that an older version did not write."""
     seams: tuple[Seam, ...] = ("context", "head")

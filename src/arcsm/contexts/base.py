@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from arcsm.errors import all_finite
-from arcsm.registry import Seam
+from arcsm.registry import Seam, constructor_arguments
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -102,8 +101,7 @@ class Context(nn.Module, ABC):
 
         They are the attributes with the names of the arguments. Override it if an attribute differs from its argument.
         """
-        arguments = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
+        return constructor_arguments(self)
 
     # Checks of arguments, for the methods of subclasses; each raises ValueError -----------------------------------
 

@@ -78,10 +78,10 @@ class FourierFeatures(nn.Module):
 
 
 class RandomMasking(nn.Module):
-    """Random missing values in training, so that the contexts of incomplete rows are learned.
+    """Random missing values in training, so that contexts of incomplete rows are learned.
 
-    Half of the rows stay complete, so that their contexts are learned as well as before. Each of the others loses its
-    values with a probability that is drawn between zero and twice ``share``.
+    Half of the rows stay complete, so that contexts of complete rows are still learned well. In each other row, values
+    go missing with a probability that is drawn between zero and twice ``share``.
 
     Arguments:
         share: Mean fraction of missing values in these rows, at most 0.5; 0 for none.
