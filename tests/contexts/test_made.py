@@ -185,6 +185,8 @@ def test_two_incremental_passes_at_once_are_independent() -> None:
         ({"features": 2, "hidden_features": (8, 9), "residual": True}, "hidden_features"),
         ({"features": 2, "sinusoids": -1}, "sinusoids"),
         ({"features": 2, "sinusoids": 2, "max_frequency": 0.0}, "max_frequency"),
+        ({"features": 2, "hide": 0.2}, "hide: expected 0 without missing=True, got 0.2"),
+        ({"features": 2, "missing": True, "hide": 0.6}, "hide: expected a share from 0 to 0.5, got 0.6"),
     ],
 )
 def test_impossible_arguments_are_rejected_by_name(arguments: dict[str, int], message: str) -> None:
