@@ -27,6 +27,7 @@ def _check_attributes(context: Context, _: torch.Generator) -> None:
         isinstance(order, tuple) and sorted(order) == list(range(features)),
         f"order: expected a tuple, a permutation of range({features}), got {order!r:.80}",
     )
+    require(context.data_argument in ("features", "image_shape"), f"data_argument is {context.data_argument!r}")
     require(not (context.classes and context.condition_features), "classes and condition_features exclude each other")
 
 

@@ -39,6 +39,7 @@ def _check_each_model(examine: Callable[[AutoregressiveModel], None]) -> None:
 
 
 def check_objective(objective: Callable[..., Tensor], generator: torch.Generator) -> None:
+    """Check that an objective returns a finite scalar with gradients, which its generator determines."""
     x = normal(generator, 16, 3)
     before = x.clone()
 
@@ -58,6 +59,7 @@ def check_objective(objective: Callable[..., Tensor], generator: torch.Generator
 
 
 def check_sampler(sampler: Callable[..., Tensor], generator: torch.Generator) -> None:
+    """Check that a sampler returns one finite value for each conditional, which its generator determines."""
     rows = 7
     contexts = normal(generator, rows, 4)
 

@@ -21,7 +21,7 @@ ModulePart = TypeVar("ModulePart", Context, Head)
 
 
 def check_constructor(part: Context | Head, *data_arguments: str) -> None:
-    """Check the signature, against which configurations are checked and from which the data set some arguments."""
+    """Check that the constructor has the arguments that are set by the data or the model, and annotates all of them."""
     parameters, hints = inspect.signature(type(part)).parameters, get_type_hints(type(part).__init__)
     for name in ("context_features", *data_arguments):
         require(name in parameters, f"the constructor has no argument {name}")
@@ -30,6 +30,7 @@ def check_constructor(part: Context | Head, *data_arguments: str) -> None:
 
 
 def check_config(part: ModulePart, outputs: Callable[[ModulePart, torch.Generator], Tensor]) -> None:
+    """Check that ``config()``, through JSON, rebuilds a part with the same weights and, given their values, outputs."""
     try:
         config = json.loads(json.dumps(part.config(), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -53,6 +54,7 @@ def check_config(part: ModulePart, outputs: Callable[[ModulePart, torch.Generato
 
 
 def check_gradients(part: Context | Head, outputs: Tensor, generator: torch.Generator) -> None:
+    """Check that the gradient of a random combination of outputs reaches every parameter."""
     (outputs * normal(generator, *outputs.shape)).sum().backward()
     for name, parameter in part.named_parameters():
         reached = parameter.grad is not None and bool((parameter.grad != 0.0).any())

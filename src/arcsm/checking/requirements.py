@@ -24,6 +24,7 @@ def require(holds: bool, message: str) -> None:
 
 
 def require_shape(actual: object, shape: tuple[int, ...], what: str) -> None:
+    """Require a tensor of this shape, without NaN or infinity."""
     if not isinstance(actual, Tensor):
         raise PartError(f"{what}: expected a tensor, got {type(actual).__name__}")
     require(tuple(actual.shape) == shape, f"{what}: expected shape {shape}, got {tuple(actual.shape)}")
@@ -31,6 +32,7 @@ def require_shape(actual: object, shape: tuple[int, ...], what: str) -> None:
 
 
 def require_equal(actual: Tensor, expected: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
+    """Require two tensors to be equal, up to a fraction of the largest expected value (at least 1)."""
     require_shape(actual, tuple(expected.shape), what)
     if expected.numel():
         difference = float((actual - expected).detach().abs().max())
