@@ -75,12 +75,12 @@ def test_training_hides_values_and_nothing_else_does() -> None:
     torch.manual_seed(0)
     made = MADE(4, 3, (16,), missing=True, hide=0.5)
     x = torch.randn(2000, 4)
-    hidden = made._hide(x)
+    hidden = made.masking(x)
     share = hidden.isnan().double().mean()
     assert 0.2 < float(share) < 0.3  # half of the rows, half of their values in the mean
     assert torch.equal(torch.where(hidden.isnan(), x, hidden), x)
     made.eval()
-    assert torch.equal(made._hide(x), x)
+    assert torch.equal(made.masking(x), x)
 
 
 @pytest.mark.parametrize("noise", [None, NoiseLadder(1.0, 0.1, 5)])

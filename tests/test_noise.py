@@ -16,8 +16,8 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def shares(sigma: Tensor, ladder: NoiseLadder, bins: int) -> Tensor:
-    """How many draws fall in each of some equal bins of log sigma."""
+def counts_per_bin(sigma: Tensor, ladder: NoiseLadder, bins: int) -> Tensor:
+    """Count the draws in equal bins of log sigma."""
     position = torch.log(ladder.sigma_max / sigma.double()) / math.log(ladder.sigma_max / ladder.sigma_min)
     return torch.bincount((position * bins).long().clamp(0, bins - 1).flatten(), minlength=bins)
 
@@ -39,7 +39,7 @@ def test_one_level_has_one_sigma() -> None:
     assert torch.equal(ladder.draw(torch.zeros(5, dtype=torch.float64)), torch.full((5,), 0.3, dtype=torch.float64))
 
 
-def test_path_has_the_steps_asked_for_and_the_ends_of_the_ladder() -> None:
+def test_a_path_has_the_given_steps_and_the_ends_of_the_ladder() -> None:
     ladder = NoiseLadder(2.0, 0.02, levels=5)
     assert ladder.path(4) == ladder.sigmas
     assert ladder.path(2) == pytest.approx((2.0, 0.2, 0.02))
@@ -59,7 +59,7 @@ def test_levels_are_indexed_from_the_largest() -> None:
 @given(st.integers(0, 2**31), st.integers(50, 5000))
 def test_continuous_draws_are_stratified(seed: int, n: int) -> None:
     ladder = NoiseLadder(1.0, 0.01)
-    counts = shares(ladder.draw(torch.zeros(n), generator(seed)), ladder, 10)
+    counts = counts_per_bin(ladder.draw(torch.zeros(n), generator(seed)), ladder, 10)
     # independent draws would be off by about sqrt(n) / 3; a Weyl sequence stays within a few points
     assert float((counts - n / 10).abs().max()) <= 4.0
 
@@ -70,12 +70,12 @@ def test_draws_are_stratified_over_the_whole_tensor_and_within_each_column(shape
     sigma = ladder.draw(torch.zeros(shape), generator())
     assert sigma.shape == shape
     for column in sigma.flatten(0, -2).T:
-        counts = shares(column, ladder, 5)
+        counts = counts_per_bin(column, ladder, 5)
         assert float((counts - len(column) / 5).abs().max()) <= 0.1 * len(column)
 
 
 @given(st.integers(0, 2**31), st.integers(2, 12))
-def test_discrete_draws_fall_on_the_levels_alone_and_on_each_equally(seed: int, levels: int) -> None:
+def test_discrete_draws_fall_on_the_levels_only_and_equally_often(seed: int, levels: int) -> None:
     ladder = NoiseLadder(1.0, 0.04, levels, continuous=False)
     sigma = ladder.draw(torch.zeros(600, dtype=torch.float64), generator(seed))
     sigmas = torch.tensor(ladder.sigmas, dtype=torch.float64)
@@ -87,7 +87,7 @@ def test_discrete_draws_fall_on_the_levels_alone_and_on_each_equally(seed: int, 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("continuous", [True, False])
-def test_draws_stay_on_the_ladder_in_the_type_asked_for(continuous: bool, dtype: torch.dtype) -> None:
+def test_draws_stay_within_the_ladder_and_have_the_given_type(continuous: bool, dtype: torch.dtype) -> None:
     ladder = NoiseLadder(1.0, 0.01, 10, continuous)
     sigma = ladder.draw(torch.zeros(20_000, dtype=dtype), generator(3))
     assert sigma.dtype == dtype
@@ -101,15 +101,15 @@ def test_each_seed_shifts_all_draws() -> None:
     assert not bool((ladder.draw(like, generator(1)) == ladder.draw(like, generator(2))).any())
 
 
-def test_every_single_draw_is_uniform_in_log_sigma_over_seeds() -> None:
+def test_each_draw_is_uniform_in_log_sigma_over_seeds() -> None:
     ladder = NoiseLadder(1.0, 0.01)
     source = generator(5)
     sigma = torch.stack([ladder.draw(torch.zeros(3), source) for _ in range(600)])
     for column in sigma.T:
-        assert float((shares(column, ladder, 4) - 150).abs().max()) < 45  # four standard deviations
+        assert float((counts_per_bin(column, ladder, 4) - 150).abs().max()) < 45  # four standard deviations
 
 
-def test_a_passed_generator_leaves_the_global_one_alone() -> None:
+def test_a_passed_generator_leaves_the_global_generator_unchanged() -> None:
     state = torch.get_rng_state()
     NoiseLadder(1.0, 0.1).draw(torch.zeros(5), generator())
     assert torch.equal(state, torch.get_rng_state())
@@ -130,7 +130,7 @@ def test_a_passed_generator_leaves_the_global_one_alone() -> None:
         {"sigma_max": 1.0, "sigma_min": 1.0, "levels": 3},
     ],
 )
-def test_impossible_ladders_are_refused(arguments: dict[str, Any]) -> None:
+def test_impossible_ladders_are_rejected(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^noise: .*got") as error:
         NoiseLadder(**arguments)
     assert "\n" not in str(error.value)

@@ -2,7 +2,9 @@
 
 from arcsm import data, objectives
 from arcsm._version import __version__
+from arcsm.checking import check
 from arcsm.contexts import MADE, Context, PixelCNNPP
+from arcsm.errors import PartError
 from arcsm.heads import (
     DiscretisedLogisticMixtureHead,
     GaussianHead,
@@ -28,11 +30,13 @@ __all__ = [
     "LogisticMixtureHead",
     "NoiseLadder",
     "NormalisedHead",
+    "PartError",
     "PixelCNNPP",
     "ScoreHead",
     "TrainConfig",
     "TrainingDiverged",
     "__version__",
+    "check",
     "data",
     "fit",
     "load",

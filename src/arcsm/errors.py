@@ -16,6 +16,10 @@ class NonFiniteError(ValueError):
     """Training produced NaN or infinity, or samples that collapsed to a point or ran away."""
 
 
+class PartError(ValueError):
+    """A context, head, objective or sampler breaks its contract (:func:`arcsm.check`)."""
+
+
 class AccuracyWarning(UserWarning):
     """A result is less accurate than the requested tolerance."""
 

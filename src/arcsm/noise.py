@@ -1,4 +1,4 @@
-"""The ladder of noise levels that a model is trained and sampled on (paper, Appendix C.2)."""
+"""The noise levels of a model (paper, Appendix C.2)."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from arcsm._runtime.random import Source, stratified_uniform_like
 
 @dataclass(frozen=True)
 class NoiseLadder:
-    """A geometric sequence of noise levels, the largest first.
+    """A geometric sequence of noise levels, from the largest down (paper, Appendix C.2).
 
     .. math:: \\sigma_1 > \\sigma_2 > \\dots > \\sigma_L, \\qquad \\sigma_i / \\sigma_{i+1} = \\text{const}
 
-    Source: paper, Appendix C.2 (:math:`L = 10`; MNIST 1.0 to 0.04; CIFAR-10 and CelebA 0.2 to 0.04).
+    The paper uses :math:`L = 10`, from 1.0 to 0.04 for MNIST and from 0.2 to 0.04 for CIFAR-10 and CelebA.
 
     Arguments:
         sigma_max: Standard deviation of the first level, in the units of the model's standardised data.
-        sigma_min: Standard deviation of the last level; the model's density is that of the data with this noise.
+        sigma_min: Standard deviation of the last level. The model's density is that of the data plus this noise.
         levels: Number of levels :math:`L`.
-        continuous: Train on every sigma between the two ends (log-uniform, stratified) in place of the
-            :math:`L` levels alone, as the paper does. The levels stay the steps of the samplers.
+        continuous: Train on all values between the two ends (log-uniform, stratified). Otherwise train on the
+            :math:`L` levels only, as the paper does. Samplers use the levels in both cases.
 
     Raises:
-        ValueError: unless ``sigma_max >= sigma_min > 0`` and ``levels >= 1``; one level has one sigma.
+        ValueError: Unless ``sigma_max > sigma_min > 0`` and ``levels > 1``, or both are equal and ``levels`` is 1.
 
     Example:
         >>> ladder = NoiseLadder(sigma_max=1.0, sigma_min=0.25, levels=3)
@@ -51,17 +51,17 @@ class NoiseLadder:
             raise ValueError(f"noise: expected a whole number of levels >= 1, got {self.levels}")
         if (self.levels == 1) != (self.sigma_min == self.sigma_max):
             raise ValueError(
-                f"noise: one level has one sigma and several have two ends, got levels={self.levels}, "
+                f"noise: expected sigma_max > sigma_min, or levels=1 and equal values, got levels={self.levels}, "
                 f"sigma_max={self.sigma_max}, sigma_min={self.sigma_min}"
             )
 
     @property
     def sigmas(self) -> tuple[float, ...]:
-        """The levels :math:`\\sigma_1, \\dots, \\sigma_L`, the largest first."""
+        """The levels :math:`\\sigma_1, \\dots, \\sigma_L`, from the largest down."""
         return self.path(self.levels - 1)
 
     def path(self, steps: int) -> tuple[float, ...]:
-        """``steps + 1`` geometric sigmas from ``sigma_max`` down to ``sigma_min``."""
+        """Return ``steps + 1`` geometric levels from ``sigma_max`` down to ``sigma_min``."""
         if steps == 0:
             return (self.sigma_min,)
         ratio = math.log(self.sigma_min / self.sigma_max)
@@ -69,20 +69,20 @@ class NoiseLadder:
         return (self.sigma_max, *inner, self.sigma_min)
 
     def sigma(self, level: int) -> float:
-        """Sigma of a level; 0 is the largest, -1 the smallest.
+        """Return the standard deviation of a level; 0 is the largest, -1 the smallest.
 
         Raises:
-            ValueError: for a level that the ladder does not have.
+            ValueError: If the ladder has no such level.
         """
         if not -self.levels <= level < self.levels:
             raise ValueError(f"level: expected {-self.levels} to {self.levels - 1}, got {level}")
         return self.sigmas[level]
 
     def draw(self, like: Tensor, generator: Source = None) -> Tensor:
-        """One training sigma for each element of ``like`` (same shape, type and device).
+        """Draw a noise level for each element of ``like``, with its shape, type and device.
 
-        The draws are stratified: over the whole tensor they cover the ladder evenly (a Weyl sequence with a
-        random start), which takes out the variance that independent draws of sigma would add to a loss.
+        The draws are stratified (a Weyl sequence with a random start): together they cover the ladder evenly, which
+        removes the variance that independent draws would add to a loss.
         """
         uniform = stratified_uniform_like(like, generator)
         if not self.continuous and self.levels > 1:

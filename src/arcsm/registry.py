@@ -1,8 +1,8 @@
-"""The registry of parts: contexts, heads, objectives and samplers by name, this package's and other packages'.
+"""The registry of parts: contexts, heads, objectives and samplers by name.
 
-A part is registered once, when its module is imported, and is then known by name to configurations, saved files and
-commands. Another package declares its parts as entry points of the group ``arcsm.parts``; they are imported the first
-time a name is looked up that is not registered yet.
+Configurations, saved files and commands refer to parts by name. A part is registered once, when its module is imported.
+Another package declares its parts as entry points of the group ``arcsm.parts``; they are imported the first time that
+a list of parts, or a name that is not registered yet, is needed.
 """
 
 from __future__ import annotations
@@ -14,31 +14,34 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
+from arcsm.errors import warn
+
 Seam = Literal["context", "head", "objective", "sampler"]
 Part = TypeVar("Part", bound=Callable[..., Any])
 
 ENTRY_POINT_GROUP = "arcsm.parts"
 
 _PARTS: dict[Seam, dict[str, Callable[..., Any]]] = {"context": {}, "head": {}, "objective": {}, "sampler": {}}
-_FIRST_PARAMETER: dict[str, Seam] = {"model": "objective", "conditionals": "sampler"}
-_loaded_entry_points = False
+_SEAM_OF_FIRST_PARAMETER: dict[str, Seam] = {"model": "objective", "conditionals": "sampler"}
+_entry_points_loaded = False
 
 
 def register(part: Part) -> Part:
-    """Make a part known by its name, so that models with it can be saved, loaded, configured and reported.
+    """Register a part under its name, so that models with it can be configured, saved and loaded.
 
     Use it as a decorator or call it. Contexts and heads are classes that derive from :class:`~arcsm.Context` or
     :class:`~arcsm.Head`. An objective is a function whose first parameter is ``model``; a sampler is a function whose
     first parameter is ``conditionals``.
 
     Arguments:
-        part: The class or function. Its ``__name__`` is the name in configurations and files.
+        part: The class or function. Its ``__name__`` is the name in configurations and files. A part that is defined
+            again in the same place, as in a notebook, replaces the earlier one.
 
     Returns:
         The part itself.
 
     Raises:
-        ValueError: If ``part`` is none of the four kinds, or if another part has its name.
+        ValueError: If ``part`` is none of the four kinds, lacks methods, or has the name of another part.
 
     Example:
         >>> import arcsm
@@ -48,16 +51,38 @@ def register(part: Part) -> Part:
         >>> arcsm.TrainConfig(objective="halved_csm").objective
         'halved_csm'
     """
-    seam, name = _seam_of(part), part.__name__
-    known = _PARTS[seam].get(name)
+    seam = seam_of(part)
+    if missing := getattr(part, "__abstractmethods__", None):
+        raise ValueError(f"register: {part.__name__} does not define {', '.join(sorted(missing))}")
+    known = _PARTS[seam].get(part.__name__)
     if known is not None and (known.__module__, known.__qualname__) != (part.__module__, part.__qualname__):
-        raise ValueError(f"register: the {seam} {name} of {known.__module__} is already registered; rename yours")
-    _PARTS[seam][name] = part
+        raise ValueError(f"register: the {seam} {part.__name__} of {known.__module__} is registered; rename yours")
+    _PARTS[seam][part.__name__] = part
     return part
 
 
+def seam_of(part: object) -> Seam:
+    """Return which of the four kinds a class or function is.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    if inspect.isclass(part):
+        seam: Seam | None = getattr(part, "seam", None)
+        if seam in _PARTS:
+            return seam
+    elif callable(part) and hasattr(part, "__name__"):
+        first = next(iter(inspect.signature(part).parameters), "")
+        if first in _SEAM_OF_FIRST_PARAMETER:
+            return _SEAM_OF_FIRST_PARAMETER[first]
+    raise ValueError(
+        "part: expected a Context, a Head, an objective(model, x, ...) or a sampler(conditionals, ...), "
+        f"got {' '.join(repr(part).split())[:80]}"
+    )
+
+
 def parts(seam: Seam) -> Mapping[str, Callable[..., Any]]:
-    """Return all registered parts of a seam by name, those of installed packages included."""
+    """Return the registered parts of a seam by name, including the parts of installed packages."""
     _load_entry_points()
     return MappingProxyType(_PARTS[seam])
 
@@ -68,32 +93,36 @@ def find(seam: Seam, name: object, key: str | None = None) -> Callable[..., Any]
     Arguments:
         seam: Its kind.
         name: Its name.
-        key: What the name is called in the error message. Default: the seam.
+        key: The configuration key that the error message names. Default: the seam.
 
     Raises:
         ValueError: If no part of this seam has that name.
     """
-    if isinstance(name, str) and name in _PARTS[seam]:
-        return _PARTS[seam][name]
-    known = parts(seam)
-    if not isinstance(name, str) or name not in known:
-        raise ValueError(
-            f"{key or seam}: expected one of {', '.join(known)}, got {name!r:.60}; "
-            "a part of your own must be registered first (arcsm.register)"
-        )
-    return known[name]
+    if isinstance(name, str):
+        if name not in _PARTS[seam]:
+            _load_entry_points()
+        if name in _PARTS[seam]:
+            return _PARTS[seam][name]
+    raise ValueError(
+        f"{key or seam}: expected one of {', '.join(parts(seam))}, got {name!r:.60}; "
+        "register a part of your own first (arcsm.register)"
+    )
 
 
 def check_registered(seam: Seam, part: object) -> None:
-    """Refuse to write a file that names a part which the registry does not know.
+    """Check that a file which names this part could be read again.
+
+    Arguments:
+        seam: The kind of the part.
+        part: A context or head, or the function itself.
 
     Raises:
-        ValueError: If the class of ``part`` is not registered.
+        ValueError: If the class of ``part``, or the function, is not registered.
     """
-    kind = type(part)
-    if _PARTS[seam].get(kind.__name__) is not kind:
+    kind: Any = part if inspect.isroutine(part) else type(part)
+    if parts(seam).get(kind.__name__) is not kind:
         raise ValueError(
-            f"{seam}: {kind.__name__} is not registered, so the file could not be read; "
+            f"{seam}: {kind.__name__} is not registered, so no file can refer to it; "
             f"call arcsm.register({kind.__name__}) first"
         )
 
@@ -108,12 +137,22 @@ def build(seam: Seam, config: Mapping[str, Any]) -> Any:
     return find(seam, arguments.pop("kind", None), f"{seam}.kind")(**arguments)
 
 
+def constructor_arguments(part: object) -> dict[str, Any]:
+    """Return the attributes of a part with the names of its constructor's arguments, tuples as lists for JSON.
+
+    Raises:
+        AttributeError: If the constructor does not store an argument under its name.
+    """
+    arguments = {name: getattr(part, name) for name in inspect.signature(type(part)).parameters}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
+
+
 def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's configuration with the default of each argument that an older version did not write."""
+    """Return a model configuration with defaults for the arguments that an older version did not write."""
+    seams: tuple[Seam, ...] = ("context", "head")
     completed = dict(config)
-    for seam in ("context", "head"):
-        constructor = find(seam, config[seam]["kind"])  # type: ignore[arg-type]
-        parameters = inspect.signature(constructor).parameters.values()
+    for seam in seams:
+        parameters = inspect.signature(find(seam, config[seam]["kind"])).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
         completed[seam] = {**defaults, **config[seam]}
     return completed
@@ -129,25 +168,14 @@ def configuration_errors() -> Iterator[None]:
         raise ValueError(f"model configuration: {type(error).__name__}: {message}") from error
 
 
-def _seam_of(part: object) -> Seam:
-    if inspect.isclass(part):
-        seam: Seam | None = getattr(part, "seam", None)
-        if seam in _PARTS:
-            return seam
-    elif callable(part) and hasattr(part, "__name__"):
-        parameters = list(inspect.signature(part).parameters)
-        if parameters and parameters[0] in _FIRST_PARAMETER:
-            return _FIRST_PARAMETER[parameters[0]]
-    raise ValueError(
-        "register: expected a Context, a Head, an objective(model, x, ...) or a sampler(conditionals, ...), "
-        f"got {part!r:.80}"
-    )
-
-
 def _load_entry_points() -> None:
-    global _loaded_entry_points
-    if _loaded_entry_points:
+    """Register the parts of installed packages. A package that is broken costs a warning and its own parts only."""
+    global _entry_points_loaded
+    if _entry_points_loaded:
         return
-    _loaded_entry_points = True
+    _entry_points_loaded = True
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-        register(entry_point.load())
+        try:
+            register(entry_point.load())
+        except Exception as error:
+            warn(f"entry point {entry_point.value} of {ENTRY_POINT_GROUP} is left out: {error}")

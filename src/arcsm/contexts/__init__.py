@@ -1,4 +1,4 @@
-"""Context networks: :math:`x_{<d} \\to c_d`, for all dimensions in parallel or one step at a time."""
+"""Context networks :math:`x_{<d} \\to c_d`, for all dimensions in parallel or one step at a time."""
 
 from arcsm.contexts.base import Context
 from arcsm.contexts.made import MADE

@@ -1,4 +1,4 @@
-"""What every context network is: x_<d in, a vector c_d for each dimension out, in parallel or one step at a time."""
+"""The contract of a context network."""
 
 from __future__ import annotations
 
@@ -10,22 +10,32 @@ import torch
 from torch import Tensor, nn
 
 from arcsm.errors import all_finite
-from arcsm.registry import Seam
+from arcsm.registry import Seam, constructor_arguments
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class Context(nn.Module, ABC):
-    """A network :math:`c_d = c(x_{<d})` for all dimensions (paper, Section 4.1, the AR-CN).
+    """A network :math:`c_d = c(x_{<d})` that summarises, for each dimension, the dimensions before it.
+
+    It has two forms that must give the same numbers: :meth:`forward` for whole rows, which training and densities use,
+    and :meth:`begin` and :meth:`step` for one dimension after another, which sampling uses.
+
+    To write your own, derive from this class and define :meth:`forward`, :meth:`begin` and :meth:`step`. The
+    constructor sets the attributes below. It annotates its arguments and stores each as an attribute of the same name;
+    one of them is ``context_features`` and one is named by ``data_argument``. :func:`arcsm.register` the class to save
+    models with it, and test it with :func:`arcsm.check`.
 
     Attributes:
         features: Number of dimensions :math:`D`.
         context_features: Size :math:`C` of each :math:`c_d`.
-        order: The order of the chain rule: ``order[i]`` is the feature that comes ``i``-th, so that :math:`x_{<d}`
-            means all features before ``d`` in this order.
-        data_argument: The argument of the constructor that follows from the data: their number of columns, or the shape
-            ``(channels, height, width)`` of images.
-        missing: Whether values may be NaN, which means that they are not known.
-        condition_features: Size of the vector that each row is conditioned on; 0 for none.
-        classes: Number of classes that rows are conditioned on; 0 for none.
+        order: The order of the chain rule, a permutation of ``range(features)``: ``order[i]`` is the feature at
+            position ``i``. In :math:`x_{<d}`, "before" refers to this order.
+        condition_features: Size :math:`F` of the vectors that rows are conditioned on; 0 for none.
+        classes: Number of classes that rows are conditioned on; 0 for none. Only one of the two is positive.
+        missing: Whether values may be NaN, which marks them as missing.
+        data_argument: The argument of the constructor that is set from the data in a run configuration: ``features``,
+            or ``image_shape`` as (channels, height, width).
     """
 
     seam: ClassVar[Seam] = "context"
@@ -40,90 +50,128 @@ class Context(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Contexts of every dimension in one pass: ``(*, D)`` to ``(*, D, C)``, by feature, not by order."""
+        """Return the contexts of all dimensions.
+
+        The context of a dimension depends on the dimensions before it in ``order``, and rows do not depend on one
+        another, in training mode too.
+
+        Arguments:
+            x: Rows in standardised units, ``(*, D)``.
+            condition: Vectors ``(*, F)`` or labels ``(*)``, or one vector ``(F,)`` or label ``()`` for all rows.
+
+        Returns:
+            ``(*, D, C)``, by feature: ``[..., d, :]`` is the context of feature ``d``, whatever the order.
+
+        Raises:
+            ValueError: If the shape of ``x`` or the condition is wrong.
+        """
 
     @abstractmethod
     def begin(self, batch_shape: Sequence[int], condition: Tensor | None = None) -> Any:
-        """The state before anything is known of a batch of rows."""
+        """Return the state before the first step for a batch of rows, with gradients switched off.
+
+        Arguments:
+            batch_shape: The leading dimensions ``*`` of the rows.
+            condition: As in :meth:`forward`.
+        """
 
     @abstractmethod
     def step(self, state: Any, x_previous: Tensor | None) -> Tensor:
-        """The context of the next feature in order, ``(*, C)``.
+        """Return the context of the next feature in ``order``, ``(*, C)``, with gradients switched off.
 
         Arguments:
-            state: What :meth:`begin` returned; it is advanced in place.
-            x_previous: Value of the feature before, ``(*,)``; ``None`` at the first step.
+            state: The state from :meth:`begin`, which is updated in place. States are independent of one another.
+            x_previous: Values of the feature at the position before, ``(*,)``; ``None`` at the first step.
         """
 
     def select(self, state: Any, rows: Tensor) -> None:
-        """Keep the given rows of a batch, in this order; a row may come several times. Only particle filters ask.
+        """Replace the rows of a state by some of them, repeated or reordered. Optional; particle filters need it.
 
         Arguments:
-            state: What :meth:`begin` returned for a batch of shape ``(B,)``; it is changed in place.
-            rows: Numbers from 0 to ``B - 1``, ``(M,)``. The batch has shape ``(M,)`` from here on.
+            state: A state for a batch of shape ``(B,)``, which is updated in place.
+            rows: Indices from 0 to ``B - 1``, ``(M,)``. The batch has the shape ``(M,)`` afterwards.
 
         Raises:
-            NotImplementedError: for a context that does not offer it.
+            NotImplementedError: If the context does not support it.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not select rows of a state")
+        raise NotImplementedError(f"{type(self).__name__} does not support the selection of rows")
 
-    @abstractmethod
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments, JSON-ready."""
+        """Return the arguments of the constructor, ready for JSON; saved models are rebuilt from them.
 
+        They are the attributes with the names of the arguments. Override it if an attribute differs from its argument.
+        """
+        return constructor_arguments(self)
 
-def checked_condition(
-    condition: Tensor | None, batch_shape: Sequence[int], classes: int, features: int, like: Tensor
-) -> Tensor | None:
-    """What rows are conditioned on, one for each: labels ``(*)`` or vectors ``(*, F)``; ``None`` for no condition.
+    # Checks of arguments, for the methods of subclasses; each raises ValueError -----------------------------------
 
-    Arguments:
-        condition: Of the batch's shape, or one that all rows share.
-        batch_shape: Of the rows.
-        classes: Number of classes; 0 for none.
-        features: Size of a vector; 0 for none.
-        like: Of the type and on the device that vectors are to have.
-
-    Raises:
-        ValueError: for a condition that is missing, not asked for, of another kind or shape, or not finite.
-    """
-    if not (classes or features):
-        if condition is not None:
-            raise ValueError("condition: this model has none (condition_features=0, classes=0), got a tensor")
-        return None
-    if condition is None:
-        wanted = f"labels below {classes}" if classes else f"vectors (*, {features})"
-        raise ValueError(f"condition: this model needs {wanted}, got None")
-    if not isinstance(condition, Tensor):
-        raise ValueError(f"condition: expected a torch.Tensor, got {type(condition).__name__}; use torch.as_tensor")
-    own = () if classes else (features,)
-    if classes:
-        check_labels(condition, classes)
-        condition = condition.long()
-    else:
-        if condition.shape[-1:] != (features,) or not condition.is_floating_point():
+    def check_kind_of_condition(self) -> None:
+        """Check ``condition_features`` and ``classes``: neither is negative, and at most one is positive."""
+        if min(self.condition_features, self.classes) < 0 or (self.condition_features and self.classes):
             raise ValueError(
-                f"condition: expected floats of shape (*, {features}), got {condition.dtype} {tuple(condition.shape)}"
+                f"{type(self).__name__}: expected condition_features or classes, not both, "
+                f"got {self.condition_features} and {self.classes}"
             )
-        condition = condition.to(like)
+
+    def check_input(self, x: Tensor) -> None:
+        """Check that the rows ``x`` of :meth:`forward` have the shape ``(*, D)``."""
+        if x.shape[-1:] != (self.features,):
+            raise ValueError(f"x: expected shape (*, {self.features}), got {tuple(x.shape)}")
+
+    def check_step(self, position: int, x_previous: Tensor | None) -> None:
+        """Check that step number ``position`` exists, and gets ``None`` if it is the first and values if not."""
+        if position >= self.features:
+            raise ValueError(f"state: all {self.features} features of this batch are already known")
+        if (x_previous is None) != (position == 0):
+            expected = "None" if position == 0 else "a tensor"
+            raise ValueError(f"x_previous: expected {expected} at step {position}")
+
+    def check_selection(self, batch_shape: Sequence[int]) -> None:
+        """Check that the state of :meth:`select` has a batch of shape ``(B,)``."""
+        if len(batch_shape) != 1:
+            raise ValueError(f"state: expected a batch of one dimension, got {tuple(batch_shape)}")
+
+    def check_condition(self, condition: Tensor | None, batch_shape: Sequence[int]) -> Tensor | None:
+        """Check a condition as :meth:`forward` gets it, and give each row of the batch its own.
+
+        Returns:
+            Labels ``(*)`` of type int64, or vectors ``(*, F)`` in the type and on the device of the weights; ``None``
+            for a context without conditions.
+        """
+        classes, size = self.classes, self.condition_features
+        if not (classes or size):
+            if condition is not None:
+                raise ValueError("condition: this model has none (condition_features=0, classes=0), got a tensor")
+            return None
+        if condition is None:
+            expected = f"labels below {classes}" if classes else f"vectors (*, {size})"
+            raise ValueError(f"condition: this model needs {expected}, got None")
+        if not isinstance(condition, Tensor):
+            raise ValueError(f"condition: expected a torch.Tensor, got {type(condition).__name__}; use torch.as_tensor")
+        condition = self._check_labels(condition) if classes else self._check_vectors(condition)
+        shape = tuple(batch_shape) if classes else (*batch_shape, size)
+        try:
+            return condition.expand(shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"condition: expected one for each row {shape}, or one for all, got {tuple(condition.shape)}"
+            ) from error
+
+    def _check_labels(self, condition: Tensor) -> Tensor:
+        is_valid = condition.dtype in _INTEGERS
+        if is_valid and not torch.compiler.is_compiling():  # a compiled program cannot branch on values
+            is_valid = not bool(((condition < 0) | (condition >= self.classes)).any())
+        if not is_valid:
+            raise ValueError(f"condition: expected integer labels from 0 to {self.classes - 1}")
+        return condition.long()
+
+    def _check_vectors(self, condition: Tensor) -> Tensor:
+        size = self.condition_features
+        if condition.shape[-1:] != (size,) or not condition.is_floating_point():
+            raise ValueError(
+                f"condition: expected floats of shape (*, {size}), got {condition.dtype} {tuple(condition.shape)}"
+            )
+        condition = condition.to(next(self.parameters()))
         if not torch.compiler.is_compiling() and not all_finite(condition):
             raise ValueError("condition: holds NaN or infinity")
-    wanted_shape = (*batch_shape, *own)
-    try:
-        return condition.expand(wanted_shape)
-    except RuntimeError as error:
-        raise ValueError(
-            f"condition: expected one for each row {wanted_shape}, or one for all, got {tuple(condition.shape)}"
-        ) from error
-
-
-def check_labels(condition: Tensor, classes: int) -> None:
-    """A condition of classes must be labels of them. A program that is being compiled cannot look at their values.
-
-    Raises:
-        ValueError: for others.
-    """
-    whole = condition.dtype in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-    looked_at = not torch.compiler.is_compiling()
-    if not whole or (looked_at and bool(((condition < 0) | (condition >= classes)).any())):
-        raise ValueError(f"condition: expected integer labels from 0 to {classes - 1}")
+        return condition

@@ -1,38 +1,32 @@
-"""PixelCNN++: a causal convolutional network, run on whole images or one value at a time."""
+"""PixelCNN++: a causal convolutional network, evaluated on whole images or one value at a time."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arcsm.contexts.base import Context, checked_condition
-from arcsm.contexts.pixelcnn_incremental import Stream
+from arcsm.contexts.base import Context
+from arcsm.contexts.pixelcnn_incremental import PixelCNNState
 from arcsm.contexts.pixelcnn_layers import Channels, GatedResidual, ShiftedConv, ShiftedDeconv
 
 _SCALES = 3
-
-
-_LARGEST_SIZE = 1 << 14  # what a file or a slip may ask for before any memory is taken, of each size
-
-
-_LARGEST_IMAGE = 1 << 21  # and of channels times height times width
+_MAX_SIZE = 1 << 14  # a mistyped or hostile size fails before memory is allocated
+_MAX_VALUES = 1 << 21  # channels times height times width
 
 
 class PixelCNNPP(Context):
-    """The network of PixelCNN++, giving ``C`` context features for each channel of each pixel.
+    """The network of PixelCNN++, with ``C`` context features for each channel of each pixel.
 
-    The order of the chain rule is by rows, in a row by pixels, in a pixel by channels; the columns of the data are an
-    image ``(K, H, W)``, flattened. Two streams of features, one of all rows above and one of the row itself up to the
-    pixel before, pass through gated residual blocks at three scales, down and up again, with skips. Where PixelCNN++
-    goes on with mixtures of logistics whose means are linear in the channels before, here every channel gets a context
-    that a small network makes of the pixel's features and those channels.
-
-    Left out: the data-dependent initialisation.
+    The columns of the data are an image ``(K, H, W)``, flattened. The order of the chain rule is by row, within a row
+    by pixel and within a pixel by channel. Two feature maps, one of all rows above and one of the row up to the pixel
+    before, pass through gated residual blocks at three scales, down and up again, with skip connections. In place of
+    mixtures of logistics whose means are linear in the channels before, every channel gets a context, which a small
+    network computes from the features of the pixel and those channels. There is no data-dependent initialisation.
 
     References:
         PixelCNN++ (Salimans, Karpathy, Chen and Kingma, 2017), https://arxiv.org/abs/1701.05517
@@ -42,14 +36,14 @@ class PixelCNNPP(Context):
     Arguments:
         image_shape: Channels, height and width.
         context_features: Size :math:`C` of the context of each value.
-        nr_filters: Features of the streams (paper scale: 160).
+        nr_filters: Channels of the feature maps (paper scale: 160).
         nr_resnet: Residual blocks at each scale (paper scale: 5).
         dropout: Probability, in training.
-        condition_features: Size of a dense condition vector; 0 for none.
-        classes: Number of class labels; with it the condition is a tensor of integer labels.
+        condition_features: Size of a condition vector; 0 for none.
+        classes: Number of class labels; the condition is then a tensor of integer labels.
 
     Raises:
-        ValueError: for sizes below one or both kinds of condition.
+        ValueError: If a size is below one, the dropout is not below one, or both kinds of condition are given.
 
     Example:
         >>> network = PixelCNNPP((3, 8, 8), context_features=4, nr_filters=8, nr_resnet=1)
@@ -72,27 +66,22 @@ class PixelCNNPP(Context):
         super().__init__()
         shape: tuple[int, ...] = tuple(int(size) for size in image_shape)
         sizes = (*shape, context_features, nr_filters, nr_resnet)
-        if len(shape) != 3 or min(sizes) < 1 or max(sizes) > _LARGEST_SIZE or math.prod(shape) > _LARGEST_IMAGE:
+        if len(shape) != 3 or min(sizes) < 1 or max(sizes) > _MAX_SIZE or math.prod(shape) > _MAX_VALUES:
             raise ValueError(
-                f"PixelCNNPP: expected an image_shape (channels, height, width) and sizes from 1 to {_LARGEST_SIZE}, "
-                f"at most {_LARGEST_IMAGE} values an image, "
-                f"got image_shape={shape}, context_features={context_features}, nr_filters={nr_filters}, "
-                f"nr_resnet={nr_resnet}"
+                f"PixelCNNPP: expected an image_shape (channels, height, width) and sizes from 1 to {_MAX_SIZE}, "
+                f"at most {_MAX_VALUES} values an image, got image_shape={shape}, "
+                f"context_features={context_features}, nr_filters={nr_filters}, nr_resnet={nr_resnet}"
             )
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout: expected a probability below 1, got {dropout}")
-        if condition_features < 0 or classes < 0 or (condition_features and classes):
-            raise ValueError(
-                f"PixelCNNPP: expected condition_features or classes, not both, got {condition_features} and {classes}"
-            )
         self.image_shape: tuple[int, ...] = shape
         self.context_features = context_features
         self.nr_filters, self.nr_resnet, self.dropout = nr_filters, nr_resnet, dropout
         self.condition_features, self.classes = condition_features, classes
-        channels, height, width = shape
-        self.features = channels * height * width
-        index = torch.arange(self.features).view(shape)
-        self.order = tuple(index.permute(1, 2, 0).flatten().tolist())
+        self.check_kind_of_condition()
+        channels = shape[0]
+        self.features = math.prod(shape)
+        self.order = tuple(torch.arange(self.features).view(shape).permute(1, 2, 0).flatten().tolist())
 
         filters = nr_filters
         self.above_input = ShiftedConv(channels + 1, filters, (2, 3), right=False)
@@ -114,46 +103,30 @@ class PixelCNNPP(Context):
         )
 
     def _down(self, right: bool) -> nn.ModuleList:
-        """Residual blocks on the way down, a list for each scale; the row stream sees the other one."""
+        """Return the residual blocks on the way down, a list for each scale. The row also sees the rows above."""
         return nn.ModuleList(self._blocks(self.nr_resnet, right, int(right)) for _ in range(_SCALES))
 
     def _up(self, right: bool) -> nn.ModuleList:
-        """Residual blocks on the way up, one for each feature map of the way down but the very last."""
-        last = _SCALES - 1
-        counts = [self.nr_resnet + (scale < last) for scale in range(_SCALES)]
+        """Return the residual blocks on the way up, one for each feature map of the way down except the last."""
+        counts = [self.nr_resnet + (scale < _SCALES - 1) for scale in range(_SCALES)]
         return nn.ModuleList(self._blocks(count, right, 1 + int(right)) for count in counts)
 
     def _shrink(self, kernel: tuple[int, int], right: bool) -> nn.ModuleList:
         filters = self.nr_filters
         return nn.ModuleList(ShiftedConv(filters, filters, kernel, right, stride=2) for _ in range(_SCALES - 1))
 
-    def config(self) -> dict[str, Any]:
-        return {
-            "image_shape": list(self.image_shape),
-            "context_features": self.context_features,
-            "nr_filters": self.nr_filters,
-            "nr_resnet": self.nr_resnet,
-            "dropout": self.dropout,
-            "condition_features": self.condition_features,
-            "classes": self.classes,
-        }
-
-    # On whole images --------------------------------------------------------------------------------------------
-
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        if x.shape[-1:] != (self.features,):
-            raise ValueError(f"x: expected shape (*, {self.features}), got {tuple(x.shape)}")
-        images = x.reshape(-1, *self.image_shape)
-        given = self.checked_condition(condition, x.shape[:-1])
-        contexts = self.channels(self.pixel_features(images, given), images)  # (B, K * C, H, W)
-        channels = self.image_shape[0]
-        by_value = contexts.unflatten(1, (channels, self.context_features)).permute(0, 1, 3, 4, 2)
+        self.check_input(x)
+        condition = self._flat_condition(condition, x.shape[:-1])
+        images = x.reshape(-1, *self.image_shape)  # (B, K, H, W)
+        contexts = self.channels(self._pixel_features(images, condition), images)  # (B, K * C, H, W)
+        by_value = contexts.unflatten(1, (self.image_shape[0], self.context_features)).permute(0, 1, 3, 4, 2)
         return by_value.reshape(*x.shape, self.context_features)
 
-    def pixel_features(self, images: Tensor, condition: Tensor | None) -> Tensor:
-        """Features ``(B, F, H, W)`` of every pixel, of the pixels before it alone; images ``(B, K, H, W)``."""
-        inputs = torch.cat([images, torch.ones_like(images[:, :1])], 1)  # the ones tell the border from a zero
-        inputs = inputs.contiguous(memory_format=torch.channels_last)  # in which convolutions are faster
+    def _pixel_features(self, images: Tensor, condition: Tensor | None) -> Tensor:
+        """Return features of every pixel that depend on the pixels before it only, ``(B, F, H, W)``."""
+        inputs = torch.cat([images, torch.ones_like(images[:, :1])], 1)  # ones tell the padding from a zero
+        inputs = inputs.contiguous(memory_format=torch.channels_last)  # convolutions are faster
         above = _shift_down(self.above_input(inputs))
         row = _shift_down(self.row_input_above(inputs)) + _shift_right(self.row_input_left(inputs))
         aboves, rows = [above], [row]
@@ -174,39 +147,30 @@ class PixelCNNPP(Context):
                 row = block_row(row, [above, rows.pop()], condition)
         return row
 
-    def checked_condition(self, condition: Tensor | None, batch_shape: Sequence[int]) -> Tensor | None:
-        """The condition with one row for each image, or a one-line error."""
-        like = next(self.parameters())
-        given = checked_condition(condition, batch_shape, self.classes, self.condition_features, like)
-        if given is None:
+    def _flat_condition(self, condition: Tensor | None, batch_shape: Sequence[int]) -> Tensor | None:
+        """Return the condition with one row for each image, labels ``(B,)`` or vectors ``(B, F)``."""
+        condition = self.check_condition(condition, batch_shape)
+        if condition is None:
             return None
-        return given.reshape(-1) if self.classes else given.reshape(-1, self.condition_features)
-
-    # One value at a time ----------------------------------------------------------------------------------------
+        return condition.reshape(-1) if self.classes else condition.reshape(-1, self.condition_features)
 
     @torch.no_grad()
-    def begin(self, batch_shape: Sequence[int], condition: Tensor | None = None) -> Stream:
+    def begin(self, batch_shape: Sequence[int], condition: Tensor | None = None) -> PixelCNNState:
         shape = tuple(int(size) for size in batch_shape)
-        return Stream(self, shape, self.checked_condition(condition, shape))
+        return PixelCNNState(self, shape, self._flat_condition(condition, shape))
 
     @torch.no_grad()
-    def step(self, state: Stream, x_previous: Tensor | None) -> Tensor:
-        if state.position >= self.features:
-            raise ValueError(f"state: all {self.features} features of this batch are already known")
-        if (x_previous is None) != (state.position == 0):
-            wanted = "None" if state.position == 0 else "a tensor"
-            raise ValueError(f"x_previous: expected {wanted} at step {state.position}")
+    def step(self, state: PixelCNNState, x_previous: Tensor | None) -> Tensor:
+        self.check_step(state.position, x_previous)
         return state.step(x_previous)
 
-    def select(self, state: Stream, rows: Tensor) -> None:
-        if len(state.batch_shape) != 1:
-            raise ValueError(f"state: expected a batch of one dimension, got {state.batch_shape}")
+    def select(self, state: PixelCNNState, rows: Tensor) -> None:
+        self.check_selection(state.batch_shape)
         state.select(rows)
-        state.batch_shape, state.images = (len(rows),), len(rows)
 
 
 def _pairs(first: nn.Module, second: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
-    """The blocks of the two streams at one scale."""
+    """Return the blocks of the two feature maps at one scale, in pairs."""
     return list(zip(cast(nn.ModuleList, first), cast(nn.ModuleList, second), strict=True))
 
 

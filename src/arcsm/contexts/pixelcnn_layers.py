@@ -1,4 +1,4 @@
-"""Layers of PixelCNN++."""
+"""The layers of PixelCNN++."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch.nn.utils.parametrizations import weight_norm
 
 
 def concat_elu(x: Tensor, dim: int = 1) -> Tensor:
-    """ELU of the features and of their negatives, twice as many along ``dim``."""
+    """Apply ELU to the features and to their negatives, which doubles the size of ``dim``."""
     return F.elu(torch.cat([x, -x], dim))
 
 
 class ShiftedConv(nn.Module):
-    """A convolution that sees nothing below, and with ``right`` nothing to the right either.
+    """A convolution that sees no pixel below, and optionally none to the right.
 
     Arguments:
-        inputs: Channels in.
-        outputs: Channels out.
+        inputs: Input channels.
+        outputs: Output channels.
         kernel: Height and width.
-        right: Whether the last column of the kernel is the pixel itself, not the one to its right.
-        stride: Of both directions; the first row and column are always among those kept.
+        right: Whether the kernel ends at the pixel itself. Otherwise it is centred horizontally.
+        stride: Vertical and horizontal stride, which starts at the first row and column.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], right: bool, stride: int = 1) -> None:
@@ -40,7 +40,7 @@ class ShiftedConv(nn.Module):
 
 
 class ShiftedDeconv(nn.Module):
-    """Doubles height and width, the inverse in shape of a :class:`ShiftedConv` of stride 2 and the same kernel."""
+    """A transposed convolution that doubles height and width, after a :class:`ShiftedConv` of stride 2."""
 
     def __init__(self, filters: int, kernel: tuple[int, int]) -> None:
         super().__init__()
@@ -49,20 +49,20 @@ class ShiftedDeconv(nn.Module):
         self.conv = weight_norm(nn.ConvTranspose2d(filters, filters, kernel, **options), dim=1)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """``(B, F, h, w)`` to ``(B, F, *size)``, of at most twice the height and width."""
+        """Map ``(B, F, h, w)`` to ``(B, F, *size)``, with ``size`` at most twice the height and width."""
         return cast(Tensor, self.conv(x))[..., : size[0], : size[1]]
 
 
 class GatedResidual(nn.Module):
-    """A gated residual block: two causal convolutions with concat-ELU and dropout between them.
+    """A gated residual block: two causal convolutions, with concat-ELU and dropout in between.
 
     Arguments:
-        filters: Channels in and out.
-        right: Of both convolutions.
-        skips: How many other feature maps enter the first one.
+        filters: Input and output channels.
+        right: As in :class:`ShiftedConv`, for both convolutions.
+        skips: Number of other feature maps that are added after the first convolution.
         dropout: Probability.
         condition: Size of a condition vector, or number of classes.
-        classes: Whether ``condition`` counts classes.
+        classes: Whether ``condition`` is a number of classes.
     """
 
     def __init__(self, filters: int, right: bool, skips: int, dropout: float, condition: int, classes: bool) -> None:
@@ -72,7 +72,7 @@ class GatedResidual(nn.Module):
         self.skips = nn.ModuleList(weight_norm(nn.Conv2d(2 * filters, filters, 1)) for _ in range(skips))
         self.dropout = nn.Dropout(dropout)
         self.second = ShiftedConv(2 * filters, 2 * filters, kernel, right)
-        with torch.no_grad():  # a deep stack starts near the identity
+        with torch.no_grad():  # so that a deep stack starts near the identity
             self.second.conv.parametrizations.weight.original0.mul_(0.1)  # type: ignore[union-attr, operator]
         self.condition: nn.Module | None = None
         if condition:
@@ -91,12 +91,12 @@ class GatedResidual(nn.Module):
 
 
 class Channels(nn.Module):
-    """From the features of a pixel and the channels already known to the context of every channel.
+    """The contexts of all channels of a pixel, from its features and the channels before.
 
     .. math:: c_k = O_k\\, \\mathrm{silu}\\big(A_k\\, \\mathrm{celu}(f) + \\textstyle\\sum_{j<k} B_{kj} x_j\\big)
     """
 
-    earlier: Tensor
+    causal_mask: Tensor
 
     def __init__(self, filters: int, channels: int, context_features: int) -> None:
         super().__init__()
@@ -105,11 +105,11 @@ class Channels(nn.Module):
         self.of_earlier = nn.Conv2d(channels, channels * filters, 1, bias=False) if channels > 1 else None
         self.output = nn.Conv2d(channels * filters, channels * context_features, 1, groups=channels)
         earlier = torch.arange(channels)[None, :] < torch.arange(channels)[:, None]
-        self.register_buffer("earlier", earlier.repeat_interleave(filters, 0)[..., None, None], persistent=False)
+        self.register_buffer("causal_mask", earlier.repeat_interleave(filters, 0)[..., None, None], persistent=False)
 
     def forward(self, features: Tensor, x: Tensor) -> Tensor:
-        """Features ``(B, F, H, W)`` and values ``(B, K, H, W)`` to contexts ``(B, K * C, H, W)``."""
+        """Map features ``(B, F, H, W)`` and values ``(B, K, H, W)`` to contexts ``(B, K * C, H, W)``."""
         hidden = self.of_pixel(concat_elu(features))
         if self.of_earlier is not None:
-            hidden = hidden + F.conv2d(x, self.of_earlier.weight * self.earlier)
+            hidden = hidden + F.conv2d(x, self.of_earlier.weight * self.causal_mask)
         return cast(Tensor, self.output(F.silu(hidden)))

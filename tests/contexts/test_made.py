@@ -1,4 +1,4 @@
-"""Contexts: the incremental pass equals the parallel one, and nothing sees what comes after it."""
+"""MADE: the incremental pass equals the parallel pass, and a context sees exactly the features before it."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from arcsm import MADE
+from incremental_passes import condition_for, incremental_contexts, jacobian_sizes
 
 BATCH_SHAPES = ((), (1,), (5,), (2, 3))
 
@@ -36,39 +37,12 @@ def mades(draw: st.DrawFn) -> MADE:
 
 
 def randomised(made: MADE) -> MADE:
-    """In double precision, with random biases too."""
+    """Return the context in double precision, with random biases."""
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_()
     return made.double()
-
-
-def condition_for(made: MADE, shape: tuple[int, ...]) -> Tensor | None:
-    if made.classes:
-        return torch.randint(made.classes, shape)
-    if made.condition_features:
-        return torch.randn(*shape, made.condition_features, dtype=torch.float64)
-    return None
-
-
-def incremental(made: MADE, x: Tensor, condition: Tensor | None) -> Tensor:
-    """The contexts of all features, by the incremental pass: ``(*, D)`` to ``(*, D, C)``."""
-    state = made.begin(x.shape[:-1], condition)
-    contexts: list[Tensor] = [torch.empty(0)] * made.features
-    previous = None
-    for d in made.order:
-        contexts[d] = made.step(state, previous)
-        previous = x[..., d]
-    return torch.stack(contexts, -2)
-
-
-def jacobian(made: MADE, condition: Tensor | None = None) -> Tensor:
-    """Largest absolute derivative of any context feature of ``d`` by ``x_e``, ``(D, D)``."""
-    x = torch.randn(made.features, dtype=torch.float64)
-    full = torch.autograd.functional.jacobian(lambda z: made(z, condition), x)
-    assert isinstance(full, Tensor)
-    return full.abs().amax(1)
 
 
 @given(mades(), st.sampled_from(BATCH_SHAPES), st.booleans())
@@ -77,23 +51,20 @@ def test_incremental_equals_parallel(made: MADE, shape: tuple[int, ...], shared_
     condition = condition_for(made, () if shared_condition else shape)
     parallel = made(x, condition)
     assert parallel.shape == (*shape, made.features, made.context_features)
-    torch.testing.assert_close(incremental(made, x, condition), parallel, rtol=0.0, atol=1e-12)
+    torch.testing.assert_close(incremental_contexts(made, x, condition), parallel, rtol=0.0, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "condition_features",
-    [0, 2],
-)
+@pytest.mark.parametrize("condition_features", [0, 2])
 def test_incremental_equals_parallel_for_no_rows(condition_features: int) -> None:
     made = randomised(MADE(3, 2, (8,), condition_features=condition_features))
     x = torch.zeros(0, 3, dtype=torch.float64)
     condition = condition_for(made, (0,))
-    assert incremental(made, x, condition).shape == made(x, condition).shape == (0, 3, 2)
+    assert incremental_contexts(made, x, condition).shape == made(x, condition).shape == (0, 3, 2)
 
 
 @given(mades())
-def test_context_sees_only_what_comes_before_in_the_order(made: MADE) -> None:
-    influence = jacobian(made, condition_for(made, ()))
+def test_a_context_depends_on_no_feature_that_comes_later_in_the_order(made: MADE) -> None:
+    influence = jacobian_sizes(made, condition_for(made, ()))
     for position, d in enumerate(made.order):
         for e in made.order[position:]:
             assert influence[d, e] == 0.0
@@ -102,11 +73,11 @@ def test_context_sees_only_what_comes_before_in_the_order(made: MADE) -> None:
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("layers", [0, 1, 2, 3])
 @pytest.mark.parametrize("order", [None, (3, 0, 4, 2, 1)])
-def test_context_sees_all_that_comes_before_in_the_order(
+def test_a_context_depends_on_every_feature_before_it_in_the_order(
     order: tuple[int, ...] | None, layers: int, residual: bool
 ) -> None:
     made = randomised(MADE(5, 3, [16] * layers, order=order, residual=residual))
-    influence = jacobian(made)
+    influence = jacobian_sizes(made)
     for position, d in enumerate(made.order):
         for e in made.order[:position]:
             assert influence[d, e] > 1e-6
@@ -115,7 +86,7 @@ def test_context_sees_all_that_comes_before_in_the_order(
 @pytest.mark.parametrize("features", [1, 4])
 @pytest.mark.parametrize("layers", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["dense", "classes"])
-def test_condition_reaches_every_feature_the_first_too(kind: str, layers: int, features: int) -> None:
+def test_the_condition_reaches_every_feature_including_the_first(kind: str, layers: int, features: int) -> None:
     sizes = {"condition_features": 2} if kind == "dense" else {"classes": 2}
     made = randomised(MADE(features, 3, [8] * layers, **sizes))
     x = torch.randn(features, dtype=torch.float64)
@@ -126,33 +97,33 @@ def test_condition_reaches_every_feature_the_first_too(kind: str, layers: int, f
 
 
 @given(mades())
-def test_gradient_reaches_every_weight_that_is_not_masked(made: MADE) -> None:
+def test_gradients_reach_every_weight_that_is_not_masked(made: MADE) -> None:
     x = torch.randn(16, made.features, dtype=torch.float64)
     weights = torch.randn(16, made.features, made.context_features, dtype=torch.float64)
     (made(x, condition_for(made, (16,))) * weights).sum().backward()
-    masks = made._masked_layers()
-    # what is computed counts only if it is passed on: units whose outgoing mask is empty are left out
-    passed_on = [above.mask.any(0) for above in masks[1:]] + [torch.ones(len(masks[-1].mask), dtype=torch.bool)]
+    masks = made.masked_layers()
+    # a unit gets a gradient only if a unit above it sees it
+    is_seen = [above.mask.any(0) for above in masks[1:]] + [torch.ones(len(masks[-1].mask), dtype=torch.bool)]
     for index in reversed(range(len(masks) - 1)):
-        passed_on[index] = (masks[index + 1].mask & passed_on[index + 1][:, None]).any(0)
+        is_seen[index] = (masks[index + 1].mask & is_seen[index + 1][:, None]).any(0)
         if made.residual and index + 1 < len(masks) - 1:
-            passed_on[index] |= passed_on[index + 1]
-    for layer, useful in zip(masks, passed_on, strict=True):
+            is_seen[index] |= is_seen[index + 1]
+    for layer, seen in zip(masks, is_seen, strict=True):
         assert layer.weight.grad is not None
         assert layer.bias.grad is not None
-        expected = layer.mask & useful[:, None]
+        expected = layer.mask & seen[:, None]
         assert torch.equal(layer.weight.grad != 0.0, expected)
-        assert torch.equal(layer.bias.grad != 0.0, useful)
+        assert torch.equal(layer.bias.grad != 0.0, seen)
 
 
 def test_order_lists_features_in_the_order_of_the_chain_rule() -> None:
     made = randomised(MADE(3, 2, (16,), order=(2, 0, 1)))
-    influence = jacobian(made) > 1e-6
+    influence = jacobian_sizes(made) > 1e-6
     assert made.order == (2, 0, 1)
     assert influence.tolist() == [[False, False, True], [True, False, True], [False, False, False]]
 
 
-def test_order_of_the_columns_is_the_default() -> None:
+def test_the_default_order_is_that_of_the_columns() -> None:
     torch.manual_seed(1)
     default = MADE(4, 2, (8,))
     torch.manual_seed(1)
@@ -186,21 +157,14 @@ def test_config_rebuilds_the_context(made: MADE) -> None:
     assert torch.equal(copy(x, condition), made(x, condition))
 
 
-def test_incremental_pass_does_not_record_gradients() -> None:
-    made = MADE(3, 2, (8,))
-    state = made.begin((4,))
-    assert not made.step(state, None).requires_grad
-    assert not made.step(state, torch.randn(4, requires_grad=True)).requires_grad
-
-
-def test_two_incremental_passes_do_not_disturb_each_other() -> None:
+def test_two_incremental_passes_at_once_are_independent() -> None:
     made = randomised(MADE(4, 2, (8, 8)))
     x, y = torch.randn(2, 5, 4, dtype=torch.float64)
     states = made.begin((5,)), made.begin((5,))
     steps: list[list[Tensor]] = [[], []]
     for d in range(4):
-        for state, rows, found in zip(states, (x, y), steps, strict=True):
-            found.append(made.step(state, None if d == 0 else rows[:, d - 1]))
+        for state, rows, contexts in zip(states, (x, y), steps, strict=True):
+            contexts.append(made.step(state, None if d == 0 else rows[:, d - 1]))
     torch.testing.assert_close(torch.stack(steps[0], -2), made(x), rtol=0.0, atol=1e-12)
     torch.testing.assert_close(torch.stack(steps[1], -2), made(y), rtol=0.0, atol=1e-12)
 
@@ -221,48 +185,11 @@ def test_two_incremental_passes_do_not_disturb_each_other() -> None:
         ({"features": 2, "hidden_features": (8, 9), "residual": True}, "hidden_features"),
         ({"features": 2, "sinusoids": -1}, "sinusoids"),
         ({"features": 2, "sinusoids": 2, "max_frequency": 0.0}, "max_frequency"),
+        ({"features": 2, "hide": 0.2}, "hide: expected 0 without missing=True, got 0.2"),
+        ({"features": 2, "missing": True, "hide": 0.6}, "hide: expected a share from 0 to 0.5, got 0.6"),
     ],
 )
-def test_impossible_arguments_are_refused_by_name(arguments: dict[str, int], message: str) -> None:
+def test_impossible_arguments_are_rejected_by_name(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         MADE(**arguments)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("shape", [(3,), (5, 3), (5,), ()])
-def test_wrong_width_of_the_input_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"x: expected shape \(\*, 2\)"):
-        MADE(2, 2, (8,))(torch.zeros(shape))
-
-
-def test_missing_unasked_and_unfit_conditions_are_refused() -> None:
-    x = torch.zeros(4, 2)
-    plain, dense = MADE(2, 2, (8,)), MADE(2, 2, (8,), condition_features=3)
-    labelled = MADE(2, 2, (8,), classes=3)
-    bad = [
-        (plain, torch.zeros(4, 1)),
-        (dense, None),
-        (dense, torch.zeros(4, 2)),
-        (labelled, None),
-        (labelled, torch.full((4,), 3)),
-        (labelled, torch.full((4,), -1)),
-        (labelled, torch.zeros(4)),
-    ]
-    for made, condition in bad:
-        with pytest.raises(ValueError, match="condition"):
-            made(x, condition)
-        with pytest.raises(ValueError, match="condition"):
-            made.begin((4,), condition)
-
-
-def test_steps_out_of_turn_are_refused() -> None:
-    made = MADE(2, 2, (8,))
-    state = made.begin((3,))
-    with pytest.raises(ValueError, match="x_previous"):
-        made.step(state, torch.zeros(3))
-    made.step(state, None)
-    with pytest.raises(ValueError, match="x_previous"):
-        made.step(state, None)
-    made.step(state, torch.zeros(3))
-    with pytest.raises(ValueError, match="already known"):
-        made.step(state, torch.zeros(3))

@@ -1,0 +1,162 @@
+"""Tests of contexts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from arcsm.checking.modules import check_config, check_constructor, check_gradients
+from arcsm.checking.requirements import TOLERANCE, normal, require, require_equal, require_shape
+from arcsm.contexts import Context
+
+_MAX_JACOBIAN_ROWS = 32
+
+
+def _condition(context: Context, shape: tuple[int, ...], generator: torch.Generator) -> Tensor | None:
+    if context.classes:
+        return torch.randint(context.classes, shape, generator=generator)
+    return normal(generator, *shape, context.condition_features) if context.condition_features else None
+
+
+def _check_attributes(context: Context, _: torch.Generator) -> None:
+    for name in ("features", "context_features"):
+        size = getattr(context, name, None)
+        require(isinstance(size, int) and size > 0, f"{name}: expected a positive integer, got {size!r}")
+    features, order = context.features, getattr(context, "order", None)
+    require(
+        isinstance(order, tuple) and sorted(order) == list(range(features)),
+        f"order: expected a tuple, a permutation of range({features}), got {order!r:.80}",
+    )
+    require(context.data_argument in ("features", "image_shape"), f"data_argument is {context.data_argument!r}")
+    require(not (context.classes and context.condition_features), "classes and condition_features exclude each other")
+
+
+def _check_batches(context: Context, generator: torch.Generator) -> None:
+    features, size = context.features, context.context_features
+    for shape in ((), (1,), (0,), (2, 3)):
+        x, condition = normal(generator, *shape, features), _condition(context, shape, generator)
+        contexts = context(x, condition)
+        require_shape(contexts, (*shape, features, size), f"forward of x {tuple(x.shape)}")
+        if condition is not None:
+            condition = condition.reshape(-1, *condition.shape[len(shape) :])
+        flat = context(x.reshape(-1, features), condition)
+        require_equal(contexts.reshape(flat.shape), flat, f"forward of x {tuple(x.shape)} and of the same rows, flat")
+
+
+def _check_causality(context: Context, generator: torch.Generator) -> None:
+    for training in (False, True):  # some layers mix rows, and some contexts take faster paths, in training only
+        _check_jacobian(context.train(training), generator)
+
+
+def _check_jacobian(context: Context, generator: torch.Generator) -> None:
+    x = normal(generator, 2, context.features).requires_grad_()
+    contexts = context(x, _condition(context, (2,), generator))  # (2, D, C)
+    weights = normal(generator, context.context_features)
+    if not contexts.requires_grad:
+        return
+    count = min(context.features, _MAX_JACOBIAN_ROWS)
+    for position in torch.randperm(context.features, generator=generator)[:count].sort().values.tolist():
+        d, later = context.order[position], list(context.order[position:])
+        total = (contexts[0, d] * weights).sum()
+        (influence,) = torch.autograd.grad(total, x, retain_graph=True, allow_unused=True)
+        if influence is None:
+            continue
+        own, other = influence.abs()  # (D,) each
+        require(
+            float(other.max()) <= TOLERANCE,
+            f"the contexts of a row depend on other rows (by {float(other.max()):.2g})",
+        )
+        worst = later[int(own[later].argmax())]
+        require(
+            float(own[worst]) <= TOLERANCE,
+            f"the context of feature {d} depends on feature {worst}, which does not come before it in the order "
+            f"(derivative {float(own[worst]):.2g})",
+        )
+
+
+def _check_steps(context: Context, generator: torch.Generator) -> None:
+    for shape in ((3,), (), (2, 2)):
+        x = normal(generator, *shape, context.features)
+        _require_same_steps(context, x, _condition(context, shape, generator))
+
+
+def _require_same_steps(context: Context, x: Tensor, condition: Tensor | None) -> None:
+    """Check :meth:`Context.step` against :meth:`Context.forward`, while a second pass goes on at the same time."""
+    expected, shape = context(x, condition), x.shape[:-1]
+    state, second = context.begin(shape, condition), context.begin(shape, condition)
+    previous: Tensor | None = None
+    for position, d in enumerate(context.order):
+        contexts = context.step(state, previous)
+        require_equal(contexts, expected[..., d, :], f"step {position}, feature {d}, against forward")
+        require(not contexts.requires_grad, "step records gradients; decorate it with torch.no_grad()")
+        previous = x[..., d]
+        context.step(second, None if position == 0 else torch.zeros_like(previous))
+
+
+def _check_selection(context: Context, generator: torch.Generator) -> None:
+    rows = torch.tensor([2, 0, 2, 1])
+    x, condition = normal(generator, 3, context.features), _condition(context, (3,), generator)
+    expected = context(x[rows], None if condition is None else condition[rows])
+    state = context.begin((3,), condition)
+    middle = (context.features + 1) // 2
+    previous: Tensor | None = None
+    for position, d in enumerate(context.order):
+        if position == middle:
+            try:
+                context.select(state, rows)
+            except NotImplementedError:
+                return
+            assert previous is not None
+            x, previous = x[rows], previous[rows]
+        contexts = context.step(state, previous)
+        if position >= middle:
+            require_equal(contexts, expected[:, d], f"step {position} after select, against forward")
+        previous = x[:, d]
+
+
+def _check_conditions(context: Context, generator: torch.Generator) -> None:
+    shared, other = _condition(context, (), generator), _condition(context, (), generator)
+    if shared is None or other is None:
+        return
+    if context.classes > 1:
+        other = (shared + 1) % context.classes
+    x = normal(generator, 3, context.features)
+    contexts = context(x, shared)
+    expanded = context(x, shared.expand(3, *shared.shape))
+    require_equal(contexts, expanded, "a condition that all rows share, against one for each row")
+    _require_same_steps(context, x, shared)
+    reached = context.classes == 1 or not torch.allclose(contexts, context(x, other), 0.0, TOLERANCE)
+    require(reached, "the contexts do not depend on the condition")
+
+
+def _check_missing_values(context: Context, generator: torch.Generator) -> None:
+    if not context.missing:
+        return
+    x = normal(generator, 4, context.features)
+    x = x.masked_fill(torch.rand(x.shape, generator=generator) < 0.4, torch.nan)
+    condition = _condition(context, (4,), generator)
+    require_shape(context(x, condition), (*x.shape, context.context_features), "forward of rows with NaN")
+    _require_same_steps(context, x, condition)
+
+
+def _outputs(context: Context, generator: torch.Generator) -> Tensor:
+    return context(normal(generator, 4, context.features), _condition(context, (4,), generator))
+
+
+def _check_gradients(context: Context, generator: torch.Generator) -> None:
+    if context.features > 1:  # a single context is a constant
+        check_gradients(context, _outputs(context, generator), generator)
+
+
+CONTEXT_CHECKS = {
+    "attributes": _check_attributes,
+    "forward": _check_batches,
+    "causality": _check_causality,
+    "begin and step": _check_steps,
+    "select": _check_selection,
+    "condition": _check_conditions,
+    "missing values": _check_missing_values,
+    "gradients": _check_gradients,
+    "constructor": lambda context, _: check_constructor(context, context.data_argument),
+    "config": lambda context, _: check_config(context, _outputs),
+}

@@ -1,0 +1,173 @@
+"""Tests of heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arcsm.checking.modules import check_config, check_constructor, check_gradients
+from arcsm.checking.requirements import TOLERANCE, normal, require, require_equal
+from arcsm.heads import Head, NormalisedHead
+from arcsm.heads.base import Sigma
+
+_SIGMAS: tuple[float | None, ...] = (None, 0.1, 1.0)
+_CELLS, _NODES = 1024, 8  # of the quadrature
+_MASS_TOLERANCE = 2e-3  # of the quadrature, which is inaccurate where a density jumps
+_LOST_MASS = 1e-9  # beyond an end of a bracket
+
+
+def _projection(head: Head, generator: torch.Generator, rows: int = 6) -> Tensor:
+    return head.project(normal(generator, rows, head.context_features))
+
+
+def _values(head: Head, projection: Tensor, sigma: Sigma, generator: torch.Generator, count: int = 0) -> Tensor:
+    """Return values ``(N,)``, or ``(N, count)``, where the conditionals ``(N, P)`` have mass."""
+    shape = (len(projection), count) if count else (len(projection),)
+    if not isinstance(head, NormalisedHead):
+        return 2.0 * normal(generator, *shape)
+    low, high = (end.detach() for end in head.bracket(projection.unsqueeze(1) if count else projection, sigma))
+    return low + (high - low) * (0.5 + 0.15 * normal(generator, *shape)).clamp(0.01, 0.99)
+
+
+def _allowed_sigmas(head: Head) -> list[float | None]:
+    """Return the noise levels that a head does not reject with a ``ValueError``."""
+    projection = head.project(torch.zeros(1, head.context_features, dtype=torch.float64))
+    evaluate = head.projected_score_and_derivative
+    if isinstance(head, NormalisedHead) and not head.has_score:
+        evaluate = head.projected_log_prob  # type: ignore[assignment]
+    allowed = []
+    for sigma in _SIGMAS:
+        try:
+            evaluate(projection, projection.new_zeros(1), sigma)
+        except ValueError:
+            continue
+        allowed.append(sigma)
+    require(bool(allowed), f"the head rejects every noise level of {_SIGMAS}")
+    return allowed
+
+
+def _check_attributes(head: Head, generator: torch.Generator) -> None:
+    size = getattr(head, "context_features", None)
+    require(isinstance(size, int) and size > 0, f"context_features: expected a positive integer, got {size!r}")
+    is_normalised = isinstance(head, NormalisedHead)
+    require(
+        head.normalised == is_normalised, f"normalised is {head.normalised}; derive from NormalisedHead if it holds"
+    )
+    require(head.has_score or is_normalised, "a head without a score must be a NormalisedHead")
+    context = normal(generator, 6, head.context_features).requires_grad_()
+    projection = head.project(context)
+    require(projection.ndim == 2 and len(projection) == 6, f"project: expected (6, P), got {tuple(projection.shape)}")
+    single = head.project(context[0])
+    require_equal(single, projection[0], "project of one context, against the same in a batch")
+
+
+def _check_broadcasting(head: Head, generator: torch.Generator) -> None:
+    projection = _projection(head, generator)
+    functions: dict[str, Callable[[Tensor, Tensor, Sigma], Tensor]] = {}
+    if head.has_score:
+        functions["score"] = lambda p, x, sigma: head.projected_score_and_derivative(p, x, sigma)[0]
+        functions["derivative"] = lambda p, x, sigma: head.projected_score_and_derivative(p, x, sigma)[1]
+    if isinstance(head, NormalisedHead):
+        functions |= {"log_prob": head.projected_log_prob, "cdf": head.projected_cdf}
+    for sigma in _allowed_sigmas(head):
+        x = _values(head, projection, sigma, generator, count=4)  # (N, K)
+        for name, function in functions.items():
+            columns = torch.stack([function(projection, column, sigma) for column in x.unbind(1)], 1)
+            together = function(projection.unsqueeze(1), x, sigma)
+            require_equal(together, columns, f"{name} of projections (N, 1, P) and values (N, K) at sigma={sigma}")
+            require_equal(function(projection[0], x[0, 0], sigma), columns[0, 0], f"{name} of one value, sigma={sigma}")
+            if sigma is not None:
+                level = torch.full_like(x[:, 0], sigma)
+                require_equal(
+                    function(projection, x[:, 0], level), columns[:, 0], f"{name} with sigma as a tensor (N,)"
+                )
+
+
+def _check_score(head: Head, generator: torch.Generator) -> None:
+    if not head.has_score:
+        return
+    projection = _projection(head, generator).detach()
+    for sigma in _allowed_sigmas(head):
+        x = _values(head, projection, sigma, generator, count=8).requires_grad_()
+        s, ds = head.projected_score_and_derivative(projection.unsqueeze(1), x, sigma)
+        at = f"at sigma={sigma}"
+        require_equal(ds, _derivative(s, x), f"ds {at}, against the derivative of s by autograd")
+        if sigma is not None:
+            weight = head.loss_weight(torch.tensor(sigma, dtype=torch.float64))
+            require(float(weight) > 0.0, f"loss_weight {at}: expected a positive number, got {float(weight)}")
+        x = x.detach()
+        require_equal(head.projected_score(projection.unsqueeze(1), x, sigma), s, f"projected_score {at}")
+        values = x.T[:2].contiguous()
+        require_equal(head.prepare_score(sigma)(projection, values), s.T[:2], f"prepare_score {at}, values (2, N)")
+        prepared_both = head.prepare_score_and_derivative(sigma)(projection.unsqueeze(1), x)
+        for name, value, expected in zip(("score", "derivative"), prepared_both, (s, ds), strict=True):
+            require_equal(value, expected, f"{name} of prepare_score_and_derivative {at}")
+
+
+def _derivative(y: Tensor, x: Tensor) -> Tensor:
+    """Return the elementwise derivative of ``y`` by ``x``."""
+    derivative = torch.autograd.grad(y.sum(), x, retain_graph=True, allow_unused=True)[0] if y.requires_grad else None
+    return torch.zeros_like(x) if derivative is None else derivative
+
+
+def _check_density(head: Head, generator: torch.Generator) -> None:
+    """Check that score, log density and distribution function are derivatives of one another."""
+    if not isinstance(head, NormalisedHead):
+        return
+    projection = _projection(head, generator).detach().unsqueeze(1)  # (N, 1, P)
+    for sigma in _allowed_sigmas(head):
+        x = _values(head, projection[:, 0], sigma, generator, count=8).requires_grad_()
+        log_prob, cdf = head.projected_log_prob(projection, x, sigma), head.projected_cdf(projection, x, sigma)
+        if head.has_score:
+            s = head.projected_score(projection, x, sigma)
+            require_equal(
+                _derivative(log_prob, x), s, f"the derivative of log_prob at sigma={sigma}, against the score"
+            )
+        density = log_prob.detach().exp()
+        require_equal(_derivative(cdf, x), density, f"the derivative of cdf at sigma={sigma}, against the density")
+        _check_masses(head, projection, sigma)
+
+
+def _check_masses(head: NormalisedHead, projection: Tensor, sigma: Sigma) -> None:
+    """Check the distribution function against a quadrature of the density between the ends of the bracket."""
+    with torch.no_grad():
+        low, high = head.bracket(projection, sigma)  # (N, 1)
+        require(bool((low < high).all()), f"bracket at sigma={sigma}: the ends are not in order")
+        edges = low + (high - low) * torch.linspace(0.0, 1.0, _CELLS + 1, dtype=low.dtype)  # (N, cells + 1)
+        nodes, weights = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(_NODES))
+        width = edges.diff(dim=1)
+        x = edges[:, :-1, None] + width[..., None] * (0.5 + 0.5 * nodes)  # (N, cells, nodes)
+        density = head.projected_log_prob(projection, x.flatten(1), sigma).exp().view_as(x)
+        cdf = head.projected_cdf(projection, edges, sigma)
+        mass = cdf[:, :1] + ((density * weights).sum(-1) * width / 2.0).cumsum(1)
+    lost = max(float(cdf[:, 0].abs().max()), float((1.0 - cdf[:, -1]).abs().max()))
+    require(lost <= _LOST_MASS, f"bracket at sigma={sigma}: the cdf at its ends differs from 0 and 1 by {lost:.2g}")
+    require(float(cdf.diff(dim=1).min()) >= -TOLERANCE, f"cdf at sigma={sigma}: decreases")
+    difference = float((cdf[:, 1:] - mass).abs().max())
+    require(
+        difference <= _MASS_TOLERANCE,
+        f"cdf at sigma={sigma}: differs from the integral of the density by {difference:.2g}",
+    )
+
+
+def _outputs(head: Head, generator: torch.Generator) -> Tensor:
+    projection, outputs = _projection(head, generator), []
+    for sigma in _allowed_sigmas(head):
+        x = _values(head, projection, sigma, generator)
+        outputs += list(head.projected_score_and_derivative(projection, x, sigma)) if head.has_score else []
+        outputs += [head.projected_log_prob(projection, x, sigma)] if isinstance(head, NormalisedHead) else []
+    return torch.stack(outputs)
+
+
+HEAD_CHECKS = {
+    "attributes": _check_attributes,
+    "broadcasting": _check_broadcasting,
+    "score": _check_score,
+    "density": _check_density,
+    "gradients": lambda head, generator: check_gradients(head, _outputs(head, generator), generator),
+    "constructor": lambda head, _: check_constructor(head),
+    "config": lambda head, _: check_config(head, _outputs),
+}

@@ -1,0 +1,61 @@
+"""Tests that contexts and heads share: the constructor, the round trip of ``config()``, gradients of all weights."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from typing import TypeVar, get_type_hints
+
+import torch
+from torch import Tensor
+
+from arcsm.checking.requirements import normal, require, require_equal, seeded
+from arcsm.contexts import Context
+from arcsm.errors import PartError
+from arcsm.heads import Head
+
+_REBUILT_TOLERANCE = 1e-6  # buffers may have been made in single precision
+
+ModulePart = TypeVar("ModulePart", Context, Head)
+
+
+def check_constructor(part: Context | Head, *data_arguments: str) -> None:
+    """Check that the constructor has the arguments that are set by the data or the model, and annotates all of them."""
+    parameters, hints = inspect.signature(type(part)).parameters, get_type_hints(type(part).__init__)
+    for name in ("context_features", *data_arguments):
+        require(name in parameters, f"the constructor has no argument {name}")
+    for name in parameters:
+        require(name in hints, f"the constructor's argument {name} has no type annotation")
+
+
+def check_config(part: ModulePart, outputs: Callable[[ModulePart, torch.Generator], Tensor]) -> None:
+    """Check that ``config()``, through JSON, rebuilds a part with the same weights and, given their values, outputs."""
+    try:
+        config = json.loads(json.dumps(part.config(), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise PartError(f"config() is not JSON: {error}") from error
+    try:
+        rebuilt = type(part)(**config).double().eval()
+    except Exception as error:
+        raise PartError(f"the constructor does not accept config(): {error}") from error
+    require(
+        json.loads(json.dumps(rebuilt.config())) == config,
+        f"config() changes when the part is rebuilt: from {config} to {rebuilt.config()}",
+    )
+    own, other = part.state_dict(), rebuilt.state_dict()
+    for name in sorted(own.keys() | other.keys()):
+        require(name in own and name in other, f"config() rebuilds other weights: {name} is in one part only")
+        shapes = tuple(own[name].shape), tuple(other[name].shape)
+        require(shapes[0] == shapes[1], f"config() rebuilds other weights: {name} is {shapes[0]}, then {shapes[1]}")
+    rebuilt.load_state_dict(own)
+    before, after = outputs(part, seeded(1)), outputs(rebuilt, seeded(1))
+    require_equal(after, before, "outputs of the part rebuilt from config()", _REBUILT_TOLERANCE)
+
+
+def check_gradients(part: Context | Head, outputs: Tensor, generator: torch.Generator) -> None:
+    """Check that the gradient of a random combination of outputs reaches every parameter."""
+    (outputs * normal(generator, *outputs.shape)).sum().backward()
+    for name, parameter in part.named_parameters():
+        reached = parameter.grad is not None and bool((parameter.grad != 0.0).any())
+        require(reached or not parameter.requires_grad, f"none reaches the parameter {name}")

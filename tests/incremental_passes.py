@@ -1,0 +1,36 @@
+"""Conditions and incremental passes, for the tests of all contexts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from arcsm import Context
+
+
+def condition_for(context: Context, shape: tuple[int, ...]) -> Tensor | None:
+    """Return a random condition of the kind that a context in double precision takes."""
+    if context.classes:
+        return torch.randint(context.classes, shape)
+    if context.condition_features:
+        return torch.randn(*shape, context.condition_features, dtype=torch.float64)
+    return None
+
+
+def incremental_contexts(context: Context, x: Tensor, condition: Tensor | None = None) -> Tensor:
+    """Return the contexts of rows ``(*, D)`` by ``begin`` and ``step``, ``(*, D, C)``."""
+    state = context.begin(x.shape[:-1], condition)
+    contexts: list[Tensor] = [torch.empty(0)] * context.features
+    previous = None
+    for d in context.order:
+        contexts[d] = context.step(state, previous)
+        previous = x[..., d]
+    return torch.stack(contexts, -2)
+
+
+def jacobian_sizes(context: Context, condition: Tensor | None = None) -> Tensor:
+    """Return the largest absolute derivative of the context of ``d`` by ``x_e``, ``(D, D)``."""
+    x = torch.randn(context.features, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda z: context(z, condition), x)  # (D, C, D)
+    assert isinstance(jacobian, Tensor)
+    return jacobian.abs().amax(1)

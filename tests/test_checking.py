@@ -1,0 +1,408 @@
+"""``arcsm.check``: every part of the package keeps its contract, and each way to break the contract is reported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import arcsm
+from arcsm import (
+    MADE,
+    DiscretisedLogisticMixtureHead,
+    GaussianHead,
+    LogisticMixtureHead,
+    PartError,
+    PixelCNNPP,
+    ScoreHead,
+    objectives,
+    registry,
+    samplers,
+)
+
+CONTEXTS: dict[str, Callable[[], arcsm.Context]] = {
+    "MADE": lambda: MADE(5, 3, (16, 16)),
+    "MADE, affine": lambda: MADE(4, 3, ()),
+    "MADE, one feature": lambda: MADE(1, 3, (8,)),
+    "MADE, order, residual, classes, sinusoids": lambda: MADE(
+        5, 3, (16, 16), order=(3, 1, 0, 2, 4), residual=True, classes=3, sinusoids=2
+    ),
+    "MADE, missing values, vectors": lambda: MADE(4, 3, (12,), condition_features=2, missing=True, hide=0.4),
+    "PixelCNNPP": lambda: PixelCNNPP((1, 4, 4), 3, nr_filters=4, nr_resnet=1),
+    "PixelCNNPP, colours, classes": lambda: PixelCNNPP((3, 3, 4), 3, nr_filters=4, nr_resnet=1, classes=2),
+    "PixelCNNPP, dropout, vectors": lambda: PixelCNNPP((2, 4, 3), 3, 4, 1, dropout=0.5, condition_features=2),
+}
+HEADS: dict[str, Callable[[], arcsm.Head]] = {
+    "ScoreHead": lambda: ScoreHead(3, (8, 8)),
+    "ScoreHead, sinusoids, residual": lambda: ScoreHead(3, (8, 8), 3, 5.0, residual=True, data_std=0.5),
+    "GaussianHead": lambda: GaussianHead(3),
+    "LogisticMixtureHead": lambda: LogisticMixtureHead(3, 4),
+    "DiscretisedLogisticMixtureHead": lambda: DiscretisedLogisticMixtureHead(3, 4),
+    "DiscretisedLogisticMixtureHead, 7 levels": lambda: DiscretisedLogisticMixtureHead(3, 4, levels=7),
+}
+OBJECTIVES = {name: getattr(objectives, name) for name in objectives.__all__}
+SAMPLERS = {name: getattr(samplers, name) for name in ("langevin", "probability_flow", "fast_flow", "inverse_cdf")}
+
+
+@pytest.mark.parametrize("name", CONTEXTS | HEADS)
+def test_every_context_and_head_of_the_package_passes(name: str) -> None:
+    arcsm.check((CONTEXTS | HEADS)[name]())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES | SAMPLERS)
+def test_every_objective_and_sampler_of_the_package_passes(name: str) -> None:
+    arcsm.check((OBJECTIVES | SAMPLERS)[name])
+
+
+@pytest.mark.parametrize("seam", ["context", "head", "objective", "sampler"])
+def test_every_registered_part_of_the_package_is_among_the_checked(seam: registry.Seam) -> None:
+    checked = {"context": CONTEXTS, "head": HEADS, "objective": OBJECTIVES, "sampler": SAMPLERS}[seam]
+    own = {name for name, part in registry.parts(seam).items() if part.__module__.startswith(f"arcsm.{seam}s.")}
+    assert own == {name.partition(",")[0] for name in checked}
+
+
+def test_a_passing_check_changes_neither_the_part_nor_the_state_of_torch() -> None:
+    made = MADE(4, 3, (8,)).train()
+    weights = {name: value.clone() for name, value in made.state_dict().items()}
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        arcsm.check(made, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert made.training
+    assert all(torch.equal(value, weights[name]) for name, value in made.state_dict().items())
+    assert all(parameter.dtype == torch.float32 and parameter.grad is None for parameter in made.parameters())
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (MADE, r"expected an instance, got the class MADE; pass MADE\(\.\.\.\)"),
+        (nn.Linear(2, 2), "part: expected a Context"),
+        (3, "part: expected a Context"),
+        (lambda x: x, "part: expected a Context"),
+    ],
+)
+def test_other_things_are_rejected(part: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        arcsm.check(part)
+
+
+# Contexts with a mistake --------------------------------------------------------------------------------------------
+
+
+class SeesItself(MADE):
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        return super().forward(x, condition) + 0.1 * x.unsqueeze(-1)
+
+
+class SeesTheNext(MADE):
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        return super().forward(x, condition) + 0.1 * x.roll(-1, -1).unsqueeze(-1)
+
+
+class SeesItselfWithoutGradient(MADE):
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        return super().forward(x, condition) + 0.1 * x.detach().unsqueeze(-1)
+
+
+class SeesItselfInTraining(MADE):
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        return super().forward(x, condition) + 0.1 * self.training * x.unsqueeze(-1)
+
+
+class MixesRows(MADE):
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        first = x.reshape(-1, self.features).mean(0)[0]
+        return torch.cat(
+            [super().forward(x, condition)[..., :1, :], super().forward(x, condition)[..., 1:, :] + first], -2
+        )
+
+
+class WrongShape(MADE):
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        return super().forward(x, condition)[..., :-1]
+
+
+class OnlyMatrices(MADE):
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        rows, _ = x.shape
+        return super().forward(x.view(rows, -1), condition)
+
+
+class WrongStep(MADE):
+    def step(self, state: Any, x_previous: Tensor | None) -> Tensor:
+        return super().step(state, x_previous) * (1.0 + 1e-6)
+
+
+class SharesItsState(MADE):
+    def begin(self, batch_shape: Any, condition: Tensor | None = None) -> Any:
+        self.state = super().begin(batch_shape, condition)
+        return self
+
+    def step(self, state: Any, x_previous: Tensor | None) -> Tensor:
+        return super().step(self.state, x_previous)
+
+
+class WrongSelection(MADE):
+    def select(self, state: Any, rows: Tensor) -> None:
+        super().select(state, rows.sort().values)
+
+
+class IgnoresItsCondition(MADE):
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        return super().forward(x, None if condition is None else torch.zeros_like(condition))
+
+    def begin(self, batch_shape: Any, condition: Tensor | None = None) -> Any:
+        return super().begin(batch_shape, None if condition is None else torch.zeros_like(condition))
+
+
+class SpreadsMissingValues(MADE):
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        return super().forward(x, condition) + 0.0 * x.sum(-1)[..., None, None]
+
+
+class UnusedWeight(MADE):
+    def __init__(self, features: int, context_features: int = 3) -> None:
+        super().__init__(features, context_features, (8,))
+        self.unused = nn.Parameter(torch.zeros(2))
+
+
+class WrongOrder(MADE):
+    def __init__(self, features: int, context_features: int = 3) -> None:
+        super().__init__(features, context_features, (8,))
+        self.order = tuple(range(1, features + 1))
+
+
+class ForgetsItsOrder(MADE):
+    def config(self) -> dict[str, Any]:
+        return {**super().config(), "order": None}
+
+
+class ForgetsItsWidth(MADE):
+    def config(self) -> dict[str, Any]:
+        return {name: value for name, value in super().config().items() if name != "hidden_features"}
+
+
+class ConfigWithAnotherArgument(MADE):
+    def config(self) -> dict[str, Any]:
+        return {**super().config(), "depth": 2}
+
+
+class ConfigWithATensor(MADE):
+    def config(self) -> dict[str, Any]:
+        return {**super().config(), "order": self.permutation}
+
+
+class ForgetsAnArgument(MADE):
+    def __init__(self, features: int, context_features: int = 3, depth: int = 2) -> None:
+        super().__init__(features, context_features, (8,) * depth)
+
+
+class NoTypes(MADE):
+    def __init__(self, features, context_features=3) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        super().__init__(features, context_features, (8,))
+
+
+class Raises(MADE):
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+class Unregistered(MADE):
+    pass
+
+
+BROKEN_CONTEXTS: dict[str, tuple[arcsm.Context, str]] = {
+    "own value": (SeesItself(4, 3), r"causality: the context of feature \d depends on feature \d, .*\(derivative 0"),
+    "next value": (SeesTheNext(4, 3), "causality: the context of feature 0 depends on feature 1"),
+    "own value, detached": (SeesItselfWithoutGradient(4, 3), "begin and step: step 0, feature 0, against forward"),
+    "own value, in training": (SeesItselfInTraining(4, 3), "causality: the context of feature 0 depends on feature 0"),
+    "other rows": (MixesRows(4, 3), r"causality: the contexts of a row depend on other rows \(by"),
+    "shape": (WrongShape(4, 3), r"forward: forward of x \(4,\): expected shape \(4, 3\), got \(4, 2\)"),
+    "batch shape": (OnlyMatrices(4, 3), "forward: ValueError: not enough values to unpack"),
+    "step": (WrongStep(4, 3), "begin and step: step 0, feature 0, against forward: differs by .*e-0"),
+    "state": (SharesItsState(4, 3), "begin and step: ValueError: x_previous"),
+    "selection": (WrongSelection(4, 3), "select: step 2 after select, against forward: differs"),
+    "condition": (IgnoresItsCondition(4, 3, condition_features=2), "condition: the contexts do not depend on the cond"),
+    "class": (IgnoresItsCondition(4, 3, classes=2), "condition: the contexts do not depend on the condition"),
+    "missing values": (SpreadsMissingValues(4, 3, missing=True), "missing values: forward of rows with NaN: contains"),
+    "unused weight": (UnusedWeight(4), "gradients: none reaches the parameter unused"),
+    "order": (WrongOrder(3), r"attributes: order: expected a tuple, a permutation of range\(3\), got \(1, 2, 3\)"),
+    "argument not in the config": (ForgetsItsOrder(3, 3, order=(2, 0, 1)), "config: outputs of the part rebuilt"),
+    "width not in the config": (ForgetsItsWidth(3, 3, (8,)), "config: config.. rebuilds other weights: layers.0.bias"),
+    "unknown argument in the config": (ConfigWithAnotherArgument(3, 3), "config: the constructor does not accept"),
+    "config of a tensor": (ConfigWithATensor(3, 3), r"config: config\(\) is not JSON: Object of type Tensor"),
+    "argument not stored": (ForgetsAnArgument(3), "config: AttributeError: .* has no attribute 'depth'"),
+    "annotations": (NoTypes(3), "constructor: the constructor's argument features has no type annotation"),
+    "error": (Raises(3, 3), "forward: RuntimeError: mat1 and mat2"),
+    "unregistered": (
+        Unregistered(3, 3),
+        r"registration: ValueError: context: Unregistered is not registered.*call arcsm\.register",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_CONTEXTS)
+def test_a_broken_context_is_reported(name: str) -> None:
+    context, message = BROKEN_CONTEXTS[name]
+    with pytest.raises(PartError, match=f"^{type(context).__name__}: {message}") as error:
+        arcsm.check(context)
+    assert "\n" not in str(error.value)
+
+
+# Heads with a mistake -----------------------------------------------------------------------------------------------
+
+
+class WrongDerivative(GaussianHead):
+    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
+        s, ds = super().projected_score_and_derivative(projection, x, sigma)
+        return s, 1.001 * ds
+
+
+class WrongScore(GaussianHead):
+    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
+        s, ds = super().projected_score_and_derivative(projection, x, sigma)
+        return s + 0.01, ds
+
+
+class WrongPreparedScore(GaussianHead):
+    def prepare_score(self, sigma: Any) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda projection, x: 1.001 * self.projected_score(projection, x, sigma)
+
+
+class WrongCDF(GaussianHead):
+    def projected_cdf(self, projection: Tensor, x: Tensor, sigma: Any = None) -> Tensor:
+        return super().projected_cdf(projection, x, sigma).pow(1.01)
+
+
+class MassAtAPoint(GaussianHead):
+    """One per cent of the mass is at zero, which is in the cdf and cannot be in the density."""
+
+    def projected_log_prob(self, projection: Tensor, x: Tensor, sigma: Any = None) -> Tensor:
+        return super().projected_log_prob(projection, x, sigma) + math.log(0.99)
+
+    def projected_cdf(self, projection: Tensor, x: Tensor, sigma: Any = None) -> Tensor:
+        return 0.99 * super().projected_cdf(projection, x, sigma) + 0.01 * (x > 0.0)
+
+
+class ShiftedCDF(GaussianHead):
+    def projected_cdf(self, projection: Tensor, x: Tensor, sigma: Any = None) -> Tensor:
+        return super().projected_cdf(projection, x, sigma) - 0.01
+
+
+class NarrowBracket(GaussianHead):
+    def bracket(self, projection: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
+        low, high = super().bracket(projection, sigma)
+        return 0.7 * low + 0.3 * high, 0.3 * low + 0.7 * high
+
+
+class NegativeWeight(GaussianHead):
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        return -sigma
+
+
+class NoBroadcasting(LogisticMixtureHead):
+    def projected_log_prob(self, projection: Tensor, x: Tensor, sigma: Any = None) -> Tensor:
+        return super().projected_log_prob(projection.view(len(x), -1), x.flatten(), sigma)
+
+
+class FalseClaim(ScoreHead):
+    normalised = True
+
+
+class ForgetsItsComponents(LogisticMixtureHead):
+    def config(self) -> dict[str, Any]:
+        return {"context_features": self.context_features}
+
+
+BROKEN_HEADS: dict[str, tuple[arcsm.Head, str]] = {
+    "derivative": (WrongDerivative(3), "score: ds at sigma=None, against the derivative of s by autograd: differs by"),
+    "score": (WrongScore(3), "density: the derivative of log_prob at sigma=None, against the score: differs by 0.01"),
+    "prepared score": (WrongPreparedScore(3), r"score: prepare_score at sigma=None, values \(2, N\): differs"),
+    "cdf": (WrongCDF(3), "density: the derivative of cdf at sigma=None, against the density: differs"),
+    "cdf with a jump": (MassAtAPoint(3), "density: cdf at sigma=None: differs from the integral of the density by 0.0"),
+    "cdf without limits": (
+        ShiftedCDF(3),
+        "density: bracket at sigma=None: the cdf at its ends differs from 0 and 1 by 0.01",
+    ),
+    "bracket": (NarrowBracket(3), "density: bracket at sigma=None: the cdf at its ends differs from 0 and 1 by"),
+    "loss weight": (NegativeWeight(3), "score: loss_weight at sigma=0.1: expected a positive number"),
+    "broadcasting": (NoBroadcasting(3, 2), "broadcasting: "),
+    "normalised": (FalseClaim(3, (8,)), "attributes: normalised is True; derive from NormalisedHead"),
+    "config": (ForgetsItsComponents(3, 4), "config: config.. rebuilds other weights: parameters_of.bias"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_HEADS)
+def test_a_broken_head_is_reported(name: str) -> None:
+    head, message = BROKEN_HEADS[name]
+    with pytest.raises(PartError, match=f"^{type(head).__name__}: {message}") as error:
+        arcsm.check(head)
+    assert "\n" not in str(error.value)
+
+
+# Objectives and samplers with a mistake -----------------------------------------------------------------------------
+
+
+def loss_for_each_row(model: Any, x: Tensor, condition: Any = None, generator: Any = None) -> Tensor:
+    return model.score_alone(x).square().sum(-1)
+
+
+def loss_without_gradient(model: Any, x: Tensor, condition: Any = None, generator: Any = None) -> Tensor:
+    return objectives.csm(model, x, condition=condition, generator=generator).detach()
+
+
+def loss_of_the_head_alone(model: Any, x: Tensor, condition: Any = None, generator: Any = None) -> Tensor:
+    return model.head.project(model.context(x, condition).detach()).square().mean()
+
+
+def loss_from_the_global_generator(model: Any, x: Tensor, condition: Any = None, generator: Any = None) -> Tensor:
+    return objectives.csm(model, x, condition=condition)
+
+
+def loss_that_changes_the_data(model: Any, x: Tensor, condition: Any = None, generator: Any = None) -> Tensor:
+    return objectives.csm(model, x.mul_(1.0).zero_(), condition=condition, generator=generator)
+
+
+def loss_without_keywords(model: Any, x: Tensor) -> Tensor:
+    return objectives.csm(model, x)
+
+
+def loss_of_no_model(model: Any, x: Tensor, condition: Any = None, generator: Any = None) -> Tensor:
+    raise ValueError("head: needs a spline")
+
+
+def values_of_another_shape(conditionals: Any, generator: Any = None) -> Tensor:
+    return samplers.inverse_cdf(conditionals, generator)[:-1]
+
+
+def values_from_the_global_generator(conditionals: Any, generator: Any = None) -> Tensor:
+    return samplers.inverse_cdf(conditionals)
+
+
+def constant_values(conditionals: Any, generator: Any = None) -> Tensor:
+    return conditionals.projection.new_zeros(len(conditionals))
+
+
+BROKEN_FUNCTIONS: dict[Callable[..., Tensor], str] = {
+    loss_for_each_row: r"loss: ScoreHead with a noise ladder: loss: expected shape \(\), got \(16,\)",
+    loss_without_gradient: "loss: ScoreHead with a noise ladder: the loss has no gradient",
+    loss_of_the_head_alone: "loss: ScoreHead with a noise ladder: no gradient reaches the context",
+    loss_from_the_global_generator: "loss: ScoreHead with a noise ladder: two generators with one seed give",
+    loss_that_changes_the_data: "loss: ScoreHead with a noise ladder: x was changed in place",
+    loss_without_keywords: "loss: TypeError: .*unexpected keyword argument 'condition'",
+    loss_of_no_model: "loss: rejects every model: .*needs a spline",
+    values_of_another_shape: r"values: ScoreHead with a noise ladder: values: expected shape \(7,\), got \(6,\)",
+    values_from_the_global_generator: "values: .*two generators with one seed give different values",
+    constant_values: "values: .*the values do not depend on the generator",
+}
+
+
+@pytest.mark.parametrize("function", BROKEN_FUNCTIONS, ids=lambda function: function.__name__)
+def test_a_broken_objective_or_sampler_is_reported(function: Callable[..., Tensor]) -> None:
+    with pytest.raises(PartError, match=f"^{function.__name__}: {BROKEN_FUNCTIONS[function]}"):
+        arcsm.check(function)
