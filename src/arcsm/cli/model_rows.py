@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from arcsm._runtime.processes import Group
+from arcsm._runtime.process_group import Group
 from arcsm._runtime.random import dequantised
 from arcsm.data import ImageSet, frame_parts, frame_writer, read_images, scale_images, write_table
 from arcsm.data.arrays import check_finite, frame_numbers, named_array, read_array, row_place
