@@ -283,7 +283,7 @@ def test_free_memory_heeds_the_container_and_the_limits_of_the_process(
 def test_free_memory_heeds_ulimit() -> None:
     code = (
         "import resource; from arcsm._runtime import memory; "
-        "memory.system_free_memory = memory.container_free_memory = lambda: 1 << 35; "  # what is left changes all the time
+        "memory.system_free_memory = memory.container_free_memory = lambda: 1 << 35; "  # instead of changing values
         "before = memory.free_memory(); assert before == 1 << 35; "
         "resource.setrlimit(resource.RLIMIT_{0}, (1 << 40, 1 << 40)); assert memory.free_memory() == before; "
         "resource.setrlimit(resource.RLIMIT_{0}, (8 << 30, 8 << 30)); assert memory.free_memory() < 8 << 30; "
