@@ -75,7 +75,7 @@ def run_as_srun(folders: list[Path], *arguments: str) -> list[tuple[int, str, st
 
 
 def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
-    """Fifteen rows per step make unequal shares. Resuming, sampling and scoring work with other numbers of processes."""
+    """Fifteen rows per step make unequal shares. Resuming, sampling and scoring work with any number of processes."""
     config = tmp_path / "tiny.yaml"
     config.write_text(TINY % (20, 0))
     assert run_here("train", config, "--out", tmp_path / "one") == 0

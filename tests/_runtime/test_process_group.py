@@ -7,14 +7,7 @@ import os
 import pytest
 import torch
 
-from arcsm import (
-    MADE,
-    AutoregressiveModel,
-    NoiseLadder,
-    ScoreHead,
-    TrainConfig,
-    fit,
-)
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, fit
 from arcsm._runtime import process_group
 from arcsm._runtime.process_group import Group, even_slices
 from arcsm.cli import application
@@ -28,7 +21,7 @@ def test_shares_are_even_and_ordered() -> None:
 
 def test_each_process_has_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
     def on_a_machine_with_gpus(name: str | torch.device) -> torch.device:
-        """What torch makes of a name there: without a number it is the first one."""
+        """Resolve a name as torch would; without a number it is the first GPU."""
         device = torch.device("cuda" if name == "auto" else name)
         return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
@@ -51,11 +44,8 @@ def test_script_started_several_times_is_alone_unless_it_joins(monkeypatch: pyte
     monkeypatch.setenv("SLURM_NTASKS", "4")
     assert process_group.was_started()
     assert process_group.group() == Group()
-    fit(
-        AutoregressiveModel(MADE(3, 4, (16,)), ScoreHead(4, (8,)), NoiseLadder(1.0, 0.1, 4)),
-        torch.randn(8, 3),
-        config=TrainConfig(steps=1, batch_size=4, device="cpu"),
-    )  # waits for nobody
+    model = AutoregressiveModel(MADE(3, 4, (16,)), ScoreHead(4, (8,)), NoiseLadder(1.0, 0.1, 4))
+    fit(model, torch.randn(8, 3), config=TrainConfig(steps=1, batch_size=4, device="cpu"))  # does not wait for others
     with pytest.raises(ValueError, match="--ntasks-per-node is needed"):
         process_group.join()
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")

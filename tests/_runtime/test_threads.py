@@ -13,13 +13,13 @@ from arcsm._runtime.threads import map_on_threads
 
 
 def test_results_are_in_the_order_of_the_items() -> None:
-    together = threading.Barrier(3)
+    barrier = threading.Barrier(3)
     initialized: list[int] = []
     notified: list[int] = []
 
     def square(value: int) -> int:
         if value < 3:
-            together.wait(timeout=60)  # which takes three threads
+            barrier.wait(timeout=60)  # passes only with three threads
         return value**2
 
     results = map_on_threads(
@@ -37,41 +37,42 @@ def test_results_are_in_the_order_of_the_items() -> None:
 
 
 def test_error_of_the_first_failing_item_is_raised() -> None:
-    done = []
+    calls = []
 
     def fail(value: int) -> None:
-        done.append(value)
+        calls.append(value)
         if value in (2, 5):
             raise KeyError(value)
 
     for _ in range(50):
         with pytest.raises(KeyError, match="2"):
             map_on_threads(fail, range(1000), 3)
-    assert len(done) < 50 * 1000  # those that had not initialized were left
+    assert len(calls) < 50 * 1000  # remaining items were not started
 
 
 def test_error_of_an_initializer_is_raised() -> None:
-    def begin() -> None:
+    def initializer() -> None:
         raise MemoryError("no room")
 
     with pytest.raises(MemoryError, match="no room"):
-        map_on_threads(str, range(10), 2, begin)
+        map_on_threads(str, range(10), 2, initializer)
 
 
 def test_error_of_starting_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     start, started = threads._thread.start_new_thread, []
 
-    def only_once(*arguments: object) -> int:
+    def start_once(*arguments: object) -> int:
         if started:
             raise RuntimeError("can't start new thread")
         started.append(arguments)
         return start(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(threads._thread, "start_new_thread", only_once)
+    monkeypatch.setattr(threads._thread, "start_new_thread", start_once)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         map_on_threads(str, range(10), 2)
 
 
+#: Interrupted at random moments.
 _INTERRUPTED = """
 import random, signal, sys
 from arcsm._runtime.threads import map_on_threads
@@ -94,7 +95,7 @@ def interrupt(*_):
 signal.signal(signal.SIGALRM, interrupt)
 sys.setswitchinterval(1e-5)
 interrupted = 0
-for _ in range(4000):
+for _ in range(2500):
     try:
         armed = True
         signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 4e-4))
@@ -108,6 +109,7 @@ for _ in range(4000):
 print(interrupted)
 """
 
+#: Interrupted again while it waits for threads that run inside torch.
 _TWICE = """
 import signal, threading, time, torch
 from arcsm._runtime.batching import map_slices
@@ -133,13 +135,13 @@ except KeyboardInterrupt:
 
 
 def test_second_interruption_waits_for_running_threads() -> None:
-    done = subprocess.run([sys.executable, "-c", _TWICE], capture_output=True, text=True, timeout=300, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted 2\n", "")
+    finished = subprocess.run([sys.executable, "-c", _TWICE], capture_output=True, text=True, timeout=300, check=False)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "interrupted 2\n", "")
 
 
 def test_interruption_leaves_no_thread_waiting() -> None:
-    done = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-c", _INTERRUPTED], capture_output=True, text=True, timeout=300, check=False
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert int(done.stdout) > 100
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert int(finished.stdout) > 100

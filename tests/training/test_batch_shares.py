@@ -58,11 +58,11 @@ def test_gradients_of_shares_sum_to_that_of_the_batch(name: str, continuous: boo
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
     whole = gradient([(slice(0, 10), torch.Generator().manual_seed(5))])
-    inner = [(part, Share(torch.Generator().manual_seed(5), 10, part.start)) for part in even_slices(10, 3)]
+    shared = [(part, Share(torch.Generator().manual_seed(5), 10, part.start)) for part in even_slices(10, 3)]
     assert len(whole) == len(list(model.parameters()))
-    for a, b in zip(whole, gradient(inner), strict=True):
+    for a, b in zip(whole, gradient(shared), strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-10)
-    other = [(part, torch.Generator().manual_seed(5)) for part in even_slices(10, 3)]  # each as if it were a batch
+    other = [(part, torch.Generator().manual_seed(5)) for part in even_slices(10, 3)]  # each draws as a whole batch
     assert any(not torch.allclose(a, b, rtol=1e-3) for a, b in zip(whole, gradient(other), strict=True))
 
 
@@ -92,7 +92,7 @@ def test_accumulated_gradients_train_to_the_same_weights(name: str, accumulate: 
     results = []
     for parts in (1, accumulate):
         model = MODELS[name]()
-        config = TrainConfig(steps=12, batch_size=16, device="cpu", dequantise=0.1, accumulate=parts)
+        config = TrainConfig(steps=6, batch_size=16, device="cpu", dequantise=0.1, accumulate=parts)
         result = fit(model, x, x, config)
         results.append((result.best_loss, model.state_dict()))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)

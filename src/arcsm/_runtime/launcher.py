@@ -39,16 +39,13 @@ class ProcessError(RuntimeError):
 
 
 def launch(arguments: Sequence[str], devices: int, nodes: int = 1) -> int:
-    """Run the command in one process for each device and wait for all of them.
+    """Run the command in one process for each device, wait for all of them, and return the exit code.
 
     Arguments:
         arguments: Arguments of the command ``arcsm``, the same for all processes.
         devices: Number of processes on this machine.
-        nodes: Number of machines. Start the command on each of them, with the address and a free port of one machine in
-            the environment variables ``MASTER_ADDR`` and ``MASTER_PORT``.
-
-    Returns:
-        The exit code.
+        nodes: Number of machines. Start the command on each of them, with ``MASTER_ADDR`` and ``MASTER_PORT`` in the
+            environment set to the address and a free port of one machine.
 
     Raises:
         ProcessError: If a process was killed or machines did not find each other.
@@ -91,8 +88,8 @@ def _main_address() -> str:
     host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
     if not host or not port:
         raise ValueError(
-            "--nodes: start the command on every machine, with the address and a free port of one of them in the "
-            "environment variables MASTER_ADDR and MASTER_PORT"
+            "--nodes: start the command on every machine, with MASTER_ADDR and MASTER_PORT in the environment set to "
+            "the address and a free port of one of them"
         )
     return f"{host}:{port}"
 

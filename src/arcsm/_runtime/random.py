@@ -6,7 +6,7 @@ batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,7 +33,6 @@ class Share:
 
 
 Source = torch.Generator | Share | None
-_Draw = Callable[..., Tensor]
 
 
 def fold_in(seed: int, purpose: int, step: int) -> int:
@@ -89,10 +88,8 @@ def stratified_uniform_like(x: Tensor, source: Source) -> Tensor:
     return ((index * _GOLDEN_RATIO + start) % 1.0).reshape(x.shape)
 
 
-def _draw_rows(x: Tensor, source: Source, draw: _Draw) -> Tensor:
-    def drawn(shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
-        return draw(shape, generator=generator, device=x.device)
-
+def _draw_rows(x: Tensor, source: Source, draw: Callable[..., Tensor]) -> Tensor:
     if not isinstance(source, Share):
-        return drawn(x.shape, source)
-    return drawn((source.whole, *x.shape[1:]), source.generator)[source.first : source.first + len(x)]
+        return draw(x.shape, generator=source, device=x.device)
+    whole = draw((source.whole, *x.shape[1:]), generator=source.generator, device=x.device)
+    return whole[source.first : source.first + len(x)]

@@ -20,10 +20,7 @@ from arcsm.implicit import (
     Spectral,
     Stein,
 )
-from small_vaes import (
-    FLOAT64,
-    normal,
-)
+from small_vaes import FLOAT64, normal
 
 
 class KnownScore(EntropyGradient):
@@ -37,12 +34,12 @@ class KnownScore(EntropyGradient):
 
 
 def gaussian_score(location: Tensor, std: Tensor) -> KnownScore:
-    """The conditional scores of N(location, std^2), ``(B, D)`` each."""
+    """Return the conditional scores of N(location, std^2), ``(B, D)`` each."""
     return KnownScore(lambda z: (location.unsqueeze(1) - z) / std.square().unsqueeze(1), estimates_conditionals=True)
 
 
 def dependent_score() -> KnownScore:
-    """The scores of the conditionals of two latents: N(0, 1), then N(2 z_1, z_1^2 + 1)."""
+    """Return the conditional scores of two latents: N(0, 1), then N(2 z_1, z_1^2 + 1)."""
 
     def scores(z: Tensor) -> Tensor:
         first, second = z.unbind(-1)
@@ -68,7 +65,7 @@ def test_no_gradient_flows_into_the_score() -> None:
 
 
 def test_conditional_scores_suffice_only_for_autoregressive_samplers() -> None:
-    """z_2 = a z_1 + e_2 has an entropy that a does not change; z_1 = e_1 + b e_2, z_2 = e_2 one that b does not."""
+    """The entropies of z_2 = a z_1 + e_2, and of z_1 = e_1 + b e_2 with z_2 = e_2, do not depend on a and b."""
     e = normal(1, 400_000, 2)
     a = torch.tensor(0.7, dtype=FLOAT64, requires_grad=True)
     z = torch.stack([e[..., 0], a * e[..., 0] + e[..., 1]], -1)
@@ -81,7 +78,7 @@ def test_conditional_scores_suffice_only_for_autoregressive_samplers() -> None:
     first = lambda z: -z[..., 0] / variance  # noqa: E731
     second = lambda z: -(z[..., 1] - 0.7 / variance * z[..., 0]) * variance  # noqa: E731
     KnownScore(lambda z: torch.stack([first(z), second(z)], -1)).surrogate(z).backward()
-    assert float(b.grad) == pytest.approx(0.7 / variance, abs=0.01)  # type: ignore[arg-type]  # a bias, as documented
+    assert float(b.grad) == pytest.approx(0.7 / variance, abs=0.01)  # type: ignore[arg-type]  # the documented bias
     b.grad = None
     joint = lambda z: torch.stack([-(z[..., 0] - 0.7 * z[..., 1]), 0.7 * z[..., 0] - variance * z[..., 1]], -1)  # noqa: E731
     z = torch.stack([e[..., 0] + b * e[..., 1], e[..., 1]], -1)
@@ -90,10 +87,13 @@ def test_conditional_scores_suffice_only_for_autoregressive_samplers() -> None:
 
 
 def test_ladder_is_biased_by_its_squared_noise_for_several_latents() -> None:
-    """z_1 = w e_1, z_2 = z_1 + e_2, with noise of 0.5 on both: with exact conditional scores of the noisy latents the
-    surrogate gives 0.938 by w, where the entropy of the noisy latents has 0.828 and that of the latents 1."""
+    """The latents are z_1 = w e_1 and z_2 = z_1 + e_2, with noise 0.5 on both.
+
+    Exact conditional scores of the noisy latents give the derivative 0.938 by w. The true derivatives are 0.828 for the
+    entropy of the noisy latents and 1 for that of the latents.
+    """
     noise, e, n = 0.5, normal(1, 400_000, 2), normal(1, 400_000, 2, seed=1)
-    first, both = 1.0 + noise**2, 2.0 + noise**2  # variances of the noisy latents, their covariance is 1
+    first, both = 1.0 + noise**2, 2.0 + noise**2  # variances of the noisy latents; their covariance is 1
     coefficient, rest = 1.0 / first, both - 1.0 / first
 
     def scores(z: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def test_gaussian_entropy_and_score_match_torch_distributions() -> None:
 def test_entropy_ratio_of_true_scores_is_one_for_any_number_of_samples() -> None:
     std = torch.tensor([[0.1, 5.0]], dtype=FLOAT64)
     location = 3.0 * normal(20_000, 2)
-    z = location.unsqueeze(1) + std.unsqueeze(1) * normal(20_000, 2, 2, seed=1)  # two of each input: least, most biased
+    z = location.unsqueeze(1) + std.unsqueeze(1) * normal(20_000, 2, 2, seed=1)  # the smallest number for each input
     torch.testing.assert_close(
         gaussian_score(location, std).entropy_ratio(z), torch.ones(2, dtype=FLOAT64), atol=0.03, rtol=0.0
     )
@@ -137,15 +137,15 @@ def test_encoder_units_preserve_the_score() -> None:
     location, log_scale = normal(3, 2), 0.3 * normal(3, 2, seed=1)
     z = location.unsqueeze(1) + 2.0 * log_scale.exp().unsqueeze(1) * normal(3, 5, 2, seed=2)
     plain = gaussian_score(location, 2.0 * log_scale.exp())
-    white = EncoderUnits(gaussian_score(torch.zeros(3, 2, dtype=FLOAT64), torch.full((3, 2), 2.0, dtype=FLOAT64)),
-                     lambda condition: (location, log_scale))  # fmt: skip
-    torch.testing.assert_close(white.score(z), plain.score(z))
+    inner = gaussian_score(torch.zeros(3, 2, dtype=FLOAT64), torch.full((3, 2), 2.0, dtype=FLOAT64))
+    rescaled = EncoderUnits(inner, lambda condition: (location, log_scale))
+    torch.testing.assert_close(rescaled.score(z), plain.score(z))
 
 
 def test_encoder_units_keep_the_smallest_number_of_samples() -> None:
-    white = EncoderUnits(Stein(), lambda condition: (torch.zeros(1, 2), torch.zeros(1, 2)))
+    rescaled = EncoderUnits(Stein(), lambda condition: (torch.zeros(1, 2), torch.zeros(1, 2)))
     with pytest.raises(ValueError, match="K at least 2"):
-        white.surrogate(torch.zeros(1, 1, 2))
+        rescaled.surrogate(torch.zeros(1, 1, 2))
 
 
 def test_conditional_units_standardise_and_map_scores_back() -> None:

@@ -8,17 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcsm.implicit import (
-    EntropyGradient,
-    JointScore,
-    ScoreNetwork,
-    Spectral,
-    Stein,
-)
-from small_vaes import (
-    FLOAT64,
-    normal,
-)
+from arcsm.implicit import EntropyGradient, JointScore, ScoreNetwork, Spectral, Stein
+from small_vaes import FLOAT64, normal
 
 
 def kernel(a: Tensor, b: Tensor, width: float) -> Tensor:
@@ -31,15 +22,15 @@ def median_distance(z: Tensor) -> float:
 
 def test_stein_matches_definition() -> None:
     z = normal(2, 9, 3)
-    found = Stein(eta=0.01).score(z)
-    for row, score in zip(z, found, strict=True):
+    scores = Stein(eta=0.01).score(z)
+    for row, score in zip(z, scores, strict=True):
         width = median_distance(row)
-        places = row.clone().requires_grad_()
-        slopes = torch.stack(
-            [torch.autograd.grad(kernel(row[i : i + 1], places, width).sum(), places)[0].sum(0) for i in range(9)]
+        points = row.clone().requires_grad_()
+        gradients = torch.stack(
+            [torch.autograd.grad(kernel(row[i : i + 1], points, width).sum(), points)[0].sum(0) for i in range(9)]
         )
         matrix = kernel(row, row, width) + 0.01 * torch.eye(9, dtype=FLOAT64)
-        torch.testing.assert_close(score, -torch.linalg.inv(matrix) @ slopes)
+        torch.testing.assert_close(score, -torch.linalg.inv(matrix) @ gradients)
 
 
 @pytest.mark.parametrize("share", [0.8, 0.99])
@@ -48,33 +39,33 @@ def test_spectral_matches_definition(share: float) -> None:
     width, m = median_distance(z), len(z)
     values, vectors = torch.linalg.eigh(kernel(z, z, width))
     values, vectors = values.flip(0), vectors.flip(1)
-    enough = int((values.cumsum(0) / values.sum() < share).sum()) + 1
+    used = int((values.cumsum(0) / values.sum() < share).sum()) + 1
 
     def eigenfunction(j: int, at: Tensor) -> Tensor:
         return math.sqrt(m) / values[j] * kernel(at, z, width) @ vectors[:, j]
 
     expected = torch.zeros_like(z)
-    for j in range(enough):
+    for j in range(used):
         at = z.clone().requires_grad_()
         beta = -torch.autograd.grad(eigenfunction(j, at).sum(), at)[0].mean(0)
         expected += eigenfunction(j, z)[:, None] * beta
     torch.testing.assert_close(Spectral(share).score(z[None])[0], expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("estimator", [Stein(eta=1.0), Spectral()])  # at eta = 1e-3 Stein's is noisy at single points
+@pytest.mark.parametrize("estimator", [Stein(eta=1.0), Spectral()])  # with eta = 1e-3 Stein is noisy at single points
 @pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
 def test_kernels_estimate_gaussian_score_at_any_scale(estimator: EntropyGradient, scale: float) -> None:
     e = normal(1, 200, 2)
-    found = estimator.score(scale * (3.0 + e)) * scale
-    assert float(torch.cosine_similarity(found.flatten(), -e.flatten(), 0)) > 0.93
-    torch.testing.assert_close(found, estimator.score(e), rtol=1e-6, atol=1e-6)
+    score = estimator.score(scale * (3.0 + e)) * scale
+    assert float(torch.cosine_similarity(score.flatten(), -e.flatten(), 0)) > 0.93
+    torch.testing.assert_close(score, estimator.score(e), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, FLOAT64])
 @pytest.mark.parametrize("estimator", [Stein(), Spectral()])
 @pytest.mark.parametrize("bend", [0.0, 0.8])
 def test_kernels_estimate_entropy_gradient(dtype: torch.dtype, estimator: EntropyGradient, bend: float) -> None:
-    """z = 5 + w (e + b tanh 3e), far from zero, two humps for b > 0: H = log w + E log(1 + 3 b sech^2 3e) + const."""
+    """z = 5 + w (e + b tanh 3e), bimodal for b > 0, has H = log w + E log(1 + 3 b sech^2 3e) + const."""
     log_width = torch.tensor(-3.0, dtype=dtype, requires_grad=True)
     b = torch.tensor(bend, dtype=dtype, requires_grad=True)
     e = normal(60, 100, 1).to(dtype)

@@ -10,18 +10,8 @@ import torch
 from torch import Tensor
 
 from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder, ScoreHead
-from arcsm.implicit import (
-    AutoregressiveScore,
-    DenseTrunk,
-    EncoderUnits,
-    EntropyGradient,
-    JointScore,
-    ScoreNetwork,
-)
-from small_vaes import (
-    FLOAT64,
-    normal,
-)
+from arcsm.implicit import AutoregressiveScore, DenseTrunk, EncoderUnits, EntropyGradient, JointScore, ScoreNetwork
+from small_vaes import FLOAT64, normal
 
 
 class GaussianSampler:
@@ -41,7 +31,7 @@ class GaussianSampler:
 
 
 def learn(estimator: EntropyGradient, sampler: GaussianSampler, steps: int) -> list[float]:
-    """Losses of so many updates, the last quarter with a tenth of the learning rate."""
+    """Return the losses of updates; the last quarter has a tenth of the learning rate."""
     losses = []
     for step in range(steps):
         if step == 3 * steps // 4:
@@ -56,7 +46,7 @@ def learn(estimator: EntropyGradient, sampler: GaussianSampler, steps: int) -> l
 
 
 def check_entropy_gradient(estimator: EntropyGradient, sampler: GaussianSampler) -> None:
-    """That of the widths is one each; the coupling does not change the entropy."""
+    """The derivative is one by each log width and zero by the coupling."""
     x = normal(4000, 1, seed=-1)
     estimator.surrogate(sampler(x, normal(4000, 5, 2, seed=-2)), x).backward()
     assert sampler.log_widths.grad is not None
@@ -78,12 +68,12 @@ def test_conditional_scores_are_learned_online(objective: str) -> None:
     sampler = GaussianSampler()
     model = AutoregressiveModel(MADE(2, 8, (), condition_features=1), GaussianHead(8)).double()
     estimator = AutoregressiveScore(model, objective, learning_rate=0.02)  # type: ignore[arg-type]
-    losses = learn(estimator, sampler, 800)
+    losses = learn(estimator, sampler, 600)
     assert sum(losses[-20:]) < sum(losses[:20])
     x = normal(500, 1, seed=-1)
     z = sampler(x, normal(500, 2, 2, seed=-2)).detach()
-    found, truth = estimator.score(z, x), sampler.conditional_scores(x, z)
-    assert float((found - truth).square().sum() / truth.square().sum()) < 0.01
+    score, expected = estimator.score(z, x), sampler.conditional_scores(x, z)
+    assert float((score - expected).square().sum() / expected.square().sum()) < 0.01
     check_entropy_gradient(estimator, sampler)
 
 
@@ -91,13 +81,13 @@ def test_joint_score_is_learned_online() -> None:
     torch.manual_seed(0)
     sampler = GaussianSampler()
     estimator = JointScore(ScoreNetwork(2, 1, (32, 32)).double(), learning_rate=3e-3)
-    learn(estimator, sampler, 600)
+    learn(estimator, sampler, 500)
     x = normal(500, 1, seed=-1)
     z = sampler(x, normal(500, 2, 2, seed=-2)).detach()
     joint = sampler.conditional_scores(x, z)
     joint[..., 0] += 0.25 * (z[..., 1] - z[..., 0] + x)
-    found = estimator.score(z, x).detach()
-    assert float((found - joint).square().sum() / joint.square().sum()) < 0.05
+    score = estimator.score(z, x).detach()
+    assert float((score - joint).square().sum() / joint.square().sum()) < 0.05
     check_entropy_gradient(estimator, sampler)
 
 
@@ -109,14 +99,14 @@ def test_conditional_scores_are_those_of_the_model() -> None:
         model.set_standardisation(torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.5, 3.0, 1.0]))
         z, x = normal(5, 4, 3), normal(5, 2, seed=1)
         torch.manual_seed(1)
-        found = AutoregressiveScore(model).score(z, x)
+        score = AutoregressiveScore(model).score(z, x)
         torch.manual_seed(1)
-        blurred = z if noise is None else z + 0.1 * model.scale * torch.randn(20, 3, dtype=FLOAT64).view(5, 4, 3)
-        torch.testing.assert_close(found, model.score(blurred, condition=x.unsqueeze(1))[0].detach())
+        noisy = z if noise is None else z + 0.1 * model.scale * torch.randn(20, 3, dtype=FLOAT64).view(5, 4, 3)
+        torch.testing.assert_close(score, model.score(noisy, condition=x.unsqueeze(1))[0].detach())
 
 
 def test_ladder_gives_entropy_gradient_of_noisy_latent() -> None:
-    """N(0, w^2) with noise s on it: the slope by log w is w^2 / (w^2 + s^2)."""
+    """The entropy of N(0, w^2) with noise s has the derivative w^2 / (w^2 + s^2) by log w."""
     torch.manual_seed(0)
     model = AutoregressiveModel(MADE(1, 4, ()), GaussianHead(4), NoiseLadder(0.5, 0.5, levels=1)).double()
     estimator = AutoregressiveScore(model, learning_rate=0.02, mix=0.3)
@@ -136,7 +126,7 @@ def test_no_gradient_flows_to_samples_or_conditions() -> None:
         estimator.update(z, shared)
         assert z.grad is None
         assert condition.grad is None
-        (estimator.surrogate(z, shared) + shared.sum()).backward()  # the graph of the condition is still there
+        (estimator.surrogate(z, shared) + shared.sum()).backward()  # the graph of the condition was kept
         assert torch.equal(condition.grad, torch.full_like(condition, 2.0))  # type: ignore[arg-type]
 
 
@@ -172,8 +162,8 @@ def test_learning_resumes_from_state() -> None:
         assert isinstance(second, AutoregressiveScore | JointScore)
         first.update(normal(3, 2, 2))
         second.load_state_dict(first.state_dict())
-        for each in (first, second):
-            each.update(normal(3, 2, 2, seed=1), generator=torch.Generator().manual_seed(2))
+        for scores in (first, second):
+            scores.update(normal(3, 2, 2, seed=1), generator=torch.Generator().manual_seed(2))
         pairs = zip(first.network.state_dict().values(), second.network.state_dict().values(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
 
@@ -203,12 +193,12 @@ def test_samples_far_from_initial_width_raise_a_warning() -> None:
 
 
 def test_rescaled_estimator_resumes_from_state() -> None:
-    def wrapped() -> EncoderUnits:
+    def rescaled() -> EncoderUnits:
         torch.manual_seed(3)
         return EncoderUnits(JointScore(ScoreNetwork(2)), lambda condition: (torch.zeros(1, 2), torch.zeros(1, 2)))
 
     z = torch.randn(1, 50, 2)
-    first, second = wrapped(), wrapped()
+    first, second = rescaled(), rescaled()
     first.update(z, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(first.score(z), second.score(z))
     second.load_state_dict(first.state_dict())
@@ -219,10 +209,10 @@ def test_rescaled_estimator_resumes_from_state() -> None:
 
 def test_non_finite_loss_takes_no_step() -> None:
     model = AutoregressiveModel(MADE(2, 4, (8,)), GaussianHead(4)).double()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match="AutoregressiveScore: loss"):
         AutoregressiveScore(model).update(torch.full((2, 2, 2), 1e200, dtype=FLOAT64))
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
 
 
 def test_invalid_arguments_are_rejected() -> None:
@@ -238,9 +228,9 @@ def test_invalid_arguments_are_rejected() -> None:
     with pytest.raises(ValueError, match="one for each of the 3 inputs"):
         AutoregressiveScore(model).update(torch.zeros(3, 2, 2), torch.zeros(2, 1))
     noisy = AutoregressiveModel(MADE(2, 4, (8,)), ScoreHead(4, (8,)), NoiseLadder(1.0, 0.1, 3))
-    for each in (model, noisy):
+    for invalid in (model, noisy):
         with pytest.raises(ValueError, match=r"expected shape \(\*, 2\)"):
-            AutoregressiveScore(each).surrogate(torch.zeros(3, 2, 5, requires_grad=True))
+            AutoregressiveScore(invalid).surrogate(torch.zeros(3, 2, 5, requires_grad=True))
 
 
 def test_invalid_conditions_and_dtypes_are_rejected() -> None:

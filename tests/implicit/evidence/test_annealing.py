@@ -10,13 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcsm.implicit import (
-    Annealing,
-    Proposal,
-    annealed_bound,
-    annealed_upper_bound,
-    bidirectional_bounds,
-)
+from arcsm.implicit import Annealing, Proposal, annealed_bound, annealed_upper_bound, bidirectional_bounds
 from arcsm.implicit.evidence.annealing import Chains, adapted_step, evaluate, transition
 from small_vaes import (
     FLOAT64,
@@ -38,11 +32,11 @@ def test_schedule_is_a_sigmoid(temperatures: int) -> None:
     assert betas[0] == 0.0
     assert betas[-1] == 1.0
     torch.testing.assert_close(betas + betas.flip(0), torch.ones_like(betas))
-    gaps = betas.diff()
-    assert bool((gaps > 0.0).all())
-    if temperatures == 60:  # the slope of a sigmoid in its middle, over that at its ends
+    steps = betas.diff()
+    assert bool((steps > 0.0).all())
+    if temperatures == 60:  # the slope of a sigmoid at its middle and at its ends
         middle, end = (1.0 / (2.0 + 2.0 * math.cosh(t)) for t in (0.0, 4.0))
-        assert float(gaps[29] / gaps[0]) == pytest.approx(middle / end, rel=0.07)
+        assert float(steps[29] / steps[0]) == pytest.approx(middle / end, rel=0.07)
 
 
 def test_transition_leaves_its_distribution_invariant() -> None:
@@ -54,13 +48,13 @@ def test_transition_leaves_its_distribution_invariant() -> None:
     def log_ratio(v: Tensor) -> Tensor:
         return slope * v.sum(-1)
 
-    point, shares = evaluate(log_ratio, v), []
+    point, acceptance = evaluate(log_ratio, v), []
     for index in range(5):
-        before = point.v
+        previous = point.v
         point, accepted = transition(log_ratio, point, beta, step, 3, seeded(index))
-        assert torch.equal(accepted, (point.v != before).any(-1))
-        shares.append(float(accepted.double().mean()))
-    assert 0.5 < min(shares) <= max(shares) < 0.999  # so that what is refused counts
+        assert torch.equal(accepted, (point.v != previous).any(-1))
+        acceptance.append(float(accepted.double().mean()))
+    assert 0.5 < min(acceptance) <= max(acceptance) < 0.999  # some proposals are rejected
     torch.testing.assert_close(point.log_ratio, log_ratio(point.v))
     assert float(point.v.mean()) == pytest.approx(beta * slope, abs=0.02)
     assert float(point.v.var()) == pytest.approx(1.0, abs=0.03)
@@ -73,27 +67,27 @@ def test_steps_adapt_to_the_target_acceptance(start: float) -> None:
 
     point = evaluate(log_ratio, normal(400, 1, 12, seed=1))
     step = torch.full((400, 1), start, dtype=FLOAT64)
-    shares, generator = [], seeded()
+    acceptance, generator = [], seeded()
     for _ in range(300):
         point, accepted = transition(log_ratio, point, 1.0, step, 3, generator)
         step = adapted_step(step, accepted)
-        shares.append(float(accepted.double().mean()))
-    assert abs(shares[0] - 0.65) > 0.3
-    assert sum(shares[-50:]) / 50 == pytest.approx(0.65, abs=0.02)
+        acceptance.append(float(accepted.double().mean()))
+    assert abs(acceptance[0] - 0.65) > 0.3
+    assert sum(acceptance[-50:]) / 50 == pytest.approx(0.65, abs=0.02)
 
 
 def test_mean_weight_is_the_evidence() -> None:
-    """Which they have not if the step of a chain depends on what that chain did: more than a tenth is missing then."""
+    """If a chain's steps depended on its own history, the mean would be too small by more than a tenth."""
     vae, count = linear_vae(), 3_000
     x = simulate(vae, 1)[1]
     mean, covariance = exact_posterior(vae, x)
     proposal = Proposal(mean.expand(count, -1), 3.0 * torch.linalg.cholesky(covariance).expand(count, -1, -1))
     annealing = Annealing(temperatures=60, chains=1, leapfrog=2, step_size=1.0)
-    found = annealed_bound(vae, x.expand(count, -1), annealing, proposal, seeded())
-    shares = torch.exp(found - exact_evidence(vae, x))
-    error = float(shares.std()) / count**0.5
+    bound = annealed_bound(vae, x.expand(count, -1), annealing, proposal, seeded())
+    ratios = torch.exp(bound - exact_evidence(vae, x))
+    error = float(ratios.std()) / count**0.5
     assert error < 0.03
-    assert float(shares.mean()) == pytest.approx(1.0, abs=3.0 * error)
+    assert float(ratios.mean()) == pytest.approx(1.0, abs=3.0 * error)
 
     log_ratio = Chains(vae, annealing, False, None, False).log_ratio(x.expand(count, -1), proposal)
     point, weights = evaluate(log_ratio, normal(count, 1, 3, seed=1)), torch.zeros(count, 1, dtype=FLOAT64)
@@ -114,23 +108,23 @@ def test_mean_reciprocal_weight_is_the_reciprocal_evidence_backwards() -> None:
     proposal = Proposal(mean.expand(count, -1), 1.5 * root.expand(count, -1, -1))
     annealing = Annealing(temperatures=20, chains=1, leapfrog=2, step_size=1.0)
     upper = annealed_upper_bound(vae, x.expand(count, -1), z, annealing, proposal, seeded())
-    shares = torch.exp(exact_evidence(vae, x) - upper)
-    error = float(shares.std()) / count**0.5
+    ratios = torch.exp(exact_evidence(vae, x) - upper)
+    error = float(ratios.std()) / count**0.5
     assert error < 0.02
-    assert float(shares.mean()) == pytest.approx(1.0, abs=3.0 * error)
+    assert float(ratios.mean()) == pytest.approx(1.0, abs=3.0 * error)
 
 
 def test_bounds_from_both_sides_enclose_the_evidence() -> None:
     vae = linear_vae()
     z, x = simulate(vae, 200)
-    annealing = Annealing(temperatures=10, chains=2, leapfrog=2)  # too few on purpose
+    annealing = Annealing(temperatures=10, chains=2, leapfrog=2)  # deliberately too few
     truth = exact_evidence(vae, x)
     prior = Proposal.prior(200, 3, x)
     lower = annealed_bound(vae, x, annealing, prior, seeded())
     upper = annealed_upper_bound(vae, x, z, annealing, prior, seeded())
     for bound, sign in ((lower, 1.0), (upper, -1.0)):
-        missing = sign * (truth - bound)
-        assert float(missing.mean()) > 4.0 * float(missing.std()) / 200**0.5
+        difference = sign * (truth - bound)
+        assert float(difference.mean()) > 4.0 * float(difference.std()) / 200**0.5
     tight = bidirectional_bounds(vae, 20, Annealing(temperatures=100, chains=8, leapfrog=4), generator=seeded())
     torch.testing.assert_close(tight[0], tight[1], rtol=0.0, atol=0.1)
 

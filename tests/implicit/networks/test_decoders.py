@@ -6,13 +6,8 @@ import math
 
 import torch
 
-from arcsm.implicit import (
-    BernoulliDecoder,
-    GaussianImageDecoder,
-)
-from small_vaes import (
-    seeded,
-)
+from arcsm.implicit import BernoulliDecoder, GaussianImageDecoder
+from small_vaes import seeded
 
 
 def test_log_prob_and_samples_match_torch_distributions() -> None:
@@ -28,6 +23,6 @@ def test_log_prob_and_samples_match_torch_distributions() -> None:
     many = torch.zeros(20_000, 2)
     for decoder in (bernoulli, gaussian):
         with torch.no_grad():
-            drawn = decoder.sample(many, seeded())
-        torch.testing.assert_close(drawn.mean(0), decoder.mean(many[0]).detach(), rtol=0.0, atol=0.02)
+            samples = decoder.sample(many, seeded())
+        torch.testing.assert_close(samples.mean(0), decoder.mean(many[0]).detach(), rtol=0.0, atol=0.02)
         torch.testing.assert_close(decoder.mean(z)[1, 2], decoder.mean(z[1, 2]))

@@ -6,15 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from arcsm.implicit import (
-    ConvolutionalTrunk,
-    DenseTrunk,
-    Trunk,
-)
-from small_vaes import (
-    FLOAT64,
-    normal,
-)
+from arcsm.implicit import ConvolutionalTrunk, DenseTrunk, Trunk
+from small_vaes import FLOAT64, normal
 
 
 def test_dense_trunk_concatenates_inputs_and_extra_features() -> None:

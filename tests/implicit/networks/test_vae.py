@@ -10,20 +10,8 @@ import pytest
 import torch
 
 import arcsm
-from arcsm.implicit import (
-    VAE,
-    BernoulliDecoder,
-    VAEConfig,
-    load_vae,
-    save_vae,
-)
-from small_vaes import (
-    IMAGES,
-    gaussian_encoder,
-    image_rows,
-    seeded,
-    small_vae,
-)
+from arcsm.implicit import VAE, BernoulliDecoder, VAEConfig, load_vae, save_vae
+from small_vaes import IMAGES, gaussian_encoder, image_rows, seeded, small_vae
 
 
 def test_prepare_binarises_by_grey_level_or_dequantises() -> None:
@@ -45,10 +33,10 @@ def test_save_and_load_round_trip(tmp_path: Path, encoder: str, networks: str) -
     parts = VAEConfig(encoder=encoder, networks=networks, latents=2, hidden_features=(8,), channels=(4, 4))  # type: ignore[arg-type]
     vae = parts.build(IMAGES).eval()
     save_vae(vae, tmp_path / "run")
-    again = load_vae(tmp_path / "run")
-    assert torch.equal(vae.sample(3, seeded()), again.sample(3, seeded()))
+    loaded = load_vae(tmp_path / "run")
+    assert torch.equal(vae.sample(3, seeded()), loaded.sample(3, seeded()))
     x = vae.prepare(image_rows(5), seeded())
-    assert torch.equal(vae.reconstruct(x, seeded()), again.reconstruct(x, seeded()))
+    assert torch.equal(vae.reconstruct(x, seeded()), loaded.reconstruct(x, seeded()))
     with pytest.raises(ValueError, match=r"model\.safetensors: holds a vae, not an autoregressive model"):
         arcsm.load(tmp_path / "run")
 

@@ -30,9 +30,9 @@ _HALF_LOG_2_PI_E = 0.5 * math.log(2.0 * math.pi * math.e)
 class EntropyGradient(ABC):
     """Estimate :math:`\\nabla_\\phi H[q_\\phi(\\cdot \\mid x)]` from reparameterised samples.
 
-    Samples are ``(B, K, D)``: ``K`` for each of ``B`` inputs. Entropies are in nats. At each step a training loop calls
-    :meth:`update` on samples (only learned estimators need it), then *adds* the :meth:`surrogate` of fresh samples to
-    the objective that it maximises.
+    Samples ``z`` are ``(B, K, D)``: ``K`` for each of ``B`` inputs ``condition``, ``(B, F)`` or ``None``. Entropies are
+    in nats. At each step a training loop calls :meth:`update` on samples (only learned estimators need it), then *adds*
+    the :meth:`surrogate` of fresh samples to the objective that it maximises.
 
     Example:
         >>> from arcsm.implicit import Stein
@@ -53,15 +53,9 @@ class EntropyGradient(ABC):
     def update(
         self, z: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None
     ) -> float | None:
-        """Learn from samples; no gradient flows to the samples or the condition.
+        """Learn from samples; return the loss before the step, or ``None`` if the estimator does not learn.
 
-        Arguments:
-            z: Samples, ``(B, K, D)``.
-            condition: Their inputs, ``(B, F)``, or ``None``.
-            generator: Source of randomness for the loss.
-
-        Returns:
-            The loss before the step, or ``None`` if the estimator does not learn.
+        No gradient flows to the samples or the condition. The generator is the source of randomness for the loss.
         """
         self._check(z, condition)
         return None
@@ -73,10 +67,6 @@ class EntropyGradient(ABC):
 
     def surrogate(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return a scalar whose gradient estimates that of the mean entropy; its value is meaningless.
-
-        Arguments:
-            z: Reparameterised samples, ``(B, K, D)``.
-            condition: Their inputs, ``(B, F)``, or ``None``.
 
         Raises:
             ValueError: If the samples have another shape, are too few, or are detached from the sampler.
@@ -109,9 +99,7 @@ class EntropyGradient(ABC):
         sampler trained with that score becomes too narrow. More updates of the score help, and so do scores in the
         sampler's units (:class:`EncoderUnits`, :class:`ConditionalUnits`). A wrong score may also have ratio 1.
 
-        Arguments:
-            z: Samples, ``(B, K, D)`` with ``K`` at least two; thousands in all for two significant digits.
-            condition: Their inputs, ``(B, F)``, or ``None``.
+        Two significant digits take thousands of samples in all, at least two for each input.
 
         Raises:
             ValueError: If the samples have another shape or are too few.
@@ -301,9 +289,7 @@ class ConditionalUnits(RescaledEntropy):
     """
 
     def __init__(
-        self,
-        inner: EntropyGradient,
-        moments: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]],
+        self, inner: EntropyGradient, moments: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
     ) -> None:
         if not inner.estimates_conditionals:
             raise ValueError(f"inner: expected scores of conditionals, got {type(inner).__name__}; see EncoderUnits")

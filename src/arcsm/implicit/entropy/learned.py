@@ -32,7 +32,9 @@ class LearnedScore(EntropyGradient):
         width_checked: Whether the width of the samples was checked, which happens at the first update.
     """
 
-    def __init__(self, network: nn.Module, learning_rate: float, slices: int, embed: nn.Module | None) -> None:
+    def __init__(
+        self, network: nn.Module, learning_rate: float = 1e-3, slices: int = 1, embed: nn.Module | None = None
+    ) -> None:
         if not learning_rate > 0.0:
             raise ValueError(f"learning_rate: expected a positive number, got {learning_rate}")
         if slices < 1:
@@ -203,11 +205,6 @@ class JointScore(LearnedScore):
         slices: Gaussian projections of each sample; the square of the score is in closed form.
         embed: Network that maps inputs to the condition, trained jointly.
     """
-
-    def __init__(
-        self, network: nn.Module, learning_rate: float = 1e-3, slices: int = 1, embed: nn.Module | None = None
-    ) -> None:
-        super().__init__(network, learning_rate, slices, embed)
 
     def _loss(self, z: Tensor, condition: Tensor | None, generator: torch.Generator | None) -> Tensor:
         z = z.requires_grad_()

@@ -76,16 +76,7 @@ def bounds(
 ) -> tuple[Tensor, Tensor]:
     """Return :func:`importance_bound` and :func:`annealed_bound` from the same fitted proposals, ``(B,)`` each.
 
-    Arguments:
-        vae: Model.
-        x: Inputs, ``(B, F)``.
-        samples: Latents of each input for the importance weighted bound.
-        annealing: Settings of the annealed bound.
-        generator: Source of randomness.
-        progress: Show a progress bar (on a terminal).
-
-    Raises:
-        ValueError: See :func:`fit_proposal`.
+    ``samples`` is for the first, ``annealing`` for the second.
     """
     importance, annealed = [x.new_zeros(0)], [x.new_zeros(0)]
     with track("likelihood", len(x), progress) as advance:

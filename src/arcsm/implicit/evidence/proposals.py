@@ -122,13 +122,9 @@ def _fit_proposal(
 
 
 def tempered_weights(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Temper importance weights until enough samples are effective.
+    """Temper importance weights, given as logs up to a constant, ``(B, K)``, until enough samples are effective.
 
-    Arguments:
-        log_weights: Log weights up to a constant for each input, ``(B, K)``.
-
-    Returns:
-        Weights that sum to one, ``(B, K)``, and the power that they were raised to, at most one, ``(B,)``.
+    Return normalised weights, ``(B, K)``, and the power that they were raised to, at most one, ``(B,)``.
     """
     log_weights = log_weights.nan_to_num(nan=-math.inf)
     log_weights = (log_weights - log_weights.amax(1, keepdim=True)).nan_to_num(nan=0.0).clamp(min=_MIN_LOG_WEIGHT)
@@ -150,13 +146,9 @@ def tempered_weights(log_weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def weighted_moments(z: Tensor, weights: Tensor, centre: Tensor, previous_covariance: Tensor) -> Proposal:
-    """Fit mean and covariance to weighted samples.
+    """Fit the mean of weighted samples and their covariance about a centre.
 
-    Arguments:
-        z: Samples, ``(B, K, D)``.
-        weights: Weights that sum to one, ``(B, K)``.
-        centre: Point about which the covariance is taken, ``(B, D)``.
-        previous_covariance: Shrinkage target, ``(B, D, D)``; the fewer samples are effective, the larger its share.
+    The covariance is shrunk towards the previous one; the fewer samples are effective, the more.
     """
     centred = z - centre.unsqueeze(1)
     covariance = (weights.unsqueeze(-1) * centred).transpose(1, 2) @ centred

@@ -98,6 +98,10 @@ class VAE(nn.Module):
         parts: The architecture that the two were built from.
         metadata: ``image_shape`` and ``levels`` of the images, and anything else that JSON can hold.
 
+    Attributes:
+        latents: Size :math:`D` of the latents.
+        features: Size :math:`F` of the inputs.
+
     Raises:
         ValueError: If the encoder and the decoder have different numbers of latents.
 
@@ -114,16 +118,7 @@ class VAE(nn.Module):
         if encoder.latents != decoder.latents:
             raise ValueError(f"latents: the encoder gives {encoder.latents}, the decoder takes {decoder.latents}")
         self.encoder, self.decoder, self.parts, self.metadata = encoder, decoder, parts, dict(metadata)
-
-    @property
-    def latents(self) -> int:
-        """Size :math:`D` of the latents."""
-        return self.decoder.latents
-
-    @property
-    def features(self) -> int:
-        """Size :math:`F` of the inputs."""
-        return self.decoder.features
+        self.latents, self.features = decoder.latents, decoder.features
 
     @property
     def device(self) -> torch.device:
