@@ -85,7 +85,7 @@ def exact_posterior(vae: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def autoregressive_encoder(units: int = 6, fold: float = 1.0) -> AutoregressiveEncoder:
-    """An encoder of three dependent latents; with a large ``fold`` its maps of the noise are not monotone."""
+    """Build an encoder of three dependent latents; with a large ``fold`` its maps of the noise are not monotone."""
     torch.manual_seed(2)
     encoder = AutoregressiveEncoder(DenseTrunk(5, (16,)), 3, units).double()
     with torch.no_grad():
@@ -95,7 +95,7 @@ def autoregressive_encoder(units: int = 6, fold: float = 1.0) -> AutoregressiveE
 
 
 def linear_autoregressive_encoder() -> AutoregressiveEncoder:
-    """An autoregressive encoder whose maps are the identity, so that it is Gaussian."""
+    """Build an autoregressive encoder whose maps are the identity, so that it is Gaussian."""
     encoder = autoregressive_encoder()
     nn.init.zeros_(encoder.output)
     return encoder

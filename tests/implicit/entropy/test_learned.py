@@ -46,7 +46,7 @@ def learn(estimator: EntropyGradient, sampler: GaussianSampler, steps: int) -> l
 
 
 def check_entropy_gradient(estimator: EntropyGradient, sampler: GaussianSampler) -> None:
-    """The derivative is one by each log width and zero by the coupling."""
+    """Check that the derivative is one by each log width and zero by the coupling."""
     x = normal(4000, 1, seed=-1)
     estimator.surrogate(sampler(x, normal(4000, 5, 2, seed=-2)), x).backward()
     assert sampler.log_widths.grad is not None

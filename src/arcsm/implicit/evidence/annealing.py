@@ -91,7 +91,7 @@ def annealed_bound(
     annealing = annealing or Annealing()
     proposal = fit_proposal(vae, x, generator=generator) if proposal is None else proposal
     v = normal_like(x.new_empty(len(x), annealing.chains, vae.latents), generator)
-    return Chains(vae, annealing, False, generator, progress).log_mean_weight(x, v, proposal)
+    return _log_mean_weight(vae, x, v, proposal, annealing, False, generator, progress)
 
 
 def annealed_upper_bound(
@@ -118,34 +118,98 @@ def annealed_upper_bound(
     annealing = annealing or Annealing()
     proposal = fit_proposal(vae, x, generator=generator) if proposal is None else proposal
     v = proposal.to_standardised(z).unsqueeze(1).expand(-1, annealing.chains, -1)
-    return -Chains(vae, annealing, True, generator, progress).log_mean_weight(x, v, proposal)
+    return -_log_mean_weight(vae, x, v, proposal, annealing, True, generator, progress)
 
 
 def bidirectional_bounds(
-    vae: VAE,
-    count: int,
-    annealing: Annealing | None = None,
-    fitted: bool = True,
-    generator: torch.Generator | None = None,
+    vae: VAE, count: int, annealing: Annealing | None = None, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return lower and upper bounds in nats, ``(count,)`` each, on inputs that the model generates.
 
     Their difference bounds the error of annealing on such inputs.
-
-    Arguments:
-        vae: Model.
-        count: Number of simulated inputs.
-        annealing: Settings of the annealing.
-        fitted: Start at a fitted proposal rather than at the prior.
-        generator: Source of randomness.
     """
     with torch.no_grad():
         z = vae.sample_prior(count, generator)
         x = vae.decoder.sample(z, generator)
-        prior = Proposal.prior(count, vae.latents, x)
-        proposal = fit_proposal(vae, x, generator=generator) if fitted else prior
+        proposal = fit_proposal(vae, x, generator=generator)
     lower = annealed_bound(vae, x, annealing, proposal, generator)
     return lower, annealed_upper_bound(vae, x, z, annealing, proposal, generator)
+
+
+def _log_mean_weight(
+    vae: VAE,
+    x: Tensor,
+    v: Tensor,
+    proposal: Proposal,
+    annealing: Annealing,
+    backwards: bool,
+    generator: torch.Generator | None,
+    progress: bool,
+) -> Tensor:
+    """Return the log mean weight of each input's chains, ``(B,)``, for initial coordinates ``v (B, K, D)``.
+
+    Only some inputs are annealed at a time, so memory does not grow with their number.
+    """
+    parts = list(slices_of(len(x), max(1, decoded_at_once(vae) // annealing.chains)))
+    log_means = [x.new_zeros(0)]
+    with track("annealing", len(parts) * annealing.temperatures, progress) as advance:
+        for rows in parts:
+            log_ratio = posterior_log_ratio(vae, x[rows], Proposal(proposal.mean[rows], proposal.scale[rows]))
+            steps = _adapt_steps(log_ratio, v[rows, :1], annealing, generator)
+            log_weights = _log_weights(log_ratio, v[rows], steps, annealing, backwards, generator, advance)
+            log_means.append(torch.logsumexp(log_weights, 1) - math.log(v.shape[1]))
+    return torch.cat(log_means)
+
+
+def posterior_log_ratio(vae: VAE, x: Tensor, proposal: Proposal) -> LogRatio:
+    """Return the log of joint over proposal density as a function of coordinates, ``(B, K, D)`` to ``(B, K)``."""
+    constant = 0.5 * vae.latents * math.log(2.0 * math.pi)
+
+    def log_ratio(v: Tensor) -> Tensor:
+        log_joint = vae.log_joint(x, proposal.to_latents(v))
+        return log_joint + proposal.log_volume() + 0.5 * v.square().sum(-1) + constant
+
+    return log_ratio
+
+
+def _adapt_steps(
+    log_ratio: LogRatio, like: Tensor, annealing: Annealing, generator: torch.Generator | None
+) -> list[Tensor]:
+    """Return step sizes at every temperature above the first, ``(B, 1)`` each, from a separate chain.
+
+    A chain that adapted its own steps would not leave its distribution invariant, and the mean of its weights would not
+    be the evidence.
+    """
+    v = normal_like(like, generator)
+    point, step = evaluate(log_ratio, v), v.new_full(v.shape[:2], annealing.step_size)
+    steps = []
+    for beta in annealing.schedule()[1:]:
+        point, accepted = transition(log_ratio, point, beta, step, annealing.leapfrog, generator)
+        step = adapted_step(step, accepted)
+        steps.append(step)
+    return steps
+
+
+def _log_weights(
+    log_ratio: LogRatio,
+    v: Tensor,
+    steps: list[Tensor],
+    annealing: Annealing,
+    backwards: bool,
+    generator: torch.Generator | None,
+    advance: Callable[[int], object],
+) -> Tensor:
+    """Return the log weights of chains that start at ``v (B, K, D)``, ``(B, K)``."""
+    point, weights = evaluate(log_ratio, v), v.new_zeros(v.shape[:2])
+    stages = list(zip(itertools.pairwise(annealing.schedule()), steps, strict=True))
+    for (lower, upper), step in reversed(stages) if backwards else stages:
+        if not backwards:
+            weights = weights + (upper - lower) * point.log_ratio
+        point, _ = transition(log_ratio, point, upper, step, annealing.leapfrog, generator)
+        if backwards:
+            weights = weights - (upper - lower) * point.log_ratio
+        advance(1)
+    return weights
 
 
 class Point(NamedTuple):
@@ -154,72 +218,6 @@ class Point(NamedTuple):
     v: Tensor  # (B, K, D)
     log_ratio: Tensor  # (B, K)
     gradient: Tensor  # of the log ratio, (B, K, D)
-
-
-@dataclass(frozen=True)
-class Chains:
-    """Chains of many inputs along the inverse temperatures, upwards or backwards."""
-
-    vae: VAE
-    annealing: Annealing
-    backwards: bool
-    generator: torch.Generator | None
-    progress: bool
-
-    def log_mean_weight(self, x: Tensor, v: Tensor, proposal: Proposal) -> Tensor:
-        """Return the log mean weight of each input's chains, ``(B,)``, for initial coordinates ``(B, K, D)``.
-
-        Only some inputs are annealed at a time, so memory does not grow with their number.
-        """
-        parts = list(slices_of(len(x), max(1, decoded_at_once(self.vae) // self.annealing.chains)))
-        log_means = [x.new_zeros(0)]
-        with track("annealing", len(parts) * self.annealing.temperatures, self.progress) as advance:
-            for rows in parts:
-                log_ratio = self.log_ratio(x[rows], Proposal(proposal.mean[rows], proposal.scale[rows]))
-                steps = self._adapt_steps(log_ratio, v[rows, :1])
-                log_weights = self._log_weights(log_ratio, v[rows], steps, advance)
-                log_means.append(torch.logsumexp(log_weights, 1) - math.log(v.shape[1]))
-        return torch.cat(log_means)
-
-    def log_ratio(self, x: Tensor, proposal: Proposal) -> LogRatio:
-        """Return the log of joint density over proposal density, a function of coordinates: (B, K, D) to (B, K)."""
-        constant = 0.5 * self.vae.latents * math.log(2.0 * math.pi)
-
-        def log_ratio(v: Tensor) -> Tensor:
-            log_joint = self.vae.log_joint(x, proposal.to_latents(v))
-            return log_joint + proposal.log_volume() + 0.5 * v.square().sum(-1) + constant
-
-        return log_ratio
-
-    def _adapt_steps(self, log_ratio: LogRatio, like: Tensor) -> list[Tensor]:
-        """Return step sizes at every temperature above the first, ``(B, 1)`` each, from a separate chain.
-
-        A chain that adapted its own steps would not leave its distribution invariant, and the mean of its weights
-        would not be the evidence.
-        """
-        v = normal_like(like, self.generator)
-        point, step = evaluate(log_ratio, v), v.new_full(v.shape[:2], self.annealing.step_size)
-        steps = []
-        for beta in self.annealing.schedule()[1:]:
-            point, accepted = transition(log_ratio, point, beta, step, self.annealing.leapfrog, self.generator)
-            step = adapted_step(step, accepted)
-            steps.append(step)
-        return steps
-
-    def _log_weights(
-        self, log_ratio: LogRatio, v: Tensor, steps: list[Tensor], advance: Callable[[int], object]
-    ) -> Tensor:
-        """Return the log weights of chains that start at ``v (B, K, D)``, ``(B, K)``."""
-        point, weights = evaluate(log_ratio, v), v.new_zeros(v.shape[:2])
-        stages = list(zip(itertools.pairwise(self.annealing.schedule()), steps, strict=True))
-        for (lower, upper), step in reversed(stages) if self.backwards else stages:
-            if not self.backwards:
-                weights = weights + (upper - lower) * point.log_ratio
-            point, _ = transition(log_ratio, point, upper, step, self.annealing.leapfrog, self.generator)
-            if self.backwards:
-                weights = weights - (upper - lower) * point.log_ratio
-            advance(1)
-        return weights
 
 
 def transition(

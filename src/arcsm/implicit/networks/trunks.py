@@ -10,7 +10,6 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -50,9 +49,8 @@ class DenseTrunk(Trunk):
 
     Arguments:
         features: Size :math:`F` of the input; 0 for none.
-        hidden_features: Units of each layer.
+        hidden_features: Units of each layer, with tanh.
         extra_features: Size :math:`E` of the extra features.
-        activation: Activation after every layer.
 
     Raises:
         ValueError: If there are no layers.
@@ -62,20 +60,13 @@ class DenseTrunk(Trunk):
         torch.Size([3, 4, 8])
     """
 
-    def __init__(
-        self,
-        features: int,
-        hidden_features: Sequence[int] = (256, 256),
-        extra_features: int = 0,
-        activation: Literal["tanh", "relu"] = "tanh",
-    ) -> None:
+    def __init__(self, features: int, hidden_features: Sequence[int] = (256, 256), extra_features: int = 0) -> None:
         super().__init__()
         if not hidden_features:
             raise ValueError("hidden_features: expected at least one layer, got none")
         self.features, self.out_features, self.extra_features = features, int(hidden_features[-1]), extra_features
         self.first = nn.Linear(features + extra_features, hidden_features[0])
         self.rest = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(hidden_features))
-        self.activation = {"tanh": torch.tanh, "relu": torch.relu}[activation]
 
     def project_input(self, x: Tensor) -> Tensor:
         return F.linear(x, self.first.weight[:, : self.features], self.first.bias)  # (B, H)
@@ -84,9 +75,9 @@ class DenseTrunk(Trunk):
         hidden = projected
         if extra is not None:
             hidden = hidden.unsqueeze(1) + F.linear(extra, self.first.weight[:, self.features :])  # (B, K, H)
-        hidden = self.activation(hidden)
+        hidden = torch.tanh(hidden)
         for layer in self.rest:
-            hidden = self.activation(layer(hidden))
+            hidden = torch.tanh(layer(hidden))
         return hidden
 
 

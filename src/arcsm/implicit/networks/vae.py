@@ -160,13 +160,10 @@ class VAE(nn.Module):
         """Draw latents from the prior, ``(n, D)``."""
         return normal_like(next(self.parameters()).new_empty(n, self.latents), generator)
 
-    def log_prior(self, z: Tensor) -> Tensor:
-        """Return :math:`\\log N(z; 0, I)` in nats, ``(*,)``, of latents ``(*, D)``."""
-        return -0.5 * (z.square().sum(-1) + self.latents * math.log(2.0 * math.pi))
-
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
         """Return :math:`\\log p_\\theta(x, z)` in nats, ``(B, K)``."""
-        return self.decoder.log_prob(x, z) + self.log_prior(z)
+        log_prior = -0.5 * (z.square().sum(-1) + self.latents * math.log(2.0 * math.pi))
+        return self.decoder.log_prob(x, z) + log_prior
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
