@@ -28,8 +28,8 @@ def test_each_process_has_its_own_device(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(process_group, "resolve_device", on_a_machine_with_gpus)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     second = Group(rank=5, size=8, local_rank=1, local_size=4)
-    for name, own in (("auto", "cuda:1"), ("cuda", "cuda:1"), ("cpu", "cpu")):
-        assert second.device(name) == torch.device(own)
+    for name, expected in (("auto", "cuda:1"), ("cuda", "cuda:1"), ("cpu", "cpu")):
+        assert second.device(name) == torch.device(expected)
     assert Group().device("auto") == torch.device("cuda:0")
     assert Group().device("cuda:3") == torch.device("cuda:3")
     with pytest.raises(ValueError, match="8 processes cannot share cuda:3"):

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 ROWS = 1024  #: rows whose contexts are computed at a time
 _MIN_ROWS = 32  # of a slice that is worth a thread
-_MAX_WORKERS = 16  # each needs memory of its own
+_MAX_WORKERS = 16  # each allocates its own memory
 
 
 def slices_of(n: int, size: int = ROWS) -> Iterator[slice]:

@@ -87,10 +87,10 @@ class Group:
         Raises:
             ValueError: If their values differ; in all of them.
         """
-        own = torch.tensor([*values, *(-value for value in values)], dtype=torch.float64)
+        signed = torch.tensor([*values, *(-value for value in values)], dtype=torch.float64)
         if self.size > 1:
-            dist.all_reduce(own, dist.ReduceOp.MAX)
-        largest, smallest = own[: len(values)], -own[len(values) :]
+            dist.all_reduce(signed, dist.ReduceOp.MAX)
+        largest, smallest = signed[: len(values)], -signed[len(values) :]
         if bool((largest != smallest).any()):
             raise ValueError(f"{what} of the processes differ; do all of them see the same files?")
 

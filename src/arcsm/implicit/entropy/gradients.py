@@ -147,7 +147,7 @@ class EntropyGradient(ABC):
 
 
 class GaussianEntropy(EntropyGradient):
-    """The entropy of an explicit Gaussian in closed form (the paper's "ELBO"); nothing is estimated.
+    """The entropy of an explicit Gaussian in closed form: the paper's "ELBO" (Appendix D.1).
 
     .. math:: H = \\sum_d \\big[ \\log \\sigma_d(x) + \\tfrac12 \\log 2 \\pi e \\big]
 

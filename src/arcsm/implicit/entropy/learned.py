@@ -123,14 +123,9 @@ class LearnedScore(EntropyGradient):
 class AutoregressiveScore(LearnedScore):
     """Conditional scores learned by an :class:`AutoregressiveModel`: the paper's "CSM" and "SSM-AR".
 
-    The entropy of a sampler :math:`z_d = h_{\\phi,d}(\\epsilon_d, z_{<d}, x)`, written with the earlier latents
-    substituted as :math:`g_{\\phi,d}(\\epsilon_{\\le d}, x)`, is a sum over its conditionals (paper, Eq. 24),
-
-    .. math:: H(q_\\phi(\\cdot \\mid x)) = \\sum_d \\mathbb{E}\\, H_d(q_\\phi(\\cdot \\mid z_{<d}, x)), \\qquad
-        H_d = -\\mathbb{E}_{\\epsilon_d} \\log q_\\phi(g_{\\phi,d}(\\epsilon_{\\le d}, x) \\mid z_{<d}, x)
-
-    and its gradient needs only the conditional scores (Eq. 25 to 30; the line before Eq. 30 lacks a minus sign and the
-    derivative of :math:`g`):
+    The entropy of a sampler :math:`z_d = h_{\\phi,d}(\\epsilon_d, z_{<d}, x) = g_{\\phi,d}(\\epsilon_{\\le d}, x)` is
+    the sum of its conditionals' entropies (paper, Eq. 24). Its gradient needs only the conditional scores (Eq. 25 to
+    30; the line before Eq. 30 lacks a minus sign and the derivative of :math:`g`):
 
     .. math:: \\nabla_\\phi H = -\\sum_d \\mathbb{E} \\Big[ \\frac{\\partial}{\\partial z_d}
         \\log q_\\phi(z_d \\mid z_{<d}, x)\\Big|_{z_d = g_{\\phi,d}(\\epsilon_{\\le d}, x)}\\,

@@ -67,8 +67,8 @@ def annealed_bound(
 ) -> Tensor:
     """Return a lower bound of :math:`\\log p(x)` in nats, ``(B,)``, by annealed importance sampling.
 
-    The mean weight of the chains has the evidence as its expectation, whatever their number. Its log is smaller in
-    expectation, by about half the relative variance of that mean.
+    The mean weight of any number of chains is an unbiased estimate of the evidence. Its log is too small by about half
+    the relative variance of that estimate.
 
     References:
         Annealed Importance Sampling (Neal, 2001), https://arxiv.org/abs/physics/9803008;

@@ -168,7 +168,7 @@ class AutoregressiveEncoder(LocationScaleEncoder):
 
     def __init__(self, trunk: Trunk, latents: int, units: int = 32) -> None:
         super().__init__(trunk, latents)
-        self.units = units  # the names below are those of tensors in files
+        self.units = units  # the attribute names below are tensor names in saved files
         self.of_input = nn.Linear(trunk.out_features, latents * units)  # A
         self.of_latents = nn.Parameter(torch.empty(latents, latents, units).uniform_(-1.0, 1.0) / math.sqrt(latents))
         self.of_noise = nn.Parameter(torch.empty(latents, units).uniform_(-1.0, 1.0))  # v
