@@ -66,7 +66,7 @@ def test_elbo_is_below_evidence_by_the_divergence(build: Callable[[], LocationSc
     encoding = torch.distributions.MultivariateNormal(location, scale_tril=torch.diag_embed(log_scale.exp()))
     exact = torch.distributions.MultivariateNormal(mean, covariance)
     divergence = torch.distributions.kl_divergence(encoding, exact)
-    count = 8_000
+    count = 5_000
     z = encoding.sample((count,)).transpose(0, 1)
     with torch.no_grad():
         error = (vae.log_joint(x, z) - encoding.log_prob(z.transpose(0, 1)).T).std(1) / math.sqrt(count)
