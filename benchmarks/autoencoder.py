@@ -12,7 +12,7 @@ import torch
 
 from arcsm.experiments.autoencoders import ENCODERS
 from arcsm.implicit import AutoregressiveEncoder, VAEConfig, VAETrainConfig
-from arcsm.implicit.networks.encoders import _Chain, chained
+from arcsm.implicit.networks.autoregressive_map import TorchMap, autoregressive_map
 from arcsm.implicit.vae.training import _Trainer
 from benchmarks.timing import interleaved_medians, show
 
@@ -52,10 +52,10 @@ def latents_alone(count: int) -> dict[str, float]:
 
     def in_torch() -> None:
         rows = (fixed + noise.unsqueeze(-1) * encoder.of_noise).transpose(0, 1)
-        torch.autograd.grad(_Chain.apply(rows, noise, *weights[1:]).sum(), weights)
+        torch.autograd.grad(TorchMap.apply(rows, noise, *weights[1:]).sum(), weights)
 
     def in_c() -> None:
-        torch.autograd.grad(chained(fixed, noise, *weights).sum(), weights)
+        torch.autograd.grad(autoregressive_map(fixed, noise, *weights).sum(), weights)
 
     seconds = interleaved_medians({"in_c": in_c, "in_torch": in_torch}, repeats=25)
     found = {f"milliseconds_{way}": round(1e3 * value, 3) for way, value in seconds.items()}

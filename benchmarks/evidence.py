@@ -77,7 +77,7 @@ def main() -> None:
     for way, settings in WAYS.items():
         vae, pressure = autoencoder(settings)
         generator = torch.Generator().manual_seed(1)
-        z = vae.draw_latents(IMAGES, generator)
+        z = vae.sample_prior(IMAGES, generator)
         x = vae.decoder.sample(z, generator)
         beginnings: dict[str, Callable[[], Proposal]] = {
             "from_fitted": lambda vae=vae, x=x, generator=generator: fit_proposal(vae, x, generator=generator),

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from arcsm import AutoregressiveModel, TrainConfig, fit
-from arcsm._runtime import processes
+from arcsm._runtime import process_group
 from arcsm.metrics.costs import extra_memory_mib
 from arcsm.training.run_config import load_config
 from benchmarks.timing import show
@@ -34,7 +34,7 @@ def build() -> tuple[AutoregressiveModel, Tensor]:
 def work(folder: Path, accumulate: int) -> None:
     """Train in one process and write its numbers (the first process: its weights too) to the folder."""
     torch.set_num_threads(1)
-    group = processes.join()
+    group = process_group.join()
     short = TrainConfig(batch_size=2, mix=0.1, standardise="none", device="cpu", steps=1)
     whole = short.model_copy(update={"batch_size": ROWS, "accumulate": accumulate, "steps": STEPS})
     model, x = build()

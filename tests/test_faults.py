@@ -174,7 +174,7 @@ def test_who_starts_several_processes_is_terminated_in_one_line(
     def terminated(*_: object) -> int:
         raise Terminated
 
-    monkeypatch.setattr(application, "start", terminated)
+    monkeypatch.setattr(application, "launch", terminated)
     command = ["train", "toy-rings", "--out", str(tmp_path / "run"), "--devices", "2"]
     assert application.run(command) == 143
     assert capsys.readouterr().err == "arcsm: terminated\n"

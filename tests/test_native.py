@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from arcsm import _native
 from arcsm._native import build
 from arcsm.implicit import AutoregressiveEncoder, DenseTrunk
-from arcsm.implicit.networks.encoders import chained, chained_moments
+from arcsm.implicit.networks.autoregressive_map import autoregressive_map, conditional_moments
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler, and none is on the path")
@@ -196,7 +196,7 @@ def latents(rows: int, count: int, units: int) -> list[Tensor]:
 
 def chain_and_gradients(given: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     given = [t.to(dtype).requires_grad_() for t in given]
-    u = chained(*given)
+    u = autoregressive_map(*given)
     downstream = torch.linspace(-1.0, 1.0, u.numel(), dtype=dtype).view_as(u)
     return [u.detach(), *torch.autograd.grad((u * downstream).sum(), given)]
 
@@ -220,9 +220,9 @@ def test_the_moments_of_conditionals(rows: int, count: int, units: int, monkeypa
     fixed, u, of_noise, of_latents, output = latents(rows, count, units)
     given = [fixed, u, of_noise, of_latents, 5.0 * output]
     calls, moments = [], _native.chain_moments
-    exact = chained_moments(*(t.double() for t in given))
+    exact = conditional_moments(*(t.double() for t in given))
     monkeypatch.setattr(_native, "chain_moments", lambda *args: calls.append(len(args[0])) or moments(*args))
-    for wanted, found in zip(exact, chained_moments(*given), strict=True):
+    for wanted, found in zip(exact, conditional_moments(*given), strict=True):
         assert found.shape == (rows, count)
         torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
     assert calls == [rows]
@@ -355,11 +355,11 @@ found = []
 for compiled in (False, True):
     loss = fused_score_matching(head, context, x, 0.5, one, one, one, compiled)
     found.append(torch.autograd.grad(loss, [context, *head.parameters()]))
-from arcsm.implicit.networks.encoders import chained
+from arcsm.implicit.networks.autoregressive_map import autoregressive_map
 given = [torch.randn(70, 5, 9), torch.randn(70, 5), torch.randn(5, 9), torch.randn(5, 5, 9) / 2, torch.randn(5, 9) / 9]
 for dtype in (torch.float64, torch.float32):  # the former in torch
     leaves = [t.to(dtype).requires_grad_() for t in given]
-    u = chained(*leaves)
+    u = autoregressive_map(*leaves)
     found[dtype == torch.float32] += (u, *torch.autograd.grad(u.square().sum(), leaves))
 for in_torch, ours in zip(*found, strict=True):
     in_torch = in_torch.to(ours)

@@ -13,22 +13,22 @@ from arcsm._runtime import memory
 
 def test_free_memory_respects_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for version, (own, folder, names) in {
-        "new": ("0::/job\n", "job", memory._OF_GROUPS),
-        "old": ("5:memory:/\n2:cpu:/x\n", "memory", memory._OF_OLD_GROUPS),
+        "new": ("0::/job\n", "job", memory.CGROUP_V2_NAMES),
+        "old": ("5:memory:/\n2:cpu:/x\n", "memory", memory.CGROUP_V1_NAMES),
     }.items():
         root = tmp_path / version
         (root / folder).mkdir(parents=True)
         (root / "own").write_text(own)
         for name, text in zip((*names[:2], "memory.stat"), ("5000", "3000", f"x 1\n{names[2]} 700"), strict=True):
             (root / folder / name).write_text(f"{text}\n")
-        assert memory._left_of_container(root, root / "own") == 2700
+        assert memory.container_free_memory(root, root / "own") == 2700
         (root / folder / names[0]).write_text("max\n" if version == "new" else f"{2**63 - 4096}\n")
-        assert memory._left_of_container(root, root / "own") is None
-    assert memory._left_of_container(tmp_path, tmp_path / "none") is None
-    system = memory._left_of_system()
+        assert memory.container_free_memory(root, root / "own") is None
+    assert memory.container_free_memory(tmp_path, tmp_path / "none") is None
+    system = memory.system_free_memory()
     assert system is not None
     assert system > 1 << 20
-    monkeypatch.setattr(memory, "_left_of_container", lambda: 1 << 20)
+    monkeypatch.setattr(memory, "container_free_memory", lambda: 1 << 20)
     assert memory.free_memory() == 1 << 20
 
 
@@ -36,7 +36,7 @@ def test_free_memory_respects_ulimit() -> None:
     code = """
 import resource
 from arcsm._runtime import memory
-memory._left_of_system = memory._left_of_container = lambda: 1 << 35  # the true values change all the time
+memory.system_free_memory = memory.container_free_memory = lambda: 1 << 35  # the true values change all the time
 assert memory.free_memory() == 1 << 35
 for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
     unlimited = resource.getrlimit(kind)

@@ -23,7 +23,7 @@ class Chained(NamedTuple):
 
 
 def chain(fixed: Tensor, noise: Tensor, of_noise: Tensor, of_latents: Tensor, output: Tensor) -> Chained:
-    """The chain of :func:`arcsm.implicit.networks.encoders.chained`, which has these arguments and says what they are.
+    """Compute :func:`arcsm.implicit.networks.autoregressive_map.autoregressive_map`, which documents the arguments.
 
     Raises:
         CompilationError: where there is no compiler for it.

@@ -1,1 +1,1 @@
-"""What the package needs of the machine: devices, randomness, memory, threads, processes, signals, files, progress."""
+"""The package's interface to the machine: devices, randomness, memory, threads, processes, signals, files, progress."""

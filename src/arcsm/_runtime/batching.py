@@ -1,4 +1,4 @@
-"""Rows some at a time, with what each is conditioned on, so that memory does not grow with their number."""
+"""Process rows, with their conditions, in slices, so that memory does not grow with the number of rows."""
 
 from __future__ import annotations
 
@@ -13,64 +13,72 @@ from arcsm._runtime.threads import map_on_threads
 T = TypeVar("T")
 
 ROWS = 1024  #: rows whose contexts are computed at a time
-_FEWEST_ROWS = 32  # that are worth a thread
-_MOST_WORKERS = 16  # as each needs memory of its own
+_MIN_ROWS = 32  # of a slice that is worth a thread
+_MAX_WORKERS = 16  # each allocates its own memory
 
 
 def slices_of(n: int, size: int = ROWS) -> Iterator[slice]:
-    """Slices of ``n`` rows, none larger than ``size``."""
+    """Yield slices of ``n`` rows, none larger than ``size``."""
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 def slices_for_cores(n: int, size: int, device: torch.device) -> list[slice]:
-    """Slices of ``n`` rows, none larger than ``size``; on a processor enough of them for its cores."""
+    """Return slices of ``n`` rows, none larger than ``size``; on a CPU, enough of them to occupy its cores."""
     if device.type == "cpu":
-        size = min(size, max(_FEWEST_ROWS, -(-n // torch.get_num_threads())))
+        size = min(size, max(_MIN_ROWS, -(-n // torch.get_num_threads())))
     return list(slices_of(n, size))
 
 
 def condition_rows(condition: Tensor | None, shape: Sequence[int]) -> Callable[[slice], Tensor | None]:
-    """Access to the rows of a condition, which has the batch's leading shape or is shared by all rows."""
+    """Return a function from a slice of rows to their conditions.
+
+    Arguments:
+        condition: One for each row, with leading dimensions ``shape``, or one that all rows share.
+        shape: Shape of the batch of rows.
+
+    Raises:
+        ValueError: If the condition is not a tensor or cannot be broadcast to the batch.
+    """
     if condition is None:
         return lambda _: None
     if not isinstance(condition, Tensor):
         raise ValueError(f"condition: expected a torch.Tensor, got {type(condition).__name__}; use torch.as_tensor")
-    dense = condition.is_floating_point()
-    wanted = (*shape, condition.shape[-1]) if dense and condition.ndim else tuple(shape)
+    is_vector = condition.is_floating_point() and condition.ndim
+    target = (*shape, condition.shape[-1]) if is_vector else tuple(shape)
     try:
-        spread = condition.expand(wanted)
+        expanded = condition.expand(target)
     except RuntimeError as error:
         raise ValueError(
             f"condition: expected one for each row {tuple(shape)}, or one for all, got {tuple(condition.shape)}"
         ) from error
-    flat = spread.reshape(-1, *spread.shape[len(shape) :])
-    return lambda part: flat[part]
+    flat = expanded.reshape(-1, *expanded.shape[len(shape) :])
+    return lambda rows: flat[rows]
 
 
-def map_slices(function: Callable[[slice], T], parts: Sequence[slice], device: torch.device) -> list[T]:
-    """A function of every part, without gradients; on a processor of several cores, a part to a core.
+def map_slices(function: Callable[[slice], T], slices: Sequence[slice], device: torch.device) -> list[T]:
+    """Apply a function to each slice without gradients; on a CPU, to one slice per core at a time.
 
-    That beats giving every operation all cores: most are too small to be shared.
+    This is faster than giving every operation all cores, because most operations are too small to be shared.
     """
     cores = torch.get_num_threads()
-    workers = min(cores, len(parts), _MOST_WORKERS)
+    workers = min(cores, len(slices), _MAX_WORKERS)
     # threads inherit neither the caller's autocast nor its gradient mode
     if device.type != "cpu" or workers < 2 or torch.is_autocast_enabled("cpu"):
         with torch.no_grad():
-            return [function(part) for part in parts]
+            return [function(rows) for rows in slices]
 
-    def begin() -> None:
-        torch.get_num_threads()  # a thread's first question or operation takes over the number that all begin with
+    def limit_threads() -> None:
+        torch.get_num_threads()  # the first query in a thread resets its number to the global default
         torch.set_num_threads(max(1, cores // workers))
 
-    def alone(part: slice) -> T:
+    def without_gradients(rows: slice) -> T:
         with torch.no_grad():
-            return function(part)
+            return function(rows)
 
-    def put_back() -> None:
-        torch.set_num_threads(cores)  # what a thread sets is also for all threads to come
+    def restore_threads() -> None:
+        torch.set_num_threads(cores)  # the number set in a thread also applies to all future threads
 
     try:
-        return map_on_threads(alone, parts, workers, begin, put_back)
+        return map_on_threads(without_gradients, slices, workers, limit_threads, restore_threads)
     finally:
-        put_back()
+        restore_threads()

@@ -6,10 +6,10 @@ import torch
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """A device by name; ``"auto"`` is a GPU if there is one.
+    """Return the device of a name; ``"auto"`` is a GPU if there is one.
 
     Raises:
-        ValueError: for a device that does not exist here.
+        ValueError: If the device does not exist on this machine.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,8 @@
-"""Memory: what is free, and what is used again."""
+"""Free memory under container and process limits, and reuse of memory between operations.
+
+Free memory is computed here because ``psutil.virtual_memory`` reports that of the machine, without the limits of
+control groups and of ``ulimit``.
+"""
 
 from __future__ import annotations
 
@@ -12,84 +16,87 @@ from torch import Tensor
 
 from arcsm._runtime.files import FilePath
 
-_OF_GROUPS = ("memory.max", "memory.current", "inactive_file")
+#: Files of a control group, by version: limit, usage, and the entry of memory.stat for reclaimable file caches.
+CGROUP_V2_NAMES = ("memory.max", "memory.current", "inactive_file")
+CGROUP_V1_NAMES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_NO_LIMIT = 1 << 60  # bytes; version 1 writes a huge number
+
+_LARGE_BLOCK = 31 << 20  # bytes; glibc adapts to blocks of up to 32 MiB
 
 
-_OF_OLD_GROUPS = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-
-_KEPT = 31 << 20  # bytes; glibc learns from blocks of up to 32 MiB
-
-
-def check_fits(size: int, what: str) -> None:
-    """What is about to be unpacked must fit into the memory that is free.
+def check_fits(size: int, name: str) -> None:
+    """Check that data about to be unpacked fit into free memory, where that is known.
 
     Arguments:
-        size: In bytes.
-        what: Its name in the message.
+        size: Size in bytes.
+        name: Name of the data for the error message.
 
     Raises:
-        ValueError: where it does not; nothing is known of systems without ``/proc/meminfo``.
+        ValueError: If they do not fit.
     """
     free = free_memory()
     if free is not None and size > free:
         raise ValueError(
-            f"{what}: takes {size / 2**30:,.1f} GiB to unpack, but {free / 2**30:,.1f} GiB of memory are free"
+            f"{name}: takes {size / 2**30:,.1f} GiB to unpack, but {free / 2**30:,.1f} GiB of memory are free"
         )
 
 
 def free_memory() -> int | None:
-    """Bytes that this process may still take: what the system has left, its container and its own limit allow."""
-    found = [_left_of_system(), _left_of_container(), *_left_of_limits()]
-    return min((size for size in found if size is not None), default=None)
+    """Return the bytes that this process may still allocate, by the system, its container and its own limits."""
+    sizes = [system_free_memory(), container_free_memory(), *_memory_below_process_limits()]
+    return min((size for size in sizes if size is not None), default=None)
 
 
-def _left_of_system() -> int | None:
-    sizes = _sizes("/proc/meminfo")
-    return sizes["MemAvailable:"] << 10 if "MemAvailable:" in sizes else None
+def system_free_memory() -> int | None:
+    """Return the available bytes of the machine, or ``None`` on systems without ``/proc/meminfo``."""
+    kibibytes = _read_sizes("/proc/meminfo").get("MemAvailable:")
+    return None if kibibytes is None else kibibytes << 10
 
 
-def _left_of_container(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
-    """By the control groups that this process is in (both versions), as a container or a scheduler sets them."""
+def container_free_memory(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> int | None:
+    """Return the bytes below the limits of this process's control groups, which containers and schedulers set."""
     try:
-        lines = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
+        lines = [line.split(":", 2) for line in membership.read_text(encoding="utf-8").splitlines()]
     except OSError:
-        lines = []
-    found = []
+        return None
+    sizes = []
     for _, controllers, path in (line for line in lines if len(line) == 3):
         if controllers in ("", "memory"):
             base = root / controllers
-            names = _OF_OLD_GROUPS if controllers else _OF_GROUPS
-            found += [_left_of_group(folder, *names) for folder in (base, base / path.lstrip("/"))]
-    return min((size for size in found if size is not None), default=None)
+            names = CGROUP_V1_NAMES if controllers else CGROUP_V2_NAMES
+            sizes += [_group_free_memory(folder, *names) for folder in (base, base / path.lstrip("/"))]
+    return min((size for size in sizes if size is not None), default=None)
 
 
-def _left_of_group(folder: Path, most: str, taken: str, kept: str) -> int | None:
-    """By one control group; kept copies of files are given up before memory is short."""
+def _group_free_memory(folder: Path, limit_name: str, usage_name: str, cache_name: str) -> int | None:
+    """Return the bytes below one control group's limit; file caches count as free, as the kernel reclaims them."""
     try:
-        limit, used = ((folder / name).read_text(encoding="ascii").strip() for name in (most, taken))
+        limit, usage = ((folder / name).read_text(encoding="ascii").strip() for name in (limit_name, usage_name))
     except OSError:
         return None
-    if limit == "max" or int(limit) >= 1 << 60:
+    if limit == "max" or int(limit) >= _NO_LIMIT:
         return None
-    return max(0, int(limit) - int(used) + _sizes(folder / "memory.stat").get(kept, 0))
+    return max(0, int(limit) - int(usage) + _read_sizes(folder / "memory.stat").get(cache_name, 0))
 
 
-def _left_of_limits() -> list[int]:
-    """By ``ulimit -d`` and ``ulimit -v``."""
+def _memory_below_process_limits() -> list[int]:
+    """Return the bytes below ``ulimit -d`` and ``ulimit -v``, where set."""
     try:
         import resource
     except ImportError:  # not on Windows
         return []
-    found, taken = [], _sizes("/proc/self/status")
-    for limit, name in ((resource.RLIMIT_DATA, "VmData:"), (resource.RLIMIT_AS, "VmSize:")):
-        most = resource.getrlimit(limit)[0]
-        if most != resource.RLIM_INFINITY and name in taken:
-            found.append(max(0, most - (taken[name] << 10)))
-    return found
+    sizes, usage = [], _read_sizes("/proc/self/status")
+    for kind, name in ((resource.RLIMIT_DATA, "VmData:"), (resource.RLIMIT_AS, "VmSize:")):
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY and name in usage:
+            sizes.append(max(0, limit - (usage[name] << 10)))
+    return sizes
 
 
-def _sizes(path: FilePath) -> dict[str, int]:
-    """Numbers of a file of names and numbers, by name; without any where there is no such file."""
+def _read_sizes(path: FilePath) -> dict[str, int]:
+    """Read a file of lines with a name and a number; return an empty dictionary if it does not exist."""
     try:
         lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -99,28 +106,28 @@ def _sizes(path: FilePath) -> dict[str, int]:
 
 
 class Workspace:
-    """Memory for intermediate results that is taken once and used again and again, by name.
+    """Named buffers for intermediate results, allocated once and reused.
 
-    Fetching fresh pages for a result of a few megabytes may take longer than computing it.
+    Allocating fresh pages for a result of a few megabytes can take longer than computing it.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[str, Tensor] = {}
+        self._buffers: dict[str, Tensor] = {}
 
     def empty(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
-        """A tensor of the shape, with the type and device of another one. What ``name`` gave before is overwritten."""
-        kept, size = self._kept.get(name), math.prod(shape)
-        if kept is None or kept.numel() < size or kept.dtype != like.dtype or kept.device != like.device:
-            kept = self._kept[name] = like.new_empty(size)
-        return kept[:size].view(tuple(shape))
+        """Return a tensor with the dtype and device of ``like``; overwrite the previous tensor of this name."""
+        buffer, size = self._buffers.get(name), math.prod(shape)
+        if buffer is None or buffer.numel() < size or buffer.dtype != like.dtype or buffer.device != like.device:
+            buffer = self._buffers[name] = like.new_empty(size)
+        return buffer[:size].view(tuple(shape))
 
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next operation, rather than return it and fetch it again page by page.
+    """Make glibc keep freed memory for the next operation instead of returning it to the system page by page.
 
-    It returns blocks of more than a threshold that grows to the largest block that was ever freed (``mallopt(3)``,
-    ``M_MMAP_THRESHOLD``). One large block, freed untouched, spares all tensors of a few megabytes that come after it
-    the page faults, which would take longer than the arithmetic. Elsewhere this does nothing.
+    glibc returns freed blocks above a threshold that grows to the largest block ever freed (``mallopt(3)``,
+    ``M_MMAP_THRESHOLD``). Freeing one large, untouched block spares later tensors of a few megabytes the page faults,
+    which take longer than the arithmetic. With other allocators this does nothing.
     """
-    torch.empty(_KEPT, dtype=torch.uint8)
+    torch.empty(_LARGE_BLOCK, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Moments of values that come part by part."""
+"""Moments of rows that arrive in parts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 @dataclass
 class RunningMoments:
-    """Mean and spread of rows ``(n, ...)`` that come in parts, in double precision.
+    """Mean and variance of rows ``(n, ...)`` that arrive in parts, in double precision.
 
     Attributes:
-        count: Rows so far.
+        count: Number of rows so far.
         mean: Their mean, ``(...)``.
-        square: Sum of their squared distances from it, ``(...)``.
+        square: Sum of their squared deviations from it, ``(...)``.
 
     References:
         Updating Formulae and a Pairwise Algorithm for Computing Sample Variances (Chan, Golub and LeVeque, 1979)
@@ -27,14 +27,14 @@ class RunningMoments:
     square: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
     def add(self, rows: Tensor) -> None:
-        """Take a part in."""
+        """Add a part."""
         if not len(rows):
             return
         rows, count = rows.double(), self.count + len(rows)
-        own = rows.mean(0)
-        apart = (own - self.mean).square() * (self.count * len(rows) / count)
-        self.square = self.square + (rows - own).square().sum(0) + apart
-        self.mean = self.mean + (own - self.mean) * (len(rows) / count)
+        mean = rows.mean(0)
+        between = (mean - self.mean).square() * (self.count * len(rows) / count)
+        self.square = self.square + (rows - mean).square().sum(0) + between
+        self.mean = self.mean + (mean - self.mean) * (len(rows) / count)
         self.count = count
 
     @property
@@ -43,8 +43,8 @@ class RunningMoments:
         return (self.square / max(1, self.count)).sqrt()
 
     @property
-    def error(self) -> float:
-        """Standard error of the mean of single numbers; of one it is not known."""
+    def standard_error(self) -> float:
+        """Standard error of the mean of scalars; NaN for a single one."""
         if self.count < 2:
             return math.nan
         return math.sqrt(float(self.square) / (self.count - 1) / self.count)

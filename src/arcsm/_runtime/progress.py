@@ -1,4 +1,4 @@
-"""Progress bars: on a terminal, never in a pipe."""
+"""Progress bars on a terminal; none in a pipe."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextlib.contextmanager
 def track(description: str, total: int, enabled: bool) -> Iterator[Callable[..., None]]:
-    """A bar with an estimate of the time left, on standard error.
+    """Show a progress bar with the estimated time left on standard error.
 
     Yields:
-        ``advance(steps=1, note="")``, to be called as the work goes on.
+        ``advance(steps=1, note="")``, to call as the work proceeds.
     """
     console = Console(stderr=True)
     with Progress(
@@ -24,7 +24,8 @@ def track(description: str, total: int, enabled: bool) -> Iterator[Callable[...,
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
-        disable=not (enabled and console.is_terminal and console.file.isatty()),  # FORCE_COLOR makes pipes terminals
+        # with FORCE_COLOR rich takes a pipe for a terminal
+        disable=not (enabled and console.is_terminal and console.file.isatty()),
         transient=True,
     ) as bar:
         task = bar.add_task(description, total=total, note="")

@@ -1,28 +1,30 @@
-"""Random numbers for the rows of a batch, or for some of them: a share gets what it would get within the whole batch.
+"""Random numbers for rows of a batch; a share of a batch gets the same numbers as within the whole batch.
 
-So a batch that is shared among processes, or taken in parts, is trained on with the noise of the undivided one.
+A batch that is shared among processes, or processed in parts, is therefore trained on with the noise of the undivided
+batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-_LEAST_SHARE = 1e-7  # single precision tells 1 less this from 1
+_EDGE = 1e-7  # single precision distinguishes 1 - _EDGE from 1
 _GOLDEN_RATIO = (5.0**0.5 - 1.0) / 2.0
 
 
 @dataclass(frozen=True)
 class Share:
-    """Some rows of a batch.
+    """Consecutive rows of a batch, with the randomness of the whole batch.
 
     Attributes:
-        generator: Source of the whole batch's randomness; each share needs its own, all in the same state.
-        whole: Rows of the whole batch.
-        first: The first row of the share.
+        generator: Source of randomness for the whole batch; each share needs its own, all in the same state.
+        whole: Number of rows of the whole batch.
+        first: Index of the share's first row.
     """
 
     generator: torch.Generator
@@ -34,36 +36,32 @@ Source = torch.Generator | Share | None
 
 
 def fold_in(seed: int, purpose: int, step: int) -> int:
-    """The seed of what is drawn for a purpose at a step of a run with a seed: so a resumed run draws the same."""
+    """Return the seed for one purpose at one step of a run, so that a resumed run draws the same numbers."""
     return (seed * 0x9E3779B97F4A7C15 + purpose * 0xC2B2AE3D27D4EB4F + step * 0x165667B19E3779F9) % 2**63
 
 
 def normal_like(x: Tensor, source: Source) -> Tensor:
-    """Standard normal numbers of the shape, type and device of rows ``(B, ...)``."""
-    return _drawn(
-        x, source, lambda shape, generator: torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
-    )
+    """Draw standard normal numbers with the shape, dtype and device of rows ``(B, ...)``."""
+    return _draw_rows(x, source, partial(torch.randn, dtype=x.dtype))
 
 
 def uniform_like(x: Tensor, source: Source) -> Tensor:
-    """Numbers in [0, 1) of the shape, type and device of rows ``(B, ...)``."""
-    return _drawn(
-        x, source, lambda shape, generator: torch.rand(shape, generator=generator, device=x.device, dtype=x.dtype)
-    )
+    """Draw numbers in [0, 1) with the shape, dtype and device of rows ``(B, ...)``."""
+    return _draw_rows(x, source, partial(torch.rand, dtype=x.dtype))
 
 
 def open_uniform_like(x: Tensor, source: Source) -> Tensor:
-    """Numbers inside (0, 1), whose quantiles are finite, of the shape, type and device of rows ``(B, ...)``."""
-    return uniform_like(x, source).clamp(_LEAST_SHARE, 1.0 - _LEAST_SHARE)
+    """Draw numbers in the open interval (0, 1), where quantiles are finite, for rows ``(B, ...)``."""
+    return uniform_like(x, source).clamp(_EDGE, 1.0 - _EDGE)
 
 
 def dequantised(x: Tensor, width: Tensor | float, source: Source) -> Tensor:
-    """Lower edges of cells, ``(N, D)``, with uniform noise that fills the cells (Theis et al., 2016, Section 3.1).
+    """Add uniform noise that fills the cells of quantised values (Theis et al., 2016, Section 3.1).
 
     Arguments:
-        x: Rows.
-        width: Of the cells, ``()`` or ``(D,)``; 0 where values are continuous already.
-        source: Of the noise; nothing is drawn from it where no width is positive.
+        x: Lower edges of the cells, ``(N, D)``.
+        width: Widths of the cells, ``()`` or ``(D,)``; 0 for continuous values.
+        source: Source of randomness; not used if no width is positive.
     """
     width = torch.as_tensor(width, dtype=x.dtype, device=x.device)
     if not bool((width > 0.0).any()):
@@ -72,16 +70,15 @@ def dequantised(x: Tensor, width: Tensor | float, source: Source) -> Tensor:
 
 
 def rademacher_like(x: Tensor, source: Source) -> Tensor:
-    """-1 or 1, of the shape, type and device of rows ``(B, ...)``."""
-    bits = _drawn(x, source, lambda shape, generator: torch.randint(0, 2, shape, generator=generator, device=x.device))
-    return bits.to(x.dtype) * 2.0 - 1.0
+    """Draw -1 or 1 with the shape, dtype and device of rows ``(B, ...)``."""
+    return _draw_rows(x, source, partial(torch.randint, 0, 2)).to(x.dtype) * 2.0 - 1.0
 
 
 def stratified_uniform_like(x: Tensor, source: Source) -> Tensor:
-    """Numbers in [0, 1), in double precision, that cover it evenly over the whole batch ``(B, ...)``.
+    """Draw numbers in [0, 1), in double precision, that cover the interval evenly over the whole batch ``(B, ...)``.
 
-    They are a Weyl sequence with a random start: each is uniform, and together they have none of the variance that
-    independent draws would add to a mean over them.
+    They are a Weyl sequence with a random start: each is uniform, but their mean varies far less than that of
+    independent numbers.
     """
     generator = source.generator if isinstance(source, Share) else source
     start = torch.rand((), generator=generator, device=x.device, dtype=torch.float64)
@@ -91,7 +88,8 @@ def stratified_uniform_like(x: Tensor, source: Source) -> Tensor:
     return ((index * _GOLDEN_RATIO + start) % 1.0).reshape(x.shape)
 
 
-def _drawn(x: Tensor, source: Source, draw: Callable[[Sequence[int], torch.Generator | None], Tensor]) -> Tensor:
+def _draw_rows(x: Tensor, source: Source, draw: Callable[..., Tensor]) -> Tensor:
     if not isinstance(source, Share):
-        return draw(x.shape, source)
-    return draw((source.whole, *x.shape[1:]), source.generator)[source.first : source.first + len(x)]
+        return draw(x.shape, generator=source, device=x.device)
+    whole = draw((source.whole, *x.shape[1:]), generator=source.generator, device=x.device)
+    return whole[source.first : source.first + len(x)]

@@ -1,6 +1,6 @@
-"""Stopping where nothing is lost: Ctrl-C, and the signal by which schedulers end a job.
+"""Orderly reactions to Ctrl-C and to SIGTERM, by which schedulers end a job.
 
-Training waits for the end of a step; other commands end as by an error, so that no file is left half written.
+Training stops at the end of a step. Other commands end as on an error, so that no file is left half written.
 """
 
 from __future__ import annotations
@@ -13,59 +13,60 @@ from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_CLEANING_UP = 2.0  # seconds in which it is not asked again
+_CLEANUP_SECONDS = 2.0  # in which further signals are ignored
 
 
 class Terminated(BaseException):
-    """A scheduler, or a shell's ``kill``, has asked the process to end."""
+    """SIGTERM arrived, from a scheduler or a shell's ``kill``."""
 
 
 def raise_on_sigterm() -> None:
-    """Let the signal ``TERM`` raise :class:`Terminated` in the main thread.
+    """Make SIGTERM raise :class:`Terminated` in the main thread.
 
-    What follows is not cut short by another that comes soon. A later one counts again: an exception that is raised
-    while Python drops an object is lost, and the command would go on.
+    Another SIGTERM during the clean-up that follows is ignored. A later one raises again, because Python discards an
+    exception raised while it finalises an object, and the command would continue.
     """
-    last = -_CLEANING_UP
+    last = -_CLEANUP_SECONDS
 
-    def end(number: int, frame: FrameType | None) -> None:
+    def terminate(number: int, frame: FrameType | None) -> None:
         nonlocal last
-        if time.monotonic() - last >= _CLEANING_UP:
+        if time.monotonic() - last >= _CLEANUP_SECONDS:
             last = time.monotonic()
             raise Terminated
 
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, terminate)
 
 
 @contextmanager
 def stop_requested(patient: bool = False) -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether to stop; asked a second time, the process stops at once.
+    """Yield a function that returns whether SIGINT or SIGTERM has arrived; a second signal stops the process at once.
 
-    A ``patient`` one does not, and is not to be ended by it afterwards either: one of several processes may be asked
-    both by a scheduler and by what started it. It may also be asked after it has stopped because another was. The
-    second word must not cost what the first one saves.
+    In any thread but the main one, which alone receives signals, the function always returns ``False``.
 
-    In another thread than the main one, which alone may watch signals, the answer is always no.
+    Arguments:
+        patient: Ignore further signals, also after the block. One of several processes may be signalled both by a
+            scheduler and by its launcher, or after it has stopped because another process was signalled; that must not
+            destroy what the orderly stop saves.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    stopping = False
-    asked = False  # no threading.Event: a signal may come while an earlier one holds its lock, and would wait forever
+    interrupted = False
+    requested = False  # not a threading.Event: a handler that interrupts the holder of its lock would wait forever
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked and not patient:
+    def request(number: int, frame: FrameType | None) -> None:
+        nonlocal requested
+        if requested and not patient:
             raise KeyboardInterrupt
-        asked = True
+        requested = True
 
-    before = {number: signal.signal(number, ask) for number in _SIGNALS}
+    previous = {number: signal.signal(number, request) for number in _SIGNALS}
     try:
-        yield lambda: asked
+        yield lambda: requested
     except KeyboardInterrupt:
-        stopping = True
+        interrupted = True
         raise
     finally:
-        if not (patient and (asked or stopping)):
-            for number, handler in before.items():
+        if not (patient and (requested or interrupted)):
+            for number, handler in previous.items():
                 signal.signal(number, handler)

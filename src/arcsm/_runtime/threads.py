@@ -1,4 +1,8 @@
-"""Threads for one piece of work, of which neither an error nor an interruption leaves any waiting."""
+"""A thread pool that neither errors nor Ctrl-C at any moment can deadlock, which concurrent.futures does not promise.
+
+Executors, and most of :mod:`threading`, hold locks in Python. If a signal handler raises between acquiring such a lock
+and the code that releases it, other threads wait forever. Here all waiting happens in C.
+"""
 
 from __future__ import annotations
 
@@ -16,76 +20,75 @@ def map_on_threads(
     function: Callable[[S], T],
     items: Sequence[S],
     workers: int,
-    begin: Callable[[], object] = lambda: None,
-    all_begun: Callable[[], object] = lambda: None,
+    initializer: Callable[[], object] = lambda: None,
+    on_initialized: Callable[[], object] = lambda: None,
 ) -> list[T]:
-    """A function of every item, some of them at once; what it gives, in their order.
-
-    Executors, and most of :mod:`threading`, hold locks in Python. Where a signal raises (as Ctrl-C does) between the
-    taking of such a lock and what would give it back, others wait for it for ever. All that is waited for here is in C.
+    """Apply a function to every item on several threads; return the results in the order of the items.
 
     Arguments:
-        function: Of an item.
-        items: What is done once each; who is free takes the next.
-        workers: How many threads.
-        begin: What each thread does first.
-        all_begun: What this thread does when all have done that.
+        function: Function of an item.
+        items: Items; each free thread takes the next.
+        workers: Number of threads.
+        initializer: Called first in each thread.
+        on_initialized: Called in this thread once all others are initialised.
 
     Raises:
-        BaseException: the error of the first item that failed. Items that have not begun by then, or when this thread
-            is interrupted, are left.
+        BaseException: The error of the first item that failed. After an error, or an interruption of this thread, no
+            further item is started.
     """
-    left, news = deque(enumerate(items)), SimpleQueue[None]()
-    found: dict[int, T] = {}
-    failed: dict[int, BaseException] = {}
+    queue, events = deque(enumerate(items)), SimpleQueue[None]()
+    results: dict[int, T] = {}
+    errors: dict[int, BaseException] = {}
     started: list[int] = []
-    begun: list[None] = []
+    initialized: list[None] = []
     ended: list[None] = []
 
     def take() -> tuple[int, S] | None:
         try:
-            return left.popleft()
+            return queue.popleft()
         except IndexError:
             return None
 
     def work() -> None:
         number = -1
         try:
-            begin()
-            begun.append(None)
-            news.put(None)
+            initializer()
+            initialized.append(None)
+            events.put(None)
             for number, item in iter(take, None):
-                found[number] = function(item)
+                results[number] = function(item)
         except BaseException as error:
-            left.clear()
-            failed[number] = error
+            queue.clear()
+            errors[number] = error
         finally:
             ended.append(None)
-            news.put(None)
+            events.put(None)
 
     try:
-        started.extend(map(_thread.start_new_thread, [work] * workers, [()] * workers))  # all in C: each is counted
-        while len(begun) < workers and len(ended) < workers:
-            news.get()
-        all_begun()
+        started.extend(map(_thread.start_new_thread, [work] * workers, [()] * workers))  # in C, so none goes uncounted
+        while len(initialized) < workers and len(ended) < workers:
+            events.get()
+        on_initialized()
         while len(ended) < workers:
-            news.get()
+            events.get()
     finally:
-        left.clear()
-        _wait(lambda: len(ended) < len(started), news)
-    if failed:
-        raise failed[min(failed)]  # those before it have begun earlier, and did not fail
-    return [found[number] for number in range(len(items))]
+        queue.clear()
+        _wait(lambda: len(ended) < len(started), events)
+    if errors:
+        raise errors[min(errors)]  # earlier items were started before it and succeeded
+    return [results[number] for number in range(len(items))]
 
 
-def _wait(goes_on: Callable[[], bool], news: SimpleQueue[None]) -> None:
-    """Wait for threads in spite of all interruptions, the last of which is raised then: Python cannot end while they
-    are at work in libraries of C++."""
-    late: BaseException | None = None
-    while goes_on():
+def _wait(is_running: Callable[[], bool], events: SimpleQueue[None]) -> None:
+    """Wait for the threads despite interruptions, then raise the last one.
+
+    Python must not exit while threads run inside C++ libraries.
+    """
+    interruption: BaseException | None = None
+    while is_running():
         try:
-            news.get()
+            events.get()
         except BaseException as error:
-            late = error
-    if late is not None:
-        raise late
+            interruption = error
+    if interruption is not None:
+        raise interruption

@@ -12,15 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from arcsm import __version__
-from arcsm._runtime.processes import (
-    LOST_CONTACT,
-    ProcessError,
-    is_lost_contact,
-    process_count,
-    report_to_launcher,
-    start,
-    was_started,
-)
+from arcsm._runtime.launcher import ProcessError, launch, report_to_launcher
+from arcsm._runtime.process_group import LOST_CONTACT, is_lost_contact, process_count, was_started
 from arcsm._runtime.signals import Terminated, raise_on_sigterm
 from arcsm.cli import models, pages, reproduce, tables, training
 from arcsm.cli.console import Stopped, fail
@@ -102,7 +95,7 @@ def run(arguments: Sequence[str]) -> int:
 def _start(arguments: Sequence[str], wanted: SeveralProcesses) -> int:
     """Exit code of the command, run in several processes."""
     try:
-        return start(arguments, wanted.devices, wanted.nodes)
+        return launch(arguments, wanted.devices, wanted.nodes)
     except ValueError as error:
         return fail(error, 1)
     except ProcessError as error:

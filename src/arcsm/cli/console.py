@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from arcsm._runtime.processes import report_to_launcher
+from arcsm._runtime.launcher import report_to_launcher
 from arcsm.reports.run import LikelihoodRow, ReportNumbers
 from arcsm.training.loop import FitResult
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from arcsm._runtime.processes import join, was_started
+from arcsm._runtime.process_group import join, was_started
 
 
 class SeveralProcesses(Exception):

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from arcsm._runtime.processes import Group
+from arcsm._runtime.process_group import Group
 from arcsm._runtime.random import dequantised
 from arcsm.data import ImageSet, frame_writer, read_images, scale_images, write_table
 from arcsm.data.column_types import default_names

@@ -15,7 +15,7 @@ from arcsm import registry
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.files import atomic_path, check_separate, check_writable
 from arcsm._runtime.moments import RunningMoments
-from arcsm._runtime.processes import group
+from arcsm._runtime.process_group import group
 from arcsm._runtime.progress import track
 from arcsm.cli.launching import in_processes
 from arcsm.cli.model_rows import (
@@ -152,7 +152,7 @@ def score(
                 write(score_frame(terms, mean.count, before, source.names, names))
                 mean.add(terms.sum(1))
     if processes.first:
-        error = "" if math.isnan(mean.error) else f" +- {mean.error:.4f}"
+        error = "" if math.isnan(mean.standard_error) else f" +- {mean.standard_error:.4f}"
         print(f"{out}  {count} rows, mean log density {float(mean.mean):.4f}{error} nats")
 
 

@@ -10,7 +10,7 @@ import torch
 import typer
 
 from arcsm._runtime.files import atomic_path
-from arcsm._runtime.processes import group
+from arcsm._runtime.process_group import group
 from arcsm._runtime.progress import track
 from arcsm.cli.console import Stopped, show_likelihoods, show_training
 from arcsm.cli.launching import in_processes

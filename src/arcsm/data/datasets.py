@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from arcsm._runtime import processes
+from arcsm._runtime import process_group
 from arcsm._runtime.random import dequantised
 from arcsm.data.checks import check_precision
 from arcsm.data.image_sets import digits, mnist, torchvision_images
@@ -162,7 +162,7 @@ def _table(config: TableData, seed: int) -> Dataset:
     if is_large(config.path) if config.stream is None else config.stream:
         if config.key is not None:
             raise ValueError(f"data.key: expected none for a file that is read a part at a time, got {config.key!r}")
-        first = processes.group().first
+        first = process_group.group().first
         stream = RowStream(blocks_of(config.path), config.validation, config.test, seed, progress=first)
         metadata = {"columns": list(stream.blocks.columns)}
         return Dataset(stream, stream.valid, stream.test, config.dequantise, metadata)

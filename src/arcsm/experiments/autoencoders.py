@@ -28,7 +28,7 @@ from arcsm.data.images import image_grid
 from arcsm.data.pixels import unscale_images
 from arcsm.errors import NonFiniteError
 from arcsm.experiments.base import Count, Settings, Study, digest
-from arcsm.implicit.evidence.annealing import Annealing, gap
+from arcsm.implicit.evidence.annealing import Annealing, bidirectional_bounds
 from arcsm.implicit.evidence.bounds import bounds, elbo
 from arcsm.implicit.networks.vae import VAE
 from arcsm.implicit.vae.runs import VAERunConfig, load_vae_run, train_vae_run
@@ -241,7 +241,7 @@ def _trained(run: Study[Table2], cell: Autoencoder) -> Result:
 
 
 def pressure(run: Study[Table2], cell: Autoencoder) -> Result:
-    """With which share of the true entropy's pressure it ended; see :meth:`EntropyGradient.pressure`."""
+    """With which share of the true entropy's pressure it ended; see :meth:`EntropyGradient.entropy_ratio`."""
     _vae(run, cell)
     return {"pressure": read_metrics(cell.folder(run))[-1]["pressure"]}
 
@@ -279,7 +279,7 @@ def likelihood(run: Study[Table2], cell: Autoencoder) -> Result:
     begun = time.monotonic()
     important, annealed = bounds(vae, x, settings.samples, annealing, generator, progress=True)
     seconds = time.monotonic() - begun
-    lower, upper = gap(vae, settings.simulated_images, annealing, generator=generator)
+    lower, upper = bidirectional_bounds(vae, settings.simulated_images, annealing, generator=generator)
     (mean, error), (its_mean, its_error) = summary(-important), summary(-annealed)
     return {
         "nll": mean,

@@ -191,7 +191,7 @@ def _estimate(run: Study[Entropy], method: str, features: int, samples: int, ben
     return {
         "cosine": float(torch.cosine_similarity(found, truth, 0)),
         "relative_error": float((found - truth).norm() / truth.norm()),
-        "pressure": float(estimator.pressure(z.detach()).mean()),
+        "pressure": float(estimator.entropy_ratio(z.detach()).mean()),
         "seconds": time.monotonic() - begun,
     }
 

@@ -1,9 +1,9 @@
 """Entropy gradients of distributions that can be sampled but not evaluated (paper, Section 6 and Appendix D).
 
-Variational inference with a sampler :math:`z = g(\\epsilon)` that has no density maximises
-:math:`\\mathbb{E}[\\log p(z)] + H[q]`, whatever :math:`p`. For example, a sampler for a density that is known up to its
-normaliser, here :math:`\\log p = -z_1^2 / 8 - 2 z_2^2` (deviations 2 and 1/2); the sampler is autoregressive, as
-:class:`AutoregressiveScore` asks for:
+Variational inference with a sampler :math:`z = g(\\epsilon)` without a density maximises
+:math:`\\mathbb{E}[\\log p(z)] + H[q]`. This example fits a sampler to a density known up to its normaliser,
+:math:`\\log p = -z_1^2 / 8 - 2 z_2^2` with standard deviations 2 and 1/2. The sampler is autoregressive, as
+:class:`AutoregressiveScore` requires:
 
     >>> import torch
     >>> from arcsm import MADE, AutoregressiveModel, GaussianHead
@@ -24,7 +24,7 @@ normaliser, here :math:`\\log p = -z_1^2 / 8 - 2 z_2^2` (deviations 2 and 1/2); 
     >>> [round(width, 1) for width in log_width.exp().tolist()]
     [2.0, 0.5]
 
-An estimator for another method is one small class with a method ``score``; see :class:`EntropyGradient`.
+To add an estimator, subclass :class:`EntropyGradient` and implement ``score``.
 """
 
 from arcsm.errors import NonFiniteError
@@ -37,7 +37,7 @@ from arcsm.implicit.entropy.gradients import (
 )
 from arcsm.implicit.entropy.kernels import Spectral, Stein
 from arcsm.implicit.entropy.learned import AutoregressiveScore, JointScore, ScoreNetwork
-from arcsm.implicit.evidence.annealing import Annealing, annealed_bound, annealed_upper_bound, gap
+from arcsm.implicit.evidence.annealing import Annealing, annealed_bound, annealed_upper_bound, bidirectional_bounds
 from arcsm.implicit.evidence.bounds import bounds, elbo, importance_bound
 from arcsm.implicit.evidence.proposals import Proposal, fit_proposal
 from arcsm.implicit.networks.decoders import BernoulliDecoder, Decoder, GaussianImageDecoder
@@ -83,11 +83,11 @@ __all__ = [
     "VAETrainConfig",
     "annealed_bound",
     "annealed_upper_bound",
+    "bidirectional_bounds",
     "bounds",
     "elbo",
     "fit_proposal",
     "fit_vae",
-    "gap",
     "importance_bound",
     "load_vae",
     "save_vae",

@@ -13,7 +13,7 @@ from arcsm._runtime.files import write_text
 from arcsm._runtime.progress import track
 from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.errors import NonFiniteError
-from arcsm.implicit.evidence.annealing import Annealing, gap
+from arcsm.implicit.evidence.annealing import Annealing, bidirectional_bounds
 from arcsm.implicit.evidence.bounds import bounds, elbo, importance_bound
 from arcsm.implicit.networks.encoders import LocationScaleEncoder
 from arcsm.implicit.networks.vae import VAE
@@ -108,7 +108,7 @@ def _numbers(vae: VAE, dataset: Dataset, seed: int, progress: bool) -> VAENumber
     x = vae.prepare(dataset.test[:images].to(vae.device), generator)
     if vae.parts.networks == "dense":
         important, annealed = bounds(vae, x, samples, _ANNEALING, generator, progress)
-        lower, upper = gap(vae, _SIMULATED, _ANNEALING, generator=generator)
+        lower, upper = bidirectional_bounds(vae, _SIMULATED, _ANNEALING, generator=generator)
         apart = summary(upper - lower)
         by_annealing = [LikelihoodRow("annealed importance sampling", *summary(annealed), ours=True)]
     else:

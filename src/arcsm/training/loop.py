@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from arcsm import serialization
-from arcsm._runtime import processes
+from arcsm._runtime import launcher, process_group
 from arcsm._runtime.progress import track
 from arcsm._runtime.random import Share, Source, dequantised, fold_in
 from arcsm._runtime.signals import stop_requested
@@ -198,7 +198,7 @@ class _Trainer:
             check_objective(model, config)
         self.objective = objective or objective_of(config)
         self.run = None if run is None else Path(run)
-        self.group = processes.group()
+        self.group = process_group.group()
         device = self.group.device(config.device)
         self.device = device
         self.source: Rows
@@ -371,7 +371,7 @@ class _Trainer:
                 self.seconds = time.monotonic() - begun
                 if self.step % self.config.validate_every == 0 or self.step == self.total:
                     stopped = self.assess(self.running, log)
-                asked_any = self.group.any(asked() or processes.is_orphaned())
+                asked_any = self.group.any(asked() or launcher.is_orphaned())
                 due = time.monotonic() - last_saved >= self.config.checkpoint_seconds or asked_any
                 if self.run is not None and due:
                     self.save_state()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from arcsm._runtime import processes
-from arcsm._runtime.processes import Group
+from arcsm._runtime import process_group
+from arcsm._runtime.process_group import Group
 from arcsm.contexts.made import RandomMasking
 from arcsm.model import AutoregressiveModel
 from arcsm.training.config import TrainConfig
@@ -33,7 +33,7 @@ def own_parts(group: Group, batch: int, accumulate: int) -> dict[int, slice]:
             f"batch_size: {batch} rows cannot be divided into {count} parts, {accumulate} for each of "
             f"{group.size} processes"
         )
-    parts = processes.shares(batch, count)
+    parts = process_group.even_slices(batch, count)
     return {number: parts[number] for number in range(count)[group.share(count)]}
 
 

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 from torch import Tensor
 
-from arcsm._runtime import processes
+from arcsm._runtime import process_group
 from arcsm._runtime.files import write_text
 from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.errors import warn
@@ -45,7 +45,7 @@ def train_run(
     Raises:
         ValueError: where the folder holds another run, or one that ``resume`` was not asked to go on with.
     """
-    folder, group = Path(folder), processes.group()
+    folder, group = Path(folder), process_group.group()
     if group.first:
         check_folder(config, folder, resume)
     dataset = load_dataset(config.data, config.train.seed)

@@ -1,1 +1,1 @@
-"""A page to play with a run (extra ``web``): what it says of an image or a row, and what it makes of them."""
+"""A web page to explore a trained model of images or tables (extra ``web``)."""

@@ -1,1 +1,1 @@
-"""Estimators of the gradient of an entropy, from samples."""
+"""Estimators of entropy gradients from samples."""

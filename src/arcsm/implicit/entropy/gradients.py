@@ -1,17 +1,15 @@
-"""What all estimators of an entropy gradient share, and the one in closed form.
+"""The base class of entropy gradient estimators, the Gaussian in closed form, and changes of units.
 
-An implicit distribution :math:`q_\\phi(z \\mid x)` is a sampler :math:`z = g_\\phi(\\epsilon, x)`. Its entropy has no
-formula, but its gradient needs only the score of :math:`q` at the samples:
+An implicit distribution :math:`q_\\phi(z \\mid x)` is a sampler :math:`z = g_\\phi(\\epsilon, x)` without a tractable
+density. The gradient of its entropy needs only the score of :math:`q` at the samples (paper, Section 6):
 
 .. math:: \\nabla_\\phi H[q_\\phi(\\cdot \\mid x)] = -\\mathbb{E}_\\epsilon \\big[
     \\nabla_z \\log q_\\phi(z \\mid x)^\\top\\, \\nabla_\\phi g_\\phi(\\epsilon, x) \\big]
 
-so that an estimate of the score, held fixed, makes a surrogate whose gradient is that of the entropy. (By the chain
-rule there is another term, :math:`\\mathbb{E}[\\nabla_\\phi \\log q_\\phi(z \\mid x)]` at fixed :math:`z`. It is zero:
-densities have mass one whatever :math:`\\phi`. For the conditionals of an autoregressive sampler that is Eq. 25 to 30
-of the paper; see :class:`~arcsm.implicit.AutoregressiveScore`.) It takes a density that falls to zero at the edge of
-its support: a uniform distribution has score zero inside, and all that its entropy knows of :math:`\\phi` is in the
-edges, which no score sees. A sampler with less noise than latents, or with atoms, has no density at all.
+The chain rule's other term, :math:`\\mathbb{E}[\\nabla_\\phi \\log q_\\phi(z \\mid x)]` at fixed :math:`z`, is zero
+because every density integrates to one. The identity needs a density that falls to zero at the edge of its support.
+The score of a uniform distribution is zero inside, so it misses that the entropy depends on the edges. A sampler with
+atoms, or with fewer noise variables than latents, has no density.
 """
 
 from __future__ import annotations
@@ -30,11 +28,11 @@ _HALF_LOG_2_PI_E = 0.5 * math.log(2.0 * math.pi * math.e)
 
 
 class EntropyGradient(ABC):
-    """An estimator of :math:`\\nabla_\\phi H[q_\\phi(\\cdot \\mid x)]` from reparameterised samples.
+    """Estimate :math:`\\nabla_\\phi H[q_\\phi(\\cdot \\mid x)]` from reparameterised samples.
 
-    Samples are ``(B, K, D)``: ``K`` of them for each of ``B`` inputs, in nats throughout. A training loop asks for two
-    things at each step: :meth:`update` on samples (which only learned estimators need), and :meth:`surrogate` on fresh
-    ones, to be *added* to what is maximised.
+    Samples ``z`` are ``(B, K, D)``: ``K`` for each of ``B`` inputs ``condition``, ``(B, F)`` or ``None``. Entropies are
+    in nats. At each step a training loop calls :meth:`update` on samples (only learned estimators need it), then *adds*
+    the :meth:`surrogate` of fresh samples to the objective that it maximises.
 
     Example:
         >>> from arcsm.implicit import Stein
@@ -47,45 +45,32 @@ class EntropyGradient(ABC):
         True
     """
 
-    #: Samples for each input below which there is no estimate.
-    least_samples: int = 1
-    #: Whether its scores are those of conditionals, :math:`\\partial_{z_d} \\log q(z_d \\mid z_{<d}, x)`.
-    of_conditionals: bool = False
+    #: Smallest number of samples for each input.
+    min_samples: int = 1
+    #: Whether scores are those of the conditionals, :math:`\\partial_{z_d} \\log q(z_d \\mid z_{<d}, x)`.
+    estimates_conditionals: bool = False
 
     def update(
         self, z: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None
     ) -> float | None:
-        """Learn from samples ``(B, K, D)`` of inputs ``(B, F)``; no gradient flows to either.
+        """Learn from samples; return the loss before the step, or ``None`` if the estimator does not learn.
 
-        Arguments:
-            z: Samples, ``(B, K, D)``.
-            condition: The inputs that they are for, ``(B, F)``, or ``None``.
-            generator: Source of the randomness of the loss.
-
-        Returns:
-            The loss before the step, or ``None`` for an estimator that does not learn.
+        No gradient flows to the samples or the condition. The generator is the source of randomness for the loss.
         """
         self._check(z, condition)
         return None
 
     @property
     def learns(self) -> bool:
-        """Whether :meth:`update` does anything."""
+        """Whether :meth:`update` has an effect."""
         return type(self).update is not EntropyGradient.update
 
     def surrogate(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """A scalar whose gradient by whatever made ``z`` is an estimate of that of the mean entropy.
-
-        Its value means nothing.
-
-        Arguments:
-            z: Reparameterised samples, ``(B, K, D)``.
-            condition: The inputs that they are for, ``(B, F)``, or ``None``.
+        """Return a scalar whose gradient estimates that of the mean entropy; its value is meaningless.
 
         Raises:
-            ValueError: for samples of another shape or too few of them; for samples that no gradient can reach whatever
-                made them.
-            NonFiniteError: (a ``ValueError``) for NaN or infinity, in the samples or in their score.
+            ValueError: If the samples have another shape, are too few, or are detached from the sampler.
+            NonFiniteError: (a ``ValueError``) If the samples or their score hold NaN or infinity.
         """
         self._check(z, condition)
         score = self.score(z.detach(), None if condition is None else condition.detach()).detach()
@@ -96,36 +81,34 @@ class EntropyGradient(ABC):
         if not all_finite(score):
             raise NonFiniteError(f"{type(self).__name__}: the score of the samples is NaN or infinite")
         if torch.is_grad_enabled() and not z.requires_grad:
-            raise ValueError("z: no gradient reaches what made the samples; draw them outside of torch.no_grad()")
+            raise ValueError("z: the samples are detached from the sampler; draw them outside torch.no_grad()")
         return -(score * z).sum(-1).mean()
 
     @abstractmethod
     def score(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The estimated score at the samples, ``(B, K, D)``."""
+        """Return the estimated score at the samples, ``(B, K, D)``."""
 
     @torch.no_grad()
-    def pressure(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """How hard the estimate pushes samples apart, as a share of what the true entropy does, ``(D,)``.
+    def entropy_ratio(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the ratio of the estimated to the true entropy gradient by the scale of each latent, ``(D,)``.
 
         .. math:: c_d = -\\operatorname{Cov}[s_d, z_d \\mid x]
 
-        It is 1 for the true score of any density that falls to zero (Stein's identity), also for scores of conditionals
-        of a sampler that is autoregressive. A learned score that lags behind has less, and the sampler that is trained
-        with it becomes too narrow: more steps of the score, or scores in the sampler's own units
-        (:class:`EncoderUnits`, :class:`ConditionalUnits`), are what helps. That it is 1 does not prove a score right.
+        By Stein's identity the ratio is 1 for the true score of any density that falls to zero, and for the true
+        conditional scores of an autoregressive sampler. It is below 1 for a learned score that lags behind, and a
+        sampler trained with that score becomes too narrow. More updates of the score help, and so do scores in the
+        sampler's units (:class:`EncoderUnits`, :class:`ConditionalUnits`). A wrong score may also have ratio 1.
 
-        Arguments:
-            z: Samples, ``(B, K, D)`` with at least two of each input; thousands in all, for two digits.
-            condition: The inputs that they are for, ``(B, F)``, or ``None``.
+        Two significant digits take thousands of samples in all, at least two for each input.
 
         Raises:
-            ValueError: for samples of another shape or too few of them.
-            NonFiniteError: (a ``ValueError``) for NaN or infinity.
+            ValueError: If the samples have another shape or are too few.
+            NonFiniteError: (a ``ValueError``) If they hold NaN or infinity.
 
         Example:
             >>> gaussian = GaussianEntropy(lambda condition: (torch.zeros(1, 2), torch.tensor([[0.0, 0.5]])))
             >>> z = torch.randn(100, 100, 2, generator=torch.Generator().manual_seed(0))
-            >>> [round(c, 1) for c in gaussian.pressure(z).tolist()]  # of unit width: the second is too flat
+            >>> [round(c, 1) for c in gaussian.entropy_ratio(z).tolist()]  # of unit width: the second is too flat
             [1.0, 0.4]
         """
         self._check(z, condition)
@@ -135,9 +118,9 @@ class EntropyGradient(ABC):
         return -(self.score(z, condition) * centred).sum(1).mean(0) / (z.shape[1] - 1)
 
     def _check(self, z: Tensor, condition: Tensor | None) -> None:
-        if not isinstance(z, Tensor) or z.ndim != 3 or z.shape[1] < self.least_samples or z.numel() == 0:
+        if not isinstance(z, Tensor) or z.ndim != 3 or z.shape[1] < self.min_samples or z.numel() == 0:
             got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-            raise ValueError(f"z: expected samples (B, K, D) with K at least {self.least_samples}, got {got}")
+            raise ValueError(f"z: expected samples (B, K, D) with K at least {self.min_samples}, got {got}")
         if not z.is_floating_point():
             raise ValueError(f"z: expected floating point numbers, got {z.dtype}")
         if not all_finite(z):
@@ -150,26 +133,26 @@ class EntropyGradient(ABC):
             raise NonFiniteError("condition: holds NaN or infinity")
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it has learned, to go on from; nothing for an estimator that does not learn."""
+        """Return everything learned so far; empty if the estimator does not learn."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave.
+        """Restore what :meth:`state_dict` returned.
 
         Raises:
-            ValueError: for the state of another estimator.
+            ValueError: If the state belongs to another kind of estimator.
         """
         if state.keys() != self.state_dict().keys():
             raise ValueError(f"state: expected that of {type(self).__name__}, got {sorted(state)}")
 
 
 class GaussianEntropy(EntropyGradient):
-    """The entropy of an explicit Gaussian, in closed form ("ELBO" in the paper): no estimate at all.
+    """The entropy of an explicit Gaussian in closed form: the paper's "ELBO" (Appendix D.1).
 
     .. math:: H = \\sum_d \\big[ \\log \\sigma_d(x) + \\tfrac12 \\log 2 \\pi e \\big]
 
     Arguments:
-        parameters: The inputs ``(B, F)`` to means and log standard deviations, ``(B, D)`` each.
+        parameters: Map from inputs ``(B, F)`` to means and log standard deviations, ``(B, D)`` each.
 
     Example:
         >>> log_std = torch.zeros(1, 2, requires_grad=True)
@@ -179,13 +162,13 @@ class GaussianEntropy(EntropyGradient):
         tensor([[1., 1.]])
     """
 
-    of_conditionals = True  # its dimensions are independent
+    estimates_conditionals = True  # its dimensions are independent
 
     def __init__(self, parameters: Callable[[Tensor | None], tuple[Tensor, Tensor]]) -> None:
         self.parameters = parameters
 
     def surrogate(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The mean entropy in nats, whatever the samples."""
+        """Return the mean entropy in nats, which does not depend on the samples."""
         self._check(z, condition)
         log_std = self.parameters(condition)[1]
         if log_std.shape[-1] != z.shape[-1] or log_std.shape[0] not in (1, len(z)):
@@ -202,15 +185,15 @@ class GaussianEntropy(EntropyGradient):
 
 
 class RescaledEntropy(EntropyGradient):
-    """Another estimator, of the score in other units than those of the sampler; subclasses say in which.
+    """Estimate scores in units other than the sampler's; subclasses define the units.
 
     Arguments:
-        inner: The estimator for the samples in these units.
+        inner: Estimator for the samples in these units.
     """
 
     def __init__(self, inner: EntropyGradient) -> None:
         self.inner = inner
-        self.least_samples, self.of_conditionals = inner.least_samples, inner.of_conditionals
+        self.min_samples, self.estimates_conditionals = inner.min_samples, inner.estimates_conditionals
 
     @property
     def learns(self) -> bool:
@@ -218,7 +201,7 @@ class RescaledEntropy(EntropyGradient):
 
     @abstractmethod
     def rescale(self, z: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Samples in the other units, ``(B, K, D)``, and the logarithm of one such unit, ``(B, 1, D)`` or more."""
+        """Return samples in the new units, ``(B, K, D)``, and the log of each unit, broadcastable to that shape."""
 
     def update(
         self, z: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None
@@ -233,7 +216,7 @@ class RescaledEntropy(EntropyGradient):
         rescaled, log_unit = self.rescale(z, condition)
         if not all_finite(rescaled):
             raise NonFiniteError(
-                "z: is NaN or infinite in units of the sampler; a smaller learning rate of it may help"
+                "z: is NaN or infinite in the sampler's units; a smaller learning rate of the sampler may help"
             )
         return self.inner.score(rescaled, condition) * torch.exp(-log_unit)
 
@@ -245,25 +228,24 @@ class RescaledEntropy(EntropyGradient):
 
 
 class EncoderUnits(RescaledEntropy):
-    """Another estimator, of the score in units of the sampler's own: :math:`u = (z - m(x)) / e^{\\ell(x)}`.
+    """Estimate the score in the sampler's own units, :math:`u = (z - m(x)) / e^{\\ell(x)}`.
 
     .. math:: \\nabla_{z_d} \\log q(z \\mid x) = e^{-\\ell_d(x)}\\, \\nabla_{u_d} \\log q(u \\mid x)
 
-    What is left to learn has about unit width for every input, wherever the sampler puts it: a score network no
-    longer has to find that out. (The entropy of :math:`u` with the exact one of the scales,
-    :math:`H[u \\mid x] + \\sum_d \\ell_d(x)`, would do too in theory. In practice an error of the score then drives the
-    width of :math:`u` and the scale apart, which change nothing together, until :math:`u` is too narrow to be learned.
-    Here the same error moves both alike.)
+    The score network sees samples of about unit width for every input, so it need not learn where the sampler puts
+    them. (In theory one could estimate only :math:`H[u \\mid x]` and add :math:`\\sum_d \\ell_d(x)` in closed form. In
+    practice an error of the score then drives the width of :math:`u` and the scale in opposite directions, until
+    :math:`u` is too narrow to be learned. Here the same error moves both in the same direction.)
 
     Arguments:
-        inner: The estimator for :math:`u`.
-        location_scale: The inputs ``(B, F)`` to locations and log scales, ``(B, D)`` each, those of the sampler itself
-            or any others.
+        inner: Estimator for :math:`u`.
+        location_scale: Map from inputs ``(B, F)`` to locations and log scales, ``(B, D)`` each: the sampler's, or any
+            others.
 
     Example:
         >>> inner = GaussianEntropy(lambda condition: (torch.zeros(1, 2), torch.zeros(1, 2)))  # the score of u is -u
-        >>> whitened = EncoderUnits(inner, lambda condition: (torch.full((1, 2), 5.0), torch.full((1, 2), 0.5).log()))
-        >>> whitened.score(torch.tensor([[[5.5, 4.0]]]))
+        >>> rescaled = EncoderUnits(inner, lambda condition: (torch.full((1, 2), 5.0), torch.full((1, 2), 0.5).log()))
+        >>> rescaled.score(torch.tensor([[[5.5, 4.0]]]))
         tensor([[[-2.,  4.]]])
     """
 
@@ -279,25 +261,24 @@ class EncoderUnits(RescaledEntropy):
 
 
 class ConditionalUnits(RescaledEntropy):
-    """Another estimator, of the scores of conditionals, each in units of its own.
+    """Estimate the scores of conditionals, each standardised by its own mean and standard deviation.
 
     .. math:: w_d = \\frac{z_d - \\mu_d(z_{<d}, x)}{\\sigma_d(z_{<d}, x)}, \\qquad
         \\nabla_{z_d} \\log q(z_d \\mid z_{<d}, x) = \\frac{1}{\\sigma_d}\\, \\nabla_{w_d} \\log q(w_d \\mid w_{<d}, x)
 
-    With the moments of the conditionals, every :math:`w_d` has mean zero and variance one whatever comes before it: a
-    score head that starts as that of a standard normal starts with the right pressure
-    (:meth:`EntropyGradient.pressure`), and only the shape beyond two moments is left to learn. Any other
-    :math:`\\mu` and :math:`\\sigma` are right too, only harder to learn with.
+    With the true moments, every :math:`w_d` has mean zero and variance one given the earlier ones. A score head that
+    starts at the standard normal then starts with an :meth:`~EntropyGradient.entropy_ratio` of 1 and has only the shape
+    beyond two moments to learn. Other :math:`\\mu` and :math:`\\sigma` are valid too, but harder to learn with.
 
     Arguments:
-        inner: The estimator for :math:`w`, of scores of conditionals (:class:`AutoregressiveScore`, or one of your own
-            that says so by :attr:`of_conditionals`).
-        moments: Samples ``(B, K, D)`` and inputs ``(B, F)`` to means and log standard deviations of conditionals,
-            ``(B, K, D)`` each, the d-th of what comes before it alone.
+        inner: Estimator for :math:`w` of conditional scores: :class:`AutoregressiveScore`, or your own with
+            :attr:`estimates_conditionals`.
+        moments: Map from samples ``(B, K, D)`` and inputs ``(B, F)`` to means and log standard deviations of the
+            conditionals, ``(B, K, D)`` each. The d-th may depend on earlier latents only.
 
     Raises:
-        ValueError: for an estimator of a joint score: the units of a latent depend on those before it, whose joint
-            scores would have more terms.
+        ValueError: If ``inner`` estimates a joint score, which transforms with further terms because the units of a
+            latent depend on earlier latents.
 
     Example:
         >>> inner = GaussianEntropy(lambda condition: (torch.zeros(1, 2), torch.zeros(1, 2)))  # the score of w is -w
@@ -308,11 +289,9 @@ class ConditionalUnits(RescaledEntropy):
     """
 
     def __init__(
-        self,
-        inner: EntropyGradient,
-        moments: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]],
+        self, inner: EntropyGradient, moments: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
     ) -> None:
-        if not inner.of_conditionals:
+        if not inner.estimates_conditionals:
             raise ValueError(f"inner: expected scores of conditionals, got {type(inner).__name__}; see EncoderUnits")
         super().__init__(inner)
         self.moments = moments

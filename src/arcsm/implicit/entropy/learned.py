@@ -1,4 +1,4 @@
-"""Scores that are learned from samples as they come: of the joint distribution, or of its conditionals."""
+"""Scores learned online from samples: of the joint distribution, or of its conditionals."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from arcsm.implicit.networks.trunks import DenseTrunk, Trunk
 from arcsm.model import AutoregressiveModel
 from arcsm.objectives.score_matching import sliced_score_matching
 
-_ENOUGH = 32  # samples to tell a width from
-_FAR = 5.0  # times wider or narrower than expected: a network that starts there takes very long
+_MIN_SAMPLES_FOR_WIDTH = 32
+_MAX_WIDTH_RATIO = 5.0  # a score network that starts farther off learns very slowly
 
 
-class _Learned(EntropyGradient):
-    """An estimator that takes a gradient step at each update.
+class LearnedScore(EntropyGradient):
+    """An estimator that takes one gradient step at each update.
 
     Attributes:
-        network: What is trained.
-        embed: What is trained along, of the conditions.
+        network: Score network.
+        embed: Network of the conditions, trained jointly.
         trained: Both; move them with ``trained.to(device)`` before the first update.
-        optimizer: RMSprop; its learning rate may be changed by any of torch's schedulers.
-        looked_at_scale: Whether the width of samples has been looked at, which the first update does.
+        optimizer: RMSprop; any of torch's schedulers may change its learning rate.
+        width_checked: Whether the width of the samples was checked, which happens at the first update.
     """
 
-    def __init__(self, network: nn.Module, learning_rate: float, slices: int, embed: nn.Module | None) -> None:
+    def __init__(
+        self, network: nn.Module, learning_rate: float = 1e-3, slices: int = 1, embed: nn.Module | None = None
+    ) -> None:
         if not learning_rate > 0.0:
             raise ValueError(f"learning_rate: expected a positive number, got {learning_rate}")
         if slices < 1:
@@ -41,19 +43,19 @@ class _Learned(EntropyGradient):
         self.embed = nn.Identity() if embed is None else embed
         self.trained = nn.ModuleList([network, self.embed])
         self.optimizer = torch.optim.RMSprop(self.trained.parameters(), learning_rate, foreach=True)
-        self.looked_at_scale = False
+        self.width_checked = False
 
     @torch.enable_grad()
     def update(self, z: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None) -> float:
-        """A step on the loss of the samples.
+        """Take a gradient step on the loss of the samples.
 
         Raises:
-            NonFiniteError: (a ``ValueError``) where the loss or a gradient is not finite; no step is made then.
+            NonFiniteError: (a ``ValueError``) If the loss or a gradient is not finite; the weights stay as they were.
         """
         self._check(z, condition)
-        if not self.looked_at_scale:
-            self._look_at_scale(z)
-            self.looked_at_scale = True
+        if not self.width_checked:
+            self._check_width(z)
+            self.width_checked = True
         self.trained.train()
         loss = self._loss(*self._rows(z.detach(), condition), generator)
         self.optimizer.zero_grad()
@@ -76,24 +78,24 @@ class _Learned(EntropyGradient):
         finally:
             self.trained.train(was_training)
 
-    def _look_at_scale(self, z: Tensor) -> None:
-        """Say so where samples are far wider or narrower than what a score network starts with."""
-        width = z.detach().flatten(0, 1).std(0, correction=0) / self._expected_width()
-        off = (width.log().abs() > math.log(_FAR)) & (width > 0.0)
-        if len(z) * z.shape[1] >= _ENOUGH and bool(off.any()):
+    def _check_width(self, z: Tensor) -> None:
+        """Warn if samples are far wider or narrower than the initial score network expects."""
+        ratio = z.detach().flatten(0, 1).std(0, correction=0) / self._initial_width()
+        off = (ratio.log().abs() > math.log(_MAX_WIDTH_RATIO)) & (ratio > 0.0)
+        if len(z) * z.shape[1] >= _MIN_SAMPLES_FOR_WIDTH and bool(off.any()):
             latent = int(off.int().argmax())
             warn(
-                f"samples vary by {float(width[latent]):.2g} times what the scores start with (dimension {latent}): "
-                "they would take very long to learn. Use EncoderUnits or ConditionalUnits, samples in other units, or, "
-                "for an AutoregressiveModel, its set_standardisation",
+                f"samples of dimension {latent} are {float(ratio[latent]):.2g} times as wide as the initial score "
+                "expects and would be learned very slowly. Use EncoderUnits or ConditionalUnits, or set_standardisation"
+                " of an AutoregressiveModel",
                 TrainingWarning,
             )
 
-    def _expected_width(self) -> Tensor | float:
+    def _initial_width(self) -> Tensor | float:
         return 1.0
 
     def _rows(self, z: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Samples ``(B, K, D)`` as ``(B * K, D)``, each with what the network sees of its condition."""
+        """Return samples ``(B * K, D)`` and the embedded condition of each."""
         if condition is not None:
             condition = self.embed(condition.detach())
             if condition.ndim != 2:
@@ -111,53 +113,48 @@ class _Learned(EntropyGradient):
 
     @abstractmethod
     def _loss(self, z: Tensor, condition: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        """Of samples ``(N, D)`` and conditions ``(N, F)``."""
+        """Return the loss of samples ``(N, D)`` and conditions ``(N, F)``, a scalar."""
 
     @abstractmethod
     def _score(self, z: Tensor, condition: Tensor | None) -> Tensor:
-        """``(N, D)``."""
+        """Return the score of samples ``(N, D)`` and conditions ``(N, F)``, ``(N, D)``."""
 
 
-class AutoregressiveScore(_Learned):
-    """The scores of the conditionals, by an :class:`AutoregressiveModel`: "CSM" and "SSM-AR" of the paper.
+class AutoregressiveScore(LearnedScore):
+    """Conditional scores learned by an :class:`AutoregressiveModel`: the paper's "CSM" and "SSM-AR".
 
-    The entropy of a sampler :math:`z_d = h_{\\phi,d}(\\epsilon_d, z_{<d}, x)`, which all values before made into
-    :math:`g_{\\phi,d}(\\epsilon_{\\le d}, x)`, is a sum over its conditionals (paper, Eq. 24),
-
-    .. math:: H(q_\\phi(\\cdot \\mid x)) = \\sum_d \\mathbb{E}\\, H_d(q_\\phi(\\cdot \\mid z_{<d}, x)), \\qquad
-        H_d = -\\mathbb{E}_{\\epsilon_d} \\log q_\\phi(g_{\\phi,d}(\\epsilon_{\\le d}, x) \\mid z_{<d}, x)
-
-    whose gradients need the scores of the conditionals alone (Eq. 25 to 30, where the line before Eq. 30 has lost its
-    minus sign and the derivative of :math:`g`):
+    The entropy of a sampler :math:`z_d = h_{\\phi,d}(\\epsilon_d, z_{<d}, x) = g_{\\phi,d}(\\epsilon_{\\le d}, x)` is
+    the sum of its conditionals' entropies (paper, Eq. 24). Its gradient needs only the conditional scores (Eq. 25 to
+    30; the line before Eq. 30 lacks a minus sign and the derivative of :math:`g`):
 
     .. math:: \\nabla_\\phi H = -\\sum_d \\mathbb{E} \\Big[ \\frac{\\partial}{\\partial z_d}
         \\log q_\\phi(z_d \\mid z_{<d}, x)\\Big|_{z_d = g_{\\phi,d}(\\epsilon_{\\le d}, x)}\\,
         \\nabla_\\phi g_{\\phi,d}(\\epsilon_{\\le d}, x) \\Big]
 
-    That the derivatives of :math:`\\log q_\\phi(z_d \\mid z_{<d}, x)` by the values before play
-    no part holds for samplers that are autoregressive themselves: :math:`z_d = h_d(\\epsilon_d, z_{<d}, x)`, the noise
-    of every dimension independent of that of the others and seen by later ones through :math:`z_{<d}` alone. Given
-    what comes before, those derivatives then have mean zero. For other samplers use :class:`JointScore`.
+    This omits the derivatives of :math:`\\log q_\\phi(z_d \\mid z_{<d}, x)` by the earlier latents, which have mean
+    zero only if the sampler is autoregressive too: each :math:`\\epsilon_d` is independent of the others, and later
+    latents depend on it through :math:`z_{\\le d}` alone. For other samplers use :class:`JointScore`.
 
-    A model with a noise ladder learns the conditionals of :math:`z` with the smallest noise :math:`\\sigma` on it,
-    which is easier. For one latent that gives the gradient of the entropy of the noisy latent. For more it gives
-    neither that nor the other: a noisy latent depends on the earlier ones as they were without noise, which the noisy
-    ones do not tell. The bias is of the order of :math:`\\sigma^2` over the squared width of :math:`q(z \\mid x)`.
+    A model with a noise ladder learns the conditionals of :math:`z` plus noise of the smallest :math:`\\sigma`, which
+    is easier. For one latent this gives the entropy gradient of the noisy latent. For several latents it is biased for
+    either entropy, because a latent depends on the earlier ones without their noise. The bias is of the order of
+    :math:`\\sigma^2` over the squared width of :math:`q(z \\mid x)`.
 
     Arguments:
-        model: Of the latents in the order in which the sampler makes them, conditioned on the inputs.
+        model: Model of the latents in the sampler's order, conditioned on the inputs.
         objective: ``"csm"`` (composite score matching) or ``"ssm"`` (sliced, Gaussian projections, the square in
             closed form).
-        learning_rate: Of RMSProp; by default the paper's on MNIST (Appendix D.4), 2e-4 for CSM and 1e-3 for SSM.
-        mix: Of CSM, for a model with a noise ladder; see :func:`arcsm.objectives.csm`.
-        slices: Projections of each sample, of SSM.
-        embed: A network of the inputs, trained along, whose output is the condition of the model.
+        learning_rate: Learning rate of RMSProp. Default: the paper's for MNIST (Appendix D.4), 2e-4 for CSM and 1e-3
+            for SSM.
+        mix: Weight of CSM for a model with a noise ladder; see :func:`arcsm.objectives.csm`.
+        slices: Projections of each sample, for SSM.
+        embed: Network that maps inputs to the model's condition, trained jointly.
 
     Raises:
-        ValueError: for an unknown objective, or a mix other than 1 without a ladder.
+        ValueError: If the objective is unknown, or ``mix`` is not 1 without a ladder.
     """
 
-    of_conditionals = True
+    estimates_conditionals = True
 
     def __init__(
         self,
@@ -171,7 +168,7 @@ class AutoregressiveScore(_Learned):
         if objective not in ("csm", "ssm"):
             raise ValueError(f'objective: expected "csm" or "ssm", got {objective!r}')
         if mix != 1.0 and (model.noise is None or objective == "ssm"):
-            raise ValueError(f"mix: only 1 is possible without a noise ladder and for ssm, got {mix}")
+            raise ValueError(f"mix: expected 1 for ssm and for a model without a noise ladder, got {mix}")
         default = 2e-4 if objective == "csm" else 1e-3
         super().__init__(model, default if learning_rate is None else learning_rate, slices, embed)
         self.model, self.objective, self.mix = model, objective, mix
@@ -181,33 +178,28 @@ class AutoregressiveScore(_Learned):
             return objectives.csm(self.model, z, self.mix, condition, generator)
         return objectives.ssm(self.model, z, self.slices, "gaussian", True, condition, generator, joint=False)
 
-    def _expected_width(self) -> Tensor:
+    def _initial_width(self) -> Tensor:
         return self.model.scale
 
     def _score(self, z: Tensor, condition: Tensor | None) -> Tensor:
-        if self.model.noise is not None and z.shape[-1] == self.model.features:  # the model refuses others
+        if self.model.noise is not None and z.shape[-1] == self.model.features:  # the model rejects other sizes
             z = z + self.model.noise.sigma_min * self.model.scale * torch.randn_like(z)
         return self.model.score_alone(z, condition=condition)
 
 
-class JointScore(_Learned):
-    """The score of the joint distribution, by a plain network and sliced score matching: "SSM" of the paper.
+class JointScore(LearnedScore):
+    """The joint score learned by a plain network and sliced score matching: the paper's "SSM".
 
     References:
         Sliced Score Matching (Song, Garg, Shi and Ermon, 2019), https://arxiv.org/abs/1905.07088
 
     Arguments:
-        network: ``network(z, condition)``, ``(N, D)`` and ``(N, F)`` (or ``None``) to ``(N, D)``, for example a
+        network: Map from ``z`` ``(N, D)`` and condition ``(N, F)`` (or ``None``) to scores ``(N, D)``, for example a
             :class:`ScoreNetwork`.
-        learning_rate: Of RMSProp (paper, Appendix D.4).
-        slices: Projections of each sample; Gaussian, with the square of the score in closed form.
-        embed: A network of the inputs, trained along, whose output the network sees in their place.
+        learning_rate: Learning rate of RMSProp (paper, Appendix D.4).
+        slices: Gaussian projections of each sample; the square of the score is in closed form.
+        embed: Network that maps inputs to the condition, trained jointly.
     """
-
-    def __init__(
-        self, network: nn.Module, learning_rate: float = 1e-3, slices: int = 1, embed: nn.Module | None = None
-    ) -> None:
-        super().__init__(network, learning_rate, slices, embed)
 
     def _loss(self, z: Tensor, condition: Tensor | None, generator: torch.Generator | None) -> Tensor:
         z = z.requires_grad_()
@@ -218,16 +210,16 @@ class JointScore(_Learned):
 
 
 class ScoreNetwork(nn.Module):
-    """A network for the joint score: of inputs, with latents as the extras of its trunk.
+    """A network for the joint score: a trunk over the inputs, with the latents as its extra features.
 
     Arguments:
         features: Size :math:`D` of the latents.
         condition_features: Size :math:`F` of the inputs; 0 for none.
-        hidden_features: Units of each hidden layer of a perceptron, tanh after each.
-        trunk: In place of the perceptron, for inputs that ask for another network; its extras are the latents.
+        hidden_features: Units of each hidden layer of a perceptron with tanh.
+        trunk: Network to use instead of the perceptron; its extra features are the latents.
 
     Raises:
-        ValueError: for a trunk of other extras.
+        ValueError: If the trunk takes another number of extra features.
 
     Example:
         >>> ScoreNetwork(3, condition_features=2)(torch.zeros(5, 3), torch.zeros(5, 2)).shape
@@ -244,21 +236,19 @@ class ScoreNetwork(nn.Module):
         super().__init__()
         self.trunk = DenseTrunk(condition_features, hidden_features, features) if trunk is None else trunk
         if self.trunk.extra_features != features:
-            raise ValueError(f"trunk: expected one with {features} extras, got {self.trunk.extra_features}")
+            raise ValueError(f"trunk: expected {features} extra features, got {self.trunk.extra_features}")
         self.output = nn.Linear(self.trunk.out_features, features)
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         inputs = z.new_zeros(len(z), 0) if condition is None else condition
+        shape = None if condition is None else tuple(condition.shape)
         if z.shape[1:] != (self.output.out_features,) or len(inputs) != len(z):
             raise ValueError(
                 f"z, condition: expected (B, {self.output.out_features}) and one condition for each row, got "
-                f"{tuple(z.shape)} and {None if condition is None else tuple(condition.shape)}"
+                f"{tuple(z.shape)} and {shape}"
             )
         if isinstance(self.trunk, DenseTrunk) and inputs.shape[1:] != (self.trunk.features,):
-            raise ValueError(
-                f"condition: expected (B, {self.trunk.features}), got "
-                f"{None if condition is None else tuple(condition.shape)}"
-            )
+            raise ValueError(f"condition: expected (B, {self.trunk.features}), got {shape}")
         if z.dtype != self.output.weight.dtype:
-            raise ValueError(f"z: expected {self.output.weight.dtype}, which the network has, got {z.dtype}")
+            raise ValueError(f"z: expected {self.output.weight.dtype}, the network's dtype, got {z.dtype}")
         return self.output(self.trunk(inputs, z.unsqueeze(1)).squeeze(1))  # type: ignore[no-any-return]

@@ -1,9 +1,8 @@
-"""How likely data are under a latent variable model, :math:`\\log p_\\theta(x) = \\log \\int p_\\theta(x, z)\\, dz`.
+"""Lower bounds of the evidence of a model, :math:`\\log p_\\theta(x) = \\log \\int p_\\theta(x, z)\\, dz`.
 
-Two estimates, neither of which needs the density of an encoder: importance sampling from a distribution that is
-fitted to each input, and annealed importance sampling; both are lower bounds in expectation. On data that the model
-itself has drawn, with their latents, annealing backwards bounds from above (:func:`gap`), which tells how far to trust
-annealing on data like these.
+Importance sampling and annealed importance sampling need no encoder density; both are lower bounds in expectation. On
+data that the model generates, annealing from the exact latents also gives upper bounds (:func:`bidirectional_bounds`),
+which show how far to trust annealing on similar data.
 """
 
 from __future__ import annotations
@@ -13,13 +12,14 @@ import math
 import torch
 from torch import Tensor
 
+from arcsm._runtime.batching import slices_of
 from arcsm._runtime.progress import track
 from arcsm.implicit.evidence.annealing import Annealing, annealed_bound
 from arcsm.implicit.evidence.proposals import Proposal, check_inputs, decoded_at_once, fit_proposal, log_joint
 from arcsm.implicit.networks.encoders import LocationScaleEncoder
 from arcsm.implicit.networks.vae import VAE
 
-_AT_ONCE = 50  # inputs
+_INPUTS_AT_ONCE = 50
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def importance_bound(
     proposal: Proposal | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Importance weighted lower bound of :math:`\\log p(x)` in nats, ``(B,)``: the log of an unbiased estimate.
+    """Return the importance weighted bound of :math:`\\log p(x)` in nats, ``(B,)``: the log of an unbiased estimate.
 
     .. math:: \\log \\frac1K \\sum_k \\frac{p_\\theta(x, z_k)}{r(z_k)}, \\qquad z_k \\sim r
 
@@ -38,14 +38,14 @@ def importance_bound(
         Importance Weighted Autoencoders (Burda, Grosse and Salakhutdinov, 2016), https://arxiv.org/abs/1509.00519
 
     Arguments:
-        vae: The model.
+        vae: Model.
         x: Inputs, ``(B, F)``.
-        samples: Latents of every input, ``K``.
-        proposal: Where to draw them; by default fitted to the inputs.
+        samples: Latents of each input, ``K``.
+        proposal: Distribution :math:`r` of the latents. Default: fitted to the inputs.
         generator: Source of randomness.
 
     Raises:
-        ValueError: as :func:`fit_proposal`.
+        ValueError: See :func:`fit_proposal`.
 
     Example:
         >>> from arcsm.implicit import VAEConfig
@@ -58,11 +58,11 @@ def importance_bound(
     if not len(x):
         return x.new_zeros(0)
     proposal = fit_proposal(vae, x, generator=generator) if proposal is None else proposal
-    found = []
-    for part in _parts(samples, max(1, decoded_at_once(vae) // len(x))):
-        z, log_density = proposal.sample(part, generator)
-        found.append(log_joint(vae, x, z) - log_density)
-    return torch.logsumexp(torch.cat(found, 1), 1) - math.log(samples)
+    log_weights = []
+    for part in slices_of(samples, max(1, decoded_at_once(vae) // len(x))):
+        z, log_density = proposal.sample(part.stop - part.start, generator)
+        log_weights.append(log_joint(vae, x, z) - log_density)
+    return torch.logsumexp(torch.cat(log_weights, 1), 1) - math.log(samples)
 
 
 @torch.no_grad()
@@ -74,56 +74,43 @@ def bounds(
     generator: torch.Generator | None = None,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`importance_bound` and :func:`annealed_bound` from the same fitted proposals, ``(B,)`` each.
+    """Return :func:`importance_bound` and :func:`annealed_bound` from the same fitted proposals, ``(B,)`` each.
 
-    Arguments:
-        vae: The model.
-        x: Inputs, ``(B, F)``.
-        samples: Latents of every input, of the first.
-        annealing: How, of the second.
-        generator: Source of randomness.
-        progress: Show a progress bar (on a terminal).
-
-    Raises:
-        ValueError: as :func:`fit_proposal`.
+    ``samples`` is for the first, ``annealing`` for the second.
     """
-    important, annealed = [x.new_zeros(0)], [x.new_zeros(0)]
+    importance, annealed = [x.new_zeros(0)], [x.new_zeros(0)]
     with track("likelihood", len(x), progress) as advance:
-        for part in x.split(_AT_ONCE):
+        for part in x.split(_INPUTS_AT_ONCE):
             proposal = fit_proposal(vae, part, generator=generator)
-            important.append(importance_bound(vae, part, samples, proposal, generator))
+            importance.append(importance_bound(vae, part, samples, proposal, generator))
             annealed.append(annealed_bound(vae, part, annealing, proposal, generator))
             advance(len(part))
-    return torch.cat(important), torch.cat(annealed)
+    return torch.cat(importance), torch.cat(annealed)
 
 
 @torch.no_grad()
 def elbo(vae: VAE, x: Tensor, samples: int = 100, generator: torch.Generator | None = None) -> Tensor:
-    """The evidence lower bound in nats (paper, Eq. 6), ``(B,)``.
+    """Return the evidence lower bound in nats (paper, Eq. 6), ``(B,)``.
 
-    It is short of the evidence by the divergence of the encoder from the posterior,
-    :math:`\\operatorname{KL}(q(z \\mid x) \\,\\|\\, p(z \\mid x))`. An autoregressive encoder has one, too: its density
-    can be found (:mod:`arcsm.implicit.networks.densities`), though scores learn without it.
+    It is below the evidence by the divergence of the encoder from the posterior,
+    :math:`\\operatorname{KL}(q(z \\mid x) \\,\\|\\, p(z \\mid x))`. An autoregressive encoder has a bound too: its
+    density can be computed (:mod:`arcsm.implicit.networks.folded_density`), although training does not need it.
 
     Arguments:
-        vae: The model.
+        vae: Model.
         x: Inputs, ``(B, F)``.
-        samples: Latents of every input that it is averaged over.
+        samples: Latents of each input to average over.
         generator: Source of randomness.
 
     Raises:
-        ValueError: for an encoder whose density nobody knows.
+        ValueError: If the encoder's density is intractable.
     """
     if not isinstance(vae.encoder, LocationScaleEncoder):
         raise ValueError("vae: its encoder has no density, and no evidence lower bound; use importance_bound")
     check_inputs(vae, x, samples)
-    found = [x.new_zeros(0)]
-    for part in x.split(_AT_ONCE):
-        begun = vae.encoder.begin(vae.encoder.features(part))
-        z, log_density = vae.encoder.draw_with_log_prob(begun, vae.noise(part, samples, generator))
-        found.append((log_joint(vae, part, z) - log_density).mean(1))
-    return torch.cat(found)
-
-
-def _parts(total: int, size: int) -> list[int]:
-    return [min(size, total - start) for start in range(0, total, size)]
+    bound = [x.new_zeros(0)]
+    for part in x.split(_INPUTS_AT_ONCE):
+        precomputed = vae.encoder.precompute(vae.encoder.features(part))
+        z, log_density = vae.encoder.draw_with_log_prob(precomputed, vae.noise(part, samples, generator))
+        bound.append((log_joint(vae, part, z) - log_density).mean(1))
+    return torch.cat(bound)

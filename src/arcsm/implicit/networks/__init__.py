@@ -1,1 +1,1 @@
-"""Networks of latent variable models: trunks, encoders, decoders, and the autoencoder that they make up."""
+"""Networks of latent variable models: trunks, encoders, decoders, and the autoencoder that combines them."""

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arcsm._runtime.random import normal_like
 from arcsm.implicit.networks.trunks import KERNEL, PADDING, STRIDE, downscaled
 
-_FIXED_LOG_STD = -0.602  # of pixels in [-1, 1) (that of the code of Sliced Score Matching, which the paper builds on)
+_FIXED_LOG_STD = -0.602  # of pixels in [-1, 1); from the code of Sliced Score Matching, which the paper builds on
 
 
 class Decoder(nn.Module, ABC):
@@ -22,7 +23,7 @@ class Decoder(nn.Module, ABC):
     Attributes:
         features: Size :math:`F` of the input.
         latents: Size :math:`D` of the latents.
-        largest_layer: Numbers that its largest layer has for one latent, for those who decode many in pieces.
+        largest_layer: Numbers in the largest layer for one latent vector; limits how many are decoded at a time.
     """
 
     features: int
@@ -31,24 +32,24 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
-        """In nats, ``(B, K)``, of inputs ``(B, F)`` given latents ``(B, K, D)``."""
+        """Return the log likelihood in nats, ``(B, K)``, of inputs ``(B, F)`` given latents ``(B, K, D)``."""
 
     @abstractmethod
     def mean(self, z: Tensor) -> Tensor:
-        """Expected inputs ``(*, F)`` for latents ``(*, D)``."""
+        """Return expected inputs ``(*, F)`` given latents ``(*, D)``."""
 
     @abstractmethod
     def sample(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Inputs ``(*, F)`` drawn for latents ``(*, D)``."""
+        """Draw inputs ``(*, F)`` given latents ``(*, D)``."""
 
 
 class BernoulliDecoder(Decoder):
     """A perceptron to the logits of binary inputs.
 
     Arguments:
-        latents: The size :math:`D`.
-        features: The size :math:`F`.
-        hidden_features: Units of each hidden layer, tanh after each.
+        latents: Size :math:`D` of the latents.
+        features: Size :math:`F` of the input.
+        hidden_features: Units of each hidden layer, with tanh.
 
     Example:
         >>> BernoulliDecoder(2, 5, (8,)).log_prob(torch.ones(3, 5), torch.zeros(3, 4, 2)).shape
@@ -75,16 +76,16 @@ class BernoulliDecoder(Decoder):
 
 
 class GaussianImageDecoder(Decoder):
-    """Transposed convolutions to the mean of an image in [-1, 1], with Gaussian noise of a fixed width.
+    """Transposed convolutions to the mean of an image in [-1, 1], with Gaussian noise of fixed width.
 
     Arguments:
-        latents: The size :math:`D`.
+        latents: Size :math:`D` of the latents.
         image_shape: Channels, height and width.
-        channels: Channels of the layers, those of the :class:`~arcsm.implicit.ConvolutionalTrunk` that this mirrors.
+        channels: Channels of the mirrored :class:`~arcsm.implicit.ConvolutionalTrunk`.
         log_std: Log standard deviation of the noise.
 
     Raises:
-        ValueError: for images that the layers do not divide.
+        ValueError: If height or width is not divisible by two at every layer.
 
     Example:
         >>> GaussianImageDecoder(2, (3, 16, 16), (4, 8)).mean(torch.zeros(5, 2)).shape
@@ -124,5 +125,4 @@ class GaussianImageDecoder(Decoder):
 
     def sample(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         mean = self.mean(z)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-        return mean + math.exp(self.log_std) * noise
+        return mean + math.exp(self.log_std) * normal_like(mean, generator)

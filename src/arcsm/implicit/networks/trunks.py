@@ -1,7 +1,7 @@
-"""Networks that turn an input, and numbers that belong to each of its samples, into features.
+"""Networks from an input, and extra features of each of its samples, to hidden features.
 
-Encoders and scores of latents need the same: an input ``x``, once, and beside it ``K`` vectors (noise, or latents).
-What the first layer makes of the input is computed once for all ``K``.
+Encoders and score networks of latents take one input ``x`` together with ``K`` vectors (noise, or latents). The share
+of the first layer that depends on the input alone is computed once for all ``K``.
 """
 
 from __future__ import annotations
@@ -10,93 +10,87 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Sizes of the convolution kernels (those of the code of Sliced Score Matching, which the paper builds on).
+#: Convolutions as in the code of Sliced Score Matching, which the paper builds on.
 KERNEL, STRIDE, PADDING = 5, 2, 2
 _DENSE_FEATURES = 512  # after the convolutions
 
 
 class Trunk(nn.Module, ABC):
-    """Inputs ``(B, F)`` and, if it takes any, extras ``(B, K, E)`` to features ``(B, H)`` or ``(B, K, H)``.
+    """Map inputs ``(B, F)``, and extra features ``(B, K, E)`` if any, to features ``(B, H)`` or ``(B, K, H)``.
 
     Attributes:
-        out_features: The size :math:`H`.
-        extra_features: The size :math:`E`; 0 for a trunk of the inputs alone.
+        out_features: Size :math:`H`.
+        extra_features: Size :math:`E`; 0 for a trunk of the inputs alone.
     """
 
     out_features: int
     extra_features: int
 
     @abstractmethod
-    def start(self, x: Tensor) -> Tensor:
-        """What the first layer makes of the inputs alone, ``(B, ...)``."""
+    def project_input(self, x: Tensor) -> Tensor:
+        """Return the inputs' share of the first layer's pre-activations, ``(B, ...)``."""
 
     @abstractmethod
-    def finish(self, started: Tensor, extra: Tensor | None = None) -> Tensor:
-        """Features ``(B, H)``, or ``(B, K, H)`` with extras, of what was started."""
+    def finish(self, projected: Tensor, extra: Tensor | None = None) -> Tensor:
+        """Add the extra features' share to the projected inputs and apply all other layers."""
 
     def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
-        """Features ``(B, H)``, or ``(B, K, H)`` with extras."""
-        return self.finish(self.start(x), extra)
+        """Return features ``(B, H)``, or ``(B, K, H)`` with extra features."""
+        return self.finish(self.project_input(x), extra)
 
 
 class DenseTrunk(Trunk):
-    """A perceptron on the input and the extras side by side.
+    """A perceptron on the input and the extra features, concatenated.
 
     Arguments:
         features: Size :math:`F` of the input; 0 for none.
-        hidden_features: Units of each layer.
-        extra_features: Size :math:`E` of the extras.
-        activation: After every layer.
+        hidden_features: Units of each layer, with tanh.
+        extra_features: Size :math:`E` of the extra features.
+
+    Raises:
+        ValueError: If there are no layers.
 
     Example:
         >>> DenseTrunk(5, (16, 8), extra_features=2)(torch.zeros(3, 5), torch.zeros(3, 4, 2)).shape
         torch.Size([3, 4, 8])
     """
 
-    def __init__(
-        self,
-        features: int,
-        hidden_features: Sequence[int] = (256, 256),
-        extra_features: int = 0,
-        activation: Literal["tanh", "relu"] = "tanh",
-    ) -> None:
+    def __init__(self, features: int, hidden_features: Sequence[int] = (256, 256), extra_features: int = 0) -> None:
         super().__init__()
         if not hidden_features:
             raise ValueError("hidden_features: expected at least one layer, got none")
         self.features, self.out_features, self.extra_features = features, int(hidden_features[-1]), extra_features
         self.first = nn.Linear(features + extra_features, hidden_features[0])
         self.rest = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(hidden_features))
-        self.activation = {"tanh": torch.tanh, "relu": torch.relu}[activation]
 
-    def start(self, x: Tensor) -> Tensor:
+    def project_input(self, x: Tensor) -> Tensor:
         return F.linear(x, self.first.weight[:, : self.features], self.first.bias)  # (B, H)
 
-    def finish(self, started: Tensor, extra: Tensor | None = None) -> Tensor:
-        hidden = started
+    def finish(self, projected: Tensor, extra: Tensor | None = None) -> Tensor:
+        hidden = projected
         if extra is not None:
             hidden = hidden.unsqueeze(1) + F.linear(extra, self.first.weight[:, self.features :])  # (B, K, H)
-        hidden = self.activation(hidden)
+        hidden = torch.tanh(hidden)
         for layer in self.rest:
-            hidden = self.activation(layer(hidden))
+            hidden = torch.tanh(layer(hidden))
         return hidden
 
 
 class ConvolutionalTrunk(Trunk):
-    """Convolutions of stride two on an image, which the extras enter as one more channel.
+    """Convolutions of stride two on an image; the extra features enter as one more channel.
 
     Arguments:
-        image_shape: Channels, height and width of the image; the last two divisible by two at every layer.
+        image_shape: Channels, height and width of the image; every layer halves height and width.
         channels: Channels of each layer.
-        extra_features: Size :math:`E` of the extras.
+        extra_features: Size :math:`E` of the extra features.
 
     Raises:
-        ValueError: for images that the layers do not divide.
+        ValueError: If height or width is not divisible by two at every layer.
 
     Example:
         >>> ConvolutionalTrunk((3, 16, 16), (4, 8), extra_features=2)(torch.zeros(3, 768), torch.zeros(3, 5, 2)).shape
@@ -117,15 +111,15 @@ class ConvolutionalTrunk(Trunk):
             self.to_channel = nn.Linear(extra_features, math.prod(self.image_shape[1:]))
             self.of_channel = nn.Conv2d(1, channels[0], KERNEL, STRIDE, PADDING, bias=False)
 
-    def start(self, x: Tensor) -> Tensor:
+    def project_input(self, x: Tensor) -> Tensor:
         return self.first(x.reshape(-1, *self.image_shape))  # type: ignore[no-any-return]  # (B, C, h, w)
 
-    def finish(self, started: Tensor, extra: Tensor | None = None) -> Tensor:
-        hidden, rows = started, started.shape[:1]
+    def finish(self, projected: Tensor, extra: Tensor | None = None) -> Tensor:
+        hidden, rows = projected, projected.shape[:1]
         if extra is not None:
             channel = self.to_channel(extra).reshape(-1, 1, *self.image_shape[1:])  # (B * K, 1, H, W)
-            added = self.of_channel(channel).unflatten(0, extra.shape[:2])
-            hidden, rows = (hidden.unsqueeze(1) + added).flatten(0, 1), extra.shape[:2]
+            from_extra = self.of_channel(channel).unflatten(0, extra.shape[:2])
+            hidden, rows = (hidden.unsqueeze(1) + from_extra).flatten(0, 1), extra.shape[:2]
         hidden = F.softplus(hidden)
         for layer in self.rest:
             hidden = F.softplus(layer(hidden))
@@ -133,10 +127,10 @@ class ConvolutionalTrunk(Trunk):
 
 
 def downscaled(image_shape: Sequence[int], layers: int) -> tuple[int, int]:
-    """Height and width after so many layers of stride two.
+    """Return height and width after ``layers`` layers of stride two.
 
     Raises:
-        ValueError: where they are not divisible.
+        ValueError: If they are not divisible by two at every layer.
     """
     height, width = (int(size) for size in image_shape[1:])
     factor = 2**layers

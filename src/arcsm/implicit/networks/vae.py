@@ -13,29 +13,30 @@ from torch import Tensor, nn
 
 from arcsm import serialization
 from arcsm._runtime.devices import resolve_device
+from arcsm._runtime.random import normal_like, uniform_like
 from arcsm.implicit.networks.decoders import BernoulliDecoder, Decoder, GaussianImageDecoder
 from arcsm.implicit.networks.encoders import AutoregressiveEncoder, Encoder, GaussianEncoder, ImplicitEncoder
 from arcsm.implicit.networks.trunks import ConvolutionalTrunk, DenseTrunk, Trunk
 from arcsm.registry import configuration_errors
 from arcsm.training.run_config import first_error
 
-KIND = "vae"  #: what the headers of files and configurations of runs call it
+KIND = "vae"  #: kind of model in the headers of files and in run configurations
 
-
-Width = Annotated[int, Field(ge=1, le=65_536)]  #: of a layer
-_LARGEST = 1 << 28  # weights of an autoregressive encoder's latents
+Width = Annotated[int, Field(ge=1, le=65_536)]  #: units or channels of a layer
+_MAX_LATENT_WEIGHTS = 1 << 28  # of an autoregressive encoder
+_IMAGES_AT_ONCE = 256
 
 
 class VAEConfig(BaseModel):
-    """The parts of an autoencoder.
+    """The architecture of an autoencoder.
 
     Attributes:
         encoder: ``"gaussian"`` (explicit), ``"implicit"`` (a network of input and noise) or ``"autoregressive"``.
-        networks: ``"dense"`` with a Bernoulli decoder, for images that are made binary anew in every batch; or
+        networks: ``"dense"`` with a Bernoulli decoder, for images that are binarised anew in every batch; or
             ``"convolutional"`` with a Gaussian decoder.
         latents: Size of the latents.
         hidden_features: Units of the hidden layers of dense networks.
-        channels: Channels of the layers of convolutional ones.
+        channels: Channels of the layers of convolutional networks.
         units: Hidden units of each latent of an autoregressive encoder.
     """
 
@@ -50,25 +51,25 @@ class VAEConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_size(self) -> VAEConfig:
-        if self.encoder == "autoregressive" and self.latents**2 * self.units > _LARGEST:
+        if self.encoder == "autoregressive" and self.latents**2 * self.units > _MAX_LATENT_WEIGHTS:
             raise ValueError(f"latents: {self.latents} with {self.units} units each are too many")
         return self
 
     def trunk(self, image_shape: tuple[int, ...], extra_features: int = 0) -> Trunk:
-        """A network of images (and extras), as the encoder and the scores of latents have it."""
+        """Build a network of images and extra features, as used by the encoder and the scores of latents."""
         if self.networks == "dense":
             return DenseTrunk(math.prod(image_shape), self.hidden_features, extra_features)
         return ConvolutionalTrunk(image_shape, self.channels, extra_features)
 
     def build(self, metadata: Mapping[str, Any]) -> VAE:
-        """The autoencoder of images whose ``image_shape`` and ``levels`` the metadata tell, with fresh weights.
+        """Build an autoencoder with fresh weights for images with the metadata's ``image_shape`` and ``levels``.
 
         Raises:
-            ValueError: for data that are no images, or images that the convolutions do not divide.
+            ValueError: If the data are not images, or the convolutions do not divide their size.
         """
         shape = metadata.get("image_shape")
         if shape is None or not metadata.get("levels"):
-            raise ValueError("data: an autoencoder needs images, and these data are none")
+            raise ValueError("data: an autoencoder needs images, but the data are not images")
         shape = tuple(int(size) for size in shape)
         encoder: Encoder
         if self.encoder == "implicit":
@@ -88,17 +89,21 @@ class VAEConfig(BaseModel):
 class VAE(nn.Module):
     """A latent variable model :math:`p_\\theta(x, z) = p_\\theta(x \\mid z)\\, N(z; 0, I)` and its encoder.
 
-    Inputs ``x`` are what the decoder is a distribution of: zeros and ones, or pixels in [-1, 1]; :meth:`prepare`
-    makes them of rows of images. Samples and reconstructions are such rows.
+    Inputs ``x`` are in the decoder's space: zeros and ones, or pixels in [-1, 1]. :meth:`prepare` makes them from
+    image rows in [-1, 1); samples and reconstructions are image rows in [-1, 1].
 
     Arguments:
         encoder: :math:`q_\\phi(z \\mid x)`.
         decoder: :math:`p_\\theta(x \\mid z)`.
-        parts: What the two were built from.
-        metadata: ``image_shape`` and ``levels`` of the images, and anything else JSON-ready.
+        parts: The architecture that the two were built from.
+        metadata: ``image_shape`` and ``levels`` of the images, and anything else that JSON can hold.
+
+    Attributes:
+        latents: Size :math:`D` of the latents.
+        features: Size :math:`F` of the inputs.
 
     Raises:
-        ValueError: for an encoder and a decoder of different sizes.
+        ValueError: If the encoder and the decoder have different numbers of latents.
 
     Example:
         >>> vae = VAEConfig(latents=2, hidden_features=(8,)).build({"image_shape": [1, 2, 2], "levels": 256})
@@ -113,27 +118,18 @@ class VAE(nn.Module):
         if encoder.latents != decoder.latents:
             raise ValueError(f"latents: the encoder gives {encoder.latents}, the decoder takes {decoder.latents}")
         self.encoder, self.decoder, self.parts, self.metadata = encoder, decoder, parts, dict(metadata)
-
-    @property
-    def latents(self) -> int:
-        """Size :math:`D` of the latents."""
-        return self.decoder.latents
-
-    @property
-    def features(self) -> int:
-        """Size :math:`F` of the inputs."""
-        return self.decoder.features
+        self.latents, self.features = decoder.latents, decoder.features
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     def prepare(self, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Inputs ``(N, F)`` of rows of images in [-1, 1): made binary at random, or with noise of one grey level.
+        """Binarise image rows in [-1, 1) at random, or dequantise them by one grey level; return inputs ``(N, F)``.
 
         Raises:
-            ValueError: for NaN, or numbers outside of [-1, 1].
+            ValueError: If the rows hold NaN or numbers outside [-1, 1].
         """
         levels = int(self.metadata["levels"])
         if bool(rows.isnan().any()):
@@ -141,66 +137,63 @@ class VAE(nn.Module):
         if rows.numel() and bool((rows.amin() < -1.0) | (rows.amax() > 1.0)):
             low, high = float(rows.amin()), float(rows.amax())
             raise ValueError(f"rows: expected images in [-1, 1], got values from {low:g} to {high:g}")
-        draw = torch.rand(rows.shape, generator=generator, device=rows.device, dtype=rows.dtype)
+        uniform = uniform_like(rows, generator)
         if isinstance(self.decoder, BernoulliDecoder):
-            return (draw < 0.5 * (rows + 1.0) * levels / (levels - 1)).to(rows.dtype)
-        return rows + 2.0 / levels * draw
+            return (uniform < 0.5 * (rows + 1.0) * levels / (levels - 1)).to(rows.dtype)
+        return rows + 2.0 / levels * uniform
 
     def encode(self, x: Tensor, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
-        """Latents ``(B, K, D)`` of inputs ``(B, F)``, reparameterised."""
-        return self.draw(self.encoder.begin(self.encoder.features(x)), samples, generator)
+        """Draw reparameterised latents ``(B, K, D)`` for inputs ``(B, F)``."""
+        return self.draw(self.encoder.precompute(self.encoder.features(x)), samples, generator)
 
-    def draw(self, begun: tuple[Tensor, ...], samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
-        """Latents ``(B, K, D)`` of inputs that the encoder has begun with (:meth:`Encoder.begin`)."""
-        return self.encoder.draw(begun, self.noise(begun[0], samples, generator))
+    def draw(
+        self, precomputed: tuple[Tensor, ...], samples: int = 1, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw latents ``(B, K, D)`` from the result of :meth:`Encoder.precompute`."""
+        return self.encoder.draw(precomputed, self.noise(precomputed[0], samples, generator))
 
     def noise(self, like: Tensor, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
-        """What an encoder makes latents of, standard normal, ``(B, K, D)``, for as many inputs as ``like`` has."""
-        shape = (len(like), samples, self.latents)
-        return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
+        """Draw standard normal noise for an encoder, ``(B, K, D)``, for as many inputs as ``like`` has rows."""
+        return normal_like(like.new_empty(len(like), samples, self.latents), generator)
 
-    def draw_latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Latents from the prior, ``(n, D)``."""
-        weight = next(self.parameters())
-        return torch.randn(n, self.latents, generator=generator, device=weight.device, dtype=weight.dtype)
-
-    def log_prior(self, z: Tensor) -> Tensor:
-        """:math:`\\log N(z; 0, I)` in nats, ``(*, D)`` to ``(*,)``."""
-        return -0.5 * (z.square().sum(-1) + self.latents * math.log(2.0 * math.pi))
+    def sample_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw latents from the prior, ``(n, D)``."""
+        return normal_like(next(self.parameters()).new_empty(n, self.latents), generator)
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:
-        """:math:`\\log p_\\theta(x, z)` in nats, ``(B, K)``."""
-        return self.decoder.log_prob(x, z) + self.log_prior(z)
+        """Return :math:`\\log p_\\theta(x, z)` in nats, ``(B, K)``."""
+        log_prior = -0.5 * (z.square().sum(-1) + self.latents * math.log(2.0 * math.pi))
+        return self.decoder.log_prob(x, z) + log_prior
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Expected images of ``n`` latents from the prior, rows in [-1, 1]."""
-        z = self.draw_latents(n, generator)
-        return self.as_rows(torch.cat([self.decoder.mean(part) for part in z.split(256)]))
+        """Return the expected images of ``n`` latents from the prior, rows in [-1, 1]."""
+        z = self.sample_prior(n, generator)
+        return self.as_rows(torch.cat([self.decoder.mean(part) for part in z.split(_IMAGES_AT_ONCE)]))
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Expected images of one latent for each input ``(B, F)``, rows in [-1, 1]."""
+        """Return the expected image of one latent vector for each input ``(B, F)``, rows in [-1, 1]."""
         return self.as_rows(self.decoder.mean(self.encode(x, 1, generator).squeeze(1)))
 
     def as_rows(self, mean: Tensor) -> Tensor:
-        """Expected inputs as rows of images in [-1, 1]."""
+        """Map expected inputs to image rows in [-1, 1]."""
         return 2.0 * mean - 1.0 if isinstance(self.decoder, BernoulliDecoder) else mean
 
     def config(self) -> dict[str, Any]:
-        """All that is needed to build it without its weights, JSON-ready."""
+        """Return everything needed to rebuild the autoencoder except its weights, JSON-ready."""
         return {"kind": KIND, "parts": self.parts.model_dump(mode="json"), "metadata": self.metadata}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Build the autoencoder of a configuration, with fresh weights.
+        """Build an autoencoder with fresh weights from the result of :meth:`config`.
 
         Raises:
-            ValueError: for a configuration of something else.
+            ValueError: If the configuration is invalid or describes another kind of model.
         """
         metadata = config.get("metadata")
         if config.get("kind") != KIND or not isinstance(metadata, Mapping):
-            raise ValueError("model configuration: not one of an autoencoder")
+            raise ValueError("model configuration: does not describe an autoencoder")
         with configuration_errors():
             try:
                 parts = VAEConfig.model_validate(config.get("parts"))
@@ -210,15 +203,15 @@ class VAE(nn.Module):
 
 
 def save_vae(vae: VAE, path: str | os.PathLike[str]) -> None:
-    """Write an autoencoder as :func:`arcsm.save` writes a model."""
+    """Write an autoencoder in the format of :func:`arcsm.save`."""
     serialization.save_module(vae, vae.config(), path)
 
 
 def load_vae(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> VAE:
-    """Read what :func:`save_vae` wrote.
+    """Read an autoencoder that :func:`save_vae` wrote.
 
     Raises:
-        ValueError: for a file that is missing, truncated, of something else, or whose tensors do not fit.
+        ValueError: If the file is missing, truncated, of another kind of model, or its tensors do not fit.
     """
     file = serialization.weights_path(path)
     tensors, config = serialization.read_module(path)
@@ -231,5 +224,5 @@ def load_vae(path: str | os.PathLike[str], device: str | torch.device = "cpu") -
 
 
 def completed_vae_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """An autoencoder's configuration with what an older version did not write, each entry with its default."""
+    """Return an autoencoder's configuration with defaults for entries that an older version did not write."""
     return {**config, "parts": VAEConfig.model_validate(config["parts"]).model_dump(mode="json")}

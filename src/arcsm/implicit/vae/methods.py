@@ -75,7 +75,7 @@ def remedies(vae: VAE, config: VAETrainConfig) -> str:
 def _moments(encoder: AutoregressiveEncoder, z: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
     """Of the conditionals of the encoder, by the features that it makes of inputs."""
     assert features is not None
-    return encoder.conditional_moments(encoder.begin(features), z)
+    return encoder.conditional_moments(encoder.precompute(features), z)
 
 
 def _inner(vae: VAE, config: VAETrainConfig) -> EntropyGradient:

@@ -151,8 +151,8 @@ class _Trainer:
         if self.own is not None:
             self.check_own()
         if self.learned is not None:
-            self.learned.looked_at_scale = True  # latents spread as the encoder learns; their pressure is looked at
-        self.particles = config.particles if self.entropy.least_samples > 1 else 1
+            self.learned.width_checked = True  # latents spread as the encoder learns; their pressure is looked at
+        self.particles = config.particles if self.entropy.min_samples > 1 else 1
         self.optimizer = torch.optim.RMSprop(vae.parameters(), config.learning_rate, foreach=True)
         self.average = AveragedModel(vae, multi_avg_fn=averaging(config.ema))
         self.step, self.seconds = 0, 0.0
@@ -171,8 +171,8 @@ class _Trainer:
         Raises:
             ValueError: where it does not.
         """
-        if self.entropy.least_samples > self.config.particles:
-            raise ValueError(f"train.particles: expected at least {self.entropy.least_samples}, which {self.own} takes")
+        if self.entropy.min_samples > self.config.particles:
+            raise ValueError(f"train.particles: expected at least {self.entropy.min_samples}, which {self.own} takes")
         if self.config.centred and not isinstance(self.vae.encoder, AutoregressiveEncoder):
             raise ValueError("train.centred: expected an autoregressive encoder")
         if self.run is not None and self.entropy.learns and self.learned is None:
@@ -189,7 +189,7 @@ class _Trainer:
         chosen = torch.randint(len(self.rows), (self.batch_size,), generator=generator, device=self.device)
         x = self.vae.prepare(self.rows[chosen], generator)
         features = self.vae.encoder.features(x)
-        return x, self.vae.encoder.begin(features), features if self.sees_features else x
+        return x, self.vae.encoder.precompute(features), features if self.sees_features else x
 
     def learn_scores(self, begun: tuple[Tensor, ...], seen: Tensor, steps: int, generator: torch.Generator) -> None:
         """Steps of the scores, where there are any to learn, on as many samples of the inputs."""
@@ -270,7 +270,7 @@ class _Trainer:
 
     @torch.no_grad()
     def pressure(self) -> float:
-        """:meth:`EntropyGradient.pressure` on held-out images, mean over the latents; by the weights of this step.
+        """:meth:`EntropyGradient.entropy_ratio` on held-out images, mean over the latents; by the weights of this step.
 
         Raises:
             NonFiniteError: where it is not finite.
@@ -278,9 +278,9 @@ class _Trainer:
         generator = self.generator(6, 0)
         x = self.vae.prepare(self.valid, generator)
         features = self.vae.encoder.features(x)
-        z = self.vae.draw(self.vae.encoder.begin(features), max(self.particles, _SPREAD_SAMPLES), generator)
+        z = self.vae.draw(self.vae.encoder.precompute(features), max(self.particles, _SPREAD_SAMPLES), generator)
         with self.seeded_scores():
-            found = float(self.entropy.pressure(z, features if self.sees_features else x).mean())
+            found = float(self.entropy.entropy_ratio(z, features if self.sees_features else x).mean())
         if not math.isfinite(found):
             raise NonFiniteError(f"the entropy gradient of held-out images is {found:g}")
         return found

@@ -1,4 +1,4 @@
-"""Threads for one piece of work: in order, and never left waiting."""
+"""Threads return results in order and never deadlock."""
 
 from __future__ import annotations
 
@@ -12,63 +12,67 @@ from arcsm._runtime import threads
 from arcsm._runtime.threads import map_on_threads
 
 
-def test_results_come_in_the_order_of_the_items_from_as_many_threads() -> None:
-    together = threading.Barrier(3)
-    begun: list[int] = []
-    told: list[int] = []
+def test_results_are_in_the_order_of_the_items() -> None:
+    barrier = threading.Barrier(3)
+    initialized: list[int] = []
+    notified: list[int] = []
 
     def square(value: int) -> int:
         if value < 3:
-            together.wait(timeout=60)  # which takes three threads
+            barrier.wait(timeout=60)  # passes only with three threads
         return value**2
 
-    found = map_on_threads(
-        square, range(20), 3, lambda: begun.append(threading.get_ident()), lambda: told.append(len(begun))
+    results = map_on_threads(
+        square,
+        range(20),
+        3,
+        lambda: initialized.append(threading.get_ident()),
+        lambda: notified.append(len(initialized)),
     )
-    assert found == [value**2 for value in range(20)]
-    assert len(set(begun)) == 3
-    assert threading.get_ident() not in begun
-    assert told == [3]
+    assert results == [value**2 for value in range(20)]
+    assert len(set(initialized)) == 3
+    assert threading.get_ident() not in initialized
+    assert notified == [3]
     assert map_on_threads(square, [], 2) == []
 
 
-def test_the_first_of_the_items_that_fail_is_the_one_that_is_said() -> None:
-    done = []
+def test_error_of_the_first_failing_item_is_raised() -> None:
+    calls = []
 
     def fail(value: int) -> None:
-        done.append(value)
+        calls.append(value)
         if value in (2, 5):
             raise KeyError(value)
 
     for _ in range(50):
         with pytest.raises(KeyError, match="2"):
             map_on_threads(fail, range(1000), 3)
-    assert len(done) < 50 * 1000  # those that had not begun were left
+    assert len(calls) < 50 * 1000  # remaining items were not started
 
 
-def test_a_thread_that_fails_to_begin_is_said() -> None:
-    def begin() -> None:
+def test_error_of_an_initializer_is_raised() -> None:
+    def initializer() -> None:
         raise MemoryError("no room")
 
     with pytest.raises(MemoryError, match="no room"):
-        map_on_threads(str, range(10), 2, begin)
+        map_on_threads(str, range(10), 2, initializer)
 
 
-def test_where_no_thread_can_start_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_of_starting_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     start, started = threads._thread.start_new_thread, []
 
-    def only_once(*arguments: object) -> int:
+    def start_once(*arguments: object) -> int:
         if started:
             raise RuntimeError("can't start new thread")
         started.append(arguments)
         return start(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(threads._thread, "start_new_thread", only_once)
+    monkeypatch.setattr(threads._thread, "start_new_thread", start_once)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         map_on_threads(str, range(10), 2)
 
 
-#: Interrupted at any moment, over and over.
+#: Interrupted at random moments.
 _INTERRUPTED = """
 import random, signal, sys
 from arcsm._runtime.threads import map_on_threads
@@ -91,7 +95,7 @@ def interrupt(*_):
 signal.signal(signal.SIGALRM, interrupt)
 sys.setswitchinterval(1e-5)
 interrupted = 0
-for _ in range(4000):
+for _ in range(2500):
     try:
         armed = True
         signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 4e-4))
@@ -105,8 +109,7 @@ for _ in range(4000):
 print(interrupted)
 """
 
-
-#: Interrupted once more while it waits for the threads; they would be ended in the middle of what torch does.
+#: Interrupted again while it waits for threads that run inside torch.
 _TWICE = """
 import signal, threading, time, torch
 from arcsm._runtime.batching import map_slices
@@ -131,14 +134,14 @@ except KeyboardInterrupt:
 """
 
 
-def test_a_second_interruption_waits_for_what_is_at_work() -> None:
-    done = subprocess.run([sys.executable, "-c", _TWICE], capture_output=True, text=True, timeout=300, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted 2\n", "")
+def test_second_interruption_waits_for_running_threads() -> None:
+    finished = subprocess.run([sys.executable, "-c", _TWICE], capture_output=True, text=True, timeout=300, check=False)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "interrupted 2\n", "")
 
 
-def test_an_interruption_leaves_no_thread_waiting() -> None:
-    done = subprocess.run(
+def test_interruption_leaves_no_thread_waiting() -> None:
+    finished = subprocess.run(
         [sys.executable, "-c", _INTERRUPTED], capture_output=True, text=True, timeout=300, check=False
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert int(done.stdout) > 100
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert int(finished.stdout) > 100

@@ -1,0 +1,283 @@
+"""Commands in several processes: the same weights as in one, and a clear end when a process dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from arcsm import serialization
+from arcsm._runtime import launcher, process_group
+from arcsm._runtime.launcher import ProcessError
+from arcsm.cli import application
+from small_runs import COMMAND, PATIENCE, TINY, at_work, children_of, environment, wait_until
+
+
+def run(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, *(str(argument) for argument in arguments)]
+    return subprocess.run(
+        command, env=environment(**more), capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+
+
+def run_here(*arguments: object) -> int:
+    """Run the command in this process, which is faster."""
+    return application.run([str(argument) for argument in arguments])
+
+
+def weight_difference(a: Path, b: Path) -> float:
+    first, second = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def wait_for_checkpoint(parent: subprocess.Popen[str], folder: Path, rank: int) -> int:
+    """Return the process of a rank once the run has a checkpoint."""
+    wait_until((folder / "state.safetensors").exists, parent)
+    children = children_of(parent.pid)
+    (process,) = (child for child in children if f"\0RANK={rank}\0" in Path(f"/proc/{child}/environ").read_text())
+    return process
+
+
+def is_alive(process: int) -> bool:
+    """Return whether a process runs; one whose exit code nobody has read stays as a zombie."""
+    try:
+        return ") Z" not in Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+
+
+def run_as_srun(folders: list[Path], *arguments: str) -> list[tuple[int, str, str]]:
+    """Run two processes with their ranks in the environment, each in a folder; return exit codes, output and errors."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "x", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+    slurm |= {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with ExitStack() as stack:
+        both = [
+            stack.enter_context(
+                at_work(*COMMAND, *arguments, cwd=folder, **slurm, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank))
+            )
+            for rank, folder in enumerate(folders)
+        ]
+        outputs = [process.communicate(timeout=PATIENCE) for process in both]
+        return [(process.returncode, *texts) for process, texts in zip(both, outputs, strict=True)]
+
+
+def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
+    """Fifteen rows per step make unequal shares. Resuming, sampling and scoring work with any number of processes."""
+    config = tmp_path / "tiny.yaml"
+    config.write_text(TINY % (20, 0))
+    assert run_here("train", config, "--out", tmp_path / "one") == 0
+    two = run("train", config, "--out", tmp_path / "two", "--devices", 2)
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("trained 20 steps") == 1
+    assert weight_difference(tmp_path / "one", tmp_path / "two") < 1e-5
+
+    again = ("train", tmp_path / "two" / "config.yaml", "--out", tmp_path / "two", "--resume")
+    assert run_here(*again) == 0  # with another number of processes
+
+    images = tmp_path / "images"
+    sampled = run("sample", tmp_path / "two", "-n", 5, "--out", images, "--devices", 2)
+    assert sampled.returncode == 0, sampled.stderr
+    assert len(list(images.iterdir())) == 5
+    pictures = {path.read_bytes() for path in images.iterdir()}
+    assert len(pictures) == 5  # processes draw different images
+    assert run_here("score", tmp_path / "two", images, "--out", tmp_path / "1.csv") == 0
+    scored = run("score", tmp_path / "two", images, "--out", tmp_path / "2.csv", "--devices", 2)
+    assert scored.returncode == 0, scored.stderr
+    one, both = (np.loadtxt(tmp_path / f"{n}.csv", delimiter=",", skiprows=1, usecols=(0, 1)) for n in (1, 2))
+    assert np.allclose(one, both, rtol=1e-6)
+    assert len(one) == 5
+
+
+def test_processes_started_by_a_scheduler_find_each_other(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY % (20, 0))
+    results = run_as_srun([tmp_path, tmp_path], "train", "tiny.yaml", "--out", "run")
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert [out.count("trained 20 steps") for _, out, _ in results] == [1, 0]
+
+
+@pytest.mark.slow
+def test_failed_process_reports_why_and_the_other_that_it_is_gone(tmp_path: Path) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "tiny.yaml").write_text((TINY % (20, 0)).replace("{kind: digits}", "{kind: table, path: rows.csv}"))
+    np.savetxt(folders[0] / "rows.csv", np.random.default_rng(0).normal(size=(80, 3)), delimiter=",")
+    (code, _, first), (other, _, second) = run_as_srun(folders, "train", "tiny.yaml", "--out", "run")
+    assert (code, other) == (1, 1)
+    assert second.strip().splitlines() == ["arcsm: rows.csv: expected a file, but it does not exist"]
+    assert first.strip().splitlines() == ["arcsm: another process of the run has ended; see its message"]
+
+
+@pytest.mark.slow
+def test_processes_in_different_states_all_stop(tmp_path: Path) -> None:
+    """One finds a run to resume, and the other does not."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "tiny.yaml").write_text(TINY % (20, 0))
+    assert run_here("train", folders[1] / "tiny.yaml", "--out", folders[1] / "run") == 0
+    results = run_as_srun(folders, "train", "tiny.yaml", "--out", "run", "--resume")
+    for code, _, message in results:
+        assert code == 1
+        assert message.strip() == (
+            "arcsm: steps, data or weights of the processes differ; do all of them see the same files?"
+        )
+
+
+@pytest.mark.slow
+def test_processes_end_after_their_launcher_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY % (100_000, 0))
+    with at_work(*COMMAND, "train", tmp_path / "tiny.yaml", "--out", tmp_path / "run", "--devices", 2) as parent:
+        children = [wait_for_checkpoint(parent, tmp_path / "run", rank) for rank in range(2)]
+        parent.kill()
+        parent.wait()
+        try:
+            end = time.monotonic() + PATIENCE
+            while any(is_alive(child) for child in children) and time.monotonic() < end:
+                time.sleep(0.1)
+            assert not any(is_alive(child) for child in children)
+        finally:
+            for child in filter(is_alive, children):
+                os.kill(child, signal.SIGKILL)
+    resumed = ("train", tmp_path / "tiny.yaml", "--out", tmp_path / "run", "--resume", "--set", "train.steps=1")
+    assert run_here(*resumed) == 1
+
+
+@pytest.mark.slow
+def test_mistake_is_reported_once(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text((TINY % (20, 0)).replace("{kind: digits}", "{kind: table, path: nowhere.csv}"))
+    failed = run("train", tmp_path / "tiny.yaml", "--out", tmp_path / "run", "--devices", 2)
+    assert failed.returncode == 1
+    assert failed.stderr.strip().splitlines() == ["arcsm: nowhere.csv: expected a file, but it does not exist"]
+
+
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_killed_process_ends_the_run_and_one_process_can_resume_it(rank: int, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY % (500, 0))
+    folder = tmp_path / "run"
+    with at_work(*COMMAND, "train", tmp_path / "tiny.yaml", "--out", folder, "--devices", 2) as both:
+        os.kill(wait_for_checkpoint(both, folder, rank), signal.SIGKILL)
+        _, message = both.communicate(timeout=PATIENCE)
+    assert both.returncode == 1
+    lines = message.strip().splitlines()
+    assert len(lines) == 1, message
+    assert lines[0].startswith(f"arcsm: process {rank} of the run was ended by SIGKILL; go on with: arcsm train ")
+    assert run_here(*lines[0].split("go on with: arcsm ")[1].split()) == 0
+    assert run_here("train", tmp_path / "tiny.yaml", "--out", tmp_path / "whole") == 0
+    assert weight_difference(folder, tmp_path / "whole") < 1e-4
+
+
+def test_ctrl_c_ends_all_processes_after_the_same_step(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY % (100_000, 0))
+    folder = tmp_path / "run"
+    with at_work(*COMMAND, "train", tmp_path / "tiny.yaml", "--out", folder, "--devices", 2) as both:
+        wait_for_checkpoint(both, folder, 0)
+        both.send_signal(signal.SIGINT)
+        _, message = both.communicate(timeout=PATIENCE)
+    assert both.returncode == 130
+    assert message.count("go on with: arcsm train") == 1
+    step = int(message.removeprefix("arcsm: interrupted after step ").split(";")[0])
+    assert serialization.read_tensors(folder / "state.safetensors")[1]["step"] == step
+
+
+def test_scheduler_may_end_launcher_and_processes_at_once(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY % (100_000, 1e9))
+    log = tmp_path / "run" / "metrics.csv"
+    with at_work(*COMMAND, "train", tmp_path / "tiny.yaml", "--out", log.parent, "--devices", 2) as both:
+        wait_until(lambda: log.is_file() and log.read_text().count("\n") > 1, both)
+        children = children_of(both.pid)
+        both.send_signal(signal.SIGTERM)
+        for _ in range(20):
+            for child in children:
+                with suppress(ProcessLookupError):  # it has ended
+                    os.kill(child, signal.SIGTERM)
+            time.sleep(0.005)
+        _, message = both.communicate(timeout=PATIENCE)
+    assert both.returncode == 130
+    step = int(message.removeprefix("arcsm: interrupted after step ").split(";")[0])
+    assert serialization.read_tensors(log.with_name("state.safetensors"))[1]["step"] == step
+
+
+@pytest.mark.slow
+def test_two_machines(tmp_path: Path) -> None:
+    """Start two commands of one process each, with a common address."""
+    (tmp_path / "tiny.yaml").write_text(TINY % (20, 0))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [*COMMAND, "train", tmp_path / "tiny.yaml", "--out", tmp_path / "run", "--nodes", 2]
+    with ExitStack() as stack:
+        machines = [
+            stack.enter_context(at_work(*command, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))) for _ in range(2)
+        ]
+        errors = [machine.communicate(timeout=PATIENCE)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], errors
+    assert run_here("train", tmp_path / "tiny.yaml", "--out", tmp_path / "one") == 0
+    assert weight_difference(tmp_path / "run", tmp_path / "one") < 1e-5
+
+
+def test_autoencoder_rejects_several_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here("train", "vae-mnist", "--devices", 2) == 1
+    assert "trains in one process" in capsys.readouterr().err
+
+
+def test_signal_handlers_are_restored_after_launch() -> None:
+    before = {number: signal.getsignal(number) for number in launcher.HANDLED_SIGNALS}
+    with launcher.launcher_environment(2):
+        for number in launcher.HANDLED_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # torch installs its own handlers
+    assert {number: signal.getsignal(number) for number in launcher.HANDLED_SIGNALS} == before
+
+
+def test_several_machines_need_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(ValueError, match="MASTER_ADDR and MASTER_PORT"):
+        launcher.launch(["train", "digits"], 1, 2)
+
+
+def test_launched_process_leaves_its_error_to_the_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error_file = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(error_file))
+    assert run_here("info", tmp_path / "none") == 1
+    message = capsys.readouterr().err.strip()
+    assert not error_file.exists()  # torchrun, which launched it, would not print the message
+    monkeypatch.setenv(launcher.LAUNCHER_VARIABLE, "1")
+    assert run_here("info", tmp_path / "none") == 1
+    assert capsys.readouterr().err == ""
+    assert json.loads(error_file.read_text())["message"] == message
+
+
+def test_report_names_the_cause_among_failed_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    def failure(code: int, at: int, message: str = "") -> SimpleNamespace:
+        return SimpleNamespace(exitcode=code, timestamp=1, message=message, error_file_data={"moment": 0.1 * at})
+
+    assert launcher.report_failures({0: failure(1, 2, "second"), 1: failure(2, 1, "first")}) == 2
+    assert capsys.readouterr().err == "first\n"
+    assert launcher.report_failures({0: failure(1, 1, "a bug,\nat length"), 1: failure(1, 2, "a mistake")}) == 1
+    assert capsys.readouterr().err == "a mistake\n"
+    assert launcher.report_failures({0: failure(-15, 1), 1: failure(1, 2, "a mistake")}) == 1
+    assert capsys.readouterr().err == "a mistake\n"
+    for cause in ("the disk is full", process_group.LOST_CONTACT):
+        assert launcher.report_failures({0: failure(1, 1, cause), 1: failure(-9, 1200)}) == 1
+        assert capsys.readouterr().err == f"{cause}\n"
+    with pytest.raises(ProcessError, match="process 1 of the run was ended by SIGKILL"):
+        launcher.report_failures({0: failure(1, 95, process_group.LOST_CONTACT), 1: failure(-9, 100)})
+    with pytest.raises(ProcessError, match="process 0 of the run was ended by SIGTERM"):
+        launcher.report_failures({0: failure(-15, 1)})
+    with pytest.raises(ProcessError, match="process 3 of the run was ended by SIGSEGV"):
+        launcher.report_failures({0: failure(1, 1, "lost the other"), 3: failure(-11, 2)})
