@@ -14,8 +14,7 @@ from sklearn.datasets import load_breast_cancer
 from torch import Tensor
 
 from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder, TrainConfig, fit
-from arcsm.anomaly import statistics
-from arcsm.anomaly.statistics import Combination, auroc, auroc_standard_error, features, pit_statistics
+from arcsm.anomaly import Combination, pit_statistics, statistics
 from arcsm.contexts import Context
 from arcsm.metrics import pit_uniformity
 from conftest import MakeModel

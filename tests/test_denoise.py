@@ -18,14 +18,13 @@ from torch import Tensor
 from arcsm import MADE, AutoregressiveModel, Context, GaussianHead, LogisticMixtureHead, NoiseLadder, PixelCNNPP
 from arcsm.cli import application
 from arcsm.data import digits, read_images
-from arcsm.denoise.restoration import (
+from arcsm.denoise import (
     GaussianNoise,
     Particles,
     SaltAndPepper,
     langevin,
     particles,
     posterior,
-    systematic,
     tweedie,
 )
 from conftest import MakeModel
@@ -182,14 +181,14 @@ def test_spoilt_values_follow_their_law() -> None:
     assert float(noisy.std()) == pytest.approx(0.6, abs=0.005)
     noise = SaltAndPepper.of_images(0.1, levels=256, smallest_noise=0.04)
     noisy = noise.corrupt(x, seeded())
-    assert bool((noise.suspect(noisy) == (noisy != 0.0)).all())
+    assert bool((noise.is_extreme(noisy) == (noisy != 0.0)).all())
     for extreme in (noise.low, noise.high):
         assert float((noisy == extreme).double().mean()) == pytest.approx(0.05, abs=0.002)
     for scale in (0.3, 0.7, 1.9):  # single precision, standardised: the extremes are still found
         y = (noisy.float() - 0.13) / scale
-        assert torch.equal(noise.standardised(0.13, scale).suspect(y), noise.suspect(noisy))
+        assert torch.equal(noise.standardised(0.13, scale).is_extreme(y), noise.is_extreme(noisy))
     middles = (torch.arange(256, dtype=FLOAT64) + 0.5) / 128.0 - 1.0
-    assert noise.suspect(middles).nonzero().flatten().tolist() == [0, 255]
+    assert noise.is_extreme(middles).nonzero().flatten().tolist() == [0, 255]
 
 
 def test_langevin_leaves_alone_what_is_not_suspect() -> None:
@@ -267,7 +266,7 @@ def test_posterior_of_a_mixture_against_brute_force(sigma: float, y: float) -> N
     row, noise = torch.tensor([[y]], dtype=FLOAT64), GaussianNoise(sigma)
     assert posterior(model, row, noise, tol=1e-7).item() == pytest.approx(mean, abs=1e-5)
     assert posterior(model, row, noise, "median", tol=1e-7).item() == pytest.approx(median, abs=1e-4)
-    found = particles(model, row, noise, count=1, tol=1e-7)
+    found = particle_filter(model, row, noise, count=1, tol=1e-7)
     assert found.log_evidence.item() == pytest.approx(log_evidence, abs=1e-5)
 
 
@@ -283,7 +282,7 @@ def test_posterior_of_a_score_against_brute_force(
     exact = torch.tensor([on_a_grid(log_prior, x, float(value), sigma) for value in y[:, 0]], dtype=FLOAT64)
     options: dict[str, Any] = {"method": method, "tol": 1e-6}
     mean, median = (posterior(model, y, noise, estimate, **options)[:, 0] for estimate in ("mean", "median"))  # type: ignore[arg-type]
-    evidence = particles(model, y, noise, count=1, **options).log_evidence
+    evidence = particle_filter(model, y, noise, count=1, **options).log_evidence
     torch.testing.assert_close(torch.stack([mean, median, evidence], 1), exact, rtol=0.0, atol=tolerance)
 
 
@@ -294,7 +293,7 @@ def test_narrow_noise_and_values_far_out_through_the_flow(
     model, noise = make_model(features=1, noise=ladder, strength=2.0), GaussianNoise(sigma)
     y = torch.tensor([[-1.5], [0.2], [2.5], [9.0], [40.0]], dtype=FLOAT64)
     means, medians = (posterior(model, y, noise, estimate)[:, 0] for estimate in ("mean", "median"))  # type: ignore[arg-type]
-    evidence = particles(model, y, noise, count=1).log_evidence
+    evidence = particle_filter(model, y, noise, count=1).log_evidence
     for row, mean in enumerate(means):  # the prior is wide where the noise is narrow, and so is the grid
         x = torch.linspace(float(mean) - 9.0 * sigma, float(mean) + 9.0 * sigma, 1501, dtype=FLOAT64)
         exact = on_a_grid(model.log_prob(x[:, None]), x, float(y[row, 0]), sigma)
@@ -346,20 +345,20 @@ def test_the_weight_of_salt_and_pepper_by_hand(method: str, y: float, inside: fl
     row = torch.tensor([[y]], dtype=FLOAT64)
     found = posterior(one_gaussian(0.3, 0.7), row, noise, method=method, tol=1e-8)
     assert found.item() == pytest.approx(kept * y + (1.0 - kept) * 0.3, abs=1e-7)
-    evidence = particles(one_gaussian(0.3, 0.7), row, noise, count=1, method=method, tol=1e-8).log_evidence
+    evidence = particle_filter(one_gaussian(0.3, 0.7), row, noise, count=1, method=method, tol=1e-8).log_evidence
     assert evidence.item() == pytest.approx(math.log((true + replaced) / 0.2), abs=1e-7)
 
 
 def test_salt_and_pepper_keeps_what_is_between_the_extremes() -> None:
     noise = SaltAndPepper(0.2, low=-1.0, high=1.0, width=0.2)
     y = noisy_rows(50).clamp(-1.0, 1.0)
-    suspect = noise.suspect(y)
+    suspect = noise.is_extreme(y)
     assert bool(suspect.any())
     assert not bool(suspect.all())
     for estimate in ("mean", "median", "sample"):
         x = posterior(gaussian_model(), y, noise, estimate, seeded())  # type: ignore[arg-type]
         assert torch.equal(x[~suspect], y[~suspect])
-    found = particles(gaussian_model(), y, noise, count=4, generator=seeded())
+    found = particle_filter(gaussian_model(), y, noise, count=4, generator=seeded())
     assert torch.equal(found.candidates.transpose(1, 2)[~suspect], y[~suspect][:, None].expand(-1, 4))
 
 
@@ -370,7 +369,9 @@ def test_salt_and_pepper_in_data_units() -> None:
     wide = SaltAndPepper(0.2, low=-3.0, high=5.0, width=0.8)
     found = posterior(scaled, 4.0 * y + 1.0, wide)
     torch.testing.assert_close(found, 4.0 * posterior(model, y, noise) + 1.0, rtol=0.0, atol=1e-10)
-    evidence = [particles(m, v, c, 1).log_evidence for m, v, c in ((model, y, noise), (scaled, 4.0 * y + 1.0, wide))]
+    evidence = [
+        particle_filter(m, v, c, 1).log_evidence for m, v, c in ((model, y, noise), (scaled, 4.0 * y + 1.0, wide))
+    ]
     torch.testing.assert_close(evidence[1], evidence[0] - math.log(4.0), rtol=0.0, atol=1e-10)
 
 
@@ -420,7 +421,7 @@ def standard_error(found: Particles) -> Tensor:
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
 def test_particles_against_the_exact_joint_posterior(threshold: float) -> None:
     y, sigma = noisy_rows(2), 0.8
-    found = particles(gaussian_model(), y, GaussianNoise(sigma), 2000, seeded(), threshold=threshold)
+    found = particle_filter(gaussian_model(), y, GaussianNoise(sigma), 2000, seeded(), threshold=threshold)
     mean, log_evidence = joint_posterior(y, sigma)
     tolerance = 6.0 * standard_error(found)  # resampled candidates are not quite independent
     assert tolerance.max() < 0.15
@@ -435,7 +436,7 @@ def test_particles_in_another_order_and_other_units() -> None:
     model = gaussian_model(order=order, shift=1.0, scale=3.0)
     y = noisy_rows(2)
     mean, log_evidence = joint_posterior(y[:, order], sigma)
-    found = particles(model, 3.0 * y + 1.0, GaussianNoise(3.0 * sigma), 2000, seeded())
+    found = particle_filter(model, 3.0 * y + 1.0, GaussianNoise(3.0 * sigma), 2000, seeded())
     assert bool(((found.mean()[:, order] - 3.0 * mean - 1.0).abs() < 6.0 * standard_error(found)[:, order]).all())
     torch.testing.assert_close(found.log_evidence, log_evidence - 3.0 * math.log(3.0), rtol=0.0, atol=0.06)
 
@@ -445,7 +446,7 @@ def test_a_later_value_says_whether_an_extreme_is_true() -> None:
     model = gaussian_model(((0.0, 0.0), (slope, 0.0)), (0.0, 0.0), (1.0, deviation))
     noise = SaltAndPepper(p, low=-1.0, high=1.0, width=width)
     y = torch.tensor([[-1.0, -0.9], [-1.0, 0.8]], dtype=FLOAT64)
-    found = particles(model, y, noise, count=20_000, generator=seeded())
+    found = particle_filter(model, y, noise, count=20_000, generator=seeded())
 
     def normal(x: Tensor, variance: float) -> Tensor:
         return torch.exp(-0.5 * x.square() / variance) / math.sqrt(2.0 * math.pi * variance)
@@ -467,7 +468,7 @@ def test_particles_through_the_flow(make_model: MakeModel, ladder: NoiseLadder) 
     grid = torch.linspace(-5.0, 5.0, 61, dtype=FLOAT64)
     x = torch.cartesian_prod(grid, grid)
     log_joint = model.log_prob(x) - 0.5 * (y - x).square().sum(1) / 0.6**2 - 2.0 * math.log(0.6) - math.log(2 * math.pi)
-    found = particles(model, y, GaussianNoise(0.6), 300, seeded())
+    found = particle_filter(model, y, GaussianNoise(0.6), 300, seeded())
     mean = (torch.softmax(log_joint, 0)[:, None] * x).sum(0)
     assert bool(((found.mean()[0] - mean).abs() < 5.0 * standard_error(found)[0] + 0.01).all())
     evidence = torch.logsumexp(log_joint, 0) + 2.0 * math.log(grid[1] - grid[0])
@@ -477,10 +478,10 @@ def test_particles_through_the_flow(make_model: MakeModel, ladder: NoiseLadder) 
 @given(st.integers(1, 40), st.integers(0, 1000))
 def test_systematic_resampling_keeps_each_as_often_as_its_weight_says(count: int, seed: int) -> None:
     weights = torch.softmax(3.0 * torch.randn(3, count, generator=seeded(seed), dtype=FLOAT64), 1)
-    kept = torch.nn.functional.one_hot(systematic(weights, seeded(seed)), count).sum(1)
+    kept = torch.nn.functional.one_hot(systematic_resampling(weights, seeded(seed)), count).sum(1)
     assert torch.equal(kept.sum(1), torch.full((3,), count))
     assert bool(((kept - count * weights).abs() < 1.0 + 1e-9).all())
-    few = torch.nn.functional.one_hot(systematic(weights, seeded(seed), 5), count).sum(1)
+    few = torch.nn.functional.one_hot(systematic_resampling(weights, seeded(seed), 5), count).sum(1)
     assert torch.equal(few.sum(1), torch.full((3,), 5))
     assert bool(((few - 5 * weights).abs() < 1.0 + 1e-9).all())
 
@@ -488,7 +489,7 @@ def test_systematic_resampling_keeps_each_as_often_as_its_weight_says(count: int
 def test_weights_stay_equal_only_where_all_is_always_resampled() -> None:
     y, noise = noisy_rows(3), GaussianNoise(0.8)
     for threshold in (0.0, 0.5, 1.0):
-        weights = particles(gaussian_model(), y, noise, 50, seeded(), threshold=threshold).weights
+        weights = particle_filter(gaussian_model(), y, noise, 50, seeded(), threshold=threshold).weights
         torch.testing.assert_close(weights.sum(1), torch.ones(3, dtype=FLOAT64))
         assert bool((weights == weights[:, :1]).all()) == (threshold == 1.0)
 
@@ -550,8 +551,8 @@ def all_restored(model: AutoregressiveModel, y: Tensor, seed: int = 0, **options
         "mean": posterior(model, y, gaussian, **options),
         "sample": posterior(model, y, gaussian, "sample", seeded(seed), **options),
         "impulses": posterior(model, y, impulses, "sample", seeded(seed), **options),
-        "particles": particles(model, y, gaussian, 6, seeded(seed), **options).mean(),
-        "impulse particles": particles(model, y, impulses, 6, seeded(seed), **options).mean(),
+        "particles": particle_filter(model, y, gaussian, 6, seeded(seed), **options).mean(),
+        "impulse particles": particle_filter(model, y, impulses, 6, seeded(seed), **options).mean(),
     }
 
 
@@ -569,7 +570,7 @@ def test_shapes_types_and_seeds(make_model: MakeModel, ladder: NoiseLadder, kind
         assert not x.requires_grad, name
         assert torch.equal(x, second[name]), name
         assert torch.equal(x, other[name]) == (name in ("tweedie", "mean")), name
-    found = particles(model, y, GaussianNoise(0.5), 6)
+    found = particle_filter(model, y, GaussianNoise(0.5), 6)
     assert found.candidates.shape == (2, 3, 6, 2)
     assert found.weights.shape == (2, 3, 6)
     assert found.log_evidence.shape == (2, 3)
@@ -582,7 +583,9 @@ def test_conditions_follow_their_rows(make_model: MakeModel, ladder: NoiseLadder
     alone = [tweedie(model, y[:1], 0.5, labels[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone))
     assert len(together.unique(dim=0)) == 3
-    mean = [particles(model, y[:1], GaussianNoise(0.5), 6, seeded(), condition=labels[i]).mean() for i in range(3)]
+    mean = [
+        particle_filter(model, y[:1], GaussianNoise(0.5), 6, seeded(), condition=labels[i]).mean() for i in range(3)
+    ]
     assert len(torch.cat(mean).unique(dim=0)) == 3
 
 
@@ -590,7 +593,7 @@ def test_many_rows_are_taken_in_parts() -> None:
     model, y = gaussian_model(noise=NoiseLadder(1.0, 0.1, levels=3)), noisy_rows(1100)
     torch.testing.assert_close(tweedie(model, y, 0.5), one_after_the_other(y, 0.5), rtol=0.0, atol=1e-12)
     assert tweedie(model, y[:0], 0.5).shape == (0, 3)
-    found = particles(gaussian_model(), y[:40], GaussianNoise(0.5), count=100, generator=seeded())
+    found = particle_filter(gaussian_model(), y[:40], GaussianNoise(0.5), count=100, generator=seeded())
     assert found.mean().shape == (40, 3)
 
 

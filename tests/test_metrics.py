@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from arcsm.metrics import energy_distance, sliced_wasserstein, summary
+from arcsm.metrics import energy_distance, mean_and_standard_error, sliced_wasserstein
 
 
 def normal(count: int, features: int, seed: int) -> torch.Tensor:
@@ -15,9 +15,9 @@ def normal(count: int, features: int, seed: int) -> torch.Tensor:
 
 
 def test_the_error_of_a_mean_is_that_of_its_values_and_not_known_of_one() -> None:
-    mean, error = summary(torch.tensor([1.0, 2.0, 6.0]))
+    mean, error = mean_and_standard_error(torch.tensor([1.0, 2.0, 6.0]))
     assert (mean, error) == (pytest.approx(3.0), pytest.approx(math.sqrt(7.0 / 3.0)))
-    assert summary(torch.tensor([2.5])) == (2.5, None)
+    assert mean_and_standard_error(torch.tensor([2.5])) == (2.5, None)
 
 
 def test_energy_distance_of_shifted_gaussians() -> None:

@@ -34,11 +34,11 @@ from arcsm import (
     serialization,
 )
 from arcsm._runtime.files import atomic_path
-from arcsm.anomaly.statistics import negative_log_prob
+from arcsm.anomaly import negative_log_prob
 from arcsm.cli import application
 from arcsm.data import read_images
 from arcsm.data.datasets import ImageData, load_dataset
-from arcsm.denoise.restoration import GaussianNoise, particles
+from arcsm.denoise import GaussianNoise, particle_filter
 from arcsm.implicit import GaussianEntropy, ScoreNetwork
 from arcsm.interop.export import export_scorer
 from arcsm.interop.torch_distribution import AutoregressiveDistribution
@@ -138,17 +138,17 @@ def test_what_rounds_to_one_is_the_last_number_below(noise: NoiseLadder | None) 
     torch.manual_seed(0)
     model = AutoregressiveModel(MADE(1, 4, (8,)), ScoreHead(4, (8,)), noise)
     x = torch.zeros(1, 1)
-    near, nearer = (float(model.quantile(x, u)) for u in (1.0 - 1e-7, 1.0 - 1e-9))
+    near, nearer = (float(model.conditional_icdf(x, u)) for u in (1.0 - 1e-7, 1.0 - 1e-9))
     assert near <= nearer < near + 1.0
     assert float(model.icdf(torch.tensor([[1.0 - 2e-9]], dtype=torch.float64))) == pytest.approx(nearer)
     with pytest.raises(ValueError, match="inside"):
         model.icdf(torch.ones(1, 1))
 
 
-@pytest.mark.parametrize("options", [{"langevin_steps": 0}, {"langevin_steps": -3}, {"step_size": -1.0}])
+@pytest.mark.parametrize("options", [{"steps": 0}, {"steps": -3}, {"step_size": -1.0}])
 def test_langevin_refuses_steps_that_are_none(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="steps, step_size: expected at least 1 and a positive number"):
-        conditional().sample(3, "langevin", **options)
+        conditional().sample(3, "langevin", sampler_options=options)
     assert registry.find("sampler", "langevin") is samplers.langevin
 
 
@@ -319,7 +319,7 @@ def test_missing_values_have_no_slope_and_no_posterior() -> None:
     s, ds = model.score(x)
     assert s.isnan().tolist() == ds.isnan().tolist() == [[True, False]]
     with pytest.raises(ValueError, match="y: holds missing values; fill them first"):
-        particles(model, x, GaussianNoise(0.5), 4)
+        particle_filter(model, x, GaussianNoise(0.5), 4)
 
 
 def test_weights_that_are_no_real_numbers_are_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from arcsm._runtime.memory import Workspace
 from arcsm.conditionals.conditionals import Accuracy, Conditionals
 from arcsm.errors import AccuracyWarning
 from arcsm.heads.base import Sigma
-from arcsm.metrics.evaluations import counted
+from arcsm.metrics.evaluations import count_evaluations
 from arcsm.samplers import base as sampler_base
 
 MakeModel = Callable[..., AutoregressiveModel]
@@ -481,7 +481,7 @@ def test_the_fast_flow_is_near_the_flow_from_few_nodes(make_model: MakeModel) ->
 
 def test_the_fast_flow_takes_five_slopes_and_a_score_a_step(make_model: MakeModel) -> None:
     model = make_model("score", features=1, noise=NoiseLadder(2.0, 0.2, 8))
-    with counted(model.head) as count:
+    with count_evaluations(model.head) as count:
         model.sample(50, "fast_flow", generator(1), steps=4)
     assert (count.with_derivative, count.scores) == (5 * 50, 4 * 50)
 
@@ -537,7 +537,7 @@ def test_a_normal_guess_takes_four_evaluations_and_the_width_of_the_whole(
 ) -> None:
     model = make_model("mixture", noise=ladder, dtype=FLOAT64)
     conditionals = Conditionals(model.head, model.head.project(torch.randn(40, 3, dtype=FLOAT64)), (8.0,), "quadrature")
-    with counted(model.head) as count:
+    with count_evaluations(model.head) as count:
         mean, deviation = sampler_base.normal_approximation(conditionals, 8.0)
     assert count.scores == 4 * 40
     exact = Conditionals(model.head, conditionals.projection, (8.0,), "closed_form")
@@ -924,7 +924,7 @@ def test_contexts_of_what_was_never_seen_do_not_overflow_a_mixture() -> None:
 @pytest.mark.parametrize("kind", ["score", "gaussian", "mixture"])
 def test_every_evaluation_counts_once(kind: str, make_model: MakeModel) -> None:
     model = make_model(kind, noise=NoiseLadder(1.0, 0.1, 4))
-    with counted(model.head) as count, torch.no_grad():
+    with count_evaluations(model.head) as count, torch.no_grad():
         projection = model.head.project(model.context(model.standardise(points(model, 40)))[:, 0])
         conditionals = Conditionals(model.head, projection, model.path(), "quadrature")
         x = torch.zeros(40).to(projection)

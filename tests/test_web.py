@@ -15,7 +15,7 @@ from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder, ScoreHea
 from arcsm.cli.web.images import ImagePlay
 from arcsm.cli.web.page import build, launch_options
 from arcsm.cli.web.tables import TablePlay
-from arcsm.denoise.restoration import tweedie
+from arcsm.denoise import tweedie
 
 
 def image_model(shape: tuple[int, int, int] = (1, 4, 6), classes: int = 0) -> AutoregressiveModel:

@@ -60,7 +60,7 @@ class TablePlay:
         terms = self.model.log_prob(row[None], reduce=False)[0]
         u = self.model.cdf(row[None])[0].clamp(0.0, 1.0)
         edges = (0.5 * (1.0 - _SHARE), 0.5 * (1.0 + _SHARE))
-        low, high = (self.model.quantile(row[None], edge)[0] for edge in edges)
+        low, high = (self.model.conditional_icdf(row[None], edge)[0] for edge in edges)
         found = pd.DataFrame(
             {
                 "column": self.columns,
