@@ -7,7 +7,6 @@ by the flow through the whole ladder.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from arcsm._runtime.memory import Workspace
 from arcsm.conditionals.flow import flow_down, flow_up
+from arcsm.conditionals.piecewise import constant
 from arcsm.conditionals.quadrature import PiecewiseDensity, TailFunction, evaluate_nodes, from_nodes, integrate
 from arcsm.heads import Head, NormalisedHead, ScoreHead
 from arcsm.heads.score import FULL_SPAN
@@ -312,7 +312,8 @@ def starting_nodes(
     head: Head, projection: Tensor, sigma: float | None, half_grid: Sequence[float] = _HALF_GRID
 ) -> Tensor:
     """Return the nodes at which the integration of a head's conditionals starts, ``(N, K)`` in double precision."""
-    grid = _symmetric(tuple(half_grid), projection.device)
+    symmetric = (*(-t for t in reversed(half_grid)), 0.0, *half_grid)
+    grid = constant(symmetric, torch.float64, projection.device)
     if isinstance(head, ScoreHead):
         return (grid * math.hypot(sigma or 0.0, head.data_std)).expand(len(projection), -1)
     if isinstance(head, NormalisedHead):
@@ -328,12 +329,6 @@ def known_tail(head: Head, sigma: float | None, nodes: Tensor) -> TailFunction |
     innermost = torch.minimum(-nodes[:, 0], nodes[:, -1])
     support = math.hypot(sigma or 0.0, head.data_std) * FULL_SPAN
     return partial(head.beyond, sigma) if bool((innermost >= support * (1.0 - 1e-12)).all()) else None
-
-
-@functools.cache
-def _symmetric(half_grid: tuple[float, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # a cached inference tensor could not be saved for backward
-        return torch.tensor([-t for t in reversed(half_grid)] + [0.0, *half_grid], dtype=torch.float64, device=device)
 
 
 def choose_method(head: Head, path: Sequence[float], method: str | None) -> Method:

@@ -32,36 +32,24 @@ _ADAMS_BASHFORTH_ORDER = 4
 
 
 class Step(NamedTuple):
-    """A Heun step down from points at the upper sigma.
+    """A Heun step down from points ``(n,)`` at the upper sigma.
 
-    Attributes:
-        x: Where the step leads, ``(n,)``.
-        slope: Derivative of ``x`` by the points, ``(n,)``.
-        log_slope_derivative: Estimated derivative of the log slope by the points, ``(n,)``. It is exact if the step
-            carries the density of the upper score to that of the lower one.
-        velocity: :math:`dx / d\\log\\sigma = -\\sigma^2 s` at the points, ``(n,)``.
+    The derivative of the log slope is exact if the step carries the density of the upper score to that of the lower.
     """
 
-    x: Tensor
-    slope: Tensor
-    log_slope_derivative: Tensor
-    velocity: Tensor
+    x: Tensor  # where the step leads
+    slope: Tensor  # derivative of x by the points
+    log_slope_derivative: Tensor  # estimated derivative of the log slope by the points
+    velocity: Tensor  # dx / dlog(sigma) = -sigma^2 s at the points
 
 
 class Inverse(NamedTuple):
-    """Points at the upper sigma whose step down leads to the targets; see :class:`Step`.
-
-    Attributes:
-        x: The points, ``(n,)``.
-        log_slope: Log slope of the step there, ``(n,)``.
-        velocity: Velocity near the points, ``(n,)``.
-        converged: Whether the iterations converged at a point where the step increases, ``(n,)``.
-    """
+    """Points ``(n,)`` at the upper sigma whose step down leads to the targets; see :class:`Step`."""
 
     x: Tensor
-    log_slope: Tensor
-    velocity: Tensor
-    converged: Tensor
+    log_slope: Tensor  # of the step at the points
+    velocity: Tensor  # near the points
+    converged: Tensor  # whether the iterations converged where the step increases
 
 
 def flow_down(score: LevelScore, x: Tensor, path: Sequence[float]) -> Tensor:

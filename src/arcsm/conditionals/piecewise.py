@@ -21,6 +21,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -237,16 +238,21 @@ def _exp(x: Tensor) -> Tensor:
 
 def _mean_and_end(polynomial: tuple[Tensor, ...], t: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean of exp(rise) over [0, t], by the rule of degree 9, and exp(rise) at t."""
-    points, weights = _rule(t.dtype, t.device)
+    points, weights = _rule(t)
     values = _exp(rise_at(polynomial, points * t))  # the last one is at t
     return _KRONROD_END + (weights * values).sum(0), values[-1]
 
 
 @functools.cache
-def _rule(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def constant(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a cached tensor of these values."""
+    with torch.inference_mode(False):  # an inference tensor could not be saved for backward
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
+def _rule(like: Tensor) -> tuple[Tensor, Tensor]:
     """Return points and weights of the rule of degree 9 without its left end, ``(6, 1, 1)``."""
-    with torch.inference_mode(False):  # a cached inference tensor could not be saved for backward
-        rule = torch.tensor(((*_POINTS, 1.0), (*_KRONROD, _KRONROD_END)), dtype=dtype, device=device)
+    rule = constant(((*_POINTS, 1.0), (*_KRONROD, _KRONROD_END)), like.dtype, like.device)
     return rule[0, :, None, None], rule[1, :, None, None]
 
 
@@ -260,7 +266,7 @@ def cell_masses(energy: Tensor, width: Tensor, polynomial: tuple[Tensor, ...]) -
     """Return the mass of each cell by the rule of degree 9, and the estimated error of that mass."""
     left, right = energy[:, :-1], energy[:, 1:]
     ends = torch.exp(left) + torch.exp(right)
-    points, weights = (part[:-1] for part in _rule(width.dtype, width.device))
+    points, weights = (part[:-1] for part in _rule(width))
     inner = _exp(left + rise_at(polynomial, points))  # (5, N, K - 1)
     mass = _KRONROD_END * ends + (weights * inner).sum(0)
     coarse = _LOBATTO_END * ends + _LOBATTO_INNER * (inner[1] + inner[3])

@@ -68,17 +68,10 @@ def particle_filter(
         A Tutorial on Particle Filtering and Smoothing (Doucet and Johansen, 2009), Section 4.2 (optimal proposal)
 
     Arguments:
-        model: The model.
-        y: Corrupted rows, ``(*, D)`` in data units.
-        corruption: The corruption; see :func:`arcsm.denoise.posterior`.
+        model, y, corruption, generator, condition, method, tol, max_evaluations, progress: See
+            :func:`arcsm.denoise.posterior`.
         count: Number of candidates :math:`K` for each row.
-        generator: Source of randomness, on the model's device.
-        condition: Condition of each row, ``(*, F)`` or labels ``(*)``.
-        method: How :math:`q` is normalised; see :func:`arcsm.denoise.posterior`.
         threshold: Resample when the effective sample size falls below this fraction of ``count``; 0 never resamples.
-        tol: Target error of a log density in nats.
-        max_evaluations: Largest number of score evaluations for one integral.
-        progress: Show a progress bar on a terminal.
         level: Noise level of the prior.
 
     Raises:
@@ -135,21 +128,13 @@ def particle_filter(
 
 @dataclass
 class _Particles:
-    """State of the filter for ``N`` rows, in standardised units.
+    """State of the filter for ``N`` rows, in standardised units."""
 
-    Attributes:
-        state: State of the context for all ``N * K`` candidates.
-        candidates: ``(N * K, D)``.
-        log_weights: ``(N, K)``, normalised.
-        log_evidence: ``(N,)``.
-        previous: The dimension sampled last, ``(N * K,)``.
-    """
-
-    state: Any
-    candidates: Tensor
-    log_weights: Tensor
-    log_evidence: Tensor
-    previous: Tensor | None = None
+    state: Any  # of the context, for all candidates
+    candidates: Tensor  # (N * K, D)
+    log_weights: Tensor  # (N, K), normalised
+    log_evidence: Tensor  # (N,)
+    previous: Tensor | None = None  # (N * K,) the dimension sampled last
 
     @classmethod
     def start(cls, model: AutoregressiveModel, corrupted: Tensor, condition: Tensor | None, count: int) -> _Particles:

@@ -54,20 +54,12 @@ class Posterior(ABC):
 
 @dataclass(frozen=True)
 class IntegratedPosterior(Posterior):
-    """Posteriors of Gaussian noise by quadrature.
-
-    Attributes:
-        density: The posterior densities.
-        prior: Conditionals of the whole batch.
-        rows: Conditional of each posterior, ``(N,)``.
-        y: Corrupted values, ``(N,)``.
-        log_likelihood: The log likelihood.
-    """
+    """Posteriors of Gaussian noise by quadrature."""
 
     density: PiecewiseDensity
-    prior: Conditionals
-    rows: Tensor
-    y: Tensor
+    prior: Conditionals  # of the whole batch
+    rows: Tensor  # (N,) conditional of each posterior
+    y: Tensor  # (N,) corrupted values
     log_likelihood: LogLikelihood
 
     def log_evidence(self) -> Tensor:
@@ -89,19 +81,12 @@ class IntegratedPosterior(Posterior):
 
 @dataclass(frozen=True)
 class CellPosterior(Posterior):
-    """Posteriors through the flow, whose density is cut into ``M`` cells; the likelihood is constant in each cell.
+    """Posteriors through the flow, whose density is cut into ``M`` cells with a constant likelihood in each."""
 
-    Attributes:
-        x: Median of each cell, ``(N, M)``.
-        log_likelihood: Log likelihood at the medians, ``(N, M)``.
-        prior: Conditionals of the whole batch.
-        rows: Conditional of each posterior, ``(N,)``.
-    """
-
-    x: Tensor
-    log_likelihood: Tensor
-    prior: Conditionals
-    rows: Tensor
+    x: Tensor  # (N, M) median of each cell
+    log_likelihood: Tensor  # (N, M) at the medians
+    prior: Conditionals  # of the whole batch
+    rows: Tensor  # (N,) conditional of each posterior
 
     def _log_weights(self) -> Tensor:
         return self.log_likelihood + _cell_edges(self.x.device).diff().log()
@@ -129,15 +114,10 @@ class CellPosterior(Posterior):
 
 @dataclass(frozen=True)
 class InterpolatedPosterior(Posterior):
-    """Posteriors known at nodes, in double precision, and log-linear between them.
+    """Posteriors known at nodes, in double precision, and log-linear between them."""
 
-    Attributes:
-        x: Nodes, ``(N, K)``, ascending.
-        log_density: Log of prior times likelihood at the nodes, ``(N, K)``.
-    """
-
-    x: Tensor
-    log_density: Tensor
+    x: Tensor  # (N, K) nodes, ascending
+    log_density: Tensor  # (N, K) log of prior times likelihood
 
     def _log_masses(self) -> Tensor:
         """Return the log mass of each cell between nodes, ``(N, K - 1)``."""
@@ -180,17 +160,10 @@ class InterpolatedPosterior(Posterior):
 
 @dataclass(frozen=True)
 class FlowPosterior(Posterior):
-    """Posteriors through the flow: interpolated where the cells are too coarse.
+    """Posteriors through the flow: in cells, or interpolated where the cells are too coarse."""
 
-    Attributes:
-        in_cells: Whether a posterior is one of ``cells``, ``(N,)``.
-        index: Its index in ``cells`` or ``interpolated``, ``(N,)``.
-        cells: Posteriors in cells.
-        interpolated: Interpolated posteriors.
-    """
-
-    in_cells: Tensor
-    index: Tensor
+    in_cells: Tensor  # (N,) whether a posterior is one of ``cells``
+    index: Tensor  # (N,) its index in ``cells`` or ``interpolated``
     cells: CellPosterior
     interpolated: InterpolatedPosterior
 
@@ -219,22 +192,16 @@ class FlowPosterior(Posterior):
 class SpikeAndSlabPosterior(Posterior):
     """A spike at the observed value with some probability, otherwise the conditional (the slab).
 
-    Attributes:
-        prior: Conditionals of the whole batch.
-        rows: Conditional of each posterior, ``(N,)``.
-        y: Observed values, ``(N,)``.
-        spike: Probability of the spike, ``(N,)``.
-        log_density: Log density of the observed values, ``(N,)``; NaN where it is that of the conditional, times the
-            probability that a value is not replaced.
-        log_intact: Log of that probability.
+    Where ``log_density`` is NaN, the observed value has the density of the conditional times the probability that a
+    value is not replaced.
     """
 
-    prior: Conditionals
-    rows: Tensor
-    y: Tensor
-    spike: Tensor
-    log_density: Tensor
-    log_intact: float
+    prior: Conditionals  # of the whole batch
+    rows: Tensor  # (N,) conditional of each posterior
+    y: Tensor  # (N,) observed values
+    spike: Tensor  # (N,) probability of the spike
+    log_density: Tensor  # (N,) of the observed values
+    log_intact: float  # log probability that a value is not replaced
 
     def log_evidence(self) -> Tensor:
         intact = self.log_density.isnan().nonzero()[:, 0]
@@ -266,17 +233,11 @@ class SpikeAndSlabPosterior(Posterior):
 
 @dataclass(frozen=True)
 class MissingValuePosterior(Posterior):
-    """The observed value, or the conditional where it is missing.
+    """The observed value, or the conditional where it is missing."""
 
-    Attributes:
-        prior: Conditionals of the whole batch.
-        rows: Conditional of each posterior, ``(N,)``.
-        y: Observed values, ``(N,)``; NaN where missing.
-    """
-
-    prior: Conditionals
-    rows: Tensor
-    y: Tensor
+    prior: Conditionals  # of the whole batch
+    rows: Tensor  # (N,) conditional of each posterior
+    y: Tensor  # (N,) observed values, NaN where missing
 
     def log_evidence(self) -> Tensor:
         observed = (~self.y.isnan()).nonzero()[:, 0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from arcsm._runtime.random import open_uniform_like
 from arcsm.conditionals.conditionals import Accuracy, Conditionals, starting_nodes
+from arcsm.conditionals.piecewise import constant
 from arcsm.heads.score import FULL_SPAN
 
 #: A sampler takes ``N`` conditionals, a generator and its own options, and returns ``(N,)`` values.
@@ -77,11 +77,5 @@ def nodes_around(conditionals: Conditionals, mean: Tensor, std: Tensor) -> Tenso
     half = high - middle
     centre = mean[:, None].clamp(middle - 0.8 * half, middle + 0.8 * half)
     room = (half - (centre - middle).abs()) / (1.1 * _GRID[-1])
-    grid = _grid(low.dtype, low.device)
+    grid = constant(_GRID, low.dtype, low.device)
     return torch.cat([low, torch.addcmul(centre, torch.minimum(std[:, None], room), grid), high], 1)
-
-
-@functools.cache
-def _grid(dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # a cached inference tensor could not be saved for backward
-        return torch.tensor(_GRID, dtype=dtype, device=device)
