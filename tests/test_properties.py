@@ -100,14 +100,12 @@ def test_every_conditional_integrates_to_one(data: st.DataObject) -> None:
     model = data.draw(models()).double()
     d = model.context.order[0]
     z = torch.linspace(-60.0, 60.0, 12001, dtype=torch.float64)
-    x = model.shift.repeat(len(z), 1)
-    x[:, d] = z * model.scale[d] + model.shift[d]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AccuracyWarning)
-        density = model.log_prob(x, tol=1e-4, reduce=False)[:, d].exp() * model.scale[d]
-    mass = torch.trapezoid(density, z).item()
-    beyond = (model.cdf(x[:1])[0, d] + 1.0 - model.cdf(x[-1:])[0, d]).item()
-    assert mass + beyond == pytest.approx(1.0, abs=0.02)
+    with torch.no_grad():  # this conditional alone: the others would cost as much
+        projection = model.head.project(model.context(torch.zeros(1, model.features, dtype=torch.float64))[:, d])
+        conditionals = model.conditionals_builder(tol=1e-4)(projection.expand(len(z), -1))
+        density, cdf = conditionals.log_prob(z).exp(), conditionals.cdf(z)
+    tails = (cdf[0] + 1.0 - cdf[-1]).item()
+    assert torch.trapezoid(density, z).item() + tails == pytest.approx(1.0, abs=0.02)
 
 
 @few
@@ -130,7 +128,7 @@ def test_gradients_of_every_objective_are_finite(data: st.DataObject) -> None:
     objective = registry.parts("objective")[data.draw(st.sampled_from(names))]
     loss = objective(model, x, generator=torch.Generator().manual_seed(0))
     loss.backward()
-    assert math.isfinite(float(loss))
+    assert math.isfinite(float(loss.detach()))
     for name, weights in model.named_parameters():
         assert weights.grad is None or bool(weights.grad.isfinite().all()), name
 

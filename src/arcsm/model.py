@@ -510,8 +510,12 @@ class AutoregressiveModel(
         return load(hf_hub_download(model_id, serialization.WEIGHTS_NAME, **download), device=map_location)
 
 
-def _without_compilation(model: AutoregressiveModel) -> AutoregressiveModel:
-    """Return the model without ``torch.compile`` around it, its context or its head. Weights are shared."""
+def without_compilation(model: AutoregressiveModel) -> AutoregressiveModel:
+    """Return the model without ``torch.compile`` around it, its context or its head. Weights are shared.
+
+    Raises:
+        ValueError: If ``model`` is not a model of this package.
+    """
     model = getattr(model, "_orig_mod", model)
     if not isinstance(model, AutoregressiveModel):
         raise ValueError(f"model: expected an AutoregressiveModel, got {type(model).__name__}")
@@ -520,6 +524,18 @@ def _without_compilation(model: AutoregressiveModel) -> AutoregressiveModel:
     if context is model.context and head is model.head:
         return model
     return type(model)(context, head, model.noise, model.shift, model.scale, model.metadata)
+
+
+def check_saveable(model: AutoregressiveModel) -> AutoregressiveModel:
+    """Return the model without compilation, after checking that a saved file could be loaded.
+
+    Raises:
+        ValueError: If the context or head is not registered, or ``model`` is not a model.
+    """
+    model = without_compilation(model)
+    registry.check_registered("context", model.context)
+    registry.check_registered("head", model.head)
+    return model
 
 
 def save(model: AutoregressiveModel, path: str | os.PathLike[str]) -> None:
@@ -533,9 +549,7 @@ def save(model: AutoregressiveModel, path: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: If the context or head is not registered (:func:`arcsm.register`), or ``model`` is not a model.
     """
-    model = _without_compilation(model)
-    registry.check_registered("context", model.context)
-    registry.check_registered("head", model.head)
+    model = check_saveable(model)
     serialization.save_module(model, model.config(), path)
 
 

@@ -15,18 +15,18 @@ from arcsm.metrics import auroc
 
 
 @pytest.fixture(scope="module")
-def cancer() -> tuple[AutoregressiveModel, dict[str, Tensor]]:
-    """Return a linear Gaussian model of a real table, held-out rows, and outliers of four kinds."""
+def distances() -> dict[str, Tensor]:
+    """Return the combined scores of held-out rows and of four kinds of outliers, under a model of a real table."""
     x = torch.from_numpy(load_breast_cancer().data)
     x = torch.log(x + 0.1 * x.mean(0))[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoregressiveModel(MADE(30, 8, ()), GaussianHead(8)).double()
-    config = TrainConfig(objective="mle", steps=600, batch_size=64, learning_rate=1e-2, device="cpu", ema=0.99)
+    config = TrainConfig(objective="mle", steps=300, batch_size=64, learning_rate=1e-2, device="cpu", ema=0.99)
     fit(model, x[:300], config=config)
     mean, deviation, test = x[:300].mean(0), x[:300].std(0), x[430:]
     level = torch.randn(len(test), 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    return model, {
+    rows = {
         "validation": x[300:430],
         "test": test,
         "shifted": test + 4.0 * deviation,
@@ -34,29 +34,27 @@ def cancer() -> tuple[AutoregressiveModel, dict[str, Tensor]]:
         "constant": mean + 0.3 * level * deviation,
         "too likely": mean.expand(len(test), -1),
     }
+    tables = {name: outlier_scores(model, part) for name, part in rows.items()}
+    combination = Combination().fit(tables["validation"])
+    return {name: combination.score(table) for name, table in tables.items()}
 
 
 @pytest.mark.parametrize("kind", ["shifted", "scaled", "constant", "too likely"])
-def test_it_detects_unseen_kinds_of_outliers(kind: str, cancer: tuple[AutoregressiveModel, dict[str, Tensor]]) -> None:
-    model, sets = cancer
-    combination = Combination().fit(outlier_scores(model, sets["validation"]))
-    test, outliers = (combination.score(outlier_scores(model, sets[name])) for name in ("test", kind))
-    assert auroc(test, outliers) > 0.95
+def test_it_detects_unseen_kinds_of_outliers(kind: str, distances: dict[str, Tensor]) -> None:
+    assert auroc(distances["test"], distances[kind]) > 0.95
 
 
-def test_held_out_inliers_are_not_outliers(cancer: tuple[AutoregressiveModel, dict[str, Tensor]]) -> None:
-    model, sets = cancer
-    combination = Combination().fit(outlier_scores(model, sets["validation"]))
-    known, fresh = (combination.score(outlier_scores(model, sets[name])) for name in ("validation", "test"))
-    assert auroc(known, fresh) == pytest.approx(0.5, abs=0.12)
-    assert auroc(fresh[::2], fresh[1::2]) == pytest.approx(0.5, abs=0.12)
+def test_held_out_inliers_are_not_outliers(distances: dict[str, Tensor]) -> None:
+    fitted, test = distances["validation"], distances["test"]
+    assert auroc(fitted, test) == pytest.approx(0.5, abs=0.12)
+    assert auroc(test[::2], test[1::2]) == pytest.approx(0.5, abs=0.12)
 
 
 def test_it_is_two_sided_and_unbounded() -> None:
     sample = torch.distributions.LogNormal(0.0, 1.0).sample((1000,)).double()
     combination = Combination().fit({"a": sample})
-    distances = combination.score({"a": torch.tensor([1.0, 0.1, -1.0, -5.0, 8.0, 50.0, 500.0])})
-    middle, *left_and_right = distances.tolist()
+    scores = combination.score({"a": torch.tensor([1.0, 0.1, -1.0, -5.0, 8.0, 50.0, 500.0])})
+    middle, *left_and_right = scores.tolist()
     left, right = left_and_right[:3], left_and_right[3:]
     assert middle < 0.1
     assert left == sorted(left)
@@ -74,9 +72,9 @@ def test_normal_columns_give_the_mahalanobis_distance() -> None:
 
 def test_tied_columns_are_handled() -> None:
     values = torch.tensor([0.0] * 40 + [1.0] * 30 + [2.0] * 30)
-    distances = Combination().fit({"a": values}).score({"a": torch.tensor([0.0, 1.0, 2.0, 3.0, 10.0])})
-    assert bool(distances.isfinite().all())
-    assert float(distances[-1]) > float(distances[-2]) > float(distances[1])
+    scores = Combination().fit({"a": values}).score({"a": torch.tensor([0.0, 1.0, 2.0, 3.0, 10.0])})
+    assert bool(scores.isfinite().all())
+    assert float(scores[-1]) > float(scores[-2]) > float(scores[1])
 
 
 @pytest.mark.parametrize(

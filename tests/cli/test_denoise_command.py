@@ -19,7 +19,7 @@ model:
   context: {kind: MADE, hidden_features: [16], context_features: 4}
   head: {kind: ScoreHead, hidden_features: [16]}
   noise: {sigma_max: 1.0, sigma_min: 0.1, levels: 4}
-train: {steps: 300, batch_size: 64, device: cpu, validate_every: 100, standardise: none}
+train: {steps: 100, batch_size: 64, device: cpu, validate_every: 50, standardise: none}
 """
 
 

@@ -258,10 +258,10 @@ def rippled_score(x: Tensor, rows: Tensor, sigma: float) -> tuple[Tensor, Tensor
 def test_the_last_newton_step_corrects_a_rough_inversion(
     steps: int, function: Callable[..., tuple[Tensor, Tensor]]
 ) -> None:
-    exact, exact_slope, converged = flow_up(function, GRID, path(steps), tolerance=1e-10)
+    exact, exact_slope, converged = flow_up(function, GRID[::4], path(steps), tolerance=1e-10)
     before = torch.inf
     for tolerance in (1e-2, 1e-3, 1e-4):
-        base, log_slope, found = flow_up(function, GRID, path(steps), tolerance)
+        base, log_slope, found = flow_up(function, GRID[::4], path(steps), tolerance)
         whole = converged & found
         assert bool(whole.double().mean() > 0.99)
         assert float((base - exact)[whole].abs().max()) < 0.1 * tolerance  # almost quadratic

@@ -73,6 +73,11 @@ class EvaluationCache:
 class Conditionals:
     """``N`` conditionals of one head.
 
+    With ``method="quadrature"``, the score of the level is integrated. With ``method="flow"``, the score of the largest
+    noise :math:`\\sigma_1` is integrated, and the flow :math:`x = \\mathrm{flow}(y)` carries its density down the path:
+
+    .. math:: \\log q(x) = \\log q_{\\sigma_1}(y) - \\log \\left| \\frac{dx}{dy} \\right|
+
     Attributes:
         head: The head.
         projection: Projections of the contexts, ``(N, P)``; see :meth:`Head.project`.

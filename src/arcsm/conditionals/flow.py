@@ -34,12 +34,14 @@ _ADAMS_BASHFORTH_ORDER = 4
 class Step(NamedTuple):
     """A Heun step down from points ``(n,)`` at the upper sigma.
 
-    The derivative of the log slope is exact if the step carries the density of the upper score to that of the lower.
+    The derivative of the log slope is estimated by
+    :math:`s_\\sigma(x) - \\frac{\\partial x'}{\\partial x}\\, s_{\\sigma'}(x')`, which is exact if the step carries the
+    density of the upper score to that of the lower one.
     """
 
     x: Tensor  # where the step leads
     slope: Tensor  # derivative of x by the points
-    log_slope_derivative: Tensor  # estimated derivative of the log slope by the points
+    log_slope_derivative: Tensor  # derivative of the log slope by the points, estimated
     velocity: Tensor  # dx / dlog(sigma) = -sigma^2 s at the points
 
 

@@ -257,7 +257,7 @@ def _rule(like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def exponential_icdf(u: Tensor, rise: Tensor) -> Tensor:
-    """Return quantiles of the density on [0, 1] whose logarithm is linear and rises by ``rise``."""
+    """Return quantiles :math:`\\log(1 + u (e^r - 1)) / r` of the density on [0, 1] proportional to :math:`e^{r t}`."""
     rise = torch.where(rise == 0.0, _TINY, rise.clamp(max=_MAX_RISE))
     return (torch.log1p(u * torch.expm1(rise)) / rise).clamp(0.0, 1.0)
 
