@@ -318,7 +318,7 @@ def test_missing_values_have_no_slope_and_no_posterior() -> None:
     x = torch.tensor([[math.nan, 0.0]])
     s, ds = model.score(x)
     assert s.isnan().tolist() == ds.isnan().tolist() == [[True, False]]
-    with pytest.raises(ValueError, match="y: holds missing values; fill them first"):
+    with pytest.raises(ValueError, match="y: contains missing values; fill them first"):
         particle_filter(model, x, GaussianNoise(0.5), 4)
 
 

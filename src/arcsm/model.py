@@ -174,6 +174,11 @@ class AutoregressiveModel(
             return (sigma,)
         return NoiseLadder(self.noise.sigma_max, sigma, steps + 1).sigmas
 
+    def sigma(self, level: int = -1) -> float | None:
+        """Return the standard deviation of a noise level in standardised units, or ``None`` without a ladder."""
+        path = self.path(level)
+        return path[-1] if path else None
+
     # Scores, densities, distribution functions ------------------------------------------------------------------
 
     def forward(self, x: Tensor, level: int = -1, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -202,8 +207,8 @@ class AutoregressiveModel(
 
     def _head_arguments(self, x: Tensor, level: int, condition: Tensor | None) -> tuple[Tensor, Tensor, float | None]:
         """Return projections ``(*, D, P)``, standardised values ``(*, D)`` and their noise level."""
-        z, path = self.standardise(x), self.path(level)
-        return self.head.project(self.context(z, condition)), z, path[-1] if path else None
+        z, sigma = self.standardise(x), self.sigma(level)
+        return self.head.project(self.context(z, condition)), z, sigma
 
     def log_prob(
         self,

@@ -44,7 +44,7 @@ def score_sum(model: AutoregressiveModel, x: Tensor, level: int = -1, sign: floa
     Raises:
         ValueError: If the shape is wrong, a value is NaN or infinite, or the level does not exist.
     """
-    sigma = _sigma(model, level)
+    sigma = model.sigma(level)
     parts = [model.head.projected_score(projection, z, sigma).double().sum(1) for z, projection in _project(model, x)]
     return sign * torch.cat(parts).cpu()
 
@@ -123,7 +123,7 @@ def outlier_scores(
         >>> list(outlier_scores(model, torch.zeros(2, 3)))[:4]
         ['h', '|s|', '-log q, closed_form', 'PIT KS, closed_form']
     """
-    sigmas = model.path() or (None,) if levels is None else tuple(_sigma(model, level) for level in levels)
+    sigmas = model.path() or (None,) if levels is None else tuple(map(model.sigma, levels))
     if methods is None:
         default = choose_method(model.head, model.path(), None)
         methods = (default, "quadrature") if default == "flow" else (default,)
@@ -150,11 +150,6 @@ def outlier_scores(
             advance(len(z))
     warn_unconverged(unconverged, x.numel() * len(chosen))
     return {name: torch.cat([table[name] for table in tables]) for name in tables[0]}
-
-
-def _sigma(model: AutoregressiveModel, level: int) -> float | None:
-    path = model.path(level)
-    return path[-1] if path else None
 
 
 def _check_rows(model: AutoregressiveModel, x: Tensor) -> None:

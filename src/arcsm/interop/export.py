@@ -49,8 +49,7 @@ def export_scorer(model: AutoregressiveModel, level: int = -1) -> ExportedProgra
 class _Scorer(nn.Module):
     def __init__(self, model: AutoregressiveModel, level: int) -> None:
         super().__init__()
-        path = model.path(level)
-        self.model, self.sigma = model, path[-1] if path else None
+        self.model, self.sigma = model, model.sigma(level)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z = (x - self.model.shift) / self.model.scale
