@@ -23,7 +23,7 @@ from arcsm.implicit import (
     fit_vae,
     importance_bound,
 )
-from arcsm.metrics import summary
+from arcsm.metrics import mean_and_standard_error
 from benchmarks.timing import show
 
 LATENTS, IMAGES, STEPS = 16, 256, 8_000
@@ -59,7 +59,7 @@ def effort(vae: VAE, x: torch.Tensor, z: torch.Tensor, begin: Callable[[], Propo
         lower = annealed_bound(vae, x, annealing, proposal, generator)
         seconds = time.perf_counter() - begun
         upper = annealed_upper_bound(vae, x, z, annealing, proposal, generator)
-        apart, error = summary(upper - lower)
+        apart, error = mean_and_standard_error(upper - lower)
     important = importance_bound(vae, x, 2_000, proposal, generator)
     return {
         "reached": abs(apart) + error <= APART,

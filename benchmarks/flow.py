@@ -15,7 +15,7 @@ from arcsm._runtime.memory import keep_freed_memory
 from arcsm.conditionals.conditionals import Accuracy, Conditionals, EvaluationCache
 from arcsm.conditionals.flow import flow_up
 from arcsm.heads import ScoreHead
-from arcsm.metrics.evaluations import counted
+from arcsm.metrics.evaluations import count_evaluations
 from benchmarks.log_prob import trained
 from benchmarks.timing import interleaved_medians, show
 
@@ -74,9 +74,9 @@ def main() -> None:
     values = x.flatten()
     keep_freed_memory()  # for all three
     truth = replace(ours, accuracy=Accuracy(tol=1e-6)).log_prob(values)
-    with counted(head) as count:
+    with count_evaluations(head) as count:
         found = fresh(ours).log_prob(values)
-    with counted(head) as of_plain:
+    with count_evaluations(head) as of_plain:
         plain.log_prob(values)
     seconds = interleaved_medians(
         {

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from arcsm.conditionals.conditionals import Accuracy, Conditionals
-from arcsm.conditionals.piecewise import PiecewiseDensity, _rise, polynomial_of
+from arcsm.conditionals.piecewise import PiecewiseDensity, polynomial_of, rise_at
 from arcsm.data.datasets import load_dataset
 from arcsm.heads import Head
 from arcsm.heads.score import ScoreHead
@@ -97,7 +97,7 @@ class FineDensity:
         width = self.x[j] - self.x[i]
         sides = [torch.from_numpy(column[[i, j]]) for column in self.s]
         t = torch.from_numpy((self.x[some] - self.x[i]) / width)
-        rise = _rise(polynomial_of(torch.tensor(width), *sides), t).numpy()
+        rise = rise_at(polynomial_of(torch.tensor(width), *sides), t).numpy()
         off = np.abs(rise - (self.energy[some] - self.energy[i]))
         share = self.below[j] - self.below[i]
         inside = (off * self.density[some]).sum() / max(self.density[some].sum(), 1e-300) * share

@@ -1,4 +1,4 @@
-"""What all tests share: a seeded torch whose global state no test may change, and small models."""
+"""Fixtures of all tests: torch is seeded, its global state must not change, and there are small models."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,20 +9,20 @@ import torch
 from hypothesis import settings
 from torch.distributions import Distribution
 
-from arcsm import MADE, AutoregressiveModel, GaussianHead, Head, LogisticMixtureHead, NoiseLadder, ScoreHead
+import small_models
+from arcsm import NoiseLadder
+from small_models import MakeModel
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # a process on each core: threads on top would only get in each other's way
+if "PYTEST_XDIST_WORKER" in os.environ:  # there is a process on each core already
     torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the commands that tests start
+    os.environ["OMP_NUM_THREADS"] = "1"  # for commands that tests start
 
 settings.register_profile("arcsm", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("arcsm")
 
-MakeModel = Callable[..., AutoregressiveModel]
-
 
 def _global_state() -> dict[str, Any]:
-    """All that a library could change behind its user's back, except the random state, which tests do consume."""
+    """Return torch's global state except the random state, which tests may consume."""
     return {
         "default dtype": torch.get_default_dtype(),
         "default device": torch.get_default_device(),
@@ -51,7 +51,7 @@ _RESTORE: dict[str, Callable[[Any], Any]] = {
 
 @pytest.fixture(autouse=True)
 def torch_state() -> Iterator[None]:
-    """Seed torch before each test, and fail a test that leaves torch's global state other than it found it."""
+    """Seed torch before each test, and fail a test that changes torch's global state."""
     torch.manual_seed(0)
     before = _global_state()
     yield
@@ -65,44 +65,11 @@ def torch_state() -> Iterator[None]:
 
 @pytest.fixture
 def make_model() -> MakeModel:
-    """A builder of small models whose conditionals are far from their initial shape and depend on the context.
-
-    Arguments of the builder: ``kind`` ("score", "gaussian" or "mixture"), ``features``, ``noise``, ``dtype``,
-    ``seed``, ``strength`` (of the random weights of a score head) and the keywords of the model and of
-    the context.
-    """
-
-    def make(
-        kind: str = "score",
-        features: int = 2,
-        noise: NoiseLadder | None = None,
-        dtype: torch.dtype = torch.float64,
-        seed: int = 0,
-        strength: float = 1.0,
-        shift: Any = 0.0,
-        scale: Any = 1.0,
-        metadata: dict[str, Any] | None = None,
-        **context: Any,
-    ) -> AutoregressiveModel:
-        torch.manual_seed(seed)
-        made = MADE(features=features, context_features=3, hidden_features=(12,), **context)
-        head: Head
-        if kind == "score":
-            head = ScoreHead(context_features=3, hidden_features=(16, 16), sinusoids=2, max_frequency=3.0)
-            with torch.no_grad():
-                for parameter in head.parameters():
-                    parameter.normal_().mul_(strength / parameter.shape[-1] ** 0.5)
-                head.output.bias.zero_()
-        elif kind == "gaussian":
-            head = GaussianHead(context_features=3)
-        else:
-            head = LogisticMixtureHead(context_features=3, components=3)
-        return AutoregressiveModel(made, head, noise, shift, scale, metadata).to(dtype).eval()
-
-    return make
+    """Return the builder of small models; see :func:`small_models.make_model`."""
+    return small_models.make_model
 
 
 @pytest.fixture
 def ladder() -> NoiseLadder:
-    """A short ladder whose first level is wide."""
+    """Return a short ladder whose first level is wide."""
     return NoiseLadder(sigma_max=1.5, sigma_min=0.2, levels=8)

@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from arcsm.anomaly.statistics import Combination
+from arcsm.anomaly import Combination
 from arcsm.cli import application, tables
 from arcsm.data import frame_parts, frame_writer, read_frame, write_frame
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector

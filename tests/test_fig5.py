@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from arcsm.denoise.corruptions import GaussianNoise, SaltAndPepper
+from arcsm.denoise import GaussianNoise, SaltAndPepper
 from arcsm.experiments.fig5 import _filters, psnr, ssim
 
 SHAPE = (3, 8, 8)
@@ -52,7 +52,7 @@ def test_the_median_of_the_others_is_a_median_of_the_others() -> None:
     noise = SaltAndPepper.of_images(0.3, 256)
     noisy = noise.corrupt(rows(5), torch.Generator().manual_seed(4))
     found = _filters(noise, SHAPE)["median of the others"]["3 x 3"](noisy).view(5, *SHAPE)
-    suspect, images = (t.view(5, *SHAPE).numpy() for t in (noise.suspect(noisy), noisy))
+    suspect, images = (t.view(5, *SHAPE).numpy() for t in (noise.is_extreme(noisy), noisy))
     for index in zip(*suspect[:, :, 1:-1, 1:-1].nonzero(), strict=True):
         at = (index[0], index[1], slice(index[2], index[2] + 3), slice(index[3], index[3] + 3))
         others = images[at][~suspect[at]]

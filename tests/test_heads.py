@@ -23,7 +23,7 @@ from arcsm import (
     fit,
 )
 from arcsm._runtime.memory import Workspace
-from arcsm.conditionals.conditionals import outside_of, starting_nodes
+from arcsm.conditionals.conditionals import known_tail, starting_nodes
 from arcsm.conditionals.quadrature import PiecewiseDensity, integrate
 from arcsm.data.datasets import load_dataset
 from arcsm.metrics import bits_per_dim
@@ -542,7 +542,7 @@ def test_far_out_the_score_is_known_without_evaluating_it(sigma: float | None) -
     anchor = torch.linspace(-1.5, 1.5, 40, dtype=FLOAT64) * nodes[0, -1]  # some are farther out still
     plain = integrate(score, nodes, anchor)
     spent.zero_()
-    density = integrate(score, nodes, anchor, outside=outside_of(head, sigma, nodes))
+    density = integrate(score, nodes, anchor, tail=known_tail(head, sigma, nodes))
     assert torch.equal(density.evaluations, spent)
     assert torch.equal(density.evaluations, plain.evaluations - 2)
     torch.testing.assert_close(density.log_mass, plain.log_mass, rtol=0.0, atol=1e-12)
@@ -552,13 +552,13 @@ def test_far_out_the_score_is_known_without_evaluating_it(sigma: float | None) -
 def test_what_is_known_far_out_is_not_taken_for_nearer_nodes() -> None:
     head = score_head(hidden_features=(8, 6))
     nodes = starting_nodes(head, head.project(torch.randn(4, 3, dtype=FLOAT64)), 0.5)
-    assert outside_of(head, 0.5, nodes) is not None
+    assert known_tail(head, 0.5, nodes) is not None
     nearer = nodes.clone()
     nearer[2, -1] = nodes[2, -2] + 0.1
-    assert outside_of(head, 0.5, nearer) is None
-    assert outside_of(head, 0.6, nodes) is None  # whose support is wider
+    assert known_tail(head, 0.5, nearer) is None
+    assert known_tail(head, 0.6, nodes) is None  # whose support is wider
     for kind in ("gaussian", "mixture"):
-        assert outside_of(normalised_head(kind), 0.5, nodes) is None
+        assert known_tail(normalised_head(kind), 0.5, nodes) is None
 
 
 def test_nodes_that_are_known_are_no_part_of_the_budget() -> None:
@@ -571,8 +571,8 @@ def test_nodes_that_are_known_are_no_part_of_the_budget() -> None:
         spent[rows] += x.shape[1]
         return head.projected_score_and_derivative(projection[rows].unsqueeze(1), x.float(), 0.02)
 
-    density = integrate(score, nodes, tol=1e-9, max_evaluations=40, outside=outside_of(head, 0.02, nodes))
+    density = integrate(score, nodes, tol=1e-9, max_evaluations=40, tail=known_tail(head, 0.02, nodes))
     assert torch.equal(density.evaluations, spent)
     assert 38 <= int(spent.max()) <= 40
     with pytest.raises(ValueError, match=f"at least {nodes.shape[1] - 2} for the starting nodes, got 10"):
-        integrate(score, nodes, max_evaluations=10, outside=outside_of(head, 0.02, nodes))
+        integrate(score, nodes, max_evaluations=10, tail=known_tail(head, 0.02, nodes))

@@ -17,7 +17,7 @@ from arcsm.cli.restoration import restored as restored_rows
 from arcsm.data.datasets import ImageData, NamedImageData, load_dataset
 from arcsm.data.images import save_images
 from arcsm.data.pixels import stretch_images
-from arcsm.denoise.restoration import GaussianNoise
+from arcsm.denoise import GaussianNoise
 from arcsm.errors import SkippedWarning
 
 CLASSES = """

@@ -24,8 +24,8 @@ from arcsm import (
     save,
     serialization,
 )
-from arcsm.anomaly.statistics import negative_log_prob
-from arcsm.denoise.restoration import GaussianNoise, particles
+from arcsm.anomaly import negative_log_prob
+from arcsm.denoise import GaussianNoise, particle_filter
 from arcsm.implicit import GaussianEntropy, ScoreNetwork
 from arcsm.interop.export import export_scorer
 
@@ -51,17 +51,17 @@ def test_probabilities_that_round_to_one_are_the_last_number_below(noise: NoiseL
     torch.manual_seed(0)
     model = AutoregressiveModel(MADE(1, 4, (8,)), ScoreHead(4, (8,)), noise)
     x = torch.zeros(1, 1)
-    near, nearer = (float(model.quantile(x, u)) for u in (1.0 - 1e-7, 1.0 - 1e-9))
+    near, nearer = (float(model.conditional_icdf(x, u)) for u in (1.0 - 1e-7, 1.0 - 1e-9))
     assert near <= nearer < near + 1.0
     assert float(model.icdf(torch.tensor([[1.0 - 2e-9]], dtype=torch.float64))) == pytest.approx(nearer)
     with pytest.raises(ValueError, match="inside"):
         model.icdf(torch.ones(1, 1))
 
 
-@pytest.mark.parametrize("options", [{"langevin_steps": 0}, {"langevin_steps": -3}, {"step_size": -1.0}])
+@pytest.mark.parametrize("options", [{"steps": 0}, {"steps": -3}, {"step_size": -1.0}])
 def test_langevin_rejects_bad_steps(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="steps, step_size: expected at least 1 and a positive number"):
-        conditional().sample(3, "langevin", **options)
+        conditional().sample(3, "langevin", sampler_options=options)
     assert registry.find("sampler", "langevin") is samplers.langevin
 
 
@@ -112,8 +112,8 @@ def test_missing_values_have_no_score_and_no_posterior() -> None:
     x = torch.tensor([[math.nan, 0.0]])
     s, ds = model.score(x)
     assert s.isnan().tolist() == ds.isnan().tolist() == [[True, False]]
-    with pytest.raises(ValueError, match="y: holds missing values; fill them first"):
-        particles(model, x, GaussianNoise(0.5), 4)
+    with pytest.raises(ValueError, match="y: contains missing values; fill them first"):
+        particle_filter(model, x, GaussianNoise(0.5), 4)
 
 
 def test_weights_that_are_not_real_numbers_are_rejected(tmp_path: Path) -> None:

@@ -19,8 +19,7 @@ from arcsm import (
     fit,
     objectives,
 )
-from arcsm.denoise.corruptions import MissingValues
-from arcsm.denoise.restoration import particles
+from arcsm.denoise import MissingValues, particle_filter
 
 NAN = math.nan
 COVARIANCE = torch.tensor([[1.0, 0.8, 0.3], [0.8, 1.0, 0.5], [0.3, 0.5, 1.0]])
@@ -141,7 +140,7 @@ def test_draws_fill_gaps_by_what_comes_before_and_after(model: AutoregressiveMod
     x = rows(40, seed=9)
     gaps = x.clone()
     gaps[:, 0] = NAN
-    found = particles(model, gaps, MissingValues(), 1000, torch.Generator().manual_seed(0), threshold=0.0)
+    found = particle_filter(model, gaps, MissingValues(), 1000, torch.Generator().manual_seed(0), threshold=0.0)
     inverse = torch.linalg.inv(COVARIANCE[1:, 1:])
     mean = MEAN[0] + (x[:, 1:] - MEAN[1:]) @ inverse @ COVARIANCE[1:, 0]
     variance = COVARIANCE[0, 0] - COVARIANCE[0, 1:] @ inverse @ COVARIANCE[1:, 0]

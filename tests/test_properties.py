@@ -1,18 +1,12 @@
-"""Whatever the model and the input: densities are finite and normalised, distribution functions rise, nothing is NaN.
-
-And whatever the file: a table, an image, a configuration, or one line that says what is wrong.
-"""
+"""Properties of random models and inputs: densities are finite and normalised, CDFs increase, nothing is NaN."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -29,23 +23,23 @@ from arcsm import (
     fit,
     registry,
 )
-from arcsm.data import read_frame, read_images, read_table
 from arcsm.errors import AccuracyWarning
-from arcsm.training.run_config import load_config, presets
 
 few = settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
 many = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @st.composite
 def models(draw: st.DrawFn, normalised: bool | None = None) -> AutoregressiveModel:
-    """Models of any shape with weights from tame to wild."""
+    """Draw models of any shape with small to large weights."""
     features, size = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     hidden = tuple(draw(st.lists(st.sampled_from([4, 8]), max_size=2)))
     order = draw(st.permutations(range(features)))
-    seed, wild = draw(st.integers(0, 10_000)), draw(st.sampled_from([1.0, 3.0]))
-    kinds = {True: ["gaussian", "mixture"], False: ["score"], None: ["score", "gaussian", "mixture"]}[normalised]
-    kind = draw(st.sampled_from(kinds))
+    seed, gain = draw(st.integers(0, 10_000)), draw(st.sampled_from([1.0, 3.0]))
+    heads = {True: ["gaussian", "mixture"], False: ["score"], None: ["score", "gaussian", "mixture"]}[normalised]
+    kind = draw(st.sampled_from(heads))
     torch.manual_seed(seed)
     made = MADE(features, size, hidden, order=order, sinusoids=draw(st.integers(0, 2)))
     head = {
@@ -58,7 +52,7 @@ def models(draw: st.DrawFn, normalised: bool | None = None) -> AutoregressiveMod
     model = AutoregressiveModel(made, head, ladder, shift, scale)
     with torch.no_grad():
         for weights in model.parameters():
-            weights.mul_(wild)
+            weights.mul_(gain)
     return model.to(draw(st.sampled_from([torch.float32, torch.float64]))).eval()
 
 
@@ -66,8 +60,8 @@ numbers = st.floats(-1e3, 1e3, width=32) | st.sampled_from([0.0, 1e-30, -1e-30, 
 
 
 @st.composite
-def condition_rows(draw: st.DrawFn, model: AutoregressiveModel, count: int = 4) -> Tensor:
-    """Rows in units of the model: where data are, and far from there."""
+def model_rows(draw: st.DrawFn, model: AutoregressiveModel, count: int = 4) -> Tensor:
+    """Draw rows in data units, among the data and far outside."""
     z = [[draw(numbers) for _ in range(model.features)] for _ in range(count)]
     return torch.tensor(z).to(model.shift) * model.scale + model.shift
 
@@ -76,7 +70,7 @@ def condition_rows(draw: st.DrawFn, model: AutoregressiveModel, count: int = 4) 
 @given(st.data())
 def test_densities_are_finite_for_every_finite_input(data: st.DataObject) -> None:
     model = data.draw(models())
-    x = data.draw(condition_rows(model))
+    x = data.draw(model_rows(model))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AccuracyWarning)
         log_prob, u = model.log_prob(x, tol=1e-3), model.cdf(x, tol=1e-3)
@@ -90,7 +84,7 @@ def test_densities_are_finite_for_every_finite_input(data: st.DataObject) -> Non
 @given(st.data())
 def test_distribution_functions_rise(data: st.DataObject) -> None:
     model = data.draw(models())
-    d = model.context.order[0]  # whose conditional depends on nothing
+    d = model.context.order[0]  # its conditional has no inputs
     z = torch.linspace(-8.0, 8.0, 41)
     x = model.shift.repeat(41, 1)
     x[:, d] = z.to(model.scale) * model.scale[d] + model.shift[d]
@@ -106,19 +100,17 @@ def test_every_conditional_integrates_to_one(data: st.DataObject) -> None:
     model = data.draw(models()).double()
     d = model.context.order[0]
     z = torch.linspace(-60.0, 60.0, 12001, dtype=torch.float64)
-    x = model.shift.repeat(len(z), 1)
-    x[:, d] = z * model.scale[d] + model.shift[d]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AccuracyWarning)
-        density = model.log_prob(x, tol=1e-4, reduce=False)[:, d].exp() * model.scale[d]
-    mass = torch.trapezoid(density, z).item()
-    beyond = (model.cdf(x[:1])[0, d] + 1.0 - model.cdf(x[-1:])[0, d]).item()
-    assert mass + beyond == pytest.approx(1.0, abs=0.02)
+    with torch.no_grad():  # this conditional alone: the others would cost as much
+        projection = model.head.project(model.context(torch.zeros(1, model.features, dtype=torch.float64))[:, d])
+        conditionals = model.conditionals_builder(tol=1e-4)(projection.expand(len(z), -1))
+        density, cdf = conditionals.log_prob(z).exp(), conditionals.cdf(z)
+    tails = (cdf[0] + 1.0 - cdf[-1]).item()
+    assert torch.trapezoid(density, z).item() + tails == pytest.approx(1.0, abs=0.02)
 
 
 @few
 @given(st.data())
-def test_samples_are_finite_and_of_their_seed(data: st.DataObject) -> None:
+def test_samples_are_finite_and_reproducible(data: st.DataObject) -> None:
     model = data.draw(models())
     names = ["inverse_cdf", "langevin", *(["probability_flow", "fast_flow"] if model.noise else [])]
     sampler = data.draw(st.sampled_from(names))
@@ -131,27 +123,21 @@ def test_samples_are_finite_and_of_their_seed(data: st.DataObject) -> None:
 @given(st.data())
 def test_gradients_of_every_objective_are_finite(data: st.DataObject) -> None:
     model = data.draw(models()).train()
-    x = data.draw(condition_rows(model)).clamp(model.shift - 50.0 * model.scale, model.shift + 50.0 * model.scale)
+    x = data.draw(model_rows(model)).clamp(model.shift - 50.0 * model.scale, model.shift + 50.0 * model.scale)
     names = ["csm", "dsm", "mle"] if model.noise else ["csm", "ssm", "sm", "mle"]
     objective = registry.parts("objective")[data.draw(st.sampled_from(names))]
     loss = objective(model, x, generator=torch.Generator().manual_seed(0))
     loss.backward()
-    assert math.isfinite(float(loss))
+    assert math.isfinite(float(loss.detach()))
     for name, weights in model.named_parameters():
         assert weights.grad is None or bool(weights.grad.isfinite().all()), name
-
-
-# Files --------------------------------------------------------------------------------------------------------------
-
-cells = st.sampled_from(["1", "-2.5", "nan", "", "x", "1e400", '"', "'", "\\N", "é", "1,2", "\x00", "0x1", "True", " "])
-texts = st.lists(st.lists(cells, max_size=4).map(",".join), max_size=6).map("\n".join)
 
 
 @few
 @given(st.data())
 def test_training_in_bfloat16_leaves_a_model_of_finite_densities(data: st.DataObject) -> None:
     model = data.draw(models()).float()
-    x = data.draw(condition_rows(model, 12)).float()
+    x = data.draw(model_rows(model, 12)).float()
     objective = "mle" if model.head.normalised else "csm"
     mix = 1.0 if model.noise is None else data.draw(st.sampled_from([0.0, 0.3, 1.0, "auto"]))
     seed = data.draw(st.integers(0, 100))
@@ -161,7 +147,7 @@ def test_training_in_bfloat16_leaves_a_model_of_finite_densities(data: st.DataOb
     )  # fmt: skip
     try:
         result = fit(model, x, config=config)
-    except TrainingDiverged:  # a value may be a million standard deviations out: said, and the weights are as before
+    except TrainingDiverged:  # values a million standard deviations out; the weights must be unchanged
         pass
     else:
         assert math.isfinite(result.best_loss)
@@ -169,63 +155,3 @@ def test_training_in_bfloat16_leaves_a_model_of_finite_densities(data: st.DataOb
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AccuracyWarning)
         assert bool(model.log_prob(x, tol=1e-3).isfinite().all())
-
-
-@many
-@given(st.one_of(st.binary(max_size=200), texts.map(str.encode)))
-def test_any_bytes_are_a_table_or_an_error_in_a_line(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    path = tmp_path_factory.mktemp("fuzz") / "a.csv"
-    for suffix in (".csv", ".csv.gz", ".npy", ".npz", ".parquet"):
-        path = path.with_name(f"a{suffix}")
-        path.write_bytes(content)
-        for read in (read_table, read_frame):
-            try:
-                found = read(path)
-            except ValueError as error:
-                assert str(path) in str(error), error  # noqa: PT017 (some bytes are tables)
-                assert "\n" not in str(error).strip()  # noqa: PT017
-            else:
-                assert len(found) > 0
-    path = path.with_name("a.png")
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.png"):
-        read_images(path.parent, skip_bad=False)
-
-
-trees = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 10**12) | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-def paths_in(tree: Any, before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """The places of all settings of a tree."""
-    if not isinstance(tree, dict):
-        return [before]
-    return [before, *(place for key, inner in tree.items() for place in paths_in(inner, (*before, key)))]
-
-
-@many
-@given(st.data())
-def test_any_setting_is_right_or_an_error_in_a_line(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    name = data.draw(st.sampled_from([name for name in presets() if not name.startswith("vae")]))
-    tree = yaml.safe_load(presets()[name].read_text())
-    place = data.draw(st.sampled_from(paths_in(tree)))
-    wrong = data.draw(trees)
-    inner = tree
-    for key in place[:-1]:
-        inner = inner[key]
-    if place:
-        inner[place[-1]] = wrong
-    else:
-        tree = wrong
-    path: Path = tmp_path_factory.mktemp("fuzz") / "a.yaml"
-    path.write_text(yaml.safe_dump(tree))
-    try:
-        load_config(str(path))
-    except ValueError as error:
-        assert str(path) in str(error), error  # noqa: PT017 (some settings are right)
-        assert "\n" not in str(error).strip()  # noqa: PT017

@@ -1,8 +1,9 @@
-"""The model: a context network, a head and a noise ladder, seen as one joint density."""
+"""The model: one joint density from a context network, a head and a noise ladder."""
 
 from __future__ import annotations
 
 import inspect
+import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from arcsm.samplers import Sampler
 
 
 class Integration(TypedDict, total=False):
-    """How conditionals are integrated, the keywords that :meth:`AutoregressiveModel.log_prob` and others share.
+    """Keywords of :meth:`AutoregressiveModel.log_prob` and others that control how conditionals are integrated.
 
     Attributes:
         steps: Steps of the flow down the ladder. Default: from level to level, one fewer than there are levels.
@@ -103,7 +104,7 @@ class AutoregressiveModel(
         self.register_buffer("scale", torch.ones(context.features, dtype=dtype))
         self.set_standardisation(shift, scale)
 
-    # Units ------------------------------------------------------------------------------------------------------
+    # Units and noise levels ----------------------------------------------------------------------------------------
 
     @property
     def features(self) -> int:
@@ -118,17 +119,17 @@ class AutoregressiveModel(
         Raises:
             ValueError: If a shift is not finite, a scale not positive and finite, or a size wrong.
         """
-        new = [torch.as_tensor(value).to(self.shift) for value in (shift, scale)]
-        for name, value in zip(("shift", "scale"), new, strict=True):
+        shift, scale = (torch.as_tensor(value).to(self.shift) for value in (shift, scale))
+        for name, value in (("shift", shift), ("scale", scale)):
             if value.ndim > 1 or (value.ndim and len(value) != self.features):
                 raise ValueError(f"{name}: expected a number or {self.features} of them, got {tuple(value.shape)}")
-        if not bool(new[0].isfinite().all()):
+        if not bool(shift.isfinite().all()):
             raise ValueError("shift: expected finite numbers")
-        if not bool((new[1] > 0).all() and new[1].isfinite().all()):
+        if not bool((scale > 0).all() and scale.isfinite().all()):
             raise ValueError("scale: expected positive finite numbers (leave constant columns out)")
         with torch.no_grad():
-            self.shift.copy_(new[0].expand(self.features))
-            self.scale.copy_(new[1].expand(self.features))
+            self.shift.copy_(shift.expand(self.features))
+            self.scale.copy_(scale.expand(self.features))
 
     def standardise(self, x: Tensor, missing: bool | None = None) -> Tensor:
         """Check data ``(*, D)`` and convert it from data units to standardised units.
@@ -161,9 +162,8 @@ class AutoregressiveModel(
             ValueError: If the ladder has no such level, or ``steps`` is below one.
         """
         if self.noise is None:
-            for name, given in (("level", level not in (0, -1)), ("steps", steps is not None)):
-                if given:
-                    raise ValueError(f"{name}: this model has no noise ladder")
+            if level not in (0, -1) or steps is not None:
+                raise ValueError(f"{'steps' if level in (0, -1) else 'level'}: this model has no noise ladder")
             return ()
         sigma = self.noise.sigma(level)
         if steps is None:
@@ -173,6 +173,11 @@ class AutoregressiveModel(
         if sigma == self.noise.sigma_max:
             return (sigma,)
         return NoiseLadder(self.noise.sigma_max, sigma, steps + 1).sigmas
+
+    def sigma(self, level: int = -1) -> float | None:
+        """Return the standard deviation of a noise level in standardised units, or ``None`` without a ladder."""
+        path = self.path(level)
+        return path[-1] if path else None
 
     # Scores, densities, distribution functions ------------------------------------------------------------------
 
@@ -188,7 +193,7 @@ class AutoregressiveModel(
         Arguments:
             x: ``(*, D)`` in data units. The contexts are computed from ``x`` without added noise.
             level: Noise level of :math:`x_d`; 0 is the largest, -1 the smallest.
-            condition: What the model is conditioned on, ``(*, F)`` or labels ``(*)``.
+            condition: Condition of each row, ``(*, F)`` or labels ``(*)``.
 
         Returns:
             ``s`` and ``ds``, each ``(*, D)``, in 1/units and 1/units^2; NaN where a value is missing.
@@ -201,9 +206,9 @@ class AutoregressiveModel(
         return self.head.projected_score(*self._head_arguments(x, level, condition)) / self.scale
 
     def _head_arguments(self, x: Tensor, level: int, condition: Tensor | None) -> tuple[Tensor, Tensor, float | None]:
-        """Projections ``(*, D, P)``, standardised values ``(*, D)`` and their noise."""
-        z, path = self.standardise(x), self.path(level)
-        return self.head.project(self.context(z, condition)), z, path[-1] if path else None
+        """Return projections ``(*, D, P)``, standardised values ``(*, D)`` and their noise level."""
+        z, sigma = self.standardise(x), self.sigma(level)
+        return self.head.project(self.context(z, condition)), z, sigma
 
     def log_prob(
         self,
@@ -223,16 +228,16 @@ class AutoregressiveModel(
         Arguments:
             x: ``(*, D)``.
             level: Noise level.
-            condition: What the model is conditioned on, ``(*, F)`` or labels ``(*)``.
+            condition: Condition of each row, ``(*, F)`` or labels ``(*)``.
             reduce: Sum over the dimensions. Otherwise return one term of the chain rule for each.
             method: ``"closed_form"`` (default of normalised heads), ``"flow"`` through the ladder (default of a
                 ``ScoreHead`` with a ladder; the density that ``probability_flow`` samples from) or ``"quadrature"`` of
-                the score of this level alone. The quadrature is exact for that score. But at a small noise no score is
-                learned in the gap between far modes, so the weights of the modes are arbitrary and no warning can
-                tell. The flow takes them from the largest noise, which bridges the gap.
+                the score of this level alone. The quadrature is exact for that score, but at a small noise no score is
+                learned in the gap between far modes. The weights of the modes are then arbitrary, without a warning.
+                The flow takes them from the largest noise, which bridges the gap.
             cells: Steps of discrete dimensions, ``(D,)`` in data units; 0 for continuous ones. The density of a value
-                is then its mean over the step around the value: the probability of the value divided by the step.
-                The contexts are those of the midpoints.
+                is then the mean over the step around it: the probability of the value divided by the step. The
+                contexts are computed from the midpoints.
             integration: ``steps``, ``tol`` and ``max_evaluations``; see :class:`Integration`.
 
         Returns:
@@ -241,8 +246,8 @@ class AutoregressiveModel(
             :func:`arcsm.objectives.mle`.
 
         Raises:
-            ValueError: If rows have another size or are not finite, or if the model does not have the level, method
-                or number of steps.
+            ValueError: If rows have the wrong size or are not finite, or if the level, method or number of steps does
+                not exist.
 
         Warns:
             AccuracyWarning: Once a call, if some integrals missed ``tol``.
@@ -264,12 +269,12 @@ class AutoregressiveModel(
         """Return the Rosenblatt transform :math:`u_d = F(x_d \\mid x_{<d})`, ``(*, D)``.
 
         The values are uniform if the model is right, and NaN where a value is missing. Arguments, errors and warnings
-        are those of :meth:`log_prob`.
+        are as in :meth:`log_prob`.
         """
         return self._map(Conditionals.cdf, x, level, condition, method, **integration)
 
     @torch.no_grad()
-    def quantile(
+    def conditional_icdf(
         self,
         x: Tensor,
         u: float,
@@ -278,9 +283,10 @@ class AutoregressiveModel(
         method: str | None = None,
         **integration: Unpack[Integration],
     ) -> Tensor:
-        """Return the ``u`` quantile of the conditional of every value given the values before it, ``(*, D)``.
+        """Return the ``u`` quantile of each conditional given the values before it in ``x``, ``(*, D)``.
 
-        Missing values have one too. Other arguments and warnings are those of :meth:`log_prob`.
+        Unlike :meth:`icdf`, which generates rows, it leaves the contexts as they are. Missing values have a quantile
+        too. Other arguments and warnings are as in :meth:`log_prob`.
 
         Raises:
             ValueError: If ``u`` is not inside (0, 1).
@@ -291,8 +297,8 @@ class AutoregressiveModel(
         def quantile(conditionals: Conditionals, values: Tensor) -> Tensor:
             return conditionals.icdf(torch.full_like(values, u))
 
-        found = self._map(quantile, x, level, condition, method, needs_values=False, **integration)
-        return found * self.scale + self.shift
+        z = self._map(quantile, x, level, condition, method, needs_values=False, **integration)
+        return z * self.scale + self.shift
 
     @torch.no_grad()
     def icdf(
@@ -305,7 +311,7 @@ class AutoregressiveModel(
     ) -> Tensor:
         """Return the inverse of :meth:`cdf`, ``(*, D)`` in (0, 1) to ``(*, D)``, one dimension after another.
 
-        Other arguments and warnings are those of :meth:`log_prob`.
+        Other arguments and warnings are as in :meth:`log_prob`.
 
         Raises:
             ValueError: If a value is not inside (0, 1).
@@ -316,7 +322,7 @@ class AutoregressiveModel(
             raise ValueError(f"u: expected shape (*, {self.features}), got {tuple(u.shape)}")
         if not bool(((u > 0) & (u < 1)).all()):
             raise ValueError("u: expected values inside (0, 1); the CDF of a value far out rounds to 0 or 1")
-        build = self.conditionals_of(level, method, **integration)
+        build = self.conditionals_builder(level, method, **integration)
         targets = u.reshape(-1, self.features).to(self.shift)
         z, rows, unconverged = torch.zeros_like(targets), condition_rows(condition, u.shape[:-1]), 0
         for part in slices_of(len(targets)):
@@ -343,7 +349,7 @@ class AutoregressiveModel(
         denoise: bool = False,
         batch_size: int = 1024,
         bounds: tuple[float, float] | None = None,
-        **options: Any,
+        sampler_options: Mapping[str, Any] | None = None,
     ) -> Tensor:
         """Draw rows from the model, one dimension after another (paper, Section 4.2).
 
@@ -356,43 +362,40 @@ class AutoregressiveModel(
             condition: ``(n, F)`` or labels ``(n,)``, or one condition for all rows.
             progress: Show a progress bar on a terminal.
             level: Noise level to stop at.
-            steps: Steps down the ladder. Default: from level to level, one fewer than there are levels. (Langevin
-                dynamics stays at each of its levels, ``steps + 1`` of them.)
+            steps: Steps down the ladder. Default: from level to level, one fewer than there are levels. Langevin
+                dynamics visits ``steps + 1`` levels.
             denoise: Remove the remaining noise by a last step of Tweedie's formula, :math:`x_d + \\sigma_L^2 s_d`.
             batch_size: Number of rows drawn at a time.
             bounds: Range of all values, in data units. A value outside moves to the nearer bound before the next
-                conditionals see it, as in PixelCNN++: one value far out in a tail would lead them where no data were.
-                Default: [-1, 1] plus four of the smallest sigma for images (metadata with an ``image_shape``), no
-                bounds for other rows.
-            options: Options of the sampler; ``steps`` of Langevin is ``langevin_steps``.
+                conditionals see it, as in PixelCNN++. Without bounds, one value far out in a tail would give contexts
+                unlike any in training. Default: [-1, 1] plus four times the smallest sigma for images (metadata with an
+                ``image_shape``), no bounds for other rows.
+            sampler_options: Keywords for the sampler, such as ``{"steps": 20}`` for ``"langevin"``.
 
         Returns:
             ``(n, D)`` in data units.
 
         Raises:
-            ValueError: If ``n`` is below one, the sampler or option is unknown, the ladder does not have the level or
-                number of steps, or the bounds are out of order.
+            ValueError: If ``n`` is not a positive integer, the sampler or an option is unknown, the ladder does not
+                have the level or number of steps, or the bounds are out of order.
 
         Warns:
             AccuracyWarning: Once a call, if some integrals missed the sampler's ``tol``.
         """
-        if n < 1 or batch_size < 1:
-            raise ValueError(f"n, batch_size: expected at least 1, got {n} and {batch_size}")
+        if not isinstance(n, numbers.Integral) or n < 1 or batch_size < 1:
+            raise ValueError(f"n, batch_size: expected integers of at least 1, got {n} and {batch_size}")
         if sampler is None:
             sampler = "probability_flow" if self.noise and not self.head.normalised else "inverse_cdf"
         draw = sampler if callable(sampler) else cast(Sampler, registry.find("sampler", sampler))
-        known = set(inspect.signature(draw).parameters) - {"conditionals", "generator"}
-        renamed = {"langevin_steps": "steps"} if "steps" in known else {}  # the ladder has steps, too
-        known = known - set(renamed.values()) | renamed.keys()
-        if options.keys() - known:
-            unknown = ", ".join(sorted(options.keys() - known))
-            raise ValueError(f"{unknown}: not an option of {sampler}; it takes {', '.join(sorted(known))}")
-        options = {renamed.get(name, name): value for name, value in options.items()}
+        options, accepted = dict(sampler_options or {}), sorted(list(inspect.signature(draw).parameters)[2:])
+        if unknown := sorted(options.keys() - set(accepted)):
+            raise ValueError(
+                f"sampler_options: {', '.join(unknown)}: not an option of {sampler}; it takes {', '.join(accepted)}"
+            )
         path = self.path(level, steps)
         low, high = self._bounds(bounds, path)
-        build = self.conditionals_of(level, None, steps, cache=EvaluationCache())
-        rows, unconverged = condition_rows(condition, (n,)), 0
-        z = self.shift.new_zeros(n, self.features)
+        build = self.conditionals_builder(level, steps=steps, cache=EvaluationCache())
+        rows, z, unconverged = condition_rows(condition, (n,)), self.shift.new_zeros(n, self.features), 0
 
         def choose(conditionals: Conditionals, d: int) -> Tensor:
             return draw(conditionals, generator, **options).clamp(low[d], high[d])
@@ -412,12 +415,12 @@ class AutoregressiveModel(
             margin = 4.0 * path[-1] * float(self.scale.max()) if path else 0.0
             bounds = (-1.0 - margin, 1.0 + margin) if "image_shape" in self.metadata else (-torch.inf, torch.inf)
         if not bounds[0] < bounds[1]:
-            raise ValueError(f"bounds: expected a lower and a higher one, got {bounds}")
+            raise ValueError(f"bounds: expected (low, high) with low < high, got {bounds}")
         return (bounds[0] - self.shift) / self.scale, (bounds[1] - self.shift) / self.scale
 
     # Conditionals -----------------------------------------------------------------------------------------------
 
-    def conditionals_of(
+    def conditionals_builder(
         self,
         level: int = -1,
         method: str | None = None,
@@ -426,7 +429,7 @@ class AutoregressiveModel(
         max_evaluations: int = 512,
         cache: EvaluationCache | None = None,
     ) -> ConditionalsBuilder:
-        """Return a function from projections ``(N, P)`` of contexts to the conditionals at a noise level.
+        """Return a function that maps projections ``(N, P)`` of contexts to the conditionals at a noise level.
 
         Arguments:
             level: Noise level.
@@ -434,7 +437,7 @@ class AutoregressiveModel(
             steps: See :class:`Integration`.
             tol: See :class:`Integration`.
             max_evaluations: See :class:`Integration`.
-            cache: Shared by all these conditionals, if they stay within one thread.
+            cache: Shared by all these conditionals, which must then stay within one thread.
         """
         path, accuracy = self.path(level, steps), Accuracy(tol, max_evaluations)
         chosen = choose_method(self.head, path, method)
@@ -452,14 +455,14 @@ class AutoregressiveModel(
         needs_values: bool = True,
         **integration: Unpack[Integration],
     ) -> Tensor:
-        """Apply a function to every conditional and its value; see :func:`arcsm.conditionals.traversal`."""
-        build = self.conditionals_of(level, method, **integration)
+        """Apply a function to every conditional and its value; see :func:`map_conditionals`."""
+        build = self.conditionals_builder(level, method, **integration)
         closed_form = self.head.normalised and method in (None, "closed_form")
         z = self.standardise(x)
         return map_conditionals(function, self.context, self.head, z, condition, build, closed_form, needs_values)
 
     def _mean_log_density(self, cells: Tensor | Sequence[float]) -> Callable[[Conditionals, Tensor], Tensor]:
-        """Return the function of the conditionals of whole rows to their log mean density over a cell."""
+        """Return a function that maps the conditionals of whole rows to their log mean densities over cells."""
         steps = torch.as_tensor(cells).to(self.scale)
         if steps.shape != (self.features,) or not bool((steps >= 0.0).all()):
             raise ValueError(f"cells: expected {self.features} steps, none negative, got {cells}")
@@ -471,7 +474,7 @@ class AutoregressiveModel(
     # Files ------------------------------------------------------------------------------------------------------
 
     def config(self) -> dict[str, Any]:
-        """Return everything that is needed to build the model without its weights, JSON-ready."""
+        """Return the JSON-ready configuration from which :meth:`from_config` builds the model."""
         noise = None
         if self.noise is not None:
             noise = {name: getattr(self.noise, name) for name in ("sigma_max", "sigma_min", "levels", "continuous")}
@@ -484,7 +487,7 @@ class AutoregressiveModel(
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Build the model of a configuration, with fresh weights.
+        """Build a model from its configuration, with fresh weights.
 
         Raises:
             ValueError: If a kind is not registered or an argument does not exist.
@@ -507,16 +510,16 @@ class AutoregressiveModel(
     def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **options: Any) -> AutoregressiveModel:
         if Path(model_id).is_dir():
             return load(model_id, device=map_location)
-        known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-        wanted = {name: options[name] for name in known if name in options}
-        return load(hf_hub_download(model_id, serialization.WEIGHTS_NAME, **wanted), device=map_location)
+        names = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        download = {name: options[name] for name in names if name in options}
+        return load(hf_hub_download(model_id, serialization.WEIGHTS_NAME, **download), device=map_location)
 
 
 def without_compilation(model: AutoregressiveModel) -> AutoregressiveModel:
-    """Return the model inside ``torch.compile``, its context and head unwrapped as well. Weights are shared.
+    """Return the model without ``torch.compile`` around it, its context or its head. Weights are shared.
 
     Raises:
-        ValueError: If it is no model of this package.
+        ValueError: If ``model`` is not a model of this package.
     """
     model = getattr(model, "_orig_mod", model)
     if not isinstance(model, AutoregressiveModel):
@@ -529,10 +532,10 @@ def without_compilation(model: AutoregressiveModel) -> AutoregressiveModel:
 
 
 def check_saveable(model: AutoregressiveModel) -> AutoregressiveModel:
-    """Return the model as it can be written to a file, without compilation.
+    """Return the model without compilation, after checking that a saved file could be loaded.
 
     Raises:
-        ValueError: If its context or head is not registered, so that the file could not be read.
+        ValueError: If the context or head is not registered, or ``model`` is not a model.
     """
     model = without_compilation(model)
     registry.check_registered("context", model.context)
@@ -541,15 +544,15 @@ def check_saveable(model: AutoregressiveModel) -> AutoregressiveModel:
 
 
 def save(model: AutoregressiveModel, path: str | os.PathLike[str]) -> None:
-    """Write a model: weights as safetensors with the configuration in their header, never pickle.
+    """Write a model as safetensors, with its configuration in the header.
 
     Arguments:
-        model: The model; a compiled one is unwrapped first.
-        path: A file ending in ``.safetensors``, or a folder that gets ``model.safetensors`` and, for people to read,
-            ``config.json``. Each file is replaced in one step: a kill leaves the old one or the new one.
+        model: The model, compiled or not.
+        path: A file ending in ``.safetensors``, or a folder for ``model.safetensors`` and a readable ``config.json``.
+            Files are replaced atomically.
 
     Raises:
-        ValueError: If the context or head is of a class that is not registered (:func:`arcsm.register`).
+        ValueError: If the context or head is not registered (:func:`arcsm.register`), or ``model`` is not a model.
     """
     model = check_saveable(model)
     serialization.save_module(model, model.config(), path)
@@ -560,11 +563,11 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Au
 
     Arguments:
         path: The file or folder.
-        device: Where to put it; ``"auto"`` for a GPU if there is one.
+        device: The device to put it on; ``"auto"`` for a GPU if there is one.
 
     Raises:
-        ValueError: If the file is missing, truncated, foreign or of a later version, if a part is not registered, or
-            if the tensors do not fit the configuration.
+        ValueError: If the file is missing, truncated, from another program or a later version, if a part is not
+            registered, or if the tensors do not fit the configuration.
     """
     tensors, config = serialization.read_module(path)
     file = serialization.weights_path(path)
@@ -581,5 +584,5 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Au
         raise ValueError(f"{file}: expected weights that are real numbers, got {dtype}")
     model.to(dtype)
     serialization.load_state(model, tensors, file)
-    model.set_standardisation(model.shift.clone(), model.scale.clone())  # checks them
+    model.set_standardisation(model.shift.clone(), model.scale.clone())  # checks the loaded values
     return model.to(resolve_device(device)).eval()

@@ -1,32 +1,25 @@
 """Outlier scores of rows under an autoregressive model."""
 
-from arcsm.anomaly.statistics import (
-    Combination,
+from arcsm.anomaly.combination import Combination
+from arcsm.anomaly.pit import (
     anderson_darling,
-    auroc,
-    auroc_standard_error,
-    features,
     kolmogorov_smirnov,
-    lag_one,
-    negative_log_prob,
+    lag_one_autocorrelation,
     normal_scores,
     pit_statistics,
-    score_norms,
-    score_sum,
     squared_normal_scores,
     tail_surprise,
 )
+from arcsm.anomaly.scores import negative_log_prob, outlier_scores, score_norms, score_sum
 
 __all__ = [
     "Combination",
     "anderson_darling",
-    "auroc",
-    "auroc_standard_error",
-    "features",
     "kolmogorov_smirnov",
-    "lag_one",
+    "lag_one_autocorrelation",
     "negative_log_prob",
     "normal_scores",
+    "outlier_scores",
     "pit_statistics",
     "score_norms",
     "score_sum",

@@ -66,7 +66,7 @@ def check_sampler(sampler: Callable[..., Tensor], generator: torch.Generator) ->
     def examine(model: AutoregressiveModel) -> None:
         def draw(seed: int) -> Tensor:
             projection = model.head.project(contexts).detach()
-            return sampler(model.conditionals_of()(projection), seeded(seed))
+            return sampler(model.conditionals_builder()(projection), seeded(seed))
 
         x = draw(1)
         require_shape(x, (rows,), "values")

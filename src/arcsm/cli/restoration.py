@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.files import check_writable
-from arcsm.denoise.restoration import Corruption, GaussianNoise, SaltAndPepper, langevin, particles, posterior, tweedie
+from arcsm.denoise import Corruption, GaussianNoise, SaltAndPepper, langevin, particle_filter, posterior, tweedie
 from arcsm.model import AutoregressiveModel
 
 Noise = Literal["gaussian", "salt-and-pepper"]
@@ -64,11 +64,13 @@ def restored(
     if method == "posterior":
         return posterior(model, rows, corruption, condition=condition, tol=1e-3, progress=progress)
     if method == "particles":
-        return particles(model, rows, corruption, generator=generator, condition=condition, progress=progress).mean()
+        return particle_filter(
+            model, rows, corruption, generator=generator, condition=condition, progress=progress
+        ).mean()
     if method == "langevin":
         suspect, first = None, 0
         if isinstance(corruption, SaltAndPepper):
-            suspect = corruption.suspect(rows)
+            suspect = corruption.is_extreme(rows)
         elif isinstance(corruption, GaussianNoise):  # start at the level whose noise is that of the rows
             levels = [level * float(model.scale.max()) for level in model.path()]
             first = min(sum(level > corruption.sigma for level in levels), max(len(levels) - 1, 0))

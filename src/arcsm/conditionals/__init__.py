@@ -1,4 +1,4 @@
-"""The one-dimensional engine: densities, distribution functions and quantiles of conditionals known by their score."""
+"""The one-dimensional engine: densities, distribution functions and quantiles of conditionals from their scores."""
 
 from arcsm.conditionals.conditionals import Accuracy, Conditionals, EvaluationCache, Method, choose_method
 

@@ -1,9 +1,14 @@
 """The noise ladder as a one-dimensional normalising flow, exact in both directions.
 
-Down the ladder, :math:`dx / d\\sigma = -\\sigma\\, s_\\sigma(x)` is followed by Heun steps. A true score has
-:math:`s' \\ge -1/\\sigma^2`, so that a step down to not less than half the sigma is increasing in x whatever the
-density: an invertible map. (The same steps upwards would not be: between two modes they fold.) So a step *down*
-defines the flow and a step *up* inverts it by safeguarded Newton iterations, the slope being at hand in closed form.
+A Heun step follows :math:`dx / d\\sigma = -\\sigma\\, s_\\sigma(x)` from :math:`\\sigma` down to
+:math:`\\sigma'`, with :math:`h = \\sigma' - \\sigma` and :math:`f_\\sigma = -\\sigma s_\\sigma`:
+
+.. math:: x' = x + \\tfrac{h}{2} \\big[f_\\sigma(x) + f_{\\sigma'}(x + h f_\\sigma(x))\\big]
+
+A true score satisfies :math:`\\partial_x s_\\sigma \\ge -1/\\sigma^2`. A step down to no less than half the sigma is
+then increasing in :math:`x` for every density, so it is invertible. Heun steps upwards would not be: they fold between
+two modes. The step *down* therefore defines the flow, and a step *up* inverts it by safeguarded Newton iterations,
+whose slope :math:`\\partial x' / \\partial x` has a closed form.
 """
 
 from __future__ import annotations
@@ -16,47 +21,37 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-#: ``score(x, rows, sigma)``: values ``(n,)`` of the conditionals ``rows (n,)`` to score and derivative, ``(n,)``.
+#: ``score(x, rows, sigma)`` maps values ``(n,)`` of the conditionals ``rows (n,)`` to score and derivative, ``(n,)``.
 LevelScore = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
-TOLERANCE = 1e-4  #: of the inversion of a step, in sigmas and in nats, before a last Newton step
-_LEAST_TOLERANCE = 128.0  # by the rounding of a number, below which it would decide
+TOLERANCE = 1e-4  #: of inverting a step, in sigmas and in nats, before the last Newton step
+_MIN_TOLERANCE = 128.0  # in units of the rounding error, which would otherwise decide convergence
 _NEWTON_ITERATIONS = 60
-_DEEPEST_REFINEMENT = 4  # a step that folds is cut in two at most this many times over
-_REMEMBERED = 4  # velocities from which the next point is foretold
+_MAX_REFINEMENTS = 4  # how often a step that folds is halved
+_ADAMS_BASHFORTH_ORDER = 4
 
 
 class Step(NamedTuple):
-    """A step down from points at the upper sigma.
+    """A Heun step down from points ``(n,)`` at the upper sigma.
 
-    Attributes:
-        moved: Where it leads, ``(n,)``.
-        slope: Of that by the points, ``(n,)``.
-        bend: Of the slope's logarithm by the points, ``(n,)``: were the scores those of the density that the step
-            carries down, it would be just what carries its log density along.
-        velocity: :math:`dx / d\\log\\sigma = -\\sigma^2 s` at the points, ``(n,)``.
+    The derivative of the log slope is estimated by
+    :math:`s_\\sigma(x) - \\frac{\\partial x'}{\\partial x}\\, s_{\\sigma'}(x')`, which is exact if the step carries the
+    density of the upper score to that of the lower one.
     """
 
-    moved: Tensor
-    slope: Tensor
-    bend: Tensor
-    velocity: Tensor
+    x: Tensor  # where the step leads
+    slope: Tensor  # derivative of x by the points
+    log_slope_derivative: Tensor  # derivative of the log slope by the points, estimated
+    velocity: Tensor  # dx / dlog(sigma) = -sigma^2 s at the points
 
 
-class Solution(NamedTuple):
-    """Points at the upper sigma of a step that leads to given ones; see :class:`Step`.
-
-    Attributes:
-        x: The points, ``(n,)``.
-        log_slope: Of the step there, ``(n,)``.
-        velocity: Close by, ``(n,)``.
-        converged: Whether they were found, and the step increases there, ``(n,)``.
-    """
+class Inverse(NamedTuple):
+    """Points ``(n,)`` at the upper sigma whose step down leads to the targets; see :class:`Step`."""
 
     x: Tensor
-    log_slope: Tensor
-    velocity: Tensor
-    converged: Tensor
+    log_slope: Tensor  # of the step at the points
+    velocity: Tensor  # near the points
+    converged: Tensor  # whether the iterations converged where the step increases
 
 
 def flow_down(score: LevelScore, x: Tensor, path: Sequence[float]) -> Tensor:
@@ -76,47 +71,47 @@ def flow_up(
         score: The conditionals; see :data:`LevelScore`.
         x: The points.
         path: Sigmas, the largest first.
-        tolerance: How far, in sigmas, a step down may lead from where the step up began, before a last Newton step; and
-            by how much, in nats, that one may change the log slope without evaluating it again.
+        tolerance: Before the last Newton step of each inversion, the largest residual in sigmas. That step is not
+            evaluated again, and may change the log slope by at most this many nats.
 
     Returns:
-        Where the points come from at the largest sigma, ``(N,)``, the log slope of the flow down there, ``(N,)``, and
-        whether every step was inverted, ``(N,)``.
+        The points at the largest sigma, ``(N,)``, the log slope of the flow down from there, ``(N,)``, and whether
+        every step was inverted, ``(N,)``.
     """
     rows = torch.arange(len(x), device=x.device)
     log_slope, converged = torch.zeros_like(x), torch.ones_like(x, dtype=torch.bool)
     if len(path) < 2:
         return x, log_slope, converged
-    tolerance = max(tolerance, _LEAST_TOLERANCE * torch.finfo(x.dtype).eps)
+    tolerance = max(tolerance, _MIN_TOLERANCE * torch.finfo(x.dtype).eps)
     history = [(math.log(path[-1]), _velocity(score, x, rows, path[-1]))]
     for high, low in reversed(list(itertools.pairwise(path))):
-        start = x + _travelled(history, math.log(high))
-        x, step, velocity, found = _step_up(score, x, start, rows, high, low, tolerance)
-        history = [*history, (math.log(high), velocity)][-_REMEMBERED:]
-        log_slope, converged = log_slope + step, converged & found
+        start = x + _adams_bashforth(history, math.log(high))
+        x, step_log_slope, velocity, step_converged = _step_up(score, x, start, rows, high, low, tolerance)
+        history = [*history, (math.log(high), velocity)][-_ADAMS_BASHFORTH_ORDER:]
+        log_slope, converged = log_slope + step_log_slope, converged & step_converged
     return x, log_slope, converged
 
 
 def _heun(score: LevelScore, x: Tensor, rows: Tensor, high: float, low: float) -> Step:
-    """One Heun step of dx/dsigma = -sigma s from ``high`` to ``low``, and its slope by x."""
-    step = low - high
-    above, ds = score(x, rows, high)
-    first, first_slope = -high * above, -high * ds
-    below, ds = score(x + step * first, rows, low)
-    second, second_slope = -low * below, -low * ds * (1.0 + step * first_slope)
-    slope = 1.0 + 0.5 * step * (first_slope + second_slope)
-    shift = 0.5 * step * (second - first)  # from where the lower score was asked for
-    return Step(x + step * first + shift, slope, above - slope * (below + ds * shift), high * first)
+    """Take one Heun step from ``high`` to ``low`` and differentiate it."""
+    h = low - high
+    s_high, ds = score(x, rows, high)
+    first, first_slope = -high * s_high, -high * ds
+    s_low, ds = score(x + h * first, rows, low)
+    second, second_slope = -low * s_low, -low * ds * (1.0 + h * first_slope)
+    slope = 1.0 + 0.5 * h * (first_slope + second_slope)
+    correction = 0.5 * h * (second - first)  # from the Euler step to the Heun step
+    return Step(x + h * first + correction, slope, s_high - slope * (s_low + ds * correction), high * first)
 
 
 def _velocity(score: LevelScore, x: Tensor, rows: Tensor, sigma: float) -> Tensor:
     return -(sigma**2) * score(x, rows, sigma)[0]
 
 
-def _travelled(history: Sequence[tuple[float, Tensor]], to: float) -> Tensor:
-    """How far points go from the last of the levels that are known (log sigma, velocity) to another one.
+def _adams_bashforth(history: Sequence[tuple[float, Tensor]], to: float) -> Tensor:
+    """Return the displacement from the last log sigma of ``(log sigma, velocity)`` pairs to another one.
 
-    By the integral of the polynomial through the velocities (an Adams-Bashforth step).
+    It is the integral of the polynomial that interpolates the velocities.
     """
     times = torch.tensor([time - history[-1][0] for time, _ in history], dtype=torch.float64)
     powers = torch.arange(len(history), dtype=torch.float64)
@@ -128,10 +123,10 @@ def _travelled(history: Sequence[tuple[float, Tensor]], to: float) -> Tensor:
 def _step_down(
     score: LevelScore, x: Tensor, rows: Tensor, high: float, low: float, depth: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """A step down and its log slope; where it would fold, two steps of half the length."""
+    """Step down and return the log slope too; a step that would fold is split in two."""
     moved, slope, _, _ = _heun(score, x, rows, high, low)
     folded = slope <= 0.0
-    if depth < _DEEPEST_REFINEMENT and bool(folded.any()):
+    if depth < _MAX_REFINEMENTS and bool(folded.any()):
         middle = math.sqrt(high * low)
         half, first = _step_down(score, x[folded], rows[folded], high, middle, depth + 1)
         moved[folded], second = _step_down(score, half, rows[folded], middle, low, depth + 1)
@@ -148,23 +143,20 @@ def _step_up(
     low: float,
     tolerance: float,
     depth: int = 0,
-) -> Solution:
-    """The points that a step down carries to ``x``, which may be two steps of half the length where it folds.
-
-    ``start`` is where to look first.
-    """
-    found = _invert(lambda z, some: _heun(score, z, rows[some], high, low), x, start, tolerance, low, 2.0 * high)
-    failed = ~found.converged
-    if depth < _DEEPEST_REFINEMENT and bool(failed.any()):
-        some, middle = rows[failed], math.sqrt(high * low)
-        start = x[failed] + math.log(middle / low) * _velocity(score, x[failed], some, low)
-        lower = _step_up(score, x[failed], start, some, middle, low, tolerance, depth + 1)
-        start = lower.x + math.log(high / middle) * _velocity(score, lower.x, some, middle)
-        upper = _step_up(score, lower.x, start, some, high, middle, tolerance, depth + 1)
-        found.x[failed], found.velocity[failed] = upper.x, upper.velocity
-        found.log_slope[failed] = upper.log_slope + lower.log_slope
-        found.converged[failed] = upper.converged & lower.converged
-    return found
+) -> Inverse:
+    """Find the points that a step down carries to ``x``, from initial guesses ``start``; see :func:`_step_down`."""
+    inverse = _invert(lambda z, part: _heun(score, z, rows[part], high, low), x, start, tolerance, low, 2.0 * high)
+    failed = ~inverse.converged
+    if depth < _MAX_REFINEMENTS and bool(failed.any()):
+        part, middle = rows[failed], math.sqrt(high * low)
+        start = x[failed] + math.log(middle / low) * _velocity(score, x[failed], part, low)
+        lower = _step_up(score, x[failed], start, part, middle, low, tolerance, depth + 1)
+        start = lower.x + math.log(high / middle) * _velocity(score, lower.x, part, middle)
+        upper = _step_up(score, lower.x, start, part, high, middle, tolerance, depth + 1)
+        inverse.x[failed], inverse.velocity[failed] = upper.x, upper.velocity
+        inverse.log_slope[failed] = upper.log_slope + lower.log_slope
+        inverse.converged[failed] = upper.converged & lower.converged
+    return inverse
 
 
 def _invert(
@@ -173,44 +165,44 @@ def _invert(
     y: Tensor,
     tolerance: float,
     scale: float,
-    longest: float,
-) -> Solution:
-    """Solve ``function(y).moved = target`` for an increasing function by Newton steps within a shrinking bracket.
+    max_step: float,
+) -> Inverse:
+    """Solve ``function(y).x = target`` for an increasing function by Newton steps within a shrinking bracket.
 
-    A Newton step that leaves the bracket, or that is more than half as long as the one before, gives way to
-    bisection: on an S-shaped map Newton steps alone would jump from one flat side to the other for ever. Until there
-    is a bracket, steps may get ever longer. Once a Newton step is shorter than the tolerance (times ``scale``) and
-    changes the log slope by less than it, it is taken on trust.
+    Bisection replaces a Newton step that leaves the bracket or is more than half as long as the step before. On an
+    S-shaped map, Newton steps alone would jump from one flat side to the other forever. Before there is a bracket,
+    steps may grow. The last Newton step is shorter than the tolerance (times ``scale``), changes the log slope by less
+    than the tolerance, and is not evaluated again.
     """
-    eps = 8.0 * torch.finfo(y.dtype).eps
+    eps, tiny = 8.0 * torch.finfo(y.dtype).eps, torch.finfo(y.dtype).tiny
     solution, log_slopes, velocities = y.clone(), torch.zeros_like(y), torch.zeros_like(y)
     converged = torch.zeros_like(y, dtype=torch.bool)
     active = torch.arange(len(y), device=y.device)
     low, high = torch.full_like(y, -math.inf), torch.full_like(y, math.inf)
-    before = torch.full_like(y, math.inf)  # length of the last step
-    reach = torch.full_like(y, longest)  # of the next one, for each row: rows do not depend on their batch
+    previous_length = torch.full_like(y, math.inf)
+    limit = torch.full_like(y, max_step)  # one for each row, so that rows do not depend on their batch
     for _ in range(_NEWTON_ITERATIONS):
-        value, slope, bend, velocity = function(y, active)
+        value, slope, log_slope_derivative, velocity = function(y, active)
         excess = value - target
-        last = torch.where(slope > 0.0, -excess / slope.clamp(min=1e-12), math.inf)
+        newton = -excess / slope.clamp(min=1e-12)
+        last = torch.where(slope > 0.0, newton, math.inf)
         rounding = eps * torch.maximum(target.abs(), y.abs())
         close = excess.abs().maximum(last.abs()) <= tolerance * scale + rounding
-        found = close & ((bend * last).abs() <= tolerance + bend.abs() * rounding)
-        solution[active], velocities[active], converged[active] = torch.where(found, y + last, y), velocity, found
-        log_slopes[active] = torch.log(slope.clamp(min=torch.finfo(y.dtype).tiny)) + torch.where(
-            found, bend * last, 0.0
-        )
-        if bool(found.all()):
+        change = log_slope_derivative * last
+        done = close & (change.abs() <= tolerance + log_slope_derivative.abs() * rounding)
+        solution[active], velocities[active], converged[active] = torch.where(done, y + last, y), velocity, done
+        log_slopes[active] = torch.log(slope.clamp(min=tiny)) + torch.where(done, change, 0.0)
+        if bool(done.all()):
             break
         low, high = torch.where(excess < 0, y, low), torch.where(excess > 0, y, high)
-        step = torch.where(slope > 0, -excess / slope.clamp(min=1e-12), -excess.sign() * reach)
-        new = y + step.clamp(-reach, reach)
-        newton = (new > low) & (new < high) & (step.abs() <= 0.5 * before)
+        step = torch.where(slope > 0, newton, -excess.sign() * limit)
+        new = y + step.clamp(-limit, limit)
+        accepted = (new > low) & (new < high) & (step.abs() <= 0.5 * previous_length)
         bracketed = low.isfinite() & high.isfinite()
-        new = torch.where(newton | ~bracketed, new, 0.5 * (low + high))
-        reach = torch.where(bracketed, reach, 2.0 * reach)
-        keep = ~found
-        before = torch.where(bracketed, (new - y).abs(), math.inf)[keep]
+        new = torch.where(accepted | ~bracketed, new, 0.5 * (low + high))
+        limit = torch.where(bracketed, limit, 2.0 * limit)
+        keep = ~done
+        previous_length = torch.where(bracketed, (new - y).abs(), math.inf)[keep]
         active, y, target = active[keep], new[keep], target[keep]
-        low, high, reach = low[keep], high[keep], reach[keep]
-    return Solution(solution, log_slopes, velocities, converged)
+        low, high, limit = low[keep], high[keep], limit[keep]
+    return Inverse(solution, log_slopes, velocities, converged)

@@ -1,14 +1,18 @@
-"""Densities that are known by their score at nodes: a polynomial over each cell, a Gaussian beyond the outer two.
+"""Piecewise densities from scores at nodes: a polynomial log density in each cell, Gaussian tails outside.
 
-Over a cell of width :math:`h` the score is the quintic that has the right value, slope and second derivative at both
-ends, so that the log density is of degree six and
+Over a cell of width :math:`h` the score is the quintic that matches value, slope and second derivative at both ends.
+The log density then has degree six, and its step over the cell is
 
 .. math:: E(x_{i+1}) - E(x_i) = \\tfrac{h}{2}(s_i + s_{i+1}) + \\tfrac{h^2}{10}(s'_i - s'_{i+1})
     + \\tfrac{h^3}{120}(s''_i + s''_{i+1}) + O(h^7),
 
-exact for Gaussians at any width. The second derivatives cost no evaluation: they follow from the values and slopes at
-three neighbouring nodes. The exponential is integrated without evaluating the score again, so the number of nodes
-depends on how the score bends, not on how fast the density falls.
+This is exact for Gaussians at any width. The second derivatives cost no evaluation: they follow from the values and
+slopes at three neighbouring nodes. The exponential of the polynomial is integrated by a Lobatto-Kronrod rule without
+evaluating the score again. The number of nodes therefore depends on how the score bends, not on how fast the density
+falls.
+
+References:
+    Adaptive Quadrature - Revisited (Gander and Gautschi, BIT 2000)
 """
 
 from __future__ import annotations
@@ -17,38 +21,40 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 _ALPHA, _BETA = math.sqrt(2.0 / 3.0), math.sqrt(0.2)
-#: Interior points on [0, 1] of the Lobatto-Kronrod rule (Gander and Gautschi, 2000), with the ends: degree 9.
+#: Interior points on [0, 1] of the Lobatto-Kronrod rule. With the ends, its degree is 9.
 _POINTS = tuple(0.5 + 0.5 * p for p in (-_ALPHA, -_BETA, 0.0, _BETA, _ALPHA))
 _KRONROD = tuple(w / 2940.0 for w in (432.0, 625.0, 672.0, 625.0, 432.0))
 _KRONROD_END = 77.0 / 2940.0
 _LOBATTO_INNER, _LOBATTO_END = 5.0 / 12.0, 1.0 / 12.0  # the embedded rule: ends and +-beta, degree 5
 
-_NARROWEST = 1e-3  # of two neighbours' width: a cell narrower than that has no say in the other's shape
-_LARGEST_RISE = 700.0  # whose exponential is a number
-_LARGEST_EXPONENT = 60.0  # a cell's interior may rise this far above all nodes before it is cut
+_MIN_WIDTH_RATIO = 1e-3  # of a cell to the sum of two neighbours; a narrower one does not shape its neighbour
+_MAX_RISE = 700.0  # exp of it is finite
+_MAX_EXPONENT = 60.0  # how far the interior of a cell may rise above all nodes before it is clamped
+_TINY = 1e-300
 
 
 @dataclass(frozen=True)
 class PiecewiseDensity:
-    """Densities of ``N`` conditionals, each known at ``K`` sorted nodes and Gaussian beyond the outer two.
+    """``N`` densities, each on ``K`` ascending nodes, with Gaussian tails.
 
     Attributes:
-        x: Nodes, ``(N, K)``, ascending.
+        x: Nodes, ``(N, K)``.
         s: Scores at the nodes, ``(N, K)``.
-        ds: Their derivatives, ``(N, K)``.
-        dds: Their second derivatives, estimated from the neighbours, ``(N, K)``.
-        energy: Log density at the nodes up to a constant, ``(N, K)``, with its maximum at zero.
-        cells: Mass of each cell in the same scale, ``(N, K - 1)``.
+        ds: Derivatives of the score, ``(N, K)``.
+        dds: Second derivatives of the score, estimated from neighbouring nodes, ``(N, K)``.
+        energy: Unnormalised log density :math:`E` at the nodes, ``(N, K)``, with maximum zero.
+        cells: Mass of each cell under :math:`e^E`, ``(N, K - 1)``.
         tails: Mass left of the first and right of the last node, ``(N, 2)``.
         log_mass: :math:`\\log \\int e^{E}`, ``(N,)``.
         error: Estimated absolute error of the log density in nats, ``(N,)``.
-        converged: Whether the error is within the tolerance asked for, ``(N,)``.
-        evaluations: Evaluations of the score spent on each conditional, ``(N,)``.
+        converged: Whether the error is within the requested tolerance, ``(N,)``.
+        evaluations: Number of score evaluations for each conditional, ``(N,)``.
     """
 
     x: Tensor
@@ -64,10 +70,10 @@ class PiecewiseDensity:
     evaluations: Tensor
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log density at ``x (N, M)`` in nats, without further evaluations of the score."""
+        """Return the log density at ``x (N, M)`` in nats."""
         cell, offset = self._locate(x)
         polynomial, width = self._within(cell)
-        inside = self.energy.gather(1, cell) + _rise(polynomial, offset / width)
+        inside = self.energy.gather(1, cell) + rise_at(polynomial, offset / width)
         left, right = x < self.x[:, :1], x > self.x[:, -1:]
         distance = torch.where(left, x - self.x[:, :1], x - self.x[:, -1:])
         edge = torch.where(left, 0, self.x.shape[1] - 1)
@@ -76,7 +82,7 @@ class PiecewiseDensity:
         return torch.where(left | right, outside, inside) - self.log_mass[:, None]
 
     def cdf(self, x: Tensor) -> Tensor:
-        """Cumulative distribution at ``x (N, M)``, without further evaluations of the score."""
+        """Return the distribution function at ``x (N, M)``."""
         cell, offset = self._locate(x)
         polynomial, width = self._within(cell)
         mean, _ = _mean_and_end(polynomial, offset / width)
@@ -88,11 +94,11 @@ class PiecewiseDensity:
         mass = torch.where(x < self.x[:, :1], left, inside)
         return torch.where(x > self.x[:, -1:], 1.0 - right / total, mass / total).clamp(0.0, 1.0)
 
-    def quantile(self, u: Tensor, iterations: int = 60, tolerance: float = 1e-10) -> Tensor:
-        """The inverse of :meth:`cdf` at ``u (N, M)`` in (0, 1), without further evaluations of the score.
+    def icdf(self, u: Tensor, iterations: int = 60, tolerance: float = 1e-10) -> Tensor:
+        """Return the inverse of :meth:`cdf` at ``u (N, M)`` in (0, 1).
 
-        Newton steps on the mass within a cell, each kept inside a bracket that shrinks, until none is longer than
-        ``tolerance`` cells. The error left is about the square of that.
+        Newton steps on the mass within a cell, each inside a shrinking bracket, continue until none is longer than
+        ``tolerance`` cell widths. The remaining error is about the square of that.
         """
         target = u * torch.exp(self.log_mass)[:, None]
         cumulative = self._cumulative()  # (N, K)
@@ -100,31 +106,30 @@ class PiecewiseDensity:
         polynomial, width = self._within(cell)
         energy = self.energy.gather(1, cell)
         height = torch.exp(energy) * width
-        wanted = target - cumulative.gather(1, cell)
+        remainder = target - cumulative.gather(1, cell)
         low, high = torch.zeros_like(u), torch.ones_like(u)
         rise = self.energy.gather(1, cell + 1) - energy
-        t = _exponential_quantile((wanted / self.cells.gather(1, cell).clamp(min=1e-300)).clamp(0.0, 1.0), rise)
+        t = exponential_icdf((remainder / self.cells.gather(1, cell).clamp(min=_TINY)).clamp(0.0, 1.0), rise)
         for _ in range(iterations):
             mean, end = _mean_and_end(polynomial, t)
-            excess = height * t * mean - wanted
+            excess = height * t * mean - remainder
             low, high = torch.where(excess <= 0, t, low), torch.where(excess >= 0, t, high)
-            newton = t - excess / (height * end).clamp(min=1e-300)
+            newton = t - excess / (height * end).clamp(min=_TINY)
             inside = (newton > low) & (newton < high)
-            length = torch.where(inside, (newton - t).abs(), (high - low).sqrt())  # halving does not square the error
+            length = torch.where(inside, (newton - t).abs(), (high - low).sqrt())  # bisection does not square the error
             t = torch.where(inside, newton, 0.5 * (low + high))
             if bool((length <= tolerance).all()):
                 break
-        inside = self.x.gather(1, cell) + t * width
-        return self._tail_quantile(target, inside)
+        return self._with_tail_quantiles(target, self.x.gather(1, cell) + t * width)
 
     def mean_and_variance(self) -> tuple[Tensor, Tensor]:
-        """The first two moments, each ``(N,)``; the tails beyond the nodes count as sitting on the outer nodes."""
+        """Return mean and variance, each ``(N,)``, with the mass of the tails placed on the outer nodes."""
         energy, width = self.energy[:, :-1], self.x.diff(dim=1)
         polynomial = polynomial_of(width, *((f[:, :-1], f[:, 1:]) for f in (self.s, self.ds, self.dds)))
         first = second = torch.zeros_like(self.log_mass)
         ends = ((0.0, _KRONROD_END), (1.0, _KRONROD_END))
         for point, weight in (*ends, *zip(_POINTS, _KRONROD, strict=True)):
-            mass = weight * width * _exp(energy + _rise(polynomial, torch.full_like(width, point)))
+            mass = weight * width * _exp(energy + rise_at(polynomial, torch.full_like(width, point)))
             value = self.x[:, :-1] + point * width
             first, second = first + (mass * value).sum(1), second + (mass * value.square()).sum(1)
         edges = torch.stack([self.x[:, 0], self.x[:, -1]], 1)
@@ -133,79 +138,80 @@ class PiecewiseDensity:
         square = (second + (self.tails * edges.square()).sum(1)) / total
         return mean, square - mean.square()
 
-    # What the methods share -------------------------------------------------------------------------------------
+    def select(self, rows: Tensor) -> PiecewiseDensity:
+        """Return the densities of ``rows (n,)``, an index or a mask."""
+        return PiecewiseDensity(**{name: value[rows] for name, value in vars(self).items()})
 
     def _locate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The cell of each point and how far into it the point lies, each ``(N, M)``."""
+        """Return the cell of each point and its offset from the left end, each ``(N, M)``."""
         cell = (torch.searchsorted(self.x, x.contiguous(), right=True) - 1).clamp(0, self.x.shape[1] - 2)
         start, end = self.x.gather(1, cell), self.x.gather(1, cell + 1)
         return cell, torch.minimum((x - start).clamp(min=0.0), end - start)
 
     def _within(self, cell: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """What the log density does within cells: the coefficients of its rise, and the widths, each ``(N, M)``."""
+        """Return the coefficients of the rise within cells, and their widths, each ``(N, M)``."""
         ends = torch.cat([cell, cell + 1], 1)
         (start, end), s, ds, dds = (t.gather(1, ends).chunk(2, 1) for t in (self.x, self.s, self.ds, self.dds))
         width = end - start
-        return polynomial_of(width, s, ds, dds), width.clamp(min=1e-300)
+        return polynomial_of(width, s, ds, dds), width.clamp(min=_TINY)
 
     def _cumulative(self) -> Tensor:
-        """Mass left of each node, ``(N, K)``."""
+        """Return the mass left of each node, ``(N, K)``."""
         return torch.cat([self.tails[:, :1], self.tails[:, :1] + self.cells.cumsum(1)], 1)
 
-    def _tail_quantile(self, target: Tensor, inside: Tensor) -> Tensor:
-        """Replace the quantiles whose mass lies beyond the outer nodes by those of the Gaussian tails."""
+    def _with_tail_quantiles(self, target: Tensor, x: Tensor) -> Tensor:
+        """Replace quantiles ``x`` in the tails, given the mass on their left, ``(N, M)`` each."""
         for edge, mass, side in ((0, target, -1.0), (-1, torch.exp(self.log_mass)[:, None] - target, 1.0)):
-            beyond = mass < self.tails[:, edge : edge + 1 or None]
-            if not bool(beyond.any()):
+            tail = self.tails[:, edge : edge + 1 or None]
+            outside = mass < tail
+            if not bool(outside.any()):
                 continue
             slope = side * self.s[:, edge, None]
             curvature = -self.ds[:, edge, None]
             # mass / tail = erfc(z + d sqrt(k / 2)) / erfc(z) for a Gaussian tail, exp(slope d) for an exponential one
-            share = (mass / self.tails[:, edge : edge + 1 or None].clamp(min=1e-300)).clamp(1e-300, 1.0)
+            share = (mass / tail.clamp(min=_TINY)).clamp(_TINY, 1.0)
             root = torch.sqrt(0.5 * curvature.clamp(min=1e-12))
             z = -slope / (2.0 * root)
             tail_probability = 0.5 * torch.erfc(z) * share
-            gaussian = (-torch.special.ndtri(tail_probability.clamp(min=1e-300)) / math.sqrt(2.0) - z) / root
+            gaussian = (-torch.special.ndtri(tail_probability.clamp(min=_TINY)) / math.sqrt(2.0) - z) / root
             exponential = torch.log(share) / slope.clamp(max=-1e-12)
             usable = (curvature > 1e-12) & (tail_probability > 1e-290)
             distance = torch.where(usable, gaussian, exponential).clamp(min=0.0)
-            inside = torch.where(beyond, self.x[:, edge, None] + side * distance, inside)
-        return inside
-
-
-# The formulas -------------------------------------------------------------------------------------------------------
+            x = torch.where(outside, self.x[:, edge, None] + side * distance, x)
+        return x
 
 
 def second_derivative(width: Tensor, s: Tensor, ds: Tensor) -> Tensor:
-    """Second derivatives of the score at the nodes, ``(N, K)``.
+    """Estimate the second derivatives of the score at the nodes, ``(N, K)``.
 
-    At an inner node that of the quintic with the right values and slopes there and at both neighbours; at the outer
-    two, and beside a cell that is far narrower than its neighbour, that of the cubic of the (wider) cell. The cubics
-    left and right of a node have second derivatives that differ by q and third derivatives that differ by t; from
-    that follow the fourth and fifth derivatives, and what they add to the second.
+    At an inner node, it is that of the quintic through values and slopes at the node and both neighbours. At the outer
+    nodes, and beside a cell far narrower than its neighbour, it is that of the (wider) cell's cubic Hermite
+    interpolant. If the second and third derivatives of the cubics left and right of a node jump by :math:`q` and
+    :math:`t / (h_l + h_r)`, the quintic's fourth and fifth derivatives follow from both jumps and correct the second
+    derivative by :math:`b^2 (\\tfrac{2}{3} a^2 t - (1 + 2 a) q)`, with :math:`a, b` the cells' shares of the width.
     """
     h = torch.where(width > 0.0, width, 1.0)
     mean = s.diff(dim=1) / h
-    after = (6.0 * mean - 4.0 * ds[:, :-1] - 2.0 * ds[:, 1:]) / h  # of a cell's cubic at its left end
-    before = (2.0 * ds[:, :-1] + 4.0 * ds[:, 1:] - 6.0 * mean) / h  # and at its right end
+    after = (6.0 * mean - 4.0 * ds[:, :-1] - 2.0 * ds[:, 1:]) / h  # second derivative of each cubic, left end
+    before = (2.0 * ds[:, :-1] + 4.0 * ds[:, 1:] - 6.0 * mean) / h  # and right end
     third = (before - after) / h
     left, right = h[:, :-1], h[:, 1:]
     both = left + right
     a, b = left / both, right / both
     q, t = after[:, 1:] - before[:, :-1], both * third.diff(dim=1)
-    by_fourth_and_fifth = b.square() * (a.square() * t / 1.5 - (1.0 + 2.0 * a) * q)
+    correction = b.square() * (a.square() * t / 1.5 - (1.0 + 2.0 * a) * q)
     wider = torch.where(width[:, 1:] > width[:, :-1], after[:, 1:], before[:, :-1])
-    graded = torch.minimum(width[:, :-1], width[:, 1:]) > _NARROWEST * both
-    inner = torch.where(graded, after[:, 1:] + by_fourth_and_fifth, wider)
+    graded = torch.minimum(width[:, :-1], width[:, 1:]) > _MIN_WIDTH_RATIO * both
+    inner = torch.where(graded, after[:, 1:] + correction, wider)
     return torch.cat([after[:, :1], inner, before[:, -1:]], 1)
 
 
 def polynomial_of(width: Tensor, *sides: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Coefficients of t to t^6 of the rise of the log density over cells, each ``(*)``.
+    """Return the coefficients of :math:`t, \\dots, t^6` of the rise :math:`E(x_i + t h) - E(x_i)`, each ``(*)``.
 
-    ``sides`` are the score, its derivative and its second derivative, each at the left and at the right ends,
-    ``(*)``. The score is Taylor's polynomial of the left end and what it takes to meet value, slope and curvature at
-    the right one.
+    ``sides`` are the score, its first and its second derivative, each as a pair of the left and the right ends,
+    ``(*)``. The score's quintic is its Taylor polynomial at the left end plus terms in :math:`t^3, t^4, t^5` that match
+    value, slope and second derivative at the right end.
     """
     (s, s_end), (ds, ds_end), (dds, dds_end) = sides
     square = width * width
@@ -220,53 +226,61 @@ def polynomial_of(width: Tensor, *sides: Sequence[Tensor]) -> tuple[Tensor, ...]
     return s * width, slope / 2.0, bend / 6.0, third / 4.0, fourth / 5.0, fifth / 6.0
 
 
-def _rise(polynomial: tuple[Tensor, ...], t: Tensor | float) -> Tensor:
+def rise_at(polynomial: tuple[Tensor, ...], t: Tensor | float) -> Tensor:
+    """Evaluate a polynomial of :func:`polynomial_of` at :math:`t \\in [0, 1]`."""
     a, b, c, d, e, f = polynomial
     return t * (a + t * (b + t * (c + t * (d + t * (e + t * f)))))
 
 
 def _exp(x: Tensor) -> Tensor:
-    return torch.exp(x.clamp(max=_LARGEST_EXPONENT))
+    return torch.exp(x.clamp(max=_MAX_EXPONENT))
 
 
 def _mean_and_end(polynomial: tuple[Tensor, ...], t: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of exp(rise) over [0, t], by the rule of degree 9, and exp(rise) at t."""
-    points, weights = _rule(t.dtype, t.device)
-    values = _exp(_rise(polynomial, points * t))  # at t itself last
+    """Return the mean of exp(rise) over [0, t], by the rule of degree 9, and exp(rise) at t."""
+    points, weights = _rule(t)
+    values = _exp(rise_at(polynomial, points * t))  # the last one is at t
     return _KRONROD_END + (weights * values).sum(0), values[-1]
 
 
 @functools.cache
-def _rule(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Points and weights of the rule of degree 9 but for its first end, ``(6, 1, 1)``, to be broadcast over cells."""
-    with torch.inference_mode(False):  # what is kept may later be differentiated through
-        rule = torch.tensor(((*_POINTS, 1.0), (*_KRONROD, _KRONROD_END)), dtype=dtype, device=device)
+def constant(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return a cached tensor of these values."""
+    with torch.inference_mode(False):  # an inference tensor could not be saved for backward
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
+def _rule(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return points and weights of the rule of degree 9 without its left end, ``(6, 1, 1)``."""
+    rule = constant(((*_POINTS, 1.0), (*_KRONROD, _KRONROD_END)), like.dtype, like.device)
     return rule[0, :, None, None], rule[1, :, None, None]
 
 
-def _exponential_quantile(u: Tensor, rise: Tensor) -> Tensor:
-    """Quantile of a density on [0, 1] whose logarithm is straight and rises by ``rise``."""
-    rise = torch.where(rise == 0.0, 1e-300, rise.clamp(max=_LARGEST_RISE))
+def exponential_icdf(u: Tensor, rise: Tensor) -> Tensor:
+    """Return quantiles :math:`\\log(1 + u (e^r - 1)) / r` of the density on [0, 1] proportional to :math:`e^{r t}`."""
+    rise = torch.where(rise == 0.0, _TINY, rise.clamp(max=_MAX_RISE))
     return (torch.log1p(u * torch.expm1(rise)) / rise).clamp(0.0, 1.0)
 
 
 def cell_masses(energy: Tensor, width: Tensor, polynomial: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """Mass of each cell, and what the rule of degree 9 may have missed of it."""
+    """Return the mass of each cell by the rule of degree 9, and the estimated error of that mass."""
     left, right = energy[:, :-1], energy[:, 1:]
     ends = torch.exp(left) + torch.exp(right)
-    points, weights = (part[:-1] for part in _rule(width.dtype, width.device))
-    inner = _exp(left + _rise(polynomial, points))  # (5, N, K - 1)
+    points, weights = (part[:-1] for part in _rule(width))
+    inner = _exp(left + rise_at(polynomial, points))  # (5, N, K - 1)
     mass = _KRONROD_END * ends + (weights * inner).sum(0)
     coarse = _LOBATTO_END * ends + _LOBATTO_INNER * (inner[1] + inner[3])
     gap = (mass - coarse).abs()
-    # the gap is the error of the rule of degree 5; that of degree 9 shrinks as its power (as in QUADPACK)
-    return width * mass, width * gap * (gap / mass.clamp(min=1e-300)).clamp(max=1.0).sqrt()
+    # the gap estimates the error of degree 5; scale it to degree 9 as in QUADPACK
+    return width * mass, width * gap * (gap / mass.clamp(min=_TINY)).clamp(max=1.0).sqrt()
 
 
 def tail_mass(energy: Tensor, slope: Tensor, ds: Tensor, distance: Tensor | float = 0.0) -> Tensor:
-    """Mass beyond an outer node, from ``distance <= 0`` (further out) on; ``slope`` is the score pointing outwards.
+    """Return the mass beyond an outer node, starting ``-distance >= 0`` further out.
 
-    Gaussian where the log density bends down, exponential where it is straight and falls, infinite where it rises.
+    With the outward score :math:`g` (``slope``) and :math:`k = -\\partial_x s > 0`, the tail is Gaussian:
+    :math:`e^E \\sqrt{\\pi / 2k}\\; \\mathrm{erfcx}(-g / \\sqrt{2 k})`. If :math:`k \\le 0`, it is exponential,
+    :math:`-e^E / g`, or infinite if :math:`g \\ge 0`.
     """
     ds = ds.clamp(max=0.0)
     slope, energy = slope - ds * distance, energy - slope * distance + 0.5 * ds * torch.as_tensor(distance) ** 2

@@ -1,17 +1,18 @@
-"""Restoration of rows that a known corruption has damaged, one dimension after another (paper, Section 5.4)."""
+"""Restoration of rows with a known corruption, one dimension after another (paper, Section 5.4)."""
 
 from arcsm.denoise.corruptions import Corruption, GaussianNoise, MissingValues, SaltAndPepper
-from arcsm.denoise.particles import Particles, particles
+from arcsm.denoise.particle_filter import WeightedCandidates, particle_filter, systematic_resampling
 from arcsm.denoise.restoration import langevin, posterior, tweedie
 
 __all__ = [
     "Corruption",
     "GaussianNoise",
     "MissingValues",
-    "Particles",
     "SaltAndPepper",
+    "WeightedCandidates",
     "langevin",
-    "particles",
+    "particle_filter",
     "posterior",
+    "systematic_resampling",
     "tweedie",
 ]

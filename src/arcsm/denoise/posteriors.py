@@ -1,7 +1,7 @@
-"""Posteriors of single values: what noisy values say of the true ones, given the conditionals of a model as priors.
+"""One-dimensional posteriors of clean values given corrupted ones, with the conditionals of a model as priors.
 
-The posteriors of :mod:`arcsm.denoise.corruptions` are found by quadrature, or through the flow, whose density is known
-in cells and, where these are too coarse, at nodes that are put where the mass is.
+:mod:`arcsm.denoise.corruptions` builds them, by quadrature or through the flow. The flow's density is known in cells
+and, where those are too coarse, at nodes that are added where the mass is.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from torch import Tensor
 from arcsm.conditionals.conditionals import Conditionals
 from arcsm.conditionals.piecewise import PiecewiseDensity
 
-#: Where the noisy value ``y (*)`` says that true ones ``x (*)`` are: log likelihoods in nats.
+#: ``log_likelihood(y, x)`` in nats of corrupted values ``y (*)`` given clean ones ``x (*)``.
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
 
-#: Where a posterior is looked at first, in standard deviations of the noise around the noisy value.
+#: Initial nodes of a posterior around the corrupted value, in standard deviations of the noise.
 LIKELIHOOD_GRID = (-10.0, -6.0, -3.0, -1.5, -0.5, 0.5, 1.5, 3.0, 6.0, 10.0)
-_CELLS = 64  # half the number of cells that a density of the flow is cut into
-_FARTHEST = 6.0  # standard deviations of a Gaussian that they reach to
-_COARSE = 0.3  # share of a posterior in one of them, from which on it is looked at more closely
-_OUTSIDE = 1e-3  # share of a posterior in the outer two, likewise
-_ON_THE_WAY = 16  # nodes between the cells and a noisy value that is outside of them
-_ADDED, _ROUNDS = 32, 3  # nodes where the mass is, and how often
-_LEVEL = 1e-4  # rise of a log density between two nodes that counts as small
+_HALF_CELLS = 64  # half the number of cells of a density of the flow
+_MAX_STANDARD_DEVIATIONS = 6.0  # of a Gaussian, covered by the cells
+_MAX_CELL_SHARE = 0.3  # of a posterior in one cell, above which it is interpolated
+_MAX_OUTER_SHARE = 1e-3  # of a posterior in the outer two cells, likewise
+_BRIDGE_NODES = 16  # between the cells and a corrupted value outside of them
+_ADDED_NODES, _ROUNDS = 32, 3  # of refinement
+_SMALL_RISE = 1e-4  # of a log density between two nodes, below which series replace formulas
 
 
 class Posterior(ABC):
@@ -37,328 +37,312 @@ class Posterior(ABC):
 
     @abstractmethod
     def log_evidence(self) -> Tensor:
-        """:math:`\\log \\int q(x)\\, p(y \\mid x)\\, dx` in nats, ``(N,)``."""
+        """Return :math:`\\log \\int q(x)\\, p(y \\mid x)\\, dx` in nats, ``(N,)``."""
 
     @abstractmethod
     def mean(self) -> Tensor:
-        """``(N,)``."""
+        """Return the posterior means, ``(N,)``."""
 
     @abstractmethod
-    def quantile(self, u: Tensor) -> Tensor:
-        """The inverse of the distribution function at ``u (N,)`` in (0, 1), ``(N,)``."""
+    def icdf(self, u: Tensor) -> Tensor:
+        """Return the quantiles ``u (N,)`` in (0, 1), ``(N,)``."""
 
     @abstractmethod
     def select(self, rows: Tensor) -> Posterior:
-        """The posteriors numbered ``rows (M,)``, in this order."""
-
-
-# Their kinds -------------------------------------------------------------------------------------------------------
+        """Return the posteriors ``rows (M,)``, in this order."""
 
 
 @dataclass(frozen=True)
-class Integrated(Posterior):
-    """A posterior of Gaussian noise by quadrature."""
+class IntegratedPosterior(Posterior):
+    """Posteriors of Gaussian noise by quadrature."""
 
     density: PiecewiseDensity
-    prior: Conditionals
-    rows: Tensor  # (N,) whose posteriors these are
-    y: Tensor
-    likelihood: LogLikelihood
+    prior: Conditionals  # of the whole batch
+    rows: Tensor  # (N,) conditional of each posterior
+    y: Tensor  # (N,) corrupted values
+    log_likelihood: LogLikelihood
 
     def log_evidence(self) -> Tensor:
-        """Bayes' formula at one point: the node where the posterior is largest."""
+        """Apply Bayes' formula at one point, the node with the largest posterior density."""
         mode = self.density.x.gather(1, self.density.energy.argmax(1, keepdim=True))[:, 0].to(self.y)
-        log_prior = ask(self.prior, self.rows, lambda prior: prior.log_prob(mode)).double()
+        log_prior = self.prior.apply(lambda prior: prior.log_prob(mode), self.rows).double()
         log_posterior = self.density.log_prob(mode.double()[:, None])[:, 0]
-        return log_prior + self.likelihood(self.y.double(), mode.double()) - log_posterior
+        return log_prior + self.log_likelihood(self.y.double(), mode.double()) - log_posterior
 
     def mean(self) -> Tensor:
         return self.density.mean_and_variance()[0].to(self.y)
 
-    def quantile(self, u: Tensor) -> Tensor:
-        return self.density.quantile(u.double()[:, None])[:, 0].to(self.y)
+    def icdf(self, u: Tensor) -> Tensor:
+        return self.density.icdf(u.double()[:, None])[:, 0].to(self.y)
 
     def select(self, rows: Tensor) -> Posterior:
-        density = PiecewiseDensity(**{name: value[rows] for name, value in vars(self.density).items()})
-        return replace(self, density=density, rows=self.rows[rows], y=self.y[rows])
+        return replace(self, density=self.density.select(rows), rows=self.rows[rows], y=self.y[rows])
 
 
 @dataclass(frozen=True)
-class WeightedPosterior(Posterior):
-    """A density of the flow in cells, each with the likelihood of its median."""
+class CellPosterior(Posterior):
+    """Posteriors through the flow, whose density is cut into ``M`` cells with a constant likelihood in each."""
 
-    x: Tensor  # (N, M) medians
-    log_likelihood: Tensor  # (N, M)
-    prior: Conditionals
-    rows: Tensor  # (N,) whose posteriors these are
+    x: Tensor  # (N, M) median of each cell
+    log_likelihood: Tensor  # (N, M) at the medians
+    prior: Conditionals  # of the whole batch
+    rows: Tensor  # (N,) conditional of each posterior
 
     def _log_weights(self) -> Tensor:
-        return self.log_likelihood + _edges(self.x).diff().log()
+        return self.log_likelihood + _cell_edges(self.x.device).diff().log()
 
-    def mass(self) -> Tensor:
-        """Shares of the cells, ``(N, M)``."""
+    def shares(self) -> Tensor:
+        """Return the posterior probability of each cell, ``(N, M)``."""
         return torch.softmax(self._log_weights(), 1)
 
     def log_evidence(self) -> Tensor:
         return torch.logsumexp(self._log_weights(), 1)
 
     def mean(self) -> Tensor:
-        return (self.mass().to(self.x) * self.x).sum(1)
+        return (self.shares().to(self.x) * self.x).sum(1)
 
-    def quantile(self, u: Tensor) -> Tensor:
-        """Within a cell the likelihood counts as constant, so that its part of ``u`` is one of the prior's."""
-        mass = self.mass()
-        below = mass.cumsum(1)
-        wanted, edges = u.to(below)[:, None], _edges(self.x)
-        cell = torch.searchsorted(below, wanted).clamp(max=mass.shape[1] - 1)
-        left = 1.0 - (below.gather(1, cell) - wanted) / mass.gather(1, cell).clamp(min=1e-300)
-        of_prior = edges[cell] + left.clamp(0.0, 1.0) * edges.diff()[cell]
-        inside = of_prior[:, 0].clamp(1e-9, 1.0 - 1e-9)
-        return ask(self.prior, self.rows, lambda prior: prior.icdf(inside)).to(self.x)
+    def icdf(self, u: Tensor) -> Tensor:
+        """Map ``u`` to a probability of the prior within its cell, then invert the prior's CDF."""
+        edges = _cell_edges(self.x.device)
+        cell, fraction = _locate(self.shares(), u[:, None])
+        v = (edges[cell] + fraction * edges.diff()[cell])[:, 0].clamp(1e-9, 1.0 - 1e-9)
+        return self.prior.apply(lambda prior: prior.icdf(v), self.rows).to(self.x)
 
     def select(self, rows: Tensor) -> Posterior:
         return replace(self, x=self.x[rows], log_likelihood=self.log_likelihood[rows], rows=self.rows[rows])
 
 
 @dataclass(frozen=True)
-class TracedPosterior(Posterior):
-    """A density that is known at nodes, in double precision, and log-linear between them."""
+class InterpolatedPosterior(Posterior):
+    """Posteriors known at nodes, in double precision, and log-linear between them."""
 
-    x: Tensor  # (N, K) ascending
-    log_density: Tensor  # (N, K) up to the evidence
-
-    def _rises(self) -> Tensor:
-        return self.log_density.diff(dim=1)
+    x: Tensor  # (N, K) nodes, ascending
+    log_density: Tensor  # (N, K) log of prior times likelihood
 
     def _log_masses(self) -> Tensor:
-        """Of the cells between nodes, ``(N, K - 1)``."""
-        middle, rise = 0.5 * (self.log_density[:, 1:] + self.log_density[:, :-1]), self._rises().abs()
-        steep = 0.5 * rise + torch.log(-torch.expm1(-rise.clamp(min=_LEVEL)) / rise.clamp(min=_LEVEL))
-        return self.x.diff(dim=1).log() + middle + torch.where(rise < _LEVEL, rise.square() / 24.0, steep)
+        """Return the log mass of each cell between nodes, ``(N, K - 1)``."""
+        middle, rise = 0.5 * (self.log_density[:, 1:] + self.log_density[:, :-1]), self.log_density.diff(dim=1).abs()
+        steep = 0.5 * rise + torch.log(-torch.expm1(-rise.clamp(min=_SMALL_RISE)) / rise.clamp(min=_SMALL_RISE))
+        return self.x.diff(dim=1).log() + middle + torch.where(rise < _SMALL_RISE, rise.square() / 24.0, steep)
 
     def log_evidence(self) -> Tensor:
         return torch.logsumexp(self._log_masses(), 1)
 
     def mean(self) -> Tensor:
-        rise = self._rises()
-        safe = torch.where(rise.abs() < _LEVEL, _LEVEL, rise)
-        centre = torch.where(rise.abs() < _LEVEL, 0.5 + rise / 12.0, -1.0 / torch.expm1(-safe) - 1.0 / safe)
-        places = self.x[:, :-1] + centre * self.x.diff(dim=1)
-        return (torch.softmax(self._log_masses(), 1) * places).sum(1)
+        rise = self.log_density.diff(dim=1)
+        small = rise.abs() < _SMALL_RISE
+        safe = torch.where(small, _SMALL_RISE, rise)
+        centre = torch.where(small, 0.5 + rise / 12.0, -1.0 / torch.expm1(-safe) - 1.0 / safe)
+        return (torch.softmax(self._log_masses(), 1) * (self.x[:, :-1] + centre * self.x.diff(dim=1))).sum(1)
 
-    def quantile(self, u: Tensor) -> Tensor:
-        return self.quantiles(u[:, None])[:, 0]
+    def icdf(self, u: Tensor) -> Tensor:
+        return self.icdfs(u[:, None])[:, 0]
 
-    def quantiles(self, u: Tensor) -> Tensor:
-        """The inverse of the distribution function at ``u (N, M)``, ``(N, M)``."""
-        mass = torch.softmax(self._log_masses(), 1)
-        below = mass.cumsum(1)
-        cell = torch.searchsorted(below, u.to(below).contiguous()).clamp(max=mass.shape[1] - 1)
-        inside = 1.0 - ((below.gather(1, cell) - u) / mass.gather(1, cell).clamp(min=1e-300)).clamp(0.0, 1.0)
-        rise = self._rises().gather(1, cell)
-        safe = torch.where(rise.abs() < _LEVEL, _LEVEL, rise)
-        up = 1.0 + torch.log(inside + (1.0 - inside) * torch.exp(-safe.abs())) / safe.abs()
-        down = -torch.log1p(inside * torch.expm1(-safe.abs())) / safe.abs()
-        way = torch.where(rise.abs() < _LEVEL, inside, torch.where(rise > 0.0, up, down))
-        return self.x.gather(1, cell) + way.clamp(0.0, 1.0) * self.x.diff(dim=1).gather(1, cell)
+    def icdfs(self, u: Tensor) -> Tensor:
+        """Return several quantiles ``u (N, M)`` of each posterior, ``(N, M)``."""
+        cell, fraction = _locate(torch.softmax(self._log_masses(), 1), u)
+        rise = self.log_density.diff(dim=1).gather(1, cell)
+        small = rise.abs() < _SMALL_RISE
+        safe = torch.where(small, _SMALL_RISE, rise).abs()
+        up = 1.0 + torch.log(fraction + (1.0 - fraction) * torch.exp(-safe)) / safe
+        down = -torch.log1p(fraction * torch.expm1(-safe)) / safe
+        t = torch.where(small, fraction, torch.where(rise > 0.0, up, down))
+        return self.x.gather(1, cell) + t.clamp(0.0, 1.0) * self.x.diff(dim=1).gather(1, cell)
 
-    def with_nodes(self, x: Tensor, log_density: Tensor) -> TracedPosterior:
-        """With more nodes ``(N, M)``."""
+    def with_nodes(self, x: Tensor, log_density: Tensor) -> InterpolatedPosterior:
+        """Return the posteriors with more nodes ``(N, M)``."""
         nodes, order = torch.cat([self.x, x], 1).sort(1)
-        return TracedPosterior(nodes, torch.cat([self.log_density, log_density], 1).gather(1, order))
+        return InterpolatedPosterior(nodes, torch.cat([self.log_density, log_density], 1).gather(1, order))
 
     def select(self, rows: Tensor) -> Posterior:
-        return TracedPosterior(self.x[rows], self.log_density[rows])
+        return InterpolatedPosterior(self.x[rows], self.log_density[rows])
 
 
 @dataclass(frozen=True)
-class MixedPosterior(Posterior):
-    """Posteriors of two kinds, in any order."""
+class FlowPosterior(Posterior):
+    """Posteriors through the flow: in cells, or interpolated where the cells are too coarse."""
 
-    of_first: Tensor  # (N,) whether a posterior is of the first kind
-    place: Tensor  # (N,) its number among those of its kind
-    first: Posterior
-    second: Posterior
+    in_cells: Tensor  # (N,) whether a posterior is one of ``cells``
+    index: Tensor  # (N,) its index in ``cells`` or ``interpolated``
+    cells: CellPosterior
+    interpolated: InterpolatedPosterior
 
     def log_evidence(self) -> Tensor:
-        return self._joined(lambda posterior, _: posterior.log_evidence())
+        return self._merge(lambda posterior, _: posterior.log_evidence())
 
     def mean(self) -> Tensor:
-        return self._joined(lambda posterior, _: posterior.mean())
+        return self._merge(lambda posterior, _: posterior.mean()).to(self.cells.x)
 
-    def quantile(self, u: Tensor) -> Tensor:
-        return self._joined(lambda posterior, rows: posterior.quantile(u[rows]))
+    def icdf(self, u: Tensor) -> Tensor:
+        return self._merge(lambda posterior, rows: posterior.icdf(u[rows])).to(self.cells.x)
 
-    def _joined(self, answer: Callable[[Posterior, Tensor], Tensor]) -> Tensor:
-        """What both kinds answer of their rows ``(n,)``, ``(N,)``."""
-        parts = [
-            (rows, answer(posterior.select(self.place[rows]), rows))
-            for posterior, chosen in ((self.first, self.of_first), (self.second, ~self.of_first))
-            if len(rows := chosen.nonzero()[:, 0])
-        ]
-        joined = parts[0][1].new_empty(len(self.place))
-        for rows, answers in parts:
-            joined[rows] = answers.to(joined)
-        return joined
+    def _merge(self, function: Callable[[Posterior, Tensor], Tensor]) -> Tensor:
+        """Merge a function of the posteriors of both kinds and their rows ``(n,)`` into ``(N,)``."""
+        merged = self.interpolated.x.new_empty(len(self.index))
+        for posterior, mask in ((self.cells, self.in_cells), (self.interpolated, ~self.in_cells)):
+            if len(rows := mask.nonzero()[:, 0]):
+                merged[rows] = function(posterior.select(self.index[rows]), rows).to(merged)
+        return merged
 
     def select(self, rows: Tensor) -> Posterior:
-        return replace(self, of_first=self.of_first[rows], place=self.place[rows])
+        return replace(self, in_cells=self.in_cells[rows], index=self.index[rows])
 
 
 @dataclass(frozen=True)
-class SpikePosterior(Posterior):
-    """The noisy value itself with probability ``kept (N,)``, a draw from the conditional otherwise."""
+class SpikeAndSlabPosterior(Posterior):
+    """A spike at the observed value with some probability, otherwise the conditional (the slab).
 
-    prior: Conditionals
-    rows: Tensor  # (N,) whose posteriors these are
-    y: Tensor
-    kept: Tensor
-    log_density: Tensor  # (N,) of the noisy value; NaN where it is that of the conditional
-    log_true: float  # log probability that a value is not replaced
+    Where ``log_density`` is NaN, the observed value has the density of the conditional times the probability that a
+    value is not replaced.
+    """
+
+    prior: Conditionals  # of the whole batch
+    rows: Tensor  # (N,) conditional of each posterior
+    y: Tensor  # (N,) observed values
+    spike: Tensor  # (N,) probability of the spike
+    log_density: Tensor  # (N,) of the observed values
+    log_intact: float  # log probability that a value is not replaced
 
     def log_evidence(self) -> Tensor:
-        of_prior = self.log_density.isnan().nonzero()[:, 0]
-        log_prior = ask(self.prior, self.rows[of_prior], lambda prior: prior.log_prob(self.y[of_prior])).double()
-        return self.log_density.index_put((of_prior,), self.log_true + log_prior)
+        intact = self.log_density.isnan().nonzero()[:, 0]
+        log_prior = self.prior.apply(lambda prior: prior.log_prob(self.y[intact]), self.rows[intact]).double()
+        return self.log_density.index_put((intact,), self.log_intact + log_prior)
 
     def mean(self) -> Tensor:
-        doubtful = (self.kept < 1.0).nonzero()[:, 0]
-        drawn = self.y.index_put((doubtful,), ask(self.prior, self.rows[doubtful], _mean))
-        return torch.lerp(drawn, self.y, self.kept.to(self.y))
+        uncertain = (self.spike < 1.0).nonzero()[:, 0]
+        slab = self.y.index_put((uncertain,), self.prior.apply(_prior_mean, self.rows[uncertain]))
+        return torch.lerp(slab, self.y, self.spike.to(self.y))
 
-    def quantile(self, u: Tensor) -> Tensor:
-        """Mass ``kept`` sits on y; below and above it the distribution function is that of the conditional, scaled."""
-        drawn = 1.0 - self.kept
-        lower, upper = self._prior_quantile((u - self.kept) / drawn), self._prior_quantile(u / drawn)
+    def icdf(self, u: Tensor) -> Tensor:
+        """Invert a CDF that jumps by ``spike`` at y and is that of the conditional, scaled, on both sides."""
+        slab = 1.0 - self.spike
+        lower, upper = self._prior_icdf((u - self.spike) / slab), self._prior_icdf(u / slab)
         return torch.minimum(torch.maximum(self.y, lower), upper)
 
-    def _prior_quantile(self, u: Tensor) -> Tensor:
-        """Quantiles of the conditional; infinite for ``u`` outside (0, 1), where there are none."""
+    def _prior_icdf(self, u: Tensor) -> Tensor:
+        """Return quantiles of the conditional, infinite for ``u`` outside (0, 1)."""
         inside = ((u > 0.0) & (u < 1.0)).nonzero()[:, 0]
-        wanted = u[inside].to(self.y).clamp(1e-7, 1.0 - 1e-7)
-        found = ask(self.prior, self.rows[inside], lambda prior: prior.icdf(wanted))
-        return torch.where(u > 0.5, math.inf, -math.inf).to(self.y).index_put((inside,), found)
+        v = u[inside].to(self.y).clamp(1e-7, 1.0 - 1e-7)
+        x = self.prior.apply(lambda prior: prior.icdf(v), self.rows[inside])
+        return torch.where(u > 0.5, math.inf, -math.inf).to(self.y).index_put((inside,), x)
 
     def select(self, rows: Tensor) -> Posterior:
-        chosen = {name: getattr(self, name)[rows] for name in ("rows", "y", "kept", "log_density")}
-        return replace(self, **chosen)
+        selected = {name: getattr(self, name)[rows] for name in ("rows", "y", "spike", "log_density")}
+        return replace(self, **selected)
 
 
 @dataclass(frozen=True)
-class PartlyKnownPosterior(Posterior):
-    """The value itself where it is known, else a draw from the conditional."""
+class MissingValuePosterior(Posterior):
+    """The observed value, or the conditional where it is missing."""
 
-    prior: Conditionals
-    rows: Tensor  # (N,) whose posteriors these are
-    y: Tensor  # NaN where it is not known
+    prior: Conditionals  # of the whole batch
+    rows: Tensor  # (N,) conditional of each posterior
+    y: Tensor  # (N,) observed values, NaN where missing
 
     def log_evidence(self) -> Tensor:
-        known = (~self.y.isnan()).nonzero()[:, 0]
-        density = ask(self.prior, self.rows[known], lambda prior: prior.log_prob(self.y[known]))
-        return torch.zeros_like(self.y, dtype=torch.float64).index_put((known,), density.double())
+        observed = (~self.y.isnan()).nonzero()[:, 0]
+        log_prior = self.prior.apply(lambda prior: prior.log_prob(self.y[observed]), self.rows[observed]).double()
+        return torch.zeros_like(self.y, dtype=torch.float64).index_put((observed,), log_prior)
 
     def mean(self) -> Tensor:
-        return self._filled(_mean)
+        return self._filled(_prior_mean)
 
-    def quantile(self, u: Tensor) -> Tensor:
-        unknown = self.y.isnan()
-        return self._filled(lambda prior: prior.icdf(u[unknown]))
+    def icdf(self, u: Tensor) -> Tensor:
+        missing = self.y.isnan()
+        return self._filled(lambda prior: prior.icdf(u[missing]))
 
-    def _filled(self, question: Callable[[Conditionals], Tensor]) -> Tensor:
-        unknown = self.y.isnan().nonzero()[:, 0]
-        return self.y.index_put((unknown,), ask(self.prior, self.rows[unknown], question).to(self.y))
+    def _filled(self, function: Callable[[Conditionals], Tensor]) -> Tensor:
+        missing = self.y.isnan().nonzero()[:, 0]
+        return self.y.index_put((missing,), self.prior.apply(function, self.rows[missing]).to(self.y))
 
     def select(self, rows: Tensor) -> Posterior:
         return replace(self, rows=self.rows[rows], y=self.y[rows])
 
 
-# Through the flow ---------------------------------------------------------------------------------------------------
+# The flow -----------------------------------------------------------------------------------------------------------
 
 
-def through_the_flow(prior: Conditionals, y: Tensor, width: float, log_likelihood: LogLikelihood) -> Posterior:
-    """Posteriors of ``y (N,)``, whose noise is of a width, in the cells of the flow.
+def flow_posterior(prior: Conditionals, y: Tensor, noise_std: float, log_likelihood: LogLikelihood) -> Posterior:
+    """Return the posteriors of ``y (N,)`` through the flow, in cells or interpolated.
 
-    They are traced where a few of the cells have most of the mass, or none is where the mass is.
+    A posterior is interpolated if a single cell holds much of its mass, or the outer cells hold some.
     """
-    x = _medians(prior)
-    weighed = WeightedPosterior(x, log_likelihood(y[:, None], x).double(), prior, all_of(y))
-    mass = weighed.mass()
-    in_cells = (mass.amax(1) < _COARSE) & (mass[:, 0] + mass[:, -1] < _OUTSIDE)
+    x, rows = _cell_medians(prior), all_rows(y)
+    cells = CellPosterior(x, log_likelihood(y[:, None], x).double(), prior, rows)
+    shares = cells.shares()
+    in_cells = (shares.amax(1) < _MAX_CELL_SHARE) & (shares[:, 0] + shares[:, -1] < _MAX_OUTER_SHARE)
     coarse = (~in_cells).nonzero()[:, 0]
     if not len(coarse):
-        return weighed
-    place = all_of(y).index_put((coarse,), all_of(coarse))
-    return MixedPosterior(in_cells, place, weighed, _traced(prior, x[coarse], y[coarse], coarse, width, log_likelihood))
+        return cells
+    index = rows.index_put((coarse,), all_rows(coarse))
+    interpolated = _interpolate(prior, x[coarse], y[coarse], coarse, noise_std, log_likelihood)
+    return FlowPosterior(in_cells, index, cells, interpolated)
 
 
-def _traced(
-    prior: Conditionals, x: Tensor, y: Tensor, rows: Tensor, width: float, log_likelihood: LogLikelihood
-) -> TracedPosterior:
-    """Posteriors of ``y (n,)`` given the conditionals ``rows (n,)``, at nodes that are added where the mass is."""
+def _interpolate(
+    prior: Conditionals, x: Tensor, y: Tensor, rows: Tensor, noise_std: float, log_likelihood: LogLikelihood
+) -> InterpolatedPosterior:
+    """Interpolate posteriors of ``y (n,)`` given the conditionals ``rows (n,)``, adding nodes where the mass is."""
 
     def log_density(nodes: Tensor) -> Tensor:
-        asked, each = nodes.to(y).flatten(), rows.repeat_interleave(nodes.shape[1])
-        of_prior = ask(prior, each, lambda some: some.log_prob(asked)).double().view_as(nodes)
-        return of_prior + log_likelihood(wide_y, nodes)
+        points, repeated = nodes.to(y).flatten(), rows.repeat_interleave(nodes.shape[1])
+        log_prior = prior.apply(lambda part: part.log_prob(points), repeated).double().view_as(nodes)
+        return log_prior + log_likelihood(y64, nodes)
 
-    wide_y, wide_x = y[:, None].double(), x.double()
-    grid = width * torch.tensor(LIKELIHOOD_GRID, dtype=torch.float64, device=y.device)
-    way = torch.linspace(0.0, 1.0, _ON_THE_WAY + 2, dtype=torch.float64, device=y.device)[1:-1]
-    nearest = wide_y.clamp(wide_x.amin(1, keepdim=True), wide_x.amax(1, keepdim=True))
-    nodes = torch.cat([wide_x, wide_y + grid, nearest + way * (wide_y - nearest)], 1).sort(1).values
-    traced = TracedPosterior(nodes, log_density(nodes))
-    u = (torch.arange(_ADDED, dtype=torch.float64, device=y.device) + 0.5) / _ADDED
+    y64, x64 = y[:, None].double(), x.double()
+    grid = noise_std * torch.tensor(LIKELIHOOD_GRID, dtype=torch.float64, device=y.device)
+    bridge = torch.linspace(0.0, 1.0, _BRIDGE_NODES + 2, dtype=torch.float64, device=y.device)[1:-1]
+    nearest = y64.clamp(x64.amin(1, keepdim=True), x64.amax(1, keepdim=True))
+    nodes = torch.cat([x64, y64 + grid, nearest + bridge * (y64 - nearest)], 1).sort(1).values
+    posterior = InterpolatedPosterior(nodes, log_density(nodes))
+    u = (torch.arange(_ADDED_NODES, dtype=torch.float64, device=y.device) + 0.5) / _ADDED_NODES
     for _ in range(_ROUNDS):
-        more = traced.quantiles(u.expand(len(y), -1))
-        traced = traced.with_nodes(more, log_density(more))
-    return traced
+        new = posterior.icdfs(u.expand(len(y), -1))
+        posterior = posterior.with_nodes(new, log_density(new))
+    return posterior
 
 
-def _edges(like: Tensor) -> Tensor:
-    """Edges in (0, 1) of the cells that a density of the flow is cut into, ``(M + 1,)``.
+def _cell_edges(device: torch.device) -> Tensor:
+    """Return the edges of the cells of a density of the flow as probabilities, ``(M + 1,)``.
 
-    Half of them are evenly spaced by probability, so that no mode is missed; the other half by distance, if the
-    density were a Gaussian, so that the tails are there.
+    Half of the edges are evenly spaced in probability, so that no mode is missed. The other half are evenly spaced in
+    the quantiles of a Gaussian, so that the cells cover the tails.
     """
-    by_distance = torch.special.ndtr(torch.linspace(-_FARTHEST, _FARTHEST, _CELLS + 1, dtype=torch.float64))[1:-1]
-    by_probability = torch.linspace(0.0, 1.0, _CELLS + 2, dtype=torch.float64)
-    return torch.cat([by_probability, by_distance]).sort().values.to(like.device)
+    span, half = _MAX_STANDARD_DEVIATIONS, _HALF_CELLS
+    by_distance = torch.special.ndtr(torch.linspace(-span, span, half + 1, dtype=torch.float64))[1:-1]
+    by_probability = torch.linspace(0.0, 1.0, half + 2, dtype=torch.float64)
+    return torch.cat([by_probability, by_distance]).sort().values.to(device)
 
 
-def _medians(conditionals: Conditionals) -> Tensor:
-    """The medians of the cells of densities of the flow, ``(N, M)``: those at the largest noise, carried down."""
-    edges = _edges(conditionals.projection)
+def _cell_medians(conditionals: Conditionals) -> Tensor:
+    """Return the medians of the cells, ``(N, M)``: quantiles at the largest noise, carried down by Heun steps."""
+    edges = _cell_edges(conditionals.projection.device)
     middle = (0.5 * (edges[1:] + edges[:-1])).expand(len(conditionals), -1)
-    top = conditionals.density(slice(None), conditionals.path[0]).quantile(middle, tolerance=1e-4)
-    each = replace(conditionals, projection=conditionals.projection.repeat_interleave(middle.shape[1], 0))
-    x = top.to(each.projection).flatten()
+    top = conditionals.density(slice(None), conditionals.path[0]).icdf(middle, tolerance=1e-4)
+    cells = replace(conditionals, projection=conditionals.projection.repeat_interleave(middle.shape[1], 0))
+    x = top.to(cells.projection).flatten()
     for high, low in itertools.pairwise(conditionals.path):
-        first = each.score(x, high)
-        x = x + 0.5 * (high - low) * (high * first + low * each.score(x + (high - low) * high * first, low))
+        first = cells.score(x, high)
+        x = x + 0.5 * (high - low) * (high * first + low * cells.score(x + (high - low) * high * first, low))
     return x.view_as(middle)
 
 
-# What they share --------------------------------------------------------------------------------------------------
+def _locate(shares: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cell of each probability ``u (N, M)`` and how far into its share it lies, from shares ``(N, K)``."""
+    cumulative = shares.cumsum(1)
+    cell = torch.searchsorted(cumulative, u.to(cumulative).contiguous()).clamp(max=shares.shape[1] - 1)
+    rest = (cumulative.gather(1, cell) - u.to(cumulative)) / shares.gather(1, cell).clamp(min=1e-300)
+    return cell, (1.0 - rest).clamp(0.0, 1.0)
 
 
-def _mean(conditionals: Conditionals) -> Tensor:
-    """Means of conditionals, ``(N,)``."""
+def _prior_mean(conditionals: Conditionals) -> Tensor:
+    """Return the means of conditionals, ``(N,)``."""
     if conditionals.method == "flow":
-        x = _medians(conditionals)
-        return x @ _edges(x).diff().to(x)
+        x = _cell_medians(conditionals)
+        return x @ _cell_edges(x.device).diff().to(x)
     return conditionals.density(slice(None), conditionals.sigma).mean_and_variance()[0].to(conditionals.projection)
 
 
-def ask(conditionals: Conditionals, rows: Tensor, question: Callable[[Conditionals], Tensor]) -> Tensor:
-    """What the conditionals ``rows (n,)`` answer, ``(n,)``; what they fail to integrate counts for all."""
-    if not len(rows):
-        return conditionals.projection.new_zeros(0)
-    some = replace(conditionals, projection=conditionals.projection[rows], unconverged=0)
-    answer = question(some)
-    conditionals.unconverged += some.unconverged
-    return answer
-
-
-def all_of(y: Tensor) -> Tensor:
-    """The numbers of all values of ``y (N,)``."""
+def all_rows(y: Tensor) -> Tensor:
+    """Return the indices of all values of ``y (N,)``."""
     return torch.arange(len(y), device=y.device)

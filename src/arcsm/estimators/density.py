@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from arcsm._runtime.progress import track
-from arcsm.denoise.particles import systematic
+from arcsm.denoise.particle_filter import systematic_resampling
 from arcsm.errors import warn
 from arcsm.estimators.base import Array, TableEstimator
 from arcsm.estimators.column_types import Column, filled, is_missing
@@ -209,7 +209,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
                 count = min(_DRAWN_AT_ONCE, draws - start)
                 candidates, weights = self.ensemble_.fill(known, _CANDIDATES * count, generator)
                 by = _on_cpu(generator)
-                chosen = systematic(weights[:1], by, count)[0]
+                chosen = systematic_resampling(weights[:1], by, count)[0]
                 parts.append(candidates[0, chosen[torch.randperm(count, generator=by)]])
                 effective += 1.0 / float(weights[0].square().sum())
                 advance(count)

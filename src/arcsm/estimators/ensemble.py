@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.progress import track
-from arcsm.anomaly.statistics import tail_surprise
+from arcsm.anomaly import tail_surprise
 from arcsm.contexts import MADE
-from arcsm.denoise.corruptions import MissingValues
-from arcsm.denoise.restoration import particles
+from arcsm.denoise import MissingValues, particle_filter
 from arcsm.heads import ScoreHead
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
@@ -227,7 +226,7 @@ class Ensemble:
         """Quantiles of every value given others of its row, ``(N, M)``, by the member that is given most."""
         found = torch.stack(
             [
-                model.quantile(self._inside(model, x), u, self.level, tol=self.plan.tolerance).cpu()
+                model.conditional_icdf(self._inside(model, x), u, self.level, tol=self.plan.tolerance).cpu()
                 for model in self.members
             ]
         )
@@ -262,7 +261,7 @@ class Ensemble:
         each = max(1, draws // len(self.members))
         candidates, weights = [], []
         for model in self.members:
-            found = particles(
+            found = particle_filter(
                 model, self._inside(model, x), MissingValues(), each, generator,
                 tol=self.plan.tolerance, progress=progress, level=self.level,
             )  # fmt: skip

@@ -33,7 +33,7 @@ from arcsm.implicit.evidence.bounds import bounds, elbo
 from arcsm.implicit.networks.vae import VAE
 from arcsm.implicit.vae.runs import VAERunConfig, load_vae_run, train_vae_run
 from arcsm.implicit.vae.training import used_latents
-from arcsm.metrics import summary
+from arcsm.metrics import mean_and_standard_error
 from arcsm.metrics.frechet import Frechet
 from arcsm.training.log import read_metrics
 from arcsm.training.loop import TrainingDiverged
@@ -280,7 +280,7 @@ def likelihood(run: Study[Table2], cell: Autoencoder) -> Result:
     important, annealed = bounds(vae, x, settings.samples, annealing, generator, progress=True)
     seconds = time.monotonic() - begun
     lower, upper = bidirectional_bounds(vae, settings.simulated_images, annealing, generator=generator)
-    (mean, error), (its_mean, its_error) = summary(-important), summary(-annealed)
+    (mean, error), (its_mean, its_error) = mean_and_standard_error(-important), mean_and_standard_error(-annealed)
     return {
         "nll": mean,
         "nll_standard_error": error,
@@ -292,8 +292,8 @@ def likelihood(run: Study[Table2], cell: Autoencoder) -> Result:
             "nll_of_each": (-annealed).tolist(),
             "images": len(x),
             "step_sizes": "of a pilot chain",
-            "less_importance_weighted": list(summary(annealed - important)),
-            "upper_less_lower_on_simulated": list(summary(upper - lower)),
+            "less_importance_weighted": list(mean_and_standard_error(annealed - important)),
+            "upper_less_lower_on_simulated": list(mean_and_standard_error(upper - lower)),
         },
     }
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from arcsm import objectives
 from arcsm.experiments.base import Count, Preset, Settings, Study, study
 from arcsm.experiments.gaussians import autoregressive, conditional_scores, gaussian_rows, joint, parameters
-from arcsm.metrics.costs import extra_memory_mib, medians_in_turn
+from arcsm.metrics.costs import extra_memory_mib, interleaved_medians
 from arcsm.model import AutoregressiveModel
 from arcsm.objectives.score_matching import denoising_score_matching, exact_score_matching, sliced_score_matching
 from arcsm.reports.plots import open_frame
@@ -95,7 +95,7 @@ def measure(arguments: str, threads: int) -> None:
 
     _step(method, network, x[:2], generator)  # gradients and the library's buffers exist now
     memory = extra_memory_mib(step, device)
-    seconds, plain_seconds = medians_in_turn([step, plain], settings.repeats, device)
+    seconds, plain_seconds = interleaved_medians([step, plain], settings.repeats, device)
     numbers = {
         "milliseconds": 1e3 * seconds,
         "plain_step_milliseconds": 1e3 * plain_seconds,

@@ -18,7 +18,7 @@ from arcsm.experiments.base import Count, Positive, Preset, Settings, Study, ove
 from arcsm.experiments.gaussians import parameters
 from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.heads import LogisticMixtureHead, ScoreHead
-from arcsm.metrics import energy_distance, sliced_wasserstein, summary
+from arcsm.metrics import energy_distance, mean_and_standard_error, sliced_wasserstein
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
 from arcsm.reports.plots import scatter
@@ -139,7 +139,7 @@ def _measured(
     run: Study[Fig3b], model: AutoregressiveModel, rows: ToyRows, seed: int, scores: bool, seconds: float
 ) -> dict[str, Any]:
     test = rows.test.to(run.device)
-    nll, error = summary(-model.log_prob(test))
+    nll, error = mean_and_standard_error(-model.log_prob(test))
     valid = rows.fresh(run.settings.valid_rows, torch.Generator().manual_seed(1_000_003 * seed + 11))
     found = {"nll": nll, "standard_error": error, "seconds": seconds, "parameters": parameters(model)}
     found["valid_nll"] = -float(model.log_prob(valid.to(run.device)).mean())

@@ -38,8 +38,8 @@ from arcsm.experiments.image_models import (
     train_all,
     trained,
 )
-from arcsm.metrics import add_smallest_noise, bits_per_dim, summary
-from arcsm.metrics.evaluations import counted
+from arcsm.metrics import add_smallest_noise, bits_per_dim, mean_and_standard_error
+from arcsm.metrics.evaluations import count_evaluations
 from arcsm.metrics.frechet import Frechet
 from arcsm.reports import plots
 from arcsm.training.log import read_metrics
@@ -201,13 +201,13 @@ def _compare(run: Study[Fig4], name: str, sampler: str) -> Result:
     steps = settings.langevin_steps[model.metadata["image_shape"][0] == 3]
     options = dict(SAMPLERS[sampler])
     if sampler == "langevin":
-        options["langevin_steps"] = steps
+        options["sampler_options"] = {"steps": steps}
     generator = run.generator(settings.first_seed, 2)
 
     def draw(count: int) -> Tensor:
         return model.sample(count, generator=generator, denoise=True, progress=True, **options)
 
-    with counted(model.head) as count:
+    with count_evaluations(model.head) as count:
         begun = time.monotonic()
         draw(settings.timed_samples)
         seconds, evaluations = time.monotonic() - begun, count.scores + count.with_derivative
@@ -228,7 +228,7 @@ def _likelihood(run: Study[Fig4], name: str, dataset: Dataset) -> Result:
     rows = dataset.dequantised(dataset.test[: run.settings.test_rows], seed + 1)
     noisy = add_smallest_noise(model, rows, seed + 2).to(run.device)
     log_prob = torch.cat([model.log_prob(part) for part in noisy.split(20)])
-    mean, error = summary(-log_prob)
+    mean, error = mean_and_standard_error(-log_prob)
     bits = float(bits_per_dim(log_prob, model.features, dataset.metadata["levels"]).mean())
     return {"nll": mean, "nll_standard_error": error, "bits_per_value_of_the_noisy_images": bits}
 

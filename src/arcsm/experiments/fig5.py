@@ -23,8 +23,7 @@ from torch import Tensor
 from arcsm._runtime.files import atomic_path
 from arcsm.data.datasets import Dataset
 from arcsm.data.pixels import unscale_images
-from arcsm.denoise.corruptions import Corruption, GaussianNoise, SaltAndPepper
-from arcsm.denoise.restoration import langevin, particles, posterior, tweedie
+from arcsm.denoise import Corruption, GaussianNoise, SaltAndPepper, langevin, particle_filter, posterior, tweedie
 from arcsm.experiments.base import Positive, Preset, Study, digest, interval, study
 from arcsm.experiments.image_models import (
     CPU_MADE,
@@ -40,7 +39,7 @@ from arcsm.experiments.image_models import (
     train_all,
     trained,
 )
-from arcsm.metrics import summary
+from arcsm.metrics import mean_and_standard_error
 from arcsm.model import AutoregressiveModel
 
 
@@ -150,7 +149,7 @@ def _gaussian(run: Study[Fig5]) -> Task:
         {
             TWEEDIE: lambda model, y: tweedie(model, y, settings.sigma),
             MEAN: lambda model, y: posterior(model, y, noise, tol=settings.tol),
-            "particles": lambda model, y: particles(
+            "particles": lambda model, y: particle_filter(
                 model, y, noise, settings.particles, generator(3), tol=settings.tol
             ).mean(),
         },
@@ -169,11 +168,13 @@ def _salt_and_pepper(run: Study[Fig5]) -> Task:
         {
             "Langevin (paper)": lambda model, y: langevin(model, y, None, 0, steps, generator=generator(4)),
             "Langevin, extremes alone": lambda model, y: langevin(
-                model, y, noise.suspect(y), 0, steps, generator=generator(4)
+                model, y, noise.is_extreme(y), 0, steps, generator=generator(4)
             ),
             MEAN: lambda model, y: posterior(model, y, noise, tol=tol),
             "posterior median": lambda model, y: posterior(model, y, noise, "median", tol=tol),
-            "particles": lambda model, y: particles(model, y, noise, settings.particles, generator(5), tol=tol).mean(),
+            "particles": lambda model, y: particle_filter(
+                model, y, noise, settings.particles, generator(5), tol=tol
+            ).mean(),
         },
     )  # fmt: skip
 
@@ -231,7 +232,7 @@ def _median_of_last(values: Tensor) -> Tensor:
 
 def _median_of_others(corruption: SaltAndPepper, shape: tuple[int, int, int], size: int, y: Tensor) -> Tensor:
     """Values at an extreme become the median of those around them that are not; the rest stays as it is."""
-    suspect = corruption.suspect(y)
+    suspect = corruption.is_extreme(y)
     found = _median_of_last(_windows(shape, size, y.masked_fill(suspect, math.nan)))
     return torch.where(suspect & ~found.isnan(), found, y)
 
@@ -274,7 +275,10 @@ def _restore(run: Study[Fig5], task: Task, way: str, restorer: Restorer | None) 
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, restored.numpy())
     each = psnr(clean, restored)
-    means = {"psnr": summary(each), "ssim": summary(ssim(clean, restored, task.shape()))}
+    means = {
+        "psnr": mean_and_standard_error(each),
+        "ssim": mean_and_standard_error(ssim(clean, restored, task.shape())),
+    }
     found: Result = {name: {"mean": mean, "standard_error": error} for name, (mean, error) in means.items()}
     found["psnr_of_each"] = each.tolist()
     return found if setting is None else {**found, "setting": setting}

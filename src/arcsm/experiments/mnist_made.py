@@ -12,7 +12,7 @@ import torch
 from arcsm._runtime.files import atomic_path
 from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.experiments.base import Experiment, Preset, result_path, write_record
-from arcsm.metrics import add_smallest_noise, pit_uniformity, summary
+from arcsm.metrics import add_smallest_noise, mean_and_standard_error, pit_uniformity
 from arcsm.model import AutoregressiveModel
 from arcsm.reports.run import sample_picture
 from arcsm.training.run_config import load_config
@@ -69,7 +69,9 @@ def _likelihoods(model: AutoregressiveModel, dataset: Dataset, preset: Preset, s
     found: dict[str, Any] = {"test_rows": len(rows)}
     for method in ("flow", "quadrature"):
         begun = time.monotonic()
-        mean, error = summary(torch.cat([model.log_prob(part, method=method) for part in noisy.split(50)]))
+        mean, error = mean_and_standard_error(
+            torch.cat([model.log_prob(part, method=method) for part in noisy.split(50)])
+        )
         found[f"nll_at_sigma_min_{method}"] = {"nats": -mean, "standard_error": error}
         found[f"rows_per_second_{method}"] = round(len(rows) / (time.monotonic() - begun), 1)
     uniformity = pit_uniformity(model.cdf(noisy[:_PIT_ROWS]))

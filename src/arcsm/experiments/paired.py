@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from arcsm.experiments.base import over_seeds
-from arcsm.metrics import summary
+from arcsm.metrics import mean_and_standard_error
 
 #: Of one method: for every seed a number for every row, in the order of the rows.
 OfEach = Mapping[int, Sequence[float]]
@@ -19,7 +19,7 @@ OfEach = Mapping[int, Sequence[float]]
 def over_rows(nll_of_each: OfEach) -> dict[str, Any]:
     """Of one method: the mean, with its standard error over the rows, and what each seed has."""
     each = {seed: torch.tensor(rows) for seed, rows in nll_of_each.items()}
-    mean, error = summary(torch.stack([*each.values()]).mean(0))
+    mean, error = mean_and_standard_error(torch.stack([*each.values()]).mean(0))
     of_seeds = [float(rows.mean()) for rows in each.values()]
     return {
         "nll": mean,
@@ -59,6 +59,6 @@ def behind(
 
 def _difference(apart: Tensor) -> list[float]:
     """Mean of differences ``(seeds, rows)`` and its standard error, over rows and, where there are several, seeds."""
-    mean, of_rows = summary(apart.mean(0))
-    of_seeds = summary(apart.mean(1))[1]
+    mean, of_rows = mean_and_standard_error(apart.mean(0))
+    of_seeds = mean_and_standard_error(apart.mean(1))[1]
     return [mean, math.hypot(of_rows or 0.0, of_seeds or 0.0)]

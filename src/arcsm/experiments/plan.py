@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from arcsm.experiments.base import Count, Preset, Study, study
 from arcsm.experiments.gaussians import parameters
 from arcsm.experiments.image_models import CPU_PIXELCNN, PAPER, PAPER_PIXELCNN, TINY_MADE, TINY_PIXELCNN, ImageModels
-from arcsm.metrics.costs import medians_in_turn
+from arcsm.metrics.costs import interleaved_medians
 from arcsm.model import AutoregressiveModel
 from arcsm.reports import plots
 from arcsm.training.config import TrainConfig, objective_of
@@ -166,7 +166,7 @@ def _step(run: Study[Plan], name: str, changes: tuple[str, ...], rows: int) -> R
     with FlopCounterMode(display=False) as operations, _Calls() as calls, _kept(model) as kept:
         step()
     a = torch.randn(run.settings.product, run.settings.product, device=run.device)
-    seconds, product = medians_in_turn([step, lambda: torch.mm(a, a)], run.settings.repeats, run.device)
+    seconds, product = interleaved_medians([step, lambda: torch.mm(a, a)], run.settings.repeats, run.device)
     count = int(operations.get_total_flops())
     return {
         "weights": parameters(model),

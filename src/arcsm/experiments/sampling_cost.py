@@ -19,7 +19,7 @@ from arcsm.experiments.base import Count, Preset, Study, digest, study
 from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.experiments.toys_nll import ToyScores, train_scores
 from arcsm.metrics import energy_distance, sliced_wasserstein
-from arcsm.metrics.evaluations import counted
+from arcsm.metrics.evaluations import count_evaluations
 from arcsm.model import AutoregressiveModel, load, save
 from arcsm.reports.plots import BLUE, GREEN, GREY, ORANGE, open_frame
 
@@ -106,7 +106,7 @@ def _settings(settings: SamplingCost) -> list[Setting]:
     ]
     long = max(1, round(settings.long_langevin / settings.levels))
     langevins = [
-        Setting(LANGEVIN, f"{steps} a level", {"sampler": "langevin", "langevin_steps": steps}, rows)
+        Setting(LANGEVIN, f"{steps} a level", {"sampler": "langevin", "sampler_options": {"steps": steps}}, rows)
         for steps, rows in (*((steps, settings.rows) for steps in settings.langevin_steps), (long, settings.long_rows))
     ]
     return [*flows, Setting(INVERSE, "", {"sampler": "inverse_cdf"}, settings.rows), *langevins]
@@ -168,7 +168,7 @@ def _draw(run: Study[SamplingCost], toy: str, seed: int, setting: Setting) -> Re
     """Draw, count, time and compare."""
     model = _model(run, toy, seed)
     generator = run.generator(seed, 9)
-    with counted(model.head) as count:
+    with count_evaluations(model.head) as count:
         begun = time.monotonic()
         drawn = model.sample(setting.rows, generator=generator, batch_size=_ROWS_AT_A_TIME, **setting.options).cpu()
         seconds = time.monotonic() - begun

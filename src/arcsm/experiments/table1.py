@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor
 
-from arcsm.anomaly.statistics import Combination, auroc, auroc_standard_error, features
+from arcsm.anomaly import Combination, outlier_scores
 from arcsm.data.datasets import Dataset, named_images_path
 from arcsm.data.image_sets import torchvision_images
 from arcsm.data.images import read_images
@@ -38,7 +38,7 @@ from arcsm.experiments.image_models import (
     trained,
     untrained,
 )
-from arcsm.metrics import add_smallest_noise
+from arcsm.metrics import add_smallest_noise, auroc, auroc_standard_error
 from arcsm.model import AutoregressiveModel
 from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
 
@@ -219,7 +219,7 @@ def _scores(
     return {
         f"{name}{suffix}": _rounded(column)
         for suffix, rows in (("", noisy), (_CLEAN, clean))
-        for name, column in features(model, rows, methods=()).items()
+        for name, column in outlier_scores(model, rows, methods=()).items()
     }
 
 
@@ -231,7 +231,7 @@ def _densities(
     methods = ("closed_form",) if model.head.normalised else settings.methods
     rows = data.rows(images, seed)
     noisy = add_smallest_noise(model, rows, 1_000_003 * seed + 100 + _number(images))[: settings.density_rows]
-    columns = features(
+    columns = outlier_scores(
         model, noisy, levels=(), methods=methods, tol=settings.tol, max_evaluations=settings.max_evaluations
     )  # fmt: skip
     return {name: _rounded(column) for name, column in columns.items()}

@@ -34,7 +34,7 @@ from arcsm.estimators.ensemble import Plan
 from arcsm.experiments.base import Count, Positive, Preset, Settings, Study, over_seeds, study
 from arcsm.experiments.peers import import_zuko
 from arcsm.experiments.ranks import critical_difference, mean_ranks
-from arcsm.metrics import summary
+from arcsm.metrics import mean_and_standard_error
 from arcsm.objectives import mle
 from arcsm.reports.plots import BLUE, GREY, open_frame
 
@@ -181,7 +181,7 @@ def _peer(run: Study[UCI], table: str, method: str, seed: int, seconds: float) -
 
 
 def _result(log_density: Array, seconds: float, fitted: Array) -> Result:
-    mean, error = summary(torch.from_numpy(np.asarray(log_density)))
+    mean, error = mean_and_standard_error(torch.from_numpy(np.asarray(log_density)))
     return {"log_likelihood": mean, "standard_error": error, "fit_seconds": seconds, "rows": len(fitted),
             "columns": fitted.shape[1]}  # fmt: skip
 

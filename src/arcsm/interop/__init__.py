@@ -1,4 +1,4 @@
-"""Models in the form that other libraries expect."""
+"""Models in the forms that other libraries expect."""
 
 from arcsm.interop.export import export_scorer
 from arcsm.interop.torch_distribution import AutoregressiveDistribution

@@ -1,4 +1,4 @@
-"""Models for where arcsm is not installed: the scores as one program of ``torch.export``."""
+"""Export of a model's scores as a ``torch.export`` program, which runs without arcsm."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from arcsm.model import AutoregressiveModel
 
 
 def export_scorer(model: AutoregressiveModel, level: int = -1) -> ExportedProgram:
-    """Conditional scores at a noise level as a program that needs torch alone.
+    """Export the conditional scores at a noise level as a program that needs only torch.
 
-    It takes ``x (N, D)``, any ``N``, and, for a model that has one, the condition ``(N, F)`` or labels ``(N,)``. It
-    gives scores and derivatives, as :meth:`AutoregressiveModel.score` does, without its checks of the input.
+    The program takes ``x (N, D)`` for any ``N`` and, if the model is conditional, the condition ``(N, F)`` or labels
+    ``(N,)``. It returns scores and derivatives like :meth:`AutoregressiveModel.score`, without checking its input.
 
     Arguments:
-        model: The model, on the device where the program is to run.
+        model: The model, on the device on which the program will run.
         level: Noise level.
 
     Returns:
-        To be kept by ``torch.export.save`` and run by ``torch.export.load(path).module()(x)``.
+        The program. Save it with ``torch.export.save`` and run it with ``torch.export.load(path).module()(x)``.
 
     Example:
         >>> from arcsm import MADE, NoiseLadder, ScoreHead
@@ -42,15 +42,14 @@ def export_scorer(model: AutoregressiveModel, level: int = -1) -> ExportedProgra
             scorer = _Scorer(model, level).eval()
             return torch.export.export(scorer, example, dynamic_shapes=[{0: rows} for _ in example])
     finally:
-        for module, trains in modes.items():
-            module.training = trains
+        for module, mode in modes.items():
+            module.training = mode
 
 
 class _Scorer(nn.Module):
     def __init__(self, model: AutoregressiveModel, level: int) -> None:
         super().__init__()
-        path = model.path(level)
-        self.model, self.sigma = model, path[-1] if path else None
+        self.model, self.sigma = model, model.sigma(level)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z = (x - self.model.shift) / self.model.scale

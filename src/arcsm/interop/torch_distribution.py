@@ -1,4 +1,4 @@
-"""A model as a distribution of ``torch.distributions``, for code that is written for those."""
+"""A model as a ``torch.distributions`` distribution."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ Shape = torch.Size | list[int] | tuple[int, ...]
 
 
 class AutoregressiveDistribution(Distribution):
-    """The density of a model, perhaps given something, with the interface of ``torch.distributions``.
+    """The density of a model, conditional or not, with the interface of ``torch.distributions``.
 
-    Draws are by the model's default sampler and carry no gradients (``has_rsample`` is false); log densities of
-    normalised heads carry them, see :meth:`AutoregressiveModel.log_prob`.
+    Samples come from the model's default sampler and carry no gradients (``has_rsample`` is false). Log densities of
+    normalised heads carry gradients; see :meth:`AutoregressiveModel.log_prob`.
 
     Arguments:
         model: The model.
-        condition: What it is conditioned on, ``(*B, F)`` or labels ``(*B)``; ``B`` is then the batch shape.
+        condition: The condition, ``(*B, F)`` or labels ``(*B)``; ``B`` is then the batch shape.
         level: Noise level.
         validate_args: As in ``torch.distributions``.
 
     Raises:
-        ValueError: for a condition of another size than the model's contexts take.
+        ValueError: If the condition does not have the size that the model's context expects.
 
     Example:
         >>> from arcsm import GaussianHead, MADE
         >>> model = AutoregressiveModel(MADE(3, 4, (8,), condition_features=2), GaussianHead(4))
-        >>> given = AutoregressiveDistribution(model, torch.randn(5, 2))
-        >>> given.batch_shape, given.event_shape, given.sample((7,)).shape, given.log_prob(torch.zeros(3)).shape
+        >>> q = AutoregressiveDistribution(model, torch.randn(5, 2))
+        >>> q.batch_shape, q.event_shape, q.sample((7,)).shape, q.log_prob(torch.zeros(3)).shape
         (torch.Size([5]), torch.Size([3]), torch.Size([7, 5, 3]), torch.Size([5]))
     """
 
@@ -57,7 +57,7 @@ class AutoregressiveDistribution(Distribution):
         super().__init__(shape, torch.Size([model.features]), validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log density in nats, ``(*S, *B)`` for values ``(*S, *B, D)``; what is missing in front is broadcast."""
+        """Return the log density in nats, ``(*S, *B)``, of values ``(*S, *B, D)``; leading dimensions broadcast."""
         if self._validate_args:
             self._validate_sample(value)
         shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
@@ -65,7 +65,7 @@ class AutoregressiveDistribution(Distribution):
         return self.model.log_prob(value, self.level, self._condition(shape))
 
     def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008 (as in torch)
-        """Draws ``(*S, *B, D)``, by torch's global randomness."""
+        """Return a sample ``(*S, *B, D)``, drawn with torch's global generator."""
         shape = self._extended_shape(torch.Size(sample_shape))[:-1]
         condition = self._condition(shape)
         if condition is not None:
@@ -77,7 +77,7 @@ class AutoregressiveDistribution(Distribution):
             return self.model.sample(count, condition=condition, level=self.level).view(*shape, self.model.features)
 
     def expand(self, batch_shape: Shape, _instance: Any = None) -> AutoregressiveDistribution:
-        """The same distribution with a larger batch shape."""
+        """Return the same distribution with a larger batch shape."""
         shape = torch.Size(batch_shape)
         new = self._get_checked_instance(AutoregressiveDistribution, _instance)
         new.model, new.level, new._dense = self.model, self.level, self._dense
@@ -87,7 +87,7 @@ class AutoregressiveDistribution(Distribution):
         return new
 
     def _condition(self, shape: torch.Size) -> Tensor | None:
-        """The condition of every row of a shape."""
+        """Return the condition, expanded to a batch shape."""
         if self.condition is None:
             return None
         return self.condition.expand(*shape, self.condition.shape[-1]) if self._dense else self.condition.expand(shape)

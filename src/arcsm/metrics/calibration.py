@@ -1,4 +1,4 @@
-"""Calibration: whether probability integral transforms are uniform."""
+"""Calibration: uniformity of probability integral transforms (PIT values)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Uniformity:
-    """How uniform PIT values are.
+    """Result of a test of PIT values for uniformity.
 
     Attributes:
         statistic: Kolmogorov-Smirnov distance between their distribution and the uniform.
-        p_value: Of that distance, for as many independent values as were given.
+        p_value: p-value of that distance for independent values.
         count: Number of values.
     """
 
@@ -24,7 +24,7 @@ class Uniformity:
 
 
 def pit_uniformity(u: Tensor) -> Uniformity:
-    """Kolmogorov-Smirnov test of PIT values ``(*)`` (from :meth:`AutoregressiveModel.cdf`) against the uniform."""
+    """Test PIT values ``(*)`` from :meth:`AutoregressiveModel.cdf` for uniformity (Kolmogorov-Smirnov)."""
     values = u.flatten().double().cpu().numpy()
     result = stats.kstest(values, "uniform")
     return Uniformity(float(result.statistic), float(result.pvalue), len(values))

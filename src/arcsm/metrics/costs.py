@@ -1,4 +1,4 @@
-"""What calls cost: memory at their peak beyond what was in use before, and seconds."""
+"""Cost of function calls: peak memory and seconds."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from pathlib import Path
 
 import torch
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_MAX_SECONDS = 20.0  # after which repeats stop
 
 
 def extra_memory_mib(function: Callable[[], object], device: torch.device) -> float:
-    """Mebibytes at the peak of a call, less those before it.
+    """Return the peak memory of a call beyond the memory in use before it, in MiB.
 
-    On Linux the kernel's own mark of this process (``VmHWM``), which is reset first: what ``getrusage`` gives is
-    inherited from the parent. On a GPU, what torch's allocator handed out.
+    On Linux it is the kernel's high-water mark of this process (``VmHWM``), which is reset first: ``getrusage``
+    inherits its mark from the parent. On a GPU it is the memory from torch's allocator.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         function()
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    if not _CLEAR.exists():
+    if not _CLEAR_REFS.exists():
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         function()
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        return grown / (2**20 if sys.platform == "darwin" else 2**10)
-    _CLEAR.write_text("5")
+        growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        return growth / (2**20 if sys.platform == "darwin" else 2**10)
+    _CLEAR_REFS.write_text("5")
     resident = _status_kib("VmRSS")
     function()
     return (_status_kib("VmHWM") - resident) / 2**10
@@ -41,17 +42,20 @@ def _status_kib(key: str) -> int:
     return int(line.split()[1])
 
 
-def medians_in_turn(functions: list[Callable[[], object]], repeats: int, device: torch.device) -> list[float]:
-    """Median seconds of each function, run in turn; what takes long is repeated less."""
+def interleaved_medians(functions: list[Callable[[], object]], repeats: int, device: torch.device) -> list[float]:
+    """Return the median seconds of each function, called in turn.
+
+    The first round is a warm-up unless ``repeats`` is 1. Slow functions are repeated less often.
+    """
     seconds: list[list[float]] = [[] for _ in functions]
     for turn in range(repeats + 1):
-        for function, found in zip(functions, seconds, strict=True):
-            begun = time.perf_counter()
+        for function, measured in zip(functions, seconds, strict=True):
+            start = time.perf_counter()
             function()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if turn > 0 or repeats == 1:
-                found.append(time.perf_counter() - begun)
-        if turn >= 2 and sum(map(sum, seconds)) > 20.0:
+                measured.append(time.perf_counter() - start)
+        if turn >= 2 and sum(map(sum, seconds)) > _MAX_SECONDS:
             break
-    return [statistics.median(found) for found in seconds]
+    return [statistics.median(measured) for measured in seconds]

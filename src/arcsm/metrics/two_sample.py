@@ -7,7 +7,9 @@ from torch import Tensor
 
 
 def energy_distance(a: Tensor, b: Tensor) -> float:
-    """Energy distance between two samples ``(N, D)`` and ``(M, D)``, unbiased: about zero (or below) if they agree.
+    """Return an unbiased estimate of the energy distance between samples ``(N, D)`` and ``(M, D)``.
+
+    It is about zero, or slightly negative, for samples of one distribution.
 
     .. math:: 2\\, \\mathbb{E} \\lVert A - B \\rVert
         - \\mathbb{E} \\lVert A - A' \\rVert - \\mathbb{E} \\lVert B - B' \\rVert
@@ -20,17 +22,17 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
 
 
 def _distances(a: Tensor, b: Tensor) -> float:
-    """Sum of all distances, some rows at a time."""
+    """Return the sum of all pairwise distances."""
     return sum(float(torch.cdist(part, b, compute_mode="donot_use_mm_for_euclid_dist").sum()) for part in a.split(512))
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = 256, seed: int = 0) -> float:
-    """Sliced Wasserstein-1 distance between two samples of the same size, ``(N, D)`` each, in data units.
+    """Return the sliced Wasserstein-1 distance between two samples of the same size, ``(N, D)`` each, in data units.
 
-    The mean over random directions of the one-dimensional distance, which sorting gives exactly.
+    It is the mean over random directions of the one-dimensional distance, which sorting gives exactly.
 
     Raises:
-        ValueError: for samples of different shapes.
+        ValueError: If the samples have different shapes.
 
     References:
         Sliced and Radon Wasserstein Barycenters of Measures (Bonneel, Rabin, Peyré and Pfister, 2015)

@@ -18,7 +18,13 @@ from arcsm._runtime.progress import track
 from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.data.images import image_grid
 from arcsm.data.pixels import unscale_images
-from arcsm.metrics import Uniformity, add_smallest_noise, gaussian_mixture_scores, pit_uniformity, summary
+from arcsm.metrics import (
+    Uniformity,
+    add_smallest_noise,
+    gaussian_mixture_scores,
+    mean_and_standard_error,
+    pit_uniformity,
+)
 from arcsm.reports import plots
 from arcsm.training.log import read_metrics
 from arcsm.training.run_config import dump_config
@@ -102,8 +108,8 @@ def _numbers(run: Run, dataset: Dataset, seed: int) -> tuple[ReportNumbers, Tens
     conditional = class_labels(model, 1) is not None
     labels = dataset.labels["test"][: len(test)].to(device) if conditional else None
     with torch.no_grad():
-        clean_mean, clean_error = summary(model.log_prob(test.to(device), condition=labels))
-        noisy_mean, noisy_error = summary(model.log_prob(noisy.to(device), condition=labels))
+        clean_mean, clean_error = mean_and_standard_error(model.log_prob(test.to(device), condition=labels))
+        noisy_mean, noisy_error = mean_and_standard_error(model.log_prob(noisy.to(device), condition=labels))
         rows = max(1, min(len(noisy), _PIT_VALUES // model.features))
         u = model.cdf(noisy[:rows].to(device), condition=None if labels is None else labels[:rows]).cpu()
     table = [LikelihoodRow(f"this run, by {run.config.train.objective}", clean_mean, clean_error, ours=True)]

@@ -19,7 +19,7 @@ from arcsm.implicit.networks.encoders import LocationScaleEncoder
 from arcsm.implicit.networks.vae import VAE
 from arcsm.implicit.vae.runs import VAERun
 from arcsm.implicit.vae.training import used_latents
-from arcsm.metrics import summary
+from arcsm.metrics import mean_and_standard_error
 from arcsm.reports import plots
 from arcsm.reports.run import LikelihoodRow, render, sample_picture
 from arcsm.training.log import read_metrics
@@ -109,14 +109,16 @@ def _numbers(vae: VAE, dataset: Dataset, seed: int, progress: bool) -> VAENumber
     if vae.parts.networks == "dense":
         important, annealed = bounds(vae, x, samples, _ANNEALING, generator, progress)
         lower, upper = bidirectional_bounds(vae, _SIMULATED, _ANNEALING, generator=generator)
-        apart = summary(upper - lower)
-        by_annealing = [LikelihoodRow("annealed importance sampling", *summary(annealed), ours=True)]
+        apart = mean_and_standard_error(upper - lower)
+        by_annealing = [LikelihoodRow("annealed importance sampling", *mean_and_standard_error(annealed), ours=True)]
     else:
         important, apart, by_annealing = importance_bound(vae, x, samples, generator=generator), None, []
-    found = [LikelihoodRow("importance weighted bound", *summary(important), ours=True), *by_annealing]
+    found = [LikelihoodRow("importance weighted bound", *mean_and_standard_error(important), ours=True), *by_annealing]
     if isinstance(vae.encoder, LocationScaleEncoder):
         with suppress(NonFiniteError):  # an encoder that broke has none, and the rest is still of interest
-            found.append(LikelihoodRow(_ELBO, *summary(elbo(vae, x, _ELBO_SAMPLES, generator)), ours=True))
+            found.append(
+                LikelihoodRow(_ELBO, *mean_and_standard_error(elbo(vae, x, _ELBO_SAMPLES, generator)), ours=True)
+            )
     return VAENumbers(found, images, samples, apart, used_latents(vae, x, generator))
 
 

@@ -1,92 +1,81 @@
-"""The contract of a sampler, and the draws that several share."""
+"""The contract of a sampler, and exact samples at the largest noise, from which the flow samplers start."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from arcsm._runtime.random import open_uniform_like
 from arcsm.conditionals.conditionals import Accuracy, Conditionals, starting_nodes
-from arcsm.heads import Head
-from arcsm.heads.score import FULL_SPAN, ScoreHead
-
-_LEAST_PRECISION = 0.05  # of a conditional at the largest noise, in those of the noise alone, which is the most
-
-
-_FARTHEST = 10.0  # of its mean, in sigmas
-
-
-#: Nodes around a nearly normal conditional, in its deviations: no cell with mass in it is wider than may be.
-_STEPS_AROUND = (-6.0, -3.75, -3.0, -2.25, -1.5, -0.75, 0.0, 0.75, 1.5, 2.25, 3.0, 3.75, 6.0)
-
+from arcsm.conditionals.piecewise import constant
+from arcsm.heads.score import FULL_SPAN
 
 #: A sampler takes ``N`` conditionals, a generator and its own options, and returns ``(N,)`` values.
 Sampler = Callable[..., Tensor]
 
+_MIN_PRECISION = 0.05  # of a conditional, relative to the precision of the noise alone, which is the largest possible
+_MAX_MEAN = 10.0  # sigmas
+#: Nodes around a nearly normal conditional, in its standard deviations. No cell with mass is wider than integration
+#: accepts.
+_GRID = (-6.0, -3.75, -3.0, -2.25, -1.5, -0.75, 0.0, 0.75, 1.5, 2.25, 3.0, 3.75, 6.0)
 
-def uniform_draws(conditionals: Conditionals, generator: torch.Generator | None) -> Tensor:
-    """Numbers in (0, 1) of the precision that densities have: half precision knows but a few hundred."""
+
+def uniforms(conditionals: Conditionals, generator: torch.Generator | None) -> Tensor:
+    """Return ``(N,)`` random numbers in (0, 1), in the precision of the densities."""
     return open_uniform_like(conditionals.projection[:, 0].to(conditionals.dtype), generator)
 
 
 def largest_noise(conditionals: Conditionals, sampler: str) -> float:
+    """Return the largest noise level.
+
+    Raises:
+        ValueError: If there is no ladder.
+    """
     if not conditionals.path:
         raise ValueError(f'sampler: "{sampler}" needs a noise ladder; use "inverse_cdf" or "langevin"')
     return conditionals.path[0]
 
 
-def draw_by_quadrature(conditionals: Conditionals, sigma: float, u: Tensor, tol: float) -> Tensor:
-    """The quantiles ``u (N,)`` at a noise level, by quadrature that begins where the mass is."""
-    exact = replace(conditionals, path=(sigma,), method="quadrature", accuracy=Accuracy(tol), unconverged=0)
-    x = exact.icdf(u, nodes_around(exact, *normal_approximation(conditionals, sigma)))
-    conditionals.unconverged += exact.unconverged
-    return x
+def quadrature_icdf(
+    conditionals: Conditionals, sigma: float, u: Tensor, tol: float, rows: Tensor | None = None
+) -> Tensor:
+    """Return the quantiles ``u (n,)`` of the conditionals ``rows`` at a noise level, by quadrature."""
 
+    def icdf(part: Conditionals) -> Tensor:
+        return part.icdf(u, nodes_around(part, *normal_approximation(part, sigma)))
 
-def data_std_of(head: Head) -> float:
-    return head.data_std if isinstance(head, ScoreHead) else 1.0
+    return conditionals.apply(icdf, rows, path=(sigma,), method="quadrature", accuracy=Accuracy(tol))
 
 
 def normal_approximation(conditionals: Conditionals, sigma: float) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the normal distribution whose score is the conditional's at two points.
+    """Return mean and standard deviation of the normal distribution with the same score at two points, ``(N,)`` each.
 
-    First at one sigma to either side of zero, then at one deviation to either side of the mean found, ``(N,)`` each. A
-    secant sees the width of the whole; the slope at one point would see the ripples of a learned score.
+    The first two points are one sigma to either side of zero. The second two are one standard deviation to either
+    side of the first mean. A secant sees the width of the whole density, where a slope would see the ripples of a
+    learned score.
     """
     mean = conditionals.projection.new_zeros(len(conditionals))
-    deviation = torch.full_like(mean, sigma)
+    std = torch.full_like(mean, sigma)
     for _ in range(2):
-        low, high = conditionals.score(torch.stack([mean - deviation, mean + deviation]), sigma)
-        precision = ((low - high) / (2.0 * deviation)).clamp(_LEAST_PRECISION / sigma**2, 1.0 / sigma**2)
-        mean = (mean + 0.5 * (low + high) / precision).clamp(-_FARTHEST * sigma, _FARTHEST * sigma)
-        deviation = precision.rsqrt()
-    return mean, deviation
+        low, high = conditionals.score(torch.stack([mean - std, mean + std]), sigma)
+        precision = ((low - high) / (2.0 * std)).clamp(_MIN_PRECISION / sigma**2, 1.0 / sigma**2)
+        mean = (mean + 0.5 * (low + high) / precision).clamp(-_MAX_MEAN * sigma, _MAX_MEAN * sigma)
+        std = precision.rsqrt()
+    return mean, std
 
 
-def nodes_around(conditionals: Conditionals, mean: Tensor, deviation: Tensor) -> Tensor:
-    """Where to begin to integrate conditionals that are nearly normal, ``(N, K)`` in double precision.
+def nodes_around(conditionals: Conditionals, mean: Tensor, std: Tensor) -> Tensor:
+    """Return initial nodes for nearly normal conditionals, ``(N, K)`` in double precision.
 
-    Close together where the mass seems to be, so that mostly one pass will do, and the outermost nodes of the head.
+    They are dense where the mass should be, so that one pass of the integration usually suffices. The outer nodes are
+    the head's own.
     """
     ends = starting_nodes(conditionals.head, conditionals.projection, conditionals.sigma, (FULL_SPAN,))
     low, middle, high = ends.split(1, 1)
     half = high - middle
     centre = mean[:, None].clamp(middle - 0.8 * half, middle + 0.8 * half)
-    room = (half - (centre - middle).abs()) / (1.1 * _STEPS_AROUND[-1])
-    steps = _steps_around(low.dtype, low.device)
-    return torch.cat([low, torch.addcmul(centre, torch.minimum(deviation[:, None], room), steps), high], 1)
-
-
-@functools.cache
-def _steps_around(dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # what is kept may later be differentiated through
-        return torch.tensor(_STEPS_AROUND, dtype=dtype, device=device)
-
-
-def normal_draws(conditionals: Conditionals, generator: torch.Generator | None) -> Tensor:
-    like = conditionals.projection
-    return torch.randn(len(conditionals), generator=generator, device=like.device, dtype=like.dtype)
+    room = (half - (centre - middle).abs()) / (1.1 * _GRID[-1])
+    grid = constant(_GRID, low.dtype, low.device)
+    return torch.cat([low, torch.addcmul(centre, torch.minimum(std[:, None], room), grid), high], 1)

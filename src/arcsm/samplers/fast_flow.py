@@ -1,44 +1,38 @@
-"""The probability-flow ODE from few evaluations."""
+"""The probability-flow ODE with few score evaluations."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from arcsm.conditionals.conditionals import Conditionals
 from arcsm.conditionals.piecewise import PiecewiseDensity
-from arcsm.conditionals.quadrature import doubt, from_nodes
-from arcsm.samplers.base import data_std_of, draw_by_quadrature, largest_noise, uniform_draws
+from arcsm.conditionals.quadrature import from_nodes, interpolation_error
+from arcsm.heads import ScoreHead
+from arcsm.samplers.base import largest_noise, quadrature_icdf, uniforms
 
-_REACH = 2.4  # of a coarse density, in deviations of the data with the noise: images end at two of them
-
-
-_BLURRED = 2.8  # sigmas between neighbouring nodes of it, at most
-
-
-_FEWEST_NODES, _MOST_NODES = 5, 32
-
-
-_LARGEST_TAILS = 0.1  # mass beyond its outer nodes
+_HALF_WIDTH = 2.4  # of the coarse grid, in standard deviations of noisy data; images end at two
+_MAX_SPACING = 2.8  # sigmas
+_MIN_NODES, _MAX_NODES = 5, 32
+_MAX_TAILS = 0.1  # mass outside the grid
 
 
 def fast_flow(conditionals: Conditionals, generator: torch.Generator | None = None, tol: float = 0.1) -> Tensor:
-    """Nearly the same flow for a handful of evaluations: few nodes at the largest noise, then one score a step.
+    """Sample nearly the same flow as ``probability_flow`` with one score evaluation a step.
 
-    At the largest noise most conditionals are smooth, so a few scores with their slopes give the whole distribution
-    function; where these leave a doubt, the conditional is integrated. Down from there goes a multistep method of
-    second order in :math:`\\log \\sigma`: with Tweedie's :math:`m = x + \\sigma^2 s_\\sigma(x)`, that of the step
-    before :math:`m'`, and :math:`\\lambda` the logarithm of :math:`\\sigma / \\sigma_{next}`,
+    At the largest noise most conditionals are smooth, so a few scores with their slopes determine the distribution
+    function. Conditionals with a larger estimated error are integrated. A second-order multistep method in
+    :math:`\\log \\sigma` follows. With Tweedie's :math:`m = x + \\sigma^2 s_\\sigma(x)`,
+    :math:`\\lambda = \\log(\\sigma / \\sigma_{next})`, and :math:`m', \\lambda'` from the step before,
 
     .. math:: x \\leftarrow \\tfrac{\\sigma_{next}}{\\sigma} x + \\big(1 - \\tfrac{\\sigma_{next}}{\\sigma}\\big)
         \\big(m + \\tfrac{\\lambda}{2 \\lambda'} (m - m')\\big)
 
-    What a few steps, ``model.sample(n, "fast_flow", steps=10)``, cost and give is measured by the experiment
-    ``sampling-cost``.
+    The experiment ``sampling-cost`` measures cost and quality of few steps, as in
+    ``model.sample(n, "fast_flow", steps=10)``.
 
     References:
         DPM-Solver++ (Lu et al., 2022), for the multistep method, https://arxiv.org/abs/2211.01095
@@ -46,51 +40,47 @@ def fast_flow(conditionals: Conditionals, generator: torch.Generator | None = No
     Arguments:
         conditionals: The conditionals, with their ladder.
         generator: Source of randomness.
-        tol: Doubt about the density at the largest noise, in nats, beyond which a conditional is integrated to it.
+        tol: Largest accepted error of the log density from the coarse grid, in nats.
 
     Raises:
-        ValueError: for a model without a noise ladder.
+        ValueError: If the model has no noise ladder.
     """
     top = largest_noise(conditionals, "fast_flow")
-    u = uniform_draws(conditionals, generator)
+    u = uniforms(conditionals, generator)
     if conditionals.head.normalised:
-        x = replace(conditionals, path=(top,), method="closed_form").icdf(u)
+        x = conditionals.apply(lambda part: part.icdf(u), path=(top,), method="closed_form")
     else:
-        x = _coarse_draw(conditionals, top, u, tol)
+        x = _coarse_icdf(conditionals, top, u, tol)
     x = x.to(conditionals.dtype)
-    mean_before, step_before = x, math.inf
+    previous_mean, previous_step = x, math.inf
     for high, low in itertools.pairwise(conditionals.path):
         mean, step = torch.add(x, conditionals.score(x, high), alpha=high**2), math.log(high / low)
-        foretold = torch.lerp(mean_before, mean, 1.0 + 0.5 * step / step_before)
-        x = torch.lerp(foretold, x, low / high)
-        mean_before, step_before = mean, step
+        extrapolated = torch.lerp(previous_mean, mean, 1.0 + 0.5 * step / previous_step)
+        x = torch.lerp(extrapolated, x, low / high)
+        previous_mean, previous_step = mean, step
     return x
 
 
-def _coarse_draw(conditionals: Conditionals, sigma: float, u: Tensor, tol: float) -> Tensor:
-    """The quantiles ``u (N,)`` at a noise level from few nodes, and exactly of those conditionals that need more."""
-    width = math.hypot(sigma, data_std_of(conditionals.head))
-    count = max(_FEWEST_NODES, 1 + math.ceil(2.0 * _REACH * width / (_BLURRED * sigma)))
-    if count > _MOST_NODES:
-        return draw_by_quadrature(conditionals, sigma, u, tol)
+def _coarse_icdf(conditionals: Conditionals, sigma: float, u: Tensor, tol: float) -> Tensor:
+    """Return the quantiles ``u (N,)`` at a noise level from a coarse grid, by quadrature where needed."""
+    data_std = conditionals.head.data_std if isinstance(conditionals.head, ScoreHead) else 1.0
+    width = math.hypot(sigma, data_std)
+    count = max(_MIN_NODES, 1 + math.ceil(2.0 * _HALF_WIDTH * width / (_MAX_SPACING * sigma)))
+    if count > _MAX_NODES:
+        return quadrature_icdf(conditionals, sigma, u, tol)
     density = _coarse_density(conditionals, sigma, width, count)
-    x = density.quantile(u[:, None].double(), tolerance=1e-3)[:, 0].to(u.dtype)
-    beyond = density.tails.sum(1) / torch.exp(density.log_mass)
-    rows = (~((doubt(density) <= tol) & (beyond <= _LARGEST_TAILS))).nonzero()[:, 0]
+    x = density.icdf(u[:, None].double(), tolerance=1e-3)[:, 0].to(u.dtype)
+    tails = density.tails.sum(1) / torch.exp(density.log_mass)
+    rows = (~((interpolation_error(density) <= tol) & (tails <= _MAX_TAILS))).nonzero()[:, 0]
     if len(rows):
-        part = replace(conditionals, projection=conditionals.projection[rows], unconverged=0)
-        x[rows] = draw_by_quadrature(part, sigma, u[rows], tol)
-        conditionals.unconverged += part.unconverged
+        x[rows] = quadrature_icdf(conditionals, sigma, u[rows], tol, rows)
     return x
 
 
 def _coarse_density(conditionals: Conditionals, sigma: float, width: float, count: int) -> PiecewiseDensity:
-    """The conditionals as scores and slopes at evenly spaced points describe them.
-
-    Beyond the outer points the tails are normal, and no wider than those of the data with the noise, ``width``.
-    """
+    """Return the densities from scores and slopes on an even grid, with tails no wider than ``width``."""
     like = conditionals.projection
-    grid = torch.linspace(-_REACH, _REACH, count, dtype=torch.float64, device=like.device) * width
+    grid = torch.linspace(-_HALF_WIDTH, _HALF_WIDTH, count, dtype=torch.float64, device=like.device) * width
     x = grid.expand(len(like), -1)
     s, ds = conditionals.score_and_derivative(x, slice(0, len(x)), sigma)
     outer = ds[:, :: count - 1].clamp(max=-(width**-2))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from arcsm.conditionals.conditionals import Conditionals
-from arcsm.samplers.base import normal_draws
 
 
 def langevin(
@@ -18,32 +17,32 @@ def langevin(
     steps: int = 20,
     step_size: float | None = None,
 ) -> Tensor:
-    """Annealed one-dimensional Langevin dynamics (paper, Appendix C.3, Eq. 22).
+    """Sample by annealed one-dimensional Langevin dynamics from normal noise (paper, Appendix C.3, Eq. 22).
 
     .. math:: x \\leftarrow x + \\tfrac{\\epsilon}{2} s_{\\sigma_i}(x) + \\sqrt{\\epsilon}\\, z, \\qquad
         \\epsilon = \\epsilon_0\\, \\sigma_i^2 / \\sigma_L^2
 
     Arguments:
-        conditionals: The conditionals, with their ladder; without one, plain Langevin dynamics.
+        conditionals: The conditionals. Without a ladder, the dynamics are not annealed.
         generator: Source of randomness.
         steps: Steps :math:`T` at each level (paper: 20 for MNIST, 10 for colour images).
-        step_size: :math:`\\epsilon_0`, in squared standardised units; by default :math:`0.4\\,\\sigma_L^2`
-            (0.01 without a ladder).
+        step_size: :math:`\\epsilon_0`, in squared standardised units. Default: :math:`0.4\\,\\sigma_L^2`, or 0.01
+            without a ladder.
 
     Raises:
-        ValueError: for no steps, or a step size that is not positive and finite.
+        ValueError: If ``steps`` is below one, or the step size not positive and finite.
     """
     check_langevin(steps, step_size)
-    return annealed_langevin(
-        conditionals, normal_draws(conditionals, generator), conditionals.path, generator, steps, step_size
-    )
+    like = conditionals.projection
+    x = torch.randn(len(conditionals), generator=generator, device=like.device, dtype=like.dtype)
+    return annealed_langevin(conditionals, x, conditionals.path, generator, steps, step_size)
 
 
 def check_langevin(steps: int, step_size: float | None) -> None:
-    """Steps and step sizes of Langevin dynamics.
+    """Check the options of :func:`langevin`.
 
     Raises:
-        ValueError: for no steps, or a step size that is not positive and finite.
+        ValueError: If ``steps`` is below one, or the step size not positive and finite.
     """
     if steps < 1 or not (step_size is None or 0.0 < step_size < math.inf):
         raise ValueError(f"steps, step_size: expected at least 1 and a positive number, got {steps} and {step_size}")
@@ -57,7 +56,7 @@ def annealed_langevin(
     steps: int,
     step_size: float | None,
 ) -> Tensor:
-    """The dynamics of :func:`langevin` from values ``x`` on, ``(N,)``, down some levels of the noise (none: plain)."""
+    """Run the dynamics of :func:`langevin` from ``x (N,)`` down these noise levels; without levels, not annealed."""
     ladder: Sequence[float | None] = levels or (None,)
     smallest = ladder[-1]
     if step_size is None:
@@ -65,6 +64,6 @@ def annealed_langevin(
     for sigma in ladder:
         epsilon = step_size if sigma is None or smallest is None else step_size * (sigma / smallest) ** 2
         for _ in range(steps):
-            noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-            x = x + 0.5 * epsilon * conditionals.score(x, sigma) + epsilon**0.5 * noise
+            z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            x = x + 0.5 * epsilon * conditionals.score(x, sigma) + epsilon**0.5 * z
     return x

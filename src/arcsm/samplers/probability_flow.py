@@ -1,4 +1,4 @@
-"""The probability-flow ODE."""
+"""The probability-flow ODE by Heun steps."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import torch
 from torch import Tensor
 
 from arcsm.conditionals.conditionals import Conditionals
-from arcsm.samplers.base import draw_by_quadrature, largest_noise, uniform_draws
+from arcsm.samplers.base import largest_noise, quadrature_icdf, uniforms
 
 
 def probability_flow(conditionals: Conditionals, generator: torch.Generator | None = None, tol: float = 1e-3) -> Tensor:
-    """An exact draw at the largest noise, then the probability-flow ODE down the ladder by Heun steps.
+    """Sample exactly at the largest noise, then follow the probability-flow ODE down the ladder by Heun steps.
 
     .. math:: x_{\\sigma_1} = F_{\\sigma_1}^{-1}(u), \\qquad dx / d\\sigma = -\\sigma\\, s_\\sigma(x)
 
-    What it draws from is the model's density by ``method="flow"``, up to ``tol`` (and up to steps that would fold,
-    which :func:`arcsm.conditionals.flow.flow_down` looks for and this does not).
+    The samples follow the model's density by ``method="flow"``, up to ``tol`` and up to steps that fold, which only
+    :func:`arcsm.conditionals.flow.flow_down` refines.
 
     Arguments:
         conditionals: The conditionals, with their ladder.
         generator: Source of randomness.
-        tol: Accuracy of the density at the largest noise, in nats.
+        tol: Target error of the log density at the largest noise, in nats.
 
     Raises:
-        ValueError: for a model without a noise ladder.
+        ValueError: If the model has no noise ladder.
     """
     top = largest_noise(conditionals, "probability_flow")
-    x = draw_by_quadrature(conditionals, top, uniform_draws(conditionals, generator), tol)
+    x = quadrature_icdf(conditionals, top, uniforms(conditionals, generator), tol)
     for high, low in itertools.pairwise(conditionals.path):
         first = conditionals.score(x, high)
         second = conditionals.score(torch.add(x, first, alpha=(high - low) * high), low)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from arcsm.cli.web.images import ImageExplorer
-from arcsm.denoise.restoration import tweedie
+from arcsm.denoise import tweedie
 from small_web_models import image_model
 
 PICTURES = {

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from arcsm.data.images import image_grid
 from arcsm.data.pixels import scale_images, unscale_images
-from arcsm.denoise.corruptions import GaussianNoise, MissingValues
-from arcsm.denoise.restoration import particles, posterior, tweedie
+from arcsm.denoise import GaussianNoise, MissingValues, particle_filter, posterior, tweedie
 from arcsm.heads import DiscretisedLogisticMixtureHead
 from arcsm.metrics import bits_per_dim
 from arcsm.model import AutoregressiveModel
@@ -83,7 +82,7 @@ class ImageExplorer:
         masked = row.view(self.shape).clone()
         masked[:, self.shape[1] // 2 :] = torch.nan
         generator = torch.Generator(row.device).manual_seed(seed)
-        completions = particles(
+        completions = particle_filter(
             self.model,
             masked.flatten()[None],
             MissingValues(),

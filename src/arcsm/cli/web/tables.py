@@ -61,7 +61,7 @@ class TableExplorer:
         terms = self.model.log_prob(row[None], reduce=False)[0]
         u = self.model.cdf(row[None])[0].clamp(0.0, 1.0)
         edges = (0.5 * (1.0 - _COVERAGE), 0.5 * (1.0 + _COVERAGE))
-        low, high = (self.model.quantile(row[None], edge)[0] for edge in edges)
+        low, high = (self.model.conditional_icdf(row[None], edge)[0] for edge in edges)
         columns = {
             "column": self.columns,
             "value": row.tolist(),

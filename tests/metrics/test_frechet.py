@@ -1,4 +1,4 @@
-"""The Fréchet distance: zero for the same images, that of Gaussians, and larger for worse images."""
+"""The Fréchet distance: zero for the same images, larger for worse images, exact for Gaussians."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from arcsm.metrics.frechet import Frechet, LiteFeatures
 
 
 def images(count: int, seed: int) -> torch.Tensor:
-    """Smooth random images, uint8 ``(N, 3, 16, 16)``."""
+    """Return smooth random images, uint8 ``(N, 3, 16, 16)``."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 4, 4, generator=generator)
     return (255.0 * torch.nn.functional.interpolate(coarse, (16, 16), mode="bilinear")).to(torch.uint8)
@@ -22,8 +22,8 @@ def frechet() -> Frechet:
     return Frechet(images(48, 0))
 
 
-def test_the_same_images_have_no_distance(frechet: Frechet) -> None:
-    assert abs(frechet.distance(images(48, 0))) < 1e-2  # the root of a matrix of rank 47 of 1280
+def test_the_distance_to_the_same_images_is_zero(frechet: Frechet) -> None:
+    assert abs(frechet.distance(images(48, 0))) < 1e-2  # the covariance has rank 47 of 1280
 
 
 def test_noise_is_farther_than_other_images_of_the_same_kind(frechet: Frechet) -> None:
@@ -33,18 +33,18 @@ def test_noise_is_farther_than_other_images_of_the_same_kind(frechet: Frechet) -
     assert 0.0 < alike < 0.5 * frechet.distance(noisy)
 
 
-def test_a_distance_does_not_depend_on_those_before(frechet: Frechet) -> None:
+def test_a_distance_does_not_depend_on_earlier_ones(frechet: Frechet) -> None:
     first = frechet.distance(images(16, 3))
     frechet.distance(images(16, 4))
     assert frechet.distance(images(16, 3)) == pytest.approx(first, rel=1e-6)
 
 
-def test_grey_images_count_as_colour_without_colour() -> None:
+def test_grey_images_equal_their_colour_version() -> None:
     grey = images(8, 0)[:, :1]
     assert abs(Frechet(grey).distance(grey.expand(-1, 3, -1, -1))) < 1e-2
 
 
-def test_it_is_the_distance_of_two_gaussians(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_the_distance_between_two_gaussians(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LiteFeatures, "num_features", 2)
     monkeypatch.setattr(LiteFeatures, "forward", lambda self, x: x[:, :2, 0, 0].double())
     generator = torch.Generator().manual_seed(0)
@@ -58,12 +58,12 @@ def test_it_is_the_distance_of_two_gaussians(monkeypatch: pytest.MonkeyPatch) ->
     "bad",
     [torch.zeros(4, 3, 8, 8), torch.zeros(4, 2, 8, 8, dtype=torch.uint8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)],
 )
-def test_other_images_are_refused(bad: torch.Tensor) -> None:
+def test_images_of_other_shapes_or_types_raise(bad: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="expected uint8"):
         Frechet(bad)
 
 
-def test_a_missing_network_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_network_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(ValueError, match="pip install"):
         Frechet(images(2, 0))

@@ -1,4 +1,4 @@
-"""The noise ladder as a flow: invertible, with the right slope, and close to the truth with many steps."""
+"""The noise ladder as a flow: it is invertible, its slope is exact, and it converges to the truth."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,13 +11,13 @@ from arcsm import NoiseLadder
 from arcsm.conditionals.flow import flow_down, flow_up
 
 FLOAT64 = torch.float64
-TOLERANCE = 1e-5  # of each step's inversion, in sigmas
+TOLERANCE = 1e-5  # of inverting a step, in sigmas
 STEPS = (20, 60)
 FEW_STEPS = 5
 
 
 def mixture_terms(x: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Log terms, distances to the means and variances of two Gaussians of unlike width and weight, with noise."""
+    """Return log terms, distances to the means and variances of a mixture of two Gaussians with noise."""
     means, sd = torch.tensor([-1.0, 1.0], dtype=FLOAT64), torch.tensor([0.1, 0.2], dtype=FLOAT64)
     weights = torch.tensor([0.3, 0.7], dtype=FLOAT64)
     variance, distance = sd.square() + sigma**2, x.unsqueeze(-1) - means
@@ -74,7 +74,7 @@ def test_down_inverts_up_where_the_data_are(steps: int) -> None:
         1e4,
     ],
 )
-def test_far_outliers_are_inverted_at_the_cost_of_others(distance: float) -> None:
+def test_far_outliers_need_no_more_evaluations_than_others(distance: float) -> None:
     calls = 0
 
     def counted(x: Tensor, rows: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
@@ -90,7 +90,7 @@ def test_far_outliers_are_inverted_at_the_cost_of_others(distance: float) -> Non
 
 
 @pytest.mark.parametrize("steps", STEPS)
-def test_flow_keeps_the_order_of_points(steps: int) -> None:
+def test_flow_preserves_the_order_of_points(steps: int) -> None:
     start = torch.linspace(-6.0, 6.0, 4001, dtype=FLOAT64)
     assert bool((flow_down(score, start, path(steps)).diff() > 0.0).all())
     assert bool((flow_up(score, GRID, path(steps))[0].diff() > -1e-4).all())
@@ -155,7 +155,7 @@ def test_samples_carried_down_have_the_mass_of_each_mode() -> None:
 
 
 @pytest.mark.parametrize("steps", [5, 20])
-def test_rows_do_not_touch_each_other(steps: int) -> None:
+def test_rows_are_independent(steps: int) -> None:
     x = GRID[::400]
     base, log_slope, _ = flow_up(score, x, path(steps))
     down = flow_down(score, x, path(steps))
@@ -166,7 +166,7 @@ def test_rows_do_not_touch_each_other(steps: int) -> None:
         torch.testing.assert_close((alone, its_slope), (base[row : row + 1], log_slope[row : row + 1]))
 
 
-def test_scores_are_asked_about_their_own_rows() -> None:
+def test_scores_are_evaluated_for_their_own_rows() -> None:
     shift = torch.linspace(-2.0, 2.0, 21, dtype=FLOAT64)
 
     def shifted(x: Tensor, rows: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
@@ -188,7 +188,7 @@ def test_a_path_without_steps_is_the_identity(sigmas: tuple[float, ...]) -> None
     assert torch.equal(flow_down(score, GRID, sigmas), GRID)
 
 
-def test_the_input_is_left_alone() -> None:
+def test_the_input_is_not_mutated() -> None:
     x = GRID.clone()
     flow_down(score, x, path(5))
     flow_up(score, x, path(5))
@@ -197,7 +197,7 @@ def test_the_input_is_left_alone() -> None:
 
 def test_steps_that_would_fold_are_refined_in_both_directions() -> None:
     def turning(x: Tensor, rows: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        slope = -8.0 if sigma > 0.6 else 8.0  # so that one Heun step from 1 to 0.5 turns the line around
+        slope = -8.0 if sigma > 0.6 else 8.0  # one Heun step from 1 to 0.5 has a negative slope
         return slope * x, torch.full_like(x, slope)
 
     x = torch.linspace(-2.0, 2.0, 9, dtype=FLOAT64)
@@ -230,7 +230,7 @@ def test_rows_with_a_hard_inversion_do_not_change_the_others() -> None:
         assert torch.equal(part, torch.cat(rows))
 
 
-def test_a_smooth_flow_is_inverted_by_little_more_than_a_step_a_level() -> None:
+def test_a_smooth_flow_is_inverted_in_about_one_newton_step_a_level() -> None:
     evaluations = 0
 
     def counted(x: Tensor, rows: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
@@ -246,33 +246,33 @@ def test_a_smooth_flow_is_inverted_by_little_more_than_a_step_a_level() -> None:
 
 
 def rippled_score(x: Tensor, rows: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-    """Scores with a fault of their own at every level: those of no density that a step could carry."""
+    """Return scores with an error that differs between levels, so that no step carries the density exactly."""
     s, ds = score(x, rows, sigma)
-    waves, size = 3.0 / sigma, 0.2 / sigma
-    angle = waves * x + 40.0 * sigma
-    return s + size * torch.sin(angle), ds + size * waves * torch.cos(angle)
+    frequency, size = 3.0 / sigma, 0.2 / sigma
+    angle = frequency * x + 40.0 * sigma
+    return s + size * torch.sin(angle), ds + size * frequency * torch.cos(angle)
 
 
 @pytest.mark.parametrize("function", [score, rippled_score])
 @pytest.mark.parametrize("steps", [10, *STEPS])
-def test_a_rough_inversion_is_mended_by_its_last_newton_step(
+def test_the_last_newton_step_corrects_a_rough_inversion(
     steps: int, function: Callable[..., tuple[Tensor, Tensor]]
 ) -> None:
-    exact, exact_slope, converged = flow_up(function, GRID, path(steps), tolerance=1e-10)
+    exact, exact_slope, converged = flow_up(function, GRID[::4], path(steps), tolerance=1e-10)
     before = torch.inf
     for tolerance in (1e-2, 1e-3, 1e-4):
-        base, log_slope, found = flow_up(function, GRID, path(steps), tolerance)
+        base, log_slope, found = flow_up(function, GRID[::4], path(steps), tolerance)
         whole = converged & found
         assert bool(whole.double().mean() > 0.99)
-        assert float((base - exact)[whole].abs().max()) < 0.1 * tolerance  # nearly a square
+        assert float((base - exact)[whole].abs().max()) < 0.1 * tolerance  # almost quadratic
         error = float((log_slope - exact_slope)[whole].abs().max())
-        assert error < min(4.0 * tolerance, before)  # log densities ask for a quarter of theirs
+        assert error < min(4.0 * tolerance, before)  # log densities use a quarter of their tolerance
         before = error
 
 
-def test_what_cannot_be_inverted_is_said() -> None:
+def test_points_outside_the_range_are_flagged_as_unconverged() -> None:
     def jumping(x: Tensor, rows: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        return torch.where(x > 0.0, 40.0, -40.0) + 0.0 * x, torch.zeros_like(x)  # nothing comes down close to zero
+        return torch.where(x > 0.0, 40.0, -40.0) + 0.0 * x, torch.zeros_like(x)  # no point is carried close to zero
 
     x = torch.tensor([-30.0, 0.05, 30.0], dtype=FLOAT64)
     _, _, converged = flow_up(jumping, x, path(3))
@@ -280,7 +280,7 @@ def test_what_cannot_be_inverted_is_said() -> None:
 
 
 @pytest.mark.parametrize("tolerance", [1e-5, 1e-8])
-def test_single_precision_is_not_asked_for_more_than_it_has(tolerance: float) -> None:
+def test_the_tolerance_is_limited_by_single_precision(tolerance: float) -> None:
     x = torch.linspace(-3.0, 3.0, 101, dtype=FLOAT64)
 
     def single(x: Tensor, rows: Tensor, sigma: float) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,51 @@
+"""How well a score separates outliers from inliers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+
+def auroc(inliers: Tensor, outliers: Tensor) -> float:
+    """Return the area under the receiver operating characteristic of scores ``(N,)`` and ``(M,)``.
+
+    It is the probability that an outlier scores higher than an inlier, 0.5 for an uninformative score, and below 0.5 if
+    the sign is wrong.
+
+    Raises:
+        ValueError: If there are no scores, or one is NaN or infinite.
+
+    Example:
+        >>> import torch
+        >>> auroc(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 0.5]))
+        0.75
+    """
+    negative, positive = _checked("inliers", inliers), _checked("outliers", outliers)
+    labels = np.repeat([0, 1], [len(negative), len(positive)])
+    return float(roc_auc_score(labels, np.concatenate([negative, positive])))
+
+
+def auroc_standard_error(inliers: Tensor, outliers: Tensor, resamples: int = 200, seed: int = 0) -> float:
+    """Return the bootstrap standard error of :func:`auroc`, resampling inliers and outliers separately.
+
+    Raises:
+        ValueError: If there are no scores, one is NaN or infinite, or there are fewer than two resamples.
+    """
+    if resamples < 2:
+        raise ValueError(f"resamples: expected at least 2, got {resamples}")
+    negative, positive = _checked("inliers", inliers), _checked("outliers", outliers)
+    rng = np.random.default_rng(seed)
+    resampled = [rng.choice(scores, (resamples, len(scores))) for scores in (negative, positive)]
+    ranks = stats.rankdata(np.concatenate(resampled, 1), axis=1)  # (R, N + M), ties share their mean rank
+    inliers_below = ranks[:, len(negative) :].mean(1) - 0.5 * (len(positive) + 1)  # mean over the outliers
+    return float(np.std(inliers_below / len(negative), ddof=1))
+
+
+def _checked(name: str, scores: Tensor) -> NDArray[np.float64]:
+    values = scores.detach().double().cpu().numpy()
+    if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
+        raise ValueError(f"{name}: expected finite scores of shape (N,), at least one, got {tuple(scores.shape)}")
+    return values

@@ -1,0 +1,286 @@
+"""Samplers against the distribution functions of their models."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import kstest
+from torch import Tensor
+
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead
+from arcsm._runtime.memory import Workspace
+from arcsm.conditionals.conditionals import Accuracy, Conditionals
+from arcsm.errors import AccuracyWarning
+from arcsm.heads.base import Sigma
+from arcsm.metrics.evaluations import count_evaluations
+from arcsm.samplers import base as sampler_base
+from small_models import MakeModel, assert_uniform, seeded
+
+FLOAT64 = torch.float64
+UNITS: dict[str, Any] = {"shift": [3.0, -20.0], "scale": [0.5, 10.0]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sampler", "method"),
+    [
+        ("score", "probability_flow", "flow"),
+        ("score", "inverse_cdf", "quadrature"),
+        ("gaussian", "inverse_cdf", "closed_form"),
+        ("mixture", "inverse_cdf", "closed_form"),
+        ("mixture", "probability_flow", "flow"),
+    ],
+)
+def test_samples_follow_the_density_of_their_method(
+    make_model: MakeModel, ladder: NoiseLadder, kind: str, sampler: str, method: str
+) -> None:
+    model = make_model(kind, noise=ladder, order=(1, 0), **UNITS)
+    x = model.sample(1500, sampler, seeded(11))
+    assert_uniform(model.cdf(x, method=method, tol=1e-4))
+
+
+def test_the_uniformity_test_detects_another_density(make_model: MakeModel, ladder: NoiseLadder) -> None:
+    model = make_model(noise=ladder)
+    u = model.cdf(model.sample(1500, "inverse_cdf", seeded(11)), method="flow")
+    assert kstest(u[:, 0].numpy(), "uniform").pvalue < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "mixture"])
+def test_fast_flow_converges_to_the_flow(make_model: MakeModel, kind: str) -> None:
+    """Both start from the same uniforms; the error decreases with the square of the number of steps."""
+    model = make_model(kind, noise=NoiseLadder(3.0, 0.2, 8), dtype=FLOAT64, order=(1, 0))
+    exact = model.sample(200, "probability_flow", seeded(11), steps=400, sampler_options={"tol": 1e-8})
+    errors = [
+        float((model.sample(200, "fast_flow", seeded(11), steps=steps) - exact).abs().mean()) for steps in (16, 32, 64)
+    ]
+    assert errors[1] < errors[0] / 2.8
+    assert errors[2] < errors[1] / 2.8
+
+
+def test_fast_flow_is_close_to_the_flow_in_few_steps(make_model: MakeModel) -> None:
+    model = make_model("score", noise=NoiseLadder(3.0, 0.2, 8), dtype=FLOAT64, order=(1, 0))
+    exact = model.sample(200, "probability_flow", seeded(11), steps=100)
+    few = model.sample(200, "fast_flow", seeded(11), steps=4)
+    assert float((few - exact).abs().mean()) < 0.05 * float(exact.std())
+
+
+def test_fast_flow_takes_five_slopes_and_one_score_a_step(make_model: MakeModel) -> None:
+    model = make_model("score", features=1, noise=NoiseLadder(2.0, 0.2, 8))
+    with count_evaluations(model.head) as count:
+        model.sample(50, "fast_flow", seeded(1), steps=4)
+    assert (count.with_derivative, count.scores) == (5 * 50, 4 * 50)
+
+
+class TwoNormals(ScoreHead):
+    """The score of two normal distributions with weights 0.7 and 0.3, whatever the context."""
+
+    def __init__(self, modes: tuple[float, float], deviation: float) -> None:
+        super().__init__(1, (2,))
+        self.modes, self.deviation = torch.tensor(modes, dtype=FLOAT64), deviation
+
+    def projected_score_and_derivative(
+        self, projection: Tensor, x: Tensor, sigma: Sigma = None
+    ) -> tuple[Tensor, Tensor]:
+        variance = self.deviation**2 + float(sigma or 0.0) ** 2
+        slopes = (self.modes - x.double().unsqueeze(-1)) / variance  # (*, 2), towards each mode
+        share = torch.softmax(torch.tensor([0.7, 0.3]).log() - 0.5 * variance * slopes.square(), -1)
+        s = (share * slopes).sum(-1)
+        return s, (share * slopes.square()).sum(-1) - s.square() - 1.0 / variance
+
+    def prepare_score(self, sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda projection, x: self.projected_score_and_derivative(projection, x, sigma)[0]
+
+    def prepare_score_and_derivative(
+        self, sigma: Sigma, workspace: Workspace | None = None
+    ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        return lambda projection, x: self.projected_score_and_derivative(projection, x, sigma)
+
+
+@pytest.mark.parametrize(
+    ("modes", "sigma"),
+    [((-1.0, 1.0), 0.5), ((-0.33, 3.0), 0.5), ((-0.4, 0.6), 0.4), ((8.0, 8.2), 0.1), ((0.0, 0.1), 0.02)],
+)
+def test_fast_flow_integrates_where_the_coarse_grid_is_inaccurate(modes: tuple[float, float], sigma: float) -> None:
+    """The modes are distinct, outside the grid, or too narrow for it."""
+    model = AutoregressiveModel(MADE(1, 1, (4,)), TwoNormals(modes, 0.05), NoiseLadder(sigma, sigma / 5.0, 8)).double()
+    fast = model.sample(2000, "fast_flow", seeded(2), level=0)
+    exact = model.sample(2000, "probability_flow", seeded(2), level=0, sampler_options={"tol": 1e-4})
+    left = [float((x < sum(modes) / 2.0).double().mean()) for x in (fast, exact)]
+    assert left[0] == pytest.approx(left[1], abs=0.02)
+    assert float((fast - exact).abs().median()) < 0.05 * sigma
+
+
+@pytest.mark.parametrize("sampler", ["langevin", "probability_flow", "fast_flow", "inverse_cdf"])
+def test_samplers_work_under_autocast(make_model: MakeModel, ladder: NoiseLadder, sampler: str) -> None:
+    model = make_model("score", noise=ladder, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert bool(model.sample(4, sampler, seeded(1)).isfinite().all())
+
+
+def test_normal_approximation_takes_four_evaluations(make_model: MakeModel, ladder: NoiseLadder) -> None:
+    model = make_model("mixture", noise=ladder, dtype=FLOAT64)
+    conditionals = Conditionals(model.head, model.head.project(torch.randn(40, 3, dtype=FLOAT64)), (8.0,), "quadrature")
+    with count_evaluations(model.head) as count:
+        mean, deviation = sampler_base.normal_approximation(conditionals, 8.0)
+    assert count.scores == 4 * 40
+    exact = Conditionals(model.head, conditionals.projection, (8.0,), "closed_form")
+    for u, normal in ((0.2, -0.8416), (0.5, 0.0), (0.8, 0.8416)):  # under wide noise, conditionals are nearly normal
+        quantile = exact.icdf(torch.full_like(mean, u))
+        torch.testing.assert_close(mean + normal * deviation, quantile, rtol=0.0, atol=0.15 * 8.0)
+
+
+@pytest.mark.parametrize("kind", ["score", "mixture"])
+def test_nodes_around_a_wrong_guess_still_find_all_mass(make_model: MakeModel, ladder: NoiseLadder, kind: str) -> None:
+    model = make_model(kind, noise=ladder, dtype=FLOAT64)
+    projection = model.head.project(torch.randn(60, 3, dtype=FLOAT64))
+    part = Conditionals(model.head, projection, (ladder.sigma_max,), "quadrature", Accuracy(1e-6))
+    guesses = [sampler_base.normal_approximation(part, ladder.sigma_max)]
+    guesses += [(torch.full((60,), mean, dtype=FLOAT64), torch.full((60,), sd, dtype=FLOAT64))
+                for mean, sd in ((1e3, 5.0), (-1e3, 1e-3), (0.0, 1e3))]  # fmt: skip
+    u = torch.rand(60, generator=seeded(3), dtype=FLOAT64)
+    for mean, deviation in guesses:
+        nodes = sampler_base.nodes_around(part, mean, deviation)
+        torch.testing.assert_close(part.icdf(u, nodes), part.icdf(u), rtol=0.0, atol=2e-5)
+
+
+def test_nodes_around_integrate_nearly_normal_conditionals_in_one_pass(make_model: MakeModel) -> None:
+    model = make_model("score", noise=NoiseLadder(8.0, 0.2, 8), dtype=FLOAT64)
+    part = Conditionals(
+        model.head, model.head.project(torch.randn(60, 3, dtype=FLOAT64)), (8.0,), "quadrature", Accuracy(1e-3)
+    )
+    nodes = sampler_base.nodes_around(part, *sampler_base.normal_approximation(part, 8.0))
+    evaluations = part.density(slice(0, 60), 8.0, nodes=nodes).evaluations
+    assert torch.equal(evaluations, torch.full((60,), nodes.shape[1] - 2))  # the score at the outer two is known
+
+
+def test_probability_flow_at_other_levels_and_steps(make_model: MakeModel, ladder: NoiseLadder) -> None:
+    model = make_model(noise=ladder)
+    for options in ({"level": 0}, {"level": 4}, {"steps": 12}):
+        x = model.sample(800, generator=seeded(12), **options)
+        assert_uniform(model.cdf(x, method="flow", tol=1e-4, **options))
+
+
+def test_langevin_samples_a_known_gaussian(make_model: MakeModel) -> None:
+    ladder = NoiseLadder(1.0, 0.5, levels=3)
+    model = make_model("gaussian", noise=ladder, shift=2.0, scale=3.0)
+    x = model.sample(4000, "langevin", seeded(5), sampler_options={"steps": 60})
+    context = model.context(model.standardise(x))
+    mean, variance = model.head.moments(model.head.project(context), ladder.sigma_min)  # type: ignore[operator]
+    z = (model.standardise(x) - mean) / variance.sqrt()
+    # discretisation inflates the stationary variance by 1 / (1 - step / (4 variance))
+    inflation = 1.0 / (1.0 - 0.4 * ladder.sigma_min**2 / (4.0 * variance))
+    z = z / inflation.sqrt()
+    assert_uniform(torch.special.ndtr(z).detach())
+
+
+def test_langevin_without_a_ladder(make_model: MakeModel) -> None:
+    model = make_model("gaussian", features=1)
+    with torch.no_grad():
+        mean, variance = model.head.moments(model.head.project(model.context(torch.zeros(1, 1).double())))  # type: ignore[operator]
+    step = 0.1 * float(variance)
+    x = model.sample(2000, "langevin", seeded(6), sampler_options={"steps": 150, "step_size": step})
+    assert float(x.mean()) == pytest.approx(float(mean), abs=0.1 * float(variance.sqrt()))
+    assert float(x.var()) == pytest.approx(float(variance) / (1.0 - 0.1 / 4.0), rel=0.12)
+
+
+@pytest.mark.parametrize("sampler", ["langevin", "probability_flow", "fast_flow", "inverse_cdf"])
+def test_the_generator_determines_the_sample_and_the_global_state_is_unchanged(
+    make_model: MakeModel, ladder: NoiseLadder, sampler: str
+) -> None:
+    model = make_model(noise=ladder)
+    state = torch.get_rng_state()
+    first = model.sample(6, sampler, seeded(1))
+    assert torch.equal(first, model.sample(6, sampler, seeded(1)))
+    assert not bool((first == model.sample(6, sampler, seeded(2))).any())
+    assert torch.equal(state, torch.get_rng_state())
+    assert not first.requires_grad
+
+
+def test_default_samplers(make_model: MakeModel, ladder: NoiseLadder) -> None:
+    for kind, noise, sampler in (
+        ("score", ladder, "probability_flow"),
+        ("score", None, "inverse_cdf"),
+        ("mixture", ladder, "inverse_cdf"),
+    ):
+        model = make_model(kind, noise=noise)
+        assert torch.equal(model.sample(4, generator=seeded()), model.sample(4, sampler, seeded()))
+
+
+def test_samples_in_batches(make_model: MakeModel, ladder: NoiseLadder) -> None:
+    model = make_model(noise=ladder)
+    x = model.sample(701, generator=seeded(4), batch_size=100)
+    assert x.shape == (701, 2)
+    assert x.dtype == FLOAT64
+    assert len(x.unique(dim=0)) == 701
+    assert_uniform(model.cdf(x, tol=1e-4))
+
+
+@pytest.mark.parametrize("level", [-1, 2])
+def test_denoising_takes_one_step_of_tweedies_formula(make_model: MakeModel, ladder: NoiseLadder, level: int) -> None:
+    model = make_model(noise=ladder, **UNITS)
+    noisy = model.sample(20, generator=seeded(), level=level)
+    clean = model.sample(20, generator=seeded(), level=level, denoise=True)
+    s, _ = model.score(noisy, level)
+    torch.testing.assert_close(clean, noisy + (ladder.sigma(level) * model.scale).square() * s)
+
+
+def test_there_is_no_progress_bar_in_a_pipe(
+    make_model: MakeModel, ladder: NoiseLadder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_model(noise=ladder).sample(3, generator=seeded(), progress=True)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_samples_follow_their_condition(make_model: MakeModel, ladder: NoiseLadder) -> None:
+    model = make_model(noise=ladder, classes=2)
+    labels = torch.arange(1500) % 2
+    x = model.sample(1500, generator=seeded(3), condition=labels, batch_size=400)
+    assert_uniform(model.cdf(x, condition=labels, tol=1e-4))
+    shared = model.sample(5, generator=seeded(4), condition=torch.tensor(1))
+    assert torch.equal(shared, model.sample(5, generator=seeded(4), condition=torch.ones(5, dtype=torch.long)))
+
+
+def test_samples_stay_within_bounds() -> None:
+    torch.manual_seed(0)
+    plain = AutoregressiveModel(MADE(4, 2, (8,)), ScoreHead(2, (8,)), NoiseLadder(1.0, 0.1, 4), shift=1.0, scale=2.0)
+    plain.eval()
+    wide = plain.sample(500, generator=torch.Generator().manual_seed(1))
+    bounded = plain.sample(500, generator=torch.Generator().manual_seed(1), bounds=(0.0, 2.0))
+    assert float(wide.min()) < 0.0
+    assert float(wide.max()) > 2.0
+    torch.testing.assert_close((bounded.min(), bounded.max()), (torch.tensor(0.0), torch.tensor(2.0)))
+    inside = (wide[:, 0] > 0.0) & (wide[:, 0] < 2.0)
+    torch.testing.assert_close(bounded[inside, 0], wide[inside, 0])  # the first dimension does not depend on others
+
+    images = AutoregressiveModel(plain.context, plain.head, plain.noise, metadata={"image_shape": [1, 2, 2]}, scale=2.0)
+    drawn = images.sample(500, generator=torch.Generator().manual_seed(1))
+    assert float(drawn.abs().max()) == pytest.approx(1.0 + 4.0 * 0.1 * 2.0)
+    with pytest.raises(ValueError, match="bounds: expected \\(low, high\\)"):
+        plain.sample(2, bounds=(1.0, 1.0))
+
+
+@pytest.mark.parametrize("sampler", ["probability_flow", "inverse_cdf"])
+def test_samples_warn_about_integrals_that_missed_the_tolerance(
+    make_model: MakeModel, ladder: NoiseLadder, sampler: str
+) -> None:
+    model = make_model(noise=ladder)
+    with pytest.warns(AccuracyWarning, match=r"40 integrals \(of 40 conditionals"):
+        model.sample(20, sampler, batch_size=8, sampler_options={"tol": 1e-18})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.sample(20, sampler)
+
+
+def test_steps_of_a_sampler_differ_from_steps_of_the_ladder(make_model: MakeModel, ladder: NoiseLadder) -> None:
+    """An option of a sampler named ``steps`` reaches the sampler; the argument ``steps`` refines the ladder."""
+    received: dict[str, Any] = {}
+
+    def recording(conditionals: Conditionals, generator: torch.Generator | None = None, steps: int = 1) -> Tensor:
+        received.update(steps=steps, levels=len(conditionals.path))
+        return torch.zeros(len(conditionals), dtype=conditionals.dtype)
+
+    make_model(noise=ladder).sample(3, recording, steps=4, sampler_options={"steps": 7})
+    assert received == {"steps": 7, "levels": 5}
