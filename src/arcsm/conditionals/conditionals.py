@@ -22,15 +22,15 @@ from arcsm._runtime.memory import Workspace
 from arcsm.conditionals.flow import flow_down, flow_up
 from arcsm.conditionals.quadrature import OutsideFunction, PiecewiseDensity, evaluated, from_nodes, integrate
 from arcsm.heads import Head, NormalisedHead, ScoreHead
-from arcsm.heads.score import FULL_SPAN
+from arcsm.heads.score import WINDOW_END_WIDTHS
 
 Method = Literal["closed_form", "flow", "quadrature"]
 
 #: Where integration starts, in widths of the base Gaussian: fine where the mass usually is, out to where the score
 #: is exactly linear.
-_HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, FULL_SPAN)
+_HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, WINDOW_END_WIDTHS)
 #: The same at the largest noise of a ladder, which leaves nothing narrow.
-_HALF_GRID_OF_FLOW = (0.6, 1.2, 1.8, 2.4, 3.0, 4.0, 7.0, FULL_SPAN)
+_HALF_GRID_OF_FLOW = (0.6, 1.2, 1.8, 2.4, 3.0, 4.0, 7.0, WINDOW_END_WIDTHS)
 _WIDENED = 60  # times that a bracket may grow to hold a quantile
 _LEAST_MASS = 1e-4  # of a cell whose mean density is taken from the distribution function
 _CHUNK = 4096  # conditionals integrated at a time
@@ -302,11 +302,13 @@ def starting_nodes(
 
 def outside_of(head: Head, sigma: float | None, nodes: Tensor) -> OutsideFunction | None:
     """What the conditionals of a head are at the outer ones of some nodes ``(N, K)``, where that is known."""
-    if not isinstance(head, ScoreHead) or not head.is_plain:
+    if not isinstance(head, ScoreHead) or not head.has_original_score:
         return None
     innermost = torch.minimum(-nodes[:, 0], nodes[:, -1])
-    support = math.hypot(sigma or 0.0, head.data_std) * FULL_SPAN
-    return partial(head.beyond, sigma) if bool((innermost >= support * (1.0 - 1e-12)).all()) else None
+    support = math.hypot(sigma or 0.0, head.data_std) * WINDOW_END_WIDTHS
+    return (
+        partial(head.tail_score_and_derivative, sigma) if bool((innermost >= support * (1.0 - 1e-12)).all()) else None
+    )
 
 
 @functools.cache

@@ -49,7 +49,7 @@ def score_matching_loss(
     compiled: bool | None,
 ) -> Tensor:
     """Mean over the batch of the sum of weight * (s^2 / 2 + derivative * ds + linear * s); contexts ``(B, D, C)``."""
-    if isinstance(model.head, ScoreHead) and model.head.is_plain and not z.requires_grad:
+    if isinstance(model.head, ScoreHead) and model.head.has_original_score and not z.requires_grad:
         total = fused_score_matching(
             model.head,
             context.flatten(0, -2),

@@ -12,7 +12,7 @@ from torch import Tensor
 from arcsm._runtime.random import open_uniform_like
 from arcsm.conditionals.conditionals import Accuracy, Conditionals, starting_nodes
 from arcsm.heads import Head
-from arcsm.heads.score import FULL_SPAN, ScoreHead
+from arcsm.heads.score import WINDOW_END_WIDTHS, ScoreHead
 
 _LEAST_PRECISION = 0.05  # of a conditional at the largest noise, in those of the noise alone, which is the most
 
@@ -72,7 +72,7 @@ def nodes_around(conditionals: Conditionals, mean: Tensor, deviation: Tensor) ->
 
     Close together where the mass seems to be, so that mostly one pass will do, and the outermost nodes of the head.
     """
-    ends = starting_nodes(conditionals.head, conditionals.projection, conditionals.sigma, (FULL_SPAN,))
+    ends = starting_nodes(conditionals.head, conditionals.projection, conditionals.sigma, (WINDOW_END_WIDTHS,))
     low, middle, high = ends.split(1, 1)
     half = high - middle
     centre = mean[:, None].clamp(middle - 0.8 * half, middle + 0.8 * half)

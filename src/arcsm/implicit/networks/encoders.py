@@ -234,7 +234,7 @@ def chained(fixed: Tensor, noise: Tensor, of_noise: Tensor, of_latents: Tensor, 
     Returns:
         ``(N, D)``.
     """
-    if _native.takes(fixed, noise, of_noise, of_latents, output) and _native.available():
+    if _native.supports(fixed, noise, of_noise, of_latents, output) and _native.available():
         in_c: Tensor = _ChainInC.apply(fixed, noise, of_noise, of_latents, output)
         return in_c
     rows = (fixed + noise.unsqueeze(-1) * of_noise).transpose(0, 1)  # (D, N, U)
@@ -253,8 +253,8 @@ def chained_moments(
         u: Latents, ``(N, D)``.
     """
     nodes, weights = _normal_quadrature()
-    if _native.takes(fixed, u, of_noise, of_latents, output) and _native.available():
-        return _native.chain_moments(fixed, u, of_noise, of_latents, output, nodes, weights)
+    if _native.supports(fixed, u, of_noise, of_latents, output) and _native.available():
+        return _native.latent_chain_moments(fixed, u, of_noise, of_latents, output, nodes, weights)
     earlier = u.new_ones(of_latents.shape[:2]).tril(-1).unsqueeze(-1)
     inner = fixed.transpose(0, 1) + u @ (earlier * of_latents)  # (D, N, U)
     values = torch.stack([
@@ -269,15 +269,15 @@ def chained_moments(
 class _ChainInC(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, fixed: Tensor, noise: Tensor, of_noise: Tensor, of_latents: Tensor, output: Tensor) -> Tensor:
-        found = _native.chain(fixed, noise, of_noise, of_latents, output)
-        ctx.save_for_backward(noise, of_noise, of_latents, output, found.u, *found.kept)
+        found = _native.latent_chain_forward(fixed, noise, of_noise, of_latents, output)
+        ctx.save_for_backward(noise, of_noise, of_latents, output, found.u, *found.hidden)
         return found.u
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         noise, of_noise, of_latents, output, u, *kept = ctx.saved_tensors
-        return _native.chain_back(grad, noise, of_noise, of_latents, output, _native.Chained(u, kept))
+        return _native.latent_chain_backward(grad, noise, of_noise, of_latents, output, _native.LatentChain(u, kept))
 
 
 class _Chain(torch.autograd.Function):
