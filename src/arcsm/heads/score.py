@@ -199,8 +199,8 @@ class ScoreHead(Head):
         """Return the context's contribution to the first hidden layer, ``(*, C)`` to ``(*, H)``."""
         return F.linear(context, self._split_input_weight()[0], self.layers()[0][1])
 
-    def _forward(self, projection: Tensor, x: Tensor, sigma: Sigma, tangent: bool) -> tuple[Tensor, Tensor | None]:
-        """Compute the score and, with ``tangent``, its derivative by x, each ``(*)``; differentiable by everything."""
+    def _forward(self, projection: Tensor, x: Tensor, sigma: Sigma, tangent: bool) -> tuple[Tensor, Any]:
+        """Return the score and, with ``tangent``, its derivative by x (else ``None``), each ``(*)``, with gradients."""
         scales = self.scales(sigma, x)
         _, noise_weight, value_weight = self._split_input_weight()
         features, slopes = self.value_features(x, scales)
@@ -221,9 +221,7 @@ class ScoreHead(Head):
     def projected_score_and_derivative(
         self, projection: Tensor, x: Tensor, sigma: Sigma = None
     ) -> tuple[Tensor, Tensor]:
-        score, derivative = self._forward(projection, x, sigma, tangent=True)
-        assert derivative is not None
-        return score, derivative
+        return self._forward(projection, x, sigma, tangent=True)
 
     def _hidden_layers(
         self, layers: list[tuple[Tensor, Tensor]], z: Tensor, dz: Tensor | None, workspace: Workspace | None = None
@@ -272,14 +270,7 @@ class ScoreHead(Head):
         if isinstance(sigma, Tensor) or not self.has_original_score:
             return super().prepare_score_and_derivative(sigma, workspace)
         level, workspace = self._level(sigma), workspace or Workspace()
-
-        @torch.no_grad()
-        def score_and_derivative(projection: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-            score, derivative = self._forward_at(level, projection, x, workspace)
-            assert derivative is not None
-            return score, derivative
-
-        return score_and_derivative
+        return torch.no_grad()(lambda projection, x: self._forward_at(level, projection, x, workspace))
 
     def _level(self, sigma: float | None) -> Level:
         scales = self.scales(sigma, self.output.weight)
@@ -299,11 +290,11 @@ class ScoreHead(Head):
 
     def _forward_at(
         self, level: Level, projection: Tensor, x: Tensor, workspace: Workspace | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Compute what :meth:`_forward` does, in place and with the folded weights of a level.
+    ) -> tuple[Tensor, Any]:
+        """Return the same as :meth:`_forward`, in place and with the folded weights of a level.
 
-        The derivative is computed if there is a workspace. The first layer is evaluated in two parts, for :math:`x`
-        itself and for its Fourier features. The window is skipped if all values lie where it is 1.
+        The derivative is computed if there is a workspace. The first layer has two parts, for :math:`x` itself and for
+        its Fourier features. The window is skipped if all values lie where it is 1.
         """
 
         def buffer(name: str, *shape: int) -> Tensor | None:
@@ -318,7 +309,7 @@ class ScoreHead(Head):
         if self.sinusoids:
             features, slopes = self._fourier_features(x, level, tangent=dz is not None)
             z.view(-1, z.shape[-1]).addmm_(features, level.fourier_weight)
-            if dz is not None and slopes is not None:
+            if dz is not None:
                 dz.addmm_(slopes, level.fourier_weight)
         z, dz = self._hidden_layers(level.layers, z, dz, workspace)
         gate, slope = torch.sigmoid_(z), None
@@ -333,7 +324,7 @@ class ScoreHead(Head):
         score = correction.sub_(x, alpha=level.width**-2)
         return score, None if slope is None else slope.sub_(level.width**-2)
 
-    def _fourier_features(self, x: Tensor, level: Level, tangent: bool) -> tuple[Tensor, Tensor | None]:
+    def _fourier_features(self, x: Tensor, level: Level, tangent: bool) -> tuple[Tensor, Any]:
         """Return sines and cosines under their envelope and their derivatives by x, ``(x.numel(), 2 J)`` each."""
         angle = x.unsqueeze(-1) * self.frequencies
         envelope = torch.exp(x.square() * (-0.5 / (4.0 * level.width) ** 2)).unsqueeze(-1)

@@ -63,17 +63,14 @@ def fused_score_matching(
     keep_freed_memory()
     if sigma is not None:
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape)
-    coefficients, constant = _loss_coefficients(head, x, sigma, weight, derivative, linear)
+    points, constant = _points(head, x, sigma, weight, derivative, linear)
     forward_backward, default_points = _choose_implementation(head, x, compiled)
+    chunks = _even_slices(len(x), default_points if chunk_points is None else chunk_points)
     tangent = bool(derivative.count_nonzero())
 
     def run_chunk(network: _Network, context: Tensor, rows: slice) -> tuple[Tensor, Tensor, list[Tensor]]:
-        chunk = _Coefficients(*(column[rows] for column in coefficients))
-        return forward_backward(
-            head, network, context[rows], x[rows], None if sigma is None else sigma[rows], chunk, tangent
-        )
+        return forward_backward(head, network, context[rows], points.rows(rows), tangent)
 
-    chunks = _even_slices(len(x), default_points if chunk_points is None else chunk_points)
     parameters = [p for layer in (*head.layers(), (head.output.weight, head.output.bias)) for p in layer]
     return constant + _FusedScoreMatching.apply(run_chunk, chunks, sigma is not None, context, *parameters)
 
@@ -99,32 +96,38 @@ def _warn_not_compiled() -> None:
         warn(f"compilation failed, continuing without it: {error}", UserWarning)
 
 
-class _Coefficients(NamedTuple):
-    """The loss of each point as a function of the correction F, computed by the network, and its derivative F'.
+class _Points(NamedTuple):
+    """Values, and their losses as functions of the network's correction F and its derivative F', each ``(N,)``.
 
     .. math:: \\omega\\, s\\,(\\tfrac12 s + b) + \\text{correction_weight}\\, F + \\text{slope_weight}\\, F'
         + \\text{const}, \\qquad s = \\text{base_score} + \\text{gain}\\, F
     """
 
-    gain: Tensor  # (N,), like all others
+    x: Tensor
+    sigma: Tensor | None
+    gain: Tensor
     base_score: Tensor
     weight: Tensor  # omega
     linear: Tensor  # b
     correction_weight: Tensor
     slope_weight: Tensor
 
+    def rows(self, rows: slice) -> _Points:
+        return _Points(*(None if column is None else column[rows] for column in self))  # type: ignore[arg-type]
 
-def _loss_coefficients(
+
+def _points(
     head: ScoreHead, x: Tensor, sigma: Tensor | None, weight: Tensor, derivative: Tensor, linear: Tensor
-) -> tuple[_Coefficients, Tensor]:
-    """Return the coefficients of all points, and the part of the loss that does not depend on the network."""
+) -> tuple[_Points, Tensor]:
+    """Return all points, and the part of the loss that does not depend on the network."""
     scales = head.scales(sigma, x)
     window, dwindow = head.window(x, scales.width)
     weight, derivative, linear = (t.to(x).expand(x.shape) for t in (weight, derivative, linear))
     outer = weight * derivative
     gain, base_score, precision = scales.gain * window, -x / scales.width.square(), scales.width.pow(-2)
-    coefficients = _Coefficients(gain, base_score, weight, linear, outer * scales.gain * dwindow, outer * gain)
-    return coefficients, -(outer * precision).sum()
+    correction_weight, slope_weight = outer * scales.gain * dwindow, outer * gain
+    points = _Points(x, sigma, gain, base_score, weight, linear, correction_weight, slope_weight)
+    return points, -(outer * precision).sum()
 
 
 class _FusedScoreMatching(torch.autograd.Function):
@@ -188,13 +191,7 @@ class _Layer(NamedTuple):
 
 
 def _forward_backward(
-    head: ScoreHead,
-    network: _Network,
-    context: Tensor,  # (n, C)
-    x: Tensor,  # (n,)
-    sigma: Tensor | None,  # (n,)
-    coefficients: _Coefficients,  # (n,) each
-    tangent: bool,
+    head: ScoreHead, network: _Network, context: Tensor, points: _Points, tangent: bool
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Return the loss of a chunk, its gradient by the contexts, ``(n, C)``, and its gradients by weights and biases.
 
@@ -202,7 +199,7 @@ def _forward_backward(
     only with ``tangent``. ``grad_z`` is the gradient of the loss by ``z``, and so on.
     """
     layers = network.layers
-    features, slopes = _noise_and_value_features(head, x, sigma)
+    features, slopes = _noise_and_value_features(head, points)
     inputs = torch.cat([context, features], -1)  # (n, I)
     saved: list[_Layer] = []
     h, dh = inputs, None
@@ -219,7 +216,7 @@ def _forward_backward(
             saved.append(_silu(z, dz, saved[-1] if head.residual and saved else None))
         h, dh = saved[-1].h, saved[-1].dh
 
-    loss, gradients, grad_h, grad_dh = _output_layer(network, saved[-1], coefficients)
+    loss, gradients, grad_h, grad_dh = _output_layer(network, saved[-1], points)
     for index in reversed(range(len(layers))):
         layer, (weight, _) = saved[index], layers[index]
         grad_z, grad_dz = grad_h * layer.slope, None
@@ -246,11 +243,11 @@ def _forward_backward(
     return loss, grad_context.T, gradients[::-1]
 
 
-def _noise_and_value_features(head: ScoreHead, x: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor]:
+def _noise_and_value_features(head: ScoreHead, points: _Points) -> tuple[Tensor, Tensor]:
     """Return the inputs of the first layer beside the context, and the derivative of the last ones by x, ``(n, V)``."""
-    scales = head.scales(sigma, x)
-    features, slopes = head.value_features(x, scales)
-    return features if sigma is None else torch.cat([head.embedding(scales), features], -1), slopes
+    scales = head.scales(points.sigma, points.x)
+    features, slopes = head.value_features(points.x, scales)
+    return features if points.sigma is None else torch.cat([head.embedding(scales), features], -1), slopes
 
 
 def _silu(z: Tensor, dz: Tensor | None, below: _Layer | None) -> _Layer:
@@ -280,39 +277,33 @@ def _last_activation(z: Tensor, dz: Tensor | None) -> _Layer:
 
 
 def _output_layer(
-    network: _Network, last: _Layer, coefficients: _Coefficients
+    network: _Network, last: _Layer, points: _Points
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor | None]:
     """Return the loss, its gradients by the output's bias and weight, and those by ``h`` and ``dh``, ``(n, H)``."""
-    c, weight, bias = coefficients, network.output[0][0], network.output[1]  # (H,), (1,)
+    weight, bias = network.output[0][0], network.output[1]  # (H,), (1,)
     correction = last.h @ weight + (bias - 0.5 * weight.sum())
-    score = torch.addcmul(c.base_score, c.gain, correction)
-    loss = c.weight * score * (0.5 * score + c.linear)
-    grad_correction = c.weight * c.gain * (score + c.linear)
+    score = torch.addcmul(points.base_score, points.gain, correction)
+    loss = points.weight * score * (0.5 * score + points.linear)
+    grad_correction = points.weight * points.gain * (score + points.linear)
     if last.dh is None:
         grad_weight = grad_correction @ last.h
     else:
-        loss = loss + c.correction_weight * correction + c.slope_weight * (last.dh @ weight)
-        grad_correction = grad_correction + c.correction_weight
-        grad_weight = grad_correction @ last.h + c.slope_weight @ last.dh
+        loss = loss + points.correction_weight * correction + points.slope_weight * (last.dh @ weight)
+        grad_correction = grad_correction + points.correction_weight
+        grad_weight = grad_correction @ last.h + points.slope_weight @ last.dh
     grad_bias = grad_correction.sum()
-    grad_dh = None if last.dh is None else c.slope_weight[:, None] * weight
+    grad_dh = None if last.dh is None else points.slope_weight[:, None] * weight
     gradients = [grad_bias[None], (grad_weight - 0.5 * grad_bias)[None]]
     return loss.sum(), gradients, grad_correction[:, None] * weight, grad_dh
 
 
 def _native_forward_backward(
-    head: ScoreHead,
-    network: _Network,
-    context: Tensor,
-    x: Tensor,
-    sigma: Tensor | None,
-    coefficients: _Coefficients,
-    tangent: bool,
+    head: ScoreHead, network: _Network, context: Tensor, points: _Points, tangent: bool
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Do the same as :func:`_forward_backward` in C."""
-    features, slopes = _noise_and_value_features(head, x, sigma)
+    """Return the same as :func:`_forward_backward`, computed in C."""
+    context, coefficients = context.to(points.x.dtype), torch.stack(points[2:])
     loss, grad_context, gradients = _native.score_matching_forward_backward(
-        context.to(x.dtype), features, slopes, torch.stack(coefficients), network.parameters(), head.residual, tangent
+        context, *_noise_and_value_features(head, points), coefficients, network.parameters(), head.residual, tangent
     )
     return torch.tensor(loss, dtype=torch.float64), grad_context, gradients
 
