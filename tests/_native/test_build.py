@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler, an
 
 
 def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
-    """A shell script in the compiler's place; ``$COMPILER`` is the true one."""
+    """Replace the compiler by a shell script, in which ``$COMPILER`` is the real one."""
     path = tmp_path / "compiler"
     path.write_text(f"#!/bin/sh\nCOMPILER={COMPILER}\n{script}\n", encoding="latin-1")
     path.chmod(0o755)
@@ -93,14 +93,14 @@ def test_hanging_compiler_is_killed_with_its_children(tmp_path: Path, monkeypatc
         _native.library()
     assert time.monotonic() - started_at < 60.0
     child = int(started.read_text())
-    for _ in range(100):  # until whoever inherits it has seen that it ended
+    for _ in range(100):  # wait until the orphan is reaped
         try:
             if ") Z" in Path(f"/proc/{child}/stat").read_text():
                 return
-        except OSError:  # there is none any more
+        except OSError:  # reaped
             return
         time.sleep(0.1)
-    pytest.fail("its child goes on")
+    pytest.fail("its child is still running")
 
 
 @pytest.mark.usefixtures("fresh_compilation")
@@ -117,9 +117,9 @@ def test_unsupported_processor_flags_are_left_out(
     ("instructions", "step"), [("-mno-avx", 8), ("-mavx2 -mfma -mno-avx512f", 16), ("-mavx512f -mavx512dq", 64)]
 )
 def test_every_vector_width_gives_the_same_results(instructions: str, step: int) -> None:
-    """In a process of its own for each, as a library stays as it was loaded."""
+    """Each width runs in its own process, because a loaded library cannot be replaced."""
     if platform.machine() not in {"x86_64", "AMD64"} or not Path("/proc/cpuinfo").exists():
-        pytest.skip("is about processors of x86-64, and asks Linux which one this is")
+        pytest.skip("needs an x86-64 processor, and /proc/cpuinfo to identify it")
     flags = set(Path("/proc/cpuinfo").read_text().split())
     needed = {word.removeprefix("-m") for word in instructions.split() if not word.startswith("-mno")}
     if not needed <= flags:
@@ -140,7 +140,7 @@ for compiled in (False, True):
     result.append(torch.autograd.grad(loss, [context, *head.parameters()]))
 from arcsm.implicit.networks.encoders import chained
 inputs = [torch.randn(70, 5, 9), torch.randn(70, 5), torch.randn(5, 9), torch.randn(5, 5, 9) / 2, torch.randn(5, 9) / 9]
-for dtype in (torch.float64, torch.float32):  # the former in torch
+for dtype in (torch.float64, torch.float32):  # double precision runs in torch
     leaves = [t.to(dtype).requires_grad_() for t in inputs]
     u = chained(*leaves)
     result[dtype == torch.float32] += (u, *torch.autograd.grad(u.square().sum(), leaves))

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler, an
 
 
 def random_chain(rows: int, count: int, units: int) -> list[Tensor]:
-    """What a chain is made of, as :func:`arcsm._native.latent_chain_forward` takes it."""
+    """Return random arguments of :func:`arcsm._native.latent_chain_forward`."""
     shapes = [(rows, count, units), (rows, count), (count, units), (count, count, units), (count, units)]
     fixed, noise, noise_weight, latent_weight, output_weight = (torch.randn(shape) for shape in shapes)
     return [fixed, noise, noise_weight, latent_weight / count**0.5, output_weight / units]
@@ -34,7 +34,7 @@ def chain_and_gradients(inputs: list[Tensor], dtype: torch.dtype) -> list[Tensor
 def test_latents_and_gradients_match_double_precision(
     rows: int, count: int, units: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Held against double precision, which runs in torch."""
+    """The reference is double precision, which runs in torch."""
     inputs, calls, chain = random_chain(rows, count, units), [], _native.latent_chain_forward
     exact = chain_and_gradients(inputs, torch.float64)
     monkeypatch.setattr(
@@ -49,7 +49,7 @@ def test_latents_and_gradients_match_double_precision(
 
 @pytest.mark.parametrize(("rows", "count", "units"), [(1, 1, 1), (5, 3, 7), (129, 16, 32), (600, 4, 33), (0, 3, 4)])
 def test_moments_match_double_precision(rows: int, count: int, units: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Held against double precision, which runs in torch."""
+    """The reference is double precision, which runs in torch."""
     fixed, u, noise_weight, latent_weight, output_weight = random_chain(rows, count, units)
     inputs = [fixed, u, noise_weight, latent_weight, 5.0 * output_weight]
     calls, moments = [], _native.latent_chain_moments

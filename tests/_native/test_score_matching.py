@@ -15,7 +15,7 @@ WEIGHTS = [torch.randn(4, 5), torch.randn(4), torch.randn(1, 4), torch.randn(1)]
 
 
 def arguments(**changes: Tensor | list[Tensor] | bool) -> dict[str, object]:
-    """A walk of five points through layers of four and three units."""
+    """Return arguments for five points and layers of four and three units."""
     sizes = [(4, 3 + 2), (4,), (3, 4), (3,), (1, 3), (1,)]
     inputs: dict[str, object] = {
         "context": torch.randn(5, 3),

@@ -16,7 +16,7 @@ from arcsm.metrics import bits_per_dim
 
 
 def discretised(levels: int = 8, components: int = 3) -> tuple[DiscretisedLogisticMixtureHead, Tensor]:
-    """A head with random weights and the projections of five contexts, in double precision."""
+    """Return a head with random weights and the projections of five contexts, in double precision."""
     torch.manual_seed(0)
     head = DiscretisedLogisticMixtureHead(4, components, levels).double()
     return head, head.project(torch.randn(5, 4, dtype=torch.float64))

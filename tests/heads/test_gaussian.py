@@ -24,4 +24,4 @@ def test_moments_follow_from_the_projection() -> None:
     mean, variance = head.moments(raw)  # type: ignore[operator]
     assert mean.tolist() == [1.5, -2.0, 0.0]
     assert variance[:2].sqrt().log().tolist() == pytest.approx([0.0, 1.0], abs=1e-3)
-    assert float(variance[2].sqrt().log()) == pytest.approx(-7.0)  # the floor
+    assert float(variance[2].sqrt().log()) == pytest.approx(-7.0)  # the minimum

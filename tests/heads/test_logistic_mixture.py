@@ -38,8 +38,8 @@ def test_mixture_is_stable_in_the_tails_and_at_tiny_scales(raw_scale: float, dty
         assert bool(value.isfinite().all())
         (gradient,) = torch.autograd.grad(value.sum(), projection, retain_graph=True)
         assert bool(gradient.isfinite().all())
-    scale = torch.tensor([1.0 / scale, -1.0 / scale], dtype=dtype)
-    torch.testing.assert_close(s[[0, -1]].detach(), scale, rtol=1e-5, atol=0.0)  # an exponential tail
+    tail_scores = torch.tensor([1.0 / scale, -1.0 / scale], dtype=dtype)
+    torch.testing.assert_close(s[[0, -1]].detach(), tail_scores, rtol=1e-5, atol=0.0)  # an exponential tail
     assert distribution[[0, -1]].tolist() == [0.0, 1.0]
     assert bool(distribution.diff().ge(0.0).all())
 

@@ -25,7 +25,7 @@ def integrated(head: ScoreHead, projection: Tensor, sigma: float | None) -> Piec
 
 @torch.no_grad()
 def on_fine_grid(head: ScoreHead, projection: Tensor, sigma: float | None) -> tuple[Tensor, Tensor]:
-    """A fine grid over the support and the log density on it, by a rule of the test's own, ``(N, K)`` each."""
+    """Return a fine grid up to the tails and the log density on it, by an independent rule, ``(N, K)`` each."""
     edge = float(head.tail_start(sigma, projection))
     x = torch.linspace(-edge, edge, 40_001, dtype=FLOAT64).expand(len(projection), -1)
     s, ds = head.projected_score_and_derivative(projection.unsqueeze(1), x, sigma)
@@ -49,7 +49,7 @@ def test_score_head_normalises_for_any_weights(
     density = integrated(head, projection, sigma)
     assert bool(density.log_mass.isfinite().all())
     x, log_prob = on_fine_grid(head, projection, sigma)
-    if strength <= 1.0:  # steeper ones need a finer grid than this
+    if strength <= 1.0:  # steeper densities need a finer grid
         mode = log_prob.argmax(1, keepdim=True)
         error = (density.log_prob(x.gather(1, mode)) - log_prob.gather(1, mode))[:, 0].abs()
         assert bool((error <= 1e-4 + 10.0 * density.error).all())
@@ -70,12 +70,12 @@ def test_error_estimate_covers_modes_hidden_by_a_very_steep_network() -> None:
 
 @torch.no_grad()
 def largest_error_with_128_evaluations(model: AutoregressiveModel, x: Tensor) -> float:
-    """Of the log densities of all conditionals at rows of data, in nats, against a uniform grid."""
+    """Return the largest error of the conditionals' log densities in nats, against a uniform grid."""
     assert isinstance(model.head, ScoreHead)
     z = model.standardise(x)
     sigma, projection = model.path()[-1], model.head.project(model.context(z))
     log_prob = model.log_prob(x, reduce=False, method="quadrature", tol=1e-5, max_evaluations=128)
-    log_prob = log_prob + torch.log(model.scale)  # of the standardised values
+    log_prob = log_prob + torch.log(model.scale)  # in standardised units
     error = []
     for row in range(len(x)):
         grid, truth = on_fine_grid(model.head, projection[row], sigma)
@@ -87,8 +87,8 @@ def largest_error_with_128_evaluations(model: AutoregressiveModel, x: Tensor) ->
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::arcsm.errors.AccuracyWarning")  # a tolerance of 1e-5 is another matter
-@pytest.mark.parametrize("preset", ["toy-rings", "toy-two-spirals"])  # the sets with the most modes
+@pytest.mark.filterwarnings("ignore::arcsm.errors.AccuracyWarning")  # about the tolerance of 1e-5
+@pytest.mark.parametrize("preset", ["toy-rings", "toy-two-spirals"])  # the data sets with the most modes
 def test_128_evaluations_suffice_for_a_trained_preset(preset: str) -> None:
     config = load_config(preset, [])
     dataset = load_dataset(config.data)
@@ -109,7 +109,7 @@ def test_scores_in_the_tails_cost_no_evaluations(sigma: float | None) -> None:
         evaluations[rows] += x.shape[1]
         return head.projected_score_and_derivative(projection[rows].unsqueeze(1), x, sigma)
 
-    anchor = torch.linspace(-1.5, 1.5, 40, dtype=FLOAT64) * nodes[0, -1]  # some are farther out still
+    anchor = torch.linspace(-1.5, 1.5, 40, dtype=FLOAT64) * nodes[0, -1]  # the outermost lie beyond the nodes
     plain = integrate(score, nodes, anchor)
     evaluations.zero_()
     density = integrate(score, nodes, anchor, outside=outside_of(head, sigma, nodes))
@@ -126,7 +126,7 @@ def test_closed_form_scores_are_used_only_in_the_tails() -> None:
     nearer = nodes.clone()
     nearer[2, -1] = nodes[2, -2] + 0.1
     assert outside_of(head, 0.5, nearer) is None
-    assert outside_of(head, 0.6, nodes) is None  # whose support is wider
+    assert outside_of(head, 0.6, nodes) is None  # its tails start further out
     for kind in ("gaussian", "mixture"):
         assert outside_of(NORMALISED_HEADS[kind](), 0.5, nodes) is None
 

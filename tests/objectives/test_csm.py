@@ -36,7 +36,7 @@ def test_all_mixes_have_the_same_expectation(kind: str) -> None:
             for mix in (1.0, 0.5, 0.0, "auto")
         ]
     for values in losses[1:]:
-        difference = values - losses[0]  # same noise, so only Stein's identity is between them
+        difference = values - losses[0]  # same noise: they differ only by Stein's identity
         assert abs(difference.mean()) < 4.5 * difference.std() / math.sqrt(len(difference))
         assert difference.std() > 0
 
@@ -50,7 +50,7 @@ def test_csm_of_a_gaussian_is_minimised_at_its_moments() -> None:
         for parameter in model.parameters():
             parameter.zero_()
         model.head.parameters_of.bias[0] = mean
-        raw = math.log(math.expm1(0.5 * math.log(var) + 7.0)) - 7.0  # undo the smooth floor
+        raw = math.log(math.expm1(0.5 * math.log(var) + 7.0)) - 7.0  # invert the smooth minimum
         model.head.parameters_of.bias[1] = raw
     loss = objectives.csm(model, x)
     assert float(loss.detach()) == pytest.approx(-0.5 / var, rel=1e-9)

@@ -34,7 +34,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 def score_head(dtype: torch.dtype = FLOAT64, **arguments: Any) -> ScoreHead:
-    """A score head whose weights are all drawn anew, so that no term of a gradient is small by chance."""
+    """Return a score head with large random weights, so that every term of a gradient matters."""
     head = ScoreHead(context_features=3, **arguments).to(dtype)
     with torch.no_grad():
         for parameter in head.parameters():
@@ -43,7 +43,7 @@ def score_head(dtype: torch.dtype = FLOAT64, **arguments: Any) -> ScoreHead:
 
 
 def random_batch(n: int = POINTS, mix: str = "mixed", dtype: torch.dtype = FLOAT64) -> dict[str, Tensor]:
-    """Arguments of the loss; some values lie where the head's window falls, some beyond it."""
+    """Return arguments of the loss, with values inside the head's window, on its slope and beyond it."""
     x = torch.randn(n, dtype=dtype)
     x[: n // 4] *= 12.0
     a = {"csm": torch.ones(n), "dsm": torch.zeros(n), "mixed": torch.rand(n)}[mix].to(dtype)
@@ -69,7 +69,7 @@ def double_backward(
     derivative: Tensor,
     linear: Tensor,
 ) -> Tensor:
-    """The same loss with the derivative of the score by autograd."""
+    """Return the same loss with the derivative of the score by autograd."""
     x = x.detach().requires_grad_()
     s = head.projected_score(head.project(context), x, sigma)
     (ds,) = torch.autograd.grad(s.sum(), x, create_graph=True)
@@ -213,7 +213,7 @@ def test_backward_pass_saves_no_hidden_layers(mix: str) -> None:
 
 
 def test_no_tensor_is_as_large_as_a_hidden_layer_of_all_points() -> None:
-    """The largest tensor that any operation makes while the loss is computed, by the number of points."""
+    """Compare the largest tensor that any operation creates at two numbers of points."""
 
     class Largest(TorchDispatchMode):
         size = 0
@@ -239,7 +239,7 @@ def test_no_tensor_is_as_large_as_a_hidden_layer_of_all_points() -> None:
 
 @pytest.fixture
 def runs_in_c(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """That the test walked in C, and without a warning."""
+    """Fail a test that does not run in C, or that warns."""
     calls, compiled = [], _native.score_matching_forward_backward
 
     def counted(*arguments: Any) -> Any:
@@ -298,7 +298,7 @@ def test_c_shares_any_number_of_points_among_threads(count: int) -> None:
 
 
 def assert_as_accurate_as_torch(head: ScoreHead, batch: dict[str, Tensor], sigma: Sigma) -> None:
-    """Held against double precision, where C must be about as accurate as single precision in torch."""
+    """Compare with double precision: C must be about as accurate as single precision in torch."""
     results = []
     for dtype, compiled in ((FLOAT64, False), (torch.float32, False), (torch.float32, True)):
         head, cast = head.to(dtype), {name: value.to(dtype) for name, value in batch.items()}
@@ -395,7 +395,7 @@ def test_default_without_a_compiler_is_silent() -> None:
 
 
 def test_failed_torch_compile_warns_once_and_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On an accelerator; here the way there is taken on the processor."""
+    """``torch.compile`` is for accelerators; here the processor stands in for one."""
 
     def broken(*_: Any, **__: Any) -> Any:
         def compiled(*_: Any) -> Any:

@@ -23,7 +23,7 @@ def test_sm_of_the_conditional_scores_is_csm(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["gaussian", "mixture"])
 def test_sm_ssm_and_csm_agree_for_independent_dimensions(kind: str) -> None:
     model, x = build(HEADS[kind]()), torch.randn(40, 3)
-    with torch.no_grad():  # no context depends on x any more
+    with torch.no_grad():  # contexts no longer depend on x
         for layer in model.context.layers[:-1]:
             layer.weight.zero_()
     csm = objectives.csm(model, x)

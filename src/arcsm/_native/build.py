@@ -61,12 +61,8 @@ def _load_library() -> ctypes.CDLL | CompilationError:
     code.score_matching_forward_backward.restype, code.vector_step.restype = ctypes.c_double, ctypes.c_long
     for function in (code.latent_chain_forward, code.latent_chain_backward, code.latent_chain_moments):
         function.restype = None
-    for function in (
-        code.score_matching_workspace_bytes,
-        code.latent_chain_workspace_bytes,
-        code.latent_chain_hidden_bytes,
-        code.vector_alignment,
-    ):
+    workspaces = code.score_matching_workspace_bytes, code.latent_chain_workspace_bytes
+    for function in (*workspaces, code.latent_chain_hidden_bytes, code.vector_alignment):
         function.restype = ctypes.c_size_t
     return code
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,15 +34,9 @@ def latent_chain_forward(
     _check((fixed, noise, noise_weight, latent_weight, output_weight))
     fixed, noise, *weights = (t.contiguous() for t in (fixed, noise, noise_weight, latent_weight, output_weight))
     u, parts, sizes = torch.empty_like(noise), share_rows(len(noise), _MIN_ROWS_PER_THREAD), fixed.shape[1:]
-    workspaces = _workspaces(sizes, len(parts))
     hidden = [allocate(_hidden_bytes(part, sizes), _alignment()) for part in parts]
-
-    def run(number: int) -> None:
-        part = parts[number]
-        tensors = fixed[part], noise[part], u[part], hidden[number], workspaces[number]
-        library().latent_chain_forward(*_longs(part, sizes), addresses(weights), *map(address, tensors))
-
-    on_threads(run, len(parts))
+    arguments = [map(address, (fixed[part], noise[part], u[part], h)) for part, h in zip(parts, hidden, strict=True)]
+    _call(library().latent_chain_forward, parts, sizes, weights, arguments)
     return LatentChain(u, hidden)
 
 
@@ -57,8 +51,7 @@ def latent_chain_backward(
     """Return the gradients by all arguments of :func:`latent_chain_forward`, in their order, on as many threads.
 
     Raises:
-        TypeError: If a tensor is not in single precision on a processor.
-        ValueError: If the shapes do not match, or ``chain`` was not computed from the same rows.
+        TypeError, ValueError: As :func:`latent_chain_forward`, or if ``chain`` was not computed from the same rows.
     """
     grad_fixed, grad_noise = noise.new_empty(*noise.shape, output_weight.shape[-1]), torch.empty_like(noise)
     _check((grad_fixed, noise, noise_weight, latent_weight, output_weight), grad_u, chain.u)
@@ -71,21 +64,16 @@ def latent_chain_backward(
     bytes_of_parts = [hidden.numel() for hidden in chain.hidden if hidden.numel()]
     if not aligned or [_hidden_bytes(part, sizes) for part in parts] != bytes_of_parts:
         raise ValueError("chain: expected the result of latent_chain_forward for the same rows")
-    workspaces = _workspaces(sizes, len(parts))
     grad_weights = [[torch.zeros_like(weight) for weight in weights] for _ in parts]
-
-    def run(number: int) -> None:
-        part = parts[number]
-        tensors = noise[part], u[part], grad_u[part], grad_fixed[part], grad_noise[part]
-        library().latent_chain_backward(
-            *_longs(part, sizes),
-            addresses(weights),
-            *map(address, tensors),
+    arguments = [
+        (
+            *map(address, (noise[part], u[part], grad_u[part], grad_fixed[part], grad_noise[part])),
             addresses(grad_weights[number]),
-            *map(address, (chain.hidden[number], workspaces[number])),
+            address(chain.hidden[number]),
         )
-
-    on_threads(run, len(parts))
+        for number, part in enumerate(parts)
+    ]
+    _call(library().latent_chain_backward, parts, sizes, weights, arguments)
     sums = [torch.stack(each).sum(0) for each in zip(*grad_weights, strict=True)] or list(
         map(torch.zeros_like, weights)
     )
@@ -110,9 +98,7 @@ def latent_chain_moments(
         node_weights: Their weights.
 
     Raises:
-        CompilationError: If the C code cannot be compiled.
-        TypeError: If a tensor is not in single precision on a processor.
-        ValueError: If the shapes or the numbers of nodes and weights do not match.
+        CompilationError, TypeError, ValueError: As :func:`latent_chain_forward`, or for a wrong number of nodes.
     """
     _check((fixed, u, noise_weight, latent_weight, output_weight))
     if len(nodes) != len(node_weights) or not 1 <= len(nodes) <= _MAX_NODES:
@@ -120,16 +106,17 @@ def latent_chain_moments(
     fixed, u, *weights = (t.contiguous() for t in (fixed, u, noise_weight, latent_weight, output_weight))
     mean, variance = torch.empty_like(u), torch.empty_like(u)
     parts, sizes = share_rows(len(u), _MIN_ROWS_PER_THREAD), fixed.shape[1:]
-    workspaces = _workspaces(sizes, len(parts))
     quadrature = [(ctypes.c_float * len(nodes))(*values) for values in (nodes, node_weights)]
-
-    def run(number: int) -> None:
-        part = parts[number]
-        inputs = *map(address, (fixed[part], u[part])), ctypes.c_long(len(nodes)), *quadrature
-        outputs = map(address, (mean[part], variance[part], workspaces[number]))
-        library().latent_chain_moments(*_longs(part, sizes), addresses(weights), *inputs, *outputs)
-
-    on_threads(run, len(parts))
+    arguments = [
+        (
+            *map(address, (fixed[part], u[part])),
+            ctypes.c_long(len(nodes)),
+            *quadrature,
+            *map(address, (mean[part], variance[part])),
+        )
+        for part in parts
+    ]
+    _call(library().latent_chain_moments, parts, sizes, weights, arguments)
     return mean, variance
 
 
@@ -153,6 +140,19 @@ def _hidden_bytes(part: slice, sizes: Sequence[int]) -> int:
     return int(library().latent_chain_hidden_bytes(*_longs(part, sizes)))
 
 
-def _workspaces(sizes: Sequence[int], count: int) -> list[Tensor]:
+def _call(
+    function: Callable[..., None],
+    parts: Sequence[slice],
+    sizes: Sequence[int],
+    weights: Sequence[Tensor],
+    arguments: Sequence[Iterable[object]],
+) -> None:
+    """Call a C function for each part of the rows on a thread of its own, with workspaces allocated here."""
     size = int(library().latent_chain_workspace_bytes(*map(ctypes.c_long, sizes)))
-    return [allocate(size, _alignment()) for _ in range(count)]
+    workspaces = [allocate(size, _alignment()) for _ in parts]
+
+    def run(number: int) -> None:
+        longs, workspace = _longs(parts[number], sizes), address(workspaces[number])
+        function(*longs, addresses(weights), *arguments[number], workspace)
+
+    on_threads(run, len(parts))

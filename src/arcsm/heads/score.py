@@ -300,9 +300,9 @@ class ScoreHead(Head):
         def buffer(name: str, *shape: int) -> Tensor | None:
             return None if workspace is None else workspace.empty(name, shape, projection)
 
-        given = torch.add(projection, level.noise_projection, out=buffer("given", *projection.shape))
+        shared = torch.add(projection, level.noise_projection, out=buffer("shared", *projection.shape))
         buffer_z = buffer("z", *x.shape, projection.shape[-1])
-        z, dz = torch.addcmul(given, x.unsqueeze(-1), level.value_weight, out=buffer_z), None
+        z, dz = torch.addcmul(shared, x.unsqueeze(-1), level.value_weight, out=buffer_z), None
         if workspace is not None:
             z = z.flatten(0, -2)
             dz = workspace.empty("dz", z.shape, z).copy_(level.value_weight)

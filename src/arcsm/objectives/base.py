@@ -62,15 +62,8 @@ def score_matching_loss(
 ) -> Tensor:
     """Return the mean over rows of the sum of :math:`\\omega\\,(\\tfrac12 s^2 + a\\, \\partial_x s + b\\, s)`.
 
-    Arguments:
-        model: The model.
-        context: ``(B, D, C)``.
-        x: ``(B, D)``.
-        sigma: Noise level, ``(B, D)``.
-        weight: :math:`\\omega`, ``(B, D)`` or ``()``, like the next two.
-        derivative: :math:`a`.
-        linear: :math:`b`.
-        compiled: See :func:`arcsm.objectives.fused.fused_score_matching`.
+    Contexts are ``(B, D, C)``, values and noise levels ``(B, D)``, and the coefficients ``weight``, ``derivative`` and
+    ``linear`` are ``(B, D)`` or ``()``.
     """
     if isinstance(model.head, ScoreHead) and model.head.has_original_score and not x.requires_grad:
         total = fused_score_matching(

@@ -35,9 +35,9 @@ def csm(
     .. math:: J = \\mathbb{E} \\sum_d \\tfrac12 s_d^2 + \\partial_{x_d} s_d
 
     With a ladder (paper, Appendix C.2), the context reads :math:`\\hat x = x + \\sigma_L \\epsilon`, and the scalar is
-    :math:`\\tilde x_d = x_d + \\sigma \\epsilon'_d` at a noise level drawn for each row and dimension. The noise is
-    known, so by Stein's identity, :math:`\\mathbb{E}\\, \\partial s_d = \\mathbb{E}\\, s_d \\epsilon'_d / \\sigma`, any mix
-    :math:`a` gives an objective with the same expectation and another variance:
+    :math:`\\tilde x_d = x_d + \\sigma \\epsilon'_d` at a noise level drawn for each row and dimension. By Stein's
+    identity, :math:`\\mathbb{E}\\, \\partial s_d = \\mathbb{E}\\, s_d \\epsilon'_d / \\sigma`, so every mix :math:`a`
+    gives an objective with the same expectation, but another variance:
 
     .. math:: J_a = \\mathbb{E} \\sum_d \\omega(\\sigma) \\big[ \\tfrac12 s_d^2 + a\\, \\partial_{x_d} s_d
         + (1 - a)\\, s_d \\epsilon'_d / \\sigma \\big]
