@@ -296,15 +296,13 @@ class ScoreHead(Head):
         The derivative is computed if there is a workspace. The first layer has two parts, for :math:`x` itself and for
         its Fourier features. The window is skipped if all values lie where it is 1.
         """
-
-        def buffer(name: str, *shape: int) -> Tensor | None:
-            return None if workspace is None else workspace.empty(name, shape, projection)
-
-        shared = torch.add(projection, level.noise_projection, out=buffer("shared", *projection.shape))
-        buffer_z = buffer("z", *x.shape, projection.shape[-1])
-        z, dz = torch.addcmul(shared, x.unsqueeze(-1), level.value_weight, out=buffer_z), None
-        if workspace is not None:
-            z = z.flatten(0, -2)
+        if workspace is None:
+            z, dz = torch.addcmul(projection + level.noise_projection, x.unsqueeze(-1), level.value_weight), None
+        else:
+            place = workspace.empty("shared", projection.shape, projection)
+            shared = torch.add(projection, level.noise_projection, out=place)
+            place = workspace.empty("z", (*x.shape, projection.shape[-1]), shared)
+            z = torch.addcmul(shared, x.unsqueeze(-1), level.value_weight, out=place).flatten(0, -2)  # (N, H)
             dz = workspace.empty("dz", z.shape, z).copy_(level.value_weight)
         if self.sinusoids:
             features, slopes = self._fourier_features(x, level, tangent=dz is not None)
