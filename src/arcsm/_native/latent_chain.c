@@ -65,8 +65,8 @@ static matrix hidden_units(vec *hidden_space, long tile, long latents, long unit
 static long rows_in_tile(long rows, long tile) { return rows - tile * TILE < TILE ? rows - tile * TILE : TILE; }
 
 /* Computes `u`, (rows, D), from `fixed`, (rows, D, U), and `noise`, (rows, D), and stores the hidden units. */
-void latent_chain_forward(long rows, long latents, long units, const weights *weights, const float *fixed, const float *noise,
-                  float *u, vec *hidden_space, vec *space)
+void latent_chain_forward(long rows, long latents, long units, const weights *weights, const float *fixed,
+                          const float *noise, float *u, vec *hidden_space, vec *space)
 {
     const workspace w = lay_out(space, latents, units);
     for (long tile = 0; tile * TILE < rows; tile++) {

@@ -249,9 +249,10 @@ static void backward(const shape *s, const float *const *weight, workspace w, la
  * (layers + 1) arrays each, the last of them of the output. The inputs are `context`, (count, C), and `features`,
  * (count, I - C); the last V features have derivatives `slopes`, (count, V), by x. `points` are COEFFICIENTS rows with
  * `next` numbers from row to row. Weights are (units, inputs). */
-double score_matching_forward_backward(const shape *s, long count, const float *context, const float *features, const float *slopes,
-                      const float *points, long next, const float *const *weight, const float *const *bias,
-                      float *const *grad_weight, float *const *grad_bias, float *grad_context, void *space)
+double score_matching_forward_backward(const shape *s, long count, const float *context, const float *features,
+                                       const float *slopes, const float *points, long next, const float *const *weight,
+                                       const float *const *bias, float *const *grad_weight, float *const *grad_bias,
+                                       float *grad_context, void *space)
 {
     const long half = half_width(s), last = s->layers - 1, rest = s->inputs - s->context;
     layer layers[s->layers];
