@@ -15,7 +15,7 @@ from torch import Tensor
 
 from arcsm import ScoreHead
 from arcsm.metrics.costs import extra_memory_mib as extra_memory
-from arcsm.objectives.fused import CHUNK, fused_score_matching
+from arcsm.objectives.fused import CHUNK_POINTS, fused_score_matching
 from benchmarks.timing import interleaved_medians, show
 
 BATCH, FEATURES, CONTEXT, HIDDEN = 64, 784, 8, 64
@@ -47,12 +47,12 @@ def fused(head: ScoreHead, context: Tensor, x: Tensor, compiled: bool = False) -
 
 def matrix_products(head: ScoreHead, context: Tensor, x: Tensor) -> None:
     """Compute only the matrix products that every such step needs, forward and backward."""
-    first, second = (layer.weight.detach() for layer in head.layers())
+    first, second = (weight.detach() for weight, _ in head.layers())
     first = torch.cat([first[:, :CONTEXT], first[:, -1:]], 1)  # the columns for the noise level are unused
     out = head.output.weight.detach()[0]
-    inputs = torch.randn(min(CHUNK, len(x)), CONTEXT + 1)
-    for start in range(0, len(x), CHUNK):
-        u = inputs[: min(CHUNK, len(x) - start)]
+    inputs = torch.randn(min(CHUNK_POINTS, len(x)), CONTEXT + 1)
+    for start in range(0, len(x), CHUNK_POINTS):
+        u = inputs[: min(CHUNK_POINTS, len(x) - start)]
         z = u @ first.T
         for _ in ("value", "derivative"):
             top = z @ second.T

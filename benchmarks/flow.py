@@ -45,7 +45,7 @@ def fresh(conditionals: Conditionals) -> Conditionals:
 
 def products(head: ScoreHead, evaluations: int) -> Callable[[], None]:
     """Compute only the matrix products of so many evaluations of the score and its derivative."""
-    weights = [layer.weight for layer in head.layers()[1:]]
+    weights = [weight for weight, _ in head.layers()[1:]]
     waves = weights[0].new_zeros(_BLOCK, 2 * head.sinusoids)
     first = weights[0].new_zeros(2 * head.sinusoids, weights[0].shape[1])
     hidden = weights[0].new_zeros(_BLOCK, weights[0].shape[1])

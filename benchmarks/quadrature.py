@@ -42,7 +42,7 @@ def known_everywhere(head: Head, projection: Tensor, points: Tensor, sigma: floa
 def by_uniform_grid(head: Head, projection: Tensor, x: Tensor, sigma: float) -> tuple[Tensor, int]:
     """Return log densities at ``x (N,)`` from scores and slopes on a fine grid, and the largest number of modes."""
     assert isinstance(head, ScoreHead)
-    half = float(head.support(sigma, x))
+    half = float(head.tail_start(sigma, x))
     grid = torch.linspace(-half, half, _NODES, dtype=torch.float64)
     width = grid[1] - grid[0]
     found, most_modes = [], 0
@@ -80,7 +80,7 @@ class FineDensity:
     @classmethod
     def of(cls, head: Head, projection: Tensor, value: float, sigma: float, points: int = 40_001) -> FineDensity:
         assert isinstance(head, ScoreHead)
-        half = float(head.support(sigma, projection))
+        half = float(head.tail_start(sigma, projection))
         x = torch.linspace(-half, half, points, dtype=torch.float64)
         width = float(x[1] - x[0])
         s, ds, energy = known_everywhere(head, projection, x, sigma)

@@ -1,4 +1,4 @@
-"""Frequencies of the sines and cosines that networks are shown of a value."""
+"""Frequencies of Fourier features: sines and cosines of a value as inputs of a network."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from torch import Tensor
 
 
 def fourier_frequencies(count: int, largest: float) -> Tensor:
-    """Geometric ones from 1 to the largest (a single one is the largest), ``(count,)`` in double precision.
+    """Return geometrically spaced frequencies from 1 to ``largest``, ``(count,)`` in double precision.
+
+    A single frequency is the largest one.
 
     Raises:
-        ValueError: for a negative number of them, or a largest that is not positive and finite.
+        ValueError: If ``count`` is negative, or ``largest`` is not positive and finite.
 
     Example:
         >>> fourier_frequencies(3, 4.0).tolist()
@@ -20,7 +22,7 @@ def fourier_frequencies(count: int, largest: float) -> Tensor:
     """
     if not (count >= 0 and 0.0 < largest < math.inf):
         raise ValueError(
-            f"expected a number of sinusoids and a positive max_frequency, got sinusoids={count}, "
+            f"expected sinusoids of at least 0 and a positive max_frequency, got sinusoids={count}, "
             f"max_frequency={largest}"
         )
     steps = torch.linspace(0.0, 1.0, count, dtype=torch.float64) if count > 1 else torch.ones(count).double()

@@ -1,23 +1,23 @@
-"""The innermost loops of training in C, compiled on this machine when they are first asked for.
+"""The innermost loops of training in C, compiled on the user's machine at first use.
 
-A compiler for all programs cannot keep a point's hidden layers in a core's own cache from the first product to the last
-gradient; ``walk.c`` does, and ``chain.c`` goes from latent to latent without a call between them. They are options:
-without a C compiler everything works as well, more slowly.
+``score_matching.c`` keeps the hidden layers of a tile of points in a core's own cache from the first product to the
+last gradient, which a general compiler of tensor programs cannot do. ``latent_chain.c`` computes autoregressive latents
+without a call between them. Both are optional: without a C compiler the same results come from torch, more slowly.
 """
 
 from arcsm._native.build import CompilationError, available, library
-from arcsm._native.latents import Chained, chain, chain_back, chain_moments
-from arcsm._native.memory import takes
-from arcsm._native.scores import walk
+from arcsm._native.latent_chain import LatentChain, latent_chain_backward, latent_chain_forward, latent_chain_moments
+from arcsm._native.memory import supports
+from arcsm._native.score_matching import score_matching_forward_backward
 
 __all__ = [
-    "Chained",
     "CompilationError",
+    "LatentChain",
     "available",
-    "chain",
-    "chain_back",
-    "chain_moments",
+    "latent_chain_backward",
+    "latent_chain_forward",
+    "latent_chain_moments",
     "library",
-    "takes",
-    "walk",
+    "score_matching_forward_backward",
+    "supports",
 ]

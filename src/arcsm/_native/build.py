@@ -1,7 +1,7 @@
-"""From C to a library for this very processor.
+"""Compile the C sources into a library for the processor at hand.
 
-It is compiled anew in every process that asks for it, into a folder that is gone a moment later: a second or two is
-little beside the import of torch, and what is not kept can be neither damaged, nor out of date, nor somebody else's.
+Every process compiles anew, in a temporary folder. That takes a second or two, little beside the import of torch, and
+no cached binary can become stale, corrupt or untrusted.
 """
 
 from __future__ import annotations
@@ -19,79 +19,77 @@ from importlib.resources import files
 from pathlib import Path
 
 _COMPILERS = ("cc", "gcc", "clang")
-_SOURCES, _HEADERS = ("walk.c", "chain.c"), ("kernels.h",)
+_SOURCES, _HEADERS = ("score_matching.c", "latent_chain.c"), ("kernels.h",)
 _FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared")
-_NATIVE = (("-march=native",), ("-mcpu=native",), ())  # the first by which it can be compiled is taken
-_SECONDS = 60.0  # of patience
+_PROCESSOR_FLAGS = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler accepts is used
+_TIMEOUT_SECONDS = 60.0
 
 
 class CompilationError(RuntimeError):
-    """There is no compiler, or it could not do it; the message is one line."""
+    """There is no C compiler, or it failed; the message is one line."""
 
 
 def library() -> ctypes.CDLL:
-    """The library of the C files of this package, compiled the first time.
+    """Return the compiled library, compiling it on the first call.
 
     Raises:
-        CompilationError: where there is no compiler, or it fails; it is not tried again.
+        CompilationError: If there is no compiler or it fails. A failed compilation is not repeated.
     """
-    found = _attempt()
-    if isinstance(found, CompilationError):
-        raise found
-    return found
+    result = _load_library()
+    if isinstance(result, CompilationError):
+        raise result
+    return result
 
 
 def available() -> bool:
-    """Whether the library can be had on this machine; compiles it to find out, which takes a second or two."""
-    return not isinstance(_attempt(), CompilationError)
+    """Return whether the library can be compiled on this machine, compiling it on the first call."""
+    return not isinstance(_load_library(), CompilationError)
 
 
 @lru_cache
-def _attempt() -> ctypes.CDLL | CompilationError:
+def _load_library() -> ctypes.CDLL | CompilationError:
     try:
         with tempfile.TemporaryDirectory(prefix="arcsm-", ignore_cleanup_errors=True) as folder:
             for file in (*_SOURCES, *_HEADERS):
                 source = files("arcsm._native").joinpath(file).read_text(encoding="utf-8")
                 Path(folder, file).write_text(source, encoding="utf-8")
-            return _declared(ctypes.CDLL(str(_compile(_compiler(), Path(folder)))))
+            code = ctypes.CDLL(str(_compile(_find_compiler(), Path(folder))))
     except CompilationError as error:
         return error
-    except (OSError, ValueError) as error:  # a full disk, no folder to write to, a CC that is no command, ...
-        return CompilationError(f"compilation in C: {error}")
-
-
-def _declared(code: ctypes.CDLL) -> ctypes.CDLL:
-    """What its functions return; what they take, their callers say."""
-    code.walk.restype, code.vector_step.restype = ctypes.c_double, ctypes.c_long
-    code.chain.restype = code.chain_back.restype = code.chain_moments.restype = None
-    for size in (code.walk_space, code.chain_space, code.chain_kept, code.vector_alignment):
-        size.restype = ctypes.c_size_t
+    except (OSError, ValueError) as error:  # full disk, no writable folder, malformed CC, ...
+        return CompilationError(f"C compilation failed: {error}")
+    code.score_matching_forward_backward.restype, code.vector_step.restype = ctypes.c_double, ctypes.c_long
+    for function in (code.latent_chain_forward, code.latent_chain_backward, code.latent_chain_moments):
+        function.restype = None
+    workspaces = code.score_matching_workspace_bytes, code.latent_chain_workspace_bytes
+    for function in (*workspaces, code.latent_chain_hidden_bytes, code.vector_alignment):
+        function.restype = ctypes.c_size_t
     return code
 
 
-def _compiler() -> list[str]:
-    """The command of the C compiler: that of the environment's CC, or the first one found."""
-    wanted = shlex.split(os.environ.get("CC", ""))
-    for command in [wanted] if wanted else [[name] for name in _COMPILERS]:
+def _find_compiler() -> list[str]:
+    """Return the command of the C compiler: the environment's ``CC``, or the first of the usual names on the path."""
+    environment = shlex.split(os.environ.get("CC", ""))
+    for command in [environment] if environment else [[name] for name in _COMPILERS]:
         if shutil.which(command[0]):
             return command
-    raise CompilationError(f"no C compiler: looked for {', '.join(wanted[:1] or _COMPILERS)}")
+    raise CompilationError(f"no C compiler: looked for {', '.join(environment[:1] or _COMPILERS)}")
 
 
 def _compile(compiler: list[str], folder: Path) -> Path:
-    """The library, with the most of the processor that the compiler, and what it calls, can make use of."""
-    made, said = folder / "made.so", ""
+    """Compile for the full instruction set of the processor if the compiler can, and return the library's path."""
+    output, errors = folder / "arcsm.so", ""
     sources = [str(folder / file) for file in _SOURCES]
-    for native in _NATIVE:
-        code, said = _run([*compiler, *_FLAGS, *native, "-o", str(made), *sources])
+    for processor in _PROCESSOR_FLAGS:
+        code, errors = _run([*compiler, *_FLAGS, *processor, "-o", str(output), *sources])
         if code == 0:
-            return made
-    lines = [line for line in said.splitlines() if "error" in line] or said.splitlines() or ["it failed"]
+            return output
+    lines = [line for line in errors.splitlines() if "error" in line] or errors.splitlines() or ["failed silently"]
     raise CompilationError(f"{compiler[0]}: {lines[0].strip()}")
 
 
 def _run(command: list[str]) -> tuple[int, str]:
-    """Exit status and what was said on standard error; all that it has started ends with our patience."""
+    """Return exit status and standard error; kill the command with its children at the timeout or on an interrupt."""
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -102,12 +100,12 @@ def _run(command: list[str]) -> tuple[int, str]:
         start_new_session=True,
     ) as process:
         try:
-            _, said = process.communicate(timeout=_SECONDS)
+            _, errors = process.communicate(timeout=_TIMEOUT_SECONDS)
         except BaseException as error:
-            with suppress(AttributeError, ProcessLookupError):  # no groups of processes here; already gone
+            with suppress(AttributeError, ProcessLookupError):  # no process groups on this system, or already ended
                 os.killpg(process.pid, signal.SIGKILL)
             process.kill()
             if isinstance(error, subprocess.TimeoutExpired):
-                raise CompilationError(f"{command[0]}: not done after {_SECONDS:g} seconds") from error
+                raise CompilationError(f"{command[0]}: not done after {_TIMEOUT_SECONDS:g} seconds") from error
             raise
-    return process.returncode, said
+    return process.returncode, errors

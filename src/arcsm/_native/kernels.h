@@ -1,13 +1,13 @@
-/* Vectors, matrices of them, and their products: what the walks are made of.
+/* Vectors, matrices of vectors, and their products.
  *
- * Points lie side by side in vectors, so that what a unit of a network is for some points is a row of a matrix.
+ * Points lie side by side in vectors, so the values of a unit of a network for many points are a row of a matrix.
  */
 
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-/* Registers hold ROWS x COLUMNS vectors of a product, one row of COLUMNS more, and a number. */
+/* Registers hold ROWS x COLUMNS vectors of a product, one more row of COLUMNS vectors, and one broadcast number. */
 #if defined(__AVX512F__)
 enum { LANES = 16, COLUMNS = 4 };
 #elif defined(__AVX__)
@@ -24,17 +24,17 @@ typedef int32_t bits __attribute__((vector_size(4 * LANES), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* A matrix of vectors: a row for each unit. */
+/* A matrix of vectors, with a row for each unit. */
 typedef struct {
     vec *at;
-    long stride; /* vectors from row to row; odd, so that rows do not fall on the same lines of a cache */
+    long stride; /* vectors from row to row; odd, so that rows do not share cache lines */
 } matrix;
 
 INLINE vec *row(matrix m, long index) { return m.at + index * m.stride; }
 INLINE matrix from_column(matrix m, long column) { return (matrix){m.at + column, m.stride}; }
-INLINE vec all(float value) { return value - (vec){0}; }
+INLINE vec broadcast(float value) { return value - (vec){0}; }
 
-INLINE float sum_of(vec v)
+INLINE float sum_lanes(vec v)
 {
     union {
         vec v;
@@ -46,16 +46,16 @@ INLINE float sum_of(vec v)
     return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
-/* 1 / (1 + exp(-z)), to about two units in the last place; not a number stays not a number.
+/* 1 / (1 + exp(-z)) to about two units in the last place; NaN stays NaN.
  * exp(x) = 2^n exp(r), |r| <= ln(2) / 2, by the Taylor polynomial of seventh degree. */
 INLINE vec logistic(vec z)
 {
-    const vec most = all(87.0f), round = all(12582912.0f);
+    const vec most = broadcast(87.0f), round = broadcast(12582912.0f);
     bits high = -z > most, low = z > most;
     vec x = (vec)(((bits)-z & ~(high | low)) | ((bits)most & high) | ((bits)-most & low));
     vec shifted = x * 1.44269504f + round, n = shifted - round;
     vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    vec p = all(1.0f / 5040.0f);
+    vec p = broadcast(1.0f / 5040.0f);
     p = p * r + 1.0f / 720.0f;
     p = p * r + 1.0f / 120.0f;
     p = p * r + 1.0f / 24.0f;
@@ -66,10 +66,10 @@ INLINE vec logistic(vec z)
     return (vec)((bits)(1.0f / (1.0f + power)) | (z != z));
 }
 
-/* By the logistic function, or near zero, where that would lose digits, by the Taylor polynomial of eleventh degree. */
+/* Uses the logistic function; near zero, where that loses digits, the Taylor polynomial of eleventh degree. */
 INLINE vec hyperbolic_tangent(vec z)
 {
-    vec s = z * z, p = all(-1382.0f / 155925.0f);
+    vec s = z * z, p = broadcast(-1382.0f / 155925.0f);
     p = p * s + 62.0f / 2835.0f;
     p = p * s - 17.0f / 315.0f;
     p = p * s + 2.0f / 15.0f;
@@ -81,16 +81,16 @@ INLINE vec hyperbolic_tangent(vec z)
 
 /* Products ---------------------------------------------------------------------------------------------------------- */
 
-/* out[r] (+)= sum_k a[r, k] in[k] for a few rows and COLUMNS vectors of each. */
+/* out[r] (+)= sum_k a[r, k] in[k] for a few rows and COLUMNS vectors of each row. */
 INLINE void product_block(int rows, int columns, const float *a, long next_row, long next_k, long inner, matrix in,
-                          matrix out, int more)
+                          matrix out, int accumulate)
 {
     vec sum[ROWS][COLUMNS];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
         for (int c = 0; c < columns; c++)
-            sum[r][c] = more ? row(out, r)[c] : all(0.0f);
+            sum[r][c] = accumulate ? row(out, r)[c] : broadcast(0.0f);
     for (long k = 0; k < inner; k++) {
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
@@ -108,46 +108,47 @@ INLINE void product_block(int rows, int columns, const float *a, long next_row, 
 }
 
 INLINE void product_rows(long rows, int columns, const float *a, long next_row, long next_k, long inner, matrix in,
-                         matrix out, int more)
+                         matrix out, int accumulate)
 {
     for (long r = 0; r < rows; r += ROWS) {
         const float *from = a + r * next_row;
         const matrix to = {row(out, r), out.stride};
         switch (rows - r) {
-        case 1: product_block(1, columns, from, next_row, next_k, inner, in, to, more); break;
-        case 2: product_block(2, columns, from, next_row, next_k, inner, in, to, more); break;
-        case 3: product_block(3, columns, from, next_row, next_k, inner, in, to, more); break;
-        case 4: product_block(4, columns, from, next_row, next_k, inner, in, to, more); break;
-        case 5: product_block(5, columns, from, next_row, next_k, inner, in, to, more); break;
-        default: product_block(ROWS, columns, from, next_row, next_k, inner, in, to, more);
+        case 1: product_block(1, columns, from, next_row, next_k, inner, in, to, accumulate); break;
+        case 2: product_block(2, columns, from, next_row, next_k, inner, in, to, accumulate); break;
+        case 3: product_block(3, columns, from, next_row, next_k, inner, in, to, accumulate); break;
+        case 4: product_block(4, columns, from, next_row, next_k, inner, in, to, accumulate); break;
+        case 5: product_block(5, columns, from, next_row, next_k, inner, in, to, accumulate); break;
+        default: product_block(ROWS, columns, from, next_row, next_k, inner, in, to, accumulate);
         }
     }
 }
 
 /* out (+)= A in, where A has `rows` rows and `inner` columns, and out has `width` vectors in a row. */
 static void product(long rows, long inner, const float *a, long next_row, long next_k, matrix in, matrix out,
-                    long width, int more)
+                    long width, int accumulate)
 {
     long c = 0;
     for (; c + COLUMNS <= width; c += COLUMNS)
-        product_rows(rows, COLUMNS, a, next_row, next_k, inner, from_column(in, c), from_column(out, c), more);
+        product_rows(rows, COLUMNS, a, next_row, next_k, inner, from_column(in, c), from_column(out, c), accumulate);
     for (; c < width; c++)
-        product_rows(rows, 1, a, next_row, next_k, inner, from_column(in, c), from_column(out, c), more);
+        product_rows(rows, 1, a, next_row, next_k, inner, from_column(in, c), from_column(out, c), accumulate);
 }
 
-/* out += A in with many columns in A, a few at a time, so that the rows of `in` that are at work stay close by. */
-static void long_product(long rows, long inner, matrix a, matrix in, matrix out, long width)
+/* out += A in for an A with many columns, in blocks of columns so that the rows of `in` stay in the cache. */
+static void blocked_product(long rows, long inner, matrix a, matrix in, matrix out, long width)
 {
-    const long some = 64;
-    for (long k = 0; k < inner; k += some) {
+    const long block = 64;
+    for (long k = 0; k < inner; k += block) {
         const matrix here = {row(in, k), in.stride};
-        product(rows, inner - k < some ? inner - k : some, (float *)a.at + k, a.stride * LANES, 1, here, out, width, 1);
+        product(rows, inner - k < block ? inner - k : block, (float *)a.at + k, a.stride * LANES, 1, here, out, width,
+                1);
     }
 }
 
 /* Transposition ------------------------------------------------------------------------------------------------------ */
 
-/* Of vectors a and b: lanes without bit `step` of a beside those of b, moved by `step`; and those with it. */
+/* For vectors a and b: the lanes whose number lacks bit `step`, those of b moved up by it; and the lanes that have it. */
 #define LOW(l, step) ((l) & (step) ? LANES + ((l) ^ (step)) : (l))
 #define HIGH(l, step) ((l) & (step) ? LANES + (l) : (l) ^ (step))
 #define FOUR(of, l, step) of(l, step), of(l + 1, step), of(l + 2, step), of(l + 3, step)
@@ -171,7 +172,7 @@ static void long_product(long rows, long inner, matrix a, matrix in, matrix out,
         v[r + (step)] = SHUFFLE(HIGH, a, b, step);                                                                     \
     }
 
-/* A square of LANES rows and as many columns, in place. */
+/* Transposes a square of LANES rows and columns in place. */
 INLINE void transpose(vec *v)
 {
 #if defined(__AVX512F__)
@@ -184,15 +185,15 @@ INLINE void transpose(vec *v)
     EXCHANGE(v, 1)
 }
 
-/* A row for each unit to one for each point; lanes beyond the last unit are zero. */
-static void by_points(matrix from, long units, long width, matrix to)
+/* Turns a row for each unit into a row for each point; lanes beyond the last unit are zero. */
+static void transpose_to_points(matrix from, long units, long width, matrix to)
 {
     for (long i = 0; i < units; i += LANES)
         for (long w = 0; w < width; w++) {
             vec square[LANES];
 #pragma GCC unroll 16
             for (int r = 0; r < LANES; r++)
-                square[r] = i + r < units ? row(from, i + r)[w] : all(0.0f);
+                square[r] = i + r < units ? row(from, i + r)[w] : broadcast(0.0f);
             transpose(square);
 #pragma GCC unroll 16
             for (int r = 0; r < LANES; r++)
@@ -200,15 +201,15 @@ static void by_points(matrix from, long units, long width, matrix to)
         }
 }
 
-INLINE vec loaded(const float *from)
+INLINE vec load(const float *from)
 {
     vec v;
     memcpy(&v, from, sizeof(vec));
     return v;
 }
 
-/* `count` rows of numbers, `next` apart, to a row of vectors for each column; what is beyond the last point is zero. */
-static void turn(const float *from, long next, long count, long columns, matrix to, long width)
+/* Loads `count` rows of numbers, `next` numbers apart, as a row of vectors for each column, padded with zeros. */
+static void load_transposed(const float *from, long next, long count, long columns, matrix to, long width)
 {
     long j = 0;
     for (; j + LANES <= columns; j += LANES)
@@ -216,7 +217,7 @@ static void turn(const float *from, long next, long count, long columns, matrix 
             vec square[LANES];
 #pragma GCC unroll 16
             for (int r = 0; r < LANES; r++)
-                square[r] = w * LANES + r < count ? loaded(from + (w * LANES + r) * next + j) : all(0.0f);
+                square[r] = w * LANES + r < count ? load(from + (w * LANES + r) * next + j) : broadcast(0.0f);
             transpose(square);
 #pragma GCC unroll 16
             for (int r = 0; r < LANES; r++)
@@ -230,7 +231,7 @@ static void turn(const float *from, long next, long count, long columns, matrix 
     }
 }
 
-static void turn_back(matrix from, long count, long columns, float *to, long next)
+static void store_transposed(matrix from, long count, long columns, float *to, long next)
 {
     for (long j = 0; j < columns; j++) {
         const float *in = (const float *)row(from, j);
@@ -242,12 +243,12 @@ static void turn_back(matrix from, long count, long columns, float *to, long nex
 /* Memory ------------------------------------------------------------------------------------------------------------ */
 
 static long odd(long width) { return width | 1; }
-static long in_vectors(long units) { return (units + LANES - 1) / LANES; }
+static long vectors_for(long units) { return (units + LANES - 1) / LANES; }
 
-/* The next rows of a space; without a space, their number is counted all the same. */
-static matrix take(vec *space, size_t *used, long rows, long width)
+/* Returns the next rows of a space and counts them; without a space it only counts. */
+static matrix allocate(vec *space, size_t *used, long rows, long width)
 {
-    matrix found = {space ? space + *used : NULL, odd(width)};
+    matrix next = {space ? space + *used : NULL, odd(width)};
     *used += (size_t)(rows * odd(width));
-    return found;
+    return next;
 }

@@ -1,4 +1,4 @@
-"""Tensors as C sees them, and threads for it."""
+"""Pass tensors to C, and share the rows of a call among threads."""
 
 from __future__ import annotations
 
@@ -14,50 +14,60 @@ from arcsm._runtime.threads import map_on_threads
 T = TypeVar("T")
 
 
-def takes(*tensors: Tensor) -> bool:
-    """Whether C can have tensors: plain ones of single precision on the processor.
-
-    Not those that stand in for others while a program is traced.
-    """
+def supports(*tensors: Tensor) -> bool:
+    """Return whether C can read the tensors: plain ones in single precision on a processor, outside of tracing."""
     plain = all(type(t) in (Tensor, nn.Parameter) for t in tensors) and not torch.compiler.is_compiling()
     return plain and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
 
 
 def address(tensor: Tensor) -> ctypes.c_void_p:
-    """Where a tensor begins; a name has to hold it until C is done.
+    """Return the address of a tensor's first element; the caller must keep the tensor alive until C returns.
 
     Raises:
-        TypeError: for one that is nowhere, such as those that stand in for others while a program is traced.
+        TypeError: If the tensor has no memory, such as the placeholders of a traced program.
     """
-    found = tensor.data_ptr()
-    if found == 0 and tensor.numel():
+    pointer = tensor.data_ptr()
+    if pointer == 0 and tensor.numel():
         raise TypeError("expected tensors with memory of their own")
-    return ctypes.c_void_p(found)
+    return ctypes.c_void_p(pointer)
 
 
 def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    """An array of where each of some tensors begins."""
+    """Return a C array of the addresses of several tensors."""
     return (ctypes.c_void_p * len(tensors))(*map(address, tensors))
 
 
-def memory(size: int, alignment: int) -> Tensor:
-    """Bytes that begin at a multiple of ``alignment``."""
-    taken = torch.empty(size + alignment, dtype=torch.uint8)
-    begin = -taken.data_ptr() % alignment
-    return taken[begin : begin + size]
+def check_shapes(name: str, tensors: Sequence[Tensor], valid: bool) -> None:
+    """Reject tensors that would make C read or write out of bounds.
+
+    Raises:
+        TypeError: If a tensor is not in single precision on a processor.
+        ValueError: If the shapes are not ``valid``.
+    """
+    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
+        raise TypeError(f"{name}: expected float32 tensors on the processor")
+    if not valid:
+        raise ValueError(f"{name}: shapes do not match: {', '.join(str(tuple(t.shape)) for t in tensors)}")
 
 
-def shares(rows: int, fewest: int) -> list[slice]:
-    """Rows for each of torch's threads, or for fewer threads where each would get less than ``fewest``."""
-    threads = max(1, min(torch.get_num_threads(), -(-rows // fewest)))
+def allocate(size: int, alignment: int) -> Tensor:
+    """Return ``size`` bytes that begin at a multiple of ``alignment``."""
+    memory = torch.empty(size + alignment, dtype=torch.uint8)
+    begin = -memory.data_ptr() % alignment
+    return memory[begin : begin + size]
+
+
+def share_rows(rows: int, min_rows: int) -> list[slice]:
+    """Return the rows of each thread: as many threads as torch has, or fewer with at least ``min_rows`` rows each."""
+    threads = max(1, min(torch.get_num_threads(), -(-rows // min_rows)))
     size = -(-rows // threads)
     return [slice(min(number * size, rows), min((number + 1) * size, rows)) for number in range(threads)]
 
 
-def each_share(function: Callable[[int], T], count: int) -> list[T]:
-    """A function of the number of each share, on as many threads: C lets go of the interpreter.
+def on_threads(function: Callable[[int], T], count: int) -> list[T]:
+    """Call a function of the numbers 0 to ``count`` - 1, each on its own thread; C calls release the interpreter lock.
 
-    In it no operation of torch may be big enough to be shared by threads of torch's own.
+    The function must not call torch operations that are large enough to start torch's own threads.
     """
     if count < 2:
         return [function(number) for number in range(count)]

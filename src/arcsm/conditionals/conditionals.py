@@ -22,15 +22,15 @@ from arcsm.conditionals.flow import flow_down, flow_up
 from arcsm.conditionals.piecewise import constant
 from arcsm.conditionals.quadrature import PiecewiseDensity, TailFunction, evaluate_nodes, from_nodes, integrate
 from arcsm.heads import Head, NormalisedHead, ScoreHead
-from arcsm.heads.score import FULL_SPAN
+from arcsm.heads.score import WINDOW_END_WIDTHS
 
 Method = Literal["closed_form", "flow", "quadrature"]
 
 #: Initial nodes on the right of zero, in widths of the base Gaussian: dense where most of the mass is, and extending
 #: to where the score is exactly linear.
-_HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, FULL_SPAN)
+_HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, WINDOW_END_WIDTHS)
 #: The same at the largest noise of a ladder, where no mode is narrow.
-_HALF_GRID_OF_FLOW = (0.6, 1.2, 1.8, 2.4, 3.0, 4.0, 7.0, FULL_SPAN)
+_HALF_GRID_OF_FLOW = (0.6, 1.2, 1.8, 2.4, 3.0, 4.0, 7.0, WINDOW_END_WIDTHS)
 _MAX_BRACKET_DOUBLINGS = 60
 _BISECTIONS = 60
 _MIN_CELL_MASS = 1e-4  # below it, a difference of CDFs is no more accurate than the density
@@ -329,11 +329,13 @@ def starting_nodes(
 
 def known_tail(head: Head, sigma: float | None, nodes: Tensor) -> TailFunction | None:
     """Return the score and derivative at the outer nodes of ``(N, K)`` as a function, if they need no network."""
-    if not isinstance(head, ScoreHead) or not head.is_plain:
+    if not isinstance(head, ScoreHead) or not head.has_original_score:
         return None
     innermost = torch.minimum(-nodes[:, 0], nodes[:, -1])
-    support = math.hypot(sigma or 0.0, head.data_std) * FULL_SPAN
-    return partial(head.beyond, sigma) if bool((innermost >= support * (1.0 - 1e-12)).all()) else None
+    support = math.hypot(sigma or 0.0, head.data_std) * WINDOW_END_WIDTHS
+    return (
+        partial(head.tail_score_and_derivative, sigma) if bool((innermost >= support * (1.0 - 1e-12)).all()) else None
+    )
 
 
 def choose_method(head: Head, path: Sequence[float], method: str | None) -> Method:

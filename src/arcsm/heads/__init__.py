@@ -1,4 +1,4 @@
-"""Heads: a context and a value to the score of the value and its derivative."""
+"""Heads: one-dimensional conditionals, which map a context and a value to the score of the value and its derivative."""
 
 from arcsm.heads.base import Head, NormalisedHead
 from arcsm.heads.discretised import DiscretisedLogisticMixtureHead

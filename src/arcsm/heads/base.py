@@ -1,4 +1,4 @@
-"""What every head is: a context c_d and a value x_d in, the score of x_d and its derivative out."""
+"""Interfaces of heads: what a one-dimensional conditional must provide, and what it may speed up."""
 
 from __future__ import annotations
 
@@ -15,16 +15,39 @@ Sigma = float | Tensor | None
 
 
 class Head(nn.Module, ABC):
-    """A one-dimensional conditional :math:`q_\\sigma(x_d \\mid c_d)`, known at least by its score.
+    """A one-dimensional conditional :math:`q_\\sigma(x_d \\mid c_d)`, defined by its score.
 
-    A head works in two steps, so that many values of :math:`x_d` can share the work on one context:
-    :meth:`project` turns a context into what the head needs of it, and methods whose names begin with ``projected_``
-    continue from there. Everything broadcasts: a projection ``(N, 1, P)`` and values ``(N, K)`` give ``(N, K)``.
+    A head of your own sets ``context_features`` and implements three methods:
+
+    - :meth:`project` maps a context to a *projection*: the part of the work that many values share.
+    - :meth:`projected_score_and_derivative` maps projections and values to scores. They must broadcast: projections
+      ``(N, 1, P)`` and values ``(N, K)`` give scores ``(N, K)``.
+    - :meth:`config` returns the constructor's arguments, so that models can be saved and loaded.
+
+    Methods named ``projected_*`` take projections, the others take contexts. Overriding :meth:`projected_score` and the
+    ``prepare_*`` methods is optional and only saves time. A head with a closed-form density is better a
+    :class:`NormalisedHead`. Call :func:`arcsm.register` on the class to save and load models that use it.
 
     Attributes:
         context_features: Size :math:`C` of the contexts.
-        normalised: Whether the density and the CDF exist in closed form (:class:`NormalisedHead`).
-        has_score: Whether there is a score; what needs one is not for a head of probabilities.
+        normalised: Whether density and CDF exist in closed form (:class:`NormalisedHead`).
+        has_score: Whether there is a score; ``False`` for a head of probabilities, which is trained by likelihood.
+
+    Example:
+        >>> import torch
+        >>> class UnitGaussianHead(Head):  # unit variance; the context is the mean
+        ...     context_features = 1
+        ...     def project(self, context):
+        ...         return context
+        ...     def projected_score_and_derivative(self, projection, x, sigma=None):
+        ...         precision = 1.0 / (1.0 + (0.0 if sigma is None else sigma**2))
+        ...         s = (projection[..., 0] - x) * precision
+        ...         return s, torch.zeros_like(s) - precision
+        ...     def config(self):
+        ...         return {}
+        >>> s, ds = UnitGaussianHead().score_and_derivative(torch.zeros(2, 1), torch.tensor([0.5, 1.0]))
+        >>> s.tolist(), ds.tolist()
+        ([-0.5, -1.0], [-1.0, -1.0])
     """
 
     seam: ClassVar[Seam] = "head"
@@ -34,84 +57,88 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def project(self, context: Tensor) -> Tensor:
-        """What the head needs of a context, ``(*, C)`` to ``(*, P)``."""
+        """Map contexts ``(*, C)`` to projections ``(*, P)`` of any size P."""
 
     @abstractmethod
     def projected_score_and_derivative(
         self, projection: Tensor, x: Tensor, sigma: Sigma = None
     ) -> tuple[Tensor, Tensor]:
-        """Score and derivative, each ``(*)``, from a projection ``(*, P)`` and values ``(*)``."""
+        """Return score and derivative, each ``(*)``, from projections ``(*, P)`` and values ``(*)``."""
 
-    def projected_score(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
-        """The score alone, ``(*)``, where a head can save the work on the derivative."""
-        return self.projected_score_and_derivative(projection, x, sigma)[0]
-
-    def prepare_score(self, sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
-        """The score at one noise level as a function of projections ``(N, P)`` and values ``(N,)``.
-
-        What depends on the level alone is done once, for those who ask many times (samplers). No gradients.
-        """
-        return lambda projection, x: self.projected_score(projection, x, sigma)
-
-    def prepare_score_and_derivative(
-        self, sigma: Sigma, workspace: Workspace | None = None
-    ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Prepare :meth:`projected_score_and_derivative` at one noise level, as :meth:`prepare_score` does.
-
-        Values ``(N, K)`` go with projections ``(N, 1, P)``.
-
-        A ``workspace`` holds what lies between, for a head that uses it; only one thread at a time may.
-        """
-        return lambda projection, x: self.projected_score_and_derivative(projection, x, sigma)
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Return the constructor's arguments, JSON-ready."""
 
     def score_and_derivative(self, context: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
-        """The score :math:`s = \\partial_x \\log q_\\sigma(x \\mid c)` and :math:`\\partial_x s`, exact, in one pass.
+        """Return the score :math:`s = \\partial_x \\log q_\\sigma(x \\mid c)` and :math:`\\partial_x s`, both exact.
 
         Arguments:
             context: ``(*, C)``.
             x: ``(*)``, in standardised units.
-            sigma: Noise level, a number or ``(*)``; ``None`` where the model has no ladder.
+            sigma: Noise level, a number or ``(*)``; ``None`` if the model has no ladder.
 
         Returns:
             Two tensors ``(*)``, in 1/units and 1/units^2.
         """
         return self.projected_score_and_derivative(self.project(context), x, sigma)
 
-    def loss_weight(self, sigma: Tensor) -> Tensor:
-        """The weight that makes a score matching loss comparable between noise levels: :math:`\\sigma^2` (NCSN)."""
-        return sigma.square()
+    def projected_score(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
+        """Return the score alone, ``(*)``; override it if that saves work."""
+        return self.projected_score_and_derivative(projection, x, sigma)[0]
 
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments, JSON-ready."""
+    def prepare_score(self, sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the score at one noise level as a function of projections ``(N, P)`` and values ``(N,)``.
+
+        Samplers call this function many times, without gradients; override this method to compute constants of the
+        noise level only once.
+        """
+        return lambda projection, x: self.projected_score(projection, x, sigma)
+
+    def prepare_score_and_derivative(
+        self, sigma: Sigma, workspace: Workspace | None = None
+    ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return score and derivative at one noise level as a function, like :meth:`prepare_score`.
+
+        The function also takes projections ``(N, 1, P)`` with values ``(N, K)``. It may keep intermediate results, but
+        not what it returns, in the ``workspace``, which only one thread may use at a time.
+        """
+        return lambda projection, x: self.projected_score_and_derivative(projection, x, sigma)
+
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """Return the weight that makes losses at different noise levels comparable: :math:`\\sigma^2` (NCSN)."""
+        return sigma.square()
 
 
 class NormalisedHead(Head):
-    """A head whose density and CDF have a closed form."""
+    """A head whose density and CDF have a closed form.
+
+    In addition to the methods of :class:`Head`, implement :meth:`projected_log_prob`, :meth:`projected_cdf` and
+    :meth:`bracket`.
+    """
 
     normalised = True
 
     @abstractmethod
     def projected_log_prob(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
-        """:math:`\\log q_\\sigma(x)` in nats, ``(*)``."""
+        """Return :math:`\\log q_\\sigma(x)` in nats, ``(*)``."""
 
     @abstractmethod
     def projected_cdf(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
-        """The cumulative distribution :math:`F_\\sigma(x)`, ``(*)``."""
+        """Return the cumulative distribution function :math:`F_\\sigma(x)`, ``(*)``."""
 
     @abstractmethod
     def bracket(self, projection: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
-        """Two points ``(*)`` with all but a negligible (< 1e-9) share of the mass between them."""
+        """Return two points ``(*)`` that enclose all mass but less than 1e-9."""
 
     def log_prob(self, context: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
-        """:math:`\\log q_\\sigma(x \\mid c)` in nats; contexts ``(*, C)``, values ``(*)``."""
+        """Return :math:`\\log q_\\sigma(x \\mid c)` in nats, for contexts ``(*, C)`` and values ``(*)``."""
         return self.projected_log_prob(self.project(context), x, sigma)
 
     def cdf(self, context: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
-        """:math:`F_\\sigma(x \\mid c)`; contexts ``(*, C)``, values ``(*)``."""
+        """Return :math:`F_\\sigma(x \\mid c)`, for contexts ``(*, C)`` and values ``(*)``."""
         return self.projected_cdf(self.project(context), x, sigma)
 
 
 def variance(sigma: Sigma) -> float | Tensor:
-    """:math:`\\sigma^2`, and zero where there is no noise."""
+    """Return :math:`\\sigma^2`; zero without noise."""
     return 0.0 if sigma is None else sigma * sigma

@@ -1,4 +1,4 @@
-"""A discretised mixture of logistics: probabilities of grey levels, the likelihood of PixelCNN++."""
+"""Discretised mixtures of logistics: probabilities of grey levels, the likelihood of PixelCNN++."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor
 from arcsm.heads.base import Sigma
 from arcsm.heads.logistic_mixture import LogisticMixtureHead
 
-_ROUNDING = 1e-3  # of a bin: a level is the left edge of its bin, up to this
+_ROUNDING_BINS = 1e-3  # tolerance in bins: a stored level is the left edge of its bin up to rounding
 
 
 class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
-    """What a mixture of logistics gives to each of ``levels`` equal bins of [-1, 1), spread evenly over the bin.
+    """A mixture of logistics, integrated over each of ``levels`` equal bins of [-1, 1).
 
     .. math:: q(x \\mid c) = \\frac{1}{\\Delta} \\sum_j \\pi_j \\big[ F_j(a + \\Delta) - F_j(a) \\big], \\qquad
         a \\le x < a + \\Delta, \\quad \\Delta = 2 / \\mathrm{levels}
 
-    The first and the last bin also take what lies beyond them. It is a density of the dequantised values, the same all
-    over a bin, so its likelihood is one of the levels: ``-log2 q - log2(2 / levels)`` bits
-    (:func:`arcsm.metrics.bits_per_dim`). It has no score to speak of, and no noise.
+    The first and the last bin include the tails. The density of dequantised values is uniform within a bin, so it
+    gives the likelihood of the levels: ``-log2 q - log2(2 / levels)`` bits (:func:`arcsm.metrics.bits_per_dim`). The
+    head has no score and supports no noise.
 
     References:
         PixelCNN++ (Salimans et al., 2017), https://arxiv.org/abs/1701.05517
@@ -45,7 +45,7 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
         if levels < 2:
             raise ValueError(f"levels: expected at least 2, got {levels}")
         self.levels = levels
-        with torch.no_grad():  # components start side by side over [-1, 1]
+        with torch.no_grad():  # components start side by side in [-1, 1]
             _, spread, scale = self.parameters_of.bias.unflatten(0, (3, components)).unbind(0)
             spread.mul_(0.5)
             scale.sub_(math.log(2.0))
@@ -59,13 +59,13 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
         self, projection: Tensor, x: Tensor, sigma: Sigma = None
     ) -> tuple[Tensor, Tensor]:
         raise ValueError(
-            "head: a DiscretisedLogisticMixtureHead has no score; what needs one is not for it (its objective is mle)"
+            "head: a DiscretisedLogisticMixtureHead has no score; train it with mle and avoid methods that need scores"
         )
 
     def projected_log_prob(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         _check_no_noise(sigma)
         log_mass = torch.logsumexp(self._log_masses(projection, self._bin(x)), -1)
-        return torch.where(self._inside(x), log_mass + math.log(0.5 * self.levels), -math.inf)
+        return torch.where(self._in_range(x), log_mass + math.log(0.5 * self.levels), -math.inf)
 
     def projected_cdf(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         _check_no_noise(sigma)
@@ -74,25 +74,25 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
         edge = (bins * (2.0 / self.levels) - 1.0).unsqueeze(-1)
         below = (log_weights.exp() * torch.sigmoid((edge - means) / scales)).sum(-1)
         below = torch.where(bins > 0, below, 0.0)
-        part = ((x + 1.0) * (0.5 * self.levels) - bins).clamp(0.0, 1.0)
-        return (below + part * self._log_masses(projection, bins).exp().sum(-1)).clamp(max=1.0)
+        fraction = ((x + 1.0) * (0.5 * self.levels) - bins).clamp(0.0, 1.0)
+        return (below + fraction * self._log_masses(projection, bins).exp().sum(-1)).clamp(max=1.0)
 
     def bracket(self, projection: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         ends = projection.new_ones(projection.shape[:-1])
         return -ends, ends
 
-    def _inside(self, x: Tensor) -> Tensor:
-        return (x >= -1.0 - _ROUNDING / self.levels) & (x <= 1.0)
+    def _in_range(self, x: Tensor) -> Tensor:
+        return (x >= -1.0 - _ROUNDING_BINS / self.levels) & (x <= 1.0)
 
     def _bin(self, x: Tensor) -> Tensor:
-        """The number of the bin of each value, as a float, ``(*)``."""
-        return torch.floor((x + 1.0) * (0.5 * self.levels) + _ROUNDING).clamp(0.0, self.levels - 1.0)
+        """Return the number of each value's bin, as a float, ``(*)``."""
+        return torch.floor((x + 1.0) * (0.5 * self.levels) + _ROUNDING_BINS).clamp(0.0, self.levels - 1.0)
 
     def _log_masses(self, projection: Tensor, bins: Tensor) -> Tensor:
-        """Log mass of each component in a bin, weights included, ``(*, J)``.
+        """Return the log probability of a bin under each component, times its weight, ``(*, J)``.
 
-        With a and b the edges in units of a component, sigmoid(b) - sigmoid(a) is e^b (1 - e^(a - b)) over
-        (1 + e^a) (1 + e^b), which has no difference of near equals; the outer bins are one-sided.
+        For edges a < b in units of a component, sigmoid(b) - sigmoid(a) = e^b (1 - e^(a - b)) / ((1 + e^a) (1 + e^b))
+        avoids cancellation. The outer bins have only one edge.
         """
         log_weights, means, scales = self._mixture(projection, None)
         width = 2.0 / self.levels
@@ -106,4 +106,4 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
 
 def _check_no_noise(sigma: Sigma) -> None:
     if sigma is not None:
-        raise ValueError("noise: a DiscretisedLogisticMixtureHead is one of exact levels, without a noise ladder")
+        raise ValueError("noise: a DiscretisedLogisticMixtureHead needs a model without a noise ladder")

@@ -1,4 +1,4 @@
-"""A Gaussian conditional: the classic MADE baseline of the paper's Figure 4."""
+"""Gaussian conditionals: the MADE baseline of the paper's Figure 4."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from arcsm.heads.base import NormalisedHead, Sigma, variance
 
-_HIGHEST_LOG_STD = 15.0  # far beyond any data; contexts of what was never seen must not overflow
-_LOWEST_LOG_STD = -7.0
+_MAX_LOG_STD = 15.0  # beyond any data: keeps contexts far from the training data from overflowing
+_MIN_LOG_STD = -7.0
 
 
 class GaussianHead(NormalisedHead):
@@ -20,7 +20,7 @@ class GaussianHead(NormalisedHead):
 
     .. math:: q_\\sigma(x \\mid c) = \\mathcal{N}(x;\\, \\mu(c),\\, \\tau(c)^2 + \\sigma^2)
 
-    With noise it is exactly the convolution of the noiseless conditional with :math:`\\mathcal{N}(0, \\sigma^2)`.
+    With noise, it is exactly the convolution of the noiseless conditional with :math:`\\mathcal{N}(0, \\sigma^2)`.
 
     Arguments:
         context_features: Size :math:`C` of the contexts.
@@ -45,17 +45,17 @@ class GaussianHead(NormalisedHead):
         return self.parameters_of(context)
 
     def moments(self, projection: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
-        """Mean and variance at a noise level, each ``(*)``."""
+        """Return mean and variance at a noise level, each ``(*)``."""
         mean, raw = projection.unbind(-1)
-        log_std = F.softplus(raw - _LOWEST_LOG_STD) + _LOWEST_LOG_STD  # smooth floor, the identity far above it
-        return mean, torch.exp(2.0 * log_std.clamp(max=_HIGHEST_LOG_STD)) + variance(sigma)
+        log_std = F.softplus(raw - _MIN_LOG_STD) + _MIN_LOG_STD  # a smooth minimum; the identity far above it
+        return mean, torch.exp(2.0 * log_std.clamp(max=_MAX_LOG_STD)) + variance(sigma)
 
     def projected_score_and_derivative(
         self, projection: Tensor, x: Tensor, sigma: Sigma = None
     ) -> tuple[Tensor, Tensor]:
         mean, var = self.moments(projection, sigma)
         score = (mean - x) / var
-        return score, torch.where(score.isnan(), score, -1.0 / var)  # NaN where a value is missing
+        return score, torch.where(score.isnan(), score, -1.0 / var)  # NaN for a missing value
 
     def projected_log_prob(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         mean, var = self.moments(projection, sigma)

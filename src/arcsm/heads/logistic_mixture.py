@@ -1,4 +1,4 @@
-"""A mixture of logistics: the conditional of the paper's maximum-likelihood baselines (PixelCNN++)."""
+"""Mixtures of logistics: the conditionals of the paper's maximum-likelihood baselines (PixelCNN++)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from arcsm.heads.base import NormalisedHead, Sigma, variance
 
-_LOWEST_LOG_SCALE = -7.0  # as in PixelCNN++
-_HIGHEST_LOG_SCALE = 15.0  # far beyond any data; contexts of what was never seen must not overflow
+_MIN_LOG_SCALE = -7.0  # as in PixelCNN++
+_MAX_LOG_SCALE = 15.0  # beyond any data: keeps contexts far from the training data from overflowing
 
 
 class LogisticMixtureHead(NormalisedHead):
@@ -21,9 +21,9 @@ class LogisticMixtureHead(NormalisedHead):
     .. math:: q_\\sigma(x \\mid c) = \\sum_j \\pi_j\\, \\mathrm{Logistic}\\big(x;\\, \\mu_j,\\,
         \\sqrt{s_j^2 + 3 \\sigma^2 / \\pi^2}\\big)
 
-    A logistic of scale :math:`s` has variance :math:`\\pi^2 s^2 / 3`, so noise widens each component by exactly the
-    variance of the noise. Score, derivative, density and CDF all belong to this normalised mixture. (It has the
-    first two moments of the convolution with Gaussian noise, which itself has no closed form.)
+    A logistic of scale :math:`s` has variance :math:`\\pi^2 s^2 / 3`, so noise adds exactly its variance to each
+    component. Score, derivative, density and CDF all belong to this normalised mixture. It has the first two moments
+    of the convolution with Gaussian noise, which itself has no closed form.
 
     References:
         PixelCNN++ (Salimans et al., 2017), https://arxiv.org/abs/1701.05517
@@ -45,7 +45,7 @@ class LogisticMixtureHead(NormalisedHead):
             raise ValueError(f"components: expected at least 1, got {components}")
         self.context_features, self.components = context_features, components
         self.parameters_of = nn.Linear(context_features, 3 * components)
-        with torch.no_grad():  # components start apart, side by side over two standard deviations each way
+        with torch.no_grad():  # components start side by side, within two standard deviations of zero
             spread = torch.linspace(-2.0, 2.0, components) if components > 1 else torch.zeros(1)
             scale = torch.full((components,), math.log(2.0 / (components + 1)))
             self.parameters_of.bias.copy_(torch.cat([torch.zeros(components), spread, scale]))
@@ -57,10 +57,10 @@ class LogisticMixtureHead(NormalisedHead):
         return self.parameters_of(context)
 
     def _mixture(self, projection: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor, Tensor]:
-        """Log weights, means and scales, each ``(*, J)``."""
+        """Return log weights, means and scales, each ``(*, J)``."""
         logits, means, raw = projection.unflatten(-1, (3, self.components)).unbind(-2)
-        log_scales = F.softplus(raw - _LOWEST_LOG_SCALE) + _LOWEST_LOG_SCALE
-        scales = torch.exp(log_scales.clamp(max=_HIGHEST_LOG_SCALE))
+        log_scales = F.softplus(raw - _MIN_LOG_SCALE) + _MIN_LOG_SCALE
+        scales = torch.exp(log_scales.clamp(max=_MAX_LOG_SCALE))
         noise = variance(sigma)
         if isinstance(noise, Tensor):
             noise = noise.unsqueeze(-1)
@@ -69,7 +69,7 @@ class LogisticMixtureHead(NormalisedHead):
         return torch.log_softmax(logits, -1), means, scales
 
     def _log_terms(self, projection: Tensor, x: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor, Tensor]:
-        """:math:`\\log \\pi_j f_j(x)`, :math:`z_j = (x - \\mu_j) / s_j` and the scales, each ``(*, J)``."""
+        """Return :math:`\\log \\pi_j f_j(x)`, :math:`z_j = (x - \\mu_j) / s_j` and the scales, each ``(*, J)``."""
         log_weights, means, scales = self._mixture(projection, sigma)
         z = (x.unsqueeze(-1) - means) / scales
         return log_weights - z.abs() - 2.0 * F.softplus(-z.abs()) - torch.log(scales), z, scales

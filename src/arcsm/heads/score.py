@@ -1,4 +1,4 @@
-"""The paper's conditional score network: a small network shared by all dimensions, with no normaliser."""
+"""The paper's conditional score network: a small unnormalised network shared by all dimensions."""
 
 from __future__ import annotations
 
@@ -15,22 +15,15 @@ from arcsm._runtime.memory import Workspace
 from arcsm.fourier_features import fourier_frequencies
 from arcsm.heads.base import Head, Sigma
 
-#: Up to this many widths sqrt(sigma^2 + data_std^2) from zero the network has its full say ...
-FLAT_SPAN = 10.0
-#: ... and from here on none: the score is exactly that of a Gaussian.
-FULL_SPAN = 20.0
+WINDOW_FLAT_WIDTHS = 10.0  #: The window on the network is 1 up to this many widths sqrt(sigma^2 + data_std^2) from zero
+WINDOW_END_WIDTHS = 20.0  #: and 0 from this many widths on, where the score is exactly that of a Gaussian.
 
-#: Numbers that tell the network the noise level.
+#: Number of inputs that encode the noise level.
 EMBEDDING_FEATURES = 5
 
 
-def _leaves(x: Tensor, half: float) -> bool:
-    """Whether any value is not within ``half`` of zero."""
-    return x.numel() > 0 and not (torch.linalg.vector_norm(x, math.inf).item() <= half)  # not a number leaves, too
-
-
 class Scales(NamedTuple):
-    """The scalars around the network at a noise level, each ``()`` or ``(*)``."""
+    """The scalars that surround the network at a noise level, each ``()`` or ``(*)``."""
 
     width: Tensor  # sqrt(sigma^2 + data_std^2)
     gain: Tensor  # k(sigma), the size of the correction
@@ -38,25 +31,16 @@ class Scales(NamedTuple):
 
 
 class Level(NamedTuple):
-    """The network at a noise level, as far as it depends on nothing else.
-
-    Attributes:
-        scales: Width, gain and damping.
-        width: Again, as a number.
-        projection: The level's share of the first hidden layer, ``(H,)``.
-        of_value: What the first hidden layer makes of a value, ``(H,)``.
-        of_waves: And of its waves, blurred, ``(2 J, H)``.
-        output: Weights of the output times the gain, ``(H,)``.
-        offset: Its bias, the same, for a last layer that is not centred.
-    """
+    """The network's weights for one noise level, with all constants of the level folded in."""
 
     scales: Scales
-    width: float
-    projection: Tensor
-    of_value: Tensor
-    of_waves: Tensor
-    output: Tensor
-    offset: float
+    width: float  # scales.width as a number
+    noise_projection: Tensor  # (H,) contribution of the noise level to the first hidden layer
+    value_weight: Tensor  # (H,) weight of x in the first hidden layer
+    fourier_weight: Tensor  # (2 J, H) weights of its Fourier features, with their blur
+    layers: list[tuple[Tensor, Tensor]]  # weight and bias of each hidden layer after the first
+    output_weight: Tensor  # (H,) times the gain
+    output_bias: float  # times the gain, for activations that are not centred
 
 
 class ScoreHead(Head):
@@ -65,24 +49,24 @@ class ScoreHead(Head):
     .. math:: s_\\sigma(c, x) = -\\frac{x}{\\sigma^2 + \\tau^2} + k(\\sigma)\\, w(x)\\, F(c, x, \\sigma), \\qquad
         k(\\sigma) = \\frac{\\tau}{\\sigma \\sqrt{\\sigma^2 + \\tau^2}}
 
-    with :math:`\\tau` = ``data_std``. :math:`F` is a perceptron with a bounded last hidden layer, and the smooth
-    window :math:`w` is 1 within 10 widths :math:`\\sqrt{\\sigma^2 + \\tau^2}` of zero and 0 beyond 20. So both tails
-    are Gaussian whatever the weights, and the normaliser is finite (paper, Definition 1, condition 2). The gain
-    :math:`k` makes the target of :math:`F` of order one at every noise level (1/:math:`\\tau` without noise).
+    Here :math:`\\tau` is ``data_std`` and :math:`F` is a perceptron with a bounded last hidden layer. The smooth window
+    :math:`w` is 1 within 10 widths :math:`\\sqrt{\\sigma^2 + \\tau^2}` of zero and 0 beyond 20. Both tails are Gaussian
+    for any weights, so the normaliser is finite (paper, Definition 1, condition 2). The gain :math:`k` keeps the
+    regression target of :math:`F` of order one at every noise level (:math:`k = 1/\\tau` without noise).
 
-    The derivative :math:`\\partial_x s` is carried beside the value in the same pass: no double backward.
+    The derivative :math:`\\partial_x s` is computed in forward mode beside the value, without a double backward pass.
 
     Arguments:
         context_features: Size :math:`C` of the contexts.
         hidden_features: Units of each hidden layer, at least one layer.
-        sinusoids: Number of frequencies at which :math:`\\sin` and :math:`\\cos` of :math:`x` enter the network
-            beside :math:`x` itself; they let conditionals be sharp. 0 for the paper's plain :math:`[c_d, x_d]`.
-        max_frequency: The largest of them, in radians per ``data_std``; about ``1 / sigma_min``.
-        residual: Add each hidden layer to the one before it; all hidden layers then have one width.
-        data_std: Standard deviation of the data that the head sees; 1 for standardised data.
+        sinusoids: Number :math:`J` of frequencies whose sine and cosine of :math:`x` enter the network beside
+            :math:`x`; they allow sharp conditionals. 0 is the paper's plain :math:`[c_d, x_d]`.
+        max_frequency: The largest frequency, in radians per ``data_std``; about ``1 / sigma_min``.
+        residual: Add each hidden layer to the previous one; all hidden layers then need the same width.
+        data_std: Standard deviation of the data; 1 for standardised data.
 
     Raises:
-        ValueError: for sizes below one, residual layers of different widths, or scales that are not positive.
+        ValueError: If a size is below one, residual layers differ in width, or a scale is not positive and finite.
 
     Example:
         >>> head = ScoreHead(context_features=4, hidden_features=(8, 8))
@@ -116,14 +100,13 @@ class ScoreHead(Head):
         self.context_features, self.hidden_features = context_features, hidden_features
         self.sinusoids, self.max_frequency = sinusoids, float(max_frequency)
         self.residual, self.data_std = residual, float(data_std)
-        waves = fourier_frequencies(sinusoids, self.max_frequency) / self.data_std
-        self.register_buffer("frequencies", waves.to(torch.get_default_dtype()), persistent=False)
+        frequencies = fourier_frequencies(sinusoids, self.max_frequency) / self.data_std
+        self.register_buffer("frequencies", frequencies.to(torch.get_default_dtype()), persistent=False)
 
-        inputs = context_features + EMBEDDING_FEATURES + 1 + 2 * sinusoids
-        sizes = (inputs, *hidden_features)
+        sizes = (context_features + EMBEDDING_FEATURES + 1 + 2 * sinusoids, *hidden_features)
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         self.output = nn.Linear(hidden_features[-1], 1)
-        with torch.no_grad():  # start from the base Gaussian, with the output layer small
+        with torch.no_grad():  # start near the base Gaussian, with a small output layer
             self.output.weight.mul_(0.1)
             self.output.bias.zero_()
 
@@ -137,10 +120,10 @@ class ScoreHead(Head):
             "data_std": self.data_std,
         }
 
-    # The pieces around the network ------------------------------------------------------------------------------
+    # Around the network -----------------------------------------------------------------------------------------
 
     def scales(self, sigma: Sigma, like: Tensor) -> Scales:
-        """Width, gain and damping at a noise level."""
+        """Return width, gain and damping at a noise level, with the type and device of ``like``."""
         if sigma is None:
             one = like.new_ones(())
             return Scales(one * self.data_std, one / self.data_std, like.new_zeros(()))
@@ -149,27 +132,30 @@ class ScoreHead(Head):
         return Scales(width, self.data_std / (sigma * width), sigma / self.data_std)
 
     def loss_weight(self, sigma: Tensor) -> Tensor:
-        """The natural weight :math:`1 / k(\\sigma)^2`, under which the loss is a plain regression of :math:`F`."""
+        """Return the natural weight :math:`1 / k(\\sigma)^2`, which makes the loss a plain regression of :math:`F`."""
         return self.scales(sigma, sigma).gain.pow(-2)
 
     def embedding(self, scales: Scales) -> Tensor:
-        """What the network is told of the noise level, ``(*, E)``: zero without noise."""
-        most = min(1e6, torch.finfo(scales.damping.dtype).max)
-        log = torch.log1p(scales.damping.clamp(min=1e-6).reciprocal().clamp(max=most))  # log(1 + tau / sigma)
+        """Encode the noise level as inputs of the network, ``(*, 5)``; zero without noise."""
+        largest = min(1e6, torch.finfo(scales.damping.dtype).max)
+        log = torch.log1p(scales.damping.clamp(min=1e-6).reciprocal().clamp(max=largest))  # log(1 + tau / sigma)
         noisy = (scales.damping > 0).to(log.dtype)
         features = (log, torch.sin(log), torch.cos(log), torch.sin(2.0 * log), torch.cos(2.0 * log))
         return torch.stack(features, -1) * noisy.unsqueeze(-1)
 
     def value_features(self, x: Tensor, scales: Scales) -> tuple[Tensor, Tensor]:
-        """What the network is told of :math:`x`, and its derivative by :math:`x`, each ``(*, 1 + 2 J)``."""
+        """Encode a value as inputs of the network.
+
+        Returns:
+            :math:`x` in widths, then sines and cosines of :math:`x` under a Gaussian envelope, ``(*, 1 + 2 J)``; and
+            the derivatives of all these by :math:`x`.
+        """
         x, width = torch.broadcast_tensors(x, scales.width)
         linear, slope = (x / width).unsqueeze(-1), (1.0 / width).unsqueeze(-1)
         if not self.sinusoids:
             return linear, slope
         angle = x.unsqueeze(-1) * self.frequencies  # (*, J)
-        # noise blurs a wave of frequency f by exp(-(f sigma)^2 / 2); so does an envelope for what lies far outside
-        blur = torch.exp(-0.5 * (self.frequencies * self.data_std * scales.damping.unsqueeze(-1)).square())
-        envelope = torch.exp(-0.5 * (linear / 4.0).square())
+        blur, envelope = self._blur(scales.damping.unsqueeze(-1)), torch.exp(-0.5 * (linear / 4.0).square())
         sine, cosine = torch.sin(angle) * blur, torch.cos(angle) * blur
         decay = -(linear / 16.0) * slope
         features = torch.cat([linear, sine * envelope, cosine * envelope], -1)
@@ -177,55 +163,94 @@ class ScoreHead(Head):
         slopes.append((decay * cosine - self.frequencies * sine) * envelope)
         return features, torch.cat(slopes, -1)
 
+    def _blur(self, damping: Tensor) -> Tensor:
+        """Return the factor :math:`\\exp(-(f \\sigma)^2 / 2)` by which noise attenuates each frequency, ``(*, J)``."""
+        return torch.exp(-0.5 * (self.frequencies * self.data_std * damping).square())
+
     def window(self, x: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-        """The window :math:`w(x)`, twice continuously differentiable, and its derivative, each ``(*)``."""
-        t = ((x.abs() / width - FLAT_SPAN) / (FULL_SPAN - FLAT_SPAN)).clamp(0.0, 1.0)
+        """Return the window :math:`w(x)`, twice continuously differentiable, and its derivative, each ``(*)``."""
+        t = ((x.abs() / width - WINDOW_FLAT_WIDTHS) / (WINDOW_END_WIDTHS - WINDOW_FLAT_WIDTHS)).clamp(0.0, 1.0)
         value = 1.0 - t**3 * (10.0 - 15.0 * t + 6.0 * t.square())
-        slope = -30.0 * (t * (1.0 - t)).square() / ((FULL_SPAN - FLAT_SPAN) * width) * torch.sign(x)
+        slope = -30.0 * (t * (1.0 - t)).square() / ((WINDOW_END_WIDTHS - WINDOW_FLAT_WIDTHS) * width) * torch.sign(x)
         return value, slope
 
-    def support(self, sigma: Sigma, like: Tensor) -> Tensor:
-        """Half-width of the interval around zero outside which the conditional is exactly Gaussian, ``()``."""
-        return FULL_SPAN * self.scales(sigma, like).width
+    def tail_start(self, sigma: Sigma, like: Tensor) -> Tensor:
+        """Return the distance from zero beyond which the conditional is exactly Gaussian, ``()``."""
+        return WINDOW_END_WIDTHS * self.scales(sigma, like).width
 
-    def beyond(self, sigma: Sigma, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Score and derivative at values ``x`` outside the support, where the network has no say, each ``(*)``."""
+    def tail_score_and_derivative(self, sigma: Sigma, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return score and derivative at values in the tails, each ``(*)``, without evaluating the network."""
         precision = self.scales(sigma, x).width.pow(-2)
         return -x * precision, -precision.expand_as(x)
 
     # The network ------------------------------------------------------------------------------------------------
 
-    def layers(self) -> list[nn.Linear]:
-        """The hidden layers, the first one first."""
-        return [layer for layer in self.hidden if isinstance(layer, nn.Linear)]
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Return weight and bias of each hidden layer, first to last."""
+        return [(layer.weight, layer.bias) for layer in self.hidden if isinstance(layer, nn.Linear)]
 
     def _split_input_weight(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Columns of the first layer for the context, the noise level and the value."""
-        value = 1 + 2 * self.sinusoids
-        split = torch.split(self.layers()[0].weight, [self.context_features, EMBEDDING_FEATURES, value], 1)
-        return split[0], split[1], split[2]
+        """Return the columns of the first layer that read the context, the noise level and the value."""
+        columns = [self.context_features, EMBEDDING_FEATURES, 1 + 2 * self.sinusoids]
+        context, noise, value = torch.split(self.layers()[0][0], columns, 1)
+        return context, noise, value
 
     def project(self, context: Tensor) -> Tensor:
-        """The context's share of the first hidden layer, ``(*, C)`` to ``(*, H)``."""
-        return F.linear(context, self._split_input_weight()[0], self.layers()[0].bias)
+        """Return the context's contribution to the first hidden layer, ``(*, C)`` to ``(*, H)``."""
+        return F.linear(context, self._split_input_weight()[0], self.layers()[0][1])
+
+    def _forward(self, projection: Tensor, x: Tensor, sigma: Sigma, tangent: bool) -> tuple[Tensor, Any]:
+        """Return the score and, with ``tangent``, its derivative by x (else ``None``), each ``(*)``, with gradients."""
+        scales = self.scales(sigma, x)
+        _, noise_weight, value_weight = self._split_input_weight()
+        features, slopes = self.value_features(x, scales)
+        z = projection + F.linear(self.embedding(scales), noise_weight) + F.linear(features, value_weight)  # (*, H)
+        z, dz = self._hidden_layers(self.layers()[1:], z, F.linear(slopes, value_weight) if tangent else None)
+        gate = torch.sigmoid(z)
+        correction = self.output(gate - 0.5).squeeze(-1)  # F
+        window, dwindow = self.window(x, scales.width)
+        score = scales.gain * window * correction - x / scales.width.square()
+        if dz is None:
+            return score, None
+        slope = F.linear(dz * torch.addcmul(gate, gate, gate, value=-1.0), self.output.weight).squeeze(-1)  # F'
+        return score, scales.gain * (window * slope + dwindow * correction) - scales.width.pow(-2)
 
     def projected_score(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
-        scales = self.scales(sigma, x)
-        _, on_noise, on_value = self._split_input_weight()
-        features, _ = self.value_features(x, scales)
-        z = projection + F.linear(self.embedding(scales), on_noise) + F.linear(features, on_value)  # (*, H)
-        hidden = z.new_zeros(())
-        for layer in self.layers()[1:]:
-            update = F.silu(z)
-            hidden = hidden + update if self.residual and hidden.ndim > 0 else update
-            z = layer(hidden)
-        correction = self.output(torch.sigmoid(z) - 0.5).squeeze(-1)
-        window, _ = self.window(x, scales.width)
-        return scales.gain * window * correction - x / scales.width.square()
+        return self._forward(projection, x, sigma, tangent=False)[0]
+
+    def projected_score_and_derivative(
+        self, projection: Tensor, x: Tensor, sigma: Sigma = None
+    ) -> tuple[Tensor, Tensor]:
+        return self._forward(projection, x, sigma, tangent=True)
+
+    def _hidden_layers(
+        self, layers: list[tuple[Tensor, Tensor]], z: Tensor, dz: Tensor | None, workspace: Workspace | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Map pre-activations ``z (*, H)`` of the first hidden layer to those of the last one.
+
+        Their derivatives ``dz`` by x come along unless they are ``None``. With a workspace, everything is computed in
+        place, ``z`` is two-dimensional, and there are no gradients.
+        """
+        h = dh = None
+        for index, (weight, bias) in enumerate(layers):
+            below, dbelow = h, dh
+            h, dh = _silu(z, dz, workspace)
+            if self.residual and below is not None:
+                h = torch.add(below, h, out=None if workspace is None else h)
+                dh = None if dh is None else torch.add(dbelow, dh, out=None if workspace is None else dh)
+            if workspace is None or dh is None:
+                z, dz = F.linear(h, weight, bias), None if dh is None else F.linear(dh, weight)
+            else:  # a layer needs only the one below it, so every other layer can have the same memory
+                shape, place = (len(h), len(weight)), index % 2
+                z = torch.addmm(bias, h, weight.T, out=workspace.empty(f"z {place}", shape, h))
+                dz = torch.mm(dh, weight.T, out=workspace.empty(f"dz {place}", shape, h))
+        return z, dz
+
+    # The same at one noise level, without gradients -------------------------------------------------------------
 
     @property
-    def is_plain(self) -> bool:
-        """Whether its scores are those of this class, which are also computed in faster ways."""
+    def has_original_score(self) -> bool:
+        """Whether no subclass overrides the score, so that prepared and fused forward passes may compute it."""
         return (
             type(self).projected_score_and_derivative is ScoreHead.projected_score_and_derivative
             and type(self).projected_score is ScoreHead.projected_score
@@ -233,126 +258,96 @@ class ScoreHead(Head):
 
     @torch.no_grad()
     def prepare_score(self, sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
-        if isinstance(sigma, Tensor) or not self.is_plain:
+        if isinstance(sigma, Tensor) or not self.has_original_score:
             return super().prepare_score(sigma)
         level = self._level(sigma)
-        deeper = [(layer.weight, layer.bias) for layer in self.layers()[1:]]
-
-        def score(projection: Tensor, x: Tensor) -> Tensor:
-            z = torch.addcmul(projection + level.projection, x.unsqueeze(-1), level.of_value)
-            if self.sinusoids:
-                sine, cosine, envelope = self._waves(x, level)
-                z.view(-1, z.shape[-1]).addmm_(
-                    torch.cat([sine, cosine], -1).mul_(envelope).flatten(0, -2), level.of_waves
-                )
-            hidden = None
-            for weight, bias in deeper:
-                update = F.silu(z, inplace=True)
-                hidden = hidden + update if self.residual and hidden is not None else update
-                z = F.linear(hidden, weight, bias)
-            correction = torch.matmul(torch.sigmoid_(z), level.output).add_(level.offset)
-            if _leaves(x, FLAT_SPAN * level.width):
-                correction = correction * self.window(x, level.scales.width)[0]
-            return correction.sub_(x, alpha=level.width**-2)
-
-        return score
+        return lambda projection, x: self._forward_at(level, projection, x)[0]
 
     @torch.no_grad()
     def prepare_score_and_derivative(
         self, sigma: Sigma, workspace: Workspace | None = None
     ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        if isinstance(sigma, Tensor) or not self.is_plain:
+        if isinstance(sigma, Tensor) or not self.has_original_score:
             return super().prepare_score_and_derivative(sigma, workspace)
-        level = self._level(sigma)
-        one = level.of_value.new_ones(())
-        space = Workspace() if workspace is None else workspace
-
-        @torch.no_grad()
-        def score_and_derivative(projection: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-            z, dz = self._first_layer(projection, x, level, space)
-            before: tuple[Tensor, Tensor] | None = None
-            for number, layer in enumerate(self.layers()[1:]):
-                gate = torch.sigmoid(z, out=space.empty("gate", z.shape, z))
-                hidden = z.mul_(gate)  # SiLU
-                dhidden = dz.mul_(gate.lerp_(one, hidden))  # its slope: g + z g (1 - g)
-                if self.residual and before is not None:
-                    hidden, dhidden = hidden.add_(before[0]), dhidden.add_(before[1])
-                before = hidden, dhidden
-                shape, turn = (len(z), layer.out_features), number % 2  # what is added to the next one but one may go
-                z = torch.addmm(layer.bias, hidden, layer.weight.T, out=space.empty(f"next {turn}", shape, z))
-                dz = torch.mm(dhidden, layer.weight.T, out=space.empty(f"slope {turn}", shape, z))
-            gate = torch.sigmoid_(z)
-            correction = torch.mv(gate, level.output).add_(level.offset).view(x.shape)
-            slope = torch.mv(dz.mul_(gate.addcmul_(gate, gate, value=-1.0)), level.output).view(x.shape)
-            if _leaves(x, FLAT_SPAN * level.width):
-                window, dwindow = self.window(x, level.scales.width)
-                slope = slope * window + dwindow * correction
-                correction = correction * window
-            return correction.sub_(x, alpha=level.width**-2), slope.sub_(level.width**-2)
-
-        return score_and_derivative
-
-    def _first_layer(self, projection: Tensor, x: Tensor, level: Level, space: Workspace) -> tuple[Tensor, Tensor]:
-        """What the first hidden layer makes of values ``x``, and its derivative, ``(x.numel(), H)`` each."""
-        given = torch.add(projection, level.projection, out=space.empty("given", projection.shape, projection))
-        shape = (*x.shape, projection.shape[-1])
-        z = torch.addcmul(given, x.unsqueeze(-1), level.of_value, out=space.empty("first", shape, given)).flatten(0, -2)
-        dz = space.empty("first slope", z.shape, z).copy_(level.of_value)
-        if self.sinusoids:
-            for target, waves in zip((z, dz), self._waves_with_slopes(x, level), strict=True):
-                target.addmm_(waves.flatten(0, -2), level.of_waves)
-        return z, dz
+        level, workspace = self._level(sigma), workspace or Workspace()
+        return torch.no_grad()(lambda projection, x: self._forward_at(level, projection, x, workspace))
 
     def _level(self, sigma: float | None) -> Level:
-        """What is the same for all conditionals and values at a noise level."""
         scales = self.scales(sigma, self.output.weight)
-        _, on_noise, on_value = self._split_input_weight()
-        blur = torch.exp(-0.5 * (self.frequencies * self.data_std * scales.damping).square())
+        _, noise_weight, value_weight = self._split_input_weight()
         gain, width = float(scales.gain), float(scales.width)
+        blur = self._blur(scales.damping)
         return Level(
             scales=scales,
             width=width,
-            projection=F.linear(self.embedding(scales), on_noise),
-            of_value=on_value[:, 0] / width,
-            of_waves=(on_value[:, 1:] * torch.cat([blur, blur])).T,
-            output=self.output.weight[0] * gain,
-            offset=gain * float(self.output.bias - 0.5 * self.output.weight.sum()),
+            noise_projection=F.linear(self.embedding(scales), noise_weight),
+            value_weight=value_weight[:, 0] / width,
+            fourier_weight=(value_weight[:, 1:] * torch.cat([blur, blur])).T,
+            layers=self.layers()[1:],
+            output_weight=self.output.weight[0] * gain,
+            output_bias=gain * float(self.output.bias - 0.5 * self.output.weight.sum()),
         )
 
-    def _waves(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor, Tensor]:
-        """Sine and cosine of every frequency, ``(*, J)``, and their envelope ``(*, 1)``, without the level's blur."""
+    def _forward_at(
+        self, level: Level, projection: Tensor, x: Tensor, workspace: Workspace | None = None
+    ) -> tuple[Tensor, Any]:
+        """Return the same as :meth:`_forward`, in place and with the folded weights of a level.
+
+        The derivative is computed if there is a workspace. The first layer has two parts, for :math:`x` itself and for
+        its Fourier features. The window is skipped if all values lie where it is 1.
+        """
+        if workspace is None:
+            z, dz = torch.addcmul(projection + level.noise_projection, x.unsqueeze(-1), level.value_weight), None
+        else:
+            place = workspace.empty("shared", projection.shape, projection)
+            shared = torch.add(projection, level.noise_projection, out=place)
+            place = workspace.empty("z", (*x.shape, projection.shape[-1]), shared)
+            z = torch.addcmul(shared, x.unsqueeze(-1), level.value_weight, out=place).flatten(0, -2)  # (N, H)
+            dz = workspace.empty("dz", z.shape, z).copy_(level.value_weight)
+        if self.sinusoids:
+            features, slopes = self._fourier_features(x, level, tangent=dz is not None)
+            z.view(-1, z.shape[-1]).addmm_(features, level.fourier_weight)
+            if dz is not None:
+                dz.addmm_(slopes, level.fourier_weight)
+        z, dz = self._hidden_layers(level.layers, z, dz, workspace)
+        gate, slope = torch.sigmoid_(z), None
+        correction = torch.matmul(gate, level.output_weight).add_(level.output_bias)
+        if dz is not None:
+            correction = correction.view(x.shape)
+            slope = torch.mv(dz.mul_(gate.addcmul_(gate, gate, value=-1.0)), level.output_weight).view(x.shape)
+        if _any_beyond(x, WINDOW_FLAT_WIDTHS * level.width):
+            window, dwindow = self.window(x, level.scales.width)
+            slope = None if slope is None else slope * window + dwindow * correction
+            correction = correction * window
+        score = correction.sub_(x, alpha=level.width**-2)
+        return score, None if slope is None else slope.sub_(level.width**-2)
+
+    def _fourier_features(self, x: Tensor, level: Level, tangent: bool) -> tuple[Tensor, Any]:
+        """Return sines and cosines under their envelope and their derivatives by x, ``(x.numel(), 2 J)`` each."""
         angle = x.unsqueeze(-1) * self.frequencies
         envelope = torch.exp(x.square() * (-0.5 / (4.0 * level.width) ** 2)).unsqueeze(-1)
-        return torch.sin(angle), torch.cos(angle), envelope
+        sine, cosine = torch.sin(angle), torch.cos(angle)
+        features, slopes = torch.cat([sine, cosine], -1), None
+        if tangent:
+            slopes = torch.cat([cosine.mul_(self.frequencies), sine.mul_(self.frequencies).neg_()], -1)
+            slopes.addcmul_(features, x.unsqueeze(-1), value=-1.0 / (4.0 * level.width) ** 2)
+            slopes = slopes.mul_(envelope).flatten(0, -2)
+        return features.mul_(envelope).flatten(0, -2), slopes
 
-    def _waves_with_slopes(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
-        """FourierFeatures under their envelope and their derivatives, ``(*, 2 J)`` each."""
-        sine, cosine, envelope = self._waves(x, level)
-        waves = torch.cat([sine, cosine], -1)
-        slopes = torch.cat([cosine.mul_(self.frequencies), sine.mul_(self.frequencies).neg_()], -1)
-        slopes.addcmul_(waves, x.unsqueeze(-1), value=-1.0 / (4.0 * level.width) ** 2)
-        return waves.mul_(envelope), slopes.mul_(envelope)
 
-    def projected_score_and_derivative(
-        self, projection: Tensor, x: Tensor, sigma: Sigma = None
-    ) -> tuple[Tensor, Tensor]:
-        scales = self.scales(sigma, x)
-        _, on_noise, on_value = self._split_input_weight()
-        features, slopes = self.value_features(x, scales)
-        z = projection + F.linear(self.embedding(scales), on_noise) + F.linear(features, on_value)  # (*, H)
-        dz = F.linear(slopes, on_value)
-        hidden = dhidden = z.new_zeros(())
-        for layer in self.layers()[1:]:
-            gate = torch.sigmoid(z)
-            update = z * gate  # SiLU
-            dupdate = dz * torch.addcmul(gate, update, 1.0 - gate)
-            residual = self.residual and hidden.ndim > 0
-            hidden, dhidden = (hidden + update, dhidden + dupdate) if residual else (update, dupdate)
-            z, dz = layer(hidden), F.linear(dhidden, layer.weight)
+def _silu(z: Tensor, dz: Tensor | None, workspace: Workspace | None) -> tuple[Tensor, Tensor | None]:
+    """Return the activations :math:`h = z g`, :math:`g` the logistic function of :math:`z`, and their derivatives."""
+    if dz is None:
+        return F.silu(z, inplace=not torch.is_grad_enabled()), None
+    if workspace is None:
         gate = torch.sigmoid(z)
-        correction = self.output(gate - 0.5).squeeze(-1)
-        slope = F.linear(dz * torch.addcmul(gate, gate, gate, value=-1.0), self.output.weight).squeeze(-1)
-        window, dwindow = self.window(x, scales.width)
-        score = scales.gain * window * correction - x / scales.width.square()
-        derivative = scales.gain * (window * slope + dwindow * correction) - scales.width.pow(-2)
-        return score, derivative
+        h = z * gate
+        return h, dz * torch.addcmul(gate, h, 1.0 - gate)  # h' = g + h (1 - g)
+    gate = torch.sigmoid(z, out=workspace.empty("gate", z.shape, z))
+    h = z.mul_(gate)
+    return h, dz.mul_(gate.lerp_(gate.new_ones(()), h))  # the same in one pass
+
+
+def _any_beyond(x: Tensor, limit: float) -> bool:
+    """Whether any value is further than ``limit`` from zero, or NaN."""
+    return x.numel() > 0 and not (torch.linalg.vector_norm(x, math.inf).item() <= limit)

@@ -1,8 +1,8 @@
 """Training objectives: pure functions of a model and a batch, each a scalar ready for ``backward()``.
 
-Each objective returns the mean over the batch of the sum over dimensions. Scores, noise and losses are in standardised
-units (:meth:`arcsm.AutoregressiveModel.standardise`), so that columns of different units weigh alike. The loss of
-:func:`mle` is in nats, in data units. If the model has a noise ladder, the objectives add the noise themselves.
+Each objective is the mean over the batch of the sum over dimensions. Scores, noise and losses are in standardised units
+(:meth:`arcsm.AutoregressiveModel.standardise`), so that columns with different units weigh the same; only :func:`mle`
+is in nats, in data units. If the model has a noise ladder, the objectives add the noise themselves.
 """
 
 from arcsm.objectives.csm import csm

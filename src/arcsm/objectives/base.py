@@ -1,8 +1,8 @@
-"""What the objectives share: noisy inputs, the weighted loss of a batch, and joint scores."""
+"""Building blocks of the objectives: noisy batches, the weighted loss, and differentiable scores."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,64 +15,80 @@ from arcsm.objectives.fused import fused_score_matching
 Weighting = Literal["natural", "sigma2"]
 
 
-def add_noise(
-    model: AutoregressiveModel, z: Tensor, generator: Source, weighting: Weighting
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """What the context reads, the noisy scalars, their sigma and unit noise, and the weight, each ``(B, D)``."""
+class NoisyBatch(NamedTuple):
+    """A batch with the noise of paper, Appendix C.2; each ``(B, D)``."""
+
+    x_hat: Tensor  # x + sigma_L eps, read by the context
+    x_tilde: Tensor  # x + sigma eps', the scalars whose scores are matched
+    sigma: Tensor  # noise level of each scalar
+    noise: Tensor  # eps'
+    weight: Tensor  # omega(sigma), zero for missing values
+
+
+def add_noise(model: AutoregressiveModel, x: Tensor, generator: Source, weighting: Weighting) -> NoisyBatch:
+    """Draw noise and noise levels for standardised data ``(B, D)``.
+
+    Raises:
+        ValueError: If ``weighting`` is unknown.
+    """
     assert model.noise is not None
     if weighting not in ("natural", "sigma2"):
         raise ValueError(f'weighting: expected "natural" or "sigma2", got {weighting!r}')
-    context_input = z + model.noise.sigma_min * normal_like(z, generator)
-    noise = normal_like(z, generator)
-    sigma = model.noise.draw(z, generator)
+    x_hat = x + model.noise.sigma_min * normal_like(x, generator)
+    noise = normal_like(x, generator)
+    sigma = model.noise.draw(x, generator)
     weight = model.head.loss_weight(sigma) if weighting == "natural" else sigma.square()
-    noisy, weight = mask_missing(model, z + sigma * noise, weight)
-    return context_input, noisy, sigma, noise, weight
+    x_tilde, weight = mask_missing(model, x + sigma * noise, weight)
+    return NoisyBatch(x_hat, x_tilde, sigma, noise, weight)
 
 
-def mask_missing(model: AutoregressiveModel, z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and their weights: where a value is missing, any value with weight zero."""
+def mask_missing(model: AutoregressiveModel, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Replace missing values by zero and set their weights to zero, if the model accepts missing values."""
     if not model.context.missing:
-        return z, weight
-    known = ~z.isnan()
-    return torch.where(known, z, 0.0), weight * known
+        return x, weight
+    observed = ~x.isnan()
+    return torch.where(observed, x, 0.0), weight * observed
 
 
 def score_matching_loss(
     model: AutoregressiveModel,
     context: Tensor,
-    z: Tensor,
+    x: Tensor,
     sigma: Tensor | None,
     weight: Tensor,
     derivative: Tensor,
     linear: Tensor,
     compiled: bool | None,
 ) -> Tensor:
-    """Mean over the batch of the sum of weight * (s^2 / 2 + derivative * ds + linear * s); contexts ``(B, D, C)``."""
-    if isinstance(model.head, ScoreHead) and model.head.is_plain and not z.requires_grad:
+    """Return the mean over rows of the sum of :math:`\\omega\\,(\\tfrac12 s^2 + a\\, \\partial_x s + b\\, s)`.
+
+    Contexts are ``(B, D, C)``, values and noise levels ``(B, D)``, and the coefficients ``weight``, ``derivative`` and
+    ``linear`` are ``(B, D)`` or ``()``.
+    """
+    if isinstance(model.head, ScoreHead) and model.head.has_original_score and not x.requires_grad:
         total = fused_score_matching(
             model.head,
             context.flatten(0, -2),
-            z.flatten(),
+            x.flatten(),
             None if sigma is None else sigma.flatten(),
-            weight.flatten() if weight.ndim else weight,
-            derivative.flatten() if derivative.ndim else derivative,
-            linear.flatten() if linear.ndim else linear,
+            weight.flatten(),
+            derivative.flatten(),
+            linear.flatten(),
             compiled,
         )
     else:
-        s, ds = model.head.score_and_derivative(context, z, sigma)
+        s, ds = model.head.score_and_derivative(context, x, sigma)
         total = (weight * (0.5 * s.square() + derivative * ds + linear * s)).sum()
-    return total / (z.numel() // model.features)
+    return total / (x.numel() // model.features)
 
 
 def scores_at_smallest_noise(
-    model: AutoregressiveModel,
-    x: Tensor,
-    condition: Tensor | None,
-    generator: Source,
-    joint: bool | None,
+    model: AutoregressiveModel, x: Tensor, condition: Tensor | None, generator: Source, joint: bool | None
 ) -> tuple[Tensor, Tensor]:
+    """Return :func:`differentiable_scores` of data ``(B, D)`` plus noise of the ladder's smallest level, if any.
+
+    ``joint`` defaults to whether the head is normalised.
+    """
     z = model.standardise(x)
     check_no_missing(z)
     sigma = None if model.noise is None else model.noise.sigma_min
@@ -81,15 +97,21 @@ def scores_at_smallest_noise(
     return differentiable_scores(model, z, condition, model.head.normalised if joint is None else joint, sigma)
 
 
-def check_no_missing(z: Tensor) -> None:
-    if bool(z.isnan().any()):
-        raise ValueError("x: holds missing values, of which a field has no scores; use csm, mle, or dsm without sigma")
+def check_no_missing(x: Tensor) -> None:
+    if bool(x.isnan().any()):
+        raise ValueError("x: contains missing values; use csm, mle, or dsm without sigma, which accept them")
 
 
 def differentiable_scores(
     model: AutoregressiveModel, z: Tensor, condition: Tensor | None, joint: bool, sigma: float | None
 ) -> tuple[Tensor, Tensor]:
-    """A field of scores ``(B, D)`` and the leaf ``z`` that it can be differentiated by."""
+    """Return scores ``(B, D)`` and the leaf tensor ``z (B, D)`` by which they can be differentiated.
+
+    The scores are :math:`\\nabla_z \\log q(z)` if ``joint``, and those of the conditionals otherwise.
+
+    Raises:
+        ValueError: If ``joint`` and the head is not normalised, or if the head has no score.
+    """
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         projection = model.head.project(model.context(z, condition))
@@ -98,6 +120,6 @@ def differentiable_scores(
         if not isinstance(model.head, NormalisedHead):
             raise ValueError(f"joint: the joint score needs a normalised head, got a {type(model.head).__name__}")
         if not model.head.has_score:
-            model.head.projected_score(projection, z, sigma)  # says why not
+            model.head.projected_score(projection, z, sigma)  # raises the error that says why
         log_prob = model.head.projected_log_prob(projection, z, sigma).sum()
         return torch.autograd.grad(log_prob, z, create_graph=True)[0], z

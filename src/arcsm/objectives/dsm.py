@@ -8,9 +8,7 @@ from torch import Tensor
 from arcsm._runtime.random import Source, normal_like
 from arcsm.model import AutoregressiveModel
 from arcsm.objectives.base import Weighting, add_noise, check_no_missing, differentiable_scores, score_matching_loss
-from arcsm.objectives.score_matching import (
-    denoising_score_matching,
-)
+from arcsm.objectives.score_matching import denoising_score_matching
 
 
 def dsm(
@@ -31,37 +29,38 @@ def dsm(
     Arguments:
         model: The model.
         x: Data, ``(B, D)``.
-        sigma: One noise level for all dimensions, contexts included, in standardised units and with weight 1. By
-            default the levels of the model's ladder, as in :func:`csm`.
+        sigma: One noise level for all dimensions, contexts included, in standardised units and with weight 1. Default:
+            the levels of the model's ladder, as in :func:`csm`.
         condition: What the model is conditioned on.
         generator: Source of the noise.
         weighting: As in :func:`csm`, for the ladder.
-        joint: With ``sigma``, match :math:`\\nabla_x \\log q(x)` of a normalised head, not the scores of its
+        joint: With ``sigma``, match :math:`\\nabla_x \\log q(x)` of a normalised head instead of the scores of its
             conditionals.
-        compiled: Whether the walk of a :class:`ScoreHead` is compiled; ``None``: in C on the processor, if a compiler
-            is found (see :func:`arcsm.objectives.fused.fused_score_matching`).
+        compiled: As in :func:`csm`.
 
     References:
         A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
 
     Raises:
-        ValueError: for a model without a ladder and no ``sigma``, ``joint`` without ``sigma`` or for a
-            :class:`ScoreHead`, or missing values at one ``sigma``.
+        ValueError: If there is neither a ladder nor a ``sigma``, if ``joint`` comes without ``sigma`` or with a
+            :class:`ScoreHead`, or if values are missing and ``sigma`` is set.
     """
     z = model.standardise(x)
     if sigma is None:
         if model.noise is None:
-            raise ValueError("sigma: expected a number, as this model has no noise ladder")
+            raise ValueError("sigma: expected a number, because the model has no noise ladder")
         if joint:
-            raise ValueError("joint: the levels of a ladder are of one value each; give dsm a sigma")
-        context_input, noisy, level, noise, weight = add_noise(model, z, generator, weighting)
-        context, ratio, zero = model.context(context_input, condition), noise / level, torch.zeros_like(level)
-        loss = score_matching_loss(model, context, noisy, level, weight, zero, ratio, compiled)
-        return loss + 0.5 * (weight * ratio.square()).sum(-1).mean()
+            raise ValueError("joint: a ladder has a noise level for each value; give dsm a sigma")
+        batch = add_noise(model, z, generator, weighting)
+        context, ratio = model.context(batch.x_hat, condition), batch.noise / batch.sigma
+        loss = score_matching_loss(
+            model, context, batch.x_tilde, batch.sigma, batch.weight, torch.zeros_like(ratio), ratio, compiled
+        )
+        return loss + 0.5 * (batch.weight * ratio.square()).sum(-1).mean()
     if not sigma > 0.0:
         raise ValueError(f"sigma: expected a positive number, got {sigma}")
     check_no_missing(z)
     noise = normal_like(z, generator)
     head_sigma = None if model.noise is None else sigma
-    field = differentiable_scores(model, z + sigma * noise, condition, bool(joint), head_sigma)[0]
-    return denoising_score_matching(field, noise, sigma)
+    scores, _ = differentiable_scores(model, z + sigma * noise, condition, bool(joint), head_sigma)
+    return denoising_score_matching(scores, noise, sigma)

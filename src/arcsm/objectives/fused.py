@@ -1,9 +1,9 @@
-"""Score matching of a :class:`~arcsm.heads.ScoreHead`, loss and all gradients in one walk over the points.
+"""Score matching of a :class:`~arcsm.heads.ScoreHead`: the loss and all gradients in one fused pass.
 
-Autograd would keep every hidden layer of every point (a batch of B rows has B*D points) and go over them twice for the
-derivative inside the loss. Here the points are walked in chunks that a processor's cache can hold. Each chunk runs
-forward with values and derivatives side by side, and straight backward; what stays is the gradient by the contexts (as
-large as the contexts themselves) and by the weights. Beyond a chunk, memory does not grow with B*D*H.
+Autograd would keep every hidden layer of every point (a batch of B rows has B*D points) and pass over them twice for
+the derivative inside the loss. Here the points are processed in chunks that fit into a processor's cache. Each chunk
+runs forward, values and derivatives side by side, and then backward at once. Only the gradients of the contexts and of
+the weights are kept, so memory beyond one chunk does not grow with B*D*H.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from arcsm.errors import warn
 from arcsm.heads.base import Sigma
 from arcsm.heads.score import EMBEDDING_FEATURES, ScoreHead
 
-CHUNK = 2048  # points at a time: hidden layers of 64 units then take half a megabyte each
-_NATIVE_CHUNK = 2**15  # in C, which walks tiles of its own, shared by the threads
-_DEVICE_CHUNK = 2**18  # on an accelerator, where small pieces leave it idle
+CHUNK_POINTS = 2048  #: points per chunk in torch on a processor: half a megabyte for each hidden layer of 64 units
+_NATIVE_CHUNK_POINTS = 2**15  # in C, which splits a chunk into cache-sized tiles and shares it among threads
+_ACCELERATOR_CHUNK_POINTS = 2**18  # small chunks would leave an accelerator idle
 
 
 def fused_score_matching(
@@ -36,241 +36,222 @@ def fused_score_matching(
     derivative: Tensor,
     linear: Tensor,
     compiled: bool | None = None,
-    chunk: int | None = None,
+    chunk_points: int | None = None,
 ) -> Tensor:
-    """The sum over points of :math:`\\omega\\,(\\tfrac12 s^2 + a\\, \\partial_x s + b\\, s)`.
+    """Return the sum over points of :math:`\\omega\\,(\\tfrac12 s^2 + a\\, \\partial_x s + b\\, s)`, ``()``.
+
+    Gradients flow to ``context`` and to the parameters of the head.
 
     Arguments:
         head: The score network.
         context: ``(N, C)``.
-        x: ``(N,)`` values; no gradient flows to them.
+        x: Values, ``(N,)``; no gradient flows to them.
         sigma: Noise level, a number, ``(N,)`` or ``None``.
         weight: :math:`\\omega`, ``(N,)`` or ``()``.
-        derivative: :math:`a`, ``(N,)`` or ``()``; where all are zero the derivative is never computed.
+        derivative: :math:`a`, ``(N,)`` or ``()``; if all are zero, the derivative is not computed.
         linear: :math:`b`, ``(N,)`` or ``()``.
-        compiled: Whether to run machine code: in C on the processor (:mod:`arcsm._native`; single precision only), by
-            ``torch.compile`` elsewhere; where that fails, it warns once and walks without. ``None``: in C on the
-            processor if a compiler is found, without otherwise.
-        chunk: Largest number of points at a time; by default what suits the device.
-
-    Returns:
-        The sum, ``()``, with gradients for ``context`` and the head's parameters.
+        compiled: Whether to run compiled code: C on a processor (:mod:`arcsm._native`, single precision only),
+            ``torch.compile`` elsewhere. If compilation fails, it warns once and runs plain torch. ``None`` uses C on a
+            processor if there is a C compiler, and plain torch otherwise.
+        chunk_points: Maximum number of points per chunk. Default: suited to the device.
 
     Raises:
-        ValueError: for contexts that do not belong to the values or to the head.
+        ValueError: If the shape of ``context`` does not match ``x`` and the head.
     """
     if context.shape != (len(x), head.context_features):
         raise ValueError(f"context: expected {(len(x), head.context_features)}, got {tuple(context.shape)}")
     keep_freed_memory()
     if sigma is not None:
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape)
-    tangent = bool(derivative.count_nonzero())
     points, constant = _points(head, x, sigma, weight, derivative, linear)
-    walk_chunk, usual = _way(head, x, compiled)
-    walk = _Walk(head, walk_chunk, usual if chunk is None else chunk, tangent, x, sigma, points)
-    return constant + _FusedScoreMatching.apply(walk, context, *_parameters(head))
+    forward_backward, default_points = _choose_implementation(head, x, compiled)
+    chunks = _even_slices(len(x), default_points if chunk_points is None else chunk_points)
+    tangent = bool(derivative.count_nonzero())
+
+    def run_chunk(network: _Network, context: Tensor, rows: slice) -> tuple[Tensor, Tensor, list[Tensor]]:
+        return forward_backward(head, network, context[rows], points.rows(rows), tangent)
+
+    parameters = [p for layer in (*head.layers(), (head.output.weight, head.output.bias)) for p in layer]
+    return constant + _FusedScoreMatching.apply(run_chunk, chunks, sigma is not None, context, *parameters)
 
 
-def _way(head: ScoreHead, x: Tensor, compiled: bool | None) -> tuple[Callable[..., Any], int]:
-    """How to walk a chunk, and how many points to take at a time."""
+def _choose_implementation(head: ScoreHead, x: Tensor, compiled: bool | None) -> tuple[Callable[..., Any], int]:
+    """Return the function that processes a chunk, and the maximum number of points per chunk."""
     if x.device.type != "cpu":
-        return _compiled_chunk() if compiled else _chunk, _DEVICE_CHUNK
-    if compiled is False or not _native.takes(x, *head.parameters()):
-        return _chunk, CHUNK
-    if _native.available():
-        return _native_chunk, _NATIVE_CHUNK
-    if compiled:
-        _say_that_it_is_not_compiled()
-    return _chunk, CHUNK
+        return _compiled_forward_backward() if compiled else _forward_backward, _ACCELERATOR_CHUNK_POINTS
+    if compiled is not False and _native.supports(x, *head.parameters()):
+        if _native.available():
+            return _native_forward_backward, _NATIVE_CHUNK_POINTS
+        if compiled:
+            _warn_not_compiled()
+    return _forward_backward, CHUNK_POINTS
 
 
 @lru_cache
-def _say_that_it_is_not_compiled() -> None:
-    """Once."""
+def _warn_not_compiled() -> None:
+    """Warn once that C code could not be compiled, and why."""
     try:
         _native.library()
     except _native.CompilationError as error:
-        warn(f"compilation does not work here, going on without it: {error}", UserWarning)
+        warn(f"compilation failed, continuing without it: {error}", UserWarning)
 
 
 class _Points(NamedTuple):
-    """The loss of a point in terms of the network's correction F and its slope F' alone, each ``(N,)``.
+    """Values, and their losses as functions of the network's correction F and its derivative F', each ``(N,)``.
 
-    .. math:: \\omega\\, s\\,(\\tfrac12 s + b) + \\text{by_correction}\\, F + \\text{by_slope}\\, F' + \\text{const},
-        \\qquad s = \\text{pull} + \\text{gain}\\, F
+    .. math:: \\omega\\, s\\,(\\tfrac12 s + b) + \\text{correction_weight}\\, F + \\text{slope_weight}\\, F'
+        + \\text{const}, \\qquad s = \\text{base_score} + \\text{gain}\\, F
     """
 
+    x: Tensor
+    sigma: Tensor | None
     gain: Tensor
-    pull: Tensor
-    weight: Tensor
-    linear: Tensor
-    by_correction: Tensor
-    by_slope: Tensor
+    base_score: Tensor
+    weight: Tensor  # omega
+    linear: Tensor  # b
+    correction_weight: Tensor
+    slope_weight: Tensor
 
-    def part(self, rows: slice) -> _Points:
-        return _Points(*(column[rows] for column in self))
+    def rows(self, rows: slice) -> _Points:
+        return _Points(*(None if column is None else column[rows] for column in self))  # type: ignore[arg-type]
 
 
 def _points(
     head: ScoreHead, x: Tensor, sigma: Tensor | None, weight: Tensor, derivative: Tensor, linear: Tensor
 ) -> tuple[_Points, Tensor]:
-    """The coefficients of all points, and the part of the loss that the network has no say in."""
+    """Return all points, and the part of the loss that does not depend on the network."""
     scales = head.scales(sigma, x)
     window, dwindow = head.window(x, scales.width)
     weight, derivative, linear = (t.to(x).expand(x.shape) for t in (weight, derivative, linear))
     outer = weight * derivative
-    gain, pull, precision = scales.gain * window, -x / scales.width.square(), scales.width.pow(-2)
-    columns = _Points(gain, pull, weight, linear, outer * scales.gain * dwindow, outer * gain)
-    return columns, -(outer * precision).sum()
-
-
-class _Walk(NamedTuple):
-    """What the walk needs beside the tensors that gradients are for."""
-
-    head: ScoreHead
-    chunk: Callable[..., tuple[Tensor, Tensor, list[Tensor]]]
-    size: int
-    tangent: bool
-    x: Tensor
-    sigma: Tensor | None
-    points: _Points
-
-
-def _parameters(head: ScoreHead) -> list[Tensor]:
-    """Weight and bias of each hidden layer, then of the output."""
-    return [p for layer in (*head.layers(), head.output) for p in (layer.weight, layer.bias)]
+    gain, base_score, precision = scales.gain * window, -x / scales.width.square(), scales.width.pow(-2)
+    correction_weight, slope_weight = outer * scales.gain * dwindow, outer * gain
+    points = _Points(x, sigma, gain, base_score, weight, linear, correction_weight, slope_weight)
+    return points, -(outer * precision).sum()
 
 
 class _FusedScoreMatching(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, walk: _Walk, context: Tensor, *parameters: Tensor) -> Tensor:
-        network = _network(walk.head, parameters, walk.sigma is not None)
+    def forward(
+        ctx: Any,
+        run_chunk: Callable[[_Network, Tensor, slice], tuple[Tensor, Tensor, list[Tensor]]],
+        chunks: list[slice],
+        noisy: bool,
+        context: Tensor,
+        *parameters: Tensor,
+    ) -> Tensor:
+        network = _network(parameters, context.shape[1], noisy)
         total = context.new_zeros((), dtype=torch.float64)
-        by_parameters = [torch.zeros_like(p) for p in network.parameters()]
-        by_context = torch.empty_like(context)
-        for part in _even(len(walk.x), walk.size):
-            sigma = None if walk.sigma is None else walk.sigma[part]
-            loss, by_context[part], gradients = walk.chunk(
-                walk.head, network, context[part], walk.x[part], sigma, walk.points.part(part), walk.tangent
-            )
+        grad_context = torch.empty_like(context)
+        grad_parameters = [torch.zeros_like(p) for p in network.parameters()]
+        for rows in chunks:
+            loss, grad_context[rows], gradients = run_chunk(network, context, rows)
             total += loss
-            for sum_, gradient in zip(by_parameters, gradients, strict=True):
-                sum_ += gradient
-        if walk.sigma is None:  # the embedding of no noise is zero, and its columns were left out
-            columns = by_parameters[0].split([context.shape[1], network.on_value.shape[0]], 1)
-            none = columns[0].new_zeros(len(columns[0]), EMBEDDING_FEATURES)
-            by_parameters[0] = torch.cat([columns[0], none, columns[1]], 1)
-        ctx.save_for_backward(by_context, *by_parameters)
+            for total_gradient, gradient in zip(grad_parameters, gradients, strict=True):
+                total_gradient += gradient
+        if not noisy:  # put back the columns that were left out
+            columns = grad_parameters[0].split([context.shape[1], len(network.value_weight)], 1)
+            zeros = columns[0].new_zeros(len(columns[0]), EMBEDDING_FEATURES)
+            grad_parameters[0] = torch.cat([columns[0], zeros, columns[1]], 1)
+        ctx.save_for_backward(grad_context, *grad_parameters)
         return total.to(context.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_loss: Tensor) -> tuple[Any, ...]:
-        return None, *[by_loss * gradient for gradient in ctx.saved_tensors]
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Any, ...]:
+        return None, None, None, *[grad_loss * gradient for gradient in ctx.saved_tensors]
 
 
 class _Network(NamedTuple):
-    """The head's weights as the walk wants them."""
+    """The head's weights, without the columns of the noise level if there is no noise: its embedding is zero."""
 
     layers: list[tuple[Tensor, Tensor]]  # weight and bias of each hidden layer
     output: tuple[Tensor, Tensor]
-    on_value: Tensor  # (V, H) what the first layer does with the features of x, rows contiguous
+    value_weight: Tensor  # (V, H) weights of the features of x in the first layer, contiguous
 
     def parameters(self) -> list[Tensor]:
         return [p for layer in (*self.layers, self.output) for p in layer]
 
 
-def _network(head: ScoreHead, parameters: tuple[Tensor, ...], noisy: bool) -> _Network:
+def _network(parameters: tuple[Tensor, ...], context_features: int, noisy: bool) -> _Network:
     (weight, bias), *deeper, output = zip(parameters[0::2], parameters[1::2], strict=True)
-    values = weight.shape[1] - head.context_features - EMBEDDING_FEATURES
+    value_weight = weight[:, context_features + EMBEDDING_FEATURES :]
     if not noisy:
-        weight = torch.cat([weight[:, : head.context_features], weight[:, -values:]], 1)
-    return _Network([(weight, bias), *deeper], output, weight[:, -values:].T.contiguous())
+        weight = torch.cat([weight[:, :context_features], value_weight], 1)
+    return _Network([(weight, bias), *deeper], output, value_weight.T.contiguous())
 
 
 class _Layer(NamedTuple):
-    """What the way back needs of a hidden layer, each ``(n, H)``; the second and fourth only with derivatives."""
+    """What the backward pass needs from a hidden layer, each ``(n, H)``; ``dh`` and ``curve`` only with derivatives."""
 
     h: Tensor  # activations
     dh: Tensor | None  # their derivatives by x
-    slope: Tensor  # f'(z) of the activation function
+    slope: Tensor  # f'(z) of the activation function f
     curve: Tensor | None  # f''(z) dz
 
 
-def _chunk(
-    head: ScoreHead,
-    network: _Network,
-    context: Tensor,  # (n, C)
-    x: Tensor,  # (n,)
-    sigma: Tensor | None,  # (n,)
-    points: _Points,  # (n,) each
-    tangent: bool,
+def _forward_backward(
+    head: ScoreHead, network: _Network, context: Tensor, points: _Points, tangent: bool
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Loss of a chunk, its gradient by the contexts ``(n, C)``, and by each weight and bias.
+    """Return the loss of a chunk, its gradient by the contexts, ``(n, C)``, and its gradients by weights and biases.
 
-    ``z`` are the sums of a layer and ``h`` its activations; ``dz`` and ``dh``, their derivatives by x, exist only
-    with ``tangent``.
+    ``z`` are the pre-activations of a layer and ``h`` its activations; ``dz`` and ``dh``, their derivatives by x, exist
+    only with ``tangent``. ``grad_z`` is the gradient of the loss by ``z``, and so on.
     """
     layers = network.layers
-    inputs, slopes = _inputs(head, context, x, sigma)
+    features, slopes = _noise_and_value_features(head, points)
+    inputs = torch.cat([context, features], -1)  # (n, I)
     saved: list[_Layer] = []
     h, dh = inputs, None
     for index, (weight, bias) in enumerate(layers):
         z, dz = torch.addmm(bias, h, weight.T), None
-        if tangent:
-            dz = _times(slopes, network.on_value) if dh is None else dh @ weight.T
+        if tangent and dh is not None:
+            dz = dh @ weight.T
+        elif tangent:
+            value_weight = network.value_weight
+            dz = slopes * value_weight if len(value_weight) == 1 else slopes @ value_weight
         if index == len(layers) - 1:
-            saved.append(_bounded(z, dz))
+            saved.append(_last_activation(z, dz))
         else:
             saved.append(_silu(z, dz, saved[-1] if head.residual and saved else None))
         h, dh = saved[-1].h, saved[-1].dh
 
-    loss, gradients, by_h, by_dh = _top(network, saved[-1], points)
+    loss, gradients, grad_h, grad_dh = _output_layer(network, saved[-1], points)
     for index in reversed(range(len(layers))):
         layer, (weight, _) = saved[index], layers[index]
-        by_z, by_dz = by_h * layer.slope, None
-        if by_dh is not None and layer.curve is not None:
-            by_z, by_dz = by_z.addcmul_(by_dh, layer.curve), by_dh * layer.slope
-        gradients.append(by_z.sum(0))
+        grad_z, grad_dz = grad_h * layer.slope, None
+        if grad_dh is not None and layer.curve is not None:
+            grad_z, grad_dz = grad_z.addcmul_(grad_dh, layer.curve), grad_dh * layer.slope
+        gradients.append(grad_z.sum(0))
         if index == 0:
             break
         below = saved[index - 1]
-        by_weight = by_z.T @ below.h
-        if by_dz is not None and below.dh is not None:
-            by_weight = torch.addmm(by_weight, by_dz.T, below.dh)
-        gradients.append(by_weight)
+        grad_weight = grad_z.T @ below.h
+        if grad_dz is not None and below.dh is not None:
+            grad_weight = torch.addmm(grad_weight, grad_dz.T, below.dh)
+        gradients.append(grad_weight)
         residual = head.residual and index < len(layers) - 1
-        by_h = torch.addmm(by_h, by_z, weight) if residual else by_z @ weight
-        if by_dh is not None and by_dz is not None:
-            by_dh = torch.addmm(by_dh, by_dz, weight) if residual else by_dz @ weight
-    # with so few inputs a product is several times faster the other way round, its thin side first
-    by_weight = inputs.T @ by_z
-    if by_dz is not None:
-        by_weight[inputs.shape[1] - slopes.shape[1] :] += slopes.T @ by_dz
-    gradients.append(by_weight.T)
-    by_context = layers[0][0][:, : context.shape[1]].T @ by_z.T
-    return loss, by_context.T, gradients[::-1]
+        grad_h = torch.addmm(grad_h, grad_z, weight) if residual else grad_z @ weight
+        if grad_dh is not None and grad_dz is not None:
+            grad_dh = torch.addmm(grad_dh, grad_dz, weight) if residual else grad_dz @ weight
+    # with so few inputs, a product is several times faster transposed, the thin matrix first
+    grad_weight = inputs.T @ grad_z
+    if grad_dz is not None:
+        grad_weight[inputs.shape[1] - slopes.shape[1] :] += slopes.T @ grad_dz
+    gradients.append(grad_weight.T)
+    grad_context = layers[0][0][:, : context.shape[1]].T @ grad_z.T
+    return loss, grad_context.T, gradients[::-1]
 
 
-def _inputs(head: ScoreHead, context: Tensor, x: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What the first layer reads, ``(n, I)``, and the derivative by x of its last columns, ``(n, V)``."""
-    others, slopes = _other_inputs(head, x, sigma)
-    return torch.cat([context, others], -1), slopes
-
-
-def _other_inputs(head: ScoreHead, x: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The noise level and the value as the first layer reads them, and the derivative of the latter, ``(n, V)``."""
-    scales = head.scales(sigma, x)
-    features, slopes = head.value_features(x, scales)
-    return features if sigma is None else torch.cat([head.embedding(scales), features], -1), slopes
-
-
-def _times(slopes: Tensor, on_value: Tensor) -> Tensor:
-    return slopes * on_value if len(on_value) == 1 else slopes @ on_value
+def _noise_and_value_features(head: ScoreHead, points: _Points) -> tuple[Tensor, Tensor]:
+    """Return the inputs of the first layer beside the context, and the derivative of the last ones by x, ``(n, V)``."""
+    scales = head.scales(points.sigma, points.x)
+    features, slopes = head.value_features(points.x, scales)
+    return features if points.sigma is None else torch.cat([head.embedding(scales), features], -1), slopes
 
 
 def _silu(z: Tensor, dz: Tensor | None, below: _Layer | None) -> _Layer:
-    """A hidden layer :math:`h = z g`, :math:`g` the logistic function of :math:`z`, added to the one below."""
+    """Return a hidden layer :math:`h = z g`, with :math:`g` the logistic function of :math:`z`, plus the one below."""
     gate = torch.sigmoid(z)
     rest = 1.0 - gate
     h = z * gate
@@ -285,8 +266,8 @@ def _silu(z: Tensor, dz: Tensor | None, below: _Layer | None) -> _Layer:
     return _Layer(h, dh, slope, curve)
 
 
-def _bounded(z: Tensor, dz: Tensor | None) -> _Layer:
-    """The last hidden layer; its activation :math:`g - 1/2` leaves the half to the output's bias."""
+def _last_activation(z: Tensor, dz: Tensor | None) -> _Layer:
+    """Return the last hidden layer. Its activation is :math:`g - 1/2`; the output's bias takes care of the half."""
     gate = torch.sigmoid(z)
     slope = torch.addcmul(gate, gate, gate, value=-1.0)  # f' = g (1 - g)
     if dz is None:
@@ -295,64 +276,61 @@ def _bounded(z: Tensor, dz: Tensor | None) -> _Layer:
     return _Layer(gate, dh, slope, dh * (1.0 - 2.0 * gate))  # f'' = f' (1 - 2 g)
 
 
-def _top(network: _Network, top: _Layer, points: _Points) -> tuple[Tensor, list[Tensor], Tensor, Tensor | None]:
-    """The loss, its gradients by the output's bias and weight, and by the last activations, ``(n, H)`` each."""
+def _output_layer(
+    network: _Network, last: _Layer, points: _Points
+) -> tuple[Tensor, list[Tensor], Tensor, Tensor | None]:
+    """Return the loss, its gradients by the output's bias and weight, and those by ``h`` and ``dh``, ``(n, H)``."""
     weight, bias = network.output[0][0], network.output[1]  # (H,), (1,)
-    correction = top.h @ weight + (bias - 0.5 * weight.sum())
-    score = torch.addcmul(points.pull, points.gain, correction)
+    correction = last.h @ weight + (bias - 0.5 * weight.sum())
+    score = torch.addcmul(points.base_score, points.gain, correction)
     loss = points.weight * score * (0.5 * score + points.linear)
-    by_correction = points.weight * points.gain * (score + points.linear)
-    if top.dh is None:
-        by_weight = by_correction @ top.h
+    grad_correction = points.weight * points.gain * (score + points.linear)
+    if last.dh is None:
+        grad_weight = grad_correction @ last.h
     else:
-        loss = loss + points.by_correction * correction + points.by_slope * (top.dh @ weight)
-        by_correction = by_correction + points.by_correction
-        by_weight = by_correction @ top.h + points.by_slope @ top.dh
-    by_bias = by_correction.sum()
-    by_dh = None if top.dh is None else points.by_slope[:, None] * weight
-    return loss.sum(), [by_bias[None], (by_weight - 0.5 * by_bias)[None]], by_correction[:, None] * weight, by_dh
+        loss = loss + points.correction_weight * correction + points.slope_weight * (last.dh @ weight)
+        grad_correction = grad_correction + points.correction_weight
+        grad_weight = grad_correction @ last.h + points.slope_weight @ last.dh
+    grad_bias = grad_correction.sum()
+    grad_dh = None if last.dh is None else points.slope_weight[:, None] * weight
+    gradients = [grad_bias[None], (grad_weight - 0.5 * grad_bias)[None]]
+    return loss.sum(), gradients, grad_correction[:, None] * weight, grad_dh
 
 
-def _native_chunk(
-    head: ScoreHead,
-    network: _Network,
-    context: Tensor,
-    x: Tensor,
-    sigma: Tensor | None,
-    points: _Points,
-    tangent: bool,
+def _native_forward_backward(
+    head: ScoreHead, network: _Network, context: Tensor, points: _Points, tangent: bool
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """The same as :func:`_chunk`, in C."""
-    others, slopes = _other_inputs(head, x, sigma)
-    loss, by_context, gradients = _native.walk(
-        context.to(x.dtype), others, slopes, torch.stack(points), network.parameters(), head.residual, tangent
+    """Return the same as :func:`_forward_backward`, computed in C."""
+    context, coefficients = context.to(points.x.dtype), torch.stack(points[2:])
+    loss, grad_context, gradients = _native.score_matching_forward_backward(
+        context, *_noise_and_value_features(head, points), coefficients, network.parameters(), head.residual, tangent
     )
-    return torch.tensor(loss, dtype=torch.float64), by_context, gradients
+    return torch.tensor(loss, dtype=torch.float64), grad_context, gradients
 
 
-def _even(count: int, largest: int) -> list[slice]:
-    """Slices of even size, none larger than asked for."""
+def _even_slices(count: int, largest: int) -> list[slice]:
+    """Return slices of nearly equal size, none longer than ``largest``."""
     size = -(-count // -(-count // largest)) if count else 1
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 @lru_cache
-def _compiled_chunk() -> Callable[..., Any]:
-    """The chunk by ``torch.compile``, or the plain one (with one warning) where that fails on this machine."""
-    compiled = torch.compile(_chunk, dynamic=False)
-    broken = False
+def _compiled_forward_backward() -> Callable[..., Any]:
+    """Return the pass compiled by ``torch.compile``; if that fails, it warns once and runs the plain pass."""
+    compiled = torch.compile(_forward_backward, dynamic=False)
+    failed = False
 
-    def chunk(*arguments: Any) -> Any:
-        nonlocal broken
-        if not broken:
+    def forward_backward(*arguments: Any) -> Any:
+        nonlocal failed
+        if not failed:
             try:
                 return compiled(*arguments)
             except torch.OutOfMemoryError:
                 raise
             except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
-                broken = True
+                failed = True
                 cause = str(error).strip().splitlines()[0]
-                warn(f"torch.compile does not work here, going on without it: {cause}", UserWarning)
-        return _chunk(*arguments)
+                warn(f"torch.compile failed, continuing without it: {cause}", UserWarning)
+        return _forward_backward(*arguments)
 
-    return chunk
+    return forward_backward

@@ -9,6 +9,7 @@ from arcsm._runtime.random import Source, normal_like
 from arcsm.conditionals.conditionals import Accuracy, Conditionals
 from arcsm.heads import NormalisedHead
 from arcsm.model import AutoregressiveModel
+from arcsm.objectives.base import mask_missing
 
 
 def mle(
@@ -22,9 +23,9 @@ def mle(
 ) -> Tensor:
     """Negative log likelihood in nats, in data units.
 
-    In closed form for normalised heads; for a :class:`ScoreHead` through the quadrature, whose nodes are placed
-    without gradients and whose formula is differentiated. With a ladder it is that of the data with the noise of
-    ``level``.
+    Normalised heads have a closed form. A :class:`ScoreHead` is integrated by quadrature: the nodes are placed without
+    gradients, and the quadrature formula is differentiated. With a ladder, the likelihood is that of the data with the
+    noise of ``level``.
 
     Arguments:
         model: The model.
@@ -32,8 +33,8 @@ def mle(
         level: Noise level.
         condition: What the model is conditioned on.
         generator: Source of the noise.
-        tol: Error of each conditional in nats to aim for.
-        max_evaluations: Largest number of evaluations of the score for one conditional.
+        tol: Target error of each conditional in nats.
+        max_evaluations: Maximum number of evaluations of the score for one conditional.
     """
     path = model.path(level)
     z = model.standardise(x)
@@ -41,12 +42,10 @@ def mle(
     if sigma is not None:
         z = z + sigma * normal_like(z, generator)
     projection = model.head.project(model.context(z, condition)).flatten(0, -2)  # (B * D, P)
-    known = ~z.isnan()
-    z = torch.where(known, z, 0.0) if model.context.missing else z
+    z, weight = mask_missing(model, z, z.new_ones(()))
     if isinstance(model.head, NormalisedHead):
-        terms = model.head.projected_log_prob(projection, z.flatten(), sigma)
+        log_prob = model.head.projected_log_prob(projection, z.flatten(), sigma)
     else:
-        accuracy = Accuracy(tol, max_evaluations)
-        terms = Conditionals(model.head, projection, path, "quadrature", accuracy).differentiable_log_prob(z.flatten())
-    terms = terms.view_as(z) - torch.log(model.scale)
-    return -(terms * known if model.context.missing else terms).sum() / len(z)
+        conditionals = Conditionals(model.head, projection, path, "quadrature", Accuracy(tol, max_evaluations))
+        log_prob = conditionals.differentiable_log_prob(z.flatten())
+    return -(weight * (log_prob.view_as(z) - torch.log(model.scale))).sum() / len(z)

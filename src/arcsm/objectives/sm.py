@@ -7,9 +7,7 @@ from torch import Tensor
 from arcsm._runtime.random import Source
 from arcsm.model import AutoregressiveModel
 from arcsm.objectives.base import scores_at_smallest_noise
-from arcsm.objectives.score_matching import (
-    exact_score_matching,
-)
+from arcsm.objectives.score_matching import exact_score_matching
 
 
 def sm(
@@ -23,10 +21,9 @@ def sm(
 
     .. math:: J = \\mathbb{E} \\big[ \\tfrac12 \\lVert s \\rVert^2 + \\mathrm{tr}(\\nabla_x s) \\big]
 
-    Arguments and errors as in :func:`ssm`.
+    Arguments and errors are the same as in :func:`ssm`.
 
     References:
         Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005)
     """
-    field, z = scores_at_smallest_noise(model, x, condition, generator, joint)
-    return exact_score_matching(field, z)
+    return exact_score_matching(*scores_at_smallest_noise(model, x, condition, generator, joint))

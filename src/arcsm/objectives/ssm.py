@@ -7,10 +7,7 @@ from torch import Tensor
 from arcsm._runtime.random import Source
 from arcsm.model import AutoregressiveModel
 from arcsm.objectives.base import scores_at_smallest_noise
-from arcsm.objectives.score_matching import (
-    Projections,
-    sliced_score_matching,
-)
+from arcsm.objectives.score_matching import Projections, sliced_score_matching
 
 
 def ssm(
@@ -27,25 +24,25 @@ def ssm(
 
     .. math:: J = \\mathbb{E} \\big[ v^\\top \\nabla_x (v^\\top s) + \\tfrac12 (v^\\top s)^2 \\big]
 
-    (variance-reduced: :math:`\\tfrac12 \\lVert s \\rVert^2` in place of the square). Averaged over :math:`v`, it is
-    :func:`sm` of the same field. With a ladder it is done at the smallest noise level.
+    The variance-reduced form has :math:`\\tfrac12 \\lVert s \\rVert^2` in place of the square. Its expectation over
+    :math:`v` is :func:`sm` of the same scores. A model with a ladder is trained at its smallest noise level.
 
     Arguments:
         model: The model.
         x: Data, ``(B, D)``.
-        slices: Projections for each row.
-        projections: Their law; each has covariance :math:`I`.
+        slices: Number of projections for each row.
+        projections: Distribution of the projections, with covariance :math:`I`.
         variance_reduced: Integrate the square over :math:`v` in closed form.
         condition: What the model is conditioned on.
-        generator: Source of the projections (and of the noise).
-        joint: The field :math:`s`: ``True`` for :math:`\\nabla_x \\log q(x)` (default of normalised heads), ``False``
-            for the vector of conditional scores (default of a :class:`ScoreHead`; "SSM-AR" in the paper).
+        generator: Source of the projections and of the noise.
+        joint: The scores :math:`s`: :math:`\\nabla_x \\log q(x)` if ``True`` (default of normalised heads), or the
+            vector of conditional scores if ``False`` (default of a :class:`ScoreHead`; "SSM-AR" in the paper).
 
     References:
         Sliced Score Matching (Song, Garg, Shi and Ermon, 2019), https://arxiv.org/abs/1905.07088
 
     Raises:
-        ValueError: for missing values, or ``joint=True`` for a :class:`ScoreHead`.
+        ValueError: If values are missing, or if ``joint`` is ``True`` for a :class:`ScoreHead`.
     """
-    field, z = scores_at_smallest_noise(model, x, condition, generator, joint)
-    return sliced_score_matching(field, z, slices, projections, variance_reduced, generator)
+    scores, z = scores_at_smallest_noise(model, x, condition, generator, joint)
+    return sliced_score_matching(scores, z, slices, projections, variance_reduced, generator)

@@ -10,7 +10,7 @@ from torch import Tensor
 from arcsm._runtime.random import open_uniform_like
 from arcsm.conditionals.conditionals import Accuracy, Conditionals, starting_nodes
 from arcsm.conditionals.piecewise import constant
-from arcsm.heads.score import FULL_SPAN
+from arcsm.heads.score import WINDOW_END_WIDTHS
 
 #: A sampler takes ``N`` conditionals, a generator and its own options, and returns ``(N,)`` values.
 Sampler = Callable[..., Tensor]
@@ -72,7 +72,7 @@ def nodes_around(conditionals: Conditionals, mean: Tensor, std: Tensor) -> Tenso
     They are dense where the mass should be, so that one pass of the integration usually suffices. The outer nodes are
     the head's own.
     """
-    ends = starting_nodes(conditionals.head, conditionals.projection, conditionals.sigma, (FULL_SPAN,))
+    ends = starting_nodes(conditionals.head, conditionals.projection, conditionals.sigma, (WINDOW_END_WIDTHS,))
     low, middle, high = ends.split(1, 1)
     half = high - middle
     centre = mean[:, None].clamp(middle - 0.8 * half, middle + 0.8 * half)

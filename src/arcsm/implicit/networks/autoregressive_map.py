@@ -32,7 +32,7 @@ def autoregressive_map(
 
     The result is differentiable once. A second derivative is missing, and torch does not always raise an error for it.
     """
-    if _native.takes(from_input, noise, noise_weight, latent_weight, output_weight) and _native.available():
+    if _native.supports(from_input, noise, noise_weight, latent_weight, output_weight) and _native.available():
         return _NativeMap.apply(from_input, noise, noise_weight, latent_weight, output_weight)  # type: ignore[no-any-return]
     rows = (from_input + noise.unsqueeze(-1) * noise_weight).transpose(0, 1)  # (D, N, U)
     return TorchMap.apply(rows, noise, latent_weight, output_weight)  # type: ignore[no-any-return]
@@ -47,8 +47,8 @@ def conditional_moments(
     Given the earlier latents, a latent is a function of one normal variable: Gauss-Hermite quadrature applies.
     """
     nodes, weights = _normal_quadrature()
-    if _native.takes(from_input, u, noise_weight, latent_weight, output_weight) and _native.available():
-        return _native.chain_moments(from_input, u, noise_weight, latent_weight, output_weight, nodes, weights)
+    if _native.supports(from_input, u, noise_weight, latent_weight, output_weight) and _native.available():
+        return _native.latent_chain_moments(from_input, u, noise_weight, latent_weight, output_weight, nodes, weights)
     earlier = u.new_ones(latent_weight.shape[:2]).tril(-1).unsqueeze(-1)
     inner = from_input.transpose(0, 1) + u @ (earlier * latent_weight)  # (D, N, U)
     column = output_weight.unsqueeze(-1)
@@ -73,15 +73,17 @@ class _NativeMap(torch.autograd.Function):
     def forward(
         ctx: Any, from_input: Tensor, noise: Tensor, noise_weight: Tensor, latent_weight: Tensor, output_weight: Tensor
     ) -> Tensor:
-        chained = _native.chain(from_input, noise, noise_weight, latent_weight, output_weight)
-        ctx.save_for_backward(noise, noise_weight, latent_weight, output_weight, chained.u, *chained.kept)
-        return chained.u
+        chain = _native.latent_chain_forward(from_input, noise, noise_weight, latent_weight, output_weight)
+        ctx.save_for_backward(noise, noise_weight, latent_weight, output_weight, chain.u, *chain.hidden)
+        return chain.u
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        noise, noise_weight, latent_weight, output_weight, u, *kept = ctx.saved_tensors
-        return _native.chain_back(grad, noise, noise_weight, latent_weight, output_weight, _native.Chained(u, kept))
+        noise, noise_weight, latent_weight, output_weight, u, *hidden = ctx.saved_tensors
+        return _native.latent_chain_backward(
+            grad, noise, noise_weight, latent_weight, output_weight, _native.LatentChain(u, hidden)
+        )
 
 
 class TorchMap(torch.autograd.Function):

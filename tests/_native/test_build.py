@@ -1,0 +1,155 @@
+"""Compilation of C on the user's machine: every failure is a one-line error, never a crash."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from arcsm import _native
+from arcsm._native import build
+
+COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler, and none is on the path")
+
+
+def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
+    """Replace the compiler by a shell script, in which ``$COMPILER`` is the real one."""
+    path = tmp_path / "compiler"
+    path.write_text(f"#!/bin/sh\nCOMPILER={COMPILER}\n{script}\n", encoding="latin-1")
+    path.chmod(0o755)
+    monkeypatch.setenv("CC", str(path))
+    return path
+
+
+@pytest.mark.usefixtures("fresh_compilation")
+def test_library_is_compiled_once_and_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = tmp_path / "calls"
+    compiler(tmp_path, monkeypatch, f'echo call >> {calls}; exec $COMPILER "$@"')
+    folder = tmp_path / "a folder, ç"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    assert _native.available()
+    assert _native.library() is _native.library()
+    assert calls.read_text() == "call\n"
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.usefixtures("fresh_compilation")
+def test_compiler_command_may_have_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", f"env {COMPILER}")
+    assert _native.available()
+
+
+@pytest.mark.usefixtures("fresh_compilation")
+@pytest.mark.parametrize(
+    ("script", "cause"),
+    [
+        ("echo 'score_matching.c:1: error: it is Monday' >&2; exit 1", "error: it is Monday"),
+        ("printf 'erreur: \xe9' >&2; exit 1", "erreur: "),
+        ("exit 1", "failed silently"),
+        ("exit 0", "arcsm.so"),
+    ],
+)
+def test_failing_compiler_is_a_one_line_error_and_not_called_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, cause: str
+) -> None:
+    path = compiler(tmp_path, monkeypatch, script)
+    assert not _native.available()
+    with pytest.raises(build.CompilationError, match=cause) as caught:
+        _native.library()
+    assert len(str(caught.value).splitlines()) == 1
+    path.unlink()
+    assert not _native.available()
+
+
+@pytest.mark.usefixtures("fresh_compilation")
+@pytest.mark.parametrize("command", ["no-such-compiler", "gcc '", "/"])
+def test_invalid_compiler_command_is_an_error(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", command)
+    with pytest.raises(build.CompilationError):
+        _native.library()
+
+
+@pytest.mark.usefixtures("fresh_compilation")
+def test_unwritable_temporary_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
+    with pytest.raises(build.CompilationError, match="no such folder"):
+        _native.library()
+
+
+@pytest.mark.usefixtures("fresh_compilation")
+def test_hanging_compiler_is_killed_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = tmp_path / "started"
+    compiler(tmp_path, monkeypatch, f"sleep 600 & echo $! > {started}; wait")
+    monkeypatch.setattr(build, "_TIMEOUT_SECONDS", 2.0)
+    started_at = time.monotonic()
+    with pytest.raises(build.CompilationError, match="not done after 2 seconds"):
+        _native.library()
+    assert time.monotonic() - started_at < 60.0
+    child = int(started.read_text())
+    for _ in range(100):  # wait until the orphan is reaped
+        try:
+            if ") Z" in Path(f"/proc/{child}/stat").read_text():
+                return
+        except OSError:  # reaped
+            return
+        time.sleep(0.1)
+    pytest.fail("its child is still running")
+
+
+@pytest.mark.usefixtures("fresh_compilation")
+@pytest.mark.parametrize("unknown", ["*-march=native*|*-mcpu=native*", "*-march=native*"])
+def test_unsupported_processor_flags_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unknown: str
+) -> None:
+    script = f'case "$*" in {unknown}) echo "Error: no such instruction" >&2; exit 1;; esac; exec $COMPILER "$@"'
+    compiler(tmp_path, monkeypatch, script)
+    assert _native.available()
+
+
+@pytest.mark.parametrize(
+    ("instructions", "step"), [("-mno-avx", 8), ("-mavx2 -mfma -mno-avx512f", 16), ("-mavx512f -mavx512dq", 64)]
+)
+def test_every_vector_width_gives_the_same_results(instructions: str, step: int) -> None:
+    """Each width runs in its own process, because a loaded library cannot be replaced."""
+    if platform.machine() not in {"x86_64", "AMD64"} or not Path("/proc/cpuinfo").exists():
+        pytest.skip("needs an x86-64 processor, and /proc/cpuinfo to identify it")
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    needed = {word.removeprefix("-m") for word in instructions.split() if not word.startswith("-mno")}
+    if not needed <= flags:
+        pytest.skip(f"this processor has no {instructions}")
+    code = f"""
+import torch, warnings
+from arcsm import ScoreHead
+from arcsm._native import build
+build._PROCESSOR_FLAGS, build._FLAGS = ((),), (*build._FLAGS, *{instructions.split()!r})
+from arcsm.objectives.fused import fused_score_matching
+warnings.simplefilter("error")
+torch.manual_seed(0)
+head = ScoreHead(3, (20, 20), sinusoids=1)
+context, x, one = torch.randn(300, 3, requires_grad=True), torch.randn(300), torch.ones(())
+result = []
+for compiled in (False, True):
+    loss = fused_score_matching(head, context, x, 0.5, one, one, one, compiled)
+    result.append(torch.autograd.grad(loss, [context, *head.parameters()]))
+from arcsm.implicit.networks.autoregressive_map import autoregressive_map
+inputs = [torch.randn(70, 5, 9), torch.randn(70, 5), torch.randn(5, 9), torch.randn(5, 5, 9) / 2, torch.randn(5, 9) / 9]
+for dtype in (torch.float64, torch.float32):  # double precision runs in torch
+    leaves = [t.to(dtype).requires_grad_() for t in inputs]
+    u = autoregressive_map(*leaves)
+    result[dtype == torch.float32] += (u, *torch.autograd.grad(u.square().sum(), leaves))
+for in_torch, ours in zip(*result, strict=True):
+    in_torch = in_torch.to(ours)
+    torch.testing.assert_close(ours, in_torch, rtol=1e-4, atol=1e-4 * in_torch.abs().max().item())
+print(build.library().vector_step())
+"""
+    environment = os.environ | {"CC": str(COMPILER)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == step

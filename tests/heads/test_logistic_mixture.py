@@ -1,0 +1,56 @@
+"""The mixture of logistics against closed forms and at extreme scales."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from arcsm import LogisticMixtureHead
+from small_heads import FLOAT64
+
+
+def test_noise_widens_every_component_by_its_variance() -> None:
+    head = LogisticMixtureHead(3, components=1).double()
+    context = torch.randn(5, 1, 3, dtype=FLOAT64)
+    x = torch.linspace(-60.0, 60.0, 60_001, dtype=FLOAT64).expand(5, -1)
+
+    def variance(sigma: float | None) -> Tensor:
+        density = head.log_prob(context, x, sigma).exp()
+        mean = torch.trapezoid(density * x, x)
+        return torch.trapezoid(density * (x - mean[:, None]).square(), x)
+
+    for sigma in (0.2, 1.0, 2.0):
+        torch.testing.assert_close(variance(sigma) - variance(None), torch.full((5,), sigma**2, dtype=FLOAT64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("raw_scale", [-100.0, -7.0, 0.0])
+def test_mixture_is_stable_in_the_tails_and_at_tiny_scales(raw_scale: float, dtype: torch.dtype) -> None:
+    head = LogisticMixtureHead(3, components=2).to(dtype)
+    projection = torch.tensor([0.5, -0.5, -1.0, 1.0, raw_scale, raw_scale], dtype=dtype).expand(7, -1)
+    projection = projection.clone().requires_grad_()
+    x = torch.tensor([-1e4, -50.0, -1.0, 0.0, 1.0, 50.0, 1e4], dtype=dtype, requires_grad=True)
+    scale = math.exp(math.log1p(math.exp(raw_scale + 7.0)) - 7.0)
+    s, ds = head.projected_score_and_derivative(projection, x)
+    density, distribution = head.projected_log_prob(projection, x), head.projected_cdf(projection, x)
+    for value in (s, ds, density, distribution):
+        assert bool(value.isfinite().all())
+        (gradient,) = torch.autograd.grad(value.sum(), projection, retain_graph=True)
+        assert bool(gradient.isfinite().all())
+    tail_scores = torch.tensor([1.0 / scale, -1.0 / scale], dtype=dtype)
+    torch.testing.assert_close(s[[0, -1]].detach(), tail_scores, rtol=1e-5, atol=0.0)  # an exponential tail
+    assert distribution[[0, -1]].tolist() == [0.0, 1.0]
+    assert bool(distribution.diff().ge(0.0).all())
+
+
+def test_mixture_density_is_the_weighted_sum_of_logistics() -> None:
+    head = LogisticMixtureHead(3, components=2).double()
+    projection = torch.tensor([[math.log(3.0), 0.0, -2.0, 1.0, 0.0, -1.0]], dtype=FLOAT64)
+    x = torch.linspace(-6.0, 6.0, 25, dtype=FLOAT64)
+    expected = torch.zeros_like(x)
+    for weight, mean, raw in ((0.75, -2.0, 0.0), (0.25, 1.0, -1.0)):
+        scale = math.exp(math.log1p(math.exp(raw + 7.0)) - 7.0)
+        share = torch.sigmoid((x - mean) / scale)
+        expected = expected + weight * share * (1.0 - share) / scale
+    torch.testing.assert_close(head.projected_log_prob(projection, x).exp(), expected)

@@ -1,0 +1,61 @@
+"""Small heads for tests: one of every kind, and the arguments that their tests share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arcsm import GaussianHead, Head, LogisticMixtureHead, NormalisedHead, ScoreHead
+
+FLOAT64 = torch.float64
+SIGMAS = (None, 0.3, "tensor")  #: noise levels; see :func:`noise_level`
+SCORE_HEADS: tuple[dict[str, Any], ...] = (
+    {"hidden_features": (8,)},
+    {"hidden_features": (8, 6)},
+    {"hidden_features": (8, 8, 8), "residual": True},
+    {"hidden_features": (8, 8, 8, 8), "residual": True, "sinusoids": 3},
+    {"hidden_features": (8, 6, 4, 5), "sinusoids": 1, "max_frequency": 5.0},
+    {"hidden_features": (8,), "sinusoids": 4, "data_std": 0.5},
+)
+
+
+def score_head(seed: int = 0, strength: float = 3.0, **arguments: Any) -> ScoreHead:
+    """Return a score head in double precision whose random weights are larger than at initialisation."""
+    torch.manual_seed(seed)
+    head = ScoreHead(context_features=3, **arguments).double()
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_().mul_(strength / math.sqrt(parameter.shape[-1]))
+    return head
+
+
+def _seeded(make: Callable[[], NormalisedHead]) -> Callable[[], NormalisedHead]:
+    def build() -> NormalisedHead:
+        torch.manual_seed(0)
+        return make().double()
+
+    return build
+
+
+NORMALISED_HEADS: dict[str, Callable[[], NormalisedHead]] = {
+    "gaussian": _seeded(lambda: GaussianHead(3)),
+    "mixture": _seeded(lambda: LogisticMixtureHead(3, components=4)),
+}
+HEADS: dict[str, Callable[[], Head]] = {
+    **{f"score-{i}": lambda arguments=arguments: score_head(**arguments) for i, arguments in enumerate(SCORE_HEADS)},
+    **NORMALISED_HEADS,
+}
+
+
+def noise_level(sigma: float | str | None, shape: tuple[int, ...]) -> float | Tensor | None:
+    """Return a noise level of :data:`SIGMAS`, with one value for each point for ``"tensor"``."""
+    return sigma if sigma is None or isinstance(sigma, float) else torch.rand(shape, dtype=FLOAT64) + 0.05
+
+
+def differentiate(value: Tensor, by: Tensor) -> Tensor:
+    """Return the derivative of each value by its own input."""
+    return torch.autograd.grad(value.sum(), by)[0]
