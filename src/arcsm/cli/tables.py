@@ -18,10 +18,12 @@ from arcsm.data.csv_files import MISSING, TRUTH
 from arcsm.data.frames import check_not_taken, parts_as_written, typed_as
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.checks import check_not_empty
-from arcsm.estimators.density import number_of
-from arcsm.estimators.encoder import Columns, describe, is_categorical, within_type
-from arcsm.reports.detection import VERDICTS, DetectionResult, check_p_value, write_detection_report
-from arcsm.reports.synthesis import SynthesisQuality, as_precise_as, write_synthesis_report
+from arcsm.estimators.detection import DETECTION_COLUMNS, DetectionResult, check_p_value
+from arcsm.estimators.encoder import Columns, clip_to_dtype, encode_value, is_categorical
+from arcsm.estimators.rounding import round_like
+from arcsm.estimators.synthesis_quality import SynthesisQuality
+from arcsm.reports.detection import write_detection_report
+from arcsm.reports.synthesis import write_synthesis_report
 
 app = typer.Typer()
 
@@ -56,7 +58,7 @@ def detect(
     if page is not None:
         check_writable(page)
     if with_data:
-        check_not_taken(test, VERDICTS)
+        check_not_taken(test, DETECTION_COLUMNS)
     normal = read_frame(train, ignore=ignore or ())
     rows, gaps = 0, False
     for part in frame_parts(test, normal):  # all of it is looked at before hours may be spent
@@ -78,9 +80,9 @@ def detect(
             write(found if own is None else pd.concat([next(own), found], axis=1))
             advance(len(found))
 
-        judged = DetectionResult.of(detector, frame_parts(test, normal, _JUDGED_AT_ONCE), p_value, written)
-    print(f"{train}  {len(normal)} rows, {describe(detector.columns_.kinds)}")
-    print(f"{out}  {rows} rows, {judged.flagged} flagged")
+        judged = DetectionResult.from_parts(detector, frame_parts(test, normal, _JUDGED_AT_ONCE), p_value, written)
+    print(f"{train}  {len(normal)} rows, {detector.columns_.describe()}")
+    print(f"{out}  {rows} rows, {judged.outliers} flagged")
     if page is not None:
         write_detection_report(detector, judged, page, f"{test.name}, judged by {train.name}")
         print(page)
@@ -111,7 +113,7 @@ def impute(
     density = ScoreDensity(random_state=seed, device=device, verbose=True).fit(rows)
     filled = density.impute(rows, draws)
     write_frame(out, _with_gaps_filled(table, rows, pd.DataFrame(filled), out, bool(ignore)))
-    print(f"{table}  {len(rows)} rows, {describe(density.columns_.kinds)}")
+    print(f"{table}  {len(rows)} rows, {density.columns_.describe()}")
     print(f"{out}  {gaps} values filled")
 
 
@@ -147,11 +149,11 @@ def synthesize(
         drawn = pd.DataFrame(density.conditional(list(wanted), list(wanted.values()), count))
     else:
         drawn = pd.DataFrame(density.sample(count))
-    drawn = as_precise_as(rows, density.columns_, drawn, wanted, out.suffix.lower() == ".csv")
+    drawn = round_like(rows, density.columns_, drawn, wanted, out.suffix.lower() == ".csv")
     write_frame(out, typed_as(table, drawn) if {table.suffix.lower(), out.suffix.lower()} == {".parquet"} else drawn)
-    print(f"{table}  {len(rows)} rows, {describe(density.columns_.kinds)}")
+    print(f"{table}  {len(rows)} rows, {density.columns_.describe()}")
     print(f"{out}  {count} rows" + (f", {len(drawn.drop_duplicates())} of them different" if wanted else ""))
-    found = [] if wanted else SynthesisQuality.of(density, rows, drawn, seed).lines()
+    found = [] if wanted else SynthesisQuality.measure(density, rows, drawn, seed).lines()
     print(*found, sep="\n", end="\n" if found else "")
     if page is not None:
         said = found or [f"Drawn with {' and '.join(given or ())}: they are not like the whole table."]
@@ -175,7 +177,7 @@ def _given(pairs: Sequence[str], table: pd.DataFrame) -> dict[str, Any]:
         if name in found:
             raise ValueError(f"--given {pair}: {name} is given already")
         found[name] = _value(pair, table[name], text)
-        number_of(Columns.of(table[[name]]).kinds[0], name, found[name])  # refused before anything is fitted
+        encode_value(Columns.infer(table[[name]]).kinds[0], name, found[name])  # refused before anything is fitted
     return found
 
 
@@ -226,7 +228,7 @@ def _with_gaps_filled(
         if not gaps.any():
             continue
         if not text:
-            whole.loc[gaps, name] = within_type(filled[name][gaps].to_numpy(dtype=object), whole[name].dtype)
+            whole.loc[gaps, name] = clip_to_dtype(filled[name][gaps].to_numpy(dtype=object), whole[name].dtype)
         elif pd.api.types.is_numeric_dtype(filled[name].dtype) and bool((rows[name].dropna() % 1 == 0).all()):
             whole.loc[gaps, name] = [f"{value:.0f}" for value in filled[name][gaps].round()]
         else:
