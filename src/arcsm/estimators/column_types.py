@@ -64,12 +64,10 @@ class Constant(Column):
 
     def _equals(self, value: Any) -> bool:
         """Compare with the constant, allowing for fractions that were rounded to single precision."""
-        if value == self.value:
-            return True
         if not isinstance(value, float) or not isinstance(self.value, float) or self.value.is_integer():
-            return False
+            return bool(value == self.value)
         with np.errstate(over="ignore"):
-            return value == float(np.float32(self.value)) or float(np.float32(value)) == self.value
+            return value in (self.value, float(np.float32(self.value))) or float(np.float32(value)) == self.value
 
     def decode(self, numbers: Array) -> Values:
         return repeat(self.value, len(numbers))

@@ -52,7 +52,7 @@ class Ensemble:
         progress: bool,
         choose_level: bool = True,
     ) -> Ensemble:
-        """Train the first model with every configuration, and the others with the one that suits held-out rows best.
+        """Train the first model with each configuration, the others with the one that gives held-out rows most density.
 
         Arguments:
             train: Encoded rows ``(N, M)``, NaN where a value is missing; discrete columns hold whole numbers.
@@ -65,15 +65,20 @@ class Ensemble:
             choose_level: Use the noise level that gives held-out rows the highest density, instead of the smallest.
         """
         orders = _orders(train.shape[1], configs[0].members, seed)
+        below = 0.5 * torch.tensor(widths, dtype=train.dtype)  # dequantisation adds noise in [0, width)
+        repeats = max(1, -(-_MIN_VALIDATION_ROWS // len(valid)))
+        train_inputs, valid_inputs = (train - below).float(), (valid - below).float().repeat(repeats, 1)
         count = len(configs) + len(orders) - 1
         with track("fitting", count, progress and count > 1) as advance:
 
             def member(config: EnsembleConfig, index: int) -> AutoregressiveModel:
-                model = _train_member(
-                    config, orders[index], train, valid, widths, seed + index, device, progress and count == 1
-                )
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(seed + index)
+                    model = config.build_model(train.shape[1], orders[index]).float()
+                training = config.train_config(widths, seed + index, device)
+                fit(model, train_inputs, valid_inputs, training, progress=progress and count == 1)
                 advance()
-                return model
+                return model.double().eval()
 
             candidates = [cls([member(config, 0)], config.levels - 1, config) for config in configs]
             if len(candidates) > 1:
@@ -177,27 +182,6 @@ class Ensemble:
 def _clip(model: AutoregressiveModel, x: Tensor) -> Tensor:
     bound = model.scale * _MAX_STANDARD_DEVIATIONS
     return torch.clamp(x.to(model.shift), model.shift - bound, model.shift + bound)
-
-
-def _train_member(
-    config: EnsembleConfig,
-    order: Sequence[int],
-    train: Tensor,
-    valid: Tensor,
-    widths: Sequence[float],
-    seed: int,
-    device: str,
-    progress: bool,
-) -> AutoregressiveModel:
-    """Train one model in single precision and return it in double precision."""
-    below = 0.5 * torch.tensor(widths, dtype=train.dtype)  # dequantisation adds noise in [0, width)
-    repeats = max(1, -(-_MIN_VALIDATION_ROWS // len(valid)))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = config.build_model(train.shape[1], order).float()
-    valid = (valid - below).float().repeat(repeats, 1)
-    fit(model, (train - below).float(), valid, config.train_config(widths, seed, device), progress=progress)
-    return model.double().eval()
 
 
 def _orders(columns: int, members: int, seed: int) -> list[list[int]]:

@@ -94,13 +94,10 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         return self
 
     def score_samples(self, X: Any) -> Array:
-        """Return the mean log density of each row over the models, in nats of the transformed columns, ``(N,)``.
-
-        Higher scores are more normal.
+        """Return the mean log density of each row over the models, ``(N,)`` in nats: higher is more normal.
 
         Raises:
-            ValueError: If the columns differ from the fitted ones, a value is infinite, or a value is missing although
-                no fitted one was (unless ``missing=True``). All methods that take rows raise it.
+            ValueError: As in :meth:`ScoreDensity.score_samples`.
         """
         return self.explain(X).sum(1)  # type: ignore[no-any-return]
 
