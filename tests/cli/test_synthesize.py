@@ -63,7 +63,7 @@ def test_synthesize_holds_given_values(tmp_path: Path, capsys: pytest.CaptureFix
     drawn = pd.read_csv(tmp_path / "rows.csv")
     for name, value in (("city", "Oslo"), ("yes", True), ("a", 0.25), ("b", 52.123), ("x=y", 2)):
         assert (drawn[name] == value).all()
-    message = capsys.readouterr()
+    printed = capsys.readouterr()
     assert "AUC" not in message.out
     assert f"{len(drawn.drop_duplicates())} of them different" in message.out
     assert "not like the whole table" in page.read_text()

@@ -51,9 +51,9 @@ def test_the_type_of_a_column_is_inferred_and_inverts(name: str, kind: type[Colu
     column = infer_column(values, categorical=False)
     assert isinstance(column, kind)
     np.testing.assert_allclose(np.asarray(column.decode(column.encode(values)), float), values, rtol=1e-7, atol=1e-20)
-    gaps = values.copy()
-    gaps[3] = np.nan
-    assert np.isnan(column.encode(gaps)).nonzero()[0].tolist() == [3]
+    incomplete = values.copy()
+    incomplete[3] = np.nan
+    assert np.isnan(column.encode(incomplete)).nonzero()[0].tolist() == [3]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_continuous_maps_invert_and_have_the_slope_of_finite_differences(column:
     step = 1e-5
     slope = (column.encode(values + step) - column.encode(values - step)) / (2.0 * step)
     np.testing.assert_allclose(column.log_slope(column.encode(values)), np.log(slope), rtol=1e-5, atol=1e-5)
-    far = column.decode(np.array([-1e3, 1e3, np.nan]))  # what a model may draw, and a gap
+    far = column.decode(np.array([-1e3, 1e3, np.nan]))  # extreme samples of a model, and a missing value
     assert far[:2].tolist() == [-27.0, 27.0]
     assert np.isnan(far[2])
 

@@ -14,7 +14,7 @@ from sklearn.base import clone
 
 from arcsm.estimators import ScoreDensity, density
 from arcsm.estimators.ensemble import Ensemble
-from small_tables import QUICK, correlated_table, mixed_table
+from small_tables import QUICK, correlated_table, mixed_table, use_small_models
 
 
 def test_samples_have_the_format_of_the_data_frame() -> None:
@@ -35,7 +35,6 @@ def test_samples_have_the_format_of_the_data_frame() -> None:
 
 
 def test_the_density_of_a_skewed_column_integrates_to_one() -> None:
-    """A skewed column, by a curved map: the density must integrate to one and be near the truth."""
     rng = np.random.default_rng(0)
     x = np.exp(rng.normal(1.0, 0.5, (3000, 1)))
     density = ScoreDensity(max_steps=400, n_estimators=1, random_state=0).fit(x)
@@ -112,13 +111,14 @@ def test_conditions_outside_the_training_values_raise() -> None:
     assert set(rows["city"]) == {"north"}
 
 
-def test_conditional_draws_are_distinct() -> None:
-    table = correlated_table(300)
-    drawn = ScoreDensity(**QUICK).fit(table).conditional(["city"], ["Rome"], draws=100)
+def test_conditional_draws_are_distinct(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+    drawn = ScoreDensity(**QUICK).fit(correlated_table(300)).conditional(["city"], ["Rome"], draws=100)
     assert not drawn.duplicated().any()
 
 
 def test_conditional_draws_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
     monkeypatch.setattr(density, "_CONDITIONAL_DRAWS_PER_BATCH", 7)
     drawn = ScoreDensity(**QUICK).fit(correlated_table(300)).conditional(["city"], ["Rome"], draws=30)
     assert len(drawn) == 30
@@ -127,11 +127,12 @@ def test_conditional_draws_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_few_distinct_conditional_draws_warn(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
     fitted = ScoreDensity(**QUICK).fit(correlated_table(300))
-    fill = Ensemble.sample_missing
+    sample_missing = Ensemble.sample_missing
 
     def unequal(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        candidates, weights = fill(*arguments)
+        candidates, weights = sample_missing(*arguments)
         weights = torch.zeros_like(weights)
         weights[:, :3] = 1.0 / 3.0
         return candidates, weights

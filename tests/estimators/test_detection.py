@@ -15,9 +15,7 @@ def scored() -> Scored:
     return detector_and_outliers()
 
 
-def test_reasons_name_expected_and_observed_values(
-    scored: Scored,
-) -> None:
+def test_reasons_name_expected_and_observed_values(scored: Scored) -> None:
     detector, rows = scored
     found = detection_table(detector, rows)
     assert len(found) == len(rows)
@@ -35,9 +33,7 @@ def test_reasons_name_expected_and_observed_values(
         detection_table(detector, rows, threshold=1e-4)
 
 
-def test_a_table_scored_in_parts_is_scored_as_a_whole(
-    scored: Scored,
-) -> None:
+def test_a_table_scored_in_parts_is_scored_as_a_whole(scored: Scored) -> None:
     detector, rows = scored
     whole, written = detection_table(detector, rows), []
     parts = [rows.iloc[start : start + 13].reset_index(drop=True) for start in range(0, len(rows), 13)]

@@ -38,9 +38,9 @@ def test_contributions_sum_to_the_score_and_show_the_changed_column(detector: Sc
     row.loc[row.index[1], "mean smoothness"] *= 5.0
     top = detector.top_contributions(row, columns=2)
     assert len(top) == 6
-    own = top[top["row"] == 1]
-    assert "mean smoothness" in own["column"].tolist()
-    assert own["contribution"].min() < -5.0
+    changed = top[top["row"] == 1]
+    assert "mean smoothness" in changed["column"].tolist()
+    assert changed["contribution"].min() < -5.0
 
 
 def test_scores_do_not_depend_on_other_rows(detector: ScoreOutlierDetector) -> None:
@@ -67,9 +67,9 @@ def test_every_score_is_lower_for_outliers(detector: ScoreOutlierDetector) -> No
 
 def test_all_scores_with_missing_values_and_constant_columns() -> None:
     x = np.random.default_rng(0).normal(size=(300, 3)) * [1.0, 2.0, 0.0]
-    gappy = x.copy()
-    gappy[::3, 1] = np.nan
-    detector = ScoreOutlierDetector(max_steps=50, n_estimators=2, random_state=0).fit(gappy)
+    incomplete = x.copy()
+    incomplete[::3, 1] = np.nan
+    detector = ScoreOutlierDetector(max_steps=50, n_estimators=2, random_state=0).fit(incomplete)
     scores = detector.all_scores([[0.0, np.nan, 0.0], [0.0, np.nan, 1.0], [9.0, np.nan, 0.0]])
     assert bool(np.isfinite(scores.to_numpy()).all())
     assert bool((scores.filter(like="likelihood").iloc[0] > scores.filter(like="likelihood").iloc[1] + 3.0).all())
@@ -105,9 +105,11 @@ def test_missing_values_contribute_the_median() -> None:
     x[rng.random(x.shape) < 0.2] = np.nan
     detector = ScoreOutlierDetector(max_steps=150, n_estimators=1, random_state=0).fit(x)
     contributions = detector.explain(x)
-    for column in range(3):  # a gap speaks neither for nor against a row, whatever the units
-        gaps = np.isnan(x[:, column])
-        np.testing.assert_allclose(contributions[gaps, column], np.median(contributions[~gaps, column]), rtol=1e-9)
+    for column in range(3):  # in all units
+        missing = np.isnan(x[:, column])
+        np.testing.assert_allclose(
+            contributions[missing, column], np.median(contributions[~missing, column]), rtol=1e-9
+        )
     small = ScoreOutlierDetector(max_steps=150, n_estimators=1, random_state=0).fit(x * [1e-4, 1.0, 1.0])
     np.testing.assert_array_equal(small.predict(x * [1e-4, 1.0, 1.0]), detector.predict(x))
     usual, broken = detector.score_samples([[1.0, np.nan, 1.0], [1.0, np.nan, -2.0]])

@@ -33,8 +33,8 @@ def test_synthetic_values_have_the_decimals_of_the_table() -> None:
         assert not found[name].equals(drawn[name])
     assert found["single"].dtype == np.float32
     pd.testing.assert_frame_equal(found[["all", "small"]], drawn[["all", "small"]])
-    kept = round_like(table, density.columns_, drawn, fixed=["cents"])
-    assert kept["cents"].equals(drawn["cents"])
+    unrounded = round_like(table, density.columns_, drawn, fixed=["cents"])
+    assert unrounded["cents"].equals(drawn["cents"])
 
 
 def test_decimals_do_not_depend_on_the_order_of_rows() -> None:

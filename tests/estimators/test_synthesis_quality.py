@@ -24,8 +24,8 @@ def quality(table: pd.DataFrame, synthetic: pd.DataFrame) -> SynthesisQuality:
     return SynthesisQuality.measure(ScoreDensity(**QUICK).fit(table), table, synthetic)
 
 
-def surprise(found: SynthesisQuality) -> float:
-    """By how many standard deviations more rows are nearest to a fitted one than are expected to."""
+def excess(found: SynthesisQuality) -> float:
+    """Return by how many standard deviations the share of nearest training rows exceeds its mean."""
     assert found.nearest is not None
     return (found.nearest.training - found.nearest.expected) / found.nearest.error
 
@@ -37,7 +37,7 @@ def test_rows_of_the_same_distribution_are_indistinguishable() -> None:
     assert found.copies == found.held_out_copies == 0.0
     assert found.nearest is not None
     assert found.nearest.expected == 0.85
-    assert abs(surprise(found)) < 3.0
+    assert abs(excess(found)) < 3.0
     assert len(found.lines()) == 3
 
 
@@ -47,40 +47,40 @@ def test_rows_with_shuffled_columns_are_distinguished() -> None:
     assert number(quality(correlated_table(2_000), synthetic).auc) > 0.9
 
 
-@pytest.mark.parametrize("gaps", [0.0, 0.2])
-def test_memorised_rows_are_detected(gaps: float) -> None:
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+def test_memorised_rows_are_detected(missing: float) -> None:
     whole = correlated_table(2_000)
     table = whole.copy()
-    table.loc[np.random.default_rng(2).random(2_000) < gaps, ["b"]] = None
+    table.loc[np.random.default_rng(2).random(2_000) < missing, ["b"]] = None
     density = ScoreDensity(**QUICK).fit(table)
     fitted = whole.drop(index=density.held_out_rows_)
     share = SynthesisQuality.measure(density, table, fitted.sample(500, random_state=0)).copies
-    assert share == 1.0 if gaps == 0.0 else 0.7 < share < 0.9
-    nearly = fitted.sample(500, random_state=0)
-    nearly["a"] += 1e-6
-    found = SynthesisQuality.measure(density, table, nearly)
+    assert share == 1.0 if missing == 0.0 else 0.7 < share < 0.9
+    nearly_copied = fitted.sample(500, random_state=0)
+    nearly_copied["a"] += 1e-6
+    found = SynthesisQuality.measure(density, table, nearly_copied)
     assert found.copies == 0.0
-    assert surprise(found) > 5.0
+    assert excess(found) > 5.0
 
 
 def test_a_repetitive_table_does_not_count_as_memorised() -> None:
-    kept = ["city", "visits", "same"]
-    found = quality(correlated_table(2_000)[kept], correlated_table(2_000, seed=1)[kept])
+    discrete = ["city", "visits", "same"]
+    found = quality(correlated_table(2_000)[discrete], correlated_table(2_000, seed=1)[discrete])
     assert found.copies > 0.99
     assert number(found.held_out_copies) > 0.99
-    assert abs(surprise(found)) < 3.0
+    assert abs(excess(found)) < 3.0
 
 
 def test_the_error_of_the_nearest_training_rows_is_their_standard_deviation() -> None:
     table, synthetic = correlated_table(600), correlated_table(400, seed=1)
     density = ScoreDensity(**QUICK).fit(table)
     shares, errors = [], []
-    for seed in range(200):  # which rows were held out is chosen anew
+    for seed in range(200):  # each with other held-out rows
         density.held_out_rows_ = np.random.default_rng(seed).permutation(600)[:90]
-        held = np.isin(np.arange(600), density.held_out_rows_)
+        held_out = np.isin(np.arange(600), density.held_out_rows_)
         numbers = [density.columns_.encode(one) for one in (table, synthetic)]
-        found = synthesis_quality._nearest_rows(
-            density.columns_, numbers[0], held, numbers[1], np.random.default_rng(seed)
+        found = synthesis_quality._nearest_rows(  # private: without the slow classifier
+            density.columns_, numbers[0], held_out, numbers[1], np.random.default_rng(seed)
         )
         shares.append(found.training)
         errors.append(found.error)
@@ -106,10 +106,10 @@ def test_almost_empty_columns_are_compared(monkeypatch: pytest.MonkeyPatch) -> N
         assert found.nearest is not None
         assert np.isfinite([number(found.auc), found.nearest.training, found.nearest.expected]).all()
     assert "training rows among complete rows" in found.lines()[1]
-    gone = table.assign(
+    incomplete = table.assign(
         rare=np.where(np.arange(2_000) % 2, table["rare"] + 1.0, np.nan), a=table["a"].where(table.index % 2 == 0)
     )
-    assert "every row has missing values" in quality(gone, correlated_table(500).assign(rare=1.0)).lines()[1]
+    assert "every row has missing values" in quality(incomplete, correlated_table(500).assign(rare=1.0)).lines()[1]
 
 
 def test_grid_values_are_compared_as_whole_numbers() -> None:
