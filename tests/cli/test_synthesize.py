@@ -64,8 +64,8 @@ def test_synthesize_holds_given_values(tmp_path: Path, capsys: pytest.CaptureFix
     for name, value in (("city", "Oslo"), ("yes", True), ("a", 0.25), ("b", 52.123), ("x=y", 2)):
         assert (drawn[name] == value).all()
     printed = capsys.readouterr()
-    assert "AUC" not in message.out
-    assert f"{len(drawn.drop_duplicates())} of them different" in message.out
+    assert "AUC" not in printed.out
+    assert f"{len(drawn.drop_duplicates())} of them different" in printed.out
     assert "not like the whole table" in page.read_text()
 
 
