@@ -153,14 +153,12 @@ def test_particles_condition_on_values_before_and_after(model: AutoregressiveMod
     assert float((found.log_evidence - truth).abs().mean()) < 0.06
 
 
-def test_a_model_with_missing_values_is_restored_from_its_configuration(
-    model: AutoregressiveModel, tmp_path: object
-) -> None:
-    again = AutoregressiveModel.from_config(model.config())
-    assert again.context.missing
-    again.load_state_dict(model.state_dict())
+def test_a_model_with_missing_values_is_restored_from_its_configuration(model: AutoregressiveModel) -> None:
+    restored = AutoregressiveModel.from_config(model.config())
+    assert restored.context.missing
+    restored.load_state_dict(model.state_dict())
     x = torch.tensor([[0.0, NAN, 1.0]])
-    assert torch.equal(again.eval().log_prob(x), model.eval().log_prob(x))
+    assert torch.equal(restored.eval().log_prob(x), model.eval().log_prob(x))
 
 
 def test_known_values_standardise_the_columns() -> None:
