@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from arcsm.cli import application
-from arcsm.estimators.ensemble import Plan
+from arcsm.estimators.ensemble_config import EnsembleConfig
 
 QUICK: dict[str, Any] = {"max_steps": 20, "n_estimators": 1, "hidden_features": (16,), "random_state": 0}
 
 
 def use_small_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have all estimators train one small network for a few steps, whatever the table."""
-    plan = Plan(1, 8, (16,), (16,), 0, 0.3, 4, 5e-2, 30, 64, 5e-3, True)
-    monkeypatch.setattr(Plan, "of", classmethod(lambda cls, *_: plan))
+    config = EnsembleConfig(1, 8, (16,), (16,), 0, 0.3, 4, 5e-2, 30, 64, 5e-3, True)
+    monkeypatch.setattr(EnsembleConfig, "for_table", classmethod(lambda cls, *_: config))
 
 
 def run(*arguments: object) -> int:

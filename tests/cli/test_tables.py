@@ -105,7 +105,7 @@ def test_ignored_columns_are_only_left_out_of_the_fit(tmp_path: Path, capsys: py
         path, out = tmp_path / f"t.{suffix}", tmp_path / f"o.{suffix}"
         write_frame(path, table)
         assert run("detect", path, path, "--out", out) == 1
-        assert "'id' has another name in almost every row; leave it out (for a command, --ignore)" in (
+        assert "'id' has a different category in almost every row; leave it out (for a command, --ignore)" in (
             capsys.readouterr().err
         )
         assert run("detect", path, path, "--ignore", "id", "--with-data", "--out", out) == 0

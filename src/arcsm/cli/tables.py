@@ -18,10 +18,12 @@ from arcsm.data.parquet_files import cast_as_parquet
 from arcsm.data.table import check_reserved_columns, raw_parts
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.checks import check_not_empty
-from arcsm.estimators.density import number_of
-from arcsm.estimators.encoder import Columns, describe, is_categorical, within_type
-from arcsm.reports.detection import VERDICTS, DetectionResult, check_p_value, write_detection_report
-from arcsm.reports.synthesis import SynthesisQuality, as_precise_as, write_synthesis_report
+from arcsm.estimators.detection import DETECTION_COLUMNS, DetectionResult, check_p_value
+from arcsm.estimators.encoder import Columns, clip_to_dtype, encode_value, is_categorical
+from arcsm.estimators.rounding import round_like
+from arcsm.estimators.synthesis_quality import SynthesisQuality
+from arcsm.reports.detection import write_detection_report
+from arcsm.reports.synthesis import write_synthesis_report
 
 app = typer.Typer()
 
@@ -60,7 +62,7 @@ def detect(
         raise ValueError(f"--p-value {p_value}: expected a number between 0 and 1, and no --contamination")
     _check_outputs(out, page, (train, test))
     if with_data:
-        check_reserved_columns(test, VERDICTS)
+        check_reserved_columns(test, DETECTION_COLUMNS)
     normal = read_frame(train, ignore=ignore or ())
     rows, has_missing = 0, False
     for part in frame_parts(test, normal):  # check the whole file before a fit that may take hours
@@ -82,9 +84,9 @@ def detect(
             write(verdicts if data is None else pd.concat([next(data), verdicts], axis=1))
             advance(len(verdicts))
 
-        result = DetectionResult.of(detector, frame_parts(test, normal, _PART_ROWS), p_value, write_part)
-    print(f"{train}  {len(normal)} rows, {describe(detector.columns_.kinds)}")
-    print(f"{out}  {rows} rows, {result.flagged} flagged")
+        result = DetectionResult.from_parts(detector, frame_parts(test, normal, _PART_ROWS), p_value, write_part)
+    print(f"{train}  {len(normal)} rows, {detector.columns_.describe()}")
+    print(f"{out}  {rows} rows, {result.outliers} flagged")
     if page is not None:
         write_detection_report(detector, result, page, f"{test.name}, judged by {train.name}")
         print(page)
@@ -119,7 +121,7 @@ def impute(
     density = ScoreDensity(random_state=seed, device=device, verbose=True).fit(rows)
     filled = pd.DataFrame(density.impute(rows, draws))
     write_frame(out, _fill_in_file(table, rows, filled, out, bool(ignore)))
-    print(f"{table}  {len(rows)} rows, {describe(density.columns_.kinds)}")
+    print(f"{table}  {len(rows)} rows, {density.columns_.describe()}")
     print(f"{out}  {missing} values filled")
 
 
@@ -157,12 +159,12 @@ def synthesize(
         drawn = pd.DataFrame(density.conditional(list(conditions), list(conditions.values()), count))
     else:
         drawn = pd.DataFrame(density.sample(count))
-    drawn = as_precise_as(rows, density.columns_, drawn, conditions, out.suffix.lower() == ".csv")
+    drawn = round_like(rows, density.columns_, drawn, conditions, out.suffix.lower() == ".csv")
     both_parquet = {table.suffix.lower(), out.suffix.lower()} == {".parquet"}
     write_frame(out, cast_as_parquet(table, drawn) if both_parquet else drawn)
-    print(f"{table}  {len(rows)} rows, {describe(density.columns_.kinds)}")
+    print(f"{table}  {len(rows)} rows, {density.columns_.describe()}")
     print(f"{out}  {count} rows" + (f", {len(drawn.drop_duplicates())} of them different" if conditions else ""))
-    quality = [] if conditions else SynthesisQuality.of(density, rows, drawn, seed).lines()
+    quality = [] if conditions else SynthesisQuality.measure(density, rows, drawn, seed).lines()
     for line in quality:
         print(line)
     if page is not None:
@@ -196,7 +198,7 @@ def _conditions(pairs: Sequence[str], table: pd.DataFrame) -> dict[str, Any]:
         if name in conditions:
             raise ValueError(f"--given {pair}: {name} is given already")
         conditions[name] = _parse_value(pair, table[name], text)
-        number_of(Columns.of(table[[name]]).kinds[0], name, conditions[name])  # raises before the fit
+        encode_value(Columns.infer(table[[name]]).kinds[0], name, conditions[name])  # raises before the fit
     return conditions
 
 
@@ -244,7 +246,7 @@ def _fill_in_file(path: Path, rows: pd.DataFrame, filled: pd.DataFrame, out: Pat
         if missing.any():
             values: Any = filled[name][missing]
             if not from_text:
-                values = within_type(values.to_numpy(dtype=object), whole[name].dtype)
+                values = clip_to_dtype(values.to_numpy(dtype=object), whole[name].dtype)
             elif pd.api.types.is_numeric_dtype(values.dtype) and bool((rows[name].dropna() % 1 == 0).all()):
                 values = [f"{value:.0f}" for value in values.round()]
             else:

@@ -1,4 +1,4 @@
-"""What the estimators share: tables in, an ensemble of models inside."""
+"""The base class of the estimators: arguments, checks, encoding and the training of an ensemble."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from arcsm._runtime.devices import resolve_device
-from arcsm.estimators.checks import check_not_empty, check_numbers, check_repeating, checked_frame, varies
-from arcsm.estimators.column_types import Constant
-from arcsm.estimators.encoder import Columns
-from arcsm.estimators.ensemble import Ensemble, Plan
+from arcsm.estimators.checks import check_training_rows, checked_frame
+from arcsm.estimators.column_types import Array, Constant
+from arcsm.estimators.encoder import Columns, Table
+from arcsm.estimators.ensemble import Ensemble
+from arcsm.estimators.ensemble_config import EnsembleConfig
 
-Array = NDArray[np.float64]
-_FEW_TO_CHOOSE = 200  # rows, below which those held out are too few to say which of two plans is better
+Rows = NDArray[np.intp]
+_MIN_ROWS_FOR_SELECTION = 200  # with fewer, held-out rows are too few to choose between configurations
+_MAX_HELD_OUT = 5_000  # rows
 
 
 class TableEstimator(BaseEstimator):
-    """An estimator of a table: its arguments, its fit, and the rows that it takes."""
+    """The base class of estimators of a table; :class:`arcsm.estimators.ScoreDensity` documents the arguments."""
 
-    _smooth = False  # whether it is for ranking rows: more noise, and always the same
+    _smooth = False  # see EnsembleConfig.for_table; also leaves the slopes of numeric columns out of the density
 
     def __init__(
         self,
@@ -52,9 +54,13 @@ class TableEstimator(BaseEstimator):
         self.device = device
         self.verbose = verbose
 
+    def count_held_out(self, X: Any) -> int:
+        """Return how many rows of a table :meth:`fit` would hold out, without fitting."""
+        return len(clone(self)._prepare(X)[2])
+
     @contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        """A fit that fails, or is interrupted, leaves the estimator as it was."""
+    def _unchanged_on_failure(self) -> Iterator[None]:
+        """Restore the estimator if fitting fails or is interrupted."""
         before = dict(self.__dict__)
         try:
             yield
@@ -62,127 +68,121 @@ class TableEstimator(BaseEstimator):
             self.__dict__ = before
             raise
 
-    def count_held_out(self, X: Any) -> int:
-        """How many rows :meth:`fit` would hold out of a table; nothing is fitted."""
-        return len(clone(self)._prepared(X)[2])
-
-    def _prepared(self, X: Any) -> tuple[Tensor, NDArray[np.intp], NDArray[np.intp], int]:
-        """Learn the columns: numbers of the modelled ones, rows to train on and rows held out, and a seed."""
-        table = self._table(X, reset=True)
-        if len(table) < 2:
-            raise ValueError(f"Expected at least 2 samples to fit, got n_samples = {len(table)}")
-        check_not_empty(table)
-        check_repeating(table)
-        check_numbers(table)
-        self.columns_ = Columns.of(table)
+    def _prepare(self, X: Any) -> tuple[Tensor, Rows, Rows, int]:
+        """Infer the columns; return encoded rows ``(N, M)``, indices of training and held-out rows, and a seed."""
+        table = self._validated(X, reset=True)
+        check_training_rows(table)
+        self.columns_ = Columns.infer(table)
         numbers = self.columns_.encode(table)
-        self._check_gaps(numbers, not isinstance(self.missing, str) and not self.missing, "missing=False")
+        self._check_missing(numbers, not isinstance(self.missing, str) and not self.missing, "missing=False")
         random = check_random_state(self.random_state)
         seed = int(random.randint(2**31 - 1))
-        train, held_out = _split(len(numbers), self.validation_fraction, random)
-        modelled = torch.from_numpy(numbers[:, self.columns_.modelled])
-        train, held_out = _with_every_column(numbers[:, self.columns_.modelled], train, held_out)
-        return modelled, train, held_out, seed
+        modelled = numbers[:, self.columns_.modelled]
+        train, held_out = _split(modelled, self.validation_fraction, random)
+        return torch.from_numpy(modelled), train, held_out, seed
 
     def _fit_table(self, X: Any) -> None:
-        """Learn the columns, hold rows out, train the members."""
-        modelled, train, held_out, seed = self._prepared(X)
+        """Infer the columns, hold rows out and train the ensemble."""
+        modelled, train, held_out, seed = self._prepare(X)
         self.held_out_rows_ = held_out
-        plans = self._plans(len(train), modelled)
-        self.plan_ = plans[0]
+        configs = self._configs(len(train), modelled)
+        self.config_ = configs[0]
         self.ensemble_ = None
         if modelled.shape[1]:
             self.ensemble_ = Ensemble.train(
-                modelled[train], modelled[held_out], self.columns_.widths, plans, seed,
+                modelled[train], modelled[held_out], self.columns_.widths, configs, seed,
                 str(resolve_device(self.device)), bool(self.verbose), not self._smooth,
             )  # fmt: skip
-            self.plan_ = self.ensemble_.plan
+            self.config_ = self.ensemble_.config
 
-    def _plans(self, rows: int, modelled: Tensor) -> list[Plan]:
-        """The plans to try for the table, with what was asked for."""
-        gaps = bool(modelled.isnan().any()) if isinstance(self.missing, str) else self.missing
+    def _configs(self, rows: int, modelled: Tensor) -> list[EnsembleConfig]:
+        """Return the configurations to choose from."""
         self._check_arguments()
-        plan = Plan.of(rows, max(1, modelled.shape[1]), gaps, self._smooth)
-        plans = [plan] if self._smooth or plan.sinusoids or rows < _FEW_TO_CHOOSE else [plan, plan.sharper()]
-        return [
-            replace(
-                plan,
-                members=plan.members if isinstance(self.n_estimators, str) else int(self.n_estimators),
-                steps=plan.steps if isinstance(self.max_steps, str) else int(self.max_steps),
-                hidden=plan.hidden if isinstance(self.hidden_features, str) else tuple(map(int, self.hidden_features)),
-            )
-            for plan in plans
-        ]
+        missing = bool(modelled.isnan().any()) if isinstance(self.missing, str) else self.missing
+        config = EnsembleConfig.for_table(rows, max(1, modelled.shape[1]), missing, self._smooth)
+        configs = [config]
+        if not self._smooth and not config.sinusoids and rows >= _MIN_ROWS_FOR_SELECTION:
+            configs.append(config.high_resolution())
+        chosen: dict[str, Any] = {}
+        if not isinstance(self.n_estimators, str):
+            chosen["members"] = int(self.n_estimators)
+        if not isinstance(self.max_steps, str):
+            chosen["max_steps"] = int(self.max_steps)
+        if not isinstance(self.hidden_features, str):
+            chosen["hidden_features"] = tuple(map(int, self.hidden_features))
+        return [replace(config, **chosen) for config in configs]
 
     def _check_arguments(self) -> None:
-        """Raise for what :meth:`_plans` cannot make sense of."""
+        def is_count(value: Any) -> bool:
+            return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
         for name, value in (("n_estimators", self.n_estimators), ("max_steps", self.max_steps)):
-            if value != "auto" and not (isinstance(value, Integral) and not isinstance(value, bool) and value >= 1):
+            if value != "auto" and not is_count(value):
                 raise ValueError(f'{name}: expected a whole number of at least 1, or "auto", got {value!r}')
         units = self.hidden_features
-        if isinstance(units, str) or not isinstance(units, Iterable):
-            if units != "auto":
-                raise ValueError(f'hidden_features: expected the units of every layer, or "auto", got {units!r}')
-        elif not all(isinstance(size, Integral) and size >= 1 for size in units):
-            raise ValueError(f"hidden_features: expected whole numbers of at least 1, got {units!r}")
+        valid = units == "auto" if isinstance(units, str) else isinstance(units, Iterable) and all(map(is_count, units))
+        if not valid:
+            raise ValueError(f'hidden_features: expected whole numbers of at least 1, or "auto", got {units!r}')
         if not isinstance(self.missing, bool | np.bool_) and self.missing != "auto":
             raise ValueError(f'missing: expected True, False or "auto", got {self.missing!r}')
 
-    def _table(self, X: Any, reset: bool = False) -> pd.DataFrame | Array:
-        """A checked table: frames keep their columns, all else becomes an array of numbers."""
-        if isinstance(X, pd.DataFrame):
-            validate_data(self, X, reset=reset, skip_check_array=True)
-            if not reset and self.columns_.names is not None and list(X.columns) != list(self.columns_.names):
-                raise ValueError(f"columns: expected {list(self.columns_.names)}, got {list(X.columns)}")
-            if not len(X.columns):
-                raise ValueError(
-                    "Found array with 0 feature(s) (a frame without columns) while a minimum of 1 is required."
-                )
-            if not len(X):
-                raise ValueError("Found array with 0 sample(s) (shape=(0,)) while a minimum of 1 is required.")
-            return checked_frame(X)
-        return validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan")  # type: ignore[no-any-return]
+    def _validated(self, X: Any, reset: bool = False) -> Table:
+        """Return a checked data frame, or an array of floats of anything else."""
+        if not isinstance(X, pd.DataFrame):
+            return validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan")  # type: ignore[no-any-return]
+        validate_data(self, X, reset=reset, skip_check_array=True)
+        if not reset and self.columns_.names is not None and list(X.columns) != list(self.columns_.names):
+            raise ValueError(f"columns: expected {list(self.columns_.names)}, got {list(X.columns)}")
+        for count, what in ((len(X.columns), "feature"), (len(X), "sample")):
+            if not count:
+                raise ValueError(f"Found array with 0 {what}(s) (shape={X.shape}) while a minimum of 1 is required.")
+        return checked_frame(X)
 
-    def _numbers(self, X: Any) -> tuple[Tensor, Array]:
-        """Numbers of the modelled columns ``(N, M)``, and log probabilities of the constant ones, ``(N, D)``."""
+    def encode_rows(self, X: Any) -> tuple[Tensor, Array]:
+        """Encode rows of a table.
+
+        Returns:
+            Numbers of the modelled columns ``(N, M)``, and log probabilities ``(N, D)`` of the constant columns, which
+            are 0 in the other columns and NaN where a value is missing.
+        """
         check_is_fitted(self)
-        numbers = self.columns_.encode(self._table(X))
+        numbers = self.columns_.encode(self._validated(X))
         constants = np.where(np.isnan(numbers), np.nan, 0.0)
         for d, kind in enumerate(self.columns_.kinds):
             if isinstance(kind, Constant):
                 constants[:, d] = kind.log_prob(numbers[:, d])
-        complete = self.ensemble_ is not None and not self.plan_.missing
-        self._check_gaps(numbers, complete, "no value was missing when fitting", " with impute")
-        return self._modelled(numbers), constants
+        complete = self.ensemble_ is not None and not self.config_.missing
+        self._check_missing(numbers, complete, "the training rows have no missing values", " with impute")
+        return self._clip_modelled(numbers), constants
 
-    def _check_gaps(self, numbers: Array, complete: bool, why: str, by: str = "") -> None:
-        """Raise for missing values in the modelled columns, if they are to be complete."""
-        gaps = np.isnan(numbers[:, self.columns_.modelled])
-        if complete and gaps.any():
-            row, column = (int(i) for i in np.argwhere(gaps)[0])
-            place = self.columns_.modelled[column]
-            name = place if self.columns_.names is None else repr(self.columns_.names[place])
+    def _check_missing(self, numbers: Array, complete: bool, reason: str, remedy: str = "") -> None:
+        """Raise if a modelled column has a missing value although rows must be complete."""
+        missing = np.isnan(numbers[:, self.columns_.modelled])
+        if complete and missing.any():
+            row, place = (int(index) for index in np.argwhere(missing)[0])
+            name = self.columns_.labels[self.columns_.modelled[place]]
             raise ValueError(
-                f"Input X contains NaN: row {row}, column {name}, but {why}; fit with missing=True, or fill these{by}"
+                f"Input X contains NaN: row {row}, column {name!r}, but {reason}; fit with missing=True, or fill in "
+                f"missing values{remedy}"
             )
 
-    def _modelled(self, numbers: Array) -> Tensor:
-        """Numbers of the modelled columns, none too far out for the model, ``(N, M)``."""
+    def _clip_modelled(self, numbers: Array) -> Tensor:
+        """Return numbers of the modelled columns, clipped to the range of the ensemble, ``(N, M)``."""
         modelled = torch.from_numpy(np.ascontiguousarray(numbers[:, self.columns_.modelled]))
-        return modelled if self.ensemble_ is None else self.ensemble_.inside(modelled)
+        return modelled if self.ensemble_ is None else self.ensemble_.clip(modelled)
 
     def _contributions(self, X: Any) -> Array:
-        """Log densities of every column, of each member ``(E, N, D)``; NaN where missing.
+        """Return the log density of every value by each member, ``(E, N, D)``; NaN where a value is missing.
 
-        In units of the table; smooth ones in those of the columns' numbers, where all columns have one scale.
+        The unit is that of the table, or for a smooth estimator that of the encoded columns, which share one scale.
         """
-        modelled, constants = self._numbers(X)
-        members = 1 if self.ensemble_ is None else len(self.ensemble_.members)
-        found = np.repeat(constants[None], members, 0)
-        if self.ensemble_ is not None:
-            slopes = self.columns_.log_slopes(modelled.numpy(), of_maps=not self._smooth)
-            found[:, :, self.columns_.modelled] += self.ensemble_.terms(modelled).numpy() + slopes
-        return found
+        modelled, constants = self.encode_rows(X)
+        if self.ensemble_ is None:
+            return constants[None]
+        contributions = np.repeat(constants[None], len(self.ensemble_.members), 0)
+        slopes = self.columns_.log_slopes(modelled.numpy(), numeric=not self._smooth)
+        contributions[:, :, self.columns_.modelled] += self.ensemble_.log_conditionals(modelled).numpy() + slopes
+        return contributions
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -192,37 +192,28 @@ class TableEstimator(BaseEstimator):
         return tags
 
 
-def _split(rows: int, fraction: float, random: np.random.RandomState) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows to train on and rows held out; a handful of rows serve as both."""
-    if not 0.0 < fraction < 1.0:
-        raise ValueError(f"validation_fraction: expected a share between 0 and 1, got {fraction}")
-    order = random.permutation(rows)
-    held_out = held_out_rows(rows, fraction)
-    return (order, order) if held_out == rows else (order[held_out:], order[:held_out])
+def _split(numbers: Array, fraction: float, random: np.random.RandomState) -> tuple[Rows, Rows]:
+    """Split rows into training and held-out ones; the rows of a tiny table serve as both.
 
-
-def _with_every_column(
-    numbers: Array, train: NDArray[np.intp], held_out: NDArray[np.intp]
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows to train on in which every column varies: a rare value that is among those held out moves over.
-
-    Where most of them would have to, all rows serve as both.
+    Every column must vary among the training rows, so held-out rows with rare values move there. If most of them would
+    have to move, all rows serve as both.
     """
-    moved = np.zeros(len(held_out), dtype=bool)
+    if not 0.0 < fraction < 1.0:
+        raise ValueError(f"validation_fraction: expected a number between 0 and 1, got {fraction}")
+    rows = len(numbers)
+    order = random.permutation(rows)
+    count = min(max(round(fraction * rows), min(20, rows // 4)), _MAX_HELD_OUT)
+    if count < 2:
+        return order, order
+    train, held_out = order[count:], order[:count]
+    moved = np.zeros(count, dtype=bool)
     for column in numbers.T:
-        while not varies(column[train][:, None]):
-            known = column[train][~np.isnan(column[train])]
-            others = np.flatnonzero(~np.isnan(column[held_out]) & ~moved & ~np.isin(column[held_out], known[:1]))
-            if not len(others):  # its values are one to the models
+        while len(known := np.unique(column[train][~np.isnan(column[train])])) < 2:
+            rare = np.flatnonzero(~np.isnan(column[held_out]) & ~moved & ~np.isin(column[held_out], known))
+            if not len(rare):  # the column's values have the same number
                 break
-            moved[others[0]] = True
-            train = np.append(train, held_out[others[0]])
-    if 2 * moved.sum() > len(held_out):
-        return np.arange(len(numbers)), np.arange(len(numbers))
+            moved[rare[0]] = True
+            train = np.append(train, held_out[rare[0]])
+    if 2 * moved.sum() > count:
+        return np.arange(rows), np.arange(rows)
     return train, held_out[~moved]
-
-
-def held_out_rows(rows: int, fraction: float = 0.15) -> int:
-    """How many of some rows are held out; all, where they are a handful."""
-    held_out = min(max(round(fraction * rows), min(20, rows // 4)), 5_000)
-    return rows if held_out < 2 else held_out

@@ -1,4 +1,4 @@
-"""What a table must be, before an estimator looks into it."""
+"""Checks of a table before an estimator learns from it."""
 
 from __future__ import annotations
 
@@ -8,80 +8,44 @@ from numbers import Real
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from arcsm.data.column_types import check_cells
-from arcsm.estimators.encoder import is_categorical
+from arcsm.estimators.column_types import missing_mask
+from arcsm.estimators.encoder import Table, is_categorical
 
 LEAVE_OUT = "leave it out (for a command, --ignore)"
-_TOLD_APART = 0.25  # share of different whole numbers that are different in double precision
-_FEW_ROWS = 50  # below which names may all differ
+_MIN_DISTINCT_FRACTION = 0.25  # of different integers that must differ in double precision
+_MIN_ROWS_OF_CATEGORIES = 50  # in a smaller table, categories may all differ
 
 
-def varies(numbers: NDArray[np.float64]) -> bool:
-    """Whether every column of numbers ``(N, M)``, NaN where missing, has at least two values."""
-    known = [column[~np.isnan(column)] for column in numbers.T]
-    return all(len(column) > 1 and bool((column != column[0]).any()) for column in known)
-
-
-def check_not_empty(table: pd.DataFrame | NDArray[np.float64]) -> None:
-    """Every column must have a value.
+def check_not_empty(table: Table) -> None:
+    """Check that every column has a value.
 
     Raises:
-        ValueError: which names the first that has none.
+        ValueError: If a column holds only missing values.
     """
-    empty = np.asarray(pd.isna(table)).all(0)
+    empty = missing_mask(table).all(0)
     if empty.any():
-        place = int(np.argmax(empty))
-        name = table.columns[place] if isinstance(table, pd.DataFrame) else place
+        name = pd.DataFrame(table).columns[int(np.argmax(empty))]
         raise ValueError(f"column {name!r} holds nothing but missing values; {LEAVE_OUT}")
 
 
-def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """A frame of numbers and names: numbers that are kept as objects are made numbers.
+def check_training_rows(table: Table) -> None:
+    """Check that a model can learn from every column.
 
     Raises:
-        ValueError: for dates, lists, complex and infinite numbers.
+        ValueError: If there are fewer than two rows; or if a column is empty, has a different category in almost every
+            row, spans more than double precision can hold, or holds integers that double precision cannot distinguish.
     """
-    checked = {}
-    for place, name in enumerate(frame.columns):
-        column = frame.iloc[:, place]
-        check_cells(column, f"column {name!r}")
-        if column.dtype == object:
-            column = _of_numbers(column)
-        if not is_categorical(column.dtype):
-            infinite = np.isinf(column.to_numpy(dtype=float, na_value=np.nan))
-            if infinite.any():
-                raise ValueError(f"Input X contains infinity: column {name!r}, row {int(np.argmax(infinite))}")
-        checked[place] = column
-    found = pd.DataFrame(checked, index=frame.index)
-    found.columns = frame.columns
-    return found
-
-
-def _of_numbers(column: pd.Series) -> pd.Series:
-    """A column of objects as one of numbers, where all that it holds are numbers or missing."""
-    known = column.dropna()
-    if not len(known):
-        return pd.Series(np.nan, index=column.index)
-    are_numbers = [isinstance(value, Real | Decimal) and not isinstance(value, bool | np.bool_) for value in known]
-    if not all(are_numbers):
-        return column
-    if any(isinstance(value, Fraction | Decimal) for value in known):
-        return column.map(float, na_action="ignore").astype(float)
-    return pd.to_numeric(column)
-
-
-def check_numbers(table: pd.DataFrame | NDArray[np.float64]) -> None:
-    """Double precision must tell most values of a column of numbers apart, and reach from the lowest to the highest.
-
-    Raises:
-        ValueError: which names the first of which that is not so.
-    """
-    frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(table)
+    if len(table) < 2:
+        raise ValueError(f"Expected at least 2 samples to fit, got n_samples = {len(table)}")
+    check_not_empty(table)
+    frame = pd.DataFrame(table)
     for place, name in enumerate(frame.columns):
         column = frame.iloc[:, place]
         if is_categorical(column.dtype):
+            if len(frame) >= _MIN_ROWS_OF_CATEGORIES and column.nunique() > max(1, 0.5 * column.notna().sum()):
+                raise ValueError(f"column {name!r} has a different category in almost every row; {LEAVE_OUT}")
             continue
         numbers = column.to_numpy(dtype=float, na_value=np.nan)
         low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
@@ -89,22 +53,41 @@ def check_numbers(table: pd.DataFrame | NDArray[np.float64]) -> None:
             raise ValueError(
                 f"column {name!r} has values from {low:g} to {high:g}, too far apart; {LEAVE_OUT}, or take logarithms"
             )
-        if max(-low, high) > 2**53 and len(np.unique(numbers[~np.isnan(numbers)])) < _TOLD_APART * column.nunique():
+        distinct = len(np.unique(numbers[~np.isnan(numbers)]))
+        if max(-low, high) > 2**53 and distinct < _MIN_DISTINCT_FRACTION * column.nunique():
             raise ValueError(
-                f"column {name!r} has whole numbers most of which double precision cannot tell apart; {LEAVE_OUT}, or "
+                f"column {name!r} has integers most of which double precision cannot distinguish; {LEAVE_OUT}, or "
                 "subtract the smallest"
             )
 
 
-def check_repeating(table: pd.DataFrame | NDArray[np.float64]) -> None:
-    """Names that hardly ever repeat say nothing.
+def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a data frame of numbers and categories, in which objects that are numbers have a numeric dtype.
 
     Raises:
-        ValueError: which names the column.
+        ValueError: If a column holds dates, lists, complex or infinite numbers.
     """
-    if not isinstance(table, pd.DataFrame) or len(table) < _FEW_ROWS:
-        return
-    for place, name in enumerate(table.columns):
-        column = table.iloc[:, place]
-        if is_categorical(column.dtype) and column.nunique() > max(1, 0.5 * column.notna().sum()):
-            raise ValueError(f"column {name!r} has another name in almost every row; {LEAVE_OUT}")
+    columns = {}
+    for place, name in enumerate(frame.columns):
+        column = frame.iloc[:, place]
+        check_cells(column, f"column {name!r}")
+        if column.dtype == object:
+            column = _as_numbers(column)
+        if not is_categorical(column.dtype):
+            infinite = np.isinf(column.to_numpy(dtype=float, na_value=np.nan))
+            if infinite.any():
+                raise ValueError(f"Input X contains infinity: column {name!r}, row {int(np.argmax(infinite))}")
+        columns[place] = column
+    return pd.DataFrame(columns, index=frame.index).set_axis(frame.columns, axis=1)
+
+
+def _as_numbers(column: pd.Series) -> pd.Series:
+    """Convert a column of objects to numbers if all of its values are numbers; otherwise return it unchanged."""
+    known = column.dropna()
+    if not len(known):
+        return pd.Series(np.nan, index=column.index)
+    if not all(isinstance(value, Real | Decimal) and not isinstance(value, bool | np.bool_) for value in known):
+        return column
+    if any(isinstance(value, Fraction | Decimal) for value in known):
+        return column.map(float, na_action="ignore").astype(float)
+    return pd.to_numeric(column)

@@ -1,7 +1,7 @@
-"""The kinds of columns of a table, each by what makes numbers of it that a density model wants.
+"""Column types: how the values of a table's column become numbers that a density model can learn.
 
-A column gets one of a few kinds when a table is fitted. Each is a map that is known in both directions, so that
-densities are those of the table's own values: the log slope of the map belongs to them.
+Fitting a table infers the type of each column. Every type is an invertible map with a known slope, so that a density of
+the numbers is also a density of the table's values.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -17,167 +17,165 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Values = NDArray[Any]
-Numbers = NDArray[np.float64]
+Array = NDArray[np.float64]
 
-_REPEATED = 0.05  # share of the values that others repeat, from which on values on a grid count as discrete
-_OFF_GRID = 0.02  # of a step: how far from its place a value may be (files round)
-_PARTS = (1, 2, 3, 4, 5, 10)  # of the smallest gap that the step may be
-_MOST_LEVELS = 100_000  # beyond which a column counts as continuous
-_GAIN = 0.02  # nats a value that a curved map must be better than a straight one
+_MIN_REPEATED_FRACTION = 0.05  # of the values on a grid, for them to count as discrete
+_GRID_TOLERANCE = 0.02  # of a step, between a value and its place on the grid: files round
+_STEP_DIVISORS = (1, 2, 3, 4, 5, 10)  # of the smallest gap between values
+_MAX_LEVELS = 100_000  # a finer grid counts as continuous
+_MIN_GAIN = 0.02  # nats per value, for a nonlinear map to replace the linear one
 
 
 class Column(ABC):
-    """One column: table values to numbers and back. Among the numbers, what is missing is NaN."""
+    """The type of one column: a map from table values to numbers and back. A missing value is NaN as a number."""
 
-    @property
-    def discrete(self) -> bool:
-        """Whether its numbers are whole ones, a step of one apart."""
-        return False
+    #: Whether the numbers are whole.
+    discrete: ClassVar[bool] = False
 
     @abstractmethod
-    def encode(self, values: Values) -> Numbers:
-        """Table values ``(N,)`` to numbers."""
+    def encode(self, values: Values) -> Array:
+        """Return the numbers of table values ``(N,)``."""
 
     @abstractmethod
-    def decode(self, numbers: Numbers) -> Values:
-        """Numbers, as a model draws them, to table values."""
+    def decode(self, numbers: Array) -> Values:
+        """Return the table values of numbers, such as a model's samples."""
 
-    def has(self, number: float, value: Any) -> bool:
-        """Whether the column can have a value, which is ``number`` to a model."""
+    @abstractmethod
+    def log_slope(self, numbers: Array) -> Array:
+        """Return the log of the slope of :meth:`encode` at the values with these numbers."""
+
+    def allows(self, number: float, value: Any) -> bool:
+        """Return whether the column can hold ``value``, which :meth:`encode` maps to ``number``."""
         return math.isfinite(number)
-
-    @abstractmethod
-    def log_slope(self, numbers: Numbers) -> Numbers:
-        """Log of the slope of :meth:`encode` where it gives these numbers."""
 
 
 @dataclass(frozen=True)
 class Constant(Column):
-    """A column of one value, which the model does not see; any other value has the chance of what was never seen."""
+    """A column with a single value, which the model does not see; other values have the probability of unseen ones."""
 
     value: Any
-    count: int  # training rows
+    training_rows: int
 
-    def encode(self, values: Values) -> Numbers:
-        missing = np.asarray(pd.isna(values), dtype=bool)
-        other = np.full(len(values), np.nan)
-        other[~missing] = [float(not self._is(value)) for value in values[~missing]]
-        return other
+    def encode(self, values: Values) -> Array:
+        numbers = np.full(len(values), np.nan)
+        present = ~missing_mask(values)
+        numbers[present] = [float(not self._equals(value)) for value in values[present]]
+        return numbers
 
-    def _is(self, value: Any) -> bool:
-        """Whether a value is the one; single precision rounds numbers that are not whole."""
-        if value == self.value:
-            return True
+    def _equals(self, value: Any) -> bool:
+        """Compare with the constant, allowing for fractions that were rounded to single precision."""
         if not isinstance(value, float) or not isinstance(self.value, float) or self.value.is_integer():
-            return False
+            return bool(value == self.value)
         with np.errstate(over="ignore"):
-            return value == float(np.float32(self.value)) or float(np.float32(value)) == self.value
+            return value in (self.value, float(np.float32(self.value))) or float(np.float32(value)) == self.value
 
-    def has(self, number: float, value: Any) -> bool:
-        return number == 0.0
+    def decode(self, numbers: Array) -> Values:
+        return repeat(self.value, len(numbers))
 
-    def decode(self, numbers: Numbers) -> Values:
-        return filled(len(numbers), self.value)
-
-    def log_slope(self, numbers: Numbers) -> Numbers:
+    def log_slope(self, numbers: Array) -> Array:
         return np.zeros_like(numbers)
 
-    def log_prob(self, numbers: Numbers) -> Numbers:
-        """Log probability in nats, NaN for what is missing."""
-        seen = np.where(numbers > 0.0, _log_unseen(self.count), math.log1p(-math.exp(_log_unseen(self.count))))
-        return np.where(np.isnan(numbers), np.nan, seen)
+    def allows(self, number: float, value: Any) -> bool:
+        return number == 0.0
+
+    def log_prob(self, numbers: Array) -> Array:
+        """Return log probabilities in nats, NaN for missing values."""
+        unseen = _log_unseen(self.training_rows)
+        return np.where(np.isnan(numbers), np.nan, np.where(numbers > 0.0, unseen, math.log1p(-math.exp(unseen))))
 
 
 @dataclass(frozen=True)
 class Categories(Column):
-    """Names, as numbers by how frequent they are; one number more stands for names that were never seen."""
+    """A categorical column: the number of a category is its rank by frequency, and unseen categories share the next."""
 
     names: tuple[Any, ...]
-    count: int  # training rows
+    training_rows: int
+    discrete = True
 
-    @property
-    def discrete(self) -> bool:
-        return True
-
-    def encode(self, values: Values) -> Numbers:
-        places = {name: float(place) for place, name in enumerate(self.names)}
-        missing = np.asarray(pd.isna(values), dtype=bool)
+    def encode(self, values: Values) -> Array:
+        ranks = {name: float(rank) for rank, name in enumerate(self.names)}
         numbers = np.full(len(values), np.nan)
-        numbers[~missing] = [places.get(value, float(len(self.names))) for value in values[~missing]]
+        present = ~missing_mask(values)
+        numbers[present] = [ranks.get(value, float(len(self.names))) for value in values[present]]
         return numbers
 
-    def has(self, number: float, value: Any) -> bool:
+    def decode(self, numbers: Array) -> Values:
+        values = np.empty(len(numbers), dtype=object)
+        present = ~np.isnan(numbers)
+        ranks = np.clip(np.rint(numbers[present]), 0, len(self.names) - 1).astype(int)
+        values[present] = np.array([*self.names, None], dtype=object)[ranks]
+        return values
+
+    def log_slope(self, numbers: Array) -> Array:
+        """Return 0, or for an unseen category the log probability of one, which multiplies the mass at its rank."""
+        return np.where(numbers > len(self.names) - 0.5, _log_unseen(self.training_rows), 0.0)
+
+    def allows(self, number: float, value: Any) -> bool:
         return number < len(self.names)
 
-    def are_of_another_type(self, values: Values) -> bool:
-        """Whether none of the values is known, nor of the type of any that is."""
-        known = values[~np.asarray(pd.isna(values), dtype=bool)]
-        types = {type(value) for value in known}
-        return bool(types) and types.isdisjoint(map(type, self.names)) and set(known).isdisjoint(self.names)
-
-    def decode(self, numbers: Numbers) -> Values:
-        found = np.empty(len(numbers), dtype=object)
-        known = ~np.isnan(numbers)
-        places = np.clip(np.rint(numbers[known]), 0, len(self.names) - 1).astype(int)
-        found[known] = np.array([*self.names, None], dtype=object)[places]
-        return found
-
-    def log_slope(self, numbers: Numbers) -> Numbers:
-        """A name that was never seen has the chance of such names on top of that of the place beside the rarest."""
-        return np.where(numbers > len(self.names) - 0.5, _log_unseen(self.count), 0.0)
+    def types_differ(self, values: Values) -> bool:
+        """Return whether no value is a known category and no value has the type of one."""
+        present = values[~missing_mask(values)]
+        types = {type(value) for value in present}
+        return bool(types) and types.isdisjoint(map(type, self.names)) and set(present).isdisjoint(self.names)
 
 
 @dataclass(frozen=True)
 class Grid(Column):
-    """Values on a grid, whole numbers for example; their numbers count the steps from the lowest."""
+    """A discrete column whose values lie on a grid, such as integers. The numbers count steps from the lowest value.
+
+    Arguments:
+        spacing: The step.
+        low: The lowest value.
+        levels: Number of grid points from the lowest to the highest value.
+        whole: Whether all values are integers.
+        known: The training values in order, unless they are integers: a file may have rounded them.
+    """
 
     spacing: float
     low: float
     levels: int
-    whole: bool  # whether all values are integers
-    known: tuple[float, ...] = ()  # the fitted values, where they are not whole: as a file rounds them
+    whole: bool
+    known: tuple[float, ...] = ()
+    discrete = True
 
-    @property
-    def discrete(self) -> bool:
-        return True
-
-    def encode(self, values: Values) -> Numbers:
+    def encode(self, values: Values) -> Array:
         with np.errstate(over="ignore"):
             return (values.astype(float) - self.low) / self.spacing
 
-    def decode(self, numbers: Numbers) -> Values:
-        return self.places(np.clip(np.rint(numbers), 0, self.levels - 1))
+    def decode(self, numbers: Array) -> Values:
+        return self.values_at(np.clip(np.rint(numbers), 0, self.levels - 1))
 
-    def has(self, number: float, value: Any) -> bool:
-        return -0.5 < number < self.levels - 0.5 and abs(number - round(number)) <= _OFF_GRID
+    def log_slope(self, numbers: Array) -> Array:
+        return np.full_like(numbers, -math.log(self.spacing))
 
-    def places(self, numbers: Numbers) -> Values:
-        """Table values of numbers, also beyond the grid that was fitted."""
+    def allows(self, number: float, value: Any) -> bool:
+        return -0.5 < number < self.levels - 0.5 and abs(number - round(number)) <= _GRID_TOLERANCE
+
+    def values_at(self, numbers: Array) -> Values:
+        """Return table values without limiting them to the fitted range."""
         values = self.low + self.spacing * numbers
         if not self.whole:
             short = np.array([float(f"{value:.15g}") for value in values])
-            return self._as_known(np.where(np.abs(short - values) <= 1e-3 * self.spacing, short, values))
+            return self._snap_to_known(np.where(np.abs(short - values) <= 1e-3 * self.spacing, short, values))
         values = np.rint(values)
         return values if np.isnan(values).any() else values.astype(np.int64)
 
-    def _as_known(self, values: Numbers) -> Numbers:
-        """Values that are the fitted ones but for rounding, as those are; others as they are."""
+    def _snap_to_known(self, values: Array) -> Array:
+        """Replace values by the training values that they equal up to rounding."""
         if not self.known:
             return values
         known = np.asarray(self.known)
         after = np.searchsorted(known, values).clip(1, len(known) - 1)
-        near = np.where(np.abs(values - known[after - 1]) <= np.abs(values - known[after]), after - 1, after)
-        return np.where(np.abs(values - known[near]) <= _OFF_GRID * self.spacing, known[near], values)
-
-    def log_slope(self, numbers: Numbers) -> Numbers:
-        return np.full_like(numbers, -math.log(self.spacing))
+        nearest = np.where(np.abs(values - known[after - 1]) <= np.abs(values - known[after]), after - 1, after)
+        return np.where(np.abs(values - known[nearest]) <= _GRID_TOLERANCE * self.spacing, known[nearest], values)
 
 
 @dataclass(frozen=True)
 class Continuous(Column):
-    """A column of numbers, in units of its own: :math:`z = (x - m) / s`.
+    """A continuous column with the linear map :math:`z = (x - m) / s`, and the base of nonlinear maps of :math:`z`.
 
-    Decoded draws stay within the range of the fitted values and as much again to either side.
+    Decoded values extend beyond the range of the training values, ``low`` to ``high``, by at most its width.
     """
 
     middle: float
@@ -185,51 +183,50 @@ class Continuous(Column):
     low: float
     high: float
 
-    def encode(self, values: Values) -> Numbers:
+    def encode(self, values: Values) -> Array:
         with np.errstate(over="ignore"):
             return (values.astype(float) - self.middle) / self.scale
 
-    def decode(self, numbers: Numbers) -> Values:
+    def decode(self, numbers: Array) -> Values:
         span = self.high - self.low
         with np.errstate(over="ignore", invalid="ignore"):
-            values = self.middle + self.scale * self._uncurved(numbers)
+            values = self.middle + self.scale * self._standardised(numbers)
         return np.clip(values, self.low - span, self.high + span)
 
-    def has(self, number: float, value: Any) -> bool:
+    def log_slope(self, numbers: Array) -> Array:
+        return np.full_like(numbers, -math.log(self.scale))
+
+    def allows(self, number: float, value: Any) -> bool:
         span = self.high - self.low
         return bool(self.low - span <= float(value) <= self.high + span)
 
-    def log_slope(self, numbers: Numbers) -> Numbers:
-        return np.full_like(numbers, -math.log(self.scale))
-
-    def _uncurved(self, numbers: Numbers) -> Numbers:
+    def _standardised(self, numbers: Array) -> Array:
+        """Invert the nonlinear part of the map."""
         return numbers
 
 
 @dataclass(frozen=True)
 class Identity(Continuous):
-    """A continuous column whose map is a straight line."""
+    """A continuous column with a linear map."""
 
 
 @dataclass(frozen=True)
 class Asinh(Continuous):
-    """A continuous column with long tails: :math:`\\operatorname{asinh}((x - m) / s)`, for large values a logarithm."""
+    """A continuous column with heavy tails: :math:`\\operatorname{asinh}((x - m) / s)`."""
 
-    def encode(self, values: Values) -> Numbers:
+    def encode(self, values: Values) -> Array:
         return np.arcsinh(super().encode(values))
 
-    def log_slope(self, numbers: Numbers) -> Numbers:
+    def log_slope(self, numbers: Array) -> Array:
         return -math.log(self.scale) - (np.logaddexp(numbers, -numbers) - math.log(2.0))
 
-    def _uncurved(self, numbers: Numbers) -> Numbers:
+    def _standardised(self, numbers: Array) -> Array:
         return np.sinh(numbers)
 
 
 @dataclass(frozen=True)
 class Power(Continuous):
-    """A skewed continuous column, by Yeo and Johnson's map of the values in units of their own.
-
-    The exponent is from 0 to 2, where the map reaches every number.
+    """A skewed continuous column: the Yeo-Johnson transform, whose range is the real line for exponents from 0 to 2.
 
     References:
         A new family of power transformations to improve normality or symmetry (Yeo and Johnson, 2000)
@@ -237,34 +234,34 @@ class Power(Continuous):
 
     exponent: float
 
-    def encode(self, values: Values) -> Numbers:
+    def encode(self, values: Values) -> Array:
         with np.errstate(over="ignore"):
             return np.asarray(stats.yeojohnson(super().encode(values), self.exponent))
 
-    def log_slope(self, numbers: Numbers) -> Numbers:
-        inner = self._uncurved(numbers)
-        return np.sign(inner) * (self.exponent - 1.0) * np.log1p(np.abs(inner)) - math.log(self.scale)
+    def log_slope(self, numbers: Array) -> Array:
+        z = self._standardised(numbers)
+        return np.sign(z) * (self.exponent - 1.0) * np.log1p(np.abs(z)) - math.log(self.scale)
 
-    def _uncurved(self, numbers: Numbers) -> Numbers:
-        up = _unpower(np.maximum(numbers, 0.0), self.exponent)
-        down = -_unpower(np.maximum(-numbers, 0.0), 2.0 - self.exponent)
+    def _standardised(self, numbers: Array) -> Array:
+        up = _inverse_power(np.maximum(numbers, 0.0), self.exponent)
+        down = -_inverse_power(np.maximum(-numbers, 0.0), 2.0 - self.exponent)
         return np.where(np.isnan(numbers), np.nan, np.where(numbers >= 0.0, up, down))
 
 
-def _unpower(numbers: Numbers, exponent: float) -> Numbers:
-    """The inverse of :math:`((1 + x)^p - 1) / p` (of its limit, the logarithm, at zero), for numbers from zero up."""
+def _inverse_power(numbers: Array, exponent: float) -> Array:
+    """Invert :math:`((1 + x)^p - 1) / p`, or its limit :math:`\\log(1 + x)` at :math:`p = 0`, for :math:`x \\ge 0`."""
     if exponent < 1e-9:
         return np.expm1(numbers)
     return np.expm1(np.log1p(exponent * numbers) / exponent)
 
 
-def is_missing(value: Any) -> bool:
-    """Whether one value is none: ``None``, NaN, ``pd.NA`` or ``pd.NaT``."""
-    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
+def missing_mask(values: Any) -> NDArray[np.bool_]:
+    """Return where values are missing: ``None``, NaN, ``pd.NA`` or ``pd.NaT``."""
+    return np.asarray(pd.isna(values), dtype=bool)
 
 
-def filled(count: int, value: Any) -> Values:
-    """So many times the same value, whatever it is."""
+def repeat(value: Any, count: int) -> Values:
+    """Return an array ``(count,)`` of one value, which may be of any type."""
     if isinstance(value, float | int):
         return np.full(count, value)
     values = np.empty(count, dtype=object)
@@ -273,33 +270,28 @@ def filled(count: int, value: Any) -> Values:
 
 
 def _log_unseen(count: int) -> float:
-    """Log of the chance that we give to what was not among so many rows."""
+    """Return the log probability of a value that does not occur in ``count`` rows."""
     return -math.log(count + 2.0)
 
 
-# Which kind a column is ---------------------------------------------------------------------------------------------
+# Inference of the type ----------------------------------------------------------------------------------------------
 
 
-def column_of(values: Values, categorical: bool) -> Column:
-    """The kind of a column, by its training values.
-
-    Arguments:
-        values: ``(N,)``, with missing values.
-        categorical: Whether they are names, even if they look like numbers.
-    """
-    known = values[~np.asarray(pd.isna(values), dtype=bool)]
+def infer_column(values: Values, categorical: bool) -> Column:
+    """Infer the type of a column from its training values ``(N,)``; categories may look like numbers."""
+    known = values[~missing_mask(values)]
     if len(pd.unique(known)) == 1:
         return Constant(known[0], len(known))
     if categorical:
         return Categories(tuple(pd.Series(known).value_counts(sort=True).index), len(known))
     known = known.astype(float)
-    return grid_of(known) or smooth_of(known)
+    return detect_grid(known) or _fit_continuous(known)
 
 
-def grid_of(known: Numbers) -> Grid | None:
-    """The grid that values lie on, if they repeat each other as those of a discrete column do."""
+def detect_grid(known: Array) -> Grid | None:
+    """Return the grid of a column's values, or ``None`` if they rarely repeat or lie on no grid."""
     levels = np.unique(known)
-    if 1.0 - len(levels) / len(known) < _REPEATED or len(levels) < 2:
+    if 1.0 - len(levels) / len(known) < _MIN_REPEATED_FRACTION or len(levels) < 2:
         return None
     gaps = np.diff(levels)
     whole = bool((levels == np.rint(levels)).all()) and levels[-1] - levels[0] < 2**53
@@ -307,40 +299,40 @@ def grid_of(known: Numbers) -> Grid | None:
         candidates = [float(np.gcd.reduce(gaps.astype(np.int64)))]
     else:
         smallest = float(gaps[gaps > 1e-7 * (levels[-1] - levels[0])].min())
-        candidates = [smallest / part for part in _PARTS]
+        candidates = [smallest / divisor for divisor in _STEP_DIVISORS]
     for step in candidates:
         places = np.rint((levels - levels[0]) / step)
-        if places[-1] >= _MOST_LEVELS:
+        if places[-1] >= _MAX_LEVELS:
             return None
-        step = float((places * (levels - levels[0])).sum() / np.square(places).sum())  # by least squares
-        if np.abs(levels - levels[0] - step * places).max() <= _OFF_GRID * step:
+        step = float((places * (levels - levels[0])).sum() / np.square(places).sum())  # least squares
+        if np.abs(levels - levels[0] - step * places).max() <= _GRID_TOLERANCE * step:
             return Grid(step, float(levels[0]), int(places[-1]) + 1, whole, () if whole else tuple(levels.tolist()))
     return None
 
 
-def smooth_of(known: Numbers) -> Column:
-    """The map after which the values are nearest to a normal distribution, by its likelihood."""
+def _fit_continuous(known: Array) -> Column:
+    """Fit the map that makes the values most nearly normal, by maximum likelihood."""
     span = (float(known.min()), float(known.max()))
     largest = float(np.abs(known).max())
-    deviation = largest * float((known / largest).std())  # squares of very small numbers are zero
-    straight = Identity(float(known.mean()), deviation or 1.0, *span)
+    deviation = largest * float((known / largest).std())  # the squares of tiny numbers would underflow
+    linear = Identity(float(known.mean()), deviation or 1.0, *span)
     middle = float(np.median(known))
     low, high = np.quantile(known, [0.25, 0.75])
-    scale = float(high - low) / 1.349
+    scale = float(high - low) / 1.349  # the interquartile range of a standard normal
     if scale <= 0.0 or len(known) < 20:
-        scale = straight.scale
+        scale = linear.scale
     candidates: list[Column] = [Asinh(middle, scale, *span)]
     z = (known - middle) / scale
     if np.abs(z).max() < 1e6:
         exponent = float(np.clip(stats.yeojohnson_normmax(z), 0.0, 2.0))
         candidates.append(Power(middle, scale, *span, exponent))
-    base = _normal_likelihood(straight, known)
-    gains = [_normal_likelihood(candidate, known) - base for candidate in candidates]
+    baseline = _normal_log_likelihood(linear, known)
+    gains = [_normal_log_likelihood(candidate, known) - baseline for candidate in candidates]
     best = int(np.argmax(gains))
-    return candidates[best] if gains[best] > _GAIN else straight
+    return candidates[best] if gains[best] > _MIN_GAIN else linear
 
 
-def _normal_likelihood(column: Column, known: Numbers) -> float:
-    """Mean log likelihood of a normal distribution of the numbers, in nats a value and in units of the table."""
+def _normal_log_likelihood(column: Column, known: Array) -> float:
+    """Return the mean log likelihood of a normal fit to the numbers, in nats per value, up to a constant."""
     numbers = column.encode(known)
     return float(-np.log(max(numbers.std(), 1e-300)) + column.log_slope(numbers).mean())

@@ -1,4 +1,4 @@
-"""A density estimator for tables, as scikit-learn has them."""
+"""A density estimator for tables with scikit-learn's interface."""
 
 from __future__ import annotations
 
@@ -15,43 +15,47 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from arcsm._runtime.progress import track
-from arcsm.denoise.particle_filter import systematic_resampling
+from arcsm.denoise import systematic_resampling
 from arcsm.errors import warn
-from arcsm.estimators.base import Array, TableEstimator
-from arcsm.estimators.column_types import Column, filled, is_missing
-from arcsm.estimators.encoder import within_type
+from arcsm.estimators.base import TableEstimator
+from arcsm.estimators.column_types import Array, Column
+from arcsm.estimators.encoder import Table, clip_to_dtype, encode_value
 
-_FILLED_AT_ONCE = 256  # rows with gaps
-_DRAWN_AT_ONCE, _CANDIDATES = 1_000, 8  # draws given some values; candidates for each
+_IMPUTED_ROWS_PER_BATCH = 256
+_CONDITIONAL_DRAWS_PER_BATCH = 1_000
+_CANDIDATES_PER_DRAW = 8
 
 
 class ScoreDensity(DensityMixin, TableEstimator):
-    """The density of a table, by an autoregressive score model with defaults that need no choosing.
+    """The density of a table, by an ensemble of autoregressive score models whose defaults suit most tables.
 
-    Columns may be continuous (long tails and skew are mapped away, with the slope of the map in the density),
-    discrete (made continuous while training), categorical (pandas: names in, names out), constant, or have missing
-    values (NaN; the density of a row is then that of what is known of it). Small tables get an ensemble of models, each
-    with another order of the columns.
+    Columns may be continuous, discrete, categorical (strings or Booleans in a data frame) or constant, and may have
+    missing values. Skewed and heavy-tailed columns are transformed; the density includes the slope of the transform.
+    Discrete columns are dequantised for training. The density of a row with missing values is that of its known values.
 
     Arguments:
-        n_estimators: Models, each with another order of the columns; ``"auto"``: four below 2,000 rows to train on
-            (two beyond 300 columns), two below 20,000, else one, and one for a single column. Time to fit and to score
-            grows with them.
-        max_steps: Training steps of each; ``"auto"``: 1,000 to 4,000. Fewer where held-out rows say so.
-        hidden_features: Units of the layers of the context network; ``"auto"`` by the size of the table.
-        validation_fraction: Share of the rows that is held out, to stop training and to choose noise level and plan:
-            at least 20 rows or a quarter of them, at most 5,000. Fewer than eight rows serve for both.
-        missing: Whether rows to come may have missing values; ``"auto"``: if fitted ones have. Part of the values is
-            then hidden while training.
-        random_state: Of everything random in fitting, and the default of :meth:`sample`.
+        n_estimators: Number of models, each with a different order of the columns; the time to fit and to score grows
+            with it. ``"auto"``: four for fewer than 2,000 training rows (two with more than 300 columns), two for fewer
+            than 20,000, else one; one for a single column.
+        max_steps: Training steps of each model. ``"auto"``: 1,000 to 4,000 by the size of the table. Training stops
+            early if held-out rows no longer improve.
+        hidden_features: Units of each layer of the context network. ``"auto"``: by the size of the table.
+        validation_fraction: Fraction of rows held out to stop training and to choose the noise level and the
+            configuration: at least 20 rows or a quarter of them, at most 5,000. All rows serve for both if there are
+            fewer than eight.
+        missing: Whether rows may have missing values; training then masks a fraction of the values. ``"auto"``: if the
+            fitted rows have any.
+        random_state: Randomness of fitting, and the default of the methods that draw.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         verbose: Show progress bars (on a terminal).
 
     Attributes:
-        columns_: What the columns were taken for.
-        ensemble_: The trained models.
+        columns_: The inferred column types.
+        config_: The configuration of the models.
+        ensemble_: The trained models; ``None`` if all columns are constant.
+        held_out_rows_: Indices of the held-out rows.
         n_features_in_: Number of columns.
-        feature_names_in_: Their names, of a frame.
+        feature_names_in_: Column names, if the table is a data frame with string names.
 
     Example:
         >>> import numpy as np
@@ -62,35 +66,35 @@ class ScoreDensity(DensityMixin, TableEstimator):
     """
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Fit to rows ``(N, D)``, an array or a frame.
+        """Fit the density of rows ``(N, D)``, an array or a data frame.
 
         Raises:
-            ValueError: for fewer than two rows, infinite values, dates, a column of nothing but missing values or of
-                names that hardly repeat, or arguments out of range.
+            ValueError: If there are fewer than two rows, an argument is out of range, or a column holds infinite
+                values, dates, only missing values, or a different category in almost every row.
         """
-        with self._all_or_nothing():
+        with self._unchanged_on_failure():
             self._fit_table(X)
         return self
 
     def score_samples(self, X: Any) -> Array:
-        """Log density of each row in nats and in units of the table, ``(N,)``; of what is known of it.
+        """Return the log density of each row's known values in nats and in units of the table, ``(N,)``.
 
-        A discrete column counts as if each value were spread over its step, so that for integers and names it is a
-        probability.
+        The density of a discrete value is its probability divided by the step between values, so that the density of
+        integers and of categories is a probability.
 
         Raises:
-            ValueError: for other columns than were fitted, infinite values, or missing ones where the fitted rows had
-                none (unless ``missing=True``). So do all methods that take rows.
+            ValueError: If the columns differ from the fitted ones, a value is infinite, or a value is missing although
+                no fitted one was (unless ``missing=True``). All methods that take rows raise it.
         """
-        terms = np.nansum(self._contributions(X), -1)
-        return np.logaddexp.reduce(terms, 0) - np.log(len(terms))  # type: ignore[no-any-return]
+        by_member = np.nansum(self._contributions(X), -1)  # (E, N)
+        return np.logaddexp.reduce(by_member, 0) - np.log(len(by_member))  # type: ignore[no-any-return]
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Mean log density of the rows in nats."""
+        """Return the mean log density of rows in nats."""
         return float(self.score_samples(X).mean())
 
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> pd.DataFrame | Array:
-        """Rows like those that were fitted: a frame if that was one, with its names, types and categories."""
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> Table:
+        """Draw rows, in the format of the fitted table: a data frame keeps its names, dtypes and categories."""
         check_is_fitted(self)
         if n_samples < 1:
             raise ValueError(f"n_samples: expected at least 1, got {n_samples}")
@@ -100,20 +104,22 @@ class ScoreDensity(DensityMixin, TableEstimator):
         return self.columns_.decode(drawn.double().numpy())
 
     def cdf(self, X: Any) -> Array:
-        """Where each value is in its distribution given the columns before it, ``(N, D)``.
+        """Return the distribution function of each value given the columns before it, ``(N, D)`` in (0, 1).
 
-        Within (0, 1), and uniform for continuous columns if the model is right. By the first model, which has the
-        columns in their order; constants are 0.5.
+        The first model computes it, which has the columns in table order. Values of continuous columns are uniform if
+        the model is right; constant columns are 0.5.
         """
-        modelled, constants = self._numbers(X)
-        found = np.full(constants.shape, 0.5)
+        modelled, constants = self.encode_rows(X)
+        u = np.full(constants.shape, 0.5)
         if self.ensemble_ is not None:
             first = self.ensemble_.members[0]
-            found[:, self.columns_.modelled] = first.cdf(modelled.to(first.shift), self.ensemble_.level).cpu().numpy()
-        return np.clip(found, np.finfo(float).tiny, 1.0 - np.finfo(float).epsneg)  # inside, as :meth:`quantile` wants
+            u[:, self.columns_.modelled] = first.cdf(modelled.to(first.shift), self.ensemble_.level).cpu().numpy()
+        return np.clip(
+            u, np.finfo(float).tiny, 1.0 - np.finfo(float).epsneg
+        )  # :meth:`quantile` needs the open interval
 
-    def quantile(self, U: Any) -> pd.DataFrame | Array:
-        """The inverse of :meth:`cdf`: values ``(N, D)`` in (0, 1) to rows of the table."""
+    def quantile(self, U: Any) -> Table:
+        """Return the rows whose :meth:`cdf` is ``U``, ``(N, D)`` in (0, 1)."""
         check_is_fitted(self)
         U = np.asarray(U, dtype=np.float64)
         if U.ndim != 2 or U.shape[1] != self.n_features_in_:
@@ -126,117 +132,100 @@ class ScoreDensity(DensityMixin, TableEstimator):
         u = torch.from_numpy(U[:, self.columns_.modelled]).to(first.shift)
         return self.columns_.decode(first.icdf(u, self.ensemble_.level).cpu().numpy())
 
-    def impute(self, X: Any, draws: int = 64, random_state: Any = None) -> pd.DataFrame | Array:
-        """Rows with their missing values filled: by the mean of continuous columns, the likeliest of discrete ones.
+    def impute(self, X: Any, draws: int = 64, random_state: Any = None) -> Table:
+        """Fill missing values: with the mean in continuous columns, with the most likely value in discrete ones.
 
         Arguments:
-            X: Rows, with NaN (or what pandas takes for missing).
-            draws: Joint draws of the missing values of a row, given all known ones, that are weighed.
-            random_state: Of the draws.
+            X: Rows with missing values (NaN, or what pandas treats as missing).
+            draws: Number of weighted joint draws of a row's missing values given its known ones.
+            random_state: Randomness of the draws.
         """
         check_is_fitted(self)
-        table = self._table(X)
-        numbers = self._modelled(self.columns_.encode(table))
-        gaps = np.flatnonzero(numbers.isnan().any(1).numpy())
-        centres = np.full(numbers.shape, np.nan, dtype=object)
+        table = self._validated(X)
+        numbers = self._clip_modelled(self.columns_.encode(table))
+        fillings = np.asarray(self.columns_.decode(numbers.nan_to_num(nan=0.0).numpy()), dtype=object)  # (N, D)
+        incomplete = np.flatnonzero(numbers.isnan().any(1).numpy())
         generator = self._generator(random_state)
-        with track("filling", len(gaps), bool(self.verbose)) as advance:
-            for start in range(0, len(gaps), _FILLED_AT_ONCE):
-                rows = gaps[start : start + _FILLED_AT_ONCE]
-                self._fill(numbers[rows], rows, centres, draws, generator)
+        with track("filling", len(incomplete), bool(self.verbose)) as advance:
+            for start in range(0, len(incomplete), _IMPUTED_ROWS_PER_BATCH):
+                rows = incomplete[start : start + _IMPUTED_ROWS_PER_BATCH]
+                self._fill_rows(fillings, numbers[rows], rows, draws, generator)
                 advance(len(rows))
-        return self._rebuilt(table, self.columns_.decode(numbers.nan_to_num(nan=0.0).numpy()), centres)
+        frame = pd.DataFrame(table)
+        dtypes = self.columns_.dtypes or (None,) * frame.shape[1]
+        columns = {d: _filled(frame.iloc[:, d], fillings[:, d], dtype) for d, dtype in enumerate(dtypes)}
+        filled = pd.DataFrame(columns, index=frame.index).set_axis(frame.columns, axis=1)
+        return filled if isinstance(table, pd.DataFrame) else filled.to_numpy(dtype=np.float64)
 
-    def _fill(
-        self, numbers: Tensor, rows: NDArray[np.intp], centres: NDArray[Any], draws: int, generator: torch.Generator
+    def _fill_rows(
+        self, fillings: NDArray[Any], numbers: Tensor, rows: NDArray[np.intp], draws: int, generator: torch.Generator
     ) -> None:
-        """Put the centres of the draws of missing values, in units of the table, where they belong."""
-        if self.ensemble_ is None:
-            return
-        drawn, weights = (t.double().numpy() for t in self.ensemble_.fill(numbers, draws, generator))
+        """Write the centre of the draws of each missing value, in units of the table, into ``fillings[rows]``."""
+        assert self.ensemble_ is not None  # else no column is modelled, and no row incomplete
+        drawn, weights = (t.double().numpy() for t in self.ensemble_.sample_missing(numbers, draws, generator))
         for m, d in enumerate(self.columns_.modelled):
-            kind = self.columns_.kinds[d]
             for place in np.flatnonzero(numbers[:, m].isnan().numpy()):
-                centres[rows[place], m] = _centre(kind, drawn[place, :, m], weights[place])
+                fillings[rows[place], d] = _centre(self.columns_.kinds[d], drawn[place, :, m], weights[place])
 
-    def conditional(self, columns: Any, values: Any, draws: int = 64, random_state: Any = None) -> pd.DataFrame | Array:
-        """Draws of whole rows whose ``columns`` have given ``values``.
+    def conditional(self, columns: Any, values: Any, draws: int = 64, random_state: Any = None) -> Table:
+        """Draw rows given the values of some columns.
 
         Arguments:
-            columns: Names (of a frame) or numbers of columns.
-            values: One for each of them.
-            draws: Number of rows, chosen by their weights among eight times as many: one is drawn twice where its
-                weight says so.
-            random_state: Of the draws.
+            columns: Names (of a data frame) or indices of the known columns.
+            values: The value of each known column.
+            draws: Number of rows to draw, by importance resampling from eight times as many candidates. A candidate
+                with a large weight may occur more than once.
+            random_state: Randomness of the draws.
 
         Raises:
-            ValueError: for unknown or repeated columns, and for values that a discrete, named or constant column did
-                not have, or that are farther out than the range of the fitted ones and as much again.
+            ValueError: If a column is unknown or repeated; if a discrete, categorical or constant column never has the
+                value; or if the value of a continuous column lies beyond the fitted range by more than its width.
         """
         check_is_fitted(self)
         if draws < 1:
             raise ValueError(f"draws: expected at least 1, got {draws}")
-        columns, values = list(columns), list(values)
-        names = list(range(self.n_features_in_) if self.columns_.names is None else self.columns_.names)
+        columns, values, names = list(columns), list(values), self.columns_.labels
         unknown = [column for column in columns if column not in names]
         if unknown:
             raise ValueError(f"columns: unknown {', '.join(map(str, unknown))}; known: {', '.join(map(str, names))}")
-        twice = [column for column in columns if columns.count(column) > 1 or names.count(column) > 1]
-        if twice or len(columns) != len(values):
-            told = f"{twice[0]!r} more than once" if twice else f"{len(columns)} for {len(values)} values"
-            raise ValueError(f"columns: expected each once and one for every value, got {told}")
+        repeated = [column for column in columns if columns.count(column) > 1 or names.count(column) > 1]
+        if repeated or len(columns) != len(values):
+            got = f"{repeated[0]!r} more than once" if repeated else f"{len(columns)} for {len(values)} values"
+            raise ValueError(f"columns: expected each once and one for every value, got {got}")
         numbers = np.full((1, len(names)), np.nan)
         for column, value in zip(columns, values, strict=True):
-            numbers[:, names.index(column)] = number_of(self.columns_.kinds[names.index(column)], column, value)
+            numbers[:, names.index(column)] = encode_value(self.columns_.kinds[names.index(column)], column, value)
         if self.ensemble_ is None:
             return self.columns_.decode(np.zeros((draws, 0)))
-        generator = self._generator(random_state)
-        rows = self.columns_.decode(self._drawn_given(self._modelled(numbers), draws, generator).double().numpy())
-        for column, value in zip(columns, values, strict=True):  # to the letter, where the map there and back rounds
+        drawn = self._resample_completions(self._clip_modelled(numbers), draws, self._generator(random_state))
+        rows = self.columns_.decode(drawn.double().numpy())
+        for column, value in zip(columns, values, strict=True):  # exactly, although encoding and decoding rounds
             if isinstance(rows, pd.DataFrame):
-                given, dtype = np.full(draws, value, dtype=object), rows[column].dtype
-                rows[column] = pd.Series(within_type(given, dtype), index=rows.index).astype(dtype)
+                exact, dtype = np.full(draws, value, dtype=object), rows[column].dtype
+                rows[column] = pd.Series(clip_to_dtype(exact, dtype), index=rows.index).astype(dtype)
             else:
                 rows[:, column] = value
         return rows
 
-    def _drawn_given(self, known: Tensor, draws: int, generator: torch.Generator) -> Tensor:
-        """Draws of the missing numbers of one row, ``(draws, M)``, a part at a time."""
+    def _resample_completions(self, known: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+        """Draw completions of one encoded row ``(1, M)``, ``(draws, M)``."""
         assert self.ensemble_ is not None
-        parts, effective = [], 0.0
+        batches, effective = [], 0.0
         with track("drawing", draws, bool(self.verbose)) as advance:
-            for start in range(0, draws, _DRAWN_AT_ONCE):
-                count = min(_DRAWN_AT_ONCE, draws - start)
-                candidates, weights = self.ensemble_.fill(known, _CANDIDATES * count, generator)
-                by = _on_cpu(generator)
-                chosen = systematic_resampling(weights[:1], by, count)[0]
-                parts.append(candidates[0, chosen[torch.randperm(count, generator=by)]])
+            for start in range(0, draws, _CONDITIONAL_DRAWS_PER_BATCH):
+                count = min(_CONDITIONAL_DRAWS_PER_BATCH, draws - start)
+                candidates, weights = self.ensemble_.sample_missing(known, _CANDIDATES_PER_DRAW * count, generator)
+                cpu_generator = _on_cpu(generator)
+                chosen = systematic_resampling(weights[:1], cpu_generator, count)[0]
+                batches.append(candidates[0, chosen[torch.randperm(count, generator=cpu_generator)]])
                 effective += 1.0 / float(weights[0].square().sum())
                 advance(count)
         if effective < 0.5 * draws:
             warn(
-                f"the draws are about {math.ceil(effective)} different ones, some of them many times: few rows of the "
-                "models fit what is given"
+                f"only about {math.ceil(effective)} of the {draws} draws are distinct: few rows that the models draw "
+                "agree with the given values"
             )
-        return torch.cat(parts)
-
-    def _rebuilt(self, table: Any, values: Any, centres: NDArray[Any]) -> pd.DataFrame | Array:
-        """The table with what was missing filled; what was there stays as it was."""
-        place = {d: m for m, d in enumerate(self.columns_.modelled)}
-        constant = np.asarray(values, dtype=object)
-        frame = table if isinstance(table, pd.DataFrame) else pd.DataFrame(table)
-        columns = {}
-        for d in range(frame.shape[1]):
-            column = frame.iloc[:, d]
-            missing = column.isna().to_numpy()
-            if missing.any():
-                fillings = centres[missing, place[d]] if d in place else constant[missing, d]
-                dtype = None if self.columns_.dtypes is None else self.columns_.dtypes[d]
-                column = _filled(column, missing, fillings, dtype)
-            columns[d] = column
-        filled = pd.DataFrame(columns, index=frame.index)
-        filled.columns = frame.columns
-        return filled if isinstance(table, pd.DataFrame) else filled.to_numpy(dtype=np.float64)
+        return torch.cat(batches)
 
     def _generator(self, random_state: Any) -> torch.Generator:
         random = check_random_state(self.random_state if random_state is None else random_state)
@@ -245,53 +234,40 @@ class ScoreDensity(DensityMixin, TableEstimator):
 
 
 def _centre(kind: Column, drawn: Array, weights: Array) -> Any:
-    """The mean of the draws ``(K,)`` of a value, in units of the table; the likeliest of a discrete one."""
+    """Return the mean of weighted draws ``(K,)``, or the most likely value of a discrete column, in table units."""
     values = kind.decode(drawn)
     if not kind.discrete:
         return float(values.astype(float) @ weights)
-    places = np.unique(np.rint(kind.encode(values)), return_inverse=True)[1]
-    likeliest = int(np.bincount(places, weights).argmax())
-    return values[int(np.flatnonzero(places == likeliest)[0])]
+    levels = np.unique(np.rint(kind.encode(values)), return_inverse=True)[1]
+    most_likely = int(np.bincount(levels, weights).argmax())
+    return values[int(np.flatnonzero(levels == most_likely)[0])]
 
 
-def number_of(kind: Column, name: Any, value: Any) -> float:
-    """What a value of a column is to the model.
-
-    Raises:
-        ValueError: where the column cannot have it.
-    """
-    number = math.nan if is_missing(value) else float(kind.encode(filled(1, value))[0])
-    if math.isnan(number) or not kind.has(number, value):
-        raise ValueError(f"values: {name!r} was never {value!r}, nor near it, among the fitted rows")
-    return number
-
-
-def _filled(column: pd.Series, missing: NDArray[np.bool_], fillings: NDArray[Any], dtype: Any) -> pd.Series:
-    """A column with its missing values filled, in the first type that leaves the others as they are.
-
-    That is the type that was fitted, or the column's own, or else that of objects.
-    """
+def _filled(column: pd.Series, fillings: NDArray[Any], dtype: Any) -> pd.Series:
+    """Fill a column, in the first dtype that keeps the known values: the fitted one, the column's own, or object."""
+    missing = column.isna().to_numpy()
+    if not missing.any():
+        return column
     cells = np.array(column.astype(object), dtype=object)
-    known = cells[~missing]
-    for one in (dtype, column.dtype):
-        if one is None:
+    for candidate in (dtype, column.dtype):
+        if candidate is None:
             continue
-        cells[missing] = within_type(fillings, one)
-        if isinstance(one, pd.CategoricalDtype) and not set(cells) <= set(one.categories):
+        cells[missing] = clip_to_dtype(fillings[missing], candidate)
+        if isinstance(candidate, pd.CategoricalDtype) and not set(cells) <= set(candidate.categories):
             continue
         try:
-            typed = pd.Series(cells, index=column.index).astype(one)
+            typed = pd.Series(cells, index=column.index).astype(candidate)
         except (TypeError, ValueError, OverflowError):
             continue
-        same = np.asarray(typed[~missing].astype(object) == known)
-        if bool(same.all()) and not bool(typed.isna().any()):
+        unchanged = np.asarray(typed[~missing].astype(object) == cells[~missing])
+        if bool(unchanged.all()) and not bool(typed.isna().any()):
             return typed
-    cells[missing] = fillings
+    cells[missing] = fillings[missing]
     return pd.Series(cells, index=column.index)
 
 
 def _on_cpu(generator: torch.Generator) -> torch.Generator:
-    """A generator for what is drawn on the processor, its seed by the one on the device."""
+    """Return the generator, or one on the CPU that it seeds."""
     if generator.device.type == "cpu":
         return generator
     seed = int(torch.randint(2**31 - 1, (1,), generator=generator, device=generator.device))

@@ -1,28 +1,38 @@
-"""Columns of a table as a density model wants them: numbers without steps, with one scale and no long tails."""
+"""The encoder of a table: all of its columns as numbers of one scale, without heavy tails."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from arcsm.errors import warn
-from arcsm.estimators.column_types import Categories, Column, Constant, Grid, Numbers, Values, column_of
+from arcsm.estimators.column_types import (
+    Array,
+    Categories,
+    Column,
+    Constant,
+    Grid,
+    Values,
+    infer_column,
+    missing_mask,
+    repeat,
+)
+
+Table = pd.DataFrame | Array
 
 
 @dataclass(frozen=True)
 class Columns:
-    """All columns of a table.
+    """The columns of a table, and the maps between its rows and numbers.
 
-    Attributes:
-        kinds: One for each column.
-        dtypes: Of the columns of a frame; ``None`` for an array.
-        names: Of the columns of a frame; ``None`` for an array.
+    Arguments:
+        kinds: The type of each column.
+        dtypes: The columns' dtypes in a data frame; ``None`` for an array.
+        names: The columns' names in a data frame; ``None`` for an array.
     """
 
     kinds: tuple[Column, ...]
@@ -30,70 +40,92 @@ class Columns:
     names: tuple[Any, ...] | None = None
 
     @classmethod
-    def of(cls, table: pd.DataFrame | NDArray[np.float64]) -> Columns:
-        """The columns of training rows."""
+    def infer(cls, table: Table) -> Columns:
+        """Infer the column types from training rows."""
         if isinstance(table, pd.DataFrame):
-            kinds = [column_of(_values(table, d), is_categorical(table.dtypes.iloc[d])) for d in range(table.shape[1])]
+            kinds = [infer_column(_values(table, d), is_categorical(dtype)) for d, dtype in enumerate(table.dtypes)]
             return cls(tuple(kinds), tuple(table.dtypes), tuple(table.columns))
-        return cls(tuple(column_of(table[:, d], categorical=False) for d in range(table.shape[1])))
+        return cls(tuple(infer_column(column, categorical=False) for column in table.T))
+
+    @property
+    def labels(self) -> list[Any]:
+        """The columns' names, or their indices in an array."""
+        return list(range(len(self.kinds)) if self.names is None else self.names)
 
     @property
     def modelled(self) -> list[int]:
-        """Numbers of the columns that a model sees."""
+        """Indices of the columns that the model sees, which are those that vary."""
         return [d for d, kind in enumerate(self.kinds) if not isinstance(kind, Constant)]
 
     @property
     def widths(self) -> list[float]:
-        """Of the levels of the modelled columns, as numbers: 1 for discrete ones, else 0."""
+        """Level widths of the modelled columns, in encoded units: 1 for a discrete column, else 0."""
         return [float(self.kinds[d].discrete) for d in self.modelled]
 
-    def encode(self, table: pd.DataFrame | NDArray[np.float64]) -> Numbers:
-        """Rows of the table as numbers, ``(N, D)``, constant columns included."""
-        own = []
+    def encode(self, table: Table) -> Array:
+        """Return the numbers ``(N, D)`` of rows, constant columns included, NaN where a value is missing."""
+        encoded = []
         for d, kind in enumerate(self.kinds):
             values = _values(table, d)
-            own.append(kind.encode(values))
-            if isinstance(kind, Categories) and kind.are_of_another_type(values):
-                name = d if self.names is None else self.names[d]
+            encoded.append(kind.encode(values))
+            if isinstance(kind, Categories) and kind.types_differ(values):
                 warn(
-                    f"column {name!r}: no value was seen when fitting, {type(kind.names[0]).__name__}s then and "
-                    f"{type(values[~np.asarray(pd.isna(values), dtype=bool)][0]).__name__}s now"
+                    f"column {self.labels[d]!r}: none of its values occurs in the training rows; expected values of "
+                    f"type {type(kind.names[0]).__name__}, got {type(values[~missing_mask(values)][0]).__name__}"
                 )
-        return np.stack(own, 1)
+        return np.stack(encoded, 1)
 
-    def decode(self, numbers: Numbers) -> pd.DataFrame | NDArray[np.float64]:
-        """Numbers of the modelled columns ``(N, M)`` as rows of a table like the one that was fitted.
+    def decode(self, numbers: Array) -> Table:
+        """Return the rows of numbers of the modelled columns ``(N, M)``, in the format of the training table.
 
-        A column with missing values gets a type that can hold them.
+        An integer or Boolean column that has missing values gets a dtype that can hold them.
         """
-        place = {d: m for m, d in enumerate(self.modelled)}
-        own: list[Values] = [
-            kind.decode(numbers[:, place[d]] if d in place else np.zeros(len(numbers)))
-            for d, kind in enumerate(self.kinds)
-        ]
+        padded = np.zeros((len(numbers), len(self.kinds)))
+        padded[:, self.modelled] = numbers
+        columns = [kind.decode(padded[:, d]) for d, kind in enumerate(self.kinds)]
         if self.names is None or self.dtypes is None:
-            return np.stack([values.astype(float) for values in own], 1)
-        series = [_series(values, dtype) for values, dtype in zip(own, self.dtypes, strict=True)]
-        frame = pd.DataFrame(dict(enumerate(series)))
-        frame.columns = pd.Index(self.names)
-        return frame
+            return np.stack([values.astype(float) for values in columns], 1)
+        series = [_series(values, dtype) for values, dtype in zip(columns, self.dtypes, strict=True)]
+        return pd.DataFrame(dict(enumerate(series))).set_axis(pd.Index(self.names), axis=1)
 
-    def log_slopes(self, numbers: Numbers, of_maps: bool = True) -> Numbers:
-        """Log slopes of the modelled columns, ``(N, M)``; 0 where a value is missing.
+    def log_slopes(self, numbers: Array, numeric: bool = True) -> Array:
+        """Return log slopes of the modelled columns' maps, ``(N, M)``; 0 where a value is missing.
 
-        Without those of numbers, where ``of_maps`` is false: they depend on the units of the table.
+        Arguments:
+            numbers: Numbers of the modelled columns, ``(N, M)``.
+            numeric: Include numeric columns, whose slopes depend on the units of the table.
         """
-        counted = [of_maps or isinstance(self.kinds[d], Categories) for d in self.modelled]
-        chosen = [
-            self.kinds[d].log_slope(numbers[:, m]) if counted[m] else np.zeros(len(numbers))
-            for m, d in enumerate(self.modelled)
-        ]
-        found = np.stack(chosen, 1) if chosen else np.zeros((len(numbers), 0))
-        return np.where(np.isnan(numbers), 0.0, found)
+        slopes = np.zeros_like(numbers)
+        for m, d in enumerate(self.modelled):
+            if numeric or isinstance(self.kinds[d], Categories):
+                slopes[:, m] = self.kinds[d].log_slope(numbers[:, m])
+        return np.where(np.isnan(numbers), 0.0, slopes)
+
+    def describe(self) -> str:
+        """Return how many columns there are of each type, such as "2 columns: 1 continuous, 1 constant"."""
+        words = {Constant: "constant", Categories: "categorical", Grid: "discrete"}
+        types = [words.get(type(kind), "continuous") for kind in self.kinds]
+        counts = [f"{types.count(word)} {word}" for word in dict.fromkeys(types)]
+        return f"{len(types)} columns: {', '.join(counts)}"
 
 
-def _values(table: pd.DataFrame | NDArray[np.float64], d: int) -> Values:
-    """A column as an array: of floats, NaN where missing, or of names."""
+def encode_value(kind: Column, name: Any, value: Any) -> float:
+    """Return the number of one value of a column.
+
+    Raises:
+        ValueError: If the column cannot hold the value.
+    """
+    missing = bool(pd.api.types.is_scalar(value) and pd.isna(value))
+    number = math.nan if missing else float(kind.encode(repeat(value, 1))[0])
+    if math.isnan(number) or not kind.allows(number, value):
+        raise ValueError(
+            f"values: {name!r} was never {value!r}, or close to it, in the training rows; choose a value that was"
+        )
+    return number
+
+
+def _values(table: Table, d: int) -> Values:
+    """Return a column as an array of objects if it is categorical, else of floats with NaN for missing values."""
     if not isinstance(table, pd.DataFrame):
         return table[:, d]
     column = table.iloc[:, d]
@@ -103,14 +135,13 @@ def _values(table: pd.DataFrame | NDArray[np.float64], d: int) -> Values:
 
 
 def _series(values: Values, dtype: Any) -> pd.Series:
-    missing = np.asarray(pd.isna(values), dtype=bool).any()
-    if missing and (pd.api.types.is_integer_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)):
+    if missing_mask(values).any() and (pd.api.types.is_integer_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)):
         return pd.Series(values)
-    return pd.Series(within_type(values, dtype)).astype(dtype)
+    return pd.Series(clip_to_dtype(values, dtype)).astype(dtype)
 
 
-def within_type(values: Values, dtype: Any) -> Values:
-    """Values as a type can hold them: within its range, and whole where it is one of whole numbers."""
+def clip_to_dtype(values: Values, dtype: Any) -> Values:
+    """Clip numbers to the range of a dtype, and round them if it is an integer dtype."""
     kind: Any = dtype.subtype if isinstance(dtype, pd.SparseDtype) else getattr(dtype, "numpy_dtype", dtype)
     if isinstance(kind, np.dtype) and kind.kind == "f":
         return np.clip(values.astype(float), np.finfo(kind).min, np.finfo(kind).max)
@@ -118,18 +149,10 @@ def within_type(values: Values, dtype: Any) -> Values:
         return values
     limits = np.iinfo(kind)
     low, high = float(limits.min), float(limits.max)
-    high = high if int(high) <= limits.max else math.nextafter(high, 0.0)  # 2**63 - 1 is no double
+    high = high if int(high) <= limits.max else math.nextafter(high, 0.0)  # no double equals 2**63 - 1
     return np.clip(np.rint(values.astype(float)), low, high).astype(kind)
 
 
 def is_categorical(dtype: Any) -> bool:
-    """Whether a column of a frame holds names and not numbers."""
+    """Return whether a data frame's column of this dtype holds categories rather than numbers."""
     return not pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype)
-
-
-def describe(kinds: Sequence[Column]) -> str:
-    """How many columns were taken for what, for people."""
-    words = {Constant: "constant", Categories: "of names", Grid: "discrete"}
-    found = [words.get(type(kind), "continuous") for kind in kinds]
-    counts = [f"{found.count(word)} {word}" for word in dict.fromkeys(found)]
-    return f"{len(found)} columns: {', '.join(counts)}"

@@ -1,4 +1,4 @@
-"""An outlier detector for tables, as scikit-learn has them, that says which columns are to top_contributions."""
+"""An outlier detector for tables with scikit-learn's interface, which explains its scores by column."""
 
 from __future__ import annotations
 
@@ -10,33 +10,36 @@ from numpy.typing import NDArray
 from sklearn.base import OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from arcsm.estimators.base import Array, TableEstimator
+from arcsm.estimators.base import TableEstimator
+from arcsm.estimators.column_types import Array
 
 
 class ScoreOutlierDetector(OutlierMixin, TableEstimator):
-    """Rows that do not belong, by their log density under :class:`ScoreDensity`'s models.
+    """An outlier detector that scores rows by their log density under autoregressive score models.
 
-    The score of a row is the mean of its log densities over the models, so that it is a sum over the columns
-    (:meth:`explain`), and does not depend on which rows it comes with. It is the density of the columns' numbers, after
-    their tails are mapped away and before the map's slope makes it that of the table: a value that is common, but in a
-    stretch of its column where values lie far apart, is not thereby surprising.
+    The score of a row is its mean log density over the models. It is a sum over the columns, which :meth:`explain`
+    returns, and does not depend on the other rows scored with it. The density is that of the transformed columns. It
+    leaves out the slope of the transform, so that a common value is no outlier merely because few values lie near it.
 
     Arguments:
-        contamination: Share of the fitted rows that :meth:`predict` calls outliers; ``"auto"`` is 0.1. It only moves
-            the threshold; see :meth:`set_contamination`.
-        n_estimators: As in :class:`ScoreDensity`, like all that follow.
+        contamination: Fraction of the fitted rows that :meth:`predict` labels as outliers; ``"auto"`` is 0.1. It only
+            sets the threshold, which :meth:`set_contamination` moves.
+        n_estimators: Number of models; as in :class:`ScoreDensity`, like all arguments that follow.
         max_steps: Training steps of each model.
-        hidden_features: Units of the layers of the context network.
-        validation_fraction: Share of the rows that is held out; p-values are by these rows.
-        missing: Whether rows to come may have missing values.
-        random_state: Of everything random in fitting.
+        hidden_features: Units of each layer of the context network.
+        validation_fraction: Fraction of rows held out, which also calibrate the p-values.
+        missing: Whether rows may have missing values.
+        random_state: Randomness of fitting.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         verbose: Show progress bars (on a terminal).
 
     Attributes:
         offset_: The threshold of :meth:`score_samples`.
+        fitted_scores_: Scores of the fitted rows.
+        held_out_scores_: Scores of the held-out rows among them, in ascending order.
+        median_contributions_: Median contribution of each column over the fitted rows.
         n_features_in_: Number of columns.
-        feature_names_in_: Their names, of a frame.
+        feature_names_in_: Column names, if the table is a data frame with string names.
 
     Example:
         >>> import numpy as np
@@ -44,7 +47,7 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         >>> detector = ScoreOutlierDetector(max_steps=20, n_estimators=1, random_state=0).fit(rows)
         >>> detector.predict([[0.0, 0.0], [9.0, 9.0]])
         array([ 1, -1])
-        >>> detector.explain([[0.0, 9.0]]).argmin()  # the column to top_contributions
+        >>> detector.explain([[0.0, 9.0]]).argmin()  # the most surprising column
         np.int64(1)
     """
 
@@ -68,143 +71,139 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         self.contamination = contamination
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Fit to rows ``(N, D)``, most of which are normal.
+        """Fit rows ``(N, D)``, most of which are normal.
 
         Raises:
-            ValueError: for fewer than two rows, infinite values, dates, a column of nothing but missing values or of
-                names that hardly repeat, arguments out of range, or a contamination outside (0, 0.5].
+            ValueError: If the contamination is outside (0, 0.5], or as in :meth:`ScoreDensity.fit`.
         """
-        share = self._share(self.contamination)
-        with self._all_or_nothing():
+        fraction = _contamination_fraction(self.contamination)
+        with self._unchanged_on_failure():
             self._fit_table(X)
             contributions = self._contributions(X).mean(0)
             self.median_contributions_ = np.nanmedian(contributions, 0)
-            self.fitted_scores_ = self._with_gaps(contributions).sum(1)
+            self.fitted_scores_ = self._with_medians(contributions).sum(1)
             self.held_out_scores_ = np.sort(self.fitted_scores_[self.held_out_rows_])
-            self.offset_ = float(np.percentile(self.fitted_scores_, 100.0 * share))
+            self.offset_ = float(np.percentile(self.fitted_scores_, 100.0 * fraction))
         return self
 
     def set_contamination(self, contamination: float | str) -> Self:
-        """Move the threshold of :meth:`predict` to another share of the fitted rows, without fitting again."""
+        """Move the threshold of :meth:`predict` to another fraction of the fitted rows, without fitting again."""
         check_is_fitted(self)
-        share = self._share(contamination)
-        self.contamination, self.offset_ = contamination, float(np.percentile(self.fitted_scores_, 100.0 * share))
+        self.offset_ = float(np.percentile(self.fitted_scores_, 100.0 * _contamination_fraction(contamination)))
+        self.contamination = contamination
         return self
 
     def score_samples(self, X: Any) -> Array:
-        """Mean over the models of each row's log density in nats, in units of the mapped columns, ``(N,)``.
-
-        The larger, the more normal.
+        """Return the mean log density of each row over the models, ``(N,)`` in nats: higher is more normal.
 
         Raises:
-            ValueError: for other columns than were fitted, infinite values, or missing ones where the fitted rows had
-                none (unless ``missing=True``). So do all methods that take rows.
+            ValueError: As in :meth:`ScoreDensity.score_samples`.
         """
         return self.explain(X).sum(1)  # type: ignore[no-any-return]
 
     def all_scores(self, X: Any) -> pd.DataFrame:
-        """Every score that there is of each row, a column for each; **the larger, the more normal**.
+        """Return every available score of each row, one column for each. **Higher scores are more normal.**
 
-        - ``likelihood SIGMA``: the mean over the models of the row's log density with the noise of a level, in nats.
-          The last is :meth:`score_samples` (but that a missing value adds nothing).
-        - ``score norm SIGMA``: the norm of the row's scores at a level, in units of :math:`1 / \\sigma`, negative.
-        - ``tails``: how far out in their conditionals the values are (:func:`arcsm.anomaly.tail_surprise`), negative.
+        - ``likelihood SIGMA``: the mean log density over the models at a noise level, in nats. The last equals
+          :meth:`score_samples`, except that a missing value contributes 0.
+        - ``score norm SIGMA``: the negative norm of the row's scores at a noise level, in units of :math:`1 / \\sigma`.
+        - ``tails``: how far in the tails of their conditionals the values lie, negative; see
+          :func:`arcsm.anomaly.tail_surprise`.
 
-        Of a frame, the result has its index. Each noise level takes as long as :meth:`score_samples`.
-        :class:`arcsm.anomaly.Combination` makes one score of several, from inliers alone.
+        The result has the index of a data frame ``X``. Each noise level takes as long as :meth:`score_samples`.
+        :class:`arcsm.anomaly.Combination` combines several scores, fitted to inliers alone.
         """
-        modelled, constants = self._numbers(X)
-        certain = np.nansum(constants, 1)
+        modelled, constants = self.encode_rows(X)
+        base = np.nansum(constants, 1)
         index = X.index if isinstance(X, pd.DataFrame) else None
         if self.ensemble_ is None:
-            return pd.DataFrame({"likelihood": certain}, index=index)
-        found: dict[str, Array] = {}
+            return pd.DataFrame({"likelihood": base}, index=index)
+        scores: dict[str, Array] = {}
         sigmas = self.ensemble_.members[0].path()
-        slopes = self.columns_.log_slopes(modelled.numpy(), of_maps=False)
+        slopes = self.columns_.log_slopes(modelled.numpy(), numeric=False)
         for level, sigma in enumerate(sigmas):
-            terms = self.ensemble_.terms(modelled, level).mean(0).numpy() + slopes
-            found[f"likelihood {sigma:.3g}"] = terms.sum(1) + certain
+            terms = self.ensemble_.log_conditionals(modelled, level).mean(0).numpy() + slopes
+            scores[f"likelihood {sigma:.3g}"] = terms.sum(1) + base
         for level, sigma in enumerate(sigmas):
-            found[f"score norm {sigma:.3g}"] = -self.ensemble_.score_norms(modelled, level).mean(0).numpy()
-        return pd.DataFrame({**found, "tails": -self.ensemble_.tails(modelled).mean(0).numpy()}, index=index)
+            scores[f"score norm {sigma:.3g}"] = -self.ensemble_.score_norms(modelled, level).mean(0).numpy()
+        scores["tails"] = -self.ensemble_.tail_surprises(modelled).mean(0).numpy()
+        return pd.DataFrame(scores, index=index)
 
     def decision_function(self, X: Any) -> Array:
-        """:meth:`score_samples` less the threshold, ``(N,)``: negative for outliers."""
+        """Return :meth:`score_samples` minus the threshold, ``(N,)``: negative for outliers."""
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: Any) -> NDArray[np.int_]:
-        """1 for normal rows, -1 for outliers, ``(N,)``."""
+        """Return 1 for normal rows and -1 for outliers, ``(N,)``."""
         return np.where(self.decision_function(X) < 0.0, -1, 1)
 
     def p_values(self, X: Any) -> Array:
-        """The chance that a normal row looks as unusual, ``(N,)``: by how many held-out rows do.
+        """Return the p-value of each row, from the share of held-out rows with as low a score, ``(N,)``.
 
-        At least ``1 / (held-out rows + 1)``. Where no rows were held out (very few rows), the fitted ones stand in, and
-        the values are too small.
+        The smallest is ``1 / (held-out rows + 1)``. A tiny table has no held-out rows, so the training rows serve
+        instead and the p-values are too small.
         """
-        return self.p_values_of(self.score_samples(X))
+        return self.p_values_from_scores(self.score_samples(X))
 
-    def p_values_of(self, scores: Array) -> Array:
-        """:meth:`p_values` of rows whose scores are at hand."""
-        below = np.searchsorted(self.held_out_scores_, scores, side="right")
-        return np.asarray((1.0 + below) / (1.0 + len(self.held_out_scores_)), dtype=np.float64)
+    def p_values_from_scores(self, scores: Array) -> Array:
+        """Return the p-values of rows with these :meth:`score_samples`."""
+        as_low = np.searchsorted(self.held_out_scores_, scores, side="right")
+        return np.asarray((1.0 + as_low) / (1.0 + len(self.held_out_scores_)), dtype=np.float64)
 
     def explain(self, X: Any) -> Array:
-        """What each column adds to :meth:`score_samples`, ``(N, D)`` in nats: the lowest are to top_contributions.
+        """Return the contribution of each column to :meth:`score_samples`, ``(N, D)`` in nats: low ones are surprising.
 
-        The log density of the column's value given the columns before it, averaged over the models and so over
-        orders. A missing value adds what is usual for its column, so that a gap speaks neither for nor against a row.
+        The contribution is the value's log density given the columns before it, averaged over the models and so over
+        several orders. A missing value contributes the median of its column, which makes it neutral.
         """
-        return self._with_gaps(self._contributions(X).mean(0))
+        return self._with_medians(self._contributions(X).mean(0))
 
-    def _with_gaps(self, contributions: Array) -> Array:
+    def _with_medians(self, contributions: Array) -> Array:
         return np.where(np.isnan(contributions), self.median_contributions_, contributions)
 
     def top_contributions(self, X: Any, columns: int = 3) -> pd.DataFrame:
-        """The columns that speak most against each row: those that add least, beside what they add to a usual row.
+        """Return the most surprising columns of each row: those that contribute least compared with their median.
 
         Returns:
-            A row for each of the ``columns`` worst of each row: ``row`` (by place, from 0), ``column``,
-            ``contribution`` (nats less that column's median: the lower the worse, above zero it speaks for the row).
+            One line for each of the ``columns`` most surprising columns of each row: ``row`` (its position, from 0),
+            ``column``, and ``contribution`` in nats minus the column's median, negative for a surprising value.
         """
         check_is_fitted(self)
-        found = self.explain(X) - self.median_contributions_
-        names = list(self.columns_.names or range(self.n_features_in_))
-        worst = np.argsort(found, 1)[:, :columns]
-        rows = np.repeat(np.arange(len(found)), worst.shape[1])
-        return pd.DataFrame(
-            {"row": rows, "column": [names[d] for d in worst.flatten()], "contribution": found[rows, worst.flatten()]}
-        )
+        excess = self.explain(X) - self.median_contributions_
+        lowest = np.argsort(excess, 1)[:, :columns]
+        rows, places = np.repeat(np.arange(len(excess)), lowest.shape[1]), lowest.flatten()
+        names = self.columns_.labels
+        return pd.DataFrame({"row": rows, "column": [names[d] for d in places], "contribution": excess[rows, places]})
 
     def expected(self, X: Any, share: float = 0.9) -> tuple[Any, Any]:
-        """Between which values each value was to be expected, given others of its row, with the probability ``share``.
+        """Return the central interval of each value given other columns of its row.
 
-        By the model that is given most of the others: with one model those are the columns before it.
+        For each column, the model in whose order it comes last computes the interval. A single model uses the columns
+        before it.
+
+        Arguments:
+            X: Rows.
+            share: Probability of the interval.
 
         Returns:
-            Two tables like the one that was fitted; of a frame, with the index of ``X``.
+            Lower and upper bounds, in the format of the fitted table and with the index of a data frame ``X``.
         """
-        modelled, _ = self._numbers(X)
+        modelled, _ = self.encode_rows(X)
         if not 0.0 < share < 1.0:
             raise ValueError(f"share: expected a number between 0 and 1, got {share}")
-        if self.ensemble_ is None:
-            same = self._with_index(self.columns_.decode(np.zeros((len(modelled), 0))), X)
-            return same, same
-        edges = (0.5 * (1.0 - share), 0.5 * (1.0 + share))
-        low, high = (
-            self._with_index(self.columns_.decode(self.ensemble_.expected(modelled, u).numpy()), X) for u in edges
-        )
-        return low, high
+        bounds = []
+        for u in (0.5 * (1.0 - share), 0.5 * (1.0 + share)):
+            numbers = modelled if self.ensemble_ is None else self.ensemble_.quantiles(modelled, u)
+            rows = self.columns_.decode(numbers.numpy())
+            if isinstance(rows, pd.DataFrame) and isinstance(X, pd.DataFrame):
+                rows.index = X.index
+            bounds.append(rows)
+        return bounds[0], bounds[1]
 
-    @staticmethod
-    def _with_index(rows: Any, like: Any) -> Any:
-        """Rows of a frame with the index of those that they are about."""
-        both = isinstance(rows, pd.DataFrame) and isinstance(like, pd.DataFrame)
-        return rows.set_axis(like.index) if both else rows
 
-    def _share(self, contamination: Any) -> float:
-        if isinstance(contamination, str) and contamination == "auto":
-            return 0.1
-        if isinstance(contamination, str) or not 0.0 < contamination <= 0.5:
-            raise ValueError(f'contamination: expected "auto" or a number in (0, 0.5], got {contamination!r}')
-        return float(contamination)
+def _contamination_fraction(contamination: Any) -> float:
+    if isinstance(contamination, str) and contamination == "auto":
+        return 0.1
+    if isinstance(contamination, str) or not 0.0 < contamination <= 0.5:
+        raise ValueError(f'contamination: expected "auto" or a number in (0, 0.5], got {contamination!r}')
+    return float(contamination)

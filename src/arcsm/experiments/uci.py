@@ -29,8 +29,8 @@ from arcsm._runtime.random import dequantised
 from arcsm.data.datasets import data_folder
 from arcsm.data.table import read_table
 from arcsm.estimators import ScoreDensity
-from arcsm.estimators.column_types import grid_of
-from arcsm.estimators.ensemble import Plan
+from arcsm.estimators.column_types import detect_grid
+from arcsm.estimators.ensemble_config import EnsembleConfig
 from arcsm.experiments.base import Count, Positive, Preset, Settings, Study, over_seeds, study
 from arcsm.experiments.peers import import_zuko
 from arcsm.experiments.ranks import critical_difference, mean_ranks
@@ -139,7 +139,7 @@ def _ranks(tables: Mapping[str, Result]) -> Result:
 
 def _step(column: Array) -> float:
     """The width of a column's steps: of its grid, or else the smallest gap between values that others repeat."""
-    grid, levels = grid_of(column), np.unique(column)
+    grid, levels = detect_grid(column), np.unique(column)
     if grid is not None:
         return grid.spacing
     if 1.0 - len(levels) / len(column) < _REPEATED or len(levels) < 2:
@@ -208,26 +208,26 @@ def _one_model(run: Study[UCI], table: str, way: str, seed: int, seconds: float)
     spent = time.process_time() - begun
     numbers = torch.from_numpy(density.columns_.encode(judged)[:, density.columns_.modelled])
     assert density.ensemble_ is not None
-    terms = density.ensemble_.terms(density.ensemble_.inside(numbers), method="quadrature")[0]
+    terms = density.ensemble_.log_conditionals(density.ensemble_.clip(numbers), method="quadrature")[0]
     return _result((terms.numpy() + density.columns_.log_slopes(numbers.numpy())).sum(1), spent, fitted)
 
 
 class _FirstPlan(ScoreDensity):
     """Without a choice between plans, which nothing is known of before training."""
 
-    def _plans(self, rows: int, modelled: Tensor) -> list[Plan]:
-        return super()._plans(rows, modelled)[:1]
+    def _configs(self, rows: int, modelled: Tensor) -> list[EnsembleConfig]:
+        return super()._configs(rows, modelled)[:1]
 
 
 def _half_of_the_steps(rows: int) -> int:
-    return Plan.of(rows, 1, False).steps // 2
+    return EnsembleConfig.for_table(rows, 1, False).max_steps // 2
 
 
 def _by_likelihood(density: ScoreDensity, rows: Array, rate: float, seed: int, until: float) -> None:
     """Go on with the model of a fitted estimator by maximum likelihood; the weights of its best validation are kept."""
     ensemble = density.ensemble_
     assert ensemble is not None
-    ensemble.level = ensemble.plan.levels - 1
+    ensemble.level = ensemble.config.levels - 1
     model = ensemble.members[0].float().train()
     numbers = torch.from_numpy(density.columns_.encode(rows)[:, density.columns_.modelled])
     numbers = numbers - 0.5 * torch.tensor(density.columns_.widths, dtype=numbers.dtype)

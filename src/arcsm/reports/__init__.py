@@ -1,1 +1,1 @@
-"""Self-contained HTML reports, and the figures in them."""
+"""Self-contained HTML reports and their figures."""

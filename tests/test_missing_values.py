@@ -1,4 +1,4 @@
-"""Missing values: contexts are told, losses and likelihoods are of what is known, draws fill the rest."""
+"""Missing values: contexts see a mask, losses and likelihoods cover the known values, particles fill in the rest."""
 
 from __future__ import annotations
 
@@ -37,46 +37,46 @@ def rows(count: int, seed: int = 0) -> Tensor:
 
 @pytest.fixture(scope="module")
 def model() -> AutoregressiveModel:
-    """Trained on rows a fifth of which is missing, and more hidden."""
+    """Train on rows of which a fifth of the values is missing and more are masked."""
     torch.manual_seed(0)
     made = MADE(3, 8, (32,), missing=True, hide=0.4)
-    found = AutoregressiveModel(made, GaussianHead(8)).float()
+    model = AutoregressiveModel(made, GaussianHead(8)).float()
     x = rows(20_000)
     x[torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.2] = NAN
     config = TrainConfig(objective="mle", steps=1500, batch_size=256, learning_rate=5e-3, device="cpu")
-    fit(found, x, x[:500], config)
-    return found
+    fit(model, x, x[:500], config)
+    return model
 
 
 @pytest.mark.parametrize("sinusoids", [0, 2])
-def test_a_missing_value_is_shown_as_such_and_in_no_other_way(sinusoids: int) -> None:
+def test_contexts_distinguish_a_missing_value_from_zero(sinusoids: int) -> None:
     torch.manual_seed(0)
     made = MADE(4, 3, (16, 16), order=(2, 0, 3, 1), sinusoids=sinusoids, missing=True).double()
     x = torch.randn(5, 4, dtype=torch.float64)
     gap = x.clone()
     gap[:, 0] = NAN
-    whole, found = made(x), made(gap)
-    assert bool(found.isfinite().all())
+    whole, incomplete = made(x), made(gap)
+    assert bool(incomplete.isfinite().all())
     for feature in (2, 0):  # first in the order, and the missing one itself
-        assert torch.equal(whole[:, feature], found[:, feature])
+        assert torch.equal(whole[:, feature], incomplete[:, feature])
     zero = x.clone()
     zero[:, 0] = 0.0
-    assert float((made(zero)[:, 3] - found[:, 3]).detach().abs().min()) > 1e-6  # zero is a value like any other
+    assert float((made(zero)[:, 3] - incomplete[:, 3]).detach().abs().min()) > 1e-6  # zero is a value like any other
 
     state = made.begin((5,))
     previous = None
     for d in made.order:
-        torch.testing.assert_close(made.step(state, previous), found[:, d], rtol=0.0, atol=1e-12)
+        torch.testing.assert_close(made.step(state, previous), incomplete[:, d], rtol=0.0, atol=1e-12)
         previous = gap[:, d]
 
 
-def test_training_hides_values_and_nothing_else_does() -> None:
+def test_values_are_masked_only_in_training() -> None:
     torch.manual_seed(0)
     made = MADE(4, 3, (16,), missing=True, hide=0.5)
     x = torch.randn(2000, 4)
     hidden = made.masking(x)
     share = hidden.isnan().double().mean()
-    assert 0.2 < float(share) < 0.3  # half of the rows, half of their values in the mean
+    assert 0.2 < float(share) < 0.3  # half of the rows, on average half of their values
     assert torch.equal(torch.where(hidden.isnan(), x, hidden), x)
     made.eval()
     assert torch.equal(made.masking(x), x)
@@ -84,8 +84,7 @@ def test_training_hides_values_and_nothing_else_does() -> None:
 
 @pytest.mark.parametrize("noise", [None, NoiseLadder(1.0, 0.1, 5)])
 @pytest.mark.parametrize("head", [ScoreHead(4, (8,)), LogisticMixtureHead(4, 2)])
-def test_losses_are_of_what_is_known(noise: NoiseLadder | None, head: ScoreHead | LogisticMixtureHead) -> None:
-    """Values that are missing have no say: the loss is a sum over the others, whatever the missing ones would be."""
+def test_losses_ignore_missing_values(noise: NoiseLadder | None, head: ScoreHead | LogisticMixtureHead) -> None:
     torch.manual_seed(0)
     model = AutoregressiveModel(MADE(3, 4, (8,), missing=True), head, noise).double()
     x = rows(40).double()
@@ -100,11 +99,11 @@ def test_losses_are_of_what_is_known(noise: NoiseLadder | None, head: ScoreHead 
         assert all(bool(g.isfinite().all()) for g in gradients)
         model.zero_grad()
     if noise is None:
-        lost = objectives.csm(model, x) * len(x) - objectives.csm(model, known) * len(known)
-        assert float(lost.detach().abs()) < 1e-9  # a row of nothing adds nothing
+        difference = objectives.csm(model, x) * len(x) - objectives.csm(model, known) * len(known)
+        assert float(difference.detach().abs()) < 1e-9  # an empty row contributes nothing
 
 
-def test_fields_of_scores_refuse_missing_values() -> None:
+def test_score_matching_of_the_joint_density_rejects_missing_values() -> None:
     model = AutoregressiveModel(MADE(3, 4, (8,), missing=True), ScoreHead(4, (8,)))
     x = rows(4)
     x[0, 0] = NAN
@@ -122,21 +121,19 @@ def test_fields_of_scores_refuse_missing_values() -> None:
 
 
 @pytest.mark.parametrize("known", [[0], [1], [2], [0, 2], [1, 2], [0, 1, 2]])
-def test_the_likelihood_of_a_row_with_gaps_is_that_of_what_is_known(
-    model: AutoregressiveModel, known: list[int]
-) -> None:
+def test_the_likelihood_is_that_of_the_known_values(model: AutoregressiveModel, known: list[int]) -> None:
     x = rows(500, seed=7)
     gaps = torch.full_like(x, NAN)
     gaps[:, known] = x[:, known]
     terms = model.log_prob(gaps, reduce=False)
     assert torch.equal(terms[:, [d for d in range(3) if d not in known]], torch.zeros(500, 3 - len(known)))
     truth = gaussian(known).log_prob(x[:, known])
-    assert float((terms.sum(1) - truth).abs().mean()) < 0.06
+    assert float((terms.sum(1) - truth).detach().abs().mean()) < 0.06
     assert torch.equal(model.cdf(gaps).isnan(), gaps.isnan())
 
 
-def test_draws_fill_gaps_by_what_comes_before_and_after(model: AutoregressiveModel) -> None:
-    """The first value given the last two, which the order of the chain rule does not give by itself."""
+def test_particles_condition_on_values_before_and_after(model: AutoregressiveModel) -> None:
+    """Draw the first value given the last two, against the order of the chain rule."""
     x = rows(40, seed=9)
     gaps = x.clone()
     gaps[:, 0] = NAN
@@ -146,24 +143,24 @@ def test_draws_fill_gaps_by_what_comes_before_and_after(model: AutoregressiveMod
     variance = COVARIANCE[0, 0] - COVARIANCE[0, 1:] @ inverse @ COVARIANCE[1:, 0]
     weights = found.weights.to(x)
     drawn = found.candidates[..., 0]
-    own = (weights * drawn).sum(1)
-    spread = (weights * (drawn - own[:, None]).square()).sum(1)
-    assert float((own - mean).abs().mean()) < 0.08
+    drawn_mean = (weights * drawn).sum(1)
+    spread = (weights * (drawn - drawn_mean[:, None]).square()).sum(1)
+    assert float((drawn_mean - mean).abs().mean()) < 0.08
     assert float(spread.mean()) == pytest.approx(float(variance), rel=0.15)
     torch.testing.assert_close(found.candidates[..., 1:], gaps[:, None, 1:].expand(-1, 1000, -1), rtol=0.0, atol=1e-5)
     truth = gaussian([1, 2]).log_prob(x[:, 1:])
     assert float((found.log_evidence - truth).abs().mean()) < 0.06
 
 
-def test_a_model_that_takes_gaps_survives_its_file(model: AutoregressiveModel, tmp_path: object) -> None:
-    again = AutoregressiveModel.from_config(model.config())
-    assert again.context.missing
-    again.load_state_dict(model.state_dict())
+def test_a_model_with_missing_values_is_restored_from_its_configuration(model: AutoregressiveModel) -> None:
+    restored = AutoregressiveModel.from_config(model.config())
+    assert restored.context.missing
+    restored.load_state_dict(model.state_dict())
     x = torch.tensor([[0.0, NAN, 1.0]])
-    assert torch.equal(again.eval().log_prob(x), model.eval().log_prob(x))
+    assert torch.equal(restored.eval().log_prob(x), model.eval().log_prob(x))
 
 
-def test_columns_are_standardised_by_what_is_known() -> None:
+def test_known_values_standardise_the_columns() -> None:
     x = rows(500)
     x[::3, 1] = NAN
     model = AutoregressiveModel(MADE(3, 4, (8,), missing=True), GaussianHead(4))

@@ -1,0 +1,148 @@
+"""Outliers in a table: a line for each row with its score, p-value and reasons, and a summary of a long table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from arcsm.estimators.column_types import Array, Categories, Column
+from arcsm.estimators.outliers import ScoreOutlierDetector
+
+TOP_COLUMNS = 3  # most surprising columns that are listed for each row
+#: The columns of :func:`detection_table`.
+DETECTION_COLUMNS = (
+    *("row", "score", "p_value", "outlier"),
+    *(f"{what}_{rank}" for rank in range(1, TOP_COLUMNS + 1) for what in ("column", "contribution")),
+    "because",
+)
+_MIN_SURPRISE = 1.0  # nats below the median, of a column that is put into words
+_MIN_RELATIVE_SURPRISE = 0.1  # of the most surprising column
+_MAX_CATEGORIES = 4  # listed in words
+_MOST_SURPRISING = 20  # rows
+
+
+def detection_table(
+    detector: ScoreOutlierDetector, table: pd.DataFrame, threshold: float | None = None, first: int = 0
+) -> pd.DataFrame:
+    """Return a line for each row: score, p-value, flag, most surprising columns with contributions, and reasons.
+
+    Arguments:
+        detector: A fitted detector.
+        table: The rows to score.
+        threshold: Flag rows with at most this p-value. Default: flag rows below the detector's own threshold.
+        first: Number of the first row, if the table is a part of another.
+    """
+    if threshold is not None:
+        check_p_value(threshold, len(detector.held_out_scores_))
+    contributions = detector.explain(table)
+    scores = contributions.sum(1)
+    p = detector.p_values_from_scores(scores)
+    outlier = scores < detector.offset_ if threshold is None else p <= threshold
+    lines = pd.DataFrame({"row": first + np.arange(len(table)), "score": scores, "p_value": p, "outlier": outlier})
+    excess = contributions - detector.median_contributions_
+    lowest = np.argsort(excess, 1)[:, :TOP_COLUMNS]
+    names = np.array([str(name) for name in table.columns])
+    for rank in range(lowest.shape[1]):
+        lines[f"column_{rank + 1}"] = names[lowest[:, rank]]
+        lines[f"contribution_{rank + 1}"] = np.take_along_axis(excess, lowest[:, rank : rank + 1], 1)[:, 0]
+    reasons = np.full(len(table), "", dtype=object)
+    flagged = np.flatnonzero(outlier)
+    if len(flagged):
+        reasons[flagged] = _reasons(detector, table.iloc[flagged], lowest[flagged], excess[flagged])
+    lines["because"] = reasons
+    return lines
+
+
+def check_p_value(threshold: float, held_out: int) -> None:
+    """Check that a number of held-out rows can resolve a p-value.
+
+    Raises:
+        ValueError: If they are too few.
+    """
+    smallest = 1.0 / (1.0 + held_out)
+    if threshold < smallest:
+        raise ValueError(
+            f"p-value: expected at least {smallest:.3g} (of {held_out} held-out rows), got {threshold:g}; fit to more "
+            "rows, or set a contamination instead"
+        )
+
+
+def _reasons(detector: ScoreOutlierDetector, table: pd.DataFrame, lowest: NDArray[np.intp], excess: Array) -> list[str]:
+    """Return for each row a text such as "income: expected 0.2 to 1.1, saw 7.9; city: expected Rome, saw Oslo"."""
+    low, high = detector.expected(table)
+    reasons = []
+    for row in range(len(table)):
+        limit = min(-_MIN_SURPRISE, _MIN_RELATIVE_SURPRISE * float(excess[row, lowest[row, 0]]))
+        parts: list[str] = []
+        for d in lowest[row]:
+            value = table.iloc[row, d]
+            if not pd.isna(value) and (excess[row, d] <= limit or not parts):
+                expected = _interval_text(detector.columns_.kinds[d], low.iloc[row, d], high.iloc[row, d])
+                parts.append(f"{table.columns[d]}: expected {expected}, saw {_text(value)}")
+        reasons.append("; ".join(parts))
+    return reasons
+
+
+def _interval_text(kind: Column, low: Any, high: Any) -> str:
+    """Return an interval as text: its bounds, or the categories between them."""
+    if isinstance(kind, Categories):
+        first, last = kind.names.index(low), kind.names.index(high)
+        return " or ".join(str(name) for name in kind.names[first : last + 1][:_MAX_CATEGORIES])
+    return _text(low) if _text(low) == _text(high) else f"{_text(low)} to {_text(high)}"
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
+
+
+@dataclass
+class DetectionResult:
+    """The outliers of a table that was scored in parts: all scores, and the most surprising rows.
+
+    Attributes:
+        scores: Scores of all rows, ``(N,)``.
+        outliers: Number of outliers.
+        lowest: Lines of :func:`detection_table` of the most surprising rows, the lowest score first.
+        rows: Those rows, in the same order.
+    """
+
+    scores: Array
+    outliers: int
+    lowest: pd.DataFrame
+    rows: pd.DataFrame
+
+    @classmethod
+    def from_parts(
+        cls,
+        detector: ScoreOutlierDetector,
+        parts: Iterable[pd.DataFrame],
+        threshold: float | None = None,
+        write: Callable[[pd.DataFrame], None] | None = None,
+    ) -> DetectionResult:
+        """Score the parts of a table in turn.
+
+        Arguments:
+            detector: A fitted detector.
+            parts: Consecutive rows of the table.
+            threshold: As in :func:`detection_table`.
+            write: Receives the lines of each part.
+        """
+        scores: list[Array] = []
+        count, outliers = 0, 0
+        lowest, rows = pd.DataFrame(), pd.DataFrame()
+        for part in parts:
+            lines = detection_table(detector, part, threshold, count)
+            if write is not None:
+                write(lines)
+            count, outliers = count + len(part), outliers + int(lines["outlier"].sum())
+            scores.append(lines["score"].to_numpy())
+            lowest = pd.concat([lowest, lines], ignore_index=True) if len(lowest) else lines
+            rows = pd.concat([rows, part], ignore_index=True) if len(rows) else part
+            order = lowest["score"].sort_values(kind="stable").index[:_MOST_SURPRISING]
+            lowest, rows = lowest.loc[order].reset_index(drop=True), rows.iloc[order].reset_index(drop=True)
+        return cls(np.concatenate(scores), outliers, lowest, rows)

@@ -1,0 +1,70 @@
+"""The commands detect and impute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from arcsm.cli import application
+from arcsm.data import read_frame, write_frame
+from small_tables import mixed_table, use_small_models
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_detect_and_impute_write_tables(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+    table = mixed_table(200)
+    write_frame(tmp_path / f"normal{suffix}", table.head(150))
+    new = table.tail(50)[list(reversed(table.columns))].copy()
+    new.loc[new.index[0], "height"] = np.nan
+    new.loc[new.index[1], ["visits", "income"]] = [np.nan, 1e9]
+    new.loc[new.index[2], "city"] = None
+    write_frame(tmp_path / f"new{suffix}", new)
+    monkeypatch.setattr("arcsm.cli.tables._JUDGED_AT_ONCE", 20)
+    names = [str(tmp_path / f"{name}{suffix}") for name in ("normal", "new", "scores")]
+    assert application.run(["detect", *names[:2], "--out", names[2], "--report", str(tmp_path / "page.html")]) == 0
+    scores = read_frame(names[2])
+    assert scores["row"].tolist() == list(range(50))
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+    assert application.run(["impute", names[1], "--out", str(tmp_path / f"filled{suffix}")]) == 0
+    filled = read_frame(tmp_path / f"filled{suffix}")
+    assert list(filled.columns) == list(new.columns)
+    assert not filled.isna().any(axis=None)
+
+
+def test_detect_reads_named_arrays_of_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+    numbers = np.random.default_rng(0).normal(size=(150, 2))
+    np.savez(tmp_path / "tables.npz", normal=numbers[:120], new=numbers[120:])
+    archive, out = str(tmp_path / "tables.npz"), str(tmp_path / "scores.csv")
+    assert application.run(["detect", f"{archive}:normal", f"{archive}:new", "--with-data", "--out", out]) == 0
+    found = read_frame(out)
+    np.testing.assert_allclose(found[["x0", "x1"]].to_numpy(), numbers[120:])
+    assert found["row"].tolist() == list(range(30))
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        ("a,b\n1,2\n3,4\n", "a,c\n1,2\n", "columns b are missing; it has c instead"),
+        ("a,b\n1,2\n3,4\n", "a,b\n1,2\nx,4\n", "line 3, column 'a': expected a number, got 'x'"),
+        ("a\n" + "1\n2\n" * 20 + "oops\n", "a\n1\n", "line 42, column 'a': expected a number, got 'oops'"),
+        ("a,b\n", "a,b\n1,2\n", "expected at least one row of data, got none"),
+        ("", "a,b\n1,2\n", "the file is empty"),
+        ("a,b\n1,2\n3,inf\n", "a,b\n1,2\n", "line 3, column 'b': expected a finite number, got inf"),
+        ("a,b\n1,2\n", "a,b\n1,2\n", "at least 2 samples"),
+        ("a,b\n1,\n2,\n", "a,b\n1,2\n", "column 'b' holds nothing but missing values"),
+    ],
+)
+def test_detect_rejects_a_malformed_table_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], train: str, test: str, message: str
+) -> None:
+    (tmp_path / "train.csv").write_text(train)
+    (tmp_path / "test.csv").write_text(test)
+    arguments = ["detect", str(tmp_path / "train.csv"), str(tmp_path / "test.csv"), "--out", str(tmp_path / "s.csv")]
+    assert application.run(arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -1,0 +1,116 @@
+"""The command synthesize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyarrow import parquet
+
+from small_tables import correlated_table, run, use_small_models
+
+
+@pytest.fixture(autouse=True)
+def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+
+
+def test_synthesize_writes_reproducible_rows_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = correlated_table(400).assign(id=range(400))
+    table["visits"] = table["visits"].astype(float).where(table.index % 9 > 0)
+    table.to_csv(tmp_path / "table.csv", index=False)
+    out, page = tmp_path / "rows.csv", tmp_path / "page.html"
+    assert run("synthesize", tmp_path / "table.csv", "--ignore", "id", "--out", out, "--report", page) == 0
+    drawn = pd.read_csv(out)
+    assert list(drawn.columns) == ["a", "b", "city", "visits", "same"]
+    assert len(drawn) == 400
+    assert drawn["visits"].dtype == np.int64
+    assert set(drawn["city"]) == {"Rome", "Oslo"}
+    assert (drawn["b"] == drawn["b"].round(2)).all()
+    assert page.stat().st_size > 10_000
+    assert "AUC of a classifier of synthetic rows against 60 held-out rows" in capsys.readouterr().out
+    again = tmp_path / "again.csv"
+    assert run("synthesize", tmp_path / "table.csv", "--ignore", "id", "--out", again) == 0
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_synthesize_keeps_the_types_of_parquet(tmp_path: Path) -> None:
+    table = correlated_table(100).assign(yes=np.arange(100) % 2 == 0)
+    table["visits"] = table["visits"].astype("Int64").where(table.index > 4)
+    table["city"] = pd.Categorical(table["city"], ["Oslo", "Rome", "never"], ordered=True)
+    table["a"] = table["a"].astype(np.float32)
+    table.to_parquet(tmp_path / "table.parquet", index=False)
+    assert run("synthesize", tmp_path / "table.parquet", "-n", 7, "--out", tmp_path / "rows.parquet") == 0
+    drawn, before = (parquet.read_table(tmp_path / f"{name}.parquet") for name in ("rows", "table"))
+    assert drawn.schema.types == before.schema.types
+    assert drawn.column("city").chunk(0).dictionary.to_pylist() == ["Oslo", "Rome", "never"]
+    assert set(drawn.column("city").to_pylist()) <= {"Oslo", "Rome"}
+    assert drawn.column_names == before.column_names
+    assert drawn.num_rows == 7
+
+
+def test_synthesize_holds_given_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = correlated_table(100).assign(yes=np.arange(100) % 2 == 0)
+    table["x=y"] = np.arange(100) % 3
+    table.to_csv(tmp_path / "table.csv", index=False)
+    page = tmp_path / "page.html"
+    pairs = ("city=oslo", "yes=true", "a=0.25", "b=52.123", "x=y=2")
+    chosen = [part for pair in pairs for part in ("--given", pair)]
+    command = ("synthesize", tmp_path / "table.csv", "-n", 20, "--out", tmp_path / "rows.csv")
+    assert run(*command, *chosen, "--report", page) == 0
+    drawn = pd.read_csv(tmp_path / "rows.csv")
+    for name, value in (("city", "Oslo"), ("yes", True), ("a", 0.25), ("b", 52.123), ("x=y", 2)):
+        assert (drawn[name] == value).all()
+    printed = capsys.readouterr()
+    assert "AUC" not in printed.out
+    assert f"{len(drawn.drop_duplicates())} of them different" in printed.out
+    assert "not like the whole table" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("town=Rome", "COLUMN=VALUE"),
+        ("city", "COLUMN=VALUE"),
+        ("city=Paris", "has no 'Paris'; it has Oslo"),
+        ("b=much", "expected a number"),
+        ("b=1e9", "was never"),
+        ("visits=2.5", "expected a whole number"),
+        ("gone=1", "nothing but missing values"),
+        ("same=8", "was never"),
+    ],
+)
+def test_wrong_given_values_are_rejected_in_one_line(
+    given: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = correlated_table(100).assign(gone=np.nan) if given.startswith("gone") else correlated_table(100)
+    table.to_csv(tmp_path / "table.csv", index=False)
+    out = tmp_path / "rows.csv"
+    assert run("synthesize", tmp_path / "table.csv", "--out", out, "--given", given) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_repeated_given_values_and_wrong_outputs_are_rejected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    correlated_table(100).to_csv(tmp_path / "t.csv", index=False)
+    command = ("synthesize", tmp_path / "t.csv", "--out", tmp_path / "o.csv", "--given", "a=1", "--given", "a=2")
+    assert run(*command) == 1
+    assert "given already" in capsys.readouterr().err
+    assert run("synthesize", tmp_path / "t.csv", "--out", tmp_path / "t.csv") == 1
+    assert run("synthesize", tmp_path / "t.csv", "--out", tmp_path / "o.npy") == 1
+
+
+def test_integers_with_missing_values_are_written_as_integers(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {"wide": np.random.default_rng(0).integers(0, 10**6, 100).astype(float), "a": correlated_table(100)["a"]}
+    )
+    table.loc[3, "wide"] = np.nan
+    table.to_csv(tmp_path / "t.csv", index=False)
+    assert run("synthesize", tmp_path / "t.csv", "--out", tmp_path / "o.csv") == 0
+    assert pd.read_csv(tmp_path / "o.csv")["wide"].dtype == np.int64

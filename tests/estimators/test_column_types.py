@@ -1,0 +1,116 @@
+"""Column types: inference, inverses and slopes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from arcsm.estimators.column_types import Asinh, Categories, Column, Constant, Grid, Identity, Power, infer_column
+
+
+def column_values(name: str, count: int = 500) -> Any:
+    rng = np.random.default_rng(0)
+    return {
+        "normal": rng.normal(5.0, 2.0, count),
+        "heavy": stats.t(1.5).rvs(count, random_state=rng) * 3.0 + 1.0,
+        "skewed": np.exp(rng.normal(size=count)),
+        "bounded": rng.beta(0.8, 3.0, count),
+        "integers": rng.poisson(4.0, count).astype(float),
+        "halves": rng.integers(0, 20, count) * 0.5 - 3.0,
+        "binary": (rng.random(count) < 0.2).astype(float),
+        "tenths": np.round(rng.normal(size=count), 1),
+        "constant": np.full(count, 7.5),
+        "huge": rng.normal(3e8, 1e7, count),
+        "tiny": rng.normal(2e-9, 1e-10, count),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("normal", Identity),
+        ("heavy", Asinh),
+        ("skewed", Power),
+        ("bounded", Power),
+        ("integers", Grid),
+        ("halves", Grid),
+        ("binary", Grid),
+        ("tenths", Grid),
+        ("constant", Constant),
+        ("huge", Identity),
+        ("tiny", Identity),
+    ],
+)
+def test_the_type_of_a_column_is_inferred_and_inverts(name: str, kind: type[Column]) -> None:
+    values = column_values(name)
+    column = infer_column(values, categorical=False)
+    assert isinstance(column, kind)
+    np.testing.assert_allclose(np.asarray(column.decode(column.encode(values)), float), values, rtol=1e-7, atol=1e-20)
+    incomplete = values.copy()
+    incomplete[3] = np.nan
+    assert np.isnan(column.encode(incomplete)).nonzero()[0].tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        Identity(1.0, 3.0, -9.0, 9.0),
+        Asinh(1.0, 3.0, -9.0, 9.0),
+        *(Power(1.0, 1.5, -9.0, 9.0, exponent) for exponent in (0.0, 0.3, 1.0, 1.7, 2.0)),
+    ],
+)
+def test_continuous_maps_invert_and_have_the_slope_of_finite_differences(column: Column) -> None:
+    values = np.linspace(-4.0, 6.0, 41)
+    np.testing.assert_allclose(column.decode(column.encode(values)), values, rtol=1e-9, atol=1e-9)
+    step = 1e-5
+    slope = (column.encode(values + step) - column.encode(values - step)) / (2.0 * step)
+    np.testing.assert_allclose(column.log_slope(column.encode(values)), np.log(slope), rtol=1e-5, atol=1e-5)
+    far = column.decode(np.array([-1e3, 1e3, np.nan]))  # extreme samples of a model, and a missing value
+    assert far[:2].tolist() == [-27.0, 27.0]
+    assert np.isnan(far[2])
+
+
+@pytest.mark.parametrize(
+    ("values", "spacing", "levels"),
+    [
+        (column_values("integers"), 1.0, None),
+        (column_values("halves"), 0.5, 20),
+        (column_values("tenths"), 0.1, None),
+        (column_values("binary"), 1.0, 2),
+        (np.array([0.0, 6.0, 6.0, 12.0, 18.0, 0.0]), 6.0, 4),
+        (np.array([1.0, 3.0, 3.0, 5.0, 9.0, 1.0]), 2.0, 5),
+        (np.array([0.0, 0.2, 0.5, 0.5, 0.7, 1.0, 0.2]), 0.1, 11),
+        (np.float32(37.0) + np.float32(0.1) * np.array([0, 1, 1, 2, 3, 7], np.float32), 0.1, 8),
+        (np.array([-2.63602, -1.63602, -0.63604, 0.36398, 1.36398, 0.36398]), 1.0, 5),
+        (np.array([1e-9, 2e-9, 3e-9, 5e-9, 1e-9]), 1e-9, 5),
+    ],
+)
+def test_grids_are_detected_and_invert(values: np.ndarray, spacing: float, levels: int | None) -> None:
+    column = infer_column(values.astype(float), categorical=False)
+    assert isinstance(column, Grid)
+    assert column.spacing == pytest.approx(spacing, rel=1e-3)
+    assert levels in (None, column.levels)
+    np.testing.assert_allclose(column.decode(column.encode(values.astype(float))), values, rtol=1e-4, atol=1e-12)
+    assert np.isnan(column.decode(np.array([np.nan, 1.0]))).tolist() == [True, False]
+
+
+def test_repeated_values_on_no_grid_are_continuous() -> None:
+    assert isinstance(infer_column(np.array([0.0, 0.0, 1.0, math.pi, math.pi, 7.3]), False), Asinh | Power | Identity)
+
+
+def test_unseen_categories_share_one_number() -> None:
+    names = np.array(["b", "a", "a", None, "a", "b", "c"], dtype=object)
+    column = infer_column(names, categorical=True)
+    assert isinstance(column, Categories)
+    assert column.names[0] == "a"
+    np.testing.assert_array_equal(column.encode(np.array(["a", None, "new"], dtype=object)), [0.0, np.nan, 3.0])
+    assert column.decode(np.array([0.2, 99.0, np.nan])).tolist() == ["a", column.names[2], None]
+    assert column.log_slope(np.array([0.0, 3.0])).tolist() == [0.0, -math.log(8.0)]
+    constant = infer_column(np.array([True, pd.NA, True], dtype=object), categorical=True)
+    assert isinstance(constant, Constant)
+    np.testing.assert_array_equal(constant.encode(np.array([True, pd.NA, False], dtype=object)), [0.0, np.nan, 1.0])

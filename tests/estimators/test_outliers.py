@@ -1,0 +1,136 @@
+"""The outlier detector: scores, contributions, thresholds and expected intervals."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.datasets import load_breast_cancer
+from sklearn.metrics import roc_auc_score
+
+from arcsm.anomaly import Combination
+from arcsm.estimators import ScoreOutlierDetector
+
+
+@pytest.fixture(scope="module")
+def detector() -> ScoreOutlierDetector:
+    data = load_breast_cancer(as_frame=True)
+    return ScoreOutlierDetector(max_steps=200, n_estimators=1, random_state=0).fit(data.data[data.target == 1][:250])
+
+
+def test_tumours_score_as_outliers(detector: ScoreOutlierDetector) -> None:
+    data = load_breast_cancer(as_frame=True)
+    test = pd.concat([data.data[data.target == 1][250:], data.data[data.target == 0]])
+    outlying = np.r_[np.zeros(107), np.ones(212)]
+    assert roc_auc_score(outlying, -detector.score_samples(test)) > 0.93
+    p = detector.p_values(test)
+    assert p.min() >= 1.0 / (1.0 + len(detector.held_out_scores_))
+    assert np.median(p[outlying == 1]) < 0.05 < np.median(p[outlying == 0])
+
+
+def test_contributions_sum_to_the_score_and_show_the_changed_column(detector: ScoreOutlierDetector) -> None:
+    data = load_breast_cancer(as_frame=True).data
+    row = data[250:].head(3).copy()
+    np.testing.assert_allclose(detector.explain(row).sum(1), detector.score_samples(row), rtol=1e-12)
+    row.loc[row.index[1], "mean smoothness"] *= 5.0
+    top = detector.top_contributions(row, columns=2)
+    assert len(top) == 6
+    changed = top[top["row"] == 1]
+    assert "mean smoothness" in changed["column"].tolist()
+    assert changed["contribution"].min() < -5.0
+
+
+def test_scores_do_not_depend_on_other_rows(detector: ScoreOutlierDetector) -> None:
+    data = load_breast_cancer(as_frame=True).data
+    np.testing.assert_allclose(
+        detector.score_samples(data[:40])[7:9], detector.score_samples(data[7:9]), rtol=1e-9, atol=1e-9
+    )
+
+
+def test_every_score_is_lower_for_outliers(detector: ScoreOutlierDetector) -> None:
+    data = load_breast_cancer(as_frame=True)
+    test = pd.concat([data.data[data.target == 1][250:], data.data[data.target == 0][:60]])
+    scores = detector.all_scores(test)
+    levels = detector.ensemble_.config.levels
+    assert scores.shape == (167, 2 * levels + 1)
+    np.testing.assert_allclose(scores.iloc[:, levels - 1], detector.score_samples(test), rtol=1e-9)
+    for name, score in scores.items():
+        assert roc_auc_score(np.r_[np.zeros(107), np.ones(60)], -score) > 0.8, name
+    np.testing.assert_allclose(detector.all_scores(test[7:9]), scores[7:9], rtol=1e-7)
+    table = {str(name): torch.tensor(score.to_numpy()) for name, score in scores.items()}
+    combination = Combination().fit({name: score[:60] for name, score in table.items()})
+    assert roc_auc_score(np.r_[np.zeros(47), np.ones(60)], combination.score(table)[60:]) > 0.8
+
+
+def test_all_scores_with_missing_values_and_constant_columns() -> None:
+    x = np.random.default_rng(0).normal(size=(300, 3)) * [1.0, 2.0, 0.0]
+    incomplete = x.copy()
+    incomplete[::3, 1] = np.nan
+    detector = ScoreOutlierDetector(max_steps=50, n_estimators=2, random_state=0).fit(incomplete)
+    scores = detector.all_scores([[0.0, np.nan, 0.0], [0.0, np.nan, 1.0], [9.0, np.nan, 0.0]])
+    assert bool(np.isfinite(scores.to_numpy()).all())
+    assert bool((scores.filter(like="likelihood").iloc[0] > scores.filter(like="likelihood").iloc[1] + 3.0).all())
+    assert bool((scores.drop(columns="tails").iloc[0] > scores.drop(columns="tails").iloc[2]).all())
+    constant = ScoreOutlierDetector().fit(np.ones((20, 2))).all_scores([[1.0, 1.0], [1.0, 2.0]])
+    assert list(constant) == ["likelihood"]
+    assert constant["likelihood"][0] > constant["likelihood"][1]
+
+
+def test_the_contamination_moves_the_threshold(detector: ScoreOutlierDetector) -> None:
+    data = load_breast_cancer(as_frame=True)
+    fitted = data.data[data.target == 1][:250]
+    for share in (0.02, 0.2):
+        found = (copy.deepcopy(detector).set_contamination(share).predict(fitted) == -1).mean()
+        assert found == pytest.approx(share, abs=0.01)
+    with pytest.raises(ValueError, match="contamination"):
+        detector.set_contamination(0.9)
+
+
+def test_extreme_values_have_finite_scores(detector: ScoreOutlierDetector) -> None:
+    data = load_breast_cancer(as_frame=True).data.head(2).copy()
+    data.iloc[0, 3] = 1e300
+    data.iloc[1, 3] = -1e12
+    scores = detector.score_samples(data)
+    assert bool(np.isfinite(scores).all())
+    assert bool((detector.predict(data) == -1).all())
+
+
+def test_missing_values_contribute_the_median() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3))
+    x[:, 2] = x[:, 0] + 0.1 * x[:, 2]
+    x[rng.random(x.shape) < 0.2] = np.nan
+    detector = ScoreOutlierDetector(max_steps=150, n_estimators=1, random_state=0).fit(x)
+    contributions = detector.explain(x)
+    for column in range(3):  # in all units
+        missing = np.isnan(x[:, column])
+        median = np.median(contributions[~missing, column])
+        np.testing.assert_allclose(contributions[missing, column], median, rtol=1e-9)
+    small = ScoreOutlierDetector(max_steps=150, n_estimators=1, random_state=0).fit(x * [1e-4, 1.0, 1.0])
+    np.testing.assert_array_equal(small.predict(x * [1e-4, 1.0, 1.0]), detector.predict(x))
+    usual, broken = detector.score_samples([[1.0, np.nan, 1.0], [1.0, np.nan, -2.0]])
+    assert usual > broken + 3.0
+
+
+def test_expected_intervals_have_their_coverage() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2500, 2))
+    x[:, 1] = 0.8 * x[:, 0] + 0.6 * x[:, 1]
+    detector = ScoreOutlierDetector(max_steps=400, n_estimators=1, random_state=0).fit(x[:2000])
+    low, high = detector.expected(x[2000:], 0.8)
+    inside = (low < x[2000:]) & (x[2000:] < high)
+    np.testing.assert_allclose(inside.mean(0), 0.8, atol=0.06)
+
+
+def test_scores_do_not_depend_on_units() -> None:
+    random = np.random.default_rng(0)
+    rows = np.stack([random.poisson(4.0, 150), random.normal(size=150)], 1)
+    scaled = rows * [10.0, 1000.0]
+    found = []
+    for table in (rows, scaled):
+        detector = ScoreOutlierDetector(n_estimators=1, max_steps=20, random_state=0).fit(table)
+        found.append(detector.explain(table))
+    np.testing.assert_allclose(found[0], found[1], rtol=0.0, atol=1e-3)

@@ -1,0 +1,55 @@
+"""Synthetic values with the precision of the table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from arcsm.estimators import ScoreDensity
+from arcsm.estimators.rounding import count_decimals, round_column, round_like
+from small_tables import QUICK, correlated_table, use_small_models
+
+
+@pytest.fixture(autouse=True)
+def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+
+
+def test_synthetic_values_have_the_decimals_of_the_table() -> None:
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({"cents": np.round(random.lognormal(4, 1, 200), 2), "all": correlated_table(200)["a"]})
+    table["small"] = table["cents"] * 1e-7
+    table["thirds"] = np.round(random.poisson(9.0, 200) / 3.0, 2)
+    table["tenths"] = random.poisson(9.0, 200) * 0.1  # 0.30000000000000004 among them
+    table["single"] = table["cents"].astype(np.float32)
+    density = ScoreDensity(**QUICK).fit(table)
+    drawn = density.sample(50)
+    found = round_like(table, density.columns_, drawn, fixed=["all"])
+    assert set(found["thirds"]) <= set(table["thirds"])
+    assert (found["tenths"].isin(table["tenths"]) | ~found["tenths"].round(1).isin(table["tenths"].round(1))).all()
+    for name in ("cents", "single"):
+        assert (found[name] == found[name].round(2)).all()
+        assert not found[name].equals(drawn[name])
+    assert found["single"].dtype == np.float32
+    pd.testing.assert_frame_equal(found[["all", "small"]], drawn[["all", "small"]])
+    unrounded = round_like(table, density.columns_, drawn, fixed=["cents"])
+    assert unrounded["cents"].equals(drawn["cents"])
+
+
+def test_decimals_do_not_depend_on_the_order_of_rows() -> None:
+    halves = np.sort(np.concatenate([np.zeros(30_000), np.random.default_rng(0).poisson(4.0, 1_000) / 2.0]))
+    table = pd.DataFrame({"a": halves})
+    density = ScoreDensity(**QUICK).fit(table)
+    drawn = pd.DataFrame({"a": [0.0, 0.5, 1.5, 2.0, -0.0]})
+    assert round_like(table, density.columns_, drawn, as_text=True)["a"].tolist() == [0.0, 0.5, 1.5, 2.0, 0.0]
+
+
+def test_extreme_numbers_survive_rounding() -> None:
+    for kind, values in ((np.float16, [60_000.0, 1e-4]), (np.float32, [1e37, 0.25]), (np.float64, [1e301, 1e-7])):
+        column = pd.Series(values * 20, dtype=kind)
+        found = round_column(column, 8)
+        assert found.dtype == kind
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(np.asarray(found, dtype=float), np.asarray(column, dtype=float), rtol=1e-3)
+    assert count_decimals(pd.Series([np.nan])) == 0

@@ -1,0 +1,127 @@
+"""The quality of synthetic rows: separable rows and copies are detected, others are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from arcsm.estimators import ScoreDensity, SynthesisQuality, synthesis_quality
+from small_tables import QUICK, correlated_table, use_small_models
+
+
+@pytest.fixture(autouse=True)
+def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+
+
+def number(found: float | None) -> float:
+    assert found is not None
+    return found
+
+
+def quality(table: pd.DataFrame, synthetic: pd.DataFrame) -> SynthesisQuality:
+    return SynthesisQuality.measure(ScoreDensity(**QUICK).fit(table), table, synthetic)
+
+
+def excess(found: SynthesisQuality) -> float:
+    """Return by how many standard deviations the share of nearest training rows exceeds its mean."""
+    assert found.nearest is not None
+    return (found.nearest.training - found.nearest.expected) / found.nearest.error
+
+
+def test_rows_of_the_same_distribution_are_indistinguishable() -> None:
+    found = quality(correlated_table(2_000), correlated_table(2_000, seed=1))
+    assert found.held_out == 300
+    assert abs(number(found.auc) - 0.5) < 3.0 * number(found.auc_error)
+    assert found.copies == found.held_out_copies == 0.0
+    assert found.nearest is not None
+    assert found.nearest.expected == 0.85
+    assert abs(excess(found)) < 3.0
+    assert len(found.lines()) == 3
+
+
+def test_rows_with_shuffled_columns_are_distinguished() -> None:
+    synthetic = correlated_table(2_000, seed=1)
+    synthetic["b"] = synthetic["b"].to_numpy()[::-1]
+    assert number(quality(correlated_table(2_000), synthetic).auc) > 0.9
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+def test_memorised_rows_are_detected(missing: float) -> None:
+    whole = correlated_table(2_000)
+    table = whole.copy()
+    table.loc[np.random.default_rng(2).random(2_000) < missing, ["b"]] = None
+    density = ScoreDensity(**QUICK).fit(table)
+    fitted = whole.drop(index=density.held_out_rows_)
+    share = SynthesisQuality.measure(density, table, fitted.sample(500, random_state=0)).copies
+    assert share == 1.0 if missing == 0.0 else 0.7 < share < 0.9
+    nearly_copied = fitted.sample(500, random_state=0)
+    nearly_copied["a"] += 1e-6
+    found = SynthesisQuality.measure(density, table, nearly_copied)
+    assert found.copies == 0.0
+    assert excess(found) > 5.0
+
+
+def test_a_repetitive_table_does_not_count_as_memorised() -> None:
+    discrete = ["city", "visits", "same"]
+    found = quality(correlated_table(2_000)[discrete], correlated_table(2_000, seed=1)[discrete])
+    assert found.copies > 0.99
+    assert number(found.held_out_copies) > 0.99
+    assert abs(excess(found)) < 3.0
+
+
+def test_the_error_of_the_nearest_training_rows_is_their_standard_deviation() -> None:
+    table, synthetic = correlated_table(600), correlated_table(400, seed=1)
+    density = ScoreDensity(**QUICK).fit(table)
+    shares, errors = [], []
+    for seed in range(200):  # each with other held-out rows
+        density.held_out_rows_ = np.random.default_rng(seed).permutation(600)[:90]
+        held_out = np.isin(np.arange(600), density.held_out_rows_)
+        numbers = [density.columns_.encode(one) for one in (table, synthetic)]
+        found = synthesis_quality._nearest_rows(  # private: without the slow classifier
+            density.columns_, numbers[0], held_out, numbers[1], np.random.default_rng(seed)
+        )
+        shares.append(found.training)
+        errors.append(found.error)
+    assert np.mean(shares) == pytest.approx(0.85, abs=3.0 * np.std(shares) / 200**0.5)
+    assert np.std(shares) == pytest.approx(np.mean(errors), rel=0.2)
+
+
+def test_missing_values_do_not_distinguish_synthetic_rows() -> None:
+    table = correlated_table(2_000)
+    table.loc[np.random.default_rng(2).random(2_000) < 0.4, ["b", "city"]] = None
+    found = quality(table, correlated_table(2_000, seed=1))
+    assert abs(number(found.auc) - 0.5) < 3.0 * number(found.auc_error)
+    assert "missing values that depend" in found.lines()[0]
+
+
+def test_almost_empty_columns_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthesis_quality, "_MAX_CLASSIFIED", 60)
+    monkeypatch.setattr(synthesis_quality, "_MAX_REAL_NEIGHBOURS", 80)
+    table = correlated_table(2_000).assign(rare=np.where(np.arange(2_000) < 3, np.arange(2_000) + 0.5, np.nan))
+    density = ScoreDensity(**QUICK).fit(table)
+    for seed in range(5):
+        found = SynthesisQuality.measure(density, table, density.sample(500), seed)
+        assert found.nearest is not None
+        assert np.isfinite([number(found.auc), found.nearest.training, found.nearest.expected]).all()
+    assert "training rows among complete rows" in found.lines()[1]
+    incomplete = table.assign(
+        rare=np.where(np.arange(2_000) % 2, table["rare"] + 1.0, np.nan), a=table["a"].where(table.index % 2 == 0)
+    )
+    assert "every row has missing values" in quality(incomplete, correlated_table(500).assign(rare=1.0)).lines()[1]
+
+
+def test_grid_values_are_compared_as_whole_numbers() -> None:
+    random = np.random.default_rng(0)
+    table, new = (pd.DataFrame({"k": random.poisson(5.0, 2_000) * 0.1, "c": random.normal(size=2_000)}) for _ in "ab")
+    new["k"] += 1e-9
+    found = quality(table, new)
+    assert abs(number(found.auc) - 0.5) < 3.0 * number(found.auc_error)
+
+
+@pytest.mark.parametrize(("fitted", "drawn"), [(200, 200), (3, 60), (2_000, 10)])
+def test_quality_is_not_measured_on_few_rows(fitted: int, drawn: int) -> None:
+    found = quality(correlated_table(fitted), correlated_table(drawn, seed=1))
+    assert (found.auc, found.auc_error, found.nearest) == (None, None, None)
+    assert f"(got {found.held_out})" in found.lines()[0]

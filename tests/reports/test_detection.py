@@ -1,0 +1,28 @@
+"""The page about the outliers of a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from arcsm.estimators.detection import DetectionResult
+from arcsm.reports.detection import write_detection_report
+from small_tables import Scored, detector_and_outliers
+
+
+@pytest.fixture(scope="module")
+def scored() -> Scored:
+    return detector_and_outliers()
+
+
+def test_the_page_shows_expected_values_and_escapes_its_title(scored: Scored, tmp_path: Path) -> None:
+    detector, rows = scored
+    write_detection_report(
+        detector, DetectionResult.from_parts(detector, [rows]), tmp_path / "page.html", "rows <scored>"
+    )
+    page = (tmp_path / "page.html").read_text()
+    assert "rows &lt;scored&gt;" in page
+    assert "income: expected" in page
+    assert page.count("data:image/png;base64,") >= 4
+    assert "http" not in page.replace("data:image", "")
