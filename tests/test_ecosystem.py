@@ -18,7 +18,7 @@ import arcsm
 from arcsm import MADE, AutoregressiveModel, GaussianHead, LogisticMixtureHead, NoiseLadder, PixelCNNPP, ScoreHead
 from arcsm.interop.export import export_scorer
 from arcsm.interop.torch_distribution import AutoregressiveDistribution
-from arcsm.training import loop
+from arcsm.training import density
 
 FLOAT64 = torch.float64
 
@@ -136,9 +136,9 @@ class Kept(Logger):
 
 
 def test_loggers_of_numbers_alone_are_finished_after_an_interruption(tmp_path: Path) -> None:
-    advance = loop._Trainer.advance
+    advance = density.DensityTask.advance
 
-    def signalled(trainer: loop._Trainer) -> float:
+    def signalled(trainer: density.DensityTask) -> float:
         if trainer.step == 4:
             signal.raise_signal(signal.SIGINT)
         return advance(trainer)
@@ -148,7 +148,7 @@ def test_loggers_of_numbers_alone_are_finished_after_an_interruption(tmp_path: P
     kept, x = Kept(), torch.randn(64, 2)
     numbers = CSVLogger(tmp_path, name="log", version="one")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop._Trainer, "advance", signalled)
+        patch.setattr(density.DensityTask, "advance", signalled)
         with pytest.raises(KeyboardInterrupt):
             arcsm.fit(model, x, x, config, loggers=[numbers, kept])
     assert kept.status == "aborted"

@@ -29,7 +29,8 @@ from arcsm._runtime.batching import map_slices
 from arcsm._runtime.signals import Terminated, raise_on_sigterm, stop_requested
 from arcsm.cli import application, models
 from arcsm.data import read_array, read_frame, read_images, read_table
-from arcsm.training import loop
+from arcsm.training import density
+from arcsm.training.checkpoint import STATE_NAME
 from small_runs import COMMAND, PATIENCE, TINY, at_work, environment
 
 # Signals ------------------------------------------------------------------------------------------------------------
@@ -48,14 +49,14 @@ def test_a_signal_waits_for_the_end_of_the_step_and_keeps_it(
     config = TrainConfig(steps=9, batch_size=8, device="cpu", checkpoint_seconds=1e9)
     whole = build()
     arcsm.fit(whole, x, x, config)
-    advance = loop._Trainer.advance
+    advance = density.DensityTask.advance
 
-    def signalled(trainer: loop._Trainer) -> float:
+    def signalled(trainer: density.DensityTask) -> float:
         if trainer.step == 4:
             signal.raise_signal(number)  # in the middle of a step
         return advance(trainer)
 
-    monkeypatch.setattr(loop._Trainer, "advance", signalled)
+    monkeypatch.setattr(density.DensityTask, "advance", signalled)
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt, match="after step 5"):
         arcsm.fit(build(), x, x, config, run=tmp_path)
@@ -278,18 +279,18 @@ def test_ctrl_c_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY % (8, 1e9))
-    advance = loop._Trainer.advance
+    advance = density.DensityTask.advance
 
-    def signalled(trainer: loop._Trainer) -> float:
+    def signalled(trainer: density.DensityTask) -> float:
         if trainer.step == 2:
             signal.raise_signal(signal.SIGINT)
         return advance(trainer)
 
-    monkeypatch.setattr(loop._Trainer, "advance", signalled)
+    monkeypatch.setattr(density.DensityTask, "advance", signalled)
     assert application.run(["train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "run")]) == 130
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "interrupted after step 3; go on with: arcsm train" in said
-    again = said.partition("go on with: arcsm ")[2].split()
+    assert "interrupted after step 3; continue with: arcsm train" in said
+    again = said.partition("continue with: arcsm ")[2].split()
     monkeypatch.undo()
     assert application.run(again) == 0
     assert load(tmp_path / "run").features == 64
@@ -303,7 +304,7 @@ def test_thirty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     def start(folder: str) -> AbstractContextManager[subprocess.Popen[str]]:
         return at_work(*COMMAND, "train", tmp_path / "tiny.yaml", "--out", tmp_path / folder, "--resume")
 
-    state = tmp_path / "killed" / loop.STATE_NAME
+    state = tmp_path / "killed" / STATE_NAME
     killed = 0
     while killed < 30:
         begun = state.stat().st_mtime_ns if state.exists() else 0

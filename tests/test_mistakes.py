@@ -44,7 +44,7 @@ from arcsm.interop.export import export_scorer
 from arcsm.interop.torch_distribution import AutoregressiveDistribution
 from arcsm.training.log import read_metrics
 from arcsm.training.run_config import load_config, parse_config
-from arcsm.training.runs import load_run, warn_of_other_data
+from arcsm.training.runs import load_run, warn_if_data_changed
 from small_runs import ON_DATA
 
 
@@ -220,10 +220,10 @@ def test_files_that_are_no_configurations_are_named(
 def test_a_run_goes_on_with_the_data_that_it_began_with(tmp_path: Path) -> None:
     x = torch.randn(64, 2)
     fit(conditional(), x, config=quick(), run=tmp_path)
-    with pytest.raises(ValueError, match="holds a run already; give resume=True"):
+    with pytest.raises(ValueError, match="already holds a run; give resume=True"):
         fit(conditional(), x, config=quick(), run=tmp_path)
     for other in (x[:60], x + 1.0):
-        with pytest.raises(ValueError, match=rf"began with other data \(64 rows then, {len(other)} now\)"):
+        with pytest.raises(ValueError, match=rf"started with other data \(64 rows then, {len(other)} now\)"):
             fit(conditional(), other, config=quick(), run=tmp_path, resume=True)
     assert fit(conditional(), x.clone(), config=quick(), run=tmp_path, resume=True).steps == 4
 
@@ -378,7 +378,7 @@ def test_a_report_says_that_the_data_have_changed(tmp_path: Path) -> None:
 
 def load_run_and_warn(folder: Path) -> None:
     config = load_run(folder).config
-    warn_of_other_data(folder, load_dataset(config.data, config.train.seed))
+    warn_if_data_changed(folder, load_dataset(config.data, config.train.seed))
 
 
 def test_a_log_that_a_crash_has_cut_is_read(tmp_path: Path) -> None:

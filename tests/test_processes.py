@@ -327,8 +327,8 @@ def test_a_killed_process_ends_the_run_which_one_alone_goes_on_with(rank: int, t
     assert both.returncode == 1
     lines = said.strip().splitlines()
     assert len(lines) == 1, said
-    assert lines[0].startswith(f"arcsm: process {rank} of the run was ended by SIGKILL; go on with: arcsm train ")
-    assert here(*lines[0].split("go on with: arcsm ")[1].split()) == 0
+    assert lines[0].startswith(f"arcsm: process {rank} of the run was ended by SIGKILL; continue with: arcsm train ")
+    assert here(*lines[0].split("continue with: arcsm ")[1].split()) == 0
     assert here("train", tmp_path / "tiny.yaml", "--out", tmp_path / "whole") == 0
     assert difference(folder, tmp_path / "whole") < 1e-4
 
@@ -357,7 +357,7 @@ def test_ctrl_c_ends_all_after_the_same_step(tmp_path: Path) -> None:
         both.send_signal(signal.SIGINT)
         _, said = both.communicate(timeout=PATIENCE)
     assert both.returncode == 130
-    assert said.count("go on with: arcsm train") == 1
+    assert said.count("continue with: arcsm train") == 1
     step = int(said.removeprefix("arcsm: interrupted after step ").split(";")[0])
     assert serialization.read_tensors(folder / "state.safetensors")[1]["step"] == step
 

@@ -20,7 +20,8 @@ from arcsm.cli import application
 from arcsm.data import RowStream, blocks_of, datasets, streams
 from arcsm.data.datasets import TableData, load_dataset
 from arcsm.data.streams import is_large
-from arcsm.training import loop
+from arcsm.training import density
+from arcsm.training.checkpoint import write_checkpoint
 
 
 def table(rows: int = 1000, columns: int = 3) -> np.ndarray:
@@ -133,16 +134,16 @@ def test_a_streamed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch:
     assert application.run(["train", str(tmp_path / "run.yaml"), "--out", str(whole)]) == 0
     command = ["train", str(tmp_path / "run.yaml"), "--out", str(cut)]
     with monkeypatch.context() as patch:
-        advance = loop._Trainer.advance
+        advance = density.DensityTask.advance
 
-        def stopped(trainer: loop._Trainer) -> float:
+        def stopped(trainer: density.DensityTask) -> float:
             if trainer.step == 13:
-                trainer.save_state()
+                write_checkpoint(trainer, cut)
             if trainer.step == 20:
                 raise KeyboardInterrupt
             return advance(trainer)
 
-        patch.setattr(loop._Trainer, "advance", stopped)
+        patch.setattr(density.DensityTask, "advance", stopped)
         assert application.run(command) == 130
     assert application.run([*command, "--resume"]) == 0
     a, b = load(whole).state_dict(), load(cut).state_dict()

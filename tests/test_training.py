@@ -36,8 +36,9 @@ from arcsm import (
 )
 from arcsm.data.toys import toy
 from arcsm.errors import TrainingWarning
-from arcsm.training import log, loop
-from arcsm.training.log import ended_worse
+from arcsm.training import density, log
+from arcsm.training.checkpoint import STATE_NAME
+from arcsm.training.log import find_breakdown
 from small_runs import PATIENCE, at_work, wait_until
 
 
@@ -229,15 +230,15 @@ def test_resuming_gives_the_weights_of_the_run_never_stopped(tmp_path: Path, cut
     whole = build()
     expected = fit(whole, rows(), rows(seed=5), config(), run=tmp_path / "whole")
 
-    advance = loop._Trainer.advance
+    advance = density.DensityTask.advance
 
-    def stop_at_cut(self: loop._Trainer) -> float:
+    def stop_at_cut(self: density.DensityTask) -> float:
         if self.step == cut:
             raise KeyboardInterrupt
         return advance(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop._Trainer, "advance", stop_at_cut)
+        patch.setattr(density.DensityTask, "advance", stop_at_cut)
         with pytest.raises(KeyboardInterrupt):
             fit(build(), rows(), rows(seed=5), config(checkpoint_seconds=0), run=tmp_path / "cut")
     resumed = build(seed=9)  # its first weights must not matter
@@ -270,7 +271,7 @@ def test_kill_9_loses_nothing(tmp_path: Path) -> None:
         assert process.returncode == 0, said
 
     finish(tmp_path / "whole")
-    state = tmp_path / "killed" / loop.STATE_NAME
+    state = tmp_path / "killed" / STATE_NAME
     for attempt in range(2):
         before = state.stat().st_mtime_ns if state.exists() else 0
         with start(tmp_path / "killed") as process:
@@ -294,16 +295,16 @@ def test_early_stopping_keeps_the_best_weights() -> None:
 
 def test_divergence_stops_with_step_and_cause_and_keeps_good_weights(tmp_path: Path) -> None:
     model = build()
-    advance = loop._Trainer.advance
+    advance = density.DensityTask.advance
 
-    def break_weights(self: loop._Trainer) -> float:
+    def break_weights(self: density.DensityTask) -> float:
         if self.step == 15:
             with torch.no_grad():
                 next(self.model.head.parameters())[0, 0] = math.nan
         return advance(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop._Trainer, "advance", break_weights)
+        patch.setattr(density.DensityTask, "advance", break_weights)
         with pytest.raises(TrainingDiverged, match=r"step 15: .*head\.hidden\.0\.weight is not finite.*step 10"):
             fit(model, rows(), rows(seed=3), config(), run=tmp_path)
     assert all(bool(p.isfinite().all()) for p in model.parameters())
@@ -343,8 +344,7 @@ def test_metrics_are_logged_to_csv_and_tensorboard(tmp_path: Path) -> None:
     ]
     assert {name for name, _, _ in scalars(file)} == {"loss", "valid", "learning_rate", "seconds"}
     file.rename(board / "first")
-    with log.TrainingLog(tmp_path, found, True) as resumed:
-        resumed.write({"step": 40.0, "loss": 1.5})
+    log_resumed(tmp_path, found)
     (later,) = board.glob("events*")
     assert (events(later)[1].session_log.status, events(later)[1].step) == (1, 31)  # later steps are of this file
     assert scalars(later) == [("loss", 40, 1.5)]
@@ -396,7 +396,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
 
 def test_a_run_of_an_older_version_goes_on_after_settings_were_added(tmp_path: Path) -> None:
     fit(build(), rows(), config=config(), run=tmp_path)
-    path = tmp_path / loop.STATE_NAME
+    path = tmp_path / STATE_NAME
     tensors, header = serialization.read_tensors(path, "cpu")
     whole = copy.deepcopy(header)
     for part, name in (("context", "missing"), ("context", "hide"), ("head", "residual")):
@@ -413,7 +413,7 @@ def test_a_run_of_an_older_version_goes_on_after_settings_were_added(tmp_path: P
 
 def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
     fit(build(), rows(), config=config(), run=tmp_path)
-    state = tmp_path / loop.STATE_NAME
+    state = tmp_path / STATE_NAME
     state.write_bytes(state.read_bytes()[:-100])
     with pytest.raises(ValueError, match="not a complete safetensors file"):
         fit(build(), rows(), config=config(), run=tmp_path, resume=True)
@@ -456,10 +456,10 @@ def test_a_run_that_breaks_down_without_becoming_infinite_is_said(learning_rate:
 def test_noise_alone_is_no_breakdown(seed: int) -> None:
     losses = np.random.default_rng(seed).normal(size=40).tolist()
     falling = [{"step": 50.0 * (i + 1), "loss": loss - 0.1 * i} for i, loss in enumerate(losses)]
-    assert ended_worse(falling) is None
-    assert ended_worse(falling[:7]) is None  # too few to say
+    assert find_breakdown(falling) is None
+    assert find_breakdown(falling[:7]) is None  # too few to say
     rising = [{"step": row["step"], "loss": -row["loss"]} for row in falling]
-    worse = ended_worse(rising)
+    worse = find_breakdown(rising)
     assert worse is not None
     assert worse.last > worse.best
     assert worse.step <= 1000

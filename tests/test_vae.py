@@ -56,7 +56,7 @@ from arcsm.implicit.evidence.annealing import _adapted, _Chains, _point, _transi
 from arcsm.implicit.evidence.proposals import _moments, _tempered
 from arcsm.implicit.networks.densities import log_density
 from arcsm.implicit.networks.encoders import LocationScaleEncoder, _Chain
-from arcsm.implicit.vae.methods import estimator
+from arcsm.implicit.vae.methods import build_estimator
 from arcsm.implicit.vae.training import _Trainer, spreads, used_latents
 from arcsm.reports.vae import traversals
 from arcsm.training.log import read_metrics
@@ -747,7 +747,7 @@ def test_a_run_is_not_overwritten_nor_gone_on_with_on_other_rows(tmp_path: Path)
     config = settings("csm")
     fit_vae(tiny("csm"), rows(40), rows(10), config, tmp_path)
     before = (tmp_path / "model.safetensors").read_bytes()
-    with pytest.raises(ValueError, match="holds a run already; give resume=True"):
+    with pytest.raises(ValueError, match="already holds a run; give resume=True"):
         fit_vae(tiny("csm"), rows(40), rows(10), config, tmp_path)
     with pytest.raises(ValueError, match=r"other data \(40 rows then, 39 now\)"):
         fit_vae(tiny("csm"), rows(40)[1:], rows(10), config, tmp_path, resume=True)
@@ -1046,7 +1046,7 @@ def test_what_may_help_is_possible(method: str, changes: dict[str, object], help
     for change in re.findall(r"(?:train|model)\.\w+=\w+", helps):
         apply_change(tree, change)
     changed = VAEConfig(**tree["model"]).build(IMAGES)
-    assert isinstance(estimator(changed, VAETrainConfig(**tree["train"])), EntropyGradient)
+    assert isinstance(build_estimator(changed, VAETrainConfig(**tree["train"])), EntropyGradient)
 
 
 @pytest.mark.parametrize(("pressure", "said"), [(0.3, "30% .* narrower"), (3.0, "300% .* wider"), (0.9, None)])

@@ -19,7 +19,7 @@ from arcsm.heads import ScoreHead
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
 from arcsm.training.config import TrainConfig
-from arcsm.training.loop import fit
+from arcsm.training.density import fit
 
 _WAVES = 6
 _SIGMA_MAX = 3.0  # standard deviations of a column

@@ -1,1 +1,1 @@
-"""Training: one loop, its configuration, data, optimisation, log and runs."""
+"""Training: one loop for all kinds of models, and the training of densities."""
