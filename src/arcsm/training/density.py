@@ -18,7 +18,7 @@ from arcsm._runtime import processes
 from arcsm._runtime.random import Share, Source, dequantised, fold_in
 from arcsm.data.streams import RowStream
 from arcsm.errors import NonFiniteError, TrainingWarning, warn
-from arcsm.model import AutoregressiveModel, check_saveable, save
+from arcsm.model import AutoregressiveModel, check_saveable, save, without_compilation
 from arcsm.registry import complete_config
 from arcsm.training.checkpoint import check_unused, json_float
 from arcsm.training.config import TrainConfig, check_objective, configured_objective
@@ -176,12 +176,14 @@ class DensityTask(TrainingTask):
         self.fabric = build_fabric(self.group, device, config.precision)
         model.train()
         loss = _Loss(model.to(device), self.objective)
+        self.uncompiled = without_compilation(model)  # has the weights under the names that files use
+        self.uncompiled.shift, self.uncompiled.scale = model.shift, model.scale
         self.optimizer = build_optimizer(model, config)
-        self.average = AveragedModel(model, multi_avg_fn=averaging(config.ema))
+        self.average = AveragedModel(self.uncompiled, multi_avg_fn=averaging(config.ema))
         self.loss, self.wrapped_optimizer = self.fabric.setup(loss, self.optimizer)
         self.uses_global_generator = any(uses_global_generator(layer) for layer in model.modules())
         self.best_validation = {"step": 0, "loss": math.inf, "missed": 0}
-        self.best_weights = _detached_copy(model.state_dict())
+        self.best_weights = _detached_copy(self.uncompiled.state_dict())
         self.epoch: tuple[int, Epoch] | None = None
 
     def prepare(self, stop: Callable[[], bool], progress: bool) -> None:
@@ -303,14 +305,14 @@ class DensityTask(TrainingTask):
         return int(self.best_validation["step"]), self.best_validation["loss"]
 
     def load_best_weights(self) -> None:
-        self.model.load_state_dict(self.best_weights)
+        self.uncompiled.load_state_dict(self.best_weights)
         self.model.eval()
 
     def save(self, run: Path) -> None:
-        save(self.model, run)
+        save(self.uncompiled, run)
 
     def explain(self, cause: str) -> str:
-        broken = [name for name, p in self.model.named_parameters() if not bool(torch.isfinite(p).all())]
+        broken = [name for name, p in self.uncompiled.named_parameters() if not bool(torch.isfinite(p).all())]
         where = f"; {broken[0]} is not finite" if broken else ""
         return (
             f"{cause}{where}. The model holds the weights of step {self.best_validation['step']}; lower learning_rate "
@@ -332,7 +334,7 @@ class DensityTask(TrainingTask):
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
         return {
-            "model": self.model.state_dict(),
+            "model": self.uncompiled.state_dict(),
             "average": self.average.state_dict(),
             "best": self.best_weights,
             "optimizer": serialization.optimizer_tensors(self.optimizer),
@@ -340,14 +342,14 @@ class DensityTask(TrainingTask):
 
     def header(self) -> dict[str, Any]:
         best = {**self.best_validation, "loss": json_float(self.best_validation["loss"])}
-        return {"best": best, "data": self.data, "train": _comparable(self.config), "model": self.model.config()}
+        return {"best": best, "data": self.data, "train": _comparable(self.config), "model": self.uncompiled.config()}
 
     @property
     def identity(self) -> Mapping[str, Callable[[Any], Any]]:
         return {"train": lambda train: _comparable(TrainConfig(**train)), "model": complete_config}
 
     def load_state(self, tensors: Mapping[str, Mapping[str, Tensor]], header: Mapping[str, Any], path: Path) -> None:
-        serialization.load_state(self.model, tensors.get("model", {}), path)
+        serialization.load_state(self.uncompiled, tensors.get("model", {}), path)
         serialization.load_state(self.average, tensors.get("average", {}), path)
         self.best_weights = dict(tensors.get("best", {}))
         serialization.load_optimizer(self.optimizer, tensors.get("optimizer", {}))
