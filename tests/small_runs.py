@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig
 from arcsm.cli import application
 from arcsm.training.density import DensityTask
+from arcsm.training.task import TrainingTask
 
 #: Seconds after which a process counts as hanging, on a slow and busy machine.
 PATIENCE = 240
@@ -115,17 +117,17 @@ def have_same_weights(a: nn.Module, b: nn.Module) -> bool:
 
 
 @contextmanager
-def before_step(step: int, action: Callable[[DensityTask], object]) -> Iterator[None]:
-    """Call a function before an optimizer step of any density."""
-    advance = DensityTask.advance
+def before_step(step: int, action: Callable[[Any], object], kind: type[TrainingTask] = DensityTask) -> Iterator[None]:
+    """Call a function before an optimizer step of any model of a kind."""
+    advance = kind.advance
 
-    def patched(task: DensityTask) -> float:
+    def patched(task: TrainingTask) -> float:
         if task.step == step:
             action(task)
         return advance(task)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DensityTask, "advance", patched)
+        patch.setattr(kind, "advance", patched)
         yield
 
 

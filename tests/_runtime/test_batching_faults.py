@@ -14,11 +14,11 @@ from arcsm._runtime.signals import Terminated
 
 
 def test_pending_slices_are_cancelled_after_an_error() -> None:
-    begun = []
+    started = []
 
     def part(rows: slice) -> None:
-        begun.append(rows)
-        time.sleep(0.0 if len(begun) == 1 else 0.05)
+        started.append(rows)
+        time.sleep(0.0 if len(started) == 1 else 0.05)
         raise Terminated
 
     threads = torch.get_num_threads()
@@ -28,7 +28,7 @@ def test_pending_slices_are_cancelled_after_an_error() -> None:
             map_slices(part, [slice(0, 1)] * 200, torch.device("cpu"))
     finally:
         torch.set_num_threads(threads)
-    assert len(begun) < 200
+    assert len(started) < 200
 
 
 #: Threads give way after a microsecond, so that some are still on their way when the first part fails.

@@ -14,10 +14,10 @@ from arcsm._runtime.signals import Terminated, raise_on_sigterm, stop_requested
 
 
 def test_a_second_signal_stops_at_once() -> None:
-    with stop_requested() as asked:
-        assert not asked()
+    with stop_requested() as stop:
+        assert not stop()
         signal.raise_signal(signal.SIGINT)
-        assert asked()
+        assert stop()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
@@ -36,9 +36,7 @@ def test_a_repeated_signal_does_not_interrupt_the_cleanup() -> None:
     assert cleaned == [True]
 
 
-def test_a_signal_lost_in_a_finaliser_counts_when_repeated(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_signal_lost_in_a_finaliser_counts_when_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     class Dropped:
         def __del__(self) -> None:
             signal.raise_signal(signal.SIGTERM)
@@ -61,10 +59,10 @@ def test_a_signal_lost_in_a_finaliser_counts_when_repeated(
 def test_one_of_several_processes_counts_all_signals_as_one() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with stop_requested(patient=True) as asked:
+        with stop_requested(patient=True) as stop:
             for _ in range(3):
                 signal.raise_signal(signal.SIGTERM)
-            assert asked()
+            assert stop()
         signal.raise_signal(signal.SIGTERM)  # would end the process
     finally:
         for number, handler in before.items():
@@ -74,7 +72,7 @@ def test_one_of_several_processes_counts_all_signals_as_one() -> None:
     assert signal.getsignal(signal.SIGTERM) == before[signal.SIGTERM]
     try:
         with pytest.raises(KeyboardInterrupt), stop_requested(patient=True):
-            raise KeyboardInterrupt  # another was asked
+            raise KeyboardInterrupt  # as after a signal to another process
         signal.raise_signal(signal.SIGTERM)  # would end the process
     finally:
         for number, handler in before.items():
@@ -86,10 +84,10 @@ import sys
 from arcsm._runtime import signals
 from arcsm._runtime.signals import stop_requested
 
-with stop_requested(patient=True) as asked:
+with stop_requested(patient=True) as stop:
     print("ready", flush=True)
     sys.stdin.read()
-    print(asked())
+    print(stop())
 """
 
 
@@ -103,7 +101,7 @@ def test_a_signal_may_arrive_during_the_handler_of_another() -> None:
             patient.send_signal(signal.SIGTERM)
             time.sleep(1e-5)
         try:
-            said, errors = patient.communicate(timeout=60)
+            output, errors = patient.communicate(timeout=60)
         finally:
             patient.kill()
-    assert (said, errors) == ("True\n", "")
+    assert (output, errors) == ("True\n", "")

@@ -18,8 +18,7 @@ import arcsm
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, load
 from arcsm._runtime.signals import Terminated
 from arcsm.cli import application, models
-from arcsm.training import density
-from small_runs import COMMAND, PATIENCE, TINY, at_work, environment
+from small_runs import COMMAND, PATIENCE, TINY, at_work, before_step, call, environment
 
 
 def build() -> AutoregressiveModel:
@@ -32,7 +31,7 @@ def test_a_terminated_command_leaves_no_partial_file(
 ) -> None:
     arcsm.save(build(), tmp_path / "model.safetensors")
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n3,4\n")
-    (tmp_path / "scores.csv").write_text("of before")
+    (tmp_path / "scores.csv").write_text("older scores")
     written = []
 
     def terminated(*_: object) -> None:
@@ -50,9 +49,9 @@ def test_a_terminated_command_leaves_no_partial_file(
         signal.signal(signal.SIGTERM, before)
     assert stop.value.code == 143
     assert capsys.readouterr().err == "arcsm: terminated\n"
-    assert len(written) == 1  # it came in the middle
+    assert len(written) == 1  # the signal came while the file was written
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "rows.csv", "scores.csv"]
-    assert (tmp_path / "scores.csv").read_text() == "of before"
+    assert (tmp_path / "scores.csv").read_text() == "older scores"
 
 
 @pytest.mark.parametrize("started", [True, False])
@@ -65,7 +64,7 @@ def test_one_of_several_processes_leaves_the_signal_to_the_launcher(
     try:
         with pytest.raises(SystemExit):
             application.main()
-        # alone, what comes while it ends does not cut its tidying up short
+        # alone, a process ignores further signals while it cleans up
         assert signal.getsignal(signal.SIGTERM) == (before if started else signal.SIG_IGN)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -83,24 +82,13 @@ def test_a_terminated_launcher_prints_one_line(
     assert capsys.readouterr().err == "arcsm: terminated\n"
 
 
-def test_ctrl_c_prints_how_to_continue(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ctrl_c_prints_how_to_continue(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY % (8, 1e9))
-    advance = density.DensityTask.advance
-
-    def signalled(trainer: density.DensityTask) -> float:
-        if trainer.step == 2:
-            signal.raise_signal(signal.SIGINT)
-        return advance(trainer)
-
-    monkeypatch.setattr(density.DensityTask, "advance", signalled)
-    assert application.run(["train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "run")]) == 130
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "interrupted after step 3; continue with: arcsm train" in said
-    again = said.partition("continue with: arcsm ")[2].split()
-    monkeypatch.undo()
-    assert application.run(again) == 0
+    with before_step(2, lambda _: signal.raise_signal(signal.SIGINT)):
+        assert call("train", tmp_path / "tiny.yaml", "--out", tmp_path / "run") == 130
+    output = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "interrupted after step 3; continue with: arcsm train" in output
+    assert call(*output.partition("continue with: arcsm ")[2].split()) == 0
     assert load(tmp_path / "run").features == 64
 
 
@@ -128,10 +116,10 @@ def test_a_full_disk_is_reported_and_keeps_older_files(tmp_path: Path) -> None:
         (watched, tmp_path / "watched" / "tensorboard"),
     ):
         with at_work(*full, *command) as done:
-            said = done.communicate(timeout=PATIENCE)[1]
-        assert done.returncode == 1, said
-        assert f"{file}: cannot be written" in said
-        assert len(said.strip().splitlines()) == 1
+            output = done.communicate(timeout=PATIENCE)[1]
+        assert done.returncode == 1, output
+        assert f"{file}: cannot be written" in output
+        assert len(output.strip().splitlines()) == 1
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == kept
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if "tmp" in path.name) == []
     assert not (tmp_path / "run" / "model.npy").exists()
@@ -141,9 +129,9 @@ def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path, capsys: pytest
     (tmp_path / "tiny.yaml").write_text(TINY % (3, 1e9))
     (tmp_path / "file").write_text("in the way")
     assert application.run(["train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "file" / "run")]) == 1
-    said = capsys.readouterr().err
-    assert str(tmp_path / "file") in said
-    assert "Traceback" not in said
+    output = capsys.readouterr().err
+    assert str(tmp_path / "file") in output
+    assert "Traceback" not in output
 
 
 @contextmanager
@@ -186,11 +174,11 @@ def test_read_only_folders_are_named_and_unchanged(capsys: pytest.CaptureFixture
         for command in commands:
             with as_nobody():
                 code = application.run(command)
-            said = capsys.readouterr().err.strip().splitlines()
+            output = capsys.readouterr().err.strip().splitlines()
             assert code == 1, command
-            assert len(said) == 1, said
-            assert said[0].startswith(f"arcsm: {folder}"), said
-            assert "ermission denied" in said[0], said
+            assert len(output) == 1, output
+            assert output[0].startswith(f"arcsm: {folder}"), output
+            assert "ermission denied" in output[0], output
         assert before == {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
         for path in [folder, *folder.rglob("*")]:
             path.chmod(0o755)

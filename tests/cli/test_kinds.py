@@ -70,8 +70,8 @@ def test_the_weights_file_of_an_autoencoder_suffices(
 def test_a_rejected_configuration_leaves_the_folder_unused(vae_run: Path, tmp_path: Path) -> None:
     source = vae_run.parent / "tiny.yaml"
     assert call("train", source, "--set", "train.method=elbo", "--out", tmp_path / "r") == 1
-    wanted = ("--set", "train.method=elbo", "--set", "model.encoder=gaussian")
-    assert call("train", source, *wanted, "--out", tmp_path / "r") == 0
+    gaussian = ("--set", "train.method=elbo", "--set", "model.encoder=gaussian")
+    assert call("train", source, *gaussian, "--out", tmp_path / "r") == 0
 
 
 def test_unsupported_options_are_one_line(vae_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,10 +71,10 @@ def test_a_table_scored_in_parts_keeps_its_columns_on_request(
     data["count"] = range(len(data))
     data.to_parquet(tmp_path / "t.parquet")
     assert call("score", table_run, tmp_path / "t.parquet", "--out", tmp_path / "whole.csv") == 0
-    said = capsys.readouterr().out.replace("whole", "parts")
+    output = capsys.readouterr().out.replace("whole", "parts")
     monkeypatch.setattr(model_rows, "_AT_ONCE", 70)
     assert call("score", table_run, tmp_path / "t.parquet", "--out", tmp_path / "parts.csv") == 0
-    assert capsys.readouterr().out == said  # the mean and its error, too
+    assert capsys.readouterr().out == output  # the mean and its error, too
     whole, parts = pd.read_csv(tmp_path / "whole.csv"), pd.read_csv(tmp_path / "parts.csv")
     pd.testing.assert_frame_equal(parts, whole, rtol=1e-5)
     assert parts["row"].tolist() == list(range(len(data)))

@@ -36,6 +36,6 @@ def test_an_interruption_before_the_run_exists_prints_one_line(
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt("interrupted after step 7")
 
-    monkeypatch.setattr("arcsm.cli.kinds.train_run", stopped)
+    monkeypatch.setattr("arcsm.training.runs.load_dataset", stopped)
     assert application.run(["train", "digits", "--out", str(tmp_path / "run")]) == 130
     assert capsys.readouterr().err == "arcsm: interrupted after step 7\n"

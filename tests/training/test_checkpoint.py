@@ -8,15 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arcsm import (
-    MADE,
-    AutoregressiveModel,
-    NoiseLadder,
-    ScoreHead,
-    fit,
-    load,
-    serialization,
-)
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, fit, load, serialization
 from arcsm.training.checkpoint import STATE_NAME
 from small_runs import correlated_rows, short_config, small_density
 

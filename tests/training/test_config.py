@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from arcsm import (
-    TrainConfig,
-)
+from arcsm import TrainConfig
 
 
 def test_unknown_keys_and_wrong_types_are_rejected() -> None:

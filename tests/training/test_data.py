@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from arcsm import (
-    MADE,
-    AutoregressiveModel,
-    GaussianHead,
-    TrainConfig,
-    fit,
-)
+from arcsm import MADE, AutoregressiveModel, GaussianHead, TrainConfig, fit
 from small_runs import short_config, small_density
 
 

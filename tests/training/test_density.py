@@ -11,16 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcsm import (
-    MADE,
-    AutoregressiveModel,
-    GaussianHead,
-    NoiseLadder,
-    ScoreHead,
-    TrainConfig,
-    fit,
-    objectives,
-)
+from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder, ScoreHead, TrainConfig, fit, objectives
 from arcsm.errors import TrainingWarning
 from small_runs import correlated_rows, have_same_weights, short_config, small_density
 
@@ -32,8 +23,7 @@ def test_training_learns_a_correlated_gaussian() -> None:
     held_out = correlated_rows(1000, seed=2)
     noise = 0.1 * model.scale * torch.randn(held_out.shape, generator=torch.Generator().manual_seed(3))
     true = torch.distributions.MultivariateNormal(
-        torch.tensor([3.0, 0.0]),
-        torch.tensor([[4.0, 10.0], [10.0, 26.0]]) + torch.diag((0.1 * model.scale) ** 2),
+        torch.tensor([3.0, 0.0]), torch.tensor([[4.0, 10.0], [10.0, 26.0]]) + torch.diag((0.1 * model.scale) ** 2)
     )
     gap = (true.log_prob(held_out + noise) - model.log_prob(held_out + noise)).mean()
     assert -0.02 < gap < 0.05

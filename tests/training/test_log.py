@@ -14,9 +14,7 @@ import torch
 from lightning_fabric.loggers.csv_logs import CSVLogger
 from lightning_fabric.loggers.logger import Logger
 
-from arcsm import (
-    fit,
-)
+from arcsm import fit
 from arcsm.training.density import DensityTask
 from arcsm.training.log import TrainingLog, find_breakdown, read_metrics
 from small_runs import before_step, correlated_rows, short_config, small_density

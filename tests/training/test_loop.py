@@ -203,12 +203,7 @@ def test_a_breakdown_with_finite_losses_warns(learning_rate: float) -> None:
     head = ScoreHead(8, (32, 32), sinusoids=8, residual=True)
     model = AutoregressiveModel(MADE(2, 8, (32,)), head, NoiseLadder(2.0, 0.05, 20))
     settings = short_config(
-        steps=800,
-        batch_size=128,
-        learning_rate=learning_rate,
-        warmup_steps=800,
-        schedule="constant",
-        validate_every=50,
+        steps=800, batch_size=128, learning_rate=learning_rate, warmup_steps=800, schedule="constant", validate_every=50
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

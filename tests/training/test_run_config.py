@@ -67,8 +67,8 @@ def test_changes_create_sections_and_accept_yaml_values() -> None:
 
 def test_changed_steps_override_the_epochs_of_a_preset() -> None:
     assert run_config.load_config("mnist-made").train.epochs == 20.0
-    asked = run_config.load_config("mnist-made", ["train.steps=7"]).train
-    assert (asked.steps, asked.epochs) == (7, None)
+    changed = run_config.load_config("mnist-made", ["train.steps=7"]).train
+    assert (changed.steps, changed.epochs) == (7, None)
     later = run_config.load_config("mnist-made", ["train.steps=7", "train.epochs=2"]).train
     assert later.epochs == 2.0
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -24,105 +26,73 @@ from arcsm.training.run_config import RunConfig, parse_tree, read_text, run_conf
 from arcsm.training.runs import class_labels, load_run, train_run
 
 
-class ModelKind(Protocol):
+@dataclass(frozen=True)
+class ModelKind:
     """What the commands do with one kind of model.
 
     Attributes:
         config: Schema of the run's configuration.
         loss_name: Name of the loss that training minimises.
+        join: Joins the processes of the command, as :func:`~arcsm.cli.launching.join_processes`.
+        train: Trains the model of a configuration: ``train(config, folder, resume, progress)``.
+        load: Reads a model from a run, a folder or a file: ``load(path, device)``.
+        sample: Returns samples ``(n, D)`` in the first process: ``sample(model, n, sampler, denoise, label, seed)``.
+        report: Writes the report of a run and prints its likelihoods:
+            ``report(run, page, samples, sampler, seed, device)``.
     """
 
     config: type[BaseModel]
     loss_name: str
-
-    def join_processes(self, devices: int, nodes: int, hint: str = "") -> None:
-        """Join the processes of the command; see :func:`~arcsm.cli.launching.join_processes`.
-
-        Raises:
-            ValueError: If the kind supports one process only and several are requested.
-        """
-
-    def train(self, config: Any, folder: Path, resume: bool) -> FitResult:
-        """Train the model of a configuration."""
-
-    def load(self, path: Path, device: str) -> Any:
-        """Read a model from a run, a folder or a file."""
-
-    def sample(self, model: Any, n: int, sampler: str | None, denoise: bool, label: int | None, seed: int) -> Tensor:
-        """Return samples ``(n, D)`` in the first process.
-
-        Raises:
-            ValueError: If the kind does not support an option.
-        """
-
-    def report(self, run: Path, page: Path, samples: int, sampler: str | None, seed: int, device: str) -> None:
-        """Write the report of a run and print its likelihoods.
-
-        Raises:
-            ValueError: If the kind does not support an option.
-        """
+    join: Callable[..., None]
+    train: Callable[[Any, Path, bool, bool], FitResult]
+    load: Callable[[Path, str], Any]
+    sample: Callable[[Any, int, str | None, bool, int | None, int], Tensor]
+    report: Callable[[Path, Path, int, str | None, int, str], None]
 
 
-class DensityKind:
-    """Autoregressive densities."""
-
-    config: type[BaseModel] = RunConfig
-    loss_name = "best objective"
-
-    def join_processes(self, devices: int, nodes: int, hint: str = "") -> None:
-        join_processes(devices, nodes, hint)
-
-    def train(self, config: RunConfig, folder: Path, resume: bool) -> FitResult:
-        return train_run(config, folder, resume, progress=True)
-
-    def load(self, path: Path, device: str) -> AutoregressiveModel:
-        return load(path, group().device(device))
-
-    def sample(
-        self, model: AutoregressiveModel, n: int, sampler: str | None, denoise: bool, label: int | None, seed: int
-    ) -> Tensor:
-        return sample_share(model, n, sampler, class_labels(model, n, label), seed, denoise, group())
-
-    def report(self, run: Path, page: Path, samples: int, sampler: str | None, seed: int, device: str) -> None:
-        show_likelihoods(write_report(load_run(run, device), page, samples, sampler, seed, progress=True))
+def _load_density(path: Path, device: str) -> AutoregressiveModel:
+    return load(path, group().device(device))
 
 
-class VAEKind:
-    """Variational autoencoders."""
-
-    config: type[BaseModel] = VAERunConfig
-    loss_name = "held-out bound of -log p(x)"
-
-    def join_processes(self, devices: int, nodes: int, hint: str = "") -> None:
-        if devices * nodes > 1:
-            raise ValueError("--devices: an autoencoder uses one process")
-
-    def train(self, config: VAERunConfig, folder: Path, resume: bool) -> FitResult:
-        return train_vae_run(config, folder, resume, progress=True)
-
-    def load(self, path: Path, device: str) -> VAE:
-        return load_vae(path, device)
-
-    def sample(self, model: VAE, n: int, sampler: str | None, denoise: bool, label: int | None, seed: int) -> Tensor:
-        if sampler is not None or denoise or label is not None:
-            raise ValueError("--sampler, --denoise, --class: expected none of them; this is an autoencoder")
-        return model.sample(n, torch.Generator(model.device).manual_seed(seed)).cpu()
-
-    def report(self, run: Path, page: Path, samples: int, sampler: str | None, seed: int, device: str) -> None:
-        if sampler is not None:
-            raise ValueError(f"--sampler {sampler}: expected none; this is an autoencoder")
-        numbers = write_vae_report(load_vae_run(run, device), page, samples, seed, progress=True)
-        show_likelihood_table(numbers.log_likelihood)
+def _sample_density(
+    model: AutoregressiveModel, n: int, sampler: str | None, denoise: bool, label: int | None, seed: int
+) -> Tensor:
+    return sample_share(model, n, sampler, class_labels(model, n, label), seed, denoise, group())
 
 
-_DENSITY: ModelKind = DensityKind()
-_KINDS: dict[Any, ModelKind] = {KIND: VAEKind()}
+def _report_density(run: Path, page: Path, samples: int, sampler: str | None, seed: int, device: str) -> None:
+    show_likelihoods(write_report(load_run(run, device), page, samples, sampler, seed, progress=True))
+
+
+def _refuse_processes(devices: int, nodes: int, hint: str = "") -> None:
+    if devices * nodes > 1:
+        raise ValueError("--devices: an autoencoder uses one process")
+
+
+def _sample_vae(model: VAE, n: int, sampler: str | None, denoise: bool, label: int | None, seed: int) -> Tensor:
+    if sampler is not None or denoise or label is not None:
+        raise ValueError("--sampler, --denoise, --class: expected none of them; this is an autoencoder")
+    return model.sample(n, torch.Generator(model.device).manual_seed(seed)).cpu()
+
+
+def _report_vae(run: Path, page: Path, samples: int, sampler: str | None, seed: int, device: str) -> None:
+    if sampler is not None:
+        raise ValueError(f"--sampler {sampler}: expected none; this is an autoencoder")
+    numbers = write_vae_report(load_vae_run(run, device), page, samples, seed, progress=True)
+    show_likelihood_table(numbers.log_likelihood)
+
+
+_DENSITY = ModelKind(
+    RunConfig, "best objective", join_processes, train_run, _load_density, _sample_density, _report_density
+)
+_VAE = ModelKind(
+    VAERunConfig, "held-out bound of -log p(x)", _refuse_processes, train_vae_run, load_vae, _sample_vae, _report_vae
+)
 
 
 def kind_in_config(tree: dict[str, Any]) -> ModelKind:
-    """Return the kind of model that a run configuration describes."""
-    kind = tree.get("kind")
-    return _KINDS.get(kind, _DENSITY) if isinstance(kind, str) else _DENSITY
+    """Return the kind of model that a run configuration, or the header of a file, describes."""
+    return _VAE if tree.get("kind") == KIND else _DENSITY
 
 
 def kind_at(path: Path) -> ModelKind:

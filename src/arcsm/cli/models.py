@@ -67,7 +67,7 @@ def sample(
 ) -> None:
     """Draw samples from a trained model. The same seed and number of devices give the same samples."""
     kind = kind_at(run)
-    kind.join_processes(devices, nodes)
+    kind.join(devices, nodes)
     model = kind.load(run, device)
     if out.suffix not in ("", ".png", ".npy", ".csv", ".parquet"):
         raise ValueError(f"--out {out}: expected a .png, .csv, .parquet or .npy file, or a folder")
@@ -125,7 +125,7 @@ def score(
         raise ValueError("--with-data: copies the columns of a table; it needs a table, and --out .csv or .parquet")
     join_processes(devices, nodes)
     model, processes, mean = load(run, group().device(device)), group(), RunningMoments()
-    of_class = shared_class(model, label)
+    class_label = shared_class(model, label)
     source = RowSource(model, data, seed, skip_bad)
     if with_data:
         source.check_not_taken(SCORES)
@@ -135,11 +135,11 @@ def score(
         score_writer(out) if processes.first else nullcontext(lambda _: None) as write,
         track("scoring", processes.share(count).stop, processes.first) as advance,
     ):
-        own = source.own_columns() if with_data else None
+        columns = source.own_columns() if with_data else None
         for rows in source.parts():
             share = rows[processes.share(len(rows))]
-            terms = processes.collect(log_probs(model, share, method, of_class, advance))
-            before = None if own is None else next(own)
+            terms = processes.collect(log_probs(model, share, method, class_label, advance))
+            before = None if columns is None else next(columns)
             if processes.first:
                 write(score_frame(terms, mean.count, before, source.names, names))
                 mean.add(terms.sum(1))
@@ -185,8 +185,8 @@ def denoise(
     rows = scale_images(noisy.pixels, noisy.levels).flatten(1) + 1.0 / noisy.levels  # the middle of each level
     started = time.monotonic()
     rows = rows.to(model.shift)
-    of_class, generator = shared_class(model, label), torch.Generator(rows.device).manual_seed(seed)
-    clean = restored(model, rows, corruption, method, of_class, generator, progress=True)
+    class_label, generator = shared_class(model, label), torch.Generator(rows.device).manual_seed(seed)
+    clean = restored(model, rows, corruption, method, class_label, generator, progress=True)
     pixels = unscale_images(clean.cpu(), noisy.levels, stretch=True).view(noisy.pixels.shape)
     for target, image in zip(targets, pixels, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -72,9 +72,9 @@ def train(
     folder = out or Path("runs") / config.name
     command = ["arcsm", "train", str(run_config_path(folder)), "--out", str(folder), "--resume"]
     hint = f"continue with: {shlex.join(command)}"
-    kind.join_processes(devices, nodes, hint)
+    kind.join(devices, nodes, hint)
     try:
-        result = kind.train(config, folder, resume)
+        result = kind.train(config, folder, resume, True)
     except KeyboardInterrupt as stop:
         message = str(stop) or "interrupted"
         raise Stopped(f"{message}; {hint}" if run_config_path(folder).is_file() else message) from stop

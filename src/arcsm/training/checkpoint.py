@@ -50,12 +50,12 @@ def read_checkpoint(task: TrainingTask, run: Path) -> None:
     path = run / STATE_NAME
     if not path.exists():
         return
-    own, device = task.header(), task.device
-    expected = {name: own[name] for name in task.identity}
-    parts, header = serialization.read_state(path, device, expected, task.identity)
+    current, device = task.header(), task.device
+    expected = {name: current[name] for name in task.completions}
+    parts, header = serialization.read_state(path, device, expected, task.completions)
     written = header.get("data", {})  # older checkpoints do not have it
-    if any(own["data"].get(name) != value for name, value in written.items()):
-        counts = f"{written.get('rows')} rows then, {own['data']['rows']} now"
+    if any(current["data"].get(name) != value for name, value in written.items()):
+        counts = f"{written.get('rows')} rows then, {current['data']['rows']} now"
         raise ValueError(f"{path}: the run started with other data ({counts}); start again in another folder")
     task.load_state(parts, header, path)
     try:

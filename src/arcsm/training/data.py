@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,14 +16,6 @@ from arcsm.training.config import TrainConfig
 
 #: Returns rows ``(n, D)`` and their conditions for a range of places in the random order of one epoch.
 Epoch = Callable[[slice], tuple[Tensor, Tensor | None]]
-
-
-class Rows(Protocol):
-    """The source of the training rows."""
-
-    def __len__(self) -> int: ...
-
-    def epoch(self, seed: int) -> Epoch: ...
 
 
 class RowsInMemory:
@@ -99,19 +90,6 @@ def check_resolution(model: AutoregressiveModel, x: Tensor) -> None:
     if x.dtype == torch.float64 and model.shift.dtype != torch.float64:
         columns = [str(name) for name in model.metadata.get("columns") or range(x.shape[1])]
         check_precision(x.detach().cpu().numpy(), columns, "x_train")
-
-
-def check_stream(model: AutoregressiveModel, x: RowStream, condition: Tensor | None) -> RowStream:
-    """Check that streamed rows, whose values have been checked already, fit the model.
-
-    Raises:
-        ValueError: If they have another number of columns, or come with conditions.
-    """
-    if condition is not None:
-        raise ValueError("condition_train: expected none; streamed rows have no conditions")
-    if x.shape[1] != model.features:
-        raise ValueError(f"x_train: expected rows of {model.features} columns, got {x.shape[1]}")
-    return x
 
 
 def to_device(

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
-from arcsm import serialization
 from arcsm._runtime import processes
-from arcsm._runtime.random import Share, Source, dequantised, fold_in
+from arcsm._runtime.random import Share, Source, dequantised
 from arcsm.data.streams import RowStream
 from arcsm.errors import NonFiniteError, TrainingWarning, warn
 from arcsm.model import AutoregressiveModel, check_saveable, save, without_compilation
@@ -24,12 +22,10 @@ from arcsm.training.checkpoint import check_unused, json_float
 from arcsm.training.config import TrainConfig, check_objective, configured_objective
 from arcsm.training.data import (
     Epoch,
-    Rows,
     RowsInMemory,
     RowsOnDisk,
     check_resolution,
     check_rows,
-    check_stream,
     dequantisation_widths,
     fingerprint,
     standardise,
@@ -37,7 +33,7 @@ from arcsm.training.data import (
 )
 from arcsm.training.log import find_breakdown
 from arcsm.training.loop import FitResult, run_training
-from arcsm.training.optimization import averaging, build_fabric, build_optimizer, local_parts, uses_global_generator
+from arcsm.training.optimization import build_fabric, build_optimizer, local_parts, uses_global_generator
 from arcsm.training.task import TrainingTask
 
 if TYPE_CHECKING:
@@ -80,7 +76,7 @@ def fit(
         progress: Show a progress bar (on a terminal).
         loggers: Lightning loggers that receive the rows of ``metrics.csv``, for example
             ``lightning.pytorch.loggers.WandbLogger`` or ``MLFlowLogger``.
-        objective: A function of your own in place of the objective of ``config``. It is called like the functions in
+        objective: Custom function in place of the objective of ``config``. It is called like the functions in
             :mod:`arcsm.objectives`, ``objective(model, x, condition=..., generator=...)``, and returns the mean loss
             of the rows. If a batch is processed in parts, ``generator`` is a ``Share`` of the batch's randomness,
             which the objectives of this package accept. A checkpoint does not record the function: pass the same one
@@ -131,6 +127,7 @@ class DensityTask(TrainingTask):
     """A density in training; see :func:`fit` for the arguments."""
 
     kind = "training state"
+    free_settings: ClassVar[set[str]] = {"accumulate", "checkpoint_seconds", "device", "tensorboard"}
     config: TrainConfig
 
     def __init__(
@@ -149,9 +146,13 @@ class DensityTask(TrainingTask):
         self.model, self.objective = model, objective or configured_objective(config)
         self.group = processes.group()
         device = self.group.device(config.device)
-        self.source: Rows
+        self.source: RowsInMemory | RowsOnDisk
         if isinstance(x_train, RowStream):
-            self.source = RowsOnDisk(check_stream(model, x_train, condition_train), model.shift.to(device))
+            if condition_train is not None:
+                raise ValueError("condition_train: expected none; streamed rows have no conditions")
+            if x_train.shape[1] != model.features:
+                raise ValueError(f"x_train: expected rows of {model.features} columns, got {x_train.shape[1]}")
+            self.source = RowsOnDisk(x_train, model.shift.to(device))
         else:
             rows = check_rows(model, x_train, "x_train")
             check_resolution(model, x_train)
@@ -170,20 +171,18 @@ class DensityTask(TrainingTask):
         self.parts = local_parts(self.group, self.batch, config.accumulate)
         self.steps_per_epoch = len(self.source) // self.batch
         steps = config.steps if config.epochs is None else max(1, math.ceil(config.epochs * self.steps_per_epoch))
-        super().__init__(config, steps, device, loggers)
-        self.tensorboard = config.tensorboard
-
-        self.fabric = build_fabric(self.group, device, config.precision)
         model.train()
         loss = _Loss(model.to(device), self.objective)
-        self.uncompiled = without_compilation(model)  # has the weights under the names that files use
-        self.uncompiled.shift, self.uncompiled.scale = model.shift, model.scale
+        uncompiled = without_compilation(model)  # has the weights under the names that files use
+        uncompiled.shift, uncompiled.scale = model.shift, model.scale
+        super().__init__(uncompiled, config, steps, device, loggers)
+        self.tensorboard = config.tensorboard
+        self.fabric = build_fabric(self.group, device, config.precision)
         self.optimizer = build_optimizer(model, config)
-        self.average = AveragedModel(self.uncompiled, multi_avg_fn=averaging(config.ema))
         self.loss, self.wrapped_optimizer = self.fabric.setup(loss, self.optimizer)
         self.uses_global_generator = any(uses_global_generator(layer) for layer in model.modules())
         self.best_validation = {"step": 0, "loss": math.inf, "missed": 0}
-        self.best_weights = _detached_copy(self.uncompiled.state_dict())
+        self._best_weights = _detached_copy(uncompiled.state_dict())
         self.epoch: tuple[int, Epoch] | None = None
 
     def prepare(self, stop: Callable[[], bool], progress: bool) -> None:
@@ -219,7 +218,7 @@ class DensityTask(TrainingTask):
             part: Rows of the part within the batch.
         """
         rows, condition = self._rows(part)
-        generator = self._generator(_NOISE, self.step)
+        generator = self.generator(_NOISE, self.step)
         source = generator if len(rows) == self.batch else Share(generator, self.batch, part.start)
         x = dequantised(rows, self.dequantise, source)
         share = len(rows) / self.batch
@@ -233,24 +232,13 @@ class DensityTask(TrainingTask):
         """Return rows of this step's batch, and their conditions; each epoch has a new order."""
         number, place = divmod(self.step, self.steps_per_epoch)
         if self.epoch is None or self.epoch[0] != number:
-            self.epoch = (number, self.source.epoch(self._seed(_ORDER, number)))
+            self.epoch = (number, self.source.epoch(self.seed(_ORDER, number)))
         first = place * self.batch
         return self.epoch[1](slice(first + part.start, first + part.stop))
 
-    def _seed(self, purpose: int, step: int) -> int:
-        return fold_in(self.config.seed, purpose, step)
-
-    def _generator(self, purpose: int, step: int) -> torch.Generator:
-        return torch.Generator(self.device).manual_seed(self._seed(purpose, step))
-
-    @contextmanager
-    def seeded_dropout(self, part: int) -> Iterator[None]:
-        """Seed torch's global generator, from which dropout draws, for this step; restore it afterwards."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices, enabled=self.uses_global_generator):
-            if self.uses_global_generator:
-                torch.manual_seed(self._seed(_DROPOUT + 4 * part, self.step))
-            yield
+    def seeded_dropout(self, part: int) -> AbstractContextManager[None]:
+        """Seed the noise of dropout for a part of this step."""
+        return self.global_generator(_DROPOUT + 4 * part, self.uses_global_generator)
 
     def _learning_rate(self, step: int) -> float:
         warm = min(1.0, (step + 1) / max(1, self.config.warmup_steps))
@@ -278,7 +266,7 @@ class DensityTask(TrainingTask):
         total = torch.zeros((), dtype=torch.float64)
         for start in range(0, len(x), _VALIDATION_BATCH)[self.group.rank :: self.group.size]:
             rows = slice(start, start + _VALIDATION_BATCH)
-            generator = self._generator(_VALIDATION, start)
+            generator = self.generator(_VALIDATION, start)
             part = dequantised(x[rows], self.dequantise, generator)
             value = self.objective(
                 averaged, part, condition=None if condition is None else condition[rows], generator=generator
@@ -292,7 +280,7 @@ class DensityTask(TrainingTask):
             raise NonFiniteError(f"the objective on held-out rows is {loss}; one of them may be far from all others")
         if self.held_out is None or loss < self.best_validation["loss"]:
             self.best_validation = {"step": self.step, "loss": loss, "missed": 0}
-            self.best_weights = _detached_copy(self.average.module.state_dict())
+            self._best_weights = _detached_copy(self.average.module.state_dict())
         else:
             self.best_validation["missed"] += 1
 
@@ -304,15 +292,19 @@ class DensityTask(TrainingTask):
     def best(self) -> tuple[int, float]:
         return int(self.best_validation["step"]), self.best_validation["loss"]
 
+    @property
+    def best_weights(self) -> Mapping[str, Tensor]:
+        return self._best_weights
+
     def load_best_weights(self) -> None:
-        self.uncompiled.load_state_dict(self.best_weights)
+        super().load_best_weights()
         self.model.eval()
 
     def save(self, run: Path) -> None:
-        save(self.uncompiled, run)
+        save(self.model, run)
 
     def explain(self, cause: str) -> str:
-        broken = [name for name, p in self.uncompiled.named_parameters() if not bool(torch.isfinite(p).all())]
+        broken = [name for name, p in self.module.named_parameters() if not bool(torch.isfinite(p).all())]
         where = f"; {broken[0]} is not finite" if broken else ""
         return (
             f"{cause}{where}. The model holds the weights of step {self.best_validation['step']}; lower learning_rate "
@@ -333,33 +325,21 @@ class DensityTask(TrainingTask):
     # Checkpoints ------------------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
-        return {
-            "model": self.uncompiled.state_dict(),
-            "average": self.average.state_dict(),
-            "best": self.best_weights,
-            "optimizer": serialization.optimizer_tensors(self.optimizer),
-        }
+        return {**super().tensors(), "best": self._best_weights}
 
     def header(self) -> dict[str, Any]:
         best = {**self.best_validation, "loss": json_float(self.best_validation["loss"])}
-        return {"best": best, "data": self.data, "train": _comparable(self.config), "model": self.uncompiled.config()}
+        return {**super().header(), "best": best}
 
     @property
-    def identity(self) -> Mapping[str, Callable[[Any], Any]]:
-        return {"train": lambda train: _comparable(TrainConfig(**train)), "model": complete_config}
+    def completions(self) -> Mapping[str, Callable[[Any], Any]]:
+        return {**super().completions, "model": complete_config}
 
     def load_state(self, tensors: Mapping[str, Mapping[str, Tensor]], header: Mapping[str, Any], path: Path) -> None:
-        serialization.load_state(self.uncompiled, tensors.get("model", {}), path)
-        serialization.load_state(self.average, tensors.get("average", {}), path)
-        self.best_weights = dict(tensors.get("best", {}))
-        serialization.load_optimizer(self.optimizer, tensors.get("optimizer", {}))
+        super().load_state(tensors, header, path)
+        self._best_weights = dict(tensors.get("best", {}))
         self.best_validation = {**header["best"], "loss": float(header["best"]["loss"])}
 
 
 def _detached_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: t.detach().clone() for name, t in state.items()}
-
-
-def _comparable(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings that decide the weights, which a resumed run must share."""
-    return config.model_dump(mode="json", exclude={"accumulate", "checkpoint_seconds", "device", "tensorboard"})

@@ -6,12 +6,7 @@ import re
 
 import pytest
 
-from arcsm.implicit import (
-    EntropyGradient,
-    VAEConfig,
-    VAETrainConfig,
-    fit_vae,
-)
+from arcsm.implicit import EntropyGradient, VAEConfig, VAETrainConfig, fit_vae
 from arcsm.implicit.vae.methods import build_estimator
 from arcsm.implicit.vae.training import VAETask
 from arcsm.training.run_config import apply_change

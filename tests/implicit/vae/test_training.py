@@ -31,7 +31,7 @@ from arcsm.implicit.vae.training import VAETask, spreads, used_latents
 from arcsm.training.checkpoint import read_checkpoint, write_checkpoint
 from arcsm.training.log import read_metrics
 from arcsm.training.loop import TrainingDiverged
-from small_runs import have_same_weights
+from small_runs import before_step, have_same_weights, interrupt
 from small_vaes import ENCODERS, IMAGES, image_rows, seeded, small_vae, vae_config
 
 pytestmark = [
@@ -115,16 +115,14 @@ def test_every_method_finds_the_posterior_of_a_linear_model(method: str, changes
 @pytest.mark.parametrize("method", list(ENCODERS))
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, method: str, networks: str) -> None:
     whole, resumed = small_vae(method, networks), small_vae(method, networks)
-    fit_vae(whole, *DATA, vae_config(method), tmp_path / "whole")
+    expected = fit_vae(whole, *DATA, vae_config(method), tmp_path / "whole").history
 
-    stopped = VAETask(resumed, *DATA, vae_config(method))
-    for stopped.step in range(4):
-        stopped.advance()
-    stopped.step = 4
-    write_checkpoint(stopped, tmp_path / "stopped")
-    stopped.advance()  # lost
+    with before_step(5, interrupt, VAETask), pytest.raises(KeyboardInterrupt):
+        fit_vae(resumed, *DATA, vae_config(method, checkpoint_seconds=0), tmp_path / "stopped")
     again = small_vae(method, networks)
-    assert fit_vae(again, *DATA, vae_config(method), tmp_path / "stopped", resume=True).steps == 6
+    history = fit_vae(again, *DATA, vae_config(method), tmp_path / "stopped", resume=True).history
+    for column in ("step", "loss", "valid", "pressure"):
+        assert [row[column] for row in history] == [row[column] for row in expected]
     assert have_same_weights(whole, again)
     with pytest.raises(ValueError, match=r"was written with another train configuration \(seed: 0 then, 1 now\)"):
         fit_vae(again, *DATA, vae_config(method, seed=1), tmp_path / "stopped", resume=True)
@@ -339,12 +337,7 @@ def test_a_custom_estimator_trains_an_autoencoder(tmp_path: Path) -> None:
     widths = []
     for factor in (0.0, 1.0):
         vae = small_vae("csm")
-        fit_vae(
-            vae,
-            *DATA,
-            vae_config("csm", steps=60, learning_rate=0.01),
-            entropy=CustomEntropy(factor),
-        )
+        fit_vae(vae, *DATA, vae_config("csm", steps=60, learning_rate=0.01), entropy=CustomEntropy(factor))
         widths.append(float(spreads(vae, vae.prepare(image_rows(40), seeded()), seeded())[0].mean()))
     assert widths[1] > 1.2 * widths[0]
 
@@ -361,14 +354,7 @@ def test_a_custom_estimator_trains_an_autoencoder(tmp_path: Path) -> None:
         fit_vae(small_vae("ssm"), *DATA, vae_config("ssm", centred=True), entropy=FixedEntropy())
 
     fit_vae(small_vae("csm"), *DATA, vae_config("csm"), tmp_path / "fixed", entropy=FixedEntropy())
-    again = fit_vae(
-        small_vae("csm"),
-        *DATA,
-        vae_config("csm"),
-        tmp_path / "fixed",
-        resume=True,
-        entropy=FixedEntropy(),
-    )
+    again = fit_vae(small_vae("csm"), *DATA, vae_config("csm"), tmp_path / "fixed", resume=True, entropy=FixedEntropy())
     assert again.steps == 6
     with pytest.raises(ValueError, match="another entropy configuration"):
         fit_vae(small_vae("csm"), *DATA, vae_config("csm"), tmp_path / "fixed", resume=True)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from arcsm import serialization
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.progress import track
-from arcsm._runtime.random import fold_in
 from arcsm.errors import NonFiniteError, TrainingWarning, warn
 from arcsm.implicit.entropy.gradients import EntropyGradient, GaussianEntropy, RescaledEntropy
 from arcsm.implicit.entropy.learned import AutoregressiveScore, JointScore
@@ -29,7 +27,6 @@ from arcsm.implicit.vae.methods import build_estimator, remedies
 from arcsm.training.checkpoint import check_unused
 from arcsm.training.data import fingerprint
 from arcsm.training.loop import FitResult, TrainingDiverged, run_training
-from arcsm.training.optimization import averaging
 from arcsm.training.task import TrainingTask
 
 _MIN_RELATIVE_SPREAD = 1e-4  # of the latents of one input, relative to that of all latents or of the prior
@@ -69,7 +66,7 @@ def fit_vae(
         run: Folder for checkpoints, weights and the log. Default: nothing is written.
         resume: Continue from the checkpoint in ``run``, if there is one.
         progress: Show a progress bar (on a terminal).
-        entropy: An estimator of your own, on the device of the training, in place of the configured method. It
+        entropy: Custom estimator, on the device of the training, in place of the configured method. It
             receives samples of the encoder (``particles`` per input, if it needs more than one) and the decoder's
             inputs ``(B, F)``. With ``run``, it must either not learn, or be an estimator of this package, whose state
             a checkpoint can hold.
@@ -93,8 +90,8 @@ def fit_vae(
     """
     check_unused(run, resume)
     task = VAETask(vae, train, valid, config or VAETrainConfig(), entropy)
-    if run is not None:
-        task.check_resumable()
+    if run is not None and task.entropy.learns and task.learned is None:
+        raise ValueError(f"run: checkpoints cannot hold what {task.custom_name} learns; train without a folder")
     return run_training(task, None if run is None else Path(run), resume, progress)
 
 
@@ -137,15 +134,17 @@ class VAETask(TrainingTask):
                 raise ValueError(f"{name}: expected rows (N, {vae.features}), got {tuple(rows.shape)}")
             if not bool(rows.isfinite().all()):
                 raise ValueError(f"{name}: holds NaN or infinity")
-        super().__init__(config, config.steps, resolve_device(config.device))
+        device = resolve_device(config.device)
+        super().__init__(vae.to(device).train(), config, config.steps, device)
         self.vae = vae
-        vae.to(self.device).train()
         like = next(vae.parameters())
         self.data = fingerprint(train, None)
         self.rows, self.valid = train.to(like), valid[: config.validation_rows].to(like)
         self.batch_size = min(config.batch_size, len(train))
         self.custom_name = None if entropy is None else type(entropy).__name__
-        self.entropy = self._configured_entropy() if entropy is None else entropy
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(config.seed)
+            self.entropy = entropy or build_estimator(vae, config)
         self.reads_features = entropy is None and isinstance(self.entropy, GaussianEntropy | RescaledEntropy)
         inner = self.entropy.inner if isinstance(self.entropy, RescaledEntropy) else self.entropy
         self.learned = inner if isinstance(inner, (AutoregressiveScore, JointScore)) else None
@@ -159,22 +158,7 @@ class VAETask(TrainingTask):
             self.learned.looked_at_scale = True  # the spread of latents changes; the entropy ratio shows if it matters
         self.particles = config.particles if self.entropy.least_samples > 1 else 1
         self.optimizer = torch.optim.RMSprop(vae.parameters(), config.learning_rate, foreach=True)
-        self.average = AveragedModel(vae, multi_avg_fn=averaging(config.ema))
         self.warned = False  # about the entropy ratio
-
-    def _configured_entropy(self) -> EntropyGradient:
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(self.config.seed)
-            return build_estimator(self.vae, self.config)
-
-    def check_resumable(self) -> None:
-        """Check that a checkpoint can hold what the entropy estimator learns.
-
-        Raises:
-            ValueError: If it cannot.
-        """
-        if self.entropy.learns and self.learned is None:
-            raise ValueError(f"run: checkpoints cannot hold what {self.custom_name} learns; train without a folder")
 
     def prepare(self, stop: Callable[[], bool], progress: bool) -> None:
         """Train the scores alone on the initial encoder, before the first step.
@@ -188,7 +172,7 @@ class VAETask(TrainingTask):
             return
         with track("scores", steps, progress) as advance_bar, torch.no_grad():
             for number in range(steps):
-                generator = self._generator(_WARM_START, number)
+                generator = self.generator(_WARM_START, number)
                 _, state, seen = self._batch(generator)
                 try:
                     self._update_scores(state, seen, 1, generator)
@@ -205,7 +189,7 @@ class VAETask(TrainingTask):
 
     def advance(self) -> float:
         """Update the scores, then take one step of the autoencoder; return :math:`-\\log p(x, z)`."""
-        generator = self._generator(_STEP, self.step)
+        generator = self.generator(_STEP, self.step)
         x, state, seen = self._batch(generator)
         self._update_scores(state, seen, self.config.score_steps, generator)
         z = self.vae.draw(state, self.particles, generator)
@@ -241,17 +225,10 @@ class VAETask(TrainingTask):
         location = state[0].unsqueeze(1)
         return z - (location - location.detach())
 
-    def _generator(self, purpose: int, step: int) -> torch.Generator:
-        return torch.Generator(self.device).manual_seed(fold_in(self.config.seed, purpose, step))
-
-    @contextmanager
-    def _seeded_scores(self) -> Iterator[None]:
-        """Seed torch's global generator, from which scores with a noise ladder draw; restore it afterwards."""
+    def _seeded_scores(self) -> AbstractContextManager[None]:
+        """Seed torch's global generator, from which scores with a noise ladder draw."""
         noisy = self.config.score_noise is not None or self.custom_name is not None
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else [], enabled=noisy):
-            if noisy:
-                torch.manual_seed(self._generator(_SCORES, self.step).initial_seed())
-            yield
+        return self.global_generator(_SCORES, noisy)
 
     @property
     def learning_rate(self) -> float:
@@ -264,7 +241,7 @@ class VAETask(TrainingTask):
         """Return the importance weighted bound on held-out images, by the averaged weights, and the entropy ratio."""
         self.check_encoder()
         averaged: VAE = self.average.module  # type: ignore[assignment]
-        generator = self._generator(_VALIDATION, 0)
+        generator = self.generator(_VALIDATION, 0)
         x = averaged.prepare(self.valid, generator)
         proposal = fit_proposal(averaged, x, self.config.validation_samples, 1, generator)
         bound = importance_bound(averaged, x, self.config.validation_samples, proposal, generator).mean()
@@ -276,7 +253,7 @@ class VAETask(TrainingTask):
         Raises:
             NonFiniteError: If they have.
         """
-        generator = self._generator(_SPREAD, 0)
+        generator = self.generator(_SPREAD, 0)
         within, overall = spreads(self.vae, self.vae.prepare(self.valid, generator), generator)
         relative = within / overall.clamp(min=1.0)  # the prior has spread 1
         if not bool((relative >= _MIN_RELATIVE_SPREAD).all()):
@@ -295,7 +272,7 @@ class VAETask(TrainingTask):
         Raises:
             NonFiniteError: If it is not finite.
         """
-        generator = self._generator(_ENTROPY_RATIO, 0)
+        generator = self.generator(_ENTROPY_RATIO, 0)
         x = self.vae.prepare(self.valid, generator)
         features = self.vae.encoder.features(x)
         z = self.vae.draw(self.vae.encoder.begin(features), max(self.particles, _SPREAD_SAMPLES), generator)
@@ -325,10 +302,11 @@ class VAETask(TrainingTask):
     def best(self) -> tuple[int, float]:
         return self.step, self.history[-1]["valid"] if self.history else math.nan
 
-    def load_best_weights(self) -> None:
-        """Put the average of the weights so far into the autoencoder."""
-        self.vae.load_state_dict(self.average.module.state_dict())
-        self.vae.eval()
+    @property
+    def best_weights(self) -> Mapping[str, Tensor]:
+        """The average of the weights so far."""
+        weights: dict[str, Tensor] = self.average.module.state_dict()
+        return weights
 
     def save(self, run: Path) -> None:
         save_vae(self.vae, run)
@@ -342,7 +320,7 @@ class VAETask(TrainingTask):
 
     def warn_if_poor(self) -> None:
         """Warn about latents that carry no information, and about the last entropy ratio."""
-        generator = self._generator(_SPREAD, 0)
+        generator = self.generator(_SPREAD, 0)
         unused = self.vae.latents - used_latents(self.vae, self.vae.prepare(self.valid, generator), generator)
         if unused:
             warn(f"{unused} of {self.vae.latents} latents carry no information about the input; fewer may do")
@@ -352,37 +330,20 @@ class VAETask(TrainingTask):
     # Checkpoints ------------------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
-        parts: dict[str, Mapping[str, Tensor]] = {
-            "model": self.vae.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": serialization.optimizer_tensors(self.optimizer),
-        }
-        if self.learned is not None:
-            parts["scores"] = self.learned.trained.state_dict()
-            parts["score_optimizer"] = serialization.optimizer_tensors(self.learned.optimizer)
-        return parts
+        if self.learned is None:
+            return super().tensors()
+        optimizer = serialization.optimizer_tensors(self.learned.optimizer)
+        return {**super().tensors(), "scores": self.learned.trained.state_dict(), "score_optimizer": optimizer}
 
     def header(self) -> dict[str, Any]:
-        train, model = _comparable(self.config), self.vae.config()
-        return {"data": self.data, "train": train, "model": model, "entropy": self.custom_name}
+        return {**super().header(), "entropy": self.custom_name}
 
     @property
-    def identity(self) -> Mapping[str, Callable[[Any], Any]]:
-        return {
-            "train": lambda train: _comparable(VAETrainConfig(**train)),
-            "model": completed_vae_config,
-            "entropy": lambda name: name,
-        }
+    def completions(self) -> Mapping[str, Callable[[Any], Any]]:
+        return {**super().completions, "model": completed_vae_config, "entropy": lambda name: name}
 
     def load_state(self, tensors: Mapping[str, Mapping[str, Tensor]], header: Mapping[str, Any], path: Path) -> None:
-        serialization.load_state(self.vae, tensors.get("model", {}), path)
-        serialization.load_state(self.average, tensors.get("average", {}), path)
-        serialization.load_optimizer(self.optimizer, tensors.get("optimizer", {}))
+        super().load_state(tensors, header, path)
         if self.learned is not None:
             serialization.load_state(self.learned.trained, tensors.get("scores", {}), path)
             serialization.load_optimizer(self.learned.optimizer, tensors.get("score_optimizer", {}))
-
-
-def _comparable(config: VAETrainConfig) -> dict[str, Any]:
-    """Return the settings that a resumed run must share."""
-    return config.model_dump(mode="json", exclude={"checkpoint_seconds", "device"})
