@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ import arcsm
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, load
 from arcsm._runtime.signals import Terminated
 from arcsm.cli import application, models
-from small_runs import COMMAND, PATIENCE, TINY, at_work, before_step, call, environment
+from small_runs import TINY, before_step, call
 
 
 def build() -> AutoregressiveModel:
@@ -92,37 +92,37 @@ def test_ctrl_c_prints_how_to_continue(tmp_path: Path, capsys: pytest.CaptureFix
     assert load(tmp_path / "run").features == 64
 
 
-def test_a_full_disk_is_reported_and_keeps_older_files(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY % (20, 1e9))
-    run = [*COMMAND, "train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "run")]
-    subprocess.run(run, env=environment(), check=True, capture_output=True, timeout=PATIENCE)
-    kept = (tmp_path / "run" / "model.safetensors").read_bytes()
+@contextmanager
+def full_disk(free: int = 2048) -> Iterator[None]:
+    """Let writes beyond a number of bytes per file fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    # writes fail, as on a full disk, rather than kill; in blocks of 512 bytes
-    full = ["sh", "-c", 'trap "" XFSZ; ulimit -f 4; exec "$@"', "sh"]
-    sample = [*COMMAND, "sample", str(tmp_path / "run"), "-n", "64", "--out", str(tmp_path / "run" / "model.npy")]
-    train = [*run[:-1], str(tmp_path / "new")]
-    watched = [
-        *run[:-1],
-        str(tmp_path / "watched"),
-        "--set",
-        "train.tensorboard=true",
-        "--set",
-        "train.validate_every=1",
-    ]
+
+def test_a_full_disk_is_reported_and_keeps_older_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, run = tmp_path / "tiny.yaml", tmp_path / "run"
+    source.write_text(TINY % (20, 1e9))
+    assert call("train", source, "--out", run) == 0
+    before = (run / "model.safetensors").read_bytes()
+    watch = ("--set", "train.tensorboard=true", "--set", "train.validate_every=1")
     for command, file in (
-        (sample, tmp_path / "run" / "model.npy"),
-        (train, tmp_path / "new" / "state.safetensors"),
-        (watched, tmp_path / "watched" / "tensorboard"),
+        (("sample", run, "-n", 64, "--out", run / "model.npy"), run / "model.npy"),
+        (("train", source, "--out", tmp_path / "new"), tmp_path / "new" / "state.safetensors"),
+        (("train", source, "--out", tmp_path / "watched", *watch), tmp_path / "watched" / "tensorboard"),
     ):
-        with at_work(*full, *command) as done:
-            output = done.communicate(timeout=PATIENCE)[1]
-        assert done.returncode == 1, output
-        assert f"{file}: cannot be written" in output
-        assert len(output.strip().splitlines()) == 1
-    assert (tmp_path / "run" / "model.safetensors").read_bytes() == kept
-    assert sorted(path.name for path in (tmp_path / "run").iterdir() if "tmp" in path.name) == []
-    assert not (tmp_path / "run" / "model.npy").exists()
+        capsys.readouterr()
+        with full_disk():
+            assert call(*command) == 1
+        error = capsys.readouterr().err
+        assert f"{file}: cannot be written" in error
+        assert error.count("\n") == 1
+    assert (run / "model.safetensors").read_bytes() == before
+    assert not [path.name for path in run.iterdir() if "tmp" in path.name]
+    assert not (run / "model.npy").exists()
 
 
 def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from arcsm.implicit import Annealing
 from small_runs import call
 
 VAE = """
@@ -18,6 +19,12 @@ model: {encoder: autoregressive, latents: 2, hidden_features: [8]}
 train: {method: csm, steps: 4, batch_size: 8, score_hidden: [8], head_hidden: [8], validate_every: 2,
         validation_rows: 8, validation_samples: 4, device: cpu}
 """
+
+
+@pytest.fixture(autouse=True)
+def short_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arcsm.reports.vae._ANNEALING", Annealing(temperatures=5, chains=2))
+    monkeypatch.setattr("arcsm.reports.vae._SAMPLES", 50)
 
 
 @pytest.fixture(scope="module")

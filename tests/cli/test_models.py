@@ -107,7 +107,7 @@ def test_mistakes_in_a_table_are_one_line_and_write_nothing(
         assert not out.exists()
     arguments = ("score", table_run, table_run.parent / "data.csv", "--with-data", "--out", tmp_path / "s.npy")
     assert call(*arguments) == 1
-    assert "keeps the columns of a table" in capsys.readouterr().err
+    assert "copies the columns of a table" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -196,14 +196,14 @@ def test_held_out_rows_without_a_finite_loss_end_training() -> None:
         fit(model, x, torch.cat([x, x.new_full((1, 2), 1e25)]), short_config(objective="mle"))
 
 
-@pytest.mark.parametrize("learning_rate", [1e-2, 0.5])  # the warm-up takes the whole run
+@pytest.mark.parametrize("learning_rate", [1e-2, 1.0])  # the warm-up takes the whole run
 def test_a_breakdown_with_finite_losses_warns(learning_rate: float) -> None:
     x = toy("two_moons").sample(2000, torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    head = ScoreHead(8, (32, 32), sinusoids=8, residual=True)
-    model = AutoregressiveModel(MADE(2, 8, (32,)), head, NoiseLadder(2.0, 0.05, 20))
+    head = ScoreHead(8, (16, 16), sinusoids=8, residual=True)
+    model = AutoregressiveModel(MADE(2, 8, (16,)), head, NoiseLadder(2.0, 0.05, 5))
     settings = short_config(
-        steps=800, batch_size=128, learning_rate=learning_rate, warmup_steps=800, schedule="constant", validate_every=50
+        steps=400, learning_rate=learning_rate, warmup_steps=400, schedule="constant", validate_every=50
     )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -213,5 +213,5 @@ def test_a_breakdown_with_finite_losses_warns(learning_rate: float) -> None:
         assert messages == []
     else:
         assert len(messages) == 1
-        assert re.search(r"broke down after step \d+: .* lower learning_rate \(0\.5\)", messages[0])
+        assert re.search(r"broke down after step \d+: .* lower learning_rate \(1\)", messages[0])
         assert history[-1]["loss"] > min(row["loss"] for row in history)
