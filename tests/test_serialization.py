@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved comes back, and whatever else a file holds is one line of ValueError, never code."""
+"""Model files: a saved model is loaded unchanged; any other file is a one-line ValueError and never runs code."""
 
 import json
 import math
@@ -21,6 +21,7 @@ from torch import Tensor
 import arcsm
 from arcsm import AutoregressiveModel, NoiseLadder, serialization
 from arcsm._runtime.devices import resolve_device
+from arcsm._runtime.files import write_text
 
 MakeModel = Callable[..., AutoregressiveModel]
 
@@ -41,7 +42,7 @@ def file(model: AutoregressiveModel, tmp_path: Path) -> Path:
 
 
 def rewrite(file: Path, change: Callable[[dict[str, Tensor], dict[str, Any]], Any]) -> None:
-    """Change the tensors and the header of a file in place; a header that is returned replaces the text."""
+    """Change the tensors and the header of a file in place; a returned text replaces the header."""
     with safetensors.safe_open(file, framework="pt") as opened:
         header = json.loads(opened.metadata()["arcsm"])
     tensors = safetensors.torch.load_file(file)
@@ -49,14 +50,14 @@ def rewrite(file: Path, change: Callable[[dict[str, Tensor], dict[str, Any]], An
     safetensors.torch.save_file(tensors, file, {"arcsm": text if isinstance(text, str) else json.dumps(header)})
 
 
-def assert_refused(path: Path, match: str = ": ") -> None:
+def assert_rejected(path: Path, match: str = ": ") -> None:
     with pytest.raises(ValueError, match=match) as error:
         arcsm.load(path)
     assert "\n" not in str(error.value)
 
 
 def outcome(path: Path) -> str:
-    """What loading comes to: the line that refuses the file, or nothing; any other error is raised."""
+    """Return the error of loading a file, or an empty text."""
     try:
         arcsm.load(path)
     except ValueError as error:
@@ -77,7 +78,7 @@ def leftovers(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "run", "deep/er/run", "with space.v2"])
 @pytest.mark.parametrize("kind", ["score", "gaussian", "mixture"])
-def test_a_model_comes_back_whole(
+def test_a_saved_model_is_loaded_unchanged(
     make_model: MakeModel, ladder: NoiseLadder, tmp_path: Path, kind: str, name: str
 ) -> None:
     model = make_model(kind, noise=ladder, dtype=torch.float32, shift=1.0, scale=[2.0, 0.5])
@@ -92,7 +93,7 @@ def test_a_model_comes_back_whole(
     assert torch.equal(first, second)
 
 
-def test_ladders_orders_classes_and_metadata_come_back(make_model: MakeModel, tmp_path: Path) -> None:
+def test_ladders_orders_classes_and_metadata_are_loaded(make_model: MakeModel, tmp_path: Path) -> None:
     noise = NoiseLadder(0.7, 0.1, 4, continuous=False)
     metadata = {"columns": ["é", "b"], "image_shape": [1, 2], "nested": {"a": None, "b": [1.5, True]}}
     for arguments in ({"noise": noise, "classes": 3}, {"condition_features": 2}, {"order": (1, 0)}):
@@ -104,7 +105,7 @@ def test_ladders_orders_classes_and_metadata_come_back(make_model: MakeModel, tm
         assert loaded.metadata == metadata
 
 
-def test_double_precision_comes_back(make_model: MakeModel, ladder: NoiseLadder, tmp_path: Path) -> None:
+def test_double_precision_is_loaded(make_model: MakeModel, ladder: NoiseLadder, tmp_path: Path) -> None:
     model = make_model(noise=ladder)
     arcsm.save(model, tmp_path)
     assert torch.equal(arcsm.load(tmp_path).log_prob(points().double()), model.log_prob(points().double()))
@@ -119,7 +120,7 @@ def test_a_folder_holds_weights_and_a_readable_config(model: AutoregressiveModel
     assert torch.equal(arcsm.load(tmp_path / "run").log_prob(points()), model.log_prob(points()))
 
 
-def test_saving_over_an_older_model_replaces_it(make_model: MakeModel, ladder: NoiseLadder, tmp_path: Path) -> None:
+def test_saving_replaces_an_older_model(make_model: MakeModel, ladder: NoiseLadder, tmp_path: Path) -> None:
     for kind in ("score", "mixture", "gaussian"):
         model = make_model(kind, noise=ladder, dtype=torch.float32)
         arcsm.save(model, tmp_path)
@@ -132,13 +133,13 @@ def test_files_are_plain_safetensors(model: AutoregressiveModel, file: Path) -> 
     assert safetensors.torch.load_file(file).keys() == model.state_dict().keys()
 
 
-def test_files_have_the_permissions_of_any_new_file(file: Path) -> None:
+def test_files_have_default_permissions(file: Path) -> None:
     ordinary = file.with_name("ordinary")
     ordinary.touch()
     assert stat.S_IMODE(file.stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
 
 
-def test_the_hub_round_trip_on_disk(model: AutoregressiveModel, tmp_path: Path) -> None:
+def test_hub_methods_round_trip_on_disk(model: AutoregressiveModel, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "hub")
     loaded = AutoregressiveModel.from_pretrained(str(tmp_path / "hub"))
     assert isinstance(loaded, AutoregressiveModel)
@@ -147,7 +148,7 @@ def test_the_hub_round_trip_on_disk(model: AutoregressiveModel, tmp_path: Path) 
     assert torch.equal(arcsm.load(tmp_path / "hub").log_prob(points()), model.log_prob(points()))
 
 
-def test_devices_by_name(file: Path) -> None:
+def test_devices_are_chosen_by_name(file: Path) -> None:
     for device in ("cpu", "auto", torch.device("cpu")):
         assert arcsm.load(file, device=device).shift.device == resolve_device(device)
     with pytest.raises(ValueError, match="device: nowhere is not available") as error:
@@ -155,16 +156,16 @@ def test_devices_by_name(file: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-# Files that are not whole ---------------------------------------------------------------------------------------
+# Incomplete files ----------------------------------------------------------------------------------------------
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    assert_refused(tmp_path / "nothing.safetensors", "no such file")
-    assert_refused(tmp_path, "no such file")
-    assert_refused(tmp_path / "nowhere" / "run", "no such file")
+    assert_rejected(tmp_path / "nothing.safetensors", "no such file")
+    assert_rejected(tmp_path, "no such file")
+    assert_rejected(tmp_path / "nowhere" / "run", "no such file")
 
 
-def test_a_file_cut_anywhere_is_refused(file: Path) -> None:
+def test_a_truncated_file_is_rejected(file: Path) -> None:
     content = file.read_bytes()
     header = 8 + int.from_bytes(content[:8], "little")
     cuts = {
@@ -181,22 +182,22 @@ def test_a_file_cut_anywhere_is_refused(file: Path) -> None:
     }
     for length in sorted(cuts):
         file.write_bytes(content[:length])
-        assert_refused(file, "not a complete safetensors file")
+        assert_rejected(file, "not a complete safetensors file")
     file.write_bytes(content + b"\0")
-    assert_refused(file, "not a complete safetensors file")
+    assert_rejected(file, "not a complete safetensors file")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=400))
-def test_random_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_random_bytes_are_rejected(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "noise.safetensors"
     path.write_bytes(content)
-    assert_refused(path)
+    assert_rejected(path)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10_000), st.integers(0, 255))
-def test_a_changed_byte_of_the_header_is_refused_or_harmless(file: Path, position: int, byte: int) -> None:
+def test_a_changed_header_byte_is_rejected_or_harmless(file: Path, position: int, byte: int) -> None:
     content = bytearray(file.read_bytes())
     end = 8 + int.from_bytes(content[:8], "little")
     damaged = file.with_name("damaged.safetensors")
@@ -206,7 +207,7 @@ def test_a_changed_byte_of_the_header_is_refused_or_harmless(file: Path, positio
 
 
 class Explosive:
-    """Unpickling it leaves a trace."""
+    """An object that leaves a trace when unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -215,33 +216,33 @@ class Explosive:
         return (os.mkdir, (str(self.trace),))
 
 
-def test_pickles_are_refused_unopened(tmp_path: Path) -> None:
+def test_pickles_are_rejected_without_unpickling(tmp_path: Path) -> None:
     trace, path = tmp_path / "trace", tmp_path / "bomb.safetensors"
     path.write_bytes(pickle.dumps(Explosive(trace)))
-    assert_refused(path, "not a complete safetensors file")
+    assert_rejected(path, "not a complete safetensors file")
     torch.save({"weights": Explosive(trace)}, path)
-    assert_refused(path, "not a complete safetensors file")
+    assert_rejected(path, "not a complete safetensors file")
     assert not trace.exists()
 
 
-def test_the_trap_of_the_test_above_works(tmp_path: Path) -> None:
+def test_unpickling_the_explosive_leaves_a_trace(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Explosive(tmp_path / "trace")))
     assert (tmp_path / "trace").exists()
 
 
-def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
+def test_foreign_safetensors_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "foreign.safetensors"
     for metadata in (None, {"format": "pt"}, {"other": "{}"}):
         safetensors.torch.save_file({"weight": torch.zeros(2)}, path, metadata)
-        assert_refused(path, "not one that arcsm wrote")
+        assert_rejected(path, "not one that arcsm wrote")
 
 
-# Headers that lie -----------------------------------------------------------------------------------------------
+# Hostile headers -------------------------------------------------------------------------------------------------
 
 
-def test_a_later_schema_asks_for_an_upgrade(file: Path) -> None:
+def test_a_later_schema_requires_an_upgrade(file: Path) -> None:
     rewrite(file, lambda _, header: header.update(schema_version=serialization.SCHEMA_VERSION + 1))
-    assert_refused(file, "later arcsm.*upgrade")
+    assert_rejected(file, "later arcsm.*upgrade")
 
 
 HOSTILE_TEXTS = {
@@ -264,9 +265,9 @@ HOSTILE_TEXTS = {
 
 
 @pytest.mark.parametrize("name", HOSTILE_TEXTS)
-def test_hostile_headers_are_refused(file: Path, name: str) -> None:
+def test_hostile_headers_are_rejected(file: Path, name: str) -> None:
     rewrite(file, lambda *_: HOSTILE_TEXTS[name])
-    assert_refused(file)
+    assert_rejected(file)
 
 
 HOSTILE_CONFIGS: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -300,7 +301,7 @@ HOSTILE_CONFIGS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "other layers than the weights": lambda header: header["head"].update(hidden_features=[16]),
     "other widths than the weights": lambda header: header["head"].update(hidden_features=[16, 17]),
 }
-UNCHECKED_CONFIGS: dict[str, Callable[[dict[str, Any]], Any]] = {
+UNREASONABLE_CONFIGS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "metadata of text": lambda header: header.update(metadata="abc"),
     "head of text": lambda header: header.update(head="ScoreHead"),
     "contexts larger than any memory": lambda header: [
@@ -312,18 +313,18 @@ UNCHECKED_CONFIGS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE_CONFIGS)
-def test_configurations_that_lie_are_refused(file: Path, name: str) -> None:
+def test_hostile_configurations_are_rejected(file: Path, name: str) -> None:
     rewrite(file, lambda _, header: HOSTILE_CONFIGS[name](header))
-    assert_refused(file)
+    assert_rejected(file)
 
 
-@pytest.mark.parametrize("name", UNCHECKED_CONFIGS)
-def test_configurations_beyond_reason_are_refused(file: Path, name: str) -> None:
-    rewrite(file, lambda _, header: UNCHECKED_CONFIGS[name](header))
-    assert_refused(file)
+@pytest.mark.parametrize("name", UNREASONABLE_CONFIGS)
+def test_unreasonable_configurations_are_rejected(file: Path, name: str) -> None:
+    rewrite(file, lambda _, header: UNREASONABLE_CONFIGS[name](header))
+    assert_rejected(file)
 
 
-# Weights that lie -----------------------------------------------------------------------------------------------
+# Hostile weights -------------------------------------------------------------------------------------------------
 
 NAME = "head.output.weight"
 BAD_WEIGHTS: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
@@ -343,10 +344,10 @@ BAD_WEIGHTS: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
 def test_tensors_that_do_not_fit_are_named(file: Path, name: str) -> None:
     change, message = BAD_WEIGHTS[name]
     rewrite(file, lambda tensors, _: change(tensors))
-    assert_refused(file, message)
+    assert_rejected(file, message)
 
 
-def test_names_that_a_terminal_would_obey_are_shown_as_text(model: AutoregressiveModel, tmp_path: Path) -> None:
+def test_control_characters_in_names_are_escaped(model: AutoregressiveModel, tmp_path: Path) -> None:
     weights = {**model.state_dict(), "context.lay\ners\x1b[2J": torch.zeros(1)}
     serialization.write_tensors(tmp_path / "m.safetensors", weights, model.config())
     with pytest.raises(ValueError, match="is not part of this model") as refused:
@@ -361,12 +362,12 @@ def test_names_that_a_terminal_would_obey_are_shown_as_text(model: Autoregressiv
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0])
-def test_a_scale_that_is_not_positive_is_refused(file: Path, scale: float) -> None:
+def test_a_scale_that_is_not_positive_is_rejected(file: Path, scale: float) -> None:
     rewrite(file, lambda tensors, _: tensors["scale"].fill_(scale))
-    assert_refused(file, "scale")
+    assert_rejected(file, "scale")
 
 
-# The copy of the configuration for people -----------------------------------------------------------------------
+# The readable copy of the configuration --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -382,26 +383,26 @@ def test_a_scale_that_is_not_positive_is_refused(file: Path, scale: float) -> No
         b"\xff\xfe{".decode("latin1"),
     ],
 )
-def test_a_config_beside_the_weights_that_differs_is_refused(
+def test_a_different_config_beside_the_weights_is_rejected(
     model: AutoregressiveModel, tmp_path: Path, text: str
 ) -> None:
     arcsm.save(model, tmp_path)
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
-    assert_refused(tmp_path, r"config\.json")
+    assert_rejected(tmp_path, r"config\.json")
 
 
-def test_an_edited_config_is_refused_with_the_way_out(model: AutoregressiveModel, tmp_path: Path) -> None:
+def test_an_edited_config_is_rejected_with_a_remedy(model: AutoregressiveModel, tmp_path: Path) -> None:
     arcsm.save(model, tmp_path)
     beside = tmp_path / "config.json"
     config = json.loads(beside.read_text(encoding="utf-8"))
     config["noise"]["sigma_min"] = 0.01
     beside.write_text(json.dumps(config), encoding="utf-8")
-    assert_refused(tmp_path, "delete it to use the copy inside")
+    assert_rejected(tmp_path, "delete it to use the copy inside")
     beside.unlink()
     arcsm.load(tmp_path)
 
 
-def test_metadata_that_is_not_a_number_comes_back_from_a_folder(make_model: MakeModel, tmp_path: Path) -> None:
+def test_nan_in_metadata_is_loaded_from_a_folder(make_model: MakeModel, tmp_path: Path) -> None:
     arcsm.save(make_model(metadata={"threshold": float("nan")}), tmp_path)
     assert math.isnan(arcsm.load(tmp_path).metadata["threshold"])
 
@@ -409,7 +410,7 @@ def test_metadata_that_is_not_a_number_comes_back_from_a_folder(make_model: Make
 # Writing --------------------------------------------------------------------------------------------------------
 
 
-def test_a_failure_in_the_middle_keeps_the_old_file_and_leaves_nothing_behind(
+def test_a_failed_write_keeps_the_old_file_and_no_partial_file(
     make_model: MakeModel, model: AutoregressiveModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arcsm.save(model, tmp_path)
@@ -444,7 +445,7 @@ def test_an_interrupted_replacement_keeps_the_old_file(
     assert leftovers(file.parent) == [file.name]
 
 
-def test_metadata_that_is_not_json_fails_before_anything_is_written(make_model: MakeModel, tmp_path: Path) -> None:
+def test_metadata_that_is_not_json_fails_before_writing(make_model: MakeModel, tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         arcsm.save(make_model(metadata={"object": object()}), tmp_path / "run")
     assert not (tmp_path / "run" / "model.safetensors").exists()
@@ -453,15 +454,15 @@ def test_metadata_that_is_not_json_fails_before_anything_is_written(make_model: 
 
 def test_text_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "deep" / "file.txt"
-    serialization.write_text(path, "older ✓")
+    write_text(path, "older ✓")
     assert path.read_text(encoding="utf-8") == "older ✓"
     with pytest.raises(UnicodeEncodeError):
-        serialization.write_text(path, "\ud800")
+        write_text(path, "\ud800")
     assert path.read_text(encoding="utf-8") == "older ✓"
     assert leftovers(path.parent) == ["file.txt"]
 
 
-def test_tensors_of_any_layout_come_back(tmp_path: Path) -> None:
+def test_tensors_of_any_layout_are_read_back(tmp_path: Path) -> None:
     base = torch.arange(12.0).view(3, 4)
     tensors = {
         "t": base.T,

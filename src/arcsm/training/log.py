@@ -12,6 +12,7 @@ from statistics import fmean, median
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from arcsm._runtime import processes
 from arcsm._runtime.files import atomic_path
 from arcsm.training.task import TrainingTask
 from arcsm.training.tensorboard import EventFile
@@ -38,7 +39,7 @@ class TrainingLog:
         self._settings = task.config.model_dump(mode="json")
         self._columns = (*COLUMNS, *task.extra_columns)
         self._path = None if run is None else run / METRICS_NAME
-        self._loggers: list[Any] = list(task.loggers)
+        self._loggers: list[Any] = list(task.loggers) if processes.group().first else []
         if run is None:
             return
         run.mkdir(parents=True, exist_ok=True)

@@ -63,29 +63,27 @@ def run_training(task: TrainingTask, run: Path | None, resume: bool, progress: b
     group = processes.group()
     if resume and run is not None:
         read_checkpoint(task, run)
-    written = run if group.first else None  # the first process alone writes
+    written = run if group.first else None  # only the first process writes
     with stop_requested(patient=group.size > 1) as stop:
         task.prepare(stop, progress)
         try:
-            _take_steps(task, run, written, stop, progress and group.first)
+            _take_steps(task, written, stop, progress and group.first)
         except NonFiniteError as error:
-            raise _diverged(task, written, error) from error
+            message = f"step {task.step}: {task.explain(str(error))}"
+            _keep_best_weights(task, written)
+            raise TrainingDiverged(message) from error
     if written is not None:
         write_checkpoint(task, written)
-    task.load_best_weights()
-    if written is not None:
-        task.save(written)
+    _keep_best_weights(task, written)
     group.wait()  # from here on, any process may read what the first has written
     task.warn_if_poor()
     best_step, best_loss = task.best
     return FitResult(task.step, task.seconds, best_step, best_loss, task.history, task.stopped_early)
 
 
-def _take_steps(
-    task: TrainingTask, run: Path | None, written: Path | None, stop: Callable[[], bool], progress: bool
-) -> None:
+def _take_steps(task: TrainingTask, run: Path | None, stop: Callable[[], bool], progress: bool) -> None:
     group = processes.group()
-    with TrainingLog(task, written) as log, track("training", task.steps, progress) as advance_bar:
+    with TrainingLog(task, run) as log, track("training", task.steps, progress) as advance_bar:
         started, last_checkpoint = time.monotonic() - task.seconds, time.monotonic()
         advance_bar(task.step)
         while task.step < task.steps and not task.stopped_early:
@@ -105,17 +103,14 @@ def _take_steps(
             task.seconds = time.monotonic() - started
             stopping = group.any(stop() or processes.is_orphaned())
             if stopping or time.monotonic() - last_checkpoint >= task.config.checkpoint_seconds:
-                if written is not None:
-                    write_checkpoint(task, written)
+                if run is not None:
+                    write_checkpoint(task, run)
                 last_checkpoint = time.monotonic()
             if stopping:
                 raise KeyboardInterrupt(f"interrupted after step {task.step}")
 
 
-def _diverged(task: TrainingTask, written: Path | None, error: NonFiniteError) -> TrainingDiverged:
-    """Save the last good weights, and return the error to raise."""
-    message = f"step {task.step}: {task.explain(str(error))}"
+def _keep_best_weights(task: TrainingTask, run: Path | None) -> None:
     task.load_best_weights()
-    if written is not None:
-        task.save(written)
-    return TrainingDiverged(message)
+    if run is not None:
+        task.save(run)
