@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import random
 import stat
 import zipfile
 from collections.abc import Callable
@@ -204,6 +205,24 @@ def test_a_changed_header_byte_is_rejected_or_harmless(file: Path, position: int
     content[position % end] = byte
     damaged.write_bytes(content)
     assert "\n" not in outcome(damaged)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_flipped_header_bits_are_rejected_or_harmless(seed: int, file: Path) -> None:
+    content, generator = file.read_bytes(), random.Random(seed)
+    end = 8 + int.from_bytes(content[:8], "little")
+    for _ in range(20):
+        damaged = bytearray(content)
+        for _ in range(generator.randint(1, 4)):
+            damaged[generator.randrange(end)] ^= 1 << generator.randrange(8)
+        file.write_bytes(bytes(damaged))
+        error = outcome(file)
+        if error:
+            assert str(file) in error
+            assert "\n" not in error
+        else:  # the name or number still makes sense
+            model = arcsm.load(file)
+            assert bool(model.log_prob(torch.zeros(1, model.features)).isfinite().all())
 
 
 class Explosive:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import random
 import resource
 import struct
 import subprocess
@@ -15,16 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-import arcsm
-from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead
 from arcsm.data import read_array, read_frame, read_images, read_table
 from small_runs import environment
 
 
 def zip_bomb(path: Path) -> Path:
-    """An archive of a few kilobytes that says it unpacks to a tebibyte."""
+    """Write an archive of a few kilobytes whose directory claims a tebibyte."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         content = io.BytesIO()
         np.save(content, np.zeros((1000, 10)))
@@ -86,37 +82,11 @@ def test_enormous_files_are_rejected_before_they_fill_the_memory(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600_000  # KiB
 
 
-def build() -> AutoregressiveModel:
-    torch.manual_seed(0)
-    return AutoregressiveModel(MADE(2, 4, (8,)), ScoreHead(4, (8,)), NoiseLadder(1.0, 0.1, 4))
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_a_damaged_model_is_rejected_or_usable(seed: int, tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    arcsm.save(build(), path)
-    whole = path.read_bytes()
-    generator = random.Random(seed)
-    for _ in range(20):
-        damaged = bytearray(whole)
-        header = struct.unpack("<Q", whole[:8])[0]
-        for _ in range(generator.randint(1, 4)):
-            damaged[generator.randrange(8 + header)] ^= 1 << generator.randrange(8)
-        path.write_bytes(bytes(damaged))
-        try:
-            found = arcsm.load(path)
-        except ValueError as error:
-            assert str(path) in str(error)  # noqa: PT017 (some bits make sense)
-            assert "\n" not in str(error)  # noqa: PT017
-        else:  # a bit of a name or number that still makes sense
-            assert bool(found.log_prob(torch.zeros(1, found.features)).isfinite().all())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["config", "table", "images", "model"])
 def test_a_minute_of_fuzzing_finds_nothing(target: str, tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="needs the extra fuzz")
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-m", "fuzz", target, "60"]
     more = {**environment(), "PYTHONPATH": str(root)}
     done = subprocess.run(command, env=more, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
