@@ -232,7 +232,7 @@ def test_a_report_needs_rows_that_were_held_out(tmp_path: Path, capsys: pytest.C
     (tmp_path / "run.yaml").write_text(TINY.format(rows=100, steps=2))
     assert run("train", tmp_path / "run.yaml", "--set", "data.test=0", "--out", tmp_path / "out") == 0
     assert run("report", tmp_path / "out") == 1
-    assert "data.test: a report needs at least 2 rows that are held out, this run has 0" in capsys.readouterr().err
+    assert "data.test: a report needs at least 2 test rows, but this run has 0" in capsys.readouterr().err
 
 
 # Images -------------------------------------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ def test_a_report_says_that_the_data_have_changed(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         load_run_and_warn(tmp_path / "run")
     np.save(tmp_path / "t.npy", rows[::-1])
-    with pytest.warns(UserWarning, match="the data have changed since it was trained"):
+    with pytest.warns(UserWarning, match="the data have changed since the training"):
         load_run_and_warn(tmp_path / "run")
 
 
@@ -387,7 +387,7 @@ def test_a_log_that_a_crash_has_cut_is_read(tmp_path: Path) -> None:
         (tmp_path / "metrics.csv").write_text(whole + cut)
         assert [row["step"] for row in read_metrics(tmp_path)] == [1.0]
     (tmp_path / "metrics.csv").write_text(whole.replace("0.5", "x") + "2,0.4,,0.1,3.0\n")
-    with pytest.raises(ValueError, match=r"metrics\.csv: row 1 is not one of a training log"):
+    with pytest.raises(ValueError, match=r"metrics\.csv: row 1 is not a row of a training log"):
         read_metrics(tmp_path)
 
 

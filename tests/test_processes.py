@@ -301,7 +301,7 @@ def test_commands_that_work_alone_refuse_to_be_started_several_times(
         monkeypatch.setenv(name, value)
     assert processes.process_count() == 3
     assert here("report", "nowhere") == 1
-    assert "report: works in one process, and 3 were started; start it by itself" in capsys.readouterr().err
+    assert "report: runs in one process, but 3 were started" in capsys.readouterr().err
     assert here("--version") == 0
     for name in started:
         monkeypatch.delenv(name)
@@ -400,7 +400,7 @@ def test_two_machines(tmp_path: Path) -> None:
 
 def test_an_autoencoder_trains_in_one_process(capsys: pytest.CaptureFixture[str]) -> None:
     assert here("train", "vae-mnist", "--devices", 2) == 1
-    assert "trains in one process" in capsys.readouterr().err
+    assert "uses one process" in capsys.readouterr().err
 
 
 def test_signals_are_handled_as_before_once_processes_have_ended() -> None:

@@ -195,7 +195,7 @@ def test_a_file_that_changed_is_refused(tmp_path: Path) -> None:
 
 def test_a_stream_has_no_conditions_and_the_columns_of_the_model(tmp_path: Path) -> None:
     stream = RowStream(blocks_of(write(tmp_path / "t.npy", table())))
-    with pytest.raises(ValueError, match="rows that are streamed have none"):
+    with pytest.raises(ValueError, match="streamed rows have no conditions"):
         fit(small_model(), stream, condition_train=torch.zeros(800))
     with pytest.raises(ValueError, match="expected rows of 2 columns, got 3"):
         fit(small_model(2), stream)

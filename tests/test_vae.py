@@ -53,8 +53,8 @@ from arcsm.implicit.networks.encoders import LocationScaleEncoder, _Chain
 from arcsm.reports.vae import traversals
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*latents say nothing of the input"),
-    pytest.mark.filterwarnings("ignore:.*the scores give .* of the entropy's pressure"),
+    pytest.mark.filterwarnings("ignore:.*latents carry no information about the input"),
+    pytest.mark.filterwarnings("ignore:.*the entropy gradient has .* of its true size"),
 ]
 FLOAT64 = torch.float64
 IMAGES = {"image_shape": [1, 4, 4], "levels": 256}

@@ -33,7 +33,7 @@ def report(
 ) -> None:
     """Write a self-contained HTML page: curves, samples, calibration, likelihoods and configuration."""
     if run.is_file():
-        raise ValueError(f"{run}: expected the folder of a run, not a file; the report needs its data")
+        raise ValueError(f"{run}: expected the folder of a run, whose data the page needs, got a file")
     page = out or run / "report.html"
     if page.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--out {page}: expected an .html file")

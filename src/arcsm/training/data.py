@@ -156,7 +156,7 @@ def standardise(model: AutoregressiveModel, x: Tensor | RowStream, config: Train
         return
     if bool(mean.isnan().any()):
         which = f"column {int(mean.isnan().nonzero()[0])}" if columns else "x"
-        raise ValueError(f"x_train: {which} holds only missing values; leave it out")
+        raise ValueError(f"x_train: {which} holds nothing but missing values; leave it out")
     width = widths if columns else widths.mean()
     deviation = (deviation.square() + width.square() / 12.0).sqrt()
     constant = deviation <= 1e-9 * mean.abs().clamp(min=1e-9)

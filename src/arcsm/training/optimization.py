@@ -29,7 +29,8 @@ def local_parts(group: Group, batch: int, accumulate: int) -> dict[int, slice]:
     count = group.size * accumulate
     if count > batch:
         raise ValueError(
-            f"batch_size: cannot divide {batch} rows into {count} parts ({group.size} processes with {accumulate} each)"
+            f"batch_size: {batch} rows cannot be divided into {count} parts, {accumulate} for each of "
+            f"{group.size} processes"
         )
     parts = processes.shares(batch, count)
     return {number: parts[number] for number in range(count)[group.share(count)]}
