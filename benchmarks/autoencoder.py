@@ -13,7 +13,7 @@ import torch
 from arcsm.experiments.autoencoders import ENCODERS
 from arcsm.implicit import AutoregressiveEncoder, VAEConfig, VAETrainConfig
 from arcsm.implicit.networks.autoregressive_map import TorchMap, autoregressive_map
-from arcsm.implicit.vae.training import _Trainer
+from arcsm.implicit.vae.training import VAETask
 from benchmarks.timing import interleaved_medians, show
 
 BATCH, LATENTS = 128, (8, 16, 64, 128)
@@ -33,14 +33,14 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def trainer(way: str, latents: int, rows: torch.Tensor) -> _Trainer:
+def trainer(way: str, latents: int, rows: torch.Tensor) -> VAETask:
     torch.manual_seed(0)
     method = way.split(",")[0]
     encoder = NARROW_ENCODER if way.endswith("narrow") else {}
     parts = VAEConfig.model_validate({"encoder": ENCODERS[method], "latents": latents, **encoder})
     vae = parts.build({"image_shape": [1, 28, 28], "levels": 256})
     config = VAETrainConfig.model_validate({"method": method, "batch_size": BATCH, "device": "cpu", **WAYS[way]})
-    return _Trainer(vae, rows, rows[:256], config, None)
+    return VAETask(vae, rows, rows[:256], config, None)
 
 
 def latents_alone(count: int) -> dict[str, float]:

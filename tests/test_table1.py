@@ -17,7 +17,7 @@ from arcsm.experiments import image_models, table1
 from arcsm.experiments.base import Study
 from arcsm.experiments.image_models import config_of, folder_of, train, trained, untrained
 from arcsm.experiments.table1 import CHOSEN, COLOUR, GREY_LEVEL, PRESETS, QUOTED, SVHN, TABLE1, UNIFORM
-from arcsm.training import loop
+from arcsm.training import density
 
 MADE_SCORES, PIXEL_SCORES, PIXEL_MLE = PRESETS["cpu"].models
 CONTROL = "cifar-pixelcnn, untrained"
@@ -116,7 +116,7 @@ def test_experiments_share_what_is_trained_in_the_same_way(
     def no_more(trainer: Any) -> float:
         raise AssertionError("trained twice")
 
-    monkeypatch.setattr(loop._Trainer, "advance", no_more)
+    monkeypatch.setattr(density.DensityTask, "advance", no_more)
     assert train(other, PIXEL_SCORES) == first
 
 

@@ -95,11 +95,11 @@ def test_a_later_seed_that_broke_is_not_forgotten() -> None:
 
 @pytest.mark.parametrize("step", [1, 2])  # before a first validation, and after one
 def test_a_later_seed_that_broke_is_said(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def check(trainer: training._Trainer) -> None:
+    def check(trainer: training.VAETask) -> None:
         if trainer.step == step and trainer.config.seed == 1:
             raise NonFiniteError("the encoder has collapsed")
 
-    monkeypatch.setattr(training._Trainer, "check_encoder", check)
+    monkeypatch.setattr(training.VAETask, "check_encoder", check)
     changes = [*table2.PRESETS["smoke"].mnist_changes, "train.validate_every=1"]
     command = ["reproduce", "table2-mnist", "--preset", "smoke", "--device", "cpu", "--out", str(tmp_path / "results")]
     command += ["--set", f"mnist_changes={json.dumps(changes)}", "--set", "methods=[csm, elbo]", "--set", "seeds=2"]
@@ -114,13 +114,13 @@ def test_a_later_seed_that_broke_is_said(step: int, tmp_path: Path, monkeypatch:
 
 
 def test_what_broke_beyond_measure_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def check(trainer: training._Trainer) -> None:
+    def check(trainer: training.VAETask) -> None:
         if trainer.step == 2:
             for weight in trainer.average.module.parameters():  # type: ignore[union-attr]
                 weight.data.fill_(math.nan)
             raise NonFiniteError("the latents have run away")
 
-    monkeypatch.setattr(training._Trainer, "check_encoder", check)
+    monkeypatch.setattr(training.VAETask, "check_encoder", check)
     changes = [*table2.PRESETS["smoke"].mnist_changes, "train.validate_every=1"]
     command = ["reproduce", "table2-mnist", "--preset", "smoke", "--device", "cpu", "--out", str(tmp_path / "results")]
     command += ["--set", f"mnist_changes={json.dumps(changes)}", "--set", "methods=[csm, elbo]"]
@@ -265,11 +265,11 @@ def test_the_time_of_training_has_that_of_runs_that_were_stopped(
 
 def test_what_broke_is_measured_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks_at(step: int) -> None:
-        def check(trainer: training._Trainer) -> None:
+        def check(trainer: training.VAETask) -> None:
             if trainer.step == step:
                 raise NonFiniteError("the encoder has collapsed")
 
-        monkeypatch.setattr(training._Trainer, "check_encoder", check)
+        monkeypatch.setattr(training.VAETask, "check_encoder", check)
 
     command = ["reproduce", "table2-mnist", "--preset", "smoke", "--device", "cpu", "--force", "--set", "methods=[csm]"]
     changes = [*table2.PRESETS["smoke"].mnist_changes, "train.validate_every=1"]

@@ -17,7 +17,8 @@ from arcsm.model import AutoregressiveModel, load, save
 from arcsm.noise import NoiseLadder
 from arcsm.registry import register
 from arcsm.training.config import TrainConfig
-from arcsm.training.loop import FitResult, TrainingDiverged, fit
+from arcsm.training.density import fit
+from arcsm.training.loop import FitResult, TrainingDiverged
 
 __all__ = [
     "MADE",

@@ -174,8 +174,8 @@ def test_killed_process_ends_the_run_and_one_process_can_resume_it(rank: int, tm
     assert both.returncode == 1
     lines = message.strip().splitlines()
     assert len(lines) == 1, message
-    assert lines[0].startswith(f"arcsm: process {rank} of the run was ended by SIGKILL; go on with: arcsm train ")
-    assert run_here(*lines[0].split("go on with: arcsm ")[1].split()) == 0
+    assert lines[0].startswith(f"arcsm: process {rank} of the run was ended by SIGKILL; continue with: arcsm train ")
+    assert run_here(*lines[0].split("continue with: arcsm ")[1].split()) == 0
     assert run_here("train", tmp_path / "tiny.yaml", "--out", tmp_path / "whole") == 0
     assert weight_difference(folder, tmp_path / "whole") < 1e-4
 
@@ -188,7 +188,7 @@ def test_ctrl_c_ends_all_processes_after_the_same_step(tmp_path: Path) -> None:
         both.send_signal(signal.SIGINT)
         _, message = both.communicate(timeout=PATIENCE)
     assert both.returncode == 130
-    assert message.count("go on with: arcsm train") == 1
+    assert message.count("continue with: arcsm train") == 1
     step = int(message.removeprefix("arcsm: interrupted after step ").split(";")[0])
     assert serialization.read_tensors(folder / "state.safetensors")[1]["step"] == step
 
@@ -231,7 +231,7 @@ def test_two_machines(tmp_path: Path) -> None:
 
 def test_autoencoder_rejects_several_processes(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_here("train", "vae-mnist", "--devices", 2) == 1
-    assert "trains in one process" in capsys.readouterr().err
+    assert "uses one process" in capsys.readouterr().err
 
 
 def test_signal_handlers_are_restored_after_launch() -> None:

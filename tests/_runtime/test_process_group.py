@@ -64,7 +64,7 @@ def test_single_process_commands_refuse_several_processes(
         monkeypatch.setenv(name, value)
     assert process_group.process_count() == 3
     assert application.run(["report", "nowhere"]) == 1
-    assert "report: works in one process, and 3 were started; start it by itself" in capsys.readouterr().err
+    assert "report: runs in one process, but 3 were started" in capsys.readouterr().err
     assert application.run(["--version"]) == 0
     for name in started:
         monkeypatch.delenv(name)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from arcsm import AutoregressiveModel, GaussianHead, NoiseLadder, PixelCNNPP, ScoreHead, fit, load, save
 from arcsm.experiments import image_models
-from arcsm.training import loop
+from arcsm.training import density
 from arcsm.training.config import TrainConfig
 from arcsm.training.run_config import ModelConfig, load_config
 from incremental_passes import condition_for, incremental_contexts
@@ -148,15 +148,15 @@ def test_a_resumed_run_with_dropout_reaches_the_same_weights(tmp_path: Path, mon
         model = AutoregressiveModel(context, ScoreHead(4, (16,)), NoiseLadder(1.0, 0.1, 5))
         torch.manual_seed(outside)  # another state of the global generator each time
         config = TrainConfig(steps=4, batch_size=8, checkpoint_seconds=0.0, device="cpu")
-        advance = loop._Trainer.advance
+        advance = density.DensityTask.advance
 
-        def killed(trainer: loop._Trainer) -> float:
+        def killed(trainer: density.DensityTask) -> float:
             if trainer.step == stop:
                 raise KeyboardInterrupt
             return advance(trainer)
 
         with monkeypatch.context() as patch:
-            patch.setattr(loop._Trainer, "advance", killed)
+            patch.setattr(density.DensityTask, "advance", killed)
             if stop is None:
                 fit(model, x, config=config, run=tmp_path / folder, resume=True)
             else:
@@ -175,7 +175,7 @@ def test_dropout_differs_from_step_to_step() -> None:
         PixelCNNPP((1, 4, 4), 4, nr_filters=8, nr_resnet=1, dropout=0.5), ScoreHead(4, (16,)), NoiseLadder(1.0, 0.1, 5)
     )
     x = torch.randn(8, 16)
-    trainer = loop._Trainer(model, x, None, TrainConfig(steps=4, batch_size=8, device="cpu"), None, None, None)
+    trainer = density.DensityTask(model, x, None, TrainConfig(steps=4, batch_size=8, device="cpu"))
     found = []
     for trainer.step in (0, 0, 1):
         with trainer.seeded_dropout(0):

@@ -17,7 +17,8 @@ import torch
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, fit, load
 from arcsm.cli import application
 from arcsm.data import RowStream, blocks_of, streams
-from arcsm.training import loop
+from arcsm.training import density
+from arcsm.training.checkpoint import write_checkpoint
 
 
 def table(rows: int = 1000, columns: int = 3) -> np.ndarray:
@@ -128,16 +129,16 @@ def test_a_streamed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch:
     assert application.run(["train", str(tmp_path / "run.yaml"), "--out", str(whole)]) == 0
     command = ["train", str(tmp_path / "run.yaml"), "--out", str(cut)]
     with monkeypatch.context() as patch:
-        advance = loop._Trainer.advance
+        advance = density.DensityTask.advance
 
-        def stopped(trainer: loop._Trainer) -> float:
+        def stopped(trainer: density.DensityTask) -> float:
             if trainer.step == 13:
-                trainer.save_state()
+                write_checkpoint(trainer, cut)
             if trainer.step == 20:
                 raise KeyboardInterrupt
             return advance(trainer)
 
-        patch.setattr(loop._Trainer, "advance", stopped)
+        patch.setattr(density.DensityTask, "advance", stopped)
         assert application.run(command) == 130
     assert application.run([*command, "--resume"]) == 0
     a, b = load(whole).state_dict(), load(cut).state_dict()
@@ -189,7 +190,7 @@ def test_a_changed_file_is_rejected(tmp_path: Path) -> None:
 
 def test_fit_rejects_conditions_and_other_widths_for_streams(tmp_path: Path) -> None:
     stream = RowStream(blocks_of(write(tmp_path / "t.npy", table())))
-    with pytest.raises(ValueError, match="rows that are streamed have none"):
+    with pytest.raises(ValueError, match="streamed rows have no conditions"):
         fit(small_model(), stream, condition_train=torch.zeros(800))
     with pytest.raises(ValueError, match="expected rows of 2 columns, got 3"):
         fit(small_model(2), stream)

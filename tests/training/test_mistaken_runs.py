@@ -22,7 +22,7 @@ from arcsm import (
 from arcsm.cli import application
 from arcsm.data.datasets import load_dataset
 from arcsm.training.log import read_metrics
-from arcsm.training.runs import load_run, warn_of_other_data
+from arcsm.training.runs import load_run, warn_if_data_changed
 from small_runs import ON_DATA
 
 
@@ -51,16 +51,16 @@ train: {{steps: {steps}, batch_size: 16, device: cpu}}
 
 def load_run_and_warn(folder: Path) -> None:
     config = load_run(folder).config
-    warn_of_other_data(folder, load_dataset(config.data, config.train.seed))
+    warn_if_data_changed(folder, load_dataset(config.data, config.train.seed))
 
 
 def test_a_run_resumes_only_with_its_own_data(tmp_path: Path) -> None:
     x = torch.randn(64, 2)
     fit(conditional(), x, config=quick(), run=tmp_path)
-    with pytest.raises(ValueError, match="holds a run already; give resume=True"):
+    with pytest.raises(ValueError, match="already holds a run; give resume=True"):
         fit(conditional(), x, config=quick(), run=tmp_path)
     for other in (x[:60], x + 1.0):
-        with pytest.raises(ValueError, match=rf"began with other data \(64 rows then, {len(other)} now\)"):
+        with pytest.raises(ValueError, match=rf"started with other data \(64 rows then, {len(other)} now\)"):
             fit(conditional(), other, config=quick(), run=tmp_path, resume=True)
     assert fit(conditional(), x.clone(), config=quick(), run=tmp_path, resume=True).steps == 4
 
@@ -100,7 +100,7 @@ def test_a_truncated_log_is_read(tmp_path: Path) -> None:
         (tmp_path / "metrics.csv").write_text(whole + cut)
         assert [row["step"] for row in read_metrics(tmp_path)] == [1.0]
     (tmp_path / "metrics.csv").write_text(whole.replace("0.5", "x") + "2,0.4,,0.1,3.0\n")
-    with pytest.raises(ValueError, match=r"metrics\.csv: row 1 is not one of a training log"):
+    with pytest.raises(ValueError, match=r"metrics\.csv: row 1 is not a row of a training log"):
         read_metrics(tmp_path)
 
 
@@ -113,7 +113,7 @@ def test_changed_data_warn(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         load_run_and_warn(tmp_path / "run")
     np.save(tmp_path / "t.npy", rows[::-1])
-    with pytest.warns(UserWarning, match="the data have changed since it was trained"):
+    with pytest.warns(UserWarning, match="the data have changed since the training"):
         load_run_and_warn(tmp_path / "run")
 
 
@@ -121,7 +121,7 @@ def test_a_report_needs_held_out_rows(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "run.yaml").write_text(TINY.format(rows=100, steps=2))
     assert run("train", tmp_path / "run.yaml", "--set", "data.test=0", "--out", tmp_path / "out") == 0
     assert run("report", tmp_path / "out") == 1
-    assert "data.test: a report needs at least 2 rows that are held out, this run has 0" in capsys.readouterr().err
+    assert "data.test: a report needs at least 2 test rows, but this run has 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [("info",), ("sample", "--out", "x.csv"), ("score", "x.csv", "--out", "y.csv")])

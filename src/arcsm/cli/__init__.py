@@ -1,4 +1,4 @@
-"""The command ``arcsm``: one module for each group of commands, put together in :mod:`arcsm.cli.application`."""
+"""The command ``arcsm``, one module per group of commands; :mod:`arcsm.cli.application` combines them."""
 
 from arcsm.cli.application import main
 

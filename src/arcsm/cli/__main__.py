@@ -1,4 +1,4 @@
-"""``python -m arcsm.cli``, by which several processes of one command are started."""
+"""``python -m arcsm.cli``, as which the processes of a shared command are started."""
 
 from arcsm.cli.application import main
 

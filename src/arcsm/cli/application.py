@@ -1,4 +1,4 @@
-"""The command ``arcsm``: its parts, and how it ends. None of its commands prints a traceback for a mistake."""
+"""The command ``arcsm``: its groups of commands, exit codes and one-line errors."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptio
 for _commands in (training, models, tables, pages, reproduce):
     app.add_typer(_commands.app)
 
-_SHARED = ("train", "sample", "score", "reproduce")  # what several processes do together, the last by its cells
+_SHARED = ("train", "sample", "score", "reproduce")  # commands that several processes can share
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"arcsm {__version__}")
         raise typer.Exit
 
@@ -37,33 +37,33 @@ def _version(wanted: bool) -> None:
 def callback(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Score-based autoregressive density models: train by scores, get likelihoods, samples and calibrated CDFs."""
     command = context.invoked_subcommand
     if command not in _SHARED and process_count() > 1:
-        raise ValueError(f"{command}: works in one process, and {process_count()} were started; start it by itself")
+        raise ValueError(f"{command}: runs in one process, but {process_count()} were started")
 
 
 def main() -> None:
-    """Run the command; a user's mistake becomes one line on standard error."""
+    """Run the command and exit. A user's mistake prints one line on standard error."""
     warnings.showwarning = _warn_in_one_line
-    alone = not was_started()  # who starts several processes looks at how each has ended
+    alone = not was_started()  # the launcher of several processes needs to see which signal ended each
     if alone:
         raise_on_sigterm()
     code = run(sys.argv[1:])
     if alone:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends anyway, and takes its temporary files along
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the interpreter is exiting and deletes temporary files
     sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Exit code of the command for given arguments."""
+    """Run the command with arguments and return its exit code."""
     try:
         code = app(args=list(arguments), prog_name="arcsm", standalone_mode=False)
-    except SeveralProcesses as wanted:
-        return _start(arguments, wanted)
+    except SeveralProcesses as request:
+        return _start(arguments, request)
     except Stopped as stop:
         return fail(stop, 130)
     except KeyboardInterrupt:
@@ -74,7 +74,7 @@ def run(arguments: Sequence[str]) -> int:
         return fail(error, 1)
     except OSError as error:
         return fail(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
-    except Exception as error:  # errors of usage; their class depends on the version of typer
+    except Exception as error:  # includes usage errors, whose class depends on the version of typer
         if not hasattr(error, "format_message"):
             if type(error).__name__ == "Abort":
                 return fail("interrupted", 130)
@@ -87,19 +87,19 @@ def run(arguments: Sequence[str]) -> int:
             print(error.format_message())
             return 2
         return fail(f"{error.format_message()} (see arcsm --help)", 2)
-    if code == 130:  # of a typer that takes the interruption for itself
+    if code == 130:  # some versions of typer catch the interruption
         return fail("interrupted", 130)
     return code if isinstance(code, int) else 0
 
 
-def _start(arguments: Sequence[str], wanted: SeveralProcesses) -> int:
-    """Exit code of the command, run in several processes."""
+def _start(arguments: Sequence[str], request: SeveralProcesses) -> int:
+    """Run the command in several processes and return its exit code."""
     try:
-        return launch(arguments, wanted.devices, wanted.nodes)
+        return launch(arguments, request.devices, request.nodes)
     except ValueError as error:
         return fail(error, 1)
     except ProcessError as error:
-        return fail(f"{error}; {wanted.again}" if wanted.again else error, 1)
+        return fail(f"{error}; {request.hint}" if request.hint else error, 1)
     except KeyboardInterrupt as stop:
         return fail(str(stop).removeprefix("arcsm: ") or "interrupted", 130)
     except Terminated:

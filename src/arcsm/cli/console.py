@@ -1,4 +1,4 @@
-"""What commands say."""
+"""What commands print."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from arcsm.reports.run import LikelihoodRow, ReportNumbers
 from arcsm.training.loop import FitResult
 
 
-def show_training(result: FitResult, loss: str = "best objective") -> None:
-    """How the training went, and what its loss is called."""
+class Stopped(Exception):
+    """The user has stopped a command; the message tells when, and how to continue."""
+
+
+def show_training(result: FitResult, loss_name: str = "best objective") -> None:
+    """Print the summary of a training."""
     early = ", stopped early" if result.stopped_early else ""
-    print(f"trained {result.steps} steps in {result.seconds:.0f} s{early}; {loss} {result.best_loss:.4f}")
+    print(f"trained {result.steps} steps in {result.seconds:.0f} s{early}; {loss_name} {result.best_loss:.4f}")
 
 
 def show_likelihoods(numbers: ReportNumbers) -> None:
-    """Likelihoods and calibration of a report."""
+    """Print likelihoods and calibration of a report."""
     show_likelihood_table(numbers.log_likelihood)
     print(f"calibration: KS distance {numbers.pit_statistic:.4f} over {numbers.pit_count} values")
 
 
 def show_likelihood_table(rows: Sequence[LikelihoodRow]) -> None:
-    """Held-out log likelihoods, a line for each model."""
-    table = Table("held-out log likelihood", "nats a row")
+    """Print held-out log likelihoods, one line per model."""
+    table = Table("held-out log likelihood", "nats per row")
     for row in rows:
         table.add_row(row.model, f"{row.mean:.3f}" + (f" +- {row.error:.3f}" if row.error is not None else ""))
     Console().print(table)
 
 
-class Stopped(Exception):
-    """The user has stopped a command; says where it was, and how to go on."""
-
-
 def fail(error: object, code: int) -> int:
-    """Say in one line what was wrong, and return the exit code."""
-    said = f"arcsm: {' '.join(str(error).split())}"
-    if not report_to_launcher(said):
-        print(said, file=sys.stderr)
+    """Print an error in one line, or hand it to the launching process; return the exit code."""
+    line = f"arcsm: {' '.join(str(error).split())}"
+    if not report_to_launcher(line):
+        print(line, file=sys.stderr)
     return code

@@ -1,4 +1,4 @@
-"""Commands that several processes run together."""
+"""Commands that several processes share."""
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ from arcsm._runtime.process_group import join, was_started
 
 
 class SeveralProcesses(Exception):
-    """The command is to run in processes of its own."""
+    """The command must be started again in several processes."""
 
-    def __init__(self, devices: int, nodes: int, again: str) -> None:
+    def __init__(self, devices: int, nodes: int, hint: str) -> None:
         super().__init__(devices, nodes)
-        self.devices, self.nodes, self.again = devices, nodes, again
+        self.devices, self.nodes, self.hint = devices, nodes, hint
 
 
-def in_processes(devices: int, nodes: int, again: str = "") -> None:
-    """Where several processes are asked for, and this is none of them: have the command start again in each."""
+def join_processes(devices: int, nodes: int, hint: str = "") -> None:
+    """Join the other processes of the command, or have the command started again in several processes.
+
+    Arguments:
+        devices: Processes on this machine.
+        nodes: Machines.
+        hint: What the user can do if a process ends early.
+
+    Raises:
+        SeveralProcesses: If several processes are requested and this is none of them.
+    """
     if devices * nodes > 1 and not was_started():
-        raise SeveralProcesses(devices, nodes, again)
+        raise SeveralProcesses(devices, nodes, hint)
     if not join().first:
-        warnings.simplefilter("ignore")  # the first one says it
+        warnings.simplefilter("ignore")  # the first process warns

@@ -1,4 +1,4 @@
-"""Commands that ask a trained model."""
+"""Commands that apply a trained model: sample, score and denoise."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from arcsm._runtime.files import atomic_path, check_separate, check_writable
 from arcsm._runtime.moments import RunningMoments
 from arcsm._runtime.process_group import group
 from arcsm._runtime.progress import track
-from arcsm.cli.launching import in_processes
+from arcsm.cli.kinds import kind_at
+from arcsm.cli.launching import join_processes
 from arcsm.cli.model_rows import (
     SCORE_COLUMNS,
     RowSource,
     column_names,
     images_for,
     log_probs,
-    sample_share,
     score_frame,
     score_writer,
     shared_class,
@@ -36,11 +36,8 @@ from arcsm.data import scale_images, write_table
 from arcsm.data.images import save_images
 from arcsm.data.pixels import unscale_images
 from arcsm.data.table import check_header
-from arcsm.implicit.networks.vae import VAE, load_vae
-from arcsm.implicit.vae.runs import holds_vae
-from arcsm.model import AutoregressiveModel, load
+from arcsm.model import load
 from arcsm.reports.run import sample_picture
-from arcsm.training.runs import class_labels
 
 app = typer.Typer()
 
@@ -52,15 +49,16 @@ app = typer.Typer()
 def sample(
     run: Trained,
     out: Annotated[
-        Path, typer.Option(help="A .png (a grid of images), a folder (a .png each), a .csv, .parquet or .npy file.")
+        Path,
+        typer.Option(help="A .png (a grid of images), a folder (one .png each), or a .csv, .parquet or .npy file."),
     ],
     n: Annotated[int, typer.Option("-n", help="Number of samples.", min=1)] = 64,
     sampler: Annotated[
-        str | None, typer.Option(help=f"{', '.join(registry.parts('sampler'))}; the model's default without.")
+        str | None, typer.Option(help=f"{', '.join(registry.parts('sampler'))}. Default: the model's own.")
     ] = None,
-    denoise: Annotated[bool, typer.Option("--denoise", help="Remove the last noise (Tweedie's formula).")] = False,
+    denoise: Annotated[bool, typer.Option("--denoise", help="Remove the smallest noise (Tweedie's formula).")] = False,
     label: Annotated[
-        int | None, typer.Option("--class", help="Class to draw, for a model with classes; by default all in turn.")
+        int | None, typer.Option("--class", help="Class to sample, for models with classes. Default: all in turn.")
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -68,28 +66,20 @@ def sample(
     nodes: Nodes = 1,
 ) -> None:
     """Draw samples from a trained model. The same seed and number of devices give the same samples."""
-    model: AutoregressiveModel | VAE
-    if not holds_vae(run):
-        in_processes(devices, nodes)
-    elif devices * nodes > 1:
-        raise ValueError("--devices: an autoencoder draws in one process")
-    model = load_vae(run, device) if holds_vae(run) else load(run, group().device(device))
+    kind = kind_at(run)
+    kind.join(devices, nodes)
+    model = kind.load(run, device)
     if out.suffix not in ("", ".png", ".npy", ".csv", ".parquet"):
         raise ValueError(f"--out {out}: expected a .png, .csv, .parquet or .npy file, or a folder")
     if out.suffix in ("", ".png") and "image_shape" not in model.metadata:
-        raise ValueError(f"--out {out}: this model is not of images; use .csv, .parquet or .npy")
+        raise ValueError(f"--out {out}: the model is not of images; use .csv, .parquet or .npy")
     if out.suffix == "" and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"--out {out}: exists already; give a new or an empty folder")
+        raise ValueError(f"--out {out}: already exists; choose a new or an empty folder")
     check_writable(out / "0.png" if out.suffix == "" else out)
     if out.suffix == ".csv":
         check_header(column_names(model))
-    begun = time.monotonic()
-    if isinstance(model, VAE):
-        if sampler is not None or denoise or label is not None:
-            raise ValueError("--sampler, --denoise, --class: expected none of them; this is an autoencoder")
-        rows = model.sample(n, torch.Generator(model.device).manual_seed(seed)).cpu()
-    else:
-        rows = sample_share(model, n, sampler, class_labels(model, n, label), seed, denoise, group())
+    started = time.monotonic()
+    rows = kind.sample(model, n, sampler, denoise, label, seed)
     if not group().first:
         return
     if out.suffix == "":
@@ -101,7 +91,7 @@ def sample(
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_table(out, rows.numpy(), column_names(model))
-    print(f"{out}  {n} samples in {time.monotonic() - begun:.1f} s")
+    print(f"{out}  {n} samples in {time.monotonic() - started:.1f} s")
 
 
 @app.command(
@@ -112,7 +102,9 @@ def score(
     run: Trained,
     data: Annotated[Path, typer.Argument(metavar="DATA", help=".csv, .parquet, .npy, .npz or a folder of images.")],
     out: Annotated[Path, typer.Option(help="A .csv, .parquet or .npy file.")],
-    method: Annotated[str | None, typer.Option(help="flow, quadrature or closed_form; the default without.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="flow, quadrature or closed_form. Default: the model's own.")
+    ] = None,
     with_data: WithData = False,
     label: Label = None,
     skip_bad: SkipBad = False,
@@ -121,33 +113,33 @@ def score(
     devices: Devices = 1,
     nodes: Nodes = 1,
 ) -> None:
-    """Log density of each row in nats, and what surprises most: a column by name, else a dimension, from 0.
+    """Compute the log density of each row in nats, and its least likely column (by name, else by number).
 
-    Rows are numbered from 0, too.
+    Rows and columns are numbered from 0.
     """
     if skip_bad and out.suffix == ".npy":
-        raise ValueError(f"--out {out}: a .npy file cannot say which images were left out; use .csv or .parquet")
+        raise ValueError(f"--out {out}: a .npy file cannot list the skipped images; use .csv or .parquet")
     check_writable(out)
     check_separate({"--out": out}, (data,))
     if with_data and (out.suffix == ".npy" or data.is_dir()):
-        raise ValueError("--with-data: keeps the columns of a table; use it with one, and with --out .csv or .parquet")
-    in_processes(devices, nodes)
+        raise ValueError("--with-data: copies the columns of a table; it needs a table, and --out .csv or .parquet")
+    join_processes(devices, nodes)
     model, processes, mean = load(run, group().device(device)), group(), RunningMoments()
-    of_class = shared_class(model, label)
+    class_label = shared_class(model, label)
     source = RowSource(model, data, seed, skip_bad)
     if with_data:
         source.check_reserved_columns(SCORE_COLUMNS)
-    count = sum(len(rows) for rows in source.parts())  # all is looked at before the work
+    count = sum(len(rows) for rows in source.parts())  # checks all rows first
     names = column_names(model) if "columns" in model.metadata and out.suffix != ".npy" else None
     with (
         score_writer(out) if processes.first else nullcontext(lambda _: None) as write,
         track("scoring", processes.share(count).stop, processes.first) as advance,
     ):
-        own = source.raw_parts() if with_data else None
+        columns = source.raw_parts() if with_data else None
         for rows in source.parts():
             share = rows[processes.share(len(rows))]
-            terms = processes.collect(log_probs(model, share, method, of_class, advance))
-            before = None if own is None else next(own)
+            terms = processes.collect(log_probs(model, share, method, class_label, advance))
+            before = None if columns is None else next(columns)
             if processes.first:
                 write(score_frame(terms, mean.count, before, source.names, names))
                 mean.add(terms.sum(1))
@@ -163,19 +155,19 @@ def score(
 def denoise(
     run: Trained,
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A folder of noisy images of the model's size.")],
-    out: Annotated[Path, typer.Option(help="Folder of the restored images, PNG, of the same names.")],
-    noise: Annotated[Noise, typer.Option(help="What the noise is.")] = "gaussian",
+    out: Annotated[Path, typer.Option(help="Folder of the restored images, PNG files of the same names.")],
+    noise: Annotated[Noise, typer.Option(help="Kind of noise.")] = "gaussian",
     sigma: Annotated[
-        float | None, typer.Option(help="Standard deviation of gaussian noise; pixels are from -1 to 1.")
+        float | None, typer.Option(help="Standard deviation of gaussian noise, for pixels from -1 to 1.")
     ] = None,
     probability: Annotated[
-        float | None, typer.Option(help="Share of the values that salt and pepper have replaced.")
+        float | None, typer.Option(help="Fraction of values that salt-and-pepper noise replaces.")
     ] = None,
     method: Annotated[
         Denoiser | None,
         typer.Option(
-            help="tweedie (gaussian noise; fast, its default), posterior (the other's default), particles (looks ahead "
-            "too; slow) or langevin (the paper's, for salt and pepper)."
+            help="tweedie (fast, gaussian noise only, its default), posterior (default for salt-and-pepper noise), "
+            "particles (slow, also uses later pixels) or langevin (the paper's, for salt-and-pepper noise)."
         ),
     ] = None,
     label: Label = None,
@@ -183,7 +175,7 @@ def denoise(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Remove noise from images, by a model of clean ones."""
+    """Remove noise from images, with a model of clean images."""
     model = load(run, resolve_device(device))
     if not images.is_dir():
         raise ValueError(f"{images}: expected a folder of images")
@@ -191,12 +183,12 @@ def denoise(
     targets = restored_paths(images, noisy.names or (), out)
     corruption = make_corruption(model, noise, sigma, probability, noisy.levels)
     rows = scale_images(noisy.pixels, noisy.levels).flatten(1) + 1.0 / noisy.levels  # the middle of each level
-    begun = time.monotonic()
+    started = time.monotonic()
     rows = rows.to(model.shift)
-    of_class, generator = shared_class(model, label), torch.Generator(rows.device).manual_seed(seed)
-    clean = restored(model, rows, corruption, method, of_class, generator, progress=True)
+    class_label, generator = shared_class(model, label), torch.Generator(rows.device).manual_seed(seed)
+    clean = restored(model, rows, corruption, method, class_label, generator, progress=True)
     pixels = unscale_images(clean.cpu(), noisy.levels, stretch=True).view(noisy.pixels.shape)
     for target, image in zip(targets, pixels, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         save_images(target, image[None], padding=0)
-    print(f"{out}  {len(targets)} images in {time.monotonic() - begun:.1f} s")
+    print(f"{out}  {len(targets)} images in {time.monotonic() - started:.1f} s")

@@ -1,4 +1,4 @@
-"""The command that runs experiments."""
+"""The command that runs the experiments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from arcsm.cli.options import Device
 from arcsm.experiments import EXPERIMENTS, Preset, find
-from arcsm.experiments.base import result_path
+from arcsm.experiments.records import result_path
 
 app = typer.Typer()
 
@@ -18,21 +18,26 @@ app = typer.Typer()
 @app.command(epilog="Examples: arcsm reproduce   |   arcsm reproduce mnist-made --preset cpu --out mine")
 def reproduce(
     experiment: Annotated[
-        str | None, typer.Argument(metavar="[EXPERIMENT]", help="A name; without it, the list.")
+        str | None, typer.Argument(metavar="[EXPERIMENT]", help="Name of the experiment. Default: list all.")
     ] = None,
-    preset: Annotated[Preset, typer.Option(help="smoke (seconds), cpu (two cores) or paper (its settings).")] = "cpu",
+    preset: Annotated[
+        Preset, typer.Option(help="smoke (seconds), cpu (two cores) or paper (the paper's settings).")
+    ] = "cpu",
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
-    work: Annotated[Path, typer.Option(help="Folder of what is trained on the way; a stopped run goes on.")] = Path(
-        "runs"
-    ),
+    work: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of the models that the experiment trains; an interrupted experiment resumes from it."
+        ),
+    ] = Path("runs"),
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier result.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Seed of all randomness; by default the preset's.", min=0)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all randomness. Default: the preset's.", min=0)] = None,
     device: Device = "auto",
 ) -> None:
-    """Run an experiment and write its metrics, configuration, versions and pictures."""
+    """Run an experiment; write its metrics, configuration, versions and pictures."""
     if experiment is None:
         for known in EXPERIMENTS.values():
             print(f"{known.name:14s} {known.about}")

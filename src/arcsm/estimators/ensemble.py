@@ -15,7 +15,7 @@ from arcsm.anomaly import tail_surprise
 from arcsm.denoise import MissingValues, particle_filter
 from arcsm.estimators.ensemble_config import EnsembleConfig
 from arcsm.model import AutoregressiveModel
-from arcsm.training.loop import fit
+from arcsm.training.density import fit
 
 _MIN_VALIDATION_ROWS = 512  # held-out rows repeat with fresh noise up to this number
 _MAX_SELECTION_ROWS = 400  # held-out rows that choose the noise level and the configuration

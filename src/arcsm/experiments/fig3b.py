@@ -23,7 +23,7 @@ from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
 from arcsm.reports.plots import scatter
 from arcsm.training.config import TrainConfig
-from arcsm.training.loop import fit
+from arcsm.training.density import fit
 
 
 class Fig3b(Settings):

@@ -23,7 +23,7 @@ from arcsm._runtime.files import atomic_path
 from arcsm.data.datasets import Dataset
 from arcsm.data.images import image_grid
 from arcsm.data.pixels import unscale_images
-from arcsm.experiments.base import Count, Preset, Study, digest, result_path, study
+from arcsm.experiments.base import Count, Preset, Study, digest, study
 from arcsm.experiments.image_models import (
     CPU_MADE,
     CPU_PIXELCNN,
@@ -38,6 +38,7 @@ from arcsm.experiments.image_models import (
     train_all,
     trained,
 )
+from arcsm.experiments.records import result_path
 from arcsm.metrics import add_smallest_noise, bits_per_dim, mean_and_standard_error
 from arcsm.metrics.evaluations import count_evaluations
 from arcsm.metrics.frechet import Frechet

@@ -16,7 +16,7 @@ from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.metrics import energy_distance
 from arcsm.model import AutoregressiveModel
 from arcsm.reports.plots import scatter
-from arcsm.training.loop import fit
+from arcsm.training.density import fit
 from arcsm.training.run_config import load_config
 
 

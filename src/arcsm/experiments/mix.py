@@ -20,7 +20,7 @@ from arcsm.experiments.toys import toy_rows
 from arcsm.metrics import add_smallest_noise
 from arcsm.model import AutoregressiveModel
 from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
-from arcsm.training.loop import fit
+from arcsm.training.density import fit
 from arcsm.training.run_config import load_config
 
 Mix = float | Literal["auto"]

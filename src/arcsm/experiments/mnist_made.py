@@ -11,7 +11,8 @@ import torch
 
 from arcsm._runtime.files import atomic_path
 from arcsm.data.datasets import Dataset, load_dataset
-from arcsm.experiments.base import Experiment, Preset, result_path, write_record
+from arcsm.experiments.base import Experiment, Preset, write_record
+from arcsm.experiments.records import result_path
 from arcsm.metrics import add_smallest_noise, mean_and_standard_error, pit_uniformity
 from arcsm.model import AutoregressiveModel
 from arcsm.reports.run import sample_picture

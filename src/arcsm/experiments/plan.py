@@ -28,7 +28,7 @@ from arcsm.experiments.image_models import CPU_PIXELCNN, PAPER, PAPER_PIXELCNN, 
 from arcsm.metrics.costs import interleaved_medians
 from arcsm.model import AutoregressiveModel
 from arcsm.reports import plots
-from arcsm.training.config import TrainConfig, objective_of
+from arcsm.training.config import TrainConfig, configured_objective
 from arcsm.training.run_config import load_config
 
 SHAPES: Mapping[str, tuple[int, int, int]] = {"mnist": (1, 28, 28), "cifar": (3, 32, 32), "faces": (3, 32, 32)}
@@ -201,7 +201,7 @@ def _backward(model: AutoregressiveModel, config: TrainConfig, x: Tensor) -> Non
     """Loss and all gradients; the optimizer's step is a thousandth of it."""
     model.zero_grad()
     generator = torch.Generator(x.device).manual_seed(0)
-    objective_of(config)(model, x, generator=generator).backward()
+    configured_objective(config)(model, x, generator=generator).backward()
 
 
 class _Calls(TorchDispatchMode):

@@ -30,8 +30,9 @@ from arcsm.experiments.autoencoders import (
     Result,
     Table2,
 )
-from arcsm.experiments.base import Preset, Study, over_seeds, result_path, study
+from arcsm.experiments.base import Preset, Study, over_seeds, study
 from arcsm.experiments.paired import behind, over_rows
+from arcsm.experiments.records import result_path
 
 #: The paper's Table 2: nats of MNIST by annealing with 8 and 16 latents, Fréchet (Inception) distance of CelebA.
 QUOTED: Mapping[str, tuple[float, float, float]] = {

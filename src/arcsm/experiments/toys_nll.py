@@ -25,7 +25,7 @@ from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
 from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
 from arcsm.training.config import TrainConfig
-from arcsm.training.loop import fit
+from arcsm.training.density import fit
 from arcsm.training.optimization import averaging
 
 

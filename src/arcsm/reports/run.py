@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run: what it was trained on, how it went, what it says and how well."""
+"""The report of a density's run, a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -25,19 +25,23 @@ from arcsm.metrics import (
     mean_and_standard_error,
     pit_uniformity,
 )
+from arcsm.model import AutoregressiveModel
 from arcsm.reports import plots
 from arcsm.training.log import read_metrics
-from arcsm.training.run_config import dump_config
-from arcsm.training.runs import Run, class_labels, warn_of_other_data
+from arcsm.training.run_config import RunConfig, dump_config
+from arcsm.training.runs import Run, class_labels, warn_if_data_changed
 
-_SCORED_ROWS = 1000  # test rows that likelihoods are measured on, at most
-_PIT_VALUES = 20_000
-_BASELINE_DIMENSIONS = 100  # a full covariance is not fitted beyond
+_MAX_TEST_ROWS = 1000
+_MAX_PIT_VALUES = 20_000
+_MAX_BASELINE_DIMENSIONS = 100  # the baseline has full covariances
+_TABLE_SAMPLES = 2000
+
+DensityRun = Run[RunConfig, AutoregressiveModel]
 
 
 @dataclass(frozen=True)
 class LikelihoodRow:
-    """A line of the table of likelihoods, in nats a row."""
+    """A line of the table of likelihoods, in nats per row."""
 
     model: str
     mean: float
@@ -47,7 +51,7 @@ class LikelihoodRow:
 
 @dataclass(frozen=True)
 class ReportNumbers:
-    """The numbers of a report, for those who want them without the page."""
+    """The numbers of a report."""
 
     log_likelihood: list[LikelihoodRow]
     noisy_log_likelihood: LikelihoodRow | None
@@ -57,30 +61,30 @@ class ReportNumbers:
 
 
 def write_report(
-    run: Run, path: Path, samples: int = 64, sampler: str | None = None, seed: int = 0, progress: bool = False
+    run: DensityRun, path: Path, samples: int = 64, sampler: str | None = None, seed: int = 0, progress: bool = False
 ) -> ReportNumbers:
-    """Sample, score and test a run, and write the page.
+    """Sample and score the model of a run, test its calibration, and write the page.
 
     Arguments:
         run: The run.
         path: The page.
-        samples: Number of samples shown.
+        samples: Number of samples to show.
         sampler: A name in :mod:`arcsm.samplers`.
-        seed: Seed of the samples, the dequantisation and the noise.
+        seed: Seed of all randomness.
         progress: Show a progress bar (on a terminal).
     """
     dataset = load_dataset(run.config.data, run.config.train.seed)
-    warn_of_other_data(run.folder, dataset)
+    warn_if_data_changed(run.folder, dataset)
     with track("report", 4, progress) as advance:
         numbers, u = _numbers(run, dataset, seed)
         advance()
         generator = torch.Generator(run.model.shift.device).manual_seed(seed)
         images = "image_shape" in dataset.metadata
-        count = samples if images else 2000
+        count = samples if images else _TABLE_SAMPLES
         labels = class_labels(run.model, count)
-        drawn = run.model.sample(count, sampler, generator, labels, denoise=images).cpu()
+        sampled = run.model.sample(count, sampler, generator, labels, denoise=images).cpu()
         advance()
-        pictures = _pictures(run, dataset, drawn, samples, seed)
+        pictures = _pictures(run, dataset, sampled, samples, seed)
         advance()
         write_text(path, _page(run, dataset, numbers, u, pictures))
         advance()
@@ -88,7 +92,7 @@ def write_report(
 
 
 def sample_picture(rows: Tensor, metadata: dict[str, Any], columns: int | None = None) -> bytes:
-    """Rows of an image model as the PNG of a grid, as square as can be or with so many columns."""
+    """Return rows of an image model as a PNG of a grid, with a number of columns or nearly square."""
     pixels = unscale_images(rows.clamp(-1.0, 1.0), metadata["levels"], stretch=True)
     pixels = pixels.view(-1, *metadata["image_shape"])
     buffer = io.BytesIO()
@@ -96,24 +100,22 @@ def sample_picture(rows: Tensor, metadata: dict[str, Any], columns: int | None =
     return buffer.getvalue()
 
 
-def _numbers(run: Run, dataset: Dataset, seed: int) -> tuple[ReportNumbers, Tensor]:
+def _numbers(run: DensityRun, dataset: Dataset, seed: int) -> tuple[ReportNumbers, Tensor]:
     model = run.model
     device = model.shift.device
     if len(dataset.test) < 2:
-        raise ValueError(
-            f"data.test: a report needs at least 2 rows that are held out, this run has {len(dataset.test)}"
-        )
-    test = dataset.dequantised(dataset.test[:_SCORED_ROWS], seed + 1)
+        raise ValueError(f"data.test: a report needs at least 2 test rows, but this run has {len(dataset.test)}")
+    test = dataset.dequantised(dataset.test[:_MAX_TEST_ROWS], seed + 1)
     noisy = add_smallest_noise(model, test, seed + 2)
     conditional = class_labels(model, 1) is not None
     labels = dataset.labels["test"][: len(test)].to(device) if conditional else None
     with torch.no_grad():
         clean_mean, clean_error = mean_and_standard_error(model.log_prob(test.to(device), condition=labels))
         noisy_mean, noisy_error = mean_and_standard_error(model.log_prob(noisy.to(device), condition=labels))
-        rows = max(1, min(len(noisy), _PIT_VALUES // model.features))
+        rows = max(1, min(len(noisy), _MAX_PIT_VALUES // model.features))
         u = model.cdf(noisy[:rows].to(device), condition=None if labels is None else labels[:rows]).cpu()
     table = [LikelihoodRow(f"this run, by {run.config.train.objective}", clean_mean, clean_error, ours=True)]
-    if model.features <= _BASELINE_DIMENSIONS:
+    if model.features <= _MAX_BASELINE_DIMENSIONS:
         train = dataset.dequantised(dataset.train_rows(), seed + 3)
         valid = dataset.dequantised(dataset.valid, seed + 4)
         scores = gaussian_mixture_scores(train, valid, test, seed)
@@ -124,14 +126,14 @@ def _numbers(run: Run, dataset: Dataset, seed: int) -> tuple[ReportNumbers, Tens
     return numbers, u
 
 
-def _pictures(run: Run, dataset: Dataset, drawn: Tensor, samples: int, seed: int) -> list[tuple[str, str]]:
-    """Titles and pictures (as addresses) of samples beside real rows."""
+def _pictures(run: DensityRun, dataset: Dataset, sampled: Tensor, samples: int, seed: int) -> list[tuple[str, str]]:
+    """Return titles and pictures (data URIs) of samples beside real rows."""
     if "image_shape" in dataset.metadata:
         real = dataset.dequantised(dataset.test[:samples], seed)
         return [
             (
-                "Samples (the last noise removed)" if run.model.noise is not None else "Samples",
-                plots.as_data_uri(sample_picture(drawn, dataset.metadata)),
+                "Samples (smallest noise removed)" if run.model.noise is not None else "Samples",
+                plots.as_data_uri(sample_picture(sampled, dataset.metadata)),
             ),
             ("Held-out data", plots.as_data_uri(sample_picture(real, dataset.metadata))),
         ]
@@ -139,37 +141,44 @@ def _pictures(run: Run, dataset: Dataset, drawn: Tensor, samples: int, seed: int
     if len(columns) == 2:
         device = run.model.shift.device
         with torch.no_grad():
-            figure = plots.plane(dataset.test, drawn, lambda x: run.model.log_prob(x.to(device), tol=1e-3), columns)
-        return [("Data, samples and learned density", plots.as_data_uri(plots.as_png(figure)))]
-    figure = plots.marginals(dataset.test, drawn, columns)
+            figure = plots.plane(dataset.test, sampled, lambda x: run.model.log_prob(x.to(device), tol=1e-3), columns)
+        return [("Data, samples and model density", plots.as_data_uri(plots.as_png(figure)))]
+    figure = plots.marginals(dataset.test, sampled, columns)
     return [("Columns: real rows and samples", plots.as_data_uri(plots.as_png(figure)))]
 
 
-def _page(run: Run, dataset: Dataset, numbers: ReportNumbers, u: Tensor, pictures: list[tuple[str, str]]) -> str:
-    history = read_metrics(run.folder)
+def _page(run: DensityRun, dataset: Dataset, numbers: ReportNumbers, u: Tensor, pictures: list[tuple[str, str]]) -> str:
     uniformity = Uniformity(numbers.pit_statistic, numbers.pit_p_value, numbers.pit_count)
     return render(
         "report.html",
-        name=run.config.name,
-        about=run.config.about,
-        parameters=sum(p.numel() for p in run.model.parameters()),
-        rows=len(dataset.train),
-        features=run.model.features,
-        steps=int(history[-1]["step"]) if history else 0,
-        seconds=history[-1]["seconds"] if history else 0.0,
+        **page_values(run, dataset),
         sigma_min=None if run.model.noise is None else run.model.noise.sigma_min,
         dequantise=dataset.dequantise,
         numbers=numbers,
         pictures=pictures,
         paired=len(pictures) == 2,
-        curve=plots.as_data_uri(plots.as_png(plots.training_curve(history))) if history else None,
         pit=plots.as_data_uri(plots.as_png(plots.pit_histogram(u, uniformity))),
-        config=dump_config(run.config),
     )
 
 
+def page_values(run: Run[Any, Any], dataset: Dataset) -> dict[str, Any]:
+    """Return the template values that the reports of all kinds of runs share."""
+    history = read_metrics(run.folder)
+    return {
+        "name": run.config.name,
+        "about": run.config.about,
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "rows": len(dataset.train),
+        "features": run.model.features,
+        "steps": int(history[-1]["step"]) if history else 0,
+        "seconds": history[-1]["seconds"] if history else 0.0,
+        "curve": plots.as_data_uri(plots.as_png(plots.training_curve(history))) if history else None,
+        "config": dump_config(run.config),
+    }
+
+
 def render(template: str, **values: Any) -> str:
-    """A page from one of the package's templates."""
+    """Return the page of one of the package's templates."""
     loader = jinja2.PackageLoader("arcsm.reports", "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.get_template(template).render(version=arcsm.__version__, **values)

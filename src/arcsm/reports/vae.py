@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run of an autoencoder: pictures, a likelihood, the curve, the configuration."""
+"""The report of an autoencoder's run, a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ from arcsm.implicit.evidence.annealing import Annealing, bidirectional_bounds
 from arcsm.implicit.evidence.bounds import bounds, elbo, importance_bound
 from arcsm.implicit.networks.encoders import LocationScaleEncoder
 from arcsm.implicit.networks.vae import VAE
-from arcsm.implicit.vae.runs import VAERun
+from arcsm.implicit.vae.runs import VAERunConfig
 from arcsm.implicit.vae.training import used_latents
 from arcsm.metrics import mean_and_standard_error
 from arcsm.reports import plots
-from arcsm.reports.run import LikelihoodRow, render, sample_picture
+from arcsm.reports.run import LikelihoodRow, page_values, render, sample_picture
 from arcsm.training.log import read_metrics
-from arcsm.training.run_config import dump_config
-from arcsm.training.runs import warn_of_other_data
+from arcsm.training.runs import Run, warn_if_data_changed
 
-_IMAGES, _SAMPLES = 200, 1_000  # of the likelihood of a page; a convolutional decoder gets a tenth of both
-_ELBO = "evidence lower bound"
-_ELBO_SAMPLES = 20  # of each image
-_ANNEALING = Annealing(temperatures=100, chains=4)  # of the same images, where the decoder is quick
-_SIMULATED = 50  # images that the model draws, on which annealing is checked from both sides
-_SHOWN = 8  # images that are reconstructed, and latents that are traversed
-_REACH = 2.5  # of a traversal, in standard deviations of the prior
-_STEPS = 8
+_IMAGES, _SAMPLES = 200, 1_000  # test images and latents per image; a tenth of both for convolutional decoders
+_ELBO_SAMPLES = 20  # latents per image
+_ANNEALING = Annealing(temperatures=100, chains=4)  # for dense decoders, which are fast
+_SIMULATED_IMAGES = 50  # for annealed bounds from both sides
+_TRAVERSED_LATENTS = 8
+_SHOWN_IMAGES = 32
+_TRAVERSAL_STANDARD_DEVIATIONS = 2.5  # of the prior, to both sides
+_TRAVERSAL_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -41,33 +40,35 @@ class VAENumbers:
     """The numbers of the page.
 
     Attributes:
-        log_likelihood: Nats an image, by each estimate.
-        images: How many there are.
-        samples: Latents of each, of the importance weighted bound.
-        apart: By how much annealed bounds from above and from below differ on images that the model draws, and the
-            standard error of that; ``None`` where there was no annealing.
-        used_latents: How many say something of the image.
+        log_likelihood: Nats per image, by each estimate.
+        images: Number of test images.
+        samples: Latents per image, for the importance weighted bound.
+        annealing_gap: Mean difference between upper and lower annealed bounds on images sampled from the model, and
+            its standard error; ``None`` without annealing.
+        used_latents: Number of latents that carry information about the image.
     """
 
     log_likelihood: list[LikelihoodRow]
     images: int
     samples: int
-    apart: tuple[float, float | None] | None
+    annealing_gap: tuple[float, float | None] | None
     used_latents: int
 
 
-def write_vae_report(run: VAERun, path: Path, samples: int = 64, seed: int = 0, progress: bool = False) -> VAENumbers:
-    """Sample, reconstruct, traverse and measure an autoencoder, and write the page.
+def write_vae_report(
+    run: Run[VAERunConfig, VAE], path: Path, samples: int = 64, seed: int = 0, progress: bool = False
+) -> VAENumbers:
+    """Sample, reconstruct and traverse the autoencoder of a run, estimate its likelihood, and write the page.
 
     Arguments:
         run: The run.
         path: The page.
-        samples: Number of samples shown.
+        samples: Number of samples to show.
         seed: Seed of all randomness.
         progress: Show a progress bar (on a terminal).
     """
     dataset = load_dataset(run.config.data, run.config.train.seed)
-    warn_of_other_data(run.folder, dataset)
+    warn_if_data_changed(run.folder, dataset)
     with track("report", 3, progress) as advance:
         numbers = _numbers(run.model, dataset, seed, progress)
         advance()
@@ -76,14 +77,8 @@ def write_vae_report(run: VAERun, path: Path, samples: int = 64, seed: int = 0, 
         history = read_metrics(run.folder)
         page = render(
             "vae.html",
-            name=run.config.name,
-            about=run.config.about,
-            rows=len(dataset.train),
-            features=run.model.features,
+            **page_values(run, dataset),
             latents=run.model.latents,
-            parameters=sum(p.numel() for p in run.model.parameters()),
-            steps=int(history[-1]["step"]) if history else 0,
-            seconds=history[-1]["seconds"] if history else 0.0,
             numbers=numbers,
             pressure=history[-1].get("pressure") if history else None,
             pictures=[
@@ -91,8 +86,6 @@ def write_vae_report(run: VAERun, path: Path, samples: int = 64, seed: int = 0, 
                 for title, rows, columns in pictures
             ],
             paired=True,
-            curve=plots.as_data_uri(plots.as_png(plots.training_curve(history))) if history else None,
-            config=dump_config(run.config),
         )
         write_text(path, page)
         advance()
@@ -101,47 +94,56 @@ def write_vae_report(run: VAERun, path: Path, samples: int = 64, seed: int = 0, 
 
 def _numbers(vae: VAE, dataset: Dataset, seed: int, progress: bool) -> VAENumbers:
     if not len(dataset.test):
-        raise ValueError("data: no test images, which the page needs; set data.test")
+        raise ValueError("data: no test images, which a report needs; set data.test")
     share = 1 if vae.parts.networks == "dense" else 10
     images, samples = min(len(dataset.test), _IMAGES // share), _SAMPLES // share
     generator = torch.Generator(vae.device).manual_seed(seed)
     x = vae.prepare(dataset.test[:images].to(vae.device), generator)
     if vae.parts.networks == "dense":
         important, annealed = bounds(vae, x, samples, _ANNEALING, generator, progress)
-        lower, upper = bidirectional_bounds(vae, _SIMULATED, _ANNEALING, generator=generator)
-        apart = mean_and_standard_error(upper - lower)
+        lower, upper = bidirectional_bounds(vae, _SIMULATED_IMAGES, _ANNEALING, generator=generator)
+        annealing_gap = mean_and_standard_error(upper - lower)
         by_annealing = [LikelihoodRow("annealed importance sampling", *mean_and_standard_error(annealed), ours=True)]
     else:
-        important, apart, by_annealing = importance_bound(vae, x, samples, generator=generator), None, []
-    found = [LikelihoodRow("importance weighted bound", *mean_and_standard_error(important), ours=True), *by_annealing]
+        important, annealing_gap, by_annealing = importance_bound(vae, x, samples, generator=generator), None, []
+    estimates = [
+        LikelihoodRow("importance weighted bound", *mean_and_standard_error(important), ours=True),
+        *by_annealing,
+    ]
     if isinstance(vae.encoder, LocationScaleEncoder):
-        with suppress(NonFiniteError):  # an encoder that broke has none, and the rest is still of interest
-            found.append(
-                LikelihoodRow(_ELBO, *mean_and_standard_error(elbo(vae, x, _ELBO_SAMPLES, generator)), ours=True)
+        with suppress(NonFiniteError):  # a broken encoder has none
+            estimates.append(
+                LikelihoodRow(
+                    "evidence lower bound", *mean_and_standard_error(elbo(vae, x, _ELBO_SAMPLES, generator)), ours=True
+                )
             )
-    return VAENumbers(found, images, samples, apart, used_latents(vae, x, generator))
+    return VAENumbers(estimates, images, samples, annealing_gap, used_latents(vae, x, generator))
 
 
 @torch.no_grad()
 def _pictures(vae: VAE, dataset: Dataset, samples: int, seed: int) -> list[tuple[str, Tensor, int | None]]:
-    """Titles, rows of images and columns of their grids: samples, held-out images, reconstructions, traversals."""
+    """Return titles, rows of images and the numbers of columns of their grids."""
     generator = torch.Generator(vae.device).manual_seed(seed)
-    real = dataset.test[: _SHOWN * 4].to(vae.device)
-    x = vae.prepare(real, generator)
+    real = dataset.test[:_SHOWN_IMAGES].to(vae.device)
+    x, reach = vae.prepare(real, generator), _TRAVERSAL_STANDARD_DEVIATIONS
     return [
-        ("Samples (expected images of latents from the prior)", vae.sample(samples, generator).cpu(), None),
+        ("Samples (mean images of latents from the prior)", vae.sample(samples, generator).cpu(), None),
         ("Held-out images", real.cpu(), None),
         ("Reconstructed, each from one latent", vae.reconstruct(x, generator).cpu(), None),
-        (f"Each row moves one latent from -{_REACH} to {_REACH}", traversals(vae, x[:1], generator).cpu(), _STEPS),
+        (
+            f"Each row varies one latent from -{reach} to {reach}",
+            traversals(vae, x[:1], generator).cpu(),
+            _TRAVERSAL_STEPS,
+        ),
     ]
 
 
 @torch.no_grad()
 def traversals(vae: VAE, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Rows of images: from the latents of one input, each of the first ones moved along the prior's range in turn."""
+    """Return rows of images, in which each of the first latents of one input varies over the range of the prior."""
     start = vae.encode(x, 1, generator)[0, 0]
-    places = torch.linspace(-_REACH, _REACH, _STEPS, device=start.device)
-    z = start.repeat(min(_SHOWN, vae.latents), _STEPS, 1)
+    reach = _TRAVERSAL_STANDARD_DEVIATIONS
+    z = start.repeat(min(_TRAVERSED_LATENTS, vae.latents), _TRAVERSAL_STEPS, 1)
     for latent in range(len(z)):
-        z[latent, :, latent] = places
+        z[latent, :, latent] = torch.linspace(-reach, reach, _TRAVERSAL_STEPS, device=start.device)
     return vae.as_rows(vae.decoder.mean(z.flatten(0, 1)))

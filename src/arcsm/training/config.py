@@ -1,4 +1,4 @@
-"""How to train: the settings of :func:`arcsm.fit`, and the objective that they name."""
+"""The settings of :func:`arcsm.fit`, and the objective that they configure."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ _OBJECTIVE_SETTINGS = ("mix", "weighting", "sigma", "slices", "projections", "va
 
 
 class TrainConfig(BaseModel):
-    """How to train. Unknown keys and wrong types are errors.
+    """How to train a density. Unknown keys and wrong types are errors.
 
     Attributes:
-        objective: The training objective, a name in :mod:`arcsm.objectives`.
-        mix: For csm with a ladder: a number, or ``"auto"``. Without a ladder there is the paper's 1 alone, which the
-            default then means.
-        weighting: For csm and dsm with a ladder: ``"natural"`` or ``"sigma2"``.
-        sigma: For dsm: one noise level in place of the ladder.
-        slices: For ssm: projections a row.
-        projections: For ssm: their law.
-        variance_reduced: For ssm.
-        joint: For sm and ssm, and for dsm with ``sigma``, of normalised heads: the field that is matched.
-        steps: Optimiser steps.
-        epochs: Passes over the data, in place of ``steps``; of each the rows that fill whole batches, others each time.
-        batch_size: Rows a step, over all processes.
-        accumulate: Parts that each process computes its share of a step's rows in, one after another, so that it needs
-            less memory. But for dropout, ``hide``, ``mix="auto"`` and rounding, the weights are the same.
+        objective: Training objective, a name in :mod:`arcsm.objectives` or of a registered function.
+        mix: Weight of csm in its mixture with dsm, a number or ``"auto"``; for csm with a ladder. Without a ladder the
+            weight is 1, and the default means that.
+        weighting: Weight of the noise levels, ``"natural"`` or ``"sigma2"``; for csm and dsm with a ladder.
+        sigma: One noise level in place of the ladder; for dsm.
+        slices: Projections per row; for ssm.
+        projections: Distribution of the projections; for ssm.
+        variance_reduced: Whether to use the variance-reduced form; for ssm.
+        joint: Whether to match the joint score of a normalised head; for sm, ssm, and dsm with ``sigma``.
+        steps: Optimizer steps.
+        epochs: Passes over the data, in place of ``steps``. Each pass leaves out the rows, other ones each time, that
+            do not fill a batch.
+        batch_size: Rows per step, over all processes.
+        accumulate: Number of parts in which each process computes its rows of a step, to save memory. Up to dropout,
+            ``hide``, ``mix="auto"`` and rounding, the weights do not depend on it.
         optimizer: ``"adam"`` or ``"adamw"``.
-        learning_rate: Its peak, but for cosines that fall before the warm-up ends.
-        weight_decay: Decoupled, for adamw.
-        schedule: ``"constant"`` or ``"cosine"``, down to zero over all steps.
-        warmup_steps: Steps of linear warm-up, whose share the rate is multiplied by.
+        learning_rate: Peak learning rate (a cosine that falls before the warm-up ends stays below it).
+        weight_decay: Decoupled weight decay, for adamw.
+        schedule: ``"constant"``, or ``"cosine"`` down to zero over all steps.
+        warmup_steps: Steps over which a linear warm-up raises the learning rate from zero.
         clip_norm: Largest norm of the gradient; ``None`` for no clipping.
-        ema: Decay of the average of the weights that is validated and kept; 0 for the weights themselves.
-        dequantise: Width of the uniform noise added to each batch, in data units; one, or one for each column.
-        standardise: Shift and scale from the training data: for each column, one for all, one shift without a scale
-            (``"centre"``), or none.
+        ema: Decay of the exponential moving average of the weights that is validated and kept; 0 for no average.
+        dequantise: Width of the uniform noise added to each batch, in data units; a number, or one per column.
+        standardise: What the model's shift and scale are computed from: each column, all values (``"global"``), all
+            values for the shift alone (``"centre"``), or nothing.
         validate_every: Steps between validations.
-        validation_rows: Largest number of rows validated on.
-        patience: With held-out rows, stop after so many validations without a better one; ``None`` for never.
-        checkpoint_seconds: Seconds between training checkpoints (one is always written at the end).
+        validation_rows: Largest number of held-out rows to use.
+        patience: Number of validations without improvement that end the training; ``None`` for no early stopping.
+        checkpoint_seconds: Seconds between training checkpoints; the end of training always writes one.
         seed: Seed of all randomness.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
-        precision: ``"32-true"``; or ``"bf16-mixed"`` or ``"16-mixed"``, for products in half of it (a walk in C stays
-            in single precision).
-        compiled: Whether to walk through the score network in machine code: on a processor in C, which needs a C
-            compiler and a second, elsewhere by ``torch.compile``, which takes a minute to begin. ``"auto"``: in C on a
-            processor if a compiler is found. Other losses than csm and dsm have no such walk.
+        precision: ``"32-true"``, or ``"bf16-mixed"`` or ``"16-mixed"`` for products in half precision (the C kernels
+            stay in single precision).
+        compiled: Whether to compile the score network of csm and dsm: on a CPU the C kernels, which need a C compiler
+            and a second; elsewhere ``torch.compile``, which takes a minute. ``"auto"``: on a CPU with a compiler.
         tensorboard: Log to TensorBoard too (needs the extra ``tensorboard``).
     """
 
@@ -101,28 +101,28 @@ class TrainConfig(BaseModel):
 
 
 def check_objective(model: AutoregressiveModel, config: TrainConfig) -> None:
-    """Without a ladder there is no other mix than the paper's; with one, some objectives leave most of it untrained.
+    """Check that the objective suits the model's noise levels.
 
     Raises:
-        ValueError: for another mix that was asked for.
+        ValueError: If ``mix`` is neither 1 nor the default and the model has no ladder.
 
     Warns:
-        TrainingWarning: for an objective that trains one noise level of several.
+        TrainingWarning: If the objective trains one noise level of several.
     """
     default = TrainConfig.model_fields["mix"].default
     if config.objective == "csm" and model.noise is None and config.mix not in (1.0, default):
         raise ValueError(f"mix: a model without a noise ladder is trained with mix=1, got {config.mix}")
-    of_one_level = config.objective in ("ssm", "sm") or (config.objective == "dsm" and config.sigma is not None)
-    if of_one_level and isinstance(model.head, ScoreHead) and model.noise is not None and model.noise.levels > 1:
+    one_level = config.objective in ("ssm", "sm") or (config.objective == "dsm" and config.sigma is not None)
+    if one_level and isinstance(model.head, ScoreHead) and model.noise is not None and model.noise.levels > 1:
         warn(
-            f"{config.objective} trains one noise level of the model's {model.noise.levels}, and its densities and "
-            "samples go through all by default: give it a ladder of one level, or none",
+            f"{config.objective} trains one noise level of the model's {model.noise.levels}, but by default its "
+            "densities and samples use all of them: give the model a ladder of one level, or none",
             TrainingWarning,
         )
 
 
-def objective_of(config: TrainConfig) -> Callable[..., Tensor]:
-    """Return the objective with those settings of the configuration that it takes as keywords."""
+def configured_objective(config: TrainConfig) -> Callable[..., Tensor]:
+    """Return the objective that a configuration names, with the settings that it accepts as keywords."""
     function = registry.find("objective", config.objective)
     settings = {name: getattr(config, name) for name in _OBJECTIVE_SETTINGS}
     settings["compiled"] = None if config.compiled == "auto" else config.compiled

@@ -1,8 +1,8 @@
-"""What the training loop is set up with: parts of a batch, precision and processes, the optimizer, the average."""
+"""Optimizer, weight average, precision and processes of a density's training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,18 +14,17 @@ from arcsm.contexts.made import RandomMasking
 from arcsm.model import AutoregressiveModel
 from arcsm.training.config import TrainConfig
 
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-    from lightning_fabric.loggers.logger import Logger
+
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
-def own_parts(group: Group, batch: int, accumulate: int) -> dict[int, slice]:
-    """The parts of a batch that this process computes one after another, by their number.
+def local_parts(group: Group, batch: int, accumulate: int) -> dict[int, slice]:
+    """Return the parts of a batch that this process computes one after another, by their number.
 
     Raises:
-        ValueError: for more parts than rows.
+        ValueError: If there are more parts than rows.
     """
     count = group.size * accumulate
     if count > batch:
@@ -37,44 +36,37 @@ def own_parts(group: Group, batch: int, accumulate: int) -> dict[int, slice]:
     return {number: parts[number] for number in range(count)[group.share(count)]}
 
 
-def fabric_of(group: Group, device: torch.device, precision: str, loggers: Sequence[Logger]) -> Fabric:
-    """Precision, loggers and, where there are several processes, their common gradient."""
+def build_fabric(group: Group, device: torch.device, precision: str) -> Fabric:
+    """Return what handles precision and, with several processes, averages their gradients."""
     from lightning_fabric import Fabric  # takes seconds
     from lightning_fabric.plugins import MixedPrecision
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
     class MixedProducts(MixedPrecision):
-        """Half precision for products alone: rows are in units of the data, which it would not tell apart."""
+        """Half precision for products only: rows in data units would lose too much."""
 
         def convert_input(self, data: Any) -> Any:
             return data
 
     plugins: list[Any] = [] if precision == "32-true" else [MixedProducts(precision, device.type)]  # type: ignore[arg-type]
-    options: dict[str, Any] = {"accelerator": device.type}
     if group.size == 1:
         devices = [device.index] if device.index is not None else 1
-        plugins.append(LightningEnvironment())  # whatever a scheduler has put into the environment
-        return Fabric(devices=devices, loggers=list(loggers), plugins=plugins, **options)
-    fabric = Fabric(
-        devices=group.local_size,
-        num_nodes=group.size // group.local_size,
-        strategy="ddp",
-        loggers=list(loggers) if group.first else None,
-        plugins=plugins,
-        **options,
-    )
+        plugins.append(LightningEnvironment())  # ignores the variables of a scheduler
+        return Fabric(accelerator=device.type, devices=devices, plugins=plugins)
+    nodes = group.size // group.local_size
+    fabric = Fabric(accelerator=device.type, devices=group.local_size, num_nodes=nodes, strategy="ddp", plugins=plugins)
     fabric.launch()
     return fabric
 
 
-def is_random(layer: nn.Module) -> bool:
-    """Whether a layer draws from torch's own generator while training."""
+def uses_global_generator(layer: nn.Module) -> bool:
+    """Return whether a layer draws from torch's global generator while training."""
     drops = isinstance(layer, _DROPOUTS) and layer.p > 0.0
     return drops or isinstance(layer, nn.RReLU) or (isinstance(layer, RandomMasking) and layer.share > 0.0)
 
 
-def optimizer_of(model: AutoregressiveModel, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer of a configuration, over all weights of a model."""
+def build_optimizer(model: AutoregressiveModel, config: TrainConfig) -> torch.optim.Optimizer:
+    """Return the optimizer of a configuration, over all weights of a model."""
     if config.optimizer == "adamw":
         rate, decay = config.learning_rate, config.weight_decay
         return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
@@ -82,7 +74,7 @@ def optimizer_of(model: AutoregressiveModel, config: TrainConfig) -> torch.optim
 
 
 def averaging(decay: float) -> Callable[..., None]:
-    """Exponential average whose memory grows with what there is to remember, up to that asked for."""
+    """Return the update of an exponential moving average with decay warm-up, for ``AveragedModel``."""
 
     @torch.no_grad()
     def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:

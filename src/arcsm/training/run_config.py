@@ -1,4 +1,4 @@
-"""Run configurations: one YAML file says what data, what model and how to train."""
+"""Run configurations: one YAML file for the data, the model and the training."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
 from arcsm.training.config import TrainConfig
 
+C = TypeVar("C", bound=BaseModel)
+#: PyYAML raises the last four for impossible dates and numbers and for odd tags.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError)
+
 
 class ModelConfig(BaseModel):
-    """The parts of a model, each checked against the constructor that it is for.
+    """The parts of a model, each checked against the constructor of its kind.
 
-    ``features`` (or ``image_shape``) follows from the data and ``context_features`` of the head from the context, so
-    neither is given.
+    ``features`` (or ``image_shape``) follows from the data, and the head's ``context_features`` from the context.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,21 +43,21 @@ class ModelConfig(BaseModel):
         parts["head"] = _checked_part("head", self.head)
         if self.noise is not None:
             parts["noise"] = _validated("noise", _schema(NoiseLadder, None), self.noise)
-        self.__dict__.update(parts)  # what was meant: YAML reads 5e-2 as text
+        self.__dict__.update(parts)  # converted: YAML reads 5e-2 as text
         return self
 
     def build(self, features: int, metadata: Mapping[str, Any] | None = None) -> AutoregressiveModel:
-        """The model for data of so many features, with fresh weights.
+        """Return the model for data with a number of features, with new weights.
 
         Raises:
-            ValueError: for a context that needs images, and data that are none.
+            ValueError: If the context needs images and the data are none.
         """
         metadata = dict(metadata or {})
         kind = cast(type[Context], registry.find("context", self.context["kind"]))
         default = inspect.signature(kind.__init__).parameters["context_features"].default
         data_argument = {"features": features, "image_shape": metadata.get("image_shape")}[kind.data_argument]
         if data_argument is None:
-            raise ValueError(f"model.context.kind: a {kind.__name__} needs images, and these data are none; use MADE")
+            raise ValueError(f"model.context.kind: a {kind.__name__} needs images, but these data are none; use MADE")
         size = self.context.get("context_features", default)
         return AutoregressiveModel.from_config(
             {
@@ -67,7 +70,7 @@ class ModelConfig(BaseModel):
 
 
 class RunConfig(BaseModel):
-    """A whole run."""
+    """A run of a density."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -78,14 +81,14 @@ class RunConfig(BaseModel):
     train: TrainConfig
 
     def for_dataset(self, dataset: Dataset) -> TrainConfig:
-        """How to train on this data set: with its dequantisation, unless the file gives another."""
+        """Return how to train on a data set: with its dequantisation, unless the configuration sets another."""
         if "dequantise" in self.train.model_fields_set:
             return self.train
         return self.train.model_copy(update={"dequantise": dataset.dequantise})
 
 
 def presets() -> dict[str, Path]:
-    """The presets that come with the package, by name."""
+    """Return the paths of the presets of the package, by name."""
     folder = Path(str(resources.files("arcsm.training") / "presets"))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
@@ -95,16 +98,16 @@ def load_config(source: str, changes: Sequence[str] = ()) -> RunConfig:
 
     Arguments:
         source: Name of a preset, or path of a YAML file.
-        changes: Settings of the form ``key.path=value`` that go over the file; values are YAML.
+        changes: Settings that override the file, each ``key.path=value`` with a YAML value.
 
     Raises:
-        ValueError: in one line, for an unknown preset, a file that is not YAML, an unknown key or a wrong type.
+        ValueError: If the preset is unknown, the file is not YAML, a key is unknown or a type wrong; in one line.
     """
     return validated(load_tree(source, changes), source, RunConfig)
 
 
 def load_tree(source: str, changes: Sequence[str] = ()) -> dict[str, Any]:
-    """The settings of a preset or a file, with changes, before they are checked; see :func:`load_config`."""
+    """Return the unchecked settings of a preset or file, with changes; see :func:`load_config`."""
     known = presets()
     path = known.get(source, Path(source))
     if not path.is_file():
@@ -115,10 +118,10 @@ def load_tree(source: str, changes: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file.
+    """Return the text of a file.
 
     Raises:
-        ValueError: for one that is not text in UTF-8.
+        ValueError: If it is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -132,18 +135,16 @@ def parse_config(text: str, source: str, changes: Sequence[str] = ()) -> RunConf
 
 
 def parse_tree(text: str, source: str, changes: Sequence[str] = ()) -> dict[str, Any]:
-    """Settings that are text, with changes, before they are checked.
+    """Return the unchecked settings of a YAML text, with changes.
 
     Raises:
-        ValueError: for text that is not a YAML mapping.
+        ValueError: If the text is not a YAML mapping.
     """
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise ValueError(f"{source}: not a configuration: nested too deeply") from error
-    except (ValueError, AttributeError, KeyError, TypeError) as error:  # a date or number that is none, an odd tag
+    except _YAML_ERRORS as error:
         raise ValueError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{source}: expected keys name, data, model and train")
@@ -152,14 +153,11 @@ def parse_tree(text: str, source: str, changes: Sequence[str] = ()) -> dict[str,
     return tree
 
 
-C = TypeVar("C", bound=BaseModel)
-
-
 def validated(tree: dict[str, Any], source: str, schema: type[C]) -> C:
-    """Settings as what they are of.
+    """Check settings against a schema.
 
     Raises:
-        ValueError: in one line, for an unknown key or a wrong type.
+        ValueError: If a key is unknown or a type wrong; in one line.
     """
     try:
         return schema.model_validate(tree)
@@ -168,15 +166,15 @@ def validated(tree: dict[str, Any], source: str, schema: type[C]) -> C:
 
 
 def dump_config(config: BaseModel) -> str:
-    """The configuration as YAML, defaults of ``train`` and ``data`` included; read again, it is the same."""
+    """Return a configuration as YAML, with the defaults of ``train`` and ``data``."""
     tree = config.model_dump(mode="json")
     if isinstance(config, RunConfig) and "dequantise" not in config.train.model_fields_set:
-        del tree["train"]["dequantise"]  # it follows from the data, and once written it would not
+        del tree["train"]["dequantise"]  # else it would no longer follow from the data
     return yaml.safe_dump(tree, sort_keys=False)
 
 
 def apply_change(tree: dict[str, Any], change: str) -> None:
-    """Put one ``key.path=value`` into a tree of settings."""
+    """Apply one ``key.path=value`` to a tree of settings."""
     key, equals, value = change.partition("=")
     if not equals or not key:
         raise ValueError(f"--set {change}: expected KEY=VALUE, for example train.steps=1000")
@@ -187,10 +185,10 @@ def apply_change(tree: dict[str, Any], change: str) -> None:
         tree = tree[name]
     try:
         tree[last] = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError) as error:
+    except _YAML_ERRORS as error:
         raise ValueError(f"--set {change}: the value is not YAML") from error
     if key == "train.steps":
-        tree.pop("epochs", None)  # which would count in place of the steps that are asked for
+        tree.pop("epochs", None)  # it would take precedence over the steps
 
 
 def _checked_part(seam: Literal["context", "head"], part: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +206,7 @@ def _validated(name: str, schema: type[BaseModel], values: dict[str, Any]) -> di
 
 
 def _schema(kind: Callable[..., Any], omit: str | None) -> type[BaseModel]:
-    """What a constructor takes, as a schema: its signature is the one place where that is written down."""
+    """Return the arguments of a constructor, without ``omit``, as a schema."""
     signature = inspect.signature(kind)
     hints = get_type_hints(kind.__init__)  # type: ignore[misc]
     fields: dict[str, Any] = {}
@@ -220,10 +218,10 @@ def _schema(kind: Callable[..., Any], omit: str | None) -> type[BaseModel]:
 
 
 def first_error(error: ValidationError, schema: type[BaseModel]) -> str:
-    """The first thing that is wrong, as ``key.path: what``."""
+    """Return the first error as ``key.path: message``."""
     first = error.errors(include_url=False)[0]
     location = [str(part) for part in first["loc"]]
-    if first["type"] == "value_error":  # raised by a check of ours, which names its own key
+    if first["type"] == "value_error":  # from a validator, which names the key
         return ".".join([*location, str(first["ctx"]["error"])])
     path = ".".join(location)
     if first["type"] == "extra_forbidden":
@@ -233,7 +231,7 @@ def first_error(error: ValidationError, schema: type[BaseModel]) -> str:
 
 
 def _known_keys(schema: type[BaseModel], path: Sequence[str]) -> list[str]:
-    """The keys that a schema knows at a path, as far as it is made of plain sections."""
+    """Return the keys at a path of a schema; none if the path leaves its plain sections."""
     for name in path:
         section = schema.model_fields.get(name)
         inner = section.annotation if section is not None else None
@@ -244,5 +242,5 @@ def _known_keys(schema: type[BaseModel], path: Sequence[str]) -> list[str]:
 
 
 def run_config_path(run: str | os.PathLike[str]) -> Path:
-    """Where a run folder keeps its configuration."""
+    """Return the path of the configuration of a run folder."""
     return Path(run) / "config.yaml"

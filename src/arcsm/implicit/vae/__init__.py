@@ -1,1 +1,1 @@
-"""Training of variational autoencoders: configuration, methods, training and runs."""
+"""Variational autoencoders in training: configuration, methods, training and runs."""

@@ -1,4 +1,4 @@
-"""How to train an autoencoder: the settings and their defaults."""
+"""The settings of :func:`arcsm.implicit.fit_vae`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Method = Literal["elbo", "stein", "spectral", "ssm", "ssm-ar", "csm"]
 
 
 class ScoreNoise(BaseModel):
-    """A noise ladder for scores; see :class:`~arcsm.NoiseLadder`."""
+    """The noise ladder of the scores; see :class:`~arcsm.NoiseLadder`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,35 +28,36 @@ class ScoreNoise(BaseModel):
 
 
 class VAETrainConfig(BaseModel):
-    """How to train an autoencoder; what is ours and not the paper's is off by default, but for ``ema``.
+    """How to train an autoencoder. Extensions of the paper's methods are off by default, except ``ema``.
 
     Attributes:
-        method: The estimator of the entropy gradient. ``"elbo"`` is for Gaussian encoders and they take no other,
-            ``"csm"`` and ``"ssm-ar"`` are for autoregressive ones, the others for implicit and autoregressive ones.
+        method: Estimator of the entropy gradient: ``"elbo"`` for Gaussian encoders, which need it; ``"csm"`` and
+            ``"ssm-ar"`` for autoregressive encoders; the others for implicit and autoregressive ones.
         steps: Steps of the autoencoder.
-        batch_size: Images a step.
-        learning_rate: Of RMSProp (paper, Appendix D.4: 1e-3 on MNIST, 1e-4 on faces).
-        score_learning_rate: Of the scores; by default the paper's, 2e-4 for csm and ``learning_rate`` for the others.
-        score_steps: Steps of the scores for each step of the autoencoder.
-        warm_start: Steps of learned scores alone, on the encoder as it begins, before the autoencoder takes its first.
-        entropy_weight: Of the entropy in what is maximised; 1 is the evidence lower bound.
-        particles: Samples of each input that the kernels of ``"stein"`` and ``"spectral"`` see; the decoder sees one.
-            (The code that the paper builds on has 100 for digits and 20 for faces.)
-        slices: Projections of each sample, of ``"ssm"`` and ``"ssm-ar"``.
-        score_hidden: Units of the hidden layers of the score network (of its context network, where it has one).
-        context_features: Context of each latent, of ``"csm"`` and ``"ssm-ar"``.
+        batch_size: Images per step.
+        learning_rate: Learning rate of RMSProp (paper, Appendix D.4: 1e-3 on MNIST, 1e-4 on faces).
+        score_learning_rate: Learning rate of the scores. Default: the paper's, 2e-4 for csm and ``learning_rate`` for
+            the others.
+        score_steps: Steps of the scores per step of the autoencoder.
+        warm_start: Steps of the scores alone, on the initial encoder, before the first step of the autoencoder.
+        entropy_weight: Weight of the entropy in the objective; 1 is the evidence lower bound.
+        particles: Samples per input for the kernels of ``"stein"`` and ``"spectral"``; the decoder uses one of them.
+            (The code that the paper builds on uses 100 for digits and 20 for faces.)
+        slices: Projections per sample, for ``"ssm"`` and ``"ssm-ar"``.
+        score_hidden: Units of the hidden layers of the score network, or of its context network if it has one.
+        context_features: Context features of each latent, for ``"csm"`` and ``"ssm-ar"``.
         head_hidden: Units of the hidden layers of their head.
-        centred: Leave the locations :math:`m(x)` out of the entropy gradient: no entropy depends on where the samples
-            of an input are; what reaches them is noise and errors of the scores. For autoregressive encoders.
+        centred: Keep the entropy gradient from the locations :math:`m(x)`. The entropy does not depend on them, so all
+            that would reach them is noise and errors of the scores. For autoregressive encoders.
         whitened: Learn the scores in the units of the encoder (:class:`~arcsm.implicit.EncoderUnits`) and from its
-            features, not the input; for autoregressive encoders. ``"conditionals"``, of csm and ssm-ar: in the
-            units of every conditional (:class:`~arcsm.implicit.ConditionalUnits`).
-        score_noise: A noise ladder for the scores, of ``"csm"``.
-        mix: With a ladder: see :func:`arcsm.objectives.csm`.
-        ema: Decay of the average of the weights that is validated and kept; 0 for the weights themselves.
+            features instead of the input; for autoregressive encoders. ``"conditionals"``, for csm and ssm-ar: in the
+            units of each conditional (:class:`~arcsm.implicit.ConditionalUnits`).
+        score_noise: Noise ladder of the scores, for ``"csm"``.
+        mix: With a ladder, see :func:`arcsm.objectives.csm`.
+        ema: Decay of the exponential moving average of the weights that is validated and kept; 0 for no average.
         validate_every: Steps between validations.
-        validation_rows: Images validated on.
-        validation_samples: Latents of each, of the importance weighted bound.
+        validation_rows: Number of images to validate on.
+        validation_samples: Latents per image, for the importance weighted bound.
         checkpoint_seconds: Seconds between checkpoints.
         seed: Seed of all randomness.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...

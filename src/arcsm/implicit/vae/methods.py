@@ -1,4 +1,4 @@
-"""The estimator of the entropy gradient that the method of a configuration names."""
+"""The entropy gradient estimators of the training methods."""
 
 from __future__ import annotations
 
@@ -20,25 +20,24 @@ from arcsm.implicit.vae.config import VAETrainConfig
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
 
-# Far from what it has seen a score head is that of a normal distribution of this width. With one it would push latents
-# outwards just as strongly as the prior pulls them back, and nothing would hold them.
-_FAR_STD = 3.0
+# Width of the normal distribution that a score head resembles far from its data. With the prior's width, it would push
+# latents outwards as strongly as the prior pulls them back, and nothing would hold them.
+_TAIL_STD = 3.0
 
 
-def estimator(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
-    """The estimator that a method names, for an autoencoder.
+def build_estimator(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
+    """Return the estimator of a training method for an autoencoder.
 
-    Its conditions are the inputs, as in the paper; those of ``"elbo"`` and of whitened scores are the features that
-    the encoder makes of them.
+    Its conditions are the inputs, as in the paper; for ``"elbo"`` and whitened scores, they are the encoder's features.
 
     Raises:
-        ValueError: for a method and an encoder that do not go together.
+        ValueError: If the method or another setting does not suit the encoder.
     """
     encoder, method = vae.encoder, config.method
     if method == "elbo" and (config.whitened or config.score_noise is not None):
         raise ValueError("train.whitened, train.score_noise: expected neither for elbo, which has no scores")
     if (method == "elbo") != isinstance(encoder, GaussianEncoder):
-        raise ValueError(f"train.method: elbo is for gaussian encoders and they for it, got {method} and "
+        raise ValueError(f"train.method: elbo and gaussian encoders need each other, got {method} and "
                          f"{vae.parts.encoder}")  # fmt: skip
     if config.centred and not isinstance(encoder, AutoregressiveEncoder):
         raise ValueError(f"train.centred: expected an autoregressive encoder, got {vae.parts.encoder}")
@@ -46,7 +45,10 @@ def estimator(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
         raise ValueError(f"train.warm_start: expected 0 for {method}, which learns no scores")
     if isinstance(encoder, GaussianEncoder):
         return GaussianEntropy(encoder.location_scale)
-    inner = _inner(vae, config)
+    for name, default in (("mix", 1.0), ("score_noise", None)):
+        if method != "csm" and getattr(config, name) != default:
+            raise ValueError(f"train.{name}: expected {default} for {method}, got {getattr(config, name)}")
+    inner = _scores(vae, config)
     if not config.whitened:
         return inner
     if not isinstance(encoder, LocationScaleEncoder):
@@ -55,11 +57,11 @@ def estimator(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
         return EncoderUnits(inner, encoder.location_scale)
     if not isinstance(encoder, AutoregressiveEncoder) or not isinstance(inner, AutoregressiveScore):
         raise ValueError(f"train.whitened: conditionals are for csm and ssm-ar, got {method}")
-    return ConditionalUnits(inner, partial(_moments, encoder))
+    return ConditionalUnits(inner, partial(_conditional_moments, encoder))
 
 
 def remedies(vae: VAE, config: VAETrainConfig) -> str:
-    """What may help an entropy gradient that is wrong, the best first; nothing for one in closed form."""
+    """Return what may improve an entropy gradient, best first; empty for a closed form."""
     if config.method == "elbo":
         return ""
     if config.method in ("stein", "spectral"):
@@ -72,18 +74,14 @@ def remedies(vae: VAE, config: VAETrainConfig) -> str:
 
 
 @torch.no_grad()
-def _moments(encoder: AutoregressiveEncoder, z: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Of the conditionals of the encoder, by the features that it makes of inputs."""
+def _conditional_moments(encoder: AutoregressiveEncoder, z: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
     assert features is not None
     return encoder.conditional_moments(encoder.precompute(features), z)
 
 
-def _inner(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
-    method, latents = config.method, vae.latents
-    if config.mix != 1.0 and method != "csm":
-        raise ValueError(f"train.mix: expected 1 for {method}, got {config.mix}; it is for csm")
-    if config.score_noise is not None and method != "csm":
-        raise ValueError(f"train.score_noise: expected none for {method}; it is for csm")
+def _scores(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
+    """Return the estimator without any rescaling."""
+    method = config.method
     if method in ("stein", "spectral"):
         return Stein() if method == "stein" else Spectral()
     rate = config.score_learning_rate or (2e-4 if method == "csm" else config.learning_rate)
@@ -91,26 +89,27 @@ def _inner(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
         return JointScore(_joint_network(vae, config).to(vae.device), rate, config.slices)
     if not isinstance(vae.encoder, AutoregressiveEncoder):
         raise ValueError(f"train.method: {method} needs an autoregressive encoder, got {vae.parts.encoder}")
-    embed = None
-    if vae.parts.networks == "convolutional" and not config.whitened:
-        embed = vae.parts.trunk(_shape(vae)).to(vae.device)
-    seen = math.prod(_shape(vae)) if embed is None else embed.out_features
-    seen = vae.encoder.trunk.out_features if config.whitened else seen
-    made = MADE(latents, config.context_features, config.score_hidden, condition_features=seen)
+    embed, condition_features = None, math.prod(_image_shape(vae))
+    if config.whitened:
+        condition_features = vae.encoder.trunk.out_features
+    elif vae.parts.networks == "convolutional":
+        embed = vae.parts.trunk(_image_shape(vae)).to(vae.device)
+        condition_features = embed.out_features
+    made = MADE(vae.latents, config.context_features, config.score_hidden, condition_features=condition_features)
     noise = None if config.score_noise is None else NoiseLadder(**config.score_noise.model_dump())
-    head = ScoreHead(config.context_features, config.head_hidden, data_std=1.0 if config.whitened else _FAR_STD)
+    head = ScoreHead(config.context_features, config.head_hidden, data_std=1.0 if config.whitened else _TAIL_STD)
     model = AutoregressiveModel(made, head, noise).to(vae.device)
     objective: Literal["csm", "ssm"] = "csm" if method == "csm" else "ssm"
     return AutoregressiveScore(model, objective, rate, config.mix, config.slices, embed)
 
 
 def _joint_network(vae: VAE, config: VAETrainConfig) -> ScoreNetwork:
-    """Of the input and the latents; of the encoder's features and the latents in its units if whitened."""
+    """Return a score network of the latents and the input, or the encoder's features if whitened."""
     if config.whitened and isinstance(vae.encoder, LocationScaleEncoder):
         return ScoreNetwork(vae.latents, vae.encoder.trunk.out_features, config.score_hidden)
     parts = vae.parts.model_copy(update={"hidden_features": config.score_hidden})
-    return ScoreNetwork(vae.latents, trunk=parts.trunk(_shape(vae), vae.latents))
+    return ScoreNetwork(vae.latents, trunk=parts.trunk(_image_shape(vae), vae.latents))
 
 
-def _shape(vae: VAE) -> tuple[int, ...]:
+def _image_shape(vae: VAE) -> tuple[int, ...]:
     return tuple(int(size) for size in vae.metadata["image_shape"])

@@ -1,4 +1,4 @@
-"""Configurations: what is wrong is said in one line, with the key's path."""
+"""Run configurations: errors are one line with the path of the key."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from arcsm.data import TOYS
-from arcsm.implicit.vae.runs import VAERunConfig, is_vae
+from arcsm.implicit.vae.runs import VAERunConfig
 from arcsm.training import run_config
 
 TEXT = """
@@ -21,24 +21,22 @@ train: {steps: 3, batch_size: 32, device: cpu}
 """
 
 
-def test_every_preset_parses_and_builds_for_its_data_kind() -> None:
+def test_every_preset_builds_a_model_for_its_data() -> None:
     known = run_config.presets()
     assert {"digits", "mnist-made", "table", *(f"toy-{name.replace('_', '-')}" for name in TOYS)} <= known.keys()
     for name in known:
         tree = run_config.load_tree(name)
         assert tree["name"] == name
-        if is_vae(tree):
-            vae = run_config.validated(tree, name, VAERunConfig).model.build(
-                {"image_shape": [3, 32, 32], "levels": 256}
-            )
-            assert vae.features == 3072
+        if tree.get("kind") == "vae":
+            config = run_config.validated(tree, name, VAERunConfig)
+            assert config.model.build({"image_shape": [3, 32, 32], "levels": 256}).features == 3072
             continue
         parsed = run_config.load_config(name)
         model = parsed.model.build(12, {"image_shape": [3, 2, 2]})
         assert model.context.context_features == model.head.context_features
 
 
-def test_each_image_preset_has_a_partner_of_about_as_many_parameters() -> None:
+def test_image_presets_and_their_likelihood_partners_have_similar_sizes() -> None:
     partners = [name for name in run_config.presets() if name.endswith("-mle")]
     assert len(partners) == 5
     for name in partners:
@@ -54,23 +52,23 @@ def test_each_image_preset_has_a_partner_of_about_as_many_parameters() -> None:
         assert abs(counts[0] - counts[1]) < 0.03 * counts[1]
 
 
-def test_a_configuration_survives_being_written_and_read() -> None:
+def test_a_written_configuration_is_read_back() -> None:
     parsed = run_config.parse_config(TEXT, "tiny.yaml", ["train.learning_rate=0.5"])
     again = run_config.parse_config(run_config.dump_config(parsed), "again")
     assert again == parsed
     assert again.train.learning_rate == 0.5
 
 
-def test_changes_make_sections_and_take_yaml_values() -> None:
+def test_changes_create_sections_and_accept_yaml_values() -> None:
     parsed = run_config.parse_config(TEXT, "t", ["model.noise=null", "model.context.hidden_features=[5, 6]"])
     assert parsed.model.noise is None
     assert parsed.model.context["hidden_features"] == [5, 6]
 
 
-def test_steps_that_are_asked_for_count_whatever_the_preset_says() -> None:
+def test_changed_steps_override_the_epochs_of_a_preset() -> None:
     assert run_config.load_config("mnist-made").train.epochs == 20.0
-    asked = run_config.load_config("mnist-made", ["train.steps=7"]).train
-    assert (asked.steps, asked.epochs) == (7, None)
+    changed = run_config.load_config("mnist-made", ["train.steps=7"]).train
+    assert (changed.steps, changed.epochs) == (7, None)
     later = run_config.load_config("mnist-made", ["train.steps=7", "train.epochs=2"]).train
     assert later.epochs == 2.0
 

@@ -1,4 +1,4 @@
-"""Runs on images by the command: classes, PixelCNN++, archives with their own test set, samples as files."""
+"""Runs on images: classes, PixelCNN++, samples as files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import torch
 from PIL import Image
 
 from arcsm import load
-from arcsm.cli import application
 from arcsm.cli.model_rows import images_for, shared_class
 from arcsm.cli.restoration import restored as restored_rows
-from arcsm.data.datasets import ImageData, NamedImageData, load_dataset
 from arcsm.data.images import save_images
 from arcsm.data.pixels import stretch_images
 from arcsm.denoise import GaussianNoise
 from arcsm.errors import SkippedWarning
+from small_runs import call
 
 CLASSES = """
 name: tiny
@@ -29,10 +28,6 @@ model:
   noise: {sigma_max: 1.0, sigma_min: 0.1, levels: 3}
 train: {steps: 3, batch_size: 16, device: cpu, validate_every: 3, validation_rows: 16, standardise: none}
 """
-
-
-def call(*arguments: object) -> int:
-    return application.run([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +47,12 @@ def test_a_model_with_classes_trains_samples_and_reports(run: Path, tmp_path: Pa
     assert call("report", run, "--samples", 4, "--device", "cpu") == 0
 
 
-def test_a_class_that_the_model_has_not_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_class_is_rejected(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("sample", run, "--class", 10, "--out", "x.npy") == 1
     assert "this model has classes 0 to 9" in capsys.readouterr().err
 
 
-def test_samples_as_files_in_a_folder_of_their_own(
+def test_samples_are_written_as_files_in_a_new_folder(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call("sample", run, "-n", 11, "--out", tmp_path / "files", "--device", "cpu") == 0
@@ -65,10 +60,10 @@ def test_samples_as_files_in_a_folder_of_their_own(
     assert names == [f"{index:02d}.png" for index in range(11)]
     assert Image.open(tmp_path / "files" / "00.png").size == (8, 8)
     assert call("sample", run, "-n", 2, "--out", tmp_path / "files") == 1
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
-def test_data_without_enough_classes_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_labels_that_do_not_fit_the_classes_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "few.yaml").write_text(CLASSES)
     assert call("train", tmp_path / "few.yaml", "--set", "model.context.classes=5", "--out", tmp_path / "run") == 1
     assert "a label 9" in capsys.readouterr().err
@@ -79,7 +74,7 @@ def test_data_without_enough_classes_are_refused(tmp_path: Path, capsys: pytest.
     assert "no labels" in capsys.readouterr().err
 
 
-def test_scores_and_restored_images_of_a_class(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scoring_and_denoising_use_the_class(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("sample", run, "-n", 2, "--out", tmp_path / "images", "--device", "cpu") == 0
     scoring = ("score", run, tmp_path / "images", "--out", tmp_path / "scores.csv", "--device", "cpu")
     assert call(*scoring) == 1
@@ -106,7 +101,7 @@ def test_a_single_image_is_scored_as_in_its_folder(run: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".csv"])
-def test_samples_kept_as_rows_are_scored_as_they_are(run: Path, tmp_path: Path, suffix: str) -> None:
+def test_samples_written_as_rows_are_scored_unchanged(run: Path, tmp_path: Path, suffix: str) -> None:
     samples, scores = tmp_path / f"samples{suffix}", tmp_path / "scores.npy"
     assert call("sample", run, "-n", 3, "--class", 3, "--out", samples, "--device", "cpu") == 0
     assert call("score", run, samples, "--out", scores, "--class", 3, "--device", "cpu") == 0
@@ -116,7 +111,7 @@ def test_samples_kept_as_rows_are_scored_as_they_are(run: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("method", ["tweedie", "posterior", "langevin"])
-def test_what_is_restored_depends_on_the_class(run: Path, method: Literal["tweedie", "posterior", "langevin"]) -> None:
+def test_denoised_images_depend_on_the_class(run: Path, method: Literal["tweedie", "posterior", "langevin"]) -> None:
     model = load(run)
 
     def restored(label: int) -> torch.Tensor:
@@ -127,7 +122,7 @@ def test_what_is_restored_depends_on_the_class(run: Path, method: Literal["tweed
     assert not torch.equal(restored(3), restored(4))
 
 
-def test_images_come_back_to_the_grey_levels_of_the_model(run: Path, tmp_path: Path) -> None:
+def test_images_are_read_with_the_grey_levels_of_the_model(run: Path, tmp_path: Path) -> None:
     model = load(run)
     pixels = (torch.arange(128).view(2, 1, 8, 8) % 17).to(torch.uint8)  # scikit-learn's digits have 17 levels
     for index, image in enumerate(stretch_images(pixels, 17)):
@@ -137,7 +132,7 @@ def test_images_come_back_to_the_grey_levels_of_the_model(run: Path, tmp_path: P
     assert torch.equal(read.pixels, pixels)
 
 
-def test_a_run_does_not_go_on_with_other_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_does_not_resume_with_other_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b"):
         np.save(tmp_path / f"{name}.npy", np.zeros((40, 8, 8), np.uint8))
     (tmp_path / "tiny.yaml").write_text(CLASSES.replace("classes: 10, ", ""))
@@ -149,12 +144,12 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path: Path, capsys: pytest.Cap
     assert train("a") == 0
     config = (tmp_path / "run" / "config.yaml").read_text()
     assert train("b", "--resume") == 1
-    assert "began with another data" in capsys.readouterr().err
+    assert "started with another data section" in capsys.readouterr().err
     assert (tmp_path / "run" / "config.yaml").read_text() == config
     assert train("a", "--resume") == 0
 
 
-def test_a_test_set_without_labels_is_refused_before_training(
+def test_a_test_set_without_labels_is_rejected_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = np.zeros((40, 8, 8), np.uint8)
@@ -172,7 +167,7 @@ def test_a_test_set_without_labels_is_refused_before_training(
         ("train.standardise=columns", "must stay in"),
     ],
 )
-def test_a_head_of_grey_levels_must_fit_the_data(
+def test_a_discretised_head_must_fit_the_data(
     change: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = CLASSES.replace(
@@ -185,49 +180,7 @@ def test_a_head_of_grey_levels_must_fit_the_data(
     assert message in capsys.readouterr().err
 
 
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    random = np.random.default_rng(0)
-    path = tmp_path / "cifar10.npz"
-    np.savez(
-        path,
-        x_train=random.integers(0, 256, (20, 4, 4, 3), np.uint8),
-        y_train=np.arange(20) % 10,
-        x_test=random.integers(0, 256, (6, 4, 4, 3), np.uint8),
-        y_test=np.arange(6),
-    )
-    return path
-
-
-def test_an_archive_stands_for_a_named_set(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ARCSM_DATA", str(archive.parent))
-    for config in (NamedImageData(kind="cifar10"), NamedImageData(kind="cifar10", path=str(archive))):
-        dataset = load_dataset(config)
-        assert (len(dataset.train), len(dataset.valid), len(dataset.test)) == (18, 2, 6)
-        assert dataset.metadata["image_shape"] == [3, 4, 4]
-        assert dataset.labels["test"].tolist() == list(range(6))
-        both = sorted([*dataset.labels["train"].tolist(), *dataset.labels["valid"].tolist()])
-        assert both == sorted(np.arange(20) % 10)
-
-
-def test_an_image_file_may_have_its_own_test_set(archive: Path) -> None:
-    own = load_dataset(ImageData(kind="images", path=str(archive), key="x_train", test_key="x_test"))
-    assert (len(own.train), len(own.valid), len(own.test)) == (18, 2, 6)
-    named = load_dataset(ImageData(kind="images", path=f"{archive}:x_test"))
-    assert len(named.train) + len(named.valid) + len(named.test) == 6
-    assert load_dataset(ImageData(kind="images", path=str(archive), key="x_train")).labels["test"].shape == (2,)
-
-
-def test_labels_stay_with_their_rows(tmp_path: Path) -> None:
-    path = tmp_path / "images.npz"
-    pixels = np.arange(40, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 2), np.uint8)
-    np.savez(path, x_train=pixels, y_train=np.arange(40))
-    dataset = load_dataset(ImageData(kind="images", path=str(path), key="x_train"), seed=3)
-    for part, rows in (("train", dataset.train), ("valid", dataset.valid), ("test", dataset.test)):
-        assert ((rows[:, 0] + 1.0) * 128.0).round().long().tolist() == dataset.labels[part].tolist()
-
-
-def test_one_bad_file_does_not_lose_the_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_files_are_skipped_on_request(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("sample", run, "-n", 3, "--out", tmp_path / "images", "--device", "cpu") == 0
     (tmp_path / "images" / "1.png").write_bytes(b"no image")
     save_images(tmp_path / "images" / "large.png", torch.zeros(1, 1, 9, 9, dtype=torch.uint8), padding=0)
@@ -239,7 +192,7 @@ def test_one_bad_file_does_not_lose_the_run(run: Path, tmp_path: Path, capsys: p
     lines = (tmp_path / "scores.csv").read_text().splitlines()
     assert [line.split(",")[-1] for line in lines] == ["file", "0.png", "2.png"]
     assert call("score", run, tmp_path / "images", "--class", 3, "--out", tmp_path / "s.npy", "--skip-bad") == 1
-    assert "cannot say which images were left out" in capsys.readouterr().err
+    assert "cannot list the skipped images" in capsys.readouterr().err
     noise = ("--sigma", 0.5, "--class", 3, "--skip-bad", "--device", "cpu")
     with pytest.warns(SkippedWarning):
         assert call("denoise", run, tmp_path / "images", "--out", tmp_path / "restored", *noise) == 0

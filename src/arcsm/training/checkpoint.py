@@ -1,0 +1,71 @@
+"""Training checkpoints: one file with everything that the next step depends on."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from arcsm import serialization
+from arcsm.serialization import WEIGHTS_NAME
+from arcsm.training.task import TrainingTask
+
+STATE_NAME = "state.safetensors"
+
+
+def check_unused(run: str | os.PathLike[str] | None, resume: bool) -> None:
+    """Refuse to start a new run in the folder of another.
+
+    Raises:
+        ValueError: If the folder holds a run and ``resume`` is false.
+    """
+    if run is not None and not resume and any((Path(run) / name).exists() for name in (STATE_NAME, WEIGHTS_NAME)):
+        raise ValueError(f"{run}: already holds a run; give resume=True to continue it, or choose another folder")
+
+
+def write_checkpoint(task: TrainingTask, run: Path) -> None:
+    """Write the state of a training task to its run folder, atomically."""
+    tensors = {
+        f"{part}.{name}": tensor.clone()  # safetensors refuses tensors that share memory
+        for part, named in task.tensors().items()
+        for name, tensor in named.items()
+    }
+    header = {
+        "kind": task.kind,
+        "step": task.step,
+        "seconds": task.seconds,
+        "running": json_float(task.running_loss),
+        "history": task.history,
+        **task.header(),
+    }
+    serialization.write_tensors(run / STATE_NAME, tensors, header)
+
+
+def read_checkpoint(task: TrainingTask, run: Path) -> None:
+    """Restore the state of a training task from its run folder, if that has a checkpoint.
+
+    Raises:
+        ValueError: If the checkpoint is damaged, or of another configuration or other data.
+    """
+    path = run / STATE_NAME
+    if not path.exists():
+        return
+    current, device = task.header(), task.device
+    expected = {name: current[name] for name in task.completions}
+    parts, header = serialization.read_state(path, device, expected, task.completions)
+    written = header.get("data", {})  # older checkpoints do not have it
+    if any(current["data"].get(name) != value for name, value in written.items()):
+        counts = f"{written.get('rows')} rows then, {current['data']['rows']} now"
+        raise ValueError(f"{path}: the run started with other data ({counts}); start again in another folder")
+    task.load_state(parts, header, path)
+    try:
+        task.step, task.seconds = int(header["step"]), float(header["seconds"])
+        task.running_loss = float(header.get("running", math.nan))
+        task.history = list(header["history"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a training state ({type(error).__name__}: {error})") from error
+
+
+def json_float(value: float) -> float | str:
+    """Return a number as JSON has it, NaN and infinity as text."""
+    return value if math.isfinite(value) else str(value)

@@ -1,0 +1,74 @@
+"""The command as a whole: one-line errors, exit codes and help."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from arcsm.cli import application
+from small_runs import call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train", "digit"], 1, "did you mean digits"),
+        (["train", "digits", "--set", "train.stepz=1"], 1, "did you mean steps"),
+        (["train", "mnist-made", "--set", "data.path=nowhere", "--out", "RUN"], 1, "download=true"),
+        (["train"], 2, "missing argument"),
+        (["trai"], 2, "no such command"),
+        (["sample", "nowhere", "--out", "x.png"], 1, "no such file"),
+        (["sample", "MODEL", "--out", "x.txt"], 1, "expected a .png, .csv, .parquet or .npy file"),
+        (["sample", "MODEL", "--out", "x.png", "--sampler", "magic"], 1, "expected one of langevin"),
+        (["sample", "MODEL", "--out", "x.png", "-n", "0"], 2, "-n"),
+        (["sample", "MODEL", "--out", "x.png", "--device", "warp"], 1, "device"),
+        (["score", "MODEL", "nowhere.csv", "--out", "x.csv"], 1, "nowhere.csv"),
+        (["report", "nowhere"], 1, "not a run"),
+        (["info", "nowhere"], 1, "no such file"),
+    ],
+)
+def test_mistakes_are_one_line_on_standard_error(
+    arguments: list[str], code: int, message: str, image_run: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    names = {"MODEL": str(image_run), "RUN": str(tmp_path / "run")}
+    assert call(*(names.get(argument, argument) for argument in arguments)) == code
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("arcsm: ")
+    assert message.lower() in captured.err.lower()
+
+
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--help") == 0
+    listed = capsys.readouterr().out
+    for name in ("quickstart", "train", "sample", "score", "report", "info"):
+        assert name in listed
+        assert call(name, "--help") == 0
+        text = capsys.readouterr().out
+        assert f"arcsm {name}" in text
+        assert "Example" in text
+
+
+def test_the_command_prints_no_progress_bar_into_a_pipe(image_run: Path, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "arcsm.cli", "sample", str(image_run), "-n", "2", "--out", str(tmp_path / "s.png")],
+        capture_output=True, text=True, check=False, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "FORCE_COLOR": "1"},
+    )  # fmt: skip
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert result.stdout.count("\n") == 1
+
+
+def test_an_interruption_caught_by_the_parser_is_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(application, "app", lambda **_: 130)
+    assert application.run(["info", "x"]) == 130
+    assert capsys.readouterr().err == "arcsm: interrupted\n"

@@ -1,0 +1,184 @@
+"""Commands on real machines: signals, full disks and read-only folders. Nothing is lost, and one line explains it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+import arcsm
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, load
+from arcsm._runtime.signals import Terminated
+from arcsm.cli import application, models
+from small_runs import TINY, before_step, call
+
+
+def build() -> AutoregressiveModel:
+    torch.manual_seed(0)
+    return AutoregressiveModel(MADE(2, 4, (8,)), ScoreHead(4, (8,)), NoiseLadder(1.0, 0.1, 4))
+
+
+def test_a_terminated_command_leaves_no_partial_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arcsm.save(build(), tmp_path / "model.safetensors")
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n3,4\n")
+    (tmp_path / "scores.csv").write_text("older scores")
+    written = []
+
+    def terminated(*_: object) -> None:
+        written.extend(path.name for path in tmp_path.iterdir() if "tmp" in path.name)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(models, "log_probs", terminated)
+    command = ["arcsm", "score", *(str(tmp_path / name) for name in ("model.safetensors", "rows.csv"))]
+    monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "scores.csv")])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            application.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stop.value.code == 143
+    assert capsys.readouterr().err == "arcsm: terminated\n"
+    assert len(written) == 1  # the signal came while the file was written
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "rows.csv", "scores.csv"]
+    assert (tmp_path / "scores.csv").read_text() == "older scores"
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_one_of_several_processes_leaves_the_signal_to_the_launcher(
+    started: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(application, "was_started", lambda: started)
+    monkeypatch.setattr(application, "run", lambda _: 0)
+    try:
+        with pytest.raises(SystemExit):
+            application.main()
+        # alone, a process ignores further signals while it cleans up
+        assert signal.getsignal(signal.SIGTERM) == (before if started else signal.SIG_IGN)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_terminated_launcher_prints_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def terminated(*_: object) -> int:
+        raise Terminated
+
+    monkeypatch.setattr(application, "launch", terminated)
+    command = ["train", "toy-rings", "--out", str(tmp_path / "run"), "--devices", "2"]
+    assert application.run(command) == 143
+    assert capsys.readouterr().err == "arcsm: terminated\n"
+
+
+def test_ctrl_c_prints_how_to_continue(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY % (8, 1e9))
+    with before_step(2, lambda _: signal.raise_signal(signal.SIGINT)):
+        assert call("train", tmp_path / "tiny.yaml", "--out", tmp_path / "run") == 130
+    output = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "interrupted after step 3; continue with: arcsm train" in output
+    assert call(*output.partition("continue with: arcsm ")[2].split()) == 0
+    assert load(tmp_path / "run").features == 64
+
+
+@contextmanager
+def full_disk(free: int = 2048) -> Iterator[None]:
+    """Let writes beyond a number of bytes per file fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_reported_and_keeps_older_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, run = tmp_path / "tiny.yaml", tmp_path / "run"
+    source.write_text(TINY % (20, 1e9))
+    assert call("train", source, "--out", run) == 0
+    before = (run / "model.safetensors").read_bytes()
+    watch = ("--set", "train.tensorboard=true", "--set", "train.validate_every=1")
+    for command, file in (
+        (("sample", run, "-n", 64, "--out", run / "model.npy"), run / "model.npy"),
+        (("train", source, "--out", tmp_path / "new"), tmp_path / "new" / "state.safetensors"),
+        (("train", source, "--out", tmp_path / "watched", *watch), tmp_path / "watched" / "tensorboard"),
+    ):
+        capsys.readouterr()
+        with full_disk():
+            assert call(*command) == 1
+        error = capsys.readouterr().err
+        assert f"{file}: cannot be written" in error
+        assert error.count("\n") == 1
+    assert (run / "model.safetensors").read_bytes() == before
+    assert not [path.name for path in run.iterdir() if "tmp" in path.name]
+    assert not (run / "model.npy").exists()
+
+
+def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY % (3, 1e9))
+    (tmp_path / "file").write_text("in the way")
+    assert application.run(["train", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "file" / "run")]) == 1
+    output = capsys.readouterr().err
+    assert str(tmp_path / "file") in output
+    assert "Traceback" not in output
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root may write anywhere; these tests may not."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_read_only_folders_are_named_and_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
+    with tempfile.TemporaryDirectory() as name:  # that of pytest is closed to others
+        folder = Path(name)
+        rows, gaps, run = folder / "rows.csv", folder / "gaps.csv", folder / "run"
+        lines = [f"{i % 7},{i % 5 + 0.5 * i}" for i in range(60)]
+        rows.write_text("\n".join(["a,b", *lines]))
+        gaps.write_text("\n".join(["a,b", *lines, "3,"]))
+        (folder / "tiny.yaml").write_text(TINY.replace("{kind: digits}", f"{{kind: table, path: {rows}}}") % (4, 1e9))
+        assert application.run(["train", str(folder / "tiny.yaml"), "--out", str(run)]) == 0
+        assert application.run(["report", str(run), "--samples", "4"]) == 0  # what is imported late is now there
+        before = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        capsys.readouterr()
+        commands = [
+            ["train", str(folder / "tiny.yaml"), "--out", str(folder / "new")],
+            ["train", str(run / "config.yaml"), "--out", str(run), "--resume"],
+            ["sample", str(run), "-n", "4", "--out", str(folder / "s.npy")],
+            ["score", str(run), str(rows), "--out", str(folder / "scores.csv")],
+            ["detect", str(rows), str(rows), "--out", str(folder / "found.csv")],
+            ["impute", str(gaps), "--out", str(folder / "filled.csv")],
+            ["report", str(run), "--samples", "4", "--out", str(folder / "page.html")],
+            ["reproduce", "modes", "--preset", "smoke", "--out", str(folder / "r"), "--work", str(folder / "w")],
+        ]
+        for command in commands:
+            with as_nobody():
+                code = application.run(command)
+            output = capsys.readouterr().err.strip().splitlines()
+            assert code == 1, command
+            assert len(output) == 1, output
+            assert output[0].startswith(f"arcsm: {folder}"), output
+            assert "ermission denied" in output[0], output
+        assert before == {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o755)

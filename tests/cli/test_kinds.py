@@ -1,0 +1,99 @@
+"""Commands on runs of autoencoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from arcsm.implicit import Annealing
+from small_runs import call
+
+VAE = """
+kind: vae
+name: tiny-vae
+data: {kind: digits}
+model: {encoder: autoregressive, latents: 2, hidden_features: [8]}
+train: {method: csm, steps: 4, batch_size: 8, score_hidden: [8], head_hidden: [8], validate_every: 2,
+        validation_rows: 8, validation_samples: 4, device: cpu}
+"""
+
+
+@pytest.fixture(autouse=True)
+def short_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arcsm.reports.vae._ANNEALING", Annealing(temperatures=5, chains=2))
+    monkeypatch.setattr("arcsm.reports.vae._SAMPLES", 50)
+
+
+@pytest.fixture(scope="module")
+def vae_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vae")
+    (folder / "tiny.yaml").write_text(VAE)
+    assert call("train", folder / "tiny.yaml", "--out", folder / "run") == 0
+    return folder / "run"
+
+
+def test_an_autoencoder_is_trained_sampled_and_reported(
+    vae_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("sample", vae_run, "-n", 4, "--out", tmp_path / "s.png", "--device", "cpu") == 0
+    assert Image.open(tmp_path / "s.png").size[0] > 16
+    assert call("sample", vae_run, "-n", 3, "--out", tmp_path / "a.npy") == 0
+    assert np.load(tmp_path / "a.npy").shape == (3, 64)
+    assert call("report", vae_run, "--out", tmp_path / "page.html") == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "importance weighted bound" in page
+    assert "annealed importance sampling" in page
+    assert "<td>evidence lower bound</td>" in page
+    assert "annealing from above and from below differ" in page
+    assert "% of what the true one would" in page
+    assert page.count("data:image/png;base64,") == 5  # four pictures and the curve
+    assert "https://" not in page
+    capsys.readouterr()
+    assert call("info", vae_run) == 0
+    assert "encoder: autoregressive" in capsys.readouterr().out
+    assert call("train", vae_run.parent / "tiny.yaml", "--out", vae_run, "--resume") == 0
+
+
+def test_a_report_on_one_image_has_no_standard_error(
+    vae_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arcsm.reports.vae._IMAGES", 1)
+    assert call("report", vae_run, "--out", tmp_path / "page.html") == 0
+    assert (tmp_path / "page.html").read_text().count('<td class="number"></td>') == 3  # of as many estimates
+
+
+def test_the_weights_file_of_an_autoencoder_suffices(
+    vae_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = vae_run / "model.safetensors"
+    assert call("sample", weights, "-n", 2, "--out", tmp_path / "s.png", "--device", "cpu") == 0
+    assert call("info", weights) == 0
+    assert '"latents": 2' in capsys.readouterr().out
+
+
+def test_a_rejected_configuration_leaves_the_folder_unused(vae_run: Path, tmp_path: Path) -> None:
+    source = vae_run.parent / "tiny.yaml"
+    assert call("train", source, "--set", "train.method=elbo", "--out", tmp_path / "r") == 1
+    gaussian = ("--set", "train.method=elbo", "--set", "model.encoder=gaussian")
+    assert call("train", source, *gaussian, "--out", tmp_path / "r") == 0
+
+
+def test_unsupported_options_are_one_line(vae_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digit = tmp_path / "digits"
+    digit.mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(digit / "a.png")
+    for arguments, message in (
+        (("score", vae_run, digit, "--out", tmp_path / "s.csv"), "holds a vae, not an autoregressive model"),
+        (("sample", vae_run, "--sampler", "langevin", "--out", tmp_path / "s.png"), "this is an autoencoder"),
+        (("report", vae_run, "--sampler", "langevin"), "this is an autoencoder"),
+        (("train", vae_run.parent / "tiny.yaml", "--out", vae_run), "already holds a run"),
+        (("train", "vae-mnist", "--set", "train.method=cms"), "train.method: input should be 'elbo'"),
+        (("train", "vae-mnist", "--set", "train.metod=csm"), "train.metod: unknown key; did you mean method?"),
+    ):
+        assert call(*arguments) == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1

@@ -1,0 +1,41 @@
+"""The command train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from arcsm.cli import application
+from small_runs import call
+
+
+def test_a_table_is_trained_with_its_preset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    (tmp_path / "t.csv").write_text("a,b\n" + "".join(f"{n % 7 + 0.5},{n / 9.0}\n" for n in range(90)))
+    command = ["train", "table", "--set", "train.steps=2", "--out", str(run)]
+    assert application.run([*command, "--set", f"data.path={tmp_path / 'none.csv'}"]) == 1
+    assert "does not exist" in capsys.readouterr().err
+    assert application.run([*command, "--set", f"data.path={tmp_path / 't.csv'}"]) == 0
+    assert application.run(["sample", str(run), "-n", "3", "--out", str(tmp_path / "s.csv")]) == 0
+    assert (tmp_path / "s.csv").read_text().startswith("a,b\n")
+
+
+def test_a_run_is_resumed_and_never_overwritten(image_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (image_run / "model.safetensors").read_bytes()
+    source = image_run.parent / "tiny.yaml"
+    assert call("train", source, "--out", image_run) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert call("train", source, "--out", image_run, "--resume") == 0
+    assert (image_run / "model.safetensors").read_bytes() == before
+
+
+def test_an_interruption_before_the_run_exists_prints_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt("interrupted after step 7")
+
+    monkeypatch.setattr("arcsm.training.runs.load_dataset", stopped)
+    assert application.run(["train", "digits", "--out", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err == "arcsm: interrupted after step 7\n"

@@ -1,0 +1,69 @@
+"""The training methods of autoencoders: which settings go together."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from arcsm.implicit import EntropyGradient, VAEConfig, VAETrainConfig, fit_vae
+from arcsm.implicit.vae.methods import build_estimator
+from arcsm.implicit.vae.training import VAETask
+from arcsm.training.run_config import apply_change
+from small_vaes import IMAGES, image_rows, small_vae, vae_config
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("elbo", {"encoder": "implicit"}, "elbo and gaussian encoders need each other"),
+        ("csm", {"encoder": "gaussian"}, "elbo and gaussian encoders need each other"),
+        ("csm", {"encoder": "implicit"}, "csm needs an autoregressive encoder"),
+        ("ssm-ar", {"encoder": "implicit"}, "ssm-ar needs an autoregressive encoder"),
+        ("ssm", {"encoder": "implicit", "whitened": True}, "whitened: expected an encoder with units of its own"),
+        (
+            "ssm",
+            {"encoder": "implicit", "score_noise": {"sigma_max": 1.0, "sigma_min": 0.1}},
+            "score_noise: expected None for ssm",
+        ),
+        ("elbo", {"encoder": "gaussian", "whitened": True}, "expected neither for elbo"),
+        (
+            "ssm",
+            {"encoder": "autoregressive", "whitened": "conditionals"},
+            "whitened: conditionals are for csm and ssm-ar, got ssm",
+        ),
+        ("ssm", {"encoder": "implicit", "centred": True}, "centred: expected an autoregressive encoder"),
+        ("stein", {"encoder": "implicit", "warm_start": 1}, "warm_start: expected 0 for stein, which learns no scores"),
+    ],
+)
+def test_incompatible_settings_are_rejected(method: str, changes: dict[str, object], message: str) -> None:
+    parts = VAEConfig.model_validate({"latents": 2, "hidden_features": (8,), "encoder": changes.pop("encoder")})
+    with pytest.raises(ValueError, match=message):
+        fit_vae(parts.build(IMAGES), image_rows(20), image_rows(5), vae_config(method, **changes))
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "helps"),
+    [
+        ("elbo", {}, None),
+        ("stein", {}, "more particles (4)"),
+        ("ssm", {}, "model.encoder=autoregressive with train.whitened=true, then more score_steps (1), another "),
+        ("ssm-ar", {}, "train.whitened=conditionals, then more score_steps"),
+        ("csm", {"whitened": True}, "train.whitened=conditionals, then more score_steps"),
+        ("csm", {"whitened": "conditionals", "score_steps": 2}, ": more score_steps (2), another score_learning_rate"),
+    ],
+)
+def test_suggested_remedies_are_valid_settings(method: str, changes: dict[str, object], helps: str | None) -> None:
+    vae = small_vae(method)
+    task = VAETask(vae, image_rows(40), image_rows(10), vae_config(method, **changes))
+    advice = task.explain("a reason")
+    assert advice.startswith("a reason. The model holds the average of the weights so far; lower learning_rate (0.001)")
+    if helps is None:
+        assert advice.endswith("(0.001)")
+        return
+    assert helps in advice
+    tree = {"train": task.config.model_dump(), "model": vae.parts.model_dump()}
+    for change in re.findall(r"(?:train|model)\.\w+=\w+", helps):
+        apply_change(tree, change)
+    changed = VAEConfig(**tree["model"]).build(IMAGES)
+    assert isinstance(build_estimator(changed, VAETrainConfig(**tree["train"])), EntropyGradient)

@@ -1,0 +1,106 @@
+"""Runs with parts from outside the package, and with compiled models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributions import Distribution
+
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, fit, load, save
+from arcsm.training.run_config import load_config, parse_config
+from arcsm.training.runs import load_run, train_run
+from outside_parts import BentMADE, NarrowScoreHead, UnregisteredMADE
+from small_runs import before_step, correlated_rows, have_same_weights, interrupt, short_config
+
+
+def build(context: type[MADE] = MADE, head: type[ScoreHead] = ScoreHead) -> AutoregressiveModel:
+    torch.manual_seed(0)
+    return AutoregressiveModel(context(2, 4, (16,)), head(4, (16,)), NoiseLadder(1.0, 0.1, 5))
+
+
+def test_an_unregistered_part_is_rejected_before_training(tmp_path: Path) -> None:
+    model, run = build(UnregisteredMADE), tmp_path / "run"
+    before = [weights.clone() for weights in model.parameters()]
+    with pytest.raises(ValueError, match="context: UnregisteredMADE is not registered"):
+        fit(model, correlated_rows(), config=short_config(), run=run)
+    assert not run.exists()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert fit(model, correlated_rows(), config=short_config()).steps == 30  # without files it trains
+
+
+def test_a_run_with_registered_parts_is_resumed_and_loaded(tmp_path: Path) -> None:
+    whole, resumed = build(BentMADE, NarrowScoreHead), build(BentMADE, NarrowScoreHead)
+    x, config = correlated_rows(), short_config(checkpoint_seconds=0)
+    fit(whole, x, x[:50], config, run=tmp_path / "whole")
+    with before_step(17, interrupt), pytest.raises(KeyboardInterrupt):
+        fit(build(BentMADE, NarrowScoreHead), x, x[:50], config, run=tmp_path / "run")
+    fit(resumed, x, x[:50], config, run=tmp_path / "run", resume=True)
+    loaded = load(tmp_path / "run")
+    assert isinstance(loaded.context, BentMADE)
+    assert isinstance(loaded.head, NarrowScoreHead)
+    assert have_same_weights(whole, resumed)
+    assert have_same_weights(whole, loaded)
+
+
+_CONFIG = """
+name: outside
+data: {kind: toy, name: rings, rows: 200}
+model:
+  context: {kind: BentMADE, hidden_features: [8], context_features: 4}
+  head: {kind: NarrowScoreHead, hidden_features: [8]}
+  noise: {sigma_max: 1.0, sigma_min: 0.1, levels: 3}
+train: {objective: doubled_csm, steps: 3, batch_size: 32, device: cpu}
+"""
+
+
+def test_registered_parts_and_objectives_work_in_run_configurations(tmp_path: Path) -> None:
+    config = parse_config(_CONFIG, "outside.yaml")
+    train_run(config, tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    assert run.config == load_config(str(tmp_path / "run" / "config.yaml"))
+    assert run.config.train.objective == "doubled_csm"
+    assert isinstance(run.model.context, BentMADE)
+    assert isinstance(run.model.head, NarrowScoreHead)
+    with pytest.raises(ValueError, match=r"model\.context\.kind: expected one of MADE"):
+        parse_config(_CONFIG, "outside.yaml", ["model.context.kind=UnregisteredMADE"])
+    with pytest.raises(ValueError, match=r"model\.context\.hiden_features: unknown key"):
+        parse_config(_CONFIG, "outside.yaml", ["model.context.hiden_features=[3]"])
+
+
+@pytest.fixture
+def validation_of_distributions() -> Iterator[None]:
+    """Restore a global setting that ``torch.compile`` switches off."""
+    yield
+    Distribution.set_default_validate_args(True)
+
+
+def compile_whole(model: AutoregressiveModel) -> Any:
+    return torch.compile(model, backend="eager")
+
+
+def compile_head(model: AutoregressiveModel) -> AutoregressiveModel:
+    model.head = torch.compile(model.head, backend="eager")  # type: ignore[assignment]
+    return model
+
+
+@pytest.mark.usefixtures("validation_of_distributions")
+@pytest.mark.parametrize("compile_model", [compile_whole, compile_head])
+def test_compiled_models_are_trained_resumed_saved_and_loaded(
+    compile_model: Callable[[AutoregressiveModel], Any], tmp_path: Path
+) -> None:
+    x, config = correlated_rows(), short_config(checkpoint_seconds=0)
+    whole = compile_model(build())
+    fit(whole, x, x[:50], config, run=tmp_path / "whole")
+    with before_step(17, interrupt), pytest.raises(KeyboardInterrupt):
+        fit(compile_model(build()), x, x[:50], config, run=tmp_path / "run")
+    fit(build(), x, x[:50], config, run=tmp_path / "run", resume=True)  # resumed without compilation
+    loaded = load(tmp_path / "whole")
+    with torch.no_grad():
+        torch.testing.assert_close(whole.score(x[:5]), loaded.score(x[:5]))
+        torch.testing.assert_close(load(tmp_path / "run").score(x[:5]), loaded.score(x[:5]))
+    save(whole, tmp_path / "saved.safetensors")
+    assert have_same_weights(load(tmp_path / "saved.safetensors"), loaded)
