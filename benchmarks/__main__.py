@@ -55,7 +55,7 @@ ABOUT = {
     "naive way (autograd twice; a uniform grid of 2,049 nodes, 16 rows scaled up; the paper's Langevin sampler with a "
     "full forward pass for each column), flows of zuko and nflows with about as many weights, mixtures and kernels of "
     "scikit-learn, and the limit, one pass through both networks. What these models learn is another matter: "
-    "docs/experiments.md.",
+    "docs/results/index.md.",
     "processes": "Training steps of the preset `cifar-pixelcnn` on 32 images, one thread a process: extra memory at "
     "the peak of the run, seconds a step, and the largest difference of the weights from those of the first line.",
     "tables": "Fitting an outlier detector to a table and scoring 10,000 rows, on all cores: ours with default "

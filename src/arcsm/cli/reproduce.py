@@ -10,7 +10,7 @@ import typer
 
 from arcsm.cli.options import Device
 from arcsm.experiments import EXPERIMENTS, Preset, find
-from arcsm.experiments.base import result_path
+from arcsm.experiments.records import result_path
 
 app = typer.Typer()
 
