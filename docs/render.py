@@ -143,7 +143,10 @@ def render(known: Records) -> dict[str, str]:
     A template exports ``title``, ``shows``, ``parts`` (names of its experiments) and the macro ``verdict``.
     """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(number=number, fixed=fixed, percent=percent, plus_minus=plus_minus, listing=listing)
     environment.globals.update(row=row, head=head, ranked=ranked)

@@ -1,4 +1,5 @@
-"""Add the records, their pictures and two pages from outside docs/ to the site, and adapt links to where pages lie on it.
+"""Add the records, their pictures and two pages from outside docs/ to the site, and adapt links to their places.
+
 
 Links in the sources are those that work in the repository.
 """

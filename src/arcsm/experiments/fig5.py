@@ -79,7 +79,7 @@ Restorer = Callable[[Tensor], Tensor]  #: noisy rows ``(N, D)`` to restored ones
 
 def body(run: Study[Fig5]) -> Result:
     """Train, corrupt, restore and measure; every method is a cell."""
-    _import_skimage()  # fail before training if it is missing
+    import_skimage()  # fail before training if it is missing
     training = train_image_models(
         run, {f"train {name}": (name, run.settings.first_seed) for name in run.settings.models}
     )
@@ -125,7 +125,7 @@ class Task:
         """Return restorers by name; ``None`` for a filter, whose setting is chosen when it is needed."""
         model = partial(load_image_model, self.run, self.model_name)
         ours = {name: lambda y, restore=restore: restore(model(), y) for name, restore in self.ours.items()}
-        return {"noisy": lambda y: y, **dict.fromkeys(_filters(self.corruption, (1, 1, 1))), **ours}
+        return {"noisy": lambda y: y, **dict.fromkeys(filters_for(self.corruption, (1, 1, 1))), **ours}
 
     def clean(self, part: str) -> Tensor:
         """Return images as rows ``(N, D)``, every value in the middle of its grey level."""
@@ -190,7 +190,7 @@ def _salt_and_pepper_task(run: Study[Fig5]) -> Task:
 # Filters ------------------------------------------------------------------------------------------------------------
 
 
-def _import_skimage() -> Any:
+def import_skimage() -> Any:
     try:
         import skimage.metrics
         import skimage.restoration
@@ -199,7 +199,7 @@ def _import_skimage() -> Any:
     return skimage
 
 
-def _filters(corruption: Corruption, shape: Shape) -> dict[str, dict[str, Restorer]]:
+def filters_for(corruption: Corruption, shape: Shape) -> dict[str, dict[str, Restorer]]:
     """Return filters by name and setting. Non-local means know the size of Gaussian noise."""
     sigma = corruption.sigma if isinstance(corruption, GaussianNoise) else 0.0
     sizes, strengths = (3, 5), (0.1, 0.2, 0.4, 0.8, 1.6)
@@ -248,12 +248,12 @@ def _for_each_image(shape: Shape, restore: Callable[[np.ndarray], np.ndarray], y
 
 
 def _non_local_means(h: float, sigma: float, image: np.ndarray) -> np.ndarray:
-    denoise = _import_skimage().restoration.denoise_nl_means
+    denoise = import_skimage().restoration.denoise_nl_means
     return np.asarray(denoise(image, 5, 7, h=h, sigma=sigma, fast_mode=True, channel_axis=-1))
 
 
 def _total_variation(weight: float, image: np.ndarray) -> np.ndarray:
-    return np.asarray(_import_skimage().restoration.denoise_tv_chambolle(image, weight=weight, channel_axis=-1))
+    return np.asarray(import_skimage().restoration.denoise_tv_chambolle(image, weight=weight, channel_axis=-1))
 
 
 # Measures -----------------------------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def _restore(run: Study[Fig5], task: Task, method: str, restorer: Restorer | Non
     setting: Result = {}
     if restorer is None:  # a filter: the setting with the best PSNR on validation images
         clean, noisy = task.clean("validation"), task.noisy("validation")
-        candidates = _filters(task.corruption, task.shape())[method]
+        candidates = filters_for(task.corruption, task.shape())[method]
         best = max(candidates, key=lambda name: float(psnr(clean, candidates[name](noisy)).mean()))
         setting, restorer = {"setting": best}, candidates[best]
     clean = task.clean("test")
@@ -278,7 +278,7 @@ def _restore(run: Study[Fig5], task: Task, method: str, restorer: Restorer | Non
 
 def _lead(task: Task, results: Mapping[str, Result]) -> Result:
     """Return the lead of our method over the best filter in decibels, image by image."""
-    ours, filters = _OURS[task.name], list(_filters(task.corruption, (1, 1, 1)))
+    ours, filters = _OURS[task.name], list(filters_for(task.corruption, (1, 1, 1)))
     best = max(filters, key=lambda method: float(results[method]["psnr"]["mean"]))
     pairs = zip(results[ours]["psnr_of_each"], results[best]["psnr_of_each"], strict=True)
     return {"ours": ours, "filter": best, **confidence_interval([a - b for a, b in pairs])}
@@ -293,7 +293,7 @@ def psnr(clean: Tensor, restored: Tensor) -> Tensor:
 def ssim(clean: Tensor, restored: Tensor, shape: Shape) -> Tensor:
     """Return the structural similarity of rows in [-1, 1], ``(N,)``, by scikit-image, in windows of 7 x 7."""
     pairs = [rows.view(-1, *shape).permute(0, 2, 3, 1).double().numpy() for rows in (clean, restored.clamp(-1.0, 1.0))]
-    similarity = _import_skimage().metrics.structural_similarity
+    similarity = import_skimage().metrics.structural_similarity
     values = [similarity(a, b, data_range=2.0, channel_axis=-1) for a, b in zip(*pairs, strict=True)]
     return torch.tensor(values, dtype=torch.float64)
 

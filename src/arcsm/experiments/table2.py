@@ -108,14 +108,14 @@ def body(run: Study[Table2]) -> Result:
             if not group or group[0].seed != settings.first_seed:
                 continue  # listed under "diverged"
             rows[method] = {
-                **_merge_seeds({cell.seed: merged_parts(cell) for cell in group}),
-                **_merge_annealed({cell.seed: measures[cell.name]["annealed"] for cell in group if cell in digits}),
+                **merge_seeds({cell.seed: merged_parts(cell) for cell in group}),
+                **merge_annealed({cell.seed: measures[cell.name]["annealed"] for cell in group if cell in digits}),
                 **group[0].described(run),
                 "seeds": [cell.seed for cell in planned],
                 "broke": [cell.seed for cell in planned if cell.name in diverged],
                 "samples": _write_grid(run, group[0], pictures[group[0].name]),
             }
-        columns[_column(preset, latents)] = {"methods": rows, **_compare(preset, rows)}
+        columns[_column(preset, latents)] = {"methods": rows, **compare_methods(preset, rows)}
     grids = {key: pictures.get(group[0].name) for key, group in groups.items()}
     return {
         "columns": columns,
@@ -129,7 +129,7 @@ def _column(preset: str, latents: int | None) -> str:
     return "faces" if preset == FACES else f"digits, {latents} latents"
 
 
-def _merge_seeds(results: Mapping[int, Result]) -> Result:
+def merge_seeds(results: Mapping[int, Result]) -> Result:
     """Merge the seeds of one method: means and deviations of numbers, and other values of the first seed."""
     cells = list(results.values())
     merged = {key: value for key, value in cells[0].items() if key != "diverged"}
@@ -141,7 +141,7 @@ def _merge_seeds(results: Mapping[int, Result]) -> Result:
     return merged
 
 
-def _merge_annealed(results: Mapping[int, Result]) -> Result:
+def merge_annealed(results: Mapping[int, Result]) -> Result:
     """Merge the annealed likelihoods of the seeds of one method; empty without results."""
     if not results:
         return {}
@@ -152,7 +152,7 @@ def _merge_annealed(results: Mapping[int, Result]) -> Result:
     return {"annealed": merged}
 
 
-def _compare(preset: str, rows: Mapping[str, Result]) -> Result:
+def compare_methods(preset: str, rows: Mapping[str, Result]) -> Result:
     """Compare all methods with the best: digits by annealed likelihood, as in the paper, faces by Fréchet distance.
 
     The best is a method of which no seed diverged, if there is one.
