@@ -1,4 +1,4 @@
-"""Add the records, their pictures and two pages from outside docs/ to the site, and adapt links to their places.
+"""Add the records, their pictures and two pages from outside docs/ to the site, and adapt links to their places on it.
 
 
 Links in the sources are those that work in the repository.

@@ -15,13 +15,6 @@ import torch
 from arcsm.cli import application
 from arcsm.experiments import image_models, table1
 from arcsm.experiments.base import Study
-from arcsm.experiments.image_models import (
-    image_config,
-    initial_image_model,
-    load_image_model,
-    model_folder,
-    train_image_model,
-)
 from arcsm.experiments.table1 import CHOSEN, COLOUR, GREY_LEVEL, PRESETS, QUOTED, SVHN, TABLE1, UNIFORM
 from arcsm.training import loop
 
@@ -114,7 +107,7 @@ def test_only_missing_cells_are_computed_again(record: dict[str, Any], small_ima
 def test_experiments_share_models_with_the_same_configuration(
     small_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = train_image_model(study(tmp_path), PIXEL_SCORES)
+    first = image_models.train_model(study(tmp_path), PIXEL_SCORES)
     other = study(tmp_path, {"rows": 20, "resamples": 5})
     other.work = tmp_path / "another-experiment"
 
@@ -123,7 +116,7 @@ def test_experiments_share_models_with_the_same_configuration(
 
     # private: the only place where every training step passes
     monkeypatch.setattr(loop._Trainer, "advance", fail)
-    assert train_image_model(other, PIXEL_SCORES) == first
+    assert image_models.train_model(other, PIXEL_SCORES) == first
 
 
 def test_different_configurations_have_different_folders(tmp_path: Path) -> None:
@@ -133,18 +126,18 @@ def test_different_configurations_have_different_folders(tmp_path: Path) -> None
         {"changes": (*image_models.TINY, "data.validation=0.2")},
         {"first_seed": 1},
     ]
-    folders = {model_folder(study(tmp_path, change), PIXEL_SCORES) for change in changes}
+    folders = {image_models.model_folder(study(tmp_path, change), PIXEL_SCORES) for change in changes}
     assert len(folders) == len(changes)
-    assert model_folder(study(tmp_path, {"made_changes": (), "rows": 9}), PIXEL_SCORES) in folders
+    assert image_models.model_folder(study(tmp_path, {"made_changes": (), "rows": 9}), PIXEL_SCORES) in folders
 
 
 def test_the_control_has_the_initial_weights(small_images: Path, tmp_path: Path) -> None:
     still = study(tmp_path, {"changes": (*image_models.TINY, "train.learning_rate=1e-12", "train.ema=0.0")})
-    train_image_model(still, PIXEL_SCORES)
-    assert not initial_image_model(still, PIXEL_SCORES, 0).training  # no dropout
+    image_models.train_model(still, PIXEL_SCORES)
+    assert not image_models.initial_model(still, PIXEL_SCORES, 0).training  # no dropout
     pairs = zip(
-        load_image_model(still, PIXEL_SCORES).parameters(),
-        initial_image_model(still, PIXEL_SCORES, 0).parameters(),
+        image_models.load_model(still, PIXEL_SCORES).parameters(),
+        image_models.initial_model(still, PIXEL_SCORES, 0).parameters(),
         strict=True,
     )
     assert all(torch.allclose(a, b, rtol=0.0, atol=1e-9) for a, b in pairs)
@@ -185,7 +178,7 @@ def test_validation_images_are_neither_training_nor_test_images(small_images: Pa
 
 def test_the_baseline_differs_only_in_head_ladder_and_objective(tmp_path: Path) -> None:
     run = Study("table1", "cpu", PRESETS["cpu"], torch.device("cpu"), tmp_path, tmp_path / "work")
-    scores, mle = (image_config(run, name) for name in (PIXEL_SCORES, PIXEL_MLE))
+    scores, mle = (image_models.model_config(run, name) for name in (PIXEL_SCORES, PIXEL_MLE))
     assert scores.model.context == mle.model.context
     assert scores.data == mle.data
     assert mle.model.head["kind"] == "LogisticMixtureHead"

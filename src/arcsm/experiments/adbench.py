@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -60,15 +59,13 @@ def body(run: Study[ADBench]) -> Result:
     settings = run.settings
     check_names("methods", settings.methods, (OURS, *PEERS))
     tables = settings.tables or _tables()
-    cells = run.compute_all(
-        {
-            f"{table} {method} seed {seed}": partial(_test, run, table, method, seed)
-            for table in tables
-            for method in settings.methods
-            for seed in settings.seed_range
-        }
+    cells = run.compute_seeds(
+        {(table, method): partial(_test, run, table, method) for table in tables for method in settings.methods},
+        lambda key, seed: f"{key[0]} {key[1]} seed {seed}",
     )
-    rows = {table: _over_seeds(run, table, cells) for table in tables}
+    rows = {
+        table: _over_seeds(table, {method: cells[table, method] for method in settings.methods}) for table in tables
+    }
     groups = {
         "all tables": list(tables),
         "tables that nothing was chosen on": [table for table in tables if table not in DEVELOPMENT],
@@ -89,49 +86,41 @@ def _tables() -> tuple[str, ...]:
     return tuple(names)
 
 
-@dataclass(frozen=True)
-class Split:
-    """Standardised rows to fit and to test, and which of the latter are anomalies."""
-
-    train: Array
-    test: Array
-    anomalous: NDArray[np.int_]
-
-    @classmethod
-    def of(cls, path: Path, seed: int, most_fitted: int, most_judged: int) -> Split:
-        """Split a table into half of its normal rows, and the other half with all anomalies."""
-        X, y = (np.asarray(read_array(path, key), dtype=np.float64) for key in ("X", "y"))
-        random = np.random.default_rng(seed)
-        normal, others = random.permutation(np.flatnonzero(y == 0)), np.flatnonzero(y == 1)
-        half = min(len(normal) // 2, most_fitted)
-        rest = normal[len(normal) // 2 :]
-        share = min(1.0, most_judged / (len(rest) + len(others)))
-        kept = max(min(len(others), _MIN_ANOMALIES), round(share * len(others)))
-        judged = np.concatenate([rest[: max(1, most_judged - kept)], random.permutation(others)[:kept]])
-        scaler = StandardScaler().fit(X[normal[:half]])
-        return cls(scaler.transform(X[normal[:half]]), scaler.transform(X[judged]), (y[judged] == 1).astype(int))
+def _split(path: Path, seed: int, most_fitted: int, most_judged: int) -> tuple[Array, Array, NDArray[np.int_]]:
+    """Return half of the normal rows, the other half with all anomalies, and which of the latter are anomalies."""
+    X, y = (np.asarray(read_array(path, key), dtype=np.float64) for key in ("X", "y"))
+    random = np.random.default_rng(seed)
+    normal, others = random.permutation(np.flatnonzero(y == 0)), np.flatnonzero(y == 1)
+    half = min(len(normal) // 2, most_fitted)
+    rest = normal[len(normal) // 2 :]
+    share = min(1.0, most_judged / (len(rest) + len(others)))
+    kept = max(min(len(others), _MIN_ANOMALIES), round(share * len(others)))
+    test = np.concatenate([rest[: max(1, most_judged - kept)], random.permutation(others)[:kept]])
+    scaler = StandardScaler().fit(X[normal[:half]])
+    return scaler.transform(X[normal[:half]]), scaler.transform(X[test]), (y[test] == 1).astype(int)
 
 
 def _test(run: Study[ADBench], table: str, method: str, seed: int) -> Result:
     settings = run.settings
-    split = Split.of(data_folder() / "adbench" / f"{table}.npz", seed, settings.most_fitted, settings.most_judged)
+    path = data_folder() / "adbench" / f"{table}.npz"
+    train, test, anomalous = _split(path, seed, settings.most_fitted, settings.most_judged)
     start = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from peers, about their default settings
-        score = _fitted(run, method, seed, split.train)
+        score = _fitted(run, method, seed, train)
         fit_seconds, start = time.monotonic() - start, time.monotonic()
-        outlying = np.asarray(score(split.test), dtype=np.float64)
+        outlying = np.asarray(score(test), dtype=np.float64)
         unscored = int(np.isnan(outlying).sum())  # rows without a score count as the most normal ones
         outlying = np.nan_to_num(outlying, nan=-1e300, posinf=1e300, neginf=-1e300)
     return {
-        "auroc": float(roc_auc_score(split.anomalous, outlying)),
-        "average_precision": float(average_precision_score(split.anomalous, outlying)),
+        "auroc": float(roc_auc_score(anomalous, outlying)),
+        "average_precision": float(average_precision_score(anomalous, outlying)),
         "fit_seconds": fit_seconds,
         "score_seconds": time.monotonic() - start,
-        "fitted_rows": len(split.train),
-        "judged_rows": len(split.test),
-        "columns": split.train.shape[1],
-        "anomalies": int(split.anomalous.sum()),
+        "fitted_rows": len(train),
+        "judged_rows": len(test),
+        "columns": train.shape[1],
+        "anomalies": int(anomalous.sum()),
         "unscored": unscored,
     }
 
@@ -165,13 +154,14 @@ def _peer(method: str, columns: int, seed: int) -> Any:
     return kind(**options.get(method, {}))
 
 
-def _over_seeds(run: Study[ADBench], table: str, cells: Mapping[str, Result]) -> Result:
+def _over_seeds(table: str, cells: Mapping[str, list[Result]]) -> Result:
     """Return means over the seeds, for every method."""
-    methods = {}
-    for method in run.settings.methods:
-        by_seed = [cells[f"{table} {method} seed {seed}"] for seed in run.settings.seed_range]
-        methods[method] = {key: float(np.mean([cell[key] for cell in by_seed])) for key in _MEASURES}
-    sizes = {key: by_seed[0][key] for key in ("fitted_rows", "judged_rows", "columns", "anomalies")}
+    methods = {
+        method: {key: float(np.mean([cell[key] for cell in by_seed])) for key in _MEASURES}
+        for method, by_seed in cells.items()
+    }
+    last = list(cells.values())[-1][0]
+    sizes = {key: last[key] for key in ("fitted_rows", "judged_rows", "columns", "anomalies")}
     return {**sizes, "development": table in DEVELOPMENT, "methods": methods}
 
 
@@ -181,20 +171,17 @@ def _summary(methods: tuple[str, ...], rows: Mapping[str, Result], tables: list[
         key: np.array([[rows[table]["methods"][method][key] for method in methods] for table in tables])
         for key in _MEASURES
     }
-    ranks = mean_ranks(values["auroc"])
+    columns = {
+        "auroc": values["auroc"].mean(0),
+        "average_precision": values["average_precision"].mean(0),
+        "rank": mean_ranks(values["auroc"]),
+        "fit_seconds": np.median(values["fit_seconds"], 0),
+        "score_seconds": np.median(values["score_seconds"], 0),
+    }
     return {
         "tables": len(tables),
         "critical_difference_of_ranks": critical_difference(len(methods), len(tables)),
-        "methods": {
-            method: {
-                "auroc": float(values["auroc"][:, place].mean()),
-                "average_precision": float(values["average_precision"][:, place].mean()),
-                "rank": float(ranks[place]),
-                "fit_seconds": float(np.median(values["fit_seconds"][:, place])),
-                "score_seconds": float(np.median(values["score_seconds"][:, place])),
-            }
-            for place, method in enumerate(methods)
-        },
+        "methods": {m: {key: float(column[i]) for key, column in columns.items()} for i, m in enumerate(methods)},
     }
 
 

@@ -79,6 +79,7 @@ class Settings(BaseModel):
 
 
 S = TypeVar("S", bound=Settings)
+K = TypeVar("K")
 
 
 @dataclass
@@ -134,6 +135,16 @@ class Study(Generic[S]):
                 results[name] = self._cell(name, cells[name], True, basis.get(name))
                 advance()
         return {name: results[name] for name in cells}
+
+    def compute_seeds(
+        self,
+        cells: Mapping[K, Callable[[int], Result]],
+        name: Callable[[K, int], str] = lambda key, seed: f"{key} seed {seed}",
+    ) -> dict[K, list[Result]]:
+        """Return the results of cells for every seed; ``name`` names the cell of a key and a seed."""
+        seeds = self.settings.seed_range
+        results = self.compute_all({name(k, seed): partial(f, seed) for k, f in cells.items() for seed in seeds})
+        return {key: [results[name(key, seed)] for seed in seeds] for key in cells}
 
     def compute(self, name: str, function: Callable[[], Result]) -> Result:
         """Return the result of one cell."""

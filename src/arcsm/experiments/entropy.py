@@ -144,7 +144,7 @@ class Truth(EntropyGradient):
 
 def body(run: Study[Entropy]) -> Result:
     """Run every estimator on every distribution."""
-    settings, seeds = run.settings, run.settings.seed_range
+    settings = run.settings
     names = {
         (method, d, n, b): f"{method}, D {d}, {n} samples, b {b:g}"
         for method in METHODS
@@ -152,14 +152,14 @@ def body(run: Study[Entropy]) -> Result:
         for n in settings.samples
         for b in settings.bends
     }
-    results = run.compute_all(
-        {f"{name}, seed {seed}": partial(_estimate, run, *key, seed) for key, name in names.items() for seed in seeds}
+    results = run.compute_seeds(
+        {key: partial(_estimate, run, *key) for key in names}, lambda key, seed: f"{names[key]}, seed {seed}"
     )
-    cells = []
-    for key, name in names.items():
-        by_seed = [results[f"{name}, seed {seed}"] for seed in seeds]
-        described: Result = dict(zip(("method", "features", "samples", "bend"), key, strict=True))
-        cells.append(described | {what: mean_and_sd([result[what] for result in by_seed]) for what in MEASURES})
+    cells: list[Result] = [
+        dict(zip(("method", "features", "samples", "bend"), key, strict=True))
+        | {what: mean_and_sd([result[what] for result in by_seed]) for what in MEASURES}
+        for key, by_seed in results.items()
+    ]
     return {"cells": cells, "figure": run.figure(_figure(settings, cells))}
 
 

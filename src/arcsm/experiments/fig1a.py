@@ -14,28 +14,21 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from arcsm import objectives
-from arcsm.experiments.base import Count, Preset, Result, Settings, Study, parameter_count, study
-from arcsm.experiments.gaussians import autoregressive_network, conditional_scores, gaussian_rows, joint_network
+from arcsm.experiments.base import Count, Preset, Result, Study, parameter_count, study
+from arcsm.experiments.gaussians import GaussianNetworks, conditional_scores, gaussian_rows
 from arcsm.metrics.costs import extra_memory_mib, medians_in_turn
 from arcsm.model import AutoregressiveModel
 from arcsm.objectives.score_matching import denoising_score_matching, exact_score_matching, sliced_score_matching
 from arcsm.reports.plots import open_frame
 
 
-class Fig1a(Settings):
-    """The paper gives three hidden layers and comparable numbers of parameters; the sizes are ours.
-
-    Time and memory of exact score matching grow with the dimension: it is measured up to ``largest_for_sm``.
-    """
+class Fig1a(GaussianNetworks):
+    """Time and memory of exact score matching grow with the dimension: it is measured up to ``largest_for_sm``."""
 
     several_seeds: ClassVar[bool] = False
 
     features: tuple[Count, ...] = (2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
     largest_for_sm: Count = 200
-    hidden: Count = 128
-    context_features: Count = 4
-    head_hidden: Count = 32
-    batch: Count = 128
     repeats: Count = 7
 
 
@@ -86,11 +79,8 @@ def measure(arguments: str, threads: int) -> None:
     torch.set_num_threads(threads)
     settings, device = Fig1a.model_validate(setting_values), torch.device(device_name)
     torch.manual_seed(settings.first_seed)
-    sizes = (settings.hidden, settings.context_features, settings.head_hidden)
-    network: nn.Module = autoregressive_network(features, *sizes)
-    if method != "CSM":
-        network = joint_network(features, parameter_count(network))
-    network.to(device)
+    build = settings.build if method == "CSM" else settings.build_joint
+    network = build(features).to(device)
     generator = torch.Generator(device).manual_seed(settings.first_seed)
     x = gaussian_rows(settings.batch, features, generator)
     step, plain = partial(_step, method, network, x, generator), partial(_plain_step, network, x)
@@ -111,20 +101,17 @@ def measure(arguments: str, threads: int) -> None:
 
 def _step(method: str, network: nn.Module, x: Tensor, generator: torch.Generator) -> None:
     """Compute the loss and its gradients on one batch."""
-    _loss(method, network, x, generator).backward()
-
-
-def _loss(method: str, network: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
-    if method == "CSM":
-        assert isinstance(network, AutoregressiveModel)
-        return objectives.csm(network, x)
-    if method == "DSM":
-        noise = torch.randn(x.shape, generator=generator, device=x.device)
-        return denoising_score_matching(network(x + 0.1 * noise), noise, 0.1)
     z = x.clone().requires_grad_()
-    if method == "SM":
-        return exact_score_matching(network(z), z)
-    return sliced_score_matching(network(z), z, int(method.split()[1]), generator=generator)
+    if isinstance(network, AutoregressiveModel):
+        loss = objectives.csm(network, x)
+    elif method == "DSM":
+        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        loss = denoising_score_matching(network(x + 0.1 * noise), noise, 0.1)
+    elif method == "SM":
+        loss = exact_score_matching(network(z), z)
+    else:
+        loss = sliced_score_matching(network(z), z, int(method.split()[1]), generator=generator)
+    loss.backward()
 
 
 def _plain_step(network: nn.Module, x: Tensor) -> None:

@@ -11,20 +11,16 @@ from pydantic import Field
 from torch import Tensor
 
 from arcsm import objectives
-from arcsm.experiments.base import Count, Positive, Preset, Result, Settings, Study, seeded, study
-from arcsm.experiments.gaussians import autoregressive_network, gaussian_rows
+from arcsm.experiments.base import Count, Positive, Preset, Result, Study, seeded, study
+from arcsm.experiments.gaussians import GaussianNetworks, gaussian_rows
 from arcsm.model import AutoregressiveModel
 from arcsm.reports.plots import BLUE, ORANGE, open_frame
 
 
-class Fig1b(Settings):
+class Fig1b(GaussianNetworks):
     """The paper gives the dimension; the rest is ours."""
 
     features: Count = 100
-    hidden: Count = 128
-    context_features: Count = 4
-    head_hidden: Count = 32
-    batch: Count = 128
     draws: int = Field(200, ge=2)
     draws_of_many: int = Field(50, ge=2)  # with 100 slices or more, where a draw takes seconds
     slices: tuple[Count, ...] = (1, 10, 100, 1000)
@@ -45,50 +41,40 @@ Objective = Callable[[AutoregressiveModel, Tensor, torch.Generator], Tensor]
 
 def body(run: Study[Fig1b]) -> Result:
     """Measure every objective on the same model and batch, at the start and after some training."""
-    names, seeds = list(_objectives(run.settings)), run.settings.seed_range
-    cells = run.compute_all({f"{name} seed {s}": partial(_measure, run, name, s) for s in seeds for name in names})
+    cells = run.compute_seeds({name: partial(_measure, run, name) for name in _objectives(run.settings)})
     methods = {
         name: {
-            stage: {
-                key: _mean([cells[f"{name} seed {seed}"][stage][key] for seed in seeds])
-                for key in ("objective_sd", "gradient_noise")
-            }
+            stage: {key: _mean([cell[stage][key] for cell in by_seed]) for key in ("objective_sd", "gradient_noise")}
             for stage in (START, END)
         }
-        for name in names
+        for name, by_seed in cells.items()
     }
     return {"methods": methods, "figure": run.figure(_figure(methods))}
 
 
 def _objectives(settings: Fig1b) -> dict[str, Objective]:
-    def ssm(
-        model: AutoregressiveModel, x: Tensor, g: torch.Generator, slices: int, variance_reduced: bool = True
-    ) -> Tensor:
-        return objectives.ssm(model, x, slices, variance_reduced=variance_reduced, generator=g)
+    def ssm(slices: int, variance_reduced: bool) -> Objective:
+        return lambda model, x, g: objectives.ssm(model, x, slices, variance_reduced=variance_reduced, generator=g)
 
-    def dsm(model: AutoregressiveModel, x: Tensor, g: torch.Generator, sigma: float) -> Tensor:
-        return objectives.dsm(model, x, sigma, generator=g)
+    def dsm(sigma: float) -> Objective:
+        return lambda model, x, g: objectives.dsm(model, x, sigma, generator=g)
 
-    def csm(model: AutoregressiveModel, x: Tensor, g: torch.Generator) -> Tensor:
-        return objectives.csm(model, x)
-
-    def csm_on_fresh_rows(model: AutoregressiveModel, x: Tensor, g: torch.Generator) -> Tensor:
-        return objectives.csm(model, gaussian_rows(len(x), settings.features, g))
-
-    named: dict[str, Objective] = {}
+    named = {}
     for slices in settings.slices:
-        named[f"SSM, {slices} slices"] = partial(ssm, slices=slices)
-        named[f"SSM, {slices} slices, plain"] = partial(ssm, slices=slices, variance_reduced=False)
-    for sigma in settings.sigmas:
-        named[f"DSM, sigma {sigma:g}"] = partial(dsm, sigma=sigma)
-    return {**named, "CSM": csm, "CSM, fresh batches": csm_on_fresh_rows}
+        named[f"SSM, {slices} slices"] = ssm(slices, True)
+        named[f"SSM, {slices} slices, plain"] = ssm(slices, False)
+    return {
+        **named,
+        **{f"DSM, sigma {sigma:g}": dsm(sigma) for sigma in settings.sigmas},
+        "CSM": lambda model, x, g: objectives.csm(model, x),
+        "CSM, fresh batches": lambda model, x, g: objectives.csm(model, gaussian_rows(len(x), settings.features, g)),
+    }
 
 
 def _measure(run: Study[Fig1b], name: str, seed: int) -> Result:
     settings = run.settings
     with seeded(seed):
-        sizes = (settings.features, settings.hidden, settings.context_features, settings.head_hidden)
-        model = autoregressive_network(*sizes).to(run.device)
+        model = settings.build(settings.features).to(run.device)
     at_start = _variation(run, model, name, seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     generator = run.generator(seed, 1)

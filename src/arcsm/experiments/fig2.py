@@ -17,16 +17,16 @@ from torch import Tensor, nn
 
 from arcsm import objectives
 from arcsm.errors import NonFiniteError
-from arcsm.experiments.base import Count, Positive, Preset, Result, Settings, Study, parameter_count, seeded, study
+from arcsm.experiments.base import Count, Positive, Preset, Result, Study, parameter_count, seeded, study
 from arcsm.experiments.comparisons import mean_and_sd
 from arcsm.experiments.descent import descend
-from arcsm.experiments.gaussians import STD, autoregressive_network, conditional_scores, gaussian_rows, joint_network
+from arcsm.experiments.gaussians import STD, GaussianNetworks, conditional_scores, gaussian_rows
 from arcsm.model import AutoregressiveModel
 from arcsm.objectives.score_matching import Projections, denoising_score_matching, sliced_score_matching
 from arcsm.reports.plots import open_frame
 
 
-class Fig2(Settings):
+class Fig2(GaussianNetworks):
     """The paper gives the data, 20,000 iterations and three hidden layers; the rest is ours.
 
     Every method gets the learning rate with the smallest true divergence after ``tuning_steps`` steps: an oracle that
@@ -35,8 +35,6 @@ class Fig2(Settings):
 
     features: Count = 100
     hidden: Count = 64
-    context_features: Count = 4
-    head_hidden: Count = 32
     batch: Count = 64
     steps: int = Field(20_000, ge=1)
     record_every: int = Field(400, ge=1)
@@ -112,16 +110,14 @@ def body(run: Study[Fig2]) -> Result:
         lambda label, rate: _train(run, by_label[label], settings.first_seed, rate, settings.tuning_steps, tuning=True),
         lambda cell: None if cell["divergence"][-1] == _DIVERGED else cell["divergence"][-1],
     )
-    cells = run.compute_all(
+    cells = run.compute_seeds(
         {
-            f"{label} seed {seed}": partial(_train, run, method, seed, rates[label]["learning_rate"], settings.steps)
-            for seed in settings.seed_range
+            label: partial(_train, run, method, learning_rate=rates[label]["learning_rate"], steps=settings.steps)
             for label, method in by_label.items()
         }
     )
     table = {}
-    for label in by_label:
-        curves = [cells[f"{label} seed {seed}"] for seed in settings.seed_range]
+    for label, curves in cells.items():
         final = mean_and_sd([curve["divergence"][-1] for curve in curves])
         table[label] = {
             "relative_divergence": final["mean"],
@@ -135,21 +131,14 @@ def body(run: Study[Fig2]) -> Result:
     return {"methods": table, "figure": run.figure(_figure(table))}
 
 
-def _network(run: Study[Fig2], method: Method, seed: int) -> nn.Module:
-    settings = run.settings
-    with seeded(seed):
-        sizes = (settings.features, settings.hidden, settings.context_features, settings.head_hidden)
-        network: nn.Module = autoregressive_network(*sizes)
-        if method.joint:
-            network = joint_network(settings.features, parameter_count(network))
-    return network.to(run.device)
-
-
 def _train(
     run: Study[Fig2], method: Method, seed: int, learning_rate: float, steps: int, tuning: bool = False
 ) -> Result:
     """Train one method. Recorded losses are means over the steps since the last record."""
-    settings, network = run.settings, _network(run, method, seed)
+    settings = run.settings
+    with seeded(seed):
+        build = settings.build_joint if method.joint else settings.build
+        network = build(settings.features).to(run.device)
     data, noise = run.generator(seed, 1), run.generator(seed, 2)
     # tuning has its own test rows
     test = gaussian_rows(settings.test_rows, settings.features, run.generator(seed, 4 if tuning else 3))

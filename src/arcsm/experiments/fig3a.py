@@ -83,17 +83,14 @@ def body(run: Study[Fig3a]) -> Result:
         lambda name, rate: _train(run, dataset, name, rate, settings.first_seed, settings.tuning_steps),
         lambda cell: cell["valid_nll"],
     )
-    cells = run.compute_all(
+    cells = run.compute_seeds(
         {
-            f"{name}, seed {s}": partial(_train, run, dataset, name, rates[name]["learning_rate"], s, settings.steps)
-            for s in settings.seed_range
+            name: partial(_train, run, dataset, name, rates[name]["learning_rate"], steps=settings.steps)
             for name in methods
-        }
+        },
+        lambda name, seed: f"{name}, seed {seed}",
     )
-    results = {
-        name: rates[name] | _over_seeds([cells[f"{name}, seed {seed}"] for seed in settings.seed_range])
-        for name in methods
-    }
+    results = {name: rates[name] | _over_seeds(by_seed) for name, by_seed in cells.items()}
     nll = {name: result["nll"] for name, result in results.items() if result["nll"] is not None}
     order = sorted(nll, key=nll.__getitem__)
     return {
@@ -106,29 +103,21 @@ def body(run: Study[Fig3a]) -> Result:
 
 def _objectives(settings: Fig3a) -> dict[str, Objective]:
     """Return the losses. Score matching losses are in units of the data noise, so that gradients have similar size."""
-    unit = settings.data_noise**2
+    unit, sigma = settings.data_noise**2, settings.data_noise
 
-    def mle(model: AutoregressiveModel, clean: Tensor, x: Tensor, g: torch.Generator) -> Tensor:
-        return objectives.mle(model, x)
+    def ssm(k: int) -> Objective:
+        return lambda model, clean, x, g: unit * objectives.ssm(model, x, k, generator=g, joint=True)
 
-    def csm(model: AutoregressiveModel, clean: Tensor, x: Tensor, g: torch.Generator) -> Tensor:
-        return unit * objectives.csm(model, x)
+    def dsm(s: float) -> Objective:
+        return lambda model, clean, x, g: unit * objectives.dsm(model, x, s, generator=g, joint=True)
 
-    def ssm(model: AutoregressiveModel, clean: Tensor, x: Tensor, g: torch.Generator, slices: int) -> Tensor:
-        return unit * objectives.ssm(model, x, slices, generator=g, joint=True)
-
-    def dsm(model: AutoregressiveModel, clean: Tensor, x: Tensor, g: torch.Generator, sigma: float) -> Tensor:
-        return unit * objectives.dsm(model, x, sigma, generator=g, joint=True)
-
-    def dsm_with_data_noise(model: AutoregressiveModel, clean: Tensor, x: Tensor, g: torch.Generator) -> Tensor:
-        return unit * objectives.dsm(model, clean, settings.data_noise, generator=g, joint=True)
-
-    named: dict[str, Objective] = {"MLE": mle, "CSM": csm}
-    for slices in settings.slices:
-        named[f"SSM, {slices} slice{'s' if slices > 1 else ''}"] = partial(ssm, slices=slices)
-    for sigma in settings.sigmas:
-        named[f"DSM, sigma {sigma:g}"] = partial(dsm, sigma=sigma)
-    return {**named, DATA_NOISE: dsm_with_data_noise}
+    return {
+        "MLE": lambda model, clean, x, g: objectives.mle(model, x),
+        "CSM": lambda model, clean, x, g: unit * objectives.csm(model, x),
+        **{f"SSM, {k} slice{'s' if k > 1 else ''}": ssm(k) for k in settings.slices},
+        **{f"DSM, sigma {s:g}": dsm(s) for s in settings.sigmas},
+        DATA_NOISE: lambda model, clean, x, g: unit * objectives.dsm(model, clean, sigma, generator=g, joint=True),
+    }
 
 
 def _train(run: Study[Fig3a], dataset: Dataset, name: str, rate: float, seed: int, steps: int) -> Result:

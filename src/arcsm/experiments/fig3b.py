@@ -56,7 +56,7 @@ AR_CSM = "AR-CSM"
 
 def body(run: Study[Fig3b]) -> Result:
     """Train every model, and compare likelihoods and samples with held-out rows."""
-    settings, seeds = run.settings, run.settings.seed_range
+    settings = run.settings
     names = [AR_CSM, *(f"MLE, n = {n}" for n in settings.components)]
     sizes = {name: parameter_count(_build(settings, name)) for name in names}
     ours, fewest = sizes[AR_CSM], min(sizes[name] for name in names[1:])
@@ -68,20 +68,15 @@ def body(run: Study[Fig3b]) -> Result:
         lambda name, rate: _train(run, name, settings.first_seed, rate),
         lambda cell: cell["valid_nll"],
     )
-    cells = run.compute_all(
-        {
-            f"{name} seed {seed}": partial(_train, run, name, seed, rates[name]["learning_rate"])
-            for seed in seeds
-            for name in names
-        }
+    cells = run.compute_seeds(
+        {name: partial(_train, run, name, learning_rate=rates[name]["learning_rate"]) for name in names}
     )
     table: Result = {}
-    for name in names:
-        results = [cells[f"{name} seed {seed}"] for seed in seeds]
+    for name, results in cells.items():
         keys = [key for key in results[0] if key not in ("samples", "parameters", "valid_nll")]
         table[name] = {key: mean_and_sd([result[key] for result in results]) for key in keys}
         table[name] |= {"parameters": results[0]["parameters"], **rates[name]}
-    samples = {name: torch.tensor(cells[f"{name} seed {settings.first_seed}"]["samples"]) for name in names}
+    samples = {name: torch.tensor(results[0]["samples"]) for name, results in cells.items()}
     figure = _figure(_rows(run, settings.first_seed), samples, table)
     return {"models": table, **_reference(run), "figure": run.figure(figure)}
 
@@ -125,15 +120,9 @@ def _train(run: Study[Fig3b], name: str, seed: int, learning_rate: float) -> Res
     with seeded(seed):
         model = _build(settings, name)
     config = TrainConfig(
-        objective="csm" if scores else "mle",
-        mix="auto",
-        steps=settings.steps,
-        batch_size=settings.batch,
-        learning_rate=learning_rate,
-        standardise="none",
-        seed=seed,
-        device=str(run.device),
-    )
+        objective="csm" if scores else "mle", mix="auto", steps=settings.steps, batch_size=settings.batch,
+        learning_rate=learning_rate, standardise="none", seed=seed, device=str(run.device),
+    )  # fmt: skip
     # the mixtures see fresh noise in every pass over the rows, as the scores do in every step
     passes = -(-settings.steps * settings.batch // settings.rows)
     generator = torch.Generator().manual_seed(9_000_001 + seed)

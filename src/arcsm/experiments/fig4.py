@@ -21,20 +21,9 @@ from torch import Tensor
 
 from arcsm.data.datasets import Dataset
 from arcsm.data.images import image_grid
+from arcsm.experiments import image_models
 from arcsm.experiments.base import Count, Preset, Result, Study, study
-from arcsm.experiments.image_models import (
-    DIGITS,
-    PRESET_CHANGES,
-    TINY,
-    ImageModels,
-    image_dataset,
-    load_array,
-    load_image_model,
-    model_folder,
-    save_array,
-    to_pixels,
-    train_image_models,
-)
+from arcsm.experiments.image_models import PRESET_CHANGES, ImageModels, to_pixels
 from arcsm.experiments.records import digest
 from arcsm.metrics import add_smallest_noise, bits_per_dim, summary
 from arcsm.metrics.evaluations import counted
@@ -85,7 +74,7 @@ SAMPLERS: Mapping[str, dict[str, Any]] = {
 def body(run: Study[Fig4]) -> Result:
     """Train, sample and measure every model."""
     names = run.settings.models
-    training = train_image_models(run, {f"train {name}": (name, run.settings.first_seed) for name in names})
+    training = image_models.train_models(run, {f"train {name}": (name, run.settings.first_seed) for name in names})
     drawn = _for_models(run, {f"draw {name}": (_draw, name) for name in names})
     measured = _for_models(run, {f"measure {name}": (_measure, name) for name in names})
     compared = _for_models(
@@ -108,7 +97,7 @@ def body(run: Study[Fig4]) -> Result:
             **measured[f"measure {name}"],
             "samplers": {sampler: cell for sampler, cell in cells.items() if cell is not None},
             "pictures": _pictures(run, name),
-            "curve": [[row["step"], row["valid"]] for row in read_metrics(model_folder(run, name))],
+            "curve": [[row["step"], row["valid"]] for row in read_metrics(image_models.model_folder(run, name))],
         }
     return {
         "models": models,
@@ -124,14 +113,14 @@ def _for_models(
     """Compute cells of one model each. They depend on the model's configuration and on a sampler's options."""
     basis: dict[str, Any] = {}
     for cell, (compute, name) in cells.items():
-        folder, sampler = model_folder(run, name).name, getattr(compute, "keywords", {}).get("sampler")
+        folder, sampler = image_models.model_folder(run, name).name, getattr(compute, "keywords", {}).get("sampler")
         basis[cell] = folder if sampler is None else [folder, dict(SAMPLERS[sampler])]
     return run.compute_all({cell: partial(compute, run, name) for cell, (compute, name) in cells.items()}, basis)
 
 
 def _draw(run: Study[Fig4], name: str) -> Result:
     """Draw samples by the model's default sampler, without the last noise, and store them as grey values."""
-    settings, model = run.settings, load_image_model(run, name)
+    settings, model = run.settings, image_models.load_model(run, name)
     start = time.monotonic()
     rows = model.sample(
         max(settings.samples, settings.grid),
@@ -141,19 +130,19 @@ def _draw(run: Study[Fig4], name: str) -> Result:
         batch_size=settings.draw_at_a_time,
     )
     seconds = time.monotonic() - start
-    save_array(_samples_path(run, name), to_pixels(rows.cpu(), model.metadata))
+    image_models.save_array(_samples_path(run, name), to_pixels(rows.cpu(), model.metadata))
     return {"seconds_to_draw": round(seconds, 1), "drawn": len(rows)}
 
 
 def _samples_path(run: Study[Fig4], name: str) -> Path:
     settings = run.settings
     key = [settings.samples, settings.grid, settings.draw_at_a_time, settings.first_seed]
-    return run.work / f"{model_folder(run, name).name}-{digest(key)}.npy"
+    return run.work / f"{image_models.model_folder(run, name).name}-{digest(key)}.npy"
 
 
 def _measure(run: Study[Fig4], name: str) -> Result:
     """Measure likelihood, Fréchet distance and distance to the nearest training images."""
-    dataset, samples = image_dataset(run, name), load_array(_samples_path(run, name))
+    dataset, samples = image_models.load_images(run, name), image_models.load_array(_samples_path(run, name))
     real = to_pixels(dataset.test[: run.settings.samples], dataset.metadata)
     frechet = Frechet(real, run.device, progress=True)
     train = to_pixels(dataset.train_rows(), dataset.metadata)
@@ -168,7 +157,7 @@ def _measure(run: Study[Fig4], name: str) -> Result:
 
 def _compare(run: Study[Fig4], name: str, sampler: str) -> Result:
     """Measure cost and Fréchet distance of one sampler."""
-    settings, model, dataset = run.settings, load_image_model(run, name), image_dataset(run, name)
+    settings, model, dataset = run.settings, image_models.load_model(run, name), image_models.load_images(run, name)
     options = dict(SAMPLERS[sampler])
     if sampler == "langevin":
         options["langevin_steps"] = settings.langevin_steps[model.metadata["image_shape"][0] == 3]
@@ -194,7 +183,7 @@ def _compare(run: Study[Fig4], name: str, sampler: str) -> Result:
 
 @torch.no_grad()
 def _likelihood(run: Study[Fig4], name: str, dataset: Dataset) -> Result:
-    model, seed = load_image_model(run, name), run.settings.first_seed
+    model, seed = image_models.load_model(run, name), run.settings.first_seed
     rows = dataset.dequantised(dataset.test[: run.settings.test_rows], seed + 1)
     noisy = add_smallest_noise(model, rows, seed + 2).to(run.device)
     log_prob = torch.cat([model.log_prob(part) for part in noisy.split(20)])
@@ -208,7 +197,7 @@ def _measure_data(run: Study[Fig4], name: str) -> Result:
 
     A perfect model would have about these values; memorised samples would have a distance of zero.
     """
-    dataset, count = image_dataset(run, name), run.settings.samples
+    dataset, count = image_models.load_images(run, name), run.settings.samples
     real, train = (to_pixels(rows, dataset.metadata) for rows in (dataset.test[:count], dataset.train_rows()))
     nearest = _nearest(real[: run.settings.grid], train)[0]
     return {
@@ -227,7 +216,7 @@ def _nearest(images: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
 
 def _pictures(run: Study[Fig4], name: str) -> dict[str, str]:
     """Write a grid of samples, and one of samples above their nearest training images; return the file names."""
-    dataset, samples = image_dataset(run, name), load_array(_samples_path(run, name))
+    dataset, samples = image_models.load_images(run, name), image_models.load_array(_samples_path(run, name))
     train = to_pixels(dataset.train_rows(), dataset.metadata)
     shown = samples[: run.settings.neighbours]
     pairs = torch.cat([shown, train[_nearest(shown, train)[1]]])
@@ -261,7 +250,7 @@ def _figure(run: Study[Fig4], models: Mapping[str, Result]) -> Figure:
         for axes, name in zip(panels[:, column], (pair, f"{pair}-mle"), strict=True):
             axes.set_axis_off()
             if name in models:
-                grid = image_grid(load_array(_samples_path(run, name))[:16], 4, padding=1).convert("RGB")
+                grid = image_grid(image_models.load_array(_samples_path(run, name))[:16], 4, padding=1).convert("RGB")
                 axes.imshow(np.asarray(grid), interpolation="nearest")
                 axes.set_title(f"{name}\nFréchet {models[name]['frechet_distance']:.3g}", fontsize=8)
     return figure
@@ -270,7 +259,7 @@ def _figure(run: Study[Fig4], models: Mapping[str, Result]) -> Figure:
 def _for_set(images: str) -> Mapping[Preset, Fig4]:
     """Return the presets for the models of one data set; smoke runs use scikit-learn's digits."""
     names = tuple(name for name in PRESETS["cpu"].models if name.startswith(images))
-    smoke = {"models": names[-2:], "changes": (*TINY, DIGITS)}
+    smoke = {"models": names[-2:], "changes": (*image_models.TINY, image_models.DIGITS)}
     return {
         preset: settings.model_copy(update=smoke if preset == "smoke" else {"models": names})
         for preset, settings in PRESETS.items()

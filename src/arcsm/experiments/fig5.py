@@ -23,21 +23,10 @@ from torch import Tensor
 from arcsm.data.datasets import Dataset
 from arcsm.denoise.corruptions import Corruption, GaussianNoise, SaltAndPepper
 from arcsm.denoise.restoration import langevin, particles, posterior, tweedie
+from arcsm.experiments import image_models
 from arcsm.experiments.base import Positive, Preset, Result, Study, study
 from arcsm.experiments.comparisons import confidence_interval
-from arcsm.experiments.image_models import (
-    DIGITS,
-    PRESET_CHANGES,
-    TINY,
-    ImageModels,
-    image_dataset,
-    load_array,
-    load_image_model,
-    model_basis,
-    save_array,
-    to_pixels,
-    train_image_models,
-)
+from arcsm.experiments.image_models import PRESET_CHANGES, ImageModels, to_pixels
 from arcsm.experiments.records import digest
 from arcsm.metrics import summary
 from arcsm.model import AutoregressiveModel
@@ -63,7 +52,7 @@ class Fig5(ImageModels):
 PRESETS: Mapping[Preset, Fig5] = {
     "smoke": Fig5(
         images=3, validation_images=2, particles=2, langevin_steps=1, tol=1e-2, shown=2,
-        **{**PRESET_CHANGES["smoke"], "changes": (*TINY, DIGITS)},
+        **{**PRESET_CHANGES["smoke"], "changes": (*image_models.TINY, image_models.DIGITS)},
     ),
     "cpu": Fig5(images=32, **PRESET_CHANGES["cpu"]),
     "paper": Fig5(images=1_000, particles=64, **PRESET_CHANGES["paper"]),
@@ -80,7 +69,7 @@ Restorer = Callable[[Tensor], Tensor]  #: noisy rows ``(N, D)`` to restored ones
 def body(run: Study[Fig5]) -> Result:
     """Train, corrupt, restore and measure; every method is a cell."""
     import_skimage()  # fail before training if it is missing
-    training = train_image_models(
+    training = image_models.train_models(
         run, {f"train {name}": (name, run.settings.first_seed) for name in run.settings.models}
     )
     tasks = [_gaussian_task(run), _salt_and_pepper_task(run)]
@@ -89,7 +78,7 @@ def body(run: Study[Fig5]) -> Result:
         for task in tasks
         for method, restorer in task.methods().items()
     }
-    results = run.compute_all(cells, model_basis(run, cells))
+    results = run.compute_all(cells, image_models.model_basis(run, cells))
     tables = {task.name: {method: results[f"{task.name}, {method}"] for method in task.methods()} for task in tasks}
     leads = {task.name: _lead(task, tables[task.name]) for task in tasks}
     for cell in results.values():
@@ -123,7 +112,7 @@ class Task:
 
     def methods(self) -> dict[str, Restorer | None]:
         """Return restorers by name; ``None`` for a filter, whose setting is chosen when it is needed."""
-        model = partial(load_image_model, self.run, self.model_name)
+        model = partial(image_models.load_model, self.run, self.model_name)
         ours = {name: lambda y, restore=restore: restore(model(), y) for name, restore in self.ours.items()}
         return {"noisy": lambda y: y, **dict.fromkeys(filters_for(self.corruption, (1, 1, 1))), **ours}
 
@@ -139,7 +128,7 @@ class Task:
         return self.corruption.corrupt(self.clean(part), generator)
 
     def dataset(self) -> Dataset:
-        return image_dataset(self.run, self.model_name)
+        return image_models.load_images(self.run, self.model_name)
 
     def shape(self) -> Shape:
         channels, height, width = self.dataset().metadata["image_shape"]
@@ -167,9 +156,11 @@ def _gaussian_task(run: Study[Fig5]) -> Task:
 def _salt_and_pepper_task(run: Study[Fig5]) -> Task:
     settings = run.settings
     name = settings.models[1]
-    model = load_image_model(run, name)
+    model = image_models.load_model(run, name)
     smallest = model.noise.sigma_min * float(model.scale.max()) if model.noise else 0.0
-    noise = SaltAndPepper.of_images(settings.probability, image_dataset(run, name).metadata["levels"], smallest)
+    noise = SaltAndPepper.of_images(
+        settings.probability, image_models.load_images(run, name).metadata["levels"], smallest
+    )
     generator, tol, count = partial(run.generator, settings.first_seed), settings.tol, settings.particles
 
     def restore_by_langevin(model: AutoregressiveModel, y: Tensor, mask: Tensor | None) -> Tensor:
@@ -269,7 +260,7 @@ def _restore(run: Study[Fig5], task: Task, method: str, restorer: Restorer | Non
         setting, restorer = {"setting": best}, candidates[best]
     clean = task.clean("test")
     restored = restorer(task.noisy("test").to(run.device)).cpu().clamp(-1.0, 1.0)
-    save_array(task.path(method), restored)
+    image_models.save_array(task.path(method), restored)
     psnr_of_each = psnr(clean, restored)
     means = {"psnr": summary(psnr_of_each), "ssim": summary(ssim(clean, restored, task.shape()))}
     measures = {name: {"mean": mean, "standard_error": error} for name, (mean, error) in means.items()}
@@ -309,7 +300,7 @@ def _figure(run: Study[Fig5], tasks: list[Task], tables: Mapping[str, Mapping[st
         *panels, last = block.subplots(len(task.methods()) + 1, 1)
         for axes, (method, cell) in zip(panels, tables[task.name].items(), strict=True):
             label = f"{method}\n{cell['psnr']['mean']:.1f} dB, SSIM {cell['ssim']['mean']:.2f}"
-            _draw_images(axes, task, load_array(task.path(method)), label)
+            _draw_images(axes, task, image_models.load_array(task.path(method)), label)
         _draw_images(last, task, task.clean("test"), "clean")
     return figure
 

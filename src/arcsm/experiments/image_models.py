@@ -64,7 +64,7 @@ PRESET_CHANGES: Mapping[Preset, Mapping[str, Any]] = {
 }
 
 
-def image_config(run: Study[Any], name: str, seed: int | None = None) -> RunConfig:
+def model_config(run: Study[Any], name: str, seed: int | None = None) -> RunConfig:
     """Return the configuration of a preset as the experiment trains it; by default with its first seed."""
     settings: ImageModels = run.settings
     network = settings.pixelcnn_changes if "pixelcnn" in name else settings.made_changes
@@ -72,21 +72,21 @@ def image_config(run: Study[Any], name: str, seed: int | None = None) -> RunConf
     return load_config(name, [*settings.changes, *network, f"train.device={run.device.type}", f"train.seed={seed}"])
 
 
-def image_dataset(run: Study[Any], name: str, seed: int | None = None) -> Dataset:
+def load_images(run: Study[Any], name: str, seed: int | None = None) -> Dataset:
     """Return the data of a preset, split as for training."""
-    config = image_config(run, name, seed)
+    config = model_config(run, name, seed)
     return load_dataset(config.data, config.train.seed)
 
 
 def model_folder(run: Study[Any], name: str, seed: int | None = None) -> Path:
     """Return the folder of a model, which is the same for all experiments with the same configuration."""
-    key = [image_config(run, name, seed).model_dump(mode="json"), arcsm.__version__]
+    key = [model_config(run, name, seed).model_dump(mode="json"), arcsm.__version__]
     return run.work.parent / "image-models" / f"{name}-{digest(key)}"
 
 
-def train_image_models(run: Study[Any], cells: Mapping[str, tuple[str, int]]) -> dict[str, Result]:
+def train_models(run: Study[Any], cells: Mapping[str, tuple[str, int]]) -> dict[str, Result]:
     """Train a model for every cell, a preset and a seed. Training time counts whichever experiment spent it."""
-    results = run.compute_all({cell: partial(train_image_model, run, *model) for cell, model in cells.items()})
+    results = run.compute_all({cell: partial(train_model, run, *model) for cell, model in cells.items()})
     run.seconds = sum(cell["training_seconds"] for cell in results.values())
     run.fingerprints |= {cell["code"] for cell in results.values()}
     return results
@@ -98,7 +98,7 @@ def model_basis(run: Study[Any], cells: Mapping[str, Any]) -> dict[str, list[str
     return dict.fromkeys(cells, folders)
 
 
-def train_image_model(run: Study[Any], name: str, seed: int | None = None) -> Result:
+def train_model(run: Study[Any], name: str, seed: int | None = None) -> Result:
     """Train or resume a model, unless another experiment has trained it."""
     folder = model_folder(run, name, seed)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -106,26 +106,26 @@ def train_image_model(run: Study[Any], name: str, seed: int | None = None) -> Re
     with FileLock(folder.with_suffix(".lock")):
         if not code.is_file():
             write_text(code, code_fingerprint())
-        result = train_run(image_config(run, name, seed), folder, resume=True, progress=True)
+        result = train_run(model_config(run, name, seed), folder, resume=True, progress=True)
     return {
         "code": code.read_text(encoding="utf-8"),
         "steps": result.steps,
         "training_seconds": round(result.seconds),
         "validation": result.best_loss,
-        "parameters": parameter_count(load_image_model(run, name, seed)),
+        "parameters": parameter_count(load_model(run, name, seed)),
     }
 
 
-def load_image_model(run: Study[Any], name: str, seed: int | None = None) -> AutoregressiveModel:
+def load_model(run: Study[Any], name: str, seed: int | None = None) -> AutoregressiveModel:
     """Return the trained model."""
     return load_run(model_folder(run, name, seed), str(run.device)).model
 
 
-def initial_image_model(run: Study[Any], name: str, seed: int) -> AutoregressiveModel:
+def initial_model(run: Study[Any], name: str, seed: int) -> AutoregressiveModel:
     """Return the same model with its initial weights, as a control."""
-    dataset = image_dataset(run, name, seed)
+    dataset = load_images(run, name, seed)
     with seeded(seed):
-        model = image_config(run, name, seed).model.build(dataset.train.shape[1], dataset.metadata)
+        model = model_config(run, name, seed).model.build(dataset.train.shape[1], dataset.metadata)
     return model.to(run.device).eval()
 
 

@@ -71,32 +71,36 @@ COLOURS: Mapping[str, str] = {
     "ladder, Langevin": "#b5482f",
     "ladder, MLE": "#3b8f5a",
 }
+KINDS = {"CSM": "CSM", "SSM": "SSM", "DSM": "DSM, one level"}  # names of models without a ladder
 _GRID_POINTS = 241
 _MIN_LOG_DENSITY = -40.0
 
 
 def body(run: Study[Modes]) -> Result:
     """Train every kind of model at every separation with several seeds."""
-    settings, seeds = run.settings, run.settings.seed_range
+    settings = run.settings
     if settings.shown not in settings.separations:
         raise ValueError(f"shown: expected one of the separations {settings.separations}, got {settings.shown:g}")
-    kinds = {"CSM": _csm, "SSM": _ssm, "DSM": _dsm, "ladder": _ladder}
-    cells = run.compute_all(
-        {
-            f"{kind} at {separation:g} seed {seed}": partial(function, run, separation, seed)
-            for separation in settings.separations
-            for seed in seeds
-            for kind, function in kinds.items()
-        }
-    )
+    kinds: dict[str, Callable[..., Result]] = {
+        **{kind: partial(_train_one_level, kind=kind) for kind in KINDS},
+        "ladder": _ladder,
+    }
+    cells = {
+        (kind, separation): partial(train, run, separation)
+        for separation in settings.separations
+        for kind, train in kinds.items()
+    }
+    results = run.compute_seeds(cells, lambda key, seed: f"{key[0]} at {key[1]:g} seed {seed}")
     weights: dict[str, dict[str, list[float]]] = {name: {} for name in COLOURS}
-    for separation in settings.separations:
-        for seed in seeds:
-            for kind in kinds:
-                for name, weight in cells[f"{kind} at {separation:g} seed {seed}"]["weights"].items():
-                    weights[name].setdefault(f"{separation:g}", []).append(weight)
-    shown = [cells[f"{kind} at {settings.shown:g} seed {settings.first_seed}"] for kind in kinds]
-    densities = {name: values for cell in shown for name, values in cell["log_densities"].items()}
+    for (_, separation), by_seed in results.items():
+        for name in by_seed[0]["weights"]:
+            weights[name][f"{separation:g}"] = [cell["weights"][name] for cell in by_seed]
+    densities = {
+        name: values
+        for (_, separation), by_seed in results.items()
+        if separation == settings.shown
+        for name, values in by_seed[0]["log_densities"].items()
+    }
     return {
         "methods": {
             name: {key: _over_seeds(settings, name, float(key), values) for key, values in by_separation.items()}
@@ -156,23 +160,17 @@ def _grid(settings: Modes, separation: float) -> Tensor:
 # Models -------------------------------------------------------------------------------------------------------------
 
 
-def _csm(run: Study[Modes], separation: float, seed: int) -> Result:
-    model = _model(run, separation, seed, None)
-    _train(run, separation, seed, model, lambda x, g: objectives.csm(model, x))
-    return _measure(run, separation, model, {"CSM": "quadrature"})
-
-
-def _ssm(run: Study[Modes], separation: float, seed: int) -> Result:
-    model = _model(run, separation, seed, None)
-    _train(run, separation, seed, model, lambda x, g: objectives.ssm(model, x, 1, "gaussian", generator=g))
-    return _measure(run, separation, model, {"SSM": "quadrature"})
-
-
-def _dsm(run: Study[Modes], separation: float, seed: int) -> Result:
+def _train_one_level(run: Study[Modes], separation: float, seed: int, kind: str) -> Result:
+    """Train by CSM or SSM without noise, or by DSM with one level of it, and normalise by quadrature."""
     sigma = run.settings.small_sigma
-    model = _model(run, separation, seed, NoiseLadder(sigma, sigma, 1))
-    _train(run, separation, seed, model, lambda x, g: objectives.dsm(model, x, generator=g))
-    return _measure(run, separation, model, {"DSM, one level": "quadrature"})
+    model = _model(run, separation, seed, NoiseLadder(sigma, sigma, 1) if kind == "DSM" else None)
+    losses: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+        "CSM": lambda x, g: objectives.csm(model, x),
+        "SSM": lambda x, g: objectives.ssm(model, x, 1, "gaussian", generator=g),
+        "DSM": lambda x, g: objectives.dsm(model, x, generator=g),
+    }
+    _train(run, separation, seed, model, losses[kind])
+    return _measure(run, separation, model, {KINDS[kind]: "quadrature"})
 
 
 def _ladder(run: Study[Modes], separation: float, seed: int) -> Result:

@@ -22,14 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from arcsm.experiments.base import Count, Preset, Result, Study, parameter_count, seeded, study
-from arcsm.experiments.image_models import (
-    CPU_PIXELCNN,
-    PAPER,
-    PRESET_CHANGES,
-    TINY_MADE,
-    TINY_PIXELCNN,
-    ImageModels,
-)
+from arcsm.experiments.image_models import CPU_PIXELCNN, PAPER, PRESET_CHANGES, TINY_MADE, TINY_PIXELCNN, ImageModels
 from arcsm.metrics.costs import medians_in_turn
 from arcsm.model import AutoregressiveModel
 from arcsm.reports import plots

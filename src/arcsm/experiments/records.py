@@ -46,20 +46,14 @@ def read_cells(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: If the file holds something else.
     """
-    if not path.is_file():
-        return {}
-    cells = _parse_json(path)
+    cells = _parse_json(path) if path.is_file() else {}
     if isinstance(cells, dict) and all(map(_is_cell, cells.values())):
         return cells
     raise ValueError(f"{path}: not the cells of an earlier record; move the file away")
 
 
 def read_cell(path: Path) -> dict[str, Any]:
-    """Return one cell from its file.
-
-    Raises:
-        ValueError: If the file is damaged.
-    """
+    """Return one cell; raise a ValueError if its file is damaged."""
     cell = _parse_json(path)
     if _is_cell(cell):
         return dict(cell)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from matplotlib.axes import Axes
@@ -58,16 +57,8 @@ _BATCH_SIZE = 1024
 _DISTANCES = ("energy_distance", "sliced_wasserstein")
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A sampler and its options.
-
-    Attributes:
-        family: The sampler.
-        label: What distinguishes it from other settings of its family.
-        options: Arguments of :meth:`AutoregressiveModel.sample`.
-        rows: Number of rows to draw.
-    """
+class Setting(NamedTuple):
+    """A sampler, a label that distinguishes its settings, arguments of ``sample``, and a number of rows."""
 
     family: str
     label: str
@@ -83,15 +74,17 @@ def body(run: Study[SamplingCost]) -> Result:
     """Train a model on each toy set, then draw from it by every sampler."""
     settings = sampler_settings(run.settings)
     sizes = sorted({setting.rows for setting in settings})
-    cells: dict[str, Callable[[], Result]] = {}
-    for seed in run.settings.seed_range:
-        for toy in run.settings.toys:
-            key = f"{toy} seed {seed}"
-            cells[f"{key} model"] = partial(_train, run, toy, seed)
-            cells |= {f"{key} truth {size}": partial(_compare_truth, run, toy, seed, size) for size in sizes}
-            cells |= {f"{key} {setting.name}": partial(_draw, run, toy, seed, setting) for setting in settings}
-    results = run.compute_all(cells)
-    toys = {toy: _over_seeds(run, toy, settings, sizes, results) for toy in run.settings.toys}
+    samplers = {setting.name: setting for setting in settings}
+    cells: dict[tuple[str, str], Callable[[int], Result]] = {}
+    for toy in run.settings.toys:
+        cells[toy, "model"] = partial(_train, run, toy)
+        cells |= {(toy, f"truth {size}"): partial(_compare_truth, run, toy, count=size) for size in sizes}
+        cells |= {(toy, name): partial(_draw, run, toy, setting=setting) for name, setting in samplers.items()}
+    results = run.compute_seeds(cells, lambda key, seed: f"{key[0]} seed {seed} {key[1]}")
+    toys = {
+        toy: _over_seeds({n: cell for (t, n), cell in results.items() if t == toy}, settings)
+        for toy in run.settings.toys
+    }
     return {"toys": toys, "figure": run.figure(_figure(toys, settings))}
 
 
@@ -138,14 +131,10 @@ def _rows(run: Study[SamplingCost], toy: str, seed: int) -> ToyRows:
     return toy_rows(toy, run.settings.train, 1, run.settings.sigma_min, seed)
 
 
-def _held_out(rows: ToyRows, count: int, seed: int) -> Tensor:
-    return rows.sample(count, torch.Generator().manual_seed(1_000_003 * seed + 7))
-
-
 def _compare_truth(run: Study[SamplingCost], toy: str, seed: int, count: int) -> Result:
     """Return distances between the held-out rows and other samples of the truth: what chance alone leaves."""
     rows = _rows(run, toy, seed)
-    held_out = _held_out(rows, count, seed)
+    held_out = rows.sample(count, torch.Generator().manual_seed(1_000_003 * seed + 7))
     generator = torch.Generator().manual_seed(1_000_003 * seed + 8)
     found = [_distances(rows.sample(count, generator), held_out) for _ in range(run.settings.references)]
     return {key: [distances[key] for distances in found] for key in _DISTANCES}
@@ -165,7 +154,7 @@ def _draw(run: Study[SamplingCost], toy: str, seed: int, setting: Setting) -> Re
         start = time.monotonic()
         samples = model.sample(setting.rows, generator=generator, batch_size=_BATCH_SIZE, **setting.options).cpu()
         seconds = time.monotonic() - start
-    held_out = _held_out(_rows(run, toy, seed), setting.rows, seed)
+    held_out = _rows(run, toy, seed).sample(setting.rows, torch.Generator().manual_seed(1_000_003 * seed + 7))
     return {
         "rows": setting.rows,
         "seconds": seconds,
@@ -175,22 +164,19 @@ def _draw(run: Study[SamplingCost], toy: str, seed: int, setting: Setting) -> Re
     }
 
 
-def _over_seeds(
-    run: Study[SamplingCost], toy: str, settings: list[Setting], sizes: list[int], cells: Mapping[str, Result]
-) -> Result:
+def _over_seeds(cells: Mapping[str, list[Result]], settings: list[Setting]) -> Result:
     """Return the means over the seeds of one toy set."""
-    keys = [f"{toy} seed {seed}" for seed in run.settings.seed_range]
     samplers = {}
     for setting in settings:
-        results = [cells[f"{key} {setting.name}"] for key in keys]
-        samplers[setting.name] = {name: fmean([result[name] for result in results]) for name in results[0]}
+        results = cells[setting.name]
+        samplers[setting.name] = {key: fmean([result[key] for result in results]) for key in results[0]}
         samplers[setting.name]["rows"] = setting.rows
-    truth: Result = {str(size): {} for size in sizes}
-    for size in sizes:
+    truth: Result = {str(size): {} for size in sorted({setting.rows for setting in settings})}
+    for size, distances in truth.items():
         for name in _DISTANCES:
-            values = [value for key in keys for value in cells[f"{key} truth {size}"][name]]
-            truth[str(size)][name] = {"mean": fmean(values), "least": min(values), "largest": max(values)}
-    seconds = fmean([cells[f"{key} model"]["training_seconds"] for key in keys])
+            values = [value for cell in cells[f"truth {size}"] for value in cell[name]]
+            distances[name] = {"mean": fmean(values), "least": min(values), "largest": max(values)}
+    seconds = fmean([cell["training_seconds"] for cell in cells["model"]])
     return {"training_seconds": seconds, "samplers": samplers, "truth_against_truth": truth}
 
 

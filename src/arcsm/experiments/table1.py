@@ -21,20 +21,10 @@ from arcsm.data.datasets import Dataset, named_images_path
 from arcsm.data.image_sets import torchvision_images
 from arcsm.data.images import read_images
 from arcsm.data.pixels import scale_images
+from arcsm.experiments import image_models
 from arcsm.experiments.base import Count, Positive, Preset, Result, Study, study
 from arcsm.experiments.comparisons import mean_and_sd
-from arcsm.experiments.image_models import (
-    DIGITS,
-    PRESET_CHANGES,
-    TINY,
-    ImageModels,
-    image_config,
-    image_dataset,
-    initial_image_model,
-    load_image_model,
-    model_basis,
-    train_image_models,
-)
+from arcsm.experiments.image_models import PRESET_CHANGES, ImageModels
 from arcsm.metrics import add_smallest_noise
 from arcsm.model import AutoregressiveModel
 from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
@@ -80,7 +70,8 @@ class Table1(ImageModels):
 
 PRESETS: Mapping[Preset, Table1] = {
     "smoke": Table1(
-        rows=24, density_rows=16, resamples=10, **{**PRESET_CHANGES["smoke"], "changes": (*TINY, DIGITS)}
+        rows=24, density_rows=16, resamples=10,
+        **{**PRESET_CHANGES["smoke"], "changes": (*image_models.TINY, image_models.DIGITS)},
     ),
     "cpu": Table1(rows=300, density_rows=100, methods=("flow",), **PRESET_CHANGES["cpu"]),
     "paper": Table1(
@@ -93,7 +84,9 @@ PRESETS: Mapping[Preset, Table1] = {
 def body(run: Study[Table1]) -> Result:
     """Train every model, score every set, and measure how well each score separates the sets from the test images."""
     names, seeds = run.settings.models, run.settings.seed_range
-    training = train_image_models(run, {f"train {name} seed {seed}": (name, seed) for name in names for seed in seeds})
+    training = image_models.train_models(
+        run, {f"train {name} seed {seed}": (name, seed) for name in names for seed in seeds}
+    )
     data = {seed: image_sets(run, seed) for seed in seeds}
     outliers = data[run.settings.first_seed].outliers
     loaders = _model_loaders(run)
@@ -104,7 +97,7 @@ def body(run: Study[Table1]) -> Result:
         for part, measure in (("scores", _scores), ("densities", _densities))
         for images in (_VALIDATION, _TEST, *outliers)
     }
-    results = run.compute_all(cells, model_basis(run, cells))
+    results = run.compute_all(cells, image_models.model_basis(run, cells))
     models: dict[str, Result] = {}
     tables: dict[str, Mapping[str, Columns]] = {}  # of the first seed
     for name in loaders:
@@ -114,7 +107,7 @@ def body(run: Study[Table1]) -> Result:
         models[name]["nearest_to_the_paper"] = _nearest_to_paper(models[name]["as_is"])
         tables[name] = by_seed[0]
     return {
-        "inliers": f"test images of {image_config(run, names[0]).data.kind}",
+        "inliers": f"test images of {image_models.model_config(run, names[0]).data.kind}",
         "averaged": [name for name in _AVERAGED if name in outliers],
         "orientation": "as_is: a larger score counts as more outlying, and the opposite sign has 1 minus that AUROC; "
         "two_sided: how far one score is from those of the validation images, to either side",
@@ -128,11 +121,11 @@ def body(run: Study[Table1]) -> Result:
 def _model_loaders(run: Study[Table1]) -> dict[str, Callable[[int], AutoregressiveModel]]:
     """Return functions that load the model of a seed, for every model and for the control."""
     loaders: dict[str, Callable[[int], AutoregressiveModel]] = {
-        name: partial(load_image_model, run, name) for name in run.settings.models
+        name: partial(image_models.load_model, run, name) for name in run.settings.models
     }
     controls = [name for name in run.settings.models if "pixelcnn" in name and not name.endswith("-mle")]
     if run.settings.control and controls:
-        loaders[f"{controls[0]}{UNTRAINED}"] = partial(initial_image_model, run, controls[0])
+        loaders[f"{controls[0]}{UNTRAINED}"] = partial(image_models.initial_model, run, controls[0])
     return loaders
 
 
@@ -145,10 +138,10 @@ def image_sets(run: Study[Table1], seed: int) -> ImageSets:
     Raises:
         ValueError: If the models are not of the same images.
     """
-    first, *others = (image_config(run, name, seed).data for name in run.settings.models)
+    first, *others = (image_models.model_config(run, name, seed).data for name in run.settings.models)
     if any(other != first for other in others):
         raise ValueError(f"models: expected models of the same images, got {', '.join(run.settings.models)}")
-    dataset = image_dataset(run, run.settings.models[0], seed)
+    dataset = image_models.load_images(run, run.settings.models[0], seed)
     return ImageSets(run.settings, dataset, getattr(first, "download", False))
 
 

@@ -19,17 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from arcsm.experiments import autoencoders
-from arcsm.experiments.autoencoders import (
-    ENCODERS,
-    FACES,
-    FRECHET_SETTINGS,
-    LIKELIHOOD_SETTINGS,
-    LOWER_BOUND_SETTINGS,
-    MNIST,
-    OURS,
-    Autoencoder,
-    Table2,
-)
+from arcsm.experiments.autoencoders import ENCODERS, FACES, MNIST, OURS, Autoencoder, Table2
 from arcsm.experiments.base import Preset, Result, Study, check_names, study
 from arcsm.experiments.comparisons import compare_with_best, mean_and_sd, summarise_rows
 
@@ -87,12 +77,12 @@ def body(run: Study[Table2]) -> Result:
     digits, faces = ([cell for cell in cells if cell.preset == preset] for preset in (MNIST, FACES))
     pressures = compute("pressure", cells, autoencoders.pressure, diverged)
     measures = {
-        **compute("likelihood", digits, autoencoders.likelihood, diverged, LIKELIHOOD_SETTINGS),
-        **compute("measure", faces, autoencoders.frechet, diverged, FRECHET_SETTINGS),
+        **compute("likelihood", digits, autoencoders.likelihood, diverged, autoencoders.LIKELIHOOD_SETTINGS),
+        **compute("measure", faces, autoencoders.frechet, diverged, autoencoders.FRECHET_SETTINGS),
     }
     cells = [cell for cell in cells if pressures[cell.name] and measures[cell.name]]
     digits = [cell for cell in digits if cell in cells]
-    bounds = compute("elbo", digits, autoencoders.lower_bound, diverged, LOWER_BOUND_SETTINGS)
+    bounds = compute("elbo", digits, autoencoders.lower_bound, diverged, autoencoders.LOWER_BOUND_SETTINGS)
     pictures = compute("draw", [cell for cell in cells if cell.seed == settings.first_seed], autoencoders.draw)
 
     def merged_parts(cell: Autoencoder) -> Result:

@@ -102,15 +102,11 @@ def body(run: Study[ToysNll]) -> Result:
     parts: dict[str, Callable[[Study[ToysNll], str, int], Result]] = {
         "truth": _truth, "scores": _scores, NSF: partial(_flow, kind=NSF), MAF: partial(_flow, kind=MAF),
     }  # fmt: skip
-    cells = run.compute_all(
-        {
-            f"{toy} seed {seed} {name}": partial(part, run, toy, seed)
-            for toy in run.settings.toys
-            for seed in run.settings.seed_range
-            for name, part in parts.items()
-        }
+    cells = run.compute_seeds(
+        {(toy, name): partial(part, run, toy) for toy in run.settings.toys for name, part in parts.items()},
+        lambda key, seed: f"{key[0]} seed {seed} {key[1]}",
     )
-    toys = {toy: _table(run, toy, cells) for toy in run.settings.toys}
+    toys = {toy: _table({name: cells[toy, name] for name in parts}) for toy in run.settings.toys}
     return {
         "unit": "nats, standardised data with the smallest noise",
         "gap": f"NLL minus the truth's on the first {run.settings.truth_rows} test rows, the same for both",
@@ -214,15 +210,10 @@ def _evaluate(
     return {"nll": float(nll.mean()), "nll_first": first, "seconds": round(seconds, 1), "parameters": size}
 
 
-def _table(run: Study[ToysNll], toy: str, cells: Mapping[str, Result]) -> Result:
+def _table(cells: Mapping[str, list[Result]]) -> Result:
     """Merge all seeds of one toy set."""
-    seeds = run.settings.seed_range
-    truth = [cells[f"{toy} seed {seed} truth"]["nll"] for seed in seeds]
-    results: dict[str, list[Result]] = {}
-    for seed in seeds:
-        for part in ("scores", NSF, MAF):
-            for method, result in cells[f"{toy} seed {seed} {part}"].items():
-                results.setdefault(method, []).append(result)
+    truth = [cell["nll"] for cell in cells["truth"]]
+    results = {m: [cell[m] for cell in cells[part]] for part in ("scores", NSF, MAF) for m in cells[part][0]}
     methods = {method: _over_seeds(each, truth, results[NSF]) for method, each in results.items()}
     return {"truth_nll": fmean(truth), "methods": methods}
 

@@ -20,7 +20,7 @@ from pydantic import Field
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
-from torch import Tensor
+from torch import Tensor, nn
 
 from arcsm._runtime.random import dequantised
 from arcsm.data.arrays import read_table
@@ -77,21 +77,21 @@ def body(run: Study[UCI]) -> Result:
     settings, first = run.settings, run.settings.first_seed
     check_names("methods", settings.methods, METHODS)
     check_names("ways", settings.ways, WAYS)
-    keys = [(table, seed) for table in settings.tables for seed in settings.seed_range]
-    cells = run.compute_all({f"{table} {OURS} seed {seed}": partial(_ours, run, table, seed) for table, seed in keys})
-    seconds = {key: cells[f"{key[0]} {OURS} seed {key[1]}"]["fit_seconds"] for key in keys}
-    cells |= run.compute_all(
-        {
-            f"{table} {method} seed {seed}": partial(_peer, run, table, method, seed, seconds[table, seed])
-            for table, seed in keys
-            for method in settings.methods
-            if method != OURS
+
+    peers = [method for method in settings.methods if method != OURS]
+    cells: dict[tuple[str, str], list[Result]] = {}
+    for method in (OURS, *peers):
+        functions = {
+            (table, method): partial(_ours, run, table)
+            if method == OURS
+            else partial(_peer, run, table, method, ours=cells[table, OURS])
+            for table in settings.tables
         }
-    )
+        cells |= run.compute_seeds(functions, lambda key, seed: f"{key[0]} {key[1]} seed {seed}")
     single = run.compute_all(
         {
             f"{table} one model by {way} seed {first}": partial(
-                _one_model, run, table, way, first, seconds[table, first]
+                _one_model, run, table, way, first, cells[table, OURS][0]
             )
             for table in settings.tables
             for way in settings.ways
@@ -99,20 +99,17 @@ def body(run: Study[UCI]) -> Result:
     )
     tables: dict[str, Result] = {}
     for table in settings.tables:
-        methods = {}
-        for method in (OURS, *(method for method in settings.methods if method != OURS)):
-            by_seed = [cells[f"{table} {method} seed {seed}"] for seed in settings.seed_range]
-            methods[method] = {
-                "log_likelihood": mean_and_sd([cell["log_likelihood"] for cell in by_seed]),
-                "standard_error": float(np.mean([cell["standard_error"] for cell in by_seed])),
-                "fit_seconds": float(np.mean([cell["fit_seconds"] for cell in by_seed])),
+        methods = {
+            method: {
+                "log_likelihood": mean_and_sd([cell["log_likelihood"] for cell in cells[table, method]]),
+                "standard_error": float(np.mean([cell["standard_error"] for cell in cells[table, method]])),
+                "fit_seconds": float(np.mean([cell["fit_seconds"] for cell in cells[table, method]])),
             }
-        tables[table] = {
-            "rows": cells[f"{table} {OURS} seed {first}"]["rows"],
-            "columns": cells[f"{table} {OURS} seed {first}"]["columns"],
-            "methods": methods,
-            "one_model": {way: single[f"{table} one model by {way} seed {first}"] for way in settings.ways},
+            for method in (OURS, *peers)
         }
+        sizes = {key: cells[table, OURS][0][key] for key in ("rows", "columns")}
+        ways = {way: single[f"{table} one model by {way} seed {first}"] for way in settings.ways}
+        tables[table] = {**sizes, "methods": methods, "one_model": ways}
     ranks = _ranks(tables)
     return {"tables": tables, "ranks": ranks, "figure": run.figure(_figure(tables, ranks))}
 
@@ -162,8 +159,9 @@ def _ours(run: Study[UCI], table: str, seed: int) -> Result:
     return _result(density.score_samples(test), seconds, train)
 
 
-def _peer(run: Study[UCI], table: str, method: str, seed: int, seconds: float) -> Result:
+def _peer(run: Study[UCI], table: str, method: str, seed: int, ours: list[Result]) -> Result:
     train, test = _split(run.settings, table, seed)
+    seconds = ours[seed - run.settings.first_seed]["fit_seconds"]
     start = time.process_time()
     fit: Callable[..., Callable[[Array], Array]] = {"GMM": _mixture, "KDE": _kernels}.get(method, _flow)
     density = fit(run.settings, train, seed, method, seconds)
@@ -180,7 +178,7 @@ def _result(log_density: Array, seconds: float, train: Array) -> Result:
 # One model ----------------------------------------------------------------------------------------------------------
 
 
-def _one_model(run: Study[UCI], table: str, way: str, seed: int, seconds: float) -> Result:
+def _one_model(run: Study[UCI], table: str, way: str, seed: int, ours: Result) -> Result:
     """Train one model in place of an ensemble: by scores, by likelihood, or by scores and then likelihood.
 
     Maximum likelihood uses the quadrature at the smallest noise, which then also normalises the density, and as much
@@ -196,7 +194,7 @@ def _one_model(run: Study[UCI], table: str, way: str, seed: int, seconds: float)
     density = kind(1, steps, random_state=seed, device=run.device.type, verbose=True).fit(train)
     if way == CSM:
         return _result(density.score_samples(test), time.process_time() - start, train)
-    _train_by_likelihood(density, train, _RATES[way], seed, start + seconds)
+    _train_by_likelihood(density, train, _RATES[way], seed, start + ours["fit_seconds"])
     spent = time.process_time() - start
     numbers = torch.from_numpy(density.columns_.encode(test)[:, density.columns_.modelled])
     assert density.ensemble_ is not None
@@ -223,23 +221,38 @@ def _train_by_likelihood(density: ScoreDensity, rows: Array, rate: float, seed: 
     train = numbers[np.setdiff1d(np.arange(len(rows)), density.held_out_rows_)].to(model.shift)
     widths = torch.tensor(density.columns_.widths).to(model.shift)
     generator = torch.Generator(model.shift.device).manual_seed(seed)
+
+    def loss(x: Tensor) -> Tensor:
+        return mle(model, dequantised(x, widths, generator), generator=generator)
+
+    def draw() -> Tensor:
+        count = min(_MLE_BATCH, len(train))
+        return train[torch.randint(len(train), (count,), generator=generator, device=train.device)]
+
     optimizer = torch.optim.Adam(model.parameters(), rate)
     best, weights, step = math.inf, None, 0
     while time.process_time() < until or step == 0:
         if step % 20 == 0:
             with torch.no_grad():
-                held = float(mle(model, dequantised(valid, widths, generator), generator=generator))
-            if held < best:
-                best, weights = held, {name: value.clone() for name, value in model.state_dict().items()}
-        x = train[torch.randint(len(train), (min(_MLE_BATCH, len(train)),), generator=generator, device=train.device)]
-        optimizer.zero_grad()
-        mle(model, dequantised(x, widths, generator), generator=generator).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-        optimizer.step()
+                held_out = float(loss(valid))
+            if held_out < best:
+                best, weights = held_out, _copy_weights(model)
+        _make_step(model, optimizer, loss(draw()))
         step += 1
     if weights is not None:
         model.load_state_dict(weights)
     model.double().eval()
+
+
+def _make_step(network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+    optimizer.step()
+
+
+def _copy_weights(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
 
 
 # Peers --------------------------------------------------------------------------------------------------------------
@@ -275,17 +288,13 @@ def _flow(settings: UCI, rows: Array, seed: int, method: str, seconds: float) ->
         best, weights, start, step = math.inf, None, time.process_time(), 0
         while time.process_time() - start < seconds or step == 0:
             x = train[torch.randint(len(train), (min(512, len(train)),))]
-            loss = -flow().log_prob(x).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(flow.parameters(), 10.0)
-            optimizer.step()
+            _make_step(flow, optimizer, -flow().log_prob(x).mean())
             step += 1
             if step % 100 == 0 or step == 1:
                 with torch.no_grad():
                     held = -float(flow().log_prob(valid).mean())
                 if held < best:
-                    best, weights = held, {name: value.clone() for name, value in flow.state_dict().items()}
+                    best, weights = held, _copy_weights(flow)
     if weights is not None:
         flow.load_state_dict(weights)
 
