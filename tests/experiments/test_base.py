@@ -33,9 +33,8 @@ def test_a_cell_is_computed_once_for_the_same_settings(tmp_path: Path) -> None:
         calls.append(1)
         return {"value": len(calls)}
 
-    assert with_seed(0).compute("a cell", compute) == with_seed(0).compute("a cell", compute) == {"value": 1}
-    assert with_seed(1).compute("a cell", compute) == {"value": 2}
-    assert with_seed(0).compute("another", compute) == {"value": 3}
+    for seed, name, value in ((0, "a cell", 1), (0, "a cell", 1), (1, "a cell", 2), (0, "another", 3)):
+        assert with_seed(seed).compute_all({name: compute}) == {name: {"value": value}}
     cells = {"of a model": compute}
     first = with_seed(0).compute_all(cells, {"of a model": "preset"})
     assert with_seed(0).compute_all(cells, {"of a model": "preset"}) == first == {"of a model": {"value": 4}}
@@ -49,9 +48,9 @@ def test_the_time_of_a_cell_includes_interrupted_runs(tmp_path: Path) -> None:
         current.earlier_seconds += 1000.0
         return {}
 
-    current.compute("resumed", resume)
+    current.compute_all({"resumed": resume})
     assert 1000.0 <= current.seconds < 1900.0
-    current.compute("new", dict)
+    current.compute_all({"new": dict})
     assert current.seconds < 1900.0
 
 
@@ -60,7 +59,7 @@ def test_a_cell_keeps_the_fingerprint_of_the_code_that_computed_it(
 ) -> None:
     def fingerprints() -> set[str]:
         current = study(tmp_path)
-        current.compute("a", dict)
+        current.compute_all({"a": dict})
         return current.fingerprints
 
     first = fingerprints()

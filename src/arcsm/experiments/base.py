@@ -146,10 +146,6 @@ class Study(Generic[S]):
         results = self.compute_all({name(k, seed): partial(f, seed) for k, f in cells.items() for seed in seeds})
         return {key: [results[name(key, seed)] for seed in seeds] for key in cells}
 
-    def compute(self, name: str, function: Callable[[], Result]) -> Result:
-        """Return the result of one cell."""
-        return self._cell(name, function, True, None)
-
     def _cell(self, name: str, function: Callable[[], Result], wait: bool, basis: Any) -> Result:
         """Return a cell; raise ``filelock.Timeout`` if another process is computing it and ``wait`` is false."""
         settings = self.settings.model_dump(mode="json", exclude=set(self.settings.cell_selection))

@@ -178,9 +178,6 @@ def _salt_and_pepper_task(run: Study[Fig5]) -> Task:
     )  # fmt: skip
 
 
-# Filters ------------------------------------------------------------------------------------------------------------
-
-
 def import_skimage() -> Any:
     try:
         import skimage.metrics
@@ -245,9 +242,6 @@ def _non_local_means(h: float, sigma: float, image: np.ndarray) -> np.ndarray:
 
 def _total_variation(weight: float, image: np.ndarray) -> np.ndarray:
     return np.asarray(import_skimage().restoration.denoise_tv_chambolle(image, weight=weight, channel_axis=-1))
-
-
-# Measures -----------------------------------------------------------------------------------------------------------
 
 
 def _restore(run: Study[Fig5], task: Task, method: str, restorer: Restorer | None) -> Result:

@@ -123,9 +123,6 @@ def _over_seeds(settings: Modes, name: str, separation: float, values: list[floa
     }
 
 
-# Data ---------------------------------------------------------------------------------------------------------------
-
-
 def _centre(settings: Modes, separation: float) -> float:
     """Return the centre of the right mode; the left one is at its negative."""
     return 0.5 * separation * settings.width
@@ -155,9 +152,6 @@ def _true_log_density(settings: Modes, separation: float, x: Tensor) -> Tensor:
 def _grid(settings: Modes, separation: float) -> Tensor:
     limit = _centre(settings, separation) + 4.0 * settings.width
     return torch.linspace(-limit, limit, _GRID_POINTS)
-
-
-# Models -------------------------------------------------------------------------------------------------------------
 
 
 def _train_one_level(run: Study[Modes], separation: float, seed: int, kind: str) -> Result:
@@ -234,9 +228,6 @@ def _measure(run: Study[Modes], separation: float, model: AutoregressiveModel, m
         values = values.nan_to_num(nan=_MIN_LOG_DENSITY).clamp(_MIN_LOG_DENSITY, 40.0)
         found["log_densities"][name] = [round(float(value), 4) for value in values]
     return found
-
-
-# Figure -------------------------------------------------------------------------------------------------------------
 
 
 def _figure(

@@ -24,9 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from arcsm.experiments.base import Count, Preset, Result, Study, parameter_count, seeded, study
 from arcsm.experiments.image_models import CPU_PIXELCNN, PAPER, PRESET_CHANGES, TINY_MADE, TINY_PIXELCNN, ImageModels
 from arcsm.metrics.costs import medians_in_turn
-from arcsm.model import AutoregressiveModel
 from arcsm.reports import plots
-from arcsm.training.config import TrainConfig, objective_of
+from arcsm.training.config import objective_of
 from arcsm.training.run_config import load_config
 
 SHAPES: Mapping[str, tuple[int, int, int]] = {"mnist": (1, 28, 28), "cifar": (3, 32, 32), "faces": (3, 32, 32)}
@@ -147,11 +146,17 @@ def _measure_model(run: Study[PlanSettings], name: str) -> Result:
 
 def _step(run: Study[PlanSettings], name: str, changes: tuple[str, ...], rows: int) -> Result:
     """Count the operations of a training step, and time it and a matrix product."""
-    model, config = _build(name, changes)
-    model.to(run.device)
+    config, shape = load_config(name, list(changes)), SHAPES[name.split("-")[0]]
+    with seeded(0):
+        model = config.model.build(math.prod(shape), {"image_shape": list(shape), "levels": 256})
+    model.train().to(run.device)
     x = torch.rand(rows, model.features, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
-    x = x.to(run.device)
-    step = partial(_backward, model, config, x)
+    x, objective = x.to(run.device), objective_of(config.train)
+
+    def step() -> None:  # without the optimizer's step, a thousandth of the cost
+        model.zero_grad()
+        objective(model, x, generator=torch.Generator(x.device).manual_seed(0)).backward()
+
     step()
     with FlopCounterMode(display=False) as operations, _CallCounter() as calls, _saved_bytes(model) as saved:
         step()
@@ -169,22 +174,6 @@ def _step(run: Study[PlanSettings], name: str, changes: tuple[str, ...], rows: i
         "operations_a_second": count / seconds,
         "of_the_matrix_product": 2.0 * run.settings.product**3 / product,
     }
-
-
-def _build(name: str, changes: tuple[str, ...]) -> tuple[AutoregressiveModel, TrainConfig]:
-    """Return a model with initial weights and its training configuration."""
-    config = load_config(name, list(changes))
-    shape = SHAPES[name.split("-")[0]]
-    with seeded(0):
-        model = config.model.build(math.prod(shape), {"image_shape": list(shape), "levels": 256})
-    return model.train(), config.train
-
-
-def _backward(model: AutoregressiveModel, config: TrainConfig, x: Tensor) -> None:
-    """Compute the loss and all gradients. The optimizer's step, a thousandth of the cost, is left out."""
-    model.zero_grad()
-    generator = torch.Generator(x.device).manual_seed(0)
-    objective_of(config)(model, x, generator=generator).backward()
 
 
 class _CallCounter(TorchDispatchMode):

@@ -91,10 +91,12 @@ def body(run: Study[Table1]) -> Result:
     outliers = data[run.settings.first_seed].outliers
     loaders = _model_loaders(run)
     cells = {
-        f"{name} seed {seed} {part} {images}": partial(measure, run, data[seed], partial(load, seed), images, seed)
+        f"{name} seed {seed} {part} {images}": partial(
+            _measure, run, data[seed], partial(load, seed), images, seed, part
+        )
         for name, load in loaders.items()
         for seed in seeds
-        for part, measure in (("scores", _scores), ("densities", _densities))
+        for part in ("scores", "densities")
         for images in (_VALIDATION, _TEST, *outliers)
     }
     results = run.compute_all(cells, image_models.model_basis(run, cells))
@@ -127,9 +129,6 @@ def _model_loaders(run: Study[Table1]) -> dict[str, Callable[[int], Autoregressi
     if run.settings.control and controls:
         loaders[f"{controls[0]}{UNTRAINED}"] = partial(image_models.initial_model, run, controls[0])
     return loaders
-
-
-# Images -------------------------------------------------------------------------------------------------------------
 
 
 def image_sets(run: Study[Table1], seed: int) -> ImageSets:
@@ -200,39 +199,29 @@ def _purpose(images: str) -> int:
     return (_VALIDATION, _TEST, SVHN, COLOUR, GREY_LEVEL, UNIFORM).index(images) + 1
 
 
-# Scores -------------------------------------------------------------------------------------------------------------
-
-
-def _scores(
-    run: Study[Table1], data: ImageSets, load: Callable[[], AutoregressiveModel], images: str, seed: int
+def _measure(
+    run: Study[Table1], data: ImageSets, load: Callable[[], AutoregressiveModel], images: str, seed: int, part: str
 ) -> Result:
-    """Return the sums and norms of the scores of a set, with and without the smallest noise on the images."""
-    model = load()
+    """Return scores of a set: sums and norms with and without the smallest noise, or, for the first rows, densities.
+
+    The latter are likelihoods and PIT statistics, with the smallest noise on the images.
+    """
+    settings, model = run.settings, load()
     clean = data.rows(images, seed)
     noisy = add_smallest_noise(model, clean, 1_000_003 * seed + 100 + _purpose(images))
-    return {
-        f"{name}{suffix}": _rounded(column)
-        for suffix, rows in (("", noisy), (_CLEAN, clean))
-        for name, column in features(model, rows, methods=()).items()
-    }
-
-
-def _densities(
-    run: Study[Table1], data: ImageSets, load: Callable[[], AutoregressiveModel], images: str, seed: int
-) -> Result:
-    """Return likelihoods and PIT statistics of the first rows of a set, with the smallest noise on the images."""
-    settings, model = run.settings, load()
-    methods = ("closed_form",) if model.head.normalised else settings.methods
-    rows = data.rows(images, seed)
-    noisy = add_smallest_noise(model, rows, 1_000_003 * seed + 100 + _purpose(images))[: settings.density_rows]
-    columns = features(
-        model, noisy, levels=(), methods=methods, tol=settings.tol, max_evaluations=settings.max_evaluations
-    )
-    return {name: _rounded(column) for name, column in columns.items()}
-
-
-def _rounded(column: Tensor) -> list[float]:
-    return [float(f"{value:.7g}") for value in column.tolist()]
+    if part == "scores":
+        columns = features(model, noisy, methods=())
+        columns |= {f"{name}{_CLEAN}": column for name, column in features(model, clean, methods=()).items()}
+    else:
+        columns = features(
+            model,
+            noisy[: settings.density_rows],
+            levels=(),
+            methods=("closed_form",) if model.head.normalised else settings.methods,
+            tol=settings.tol,
+            max_evaluations=settings.max_evaluations,
+        )
+    return {name: [float(f"{value:.7g}") for value in column.tolist()] for name, column in columns.items()}
 
 
 def _tables(cells: Mapping[str, Result], model: str, outliers: Sequence[str]) -> dict[str, Columns]:
@@ -247,16 +236,19 @@ def _tables(cells: Mapping[str, Result], model: str, outliers: Sequence[str]) ->
     }
 
 
-# AUROC --------------------------------------------------------------------------------------------------------------
-
-
 def _aurocs(settings: Table1, tables: Mapping[str, Columns]) -> Result:
     """Return AUROC and its standard error, ``kind -> score -> set``, of every score and of their combination."""
 
     def against_test(score: Callable[[Columns], Tensor]) -> Result:
         inliers = score(tables[_TEST])
-        outliers = {images: score(tables[images]) for images in tables if images not in (_VALIDATION, _TEST)}
-        return {images: _auroc(settings, inliers, values) for images, values in outliers.items()}
+        found = {}
+        for images in (name for name in tables if name not in (_VALIDATION, _TEST)):
+            outliers = score(tables[images])
+            count = min(len(inliers), len(outliers))  # balanced
+            pair = inliers[:count], outliers[:count]
+            error = auroc_standard_error(*pair, settings.resamples)
+            found[images] = {"auroc": round(auroc(*pair), 5), "standard_error": round(error, 5)}
+        return found
 
     validation = tables[_VALIDATION]
     return {
@@ -276,13 +268,6 @@ def _combination(validation: Columns) -> Callable[[Columns], Tensor]:
 
     combination = Combination().fit(select(validation))
     return lambda table: combination.score(select(table))
-
-
-def _auroc(settings: Table1, inliers: Tensor, outliers: Tensor) -> dict[str, float]:
-    count = min(len(inliers), len(outliers))  # balanced
-    pair = inliers[:count], outliers[:count]
-    error = auroc_standard_error(*pair, settings.resamples)
-    return {"auroc": round(auroc(*pair), 5), "standard_error": round(error, 5)}
 
 
 def _over_seeds(aurocs: Sequence[Result]) -> Result:

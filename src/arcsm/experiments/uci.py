@@ -175,9 +175,6 @@ def _result(log_density: Array, seconds: float, train: Array) -> Result:
             "columns": train.shape[1]}  # fmt: skip
 
 
-# One model ----------------------------------------------------------------------------------------------------------
-
-
 def _one_model(run: Study[UCI], table: str, way: str, seed: int, ours: Result) -> Result:
     """Train one model in place of an ensemble: by scores, by likelihood, or by scores and then likelihood.
 
@@ -255,9 +252,6 @@ def _copy_weights(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 
-# Peers --------------------------------------------------------------------------------------------------------------
-
-
 def _mixture(settings: UCI, rows: Array, seed: int, *_: Any) -> Callable[[Array], Array]:
     """Fit a mixture of Gaussians with full covariances, the number of components chosen by BIC."""
     counts = [count for count in settings.components if count * rows.shape[1] < len(rows)] or [1]
@@ -275,10 +269,15 @@ def _kernels(settings: UCI, rows: Array, seed: int, *_: Any) -> Callable[[Array]
 def _flow(settings: UCI, rows: Array, seed: int, method: str, seconds: float) -> Callable[[Array], Array]:
     """Train a flow of zuko for as long as ours; keep the weights of the best validation."""
     zuko = import_zuko()
+
+    def maf_mixture(features: int, hidden_features: tuple[int, ...]) -> Any:
+        transforms = zuko.flows.MAF(features, transforms=5, hidden_features=hidden_features).transform
+        return zuko.flows.Flow(transforms, zuko.flows.GMM(features, components=8))
+
     kinds: dict[str, Callable[..., Any]] = {
         "MAF": partial(zuko.flows.MAF, transforms=5),
         "NSF": partial(zuko.flows.NSF, transforms=3, bins=8),
-        "MAF, mixture": partial(_maf_mixture, zuko),
+        "MAF, mixture": maf_mixture,
     }
     with seeded(seed):
         flow = kinds[method](rows.shape[1], hidden_features=settings.flow_hidden)
@@ -304,13 +303,6 @@ def _flow(settings: UCI, rows: Array, seed: int, method: str, seconds: float) ->
         return found.double().numpy()
 
     return log_density
-
-
-def _maf_mixture(zuko: Any, features: int, hidden_features: tuple[int, ...]) -> Any:
-    """Return masked autoregressive transforms over a mixture of Gaussians."""
-    base = zuko.flows.GMM(features, components=8)
-    transforms = zuko.flows.MAF(features, transforms=5, hidden_features=hidden_features).transform
-    return zuko.flows.Flow(transforms, base)
 
 
 def _figure(tables: Mapping[str, Result], ranks: Result) -> Figure:
