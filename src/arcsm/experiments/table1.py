@@ -91,11 +91,9 @@ def body(run: Study[Table1]) -> Result:
     outliers = data[run.settings.first_seed].outliers
     loaders = _model_loaders(run)
     cells = {
-        f"{name} seed {seed} {part} {images}": partial(
-            _measure, run, data[seed], partial(load, seed), images, seed, part
-        )
+        f"{name} seed {s} {part} {images}": partial(_measure, run, data[s], partial(load, s), images, s, part)
         for name, load in loaders.items()
-        for seed in seeds
+        for s in seeds
         for part in ("scores", "densities")
         for images in (_VALIDATION, _TEST, *outliers)
     }
