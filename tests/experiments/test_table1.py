@@ -48,7 +48,7 @@ def small_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def record(folder: Path) -> dict[str, Any]:
-    """The record of one run, with its work and results in the folder of the images."""
+    """Return the record of one run, with work and results in the folder of the images."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ARCSM_DATA", str(folder))
         return run(folder)

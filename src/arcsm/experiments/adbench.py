@@ -155,7 +155,6 @@ def _peer(method: str, columns: int, seed: int) -> Any:
 
 
 def _over_seeds(table: str, cells: Mapping[str, list[Result]]) -> Result:
-    """Return means over the seeds, for every method."""
     methods = {
         method: {key: float(np.mean([cell[key] for cell in by_seed])) for key in _MEASURES}
         for method, by_seed in cells.items()

@@ -100,7 +100,6 @@ def measure(arguments: str, threads: int) -> None:
 
 
 def _step(method: str, network: nn.Module, x: Tensor, generator: torch.Generator) -> None:
-    """Compute the loss and its gradients on one batch."""
     z = x.clone().requires_grad_()
     if isinstance(network, AutoregressiveModel):
         loss = objectives.csm(network, x)

@@ -189,7 +189,6 @@ def _nll(model: AutoregressiveModel, rows: Tensor) -> float | None:
 
 
 def _over_seeds(cells: list[Result]) -> Result:
-    """Merge the cells of one method, one for each seed."""
     final: list[Any] = [cell["curve"][-1]["nll"] if cell["valid_nll"] is not None else None for cell in cells]
     curves = [cell["curve"] for cell in cells]
     steps = sum(curve[-1]["step"] for curve in curves if curve)

@@ -156,7 +156,6 @@ def _measure(run: Study[Fig4], name: str) -> Result:
 
 
 def _compare(run: Study[Fig4], name: str, sampler: str) -> Result:
-    """Measure cost and Fréchet distance of one sampler."""
     settings, model, dataset = run.settings, image_models.load_model(run, name), image_models.load_images(run, name)
     options = dict(SAMPLERS[sampler])
     if sampler == "langevin":
@@ -229,7 +228,6 @@ def _pictures(run: Study[Fig4], name: str) -> dict[str, str]:
 
 
 def _curves(models: Mapping[str, Result]) -> Figure:
-    """Draw the validation objective of each model during training."""
     figure = Figure(figsize=(2.4 * len(models), 2.2), layout="constrained")
     for index, (name, cell) in enumerate(models.items()):
         axes = figure.add_subplot(1, len(models), index + 1)

@@ -11,13 +11,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from arcsm.data.toys import TOYS
-from arcsm.experiments.base import Count, Preset, Result, Settings, Study, seeded, study
-from arcsm.experiments.toys import ToyRows, toy_rows
+from arcsm.experiments.base import Count, Preset, Result, Settings, Study, study
+from arcsm.experiments.toys import toy_rows, train_toy
 from arcsm.metrics import energy_distance
 from arcsm.model import AutoregressiveModel
 from arcsm.reports.plots import scatter
-from arcsm.training.loop import fit
-from arcsm.training.run_config import load_config
 
 
 class Fig7(Settings):
@@ -53,30 +51,19 @@ def body(run: Study[Fig7]) -> Result:
     return {"toys": toys, "figure": run.figure(_figure(run, cells))}
 
 
-def _rows(run: Study[Fig7], name: str, sigma: float) -> ToyRows:
-    settings = run.settings
-    return toy_rows(name, settings.rows, settings.test_rows, sigma, settings.first_seed)
-
-
 def _train(run: Study[Fig7], name: str) -> Result:
-    seed = run.settings.first_seed
-    fixed = ["train.standardise=none", f"train.seed={seed}", f"train.device={run.device}"]
-    config = load_config(f"toy-{name.replace('_', '-')}", [*run.settings.changes, *fixed])
-    with seeded(seed):
-        model = config.model.build(2, {})
-    assert model.noise is not None
-    rows = _rows(run, name, model.noise.sigma_min)
-    result = fit(model, rows.train, config=config.train)
+    settings, seed = run.settings, run.settings.first_seed
+    model, rows, result = train_toy(name, settings.changes, settings.rows, settings.test_rows, seed, run.device)
     test = rows.test.to(run.device)
     truth = rows.true_log_prob(rows.test)
     found: Result = {"seconds": result.seconds, "true_nll": None if truth is None else -float(truth.mean())}
     for method in ("flow", "quadrature"):
         found[f"nll_{method}"] = -float(model.log_prob(test, method=method).mean())
-    fresh = rows.add_noise(rows.train[: run.settings.samples], torch.Generator().manual_seed(seed + 1))
+    fresh = rows.add_noise(rows.train[: settings.samples], torch.Generator().manual_seed(seed + 1))
     found["energy_distance"] = {"data against data": energy_distance(fresh, rows.test)}
     drawn = {}
     for sampler in _SAMPLERS:
-        samples = model.sample(run.settings.samples, sampler, run.generator(seed, 4)).cpu()
+        samples = model.sample(settings.samples, sampler, run.generator(seed, 4)).cpu()
         found["energy_distance"][sampler] = energy_distance(samples, rows.test)
         drawn[sampler] = [[round(v, 4) for v in row] for row in samples.tolist()]
     return {**found, "sigma": rows.sigma, "drawn": drawn, "density": _log_density(run, model).tolist()}
@@ -90,12 +77,12 @@ def _log_density(run: Study[Fig7], model: AutoregressiveModel) -> Tensor:
 
 
 def _figure(run: Study[Fig7], cells: Mapping[str, Result]) -> Figure:
-    labels = ["data", *_SAMPLERS, "log density"]
+    settings, labels = run.settings, ["data", *_SAMPLERS, "log density"]
     figure = Figure(figsize=(1.75 * len(cells) + 0.4, 1.8 * len(labels)), layout="constrained")
     panels = figure.subplots(len(labels), len(cells), squeeze=False)
     for column, (name, cell) in enumerate(cells.items()):
         *scatters, last = panels[:, column]
-        data = _rows(run, name, cell["sigma"]).test
+        data = toy_rows(name, settings.rows, settings.test_rows, cell["sigma"], settings.first_seed).test
         for axes, label in zip(scatters, labels, strict=False):
             title = name.replace("_", " ") if label == "data" else ""
             scatter(axes, data if label == "data" else torch.tensor(cell["drawn"][label]), title, _LIMIT)

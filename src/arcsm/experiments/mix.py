@@ -17,7 +17,7 @@ from arcsm.data.datasets import load_dataset
 from arcsm.data.toys import TOYS
 from arcsm.experiments.base import Count, Preset, Result, Settings, Study, seeded, study
 from arcsm.experiments.comparisons import confidence_interval, mean_and_sd
-from arcsm.experiments.toys import toy_rows
+from arcsm.experiments.toys import train_toy
 from arcsm.metrics import add_smallest_noise
 from arcsm.model import AutoregressiveModel
 from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
@@ -121,27 +121,22 @@ def _compare_auto(run: Study[MixSettings], cells: Mapping[Key, Result], nll: Map
 
 def _train(run: Study[MixSettings], name: str, mix: Mix, seed: int) -> Result:
     """Return the held-out NLL by the flow, in nats a row, and the variance of the gradient at every noise level."""
-    settings = run.settings
-    train = [f"train.mix={mix}", f"train.seed={seed}", f"train.device={run.device}", "train.standardise=none"]
+    settings, mix_change = run.settings, f"train.mix={mix}"
     if name == "mnist":
-        steps = ["train.epochs=null", f"train.steps={settings.mnist_steps}"]
-        config = load_config("mnist-made", [*settings.mnist_changes, *train, *steps])
+        steps = ["train.epochs=null", f"train.steps={settings.mnist_steps}", "train.standardise=none"]
+        run_changes = [mix_change, f"train.seed={seed}", f"train.device={run.device}", *steps]
+        config = load_config("mnist-made", [*settings.mnist_changes, *run_changes])
         dataset = load_dataset(config.data, seed)
         rows = dataset.train_rows()
-        config = config.model_copy(update={"train": config.for_dataset(dataset)})
+        with seeded(seed):
+            model = config.model.build(rows.shape[1], dataset.metadata)
+        fit(model, rows, config=config.for_dataset(dataset))
         test = dataset.dequantised(dataset.test[: settings.mnist_test_rows], seed)
-        metadata = dataset.metadata
-    else:
-        changes = [*settings.toy_changes, *train, f"train.steps={settings.steps}"]
-        config = load_config(f"toy-{name.replace('_', '-')}", changes)
-        assert config.model.noise is not None
-        toy = toy_rows(name, settings.rows, settings.test_rows, config.model.noise["sigma_min"], seed)
-        rows, test, metadata = toy.train, toy.test, {}
-    with seeded(seed):
-        model = config.model.build(rows.shape[1], metadata)
-    fit(model, rows, config=config.train)
-    if name == "mnist":
         test = add_smallest_noise(model, test, seed + 1_000)
+    else:
+        changes = [*settings.toy_changes, mix_change, f"train.steps={settings.steps}"]
+        model, toy, _ = train_toy(name, changes, settings.rows, settings.test_rows, seed, run.device)
+        rows, test = toy.train, toy.test
     with torch.no_grad():
         nll = -float(model.log_prob(test.to(run.device), tol=1e-4).mean())
     return {"nll": nll, "variance": _gradient_variance(run, model, rows, seed)}

@@ -204,7 +204,6 @@ def _train(
     steps: int | None = None,
     rate: float | None = None,
 ) -> None:
-    """Train on fresh data."""
     settings = run.settings
     data, noise = run.generator(seed, 1), run.generator(seed, 2)
     for _ in descend(

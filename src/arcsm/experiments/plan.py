@@ -130,7 +130,6 @@ def _machines() -> dict[str, tuple[str, int, int]]:
 
 
 def _measure_model(run: Study[PlanSettings], name: str) -> Result:
-    """Measure both networks of a model."""
     settings, pixelcnn = run.settings, "pixelcnn" in name
     large = (*settings.changes, *(settings.pixelcnn_changes if pixelcnn else settings.made_changes))
     small = settings.small_pixelcnn if pixelcnn else settings.small_made
@@ -231,7 +230,6 @@ def _estimate(cell: Result, gpu: GPU, share: float, count: int, batches: int) ->
 
 
 def _figure(models: Mapping[str, Result]) -> Figure:
-    """Draw the hours of every model on every machine."""
     figure = Figure(figsize=(9.5, 3.4), layout="constrained")
     axes = figure.add_subplot()
     machines = list(next(iter(models.values()))["gpus"])

@@ -165,7 +165,6 @@ def _draw(run: Study[SamplingCost], toy: str, seed: int, setting: Setting) -> Re
 
 
 def _over_seeds(cells: Mapping[str, list[Result]], settings: list[Setting]) -> Result:
-    """Return the means over the seeds of one toy set."""
     samplers = {}
     for setting in settings:
         results = cells[setting.name]

@@ -223,7 +223,6 @@ def _measure(
 
 
 def _tables(cells: Mapping[str, Result], model: str, outliers: Sequence[str]) -> dict[str, Columns]:
-    """Return all scores of one model by set."""
     return {
         images: {
             name: torch.tensor(column, dtype=torch.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,10 @@ import torch
 from torch import Tensor
 
 from arcsm.data.toys import Toy, toy
+from arcsm.experiments.base import seeded
+from arcsm.model import AutoregressiveModel
+from arcsm.training.loop import FitResult, fit
+from arcsm.training.run_config import load_config
 
 _HERMITE_NODES = 24
 
@@ -65,6 +70,19 @@ def toy_rows(name: str, train: int, test: int, sigma: float, seed: int) -> ToyRo
     shift, scale = x.mean(0), x.std(0)
     noise = sigma * torch.randn(held_out.shape, generator=generator)
     return ToyRows(toy_set, (x - shift) / scale, (held_out - shift) / scale + noise, shift, scale, sigma)
+
+
+def train_toy(
+    name: str, changes: Sequence[str], train: int, test: int, seed: int, device: torch.device
+) -> tuple[AutoregressiveModel, ToyRows, FitResult]:
+    """Train the model of a ``toy-*`` preset on standardised rows."""
+    fixed = ["train.standardise=none", f"train.seed={seed}", f"train.device={device}"]
+    config = load_config(f"toy-{name.replace('_', '-')}", [*changes, *fixed])
+    with seeded(seed):
+        model = config.model.build(2, {})
+    assert model.noise is not None
+    rows = toy_rows(name, train, test, model.noise.sigma_min, seed)
+    return model, rows, fit(model, rows.train, config=config.train)
 
 
 def _smoothed(toy_set: Toy, x: Tensor, noise: Tensor) -> Tensor:

@@ -211,7 +211,6 @@ def _evaluate(
 
 
 def _table(cells: Mapping[str, list[Result]]) -> Result:
-    """Merge all seeds of one toy set."""
     truth = [cell["nll"] for cell in cells["truth"]]
     results = {m: [cell[m] for cell in cells[part]] for part in ("scores", NSF, MAF) for m in cells[part][0]}
     methods = {method: _over_seeds(each, truth, results[NSF]) for method, each in results.items()}
