@@ -57,7 +57,6 @@ def test_mnist_made_writes_record_and_pictures_and_does_not_overwrite_by_default
     capsys.readouterr()
     assert application.run(arguments) == 1
     assert "--force" in capsys.readouterr().err
-    assert reproduce("mnist-made", tmp_path, *changes)["metrics"].keys() == record["metrics"].keys()
 
 
 def test_the_command_lists_experiments_and_rejects_unknown_names(capsys: pytest.CaptureFixture[str]) -> None:
