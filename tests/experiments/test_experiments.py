@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from arcsm.cli import application
-from arcsm.experiments import EXPERIMENTS, adbench, base
+from arcsm.experiments import EXPERIMENTS, adbench, base, fig1a
 from small_experiments import command, reproduce
 
 #: Parts of fig4 and table2, which are tested as a whole.
@@ -28,6 +29,7 @@ PARTS = ("fig4-mnist", "fig4-cifar", "fig4-faces", "table2-mnist", "table2-mnist
 def test_every_experiment_runs_and_reuses_its_cells(
     name: str, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fig1a, "METHODS", ("SM", "CSM"))  # each starts a process; all are tested below
     record = reproduce(name, tmp_path)
     assert record["metrics"]
     assert "NaN" not in json.dumps(record)
@@ -40,6 +42,16 @@ def test_every_experiment_runs_and_reuses_its_cells(
     monkeypatch.setattr(base, "as_png", lambda figure, dpi: b"")  # drawing was tested above
     assert reproduce(name, tmp_path)["metrics"] == record["metrics"]
     assert cells == {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.json")}
+
+
+@pytest.mark.parametrize("method", fig1a.METHODS)
+def test_a_step_of_every_method_is_measured(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = fig1a.PRESETS["smoke"].model_dump(mode="json")
+    fig1a.measure(json.dumps([settings, method, 4, "cpu"]), torch.get_num_threads())
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers["by_plain_step"] == pytest.approx(numbers["milliseconds"] / numbers["plain_step_milliseconds"])
+    assert numbers["milliseconds"] > 0.0
+    assert numbers["parameters"] > 0
 
 
 def test_mnist_made_writes_record_and_pictures_and_does_not_overwrite_by_default(
