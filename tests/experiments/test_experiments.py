@@ -57,7 +57,7 @@ def test_a_step_of_every_method_is_measured(method: str, capsys: pytest.CaptureF
 def test_mnist_made_writes_record_and_pictures_and_does_not_overwrite_by_default(
     small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    changes = (f"data.path={small_data / 'mnist'}", "train.batch_size=32")
+    changes = (f"data.path={small_data / 'mnist'}", "train.batch_size=32", "model.noise.levels=3")
     record = reproduce("mnist-made", tmp_path, *changes)
     assert {"metrics", "config", "seed", "seconds", "versions", "machine"} <= record.keys()
     assert str(small_data) not in json.dumps(record)
