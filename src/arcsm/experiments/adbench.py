@@ -1,7 +1,7 @@
-"""Outliers in tables of the ADBench collection: ours with default settings, beside the detectors that people use.
+"""Outliers in tables of the ADBench collection: ours with default settings, and twelve detectors of PyOD.
 
-One-class protocol: fit on half of the normal rows, judge the other half and all anomalies. Labels choose nothing; our
-defaults were looked at on the tables of :data:`DEVELOPMENT` alone, and the others are reported apart.
+One-class protocol: fit on half of the normal rows, test on the other half and all anomalies. Labels choose nothing.
+Our defaults were examined on the tables of :data:`DEVELOPMENT` only; the others are also reported separately.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pydantic import Field
@@ -25,29 +23,28 @@ from sklearn.preprocessing import StandardScaler
 from arcsm.data.datasets import data_folder
 from arcsm.data.numpy_files import read_array
 from arcsm.estimators import ScoreOutlierDetector
-from arcsm.experiments.base import Preset, Settings, Study, study
-from arcsm.experiments.ranks import critical_difference, mean_ranks
-from arcsm.reports.plots import BLUE, GREY, open_frame
+from arcsm.experiments.base import Preset, Result, Settings, Study, check_names, seeded, study
+from arcsm.experiments.comparisons import Array, critical_difference, draw_ranks, mean_ranks
+from arcsm.reports.plots import open_frame
 
 OURS = "arcsm"
-#: Tables that defaults were looked at on, a third of all; nothing was chosen on the others.
+#: Tables on which our defaults were examined, a third of all.
 DEVELOPMENT = ("29_Pima", "14_glass", "37_Stamps", "45_wine", "42_WBC", "15_Hepatitis", "39_vertebral", "2_annthyroid",
                "7_Cardiotocography")  # fmt: skip
 PEERS = ("KNN", "LOF", "IForest", "OCSVM", "GMM", "KDE", "ECOD", "COPOD", "HBOS", "PCA", "AutoEncoder", "DeepSVDD")
-_FEWEST_ANOMALIES = 50  # that are judged, if there are as many
-Array = NDArray[np.float64]
-Result = dict[str, Any]
+_MIN_ANOMALIES = 50  # in the test rows, if there are as many
+_MEASURES = ("auroc", "average_precision", "fit_seconds", "score_seconds")
 
 
 class ADBench(Settings):
-    """Every detector has its package's default settings, ours too."""
+    """Every detector has its default settings."""
 
-    lists_cells: ClassVar[frozenset[str]] = frozenset({"seeds", "methods", "tables"})
+    cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "methods", "tables"})
 
     methods: tuple[str, ...] = Field((OURS, *PEERS), min_length=1)
-    tables: tuple[str, ...] = ()  # by default all that are there
+    tables: tuple[str, ...] = ()  # default: all in the data folder
     most_fitted: int = Field(5_000, ge=10)  # normal rows
-    most_judged: int = Field(10_000, ge=10)  # rows, with their share of anomalies (at least 50, if there are)
+    most_judged: int = Field(10_000, ge=10)  # test rows, with the table's share of anomalies
 
 
 PRESETS: Mapping[Preset, ADBench] = {
@@ -58,27 +55,26 @@ PRESETS: Mapping[Preset, ADBench] = {
 
 
 def body(run: Study[ADBench]) -> Result:
-    """Every method on every table with every seed; each is a cell."""
+    """Test every method on every table with every seed."""
     settings = run.settings
-    unknown = set(settings.methods) - {OURS, *PEERS}
-    if unknown:
-        raise ValueError(f"methods: unknown {', '.join(sorted(unknown))}; known: {', '.join((OURS, *PEERS))}")
+    check_names("methods", settings.methods, (OURS, *PEERS))
     tables = settings.tables or _tables()
-    found = run.each(
-        {
-            f"{table} {method} seed {seed}": partial(_judge, run, table, method, seed)
-            for table in tables
-            for method in settings.methods
-            for seed in settings.all_seeds()
-        }
+    cells = run.compute_seeds(
+        {(table, method): partial(_test, run, table, method) for table in tables for method in settings.methods},
+        lambda key, seed: f"{key[0]} {key[1]} seed {seed}",
     )
-    rows = {table: _over_seeds(run, table, found) for table in tables}
-    apart = [table for table in tables if table not in DEVELOPMENT]
-    groups = {"all tables": list(tables), "tables that nothing was chosen on": apart}
+    rows = {
+        table: _over_seeds(table, {method: cells[table, method] for method in settings.methods}) for table in tables
+    }
+    groups = {
+        "all tables": list(tables),
+        "tables that nothing was chosen on": [table for table in tables if table not in DEVELOPMENT],
+    }
+    summaries = {name: _summary(settings.methods, rows, group) for name, group in groups.items() if group}
     return {
         "tables": rows,
-        "summary": {name: _summary(settings.methods, rows, own) for name, own in groups.items() if own},
-        "figure": run.figure(_figure(settings.methods, rows, list(tables))),
+        "summary": summaries,
+        "figure": run.figure(_figure(summaries["all tables"], rows)),
     }
 
 
@@ -90,70 +86,58 @@ def _tables() -> tuple[str, ...]:
     return tuple(names)
 
 
-# One cell -----------------------------------------------------------------------------------------------------------
+def _split(path: Path, seed: int, most_fitted: int, most_judged: int) -> tuple[Array, Array, NDArray[np.int_]]:
+    """Return half of the normal rows, the other half with all anomalies, and which of the latter are anomalies."""
+    X, y = (np.asarray(read_array(path, key), dtype=np.float64) for key in ("X", "y"))
+    random = np.random.default_rng(seed)
+    normal, others = random.permutation(np.flatnonzero(y == 0)), np.flatnonzero(y == 1)
+    half = min(len(normal) // 2, most_fitted)
+    rest = normal[len(normal) // 2 :]
+    share = min(1.0, most_judged / (len(rest) + len(others)))
+    kept = max(min(len(others), _MIN_ANOMALIES), round(share * len(others)))
+    test = np.concatenate([rest[: max(1, most_judged - kept)], random.permutation(others)[:kept]])
+    scaler = StandardScaler().fit(X[normal[:half]])
+    return scaler.transform(X[normal[:half]]), scaler.transform(X[test]), (y[test] == 1).astype(int)
 
 
-@dataclass(frozen=True)
-class Split:
-    """ConditionalUnits rows to fit and to judge, and which of the latter are anomalies."""
-
-    fitted: Array
-    judged: Array
-    anomalous: NDArray[np.int_]
-
-    @classmethod
-    def of(cls, path: Path, seed: int, most_fitted: int, most_judged: int) -> Split:
-        """Half of the normal rows, and the other half with all anomalies."""
-        X, y = (np.asarray(read_array(path, key), dtype=np.float64) for key in ("X", "y"))
-        random = np.random.default_rng(seed)
-        normal, others = random.permutation(np.flatnonzero(y == 0)), np.flatnonzero(y == 1)
-        half = min(len(normal) // 2, most_fitted)
-        rest = normal[len(normal) // 2 :]
-        share = min(1.0, most_judged / (len(rest) + len(others)))
-        kept = max(min(len(others), _FEWEST_ANOMALIES), round(share * len(others)))
-        judged = np.concatenate([rest[: max(1, most_judged - kept)], random.permutation(others)[:kept]])
-        scaler = StandardScaler().fit(X[normal[:half]])
-        return cls(scaler.transform(X[normal[:half]]), scaler.transform(X[judged]), (y[judged] == 1).astype(int))
-
-
-def _judge(run: Study[ADBench], table: str, method: str, seed: int) -> Result:
+def _test(run: Study[ADBench], table: str, method: str, seed: int) -> Result:
     settings = run.settings
-    split = Split.of(data_folder() / "adbench" / f"{table}.npz", seed, settings.most_fitted, settings.most_judged)
-    begun = time.monotonic()
+    path = data_folder() / "adbench" / f"{table}.npz"
+    train, test, anomalous = _split(path, seed, settings.most_fitted, settings.most_judged)
+    start = time.monotonic()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of peers, about their own settings
-        score = _fitted(run, method, seed, split.fitted)
-        fit_seconds, begun = time.monotonic() - begun, time.monotonic()
-        outlying = np.asarray(score(split.judged), dtype=np.float64)
-        unscored = int(np.isnan(outlying).sum())  # rows that a peer gives no score to count as its most normal ones
+        warnings.simplefilter("ignore")  # from peers, about their default settings
+        score = _fitted(run, method, seed, train)
+        fit_seconds, start = time.monotonic() - start, time.monotonic()
+        outlying = np.asarray(score(test), dtype=np.float64)
+        unscored = int(np.isnan(outlying).sum())  # rows without a score count as the most normal ones
         outlying = np.nan_to_num(outlying, nan=-1e300, posinf=1e300, neginf=-1e300)
     return {
-        "auroc": float(roc_auc_score(split.anomalous, outlying)),
-        "average_precision": float(average_precision_score(split.anomalous, outlying)),
+        "auroc": float(roc_auc_score(anomalous, outlying)),
+        "average_precision": float(average_precision_score(anomalous, outlying)),
         "fit_seconds": fit_seconds,
-        "score_seconds": time.monotonic() - begun,
-        "fitted_rows": len(split.fitted),
-        "judged_rows": len(split.judged),
-        "columns": split.fitted.shape[1],
-        "anomalies": int(split.anomalous.sum()),
+        "score_seconds": time.monotonic() - start,
+        "fitted_rows": len(train),
+        "judged_rows": len(test),
+        "columns": train.shape[1],
+        "anomalies": int(anomalous.sum()),
         "unscored": unscored,
     }
 
 
 def _fitted(run: Study[ADBench], method: str, seed: int, rows: Array) -> Callable[[Array], Array]:
-    """A fitted detector's score: the larger, the more outlying."""
+    """Fit a detector and return its score, which is larger for outliers."""
     if method == OURS:
         ours = ScoreOutlierDetector(random_state=seed, device=run.device.type, verbose=True).fit(rows)
-        return lambda judged: -ours.score_samples(judged)
+        return lambda test: -ours.score_samples(test)
     peer = _peer(method, rows.shape[1], seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         peer.fit(rows)
     return peer.decision_function  # type: ignore[no-any-return]
 
 
 def _peer(method: str, columns: int, seed: int) -> Any:
-    """A detector of PyOD with its default settings (and our seed, where it takes one)."""
+    """Return a detector of PyOD with its default settings, and the seed if it takes one."""
     try:
         from importlib import import_module
 
@@ -170,60 +154,49 @@ def _peer(method: str, columns: int, seed: int) -> Any:
     return kind(**options.get(method, {}))
 
 
-# Over the cells -----------------------------------------------------------------------------------------------------
-
-
-def _over_seeds(run: Study[ADBench], table: str, found: Mapping[str, Result]) -> Result:
-    """Means over the seeds, for every method."""
-    methods = {}
-    for method in run.settings.methods:
-        cells = [found[f"{table} {method} seed {seed}"] for seed in run.settings.all_seeds()]
-        methods[method] = {key: float(np.mean([cell[key] for cell in cells])) for key in
-                           ("auroc", "average_precision", "fit_seconds", "score_seconds")}  # fmt: skip
-    sizes = {key: cells[0][key] for key in ("fitted_rows", "judged_rows", "columns", "anomalies")}
+def _over_seeds(table: str, cells: Mapping[str, list[Result]]) -> Result:
+    methods = {
+        method: {key: float(np.mean([cell[key] for cell in by_seed])) for key in _MEASURES}
+        for method, by_seed in cells.items()
+    }
+    last = list(cells.values())[-1][0]
+    sizes = {key: last[key] for key in ("fitted_rows", "judged_rows", "columns", "anomalies")}
     return {**sizes, "development": table in DEVELOPMENT, "methods": methods}
 
 
 def _summary(methods: tuple[str, ...], rows: Mapping[str, Result], tables: list[str]) -> Result:
-    """Means and mean ranks, the latter with the critical difference of Nemenyi's test."""
-    values = {key: np.array([[rows[table]["methods"][method][key] for method in methods] for table in tables])
-              for key in ("auroc", "average_precision", "fit_seconds", "score_seconds")}  # fmt: skip
-    ranks = mean_ranks(values["auroc"])
+    """Return means, medians of times, and mean ranks with their critical difference."""
+    values = {
+        key: np.array([[rows[table]["methods"][method][key] for method in methods] for table in tables])
+        for key in _MEASURES
+    }
+    columns = {
+        "auroc": values["auroc"].mean(0),
+        "average_precision": values["average_precision"].mean(0),
+        "rank": mean_ranks(values["auroc"]),
+        "fit_seconds": np.median(values["fit_seconds"], 0),
+        "score_seconds": np.median(values["score_seconds"], 0),
+    }
     return {
         "tables": len(tables),
         "critical_difference_of_ranks": critical_difference(len(methods), len(tables)),
-        "methods": {
-            method: {
-                "auroc": float(values["auroc"][:, place].mean()),
-                "average_precision": float(values["average_precision"][:, place].mean()),
-                "rank": float(ranks[place]),
-                "fit_seconds": float(np.median(values["fit_seconds"][:, place])),
-                "score_seconds": float(np.median(values["score_seconds"][:, place])),
-            }
-            for place, method in enumerate(methods)
-        },
+        "methods": {m: {key: float(column[i]) for key, column in columns.items()} for i, m in enumerate(methods)},
     }
 
 
-def _figure(methods: tuple[str, ...], rows: Mapping[str, Result], tables: list[str]) -> Figure:
-    """Mean ranks with the critical difference, and the AUROC of every table less the best peer's."""
+def _figure(summary: Result, rows: Mapping[str, Result]) -> Figure:
+    """Draw mean ranks, and the AUROC of every method over the tables."""
+    methods = summary["methods"]
     figure = Figure(figsize=(10.0, 0.3 * max(len(methods), 8) + 1.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    summary = _summary(methods, rows, tables)
-    order = sorted(methods, key=lambda method: summary["methods"][method]["rank"])
-    ranks = [summary["methods"][method]["rank"] for method in order]
-    left.barh(order, ranks, color=[BLUE if method == OURS else GREY for method in order])
-    left.invert_yaxis()
-    if summary["critical_difference_of_ranks"] is not None:
-        left.axvspan(ranks[0], ranks[0] + summary["critical_difference_of_ranks"], color=BLUE, alpha=0.12)
-    left.set_xlabel("mean rank by AUROC (shaded: not told apart from the best)", fontsize=8)
-    values = [[rows[table]["methods"][method]["auroc"] for table in tables] for method in order]
+    ranks = {method: cell["rank"] for method, cell in methods.items()}
+    order = draw_ranks(left, ranks, summary["critical_difference_of_ranks"], OURS, 8)
+    values = [[row["methods"][method]["auroc"] for row in rows.values()] for method in order]
     right.boxplot(values, orientation="horizontal", tick_labels=order)
     right.invert_yaxis()
     right.set_xlabel("AUROC over the tables", fontsize=8)
-    for axes in (left, right):
-        axes.tick_params(labelsize=8)
-        open_frame(axes)
+    right.tick_params(labelsize=8)
+    open_frame(right)
     return figure
 
 

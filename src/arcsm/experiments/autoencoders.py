@@ -1,7 +1,7 @@
-"""One autoencoder of Table 2: how it is built and trained, and what is measured of it; each part is done once.
+"""One autoencoder of Table 2: how it is built, trained and measured.
 
-The likelihood of each is measured in two ways on the same binary test digits: by importance sampling from a
-distribution fitted to the posterior of each digit, and by annealing from there.
+Likelihoods are estimated in two ways on the same binary test digits: by importance sampling from a distribution
+fitted to the posterior of each digit, and by annealing from there.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from torch import Tensor
 import arcsm
 from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.data.images import image_grid
-from arcsm.data.pixels import unscale_images
 from arcsm.errors import NonFiniteError
-from arcsm.experiments.base import Count, Settings, Study, digest
+from arcsm.experiments.base import Count, Result, Settings, Study, parameter_count
+from arcsm.experiments.image_models import to_pixels
+from arcsm.experiments.records import digest
 from arcsm.implicit.evidence.annealing import Annealing, bidirectional_bounds
 from arcsm.implicit.evidence.bounds import bounds, elbo
 from arcsm.implicit.networks.vae import VAE
@@ -51,10 +52,10 @@ ENCODERS: Mapping[str, str] = {
 _KERNELS = ("stein", "spectral")
 _WHITENED, _CENTRED = "train.whitened=true", "train.centred=true"
 _STANDARDISED = "train.whitened=conditionals"
-_RATE = "train.score_learning_rate={rate}"  # that of the autoencoder, which the scores of the other methods have
-_NARROW = ("model.units=8", "train.context_features=4")  # a quarter and a half of what they are
+_RATE = "train.score_learning_rate={rate}"  # the autoencoder's, as for the scores of the other methods
+_NARROW = ("model.units=8", "train.context_features=4")  # a quarter and a half of the defaults
 _NOISE = ("train.score_noise={sigma_max: 1.0, sigma_min: 0.1}", "train.mix=auto")
-#: Ours beside the paper's six: what is changed of the method whose name comes first.
+#: Our variants of the paper's six methods: changes of the method whose name comes first.
 OURS: Mapping[str, tuple[str, ...]] = {
     "csm, whitened": (_WHITENED, _RATE),
     "csm, whitened, centred": (_WHITENED, _CENTRED, _RATE),
@@ -74,42 +75,38 @@ OURS: Mapping[str, tuple[str, ...]] = {
     "ssm, whitened": ("model.encoder=autoregressive", _WHITENED),
 }
 MNIST, FACES = "vae-mnist", "vae-faces"
-_TEST_BITS = 101  # seed of the binary test digits, the same for all
-_SHOWN = 64
+_BINARISATION_SEED = 101  # of the binary test digits, the same for all autoencoders
+_GRID = 64
 _ELBO_SAMPLES = 10  # latents of each digit
-_LATER: Mapping[str, Any] = {"entropy_weight": 1.0}  # settings that runs of before do not have, with their defaults
-Result = dict[str, Any]
+_ADDED_SETTINGS: Mapping[str, Any] = {"entropy_weight": 1.0}  # absent from older runs, with their defaults
 
-
-#: The settings of the measures.
+#: Settings that each measure depends on.
 LOWER_BOUND_SETTINGS = ("test_images",)
 LIKELIHOOD_SETTINGS = ("test_images", "samples", "simulated_images", "temperatures", "chains", "leapfrog")
 FRECHET_SETTINGS = ("frechet_images",)
 
 
 class Table2(Settings):
-    """Networks and rates are those of the presets ``vae-mnist`` and ``vae-faces``."""
+    """Networks and learning rates are those of the presets ``vae-mnist`` and ``vae-faces``."""
 
-    # none but the first seed: how an autoencoder is built and trained is in the basis of each of its cells, how it is
-    # measured in that of the cells of measures
-    lists_cells: ClassVar[frozenset[str]] = frozenset({
+    # the basis of each cell holds what it depends on, except for the first seed
+    cell_selection: ClassVar[frozenset[str]] = frozenset({
         "seeds", "repeated", "methods", "latents", "faces", "mnist_changes", "faces_changes", "kernels_encoder",
         *LIKELIHOOD_SETTINGS, *FRECHET_SETTINGS,
     })  # fmt: skip
-    keeps_cells: ClassVar[bool] = True
+    records_cells: ClassVar[bool] = True
 
     methods: tuple[str, ...] = Field((*ENCODERS, "csm, whitened", "csm, standardised"), min_length=1)
-    # for all seeds; the others for the first alone
-    repeated: tuple[str, ...] = ("csm", "ssm", "elbo", "csm, standardised")
+    repeated: tuple[str, ...] = ("csm", "ssm", "elbo", "csm, standardised")  # with all seeds; others: the first only
     latents: tuple[Count, ...] = (8, 16)  # of digits; () for none
     faces: bool = True
     mnist_changes: tuple[str, ...] = ()
     faces_changes: tuple[str, ...] = ()
-    # of Stein and Spectral on faces: all samples of a face share the convolutions of the autoregressive one
+    # for Stein and Spectral on faces; in the autoregressive one, all samples of a face share the convolutions
     kernels_encoder: Literal["implicit", "autoregressive"] = "implicit"
     test_images: int = Field(10_000, ge=2)
-    samples: int = Field(2_000, ge=1)  # latents of each, for the importance weighted bound
-    simulated_images: int = Field(128, ge=2)  # of the check from both sides
+    samples: int = Field(2_000, ge=1)  # latents of each image, for the importance weighted bound
+    simulated_images: int = Field(128, ge=2)  # for the gap between the bounds
     temperatures: Count = 200
     chains: Count = 8
     leapfrog: Count = 5
@@ -122,9 +119,9 @@ class Autoencoder:
 
     Attributes:
         preset: ``vae-mnist`` or ``vae-faces``.
-        method: The paper's or ours, by its name in the table.
-        latents: How many; ``None`` for those of the preset.
-        seed: Of its training.
+        method: Name of the method in the table.
+        latents: Number of latents; ``None`` for the preset's.
+        seed: Seed of the training.
     """
 
     preset: str
@@ -138,22 +135,21 @@ class Autoencoder:
         return f"{self.preset}{size} {self.method} seed {self.seed}"
 
     def config(self, run: Study[Table2]) -> VAERunConfig:
-        """How it is built and trained."""
+        """Return the configuration of network and training."""
         base = self.method.partition(",")[0]
-        own = [f"train.method={base}", f"model.encoder={ENCODERS[base]}", f"train.seed={self.seed}",
-               f"train.device={run.device.type}", *self.changes(run)]  # fmt: skip
+        changes = [f"train.method={base}", f"model.encoder={ENCODERS[base]}", f"train.seed={self.seed}",
+                   f"train.device={run.device.type}", *self.changes(run)]  # fmt: skip
         if self.latents is not None:
-            own.append(f"model.latents={self.latents}")
-        return validated(load_tree(self.preset, [*self.shared(run), *own]), self.preset, VAERunConfig)
+            changes.append(f"model.latents={self.latents}")
+        return validated(load_tree(self.preset, [*self.shared_changes(run), *changes]), self.preset, VAERunConfig)
 
-    def shared(self, run: Study[Table2]) -> tuple[str, ...]:
-        """What is changed of the preset for all methods alike."""
+    def shared_changes(self, run: Study[Table2]) -> tuple[str, ...]:
+        """Return the changes of the preset that all methods share."""
         return run.settings.mnist_changes if self.preset == MNIST else run.settings.faces_changes
 
     def changes(self, run: Study[Table2]) -> list[str]:
-        """What is changed of the method; on faces, the rate of csm's scores has the paper's ratio to that of the
-        autoencoder."""
-        rate = load_tree(self.preset, self.shared(run))["train"]["learning_rate"]
+        """Return the changes of the method. On faces, csm's score learning rate is twice the other, as in the paper."""
+        rate = load_tree(self.preset, self.shared_changes(run))["train"]["learning_rate"]
         if self.method == "csm":
             return [f"train.score_learning_rate={2.0 * rate}"] if self.preset == FACES else []
         if self.method in _KERNELS and self.preset == FACES and run.settings.kernels_encoder != ENCODERS[self.method]:
@@ -161,72 +157,69 @@ class Autoencoder:
         return [change.replace("{rate}", str(rate)) for change in OURS.get(self.method, ())]
 
     def described(self, run: Study[Table2]) -> Result:
-        """What a record says of how it was built and trained."""
+        """Describe network and training for the record."""
         config = self.config(run)
-        found: Result = {"changes": self.changes(run)}
-        if self.method in _KERNELS:
-            found["particles"] = config.train.particles
-        if self.preset == FACES:
-            found["channels"] = list(config.model.channels)
-        return found
+        particles = {"particles": config.train.particles} if self.method in _KERNELS else {}
+        channels = {"channels": list(config.model.channels)} if self.preset == FACES else {}
+        return {"changes": self.changes(run), **particles, **channels}
 
     def folder(self, run: Study[Table2]) -> Path:
-        """Its name stands for all settings; one that came later is left out where it changes nothing."""
-        described = self.config(run).model_dump(mode="json")
-        for later, default in _LATER.items():
-            if described["train"][later] == default:
-                del described["train"][later]
-        return run.work / f"{self.preset}-{digest([described, arcsm.__version__])}"
+        """Return the folder of the run. Settings that were added later count only if they are not at their default."""
+        config = self.config(run).model_dump(mode="json")
+        for name, default in _ADDED_SETTINGS.items():
+            if config["train"][name] == default:
+                del config["train"][name]
+        return run.work / f"{self.preset}-{digest([config, arcsm.__version__])}"
 
 
-def each(
+def compute_part(
     run: Study[Table2],
     part: str,
     cells: list[Autoencoder],
     compute: Callable[[Study[Table2], Autoencoder], Result],
-    broken: Collection[str] = (),
+    diverged: Collection[str] = (),
     settings: Collection[str] = (),
 ) -> dict[str, Result]:
-    """A part of the work for each autoencoder, by its name; done again where one is built or trained otherwise, or
-    where some settings are others.
+    """Compute one part of the work for each autoencoder; return the results by name.
 
-    Of those that are broken there is nothing where it cannot be done.
+    A part depends on the autoencoder's configuration and on ``settings``. If an autoencoder has diverged and the part
+    cannot be computed, its result is empty.
     """
-    chosen = {name: getattr(run.settings, name) for name in settings}
+    values = {name: getattr(run.settings, name) for name in settings}
 
-    def computed(cell: Autoencoder) -> Result:
-        return _if_finite(partial(compute, run, cell)) if cell.name in broken else compute(run, cell)
+    def result(cell: Autoencoder) -> Result:
+        return _result_if_finite(partial(compute, run, cell)) if cell.name in diverged else compute(run, cell)
 
-    found = run.each(
-        {f"{part} {cell.name}": partial(computed, cell) for cell in cells},
-        {f"{part} {cell.name}": [cell.folder(run).name, chosen] for cell in cells},
+    results = run.compute_all(
+        {f"{part} {cell.name}": partial(result, cell) for cell in cells},
+        {f"{part} {cell.name}": [cell.folder(run).name, values] for cell in cells},
     )
-    return {cell.name: found[f"{part} {cell.name}"] for cell in cells}
+    return {cell.name: results[f"{part} {cell.name}"] for cell in cells}
 
 
-def _if_finite(compute: Callable[[], Result]) -> Result:
-    """What is found, or nothing where it is no number or an error."""
+def _result_if_finite(compute: Callable[[], Result]) -> Result:
+    """Return a result; an empty one if it is not finite or raises a ValueError."""
     try:
-        found = compute()
-        json.dumps(found, allow_nan=False)
+        result = compute()
+        json.dumps(result, allow_nan=False)
     except ValueError:
         return {}
-    return found
+    return result
 
 
 def train(run: Study[Table2], cell: Autoencoder) -> Result:
-    """How it was trained; where that broke, why, and what it was like when it was last looked at."""
+    """Train; if training diverges, return the reason and the last logged state."""
     log = read_metrics(cell.folder(run))
-    run.earlier += log[-1]["seconds"] if log else 0.0  # of a run that was stopped
+    run.earlier_seconds += log[-1]["seconds"] if log else 0.0  # of an interrupted run
     try:
         train_vae_run(cell.config(run), cell.folder(run), resume=True, progress=True)
     except TrainingDiverged as error:
-        return {"diverged": str(error), **_if_finite(partial(_trained, run, cell))}
-    return _trained(run, cell)
+        return {"diverged": str(error), **_result_if_finite(partial(_training_summary, run, cell))}
+    return _training_summary(run, cell)
 
 
-def _trained(run: Study[Table2], cell: Autoencoder) -> Result:
-    """What training logged; ``ValueError`` where it broke before it was looked at."""
+def _training_summary(run: Study[Table2], cell: Autoencoder) -> Result:
+    """Return what training logged; raise a ValueError if it diverged before the first validation."""
     history = read_metrics(cell.folder(run))
     if not history:
         raise ValueError(f"{cell.name}: was never validated")
@@ -235,24 +228,24 @@ def _trained(run: Study[Table2], cell: Autoencoder) -> Result:
         "steps": int(last["step"]),
         "milliseconds_a_step": 1e3 * last["seconds"] / last["step"],
         "validation": last["valid"],
-        "weights": sum(p.numel() for p in _vae(run, cell).parameters()),
+        "weights": parameter_count(_load_vae(run, cell)),
         "curve": [[row["step"], row["valid"]] for row in history],
     }
 
 
 def pressure(run: Study[Table2], cell: Autoencoder) -> Result:
-    """With which share of the true entropy's pressure it ended; see :meth:`EntropyGradient.entropy_ratio`."""
-    _vae(run, cell)
+    """Return the pressure at the end of training; see :meth:`EntropyGradient.entropy_ratio`."""
+    _load_vae(run, cell)
     return {"pressure": read_metrics(cell.folder(run))[-1]["pressure"]}
 
 
-def _vae(run: Study[Table2], cell: Autoencoder) -> VAE:
-    """The trained one; trained once more where only what was measured of it was kept."""
+def _load_vae(run: Study[Table2], cell: Autoencoder) -> VAE:
+    """Return the trained autoencoder; train it again if only its measures were kept."""
     folder = cell.folder(run)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):  # another run may want the same
+    with FileLock(folder.with_suffix(".lock")):  # another process may train it
         if not is_finished(folder):
-            with suppress(TrainingDiverged):  # as it did before
+            with suppress(TrainingDiverged):  # again
                 train_vae_run(cell.config(run), folder, resume=True, progress=True)
     return load_vae_run(folder, str(run.device)).model
 
@@ -263,32 +256,37 @@ def _dataset(run: Study[Table2], cell: Autoencoder) -> Dataset:
 
 
 def _test_digits(run: Study[Table2], cell: Autoencoder, vae: VAE, count: int) -> Tensor:
-    """Some test digits, always the same (the first of them are easier than the rest), made binary once and for all."""
-    rows, generator = _dataset(run, cell).test, torch.Generator().manual_seed(_TEST_BITS)
+    """Return random binary test digits, always the same. (The first of the test set are easier than the rest.)"""
+    rows, generator = _dataset(run, cell).test, torch.Generator().manual_seed(_BINARISATION_SEED)
     chosen = torch.randperm(len(rows), generator=generator)[:count]
     return vae.prepare(rows[chosen], generator).to(run.device)
 
 
 def likelihood(run: Study[Table2], cell: Autoencoder) -> Result:
-    """Of test digits in nats, by importance sampling and by annealing from the same proposals, with standard errors
-    over the digits; and how far lower and upper bound are apart on digits that the model drew."""
-    settings, vae = run.settings, _vae(run, cell)
+    """Estimate likelihoods of test digits in nats by importance sampling and by annealing from the same proposals.
+
+    Also measure the gap between lower and upper bound on digits that the model drew.
+    """
+    settings, vae = run.settings, _load_vae(run, cell)
     annealing = Annealing(settings.temperatures, settings.chains, settings.leapfrog)
     x = _test_digits(run, cell, vae, settings.test_images)
     generator = run.generator(cell.seed, 1)
-    begun = time.monotonic()
+    start = time.monotonic()
     important, annealed = bounds(vae, x, settings.samples, annealing, generator, progress=True)
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - start
     lower, upper = bidirectional_bounds(vae, settings.simulated_images, annealing, generator=generator)
-    (mean, error), (its_mean, its_error) = mean_and_standard_error(-important), mean_and_standard_error(-annealed)
+    (mean, error), (annealed_mean, annealed_error) = (
+        mean_and_standard_error(-important),
+        mean_and_standard_error(-annealed),
+    )
     return {
         "nll": mean,
         "nll_standard_error": error,
         "used_latents": used_latents(vae, x[:256], generator),
         "seconds_measuring": round(seconds, 1),
         "annealed": {
-            "nll": its_mean,
-            "standard_error": its_error,
+            "nll": annealed_mean,
+            "standard_error": annealed_error,
             "nll_of_each": (-annealed).tolist(),
             "images": len(x),
             "step_sizes": "of a pilot chain",
@@ -299,40 +297,37 @@ def likelihood(run: Study[Table2], cell: Autoencoder) -> Result:
 
 
 def lower_bound(run: Study[Table2], cell: Autoencoder) -> Result:
-    """The negative evidence lower bound of the same digits in nats, where the encoder has a density."""
+    """Return the negative evidence lower bound of the same digits in nats, if the encoder has a density."""
     if cell.config(run).model.encoder == "implicit":
         return {}
-    vae = _vae(run, cell)
+    vae = _load_vae(run, cell)
     x = _test_digits(run, cell, vae, run.settings.test_images)
-    with suppress(NonFiniteError):  # an encoder that broke has none
+    with suppress(NonFiniteError):  # a diverged encoder has none
         return {"negative_elbo": -float(elbo(vae, x, _ELBO_SAMPLES, run.generator(cell.seed, 5)).mean())}
     return {}
 
 
 def frechet(run: Study[Table2], cell: Autoencoder) -> Result:
-    """The Fréchet distance of samples to held-out images."""
-    vae, dataset, count = _vae(run, cell), _dataset(run, cell), run.settings.frechet_images
-    real = _pixels(dataset.test[:count], dataset)
-    to_real = Frechet(real, run.device, progress=True)
-    drawn = _pixels(vae.sample(count, run.generator(cell.seed, 3)).cpu(), dataset)
+    """Measure the Fréchet distance of samples to held-out images."""
+    vae, dataset, count = _load_vae(run, cell), _dataset(run, cell), run.settings.frechet_images
+    real = to_pixels(dataset.test[:count], dataset.metadata)
+    frechet_to_real = Frechet(real, run.device, progress=True)
+    drawn = to_pixels(vae.sample(count, run.generator(cell.seed, 3)).cpu(), dataset.metadata)
     return {
-        "frechet_distance": to_real.distance(drawn),
-        "frechet_network": to_real.network,
+        "frechet_distance": frechet_to_real.distance(drawn),
+        "frechet_network": frechet_to_real.network,
         "frechet_images": [len(real), len(drawn)],
-        "frechet_distance_of_training_images": to_real.distance(_pixels(dataset.train_rows(count), dataset)),
+        "frechet_distance_of_training_images": frechet_to_real.distance(
+            to_pixels(dataset.train_rows(count), dataset.metadata)
+        ),
     }
 
 
-def _pixels(rows: Tensor, dataset: Dataset) -> Tensor:
-    levels, shape = dataset.metadata["levels"], dataset.metadata["image_shape"]
-    return unscale_images(rows.clamp(-1.0, 1.0), levels, stretch=True).view(-1, *shape)
-
-
 def draw(run: Study[Table2], cell: Autoencoder) -> Result:
-    """A grid of expected images, as the text of a file, by the end of its name: PNG, or JPEG of colours."""
-    vae, file = _vae(run, cell), BytesIO()
-    rows = vae.sample(_SHOWN, run.generator(cell.seed, 4)).cpu()
-    grid = image_grid(_pixels(rows, _dataset(run, cell)))
+    """Return a grid of expected images in base64, keyed by file suffix: PNG, or JPEG for colour."""
+    vae, file = _load_vae(run, cell), BytesIO()
+    rows = vae.sample(_GRID, run.generator(cell.seed, 4)).cpu()
+    grid = image_grid(to_pixels(rows, _dataset(run, cell).metadata))
     suffix, kind = ("png", "PNG") if grid.mode == "L" else ("jpg", "JPEG")
     grid.save(file, format=kind, optimize=True, quality=90)
     return {suffix: base64.b64encode(file.getvalue()).decode("ascii")}

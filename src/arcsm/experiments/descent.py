@@ -1,4 +1,4 @@
-"""The plain training loop of the experiments that compare objectives: Adam, up along a line, down along a cosine."""
+"""The training loop of experiments that compare objectives: Adam with linear warm-up and cosine decay."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-
-class NonFiniteError(RuntimeError):
-    """A loss or a gradient was not finite; the weights are those before that step."""
+from arcsm.errors import NonFiniteError
 
 
 def descend(
@@ -21,18 +19,18 @@ def descend(
     clip: float = math.inf,
     warmup: int = 1,
 ) -> Iterator[float]:
-    """Make ``steps`` steps and yield the loss that each one started from, once it is made.
+    """Train a network; after each step, yield the loss that the step started from.
 
     Arguments:
-        network: Whose weights to train.
-        loss: The loss on a new batch at every call.
-        steps: How many.
-        learning_rate: Where it begins to fall; it is zero at the end.
+        network: The network.
+        loss: Returns the loss on a new batch.
+        steps: Number of steps.
+        learning_rate: Peak learning rate; it decays to zero.
         clip: Largest norm of the gradient.
         warmup: Steps over which the learning rate rises.
 
     Raises:
-        NonFiniteError: at the first loss or gradient that is not finite.
+        NonFiniteError: If a loss or gradient is not finite. The weights are those before that step.
     """
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -44,7 +42,7 @@ def descend(
         value.backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), clip)
         if not bool(value.isfinite() & norm.isfinite()):
-            raise NonFiniteError(f"step {step}: loss {float(value.detach())}, norm of the gradient {float(norm)}")
+            raise NonFiniteError(f"step {step}: loss {float(value.detach())}, gradient norm {float(norm)}")
         optimizer.step()
         schedule.step()
         yield float(value.detach())

@@ -1,12 +1,12 @@
-"""Entropy gradients of a distribution that is known, by every estimator: how wrong they are, by samples and dimension.
+"""Errors of entropy gradients by every estimator on a known distribution, by samples and dimension.
 
-The sampler is autoregressive and not Gaussian, with two humps in every conditional where b > 0:
+The sampler is autoregressive and not Gaussian, with two modes in every conditional if b > 0:
 
     z_d = a z_{d-1} + w_d (e_d + b tanh(3 e_d)),        e_d standard normal
 
-so that its entropy is sum_d [log w_d + E log(1 + 3 b sech^2 3 e)] and a constant: the gradient is one by each log w_d,
-zero by a, and a one-dimensional integral by b. (The map from noise to a mixture of normals has no formula; a bent
-normal, which has one, stands in for it.) The paper shows no such check.
+Its entropy is sum_d [log w_d + E log(1 + 3 b sech^2 3 e)] plus a constant. Its gradient is one for each log w_d, zero
+for a, and a one-dimensional integral for b. (The map from noise to a mixture of normals has no closed form; this
+transformed normal has.) The paper has no such check.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from arcsm.contexts import MADE
-from arcsm.experiments.base import Count, Positive, Preset, Settings, Study, over_seeds, study
+from arcsm.experiments.base import Count, Positive, Preset, Result, Settings, Study, seeded, study
+from arcsm.experiments.comparisons import mean_and_sd
 from arcsm.heads import ScoreHead
 from arcsm.implicit import (
     AutoregressiveScore,
@@ -40,17 +40,17 @@ from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
 
 
 class Entropy(Settings):
-    """Everything here is ours. Learned scores see every sample once; kernels see them in groups."""
+    """All of this is ours. Learned scores see every sample once; kernels see groups of samples."""
 
     features: tuple[Count, ...] = (2, 8, 32)
     samples: tuple[Count, ...] = (1_000, 10_000, 100_000)
     bends: tuple[float, ...] = (0.0, 0.8)
     coupling: float = 0.7
     batch: Count = 100  # samples of an update
-    group: Count = 500  # samples of a kernel (their cost grows with its cube)
-    evaluated: Count = 20_000  # fresh samples for the gradient, the same number for all
+    group: Count = 500  # samples of a kernel, whose cost grows cubically
+    evaluated: Count = 20_000  # fresh samples for the gradient
     learning_rate: Positive = 2e-3
-    hidden: tuple[Count, ...] = (64, 64)  # of the joint network, and of the MADE
+    hidden: tuple[Count, ...] = (64, 64)  # of the joint network and of the MADE
     context_features: Count = 8
     head_hidden: tuple[Count, ...] = (32, 32)
 
@@ -66,14 +66,20 @@ PRESETS: Mapping[Preset, Entropy] = {
 TRUE, STEIN, SPECTRAL = "the true scores", "Stein", "spectral"
 SSM, SSM_AR, CSM, STANDARDISED = "SSM", "SSM-AR", "CSM", "CSM, standardised"
 METHODS = (TRUE, STEIN, SPECTRAL, SSM, SSM_AR, CSM, STANDARDISED)
-Result = dict[str, Any]
+MEASURES = ("cosine", "relative_error", "pressure", "seconds")
 
 
 @dataclass
 class Sampler:
-    """The distribution, in double precision, with the parameters that the gradient is by."""
+    """The distribution, in double precision.
 
-    log_widths: Tensor  # (D,)
+    Attributes:
+        log_widths: log w_d, ``(D,)``.
+        coupling: a.
+        bend: b.
+    """
+
+    log_widths: Tensor
     coupling: Tensor
     bend: Tensor
 
@@ -84,16 +90,16 @@ class Sampler:
         return cls(*(t.requires_grad_() for t in tensors))
 
     def __call__(self, e: Tensor) -> Tensor:
-        """Noise ``(B, K, D)`` to samples ``(B, K, D)``."""
-        own = self.log_widths.exp() * (e + self.bend * torch.tanh(3.0 * e))
-        columns = [own[..., 0]]
+        """Map noise ``(B, K, D)`` to samples ``(B, K, D)``."""
+        noise = self.log_widths.exp() * (e + self.bend * torch.tanh(3.0 * e))
+        columns = [noise[..., 0]]
         for d in range(1, e.shape[-1]):
-            columns.append(self.coupling * columns[-1] + own[..., d])
+            columns.append(self.coupling * columns[-1] + noise[..., d])
         return torch.stack(columns, -1)
 
     @torch.no_grad()
     def conditional_scores(self, e: Tensor) -> Tensor:
-        """Scores of the conditionals at the samples that the noise makes: those of a bent normal, stretched."""
+        """Return the conditional scores at the samples of some noise."""
         sech2 = torch.cosh(3.0 * e).pow(-2)
         slope = 1.0 + 3.0 * self.bend * sech2
         dslope = -18.0 * self.bend * sech2 * torch.tanh(3.0 * e)
@@ -101,7 +107,7 @@ class Sampler:
 
     @torch.no_grad()
     def moments(self, z: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Means and log deviations of the conditionals, ``(B, K, D)`` each: the noise is bent oddly."""
+        """Return means and log standard deviations of the conditionals, ``(B, K, D)`` each. The noise has mean zero."""
         before = torch.cat([torch.zeros_like(z[..., :1]), self.coupling * z[..., :-1]], -1)
         e, density = _normal_density()
         variance = torch.trapezoid(density * (e + self.bend * torch.tanh(3.0 * e)).square(), e)
@@ -111,7 +117,7 @@ class Sampler:
         return [self.log_widths, self.coupling, self.bend]
 
     def true_gradient(self) -> Tensor:
-        """By the log widths, the coupling and the bend, ``(D + 2,)``."""
+        """Return the gradient of the entropy by log widths, coupling and bend, ``(D + 2,)``."""
         e, density = _normal_density()
         steep = 3.0 / torch.cosh(3.0 * e).square()
         mean = float(torch.trapezoid(density * steep / (1.0 + self.bend.detach() * steep), e))
@@ -121,13 +127,13 @@ class Sampler:
 
 
 def _normal_density() -> tuple[Tensor, Tensor]:
-    """The density of the noise on a fine grid, for integrals over it."""
+    """Return a fine grid and the density of the noise on it."""
     e = torch.linspace(-10.0, 10.0, 20_001, dtype=torch.float64)
     return e, torch.exp(-0.5 * e.square()) / math.sqrt(2.0 * math.pi)
 
 
 class Truth(EntropyGradient):
-    """The scores that the sampler has, of what was drawn from given noise."""
+    """The true scores at the samples of some noise."""
 
     def __init__(self, sampler: Sampler, e: Tensor) -> None:
         self.sampler, self.e = sampler, e
@@ -137,40 +143,33 @@ class Truth(EntropyGradient):
 
 
 def body(run: Study[Entropy]) -> Result:
-    """Every estimator on every distribution."""
+    """Run every estimator on every distribution."""
     settings = run.settings
-    keys = [(m, d, n, b) for m in METHODS for d in settings.features for n in settings.samples for b in settings.bends]
-    found = run.each(
-        {
-            f"{_cell(*key)}, seed {seed}": partial(_estimate, run, *key, seed)
-            for key in keys
-            for seed in settings.all_seeds()
-        }
+    names = {
+        (method, d, n, b): f"{method}, D {d}, {n} samples, b {b:g}"
+        for method in METHODS
+        for d in settings.features
+        for n in settings.samples
+        for b in settings.bends
+    }
+    results = run.compute_seeds(
+        {key: partial(_estimate, run, *key) for key in names}, lambda key, seed: f"{names[key]}, seed {seed}"
     )
-    cells = [
-        {
-            **dict(zip(("method", "features", "samples", "bend"), key, strict=True)),
-            **{
-                what: over_seeds([found[f"{_cell(*key)}, seed {seed}"][what] for seed in settings.all_seeds()])
-                for what in ("cosine", "relative_error", "pressure", "seconds")
-            },
-        }
-        for key in keys
+    cells: list[Result] = [
+        dict(zip(("method", "features", "samples", "bend"), key, strict=True))
+        | {what: mean_and_sd([result[what] for result in by_seed]) for what in MEASURES}
+        for key, by_seed in results.items()
     ]
     return {"cells": cells, "figure": run.figure(_figure(settings, cells))}
 
 
-def _cell(method: str, features: int, samples: int, bend: float) -> str:
-    return f"{method}, D {features}, {samples} samples, b {bend:g}"
-
-
 def _estimate(run: Study[Entropy], method: str, features: int, samples: int, bend: float, seed: int) -> Result:
-    """Cosine and relative error of the gradient by all parameters, and the pressure of the estimate."""
+    """Return cosine and relative error of the gradient by all parameters, and the pressure of the estimate."""
     settings = run.settings
     sampler = Sampler.of(features, settings.coupling, bend)
     generator = torch.Generator().manual_seed(1_000_003 * seed + 1)
     noise = partial(torch.randn, generator=generator, dtype=torch.float64)
-    begun = time.monotonic()
+    start = time.monotonic()
     estimator: EntropyGradient
     e = noise(1, settings.evaluated, features)
     if method == TRUE:
@@ -187,19 +186,18 @@ def _estimate(run: Study[Entropy], method: str, features: int, samples: int, ben
             estimator.update(z, generator=generator)
     z = sampler(e)
     gradients = torch.autograd.grad(estimator.surrogate(z), sampler.parameters())
-    found, truth = torch.cat([g.flatten() for g in gradients]), sampler.true_gradient()
+    estimate, truth = torch.cat([g.flatten() for g in gradients]), sampler.true_gradient()
     return {
-        "cosine": float(torch.cosine_similarity(found, truth, 0)),
-        "relative_error": float((found - truth).norm() / truth.norm()),
+        "cosine": float(torch.cosine_similarity(estimate, truth, 0)),
+        "relative_error": float((estimate - truth).norm() / truth.norm()),
         "pressure": float(estimator.entropy_ratio(z.detach()).mean()),
-        "seconds": time.monotonic() - begun,
+        "seconds": time.monotonic() - start,
     }
 
 
 def _learner(settings: Entropy, method: str, sampler: Sampler, seed: int) -> EntropyGradient:
     features = len(sampler.log_widths)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         if method == SSM:
             return JointScore(ScoreNetwork(features, 0, settings.hidden).double(), settings.learning_rate)
         context = MADE(features, settings.context_features, settings.hidden)
@@ -213,28 +211,26 @@ _STYLE: Mapping[str, tuple[str, str]] = {
     TRUE: (GREY, ":"), STEIN: ("#8e6bbf", "-"), SPECTRAL: ("#4c9f70", "-"), SSM: (ORANGE, "-"), SSM_AR: (BLUE, "--"),
     CSM: (BLUE, "-"), STANDARDISED: ("black", "-"),
 }  # fmt: skip
-
-
-_MEASURES: Mapping[str, Callable[[Result], float]] = {
+_DRAWN: Mapping[str, Callable[[Result], float]] = {
     "relative error of\nthe entropy gradient": lambda cell: float(cell["relative_error"]["mean"]),
     "1 - its cosine": lambda cell: 1.0 - float(cell["cosine"]["mean"]),
 }
 
 
 def _figure(settings: Entropy, cells: list[Result]) -> Figure:
-    """Errors and cosines against the number of samples: a column for each dimension, two rows for each bend."""
-    rows, columns = len(settings.bends) * len(_MEASURES), len(settings.features)
+    """Draw errors and cosines against the number of samples: a column for each dimension, two rows for each bend."""
+    rows, columns = len(settings.bends) * len(_DRAWN), len(settings.features)
     figure = Figure(figsize=(2.9 * columns + 0.6, 2.2 * rows + 0.8), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey="row")
-    for row, (bend, (what, measure)) in enumerate(itertools.product(settings.bends, _MEASURES.items())):
+    for row, (bend, (what, measure)) in enumerate(itertools.product(settings.bends, _DRAWN.items())):
         for column, features in enumerate(settings.features):
             axes = panels[row, column]
             for method, (colour, style) in _STYLE.items():
-                own = [c for c in cells if (c["method"], c["features"], c["bend"]) == (method, features, bend)]
-                x, y = [c["samples"] for c in own], [measure(c) for c in own]
+                curve = [c for c in cells if (c["method"], c["features"], c["bend"]) == (method, features, bend)]
+                x, y = [c["samples"] for c in curve], [measure(c) for c in curve]
                 axes.plot(x, y, style, marker="o", markersize=3, color=colour, label=method)
             axes.set(xscale="log", yscale="log")
-            axes.set_title(f"D = {features}, {'two humps' if bend else 'Gaussian'}", fontsize=9)
+            axes.set_title(f"D = {features}, {'two modes' if bend else 'Gaussian'}", fontsize=9)
             if row == rows - 1:
                 axes.set_xlabel("samples", fontsize=8)
             if column == 0:

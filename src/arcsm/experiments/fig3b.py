@@ -1,4 +1,4 @@
-"""Figure 3b: one two-dimensional set by MADE with mixtures of logistics and by AR-CSM with fewer parameters."""
+"""Figure 3b: a two-dimensional set by MADE with mixtures of logistics and by AR-CSM with fewer parameters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from functools import partial
 from statistics import fmean
-from typing import Any, cast
 
 import torch
 from matplotlib.figure import Figure
@@ -14,8 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from arcsm.contexts import MADE
-from arcsm.experiments.base import Count, Positive, Preset, Settings, Study, over_seeds, study
-from arcsm.experiments.gaussians import parameters
+from arcsm.experiments.base import Count, Positive, Preset, Result, Settings, Study, parameter_count, seeded, study
+from arcsm.experiments.comparisons import mean_and_sd
 from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.heads import LogisticMixtureHead, ScoreHead
 from arcsm.metrics import energy_distance, mean_and_standard_error, sliced_wasserstein
@@ -27,9 +26,9 @@ from arcsm.training.density import fit
 
 
 class Fig3b(Settings):
-    """The paper names neither set nor sizes: all of this is ours.
+    """The paper gives neither the set nor sizes: all of this is ours.
 
-    Every model is one of the set with the noise ``sigma`` on it, so that the likelihoods are of the same density.
+    Every model is a density of the set with noise ``sigma``, so that likelihoods can be compared.
     """
 
     toy: str = "checkerboard"
@@ -42,7 +41,7 @@ class Fig3b(Settings):
     head_hidden: Count = 32
     steps: Count = 4_000
     batch: Count = 512
-    learning_rates: tuple[Positive, ...] = Field((2e-3, 1e-2), min_length=1)  # the best on rows of its own, first seed
+    learning_rates: tuple[Positive, ...] = Field((2e-3, 1e-2), min_length=1)  # the best on validation rows, first seed
     valid_rows: Count = 2_000
 
 
@@ -55,38 +54,31 @@ PRESETS: Mapping[Preset, Fig3b] = {
 AR_CSM = "AR-CSM"
 
 
-def body(run: Study[Fig3b]) -> dict[str, Any]:
-    """Train every model, compare likelihoods and samples with held-out rows."""
+def body(run: Study[Fig3b]) -> Result:
+    """Train every model, and compare likelihoods and samples with held-out rows."""
     settings = run.settings
     names = [AR_CSM, *(f"MLE, n = {n}" for n in settings.components)]
-    ours, fewest = parameters(_ar_csm(settings)), min(parameters(_mixture(settings, n)) for n in settings.components)
+    sizes = {name: parameter_count(_build(settings, name)) for name in names}
+    ours, fewest = sizes[AR_CSM], min(sizes[name] for name in names[1:])
     if ours >= fewest:
         raise ValueError(f"hidden, head_hidden: AR-CSM has {ours} parameters, not strictly fewer than {fewest}")
     rates = run.tune(
         names,
         settings.learning_rates,
-        lambda name, rate: _model(run, name, settings.first_seed, rate),
+        lambda name, rate: _train(run, name, settings.first_seed, rate),
         lambda cell: cell["valid_nll"],
     )
-    found = run.each(
-        {
-            f"{name} seed {seed}": partial(_model, run, name, seed, rates[name]["learning_rate"])
-            for seed in settings.all_seeds()
-            for name in names
-        }
+    cells = run.compute_seeds(
+        {name: partial(_train, run, name, learning_rate=rates[name]["learning_rate"]) for name in names}
     )
-    table: dict[str, Any] = {}
-    for name in names:
-        cells = [found[f"{name} seed {seed}"] for seed in settings.all_seeds()]
-        table[name] = {
-            key: over_seeds([c[key] for c in cells])
-            for key in cells[0]
-            if key not in ("samples", "parameters", "valid_nll")
-        }
-        table[name] |= {"parameters": cells[0]["parameters"], **rates[name]}
-    first = {name: torch.tensor(found[f"{name} seed {settings.first_seed}"]["samples"]) for name in names}
-    reference = _reference(run)
-    return {"models": table, **reference, "figure": run.figure(_figure(_rows(run, settings.first_seed), first, table))}
+    table: Result = {}
+    for name, results in cells.items():
+        keys = [key for key in results[0] if key not in ("samples", "parameters", "valid_nll")]
+        table[name] = {key: mean_and_sd([result[key] for result in results]) for key in keys}
+        table[name] |= {"parameters": results[0]["parameters"], **rates[name]}
+    samples = {name: torch.tensor(results[0]["samples"]) for name, results in cells.items()}
+    figure = _figure(_rows(run, settings.first_seed), samples, table)
+    return {"models": table, **_reference(run), "figure": run.figure(figure)}
 
 
 def _rows(run: Study[Fig3b], seed: int) -> ToyRows:
@@ -94,54 +86,59 @@ def _rows(run: Study[Fig3b], seed: int) -> ToyRows:
     return toy_rows(settings.toy, settings.rows, settings.test_rows, settings.sigma, seed)
 
 
-def _reference(run: Study[Fig3b]) -> dict[str, Any]:
-    """The true likelihood, and the distances between samples of the set itself: those of a perfect model."""
+def _reference(run: Study[Fig3b]) -> Result:
+    """Return the true likelihood, and the distances between samples of the set: those of a perfect model."""
     nll, energy, wasserstein = [], [], []
-    for seed in run.settings.all_seeds():
+    for seed in run.settings.seed_range:
         rows = _rows(run, seed)
         truth = rows.true_log_prob(rows.test)
         nll.append(float("nan") if truth is None else -float(truth.mean()))
-        count, noise = len(rows.test), torch.Generator().manual_seed(1_000_003 * seed + 7)
+        count, generator = len(rows.test), torch.Generator().manual_seed(1_000_003 * seed + 7)
         for first in range(0, min(5 * count, len(rows.train) - count + 1), count):
-            fresh = rows.noisy(rows.train[first : first + count], noise)
+            fresh = rows.add_noise(rows.train[first : first + count], generator)
             energy.append(energy_distance(fresh, rows.test))
             wasserstein.append(sliced_wasserstein(fresh, rows.test))
-    own = {"energy_distance": fmean(energy), "sliced_wasserstein": fmean(wasserstein)}
-    return {"true_nll": fmean(nll) if math.isfinite(sum(nll)) else None, "data_against_data": own}
+    distances = {"energy_distance": fmean(energy), "sliced_wasserstein": fmean(wasserstein)}
+    return {"true_nll": fmean(nll) if math.isfinite(sum(nll)) else None, "data_against_data": distances}
 
 
-def _model(run: Study[Fig3b], name: str, seed: int, learning_rate: float) -> dict[str, Any]:
+def _build(settings: Fig3b, name: str) -> AutoregressiveModel:
+    """Return a model of scores with a noise ladder, or one with a mixture of logistics."""
+    if name == AR_CSM:
+        hidden = (settings.head_hidden,) * 3
+        scores = ScoreHead(8, hidden, sinusoids=8, max_frequency=1.0 / settings.sigma, residual=True)
+        made = MADE(2, 8, (settings.hidden, settings.hidden))
+        return AutoregressiveModel(made, scores, NoiseLadder(2.0, settings.sigma, 20))
+    components, width = int(name.rsplit(" ", 1)[1]), settings.baseline_hidden
+    head = LogisticMixtureHead(3 * components, components=components)
+    return AutoregressiveModel(MADE(2, 3 * components, (width, width)), head)
+
+
+def _train(run: Study[Fig3b], name: str, seed: int, learning_rate: float) -> Result:
     settings, rows = run.settings, _rows(run, seed)
     scores = name == AR_CSM
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = _ar_csm(settings) if scores else _mixture(settings, int(name.rsplit(" ", 1)[1]))
+    with seeded(seed):
+        model = _build(settings, name)
     config = TrainConfig(
-        objective="csm" if scores else "mle",
-        mix="auto",
-        steps=settings.steps,
-        batch_size=settings.batch,
-        learning_rate=learning_rate,
-        standardise="none",
-        seed=seed,
-        device=str(run.device),
-    )
+        objective="csm" if scores else "mle", mix="auto", steps=settings.steps, batch_size=settings.batch,
+        learning_rate=learning_rate, standardise="none", seed=seed, device=str(run.device),
+    )  # fmt: skip
     # the mixtures see fresh noise in every pass over the rows, as the scores do in every step
     passes = -(-settings.steps * settings.batch // settings.rows)
-    fresh = torch.Generator().manual_seed(9_000_001 + seed)
-    train = rows.train if scores else rows.noisy(rows.train.repeat(passes, 1), fresh)
+    generator = torch.Generator().manual_seed(9_000_001 + seed)
+    train = rows.train if scores else rows.add_noise(rows.train.repeat(passes, 1), generator)
     result = fit(model, train, config=config)
-    return _measured(run, model, rows, seed, scores, result.seconds)
+    return _measure(run, model, rows, seed, scores, result.seconds)
 
 
 @torch.no_grad()
-def _measured(
+def _measure(
     run: Study[Fig3b], model: AutoregressiveModel, rows: ToyRows, seed: int, scores: bool, seconds: float
-) -> dict[str, Any]:
+) -> Result:
     test = rows.test.to(run.device)
     nll, error = mean_and_standard_error(-model.log_prob(test))
-    valid = rows.fresh(run.settings.valid_rows, torch.Generator().manual_seed(1_000_003 * seed + 11))
-    found = {"nll": nll, "standard_error": error, "seconds": seconds, "parameters": parameters(model)}
+    valid = rows.sample(run.settings.valid_rows, torch.Generator().manual_seed(1_000_003 * seed + 11))
+    found = {"nll": nll, "standard_error": error, "seconds": seconds, "parameters": parameter_count(model)}
     found["valid_nll"] = -float(model.log_prob(valid.to(run.device)).mean())
     if scores:
         found["nll_quadrature"] = float(-model.log_prob(test, method="quadrature").mean())
@@ -151,28 +148,13 @@ def _measured(
     return {**found, "samples": [[round(v, 4) for v in row] for row in samples[:4000].tolist()]}
 
 
-def _ar_csm(settings: Fig3b) -> AutoregressiveModel:
-    hidden = (settings.head_hidden,) * 3
-    head = ScoreHead(8, hidden, sinusoids=8, max_frequency=1.0 / settings.sigma, residual=True)
-    made = MADE(2, 8, (settings.hidden, settings.hidden))
-    return AutoregressiveModel(made, head, NoiseLadder(2.0, settings.sigma, 20))
-
-
-def _mixture(settings: Fig3b, components: int) -> AutoregressiveModel:
-    head = LogisticMixtureHead(3 * components, components=components)
-    width = settings.baseline_hidden
-    return AutoregressiveModel(MADE(2, 3 * components, (width, width)), head)
-
-
-def _figure(rows: ToyRows, samples: Mapping[str, Tensor], table: Mapping[str, Any]) -> Figure:
+def _figure(rows: ToyRows, samples: Mapping[str, Tensor], table: Mapping[str, Result]) -> Figure:
     columns = (len(samples) + 2) // 2
     figure = Figure(figsize=(2.5 * columns, 5.4), layout="constrained")
-    pictures = [("data", rows.test, "")]
-    for name, drawn in samples.items():
-        nll = cast(float, table[name]["nll"]["mean"])
-        pictures.append((name, drawn, f"{nll:.3f} nats, {table[name]['parameters']:,} parameters"))
-    for index, (name, drawn, note) in enumerate(pictures):
-        scatter(figure.add_subplot(2, columns, index + 1), drawn, f"{name}\n{note}", like=rows.test)
+    scatter(figure.add_subplot(2, columns, 1), rows.test, "data\n", like=rows.test)
+    for index, (name, drawn) in enumerate(samples.items()):
+        title = f"{name}\n{table[name]['nll']['mean']:.3f} nats, {table[name]['parameters']:,} parameters"
+        scatter(figure.add_subplot(2, columns, index + 2), drawn, title, like=rows.test)
     return figure
 
 

@@ -1,7 +1,7 @@
-"""Figures 4 and 8 to 11: images by AR-CSM and by its partner of maximum likelihood, on the same networks.
+"""Figures 4 and 8 to 11: images by AR-CSM and by maximum likelihood on the same networks.
 
-The members of a pair share the context network, the data and the noise of the density that is modelled, so that their
-likelihoods are of the same thing: the dequantised images with the smallest noise of the ladder.
+The models of a pair share the context network, the data and the noise of the modelled density, so their likelihoods
+can be compared: both are of dequantised images with the smallest noise of the ladder.
 """
 
 from __future__ import annotations
@@ -19,26 +19,12 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor
 
-from arcsm._runtime.files import atomic_path
 from arcsm.data.datasets import Dataset
 from arcsm.data.images import image_grid
-from arcsm.data.pixels import unscale_images
-from arcsm.experiments.base import Count, Preset, Study, digest, study
-from arcsm.experiments.image_models import (
-    CPU_MADE,
-    CPU_PIXELCNN,
-    PAPER,
-    PAPER_PIXELCNN,
-    TINY,
-    TINY_MADE,
-    TINY_PIXELCNN,
-    ImageModels,
-    dataset_of,
-    folder_of,
-    train_all,
-    trained,
-)
-from arcsm.experiments.records import result_path
+from arcsm.experiments import image_models
+from arcsm.experiments.base import Count, Preset, Result, Study, study
+from arcsm.experiments.image_models import PRESET_CHANGES, ImageModels, to_pixels
+from arcsm.experiments.records import digest
 from arcsm.metrics import add_smallest_noise, bits_per_dim, mean_and_standard_error
 from arcsm.metrics.evaluations import count_evaluations
 from arcsm.metrics.frechet import Frechet
@@ -47,9 +33,9 @@ from arcsm.training.log import read_metrics
 
 
 class Fig4(ImageModels):
-    """The models are those of :mod:`arcsm.experiments.image_models`; how they are drawn from and measured is here."""
+    """How samples of the image models are drawn and measured."""
 
-    many_seeds: ClassVar[bool] = False
+    several_seeds: ClassVar[bool] = False
 
     models: tuple[str, ...] = Field(
         tuple(
@@ -59,161 +45,132 @@ class Fig4(ImageModels):
         ),
         min_length=1,
     )
-    grid: Count = 64  # samples that are shown
-    samples: Count = 2_000  # of the Fréchet distance, and as many held-out images
-    timed_samples: int = Field(64, ge=1)  # by each sampler, of a model of scores
-    compared_samples: int = Field(256, ge=2)  # and as many whose Fréchet distance is taken
-    langevin_steps: tuple[Count, Count] = (20, 10)  # T of the paper, for MNIST and for colour images (App. C.3)
-    test_rows: Count = 200  # of the likelihoods
-    neighbours: Count = 8  # samples beside the training images nearest to them
+    grid: Count = 64  # samples in a picture
+    samples: Count = 2_000  # for the Fréchet distance, with as many held-out images
+    timed_samples: int = Field(64, ge=1)  # by each sampler, of score models
+    compared_samples: int = Field(256, ge=2)  # by each sampler, for its Fréchet distance
+    langevin_steps: tuple[Count, Count] = (20, 10)  # the paper's T, for MNIST and for colour images (App. C.3)
+    test_rows: Count = 200  # for the likelihoods
+    neighbours: Count = 8  # samples shown with their nearest training images
     draw_at_a_time: Count = 250
 
 
 PRESETS: Mapping[Preset, Fig4] = {
     "smoke": Fig4(
-        models=("mnist-made", "mnist-pixelcnn-mle"),
-        changes=TINY,
-        pixelcnn_changes=TINY_PIXELCNN,
-        made_changes=TINY_MADE,
-        grid=4,
-        samples=4,
-        timed_samples=2,
-        compared_samples=4,
-        langevin_steps=(2, 1),
-        test_rows=2,
-        neighbours=2,
+        models=("mnist-made", "mnist-pixelcnn-mle"), grid=4, samples=4, timed_samples=2, compared_samples=4,
+        langevin_steps=(2, 1), test_rows=2, neighbours=2, **PRESET_CHANGES["smoke"],
     ),
-    "cpu": Fig4(pixelcnn_changes=CPU_PIXELCNN, made_changes=CPU_MADE, samples=1_000),
-    "paper": Fig4(changes=PAPER, pixelcnn_changes=PAPER_PIXELCNN, samples=10_000, test_rows=10_000),
-}
+    "cpu": Fig4(samples=1_000, **PRESET_CHANGES["cpu"]),
+    "paper": Fig4(samples=10_000, test_rows=10_000, **PRESET_CHANGES["paper"]),
+}  # fmt: skip
 
-FEWEST = "fast_flow, 3 steps"
 SAMPLERS: Mapping[str, dict[str, Any]] = {
-    "langevin": {"sampler": "langevin"},  # with the steps of the paper
+    "langevin": {"sampler": "langevin"},  # with the paper's steps
     "probability_flow": {"sampler": "probability_flow"},
-    FEWEST: {"sampler": "fast_flow", "steps": 3},
+    "fast_flow, 3 steps": {"sampler": "fast_flow", "steps": 3},
 }
-
-Result = dict[str, Any]
 
 
 def body(run: Study[Fig4]) -> Result:
-    """Train, draw and measure every model; each is a cell, so that a stopped run goes on."""
+    """Train, sample and measure every model."""
     names = run.settings.models
-    training = train_all(run, {f"train {name}": (name, run.settings.first_seed) for name in names})
-    drawn = _of_models(run, {f"draw {name}": (_draw, name) for name in names})
-    measured = _of_models(run, {f"measure {name}": (_measure, name) for name in names})
-    of_scores = [name for name in names if not name.endswith("-mle")]
-    compared = _of_models(
+    training = image_models.train_models(run, {f"train {name}": (name, run.settings.first_seed) for name in names})
+    drawn = _for_models(run, {f"draw {name}": (_draw, name) for name in names})
+    measured = _for_models(run, {f"measure {name}": (_measure, name) for name in names})
+    compared = _for_models(
         run,
         {
             f"samplers {name} {sampler}": (partial(_compare, sampler=sampler), name)
-            for name in of_scores
+            for name in names
+            if not name.endswith("-mle")
             for sampler in SAMPLERS
         },
-        {f"samplers {name} {sampler}": options for name in of_scores for sampler, options in SAMPLERS.items()},
     )
-    data = run.each({f"data {key}": partial(_data, run, name) for key, name in _sets(run).items()})
-    models = {}
+    sets = {name.split("-")[0]: name for name in names}  # each with a model that is trained on it
+    data = run.compute_all({f"data {key}": partial(_measure_data, run, name) for key, name in sets.items()})
+    models: dict[str, Result] = {}
     for name in names:
-        models[name] = {**training[f"train {name}"], **drawn[f"draw {name}"], **measured[f"measure {name}"]}
         cells = {sampler: compared.get(f"samplers {name} {sampler}") for sampler in SAMPLERS}
-        models[name]["samplers"] = {sampler: cell for sampler, cell in cells.items() if cell is not None}
-        models[name]["pictures"] = _pictures(run, name)
-        models[name]["curve"] = [[row["step"], row["valid"]] for row in read_metrics(folder_of(run, name))]
+        models[name] = {
+            **training[f"train {name}"],
+            **drawn[f"draw {name}"],
+            **measured[f"measure {name}"],
+            "samplers": {sampler: cell for sampler, cell in cells.items() if cell is not None},
+            "pictures": _pictures(run, name),
+            "curve": [[row["step"], row["valid"]] for row in read_metrics(image_models.model_folder(run, name))],
+        }
     return {
         "models": models,
-        "data": {key: data[f"data {key}"] for key in _sets(run)},
+        "data": {key: data[f"data {key}"] for key in sets},
         "figure": run.figure(_figure(run, models)),
-        "curves": _picture(run, "curves", plots.as_png(_curves(models))),
+        "curves": run.picture("curves", plots.as_png(_curves(models))),
     }
 
 
-def _of_models(
-    run: Study[Fig4],
-    cells: Mapping[str, tuple[Callable[[Study[Fig4], str], Result], str]],
-    options: Mapping[str, Mapping[str, Any]] | None = None,
+def _for_models(
+    run: Study[Fig4], cells: Mapping[str, tuple[Callable[[Study[Fig4], str], Result], str]]
 ) -> dict[str, Result]:
-    """Cells of one model each; they are done again where the model's preset, or the cell's options, have changed."""
-    computed = {cell: partial(compute, run, name) for cell, (compute, name) in cells.items()}
-    basis: dict[str, Any] = {cell: folder_of(run, name).name for cell, (_, name) in cells.items()}
-    return run.each(computed, basis | {cell: [basis[cell], dict(of)] for cell, of in (options or {}).items()})
-
-
-def _sets(run: Study[Fig4]) -> dict[str, str]:
-    """The data sets, each with a model that is trained on it."""
-    return {name.split("-")[0]: name for name in run.settings.models}
-
-
-# Cells --------------------------------------------------------------------------------------------------------------
+    """Compute cells of one model each. They depend on the model's configuration and on a sampler's options."""
+    basis: dict[str, Any] = {}
+    for cell, (compute, name) in cells.items():
+        folder, sampler = image_models.model_folder(run, name).name, getattr(compute, "keywords", {}).get("sampler")
+        basis[cell] = folder if sampler is None else [folder, dict(SAMPLERS[sampler])]
+    return run.compute_all({cell: partial(compute, run, name) for cell, (compute, name) in cells.items()}, basis)
 
 
 def _draw(run: Study[Fig4], name: str) -> Result:
-    """Samples by the model's default sampler, without the last noise, kept as grey values."""
-    settings, model = run.settings, trained(run, name)
-    generator = run.generator(settings.first_seed, 1)
-    begun = time.monotonic()
+    """Draw samples by the model's default sampler, without the last noise, and store them as grey values."""
+    settings, model = run.settings, image_models.load_model(run, name)
+    start = time.monotonic()
     rows = model.sample(
         max(settings.samples, settings.grid),
-        generator=generator,
+        generator=run.generator(settings.first_seed, 1),
         progress=True,
         denoise=True,
         batch_size=settings.draw_at_a_time,
     )
-    seconds = time.monotonic() - begun
-    with atomic_path(_samples_path(run, name)) as temporary, temporary.open("wb") as file:
-        np.save(file, _pixels(rows.cpu(), model.metadata).numpy())
+    seconds = time.monotonic() - start
+    image_models.save_array(_samples_path(run, name), to_pixels(rows.cpu(), model.metadata))
     return {"seconds_to_draw": round(seconds, 1), "drawn": len(rows)}
 
 
 def _samples_path(run: Study[Fig4], name: str) -> Path:
     settings = run.settings
-    how = [settings.samples, settings.grid, settings.draw_at_a_time, settings.first_seed]
-    return run.work / f"{folder_of(run, name).name}-{digest(how)}.npy"
-
-
-def _samples(run: Study[Fig4], name: str) -> Tensor:
-    return torch.from_numpy(np.load(_samples_path(run, name)))
-
-
-def _pixels(rows: Tensor, metadata: Mapping[str, Any]) -> Tensor:
-    """Rows as grey values 0 to 255, uint8 ``(N, C, H, W)``."""
-    return unscale_images(rows.clamp(-1.0, 1.0), metadata["levels"], stretch=True).view(-1, *metadata["image_shape"])
+    key = [settings.samples, settings.grid, settings.draw_at_a_time, settings.first_seed]
+    return run.work / f"{image_models.model_folder(run, name).name}-{digest(key)}.npy"
 
 
 def _measure(run: Study[Fig4], name: str) -> Result:
-    """Likelihood, Fréchet distance and nearest training images."""
-    dataset, drawn = dataset_of(run, name), _samples(run, name)
-    real = _pixels(dataset.test[: run.settings.samples], dataset.metadata)
+    """Measure likelihood, Fréchet distance and distance to the nearest training images."""
+    dataset, samples = image_models.load_images(run, name), image_models.load_array(_samples_path(run, name))
+    real = to_pixels(dataset.test[: run.settings.samples], dataset.metadata)
     frechet = Frechet(real, run.device, progress=True)
-    train = _pixels(dataset.train_rows(), dataset.metadata)
+    train = to_pixels(dataset.train_rows(), dataset.metadata)
     return {
         **_likelihood(run, name, dataset),
-        "frechet_distance": frechet.distance(drawn[: run.settings.samples]),
+        "frechet_distance": frechet.distance(samples[: run.settings.samples]),
         "frechet_network": frechet.network,
-        "frechet_images": [len(real), min(len(drawn), run.settings.samples)],
-        "distance_to_nearest_training_image": float(_nearest(drawn[: run.settings.grid], train)[0].median()),
+        "frechet_images": [len(real), min(len(samples), run.settings.samples)],
+        "distance_to_nearest_training_image": float(_nearest(samples[: run.settings.grid], train)[0].median()),
     }
 
 
 def _compare(run: Study[Fig4], name: str, sampler: str) -> Result:
-    """What some images cost by a sampler, and how good a few more are."""
-    settings, model, dataset = run.settings, trained(run, name), dataset_of(run, name)
-    steps = settings.langevin_steps[model.metadata["image_shape"][0] == 3]
+    settings, model, dataset = run.settings, image_models.load_model(run, name), image_models.load_images(run, name)
     options = dict(SAMPLERS[sampler])
     if sampler == "langevin":
-        options["sampler_options"] = {"steps": steps}
+        options["langevin_steps"] = settings.langevin_steps[model.metadata["image_shape"][0] == 3]
     generator = run.generator(settings.first_seed, 2)
 
     def draw(count: int) -> Tensor:
         return model.sample(count, generator=generator, denoise=True, progress=True, **options)
 
     with count_evaluations(model.head) as count:
-        begun = time.monotonic()
+        start = time.monotonic()
         draw(settings.timed_samples)
-        seconds, evaluations = time.monotonic() - begun, count.scores + count.with_derivative
-    pixels = _pixels(draw(settings.compared_samples).cpu(), model.metadata)
-    real = _pixels(dataset.test[: settings.compared_samples], dataset.metadata)
+        seconds, evaluations = time.monotonic() - start, count.scores + count.with_derivative
+    pixels = to_pixels(draw(settings.compared_samples).cpu(), model.metadata)
+    real = to_pixels(dataset.test[: settings.compared_samples], dataset.metadata)
     return {
         "timed_samples": settings.timed_samples,
         "seconds": round(seconds, 2),
@@ -225,7 +182,7 @@ def _compare(run: Study[Fig4], name: str, sampler: str) -> Result:
 
 @torch.no_grad()
 def _likelihood(run: Study[Fig4], name: str, dataset: Dataset) -> Result:
-    model, seed = trained(run, name), run.settings.first_seed
+    model, seed = image_models.load_model(run, name), run.settings.first_seed
     rows = dataset.dequantised(dataset.test[: run.settings.test_rows], seed + 1)
     noisy = add_smallest_noise(model, rows, seed + 2).to(run.device)
     log_prob = torch.cat([model.log_prob(part) for part in noisy.split(20)])
@@ -234,13 +191,13 @@ def _likelihood(run: Study[Fig4], name: str, dataset: Dataset) -> Result:
     return {"nll": mean, "nll_standard_error": error, "bits_per_value_of_the_noisy_images": bits}
 
 
-def _data(run: Study[Fig4], name: str) -> Result:
-    """The Fréchet distance of training images in place of samples, and how near test images come to training ones.
+def _measure_data(run: Study[Fig4], name: str) -> Result:
+    """Measure training images as samples, and test images for the distance to the nearest training image.
 
-    Samples of a perfect model would have about these; samples that are remembered have a distance of zero.
+    A perfect model would have about these values; memorised samples would have a distance of zero.
     """
-    dataset, count = dataset_of(run, name), run.settings.samples
-    real, train = (_pixels(rows, dataset.metadata) for rows in (dataset.test[:count], dataset.train_rows()))
+    dataset, count = image_models.load_images(run, name), run.settings.samples
+    real, train = (to_pixels(rows, dataset.metadata) for rows in (dataset.test[:count], dataset.train_rows()))
     nearest = _nearest(real[: run.settings.grid], train)[0]
     return {
         "frechet_distance": Frechet(real, run.device).distance(train[:count]),
@@ -249,47 +206,31 @@ def _data(run: Study[Fig4], name: str) -> Result:
 
 
 def _nearest(images: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
-    """Root mean square distance in grey levels to the nearest training image, and its number, each ``(N,)``."""
+    """Return the RMS distance in grey levels to the nearest training image, and its index, each ``(N,)``."""
     a, b = images.flatten(1).float(), train.flatten(1).float()
     distances = torch.cat([torch.cdist(a, part) for part in b.split(5_000)], 1) / a.shape[1] ** 0.5
-    found = distances.min(1)
-    return found.values, found.indices
-
-
-# Pictures -----------------------------------------------------------------------------------------------------------
+    nearest = distances.min(1)
+    return nearest.values, nearest.indices
 
 
 def _pictures(run: Study[Fig4], name: str) -> dict[str, str]:
-    """A grid of samples, and some of them beside the training images nearest to them."""
-    dataset, drawn = dataset_of(run, name), _samples(run, name)
-    train = _pixels(dataset.train_rows(), dataset.metadata)
-    some = drawn[: run.settings.neighbours]
-    pairs = torch.cat([some, train[_nearest(some, train)[1]]])
-    found = {}
-    for kind, pixels, columns in (
-        ("samples", drawn[: run.settings.grid], None),
-        ("nearest", pairs, len(some)),
-    ):
-        written = io.BytesIO()
-        image_grid(pixels, columns, zoom=2).save(written, format="PNG")
-        found[kind] = _picture(run, f"{name}-{kind}", written.getvalue())
-    return found
-
-
-def _picture(run: Study[Fig4], name: str, png: bytes) -> str:
-    """Keep a picture beside the record; its name."""
-    path = result_path(run.out, run.name, run.preset).with_name(f"{run.preset}-{name}.png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(png)
-    return path.name
+    """Write a grid of samples, and one of samples above their nearest training images; return the file names."""
+    dataset, samples = image_models.load_images(run, name), image_models.load_array(_samples_path(run, name))
+    train = to_pixels(dataset.train_rows(), dataset.metadata)
+    shown = samples[: run.settings.neighbours]
+    pairs = torch.cat([shown, train[_nearest(shown, train)[1]]])
+    files = {}
+    for kind, pixels, columns in (("samples", samples[: run.settings.grid], None), ("nearest", pairs, len(shown))):
+        png = io.BytesIO()
+        image_grid(pixels, columns, zoom=2).save(png, format="PNG")
+        files[kind] = run.picture(f"{name}-{kind}", png.getvalue())
+    return files
 
 
 def _curves(models: Mapping[str, Result]) -> Figure:
-    """The objective on held-out images while training; each model has its own."""
     figure = Figure(figsize=(2.4 * len(models), 2.2), layout="constrained")
-    for place, (name, cell) in enumerate(models.items()):
-        axes = figure.add_subplot(1, len(models), place + 1)
+    for index, (name, cell) in enumerate(models.items()):
+        axes = figure.add_subplot(1, len(models), index + 1)
         axes.plot(*np.array(cell["curve"]).T, "o-", color=plots.BLUE, markersize=3)
         axes.set_title(name, fontsize=8)
         axes.set_xlabel("step", fontsize=8)
@@ -299,34 +240,33 @@ def _curves(models: Mapping[str, Result]) -> Figure:
 
 
 def _figure(run: Study[Fig4], models: Mapping[str, Result]) -> Figure:
-    """Sixteen samples of every model; the members of a pair one above the other."""
+    """Draw sixteen samples of every model, the models of a pair one above the other."""
     pairs = list(dict.fromkeys(name.removesuffix("-mle") for name in models))
     figure = Figure(figsize=(2.6 * len(pairs), 5.6), layout="constrained")
+    panels = figure.subplots(2, len(pairs), squeeze=False)
     for column, pair in enumerate(pairs):
-        for row, name in enumerate((pair, f"{pair}-mle")):
-            axes = figure.add_subplot(2, len(pairs), row * len(pairs) + column + 1)
+        for axes, name in zip(panels[:, column], (pair, f"{pair}-mle"), strict=True):
             axes.set_axis_off()
             if name in models:
-                picture = np.asarray(image_grid(_samples(run, name)[:16], 4, padding=1).convert("RGB"))
-                axes.imshow(picture, interpolation="nearest")
+                grid = image_grid(image_models.load_array(_samples_path(run, name))[:16], 4, padding=1).convert("RGB")
+                axes.imshow(np.asarray(grid), interpolation="nearest")
                 axes.set_title(f"{name}\nFréchet {models[name]['frechet_distance']:.3g}", fontsize=8)
     return figure
 
 
-def _of(images: str) -> Mapping[Preset, Fig4]:
-    """The presets for one set of images: its models alone (smoke: on the digits of scikit-learn)."""
-    found: dict[Preset, Fig4] = {}
-    for preset, settings in PRESETS.items():
-        names = [name for name in PRESETS["cpu"].models if name.startswith(images)]
-        update: dict[str, Any] = {"models": tuple(names)}
-        if preset == "smoke":
-            update = {"models": tuple(names[-2:]), "changes": (*TINY, "data={kind: digits}")}
-        found[preset] = settings.model_copy(update=update)
-    return found
+def _for_set(images: str) -> Mapping[Preset, Fig4]:
+    """Return the presets for the models of one data set; smoke runs use scikit-learn's digits."""
+    names = tuple(name for name in PRESETS["cpu"].models if name.startswith(images))
+    smoke = {"models": names[-2:], "changes": (*image_models.TINY, image_models.DIGITS)}
+    return {
+        preset: settings.model_copy(update=smoke if preset == "smoke" else {"models": names})
+        for preset, settings in PRESETS.items()
+    }
 
 
 _ABOUT = "by AR-CSM and by maximum likelihood on the same networks"
 FIG4 = study("fig4", f"images {_ABOUT} (Figures 4, 8 to 11)", PRESETS, body)
-FIG4_MNIST = study("fig4-mnist", f"MNIST {_ABOUT} (part of fig4)", _of("mnist"), body)
-FIG4_CIFAR = study("fig4-cifar", f"CIFAR-10 {_ABOUT} (part of fig4)", _of("cifar"), body)
-FIG4_FACES = study("fig4-faces", f"faces {_ABOUT} (part of fig4)", _of("faces"), body)
+FIG4_MNIST, FIG4_CIFAR, FIG4_FACES = (
+    study(f"fig4-{images}", f"{title} {_ABOUT} (part of fig4)", _for_set(images), body)
+    for images, title in (("mnist", "MNIST"), ("cifar", "CIFAR-10"), ("faces", "faces"))
+)

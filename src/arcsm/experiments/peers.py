@@ -1,4 +1,4 @@
-"""Libraries that ours is compared with, which only experiments need."""
+"""Optional libraries that the experiments compare with."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 def import_zuko() -> Any:
-    """The library of flows; its import switches off torch's checks of distributions, which is undone here.
+    """Import zuko and undo its change of torch's validation of distributions.
 
     Raises:
-        ValueError: where it is not installed, with what to do.
+        ValueError: If zuko is not installed.
     """
     checks = torch.distributions.Distribution._validate_args
     try:

@@ -1,9 +1,8 @@
-"""What the paper-scale runs of images take: operations, bytes and hours, from counts and one measured share.
+"""Cost of the paper-scale image runs: operations, memory and hours, from counts and one measured share.
 
-One step of every network is run on this machine and its operations are counted: of the network at the paper's scale,
-and of the one of the ``cpu`` presets. What share of the speed of a bare matrix product the large one reaches here,
-taken of the speed that its maker gives for a GPU, makes hours of the counts; and the same share predicts how long a
-step of the small one takes here, which is measured too. That is the check.
+One training step of every network is run and its operations are counted, both at the paper's scale and at that of the
+``cpu`` preset. The large network reaches some share of the speed of a bare matrix product here. The same share of a
+GPU's nominal speed turns the counts into hours. As a check, it also predicts the time of the small network's step here.
 """
 
 from __future__ import annotations
@@ -22,33 +21,31 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from arcsm.experiments.base import Count, Preset, Study, study
-from arcsm.experiments.gaussians import parameters
-from arcsm.experiments.image_models import CPU_PIXELCNN, PAPER, PAPER_PIXELCNN, TINY_MADE, TINY_PIXELCNN, ImageModels
+from arcsm.experiments.base import Count, Preset, Result, Study, parameter_count, seeded, study
+from arcsm.experiments.image_models import CPU_PIXELCNN, PAPER, PRESET_CHANGES, TINY_MADE, TINY_PIXELCNN, ImageModels
 from arcsm.metrics.costs import interleaved_medians
-from arcsm.model import AutoregressiveModel
 from arcsm.reports import plots
-from arcsm.training.config import TrainConfig, configured_objective
+from arcsm.training.config import configured_objective
 from arcsm.training.run_config import load_config
 
 SHAPES: Mapping[str, tuple[int, int, int]] = {"mnist": (1, 28, 28), "cifar": (3, 32, 32), "faces": (3, 32, 32)}
-#: Images to train on, by those who made the sets (CelebA for the faces, as in the paper).
+#: Training images of the sets (CelebA for the faces, as in the paper).
 IMAGES: Mapping[str, int] = {"mnist": 60_000, "cifar": 50_000, "faces": 162_770}
-_LAUNCH = 5e-6  # seconds that a GPU takes from one operation to the next at best, as a rule
-_TRAFFIC = 4  # times that what is kept for the backward pass crosses the memory: written and read, in both passes
-_STATES = 4  # of each weight: itself, two moments and the average
+_LAUNCH_SECONDS = 5e-6  # shortest time between two operations on a GPU, as a rule of thumb
+_MEMORY_PASSES = 4  # of saved activations: written and read, in the forward and the backward pass
+_COPIES = 4  # of each weight: itself, two moments and the average
 _BYTES = 4
 
 
 @dataclass(frozen=True)
 class GPU:
-    """What its maker says of a GPU.
+    """Nominal speeds of a GPU.
 
     Attributes:
-        operations: Floating-point operations a second of dense matrices in bfloat16.
-        bandwidth: Of its memory, bytes a second.
-        link: To the others, bytes a second in one direction.
-        memory: Bytes.
+        operations: Floating-point operations per second, dense matrices in bfloat16.
+        bandwidth: Memory bandwidth in bytes per second.
+        link: Bandwidth to other GPUs in one direction, in bytes per second.
+        memory: Memory in bytes.
     """
 
     operations: float
@@ -57,53 +54,45 @@ class GPU:
     memory: float
 
 
-#: From the data sheets of NVIDIA (SXM modules; half of what they give "with sparsity").
+#: From NVIDIA's data sheets (SXM modules, without sparsity).
 GPUS: Mapping[str, GPU] = {
     "A100 80 GB": GPU(312e12, 2.04e12, 300e9, 80e9),
     "H100 80 GB": GPU(989e12, 3.35e12, 450e9, 80e9),
 }
 
 
-class Plan(ImageModels):
-    """The networks of ``fig4 --preset paper``; the small ones are those of ``--preset cpu``."""
+class PlanSettings(ImageModels):
+    """Large networks are those of ``fig4 --preset paper``, small ones those of ``--preset cpu``."""
 
-    many_seeds: ClassVar[bool] = False
+    several_seeds: ClassVar[bool] = False
 
     models: tuple[str, ...] = Field(
         ("mnist-made", "mnist-pixelcnn", "cifar-made", "cifar-pixelcnn", "faces-pixelcnn"), min_length=1
     )
     small_pixelcnn: tuple[str, ...] = CPU_PIXELCNN
     small_made: tuple[str, ...] = ()
-    rows: int = Field(2, ge=1)  # of the steps of the large networks
-    small_rows: int = Field(32, ge=1)  # of those of the small ones, and of MADE
+    rows: int = Field(2, ge=1)  # of a step of the large networks
+    small_rows: int = Field(32, ge=1)  # of a step of the small networks, and of MADE
     repeats: int = Field(5, ge=1)
-    product: Count = 1024  # rows and columns of the bare matrix product
+    product: Count = 1024  # size of the bare matrix product
 
 
-PRESETS: Mapping[Preset, Plan] = {
-    "smoke": Plan(
-        models=("mnist-made", "cifar-pixelcnn"),
-        changes=PAPER,
+PRESETS: Mapping[Preset, PlanSettings] = {
+    "smoke": PlanSettings(
+        models=("mnist-made", "cifar-pixelcnn"), changes=PAPER,
         pixelcnn_changes=("model.context.nr_filters=8", "model.context.context_features=4"),
-        made_changes=("model.context.hidden_features=[64, 64]",),
-        small_pixelcnn=TINY_PIXELCNN,
-        small_made=TINY_MADE,
-        rows=1,
-        small_rows=2,
-        repeats=1,
-        product=64,
+        made_changes=("model.context.hidden_features=[64, 64]",), small_pixelcnn=TINY_PIXELCNN, small_made=TINY_MADE,
+        rows=1, small_rows=2, repeats=1, product=64,
     ),
-    "cpu": Plan(changes=PAPER, pixelcnn_changes=PAPER_PIXELCNN),
-    "paper": Plan(changes=PAPER, pixelcnn_changes=PAPER_PIXELCNN, rows=8, small_rows=64, repeats=21, product=8192),
-}
-
-Result = dict[str, Any]
+    "cpu": PlanSettings(**PRESET_CHANGES["paper"]),
+    "paper": PlanSettings(rows=8, small_rows=64, repeats=21, product=8192, **PRESET_CHANGES["paper"]),
+}  # fmt: skip
 
 
-def body(run: Study[Plan]) -> Result:
-    """Count and time a step of both networks of every model, and what follows for GPUs."""
+def body(run: Study[PlanSettings]) -> Result:
+    """Count and time a step of both networks of every model, and estimate hours on GPUs."""
     names = run.settings.models
-    cells = run.each({name: partial(_model, run, name) for name in names})
+    cells = run.compute_all({name: partial(_measure_model, run, name) for name in names})
     models = {}
     for name in names:
         large, small = cells[name]["large"], cells[name]["small"]
@@ -115,7 +104,7 @@ def body(run: Study[Plan]) -> Result:
             "predicted_seconds_of_the_small_step": predicted,
             "predicted_by_measured": predicted / small["seconds_of_a_step"],
             "gpus": {
-                machine: _hours(cells[name], GPUS[gpu], min(1.0, share), count, batches)
+                machine: _estimate(cells[name], GPUS[gpu], min(1.0, share), count, batches)
                 for machine, (gpu, count, batches) in _machines().items()
             },
         }
@@ -123,8 +112,8 @@ def body(run: Study[Plan]) -> Result:
         "models": models,
         "assumptions": {
             "gpus": {name: asdict(gpu) for name, gpu in GPUS.items()},
-            "seconds_between_operations": _LAUNCH,
-            "times_that_kept_values_cross_the_memory": _TRAFFIC,
+            "seconds_between_operations": _LAUNCH_SECONDS,
+            "times_that_kept_values_cross_the_memory": _MEMORY_PASSES,
             "images": dict(IMAGES),
         },
         "figure": run.figure(_figure(models)),
@@ -132,17 +121,15 @@ def body(run: Study[Plan]) -> Result:
 
 
 def _machines() -> dict[str, tuple[str, int, int]]:
-    """GPUs, their number, and how many of the preset's batches are one."""
-    found = {}
-    for gpu in GPUS:
-        found[f"1 x {gpu}"] = (gpu, 1, 1)
-        found[f"8 x {gpu}"] = (gpu, 8, 1)
-        found[f"8 x {gpu}, batch times 8"] = (gpu, 8, 8)
-    return found
+    """Return GPUs, their number, and the batch size in units of the preset's."""
+    return {
+        f"{count} x {gpu}{', batch times 8' if batches > 1 else ''}": (gpu, count, batches)
+        for gpu in GPUS
+        for count, batches in ((1, 1), (8, 1), (8, 8))
+    }
 
 
-def _model(run: Study[Plan], name: str) -> Result:
-    """Both networks of a model."""
+def _measure_model(run: Study[PlanSettings], name: str) -> Result:
     settings, pixelcnn = run.settings, "pixelcnn" in name
     large = (*settings.changes, *(settings.pixelcnn_changes if pixelcnn else settings.made_changes))
     small = settings.small_pixelcnn if pixelcnn else settings.small_made
@@ -156,56 +143,40 @@ def _model(run: Study[Plan], name: str) -> Result:
     }
 
 
-def _step(run: Study[Plan], name: str, changes: tuple[str, ...], rows: int) -> Result:
-    """Counts and seconds of a training step on so many images, beside a matrix product of as many threads."""
-    model, config = _built(name, changes)
-    model.to(run.device)
-    x = _images(name, rows).to(run.device)
-    step = partial(_backward, model, config, x)
+def _step(run: Study[PlanSettings], name: str, changes: tuple[str, ...], rows: int) -> Result:
+    """Count the operations of a training step, and time it and a matrix product."""
+    config, shape = load_config(name, list(changes)), SHAPES[name.split("-")[0]]
+    with seeded(0):
+        model = config.model.build(math.prod(shape), {"image_shape": list(shape), "levels": 256})
+    model.train().to(run.device)
+    x = torch.rand(rows, model.features, generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
+    x, objective = x.to(run.device), configured_objective(config.train)
+
+    def step() -> None:  # without the optimizer's step, a thousandth of the cost
+        model.zero_grad()
+        objective(model, x, generator=torch.Generator(x.device).manual_seed(0)).backward()
+
     step()
-    with FlopCounterMode(display=False) as operations, _Calls() as calls, _kept(model) as kept:
+    with FlopCounterMode(display=False) as operations, _CallCounter() as calls, _saved_bytes(model) as saved:
         step()
     a = torch.randn(run.settings.product, run.settings.product, device=run.device)
     seconds, product = interleaved_medians([step, lambda: torch.mm(a, a)], run.settings.repeats, run.device)
     count = int(operations.get_total_flops())
     return {
-        "weights": parameters(model),
+        "weights": parameter_count(model),
         "images": rows,
         "operations_of_a_step": count,
         "operations_an_image": count / rows,
         "calls_of_a_step": calls.count,
-        "kept_bytes_an_image": sum(kept.values()) / rows,
+        "kept_bytes_an_image": sum(saved.values()) / rows,
         "seconds_of_a_step": seconds,
         "operations_a_second": count / seconds,
         "of_the_matrix_product": 2.0 * run.settings.product**3 / product,
     }
 
 
-def _built(name: str, changes: tuple[str, ...]) -> tuple[AutoregressiveModel, TrainConfig]:
-    """A model with fresh weights, in single precision, and how it is trained."""
-    config = load_config(name, list(changes))
-    shape = SHAPES[name.split("-")[0]]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = config.model.build(math.prod(shape), {"image_shape": list(shape), "levels": 256})
-    return model.train(), config.train
-
-
-def _images(name: str, rows: int) -> Tensor:
-    """Grey values at random: what is counted does not depend on them."""
-    shape = SHAPES[name.split("-")[0]]
-    return torch.rand(rows, math.prod(shape), generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
-
-
-def _backward(model: AutoregressiveModel, config: TrainConfig, x: Tensor) -> None:
-    """Loss and all gradients; the optimizer's step is a thousandth of it."""
-    model.zero_grad()
-    generator = torch.Generator(x.device).manual_seed(0)
-    configured_objective(config)(model, x, generator=generator).backward()
-
-
-class _Calls(TorchDispatchMode):
-    """Counts the operations that are called, but for those that look at a tensor in another way."""
+class _CallCounter(TorchDispatchMode):
+    """Count the operations that are called, except views."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -218,33 +189,34 @@ class _Calls(TorchDispatchMode):
 
 
 @contextmanager
-def _kept(model: nn.Module) -> Iterator[dict[int, int]]:
-    """Bytes of what is kept for the backward pass, by its place in memory; weights are not counted."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    found: dict[int, int] = {}
+def _saved_bytes(model: nn.Module) -> Iterator[dict[int, int]]:
+    """Record the bytes saved for the backward pass, by address, without weights."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved: dict[int, int] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
-        place = tensor.untyped_storage().data_ptr()
-        if place not in own:
-            found[place] = tensor.untyped_storage().nbytes()
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        yield found
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield saved
 
 
-def _hours(cell: Result, gpu: GPU, share: float, count: int, batches: int) -> Result:
-    """What the run takes on some GPUs that divide each batch, of several of the preset's, among them.
+def _estimate(cell: Result, gpu: GPU, share: float, count: int, batches: int) -> Result:
+    """Estimate time and memory of a run on ``count`` GPUs that divide batches of ``batches`` times the preset's size.
 
-    Arithmetic at ``share`` of the GPU's speed and the traffic with its memory do not overlap; calls do, with both. The
-    gradients are summed around a ring after each step.
+    Arithmetic runs at ``share`` of the GPU's speed. It does not overlap with memory traffic; launches overlap with
+    both. Gradients are summed around a ring after each step.
     """
     large, rows = cell["large"], cell["batch_size"] * batches / count
     weights = _BYTES * large["weights"]
     arithmetic = large["operations_an_image"] * rows / (share * gpu.operations)
-    traffic = (_TRAFFIC * large["kept_bytes_an_image"] * rows + 2 * _STATES * weights) / gpu.bandwidth
-    calls = large["calls_of_a_step"] * _LAUNCH
+    traffic = (_MEMORY_PASSES * large["kept_bytes_an_image"] * rows + 2 * _COPIES * weights) / gpu.bandwidth
+    calls = large["calls_of_a_step"] * _LAUNCH_SECONDS
     ring = 2.0 * (count - 1) / count * weights / gpu.link
+    memory = large["kept_bytes_an_image"] * rows + (_COPIES + 1) * weights
     step, steps = max(arithmetic + traffic, calls) + ring, cell["steps"] / batches
     parts = {"arithmetic": arithmetic, "traffic": traffic, "calls": calls, "gradients between GPUs": ring}
     return {
@@ -252,13 +224,12 @@ def _hours(cell: Result, gpu: GPU, share: float, count: int, batches: int) -> Re
         "hours": step * steps / 3600.0,
         "at_least_hours": large["operations_an_image"] * rows / gpu.operations * steps / 3600.0,
         "largest_part": max(parts, key=lambda part: parts[part]),
-        "memory_gb": (large["kept_bytes_an_image"] * rows + (_STATES + 1) * weights) / 1e9,
-        "fits": large["kept_bytes_an_image"] * rows + (_STATES + 1) * weights < gpu.memory,
+        "memory_gb": memory / 1e9,
+        "fits": memory < gpu.memory,
     }
 
 
 def _figure(models: Mapping[str, Result]) -> Figure:
-    """Hours of every model on every machine."""
     figure = Figure(figsize=(9.5, 3.4), layout="constrained")
     axes = figure.add_subplot()
     machines = list(next(iter(models.values()))["gpus"])

@@ -1,21 +1,21 @@
-"""What a row costs by each sampler, in evaluations of the score and in seconds, and how good the rows are."""
+"""Cost of a row by each sampler, in evaluations of the score and in seconds, and the quality of the rows."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from arcsm.experiments.base import Count, Preset, Study, digest, study
+from arcsm.experiments.base import Count, Preset, Result, Study, study
+from arcsm.experiments.records import digest
 from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.experiments.toys_nll import ToyScores, train_scores
 from arcsm.metrics import energy_distance, sliced_wasserstein
@@ -27,10 +27,10 @@ from arcsm.reports.plots import BLUE, GREEN, GREY, ORANGE, open_frame
 class SamplingCost(ToyScores):
     """The paper samples by annealed Langevin dynamics with 20 steps a level; the rest is ours.
 
-    Rows are compared with as many held-out ones: where a sampler draws fewer, chance alone leaves more.
+    Rows are compared with as many held-out rows; chance alone leaves larger distances with fewer rows.
     """
 
-    lists_cells: ClassVar[frozenset[str]] = ToyScores.lists_cells | {"fast_steps"}
+    cell_selection: ClassVar[frozenset[str]] = ToyScores.cell_selection | {"fast_steps"}
 
     toys: tuple[str, ...] = ("checkerboard", "rings", "two_spirals")
     rows: Count = 10_000
@@ -38,7 +38,7 @@ class SamplingCost(ToyScores):
     fast_steps: tuple[Count, ...] = (4, 10, 20)
     langevin_steps: tuple[Count, ...] = (20, 200)  # a level
     long_langevin: Count = 20_000  # steps a dimension over all levels
-    long_rows: Count = 2000  # it takes minutes
+    long_rows: Count = 2000  # this takes minutes
     references: Count = 5  # pairs of samples of the truth
 
 
@@ -53,21 +53,12 @@ PRESETS: Mapping[Preset, SamplingCost] = {
 }  # fmt: skip
 
 FLOW, FAST, INVERSE, LANGEVIN = "probability flow", "fast flow", "inverse CDF", "Langevin"
-_ROWS_AT_A_TIME = 1024
+_BATCH_SIZE = 1024
+_DISTANCES = ("energy_distance", "sliced_wasserstein")
 
-Result = dict[str, Any]
 
-
-@dataclass(frozen=True)
-class Setting:
-    """A sampler and what it is told.
-
-    Attributes:
-        family: One of the samplers.
-        label: The number that tells it from others of its family.
-        options: Of :meth:`AutoregressiveModel.sample`.
-        rows: How many it draws.
-    """
+class Setting(NamedTuple):
+    """A sampler, a label that distinguishes its settings, arguments of ``sample``, and a number of rows."""
 
     family: str
     label: str
@@ -81,135 +72,114 @@ class Setting:
 
 def body(run: Study[SamplingCost]) -> Result:
     """Train a model on each toy set, then draw from it by every sampler."""
-    settings = _settings(run.settings)
+    settings = sampler_settings(run.settings)
     sizes = sorted({setting.rows for setting in settings})
-    cells: dict[str, Callable[[], Result]] = {}
-    for seed in run.settings.all_seeds():
-        for toy in run.settings.toys:
-            key = f"{toy} seed {seed}"
-            cells[f"{key} model"] = partial(_train, run, toy, seed)
-            cells |= {f"{key} truth {size}": partial(_reference, run, toy, seed, size) for size in sizes}
-            cells |= {f"{key} {setting.name}": partial(_draw, run, toy, seed, setting) for setting in settings}
-    found = run.each(cells)
-    toys = {toy: _of_toy(run, toy, settings, sizes, found) for toy in run.settings.toys}
+    samplers = {setting.name: setting for setting in settings}
+    cells: dict[tuple[str, str], Callable[[int], Result]] = {}
+    for toy in run.settings.toys:
+        cells[toy, "model"] = partial(_train, run, toy)
+        cells |= {(toy, f"truth {size}"): partial(_compare_truth, run, toy, count=size) for size in sizes}
+        cells |= {(toy, name): partial(_draw, run, toy, setting=setting) for name, setting in samplers.items()}
+    results = run.compute_seeds(cells, lambda key, seed: f"{key[0]} seed {seed} {key[1]}")
+    toys = {
+        toy: _over_seeds({n: cell for (t, n), cell in results.items() if t == toy}, settings)
+        for toy in run.settings.toys
+    }
     return {"toys": toys, "figure": run.figure(_figure(toys, settings))}
 
 
-def _settings(settings: SamplingCost) -> list[Setting]:
+def sampler_settings(settings: SamplingCost) -> list[Setting]:
+    """Return all samplers with their options."""
     flows = [
         Setting(family, f"{steps} steps", {"sampler": sampler, "steps": steps}, settings.rows)
-        for family, sampler, all_steps in (
+        for family, sampler, step_counts in (
             (FLOW, "probability_flow", settings.flow_steps),
             (FAST, "fast_flow", settings.fast_steps),
         )
-        for steps in all_steps
+        for steps in step_counts
     ]
     long = max(1, round(settings.long_langevin / settings.levels))
-    langevins = [
+    langevin = [
         Setting(LANGEVIN, f"{steps} a level", {"sampler": "langevin", "sampler_options": {"steps": steps}}, rows)
         for steps, rows in (*((steps, settings.rows) for steps in settings.langevin_steps), (long, settings.long_rows))
     ]
-    return [*flows, Setting(INVERSE, "", {"sampler": "inverse_cdf"}, settings.rows), *langevins]
-
-
-# Models and truth ---------------------------------------------------------------------------------------------------
+    return [*flows, Setting(INVERSE, "", {"sampler": "inverse_cdf"}, settings.rows), *langevin]
 
 
 def _train(run: Study[SamplingCost], toy: str, seed: int) -> Result:
-    begun = time.monotonic()
+    start = time.monotonic()
     model = train_scores(run.settings, _rows(run, toy, seed), seed, run.device)
-    save(model, _path(run, toy, seed))
-    return {"training_seconds": round(time.monotonic() - begun, 1)}
+    save(model, _model_path(run, toy, seed))
+    return {"training_seconds": round(time.monotonic() - start, 1)}
 
 
-def _model(run: Study[SamplingCost], toy: str, seed: int) -> AutoregressiveModel:
-    """The trained model, from its file; trained once more if someone took that away."""
-    path = _path(run, toy, seed)
+def _load_model(run: Study[SamplingCost], toy: str, seed: int) -> AutoregressiveModel:
+    """Load the trained model; train it again if its file is missing."""
+    path = _model_path(run, toy, seed)
     if not path.is_file():
         _train(run, toy, seed)
     return load(path, run.device)
 
 
-def _path(run: Study[SamplingCost], toy: str, seed: int) -> Path:
-    """A file of its own for every way of training."""
+def _model_path(run: Study[SamplingCost], toy: str, seed: int) -> Path:
     training = set(ToyScores.model_fields) - {"seeds", "first_seed", "toys"}
-    described = run.settings.model_dump(mode="json", include=training)
-    return run.work / f"{toy}-{seed}-{digest(described)}.safetensors"
+    key = run.settings.model_dump(mode="json", include=training)
+    return run.work / f"{toy}-{seed}-{digest(key)}.safetensors"
 
 
 def _rows(run: Study[SamplingCost], toy: str, seed: int) -> ToyRows:
     return toy_rows(toy, run.settings.train, 1, run.settings.sigma_min, seed)
 
 
-def _held_out(run: Study[SamplingCost], rows: ToyRows, count: int, seed: int) -> Tensor:
-    return rows.fresh(count, torch.Generator().manual_seed(1_000_003 * seed + 7))
-
-
-def _reference(run: Study[SamplingCost], toy: str, seed: int, count: int) -> Result:
-    """Distances between the held-out rows and other samples of the truth: what chance alone leaves."""
+def _compare_truth(run: Study[SamplingCost], toy: str, seed: int, count: int) -> Result:
+    """Return distances between the held-out rows and other samples of the truth: what chance alone leaves."""
     rows = _rows(run, toy, seed)
-    held_out = _held_out(run, rows, count, seed)
+    held_out = rows.sample(count, torch.Generator().manual_seed(1_000_003 * seed + 7))
     generator = torch.Generator().manual_seed(1_000_003 * seed + 8)
-    found = [_distances(rows.fresh(count, generator), held_out) for _ in range(run.settings.references)]
-    return {key: [distances[key] for distances in found] for key in found[0]}
+    found = [_distances(rows.sample(count, generator), held_out) for _ in range(run.settings.references)]
+    return {key: [distances[key] for distances in found] for key in _DISTANCES}
 
 
-def _distances(drawn: Tensor, held_out: Tensor) -> dict[str, float]:
-    return {
-        "energy_distance": energy_distance(drawn, held_out),
-        "sliced_wasserstein": sliced_wasserstein(drawn, held_out),
-    }
-
-
-# Sampling -----------------------------------------------------------------------------------------------------------
+def _distances(samples: Tensor, held_out: Tensor) -> dict[str, float]:
+    return dict(
+        zip(_DISTANCES, (energy_distance(samples, held_out), sliced_wasserstein(samples, held_out)), strict=True)
+    )
 
 
 def _draw(run: Study[SamplingCost], toy: str, seed: int, setting: Setting) -> Result:
-    """Draw, count, time and compare."""
-    model = _model(run, toy, seed)
+    """Draw rows; count evaluations, measure time and distances."""
+    model = _load_model(run, toy, seed)
     generator = run.generator(seed, 9)
     with count_evaluations(model.head) as count:
-        begun = time.monotonic()
-        drawn = model.sample(setting.rows, generator=generator, batch_size=_ROWS_AT_A_TIME, **setting.options).cpu()
-        seconds = time.monotonic() - begun
-    held_out = _held_out(run, _rows(run, toy, seed), setting.rows, seed)
+        start = time.monotonic()
+        samples = model.sample(setting.rows, generator=generator, batch_size=_BATCH_SIZE, **setting.options).cpu()
+        seconds = time.monotonic() - start
+    held_out = _rows(run, toy, seed).sample(setting.rows, torch.Generator().manual_seed(1_000_003 * seed + 7))
     return {
         "rows": setting.rows,
         "seconds": seconds,
         "evaluations_per_row": (count.scores + count.with_derivative) / setting.rows,
         "of_them_with_derivative": count.with_derivative / setting.rows,
-        **_distances(drawn, held_out),
+        **_distances(samples, held_out),
     }
 
 
-# Tables and the figure ----------------------------------------------------------------------------------------------
-
-
-def _of_toy(
-    run: Study[SamplingCost], toy: str, settings: list[Setting], sizes: list[int], found: Mapping[str, Result]
-) -> Result:
-    """Means over the seeds."""
-    keys = [f"{toy} seed {seed}" for seed in run.settings.all_seeds()]
+def _over_seeds(cells: Mapping[str, list[Result]], settings: list[Setting]) -> Result:
     samplers = {}
     for setting in settings:
-        each = [found[f"{key} {setting.name}"] for key in keys]
-        samplers[setting.name] = {name: fmean([result[name] for result in each]) for name in each[0]}
+        results = cells[setting.name]
+        samplers[setting.name] = {key: fmean([result[key] for result in results]) for key in results[0]}
         samplers[setting.name]["rows"] = setting.rows
-    truth = {}
-    for size in sizes:
-        truth[str(size)] = {
-            name: _spread([value for key in keys for value in found[f"{key} truth {size}"][name]])
-            for name in ("energy_distance", "sliced_wasserstein")
-        }
-    seconds = fmean([found[f"{key} model"]["training_seconds"] for key in keys])
+    truth: Result = {str(size): {} for size in sorted({setting.rows for setting in settings})}
+    for size, distances in truth.items():
+        for name in _DISTANCES:
+            values = [value for cell in cells[f"truth {size}"] for value in cell[name]]
+            distances[name] = {"mean": fmean(values), "least": min(values), "largest": max(values)}
+    seconds = fmean([cell["training_seconds"] for cell in cells["model"]])
     return {"training_seconds": seconds, "samplers": samplers, "truth_against_truth": truth}
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"mean": fmean(values), "least": min(values), "largest": max(values)}
-
-
-_MARKS: Mapping[str, tuple[str, str]] = {
+_MARKERS: Mapping[str, tuple[str, str]] = {
     FLOW: (BLUE, "o"),
     FAST: (GREEN, "v"),
     INVERSE: ("black", "s"),
@@ -218,49 +188,43 @@ _MARKS: Mapping[str, tuple[str, str]] = {
 
 
 def _figure(toys: Mapping[str, Result], settings: list[Setting]) -> Figure:
-    """Distance against cost, a panel for each toy set."""
+    """Draw distance against cost, a panel for each toy set."""
     figure = Figure(figsize=(1.0 + 3.9 * len(toys), 4.0), layout="constrained")
     panels = figure.subplots(1, len(toys), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (toy, result) in zip(panels, toys.items(), strict=True):
-        _reference_lines(axes, result["truth_against_truth"])
-        for family in _MARKS:
-            _points(axes, family, [s for s in settings if s.family == family], result["samplers"])
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        for size, style in zip(sorted(result["truth_against_truth"], key=int, reverse=True), ("-", "--"), strict=False):
+            truth = result["truth_against_truth"][size]["sliced_wasserstein"]
+            label = f"truth against truth, {int(size):,} rows"
+            axes.axhline(truth["mean"], color=GREY, linewidth=1.0, linestyle=style, label=label)
+            axes.axhspan(truth["least"], truth["largest"], color=GREY, alpha=0.15, linewidth=0)
+        for family in _MARKERS:
+            _draw_family(axes, family, [s for s in settings if s.family == family], result["samplers"])
+        axes.set(xscale="log", yscale="log", xlabel="score evaluations a row")
         axes.margins(x=0.14, y=0.12)
         axes.set_title(toy.replace("_", " "), fontsize=10)
-        axes.set_xlabel("score evaluations a row")
         open_frame(axes)
     panels[0].set_ylabel("sliced Wasserstein distance to held-out rows")
     handles, labels = panels[0].get_legend_handles_labels()
-    across = len(labels) if len(toys) > 2 else 2
-    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=across, loc="outside lower center")
+    columns = len(labels) if len(toys) > 2 else 2
+    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=columns, loc="outside lower center")
     return figure
 
 
-def _reference_lines(axes: Axes, truth: Mapping[str, Result]) -> None:
-    """Truth against truth: a line and the range, for each number of rows that was drawn."""
-    for size, style in zip(sorted(truth, key=int, reverse=True), ("-", "--"), strict=False):
-        level = truth[size]["sliced_wasserstein"]
-        label = f"truth against truth, {int(size):,} rows"
-        axes.axhline(level["mean"], color=GREY, linewidth=1.0, linestyle=style, label=label)
-        axes.axhspan(level["least"], level["largest"], color=GREY, alpha=0.15, linewidth=0)
-
-
-def _points(axes: Axes, family: str, settings: list[Setting], samplers: Mapping[str, Result]) -> None:
-    """The settings of one sampler; hollow where fewer rows were drawn than elsewhere."""
-    colour, marker = _MARKS[family]
+def _draw_family(axes: Axes, family: str, settings: list[Setting], samplers: Mapping[str, Result]) -> None:
+    """Draw the settings of one sampler, with hollow markers if fewer rows were drawn."""
+    colour, marker = _MARKERS[family]
     most = max(result["rows"] for result in samplers.values())
-    x = [samplers[setting.name]["evaluations_per_row"] for setting in settings]
-    y = [samplers[setting.name]["sliced_wasserstein"] for setting in settings]
-    comparable = sum(setting.rows == most for setting in settings)  # these come first
-    axes.plot(x[:comparable], y[:comparable], "-", color=colour, linewidth=0.8, alpha=0.5)
-    for index, (setting, cost, distance) in enumerate(zip(settings, x, y, strict=True)):
-        filling = colour if setting.rows == most else "white"
-        label = family if index == 0 else None
-        axes.plot([cost], [distance], marker, color=colour, markerfacecolor=filling, markersize=6, label=label)
-        text = setting.label.split(" ")[0] + ("" if setting.rows == most else f"\n({setting.rows:,} rows)")
-        axes.annotate(text, (cost, distance), (0, 7), textcoords="offset points", ha="center", fontsize=7)
+    points = [
+        (samplers[s.name]["evaluations_per_row"], samplers[s.name]["sliced_wasserstein"], s.rows == most)
+        for s in settings
+    ]
+    line = [(x, y) for x, y, comparable in points if comparable]
+    axes.plot([x for x, _ in line], [y for _, y in line], "-", color=colour, linewidth=0.8, alpha=0.5)
+    for index, (setting, (x, y, comparable)) in enumerate(zip(settings, points, strict=True)):
+        filling, label = colour if comparable else "white", family if index == 0 else None
+        axes.plot([x], [y], marker, color=colour, markerfacecolor=filling, markersize=6, label=label)
+        text = setting.label.split(" ")[0] + ("" if comparable else f"\n({setting.rows:,} rows)")
+        axes.annotate(text, (x, y), (0, 7), textcoords="offset points", ha="center", fontsize=7)
 
 
 SAMPLING_COST = study(

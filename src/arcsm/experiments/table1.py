@@ -21,32 +21,19 @@ from arcsm.data.datasets import Dataset, named_images_path
 from arcsm.data.image_sets import torchvision_images
 from arcsm.data.images import read_images
 from arcsm.data.pixels import scale_images
-from arcsm.experiments.base import Count, Positive, Preset, Study, over_seeds, study
-from arcsm.experiments.image_models import (
-    CPU_MADE,
-    CPU_PIXELCNN,
-    PAPER,
-    PAPER_PIXELCNN,
-    TINY,
-    TINY_MADE,
-    TINY_PIXELCNN,
-    ImageModels,
-    config_of,
-    dataset_of,
-    on_all_models,
-    train_all,
-    trained,
-    untrained,
-)
+from arcsm.experiments import image_models
+from arcsm.experiments.base import Count, Positive, Preset, Result, Study, study
+from arcsm.experiments.comparisons import mean_and_sd
+from arcsm.experiments.image_models import PRESET_CHANGES, ImageModels
 from arcsm.metrics import add_smallest_noise, auroc, auroc_standard_error
 from arcsm.model import AutoregressiveModel
 from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
 
 SVHN, COLOUR, GREY_LEVEL, UNIFORM = "SVHN", "constant, a colour", "constant, a grey", "uniform"
 CHOSEN = "combination"
-UNTRAINED = ", untrained"  # ends the name of the control
+UNTRAINED = ", untrained"  # suffix of the control
 
-#: The paper's own table: AUROC by models that are not those trained here.
+#: The paper's table: AUROC of its own models.
 QUOTED: Mapping[str, Any] = {
     "source": "quoted from the paper, Autoregressive Score Matching (Meng et al., NeurIPS 2020), Table 1; not measured",
     "auroc": {
@@ -56,75 +43,71 @@ QUOTED: Mapping[str, Any] = {
         "AR-CSM": {"SVHN": 0.68, "constant": 0.57, "uniform": 0.95, "average": 0.73},
     },
 }
-_AVERAGED = (SVHN, COLOUR, UNIFORM)  # as many sets as the paper's
+_AVERAGED = (SVHN, COLOUR, UNIFORM)  # as in the paper's average
 _VALIDATION, _TEST = "validation", "test"
-_CLEAN = ", no noise"  # ends the names of scores of images without the smallest noise
+_CLEAN = ", no noise"  # suffix of scores of images without the smallest noise
+Columns = dict[str, Tensor]  #: values of every score, ``(N,)``
 
 
 class Table1(ImageModels):
-    """The models are those of :mod:`arcsm.experiments.image_models`, and so are their sizes, which the paper does not
-    give; neither does it give the sign and the noise of its statistic.
+    """The paper gives neither the sizes of its networks nor the sign and the noise of its statistic.
 
-    The two PixelCNN++ have the same context network. All see the same noise: the contexts read images with
-    ``sigma_min`` on them, and the likelihoods are of such images.
+    The two PixelCNN++ have the same context network. All models see the same noise: contexts read images with noise
+    ``sigma_min``, and likelihoods are of such images.
     """
 
-    lists_cells: ClassVar[frozenset[str]] = frozenset({"seeds", "models", "control"})
+    cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "models", "control"})
 
     models: tuple[str, ...] = Field(("cifar-made", "cifar-pixelcnn", "cifar-pixelcnn-mle"), min_length=1)
-    control: bool = True  # the first PixelCNN++ with fresh weights, too: what the scores tell without any training
-    rows: int = Field(2000, ge=3)  # of each set, as far as there are so many
-    density_rows: int = Field(200, ge=3)  # the first of them, whose densities are found (slow) and that are combined
-    methods: tuple[Literal["flow", "quadrature"], ...] = ("flow", "quadrature")  # densities of models of scores
-    tol: Positive = 0.01  # nats for each of the values of an image
+    control: bool = True  # also the first PixelCNN++ with its initial weights
+    rows: int = Field(2000, ge=3)  # of each set, if it has as many
+    density_rows: int = Field(200, ge=3)  # the first of them, for densities, which are slow, and the combination
+    methods: tuple[Literal["flow", "quadrature"], ...] = ("flow", "quadrature")  # densities of score models
+    tol: Positive = 0.01  # nats for each value of an image
     max_evaluations: Count = 128
     resamples: Count = 100  # of the bootstrap
 
 
-_DIGITS = "data={kind: digits}"  # which ship with scikit-learn and have no SVHN
 PRESETS: Mapping[Preset, Table1] = {
     "smoke": Table1(
-        changes=(*TINY, _DIGITS), pixelcnn_changes=TINY_PIXELCNN, made_changes=TINY_MADE, rows=24, density_rows=16,
-        resamples=10,
+        rows=24, density_rows=16, resamples=10,
+        **{**PRESET_CHANGES["smoke"], "changes": (*image_models.TINY, image_models.DIGITS)},
     ),
-    "cpu": Table1(
-        pixelcnn_changes=CPU_PIXELCNN, made_changes=CPU_MADE, rows=300, density_rows=100, methods=("flow",),
-    ),
+    "cpu": Table1(rows=300, density_rows=100, methods=("flow",), **PRESET_CHANGES["cpu"]),
     "paper": Table1(
-        seeds=3, changes=PAPER, pixelcnn_changes=PAPER_PIXELCNN, rows=10_000, density_rows=10_000, tol=1e-3,
-        max_evaluations=512, resamples=200,
+        seeds=3, rows=10_000, density_rows=10_000, tol=1e-3, max_evaluations=512, resamples=200,
+        **PRESET_CHANGES["paper"],
     ),
 }  # fmt: skip
 
-Result = dict[str, Any]
-Columns = dict[str, Tensor]
-
 
 def body(run: Study[Table1]) -> Result:
-    """Train every model, score every set with it, and see how well each score tells the sets from the test images."""
-    names, seeds = run.settings.models, run.settings.all_seeds()
-    training = train_all(run, {f"train {name} seed {seed}": (name, seed) for name in names for seed in seeds})
-    data = {seed: _images(run, seed) for seed in seeds}
+    """Train every model, score every set, and measure how well each score separates the sets from the test images."""
+    names, seeds = run.settings.models, run.settings.seed_range
+    training = image_models.train_models(
+        run, {f"train {name} seed {seed}": (name, seed) for name in names for seed in seeds}
+    )
+    data = {seed: image_sets(run, seed) for seed in seeds}
     outliers = data[run.settings.first_seed].outliers
-    scorers = _scorers(run)
+    loaders = _model_loaders(run)
     cells = {
-        f"{name} seed {seed} {part} {images}": partial(measure, run, data[seed], partial(scorer, seed), images, seed)
-        for name, scorer in scorers.items()
-        for seed in seeds
-        for part, measure in (("scores", _scores), ("densities", _densities))
+        f"{name} seed {s} {part} {images}": partial(_measure, run, data[s], partial(load, s), images, s, part)
+        for name, load in loaders.items()
+        for s in seeds
+        for part in ("scores", "densities")
         for images in (_VALIDATION, _TEST, *outliers)
     }
-    found = run.each(cells, on_all_models(run, cells))
+    results = run.compute_all(cells, image_models.model_basis(run, cells))
     models: dict[str, Result] = {}
     tables: dict[str, Mapping[str, Columns]] = {}  # of the first seed
-    for name in scorers:
-        of_seeds = [_tables(found, f"{name} seed {seed}", outliers) for seed in seeds]
+    for name in loaders:
+        by_seed = [_tables(results, f"{name} seed {seed}", outliers) for seed in seeds]
         trainings = [training[f"train {name} seed {seed}"] for seed in seeds] if name in names else []
-        models[name] = _training(trainings) | _over_seeds([_aurocs(run.settings, each) for each in of_seeds])
-        models[name]["nearest_to_the_paper"] = _nearest(models[name]["as_is"])
-        tables[name] = of_seeds[0]
+        models[name] = _training(trainings) | _over_seeds([_aurocs(run.settings, each) for each in by_seed])
+        models[name]["nearest_to_the_paper"] = _nearest_to_paper(models[name]["as_is"])
+        tables[name] = by_seed[0]
     return {
-        "inliers": f"test images of {config_of(run, names[0]).data.kind}",
+        "inliers": f"test images of {image_models.model_config(run, names[0]).data.kind}",
         "averaged": [name for name in _AVERAGED if name in outliers],
         "orientation": "as_is: a larger score counts as more outlying, and the opposite sign has 1 minus that AUROC; "
         "two_sided: how far one score is from those of the validation images, to either side",
@@ -135,169 +118,165 @@ def body(run: Study[Table1]) -> Result:
     }
 
 
-def _scorers(run: Study[Table1]) -> dict[str, Callable[[int], AutoregressiveModel]]:
-    """What gives the model of a seed, for every model and for the control."""
-    found: dict[str, Callable[[int], AutoregressiveModel]] = {
-        name: partial(trained, run, name) for name in run.settings.models
+def _model_loaders(run: Study[Table1]) -> dict[str, Callable[[int], AutoregressiveModel]]:
+    """Return functions that load the model of a seed, for every model and for the control."""
+    loaders: dict[str, Callable[[int], AutoregressiveModel]] = {
+        name: partial(image_models.load_model, run, name) for name in run.settings.models
     }
-    of_scores = [name for name in run.settings.models if "pixelcnn" in name and not name.endswith("-mle")]
-    if run.settings.control and of_scores:
-        found[f"{of_scores[0]}{UNTRAINED}"] = partial(untrained, run, of_scores[0])
-    return found
+    controls = [name for name in run.settings.models if "pixelcnn" in name and not name.endswith("-mle")]
+    if run.settings.control and controls:
+        loaders[f"{controls[0]}{UNTRAINED}"] = partial(image_models.initial_model, run, controls[0])
+    return loaders
 
 
-# The images ---------------------------------------------------------------------------------------------------------
+def image_sets(run: Study[Table1], seed: int) -> ImageSets:
+    """Return the images of all models: inliers and outliers.
 
-
-def _images(run: Study[Table1], seed: int) -> Images:
-    """The images that all models were trained on, the test images, which are the inliers, and the outliers."""
-    first, *others = (config_of(run, name, seed).data for name in run.settings.models)
+    Raises:
+        ValueError: If the models are not of the same images.
+    """
+    first, *others = (image_models.model_config(run, name, seed).data for name in run.settings.models)
     if any(other != first for other in others):
         raise ValueError(f"models: expected models of the same images, got {', '.join(run.settings.models)}")
-    return Images(run.settings, dataset_of(run, run.settings.models[0], seed), getattr(first, "download", False))
+    dataset = image_models.load_images(run, run.settings.models[0], seed)
+    return ImageSets(run.settings, dataset, getattr(first, "download", False))
 
 
 @dataclass(frozen=True)
-class Images:
-    """The images of the experiment, read when they are needed."""
+class ImageSets:
+    """Inliers and outliers, read when they are needed.
+
+    Attributes:
+        settings: Settings of the experiment.
+        dataset: The images that the models were trained on. Its test images are the inliers.
+        download: Whether to download SVHN if it is missing.
+    """
 
     settings: Table1
     dataset: Dataset
-    download: bool = False  # fetch SVHN where it is missing
+    download: bool = False
 
     @property
     def outliers(self) -> tuple[str, ...]:
-        """Names of the sets that are none."""
-        drawn = (COLOUR, GREY_LEVEL, UNIFORM)
-        return (SVHN, *drawn) if self.dataset.metadata["image_shape"][0] == 3 else drawn
+        """Names of the sets of outliers."""
+        synthetic = (COLOUR, GREY_LEVEL, UNIFORM)
+        return (SVHN, *synthetic) if self.dataset.metadata["image_shape"][0] == 3 else synthetic
 
     def rows(self, images: str, seed: int) -> Tensor:
-        """Images of a set as dequantised rows ``(N, D)``, at most as many as the settings say."""
+        """Return the first images of a set as dequantised rows ``(N, D)``."""
         count, dataset = self.settings.rows, self.dataset
         stored: Mapping[str, Callable[[], Tensor]] = {
             _VALIDATION: lambda: dataset.valid, _TEST: lambda: dataset.test, SVHN: self._svhn,
         }  # fmt: skip
-        rows = stored[images]() if images in stored else self._drawn(images, count, seed)
-        return dataset.dequantised(rows[:count], 1_000_003 * seed + _number(images))
+        rows = stored[images]() if images in stored else self._synthetic(images, count, seed)
+        return dataset.dequantised(rows[:count], 1_000_003 * seed + _purpose(images))
 
     def _svhn(self) -> Tensor:
-        """The test images of SVHN as rows ``(N, D)``."""
-        path, wanted = named_images_path("svhn"), self.dataset.metadata["image_shape"]
+        """Return the test images of SVHN as rows ``(N, D)``."""
+        path, shape = named_images_path("svhn"), self.dataset.metadata["image_shape"]
         if path.suffix == ".npz":
             images = read_images(path, key="x_test")
         else:
             images = torchvision_images("svhn", path, "test", self.download)
-        if list(images.pixels.shape[1:]) != wanted:
-            raise ValueError(f"{path}: expected images {wanted}, got {list(images.pixels.shape[1:])}")
+        if list(images.pixels.shape[1:]) != shape:
+            raise ValueError(f"{path}: expected images {shape}, got {list(images.pixels.shape[1:])}")
         return scale_images(images.pixels, images.levels).flatten(1)
 
-    def _drawn(self, images: str, count: int, seed: int) -> Tensor:
-        """Images of one colour or grey, or of independent values, every value uniform on the grey levels."""
+    def _synthetic(self, images: str, count: int, seed: int) -> Tensor:
+        """Draw images of one colour, of one grey, or of independent values, uniform on the grey levels."""
         channels, height, width = self.dataset.metadata["image_shape"]
         shapes = {COLOUR: (channels, 1, 1), GREY_LEVEL: (1, 1, 1), UNIFORM: (channels, height, width)}
         levels = int(self.dataset.metadata["levels"])
-        generator = torch.Generator().manual_seed(7_000_003 * seed + _number(images))
+        generator = torch.Generator().manual_seed(7_000_003 * seed + _purpose(images))
         pixels = torch.randint(levels, (count, *shapes[images]), generator=generator).to(torch.uint8)
         return scale_images(pixels.expand(count, channels, height, width), levels).flatten(1)
 
 
-def _number(images: str) -> int:
-    """A number of its own for the randomness of a set."""
+def _purpose(images: str) -> int:
+    """Return a number for the random generators of a set."""
     return (_VALIDATION, _TEST, SVHN, COLOUR, GREY_LEVEL, UNIFORM).index(images) + 1
 
 
-# The scores ---------------------------------------------------------------------------------------------------------
-
-
-def _scores(
-    run: Study[Table1], data: Images, load: Callable[[], AutoregressiveModel], images: str, seed: int
+def _measure(
+    run: Study[Table1], data: ImageSets, load: Callable[[], AutoregressiveModel], images: str, seed: int, part: str
 ) -> Result:
-    """The sums and norms of the scores of a set, with the smallest noise on the images and without it."""
-    model = load()
+    """Return scores of a set: sums and norms with and without the smallest noise, or, for the first rows, densities.
+
+    The latter are likelihoods and PIT statistics, with the smallest noise on the images.
+    """
+    settings, model = run.settings, load()
     clean = data.rows(images, seed)
-    noisy = add_smallest_noise(model, clean, 1_000_003 * seed + 100 + _number(images))
+    noisy = add_smallest_noise(model, clean, 1_000_003 * seed + 100 + _purpose(images))
+    if part == "scores":
+        columns = outlier_scores(model, noisy, methods=())
+        columns |= {f"{name}{_CLEAN}": column for name, column in outlier_scores(model, clean, methods=()).items()}
+    else:
+        columns = outlier_scores(
+            model,
+            noisy[: settings.density_rows],
+            levels=(),
+            methods=("closed_form",) if model.head.normalised else settings.methods,
+            tol=settings.tol,
+            max_evaluations=settings.max_evaluations,
+        )
+    return {name: [float(f"{value:.7g}") for value in column.tolist()] for name, column in columns.items()}
+
+
+def _tables(cells: Mapping[str, Result], model: str, outliers: Sequence[str]) -> dict[str, Columns]:
     return {
-        f"{name}{suffix}": _rounded(column)
-        for suffix, rows in (("", noisy), (_CLEAN, clean))
-        for name, column in outlier_scores(model, rows, methods=()).items()
+        images: {
+            name: torch.tensor(column, dtype=torch.float64)
+            for part in ("scores", "densities")
+            for name, column in cells[f"{model} {part} {images}"].items()
+        }
+        for images in (_VALIDATION, _TEST, *outliers)
     }
 
 
-def _densities(
-    run: Study[Table1], data: Images, load: Callable[[], AutoregressiveModel], images: str, seed: int
-) -> Result:
-    """Likelihoods and statistics of PIT values of the first rows of a set, with the smallest noise on the images."""
-    settings, model = run.settings, load()
-    methods = ("closed_form",) if model.head.normalised else settings.methods
-    rows = data.rows(images, seed)
-    noisy = add_smallest_noise(model, rows, 1_000_003 * seed + 100 + _number(images))[: settings.density_rows]
-    columns = outlier_scores(
-        model, noisy, levels=(), methods=methods, tol=settings.tol, max_evaluations=settings.max_evaluations
-    )  # fmt: skip
-    return {name: _rounded(column) for name, column in columns.items()}
-
-
-def _rounded(column: Tensor) -> list[float]:
-    return [float(f"{value:.7g}") for value in column.tolist()]
-
-
-def _tables(found: Mapping[str, Result], of: str, outliers: Sequence[str]) -> dict[str, Columns]:
-    """All scores of all sets by one model, by set and then by score."""
-    tables = {}
-    for images in (_VALIDATION, _TEST, *outliers):
-        cells = found[f"{of} scores {images}"] | found[f"{of} densities {images}"]
-        tables[images] = {name: torch.tensor(column, dtype=torch.float64) for name, column in cells.items()}
-    return tables
-
-
-# How well the scores tell -------------------------------------------------------------------------------------------
-
-
 def _aurocs(settings: Table1, tables: Mapping[str, Columns]) -> Result:
-    """AUROC and its standard error of every score on every set, and of their combination: ``kind -> score -> set``."""
+    """Return AUROC and its standard error, ``kind -> score -> set``, of every score and of their combination."""
 
     def against_test(score: Callable[[Columns], Tensor]) -> Result:
-        outliers = [images for images in tables if images not in (_VALIDATION, _TEST)]
         inliers = score(tables[_TEST])
-        return {images: _entry(settings, inliers, score(tables[images])) for images in outliers}
+        found = {}
+        for images in (name for name in tables if name not in (_VALIDATION, _TEST)):
+            outliers = score(tables[images])
+            count = min(len(inliers), len(outliers))  # balanced
+            pair = inliers[:count], outliers[:count]
+            error = auroc_standard_error(*pair, settings.resamples)
+            found[images] = {"auroc": round(auroc(*pair), 5), "standard_error": round(error, 5)}
+        return found
 
     validation = tables[_VALIDATION]
     return {
         "as_is": {name: against_test(itemgetter(name)) for name in validation},
         "two_sided": {name: against_test(Combination().fit({name: validation[name]}).score) for name in validation},
-        CHOSEN: {CHOSEN: against_test(_chosen(validation))},
+        CHOSEN: {CHOSEN: against_test(_combination(validation))},
     }
 
 
-def _chosen(validation: Columns) -> Callable[[Columns], Tensor]:
-    """The score that no outlier had a say in: the distance in all scores of the noisy images."""
+def _combination(validation: Columns) -> Callable[[Columns], Tensor]:
+    """Return the score that was chosen without outliers: the distance in all scores of the noisy images."""
 
-    def together(table: Columns) -> Columns:
-        used = {name: column for name, column in table.items() if not name.endswith(_CLEAN)}
-        shortest = min(len(column) for column in used.values())
-        return {name: column[:shortest] for name, column in used.items()}
+    def select(table: Columns) -> Columns:
+        noisy = {name: column for name, column in table.items() if not name.endswith(_CLEAN)}
+        shortest = min(len(column) for column in noisy.values())
+        return {name: column[:shortest] for name, column in noisy.items()}
 
-    combination = Combination().fit(together(validation))
-    return lambda table: combination.score(together(table))
-
-
-def _entry(settings: Table1, inliers: Tensor, outliers: Tensor) -> dict[str, float]:
-    count = min(len(inliers), len(outliers))  # balanced
-    pair = inliers[:count], outliers[:count]
-    error = auroc_standard_error(*pair, settings.resamples)
-    return {"auroc": round(auroc(*pair), 5), "standard_error": round(error, 5)}
+    combination = Combination().fit(select(validation))
+    return lambda table: combination.score(select(table))
 
 
-def _over_seeds(found: Sequence[Result]) -> Result:
-    """The same with the mean and standard deviation over the seeds, and the average over the sets."""
+def _over_seeds(aurocs: Sequence[Result]) -> Result:
+    """Return means and standard deviations over the seeds, and averages over the sets."""
     merged: Result = {}
-    for kind, scores in found[0].items():
+    for kind, scores in aurocs[0].items():
         merged[kind] = {}
         for score, sets in scores.items():
-            entries = {images: [one[kind][score][images] for one in found] for images in sets}
+            entries = {images: [one[kind][score][images] for one in aurocs] for images in sets}
             merged[kind][score] = {
                 images: {
-                    **over_seeds([entry["auroc"] for entry in each]),
+                    **mean_and_sd([entry["auroc"] for entry in each]),
                     "standard_error": fmean(entry["standard_error"] for entry in each),
                 }
                 for images, each in entries.items()
@@ -308,7 +287,7 @@ def _over_seeds(found: Sequence[Result]) -> Result:
 
 
 def _training(cells: Sequence[Result]) -> Result:
-    """How the model was trained, over the seeds; nothing for one that was not."""
+    """Describe the training of a model over the seeds; empty for the control."""
     if not cells:
         return {}
     return {
@@ -319,33 +298,31 @@ def _training(cells: Sequence[Result]) -> Result:
     }
 
 
-def _nearest(as_is: Mapping[str, Result]) -> Result:
-    """The sign, noise and images of the paper's statistic that come nearest to its figures, and how near."""
+def _nearest_to_paper(as_is: Mapping[str, Result]) -> Result:
+    """Return the sign, noise and images of the paper's statistic that come nearest to its figures."""
     quoted = QUOTED["auroc"]["AR-CSM"]
-    wanted = {SVHN: quoted["SVHN"], COLOUR: quoted["constant"], UNIFORM: quoted["uniform"]}
-    found = []
+    paper = {SVHN: quoted["SVHN"], COLOUR: quoted["constant"], UNIFORM: quoted["uniform"]}
+    candidates = []
     for name in (name for name in as_is if name.startswith("h,")):
         for sign in ("+", "-"):
-            means = {images: as_is[name][images]["mean"] for images in wanted if images in as_is[name]}
+            means = {images: as_is[name][images]["mean"] for images in paper if images in as_is[name]}
             signed = {images: mean if sign == "+" else 1.0 - mean for images, mean in means.items()}
-            gap = fmean(abs(value - wanted[images]) for images, value in signed.items())
-            found.append({"score": f"{sign}{name}", "mean_gap": gap, "auroc": signed})
-    return min(found, key=lambda each: each["mean_gap"])
+            gap = fmean(abs(value - paper[images]) for images, value in signed.items())
+            candidates.append({"score": f"{sign}{name}", "mean_gap": gap, "auroc": signed})
+    return min(candidates, key=lambda each: each["mean_gap"])
 
-
-# The figure ---------------------------------------------------------------------------------------------------------
 
 _COLOURS = (GREY, BLUE, ORANGE, "#7a5195", "#3a7d44")
 
 
 def _figure(models: Mapping[str, Result], tables: Mapping[str, Mapping[str, Columns]]) -> Figure:
-    """AUROC of the scores as they are and to both sides, and how the chosen score is distributed on every set."""
-    shown = _shown(models)
+    """Draw the AUROC of all scores, one-sided and two-sided, and the distribution of the combination on every set."""
+    shown = _shown_scores(models)
     figure = Figure(figsize=(6.0 + 2.6 * len(models), 4.0 + 0.24 * len(shown)), layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=(0.24 * len(shown) + 1.0, 2.0))
     above, below = (figure.add_subfigure(grid[row, 0]) for row in range(2))
     panels = above.subplots(1, 2, sharey=True)
-    for axes, kind, title in zip(panels, ("as_is", "two_sided"), ("larger is outlying", "either side"), strict=True):
+    for axes, kind, title in zip(panels, ("as_is", "two_sided"), ("larger is more outlying", "two-sided"), strict=True):
         _heat_map(axes, models, kind, shown)
         axes.set_title(f"AUROC, {title}", fontsize=9)
     for axes, (name, sets) in zip(np.atleast_1d(below.subplots(1, len(models))), tables.items(), strict=True):
@@ -353,8 +330,8 @@ def _figure(models: Mapping[str, Result], tables: Mapping[str, Mapping[str, Colu
     return figure
 
 
-def _shown(models: Mapping[str, Result]) -> list[str]:
-    """Rows of the heat map: the scores of the outer noise levels and the middle one, and everything else."""
+def _shown_scores(models: Mapping[str, Result]) -> list[str]:
+    """Return the rows of the heat map: all scores, but of inner noise levels only the middle one."""
     names = dict.fromkeys(score for model in models.values() for score in model["as_is"])
     levels = sorted({float(name.split(", ")[1]) for name in names if name.startswith(("h, ", "|s|, "))})
     inner = [sigma for sigma in levels[1:-1] if sigma != levels[len(levels) // 2]]
@@ -379,12 +356,12 @@ def _heat_map(axes: Axes, models: Mapping[str, Result], kind: str, shown: Sequen
 
 
 def _histograms(axes: Axes, name: str, tables: Mapping[str, Columns]) -> None:
-    distance = _chosen(tables[_VALIDATION])
+    distance = _combination(tables[_VALIDATION])
     logs = {images: distance(table).clamp(min=1e-9).log10().numpy() for images, table in tables.items()}
     low, high = min(float(v.min()) for v in logs.values()), max(float(v.max()) for v in logs.values())
     edges = np.linspace(low, high + 1e-9, 60).tolist()
-    drawn = [images for images in logs if images != _VALIDATION]
-    for images, colour in zip(drawn, _COLOURS, strict=False):
+    shown = [images for images in logs if images != _VALIDATION]
+    for images, colour in zip(shown, _COLOURS, strict=False):
         axes.hist(logs[images], bins=edges, density=True, histtype="stepfilled", alpha=0.5, color=colour, label=images)
     axes.set_title(name, fontsize=8)
     axes.set_xlabel(f"log10 of the {CHOSEN}", fontsize=7)

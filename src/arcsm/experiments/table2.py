@@ -1,6 +1,7 @@
 """Table 2 and Figures 6, 13 to 18: autoencoders whose encoders are trained by six estimators of the entropy gradient.
 
-All share the decoder, the optimizer and the steps; :mod:`arcsm.experiments.autoencoders` trains and measures each.
+All share the decoder, the optimizer and the number of steps. :mod:`arcsm.experiments.autoencoders` trains and measures
+each one.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -16,25 +18,12 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from arcsm._runtime.files import atomic_path
 from arcsm.experiments import autoencoders
-from arcsm.experiments.autoencoders import (
-    ENCODERS,
-    FACES,
-    FRECHET_SETTINGS,
-    LIKELIHOOD_SETTINGS,
-    LOWER_BOUND_SETTINGS,
-    MNIST,
-    OURS,
-    Autoencoder,
-    Result,
-    Table2,
-)
-from arcsm.experiments.base import Preset, Study, over_seeds, study
-from arcsm.experiments.paired import behind, over_rows
-from arcsm.experiments.records import result_path
+from arcsm.experiments.autoencoders import ENCODERS, FACES, MNIST, OURS, Autoencoder, Table2
+from arcsm.experiments.base import Preset, Result, Study, check_names, study
+from arcsm.experiments.comparisons import compare_with_best, mean_and_sd, summarise_rows
 
-#: The paper's Table 2: nats of MNIST by annealing with 8 and 16 latents, Fréchet (Inception) distance of CelebA.
+#: The paper's Table 2: nats of MNIST by annealing with 8 and 16 latents, FID of CelebA.
 QUOTED: Mapping[str, tuple[float, float, float]] = {
     "elbo": (96.74, 91.82, 66.31),
     "stein": (96.90, 88.86, 108.84),
@@ -43,7 +32,7 @@ QUOTED: Mapping[str, tuple[float, float, float]] = {
     "ssm-ar": (95.85, 88.98, 66.88),
     "csm": (95.02, 88.42, 62.20),
 }
-_ACROSS = 7  # pictures in a row, at most
+_MAX_COLUMNS = 7  # of the figure
 _TINY = ("train.steps=2", "train.batch_size=4", "train.validation_rows=2", "train.validation_samples=2",
          "train.particles=3", "train.score_hidden=[8]", "train.head_hidden=[8]")  # fmt: skip
 PRESETS: Mapping[Preset, Table2] = {
@@ -68,147 +57,135 @@ PRESETS: Mapping[Preset, Table2] = {
 
 
 def body(run: Study[Table2]) -> Result:
-    """Train every autoencoder, measure it and draw from it; each is a cell, so that a stopped run goes on."""
+    """Train every autoencoder, measure it and draw from it."""
     settings = run.settings
-    unknown = {*settings.methods, *settings.repeated} - ENCODERS.keys() - OURS.keys()
-    if unknown:
-        raise ValueError(f"methods: unknown {', '.join(sorted(unknown))}; known: {', '.join((*ENCODERS, *OURS))}")
+    check_names("methods", [*settings.methods, *settings.repeated], (*ENCODERS, *OURS))
     sets = [(MNIST, latents) for latents in settings.latents] + [(FACES, None)] * settings.faces
-    cells = {
-        (preset, latents, method): [Autoencoder(preset, method, latents, seed) for seed in _seeds(settings, method)]
+    groups = {
+        (preset, latents, method): [
+            Autoencoder(preset, method, latents, seed)
+            for seed in (settings.seed_range if method in settings.repeated else [settings.first_seed])
+        ]
         for preset, latents in sets
         for method in settings.methods
     }
-    every = [cell for group in cells.values() for cell in group]
-    training = autoencoders.each(run, "train", every, autoencoders.train)
-    diverged = {cell.name: training[cell.name]["diverged"] for cell in every if "diverged" in training[cell.name]}
-    every = [cell for cell in every if "steps" in training[cell.name]]  # that left a model, broken or not
-    digits, faces = ([cell for cell in every if cell.preset == preset] for preset in (MNIST, FACES))
-    pressures = autoencoders.each(run, "pressure", every, autoencoders.pressure, diverged)
-    measured = {
-        **autoencoders.each(run, "likelihood", digits, autoencoders.likelihood, diverged, LIKELIHOOD_SETTINGS),
-        **autoencoders.each(run, "measure", faces, autoencoders.frechet, diverged, FRECHET_SETTINGS),
+    cells = [cell for group in groups.values() for cell in group]
+    compute = partial(autoencoders.compute_part, run)
+    training = compute("train", cells, autoencoders.train)
+    diverged = {cell.name: training[cell.name]["diverged"] for cell in cells if "diverged" in training[cell.name]}
+    cells = [cell for cell in cells if "steps" in training[cell.name]]  # training left a model, even if it diverged
+    digits, faces = ([cell for cell in cells if cell.preset == preset] for preset in (MNIST, FACES))
+    pressures = compute("pressure", cells, autoencoders.pressure, diverged)
+    measures = {
+        **compute("likelihood", digits, autoencoders.likelihood, diverged, autoencoders.LIKELIHOOD_SETTINGS),
+        **compute("measure", faces, autoencoders.frechet, diverged, autoencoders.FRECHET_SETTINGS),
     }
-    every = [cell for cell in every if pressures[cell.name] and measured[cell.name]]
-    digits = [cell for cell in digits if cell in every]
-    lower = autoencoders.each(run, "elbo", digits, autoencoders.lower_bound, diverged, LOWER_BOUND_SETTINGS)
-    first = [cell for cell in every if cell.seed == settings.first_seed]
-    drawn = autoencoders.each(run, "draw", first, autoencoders.draw)
+    cells = [cell for cell in cells if pressures[cell.name] and measures[cell.name]]
+    digits = [cell for cell in digits if cell in cells]
+    bounds = compute("elbo", digits, autoencoders.lower_bound, diverged, autoencoders.LOWER_BOUND_SETTINGS)
+    pictures = compute("draw", [cell for cell in cells if cell.seed == settings.first_seed], autoencoders.draw)
+
+    def merged_parts(cell: Autoencoder) -> Result:
+        parts = (training, pressures, measures, bounds)
+        return {key: value for part in parts for key, value in part.get(cell.name, {}).items()}
+
     columns: dict[str, Result] = {}
     for preset, latents in sets:
         rows = {}
         for method in settings.methods:
-            asked = cells[preset, latents, method]
-            group = [cell for cell in asked if cell in every]
+            planned = groups[preset, latents, method]
+            group = [cell for cell in planned if cell in cells]
             if not group or group[0].seed != settings.first_seed:
-                continue  # said under "diverged"
+                continue  # listed under "diverged"
             rows[method] = {
-                **_over_cells({cell.seed: _of(cell, training, pressures, measured, lower) for cell in group}),
-                **_over_annealed({cell.seed: measured[cell.name]["annealed"] for cell in group if cell in digits}),
+                **merge_seeds({cell.seed: merged_parts(cell) for cell in group}),
+                **merge_annealed({cell.seed: measures[cell.name]["annealed"] for cell in group if cell in digits}),
                 **group[0].described(run),
-                "seeds": [cell.seed for cell in asked],
-                "broke": [cell.seed for cell in asked if cell.name in diverged],
-                "samples": _picture(run, group[0], drawn[group[0].name]),
+                "seeds": [cell.seed for cell in planned],
+                "broke": [cell.seed for cell in planned if cell.name in diverged],
+                "samples": _write_grid(run, group[0], pictures[group[0].name]),
             }
-        columns[_column(preset, latents)] = {"methods": rows, **_best(preset, rows)}
+        columns[_column(preset, latents)] = {"methods": rows, **compare_methods(preset, rows)}
+    grids = {key: pictures.get(group[0].name) for key, group in groups.items()}
     return {
         "columns": columns,
         "diverged": diverged,
         "quoted": {method: list(values) for method, values in QUOTED.items() if method in settings.methods},
-        "figure": run.figure(_figure(run, columns, {key: drawn.get(group[0].name) for key, group in cells.items()})),
+        "figure": run.figure(_figure(run, columns, grids)),
     }
-
-
-def _seeds(settings: Table2, method: str) -> list[int]:
-    return list(settings.all_seeds()) if method in settings.repeated else [settings.first_seed]
 
 
 def _column(preset: str, latents: int | None) -> str:
     return "faces" if preset == FACES else f"digits, {latents} latents"
 
 
-def _of(cell: Autoencoder, *parts: Mapping[str, Result]) -> Result:
-    """All that the parts of the work have found of one autoencoder."""
-    return {key: value for part in parts for key, value in part.get(cell.name, {}).items()}
-
-
-# Over the cells -----------------------------------------------------------------------------------------------------
-
-
-def _over_cells(found: Mapping[int, Result]) -> Result:
-    """Of the seeds of one method: what is a number as mean and deviation, what is not from the first."""
-    cells = list(found.values())
+def merge_seeds(results: Mapping[int, Result]) -> Result:
+    """Merge the seeds of one method: means and deviations of numbers, and other values of the first seed."""
+    cells = list(results.values())
     merged = {key: value for key, value in cells[0].items() if key != "diverged"}
     for key in ("nll", "frechet_distance", "validation", "milliseconds_a_step", "pressure", "negative_elbo"):
         if all(isinstance(cell.get(key), float) for cell in cells):
-            merged[key] = {**over_seeds([cell[key] for cell in cells]), "of_each_seed": [cell[key] for cell in cells]}
+            merged[key] = {**mean_and_sd([cell[key] for cell in cells]), "of_each_seed": [cell[key] for cell in cells]}
     merged["steps"] = max(cell["steps"] for cell in cells)
-    merged["seeds_measured"] = list(found)
+    merged["seeds_measured"] = list(results)
     return merged
 
 
-def _over_annealed(found: Mapping[int, Result]) -> Result:
-    """Of the seeds of one method: what :func:`over_rows` says, and means of how far bounds are apart."""
-    if not found:
+def merge_annealed(results: Mapping[int, Result]) -> Result:
+    """Merge the annealed likelihoods of the seeds of one method; empty without results."""
+    if not results:
         return {}
-    merged = {**next(iter(found.values())), **over_rows({seed: cell["nll_of_each"] for seed, cell in found.items()})}
+    losses = {seed: cell["nll_of_each"] for seed, cell in results.items()}
+    merged = {**next(iter(results.values())), **summarise_rows(losses)}
     for key in ("less_importance_weighted", "upper_less_lower_on_simulated"):
-        merged[key] = torch.tensor([cell[key] for cell in found.values()]).mean(0).tolist()
+        merged[key] = torch.tensor([cell[key] for cell in results.values()]).mean(0).tolist()
     return {"annealed": merged}
 
 
-def _best(preset: str, rows: Mapping[str, Result]) -> Result:
-    """The best of those of which no seed broke, and how far behind others are: of digits by annealing, as in the
-    paper, of faces by the Fréchet distance."""
+def compare_methods(preset: str, rows: Mapping[str, Result]) -> Result:
+    """Compare all methods with the best: digits by annealed likelihood, as in the paper, faces by Fréchet distance.
+
+    The best is a method of which no seed diverged, if there is one.
+    """
     if not rows:
         return {"best": None}
-    whole = [method for method, row in rows.items() if not row["broke"]] or list(rows)
-    if preset != MNIST:
-        distances = {
-            method: {
-                seed: (value,)
-                for seed, value in zip(row["seeds_measured"], row["frechet_distance"]["of_each_seed"], strict=True)
-            }
-            for method, row in rows.items()
-        }
-        best, differences, of_seeds = behind(distances, whole)
-        return {"best": best, "distance_behind_the_best": differences, "behind_with_each_seed": of_seeds}
-    each = {method: row["annealed"].pop("nll_of_each") for method, row in rows.items()}
-    best, differences, of_seeds = behind(each, whole)
-    return {"best": best, "annealed_behind_the_best": differences, "behind_with_each_seed": of_seeds}
+    losses: dict[str, Mapping[int, Any]] = {}
+    for method, row in rows.items():
+        if preset == MNIST:
+            losses[method] = row["annealed"].pop("nll_of_each")
+        else:
+            distances = zip(row["seeds_measured"], row["frechet_distance"]["of_each_seed"], strict=True)
+            losses[method] = {seed: (distance,) for seed, distance in distances}
+    candidates = [method for method, row in rows.items() if not row["broke"]] or list(rows)
+    best, differences, by_seed = compare_with_best(losses, candidates)
+    key = "annealed_behind_the_best" if preset == MNIST else "distance_behind_the_best"
+    return {"best": best, key: differences, "behind_with_each_seed": by_seed}
 
 
-# Pictures -----------------------------------------------------------------------------------------------------------
-
-
-def _picture(run: Study[Table2], cell: Autoencoder, drawn: Result) -> str:
-    """Put a grid beside the record (Figures 6 and 13 to 18); returns its name."""
+def _write_grid(run: Study[Table2], cell: Autoencoder, picture: Result) -> str:
+    """Write a grid of samples beside the record (Figures 6 and 13 to 18); return its file name."""
     slug = re.sub("[^a-z0-9]+", "-", f"{cell.preset} {cell.latents or ''} {cell.method}")
-    ((suffix, text),) = drawn.items()
-    path = result_path(run.out, run.name, run.preset).with_name(f"{run.preset}-{slug}.{suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(base64.b64decode(text))
-    return path.name
+    ((suffix, text),) = picture.items()
+    return run.picture(slug, base64.b64decode(text), suffix)
 
 
-def _figure(run: Study[Table2], columns: Mapping[str, Result], drawn: Mapping[Any, Result | None]) -> Figure:
-    """Samples of every method for every set, which begins a row."""
+def _figure(run: Study[Table2], columns: Mapping[str, Result], grids: Mapping[Any, Result | None]) -> Figure:
+    """Draw samples of every method; each data set starts a row."""
     methods = run.settings.methods
-    sets = list(dict.fromkeys((preset, latents) for preset, latents, _ in drawn))
-    down = -(-len(methods) // _ACROSS)
+    sets = list(dict.fromkeys((preset, latents) for preset, latents, _ in grids))
+    down = -(-len(methods) // _MAX_COLUMNS)
     across = -(-len(methods) // down)
     figure = Figure(figsize=(1.9 * across, 2.5 * down * len(sets)), layout="constrained")
     panels = figure.subplots(down * len(sets), across, squeeze=False)
-    for (preset, latents), own in zip(sets, panels.reshape(len(sets), -1), strict=True):
-        found = columns[_column(preset, latents)]["methods"]
-        own[0].set_ylabel(_column(preset, latents), fontsize=8)
-        for axes in own[len(methods) :]:
+    for (preset, latents), block in zip(sets, panels.reshape(len(sets), -1), strict=True):
+        rows = columns[_column(preset, latents)]["methods"]
+        block[0].set_ylabel(_column(preset, latents), fontsize=8)
+        for axes in block[len(methods) :]:
             axes.remove()
-        for axes, method in zip(own, methods, strict=False):
+        for axes, method in zip(block, methods, strict=False):
             axes.set(xticks=[], yticks=[])
-            axes.set_title(f"{_in_lines(method)}\n{_value(preset, found.get(method))}", fontsize=8)
-            grid = drawn[preset, latents, method]
+            axes.set_title(method.replace(", ", ",\n") + f"\n{_value(preset, rows.get(method))}", fontsize=8)
+            grid = grids[preset, latents, method]
             if grid is not None:
                 (text,) = grid.values()
                 picture = Image.open(BytesIO(base64.b64decode(text)))
@@ -224,23 +201,19 @@ def _value(preset: str, row: Result | None) -> str:
     return f"Fréchet {row['frechet_distance']['mean']:.3g}"
 
 
-def _in_lines(method: str) -> str:
-    return method.replace(", ", ",\n")
-
-
 def _part(**update: Any) -> Mapping[Preset, Table2]:
     return {preset: settings.model_copy(update=update) for preset, settings in PRESETS.items()}
 
 
 def _ablation() -> Mapping[Preset, Table2]:
-    """What of ours makes csm better, where it lags behind the most."""
-    presets = _part(faces=False, seeds=1, methods=("csm", *OURS))
-    own: Mapping[Preset, dict[str, Any]] = {
+    """Return the presets of our variants, on the task where csm lags most."""
+    updates: Mapping[Preset, dict[str, Any]] = {
         "smoke": {},
         "cpu": {"latents": (16,), "mnist_changes": ("train.steps=12000",), "test_images": 500},
         "paper": {"latents": (16,)},
     }
-    return {preset: part.model_copy(update=own[preset]) for preset, part in presets.items()}
+    presets = _part(faces=False, seeds=1, methods=("csm", *OURS))
+    return {preset: settings.model_copy(update=updates[preset]) for preset, settings in presets.items()}
 
 
 _ABOUT = "autoencoders by six estimators of the entropy gradient"

@@ -1,23 +1,24 @@
-"""Held-out likelihood on the nine toy sets: models of scores against flows trained by maximum likelihood."""
+"""Held-out likelihood on the nine toy sets: score models against flows trained by maximum likelihood."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from matplotlib.figure import Figure
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from arcsm.contexts import MADE
 from arcsm.data.toys import TOYS
-from arcsm.experiments.base import Count, Positive, Preset, Settings, Study, interval, study
+from arcsm.experiments.base import Count, Positive, Preset, Result, Settings, Study, parameter_count, seeded, study
+from arcsm.experiments.comparisons import confidence_interval
 from arcsm.experiments.descent import descend
-from arcsm.experiments.gaussians import parameters
 from arcsm.experiments.peers import import_zuko
 from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.heads import ScoreHead
@@ -30,19 +31,19 @@ from arcsm.training.optimization import averaging
 
 
 class ToyScores(Settings):
-    """A model of scores for toy sets and how it is trained; the paper gives neither, all of it is ours."""
+    """A score model for toy sets and its training, all of which is ours."""
 
-    lists_cells: ClassVar[frozenset[str]] = frozenset({"seeds", "toys"})
+    cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "toys"})
 
     toys: tuple[str, ...] = tuple(TOYS)
-    train: Count = 50_000  # rows that the batches are drawn from
+    train: Count = 50_000  # rows that batches are drawn from
     hidden: tuple[Count, ...] = (120, 120)  # of the MADE
     context_features: Count = 16
     sinusoids: int = Field(8, ge=0)  # of values, in the MADE and in the head
-    max_frequency: Positive = 10.0  # of them; 5 and 20, tried on s_curve and ring_and_blob, differ little
+    max_frequency: Positive = 10.0  # 5 and 20, tried on s_curve and ring_and_blob, differ little
     head_hidden: tuple[Count, ...] = (64, 64, 64)
     sigma_max: Positive = 2.0
-    sigma_min: Positive = 0.05  # noise of the density that is modelled, in standardised units
+    sigma_min: Positive = 0.05  # noise of the modelled density, in standardised units
     levels: Count = 30
     steps: Count = 8000
     batch: Count = 512
@@ -51,17 +52,17 @@ class ToyScores(Settings):
 
 
 class ToysNll(ToyScores):
-    """The flows are zuko's, autoregressive, with about as many parameters as ours (33,000, masked weights counted).
+    """The flows are zuko's, autoregressive, with about as many parameters as ours (33,000, with masked weights).
 
-    Seconds are not equal, so they stand in the record of every method.
+    Training times differ; the record gives them for every method.
     """
 
     hidden: tuple[Count, ...] = (104, 104)
-    head_hidden: tuple[Count, ...] = (64, 64, 64, 64)  # a layer more, the MADE narrower: better on pinwheel and s_curve
+    head_hidden: tuple[Count, ...] = (64, 64, 64, 64)  # one more layer, a narrower MADE: better on pinwheel and s_curve
     steps: Count = 10_000
-    learning_rate: Positive = 5e-3  # that or 1e-2, on s_curve, ring_and_blob and two_moons, seed 3 (not recorded)
-    test: Count = 2000  # held-out rows of every likelihood
-    truth_rows: Count = 500  # the first of them, where the true density (slow on the spirals) and all gaps are taken
+    learning_rate: Positive = 5e-3  # or 1e-2: chosen on s_curve, ring_and_blob and two_moons, seed 3 (not recorded)
+    test: Count = 2000  # held-out rows
+    truth_rows: Count = 500  # the first of them, for the true density (slow on the spirals) and gaps to it
     flow_steps: Count = 30  # of the likelihood by the flow through the ladder
     mle_steps: int = Field(100, ge=0)  # of the fine-tuning; 0 for none
     mle_batch: Count = 64  # a row costs hundreds of evaluations
@@ -92,25 +93,20 @@ PRESETS: Mapping[Preset, ToysNll] = {
 
 FLOW, QUADRATURE, TUNED = "scores, flow", "scores, quadrature", "scores then mle"
 NSF, MAF = "neural spline flow", "MAF"
-_CLOSE = 0.01  # nats that count as no difference
-
-Result = dict[str, Any]
+_TOLERANCE = 0.01  # nats that count as no difference
 
 
 def body(run: Study[ToysNll]) -> Result:
-    """Every method on every toy set; likelihoods are of the standardised rows with the smallest noise on them."""
-    import_zuko()  # a missing package is found before hours are spent
+    """Compare all methods on every toy set by likelihoods of standardised rows with the smallest noise."""
+    import_zuko()  # fail before training if it is missing
     parts: dict[str, Callable[[Study[ToysNll], str, int], Result]] = {
-        "truth": _truth, "scores": _scores, NSF: _spline_flow, MAF: _masked_flow,
+        "truth": _truth, "scores": _scores, NSF: partial(_flow, kind=NSF), MAF: partial(_flow, kind=MAF),
     }  # fmt: skip
-    cells = {
-        f"{toy} seed {seed} {name}": lambda part=part, toy=toy, seed=seed: part(run, toy, seed)
-        for toy in run.settings.toys
-        for seed in run.settings.all_seeds()
-        for name, part in parts.items()
-    }
-    found = run.each(cells)
-    toys = {toy: _table(run, toy, found) for toy in run.settings.toys}
+    cells = run.compute_seeds(
+        {(toy, name): partial(part, run, toy) for toy in run.settings.toys for name, part in parts.items()},
+        lambda key, seed: f"{key[0]} seed {seed} {key[1]}",
+    )
+    toys = {toy: _table({name: cells[toy, name] for name in parts}) for toy in run.settings.toys}
     return {
         "unit": "nats, standardised data with the smallest noise",
         "gap": f"NLL minus the truth's on the first {run.settings.truth_rows} test rows, the same for both",
@@ -120,13 +116,9 @@ def body(run: Study[ToysNll]) -> Result:
     }
 
 
-# The model of scores ------------------------------------------------------------------------------------------------
-
-
 def train_scores(settings: ToyScores, rows: ToyRows, seed: int, device: torch.device) -> AutoregressiveModel:
-    """A model of scores of the rows with noise, trained by composite score matching of the least variance."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    """Train a score model of the noisy rows with the minimum-variance mix of CSM and DSM."""
+    with seeded(seed):
         contexts, sinusoids, frequency = settings.context_features, settings.sinusoids, settings.max_frequency
         model = AutoregressiveModel(
             MADE(2, contexts, settings.hidden, sinusoids=sinusoids, max_frequency=frequency),
@@ -141,91 +133,58 @@ def train_scores(settings: ToyScores, rows: ToyRows, seed: int, device: torch.de
     return model
 
 
-def _fine_tune(settings: ToysNll, model: AutoregressiveModel, rows: ToyRows, seed: int, device: torch.device) -> None:
-    """Some steps of maximum likelihood through the quadrature at the smallest noise."""
-    config = TrainConfig(
-        objective="mle", steps=settings.mle_steps, batch_size=settings.mle_batch, warmup_steps=10,
-        learning_rate=settings.mle_learning_rate, ema=settings.mle_ema, standardise="none", seed=seed,
-        device=str(device),
-    )  # fmt: skip
-    fit(model, rows.train, config=config)
-
-
 def _scores(run: Study[ToysNll], toy: str, seed: int) -> Result:
-    """Both likelihoods of one trained model, and that of the fine-tuned one: a result for each method."""
+    """Return both likelihoods of a trained model, and the likelihood after fine-tuning through the quadrature."""
     settings, rows = run.settings, _rows(run.settings, toy, seed)
-    begun = time.monotonic()
+    start = time.monotonic()
     model = train_scores(settings, rows, seed, run.device)
-    seconds, size = time.monotonic() - begun, parameters(model)
-
-    def quadrature(x: Tensor) -> Tensor:
-        return model.log_prob(x, method="quadrature")
-
-    def flow(x: Tensor) -> Tensor:
-        return model.log_prob(x, method="flow", steps=settings.flow_steps)
-
-    found = {
-        FLOW: _result(run, flow, rows, seconds, size),
-        QUADRATURE: _result(run, quadrature, rows, seconds, size),
+    seconds, size = time.monotonic() - start, parameter_count(model)
+    flow = partial(model.log_prob, method="flow", steps=settings.flow_steps)
+    quadrature = partial(model.log_prob, method="quadrature")
+    results = {
+        FLOW: _evaluate(run, flow, rows, seconds, size),
+        QUADRATURE: _evaluate(run, quadrature, rows, seconds, size),
     }
     if settings.mle_steps:
-        begun = time.monotonic()
-        _fine_tune(settings, model, rows, seed, run.device)
-        seconds += time.monotonic() - begun
-        found[TUNED] = _result(run, quadrature, rows, seconds, size)
-    return found
+        start = time.monotonic()
+        config = TrainConfig(
+            objective="mle", steps=settings.mle_steps, batch_size=settings.mle_batch, warmup_steps=10,
+            learning_rate=settings.mle_learning_rate, ema=settings.mle_ema, standardise="none", seed=seed,
+            device=str(run.device),
+        )  # fmt: skip
+        fit(model, rows.train, config=config)
+        seconds += time.monotonic() - start
+        results[TUNED] = _evaluate(run, quadrature, rows, seconds, size)
+    return results
 
 
-# The flows ----------------------------------------------------------------------------------------------------------
-
-
-def _spline_flow(run: Study[ToysNll], toy: str, seed: int) -> Result:
-    settings = run.settings
-
-    def build() -> nn.Module:
-        return import_zuko().flows.NSF(
-            2, transforms=settings.nsf_transforms, hidden_features=settings.nsf_hidden, bins=settings.nsf_bins
-        )
-
-    return {NSF: _flow(run, build, settings.nsf_steps, toy, seed)}
-
-
-def _masked_flow(run: Study[ToysNll], toy: str, seed: int) -> Result:
-    settings = run.settings
-
-    def build() -> nn.Module:
-        return import_zuko().flows.MAF(2, transforms=settings.maf_transforms, hidden_features=settings.maf_hidden)
-
-    return {MAF: _flow(run, build, settings.maf_steps, toy, seed)}
-
-
-def _flow(run: Study[ToysNll], build: Callable[[], nn.Module], steps: int, toy: str, seed: int) -> Result:
-    """A flow trained by maximum likelihood, with fresh noise on each batch and an average of its weights."""
-    rows = _rows(run.settings, toy, seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = build().to(run.device)
-    begun = time.monotonic()
-    average = _train_flow(run, network, rows, steps, seed)
-    seconds = time.monotonic() - begun
-    return _result(run, lambda x: average.module().log_prob(x), rows, seconds, parameters(network))
-
-
-def _train_flow(run: Study[ToysNll], network: nn.Module, rows: ToyRows, steps: int, seed: int) -> AveragedModel:
-    settings = run.settings
+def _flow(run: Study[ToysNll], toy: str, seed: int, kind: str) -> Result:
+    """Train a flow by maximum likelihood, with fresh noise on each batch and an average of its weights."""
+    settings, rows = run.settings, _rows(run.settings, toy, seed)
+    flows = import_zuko().flows
+    with seeded(seed):
+        if kind == NSF:
+            network = flows.NSF(
+                2, transforms=settings.nsf_transforms, hidden_features=settings.nsf_hidden, bins=settings.nsf_bins
+            )
+        else:
+            network = flows.MAF(2, transforms=settings.maf_transforms, hidden_features=settings.maf_hidden)
+        network = network.to(run.device)
+    steps = settings.nsf_steps if kind == NSF else settings.maf_steps
+    start = time.monotonic()
     generator = torch.Generator().manual_seed(seed)
     average = AveragedModel(network, multi_avg_fn=averaging(settings.ema))
 
-    def on_new_rows() -> Tensor:
+    def loss() -> Tensor:
         chosen = torch.randint(len(rows.train), (settings.batch,), generator=generator)
-        return -network().log_prob(rows.noisy(rows.train[chosen], generator).to(run.device)).mean()
+        x = rows.add_noise(rows.train[chosen], generator).to(run.device)
+        nll: Tensor = -network().log_prob(x).mean()
+        return nll
 
-    for _ in descend(network, on_new_rows, steps, settings.flows_learning_rate, clip=10.0):
+    for _ in descend(network, loss, steps, settings.flows_learning_rate, clip=10.0):
         average.update_parameters(network)
-    return average
-
-
-# What is measured ---------------------------------------------------------------------------------------------------
+    seconds = time.monotonic() - start
+    return {kind: _evaluate(run, lambda x: average.module().log_prob(x), rows, seconds, parameter_count(network))}
 
 
 def _rows(settings: ToysNll, toy: str, seed: int) -> ToyRows:
@@ -233,99 +192,90 @@ def _rows(settings: ToysNll, toy: str, seed: int) -> ToyRows:
 
 
 def _truth(run: Study[ToysNll], toy: str, seed: int) -> Result:
-    """The NLL of the true density on the first of the test rows."""
+    """Return the NLL of the true density on the first test rows."""
     rows = _rows(run.settings, toy, seed)
     log_prob = rows.true_log_prob(rows.test[: run.settings.truth_rows])
     if log_prob is None:
-        raise ValueError(f"toys: the true density of {toy} is not known")
+        raise ValueError(f"toys: the true density of {toy} is unknown")
     return {"nll": -float(log_prob.mean())}
 
 
 @torch.no_grad()
-def _result(
+def _evaluate(
     run: Study[ToysNll], log_prob: Callable[[Tensor], Tensor], rows: ToyRows, seconds: float, size: int
 ) -> Result:
-    """NLL on all test rows, and on the first of them, where the truth is known."""
+    """Return the NLL on all test rows, and on the first of them for the gap to the truth."""
     nll = -log_prob(rows.test.to(run.device)).double()
     first = float(nll[: run.settings.truth_rows].mean())
     return {"nll": float(nll.mean()), "nll_first": first, "seconds": round(seconds, 1), "parameters": size}
 
 
-def _table(run: Study[ToysNll], toy: str, found: Mapping[str, Result]) -> Result:
-    """All seeds of one toy set."""
-    seeds = run.settings.all_seeds()
-    truth = [found[f"{toy} seed {seed} truth"]["nll"] for seed in seeds]
-    each: dict[str, list[Result]] = {}
-    for seed in seeds:
-        for part in ("scores", NSF, MAF):
-            for method, result in found[f"{toy} seed {seed} {part}"].items():
-                each.setdefault(method, []).append(result)
-    methods = {method: _over_seeds(results, truth, each[NSF]) for method, results in each.items()}
+def _table(cells: Mapping[str, list[Result]]) -> Result:
+    truth = [cell["nll"] for cell in cells["truth"]]
+    results = {m: [cell[m] for cell in cells[part]] for part in ("scores", NSF, MAF) for m in cells[part][0]}
+    methods = {method: _over_seeds(each, truth, results[NSF]) for method, each in results.items()}
     return {"truth_nll": fmean(truth), "methods": methods}
 
 
 def _over_seeds(results: list[Result], truth: list[float], spline_flow: list[Result]) -> Result:
-    """Means, and the lead over the spline flow on the same rows, seed by seed."""
-    gaps = [result["nll_first"] - known for result, known in zip(results, truth, strict=True)]
+    """Return means, and the lead over the spline flow on the same rows, seed by seed."""
+    gaps = [result["nll_first"] - nll for result, nll in zip(results, truth, strict=True)]
     leads = [other["nll"] - result["nll"] for other, result in zip(spline_flow, results, strict=True)]
     return {
         "nll": fmean(result["nll"] for result in results),
         "gap": fmean(gaps),
         "gap_per_seed": gaps,
-        "lead_over_spline_flow": interval(leads),
+        "lead_over_spline_flow": confidence_interval(leads),
         "training_seconds": round(fmean(result["seconds"] for result in results), 1),
         "parameters": results[0]["parameters"],
     }
 
 
 def _summary(toys: Mapping[str, Result]) -> Result:
-    """On how many toy sets each method of ours is at least as good as the spline flow: by the mean, and for certain."""
-    ours = [method for method in (FLOW, QUADRATURE, TUNED) if all(method in t["methods"] for t in toys.values())]
+    """Count the toy sets on which each of our methods is at least as good as the spline flow."""
     counts: Result = {"toys": len(toys)}
-    for method in ours:
-        leads = [t["methods"][method]["lead_over_spline_flow"] for t in toys.values()]
-        known = [lead for lead in leads if lead["half_width"] is not None]
+    for method in (FLOW, QUADRATURE, TUNED):
+        if not all(method in toy["methods"] for toy in toys.values()):
+            continue
+        leads = [toy["methods"][method]["lead_over_spline_flow"] for toy in toys.values()]
+        certain = [lead for lead in leads if lead["half_width"] is not None]
         counts[method] = {
             "better_than_spline_flow": sum(lead["mean"] > 0.0 for lead in leads),
-            f"within_{_CLOSE}_of_it_or_better": sum(lead["mean"] >= -_CLOSE for lead in leads),
-            "better_with_95_percent_confidence": sum(lead["mean"] > lead["half_width"] for lead in known),
-            f"worse_by_{_CLOSE}_with_95_percent_confidence": sum(
-                lead["mean"] + lead["half_width"] < -_CLOSE for lead in known
+            f"within_{_TOLERANCE}_of_it_or_better": sum(lead["mean"] >= -_TOLERANCE for lead in leads),
+            "better_with_95_percent_confidence": sum(lead["mean"] > lead["half_width"] for lead in certain),
+            f"worse_by_{_TOLERANCE}_with_95_percent_confidence": sum(
+                lead["mean"] + lead["half_width"] < -_TOLERANCE for lead in certain
             ),
         }
     methods = next(iter(toys.values()))["methods"]
-    mean_gap = {name: fmean(t["methods"][name]["gap"] for t in toys.values()) for name in methods}
+    mean_gap = {name: fmean(toy["methods"][name]["gap"] for toy in toys.values()) for name in methods}
     return {**counts, "mean_gap": mean_gap}
 
 
-# The figure ---------------------------------------------------------------------------------------------------------
-
-_MARKS: Mapping[str, tuple[str, str, str]] = {  # colour, marker, filling
+_MARKERS: Mapping[str, tuple[str, str, str]] = {  # colour, marker, filling
     FLOW: (BLUE, "o", BLUE),
     QUADRATURE: (BLUE, "s", "white"),
     TUNED: (BLUE, "D", BLUE),
     NSF: (ORANGE, "o", ORANGE),
     MAF: (GREY, "^", GREY),
 }
-_LINEAR = 0.01  # nats up to which the axis is linear
 
 
 def _figure(toys: Mapping[str, Result]) -> Figure:
-    """Gaps to the truth: one line of dots for each toy set, with the range over the seeds."""
+    """Draw the gaps to the truth: a row of dots for each toy set, with the range over the seeds."""
     figure = Figure(figsize=(8.0, 1.6 + 0.55 * len(toys)), layout="constrained")
     axes = figure.add_subplot()
-    names = [name for name in _MARKS if any(name in t["methods"] for t in toys.values())]
+    names = [name for name in _MARKERS if any(name in toy["methods"] for toy in toys.values())]
     for index, name in enumerate(names):
-        colour, marker, filling = _MARKS[name]
-        shift = 0.14 * (index - 0.5 * (len(names) - 1))
-        gaps = [t["methods"][name]["gap"] for t in toys.values()]
-        rows = [row + shift for row in range(len(toys))]
-        for row, t in zip(rows, toys.values(), strict=True):
-            seeds = t["methods"][name]["gap_per_seed"]
+        colour, marker, filling = _MARKERS[name]
+        rows = [row + 0.14 * (index - 0.5 * (len(names) - 1)) for row in range(len(toys))]
+        for row, toy in zip(rows, toys.values(), strict=True):
+            seeds = toy["methods"][name]["gap_per_seed"]
             axes.plot([min(seeds), max(seeds)], [row, row], color=colour, linewidth=1.0)
+        gaps = [toy["methods"][name]["gap"] for toy in toys.values()]
         axes.plot(gaps, rows, marker, color=colour, markerfacecolor=filling, markersize=5, label=name)
     axes.axvline(0.0, color=GREY, linewidth=0.8)
-    axes.set_xscale("symlog", linthresh=_LINEAR, linscale=0.6)
+    axes.set_xscale("symlog", linthresh=_TOLERANCE, linscale=0.6)
     low, high = axes.get_xlim()
     ticks = [tick for tick in (-0.1, -0.01, 0.0, 0.01, 0.1, 1.0, 10.0) if low <= tick <= high]
     axes.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
@@ -334,9 +284,7 @@ def _figure(toys: Mapping[str, Result]) -> Figure:
     axes.set_yticks(range(len(toys)), [toy.replace("_", " ") for toy in toys])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(toys) - 0.5, -0.5)
-    axes.set_xlabel(
-        f"NLL − truth, nats (linear up to {_LINEAR:g}; mean, and from the least to the largest of the seeds)"
-    )
+    axes.set_xlabel(f"NLL − truth, nats (linear up to {_TOLERANCE:g}; mean and range over the seeds)")
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=9, ncols=5, loc="outside upper center")
     open_frame(axes)
     return figure

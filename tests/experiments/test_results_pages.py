@@ -1,0 +1,87 @@
+"""The results pages are rendered from the records, whatever those of Table 2 contain."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from small_experiments import reproduce
+
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Any:
+    """Return the module ``docs/render.py``."""
+    spec = importlib.util.spec_from_file_location("render", DOCS / "render.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_pages_are_rendered_from_the_records(renderer: Any) -> None:
+    pages = renderer.render(renderer.records())
+    stored = {path.name: path.read_text() for path in (DOCS / "results").glob("*.md")}
+    assert stored == pages, "run: python docs/render.py"
+
+
+def test_lines_are_short_and_pictures_exist(renderer: Any) -> None:
+    for name, text in renderer.render(renderer.records()).items():
+        for line in text.splitlines():
+            assert len(line) <= 120 or line.startswith("|") or "](" in line, f"{name}: {line}"
+        for link in re.findall(r"\]\(([^)#]+)", text):
+            assert (DOCS / "results" / link).exists(), f"{name}: {link}"
+
+
+def test_experiments_without_a_record_are_listed(renderer: Any) -> None:
+    known = renderer.records()
+    pages = renderer.render({name: record for name, record in known.items() if name != "fig2"})
+    assert "fig2.md" not in pages
+    assert re.search(r"not yet run: .*fig2", pages["index.md"].replace("\n", " "))
+
+
+def test_the_page_of_table_2_renders_any_columns_and_methods(renderer: Any, tmp_path: Path) -> None:
+    known = renderer.records()
+
+    def page(**records: dict[str, Any]) -> str:
+        text = renderer.render(known | {name.replace("_", "-"): record for name, record in records.items()})[
+            "table2.md"
+        ]
+        return str(text)
+
+    both = reproduce("table2", tmp_path, "methods=[stein, csm]")
+    faces = reproduce("table2-faces", tmp_path, "methods=[stein, csm]", "seeds=2", "repeated=[csm, stein]")
+    text = page(table2=both, table2_faces=faces)
+    assert "| digits, 2 latents | NLL" in text
+    row = both["metrics"]["columns"]["digits, 2 latents"]["methods"]["csm"]
+    divergence = row["negative_elbo"]["mean"] - row["annealed"]["nll"]
+    assert f" {divergence:.1f} | 88.42 |" in text
+    assert text.count("| faces, 32 latents | Fr") == 2
+    assert " ".join(text.split()).count("faces: undecided: one seed of each method") == 1
+    column = faces["metrics"]["columns"]["faces"]
+    first, other = [0.0, 0.0], [9.0, 4.0]
+    for csm, stein, diverged, verdict in (
+        (first, other, [], "holds: `csm` is first"),
+        (first, [7.0, 4.0], [], "undecided: `csm` is first, but not alone within two standard errors"),
+        (first, other, [1], "does not hold: 1 of 2 seeds of `csm` diverged"),
+        ([3.0, 4.0], first, [], "undecided: `csm` is 3.00 ± 4.00 behind `stein`, within one standard error"),
+        ([6.0, 4.0], first, [], "undecided: `csm` is 6.00 ± 4.00 behind `stein`, within two standard errors"),
+        (other, first, [], "does not hold: `csm` is 9.00 ± 4.00 behind `stein`"),
+        ([-5.0, 1.0], first, [1], "does not hold: 1 of 2 seeds of `csm` diverged"),
+    ):
+        column["best"] = "csm" if csm is first else "stein"
+        column["distance_behind_the_best"] = {"csm": csm, "stein": stein}
+        column["methods"]["csm"]["broke"] = diverged
+        assert f"faces: {verdict}." in " ".join(page(table2_faces=faces).split())
+    for record in (both, faces):
+        record["metrics"]["columns"]["faces"]["methods"].clear()  # none could be measured
+        record["metrics"]["diverged"] = {"vae-faces csm seed 0": "step 3: the latents have run away. The model ..."}
+    text = " ".join(page(table2=both, table2_faces=faces).split())
+    assert "| faces, 32 latents | Fr" not in text
+    assert text.count("vae-faces csm seed 0 diverged (step 3: the latents have run away)") == 2
