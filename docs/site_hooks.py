@@ -7,10 +7,12 @@ the page of benchmarks lie outside this folder. Pages link to them where they li
 from __future__ import annotations
 
 import importlib
+import posixpath
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -35,28 +37,38 @@ REFERENCE = {
     "implicit": "arcsm.implicit",
 }
 _PAGES_OF_THEIR_OWN = {"__version__", "data", "objectives"}
-_OUTSIDE = {"benchmarks/README.md": "benchmarks.md", "results/README.md": "results-folder.md"}
+#: Addresses on the site of pages outside this folder, by their path in the repository.
+_ADDED = {"benchmarks/README.md": "benchmarks.md", "results/README.md": "results/records.md"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the generated reference, and the pages and figures that lie outside this folder."""
+    """Add the generated reference, and the pages, records and figures that lie outside this folder."""
     for page, module in REFERENCE.items():
         files.append(File.generated(config, f"reference/{page}.md", content=reference_page(module)))
     files.append(File.generated(config, "reference/command-line.md", content=command_line_page()))
-    for source, target in _OUTSIDE.items():
+    for source, target in _ADDED.items():
         text = (ROOT / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, target, content=text.replace("](../docs/", "](")))
-    for picture in sorted((ROOT / "results").glob("*/*.png")) + sorted((ROOT / "results").glob("*/*.jpg")):
-        target = f"results/pictures/{picture.parent.name}/{picture.name}"
-        files.append(File.generated(config, target, abs_src_path=str(picture)))
+        files.append(File.generated(config, target, content=relink(text, source, target)))
+    for path in sorted([*(ROOT / "results").glob("*/*.png"), *(ROOT / "results").glob("*/cpu.json")]):
+        files.append(File.generated(config, f"results/{path.parent.name}/{path.name}", abs_src_path=str(path)))
     return files
 
 
-def on_page_markdown(markdown: str, page: object, **_: object) -> str:
-    """Point links to files outside this folder to where they lie on the site."""
-    for source, target in _OUTSIDE.items():
-        markdown = re.sub(rf"\]\((\.\./)*{re.escape(source)}", f"](/{target}", markdown)
-    return re.sub(r"\]\((\.\./)*results/([\w-]+/[\w.-]+\.(?:png|jpg))\)", r"](/results/pictures/\2)", markdown)
+def on_page_markdown(markdown: str, page: Any, **_: object) -> str:
+    """Point links to files outside this folder to their places on the site."""
+    target = page.file.src_uri
+    return markdown if target in _ADDED.values() else relink(markdown, f"docs/{target}", target)
+
+
+def relink(text: str, source: str, target: str) -> str:
+    """Replace relative links of a file of the repository by those of its page on the site."""
+
+    def replace(match: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(source), match[1]))
+        address = _ADDED.get(path, path.removeprefix("docs/"))
+        return f"]({posixpath.relpath(address, posixpath.dirname(target) or '.')}"
+
+    return re.sub(r"\]\((?!https?:|mailto:|#|/)([^)#\s]+)", replace, text)
 
 
 def reference_page(module: str) -> str:

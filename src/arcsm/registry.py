@@ -41,7 +41,7 @@ def register(part: Part) -> Part:
         The part itself.
 
     Raises:
-        ValueError: If ``part`` is none of the four kinds, lacks methods, or has the name of another part.
+        ValueError: If ``part`` is not one of the four kinds, lacks methods, or has the name of another part.
 
     Example:
         >>> import arcsm
@@ -65,7 +65,7 @@ def seam_of(part: object) -> Seam:
     """Return which of the four kinds a class or function is.
 
     Raises:
-        ValueError: If it is none of them.
+        ValueError: If it is not one of the four kinds.
     """
     if inspect.isclass(part):
         seam: Seam | None = getattr(part, "seam", None)

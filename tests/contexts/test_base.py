@@ -20,7 +20,7 @@ SMALL: dict[str, Callable[..., Context]] = {
 
 @pytest.fixture(params=SMALL)
 def small(request: pytest.FixtureRequest) -> Callable[..., Context]:
-    """A builder of contexts of four features in double precision."""
+    """Return a builder of contexts of four features in double precision."""
     return SMALL[request.param]
 
 

@@ -49,7 +49,7 @@ def check(part: Context | Head | Callable[..., Tensor], *, generator: torch.Gene
 
     Raises:
         PartError: If a property does not hold. The message says which, where and by how much.
-        ValueError: If ``part`` is none of the four kinds, or a class in place of an instance.
+        ValueError: If ``part`` is not one of the four kinds, or is a class in place of an instance.
 
     Example:
         >>> from arcsm import MADE

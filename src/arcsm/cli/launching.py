@@ -24,7 +24,7 @@ def join_processes(devices: int, nodes: int, hint: str = "") -> None:
         hint: What the user can do if a process ends early.
 
     Raises:
-        SeveralProcesses: If several processes are requested and this is none of them.
+        SeveralProcesses: If several processes are requested and this process is not one of them.
     """
     if devices * nodes > 1 and not was_started():
         raise SeveralProcesses(devices, nodes, hint)

@@ -133,7 +133,7 @@ def evaluate_nodes(score: ScoreFunction, x: Tensor, rows: Tensor, tail: TailFunc
 def _insert(nodes: Tensor, anchor: Tensor) -> Tensor:
     """Insert an anchor ``(N, 1)`` into nodes ``(N, K)``, which become ``(N, K + 1)``.
 
-    A node close to the anchor moves to it, and the extra node halves the rest of the cell. In a very narrow cell, the
+    A node close to the anchor moves to it, and the extra node halves the rest of the cell. In a narrow cell, the
     estimates would see only the rounding of the score.
     """
     last = nodes.shape[1] - 1

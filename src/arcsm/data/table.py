@@ -175,7 +175,7 @@ def read_table(path: FilePath, key: str | None = None, *, flatten: bool = False,
 
 
 def read_frame(path: FilePath, like: pd.DataFrame | None = None, ignore: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a table of numbers, truth values and names, any of which may be missing.
+    """Read a table of numbers, truth values and names, with missing values.
 
     A column is numeric if nearly all of its cells are; the others are then mistakes. Numbers with leading zeros that
     repeat, and the categories of a Parquet file, are names.

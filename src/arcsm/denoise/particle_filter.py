@@ -67,9 +67,9 @@ def particle_filter(
     References:
         A Tutorial on Particle Filtering and Smoothing (Doucet and Johansen, 2009), Section 4.2 (optimal proposal)
 
+    Other arguments are those of :func:`arcsm.denoise.posterior`.
+
     Arguments:
-        model, y, corruption, generator, condition, method, tol, max_evaluations, progress: See
-            :func:`arcsm.denoise.posterior`.
         count: Number of candidates :math:`K` for each row.
         threshold: Resample when the effective sample size falls below this fraction of ``count``; 0 never resamples.
         level: Noise level of the prior.

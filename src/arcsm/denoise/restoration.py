@@ -99,7 +99,8 @@ def langevin(
         step_size: :math:`\\epsilon_0`, in squared standardised units. Default: :math:`0.4\\,\\sigma_L^2`, or 0.01
             without a ladder.
         generator: Source of randomness, on the model's device.
-        condition, progress: See :func:`tweedie`.
+        condition: See :func:`tweedie`.
+        progress: See :func:`tweedie`.
 
     Returns:
         Restored rows, ``(*, D)`` in data units. Restored values carry the smallest noise of the ladder.
@@ -155,7 +156,8 @@ def posterior(
         corruption: :class:`GaussianNoise`, :class:`SaltAndPepper` or another :class:`Corruption`.
         estimate: ``"mean"`` (least squared error), ``"median"`` (least absolute error) or ``"sample"``.
         generator: Source of randomness for ``"sample"``, on the model's device.
-        condition, progress: See :func:`tweedie`.
+        condition: See :func:`tweedie`.
+        progress: See :func:`tweedie`.
         method: How :math:`q` is normalised, as in :meth:`AutoregressiveModel.log_prob`: ``"closed_form"``, ``"flow"``
             or ``"quadrature"``. By quadrature, posteriors of Gaussian noise are as exact as the score. Through the
             flow, a density is cut into 128 cells.

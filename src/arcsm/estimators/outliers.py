@@ -71,7 +71,7 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         self.contamination = contamination
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Fit rows ``(N, D)``, most of which are normal.
+        """Fit rows ``(N, D)``, most of them normal.
 
         Raises:
             ValueError: If the contamination is outside (0, 0.5], or as in :meth:`ScoreDensity.fit`.

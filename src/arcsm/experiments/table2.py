@@ -145,7 +145,7 @@ def merge_annealed(results: Mapping[int, Result]) -> Result:
 def compare_methods(preset: str, rows: Mapping[str, Result]) -> Result:
     """Compare all methods with the best: digits by annealed likelihood, as in the paper, faces by Fréchet distance.
 
-    The best is a method of which no seed diverged, if there is one.
+    The best method is one without a diverged seed, if there is one.
     """
     if not rows:
         return {"best": None}

@@ -31,7 +31,7 @@ from arcsm.training.optimization import averaging
 
 
 class ToyScores(Settings):
-    """A score model for toy sets and its training, all of which is ours."""
+    """The score model for toy sets and its training."""
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "toys"})
 

@@ -50,14 +50,14 @@ class ModelConfig(BaseModel):
         """Return the model for data with a number of features, with new weights.
 
         Raises:
-            ValueError: If the context needs images and the data are none.
+            ValueError: If the context needs images and the data are not images.
         """
         metadata = dict(metadata or {})
         kind = cast(type[Context], registry.find("context", self.context["kind"]))
         default = inspect.signature(kind.__init__).parameters["context_features"].default
         data_argument = {"features": features, "image_shape": metadata.get("image_shape")}[kind.data_argument]
         if data_argument is None:
-            raise ValueError(f"model.context.kind: a {kind.__name__} needs images, but these data are none; use MADE")
+            raise ValueError(f"model.context.kind: {kind.__name__} needs images, but the data are not images; use MADE")
         size = self.context.get("context_features", default)
         return AutoregressiveModel.from_config(
             {

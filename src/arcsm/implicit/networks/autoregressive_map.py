@@ -6,7 +6,7 @@ In the encoder's units (paper, Appendix D.2, :math:`z_d = h_{\\phi,d}(\\epsilon_
 
 Both functions run in C where possible (:mod:`arcsm._native`). Their arguments are the inputs' share :math:`f` of the
 pre-activations, ``(N, D, U)``, the noise :math:`\\epsilon` or the latents :math:`u`, ``(N, D)``, and the weights
-:math:`v` ``(D, U)``, :math:`B` ``(D, D, U)``, of which only the entries for earlier latents are used, and :math:`w`
+:math:`v` ``(D, U)``, :math:`B` ``(D, D, U)`` (only the entries for earlier latents are used) and :math:`w`
 ``(D, U)``.
 """
 
