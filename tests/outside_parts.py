@@ -1,4 +1,4 @@
-"""Parts as a user defines them outside of the package; importing this module registers all but the last."""
+"""Parts as a user defines them outside the package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import arcsm
 from arcsm import MADE, AutoregressiveModel, ScoreHead
 
 
-@arcsm.register
 class BentMADE(MADE):
     """A MADE whose contexts pass through a tanh."""
 
@@ -17,12 +16,10 @@ class BentMADE(MADE):
         return torch.tanh(super().forward(x, condition))
 
 
-@arcsm.register
 class NarrowScoreHead(ScoreHead):
     """A score head under its own name."""
 
 
-@arcsm.register
 def doubled_csm(
     model: AutoregressiveModel, x: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None
 ) -> Tensor:

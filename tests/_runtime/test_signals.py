@@ -44,7 +44,7 @@ def test_a_signal_lost_in_a_finaliser_counts_when_repeated(monkeypatch: pytest.M
     before = signal.getsignal(signal.SIGTERM)
     lost = []
     monkeypatch.setattr(sys, "unraisablehook", lost.append)
-    monkeypatch.setattr(signals, "_CLEANING_UP", 0.05)
+    monkeypatch.setattr(signals, "_CLEANUP_SECONDS", 0.05)
     try:
         raise_on_sigterm()
         Dropped()

@@ -78,7 +78,7 @@ def test_scoring_and_denoising_use_the_class(run: Path, tmp_path: Path, capsys: 
     assert call("sample", run, "-n", 2, "--out", tmp_path / "images", "--device", "cpu") == 0
     scoring = ("score", run, tmp_path / "images", "--out", tmp_path / "scores.csv", "--device", "cpu")
     assert call(*scoring) == 1
-    assert "say which one" in capsys.readouterr().err
+    assert "give the class of the rows" in capsys.readouterr().err
     tables = []
     for label in (3, 4):
         assert call(*scoring, "--class", label) == 0

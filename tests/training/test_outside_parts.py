@@ -10,11 +10,19 @@ import pytest
 import torch
 from torch.distributions import Distribution
 
-from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, fit, load, save
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, fit, load, registry, save
 from arcsm.training.run_config import load_config, parse_config
 from arcsm.training.runs import load_run, train_run
-from outside_parts import BentMADE, NarrowScoreHead, UnregisteredMADE
+from outside_parts import BentMADE, NarrowScoreHead, UnregisteredMADE, doubled_csm
 from small_runs import before_step, correlated_rows, have_same_weights, interrupt, short_config
+
+
+@pytest.fixture(autouse=True)
+def registered_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register all parts but one for the test alone; the registry has no public way to forget a part."""
+    monkeypatch.setattr(registry, "_PARTS", {seam: dict(parts) for seam, parts in registry._PARTS.items()})
+    for part in (BentMADE, NarrowScoreHead, doubled_csm):
+        registry.register(part)
 
 
 def build(context: type[MADE] = MADE, head: type[ScoreHead] = ScoreHead) -> AutoregressiveModel:

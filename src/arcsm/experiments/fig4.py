@@ -159,7 +159,7 @@ def _compare(run: Study[Fig4], name: str, sampler: str) -> Result:
     settings, model, dataset = run.settings, image_models.load_model(run, name), image_models.load_images(run, name)
     options = dict(SAMPLERS[sampler])
     if sampler == "langevin":
-        options["langevin_steps"] = settings.langevin_steps[model.metadata["image_shape"][0] == 3]
+        options["sampler_options"] = {"steps": settings.langevin_steps[model.metadata["image_shape"][0] == 3]}
     generator = run.generator(settings.first_seed, 2)
 
     def draw(count: int) -> Tensor:

@@ -10,7 +10,7 @@ from arcsm.implicit import EntropyGradient, VAEConfig, VAETrainConfig, fit_vae
 from arcsm.implicit.vae.methods import build_estimator
 from arcsm.implicit.vae.training import VAETask
 from arcsm.training.run_config import apply_change
-from small_vaes import IMAGES, image_rows, small_vae, vae_config
+from small_vaes import IMAGES, image_rows, vae_config, vae_for
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_incompatible_settings_are_rejected(method: str, changes: dict[str, obje
     ],
 )
 def test_suggested_remedies_are_valid_settings(method: str, changes: dict[str, object], helps: str | None) -> None:
-    vae = small_vae(method)
+    vae = vae_for(method)
     task = VAETask(vae, image_rows(40), image_rows(10), vae_config(method, **changes))
     advice = task.explain("a reason")
     assert advice.startswith("a reason. The model holds the average of the weights so far; lower learning_rate (0.001)")

@@ -32,7 +32,7 @@ from arcsm.training.checkpoint import read_checkpoint, write_checkpoint
 from arcsm.training.log import read_metrics
 from arcsm.training.loop import TrainingDiverged
 from small_runs import before_step, have_same_weights, interrupt
-from small_vaes import ENCODERS, IMAGES, image_rows, seeded, small_vae, vae_config
+from small_vaes import ENCODERS, IMAGES, image_rows, seeded, vae_config, vae_for
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*latents carry no information about the input"),
@@ -114,12 +114,12 @@ def test_every_method_finds_the_posterior_of_a_linear_model(method: str, changes
 @pytest.mark.parametrize("networks", ["dense", "convolutional"])
 @pytest.mark.parametrize("method", list(ENCODERS))
 def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, method: str, networks: str) -> None:
-    whole, resumed = small_vae(method, networks), small_vae(method, networks)
+    whole, resumed = vae_for(method, networks), vae_for(method, networks)
     expected = fit_vae(whole, *DATA, vae_config(method), tmp_path / "whole").history
 
     with before_step(5, interrupt, VAETask), pytest.raises(KeyboardInterrupt):
         fit_vae(resumed, *DATA, vae_config(method, checkpoint_seconds=0), tmp_path / "stopped")
-    again = small_vae(method, networks)
+    again = vae_for(method, networks)
     history = fit_vae(again, *DATA, vae_config(method), tmp_path / "stopped", resume=True).history
     for column in ("step", "loss", "valid", "pressure"):
         assert [row[column] for row in history] == [row[column] for row in expected]
@@ -130,18 +130,18 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, method: str, n
 
 def test_a_run_is_neither_overwritten_nor_resumed_with_other_rows(tmp_path: Path) -> None:
     config = vae_config("csm")
-    fit_vae(small_vae("csm"), *DATA, config, tmp_path)
+    fit_vae(vae_for("csm"), *DATA, config, tmp_path)
     before = (tmp_path / "model.safetensors").read_bytes()
     with pytest.raises(ValueError, match="already holds a run; give resume=True"):
-        fit_vae(small_vae("csm"), *DATA, config, tmp_path)
+        fit_vae(vae_for("csm"), *DATA, config, tmp_path)
     with pytest.raises(ValueError, match=r"other data \(40 rows then, 39 now\)"):
-        fit_vae(small_vae("csm"), image_rows(40)[1:], image_rows(10), config, tmp_path, resume=True)
+        fit_vae(vae_for("csm"), image_rows(40)[1:], image_rows(10), config, tmp_path, resume=True)
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
 def test_scores_with_a_noise_ladder_are_reproducible(tmp_path: Path) -> None:
     noisy = vae_config("csm", score_noise={"sigma_max": 0.5, "sigma_min": 0.1, "levels": 3}, mix=0.3, whitened=True)
-    first, second = small_vae("csm"), small_vae("csm")
+    first, second = vae_for("csm"), vae_for("csm")
     fit_vae(first, *DATA, noisy)
     torch.rand(7)
     state = torch.random.get_rng_state()
@@ -154,7 +154,7 @@ def test_scores_with_a_noise_ladder_are_reproducible(tmp_path: Path) -> None:
 def test_centred_entropies_do_not_move_the_locations(whitened: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def by_bias(**changes: object) -> tuple[Tensor, Tensor]:
         """Return the gradients of one step with respect to the biases of locations and log scales."""
-        task = VAETask(small_vae("csm"), *DATA, vae_config("csm", whitened=whitened, **changes))
+        task = VAETask(vae_for("csm"), *DATA, vae_config("csm", whitened=whitened, **changes))
         task.advance()
         encoder = task.vae.encoder
         assert isinstance(encoder, AutoregressiveEncoder)
@@ -175,7 +175,7 @@ def test_centred_entropies_do_not_move_the_locations(whitened: bool, monkeypatch
 
 def test_entropy_weight_scales_the_entropy_gradient() -> None:
     def gradient(weight: float) -> Tensor:
-        task = VAETask(small_vae("csm"), *DATA, vae_config("csm", entropy_weight=weight))
+        task = VAETask(vae_for("csm"), *DATA, vae_config("csm", entropy_weight=weight))
         task.advance()
         return torch.cat([p.grad.flatten() for p in task.vae.encoder.parameters() if p.grad is not None])
 
@@ -193,7 +193,7 @@ def test_warm_start_trains_the_scores_first(tmp_path: Path, monkeypatch: pytest.
         return update(self, z, *rest)
 
     monkeypatch.setattr(AutoregressiveScore, "update", recorded)
-    vae = small_vae("csm")
+    vae = vae_for("csm")
     before = {name: weight.clone() for name, weight in vae.state_dict().items()}
     task = VAETask(vae, *DATA, vae_config("csm", warm_start=5, steps=4))
     task.prepare(lambda: False, progress=False)
@@ -204,19 +204,19 @@ def test_warm_start_trains_the_scores_first(tmp_path: Path, monkeypatch: pytest.
     task.step = 1
     write_checkpoint(task, tmp_path / "run")
     seen.clear()
-    fit_vae(small_vae("csm"), *DATA, task.config, tmp_path / "run", resume=True)
+    fit_vae(vae_for("csm"), *DATA, task.config, tmp_path / "run", resume=True)
     assert len(seen) == 3
     seen.clear()
-    fit_vae(small_vae("csm"), *DATA, task.config)
+    fit_vae(vae_for("csm"), *DATA, task.config)
     assert len(seen) == 9
 
 
 def test_an_interrupted_warm_start_starts_again(tmp_path: Path) -> None:
     config = vae_config("csm", warm_start=5, whitened=True)
-    stopped = VAETask(small_vae("csm"), *DATA, config)
+    stopped = VAETask(vae_for("csm"), *DATA, config)
     with pytest.raises(KeyboardInterrupt, match="interrupted in the warm start, which is lost"):
         stopped.prepare(lambda: True, progress=False)
-    again, whole = small_vae("csm"), small_vae("csm")
+    again, whole = vae_for("csm"), vae_for("csm")
     fit_vae(again, *DATA, config, tmp_path / "stopped", resume=True)
     fit_vae(whole, *DATA, config)
     assert have_same_weights(whole, again)
@@ -225,7 +225,7 @@ def test_an_interrupted_warm_start_starts_again(tmp_path: Path) -> None:
 def test_a_diverging_warm_start_names_the_remedy(tmp_path: Path) -> None:
     config = vae_config("csm", warm_start=50, score_learning_rate=1e30)
     with pytest.raises(TrainingDiverged, match=r"warm start, step \d+: .*; lower score_learning_rate \(1e\+30\)"):
-        fit_vae(small_vae("csm"), *DATA, config, tmp_path / "run")
+        fit_vae(vae_for("csm"), *DATA, config, tmp_path / "run")
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
@@ -244,13 +244,13 @@ def test_scores_in_conditional_units_start_with_entropy_ratio_one() -> None:
 def test_the_entropy_ratio_is_logged_and_warned_about(tmp_path: Path) -> None:
     config = vae_config("csm", learning_rate=1e-9, score_learning_rate=1e-9, validate_every=3)
     with pytest.warns(UserWarning, match=r"has \d+% of its true size.*whitened=cond") as warned:
-        result = fit_vae(small_vae("csm"), *DATA, config, tmp_path / "run")
+        result = fit_vae(vae_for("csm"), *DATA, config, tmp_path / "run")
     assert len(result.history) > 1
     messages = [str(warning.message) for warning in warned]
     assert [message.split(":")[0] for message in messages if "true size" in message] == ["step 3"]  # once
     logged = [row["pressure"] for row in read_metrics(tmp_path / "run")]
     assert logged == [row["pressure"] for row in result.history]
-    task = VAETask(small_vae("csm"), *DATA, config)
+    task = VAETask(vae_for("csm"), *DATA, config)
     read_checkpoint(task, tmp_path / "run")
     assert task.entropy_ratio() == pytest.approx(logged[-1])
 
@@ -291,7 +291,7 @@ def test_a_broken_encoder_names_the_remedy(tmp_path: Path, encoder: Encoder, mes
 
 @pytest.mark.parametrize(("ratio", "message"), [(0.3, "30% .* narrower"), (3.0, "300% .* wider"), (0.9, None)])
 def test_an_entropy_ratio_far_from_one_warns_once(ratio: float, message: str | None) -> None:
-    task = VAETask(small_vae("csm"), *DATA, vae_config("csm"))
+    task = VAETask(vae_for("csm"), *DATA, vae_config("csm"))
     task.step = 3
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -329,35 +329,35 @@ class FixedEntropy(CustomEntropy):
 
 def test_a_custom_estimator_trains_an_autoencoder(tmp_path: Path) -> None:
     own = CustomEntropy()
-    vae = small_vae("csm")
+    vae = vae_for("csm")
     assert fit_vae(vae, *DATA, vae_config("csm", score_steps=2, warm_start=3), entropy=own).steps == 6
     assert len(own.seen) == 3 + 2 * 6
     assert all(x.shape == (8, 16) and bool(((x == 0.0) | (x == 1.0)).all()) for x in own.seen)
     assert own.std != 1.0
     widths = []
     for factor in (0.0, 1.0):
-        vae = small_vae("csm")
+        vae = vae_for("csm")
         fit_vae(vae, *DATA, vae_config("csm", steps=60, learning_rate=0.01), entropy=CustomEntropy(factor))
         widths.append(float(spreads(vae, vae.prepare(image_rows(40), seeded()), seeded())[0].mean()))
     assert widths[1] > 1.2 * widths[0]
 
     greedy = CustomEntropy()
     greedy.min_samples = 3
-    fit_vae(small_vae("csm"), *DATA, vae_config("csm"), entropy=greedy)
+    fit_vae(vae_for("csm"), *DATA, vae_config("csm"), entropy=greedy)
     assert greedy.drawn == {4}
     with pytest.raises(ValueError, match="particles: expected at least 3, which CustomEntropy needs"):
-        fit_vae(small_vae("csm"), *DATA, vae_config("csm", particles=2), entropy=greedy)
+        fit_vae(vae_for("csm"), *DATA, vae_config("csm", particles=2), entropy=greedy)
     with pytest.raises(ValueError, match="checkpoints cannot hold what CustomEntropy learns"):
-        fit_vae(small_vae("csm"), *DATA, vae_config("csm"), tmp_path / "own", entropy=own)
+        fit_vae(vae_for("csm"), *DATA, vae_config("csm"), tmp_path / "own", entropy=own)
     assert not (tmp_path / "own").exists()
     with pytest.raises(ValueError, match="expected an autoregressive encoder"):
-        fit_vae(small_vae("ssm"), *DATA, vae_config("ssm", centred=True), entropy=FixedEntropy())
+        fit_vae(vae_for("ssm"), *DATA, vae_config("ssm", centred=True), entropy=FixedEntropy())
 
-    fit_vae(small_vae("csm"), *DATA, vae_config("csm"), tmp_path / "fixed", entropy=FixedEntropy())
-    again = fit_vae(small_vae("csm"), *DATA, vae_config("csm"), tmp_path / "fixed", resume=True, entropy=FixedEntropy())
+    fit_vae(vae_for("csm"), *DATA, vae_config("csm"), tmp_path / "fixed", entropy=FixedEntropy())
+    again = fit_vae(vae_for("csm"), *DATA, vae_config("csm"), tmp_path / "fixed", resume=True, entropy=FixedEntropy())
     assert again.steps == 6
     with pytest.raises(ValueError, match="another entropy configuration"):
-        fit_vae(small_vae("csm"), *DATA, vae_config("csm"), tmp_path / "fixed", resume=True)
+        fit_vae(vae_for("csm"), *DATA, vae_config("csm"), tmp_path / "fixed", resume=True)
 
 
 def test_a_nan_entropy_gradient_ends_training() -> None:
@@ -369,7 +369,7 @@ def test_a_nan_entropy_gradient_ends_training() -> None:
             return super().score(z, condition) * (math.nan if self.calls > 3 else 1.0)
 
     with pytest.raises(TrainingDiverged, match="step 3: the entropy gradient of held-out images is nan"):
-        fit_vae(small_vae("csm"), *DATA, vae_config("csm"), entropy=Late())
+        fit_vae(vae_for("csm"), *DATA, vae_config("csm"), entropy=Late())
 
 
 class FaultyEncoder(BrokenEncoder):
@@ -386,7 +386,7 @@ def test_an_error_in_a_custom_encoder_is_not_a_divergence() -> None:
 
 
 def test_a_diverging_learning_rate_is_named_and_weights_are_kept(tmp_path: Path) -> None:
-    vae = small_vae("ssm")
+    vae = vae_for("ssm")
     with pytest.raises(TrainingDiverged, match="lower learning_rate"):
         fit_vae(vae, *DATA, vae_config("ssm", steps=50, learning_rate=1e18), tmp_path)
     assert load_vae(tmp_path).latents == 2  # loading checks that all weights are finite
@@ -428,4 +428,4 @@ def test_latents_that_vary_by_chance_are_unused(images: int) -> None:
 )
 def test_rows_that_do_not_fit_are_rejected(train: Tensor, valid: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        fit_vae(small_vae("csm"), train, valid)
+        fit_vae(vae_for("csm"), train, valid)
