@@ -88,7 +88,7 @@ def detect(
     print(f"{train}  {len(normal)} rows, {detector.columns_.describe()}")
     print(f"{out}  {rows} rows, {result.outliers} flagged")
     if page is not None:
-        write_detection_report(detector, result, page, f"{test.name}, judged by {train.name}")
+        write_detection_report(detector, result, page, f"Outliers in {test.name}")
         print(page)
 
 
