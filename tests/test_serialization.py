@@ -128,7 +128,9 @@ def test_a_state_comes_back_in_groups(file: Path) -> None:
 def test_a_state_of_an_older_version_is_completed_with_defaults(file: Path) -> None:
     expected = {"train": {"seed": 0, "ema": 0.9, "added": True}}
     read_state(file, "cpu", expected, {"train": lambda train: {"added": True, **train}})
-    with pytest.raises(ValueError, match=r"another train configuration \(train.added|another train configuration"):
+    with pytest.raises(
+        ValueError, match=r"a different train configuration \(train.added|a different train configuration"
+    ):
         read_state(file, "cpu", expected, {"train": unchanged})
 
 
@@ -142,13 +144,13 @@ def test_a_state_of_an_older_version_is_completed_with_defaults(file: Path) -> N
     ],
 )
 def test_a_state_of_another_configuration_is_rejected(file: Path, entry: Any, difference: str) -> None:
-    message = f"was written with another train configuration{difference}; use another run folder"
+    message = f"was written with a different train configuration{difference}; use another run folder"
     with pytest.raises(ValueError, match=message):
         read_state(file, "cpu", {"train": entry}, {"train": unchanged})
 
 
 def test_a_state_whose_configuration_cannot_be_completed_is_rejected(file: Path) -> None:
-    with pytest.raises(ValueError, match="another model configuration; use another run folder"):
+    with pytest.raises(ValueError, match="a different model configuration; use another run folder"):
         read_state(file, "cpu", {"model": {}}, {"model": lambda model: model["kind"]})
 
 

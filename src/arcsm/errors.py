@@ -29,7 +29,7 @@ class TrainingWarning(UserWarning):
 
 
 class SkippedWarning(UserWarning):
-    """Part of the input was skipped, as requested."""
+    """Part of the input was skipped."""
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

@@ -180,7 +180,7 @@ def read_state(
         if before != now:
             difference = _first_difference(before, now)
             raise ValueError(
-                f"{path}: was written with another {name} configuration{difference}; use another run folder"
+                f"{path}: was written with a different {name} configuration{difference}; use another run folder"
             )
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

@@ -163,7 +163,7 @@ def test_values_that_are_not_finite_numbers_are_rejected(tmp_path: Path, monkeyp
 
 def test_files_that_cannot_be_streamed_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a\n1\n")
-    with pytest.raises(ValueError, match=r"only \.npy and \.parquet files are read a part at a time; convert"):
+    with pytest.raises(ValueError, match=r"streaming supports only \.npy and \.parquet files; convert"):
         blocks_of(tmp_path / "t.csv")
     np.save(tmp_path / "cube.npy", np.zeros((2, 3, 4)))
     with pytest.raises(ValueError, match=r"expected an array of shape \(n, D\), got \(2, 3, 4\)"):

@@ -60,7 +60,7 @@ def test_a_run_resumes_only_with_its_own_data(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="already holds a run; give resume=True"):
         fit(conditional(), x, config=quick(), run=tmp_path)
     for other in (x[:60], x + 1.0):
-        with pytest.raises(ValueError, match=rf"started with other data \(64 rows then, {len(other)} now\)"):
+        with pytest.raises(ValueError, match=rf"started on different data \(64 rows then, {len(other)} now\)"):
             fit(conditional(), other, config=quick(), run=tmp_path, resume=True)
     assert fit(conditional(), x.clone(), config=quick(), run=tmp_path, resume=True).steps == 4
 

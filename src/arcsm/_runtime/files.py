@@ -96,7 +96,7 @@ def atomic_path(path: FilePath) -> Iterator[Path]:
     """
     path = Path(path)
     if not path.parent.is_dir():
-        raise ValueError(f"{path}: expected an existing folder to write into, but {path.parent} is none")
+        raise ValueError(f"{path}: expected an existing folder to write into, but there is no folder {path.parent}")
     check_writable(path)
     temporary = path.with_name(f".{path.stem[:_MAX_STEM]}.{uuid.uuid4().hex}.tmp{path.suffix}")
     try:

@@ -1,4 +1,4 @@
-"""A thread pool that neither errors nor Ctrl-C at any moment can deadlock, which concurrent.futures does not promise.
+"""A thread pool that neither errors nor Ctrl-C can deadlock, unlike concurrent.futures.
 
 Executors, and most of :mod:`threading`, hold locks in Python. If a signal handler raises between acquiring such a lock
 and the code that releases it, other threads wait forever. Here all waiting happens in C.

@@ -1,4 +1,4 @@
-"""``python -m arcsm.cli``, as which the processes of a shared command are started."""
+"""``python -m arcsm.cli``: the entry point of each process of a multi-process command."""
 
 from arcsm.cli.application import main
 

@@ -71,13 +71,13 @@ def _refuse_processes(devices: int, nodes: int, hint: str = "") -> None:
 
 def _sample_vae(model: VAE, n: int, sampler: str | None, denoise: bool, label: int | None, seed: int) -> Tensor:
     if sampler is not None or denoise or label is not None:
-        raise ValueError("--sampler, --denoise, --class: expected none of them; this is an autoencoder")
+        raise ValueError("--sampler, --denoise, --class: not supported for autoencoders")
     return model.sample(n, torch.Generator(model.device).manual_seed(seed)).cpu()
 
 
 def _report_vae(run: Path, page: Path, samples: int, sampler: str | None, seed: int, device: str) -> None:
     if sampler is not None:
-        raise ValueError(f"--sampler {sampler}: expected none; this is an autoencoder")
+        raise ValueError(f"--sampler {sampler}: not supported for autoencoders")
     numbers = write_vae_report(load_vae_run(run, device), page, samples, seed, progress=True)
     show_likelihood_table(numbers.log_likelihood)
 
@@ -96,7 +96,7 @@ def kind_in_config(tree: dict[str, Any]) -> ModelKind:
 
 
 def kind_at(path: Path) -> ModelKind:
-    """Return the kind of model in a run, a folder or a file; a density if there is none, whose loading then fails."""
+    """Return the kind of model in a run, a folder or a file; a density if there is none, which loading then reports."""
     config, file = run_config_path(path), weights_path(path)
     if config.is_file():
         return kind_in_config(parse_tree(read_text(config), str(config)))

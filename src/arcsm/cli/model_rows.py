@@ -128,7 +128,7 @@ def images_for(model: AutoregressiveModel, path: Path, skip_bad: bool = False) -
     """Read images of the model's shape."""
     shape = model.metadata.get("image_shape")
     if shape is None:
-        raise ValueError(f"{path}: holds images, but this model is of tables with {model.features} columns")
+        raise ValueError(f"{path}: contains images, but this is a table model with {model.features} columns")
     side = int(shape[1]) if model.metadata.get("resized") else None
     size = (int(shape[1]), int(shape[2])) if skip_bad and side is None else None
     images = read_images(path, channels=int(shape[0]), size=side, shape=size, skip_bad=skip_bad)

@@ -72,7 +72,7 @@ def sample(
     if out.suffix not in ("", ".png", ".npy", ".csv", ".parquet"):
         raise ValueError(f"--out {out}: expected a .png, .csv, .parquet or .npy file, or a folder")
     if out.suffix in ("", ".png") and "image_shape" not in model.metadata:
-        raise ValueError(f"--out {out}: the model is not of images; use .csv, .parquet or .npy")
+        raise ValueError(f"--out {out}: this is not an image model; use .csv, .parquet or .npy")
     if out.suffix == "" and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out}: already exists; choose a new or an empty folder")
     check_writable(out / "0.png" if out.suffix == "" else out)
@@ -113,7 +113,7 @@ def score(
     devices: Devices = 1,
     nodes: Nodes = 1,
 ) -> None:
-    """Compute the log density of each row in nats, and its least likely column (by name, else by number).
+    """Compute the log density of each row in nats, and its least likely column (by its name, or its number if unnamed).
 
     Rows and columns are numbered from 0.
     """

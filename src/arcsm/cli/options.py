@@ -18,7 +18,7 @@ def _check_run(run: Path) -> Path:
 Trained = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.", callback=_check_run)]
 Seed = Annotated[int, typer.Option(help="Seed of all randomness.", min=0, max=2**32 - 1)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
-Label = Annotated[int | None, typer.Option("--class", help="Class of all rows, for models with classes.")]
+Label = Annotated[int | None, typer.Option("--class", help="Class label for all rows, for models with classes.")]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Skip images that cannot be read or have another size, and list them.")
 ]

@@ -45,7 +45,8 @@ def detect(
         float | None, typer.Option(help="Fraction of outliers in TRAIN, at most 0.5. Default: 0.1.")
     ] = None,
     p_value: Annotated[
-        float | None, typer.Option("--p-value", help="Flag rows up to this p-value, in place of a fraction.")
+        float | None,
+        typer.Option("--p-value", help="Flag rows with at most this p-value, in place of --contamination."),
     ] = None,
     with_data: WithData = False,
     ignore: Ignore = None,

@@ -77,7 +77,7 @@ def integrate(
     """
     nodes = torch.atleast_2d(nodes)
     if nodes.shape[1] < 2 or bool((nodes.diff(dim=1) <= 0).any()):
-        raise ValueError("nodes: expected at least two ascending points a row")
+        raise ValueError("nodes: expected at least two ascending points per row")
     if anchor is not None:
         nodes = _insert(nodes.expand(len(anchor), -1), anchor[:, None].to(nodes.dtype))
     free = 0 if tail is None else 2  # nodes that cost no evaluation

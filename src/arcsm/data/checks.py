@@ -74,7 +74,7 @@ def check_spread(
         d = int(beyond.argmax())
         raise ValueError(
             f"{source}: column {columns[d]!r} has values as {'large' if size[d] > 1.0 else 'small'} as {size[d]:.2g}, "
-            "out of the range of single precision; divide it by as much first"
+            "out of the range of single precision; rescale the column first"
         )
     coarse = (deviation > 0.0) & (deviation < _MIN_DEVIATION_SPACINGS * float(np.finfo(np.float32).eps) * size)
     if coarse.any():

@@ -161,7 +161,7 @@ def load_dataset(config: DataConfig, seed: int = 0) -> Dataset:
 def _table(config: TableData, seed: int) -> Dataset:
     if is_large(config.path) if config.stream is None else config.stream:
         if config.key is not None:
-            raise ValueError(f"data.key: expected none for a file that is read a part at a time, got {config.key!r}")
+            raise ValueError(f"data.key: not supported for streamed files, got {config.key!r}")
         first = process_group.group().first
         stream = RowStream(blocks_of(config.path), config.validation, config.test, seed, progress=first)
         metadata = {"columns": list(stream.blocks.columns)}

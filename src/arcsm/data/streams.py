@@ -113,7 +113,7 @@ def blocks_of(path: FilePath) -> Blocks:
     suffix = Path(path).suffix.lower()
     if suffix not in STREAMED_SUFFIXES:
         listing = " and ".join(STREAMED_SUFFIXES)
-        raise ValueError(f"{path}: only {listing} files are read a part at a time; convert it to one")
+        raise ValueError(f"{path}: streaming supports only {listing} files; convert it to one of them")
     return ArrayBlocks(path) if suffix == ".npy" else ParquetBlocks(path)
 
 
@@ -278,7 +278,7 @@ def _split_counts(first: int, last: int, fractions: Sequence[float]) -> tuple[in
 
 
 def is_large(path: FilePath) -> bool:
-    """Return whether a table is streamed by default: if it exceeds 1 GiB and none of its blocks is a large part of it.
+    """Return whether a table is streamed by default: if it exceeds 1 GiB and every block is small in comparison.
 
     Free memory plays no part, so that a resumed run sees the same rows.
     """

@@ -222,8 +222,8 @@ class ScoreDensity(DensityMixin, TableEstimator):
                 advance(count)
         if effective < 0.5 * draws:
             warn(
-                f"only about {math.ceil(effective)} of the {draws} draws are distinct: few rows that the models draw "
-                "agree with the given values"
+                f"only about {math.ceil(effective)} of the {draws} draws are distinct: few sampled rows "
+                "match the given values"
             )
         return torch.cat(batches)
 

@@ -119,7 +119,7 @@ def encode_value(kind: Column, name: Any, value: Any) -> float:
     number = math.nan if missing else float(kind.encode(repeat(value, 1))[0])
     if math.isnan(number) or not kind.allows(number, value):
         raise ValueError(
-            f"values: {name!r} was never {value!r}, or close to it, in the training rows; choose a value that was"
+            f"values: column {name!r} has no value near {value!r} in the training rows; choose one that occurs"
         )
     return number
 

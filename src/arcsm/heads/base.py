@@ -128,7 +128,7 @@ class NormalisedHead(Head):
 
     @abstractmethod
     def bracket(self, projection: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
-        """Return two points ``(*)`` that enclose all mass but less than 1e-9."""
+        """Return two points ``(*)`` that enclose all but less than 1e-9 of the mass."""
 
     def log_prob(self, context: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         """Return :math:`\\log q_\\sigma(x \\mid c)` in nats, for contexts ``(*, C)`` and values ``(*)``."""

@@ -1,7 +1,7 @@
 """Samplers of one dimension given the dimensions before it. Each is one function of the conditionals.
 
 :meth:`arcsm.AutoregressiveModel.sample` visits the dimensions in order (paper, Section 4.2). For each it calls the
-sampler with the conditionals of that dimension, one for each row of the batch. The sampler returns one value a row.
+sampler with the conditionals of that dimension, one for each row of the batch. The sampler returns one value per row.
 """
 
 from arcsm.registry import register

@@ -56,7 +56,7 @@ def read_checkpoint(task: TrainingTask, run: Path) -> None:
     written = header.get("data", {})  # older checkpoints do not have it
     if any(current["data"].get(name) != value for name, value in written.items()):
         counts = f"{written.get('rows')} rows then, {current['data']['rows']} now"
-        raise ValueError(f"{path}: the run started with other data ({counts}); start again in another folder")
+        raise ValueError(f"{path}: the run started on different data ({counts}); start again in another folder")
     task.load_state(parts, header, path)
     try:
         task.step, task.seconds = int(header["step"]), float(header["seconds"])

@@ -31,8 +31,7 @@ class TrainConfig(BaseModel):
         variance_reduced: Whether to use the variance-reduced form; for ssm.
         joint: Whether to match the joint score of a normalised head; for sm, ssm, and dsm with ``sigma``.
         steps: Optimizer steps.
-        epochs: Passes over the data, in place of ``steps``. Each pass leaves out the rows, other ones each time, that
-            do not fill a batch.
+        epochs: Passes over the data, in place of ``steps``. Each reshuffles the rows and drops the incomplete batch.
         batch_size: Rows per step, over all processes.
         accumulate: Number of parts in which each process computes its rows of a step, to save memory. Up to dropout,
             ``hide``, ``mix="auto"`` and rounding, the weights do not depend on it.

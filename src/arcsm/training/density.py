@@ -312,7 +312,7 @@ class DensityTask(TrainingTask):
         )
 
     def warn_if_poor(self) -> None:
-        """Warn if training broke down. With held-out rows, the weights are from before that anyway."""
+        """Warn if training broke down. With held-out rows, the best weights predate the breakdown."""
         breakdown = find_breakdown(self.history) if self.held_out is None and self.group.first else None
         if breakdown is not None:
             warn(

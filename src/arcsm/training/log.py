@@ -93,7 +93,7 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
 
 
 class Breakdown(NamedTuple):
-    """A training whose loss ended higher than it had been: step and loss at its best, and the loss at the end."""
+    """A breakdown of the training: step and loss at its best, and the final loss."""
 
     step: int
     best: float

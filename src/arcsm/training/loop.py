@@ -47,7 +47,7 @@ class FitResult:
 
 
 def run_training(task: TrainingTask, run: Path | None, resume: bool, progress: bool) -> FitResult:
-    """Train to the last step, or until patience ends.
+    """Train to the last step, or until early stopping.
 
     Arguments:
         task: What to train.

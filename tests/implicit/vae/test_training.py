@@ -124,7 +124,7 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path, method: str, n
     for column in ("step", "loss", "valid", "pressure"):
         assert [row[column] for row in history] == [row[column] for row in expected]
     assert have_same_weights(whole, again)
-    with pytest.raises(ValueError, match=r"was written with another train configuration \(seed: 0 then, 1 now\)"):
+    with pytest.raises(ValueError, match=r"was written with a different train configuration \(seed: 0 then, 1 now\)"):
         fit_vae(again, *DATA, vae_config(method, seed=1), tmp_path / "stopped", resume=True)
 
 
@@ -134,7 +134,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_other_rows(tmp_path: Path
     before = (tmp_path / "model.safetensors").read_bytes()
     with pytest.raises(ValueError, match="already holds a run; give resume=True"):
         fit_vae(vae_for("csm"), *DATA, config, tmp_path)
-    with pytest.raises(ValueError, match=r"other data \(40 rows then, 39 now\)"):
+    with pytest.raises(ValueError, match=r"different data \(40 rows then, 39 now\)"):
         fit_vae(vae_for("csm"), image_rows(40)[1:], image_rows(10), config, tmp_path, resume=True)
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
@@ -356,7 +356,7 @@ def test_a_custom_estimator_trains_an_autoencoder(tmp_path: Path) -> None:
     fit_vae(vae_for("csm"), *DATA, vae_config("csm"), tmp_path / "fixed", entropy=FixedEntropy())
     again = fit_vae(vae_for("csm"), *DATA, vae_config("csm"), tmp_path / "fixed", resume=True, entropy=FixedEntropy())
     assert again.steps == 6
-    with pytest.raises(ValueError, match="another entropy configuration"):
+    with pytest.raises(ValueError, match="a different entropy configuration"):
         fit_vae(vae_for("csm"), *DATA, vae_config("csm"), tmp_path / "fixed", resume=True)
 
 

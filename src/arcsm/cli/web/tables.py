@@ -31,7 +31,7 @@ class TableExplorer:
 
     def __init__(self, model: AutoregressiveModel) -> None:
         if model.context.classes or model.context.condition_features:
-            raise ValueError("serve: a table model that needs a condition has no page; use arcsm sample or Python")
+            raise ValueError("serve: conditional table models are not supported; use arcsm sample or Python")
         self.model = model
         self.columns = [str(name) for name in column_names(model)]
         with torch.no_grad():

@@ -37,7 +37,7 @@ def build_estimator(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
     if method == "elbo" and (config.whitened or config.score_noise is not None):
         raise ValueError("train.whitened, train.score_noise: expected neither for elbo, which has no scores")
     if (method == "elbo") != isinstance(encoder, GaussianEncoder):
-        raise ValueError(f"train.method: elbo and gaussian encoders need each other, got {method} and "
+        raise ValueError(f"train.method: elbo requires encoder=gaussian, and vice versa; got {method} and "
                          f"{vae.parts.encoder}")  # fmt: skip
     if config.centred and not isinstance(encoder, AutoregressiveEncoder):
         raise ValueError(f"train.centred: expected an autoregressive encoder, got {vae.parts.encoder}")
