@@ -104,7 +104,7 @@ def test_discrete_values_are_filled_with_values_on_their_grid() -> None:
 def test_conditions_outside_the_training_values_raise() -> None:
     density = ScoreDensity(**QUICK).fit(mixed_table(120))
     for column, value in (("city", "nowhere"), ("visits", 1.5), ("visits", 1000), ("kind", "other")):
-        with pytest.raises(ValueError, match=f"values: column '{column}' has no value near"):
+        with pytest.raises(ValueError, match=f"values: column '{column}' does not contain"):
             density.conditional([column], [value])
     rows = density.conditional(["city", "kind"], ["north", "same"], draws=5)
     assert isinstance(rows, pd.DataFrame)

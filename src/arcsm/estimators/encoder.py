@@ -119,7 +119,8 @@ def encode_value(kind: Column, name: Any, value: Any) -> float:
     number = math.nan if missing else float(kind.encode(repeat(value, 1))[0])
     if math.isnan(number) or not kind.allows(number, value):
         raise ValueError(
-            f"values: column {name!r} has no value near {value!r} in the training rows; choose one that occurs"
+            f"values: column {name!r} does not contain {value!r}, or a value near it, in the training rows; "
+            "choose one that occurs"
         )
     return number
 
