@@ -71,3 +71,8 @@ def use_small_models(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(*arguments: object) -> int:
     """Run a command and return its exit code."""
     return application.run([str(argument) for argument in arguments])
+
+
+def normal(count: int, seed: int = 0) -> Any:
+    """Draw standard normal numbers, ``(count,)``."""
+    return np.random.default_rng(seed).normal(size=count)

@@ -14,12 +14,12 @@ from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, save
 from arcsm.data import read_frame, write_frame
 from arcsm.errors import SkippedWarning
 from arcsm.estimators import ScoreOutlierDetector
-from quick_tables import QUICK, normal, run, use_small_plans
+from small_tables import QUICK, normal, run, use_small_models
 
 
 @pytest.fixture(autouse=True)
 def small_plans(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_small_plans(monkeypatch)
+    use_small_models(monkeypatch)
 
 
 def model(*columns: str) -> AutoregressiveModel:

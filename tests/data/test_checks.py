@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from arcsm.data.checks import check_precision
-from quick_tables import normal
+from small_tables import normal
 
 
 @pytest.mark.parametrize("size", [1e35, 1e-40])

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from arcsm.data import read_frame, read_table, write_frame
-from quick_tables import normal
+from small_tables import normal
 
 
 def test_text_far_down_a_file_makes_the_whole_column_names(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from arcsm.data import read_frame, read_table
 from arcsm.errors import SkippedWarning
-from quick_tables import normal
 from rejections import read_error
+from small_tables import normal
 
 
 def text_file(folder: Path, content: str, name: str = "table.csv") -> Path:

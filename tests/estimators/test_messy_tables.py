@@ -14,12 +14,12 @@ import pytest
 from sklearn.exceptions import NotFittedError
 
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
-from quick_tables import QUICK, normal, use_small_plans
+from small_tables import QUICK, normal, use_small_models
 
 
 @pytest.fixture(autouse=True)
 def small_plans(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_small_plans(monkeypatch)
+    use_small_models(monkeypatch)
 
 
 def test_values_that_all_have_another_type_warn() -> None:
