@@ -30,11 +30,7 @@ class CompilationError(RuntimeError):
 
 
 def library() -> ctypes.CDLL:
-    """Return the compiled library, compiling it on the first call.
-
-    Raises:
-        CompilationError: If there is no compiler or it fails. A failed compilation is not repeated.
-    """
+    """Return the library, compiled on the first call; a :class:`CompilationError` is raised again by every call."""
     result = _load_library()
     if isinstance(result, CompilationError):
         raise result

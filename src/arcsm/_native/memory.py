@@ -21,29 +21,19 @@ def supports(*tensors: Tensor) -> bool:
 
 
 def address(tensor: Tensor) -> ctypes.c_void_p:
-    """Return the address of a tensor's first element; the caller must keep the tensor alive until C returns.
-
-    Raises:
-        TypeError: If the tensor has no memory, such as the placeholders of a traced program.
-    """
+    """Return the address of a tensor's first element; the caller must keep the tensor alive until C returns."""
     pointer = tensor.data_ptr()
-    if pointer == 0 and tensor.numel():
+    if pointer == 0 and tensor.numel():  # such as the placeholders of a traced program
         raise TypeError("expected tensors with memory of their own")
     return ctypes.c_void_p(pointer)
 
 
 def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    """Return a C array of the addresses of several tensors."""
     return (ctypes.c_void_p * len(tensors))(*map(address, tensors))
 
 
 def check_shapes(name: str, tensors: Sequence[Tensor], valid: bool) -> None:
-    """Reject tensors that would make C read or write out of bounds.
-
-    Raises:
-        TypeError: If a tensor is not in single precision on a processor.
-        ValueError: If the shapes are not ``valid``.
-    """
+    """Reject tensors that would make C read or write out of bounds."""
     if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
         raise TypeError(f"{name}: expected float32 tensors on the processor")
     if not valid:

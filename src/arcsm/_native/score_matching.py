@@ -63,11 +63,9 @@ def score_matching_forward_backward(
         TypeError: If a tensor is not in single precision on a processor.
         ValueError: If the shapes do not match.
     """
-    tensors = (context, features, slopes, coefficients, *parameters)
-    check_shapes(
-        "score_matching", tensors, _shapes_match(context, features, slopes, coefficients, parameters, residual)
-    )
-    context, features, slopes, coefficients = (t.contiguous() for t in (context, features, slopes, coefficients))
+    inputs = context, features, slopes, coefficients
+    check_shapes("score_matching", (*inputs, *parameters), _shapes_match(*inputs, parameters, residual))
+    context, features, slopes, coefficients = (t.contiguous() for t in inputs)
     parameters = [p.contiguous() for p in parameters]
     grad_context = torch.empty_like(context)
     units = tuple(len(weight) for weight in parameters[0:-2:2])

@@ -27,7 +27,6 @@ class RunningMoments:
     square: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
     def add(self, rows: Tensor) -> None:
-        """Add a part."""
         if not len(rows):
             return
         rows, count = rows.double(), self.count + len(rows)
@@ -39,7 +38,6 @@ class RunningMoments:
 
     @property
     def deviation(self) -> Tensor:
-        """Standard deviation of the rows."""
         return (self.square / max(1, self.count)).sqrt()
 
     @property

@@ -58,10 +58,7 @@ def open_uniform_like(x: Tensor, source: Source) -> Tensor:
 def dequantised(x: Tensor, width: Tensor | float, source: Source) -> Tensor:
     """Add uniform noise that fills the cells of quantised values (Theis et al., 2016, Section 3.1).
 
-    Arguments:
-        x: Lower edges of the cells, ``(N, D)``.
-        width: Widths of the cells, ``()`` or ``(D,)``; 0 for continuous values.
-        source: Source of randomness; not used if no width is positive.
+    ``x`` are lower edges of cells, ``(N, D)``, and ``width`` their widths, ``()`` or ``(D,)``; 0 for continuous values.
     """
     width = torch.as_tensor(width, dtype=x.dtype, device=x.device)
     if not bool((width > 0.0).any()):

@@ -27,7 +27,7 @@ LogRatio = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Annealing:
-    """Settings of the path from the proposal to the posterior.
+    """Settings of the path from the proposal to the posterior, all of them positive.
 
     Attributes:
         temperatures: Number of steps, on a sigmoid schedule.
@@ -35,9 +35,6 @@ class Annealing:
         leapfrog: Leapfrog steps of each transition of Hamiltonian Monte Carlo.
         step_size: Initial leapfrog step in standardised coordinates of the proposal. A preliminary chain of each input
             adapts it at every temperature towards an acceptance of 0.65.
-
-    Raises:
-        ValueError: If a number is not positive.
     """
 
     temperatures: int = 100
@@ -77,15 +74,12 @@ def annealed_bound(
 
     Arguments:
         vae: Model.
-        x: Inputs, ``(B, F)``.
+        x: Inputs, ``(B, F)``, as for :func:`fit_proposal`.
         annealing: Settings of the annealing.
         proposal: Initial distribution. Default: fitted to the inputs, which needs far fewer temperatures than the
             prior (:meth:`Proposal.prior`) that Wu et al. use.
         generator: Source of randomness.
         progress: Show a progress bar (on a terminal).
-
-    Raises:
-        ValueError: See :func:`fit_proposal`.
     """
     check_inputs(vae, x)
     annealing = annealing or Annealing()

@@ -42,9 +42,9 @@ def autoregressive_map(
 def conditional_moments(
     from_input: Tensor, u: Tensor, noise_weight: Tensor, latent_weight: Tensor, output_weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of each :math:`u_d` given the earlier latents, over its noise, ``(N, D)`` each.
+    """Return mean and variance of each :math:`u_d` over its noise given the earlier latents, by Gauss-Hermite quadrature.
 
-    Given the earlier latents, a latent is a function of one normal variable: Gauss-Hermite quadrature applies.
+    Both are ``(N, D)``.
     """
     nodes, weights = _normal_quadrature()
     if _native.supports(from_input, u, noise_weight, latent_weight, output_weight) and _native.available():
@@ -63,7 +63,6 @@ def conditional_moments(
 
 @cache
 def _normal_quadrature() -> tuple[list[float], list[float]]:
-    """Return nodes and weights for expectations over a standard normal variable."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(_QUADRATURE_NODES)
     return nodes.tolist(), (weights / weights.sum()).tolist()
 
@@ -87,11 +86,7 @@ class _NativeMap(torch.autograd.Function):
 
 
 class TorchMap(torch.autograd.Function):
-    """Compute :math:`u_d = \\epsilon_d + w_d^\\top \\tanh(f_d + B_d u_{<d})` latent by latent, and its gradients.
-
-    This equals a loop over autograd's own operations without their overhead: one product at the end sums each weight's
-    gradient over all latents.
-    """
+    """A loop over the latents without the overhead of autograd: one product sums each weight's gradient over all."""
 
     @staticmethod
     def forward(ctx: Any, inner: Tensor, noise: Tensor, latent_weight: Tensor, output_weight: Tensor) -> Tensor:

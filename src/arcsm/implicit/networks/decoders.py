@@ -80,12 +80,9 @@ class GaussianImageDecoder(Decoder):
 
     Arguments:
         latents: Size :math:`D` of the latents.
-        image_shape: Channels, height and width.
+        image_shape: Channels, height and width; every layer must be able to halve the latter two.
         channels: Channels of the mirrored :class:`~arcsm.implicit.ConvolutionalTrunk`.
         log_std: Log standard deviation of the noise.
-
-    Raises:
-        ValueError: If height or width is not divisible by two at every layer.
 
     Example:
         >>> GaussianImageDecoder(2, (3, 16, 16), (4, 8)).mean(torch.zeros(5, 2)).shape

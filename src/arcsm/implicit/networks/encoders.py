@@ -38,7 +38,6 @@ class Encoder(nn.Module, ABC):
         """Return latents ``(B, K, D)`` for the result of :meth:`precompute` and standard normal noise ``(B, K, D)``."""
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Return latents ``(B, K, D)`` for standard normal noise ``(B, K, D)``."""
         return self.draw(self.precompute(self.features(x)), noise)
 
 
@@ -84,11 +83,9 @@ class LocationScaleEncoder(Encoder):
 
     @torch.no_grad()
     def log_prob(self, precomputed: tuple[Tensor, ...], z: Tensor) -> Tensor:
-        """Return :math:`\\log q(z \\mid x)` in nats, ``(B, K)``, computed in double precision.
+        """Return :math:`\\log q(z \\mid x)` in nats, ``(B, K)``, of latents ``(B, K, D)``, computed in double precision.
 
-        Arguments:
-            precomputed: Result of :meth:`precompute` for the inputs.
-            z: Latents, ``(B, K, D)``; for the encoder's own samples see :meth:`draw_with_log_prob`.
+        For the encoder's own samples see :meth:`draw_with_log_prob`.
 
         Raises:
             NonFiniteError: (a ``ValueError``) If the encoder's weights are NaN, infinite or far too large.
@@ -122,11 +119,8 @@ class ImplicitEncoder(Encoder):
     """A network of the input and the noise, without a structure that would make its density tractable.
 
     Arguments:
-        trunk: Network of the input, with the noise as extra features.
+        trunk: Network of the input, with the noise as its :math:`D` extra features.
         latents: Size :math:`D` of the latents.
-
-    Raises:
-        ValueError: If the trunk takes another number of extra features.
     """
 
     def __init__(self, trunk: Trunk, latents: int) -> None:
@@ -189,12 +183,7 @@ class AutoregressiveEncoder(LocationScaleEncoder):
 
     @torch.no_grad()
     def conditional_moments(self, precomputed: tuple[Tensor, ...], z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log standard deviation of each :math:`z_d` given the earlier latents, ``(B, K, D)`` each.
-
-        Arguments:
-            precomputed: Result of :meth:`precompute` for the inputs.
-            z: Latents, ``(B, K, D)``.
-        """
+        """Return mean and log standard deviation of each :math:`z_d` given the earlier ones, ``(B, K, D)`` each."""
         location, log_scale = (t.unsqueeze(1) for t in precomputed[:2])
         u = _to_units(precomputed, z).flatten(0, 1)
         weights = self.of_noise, self.of_latents, self.output
@@ -213,6 +202,6 @@ def _to_units(precomputed: tuple[Tensor, ...], z: Tensor) -> Tensor:
 
 
 def _from_input(precomputed: tuple[Tensor, ...], samples: Tensor) -> Tensor:
-    """Return the inputs' share of pre-activations for each of their samples ``(B, K, D)``, ``(B * K, D, U)``."""
+    """Return the inputs' share of pre-activations, ``(B * K, D, U)``, for samples ``(B, K, D)``."""
     count = samples.shape[1]
     return precomputed[2].repeat_interleave(count, 0) if count != 1 else precomputed[2]

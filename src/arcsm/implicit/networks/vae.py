@@ -94,16 +94,13 @@ class VAE(nn.Module):
 
     Arguments:
         encoder: :math:`q_\\phi(z \\mid x)`.
-        decoder: :math:`p_\\theta(x \\mid z)`.
+        decoder: :math:`p_\\theta(x \\mid z)`, of as many latents.
         parts: The architecture that the two were built from.
         metadata: ``image_shape`` and ``levels`` of the images, and anything else that JSON can hold.
 
     Attributes:
         latents: Size :math:`D` of the latents.
         features: Size :math:`F` of the inputs.
-
-    Raises:
-        ValueError: If the encoder and the decoder have different numbers of latents.
 
     Example:
         >>> vae = VAEConfig(latents=2, hidden_features=(8,)).build({"image_shape": [1, 2, 2], "levels": 256})
@@ -122,15 +119,10 @@ class VAE(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Device of the weights."""
         return next(self.parameters()).device
 
     def prepare(self, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Binarise image rows in [-1, 1) at random, or dequantise them by one grey level; return inputs ``(N, F)``.
-
-        Raises:
-            ValueError: If the rows hold NaN or numbers outside [-1, 1].
-        """
+        """Binarise image rows in [-1, 1) at random, or dequantise them by one grey level; return inputs ``(N, F)``."""
         levels = int(self.metadata["levels"])
         if bool(rows.isnan().any()):
             raise ValueError("rows: hold NaN")
