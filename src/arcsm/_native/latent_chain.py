@@ -1,4 +1,8 @@
-"""Bindings of ``latent_chain.c``: autoregressive latents and their gradients."""
+"""Bindings of ``latent_chain.c``: autoregressive latents and their gradients.
+
+All functions raise a CompilationError if the C code cannot be compiled, a TypeError if a tensor is not in single
+precision on a processor, and a ValueError if shapes do not match.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +28,7 @@ class LatentChain(NamedTuple):
 def latent_chain_forward(
     fixed: Tensor, noise: Tensor, noise_weight: Tensor, latent_weight: Tensor, output_weight: Tensor
 ) -> LatentChain:
-    """Compute the latents of :mod:`arcsm.implicit.networks.autoregressive_map`, which documents the arguments.
-
-    Raises:
-        CompilationError: If the C code cannot be compiled.
-        TypeError: If a tensor is not in single precision on a processor.
-        ValueError: If the shapes do not match.
-    """
+    """Compute the latents of :mod:`arcsm.implicit.networks.autoregressive_map`, which documents the arguments."""
     _check((fixed, noise, noise_weight, latent_weight, output_weight))
     fixed, noise, *weights = (t.contiguous() for t in (fixed, noise, noise_weight, latent_weight, output_weight))
     u, parts, sizes = torch.empty_like(noise), share_rows(len(noise), _MIN_ROWS_PER_THREAD), fixed.shape[1:]
@@ -47,12 +45,8 @@ def latent_chain_backward(
     latent_weight: Tensor,
     output_weight: Tensor,
     chain: LatentChain,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients by all arguments of :func:`latent_chain_forward`, in their order, on as many threads.
-
-    Raises:
-        TypeError, ValueError: As :func:`latent_chain_forward`, or if ``chain`` was not computed from the same rows.
-    """
+) -> tuple[Tensor, ...]:
+    """Return the gradients by all arguments of :func:`latent_chain_forward`, in their order, on as many threads."""
     grad_fixed, grad_noise = noise.new_empty(*noise.shape, output_weight.shape[-1]), torch.empty_like(noise)
     _check((grad_fixed, noise, noise_weight, latent_weight, output_weight), grad_u, chain.u)
     grad_u, u, noise, *weights = (
@@ -64,20 +58,17 @@ def latent_chain_backward(
     bytes_of_parts = [hidden.numel() for hidden in chain.hidden if hidden.numel()]
     if not aligned or [_hidden_bytes(part, sizes) for part in parts] != bytes_of_parts:
         raise ValueError("chain: expected the result of latent_chain_forward for the same rows")
-    grad_weights = [[torch.zeros_like(weight) for weight in weights] for _ in parts]
+    grad_weights = [weight.new_zeros(len(parts), *weight.shape) for weight in weights]  # of each thread
     arguments = [
         (
             *map(address, (noise[part], u[part], grad_u[part], grad_fixed[part], grad_noise[part])),
-            addresses(grad_weights[number]),
+            addresses([gradient[number] for gradient in grad_weights]),
             address(chain.hidden[number]),
         )
         for number, part in enumerate(parts)
     ]
     _call(library().latent_chain_backward, parts, sizes, weights, arguments)
-    sums = [torch.stack(each).sum(0) for each in zip(*grad_weights, strict=True)] or list(
-        map(torch.zeros_like, weights)
-    )
-    return grad_fixed, grad_noise, sums[0], sums[1], sums[2]
+    return grad_fixed, grad_noise, *(gradient.sum(0) for gradient in grad_weights)
 
 
 def latent_chain_moments(
@@ -91,14 +82,7 @@ def latent_chain_moments(
 ) -> tuple[Tensor, Tensor]:
     """Return mean and variance of every latent given the earlier ones in ``u``, over its noise, ``(N, D)`` each.
 
-    Arguments:
-        fixed: As in :func:`latent_chain_forward`, like the three weights.
-        u: Latents, ``(N, D)``.
-        nodes: At most 16 nodes of a quadrature over the noise.
-        node_weights: Their weights.
-
-    Raises:
-        CompilationError, TypeError, ValueError: As :func:`latent_chain_forward`, or for a wrong number of nodes.
+    ``nodes``, at most 16, and ``node_weights`` are those of a quadrature over the noise.
     """
     _check((fixed, u, noise_weight, latent_weight, output_weight))
     if len(nodes) != len(node_weights) or not 1 <= len(nodes) <= _MAX_NODES:

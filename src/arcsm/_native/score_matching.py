@@ -21,9 +21,7 @@ _COEFFICIENTS = 6
 
 
 class _Shape(ctypes.Structure):
-    """The ``shape`` of ``score_matching.c``."""
-
-    _fields_ = (
+    _fields_ = (  # of ``shape`` in score_matching.c
         ("inputs", ctypes.c_long),
         ("context", ctypes.c_long),
         ("value_features", ctypes.c_long),
@@ -56,12 +54,8 @@ def score_matching_forward_backward(
         tangent: Whether the loss contains the derivative of the score.
 
     Returns:
-        The loss, its gradient by the contexts, ``(n, C)``, and its gradients by the parameters.
-
-    Raises:
-        CompilationError: If the C code cannot be compiled.
-        TypeError: If a tensor is not in single precision on a processor.
-        ValueError: If the shapes do not match.
+        The loss, its gradient by the contexts, ``(n, C)``, and its gradients by the parameters. Errors are those of
+        :mod:`arcsm._native.latent_chain`.
     """
     inputs = context, features, slopes, coefficients
     check_shapes("score_matching", (*inputs, *parameters), _shapes_match(*inputs, parameters, residual))

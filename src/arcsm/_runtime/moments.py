@@ -13,17 +13,13 @@ from torch import Tensor
 class RunningMoments:
     """Mean and variance of rows ``(n, ...)`` that arrive in parts, in double precision.
 
-    Attributes:
-        count: Number of rows so far.
-        mean: Their mean, ``(...)``.
-        square: Sum of their squared deviations from it, ``(...)``.
-
     References:
         Updating Formulae and a Pairwise Algorithm for Computing Sample Variances (Chan, Golub and LeVeque, 1979)
     """
 
     count: int = 0
     mean: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    #: sum of squared deviations from the mean
     square: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
     def add(self, rows: Tensor) -> None:

@@ -27,14 +27,7 @@ _TIMEOUT = timedelta(minutes=30)  # for a process that does not answer: reading 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that work as one, as seen by one of them.
-
-    Attributes:
-        rank: Index of this process.
-        size: Number of processes.
-        local_rank: Index of this process on its machine.
-        local_size: Number of processes on its machine.
-    """
+    """The processes that work as one, as seen by one of them; ``local_rank`` and ``local_size`` count those on its machine."""
 
     rank: int = 0
     size: int = 1

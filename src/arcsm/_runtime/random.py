@@ -19,17 +19,11 @@ _GOLDEN_RATIO = (5.0**0.5 - 1.0) / 2.0
 
 @dataclass(frozen=True)
 class Share:
-    """Consecutive rows of a batch, with the randomness of the whole batch.
+    """Consecutive rows of a batch, with the randomness of the whole batch."""
 
-    Attributes:
-        generator: Source of randomness for the whole batch; each share needs its own, all in the same state.
-        whole: Number of rows of the whole batch.
-        first: Index of the share's first row.
-    """
-
-    generator: torch.Generator
-    whole: int
-    first: int
+    generator: torch.Generator  #: for the whole batch; each share needs its own, all in the same state
+    whole: int  #: number of rows of the whole batch
+    first: int  #: index of the share's first row
 
 
 Source = torch.Generator | Share | None

@@ -150,7 +150,15 @@ def _log_mean_weight(
         for rows in parts:
             log_ratio = posterior_log_ratio(vae, x[rows], Proposal(proposal.mean[rows], proposal.scale[rows]))
             steps = _adapt_steps(log_ratio, v[rows, :1], annealing, generator)
-            log_weights = _log_weights(log_ratio, v[rows], steps, annealing, backwards, generator, advance)
+            path = list(zip(itertools.pairwise(annealing.schedule()), steps, strict=True))
+            point, log_weights = evaluate(log_ratio, v[rows]), v.new_zeros(v[rows].shape[:2])
+            for (lower, upper), step in reversed(path) if backwards else path:
+                if not backwards:
+                    log_weights = log_weights + (upper - lower) * point.log_ratio
+                point, _ = transition(log_ratio, point, upper, step, annealing.leapfrog, generator)
+                if backwards:
+                    log_weights = log_weights - (upper - lower) * point.log_ratio
+                advance()
             log_means.append(torch.logsumexp(log_weights, 1) - math.log(v.shape[1]))
     return torch.cat(log_means)
 
@@ -182,28 +190,6 @@ def _adapt_steps(
         step = adapted_step(step, accepted)
         steps.append(step)
     return steps
-
-
-def _log_weights(
-    log_ratio: LogRatio,
-    v: Tensor,
-    steps: list[Tensor],
-    annealing: Annealing,
-    backwards: bool,
-    generator: torch.Generator | None,
-    advance: Callable[[int], object],
-) -> Tensor:
-    """Return the log weights of chains that start at ``v (B, K, D)``, ``(B, K)``."""
-    point, weights = evaluate(log_ratio, v), v.new_zeros(v.shape[:2])
-    stages = list(zip(itertools.pairwise(annealing.schedule()), steps, strict=True))
-    for (lower, upper), step in reversed(stages) if backwards else stages:
-        if not backwards:
-            weights = weights + (upper - lower) * point.log_ratio
-        point, _ = transition(log_ratio, point, upper, step, annealing.leapfrog, generator)
-        if backwards:
-            weights = weights - (upper - lower) * point.log_ratio
-        advance(1)
-    return weights
 
 
 class Point(NamedTuple):

@@ -42,10 +42,7 @@ def autoregressive_map(
 def conditional_moments(
     from_input: Tensor, u: Tensor, noise_weight: Tensor, latent_weight: Tensor, output_weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of each :math:`u_d` over its noise given the earlier latents, by Gauss-Hermite quadrature.
-
-    Both are ``(N, D)``.
-    """
+    """Return mean and variance of each :math:`u_d` given the earlier ones, ``(N, D)``, by Gauss-Hermite quadrature."""
     nodes, weights = _normal_quadrature()
     if _native.supports(from_input, u, noise_weight, latent_weight, output_weight) and _native.available():
         return _native.latent_chain_moments(from_input, u, noise_weight, latent_weight, output_weight, nodes, weights)

@@ -18,12 +18,9 @@ class Encoder(nn.Module, ABC):
 
     Sampling has three stages, so that repeated samples share the work on the inputs: :meth:`features`,
     :meth:`precompute` and :meth:`draw`.
-
-    Attributes:
-        latents: Size :math:`D` of the latents.
     """
 
-    latents: int
+    latents: int  #: Size :math:`D` of the latents.
 
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:
@@ -83,7 +80,7 @@ class LocationScaleEncoder(Encoder):
 
     @torch.no_grad()
     def log_prob(self, precomputed: tuple[Tensor, ...], z: Tensor) -> Tensor:
-        """Return :math:`\\log q(z \\mid x)` in nats, ``(B, K)``, of latents ``(B, K, D)``, computed in double precision.
+        """Return :math:`\\log q(z \\mid x)` in nats, ``(B, K)``, for latents ``(B, K, D)``, in double precision.
 
         For the encoder's own samples see :meth:`draw_with_log_prob`.
 

@@ -21,15 +21,10 @@ _DENSE_FEATURES = 512  # after the convolutions
 
 
 class Trunk(nn.Module, ABC):
-    """Map inputs ``(B, F)``, and extra features ``(B, K, E)`` if any, to features ``(B, H)`` or ``(B, K, H)``.
+    """Map inputs ``(B, F)``, and extra features ``(B, K, E)`` if any, to features ``(B, H)`` or ``(B, K, H)``."""
 
-    Attributes:
-        out_features: Size :math:`H`.
-        extra_features: Size :math:`E`; 0 for a trunk of the inputs alone.
-    """
-
-    out_features: int
-    extra_features: int
+    out_features: int  #: Size :math:`H`.
+    extra_features: int  #: Size :math:`E`; 0 for a trunk of the inputs alone.
 
     @abstractmethod
     def project_input(self, x: Tensor) -> Tensor:
@@ -40,7 +35,6 @@ class Trunk(nn.Module, ABC):
         """Add the extra features' share to the projected inputs and apply all other layers."""
 
     def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
-        """Return features ``(B, H)``, or ``(B, K, H)`` with extra features."""
         return self.finish(self.project_input(x), extra)
 
 
@@ -121,7 +115,7 @@ class ConvolutionalTrunk(Trunk):
 
 
 def downscaled(image_shape: Sequence[int], layers: int) -> tuple[int, int]:
-    """Return height and width after ``layers`` layers of stride two, each of which must divide both."""
+    """Return height and width after layers of stride two; every layer must be able to halve both."""
     height, width = (int(size) for size in image_shape[1:])
     factor = 2**layers
     if height % factor or width % factor:

@@ -86,7 +86,12 @@ def _scores(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
         return Stein() if method == "stein" else Spectral()
     rate = config.score_learning_rate or (2e-4 if method == "csm" else config.learning_rate)
     if method == "ssm":
-        return JointScore(_joint_network(vae, config).to(vae.device), rate, config.slices)
+        if config.whitened and isinstance(vae.encoder, LocationScaleEncoder):
+            network = ScoreNetwork(vae.latents, vae.encoder.trunk.out_features, config.score_hidden)
+        else:
+            parts = vae.parts.model_copy(update={"hidden_features": config.score_hidden})
+            network = ScoreNetwork(vae.latents, trunk=parts.trunk(_image_shape(vae), vae.latents))
+        return JointScore(network.to(vae.device), rate, config.slices)
     if not isinstance(vae.encoder, AutoregressiveEncoder):
         raise ValueError(f"train.method: {method} needs an autoregressive encoder, got {vae.parts.encoder}")
     embed, condition_features = None, math.prod(_image_shape(vae))
@@ -101,14 +106,6 @@ def _scores(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
     model = AutoregressiveModel(made, head, noise).to(vae.device)
     objective: Literal["csm", "ssm"] = "csm" if method == "csm" else "ssm"
     return AutoregressiveScore(model, objective, rate, config.mix, config.slices, embed)
-
-
-def _joint_network(vae: VAE, config: VAETrainConfig) -> ScoreNetwork:
-    """Return a score network of the latents and the input, or the encoder's features if whitened."""
-    if config.whitened and isinstance(vae.encoder, LocationScaleEncoder):
-        return ScoreNetwork(vae.latents, vae.encoder.trunk.out_features, config.score_hidden)
-    parts = vae.parts.model_copy(update={"hidden_features": config.score_hidden})
-    return ScoreNetwork(vae.latents, trunk=parts.trunk(_image_shape(vae), vae.latents))
 
 
 def _image_shape(vae: VAE) -> tuple[int, ...]:
