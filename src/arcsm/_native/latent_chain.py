@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from arcsm._native.build import library
-from arcsm._native.memory import address, addresses, allocate, check_shapes, on_threads, share_rows
+from arcsm._native.memory import address, addresses, alignment, allocate, check_shapes, on_threads, share_rows
+from arcsm._runtime.batching import slices_of
 
 _MIN_ROWS_PER_THREAD = 256
 _MAX_NODES = 16  # MAX_NODES of latent_chain.c
@@ -32,36 +33,30 @@ def latent_chain_forward(
     _check((fixed, noise, noise_weight, latent_weight, output_weight))
     fixed, noise, *weights = (t.contiguous() for t in (fixed, noise, noise_weight, latent_weight, output_weight))
     u, parts, sizes = torch.empty_like(noise), share_rows(len(noise), _MIN_ROWS_PER_THREAD), fixed.shape[1:]
-    hidden = [allocate(_hidden_bytes(part, sizes), _alignment()) for part in parts]
+    hidden = [allocate(_hidden_bytes(part, sizes)) for part in parts]
     arguments = [map(address, (fixed[part], noise[part], u[part], h)) for part, h in zip(parts, hidden, strict=True)]
     _call(library().latent_chain_forward, parts, sizes, weights, arguments)
     return LatentChain(u, hidden)
 
 
 def latent_chain_backward(
-    grad_u: Tensor,
-    noise: Tensor,
-    noise_weight: Tensor,
-    latent_weight: Tensor,
-    output_weight: Tensor,
-    chain: LatentChain,
+    grad: Tensor, noise: Tensor, noise_weight: Tensor, latent_weight: Tensor, output_weight: Tensor, chain: LatentChain
 ) -> tuple[Tensor, ...]:
     """Return the gradients by all arguments of :func:`latent_chain_forward`, in their order, on as many threads."""
     grad_fixed, grad_noise = noise.new_empty(*noise.shape, output_weight.shape[-1]), torch.empty_like(noise)
-    _check((grad_fixed, noise, noise_weight, latent_weight, output_weight), grad_u, chain.u)
-    grad_u, u, noise, *weights = (
-        t.contiguous() for t in (grad_u, chain.u, noise, noise_weight, latent_weight, output_weight)
-    )
+    tensors = noise, noise_weight, latent_weight, output_weight
+    _check((grad_fixed, *tensors), grad, chain.u)
+    grad, u, noise, *weights = (t.contiguous() for t in (grad, chain.u, *tensors))
     sizes, size = grad_fixed.shape[1:], -(-len(noise) // max(len(chain.hidden), 1))
-    parts = [slice(begin, min(begin + size, len(noise))) for begin in range(0, len(noise), max(size, 1))]
-    aligned = all(hidden.data_ptr() % _alignment() == 0 for hidden in chain.hidden)
+    parts = list(slices_of(len(noise), max(size, 1)))
+    aligned = all(hidden.data_ptr() % alignment() == 0 for hidden in chain.hidden)
     bytes_of_parts = [hidden.numel() for hidden in chain.hidden if hidden.numel()]
     if not aligned or [_hidden_bytes(part, sizes) for part in parts] != bytes_of_parts:
         raise ValueError("chain: expected the result of latent_chain_forward for the same rows")
     grad_weights = [weight.new_zeros(len(parts), *weight.shape) for weight in weights]  # of each thread
     arguments = [
         (
-            *map(address, (noise[part], u[part], grad_u[part], grad_fixed[part], grad_noise[part])),
+            *map(address, (noise[part], u[part], grad[part], grad_fixed[part], grad_noise[part])),
             addresses([gradient[number] for gradient in grad_weights]),
             address(chain.hidden[number]),
         )
@@ -116,10 +111,6 @@ def _longs(part: slice, sizes: Sequence[int]) -> tuple[ctypes.c_long, ...]:
     return ctypes.c_long(part.stop - part.start), *map(ctypes.c_long, sizes)
 
 
-def _alignment() -> int:
-    return int(library().vector_alignment())
-
-
 def _hidden_bytes(part: slice, sizes: Sequence[int]) -> int:
     return int(library().latent_chain_hidden_bytes(*_longs(part, sizes)))
 
@@ -133,7 +124,7 @@ def _call(
 ) -> None:
     """Call a C function for each part of the rows on a thread of its own, with workspaces allocated here."""
     size = int(library().latent_chain_workspace_bytes(*map(ctypes.c_long, sizes)))
-    workspaces = [allocate(size, _alignment()) for _ in parts]
+    workspaces = [allocate(size) for _ in parts]
 
     def run(number: int) -> None:
         longs, workspace = _longs(parts[number], sizes), address(workspaces[number])

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from arcsm._native.build import library
 from arcsm._runtime.threads import map_on_threads
 
 T = TypeVar("T")
@@ -40,10 +41,15 @@ def check_shapes(name: str, tensors: Sequence[Tensor], valid: bool) -> None:
         raise ValueError(f"{name}: shapes do not match: {', '.join(str(tuple(t.shape)) for t in tensors)}")
 
 
-def allocate(size: int, alignment: int) -> Tensor:
-    """Return ``size`` bytes that begin at a multiple of ``alignment``."""
-    memory = torch.empty(size + alignment, dtype=torch.uint8)
-    begin = -memory.data_ptr() % alignment
+def alignment() -> int:
+    """Return the alignment of memory for C, in bytes."""
+    return int(library().vector_alignment())
+
+
+def allocate(size: int) -> Tensor:
+    """Return ``size`` bytes of aligned memory for C."""
+    memory = torch.empty(size + alignment(), dtype=torch.uint8)
+    begin = -memory.data_ptr() % alignment()
     return memory[begin : begin + size]
 
 

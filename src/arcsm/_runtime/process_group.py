@@ -27,7 +27,7 @@ _TIMEOUT = timedelta(minutes=30)  # for a process that does not answer: reading 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that work as one, as seen by one of them; ``local_rank`` and ``local_size`` count those on its machine."""
+    """The processes that work as one, seen by one of them; ``local_rank`` and ``local_size`` are within its machine."""
 
     rank: int = 0
     size: int = 1
@@ -85,7 +85,6 @@ class Group:
         return torch.cat(parts).to(rows.device) if parts is not None else rows
 
     def wait(self) -> None:
-        """Wait until all processes have arrived."""
         self.sum(torch.zeros(()))
 
 

@@ -24,11 +24,7 @@ _INPUTS_AT_ONCE = 50
 
 @torch.no_grad()
 def importance_bound(
-    vae: VAE,
-    x: Tensor,
-    samples: int = 2_000,
-    proposal: Proposal | None = None,
-    generator: torch.Generator | None = None,
+    vae: VAE, x: Tensor, samples: int = 2000, proposal: Proposal | None = None, generator: torch.Generator | None = None
 ) -> Tensor:
     """Return the importance weighted bound of :math:`\\log p(x)` in nats, ``(B,)``: the log of an unbiased estimate.
 
@@ -66,7 +62,7 @@ def importance_bound(
 def bounds(
     vae: VAE,
     x: Tensor,
-    samples: int = 2_000,
+    samples: int = 2000,
     annealing: Annealing | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,

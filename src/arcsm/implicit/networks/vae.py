@@ -62,11 +62,7 @@ class VAEConfig(BaseModel):
         return ConvolutionalTrunk(image_shape, self.channels, extra_features)
 
     def build(self, metadata: Mapping[str, Any]) -> VAE:
-        """Build an autoencoder with fresh weights for images with the metadata's ``image_shape`` and ``levels``.
-
-        Raises:
-            ValueError: If the data are not images, or the convolutions do not divide their size.
-        """
+        """Build an autoencoder with fresh weights for images with the metadata's ``image_shape`` and ``levels``."""
         shape = metadata.get("image_shape")
         if shape is None or not metadata.get("levels"):
             raise ValueError("data: an autoencoder needs images, but the data are not images")
@@ -178,11 +174,7 @@ class VAE(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Build an autoencoder with fresh weights from the result of :meth:`config`.
-
-        Raises:
-            ValueError: If the configuration is invalid or describes another kind of model.
-        """
+        """Build an autoencoder with fresh weights from the result of :meth:`config`."""
         metadata = config.get("metadata")
         if config.get("kind") != KIND or not isinstance(metadata, Mapping):
             raise ValueError("model configuration: does not describe an autoencoder")
@@ -200,11 +192,7 @@ def save_vae(vae: VAE, path: str | os.PathLike[str]) -> None:
 
 
 def load_vae(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> VAE:
-    """Read an autoencoder that :func:`save_vae` wrote.
-
-    Raises:
-        ValueError: If the file is missing, truncated, of another kind of model, or its tensors do not fit.
-    """
+    """Read an autoencoder that :func:`save_vae` wrote; any other file is a ``ValueError``."""
     file = serialization.weights_path(path)
     tensors, config = serialization.read_module(path)
     if config.get("kind") != KIND:
