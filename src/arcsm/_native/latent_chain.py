@@ -85,14 +85,10 @@ def latent_chain_moments(
     fixed, u, *weights = (t.contiguous() for t in (fixed, u, noise_weight, latent_weight, output_weight))
     mean, variance = torch.empty_like(u), torch.empty_like(u)
     parts, sizes = share_rows(len(u), _MIN_ROWS_PER_THREAD), fixed.shape[1:]
-    quadrature = [(ctypes.c_float * len(nodes))(*values) for values in (nodes, node_weights)]
+    floats = ctypes.c_float * len(nodes)
+    quadrature = ctypes.c_long(len(nodes)), floats(*nodes), floats(*node_weights)
     arguments = [
-        (
-            *map(address, (fixed[part], u[part])),
-            ctypes.c_long(len(nodes)),
-            *quadrature,
-            *map(address, (mean[part], variance[part])),
-        )
+        (*map(address, (fixed[part], u[part])), *quadrature, *map(address, (mean[part], variance[part])))
         for part in parts
     ]
     _call(library().latent_chain_moments, parts, sizes, weights, arguments)

@@ -41,7 +41,10 @@ def score_matching_forward_backward(
     residual: bool,
     tangent: bool,
 ) -> tuple[float, Tensor, list[Tensor]]:
-    """Return loss and gradients of ``n`` points, in single precision on all of torch's threads.
+    """Return the loss of ``n`` points, its gradient by the contexts, ``(n, C)``, and its gradients by the parameters.
+
+    The computation is in single precision on all of torch's threads. Errors are those of
+    :mod:`arcsm._native.latent_chain`.
 
     Arguments:
         context: The first inputs of the network, ``(n, C)``.
@@ -51,10 +54,6 @@ def score_matching_forward_backward(
         parameters: Weight ``(H, I)`` and bias ``(H,)`` of each hidden layer, then of the output.
         residual: Whether each hidden layer but the last is added to the previous one.
         tangent: Whether the loss contains the derivative of the score.
-
-    Returns:
-        The loss, its gradient by the contexts, ``(n, C)``, and its gradients by the parameters. Errors are those of
-        :mod:`arcsm._native.latent_chain`.
     """
     inputs = context, features, slopes, coefficients
     check_shapes("score_matching", (*inputs, *parameters), _shapes_match(inputs, parameters, residual))

@@ -31,10 +31,7 @@ def slices_for_cores(n: int, size: int, device: torch.device) -> list[slice]:
 
 
 def condition_rows(condition: Tensor | None, shape: Sequence[int]) -> Callable[[slice], Tensor | None]:
-    """Return a function from a slice of a batch's rows to their conditions.
-
-    There is a condition for each row of the batch, with leading dimensions ``shape``, or one that all rows share.
-    """
+    """Return a function from rows to their conditions: one for each of a batch of ``shape``, or one for all of them."""
     if condition is None:
         return lambda _: None
     if not isinstance(condition, Tensor):

@@ -44,10 +44,7 @@ def reading(path: FilePath) -> Iterator[None]:
 
 
 def check_writable(path: FilePath) -> None:
-    """Check that a file can be written, before the work whose result it will hold.
-
-    Raises a ``ValueError`` or, if the folder is not writable, a ``PermissionError``.
-    """
+    """Raise a ``ValueError`` or a ``PermissionError`` if a file cannot be written, before the work for its content."""
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path}: expected a file name to write, got a folder")

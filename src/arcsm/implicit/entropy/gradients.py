@@ -45,8 +45,7 @@ class EntropyGradient(ABC):
         True
     """
 
-    #: Smallest number of samples for each input.
-    min_samples: int = 1
+    min_samples: int = 1  #: Smallest number of samples for each input.
     #: Whether scores are those of the conditionals, :math:`\\partial_{z_d} \\log q(z_d \\mid z_{<d}, x)`.
     estimates_conditionals: bool = False
 

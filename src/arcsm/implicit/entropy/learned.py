@@ -75,7 +75,6 @@ class LearnedScore(EntropyGradient):
             self.trained.train(was_training)
 
     def _check_width(self, z: Tensor) -> None:
-        """Warn if samples are far wider or narrower than the initial score network expects."""
         ratio = z.detach().flatten(0, 1).std(0, correction=0) / self._initial_width()
         off = (ratio.log().abs() > math.log(_MAX_WIDTH_RATIO)) & (ratio > 0.0)
         if len(z) * z.shape[1] >= _MIN_SAMPLES_FOR_WIDTH and bool(off.any()):

@@ -37,7 +37,9 @@ def log_density(u: Tensor, inner: Tensor, noise_weight: Tensor, output_weight: T
 
     Arguments:
         u: Values, ``(M,)``.
-        inner, noise_weight, output_weight: :math:`a, v, w` of the maps, ``(M, U)`` each.
+        inner: :math:`a`, ``(M, U)``, like the other weights.
+        noise_weight: :math:`v`.
+        output_weight: :math:`w`.
 
     Raises:
         NonFiniteError: (a ``ValueError``) If weights are NaN, infinite, or too large for a grid.

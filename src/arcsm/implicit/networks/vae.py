@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -55,7 +55,7 @@ class VAEConfig(BaseModel):
             raise ValueError(f"latents: {self.latents} with {self.units} units each are too many")
         return self
 
-    def trunk(self, image_shape: tuple[int, ...], extra_features: int = 0) -> Trunk:
+    def trunk(self, image_shape: Sequence[int], extra_features: int = 0) -> Trunk:
         """Build a network of images and extra features, as used by the encoder and the scores of latents."""
         if self.networks == "dense":
             return DenseTrunk(math.prod(image_shape), self.hidden_features, extra_features)
@@ -86,17 +86,14 @@ class VAE(nn.Module):
     """A latent variable model :math:`p_\\theta(x, z) = p_\\theta(x \\mid z)\\, N(z; 0, I)` and its encoder.
 
     Inputs ``x`` are in the decoder's space: zeros and ones, or pixels in [-1, 1]. :meth:`prepare` makes them from
-    image rows in [-1, 1); samples and reconstructions are image rows in [-1, 1].
+    image rows in [-1, 1); samples and reconstructions are image rows in [-1, 1]. The attributes ``latents`` and
+    ``features`` are the sizes :math:`D` of the latents and :math:`F` of the inputs.
 
     Arguments:
         encoder: :math:`q_\\phi(z \\mid x)`.
         decoder: :math:`p_\\theta(x \\mid z)`, of as many latents.
         parts: The architecture that the two were built from.
         metadata: ``image_shape`` and ``levels`` of the images, and anything else that JSON can hold.
-
-    Attributes:
-        latents: Size :math:`D` of the latents.
-        features: Size :math:`F` of the inputs.
 
     Example:
         >>> vae = VAEConfig(latents=2, hidden_features=(8,)).build({"image_shape": [1, 2, 2], "levels": 256})

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from arcsm.contexts import MADE
@@ -73,7 +71,6 @@ def remedies(vae: VAE, config: VAETrainConfig) -> str:
     return f"{whiten}more score_steps ({config.score_steps}), another score_learning_rate"
 
 
-@torch.no_grad()
 def _conditional_moments(encoder: AutoregressiveEncoder, z: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
     assert features is not None
     return encoder.conditional_moments(encoder.precompute(features), z)
@@ -90,15 +87,15 @@ def _scores(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
             network = ScoreNetwork(vae.latents, vae.encoder.trunk.out_features, config.score_hidden)
         else:
             parts = vae.parts.model_copy(update={"hidden_features": config.score_hidden})
-            network = ScoreNetwork(vae.latents, trunk=parts.trunk(_image_shape(vae), vae.latents))
+            network = ScoreNetwork(vae.latents, trunk=parts.trunk(vae.metadata["image_shape"], vae.latents))
         return JointScore(network.to(vae.device), rate, config.slices)
     if not isinstance(vae.encoder, AutoregressiveEncoder):
         raise ValueError(f"train.method: {method} needs an autoregressive encoder, got {vae.parts.encoder}")
-    embed, condition_features = None, math.prod(_image_shape(vae))
+    embed, condition_features = None, vae.features
     if config.whitened:
         condition_features = vae.encoder.trunk.out_features
     elif vae.parts.networks == "convolutional":
-        embed = vae.parts.trunk(_image_shape(vae)).to(vae.device)
+        embed = vae.parts.trunk(vae.metadata["image_shape"]).to(vae.device)
         condition_features = embed.out_features
     made = MADE(vae.latents, config.context_features, config.score_hidden, condition_features=condition_features)
     noise = None if config.score_noise is None else NoiseLadder(**config.score_noise.model_dump())
@@ -106,7 +103,3 @@ def _scores(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
     model = AutoregressiveModel(made, head, noise).to(vae.device)
     objective: Literal["csm", "ssm"] = "csm" if method == "csm" else "ssm"
     return AutoregressiveScore(model, objective, rate, config.mix, config.slices, embed)
-
-
-def _image_shape(vae: VAE) -> tuple[int, ...]:
-    return tuple(int(size) for size in vae.metadata["image_shape"])
