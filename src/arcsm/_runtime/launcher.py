@@ -42,10 +42,8 @@ def launch(arguments: Sequence[str], devices: int, nodes: int = 1) -> int:
     """Run the command in one process for each device, wait for all of them, and return the exit code.
 
     If there are several machines (``nodes``), start the command on each of them, with ``MASTER_ADDR`` and
-    ``MASTER_PORT`` in the environment set to the address and a free port of one machine.
-
-    Raises:
-        ProcessError: If a process was killed or machines did not find each other.
+    ``MASTER_PORT`` in the environment set to the address and a free port of one machine. A :class:`ProcessError` means
+    that a process was killed or machines did not find each other.
     """
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -72,10 +72,7 @@ def map_on_threads(
 
 
 def _wait(is_running: Callable[[], bool], events: SimpleQueue[None]) -> None:
-    """Wait for the threads despite interruptions, then raise the last one.
-
-    Python must not exit while threads run inside C++ libraries.
-    """
+    """Wait despite interruptions, as Python must not exit while threads run inside C++; then raise the last one."""
     interruption: BaseException | None = None
     while is_running():
         try:

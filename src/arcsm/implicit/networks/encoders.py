@@ -82,10 +82,8 @@ class LocationScaleEncoder(Encoder):
     def log_prob(self, precomputed: tuple[Tensor, ...], z: Tensor) -> Tensor:
         """Return :math:`\\log q(z \\mid x)` in nats, ``(B, K)``, for latents ``(B, K, D)``, in double precision.
 
-        For the encoder's own samples see :meth:`draw_with_log_prob`.
-
-        Raises:
-            NonFiniteError: (a ``ValueError``) If the encoder's weights are NaN, infinite or far too large.
+        For the encoder's own samples see :meth:`draw_with_log_prob`. Weights that are NaN, infinite or far too large
+        raise a :class:`NonFiniteError`.
         """
         precomputed = tuple(t.double() for t in precomputed)
         return self._log_prob(precomputed, _to_units(precomputed, z.double())).to(z)

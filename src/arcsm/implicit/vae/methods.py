@@ -24,12 +24,9 @@ _TAIL_STD = 3.0
 
 
 def build_estimator(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
-    """Return the estimator of a training method for an autoencoder.
+    """Return the estimator of a training method, or raise a ``ValueError`` if a setting does not suit the encoder.
 
     Its conditions are the inputs, as in the paper; for ``"elbo"`` and whitened scores, they are the encoder's features.
-
-    Raises:
-        ValueError: If the method or another setting does not suit the encoder.
     """
     encoder, method = vae.encoder, config.method
     if method == "elbo" and (config.whitened or config.score_noise is not None):
