@@ -30,7 +30,7 @@ class CompilationError(RuntimeError):
 
 
 def library() -> ctypes.CDLL:
-    """Return the library, compiled on the first call; a :class:`CompilationError` is raised again by every call."""
+    """Return the library, compiled on the first call; if that fails, every call raises the `CompilationError`."""
     result = _load_library()
     if isinstance(result, CompilationError):
         raise result

@@ -15,7 +15,7 @@ _MAX_STEM = 40  # characters of the name that a temporary name keeps; file syste
 
 
 def existing_file(path: FilePath) -> Path:
-    """Return the path, or raise a ``ValueError`` unless it is that of a file that is not empty."""
+    """Return the path of a file, or raise a ``ValueError`` if it is missing, empty or not a file."""
     path = Path(path)
     if not path.exists():
         raise ValueError(f"{path}: expected a file, but it does not exist")
@@ -44,7 +44,7 @@ def reading(path: FilePath) -> Iterator[None]:
 
 
 def check_writable(path: FilePath) -> None:
-    """Raise a ``ValueError`` or a ``PermissionError`` if a file cannot be written, before the work for its content."""
+    """Raise a ``ValueError`` or ``PermissionError`` if a file could not be written; for use before costly work."""
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path}: expected a file name to write, got a folder")

@@ -68,7 +68,7 @@ class Group:
         return answer if self.size == 1 else bool(self.sum(torch.tensor(float(answer))) > 0.0)
 
     def check_same(self, values: Sequence[float], what: str) -> None:
-        """Raise a ``ValueError`` in all processes if their values differ, so they are not about to do the same."""
+        """Raise a ``ValueError`` in all processes unless they pass the same values."""
         signed = torch.tensor([*values, *(-value for value in values)], dtype=torch.float64)
         if self.size > 1:
             dist.all_reduce(signed, dist.ReduceOp.MAX)
@@ -85,6 +85,7 @@ class Group:
         return torch.cat(parts).to(rows.device) if parts is not None else rows
 
     def wait(self) -> None:
+        """Wait until all processes have arrived."""
         self.sum(torch.zeros(()))
 
 
