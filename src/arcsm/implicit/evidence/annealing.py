@@ -81,7 +81,11 @@ def annealed_bound(
         generator: Source of randomness.
         progress: Show a progress bar (on a terminal).
     """
-    return _log_mean_weight(vae, x, None, annealing, proposal, generator, progress)
+    check_inputs(vae, x)
+    annealing = annealing or Annealing()
+    proposal = fit_proposal(vae, x, generator=generator) if proposal is None else proposal
+    v = normal_like(x.new_empty(len(x), annealing.chains, vae.latents), generator)
+    return _log_mean_weight(vae, x, v, proposal, annealing, False, generator, progress)
 
 
 def annealed_upper_bound(
@@ -102,7 +106,13 @@ def annealed_upper_bound(
         Sandwiching the marginal likelihood using bidirectional Monte Carlo (Grosse, Ghahramani and Adams, 2015),
         https://arxiv.org/abs/1511.02543
     """
-    return -_log_mean_weight(vae, x, z, annealing, proposal, generator, progress)
+    check_inputs(vae, x)
+    if z.shape != (len(x), vae.latents):
+        raise ValueError(f"z: expected latents {(len(x), vae.latents)}, got {tuple(z.shape)}")
+    annealing = annealing or Annealing()
+    proposal = fit_proposal(vae, x, generator=generator) if proposal is None else proposal
+    v = proposal.to_standardised(z).unsqueeze(1).expand(-1, annealing.chains, -1)
+    return -_log_mean_weight(vae, x, v, proposal, annealing, True, generator, progress)
 
 
 def bidirectional_bounds(
@@ -123,25 +133,17 @@ def bidirectional_bounds(
 def _log_mean_weight(
     vae: VAE,
     x: Tensor,
-    z: Tensor | None,
-    annealing: Annealing | None,
-    proposal: Proposal | None,
+    v: Tensor,
+    proposal: Proposal,
+    annealing: Annealing,
+    backwards: bool,
     generator: torch.Generator | None,
     progress: bool,
 ) -> Tensor:
-    """Return the log mean weight of each input's chains, ``(B,)``; they run backwards from latents ``z`` if given.
+    """Return the log mean weight of each input's chains, ``(B,)``, for initial coordinates ``v (B, K, D)``.
 
     Only some inputs are annealed at a time, so memory does not grow with their number.
     """
-    check_inputs(vae, x)
-    if z is not None and z.shape != (len(x), vae.latents):
-        raise ValueError(f"z: expected latents {(len(x), vae.latents)}, got {tuple(z.shape)}")
-    annealing = annealing or Annealing()
-    proposal = fit_proposal(vae, x, generator=generator) if proposal is None else proposal
-    if z is None:
-        v = normal_like(x.new_empty(len(x), annealing.chains, vae.latents), generator)
-    else:
-        v = proposal.to_standardised(z).unsqueeze(1).expand(-1, annealing.chains, -1)
     parts = list(slices_of(len(x), max(1, decoded_at_once(vae) // annealing.chains)))
     log_means = [x.new_zeros(0)]
     with track("annealing", len(parts) * annealing.temperatures, progress) as advance:
@@ -150,11 +152,11 @@ def _log_mean_weight(
             steps = _adapt_steps(log_ratio, v[rows, :1], annealing, generator)
             path = list(zip(itertools.pairwise(annealing.schedule()), steps, strict=True))
             point, log_weights = evaluate(log_ratio, v[rows]), v.new_zeros(v[rows].shape[:2])
-            for (lower, upper), step in path if z is None else reversed(path):
-                if z is None:
+            for (lower, upper), step in reversed(path) if backwards else path:
+                if not backwards:
                     log_weights = log_weights + (upper - lower) * point.log_ratio
                 point, _ = transition(log_ratio, point, upper, step, annealing.leapfrog, generator)
-                if z is not None:
+                if backwards:
                     log_weights = log_weights - (upper - lower) * point.log_ratio
                 advance()
             log_means.append(torch.logsumexp(log_weights, 1) - math.log(v.shape[1]))
