@@ -23,10 +23,10 @@ _MIN_LOG_WEIGHT = -1e5  # relative to the largest
 
 @dataclass(frozen=True)
 class Proposal:
-    """Location and scale of the latents of each input."""
+    """Location ``(B, D)`` and lower triangular scale ``(B, D, D)`` of the latents of each input."""
 
-    mean: Tensor  #: ``(B, D)``.
-    scale: Tensor  #: Lower triangular, ``(B, D, D)``.
+    mean: Tensor
+    scale: Tensor
 
     @classmethod
     def prior(cls, count: int, latents: int, like: Tensor) -> Proposal:

@@ -18,11 +18,15 @@ _FIXED_LOG_STD = -0.602  # of pixels in [-1, 1); from the code of Sliced Score M
 
 
 class Decoder(nn.Module, ABC):
-    """The likelihood :math:`p_\\theta(x \\mid z)`."""
+    """The likelihood :math:`p_\\theta(x \\mid z)`.
 
-    features: int  #: Size :math:`F` of the input.
-    latents: int  #: Size :math:`D` of the latents.
-    largest_layer: int  #: Numbers in the largest layer for one latent vector; limits how many are decoded at a time.
+    The attributes ``features`` and ``latents`` are the sizes :math:`F` and :math:`D`; ``largest_layer`` counts the
+    numbers in the largest layer for one latent vector, which limits how many are decoded at a time.
+    """
+
+    features: int
+    latents: int
+    largest_layer: int
 
     @abstractmethod
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:

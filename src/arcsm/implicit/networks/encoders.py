@@ -17,10 +17,10 @@ class Encoder(nn.Module, ABC):
     """A sampler of :math:`q_\\phi(z \\mid x)`: inputs ``(B, F)`` and noise ``(B, K, D)`` to latents ``(B, K, D)``.
 
     Sampling has three stages, so that repeated samples share the work on the inputs: :meth:`features`,
-    :meth:`precompute` and :meth:`draw`.
+    :meth:`precompute` and :meth:`draw`. The attribute ``latents`` is the size :math:`D`.
     """
 
-    latents: int  #: Size :math:`D` of the latents.
+    latents: int
 
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:
@@ -35,6 +35,7 @@ class Encoder(nn.Module, ABC):
         """Return latents ``(B, K, D)`` for the result of :meth:`precompute` and standard normal noise ``(B, K, D)``."""
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Return latents ``(B, K, D)`` for standard normal noise ``(B, K, D)``."""
         return self.draw(self.precompute(self.features(x)), noise)
 
 

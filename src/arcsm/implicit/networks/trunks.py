@@ -21,10 +21,13 @@ _DENSE_FEATURES = 512  # after the convolutions
 
 
 class Trunk(nn.Module, ABC):
-    """Map inputs ``(B, F)``, and extra features ``(B, K, E)`` if any, to features ``(B, H)`` or ``(B, K, H)``."""
+    """Map inputs ``(B, F)``, and extra features ``(B, K, E)`` if any, to features ``(B, H)`` or ``(B, K, H)``.
 
-    out_features: int  #: Size :math:`H`.
-    extra_features: int  #: Size :math:`E`; 0 for a trunk of the inputs alone.
+    :math:`H` is the attribute ``out_features``, and :math:`E` is ``extra_features``, 0 for a trunk of the inputs alone.
+    """
+
+    out_features: int
+    extra_features: int
 
     @abstractmethod
     def project_input(self, x: Tensor) -> Tensor:
@@ -35,6 +38,7 @@ class Trunk(nn.Module, ABC):
         """Add the extra features' share to the projected inputs and apply all other layers."""
 
     def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
+        """Return features ``(B, H)``, or ``(B, K, H)`` with extra features."""
         return self.finish(self.project_input(x), extra)
 
 
