@@ -11,12 +11,12 @@ import os
 import shlex
 import shutil
 import signal
-import subprocess
 import tempfile
 from contextlib import suppress
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 
 _COMPILERS = ("cc", "gcc", "clang")
 _SOURCES, _HEADERS = ("score_matching.c", "latent_chain.c"), ("kernels.h",)
@@ -30,11 +30,7 @@ class CompilationError(RuntimeError):
 
 
 def library() -> ctypes.CDLL:
-    """Return the compiled library, compiling it on the first call.
-
-    Raises:
-        CompilationError: If there is no compiler or it fails. A failed compilation is not repeated.
-    """
+    """Return the library, compiled on the first call; if that fails, every call raises the `CompilationError`."""
     result = _load_library()
     if isinstance(result, CompilationError):
         raise result
@@ -90,14 +86,8 @@ def _compile(compiler: list[str], folder: Path) -> Path:
 
 def _run(command: list[str]) -> tuple[int, str]:
     """Return exit status and standard error; kill the command with its children at the timeout or on an interrupt."""
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,
+    with Popen(
+        command, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, text=True, errors="replace", start_new_session=True
     ) as process:
         try:
             _, errors = process.communicate(timeout=_TIMEOUT_SECONDS)
@@ -105,7 +95,7 @@ def _run(command: list[str]) -> tuple[int, str]:
             with suppress(AttributeError, ProcessLookupError):  # no process groups on this system, or already ended
                 os.killpg(process.pid, signal.SIGKILL)
             process.kill()
-            if isinstance(error, subprocess.TimeoutExpired):
+            if isinstance(error, TimeoutExpired):
                 raise CompilationError(f"{command[0]}: not done after {_TIMEOUT_SECONDS:g} seconds") from error
             raise
     return process.returncode, errors

@@ -1,4 +1,8 @@
-"""Bindings of ``latent_chain.c``: autoregressive latents and their gradients."""
+"""Bindings of ``latent_chain.c``: autoregressive latents and their gradients.
+
+All functions raise a CompilationError if the C code cannot be compiled, a TypeError if a tensor is not in single
+precision on a processor, and a ValueError if shapes do not match.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ import torch
 from torch import Tensor
 
 from arcsm._native.build import library
-from arcsm._native.memory import address, addresses, allocate, check_shapes, on_threads, share_rows
+from arcsm._native.memory import address, addresses, alignment, allocate, check_shapes, on_threads, share_rows
+from arcsm._runtime.batching import slices_of
 
 _MIN_ROWS_PER_THREAD = 256
 _MAX_NODES = 16  # MAX_NODES of latent_chain.c
@@ -24,60 +29,41 @@ class LatentChain(NamedTuple):
 def latent_chain_forward(
     fixed: Tensor, noise: Tensor, noise_weight: Tensor, latent_weight: Tensor, output_weight: Tensor
 ) -> LatentChain:
-    """Compute the latents of :mod:`arcsm.implicit.networks.autoregressive_map`, which documents the arguments.
-
-    Raises:
-        CompilationError: If the C code cannot be compiled.
-        TypeError: If a tensor is not in single precision on a processor.
-        ValueError: If the shapes do not match.
-    """
+    """Compute the latents of :mod:`arcsm.implicit.networks.autoregressive_map`, which documents the arguments."""
     _check((fixed, noise, noise_weight, latent_weight, output_weight))
     fixed, noise, *weights = (t.contiguous() for t in (fixed, noise, noise_weight, latent_weight, output_weight))
     u, parts, sizes = torch.empty_like(noise), share_rows(len(noise), _MIN_ROWS_PER_THREAD), fixed.shape[1:]
-    hidden = [allocate(_hidden_bytes(part, sizes), _alignment()) for part in parts]
+    hidden = [allocate(_hidden_bytes(part, sizes)) for part in parts]
     arguments = [map(address, (fixed[part], noise[part], u[part], h)) for part, h in zip(parts, hidden, strict=True)]
     _call(library().latent_chain_forward, parts, sizes, weights, arguments)
     return LatentChain(u, hidden)
 
 
 def latent_chain_backward(
-    grad_u: Tensor,
-    noise: Tensor,
-    noise_weight: Tensor,
-    latent_weight: Tensor,
-    output_weight: Tensor,
-    chain: LatentChain,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients by all arguments of :func:`latent_chain_forward`, in their order, on as many threads.
-
-    Raises:
-        TypeError, ValueError: As :func:`latent_chain_forward`, or if ``chain`` was not computed from the same rows.
-    """
+    grad: Tensor, noise: Tensor, noise_weight: Tensor, latent_weight: Tensor, output_weight: Tensor, chain: LatentChain
+) -> tuple[Tensor, ...]:
+    """Return the gradients by all arguments of :func:`latent_chain_forward`, in their order, on as many threads."""
     grad_fixed, grad_noise = noise.new_empty(*noise.shape, output_weight.shape[-1]), torch.empty_like(noise)
-    _check((grad_fixed, noise, noise_weight, latent_weight, output_weight), grad_u, chain.u)
-    grad_u, u, noise, *weights = (
-        t.contiguous() for t in (grad_u, chain.u, noise, noise_weight, latent_weight, output_weight)
-    )
+    tensors = noise, noise_weight, latent_weight, output_weight
+    _check((grad_fixed, *tensors), grad, chain.u)
+    grad, u, noise, *weights = (t.contiguous() for t in (grad, chain.u, *tensors))
     sizes, size = grad_fixed.shape[1:], -(-len(noise) // max(len(chain.hidden), 1))
-    parts = [slice(begin, min(begin + size, len(noise))) for begin in range(0, len(noise), max(size, 1))]
-    aligned = all(hidden.data_ptr() % _alignment() == 0 for hidden in chain.hidden)
+    parts = list(slices_of(len(noise), max(size, 1)))
+    aligned = all(hidden.data_ptr() % alignment() == 0 for hidden in chain.hidden)
     bytes_of_parts = [hidden.numel() for hidden in chain.hidden if hidden.numel()]
     if not aligned or [_hidden_bytes(part, sizes) for part in parts] != bytes_of_parts:
         raise ValueError("chain: expected the result of latent_chain_forward for the same rows")
-    grad_weights = [[torch.zeros_like(weight) for weight in weights] for _ in parts]
+    grad_weights = [weight.new_zeros(len(parts), *weight.shape) for weight in weights]  # of each thread
     arguments = [
         (
-            *map(address, (noise[part], u[part], grad_u[part], grad_fixed[part], grad_noise[part])),
-            addresses(grad_weights[number]),
+            *map(address, (noise[part], u[part], grad[part], grad_fixed[part], grad_noise[part])),
+            addresses([gradient[number] for gradient in grad_weights]),
             address(chain.hidden[number]),
         )
         for number, part in enumerate(parts)
     ]
     _call(library().latent_chain_backward, parts, sizes, weights, arguments)
-    sums = [torch.stack(each).sum(0) for each in zip(*grad_weights, strict=True)] or list(
-        map(torch.zeros_like, weights)
-    )
-    return grad_fixed, grad_noise, sums[0], sums[1], sums[2]
+    return grad_fixed, grad_noise, *(gradient.sum(0) for gradient in grad_weights)
 
 
 def latent_chain_moments(
@@ -91,14 +77,7 @@ def latent_chain_moments(
 ) -> tuple[Tensor, Tensor]:
     """Return mean and variance of every latent given the earlier ones in ``u``, over its noise, ``(N, D)`` each.
 
-    Arguments:
-        fixed: As in :func:`latent_chain_forward`, like the three weights.
-        u: Latents, ``(N, D)``.
-        nodes: At most 16 nodes of a quadrature over the noise.
-        node_weights: Their weights.
-
-    Raises:
-        CompilationError, TypeError, ValueError: As :func:`latent_chain_forward`, or for a wrong number of nodes.
+    ``nodes``, at most 16, and ``node_weights`` are those of a quadrature over the noise.
     """
     _check((fixed, u, noise_weight, latent_weight, output_weight))
     if len(nodes) != len(node_weights) or not 1 <= len(nodes) <= _MAX_NODES:
@@ -106,14 +85,10 @@ def latent_chain_moments(
     fixed, u, *weights = (t.contiguous() for t in (fixed, u, noise_weight, latent_weight, output_weight))
     mean, variance = torch.empty_like(u), torch.empty_like(u)
     parts, sizes = share_rows(len(u), _MIN_ROWS_PER_THREAD), fixed.shape[1:]
-    quadrature = [(ctypes.c_float * len(nodes))(*values) for values in (nodes, node_weights)]
+    floats = ctypes.c_float * len(nodes)
+    quadrature = ctypes.c_long(len(nodes)), floats(*nodes), floats(*node_weights)
     arguments = [
-        (
-            *map(address, (fixed[part], u[part])),
-            ctypes.c_long(len(nodes)),
-            *quadrature,
-            *map(address, (mean[part], variance[part])),
-        )
+        (*map(address, (fixed[part], u[part])), *quadrature, *map(address, (mean[part], variance[part])))
         for part in parts
     ]
     _call(library().latent_chain_moments, parts, sizes, weights, arguments)
@@ -132,10 +107,6 @@ def _longs(part: slice, sizes: Sequence[int]) -> tuple[ctypes.c_long, ...]:
     return ctypes.c_long(part.stop - part.start), *map(ctypes.c_long, sizes)
 
 
-def _alignment() -> int:
-    return int(library().vector_alignment())
-
-
 def _hidden_bytes(part: slice, sizes: Sequence[int]) -> int:
     return int(library().latent_chain_hidden_bytes(*_longs(part, sizes)))
 
@@ -149,7 +120,7 @@ def _call(
 ) -> None:
     """Call a C function for each part of the rows on a thread of its own, with workspaces allocated here."""
     size = int(library().latent_chain_workspace_bytes(*map(ctypes.c_long, sizes)))
-    workspaces = [allocate(size, _alignment()) for _ in parts]
+    workspaces = [allocate(size) for _ in parts]
 
     def run(number: int) -> None:
         longs, workspace = _longs(parts[number], sizes), address(workspaces[number])

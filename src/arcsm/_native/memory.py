@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from arcsm._native.build import library
 from arcsm._runtime.threads import map_on_threads
 
 T = TypeVar("T")
@@ -21,39 +22,34 @@ def supports(*tensors: Tensor) -> bool:
 
 
 def address(tensor: Tensor) -> ctypes.c_void_p:
-    """Return the address of a tensor's first element; the caller must keep the tensor alive until C returns.
-
-    Raises:
-        TypeError: If the tensor has no memory, such as the placeholders of a traced program.
-    """
+    """Return the address of a tensor's first element; the caller must keep the tensor alive until C returns."""
     pointer = tensor.data_ptr()
-    if pointer == 0 and tensor.numel():
+    if pointer == 0 and tensor.numel():  # such as the placeholders of a traced program
         raise TypeError("expected tensors with memory of their own")
     return ctypes.c_void_p(pointer)
 
 
 def addresses(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    """Return a C array of the addresses of several tensors."""
     return (ctypes.c_void_p * len(tensors))(*map(address, tensors))
 
 
 def check_shapes(name: str, tensors: Sequence[Tensor], valid: bool) -> None:
-    """Reject tensors that would make C read or write out of bounds.
-
-    Raises:
-        TypeError: If a tensor is not in single precision on a processor.
-        ValueError: If the shapes are not ``valid``.
-    """
+    """Reject tensors that would make C read or write out of bounds."""
     if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in tensors):
         raise TypeError(f"{name}: expected float32 tensors on the processor")
     if not valid:
         raise ValueError(f"{name}: shapes do not match: {', '.join(str(tuple(t.shape)) for t in tensors)}")
 
 
-def allocate(size: int, alignment: int) -> Tensor:
-    """Return ``size`` bytes that begin at a multiple of ``alignment``."""
-    memory = torch.empty(size + alignment, dtype=torch.uint8)
-    begin = -memory.data_ptr() % alignment
+def alignment() -> int:
+    """Return the alignment of memory for C, in bytes."""
+    return int(library().vector_alignment())
+
+
+def allocate(size: int) -> Tensor:
+    """Return ``size`` bytes of aligned memory for C."""
+    memory = torch.empty(size + alignment(), dtype=torch.uint8)
+    begin = -memory.data_ptr() % alignment()
     return memory[begin : begin + size]
 
 

@@ -6,7 +6,6 @@ import ctypes
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,9 +20,7 @@ _COEFFICIENTS = 6
 
 
 class _Shape(ctypes.Structure):
-    """The ``shape`` of ``score_matching.c``."""
-
-    _fields_ = (
+    _fields_ = (  # of ``shape`` in score_matching.c
         ("inputs", ctypes.c_long),
         ("context", ctypes.c_long),
         ("value_features", ctypes.c_long),
@@ -44,7 +41,10 @@ def score_matching_forward_backward(
     residual: bool,
     tangent: bool,
 ) -> tuple[float, Tensor, list[Tensor]]:
-    """Return loss and gradients of ``n`` points, in single precision on all of torch's threads.
+    """Return the loss of ``n`` points, its gradient by the contexts, ``(n, C)``, and its gradients by the parameters.
+
+    The computation is in single precision on all of torch's threads. Errors are those of
+    :mod:`arcsm._native.latent_chain`.
 
     Arguments:
         context: The first inputs of the network, ``(n, C)``.
@@ -54,35 +54,25 @@ def score_matching_forward_backward(
         parameters: Weight ``(H, I)`` and bias ``(H,)`` of each hidden layer, then of the output.
         residual: Whether each hidden layer but the last is added to the previous one.
         tangent: Whether the loss contains the derivative of the score.
-
-    Returns:
-        The loss, its gradient by the contexts, ``(n, C)``, and its gradients by the parameters.
-
-    Raises:
-        CompilationError: If the C code cannot be compiled.
-        TypeError: If a tensor is not in single precision on a processor.
-        ValueError: If the shapes do not match.
     """
-    tensors = (context, features, slopes, coefficients, *parameters)
-    check_shapes(
-        "score_matching", tensors, _shapes_match(context, features, slopes, coefficients, parameters, residual)
-    )
-    context, features, slopes, coefficients = (t.contiguous() for t in (context, features, slopes, coefficients))
+    inputs = context, features, slopes, coefficients
+    check_shapes("score_matching", (*inputs, *parameters), _shapes_match(inputs, parameters, residual))
+    context, features, slopes, coefficients = (t.contiguous() for t in inputs)
     parameters = [p.contiguous() for p in parameters]
     grad_context = torch.empty_like(context)
     units = tuple(len(weight) for weight in parameters[0:-2:2])
     sizes = context.shape[1] + features.shape[1], context.shape[1], slopes.shape[1]
-    layout = _layout(*sizes, units, residual, tangent)
+    shape, workspace_bytes = _layout(*sizes, units, residual, tangent)
     parts = share_rows(len(context), _MIN_POINTS_PER_THREAD)
     # allocate what the threads write here: in a thread, torch would start threads of its own
-    workspaces = [allocate(layout.workspace_bytes, layout.alignment) for _ in parts]
+    workspaces = [allocate(workspace_bytes) for _ in parts]
     gradients = [[torch.zeros_like(parameter) for parameter in parameters] for _ in parts]
 
     def run(number: int) -> float:
         rows, part_gradients = parts[number], gradients[number]
         inputs = context[rows], features[rows], slopes[rows], coefficients[:, rows]
         loss = library().score_matching_forward_backward(
-            ctypes.byref(layout.shape),
+            ctypes.byref(shape),
             ctypes.c_long(rows.stop - rows.start),
             *map(address, inputs),
             ctypes.c_long(coefficients.stride(0)),
@@ -96,14 +86,8 @@ def score_matching_forward_backward(
     return sum(losses), grad_context, [sum(each[1:], each[0]) for each in zip(*gradients, strict=True)]
 
 
-def _shapes_match(
-    context: Tensor,
-    features: Tensor,
-    slopes: Tensor,
-    coefficients: Tensor,
-    parameters: Sequence[Tensor],
-    residual: bool,
-) -> bool:
+def _shapes_match(inputs: Sequence[Tensor], parameters: Sequence[Tensor], residual: bool) -> bool:
+    context, features, slopes, coefficients = inputs
     rows, weights, biases = len(context), list(parameters[0::2]), list(parameters[1::2])
     return (
         all(t.ndim == 2 for t in (context, features, slopes))
@@ -119,24 +103,18 @@ def _shapes_match(
     )
 
 
-class _Layout(NamedTuple):
-    shape: _Shape
-    workspace_bytes: int
-    alignment: int  # of workspaces, in bytes
-
-
 @lru_cache
-def _layout(inputs: int, context: int, features: int, units: tuple[int, ...], residual: bool, tangent: bool) -> _Layout:
-    """Return the shape of a network with tiles that fit into a core's own cache."""
+def _layout(
+    inputs: int, context: int, features: int, units: tuple[int, ...], residual: bool, tangent: bool
+) -> tuple[_Shape, int]:
+    """Return the shape of a network with tiles that fit into a core's own cache, and the bytes of a workspace."""
     code = library()
     sizes = (ctypes.c_long * len(units))(*units)
 
-    def layout(tile: int) -> _Layout:
+    def layout(tile: int) -> tuple[_Shape, int]:
         shape = _Shape(inputs, context, features, len(units), sizes, residual, tangent, tile)
-        return _Layout(
-            shape, int(code.score_matching_workspace_bytes(ctypes.byref(shape))), int(code.vector_alignment())
-        )
+        return shape, int(code.score_matching_workspace_bytes(ctypes.byref(shape)))
 
     step = int(code.vector_step())
     usual = layout(max(_TILE_POINTS, step))
-    return usual if usual.workspace_bytes <= _CACHE_BYTES else layout(step)
+    return usual if usual[1] <= _CACHE_BYTES else layout(step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -30,15 +31,7 @@ def slices_for_cores(n: int, size: int, device: torch.device) -> list[slice]:
 
 
 def condition_rows(condition: Tensor | None, shape: Sequence[int]) -> Callable[[slice], Tensor | None]:
-    """Return a function from a slice of rows to their conditions.
-
-    Arguments:
-        condition: One for each row, with leading dimensions ``shape``, or one that all rows share.
-        shape: Shape of the batch of rows.
-
-    Raises:
-        ValueError: If the condition is not a tensor or cannot be broadcast to the batch.
-    """
+    """Return a function from rows to their conditions: one for each of a batch of ``shape``, or one for all of them."""
     if condition is None:
         return lambda _: None
     if not isinstance(condition, Tensor):
@@ -62,23 +55,16 @@ def map_slices(function: Callable[[slice], T], slices: Sequence[slice], device: 
     """
     cores = torch.get_num_threads()
     workers = min(cores, len(slices), _MAX_WORKERS)
-    # threads inherit neither the caller's autocast nor its gradient mode
+    function = torch.no_grad()(function)  # threads inherit neither the caller's gradient mode nor its autocast
     if device.type != "cpu" or workers < 2 or torch.is_autocast_enabled("cpu"):
-        with torch.no_grad():
-            return [function(rows) for rows in slices]
+        return [function(rows) for rows in slices]
 
     def limit_threads() -> None:
         torch.get_num_threads()  # the first query in a thread resets its number to the global default
         torch.set_num_threads(max(1, cores // workers))
 
-    def without_gradients(rows: slice) -> T:
-        with torch.no_grad():
-            return function(rows)
-
-    def restore_threads() -> None:
-        torch.set_num_threads(cores)  # the number set in a thread also applies to all future threads
-
+    restore_threads = partial(torch.set_num_threads, cores)  # the number set in a thread applies to all future threads
     try:
-        return map_on_threads(without_gradients, slices, workers, limit_threads, restore_threads)
+        return map_on_threads(function, slices, workers, limit_threads, restore_threads)
     finally:
         restore_threads()

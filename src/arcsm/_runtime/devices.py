@@ -6,11 +6,7 @@ import torch
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the device of a name; ``"auto"`` is a GPU if there is one.
-
-    Raises:
-        ValueError: If the device does not exist on this machine.
-    """
+    """Return the device of a name, which must exist on this machine; ``"auto"`` is a GPU if there is one."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

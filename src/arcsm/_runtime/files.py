@@ -15,11 +15,7 @@ _MAX_STEM = 40  # characters of the name that a temporary name keeps; file syste
 
 
 def existing_file(path: FilePath) -> Path:
-    """Return the path of a file that exists and is not empty.
-
-    Raises:
-        ValueError: If there is no such file, it is a folder, or it is empty.
-    """
+    """Return the path of a file, or raise a ``ValueError`` if it is missing, empty or not a file."""
     path = Path(path)
     if not path.exists():
         raise ValueError(f"{path}: expected a file, but it does not exist")
@@ -48,12 +44,7 @@ def reading(path: FilePath) -> Iterator[None]:
 
 
 def check_writable(path: FilePath) -> None:
-    """Check that a file can be written, before the work whose result it will hold.
-
-    Raises:
-        ValueError: If `path` is a folder, or one of its folders is a file.
-        PermissionError: If its folder is not writable.
-    """
+    """Raise a ``ValueError`` or ``PermissionError`` if a file could not be written; for use before costly work."""
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path}: expected a file name to write, got a folder")
@@ -65,15 +56,7 @@ def check_writable(path: FilePath) -> None:
 
 
 def check_separate(written: Mapping[str, FilePath | None], read: Sequence[FilePath] = ()) -> None:
-    """Check that no output replaces an input or another output.
-
-    Arguments:
-        written: Paths of outputs by command line option.
-        read: Paths of inputs.
-
-    Raises:
-        ValueError: If one does; the message names the option.
-    """
+    """Raise a ``ValueError`` if an output, given by command line option, replaces an input or another output."""
     uses = {Path(path).resolve(): "read" for path in read}
     for option, path in written.items():
         if path is None:
@@ -88,11 +71,8 @@ def check_separate(written: Mapping[str, FilePath | None], read: Sequence[FilePa
 def atomic_path(path: FilePath) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it if the block succeeds and is removed if it fails.
 
-    The temporary name keeps the suffix, because some writers choose the format by it.
-
-    Raises:
-        ValueError: If the folder of `path` does not exist, or `path` is a folder.
-        OSError: If writing fails, for example because the disk is full; `path` is then unchanged.
+    The temporary name keeps the suffix, because some writers choose the format by it. If writing fails, for example
+    because the disk is full, an ``OSError`` names `path`.
     """
     path = Path(path)
     if not path.parent.is_dir():

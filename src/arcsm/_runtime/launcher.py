@@ -41,15 +41,9 @@ class ProcessError(RuntimeError):
 def launch(arguments: Sequence[str], devices: int, nodes: int = 1) -> int:
     """Run the command in one process for each device, wait for all of them, and return the exit code.
 
-    Arguments:
-        arguments: Arguments of the command ``arcsm``, the same for all processes.
-        devices: Number of processes on this machine.
-        nodes: Number of machines. Start the command on each of them, with ``MASTER_ADDR`` and ``MASTER_PORT`` in the
-            environment set to the address and a free port of one machine.
-
-    Raises:
-        ProcessError: If a process was killed or machines did not find each other.
-        ValueError: If there are several machines and no address.
+    If there are several machines (``nodes``), start the command on each of them, with ``MASTER_ADDR`` and
+    ``MASTER_PORT`` in the environment set to the address and a free port of one machine. A :class:`ProcessError` means
+    that a process was killed or machines did not find each other.
     """
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -116,13 +110,10 @@ def launcher_environment(devices: int) -> Iterator[None]:
 
 
 def report_failures(failures: dict[int, Any]) -> int:
-    """Print why processes ended, in one message, and return the exit code.
+    """Print why processes ended, in one message, and return the exit code; if it was a signal, raise `ProcessError`.
 
     When a process ends, torch stops the others with SIGTERM, and kills those that do not react at least 30 seconds
     later. Both are consequences rather than causes.
-
-    Raises:
-        ProcessError: If the cause is a signal.
     """
     times = [_failure_time(failure) for failure in failures.values() if failure.exitcode > 0]
     kill_time = min(times, default=math.inf) + _KILL_SECONDS

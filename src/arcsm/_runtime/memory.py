@@ -25,15 +25,7 @@ _LARGE_BLOCK = 31 << 20  # bytes; glibc adapts to blocks of up to 32 MiB
 
 
 def check_fits(size: int, name: str) -> None:
-    """Check that data about to be unpacked fit into free memory, where that is known.
-
-    Arguments:
-        size: Size in bytes.
-        name: Name of the data for the error message.
-
-    Raises:
-        ValueError: If they do not fit.
-    """
+    """Raise a ``ValueError`` that names the data if ``size`` bytes are known to exceed the free memory."""
     free = free_memory()
     if free is not None and size > free:
         raise ValueError(

@@ -13,21 +13,16 @@ from torch import Tensor
 class RunningMoments:
     """Mean and variance of rows ``(n, ...)`` that arrive in parts, in double precision.
 
-    Attributes:
-        count: Number of rows so far.
-        mean: Their mean, ``(...)``.
-        square: Sum of their squared deviations from it, ``(...)``.
-
     References:
         Updating Formulae and a Pairwise Algorithm for Computing Sample Variances (Chan, Golub and LeVeque, 1979)
     """
 
     count: int = 0
     mean: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    #: sum of squared deviations from the mean
     square: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
     def add(self, rows: Tensor) -> None:
-        """Add a part."""
         if not len(rows):
             return
         rows, count = rows.double(), self.count + len(rows)
@@ -39,7 +34,6 @@ class RunningMoments:
 
     @property
     def deviation(self) -> Tensor:
-        """Standard deviation of the rows."""
         return (self.square / max(1, self.count)).sqrt()
 
     @property

@@ -27,14 +27,7 @@ _TIMEOUT = timedelta(minutes=30)  # for a process that does not answer: reading 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that work as one, as seen by one of them.
-
-    Attributes:
-        rank: Index of this process.
-        size: Number of processes.
-        local_rank: Index of this process on its machine.
-        local_size: Number of processes on its machine.
-    """
+    """The processes that work as one, seen by one of them; ``local_rank`` and ``local_size`` are within its machine."""
 
     rank: int = 0
     size: int = 1
@@ -47,14 +40,7 @@ class Group:
         return self.rank == 0
 
     def device(self, name: str | torch.device) -> torch.device:
-        """Return the device of this process; each process on a machine with several GPUs has its own.
-
-        Arguments:
-            name: A name as for :func:`arcsm._runtime.devices.resolve_device`.
-
-        Raises:
-            ValueError: If several processes would share a GPU.
-        """
+        """Return the device of this process by a name as for :func:`resolve_device`; no two processes share a GPU."""
         device = resolve_device(name)
         if self.size == 1 or device.type == "cpu":
             return device
@@ -82,11 +68,7 @@ class Group:
         return answer if self.size == 1 else bool(self.sum(torch.tensor(float(answer))) > 0.0)
 
     def check_same(self, values: Sequence[float], what: str) -> None:
-        """Check that all processes are about to do the same.
-
-        Raises:
-            ValueError: If their values differ; in all of them.
-        """
+        """Raise a ``ValueError`` in all processes unless they pass the same values."""
         signed = torch.tensor([*values, *(-value for value in values)], dtype=torch.float64)
         if self.size > 1:
             dist.all_reduce(signed, dist.ReduceOp.MAX)
@@ -122,11 +104,7 @@ def group() -> Group:
 
 
 def join() -> Group:
-    """Join the processes that were started together; wait for all of them.
-
-    Raises:
-        ValueError: If the environment does not say how many processes each machine has.
-    """
+    """Join the processes that were started together; wait for all of them."""
     global _joined
     if not was_started() or _joined.size > 1:
         return _joined

@@ -11,11 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextlib.contextmanager
 def track(description: str, total: int, enabled: bool) -> Iterator[Callable[..., None]]:
-    """Show a progress bar with the estimated time left on standard error.
-
-    Yields:
-        ``advance(steps=1, note="")``, to call as the work proceeds.
-    """
+    """Show a progress bar on standard error; yield ``advance(steps=1, note="")``, to call as the work proceeds."""
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),

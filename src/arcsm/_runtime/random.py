@@ -19,17 +19,11 @@ _GOLDEN_RATIO = (5.0**0.5 - 1.0) / 2.0
 
 @dataclass(frozen=True)
 class Share:
-    """Consecutive rows of a batch, with the randomness of the whole batch.
+    """Consecutive rows of a batch, with the randomness of the whole batch."""
 
-    Attributes:
-        generator: Source of randomness for the whole batch; each share needs its own, all in the same state.
-        whole: Number of rows of the whole batch.
-        first: Index of the share's first row.
-    """
-
-    generator: torch.Generator
-    whole: int
-    first: int
+    generator: torch.Generator  #: for the whole batch; each share needs its own, all in the same state
+    whole: int  #: number of rows of the whole batch
+    first: int  #: index of the share's first row
 
 
 Source = torch.Generator | Share | None
@@ -58,10 +52,7 @@ def open_uniform_like(x: Tensor, source: Source) -> Tensor:
 def dequantised(x: Tensor, width: Tensor | float, source: Source) -> Tensor:
     """Add uniform noise that fills the cells of quantised values (Theis et al., 2016, Section 3.1).
 
-    Arguments:
-        x: Lower edges of the cells, ``(N, D)``.
-        width: Widths of the cells, ``()`` or ``(D,)``; 0 for continuous values.
-        source: Source of randomness; not used if no width is positive.
+    ``x`` are lower edges of cells, ``(N, D)``, and ``width`` their widths, ``()`` or ``(D,)``; 0 for continuous values.
     """
     width = torch.as_tensor(width, dtype=x.dtype, device=x.device)
     if not bool((width > 0.0).any()):

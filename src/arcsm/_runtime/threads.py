@@ -25,16 +25,8 @@ def map_on_threads(
 ) -> list[T]:
     """Apply a function to every item on several threads; return the results in the order of the items.
 
-    Arguments:
-        function: Function of an item.
-        items: Items; each free thread takes the next.
-        workers: Number of threads.
-        initializer: Called first in each thread.
-        on_initialized: Called in this thread once all others are initialised.
-
-    Raises:
-        BaseException: The error of the first item that failed. After an error, or an interruption of this thread, no
-            further item is started.
+    Each thread first calls ``initializer``; this one calls ``on_initialized`` once all have. The error of the first
+    item that failed is raised. After an error, or an interruption of this thread, no further item is started.
     """
     queue, events = deque(enumerate(items)), SimpleQueue[None]()
     results: dict[int, T] = {}
@@ -80,10 +72,7 @@ def map_on_threads(
 
 
 def _wait(is_running: Callable[[], bool], events: SimpleQueue[None]) -> None:
-    """Wait for the threads despite interruptions, then raise the last one.
-
-    Python must not exit while threads run inside C++ libraries.
-    """
+    """Wait despite interruptions, as Python must not exit while threads run inside C++; then raise the last one."""
     interruption: BaseException | None = None
     while is_running():
         try:

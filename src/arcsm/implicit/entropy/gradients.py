@@ -45,8 +45,7 @@ class EntropyGradient(ABC):
         True
     """
 
-    #: Smallest number of samples for each input.
-    min_samples: int = 1
+    min_samples: int = 1  #: Smallest number of samples for each input.
     #: Whether scores are those of the conditionals, :math:`\\partial_{z_d} \\log q(z_d \\mid z_{<d}, x)`.
     estimates_conditionals: bool = False
 
@@ -99,11 +98,8 @@ class EntropyGradient(ABC):
         sampler trained with that score becomes too narrow. More updates of the score help, and so do scores in the
         sampler's units (:class:`EncoderUnits`, :class:`ConditionalUnits`). A wrong score may also have ratio 1.
 
-        Two significant digits take thousands of samples in all, at least two for each input.
-
-        Raises:
-            ValueError: If the samples have another shape or are too few.
-            NonFiniteError: (a ``ValueError``) If they hold NaN or infinity.
+        Two significant digits take thousands of samples in all, at least two for each input. Errors are those of
+        :meth:`surrogate`, but detached samples will do.
 
         Example:
             >>> gaussian = GaussianEntropy(lambda condition: (torch.zeros(1, 2), torch.tensor([[0.0, 0.5]])))
@@ -137,11 +133,7 @@ class EntropyGradient(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned.
-
-        Raises:
-            ValueError: If the state belongs to another kind of estimator.
-        """
+        """Restore what :meth:`state_dict` of the same kind of estimator returned."""
         if state.keys() != self.state_dict().keys():
             raise ValueError(f"state: expected that of {type(self).__name__}, got {sorted(state)}")
 
@@ -272,13 +264,10 @@ class ConditionalUnits(RescaledEntropy):
 
     Arguments:
         inner: Estimator for :math:`w` of conditional scores: :class:`AutoregressiveScore`, or your own with
-            :attr:`estimates_conditionals`.
+            :attr:`estimates_conditionals`. A joint score would transform with further terms, because the units of a
+            latent depend on earlier latents.
         moments: Map from samples ``(B, K, D)`` and inputs ``(B, F)`` to means and log standard deviations of the
             conditionals, ``(B, K, D)`` each. The d-th may depend on earlier latents only.
-
-    Raises:
-        ValueError: If ``inner`` estimates a joint score, which transforms with further terms because the units of a
-            latent depend on earlier latents.
 
     Example:
         >>> inner = GaussianEntropy(lambda condition: (torch.zeros(1, 2), torch.zeros(1, 2)))  # the score of w is -w

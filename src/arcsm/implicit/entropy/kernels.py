@@ -23,10 +23,7 @@ class Stein(EntropyGradient):
         Gradient Estimators for Implicit Models (Li and Turner, 2018), https://arxiv.org/abs/1705.07107
 
     Arguments:
-        eta: Ridge :math:`\\eta`.
-
-    Raises:
-        ValueError: If the ridge is not positive.
+        eta: Ridge :math:`\\eta`, a positive number.
     """
 
     min_samples = 2
@@ -56,10 +53,8 @@ class Spectral(EntropyGradient):
         https://arxiv.org/abs/1806.02925
 
     Arguments:
-        share: Fraction of the total of all eigenvalues above rounding error that the leading ones in use make up.
-
-    Raises:
-        ValueError: If the share is outside (0, 1].
+        share: Fraction, in (0, 1], of the total of all eigenvalues above rounding error that the leading ones in use
+            make up.
     """
 
     min_samples = 2

@@ -47,11 +47,7 @@ class LearnedScore(EntropyGradient):
 
     @torch.enable_grad()
     def update(self, z: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None) -> float:
-        """Take a gradient step on the loss of the samples.
-
-        Raises:
-            NonFiniteError: (a ``ValueError``) If the loss or a gradient is not finite; the weights stay as they were.
-        """
+        """Take a gradient step; if the loss or a gradient is not finite, raise :class:`NonFiniteError` instead."""
         self._check(z, condition)
         if not self.width_checked:
             self._check_width(z)
@@ -79,7 +75,6 @@ class LearnedScore(EntropyGradient):
             self.trained.train(was_training)
 
     def _check_width(self, z: Tensor) -> None:
-        """Warn if samples are far wider or narrower than the initial score network expects."""
         ratio = z.detach().flatten(0, 1).std(0, correction=0) / self._initial_width()
         off = (ratio.log().abs() > math.log(_MAX_WIDTH_RATIO)) & (ratio > 0.0)
         if len(z) * z.shape[1] >= _MIN_SAMPLES_FOR_WIDTH and bool(off.any()):
@@ -146,12 +141,9 @@ class AutoregressiveScore(LearnedScore):
             closed form).
         learning_rate: Learning rate of RMSProp. Default: the paper's for MNIST (Appendix D.4), 2e-4 for CSM and 1e-3
             for SSM.
-        mix: Weight of CSM for a model with a noise ladder; see :func:`arcsm.objectives.csm`.
+        mix: Weight of CSM for a model with a noise ladder, otherwise 1; see :func:`arcsm.objectives.csm`.
         slices: Projections of each sample, for SSM.
         embed: Network that maps inputs to the model's condition, trained jointly.
-
-    Raises:
-        ValueError: If the objective is unknown, or ``mix`` is not 1 without a ladder.
     """
 
     estimates_conditionals = True
@@ -216,10 +208,7 @@ class ScoreNetwork(nn.Module):
         features: Size :math:`D` of the latents.
         condition_features: Size :math:`F` of the inputs; 0 for none.
         hidden_features: Units of each hidden layer of a perceptron with tanh.
-        trunk: Network to use instead of the perceptron; its extra features are the latents.
-
-    Raises:
-        ValueError: If the trunk takes another number of extra features.
+        trunk: Network to use instead of the perceptron; its :math:`D` extra features are the latents.
 
     Example:
         >>> ScoreNetwork(3, condition_features=2)(torch.zeros(5, 3), torch.zeros(5, 2)).shape

@@ -27,7 +27,7 @@ LogRatio = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Annealing:
-    """Settings of the path from the proposal to the posterior.
+    """Settings of the path from the proposal to the posterior, all of them positive.
 
     Attributes:
         temperatures: Number of steps, on a sigmoid schedule.
@@ -35,9 +35,6 @@ class Annealing:
         leapfrog: Leapfrog steps of each transition of Hamiltonian Monte Carlo.
         step_size: Initial leapfrog step in standardised coordinates of the proposal. A preliminary chain of each input
             adapts it at every temperature towards an acceptance of 0.65.
-
-    Raises:
-        ValueError: If a number is not positive.
     """
 
     temperatures: int = 100
@@ -77,15 +74,12 @@ def annealed_bound(
 
     Arguments:
         vae: Model.
-        x: Inputs, ``(B, F)``.
+        x: Inputs, ``(B, F)``, as for :func:`fit_proposal`.
         annealing: Settings of the annealing.
         proposal: Initial distribution. Default: fitted to the inputs, which needs far fewer temperatures than the
             prior (:meth:`Proposal.prior`) that Wu et al. use.
         generator: Source of randomness.
         progress: Show a progress bar (on a terminal).
-
-    Raises:
-        ValueError: See :func:`fit_proposal`.
     """
     check_inputs(vae, x)
     annealing = annealing or Annealing()
@@ -156,7 +150,15 @@ def _log_mean_weight(
         for rows in parts:
             log_ratio = posterior_log_ratio(vae, x[rows], Proposal(proposal.mean[rows], proposal.scale[rows]))
             steps = _adapt_steps(log_ratio, v[rows, :1], annealing, generator)
-            log_weights = _log_weights(log_ratio, v[rows], steps, annealing, backwards, generator, advance)
+            path = list(zip(itertools.pairwise(annealing.schedule()), steps, strict=True))
+            point, log_weights = evaluate(log_ratio, v[rows]), v.new_zeros(v[rows].shape[:2])
+            for (lower, upper), step in reversed(path) if backwards else path:
+                if not backwards:
+                    log_weights = log_weights + (upper - lower) * point.log_ratio
+                point, _ = transition(log_ratio, point, upper, step, annealing.leapfrog, generator)
+                if backwards:
+                    log_weights = log_weights - (upper - lower) * point.log_ratio
+                advance()
             log_means.append(torch.logsumexp(log_weights, 1) - math.log(v.shape[1]))
     return torch.cat(log_means)
 
@@ -188,28 +190,6 @@ def _adapt_steps(
         step = adapted_step(step, accepted)
         steps.append(step)
     return steps
-
-
-def _log_weights(
-    log_ratio: LogRatio,
-    v: Tensor,
-    steps: list[Tensor],
-    annealing: Annealing,
-    backwards: bool,
-    generator: torch.Generator | None,
-    advance: Callable[[int], object],
-) -> Tensor:
-    """Return the log weights of chains that start at ``v (B, K, D)``, ``(B, K)``."""
-    point, weights = evaluate(log_ratio, v), v.new_zeros(v.shape[:2])
-    stages = list(zip(itertools.pairwise(annealing.schedule()), steps, strict=True))
-    for (lower, upper), step in reversed(stages) if backwards else stages:
-        if not backwards:
-            weights = weights + (upper - lower) * point.log_ratio
-        point, _ = transition(log_ratio, point, upper, step, annealing.leapfrog, generator)
-        if backwards:
-            weights = weights - (upper - lower) * point.log_ratio
-        advance(1)
-    return weights
 
 
 class Point(NamedTuple):

@@ -24,11 +24,7 @@ _INPUTS_AT_ONCE = 50
 
 @torch.no_grad()
 def importance_bound(
-    vae: VAE,
-    x: Tensor,
-    samples: int = 2_000,
-    proposal: Proposal | None = None,
-    generator: torch.Generator | None = None,
+    vae: VAE, x: Tensor, samples: int = 2000, proposal: Proposal | None = None, generator: torch.Generator | None = None
 ) -> Tensor:
     """Return the importance weighted bound of :math:`\\log p(x)` in nats, ``(B,)``: the log of an unbiased estimate.
 
@@ -39,13 +35,10 @@ def importance_bound(
 
     Arguments:
         vae: Model.
-        x: Inputs, ``(B, F)``.
+        x: Inputs, ``(B, F)``, as for :func:`fit_proposal`.
         samples: Latents of each input, ``K``.
         proposal: Distribution :math:`r` of the latents. Default: fitted to the inputs.
         generator: Source of randomness.
-
-    Raises:
-        ValueError: See :func:`fit_proposal`.
 
     Example:
         >>> from arcsm.implicit import VAEConfig
@@ -69,7 +62,7 @@ def importance_bound(
 def bounds(
     vae: VAE,
     x: Tensor,
-    samples: int = 2_000,
+    samples: int = 2000,
     annealing: Annealing | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
@@ -90,20 +83,12 @@ def bounds(
 
 @torch.no_grad()
 def elbo(vae: VAE, x: Tensor, samples: int = 100, generator: torch.Generator | None = None) -> Tensor:
-    """Return the evidence lower bound in nats (paper, Eq. 6), ``(B,)``.
+    """Return the evidence lower bound in nats (paper, Eq. 6), ``(B,)``, a mean over ``samples`` latents of each input.
 
     It is below the evidence by the divergence of the encoder from the posterior,
     :math:`\\operatorname{KL}(q(z \\mid x) \\,\\|\\, p(z \\mid x))`. An autoregressive encoder has a bound too: its
-    density can be computed (:mod:`arcsm.implicit.networks.folded_density`), although training does not need it.
-
-    Arguments:
-        vae: Model.
-        x: Inputs, ``(B, F)``.
-        samples: Latents of each input to average over.
-        generator: Source of randomness.
-
-    Raises:
-        ValueError: If the encoder's density is intractable.
+    density can be computed (:mod:`arcsm.implicit.networks.folded_density`), although training does not need it. An
+    :class:`ImplicitEncoder` has no bound and is rejected. The arguments are those of :func:`importance_bound`.
     """
     if not isinstance(vae.encoder, LocationScaleEncoder):
         raise ValueError("vae: its encoder has no density, and no evidence lower bound; use importance_bound")

@@ -23,12 +23,7 @@ _MIN_LOG_WEIGHT = -1e5  # relative to the largest
 
 @dataclass(frozen=True)
 class Proposal:
-    """Location and scale of the latents of each input.
-
-    Attributes:
-        mean: ``(B, D)``.
-        scale: Lower triangular, ``(B, D, D)``.
-    """
+    """Location ``(B, D)`` and lower triangular scale ``(B, D, D)`` of the latents of each input."""
 
     mean: Tensor
     scale: Tensor
@@ -80,14 +75,11 @@ def fit_proposal(
 
     Arguments:
         vae: Model.
-        x: Inputs, ``(B, F)``.
+        x: Inputs, ``(B, F)``, finite and in the decoder's support.
         samples: Latents of each input in each iteration. Default: 32 per dimension, at least 256.
         max_iterations: Limit on iterations. An input is done once its power has been one twice.
             :func:`bidirectional_bounds` measures the error of inputs that reach the limit, on simulated data.
         generator: Source of randomness.
-
-    Raises:
-        ValueError: If inputs have another shape, NaN, infinity, or values outside the decoder's support.
     """
     samples = max(256, 32 * vae.latents) if samples is None else samples
     check_inputs(vae, x, samples)
@@ -99,7 +91,6 @@ def fit_proposal(
 def _fit_proposal(
     vae: VAE, x: Tensor, samples: int, max_iterations: int, generator: torch.Generator | None
 ) -> Proposal:
-    """Fit a proposal to as many inputs as memory allows."""
     z = vae.encode(x, max(_INITIAL_SAMPLES, 2 * vae.latents), generator)
     prior = torch.eye(vae.latents, dtype=z.dtype, device=z.device).expand(len(x), -1, -1)
     proposal = weighted_moments(z, z.new_full(z.shape[:2], 1.0 / z.shape[1]), z.mean(1), 0.01 * prior)
@@ -188,7 +179,6 @@ def log_joint(vae: VAE, x: Tensor, z: Tensor) -> Tensor:
 
 
 def decoded_at_once(vae: VAE) -> int:
-    """Return how many latent vectors to decode at a time."""
     return max(1, MAX_ELEMENTS // vae.decoder.largest_layer)
 
 

@@ -12,7 +12,6 @@ pre-activations, ``(N, D, U)``, the noise :math:`\\epsilon` or the latents :math
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,8 @@ from torch.autograd.function import once_differentiable
 
 from arcsm import _native
 
-_QUADRATURE_NODES = 8
+_nodes, _weights = np.polynomial.hermite_e.hermegauss(8)
+_NODES, _WEIGHTS = _nodes.tolist(), (_weights / _weights.sum()).tolist()  # of expectations over a normal variable
 
 
 def autoregressive_map(
@@ -42,30 +42,19 @@ def autoregressive_map(
 def conditional_moments(
     from_input: Tensor, u: Tensor, noise_weight: Tensor, latent_weight: Tensor, output_weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of each :math:`u_d` given the earlier latents, over its noise, ``(N, D)`` each.
-
-    Given the earlier latents, a latent is a function of one normal variable: Gauss-Hermite quadrature applies.
-    """
-    nodes, weights = _normal_quadrature()
+    """Return mean and variance of each :math:`u_d` given the earlier ones, ``(N, D)``, by Gauss-Hermite quadrature."""
     if _native.supports(from_input, u, noise_weight, latent_weight, output_weight) and _native.available():
-        return _native.latent_chain_moments(from_input, u, noise_weight, latent_weight, output_weight, nodes, weights)
+        return _native.latent_chain_moments(from_input, u, noise_weight, latent_weight, output_weight, _NODES, _WEIGHTS)
     earlier = u.new_ones(latent_weight.shape[:2]).tril(-1).unsqueeze(-1)
     inner = from_input.transpose(0, 1) + u @ (earlier * latent_weight)  # (D, N, U)
     column = output_weight.unsqueeze(-1)
     values = torch.stack(
-        [node + (torch.tanh_(inner + node * noise_weight.unsqueeze(1)) @ column).squeeze(-1) for node in nodes]
+        [node + (torch.tanh_(inner + node * noise_weight.unsqueeze(1)) @ column).squeeze(-1) for node in _NODES]
     )  # (nodes, D, N)
-    weight = values.new_tensor(weights)
+    weight = values.new_tensor(_WEIGHTS)
     mean = torch.tensordot(weight, values, 1)
     variance = torch.tensordot(weight, (values - mean).square(), 1)
     return mean.T, variance.T
-
-
-@cache
-def _normal_quadrature() -> tuple[list[float], list[float]]:
-    """Return nodes and weights for expectations over a standard normal variable."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(_QUADRATURE_NODES)
-    return nodes.tolist(), (weights / weights.sum()).tolist()
 
 
 class _NativeMap(torch.autograd.Function):
@@ -87,11 +76,7 @@ class _NativeMap(torch.autograd.Function):
 
 
 class TorchMap(torch.autograd.Function):
-    """Compute :math:`u_d = \\epsilon_d + w_d^\\top \\tanh(f_d + B_d u_{<d})` latent by latent, and its gradients.
-
-    This equals a loop over autograd's own operations without their overhead: one product at the end sums each weight's
-    gradient over all latents.
-    """
+    """A loop over the latents without the overhead of autograd: one product sums each weight's gradient over all."""
 
     @staticmethod
     def forward(ctx: Any, inner: Tensor, noise: Tensor, latent_weight: Tensor, output_weight: Tensor) -> Tensor:

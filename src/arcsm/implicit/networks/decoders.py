@@ -20,10 +20,8 @@ _FIXED_LOG_STD = -0.602  # of pixels in [-1, 1); from the code of Sliced Score M
 class Decoder(nn.Module, ABC):
     """The likelihood :math:`p_\\theta(x \\mid z)`.
 
-    Attributes:
-        features: Size :math:`F` of the input.
-        latents: Size :math:`D` of the latents.
-        largest_layer: Numbers in the largest layer for one latent vector; limits how many are decoded at a time.
+    The attributes ``features`` and ``latents`` are the sizes :math:`F` and :math:`D`; ``largest_layer`` counts the
+    numbers in the largest layer for one latent vector, which limits how many are decoded at a time.
     """
 
     features: int
@@ -80,12 +78,9 @@ class GaussianImageDecoder(Decoder):
 
     Arguments:
         latents: Size :math:`D` of the latents.
-        image_shape: Channels, height and width.
+        image_shape: Channels, height and width; every layer must be able to halve the latter two.
         channels: Channels of the mirrored :class:`~arcsm.implicit.ConvolutionalTrunk`.
         log_std: Log standard deviation of the noise.
-
-    Raises:
-        ValueError: If height or width is not divisible by two at every layer.
 
     Example:
         >>> GaussianImageDecoder(2, (3, 16, 16), (4, 8)).mean(torch.zeros(5, 2)).shape

@@ -17,10 +17,7 @@ class Encoder(nn.Module, ABC):
     """A sampler of :math:`q_\\phi(z \\mid x)`: inputs ``(B, F)`` and noise ``(B, K, D)`` to latents ``(B, K, D)``.
 
     Sampling has three stages, so that repeated samples share the work on the inputs: :meth:`features`,
-    :meth:`precompute` and :meth:`draw`.
-
-    Attributes:
-        latents: Size :math:`D` of the latents.
+    :meth:`precompute` and :meth:`draw`. The attribute ``latents`` is the size :math:`D`.
     """
 
     latents: int
@@ -84,14 +81,10 @@ class LocationScaleEncoder(Encoder):
 
     @torch.no_grad()
     def log_prob(self, precomputed: tuple[Tensor, ...], z: Tensor) -> Tensor:
-        """Return :math:`\\log q(z \\mid x)` in nats, ``(B, K)``, computed in double precision.
+        """Return :math:`\\log q(z \\mid x)` in nats, ``(B, K)``, for latents ``(B, K, D)``, in double precision.
 
-        Arguments:
-            precomputed: Result of :meth:`precompute` for the inputs.
-            z: Latents, ``(B, K, D)``; for the encoder's own samples see :meth:`draw_with_log_prob`.
-
-        Raises:
-            NonFiniteError: (a ``ValueError``) If the encoder's weights are NaN, infinite or far too large.
+        For the encoder's own samples see :meth:`draw_with_log_prob`. Weights that are NaN, infinite or far too large
+        raise a :class:`NonFiniteError`.
         """
         precomputed = tuple(t.double() for t in precomputed)
         return self._log_prob(precomputed, _to_units(precomputed, z.double())).to(z)
@@ -122,11 +115,8 @@ class ImplicitEncoder(Encoder):
     """A network of the input and the noise, without a structure that would make its density tractable.
 
     Arguments:
-        trunk: Network of the input, with the noise as extra features.
+        trunk: Network of the input, with the noise as its :math:`D` extra features.
         latents: Size :math:`D` of the latents.
-
-    Raises:
-        ValueError: If the trunk takes another number of extra features.
     """
 
     def __init__(self, trunk: Trunk, latents: int) -> None:
@@ -189,12 +179,7 @@ class AutoregressiveEncoder(LocationScaleEncoder):
 
     @torch.no_grad()
     def conditional_moments(self, precomputed: tuple[Tensor, ...], z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log standard deviation of each :math:`z_d` given the earlier latents, ``(B, K, D)`` each.
-
-        Arguments:
-            precomputed: Result of :meth:`precompute` for the inputs.
-            z: Latents, ``(B, K, D)``.
-        """
+        """Return mean and log standard deviation of each :math:`z_d` given the earlier ones, ``(B, K, D)`` each."""
         location, log_scale = (t.unsqueeze(1) for t in precomputed[:2])
         u = _to_units(precomputed, z).flatten(0, 1)
         weights = self.of_noise, self.of_latents, self.output
@@ -213,6 +198,6 @@ def _to_units(precomputed: tuple[Tensor, ...], z: Tensor) -> Tensor:
 
 
 def _from_input(precomputed: tuple[Tensor, ...], samples: Tensor) -> Tensor:
-    """Return the inputs' share of pre-activations for each of their samples ``(B, K, D)``, ``(B * K, D, U)``."""
+    """Return the inputs' share of pre-activations, ``(B * K, D, U)``, for samples ``(B, K, D)``."""
     count = samples.shape[1]
     return precomputed[2].repeat_interleave(count, 0) if count != 1 else precomputed[2]

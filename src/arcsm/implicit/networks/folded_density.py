@@ -37,9 +37,9 @@ def log_density(u: Tensor, inner: Tensor, noise_weight: Tensor, output_weight: T
 
     Arguments:
         u: Values, ``(M,)``.
-        inner: :math:`a`, ``(M, U)``.
-        noise_weight: :math:`v`, ``(M, U)``.
-        output_weight: :math:`w`, ``(M, U)``.
+        inner: :math:`a`, ``(M, U)``, like the other weights.
+        noise_weight: :math:`v`.
+        output_weight: :math:`w`.
 
     Raises:
         NonFiniteError: (a ``ValueError``) If weights are NaN, infinite, or too large for a grid.
@@ -111,7 +111,6 @@ class _Cells(NamedTuple):
         return _Cells(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
 
     def split(self, at: Tensor) -> _Cells:
-        """Return both parts of every cell."""
         return _Cells(self.row, self.left, at).concatenate(_Cells(self.row, at, self.right))
 
     def bisect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -125,12 +124,10 @@ class _Cells(NamedTuple):
         return 0.5 * (left + right)
 
     def changes_sign(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return whether the function's signs at both ends differ, ``(C,)``."""
         return (function(self.left) < 0.0) != (function(self.right) < 0.0)
 
 
 def _log_sum_over_preimages(u: Tensor, maps: _Maps, radius: Tensor, count: int) -> Tensor:
-    """Return the log of the sum of the densities of all preimages, ``(M,)``."""
     cells = _cells_with_preimage(u, maps, radius, count)
     value = maps.derivative(0, cells)
     preimage = cells.bisect(lambda noise: value(noise) - u[cells.row])

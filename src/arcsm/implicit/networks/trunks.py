@@ -23,9 +23,7 @@ _DENSE_FEATURES = 512  # after the convolutions
 class Trunk(nn.Module, ABC):
     """Map inputs ``(B, F)``, and extra features ``(B, K, E)`` if any, to features ``(B, H)`` or ``(B, K, H)``.
 
-    Attributes:
-        out_features: Size :math:`H`.
-        extra_features: Size :math:`E`; 0 for a trunk of the inputs alone.
+    :math:`H` is the attribute ``out_features``, and :math:`E` is ``extra_features``, 0 for a trunk of the inputs alone.
     """
 
     out_features: int
@@ -49,11 +47,8 @@ class DenseTrunk(Trunk):
 
     Arguments:
         features: Size :math:`F` of the input; 0 for none.
-        hidden_features: Units of each layer, with tanh.
+        hidden_features: Units of each layer, at least one, with tanh.
         extra_features: Size :math:`E` of the extra features.
-
-    Raises:
-        ValueError: If there are no layers.
 
     Example:
         >>> DenseTrunk(5, (16, 8), extra_features=2)(torch.zeros(3, 5), torch.zeros(3, 4, 2)).shape
@@ -85,12 +80,9 @@ class ConvolutionalTrunk(Trunk):
     """Convolutions of stride two on an image; the extra features enter as one more channel.
 
     Arguments:
-        image_shape: Channels, height and width of the image; every layer halves height and width.
+        image_shape: Channels, height and width of the image; every layer must be able to halve height and width.
         channels: Channels of each layer.
         extra_features: Size :math:`E` of the extra features.
-
-    Raises:
-        ValueError: If height or width is not divisible by two at every layer.
 
     Example:
         >>> ConvolutionalTrunk((3, 16, 16), (4, 8), extra_features=2)(torch.zeros(3, 768), torch.zeros(3, 5, 2)).shape
@@ -127,11 +119,7 @@ class ConvolutionalTrunk(Trunk):
 
 
 def downscaled(image_shape: Sequence[int], layers: int) -> tuple[int, int]:
-    """Return height and width after ``layers`` layers of stride two.
-
-    Raises:
-        ValueError: If they are not divisible by two at every layer.
-    """
+    """Return height and width after layers of stride two; every layer must be able to halve both."""
     height, width = (int(size) for size in image_shape[1:])
     factor = 2**layers
     if height % factor or width % factor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -55,18 +55,14 @@ class VAEConfig(BaseModel):
             raise ValueError(f"latents: {self.latents} with {self.units} units each are too many")
         return self
 
-    def trunk(self, image_shape: tuple[int, ...], extra_features: int = 0) -> Trunk:
+    def trunk(self, image_shape: Sequence[int], extra_features: int = 0) -> Trunk:
         """Build a network of images and extra features, as used by the encoder and the scores of latents."""
         if self.networks == "dense":
             return DenseTrunk(math.prod(image_shape), self.hidden_features, extra_features)
         return ConvolutionalTrunk(image_shape, self.channels, extra_features)
 
     def build(self, metadata: Mapping[str, Any]) -> VAE:
-        """Build an autoencoder with fresh weights for images with the metadata's ``image_shape`` and ``levels``.
-
-        Raises:
-            ValueError: If the data are not images, or the convolutions do not divide their size.
-        """
+        """Build an autoencoder with fresh weights for images with the metadata's ``image_shape`` and ``levels``."""
         shape = metadata.get("image_shape")
         if shape is None or not metadata.get("levels"):
             raise ValueError("data: an autoencoder needs images, but the data are not images")
@@ -90,20 +86,14 @@ class VAE(nn.Module):
     """A latent variable model :math:`p_\\theta(x, z) = p_\\theta(x \\mid z)\\, N(z; 0, I)` and its encoder.
 
     Inputs ``x`` are in the decoder's space: zeros and ones, or pixels in [-1, 1]. :meth:`prepare` makes them from
-    image rows in [-1, 1); samples and reconstructions are image rows in [-1, 1].
+    image rows in [-1, 1); samples and reconstructions are image rows in [-1, 1]. The attributes ``latents`` and
+    ``features`` are the sizes :math:`D` of the latents and :math:`F` of the inputs.
 
     Arguments:
         encoder: :math:`q_\\phi(z \\mid x)`.
-        decoder: :math:`p_\\theta(x \\mid z)`.
+        decoder: :math:`p_\\theta(x \\mid z)`, of as many latents.
         parts: The architecture that the two were built from.
         metadata: ``image_shape`` and ``levels`` of the images, and anything else that JSON can hold.
-
-    Attributes:
-        latents: Size :math:`D` of the latents.
-        features: Size :math:`F` of the inputs.
-
-    Raises:
-        ValueError: If the encoder and the decoder have different numbers of latents.
 
     Example:
         >>> vae = VAEConfig(latents=2, hidden_features=(8,)).build({"image_shape": [1, 2, 2], "levels": 256})
@@ -122,15 +112,10 @@ class VAE(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Device of the weights."""
         return next(self.parameters()).device
 
     def prepare(self, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Binarise image rows in [-1, 1) at random, or dequantise them by one grey level; return inputs ``(N, F)``.
-
-        Raises:
-            ValueError: If the rows hold NaN or numbers outside [-1, 1].
-        """
+        """Binarise image rows in [-1, 1) at random, or dequantise them by one grey level; return inputs ``(N, F)``."""
         levels = int(self.metadata["levels"])
         if bool(rows.isnan().any()):
             raise ValueError("rows: hold NaN")
@@ -186,11 +171,7 @@ class VAE(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Build an autoencoder with fresh weights from the result of :meth:`config`.
-
-        Raises:
-            ValueError: If the configuration is invalid or describes another kind of model.
-        """
+        """Build an autoencoder with fresh weights from the result of :meth:`config`."""
         metadata = config.get("metadata")
         if config.get("kind") != KIND or not isinstance(metadata, Mapping):
             raise ValueError("model configuration: does not describe an autoencoder")
@@ -208,11 +189,7 @@ def save_vae(vae: VAE, path: str | os.PathLike[str]) -> None:
 
 
 def load_vae(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> VAE:
-    """Read an autoencoder that :func:`save_vae` wrote.
-
-    Raises:
-        ValueError: If the file is missing, truncated, of another kind of model, or its tensors do not fit.
-    """
+    """Read an autoencoder that :func:`save_vae` wrote; any other file is a ``ValueError``."""
     file = serialization.weights_path(path)
     tensors, config = serialization.read_module(path)
     if config.get("kind") != KIND:

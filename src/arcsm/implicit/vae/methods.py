@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from arcsm.contexts import MADE
@@ -26,12 +24,9 @@ _TAIL_STD = 3.0
 
 
 def build_estimator(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
-    """Return the estimator of a training method for an autoencoder.
+    """Return the estimator of a training method, or raise a ``ValueError`` if a setting does not suit the encoder.
 
     Its conditions are the inputs, as in the paper; for ``"elbo"`` and whitened scores, they are the encoder's features.
-
-    Raises:
-        ValueError: If the method or another setting does not suit the encoder.
     """
     encoder, method = vae.encoder, config.method
     if method == "elbo" and (config.whitened or config.score_noise is not None):
@@ -73,7 +68,6 @@ def remedies(vae: VAE, config: VAETrainConfig) -> str:
     return f"{whiten}more score_steps ({config.score_steps}), another score_learning_rate"
 
 
-@torch.no_grad()
 def _conditional_moments(encoder: AutoregressiveEncoder, z: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor]:
     assert features is not None
     return encoder.conditional_moments(encoder.precompute(features), z)
@@ -86,14 +80,19 @@ def _scores(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
         return Stein() if method == "stein" else Spectral()
     rate = config.score_learning_rate or (2e-4 if method == "csm" else config.learning_rate)
     if method == "ssm":
-        return JointScore(_joint_network(vae, config).to(vae.device), rate, config.slices)
+        if config.whitened and isinstance(vae.encoder, LocationScaleEncoder):
+            network = ScoreNetwork(vae.latents, vae.encoder.trunk.out_features, config.score_hidden)
+        else:
+            parts = vae.parts.model_copy(update={"hidden_features": config.score_hidden})
+            network = ScoreNetwork(vae.latents, trunk=parts.trunk(vae.metadata["image_shape"], vae.latents))
+        return JointScore(network.to(vae.device), rate, config.slices)
     if not isinstance(vae.encoder, AutoregressiveEncoder):
         raise ValueError(f"train.method: {method} needs an autoregressive encoder, got {vae.parts.encoder}")
-    embed, condition_features = None, math.prod(_image_shape(vae))
+    embed, condition_features = None, vae.features
     if config.whitened:
         condition_features = vae.encoder.trunk.out_features
     elif vae.parts.networks == "convolutional":
-        embed = vae.parts.trunk(_image_shape(vae)).to(vae.device)
+        embed = vae.parts.trunk(vae.metadata["image_shape"]).to(vae.device)
         condition_features = embed.out_features
     made = MADE(vae.latents, config.context_features, config.score_hidden, condition_features=condition_features)
     noise = None if config.score_noise is None else NoiseLadder(**config.score_noise.model_dump())
@@ -101,15 +100,3 @@ def _scores(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
     model = AutoregressiveModel(made, head, noise).to(vae.device)
     objective: Literal["csm", "ssm"] = "csm" if method == "csm" else "ssm"
     return AutoregressiveScore(model, objective, rate, config.mix, config.slices, embed)
-
-
-def _joint_network(vae: VAE, config: VAETrainConfig) -> ScoreNetwork:
-    """Return a score network of the latents and the input, or the encoder's features if whitened."""
-    if config.whitened and isinstance(vae.encoder, LocationScaleEncoder):
-        return ScoreNetwork(vae.latents, vae.encoder.trunk.out_features, config.score_hidden)
-    parts = vae.parts.model_copy(update={"hidden_features": config.score_hidden})
-    return ScoreNetwork(vae.latents, trunk=parts.trunk(_image_shape(vae), vae.latents))
-
-
-def _image_shape(vae: VAE) -> tuple[int, ...]:
-    return tuple(int(size) for size in vae.metadata["image_shape"])

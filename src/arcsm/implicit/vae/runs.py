@@ -36,11 +36,7 @@ class VAERunConfig(BaseModel):
 def train_vae_run(
     config: VAERunConfig, folder: str | os.PathLike[str], resume: bool = False, progress: bool = False
 ) -> FitResult:
-    """Train the autoencoder of a configuration in its own folder.
-
-    Raises:
-        ValueError: If the folder holds another run, or holds a run and ``resume`` is false.
-    """
+    """Train the autoencoder of a configuration in its own folder, which may hold a run only to ``resume`` it."""
     folder = Path(folder)
     check_folder(config, folder, resume)
     dataset = load_dataset(config.data, config.train.seed)
@@ -56,10 +52,6 @@ def train_vae_run(
 
 
 def load_vae_run(folder: str | os.PathLike[str], device: str = "cpu") -> Run[VAERunConfig, VAE]:
-    """Read a run that :func:`train_vae_run` finished.
-
-    Raises:
-        ValueError: If the folder holds no finished run.
-    """
+    """Read a run that :func:`train_vae_run` finished."""
     folder = Path(folder)
     return Run(folder, finished_config(folder, VAERunConfig), load_vae(folder, device))

@@ -149,8 +149,8 @@ class VAETask(TrainingTask):
         inner = self.entropy.inner if isinstance(self.entropy, RescaledEntropy) else self.entropy
         self.learned = inner if isinstance(inner, (AutoregressiveScore, JointScore)) else None
         if self.custom_name is not None:
-            if self.entropy.min_samples > config.particles:
-                least = self.entropy.min_samples
+            least = self.entropy.min_samples
+            if least > config.particles:
                 raise ValueError(f"train.particles: expected at least {least}, which {self.custom_name} needs")
             if config.centred and not isinstance(vae.encoder, AutoregressiveEncoder):
                 raise ValueError("train.centred: expected an autoregressive encoder")
@@ -161,12 +161,7 @@ class VAETask(TrainingTask):
         self.warned = False  # about the entropy ratio
 
     def prepare(self, stop: Callable[[], bool], progress: bool) -> None:
-        """Train the scores alone on the initial encoder, before the first step.
-
-        Raises:
-            KeyboardInterrupt: If the user wants to stop; the warm start is then lost.
-            TrainingDiverged: If a loss or gradient is not finite.
-        """
+        """Train the scores alone on the initial encoder, before the first step; an interruption loses the result."""
         steps = self.config.warm_start if self.step == 0 and self.entropy.learns else 0
         if steps == 0:
             return
@@ -185,8 +180,6 @@ class VAETask(TrainingTask):
                 if stop():
                     raise KeyboardInterrupt("interrupted in the warm start, which is lost")
 
-    # One step ---------------------------------------------------------------------------------------------------
-
     def advance(self) -> float:
         """Update the scores, then take one step of the autoencoder; return :math:`-\\log p(x, z)`."""
         generator = self.generator(_STEP, self.step)
@@ -194,8 +187,11 @@ class VAETask(TrainingTask):
         self._update_scores(state, seen, self.config.score_steps, generator)
         z = self.vae.draw(state, self.particles, generator)
         energy = -self.vae.log_joint(x, z[:, :1]).mean()
+        if self.config.centred:  # no gradient of the entropy reaches the locations
+            location = state[0].unsqueeze(1)
+            z = z - (location - location.detach())
         with self._seeded_scores():
-            loss = energy - self.config.entropy_weight * self.entropy.surrogate(self._centred(z, state), seen)
+            loss = energy - self.config.entropy_weight * self.entropy.surrogate(z, seen)
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.get_total_norm(p.grad for p in self.vae.parameters() if p.grad is not None)
@@ -218,23 +214,13 @@ class VAETask(TrainingTask):
                 z = self.vae.draw(state, self.particles, generator)
             self.entropy.update(z, seen, generator)
 
-    def _centred(self, z: Tensor, state: tuple[Tensor, ...]) -> Tensor:
-        """Return the same latents; with ``centred``, no gradient reaches their locations."""
-        if not self.config.centred:
-            return z
-        location = state[0].unsqueeze(1)
-        return z - (location - location.detach())
-
     def _seeded_scores(self) -> AbstractContextManager[None]:
         """Seed torch's global generator, from which scores with a noise ladder draw."""
-        noisy = self.config.score_noise is not None or self.custom_name is not None
-        return self.global_generator(_SCORES, noisy)
+        return self.global_generator(_SCORES, self.config.score_noise is not None or self.custom_name is not None)
 
     @property
     def learning_rate(self) -> float:
         return self.config.learning_rate
-
-    # Validation -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -248,11 +234,7 @@ class VAETask(TrainingTask):
         return {"valid": -float(bound), "pressure": self.entropy_ratio()}
 
     def check_encoder(self) -> None:
-        """Check that the latents have neither collapsed nor run away.
-
-        Raises:
-            NonFiniteError: If they have.
-        """
+        """Raise a ``NonFiniteError`` if the latents have collapsed or run away."""
         generator = self.generator(_SPREAD, 0)
         within, overall = spreads(self.vae, self.vae.prepare(self.valid, generator), generator)
         relative = within / overall.clamp(min=1.0)  # the prior has spread 1
@@ -267,11 +249,7 @@ class VAETask(TrainingTask):
 
     @torch.no_grad()
     def entropy_ratio(self) -> float:
-        """Return the mean :meth:`EntropyGradient.entropy_ratio` of held-out images, by the current weights.
-
-        Raises:
-            NonFiniteError: If it is not finite.
-        """
+        """Return the mean :meth:`EntropyGradient.entropy_ratio` of held-out images, by the current weights."""
         generator = self.generator(_ENTROPY_RATIO, 0)
         x = self.vae.prepare(self.valid, generator)
         features = self.vae.encoder.features(x)
@@ -304,9 +282,7 @@ class VAETask(TrainingTask):
 
     @property
     def best_weights(self) -> Mapping[str, Tensor]:
-        """The average of the weights so far."""
-        weights: dict[str, Tensor] = self.average.module.state_dict()
-        return weights
+        return self.average.module.state_dict()  # type: ignore[no-any-return]
 
     def save(self, run: Path) -> None:
         save_vae(self.vae, run)
@@ -319,15 +295,12 @@ class VAETask(TrainingTask):
         )
 
     def warn_if_poor(self) -> None:
-        """Warn about latents that carry no information, and about the last entropy ratio."""
         generator = self.generator(_SPREAD, 0)
         unused = self.vae.latents - used_latents(self.vae, self.vae.prepare(self.valid, generator), generator)
         if unused:
             warn(f"{unused} of {self.vae.latents} latents carry no information about the input; fewer may do")
         if self.history and "pressure" in self.history[-1]:
             self.assess(self.history[-1])
-
-    # Checkpoints ------------------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
         if self.learned is None:
