@@ -5,8 +5,6 @@ Another package declares its parts as entry points of the group ``arcsm.parts``;
 a list of parts, or a name that is not registered yet, is needed.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Files of tensors with a JSON header: reading them never runs code, and a killed process never leaves half a file."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -150,10 +148,7 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Pat
 
 
 def read_state(
-    path: Path,
-    device: str | torch.device,
-    expected: Mapping[str, Any],
-    complete: Mapping[str, Callable[[Any], Any]],
+    path: Path, device: str | torch.device, expected: Mapping[str, Any], complete: Mapping[str, Callable[[Any], Any]]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Read a training state.
 

@@ -1,7 +1,5 @@
 """The command ``arcsm``: its groups of commands, exit codes and one-line errors."""
 
-from __future__ import annotations
-
 import signal
 import sys
 import traceback

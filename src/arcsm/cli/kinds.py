@@ -1,7 +1,5 @@
 """The kinds of models that runs are of, and what the commands do with each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Commands that several processes share."""
 
-from __future__ import annotations
-
 import warnings
 
 from arcsm._runtime.process_group import join, was_started

@@ -1,7 +1,5 @@
 """Rows that commands read for a trained model, and the scores and samples that they write."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,9 +35,6 @@ _MAX_STANDARD_DEVIATIONS = 1e6  # from the mean; single precision reaches no far
 def column_names(model: AutoregressiveModel | VAE) -> tuple[str, ...]:
     """Return the names of a model's columns."""
     return tuple(model.metadata.get("columns") or default_names(model.features))
-
-
-# Reading ------------------------------------------------------------------------------------------------------------
 
 
 class RowSource:
@@ -155,9 +150,6 @@ def shared_class(model: AutoregressiveModel, label: int | None) -> Tensor | None
     return None if labels is None else labels[0]
 
 
-# Scores -------------------------------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def log_probs(
     model: AutoregressiveModel,
@@ -235,9 +227,6 @@ def score_writer(out: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
     out.parent.mkdir(parents=True, exist_ok=True)
     yield lambda frame: parts.append(frame[list(SCORE_COLUMNS)].to_numpy(dtype=np.float64))
     write_table(out, np.concatenate(parts))
-
-
-# Samples ------------------------------------------------------------------------------------------------------------
 
 
 def sample_share(

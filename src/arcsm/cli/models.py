@@ -1,7 +1,5 @@
 """Commands that apply a trained model: sample, score and denoise."""
 
-from __future__ import annotations
-
 import math
 import time
 from contextlib import nullcontext

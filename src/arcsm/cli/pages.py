@@ -1,7 +1,5 @@
 """Commands that show a run: its report, its page and its configuration."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated

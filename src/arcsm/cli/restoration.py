@@ -1,7 +1,5 @@
 """Choices of the denoise command: the noise model, the method, and the files to write."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """Commands that fit a density to a table: detect outliers, impute missing values, synthesize rows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -134,8 +132,7 @@ def synthesize(
     out: Annotated[Path, typer.Option(help="A .csv or .parquet file for the synthetic rows.")],
     n: Annotated[int | None, typer.Option("-n", help="Number of rows. Default: as many as TABLE has.", min=1)] = None,
     given: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN=VALUE", help="Draw rows with this value; may be repeated."),
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Draw rows with this value; may be repeated.")
     ] = None,
     page: Annotated[
         Path | None, typer.Option("--report", help="Also write an HTML report that compares the rows to TABLE.")
@@ -183,9 +180,6 @@ def _check_outputs(out: Path, page: Path | None, inputs: Sequence[Path]) -> None
         check_writable(page)
 
 
-# Conditions ---------------------------------------------------------------------------------------------------------
-
-
 def _conditions(pairs: Sequence[str], table: pd.DataFrame) -> dict[str, Any]:
     """Parse ``COLUMN=VALUE`` pairs into values of the table's types, by column."""
     conditions: dict[str, Any] = {}
@@ -215,9 +209,6 @@ def _parse_value(pair: str, column: pd.Series, text: str) -> Any:
     if text not in values and len(matches) != 1:
         raise ValueError(f"--given {pair}: {column.name} has no {text!r}; it has {', '.join(sorted(values))[:200]}")
     return values.get(text, matches[0])
-
-
-# Imputed files ------------------------------------------------------------------------------------------------------
 
 
 def _fill_in_file(path: Path, rows: pd.DataFrame, filled: pd.DataFrame, out: Path, ignored: bool) -> pd.DataFrame:

@@ -1,7 +1,5 @@
 """Commands that train a model."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """Checks of tables: column names, widths, finite values, and values that single precision can hold."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 

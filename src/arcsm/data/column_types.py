@@ -1,7 +1,5 @@
 """Types of table columns: numbers, truth values, names, and cells that no table may hold."""
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Callable
 from pathlib import Path
@@ -83,9 +81,6 @@ def _cell_fault(column: pd.Series) -> str | None:
     if any(getattr(kind, "__hash__", None) is None for kind in types):
         return _LISTS
     return _COMPLEX if any(issubclass(kind, complex | np.complexfloating) for kind in types) else None
-
-
-# Conversion ---------------------------------------------------------------------------------------------------------
 
 
 def typed_column(column: pd.Series, like: pd.Series | None, path: Path, locate: Locate) -> pd.Series:
@@ -173,9 +168,6 @@ def _not_a_number(column: pd.Series, wrong: pd.Series, path: Path, locate: Locat
     hint = " (write numbers without commas)" if "," in cell else " (text)" if is_number(cell) else ""
     place = f"{locate(column.index[row])}, column {column.name!r}"
     return ValueError(f"{path}: {place}: expected a number, got {cell!r}{hint}")
-
-
-# Inference ----------------------------------------------------------------------------------------------------------
 
 
 def holds_names(column: pd.Series) -> bool:

@@ -1,7 +1,5 @@
 """CSV files: comma-separated UTF-8, gzipped or not, with or without a header."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import re
@@ -67,8 +65,6 @@ class CSVFile:
                     f"{path}: column {place + 1} has no name; name it, or remove the comma at the end of each line"
                 )
         check_unique(self.columns, path, hint=" (if the first row is data, put a header above it)")
-
-    # Reading --------------------------------------------------------------------------------------------------------
 
     def parts(self, rows: int | None, text_columns: Sequence[str] = ()) -> Iterator[pd.DataFrame]:
         """Yield the table without its index, ``rows`` rows at a time or, with ``None``, at once.
@@ -167,8 +163,6 @@ class CSVFile:
                 raise ValueError(
                     f"{self.path}: line {line}: expected {len(self.columns)} cells like the first row, got {len(row)}"
                 )
-
-    # Header and index -----------------------------------------------------------------------------------------------
 
     def _check_separator(self, cells: Sequence[str]) -> None:
         mark = next((mark for mark in (";", "\t", "|") if len(cells) == 1 and mark in cells[0]), None)

@@ -1,7 +1,5 @@
 """Data sets as configurations name them, split into training, validation and test rows."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,10 +117,7 @@ class NamedImageData(_Data):
     size: int | None = Field(None, ge=1)
 
 
-DataConfig = Annotated[
-    DigitsData | ToyData | TableData | ImageData | NamedImageData,
-    Field(discriminator="kind"),
-]
+DataConfig = Annotated[DigitsData | ToyData | TableData | ImageData | NamedImageData, Field(discriminator="kind")]
 
 
 def named_images_path(kind: str, path: str | None = None) -> Path:

@@ -20,9 +20,6 @@ _WRITABLE = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 IMAGE_SUFFIXES = (*_WRITABLE, ".jfif", ".gif", ".ppm", ".pgm")
 
 
-# Reading ------------------------------------------------------------------------------------------------------------
-
-
 def read_images(
     folder: FilePath,
     channels: int | None = None,
@@ -246,9 +243,6 @@ def check_size(size: int | None) -> None:
     """Check that a size is a positive integer or None."""
     if size is not None and (not isinstance(size, int) or size < 1):
         raise ValueError(f"size: expected a positive integer or None, got {size!r}")
-
-
-# Grids --------------------------------------------------------------------------------------------------------------
 
 
 def image_grid(pixels: Tensor, columns: int | None = None, padding: int = 2, zoom: int = 1) -> Image.Image:

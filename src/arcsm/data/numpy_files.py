@@ -1,7 +1,5 @@
 """Arrays of numbers in NPY and NPZ files, read without unpickling."""
 
-from __future__ import annotations
-
 import io
 import os
 import zipfile

@@ -1,7 +1,5 @@
 """Parquet files: read in batches, written in parts, and with the types of another file."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path

@@ -94,9 +94,6 @@ def unstretch_images(pixels: Tensor, levels: int) -> Tensor:
     return (pixels.double() * ((levels - 1) / 255)).round().to(torch.uint8)
 
 
-# Checks -------------------------------------------------------------------------------------------------------------
-
-
 def check_pixels(pixels: Tensor) -> None:
     """Check that pixels are uint8 of shape ``(n, C, H, W)``, in grey or colour."""
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or pixels.numel() == 0:

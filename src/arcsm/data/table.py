@@ -1,7 +1,5 @@
 """Tables in CSV, Parquet, NPY and NPZ files, as arrays of numbers or as pandas frames with typed columns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,9 +27,6 @@ def _suffix(path: FilePath, known: Sequence[str]) -> str:
     if suffix is None:
         raise ValueError(f"{path}: expected a file name that ends in {', '.join(known)}")
     return suffix
-
-
-# Reading ------------------------------------------------------------------------------------------------------------
 
 
 class TableFile:
@@ -257,9 +252,6 @@ def check_reserved_columns(path: FilePath, reserved: Sequence[str]) -> None:
     clash = None if first is None else next((name for name in first.columns if name in reserved), None)
     if clash is not None:
         raise ValueError(f"{path}: has a column {clash!r} already, a name that the output uses; rename it")
-
-
-# Writing ------------------------------------------------------------------------------------------------------------
 
 
 def write_table(path: FilePath, values: np.ndarray, columns: Sequence[str] | None = None) -> None:

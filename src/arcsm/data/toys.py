@@ -66,9 +66,6 @@ def toy(name: str) -> Toy:
     raise ValueError(f"toy: expected one of {', '.join(TOYS)}, got {name!r}{hint}")
 
 
-# Checkerboard -------------------------------------------------------------------------------------------------------
-
-
 class Checkerboard:
     """Uniform on the eight squares of side 2 of one colour in [-4, 4)^2."""
 
@@ -85,9 +82,6 @@ class Checkerboard:
         inside = ((x >= -4) & (x < 4)).all(dim=-1)
         coloured = torch.floor(x / 2).sum(dim=-1).remainder(2) == 0
         return torch.full_like(x[..., 0], -math.log(32)).masked_fill(~(inside & coloured), -math.inf)
-
-
-# Mixtures with a closed form ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -144,9 +138,6 @@ class Rings:
             [self.radii, self.noises, self.weights], dtype=torch.float64, device=device
         )
         return radii, noises, weights
-
-
-# Curves with Gaussian noise -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

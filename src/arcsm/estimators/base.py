@@ -1,7 +1,5 @@
 """The base class of the estimators: arguments, checks, encoding and the training of an ensemble."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace

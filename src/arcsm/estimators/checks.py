@@ -1,7 +1,5 @@
 """Checks of a table before an estimator learns from it."""
 
-from __future__ import annotations
-
 from decimal import Decimal
 from fractions import Fraction
 from numbers import Real

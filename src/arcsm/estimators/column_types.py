@@ -4,8 +4,6 @@ Fitting a table infers the type of each column. Every type is an invertible map 
 the numbers is also a density of the table's values.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -272,9 +270,6 @@ def repeat(value: Any, count: int) -> Values:
 def _log_unseen(count: int) -> float:
     """Return the log probability of a value that does not occur in ``count`` rows."""
     return -math.log(count + 2.0)
-
-
-# Inference of the type ----------------------------------------------------------------------------------------------
 
 
 def infer_column(values: Values, categorical: bool) -> Column:

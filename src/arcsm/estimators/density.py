@@ -1,7 +1,5 @@
 """A density estimator for tables with scikit-learn's interface."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, Self
 

@@ -1,10 +1,8 @@
 """Outliers in a table: a line for each row with its score, p-value and reasons, and a summary of a long table."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -123,7 +121,7 @@ class DetectionResult:
         parts: Iterable[pd.DataFrame],
         threshold: float | None = None,
         write: Callable[[pd.DataFrame], None] | None = None,
-    ) -> DetectionResult:
+    ) -> Self:
         """Score the parts of a table in turn.
 
         Arguments:

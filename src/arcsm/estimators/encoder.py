@@ -1,10 +1,8 @@
 """The encoder of a table: all of its columns as numbers of one scale, without heavy tails."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -40,7 +38,7 @@ class Columns:
     names: tuple[Any, ...] | None = None
 
     @classmethod
-    def infer(cls, table: Table) -> Columns:
+    def infer(cls, table: Table) -> Self:
         """Infer the column types from training rows."""
         if isinstance(table, pd.DataFrame):
             kinds = [infer_column(_values(table, d), is_categorical(dtype)) for d, dtype in enumerate(table.dtypes)]

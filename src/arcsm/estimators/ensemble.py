@@ -1,10 +1,8 @@
 """An ensemble of models of one table, each with a different order of the columns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -50,7 +48,7 @@ class Ensemble:
         device: str,
         progress: bool,
         choose_level: bool = True,
-    ) -> Ensemble:
+    ) -> Self:
         """Train the first model with each configuration, the others with the one that gives held-out rows most density.
 
         Arguments:

@@ -1,10 +1,9 @@
 """The configuration of an ensemble: how large its models are and how long they train, by the size of the table."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 from arcsm.contexts import MADE
 from arcsm.heads import ScoreHead
@@ -51,7 +50,7 @@ class EnsembleConfig:
     missing: bool
 
     @classmethod
-    def for_table(cls, rows: int, columns: int, missing: bool, smooth: bool = False) -> EnsembleConfig:
+    def for_table(cls, rows: int, columns: int, missing: bool, smooth: bool = False) -> Self:
         """Return the configuration for a table's size.
 
         Arguments:
@@ -82,7 +81,7 @@ class EnsembleConfig:
             missing=missing,
         )
 
-    def high_resolution(self) -> EnsembleConfig:
+    def high_resolution(self) -> Self:
         """Return a variant with sinusoids and finer noise, for a small table whose values repeat or cluster.
 
         It overfits other small tables, so held-out rows must choose between the two.

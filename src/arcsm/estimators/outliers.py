@@ -1,7 +1,5 @@
 """An outlier detector for tables with scikit-learn's interface, which explains its scores by column."""
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 import numpy as np

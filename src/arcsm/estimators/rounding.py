@@ -1,7 +1,5 @@
 """Rounding of synthetic values to the precision of the table."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from decimal import Decimal
 

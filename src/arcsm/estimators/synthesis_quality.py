@@ -1,7 +1,5 @@
 """The quality of synthetic rows: whether a classifier separates them from real rows, and whether they are copies."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Training checkpoints: one file with everything that the next step depends on."""
 
-from __future__ import annotations
-
 import math
 import os
 from pathlib import Path

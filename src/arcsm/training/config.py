@@ -1,7 +1,5 @@
 """The settings of :func:`arcsm.fit`, and the objective that they configure."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self

@@ -1,7 +1,5 @@
 """Training rows: checked, standardised, and read in random order from memory or from a larger file."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable
 
@@ -55,9 +53,6 @@ class RowsOnDisk:
     def epoch(self, seed: int) -> Epoch:
         epoch = self.stream.epoch(seed)
         return lambda places: (epoch.rows(places).to(self.like), None)
-
-
-# Checks ---------------------------------------------------------------------------------------------------------------
 
 
 def check_rows(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
@@ -123,9 +118,6 @@ def fingerprint(x: Tensor | RowStream, condition: Tensor | None) -> dict[str, in
         numbers = torch.as_tensor(part).detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         checksum = zlib.crc32(numbers.data, checksum)
     return {"rows": len(x), "checksum": checksum}
-
-
-# Units ----------------------------------------------------------------------------------------------------------------
 
 
 def dequantisation_widths(config: TrainConfig, features: int) -> Tensor:

@@ -191,8 +191,6 @@ class DensityTask(TrainingTask):
             weights = sum(float(p.detach().double().sum()) for p in self.model.parameters())
             self.group.check_same([self.step, self.steps, len(self.source), weights], "steps, data or weights")
 
-    # One step ---------------------------------------------------------------------------------------------------
-
     def advance(self) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(self.step)
@@ -249,8 +247,6 @@ class DensityTask(TrainingTask):
     @property
     def learning_rate(self) -> float:
         return self._learning_rate(self.step - 1)
-
-    # Validation -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -321,8 +317,6 @@ class DensityTask(TrainingTask):
                 f"({self.config.learning_rate:g}), or provide validation rows",
                 TrainingWarning,
             )
-
-    # Checkpoints ------------------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
         return {**super().tensors(), "best": self._best_weights}

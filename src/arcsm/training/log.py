@@ -1,7 +1,5 @@
 """The log of a training run: ``metrics.csv``, and any Lightning logger."""
 
-from __future__ import annotations
-
 import csv
 import itertools
 import math
@@ -10,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, median
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from arcsm._runtime import process_group
 from arcsm._runtime.files import atomic_path
@@ -50,7 +48,7 @@ class TrainingLog:
         if task.tensorboard:
             self._loggers.append(EventFile(run / "tensorboard", int(task.history[-1]["step"]) if task.history else 0))
 
-    def __enter__(self) -> TrainingLog:
+    def __enter__(self) -> Self:
         for logger in self._loggers:
             with suppress(NotImplementedError):  # some loggers take numbers only
                 logger.log_hyperparams(self._settings)

@@ -1,14 +1,12 @@
 """Run configurations: one YAML file for the data, the model and the training."""
 
-from __future__ import annotations
-
 import difflib
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_type_hints
+from typing import Any, Literal, Self, TypeVar, cast, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
@@ -38,7 +36,7 @@ class ModelConfig(BaseModel):
     noise: dict[str, Any] | None = None
 
     @model_validator(mode="after")
-    def _check_parts(self) -> ModelConfig:
+    def _check_parts(self) -> Self:
         parts = {"context": _checked_part("context", self.context)}
         parts["head"] = _checked_part("head", self.head)
         if self.noise is not None:

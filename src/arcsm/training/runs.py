@@ -1,7 +1,5 @@
 """Runs: folders with the configuration, the model, the training checkpoint and the log."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -72,9 +70,6 @@ def load_run(folder: str | os.PathLike[str], device: str = "cpu") -> Run[RunConf
     """
     folder = Path(folder)
     return Run(folder, finished_config(folder, RunConfig), load(folder, device))
-
-
-# The folder -----------------------------------------------------------------------------------------------------------
 
 
 def check_folder(config: Any, folder: Path, resume: bool) -> None:
@@ -163,9 +158,6 @@ def check_finished(path: Path) -> None:
     config = run_config_path(path)
     if config.is_file() and not is_finished(path):
         raise ValueError(f"{path}: has no model yet; finish it with: arcsm train {config} --out {path} --resume")
-
-
-# The data -------------------------------------------------------------------------------------------------------------
 
 
 def warn_if_data_changed(folder: Path, dataset: Dataset) -> None:

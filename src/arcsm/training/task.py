@@ -64,8 +64,6 @@ class TrainingTask(ABC):
         self.step, self.seconds, self.running_loss = 0, 0.0, math.nan
         self.history: list[dict[str, float]] = []
 
-    # Randomness -------------------------------------------------------------------------------------------------
-
     def seed(self, purpose: int, step: int) -> int:
         """Return the seed of a purpose at a step."""
         return fold_in(self.config.seed, purpose, step)
@@ -81,8 +79,6 @@ class TrainingTask(ABC):
             if enabled:
                 torch.manual_seed(self.seed(purpose, self.step))
             yield
-
-    # Steps and validations --------------------------------------------------------------------------------------
 
     def prepare(self, stop: Callable[[], bool], progress: bool) -> None:  # noqa: B027
         """Do what precedes the first step of this process; ``stop()`` tells whether the user wants to stop."""
@@ -121,8 +117,6 @@ class TrainingTask(ABC):
         """Whether patience has run out."""
         return False
 
-    # The result -------------------------------------------------------------------------------------------------
-
     @property
     @abstractmethod
     def best(self) -> tuple[int, float]:
@@ -149,8 +143,6 @@ class TrainingTask(ABC):
     @abstractmethod
     def warn_if_poor(self) -> None:
         """Warn if the finished model is worse than it could be."""
-
-    # Checkpoints ------------------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
         """Return the tensors of a checkpoint, by part."""

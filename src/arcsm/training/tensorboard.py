@@ -4,8 +4,6 @@ The usual writer hands events to a thread. A full disk ends that thread, and tra
 more events. This one writes in the thread of the training, so a full disk raises ``OSError``.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from contextlib import suppress

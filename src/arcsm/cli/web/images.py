@@ -1,7 +1,5 @@
 """What the page computes for models of images, independent of Gradio."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import matplotlib as mpl

@@ -1,7 +1,5 @@
 """The page itself: Gradio components around :mod:`arcsm.cli.web.images` and :mod:`arcsm.cli.web.tables`."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

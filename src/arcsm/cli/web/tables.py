@@ -1,7 +1,5 @@
 """What the page computes for models of tables, independent of Gradio."""
 
-from __future__ import annotations
-
 import math
 
 import pandas as pd
