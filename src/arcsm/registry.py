@@ -60,11 +60,7 @@ def register(part: Part) -> Part:
 
 
 def seam_of(part: object) -> Seam:
-    """Return which of the four kinds a class or function is.
-
-    Raises:
-        ValueError: If it is not one of the four kinds.
-    """
+    """Return which of the four kinds a class or function is."""
     if inspect.isclass(part):
         seam: Seam | None = getattr(part, "seam", None)
         if seam in _PARTS:
@@ -86,16 +82,7 @@ def parts(seam: Seam) -> Mapping[str, Callable[..., Any]]:
 
 
 def find(seam: Seam, name: object, key: str | None = None) -> Callable[..., Any]:
-    """Return a registered part.
-
-    Arguments:
-        seam: Its kind.
-        name: Its name.
-        key: The configuration key that the error message names. Default: the seam.
-
-    Raises:
-        ValueError: If no part of this seam has that name.
-    """
+    """Return a registered part; the error for an unknown name begins with ``key``, by default the seam."""
     if isinstance(name, str):
         if name not in _PARTS[seam]:
             _load_entry_points()
@@ -108,15 +95,7 @@ def find(seam: Seam, name: object, key: str | None = None) -> Callable[..., Any]
 
 
 def check_registered(seam: Seam, part: object) -> None:
-    """Check that a file which names this part could be read again.
-
-    Arguments:
-        seam: The kind of the part.
-        part: A context or head, or the function itself.
-
-    Raises:
-        ValueError: If the class of ``part``, or the function, is not registered.
-    """
+    """Check that a context, a head or a function is registered, so that a file which names it can be read again."""
     kind: Any = part if inspect.isroutine(part) else type(part)
     if parts(seam).get(kind.__name__) is not kind:
         raise ValueError(
@@ -126,11 +105,7 @@ def check_registered(seam: Seam, part: object) -> None:
 
 
 def build(seam: Seam, config: Mapping[str, Any]) -> Any:
-    """Build a context or a head from its configuration, ``{"kind": NAME, **arguments}``.
-
-    Raises:
-        ValueError: If the kind is not registered.
-    """
+    """Build a context or a head from its configuration, ``{"kind": NAME, **arguments}``."""
     arguments = dict(config)
     return find(seam, arguments.pop("kind", None), f"{seam}.kind")(**arguments)
 

@@ -91,7 +91,6 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _start(arguments: Sequence[str], request: SeveralProcesses) -> int:
-    """Run the command in several processes and return its exit code."""
     try:
         return launch(arguments, request.devices, request.nodes)
     except ValueError as error:

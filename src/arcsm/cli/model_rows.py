@@ -18,7 +18,7 @@ from arcsm.data.column_types import default_names
 from arcsm.data.images import IMAGE_SUFFIXES, save_images
 from arcsm.data.numpy_files import read_array, split_key
 from arcsm.data.pixels import unscale_images, unstretch_images
-from arcsm.data.table import TableFile, check_reserved_columns, raw_parts
+from arcsm.data.table import TableFile
 from arcsm.errors import AccuracyWarning, warn
 from arcsm.implicit.networks.vae import VAE
 from arcsm.model import AutoregressiveModel
@@ -27,7 +27,7 @@ from arcsm.training.runs import class_labels
 #: Columns that :func:`score_frame` makes.
 SCORE_COLUMNS = ("row", "log_prob", "least_likely_column", "its_log_prob")
 
-_PART_ROWS = 20_000  # of a table
+PART_ROWS = 20_000  # of a table
 _BATCH_ELEMENTS = 65_536  # rows times features
 _MAX_STANDARD_DEVIATIONS = 1e6  # from the mean; single precision reaches no farther
 
@@ -38,21 +38,12 @@ def column_names(model: AutoregressiveModel | VAE) -> tuple[str, ...]:
 
 
 class RowSource:
-    """The rows of a file or folder, in a model's units and column order.
+    """The rows of a table, an image, an array or a folder of images, in a model's units and column order.
 
     Images are read and dequantised once. Tables are read in parts, each time they are needed.
 
-    Arguments:
-        model: The model.
-        path: A table, an image, an array or a folder of images.
-        seed: Seed of the dequantisation noise.
-        skip_bad: Leave out images that cannot be read.
-
     Attributes:
         names: File names of the images; ``None`` for tables.
-
-    Raises:
-        ValueError: If the data cannot be read, or do not have the columns or the shape of the model.
     """
 
     def __init__(self, model: AutoregressiveModel, path: Path, seed: int, skip_bad: bool = False) -> None:
@@ -70,7 +61,7 @@ class RowSource:
             yield self._images
             return
         file = TableFile(self.path)
-        for frame in file.parts(_PART_ROWS):
+        for frame in file.parts(PART_ROWS):
             chosen = _in_model_order(self.model, frame, self.path)
             values = file.numbers(chosen)
             rows = torch.from_numpy(np.array(values)).to(self.model.shift.dtype)  # (n, D)
@@ -79,14 +70,6 @@ class RowSource:
                 cell = f"{file.locate(frame.index[row])}, column {chosen.columns[column]!r}"
                 raise ValueError(f"{self.path}: {cell}: {values[row, column]:g} is too large for single precision")
             yield rows
-
-    def raw_parts(self) -> Iterator[pd.DataFrame]:
-        """Yield the parts of a table exactly as the file holds them."""
-        return raw_parts(self.path, _PART_ROWS)
-
-    def check_reserved_columns(self, reserved: Sequence[str]) -> None:
-        """See :func:`arcsm.data.table.check_reserved_columns`."""
-        check_reserved_columns(self.path, reserved)
 
 
 def _as_utf8(name: str) -> str:
@@ -195,14 +178,10 @@ def score_frame(
     files: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Return the number, the log density and the least likely dimension of each row.
+    """Return the number, the log density and the least likely dimension of each row from terms ``(N, D)``.
 
-    Arguments:
-        terms: Terms of the log density, ``(N, D)``.
-        first: Number of the first row.
-        data: Columns to put before the scores.
-        files: File names to put after them.
-        names: Names of the dimensions. Default: their numbers, from 0.
+    Rows are numbered from ``first``, dimensions from 0 unless they have ``names``. The columns of ``data`` come before
+    the scores, the names of ``files`` after them.
     """
     worst = terms.argmin(1).numpy()
     labels = worst if names is None else np.array(names, dtype=object)[worst]
@@ -243,14 +222,8 @@ def sample_share(
         raise ValueError(f"-n {n}: expected at least one for each of {group.size} devices")
     share = group.share(n)
     generator = torch.Generator(model.shift.device).manual_seed(seed + 0x9E3779B97F4A7C15 * group.rank % 2**63)
-    rows = model.sample(
-        share.stop - share.start,
-        sampler,
-        generator,
-        None if labels is None else labels[share],
-        progress=group.first,
-        denoise=denoise,
-    )
+    condition, count = None if labels is None else labels[share], share.stop - share.start
+    rows = model.sample(count, sampler, generator, condition, progress=group.first, denoise=denoise)
     return group.collect(rows.cpu())
 
 

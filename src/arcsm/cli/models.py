@@ -9,31 +9,20 @@ from typing import Annotated
 import torch
 import typer
 
-from arcsm import registry
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.files import atomic_path, check_separate, check_writable
 from arcsm._runtime.moments import RunningMoments
 from arcsm._runtime.process_group import group
 from arcsm._runtime.progress import track
+from arcsm.cli import model_rows
 from arcsm.cli.kinds import kind_at
 from arcsm.cli.launching import join_processes
-from arcsm.cli.model_rows import (
-    SCORE_COLUMNS,
-    RowSource,
-    column_names,
-    images_for,
-    log_probs,
-    score_frame,
-    score_writer,
-    shared_class,
-    write_images,
-)
-from arcsm.cli.options import Device, Devices, Label, Nodes, Seed, SkipBad, Trained, WithData
+from arcsm.cli.options import Device, Devices, Label, Nodes, Sampler, Seed, SkipBad, Trained, WithData
 from arcsm.cli.restoration import Denoiser, Noise, make_corruption, restored, restored_paths
 from arcsm.data import scale_images, write_table
 from arcsm.data.images import save_images
 from arcsm.data.pixels import unscale_images
-from arcsm.data.table import check_header
+from arcsm.data.table import check_header, check_reserved_columns, raw_parts
 from arcsm.model import load
 from arcsm.reports.run import sample_picture
 
@@ -51,9 +40,7 @@ def sample(
         typer.Option(help="A .png (a grid of images), a folder (one .png each), or a .csv, .parquet or .npy file."),
     ],
     n: Annotated[int, typer.Option("-n", help="Number of samples.", min=1)] = 64,
-    sampler: Annotated[
-        str | None, typer.Option(help=f"{', '.join(registry.parts('sampler'))}. Default: the model's own.")
-    ] = None,
+    sampler: Sampler = None,
     denoise: Annotated[bool, typer.Option("--denoise", help="Remove the smallest noise (Tweedie's formula).")] = False,
     label: Annotated[
         int | None, typer.Option("--class", help="Class to sample, for models with classes. Default: all in turn.")
@@ -75,20 +62,20 @@ def sample(
         raise ValueError(f"--out {out}: already exists; choose a new or an empty folder")
     check_writable(out / "0.png" if out.suffix == "" else out)
     if out.suffix == ".csv":
-        check_header(column_names(model))
+        check_header(model_rows.column_names(model))
     started = time.monotonic()
     rows = kind.sample(model, n, sampler, denoise, label, seed)
     if not group().first:
         return
     if out.suffix == "":
-        write_images(out, rows, model.metadata)
+        model_rows.write_images(out, rows, model.metadata)
     elif out.suffix == ".png":
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(out) as temporary:
             temporary.write_bytes(sample_picture(rows, model.metadata))
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_table(out, rows.numpy(), column_names(model))
+        write_table(out, rows.numpy(), model_rows.column_names(model))
     print(f"{out}  {n} samples in {time.monotonic() - started:.1f} s")
 
 
@@ -123,23 +110,23 @@ def score(
         raise ValueError("--with-data: copies the columns of a table; it needs a table, and --out .csv or .parquet")
     join_processes(devices, nodes)
     model, processes, mean = load(run, group().device(device)), group(), RunningMoments()
-    class_label = shared_class(model, label)
-    source = RowSource(model, data, seed, skip_bad)
+    class_label = model_rows.shared_class(model, label)
+    source = model_rows.RowSource(model, data, seed, skip_bad)
     if with_data:
-        source.check_reserved_columns(SCORE_COLUMNS)
+        check_reserved_columns(data, model_rows.SCORE_COLUMNS)
     count = sum(len(rows) for rows in source.parts())  # checks all rows first
-    names = column_names(model) if "columns" in model.metadata and out.suffix != ".npy" else None
+    names = model_rows.column_names(model) if "columns" in model.metadata and out.suffix != ".npy" else None
     with (
-        score_writer(out) if processes.first else nullcontext(lambda _: None) as write,
+        model_rows.score_writer(out) if processes.first else nullcontext(lambda _: None) as write,
         track("scoring", processes.share(count).stop, processes.first) as advance,
     ):
-        columns = source.raw_parts() if with_data else None
+        columns = raw_parts(data, model_rows.PART_ROWS) if with_data else None
         for rows in source.parts():
             share = rows[processes.share(len(rows))]
-            terms = processes.collect(log_probs(model, share, method, class_label, advance))
+            terms = processes.collect(model_rows.log_probs(model, share, method, class_label, advance))
             before = None if columns is None else next(columns)
             if processes.first:
-                write(score_frame(terms, mean.count, before, source.names, names))
+                write(model_rows.score_frame(terms, mean.count, before, source.names, names))
                 mean.add(terms.sum(1))
     if processes.first:
         error = "" if math.isnan(mean.standard_error) else f" +- {mean.standard_error:.4f}"
@@ -177,13 +164,13 @@ def denoise(
     model = load(run, resolve_device(device))
     if not images.is_dir():
         raise ValueError(f"{images}: expected a folder of images")
-    noisy = images_for(model, images, skip_bad)
+    noisy = model_rows.images_for(model, images, skip_bad)
     targets = restored_paths(images, noisy.names or (), out)
     corruption = make_corruption(model, noise, sigma, probability, noisy.levels)
     rows = scale_images(noisy.pixels, noisy.levels).flatten(1) + 1.0 / noisy.levels  # the middle of each level
     started = time.monotonic()
     rows = rows.to(model.shift)
-    class_label, generator = shared_class(model, label), torch.Generator(rows.device).manual_seed(seed)
+    class_label, generator = model_rows.shared_class(model, label), torch.Generator(rows.device).manual_seed(seed)
     clean = restored(model, rows, corruption, method, class_label, generator, progress=True)
     pixels = unscale_images(clean.cpu(), noisy.levels, stretch=True).view(noisy.pixels.shape)
     for target, image in zip(targets, pixels, strict=True):

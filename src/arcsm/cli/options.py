@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from arcsm import registry
 from arcsm.training.runs import check_finished
 
 
@@ -25,6 +26,10 @@ Ignore = Annotated[
     list[str] | None,
     typer.Option("--ignore", metavar="COLUMN", help="Ignore a column, such as an id or a date; may be repeated."),
 ]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
+]
+Sampler = Annotated[str | None, typer.Option(help=f"{', '.join(registry.parts('sampler'))}. Default: the model's own.")]
 Devices = Annotated[
     int, typer.Option(help="Processes on this machine, one per device (without devices, they share the cores).", min=1)
 ]

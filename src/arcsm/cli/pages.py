@@ -6,11 +6,10 @@ from typing import Annotated
 
 import typer
 
-from arcsm import registry
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.files import check_writable
 from arcsm.cli.kinds import kind_at
-from arcsm.cli.options import Device, Seed, Trained
+from arcsm.cli.options import Device, Sampler, Seed, Trained
 from arcsm.model import load
 from arcsm.training.run_config import dump_config, run_config_path
 from arcsm.training.runs import finished_config
@@ -23,9 +22,7 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     out: Annotated[Path | None, typer.Option(help="The page. Default: report.html in the run.")] = None,
     samples: Annotated[int, typer.Option(help="Number of samples to show.", min=1)] = 64,
-    sampler: Annotated[
-        str | None, typer.Option(help=f"{', '.join(registry.parts('sampler'))}. Default: the model's own.")
-    ] = None,
+    sampler: Sampler = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:

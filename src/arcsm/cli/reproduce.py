@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from arcsm.cli.options import Device
+from arcsm.cli.options import Changes, Device
 from arcsm.experiments import EXPERIMENTS, Preset, find
 from arcsm.experiments.records import result_path
 
@@ -28,9 +28,7 @@ def reproduce(
             help="Folder of the models that the experiment trains; an interrupted experiment resumes from it."
         ),
     ] = Path("runs"),
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
-    ] = None,
+    changes: Changes = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier result.")] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of all randomness. Default: the preset's.", min=0)] = None,
     device: Device = "auto",

@@ -212,16 +212,10 @@ def _parse_value(pair: str, column: pd.Series, text: str) -> Any:
 
 
 def _fill_in_file(path: Path, rows: pd.DataFrame, filled: pd.DataFrame, out: Path, ignored: bool) -> pd.DataFrame:
-    """Return the table of a file with its missing values filled in, and all else unchanged.
+    """Return the table of the file ``path`` with its missing values filled in, and all else unchanged.
 
-    From CSV to CSV known cells keep their text; from Parquet columns keep their types.
-
-    Arguments:
-        path: The file.
-        rows: The rows as read.
-        filled: The rows without missing values.
-        out: The file to write.
-        ignored: Whether ``rows`` lacks columns of the file.
+    From CSV to CSV known cells keep their text; from Parquet columns keep their types. ``rows`` are the rows as read,
+    without some columns of the file if ``ignored``.
     """
     from_text = path.suffix.lower() in (".csv", ".gz")
     keep_cells = path.suffix.lower() == ".parquet" or (from_text and out.suffix.lower() == ".csv")

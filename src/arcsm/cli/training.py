@@ -13,7 +13,7 @@ from arcsm._runtime.progress import track
 from arcsm.cli.console import Stopped, show_likelihoods, show_training
 from arcsm.cli.kinds import kind_in_config
 from arcsm.cli.model_rows import continuous_images, log_probs, score_frame
-from arcsm.cli.options import Device, Devices, Nodes, Seed
+from arcsm.cli.options import Changes, Device, Devices, Nodes, Seed
 from arcsm.data import write_frame
 from arcsm.data.image_sets import digits
 from arcsm.model import AutoregressiveModel
@@ -52,9 +52,7 @@ def quickstart(
 )
 def train(
     source: Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset (listed above) or a YAML file.")],
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
-    ] = None,
+    changes: Changes = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of all randomness. Default: the file's.", min=0)] = None,
@@ -86,7 +84,6 @@ app.registered_commands[-1].help = train.__doc__
 
 
 def _score_digits(model: AutoregressiveModel, out: Path, seed: int) -> None:
-    """Write the log density of each digit beside its label."""
     images = digits()
     rows = continuous_images(images, seed)
     with track("scoring", len(rows), enabled=True) as advance:

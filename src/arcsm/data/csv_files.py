@@ -26,24 +26,18 @@ _MAYBE_CODE = re.compile(rf'(^|[,"\s]){LEADING_ZERO}($|[,"\s])')
 class CSVFile:
     """A table in a CSV file.
 
-    The first row is a header if one of its cells is text, or if its numbers can only be names. A first column without
-    a name whose cells are all different is an index, as pandas writes one, and is left out.
+    The first row is a header if one of its cells is text, or if its numbers can only be names; a warning names the file
+    if it could be data as well. A first column without a name whose cells are all different is an index, as pandas
+    writes one, and is left out.
 
     Arguments:
         path: The file.
         names: Column names that are known to be names, whatever they look like.
 
     Attributes:
-        path: The file.
         columns: The column names, including that of an index.
         has_header: Whether the first row holds the names.
         has_index: Whether the first column is an index.
-
-    Raises:
-        ValueError: If the file cannot be read or is empty, or a column has no name or that of another column.
-
-    Warns:
-        UserWarning: If the first row could be data as well as a header.
     """
 
     def __init__(self, path: Path, names: Sequence[str] = ()) -> None:
@@ -67,12 +61,9 @@ class CSVFile:
         check_unique(self.columns, path, hint=" (if the first row is data, put a header above it)")
 
     def parts(self, rows: int | None, text_columns: Sequence[str] = ()) -> Iterator[pd.DataFrame]:
-        """Yield the table without its index, ``rows`` rows at a time or, with ``None``, at once.
+        """Yield the table without its index, ``rows`` rows at a time or, with ``None``, at once and with a warning.
 
         ``text_columns`` are read as text even if they look like numbers.
-
-        Warns:
-            SkippedWarning: If an index is left out of a table that is read at once.
         """
         if rows is None and self.has_index:
             warn(f"{self.path}: its first column has no name and only labels the rows: left out", SkippedWarning)
@@ -98,7 +89,6 @@ class CSVFile:
                 index_col=False,
                 skipinitialspace=True,
                 low_memory=False,  # infer types from all rows at once
-                compression="gzip" if self._is_gzipped else None,
                 chunksize=rows,
                 **options,
             )
@@ -148,12 +138,8 @@ class CSVFile:
                 if len(row) > 1 or (row and row[0].strip()):
                     yield rows.line_num, row
 
-    @property
-    def _is_gzipped(self) -> bool:
-        return self.path.suffix.lower() == ".gz"
-
     def _open(self) -> IO[str]:
-        if self._is_gzipped:
+        if self.path.suffix.lower() == ".gz":
             return gzip.open(self.path, "rt", encoding="utf-8-sig", newline="")
         return self.path.open(encoding="utf-8-sig", newline="")
 

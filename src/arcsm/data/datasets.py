@@ -50,8 +50,7 @@ class Dataset:
 
     def dequantised(self, rows: Tensor, seed: int) -> Tensor:
         """Return rows with uniform dequantisation noise."""
-        generator = torch.Generator().manual_seed(seed)
-        return dequantised(rows, self.dequantise, generator)
+        return dequantised(rows, self.dequantise, torch.Generator().manual_seed(seed))
 
 
 class _Data(BaseModel):
@@ -134,11 +133,7 @@ def data_folder() -> Path:
 
 
 def load_dataset(config: DataConfig, seed: int = 0) -> Dataset:
-    """Load and split the data of a run.
-
-    Raises:
-        ValueError: If the data are missing, damaged or too few to split.
-    """
+    """Load and split the data of a run."""
     match config:
         case DigitsData():
             return _images(digits(), None, config, seed)
@@ -159,8 +154,7 @@ def _table(config: TableData, seed: int) -> Dataset:
             raise ValueError(f"data.key: expected none for a file that is read a part at a time, got {config.key!r}")
         first = process_group.group().first
         stream = RowStream(blocks_of(config.path), config.validation, config.test, seed, progress=first)
-        metadata = {"columns": list(stream.blocks.columns)}
-        return Dataset(stream, stream.valid, stream.test, config.dequantise, metadata)
+        return Dataset(stream, stream.valid, stream.test, config.dequantise, {"columns": list(stream.blocks.columns)})
     table = read_table(config.path, config.key)
     check_precision(table.values, table.columns, config.path)
     values = torch.tensor(table.values, dtype=torch.get_default_dtype())

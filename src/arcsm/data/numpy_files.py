@@ -47,13 +47,7 @@ def read_array(path: FilePath, key: str | None = None, *, preferred: Sequence[st
 
 
 def split_key(path: FilePath, key: str | None = None) -> tuple[Path, str | None]:
-    """Split a path like ``tables.npz:left`` into the file and the name of the array.
-
-    Example:
-        >>> path, key = split_key("tables.npz:left")
-        >>> str(path), key
-        ('tables.npz', 'left')
-    """
+    """Split a path like ``tables.npz:left`` into the file and the name of the array, here ``left``."""
     archive, separator, name = os.fspath(path).rpartition(".npz:")
     if not separator or not name or Path(path).exists():
         return Path(path), key

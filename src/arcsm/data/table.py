@@ -30,12 +30,7 @@ def _suffix(path: FilePath, known: Sequence[str]) -> str:
 
 
 class TableFile:
-    """A file that holds a table, read at once or in parts.
-
-    Arguments:
-        path: A file with one of :data:`TABLE_SUFFIXES`. ``tables.npz:left`` also names an array.
-        key: The array of an NPZ file. Default: its only array, ``X`` or ``x_train``.
-    """
+    """A file that holds a table, read at once or in parts; see :func:`read_table` for the arguments."""
 
     def __init__(self, path: FilePath, key: str | None = None) -> None:
         self.path, self.key = split_key(path, key)
@@ -62,13 +57,10 @@ class TableFile:
         return array.astype(np.float32 if single else np.float64)
 
     def parts(self, rows: int | None = None, text_columns: Sequence[str] | None = ()) -> Iterator[pd.DataFrame]:
-        """Yield the table in the types of the file, indexed by the numbers of its rows.
+        """Yield the table in the types of the file, indexed by the numbers of its rows, ``rows`` at a time or all.
 
-        Columns of a CSV file are numbers, truth values or text.
-
-        Arguments:
-            rows: Rows of each part but the last. Default: all. NPY and NPZ files always come at once.
-            text_columns: Columns of a CSV file to read as text. ``None``: those that hold numbers with leading zeros.
+        Columns of a CSV file are numbers, truth values or text. Text are ``text_columns`` or, with ``None``, those that
+        hold numbers with leading zeros. NPY and NPZ files always come at once.
         """
         first = 0
         for frame in self._parts(rows, text_columns):
@@ -190,16 +182,10 @@ def read_frame(path: FilePath, like: pd.DataFrame | None = None, ignore: Sequenc
 def frame_parts(
     path: FilePath, like: pd.DataFrame | None, rows: int | None = _PART_ROWS, ignore: Sequence[str] = ()
 ) -> Iterator[pd.DataFrame]:
-    """Yield the table of :func:`read_frame` in parts, for files that do not fit into memory.
+    """Yield the table of :func:`read_frame` in parts of ``rows`` rows, or all rows at once with ``None``.
 
-    Arguments:
-        path: As in :func:`read_frame`. NPY and NPZ files come at once.
-        like: As in :func:`read_frame`. Without it, the types of each part are inferred from its own cells.
-        rows: Rows of each part but the last; ``None`` for all.
-        ignore: As in :func:`read_frame`.
-
-    Raises:
-        ValueError: As :func:`read_frame`, when the part is reached.
+    Other arguments and errors are those of :func:`read_frame`. Without ``like``, the types of each part are inferred
+    from its own cells. NPY and NPZ files come at once.
     """
     file = TableFile(path)
     names = None if like is None else [name for name in like.columns if holds_names(like[name])]

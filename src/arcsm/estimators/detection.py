@@ -29,11 +29,8 @@ def detection_table(
 ) -> pd.DataFrame:
     """Return a line for each row: score, p-value, flag, most surprising columns with contributions, and reasons.
 
-    Arguments:
-        detector: A fitted detector.
-        table: The rows to score.
-        threshold: Flag rows with at most this p-value. Default: flag rows below the detector's own threshold.
-        first: Number of the first row, if the table is a part of another.
+    Rows with at most the p-value ``threshold`` are flagged or, without one, rows below the detector's own threshold.
+    ``first`` is the number of the first row, if the table is a part of another.
     """
     if threshold is not None:
         check_p_value(threshold, len(detector.held_out_scores_))
@@ -57,11 +54,7 @@ def detection_table(
 
 
 def check_p_value(threshold: float, held_out: int) -> None:
-    """Check that a number of held-out rows can resolve a p-value.
-
-    Raises:
-        ValueError: If they are too few.
-    """
+    """Check that a number of held-out rows can resolve a p-value."""
     smallest = 1.0 / (1.0 + held_out)
     if threshold < smallest:
         raise ValueError(
@@ -122,14 +115,7 @@ class DetectionResult:
         threshold: float | None = None,
         write: Callable[[pd.DataFrame], None] | None = None,
     ) -> Self:
-        """Score the parts of a table in turn.
-
-        Arguments:
-            detector: A fitted detector.
-            parts: Consecutive rows of the table.
-            threshold: As in :func:`detection_table`.
-            write: Receives the lines of each part.
-        """
+        """Score consecutive parts of a table as :func:`detection_table`; ``write`` receives the lines of each part."""
         scores: list[Array] = []
         count, outliers = 0, 0
         lowest, rows = pd.DataFrame(), pd.DataFrame()

@@ -87,11 +87,9 @@ class Columns:
         return pd.DataFrame(dict(enumerate(series))).set_axis(pd.Index(self.names), axis=1)
 
     def log_slopes(self, numbers: Array, numeric: bool = True) -> Array:
-        """Return log slopes of the modelled columns' maps, ``(N, M)``; 0 where a value is missing.
+        """Return log slopes of the modelled columns' maps at numbers ``(N, M)``; 0 where a value is missing.
 
-        Arguments:
-            numbers: Numbers of the modelled columns, ``(N, M)``.
-            numeric: Include numeric columns, whose slopes depend on the units of the table.
+        The slopes of numeric columns depend on the units of the table and are 0 unless ``numeric``.
         """
         slopes = np.zeros_like(numbers)
         for m, d in enumerate(self.modelled):
@@ -108,11 +106,7 @@ class Columns:
 
 
 def encode_value(kind: Column, name: Any, value: Any) -> float:
-    """Return the number of one value of a column.
-
-    Raises:
-        ValueError: If the column cannot hold the value.
-    """
+    """Return the number of one value of a column, which must be able to hold it."""
     missing = bool(pd.api.types.is_scalar(value) and pd.isna(value))
     number = math.nan if missing else float(kind.encode(repeat(value, 1))[0])
     if math.isnan(number) or not kind.allows(number, value):

@@ -51,13 +51,9 @@ class EnsembleConfig:
 
     @classmethod
     def for_table(cls, rows: int, columns: int, missing: bool, smooth: bool = False) -> Self:
-        """Return the configuration for a table's size.
+        """Return the configuration for a number of training rows and of columns that vary.
 
-        Arguments:
-            rows: Number of training rows.
-            columns: Number of columns that vary.
-            missing: Whether values may be missing.
-            smooth: Use more noise and no sinusoids, for a density that ranks rows and has no fine structure.
+        A ``smooth`` density has more noise and no sinusoids: it ranks rows and has no fine structure.
         """
         small, large = rows < 2_000, rows >= 20_000
         width = max(64 if small else 256 if large else 128, min(2 * columns, 512))

@@ -23,14 +23,10 @@ _MIN_STANDARD_ERRORS = 3.0
 
 
 class TrainingLog:
-    """The log of a training task, a context manager.
+    """The log of a training task, a context manager; without a folder ``run`` it writes no files.
 
     It starts with the history of a resumed run. Lightning loggers receive the settings at the beginning, and at the
     end whether the training succeeded, failed or was aborted.
-
-    Arguments:
-        task: The training task.
-        run: Folder of the run, or ``None`` to write no files.
     """
 
     def __init__(self, task: TrainingTask, run: Path | None) -> None:
@@ -69,11 +65,7 @@ class TrainingLog:
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """Return the rows of a run's ``metrics.csv``, without empty cells and without a last row that a crash cut short.
-
-    Raises:
-        ValueError: If the file is no training log.
-    """
+    """Return the rows of a run's ``metrics.csv``, without empty cells and without a last row that a crash cut short."""
     path = run / METRICS_NAME
     if not path.is_file():
         return []

@@ -41,11 +41,7 @@ class Run(Generic[C, M]):
 def train_run(
     config: RunConfig, folder: str | os.PathLike[str], resume: bool = False, progress: bool = False
 ) -> FitResult:
-    """Train the model of a configuration in its own folder.
-
-    Raises:
-        ValueError: If the folder holds another run, or holds a run and ``resume`` is false.
-    """
+    """Train the model of a configuration in its own folder."""
     folder, group = Path(folder), process_group.group()
     if group.first:
         check_folder(config, folder, resume)
@@ -63,25 +59,15 @@ def train_run(
 
 
 def load_run(folder: str | os.PathLike[str], device: str = "cpu") -> Run[RunConfig, AutoregressiveModel]:
-    """Read a run that :func:`train_run` finished.
-
-    Raises:
-        ValueError: If the folder holds no finished run.
-    """
+    """Read a run that :func:`train_run` finished."""
     folder = Path(folder)
     return Run(folder, finished_config(folder, RunConfig), load(folder, device))
 
 
 def check_folder(config: Any, folder: Path, resume: bool) -> None:
-    """Check that a run may start, or resume, in a folder. (Training itself compares ``config.train``.)
+    """Check that a run may start, or resume, in a folder.
 
-    Arguments:
-        config: Configuration of the run, with sections ``data`` and ``model``.
-        folder: Its folder.
-        resume: Whether to continue the run in the folder.
-
-    Raises:
-        ValueError: If the folder holds another run, or holds a run and ``resume`` is false.
+    The sections ``data`` and ``model`` must not have changed; training itself compares ``config.train``.
     """
     path = run_config_path(folder)
     used = path.is_file() or (folder / STATE_NAME).exists() or is_finished(folder)
@@ -96,10 +82,9 @@ def check_folder(config: Any, folder: Path, resume: bool) -> None:
 
 @contextmanager
 def open_run(folder: Path, config: BaseModel) -> Iterator[None]:
-    """Lock the folder of a run and write its configuration; undo this if the run cannot start (``ValueError``).
+    """Lock the folder of a run, in which no other process may train, and write its configuration.
 
-    Raises:
-        ValueError: If another process trains in the folder.
+    A ``ValueError`` means that the run cannot start, and undoes this.
     """
     path = run_config_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,11 +117,7 @@ def read_config(path: Path, schema: type[C]) -> C:
 
 
 def finished_config(folder: Path, schema: type[C]) -> C:
-    """Read the configuration of a finished run.
-
-    Raises:
-        ValueError: If the folder holds no finished run.
-    """
+    """Read the configuration of a finished run."""
     path = run_config_path(folder)
     if not path.is_file():
         raise ValueError(f"{folder}: not a run (no config.yaml); train one with: arcsm train PRESET --out {folder}")
@@ -150,11 +131,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def check_finished(path: Path) -> None:
-    """Check that a run has a model. Paths that are no runs pass.
-
-    Raises:
-        ValueError: If it has none.
-    """
+    """Check that a run has a model. Paths that are not runs pass."""
     config = run_config_path(path)
     if config.is_file() and not is_finished(path):
         raise ValueError(f"{path}: has no model yet; finish it with: arcsm train {config} --out {path} --resume")
@@ -174,11 +151,7 @@ def warn_if_data_changed(folder: Path, dataset: Dataset) -> None:
 
 
 def class_labels(model: AutoregressiveModel, n: int, chosen: int | None = None) -> Tensor | None:
-    """Return labels ``(n,)`` for a model with classes: the chosen class, or all in turn; else ``None``.
-
-    Raises:
-        ValueError: If the model does not have the class.
-    """
+    """Return labels ``(n,)`` for a model with classes: the chosen class, or all in turn; else ``None``."""
     classes = model.context.classes
     if chosen is not None and not 0 <= chosen < classes:
         has = f"has classes 0 to {classes - 1}" if classes else "has no classes"

@@ -27,7 +27,7 @@ class TrainingTask(ABC):
 
     A subclass defines an optimizer step and a validation, and sets ``data`` (a fingerprint) and ``optimizer``. All
     randomness must be a function of the seed and of ``step``, so that a resumed run ends with the weights of an
-    uninterrupted one.
+    uninterrupted one. A loss, gradient or model that is not finite raises ``NonFiniteError``.
 
     Arguments:
         module: What is trained, on its device.
@@ -85,11 +85,7 @@ class TrainingTask(ABC):
 
     @abstractmethod
     def advance(self) -> float:
-        """Take an optimizer step and return the loss of its batch.
-
-        Raises:
-            NonFiniteError: If the loss or its gradient is not finite.
-        """
+        """Take an optimizer step and return the loss of its batch."""
 
     @property
     @abstractmethod
@@ -98,19 +94,11 @@ class TrainingTask(ABC):
 
     @abstractmethod
     def validate(self) -> dict[str, float]:
-        """Return the columns that a validation adds to the log, such as ``valid``.
-
-        Raises:
-            NonFiniteError: If the model is broken.
-        """
+        """Return the columns that a validation adds to the log, such as ``valid``."""
 
     @abstractmethod
     def assess(self, row: Mapping[str, float]) -> None:
-        """Draw conclusions from a row of the log.
-
-        Raises:
-            NonFiniteError: If the model is broken.
-        """
+        """Draw conclusions from a row of the log."""
 
     @property
     def stopped_early(self) -> bool:

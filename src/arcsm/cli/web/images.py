@@ -30,11 +30,7 @@ class ImageLikelihood(NamedTuple):
 
 
 class ImageExplorer:
-    """Evaluate, denoise, complete and sample images for the page.
-
-    Arguments:
-        model: Model whose metadata has an ``image_shape``.
-    """
+    """Evaluate, denoise, complete and sample images for the page, by a model whose metadata has an ``image_shape``."""
 
     def __init__(self, model: AutoregressiveModel) -> None:
         self.model = model
@@ -79,15 +75,10 @@ class ImageExplorer:
         """Replace the lower half of an image ``(D,)`` by a sample given the upper half."""
         masked = row.view(self.shape).clone()
         masked[:, self.shape[1] // 2 :] = torch.nan
+        rows, condition = masked.flatten()[None], self._condition(label)
         generator = torch.Generator(row.device).manual_seed(seed)
         completions = particle_filter(
-            self.model,
-            masked.flatten()[None],
-            MissingValues(),
-            _CANDIDATES,
-            generator,
-            condition=self._condition(label),
-            progress=True,
+            self.model, rows, MissingValues(), _CANDIDATES, generator, condition=condition, progress=True
         )
         weights = completions.weights[0].cpu()
         index = int(torch.multinomial(weights, 1, generator=torch.Generator().manual_seed(seed)))
