@@ -143,11 +143,8 @@ def log_probs(
 ) -> Tensor:
     """Return the terms of the log density in nats, ``(N, D)``, computed in batches.
 
-    ``advance`` is called with the number of rows of each batch.
-
-    Warns:
-        AccuracyWarning: If values lie more than a million standard deviations from the mean, beyond the reach of single
-            precision. They are scored as if they lay at that distance.
+    ``advance`` is called with the number of rows of each batch. Values more than a million standard deviations from the
+    mean, beyond the reach of single precision, are scored as if they lay at that distance, with a warning.
     """
     rows = _clamp_outliers(model, rows)
     parts = [torch.empty(0, model.features)]

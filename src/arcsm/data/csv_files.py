@@ -49,7 +49,9 @@ class CSVFile:
             check_width(len(first), path)
             below = [row for _, row in islice(rows, _HEAD_ROWS)]
         cells = [cell.strip() for cell in first]
-        self._check_separator(cells)
+        separator = next((mark for mark in (";", "\t", "|") if len(cells) == 1 and mark in cells[0]), None)
+        if separator is not None:
+            raise ValueError(f"{path}: expected cells separated by commas, but {separator!r} seems to separate them")
         self.has_header = self._is_header(cells, below, names)
         self.has_index = self.has_header and _is_index(cells, below)
         self.columns = cells if self.has_header else list(default_names(len(cells)))
@@ -61,7 +63,7 @@ class CSVFile:
         check_unique(self.columns, path, hint=" (if the first row is data, put a header above it)")
 
     def parts(self, rows: int | None, text_columns: Sequence[str] = ()) -> Iterator[pd.DataFrame]:
-        """Yield the table without its index, ``rows`` rows at a time or, with ``None``, at once and with a warning.
+        """Yield the table without its index, ``rows`` rows at a time or, with ``None`` and a warning of the index, at once.
 
         ``text_columns`` are read as text even if they look like numbers.
         """
@@ -149,11 +151,6 @@ class CSVFile:
                 raise ValueError(
                     f"{self.path}: line {line}: expected {len(self.columns)} cells like the first row, got {len(row)}"
                 )
-
-    def _check_separator(self, cells: Sequence[str]) -> None:
-        mark = next((mark for mark in (";", "\t", "|") if len(cells) == 1 and mark in cells[0]), None)
-        if mark is not None:
-            raise ValueError(f"{self.path}: expected cells separated by commas, but {mark!r} seems to separate them")
 
     def _is_header(self, cells: Sequence[str], below: Sequence[Sequence[str]], names: Sequence[str]) -> bool:
         if all(is_number(cell) for cell in cells):

@@ -24,23 +24,14 @@ _MAX_SAMPLE_ROWS = 10_000  # of a stream
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows for training, validation and test.
+    """Rows for training, validation and test."""
 
-    Attributes:
-        train: Training rows, ``(N, D)`` in data units, or a stream of them.
-        valid: Rows held out for early stopping.
-        test: Rows held out for results.
-        dequantise: Width of the uniform noise that makes the values continuous; 0 for continuous data.
-        metadata: Image shape and grey levels, or column names.
-        labels: Classes of the rows, if known, by ``"train"``, ``"valid"`` and ``"test"``.
-    """
-
-    train: Tensor | RowStream
-    valid: Tensor
-    test: Tensor
-    dequantise: float = 0.0
-    metadata: dict[str, Any] = field(default_factory=dict)
-    labels: dict[str, Tensor] = field(default_factory=dict)
+    train: Tensor | RowStream  # (N, D) in data units
+    valid: Tensor  # for early stopping
+    test: Tensor  # for results
+    dequantise: float = 0.0  # width of the uniform noise that makes the values continuous; 0 for continuous data
+    metadata: dict[str, Any] = field(default_factory=dict)  # image shape and grey levels, or column names
+    labels: dict[str, Tensor] = field(default_factory=dict)  # classes, if known, of the rows of train, valid and test
 
     def train_rows(self, count: int | None = None) -> Tensor:
         """Return at most ``count`` training rows in memory; of a stream, at most 10,000 from a random place."""

@@ -254,9 +254,6 @@ def image_grid(pixels: Tensor, columns: int | None = None, padding: int = 2, zoo
         padding: White pixels around each image, not zoomed.
         zoom: Side of the square that each pixel becomes.
 
-    Raises:
-        ValueError: If an argument has another type, shape or range.
-
     Example:
         >>> image_grid(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), columns=3).size
         (32, 22)

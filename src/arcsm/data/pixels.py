@@ -15,9 +15,6 @@ class ImageSet:
         labels: int64, shape ``(n,)``, or None.
         names: One name for each image (its file, relative to the folder), or None.
         levels: Number of grey values of a channel.
-
-    Raises:
-        ValueError: If a field has another type, shape or range.
     """
 
     pixels: Tensor

@@ -104,9 +104,6 @@ class Table:
     Attributes:
         values: float32 or float64, shape ``(n, D)``, in the units of the file.
         columns: The D column names, all different.
-
-    Raises:
-        ValueError: If ``values`` is not a two-dimensional float array, or ``columns`` does not name its columns.
     """
 
     values: np.ndarray
@@ -287,15 +284,10 @@ def write_frame(path: FilePath, frame: pd.DataFrame) -> None:
 
 @contextmanager
 def frame_writer(path: FilePath) -> Iterator[Callable[[pd.DataFrame], None]]:
-    """Provide a function that appends a part of a table to a CSV or Parquet file.
+    """Provide a function that appends a part of a table to a file that ends in ``.csv`` or ``.parquet``.
 
-    Missing folders are made. The file appears, or replaces an older one, only when all parts are written.
-
-    Raises:
-        ValueError: If the extension is neither ``.csv`` nor ``.parquet``.
-
-    Warns:
-        UserWarning: If all column names of a CSV file are numbers.
+    Missing folders are made. The file appears, or replaces an older one, only when all parts are written. A warning
+    tells if all column names of a CSV file are numbers.
     """
     suffix = _suffix(path, tuple(_WRITERS))
     Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -93,19 +93,12 @@ def _text(value: Any) -> str:
 
 @dataclass
 class DetectionResult:
-    """The outliers of a table that was scored in parts: all scores, and the most surprising rows.
+    """The outliers of a table that was scored in parts: all scores, and the most surprising rows."""
 
-    Attributes:
-        scores: Scores of all rows, ``(N,)``.
-        outliers: Number of outliers.
-        lowest: Lines of :func:`detection_table` of the most surprising rows, the lowest score first.
-        rows: Those rows, in the same order.
-    """
-
-    scores: Array
-    outliers: int
-    lowest: pd.DataFrame
-    rows: pd.DataFrame
+    scores: Array  # of all rows, (N,)
+    outliers: int  # their number
+    lowest: pd.DataFrame  # lines of `detection_table` of the most surprising rows, the lowest score first
+    rows: pd.DataFrame  # those rows, in the same order
 
     @classmethod
     def from_parts(

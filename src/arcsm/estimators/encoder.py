@@ -25,17 +25,11 @@ Table = pd.DataFrame | Array
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table, and the maps between its rows and numbers.
-
-    Arguments:
-        kinds: The type of each column.
-        dtypes: The columns' dtypes in a data frame; ``None`` for an array.
-        names: The columns' names in a data frame; ``None`` for an array.
-    """
+    """The columns of a table, and the maps between its rows and numbers."""
 
     kinds: tuple[Column, ...]
-    dtypes: tuple[Any, ...] | None = None
-    names: tuple[Any, ...] | None = None
+    dtypes: tuple[Any, ...] | None = None  # of a data frame
+    names: tuple[Any, ...] | None = None  # of a data frame
 
     @classmethod
     def infer(cls, table: Table) -> Self:

@@ -19,35 +19,20 @@ _MAX_SMOOTH_RATIO = 2.0  # between noise levels of a smooth model: the most that
 
 @dataclass(frozen=True)
 class EnsembleConfig:
-    """The configuration of an ensemble.
+    """The configuration of an ensemble."""
 
-    Arguments:
-        members: Number of models, each with a different order of the columns.
-        context_features: Features of the context of each column.
-        hidden_features: Units of each layer of the context network.
-        head_features: Units of each layer of the head.
-        sinusoids: Frequencies at which context and head see a value.
-        sigma_min: Smallest noise, in standard deviations of a column.
-        levels: Number of noise levels.
-        tolerance: Error of a conditional's log density, in nats.
-        max_steps: Maximum number of training steps.
-        batch_size: Rows per step.
-        learning_rate: Peak learning rate.
-        missing: Whether values may be missing.
-    """
-
-    members: int
-    context_features: int
-    hidden_features: tuple[int, ...]
-    head_features: tuple[int, ...]
-    sinusoids: int
-    sigma_min: float
-    levels: int
-    tolerance: float
+    members: int  # models, each with a different order of the columns
+    context_features: int  # of the context of each column
+    hidden_features: tuple[int, ...]  # units of each layer of the context network
+    head_features: tuple[int, ...]  # units of each layer of the head
+    sinusoids: int  # frequencies at which context and head see a value
+    sigma_min: float  # smallest noise, in standard deviations of a column
+    levels: int  # noise levels
+    tolerance: float  # error of a conditional's log density, in nats
     max_steps: int
     batch_size: int
-    learning_rate: float
-    missing: bool
+    learning_rate: float  # peak
+    missing: bool  # whether values may be missing
 
     @classmethod
     def for_table(cls, rows: int, columns: int, missing: bool, smooth: bool = False) -> Self:

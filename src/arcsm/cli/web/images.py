@@ -46,8 +46,7 @@ class ImageExplorer:
         picture = picture.resize((self.shape[2], self.shape[1]), Image.Resampling.BOX)
         grey = torch.from_numpy(np.array(picture, dtype=np.float32)) * (self.levels - 1) / 255.0
         pixels = grey.round().to(torch.uint8).view(self.shape[1], self.shape[2], -1).permute(2, 0, 1)
-        row = scale_images(pixels[None], self.levels).flatten() + 1.0 / self.levels
-        return row.to(self.model.shift)
+        return (scale_images(pixels[None], self.levels).flatten() + 1.0 / self.levels).to(self.model.shift)
 
     def to_picture(self, rows: Tensor) -> Image.Image:
         """Convert a row ``(D,)``, or rows ``(N, D)`` in a grid, to a picture."""
