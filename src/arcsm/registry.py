@@ -111,7 +111,7 @@ def build(seam: Seam, config: Mapping[str, Any]) -> Any:
 
 
 def constructor_arguments(part: object) -> dict[str, Any]:
-    """Return the attributes named like the constructor's arguments, which must store these; tuples as lists for JSON."""
+    """Return the attributes named like the constructor's arguments, which must exist; tuples become lists for JSON."""
     arguments = {name: getattr(part, name) for name in inspect.signature(type(part)).parameters}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
 

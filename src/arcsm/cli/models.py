@@ -19,9 +19,7 @@ from arcsm.cli.kinds import kind_at
 from arcsm.cli.launching import join_processes
 from arcsm.cli.options import Device, Devices, Label, Nodes, Sampler, Seed, SkipBad, Trained, WithData
 from arcsm.cli.restoration import Denoiser, Noise, make_corruption, restored, restored_paths
-from arcsm.data import scale_images, write_table
-from arcsm.data.images import save_images
-from arcsm.data.pixels import unscale_images
+from arcsm.data import save_images, scale_images, unscale_images, write_table
 from arcsm.data.table import check_header, check_reserved_columns, raw_parts
 from arcsm.model import load
 from arcsm.reports.run import sample_picture

@@ -14,8 +14,7 @@ from arcsm.cli.console import Stopped, show_likelihoods, show_training
 from arcsm.cli.kinds import kind_in_config
 from arcsm.cli.model_rows import continuous_images, log_probs, score_frame
 from arcsm.cli.options import Changes, Device, Devices, Nodes, Seed
-from arcsm.data import write_frame
-from arcsm.data.image_sets import digits
+from arcsm.data import digits, write_frame
 from arcsm.model import AutoregressiveModel
 from arcsm.reports.run import sample_picture, write_report
 from arcsm.training.run_config import load_config, load_tree, presets, run_config_path, validated

@@ -63,7 +63,7 @@ class CSVFile:
         check_unique(self.columns, path, hint=" (if the first row is data, put a header above it)")
 
     def parts(self, rows: int | None, text_columns: Sequence[str] = ()) -> Iterator[pd.DataFrame]:
-        """Yield the table without its index, ``rows`` rows at a time or, with ``None`` and a warning of the index, at once.
+        """Yield the table without its index, ``rows`` rows at a time or, with ``None``, at once; the latter with a warning.
 
         ``text_columns`` are read as text even if they look like numbers.
         """

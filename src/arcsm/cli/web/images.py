@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from arcsm.data.images import image_grid
-from arcsm.data.pixels import scale_images, unscale_images
+from arcsm.data import image_grid, scale_images, unscale_images
 from arcsm.denoise import GaussianNoise, MissingValues, particle_filter, posterior, tweedie
 from arcsm.heads import DiscretisedLogisticMixtureHead
 from arcsm.metrics import bits_per_dim
