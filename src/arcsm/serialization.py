@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from arcsm._runtime.files import atomic_path, write_text
+from arcsm._runtime.files import FilePath, atomic_path, write_text
 
 #: Version of the header's layout; files of a later version are rejected.
 SCHEMA_VERSION = 1
@@ -89,13 +88,13 @@ def _python_number(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
-def weights_path(path: str | os.PathLike[str]) -> Path:
+def weights_path(path: FilePath) -> Path:
     """Return the path itself if it ends in .safetensors, else the path of ``model.safetensors`` in it."""
     path = Path(path)
     return path if path.suffix == ".safetensors" else path / WEIGHTS_NAME
 
 
-def save_module(module: torch.nn.Module, config: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+def save_module(module: torch.nn.Module, config: Mapping[str, Any], path: FilePath) -> None:
     """Write a module to a ``.safetensors`` file, or to a folder, together with a readable copy of its configuration."""
     file = weights_path(path)
     write_tensors(file, module.state_dict(), config)
@@ -103,7 +102,7 @@ def save_module(module: torch.nn.Module, config: Mapping[str, Any], path: str | 
         write_text(file.parent / CONFIG_NAME, _dump(config, indent=2) + "\n")
 
 
-def read_module(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_module(path: FilePath) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the configuration that :func:`save_module` wrote; see :func:`read_tensors` for errors.
 
     A ``config.json`` that differs from the header of the weights is an error, too.

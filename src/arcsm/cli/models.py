@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-import typer
+from typer import Argument, Option, Typer
 
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.files import atomic_path, check_separate, check_writable
@@ -24,7 +24,7 @@ from arcsm.data.table import check_header, check_reserved_columns, raw_parts
 from arcsm.model import load
 from arcsm.reports.run import sample_picture
 
-app = typer.Typer()
+app = Typer()
 
 
 @app.command(
@@ -35,13 +35,13 @@ def sample(
     run: Trained,
     out: Annotated[
         Path,
-        typer.Option(help="A .png (a grid of images), a folder (one .png each), or a .csv, .parquet or .npy file."),
+        Option(help="A .png (a grid of images), a folder (one .png each), or a .csv, .parquet or .npy file."),
     ],
-    n: Annotated[int, typer.Option("-n", help="Number of samples.", min=1)] = 64,
+    n: Annotated[int, Option("-n", help="Number of samples.", min=1)] = 64,
     sampler: Sampler = None,
-    denoise: Annotated[bool, typer.Option("--denoise", help="Remove the smallest noise (Tweedie's formula).")] = False,
+    denoise: Annotated[bool, Option("--denoise", help="Remove the smallest noise (Tweedie's formula).")] = False,
     label: Annotated[
-        int | None, typer.Option("--class", help="Class to sample, for models with classes. Default: all in turn.")
+        int | None, Option("--class", help="Class to sample, for models with classes. Default: all in turn.")
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -83,11 +83,9 @@ def sample(
 )
 def score(
     run: Trained,
-    data: Annotated[Path, typer.Argument(metavar="DATA", help=".csv, .parquet, .npy, .npz or a folder of images.")],
-    out: Annotated[Path, typer.Option(help="A .csv, .parquet or .npy file.")],
-    method: Annotated[
-        str | None, typer.Option(help="flow, quadrature or closed_form. Default: the model's own.")
-    ] = None,
+    data: Annotated[Path, Argument(metavar="DATA", help=".csv, .parquet, .npy, .npz or a folder of images.")],
+    out: Annotated[Path, Option(help="A .csv, .parquet or .npy file.")],
+    method: Annotated[str | None, Option(help="flow, quadrature or closed_form. Default: the model's own.")] = None,
     with_data: WithData = False,
     label: Label = None,
     skip_bad: SkipBad = False,
@@ -137,18 +135,16 @@ def score(
 )
 def denoise(
     run: Trained,
-    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A folder of noisy images of the model's size.")],
-    out: Annotated[Path, typer.Option(help="Folder of the restored images, PNG files of the same names.")],
-    noise: Annotated[Noise, typer.Option(help="Kind of noise.")] = "gaussian",
+    images: Annotated[Path, Argument(metavar="IMAGES", help="A folder of noisy images of the model's size.")],
+    out: Annotated[Path, Option(help="Folder of the restored images, PNG files of the same names.")],
+    noise: Annotated[Noise, Option(help="Kind of noise.")] = "gaussian",
     sigma: Annotated[
-        float | None, typer.Option(help="Standard deviation of gaussian noise, for pixels from -1 to 1.")
+        float | None, Option(help="Standard deviation of gaussian noise, for pixels from -1 to 1.")
     ] = None,
-    probability: Annotated[
-        float | None, typer.Option(help="Fraction of values that salt-and-pepper noise replaces.")
-    ] = None,
+    probability: Annotated[float | None, Option(help="Fraction of values that salt-and-pepper noise replaces.")] = None,
     method: Annotated[
         Denoiser | None,
-        typer.Option(
+        Option(
             help="tweedie (fast, gaussian noise only, its default), posterior (default for salt-and-pepper noise), "
             "particles (slow, also uses later pixels) or langevin (the paper's, for salt-and-pepper noise)."
         ),

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option, Typer
 
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.files import check_writable
@@ -14,14 +14,14 @@ from arcsm.model import load
 from arcsm.training.run_config import dump_config, run_config_path
 from arcsm.training.runs import finished_config
 
-app = typer.Typer()
+app = Typer()
 
 
 @app.command(epilog="Example: arcsm report runs/digits")
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
-    out: Annotated[Path | None, typer.Option(help="The page. Default: report.html in the run.")] = None,
-    samples: Annotated[int, typer.Option(help="Number of samples to show.", min=1)] = 64,
+    run: Annotated[Path, Argument(metavar="RUN", help="Folder of a run.")],
+    out: Annotated[Path | None, Option(help="The page. Default: report.html in the run.")] = None,
+    samples: Annotated[int, Option(help="Number of samples to show.", min=1)] = 64,
     sampler: Sampler = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -42,13 +42,11 @@ def serve(
     run: Trained,
     host: Annotated[
         str,
-        typer.Option(
+        Option(
             help="Address to listen on. Any other than the default opens the page to the network, without a password."
         ),
     ] = "127.0.0.1",
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port. Default: the first free one from 7860.")
-    ] = None,
+    port: Annotated[int | None, Option(min=1, max=65535, help="Port. Default: the first free one from 7860.")] = None,
     device: Device = "auto",
 ) -> None:
     """Serve an interactive page: likelihoods, surprise, denoising, completion and sampling. Needs the extra "web"."""

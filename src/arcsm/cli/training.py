@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import typer
+from typer import Argument, Option, Typer
 
 from arcsm._runtime.files import atomic_path
 from arcsm._runtime.process_group import group
@@ -20,12 +20,12 @@ from arcsm.reports.run import sample_picture, write_report
 from arcsm.training.run_config import load_config, load_tree, presets, run_config_path, validated
 from arcsm.training.runs import load_run, train_run
 
-app = typer.Typer()
+app = Typer()
 
 
 @app.command(epilog="Example: arcsm quickstart --out quickstart")
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder for the model, the samples and the report.")] = Path("quickstart"),
+    out: Annotated[Path, Option(help="Folder for the model, the samples and the report.")] = Path("quickstart"),
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -50,12 +50,12 @@ def quickstart(
     "arcsm train mnist-made --set data.path=mnist --set train.epochs=5 --out runs/mnist"
 )
 def train(
-    source: Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset (listed above) or a YAML file.")],
+    source: Annotated[str, Argument(metavar="PRESET|FILE.yaml", help="A preset (listed above) or a YAML file.")],
     changes: Changes = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/NAME.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Seed of all randomness. Default: the file's.", min=0)] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ... Default: the file's.")] = None,
+    out: Annotated[Path | None, Option(help="Folder of the run. Default: runs/NAME.")] = None,
+    resume: Annotated[bool, Option("--resume", help="Continue the run in the folder.")] = False,
+    seed: Annotated[int | None, Option(help="Seed of all randomness. Default: the file's.", min=0)] = None,
+    device: Annotated[str | None, Option(help="auto, cpu, cuda, ... Default: the file's.")] = None,
     devices: Devices = 1,
     nodes: Nodes = 1,
 ) -> None:

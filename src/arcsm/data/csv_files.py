@@ -63,9 +63,9 @@ class CSVFile:
         check_unique(self.columns, path, hint=" (if the first row is data, put a header above it)")
 
     def parts(self, rows: int | None, text_columns: Sequence[str] = ()) -> Iterator[pd.DataFrame]:
-        """Yield the table without its index, ``rows`` rows at a time or, with ``None``, at once; the latter with a warning.
+        """Yield the table without its index, ``rows`` rows at a time or, with ``None``, at once.
 
-        ``text_columns`` are read as text even if they look like numbers.
+        ``text_columns`` are read as text even if they look like numbers. A table read at once warns of its index.
         """
         if rows is None and self.has_index:
             warn(f"{self.path}: its first column has no name and only labels the rows: left out", SkippedWarning)

@@ -5,7 +5,7 @@ import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -100,5 +100,4 @@ def _read_npy(file: IO[bytes], source: str) -> np.ndarray:
     npy_header(file, source)  # rejects objects and text before any data is read
     file.seek(0)
     with reading(source):
-        array: np.ndarray[Any, Any] = np.load(file, allow_pickle=False)
-    return array
+        return np.load(file, allow_pickle=False)

@@ -133,11 +133,8 @@ class Rings:
         log_terms = -((r - radii) ** 2) / (2 * noises**2) + bessel.log() - (2 * math.pi * noises**2).log()
         return torch.logsumexp(log_terms + weights.log(), dim=-1).to(x.dtype)
 
-    def _parameters(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        radii, noises, weights = torch.tensor(
-            [self.radii, self.noises, self.weights], dtype=torch.float64, device=device
-        )
-        return radii, noises, weights
+    def _parameters(self, device: torch.device) -> Tensor:
+        return torch.tensor([self.radii, self.noises, self.weights], dtype=torch.float64, device=device)  # (3, K)
 
 
 @dataclass(frozen=True)
@@ -237,8 +234,7 @@ _TAIL_MASS = 0.5 * math.erfc(3 / math.sqrt(2))  # of a standard normal below -3
 
 
 def _truncated_normal_quantile(u: Tensor) -> Tensor:
-    quantile: Tensor = torch.special.ndtri(_TAIL_MASS + (1 - 2 * _TAIL_MASS) * u)
-    return quantile
+    return torch.special.ndtri(_TAIL_MASS + (1 - 2 * _TAIL_MASS) * u)
 
 
 def _truncated_normal_density(t: Tensor) -> Tensor:

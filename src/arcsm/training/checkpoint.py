@@ -1,17 +1,17 @@
 """Training checkpoints: one file with everything that the next step depends on."""
 
 import math
-import os
 from pathlib import Path
 
 from arcsm import serialization
+from arcsm._runtime.files import FilePath
 from arcsm.serialization import WEIGHTS_NAME
 from arcsm.training.task import TrainingTask
 
 STATE_NAME = "state.safetensors"
 
 
-def check_unused(run: str | os.PathLike[str] | None, resume: bool) -> None:
+def check_unused(run: FilePath | None, resume: bool) -> None:
     """Refuse to start a new run in the folder of another."""
     if run is not None and not resume and any((Path(run) / name).exists() for name in (STATE_NAME, WEIGHTS_NAME)):
         raise ValueError(f"{run}: already holds a run; give resume=True to continue it, or choose another folder")

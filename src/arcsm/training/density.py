@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from arcsm._runtime import process_group
+from arcsm._runtime.files import FilePath
 from arcsm._runtime.random import Share, Source, dequantised
 from arcsm.data.streams import RowStream
 from arcsm.errors import NonFiniteError, TrainingWarning, warn
@@ -40,7 +40,7 @@ def fit(
     config: TrainConfig | None = None,
     condition_train: Tensor | None = None,
     condition_valid: Tensor | None = None,
-    run: str | os.PathLike[str] | None = None,
+    run: FilePath | None = None,
     resume: bool = False,
     progress: bool = False,
     loggers: Sequence[Logger] = (),

@@ -2,7 +2,6 @@
 
 import difflib
 import inspect
-import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
 
 from arcsm import registry
+from arcsm._runtime.files import FilePath
 from arcsm.contexts import Context
 from arcsm.data.datasets import DataConfig, Dataset
 from arcsm.model import AutoregressiveModel
@@ -219,6 +219,6 @@ def _known_keys(schema: type[BaseModel], path: Sequence[str]) -> list[str]:
     return list(schema.model_fields)
 
 
-def run_config_path(run: str | os.PathLike[str]) -> Path:
+def run_config_path(run: FilePath) -> Path:
     """Return the path of the configuration of a run folder."""
     return Path(run) / "config.yaml"

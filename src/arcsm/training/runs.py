@@ -1,6 +1,5 @@
 """Runs: folders with the configuration, the model, the training checkpoint and the log."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from arcsm._runtime import process_group
-from arcsm._runtime.files import write_text
+from arcsm._runtime.files import FilePath, write_text
 from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.errors import warn
 from arcsm.heads import DiscretisedLogisticMixtureHead
@@ -38,9 +37,7 @@ class Run(Generic[C, M]):
     model: M
 
 
-def train_run(
-    config: RunConfig, folder: str | os.PathLike[str], resume: bool = False, progress: bool = False
-) -> FitResult:
+def train_run(config: RunConfig, folder: FilePath, resume: bool = False, progress: bool = False) -> FitResult:
     """Train the model of a configuration in its own folder."""
     folder, group = Path(folder), process_group.group()
     if group.first:
@@ -58,7 +55,7 @@ def train_run(
         )  # fmt: skip
 
 
-def load_run(folder: str | os.PathLike[str], device: str = "cpu") -> Run[RunConfig, AutoregressiveModel]:
+def load_run(folder: FilePath, device: str = "cpu") -> Run[RunConfig, AutoregressiveModel]:
     """Read a run that :func:`train_run` finished."""
     folder = Path(folder)
     return Run(folder, finished_config(folder, RunConfig), load(folder, device))
