@@ -127,10 +127,9 @@ class CSVFile:
         with reading(self.path), self._open() as file:
             if not any(_MAYBE_CODE.search(line) for line in file):
                 return []
-        places: dict[int, None] = {}
-        for _, row in islice(self._rows(), int(self.has_header), None):
-            places.update((place, None) for place, cell in enumerate(row) if _CODE.fullmatch(cell.strip()))
-        return [self.columns[place] for place in places if place < len(self.columns)]
+        rows = islice(self._rows(), int(self.has_header), None)
+        places = {place for _, row in rows for place, cell in enumerate(row) if _CODE.fullmatch(cell.strip())}
+        return [name for place, name in enumerate(self.columns) if place in places]
 
     def _rows(self) -> Generator[tuple[int, list[str]]]:
         """Yield the cells of the rows that are not blank, each with its 1-based line in the file."""
