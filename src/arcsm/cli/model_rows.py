@@ -18,7 +18,7 @@ from arcsm.data.column_types import default_names
 from arcsm.data.images import IMAGE_SUFFIXES, save_images
 from arcsm.data.numpy_files import read_array, split_key
 from arcsm.data.pixels import unscale_images, unstretch_images
-from arcsm.data.table import TableFile
+from arcsm.data.table import TableFile, raw_parts
 from arcsm.errors import AccuracyWarning, warn
 from arcsm.implicit.networks.vae import VAE
 from arcsm.model import AutoregressiveModel
@@ -27,7 +27,7 @@ from arcsm.training.runs import class_labels
 #: Columns that :func:`score_frame` makes.
 SCORE_COLUMNS = ("row", "log_prob", "least_likely_column", "its_log_prob")
 
-PART_ROWS = 20_000  # of a table
+_PART_ROWS = 20_000  # of a table
 _BATCH_ELEMENTS = 65_536  # rows times features
 _MAX_STANDARD_DEVIATIONS = 1e6  # from the mean; single precision reaches no farther
 
@@ -61,7 +61,7 @@ class RowSource:
             yield self._images
             return
         file = TableFile(self.path)
-        for frame in file.parts(PART_ROWS):
+        for frame in file.parts(_PART_ROWS):
             chosen = _in_model_order(self.model, frame, self.path)
             values = file.numbers(chosen)
             rows = torch.from_numpy(np.array(values)).to(self.model.shift.dtype)  # (n, D)
@@ -70,6 +70,10 @@ class RowSource:
                 cell = f"{file.locate(frame.index[row])}, column {chosen.columns[column]!r}"
                 raise ValueError(f"{self.path}: {cell}: {values[row, column]:g} is too large for single precision")
             yield rows
+
+    def raw_parts(self) -> Iterator[pd.DataFrame]:
+        """Yield the parts of a table exactly as the file holds them."""
+        return raw_parts(self.path, _PART_ROWS)
 
 
 def _as_utf8(name: str) -> str:

@@ -14,13 +14,23 @@ from arcsm._runtime.files import atomic_path, check_separate, check_writable
 from arcsm._runtime.moments import RunningMoments
 from arcsm._runtime.process_group import group
 from arcsm._runtime.progress import track
-from arcsm.cli import model_rows
 from arcsm.cli.kinds import kind_at
 from arcsm.cli.launching import join_processes
+from arcsm.cli.model_rows import (
+    SCORE_COLUMNS,
+    RowSource,
+    column_names,
+    images_for,
+    log_probs,
+    score_frame,
+    score_writer,
+    shared_class,
+    write_images,
+)
 from arcsm.cli.options import Device, Devices, Label, Nodes, Sampler, Seed, SkipBad, Trained, WithData
 from arcsm.cli.restoration import Denoiser, Noise, make_corruption, restored, restored_paths
 from arcsm.data import save_images, scale_images, unscale_images, write_table
-from arcsm.data.table import check_header, check_reserved_columns, raw_parts
+from arcsm.data.table import check_header, check_reserved_columns
 from arcsm.model import load
 from arcsm.reports.run import sample_picture
 
@@ -60,20 +70,20 @@ def sample(
         raise ValueError(f"--out {out}: already exists; choose a new or an empty folder")
     check_writable(out / "0.png" if out.suffix == "" else out)
     if out.suffix == ".csv":
-        check_header(model_rows.column_names(model))
+        check_header(column_names(model))
     started = time.monotonic()
     rows = kind.sample(model, n, sampler, denoise, label, seed)
     if not group().first:
         return
     if out.suffix == "":
-        model_rows.write_images(out, rows, model.metadata)
+        write_images(out, rows, model.metadata)
     elif out.suffix == ".png":
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(out) as temporary:
             temporary.write_bytes(sample_picture(rows, model.metadata))
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_table(out, rows.numpy(), model_rows.column_names(model))
+        write_table(out, rows.numpy(), column_names(model))
     print(f"{out}  {n} samples in {time.monotonic() - started:.1f} s")
 
 
@@ -106,23 +116,23 @@ def score(
         raise ValueError("--with-data: copies the columns of a table; it needs a table, and --out .csv or .parquet")
     join_processes(devices, nodes)
     model, processes, mean = load(run, group().device(device)), group(), RunningMoments()
-    class_label = model_rows.shared_class(model, label)
-    source = model_rows.RowSource(model, data, seed, skip_bad)
+    class_label = shared_class(model, label)
+    source = RowSource(model, data, seed, skip_bad)
     if with_data:
-        check_reserved_columns(data, model_rows.SCORE_COLUMNS)
+        check_reserved_columns(data, SCORE_COLUMNS)
     count = sum(len(rows) for rows in source.parts())  # checks all rows first
-    names = model_rows.column_names(model) if "columns" in model.metadata and out.suffix != ".npy" else None
+    names = column_names(model) if "columns" in model.metadata and out.suffix != ".npy" else None
     with (
-        model_rows.score_writer(out) if processes.first else nullcontext(lambda _: None) as write,
+        score_writer(out) if processes.first else nullcontext(lambda _: None) as write,
         track("scoring", processes.share(count).stop, processes.first) as advance,
     ):
-        columns = raw_parts(data, model_rows.PART_ROWS) if with_data else None
+        columns = source.raw_parts() if with_data else None
         for rows in source.parts():
             share = rows[processes.share(len(rows))]
-            terms = processes.collect(model_rows.log_probs(model, share, method, class_label, advance))
+            terms = processes.collect(log_probs(model, share, method, class_label, advance))
             before = None if columns is None else next(columns)
             if processes.first:
-                write(model_rows.score_frame(terms, mean.count, before, source.names, names))
+                write(score_frame(terms, mean.count, before, source.names, names))
                 mean.add(terms.sum(1))
     if processes.first:
         error = "" if math.isnan(mean.standard_error) else f" +- {mean.standard_error:.4f}"
@@ -158,13 +168,13 @@ def denoise(
     model = load(run, resolve_device(device))
     if not images.is_dir():
         raise ValueError(f"{images}: expected a folder of images")
-    noisy = model_rows.images_for(model, images, skip_bad)
+    noisy = images_for(model, images, skip_bad)
     targets = restored_paths(images, noisy.names or (), out)
     corruption = make_corruption(model, noise, sigma, probability, noisy.levels)
     rows = scale_images(noisy.pixels, noisy.levels).flatten(1) + 1.0 / noisy.levels  # the middle of each level
     started = time.monotonic()
     rows = rows.to(model.shift)
-    class_label, generator = model_rows.shared_class(model, label), torch.Generator(rows.device).manual_seed(seed)
+    class_label, generator = shared_class(model, label), torch.Generator(rows.device).manual_seed(seed)
     clean = restored(model, rows, corruption, method, class_label, generator, progress=True)
     pixels = unscale_images(clean.cpu(), noisy.levels, stretch=True).view(noisy.pixels.shape)
     for target, image in zip(targets, pixels, strict=True):
