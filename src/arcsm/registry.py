@@ -5,8 +5,6 @@ Another package declares its parts as entry points of the group ``arcsm.parts``;
 a list of parts, or a name that is not registered yet, is needed.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -62,11 +60,7 @@ def register(part: Part) -> Part:
 
 
 def seam_of(part: object) -> Seam:
-    """Return which of the four kinds a class or function is.
-
-    Raises:
-        ValueError: If it is not one of the four kinds.
-    """
+    """Return which of the four kinds a class or function is."""
     if inspect.isclass(part):
         seam: Seam | None = getattr(part, "seam", None)
         if seam in _PARTS:
@@ -88,16 +82,7 @@ def parts(seam: Seam) -> Mapping[str, Callable[..., Any]]:
 
 
 def find(seam: Seam, name: object, key: str | None = None) -> Callable[..., Any]:
-    """Return a registered part.
-
-    Arguments:
-        seam: Its kind.
-        name: Its name.
-        key: The configuration key that the error message names. Default: the seam.
-
-    Raises:
-        ValueError: If no part of this seam has that name.
-    """
+    """Return a registered part; the error for an unknown name begins with ``key``, by default the seam."""
     if isinstance(name, str):
         if name not in _PARTS[seam]:
             _load_entry_points()
@@ -110,15 +95,7 @@ def find(seam: Seam, name: object, key: str | None = None) -> Callable[..., Any]
 
 
 def check_registered(seam: Seam, part: object) -> None:
-    """Check that a file which names this part could be read again.
-
-    Arguments:
-        seam: The kind of the part.
-        part: A context or head, or the function itself.
-
-    Raises:
-        ValueError: If the class of ``part``, or the function, is not registered.
-    """
+    """Check that a context, a head or a function is registered, so that a file which names it can be read again."""
     kind: Any = part if inspect.isroutine(part) else type(part)
     if parts(seam).get(kind.__name__) is not kind:
         raise ValueError(
@@ -128,21 +105,13 @@ def check_registered(seam: Seam, part: object) -> None:
 
 
 def build(seam: Seam, config: Mapping[str, Any]) -> Any:
-    """Build a context or a head from its configuration, ``{"kind": NAME, **arguments}``.
-
-    Raises:
-        ValueError: If the kind is not registered.
-    """
+    """Build a context or a head from its configuration, ``{"kind": NAME, **arguments}``."""
     arguments = dict(config)
     return find(seam, arguments.pop("kind", None), f"{seam}.kind")(**arguments)
 
 
 def constructor_arguments(part: object) -> dict[str, Any]:
-    """Return the attributes of a part with the names of its constructor's arguments, tuples as lists for JSON.
-
-    Raises:
-        AttributeError: If the constructor does not store an argument under its name.
-    """
+    """Return the attributes named like the constructor's arguments, which must exist; tuples become lists for JSON."""
     arguments = {name: getattr(part, name) for name in inspect.signature(type(part)).parameters}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
 

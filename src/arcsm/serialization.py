@@ -1,10 +1,7 @@
 """Files of tensors with a JSON header: reading them never runs code, and a killed process never leaves half a file."""
 
-from __future__ import annotations
-
 import errno
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from arcsm._runtime.files import atomic_path, write_text
+from arcsm._runtime.files import FilePath, atomic_path, write_text
 
 #: Version of the header's layout; files of a later version are rejected.
 SCHEMA_VERSION = 1
@@ -67,11 +64,7 @@ def _opened(path: Path, device: str | torch.device) -> Iterator[tuple[Any, dict[
 
 
 def parse_header(text: str, path: Path) -> dict[str, Any]:
-    """Parse the JSON header of a file.
-
-    Raises:
-        ValueError: If it is not a JSON object of a known version.
-    """
+    """Parse the JSON header of a file, which must be an object of a known version."""
     try:
         header = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -95,13 +88,13 @@ def _python_number(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
-def weights_path(path: str | os.PathLike[str]) -> Path:
+def weights_path(path: FilePath) -> Path:
     """Return the path itself if it ends in .safetensors, else the path of ``model.safetensors`` in it."""
     path = Path(path)
     return path if path.suffix == ".safetensors" else path / WEIGHTS_NAME
 
 
-def save_module(module: torch.nn.Module, config: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+def save_module(module: torch.nn.Module, config: Mapping[str, Any], path: FilePath) -> None:
     """Write a module to a ``.safetensors`` file, or to a folder, together with a readable copy of its configuration."""
     file = weights_path(path)
     write_tensors(file, module.state_dict(), config)
@@ -109,11 +102,10 @@ def save_module(module: torch.nn.Module, config: Mapping[str, Any], path: str | 
         write_text(file.parent / CONFIG_NAME, _dump(config, indent=2) + "\n")
 
 
-def read_module(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and the configuration that :func:`save_module` wrote.
+def read_module(path: FilePath) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the configuration that :func:`save_module` wrote; see :func:`read_tensors` for errors.
 
-    Raises:
-        ValueError: If :func:`read_tensors` does, or if ``config.json`` differs from the header of the weights.
+    A ``config.json`` that differs from the header of the weights is an error, too.
     """
     file = weights_path(path)
     tensors, config = read_tensors(file)
@@ -126,11 +118,7 @@ def read_module(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[s
 
 
 def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Load tensors into a module.
-
-    Raises:
-        ValueError: If a tensor is missing, unknown, not finite, or of another shape or kind; the message names it.
-    """
+    """Load tensors into a module, after a check that names, shapes and types agree and all numbers are finite."""
     expected = module.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         shown = name if name.isprintable() else repr(name)  # a foreign file may contain control characters
@@ -150,25 +138,12 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Pat
 
 
 def read_state(
-    path: Path,
-    device: str | torch.device,
-    expected: Mapping[str, Any],
-    complete: Mapping[str, Callable[[Any], Any]],
+    path: Path, device: str | torch.device, expected: Mapping[str, Any], complete: Mapping[str, Callable[[Any], Any]]
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Read a training state.
+    """Return the tensors of a training state, by the part of their name before the first dot, and its header.
 
-    Arguments:
-        path: The file.
-        device: Where to put the tensors.
-        expected: Entries that the header must have.
-        complete: For each of these entries, a function that adds the defaults of settings that did not exist yet in
-            the version that wrote the file.
-
-    Returns:
-        The tensors by the first part of their name, up to the first dot, and the header.
-
-    Raises:
-        ValueError: If :func:`read_tensors` does, or if an entry of the header differs from the expected one.
+    The header must have the entries ``expected``. For each of them, ``complete`` has a function that adds the defaults
+    of settings that did not exist yet in the version that wrote the file.
     """
     tensors, header = read_tensors(path, device)
     for name, entry in expected.items():

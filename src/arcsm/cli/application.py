@@ -1,7 +1,5 @@
 """The command ``arcsm``: its groups of commands, exit codes and one-line errors."""
 
-from __future__ import annotations
-
 import signal
 import sys
 import traceback
@@ -93,7 +91,6 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _start(arguments: Sequence[str], request: SeveralProcesses) -> int:
-    """Run the command in several processes and return its exit code."""
     try:
         return launch(arguments, request.devices, request.nodes)
     except ValueError as error:

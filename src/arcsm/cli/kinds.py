@@ -1,7 +1,5 @@
 """The kinds of models that runs are of, and what the commands do with each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,25 +26,16 @@ from arcsm.training.runs import class_labels, load_run, train_run
 
 @dataclass(frozen=True)
 class ModelKind:
-    """What the commands do with one kind of model.
-
-    Attributes:
-        config: Schema of the run's configuration.
-        loss_name: Name of the loss that training minimises.
-        join: Joins the processes of the command, as :func:`~arcsm.cli.launching.join_processes`.
-        train: Trains the model of a configuration: ``train(config, folder, resume, progress)``.
-        load: Reads a model from a run, a folder or a file: ``load(path, device)``.
-        sample: Returns samples ``(n, D)`` in the first process: ``sample(model, n, sampler, denoise, label, seed)``.
-        report: Writes the report of a run and prints its likelihoods:
-            ``report(run, page, samples, sampler, seed, device)``.
-    """
+    """What the commands do with one kind of model."""
 
     config: type[BaseModel]
     loss_name: str
-    join: Callable[..., None]
-    train: Callable[[Any, Path, bool, bool], FitResult]
-    load: Callable[[Path, str], Any]
+    join: Callable[..., None]  # as join_processes
+    train: Callable[[Any, Path, bool, bool], FitResult]  # (config, folder, resume, progress)
+    load: Callable[[Path, str], Any]  # (run, folder or file, device)
+    #: (model, n, sampler, denoise, label, seed); returns (n, D) in the first process
     sample: Callable[[Any, int, str | None, bool, int | None, int], Tensor]
+    #: (run, page, samples, sampler, seed, device); also prints the likelihoods
     report: Callable[[Path, Path, int, str | None, int, str], None]
 
 

@@ -1,7 +1,5 @@
 """Commands that several processes share."""
 
-from __future__ import annotations
-
 import warnings
 
 from arcsm._runtime.process_group import join, was_started
@@ -16,15 +14,12 @@ class SeveralProcesses(Exception):
 
 
 def join_processes(devices: int, nodes: int, hint: str = "") -> None:
-    """Join the other processes of the command, or have the command started again in several processes.
+    """Join the other processes of the command, or raise :class:`SeveralProcesses` to have it started again in several.
 
     Arguments:
         devices: Processes on this machine.
         nodes: Machines.
         hint: What the user can do if a process ends early.
-
-    Raises:
-        SeveralProcesses: If several processes are requested and this process is not one of them.
     """
     if devices * nodes > 1 and not was_started():
         raise SeveralProcesses(devices, nodes, hint)

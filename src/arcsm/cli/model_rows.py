@@ -1,7 +1,5 @@
 """Rows that commands read for a trained model, and the scores and samples that they write."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +18,7 @@ from arcsm.data.column_types import default_names
 from arcsm.data.images import IMAGE_SUFFIXES, save_images
 from arcsm.data.numpy_files import read_array, split_key
 from arcsm.data.pixels import unscale_images, unstretch_images
-from arcsm.data.table import TableFile, check_reserved_columns, raw_parts
+from arcsm.data.table import TableFile, raw_parts
 from arcsm.errors import AccuracyWarning, warn
 from arcsm.implicit.networks.vae import VAE
 from arcsm.model import AutoregressiveModel
@@ -39,25 +37,13 @@ def column_names(model: AutoregressiveModel | VAE) -> tuple[str, ...]:
     return tuple(model.metadata.get("columns") or default_names(model.features))
 
 
-# Reading ------------------------------------------------------------------------------------------------------------
-
-
 class RowSource:
-    """The rows of a file or folder, in a model's units and column order.
+    """The rows of a table, an image, an array or a folder of images, in a model's units and column order.
 
     Images are read and dequantised once. Tables are read in parts, each time they are needed.
 
-    Arguments:
-        model: The model.
-        path: A table, an image, an array or a folder of images.
-        seed: Seed of the dequantisation noise.
-        skip_bad: Leave out images that cannot be read.
-
     Attributes:
         names: File names of the images; ``None`` for tables.
-
-    Raises:
-        ValueError: If the data cannot be read, or do not have the columns or the shape of the model.
     """
 
     def __init__(self, model: AutoregressiveModel, path: Path, seed: int, skip_bad: bool = False) -> None:
@@ -88,10 +74,6 @@ class RowSource:
     def raw_parts(self) -> Iterator[pd.DataFrame]:
         """Yield the parts of a table exactly as the file holds them."""
         return raw_parts(self.path, _PART_ROWS)
-
-    def check_reserved_columns(self, reserved: Sequence[str]) -> None:
-        """See :func:`arcsm.data.table.check_reserved_columns`."""
-        check_reserved_columns(self.path, reserved)
 
 
 def _as_utf8(name: str) -> str:
@@ -155,9 +137,6 @@ def shared_class(model: AutoregressiveModel, label: int | None) -> Tensor | None
     return None if labels is None else labels[0]
 
 
-# Scores -------------------------------------------------------------------------------------------------------------
-
-
 @torch.no_grad()
 def log_probs(
     model: AutoregressiveModel,
@@ -168,11 +147,8 @@ def log_probs(
 ) -> Tensor:
     """Return the terms of the log density in nats, ``(N, D)``, computed in batches.
 
-    ``advance`` is called with the number of rows of each batch.
-
-    Warns:
-        AccuracyWarning: If values lie more than a million standard deviations from the mean, beyond the reach of single
-            precision. They are scored as if they lay at that distance.
+    ``advance`` is called with the number of rows of each batch. Values more than a million standard deviations from the
+    mean, beyond the reach of single precision, are scored as if they lay at that distance, with a warning.
     """
     rows = _clamp_outliers(model, rows)
     parts = [torch.empty(0, model.features)]
@@ -203,14 +179,10 @@ def score_frame(
     files: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Return the number, the log density and the least likely dimension of each row.
+    """Return the number, the log density and the least likely dimension of each row from terms ``(N, D)``.
 
-    Arguments:
-        terms: Terms of the log density, ``(N, D)``.
-        first: Number of the first row.
-        data: Columns to put before the scores.
-        files: File names to put after them.
-        names: Names of the dimensions. Default: their numbers, from 0.
+    Rows are numbered from ``first``, dimensions from 0 unless they have ``names``. The columns of ``data`` come before
+    the scores, the names of ``files`` after them.
     """
     worst = terms.argmin(1).numpy()
     labels = worst if names is None else np.array(names, dtype=object)[worst]
@@ -237,9 +209,6 @@ def score_writer(out: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
     write_table(out, np.concatenate(parts))
 
 
-# Samples ------------------------------------------------------------------------------------------------------------
-
-
 def sample_share(
     model: AutoregressiveModel,
     n: int,
@@ -254,14 +223,8 @@ def sample_share(
         raise ValueError(f"-n {n}: expected at least one for each of {group.size} devices")
     share = group.share(n)
     generator = torch.Generator(model.shift.device).manual_seed(seed + 0x9E3779B97F4A7C15 * group.rank % 2**63)
-    rows = model.sample(
-        share.stop - share.start,
-        sampler,
-        generator,
-        None if labels is None else labels[share],
-        progress=group.first,
-        denoise=denoise,
-    )
+    condition, count = None if labels is None else labels[share], share.stop - share.start
+    rows = model.sample(count, sampler, generator, condition, progress=group.first, denoise=denoise)
     return group.collect(rows.cpu())
 
 

@@ -1,7 +1,5 @@
 """Commands that apply a trained model: sample, score and denoise."""
 
-from __future__ import annotations
-
 import math
 import time
 from contextlib import nullcontext
@@ -9,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-import typer
+from typer import Argument, Option, Typer
 
-from arcsm import registry
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.files import atomic_path, check_separate, check_writable
 from arcsm._runtime.moments import RunningMoments
@@ -30,16 +27,14 @@ from arcsm.cli.model_rows import (
     shared_class,
     write_images,
 )
-from arcsm.cli.options import Device, Devices, Label, Nodes, Seed, SkipBad, Trained, WithData
+from arcsm.cli.options import Device, Devices, Label, Nodes, Sampler, Seed, SkipBad, Trained, WithData
 from arcsm.cli.restoration import Denoiser, Noise, make_corruption, restored, restored_paths
-from arcsm.data import scale_images, write_table
-from arcsm.data.images import save_images
-from arcsm.data.pixels import unscale_images
-from arcsm.data.table import check_header
+from arcsm.data import save_images, scale_images, unscale_images, write_table
+from arcsm.data.table import check_header, check_reserved_columns
 from arcsm.model import load
 from arcsm.reports.run import sample_picture
 
-app = typer.Typer()
+app = Typer()
 
 
 @app.command(
@@ -50,15 +45,13 @@ def sample(
     run: Trained,
     out: Annotated[
         Path,
-        typer.Option(help="A .png (a grid of images), a folder (one .png each), or a .csv, .parquet or .npy file."),
+        Option(help="A .png (a grid of images), a folder (one .png each), or a .csv, .parquet or .npy file."),
     ],
-    n: Annotated[int, typer.Option("-n", help="Number of samples.", min=1)] = 64,
-    sampler: Annotated[
-        str | None, typer.Option(help=f"{', '.join(registry.parts('sampler'))}. Default: the model's own.")
-    ] = None,
-    denoise: Annotated[bool, typer.Option("--denoise", help="Remove the smallest noise (Tweedie's formula).")] = False,
+    n: Annotated[int, Option("-n", help="Number of samples.", min=1)] = 64,
+    sampler: Sampler = None,
+    denoise: Annotated[bool, Option("--denoise", help="Remove the smallest noise (Tweedie's formula).")] = False,
     label: Annotated[
-        int | None, typer.Option("--class", help="Class to sample, for models with classes. Default: all in turn.")
+        int | None, Option("--class", help="Class to sample, for models with classes. Default: all in turn.")
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -100,11 +93,9 @@ def sample(
 )
 def score(
     run: Trained,
-    data: Annotated[Path, typer.Argument(metavar="DATA", help=".csv, .parquet, .npy, .npz or a folder of images.")],
-    out: Annotated[Path, typer.Option(help="A .csv, .parquet or .npy file.")],
-    method: Annotated[
-        str | None, typer.Option(help="flow, quadrature or closed_form. Default: the model's own.")
-    ] = None,
+    data: Annotated[Path, Argument(metavar="DATA", help=".csv, .parquet, .npy, .npz or a folder of images.")],
+    out: Annotated[Path, Option(help="A .csv, .parquet or .npy file.")],
+    method: Annotated[str | None, Option(help="flow, quadrature or closed_form. Default: the model's own.")] = None,
     with_data: WithData = False,
     label: Label = None,
     skip_bad: SkipBad = False,
@@ -128,7 +119,7 @@ def score(
     class_label = shared_class(model, label)
     source = RowSource(model, data, seed, skip_bad)
     if with_data:
-        source.check_reserved_columns(SCORE_COLUMNS)
+        check_reserved_columns(data, SCORE_COLUMNS)
     count = sum(len(rows) for rows in source.parts())  # checks all rows first
     names = column_names(model) if "columns" in model.metadata and out.suffix != ".npy" else None
     with (
@@ -154,18 +145,16 @@ def score(
 )
 def denoise(
     run: Trained,
-    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A folder of noisy images of the model's size.")],
-    out: Annotated[Path, typer.Option(help="Folder of the restored images, PNG files of the same names.")],
-    noise: Annotated[Noise, typer.Option(help="Kind of noise.")] = "gaussian",
+    images: Annotated[Path, Argument(metavar="IMAGES", help="A folder of noisy images of the model's size.")],
+    out: Annotated[Path, Option(help="Folder of the restored images, PNG files of the same names.")],
+    noise: Annotated[Noise, Option(help="Kind of noise.")] = "gaussian",
     sigma: Annotated[
-        float | None, typer.Option(help="Standard deviation of gaussian noise, for pixels from -1 to 1.")
+        float | None, Option(help="Standard deviation of gaussian noise, for pixels from -1 to 1.")
     ] = None,
-    probability: Annotated[
-        float | None, typer.Option(help="Fraction of values that salt-and-pepper noise replaces.")
-    ] = None,
+    probability: Annotated[float | None, Option(help="Fraction of values that salt-and-pepper noise replaces.")] = None,
     method: Annotated[
         Denoiser | None,
-        typer.Option(
+        Option(
             help="tweedie (fast, gaussian noise only, its default), posterior (default for salt-and-pepper noise), "
             "particles (slow, also uses later pixels) or langevin (the paper's, for salt-and-pepper noise)."
         ),

@@ -1,33 +1,28 @@
 """Commands that show a run: its report, its page and its configuration."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option, Typer
 
-from arcsm import registry
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.files import check_writable
 from arcsm.cli.kinds import kind_at
-from arcsm.cli.options import Device, Seed, Trained
+from arcsm.cli.options import Device, Sampler, Seed, Trained
 from arcsm.model import load
 from arcsm.training.run_config import dump_config, run_config_path
 from arcsm.training.runs import finished_config
 
-app = typer.Typer()
+app = Typer()
 
 
 @app.command(epilog="Example: arcsm report runs/digits")
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
-    out: Annotated[Path | None, typer.Option(help="The page. Default: report.html in the run.")] = None,
-    samples: Annotated[int, typer.Option(help="Number of samples to show.", min=1)] = 64,
-    sampler: Annotated[
-        str | None, typer.Option(help=f"{', '.join(registry.parts('sampler'))}. Default: the model's own.")
-    ] = None,
+    run: Annotated[Path, Argument(metavar="RUN", help="Folder of a run.")],
+    out: Annotated[Path | None, Option(help="The page. Default: report.html in the run.")] = None,
+    samples: Annotated[int, Option(help="Number of samples to show.", min=1)] = 64,
+    sampler: Sampler = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -47,13 +42,11 @@ def serve(
     run: Trained,
     host: Annotated[
         str,
-        typer.Option(
+        Option(
             help="Address to listen on. Any other than the default opens the page to the network, without a password."
         ),
     ] = "127.0.0.1",
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port. Default: the first free one from 7860.")
-    ] = None,
+    port: Annotated[int | None, Option(min=1, max=65535, help="Port. Default: the first free one from 7860.")] = None,
     device: Device = "auto",
 ) -> None:
     """Serve an interactive page: likelihoods, surprise, denoising, completion and sampling. Needs the extra "web"."""

@@ -1,40 +1,32 @@
 """The command that runs the experiments."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option, Typer
 
-from arcsm.cli.options import Device
+from arcsm.cli.options import Changes, Device
 from arcsm.experiments import EXPERIMENTS, Preset, find
 from arcsm.experiments.records import result_path
 
-app = typer.Typer()
+app = Typer()
 
 
 @app.command(epilog="Examples: arcsm reproduce   |   arcsm reproduce mnist-made --preset cpu --out mine")
 def reproduce(
     experiment: Annotated[
-        str | None, typer.Argument(metavar="[EXPERIMENT]", help="Name of the experiment. Default: list all.")
+        str | None, Argument(metavar="[EXPERIMENT]", help="Name of the experiment. Default: list all.")
     ] = None,
-    preset: Annotated[
-        Preset, typer.Option(help="smoke (seconds), cpu (two cores) or paper (the paper's settings).")
-    ] = "cpu",
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
+    preset: Annotated[Preset, Option(help="smoke (seconds), cpu (two cores) or paper (the paper's settings).")] = "cpu",
+    out: Annotated[Path, Option(help="Folder of the results.")] = Path("results"),
     work: Annotated[
         Path,
-        typer.Option(
-            help="Folder of the models that the experiment trains; an interrupted experiment resumes from it."
-        ),
+        Option(help="Folder of the models that the experiment trains; an interrupted experiment resumes from it."),
     ] = Path("runs"),
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier result.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Seed of all randomness. Default: the preset's.", min=0)] = None,
+    changes: Changes = None,
+    force: Annotated[bool, Option("--force", help="Overwrite an earlier result.")] = False,
+    seed: Annotated[int | None, Option(help="Seed of all randomness. Default: the preset's.", min=0)] = None,
     device: Device = "auto",
 ) -> None:
     """Run an experiment; write its metrics, configuration, versions and pictures."""

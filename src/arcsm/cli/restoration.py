@@ -1,7 +1,5 @@
 """Choices of the denoise command: the noise model, the method, and the files to write."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -56,10 +54,7 @@ def restored(
     generator: torch.Generator,
     progress: bool = False,
 ) -> Tensor:
-    """Return the restored rows, ``(N, D)``.
-
-    The default method is ``tweedie`` for Gaussian noise and ``posterior`` for any other.
-    """
+    """Return the restored rows, ``(N, D)``; by default by ``tweedie`` for Gaussian noise, else by ``posterior``."""
     method = method or ("tweedie" if isinstance(corruption, GaussianNoise) else "posterior")
     if method == "posterior":
         return posterior(model, rows, corruption, condition=condition, tol=1e-3, progress=progress)

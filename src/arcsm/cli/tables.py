@@ -1,13 +1,11 @@
 """Commands that fit a density to a table: detect outliers, impute missing values, synthesize rows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-import typer
+from typer import Argument, Option, Typer
 
 from arcsm._runtime.files import check_separate, check_writable
 from arcsm._runtime.progress import track
@@ -25,7 +23,7 @@ from arcsm.estimators.synthesis_quality import SynthesisQuality
 from arcsm.reports.detection import write_detection_report
 from arcsm.reports.synthesis import write_synthesis_report
 
-app = typer.Typer()
+app = Typer()
 
 _PART_ROWS = 2_000  # scored at once; small enough for a smooth progress bar
 
@@ -35,14 +33,14 @@ _PART_ROWS = 2_000  # scored at once; small enough for a smooth progress bar
     "arcsm detect all.csv all.csv --contamination 0.02 --out scores.csv --report report.html"
 )
 def detect(
-    train: Annotated[Path, typer.Argument(metavar="TRAIN", help="A table of mostly normal rows.")],
-    test: Annotated[Path, typer.Argument(metavar="TEST", help="The table to score, with the same columns.")],
-    out: Annotated[Path, typer.Option(help="A .csv or .parquet file, with one line for each row of TEST.")],
+    train: Annotated[Path, Argument(metavar="TRAIN", help="A table of mostly normal rows.")],
+    test: Annotated[Path, Argument(metavar="TEST", help="The table to score, with the same columns.")],
+    out: Annotated[Path, Option(help="A .csv or .parquet file, with one line for each row of TEST.")],
     page: Annotated[
-        Path | None, typer.Option("--report", help="Also write an HTML report on the strongest outliers.")
+        Path | None, Option("--report", help="Also write an HTML report on the strongest outliers.")
     ] = None,
     contamination: Annotated[
-        float | None, typer.Option(help="Fraction of outliers in TRAIN, at most 0.5. Default: 0.1.")
+        float | None, Option(help="Fraction of outliers in TRAIN, at most 0.5. Default: 0.1.")
     ] = None,
     p_value: Annotated[
         float | None,
@@ -97,13 +95,13 @@ def detect(
 def impute(
     table: Annotated[
         Path,
-        typer.Argument(
+        Argument(
             metavar="TABLE",
             help="A table with missing values: in CSV, cells that are empty or NA, NaN, null, None or ?.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="A .csv or .parquet file for the table without missing values.")],
-    draws: Annotated[int, typer.Option(help="Joint draws of the missing values of a row.", min=1)] = 64,
+    out: Annotated[Path, Option(help="A .csv or .parquet file for the table without missing values.")],
+    draws: Annotated[int, Option(help="Joint draws of the missing values of a row.", min=1)] = 64,
     ignore: Ignore = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -131,15 +129,14 @@ def impute(
     "arcsm synthesize table.csv -n 100 --given city=Rome --given age=40 --out rows.csv"
 )
 def synthesize(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A table, which may have missing values.")],
-    out: Annotated[Path, typer.Option(help="A .csv or .parquet file for the synthetic rows.")],
-    n: Annotated[int | None, typer.Option("-n", help="Number of rows. Default: as many as TABLE has.", min=1)] = None,
+    table: Annotated[Path, Argument(metavar="TABLE", help="A table, which may have missing values.")],
+    out: Annotated[Path, Option(help="A .csv or .parquet file for the synthetic rows.")],
+    n: Annotated[int | None, Option("-n", help="Number of rows. Default: as many as TABLE has.", min=1)] = None,
     given: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN=VALUE", help="Draw rows with this value; may be repeated."),
+        list[str] | None, Option(metavar="COLUMN=VALUE", help="Draw rows with this value; may be repeated.")
     ] = None,
     page: Annotated[
-        Path | None, typer.Option("--report", help="Also write an HTML report that compares the rows to TABLE.")
+        Path | None, Option("--report", help="Also write an HTML report that compares the rows to TABLE.")
     ] = None,
     ignore: Ignore = None,
     seed: Seed = 0,
@@ -184,9 +181,6 @@ def _check_outputs(out: Path, page: Path | None, inputs: Sequence[Path]) -> None
         check_writable(page)
 
 
-# Conditions ---------------------------------------------------------------------------------------------------------
-
-
 def _conditions(pairs: Sequence[str], table: pd.DataFrame) -> dict[str, Any]:
     """Parse ``COLUMN=VALUE`` pairs into values of the table's types, by column."""
     conditions: dict[str, Any] = {}
@@ -218,20 +212,11 @@ def _parse_value(pair: str, column: pd.Series, text: str) -> Any:
     return values.get(text, matches[0])
 
 
-# Imputed files ------------------------------------------------------------------------------------------------------
-
-
 def _fill_in_file(path: Path, rows: pd.DataFrame, filled: pd.DataFrame, out: Path, ignored: bool) -> pd.DataFrame:
-    """Return the table of a file with its missing values filled in, and all else unchanged.
+    """Return the table of the file ``path`` with its missing values filled in, and all else unchanged.
 
-    From CSV to CSV known cells keep their text; from Parquet columns keep their types.
-
-    Arguments:
-        path: The file.
-        rows: The rows as read.
-        filled: The rows without missing values.
-        out: The file to write.
-        ignored: Whether ``rows`` lacks columns of the file.
+    From CSV to CSV known cells keep their text; from Parquet columns keep their types. ``rows`` are the rows as read,
+    without some columns of the file if ``ignored``.
     """
     from_text = path.suffix.lower() in (".csv", ".gz")
     keep_cells = path.suffix.lower() == ".parquet" or (from_text and out.suffix.lower() == ".csv")

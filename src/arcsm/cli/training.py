@@ -1,13 +1,11 @@
 """Commands that train a model."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import typer
+from typer import Argument, Option, Typer
 
 from arcsm._runtime.files import atomic_path
 from arcsm._runtime.process_group import group
@@ -15,20 +13,19 @@ from arcsm._runtime.progress import track
 from arcsm.cli.console import Stopped, show_likelihoods, show_training
 from arcsm.cli.kinds import kind_in_config
 from arcsm.cli.model_rows import continuous_images, log_probs, score_frame
-from arcsm.cli.options import Device, Devices, Nodes, Seed
-from arcsm.data import write_frame
-from arcsm.data.image_sets import digits
+from arcsm.cli.options import Changes, Device, Devices, Nodes, Seed
+from arcsm.data import digits, write_frame
 from arcsm.model import AutoregressiveModel
 from arcsm.reports.run import sample_picture, write_report
 from arcsm.training.run_config import load_config, load_tree, presets, run_config_path, validated
 from arcsm.training.runs import load_run, train_run
 
-app = typer.Typer()
+app = Typer()
 
 
 @app.command(epilog="Example: arcsm quickstart --out quickstart")
 def quickstart(
-    out: Annotated[Path, typer.Option(help="Folder for the model, the samples and the report.")] = Path("quickstart"),
+    out: Annotated[Path, Option(help="Folder for the model, the samples and the report.")] = Path("quickstart"),
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -53,14 +50,12 @@ def quickstart(
     "arcsm train mnist-made --set data.path=mnist --set train.epochs=5 --out runs/mnist"
 )
 def train(
-    source: Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset (listed above) or a YAML file.")],
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/NAME.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Seed of all randomness. Default: the file's.", min=0)] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ... Default: the file's.")] = None,
+    source: Annotated[str, Argument(metavar="PRESET|FILE.yaml", help="A preset (listed above) or a YAML file.")],
+    changes: Changes = None,
+    out: Annotated[Path | None, Option(help="Folder of the run. Default: runs/NAME.")] = None,
+    resume: Annotated[bool, Option("--resume", help="Continue the run in the folder.")] = False,
+    seed: Annotated[int | None, Option(help="Seed of all randomness. Default: the file's.", min=0)] = None,
+    device: Annotated[str | None, Option(help="auto, cpu, cuda, ... Default: the file's.")] = None,
     devices: Devices = 1,
     nodes: Nodes = 1,
 ) -> None:
@@ -88,7 +83,6 @@ app.registered_commands[-1].help = train.__doc__
 
 
 def _score_digits(model: AutoregressiveModel, out: Path, seed: int) -> None:
-    """Write the log density of each digit beside its label."""
     images = digits()
     rows = continuous_images(images, seed)
     with track("scoring", len(rows), enabled=True) as advance:

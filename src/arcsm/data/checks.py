@@ -1,7 +1,5 @@
 """Checks of tables: column names, widths, finite values, and values that single precision can hold."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -37,14 +35,7 @@ def check_column_names(names: Sequence[str], count: int) -> None:
 
 
 def check_finite(values: np.ndarray, columns: Sequence[str], source: FilePath, locate: Callable[[int], str]) -> None:
-    """Check that all values are finite.
-
-    Arguments:
-        values: Rows ``(n, D)``.
-        columns: The D column names.
-        source: The file.
-        locate: Returns the place of a row in the file.
-    """
+    """Check that all values, rows ``(n, D)``, are finite; ``locate`` returns the place of a row in the file."""
     wrong = ~np.isfinite(values)
     if wrong.any():
         row, column = (int(place) for place in np.unravel_index(int(wrong.argmax()), wrong.shape))

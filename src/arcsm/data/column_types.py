@@ -1,7 +1,5 @@
 """Types of table columns: numbers, truth values, names, and cells that no table may hold."""
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Callable
 from pathlib import Path
@@ -51,12 +49,7 @@ def row_place(row: int) -> str:
 
 
 def check_cells(column: pd.Series, label: str) -> None:
-    """Check that all cells of a column are single numbers, truth values or names.
-
-    Arguments:
-        column: The column.
-        label: Start of the error message.
-    """
+    """Check that all cells of a column are single numbers, truth values or names; ``label`` begins the error."""
     fault = _type_fault(column.dtype) or _cell_fault(column)
     if fault is not None:
         raise ValueError(f"{label} holds {fault}")
@@ -85,21 +78,11 @@ def _cell_fault(column: pd.Series) -> str | None:
     return _COMPLEX if any(issubclass(kind, complex | np.complexfloating) for kind in types) else None
 
 
-# Conversion ---------------------------------------------------------------------------------------------------------
-
-
 def typed_column(column: pd.Series, like: pd.Series | None, path: Path, locate: Locate) -> pd.Series:
-    """Convert a column to numbers, truth values or names.
+    """Convert a column, indexed by the numbers of its rows in the file, to numbers, truth values or names.
 
-    Arguments:
-        column: The column as read, indexed by the numbers of its rows in the file.
-        like: A column of the wanted type. ``None``: infer the type from the cells.
-        path: The file, for error messages.
-        locate: Returns the place of a row in the file.
-
-    Raises:
-        ValueError: If the column holds cells that no table may hold, infinite numbers, or a few cells that are not
-            numbers among many that are.
+    The type is that of the column ``like`` or, without it, inferred from the cells. Cells that no table may hold,
+    infinite numbers, and a few cells that are not numbers among many that are, are errors.
     """
     check_cells(column, f"{path}: column {column.name!r}")
     is_bool = pd.api.types.is_bool_dtype(column.dtype)
@@ -133,15 +116,10 @@ def typed_column(column: pd.Series, like: pd.Series | None, path: Path, locate: 
 
 
 def number_array(frame: pd.DataFrame, path: Path, locate: Locate) -> np.ndarray:
-    """Return columns of numbers as an array, with NaN for missing values.
+    """Return columns, indexed by the numbers of the rows, as an array ``(n, D)`` with NaN for missing values.
 
-    Arguments:
-        frame: Columns as read, indexed by the numbers of the rows. Text is not a number, even if it looks like one.
-        path: The file, for error messages.
-        locate: Returns the place of a row in the file.
-
-    Returns:
-        ``(n, D)``, float32 if all columns have half or single precision, else float64.
+    Text is not a number, even if it looks like one. The array is float32 if all columns have half or single precision,
+    else float64.
     """
     if not all(_is_real(dtype) for dtype in frame.dtypes):
         frame = pd.DataFrame({name: _numeric_column(frame[name], path, locate) for name in frame.columns})
@@ -173,9 +151,6 @@ def _not_a_number(column: pd.Series, wrong: pd.Series, path: Path, locate: Locat
     hint = " (write numbers without commas)" if "," in cell else " (text)" if is_number(cell) else ""
     place = f"{locate(column.index[row])}, column {column.name!r}"
     return ValueError(f"{path}: {place}: expected a number, got {cell!r}{hint}")
-
-
-# Inference ----------------------------------------------------------------------------------------------------------
 
 
 def holds_names(column: pd.Series) -> bool:

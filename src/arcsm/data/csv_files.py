@@ -1,7 +1,5 @@
 """CSV files: comma-separated UTF-8, gzipped or not, with or without a header."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import re
@@ -28,24 +26,18 @@ _MAYBE_CODE = re.compile(rf'(^|[,"\s]){LEADING_ZERO}($|[,"\s])')
 class CSVFile:
     """A table in a CSV file.
 
-    The first row is a header if one of its cells is text, or if its numbers can only be names. A first column without
-    a name whose cells are all different is an index, as pandas writes one, and is left out.
+    The first row is a header if one of its cells is text, or if its numbers can only be names; a warning names the file
+    if it could be data as well. A first column without a name whose cells are all different is an index, as pandas
+    writes one, and is left out.
 
     Arguments:
         path: The file.
         names: Column names that are known to be names, whatever they look like.
 
     Attributes:
-        path: The file.
         columns: The column names, including that of an index.
         has_header: Whether the first row holds the names.
         has_index: Whether the first column is an index.
-
-    Raises:
-        ValueError: If the file cannot be read or is empty, or a column has no name or that of another column.
-
-    Warns:
-        UserWarning: If the first row could be data as well as a header.
     """
 
     def __init__(self, path: Path, names: Sequence[str] = ()) -> None:
@@ -57,7 +49,9 @@ class CSVFile:
             check_width(len(first), path)
             below = [row for _, row in islice(rows, _HEAD_ROWS)]
         cells = [cell.strip() for cell in first]
-        self._check_separator(cells)
+        separator = next((mark for mark in (";", "\t", "|") if len(cells) == 1 and mark in cells[0]), None)
+        if separator is not None:
+            raise ValueError(f"{path}: expected cells separated by commas, but {separator!r} seems to separate them")
         self.has_header = self._is_header(cells, below, names)
         self.has_index = self.has_header and _is_index(cells, below)
         self.columns = cells if self.has_header else list(default_names(len(cells)))
@@ -68,15 +62,10 @@ class CSVFile:
                 )
         check_unique(self.columns, path, hint=" (if the first row is data, put a header above it)")
 
-    # Reading --------------------------------------------------------------------------------------------------------
-
     def parts(self, rows: int | None, text_columns: Sequence[str] = ()) -> Iterator[pd.DataFrame]:
         """Yield the table without its index, ``rows`` rows at a time or, with ``None``, at once.
 
-        ``text_columns`` are read as text even if they look like numbers.
-
-        Warns:
-            SkippedWarning: If an index is left out of a table that is read at once.
+        ``text_columns`` are read as text even if they look like numbers. A table read at once warns of its index.
         """
         if rows is None and self.has_index:
             warn(f"{self.path}: its first column has no name and only labels the rows: left out", SkippedWarning)
@@ -102,7 +91,6 @@ class CSVFile:
                 index_col=False,
                 skipinitialspace=True,
                 low_memory=False,  # infer types from all rows at once
-                compression="gzip" if self._is_gzipped else None,
                 chunksize=rows,
                 **options,
             )
@@ -139,10 +127,9 @@ class CSVFile:
         with reading(self.path), self._open() as file:
             if not any(_MAYBE_CODE.search(line) for line in file):
                 return []
-        places: dict[int, None] = {}
-        for _, row in islice(self._rows(), int(self.has_header), None):
-            places.update((place, None) for place, cell in enumerate(row) if _CODE.fullmatch(cell.strip()))
-        return [self.columns[place] for place in places if place < len(self.columns)]
+        rows = islice(self._rows(), int(self.has_header), None)
+        places = {place for _, row in rows for place, cell in enumerate(row) if _CODE.fullmatch(cell.strip())}
+        return [name for place, name in enumerate(self.columns) if place in places]
 
     def _rows(self) -> Generator[tuple[int, list[str]]]:
         """Yield the cells of the rows that are not blank, each with its 1-based line in the file."""
@@ -152,12 +139,8 @@ class CSVFile:
                 if len(row) > 1 or (row and row[0].strip()):
                     yield rows.line_num, row
 
-    @property
-    def _is_gzipped(self) -> bool:
-        return self.path.suffix.lower() == ".gz"
-
     def _open(self) -> IO[str]:
-        if self._is_gzipped:
+        if self.path.suffix.lower() == ".gz":
             return gzip.open(self.path, "rt", encoding="utf-8-sig", newline="")
         return self.path.open(encoding="utf-8-sig", newline="")
 
@@ -167,13 +150,6 @@ class CSVFile:
                 raise ValueError(
                     f"{self.path}: line {line}: expected {len(self.columns)} cells like the first row, got {len(row)}"
                 )
-
-    # Header and index -----------------------------------------------------------------------------------------------
-
-    def _check_separator(self, cells: Sequence[str]) -> None:
-        mark = next((mark for mark in (";", "\t", "|") if len(cells) == 1 and mark in cells[0]), None)
-        if mark is not None:
-            raise ValueError(f"{self.path}: expected cells separated by commas, but {mark!r} seems to separate them")
 
     def _is_header(self, cells: Sequence[str], below: Sequence[Sequence[str]], names: Sequence[str]) -> bool:
         if all(is_number(cell) for cell in cells):

@@ -1,7 +1,5 @@
 """Data sets as configurations name them, split into training, validation and test rows."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,23 +24,14 @@ _MAX_SAMPLE_ROWS = 10_000  # of a stream
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows for training, validation and test.
+    """Rows for training, validation and test."""
 
-    Attributes:
-        train: Training rows, ``(N, D)`` in data units, or a stream of them.
-        valid: Rows held out for early stopping.
-        test: Rows held out for results.
-        dequantise: Width of the uniform noise that makes the values continuous; 0 for continuous data.
-        metadata: Image shape and grey levels, or column names.
-        labels: Classes of the rows, if known, by ``"train"``, ``"valid"`` and ``"test"``.
-    """
-
-    train: Tensor | RowStream
-    valid: Tensor
-    test: Tensor
-    dequantise: float = 0.0
-    metadata: dict[str, Any] = field(default_factory=dict)
-    labels: dict[str, Tensor] = field(default_factory=dict)
+    train: Tensor | RowStream  # (N, D) in data units
+    valid: Tensor  # for early stopping
+    test: Tensor  # for results
+    dequantise: float = 0.0  # width of the uniform noise that makes the values continuous; 0 for continuous data
+    metadata: dict[str, Any] = field(default_factory=dict)  # image shape and grey levels, or column names
+    labels: dict[str, Tensor] = field(default_factory=dict)  # classes, if known, of the rows of train, valid and test
 
     def train_rows(self, count: int | None = None) -> Tensor:
         """Return at most ``count`` training rows in memory; of a stream, at most 10,000 from a random place."""
@@ -52,8 +41,7 @@ class Dataset:
 
     def dequantised(self, rows: Tensor, seed: int) -> Tensor:
         """Return rows with uniform dequantisation noise."""
-        generator = torch.Generator().manual_seed(seed)
-        return dequantised(rows, self.dequantise, generator)
+        return dequantised(rows, self.dequantise, torch.Generator().manual_seed(seed))
 
 
 class _Data(BaseModel):
@@ -119,10 +107,7 @@ class NamedImageData(_Data):
     size: int | None = Field(None, ge=1)
 
 
-DataConfig = Annotated[
-    DigitsData | ToyData | TableData | ImageData | NamedImageData,
-    Field(discriminator="kind"),
-]
+DataConfig = Annotated[DigitsData | ToyData | TableData | ImageData | NamedImageData, Field(discriminator="kind")]
 
 
 def named_images_path(kind: str, path: str | None = None) -> Path:
@@ -139,11 +124,7 @@ def data_folder() -> Path:
 
 
 def load_dataset(config: DataConfig, seed: int = 0) -> Dataset:
-    """Load and split the data of a run.
-
-    Raises:
-        ValueError: If the data are missing, damaged or too few to split.
-    """
+    """Load and split the data of a run."""
     match config:
         case DigitsData():
             return _images(digits(), None, config, seed)
@@ -164,8 +145,7 @@ def _table(config: TableData, seed: int) -> Dataset:
             raise ValueError(f"data.key: not supported for streamed files, got {config.key!r}")
         first = process_group.group().first
         stream = RowStream(blocks_of(config.path), config.validation, config.test, seed, progress=first)
-        metadata = {"columns": list(stream.blocks.columns)}
-        return Dataset(stream, stream.valid, stream.test, config.dequantise, metadata)
+        return Dataset(stream, stream.valid, stream.test, config.dequantise, {"columns": list(stream.blocks.columns)})
     table = read_table(config.path, config.key)
     check_precision(table.values, table.columns, config.path)
     values = torch.tensor(table.values, dtype=torch.get_default_dtype())

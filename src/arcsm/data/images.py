@@ -20,9 +20,6 @@ _WRITABLE = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 IMAGE_SUFFIXES = (*_WRITABLE, ".jfif", ".gif", ".ppm", ".pgm")
 
 
-# Reading ------------------------------------------------------------------------------------------------------------
-
-
 def read_images(
     folder: FilePath,
     channels: int | None = None,
@@ -248,9 +245,6 @@ def check_size(size: int | None) -> None:
         raise ValueError(f"size: expected a positive integer or None, got {size!r}")
 
 
-# Grids --------------------------------------------------------------------------------------------------------------
-
-
 def image_grid(pixels: Tensor, columns: int | None = None, padding: int = 2, zoom: int = 1) -> Image.Image:
     """Lay images out row by row on white.
 
@@ -259,9 +253,6 @@ def image_grid(pixels: Tensor, columns: int | None = None, padding: int = 2, zoo
         columns: Images in each row. Default: the square root of n, rounded up.
         padding: White pixels around each image, not zoomed.
         zoom: Side of the square that each pixel becomes.
-
-    Raises:
-        ValueError: If an argument has another type, shape or range.
 
     Example:
         >>> image_grid(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), columns=3).size

@@ -1,13 +1,11 @@
 """Arrays of numbers in NPY and NPZ files, read without unpickling."""
 
-from __future__ import annotations
-
 import io
 import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -49,13 +47,7 @@ def read_array(path: FilePath, key: str | None = None, *, preferred: Sequence[st
 
 
 def split_key(path: FilePath, key: str | None = None) -> tuple[Path, str | None]:
-    """Split a path like ``tables.npz:left`` into the file and the name of the array.
-
-    Example:
-        >>> path, key = split_key("tables.npz:left")
-        >>> str(path), key
-        ('tables.npz', 'left')
-    """
+    """Split a path like ``tables.npz:left`` into the file and the name of the array, here ``left``."""
     archive, separator, name = os.fspath(path).rpartition(".npz:")
     if not separator or not name or Path(path).exists():
         return Path(path), key
@@ -108,5 +100,4 @@ def _read_npy(file: IO[bytes], source: str) -> np.ndarray:
     npy_header(file, source)  # rejects objects and text before any data is read
     file.seek(0)
     with reading(source):
-        array: np.ndarray[Any, Any] = np.load(file, allow_pickle=False)
-    return array
+        return np.load(file, allow_pickle=False)

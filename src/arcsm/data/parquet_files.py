@@ -1,7 +1,5 @@
 """Parquet files: read in batches, written in parts, and with the types of another file."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,10 +14,7 @@ from arcsm._runtime.files import FilePath, reading
 
 
 def parquet_parts(path: Path, rows: int | None, **options: Any) -> Iterator[pd.DataFrame]:
-    """Yield the rows of a Parquet file, at most ``rows`` at a time or, with ``None``, at once.
-
-    ``options`` are those of :meth:`pyarrow.RecordBatch.to_pandas`.
-    """
+    """Yield the rows of a Parquet file, at most ``rows`` at a time or, with ``None``, at once."""
     if rows is None:
         with reading(path):
             frame = pd.read_parquet(path)

@@ -15,9 +15,6 @@ class ImageSet:
         labels: int64, shape ``(n,)``, or None.
         names: One name for each image (its file, relative to the folder), or None.
         levels: Number of grey values of a channel.
-
-    Raises:
-        ValueError: If a field has another type, shape or range.
     """
 
     pixels: Tensor
@@ -92,9 +89,6 @@ def unstretch_images(pixels: Tensor, levels: int) -> Tensor:
     _check_levels(levels)
     _check_range(pixels, 256)
     return (pixels.double() * ((levels - 1) / 255)).round().to(torch.uint8)
-
-
-# Checks -------------------------------------------------------------------------------------------------------------
 
 
 def check_pixels(pixels: Tensor) -> None:

@@ -31,17 +31,11 @@ _MAX_HELD_OUT = 10_000  # rows
 
 
 class Blocks(ABC):
-    """A table in a file, as blocks of rows that are each read in one piece.
-
-    Attributes:
-        path: The file.
-        columns: Names of the D columns.
-        ends: For each block, the number of rows up to its end.
-    """
+    """A table in a file, as blocks of rows that are each read in one piece."""
 
     path: Path
-    columns: tuple[str, ...]
-    ends: list[int]
+    columns: tuple[str, ...]  # D names
+    ends: list[int]  # for each block, the number of rows up to its end
 
     @abstractmethod
     def read(self, block: int) -> np.ndarray:

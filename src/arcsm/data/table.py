@@ -1,7 +1,5 @@
 """Tables in CSV, Parquet, NPY and NPZ files, as arrays of numbers or as pandas frames with typed columns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,16 +29,8 @@ def _suffix(path: FilePath, known: Sequence[str]) -> str:
     return suffix
 
 
-# Reading ------------------------------------------------------------------------------------------------------------
-
-
 class TableFile:
-    """A file that holds a table, read at once or in parts.
-
-    Arguments:
-        path: A file with one of :data:`TABLE_SUFFIXES`. ``tables.npz:left`` also names an array.
-        key: The array of an NPZ file. Default: its only array, ``X`` or ``x_train``.
-    """
+    """A file that holds a table, read at once or in parts; see :func:`read_table` for the arguments."""
 
     def __init__(self, path: FilePath, key: str | None = None) -> None:
         self.path, self.key = split_key(path, key)
@@ -67,13 +57,10 @@ class TableFile:
         return array.astype(np.float32 if single else np.float64)
 
     def parts(self, rows: int | None = None, text_columns: Sequence[str] | None = ()) -> Iterator[pd.DataFrame]:
-        """Yield the table in the types of the file, indexed by the numbers of its rows.
+        """Yield the table in the types of the file, indexed by the numbers of its rows, ``rows`` at a time or all.
 
-        Columns of a CSV file are numbers, truth values or text.
-
-        Arguments:
-            rows: Rows of each part but the last. Default: all. NPY and NPZ files always come at once.
-            text_columns: Columns of a CSV file to read as text. ``None``: those that hold numbers with leading zeros.
+        Columns of a CSV file are numbers, truth values or text. Text are ``text_columns`` or, with ``None``, those that
+        hold numbers with leading zeros. NPY and NPZ files always come at once.
         """
         first = 0
         for frame in self._parts(rows, text_columns):
@@ -117,9 +104,6 @@ class Table:
     Attributes:
         values: float32 or float64, shape ``(n, D)``, in the units of the file.
         columns: The D column names, all different.
-
-    Raises:
-        ValueError: If ``values`` is not a two-dimensional float array, or ``columns`` does not name its columns.
     """
 
     values: np.ndarray
@@ -195,16 +179,10 @@ def read_frame(path: FilePath, like: pd.DataFrame | None = None, ignore: Sequenc
 def frame_parts(
     path: FilePath, like: pd.DataFrame | None, rows: int | None = _PART_ROWS, ignore: Sequence[str] = ()
 ) -> Iterator[pd.DataFrame]:
-    """Yield the table of :func:`read_frame` in parts, for files that do not fit into memory.
+    """Yield the table of :func:`read_frame` in parts of ``rows`` rows, or all rows at once with ``None``.
 
-    Arguments:
-        path: As in :func:`read_frame`. NPY and NPZ files come at once.
-        like: As in :func:`read_frame`. Without it, the types of each part are inferred from its own cells.
-        rows: Rows of each part but the last; ``None`` for all.
-        ignore: As in :func:`read_frame`.
-
-    Raises:
-        ValueError: As :func:`read_frame`, when the part is reached.
+    Other arguments and errors are those of :func:`read_frame`. Without ``like``, the types of each part are inferred
+    from its own cells. NPY and NPZ files come at once.
     """
     file = TableFile(path)
     names = None if like is None else [name for name in like.columns if holds_names(like[name])]
@@ -259,9 +237,6 @@ def check_reserved_columns(path: FilePath, reserved: Sequence[str]) -> None:
         raise ValueError(f"{path}: has a column {clash!r} already, a name that the output uses; rename it")
 
 
-# Writing ------------------------------------------------------------------------------------------------------------
-
-
 def write_table(path: FilePath, values: np.ndarray, columns: Sequence[str] | None = None) -> None:
     """Write numbers as CSV, Parquet or NPY (which keeps no column names), with all their digits.
 
@@ -309,15 +284,10 @@ def write_frame(path: FilePath, frame: pd.DataFrame) -> None:
 
 @contextmanager
 def frame_writer(path: FilePath) -> Iterator[Callable[[pd.DataFrame], None]]:
-    """Provide a function that appends a part of a table to a CSV or Parquet file.
+    """Provide a function that appends a part of a table to a file that ends in ``.csv`` or ``.parquet``.
 
-    Missing folders are made. The file appears, or replaces an older one, only when all parts are written.
-
-    Raises:
-        ValueError: If the extension is neither ``.csv`` nor ``.parquet``.
-
-    Warns:
-        UserWarning: If all column names of a CSV file are numbers.
+    Missing folders are made. The file appears, or replaces an older one, only when all parts are written. A warning
+    tells if all column names of a CSV file are numbers.
     """
     suffix = _suffix(path, tuple(_WRITERS))
     Path(path).parent.mkdir(parents=True, exist_ok=True)

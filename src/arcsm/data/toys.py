@@ -66,9 +66,6 @@ def toy(name: str) -> Toy:
     raise ValueError(f"toy: expected one of {', '.join(TOYS)}, got {name!r}{hint}")
 
 
-# Checkerboard -------------------------------------------------------------------------------------------------------
-
-
 class Checkerboard:
     """Uniform on the eight squares of side 2 of one colour in [-4, 4)^2."""
 
@@ -85,9 +82,6 @@ class Checkerboard:
         inside = ((x >= -4) & (x < 4)).all(dim=-1)
         coloured = torch.floor(x / 2).sum(dim=-1).remainder(2) == 0
         return torch.full_like(x[..., 0], -math.log(32)).masked_fill(~(inside & coloured), -math.inf)
-
-
-# Mixtures with a closed form ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -139,14 +133,8 @@ class Rings:
         log_terms = -((r - radii) ** 2) / (2 * noises**2) + bessel.log() - (2 * math.pi * noises**2).log()
         return torch.logsumexp(log_terms + weights.log(), dim=-1).to(x.dtype)
 
-    def _parameters(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        radii, noises, weights = torch.tensor(
-            [self.radii, self.noises, self.weights], dtype=torch.float64, device=device
-        )
-        return radii, noises, weights
-
-
-# Curves with Gaussian noise -----------------------------------------------------------------------------------------
+    def _parameters(self, device: torch.device) -> Tensor:
+        return torch.tensor([self.radii, self.noises, self.weights], dtype=torch.float64, device=device)  # (3, K)
 
 
 @dataclass(frozen=True)
@@ -246,8 +234,7 @@ _TAIL_MASS = 0.5 * math.erfc(3 / math.sqrt(2))  # of a standard normal below -3
 
 
 def _truncated_normal_quantile(u: Tensor) -> Tensor:
-    quantile: Tensor = torch.special.ndtri(_TAIL_MASS + (1 - 2 * _TAIL_MASS) * u)
-    return quantile
+    return torch.special.ndtri(_TAIL_MASS + (1 - 2 * _TAIL_MASS) * u)
 
 
 def _truncated_normal_density(t: Tensor) -> Tensor:

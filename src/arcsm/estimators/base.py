@@ -1,7 +1,5 @@
 """The base class of the estimators: arguments, checks, encoding and the training of an ensemble."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -82,7 +80,6 @@ class TableEstimator(BaseEstimator):
         return torch.from_numpy(modelled), train, held_out, seed
 
     def _fit_table(self, X: Any) -> None:
-        """Infer the columns, hold rows out and train the ensemble."""
         modelled, train, held_out, seed = self._prepare(X)
         self.held_out_rows_ = held_out
         configs = self._configs(len(train), modelled)
@@ -96,7 +93,6 @@ class TableEstimator(BaseEstimator):
             self.config_ = self.ensemble_.config
 
     def _configs(self, rows: int, modelled: Tensor) -> list[EnsembleConfig]:
-        """Return the configurations to choose from."""
         self._check_arguments()
         missing = bool(modelled.isnan().any()) if isinstance(self.missing, str) else self.missing
         config = EnsembleConfig.for_table(rows, max(1, modelled.shape[1]), missing, self._smooth)
@@ -139,11 +135,9 @@ class TableEstimator(BaseEstimator):
         return checked_frame(X)
 
     def encode_rows(self, X: Any) -> tuple[Tensor, Array]:
-        """Encode rows of a table.
+        """Encode rows: return numbers of the modelled columns, ``(N, M)``, and log probabilities of the constant ones.
 
-        Returns:
-            Numbers of the modelled columns ``(N, M)``, and log probabilities ``(N, D)`` of the constant columns, which
-            are 0 in the other columns and NaN where a value is missing.
+        The log probabilities, ``(N, D)``, are 0 in the other columns and NaN where a value is missing.
         """
         check_is_fitted(self)
         numbers = self.columns_.encode(self._validated(X))

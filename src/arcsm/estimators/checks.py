@@ -1,7 +1,5 @@
 """Checks of a table before an estimator learns from it."""
 
-from __future__ import annotations
-
 from decimal import Decimal
 from fractions import Fraction
 from numbers import Real
@@ -19,11 +17,7 @@ _MIN_ROWS_OF_CATEGORIES = 50  # in a smaller table, categories may all differ
 
 
 def check_not_empty(table: Table) -> None:
-    """Check that every column has a value.
-
-    Raises:
-        ValueError: If a column holds only missing values.
-    """
+    """Check that no column holds only missing values."""
     empty = missing_mask(table).all(0)
     if empty.any():
         name = pd.DataFrame(table).columns[int(np.argmax(empty))]
@@ -31,11 +25,10 @@ def check_not_empty(table: Table) -> None:
 
 
 def check_training_rows(table: Table) -> None:
-    """Check that a model can learn from every column.
+    """Check that a model can learn from every column of a table of at least two rows.
 
-    Raises:
-        ValueError: If there are fewer than two rows; or if a column is empty, has a different category in almost every
-            row, spans more than double precision can hold, or holds integers that double precision cannot distinguish.
+    A column must not be empty, have a different category in almost every row, span more than double precision can hold,
+    or hold integers that double precision cannot distinguish.
     """
     if len(table) < 2:
         raise ValueError(f"Expected at least 2 samples to fit, got n_samples = {len(table)}")
@@ -64,8 +57,7 @@ def check_training_rows(table: Table) -> None:
 def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a data frame of numbers and categories, in which objects that are numbers have a numeric dtype.
 
-    Raises:
-        ValueError: If a column holds dates, lists, complex or infinite numbers.
+    Dates, lists, complex and infinite numbers are errors.
     """
     columns = {}
     for place, name in enumerate(frame.columns):

@@ -4,8 +4,6 @@ Fitting a table infers the type of each column. Every type is an invertible map 
 the numbers is also a density of the table's values.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -122,21 +120,15 @@ class Categories(Column):
 
 @dataclass(frozen=True)
 class Grid(Column):
-    """A discrete column whose values lie on a grid, such as integers. The numbers count steps from the lowest value.
-
-    Arguments:
-        spacing: The step.
-        low: The lowest value.
-        levels: Number of grid points from the lowest to the highest value.
-        whole: Whether all values are integers.
-        known: The training values in order, unless they are integers: a file may have rounded them.
-    """
+    """A discrete column whose values lie on a grid, such as integers. The numbers count steps from the lowest value."""
 
     spacing: float
     low: float
-    levels: int
-    whole: bool
-    known: tuple[float, ...] = ()
+    levels: int  # grid points from the lowest to the highest value
+    whole: bool  # whether all values are integers
+    known: tuple[
+        float, ...
+    ] = ()  # the training values in order, unless they are integers: a file may have rounded them
     discrete = True
 
     def encode(self, values: Values) -> Array:
@@ -272,9 +264,6 @@ def repeat(value: Any, count: int) -> Values:
 def _log_unseen(count: int) -> float:
     """Return the log probability of a value that does not occur in ``count`` rows."""
     return -math.log(count + 2.0)
-
-
-# Inference of the type ----------------------------------------------------------------------------------------------
 
 
 def infer_column(values: Values, categorical: bool) -> Column:

@@ -1,7 +1,5 @@
 """A density estimator for tables with scikit-learn's interface."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, Self
 
@@ -114,9 +112,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
         if self.ensemble_ is not None:
             first = self.ensemble_.members[0]
             u[:, self.columns_.modelled] = first.cdf(modelled.to(first.shift), self.ensemble_.level).cpu().numpy()
-        return np.clip(
-            u, np.finfo(float).tiny, 1.0 - np.finfo(float).epsneg
-        )  # :meth:`quantile` needs the open interval
+        return np.clip(u, np.finfo(float).tiny, 1.0 - np.finfo(float).epsneg)  # open, as `quantile` needs it
 
     def quantile(self, U: Any) -> Table:
         """Return the rows whose :meth:`cdf` is ``U``, ``(N, D)`` in (0, 1)."""

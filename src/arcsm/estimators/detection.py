@@ -1,10 +1,8 @@
 """Outliers in a table: a line for each row with its score, p-value and reasons, and a summary of a long table."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -31,11 +29,8 @@ def detection_table(
 ) -> pd.DataFrame:
     """Return a line for each row: score, p-value, flag, most surprising columns with contributions, and reasons.
 
-    Arguments:
-        detector: A fitted detector.
-        table: The rows to score.
-        threshold: Flag rows with at most this p-value. Default: flag rows below the detector's own threshold.
-        first: Number of the first row, if the table is a part of another.
+    Rows with at most the p-value ``threshold`` are flagged or, without one, rows below the detector's own threshold.
+    ``first`` is the number of the first row, if the table is a part of another.
     """
     if threshold is not None:
         check_p_value(threshold, len(detector.held_out_scores_))
@@ -59,11 +54,7 @@ def detection_table(
 
 
 def check_p_value(threshold: float, held_out: int) -> None:
-    """Check that a number of held-out rows can resolve a p-value.
-
-    Raises:
-        ValueError: If they are too few.
-    """
+    """Check that a number of held-out rows can resolve a p-value."""
     smallest = 1.0 / (1.0 + held_out)
     if threshold < smallest:
         raise ValueError(
@@ -102,19 +93,12 @@ def _text(value: Any) -> str:
 
 @dataclass
 class DetectionResult:
-    """The outliers of a table that was scored in parts: all scores, and the most surprising rows.
+    """The outliers of a table that was scored in parts: all scores, and the most surprising rows."""
 
-    Attributes:
-        scores: Scores of all rows, ``(N,)``.
-        outliers: Number of outliers.
-        lowest: Lines of :func:`detection_table` of the most surprising rows, the lowest score first.
-        rows: Those rows, in the same order.
-    """
-
-    scores: Array
-    outliers: int
-    lowest: pd.DataFrame
-    rows: pd.DataFrame
+    scores: Array  # of all rows, (N,)
+    outliers: int  # their number
+    lowest: pd.DataFrame  # lines of `detection_table` of the most surprising rows, the lowest score first
+    rows: pd.DataFrame  # those rows, in the same order
 
     @classmethod
     def from_parts(
@@ -123,15 +107,8 @@ class DetectionResult:
         parts: Iterable[pd.DataFrame],
         threshold: float | None = None,
         write: Callable[[pd.DataFrame], None] | None = None,
-    ) -> DetectionResult:
-        """Score the parts of a table in turn.
-
-        Arguments:
-            detector: A fitted detector.
-            parts: Consecutive rows of the table.
-            threshold: As in :func:`detection_table`.
-            write: Receives the lines of each part.
-        """
+    ) -> Self:
+        """Score consecutive parts of a table as :func:`detection_table`; ``write`` receives the lines of each part."""
         scores: list[Array] = []
         count, outliers = 0, 0
         lowest, rows = pd.DataFrame(), pd.DataFrame()

@@ -1,10 +1,8 @@
 """The encoder of a table: all of its columns as numbers of one scale, without heavy tails."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -27,20 +25,14 @@ Table = pd.DataFrame | Array
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table, and the maps between its rows and numbers.
-
-    Arguments:
-        kinds: The type of each column.
-        dtypes: The columns' dtypes in a data frame; ``None`` for an array.
-        names: The columns' names in a data frame; ``None`` for an array.
-    """
+    """The columns of a table, and the maps between its rows and numbers."""
 
     kinds: tuple[Column, ...]
-    dtypes: tuple[Any, ...] | None = None
-    names: tuple[Any, ...] | None = None
+    dtypes: tuple[Any, ...] | None = None  # of a data frame
+    names: tuple[Any, ...] | None = None  # of a data frame
 
     @classmethod
-    def infer(cls, table: Table) -> Columns:
+    def infer(cls, table: Table) -> Self:
         """Infer the column types from training rows."""
         if isinstance(table, pd.DataFrame):
             kinds = [infer_column(_values(table, d), is_categorical(dtype)) for d, dtype in enumerate(table.dtypes)]
@@ -89,11 +81,9 @@ class Columns:
         return pd.DataFrame(dict(enumerate(series))).set_axis(pd.Index(self.names), axis=1)
 
     def log_slopes(self, numbers: Array, numeric: bool = True) -> Array:
-        """Return log slopes of the modelled columns' maps, ``(N, M)``; 0 where a value is missing.
+        """Return log slopes of the modelled columns' maps at numbers ``(N, M)``; 0 where a value is missing.
 
-        Arguments:
-            numbers: Numbers of the modelled columns, ``(N, M)``.
-            numeric: Include numeric columns, whose slopes depend on the units of the table.
+        The slopes of numeric columns depend on the units of the table and are 0 unless ``numeric``.
         """
         slopes = np.zeros_like(numbers)
         for m, d in enumerate(self.modelled):
@@ -110,11 +100,7 @@ class Columns:
 
 
 def encode_value(kind: Column, name: Any, value: Any) -> float:
-    """Return the number of one value of a column.
-
-    Raises:
-        ValueError: If the column cannot hold the value.
-    """
+    """Return the number of one value of a column, which must be able to hold it."""
     missing = bool(pd.api.types.is_scalar(value) and pd.isna(value))
     number = math.nan if missing else float(kind.encode(repeat(value, 1))[0])
     if math.isnan(number) or not kind.allows(number, value):

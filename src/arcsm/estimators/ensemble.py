@@ -1,10 +1,8 @@
 """An ensemble of models of one table, each with a different order of the columns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -50,18 +48,12 @@ class Ensemble:
         device: str,
         progress: bool,
         choose_level: bool = True,
-    ) -> Ensemble:
+    ) -> Self:
         """Train the first model with each configuration, the others with the one that gives held-out rows most density.
 
-        Arguments:
-            train: Encoded rows ``(N, M)``, NaN where a value is missing; discrete columns hold whole numbers.
-            valid: Encoded held-out rows.
-            widths: Level widths of the columns, 0 for continuous ones.
-            configs: The configurations to try; more than one requires ``choose_level``.
-            seed: Seed of all randomness.
-            device: Device to train on.
-            progress: Show a progress bar (on a terminal).
-            choose_level: Use the noise level that gives held-out rows the highest density, instead of the smallest.
+        Encoded rows ``(N, M)`` are NaN where a value is missing, and whole numbers in discrete columns. ``widths`` are
+        the level widths of the columns, 0 for continuous ones. The noise level is the one that gives held-out rows the
+        highest density, or without ``choose_level`` the smallest; several configurations require ``choose_level``.
         """
         orders = _orders(train.shape[1], configs[0].members, seed)
         below = 0.5 * torch.tensor(widths, dtype=train.dtype)  # dequantisation adds noise in [0, width)
@@ -96,10 +88,7 @@ class Ensemble:
     def log_conditionals(self, x: Tensor, level: int | None = None, method: str | None = None) -> Tensor:
         """Return each value's log density given the values before it, ``(E, N, M)`` in nats; 0 if it is missing.
 
-        Arguments:
-            x: Encoded rows ``(N, M)``.
-            level: Noise level. Default: the ensemble's own.
-            method: Normalisation method. Default: the model's own.
+        By default the noise level is the ensemble's own, and the normalisation method the model's own.
         """
         options: dict[str, Any] = {"method": method, "tol": self.config.tolerance, "cells": self.cells}
         level = self.level if level is None else level
@@ -134,9 +123,7 @@ class Ensemble:
     def quantiles(self, x: Tensor, u: float) -> Tensor:
         """Return the ``u``-quantile of every value given others of its row, ``(N, M)``, by :meth:`last_members`."""
         tolerance = self.config.tolerance
-        quantiles = self._by_member(
-            x, lambda model, x: model.conditional_icdf(x, u, self.level, tol=tolerance)
-        )  # (E, N, M)
+        quantiles = self._by_member(x, lambda model, x: model.conditional_icdf(x, u, self.level, tol=tolerance))
         return torch.stack([quantiles[member, :, d] for d, member in enumerate(self.last_members())], 1)
 
     @torch.no_grad()

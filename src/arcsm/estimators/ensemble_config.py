@@ -1,10 +1,9 @@
 """The configuration of an ensemble: how large its models are and how long they train, by the size of the table."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 from arcsm.contexts import MADE
 from arcsm.heads import ScoreHead
@@ -20,45 +19,26 @@ _MAX_SMOOTH_RATIO = 2.0  # between noise levels of a smooth model: the most that
 
 @dataclass(frozen=True)
 class EnsembleConfig:
-    """The configuration of an ensemble.
+    """The configuration of an ensemble."""
 
-    Arguments:
-        members: Number of models, each with a different order of the columns.
-        context_features: Features of the context of each column.
-        hidden_features: Units of each layer of the context network.
-        head_features: Units of each layer of the head.
-        sinusoids: Frequencies at which context and head see a value.
-        sigma_min: Smallest noise, in standard deviations of a column.
-        levels: Number of noise levels.
-        tolerance: Error of a conditional's log density, in nats.
-        max_steps: Maximum number of training steps.
-        batch_size: Rows per step.
-        learning_rate: Peak learning rate.
-        missing: Whether values may be missing.
-    """
-
-    members: int
-    context_features: int
-    hidden_features: tuple[int, ...]
-    head_features: tuple[int, ...]
-    sinusoids: int
-    sigma_min: float
-    levels: int
-    tolerance: float
+    members: int  # models, each with a different order of the columns
+    context_features: int  # of the context of each column
+    hidden_features: tuple[int, ...]  # units of each layer of the context network
+    head_features: tuple[int, ...]  # units of each layer of the head
+    sinusoids: int  # frequencies at which context and head see a value
+    sigma_min: float  # smallest noise, in standard deviations of a column
+    levels: int  # noise levels
+    tolerance: float  # error of a conditional's log density, in nats
     max_steps: int
     batch_size: int
-    learning_rate: float
-    missing: bool
+    learning_rate: float  # peak
+    missing: bool  # whether values may be missing
 
     @classmethod
-    def for_table(cls, rows: int, columns: int, missing: bool, smooth: bool = False) -> EnsembleConfig:
-        """Return the configuration for a table's size.
+    def for_table(cls, rows: int, columns: int, missing: bool, smooth: bool = False) -> Self:
+        """Return the configuration for a number of training rows and of columns that vary.
 
-        Arguments:
-            rows: Number of training rows.
-            columns: Number of columns that vary.
-            missing: Whether values may be missing.
-            smooth: Use more noise and no sinusoids, for a density that ranks rows and has no fine structure.
+        A ``smooth`` density has more noise and no sinusoids: it ranks rows and has no fine structure.
         """
         small, large = rows < 2_000, rows >= 20_000
         width = max(64 if small else 256 if large else 128, min(2 * columns, 512))
@@ -82,7 +62,7 @@ class EnsembleConfig:
             missing=missing,
         )
 
-    def high_resolution(self) -> EnsembleConfig:
+    def high_resolution(self) -> Self:
         """Return a variant with sinusoids and finer noise, for a small table whose values repeat or cluster.
 
         It overfits other small tables, so held-out rows must choose between the two.

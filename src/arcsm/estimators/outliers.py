@@ -1,7 +1,5 @@
 """An outlier detector for tables with scikit-learn's interface, which explains its scores by column."""
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 import numpy as np
@@ -24,14 +22,8 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
     Arguments:
         contamination: Fraction of the fitted rows that :meth:`predict` labels as outliers; ``"auto"`` is 0.1. It only
             sets the threshold, which :meth:`set_contamination` moves.
-        n_estimators: Number of models; as in :class:`ScoreDensity`, like all arguments that follow.
-        max_steps: Training steps of each model.
-        hidden_features: Units of each layer of the context network.
-        validation_fraction: Fraction of rows held out, which also calibrate the p-values.
-        missing: Whether rows may have missing values.
-        random_state: Randomness of fitting.
-        device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
-        verbose: Show progress bars (on a terminal).
+        validation_fraction: As in :class:`ScoreDensity`, like all other arguments; the held-out rows also calibrate the
+            p-values.
 
     Attributes:
         offset_: The threshold of :meth:`score_samples`.

@@ -1,7 +1,5 @@
 """Rounding of synthetic values to the precision of the table."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from decimal import Decimal
 
@@ -18,14 +16,9 @@ _MAX_INSPECTED = 10_000  # different values of a column
 def round_like(
     table: pd.DataFrame, columns: Columns, rows: pd.DataFrame, fixed: Collection[str] = (), as_text: bool = False
 ) -> pd.DataFrame:
-    """Round synthetic values to as many decimals as the table's values have.
+    """Round synthetic ``rows`` to as many decimals as the values of the training ``table`` have.
 
-    Arguments:
-        table: The training rows.
-        columns: Its column types.
-        rows: The synthetic rows.
-        fixed: Columns that are not rounded.
-        as_text: Whether the rows will be written as text. Columns of whole numbers then become integers.
+    Columns ``fixed`` are not rounded. Columns of whole numbers become integers if the rows will be written as text.
     """
     rows = rows.copy()
     for name, kind in zip(table.columns, columns.kinds, strict=True):

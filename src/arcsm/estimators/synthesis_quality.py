@@ -1,7 +1,5 @@
 """The quality of synthetic rows: whether a classifier separates them from real rows, and whether they are copies."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,14 +66,7 @@ class SynthesisQuality:
 
     @classmethod
     def measure(cls, density: ScoreDensity, table: pd.DataFrame, synthetic: pd.DataFrame, seed: int = 0) -> Self:
-        """Compare synthetic rows with real ones.
-
-        Arguments:
-            density: The density that drew the synthetic rows.
-            table: The rows that it was fitted to.
-            synthetic: The synthetic rows.
-            seed: Seed of all randomness.
-        """
+        """Compare synthetic rows with the real ones of ``table``, to which the density that drew them was fitted."""
         columns, random = density.columns_, np.random.default_rng(seed)
         real, drawn = _encode(columns, table), _encode(columns, synthetic)
         held_out = np.zeros(len(real), dtype=bool)

@@ -1,24 +1,18 @@
 """Training checkpoints: one file with everything that the next step depends on."""
 
-from __future__ import annotations
-
 import math
-import os
 from pathlib import Path
 
 from arcsm import serialization
+from arcsm._runtime.files import FilePath
 from arcsm.serialization import WEIGHTS_NAME
 from arcsm.training.task import TrainingTask
 
 STATE_NAME = "state.safetensors"
 
 
-def check_unused(run: str | os.PathLike[str] | None, resume: bool) -> None:
-    """Refuse to start a new run in the folder of another.
-
-    Raises:
-        ValueError: If the folder holds a run and ``resume`` is false.
-    """
+def check_unused(run: FilePath | None, resume: bool) -> None:
+    """Refuse to start a new run in the folder of another."""
     if run is not None and not resume and any((Path(run) / name).exists() for name in (STATE_NAME, WEIGHTS_NAME)):
         raise ValueError(f"{run}: already holds a run; give resume=True to continue it, or choose another folder")
 
@@ -44,8 +38,7 @@ def write_checkpoint(task: TrainingTask, run: Path) -> None:
 def read_checkpoint(task: TrainingTask, run: Path) -> None:
     """Restore the state of a training task from its run folder, if that has a checkpoint.
 
-    Raises:
-        ValueError: If the checkpoint is damaged, or of another configuration or other data.
+    A damaged checkpoint, or one of another configuration or other data, is an error.
     """
     path = run / STATE_NAME
     if not path.exists():

@@ -1,7 +1,5 @@
 """The settings of :func:`arcsm.fit`, and the objective that they configure."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
@@ -61,9 +59,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     objective: str = "csm"
-    mix: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = (
-        0.3  # the best fixed value on all sets of the experiment "mix"
-    )
+    mix: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = 0.3  # the best on all sets of the experiment "mix"
     weighting: Literal["natural", "sigma2"] = "natural"
     sigma: float | None = Field(None, gt=0)
     slices: int = Field(1, ge=1)
@@ -100,14 +96,7 @@ class TrainConfig(BaseModel):
 
 
 def check_objective(model: AutoregressiveModel, config: TrainConfig) -> None:
-    """Check that the objective suits the model's noise levels.
-
-    Raises:
-        ValueError: If ``mix`` is neither 1 nor the default and the model has no ladder.
-
-    Warns:
-        TrainingWarning: If the objective trains one noise level of several.
-    """
+    """Check that the objective suits the model's noise levels, and warn if it trains one of several."""
     default = TrainConfig.model_fields["mix"].default
     if config.objective == "csm" and model.noise is None and config.mix not in (1.0, default):
         raise ValueError(f"mix: a model without a noise ladder is trained with mix=1, got {config.mix}")

@@ -1,7 +1,5 @@
 """Training rows: checked, standardised, and read in random order from memory or from a larger file."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable
 
@@ -39,12 +37,7 @@ class RowsInMemory:
 
 
 class RowsOnDisk:
-    """Rows that are read when they are needed.
-
-    Arguments:
-        stream: The rows.
-        like: A tensor with the type and device that the rows shall have.
-    """
+    """Rows that are read when they are needed, in the type and on the device of a tensor ``like``."""
 
     def __init__(self, stream: RowStream, like: Tensor) -> None:
         self.stream, self.like = stream, like
@@ -57,16 +50,8 @@ class RowsOnDisk:
         return lambda places: (epoch.rows(places).to(self.like), None)
 
 
-# Checks ---------------------------------------------------------------------------------------------------------------
-
-
 def check_rows(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
-    """Check rows ``(N, D)`` and convert them to the model's type.
-
-    Raises:
-        ValueError: If they have another shape, or hold infinite values or unexpected NaN; or if the model's single
-            precision cannot resolve the values of a column in double precision.
-    """
+    """Check rows ``(N, D)`` for shape, infinite values and unexpected NaN, and convert them to the model's type."""
     if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != model.features:
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"{name}: expected a tensor (N, {model.features}), got {got}")
@@ -82,11 +67,7 @@ def check_rows(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
 
 
 def check_resolution(model: AutoregressiveModel, x: Tensor) -> None:
-    """Check that a model in single precision resolves the values of each column; see :func:`check_precision`.
-
-    Raises:
-        ValueError: If it does not; the message names the column.
-    """
+    """Check that a model in single precision resolves the values of each column; see :func:`check_precision`."""
     if x.dtype == torch.float64 and model.shift.dtype != torch.float64:
         columns = [str(name) for name in model.metadata.get("columns") or range(x.shape[1])]
         check_precision(x.detach().cpu().numpy(), columns, "x_train")
@@ -95,11 +76,7 @@ def check_resolution(model: AutoregressiveModel, x: Tensor) -> None:
 def to_device(
     device: torch.device, x: Tensor, condition: Tensor | None, context: Context, max_rows: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Check the conditions, and move the first ``max_rows`` rows and conditions to a device.
-
-    Raises:
-        ValueError: If the conditions do not fit the rows or the context.
-    """
+    """Check that the conditions fit rows and context, and move the first ``max_rows`` of both to a device."""
     if condition is not None and not isinstance(condition, Tensor):
         raise ValueError(f"condition: expected a torch.Tensor, got {type(condition).__name__}; use torch.as_tensor")
     if condition is not None and (condition.ndim < 1 or len(condition) != len(x)):
@@ -125,15 +102,8 @@ def fingerprint(x: Tensor | RowStream, condition: Tensor | None) -> dict[str, in
     return {"rows": len(x), "checksum": checksum}
 
 
-# Units ----------------------------------------------------------------------------------------------------------------
-
-
 def dequantisation_widths(config: TrainConfig, features: int) -> Tensor:
-    """Return the width of the uniform noise of each column, ``(D,)`` in double precision.
-
-    Raises:
-        ValueError: If there are as many widths as neither one nor ``features``.
-    """
+    """Return the width of the uniform noise of each column, ``(D,)`` in double precision."""
     widths = torch.tensor(config.dequantise, dtype=torch.float64)
     if widths.ndim and len(widths) != features:
         raise ValueError(f"dequantise: expected one width or {features} of them, got {len(widths)}")
@@ -141,11 +111,7 @@ def dequantisation_widths(config: TrainConfig, features: int) -> Tensor:
 
 
 def standardise(model: AutoregressiveModel, x: Tensor | RowStream, config: TrainConfig) -> None:
-    """Set the model's shift and scale to the moments of the training data, as ``config.standardise`` says.
-
-    Raises:
-        ValueError: If a column is constant or entirely missing.
-    """
+    """Set the model's shift and scale to the moments of the training data, as ``config.standardise`` says."""
     if config.standardise == "none":
         return
     columns = config.standardise == "columns"

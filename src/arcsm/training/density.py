@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -13,24 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from arcsm._runtime import process_group
+from arcsm._runtime.files import FilePath
 from arcsm._runtime.random import Share, Source, dequantised
 from arcsm.data.streams import RowStream
 from arcsm.errors import NonFiniteError, TrainingWarning, warn
 from arcsm.model import AutoregressiveModel, check_saveable, save, without_compilation
 from arcsm.registry import complete_config
+from arcsm.training import data
 from arcsm.training.checkpoint import check_unused, json_float
 from arcsm.training.config import TrainConfig, check_objective, configured_objective
-from arcsm.training.data import (
-    Epoch,
-    RowsInMemory,
-    RowsOnDisk,
-    check_resolution,
-    check_rows,
-    dequantisation_widths,
-    fingerprint,
-    standardise,
-    to_device,
-)
 from arcsm.training.log import find_breakdown
 from arcsm.training.loop import FitResult, run_training
 from arcsm.training.optimization import build_fabric, build_optimizer, local_parts, uses_global_generator
@@ -50,7 +40,7 @@ def fit(
     config: TrainConfig | None = None,
     condition_train: Tensor | None = None,
     condition_valid: Tensor | None = None,
-    run: str | os.PathLike[str] | None = None,
+    run: FilePath | None = None,
     resume: bool = False,
     progress: bool = False,
     loggers: Sequence[Logger] = (),
@@ -146,26 +136,26 @@ class DensityTask(TrainingTask):
         self.model, self.objective = model, objective or configured_objective(config)
         self.group = process_group.group()
         device = self.group.device(config.device)
-        self.source: RowsInMemory | RowsOnDisk
+        self.source: data.RowsInMemory | data.RowsOnDisk
         if isinstance(x_train, RowStream):
             if condition_train is not None:
                 raise ValueError("condition_train: expected none; streamed rows have no conditions")
             if x_train.shape[1] != model.features:
                 raise ValueError(f"x_train: expected rows of {model.features} columns, got {x_train.shape[1]}")
-            self.source = RowsOnDisk(x_train, model.shift.to(device))
+            self.source = data.RowsOnDisk(x_train, model.shift.to(device))
         else:
-            rows = check_rows(model, x_train, "x_train")
-            check_resolution(model, x_train)
-            self.source = RowsInMemory(*to_device(device, rows, condition_train, model.context))
+            rows = data.check_rows(model, x_train, "x_train")
+            data.check_resolution(model, x_train)
+            self.source = data.RowsInMemory(*data.to_device(device, rows, condition_train, model.context))
         self.held_out: tuple[Tensor, Tensor | None] | None = None
         if x_valid is not None:
-            rows = check_rows(model, x_valid, "x_valid").detach()
-            self.held_out = to_device(device, rows, condition_valid, model.context, config.validation_rows)
-        self.data = fingerprint(x_train, condition_train)
+            rows = data.check_rows(model, x_valid, "x_valid").detach()
+            self.held_out = data.to_device(device, rows, condition_valid, model.context, config.validation_rows)
+        self.data = data.fingerprint(x_train, condition_train)
         if x_valid is not None:
-            self.data["held_out"] = fingerprint(x_valid, condition_valid)["checksum"]
-        self.dequantise = dequantisation_widths(config, model.features).to(device)
-        standardise(model, x_train, config)
+            self.data["held_out"] = data.fingerprint(x_valid, condition_valid)["checksum"]
+        self.dequantise = data.dequantisation_widths(config, model.features).to(device)
+        data.standardise(model, x_train, config)
 
         self.batch = min(config.batch_size, len(self.source))
         self.parts = local_parts(self.group, self.batch, config.accumulate)
@@ -183,15 +173,13 @@ class DensityTask(TrainingTask):
         self.uses_global_generator = any(uses_global_generator(layer) for layer in model.modules())
         self.best_validation = {"step": 0, "loss": math.inf, "missed": 0}
         self._best_weights = _detached_copy(uncompiled.state_dict())
-        self.epoch: tuple[int, Epoch] | None = None
+        self.epoch: tuple[int, data.Epoch] | None = None
 
     def prepare(self, stop: Callable[[], bool], progress: bool) -> None:
         """Check that all processes start at the same step, with as many rows and the same weights."""
         if self.group.size > 1:
             weights = sum(float(p.detach().double().sum()) for p in self.model.parameters())
             self.group.check_same([self.step, self.steps, len(self.source), weights], "steps, data or weights")
-
-    # One step ---------------------------------------------------------------------------------------------------
 
     def advance(self) -> float:
         for group in self.optimizer.param_groups:
@@ -211,12 +199,7 @@ class DensityTask(TrainingTask):
         return loss
 
     def _backward(self, number: int, part: slice) -> Tensor:
-        """Add the gradient of a part of the batch and return its share of the loss.
-
-        Arguments:
-            number: Number of the part among the parts of all processes.
-            part: Rows of the part within the batch.
-        """
+        """Add the gradient of the part of the batch with this number and return its share of the loss."""
         rows, condition = self._rows(part)
         generator = self.generator(_NOISE, self.step)
         source = generator if len(rows) == self.batch else Share(generator, self.batch, part.start)
@@ -249,8 +232,6 @@ class DensityTask(TrainingTask):
     @property
     def learning_rate(self) -> float:
         return self._learning_rate(self.step - 1)
-
-    # Validation -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -321,8 +302,6 @@ class DensityTask(TrainingTask):
                 f"({self.config.learning_rate:g}), or provide validation rows",
                 TrainingWarning,
             )
-
-    # Checkpoints ------------------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
         return {**super().tensors(), "best": self._best_weights}

@@ -1,7 +1,5 @@
 """The log of a training run: ``metrics.csv``, and any Lightning logger."""
 
-from __future__ import annotations
-
 import csv
 import itertools
 import math
@@ -10,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from statistics import fmean, median
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from arcsm._runtime import process_group
 from arcsm._runtime.files import atomic_path
@@ -25,14 +23,10 @@ _MIN_STANDARD_ERRORS = 3.0
 
 
 class TrainingLog:
-    """The log of a training task, a context manager.
+    """The log of a training task, a context manager; without a folder ``run`` it writes no files.
 
     It starts with the history of a resumed run. Lightning loggers receive the settings at the beginning, and at the
     end whether the training succeeded, failed or was aborted.
-
-    Arguments:
-        task: The training task.
-        run: Folder of the run, or ``None`` to write no files.
     """
 
     def __init__(self, task: TrainingTask, run: Path | None) -> None:
@@ -50,7 +44,7 @@ class TrainingLog:
         if task.tensorboard:
             self._loggers.append(EventFile(run / "tensorboard", int(task.history[-1]["step"]) if task.history else 0))
 
-    def __enter__(self) -> TrainingLog:
+    def __enter__(self) -> Self:
         for logger in self._loggers:
             with suppress(NotImplementedError):  # some loggers take numbers only
                 logger.log_hyperparams(self._settings)
@@ -71,11 +65,7 @@ class TrainingLog:
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """Return the rows of a run's ``metrics.csv``, without empty cells and without a last row that a crash cut short.
-
-    Raises:
-        ValueError: If the file is no training log.
-    """
+    """Return the rows of a run's ``metrics.csv``, without empty cells and without a last row that a crash cut short."""
     path = run / METRICS_NAME
     if not path.is_file():
         return []

@@ -1,7 +1,5 @@
 """The training loop, one for all kinds of models: steps, validation, log, checkpoints and signals."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

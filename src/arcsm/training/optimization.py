@@ -21,11 +21,7 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropo
 
 
 def local_parts(group: Group, batch: int, accumulate: int) -> dict[int, slice]:
-    """Return the parts of a batch that this process computes one after another, by their number.
-
-    Raises:
-        ValueError: If there are more parts than rows.
-    """
+    """Return the parts of a batch that this process computes one after another, by their number."""
     count = group.size * accumulate
     if count > batch:
         raise ValueError(

@@ -1,19 +1,17 @@
 """Run configurations: one YAML file for the data, the model and the training."""
 
-from __future__ import annotations
-
 import difflib
 import inspect
-import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_type_hints
+from typing import Any, Literal, Self, TypeVar, cast, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
 
 from arcsm import registry
+from arcsm._runtime.files import FilePath
 from arcsm.contexts import Context
 from arcsm.data.datasets import DataConfig, Dataset
 from arcsm.model import AutoregressiveModel
@@ -38,7 +36,7 @@ class ModelConfig(BaseModel):
     noise: dict[str, Any] | None = None
 
     @model_validator(mode="after")
-    def _check_parts(self) -> ModelConfig:
+    def _check_parts(self) -> Self:
         parts = {"context": _checked_part("context", self.context)}
         parts["head"] = _checked_part("head", self.head)
         if self.noise is not None:
@@ -94,15 +92,7 @@ def presets() -> dict[str, Path]:
 
 
 def load_config(source: str, changes: Sequence[str] = ()) -> RunConfig:
-    """Read a run configuration.
-
-    Arguments:
-        source: Name of a preset, or path of a YAML file.
-        changes: Settings that override the file, each ``key.path=value`` with a YAML value.
-
-    Raises:
-        ValueError: If the preset is unknown, the file is not YAML, a key is unknown or a type wrong; in one line.
-    """
+    """Read a preset or YAML file; ``changes``, each ``key.path=value`` with a YAML value, override its settings."""
     return validated(load_tree(source, changes), source, RunConfig)
 
 
@@ -118,11 +108,7 @@ def load_tree(source: str, changes: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file.
-
-    Raises:
-        ValueError: If it is not UTF-8.
-    """
+    """Return the text of a file, which must be UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -135,11 +121,7 @@ def parse_config(text: str, source: str, changes: Sequence[str] = ()) -> RunConf
 
 
 def parse_tree(text: str, source: str, changes: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the unchecked settings of a YAML text, with changes.
-
-    Raises:
-        ValueError: If the text is not a YAML mapping.
-    """
+    """Return the unchecked settings of a YAML text, which must be a mapping, with changes."""
     try:
         tree = yaml.safe_load(text)
     except RecursionError as error:
@@ -154,11 +136,7 @@ def parse_tree(text: str, source: str, changes: Sequence[str] = ()) -> dict[str,
 
 
 def validated(tree: dict[str, Any], source: str, schema: type[C]) -> C:
-    """Check settings against a schema.
-
-    Raises:
-        ValueError: If a key is unknown or a type wrong; in one line.
-    """
+    """Check settings against a schema; the error message is one line."""
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
@@ -241,6 +219,6 @@ def _known_keys(schema: type[BaseModel], path: Sequence[str]) -> list[str]:
     return list(schema.model_fields)
 
 
-def run_config_path(run: str | os.PathLike[str]) -> Path:
+def run_config_path(run: FilePath) -> Path:
     """Return the path of the configuration of a run folder."""
     return Path(run) / "config.yaml"

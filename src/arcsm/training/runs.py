@@ -1,8 +1,5 @@
 """Runs: folders with the configuration, the model, the training checkpoint and the log."""
 
-from __future__ import annotations
-
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -15,7 +12,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from arcsm._runtime import process_group
-from arcsm._runtime.files import write_text
+from arcsm._runtime.files import FilePath, write_text
 from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.errors import warn
 from arcsm.heads import DiscretisedLogisticMixtureHead
@@ -40,14 +37,8 @@ class Run(Generic[C, M]):
     model: M
 
 
-def train_run(
-    config: RunConfig, folder: str | os.PathLike[str], resume: bool = False, progress: bool = False
-) -> FitResult:
-    """Train the model of a configuration in its own folder.
-
-    Raises:
-        ValueError: If the folder holds another run, or holds a run and ``resume`` is false.
-    """
+def train_run(config: RunConfig, folder: FilePath, resume: bool = False, progress: bool = False) -> FitResult:
+    """Train the model of a configuration in its own folder."""
     folder, group = Path(folder), process_group.group()
     if group.first:
         check_folder(config, folder, resume)
@@ -64,29 +55,16 @@ def train_run(
         )  # fmt: skip
 
 
-def load_run(folder: str | os.PathLike[str], device: str = "cpu") -> Run[RunConfig, AutoregressiveModel]:
-    """Read a run that :func:`train_run` finished.
-
-    Raises:
-        ValueError: If the folder holds no finished run.
-    """
+def load_run(folder: FilePath, device: str = "cpu") -> Run[RunConfig, AutoregressiveModel]:
+    """Read a run that :func:`train_run` finished."""
     folder = Path(folder)
     return Run(folder, finished_config(folder, RunConfig), load(folder, device))
 
 
-# The folder -----------------------------------------------------------------------------------------------------------
-
-
 def check_folder(config: Any, folder: Path, resume: bool) -> None:
-    """Check that a run may start, or resume, in a folder. (Training itself compares ``config.train``.)
+    """Check that a run may start, or resume, in a folder.
 
-    Arguments:
-        config: Configuration of the run, with sections ``data`` and ``model``.
-        folder: Its folder.
-        resume: Whether to continue the run in the folder.
-
-    Raises:
-        ValueError: If the folder holds another run, or holds a run and ``resume`` is false.
+    The sections ``data`` and ``model`` must not have changed; training itself compares ``config.train``.
     """
     path = run_config_path(folder)
     used = path.is_file() or (folder / STATE_NAME).exists() or is_finished(folder)
@@ -101,10 +79,9 @@ def check_folder(config: Any, folder: Path, resume: bool) -> None:
 
 @contextmanager
 def open_run(folder: Path, config: BaseModel) -> Iterator[None]:
-    """Lock the folder of a run and write its configuration; undo this if the run cannot start (``ValueError``).
+    """Lock the folder of a run, in which no other process may train, and write its configuration.
 
-    Raises:
-        ValueError: If another process trains in the folder.
+    A ``ValueError`` means that the run cannot start, and undoes this.
     """
     path = run_config_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,11 +114,7 @@ def read_config(path: Path, schema: type[C]) -> C:
 
 
 def finished_config(folder: Path, schema: type[C]) -> C:
-    """Read the configuration of a finished run.
-
-    Raises:
-        ValueError: If the folder holds no finished run.
-    """
+    """Read the configuration of a finished run."""
     path = run_config_path(folder)
     if not path.is_file():
         raise ValueError(f"{folder}: not a run (no config.yaml); train one with: arcsm train PRESET --out {folder}")
@@ -155,17 +128,10 @@ def is_finished(folder: Path) -> bool:
 
 
 def check_finished(path: Path) -> None:
-    """Check that a run has a model. Paths that are no runs pass.
-
-    Raises:
-        ValueError: If it has none.
-    """
+    """Check that a run has a model. Paths that are not runs pass."""
     config = run_config_path(path)
     if config.is_file() and not is_finished(path):
         raise ValueError(f"{path}: has no model yet; finish it with: arcsm train {config} --out {path} --resume")
-
-
-# The data -------------------------------------------------------------------------------------------------------------
 
 
 def warn_if_data_changed(folder: Path, dataset: Dataset) -> None:
@@ -182,11 +148,7 @@ def warn_if_data_changed(folder: Path, dataset: Dataset) -> None:
 
 
 def class_labels(model: AutoregressiveModel, n: int, chosen: int | None = None) -> Tensor | None:
-    """Return labels ``(n,)`` for a model with classes: the chosen class, or all in turn; else ``None``.
-
-    Raises:
-        ValueError: If the model does not have the class.
-    """
+    """Return labels ``(n,)`` for a model with classes: the chosen class, or all in turn; else ``None``."""
     classes = model.context.classes
     if chosen is not None and not 0 <= chosen < classes:
         has = f"has classes 0 to {classes - 1}" if classes else "has no classes"

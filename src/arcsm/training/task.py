@@ -27,7 +27,7 @@ class TrainingTask(ABC):
 
     A subclass defines an optimizer step and a validation, and sets ``data`` (a fingerprint) and ``optimizer``. All
     randomness must be a function of the seed and of ``step``, so that a resumed run ends with the weights of an
-    uninterrupted one.
+    uninterrupted one. A loss, gradient or model that is not finite raises ``NonFiniteError``.
 
     Arguments:
         module: What is trained, on its device.
@@ -64,8 +64,6 @@ class TrainingTask(ABC):
         self.step, self.seconds, self.running_loss = 0, 0.0, math.nan
         self.history: list[dict[str, float]] = []
 
-    # Randomness -------------------------------------------------------------------------------------------------
-
     def seed(self, purpose: int, step: int) -> int:
         """Return the seed of a purpose at a step."""
         return fold_in(self.config.seed, purpose, step)
@@ -82,18 +80,12 @@ class TrainingTask(ABC):
                 torch.manual_seed(self.seed(purpose, self.step))
             yield
 
-    # Steps and validations --------------------------------------------------------------------------------------
-
     def prepare(self, stop: Callable[[], bool], progress: bool) -> None:  # noqa: B027
         """Do what precedes the first step of this process; ``stop()`` tells whether the user wants to stop."""
 
     @abstractmethod
     def advance(self) -> float:
-        """Take an optimizer step and return the loss of its batch.
-
-        Raises:
-            NonFiniteError: If the loss or its gradient is not finite.
-        """
+        """Take an optimizer step and return the loss of its batch."""
 
     @property
     @abstractmethod
@@ -102,26 +94,16 @@ class TrainingTask(ABC):
 
     @abstractmethod
     def validate(self) -> dict[str, float]:
-        """Return the columns that a validation adds to the log, such as ``valid``.
-
-        Raises:
-            NonFiniteError: If the model is broken.
-        """
+        """Return the columns that a validation adds to the log, such as ``valid``."""
 
     @abstractmethod
     def assess(self, row: Mapping[str, float]) -> None:
-        """Draw conclusions from a row of the log.
-
-        Raises:
-            NonFiniteError: If the model is broken.
-        """
+        """Draw conclusions from a row of the log."""
 
     @property
     def stopped_early(self) -> bool:
         """Whether patience has run out."""
         return False
-
-    # The result -------------------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -149,8 +131,6 @@ class TrainingTask(ABC):
     @abstractmethod
     def warn_if_poor(self) -> None:
         """Warn if the finished model is worse than it could be."""
-
-    # Checkpoints ------------------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
         """Return the tensors of a checkpoint, by part."""

@@ -4,8 +4,6 @@ The usual writer hands events to a thread. A full disk ends that thread, and tra
 more events. This one writes in the thread of the training, so a full disk raises ``OSError``.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,12 +13,7 @@ from pathlib import Path
 class EventFile:
     """A TensorBoard event file, with the part of the interface of a Lightning logger that the log uses.
 
-    Arguments:
-        folder: Folder of the event files.
-        step: Last step of the run so far. Events that an earlier process wrote of later steps are marked as void.
-
-    Raises:
-        ValueError: If the extra ``tensorboard`` is not installed.
+    Events that an earlier process wrote of steps after ``step``, the last of the run so far, are marked as void.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -36,11 +29,7 @@ class EventFile:
         self._file.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Write numbers of a step.
-
-        Raises:
-            OSError: If the disk is full.
-        """
+        """Write numbers of a step."""
         try:
             for name, value in metrics.items():
                 event = self._event(wall_time=time.time(), step=step, summary=self._scalar(name, value))

@@ -1,7 +1,5 @@
 """What the page computes for models of images, independent of Gradio."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -10,8 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from arcsm.data.images import image_grid
-from arcsm.data.pixels import scale_images, unscale_images
+from arcsm.data import image_grid, scale_images, unscale_images
 from arcsm.denoise import GaussianNoise, MissingValues, particle_filter, posterior, tweedie
 from arcsm.heads import DiscretisedLogisticMixtureHead
 from arcsm.metrics import bits_per_dim
@@ -32,11 +29,7 @@ class ImageLikelihood(NamedTuple):
 
 
 class ImageExplorer:
-    """Evaluate, denoise, complete and sample images for the page.
-
-    Arguments:
-        model: Model whose metadata has an ``image_shape``.
-    """
+    """Evaluate, denoise, complete and sample images for the page, by a model whose metadata has an ``image_shape``."""
 
     def __init__(self, model: AutoregressiveModel) -> None:
         self.model = model
@@ -52,8 +45,7 @@ class ImageExplorer:
         picture = picture.resize((self.shape[2], self.shape[1]), Image.Resampling.BOX)
         grey = torch.from_numpy(np.array(picture, dtype=np.float32)) * (self.levels - 1) / 255.0
         pixels = grey.round().to(torch.uint8).view(self.shape[1], self.shape[2], -1).permute(2, 0, 1)
-        row = scale_images(pixels[None], self.levels).flatten() + 1.0 / self.levels
-        return row.to(self.model.shift)
+        return (scale_images(pixels[None], self.levels).flatten() + 1.0 / self.levels).to(self.model.shift)
 
     def to_picture(self, rows: Tensor) -> Image.Image:
         """Convert a row ``(D,)``, or rows ``(N, D)`` in a grid, to a picture."""
@@ -81,15 +73,10 @@ class ImageExplorer:
         """Replace the lower half of an image ``(D,)`` by a sample given the upper half."""
         masked = row.view(self.shape).clone()
         masked[:, self.shape[1] // 2 :] = torch.nan
+        rows, condition = masked.flatten()[None], self._condition(label)
         generator = torch.Generator(row.device).manual_seed(seed)
         completions = particle_filter(
-            self.model,
-            masked.flatten()[None],
-            MissingValues(),
-            _CANDIDATES,
-            generator,
-            condition=self._condition(label),
-            progress=True,
+            self.model, rows, MissingValues(), _CANDIDATES, generator, condition=condition, progress=True
         )
         weights = completions.weights[0].cpu()
         index = int(torch.multinomial(weights, 1, generator=torch.Generator().manual_seed(seed)))

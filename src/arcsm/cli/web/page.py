@@ -1,7 +1,5 @@
 """The page itself: Gradio components around :mod:`arcsm.cli.web.images` and :mod:`arcsm.cli.web.tables`."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -17,11 +15,7 @@ _SURPRISING = 0.1  # probability below which a value is reported
 
 
 def build(model: AutoregressiveModel, title: str) -> Any:
-    """Build the page of a model, a ``gradio.Blocks``.
-
-    Raises:
-        ValueError: If Gradio is not installed.
-    """
+    """Build the page of a model, a ``gradio.Blocks``."""
     gradio = _gradio()
     with gradio.Blocks(analytics_enabled=False, title=f"arcsm: {title}") as page:
         gradio.Markdown(f"## {title}")
@@ -137,7 +131,6 @@ def _seed(number: float | None) -> int:
 
 
 def _summary(column: pd.Series) -> str:
-    """Describe the least likely column in a sentence."""
     probability = column["probability"]
     if probability > _SURPRISING:
         return "All values are within their expected ranges."
@@ -148,7 +141,6 @@ def _summary(column: pd.Series) -> str:
 
 
 def _composite(picture: Any) -> Image.Image:
-    """Return the content of the canvas."""
     if picture is None or picture.get("composite") is None or picture["composite"].getextrema()[-1] == (0, 0):
         raise ValueError("draw or upload an image first")
     return picture["composite"]  # type: ignore[no-any-return]

@@ -1,7 +1,5 @@
 """What the page computes for models of tables, independent of Gradio."""
 
-from __future__ import annotations
-
 import math
 
 import pandas as pd
@@ -20,14 +18,7 @@ _MAX_PANELS = 12
 
 
 class TableExplorer:
-    """Evaluate rows of a table and plot conditional densities for the page.
-
-    Arguments:
-        model: Model; its metadata may name the ``columns``.
-
-    Raises:
-        ValueError: If the model needs a condition.
-    """
+    """Evaluate rows of a table and plot conditional densities for the page, by a model without conditions."""
 
     def __init__(self, model: AutoregressiveModel) -> None:
         if model.context.classes or model.context.condition_features:
@@ -40,11 +31,7 @@ class TableExplorer:
         self.low, self.high = (torch.quantile(samples, q, 0) for q in (0.001, 0.999))
 
     def to_row(self, values: list[float]) -> Tensor:
-        """Convert values to a row ``(D,)``.
-
-        Raises:
-            ValueError: If the number of values is wrong, or one is not finite.
-        """
+        """Convert values, one finite number for each column, to a row ``(D,)``."""
         if len(values) != len(self.columns):
             raise ValueError(f"row: expected {len(self.columns)} values, got {len(values)}")
         for name, value in zip(self.columns, values, strict=True):
