@@ -14,10 +14,10 @@ def _check_run(run: Path) -> Path:
     return run
 
 
-Trained = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or a model file.", callback=_check_run)]
-Seed = Annotated[int, typer.Option(help="Seed of all randomness.", min=0, max=2**32 - 1)]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
-Label = Annotated[int | None, typer.Option("--class", help="Class label for all rows, for models with classes.")]
+Trained = Annotated[Path, Argument(metavar="RUN", help="Folder of a run, or a model file.", callback=_check_run)]
+Seed = Annotated[int, Option(help="Seed of all randomness.", min=0, max=2**32 - 1)]
+Device = Annotated[str, Option(help="auto, cpu, cuda, ...")]
+Label = Annotated[int | None, Option("--class", help="Class label for all rows, for models with classes.")]
 SkipBad = Annotated[
     bool, Option("--skip-bad", help="Skip images that cannot be read or have another size, and list them.")
 ]

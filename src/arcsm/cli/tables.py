@@ -44,7 +44,7 @@ def detect(
     ] = None,
     p_value: Annotated[
         float | None,
-        typer.Option("--p-value", help="Flag rows with at most this p-value, in place of --contamination."),
+        Option("--p-value", help="Flag rows with at most this p-value, in place of --contamination."),
     ] = None,
     with_data: WithData = False,
     ignore: Ignore = None,

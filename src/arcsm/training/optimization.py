@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from arcsm._runtime import process_group
 from arcsm._runtime.process_group import Group
@@ -32,8 +34,23 @@ def local_parts(group: Group, batch: int, accumulate: int) -> dict[int, slice]:
     return {number: parts[number] for number in range(count)[group.share(count)]}
 
 
-def build_fabric(group: Group, device: torch.device, precision: str) -> Fabric:
+class PlainProcess:
+    """One process in single precision: what Fabric would do, without the seconds that its import takes."""
+
+    def setup(self, module: nn.Module, optimizer: Optimizer) -> Any:
+        return module, optimizer
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def no_backward_sync(self, module: nn.Module) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def build_fabric(group: Group, device: torch.device, precision: str) -> Fabric | PlainProcess:
     """Return what handles precision and, with several processes, averages their gradients."""
+    if group.size == 1 and precision == "32-true":
+        return PlainProcess()
     from lightning_fabric import Fabric  # takes seconds
     from lightning_fabric.plugins import MixedPrecision
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
@@ -61,7 +78,7 @@ def uses_global_generator(layer: nn.Module) -> bool:
     return drops or isinstance(layer, nn.RReLU) or (isinstance(layer, RandomMasking) and layer.share > 0.0)
 
 
-def build_optimizer(model: AutoregressiveModel, config: TrainConfig) -> torch.optim.Optimizer:
+def build_optimizer(model: AutoregressiveModel, config: TrainConfig) -> Optimizer:
     """Return the optimizer of a configuration, over all weights of a model."""
     if config.optimizer == "adamw":
         rate, decay = config.learning_rate, config.weight_decay
