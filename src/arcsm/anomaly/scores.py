@@ -104,8 +104,7 @@ def outlier_scores(
         methods: How densities are normalised, as in :meth:`AutoregressiveModel.log_prob`. Default: the model's own
             default and, unless that is in closed form, quadrature at the smallest noise. ``()`` computes no densities,
             which cost far more than scores.
-        tol: Target error of each conditional's log density in nats.
-        max_evaluations: Largest number of score evaluations for one conditional and integral.
+        tol, max_evaluations: As in :class:`arcsm.model.Integration`.
         progress: Show a progress bar on a terminal.
 
     Returns:

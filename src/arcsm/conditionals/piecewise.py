@@ -75,9 +75,9 @@ class PiecewiseDensity:
         polynomial, width = self._within(cell)
         inside = self.energy.gather(1, cell) + rise_at(polynomial, offset / width)
         left, right = x < self.x[:, :1], x > self.x[:, -1:]
-        distance = torch.where(left, x - self.x[:, :1], x - self.x[:, -1:])
         edge = torch.where(left, 0, self.x.shape[1] - 1)
-        energy, s, ds = (t.gather(1, edge) for t in (self.energy, self.s, self.ds.clamp(max=0.0)))
+        node, energy, s, ds = (t.gather(1, edge) for t in (self.x, self.energy, self.s, self.ds.clamp(max=0.0)))
+        distance = x - node
         outside = energy + s * distance + 0.5 * ds * distance.square()
         return torch.where(left | right, outside, inside) - self.log_mass[:, None]
 
@@ -86,8 +86,7 @@ class PiecewiseDensity:
         cell, offset = self._locate(x)
         polynomial, width = self._within(cell)
         mean, _ = _mean_and_end(polynomial, offset / width)
-        part = torch.exp(self.energy.gather(1, cell)) * offset * mean
-        inside = self._cumulative().gather(1, cell) + part
+        inside = self._cumulative().gather(1, cell) + torch.exp(self.energy.gather(1, cell)) * offset * mean
         left = tail_mass(self.energy[:, :1], -self.s[:, :1], self.ds[:, :1], x - self.x[:, :1])
         right = tail_mass(self.energy[:, -1:], self.s[:, -1:], self.ds[:, -1:], self.x[:, -1:] - x)
         total = torch.exp(self.log_mass)[:, None]
@@ -166,8 +165,7 @@ class PiecewiseDensity:
             outside = mass < tail
             if not bool(outside.any()):
                 continue
-            slope = side * self.s[:, edge, None]
-            curvature = -self.ds[:, edge, None]
+            slope, curvature = side * self.s[:, edge, None], -self.ds[:, edge, None]
             # mass / tail = erfc(z + d sqrt(k / 2)) / erfc(z) for a Gaussian tail, exp(slope d) for an exponential one
             share = (mass / tail.clamp(min=_TINY)).clamp(_TINY, 1.0)
             root = torch.sqrt(0.5 * curvature.clamp(min=1e-12))
@@ -285,8 +283,7 @@ def tail_mass(energy: Tensor, slope: Tensor, ds: Tensor, distance: Tensor | floa
     ds = ds.clamp(max=0.0)
     slope, energy = slope - ds * distance, energy - slope * distance + 0.5 * ds * torch.as_tensor(distance) ** 2
     bends, falls = ds < -1e-12, slope < -1e-12
-    root = torch.sqrt(-2.0 * torch.where(bends, ds, -torch.ones_like(ds)))
+    root = torch.sqrt(-2.0 * torch.where(bends, ds, -1.0))
     gaussian = math.sqrt(math.pi) / root * torch.special.erfcx(-slope / root)
-    exponential = -1.0 / torch.where(falls, slope, -torch.ones_like(slope))
-    shape = torch.where(bends, gaussian, torch.where(falls, exponential, torch.full_like(slope, math.inf)))
-    return torch.exp(energy) * shape
+    exponential = -1.0 / torch.where(falls, slope, -1.0)
+    return torch.exp(energy) * torch.where(bends, gaussian, torch.where(falls, exponential, math.inf))

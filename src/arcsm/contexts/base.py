@@ -70,9 +70,7 @@ class Context(nn.Module, ABC):
     def begin(self, batch_shape: Sequence[int], condition: Tensor | None = None) -> Any:
         """Return the state before the first step for a batch of rows, with gradients switched off.
 
-        Arguments:
-            batch_shape: The leading dimensions ``*`` of the rows.
-            condition: As in :meth:`forward`.
+        ``batch_shape`` is the leading dimensions ``*`` of the rows, and the condition is as in :meth:`forward`.
         """
 
     @abstractmethod
@@ -103,10 +101,10 @@ class Context(nn.Module, ABC):
         """
         return constructor_arguments(self)
 
-    # Checks of arguments, for the methods of subclasses; each raises ValueError -----------------------------------
+    # Checks of arguments, for the methods of subclasses; each raises ValueError
 
     def check_kind_of_condition(self) -> None:
-        """Check ``condition_features`` and ``classes``: neither is negative, and at most one is positive."""
+        """Check that neither ``condition_features`` nor ``classes`` is negative, and at most one is positive."""
         if min(self.condition_features, self.classes) < 0 or (self.condition_features and self.classes):
             raise ValueError(
                 f"{type(self).__name__}: expected condition_features or classes, not both, "
@@ -134,9 +132,7 @@ class Context(nn.Module, ABC):
     def check_condition(self, condition: Tensor | None, batch_shape: Sequence[int]) -> Tensor | None:
         """Check a condition as :meth:`forward` gets it, and give each row of the batch its own.
 
-        Returns:
-            Labels ``(*)`` of type int64, or vectors ``(*, F)`` in the type and on the device of the weights; ``None``
-            for a context without conditions.
+        Return int64 labels ``(*)``, or vectors ``(*, F)`` in the type and on the device of the weights, or ``None``.
         """
         classes, size = self.classes, self.condition_features
         if not (classes or size):

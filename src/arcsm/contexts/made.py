@@ -49,9 +49,6 @@ class FourierFeatures(nn.Module):
     """Each value with sines and cosines of it, ``(*, D)`` to ``(*, D * features)``.
 
     If values may be missing, a flag marks a missing value, and its other features are zero.
-
-    Attributes:
-        features: Features of one value, ``1 + 2 J``, or ``2 + 2 J`` with the flag.
     """
 
     frequencies: Tensor
@@ -59,7 +56,7 @@ class FourierFeatures(nn.Module):
     def __init__(self, sinusoids: int, max_frequency: float, missing: bool = False) -> None:
         super().__init__()
         self.sinusoids, self.missing = sinusoids, missing
-        self.features = 1 + 2 * sinusoids + missing
+        self.features = 1 + 2 * sinusoids + missing  # of one value
         frequencies = fourier_frequencies(sinusoids, max_frequency)
         self.register_buffer("frequencies", frequencies.to(torch.get_default_dtype()), persistent=False)
 
@@ -81,10 +78,7 @@ class RandomMasking(nn.Module):
     """Random missing values in training, so that contexts of incomplete rows are learned.
 
     Half of the rows stay complete, so that contexts of complete rows are still learned well. In each other row, values
-    go missing with a probability that is drawn between zero and twice ``share``.
-
-    Arguments:
-        share: Mean fraction of missing values in these rows, at most 0.5; 0 for none.
+    go missing with a probability that is drawn between zero and twice ``share``, the mean fraction, at most 0.5.
     """
 
     def __init__(self, share: float) -> None:
@@ -200,11 +194,9 @@ class MADE(Context):
     def _check_sizes(self) -> None:
         sizes = (self.features, self.context_features, *self.hidden_features)
         if min(sizes) < 1 or max(*sizes, self.sinusoids) > _MAX_SIZE:
-            raise ValueError(
-                f"MADE: expected sizes from 1 to {_MAX_SIZE}, got features={self.features}, "
-                f"context_features={self.context_features}, hidden_features={self.hidden_features}, "
-                f"sinusoids={self.sinusoids}"
-            )
+            names = ("features", "context_features", "hidden_features", "sinusoids")
+            got = ", ".join(f"{name}={getattr(self, name)}" for name in names)
+            raise ValueError(f"MADE: expected sizes from 1 to {_MAX_SIZE}, got {got}")
         self.check_kind_of_condition()
         if self.residual and len(set(self.hidden_features)) > 1:
             raise ValueError(f"hidden_features: residual layers need one width, got {self.hidden_features}")
@@ -218,7 +210,7 @@ class MADE(Context):
         return lowest + torch.arange(units) * (self.features - lowest) // units
 
     def _condition_layers(self) -> nn.ModuleList:
-        """Return the maps of the condition to the first hidden layer (if there is one) and to all contexts."""
+        """Return the maps of the condition to the first hidden layer, if there is one, and to all contexts."""
         sizes = [*self.hidden_features[:1], self.features * self.context_features]
         if self.classes:
             return nn.ModuleList(nn.Embedding(self.classes, size) for size in sizes)
@@ -235,11 +227,9 @@ class MADE(Context):
         """Return the hidden layers and the output layer."""
         return [layer for layer in self.layers if isinstance(layer, MaskedLinear)]
 
-    def _condition_terms(
-        self, condition: Tensor | None, batch_shape: Sequence[int]
-    ) -> tuple[Tensor | float, Tensor | float]:
+    def _condition_terms(self, condition: Tensor | None, shape: Sequence[int]) -> tuple[Tensor | float, Tensor | float]:
         """Return what the condition adds to the first hidden layer ``(*, H)`` and to the contexts ``(*, D * C)``."""
-        condition = self.check_condition(condition, batch_shape)
+        condition = self.check_condition(condition, shape)
         if condition is None or self.condition is None:
             return 0.0, 0.0
         terms = [layer(condition) for layer in self.condition]
@@ -261,7 +251,7 @@ class MADE(Context):
         shape = tuple(int(size) for size in batch_shape)
         rows = math.prod(shape)
         layers = self.masked_layers()
-        weights = [layer.masked_weight() for layer in layers]
+        weights: list[Tensor] = [layer.masked_weight() for layer in layers]
         biases: list[Tensor] = [layer.bias for layer in layers]
 
         def with_term(bias: Tensor, term: Tensor | float) -> Tensor:
@@ -288,10 +278,7 @@ class MADE(Context):
             width = self._input_features.features
             state.inputs[:, (d - 1) * width : d * width] = self._input_features(x_previous.reshape(-1, 1))
 
-        below, seen = (
-            state.inputs,
-            d * self._input_features.features,
-        )  # units of the layer below, and how many are known
+        below, seen = state.inputs, d * self._input_features.features  # the layer below, and its number of known units
         for index, (hidden, ends) in enumerate(zip(state.hidden, self._ends, strict=True)):
             start, stop = (ends[d - 1] if d else 0), ends[d]
             if stop > start:

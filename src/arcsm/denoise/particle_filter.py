@@ -23,16 +23,12 @@ from arcsm.model import AutoregressiveModel
 class WeightedCandidates:
     """Candidates for each row, weighted by how well they explain all of its corrupted values.
 
-    Attributes:
-        candidates: ``(*, K, D)`` in data units.
-        weights: ``(*, K)``; the weights of a row sum to one.
-        log_evidence: Log of an unbiased estimate of the density :math:`p(y)` of a corrupted row, ``(*)``, in nats and
-            data units.
+    The evidence is an unbiased estimate of the density :math:`p(y)` of a corrupted row, in data units.
     """
 
-    candidates: Tensor
-    weights: Tensor
-    log_evidence: Tensor
+    candidates: Tensor  #: ``(*, K, D)`` in data units.
+    weights: Tensor  #: ``(*, K)``; the weights of a row sum to one.
+    log_evidence: Tensor  #: ``(*)`` in nats.
 
     def mean(self) -> Tensor:
         """Return the posterior mean, ``(*, D)``."""
@@ -62,12 +58,11 @@ def particle_filter(
 
     A candidate that makes later corrupted values unlikely loses weight, so that later evidence reaches earlier
     dimensions. When the weights have become too unequal, candidates are resampled systematically. In long rows,
-    few distinct ancestors then remain for the first dimensions, whose posterior is represented coarsely.
+    few distinct ancestors then remain for the first dimensions, whose posterior is represented coarsely. Other
+    arguments are as in :func:`arcsm.denoise.posterior`.
 
     References:
         A Tutorial on Particle Filtering and Smoothing (Doucet and Johansen, 2009), Section 4.2 (optimal proposal)
-
-    Other arguments are those of :func:`arcsm.denoise.posterior`.
 
     Arguments:
         count: Number of candidates :math:`K` for each row.
@@ -168,7 +163,6 @@ class _Particles:
         return posterior.select(rows)
 
     def extend(self, d: int, values: Tensor) -> None:
-        """Set dimension ``d`` of all candidates."""
         self.candidates[:, d] = self.previous = values
 
 

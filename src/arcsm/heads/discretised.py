@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +28,7 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
         PixelCNN++ (Salimans et al., 2017), https://arxiv.org/abs/1701.05517
 
     Arguments:
-        context_features: Size :math:`C` of the contexts.
-        components: Number of logistics.
+        context_features, components: As in :class:`LogisticMixtureHead`.
         levels: Number of bins.
 
     Example:
@@ -39,6 +37,8 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
         >>> round(head.log_prob(context, torch.tensor([-0.3, 0.2])).exp().sum().item(), 5)  # two bins of width 1
         1.0
     """
+
+    has_score = False
 
     def __init__(self, context_features: int = 16, components: int = 10, levels: int = 256) -> None:
         super().__init__(context_features, components)
@@ -49,11 +49,6 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
             _, spread, scale = self.parameters_of.bias.unflatten(0, (3, components)).unbind(0)
             spread.mul_(0.5)
             scale.sub_(math.log(2.0))
-
-    has_score = False
-
-    def config(self) -> dict[str, Any]:
-        return {**super().config(), "levels": self.levels}
 
     def projected_score_and_derivative(
         self, projection: Tensor, x: Tensor, sigma: Sigma = None

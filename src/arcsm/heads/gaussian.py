@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,9 +36,6 @@ class GaussianHead(NormalisedHead):
         self.parameters_of = nn.Linear(context_features, 2)
         with torch.no_grad():
             self.parameters_of.bias.zero_()
-
-    def config(self) -> dict[str, Any]:
-        return {"context_features": self.context_features}
 
     def project(self, context: Tensor) -> Tensor:
         return self.parameters_of(context)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,9 +49,6 @@ class LogisticMixtureHead(NormalisedHead):
             scale = torch.full((components,), math.log(2.0 / (components + 1)))
             self.parameters_of.bias.copy_(torch.cat([torch.zeros(components), spread, scale]))
 
-    def config(self) -> dict[str, Any]:
-        return {"context_features": self.context_features, "components": self.components}
-
     def project(self, context: Tensor) -> Tensor:
         return self.parameters_of(context)
 
@@ -61,10 +57,8 @@ class LogisticMixtureHead(NormalisedHead):
         logits, means, raw = projection.unflatten(-1, (3, self.components)).unbind(-2)
         log_scales = F.softplus(raw - _MIN_LOG_SCALE) + _MIN_LOG_SCALE
         scales = torch.exp(log_scales.clamp(max=_MAX_LOG_SCALE))
-        noise = variance(sigma)
-        if isinstance(noise, Tensor):
-            noise = noise.unsqueeze(-1)
         if sigma is not None:
+            noise = variance(sigma.unsqueeze(-1) if isinstance(sigma, Tensor) else sigma)
             scales = torch.sqrt(scales.square() + 3.0 * noise / math.pi**2)
         return torch.log_softmax(logits, -1), means, scales
 

@@ -18,8 +18,7 @@ from arcsm.heads.base import Head, Sigma
 WINDOW_FLAT_WIDTHS = 10.0  #: The window on the network is 1 up to this many widths sqrt(sigma^2 + data_std^2) from zero
 WINDOW_END_WIDTHS = 20.0  #: and 0 from this many widths on, where the score is exactly that of a Gaussian.
 
-#: Number of inputs that encode the noise level.
-EMBEDDING_FEATURES = 5
+EMBEDDING_FEATURES = 5  #: Number of inputs that encode the noise level.
 
 
 class Scales(NamedTuple):
@@ -110,18 +109,6 @@ class ScoreHead(Head):
             self.output.weight.mul_(0.1)
             self.output.bias.zero_()
 
-    def config(self) -> dict[str, Any]:
-        return {
-            "context_features": self.context_features,
-            "hidden_features": list(self.hidden_features),
-            "sinusoids": self.sinusoids,
-            "max_frequency": self.max_frequency,
-            "residual": self.residual,
-            "data_std": self.data_std,
-        }
-
-    # Around the network -----------------------------------------------------------------------------------------
-
     def scales(self, sigma: Sigma, like: Tensor) -> Scales:
         """Return width, gain and damping at a noise level, with the type and device of ``like``."""
         if sigma is None:
@@ -144,11 +131,9 @@ class ScoreHead(Head):
         return torch.stack(features, -1) * noisy.unsqueeze(-1)
 
     def value_features(self, x: Tensor, scales: Scales) -> tuple[Tensor, Tensor]:
-        """Encode a value as inputs of the network.
+        """Encode a value as inputs of the network, ``(*, 1 + 2 J)``, and return their derivatives by :math:`x` too.
 
-        Returns:
-            :math:`x` in widths, then sines and cosines of :math:`x` under a Gaussian envelope, ``(*, 1 + 2 J)``; and
-            the derivatives of all these by :math:`x`.
+        The inputs are :math:`x` in widths, then sines and cosines of :math:`x` under a Gaussian envelope.
         """
         x, width = torch.broadcast_tensors(x, scales.width)
         linear, slope = (x / width).unsqueeze(-1), (1.0 / width).unsqueeze(-1)
@@ -158,10 +143,10 @@ class ScoreHead(Head):
         blur, envelope = self._blur(scales.damping.unsqueeze(-1)), torch.exp(-0.5 * (linear / 4.0).square())
         sine, cosine = torch.sin(angle) * blur, torch.cos(angle) * blur
         decay = -(linear / 16.0) * slope
+        sine_slope = (self.frequencies * cosine + decay * sine) * envelope
+        cosine_slope = (decay * cosine - self.frequencies * sine) * envelope
         features = torch.cat([linear, sine * envelope, cosine * envelope], -1)
-        slopes = [slope, (self.frequencies * cosine + decay * sine) * envelope]
-        slopes.append((decay * cosine - self.frequencies * sine) * envelope)
-        return features, torch.cat(slopes, -1)
+        return features, torch.cat([slope, sine_slope, cosine_slope], -1)
 
     def _blur(self, damping: Tensor) -> Tensor:
         """Return the factor :math:`\\exp(-(f \\sigma)^2 / 2)` by which noise attenuates each frequency, ``(*, J)``."""
@@ -182,8 +167,6 @@ class ScoreHead(Head):
         """Return score and derivative at values in the tails, each ``(*)``, without evaluating the network."""
         precision = self.scales(sigma, x).width.pow(-2)
         return -x * precision, -precision.expand_as(x)
-
-    # The network ------------------------------------------------------------------------------------------------
 
     def layers(self) -> list[tuple[Tensor, Tensor]]:
         """Return weight and bias of each hidden layer, first to last."""
@@ -275,8 +258,7 @@ class ScoreHead(Head):
     def _level(self, sigma: float | None) -> Level:
         scales = self.scales(sigma, self.output.weight)
         _, noise_weight, value_weight = self._split_input_weight()
-        gain, width = float(scales.gain), float(scales.width)
-        blur = self._blur(scales.damping)
+        gain, width, blur = float(scales.gain), float(scales.width), self._blur(scales.damping)
         return Level(
             scales=scales,
             width=width,

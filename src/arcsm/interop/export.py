@@ -15,12 +15,8 @@ def export_scorer(model: AutoregressiveModel, level: int = -1) -> ExportedProgra
     The program takes ``x (N, D)`` for any ``N`` and, if the model is conditional, the condition ``(N, F)`` or labels
     ``(N,)``. It returns scores and derivatives like :meth:`AutoregressiveModel.score`, without checking its input.
 
-    Arguments:
-        model: The model, on the device on which the program will run.
-        level: Noise level.
-
-    Returns:
-        The program. Save it with ``torch.export.save`` and run it with ``torch.export.load(path).module()(x)``.
+    It runs on the device that the model is on. Save it with ``torch.export.save`` and run it with
+    ``torch.export.load(path).module()(x)``.
 
     Example:
         >>> from arcsm import MADE, NoiseLadder, ScoreHead

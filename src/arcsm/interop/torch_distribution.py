@@ -67,10 +67,9 @@ class AutoregressiveDistribution(Distribution):
     def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008 (as in torch)
         """Return a sample ``(*S, *B, D)``, drawn with torch's global generator."""
         shape = self._extended_shape(torch.Size(sample_shape))[:-1]
-        condition = self._condition(shape)
+        condition, count = self._condition(shape), math.prod(shape)
         if condition is not None:
             condition = condition.reshape(-1, condition.shape[-1]) if self._dense else condition.reshape(-1)
-        count = math.prod(shape)
         if not count:
             return self.model.shift.new_zeros(*shape, self.model.features)
         with torch.no_grad():
@@ -87,7 +86,6 @@ class AutoregressiveDistribution(Distribution):
         return new
 
     def _condition(self, shape: torch.Size) -> Tensor | None:
-        """Return the condition, expanded to a batch shape."""
         if self.condition is None:
             return None
         return self.condition.expand(*shape, self.condition.shape[-1]) if self._dense else self.condition.expand(shape)

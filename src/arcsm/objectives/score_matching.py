@@ -80,9 +80,7 @@ def _projection_like(z: Tensor, law: Projections, generator: Source) -> Tensor:
     """Draw directions with identity covariance, ``(B, D)``."""
     if law == "rademacher":
         return rademacher_like(z, generator)
+    if law not in ("gaussian", "sphere"):
+        raise ValueError(f'projections: expected "gaussian", "rademacher" or "sphere", got {law!r}')
     v = normal_like(z, generator)
-    if law == "gaussian":
-        return v
-    if law == "sphere":
-        return v / v.norm(dim=-1, keepdim=True) * math.sqrt(z.shape[-1])
-    raise ValueError(f'projections: expected "gaussian", "rademacher" or "sphere", got {law!r}')
+    return v if law == "gaussian" else v / v.norm(dim=-1, keepdim=True) * math.sqrt(z.shape[-1])

@@ -32,18 +32,13 @@ def fast_flow(conditionals: Conditionals, generator: torch.Generator | None = No
         \\big(m + \\tfrac{\\lambda}{2 \\lambda'} (m - m')\\big)
 
     The experiment ``sampling-cost`` measures cost and quality of few steps, as in
-    ``model.sample(n, "fast_flow", steps=10)``.
+    ``model.sample(n, "fast_flow", steps=10)``. A model without a noise ladder is rejected with a ``ValueError``.
 
     References:
         DPM-Solver++ (Lu et al., 2022), for the multistep method, https://arxiv.org/abs/2211.01095
 
     Arguments:
-        conditionals: The conditionals, with their ladder.
-        generator: Source of randomness.
         tol: Largest accepted error of the log density from the coarse grid, in nats.
-
-    Raises:
-        ValueError: If the model has no noise ladder.
     """
     top = largest_noise(conditionals, "fast_flow")
     u = uniforms(conditionals, generator)

@@ -20,8 +20,6 @@ def probability_flow(conditionals: Conditionals, generator: torch.Generator | No
     :func:`arcsm.conditionals.flow.flow_down` refines.
 
     Arguments:
-        conditionals: The conditionals, with their ladder.
-        generator: Source of randomness.
         tol: Target error of the log density at the largest noise, in nats.
 
     Raises:
