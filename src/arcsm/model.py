@@ -26,19 +26,15 @@ from arcsm.heads import Head
 from arcsm.noise import NoiseLadder
 from arcsm.samplers import Sampler
 
+Values = Tensor | Sequence[float] | float  #: One for each dimension, ``(D,)``, or a number for all.
+
 
 class Integration(TypedDict, total=False):
-    """Keywords of :meth:`AutoregressiveModel.log_prob` and others that control how conditionals are integrated.
+    """Keywords of :meth:`AutoregressiveModel.log_prob` and others that control how conditionals are integrated."""
 
-    Attributes:
-        steps: Steps of the flow down the ladder. Default: from level to level, one fewer than there are levels.
-        tol: Target error of the log density of each conditional, in nats. Default: 1e-5.
-        max_evaluations: Largest number of score evaluations for one conditional and integral. Default: 512.
-    """
-
-    steps: int | None
-    tol: float
-    max_evaluations: int
+    steps: int | None  #: Steps down the ladder. Default: from level to level, one fewer than there are levels.
+    tol: float  #: Target error of the log density of each conditional, in nats. Default: 1e-5.
+    max_evaluations: int  #: Largest number of score evaluations for one conditional and integral. Default: 512.
 
 
 class AutoregressiveModel(
@@ -85,8 +81,8 @@ class AutoregressiveModel(
         context: Context,
         head: Head,
         noise: NoiseLadder | None = None,
-        shift: Tensor | Sequence[float] | float = 0.0,
-        scale: Tensor | Sequence[float] | float = 1.0,
+        shift: Values = 0.0,
+        scale: Values = 1.0,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -109,9 +105,7 @@ class AutoregressiveModel(
         """Number of dimensions :math:`D`."""
         return self.context.features
 
-    def set_standardisation(
-        self, shift: Tensor | Sequence[float] | float, scale: Tensor | Sequence[float] | float
-    ) -> None:
+    def set_standardisation(self, shift: Values, scale: Values) -> None:
         """Set the affine map between data and standardised units, ``(D,)`` or a number each.
 
         Raises:
@@ -132,9 +126,7 @@ class AutoregressiveModel(
     def standardise(self, x: Tensor, missing: bool | None = None) -> Tensor:
         """Check data ``(*, D)`` and convert it from data units to standardised units.
 
-        Arguments:
-            x: The data.
-            missing: Whether NaN marks a missing value. Default: if the context accepts missing values.
+        If ``missing`` (default: if the context accepts missing values), NaN marks a missing value.
 
         Raises:
             ValueError: If the shape or type is wrong, or a value is infinite or an unexpected NaN.
@@ -524,12 +516,10 @@ def check_saveable(model: AutoregressiveModel) -> AutoregressiveModel:
 
 
 def save(model: AutoregressiveModel, path: str | os.PathLike[str]) -> None:
-    """Write a model as safetensors, with its configuration in the header.
+    """Write a model, compiled or not, as safetensors, with its configuration in the header.
 
-    Arguments:
-        model: The model, compiled or not.
-        path: A file ending in ``.safetensors``, or a folder for ``model.safetensors`` and a readable ``config.json``.
-            Files are replaced atomically.
+    The path is that of a file ending in ``.safetensors``, or of a folder for ``model.safetensors`` and a readable
+    ``config.json``. Files are replaced atomically.
 
     Raises:
         ValueError: If the context or head is not registered (:func:`arcsm.register`), or ``model`` is not a model.

@@ -117,8 +117,7 @@ def _check_conditions(context: Context, generator: torch.Generator) -> None:
     if context.classes > 1:
         other = (shared + 1) % context.classes
     x = normal(generator, 3, context.features)
-    contexts = context(x, shared)
-    expanded = context(x, shared.expand(3, *shared.shape))
+    contexts, expanded = context(x, shared), context(x, shared.expand(3, *shared.shape))
     require_equal(contexts, expanded, "a condition that all rows share, against one for each row")
     _require_same_steps(context, x, shared)
     reached = context.classes == 1 or not torch.allclose(contexts, context(x, other), 0.0, TOLERANCE)

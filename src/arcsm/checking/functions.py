@@ -60,8 +60,7 @@ def check_objective(objective: Callable[..., Tensor], generator: torch.Generator
 
 def check_sampler(sampler: Callable[..., Tensor], generator: torch.Generator) -> None:
     """Check that a sampler returns one finite value for each conditional, which its generator determines."""
-    rows = 7
-    contexts = normal(generator, rows, 4)
+    contexts = normal(generator, 7, 4)
 
     def examine(model: AutoregressiveModel) -> None:
         def draw(seed: int) -> Tensor:
@@ -69,7 +68,7 @@ def check_sampler(sampler: Callable[..., Tensor], generator: torch.Generator) ->
             return sampler(model.conditionals_builder()(projection), seeded(seed))
 
         x = draw(1)
-        require_shape(x, (rows,), "values")
+        require_shape(x, (len(contexts),), "values")
         require(torch.equal(draw(1), x), "two generators with one seed give different values")
         require(not torch.equal(draw(2), x), "the values do not depend on the generator")
 

@@ -40,10 +40,15 @@ _BLOCK_BYTES = 1 << 21  # activations of one layer that each thread evaluates at
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Accuracy of an integration."""
+    """Accuracy of an integration.
 
-    tol: float = 1e-5  #: Target error of the log density of a conditional, in nats.
-    max_evaluations: int = 512  #: Largest number of score evaluations for one conditional.
+    Attributes:
+        tol: Target error of the log density of a conditional, in nats.
+        max_evaluations: Largest number of score evaluations for one conditional.
+    """
+
+    tol: float = 1e-5
+    max_evaluations: int = 512
 
 
 @dataclass

@@ -41,33 +41,19 @@ _TINY = 1e-300
 
 @dataclass(frozen=True)
 class PiecewiseDensity:
-    """``N`` densities, each on ``K`` ascending nodes, with Gaussian tails.
+    """``N`` densities, each on ``K`` ascending nodes, with Gaussian tails."""
 
-    Attributes:
-        x: Nodes, ``(N, K)``.
-        s: Scores at the nodes, ``(N, K)``.
-        ds: Derivatives of the score, ``(N, K)``.
-        dds: Second derivatives of the score, estimated from neighbouring nodes, ``(N, K)``.
-        energy: Unnormalised log density :math:`E` at the nodes, ``(N, K)``, with maximum zero.
-        cells: Mass of each cell under :math:`e^E`, ``(N, K - 1)``.
-        tails: Mass left of the first and right of the last node, ``(N, 2)``.
-        log_mass: :math:`\\log \\int e^{E}`, ``(N,)``.
-        error: Estimated absolute error of the log density in nats, ``(N,)``.
-        converged: Whether the error is within the requested tolerance, ``(N,)``.
-        evaluations: Number of score evaluations for each conditional, ``(N,)``.
-    """
-
-    x: Tensor
-    s: Tensor
-    ds: Tensor
-    dds: Tensor
-    energy: Tensor
-    cells: Tensor
-    tails: Tensor
-    log_mass: Tensor
-    error: Tensor
-    converged: Tensor
-    evaluations: Tensor
+    x: Tensor  #: Nodes, ``(N, K)``.
+    s: Tensor  #: Scores at the nodes, ``(N, K)``.
+    ds: Tensor  #: Derivatives of the score, ``(N, K)``.
+    dds: Tensor  #: Second derivatives of the score, estimated from neighbouring nodes, ``(N, K)``.
+    energy: Tensor  #: Unnormalised log density :math:`E` at the nodes, ``(N, K)``, with maximum zero.
+    cells: Tensor  #: Mass of each cell under :math:`e^E`, ``(N, K - 1)``.
+    tails: Tensor  #: Mass left of the first and right of the last node, ``(N, 2)``.
+    log_mass: Tensor  #: :math:`\log \int e^{E}`, ``(N,)``.
+    error: Tensor  #: Estimated absolute error of the log density in nats, ``(N,)``.
+    converged: Tensor  #: Whether the error is within the requested tolerance, ``(N,)``.
+    evaluations: Tensor  #: Number of score evaluations for each conditional, ``(N,)``.
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log density at ``x (N, M)`` in nats."""

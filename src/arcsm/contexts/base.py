@@ -83,14 +83,10 @@ class Context(nn.Module, ABC):
         """
 
     def select(self, state: Any, rows: Tensor) -> None:
-        """Replace the rows of a state by some of them, repeated or reordered. Optional; particle filters need it.
+        """Replace the rows of a state for a batch ``(B,)`` by some of them, repeated or reordered, in place.
 
-        Arguments:
-            state: A state for a batch of shape ``(B,)``, which is updated in place.
-            rows: Indices from 0 to ``B - 1``, ``(M,)``. The batch has the shape ``(M,)`` afterwards.
-
-        Raises:
-            NotImplementedError: If the context does not support it.
+        The indices ``rows (M,)`` are from 0 to ``B - 1``; the batch then has the shape ``(M,)``. This method is
+        optional. Only particle filters need it, and by default it raises ``NotImplementedError``.
         """
         raise NotImplementedError(f"{type(self).__name__} does not support the selection of rows")
 

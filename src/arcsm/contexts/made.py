@@ -242,9 +242,8 @@ class MADE(Context):
         for index, layer in enumerate(self.layers[:-1]):
             update = F.silu(layer(hidden) + (hidden_term if index == 0 else 0.0))  # (*, H)
             hidden = hidden + update if self.residual and index > 0 else update
-        output = self.layers[-1](hidden) + output_term  # (*, D * C) by position
-        contexts = output.unflatten(-1, (self.features, self.context_features))
-        return contexts if self._is_in_column_order else contexts[..., self.positions, :]  # (*, D, C) by feature
+        contexts = (self.layers[-1](hidden) + output_term).unflatten(-1, (self.features, self.context_features))
+        return contexts if self._is_in_column_order else contexts[..., self.positions, :]  # (*, D, C), now by feature
 
     @torch.no_grad()
     def begin(self, batch_shape: Sequence[int], condition: Tensor | None = None) -> MADEState:

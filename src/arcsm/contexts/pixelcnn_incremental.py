@@ -213,14 +213,13 @@ class _PixelGrow(_Layer):
 class PixelCNNState(_Layer):
     """State of an incremental pass over a batch of images, ``position`` of whose values are known."""
 
-    batch_dimensions: ClassVar[dict[str, int]] = {"values_above": 0, "values": 0, "hidden": 0, "input_terms": 1}
+    batch_dimensions: ClassVar[dict[str, int]] = {"values": 0, "hidden": 0, "input_terms": 1}
 
     def __init__(self, network: PixelCNNNetwork, batch_shape: tuple[int, ...], condition: Tensor | None) -> None:
         self.network, self.batch_shape, self.position = network, batch_shape, 0
         self.images = images = math.prod(batch_shape)
         channels, _, width = network.image_shape
         like = network.channels.of_pixel.weight
-        self.values_above = like.new_zeros(images, width, channels)  # of the row above
         self.values = like.new_zeros(images, width, channels)  # of the row
         half = (width + 1) // 2
         self.widths = widths = [width, half, (half + 1) // 2]  # of each scale
@@ -272,9 +271,8 @@ class PixelCNNState(_Layer):
         if channel == 0:
             if column == 0:
                 self._begin_row(row)
-            features = self._advance_row(row, column)
             weight, bias = self.pixel_layer
-            hidden = torch.addmm(bias, concat_elu(features), weight)
+            hidden = torch.addmm(bias, concat_elu(self._advance_row(row, column)), weight)
             self.hidden = hidden.view(self.images, channels, -1)  # (B, K, F)
         hidden = self.hidden[:, channel]
         if self.earlier_weight is not None and channel:
@@ -290,8 +288,8 @@ class PixelCNNState(_Layer):
             left = self.values.new_zeros(images, width, filters)
             left[:, 1:] = self.left_bias
         else:
-            self.values_above, self.values = self.values, torch.zeros_like(self.values)
-            inputs = _with_ones(self.values_above)
+            inputs = _with_ones(self.values)  # of the row above
+            self.values = torch.zeros_like(self.values)
             above, terms = self.above_input.advance(inputs), self.row_input_above.advance(inputs)
             left = F.pad((inputs @ self.left[0] + self.left_bias)[:, :-1], (0, 0, 1, 0))
         self.input_terms = (terms + left).transpose(0, 1)  # (W, B, F)

@@ -23,12 +23,16 @@ from arcsm.model import AutoregressiveModel
 class WeightedCandidates:
     """Candidates for each row, weighted by how well they explain all of its corrupted values.
 
-    The evidence is an unbiased estimate of the density :math:`p(y)` of a corrupted row, in data units.
+    Attributes:
+        candidates: ``(*, K, D)`` in data units.
+        weights: ``(*, K)``; the weights of a row sum to one.
+        log_evidence: Log of an unbiased estimate of the density :math:`p(y)` of a corrupted row, ``(*)``, in nats and
+            data units.
     """
 
-    candidates: Tensor  #: ``(*, K, D)`` in data units.
-    weights: Tensor  #: ``(*, K)``; the weights of a row sum to one.
-    log_evidence: Tensor  #: ``(*)`` in nats.
+    candidates: Tensor
+    weights: Tensor
+    log_evidence: Tensor
 
     def mean(self) -> Tensor:
         """Return the posterior mean, ``(*, D)``."""
@@ -59,7 +63,7 @@ def particle_filter(
     A candidate that makes later corrupted values unlikely loses weight, so that later evidence reaches earlier
     dimensions. When the weights have become too unequal, candidates are resampled systematically. In long rows,
     few distinct ancestors then remain for the first dimensions, whose posterior is represented coarsely. Other
-    arguments are as in :func:`arcsm.denoise.posterior`.
+    arguments and warnings are as in :func:`arcsm.denoise.posterior`.
 
     References:
         A Tutorial on Particle Filtering and Smoothing (Doucet and Johansen, 2009), Section 4.2 (optimal proposal)
@@ -71,9 +75,6 @@ def particle_filter(
 
     Raises:
         ValueError: If there are no rows, ``count`` is below one, or ``threshold`` is outside [0, 1].
-
-    Warns:
-        AccuracyWarning: Once a call, if some integrals missed ``tol``.
 
     Example:
         >>> from arcsm import MADE, GaussianHead

@@ -89,7 +89,8 @@ def langevin(
 
     The dynamics (:func:`arcsm.samplers.langevin`, paper, Eq. 22) use a corrupted value only as their start. Many steps
     at a large noise forget it; few steps at the last levels stay near it. Without a ladder, the dynamics are not
-    annealed. Other arguments are as in :func:`tweedie`.
+    annealed. Restored values carry the smallest noise of the ladder. Other arguments and the result are as in
+    :func:`tweedie`.
 
     Arguments:
         y: Corrupted rows, ``(*, D)`` in data units.
@@ -98,9 +99,6 @@ def langevin(
         steps: Steps at each level.
         step_size: As in :func:`arcsm.samplers.langevin`.
         generator: Source of randomness, on the model's device.
-
-    Returns:
-        Restored rows, ``(*, D)`` in data units. Restored values carry the smallest noise of the ladder.
 
     Raises:
         ValueError: If the level does not exist, an option is out of range, or the mask has the wrong shape.

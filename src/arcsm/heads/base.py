@@ -12,6 +12,7 @@ from arcsm._runtime.memory import Workspace
 from arcsm.registry import Seam, constructor_arguments
 
 Sigma = float | Tensor | None
+ScoreAndDerivative = tuple[Tensor, Tensor]
 
 
 class Head(nn.Module, ABC):
@@ -58,9 +59,7 @@ class Head(nn.Module, ABC):
         """Map contexts ``(*, C)`` to projections ``(*, P)`` of any size P."""
 
     @abstractmethod
-    def projected_score_and_derivative(
-        self, projection: Tensor, x: Tensor, sigma: Sigma = None
-    ) -> tuple[Tensor, Tensor]:
+    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:
         """Return score and derivative, each ``(*)``, from projections ``(*, P)`` and values ``(*)``."""
 
     def config(self) -> dict[str, Any]:
@@ -70,13 +69,8 @@ class Head(nn.Module, ABC):
     def score_and_derivative(self, context: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         """Return the score :math:`s = \\partial_x \\log q_\\sigma(x \\mid c)` and :math:`\\partial_x s`, both exact.
 
-        Arguments:
-            context: ``(*, C)``.
-            x: ``(*)``, in standardised units.
-            sigma: Noise level, a number or ``(*)``; ``None`` if the model has no ladder.
-
-        Returns:
-            Two tensors ``(*)``, in 1/units and 1/units^2.
+        Contexts ``(*, C)``, values ``(*)`` in standardised units and a noise level, a number or ``(*)`` (``None`` for a
+        model without a ladder), give two tensors ``(*)``, in 1/units and 1/units^2.
         """
         return self.projected_score_and_derivative(self.project(context), x, sigma)
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from arcsm.heads.base import Sigma
+from arcsm.heads.base import ScoreAndDerivative, Sigma
 from arcsm.heads.logistic_mixture import LogisticMixtureHead
 
 _ROUNDING_BINS = 1e-3  # tolerance in bins: a stored level is the left edge of its bin up to rounding
@@ -28,7 +28,8 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
         PixelCNN++ (Salimans et al., 2017), https://arxiv.org/abs/1701.05517
 
     Arguments:
-        context_features, components: As in :class:`LogisticMixtureHead`.
+        context_features: Size :math:`C` of the contexts.
+        components: Number of logistics.
         levels: Number of bins.
 
     Example:
@@ -50,9 +51,7 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
             spread.mul_(0.5)
             scale.sub_(math.log(2.0))
 
-    def projected_score_and_derivative(
-        self, projection: Tensor, x: Tensor, sigma: Sigma = None
-    ) -> tuple[Tensor, Tensor]:
+    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:
         raise ValueError(
             "head: a DiscretisedLogisticMixtureHead has no score; train it with mle and avoid methods that need scores"
         )
@@ -60,7 +59,8 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
     def projected_log_prob(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         _check_no_noise(sigma)
         log_mass = torch.logsumexp(self._log_masses(projection, self._bin(x)), -1)
-        return torch.where(self._in_range(x), log_mass + math.log(0.5 * self.levels), -math.inf)
+        in_range = (x >= -1.0 - _ROUNDING_BINS / self.levels) & (x <= 1.0)
+        return torch.where(in_range, log_mass + math.log(0.5 * self.levels), -math.inf)
 
     def projected_cdf(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         _check_no_noise(sigma)
@@ -75,9 +75,6 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
     def bracket(self, projection: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         ends = projection.new_ones(projection.shape[:-1])
         return -ends, ends
-
-    def _in_range(self, x: Tensor) -> Tensor:
-        return (x >= -1.0 - _ROUNDING_BINS / self.levels) & (x <= 1.0)
 
     def _bin(self, x: Tensor) -> Tensor:
         """Return the number of each value's bin, as a float, ``(*)``."""

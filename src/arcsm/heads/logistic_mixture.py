@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arcsm.heads.base import NormalisedHead, Sigma, variance
+from arcsm.heads.base import NormalisedHead, ScoreAndDerivative, Sigma, variance
 
 _MIN_LOG_SCALE = -7.0  # as in PixelCNN++
 _MAX_LOG_SCALE = 15.0  # beyond any data: keeps contexts far from the training data from overflowing
@@ -68,9 +68,7 @@ class LogisticMixtureHead(NormalisedHead):
         z = (x.unsqueeze(-1) - means) / scales
         return log_weights - z.abs() - 2.0 * F.softplus(-z.abs()) - torch.log(scales), z, scales
 
-    def projected_score_and_derivative(
-        self, projection: Tensor, x: Tensor, sigma: Sigma = None
-    ) -> tuple[Tensor, Tensor]:
+    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:
         log_terms, z, scales = self._log_terms(projection, x, sigma)
         posterior = torch.softmax(log_terms, -1)
         slopes = -torch.tanh(0.5 * z) / scales  # score of each component

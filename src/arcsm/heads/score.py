@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from arcsm._runtime.memory import Workspace
 from arcsm.fourier_features import fourier_frequencies
-from arcsm.heads.base import Head, Sigma
+from arcsm.heads.base import Head, ScoreAndDerivative, Sigma
 
 WINDOW_FLAT_WIDTHS = 10.0  #: The window on the network is 1 up to this many widths sqrt(sigma^2 + data_std^2) from zero
 WINDOW_END_WIDTHS = 20.0  #: and 0 from this many widths on, where the score is exactly that of a Gaussian.
@@ -201,9 +201,7 @@ class ScoreHead(Head):
     def projected_score(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         return self._forward(projection, x, sigma, tangent=False)[0]
 
-    def projected_score_and_derivative(
-        self, projection: Tensor, x: Tensor, sigma: Sigma = None
-    ) -> tuple[Tensor, Tensor]:
+    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:
         return self._forward(projection, x, sigma, tangent=True)
 
     def _hidden_layers(
@@ -297,7 +295,8 @@ class ScoreHead(Head):
         if dz is not None:
             correction = correction.view(x.shape)
             slope = torch.mv(dz.mul_(gate.addcmul_(gate, gate, value=-1.0)), level.output_weight).view(x.shape)
-        if _any_beyond(x, WINDOW_FLAT_WIDTHS * level.width):
+        # somewhere the window is not 1, or a value is NaN
+        if x.numel() and not torch.linalg.vector_norm(x, math.inf).item() <= WINDOW_FLAT_WIDTHS * level.width:
             window, dwindow = self.window(x, level.scales.width)
             slope = None if slope is None else slope * window + dwindow * correction
             correction = correction * window
@@ -328,8 +327,3 @@ def _silu(z: Tensor, dz: Tensor | None, workspace: Workspace | None) -> tuple[Te
     gate = torch.sigmoid(z, out=workspace.empty("gate", z.shape, z))
     h = z.mul_(gate)
     return h, dz.mul_(gate.lerp_(gate.new_ones(()), h))  # the same in one pass
-
-
-def _any_beyond(x: Tensor, limit: float) -> bool:
-    """Whether any value is further than ``limit`` from zero, or NaN."""
-    return x.numel() > 0 and not (torch.linalg.vector_norm(x, math.inf).item() <= limit)

@@ -86,7 +86,7 @@ def _warn_not_compiled() -> None:
     try:
         _native.library()
     except _native.CompilationError as error:
-        warn(f"compilation failed, continuing without it: {error}", UserWarning)
+        warn(f"compilation failed, continuing without it: {error}")
 
 
 class _Points(NamedTuple):
@@ -321,8 +321,7 @@ def _compiled_forward_backward() -> Callable[..., Any]:
                 raise
             except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
                 failed = True
-                cause = str(error).strip().splitlines()[0]
-                warn(f"torch.compile failed, continuing without it: {cause}", UserWarning)
+                warn(f"torch.compile failed, continuing without it: {str(error).strip().splitlines()[0]}")
         return _forward_backward(*arguments)
 
     return forward_backward
