@@ -148,9 +148,8 @@ class Conditionals:
         x = x.to(self.dtype)
         if torch.is_grad_enabled():
             projection = self.projection[rows]
-            return self.head.projected_score_and_derivative(
-                projection.unsqueeze(1) if x.ndim == 2 else projection, x, sigma
-            )
+            projection = projection.unsqueeze(1) if x.ndim == 2 else projection
+            return self.head.projected_score_and_derivative(projection, x, sigma)
         with _without_autocast(x.device.type):
             if isinstance(rows, slice):
                 projection = self._projection[rows]

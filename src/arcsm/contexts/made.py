@@ -34,8 +34,7 @@ class MaskedLinear(nn.Linear):
             self.weight.normal_().mul_(mask / fan_in.sqrt())
             self.bias.zero_()
 
-    def masked_weight(self) -> Tensor:
-        """Return the weight with zeros at the masked entries, ``(out, in)``."""
+    def masked_weight(self) -> Tensor:  # (out, in)
         return self.weight * self.mask
 
     def forward(self, x: Tensor) -> Tensor:
@@ -224,7 +223,6 @@ class MADE(Context):
         return self.order == tuple(range(self.features))
 
     def masked_layers(self) -> list[MaskedLinear]:
-        """Return the hidden layers and the output layer."""
         return [layer for layer in self.layers if isinstance(layer, MaskedLinear)]
 
     def _condition_terms(self, condition: Tensor | None, shape: Sequence[int]) -> tuple[Tensor | float, Tensor | float]:

@@ -51,13 +51,8 @@ class ShiftedDeconv(nn.Module):
 class GatedResidual(nn.Module):
     """A gated residual block: two causal convolutions, with concat-ELU and dropout in between.
 
-    Arguments:
-        filters: Input and output channels.
-        right: As in :class:`ShiftedConv`, for both convolutions.
-        skips: Number of other feature maps that are added after the first convolution.
-        dropout: Probability.
-        condition: Size of a condition vector or, with ``classes``, number of classes.
-        classes: Whether conditions are labels.
+    After the first convolution, ``skips`` other feature maps are added. ``condition`` is the size of a condition vector
+    or, with ``classes``, the number of labels.
     """
 
     def __init__(self, filters: int, right: bool, skips: int, dropout: float, condition: int, classes: bool) -> None:

@@ -107,7 +107,7 @@ def particle_filter(
                 posterior = standardised_at(corruption, model, d).posterior(conditionals, corrupted)
                 batch.reweight(posterior.log_evidence())
                 posterior = batch.resample(model, posterior, threshold, generator)
-                batch.extend(d, posterior.icdf(open_uniform_like(corrupted, generator)))
+                batch.candidates[:, d] = batch.previous = posterior.icdf(open_uniform_like(corrupted, generator))
                 unconverged += conditionals.unconverged
                 advance()
             batches.append(batch)
@@ -162,9 +162,6 @@ class _Particles:
         self.candidates = self.candidates[rows]
         model.context.select(self.state, rows)
         return posterior.select(rows)
-
-    def extend(self, d: int, values: Tensor) -> None:
-        self.candidates[:, d] = self.previous = values
 
 
 def systematic_resampling(

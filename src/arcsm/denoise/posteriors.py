@@ -94,8 +94,7 @@ class CellPosterior(Posterior):
     def _log_weights(self) -> Tensor:
         return self.log_likelihood + _cell_edges(self.x.device).diff().log()
 
-    def shares(self) -> Tensor:
-        """Return the posterior probability of each cell, ``(N, M)``."""
+    def shares(self) -> Tensor:  # (N, M)
         return torch.softmax(self._log_weights(), 1)
 
     def log_evidence(self) -> Tensor:
@@ -150,7 +149,6 @@ class InterpolatedPosterior(Posterior):
         return self.x.gather(1, cell) + t.clamp(0.0, 1.0) * self.x.diff(dim=1).gather(1, cell)
 
     def with_nodes(self, x: Tensor, log_density: Tensor) -> InterpolatedPosterior:
-        """Return the posteriors with more nodes ``(N, M)``."""
         nodes, order = torch.cat([self.x, x], 1).sort(1)
         return InterpolatedPosterior(nodes, torch.cat([self.log_density, log_density], 1).gather(1, order))
 

@@ -169,7 +169,6 @@ class ScoreHead(Head):
         return -x * precision, -precision.expand_as(x)
 
     def layers(self) -> list[tuple[Tensor, Tensor]]:
-        """Return weight and bias of each hidden layer, first to last."""
         return [(layer.weight, layer.bias) for layer in self.hidden if isinstance(layer, nn.Linear)]
 
     def _split_input_weight(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -76,10 +76,7 @@ def score_matching_loss(
 def scores_at_smallest_noise(
     model: AutoregressiveModel, x: Tensor, condition: Tensor | None, generator: Source, joint: bool | None
 ) -> tuple[Tensor, Tensor]:
-    """Return :func:`differentiable_scores` of data ``(B, D)`` plus noise of the ladder's smallest level, if any.
-
-    ``joint`` defaults to whether the head is normalised.
-    """
+    """Return :func:`differentiable_scores` of data plus the smallest noise; joint by default for a normalised head."""
     z = model.standardise(x)
     check_no_missing(z)
     sigma = None if model.noise is None else model.noise.sigma_min
