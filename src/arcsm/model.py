@@ -6,6 +6,7 @@ import inspect
 import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack, cast
 
@@ -25,26 +26,19 @@ from arcsm.heads import Head
 from arcsm.noise import NoiseLadder
 from arcsm.samplers import Sampler
 
+Values = Tensor | Sequence[float] | float  #: One for each dimension, ``(D,)``, or a number for all.
+
 
 class Integration(TypedDict, total=False):
-    """Keywords of :meth:`AutoregressiveModel.log_prob` and others that control how conditionals are integrated.
+    """Keywords of :meth:`AutoregressiveModel.log_prob` and others that control how conditionals are integrated."""
 
-    Attributes:
-        steps: Steps of the flow down the ladder. Default: from level to level, one fewer than there are levels.
-        tol: Target error of the log density of each conditional, in nats. Default: 1e-5.
-        max_evaluations: Largest number of score evaluations for one conditional and integral. Default: 512.
-    """
-
-    steps: int | None
-    tol: float
-    max_evaluations: int
+    steps: int | None  #: Steps down the ladder. Default: from level to level, one fewer than there are levels.
+    tol: float  #: Target error of the log density of each conditional, in nats. Default: 1e-5.
+    max_evaluations: int  #: Largest number of score evaluations for one conditional and integral. Default: 512.
 
 
 class AutoregressiveModel(
-    nn.Module,
-    ModelHubMixin,
-    library_name="arcsm",
-    tags=["density-estimation", "score-matching", "autoregressive"],
+    nn.Module, ModelHubMixin, library_name="arcsm", tags=["density-estimation", "score-matching", "autoregressive"]
 ):
     """An autoregressive density whose one-dimensional conditionals are known by their scores (paper, Definition 1).
 
@@ -87,8 +81,8 @@ class AutoregressiveModel(
         context: Context,
         head: Head,
         noise: NoiseLadder | None = None,
-        shift: Tensor | Sequence[float] | float = 0.0,
-        scale: Tensor | Sequence[float] | float = 1.0,
+        shift: Values = 0.0,
+        scale: Values = 1.0,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -111,9 +105,7 @@ class AutoregressiveModel(
         """Number of dimensions :math:`D`."""
         return self.context.features
 
-    def set_standardisation(
-        self, shift: Tensor | Sequence[float] | float, scale: Tensor | Sequence[float] | float
-    ) -> None:
+    def set_standardisation(self, shift: Values, scale: Values) -> None:
         """Set the affine map between data and standardised units, ``(D,)`` or a number each.
 
         Raises:
@@ -134,9 +126,7 @@ class AutoregressiveModel(
     def standardise(self, x: Tensor, missing: bool | None = None) -> Tensor:
         """Check data ``(*, D)`` and convert it from data units to standardised units.
 
-        Arguments:
-            x: The data.
-            missing: Whether NaN marks a missing value. Default: if the context accepts missing values.
+        If ``missing`` (default: if the context accepts missing values), NaN marks a missing value.
 
         Raises:
             ValueError: If the shape or type is wrong, or a value is infinite or an unexpected NaN.
@@ -202,13 +192,13 @@ class AutoregressiveModel(
         return s / self.scale, ds / self.scale.square()
 
     def score_alone(self, x: Tensor, level: int = -1, condition: Tensor | None = None) -> Tensor:
-        """Return the scores of :meth:`score` without computing their derivatives."""
+        """Return the scores of :meth:`score` alone."""
         return self.head.projected_score(*self._head_arguments(x, level, condition)) / self.scale
 
     def _head_arguments(self, x: Tensor, level: int, condition: Tensor | None) -> tuple[Tensor, Tensor, float | None]:
         """Return projections ``(*, D, P)``, standardised values ``(*, D)`` and their noise level."""
-        z, sigma = self.standardise(x), self.sigma(level)
-        return self.head.project(self.context(z, condition)), z, sigma
+        z = self.standardise(x)
+        return self.head.project(self.context(z, condition)), z, self.sigma(level)
 
     def log_prob(
         self,
@@ -228,7 +218,7 @@ class AutoregressiveModel(
         Arguments:
             x: ``(*, D)``.
             level: Noise level.
-            condition: Condition of each row, ``(*, F)`` or labels ``(*)``.
+            condition: As in :meth:`score`.
             reduce: Sum over the dimensions. Otherwise return one term of the chain rule for each.
             method: ``"closed_form"`` (default of normalised heads), ``"flow"`` through the ladder (default of a
                 ``ScoreHead`` with a ladder; the density that ``probability_flow`` samples from) or ``"quadrature"`` of
@@ -246,8 +236,7 @@ class AutoregressiveModel(
             :func:`arcsm.objectives.mle`.
 
         Raises:
-            ValueError: If rows have the wrong size or are not finite, or if the level, method or number of steps does
-                not exist.
+            ValueError: If rows have the wrong size or are not finite, or the level, method or steps do not exist.
 
         Warns:
             AccuracyWarning: Once a call, if some integrals missed ``tol``.
@@ -410,7 +399,7 @@ class AutoregressiveModel(
         return z * self.scale + self.shift
 
     def _bounds(self, bounds: tuple[float, float] | None, path: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Return the bounds of samples in standardised units, ``(D,)`` each; see :meth:`sample`."""
+        """Return the bounds of samples in standardised units, ``(D,)`` each."""
         if bounds is None:
             margin = 4.0 * path[-1] * float(self.scale.max()) if path else 0.0
             bounds = (-1.0 - margin, 1.0 + margin) if "image_shape" in self.metadata else (-torch.inf, torch.inf)
@@ -431,13 +420,8 @@ class AutoregressiveModel(
     ) -> ConditionalsBuilder:
         """Return a function that maps projections ``(N, P)`` of contexts to the conditionals at a noise level.
 
-        Arguments:
-            level: Noise level.
-            method: As in :meth:`log_prob`.
-            steps: See :class:`Integration`.
-            tol: See :class:`Integration`.
-            max_evaluations: See :class:`Integration`.
-            cache: Shared by all these conditionals, which must then stay within one thread.
+        Arguments are as in :meth:`log_prob` and :class:`Integration`. The ``cache`` is shared by all these
+        conditionals, which must then stay within one thread.
         """
         path, accuracy = self.path(level, steps), Accuracy(tol, max_evaluations)
         chosen = choose_method(self.head, path, method)
@@ -455,7 +439,6 @@ class AutoregressiveModel(
         needs_values: bool = True,
         **integration: Unpack[Integration],
     ) -> Tensor:
-        """Apply a function to every conditional and its value; see :func:`map_conditionals`."""
         build = self.conditionals_builder(level, method, **integration)
         closed_form = self.head.normalised and method in (None, "closed_form")
         z = self.standardise(x)
@@ -475,13 +458,10 @@ class AutoregressiveModel(
 
     def config(self) -> dict[str, Any]:
         """Return the JSON-ready configuration from which :meth:`from_config` builds the model."""
-        noise = None
-        if self.noise is not None:
-            noise = {name: getattr(self.noise, name) for name in ("sigma_max", "sigma_min", "levels", "continuous")}
         return {
             "context": {"kind": type(self.context).__name__, **self.context.config()},
             "head": {"kind": type(self.head).__name__, **self.head.config()},
-            "noise": noise,
+            "noise": None if self.noise is None else asdict(self.noise),
             "metadata": self.metadata,
         }
 
@@ -516,11 +496,7 @@ class AutoregressiveModel(
 
 
 def without_compilation(model: AutoregressiveModel) -> AutoregressiveModel:
-    """Return the model without ``torch.compile`` around it, its context or its head. Weights are shared.
-
-    Raises:
-        ValueError: If ``model`` is not a model of this package.
-    """
+    """Return the model without ``torch.compile`` around it, its context or its head. Weights are shared."""
     model = getattr(model, "_orig_mod", model)
     if not isinstance(model, AutoregressiveModel):
         raise ValueError(f"model: expected an AutoregressiveModel, got {type(model).__name__}")
@@ -532,11 +508,7 @@ def without_compilation(model: AutoregressiveModel) -> AutoregressiveModel:
 
 
 def check_saveable(model: AutoregressiveModel) -> AutoregressiveModel:
-    """Return the model without compilation, after checking that a saved file could be loaded.
-
-    Raises:
-        ValueError: If the context or head is not registered, or ``model`` is not a model.
-    """
+    """Return the model without compilation, after checking that a saved file could be loaded."""
     model = without_compilation(model)
     registry.check_registered("context", model.context)
     registry.check_registered("head", model.head)
@@ -544,12 +516,10 @@ def check_saveable(model: AutoregressiveModel) -> AutoregressiveModel:
 
 
 def save(model: AutoregressiveModel, path: str | os.PathLike[str]) -> None:
-    """Write a model as safetensors, with its configuration in the header.
+    """Write a model, compiled or not, as safetensors, with its configuration in the header.
 
-    Arguments:
-        model: The model, compiled or not.
-        path: A file ending in ``.safetensors``, or a folder for ``model.safetensors`` and a readable ``config.json``.
-            Files are replaced atomically.
+    The path is that of a file ending in ``.safetensors``, or of a folder for ``model.safetensors`` and a readable
+    ``config.json``. Files are replaced atomically.
 
     Raises:
         ValueError: If the context or head is not registered (:func:`arcsm.register`), or ``model`` is not a model.
@@ -559,11 +529,7 @@ def save(model: AutoregressiveModel, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> AutoregressiveModel:
-    """Read a model that :func:`save` wrote.
-
-    Arguments:
-        path: The file or folder.
-        device: The device to put it on; ``"auto"`` for a GPU if there is one.
+    """Read a model that :func:`save` wrote to a file or folder, onto a device (``"auto"`` for a GPU if there is one).
 
     Raises:
         ValueError: If the file is missing, truncated, from another program or a later version, if a part is not

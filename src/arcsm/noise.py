@@ -43,10 +43,8 @@ class NoiseLadder:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.sigma_min <= self.sigma_max < math.inf:
-            raise ValueError(
-                f"noise: expected sigma_max >= sigma_min > 0, "
-                f"got sigma_max={self.sigma_max}, sigma_min={self.sigma_min}"
-            )
+            got = f"got sigma_max={self.sigma_max}, sigma_min={self.sigma_min}"
+            raise ValueError(f"noise: expected sigma_max >= sigma_min > 0, {got}")
         if not isinstance(self.levels, Integral) or self.levels < 1:
             raise ValueError(f"noise: expected a whole number of levels >= 1, got {self.levels}")
         if (self.levels == 1) != (self.sigma_min == self.sigma_max):

@@ -65,8 +65,7 @@ class Combination:
         if len(values) < 3:
             raise ValueError(f"inliers: expected at least 3 rows, got {len(values)}")
         maps = [NormalScoreMap.fit(column, min(self.knots, len(values))) for column in values.T]
-        constant = [name for name, to_normal in zip(inliers, maps, strict=True) if len(to_normal.x) < 2]
-        if constant:
+        if constant := [name for name, to_normal in zip(inliers, maps, strict=True) if len(to_normal.x) < 2]:
             raise ValueError(f"inliers: {constant[0]} is the same for nearly all rows; leave it out")
         self.columns_, self.maps_ = tuple(inliers), maps
         self.covariance_ = LedoitWolf().fit(self._transform(values))
@@ -88,17 +87,11 @@ class Combination:
 
 @dataclass(frozen=True)
 class NormalScoreMap:
-    """An increasing, piecewise linear map that makes a sample approximately standard normal.
+    """An increasing, piecewise linear map that makes a sample approximately standard normal."""
 
-    Attributes:
-        x: Quantiles of the sample, ascending.
-        z: Quantiles of the standard normal distribution.
-        slopes: Slopes below the first and above the last quantile.
-    """
-
-    x: NDArray[np.float64]
-    z: NDArray[np.float64]
-    slopes: tuple[float, float]
+    x: NDArray[np.float64]  # quantiles of the sample, ascending
+    z: NDArray[np.float64]  # quantiles of the standard normal distribution
+    slopes: tuple[float, float]  # below the first and above the last quantile
 
     @classmethod
     def fit(cls, sample: NDArray[np.float64], knots: int) -> Self:

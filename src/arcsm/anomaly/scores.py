@@ -53,10 +53,7 @@ def score_sum(model: AutoregressiveModel, x: Tensor, level: int = -1, sign: floa
 def score_norms(model: AutoregressiveModel, x: Tensor) -> Tensor:
     """Return the Euclidean norm of the conditional scores at every noise level, ``(N, L)`` in standardised units.
 
-    The first column is the largest noise. Without a ladder there is one column.
-
-    Raises:
-        ValueError: If the shape is wrong, or a value is NaN or infinite.
+    The first column is the largest noise. Without a ladder there is one column. Errors are as in :func:`score_sum`.
     """
     sigmas = model.path() or (None,)
     parts = [
@@ -72,10 +69,7 @@ def negative_log_prob(
 ) -> Tensor:
     """Return the negative log density of rows ``(N, D)`` in nats, ``(N,)``; see :meth:`AutoregressiveModel.log_prob`.
 
-    It is NaN for a row with missing values, whose density has fewer dimensions.
-
-    Raises:
-        ValueError: If the shape is wrong, a value is infinite, or the model does not offer the method.
+    It is NaN for a row with missing values, whose density has fewer dimensions. Errors are as in that method.
     """
     _check_rows(model, x)
     nats = -model.log_prob(x, method=method, tol=tol, max_evaluations=max_evaluations).double().cpu()

@@ -23,10 +23,8 @@ def _check_attributes(context: Context, _: torch.Generator) -> None:
         size = getattr(context, name, None)
         require(isinstance(size, int) and size > 0, f"{name}: expected a positive integer, got {size!r}")
     features, order = context.features, getattr(context, "order", None)
-    require(
-        isinstance(order, tuple) and sorted(order) == list(range(features)),
-        f"order: expected a tuple, a permutation of range({features}), got {order!r:.80}",
-    )
+    is_order = isinstance(order, tuple) and sorted(order) == list(range(features))
+    require(is_order, f"order: expected a tuple, a permutation of range({features}), got {order!r:.80}")
     require(context.data_argument in ("features", "image_shape"), f"data_argument is {context.data_argument!r}")
     require(not (context.classes and context.condition_features), "classes and condition_features exclude each other")
 
@@ -62,10 +60,8 @@ def _check_jacobian(context: Context, generator: torch.Generator) -> None:
         if influence is None:
             continue
         own, other = influence.abs()  # (D,) each
-        require(
-            float(other.max()) <= TOLERANCE,
-            f"the contexts of a row depend on other rows (by {float(other.max()):.2g})",
-        )
+        most = float(other.max())
+        require(most <= TOLERANCE, f"the contexts of a row depend on other rows (by {most:.2g})")
         worst = later[int(own[later].argmax())]
         require(
             float(own[worst]) <= TOLERANCE,
@@ -121,8 +117,7 @@ def _check_conditions(context: Context, generator: torch.Generator) -> None:
     if context.classes > 1:
         other = (shared + 1) % context.classes
     x = normal(generator, 3, context.features)
-    contexts = context(x, shared)
-    expanded = context(x, shared.expand(3, *shared.shape))
+    contexts, expanded = context(x, shared), context(x, shared.expand(3, *shared.shape))
     require_equal(contexts, expanded, "a condition that all rows share, against one for each row")
     _require_same_steps(context, x, shared)
     reached = context.classes == 1 or not torch.allclose(contexts, context(x, other), 0.0, TOLERANCE)

@@ -15,20 +15,16 @@ from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
 
 
-def _tiny_models() -> dict[str, AutoregressiveModel]:
-    return {
-        f"{type(head).__name__} {'without' if noise is None else 'with'} a noise ladder": AutoregressiveModel(
-            MADE(3, 4, (8,)), head, noise
-        ).double()
-        for noise in (NoiseLadder(1.0, 0.1, 4), None)
-        for head in (ScoreHead(4, (8,)), GaussianHead(4))
-    }
-
-
 def _check_each_model(examine: Callable[[AutoregressiveModel], None]) -> None:
     """Check a function with some models. It may reject some of them with a ``ValueError``, but not all."""
-    models, errors = _tiny_models(), []
-    for name, model in models.items():
+    models = [
+        AutoregressiveModel(MADE(3, 4, (8,)), head, noise).double()
+        for noise in (NoiseLadder(1.0, 0.1, 4), None)
+        for head in (ScoreHead(4, (8,)), GaussianHead(4))
+    ]
+    errors = []
+    for model in models:
+        name = f"{type(model.head).__name__} {'with' if model.noise else 'without'} a noise ladder"
         try:
             examine(model)
         except PartError as error:
@@ -60,8 +56,7 @@ def check_objective(objective: Callable[..., Tensor], generator: torch.Generator
 
 def check_sampler(sampler: Callable[..., Tensor], generator: torch.Generator) -> None:
     """Check that a sampler returns one finite value for each conditional, which its generator determines."""
-    rows = 7
-    contexts = normal(generator, rows, 4)
+    contexts = normal(generator, 7, 4)
 
     def examine(model: AutoregressiveModel) -> None:
         def draw(seed: int) -> Tensor:
@@ -69,7 +64,7 @@ def check_sampler(sampler: Callable[..., Tensor], generator: torch.Generator) ->
             return sampler(model.conditionals_builder()(projection), seeded(seed))
 
         x = draw(1)
-        require_shape(x, (rows,), "values")
+        require_shape(x, (len(contexts),), "values")
         require(torch.equal(draw(1), x), "two generators with one seed give different values")
         require(not torch.equal(draw(2), x), "the values do not depend on the generator")
 

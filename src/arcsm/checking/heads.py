@@ -53,15 +53,13 @@ def _check_attributes(head: Head, generator: torch.Generator) -> None:
     size = getattr(head, "context_features", None)
     require(isinstance(size, int) and size > 0, f"context_features: expected a positive integer, got {size!r}")
     is_normalised = isinstance(head, NormalisedHead)
-    require(
-        head.normalised == is_normalised, f"normalised is {head.normalised}; derive from NormalisedHead if it holds"
-    )
+    claim = f"normalised is {head.normalised}; derive from NormalisedHead if it holds"
+    require(head.normalised == is_normalised, claim)
     require(head.has_score or is_normalised, "a head without a score must be a NormalisedHead")
     context = normal(generator, 6, head.context_features).requires_grad_()
     projection = head.project(context)
     require(projection.ndim == 2 and len(projection) == 6, f"project: expected (6, P), got {tuple(projection.shape)}")
-    single = head.project(context[0])
-    require_equal(single, projection[0], "project of one context, against the same in a batch")
+    require_equal(head.project(context[0]), projection[0], "project of one context, against the same in a batch")
 
 
 def _check_broadcasting(head: Head, generator: torch.Generator) -> None:
@@ -80,10 +78,8 @@ def _check_broadcasting(head: Head, generator: torch.Generator) -> None:
             require_equal(together, columns, f"{name} of projections (N, 1, P) and values (N, K) at sigma={sigma}")
             require_equal(function(projection[0], x[0, 0], sigma), columns[0, 0], f"{name} of one value, sigma={sigma}")
             if sigma is not None:
-                level = torch.full_like(x[:, 0], sigma)
-                require_equal(
-                    function(projection, x[:, 0], level), columns[:, 0], f"{name} with sigma as a tensor (N,)"
-                )
+                by_level = function(projection, x[:, 0], torch.full_like(x[:, 0], sigma))
+                require_equal(by_level, columns[:, 0], f"{name} with sigma as a tensor (N,)")
 
 
 def _check_score(head: Head, generator: torch.Generator) -> None:
@@ -108,13 +104,11 @@ def _check_score(head: Head, generator: torch.Generator) -> None:
 
 
 def _derivative(y: Tensor, x: Tensor) -> Tensor:
-    """Return the elementwise derivative of ``y`` by ``x``."""
     derivative = torch.autograd.grad(y.sum(), x, retain_graph=True, allow_unused=True)[0] if y.requires_grad else None
     return torch.zeros_like(x) if derivative is None else derivative
 
 
 def _check_density(head: Head, generator: torch.Generator) -> None:
-    """Check that score, log density and distribution function are derivatives of one another."""
     if not isinstance(head, NormalisedHead):
         return
     projection = _projection(head, generator).detach().unsqueeze(1)  # (N, 1, P)
@@ -122,10 +116,8 @@ def _check_density(head: Head, generator: torch.Generator) -> None:
         x = _values(head, projection[:, 0], sigma, generator, count=8).requires_grad_()
         log_prob, cdf = head.projected_log_prob(projection, x, sigma), head.projected_cdf(projection, x, sigma)
         if head.has_score:
-            s = head.projected_score(projection, x, sigma)
-            require_equal(
-                _derivative(log_prob, x), s, f"the derivative of log_prob at sigma={sigma}, against the score"
-            )
+            s, what = head.projected_score(projection, x, sigma), "the derivative of log_prob"
+            require_equal(_derivative(log_prob, x), s, f"{what} at sigma={sigma}, against the score")
         density = log_prob.detach().exp()
         require_equal(_derivative(cdf, x), density, f"the derivative of cdf at sigma={sigma}, against the density")
         _check_masses(head, projection, sigma)
@@ -147,10 +139,8 @@ def _check_masses(head: NormalisedHead, projection: Tensor, sigma: Sigma) -> Non
     require(lost <= _LOST_MASS, f"bracket at sigma={sigma}: the cdf at its ends differs from 0 and 1 by {lost:.2g}")
     require(float(cdf.diff(dim=1).min()) >= -TOLERANCE, f"cdf at sigma={sigma}: decreases")
     difference = float((cdf[:, 1:] - mass).abs().max())
-    require(
-        difference <= _MASS_TOLERANCE,
-        f"cdf at sigma={sigma}: differs from the integral of the density by {difference:.2g}",
-    )
+    message = f"cdf at sigma={sigma}: differs from the integral of the density by {difference:.2g}"
+    require(difference <= _MASS_TOLERANCE, message)
 
 
 def _outputs(head: Head, generator: torch.Generator) -> Tensor:

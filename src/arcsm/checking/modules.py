@@ -39,10 +39,8 @@ def check_config(part: ModulePart, outputs: Callable[[ModulePart, torch.Generato
         rebuilt = type(part)(**config).double().eval()
     except Exception as error:
         raise PartError(f"the constructor does not accept config(): {error}") from error
-    require(
-        json.loads(json.dumps(rebuilt.config())) == config,
-        f"config() changes when the part is rebuilt: from {config} to {rebuilt.config()}",
-    )
+    kept = json.loads(json.dumps(rebuilt.config())) == config
+    require(kept, f"config() changes when the part is rebuilt: from {config} to {rebuilt.config()}")
     own, other = part.state_dict(), rebuilt.state_dict()
     for name in sorted(own.keys() | other.keys()):
         require(name in own and name in other, f"config() rebuilds other weights: {name} is in one part only")

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from arcsm._runtime.memory import Workspace
 from arcsm.conditionals.flow import flow_down, flow_up
-from arcsm.conditionals.piecewise import constant
-from arcsm.conditionals.quadrature import PiecewiseDensity, TailFunction, evaluate_nodes, from_nodes, integrate
+from arcsm.conditionals.piecewise import PiecewiseDensity, constant
+from arcsm.conditionals.quadrature import TailFunction, evaluate_nodes, from_nodes, integrate
 from arcsm.heads import Head, NormalisedHead, ScoreHead
 from arcsm.heads.score import WINDOW_END_WIDTHS
 
@@ -55,11 +55,8 @@ class Accuracy:
 class EvaluationCache:
     """Work shared by evaluations of one head within one thread.
 
-    Attributes:
-        scores: Results of :meth:`Head.prepare_score`, by sigma.
-        scores_and_derivatives: Results of :meth:`Head.prepare_score_and_derivative`, by sigma. They write into the
-            workspace.
-        workspace: Reusable memory.
+    It holds the functions of :meth:`Head.prepare_score` and :meth:`Head.prepare_score_and_derivative`, by sigma, and
+    the memory that the latter write into.
     """
 
     scores: dict[float | None, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
@@ -151,9 +148,8 @@ class Conditionals:
         x = x.to(self.dtype)
         if torch.is_grad_enabled():
             projection = self.projection[rows]
-            return self.head.projected_score_and_derivative(
-                projection.unsqueeze(1) if x.ndim == 2 else projection, x, sigma
-            )
+            projection = projection.unsqueeze(1) if x.ndim == 2 else projection
+            return self.head.projected_score_and_derivative(projection, x, sigma)
         with _without_autocast(x.device.type):
             if isinstance(rows, slice):
                 projection = self._projection[rows]
@@ -230,13 +226,9 @@ class Conditionals:
     def density(
         self, rows: slice, sigma: float | None, anchor: Tensor | None = None, nodes: Tensor | None = None
     ) -> PiecewiseDensity:
-        """Integrate the conditionals ``rows`` at a noise level.
+        """Integrate the conditionals ``rows`` at a noise level from initial nodes ``(n, K)``.
 
-        Arguments:
-            rows: The conditionals.
-            sigma: The noise level.
-            anchor: Points ``(n,)`` whose log density must be accurate; see :func:`integrate`.
-            nodes: Initial nodes, ``(n, K)``. Default: those of :func:`starting_nodes`.
+        The nodes default to :func:`starting_nodes`; for the anchor ``(n,)`` see :func:`integrate`.
         """
         part = replace(self, projection=self.projection[rows], unconverged=0)
         if nodes is None:
@@ -276,8 +268,7 @@ class Conditionals:
     def _integrate(self, x: Tensor, function: Callable[[PiecewiseDensity, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Evaluate a function of the integrated densities at ``x (N,)``, or where the flow carries ``x`` from.
 
-        Returns:
-            The results, ``(*, N)`` in double precision, and the log slope of the flow, ``(N,)``.
+        Return the results, ``(*, N)`` in double precision, and the log slope of the flow, ``(N,)``.
         """
         log_slope = torch.zeros_like(x)
         if self.method == "flow":
@@ -331,19 +322,13 @@ def known_tail(head: Head, sigma: float | None, nodes: Tensor) -> TailFunction |
     """Return the score and derivative at the outer nodes of ``(N, K)`` as a function, if they need no network."""
     if not isinstance(head, ScoreHead) or not head.has_original_score:
         return None
-    innermost = torch.minimum(-nodes[:, 0], nodes[:, -1])
-    support = math.hypot(sigma or 0.0, head.data_std) * WINDOW_END_WIDTHS
-    return (
-        partial(head.tail_score_and_derivative, sigma) if bool((innermost >= support * (1.0 - 1e-12)).all()) else None
-    )
+    start = math.hypot(sigma or 0.0, head.data_std) * WINDOW_END_WIDTHS * (1.0 - 1e-12)
+    in_tails = bool((torch.minimum(-nodes[:, 0], nodes[:, -1]) >= start).all())
+    return partial(head.tail_score_and_derivative, sigma) if in_tails else None
 
 
 def choose_method(head: Head, path: Sequence[float], method: str | None) -> Method:
-    """Return a checked method, or the default: closed form, else the flow with a ladder, else quadrature.
-
-    Raises:
-        ValueError: If the method is unknown, or the model does not offer it.
-    """
+    """Return a checked method, or the default: closed form, else the flow with a ladder, else quadrature."""
     if method is None:
         return "closed_form" if head.normalised else "flow" if len(path) > 1 else "quadrature"
     if method == "flow" and not path:

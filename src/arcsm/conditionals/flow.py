@@ -67,12 +67,8 @@ def flow_up(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Carry ``x (N,)`` from the smallest sigma of the path to the largest: the inverse of :func:`flow_down`.
 
-    Arguments:
-        score: The conditionals; see :data:`LevelScore`.
-        x: The points.
-        path: Sigmas, the largest first.
-        tolerance: Before the last Newton step of each inversion, the largest residual in sigmas. That step is not
-            evaluated again, and may change the log slope by at most this many nats.
+    Before the last Newton step of each inversion, the residual is at most ``tolerance`` sigmas. That step is not
+    evaluated again, and may change the log slope by at most ``tolerance`` nats.
 
     Returns:
         The points at the largest sigma, ``(N,)``, the log slope of the flow down from there, ``(N,)``, and whether
@@ -135,14 +131,7 @@ def _step_down(
 
 
 def _step_up(
-    score: LevelScore,
-    x: Tensor,
-    start: Tensor,
-    rows: Tensor,
-    high: float,
-    low: float,
-    tolerance: float,
-    depth: int = 0,
+    score: LevelScore, x: Tensor, start: Tensor, rows: Tensor, high: float, low: float, tolerance: float, depth: int = 0
 ) -> Inverse:
     """Find the points that a step down carries to ``x``, from initial guesses ``start``; see :func:`_step_down`."""
     inverse = _invert(lambda z, part: _heun(score, z, rows[part], high, low), x, start, tolerance, low, 2.0 * high)
@@ -160,12 +149,7 @@ def _step_up(
 
 
 def _invert(
-    function: Callable[[Tensor, Tensor], Step],
-    target: Tensor,
-    y: Tensor,
-    tolerance: float,
-    scale: float,
-    max_step: float,
+    function: Callable[[Tensor, Tensor], Step], target: Tensor, y: Tensor, tolerance: float, scale: float, limit: float
 ) -> Inverse:
     """Solve ``function(y).x = target`` for an increasing function by Newton steps within a shrinking bracket.
 
@@ -180,7 +164,7 @@ def _invert(
     active = torch.arange(len(y), device=y.device)
     low, high = torch.full_like(y, -math.inf), torch.full_like(y, math.inf)
     previous_length = torch.full_like(y, math.inf)
-    limit = torch.full_like(y, max_step)  # one for each row, so that rows do not depend on their batch
+    longest = torch.full_like(y, limit)  # one for each row, so that rows do not depend on their batch
     for _ in range(_NEWTON_ITERATIONS):
         value, slope, log_slope_derivative, velocity = function(y, active)
         excess = value - target
@@ -195,14 +179,14 @@ def _invert(
         if bool(done.all()):
             break
         low, high = torch.where(excess < 0, y, low), torch.where(excess > 0, y, high)
-        step = torch.where(slope > 0, newton, -excess.sign() * limit)
-        new = y + step.clamp(-limit, limit)
+        step = torch.where(slope > 0, newton, -excess.sign() * longest)
+        new = y + step.clamp(-longest, longest)
         accepted = (new > low) & (new < high) & (step.abs() <= 0.5 * previous_length)
         bracketed = low.isfinite() & high.isfinite()
         new = torch.where(accepted | ~bracketed, new, 0.5 * (low + high))
-        limit = torch.where(bracketed, limit, 2.0 * limit)
+        longest = torch.where(bracketed, longest, 2.0 * longest)
         keep = ~done
         previous_length = torch.where(bracketed, (new - y).abs(), math.inf)[keep]
         active, y, target = active[keep], new[keep], target[keep]
-        low, high, limit = low[keep], high[keep], limit[keep]
+        low, high, longest = low[keep], high[keep], longest[keep]
     return Inverse(solution, log_slopes, velocities, converged)

@@ -41,33 +41,19 @@ _TINY = 1e-300
 
 @dataclass(frozen=True)
 class PiecewiseDensity:
-    """``N`` densities, each on ``K`` ascending nodes, with Gaussian tails.
+    """``N`` densities, each on ``K`` ascending nodes, with Gaussian tails."""
 
-    Attributes:
-        x: Nodes, ``(N, K)``.
-        s: Scores at the nodes, ``(N, K)``.
-        ds: Derivatives of the score, ``(N, K)``.
-        dds: Second derivatives of the score, estimated from neighbouring nodes, ``(N, K)``.
-        energy: Unnormalised log density :math:`E` at the nodes, ``(N, K)``, with maximum zero.
-        cells: Mass of each cell under :math:`e^E`, ``(N, K - 1)``.
-        tails: Mass left of the first and right of the last node, ``(N, 2)``.
-        log_mass: :math:`\\log \\int e^{E}`, ``(N,)``.
-        error: Estimated absolute error of the log density in nats, ``(N,)``.
-        converged: Whether the error is within the requested tolerance, ``(N,)``.
-        evaluations: Number of score evaluations for each conditional, ``(N,)``.
-    """
-
-    x: Tensor
-    s: Tensor
-    ds: Tensor
-    dds: Tensor
-    energy: Tensor
-    cells: Tensor
-    tails: Tensor
-    log_mass: Tensor
-    error: Tensor
-    converged: Tensor
-    evaluations: Tensor
+    x: Tensor  #: Nodes, ``(N, K)``.
+    s: Tensor  #: Scores at the nodes, ``(N, K)``.
+    ds: Tensor  #: Derivatives of the score, ``(N, K)``.
+    dds: Tensor  #: Second derivatives of the score, estimated from neighbouring nodes, ``(N, K)``.
+    energy: Tensor  #: Unnormalised log density :math:`E` at the nodes, ``(N, K)``, with maximum zero.
+    cells: Tensor  #: Mass of each cell under :math:`e^E`, ``(N, K - 1)``.
+    tails: Tensor  #: Mass left of the first and right of the last node, ``(N, 2)``.
+    log_mass: Tensor  #: :math:`\log \int e^{E}`, ``(N,)``.
+    error: Tensor  #: Estimated absolute error of the log density in nats, ``(N,)``.
+    converged: Tensor  #: Whether the error is within the requested tolerance, ``(N,)``.
+    evaluations: Tensor  #: Number of score evaluations for each conditional, ``(N,)``.
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log density at ``x (N, M)`` in nats."""
@@ -75,9 +61,9 @@ class PiecewiseDensity:
         polynomial, width = self._within(cell)
         inside = self.energy.gather(1, cell) + rise_at(polynomial, offset / width)
         left, right = x < self.x[:, :1], x > self.x[:, -1:]
-        distance = torch.where(left, x - self.x[:, :1], x - self.x[:, -1:])
         edge = torch.where(left, 0, self.x.shape[1] - 1)
-        energy, s, ds = (t.gather(1, edge) for t in (self.energy, self.s, self.ds.clamp(max=0.0)))
+        node, energy, s, ds = (t.gather(1, edge) for t in (self.x, self.energy, self.s, self.ds.clamp(max=0.0)))
+        distance = x - node
         outside = energy + s * distance + 0.5 * ds * distance.square()
         return torch.where(left | right, outside, inside) - self.log_mass[:, None]
 
@@ -86,8 +72,7 @@ class PiecewiseDensity:
         cell, offset = self._locate(x)
         polynomial, width = self._within(cell)
         mean, _ = _mean_and_end(polynomial, offset / width)
-        part = torch.exp(self.energy.gather(1, cell)) * offset * mean
-        inside = self._cumulative().gather(1, cell) + part
+        inside = self._cumulative().gather(1, cell) + torch.exp(self.energy.gather(1, cell)) * offset * mean
         left = tail_mass(self.energy[:, :1], -self.s[:, :1], self.ds[:, :1], x - self.x[:, :1])
         right = tail_mass(self.energy[:, -1:], self.s[:, -1:], self.ds[:, -1:], self.x[:, -1:] - x)
         total = torch.exp(self.log_mass)[:, None]
@@ -166,8 +151,7 @@ class PiecewiseDensity:
             outside = mass < tail
             if not bool(outside.any()):
                 continue
-            slope = side * self.s[:, edge, None]
-            curvature = -self.ds[:, edge, None]
+            slope, curvature = side * self.s[:, edge, None], -self.ds[:, edge, None]
             # mass / tail = erfc(z + d sqrt(k / 2)) / erfc(z) for a Gaussian tail, exp(slope d) for an exponential one
             share = (mass / tail.clamp(min=_TINY)).clamp(_TINY, 1.0)
             root = torch.sqrt(0.5 * curvature.clamp(min=1e-12))
@@ -285,8 +269,7 @@ def tail_mass(energy: Tensor, slope: Tensor, ds: Tensor, distance: Tensor | floa
     ds = ds.clamp(max=0.0)
     slope, energy = slope - ds * distance, energy - slope * distance + 0.5 * ds * torch.as_tensor(distance) ** 2
     bends, falls = ds < -1e-12, slope < -1e-12
-    root = torch.sqrt(-2.0 * torch.where(bends, ds, -torch.ones_like(ds)))
+    root = torch.sqrt(-2.0 * torch.where(bends, ds, -1.0))
     gaussian = math.sqrt(math.pi) / root * torch.special.erfcx(-slope / root)
-    exponential = -1.0 / torch.where(falls, slope, -torch.ones_like(slope))
-    shape = torch.where(bends, gaussian, torch.where(falls, exponential, torch.full_like(slope, math.inf)))
-    return torch.exp(energy) * shape
+    exponential = -1.0 / torch.where(falls, slope, -1.0)
+    return torch.exp(energy) * torch.where(bends, gaussian, torch.where(falls, exponential, math.inf))

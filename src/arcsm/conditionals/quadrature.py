@@ -14,16 +14,6 @@ from torch import Tensor
 
 from arcsm.conditionals.piecewise import PiecewiseDensity, cell_masses, polynomial_of, second_derivative, tail_mass
 
-__all__ = [
-    "PiecewiseDensity",
-    "ScoreFunction",
-    "TailFunction",
-    "evaluate_nodes",
-    "from_nodes",
-    "integrate",
-    "interpolation_error",
-]
-
 #: ``score(x, rows)`` maps values ``(n, K)`` of the conditionals ``rows (n,)`` to score and derivative, ``(n, K)``.
 ScoreFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 #: ``tail(x)`` maps values ``(*)`` far outside the data to score and derivative, ``(*)``, without a network.
@@ -54,8 +44,8 @@ def integrate(
 
     Arguments:
         score: The conditionals; see :data:`ScoreFunction`.
-        nodes: Initial nodes, ``(N, K0)`` or ``(K0,)`` with ``K0 >= 2``, ascending. The outer two must bracket the
-            modes. Beyond them the score is extrapolated linearly.
+        nodes: Initial nodes, ``(N, K0)`` or ``(K0,)`` with ``K0 >= 2``, ascending, at most ``max_evaluations``. The
+            outer two must bracket the modes. Beyond them the score is extrapolated linearly.
         anchor: Points ``(N,)`` whose log density must be accurate. They become nodes. Default: the modes.
         tol: Target error of the log density in nats.
         max_evaluations: Largest number of score evaluations for one conditional.
@@ -64,9 +54,6 @@ def integrate(
 
     Returns:
         The densities in double precision, with error estimates.
-
-    Raises:
-        ValueError: If the nodes are not ascending, or more than ``max_evaluations``.
 
     Example:
         >>> gaussian = lambda x, rows: (-(x - 3.0), torch.full_like(x, -1.0))
@@ -81,14 +68,12 @@ def integrate(
     if anchor is not None:
         nodes = _insert(nodes.expand(len(anchor), -1), anchor[:, None].to(nodes.dtype))
     free = 0 if tail is None else 2  # nodes that cost no evaluation
-    if nodes.shape[1] - free > max_evaluations:
-        raise ValueError(
-            f"max_evaluations: expected at least {nodes.shape[1] - free} for the starting nodes, got {max_evaluations}"
-        )
+    needed = nodes.shape[1] - free
+    if needed > max_evaluations:
+        raise ValueError(f"max_evaluations: expected at least {needed} for the starting nodes, got {max_evaluations}")
 
     with torch.no_grad():
-        rows = torch.arange(len(nodes), device=nodes.device)
-        x = nodes
+        x, rows = nodes, torch.arange(len(nodes), device=nodes.device)
         s, ds = evaluate_nodes(score, x, rows, tail)
         finished: list[tuple[Tensor, PiecewiseDensity]] = []
         while True:
@@ -148,9 +133,6 @@ def _insert(nodes: Tensor, anchor: Tensor) -> Tensor:
     return torch.cat([moved, new], 1).sort(1).values
 
 
-# Error estimates ----------------------------------------------------------------------------------------------------
-
-
 def _assess(
     x: Tensor, s: Tensor, ds: Tensor, anchor: Tensor | None, tol: float, free: int = 0
 ) -> tuple[PiecewiseDensity, Tensor, Tensor]:
@@ -159,8 +141,7 @@ def _assess(
     width = x.diff(dim=1)
     dds = second_derivative(width, s, ds)
     polynomial = polynomial_of(width, *((f[:, :-1], f[:, 1:]) for f in (s, ds, dds)))
-    steps = sum(polynomial)
-    energy = torch.cat([torch.zeros_like(x[:, :1]), torch.as_tensor(steps).cumsum(1)], 1)
+    energy = torch.cat([torch.zeros_like(x[:, :1]), torch.as_tensor(sum(polynomial)).cumsum(1)], 1)
     energy = energy - energy.detach().amax(1, keepdim=True)
     cells, rule_errors = cell_masses(energy, width, polynomial)
     outer = slice(None, None, x.shape[1] - 1)  # the first node and the last
@@ -240,13 +221,8 @@ def _outer_share(
     peaks = [torch.where(side, favoured, -math.inf).amax(1, keepdim=True) for side in (~on_right, on_right)]
     peak = torch.where(on_right, peaks[1], peaks[0])  # one for each side, so that the smaller side does not underflow
     mass = torch.exp(favoured - peak)
-    left_mass = mass[:, :-2].cumsum(1)
-    right_mass = mass[:, 2:].flip(1).cumsum(1).flip(1)
-    outer = torch.where(on_right[:, 1:-1], right_mass, left_mass)
+    outer = torch.where(on_right[:, 1:-1], mass[:, 2:].flip(1).cumsum(1).flip(1), mass[:, :-2].cumsum(1))
     return torch.sigmoid(peak[:, 1:-1] + outer.log() - rest)
-
-
-# Refinement ---------------------------------------------------------------------------------------------------------
 
 
 def _split(

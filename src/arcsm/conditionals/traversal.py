@@ -35,21 +35,9 @@ def map_conditionals(
 ) -> Tensor:
     """Apply a function to the conditional of every value of every row, in bounded memory.
 
-    Arguments:
-        function: Maps conditionals and their values ``(N,)`` to results ``(N,)``.
-        context: The context network.
-        head: The head.
-        z: Rows in standardised units, ``(*, D)``; NaN where values are missing.
-        condition: Condition of each row, ``(*, F)`` or labels ``(*)``.
-        build: Builds the conditionals.
-        with_gradients: Whether gradients may flow.
-        needs_values: Whether ``function`` uses the values. The result of a missing value is then NaN.
-
-    Returns:
-        The results, ``(*, D)``.
-
-    Warns:
-        AccuracyWarning: If integrals missed their tolerance.
+    The function maps conditionals and their values ``(N,)`` to results ``(N,)``; rows ``z (*, D)`` give ``(*, D)``. If
+    it ``needs_values``, the result of a missing value (NaN) is NaN. Gradients flow only ``with_gradients``. Integrals
+    that missed their tolerance cause one :class:`AccuracyWarning`.
     """
     keep_freed_memory()
     features = context.features
@@ -82,17 +70,8 @@ def ancestral(
 ) -> int:
     """Choose the value of one dimension after another, in the order of the context (ancestral sampling).
 
-    Arguments:
-        choose: Maps the conditionals of a dimension and its index to values ``(n,)``.
-        context: The context network.
-        head: The head.
-        z: Filled with the chosen values, ``(n, D)``, in standardised units.
-        condition: Condition of each row, ``(n, F)`` or labels ``(n,)``.
-        build: Builds the conditionals.
-        advance: Called after each dimension.
-
-    Returns:
-        The number of integrals that missed their tolerance.
+    ``choose`` maps the conditionals of a dimension and its index to values ``(n,)``, which fill ``z (n, D)``. After
+    each dimension, ``advance`` is called. Return the number of integrals that missed their tolerance.
     """
     keep_freed_memory()
     state = context.begin((len(z),), condition)
@@ -111,7 +90,5 @@ def ancestral(
 def warn_unconverged(unconverged: int, total: int) -> None:
     """Warn if some integrals missed the requested tolerance; one conditional may have several."""
     if unconverged:
-        warn(
-            f"{unconverged} integrals (of {total} conditionals) missed the tolerance; raise max_evaluations or tol",
-            AccuracyWarning,
-        )
+        missed = f"{unconverged} integrals (of {total} conditionals) missed the tolerance"
+        warn(f"{missed}; raise max_evaluations or tol", AccuracyWarning)

@@ -70,9 +70,7 @@ class Context(nn.Module, ABC):
     def begin(self, batch_shape: Sequence[int], condition: Tensor | None = None) -> Any:
         """Return the state before the first step for a batch of rows, with gradients switched off.
 
-        Arguments:
-            batch_shape: The leading dimensions ``*`` of the rows.
-            condition: As in :meth:`forward`.
+        ``batch_shape`` is the leading dimensions ``*`` of the rows, and the condition is as in :meth:`forward`.
         """
 
     @abstractmethod
@@ -85,14 +83,10 @@ class Context(nn.Module, ABC):
         """
 
     def select(self, state: Any, rows: Tensor) -> None:
-        """Replace the rows of a state by some of them, repeated or reordered. Optional; particle filters need it.
+        """Replace the rows of a state for a batch ``(B,)`` by some of them, repeated or reordered, in place.
 
-        Arguments:
-            state: A state for a batch of shape ``(B,)``, which is updated in place.
-            rows: Indices from 0 to ``B - 1``, ``(M,)``. The batch has the shape ``(M,)`` afterwards.
-
-        Raises:
-            NotImplementedError: If the context does not support it.
+        The indices ``rows (M,)`` are from 0 to ``B - 1``; the batch then has the shape ``(M,)``. This method is
+        optional. Only particle filters need it, and by default it raises ``NotImplementedError``.
         """
         raise NotImplementedError(f"{type(self).__name__} does not support the selection of rows")
 
@@ -103,10 +97,10 @@ class Context(nn.Module, ABC):
         """
         return constructor_arguments(self)
 
-    # Checks of arguments, for the methods of subclasses; each raises ValueError -----------------------------------
+    # Checks of arguments, for the methods of subclasses; each raises ValueError
 
     def check_kind_of_condition(self) -> None:
-        """Check ``condition_features`` and ``classes``: neither is negative, and at most one is positive."""
+        """Check that neither ``condition_features`` nor ``classes`` is negative, and at most one is positive."""
         if min(self.condition_features, self.classes) < 0 or (self.condition_features and self.classes):
             raise ValueError(
                 f"{type(self).__name__}: expected condition_features or classes, not both, "
@@ -134,9 +128,7 @@ class Context(nn.Module, ABC):
     def check_condition(self, condition: Tensor | None, batch_shape: Sequence[int]) -> Tensor | None:
         """Check a condition as :meth:`forward` gets it, and give each row of the batch its own.
 
-        Returns:
-            Labels ``(*)`` of type int64, or vectors ``(*, F)`` in the type and on the device of the weights; ``None``
-            for a context without conditions.
+        Return int64 labels ``(*)``, or vectors ``(*, F)`` in the type and on the device of the weights, or ``None``.
         """
         classes, size = self.classes, self.condition_features
         if not (classes or size):

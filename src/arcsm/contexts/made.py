@@ -34,8 +34,7 @@ class MaskedLinear(nn.Linear):
             self.weight.normal_().mul_(mask / fan_in.sqrt())
             self.bias.zero_()
 
-    def masked_weight(self) -> Tensor:
-        """Return the weight with zeros at the masked entries, ``(out, in)``."""
+    def masked_weight(self) -> Tensor:  # (out, in)
         return self.weight * self.mask
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,9 +48,6 @@ class FourierFeatures(nn.Module):
     """Each value with sines and cosines of it, ``(*, D)`` to ``(*, D * features)``.
 
     If values may be missing, a flag marks a missing value, and its other features are zero.
-
-    Attributes:
-        features: Features of one value, ``1 + 2 J``, or ``2 + 2 J`` with the flag.
     """
 
     frequencies: Tensor
@@ -59,7 +55,7 @@ class FourierFeatures(nn.Module):
     def __init__(self, sinusoids: int, max_frequency: float, missing: bool = False) -> None:
         super().__init__()
         self.sinusoids, self.missing = sinusoids, missing
-        self.features = 1 + 2 * sinusoids + missing
+        self.features = 1 + 2 * sinusoids + missing  # of one value
         frequencies = fourier_frequencies(sinusoids, max_frequency)
         self.register_buffer("frequencies", frequencies.to(torch.get_default_dtype()), persistent=False)
 
@@ -81,10 +77,7 @@ class RandomMasking(nn.Module):
     """Random missing values in training, so that contexts of incomplete rows are learned.
 
     Half of the rows stay complete, so that contexts of complete rows are still learned well. In each other row, values
-    go missing with a probability that is drawn between zero and twice ``share``.
-
-    Arguments:
-        share: Mean fraction of missing values in these rows, at most 0.5; 0 for none.
+    go missing with a probability that is drawn between zero and twice ``share``, the mean fraction, at most 0.5.
     """
 
     def __init__(self, share: float) -> None:
@@ -200,11 +193,9 @@ class MADE(Context):
     def _check_sizes(self) -> None:
         sizes = (self.features, self.context_features, *self.hidden_features)
         if min(sizes) < 1 or max(*sizes, self.sinusoids) > _MAX_SIZE:
-            raise ValueError(
-                f"MADE: expected sizes from 1 to {_MAX_SIZE}, got features={self.features}, "
-                f"context_features={self.context_features}, hidden_features={self.hidden_features}, "
-                f"sinusoids={self.sinusoids}"
-            )
+            names = ("features", "context_features", "hidden_features", "sinusoids")
+            got = ", ".join(f"{name}={getattr(self, name)}" for name in names)
+            raise ValueError(f"MADE: expected sizes from 1 to {_MAX_SIZE}, got {got}")
         self.check_kind_of_condition()
         if self.residual and len(set(self.hidden_features)) > 1:
             raise ValueError(f"hidden_features: residual layers need one width, got {self.hidden_features}")
@@ -218,7 +209,7 @@ class MADE(Context):
         return lowest + torch.arange(units) * (self.features - lowest) // units
 
     def _condition_layers(self) -> nn.ModuleList:
-        """Return the maps of the condition to the first hidden layer (if there is one) and to all contexts."""
+        """Return the maps of the condition to the first hidden layer, if there is one, and to all contexts."""
         sizes = [*self.hidden_features[:1], self.features * self.context_features]
         if self.classes:
             return nn.ModuleList(nn.Embedding(self.classes, size) for size in sizes)
@@ -232,14 +223,11 @@ class MADE(Context):
         return self.order == tuple(range(self.features))
 
     def masked_layers(self) -> list[MaskedLinear]:
-        """Return the hidden layers and the output layer."""
         return [layer for layer in self.layers if isinstance(layer, MaskedLinear)]
 
-    def _condition_terms(
-        self, condition: Tensor | None, batch_shape: Sequence[int]
-    ) -> tuple[Tensor | float, Tensor | float]:
+    def _condition_terms(self, condition: Tensor | None, shape: Sequence[int]) -> tuple[Tensor | float, Tensor | float]:
         """Return what the condition adds to the first hidden layer ``(*, H)`` and to the contexts ``(*, D * C)``."""
-        condition = self.check_condition(condition, batch_shape)
+        condition = self.check_condition(condition, shape)
         if condition is None or self.condition is None:
             return 0.0, 0.0
         terms = [layer(condition) for layer in self.condition]
@@ -252,16 +240,15 @@ class MADE(Context):
         for index, layer in enumerate(self.layers[:-1]):
             update = F.silu(layer(hidden) + (hidden_term if index == 0 else 0.0))  # (*, H)
             hidden = hidden + update if self.residual and index > 0 else update
-        output = self.layers[-1](hidden) + output_term  # (*, D * C) by position
-        contexts = output.unflatten(-1, (self.features, self.context_features))
-        return contexts if self._is_in_column_order else contexts[..., self.positions, :]  # (*, D, C) by feature
+        contexts = (self.layers[-1](hidden) + output_term).unflatten(-1, (self.features, self.context_features))
+        return contexts if self._is_in_column_order else contexts[..., self.positions, :]  # (*, D, C), now by feature
 
     @torch.no_grad()
     def begin(self, batch_shape: Sequence[int], condition: Tensor | None = None) -> MADEState:
         shape = tuple(int(size) for size in batch_shape)
         rows = math.prod(shape)
         layers = self.masked_layers()
-        weights = [layer.masked_weight() for layer in layers]
+        weights: list[Tensor] = [layer.masked_weight() for layer in layers]
         biases: list[Tensor] = [layer.bias for layer in layers]
 
         def with_term(bias: Tensor, term: Tensor | float) -> Tensor:
@@ -288,10 +275,7 @@ class MADE(Context):
             width = self._input_features.features
             state.inputs[:, (d - 1) * width : d * width] = self._input_features(x_previous.reshape(-1, 1))
 
-        below, seen = (
-            state.inputs,
-            d * self._input_features.features,
-        )  # units of the layer below, and how many are known
+        below, seen = state.inputs, d * self._input_features.features  # the layer below, and its number of known units
         for index, (hidden, ends) in enumerate(zip(state.hidden, self._ends, strict=True)):
             start, stop = (ends[d - 1] if d else 0), ends[d]
             if stop > start:

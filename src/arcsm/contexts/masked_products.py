@@ -30,11 +30,7 @@ UnitBlocks = tuple[UnitBlock, ...]
 
 
 def unit_blocks(mask: Tensor, count: int = _BLOCKS) -> UnitBlocks:
-    """Divide the units of a mask ``(out, in)`` into at most ``count`` blocks of equal size.
-
-    Raises:
-        ValueError: If the mask is not block lower-triangular.
-    """
+    """Divide the units of a block lower-triangular mask ``(out, in)`` into at most ``count`` blocks of equal size."""
     reach = mask.sum(1).long()  # (out,)
     stairs = torch.arange(mask.shape[1], device=mask.device) < reach[:, None]
     if not torch.equal(stairs, mask.bool()) or bool((reach.diff() < 0).any()):
@@ -45,17 +41,10 @@ def unit_blocks(mask: Tensor, count: int = _BLOCKS) -> UnitBlocks:
 
 
 def masked_linear(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor, blocks: UnitBlocks) -> Tensor:
-    """Compute ``x @ (weight * mask).T + bias``, differentiable any number of times, in the precision of autocast.
+    """Compute ``x @ (weight * mask).T + bias``, ``(*, in)`` to ``(*, out)``, in the precision of autocast.
 
-    Arguments:
-        x: ``(*, in)``.
-        weight: ``(out, in)``. Masked entries are never read, and their gradient is zero.
-        mask: ``(out, in)``, block lower-triangular.
-        bias: ``(out,)``.
-        blocks: The blocks of the mask, from :func:`unit_blocks`.
-
-    Returns:
-        ``(*, out)``.
+    The result is differentiable any number of times. Masked entries of the weight ``(out, in)`` are never read, and
+    their gradient is zero. The ``blocks`` of the mask are from :func:`unit_blocks`.
 
     Raises:
         RuntimeError: If ``x`` and the weight differ in precision, without autocast.
@@ -84,8 +73,7 @@ class _Outputs(torch.autograd.Function):
         outputs = []
         for block in blocks:
             dense, stairs = _block_weights(weight, mask, block, x.dtype)
-            output = x[:, : block.dense] @ dense.T
-            outputs.append(output.addmm_(x[:, block.dense : block.seen], stairs.T))
+            outputs.append((x[:, : block.dense] @ dense.T).addmm_(x[:, block.dense : block.seen], stairs.T))
         return torch.cat(outputs, 1)
 
     @staticmethod

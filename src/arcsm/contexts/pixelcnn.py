@@ -79,11 +79,10 @@ class PixelCNNPP(Context):
         self.nr_filters, self.nr_resnet, self.dropout = nr_filters, nr_resnet, dropout
         self.condition_features, self.classes = condition_features, classes
         self.check_kind_of_condition()
-        channels = shape[0]
         self.features = math.prod(shape)
         self.order = tuple(torch.arange(self.features).view(shape).permute(1, 2, 0).flatten().tolist())
 
-        filters = nr_filters
+        channels, filters = shape[0], nr_filters
         self.above_input = ShiftedConv(channels + 1, filters, (2, 3), right=False)
         self.row_input_above = ShiftedConv(channels + 1, filters, (1, 3), right=False)
         self.row_input_left = ShiftedConv(channels + 1, filters, (2, 1), right=True)
@@ -140,7 +139,7 @@ class PixelCNNPP(Context):
         above, row = aboves.pop(), rows.pop()
         for scale in reversed(range(_SCALES)):
             if scale < _SCALES - 1:
-                size = (aboves[-1].shape[-2], aboves[-1].shape[-1])
+                size = aboves[-1].shape[-2:]
                 above, row = self.grow_above[scale](above, size), self.grow_row[scale](row, size)
             for block_above, block_row in _pairs(self.up_above[scale], self.up_row[scale]):
                 above = block_above(above, [aboves.pop()], condition)
@@ -148,7 +147,7 @@ class PixelCNNPP(Context):
         return row
 
     def _flat_condition(self, condition: Tensor | None, batch_shape: Sequence[int]) -> Tensor | None:
-        """Return the condition with one row for each image, labels ``(B,)`` or vectors ``(B, F)``."""
+        """Return labels ``(B,)`` or vectors ``(B, F)``, one for each image."""
         condition = self.check_condition(condition, batch_shape)
         if condition is None:
             return None
@@ -170,7 +169,6 @@ class PixelCNNPP(Context):
 
 
 def _pairs(first: nn.Module, second: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
-    """Return the blocks of the two feature maps at one scale, in pairs."""
     return list(zip(cast(nn.ModuleList, first), cast(nn.ModuleList, second), strict=True))
 
 

@@ -39,13 +39,9 @@ class PixelCNNNetwork(Protocol):
 
 
 class _Layer:
-    """A layer of the incremental pass with tensors that have a batch dimension.
+    """A layer of the incremental pass with tensors that have a batch dimension."""
 
-    Attributes:
-        batch_dimensions: The batch dimension of these attributes. Tensors of layers within this one are not listed.
-    """
-
-    batch_dimensions: ClassVar[dict[str, int]] = {}
+    batch_dimensions: ClassVar[dict[str, int]] = {}  # of its own tensors, not those of layers within it
 
     def select(self, rows: Tensor) -> None:
         """Replace the images by some of them, ``rows (M,)``, in this layer and all layers within it."""
@@ -92,16 +88,11 @@ class _RowConv(_Layer):
 
 
 class _PixelConv(_Layer):
-    """A convolution over the row itself, one pixel ``(B, C)`` at a time.
-
-    Attributes:
-        row_terms: For each pixel of the row, the bias, the terms of the row above, and terms that others add,
-            ``(W', B, O)``.
-    """
+    """A convolution over the row itself, one pixel ``(B, C)`` at a time."""
 
     batch_dimensions: ClassVar[dict[str, int]] = {"row": 0, "row_terms": 1}
 
-    row_terms: Tensor
+    row_terms: Tensor  # (W', B, O) for each pixel: the bias, the terms of the row above, and terms that others add
 
     def __init__(self, layer: ShiftedConv, images: int, width: int) -> None:
         weight, self.bias = cast(Tensor, layer.conv.weight), cast(Tensor, layer.conv.bias)
@@ -220,20 +211,15 @@ class _PixelGrow(_Layer):
 
 
 class PixelCNNState(_Layer):
-    """State of an incremental pass over a batch of images.
+    """State of an incremental pass over a batch of images, ``position`` of whose values are known."""
 
-    Attributes:
-        position: Number of known values, in the order of the chain rule.
-    """
-
-    batch_dimensions: ClassVar[dict[str, int]] = {"values_above": 0, "values": 0, "hidden": 0, "input_terms": 1}
+    batch_dimensions: ClassVar[dict[str, int]] = {"values": 0, "hidden": 0, "input_terms": 1}
 
     def __init__(self, network: PixelCNNNetwork, batch_shape: tuple[int, ...], condition: Tensor | None) -> None:
         self.network, self.batch_shape, self.position = network, batch_shape, 0
         self.images = images = math.prod(batch_shape)
         channels, _, width = network.image_shape
         like = network.channels.of_pixel.weight
-        self.values_above = like.new_zeros(images, width, channels)  # of the row above
         self.values = like.new_zeros(images, width, channels)  # of the row
         half = (width + 1) // 2
         self.widths = widths = [width, half, (half + 1) // 2]  # of each scale
@@ -285,9 +271,8 @@ class PixelCNNState(_Layer):
         if channel == 0:
             if column == 0:
                 self._begin_row(row)
-            features = self._advance_row(row, column)
             weight, bias = self.pixel_layer
-            hidden = torch.addmm(bias, concat_elu(features), weight)
+            hidden = torch.addmm(bias, concat_elu(self._advance_row(row, column)), weight)
             self.hidden = hidden.view(self.images, channels, -1)  # (B, K, F)
         hidden = self.hidden[:, channel]
         if self.earlier_weight is not None and channel:
@@ -296,18 +281,15 @@ class PixelCNNState(_Layer):
         self.position += 1
         return context.view(*self.batch_shape, -1)
 
-    # The rows above ---------------------------------------------------------------------------------------------
-
     def _begin_row(self, row: int) -> None:
-        """Compute all that depends on the rows above a new row."""
         images, width, filters = self.images, self.widths[0], self.network.nr_filters
         if row == 0:
             above = terms = self.values.new_zeros(images, width, filters)
             left = self.values.new_zeros(images, width, filters)
             left[:, 1:] = self.left_bias
         else:
-            self.values_above, self.values = self.values, torch.zeros_like(self.values)
-            inputs = _with_ones(self.values_above)
+            inputs = _with_ones(self.values)  # of the row above
+            self.values = torch.zeros_like(self.values)
             above, terms = self.above_input.advance(inputs), self.row_input_above.advance(inputs)
             left = F.pad((inputs @ self.left[0] + self.left_bias)[:, :-1], (0, 0, 1, 0))
         self.input_terms = (terms + left).transpose(0, 1)  # (W, B, F)
@@ -337,8 +319,6 @@ class PixelCNNState(_Layer):
                 row_block.begin_row(above)
             if scale:
                 self.grow_above[scale - 1].advance(above)
-
-    # The row itself ---------------------------------------------------------------------------------------------
 
     def _advance_row(self, row: int, column: int) -> Tensor:
         """Advance the features of the row by one pixel and return them, ``(B, F)``."""

@@ -17,14 +17,9 @@ def concat_elu(x: Tensor, dim: int = 1) -> Tensor:
 
 
 class ShiftedConv(nn.Module):
-    """A convolution that sees no pixel below, and optionally none to the right.
+    """A convolution that sees no pixel below, and with ``right`` none to the right.
 
-    Arguments:
-        inputs: Input channels.
-        outputs: Output channels.
-        kernel: Height and width.
-        right: Whether the kernel ends at the pixel itself. Otherwise it is centred horizontally.
-        stride: Vertical and horizontal stride, which starts at the first row and column.
+    Without ``right``, the kernel ``(height, width)`` is centred horizontally. Strides start at the first row and pixel.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], right: bool, stride: int = 1) -> None:
@@ -56,13 +51,8 @@ class ShiftedDeconv(nn.Module):
 class GatedResidual(nn.Module):
     """A gated residual block: two causal convolutions, with concat-ELU and dropout in between.
 
-    Arguments:
-        filters: Input and output channels.
-        right: As in :class:`ShiftedConv`, for both convolutions.
-        skips: Number of other feature maps that are added after the first convolution.
-        dropout: Probability.
-        condition: Size of a condition vector, or number of classes.
-        classes: Whether ``condition`` is a number of classes.
+    After the first convolution, ``skips`` other feature maps are added. ``condition`` is the size of a condition vector
+    or, with ``classes``, the number of labels.
     """
 
     def __init__(self, filters: int, right: bool, skips: int, dropout: float, condition: int, classes: bool) -> None:

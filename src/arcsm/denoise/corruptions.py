@@ -140,10 +140,7 @@ class SaltAndPepper:
     def of_images(cls, probability: float, levels: int, smallest_noise: float = 0.0) -> Self:
         """Return the corruption of images in [-1, 1) whose values are the midpoints of their grey levels.
 
-        Arguments:
-            probability: Probability that a value is replaced.
-            levels: Number of grey levels.
-            smallest_noise: Smallest noise of the model's ladder, in data units.
+        ``smallest_noise`` is that of the model's ladder, in data units.
         """
         edge = 1.0 - 1.5 / levels
         return cls(probability, -edge, edge, width=2.0 / levels + 2.0 * smallest_noise)

@@ -62,12 +62,11 @@ def particle_filter(
 
     A candidate that makes later corrupted values unlikely loses weight, so that later evidence reaches earlier
     dimensions. When the weights have become too unequal, candidates are resampled systematically. In long rows,
-    few distinct ancestors then remain for the first dimensions, whose posterior is represented coarsely.
+    few distinct ancestors then remain for the first dimensions, whose posterior is represented coarsely. Other
+    arguments and warnings are as in :func:`arcsm.denoise.posterior`.
 
     References:
         A Tutorial on Particle Filtering and Smoothing (Doucet and Johansen, 2009), Section 4.2 (optimal proposal)
-
-    Other arguments are those of :func:`arcsm.denoise.posterior`.
 
     Arguments:
         count: Number of candidates :math:`K` for each row.
@@ -76,9 +75,6 @@ def particle_filter(
 
     Raises:
         ValueError: If there are no rows, ``count`` is below one, or ``threshold`` is outside [0, 1].
-
-    Warns:
-        AccuracyWarning: Once a call, if some integrals missed ``tol``.
 
     Example:
         >>> from arcsm import MADE, GaussianHead
@@ -111,7 +107,7 @@ def particle_filter(
                 posterior = standardised_at(corruption, model, d).posterior(conditionals, corrupted)
                 batch.reweight(posterior.log_evidence())
                 posterior = batch.resample(model, posterior, threshold, generator)
-                batch.extend(d, posterior.icdf(open_uniform_like(corrupted, generator)))
+                batch.candidates[:, d] = batch.previous = posterior.icdf(open_uniform_like(corrupted, generator))
                 unconverged += conditionals.unconverged
                 advance()
             batches.append(batch)
@@ -166,10 +162,6 @@ class _Particles:
         self.candidates = self.candidates[rows]
         model.context.select(self.state, rows)
         return posterior.select(rows)
-
-    def extend(self, d: int, values: Tensor) -> None:
-        """Set dimension ``d`` of all candidates."""
-        self.candidates[:, d] = self.previous = values
 
 
 def systematic_resampling(

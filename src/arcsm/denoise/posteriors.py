@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ _ADDED_NODES, _ROUNDS = 32, 3  # of refinement
 _SMALL_RISE = 1e-4  # of a log density between two nodes, below which series replace formulas
 
 
+@dataclass(frozen=True)
 class Posterior(ABC):
     """Posteriors of ``N`` values of one dimension, in standardised units."""
 
@@ -47,9 +49,10 @@ class Posterior(ABC):
     def icdf(self, u: Tensor) -> Tensor:
         """Return the quantiles ``u (N,)`` in (0, 1), ``(N,)``."""
 
-    @abstractmethod
-    def select(self, rows: Tensor) -> Posterior:
+    def select(self, rows: Tensor) -> Self:
         """Return the posteriors ``rows (M,)``, in this order."""
+        selected = {name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **selected)
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,8 @@ class IntegratedPosterior(Posterior):
     def icdf(self, u: Tensor) -> Tensor:
         return self.density.icdf(u.double()[:, None])[:, 0].to(self.y)
 
-    def select(self, rows: Tensor) -> Posterior:
-        return replace(self, density=self.density.select(rows), rows=self.rows[rows], y=self.y[rows])
+    def select(self, rows: Tensor) -> Self:
+        return replace(super().select(rows), density=self.density.select(rows))
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,7 @@ class CellPosterior(Posterior):
     def _log_weights(self) -> Tensor:
         return self.log_likelihood + _cell_edges(self.x.device).diff().log()
 
-    def shares(self) -> Tensor:
-        """Return the posterior probability of each cell, ``(N, M)``."""
+    def shares(self) -> Tensor:  # (N, M)
         return torch.softmax(self._log_weights(), 1)
 
     def log_evidence(self) -> Tensor:
@@ -107,9 +109,6 @@ class CellPosterior(Posterior):
         cell, fraction = _locate(self.shares(), u[:, None])
         v = (edges[cell] + fraction * edges.diff()[cell])[:, 0].clamp(1e-9, 1.0 - 1e-9)
         return self.prior.apply(lambda prior: prior.icdf(v), self.rows).to(self.x)
-
-    def select(self, rows: Tensor) -> Posterior:
-        return replace(self, x=self.x[rows], log_likelihood=self.log_likelihood[rows], rows=self.rows[rows])
 
 
 @dataclass(frozen=True)
@@ -150,12 +149,8 @@ class InterpolatedPosterior(Posterior):
         return self.x.gather(1, cell) + t.clamp(0.0, 1.0) * self.x.diff(dim=1).gather(1, cell)
 
     def with_nodes(self, x: Tensor, log_density: Tensor) -> InterpolatedPosterior:
-        """Return the posteriors with more nodes ``(N, M)``."""
         nodes, order = torch.cat([self.x, x], 1).sort(1)
         return InterpolatedPosterior(nodes, torch.cat([self.log_density, log_density], 1).gather(1, order))
-
-    def select(self, rows: Tensor) -> Posterior:
-        return InterpolatedPosterior(self.x[rows], self.log_density[rows])
 
 
 @dataclass(frozen=True)
@@ -183,9 +178,6 @@ class FlowPosterior(Posterior):
             if len(rows := mask.nonzero()[:, 0]):
                 merged[rows] = function(posterior.select(self.index[rows]), rows).to(merged)
         return merged
-
-    def select(self, rows: Tensor) -> Posterior:
-        return replace(self, in_cells=self.in_cells[rows], index=self.index[rows])
 
 
 @dataclass(frozen=True)
@@ -226,10 +218,6 @@ class SpikeAndSlabPosterior(Posterior):
         x = self.prior.apply(lambda prior: prior.icdf(v), self.rows[inside])
         return torch.where(u > 0.5, math.inf, -math.inf).to(self.y).index_put((inside,), x)
 
-    def select(self, rows: Tensor) -> Posterior:
-        selected = {name: getattr(self, name)[rows] for name in ("rows", "y", "spike", "log_density")}
-        return replace(self, **selected)
-
 
 @dataclass(frozen=True)
 class MissingValuePosterior(Posterior):
@@ -254,12 +242,6 @@ class MissingValuePosterior(Posterior):
     def _filled(self, function: Callable[[Conditionals], Tensor]) -> Tensor:
         missing = self.y.isnan().nonzero()[:, 0]
         return self.y.index_put((missing,), self.prior.apply(function, self.rows[missing]).to(self.y))
-
-    def select(self, rows: Tensor) -> Posterior:
-        return replace(self, rows=self.rows[rows], y=self.y[rows])
-
-
-# The flow -----------------------------------------------------------------------------------------------------------
 
 
 def flow_posterior(prior: Conditionals, y: Tensor, noise_std: float, log_likelihood: LogLikelihood) -> Posterior:
@@ -336,7 +318,6 @@ def _locate(shares: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _prior_mean(conditionals: Conditionals) -> Tensor:
-    """Return the means of conditionals, ``(N,)``."""
     if conditionals.method == "flow":
         x = _cell_medians(conditionals)
         return x @ _cell_edges(x.device).diff().to(x)
@@ -344,5 +325,4 @@ def _prior_mean(conditionals: Conditionals) -> Tensor:
 
 
 def all_rows(y: Tensor) -> Tensor:
-    """Return the indices of all values of ``y (N,)``."""
     return torch.arange(len(y), device=y.device)

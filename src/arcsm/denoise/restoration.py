@@ -88,26 +88,20 @@ def langevin(
     """Run Langevin dynamics down the ladder from the corrupted values (paper, Section 5.4, for salt and pepper).
 
     The dynamics (:func:`arcsm.samplers.langevin`, paper, Eq. 22) use a corrupted value only as their start. Many steps
-    at a large noise forget it; few steps at the last levels stay near it.
+    at a large noise forget it; few steps at the last levels stay near it. Without a ladder, the dynamics are not
+    annealed. Restored values carry the smallest noise of the ladder. Other arguments and the result are as in
+    :func:`tweedie`.
 
     Arguments:
-        model: The model. Without a ladder, the dynamics are not annealed.
         y: Corrupted rows, ``(*, D)`` in data units.
         corrupted: Which values may be corrupted, booleans ``(*, D)``; all others stay as they are. Default: all.
         first_level: Noise level to start at; 0 is the largest, -1 the smallest.
         steps: Steps at each level.
-        step_size: :math:`\\epsilon_0`, in squared standardised units. Default: :math:`0.4\\,\\sigma_L^2`, or 0.01
-            without a ladder.
+        step_size: As in :func:`arcsm.samplers.langevin`.
         generator: Source of randomness, on the model's device.
-        condition: See :func:`tweedie`.
-        progress: See :func:`tweedie`.
-
-    Returns:
-        Restored rows, ``(*, D)`` in data units. Restored values carry the smallest noise of the ladder.
 
     Raises:
-        ValueError: If the level does not exist, ``steps`` is below one, the step size not positive and finite, or the
-            mask of the wrong shape.
+        ValueError: If the level does not exist, an option is out of range, or the mask has the wrong shape.
 
     Example:
         >>> from arcsm import MADE, GaussianHead
@@ -148,24 +142,17 @@ def posterior(
     .. math:: p(x_d \\mid y_d, x_{<d}) \\propto q(x_d \\mid x_{<d})\\, p(y_d \\mid x_d)
 
     With a noise ladder, the prior :math:`q` is the model's density of the data *plus* the smallest noise.
-    (:func:`tweedie` does not blur the prior.)
+    (:func:`tweedie` does not blur the prior.) Other arguments and the result are as in :func:`tweedie`.
 
     Arguments:
-        model: The model.
-        y: Corrupted rows, ``(*, D)`` in data units.
         corruption: :class:`GaussianNoise`, :class:`SaltAndPepper` or another :class:`Corruption`.
         estimate: ``"mean"`` (least squared error), ``"median"`` (least absolute error) or ``"sample"``.
         generator: Source of randomness for ``"sample"``, on the model's device.
-        condition: See :func:`tweedie`.
-        progress: See :func:`tweedie`.
         method: How :math:`q` is normalised, as in :meth:`AutoregressiveModel.log_prob`: ``"closed_form"``, ``"flow"``
             or ``"quadrature"``. By quadrature, posteriors of Gaussian noise are as exact as the score. Through the
             flow, a density is cut into 128 cells.
         tol: Target error of a log density in nats.
         max_evaluations: Largest number of score evaluations for one integral.
-
-    Returns:
-        Restored rows, ``(*, D)`` in data units.
 
     Raises:
         ValueError: If the estimate or the method is unknown.
@@ -203,10 +190,7 @@ def _restore(
     progress: bool,
     corrupted: Tensor | None = None,
 ) -> Tensor:
-    """Restore one dimension after another, ``(*, D)`` in data units to the same.
-
-    ``restore(conditionals, d, y)`` maps corrupted values ``(n,)`` of dimension ``d`` to restored ones, standardised.
-    """
+    """Restore data by ``restore(conditionals, d, y)``, which maps standardised values ``(n,)`` of dimension ``d``."""
     flat = model.standardise(y).reshape(-1, model.features)
     mask = torch.ones_like(flat, dtype=torch.bool) if corrupted is None else corrupted.reshape(flat.shape)
     rows = condition_rows(condition, y.shape[:-1])

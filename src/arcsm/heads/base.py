@@ -9,20 +9,21 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from arcsm._runtime.memory import Workspace
-from arcsm.registry import Seam
+from arcsm.registry import Seam, constructor_arguments
 
 Sigma = float | Tensor | None
+ScoreAndDerivative = tuple[Tensor, Tensor]
 
 
 class Head(nn.Module, ABC):
     """A one-dimensional conditional :math:`q_\\sigma(x_d \\mid c_d)`, defined by its score.
 
-    A head of your own sets ``context_features`` and implements three methods:
+    A head of your own sets ``context_features``, stores each argument of its constructor as an attribute of the same
+    name, and implements two methods:
 
     - :meth:`project` maps a context to a *projection*: the part of the work that many values share.
     - :meth:`projected_score_and_derivative` maps projections and values to scores. They must broadcast: projections
       ``(N, 1, P)`` and values ``(N, K)`` give scores ``(N, K)``.
-    - :meth:`config` returns the constructor's arguments, so that models can be saved and loaded.
 
     Methods named ``projected_*`` take projections, the others take contexts. Overriding :meth:`projected_score` and the
     ``prepare_*`` methods is optional and only saves time. A head with a closed-form density is better a
@@ -43,8 +44,6 @@ class Head(nn.Module, ABC):
         ...         precision = 1.0 / (1.0 + (0.0 if sigma is None else sigma**2))
         ...         s = (projection[..., 0] - x) * precision
         ...         return s, torch.zeros_like(s) - precision
-        ...     def config(self):
-        ...         return {}
         >>> s, ds = UnitGaussianHead().score_and_derivative(torch.zeros(2, 1), torch.tensor([0.5, 1.0]))
         >>> s.tolist(), ds.tolist()
         ([-0.5, -1.0], [-1.0, -1.0])
@@ -60,25 +59,18 @@ class Head(nn.Module, ABC):
         """Map contexts ``(*, C)`` to projections ``(*, P)`` of any size P."""
 
     @abstractmethod
-    def projected_score_and_derivative(
-        self, projection: Tensor, x: Tensor, sigma: Sigma = None
-    ) -> tuple[Tensor, Tensor]:
+    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:
         """Return score and derivative, each ``(*)``, from projections ``(*, P)`` and values ``(*)``."""
 
-    @abstractmethod
     def config(self) -> dict[str, Any]:
-        """Return the constructor's arguments, JSON-ready."""
+        """Return the constructor's arguments, JSON-ready. Override it if an attribute differs from its argument."""
+        return constructor_arguments(self)
 
     def score_and_derivative(self, context: Tensor, x: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         """Return the score :math:`s = \\partial_x \\log q_\\sigma(x \\mid c)` and :math:`\\partial_x s`, both exact.
 
-        Arguments:
-            context: ``(*, C)``.
-            x: ``(*)``, in standardised units.
-            sigma: Noise level, a number or ``(*)``; ``None`` if the model has no ladder.
-
-        Returns:
-            Two tensors ``(*)``, in 1/units and 1/units^2.
+        Contexts ``(*, C)``, values ``(*)`` in standardised units and a noise level, a number or ``(*)`` (``None`` for a
+        model without a ladder), give two tensors ``(*)``, in 1/units and 1/units^2.
         """
         return self.projected_score_and_derivative(self.project(context), x, sigma)
 

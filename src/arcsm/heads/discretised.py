@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from arcsm.heads.base import Sigma
+from arcsm.heads.base import ScoreAndDerivative, Sigma
 from arcsm.heads.logistic_mixture import LogisticMixtureHead
 
 _ROUNDING_BINS = 1e-3  # tolerance in bins: a stored level is the left edge of its bin up to rounding
@@ -40,6 +39,8 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
         1.0
     """
 
+    has_score = False
+
     def __init__(self, context_features: int = 16, components: int = 10, levels: int = 256) -> None:
         super().__init__(context_features, components)
         if levels < 2:
@@ -50,14 +51,7 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
             spread.mul_(0.5)
             scale.sub_(math.log(2.0))
 
-    has_score = False
-
-    def config(self) -> dict[str, Any]:
-        return {**super().config(), "levels": self.levels}
-
-    def projected_score_and_derivative(
-        self, projection: Tensor, x: Tensor, sigma: Sigma = None
-    ) -> tuple[Tensor, Tensor]:
+    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:
         raise ValueError(
             "head: a DiscretisedLogisticMixtureHead has no score; train it with mle and avoid methods that need scores"
         )
@@ -65,7 +59,8 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
     def projected_log_prob(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         _check_no_noise(sigma)
         log_mass = torch.logsumexp(self._log_masses(projection, self._bin(x)), -1)
-        return torch.where(self._in_range(x), log_mass + math.log(0.5 * self.levels), -math.inf)
+        in_range = (x >= -1.0 - _ROUNDING_BINS / self.levels) & (x <= 1.0)
+        return torch.where(in_range, log_mass + math.log(0.5 * self.levels), -math.inf)
 
     def projected_cdf(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         _check_no_noise(sigma)
@@ -80,9 +75,6 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
     def bracket(self, projection: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         ends = projection.new_ones(projection.shape[:-1])
         return -ends, ends
-
-    def _in_range(self, x: Tensor) -> Tensor:
-        return (x >= -1.0 - _ROUNDING_BINS / self.levels) & (x <= 1.0)
 
     def _bin(self, x: Tensor) -> Tensor:
         """Return the number of each value's bin, as a float, ``(*)``."""

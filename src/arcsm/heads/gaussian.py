@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arcsm.heads.base import NormalisedHead, Sigma, variance
+from arcsm.heads.base import NormalisedHead, ScoreAndDerivative, Sigma, variance
 
 _MAX_LOG_STD = 15.0  # beyond any data: keeps contexts far from the training data from overflowing
 _MIN_LOG_STD = -7.0
@@ -38,9 +37,6 @@ class GaussianHead(NormalisedHead):
         with torch.no_grad():
             self.parameters_of.bias.zero_()
 
-    def config(self) -> dict[str, Any]:
-        return {"context_features": self.context_features}
-
     def project(self, context: Tensor) -> Tensor:
         return self.parameters_of(context)
 
@@ -50,9 +46,7 @@ class GaussianHead(NormalisedHead):
         log_std = F.softplus(raw - _MIN_LOG_STD) + _MIN_LOG_STD  # a smooth minimum; the identity far above it
         return mean, torch.exp(2.0 * log_std.clamp(max=_MAX_LOG_STD)) + variance(sigma)
 
-    def projected_score_and_derivative(
-        self, projection: Tensor, x: Tensor, sigma: Sigma = None
-    ) -> tuple[Tensor, Tensor]:
+    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:
         mean, var = self.moments(projection, sigma)
         score = (mean - x) / var
         return score, torch.where(score.isnan(), score, -1.0 / var)  # NaN for a missing value

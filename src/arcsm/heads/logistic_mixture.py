@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arcsm.heads.base import NormalisedHead, Sigma, variance
+from arcsm.heads.base import NormalisedHead, ScoreAndDerivative, Sigma, variance
 
 _MIN_LOG_SCALE = -7.0  # as in PixelCNN++
 _MAX_LOG_SCALE = 15.0  # beyond any data: keeps contexts far from the training data from overflowing
@@ -50,9 +49,6 @@ class LogisticMixtureHead(NormalisedHead):
             scale = torch.full((components,), math.log(2.0 / (components + 1)))
             self.parameters_of.bias.copy_(torch.cat([torch.zeros(components), spread, scale]))
 
-    def config(self) -> dict[str, Any]:
-        return {"context_features": self.context_features, "components": self.components}
-
     def project(self, context: Tensor) -> Tensor:
         return self.parameters_of(context)
 
@@ -61,10 +57,8 @@ class LogisticMixtureHead(NormalisedHead):
         logits, means, raw = projection.unflatten(-1, (3, self.components)).unbind(-2)
         log_scales = F.softplus(raw - _MIN_LOG_SCALE) + _MIN_LOG_SCALE
         scales = torch.exp(log_scales.clamp(max=_MAX_LOG_SCALE))
-        noise = variance(sigma)
-        if isinstance(noise, Tensor):
-            noise = noise.unsqueeze(-1)
         if sigma is not None:
+            noise = variance(sigma.unsqueeze(-1) if isinstance(sigma, Tensor) else sigma)
             scales = torch.sqrt(scales.square() + 3.0 * noise / math.pi**2)
         return torch.log_softmax(logits, -1), means, scales
 
@@ -74,9 +68,7 @@ class LogisticMixtureHead(NormalisedHead):
         z = (x.unsqueeze(-1) - means) / scales
         return log_weights - z.abs() - 2.0 * F.softplus(-z.abs()) - torch.log(scales), z, scales
 
-    def projected_score_and_derivative(
-        self, projection: Tensor, x: Tensor, sigma: Sigma = None
-    ) -> tuple[Tensor, Tensor]:
+    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:
         log_terms, z, scales = self._log_terms(projection, x, sigma)
         posterior = torch.softmax(log_terms, -1)
         slopes = -torch.tanh(0.5 * z) / scales  # score of each component

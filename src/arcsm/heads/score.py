@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from arcsm._runtime.memory import Workspace
 from arcsm.fourier_features import fourier_frequencies
-from arcsm.heads.base import Head, Sigma
+from arcsm.heads.base import Head, ScoreAndDerivative, Sigma
 
 WINDOW_FLAT_WIDTHS = 10.0  #: The window on the network is 1 up to this many widths sqrt(sigma^2 + data_std^2) from zero
 WINDOW_END_WIDTHS = 20.0  #: and 0 from this many widths on, where the score is exactly that of a Gaussian.
 
-#: Number of inputs that encode the noise level.
-EMBEDDING_FEATURES = 5
+EMBEDDING_FEATURES = 5  #: Number of inputs that encode the noise level.
 
 
 class Scales(NamedTuple):
@@ -110,18 +109,6 @@ class ScoreHead(Head):
             self.output.weight.mul_(0.1)
             self.output.bias.zero_()
 
-    def config(self) -> dict[str, Any]:
-        return {
-            "context_features": self.context_features,
-            "hidden_features": list(self.hidden_features),
-            "sinusoids": self.sinusoids,
-            "max_frequency": self.max_frequency,
-            "residual": self.residual,
-            "data_std": self.data_std,
-        }
-
-    # Around the network -----------------------------------------------------------------------------------------
-
     def scales(self, sigma: Sigma, like: Tensor) -> Scales:
         """Return width, gain and damping at a noise level, with the type and device of ``like``."""
         if sigma is None:
@@ -144,11 +131,9 @@ class ScoreHead(Head):
         return torch.stack(features, -1) * noisy.unsqueeze(-1)
 
     def value_features(self, x: Tensor, scales: Scales) -> tuple[Tensor, Tensor]:
-        """Encode a value as inputs of the network.
+        """Encode a value as inputs of the network, ``(*, 1 + 2 J)``, and return their derivatives by :math:`x` too.
 
-        Returns:
-            :math:`x` in widths, then sines and cosines of :math:`x` under a Gaussian envelope, ``(*, 1 + 2 J)``; and
-            the derivatives of all these by :math:`x`.
+        The inputs are :math:`x` in widths, then sines and cosines of :math:`x` under a Gaussian envelope.
         """
         x, width = torch.broadcast_tensors(x, scales.width)
         linear, slope = (x / width).unsqueeze(-1), (1.0 / width).unsqueeze(-1)
@@ -158,10 +143,10 @@ class ScoreHead(Head):
         blur, envelope = self._blur(scales.damping.unsqueeze(-1)), torch.exp(-0.5 * (linear / 4.0).square())
         sine, cosine = torch.sin(angle) * blur, torch.cos(angle) * blur
         decay = -(linear / 16.0) * slope
+        sine_slope = (self.frequencies * cosine + decay * sine) * envelope
+        cosine_slope = (decay * cosine - self.frequencies * sine) * envelope
         features = torch.cat([linear, sine * envelope, cosine * envelope], -1)
-        slopes = [slope, (self.frequencies * cosine + decay * sine) * envelope]
-        slopes.append((decay * cosine - self.frequencies * sine) * envelope)
-        return features, torch.cat(slopes, -1)
+        return features, torch.cat([slope, sine_slope, cosine_slope], -1)
 
     def _blur(self, damping: Tensor) -> Tensor:
         """Return the factor :math:`\\exp(-(f \\sigma)^2 / 2)` by which noise attenuates each frequency, ``(*, J)``."""
@@ -183,10 +168,7 @@ class ScoreHead(Head):
         precision = self.scales(sigma, x).width.pow(-2)
         return -x * precision, -precision.expand_as(x)
 
-    # The network ------------------------------------------------------------------------------------------------
-
     def layers(self) -> list[tuple[Tensor, Tensor]]:
-        """Return weight and bias of each hidden layer, first to last."""
         return [(layer.weight, layer.bias) for layer in self.hidden if isinstance(layer, nn.Linear)]
 
     def _split_input_weight(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,9 +200,7 @@ class ScoreHead(Head):
     def projected_score(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         return self._forward(projection, x, sigma, tangent=False)[0]
 
-    def projected_score_and_derivative(
-        self, projection: Tensor, x: Tensor, sigma: Sigma = None
-    ) -> tuple[Tensor, Tensor]:
+    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:
         return self._forward(projection, x, sigma, tangent=True)
 
     def _hidden_layers(
@@ -275,8 +255,7 @@ class ScoreHead(Head):
     def _level(self, sigma: float | None) -> Level:
         scales = self.scales(sigma, self.output.weight)
         _, noise_weight, value_weight = self._split_input_weight()
-        gain, width = float(scales.gain), float(scales.width)
-        blur = self._blur(scales.damping)
+        gain, width, blur = float(scales.gain), float(scales.width), self._blur(scales.damping)
         return Level(
             scales=scales,
             width=width,
@@ -315,7 +294,8 @@ class ScoreHead(Head):
         if dz is not None:
             correction = correction.view(x.shape)
             slope = torch.mv(dz.mul_(gate.addcmul_(gate, gate, value=-1.0)), level.output_weight).view(x.shape)
-        if _any_beyond(x, WINDOW_FLAT_WIDTHS * level.width):
+        # somewhere the window is not 1, or a value is NaN
+        if x.numel() and not torch.linalg.vector_norm(x, math.inf).item() <= WINDOW_FLAT_WIDTHS * level.width:
             window, dwindow = self.window(x, level.scales.width)
             slope = None if slope is None else slope * window + dwindow * correction
             correction = correction * window
@@ -346,8 +326,3 @@ def _silu(z: Tensor, dz: Tensor | None, workspace: Workspace | None) -> tuple[Te
     gate = torch.sigmoid(z, out=workspace.empty("gate", z.shape, z))
     h = z.mul_(gate)
     return h, dz.mul_(gate.lerp_(gate.new_ones(()), h))  # the same in one pass
-
-
-def _any_beyond(x: Tensor, limit: float) -> bool:
-    """Whether any value is further than ``limit`` from zero, or NaN."""
-    return x.numel() > 0 and not (torch.linalg.vector_norm(x, math.inf).item() <= limit)

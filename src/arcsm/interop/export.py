@@ -15,12 +15,8 @@ def export_scorer(model: AutoregressiveModel, level: int = -1) -> ExportedProgra
     The program takes ``x (N, D)`` for any ``N`` and, if the model is conditional, the condition ``(N, F)`` or labels
     ``(N,)``. It returns scores and derivatives like :meth:`AutoregressiveModel.score`, without checking its input.
 
-    Arguments:
-        model: The model, on the device on which the program will run.
-        level: Noise level.
-
-    Returns:
-        The program. Save it with ``torch.export.save`` and run it with ``torch.export.load(path).module()(x)``.
+    It runs on the device that the model is on. Save it with ``torch.export.save`` and run it with
+    ``torch.export.load(path).module()(x)``.
 
     Example:
         >>> from arcsm import MADE, NoiseLadder, ScoreHead
@@ -29,14 +25,12 @@ def export_scorer(model: AutoregressiveModel, level: int = -1) -> ExportedProgra
         >>> s.shape
         torch.Size([5, 3])
     """
-    rows = Dim("rows", min=1)
-    example: tuple[Tensor, ...] = (torch.zeros(2, model.features).to(model.shift),)
-    size = model.context.condition_features
+    example: tuple[Tensor, ...] = (model.shift.new_zeros(2, model.features),)
     if model.context.classes:
-        example += (torch.zeros(2, dtype=torch.long, device=model.shift.device),)
-    elif size:
-        example += (torch.zeros(2, size).to(model.shift),)
-    modes = {module: module.training for module in model.modules()}
+        example += (model.shift.new_zeros(2, dtype=torch.long),)
+    elif model.context.condition_features:
+        example += (model.shift.new_zeros(2, model.context.condition_features),)
+    rows, modes = Dim("rows", min=1), {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():
             scorer = _Scorer(model, level).eval()

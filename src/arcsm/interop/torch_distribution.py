@@ -50,10 +50,10 @@ class AutoregressiveDistribution(Distribution):
     ) -> None:
         self.model, self.condition, self.level = model, condition, level
         size = model.context.condition_features
-        self._dense = condition is not None and not model.context.classes
-        if condition is not None and self._dense and (condition.ndim < 1 or condition.shape[-1] != size):
+        self._one = () if model.context.classes else (size,)  # shape of one condition
+        if condition is not None and self._one and condition.shape[-1:] != self._one:
             raise ValueError(f"condition: expected (*, {size}), got {tuple(condition.shape)}")
-        shape = torch.Size() if condition is None else condition.shape[:-1] if self._dense else condition.shape
+        shape = torch.Size() if condition is None else condition.shape[: condition.ndim - len(self._one)]
         super().__init__(shape, torch.Size([model.features]), validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -61,33 +61,26 @@ class AutoregressiveDistribution(Distribution):
         if self._validate_args:
             self._validate_sample(value)
         shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
-        value = value.expand(*shape, self.model.features)
-        return self.model.log_prob(value, self.level, self._condition(shape))
+        return self.model.log_prob(value.expand(*shape, self.model.features), self.level, self._condition(shape))
 
     def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008 (as in torch)
         """Return a sample ``(*S, *B, D)``, drawn with torch's global generator."""
         shape = self._extended_shape(torch.Size(sample_shape))[:-1]
-        condition = self._condition(shape)
-        if condition is not None:
-            condition = condition.reshape(-1, condition.shape[-1]) if self._dense else condition.reshape(-1)
-        count = math.prod(shape)
+        condition, count = self._condition(shape), math.prod(shape)
         if not count:
             return self.model.shift.new_zeros(*shape, self.model.features)
-        with torch.no_grad():
-            return self.model.sample(count, condition=condition, level=self.level).view(*shape, self.model.features)
+        if condition is not None:
+            condition = condition.reshape(-1, *self._one)
+        return self.model.sample(count, condition=condition, level=self.level).view(*shape, self.model.features)
 
     def expand(self, batch_shape: Shape, _instance: Any = None) -> AutoregressiveDistribution:
         """Return the same distribution with a larger batch shape."""
         shape = torch.Size(batch_shape)
         new = self._get_checked_instance(AutoregressiveDistribution, _instance)
-        new.model, new.level, new._dense = self.model, self.level, self._dense
-        new.condition = self._condition(shape)
+        new.model, new.level, new._one, new.condition = self.model, self.level, self._one, self._condition(shape)
         super(AutoregressiveDistribution, new).__init__(shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
 
     def _condition(self, shape: torch.Size) -> Tensor | None:
-        """Return the condition, expanded to a batch shape."""
-        if self.condition is None:
-            return None
-        return self.condition.expand(*shape, self.condition.shape[-1]) if self._dense else self.condition.expand(shape)
+        return None if self.condition is None else self.condition.expand(*shape, *self._one)

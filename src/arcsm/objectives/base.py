@@ -26,11 +26,7 @@ class NoisyBatch(NamedTuple):
 
 
 def add_noise(model: AutoregressiveModel, x: Tensor, generator: Source, weighting: Weighting) -> NoisyBatch:
-    """Draw noise and noise levels for standardised data ``(B, D)``.
-
-    Raises:
-        ValueError: If ``weighting`` is unknown.
-    """
+    """Draw noise and noise levels for standardised data ``(B, D)``."""
     assert model.noise is not None
     if weighting not in ("natural", "sigma2"):
         raise ValueError(f'weighting: expected "natural" or "sigma2", got {weighting!r}')
@@ -66,15 +62,10 @@ def score_matching_loss(
     ``linear`` are ``(B, D)`` or ``()``.
     """
     if isinstance(model.head, ScoreHead) and model.head.has_original_score and not x.requires_grad:
+        coefficients = (weight.flatten(), derivative.flatten(), linear.flatten())
+        levels = None if sigma is None else sigma.flatten()
         total = fused_score_matching(
-            model.head,
-            context.flatten(0, -2),
-            x.flatten(),
-            None if sigma is None else sigma.flatten(),
-            weight.flatten(),
-            derivative.flatten(),
-            linear.flatten(),
-            compiled,
+            model.head, context.flatten(0, -2), x.flatten(), levels, *coefficients, compiled=compiled
         )
     else:
         s, ds = model.head.score_and_derivative(context, x, sigma)
@@ -85,10 +76,7 @@ def score_matching_loss(
 def scores_at_smallest_noise(
     model: AutoregressiveModel, x: Tensor, condition: Tensor | None, generator: Source, joint: bool | None
 ) -> tuple[Tensor, Tensor]:
-    """Return :func:`differentiable_scores` of data ``(B, D)`` plus noise of the ladder's smallest level, if any.
-
-    ``joint`` defaults to whether the head is normalised.
-    """
+    """Return :func:`differentiable_scores` of data plus the smallest noise; joint by default for a normalised head."""
     z = model.standardise(x)
     check_no_missing(z)
     sigma = None if model.noise is None else model.noise.sigma_min
@@ -107,10 +95,7 @@ def differentiable_scores(
 ) -> tuple[Tensor, Tensor]:
     """Return scores ``(B, D)`` and the leaf tensor ``z (B, D)`` by which they can be differentiated.
 
-    The scores are :math:`\\nabla_z \\log q(z)` if ``joint``, and those of the conditionals otherwise.
-
-    Raises:
-        ValueError: If ``joint`` and the head is not normalised, or if the head has no score.
+    The scores are :math:`\\nabla_z \\log q(z)` if ``joint``, which needs a normalised head, or the conditional ones.
     """
     with torch.enable_grad():
         z = z.detach().requires_grad_()

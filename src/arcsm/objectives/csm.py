@@ -49,7 +49,7 @@ def csm(
         x: Data, ``(B, D)``.
         mix: :math:`a`; ``"auto"`` chooses, for each noise level, the value between 0 and 0.4 that minimises the
             variance of the gradient.
-        condition: What the model is conditioned on.
+        condition: Condition of each row, ``(B, F)`` or labels ``(B,)``.
         generator: Source of the noise.
         weighting: :math:`\\omega`: ``"natural"``, for which the head's network regresses targets of unit size, or
             ``"sigma2"``, :math:`\\sigma^2` as in NCSN.
@@ -63,10 +63,9 @@ def csm(
     if model.noise is None:
         if mix != 1.0:
             raise ValueError(f"mix: without a noise ladder only 1 (plain CSM) is possible, got {mix}")
-        one, zero = z.new_ones(()), z.new_zeros(())
-        context = model.context(z, condition)
+        one, context = z.new_ones(()), model.context(z, condition)
         z, weight = mask_missing(model, z, one)
-        return score_matching_loss(model, context, z, None, weight, derivative=one, linear=zero, compiled=compiled)
+        return score_matching_loss(model, context, z, None, weight, one, torch.zeros_like(one), compiled)
     batch = add_noise(model, z, generator, weighting)
     context = model.context(batch.x_hat, condition)
     a = torch.full_like(z, float(mix)) if mix != "auto" else _least_variance_mix(model, context.detach(), batch)

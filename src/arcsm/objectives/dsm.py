@@ -26,17 +26,13 @@ def dsm(
     .. math:: J = \\mathbb{E} \\sum_d \\omega(\\sigma)\\,
         \\tfrac12 \\big( s_d(\\tilde x) + \\epsilon_d / \\sigma \\big)^2
 
+    Other arguments are as in :func:`csm`.
+
     Arguments:
-        model: The model.
-        x: Data, ``(B, D)``.
         sigma: One noise level for all dimensions, contexts included, in standardised units and with weight 1. Default:
             the levels of the model's ladder, as in :func:`csm`.
-        condition: What the model is conditioned on.
-        generator: Source of the noise.
-        weighting: As in :func:`csm`, for the ladder.
         joint: With ``sigma``, match :math:`\\nabla_x \\log q(x)` of a normalised head instead of the scores of its
             conditionals.
-        compiled: As in :func:`csm`.
 
     References:
         A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)

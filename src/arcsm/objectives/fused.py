@@ -40,13 +40,10 @@ def fused_score_matching(
 ) -> Tensor:
     """Return the sum over points of :math:`\\omega\\,(\\tfrac12 s^2 + a\\, \\partial_x s + b\\, s)`, ``()``.
 
-    Gradients flow to ``context`` and to the parameters of the head.
+    Gradients flow to ``context (N, C)`` and to the parameters of the head, not to the values ``x (N,)``. The noise
+    level ``sigma`` is a number, ``(N,)`` or ``None``.
 
     Arguments:
-        head: The score network.
-        context: ``(N, C)``.
-        x: Values, ``(N,)``; no gradient flows to them.
-        sigma: Noise level, a number, ``(N,)`` or ``None``.
         weight: :math:`\\omega`, ``(N,)`` or ``()``.
         derivative: :math:`a`, ``(N,)`` or ``()``; if all are zero, the derivative is not computed.
         linear: :math:`b`, ``(N,)`` or ``()``.
@@ -54,9 +51,6 @@ def fused_score_matching(
             ``torch.compile`` elsewhere. If compilation fails, it warns once and runs plain torch. ``None`` uses C on a
             processor if there is a C compiler, and plain torch otherwise.
         chunk_points: Maximum number of points per chunk. Default: suited to the device.
-
-    Raises:
-        ValueError: If the shape of ``context`` does not match ``x`` and the head.
     """
     if context.shape != (len(x), head.context_features):
         raise ValueError(f"context: expected {(len(x), head.context_features)}, got {tuple(context.shape)}")
@@ -87,13 +81,12 @@ def _choose_implementation(head: ScoreHead, x: Tensor, compiled: bool | None) ->
     return _forward_backward, CHUNK_POINTS
 
 
-@lru_cache
+@lru_cache  # warns once
 def _warn_not_compiled() -> None:
-    """Warn once that C code could not be compiled, and why."""
     try:
         _native.library()
     except _native.CompilationError as error:
-        warn(f"compilation failed, continuing without it: {error}", UserWarning)
+        warn(f"compilation failed, continuing without it: {error}")
 
 
 class _Points(NamedTuple):
@@ -123,11 +116,10 @@ def _points(
     scales = head.scales(sigma, x)
     window, dwindow = head.window(x, scales.width)
     weight, derivative, linear = (t.to(x).expand(x.shape) for t in (weight, derivative, linear))
-    outer = weight * derivative
-    gain, base_score, precision = scales.gain * window, -x / scales.width.square(), scales.width.pow(-2)
-    correction_weight, slope_weight = outer * scales.gain * dwindow, outer * gain
-    points = _Points(x, sigma, gain, base_score, weight, linear, correction_weight, slope_weight)
-    return points, -(outer * precision).sum()
+    outer, gain = weight * derivative, scales.gain * window
+    base_score = -x / scales.width.square()
+    points = _Points(x, sigma, gain, base_score, weight, linear, outer * scales.gain * dwindow, outer * gain)
+    return points, -(outer * scales.width.pow(-2)).sum()
 
 
 class _FusedScoreMatching(torch.autograd.Function):
@@ -291,8 +283,8 @@ def _output_layer(
         loss = loss + points.correction_weight * correction + points.slope_weight * (last.dh @ weight)
         grad_correction = grad_correction + points.correction_weight
         grad_weight = grad_correction @ last.h + points.slope_weight @ last.dh
-    grad_bias = grad_correction.sum()
     grad_dh = None if last.dh is None else points.slope_weight[:, None] * weight
+    grad_bias = grad_correction.sum()
     gradients = [grad_bias[None], (grad_weight - 0.5 * grad_bias)[None]]
     return loss.sum(), gradients, grad_correction[:, None] * weight, grad_dh
 
@@ -329,8 +321,7 @@ def _compiled_forward_backward() -> Callable[..., Any]:
                 raise
             except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
                 failed = True
-                cause = str(error).strip().splitlines()[0]
-                warn(f"torch.compile failed, continuing without it: {cause}", UserWarning)
+                warn(f"torch.compile failed, continuing without it: {str(error).strip().splitlines()[0]}")
         return _forward_backward(*arguments)
 
     return forward_backward

@@ -25,14 +25,9 @@ def mle(
 
     Normalised heads have a closed form. A :class:`ScoreHead` is integrated by quadrature: the nodes are placed without
     gradients, and the quadrature formula is differentiated. With a ladder, the likelihood is that of the data with the
-    noise of ``level``.
+    noise of ``level``. Other arguments are as in :func:`csm`.
 
     Arguments:
-        model: The model.
-        x: Data, ``(B, D)``.
-        level: Noise level.
-        condition: What the model is conditioned on.
-        generator: Source of the noise.
         tol: Target error of each conditional in nats.
         max_evaluations: Maximum number of evaluations of the score for one conditional.
     """

@@ -1,7 +1,8 @@
 """Score matching of any vector of scores, whatever network computes it: exact, sliced and denoising.
 
 Scores are a tensor ``(B, D)`` computed from points ``z (B, D)`` that require gradients. The objectives :func:`sm`,
-:func:`ssm` and :func:`dsm` of :mod:`arcsm.objectives` apply these functions to an :class:`~arcsm.AutoregressiveModel`.
+:func:`ssm` and :func:`dsm` of :mod:`arcsm.objectives` apply these functions to an :class:`~arcsm.AutoregressiveModel`
+and give the references.
 """
 
 from __future__ import annotations
@@ -19,12 +20,9 @@ Projections = Literal["gaussian", "rademacher", "sphere"]
 
 @torch.enable_grad()
 def exact_score_matching(scores: Tensor, z: Tensor) -> Tensor:
-    """Score matching with the exact trace, by ``D`` backward passes.
+    """Score matching with the exact trace, by ``D`` backward passes (Hyvärinen, 2005).
 
     .. math:: J = \\mathbb{E} \\big[ \\tfrac12 \\lVert s \\rVert^2 + \\mathrm{tr}(\\nabla_z s) \\big]
-
-    References:
-        Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005)
     """
     trace = z.new_zeros(len(z))
     for d in range(z.shape[1]):
@@ -41,17 +39,11 @@ def sliced_score_matching(
     variance_reduced: bool = True,
     generator: Source = None,
 ) -> Tensor:
-    """Sliced score matching with ``slices`` random projections :math:`v` for each row.
+    """Sliced score matching with ``slices`` random projections :math:`v` for each row (Song et al., 2019).
 
     .. math:: J = \\mathbb{E} \\big[ v^\\top \\nabla_z (v^\\top s) + \\tfrac12 (v^\\top s)^2 \\big]
 
     The variance-reduced form has :math:`\\tfrac12 \\lVert s \\rVert^2` in place of the square.
-
-    Raises:
-        ValueError: If ``slices`` is below one or ``projections`` is unknown.
-
-    References:
-        Sliced Score Matching (Song, Garg, Shi and Ermon, 2019), https://arxiv.org/abs/1905.07088
     """
     if slices < 1:
         raise ValueError(f"slices: expected at least 1, got {slices}")
@@ -66,12 +58,9 @@ def sliced_score_matching(
 
 
 def denoising_score_matching(scores: Tensor, noise: Tensor, sigma: float) -> Tensor:
-    """Denoising score matching of the scores at ``z + sigma * noise``.
+    """Denoising score matching of the scores at ``z + sigma * noise`` (Vincent, 2011).
 
     .. math:: J = \\mathbb{E}\\, \\tfrac12 \\lVert s(z + \\sigma \\epsilon) + \\epsilon / \\sigma \\rVert^2
-
-    References:
-        A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
     """
     return 0.5 * (scores + noise / sigma).square().sum(-1).mean()
 
@@ -80,9 +69,7 @@ def _projection_like(z: Tensor, law: Projections, generator: Source) -> Tensor:
     """Draw directions with identity covariance, ``(B, D)``."""
     if law == "rademacher":
         return rademacher_like(z, generator)
+    if law not in ("gaussian", "sphere"):
+        raise ValueError(f'projections: expected "gaussian", "rademacher" or "sphere", got {law!r}')
     v = normal_like(z, generator)
-    if law == "gaussian":
-        return v
-    if law == "sphere":
-        return v / v.norm(dim=-1, keepdim=True) * math.sqrt(z.shape[-1])
-    raise ValueError(f'projections: expected "gaussian", "rademacher" or "sphere", got {law!r}')
+    return v if law == "gaussian" else v / v.norm(dim=-1, keepdim=True) * math.sqrt(z.shape[-1])

@@ -27,13 +27,12 @@ def ssm(
     The variance-reduced form has :math:`\\tfrac12 \\lVert s \\rVert^2` in place of the square. Its expectation over
     :math:`v` is :func:`sm` of the same scores. A model with a ladder is trained at its smallest noise level.
 
+    Other arguments are as in :func:`csm`.
+
     Arguments:
-        model: The model.
-        x: Data, ``(B, D)``.
         slices: Number of projections for each row.
         projections: Distribution of the projections, with covariance :math:`I`.
         variance_reduced: Integrate the square over :math:`v` in closed form.
-        condition: What the model is conditioned on.
         generator: Source of the projections and of the noise.
         joint: The scores :math:`s`: :math:`\\nabla_x \\log q(x)` if ``True`` (default of normalised heads), or the
             vector of conditional scores if ``False`` (default of a :class:`ScoreHead`; "SSM-AR" in the paper).

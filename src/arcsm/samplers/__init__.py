@@ -14,12 +14,4 @@ from arcsm.samplers.probability_flow import probability_flow
 for _sampler in (langevin, probability_flow, fast_flow, inverse_cdf):
     register(_sampler)
 
-__all__ = [
-    "Sampler",
-    "annealed_langevin",
-    "check_langevin",
-    "fast_flow",
-    "inverse_cdf",
-    "langevin",
-    "probability_flow",
-]
+__all__ = ["Sampler", "annealed_langevin", "check_langevin", "fast_flow", "inverse_cdf", "langevin", "probability_flow"]

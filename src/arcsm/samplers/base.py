@@ -28,11 +28,7 @@ def uniforms(conditionals: Conditionals, generator: torch.Generator | None) -> T
 
 
 def largest_noise(conditionals: Conditionals, sampler: str) -> float:
-    """Return the largest noise level.
-
-    Raises:
-        ValueError: If there is no ladder.
-    """
+    """Return the largest noise level, after checking that there is a ladder."""
     if not conditionals.path:
         raise ValueError(f'sampler: "{sampler}" needs a noise ladder; use "inverse_cdf" or "langevin"')
     return conditionals.path[0]

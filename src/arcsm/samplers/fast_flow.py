@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from arcsm.conditionals.conditionals import Conditionals
-from arcsm.conditionals.piecewise import PiecewiseDensity
 from arcsm.conditionals.quadrature import from_nodes, interpolation_error
 from arcsm.heads import ScoreHead
 from arcsm.samplers.base import largest_noise, quadrature_icdf, uniforms
@@ -32,18 +31,13 @@ def fast_flow(conditionals: Conditionals, generator: torch.Generator | None = No
         \\big(m + \\tfrac{\\lambda}{2 \\lambda'} (m - m')\\big)
 
     The experiment ``sampling-cost`` measures cost and quality of few steps, as in
-    ``model.sample(n, "fast_flow", steps=10)``.
+    ``model.sample(n, "fast_flow", steps=10)``. A model without a noise ladder is rejected with a ``ValueError``.
 
     References:
         DPM-Solver++ (Lu et al., 2022), for the multistep method, https://arxiv.org/abs/2211.01095
 
     Arguments:
-        conditionals: The conditionals, with their ladder.
-        generator: Source of randomness.
         tol: Largest accepted error of the log density from the coarse grid, in nats.
-
-    Raises:
-        ValueError: If the model has no noise ladder.
     """
     top = largest_noise(conditionals, "fast_flow")
     u = uniforms(conditionals, generator)
@@ -68,20 +62,14 @@ def _coarse_icdf(conditionals: Conditionals, sigma: float, u: Tensor, tol: float
     count = max(_MIN_NODES, 1 + math.ceil(2.0 * _HALF_WIDTH * width / (_MAX_SPACING * sigma)))
     if count > _MAX_NODES:
         return quadrature_icdf(conditionals, sigma, u, tol)
-    density = _coarse_density(conditionals, sigma, width, count)
+    grid = torch.linspace(-_HALF_WIDTH, _HALF_WIDTH, count, dtype=torch.float64, device=u.device) * width
+    nodes = grid.expand(len(u), -1)
+    s, ds = conditionals.score_and_derivative(nodes, slice(0, len(u)), sigma)
+    outer = ds[:, :: count - 1].clamp(max=-(width**-2))  # tails no wider than `width`
+    density = from_nodes(nodes, s, torch.cat([outer[:, :1], ds[:, 1:-1], outer[:, 1:]], 1))
     x = density.icdf(u[:, None].double(), tolerance=1e-3)[:, 0].to(u.dtype)
     tails = density.tails.sum(1) / torch.exp(density.log_mass)
     rows = (~((interpolation_error(density) <= tol) & (tails <= _MAX_TAILS))).nonzero()[:, 0]
     if len(rows):
         x[rows] = quadrature_icdf(conditionals, sigma, u[rows], tol, rows)
     return x
-
-
-def _coarse_density(conditionals: Conditionals, sigma: float, width: float, count: int) -> PiecewiseDensity:
-    """Return the densities from scores and slopes on an even grid, with tails no wider than ``width``."""
-    like = conditionals.projection
-    grid = torch.linspace(-_HALF_WIDTH, _HALF_WIDTH, count, dtype=torch.float64, device=like.device) * width
-    x = grid.expand(len(like), -1)
-    s, ds = conditionals.score_and_derivative(x, slice(0, len(x)), sigma)
-    outer = ds[:, :: count - 1].clamp(max=-(width**-2))
-    return from_nodes(x, s, torch.cat([outer[:, :1], ds[:, 1:-1], outer[:, 1:]], 1))

@@ -12,10 +12,7 @@ from arcsm.samplers.base import uniforms
 def inverse_cdf(conditionals: Conditionals, generator: torch.Generator | None = None, tol: float = 1e-4) -> Tensor:
     """Sample exactly at the smallest noise: the quantile of a uniform, in closed form or by quadrature.
 
-    Arguments:
-        conditionals: The conditionals.
-        generator: Source of randomness.
-        tol: Target error of an integrated log density, in nats.
+    An integrated log density has the target error ``tol``, in nats.
     """
     method: Method = "closed_form" if conditionals.head.normalised else "quadrature"
     u = uniforms(conditionals, generator)

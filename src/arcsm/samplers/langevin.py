@@ -22,9 +22,9 @@ def langevin(
     .. math:: x \\leftarrow x + \\tfrac{\\epsilon}{2} s_{\\sigma_i}(x) + \\sqrt{\\epsilon}\\, z, \\qquad
         \\epsilon = \\epsilon_0\\, \\sigma_i^2 / \\sigma_L^2
 
+    Without a ladder, the dynamics are not annealed.
+
     Arguments:
-        conditionals: The conditionals. Without a ladder, the dynamics are not annealed.
-        generator: Source of randomness.
         steps: Steps :math:`T` at each level (paper: 20 for MNIST, 10 for colour images).
         step_size: :math:`\\epsilon_0`, in squared standardised units. Default: :math:`0.4\\,\\sigma_L^2`, or 0.01
             without a ladder.
@@ -39,11 +39,7 @@ def langevin(
 
 
 def check_langevin(steps: int, step_size: float | None) -> None:
-    """Check the options of :func:`langevin`.
-
-    Raises:
-        ValueError: If ``steps`` is below one, or the step size not positive and finite.
-    """
+    """Check the options of :func:`langevin`."""
     if steps < 1 or not (step_size is None or 0.0 < step_size < math.inf):
         raise ValueError(f"steps, step_size: expected at least 1 and a positive number, got {steps} and {step_size}")
 
