@@ -137,7 +137,6 @@ def _fitted(run: Study[ADBench], method: str, seed: int, rows: Array) -> Callabl
 
 
 def _peer(method: str, columns: int, seed: int) -> Any:
-    """Return a detector of PyOD with its default settings, and the seed if it takes one."""
     try:
         from importlib import import_module
 
@@ -165,7 +164,6 @@ def _over_seeds(table: str, cells: Mapping[str, list[Result]]) -> Result:
 
 
 def _summary(methods: tuple[str, ...], rows: Mapping[str, Result], tables: list[str]) -> Result:
-    """Return means, medians of times, and mean ranks with their critical difference."""
     values = {
         key: np.array([[rows[table]["methods"][method][key] for method in methods] for table in tables])
         for key in _MEASURES
@@ -185,7 +183,6 @@ def _summary(methods: tuple[str, ...], rows: Mapping[str, Result], tables: list[
 
 
 def _figure(summary: Result, rows: Mapping[str, Result]) -> Figure:
-    """Draw mean ranks, and the AUROC of every method over the tables."""
     methods = summary["methods"]
     figure = Figure(figsize=(10.0, 0.3 * max(len(methods), 8) + 1.5), layout="constrained")
     left, right = figure.subplots(1, 2)

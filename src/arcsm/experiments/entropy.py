@@ -218,7 +218,6 @@ _DRAWN: Mapping[str, Callable[[Result], float]] = {
 
 
 def _figure(settings: Entropy, cells: list[Result]) -> Figure:
-    """Draw errors and cosines against the number of samples: a column for each dimension, two rows for each bend."""
     rows, columns = len(settings.bends) * len(_DRAWN), len(settings.features)
     figure = Figure(figsize=(2.9 * columns + 0.6, 2.2 * rows + 0.8), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey="row")

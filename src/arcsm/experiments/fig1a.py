@@ -114,7 +114,6 @@ def _step(method: str, network: nn.Module, x: Tensor, generator: torch.Generator
 
 
 def _plain_step(network: nn.Module, x: Tensor) -> None:
-    """Make one forward and backward pass of the scores alone."""
     conditional_scores(network, x).square().sum().backward()
 
 

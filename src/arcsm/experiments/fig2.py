@@ -196,7 +196,6 @@ def _figure(table: Mapping[str, Result]) -> Figure:
 
 
 def _draw_curves(axes: Axes, table: Mapping[str, Result], key: str, labels: list[str]) -> None:
-    """Draw means over the seeds; a method has one colour on both networks."""
     colours = [label for label in table if _JOINT not in label]
     for label in labels:
         curves = table[label]["curves"]

@@ -103,7 +103,6 @@ def _reference(run: Study[Fig3b]) -> Result:
 
 
 def _build(settings: Fig3b, name: str) -> AutoregressiveModel:
-    """Return a model of scores with a noise ladder, or one with a mixture of logistics."""
     if name == AR_CSM:
         hidden = (settings.head_hidden,) * 3
         scores = ScoreHead(8, hidden, sinusoids=8, max_frequency=1.0 / settings.sigma, residual=True)

@@ -141,7 +141,6 @@ def _samples_path(run: Study[Fig4], name: str) -> Path:
 
 
 def _measure(run: Study[Fig4], name: str) -> Result:
-    """Measure likelihood, Fréchet distance and distance to the nearest training images."""
     dataset, samples = image_models.load_images(run, name), image_models.load_array(_samples_path(run, name))
     real = to_pixels(dataset.test[: run.settings.samples], dataset.metadata)
     frechet = Frechet(real, run.device, progress=True)
@@ -159,7 +158,7 @@ def _compare(run: Study[Fig4], name: str, sampler: str) -> Result:
     settings, model, dataset = run.settings, image_models.load_model(run, name), image_models.load_images(run, name)
     options = dict(SAMPLERS[sampler])
     if sampler == "langevin":
-        options["langevin_steps"] = settings.langevin_steps[model.metadata["image_shape"][0] == 3]
+        options["sampler_options"] = {"steps": settings.langevin_steps[model.metadata["image_shape"][0] == 3]}
     generator = run.generator(settings.first_seed, 2)
 
     def draw(count: int) -> Tensor:
@@ -214,7 +213,6 @@ def _nearest(images: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pictures(run: Study[Fig4], name: str) -> dict[str, str]:
-    """Write a grid of samples, and one of samples above their nearest training images; return the file names."""
     dataset, samples = image_models.load_images(run, name), image_models.load_array(_samples_path(run, name))
     train = to_pixels(dataset.train_rows(), dataset.metadata)
     shown = samples[: run.settings.neighbours]
@@ -240,7 +238,6 @@ def _curves(models: Mapping[str, Result]) -> Figure:
 
 
 def _figure(run: Study[Fig4], models: Mapping[str, Result]) -> Figure:
-    """Draw sixteen samples of every model, the models of a pair one above the other."""
     pairs = list(dict.fromkeys(name.removesuffix("-mle") for name in models))
     figure = Figure(figsize=(2.6 * len(pairs), 5.6), layout="constrained")
     panels = figure.subplots(2, len(pairs), squeeze=False)

@@ -228,7 +228,6 @@ def _median_of_others(corruption: SaltAndPepper, shape: Shape, size: int, y: Ten
 
 
 def _for_each_image(shape: Shape, restore: Callable[[np.ndarray], np.ndarray], y: Tensor) -> Tensor:
-    """Apply a filter of single images ``(H, W, C)`` to rows."""
     images = y.view(-1, *shape).permute(0, 2, 3, 1).double().cpu().numpy()
     restored = np.stack([restore(image).reshape(image.shape) for image in images])
     return torch.from_numpy(restored).permute(0, 3, 1, 2).reshape(len(y), -1).to(y)
@@ -244,7 +243,6 @@ def _total_variation(weight: float, image: np.ndarray) -> np.ndarray:
 
 
 def _restore(run: Study[Fig5], task: Task, method: str, restorer: Restorer | None) -> Result:
-    """Restore the test images by one method, store them, and measure them."""
     setting: Result = {}
     if restorer is None:  # a filter: the setting with the best PSNR on validation images
         clean, noisy = task.clean("validation"), task.noisy("validation")
@@ -286,7 +284,6 @@ def ssim(clean: Tensor, restored: Tensor, shape: Shape) -> Tensor:
 
 
 def _figure(run: Study[Fig5], tasks: list[Task], tables: Mapping[str, Mapping[str, Result]]) -> Figure:
-    """Draw a block for each task: a row of images for each method, noisy first and clean last."""
     rows = sum(len(task.methods()) + 1 for task in tasks)
     figure = Figure(figsize=(2.4 + 0.62 * run.settings.shown, 0.62 * rows + 0.8), layout="constrained")
     grid = figure.add_gridspec(len(tasks), 1, height_ratios=[len(task.methods()) + 1.6 for task in tasks])

@@ -129,7 +129,6 @@ def _centre(settings: Modes, separation: float) -> float:
 
 
 def _rows(settings: Modes, separation: float, count: int, generator: torch.Generator) -> Tensor:
-    """Draw rows, ``(count, 1)``."""
     shape, device = (count, 1), generator.device
     sign = torch.where(torch.rand(shape, generator=generator, device=device) < settings.left, -1.0, 1.0)
     normal = torch.randn(shape, generator=generator, device=device)
@@ -143,7 +142,6 @@ def _true_weight(settings: Modes, separation: float, sigma: float) -> float:
 
 
 def _true_log_density(settings: Modes, separation: float, x: Tensor) -> Tensor:
-    """Return the log density of the data without noise."""
     normal = torch.distributions.Normal(0.0, settings.width, validate_args=False)
     centre, left, right = _centre(settings, separation), math.log(settings.left), math.log(1.0 - settings.left)
     return torch.logaddexp(normal.log_prob(x + centre) + left, normal.log_prob(x - centre) + right)
@@ -243,7 +241,6 @@ def _figure(
 
 
 def _draw_weights(axes: Axes, settings: Modes, weights: Mapping[str, Mapping[str, list[float]]]) -> None:
-    """Draw a dot for each seed, the methods side by side, and lines through the means."""
     axes.axhline(settings.left, color=GREY, lw=1.2, ls="--", label="truth")
     for index, (name, by_separation) in enumerate(weights.items()):
         shift = 1.0 + 0.035 * (index - 0.5 * (len(weights) - 1))

@@ -144,7 +144,6 @@ def _measure_model(run: Study[PlanSettings], name: str) -> Result:
 
 
 def _step(run: Study[PlanSettings], name: str, changes: tuple[str, ...], rows: int) -> Result:
-    """Count the operations of a training step, and time it and a matrix product."""
     config, shape = load_config(name, list(changes)), SHAPES[name.split("-")[0]]
     with seeded(0):
         model = config.model.build(math.prod(shape), {"image_shape": list(shape), "levels": 256})
@@ -176,7 +175,6 @@ def _step(run: Study[PlanSettings], name: str, changes: tuple[str, ...], rows: i
 
 
 class _CallCounter(TorchDispatchMode):
-    """Count the operations that are called, except views."""
 
     def __init__(self) -> None:
         super().__init__()

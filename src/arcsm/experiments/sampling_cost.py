@@ -114,7 +114,6 @@ def _train(run: Study[SamplingCost], toy: str, seed: int) -> Result:
 
 
 def _load_model(run: Study[SamplingCost], toy: str, seed: int) -> AutoregressiveModel:
-    """Load the trained model; train it again if its file is missing."""
     path = _model_path(run, toy, seed)
     if not path.is_file():
         _train(run, toy, seed)
@@ -147,7 +146,6 @@ def _distances(samples: Tensor, held_out: Tensor) -> dict[str, float]:
 
 
 def _draw(run: Study[SamplingCost], toy: str, seed: int, setting: Setting) -> Result:
-    """Draw rows; count evaluations, measure time and distances."""
     model = _load_model(run, toy, seed)
     generator = run.generator(seed, 9)
     with count_evaluations(model.head) as count:
@@ -188,7 +186,6 @@ _MARKERS: Mapping[str, tuple[str, str]] = {
 
 
 def _figure(toys: Mapping[str, Result], settings: list[Setting]) -> Figure:
-    """Draw distance against cost, a panel for each toy set."""
     figure = Figure(figsize=(1.0 + 3.9 * len(toys), 4.0), layout="constrained")
     panels = figure.subplots(1, len(toys), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (toy, result) in zip(panels, toys.items(), strict=True):

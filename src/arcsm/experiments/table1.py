@@ -119,7 +119,6 @@ def body(run: Study[Table1]) -> Result:
 
 
 def _model_loaders(run: Study[Table1]) -> dict[str, Callable[[int], AutoregressiveModel]]:
-    """Return functions that load the model of a seed, for every model and for the control."""
     loaders: dict[str, Callable[[int], AutoregressiveModel]] = {
         name: partial(image_models.load_model, run, name) for name in run.settings.models
     }
@@ -172,7 +171,6 @@ class ImageSets:
         return dataset.dequantised(rows[:count], 1_000_003 * seed + _purpose(images))
 
     def _svhn(self) -> Tensor:
-        """Return the test images of SVHN as rows ``(N, D)``."""
         path, shape = named_images_path("svhn"), self.dataset.metadata["image_shape"]
         if path.suffix == ".npz":
             images = read_images(path, key="x_test")
@@ -193,7 +191,6 @@ class ImageSets:
 
 
 def _purpose(images: str) -> int:
-    """Return a number for the random generators of a set."""
     return (_VALIDATION, _TEST, SVHN, COLOUR, GREY_LEVEL, UNIFORM).index(images) + 1
 
 
@@ -268,7 +265,6 @@ def _combination(validation: Columns) -> Callable[[Columns], Tensor]:
 
 
 def _over_seeds(aurocs: Sequence[Result]) -> Result:
-    """Return means and standard deviations over the seeds, and averages over the sets."""
     merged: Result = {}
     for kind, scores in aurocs[0].items():
         merged[kind] = {}
@@ -287,7 +283,6 @@ def _over_seeds(aurocs: Sequence[Result]) -> Result:
 
 
 def _training(cells: Sequence[Result]) -> Result:
-    """Describe the training of a model over the seeds; empty for the control."""
     if not cells:
         return {}
     return {
@@ -316,7 +311,6 @@ _COLOURS = (GREY, BLUE, ORANGE, "#7a5195", "#3a7d44")
 
 
 def _figure(models: Mapping[str, Result], tables: Mapping[str, Mapping[str, Columns]]) -> Figure:
-    """Draw the AUROC of all scores, one-sided and two-sided, and the distribution of the combination on every set."""
     shown = _shown_scores(models)
     figure = Figure(figsize=(6.0 + 2.6 * len(models), 4.0 + 0.24 * len(shown)), layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=(0.24 * len(shown) + 1.0, 2.0))

@@ -170,7 +170,6 @@ def _write_grid(run: Study[Table2], cell: Autoencoder, picture: Result) -> str:
 
 
 def _figure(run: Study[Table2], columns: Mapping[str, Result], grids: Mapping[Any, Result | None]) -> Figure:
-    """Draw samples of every method; each data set starts a row."""
     methods = run.settings.methods
     sets = list(dict.fromkeys((preset, latents) for preset, latents, _ in grids))
     down = -(-len(methods) // _MAX_COLUMNS)

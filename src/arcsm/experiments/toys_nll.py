@@ -134,7 +134,6 @@ def train_scores(settings: ToyScores, rows: ToyRows, seed: int, device: torch.de
 
 
 def _scores(run: Study[ToysNll], toy: str, seed: int) -> Result:
-    """Return both likelihoods of a trained model, and the likelihood after fine-tuning through the quadrature."""
     settings, rows = run.settings, _rows(run.settings, toy, seed)
     start = time.monotonic()
     model = train_scores(settings, rows, seed, run.device)
@@ -192,7 +191,6 @@ def _rows(settings: ToysNll, toy: str, seed: int) -> ToyRows:
 
 
 def _truth(run: Study[ToysNll], toy: str, seed: int) -> Result:
-    """Return the NLL of the true density on the first test rows."""
     rows = _rows(run.settings, toy, seed)
     log_prob = rows.true_log_prob(rows.test[: run.settings.truth_rows])
     if log_prob is None:
@@ -262,7 +260,6 @@ _MARKERS: Mapping[str, tuple[str, str, str]] = {  # colour, marker, filling
 
 
 def _figure(toys: Mapping[str, Result]) -> Figure:
-    """Draw the gaps to the truth: a row of dots for each toy set, with the range over the seeds."""
     figure = Figure(figsize=(8.0, 1.6 + 0.55 * len(toys)), layout="constrained")
     axes = figure.add_subplot()
     names = [name for name in _MARKERS if any(name in toy["methods"] for toy in toys.values())]

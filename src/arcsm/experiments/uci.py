@@ -115,7 +115,6 @@ def body(run: Study[UCI]) -> Result:
 
 
 def _ranks(tables: Mapping[str, Result]) -> Result:
-    """Return the mean ranks of the methods by log likelihood, and the critical difference."""
     cells = [table["methods"] for table in tables.values()]
     ranks = mean_ranks(np.array([[cell["log_likelihood"]["mean"] for cell in methods.values()] for methods in cells]))
     return {
@@ -260,7 +259,6 @@ def _mixture(settings: UCI, rows: Array, seed: int, *_: Any) -> Callable[[Array]
 
 
 def _kernels(settings: UCI, rows: Array, seed: int, *_: Any) -> Callable[[Array], Array]:
-    """Fit Gaussian kernels, their bandwidth chosen by cross-validation."""
     search = GridSearchCV(KernelDensity(), {"bandwidth": list(settings.bandwidths)}, cv=3)
     search.fit(rows[: settings.kernel_rows])
     return search.best_estimator_.score_samples  # type: ignore[no-any-return]
@@ -306,7 +304,6 @@ def _flow(settings: UCI, rows: Array, seed: int, method: str, seconds: float) ->
 
 
 def _figure(tables: Mapping[str, Result], ranks: Result) -> Figure:
-    """Draw the log likelihood of every method relative to ours, a panel for each table, and mean ranks."""
     across = min(4, len(tables) + 1)
     down = -(-(len(tables) + 1) // across)
     figure = Figure(figsize=(2.8 * across, 2.5 * down), layout="constrained")

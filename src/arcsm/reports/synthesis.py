@@ -25,16 +25,7 @@ _ROWS_ON_PAGE = 10
 def write_synthesis_report(
     density: ScoreDensity, table: pd.DataFrame, synthetic: pd.DataFrame, summary: list[str], path: Path, title: str
 ) -> None:
-    """Write the page.
-
-    Arguments:
-        density: The density that drew the synthetic rows.
-        table: The rows that it was fitted to.
-        synthetic: The synthetic rows.
-        summary: Sentences about their quality.
-        path: File to write.
-        title: Heading of the page.
-    """
+    """Write the page of synthetic rows drawn from a density fitted to a table, with sentences about their quality."""
     columns = density.columns_
     note = f" (the first {_MAX_COLUMNS} of {len(table.columns)})" if len(table.columns) > _MAX_COLUMNS else ""
     pictures = [(f"Columns{note}", plots.embedded(_marginals(columns, table, synthetic)))]
@@ -56,7 +47,6 @@ def write_synthesis_report(
 
 
 def _marginals(columns: Columns, table: pd.DataFrame, synthetic: pd.DataFrame) -> Figure:
-    """Plot the distribution of every column, in the table and in synthetic rows."""
     kinds = columns.kinds[:_MAX_COLUMNS]
     titles = [plots.plain(name) + _omitted_categories(kind) for name, kind in zip(table.columns, kinds, strict=False)]
     figure, panels = plots.column_panels(titles, 2.6, 2.0)
