@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +26,7 @@ from arcsm.data.numpy_files import read_array
 from arcsm.estimators import ScoreOutlierDetector
 from arcsm.experiments.base import Preset, Result, Settings, Study, check_names, seeded, study
 from arcsm.experiments.comparisons import Array, critical_difference, draw_ranks, mean_ranks
-from arcsm.reports.plots import open_frame
+from arcsm.reports.plots import open_panels
 
 OURS = "arcsm"
 #: Tables on which our defaults were examined, a third of all.
@@ -63,19 +64,12 @@ def body(run: Study[ADBench]) -> Result:
         {(table, method): partial(_test, run, table, method) for table in tables for method in settings.methods},
         lambda key, seed: f"{key[0]} {key[1]} seed {seed}",
     )
-    rows = {
-        table: _over_seeds(table, {method: cells[table, method] for method in settings.methods}) for table in tables
-    }
-    groups = {
-        "all tables": list(tables),
-        "tables that nothing was chosen on": [table for table in tables if table not in DEVELOPMENT],
-    }
+    rows = {table: _over_seeds(table, {m: cells[table, m] for m in settings.methods}) for table in tables}
+    others = [table for table in tables if table not in DEVELOPMENT]
+    groups = {"all tables": list(tables), "tables that nothing was chosen on": others}
     summaries = {name: _summary(settings.methods, rows, group) for name, group in groups.items() if group}
-    return {
-        "tables": rows,
-        "summary": summaries,
-        "figure": run.figure(_figure(summaries["all tables"], rows)),
-    }
+    figure = _figure(summaries["all tables"], rows)
+    return {"tables": rows, "summary": summaries, "figure": run.figure(figure)}
 
 
 def _tables() -> tuple[str, ...]:
@@ -138,8 +132,6 @@ def _fitted(run: Study[ADBench], method: str, seed: int, rows: Array) -> Callabl
 
 def _peer(method: str, columns: int, seed: int) -> Any:
     try:
-        from importlib import import_module
-
         modules = {"AutoEncoder": "auto_encoder", "DeepSVDD": "deep_svdd", "IForest": "iforest"}
         kind = getattr(import_module(f"pyod.models.{modules.get(method, method.lower())}"), method)
     except ImportError as error:
@@ -184,8 +176,7 @@ def _summary(methods: tuple[str, ...], rows: Mapping[str, Result], tables: list[
 
 def _figure(summary: Result, rows: Mapping[str, Result]) -> Figure:
     methods = summary["methods"]
-    figure = Figure(figsize=(10.0, 0.3 * max(len(methods), 8) + 1.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = open_panels(10.0, 0.3 * max(len(methods), 8) + 1.5, 1, 2)
     ranks = {method: cell["rank"] for method, cell in methods.items()}
     order = draw_ranks(left, ranks, summary["critical_difference_of_ranks"], OURS, 8)
     values = [[row["methods"][method]["auroc"] for row in rows.values()] for method in order]
@@ -193,7 +184,6 @@ def _figure(summary: Result, rows: Mapping[str, Result]) -> Figure:
     right.invert_yaxis()
     right.set_xlabel("AUROC over the tables", fontsize=8)
     right.tick_params(labelsize=8)
-    open_frame(right)
     return figure
 
 

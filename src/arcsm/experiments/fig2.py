@@ -23,7 +23,7 @@ from arcsm.experiments.descent import descend
 from arcsm.experiments.gaussians import STD, GaussianNetworks, conditional_scores, gaussian_rows
 from arcsm.model import AutoregressiveModel
 from arcsm.objectives.score_matching import Projections, denoising_score_matching, sliced_score_matching
-from arcsm.reports.plots import open_frame
+from arcsm.reports.plots import open_panels
 
 
 class Fig2(GaussianNetworks):
@@ -183,8 +183,7 @@ def _bias(label: str) -> float:
 
 def _figure(table: Mapping[str, Result]) -> Figure:
     """Draw true divergences and, as in the paper, losses, each scaled to its own range."""
-    figure = Figure(figsize=(11.0, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = open_panels(11.0, 4.6, 1, 2)
     _draw_curves(left, table, "divergence", list(table))
     _draw_curves(right, table, "loss", [label for label in table if _JOINT not in label])
     left.axhline(0.01, color="black", linewidth=0.6, linestyle=":")
@@ -205,7 +204,6 @@ def _draw_curves(axes: Axes, table: Mapping[str, Result], key: str, labels: list
         style, colour = "--" if _JOINT in label else "-", colormaps["tab10"](colours.index(label.removesuffix(_JOINT)))
         axes.plot(curves[0]["step"], values, style, color=colour, linewidth=1.3, label=label)
     axes.set_xlabel("iteration")
-    open_frame(axes)
 
 
 FIG2 = study("fig2", "DSM, SSM and CSM on a Gaussian in 100 dimensions, true divergences (Figure 2)", PRESETS, body)

@@ -29,7 +29,7 @@ from arcsm.experiments.base import Count, Positive, Preset, Result, Settings, St
 from arcsm.experiments.descent import descend
 from arcsm.heads import LogisticMixtureHead
 from arcsm.model import AutoregressiveModel
-from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
+from arcsm.reports.plots import BLUE, GREY, ORANGE, open_panels
 
 
 class Fig3a(Settings):
@@ -84,10 +84,7 @@ def body(run: Study[Fig3a]) -> Result:
         lambda cell: cell["valid_nll"],
     )
     cells = run.compute_seeds(
-        {
-            name: partial(_train, run, dataset, name, rates[name]["learning_rate"], steps=settings.steps)
-            for name in methods
-        },
+        {n: partial(_train, run, dataset, n, rates[n]["learning_rate"], steps=settings.steps) for n in methods},
         lambda name, seed: f"{name}, seed {seed}",
     )
     results = {name: rates[name] | _over_seeds(by_seed) for name, by_seed in cells.items()}
@@ -134,8 +131,7 @@ def _train(run: Study[Fig3a], dataset: Dataset, name: str, rate: float, seed: in
     checkpoints = {round(steps * (i / settings.checkpoints) ** 2) for i in range(settings.checkpoints + 1)}
     rows = min(settings.batch, len(dataset.train))  # of a step
     curve: Curve = []
-    seconds = 0.0
-    batches = _batches(run, dataset, seed)
+    seconds, batches = 0.0, _batches(run, dataset, seed)
     descent = descend(
         model, lambda: objective(model, *next(batches), generator), steps, rate, settings.clip, settings.warmup
     )
@@ -203,13 +199,11 @@ def _over_seeds(cells: list[Result]) -> Result:
 
 
 def _figure(results: Mapping[str, Result]) -> Figure:
-    figure = Figure(figsize=(10.0, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = open_panels(10.0, 4.6, 1, 2)
     for axes, key, label in ((left, "epoch", "epochs"), (right, "seconds", "seconds of training")):
         for name, result in results.items():
             _draw_curves(axes, key, name, result["curves"])
         axes.set(ylim=_limits(results), xlabel=label)
-        open_frame(axes)
     left.set_xlim(left=0.0)
     left.set_ylabel("test negative log likelihood in nats")
     right.set_xscale("log")  # the slowest method takes ten times as long as the fastest

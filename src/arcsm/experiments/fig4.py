@@ -23,12 +23,13 @@ from arcsm.data.datasets import Dataset
 from arcsm.data.images import image_grid
 from arcsm.experiments import image_models
 from arcsm.experiments.base import Count, Preset, Result, Study, study
-from arcsm.experiments.image_models import PRESET_CHANGES, ImageModels, to_pixels
+from arcsm.experiments.image_models import PRESET_CHANGES, ImageModels
 from arcsm.experiments.records import digest
 from arcsm.metrics import add_smallest_noise, bits_per_dim, mean_and_standard_error
 from arcsm.metrics.evaluations import count_evaluations
 from arcsm.metrics.frechet import Frechet
 from arcsm.reports import plots
+from arcsm.reports.run import to_pixels
 from arcsm.training.log import read_metrics
 
 
@@ -38,12 +39,7 @@ class Fig4(ImageModels):
     several_seeds: ClassVar[bool] = False
 
     models: tuple[str, ...] = Field(
-        tuple(
-            name
-            for pair in ("mnist-made", "mnist-pixelcnn", "cifar-made", "cifar-pixelcnn", "faces-pixelcnn")
-            for name in (pair, f"{pair}-mle")
-        ),
-        min_length=1,
+        tuple(f"{name}{suffix}" for name in image_models.NAMES for suffix in ("", "-mle")), min_length=1
     )
     grid: Count = 64  # samples in a picture
     samples: Count = 2_000  # for the Fréchet distance, with as many held-out images
@@ -121,14 +117,9 @@ def _for_models(
 def _draw(run: Study[Fig4], name: str) -> Result:
     """Draw samples by the model's default sampler, without the last noise, and store them as grey values."""
     settings, model = run.settings, image_models.load_model(run, name)
+    count, generator = max(settings.samples, settings.grid), run.generator(settings.first_seed, 1)
     start = time.monotonic()
-    rows = model.sample(
-        max(settings.samples, settings.grid),
-        generator=run.generator(settings.first_seed, 1),
-        progress=True,
-        denoise=True,
-        batch_size=settings.draw_at_a_time,
-    )
+    rows = model.sample(count, generator=generator, progress=True, denoise=True, batch_size=settings.draw_at_a_time)
     seconds = time.monotonic() - start
     image_models.save_array(_samples_path(run, name), to_pixels(rows.cpu(), model.metadata))
     return {"seconds_to_draw": round(seconds, 1), "drawn": len(rows)}
@@ -191,10 +182,7 @@ def _likelihood(run: Study[Fig4], name: str, dataset: Dataset) -> Result:
 
 
 def _measure_data(run: Study[Fig4], name: str) -> Result:
-    """Measure training images as samples, and test images for the distance to the nearest training image.
-
-    A perfect model would have about these values; memorised samples would have a distance of zero.
-    """
+    """Measure training images as samples, and the distance of test images to them, for comparison."""
     dataset, count = image_models.load_images(run, name), run.settings.samples
     real, train = (to_pixels(rows, dataset.metadata) for rows in (dataset.test[:count], dataset.train_rows()))
     nearest = _nearest(real[: run.settings.grid], train)[0]
@@ -226,14 +214,12 @@ def _pictures(run: Study[Fig4], name: str) -> dict[str, str]:
 
 
 def _curves(models: Mapping[str, Result]) -> Figure:
-    figure = Figure(figsize=(2.4 * len(models), 2.2), layout="constrained")
-    for index, (name, cell) in enumerate(models.items()):
-        axes = figure.add_subplot(1, len(models), index + 1)
+    figure, panels = plots.open_panels(2.4 * len(models), 2.2, 1, len(models))
+    for axes, (name, cell) in zip(panels, models.items(), strict=True):
         axes.plot(*np.array(cell["curve"]).T, "o-", color=plots.BLUE, markersize=3)
         axes.set_title(name, fontsize=8)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=7)
-        plots.open_frame(axes)
     return figure
 
 
@@ -262,8 +248,7 @@ def _for_set(images: str) -> Mapping[Preset, Fig4]:
 
 
 _ABOUT = "by AR-CSM and by maximum likelihood on the same networks"
-FIG4 = study("fig4", f"images {_ABOUT} (Figures 4, 8 to 11)", PRESETS, body)
-FIG4_MNIST, FIG4_CIFAR, FIG4_FACES = (
+EXPERIMENTS = [study("fig4", f"images {_ABOUT} (Figures 4, 8 to 11)", PRESETS, body)] + [
     study(f"fig4-{images}", f"{title} {_ABOUT} (part of fig4)", _for_set(images), body)
     for images, title in (("mnist", "MNIST"), ("cifar", "CIFAR-10"), ("faces", "faces"))
-)
+]

@@ -25,10 +25,11 @@ from arcsm.denoise import Corruption, GaussianNoise, SaltAndPepper, langevin, pa
 from arcsm.experiments import image_models
 from arcsm.experiments.base import Positive, Preset, Result, Study, study
 from arcsm.experiments.comparisons import confidence_interval
-from arcsm.experiments.image_models import PRESET_CHANGES, ImageModels, to_pixels
+from arcsm.experiments.image_models import PRESET_CHANGES, ImageModels
 from arcsm.experiments.records import digest
 from arcsm.metrics import mean_and_standard_error
 from arcsm.model import AutoregressiveModel
+from arcsm.reports.run import to_pixels
 
 
 class Fig5(ImageModels):
@@ -68,9 +69,8 @@ Restorer = Callable[[Tensor], Tensor]  #: noisy rows ``(N, D)`` to restored ones
 def body(run: Study[Fig5]) -> Result:
     """Train, corrupt, restore and measure; every method is a cell."""
     import_skimage()  # fail before training if it is missing
-    training = image_models.train_models(
-        run, {f"train {name}": (name, run.settings.first_seed) for name in run.settings.models}
-    )
+    names, seed = run.settings.models, run.settings.first_seed
+    training = image_models.train_models(run, {f"train {name}": (name, seed) for name in names})
     tasks = [_gaussian_task(run), _salt_and_pepper_task(run)]
     cells = {
         f"{task.name}, {method}": partial(_restore, run, task, method, restorer)
@@ -83,7 +83,7 @@ def body(run: Study[Fig5]) -> Result:
     for cell in results.values():
         cell.pop("psnr_of_each")
     return {
-        "models": {name: training[f"train {name}"] for name in run.settings.models},
+        "models": {name: training[f"train {name}"] for name in names},
         "unit": "PSNR in decibels; means over the images with their standard errors",
         "tasks": tables,
         "lead_over_the_best_filter": leads,
@@ -93,21 +93,13 @@ def body(run: Study[Fig5]) -> Result:
 
 @dataclass(frozen=True)
 class Task:
-    """Images, their corruption, and our methods that restore them with a model.
-
-    Attributes:
-        run: The study.
-        name: Name of the task.
-        model_name: Preset of the model.
-        corruption: The noise.
-        ours: Functions of the model and noisy rows.
-    """
+    """Images, their corruption, and our methods that restore them with a model."""
 
     run: Study[Fig5]
     name: str
-    model_name: str
+    model_name: str  # the preset
     corruption: Corruption
-    ours: Mapping[str, Callable[[AutoregressiveModel, Tensor], Tensor]]
+    ours: Mapping[str, Callable[[AutoregressiveModel, Tensor], Tensor]]  # functions of the model and noisy rows
 
     def methods(self) -> dict[str, Restorer | None]:
         """Return restorers by name; ``None`` for a filter, whose setting is chosen when it is needed."""
@@ -153,8 +145,7 @@ def _gaussian_task(run: Study[Fig5]) -> Task:
 
 
 def _salt_and_pepper_task(run: Study[Fig5]) -> Task:
-    settings = run.settings
-    name = settings.models[1]
+    settings, name = run.settings, run.settings.models[1]
     model = image_models.load_model(run, name)
     smallest = model.noise.sigma_min * float(model.scale.max()) if model.noise else 0.0
     noise = SaltAndPepper.of_images(
@@ -190,15 +181,11 @@ def filters_for(corruption: Corruption, shape: Shape) -> dict[str, dict[str, Res
     """Return filters by name and setting. Non-local means know the size of Gaussian noise."""
     sigma = corruption.sigma if isinstance(corruption, GaussianNoise) else 0.0
     sizes, strengths = (3, 5), (0.1, 0.2, 0.4, 0.8, 1.6)
+    for_each = partial(partial, _for_each_image, shape)
     filters: dict[str, dict[str, Restorer]] = {
         "median filter": {f"{size} x {size}": partial(_median, shape, size) for size in sizes},
-        "non-local means": {
-            f"h = {h:g}": partial(_for_each_image, shape, partial(_non_local_means, h, sigma)) for h in strengths
-        },
-        "total variation": {
-            f"weight {weight:g}": partial(_for_each_image, shape, partial(_total_variation, weight))
-            for weight in strengths
-        },
+        "non-local means": {f"h = {h:g}": for_each(partial(_non_local_means, h, sigma)) for h in strengths},
+        "total variation": {f"weight {w:g}": for_each(partial(_total_variation, w)) for w in strengths},
     }
     if isinstance(corruption, SaltAndPepper):
         filters["median of the others"] = {
@@ -253,11 +240,10 @@ def _restore(run: Study[Fig5], task: Task, method: str, restorer: Restorer | Non
     restored = restorer(task.noisy("test").to(run.device)).cpu().clamp(-1.0, 1.0)
     image_models.save_array(task.path(method), restored)
     psnr_of_each = psnr(clean, restored)
-    means = {
-        "psnr": mean_and_standard_error(psnr_of_each),
-        "ssim": mean_and_standard_error(ssim(clean, restored, task.shape())),
-    }
-    measures = {name: {"mean": mean, "standard_error": error} for name, (mean, error) in means.items()}
+    measures = {}
+    for name, values in (("psnr", psnr_of_each), ("ssim", ssim(clean, restored, task.shape()))):
+        mean, error = mean_and_standard_error(values)
+        measures[name] = {"mean": mean, "standard_error": error}
     return {**measures, "psnr_of_each": psnr_of_each.tolist(), **setting}
 
 

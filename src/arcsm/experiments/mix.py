@@ -20,7 +20,7 @@ from arcsm.experiments.comparisons import confidence_interval, mean_and_sd
 from arcsm.experiments.toys import train_toy
 from arcsm.metrics import add_smallest_noise
 from arcsm.model import AutoregressiveModel
-from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
+from arcsm.reports.plots import BLUE, GREY, ORANGE, open_panels
 from arcsm.training.density import fit
 from arcsm.training.run_config import load_config
 
@@ -105,18 +105,11 @@ def _compare_auto(run: Study[MixSettings], cells: Mapping[Key, Result], nll: Map
     every = {**cells, **_compute(run, pairs)}
 
     def difference(name: str, seeds: range) -> Result:
-        return confidence_interval(
-            [every[name, "auto", seed]["nll"] - every[name, best[name], seed]["nll"] for seed in seeds]
-        )
+        nll = ([every[name, mix, seed]["nll"] for seed in seeds] for mix in ("auto", best[name]))
+        return confidence_interval([auto - fixed for auto, fixed in zip(*nll, strict=True)])
 
-    return {
-        name: {
-            "best_fixed": str(mix),
-            **difference(name, seeds),
-            "on_fresh_seeds": difference(name, fresh) if fresh else None,
-        }
-        for name, mix in best.items()
-    }
+    found = {name: {"best_fixed": str(mix), **difference(name, seeds)} for name, mix in best.items()}
+    return {name: {**d, "on_fresh_seeds": difference(name, fresh) if fresh else None} for name, d in found.items()}
 
 
 def _train(run: Study[MixSettings], name: str, mix: Mix, seed: int) -> Result:
@@ -186,14 +179,14 @@ def _gradients(
 
 
 def _figure(nll: Mapping[str, Result], variance: Mapping[str, Result]) -> Figure:
-    figure = Figure(figsize=(2.0 * len(nll) + 1.0, 5.0), layout="constrained")
-    panels = figure.subplots(2, len(nll), squeeze=False)
-    for (above, below), name in zip(panels.T, nll, strict=True):
-        _draw_likelihoods(above, nll[name], name)
-        _draw_variance(below, variance[name])
-    panels[0, 0].set_ylabel("held-out NLL, nats,\nminus its mean over the mixes")
-    panels[1, 0].set_ylabel("gradient variance\n/ that of DSM")
-    for axes in {panels[1, 0], panels[1, -1]}:  # toys and digits have different ladders
+    figure, panels = open_panels(2.0 * len(nll) + 1.0, 5.0, 2, len(nll))
+    above, below = panels[: len(nll)], panels[len(nll) :]
+    for upper, lower, name in zip(above, below, nll, strict=True):
+        _draw_likelihoods(upper, nll[name], name)
+        _draw_variance(lower, variance[name])
+    above[0].set_ylabel("held-out NLL, nats,\nminus its mean over the mixes")
+    below[0].set_ylabel("gradient variance\n/ that of DSM")
+    for axes in {below[0], below[-1]}:  # toys and digits have different ladders
         axes.legend(frameon=False, fontsize=6, title="sigma", title_fontsize=6)
     return figure
 
@@ -204,7 +197,6 @@ def _draw_variance(axes: Axes, curves: Result) -> None:
         colour = (0.88 * (1 - shade) + 0.1 * shade, 0.48, 0.12 * (1 - shade) + 0.6 * shade)
         axes.plot(curves["mix"], curves["variance"][index], color=colour, linewidth=1.0, label=f"{sigma:.2g}")
     axes.set(xlabel="mix a", yscale="log")
-    open_frame(axes)
 
 
 def _draw_likelihoods(axes: Axes, by_mix: Mapping[str, Result], name: str) -> None:
@@ -218,7 +210,6 @@ def _draw_likelihoods(axes: Axes, by_mix: Mapping[str, Result], name: str) -> No
     axes.axhline(0.0, color=GREY, linewidth=0.5)
     axes.set_xticks(range(len(by_mix)), list(by_mix), fontsize=7)
     axes.set_title(name.replace("_", " "), fontsize=8)
-    open_frame(axes)
 
 
 MIX = study("mix", "the family between CSM and DSM: gradient variance and likelihood by the mix", PRESETS, body)

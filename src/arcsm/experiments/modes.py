@@ -29,7 +29,7 @@ from arcsm.experiments.descent import descend
 from arcsm.heads import ScoreHead
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
-from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
+from arcsm.reports.plots import BLUE, GREY, ORANGE, open_panels
 
 
 class Modes(Settings):
@@ -230,8 +230,7 @@ def _measure(run: Study[Modes], separation: float, model: AutoregressiveModel, m
 def _figure(
     settings: Modes, weights: Mapping[str, Mapping[str, list[float]]], densities: Mapping[str, list[float]]
 ) -> Figure:
-    figure = Figure(figsize=(11.0, 4.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = open_panels(11.0, 4.4, 1, 2)
     _draw_weights(left, settings, weights)
     _draw_densities(right, settings, densities)
     (handles, labels), (more, more_labels) = (axes.get_legend_handles_labels() for axes in (left, right))
@@ -253,7 +252,6 @@ def _draw_weights(axes: Axes, settings: Modes, weights: Mapping[str, Mapping[str
     axes.set_xticks(settings.separations, [f"{value:g}" for value in settings.separations])
     axes.minorticks_off()
     axes.set_xlabel("distance between the modes, in their standard deviations")
-    open_frame(axes)
 
 
 def _draw_densities(axes: Axes, settings: Modes, densities: Mapping[str, list[float]]) -> None:
@@ -264,7 +262,6 @@ def _draw_densities(axes: Axes, settings: Modes, densities: Mapping[str, list[fl
         axes.plot(grid.tolist(), values, color=COLOURS[name], lw=1.2, label=name)
     axes.set(ylim=(-25.0, 4.0), ylabel="log density in nats")
     axes.set_xlabel(f"x, modes {settings.shown:g} standard deviations apart")
-    open_frame(axes)
 
 
 MODES = study("modes", "the weight that each method gives to two far modes, and why annealing is needed", PRESETS, body)

@@ -22,7 +22,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from arcsm.experiments.base import Count, Preset, Result, Study, parameter_count, seeded, study
-from arcsm.experiments.image_models import CPU_PIXELCNN, PAPER, PRESET_CHANGES, TINY_MADE, TINY_PIXELCNN, ImageModels
+from arcsm.experiments.image_models import (
+    CPU_PIXELCNN,
+    NAMES,
+    PAPER,
+    PRESET_CHANGES,
+    TINY_MADE,
+    TINY_PIXELCNN,
+    ImageModels,
+)
 from arcsm.metrics.costs import interleaved_medians
 from arcsm.reports import plots
 from arcsm.training.config import configured_objective
@@ -39,18 +47,11 @@ _BYTES = 4
 
 @dataclass(frozen=True)
 class GPU:
-    """Nominal speeds of a GPU.
+    """Nominal speeds of a GPU, in bytes per second, and its memory in bytes."""
 
-    Attributes:
-        operations: Floating-point operations per second, dense matrices in bfloat16.
-        bandwidth: Memory bandwidth in bytes per second.
-        link: Bandwidth to other GPUs in one direction, in bytes per second.
-        memory: Memory in bytes.
-    """
-
-    operations: float
-    bandwidth: float
-    link: float
+    operations: float  # in floating point, per second, dense matrices in bfloat16
+    bandwidth: float  # of the memory
+    link: float  # to other GPUs in one direction
     memory: float
 
 
@@ -66,9 +67,7 @@ class PlanSettings(ImageModels):
 
     several_seeds: ClassVar[bool] = False
 
-    models: tuple[str, ...] = Field(
-        ("mnist-made", "mnist-pixelcnn", "cifar-made", "cifar-pixelcnn", "faces-pixelcnn"), min_length=1
-    )
+    models: tuple[str, ...] = Field(NAMES, min_length=1)
     small_pixelcnn: tuple[str, ...] = CPU_PIXELCNN
     small_made: tuple[str, ...] = ()
     rows: int = Field(2, ge=1)  # of a step of the large networks
@@ -175,7 +174,6 @@ def _step(run: Study[PlanSettings], name: str, changes: tuple[str, ...], rows: i
 
 
 class _CallCounter(TorchDispatchMode):
-
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
@@ -228,8 +226,7 @@ def _estimate(cell: Result, gpu: GPU, share: float, count: int, batches: int) ->
 
 
 def _figure(models: Mapping[str, Result]) -> Figure:
-    figure = Figure(figsize=(9.5, 3.4), layout="constrained")
-    axes = figure.add_subplot()
+    figure, [axes] = plots.open_panels(9.5, 3.4)
     machines = list(next(iter(models.values()))["gpus"])
     width = 0.8 / len(machines)
     for index, machine in enumerate(machines):
@@ -238,7 +235,6 @@ def _figure(models: Mapping[str, Result]) -> Figure:
     axes.set(yscale="log", ylabel="hours", xticks=range(len(models)))
     axes.set_xticklabels(models)
     figure.legend(frameon=False, fontsize=8, loc="outside right upper")
-    plots.open_frame(axes)
     return figure
 
 

@@ -21,7 +21,7 @@ from arcsm.experiments.toys_nll import ToyScores, train_scores
 from arcsm.metrics import energy_distance, sliced_wasserstein
 from arcsm.metrics.evaluations import count_evaluations
 from arcsm.model import AutoregressiveModel, load, save
-from arcsm.reports.plots import BLUE, GREEN, GREY, ORANGE, open_frame
+from arcsm.reports.plots import BLUE, GREEN, GREY, ORANGE, open_panels
 
 
 class SamplingCost(ToyScores):
@@ -121,8 +121,7 @@ def _load_model(run: Study[SamplingCost], toy: str, seed: int) -> Autoregressive
 
 
 def _model_path(run: Study[SamplingCost], toy: str, seed: int) -> Path:
-    training = set(ToyScores.model_fields) - {"seeds", "first_seed", "toys"}
-    key = run.settings.model_dump(mode="json", include=training)
+    key = run.settings.model_dump(mode="json", include=set(ToyScores.model_fields) - {"seeds", "first_seed", "toys"})
     return run.work / f"{toy}-{seed}-{digest(key)}.safetensors"
 
 
@@ -140,9 +139,8 @@ def _compare_truth(run: Study[SamplingCost], toy: str, seed: int, count: int) ->
 
 
 def _distances(samples: Tensor, held_out: Tensor) -> dict[str, float]:
-    return dict(
-        zip(_DISTANCES, (energy_distance(samples, held_out), sliced_wasserstein(samples, held_out)), strict=True)
-    )
+    values = energy_distance(samples, held_out), sliced_wasserstein(samples, held_out)
+    return dict(zip(_DISTANCES, values, strict=True))
 
 
 def _draw(run: Study[SamplingCost], toy: str, seed: int, setting: Setting) -> Result:
@@ -177,17 +175,11 @@ def _over_seeds(cells: Mapping[str, list[Result]], settings: list[Setting]) -> R
     return {"training_seconds": seconds, "samplers": samplers, "truth_against_truth": truth}
 
 
-_MARKERS: Mapping[str, tuple[str, str]] = {
-    FLOW: (BLUE, "o"),
-    FAST: (GREEN, "v"),
-    INVERSE: ("black", "s"),
-    LANGEVIN: (ORANGE, "^"),
-}
+_MARKERS = {FLOW: (BLUE, "o"), FAST: (GREEN, "v"), INVERSE: ("black", "s"), LANGEVIN: (ORANGE, "^")}
 
 
 def _figure(toys: Mapping[str, Result], settings: list[Setting]) -> Figure:
-    figure = Figure(figsize=(1.0 + 3.9 * len(toys), 4.0), layout="constrained")
-    panels = figure.subplots(1, len(toys), sharex=True, sharey=True, squeeze=False)[0]
+    figure, panels = open_panels(1.0 + 3.9 * len(toys), 4.0, 1, len(toys), sharex=True, sharey=True)
     for axes, (toy, result) in zip(panels, toys.items(), strict=True):
         for size, style in zip(sorted(result["truth_against_truth"], key=int, reverse=True), ("-", "--"), strict=False):
             truth = result["truth_against_truth"][size]["sliced_wasserstein"]
@@ -199,7 +191,6 @@ def _figure(toys: Mapping[str, Result], settings: list[Setting]) -> Figure:
         axes.set(xscale="log", yscale="log", xlabel="score evaluations a row")
         axes.margins(x=0.14, y=0.12)
         axes.set_title(toy.replace("_", " "), fontsize=10)
-        open_frame(axes)
     panels[0].set_ylabel("sliced Wasserstein distance to held-out rows")
     handles, labels = panels[0].get_legend_handles_labels()
     columns = len(labels) if len(toys) > 2 else 2

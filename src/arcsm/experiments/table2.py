@@ -216,13 +216,13 @@ def _ablation() -> Mapping[Preset, Table2]:
 
 
 _ABOUT = "autoencoders by six estimators of the entropy gradient"
-TABLE2 = study("table2", f"{_ABOUT} (Table 2, Figures 6 and 13 to 18)", PRESETS, body)
-TABLE2_MNIST = study("table2-mnist", f"digits: {_ABOUT} (part of table2)", _part(faces=False), body)
-TABLE2_MNIST_8, TABLE2_MNIST_16 = (
-    study(f"table2-mnist-{count}", f"digits, {count} latents: {_ABOUT} (part of table2)",
-          _part(faces=False, latents=(count,)), body) for count in (8, 16)
-)  # fmt: skip
-TABLE2_FACES = study("table2-faces", f"faces: {_ABOUT} (part of table2)", _part(latents=(), seeds=1), body)
-TABLE2_ABLATION = study(
-    "table2-ablation", "digits, 16 latents: what makes csm better (part of table2)", _ablation(), body
-)
+_PARTS: Mapping[str, tuple[str, Mapping[Preset, Table2]]] = {
+    "mnist": (f"digits: {_ABOUT}", _part(faces=False)),
+    "mnist-8": (f"digits, 8 latents: {_ABOUT}", _part(faces=False, latents=(8,))),
+    "mnist-16": (f"digits, 16 latents: {_ABOUT}", _part(faces=False, latents=(16,))),
+    "faces": (f"faces: {_ABOUT}", _part(latents=(), seeds=1)),
+    "ablation": ("digits, 16 latents: what makes csm better", _ablation()),
+}
+EXPERIMENTS = [study("table2", f"{_ABOUT} (Table 2, Figures 6 and 13 to 18)", PRESETS, body)] + [
+    study(f"table2-{part}", f"{about} (part of table2)", presets, body) for part, (about, presets) in _PARTS.items()
+]

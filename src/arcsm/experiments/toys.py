@@ -22,23 +22,14 @@ _HERMITE_NODES = 24
 
 @dataclass(frozen=True)
 class ToyRows:
-    """Rows of a toy set in standardised units.
-
-    Attributes:
-        toy: The set.
-        train: Training rows without noise, ``(N, 2)``.
-        test: Test rows with noise, ``(M, 2)``.
-        shift: Mean that was subtracted, ``(2,)``.
-        scale: Standard deviation that was divided by, ``(2,)``.
-        sigma: Standard deviation of the noise, in standardised units.
-    """
+    """Rows of a toy set in standardised units."""
 
     toy: Toy
-    train: Tensor
-    test: Tensor
-    shift: Tensor
-    scale: Tensor
-    sigma: float
+    train: Tensor  # without noise, (N, 2)
+    test: Tensor  # with noise, (M, 2)
+    shift: Tensor  # mean that was subtracted, (2,)
+    scale: Tensor  # standard deviation that was divided by, (2,)
+    sigma: float  # standard deviation of the noise, in standardised units
 
     def add_noise(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return rows with fresh noise."""

@@ -24,7 +24,7 @@ from arcsm.experiments.toys import ToyRows, toy_rows
 from arcsm.heads import ScoreHead
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
-from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
+from arcsm.reports.plots import BLUE, GREY, ORANGE, open_panels
 from arcsm.training.config import TrainConfig
 from arcsm.training.density import fit
 from arcsm.training.optimization import averaging
@@ -140,10 +140,8 @@ def _scores(run: Study[ToysNll], toy: str, seed: int) -> Result:
     seconds, size = time.monotonic() - start, parameter_count(model)
     flow = partial(model.log_prob, method="flow", steps=settings.flow_steps)
     quadrature = partial(model.log_prob, method="quadrature")
-    results = {
-        FLOW: _evaluate(run, flow, rows, seconds, size),
-        QUADRATURE: _evaluate(run, quadrature, rows, seconds, size),
-    }
+    methods = {FLOW: flow, QUADRATURE: quadrature}
+    results = {name: _evaluate(run, log_prob, rows, seconds, size) for name, log_prob in methods.items()}
     if settings.mle_steps:
         start = time.monotonic()
         config = TrainConfig(
@@ -260,8 +258,7 @@ _MARKERS: Mapping[str, tuple[str, str, str]] = {  # colour, marker, filling
 
 
 def _figure(toys: Mapping[str, Result]) -> Figure:
-    figure = Figure(figsize=(8.0, 1.6 + 0.55 * len(toys)), layout="constrained")
-    axes = figure.add_subplot()
+    figure, [axes] = open_panels(8.0, 1.6 + 0.55 * len(toys))
     names = [name for name in _MARKERS if any(name in toy["methods"] for toy in toys.values())]
     for index, name in enumerate(names):
         colour, marker, filling = _MARKERS[name]
@@ -283,7 +280,6 @@ def _figure(toys: Mapping[str, Result]) -> Figure:
     axes.set_ylim(len(toys) - 0.5, -0.5)
     axes.set_xlabel(f"NLL − truth, nats (linear up to {_TOLERANCE:g}; mean and range over the seeds)")
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=9, ncols=5, loc="outside upper center")
-    open_frame(axes)
     return figure
 
 

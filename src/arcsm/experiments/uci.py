@@ -33,7 +33,7 @@ from arcsm.experiments.comparisons import Array, critical_difference, draw_ranks
 from arcsm.experiments.peers import import_zuko
 from arcsm.metrics import mean_and_standard_error
 from arcsm.objectives import mle
-from arcsm.reports.plots import BLUE, GREY, open_frame
+from arcsm.reports.plots import BLUE, GREY, open_panels
 
 OURS = "arcsm"
 FLOWS = ("MAF", "NSF", "MAF, mixture")
@@ -79,23 +79,14 @@ def body(run: Study[UCI]) -> Result:
     check_names("ways", settings.ways, WAYS)
 
     peers = [method for method in settings.methods if method != OURS]
-    cells: dict[tuple[str, str], list[Result]] = {}
-    for method in (OURS, *peers):
-        functions = {
-            (table, method): partial(_ours, run, table)
-            if method == OURS
-            else partial(_peer, run, table, method, ours=cells[table, OURS])
-            for table in settings.tables
-        }
-        cells |= run.compute_seeds(functions, lambda key, seed: f"{key[0]} {key[1]} seed {seed}")
+    named: Callable[[tuple[str, str], int], str] = "{0[0]} {0[1]} seed {1}".format
+    cells = run.compute_seeds({(table, OURS): partial(_ours, run, table) for table in settings.tables}, named)
+    for method in peers:
+        functions = {(t, method): partial(_peer, run, t, method, ours=cells[t, OURS]) for t in settings.tables}
+        cells |= run.compute_seeds(functions, named)
+    pairs = {(t, way): f"{t} one model by {way} seed {first}" for t in settings.tables for way in settings.ways}
     single = run.compute_all(
-        {
-            f"{table} one model by {way} seed {first}": partial(
-                _one_model, run, table, way, first, cells[table, OURS][0]
-            )
-            for table in settings.tables
-            for way in settings.ways
-        }
+        {name: partial(_one_model, run, t, way, first, cells[t, OURS][0]) for (t, way), name in pairs.items()}
     )
     tables: dict[str, Result] = {}
     for table in settings.tables:
@@ -108,7 +99,7 @@ def body(run: Study[UCI]) -> Result:
             for method in (OURS, *peers)
         }
         sizes = {key: cells[table, OURS][0][key] for key in ("rows", "columns")}
-        ways = {way: single[f"{table} one model by {way} seed {first}"] for way in settings.ways}
+        ways = {way: single[pairs[table, way]] for way in settings.ways}
         tables[table] = {**sizes, "methods": methods, "one_model": ways}
     ranks = _ranks(tables)
     return {"tables": tables, "ranks": ranks, "figure": run.figure(_figure(tables, ranks))}
@@ -306,8 +297,7 @@ def _flow(settings: UCI, rows: Array, seed: int, method: str, seconds: float) ->
 def _figure(tables: Mapping[str, Result], ranks: Result) -> Figure:
     across = min(4, len(tables) + 1)
     down = -(-(len(tables) + 1) // across)
-    figure = Figure(figsize=(2.8 * across, 2.5 * down), layout="constrained")
-    panels = figure.subplots(down, across, squeeze=False).flatten().tolist()
+    figure, panels = open_panels(2.8 * across, 2.5 * down, down, across)
     for axes, (name, table) in zip(panels, tables.items(), strict=False):
         methods = table["methods"]
         values = np.array([cell["log_likelihood"]["mean"] for cell in methods.values()])
@@ -317,7 +307,6 @@ def _figure(tables: Mapping[str, Result], ranks: Result) -> Figure:
         axes.set_title(f"{name} ({table['rows']:,} x {table['columns']})", fontsize=8)
         axes.set_xlabel("nats a row, relative to ours", fontsize=7)
         axes.tick_params(labelsize=7)
-        open_frame(axes)
     last, *unused = panels[len(tables) :]
     draw_ranks(last, ranks["methods"], ranks["critical_difference"], OURS, 7)
     last.set_title("all tables", fontsize=8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 import arcsm
+from arcsm import metrics
 from arcsm._runtime.files import write_text
 from arcsm._runtime.progress import track
 from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.data.images import image_grid
 from arcsm.data.pixels import unscale_images
-from arcsm import metrics
 from arcsm.model import AutoregressiveModel
 from arcsm.reports import plots
 from arcsm.training.log import read_metrics
@@ -80,11 +80,15 @@ def write_report(
     return numbers
 
 
-def sample_picture(rows: Tensor, metadata: dict[str, Any], columns: int | None = None) -> bytes:
+def to_pixels(rows: Tensor, metadata: Mapping[str, Any]) -> Tensor:
+    """Return rows in [-1, 1] as grey values from 0 to 255, uint8 ``(N, C, H, W)``."""
+    return unscale_images(rows.clamp(-1.0, 1.0), metadata["levels"], stretch=True).view(-1, *metadata["image_shape"])
+
+
+def sample_picture(rows: Tensor, metadata: Mapping[str, Any], columns: int | None = None) -> bytes:
     """Return rows of an image model as a PNG of a grid, with a number of columns or nearly square."""
-    shape, buffer = metadata["image_shape"], io.BytesIO()
-    pixels = unscale_images(rows.clamp(-1.0, 1.0), metadata["levels"], stretch=True).view(-1, *shape)
-    image_grid(pixels, columns, zoom=max(1, 48 // int(shape[-1]))).save(buffer, format="PNG")
+    buffer, zoom = io.BytesIO(), max(1, 48 // int(metadata["image_shape"][-1]))
+    image_grid(to_pixels(rows, metadata), columns, zoom=zoom).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
