@@ -41,7 +41,6 @@ class ADBench(Settings):
     """Every detector has its default settings."""
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "methods", "tables"})
-
     methods: tuple[str, ...] = Field((OURS, *PEERS), min_length=1)
     tables: tuple[str, ...] = ()  # default: all in the data folder
     most_fitted: int = Field(5_000, ge=10)  # normal rows
@@ -146,10 +145,7 @@ def _peer(method: str, columns: int, seed: int) -> Any:
 
 
 def _over_seeds(table: str, cells: Mapping[str, list[Result]]) -> Result:
-    methods = {
-        method: {key: float(np.mean([cell[key] for cell in by_seed])) for key in _MEASURES}
-        for method, by_seed in cells.items()
-    }
+    methods = {m: {key: float(np.mean([c[key] for c in each])) for key in _MEASURES} for m, each in cells.items()}
     last = list(cells.values())[-1][0]
     sizes = {key: last[key] for key in ("fitted_rows", "judged_rows", "columns", "anomalies")}
     return {**sizes, "development": table in DEVELOPMENT, "methods": methods}
@@ -160,13 +156,9 @@ def _summary(methods: tuple[str, ...], rows: Mapping[str, Result], tables: list[
         key: np.array([[rows[table]["methods"][method][key] for method in methods] for table in tables])
         for key in _MEASURES
     }
-    columns = {
-        "auroc": values["auroc"].mean(0),
-        "average_precision": values["average_precision"].mean(0),
-        "rank": mean_ranks(values["auroc"]),
-        "fit_seconds": np.median(values["fit_seconds"], 0),
-        "score_seconds": np.median(values["score_seconds"], 0),
-    }
+    means = {key: values[key].mean(0) for key in ("auroc", "average_precision")}
+    medians = {key: np.median(values[key], 0) for key in ("fit_seconds", "score_seconds")}
+    columns = {**means, "rank": mean_ranks(values["auroc"]), **medians}
     return {
         "tables": len(tables),
         "critical_difference_of_ranks": critical_difference(len(methods), len(tables)),

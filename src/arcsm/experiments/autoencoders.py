@@ -95,7 +95,6 @@ class Table2(Settings):
         *LIKELIHOOD_SETTINGS, *FRECHET_SETTINGS,
     })  # fmt: skip
     records_cells: ClassVar[bool] = True
-
     methods: tuple[str, ...] = Field((*ENCODERS, "csm, whitened", "csm, standardised"), min_length=1)
     repeated: tuple[str, ...] = ("csm", "ssm", "elbo", "csm, standardised")  # with all seeds; others: the first only
     latents: tuple[Count, ...] = (8, 16)  # of digits; () for none

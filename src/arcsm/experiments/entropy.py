@@ -22,12 +22,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from arcsm import implicit
-from arcsm.contexts import MADE
+from arcsm import MADE, AutoregressiveModel, ScoreHead, implicit
 from arcsm.experiments.base import Count, Positive, Preset, Result, Settings, Study, seeded, study
 from arcsm.experiments.comparisons import mean_and_sd
-from arcsm.heads import ScoreHead
-from arcsm.model import AutoregressiveModel
 from arcsm.reports.plots import BLUE, GREY, ORANGE, open_panels
 
 

@@ -13,11 +13,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from arcsm import objectives
+from arcsm import AutoregressiveModel, objectives
 from arcsm.experiments.base import Count, Preset, Result, Study, parameter_count, study
 from arcsm.experiments.gaussians import GaussianNetworks, conditional_scores, gaussian_rows
 from arcsm.metrics.costs import extra_memory_mib, interleaved_medians
-from arcsm.model import AutoregressiveModel
 from arcsm.objectives.score_matching import denoising_score_matching, exact_score_matching, sliced_score_matching
 from arcsm.reports.plots import open_panels
 
@@ -26,7 +25,6 @@ class Fig1a(GaussianNetworks):
     """Time and memory of exact score matching grow with the dimension: it is measured up to ``largest_for_sm``."""
 
     several_seeds: ClassVar[bool] = False
-
     features: tuple[Count, ...] = (2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
     largest_for_sm: Count = 200
     repeats: Count = 7

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor
 
-from arcsm import objectives
+from arcsm import AutoregressiveModel, objectives
 from arcsm.experiments.base import Count, Positive, Preset, Result, Study, seeded, study
 from arcsm.experiments.gaussians import GaussianNetworks, gaussian_rows
-from arcsm.model import AutoregressiveModel
 from arcsm.reports.plots import BLUE, ORANGE, open_panels
 
 
@@ -83,10 +83,7 @@ def _measure(run: Study[Fig1b], name: str, seed: int) -> Result:
 
 
 def _variation(run: Study[Fig1b], model: AutoregressiveModel, name: str, seed: int) -> dict[str, float | None]:
-    """Return the standard deviation of the objective and the gradient's mean square deviation / squared mean.
-
-    The latter is ``None`` if the draws do not resolve the mean.
-    """
+    """Return the deviation of the objective, and the gradient's variance / squared mean, if the draws resolve it."""
     settings = run.settings
     objective = _objectives(settings)[name]
     x = gaussian_rows(settings.batch, settings.features, run.generator(seed, 2))
@@ -109,10 +106,8 @@ def _variation(run: Study[Fig1b], model: AutoregressiveModel, name: str, seed: i
     return {"objective_sd": objective_sd, "gradient_noise": noise / signal if resolved else None}
 
 
-def _mean(values: list[float | None]) -> float | None:
-    """Return the mean, or ``None`` if a value is missing."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if len(known) == len(values) else None
+def _mean(values: list[Any]) -> float | None:
+    return None if None in values else sum(values) / len(values)
 
 
 def _figure(methods: Mapping[str, Result]) -> Figure:

@@ -15,13 +15,12 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor, nn
 
-from arcsm import objectives
+from arcsm import AutoregressiveModel, objectives
 from arcsm.errors import NonFiniteError
 from arcsm.experiments.base import Count, Positive, Preset, Result, Study, parameter_count, seeded, study
 from arcsm.experiments.comparisons import mean_and_sd
 from arcsm.experiments.descent import descend
 from arcsm.experiments.gaussians import STD, GaussianNetworks, conditional_scores, gaussian_rows
-from arcsm.model import AutoregressiveModel
 from arcsm.objectives.score_matching import Projections, denoising_score_matching, sliced_score_matching
 from arcsm.reports.plots import open_panels
 

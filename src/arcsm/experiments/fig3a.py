@@ -20,15 +20,12 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor
 
-from arcsm import objectives
+from arcsm import MADE, AutoregressiveModel, LogisticMixtureHead, objectives
 from arcsm._runtime.random import dequantised
-from arcsm.contexts import MADE
 from arcsm.data.datasets import Dataset, NamedImageData, load_dataset
 from arcsm.errors import NonFiniteError
 from arcsm.experiments.base import Count, Positive, Preset, Result, Settings, Study, seeded, study
 from arcsm.experiments.descent import descend
-from arcsm.heads import LogisticMixtureHead
-from arcsm.model import AutoregressiveModel
 from arcsm.reports.plots import BLUE, GREY, ORANGE, open_panels
 
 

@@ -23,7 +23,6 @@ from arcsm.data.datasets import Dataset
 from arcsm.data.images import image_grid
 from arcsm.experiments import image_models
 from arcsm.experiments.base import Count, Preset, Result, Study, study
-from arcsm.experiments.image_models import PRESET_CHANGES, ImageModels
 from arcsm.experiments.records import digest
 from arcsm.metrics import add_smallest_noise, bits_per_dim, mean_and_standard_error
 from arcsm.metrics.evaluations import count_evaluations
@@ -33,11 +32,10 @@ from arcsm.reports.run import to_pixels
 from arcsm.training.log import read_metrics
 
 
-class Fig4(ImageModels):
+class Fig4(image_models.ImageModels):
     """How samples of the image models are drawn and measured."""
 
     several_seeds: ClassVar[bool] = False
-
     models: tuple[str, ...] = Field(
         tuple(f"{name}{suffix}" for name in image_models.NAMES for suffix in ("", "-mle")), min_length=1
     )
@@ -54,10 +52,10 @@ class Fig4(ImageModels):
 PRESETS: Mapping[Preset, Fig4] = {
     "smoke": Fig4(
         models=("mnist-made", "mnist-pixelcnn-mle"), grid=4, samples=4, timed_samples=2, compared_samples=4,
-        langevin_steps=(2, 1), test_rows=2, neighbours=2, **PRESET_CHANGES["smoke"],
+        langevin_steps=(2, 1), test_rows=2, neighbours=2, **image_models.PRESET_CHANGES["smoke"],
     ),
-    "cpu": Fig4(samples=1_000, **PRESET_CHANGES["cpu"]),
-    "paper": Fig4(samples=10_000, test_rows=10_000, **PRESET_CHANGES["paper"]),
+    "cpu": Fig4(samples=1_000, **image_models.PRESET_CHANGES["cpu"]),
+    "paper": Fig4(samples=10_000, test_rows=10_000, **image_models.PRESET_CHANGES["paper"]),
 }  # fmt: skip
 
 SAMPLERS: Mapping[str, dict[str, Any]] = {
@@ -132,15 +130,15 @@ def _samples_path(run: Study[Fig4], name: str) -> Path:
 
 
 def _measure(run: Study[Fig4], name: str) -> Result:
-    dataset, samples = image_models.load_images(run, name), image_models.load_array(_samples_path(run, name))
-    real = to_pixels(dataset.test[: run.settings.samples], dataset.metadata)
+    dataset, count = image_models.load_images(run, name), run.settings.samples
+    samples = image_models.load_array(_samples_path(run, name))
+    real, train = (to_pixels(rows, dataset.metadata) for rows in (dataset.test[:count], dataset.train_rows()))
     frechet = Frechet(real, run.device, progress=True)
-    train = to_pixels(dataset.train_rows(), dataset.metadata)
     return {
         **_likelihood(run, name, dataset),
-        "frechet_distance": frechet.distance(samples[: run.settings.samples]),
+        "frechet_distance": frechet.distance(samples[:count]),
         "frechet_network": frechet.network,
-        "frechet_images": [len(real), min(len(samples), run.settings.samples)],
+        "frechet_images": [len(real), min(len(samples), count)],
         "distance_to_nearest_training_image": float(_nearest(samples[: run.settings.grid], train)[0].median()),
     }
 

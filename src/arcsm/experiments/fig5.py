@@ -25,19 +25,17 @@ from arcsm.denoise import Corruption, GaussianNoise, SaltAndPepper, langevin, pa
 from arcsm.experiments import image_models
 from arcsm.experiments.base import Positive, Preset, Result, Study, study
 from arcsm.experiments.comparisons import confidence_interval
-from arcsm.experiments.image_models import PRESET_CHANGES, ImageModels
 from arcsm.experiments.records import digest
 from arcsm.metrics import mean_and_standard_error
 from arcsm.model import AutoregressiveModel
 from arcsm.reports.run import to_pixels
 
 
-class Fig5(ImageModels):
+class Fig5(image_models.ImageModels):
     """Noise and data are the paper's. Salt and pepper hits single values, each colour on its own."""
 
     several_seeds: ClassVar[bool] = False
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds"})  # cells depend on both models
-
     models: tuple[str, ...] = Field(("mnist-made", "cifar-pixelcnn"), min_length=2, max_length=2)
     sigma: float = Field(0.6, gt=0)  # of the Gaussian noise, which the first model removes
     probability: float = Field(0.1, gt=0, lt=1)  # of salt and pepper, which the second model removes
@@ -52,10 +50,10 @@ class Fig5(ImageModels):
 PRESETS: Mapping[Preset, Fig5] = {
     "smoke": Fig5(
         images=3, validation_images=2, particles=2, langevin_steps=1, tol=1e-2, shown=2,
-        **{**PRESET_CHANGES["smoke"], "changes": (*image_models.TINY, image_models.DIGITS)},
+        **{**image_models.PRESET_CHANGES["smoke"], "changes": (*image_models.TINY, image_models.DIGITS)},
     ),
-    "cpu": Fig5(images=32, **PRESET_CHANGES["cpu"]),
-    "paper": Fig5(images=1_000, particles=64, **PRESET_CHANGES["paper"]),
+    "cpu": Fig5(images=32, **image_models.PRESET_CHANGES["cpu"]),
+    "paper": Fig5(images=1_000, particles=64, **image_models.PRESET_CHANGES["paper"]),
 }  # fmt: skip
 
 GAUSSIAN, SALT = "Gaussian noise", "salt and pepper"

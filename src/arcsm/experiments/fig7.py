@@ -22,7 +22,6 @@ class Fig7(Settings):
     """The paper shows samples and gives no sizes: models and training are those of the ``toy-*`` presets."""
 
     several_seeds: ClassVar[bool] = False
-
     toys: tuple[str, ...] = tuple(TOYS)
     rows: Count = 50_000
     test_rows: Count = 2_000

@@ -7,10 +7,8 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from arcsm.contexts import MADE
+from arcsm import MADE, AutoregressiveModel, ScoreHead
 from arcsm.experiments.base import Count, Settings, parameter_count
-from arcsm.heads import ScoreHead
-from arcsm.model import AutoregressiveModel
 
 STD = 0.1  # of the paper's Gaussian, N(0, 0.1^2 I)
 

@@ -33,7 +33,6 @@ class ImageModels(Settings):
     """
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "models"})
-
     models: tuple[str, ...] = Field((), min_length=1)
     changes: tuple[str, ...] = ()  # of every configuration
     pixelcnn_changes: tuple[str, ...] = ()

@@ -13,15 +13,14 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor
 
+from arcsm import AutoregressiveModel, fit
 from arcsm.data.datasets import load_dataset
 from arcsm.data.toys import TOYS
 from arcsm.experiments.base import Count, Preset, Result, Settings, Study, seeded, study
 from arcsm.experiments.comparisons import confidence_interval, mean_and_sd
 from arcsm.experiments.toys import train_toy
 from arcsm.metrics import add_smallest_noise
-from arcsm.model import AutoregressiveModel
 from arcsm.reports.plots import BLUE, GREY, ORANGE, open_panels
-from arcsm.training.density import fit
 from arcsm.training.run_config import load_config
 
 Mix = float | Literal["auto"]
@@ -32,7 +31,6 @@ class MixSettings(Settings):
     """Models and training are those of the ``toy-*`` presets and of ``mnist-made``, with some changes."""
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "fresh_seeds", "toys", "mnist", "mixes"})
-
     fresh_seeds: int = Field(0, ge=0)  # further seeds for "auto" and the best fixed mix of the other seeds
     toys: tuple[str, ...] = tuple(TOYS)
     mnist: bool = True

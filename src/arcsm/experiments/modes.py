@@ -21,14 +21,10 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor
 
-from arcsm import objectives
-from arcsm.contexts import MADE
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, objectives
 from arcsm.experiments.base import Count, Positive, Preset, Result, Settings, Share, Study, seeded, study
 from arcsm.experiments.comparisons import mean_and_sd
 from arcsm.experiments.descent import descend
-from arcsm.heads import ScoreHead
-from arcsm.model import AutoregressiveModel
-from arcsm.noise import NoiseLadder
 from arcsm.reports.plots import BLUE, GREY, ORANGE, open_panels
 
 
@@ -81,26 +77,17 @@ def body(run: Study[Modes]) -> Result:
     settings = run.settings
     if settings.shown not in settings.separations:
         raise ValueError(f"shown: expected one of the separations {settings.separations}, got {settings.shown:g}")
-    kinds: dict[str, Callable[..., Result]] = {
-        **{kind: partial(_train_one_level, kind=kind) for kind in KINDS},
-        "ladder": _ladder,
-    }
-    cells = {
-        (kind, separation): partial(train, run, separation)
-        for separation in settings.separations
-        for kind, train in kinds.items()
-    }
+    kinds: dict[str, Callable[..., Result]] = {kind: partial(_train_one_level, kind=kind) for kind in KINDS}
+    kinds["ladder"] = _ladder
+    cells = {(kind, s): partial(train, run, s) for s in settings.separations for kind, train in kinds.items()}
     results = run.compute_seeds(cells, lambda key, seed: f"{key[0]} at {key[1]:g} seed {seed}")
     weights: dict[str, dict[str, list[float]]] = {name: {} for name in COLOURS}
+    densities: dict[str, list[float]] = {}
     for (_, separation), by_seed in results.items():
         for name in by_seed[0]["weights"]:
             weights[name][f"{separation:g}"] = [cell["weights"][name] for cell in by_seed]
-    densities = {
-        name: values
-        for (_, separation), by_seed in results.items()
-        if separation == settings.shown
-        for name, values in by_seed[0]["log_densities"].items()
-    }
+        if separation == settings.shown:
+            densities |= by_seed[0]["log_densities"]
     return {
         "methods": {
             name: {key: _over_seeds(settings, name, float(key), values) for key, values in by_separation.items()}
@@ -202,14 +189,12 @@ def _train(
     steps: int | None = None,
     rate: float | None = None,
 ) -> None:
-    settings = run.settings
-    data, noise = run.generator(seed, 1), run.generator(seed, 2)
-    for _ in descend(
-        model,
-        lambda: loss(_rows(settings, separation, settings.batch, data), noise),
-        steps or settings.steps,
-        rate or settings.learning_rate,
-    ):
+    settings, data, noise = run.settings, run.generator(seed, 1), run.generator(seed, 2)
+
+    def batch_loss() -> Tensor:
+        return loss(_rows(settings, separation, settings.batch, data), noise)
+
+    for _ in descend(model, batch_loss, steps or settings.steps, rate or settings.learning_rate):
         pass
 
 

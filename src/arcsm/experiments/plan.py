@@ -21,16 +21,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from arcsm.experiments import image_models
 from arcsm.experiments.base import Count, Preset, Result, Study, parameter_count, seeded, study
-from arcsm.experiments.image_models import (
-    CPU_PIXELCNN,
-    NAMES,
-    PAPER,
-    PRESET_CHANGES,
-    TINY_MADE,
-    TINY_PIXELCNN,
-    ImageModels,
-)
 from arcsm.metrics.costs import interleaved_medians
 from arcsm.reports import plots
 from arcsm.training.config import configured_objective
@@ -62,13 +54,12 @@ GPUS: Mapping[str, GPU] = {
 }
 
 
-class PlanSettings(ImageModels):
+class PlanSettings(image_models.ImageModels):
     """Large networks are those of ``fig4 --preset paper``, small ones those of ``--preset cpu``."""
 
     several_seeds: ClassVar[bool] = False
-
-    models: tuple[str, ...] = Field(NAMES, min_length=1)
-    small_pixelcnn: tuple[str, ...] = CPU_PIXELCNN
+    models: tuple[str, ...] = Field(image_models.NAMES, min_length=1)
+    small_pixelcnn: tuple[str, ...] = image_models.CPU_PIXELCNN
     small_made: tuple[str, ...] = ()
     rows: int = Field(2, ge=1)  # of a step of the large networks
     small_rows: int = Field(32, ge=1)  # of a step of the small networks, and of MADE
@@ -78,13 +69,13 @@ class PlanSettings(ImageModels):
 
 PRESETS: Mapping[Preset, PlanSettings] = {
     "smoke": PlanSettings(
-        models=("mnist-made", "cifar-pixelcnn"), changes=PAPER,
+        models=("mnist-made", "cifar-pixelcnn"), changes=image_models.PAPER,
         pixelcnn_changes=("model.context.nr_filters=8", "model.context.context_features=4"),
-        made_changes=("model.context.hidden_features=[64, 64]",), small_pixelcnn=TINY_PIXELCNN, small_made=TINY_MADE,
-        rows=1, small_rows=2, repeats=1, product=64,
+        made_changes=("model.context.hidden_features=[64, 64]",), small_pixelcnn=image_models.TINY_PIXELCNN,
+        small_made=image_models.TINY_MADE, rows=1, small_rows=2, repeats=1, product=64,
     ),
-    "cpu": PlanSettings(**PRESET_CHANGES["paper"]),
-    "paper": PlanSettings(rows=8, small_rows=64, repeats=21, product=8192, **PRESET_CHANGES["paper"]),
+    "cpu": PlanSettings(**image_models.PRESET_CHANGES["paper"]),
+    "paper": PlanSettings(rows=8, small_rows=64, repeats=21, product=8192, **image_models.PRESET_CHANGES["paper"]),
 }  # fmt: skip
 
 

@@ -12,13 +12,11 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from arcsm.experiments.base import Count, Preset, Result, Study, study
 from arcsm.experiments.records import digest
-from arcsm.experiments.toys import ToyRows, toy_rows
+from arcsm.experiments.toys import ToyRows, distances, toy_rows
 from arcsm.experiments.toys_nll import ToyScores, train_scores
-from arcsm.metrics import energy_distance, sliced_wasserstein
 from arcsm.metrics.evaluations import count_evaluations
 from arcsm.model import AutoregressiveModel, load, save
 from arcsm.reports.plots import BLUE, GREEN, GREY, ORANGE, open_panels
@@ -31,7 +29,6 @@ class SamplingCost(ToyScores):
     """
 
     cell_selection: ClassVar[frozenset[str]] = ToyScores.cell_selection | {"fast_steps"}
-
     toys: tuple[str, ...] = ("checkerboard", "rings", "two_spirals")
     rows: Count = 10_000
     flow_steps: tuple[Count, ...] = (5, 10, 20, 40)
@@ -54,7 +51,6 @@ PRESETS: Mapping[Preset, SamplingCost] = {
 
 FLOW, FAST, INVERSE, LANGEVIN = "probability flow", "fast flow", "inverse CDF", "Langevin"
 _BATCH_SIZE = 1024
-_DISTANCES = ("energy_distance", "sliced_wasserstein")
 
 
 class Setting(NamedTuple):
@@ -134,13 +130,8 @@ def _compare_truth(run: Study[SamplingCost], toy: str, seed: int, count: int) ->
     rows = _rows(run, toy, seed)
     held_out = rows.sample(count, torch.Generator().manual_seed(1_000_003 * seed + 7))
     generator = torch.Generator().manual_seed(1_000_003 * seed + 8)
-    found = [_distances(rows.sample(count, generator), held_out) for _ in range(run.settings.references)]
-    return {key: [distances[key] for distances in found] for key in _DISTANCES}
-
-
-def _distances(samples: Tensor, held_out: Tensor) -> dict[str, float]:
-    values = energy_distance(samples, held_out), sliced_wasserstein(samples, held_out)
-    return dict(zip(_DISTANCES, values, strict=True))
+    found = [distances(rows.sample(count, generator), held_out) for _ in range(run.settings.references)]
+    return {key: [each[key] for each in found] for key in found[0]}
 
 
 def _draw(run: Study[SamplingCost], toy: str, seed: int, setting: Setting) -> Result:
@@ -156,7 +147,7 @@ def _draw(run: Study[SamplingCost], toy: str, seed: int, setting: Setting) -> Re
         "seconds": seconds,
         "evaluations_per_row": (count.scores + count.with_derivative) / setting.rows,
         "of_them_with_derivative": count.with_derivative / setting.rows,
-        **_distances(samples, held_out),
+        **distances(samples, held_out),
     }
 
 
@@ -167,10 +158,11 @@ def _over_seeds(cells: Mapping[str, list[Result]], settings: list[Setting]) -> R
         samplers[setting.name] = {key: fmean([result[key] for result in results]) for key in results[0]}
         samplers[setting.name]["rows"] = setting.rows
     truth: Result = {str(size): {} for size in sorted({setting.rows for setting in settings})}
-    for size, distances in truth.items():
-        for name in _DISTANCES:
-            values = [value for cell in cells[f"truth {size}"] for value in cell[name]]
-            distances[name] = {"mean": fmean(values), "least": min(values), "largest": max(values)}
+    for size, measures in truth.items():
+        by_seed = cells[f"truth {size}"]
+        for name in by_seed[0]:
+            values = [value for cell in by_seed for value in cell[name]]
+            measures[name] = {"mean": fmean(values), "least": min(values), "largest": max(values)}
     seconds = fmean([cell["training_seconds"] for cell in cells["model"]])
     return {"training_seconds": seconds, "samplers": samplers, "truth_against_truth": truth}
 

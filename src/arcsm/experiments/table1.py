@@ -24,7 +24,6 @@ from arcsm.data.pixels import scale_images
 from arcsm.experiments import image_models
 from arcsm.experiments.base import Count, Positive, Preset, Result, Study, study
 from arcsm.experiments.comparisons import mean_and_sd
-from arcsm.experiments.image_models import PRESET_CHANGES, ImageModels
 from arcsm.metrics import add_smallest_noise, auroc, auroc_standard_error
 from arcsm.model import AutoregressiveModel
 from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
@@ -49,7 +48,7 @@ _CLEAN = ", no noise"  # suffix of scores of images without the smallest noise
 Columns = dict[str, Tensor]  #: values of every score, ``(N,)``
 
 
-class Table1(ImageModels):
+class Table1(image_models.ImageModels):
     """The paper gives neither the sizes of its networks nor the sign and the noise of its statistic.
 
     The two PixelCNN++ have the same context network. All models see the same noise: contexts read images with noise
@@ -57,7 +56,6 @@ class Table1(ImageModels):
     """
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "models", "control"})
-
     models: tuple[str, ...] = Field(("cifar-made", "cifar-pixelcnn", "cifar-pixelcnn-mle"), min_length=1)
     control: bool = True  # also the first PixelCNN++ with its initial weights
     rows: int = Field(2000, ge=3)  # of each set, if it has as many
@@ -71,12 +69,12 @@ class Table1(ImageModels):
 PRESETS: Mapping[Preset, Table1] = {
     "smoke": Table1(
         rows=24, density_rows=16, resamples=10,
-        **{**PRESET_CHANGES["smoke"], "changes": (*image_models.TINY, image_models.DIGITS)},
+        **{**image_models.PRESET_CHANGES["smoke"], "changes": (*image_models.TINY, image_models.DIGITS)},
     ),
-    "cpu": Table1(rows=300, density_rows=100, methods=("flow",), **PRESET_CHANGES["cpu"]),
+    "cpu": Table1(rows=300, density_rows=100, methods=("flow",), **image_models.PRESET_CHANGES["cpu"]),
     "paper": Table1(
         seeds=3, rows=10_000, density_rows=10_000, tol=1e-3, max_evaluations=512, resamples=200,
-        **PRESET_CHANGES["paper"],
+        **image_models.PRESET_CHANGES["paper"],
     ),
 }  # fmt: skip
 

@@ -163,7 +163,7 @@ def compare_methods(preset: str, rows: Mapping[str, Result]) -> Result:
 
 
 def _write_grid(run: Study[Table2], cell: Autoencoder, picture: Result) -> str:
-    """Write a grid of samples beside the record (Figures 6 and 13 to 18); return its file name."""
+    """Write a grid of samples (Figures 6 and 13 to 18)."""
     slug = re.sub("[^a-z0-9]+", "-", f"{cell.preset} {cell.latents or ''} {cell.method}")
     ((suffix, text),) = picture.items()
     return run.picture(slug, base64.b64decode(text), suffix)

@@ -14,19 +14,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from arcsm.contexts import MADE
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, fit
 from arcsm.data.toys import TOYS
 from arcsm.experiments.base import Count, Positive, Preset, Result, Settings, Study, parameter_count, seeded, study
 from arcsm.experiments.comparisons import confidence_interval
 from arcsm.experiments.descent import descend
 from arcsm.experiments.peers import import_zuko
 from arcsm.experiments.toys import ToyRows, toy_rows
-from arcsm.heads import ScoreHead
-from arcsm.model import AutoregressiveModel
-from arcsm.noise import NoiseLadder
 from arcsm.reports.plots import BLUE, GREY, ORANGE, open_panels
-from arcsm.training.config import TrainConfig
-from arcsm.training.density import fit
 from arcsm.training.optimization import averaging
 
 
@@ -34,7 +29,6 @@ class ToyScores(Settings):
     """The score model for toy sets and its training."""
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "toys"})
-
     toys: tuple[str, ...] = tuple(TOYS)
     train: Count = 50_000  # rows that batches are drawn from
     hidden: tuple[Count, ...] = (120, 120)  # of the MADE

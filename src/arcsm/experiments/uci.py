@@ -51,7 +51,6 @@ class UCI(Settings):
     """Flows get as much processor time as ours on the same rows."""
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "methods", "tables", "ways"})
-
     methods: tuple[str, ...] = Field(METHODS, min_length=1)
     ways: tuple[str, ...] = WAYS  # with the first seed
     tables: tuple[str, ...] = ("concrete", "elevators", "energy", "parkinsons", "protein", "sml", "wine")
@@ -77,7 +76,6 @@ def body(run: Study[UCI]) -> Result:
     settings, first = run.settings, run.settings.first_seed
     check_names("methods", settings.methods, METHODS)
     check_names("ways", settings.ways, WAYS)
-
     peers = [method for method in settings.methods if method != OURS]
     named: Callable[[tuple[str, str], int], str] = "{0[0]} {0[1]} seed {1}".format
     cells = run.compute_seeds({(table, OURS): partial(_ours, run, table) for table in settings.tables}, named)
@@ -212,10 +210,7 @@ def _train_by_likelihood(density: ScoreDensity, rows: Array, rate: float, seed: 
     def loss(x: Tensor) -> Tensor:
         return mle(model, dequantised(x, widths, generator), generator=generator)
 
-    def draw() -> Tensor:
-        count = min(_MLE_BATCH, len(train))
-        return train[torch.randint(len(train), (count,), generator=generator, device=train.device)]
-
+    shape = (min(_MLE_BATCH, len(train)),)
     optimizer = torch.optim.Adam(model.parameters(), rate)
     best, weights, step = math.inf, None, 0
     while time.process_time() < until or step == 0:
@@ -224,7 +219,8 @@ def _train_by_likelihood(density: ScoreDensity, rows: Array, rate: float, seed: 
                 held_out = float(loss(valid))
             if held_out < best:
                 best, weights = held_out, _copy_weights(model)
-        _make_step(model, optimizer, loss(draw()))
+        chosen = torch.randint(len(train), shape, generator=generator, device=train.device)
+        _make_step(model, optimizer, loss(train[chosen]))
         step += 1
     if weights is not None:
         model.load_state_dict(weights)
