@@ -59,10 +59,8 @@ def body(run: Study[ADBench]) -> Result:
     settings = run.settings
     check_names("methods", settings.methods, (OURS, *PEERS))
     tables = settings.tables or _tables()
-    cells = run.compute_seeds(
-        {(table, method): partial(_test, run, table, method) for table in tables for method in settings.methods},
-        lambda key, seed: f"{key[0]} {key[1]} seed {seed}",
-    )
+    tests = {(table, method): partial(_test, run, table, method) for table in tables for method in settings.methods}
+    cells = run.compute_seeds(tests, lambda key, seed: f"{key[0]} {key[1]} seed {seed}")
     rows = {table: _over_seeds(table, {m: cells[table, m] for m in settings.methods}) for table in tables}
     others = [table for table in tables if table not in DEVELOPMENT]
     groups = {"all tables": list(tables), "tables that nothing was chosen on": others}

@@ -181,11 +181,10 @@ def compute_part(
     def result(cell: Autoencoder) -> Result:
         return _result_if_finite(partial(compute, run, cell)) if cell.name in diverged else compute(run, cell)
 
-    results = run.compute_all(
-        {f"{part} {cell.name}": partial(result, cell) for cell in cells},
-        {f"{part} {cell.name}": [cell.folder(run).name, values] for cell in cells},
-    )
-    return {cell.name: results[f"{part} {cell.name}"] for cell in cells}
+    named = {f"{part} {cell.name}": cell for cell in cells}
+    basis = {name: [cell.folder(run).name, values] for name, cell in named.items()}
+    results = run.compute_all({name: partial(result, cell) for name, cell in named.items()}, basis)
+    return {cell.name: results[name] for name, cell in named.items()}
 
 
 def _result_if_finite(compute: Callable[[], Result]) -> Result:

@@ -195,10 +195,8 @@ class Study(Generic[S]):
             finite = [math.inf if value is None else value for value in losses]
             if not any(map(math.isfinite, finite)):
                 raise ValueError(f"learning_rates: {name} diverged at all of {', '.join(f'{r:g}' for r in rates)}")
-            chosen[name] = {
-                "learning_rate": rates[finite.index(min(finite))],
-                "tried": {f"{rate:g}": value for rate, value in zip(rates, losses, strict=True)},
-            }
+            losses_by_rate = {f"{rate:g}": value for rate, value in zip(rates, losses, strict=True)}
+            chosen[name] = {"learning_rate": rates[finite.index(min(finite))], "tried": losses_by_rate}
         return chosen
 
     def generator(self, seed: int, purpose: int = 0) -> torch.Generator:

@@ -56,12 +56,9 @@ def compare_with_best(
 ) -> tuple[str, dict[str, list[float]], dict[str, list[float]]]:
     """Compare methods with the best of the candidates (default: of all), row by row. Smaller losses are better.
 
-    Two methods are compared on the seeds that both have. The standard error of a difference covers the rows, which
-    all methods share, and the seeds if there are several.
-
-    Returns:
-        The best method, the mean difference of each method to it with its standard error, and that difference for
-        each seed.
+    Return the best method, the mean difference of each method to it with its standard error, and that difference for
+    each seed. Two methods are compared on the seeds that both have. The standard error covers the rows, which all
+    methods share, and the seeds if there are several.
     """
     losses = {name: {seed: torch.tensor(rows) for seed, rows in by_seed.items()} for name, by_seed in methods.items()}
 

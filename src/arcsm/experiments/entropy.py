@@ -130,9 +130,8 @@ def body(run: Study[Entropy]) -> Result:
     settings = run.settings
     keys = itertools.product(METHODS, settings.features, settings.samples, settings.bends)
     names = {(method, d, n, b): f"{method}, D {d}, {n} samples, b {b:g}" for method, d, n, b in keys}
-    results = run.compute_seeds(
-        {key: partial(_estimate, run, *key) for key in names}, lambda key, seed: f"{names[key]}, seed {seed}"
-    )
+    estimates = {key: partial(_estimate, run, *key) for key in names}
+    results = run.compute_seeds(estimates, lambda key, seed: f"{names[key]}, seed {seed}")
     cells: list[Result] = [
         dict(zip(("method", "features", "samples", "bend"), key, strict=True))
         | {what: mean_and_sd([result[what] for result in by_seed]) for what in MEASURES}

@@ -109,11 +109,9 @@ def body(run: Study[Fig2]) -> Result:
         lambda label, rate: _train(run, by_label[label], settings.first_seed, rate, settings.tuning_steps, tuning=True),
         lambda cell: None if cell["divergence"][-1] == _DIVERGED else cell["divergence"][-1],
     )
+    train = partial(_train, run, steps=settings.steps)
     cells = run.compute_seeds(
-        {
-            label: partial(_train, run, method, learning_rate=rates[label]["learning_rate"], steps=settings.steps)
-            for label, method in by_label.items()
-        }
+        {label: partial(train, by_label[label], learning_rate=rates[label]["learning_rate"]) for label in by_label}
     )
     table = {}
     for label, curves in cells.items():
@@ -181,7 +179,6 @@ def _bias(label: str) -> float:
 
 
 def _figure(table: Mapping[str, Result]) -> Figure:
-    """Draw true divergences and, as in the paper, losses, each scaled to its own range."""
     figure, (left, right) = open_panels(11.0, 4.6, 1, 2)
     _draw_curves(left, table, "divergence", list(table))
     _draw_curves(right, table, "loss", [label for label in table if _JOINT not in label])

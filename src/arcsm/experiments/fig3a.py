@@ -99,17 +99,14 @@ def _objectives(settings: Fig3a) -> dict[str, Objective]:
     """Return the losses. Score matching losses are in units of the data noise, so that gradients have similar size."""
     unit, sigma = settings.data_noise**2, settings.data_noise
 
-    def ssm(k: int) -> Objective:
-        return lambda model, clean, x, g: unit * objectives.ssm(model, x, k, generator=g, joint=True)
-
-    def dsm(s: float) -> Objective:
-        return lambda model, clean, x, g: unit * objectives.dsm(model, x, s, generator=g, joint=True)
+    def joint(objective: Callable[..., Tensor], option: float) -> Objective:
+        return lambda model, clean, x, g: unit * objective(model, x, option, generator=g, joint=True)
 
     return {
         "MLE": lambda model, clean, x, g: objectives.mle(model, x),
         "CSM": lambda model, clean, x, g: unit * objectives.csm(model, x),
-        **{f"SSM, {k} slice{'s' if k > 1 else ''}": ssm(k) for k in settings.slices},
-        **{f"DSM, sigma {s:g}": dsm(s) for s in settings.sigmas},
+        **{f"SSM, {k} slice{'s' if k > 1 else ''}": joint(objectives.ssm, k) for k in settings.slices},
+        **{f"DSM, sigma {s:g}": joint(objectives.dsm, s) for s in settings.sigmas},
         DATA_NOISE: lambda model, clean, x, g: unit * objectives.dsm(model, clean, sigma, generator=g, joint=True),
     }
 
@@ -219,7 +216,6 @@ def _draw_curves(axes: Axes, key: str, name: str, curves: list[Curve]) -> None:
 
 
 def _colour(name: str) -> str:
-    """Return one hue for each method, one shade for each of its settings."""
     colours = {"MLE": GREY, "CSM": BLUE, "SSM, 1 slice": "#f2b880", DATA_NOISE: "#8e6bbf"}
     if name in colours:
         return colours[name]

@@ -63,9 +63,8 @@ def body(run: Study[Fig3b]) -> Result:
         lambda name, rate: _train(run, name, settings.first_seed, rate),
         lambda cell: cell["valid_nll"],
     )
-    cells = run.compute_seeds(
-        {name: partial(_train, run, name, learning_rate=rates[name]["learning_rate"]) for name in names}
-    )
+    trained = {name: partial(_train, run, name, learning_rate=rates[name]["learning_rate"]) for name in names}
+    cells = run.compute_seeds(trained)
     table: Result = {}
     for name, results in cells.items():
         keys = [key for key in results[0] if key not in ("samples", "parameters", "valid_nll")]

@@ -69,27 +69,28 @@ def body(run: Study[Fig4]) -> Result:
     """Train, sample and measure every model."""
     names = run.settings.models
     training = image_models.train_models(run, {f"train {name}": (name, run.settings.first_seed) for name in names})
-    drawn = _for_models(run, {f"draw {name}": (_draw, name) for name in names})
-    measured = _for_models(run, {f"measure {name}": (_measure, name) for name in names})
-    compared = _for_models(
-        run,
-        {
-            f"samplers {name} {sampler}": (partial(_compare, sampler=sampler), name)
-            for name in names
-            if not name.endswith("-mle")
-            for sampler in SAMPLERS
-        },
+    folders = {name: image_models.model_folder(run, name).name for name in names}
+
+    def compute(part: str, function: Callable[[Study[Fig4], str], Result]) -> dict[str, Result]:
+        cells = {name: f"{part} {name}" for name in names}
+        basis = {cell: folders[name] for name, cell in cells.items()}
+        return run.compute_all({cell: partial(function, run, name) for name, cell in cells.items()}, basis)
+
+    drawn, measured = compute("draw", _draw), compute("measure", _measure)
+    pairs = {(name, s): f"samplers {name} {s}" for name in names if not name.endswith("-mle") for s in SAMPLERS}
+    compared = run.compute_all(
+        {cell: partial(_compare, run, *pair) for pair, cell in pairs.items()},
+        {cell: [folders[name], SAMPLERS[sampler]] for (name, sampler), cell in pairs.items()},
     )
     sets = {name.split("-")[0]: name for name in names}  # each with a model that is trained on it
     data = run.compute_all({f"data {key}": partial(_measure_data, run, name) for key, name in sets.items()})
     models: dict[str, Result] = {}
     for name in names:
-        cells = {sampler: compared.get(f"samplers {name} {sampler}") for sampler in SAMPLERS}
         models[name] = {
             **training[f"train {name}"],
             **drawn[f"draw {name}"],
             **measured[f"measure {name}"],
-            "samplers": {sampler: cell for sampler, cell in cells.items() if cell is not None},
+            "samplers": {s: compared[pairs[name, s]] for s in SAMPLERS if (name, s) in pairs},
             "pictures": _pictures(run, name),
             "curve": [[row["step"], row["valid"]] for row in read_metrics(image_models.model_folder(run, name))],
         }
@@ -99,17 +100,6 @@ def body(run: Study[Fig4]) -> Result:
         "figure": run.figure(_figure(run, models)),
         "curves": run.picture("curves", plots.as_png(_curves(models))),
     }
-
-
-def _for_models(
-    run: Study[Fig4], cells: Mapping[str, tuple[Callable[[Study[Fig4], str], Result], str]]
-) -> dict[str, Result]:
-    """Compute cells of one model each. They depend on the model's configuration and on a sampler's options."""
-    basis: dict[str, Any] = {}
-    for cell, (compute, name) in cells.items():
-        folder, sampler = image_models.model_folder(run, name).name, getattr(compute, "keywords", {}).get("sampler")
-        basis[cell] = folder if sampler is None else [folder, dict(SAMPLERS[sampler])]
-    return run.compute_all({cell: partial(compute, run, name) for cell, (compute, name) in cells.items()}, basis)
 
 
 def _draw(run: Study[Fig4], name: str) -> Result:

@@ -151,13 +151,13 @@ def _salt_and_pepper_task(run: Study[Fig5]) -> Task:
     )
     generator, tol, count = partial(run.generator, settings.first_seed), settings.tol, settings.particles
 
-    def restore_by_langevin(model: AutoregressiveModel, y: Tensor, mask: Tensor | None) -> Tensor:
+    def restore_by_langevin(model: AutoregressiveModel, y: Tensor, mask: Tensor | None = None) -> Tensor:
         return langevin(model, y, mask, 0, settings.langevin_steps, generator=generator(4))
 
     return Task(
         run, SALT, name, noise,
         {
-            "Langevin (paper)": lambda model, y: restore_by_langevin(model, y, None),
+            "Langevin (paper)": restore_by_langevin,
             "Langevin, extremes alone": lambda model, y: restore_by_langevin(model, y, noise.is_extreme(y)),
             MEAN: lambda model, y: posterior(model, y, noise, tol=tol),
             "posterior median": lambda model, y: posterior(model, y, noise, "median", tol=tol),
@@ -193,10 +193,7 @@ def filters_for(corruption: Corruption, shape: Shape) -> dict[str, dict[str, Res
 
 
 def _median(shape: Shape, size: int, y: Tensor) -> Tensor:
-    """Return the median around each value, in its own channel, ``(N, D)``. NaN and what is outside is ignored.
-
-    The median of an even number of values is the mean of the middle two.
-    """
+    """Return the median (or mean of the middle two) around each value in its channel, ``(N, D)``; NaN is ignored."""
     images = torch.nn.functional.pad(y.view(-1, *shape), [size // 2] * 4, value=math.nan)
     windows = images.unfold(2, size, 1).unfold(3, size, 1).reshape(len(y), -1, size * size)  # (N, D, size^2)
     ordered = windows.sort(-1).values  # NaN last

@@ -89,10 +89,7 @@ def _compute(run: Study[MixSettings], keys: Iterable[Key]) -> dict[Key, Result]:
 
 
 def _compare_auto(run: Study[MixSettings], cells: Mapping[Key, Result], nll: Mapping[str, Result]) -> Result:
-    """Compare ``auto`` with the best fixed mix, seed by seed on the same rows.
-
-    Once on the seeds that chose the best mix, which favours it, and once on fresh seeds.
-    """
+    """Compare ``auto`` with the best fixed mix on the seeds that chose it, which favours it, and on fresh ones."""
     settings, seeds = run.settings, run.settings.seed_range
     fixed: list[Mix] = [mix for mix in settings.mixes if mix != "auto"]
     if not fixed or len(fixed) == len(settings.mixes):
@@ -134,10 +131,9 @@ def _train(run: Study[MixSettings], name: str, mix: Mix, seed: int) -> Result:
 
 
 def _gradient_variance(run: Study[MixSettings], model: AutoregressiveModel, rows: Tensor, seed: int) -> Result:
-    """Return the variance of the gradient of all weights at each noise level, as a function of the mix.
+    """Return the variance of the gradient of all weights at each noise level, as a multiple of that at mix 0.
 
-    The gradient at mix a is g_0 + a g_1, so its variance is v_0 + 2 a c + a^2 v_1. It is reported as a multiple of
-    v_0, with the best a.
+    The gradient at mix a is g_0 + a g_1, so its variance is v_0 + 2 a c + a^2 v_1.
     """
     assert model.noise is not None
     settings, generator = run.settings, run.generator(seed, 9)

@@ -71,7 +71,6 @@ def _likelihoods(model: AutoregressiveModel, dataset: Dataset, preset: Preset, s
 
 
 def _sample_grids(model: AutoregressiveModel, path: Path, seed: int) -> Result:
-    """Draw 64 samples by each sampler, with the last noise removed; return the time and the picture of each."""
     samplers: Result = {}
     for sampler in ("langevin", "probability_flow"):
         generator = torch.Generator(model.shift.device).manual_seed(seed)

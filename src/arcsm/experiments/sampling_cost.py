@@ -77,10 +77,9 @@ def body(run: Study[SamplingCost]) -> Result:
         cells |= {(toy, f"truth {size}"): partial(_compare_truth, run, toy, count=size) for size in sizes}
         cells |= {(toy, name): partial(_draw, run, toy, setting=setting) for name, setting in samplers.items()}
     results = run.compute_seeds(cells, lambda key, seed: f"{key[0]} seed {seed} {key[1]}")
-    toys = {
-        toy: _over_seeds({n: cell for (t, n), cell in results.items() if t == toy}, settings)
-        for toy in run.settings.toys
-    }
+    toys = {}
+    for toy in run.settings.toys:
+        toys[toy] = _over_seeds({name: cell for (t, name), cell in results.items() if t == toy}, settings)
     return {"toys": toys, "figure": run.figure(_figure(toys, settings))}
 
 
@@ -194,13 +193,11 @@ def _draw_family(axes: Axes, family: str, settings: list[Setting], samplers: Map
     """Draw the settings of one sampler, with hollow markers if fewer rows were drawn."""
     colour, marker = _MARKERS[family]
     most = max(result["rows"] for result in samplers.values())
-    points = [
-        (samplers[s.name]["evaluations_per_row"], samplers[s.name]["sliced_wasserstein"], s.rows == most)
-        for s in settings
-    ]
-    line = [(x, y) for x, y, comparable in points if comparable]
+    points = [[samplers[s.name][key] for key in ("evaluations_per_row", "sliced_wasserstein")] for s in settings]
+    line = [point for point, setting in zip(points, settings, strict=True) if setting.rows == most]
     axes.plot([x for x, _ in line], [y for _, y in line], "-", color=colour, linewidth=0.8, alpha=0.5)
-    for index, (setting, (x, y, comparable)) in enumerate(zip(settings, points, strict=True)):
+    for index, (setting, (x, y)) in enumerate(zip(settings, points, strict=True)):
+        comparable = setting.rows == most
         filling, label = colour if comparable else "white", family if index == 0 else None
         axes.plot([x], [y], marker, color=colour, markerfacecolor=filling, markersize=6, label=label)
         text = setting.label.split(" ")[0] + ("" if comparable else f"\n({setting.rows:,} rows)")

@@ -83,19 +83,16 @@ def body(run: Study[UCI]) -> Result:
         functions = {(t, method): partial(_peer, run, t, method, ours=cells[t, OURS]) for t in settings.tables}
         cells |= run.compute_seeds(functions, named)
     pairs = {(t, way): f"{t} one model by {way} seed {first}" for t in settings.tables for way in settings.ways}
-    single = run.compute_all(
-        {name: partial(_one_model, run, t, way, first, cells[t, OURS][0]) for (t, way), name in pairs.items()}
-    )
+    train = partial(_one_model, run, seed=first)
+    single = run.compute_all({n: partial(train, t, way, ours=cells[t, OURS][0]) for (t, way), n in pairs.items()})
     tables: dict[str, Result] = {}
     for table in settings.tables:
-        methods = {
-            method: {
-                "log_likelihood": mean_and_sd([cell["log_likelihood"] for cell in cells[table, method]]),
-                "standard_error": float(np.mean([cell["standard_error"] for cell in cells[table, method]])),
-                "fit_seconds": float(np.mean([cell["fit_seconds"] for cell in cells[table, method]])),
-            }
-            for method in (OURS, *peers)
-        }
+        methods: dict[str, Result] = {}
+        for method in (OURS, *peers):
+            by_seed = cells[table, method]
+            methods[method] = {"log_likelihood": mean_and_sd([cell["log_likelihood"] for cell in by_seed])}
+            for key in ("standard_error", "fit_seconds"):
+                methods[method][key] = float(np.mean([cell[key] for cell in by_seed]))
         sizes = {key: cells[table, OURS][0][key] for key in ("rows", "columns")}
         ways = {way: single[pairs[table, way]] for way in settings.ways}
         tables[table] = {**sizes, "methods": methods, "one_model": ways}
@@ -167,8 +164,7 @@ def _one_model(run: Study[UCI], table: str, way: str, seed: int, ours: Result) -
     """Train one model in place of an ensemble: by scores, by likelihood, or by scores and then likelihood.
 
     Maximum likelihood uses the quadrature at the smallest noise, which then also normalises the density, and as much
-    processor time as the ensemble. Scores alone take their own number of steps. The plan is that of the ensemble's
-    first candidate for likelihood alone, and otherwise the best by scores.
+    processor time as the ensemble. For likelihood alone the plan is the ensemble's first, otherwise the best by scores.
     """
     train, test = _split(run.settings, table, seed)
     start = time.process_time()
@@ -187,9 +183,7 @@ def _one_model(run: Study[UCI], table: str, way: str, seed: int, ours: Result) -
     return _result((terms.numpy() + density.columns_.log_slopes(numbers.numpy())).sum(1), spent, train)
 
 
-class _FirstCandidate(ScoreDensity):
-    """A density that uses its first candidate configuration, because there are no scores to choose by."""
-
+class _FirstCandidate(ScoreDensity):  # without scores there is nothing to choose by
     def _configs(self, rows: int, modelled: Tensor) -> list[EnsembleConfig]:
         return super()._configs(rows, modelled)[:1]
 
@@ -239,7 +233,6 @@ def _copy_weights(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _mixture(settings: UCI, rows: Array, seed: int, *_: Any) -> Callable[[Array], Array]:
-    """Fit a mixture of Gaussians with full covariances, the number of components chosen by BIC."""
     counts = [count for count in settings.components if count * rows.shape[1] < len(rows)] or [1]
     models = [GaussianMixture(count, random_state=seed, reg_covar=1e-4).fit(rows) for count in counts]
     return min(models, key=lambda model: model.bic(rows)).score_samples  # type: ignore[no-any-return]

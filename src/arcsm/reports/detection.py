@@ -58,9 +58,8 @@ def _score_histogram(detector: ScoreOutlierDetector, scores: Array) -> Figure:
 
 
 def _conditionals(detector: ScoreOutlierDetector, row: pd.DataFrame, line: pd.Series) -> Figure:
-    names = [str(name) for name in row.columns]
+    names, known = [str(name) for name in row.columns], row.notna().iloc[0].to_numpy()
     top = [names.index(line[f"column_{rank}"]) for rank in range(1, TOP_COLUMNS + 1) if f"column_{rank}" in line]
-    known = row.notna().iloc[0].to_numpy()
     top = [d for d in top if d in detector.columns_.modelled and known[d]]
     figure = Figure(figsize=(3.4 * max(1, len(top)), 2.3), layout="constrained")
     for place, d in enumerate(top):
@@ -71,7 +70,6 @@ def _conditionals(detector: ScoreOutlierDetector, row: pd.DataFrame, line: pd.Se
 
 
 def _draw_conditional(axes: Axes, detector: ScoreOutlierDetector, row: pd.DataFrame, d: int) -> None:
-    """Draw the density of column ``d`` given other columns of the row, and the observed value."""
     assert detector.ensemble_ is not None
     kind, place = detector.columns_.kinds[d], detector.columns_.modelled.index(d)
     numbers, _ = detector.encode_rows(row)  # (1, M)

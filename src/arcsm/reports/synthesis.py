@@ -62,16 +62,14 @@ def _marginals(columns: Columns, table: pd.DataFrame, synthetic: pd.DataFrame) -
 
 
 def _draw_marginal(axes: Axes, kind: Column, real: Array, synthetic: Array) -> None:
-    """Draw bars of a column with few levels, or histograms, in units of the table."""
     levels = len(kind.names) if isinstance(kind, Categories) else kind.levels if isinstance(kind, Grid) else 0
     if isinstance(kind, Constant):
         axes.set_xticks([])
         axes.text(0.5, 0.5, f"always {plots.plain(kind.value)[:24]}", ha="center", transform=axes.transAxes, fontsize=8)
     elif isinstance(kind, Categories) or 0 < levels <= _MAX_BARS:
         places = np.arange(min(levels, _MAX_BARS))
-        for shift, numbers, colour, label in zip(
-            (-0.2, 0.2), (real, synthetic), (plots.GREY, plots.BLUE), _LABELS, strict=True
-        ):
+        colours = (plots.GREY, plots.BLUE)
+        for shift, numbers, colour, label in zip((-0.2, 0.2), (real, synthetic), colours, _LABELS, strict=True):
             shares = [float((np.rint(numbers) == place).mean()) for place in places]
             axes.bar(places + shift, shares, 0.4, color=colour, label=label)
         ticks = places[:: max(1, len(places) // 4)]
