@@ -179,7 +179,10 @@ def filters_for(corruption: Corruption, shape: Shape) -> dict[str, dict[str, Res
     """Return filters by name and setting. Non-local means know the size of Gaussian noise."""
     sigma = corruption.sigma if isinstance(corruption, GaussianNoise) else 0.0
     sizes, strengths = (3, 5), (0.1, 0.2, 0.4, 0.8, 1.6)
-    for_each = partial(partial, _for_each_image, shape)
+
+    def for_each(restore: Callable[[np.ndarray], np.ndarray]) -> Restorer:
+        return partial(_for_each_image, shape, restore)
+
     filters: dict[str, dict[str, Restorer]] = {
         "median filter": {f"{size} x {size}": partial(_median, shape, size) for size in sizes},
         "non-local means": {f"h = {h:g}": for_each(partial(_non_local_means, h, sigma)) for h in strengths},

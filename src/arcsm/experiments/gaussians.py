@@ -48,5 +48,4 @@ def conditional_scores(network: nn.Module, z: Tensor) -> Tensor:
     """Return the score field of either kind of network, ``(B, D)``."""
     if isinstance(network, AutoregressiveModel):
         return network.head.projected_score(network.head.project(network.context(z)), z)
-    scores: Tensor = network(z)
-    return scores
+    return network(z)

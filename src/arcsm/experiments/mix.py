@@ -103,8 +103,11 @@ def _compare_auto(run: Study[MixSettings], cells: Mapping[Key, Result], nll: Map
         nll = ([every[name, mix, seed]["nll"] for seed in seeds] for mix in ("auto", best[name]))
         return confidence_interval([auto - fixed for auto, fixed in zip(*nll, strict=True)])
 
-    found = {name: {"best_fixed": str(mix), **difference(name, seeds)} for name, mix in best.items()}
-    return {name: {**d, "on_fresh_seeds": difference(name, fresh) if fresh else None} for name, d in found.items()}
+    found = {}
+    for name, mix in best.items():
+        on_fresh_seeds = difference(name, fresh) if fresh else None
+        found[name] = {"best_fixed": str(mix), **difference(name, seeds), "on_fresh_seeds": on_fresh_seeds}
+    return found
 
 
 def _train(run: Study[MixSettings], name: str, mix: Mix, seed: int) -> Result:

@@ -167,8 +167,7 @@ def _flow(run: Study[ToysNll], toy: str, seed: int, kind: str) -> Result:
     def loss() -> Tensor:
         chosen = torch.randint(len(rows.train), (settings.batch,), generator=generator)
         x = rows.add_noise(rows.train[chosen], generator).to(run.device)
-        nll: Tensor = -network().log_prob(x).mean()
-        return nll
+        return -network().log_prob(x).mean()
 
     for _ in descend(network, loss, steps, settings.flows_learning_rate, clip=10.0):
         average.update_parameters(network)

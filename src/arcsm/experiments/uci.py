@@ -77,7 +77,10 @@ def body(run: Study[UCI]) -> Result:
     check_names("methods", settings.methods, METHODS)
     check_names("ways", settings.ways, WAYS)
     peers = [method for method in settings.methods if method != OURS]
-    named: Callable[[tuple[str, str], int], str] = "{0[0]} {0[1]} seed {1}".format
+
+    def named(key: tuple[str, str], seed: int) -> str:
+        return f"{key[0]} {key[1]} seed {seed}"
+
     cells = run.compute_seeds({(table, OURS): partial(_ours, run, table) for table in settings.tables}, named)
     for method in peers:
         functions = {(t, method): partial(_peer, run, t, method, ours=cells[t, OURS]) for t in settings.tables}
