@@ -121,8 +121,7 @@ def body(run: Study[Fig2]) -> Result:
             "sd_over_seeds": final["sd"],
             **rates[label],
             "seconds": sum(curve["seconds"] for curve in curves) / len(curves),
-            "parameters": curves[0]["parameters"],
-            "floor": curves[0]["floor"],
+            **{key: curves[0][key] for key in ("parameters", "floor")},
             "curves": [{key: curve[key] for key in ("step", "loss", "divergence")} for curve in curves],
         }
     return {"methods": table, "figure": run.figure(_figure(table))}

@@ -85,12 +85,10 @@ def body(run: Study[SamplingCost]) -> Result:
 
 def sampler_settings(settings: SamplingCost) -> list[Setting]:
     """Return all samplers with their options."""
+    families = ((FLOW, "probability_flow", settings.flow_steps), (FAST, "fast_flow", settings.fast_steps))
     flows = [
         Setting(family, f"{steps} steps", {"sampler": sampler, "steps": steps}, settings.rows)
-        for family, sampler, step_counts in (
-            (FLOW, "probability_flow", settings.flow_steps),
-            (FAST, "fast_flow", settings.fast_steps),
-        )
+        for family, sampler, step_counts in families
         for steps in step_counts
     ]
     long = max(1, round(settings.long_langevin / settings.levels))
