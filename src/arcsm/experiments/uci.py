@@ -7,6 +7,7 @@ left out. Ours transforms skewed columns as part of the method.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -215,7 +216,7 @@ def _train_by_likelihood(density: ScoreDensity, rows: Array, rate: float, seed: 
             with torch.no_grad():
                 held_out = float(loss(valid))
             if held_out < best:
-                best, weights = held_out, _copy_weights(model)
+                best, weights = held_out, copy.deepcopy(model.state_dict())
         chosen = torch.randint(len(train), shape, generator=generator, device=train.device)
         _make_step(model, optimizer, loss(train[chosen]))
         step += 1
@@ -229,10 +230,6 @@ def _make_step(network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tenso
     loss.backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
     optimizer.step()
-
-
-def _copy_weights(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in network.state_dict().items()}
 
 
 def _mixture(settings: UCI, rows: Array, seed: int, *_: Any) -> Callable[[Array], Array]:
@@ -274,7 +271,7 @@ def _flow(settings: UCI, rows: Array, seed: int, method: str, seconds: float) ->
                 with torch.no_grad():
                     held = -float(flow().log_prob(valid).mean())
                 if held < best:
-                    best, weights = held, _copy_weights(flow)
+                    best, weights = held, copy.deepcopy(flow.state_dict())
     if weights is not None:
         flow.load_state_dict(weights)
 
