@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 
+from arcsm.experiments import fig4, table2
 from arcsm.experiments.adbench import ADBENCH
 from arcsm.experiments.base import Experiment, Preset
 from arcsm.experiments.entropy import ENTROPY
@@ -13,7 +14,6 @@ from arcsm.experiments.fig1b import FIG1B
 from arcsm.experiments.fig2 import FIG2
 from arcsm.experiments.fig3a import FIG3A
 from arcsm.experiments.fig3b import FIG3B
-from arcsm.experiments.fig4 import FIG4, FIG4_CIFAR, FIG4_FACES, FIG4_MNIST
 from arcsm.experiments.fig5 import FIG5
 from arcsm.experiments.fig7 import FIG7
 from arcsm.experiments.mix import MIX
@@ -22,21 +22,12 @@ from arcsm.experiments.modes import MODES
 from arcsm.experiments.plan import PLAN
 from arcsm.experiments.sampling_cost import SAMPLING_COST
 from arcsm.experiments.table1 import TABLE1
-from arcsm.experiments.table2 import (
-    TABLE2,
-    TABLE2_ABLATION,
-    TABLE2_FACES,
-    TABLE2_MNIST,
-    TABLE2_MNIST_8,
-    TABLE2_MNIST_16,
-)
 from arcsm.experiments.toys_nll import TOYS_NLL
 from arcsm.experiments.uci import UCI_TABLES
 
 _EXPERIMENTS = (
-    FIG1A, FIG1B, FIG2, FIG3A, FIG3B, FIG4, FIG4_MNIST, FIG4_CIFAR, FIG4_FACES, FIG5, FIG7, TOYS_NLL, MODES, MIX,
-    SAMPLING_COST, MNIST_MADE, TABLE1, TABLE2, TABLE2_MNIST, TABLE2_MNIST_8, TABLE2_MNIST_16, TABLE2_FACES,
-    TABLE2_ABLATION, ADBENCH, UCI_TABLES, ENTROPY, PLAN,
+    FIG1A, FIG1B, FIG2, FIG3A, FIG3B, *fig4.EXPERIMENTS, FIG5, FIG7, TOYS_NLL, MODES, MIX, SAMPLING_COST, MNIST_MADE,
+    TABLE1, *table2.EXPERIMENTS, ADBENCH, UCI_TABLES, ENTROPY, PLAN,
 )  # fmt: skip
 EXPERIMENTS: Mapping[str, Experiment] = {experiment.name: experiment for experiment in _EXPERIMENTS}
 
@@ -44,11 +35,7 @@ __all__ = ["EXPERIMENTS", "Experiment", "Preset", "find"]
 
 
 def find(name: str) -> Experiment:
-    """Return an experiment by name.
-
-    Raises:
-        ValueError: If the name is unknown.
-    """
+    """Return an experiment by name; raise a ValueError if it is unknown."""
     if name not in EXPERIMENTS:
         close = difflib.get_close_matches(name, EXPERIMENTS, n=1)
         hint = f"did you mean {close[0]}? " if close else ""

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +26,7 @@ from arcsm.data.numpy_files import read_array
 from arcsm.estimators import ScoreOutlierDetector
 from arcsm.experiments.base import Preset, Result, Settings, Study, check_names, seeded, study
 from arcsm.experiments.comparisons import Array, critical_difference, draw_ranks, mean_ranks
-from arcsm.reports.plots import open_frame
+from arcsm.reports.plots import open_panels
 
 OURS = "arcsm"
 #: Tables on which our defaults were examined, a third of all.
@@ -40,7 +41,6 @@ class ADBench(Settings):
     """Every detector has its default settings."""
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "methods", "tables"})
-
     methods: tuple[str, ...] = Field((OURS, *PEERS), min_length=1)
     tables: tuple[str, ...] = ()  # default: all in the data folder
     most_fitted: int = Field(5_000, ge=10)  # normal rows
@@ -59,23 +59,14 @@ def body(run: Study[ADBench]) -> Result:
     settings = run.settings
     check_names("methods", settings.methods, (OURS, *PEERS))
     tables = settings.tables or _tables()
-    cells = run.compute_seeds(
-        {(table, method): partial(_test, run, table, method) for table in tables for method in settings.methods},
-        lambda key, seed: f"{key[0]} {key[1]} seed {seed}",
-    )
-    rows = {
-        table: _over_seeds(table, {method: cells[table, method] for method in settings.methods}) for table in tables
-    }
-    groups = {
-        "all tables": list(tables),
-        "tables that nothing was chosen on": [table for table in tables if table not in DEVELOPMENT],
-    }
+    tests = {(table, method): partial(_test, run, table, method) for table in tables for method in settings.methods}
+    cells = run.compute_seeds(tests, lambda key, seed: f"{key[0]} {key[1]} seed {seed}")
+    rows = {table: _over_seeds(table, {m: cells[table, m] for m in settings.methods}) for table in tables}
+    others = [table for table in tables if table not in DEVELOPMENT]
+    groups = {"all tables": list(tables), "tables that nothing was chosen on": others}
     summaries = {name: _summary(settings.methods, rows, group) for name, group in groups.items() if group}
-    return {
-        "tables": rows,
-        "summary": summaries,
-        "figure": run.figure(_figure(summaries["all tables"], rows)),
-    }
+    figure = _figure(summaries["all tables"], rows)
+    return {"tables": rows, "summary": summaries, "figure": run.figure(figure)}
 
 
 def _tables() -> tuple[str, ...]:
@@ -137,10 +128,7 @@ def _fitted(run: Study[ADBench], method: str, seed: int, rows: Array) -> Callabl
 
 
 def _peer(method: str, columns: int, seed: int) -> Any:
-    """Return a detector of PyOD with its default settings, and the seed if it takes one."""
     try:
-        from importlib import import_module
-
         modules = {"AutoEncoder": "auto_encoder", "DeepSVDD": "deep_svdd", "IForest": "iforest"}
         kind = getattr(import_module(f"pyod.models.{modules.get(method, method.lower())}"), method)
     except ImportError as error:
@@ -155,28 +143,20 @@ def _peer(method: str, columns: int, seed: int) -> Any:
 
 
 def _over_seeds(table: str, cells: Mapping[str, list[Result]]) -> Result:
-    methods = {
-        method: {key: float(np.mean([cell[key] for cell in by_seed])) for key in _MEASURES}
-        for method, by_seed in cells.items()
-    }
+    methods = {m: {key: float(np.mean([c[key] for c in each])) for key in _MEASURES} for m, each in cells.items()}
     last = list(cells.values())[-1][0]
     sizes = {key: last[key] for key in ("fitted_rows", "judged_rows", "columns", "anomalies")}
     return {**sizes, "development": table in DEVELOPMENT, "methods": methods}
 
 
 def _summary(methods: tuple[str, ...], rows: Mapping[str, Result], tables: list[str]) -> Result:
-    """Return means, medians of times, and mean ranks with their critical difference."""
     values = {
         key: np.array([[rows[table]["methods"][method][key] for method in methods] for table in tables])
         for key in _MEASURES
     }
-    columns = {
-        "auroc": values["auroc"].mean(0),
-        "average_precision": values["average_precision"].mean(0),
-        "rank": mean_ranks(values["auroc"]),
-        "fit_seconds": np.median(values["fit_seconds"], 0),
-        "score_seconds": np.median(values["score_seconds"], 0),
-    }
+    means = {key: values[key].mean(0) for key in ("auroc", "average_precision")}
+    medians = {key: np.median(values[key], 0) for key in ("fit_seconds", "score_seconds")}
+    columns = {**means, "rank": mean_ranks(values["auroc"]), **medians}
     return {
         "tables": len(tables),
         "critical_difference_of_ranks": critical_difference(len(methods), len(tables)),
@@ -185,10 +165,8 @@ def _summary(methods: tuple[str, ...], rows: Mapping[str, Result], tables: list[
 
 
 def _figure(summary: Result, rows: Mapping[str, Result]) -> Figure:
-    """Draw mean ranks, and the AUROC of every method over the tables."""
     methods = summary["methods"]
-    figure = Figure(figsize=(10.0, 0.3 * max(len(methods), 8) + 1.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = open_panels(10.0, 0.3 * max(len(methods), 8) + 1.5, 1, 2)
     ranks = {method: cell["rank"] for method, cell in methods.items()}
     order = draw_ranks(left, ranks, summary["critical_difference_of_ranks"], OURS, 8)
     values = [[row["methods"][method]["auroc"] for row in rows.values()] for method in order]
@@ -196,7 +174,6 @@ def _figure(summary: Result, rows: Mapping[str, Result]) -> Figure:
     right.invert_yaxis()
     right.set_xlabel("AUROC over the tables", fontsize=8)
     right.tick_params(labelsize=8)
-    open_frame(right)
     return figure
 
 

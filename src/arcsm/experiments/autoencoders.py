@@ -27,7 +27,6 @@ from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.data.images import image_grid
 from arcsm.errors import NonFiniteError
 from arcsm.experiments.base import Count, Result, Settings, Study, parameter_count
-from arcsm.experiments.image_models import to_pixels
 from arcsm.experiments.records import digest
 from arcsm.implicit.evidence.annealing import Annealing, bidirectional_bounds
 from arcsm.implicit.evidence.bounds import bounds, elbo
@@ -36,6 +35,7 @@ from arcsm.implicit.vae.runs import VAERunConfig, load_vae_run, train_vae_run
 from arcsm.implicit.vae.training import used_latents
 from arcsm.metrics import mean_and_standard_error
 from arcsm.metrics.frechet import Frechet
+from arcsm.reports.run import to_pixels
 from arcsm.training.log import read_metrics
 from arcsm.training.loop import TrainingDiverged
 from arcsm.training.run_config import load_tree, validated
@@ -95,7 +95,6 @@ class Table2(Settings):
         *LIKELIHOOD_SETTINGS, *FRECHET_SETTINGS,
     })  # fmt: skip
     records_cells: ClassVar[bool] = True
-
     methods: tuple[str, ...] = Field((*ENCODERS, "csm, whitened", "csm, standardised"), min_length=1)
     repeated: tuple[str, ...] = ("csm", "ssm", "elbo", "csm, standardised")  # with all seeds; others: the first only
     latents: tuple[Count, ...] = (8, 16)  # of digits; () for none
@@ -115,18 +114,11 @@ class Table2(Settings):
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """One autoencoder.
+    """One autoencoder: its place in the table, and the seed of its training."""
 
-    Attributes:
-        preset: ``vae-mnist`` or ``vae-faces``.
-        method: Name of the method in the table.
-        latents: Number of latents; ``None`` for the preset's.
-        seed: Seed of the training.
-    """
-
-    preset: str
+    preset: str  # MNIST or FACES
     method: str
-    latents: int | None
+    latents: int | None  # None for the preset's
     seed: int
 
     @property
@@ -144,7 +136,6 @@ class Autoencoder:
         return validated(load_tree(self.preset, [*self.shared_changes(run), *changes]), self.preset, VAERunConfig)
 
     def shared_changes(self, run: Study[Table2]) -> tuple[str, ...]:
-        """Return the changes of the preset that all methods share."""
         return run.settings.mnist_changes if self.preset == MNIST else run.settings.faces_changes
 
     def changes(self, run: Study[Table2]) -> list[str]:
@@ -190,11 +181,10 @@ def compute_part(
     def result(cell: Autoencoder) -> Result:
         return _result_if_finite(partial(compute, run, cell)) if cell.name in diverged else compute(run, cell)
 
-    results = run.compute_all(
-        {f"{part} {cell.name}": partial(result, cell) for cell in cells},
-        {f"{part} {cell.name}": [cell.folder(run).name, values] for cell in cells},
-    )
-    return {cell.name: results[f"{part} {cell.name}"] for cell in cells}
+    named = {f"{part} {cell.name}": cell for cell in cells}
+    basis = {name: [cell.folder(run).name, values] for name, cell in named.items()}
+    results = run.compute_all({name: partial(result, cell) for name, cell in named.items()}, basis)
+    return {cell.name: results[name] for name, cell in named.items()}
 
 
 def _result_if_finite(compute: Callable[[], Result]) -> Result:
@@ -275,10 +265,8 @@ def likelihood(run: Study[Table2], cell: Autoencoder) -> Result:
     important, annealed = bounds(vae, x, settings.samples, annealing, generator, progress=True)
     seconds = time.monotonic() - start
     lower, upper = bidirectional_bounds(vae, settings.simulated_images, annealing, generator=generator)
-    (mean, error), (annealed_mean, annealed_error) = (
-        mean_and_standard_error(-important),
-        mean_and_standard_error(-annealed),
-    )
+    mean, error = mean_and_standard_error(-important)
+    annealed_mean, annealed_error = mean_and_standard_error(-annealed)
     return {
         "nll": mean,
         "nll_standard_error": error,
@@ -310,16 +298,16 @@ def lower_bound(run: Study[Table2], cell: Autoencoder) -> Result:
 def frechet(run: Study[Table2], cell: Autoencoder) -> Result:
     """Measure the Fréchet distance of samples to held-out images."""
     vae, dataset, count = _load_vae(run, cell), _dataset(run, cell), run.settings.frechet_images
-    real = to_pixels(dataset.test[:count], dataset.metadata)
+    drawn = vae.sample(count, run.generator(cell.seed, 3)).cpu()
+    samples, real, train = (
+        to_pixels(rows, dataset.metadata) for rows in (drawn, dataset.test[:count], dataset.train_rows(count))
+    )
     frechet_to_real = Frechet(real, run.device, progress=True)
-    drawn = to_pixels(vae.sample(count, run.generator(cell.seed, 3)).cpu(), dataset.metadata)
     return {
-        "frechet_distance": frechet_to_real.distance(drawn),
+        "frechet_distance": frechet_to_real.distance(samples),
         "frechet_network": frechet_to_real.network,
-        "frechet_images": [len(real), len(drawn)],
-        "frechet_distance_of_training_images": frechet_to_real.distance(
-            to_pixels(dataset.train_rows(count), dataset.metadata)
-        ),
+        "frechet_images": [len(real), len(samples)],
+        "frechet_distance_of_training_images": frechet_to_real.distance(train),
     }
 
 

@@ -38,32 +38,23 @@ Result = dict[str, Any]  #: JSON-ready
 class Experiment:
     """An experiment.
 
-    Attributes:
-        name: Its name on the command line.
-        about: A one-line description.
-        run: ``run(preset, out, work, changes, device, seed)`` writes the record into ``out`` and keeps intermediate
-            results in ``work``. Without a seed, the preset's is used.
+    ``run(preset, out, work, changes, device, seed)`` writes the record into ``out`` and keeps intermediate results in
+    ``work``. Without a seed, the preset's is used.
     """
 
-    name: str
+    name: str  # on the command line
     about: str
     run: Callable[[Preset, Path, Path, Sequence[str], str, int | None], Result]
 
 
 class Settings(BaseModel):
-    """Base class of the settings of experiments. Unknown keys and wrong types are errors.
-
-    Class attributes:
-        several_seeds: Whether the experiment can be repeated with several seeds.
-        cell_selection: Settings that select cells without changing what a cell computes.
-        records_cells: Whether cells are stored beside the record, so that later runs can add to them.
-    """
+    """Base class of the settings of experiments. Unknown keys and wrong types are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    several_seeds: ClassVar[bool] = True
-    cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds"})
-    records_cells: ClassVar[bool] = False
+    several_seeds: ClassVar[bool] = True  # whether the experiment can be repeated with several seeds
+    cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds"})  # select cells, but do not change them
+    records_cells: ClassVar[bool] = False  # beside the record, so that later runs can add to them
     seeds: int = Field(1, ge=1)
     first_seed: int = Field(0, ge=0, lt=2**40)
 
@@ -84,31 +75,18 @@ K = TypeVar("K")
 
 @dataclass
 class Study(Generic[S]):
-    """One run of an experiment. Its cells are computed once and stored.
-
-    Attributes:
-        name: Name of the experiment.
-        preset: The preset that the settings started from.
-        settings: The settings.
-        device: Where to run.
-        out: Folder of the results.
-        work: Folder of the cells.
-        seconds: Time spent on all cells so far, in any run.
-        fingerprints: Fingerprints of the code that computed the cells.
-        cells: Cells used so far, by file name.
-        earlier_seconds: Time that interrupted runs spent on the current cell, if the cell reports it.
-    """
+    """One run of an experiment. Its cells are computed once and stored."""
 
     name: str
-    preset: Preset
+    preset: Preset  # that the settings started from
     settings: S
     device: torch.device
-    out: Path
-    work: Path
-    seconds: float = field(default=0.0, init=False)
-    fingerprints: set[str] = field(default_factory=set, init=False)
-    cells: dict[str, Result] = field(default_factory=dict, init=False)
-    earlier_seconds: float = field(default=0.0, init=False)
+    out: Path  # folder of the results
+    work: Path  # folder of the cells
+    seconds: float = field(default=0.0, init=False)  # spent on all cells so far, in any run
+    fingerprints: set[str] = field(default_factory=set, init=False)  # of the code that computed the cells
+    cells: dict[str, Result] = field(default_factory=dict, init=False)  # used so far, by file name
+    earlier_seconds: float = field(default=0.0, init=False)  # of interrupted runs on the current cell, if it reports it
 
     def compute_all(
         self, cells: Mapping[str, Callable[[], Result]], basis: Mapping[str, Any] | None = None
@@ -116,11 +94,7 @@ class Study(Generic[S]):
         """Return the results of all cells. Stored cells with the same settings are read instead of computed.
 
         Processes that share a work folder share the work: each skips cells that another is computing and waits for
-        them at the end.
-
-        Arguments:
-            cells: Functions that compute the cells, by name.
-            basis: JSON-ready values that a cell depends on besides the settings, by cell.
+        them at the end. ``basis`` holds JSON-ready values that a cell depends on besides the settings.
         """
         basis = basis or {}
         results, busy = {}, []
@@ -187,9 +161,8 @@ class Study(Generic[S]):
                 path = records.cells_path(self.out, self.name, self.preset)
                 current = {_without_digest(file) for file in self.cells}
                 earlier = {k: cell for k, cell in records.read_cells(path).items() if _without_digest(k) not in current}
-                write_text(
-                    path, json.dumps(dict(sorted((earlier | self.cells).items())), indent=0, allow_nan=False) + "\n"
-                )
+                cells = dict(sorted((earlier | self.cells).items()))
+                write_text(path, json.dumps(cells, indent=0, allow_nan=False) + "\n")
             return records.write_record(
                 records.result_path(self.out, self.name, self.preset),
                 self.settings.model_dump(mode="json"),
@@ -210,17 +183,8 @@ class Study(Generic[S]):
     ) -> dict[str, Result]:
         """Choose the learning rate with the smallest loss for each method.
 
-        Arguments:
-            methods: Names of the methods.
-            rates: Learning rates to try.
-            train: Computes the cell of a method and a rate.
-            loss: The loss of a cell; ``None`` if training diverged.
-
-        Returns:
-            For each method, the chosen ``learning_rate`` and the losses of all rates, ``tried``.
-
-        Raises:
-            ValueError: If a method diverged at every rate.
+        ``train(method, rate)`` computes a cell. ``loss(cell)`` is ``None`` if training diverged; if it did at every
+        rate, a ValueError is raised. Return the chosen ``learning_rate`` and the losses of all rates, ``tried``.
         """
         names = list(methods)
         tried = {(name, rate): f"tune {name}, rate {rate:g}" for name in names for rate in rates}
@@ -231,10 +195,8 @@ class Study(Generic[S]):
             finite = [math.inf if value is None else value for value in losses]
             if not any(map(math.isfinite, finite)):
                 raise ValueError(f"learning_rates: {name} diverged at all of {', '.join(f'{r:g}' for r in rates)}")
-            chosen[name] = {
-                "learning_rate": rates[finite.index(min(finite))],
-                "tried": {f"{rate:g}": value for rate, value in zip(rates, losses, strict=True)},
-            }
+            losses_by_rate = {f"{rate:g}": value for rate, value in zip(rates, losses, strict=True)}
+            chosen[name] = {"learning_rate": rates[finite.index(min(finite))], "tried": losses_by_rate}
         return chosen
 
     def generator(self, seed: int, purpose: int = 0) -> torch.Generator:
@@ -277,11 +239,7 @@ def study(name: str, about: str, presets: Mapping[Preset, S], body: Callable[[St
 
 
 def apply_changes(settings: S, changes: Sequence[str]) -> S:
-    """Return settings with ``KEY=VALUE`` changes.
-
-    Raises:
-        ValueError: If a key is unknown or a value is wrong.
-    """
+    """Return settings with ``KEY=VALUE`` changes; raise a ValueError if a key or a value is wrong."""
     tree = settings.model_dump(mode="json")
     for change in changes:
         apply_change(tree, change)

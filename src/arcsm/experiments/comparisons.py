@@ -19,7 +19,7 @@ from scipy import stats
 from torch import Tensor
 
 from arcsm.metrics import mean_and_standard_error
-from arcsm.reports.plots import BLUE, GREY, open_frame
+from arcsm.reports.plots import BLUE, GREY
 
 Array = NDArray[np.float64]
 RowLosses = Mapping[int, Sequence[float]]  #: losses of one method on every test row, by seed
@@ -56,12 +56,9 @@ def compare_with_best(
 ) -> tuple[str, dict[str, list[float]], dict[str, list[float]]]:
     """Compare methods with the best of the candidates (default: of all), row by row. Smaller losses are better.
 
-    Two methods are compared on the seeds that both have. The standard error of a difference covers the rows, which
-    all methods share, and the seeds if there are several.
-
-    Returns:
-        The best method, the mean difference of each method to it with its standard error, and that difference for
-        each seed.
+    Return the best method, the mean difference of each method to it with its standard error, and that difference for
+    each seed. Two methods are compared on the seeds that both have. The standard error covers the rows, which all
+    methods share, and the seeds if there are several.
     """
     losses = {name: {seed: torch.tensor(rows) for seed, rows in by_seed.items()} for name, by_seed in methods.items()}
 
@@ -81,7 +78,7 @@ def compare_with_best(
 
 
 def _mean_and_error(differences: Tensor) -> list[float]:
-    """Return the mean of differences ``(seeds, rows)`` and its standard error over rows and seeds."""
+    """Return the mean of ``(seeds, rows)`` and its standard error over both."""
     mean, row_error = mean_and_standard_error(differences.mean(0))
     seed_error = mean_and_standard_error(differences.mean(1))[1]
     return [mean, math.hypot(row_error or 0.0, seed_error or 0.0)]
@@ -109,5 +106,4 @@ def draw_ranks(axes: Axes, ranks: Mapping[str, float], critical: float | None, o
         axes.axvspan(ranks[order[0]], ranks[order[0]] + critical, color=BLUE, alpha=0.12)
     axes.set_xlabel("mean rank (shaded: no significant difference)", fontsize=size)
     axes.tick_params(labelsize=size)
-    open_frame(axes)
     return order

@@ -21,13 +21,8 @@ def descend(
 ) -> Iterator[float]:
     """Train a network; after each step, yield the loss that the step started from.
 
-    Arguments:
-        network: The network.
-        loss: Returns the loss on a new batch.
-        steps: Number of steps.
-        learning_rate: Peak learning rate; it decays to zero.
-        clip: Largest norm of the gradient.
-        warmup: Steps over which the learning rate rises.
+    ``loss`` returns the loss on a new batch, and ``clip`` is the largest norm of the gradient. The learning rate rises
+    over ``warmup`` steps and then decays to zero.
 
     Raises:
         NonFiniteError: If a loss or gradient is not finite. The weights are those before that step.

@@ -22,21 +22,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from arcsm.contexts import MADE
+from arcsm import MADE, AutoregressiveModel, ScoreHead, implicit
 from arcsm.experiments.base import Count, Positive, Preset, Result, Settings, Study, seeded, study
 from arcsm.experiments.comparisons import mean_and_sd
-from arcsm.heads import ScoreHead
-from arcsm.implicit import (
-    AutoregressiveScore,
-    ConditionalUnits,
-    EntropyGradient,
-    JointScore,
-    ScoreNetwork,
-    Spectral,
-    Stein,
-)
-from arcsm.model import AutoregressiveModel
-from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
+from arcsm.reports.plots import BLUE, GREY, ORANGE, open_panels
 
 
 class Entropy(Settings):
@@ -71,17 +60,11 @@ MEASURES = ("cosine", "relative_error", "pressure", "seconds")
 
 @dataclass
 class Sampler:
-    """The distribution, in double precision.
+    """The distribution, in double precision."""
 
-    Attributes:
-        log_widths: log w_d, ``(D,)``.
-        coupling: a.
-        bend: b.
-    """
-
-    log_widths: Tensor
-    coupling: Tensor
-    bend: Tensor
+    log_widths: Tensor  # log w_d, (D,)
+    coupling: Tensor  # a
+    bend: Tensor  # b
 
     @classmethod
     def of(cls, features: int, coupling: float, bend: float) -> Sampler:
@@ -132,7 +115,7 @@ def _normal_density() -> tuple[Tensor, Tensor]:
     return e, torch.exp(-0.5 * e.square()) / math.sqrt(2.0 * math.pi)
 
 
-class Truth(EntropyGradient):
+class Truth(implicit.EntropyGradient):
     """The true scores at the samples of some noise."""
 
     def __init__(self, sampler: Sampler, e: Tensor) -> None:
@@ -145,16 +128,10 @@ class Truth(EntropyGradient):
 def body(run: Study[Entropy]) -> Result:
     """Run every estimator on every distribution."""
     settings = run.settings
-    names = {
-        (method, d, n, b): f"{method}, D {d}, {n} samples, b {b:g}"
-        for method in METHODS
-        for d in settings.features
-        for n in settings.samples
-        for b in settings.bends
-    }
-    results = run.compute_seeds(
-        {key: partial(_estimate, run, *key) for key in names}, lambda key, seed: f"{names[key]}, seed {seed}"
-    )
+    keys = itertools.product(METHODS, settings.features, settings.samples, settings.bends)
+    names = {(method, d, n, b): f"{method}, D {d}, {n} samples, b {b:g}" for method, d, n, b in keys}
+    estimates = {key: partial(_estimate, run, *key) for key in names}
+    results = run.compute_seeds(estimates, lambda key, seed: f"{names[key]}, seed {seed}")
     cells: list[Result] = [
         dict(zip(("method", "features", "samples", "bend"), key, strict=True))
         | {what: mean_and_sd([result[what] for result in by_seed]) for what in MEASURES}
@@ -170,12 +147,12 @@ def _estimate(run: Study[Entropy], method: str, features: int, samples: int, ben
     generator = torch.Generator().manual_seed(1_000_003 * seed + 1)
     noise = partial(torch.randn, generator=generator, dtype=torch.float64)
     start = time.monotonic()
-    estimator: EntropyGradient
+    estimator: implicit.EntropyGradient
     e = noise(1, settings.evaluated, features)
     if method == TRUE:
         estimator = Truth(sampler, e)
     elif method in (STEIN, SPECTRAL):
-        estimator = Stein() if method == STEIN else Spectral()
+        estimator = implicit.Stein() if method == STEIN else implicit.Spectral()
         group = min(settings.group, samples)
         e = noise(-(-min(samples, settings.evaluated) // group), group, features)
     else:
@@ -195,16 +172,17 @@ def _estimate(run: Study[Entropy], method: str, features: int, samples: int, ben
     }
 
 
-def _learner(settings: Entropy, method: str, sampler: Sampler, seed: int) -> EntropyGradient:
+def _learner(settings: Entropy, method: str, sampler: Sampler, seed: int) -> implicit.EntropyGradient:
     features = len(sampler.log_widths)
     with seeded(seed):
         if method == SSM:
-            return JointScore(ScoreNetwork(features, 0, settings.hidden).double(), settings.learning_rate)
+            network = implicit.ScoreNetwork(features, 0, settings.hidden).double()
+            return implicit.JointScore(network, settings.learning_rate)
         context = MADE(features, settings.context_features, settings.hidden)
         head = ScoreHead(settings.context_features, settings.head_hidden)
         model = AutoregressiveModel(context, head).double()
-    score = AutoregressiveScore(model, "ssm" if method == SSM_AR else "csm", settings.learning_rate)
-    return ConditionalUnits(score, sampler.moments) if method == STANDARDISED else score
+    score = implicit.AutoregressiveScore(model, "ssm" if method == SSM_AR else "csm", settings.learning_rate)
+    return implicit.ConditionalUnits(score, sampler.moments) if method == STANDARDISED else score
 
 
 _STYLE: Mapping[str, tuple[str, str]] = {
@@ -218,25 +196,21 @@ _DRAWN: Mapping[str, Callable[[Result], float]] = {
 
 
 def _figure(settings: Entropy, cells: list[Result]) -> Figure:
-    """Draw errors and cosines against the number of samples: a column for each dimension, two rows for each bend."""
     rows, columns = len(settings.bends) * len(_DRAWN), len(settings.features)
-    figure = Figure(figsize=(2.9 * columns + 0.6, 2.2 * rows + 0.8), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey="row")
-    for row, (bend, (what, measure)) in enumerate(itertools.product(settings.bends, _DRAWN.items())):
-        for column, features in enumerate(settings.features):
-            axes = panels[row, column]
-            for method, (colour, style) in _STYLE.items():
-                curve = [c for c in cells if (c["method"], c["features"], c["bend"]) == (method, features, bend)]
-                x, y = [c["samples"] for c in curve], [measure(c) for c in curve]
-                axes.plot(x, y, style, marker="o", markersize=3, color=colour, label=method)
-            axes.set(xscale="log", yscale="log")
-            axes.set_title(f"D = {features}, {'two modes' if bend else 'Gaussian'}", fontsize=9)
-            if row == rows - 1:
-                axes.set_xlabel("samples", fontsize=8)
-            if column == 0:
-                axes.set_ylabel(what, fontsize=8)
-            open_frame(axes)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure, panels = open_panels(2.9 * columns + 0.6, 2.2 * rows + 0.8, rows, columns, sharex=True, sharey="row")
+    drawn = itertools.product(settings.bends, _DRAWN.items(), settings.features)
+    for axes, (bend, (what, measure), features) in zip(panels, drawn, strict=True):
+        for method, (colour, style) in _STYLE.items():
+            curve = [c for c in cells if (c["method"], c["features"], c["bend"]) == (method, features, bend)]
+            x, y = [c["samples"] for c in curve], [measure(c) for c in curve]
+            axes.plot(x, y, style, marker="o", markersize=3, color=colour, label=method)
+        axes.set(xscale="log", yscale="log")
+        axes.set_title(f"D = {features}, {'two modes' if bend else 'Gaussian'}", fontsize=9)
+        if features == settings.features[0]:
+            axes.set_ylabel(what, fontsize=8)
+    for axes in panels[-columns:]:
+        axes.set_xlabel("samples", fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, ncols=len(labels), loc="outside upper center")
     return figure
 

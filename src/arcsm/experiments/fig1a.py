@@ -13,20 +13,18 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from arcsm import objectives
+from arcsm import AutoregressiveModel, objectives
 from arcsm.experiments.base import Count, Preset, Result, Study, parameter_count, study
 from arcsm.experiments.gaussians import GaussianNetworks, conditional_scores, gaussian_rows
 from arcsm.metrics.costs import extra_memory_mib, interleaved_medians
-from arcsm.model import AutoregressiveModel
 from arcsm.objectives.score_matching import denoising_score_matching, exact_score_matching, sliced_score_matching
-from arcsm.reports.plots import open_frame
+from arcsm.reports.plots import open_panels
 
 
 class Fig1a(GaussianNetworks):
     """Time and memory of exact score matching grow with the dimension: it is measured up to ``largest_for_sm``."""
 
     several_seeds: ClassVar[bool] = False
-
     features: tuple[Count, ...] = (2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
     largest_for_sm: Count = 200
     repeats: Count = 7
@@ -44,18 +42,9 @@ METHODS = ("SM", "SSM, 1 slice", "SSM, 10 slices", "DSM", "CSM")
 def body(run: Study[Fig1a]) -> Result:
     """Measure every method at every dimension, each in its own process, so that peaks of memory are its own."""
     settings = run.settings
-    points = [
-        (method, features)
-        for features in settings.features
-        for method in METHODS
-        if method != "SM" or features <= settings.largest_for_sm
-    ]
-    cells = run.compute_all(
-        {f"{method} D={d}": partial(_measure_in_subprocess, run, method, d) for method, d in points}
-    )
-    table: Result = {method: {} for method in METHODS}
-    for method, features in points:
-        table[method][str(features)] = cells[f"{method} D={features}"]
+    points = [(m, d) for d in settings.features for m in METHODS if m != "SM" or d <= settings.largest_for_sm]
+    cells = run.compute_all({f"{m} D={d}": partial(_measure_in_subprocess, run, m, d) for m, d in points})
+    table = {method: {str(d): cells[f"{m} D={d}"] for m, d in points if m == method} for method in METHODS}
     ratios = [cell["by_plain_step"] for d, cell in table["CSM"].items() if int(d) >= 10]
     return {
         "methods": table,
@@ -114,23 +103,21 @@ def _step(method: str, network: nn.Module, x: Tensor, generator: torch.Generator
 
 
 def _plain_step(network: nn.Module, x: Tensor) -> None:
-    """Make one forward and backward pass of the scores alone."""
     conditional_scores(network, x).square().sum().backward()
 
 
 def _figure(table: Mapping[str, Result]) -> Figure:
-    figure = Figure(figsize=(11.0, 3.6), layout="constrained")
+    figure, panels = open_panels(11.0, 3.6, 1, 3)
     labels = {
         "milliseconds": "milliseconds per step",
         "by_plain_step": "time / forward and backward pass",
         "extra_memory_mib": "extra memory, MiB",
     }
-    for axes, (key, label) in zip(figure.subplots(1, 3), labels.items(), strict=True):
+    for axes, (key, label) in zip(panels, labels.items(), strict=True):
         for method, cells in table.items():
             values = [max(cell[key], 0.1) for cell in cells.values()]
             axes.plot([int(d) for d in cells], values, "o-", markersize=3, linewidth=1.2, label=method)
         axes.set(xscale="log", yscale="log", xlabel="dimensions D", ylabel=label)
-        open_frame(axes)
     axes.legend(frameon=False, fontsize=8)
     return figure
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor
 
-from arcsm import objectives
+from arcsm import AutoregressiveModel, objectives
 from arcsm.experiments.base import Count, Positive, Preset, Result, Study, seeded, study
 from arcsm.experiments.gaussians import GaussianNetworks, gaussian_rows
-from arcsm.model import AutoregressiveModel
-from arcsm.reports.plots import BLUE, ORANGE, open_frame
+from arcsm.reports.plots import BLUE, ORANGE, open_panels
 
 
 class Fig1b(GaussianNetworks):
@@ -59,12 +59,9 @@ def _objectives(settings: Fig1b) -> dict[str, Objective]:
     def dsm(sigma: float) -> Objective:
         return lambda model, x, g: objectives.dsm(model, x, sigma, generator=g)
 
-    named = {}
-    for slices in settings.slices:
-        named[f"SSM, {slices} slices"] = ssm(slices, True)
-        named[f"SSM, {slices} slices, plain"] = ssm(slices, False)
+    forms = {"": True, ", plain": False}
     return {
-        **named,
+        **{f"SSM, {k} slices{suffix}": ssm(k, reduced) for k in settings.slices for suffix, reduced in forms.items()},
         **{f"DSM, sigma {sigma:g}": dsm(sigma) for sigma in settings.sigmas},
         "CSM": lambda model, x, g: objectives.csm(model, x),
         "CSM, fresh batches": lambda model, x, g: objectives.csm(model, gaussian_rows(len(x), settings.features, g)),
@@ -86,16 +83,12 @@ def _measure(run: Study[Fig1b], name: str, seed: int) -> Result:
 
 
 def _variation(run: Study[Fig1b], model: AutoregressiveModel, name: str, seed: int) -> dict[str, float | None]:
-    """Return the standard deviation of the objective and the gradient's mean square deviation / squared mean.
-
-    The latter is ``None`` if the draws do not resolve the mean.
-    """
+    """Return the deviation of the objective, and the gradient's variance / squared mean, if the draws resolve it."""
     settings = run.settings
     objective = _objectives(settings)[name]
     x = gaussian_rows(settings.batch, settings.features, run.generator(seed, 2))
     generator = run.generator(seed, 3)
-    values: list[float] = []
-    mean, square = torch.zeros((), dtype=torch.float64, device=run.device), 0.0
+    values, mean, square = [], torch.zeros((), dtype=torch.float64, device=run.device), 0.0
     many = name.startswith("SSM") and int(name.split()[1]) >= 100
     draws = settings.draws_of_many if many else settings.draws
     for _ in range(draws):
@@ -109,30 +102,24 @@ def _variation(run: Study[Fig1b], model: AutoregressiveModel, name: str, seed: i
     noise = max(0.0, square - size) * draws / (draws - 1)
     signal = size - noise / draws  # unbiased: the squared mean of the draws contains this much noise
     resolved = signal > 0.1 * size
-    return {
-        "objective_sd": float(torch.tensor(values).double().std()),
-        "gradient_noise": noise / signal if resolved else None,
-    }
+    objective_sd = float(torch.tensor(values).double().std())
+    return {"objective_sd": objective_sd, "gradient_noise": noise / signal if resolved else None}
 
 
-def _mean(values: list[float | None]) -> float | None:
-    """Return the mean, or ``None`` if a value is missing."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if len(known) == len(values) else None
+def _mean(values: list[Any]) -> float | None:
+    return None if None in values else sum(values) / len(values)
 
 
 def _figure(methods: Mapping[str, Result]) -> Figure:
-    figure = Figure(figsize=(10.0, 4.2), layout="constrained")
+    figure, panels = open_panels(10.0, 4.2, 1, 2)
     titles = {"objective_sd": "standard deviation of the objective", "gradient_noise": "gradient: noise² / mean²"}
-    for index, (key, title) in enumerate(titles.items()):
-        axes = figure.add_subplot(1, 2, index + 1)
+    for axes, (key, title) in zip(panels, titles.items(), strict=True):
         for stage, colour in ((START, ORANGE), (END, BLUE)):
             values = [(i, cell[stage][key]) for i, cell in enumerate(methods.values()) if cell[stage][key] is not None]
             axes.plot([max(v, 1e-12) for _, v in values], [i for i, _ in values], "o", color=colour, label=stage)
         axes.set(xscale="log", xlabel=f"{title} (1e-12: none)")
-        axes.set_yticks(range(len(methods)), list(methods) if index == 0 else [""] * len(methods), fontsize=8)
+        axes.set_yticks(range(len(methods)), list(methods) if axes is panels[0] else [""] * len(methods), fontsize=8)
         axes.invert_yaxis()
-        open_frame(axes)
     axes.legend(frameon=False, fontsize=8)
     return figure
 

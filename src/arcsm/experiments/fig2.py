@@ -15,15 +15,14 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor, nn
 
-from arcsm import objectives
+from arcsm import AutoregressiveModel, objectives
 from arcsm.errors import NonFiniteError
 from arcsm.experiments.base import Count, Positive, Preset, Result, Study, parameter_count, seeded, study
 from arcsm.experiments.comparisons import mean_and_sd
 from arcsm.experiments.descent import descend
 from arcsm.experiments.gaussians import STD, GaussianNetworks, conditional_scores, gaussian_rows
-from arcsm.model import AutoregressiveModel
 from arcsm.objectives.score_matching import Projections, denoising_score_matching, sliced_score_matching
-from arcsm.reports.plots import open_frame
+from arcsm.reports.plots import open_panels
 
 
 class Fig2(GaussianNetworks):
@@ -110,11 +109,9 @@ def body(run: Study[Fig2]) -> Result:
         lambda label, rate: _train(run, by_label[label], settings.first_seed, rate, settings.tuning_steps, tuning=True),
         lambda cell: None if cell["divergence"][-1] == _DIVERGED else cell["divergence"][-1],
     )
+    train = partial(_train, run, steps=settings.steps)
     cells = run.compute_seeds(
-        {
-            label: partial(_train, run, method, learning_rate=rates[label]["learning_rate"], steps=settings.steps)
-            for label, method in by_label.items()
-        }
+        {label: partial(train, by_label[label], learning_rate=rates[label]["learning_rate"]) for label in by_label}
     )
     table = {}
     for label, curves in cells.items():
@@ -124,8 +121,7 @@ def body(run: Study[Fig2]) -> Result:
             "sd_over_seeds": final["sd"],
             **rates[label],
             "seconds": sum(curve["seconds"] for curve in curves) / len(curves),
-            "parameters": curves[0]["parameters"],
-            "floor": curves[0]["floor"],
+            **{key: curves[0][key] for key in ("parameters", "floor")},
             "curves": [{key: curve[key] for key in ("step", "loss", "divergence")} for curve in curves],
         }
     return {"methods": table, "figure": run.figure(_figure(table))}
@@ -182,9 +178,7 @@ def _bias(label: str) -> float:
 
 
 def _figure(table: Mapping[str, Result]) -> Figure:
-    """Draw true divergences and, as in the paper, losses, each scaled to its own range."""
-    figure = Figure(figsize=(11.0, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = open_panels(11.0, 4.6, 1, 2)
     _draw_curves(left, table, "divergence", list(table))
     _draw_curves(right, table, "loss", [label for label in table if _JOINT not in label])
     left.axhline(0.01, color="black", linewidth=0.6, linestyle=":")
@@ -196,7 +190,6 @@ def _figure(table: Mapping[str, Result]) -> Figure:
 
 
 def _draw_curves(axes: Axes, table: Mapping[str, Result], key: str, labels: list[str]) -> None:
-    """Draw means over the seeds; a method has one colour on both networks."""
     colours = [label for label in table if _JOINT not in label]
     for label in labels:
         curves = table[label]["curves"]
@@ -206,7 +199,6 @@ def _draw_curves(axes: Axes, table: Mapping[str, Result], key: str, labels: list
         style, colour = "--" if _JOINT in label else "-", colormaps["tab10"](colours.index(label.removesuffix(_JOINT)))
         axes.plot(curves[0]["step"], values, style, color=colour, linewidth=1.3, label=label)
     axes.set_xlabel("iteration")
-    open_frame(axes)
 
 
 FIG2 = study("fig2", "DSM, SSM and CSM on a Gaussian in 100 dimensions, true divergences (Figure 2)", PRESETS, body)

@@ -20,16 +20,13 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor
 
-from arcsm import objectives
+from arcsm import MADE, AutoregressiveModel, LogisticMixtureHead, objectives
 from arcsm._runtime.random import dequantised
-from arcsm.contexts import MADE
 from arcsm.data.datasets import Dataset, NamedImageData, load_dataset
 from arcsm.errors import NonFiniteError
 from arcsm.experiments.base import Count, Positive, Preset, Result, Settings, Study, seeded, study
 from arcsm.experiments.descent import descend
-from arcsm.heads import LogisticMixtureHead
-from arcsm.model import AutoregressiveModel
-from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
+from arcsm.reports.plots import BLUE, GREY, ORANGE, open_panels
 
 
 class Fig3a(Settings):
@@ -84,10 +81,7 @@ def body(run: Study[Fig3a]) -> Result:
         lambda cell: cell["valid_nll"],
     )
     cells = run.compute_seeds(
-        {
-            name: partial(_train, run, dataset, name, rates[name]["learning_rate"], steps=settings.steps)
-            for name in methods
-        },
+        {n: partial(_train, run, dataset, n, rates[n]["learning_rate"], steps=settings.steps) for n in methods},
         lambda name, seed: f"{name}, seed {seed}",
     )
     results = {name: rates[name] | _over_seeds(by_seed) for name, by_seed in cells.items()}
@@ -105,17 +99,14 @@ def _objectives(settings: Fig3a) -> dict[str, Objective]:
     """Return the losses. Score matching losses are in units of the data noise, so that gradients have similar size."""
     unit, sigma = settings.data_noise**2, settings.data_noise
 
-    def ssm(k: int) -> Objective:
-        return lambda model, clean, x, g: unit * objectives.ssm(model, x, k, generator=g, joint=True)
-
-    def dsm(s: float) -> Objective:
-        return lambda model, clean, x, g: unit * objectives.dsm(model, x, s, generator=g, joint=True)
+    def joint(objective: Callable[..., Tensor], option: float) -> Objective:
+        return lambda model, clean, x, g: unit * objective(model, x, option, generator=g, joint=True)
 
     return {
         "MLE": lambda model, clean, x, g: objectives.mle(model, x),
         "CSM": lambda model, clean, x, g: unit * objectives.csm(model, x),
-        **{f"SSM, {k} slice{'s' if k > 1 else ''}": ssm(k) for k in settings.slices},
-        **{f"DSM, sigma {s:g}": dsm(s) for s in settings.sigmas},
+        **{f"SSM, {k} slice{'s' if k > 1 else ''}": joint(objectives.ssm, k) for k in settings.slices},
+        **{f"DSM, sigma {s:g}": joint(objectives.dsm, s) for s in settings.sigmas},
         DATA_NOISE: lambda model, clean, x, g: unit * objectives.dsm(model, clean, sigma, generator=g, joint=True),
     }
 
@@ -134,8 +125,7 @@ def _train(run: Study[Fig3a], dataset: Dataset, name: str, rate: float, seed: in
     checkpoints = {round(steps * (i / settings.checkpoints) ** 2) for i in range(settings.checkpoints + 1)}
     rows = min(settings.batch, len(dataset.train))  # of a step
     curve: Curve = []
-    seconds = 0.0
-    batches = _batches(run, dataset, seed)
+    seconds, batches = 0.0, _batches(run, dataset, seed)
     descent = descend(
         model, lambda: objective(model, *next(batches), generator), steps, rate, settings.clip, settings.warmup
     )
@@ -203,13 +193,11 @@ def _over_seeds(cells: list[Result]) -> Result:
 
 
 def _figure(results: Mapping[str, Result]) -> Figure:
-    figure = Figure(figsize=(10.0, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = open_panels(10.0, 4.6, 1, 2)
     for axes, key, label in ((left, "epoch", "epochs"), (right, "seconds", "seconds of training")):
         for name, result in results.items():
             _draw_curves(axes, key, name, result["curves"])
         axes.set(ylim=_limits(results), xlabel=label)
-        open_frame(axes)
     left.set_xlim(left=0.0)
     left.set_ylabel("test negative log likelihood in nats")
     right.set_xscale("log")  # the slowest method takes ten times as long as the fastest
@@ -228,7 +216,6 @@ def _draw_curves(axes: Axes, key: str, name: str, curves: list[Curve]) -> None:
 
 
 def _colour(name: str) -> str:
-    """Return one hue for each method, one shade for each of its settings."""
     colours = {"MLE": GREY, "CSM": BLUE, "SSM, 1 slice": "#f2b880", DATA_NOISE: "#8e6bbf"}
     if name in colours:
         return colours[name]

@@ -12,17 +12,12 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor
 
-from arcsm.contexts import MADE
+from arcsm import MADE, AutoregressiveModel, LogisticMixtureHead, NoiseLadder, ScoreHead, TrainConfig, fit
 from arcsm.experiments.base import Count, Positive, Preset, Result, Settings, Study, parameter_count, seeded, study
 from arcsm.experiments.comparisons import mean_and_sd
-from arcsm.experiments.toys import ToyRows, toy_rows
-from arcsm.heads import LogisticMixtureHead, ScoreHead
-from arcsm.metrics import energy_distance, mean_and_standard_error, sliced_wasserstein
-from arcsm.model import AutoregressiveModel
-from arcsm.noise import NoiseLadder
+from arcsm.experiments.toys import ToyRows, distances, toy_rows
+from arcsm.metrics import mean_and_standard_error
 from arcsm.reports.plots import scatter
-from arcsm.training.config import TrainConfig
-from arcsm.training.density import fit
 
 
 class Fig3b(Settings):
@@ -68,9 +63,8 @@ def body(run: Study[Fig3b]) -> Result:
         lambda name, rate: _train(run, name, settings.first_seed, rate),
         lambda cell: cell["valid_nll"],
     )
-    cells = run.compute_seeds(
-        {name: partial(_train, run, name, learning_rate=rates[name]["learning_rate"]) for name in names}
-    )
+    trained = {name: partial(_train, run, name, learning_rate=rates[name]["learning_rate"]) for name in names}
+    cells = run.compute_seeds(trained)
     table: Result = {}
     for name, results in cells.items():
         keys = [key for key in results[0] if key not in ("samples", "parameters", "valid_nll")]
@@ -88,22 +82,19 @@ def _rows(run: Study[Fig3b], seed: int) -> ToyRows:
 
 def _reference(run: Study[Fig3b]) -> Result:
     """Return the true likelihood, and the distances between samples of the set: those of a perfect model."""
-    nll, energy, wasserstein = [], [], []
+    nll, found = [], []
     for seed in run.settings.seed_range:
         rows = _rows(run, seed)
         truth = rows.true_log_prob(rows.test)
         nll.append(float("nan") if truth is None else -float(truth.mean()))
         count, generator = len(rows.test), torch.Generator().manual_seed(1_000_003 * seed + 7)
         for first in range(0, min(5 * count, len(rows.train) - count + 1), count):
-            fresh = rows.add_noise(rows.train[first : first + count], generator)
-            energy.append(energy_distance(fresh, rows.test))
-            wasserstein.append(sliced_wasserstein(fresh, rows.test))
-    distances = {"energy_distance": fmean(energy), "sliced_wasserstein": fmean(wasserstein)}
-    return {"true_nll": fmean(nll) if math.isfinite(sum(nll)) else None, "data_against_data": distances}
+            found.append(distances(rows.add_noise(rows.train[first : first + count], generator), rows.test))
+    means = {key: fmean(each[key] for each in found) for key in found[0]}
+    return {"true_nll": fmean(nll) if math.isfinite(sum(nll)) else None, "data_against_data": means}
 
 
 def _build(settings: Fig3b, name: str) -> AutoregressiveModel:
-    """Return a model of scores with a noise ladder, or one with a mixture of logistics."""
     if name == AR_CSM:
         hidden = (settings.head_hidden,) * 3
         scores = ScoreHead(8, hidden, sinusoids=8, max_frequency=1.0 / settings.sigma, residual=True)
@@ -143,8 +134,7 @@ def _measure(
     if scores:
         found["nll_quadrature"] = float(-model.log_prob(test, method="quadrature").mean())
     samples = model.sample(len(test), generator=run.generator(seed, 5)).cpu()
-    found["energy_distance"] = energy_distance(samples, rows.test)
-    found["sliced_wasserstein"] = sliced_wasserstein(samples, rows.test)
+    found |= distances(samples, rows.test)
     return {**found, "samples": [[round(v, 4) for v in row] for row in samples[:4000].tolist()]}
 
 

@@ -23,27 +23,21 @@ from arcsm.data.datasets import Dataset
 from arcsm.data.images import image_grid
 from arcsm.experiments import image_models
 from arcsm.experiments.base import Count, Preset, Result, Study, study
-from arcsm.experiments.image_models import PRESET_CHANGES, ImageModels, to_pixels
 from arcsm.experiments.records import digest
 from arcsm.metrics import add_smallest_noise, bits_per_dim, mean_and_standard_error
 from arcsm.metrics.evaluations import count_evaluations
 from arcsm.metrics.frechet import Frechet
 from arcsm.reports import plots
+from arcsm.reports.run import to_pixels
 from arcsm.training.log import read_metrics
 
 
-class Fig4(ImageModels):
+class Fig4(image_models.ImageModels):
     """How samples of the image models are drawn and measured."""
 
     several_seeds: ClassVar[bool] = False
-
     models: tuple[str, ...] = Field(
-        tuple(
-            name
-            for pair in ("mnist-made", "mnist-pixelcnn", "cifar-made", "cifar-pixelcnn", "faces-pixelcnn")
-            for name in (pair, f"{pair}-mle")
-        ),
-        min_length=1,
+        tuple(f"{name}{suffix}" for name in image_models.NAMES for suffix in ("", "-mle")), min_length=1
     )
     grid: Count = 64  # samples in a picture
     samples: Count = 2_000  # for the Fréchet distance, with as many held-out images
@@ -58,10 +52,10 @@ class Fig4(ImageModels):
 PRESETS: Mapping[Preset, Fig4] = {
     "smoke": Fig4(
         models=("mnist-made", "mnist-pixelcnn-mle"), grid=4, samples=4, timed_samples=2, compared_samples=4,
-        langevin_steps=(2, 1), test_rows=2, neighbours=2, **PRESET_CHANGES["smoke"],
+        langevin_steps=(2, 1), test_rows=2, neighbours=2, **image_models.PRESET_CHANGES["smoke"],
     ),
-    "cpu": Fig4(samples=1_000, **PRESET_CHANGES["cpu"]),
-    "paper": Fig4(samples=10_000, test_rows=10_000, **PRESET_CHANGES["paper"]),
+    "cpu": Fig4(samples=1_000, **image_models.PRESET_CHANGES["cpu"]),
+    "paper": Fig4(samples=10_000, test_rows=10_000, **image_models.PRESET_CHANGES["paper"]),
 }  # fmt: skip
 
 SAMPLERS: Mapping[str, dict[str, Any]] = {
@@ -75,27 +69,28 @@ def body(run: Study[Fig4]) -> Result:
     """Train, sample and measure every model."""
     names = run.settings.models
     training = image_models.train_models(run, {f"train {name}": (name, run.settings.first_seed) for name in names})
-    drawn = _for_models(run, {f"draw {name}": (_draw, name) for name in names})
-    measured = _for_models(run, {f"measure {name}": (_measure, name) for name in names})
-    compared = _for_models(
-        run,
-        {
-            f"samplers {name} {sampler}": (partial(_compare, sampler=sampler), name)
-            for name in names
-            if not name.endswith("-mle")
-            for sampler in SAMPLERS
-        },
+    folders = {name: image_models.model_folder(run, name).name for name in names}
+
+    def compute(part: str, function: Callable[[Study[Fig4], str], Result]) -> dict[str, Result]:
+        cells = {name: f"{part} {name}" for name in names}
+        basis = {cell: folders[name] for name, cell in cells.items()}
+        return run.compute_all({cell: partial(function, run, name) for name, cell in cells.items()}, basis)
+
+    drawn, measured = compute("draw", _draw), compute("measure", _measure)
+    pairs = {(name, s): f"samplers {name} {s}" for name in names if not name.endswith("-mle") for s in SAMPLERS}
+    compared = run.compute_all(
+        {cell: partial(_compare, run, *pair) for pair, cell in pairs.items()},
+        {cell: [folders[name], SAMPLERS[sampler]] for (name, sampler), cell in pairs.items()},
     )
     sets = {name.split("-")[0]: name for name in names}  # each with a model that is trained on it
     data = run.compute_all({f"data {key}": partial(_measure_data, run, name) for key, name in sets.items()})
     models: dict[str, Result] = {}
     for name in names:
-        cells = {sampler: compared.get(f"samplers {name} {sampler}") for sampler in SAMPLERS}
         models[name] = {
             **training[f"train {name}"],
             **drawn[f"draw {name}"],
             **measured[f"measure {name}"],
-            "samplers": {sampler: cell for sampler, cell in cells.items() if cell is not None},
+            "samplers": {s: compared[pairs[name, s]] for s in SAMPLERS if (name, s) in pairs},
             "pictures": _pictures(run, name),
             "curve": [[row["step"], row["valid"]] for row in read_metrics(image_models.model_folder(run, name))],
         }
@@ -107,28 +102,12 @@ def body(run: Study[Fig4]) -> Result:
     }
 
 
-def _for_models(
-    run: Study[Fig4], cells: Mapping[str, tuple[Callable[[Study[Fig4], str], Result], str]]
-) -> dict[str, Result]:
-    """Compute cells of one model each. They depend on the model's configuration and on a sampler's options."""
-    basis: dict[str, Any] = {}
-    for cell, (compute, name) in cells.items():
-        folder, sampler = image_models.model_folder(run, name).name, getattr(compute, "keywords", {}).get("sampler")
-        basis[cell] = folder if sampler is None else [folder, dict(SAMPLERS[sampler])]
-    return run.compute_all({cell: partial(compute, run, name) for cell, (compute, name) in cells.items()}, basis)
-
-
 def _draw(run: Study[Fig4], name: str) -> Result:
     """Draw samples by the model's default sampler, without the last noise, and store them as grey values."""
     settings, model = run.settings, image_models.load_model(run, name)
+    count, generator = max(settings.samples, settings.grid), run.generator(settings.first_seed, 1)
     start = time.monotonic()
-    rows = model.sample(
-        max(settings.samples, settings.grid),
-        generator=run.generator(settings.first_seed, 1),
-        progress=True,
-        denoise=True,
-        batch_size=settings.draw_at_a_time,
-    )
+    rows = model.sample(count, generator=generator, progress=True, denoise=True, batch_size=settings.draw_at_a_time)
     seconds = time.monotonic() - start
     image_models.save_array(_samples_path(run, name), to_pixels(rows.cpu(), model.metadata))
     return {"seconds_to_draw": round(seconds, 1), "drawn": len(rows)}
@@ -141,16 +120,15 @@ def _samples_path(run: Study[Fig4], name: str) -> Path:
 
 
 def _measure(run: Study[Fig4], name: str) -> Result:
-    """Measure likelihood, Fréchet distance and distance to the nearest training images."""
-    dataset, samples = image_models.load_images(run, name), image_models.load_array(_samples_path(run, name))
-    real = to_pixels(dataset.test[: run.settings.samples], dataset.metadata)
+    dataset, count = image_models.load_images(run, name), run.settings.samples
+    samples = image_models.load_array(_samples_path(run, name))
+    real, train = (to_pixels(rows, dataset.metadata) for rows in (dataset.test[:count], dataset.train_rows()))
     frechet = Frechet(real, run.device, progress=True)
-    train = to_pixels(dataset.train_rows(), dataset.metadata)
     return {
         **_likelihood(run, name, dataset),
-        "frechet_distance": frechet.distance(samples[: run.settings.samples]),
+        "frechet_distance": frechet.distance(samples[:count]),
         "frechet_network": frechet.network,
-        "frechet_images": [len(real), min(len(samples), run.settings.samples)],
+        "frechet_images": [len(real), min(len(samples), count)],
         "distance_to_nearest_training_image": float(_nearest(samples[: run.settings.grid], train)[0].median()),
     }
 
@@ -192,10 +170,7 @@ def _likelihood(run: Study[Fig4], name: str, dataset: Dataset) -> Result:
 
 
 def _measure_data(run: Study[Fig4], name: str) -> Result:
-    """Measure training images as samples, and test images for the distance to the nearest training image.
-
-    A perfect model would have about these values; memorised samples would have a distance of zero.
-    """
+    """Measure training images as samples, and the distance of test images to them, for comparison."""
     dataset, count = image_models.load_images(run, name), run.settings.samples
     real, train = (to_pixels(rows, dataset.metadata) for rows in (dataset.test[:count], dataset.train_rows()))
     nearest = _nearest(real[: run.settings.grid], train)[0]
@@ -214,7 +189,6 @@ def _nearest(images: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pictures(run: Study[Fig4], name: str) -> dict[str, str]:
-    """Write a grid of samples, and one of samples above their nearest training images; return the file names."""
     dataset, samples = image_models.load_images(run, name), image_models.load_array(_samples_path(run, name))
     train = to_pixels(dataset.train_rows(), dataset.metadata)
     shown = samples[: run.settings.neighbours]
@@ -228,19 +202,16 @@ def _pictures(run: Study[Fig4], name: str) -> dict[str, str]:
 
 
 def _curves(models: Mapping[str, Result]) -> Figure:
-    figure = Figure(figsize=(2.4 * len(models), 2.2), layout="constrained")
-    for index, (name, cell) in enumerate(models.items()):
-        axes = figure.add_subplot(1, len(models), index + 1)
+    figure, panels = plots.open_panels(2.4 * len(models), 2.2, 1, len(models))
+    for axes, (name, cell) in zip(panels, models.items(), strict=True):
         axes.plot(*np.array(cell["curve"]).T, "o-", color=plots.BLUE, markersize=3)
         axes.set_title(name, fontsize=8)
         axes.set_xlabel("step", fontsize=8)
         axes.tick_params(labelsize=7)
-        plots.open_frame(axes)
     return figure
 
 
 def _figure(run: Study[Fig4], models: Mapping[str, Result]) -> Figure:
-    """Draw sixteen samples of every model, the models of a pair one above the other."""
     pairs = list(dict.fromkeys(name.removesuffix("-mle") for name in models))
     figure = Figure(figsize=(2.6 * len(pairs), 5.6), layout="constrained")
     panels = figure.subplots(2, len(pairs), squeeze=False)
@@ -265,8 +236,7 @@ def _for_set(images: str) -> Mapping[Preset, Fig4]:
 
 
 _ABOUT = "by AR-CSM and by maximum likelihood on the same networks"
-FIG4 = study("fig4", f"images {_ABOUT} (Figures 4, 8 to 11)", PRESETS, body)
-FIG4_MNIST, FIG4_CIFAR, FIG4_FACES = (
+EXPERIMENTS = [study("fig4", f"images {_ABOUT} (Figures 4, 8 to 11)", PRESETS, body)] + [
     study(f"fig4-{images}", f"{title} {_ABOUT} (part of fig4)", _for_set(images), body)
     for images, title in (("mnist", "MNIST"), ("cifar", "CIFAR-10"), ("faces", "faces"))
-)
+]

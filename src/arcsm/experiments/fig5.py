@@ -25,18 +25,17 @@ from arcsm.denoise import Corruption, GaussianNoise, SaltAndPepper, langevin, pa
 from arcsm.experiments import image_models
 from arcsm.experiments.base import Positive, Preset, Result, Study, study
 from arcsm.experiments.comparisons import confidence_interval
-from arcsm.experiments.image_models import PRESET_CHANGES, ImageModels, to_pixels
 from arcsm.experiments.records import digest
 from arcsm.metrics import mean_and_standard_error
 from arcsm.model import AutoregressiveModel
+from arcsm.reports.run import to_pixels
 
 
-class Fig5(ImageModels):
+class Fig5(image_models.ImageModels):
     """Noise and data are the paper's. Salt and pepper hits single values, each colour on its own."""
 
     several_seeds: ClassVar[bool] = False
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds"})  # cells depend on both models
-
     models: tuple[str, ...] = Field(("mnist-made", "cifar-pixelcnn"), min_length=2, max_length=2)
     sigma: float = Field(0.6, gt=0)  # of the Gaussian noise, which the first model removes
     probability: float = Field(0.1, gt=0, lt=1)  # of salt and pepper, which the second model removes
@@ -51,10 +50,10 @@ class Fig5(ImageModels):
 PRESETS: Mapping[Preset, Fig5] = {
     "smoke": Fig5(
         images=3, validation_images=2, particles=2, langevin_steps=1, tol=1e-2, shown=2,
-        **{**PRESET_CHANGES["smoke"], "changes": (*image_models.TINY, image_models.DIGITS)},
+        **{**image_models.PRESET_CHANGES["smoke"], "changes": (*image_models.TINY, image_models.DIGITS)},
     ),
-    "cpu": Fig5(images=32, **PRESET_CHANGES["cpu"]),
-    "paper": Fig5(images=1_000, particles=64, **PRESET_CHANGES["paper"]),
+    "cpu": Fig5(images=32, **image_models.PRESET_CHANGES["cpu"]),
+    "paper": Fig5(images=1_000, particles=64, **image_models.PRESET_CHANGES["paper"]),
 }  # fmt: skip
 
 GAUSSIAN, SALT = "Gaussian noise", "salt and pepper"
@@ -68,9 +67,8 @@ Restorer = Callable[[Tensor], Tensor]  #: noisy rows ``(N, D)`` to restored ones
 def body(run: Study[Fig5]) -> Result:
     """Train, corrupt, restore and measure; every method is a cell."""
     import_skimage()  # fail before training if it is missing
-    training = image_models.train_models(
-        run, {f"train {name}": (name, run.settings.first_seed) for name in run.settings.models}
-    )
+    names, seed = run.settings.models, run.settings.first_seed
+    training = image_models.train_models(run, {f"train {name}": (name, seed) for name in names})
     tasks = [_gaussian_task(run), _salt_and_pepper_task(run)]
     cells = {
         f"{task.name}, {method}": partial(_restore, run, task, method, restorer)
@@ -83,7 +81,7 @@ def body(run: Study[Fig5]) -> Result:
     for cell in results.values():
         cell.pop("psnr_of_each")
     return {
-        "models": {name: training[f"train {name}"] for name in run.settings.models},
+        "models": {name: training[f"train {name}"] for name in names},
         "unit": "PSNR in decibels; means over the images with their standard errors",
         "tasks": tables,
         "lead_over_the_best_filter": leads,
@@ -93,21 +91,13 @@ def body(run: Study[Fig5]) -> Result:
 
 @dataclass(frozen=True)
 class Task:
-    """Images, their corruption, and our methods that restore them with a model.
-
-    Attributes:
-        run: The study.
-        name: Name of the task.
-        model_name: Preset of the model.
-        corruption: The noise.
-        ours: Functions of the model and noisy rows.
-    """
+    """Images, their corruption, and our methods that restore them with a model."""
 
     run: Study[Fig5]
     name: str
-    model_name: str
+    model_name: str  # the preset
     corruption: Corruption
-    ours: Mapping[str, Callable[[AutoregressiveModel, Tensor], Tensor]]
+    ours: Mapping[str, Callable[[AutoregressiveModel, Tensor], Tensor]]  # functions of the model and noisy rows
 
     def methods(self) -> dict[str, Restorer | None]:
         """Return restorers by name; ``None`` for a filter, whose setting is chosen when it is needed."""
@@ -153,8 +143,7 @@ def _gaussian_task(run: Study[Fig5]) -> Task:
 
 
 def _salt_and_pepper_task(run: Study[Fig5]) -> Task:
-    settings = run.settings
-    name = settings.models[1]
+    settings, name = run.settings, run.settings.models[1]
     model = image_models.load_model(run, name)
     smallest = model.noise.sigma_min * float(model.scale.max()) if model.noise else 0.0
     noise = SaltAndPepper.of_images(
@@ -162,13 +151,13 @@ def _salt_and_pepper_task(run: Study[Fig5]) -> Task:
     )
     generator, tol, count = partial(run.generator, settings.first_seed), settings.tol, settings.particles
 
-    def restore_by_langevin(model: AutoregressiveModel, y: Tensor, mask: Tensor | None) -> Tensor:
+    def restore_by_langevin(model: AutoregressiveModel, y: Tensor, mask: Tensor | None = None) -> Tensor:
         return langevin(model, y, mask, 0, settings.langevin_steps, generator=generator(4))
 
     return Task(
         run, SALT, name, noise,
         {
-            "Langevin (paper)": lambda model, y: restore_by_langevin(model, y, None),
+            "Langevin (paper)": restore_by_langevin,
             "Langevin, extremes alone": lambda model, y: restore_by_langevin(model, y, noise.is_extreme(y)),
             MEAN: lambda model, y: posterior(model, y, noise, tol=tol),
             "posterior median": lambda model, y: posterior(model, y, noise, "median", tol=tol),
@@ -190,15 +179,14 @@ def filters_for(corruption: Corruption, shape: Shape) -> dict[str, dict[str, Res
     """Return filters by name and setting. Non-local means know the size of Gaussian noise."""
     sigma = corruption.sigma if isinstance(corruption, GaussianNoise) else 0.0
     sizes, strengths = (3, 5), (0.1, 0.2, 0.4, 0.8, 1.6)
+
+    def for_each(restore: Callable[[np.ndarray], np.ndarray]) -> Restorer:
+        return partial(_for_each_image, shape, restore)
+
     filters: dict[str, dict[str, Restorer]] = {
         "median filter": {f"{size} x {size}": partial(_median, shape, size) for size in sizes},
-        "non-local means": {
-            f"h = {h:g}": partial(_for_each_image, shape, partial(_non_local_means, h, sigma)) for h in strengths
-        },
-        "total variation": {
-            f"weight {weight:g}": partial(_for_each_image, shape, partial(_total_variation, weight))
-            for weight in strengths
-        },
+        "non-local means": {f"h = {h:g}": for_each(partial(_non_local_means, h, sigma)) for h in strengths},
+        "total variation": {f"weight {w:g}": for_each(partial(_total_variation, w)) for w in strengths},
     }
     if isinstance(corruption, SaltAndPepper):
         filters["median of the others"] = {
@@ -208,10 +196,7 @@ def filters_for(corruption: Corruption, shape: Shape) -> dict[str, dict[str, Res
 
 
 def _median(shape: Shape, size: int, y: Tensor) -> Tensor:
-    """Return the median around each value, in its own channel, ``(N, D)``. NaN and what is outside is ignored.
-
-    The median of an even number of values is the mean of the middle two.
-    """
+    """Return the median (or mean of the middle two) around each value in its channel, ``(N, D)``; NaN is ignored."""
     images = torch.nn.functional.pad(y.view(-1, *shape), [size // 2] * 4, value=math.nan)
     windows = images.unfold(2, size, 1).unfold(3, size, 1).reshape(len(y), -1, size * size)  # (N, D, size^2)
     ordered = windows.sort(-1).values  # NaN last
@@ -228,7 +213,6 @@ def _median_of_others(corruption: SaltAndPepper, shape: Shape, size: int, y: Ten
 
 
 def _for_each_image(shape: Shape, restore: Callable[[np.ndarray], np.ndarray], y: Tensor) -> Tensor:
-    """Apply a filter of single images ``(H, W, C)`` to rows."""
     images = y.view(-1, *shape).permute(0, 2, 3, 1).double().cpu().numpy()
     restored = np.stack([restore(image).reshape(image.shape) for image in images])
     return torch.from_numpy(restored).permute(0, 3, 1, 2).reshape(len(y), -1).to(y)
@@ -244,7 +228,6 @@ def _total_variation(weight: float, image: np.ndarray) -> np.ndarray:
 
 
 def _restore(run: Study[Fig5], task: Task, method: str, restorer: Restorer | None) -> Result:
-    """Restore the test images by one method, store them, and measure them."""
     setting: Result = {}
     if restorer is None:  # a filter: the setting with the best PSNR on validation images
         clean, noisy = task.clean("validation"), task.noisy("validation")
@@ -255,11 +238,10 @@ def _restore(run: Study[Fig5], task: Task, method: str, restorer: Restorer | Non
     restored = restorer(task.noisy("test").to(run.device)).cpu().clamp(-1.0, 1.0)
     image_models.save_array(task.path(method), restored)
     psnr_of_each = psnr(clean, restored)
-    means = {
-        "psnr": mean_and_standard_error(psnr_of_each),
-        "ssim": mean_and_standard_error(ssim(clean, restored, task.shape())),
-    }
-    measures = {name: {"mean": mean, "standard_error": error} for name, (mean, error) in means.items()}
+    measures = {}
+    for name, values in (("psnr", psnr_of_each), ("ssim", ssim(clean, restored, task.shape()))):
+        mean, error = mean_and_standard_error(values)
+        measures[name] = {"mean": mean, "standard_error": error}
     return {**measures, "psnr_of_each": psnr_of_each.tolist(), **setting}
 
 
@@ -286,7 +268,6 @@ def ssim(clean: Tensor, restored: Tensor, shape: Shape) -> Tensor:
 
 
 def _figure(run: Study[Fig5], tasks: list[Task], tables: Mapping[str, Mapping[str, Result]]) -> Figure:
-    """Draw a block for each task: a row of images for each method, noisy first and clean last."""
     rows = sum(len(task.methods()) + 1 for task in tasks)
     figure = Figure(figsize=(2.4 + 0.62 * run.settings.shown, 0.62 * rows + 0.8), layout="constrained")
     grid = figure.add_gridspec(len(tasks), 1, height_ratios=[len(task.methods()) + 1.6 for task in tasks])

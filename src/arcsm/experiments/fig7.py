@@ -22,7 +22,6 @@ class Fig7(Settings):
     """The paper shows samples and gives no sizes: models and training are those of the ``toy-*`` presets."""
 
     several_seeds: ClassVar[bool] = False
-
     toys: tuple[str, ...] = tuple(TOYS)
     rows: Count = 50_000
     test_rows: Count = 2_000
@@ -80,8 +79,7 @@ def _figure(run: Study[Fig7], cells: Mapping[str, Result]) -> Figure:
     settings, labels = run.settings, ["data", *_SAMPLERS, "log density"]
     figure = Figure(figsize=(1.75 * len(cells) + 0.4, 1.8 * len(labels)), layout="constrained")
     panels = figure.subplots(len(labels), len(cells), squeeze=False)
-    for column, (name, cell) in enumerate(cells.items()):
-        *scatters, last = panels[:, column]
+    for (*scatters, last), (name, cell) in zip(panels.T, cells.items(), strict=True):
         data = toy_rows(name, settings.rows, settings.test_rows, cell["sigma"], settings.first_seed).test
         for axes, label in zip(scatters, labels, strict=False):
             title = name.replace("_", " ") if label == "data" else ""

@@ -7,10 +7,8 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from arcsm.contexts import MADE
+from arcsm import MADE, AutoregressiveModel, ScoreHead
 from arcsm.experiments.base import Count, Settings, parameter_count
-from arcsm.heads import ScoreHead
-from arcsm.model import AutoregressiveModel
 
 STD = 0.1  # of the paper's Gaussian, N(0, 0.1^2 I)
 
@@ -50,5 +48,4 @@ def conditional_scores(network: nn.Module, z: Tensor) -> Tensor:
     """Return the score field of either kind of network, ``(B, D)``."""
     if isinstance(network, AutoregressiveModel):
         return network.head.projected_score(network.head.project(network.context(z)), z)
-    scores: Tensor = network(z)
-    return scores
+    return network(z)

@@ -19,7 +19,6 @@ from torch import Tensor
 import arcsm
 from arcsm._runtime.files import atomic_path, write_text
 from arcsm.data.datasets import Dataset, load_dataset
-from arcsm.data.pixels import unscale_images
 from arcsm.experiments.base import Preset, Result, Settings, Study, parameter_count, seeded
 from arcsm.experiments.records import code_fingerprint, digest
 from arcsm.model import AutoregressiveModel
@@ -34,13 +33,13 @@ class ImageModels(Settings):
     """
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "models"})
-
     models: tuple[str, ...] = Field((), min_length=1)
     changes: tuple[str, ...] = ()  # of every configuration
     pixelcnn_changes: tuple[str, ...] = ()
     made_changes: tuple[str, ...] = ()
 
 
+NAMES = ("mnist-made", "mnist-pixelcnn", "cifar-made", "cifar-pixelcnn", "faces-pixelcnn")  # models of scores
 DIGITS = "data={kind: digits}"  # scikit-learn's digits, for smoke runs
 TINY = ("train.epochs=null", "train.steps=2", "train.batch_size=4", "train.validate_every=2",
         "train.validation_rows=4")  # fmt: skip
@@ -127,11 +126,6 @@ def initial_model(run: Study[Any], name: str, seed: int) -> AutoregressiveModel:
     with seeded(seed):
         model = model_config(run, name, seed).model.build(dataset.train.shape[1], dataset.metadata)
     return model.to(run.device).eval()
-
-
-def to_pixels(rows: Tensor, metadata: Mapping[str, Any]) -> Tensor:
-    """Return rows in [-1, 1] as grey values from 0 to 255, uint8 ``(N, C, H, W)``."""
-    return unscale_images(rows.clamp(-1.0, 1.0), metadata["levels"], stretch=True).view(-1, *metadata["image_shape"])
 
 
 def save_array(path: Path, rows: Tensor) -> None:

@@ -13,15 +13,14 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor
 
+from arcsm import AutoregressiveModel, fit
 from arcsm.data.datasets import load_dataset
 from arcsm.data.toys import TOYS
 from arcsm.experiments.base import Count, Preset, Result, Settings, Study, seeded, study
 from arcsm.experiments.comparisons import confidence_interval, mean_and_sd
 from arcsm.experiments.toys import train_toy
 from arcsm.metrics import add_smallest_noise
-from arcsm.model import AutoregressiveModel
-from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
-from arcsm.training.density import fit
+from arcsm.reports.plots import BLUE, GREY, ORANGE, open_panels
 from arcsm.training.run_config import load_config
 
 Mix = float | Literal["auto"]
@@ -32,7 +31,6 @@ class MixSettings(Settings):
     """Models and training are those of the ``toy-*`` presets and of ``mnist-made``, with some changes."""
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "fresh_seeds", "toys", "mnist", "mixes"})
-
     fresh_seeds: int = Field(0, ge=0)  # further seeds for "auto" and the best fixed mix of the other seeds
     toys: tuple[str, ...] = tuple(TOYS)
     mnist: bool = True
@@ -91,10 +89,7 @@ def _compute(run: Study[MixSettings], keys: Iterable[Key]) -> dict[Key, Result]:
 
 
 def _compare_auto(run: Study[MixSettings], cells: Mapping[Key, Result], nll: Mapping[str, Result]) -> Result:
-    """Compare ``auto`` with the best fixed mix, seed by seed on the same rows.
-
-    Once on the seeds that chose the best mix, which favours it, and once on fresh seeds.
-    """
+    """Compare ``auto`` with the best fixed mix on the seeds that chose it, which favours it, and on fresh ones."""
     settings, seeds = run.settings, run.settings.seed_range
     fixed: list[Mix] = [mix for mix in settings.mixes if mix != "auto"]
     if not fixed or len(fixed) == len(settings.mixes):
@@ -105,18 +100,14 @@ def _compare_auto(run: Study[MixSettings], cells: Mapping[Key, Result], nll: Map
     every = {**cells, **_compute(run, pairs)}
 
     def difference(name: str, seeds: range) -> Result:
-        return confidence_interval(
-            [every[name, "auto", seed]["nll"] - every[name, best[name], seed]["nll"] for seed in seeds]
-        )
+        nll = ([every[name, mix, seed]["nll"] for seed in seeds] for mix in ("auto", best[name]))
+        return confidence_interval([auto - fixed for auto, fixed in zip(*nll, strict=True)])
 
-    return {
-        name: {
-            "best_fixed": str(mix),
-            **difference(name, seeds),
-            "on_fresh_seeds": difference(name, fresh) if fresh else None,
-        }
-        for name, mix in best.items()
-    }
+    found = {}
+    for name, mix in best.items():
+        on_fresh_seeds = difference(name, fresh) if fresh else None
+        found[name] = {"best_fixed": str(mix), **difference(name, seeds), "on_fresh_seeds": on_fresh_seeds}
+    return found
 
 
 def _train(run: Study[MixSettings], name: str, mix: Mix, seed: int) -> Result:
@@ -143,10 +134,9 @@ def _train(run: Study[MixSettings], name: str, mix: Mix, seed: int) -> Result:
 
 
 def _gradient_variance(run: Study[MixSettings], model: AutoregressiveModel, rows: Tensor, seed: int) -> Result:
-    """Return the variance of the gradient of all weights at each noise level, as a function of the mix.
+    """Return the variance of the gradient of all weights at each noise level, as a multiple of that at mix 0.
 
-    The gradient at mix a is g_0 + a g_1, so its variance is v_0 + 2 a c + a^2 v_1. It is reported as a multiple of
-    v_0, with the best a.
+    The gradient at mix a is g_0 + a g_1, so its variance is v_0 + 2 a c + a^2 v_1.
     """
     assert model.noise is not None
     settings, generator = run.settings, run.generator(seed, 9)
@@ -186,14 +176,14 @@ def _gradients(
 
 
 def _figure(nll: Mapping[str, Result], variance: Mapping[str, Result]) -> Figure:
-    figure = Figure(figsize=(2.0 * len(nll) + 1.0, 5.0), layout="constrained")
-    panels = figure.subplots(2, len(nll), squeeze=False)
-    for (above, below), name in zip(panels.T, nll, strict=True):
-        _draw_likelihoods(above, nll[name], name)
-        _draw_variance(below, variance[name])
-    panels[0, 0].set_ylabel("held-out NLL, nats,\nminus its mean over the mixes")
-    panels[1, 0].set_ylabel("gradient variance\n/ that of DSM")
-    for axes in {panels[1, 0], panels[1, -1]}:  # toys and digits have different ladders
+    figure, panels = open_panels(2.0 * len(nll) + 1.0, 5.0, 2, len(nll))
+    above, below = panels[: len(nll)], panels[len(nll) :]
+    for upper, lower, name in zip(above, below, nll, strict=True):
+        _draw_likelihoods(upper, nll[name], name)
+        _draw_variance(lower, variance[name])
+    above[0].set_ylabel("held-out NLL, nats,\nminus its mean over the mixes")
+    below[0].set_ylabel("gradient variance\n/ that of DSM")
+    for axes in {below[0], below[-1]}:  # toys and digits have different ladders
         axes.legend(frameon=False, fontsize=6, title="sigma", title_fontsize=6)
     return figure
 
@@ -204,7 +194,6 @@ def _draw_variance(axes: Axes, curves: Result) -> None:
         colour = (0.88 * (1 - shade) + 0.1 * shade, 0.48, 0.12 * (1 - shade) + 0.6 * shade)
         axes.plot(curves["mix"], curves["variance"][index], color=colour, linewidth=1.0, label=f"{sigma:.2g}")
     axes.set(xlabel="mix a", yscale="log")
-    open_frame(axes)
 
 
 def _draw_likelihoods(axes: Axes, by_mix: Mapping[str, Result], name: str) -> None:
@@ -218,7 +207,6 @@ def _draw_likelihoods(axes: Axes, by_mix: Mapping[str, Result], name: str) -> No
     axes.axhline(0.0, color=GREY, linewidth=0.5)
     axes.set_xticks(range(len(by_mix)), list(by_mix), fontsize=7)
     axes.set_title(name.replace("_", " "), fontsize=8)
-    open_frame(axes)
 
 
 MIX = study("mix", "the family between CSM and DSM: gradient variance and likelihood by the mix", PRESETS, body)

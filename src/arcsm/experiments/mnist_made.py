@@ -62,9 +62,8 @@ def _likelihoods(model: AutoregressiveModel, dataset: Dataset, preset: Preset, s
     found: Result = {"test_rows": len(rows)}
     for method in ("flow", "quadrature"):
         start = time.monotonic()
-        mean, error = mean_and_standard_error(
-            torch.cat([model.log_prob(part, method=method) for part in noisy.split(50)])
-        )
+        log_prob = torch.cat([model.log_prob(part, method=method) for part in noisy.split(50)])
+        mean, error = mean_and_standard_error(log_prob)
         found[f"nll_at_sigma_min_{method}"] = {"nats": -mean, "standard_error": error}
         found[f"rows_per_second_{method}"] = round(len(rows) / (time.monotonic() - start), 1)
     uniformity = pit_uniformity(model.cdf(noisy[:_PIT_ROWS]))
@@ -72,7 +71,6 @@ def _likelihoods(model: AutoregressiveModel, dataset: Dataset, preset: Preset, s
 
 
 def _sample_grids(model: AutoregressiveModel, path: Path, seed: int) -> Result:
-    """Draw 64 samples by each sampler, with the last noise removed; return the time and the picture of each."""
     samplers: Result = {}
     for sampler in ("langevin", "probability_flow"):
         generator = torch.Generator(model.shift.device).manual_seed(seed)
@@ -80,10 +78,8 @@ def _sample_grids(model: AutoregressiveModel, path: Path, seed: int) -> Result:
         rows = model.sample(_GRID, sampler, generator, progress=True, denoise=True)
         seconds = time.monotonic() - start
         picture = path.with_name(f"{path.stem}-{sampler.replace('_', '-')}.png")
-        samplers[sampler] = {
-            "seconds_for_64": round(seconds, 1),
-            "picture": write_picture(picture, sample_picture(rows.cpu(), model.metadata)),
-        }
+        name = write_picture(picture, sample_picture(rows.cpu(), model.metadata))
+        samplers[sampler] = {"seconds_for_64": round(seconds, 1), "picture": name}
     return samplers
 
 

@@ -21,15 +21,11 @@ from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor
 
-from arcsm import objectives
-from arcsm.contexts import MADE
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, objectives
 from arcsm.experiments.base import Count, Positive, Preset, Result, Settings, Share, Study, seeded, study
 from arcsm.experiments.comparisons import mean_and_sd
 from arcsm.experiments.descent import descend
-from arcsm.heads import ScoreHead
-from arcsm.model import AutoregressiveModel
-from arcsm.noise import NoiseLadder
-from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
+from arcsm.reports.plots import BLUE, GREY, ORANGE, open_panels
 
 
 class Modes(Settings):
@@ -81,26 +77,17 @@ def body(run: Study[Modes]) -> Result:
     settings = run.settings
     if settings.shown not in settings.separations:
         raise ValueError(f"shown: expected one of the separations {settings.separations}, got {settings.shown:g}")
-    kinds: dict[str, Callable[..., Result]] = {
-        **{kind: partial(_train_one_level, kind=kind) for kind in KINDS},
-        "ladder": _ladder,
-    }
-    cells = {
-        (kind, separation): partial(train, run, separation)
-        for separation in settings.separations
-        for kind, train in kinds.items()
-    }
+    kinds: dict[str, Callable[..., Result]] = {kind: partial(_train_one_level, kind=kind) for kind in KINDS}
+    kinds["ladder"] = _ladder
+    cells = {(kind, s): partial(train, run, s) for s in settings.separations for kind, train in kinds.items()}
     results = run.compute_seeds(cells, lambda key, seed: f"{key[0]} at {key[1]:g} seed {seed}")
     weights: dict[str, dict[str, list[float]]] = {name: {} for name in COLOURS}
+    densities: dict[str, list[float]] = {}
     for (_, separation), by_seed in results.items():
         for name in by_seed[0]["weights"]:
             weights[name][f"{separation:g}"] = [cell["weights"][name] for cell in by_seed]
-    densities = {
-        name: values
-        for (_, separation), by_seed in results.items()
-        if separation == settings.shown
-        for name, values in by_seed[0]["log_densities"].items()
-    }
+        if separation == settings.shown:
+            densities |= by_seed[0]["log_densities"]
     return {
         "methods": {
             name: {key: _over_seeds(settings, name, float(key), values) for key, values in by_separation.items()}
@@ -129,7 +116,6 @@ def _centre(settings: Modes, separation: float) -> float:
 
 
 def _rows(settings: Modes, separation: float, count: int, generator: torch.Generator) -> Tensor:
-    """Draw rows, ``(count, 1)``."""
     shape, device = (count, 1), generator.device
     sign = torch.where(torch.rand(shape, generator=generator, device=device) < settings.left, -1.0, 1.0)
     normal = torch.randn(shape, generator=generator, device=device)
@@ -143,7 +129,6 @@ def _true_weight(settings: Modes, separation: float, sigma: float) -> float:
 
 
 def _true_log_density(settings: Modes, separation: float, x: Tensor) -> Tensor:
-    """Return the log density of the data without noise."""
     normal = torch.distributions.Normal(0.0, settings.width, validate_args=False)
     centre, left, right = _centre(settings, separation), math.log(settings.left), math.log(1.0 - settings.left)
     return torch.logaddexp(normal.log_prob(x + centre) + left, normal.log_prob(x - centre) + right)
@@ -204,14 +189,12 @@ def _train(
     steps: int | None = None,
     rate: float | None = None,
 ) -> None:
-    settings = run.settings
-    data, noise = run.generator(seed, 1), run.generator(seed, 2)
-    for _ in descend(
-        model,
-        lambda: loss(_rows(settings, separation, settings.batch, data), noise),
-        steps or settings.steps,
-        rate or settings.learning_rate,
-    ):
+    settings, data, noise = run.settings, run.generator(seed, 1), run.generator(seed, 2)
+
+    def batch_loss() -> Tensor:
+        return loss(_rows(settings, separation, settings.batch, data), noise)
+
+    for _ in descend(model, batch_loss, steps or settings.steps, rate or settings.learning_rate):
         pass
 
 
@@ -232,8 +215,7 @@ def _measure(run: Study[Modes], separation: float, model: AutoregressiveModel, m
 def _figure(
     settings: Modes, weights: Mapping[str, Mapping[str, list[float]]], densities: Mapping[str, list[float]]
 ) -> Figure:
-    figure = Figure(figsize=(11.0, 4.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = open_panels(11.0, 4.4, 1, 2)
     _draw_weights(left, settings, weights)
     _draw_densities(right, settings, densities)
     (handles, labels), (more, more_labels) = (axes.get_legend_handles_labels() for axes in (left, right))
@@ -243,7 +225,6 @@ def _figure(
 
 
 def _draw_weights(axes: Axes, settings: Modes, weights: Mapping[str, Mapping[str, list[float]]]) -> None:
-    """Draw a dot for each seed, the methods side by side, and lines through the means."""
     axes.axhline(settings.left, color=GREY, lw=1.2, ls="--", label="truth")
     for index, (name, by_separation) in enumerate(weights.items()):
         shift = 1.0 + 0.035 * (index - 0.5 * (len(weights) - 1))
@@ -256,7 +237,6 @@ def _draw_weights(axes: Axes, settings: Modes, weights: Mapping[str, Mapping[str
     axes.set_xticks(settings.separations, [f"{value:g}" for value in settings.separations])
     axes.minorticks_off()
     axes.set_xlabel("distance between the modes, in their standard deviations")
-    open_frame(axes)
 
 
 def _draw_densities(axes: Axes, settings: Modes, densities: Mapping[str, list[float]]) -> None:
@@ -267,7 +247,6 @@ def _draw_densities(axes: Axes, settings: Modes, densities: Mapping[str, list[fl
         axes.plot(grid.tolist(), values, color=COLOURS[name], lw=1.2, label=name)
     axes.set(ylim=(-25.0, 4.0), ylabel="log density in nats")
     axes.set_xlabel(f"x, modes {settings.shown:g} standard deviations apart")
-    open_frame(axes)
 
 
 MODES = study("modes", "the weight that each method gives to two far modes, and why annealing is needed", PRESETS, body)

@@ -8,11 +8,7 @@ import torch
 
 
 def import_zuko() -> Any:
-    """Import zuko and undo its change of torch's validation of distributions.
-
-    Raises:
-        ValueError: If zuko is not installed.
-    """
+    """Import zuko and undo its change of torch's validation of distributions."""
     checks = torch.distributions.Distribution._validate_args
     try:
         import zuko

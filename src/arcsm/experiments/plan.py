@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from arcsm.experiments import image_models
 from arcsm.experiments.base import Count, Preset, Result, Study, parameter_count, seeded, study
-from arcsm.experiments.image_models import CPU_PIXELCNN, PAPER, PRESET_CHANGES, TINY_MADE, TINY_PIXELCNN, ImageModels
 from arcsm.metrics.costs import interleaved_medians
 from arcsm.reports import plots
 from arcsm.training.config import configured_objective
@@ -39,18 +39,11 @@ _BYTES = 4
 
 @dataclass(frozen=True)
 class GPU:
-    """Nominal speeds of a GPU.
+    """Nominal speeds of a GPU, in bytes per second, and its memory in bytes."""
 
-    Attributes:
-        operations: Floating-point operations per second, dense matrices in bfloat16.
-        bandwidth: Memory bandwidth in bytes per second.
-        link: Bandwidth to other GPUs in one direction, in bytes per second.
-        memory: Memory in bytes.
-    """
-
-    operations: float
-    bandwidth: float
-    link: float
+    operations: float  # in floating point, per second, dense matrices in bfloat16
+    bandwidth: float  # of the memory
+    link: float  # to other GPUs in one direction
     memory: float
 
 
@@ -61,15 +54,12 @@ GPUS: Mapping[str, GPU] = {
 }
 
 
-class PlanSettings(ImageModels):
+class PlanSettings(image_models.ImageModels):
     """Large networks are those of ``fig4 --preset paper``, small ones those of ``--preset cpu``."""
 
     several_seeds: ClassVar[bool] = False
-
-    models: tuple[str, ...] = Field(
-        ("mnist-made", "mnist-pixelcnn", "cifar-made", "cifar-pixelcnn", "faces-pixelcnn"), min_length=1
-    )
-    small_pixelcnn: tuple[str, ...] = CPU_PIXELCNN
+    models: tuple[str, ...] = Field(image_models.NAMES, min_length=1)
+    small_pixelcnn: tuple[str, ...] = image_models.CPU_PIXELCNN
     small_made: tuple[str, ...] = ()
     rows: int = Field(2, ge=1)  # of a step of the large networks
     small_rows: int = Field(32, ge=1)  # of a step of the small networks, and of MADE
@@ -79,13 +69,13 @@ class PlanSettings(ImageModels):
 
 PRESETS: Mapping[Preset, PlanSettings] = {
     "smoke": PlanSettings(
-        models=("mnist-made", "cifar-pixelcnn"), changes=PAPER,
+        models=("mnist-made", "cifar-pixelcnn"), changes=image_models.PAPER,
         pixelcnn_changes=("model.context.nr_filters=8", "model.context.context_features=4"),
-        made_changes=("model.context.hidden_features=[64, 64]",), small_pixelcnn=TINY_PIXELCNN, small_made=TINY_MADE,
-        rows=1, small_rows=2, repeats=1, product=64,
+        made_changes=("model.context.hidden_features=[64, 64]",), small_pixelcnn=image_models.TINY_PIXELCNN,
+        small_made=image_models.TINY_MADE, rows=1, small_rows=2, repeats=1, product=64,
     ),
-    "cpu": PlanSettings(**PRESET_CHANGES["paper"]),
-    "paper": PlanSettings(rows=8, small_rows=64, repeats=21, product=8192, **PRESET_CHANGES["paper"]),
+    "cpu": PlanSettings(**image_models.PRESET_CHANGES["paper"]),
+    "paper": PlanSettings(rows=8, small_rows=64, repeats=21, product=8192, **image_models.PRESET_CHANGES["paper"]),
 }  # fmt: skip
 
 
@@ -144,7 +134,6 @@ def _measure_model(run: Study[PlanSettings], name: str) -> Result:
 
 
 def _step(run: Study[PlanSettings], name: str, changes: tuple[str, ...], rows: int) -> Result:
-    """Count the operations of a training step, and time it and a matrix product."""
     config, shape = load_config(name, list(changes)), SHAPES[name.split("-")[0]]
     with seeded(0):
         model = config.model.build(math.prod(shape), {"image_shape": list(shape), "levels": 256})
@@ -176,11 +165,7 @@ def _step(run: Study[PlanSettings], name: str, changes: tuple[str, ...], rows: i
 
 
 class _CallCounter(TorchDispatchMode):
-    """Count the operations that are called, except views."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
+    count = 0  # of operations, except views
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         returned = [value.alias_info for value in func._schema.returns]
@@ -230,8 +215,7 @@ def _estimate(cell: Result, gpu: GPU, share: float, count: int, batches: int) ->
 
 
 def _figure(models: Mapping[str, Result]) -> Figure:
-    figure = Figure(figsize=(9.5, 3.4), layout="constrained")
-    axes = figure.add_subplot()
+    figure, [axes] = plots.open_panels(9.5, 3.4)
     machines = list(next(iter(models.values()))["gpus"])
     width = 0.8 / len(machines)
     for index, machine in enumerate(machines):
@@ -240,7 +224,6 @@ def _figure(models: Mapping[str, Result]) -> Figure:
     axes.set(yscale="log", ylabel="hours", xticks=range(len(models)))
     axes.set_xticklabels(models)
     figure.legend(frameon=False, fontsize=8, loc="outside right upper")
-    plots.open_frame(axes)
     return figure
 
 

@@ -41,11 +41,7 @@ def cells_path(out: Path, name: str, preset: str) -> Path:
 
 
 def read_cells(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the cells of an earlier record by file name; none if the file does not exist.
-
-    Raises:
-        ValueError: If the file holds something else.
-    """
+    """Return the cells of an earlier record by file name, none without a file; raise a ValueError if it is damaged."""
     cells = _parse_json(path) if path.is_file() else {}
     if isinstance(cells, dict) and all(map(_is_cell, cells.values())):
         return cells

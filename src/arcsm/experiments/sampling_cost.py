@@ -12,16 +12,14 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from arcsm.experiments.base import Count, Preset, Result, Study, study
 from arcsm.experiments.records import digest
-from arcsm.experiments.toys import ToyRows, toy_rows
+from arcsm.experiments.toys import ToyRows, distances, toy_rows
 from arcsm.experiments.toys_nll import ToyScores, train_scores
-from arcsm.metrics import energy_distance, sliced_wasserstein
 from arcsm.metrics.evaluations import count_evaluations
 from arcsm.model import AutoregressiveModel, load, save
-from arcsm.reports.plots import BLUE, GREEN, GREY, ORANGE, open_frame
+from arcsm.reports.plots import BLUE, GREEN, GREY, ORANGE, open_panels
 
 
 class SamplingCost(ToyScores):
@@ -31,7 +29,6 @@ class SamplingCost(ToyScores):
     """
 
     cell_selection: ClassVar[frozenset[str]] = ToyScores.cell_selection | {"fast_steps"}
-
     toys: tuple[str, ...] = ("checkerboard", "rings", "two_spirals")
     rows: Count = 10_000
     flow_steps: tuple[Count, ...] = (5, 10, 20, 40)
@@ -54,7 +51,6 @@ PRESETS: Mapping[Preset, SamplingCost] = {
 
 FLOW, FAST, INVERSE, LANGEVIN = "probability flow", "fast flow", "inverse CDF", "Langevin"
 _BATCH_SIZE = 1024
-_DISTANCES = ("energy_distance", "sliced_wasserstein")
 
 
 class Setting(NamedTuple):
@@ -81,21 +77,18 @@ def body(run: Study[SamplingCost]) -> Result:
         cells |= {(toy, f"truth {size}"): partial(_compare_truth, run, toy, count=size) for size in sizes}
         cells |= {(toy, name): partial(_draw, run, toy, setting=setting) for name, setting in samplers.items()}
     results = run.compute_seeds(cells, lambda key, seed: f"{key[0]} seed {seed} {key[1]}")
-    toys = {
-        toy: _over_seeds({n: cell for (t, n), cell in results.items() if t == toy}, settings)
-        for toy in run.settings.toys
-    }
+    toys = {}
+    for toy in run.settings.toys:
+        toys[toy] = _over_seeds({name: cell for (t, name), cell in results.items() if t == toy}, settings)
     return {"toys": toys, "figure": run.figure(_figure(toys, settings))}
 
 
 def sampler_settings(settings: SamplingCost) -> list[Setting]:
     """Return all samplers with their options."""
+    families = ((FLOW, "probability_flow", settings.flow_steps), (FAST, "fast_flow", settings.fast_steps))
     flows = [
         Setting(family, f"{steps} steps", {"sampler": sampler, "steps": steps}, settings.rows)
-        for family, sampler, step_counts in (
-            (FLOW, "probability_flow", settings.flow_steps),
-            (FAST, "fast_flow", settings.fast_steps),
-        )
+        for family, sampler, step_counts in families
         for steps in step_counts
     ]
     long = max(1, round(settings.long_langevin / settings.levels))
@@ -114,7 +107,6 @@ def _train(run: Study[SamplingCost], toy: str, seed: int) -> Result:
 
 
 def _load_model(run: Study[SamplingCost], toy: str, seed: int) -> AutoregressiveModel:
-    """Load the trained model; train it again if its file is missing."""
     path = _model_path(run, toy, seed)
     if not path.is_file():
         _train(run, toy, seed)
@@ -122,8 +114,7 @@ def _load_model(run: Study[SamplingCost], toy: str, seed: int) -> Autoregressive
 
 
 def _model_path(run: Study[SamplingCost], toy: str, seed: int) -> Path:
-    training = set(ToyScores.model_fields) - {"seeds", "first_seed", "toys"}
-    key = run.settings.model_dump(mode="json", include=training)
+    key = run.settings.model_dump(mode="json", include=set(ToyScores.model_fields) - {"seeds", "first_seed", "toys"})
     return run.work / f"{toy}-{seed}-{digest(key)}.safetensors"
 
 
@@ -136,18 +127,11 @@ def _compare_truth(run: Study[SamplingCost], toy: str, seed: int, count: int) ->
     rows = _rows(run, toy, seed)
     held_out = rows.sample(count, torch.Generator().manual_seed(1_000_003 * seed + 7))
     generator = torch.Generator().manual_seed(1_000_003 * seed + 8)
-    found = [_distances(rows.sample(count, generator), held_out) for _ in range(run.settings.references)]
-    return {key: [distances[key] for distances in found] for key in _DISTANCES}
-
-
-def _distances(samples: Tensor, held_out: Tensor) -> dict[str, float]:
-    return dict(
-        zip(_DISTANCES, (energy_distance(samples, held_out), sliced_wasserstein(samples, held_out)), strict=True)
-    )
+    found = [distances(rows.sample(count, generator), held_out) for _ in range(run.settings.references)]
+    return {key: [each[key] for each in found] for key in found[0]}
 
 
 def _draw(run: Study[SamplingCost], toy: str, seed: int, setting: Setting) -> Result:
-    """Draw rows; count evaluations, measure time and distances."""
     model = _load_model(run, toy, seed)
     generator = run.generator(seed, 9)
     with count_evaluations(model.head) as count:
@@ -160,7 +144,7 @@ def _draw(run: Study[SamplingCost], toy: str, seed: int, setting: Setting) -> Re
         "seconds": seconds,
         "evaluations_per_row": (count.scores + count.with_derivative) / setting.rows,
         "of_them_with_derivative": count.with_derivative / setting.rows,
-        **_distances(samples, held_out),
+        **distances(samples, held_out),
     }
 
 
@@ -171,26 +155,20 @@ def _over_seeds(cells: Mapping[str, list[Result]], settings: list[Setting]) -> R
         samplers[setting.name] = {key: fmean([result[key] for result in results]) for key in results[0]}
         samplers[setting.name]["rows"] = setting.rows
     truth: Result = {str(size): {} for size in sorted({setting.rows for setting in settings})}
-    for size, distances in truth.items():
-        for name in _DISTANCES:
-            values = [value for cell in cells[f"truth {size}"] for value in cell[name]]
-            distances[name] = {"mean": fmean(values), "least": min(values), "largest": max(values)}
+    for size, measures in truth.items():
+        by_seed = cells[f"truth {size}"]
+        for name in by_seed[0]:
+            values = [value for cell in by_seed for value in cell[name]]
+            measures[name] = {"mean": fmean(values), "least": min(values), "largest": max(values)}
     seconds = fmean([cell["training_seconds"] for cell in cells["model"]])
     return {"training_seconds": seconds, "samplers": samplers, "truth_against_truth": truth}
 
 
-_MARKERS: Mapping[str, tuple[str, str]] = {
-    FLOW: (BLUE, "o"),
-    FAST: (GREEN, "v"),
-    INVERSE: ("black", "s"),
-    LANGEVIN: (ORANGE, "^"),
-}
+_MARKERS = {FLOW: (BLUE, "o"), FAST: (GREEN, "v"), INVERSE: ("black", "s"), LANGEVIN: (ORANGE, "^")}
 
 
 def _figure(toys: Mapping[str, Result], settings: list[Setting]) -> Figure:
-    """Draw distance against cost, a panel for each toy set."""
-    figure = Figure(figsize=(1.0 + 3.9 * len(toys), 4.0), layout="constrained")
-    panels = figure.subplots(1, len(toys), sharex=True, sharey=True, squeeze=False)[0]
+    figure, panels = open_panels(1.0 + 3.9 * len(toys), 4.0, 1, len(toys), sharex=True, sharey=True)
     for axes, (toy, result) in zip(panels, toys.items(), strict=True):
         for size, style in zip(sorted(result["truth_against_truth"], key=int, reverse=True), ("-", "--"), strict=False):
             truth = result["truth_against_truth"][size]["sliced_wasserstein"]
@@ -202,7 +180,6 @@ def _figure(toys: Mapping[str, Result], settings: list[Setting]) -> Figure:
         axes.set(xscale="log", yscale="log", xlabel="score evaluations a row")
         axes.margins(x=0.14, y=0.12)
         axes.set_title(toy.replace("_", " "), fontsize=10)
-        open_frame(axes)
     panels[0].set_ylabel("sliced Wasserstein distance to held-out rows")
     handles, labels = panels[0].get_legend_handles_labels()
     columns = len(labels) if len(toys) > 2 else 2
@@ -214,13 +191,11 @@ def _draw_family(axes: Axes, family: str, settings: list[Setting], samplers: Map
     """Draw the settings of one sampler, with hollow markers if fewer rows were drawn."""
     colour, marker = _MARKERS[family]
     most = max(result["rows"] for result in samplers.values())
-    points = [
-        (samplers[s.name]["evaluations_per_row"], samplers[s.name]["sliced_wasserstein"], s.rows == most)
-        for s in settings
-    ]
-    line = [(x, y) for x, y, comparable in points if comparable]
+    points = [[samplers[s.name][key] for key in ("evaluations_per_row", "sliced_wasserstein")] for s in settings]
+    line = [point for point, setting in zip(points, settings, strict=True) if setting.rows == most]
     axes.plot([x for x, _ in line], [y for _, y in line], "-", color=colour, linewidth=0.8, alpha=0.5)
-    for index, (setting, (x, y, comparable)) in enumerate(zip(settings, points, strict=True)):
+    for index, (setting, (x, y)) in enumerate(zip(settings, points, strict=True)):
+        comparable = setting.rows == most
         filling, label = colour if comparable else "white", family if index == 0 else None
         axes.plot([x], [y], marker, color=colour, markerfacecolor=filling, markersize=6, label=label)
         text = setting.label.split(" ")[0] + ("" if comparable else f"\n({setting.rows:,} rows)")

@@ -24,7 +24,6 @@ from arcsm.data.pixels import scale_images
 from arcsm.experiments import image_models
 from arcsm.experiments.base import Count, Positive, Preset, Result, Study, study
 from arcsm.experiments.comparisons import mean_and_sd
-from arcsm.experiments.image_models import PRESET_CHANGES, ImageModels
 from arcsm.metrics import add_smallest_noise, auroc, auroc_standard_error
 from arcsm.model import AutoregressiveModel
 from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
@@ -49,7 +48,7 @@ _CLEAN = ", no noise"  # suffix of scores of images without the smallest noise
 Columns = dict[str, Tensor]  #: values of every score, ``(N,)``
 
 
-class Table1(ImageModels):
+class Table1(image_models.ImageModels):
     """The paper gives neither the sizes of its networks nor the sign and the noise of its statistic.
 
     The two PixelCNN++ have the same context network. All models see the same noise: contexts read images with noise
@@ -57,7 +56,6 @@ class Table1(ImageModels):
     """
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "models", "control"})
-
     models: tuple[str, ...] = Field(("cifar-made", "cifar-pixelcnn", "cifar-pixelcnn-mle"), min_length=1)
     control: bool = True  # also the first PixelCNN++ with its initial weights
     rows: int = Field(2000, ge=3)  # of each set, if it has as many
@@ -71,12 +69,12 @@ class Table1(ImageModels):
 PRESETS: Mapping[Preset, Table1] = {
     "smoke": Table1(
         rows=24, density_rows=16, resamples=10,
-        **{**PRESET_CHANGES["smoke"], "changes": (*image_models.TINY, image_models.DIGITS)},
+        **{**image_models.PRESET_CHANGES["smoke"], "changes": (*image_models.TINY, image_models.DIGITS)},
     ),
-    "cpu": Table1(rows=300, density_rows=100, methods=("flow",), **PRESET_CHANGES["cpu"]),
+    "cpu": Table1(rows=300, density_rows=100, methods=("flow",), **image_models.PRESET_CHANGES["cpu"]),
     "paper": Table1(
         seeds=3, rows=10_000, density_rows=10_000, tol=1e-3, max_evaluations=512, resamples=200,
-        **PRESET_CHANGES["paper"],
+        **image_models.PRESET_CHANGES["paper"],
     ),
 }  # fmt: skip
 
@@ -84,9 +82,8 @@ PRESETS: Mapping[Preset, Table1] = {
 def body(run: Study[Table1]) -> Result:
     """Train every model, score every set, and measure how well each score separates the sets from the test images."""
     names, seeds = run.settings.models, run.settings.seed_range
-    training = image_models.train_models(
-        run, {f"train {name} seed {seed}": (name, seed) for name in names for seed in seeds}
-    )
+    trained = {f"train {name} seed {seed}": (name, seed) for name in names for seed in seeds}
+    training = image_models.train_models(run, trained)
     data = {seed: image_sets(run, seed) for seed in seeds}
     outliers = data[run.settings.first_seed].outliers
     loaders = _model_loaders(run)
@@ -118,23 +115,17 @@ def body(run: Study[Table1]) -> Result:
     }
 
 
-def _model_loaders(run: Study[Table1]) -> dict[str, Callable[[int], AutoregressiveModel]]:
-    """Return functions that load the model of a seed, for every model and for the control."""
-    loaders: dict[str, Callable[[int], AutoregressiveModel]] = {
-        name: partial(image_models.load_model, run, name) for name in run.settings.models
-    }
-    controls = [name for name in run.settings.models if "pixelcnn" in name and not name.endswith("-mle")]
+def _model_loaders(run: Study[Table1]) -> Mapping[str, Callable[[int], AutoregressiveModel]]:
+    names = run.settings.models
+    loaders = {name: partial(image_models.load_model, run, name) for name in names}
+    controls = [name for name in names if "pixelcnn" in name and not name.endswith("-mle")]
     if run.settings.control and controls:
         loaders[f"{controls[0]}{UNTRAINED}"] = partial(image_models.initial_model, run, controls[0])
     return loaders
 
 
 def image_sets(run: Study[Table1], seed: int) -> ImageSets:
-    """Return the images of all models: inliers and outliers.
-
-    Raises:
-        ValueError: If the models are not of the same images.
-    """
+    """Return inliers and outliers; raise a ValueError if the models are not of the same images."""
     first, *others = (image_models.model_config(run, name, seed).data for name in run.settings.models)
     if any(other != first for other in others):
         raise ValueError(f"models: expected models of the same images, got {', '.join(run.settings.models)}")
@@ -144,21 +135,14 @@ def image_sets(run: Study[Table1], seed: int) -> ImageSets:
 
 @dataclass(frozen=True)
 class ImageSets:
-    """Inliers and outliers, read when they are needed.
-
-    Attributes:
-        settings: Settings of the experiment.
-        dataset: The images that the models were trained on. Its test images are the inliers.
-        download: Whether to download SVHN if it is missing.
-    """
+    """Inliers and outliers, read when they are needed."""
 
     settings: Table1
-    dataset: Dataset
-    download: bool = False
+    dataset: Dataset  # the images that the models were trained on; its test images are the inliers
+    download: bool = False  # SVHN, if it is missing
 
     @property
     def outliers(self) -> tuple[str, ...]:
-        """Names of the sets of outliers."""
         synthetic = (COLOUR, GREY_LEVEL, UNIFORM)
         return (SVHN, *synthetic) if self.dataset.metadata["image_shape"][0] == 3 else synthetic
 
@@ -172,12 +156,9 @@ class ImageSets:
         return dataset.dequantised(rows[:count], 1_000_003 * seed + _purpose(images))
 
     def _svhn(self) -> Tensor:
-        """Return the test images of SVHN as rows ``(N, D)``."""
         path, shape = named_images_path("svhn"), self.dataset.metadata["image_shape"]
-        if path.suffix == ".npz":
-            images = read_images(path, key="x_test")
-        else:
-            images = torchvision_images("svhn", path, "test", self.download)
+        stored = path.suffix == ".npz"
+        images = read_images(path, key="x_test") if stored else torchvision_images("svhn", path, "test", self.download)
         if list(images.pixels.shape[1:]) != shape:
             raise ValueError(f"{path}: expected images {shape}, got {list(images.pixels.shape[1:])}")
         return scale_images(images.pixels, images.levels).flatten(1)
@@ -193,17 +174,13 @@ class ImageSets:
 
 
 def _purpose(images: str) -> int:
-    """Return a number for the random generators of a set."""
     return (_VALIDATION, _TEST, SVHN, COLOUR, GREY_LEVEL, UNIFORM).index(images) + 1
 
 
 def _measure(
     run: Study[Table1], data: ImageSets, load: Callable[[], AutoregressiveModel], images: str, seed: int, part: str
 ) -> Result:
-    """Return scores of a set: sums and norms with and without the smallest noise, or, for the first rows, densities.
-
-    The latter are likelihoods and PIT statistics, with the smallest noise on the images.
-    """
+    """Return sums and norms of scores with and without the smallest noise, or densities of the first rows with it."""
     settings, model = run.settings, load()
     clean = data.rows(images, seed)
     noisy = add_smallest_noise(model, clean, 1_000_003 * seed + 100 + _purpose(images))
@@ -211,14 +188,9 @@ def _measure(
         columns = outlier_scores(model, noisy, methods=())
         columns |= {f"{name}{_CLEAN}": column for name, column in outlier_scores(model, clean, methods=()).items()}
     else:
-        columns = outlier_scores(
-            model,
-            noisy[: settings.density_rows],
-            levels=(),
-            methods=("closed_form",) if model.head.normalised else settings.methods,
-            tol=settings.tol,
-            max_evaluations=settings.max_evaluations,
-        )
+        methods = ("closed_form",) if model.head.normalised else settings.methods
+        precision: dict[str, Any] = {"tol": settings.tol, "max_evaluations": settings.max_evaluations}
+        columns = outlier_scores(model, noisy[: settings.density_rows], levels=(), methods=methods, **precision)
     return {name: [float(f"{value:.7g}") for value in column.tolist()] for name, column in columns.items()}
 
 
@@ -268,26 +240,20 @@ def _combination(validation: Columns) -> Callable[[Columns], Tensor]:
 
 
 def _over_seeds(aurocs: Sequence[Result]) -> Result:
-    """Return means and standard deviations over the seeds, and averages over the sets."""
     merged: Result = {}
     for kind, scores in aurocs[0].items():
         merged[kind] = {}
         for score, sets in scores.items():
-            entries = {images: [one[kind][score][images] for one in aurocs] for images in sets}
-            merged[kind][score] = {
-                images: {
-                    **mean_and_sd([entry["auroc"] for entry in each]),
-                    "standard_error": fmean(entry["standard_error"] for entry in each),
-                }
-                for images, each in entries.items()
-            }
-            averaged = [merged[kind][score][images]["mean"] for images in _AVERAGED if images in entries]
-            merged[kind][score]["average"] = {"mean": fmean(averaged)}
+            found = merged[kind][score] = {}
+            for images in sets:
+                each = [one[kind][score][images] for one in aurocs]
+                error = fmean(entry["standard_error"] for entry in each)
+                found[images] = {**mean_and_sd([entry["auroc"] for entry in each]), "standard_error": error}
+            found["average"] = {"mean": fmean(found[images]["mean"] for images in _AVERAGED if images in sets)}
     return {**merged, CHOSEN: merged[CHOSEN][CHOSEN]}
 
 
 def _training(cells: Sequence[Result]) -> Result:
-    """Describe the training of a model over the seeds; empty for the control."""
     if not cells:
         return {}
     return {
@@ -312,11 +278,7 @@ def _nearest_to_paper(as_is: Mapping[str, Result]) -> Result:
     return min(candidates, key=lambda each: each["mean_gap"])
 
 
-_COLOURS = (GREY, BLUE, ORANGE, "#7a5195", "#3a7d44")
-
-
 def _figure(models: Mapping[str, Result], tables: Mapping[str, Mapping[str, Columns]]) -> Figure:
-    """Draw the AUROC of all scores, one-sided and two-sided, and the distribution of the combination on every set."""
     shown = _shown_scores(models)
     figure = Figure(figsize=(6.0 + 2.6 * len(models), 4.0 + 0.24 * len(shown)), layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=(0.24 * len(shown) + 1.0, 2.0))
@@ -361,7 +323,7 @@ def _histograms(axes: Axes, name: str, tables: Mapping[str, Columns]) -> None:
     low, high = min(float(v.min()) for v in logs.values()), max(float(v.max()) for v in logs.values())
     edges = np.linspace(low, high + 1e-9, 60).tolist()
     shown = [images for images in logs if images != _VALIDATION]
-    for images, colour in zip(shown, _COLOURS, strict=False):
+    for images, colour in zip(shown, (GREY, BLUE, ORANGE, "#7a5195", "#3a7d44"), strict=False):
         axes.hist(logs[images], bins=edges, density=True, histtype="stepfilled", alpha=0.5, color=colour, label=images)
     axes.set_title(name, fontsize=8)
     axes.set_xlabel(f"log10 of the {CHOSEN}", fontsize=7)

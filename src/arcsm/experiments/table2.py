@@ -163,14 +163,13 @@ def compare_methods(preset: str, rows: Mapping[str, Result]) -> Result:
 
 
 def _write_grid(run: Study[Table2], cell: Autoencoder, picture: Result) -> str:
-    """Write a grid of samples beside the record (Figures 6 and 13 to 18); return its file name."""
+    """Write a grid of samples (Figures 6 and 13 to 18)."""
     slug = re.sub("[^a-z0-9]+", "-", f"{cell.preset} {cell.latents or ''} {cell.method}")
     ((suffix, text),) = picture.items()
     return run.picture(slug, base64.b64decode(text), suffix)
 
 
 def _figure(run: Study[Table2], columns: Mapping[str, Result], grids: Mapping[Any, Result | None]) -> Figure:
-    """Draw samples of every method; each data set starts a row."""
     methods = run.settings.methods
     sets = list(dict.fromkeys((preset, latents) for preset, latents, _ in grids))
     down = -(-len(methods) // _MAX_COLUMNS)
@@ -217,13 +216,13 @@ def _ablation() -> Mapping[Preset, Table2]:
 
 
 _ABOUT = "autoencoders by six estimators of the entropy gradient"
-TABLE2 = study("table2", f"{_ABOUT} (Table 2, Figures 6 and 13 to 18)", PRESETS, body)
-TABLE2_MNIST = study("table2-mnist", f"digits: {_ABOUT} (part of table2)", _part(faces=False), body)
-TABLE2_MNIST_8, TABLE2_MNIST_16 = (
-    study(f"table2-mnist-{count}", f"digits, {count} latents: {_ABOUT} (part of table2)",
-          _part(faces=False, latents=(count,)), body) for count in (8, 16)
-)  # fmt: skip
-TABLE2_FACES = study("table2-faces", f"faces: {_ABOUT} (part of table2)", _part(latents=(), seeds=1), body)
-TABLE2_ABLATION = study(
-    "table2-ablation", "digits, 16 latents: what makes csm better (part of table2)", _ablation(), body
-)
+_PARTS: Mapping[str, tuple[str, Mapping[Preset, Table2]]] = {
+    "mnist": (f"digits: {_ABOUT}", _part(faces=False)),
+    "mnist-8": (f"digits, 8 latents: {_ABOUT}", _part(faces=False, latents=(8,))),
+    "mnist-16": (f"digits, 16 latents: {_ABOUT}", _part(faces=False, latents=(16,))),
+    "faces": (f"faces: {_ABOUT}", _part(latents=(), seeds=1)),
+    "ablation": ("digits, 16 latents: what makes csm better", _ablation()),
+}
+EXPERIMENTS = [study("table2", f"{_ABOUT} (Table 2, Figures 6 and 13 to 18)", PRESETS, body)] + [
+    study(f"table2-{part}", f"{about} (part of table2)", presets, body) for part, (about, presets) in _PARTS.items()
+]

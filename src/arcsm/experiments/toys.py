@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from arcsm import AutoregressiveModel, FitResult, fit
 from arcsm.data.toys import Toy, toy
 from arcsm.experiments.base import seeded
-from arcsm.model import AutoregressiveModel
-from arcsm.training.density import fit
-from arcsm.training.loop import FitResult
+from arcsm.metrics import energy_distance, sliced_wasserstein
 from arcsm.training.run_config import load_config
 
 _HERMITE_NODES = 24
@@ -22,23 +21,14 @@ _HERMITE_NODES = 24
 
 @dataclass(frozen=True)
 class ToyRows:
-    """Rows of a toy set in standardised units.
-
-    Attributes:
-        toy: The set.
-        train: Training rows without noise, ``(N, 2)``.
-        test: Test rows with noise, ``(M, 2)``.
-        shift: Mean that was subtracted, ``(2,)``.
-        scale: Standard deviation that was divided by, ``(2,)``.
-        sigma: Standard deviation of the noise, in standardised units.
-    """
+    """Rows of a toy set in standardised units."""
 
     toy: Toy
-    train: Tensor
-    test: Tensor
-    shift: Tensor
-    scale: Tensor
-    sigma: float
+    train: Tensor  # without noise, (N, 2)
+    test: Tensor  # with noise, (M, 2)
+    shift: Tensor  # mean that was subtracted, (2,)
+    scale: Tensor  # standard deviation that was divided by, (2,)
+    sigma: float  # standard deviation of the noise, in standardised units
 
     def add_noise(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return rows with fresh noise."""
@@ -71,6 +61,11 @@ def toy_rows(name: str, train: int, test: int, sigma: float, seed: int) -> ToyRo
     shift, scale = x.mean(0), x.std(0)
     noise = sigma * torch.randn(held_out.shape, generator=generator)
     return ToyRows(toy_set, (x - shift) / scale, (held_out - shift) / scale + noise, shift, scale, sigma)
+
+
+def distances(a: Tensor, b: Tensor) -> dict[str, float]:
+    """Return distances between two samples of the same size, ``(N, 2)``, by name."""
+    return {"energy_distance": energy_distance(a, b), "sliced_wasserstein": sliced_wasserstein(a, b)}
 
 
 def train_toy(

@@ -14,19 +14,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from arcsm.contexts import MADE
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, fit
 from arcsm.data.toys import TOYS
 from arcsm.experiments.base import Count, Positive, Preset, Result, Settings, Study, parameter_count, seeded, study
 from arcsm.experiments.comparisons import confidence_interval
 from arcsm.experiments.descent import descend
 from arcsm.experiments.peers import import_zuko
 from arcsm.experiments.toys import ToyRows, toy_rows
-from arcsm.heads import ScoreHead
-from arcsm.model import AutoregressiveModel
-from arcsm.noise import NoiseLadder
-from arcsm.reports.plots import BLUE, GREY, ORANGE, open_frame
-from arcsm.training.config import TrainConfig
-from arcsm.training.density import fit
+from arcsm.reports.plots import BLUE, GREY, ORANGE, open_panels
 from arcsm.training.optimization import averaging
 
 
@@ -34,7 +29,6 @@ class ToyScores(Settings):
     """The score model for toy sets and its training."""
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "toys"})
-
     toys: tuple[str, ...] = tuple(TOYS)
     train: Count = 50_000  # rows that batches are drawn from
     hidden: tuple[Count, ...] = (120, 120)  # of the MADE
@@ -102,10 +96,8 @@ def body(run: Study[ToysNll]) -> Result:
     parts: dict[str, Callable[[Study[ToysNll], str, int], Result]] = {
         "truth": _truth, "scores": _scores, NSF: partial(_flow, kind=NSF), MAF: partial(_flow, kind=MAF),
     }  # fmt: skip
-    cells = run.compute_seeds(
-        {(toy, name): partial(part, run, toy) for toy in run.settings.toys for name, part in parts.items()},
-        lambda key, seed: f"{key[0]} seed {seed} {key[1]}",
-    )
+    keyed = {(toy, name): partial(part, run, toy) for toy in run.settings.toys for name, part in parts.items()}
+    cells = run.compute_seeds(keyed, lambda key, seed: f"{key[0]} seed {seed} {key[1]}")
     toys = {toy: _table({name: cells[toy, name] for name in parts}) for toy in run.settings.toys}
     return {
         "unit": "nats, standardised data with the smallest noise",
@@ -134,17 +126,14 @@ def train_scores(settings: ToyScores, rows: ToyRows, seed: int, device: torch.de
 
 
 def _scores(run: Study[ToysNll], toy: str, seed: int) -> Result:
-    """Return both likelihoods of a trained model, and the likelihood after fine-tuning through the quadrature."""
     settings, rows = run.settings, _rows(run.settings, toy, seed)
     start = time.monotonic()
     model = train_scores(settings, rows, seed, run.device)
     seconds, size = time.monotonic() - start, parameter_count(model)
     flow = partial(model.log_prob, method="flow", steps=settings.flow_steps)
     quadrature = partial(model.log_prob, method="quadrature")
-    results = {
-        FLOW: _evaluate(run, flow, rows, seconds, size),
-        QUADRATURE: _evaluate(run, quadrature, rows, seconds, size),
-    }
+    methods = {FLOW: flow, QUADRATURE: quadrature}
+    results = {name: _evaluate(run, log_prob, rows, seconds, size) for name, log_prob in methods.items()}
     if settings.mle_steps:
         start = time.monotonic()
         config = TrainConfig(
@@ -178,8 +167,7 @@ def _flow(run: Study[ToysNll], toy: str, seed: int, kind: str) -> Result:
     def loss() -> Tensor:
         chosen = torch.randint(len(rows.train), (settings.batch,), generator=generator)
         x = rows.add_noise(rows.train[chosen], generator).to(run.device)
-        nll: Tensor = -network().log_prob(x).mean()
-        return nll
+        return -network().log_prob(x).mean()
 
     for _ in descend(network, loss, steps, settings.flows_learning_rate, clip=10.0):
         average.update_parameters(network)
@@ -192,7 +180,6 @@ def _rows(settings: ToysNll, toy: str, seed: int) -> ToyRows:
 
 
 def _truth(run: Study[ToysNll], toy: str, seed: int) -> Result:
-    """Return the NLL of the true density on the first test rows."""
     rows = _rows(run.settings, toy, seed)
     log_prob = rows.true_log_prob(rows.test[: run.settings.truth_rows])
     if log_prob is None:
@@ -232,20 +219,18 @@ def _over_seeds(results: list[Result], truth: list[float], spline_flow: list[Res
 
 
 def _summary(toys: Mapping[str, Result]) -> Result:
-    """Count the toy sets on which each of our methods is at least as good as the spline flow."""
     counts: Result = {"toys": len(toys)}
     for method in (FLOW, QUADRATURE, TUNED):
         if not all(method in toy["methods"] for toy in toys.values()):
             continue
         leads = [toy["methods"][method]["lead_over_spline_flow"] for toy in toys.values()]
         certain = [lead for lead in leads if lead["half_width"] is not None]
+        upper_ends = [lead["mean"] + lead["half_width"] for lead in certain]
         counts[method] = {
             "better_than_spline_flow": sum(lead["mean"] > 0.0 for lead in leads),
             f"within_{_TOLERANCE}_of_it_or_better": sum(lead["mean"] >= -_TOLERANCE for lead in leads),
             "better_with_95_percent_confidence": sum(lead["mean"] > lead["half_width"] for lead in certain),
-            f"worse_by_{_TOLERANCE}_with_95_percent_confidence": sum(
-                lead["mean"] + lead["half_width"] < -_TOLERANCE for lead in certain
-            ),
+            f"worse_by_{_TOLERANCE}_with_95_percent_confidence": sum(e < -_TOLERANCE for e in upper_ends),
         }
     methods = next(iter(toys.values()))["methods"]
     mean_gap = {name: fmean(toy["methods"][name]["gap"] for toy in toys.values()) for name in methods}
@@ -262,9 +247,7 @@ _MARKERS: Mapping[str, tuple[str, str, str]] = {  # colour, marker, filling
 
 
 def _figure(toys: Mapping[str, Result]) -> Figure:
-    """Draw the gaps to the truth: a row of dots for each toy set, with the range over the seeds."""
-    figure = Figure(figsize=(8.0, 1.6 + 0.55 * len(toys)), layout="constrained")
-    axes = figure.add_subplot()
+    figure, [axes] = open_panels(8.0, 1.6 + 0.55 * len(toys))
     names = [name for name in _MARKERS if any(name in toy["methods"] for toy in toys.values())]
     for index, name in enumerate(names):
         colour, marker, filling = _MARKERS[name]
@@ -286,7 +269,6 @@ def _figure(toys: Mapping[str, Result]) -> Figure:
     axes.set_ylim(len(toys) - 0.5, -0.5)
     axes.set_xlabel(f"NLL − truth, nats (linear up to {_TOLERANCE:g}; mean and range over the seeds)")
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=9, ncols=5, loc="outside upper center")
-    open_frame(axes)
     return figure
 
 

@@ -7,6 +7,7 @@ left out. Ours transforms skewed columns as part of the method.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -33,7 +34,7 @@ from arcsm.experiments.comparisons import Array, critical_difference, draw_ranks
 from arcsm.experiments.peers import import_zuko
 from arcsm.metrics import mean_and_standard_error
 from arcsm.objectives import mle
-from arcsm.reports.plots import BLUE, GREY, open_frame
+from arcsm.reports.plots import BLUE, GREY, open_panels
 
 OURS = "arcsm"
 FLOWS = ("MAF", "NSF", "MAF, mixture")
@@ -51,7 +52,6 @@ class UCI(Settings):
     """Flows get as much processor time as ours on the same rows."""
 
     cell_selection: ClassVar[frozenset[str]] = frozenset({"seeds", "methods", "tables", "ways"})
-
     methods: tuple[str, ...] = Field(METHODS, min_length=1)
     ways: tuple[str, ...] = WAYS  # with the first seed
     tables: tuple[str, ...] = ("concrete", "elevators", "energy", "parkinsons", "protein", "sml", "wine")
@@ -77,45 +77,34 @@ def body(run: Study[UCI]) -> Result:
     settings, first = run.settings, run.settings.first_seed
     check_names("methods", settings.methods, METHODS)
     check_names("ways", settings.ways, WAYS)
-
     peers = [method for method in settings.methods if method != OURS]
-    cells: dict[tuple[str, str], list[Result]] = {}
-    for method in (OURS, *peers):
-        functions = {
-            (table, method): partial(_ours, run, table)
-            if method == OURS
-            else partial(_peer, run, table, method, ours=cells[table, OURS])
-            for table in settings.tables
-        }
-        cells |= run.compute_seeds(functions, lambda key, seed: f"{key[0]} {key[1]} seed {seed}")
-    single = run.compute_all(
-        {
-            f"{table} one model by {way} seed {first}": partial(
-                _one_model, run, table, way, first, cells[table, OURS][0]
-            )
-            for table in settings.tables
-            for way in settings.ways
-        }
-    )
+
+    def named(key: tuple[str, str], seed: int) -> str:
+        return f"{key[0]} {key[1]} seed {seed}"
+
+    cells = run.compute_seeds({(table, OURS): partial(_ours, run, table) for table in settings.tables}, named)
+    for method in peers:
+        functions = {(t, method): partial(_peer, run, t, method, ours=cells[t, OURS]) for t in settings.tables}
+        cells |= run.compute_seeds(functions, named)
+    pairs = {(t, way): f"{t} one model by {way} seed {first}" for t in settings.tables for way in settings.ways}
+    train = partial(_one_model, run, seed=first)
+    single = run.compute_all({n: partial(train, t, way, ours=cells[t, OURS][0]) for (t, way), n in pairs.items()})
     tables: dict[str, Result] = {}
     for table in settings.tables:
-        methods = {
-            method: {
-                "log_likelihood": mean_and_sd([cell["log_likelihood"] for cell in cells[table, method]]),
-                "standard_error": float(np.mean([cell["standard_error"] for cell in cells[table, method]])),
-                "fit_seconds": float(np.mean([cell["fit_seconds"] for cell in cells[table, method]])),
-            }
-            for method in (OURS, *peers)
-        }
+        methods: dict[str, Result] = {}
+        for method in (OURS, *peers):
+            by_seed = cells[table, method]
+            methods[method] = {"log_likelihood": mean_and_sd([cell["log_likelihood"] for cell in by_seed])}
+            for key in ("standard_error", "fit_seconds"):
+                methods[method][key] = float(np.mean([cell[key] for cell in by_seed]))
         sizes = {key: cells[table, OURS][0][key] for key in ("rows", "columns")}
-        ways = {way: single[f"{table} one model by {way} seed {first}"] for way in settings.ways}
+        ways = {way: single[pairs[table, way]] for way in settings.ways}
         tables[table] = {**sizes, "methods": methods, "one_model": ways}
     ranks = _ranks(tables)
     return {"tables": tables, "ranks": ranks, "figure": run.figure(_figure(tables, ranks))}
 
 
 def _ranks(tables: Mapping[str, Result]) -> Result:
-    """Return the mean ranks of the methods by log likelihood, and the critical difference."""
     cells = [table["methods"] for table in tables.values()]
     ranks = mean_ranks(np.array([[cell["log_likelihood"]["mean"] for cell in methods.values()] for methods in cells]))
     return {
@@ -179,8 +168,7 @@ def _one_model(run: Study[UCI], table: str, way: str, seed: int, ours: Result) -
     """Train one model in place of an ensemble: by scores, by likelihood, or by scores and then likelihood.
 
     Maximum likelihood uses the quadrature at the smallest noise, which then also normalises the density, and as much
-    processor time as the ensemble. Scores alone take their own number of steps. The plan is that of the ensemble's
-    first candidate for likelihood alone, and otherwise the best by scores.
+    processor time as the ensemble. For likelihood alone the plan is the ensemble's first, otherwise the best by scores.
     """
     train, test = _split(run.settings, table, seed)
     start = time.process_time()
@@ -199,9 +187,7 @@ def _one_model(run: Study[UCI], table: str, way: str, seed: int, ours: Result) -
     return _result((terms.numpy() + density.columns_.log_slopes(numbers.numpy())).sum(1), spent, train)
 
 
-class _FirstCandidate(ScoreDensity):
-    """A density that uses its first candidate configuration, because there are no scores to choose by."""
-
+class _FirstCandidate(ScoreDensity):  # without scores there is nothing to choose by
     def _configs(self, rows: int, modelled: Tensor) -> list[EnsembleConfig]:
         return super()._configs(rows, modelled)[:1]
 
@@ -222,10 +208,7 @@ def _train_by_likelihood(density: ScoreDensity, rows: Array, rate: float, seed: 
     def loss(x: Tensor) -> Tensor:
         return mle(model, dequantised(x, widths, generator), generator=generator)
 
-    def draw() -> Tensor:
-        count = min(_MLE_BATCH, len(train))
-        return train[torch.randint(len(train), (count,), generator=generator, device=train.device)]
-
+    shape = (min(_MLE_BATCH, len(train)),)
     optimizer = torch.optim.Adam(model.parameters(), rate)
     best, weights, step = math.inf, None, 0
     while time.process_time() < until or step == 0:
@@ -233,8 +216,9 @@ def _train_by_likelihood(density: ScoreDensity, rows: Array, rate: float, seed: 
             with torch.no_grad():
                 held_out = float(loss(valid))
             if held_out < best:
-                best, weights = held_out, _copy_weights(model)
-        _make_step(model, optimizer, loss(draw()))
+                best, weights = held_out, copy.deepcopy(model.state_dict())
+        chosen = torch.randint(len(train), shape, generator=generator, device=train.device)
+        _make_step(model, optimizer, loss(train[chosen]))
         step += 1
     if weights is not None:
         model.load_state_dict(weights)
@@ -248,19 +232,13 @@ def _make_step(network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tenso
     optimizer.step()
 
 
-def _copy_weights(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in network.state_dict().items()}
-
-
 def _mixture(settings: UCI, rows: Array, seed: int, *_: Any) -> Callable[[Array], Array]:
-    """Fit a mixture of Gaussians with full covariances, the number of components chosen by BIC."""
     counts = [count for count in settings.components if count * rows.shape[1] < len(rows)] or [1]
     models = [GaussianMixture(count, random_state=seed, reg_covar=1e-4).fit(rows) for count in counts]
     return min(models, key=lambda model: model.bic(rows)).score_samples  # type: ignore[no-any-return]
 
 
 def _kernels(settings: UCI, rows: Array, seed: int, *_: Any) -> Callable[[Array], Array]:
-    """Fit Gaussian kernels, their bandwidth chosen by cross-validation."""
     search = GridSearchCV(KernelDensity(), {"bandwidth": list(settings.bandwidths)}, cv=3)
     search.fit(rows[: settings.kernel_rows])
     return search.best_estimator_.score_samples  # type: ignore[no-any-return]
@@ -293,7 +271,7 @@ def _flow(settings: UCI, rows: Array, seed: int, method: str, seconds: float) ->
                 with torch.no_grad():
                     held = -float(flow().log_prob(valid).mean())
                 if held < best:
-                    best, weights = held, _copy_weights(flow)
+                    best, weights = held, copy.deepcopy(flow.state_dict())
     if weights is not None:
         flow.load_state_dict(weights)
 
@@ -306,11 +284,9 @@ def _flow(settings: UCI, rows: Array, seed: int, method: str, seconds: float) ->
 
 
 def _figure(tables: Mapping[str, Result], ranks: Result) -> Figure:
-    """Draw the log likelihood of every method relative to ours, a panel for each table, and mean ranks."""
     across = min(4, len(tables) + 1)
     down = -(-(len(tables) + 1) // across)
-    figure = Figure(figsize=(2.8 * across, 2.5 * down), layout="constrained")
-    panels = figure.subplots(down, across, squeeze=False).flatten().tolist()
+    figure, panels = open_panels(2.8 * across, 2.5 * down, down, across)
     for axes, (name, table) in zip(panels, tables.items(), strict=False):
         methods = table["methods"]
         values = np.array([cell["log_likelihood"]["mean"] for cell in methods.values()])
@@ -320,7 +296,6 @@ def _figure(tables: Mapping[str, Result], ranks: Result) -> Figure:
         axes.set_title(f"{name} ({table['rows']:,} x {table['columns']})", fontsize=8)
         axes.set_xlabel("nats a row, relative to ours", fontsize=7)
         axes.tick_params(labelsize=7)
-        open_frame(axes)
     last, *unused = panels[len(tables) :]
     draw_ranks(last, ranks["methods"], ranks["critical_difference"], OURS, 7)
     last.set_title("all tables", fontsize=8)

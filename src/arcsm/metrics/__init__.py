@@ -2,12 +2,7 @@
 
 from arcsm.metrics.calibration import Uniformity, pit_uniformity
 from arcsm.metrics.detection import auroc, auroc_standard_error
-from arcsm.metrics.likelihood import (
-    add_smallest_noise,
-    bits_per_dim,
-    gaussian_mixture_scores,
-    mean_and_standard_error,
-)
+from arcsm.metrics.likelihood import add_smallest_noise, bits_per_dim, gaussian_mixture_scores, mean_and_standard_error
 from arcsm.metrics.two_sample import energy_distance, sliced_wasserstein
 
 __all__ = [

@@ -17,15 +17,10 @@ T = TypeVar("T")
 
 @dataclass
 class EvaluationCount:
-    """Number of evaluations of a head, one for each value of each conditional.
+    """Number of evaluations of a head, one for each value of each conditional."""
 
-    Attributes:
-        scores: Evaluations of the score alone.
-        with_derivative: Evaluations of the score and its derivative, which cost about twice as much.
-    """
-
-    scores: int = 0
-    with_derivative: int = 0
+    scores: int = 0  # of the score alone
+    with_derivative: int = 0  # of the score and its derivative, which cost about twice as much
 
 
 @contextmanager

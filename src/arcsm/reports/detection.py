@@ -24,14 +24,7 @@ _MAX_TICKS = 6
 
 
 def write_detection_report(detector: ScoreOutlierDetector, result: DetectionResult, path: Path, title: str) -> None:
-    """Write the page.
-
-    Arguments:
-        detector: A fitted detector.
-        result: The outliers of a table.
-        path: File to write.
-        title: Heading of the page.
-    """
+    """Write the page of the outliers that a fitted detector found in a table."""
     pictures = []
     for place in np.flatnonzero(result.lowest["outlier"])[:_MAX_PICTURES]:
         line = result.lowest.iloc[place]
@@ -52,28 +45,21 @@ def write_detection_report(detector: ScoreOutlierDetector, result: DetectionResu
 
 
 def _score_histogram(detector: ScoreOutlierDetector, scores: Array) -> Figure:
-    """Plot histograms of the scores of the fitted and of the scored rows, and the threshold."""
-    figure = Figure(figsize=(7.2, 3.0), layout="constrained")
-    axes = figure.add_subplot()
+    figure, [axes] = plots.open_panels(7.2, 3.0)
     low, high = np.quantile(np.concatenate([detector.fitted_scores_, scores]), [0.005, 1.0])
     edges = np.linspace(low, high + 1e-9, 50).tolist()
-    for label, values, colour in (
-        ("fitted rows", detector.fitted_scores_, plots.GREY),
-        ("scored rows", scores, plots.BLUE),
-    ):
+    parts = {"fitted rows": (detector.fitted_scores_, plots.GREY), "scored rows": (scores, plots.BLUE)}
+    for label, (values, colour) in parts.items():
         axes.hist(np.clip(values, low, high), edges, density=True, alpha=0.6, color=colour, label=label)
     axes.axvline(detector.offset_, color=plots.ORANGE, label="threshold")
     axes.set(xlabel="score (mean log density, nats); lower is more surprising", ylabel="density")
     axes.legend(frameon=False, fontsize=8)
-    plots.open_frame(axes)
     return figure
 
 
 def _conditionals(detector: ScoreOutlierDetector, row: pd.DataFrame, line: pd.Series) -> Figure:
-    """Plot the conditional densities of the most surprising columns of one row."""
-    names = [str(name) for name in row.columns]
+    names, known = [str(name) for name in row.columns], row.notna().iloc[0].to_numpy()
     top = [names.index(line[f"column_{rank}"]) for rank in range(1, TOP_COLUMNS + 1) if f"column_{rank}" in line]
-    known = row.notna().iloc[0].to_numpy()
     top = [d for d in top if d in detector.columns_.modelled and known[d]]
     figure = Figure(figsize=(3.4 * max(1, len(top)), 2.3), layout="constrained")
     for place, d in enumerate(top):
@@ -84,7 +70,6 @@ def _conditionals(detector: ScoreOutlierDetector, row: pd.DataFrame, line: pd.Se
 
 
 def _draw_conditional(axes: Axes, detector: ScoreOutlierDetector, row: pd.DataFrame, d: int) -> None:
-    """Draw the density of column ``d`` given other columns of the row, and the observed value."""
     assert detector.ensemble_ is not None
     kind, place = detector.columns_.kinds[d], detector.columns_.modelled.index(d)
     numbers, _ = detector.encode_rows(row)  # (1, M)

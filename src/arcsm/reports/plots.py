@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +24,20 @@ _GRID_POINTS = 120  # of a density, along each axis
 _MAX_COLUMNS = 12  # of a table
 
 
+def open_panels(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure, in inches, and its panels row by row, with open frames; see ``Figure.subplots`` for options."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, **options).flatten().tolist()
+    for axes in panels:
+        open_frame(axes)
+    return figure, panels
+
+
 def training_curve(history: Sequence[dict[str, float]]) -> Figure:
     """Plot training and validation objective against the step."""
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure, [axes] = open_panels(6.4, 3.2)
     steps = [row["step"] for row in history]
     axes.plot(steps, [row["loss"] for row in history], color=GREY, label="training (running mean)")
     if all("valid" in row for row in history):
@@ -38,14 +49,12 @@ def training_curve(history: Sequence[dict[str, float]]) -> Figure:
         axes.set_ylim(low - 0.1 * (high - low), high + 0.3 * (high - low))
     axes.set(xlabel="optimizer step", ylabel="objective")
     axes.legend(frameon=False)
-    open_frame(axes)
     return figure
 
 
 def pit_histogram(u: Tensor, uniformity: Uniformity) -> Figure:
     """Plot a histogram of PIT values, with the 95 % interval of a bar's height under uniformity."""
-    figure = Figure(figsize=(6.4, 2.8), layout="constrained")
-    axes = figure.add_subplot()
+    figure, [axes] = open_panels(6.4, 2.8)
     values = u.flatten().cpu().numpy()
     deviation = 1.96 * np.sqrt(_BINS / max(1, len(values)))
     axes.axhspan(1.0 - deviation, 1.0 + deviation, color=ORANGE, alpha=0.25, label="95 % interval if uniform")
@@ -54,7 +63,6 @@ def pit_histogram(u: Tensor, uniformity: Uniformity) -> Figure:
     axes.set(xlabel=r"$F(x_d \mid x_{<d})$ of held-out values", ylabel="density")
     axes.set_title(f"KS distance {uniformity.statistic:.4f}, n = {uniformity.count:,}", fontsize=10)
     axes.legend(frameon=False, loc="lower center")
-    open_frame(axes)
     return figure
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,12 @@ import torch
 from torch import Tensor
 
 import arcsm
+from arcsm import metrics
 from arcsm._runtime.files import write_text
 from arcsm._runtime.progress import track
 from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.data.images import image_grid
 from arcsm.data.pixels import unscale_images
-from arcsm.metrics import (
-    Uniformity,
-    add_smallest_noise,
-    gaussian_mixture_scores,
-    mean_and_standard_error,
-    pit_uniformity,
-)
 from arcsm.model import AutoregressiveModel
 from arcsm.reports import plots
 from arcsm.training.log import read_metrics
@@ -65,13 +59,8 @@ def write_report(
 ) -> ReportNumbers:
     """Sample and score the model of a run, test its calibration, and write the page.
 
-    Arguments:
-        run: The run.
-        path: The page.
-        samples: Number of samples to show.
-        sampler: A name in :mod:`arcsm.samplers`.
-        seed: Seed of all randomness.
-        progress: Show a progress bar (on a terminal).
+    The page shows ``samples`` images, drawn by a sampler of :mod:`arcsm.samplers`. ``progress`` shows a bar on a
+    terminal.
     """
     dataset = load_dataset(run.config.data, run.config.train.seed)
     warn_if_data_changed(run.folder, dataset)
@@ -91,36 +80,38 @@ def write_report(
     return numbers
 
 
-def sample_picture(rows: Tensor, metadata: dict[str, Any], columns: int | None = None) -> bytes:
+def to_pixels(rows: Tensor, metadata: Mapping[str, Any]) -> Tensor:
+    """Return rows in [-1, 1] as grey values from 0 to 255, uint8 ``(N, C, H, W)``."""
+    return unscale_images(rows.clamp(-1.0, 1.0), metadata["levels"], stretch=True).view(-1, *metadata["image_shape"])
+
+
+def sample_picture(rows: Tensor, metadata: Mapping[str, Any], columns: int | None = None) -> bytes:
     """Return rows of an image model as a PNG of a grid, with a number of columns or nearly square."""
-    pixels = unscale_images(rows.clamp(-1.0, 1.0), metadata["levels"], stretch=True)
-    pixels = pixels.view(-1, *metadata["image_shape"])
-    buffer = io.BytesIO()
-    image_grid(pixels, columns, zoom=max(1, 48 // int(metadata["image_shape"][-1]))).save(buffer, format="PNG")
+    buffer, zoom = io.BytesIO(), max(1, 48 // int(metadata["image_shape"][-1]))
+    image_grid(to_pixels(rows, metadata), columns, zoom=zoom).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def _numbers(run: DensityRun, dataset: Dataset, seed: int) -> tuple[ReportNumbers, Tensor]:
-    model = run.model
-    device = model.shift.device
+    model, device = run.model, run.model.shift.device
     if len(dataset.test) < 2:
         raise ValueError(f"data.test: a report needs at least 2 test rows, but this run has {len(dataset.test)}")
     test = dataset.dequantised(dataset.test[:_MAX_TEST_ROWS], seed + 1)
-    noisy = add_smallest_noise(model, test, seed + 2)
+    noisy = metrics.add_smallest_noise(model, test, seed + 2)
     conditional = class_labels(model, 1) is not None
     labels = dataset.labels["test"][: len(test)].to(device) if conditional else None
     with torch.no_grad():
-        clean_mean, clean_error = mean_and_standard_error(model.log_prob(test.to(device), condition=labels))
-        noisy_mean, noisy_error = mean_and_standard_error(model.log_prob(noisy.to(device), condition=labels))
+        clean_mean, clean_error = metrics.mean_and_standard_error(model.log_prob(test.to(device), condition=labels))
+        noisy_mean, noisy_error = metrics.mean_and_standard_error(model.log_prob(noisy.to(device), condition=labels))
         rows = max(1, min(len(noisy), _MAX_PIT_VALUES // model.features))
         u = model.cdf(noisy[:rows].to(device), condition=None if labels is None else labels[:rows]).cpu()
     table = [LikelihoodRow(f"this run, by {run.config.train.objective}", clean_mean, clean_error, ours=True)]
     if model.features <= _MAX_BASELINE_DIMENSIONS:
         train = dataset.dequantised(dataset.train_rows(), seed + 3)
         valid = dataset.dequantised(dataset.valid, seed + 4)
-        scores = gaussian_mixture_scores(train, valid, test, seed)
+        scores = metrics.gaussian_mixture_scores(train, valid, test, seed)
         table += [LikelihoodRow(name, value, None) for name, value in scores.items()]
-    uniformity = pit_uniformity(u)
+    uniformity = metrics.pit_uniformity(u)
     at_noise = None if model.noise is None else LikelihoodRow("with the smallest noise", noisy_mean, noisy_error, True)
     numbers = ReportNumbers(table, at_noise, uniformity.statistic, uniformity.p_value, uniformity.count)
     return numbers, u
@@ -130,25 +121,22 @@ def _pictures(run: DensityRun, dataset: Dataset, sampled: Tensor, samples: int, 
     """Return titles and pictures (data URIs) of samples beside real rows."""
     if "image_shape" in dataset.metadata:
         real = dataset.dequantised(dataset.test[:samples], seed)
+        title = "Samples" if run.model.noise is None else "Samples (smallest noise removed)"
         return [
-            (
-                "Samples (smallest noise removed)" if run.model.noise is not None else "Samples",
-                plots.as_data_uri(sample_picture(sampled, dataset.metadata)),
-            ),
-            ("Held-out data", plots.as_data_uri(sample_picture(real, dataset.metadata))),
+            (name, plots.as_data_uri(sample_picture(rows, dataset.metadata)))
+            for name, rows in ((title, sampled), ("Held-out data", real))
         ]
     columns: Sequence[str] = dataset.metadata["columns"]
     if len(columns) == 2:
         device = run.model.shift.device
         with torch.no_grad():
             figure = plots.plane(dataset.test, sampled, lambda x: run.model.log_prob(x.to(device), tol=1e-3), columns)
-        return [("Data, samples and model density", plots.as_data_uri(plots.as_png(figure)))]
-    figure = plots.marginals(dataset.test, sampled, columns)
-    return [("Columns: real rows and samples", plots.as_data_uri(plots.as_png(figure)))]
+        return [("Data, samples and model density", plots.embedded(figure))]
+    return [("Columns: real rows and samples", plots.embedded(plots.marginals(dataset.test, sampled, columns)))]
 
 
 def _page(run: DensityRun, dataset: Dataset, numbers: ReportNumbers, u: Tensor, pictures: list[tuple[str, str]]) -> str:
-    uniformity = Uniformity(numbers.pit_statistic, numbers.pit_p_value, numbers.pit_count)
+    uniformity = metrics.Uniformity(numbers.pit_statistic, numbers.pit_p_value, numbers.pit_count)
     return render(
         "report.html",
         **page_values(run, dataset),
@@ -157,7 +145,7 @@ def _page(run: DensityRun, dataset: Dataset, numbers: ReportNumbers, u: Tensor, 
         numbers=numbers,
         pictures=pictures,
         paired=len(pictures) == 2,
-        pit=plots.as_data_uri(plots.as_png(plots.pit_histogram(u, uniformity))),
+        pit=plots.embedded(plots.pit_histogram(u, uniformity)),
     )
 
 
@@ -172,7 +160,7 @@ def page_values(run: Run[Any, Any], dataset: Dataset) -> dict[str, Any]:
         "features": run.model.features,
         "steps": int(history[-1]["step"]) if history else 0,
         "seconds": history[-1]["seconds"] if history else 0.0,
-        "curve": plots.as_data_uri(plots.as_png(plots.training_curve(history))) if history else None,
+        "curve": plots.embedded(plots.training_curve(history)) if history else None,
         "config": dump_config(run.config),
     }
 

@@ -25,16 +25,7 @@ _ROWS_ON_PAGE = 10
 def write_synthesis_report(
     density: ScoreDensity, table: pd.DataFrame, synthetic: pd.DataFrame, summary: list[str], path: Path, title: str
 ) -> None:
-    """Write the page.
-
-    Arguments:
-        density: The density that drew the synthetic rows.
-        table: The rows that it was fitted to.
-        synthetic: The synthetic rows.
-        summary: Sentences about their quality.
-        path: File to write.
-        title: Heading of the page.
-    """
+    """Write the page of synthetic rows drawn from a density fitted to a table, with sentences about their quality."""
     columns = density.columns_
     note = f" (the first {_MAX_COLUMNS} of {len(table.columns)})" if len(table.columns) > _MAX_COLUMNS else ""
     pictures = [(f"Columns{note}", plots.embedded(_marginals(columns, table, synthetic)))]
@@ -56,7 +47,6 @@ def write_synthesis_report(
 
 
 def _marginals(columns: Columns, table: pd.DataFrame, synthetic: pd.DataFrame) -> Figure:
-    """Plot the distribution of every column, in the table and in synthetic rows."""
     kinds = columns.kinds[:_MAX_COLUMNS]
     titles = [plots.plain(name) + _omitted_categories(kind) for name, kind in zip(table.columns, kinds, strict=False)]
     figure, panels = plots.column_panels(titles, 2.6, 2.0)
@@ -72,16 +62,14 @@ def _marginals(columns: Columns, table: pd.DataFrame, synthetic: pd.DataFrame) -
 
 
 def _draw_marginal(axes: Axes, kind: Column, real: Array, synthetic: Array) -> None:
-    """Draw bars of a column with few levels, or histograms, in units of the table."""
     levels = len(kind.names) if isinstance(kind, Categories) else kind.levels if isinstance(kind, Grid) else 0
     if isinstance(kind, Constant):
         axes.set_xticks([])
         axes.text(0.5, 0.5, f"always {plots.plain(kind.value)[:24]}", ha="center", transform=axes.transAxes, fontsize=8)
     elif isinstance(kind, Categories) or 0 < levels <= _MAX_BARS:
         places = np.arange(min(levels, _MAX_BARS))
-        for shift, numbers, colour, label in zip(
-            (-0.2, 0.2), (real, synthetic), (plots.GREY, plots.BLUE), _LABELS, strict=True
-        ):
+        colours = (plots.GREY, plots.BLUE)
+        for shift, numbers, colour, label in zip((-0.2, 0.2), (real, synthetic), colours, _LABELS, strict=True):
             shares = [float((np.rint(numbers) == place).mean()) for place in places]
             axes.bar(places + shift, shares, 0.4, color=colour, label=label)
         ticks = places[:: max(1, len(places) // 4)]

@@ -37,36 +37,20 @@ _TRAVERSAL_STEPS = 8
 
 @dataclass(frozen=True)
 class VAENumbers:
-    """The numbers of the page.
+    """The numbers of the page."""
 
-    Attributes:
-        log_likelihood: Nats per image, by each estimate.
-        images: Number of test images.
-        samples: Latents per image, for the importance weighted bound.
-        annealing_gap: Mean difference between upper and lower annealed bounds on images sampled from the model, and
-            its standard error; ``None`` without annealing.
-        used_latents: Number of latents that carry information about the image.
-    """
-
-    log_likelihood: list[LikelihoodRow]
+    log_likelihood: list[LikelihoodRow]  # in nats per image
     images: int
-    samples: int
+    samples: int  # latents per image, for the importance weighted bound
+    #: Mean difference of upper and lower annealed bounds on sampled images, and its standard error.
     annealing_gap: tuple[float, float | None] | None
-    used_latents: int
+    used_latents: int  # that carry information about the image
 
 
 def write_vae_report(
     run: Run[VAERunConfig, VAE], path: Path, samples: int = 64, seed: int = 0, progress: bool = False
 ) -> VAENumbers:
-    """Sample, reconstruct and traverse the autoencoder of a run, estimate its likelihood, and write the page.
-
-    Arguments:
-        run: The run.
-        path: The page.
-        samples: Number of samples to show.
-        seed: Seed of all randomness.
-        progress: Show a progress bar (on a terminal).
-    """
+    """Sample, reconstruct and traverse the autoencoder of a run, estimate its likelihood, and write the page."""
     dataset = load_dataset(run.config.data, run.config.train.seed)
     warn_if_data_changed(run.folder, dataset)
     with track("report", 3, progress) as advance:
@@ -106,17 +90,12 @@ def _numbers(vae: VAE, dataset: Dataset, seed: int, progress: bool) -> VAENumber
         by_annealing = [LikelihoodRow("annealed importance sampling", *mean_and_standard_error(annealed), ours=True)]
     else:
         important, annealing_gap, by_annealing = importance_bound(vae, x, samples, generator=generator), None, []
-    estimates = [
-        LikelihoodRow("importance weighted bound", *mean_and_standard_error(important), ours=True),
-        *by_annealing,
-    ]
+    first = LikelihoodRow("importance weighted bound", *mean_and_standard_error(important), ours=True)
+    estimates = [first, *by_annealing]
     if isinstance(vae.encoder, LocationScaleEncoder):
         with suppress(NonFiniteError):  # a broken encoder has none
-            estimates.append(
-                LikelihoodRow(
-                    "evidence lower bound", *mean_and_standard_error(elbo(vae, x, _ELBO_SAMPLES, generator)), ours=True
-                )
-            )
+            bound = mean_and_standard_error(elbo(vae, x, _ELBO_SAMPLES, generator))
+            estimates.append(LikelihoodRow("evidence lower bound", *bound, ours=True))
     return VAENumbers(estimates, images, samples, annealing_gap, used_latents(vae, x, generator))
 
 
@@ -126,23 +105,19 @@ def _pictures(vae: VAE, dataset: Dataset, samples: int, seed: int) -> list[tuple
     generator = torch.Generator(vae.device).manual_seed(seed)
     real = dataset.test[:_SHOWN_IMAGES].to(vae.device)
     x, reach = vae.prepare(real, generator), _TRAVERSAL_STANDARD_DEVIATIONS
+    varied = f"Each row varies one latent from -{reach} to {reach}"
     return [
         ("Samples (mean images of latents from the prior)", vae.sample(samples, generator).cpu(), None),
         ("Held-out images", real.cpu(), None),
         ("Reconstructed, each from one latent", vae.reconstruct(x, generator).cpu(), None),
-        (
-            f"Each row varies one latent from -{reach} to {reach}",
-            traversals(vae, x[:1], generator).cpu(),
-            _TRAVERSAL_STEPS,
-        ),
+        (varied, traversals(vae, x[:1], generator).cpu(), _TRAVERSAL_STEPS),
     ]
 
 
 @torch.no_grad()
 def traversals(vae: VAE, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Return rows of images, in which each of the first latents of one input varies over the range of the prior."""
-    start = vae.encode(x, 1, generator)[0, 0]
-    reach = _TRAVERSAL_STANDARD_DEVIATIONS
+    start, reach = vae.encode(x, 1, generator)[0, 0], _TRAVERSAL_STANDARD_DEVIATIONS
     z = start.repeat(min(_TRAVERSED_LATENTS, vae.latents), _TRAVERSAL_STEPS, 1)
     for latent in range(len(z)):
         z[latent, :, latent] = torch.linspace(-reach, reach, _TRAVERSAL_STEPS, device=start.device)
