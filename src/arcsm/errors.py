@@ -1,7 +1,5 @@
 """Errors and warnings of this package, and the check for finite numbers."""
 
-from __future__ import annotations
-
 import sys
 import warnings
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Frequencies of Fourier features: sines and cosines of a value as inputs of a network."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The noise levels of a model (paper, Appendix C.2)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from numbers import Integral

@@ -4,8 +4,6 @@ Every process compiles anew, in a temporary folder. That takes a second or two, 
 no cached binary can become stale, corrupt or untrusted.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import shlex

@@ -4,8 +4,6 @@ All functions raise a CompilationError if the C code cannot be compiled, a TypeE
 precision on a processor, and a ValueError if shapes do not match.
 """
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple

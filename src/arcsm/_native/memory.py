@@ -1,7 +1,5 @@
 """Pass tensors to C, and share the rows of a call among threads."""
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Callable, Sequence
 from typing import TypeVar

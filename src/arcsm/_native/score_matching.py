@@ -1,7 +1,5 @@
 """Bindings of ``score_matching.c``: loss and gradients of fused score matching."""
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Sequence
 from functools import lru_cache

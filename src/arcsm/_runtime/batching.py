@@ -1,7 +1,5 @@
 """Process rows, with their conditions, in slices, so that memory does not grow with the number of rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar

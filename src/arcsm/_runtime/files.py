@@ -1,7 +1,5 @@
 """Checks of paths, one-line read errors, and atomic replacement of files."""
 
-from __future__ import annotations
-
 import errno
 import os
 import uuid

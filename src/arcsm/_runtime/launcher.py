@@ -5,8 +5,6 @@ without a traceback, signal handlers and the environment are restored afterwards
 launcher has been killed.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

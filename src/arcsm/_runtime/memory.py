@@ -4,8 +4,6 @@ Free memory is computed here because ``psutil.virtual_memory`` reports that of t
 control groups and of ``ulimit``.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Moments of rows that arrive in parts."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 

@@ -5,8 +5,6 @@ processes cooperate once they call :func:`join`, as the commands that can share 
 call it runs independently in each process. A single process is a group of one, and nothing here costs anything.
 """
 
-from __future__ import annotations
-
 import atexit
 import itertools
 import os

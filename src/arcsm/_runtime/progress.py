@@ -1,7 +1,5 @@
 """Progress bars on a terminal; none in a pipe."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 

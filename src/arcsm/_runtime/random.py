@@ -4,8 +4,6 @@ A batch that is shared among processes, or processed in parts, is therefore trai
 batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

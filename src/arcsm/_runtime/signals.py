@@ -3,8 +3,6 @@
 Training stops at the end of a step. Other commands end as on an error, so that no file is left half written.
 """
 
-from __future__ import annotations
-
 import signal
 import threading
 import time

@@ -4,8 +4,6 @@ Executors, and most of :mod:`threading`, hold locks in Python. If a signal handl
 and the code that releases it, other threads wait forever. Here all waiting happens in C.
 """
 
-from __future__ import annotations
-
 import _thread
 from collections import deque
 from collections.abc import Callable, Sequence

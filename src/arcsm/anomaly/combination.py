@@ -1,7 +1,5 @@
 """One outlier score from several, fitted to inliers alone."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self

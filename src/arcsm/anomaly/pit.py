@@ -3,8 +3,6 @@
 Larger values of ``KS``, ``AD``, ``tails`` and ``squares`` mean more outlying; ``lag 1`` is zero on average.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

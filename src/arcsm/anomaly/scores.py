@@ -12,8 +12,6 @@ With a noise ladder, a model's density is that of the data *plus* its smallest n
 values that are uniform on inliers, add it first (:func:`arcsm.metrics.add_smallest_noise`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 

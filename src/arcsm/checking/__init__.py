@@ -1,7 +1,5 @@
 """Tests of a part against its contract, the same for the parts of this package and of others."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Tests of contexts."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Tests of objectives and samplers, with tiny models."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Tests of heads."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

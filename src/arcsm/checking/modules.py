@@ -1,7 +1,5 @@
 """Tests that contexts and heads share: the constructor, the round trip of ``config()``, gradients of all weights."""
 
-from __future__ import annotations
-
 import inspect
 import json
 from collections.abc import Callable

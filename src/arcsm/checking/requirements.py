@@ -1,7 +1,5 @@
 """Requirements that raise a ``PartError``, and the random data of the tests."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -11,8 +11,6 @@ two modes. The step *down* therefore defines the flow, and a step *up* inverts i
 whose slope :math:`\\partial x' / \\partial x` has a closed form.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@ A conditional gives :math:`s = E'` and :math:`s' = E''` at any point. :func:`int
 :math:`\\log \\int e^E` is accurate; :mod:`arcsm.conditionals.piecewise` then has density, CDF, quantiles and moments.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

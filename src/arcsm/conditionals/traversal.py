@@ -3,8 +3,6 @@
 Both take a context and a head, in standardised units. The units of the data belong to the model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

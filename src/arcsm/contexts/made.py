@@ -1,7 +1,5 @@
 """MADE: a masked multilayer perceptron, evaluated in parallel or one dimension at a time."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

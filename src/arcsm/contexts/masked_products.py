@@ -6,8 +6,6 @@ rectangles that are dense or zero, except on the stairs themselves. So the maske
 never materialised, and about half of the multiplications are saved.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

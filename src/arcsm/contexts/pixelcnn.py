@@ -1,7 +1,5 @@
 """PixelCNN++: a causal convolutional network, evaluated on whole images or one value at a time."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal, cast

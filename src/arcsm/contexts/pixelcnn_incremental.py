@@ -5,8 +5,6 @@ a convolution takes from the row above are computed for the whole row at once, a
 product. Coarser scales advance at every second, or fourth, row and pixel.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Protocol, cast

@@ -1,7 +1,5 @@
 """The layers of PixelCNN++."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import cast
 

@@ -10,8 +10,6 @@ They restore :math:`x_d` from earlier values and its own corrupted value. Only :
 also uses later values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Literal, get_args
 

@@ -1,7 +1,5 @@
 """Experiments for ``arcsm reproduce``, one module for each figure or table."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping
 

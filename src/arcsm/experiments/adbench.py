@@ -4,8 +4,6 @@ One-class protocol: fit on half of the normal rows, test on the other half and a
 Our defaults were examined on the tables of :data:`DEVELOPMENT` only; the others are also reported separately.
 """
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Callable, Mapping

@@ -4,8 +4,6 @@ Likelihoods are estimated in two ways on the same binary test digits: by importa
 fitted to the posterior of each digit, and by annealing from there.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import time

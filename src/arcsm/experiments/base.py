@@ -1,7 +1,5 @@
 """The framework of all experiments: presets, resumable cells, tuning, and figures."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -4,8 +4,6 @@ References:
     Demsar, "Statistical comparisons of classifiers over multiple data sets", JMLR 2006.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The training loop of experiments that compare objectives: Adam with linear warm-up and cosine decay."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 

@@ -1,7 +1,5 @@
 """Figure 1a: time and memory of one training step against the dimension of the data."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

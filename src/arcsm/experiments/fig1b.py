@@ -1,7 +1,5 @@
 """Figure 1b: how much the objectives and their gradients vary over fresh noise on a fixed batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Figure 2: DSM, SSM and CSM on N(0, 0.1^2 I) in 100 dimensions, with the true divergence that the paper omits."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Mapping

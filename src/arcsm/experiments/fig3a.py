@@ -7,8 +7,6 @@ modelled and tested. Denoising score matching either adds further noise, as in t
 the noise that defines the density, which no other method knows.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial

@@ -1,7 +1,5 @@
 """Figure 3b: a two-dimensional set by MADE with mixtures of logistics and by AR-CSM with fewer parameters."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from functools import partial

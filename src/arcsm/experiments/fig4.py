@@ -4,8 +4,6 @@ The models of a pair share the context network, the data and the noise of the mo
 can be compared: both are of dequantised images with the smallest noise of the ladder.
 """
 
-from __future__ import annotations
-
 import io
 import time
 from collections.abc import Callable, Mapping

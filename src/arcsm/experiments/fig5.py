@@ -4,8 +4,6 @@ The paper shows pictures only. Here every method is measured on the same noisy i
 settings on validation images; ours have no settings to choose.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

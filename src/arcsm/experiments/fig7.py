@@ -1,7 +1,5 @@
 """Figure 7: all toy sets, samples of AR-CSM by each sampler, and the learned density."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar

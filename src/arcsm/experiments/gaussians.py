@@ -1,7 +1,5 @@
 """Data and networks of the Gaussian experiments (paper, Section 5.1), of comparable size for every method."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch

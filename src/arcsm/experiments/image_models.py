@@ -3,8 +3,6 @@
 Weights lie beside the work folders of the experiments, one folder for each configuration.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path

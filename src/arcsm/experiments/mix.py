@@ -1,7 +1,5 @@
 """The family between CSM and DSM: gradient variance at each noise level, and likelihood, against the mix."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from functools import partial
 from statistics import fmean

@@ -1,7 +1,5 @@
 """AR-CSM on MNIST with a MADE context network: samples by both samplers and exact likelihoods (paper, Section 5.3)."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from pathlib import Path

@@ -9,8 +9,6 @@ In one dimension, sliced score matching with Rademacher projections *is* CSM, be
 one; the projections here are Gaussian.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from functools import partial

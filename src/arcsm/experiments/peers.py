@@ -1,7 +1,5 @@
 """Optional libraries that the experiments compare with."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -5,8 +5,6 @@ One training step of every network is run and its operations are counted, both a
 GPU's nominal speed turns the counts into hours. As a check, it also predicts the time of the small network's step here.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Records of experiments: JSON files with metrics, settings, versions and machine, and the cells behind them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

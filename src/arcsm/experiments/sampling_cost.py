@@ -1,7 +1,5 @@
 """Cost of a row by each sampler, in evaluations of the score and in seconds, and the quality of the rows."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -4,8 +4,6 @@ All share the decoder, the optimizer and the number of steps. :mod:`arcsm.experi
 each one.
 """
 
-from __future__ import annotations
-
 import base64
 import re
 from collections.abc import Mapping

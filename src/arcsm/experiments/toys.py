@@ -1,7 +1,5 @@
 """Toy sets for experiments: standardised, with Gaussian noise, and their true density."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

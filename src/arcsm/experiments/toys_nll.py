@@ -1,7 +1,5 @@
 """Held-out likelihood on the nine toy sets: score models against flows trained by maximum likelihood."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -5,8 +5,6 @@ with the same noise on values that repeat, so that all are densities of the same
 left out. Ours transforms skewed columns as part of the method.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import time

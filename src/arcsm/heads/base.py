@@ -1,7 +1,5 @@
 """Interfaces of heads: what a one-dimensional conditional must provide, and what it may speed up."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Discretised mixtures of logistics: probabilities of grey levels, the likelihood of PixelCNN++."""
 
-from __future__ import annotations
-
 import math
 
 import torch

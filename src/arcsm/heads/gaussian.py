@@ -1,7 +1,5 @@
 """Gaussian conditionals: the MADE baseline of the paper's Figure 4."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Mixtures of logistics: the conditionals of the paper's maximum-likelihood baselines (PixelCNN++)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The paper's conditional score network: a small unnormalised network shared by all dimensions."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Export of a model's scores as a ``torch.export`` program, which runs without arcsm."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram

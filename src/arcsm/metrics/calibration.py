@@ -1,7 +1,5 @@
 """Calibration: uniformity of probability integral transforms (PIT values)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from scipy import stats

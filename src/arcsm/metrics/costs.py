@@ -1,7 +1,5 @@
 """Cost of function calls: peak memory and seconds."""
 
-from __future__ import annotations
-
 import resource
 import statistics
 import sys

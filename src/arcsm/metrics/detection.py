@@ -1,7 +1,5 @@
 """How well a score separates outliers from inliers."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats

@@ -1,7 +1,5 @@
 """Count the evaluations of a head."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ trained on ImageNet, whose weights come with a package. Distances from different
 are not comparable, so report both with every value.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Likelihoods: means with standard errors, bits per dimension, reference densities, and noise for fair comparisons."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Distances between two samples."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Building blocks of the objectives: noisy batches, the weighted loss, and differentiable scores."""
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Composite score matching (paper, Eq. 5), and the family of objectives between it and denoising score matching."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Denoising score matching."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Maximum likelihood."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

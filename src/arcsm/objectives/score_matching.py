@@ -5,8 +5,6 @@ Scores are a tensor ``(B, D)`` computed from points ``z (B, D)`` that require gr
 and give the references.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Score matching with the exact trace."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from arcsm._runtime.random import Source

@@ -1,7 +1,5 @@
 """Sliced score matching."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from arcsm._runtime.random import Source

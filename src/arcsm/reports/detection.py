@@ -1,7 +1,5 @@
 """The page of ``arcsm detect``: the distribution of scores, the most surprising rows and what was expected of them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

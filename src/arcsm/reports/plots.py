@@ -1,7 +1,5 @@
 """Figures: each function takes numbers and returns a matplotlib figure that the caller owns."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Callable, Sequence

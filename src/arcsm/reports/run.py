@@ -1,7 +1,5 @@
 """The report of a density's run, a self-contained HTML page."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The page of ``arcsm synthesize``: columns, correlations and rows of a table beside synthetic ones."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

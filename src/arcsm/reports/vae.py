@@ -1,7 +1,5 @@
 """The report of an autoencoder's run, a self-contained HTML page."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The contract of a sampler, and exact samples at the largest noise, from which the flow samplers start."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """The probability-flow ODE with few score evaluations."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

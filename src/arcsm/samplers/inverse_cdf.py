@@ -1,7 +1,5 @@
 """Exact sampling by the inverse distribution function."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Annealed Langevin dynamics (paper, Appendix C.3, Eq. 22)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

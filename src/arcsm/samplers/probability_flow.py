@@ -1,7 +1,5 @@
 """The probability-flow ODE by Heun steps."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch

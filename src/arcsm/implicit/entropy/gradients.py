@@ -12,8 +12,6 @@ The score of a uniform distribution is zero inside, so it misses that the entrop
 atoms, or with fewer noise variables than latents, has no density.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable

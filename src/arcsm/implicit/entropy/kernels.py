@@ -4,8 +4,6 @@ Both use the kernel :math:`k(a, b) = \\exp(-\\lVert a - b \\rVert^2 / 2 h^2)`, w
 between the samples of an input. They are the paper's baselines "Stein" and "Spectral" (Section 6).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Scores learned online from samples: of the joint distribution, or of its conditionals."""
 
-from __future__ import annotations
-
 import copy
 import math
 from abc import abstractmethod

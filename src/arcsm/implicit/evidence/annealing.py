@@ -1,7 +1,5 @@
 """Annealed importance sampling of the evidence of a latent variable model, from below and from above."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable

@@ -5,8 +5,6 @@ data that the model generates, annealing from the exact latents also gives upper
 which show how far to trust annealing on similar data.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -10,8 +10,6 @@ pre-activations, ``(N, D, U)``, the noise :math:`\\epsilon` or the latents :math
 ``(D, U)``.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Decoders: from latents to a distribution of the input."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from abc import ABC, abstractmethod

@@ -1,7 +1,5 @@
 """Encoders: from an input and noise to reparameterised samples of latents."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 

@@ -4,8 +4,6 @@ Encoders and score networks of latents take one input ``x`` together with ``K`` 
 of the first layer that depends on the input alone is computed once for all ``K``.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from abc import ABC, abstractmethod

@@ -1,7 +1,5 @@
 """The entropy gradient estimators of the training methods."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Runs of autoencoders."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """Training of autoencoders, in which steps of the scores and steps of the autoencoder alternate."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Mapping
