@@ -87,8 +87,8 @@ def test_unsupported_options_are_one_line(vae_run: Path, tmp_path: Path, capsys:
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(digit / "a.png")
     for arguments, message in (
         (("score", vae_run, digit, "--out", tmp_path / "s.csv"), "holds a vae, not an autoregressive model"),
-        (("sample", vae_run, "--sampler", "langevin", "--out", tmp_path / "s.png"), "this is an autoencoder"),
-        (("report", vae_run, "--sampler", "langevin"), "this is an autoencoder"),
+        (("sample", vae_run, "--sampler", "langevin", "--out", tmp_path / "s.png"), "not supported for autoencoders"),
+        (("report", vae_run, "--sampler", "langevin"), "not supported for autoencoders"),
         (("train", vae_run.parent / "tiny.yaml", "--out", vae_run), "already holds a run"),
         (("train", "vae-mnist", "--set", "train.method=cms"), "train.method: input should be 'elbo'"),
         (("train", "vae-mnist", "--set", "train.metod=csm"), "train.metod: unknown key; did you mean method?"),
