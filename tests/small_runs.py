@@ -35,6 +35,17 @@ model:
 train: {steps: %d, batch_size: 15, validate_every: 10, checkpoint_seconds: %g, standardise: none, device: cpu}
 """
 
+#: A run on a toy set, with numbers that YAML reads as text.
+TOY = """
+name: tiny
+data: {{kind: toy, name: rings, rows: {rows}}}
+model:
+  context: {{kind: MADE, hidden_features: [8], context_features: 2, residual: "no"}}
+  head: {{kind: ScoreHead, hidden_features: [4], data_std: 5e-1}}
+  noise: {{sigma_max: 1, sigma_min: 5e-2, levels: 3}}
+train: {{steps: {steps}, batch_size: 16, device: cpu}}
+"""
+
 #: A run of two steps on any data.
 ON_DATA = """
 name: small

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead
 from arcsm.cli import application
 from arcsm.estimators import ScoreOutlierDetector
 from arcsm.estimators.ensemble_config import EnsembleConfig
@@ -76,3 +78,10 @@ def run(*arguments: object) -> int:
 def normal(count: int, seed: int = 0) -> Any:
     """Draw standard normal numbers, ``(count,)``."""
     return np.random.default_rng(seed).normal(size=count)
+
+
+def model_of_columns(*columns: str) -> AutoregressiveModel:
+    """Return a small model of a table with these columns, with random weights."""
+    torch.manual_seed(0)
+    made, head = MADE(len(columns), 4, (8,)), ScoreHead(4, (8,))
+    return AutoregressiveModel(made, head, NoiseLadder(1.0, 0.1, 4), metadata={"columns": list(columns)})

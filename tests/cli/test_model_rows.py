@@ -7,29 +7,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, save
+from arcsm import save
 from arcsm.data import read_frame, write_frame
 from arcsm.errors import AccuracyWarning
 from arcsm.estimators import ScoreDensity
 from small_runs import ON_DATA
-from small_tables import QUICK, normal, run, use_small_models
+from small_tables import QUICK, model_of_columns, normal, run, use_small_models
 
 
 @pytest.fixture(autouse=True)
-def small_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_models(monkeypatch)
 
 
-def model(*columns: str) -> AutoregressiveModel:
-    torch.manual_seed(0)
-    made, head = MADE(len(columns), 4, (8,)), ScoreHead(4, (8,))
-    return AutoregressiveModel(made, head, NoiseLadder(1.0, 0.1, 4), metadata={"columns": list(columns)})
-
-
 def test_score_matches_columns_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save(model("a", "b"), tmp_path / "run")
+    save(model_of_columns("a", "b"), tmp_path / "run")
     table = pd.DataFrame({"a": normal(40), "b": 3.0 + normal(40, 1)})
     extra = table.assign(when=pd.Timestamp("2020-01-01"), id=["1"] * 39 + ["A1"], x=np.inf)
     for name, rows in (
@@ -48,7 +41,7 @@ def test_score_matches_columns_by_name(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_score_clamps_values_beyond_single_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save(model("a", "b"), tmp_path / "run")
+    save(model_of_columns("a", "b"), tmp_path / "run")
     table = pd.DataFrame({"a": [0.0, 1e20, -1e30], "b": 0.0})
     write_frame(tmp_path / "t.csv", table)
     with pytest.warns(AccuracyWarning, match=r"2 rows have values more than 1e\+06 standard deviations from the mean"):
@@ -62,7 +55,7 @@ def test_score_clamps_values_beyond_single_precision(tmp_path: Path, capsys: pyt
 
 
 def test_missing_output_folders_are_made(tmp_path: Path) -> None:
-    save(model("a", "b"), tmp_path / "run")
+    save(model_of_columns("a", "b"), tmp_path / "run")
     for name in ("new/s.csv", "newer/s.npy"):
         assert run("sample", tmp_path / "run", "-n", 3, "--out", tmp_path / name) == 0
         assert (tmp_path / name).exists()
@@ -70,7 +63,7 @@ def test_missing_output_folders_are_made(tmp_path: Path) -> None:
 
 
 def test_report_needs_the_folder_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save(model("a", "b"), tmp_path / "run")
+    save(model_of_columns("a", "b"), tmp_path / "run")
     assert run("report", tmp_path / "run" / "model.safetensors") == 1
     assert "expected the folder of a run, whose data the page needs, got a file" in capsys.readouterr().err
 

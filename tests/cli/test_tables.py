@@ -8,24 +8,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, save
+from arcsm import save
 from arcsm.data import read_frame, write_frame
 from arcsm.errors import SkippedWarning
 from arcsm.estimators import ScoreOutlierDetector
-from small_tables import QUICK, normal, run, use_small_models
+from small_tables import QUICK, model_of_columns, normal, run, use_small_models
 
 
 @pytest.fixture(autouse=True)
-def small_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_models(monkeypatch)
-
-
-def model(*columns: str) -> AutoregressiveModel:
-    torch.manual_seed(0)
-    made, head = MADE(len(columns), 4, (8,)), ScoreHead(4, (8,))
-    return AutoregressiveModel(made, head, NoiseLadder(1.0, 0.1, 4), metadata={"columns": list(columns)})
 
 
 def test_one_odd_cell_among_truth_values_keeps_the_others(tmp_path: Path) -> None:
@@ -129,7 +122,7 @@ def test_dollars_in_names_do_not_break_the_report(tmp_path: Path) -> None:
 
 
 def test_outputs_never_replace_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save(model("a", "b"), tmp_path / "run")
+    save(model_of_columns("a", "b"), tmp_path / "run")
     table = pd.DataFrame({"a": normal(60), "b": normal(60, 1)})
     write_frame(tmp_path / "t.csv", table)
     before = (tmp_path / "t.csv").read_bytes()

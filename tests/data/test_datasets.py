@@ -11,6 +11,7 @@ import pytest
 from arcsm.data import RowStream, datasets, streams
 from arcsm.data.datasets import ImageData, TableData, load_dataset
 from arcsm.data.streams import is_large
+from stored_rows import counted_rows, write_rows
 
 
 def test_test_images_of_another_shape_are_rejected(tmp_path: Path) -> None:
@@ -20,24 +21,9 @@ def test_test_images_of_another_shape_are_rejected(tmp_path: Path) -> None:
         load_dataset(data, 0)
 
 
-def table(rows: int = 1000, columns: int = 3) -> np.ndarray:
-    """Rows in a telling order: the first column counts."""
-    values = np.random.default_rng(0).normal(5.0, 2.0, (rows, columns))
-    values[:, 0] = np.arange(rows)
-    return values
-
-
-def write(path: Path, values: np.ndarray) -> Path:
-    if path.suffix == ".npy":
-        np.save(path, values)
-    else:
-        pd.DataFrame(values, columns=[f"c{d}" for d in range(values.shape[1])]).to_parquet(path, row_group_size=70)
-    return path
-
-
 def test_large_tables_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for suffix in (".npy", ".parquet"):
-        path = write(tmp_path / f"t{suffix}", table())
+        path = write_rows(tmp_path / f"t{suffix}", counted_rows())
         assert not is_large(path)
         monkeypatch.setattr(streams, "MIN_STREAMED_BYTES", 20_000)
         assert is_large(path)
@@ -47,12 +33,14 @@ def test_large_tables_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not is_large(tmp_path / "none.npy")
     assert not is_large(tmp_path / "t.csv")
     monkeypatch.setattr(streams, "MIN_STREAMED_BYTES", 20_000)
-    pd.DataFrame(table()).rename(columns=str).to_parquet(tmp_path / "one.parquet")  # one group: nothing to stream
+    pd.DataFrame(counted_rows()).rename(columns=str).to_parquet(
+        tmp_path / "one.parquet"
+    )  # one group: nothing to stream
     assert not is_large(tmp_path / "one.parquet")
 
 
 def test_train_rows_of_a_stream_are_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "t.npy", table())
+    path = write_rows(tmp_path / "t.npy", counted_rows())
     dataset = load_dataset(TableData(kind="table", path=str(path), stream=True))
     monkeypatch.setattr(datasets, "_MAX_SAMPLE_ROWS", 50)
     assert dataset.train_rows().shape == (50, 3)

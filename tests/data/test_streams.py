@@ -19,21 +19,7 @@ from arcsm.cli import application
 from arcsm.data import RowStream, blocks_of, streams
 from arcsm.training import density
 from arcsm.training.checkpoint import write_checkpoint
-
-
-def table(rows: int = 1000, columns: int = 3) -> np.ndarray:
-    """Rows in a telling order: the first column counts."""
-    values = np.random.default_rng(0).normal(5.0, 2.0, (rows, columns))
-    values[:, 0] = np.arange(rows)
-    return values
-
-
-def write(path: Path, values: np.ndarray) -> Path:
-    if path.suffix == ".npy":
-        np.save(path, values)
-    else:
-        pd.DataFrame(values, columns=[f"c{d}" for d in range(values.shape[1])]).to_parquet(path, row_group_size=70)
-    return path
+from stored_rows import counted_rows, write_rows
 
 
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,8 +32,8 @@ def test_an_epoch_holds_every_row_once(
     suffix: str, window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_blocks(monkeypatch)
-    values = table()
-    stream = RowStream(blocks_of(write(tmp_path / f"t{suffix}", values)), seed=3, window=window)
+    values = counted_rows()
+    stream = RowStream(blocks_of(write_rows(tmp_path / f"t{suffix}", values)), seed=3, window=window)
     assert (len(stream.valid), len(stream.test)) == (100, 100)
     assert stream.shape == (800, 3)
     order = stream.epoch(7)
@@ -62,7 +48,7 @@ def test_an_epoch_holds_every_row_once(
 
 def test_a_window_of_many_blocks_shuffles_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_blocks(monkeypatch)
-    stream = RowStream(blocks_of(write(tmp_path / "t.npy", table(20_000))), window=4_000 * 3 * 4)
+    stream = RowStream(blocks_of(write_rows(tmp_path / "t.npy", counted_rows(20_000))), window=4_000 * 3 * 4)
     place = stream.epoch(0).rows(slice(0, 2_000))[:, 0] / 20_000
     assert abs(float(place.mean()) - 0.5) < 0.05
     assert abs(float(torch.corrcoef(torch.stack([place[:-1], place[1:]]))[0, 1])) < 0.1
@@ -70,7 +56,7 @@ def test_a_window_of_many_blocks_shuffles_well(tmp_path: Path, monkeypatch: pyte
 
 def test_moments_and_held_out_rows_cover_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_blocks(monkeypatch)
-    stream = RowStream(blocks_of(write(tmp_path / "t.npy", table())), seed=3)
+    stream = RowStream(blocks_of(write_rows(tmp_path / "t.npy", counted_rows())), seed=3)
     rows = stream.epoch(0).rows(slice(0, len(stream))).double()
     assert torch.allclose(stream.mean, rows.mean(0), rtol=1e-9)
     assert torch.allclose(stream.deviation, rows.std(0, correction=0), rtol=1e-9)
@@ -80,14 +66,14 @@ def test_moments_and_held_out_rows_cover_the_file(tmp_path: Path, monkeypatch: p
 
 def test_held_out_rows_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "_MAX_HELD_OUT", 30)
-    stream = RowStream(blocks_of(write(tmp_path / "t.parquet", table())))
+    stream = RowStream(blocks_of(write_rows(tmp_path / "t.parquet", counted_rows())))
     assert (len(stream.valid), len(stream.test), len(stream)) == (30, 30, 940)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.49])
 def test_blocks_of_one_row_are_split(share: float, tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
-    pd.DataFrame(table(60)).rename(columns=str).to_parquet(path, row_group_size=1)
+    pd.DataFrame(counted_rows(60)).rename(columns=str).to_parquet(path, row_group_size=1)
     stream = RowStream(blocks_of(path), validation=share, test=share)
     assert len(stream.valid) == round(60 * share)
     assert len(stream) + len(stream.valid) + len(stream.test) == 60
@@ -101,7 +87,7 @@ def small_model(features: int = 3) -> AutoregressiveModel:
 
 @pytest.mark.parametrize("standardise", ["columns", "global", "centre", "none"])
 def test_streams_standardise_as_tables_in_memory(standardise: str, tmp_path: Path) -> None:
-    stream = RowStream(blocks_of(write(tmp_path / "t.npy", table())))
+    stream = RowStream(blocks_of(write_rows(tmp_path / "t.npy", counted_rows())))
     config = TrainConfig(steps=1, device="cpu", standardise=standardise)
     a, b = small_model(), small_model()
     fit(a, stream, config=config)
@@ -113,7 +99,7 @@ def test_streams_standardise_as_tables_in_memory(standardise: str, tmp_path: Pat
 def test_a_streamed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_blocks(monkeypatch)
     monkeypatch.setattr(streams, "WINDOW_BYTES", 200 * 3 * 4)
-    path = write(tmp_path / "t.npy", table(500)[:, 1:])
+    path = write_rows(tmp_path / "t.npy", counted_rows(500)[:, 1:])
     (tmp_path / "run.yaml").write_text(
         textwrap.dedent(f"""
         name: rows
@@ -151,10 +137,10 @@ def test_a_streamed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch:
 
 def test_values_that_are_not_finite_numbers_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_blocks(monkeypatch)
-    values = table()
+    values = counted_rows()
     values[456, 1] = np.inf
     with pytest.raises(ValueError, match=r"t\.npy: expected finite numbers.* row 457, column 'x1'"):
-        RowStream(blocks_of(write(tmp_path / "t.npy", values)))
+        RowStream(blocks_of(write_rows(tmp_path / "t.npy", values)))
     frame = pd.DataFrame({"a": np.arange(100.0), "b": ["1"] * 100})
     frame.to_parquet(tmp_path / "t.parquet", row_group_size=30)
     with pytest.raises(ValueError, match="row 1, column 'b': expected a number, got '1'"):
@@ -174,22 +160,22 @@ def test_files_that_cannot_be_streamed_are_rejected(tmp_path: Path) -> None:
     pd.DataFrame({"a": np.zeros(0)}).to_parquet(tmp_path / "none.parquet")
     with pytest.raises(ValueError, match="at least one row"):
         blocks_of(tmp_path / "none.parquet")
-    (tmp_path / "cut.parquet").write_bytes(write(tmp_path / "t.parquet", table()).read_bytes()[:500])
+    (tmp_path / "cut.parquet").write_bytes(write_rows(tmp_path / "t.parquet", counted_rows()).read_bytes()[:500])
     with pytest.raises(ValueError, match="cannot be read"):
         blocks_of(tmp_path / "cut.parquet")
     with pytest.raises(ValueError, match="too few to hold out"):
-        RowStream(blocks_of(write(tmp_path / "few.npy", table(3))))
+        RowStream(blocks_of(write_rows(tmp_path / "few.npy", counted_rows(3))))
 
 
 def test_a_changed_file_is_rejected(tmp_path: Path) -> None:
-    stream = RowStream(blocks_of(write(tmp_path / "t.npy", table())))
-    write(tmp_path / "t.npy", table(900))
+    stream = RowStream(blocks_of(write_rows(tmp_path / "t.npy", counted_rows())))
+    write_rows(tmp_path / "t.npy", counted_rows(900))
     with pytest.raises(ValueError, match="has changed since it was opened"):
         stream.epoch(0).rows(slice(0, 800))
 
 
 def test_fit_rejects_conditions_and_other_widths_for_streams(tmp_path: Path) -> None:
-    stream = RowStream(blocks_of(write(tmp_path / "t.npy", table())))
+    stream = RowStream(blocks_of(write_rows(tmp_path / "t.npy", counted_rows())))
     with pytest.raises(ValueError, match="streamed rows have no conditions"):
         fit(small_model(), stream, condition_train=torch.zeros(800))
     with pytest.raises(ValueError, match="expected rows of 2 columns, got 3"):
@@ -200,7 +186,7 @@ def test_fit_rejects_conditions_and_other_widths_for_streams(tmp_path: Path) -> 
 
 
 def test_an_index_that_pandas_saved_is_left_out(tmp_path: Path) -> None:
-    frame = pd.DataFrame(table(), columns=list("abc"))
+    frame = pd.DataFrame(counted_rows(), columns=list("abc"))
     frame[frame["b"] > 4.0].to_parquet(tmp_path / "t.parquet", row_group_size=100)
     stream = RowStream(blocks_of(tmp_path / "t.parquet"))
     assert stream.blocks.columns == ("a", "b", "c")
@@ -208,7 +194,7 @@ def test_an_index_that_pandas_saved_is_left_out(tmp_path: Path) -> None:
 
 
 def test_arrays_of_any_order_and_type_are_streamed(tmp_path: Path) -> None:
-    values = table()
+    values = counted_rows()
     for number, array in enumerate((np.asfortranarray(values), values.astype(">f8"), values.astype(">i4"))):
         path = tmp_path / f"{number}.npy"
         np.save(path, array)
@@ -278,9 +264,9 @@ def test_a_file_larger_than_memory_is_trained_on(suffix: str, tmp_path: Path) ->
 
 def test_precision_is_checked_over_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_blocks(monkeypatch)
-    values = table()
+    values = counted_rows()
     values[:, 0] = 1e6 + 300.0 * np.arange(1000)  # in a block of 64 rows, too close for single precision
-    assert len(RowStream(blocks_of(write(tmp_path / "t.parquet", values)))) == 800
+    assert len(RowStream(blocks_of(write_rows(tmp_path / "t.parquet", values)))) == 800
     values[:, 0] = 1e9 + np.arange(1000)
     with pytest.raises(ValueError, match=r"column 'c0' varies by 2.9e\+02 around 1e\+09, too little for single"):
-        RowStream(blocks_of(write(tmp_path / "t.parquet", values)))
+        RowStream(blocks_of(write_rows(tmp_path / "t.parquet", values)))

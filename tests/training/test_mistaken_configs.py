@@ -8,32 +8,22 @@ import pytest
 
 from arcsm.cli import application
 from arcsm.training.run_config import load_config, parse_config
+from small_runs import TOY
 
 
 def run(*arguments: object) -> int:
     return application.run([str(argument) for argument in arguments])
 
 
-TINY = """
-name: tiny
-data: {{kind: toy, name: rings, rows: {rows}}}
-model:
-  context: {{kind: MADE, hidden_features: [8], context_features: 2, residual: "no"}}
-  head: {{kind: ScoreHead, hidden_features: [4], data_std: 5e-1}}
-  noise: {{sigma_max: 1, sigma_min: 5e-2, levels: 3}}
-train: {{steps: {steps}, batch_size: 16, device: cpu}}
-"""
-
-
 def test_numbers_that_yaml_reads_as_text_are_numbers() -> None:
-    config = parse_config(TINY.format(rows=100, steps=2), "tiny")
+    config = parse_config(TOY.format(rows=100, steps=2), "tiny")
     model = config.model.build(2)
     assert model.noise is not None
     assert model.noise.sigma_min == 0.05
     assert model.head.config()["data_std"] == 0.5
     assert model.context.config()["residual"] is False
     with pytest.raises(ValueError, match=r"model\.noise\.sigma_min: .* got 'tiny'"):
-        parse_config(TINY.format(rows=100, steps=2).replace("5e-2", "tiny"), "tiny")
+        parse_config(TOY.format(rows=100, steps=2).replace("5e-2", "tiny"), "tiny")
 
 
 @pytest.mark.parametrize(

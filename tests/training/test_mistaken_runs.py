@@ -23,7 +23,7 @@ from arcsm.cli import application
 from arcsm.data.datasets import load_dataset
 from arcsm.training.log import read_metrics
 from arcsm.training.runs import load_run, warn_if_data_changed
-from small_runs import ON_DATA
+from small_runs import ON_DATA, TOY
 
 
 def run(*arguments: object) -> int:
@@ -36,17 +36,6 @@ def conditional(**condition: int) -> AutoregressiveModel:
 
 def quick(**changes: Any) -> TrainConfig:
     return TrainConfig(**{"steps": 4, "batch_size": 16, "device": "cpu", "validate_every": 2, **changes})
-
-
-TINY = """
-name: tiny
-data: {{kind: toy, name: rings, rows: {rows}}}
-model:
-  context: {{kind: MADE, hidden_features: [8], context_features: 2, residual: "no"}}
-  head: {{kind: ScoreHead, hidden_features: [4], data_std: 5e-1}}
-  noise: {{sigma_max: 1, sigma_min: 5e-2, levels: 3}}
-train: {{steps: {steps}, batch_size: 16, device: cpu}}
-"""
 
 
 def load_run_and_warn(folder: Path) -> None:
@@ -118,7 +107,7 @@ def test_changed_data_warn(tmp_path: Path) -> None:
 
 
 def test_a_report_needs_held_out_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "run.yaml").write_text(TINY.format(rows=100, steps=2))
+    (tmp_path / "run.yaml").write_text(TOY.format(rows=100, steps=2))
     assert run("train", tmp_path / "run.yaml", "--set", "data.test=0", "--out", tmp_path / "out") == 0
     assert run("report", tmp_path / "out") == 1
     assert "data.test: a report needs at least 2 test rows, but this run has 0" in capsys.readouterr().err
