@@ -6,18 +6,20 @@ import torch
 from torch import Tensor
 
 from arcsm import Context
+from arcsm._runtime.conditions import Condition
 
 
-def condition_for(context: Context, shape: tuple[int, ...]) -> Tensor | None:
+def condition_for(context: Context, shape: tuple[int, ...]) -> Condition | None:
     """Return a random condition of the kind that a context in double precision takes."""
-    if context.classes:
-        return torch.randint(context.classes, shape)
-    if context.condition_features:
-        return torch.randn(*shape, context.condition_features, dtype=torch.float64)
-    return None
+    classes, size = context.classes, context.condition_features
+    labels = torch.randint(classes, shape) if classes else None
+    vectors = torch.randn(*shape, size, dtype=torch.float64) if size else None
+    if labels is not None and vectors is not None:
+        return {"classes": labels, "vector": vectors}
+    return vectors if labels is None else labels
 
 
-def incremental_contexts(context: Context, x: Tensor, condition: Tensor | None = None) -> Tensor:
+def incremental_contexts(context: Context, x: Tensor, condition: Condition | None = None) -> Tensor:
     """Return the contexts of rows ``(*, D)`` by ``begin`` and ``step``, ``(*, D, C)``."""
     state = context.begin(x.shape[:-1], condition)
     contexts: list[Tensor] = [torch.empty(0)] * context.features
@@ -28,7 +30,7 @@ def incremental_contexts(context: Context, x: Tensor, condition: Tensor | None =
     return torch.stack(contexts, -2)
 
 
-def jacobian_sizes(context: Context, condition: Tensor | None = None) -> Tensor:
+def jacobian_sizes(context: Context, condition: Condition | None = None) -> Tensor:
     """Return the largest absolute derivative of the context of ``d`` by ``x_e``, ``(D, D)``."""
     x = torch.randn(context.features, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(lambda z: context(z, condition), x)  # (D, C, D)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from arcsm import (
     registry,
     samplers,
 )
+from outside_parts import Perceptron
 
 CONTEXTS: dict[str, Callable[[], arcsm.Context]] = {
     "MADE": lambda: MADE(5, 3, (16, 16)),
@@ -32,9 +34,11 @@ CONTEXTS: dict[str, Callable[[], arcsm.Context]] = {
         5, 3, (16, 16), order=(3, 1, 0, 2, 4), residual=True, classes=3, sinusoids=2
     ),
     "MADE, missing values, vectors": lambda: MADE(4, 3, (12,), condition_features=2, missing=True, hide=0.4),
+    "MADE, classes and vectors": lambda: MADE(4, 3, (12,), condition_features=2, classes=3),
     "PixelCNNPP": lambda: PixelCNNPP((1, 4, 4), 3, nr_filters=4, nr_resnet=1),
     "PixelCNNPP, colours, classes": lambda: PixelCNNPP((3, 3, 4), 3, nr_filters=4, nr_resnet=1, classes=2),
     "PixelCNNPP, dropout, vectors": lambda: PixelCNNPP((2, 4, 3), 3, 4, 1, dropout=0.5, condition_features=2),
+    "PixelCNNPP, classes and vectors": lambda: PixelCNNPP((1, 3, 3), 3, 4, 1, condition_features=2, classes=3),
 }
 HEADS: dict[str, Callable[[], arcsm.Head]] = {
     "ScoreHead": lambda: ScoreHead(3, (8, 8)),
@@ -51,6 +55,31 @@ SAMPLERS = {name: getattr(samplers, name) for name in ("langevin", "probability_
 @pytest.mark.parametrize("name", CONTEXTS | HEADS)
 def test_every_context_and_head_of_the_package_passes(name: str) -> None:
     arcsm.check((CONTEXTS | HEADS)[name]())
+
+
+@pytest.fixture
+def _condition_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._PARTS, "condition_net", {net.__name__: net for net in (Perceptron, IgnoresTheVector)})
+
+
+@pytest.mark.usefixtures("_condition_networks")
+@pytest.mark.parametrize("kind", [MADE, partial(PixelCNNPP, nr_filters=4, nr_resnet=1)])
+def test_contexts_with_a_condition_network_pass(kind: Callable[..., arcsm.Context]) -> None:
+    size: Any = 4 if kind is MADE else (1, 2, 2)
+    arcsm.check(Perceptron())
+    arcsm.check(kind(size, 3, condition_features=2, classes=3, condition_net=Perceptron()))
+
+
+class IgnoresTheVector(Perceptron):
+    def forward(self, condition: Mapping[str, Tensor]) -> Tensor:
+        return self.output(self.of_class(condition["classes"]))
+
+
+@pytest.mark.usefixtures("_condition_networks")
+def test_a_condition_network_that_ignores_the_vector_fails() -> None:
+    made = MADE(4, 3, condition_features=2, classes=3, condition_net=IgnoresTheVector())
+    with pytest.raises(PartError, match="condition: the contexts do not depend on the vector of the condition"):
+        arcsm.check(made)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES | SAMPLERS)

@@ -1,4 +1,4 @@
-"""The registry: registration of the four kinds of parts, look-up by name, and parts of other packages."""
+"""The registry: registration of every kind of part, look-up by name, and parts of other packages."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def test_the_parts_of_the_package_are_registered() -> None:
 
 
 @pytest.mark.parametrize("part", [3, None, "MADE", int, dict, lambda: 0, lambda x: x, MADE(2, 2, (4,)), object()])
-def test_only_the_four_kinds_of_parts_can_be_registered(part: Any) -> None:
-    with pytest.raises(ValueError, match="part: expected a Context, a Head, an objective") as error:
+def test_nothing_but_parts_can_be_registered(part: Any) -> None:
+    with pytest.raises(ValueError, match="part: expected a Context, a Head, a ConditionNet, an objective") as error:
         arcsm.register(part)
     assert "\n" not in str(error.value)
 

@@ -3,7 +3,7 @@
 from arcsm import data, objectives
 from arcsm._version import __version__
 from arcsm.checking import check
-from arcsm.contexts import MADE, Context, PixelCNNPP
+from arcsm.contexts import MADE, ConditionNet, Context, PixelCNNPP
 from arcsm.errors import PartError
 from arcsm.heads import (
     DiscretisedLogisticMixtureHead,
@@ -23,6 +23,7 @@ from arcsm.training.loop import FitResult, TrainingDiverged
 __all__ = [
     "MADE",
     "AutoregressiveModel",
+    "ConditionNet",
     "Context",
     "DiscretisedLogisticMixtureHead",
     "FitResult",

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from arcsm import registry, serialization
 from arcsm._runtime.batching import condition_rows, slices_of
+from arcsm._runtime.conditions import Condition
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.progress import track
 from arcsm.conditionals import Accuracy, Conditionals, EvaluationCache, choose_method
 from arcsm.conditionals.traversal import ConditionalsBuilder, ancestral, map_conditionals, warn_unconverged
 from arcsm.contexts import Context
+from arcsm.contexts.conditions import net_config
 from arcsm.errors import all_finite
 from arcsm.heads import Head
 from arcsm.noise import NoiseLadder
@@ -171,11 +173,11 @@ class AutoregressiveModel(
 
     # Scores, densities, distribution functions ------------------------------------------------------------------
 
-    def forward(self, x: Tensor, level: int = -1, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, level: int = -1, condition: Condition | None = None) -> tuple[Tensor, Tensor]:
         """Alias of :meth:`score`."""
         return self.score(x, level, condition)
 
-    def score(self, x: Tensor, level: int = -1, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def score(self, x: Tensor, level: int = -1, condition: Condition | None = None) -> tuple[Tensor, Tensor]:
         """Return the conditional scores and their exact derivatives, in one pass.
 
         .. math:: s_d = \\partial_{x_d} \\log q(x_d \\mid x_{<d}), \\qquad \\partial_{x_d} s_d
@@ -183,7 +185,8 @@ class AutoregressiveModel(
         Arguments:
             x: ``(*, D)`` in data units. The contexts are computed from ``x`` without added noise.
             level: Noise level of :math:`x_d`; 0 is the largest, -1 the smallest.
-            condition: Condition of each row, ``(*, F)`` or labels ``(*)``.
+            condition: Condition of each row, ``(*, F)`` or labels ``(*)``; for a model with both, a mapping
+                ``{"classes": labels, "vector": vectors}``.
 
         Returns:
             ``s`` and ``ds``, each ``(*, D)``, in 1/units and 1/units^2; NaN where a value is missing.
@@ -191,11 +194,13 @@ class AutoregressiveModel(
         s, ds = self.head.projected_score_and_derivative(*self._head_arguments(x, level, condition))
         return s / self.scale, ds / self.scale.square()
 
-    def score_alone(self, x: Tensor, level: int = -1, condition: Tensor | None = None) -> Tensor:
+    def score_alone(self, x: Tensor, level: int = -1, condition: Condition | None = None) -> Tensor:
         """Return the scores of :meth:`score` alone."""
         return self.head.projected_score(*self._head_arguments(x, level, condition)) / self.scale
 
-    def _head_arguments(self, x: Tensor, level: int, condition: Tensor | None) -> tuple[Tensor, Tensor, float | None]:
+    def _head_arguments(
+        self, x: Tensor, level: int, condition: Condition | None
+    ) -> tuple[Tensor, Tensor, float | None]:
         """Return projections ``(*, D, P)``, standardised values ``(*, D)`` and their noise level."""
         z = self.standardise(x)
         return self.head.project(self.context(z, condition)), z, self.sigma(level)
@@ -204,7 +209,7 @@ class AutoregressiveModel(
         self,
         x: Tensor,
         level: int = -1,
-        condition: Tensor | None = None,
+        condition: Condition | None = None,
         reduce: bool = True,
         method: str | None = None,
         cells: Tensor | Sequence[float] | None = None,
@@ -251,7 +256,7 @@ class AutoregressiveModel(
         self,
         x: Tensor,
         level: int = -1,
-        condition: Tensor | None = None,
+        condition: Condition | None = None,
         method: str | None = None,
         **integration: Unpack[Integration],
     ) -> Tensor:
@@ -268,7 +273,7 @@ class AutoregressiveModel(
         x: Tensor,
         u: float,
         level: int = -1,
-        condition: Tensor | None = None,
+        condition: Condition | None = None,
         method: str | None = None,
         **integration: Unpack[Integration],
     ) -> Tensor:
@@ -294,7 +299,7 @@ class AutoregressiveModel(
         self,
         u: Tensor,
         level: int = -1,
-        condition: Tensor | None = None,
+        condition: Condition | None = None,
         method: str | None = None,
         **integration: Unpack[Integration],
     ) -> Tensor:
@@ -331,7 +336,7 @@ class AutoregressiveModel(
         n: int,
         sampler: str | Sampler | None = None,
         generator: torch.Generator | None = None,
-        condition: Tensor | None = None,
+        condition: Condition | None = None,
         progress: bool = False,
         level: int = -1,
         steps: int | None = None,
@@ -348,7 +353,8 @@ class AutoregressiveModel(
                 evaluations), ``"inverse_cdf"`` (default of normalised heads and without a ladder), ``"langevin"`` (the
                 paper's), the name of a registered sampler, or a function; see :mod:`arcsm.samplers`.
             generator: Source of randomness, on the model's device. The same seed gives the same sample.
-            condition: ``(n, F)`` or labels ``(n,)``, or one condition for all rows.
+            condition: ``(n, F)`` or labels ``(n,)``, or one condition for all rows; for a model with both, a mapping
+                ``{"classes": labels, "vector": vectors}``.
             progress: Show a progress bar on a terminal.
             level: Noise level to stop at.
             steps: Steps down the ladder. Default: from level to level, one fewer than there are levels. Langevin
@@ -434,7 +440,7 @@ class AutoregressiveModel(
         function: Callable[[Conditionals, Tensor], Tensor],
         x: Tensor,
         level: int,
-        condition: Tensor | None,
+        condition: Condition | None,
         method: str | None,
         needs_values: bool = True,
         **integration: Unpack[Integration],
@@ -512,6 +518,8 @@ def check_saveable(model: AutoregressiveModel) -> AutoregressiveModel:
     model = without_compilation(model)
     registry.check_registered("context", model.context)
     registry.check_registered("head", model.head)
+    if (net := model.context.condition_net) is not None:
+        net_config(net)  # raises unless it is registered
     return model
 
 
@@ -522,7 +530,8 @@ def save(model: AutoregressiveModel, path: str | os.PathLike[str]) -> None:
     ``config.json``. Files are replaced atomically.
 
     Raises:
-        ValueError: If the context or head is not registered (:func:`arcsm.register`), or ``model`` is not a model.
+        ValueError: If the context, its ``condition_net`` or the head is not registered (:func:`arcsm.register`), or
+            ``model`` is not a model.
     """
     model = check_saveable(model)
     serialization.save_module(model, model.config(), path)

@@ -1,4 +1,4 @@
-"""The registry of parts: contexts, heads, objectives and samplers by name.
+"""The registry of parts: contexts, heads, condition networks, objectives and samplers by name.
 
 Configurations, saved files and commands refer to parts by name. A part is registered once, when its module is imported.
 Another package declares its parts as entry points of the group ``arcsm.parts``; they are imported the first time that
@@ -14,12 +14,18 @@ from typing import Any, Literal, TypeVar
 
 from arcsm.errors import warn
 
-Seam = Literal["context", "head", "objective", "sampler"]
+Seam = Literal["context", "head", "condition_net", "objective", "sampler"]
 Part = TypeVar("Part", bound=Callable[..., Any])
 
 ENTRY_POINT_GROUP = "arcsm.parts"
 
-_PARTS: dict[Seam, dict[str, Callable[..., Any]]] = {"context": {}, "head": {}, "objective": {}, "sampler": {}}
+_PARTS: dict[Seam, dict[str, Callable[..., Any]]] = {
+    "context": {},
+    "head": {},
+    "condition_net": {},
+    "objective": {},
+    "sampler": {},
+}
 _SEAM_OF_FIRST_PARAMETER: dict[str, Seam] = {"model": "objective", "conditionals": "sampler"}
 _entry_points_loaded = False
 
@@ -27,9 +33,9 @@ _entry_points_loaded = False
 def register(part: Part) -> Part:
     """Register a part under its name, so that models with it can be configured, saved and loaded.
 
-    Use it as a decorator or call it. Contexts and heads are classes that derive from :class:`~arcsm.Context` or
-    :class:`~arcsm.Head`. An objective is a function whose first parameter is ``model``; a sampler is a function whose
-    first parameter is ``conditionals``.
+    Use it as a decorator or call it. Contexts, heads and condition networks are classes that derive from
+    :class:`~arcsm.Context`, :class:`~arcsm.Head` or :class:`~arcsm.ConditionNet`. An objective is a function whose
+    first parameter is ``model``; a sampler is a function whose first parameter is ``conditionals``.
 
     Arguments:
         part: The class or function. Its ``__name__`` is the name in configurations and files. A part that is defined
@@ -39,7 +45,7 @@ def register(part: Part) -> Part:
         The part itself.
 
     Raises:
-        ValueError: If ``part`` is not one of the four kinds, lacks methods, or has the name of another part.
+        ValueError: If ``part`` is not one of these kinds, lacks methods, or has the name of another part.
 
     Example:
         >>> import arcsm
@@ -60,7 +66,7 @@ def register(part: Part) -> Part:
 
 
 def seam_of(part: object) -> Seam:
-    """Return which of the four kinds a class or function is."""
+    """Return which kind of part a class or function is."""
     if inspect.isclass(part):
         seam: Seam | None = getattr(part, "seam", None)
         if seam in _PARTS:
@@ -70,7 +76,8 @@ def seam_of(part: object) -> Seam:
         if first in _SEAM_OF_FIRST_PARAMETER:
             return _SEAM_OF_FIRST_PARAMETER[first]
     raise ValueError(
-        "part: expected a Context, a Head, an objective(model, x, ...) or a sampler(conditionals, ...), "
+        "part: expected a Context, a Head, a ConditionNet, an objective(model, x, ...) "
+        "or a sampler(conditionals, ...), "
         f"got {' '.join(repr(part).split())[:80]}"
     )
 
@@ -95,7 +102,7 @@ def find(seam: Seam, name: object, key: str | None = None) -> Callable[..., Any]
 
 
 def check_registered(seam: Seam, part: object) -> None:
-    """Check that a context, a head or a function is registered, so that a file which names it can be read again."""
+    """Check that a module or a function is registered, so that a file which names it can be read again."""
     kind: Any = part if inspect.isroutine(part) else type(part)
     if parts(seam).get(kind.__name__) is not kind:
         raise ValueError(
@@ -105,7 +112,7 @@ def check_registered(seam: Seam, part: object) -> None:
 
 
 def build(seam: Seam, config: Mapping[str, Any]) -> Any:
-    """Build a context or a head from its configuration, ``{"kind": NAME, **arguments}``."""
+    """Build a context, a head or a condition network from its configuration, ``{"kind": NAME, **arguments}``."""
     arguments = dict(config)
     return find(seam, arguments.pop("kind", None), f"{seam}.kind")(**arguments)
 

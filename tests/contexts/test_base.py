@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from arcsm import MADE, Context, PixelCNNPP
+from arcsm._runtime.conditions import map_condition
 from incremental_passes import condition_for, incremental_contexts
 
 SMALL: dict[str, Callable[..., Context]] = {
@@ -30,6 +31,7 @@ def test_rows_of_another_width_are_rejected(small: Callable[..., Context], shape
         small()(torch.zeros(shape, dtype=torch.float64))
 
 
+BOTH = {"classes": 3, "condition_features": 2}
 BAD_CONDITIONS: dict[str, tuple[dict[str, int], Any, str]] = {
     "not expected": ({}, torch.zeros(4, 1), "has none"),
     "vectors missing": ({"condition_features": 3}, None, r"needs vectors \(\*, 3\), got None"),
@@ -43,6 +45,16 @@ BAD_CONDITIONS: dict[str, tuple[dict[str, int], Any, str]] = {
     "negative label": ({"classes": 3}, torch.full((4,), -1), "integer labels from 0 to 2"),
     "labels of floats": ({"classes": 3}, torch.zeros(4), "integer labels from 0 to 2"),
     "labels of booleans": ({"classes": 3}, torch.zeros(4, dtype=torch.bool), "integer labels from 0 to 2"),
+    "one tensor for both": (
+        BOTH,
+        torch.zeros(4, 2),
+        r"needs {'classes': labels below 3, 'vector': .*}, got one",
+    ),
+    "both for labels": ({"classes": 3}, {"classes": torch.zeros(4), "vector": torch.zeros(4, 2)}, "got a mapping"),
+    "other keys": (BOTH, {"labels": torch.zeros(4), "vector": torch.zeros(4, 2)}, "keys 'classes' and 'vector', got"),
+    "both, not tensors": (BOTH, {"classes": [0], "vector": [[0.0, 0.0]]}, "expected tensors under the keys"),
+    "both, a wrong label": (BOTH, {"classes": torch.tensor(3), "vector": torch.zeros(2)}, "labels from 0 to 2"),
+    "both, a wrong size": (BOTH, {"classes": torch.tensor(1), "vector": torch.zeros(4, 1)}, "floats of shape"),
     "too many labels": ({"classes": 3}, torch.zeros(5).long(), r"one for each row \(4,\), or one for all, got \(5,\)"),
 }
 
@@ -65,10 +77,24 @@ def test_labels_may_be_of_any_integer_type_and_shared(small: Callable[..., Conte
 
 
 @pytest.mark.parametrize(
-    "options", [{"condition_features": 1, "classes": 2}, {"condition_features": -1}, {"classes": -1}]
+    ("options", "message"),
+    [
+        ({"condition_features": -1}, "expected condition_features and classes of at least 0, got -1 and 0"),
+        ({"classes": -1}, "expected condition_features and classes of at least 0, got 0 and -1"),
+        ({"condition_net": nn.Identity()}, "condition_net: needs a condition"),
+        ({"condition_net": 3, "classes": 2}, "condition_net: expected a torch.nn.Module, got int"),
+        (
+            {"condition_net": nn.Linear(2, 4), "condition_features": 3},
+            r"condition_net: rejects its condition \(Run",
+        ),
+        ({"condition_net": nn.Identity(), "classes": 2}, r"condition_net: expected embeddings \(2, E\), got \(2,\)"),
+        ({"condition_net": {"kind": "Nothing"}, "classes": 2}, "condition_net.kind: expected one of"),
+    ],
 )
-def test_impossible_kinds_of_condition_are_rejected(small: Callable[..., Context], options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="expected condition_features or classes, not both"):
+def test_impossible_kinds_of_condition_are_rejected(
+    small: Callable[..., Context], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
         small(**options)
 
 
@@ -93,12 +119,12 @@ def test_an_incremental_pass_records_no_gradients(small: Callable[..., Context])
     assert not context.step(state, torch.randn(4, dtype=torch.float64, requires_grad=True)).requires_grad
 
 
-@pytest.mark.parametrize("options", [{}, {"condition_features": 2}, {"classes": 3}])
+@pytest.mark.parametrize("options", [{}, {"condition_features": 2}, {"classes": 3}, BOTH])
 def test_selected_rows_continue_as_a_batch_of_their_own(small: Callable[..., Context], options: dict[str, int]) -> None:
     context = small(**options)
     x, condition = torch.randn(3, 4, dtype=torch.float64), condition_for(context, (3,))
     rows = torch.tensor([2, 0, 2, 2, 1])
-    expected = incremental_contexts(context, x[rows], None if condition is None else condition[rows])
+    expected = incremental_contexts(context, x[rows], map_condition(lambda part: part[rows], condition))
     for selected_at in range(1, 4):
         state, values = context.begin((3,), condition), x
         previous: Tensor | None = None

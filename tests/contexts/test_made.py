@@ -19,16 +19,16 @@ def mades(draw: st.DrawFn) -> MADE:
     residual = draw(st.booleans())
     width = draw(st.integers(1, 20))
     sizes = [width] * layers if residual else [draw(st.integers(1, 20)) for _ in range(layers)]
-    condition = draw(st.sampled_from(("none", "dense", "classes")))
+    condition = draw(st.sampled_from(("none", "dense", "classes", "both")))
     order = draw(st.one_of(st.none(), st.permutations(range(features))))
     torch.manual_seed(draw(st.integers(0, 2**31)))
     made = MADE(
         features=features,
         context_features=draw(st.integers(1, 4)),
         hidden_features=sizes,
-        condition_features=draw(st.integers(1, 3)) if condition == "dense" else 0,
+        condition_features=draw(st.integers(1, 3)) if condition in ("dense", "both") else 0,
         order=order,
-        classes=draw(st.integers(1, 4)) if condition == "classes" else 0,
+        classes=draw(st.integers(1, 4)) if condition in ("classes", "both") else 0,
         residual=residual,
         sinusoids=draw(st.integers(0, 3)),
         max_frequency=3.0,
@@ -179,7 +179,6 @@ def test_two_incremental_passes_at_once_are_independent() -> None:
         ({"features": 3, "order": (0, 1)}, "order"),
         ({"features": 3, "order": (0, 1, 1)}, "order"),
         ({"features": 3, "order": (1, 2, 3)}, "order"),
-        ({"features": 2, "condition_features": 1, "classes": 2}, "not both"),
         ({"features": 2, "condition_features": -1}, "-1"),
         ({"features": 2, "classes": -1}, "-1"),
         ({"features": 2, "hidden_features": (8, 9), "residual": True}, "hidden_features"),

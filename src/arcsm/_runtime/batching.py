@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from arcsm._runtime.conditions import Condition, check_type, map_condition
 from arcsm._runtime.threads import map_on_threads
 
 T = TypeVar("T")
@@ -28,22 +29,24 @@ def slices_for_cores(n: int, size: int, device: torch.device) -> list[slice]:
     return list(slices_of(n, size))
 
 
-def condition_rows(condition: Tensor | None, shape: Sequence[int]) -> Callable[[slice], Tensor | None]:
+def condition_rows(condition: Condition | None, shape: Sequence[int]) -> Callable[[slice], Condition | None]:
     """Return a function from rows to their conditions: one for each of a batch of ``shape``, or one for all of them."""
     if condition is None:
         return lambda _: None
-    if not isinstance(condition, Tensor):
-        raise ValueError(f"condition: expected a torch.Tensor, got {type(condition).__name__}; use torch.as_tensor")
-    is_vector = condition.is_floating_point() and condition.ndim
-    target = (*shape, condition.shape[-1]) if is_vector else tuple(shape)
-    try:
-        expanded = condition.expand(target)
-    except RuntimeError as error:
-        raise ValueError(
-            f"condition: expected one for each row {tuple(shape)}, or one for all, got {tuple(condition.shape)}"
-        ) from error
-    flat = expanded.reshape(-1, *expanded.shape[len(shape) :])
-    return lambda rows: flat[rows]
+    check_type(condition)
+
+    def flat(part: Tensor) -> Tensor:
+        is_vector = part.is_floating_point() and part.ndim
+        try:
+            expanded = part.expand((*shape, part.shape[-1]) if is_vector else tuple(shape))
+        except RuntimeError as error:
+            raise ValueError(
+                f"condition: expected one for each row {tuple(shape)}, or one for all, got {tuple(part.shape)}"
+            ) from error
+        return expanded.reshape(-1, *expanded.shape[len(shape) :])
+
+    by_row = map_condition(flat, condition)
+    return lambda rows: map_condition(lambda part: part[rows], by_row)
 
 
 def map_slices(function: Callable[[slice], T], slices: Sequence[slice], device: torch.device) -> list[T]:

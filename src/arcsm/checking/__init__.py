@@ -12,8 +12,9 @@ from arcsm import registry
 from arcsm.checking.contexts import CONTEXT_CHECKS
 from arcsm.checking.functions import check_objective, check_sampler
 from arcsm.checking.heads import HEAD_CHECKS
+from arcsm.checking.modules import check_constructor, check_rebuilding
 from arcsm.checking.requirements import normal, seeded
-from arcsm.contexts import Context
+from arcsm.contexts import ConditionNet, Context
 from arcsm.errors import PartError
 from arcsm.heads import Head
 
@@ -22,19 +23,27 @@ __all__ = ["PartError", "check"]
 _CHECKS: dict[registry.Seam, dict[str, Callable[[Any, torch.Generator], None]]] = {
     "context": CONTEXT_CHECKS,
     "head": HEAD_CHECKS,
+    "condition_net": {
+        "constructor": lambda net, _: check_constructor(net),
+        "config": lambda net, _: check_rebuilding(net),
+    },
     "objective": {"loss": check_objective},
     "sampler": {"values": check_sampler},
 }
 
 
-def check(part: Context | Head | Callable[..., Tensor], *, generator: torch.Generator | None = None) -> None:
-    """Test a context, a head, an objective or a sampler against its contract, as the package tests its own.
+def check(
+    part: Context | Head | ConditionNet | Callable[..., Tensor], *, generator: torch.Generator | None = None
+) -> None:
+    """Test a part against its contract, as the package tests its own.
 
     - Context: shapes, causality (by its Jacobian), agreement of :meth:`~arcsm.Context.forward` with
       :meth:`~arcsm.Context.begin` and :meth:`~arcsm.Context.step`, conditions and missing values if it accepts them.
     - Head: broadcasting, :math:`\\partial_x s` against automatic differentiation, and for a normalised head the
       agreement of score, density, distribution function and bracket.
     - Both: gradients of all parameters, the round trip of ``config()``, the signature and the registration.
+    - Condition network: the round trip of ``config()``, the signature and the registration. The rest is tested with the
+      context that it belongs to.
     - Objective: a finite scalar with gradients, reproducible from its generator.
     - Sampler: one finite value for each conditional, reproducible from its generator.
 
@@ -42,12 +51,12 @@ def check(part: Context | Head | Callable[..., Tensor], *, generator: torch.Gene
     The part and torch's global state stay as they are. A small part, with 2 to about 50 features, takes a second.
 
     Arguments:
-        part: An instance of a context or head, or the function itself.
+        part: An instance of a context, head or condition network, or the function itself.
         generator: Source of the test's weights and data, on the CPU. Default: one with a fixed seed.
 
     Raises:
         PartError: If a property does not hold. The message says which, where and by how much.
-        ValueError: If ``part`` is not one of the four kinds, or is a class in place of an instance.
+        ValueError: If ``part`` is not one of these kinds, or is a class in place of an instance.
 
     Example:
         >>> from arcsm import MADE

@@ -1,8 +1,11 @@
 """Tests of contexts."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from arcsm._runtime.conditions import CLASSES, VECTOR, Condition, flatten_rows, map_condition
 from arcsm.checking.modules import check_config, check_constructor, check_gradients
 from arcsm.checking.requirements import TOLERANCE, normal, require, require_equal, require_shape
 from arcsm.contexts import Context
@@ -10,10 +13,13 @@ from arcsm.contexts import Context
 _MAX_JACOBIAN_ROWS = 32
 
 
-def _condition(context: Context, shape: tuple[int, ...], generator: torch.Generator) -> Tensor | None:
-    if context.classes:
-        return torch.randint(context.classes, shape, generator=generator)
-    return normal(generator, *shape, context.condition_features) if context.condition_features else None
+def _condition(context: Context, shape: tuple[int, ...], generator: torch.Generator) -> Condition | None:
+    classes, size = context.classes, context.condition_features
+    labels = torch.randint(classes, shape, generator=generator) if classes else None
+    vectors = normal(generator, *shape, size) if size else None
+    if labels is not None and vectors is not None:
+        return {CLASSES: labels, VECTOR: vectors}
+    return vectors if labels is None else labels
 
 
 def _check_attributes(context: Context, _: torch.Generator) -> None:
@@ -24,7 +30,6 @@ def _check_attributes(context: Context, _: torch.Generator) -> None:
     is_order = isinstance(order, tuple) and sorted(order) == list(range(features))
     require(is_order, f"order: expected a tuple, a permutation of range({features}), got {order!r:.80}")
     require(context.data_argument in ("features", "image_shape"), f"data_argument is {context.data_argument!r}")
-    require(not (context.classes and context.condition_features), "classes and condition_features exclude each other")
 
 
 def _check_batches(context: Context, generator: torch.Generator) -> None:
@@ -33,9 +38,8 @@ def _check_batches(context: Context, generator: torch.Generator) -> None:
         x, condition = normal(generator, *shape, features), _condition(context, shape, generator)
         contexts = context(x, condition)
         require_shape(contexts, (*shape, features, size), f"forward of x {tuple(x.shape)}")
-        if condition is not None:
-            condition = condition.reshape(-1, *condition.shape[len(shape) :])
-        flat = context(x.reshape(-1, features), condition)
+        by_row = None if condition is None else flatten_rows(condition, len(shape))
+        flat = context(x.reshape(-1, features), by_row)
         require_equal(contexts.reshape(flat.shape), flat, f"forward of x {tuple(x.shape)} and of the same rows, flat")
 
 
@@ -74,7 +78,7 @@ def _check_steps(context: Context, generator: torch.Generator) -> None:
         _require_same_steps(context, x, _condition(context, shape, generator))
 
 
-def _require_same_steps(context: Context, x: Tensor, condition: Tensor | None) -> None:
+def _require_same_steps(context: Context, x: Tensor, condition: Condition | None) -> None:
     """Check :meth:`Context.step` against :meth:`Context.forward`, while a second pass goes on at the same time."""
     expected, shape = context(x, condition), x.shape[:-1]
     state, second = context.begin(shape, condition), context.begin(shape, condition)
@@ -90,7 +94,7 @@ def _require_same_steps(context: Context, x: Tensor, condition: Tensor | None) -
 def _check_selection(context: Context, generator: torch.Generator) -> None:
     rows = torch.tensor([2, 0, 2, 1])
     x, condition = normal(generator, 3, context.features), _condition(context, (3,), generator)
-    expected = context(x[rows], None if condition is None else condition[rows])
+    expected = context(x[rows], map_condition(lambda part: part[rows], condition))
     state = context.begin((3,), condition)
     middle = (context.features + 1) // 2
     previous: Tensor | None = None
@@ -112,14 +116,29 @@ def _check_conditions(context: Context, generator: torch.Generator) -> None:
     shared, other = _condition(context, (), generator), _condition(context, (), generator)
     if shared is None or other is None:
         return
-    if context.classes > 1:
-        other = (shared + 1) % context.classes
     x = normal(generator, 3, context.features)
-    contexts, expanded = context(x, shared), context(x, shared.expand(3, *shared.shape))
+    by_row = map_condition(lambda part: part.expand(3, *part.shape), shared)
+    contexts, expanded = context(x, shared), context(x, by_row)
     require_equal(contexts, expanded, "a condition that all rows share, against one for each row")
     _require_same_steps(context, x, shared)
-    reached = context.classes == 1 or not torch.allclose(contexts, context(x, other), 0.0, TOLERANCE)
-    require(reached, "the contexts do not depend on the condition")
+    for what, changed in _changed_conditions(context, shared, other).items():
+        reached = not torch.allclose(contexts, context(x, changed), 0.0, TOLERANCE)
+        require(reached, f"the contexts do not depend on {what}")
+
+
+def _changed_conditions(context: Context, condition: Condition, other: Condition) -> dict[str, Condition]:
+    """Return conditions with another label, and with another vector, by what has changed."""
+    if isinstance(condition, Mapping) and isinstance(other, Mapping):
+        label = (condition[CLASSES] + 1) % context.classes
+        changed: dict[str, Condition] = {"the vector of the condition": {**condition, VECTOR: other[VECTOR]}}
+        return (
+            changed
+            if context.classes == 1
+            else {"the class of the condition": {**condition, CLASSES: label}, **changed}
+        )
+    if isinstance(condition, Tensor) and context.classes:
+        return {} if context.classes == 1 else {"the condition": (condition + 1) % context.classes}
+    return {"the condition": other}
 
 
 def _check_missing_values(context: Context, generator: torch.Generator) -> None:
@@ -150,6 +169,6 @@ CONTEXT_CHECKS = {
     "condition": _check_conditions,
     "missing values": _check_missing_values,
     "gradients": _check_gradients,
-    "constructor": lambda context, _: check_constructor(context, context.data_argument),
+    "constructor": lambda context, _: check_constructor(context, "context_features", context.data_argument),
     "config": lambda context, _: check_config(context, _outputs),
 }

@@ -156,6 +156,6 @@ HEAD_CHECKS = {
     "score": _check_score,
     "density": _check_density,
     "gradients": lambda head, generator: check_gradients(head, _outputs(head, generator), generator),
-    "constructor": lambda head, _: check_constructor(head),
+    "constructor": lambda head, _: check_constructor(head, "context_features"),
     "config": lambda head, _: check_config(head, _outputs),
 }

@@ -9,19 +9,20 @@ import torch
 from torch import Tensor
 
 from arcsm.checking.requirements import normal, require, require_equal, seeded
-from arcsm.contexts import Context
+from arcsm.contexts import ConditionNet, Context
 from arcsm.errors import PartError
 from arcsm.heads import Head
 
 _REBUILT_TOLERANCE = 1e-6  # buffers may have been made in single precision
 
 ModulePart = TypeVar("ModulePart", Context, Head)
+AnyPart = TypeVar("AnyPart", Context, Head, ConditionNet)
 
 
-def check_constructor(part: Context | Head, *data_arguments: str) -> None:
+def check_constructor(part: Context | Head | ConditionNet, *required: str) -> None:
     """Check that the constructor has the arguments that are set by the data or the model, and annotates all of them."""
     parameters, hints = inspect.signature(type(part)).parameters, get_type_hints(type(part).__init__)
-    for name in ("context_features", *data_arguments):
+    for name in required:
         require(name in parameters, f"the constructor has no argument {name}")
     for name in parameters:
         require(name in hints, f"the constructor's argument {name} has no type annotation")
@@ -29,6 +30,13 @@ def check_constructor(part: Context | Head, *data_arguments: str) -> None:
 
 def check_config(part: ModulePart, outputs: Callable[[ModulePart, torch.Generator], Tensor]) -> None:
     """Check that ``config()``, through JSON, rebuilds a part with the same weights and, given their values, outputs."""
+    rebuilt = check_rebuilding(part)
+    before, after = outputs(part, seeded(1)), outputs(rebuilt, seeded(1))
+    require_equal(after, before, "outputs of the part rebuilt from config()", _REBUILT_TOLERANCE)
+
+
+def check_rebuilding(part: AnyPart) -> AnyPart:
+    """Check that ``config()``, through JSON, rebuilds a part with the same weights, and return it with their values."""
     try:
         config = json.loads(json.dumps(part.config(), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -45,8 +53,7 @@ def check_config(part: ModulePart, outputs: Callable[[ModulePart, torch.Generato
         shapes = tuple(own[name].shape), tuple(other[name].shape)
         require(shapes[0] == shapes[1], f"config() rebuilds other weights: {name} is {shapes[0]}, then {shapes[1]}")
     rebuilt.load_state_dict(own)
-    before, after = outputs(part, seeded(1)), outputs(rebuilt, seeded(1))
-    require_equal(after, before, "outputs of the part rebuilt from config()", _REBUILT_TOLERANCE)
+    return rebuilt
 
 
 def check_gradients(part: Context | Head, outputs: Tensor, generator: torch.Generator) -> None:

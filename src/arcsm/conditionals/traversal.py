@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.batching import ROWS, condition_rows, map_slices, slices_for_cores
+from arcsm._runtime.conditions import Condition
 from arcsm._runtime.memory import keep_freed_memory
 from arcsm.conditionals.conditionals import Conditionals
 from arcsm.contexts import Context
@@ -26,7 +27,7 @@ def map_conditionals(
     context: Context,
     head: Head,
     z: Tensor,
-    condition: Tensor | None,
+    condition: Condition | None,
     build: ConditionalsBuilder,
     with_gradients: bool = False,
     needs_values: bool = True,
@@ -62,7 +63,7 @@ def ancestral(
     context: Context,
     head: Head,
     z: Tensor,
-    condition: Tensor | None,
+    condition: Condition | None,
     build: ConditionalsBuilder,
     advance: Callable[..., None] | None = None,
 ) -> int:

@@ -1,12 +1,15 @@
 """The contract of a context network."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from arcsm._runtime.conditions import CLASSES, VECTOR, Condition, check_type, flatten_rows
+from arcsm.contexts.conditions import build_net, check_embeddings, condition_layer, embedding_size, net_config
 from arcsm.errors import all_finite
 from arcsm.registry import Seam, constructor_arguments
 
@@ -30,7 +33,9 @@ class Context(nn.Module, ABC):
         order: The order of the chain rule, a permutation of ``range(features)``: ``order[i]`` is the feature at
             position ``i``. In :math:`x_{<d}`, "before" refers to this order.
         condition_features: Size :math:`F` of the vectors that rows are conditioned on; 0 for none.
-        classes: Number of classes that rows are conditioned on; 0 for none. Only one of the two is positive.
+        classes: Number of classes that rows are conditioned on; 0 for none. If both are positive, conditions are
+            mappings ``{"classes": labels, "vector": vectors}``.
+        condition_net: A network that embeds the conditions, trained with the context; see :class:`ConditionNet`.
         missing: Whether values may be NaN, which marks them as missing.
         data_argument: The argument of the constructor that is set from the data in a run configuration: ``features``,
             or ``image_shape`` as (channels, height, width).
@@ -41,13 +46,18 @@ class Context(nn.Module, ABC):
     missing: bool = False
     condition_features: int = 0
     classes: int = 0
+    condition_net: nn.Module | None
 
     features: int
     context_features: int
     order: tuple[int, ...]
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_module("condition_net", None)
+
     @abstractmethod
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """Return the contexts of all dimensions.
 
         The context of a dimension depends on the dimensions before it in ``order``, and rows do not depend on one
@@ -55,7 +65,8 @@ class Context(nn.Module, ABC):
 
         Arguments:
             x: Rows in standardised units, ``(*, D)``.
-            condition: Vectors ``(*, F)`` or labels ``(*)``, or one vector ``(F,)`` or label ``()`` for all rows.
+            condition: Vectors ``(*, F)`` or labels ``(*)``, or one vector ``(F,)`` or label ``()`` for all rows. For a
+                context with both, a mapping ``{"classes": labels, "vector": vectors}``.
 
         Returns:
             ``(*, D, C)``, by feature: ``[..., d, :]`` is the context of feature ``d``, whatever the order.
@@ -65,7 +76,7 @@ class Context(nn.Module, ABC):
         """
 
     @abstractmethod
-    def begin(self, batch_shape: Sequence[int], condition: Tensor | None = None) -> Any:
+    def begin(self, batch_shape: Sequence[int], condition: Condition | None = None) -> Any:
         """Return the state before the first step for a batch of rows, with gradients switched off.
 
         ``batch_shape`` is the leading dimensions ``*`` of the rows, and the condition is as in :meth:`forward`.
@@ -93,17 +104,54 @@ class Context(nn.Module, ABC):
 
         They are the attributes with the names of the arguments. Override it if an attribute differs from its argument.
         """
-        return constructor_arguments(self)
+        arguments = constructor_arguments(self)
+        if isinstance(net := arguments.get("condition_net"), nn.Module):
+            arguments["condition_net"] = net_config(net)
+        return arguments
+
+    # Conditions, for the methods of subclasses
+
+    def set_condition(
+        self, classes: int, condition_features: int, net: nn.Module | Mapping[str, Any] | None = None
+    ) -> None:
+        """Set the attributes of the condition from arguments of the constructor.
+
+        Raises:
+            ValueError: If a size is negative, or a network has no condition to embed or rejects it.
+        """
+        if min(condition_features, classes) < 0:
+            raise ValueError(
+                f"{type(self).__name__}: expected condition_features and classes of at least 0, "
+                f"got {condition_features} and {classes}"
+            )
+        self.condition_features, self.classes, self.condition_net = condition_features, classes, build_net(net)
+        if self.condition_net is not None:
+            if not self.is_conditional:
+                raise ValueError("condition_net: needs a condition; set classes, condition_features, or both")
+            self._embedding_size = embedding_size(self.condition_net, classes, condition_features)
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether rows are conditioned on anything."""
+        return bool(self.classes or self.condition_features)
+
+    def condition_layer(self, size: int) -> nn.Module:
+        """Return a new layer that maps what :meth:`embed_condition` returns to ``(*, size)``."""
+        if self.condition_net is not None:
+            return condition_layer(0, self._embedding_size, size)
+        return condition_layer(self.classes, self.condition_features, size)
+
+    def embed_condition(self, condition: Condition | None, batch_shape: Sequence[int]) -> Condition | None:
+        """Check a condition, give each row its own, and embed it if there is a ``condition_net``."""
+        condition = self.check_condition(condition, batch_shape)
+        if condition is None or self.condition_net is None:
+            return condition
+        embedded = self.condition_net(flatten_rows(condition, len(batch_shape)))  # (B, E)
+        if not torch.compiler.is_compiling():  # the number of rows is then symbolic
+            check_embeddings(embedded, math.prod(batch_shape), self._embedding_size)
+        return embedded.reshape(*batch_shape, self._embedding_size)
 
     # Checks of arguments, for the methods of subclasses; each raises ValueError
-
-    def check_kind_of_condition(self) -> None:
-        """Check that neither ``condition_features`` nor ``classes`` is negative, and at most one is positive."""
-        if min(self.condition_features, self.classes) < 0 or (self.condition_features and self.classes):
-            raise ValueError(
-                f"{type(self).__name__}: expected condition_features or classes, not both, "
-                f"got {self.condition_features} and {self.classes}"
-            )
 
     def check_input(self, x: Tensor) -> None:
         """Check that the rows ``x`` of :meth:`forward` have the shape ``(*, D)``."""
@@ -123,29 +171,34 @@ class Context(nn.Module, ABC):
         if len(batch_shape) != 1:
             raise ValueError(f"state: expected a batch of one dimension, got {tuple(batch_shape)}")
 
-    def check_condition(self, condition: Tensor | None, batch_shape: Sequence[int]) -> Tensor | None:
+    def check_condition(self, condition: Condition | None, batch_shape: Sequence[int]) -> Any:
         """Check a condition as :meth:`forward` gets it, and give each row of the batch its own.
 
-        Return int64 labels ``(*)``, or vectors ``(*, F)`` in the type and on the device of the weights, or ``None``.
+        Return int64 labels ``(*)``, or vectors ``(*, F)`` in the type and on the device of the weights, or a mapping of
+        both, or ``None``.
         """
         classes, size = self.classes, self.condition_features
-        if not (classes or size):
+        if not self.is_conditional:
             if condition is not None:
                 raise ValueError("condition: this model has none (condition_features=0, classes=0), got a tensor")
             return None
+        labels, vectors = f"labels below {classes}", f"vectors (*, {size})"
+        both = f"{{{CLASSES!r}: {labels}, {VECTOR!r}: {vectors}}}"
+        expected = both if classes and size else labels if classes else vectors
         if condition is None:
-            expected = f"labels below {classes}" if classes else f"vectors (*, {size})"
             raise ValueError(f"condition: this model needs {expected}, got None")
-        if not isinstance(condition, Tensor):
-            raise ValueError(f"condition: expected a torch.Tensor, got {type(condition).__name__}; use torch.as_tensor")
-        condition = self._check_labels(condition) if classes else self._check_vectors(condition)
-        shape = tuple(batch_shape) if classes else (*batch_shape, size)
-        try:
-            return condition.expand(shape)
-        except RuntimeError as error:
-            raise ValueError(
-                f"condition: expected one for each row {shape}, or one for all, got {tuple(condition.shape)}"
-            ) from error
+        check_type(condition)
+        if isinstance(condition, Mapping) != bool(classes and size):
+            got = "a mapping" if isinstance(condition, Mapping) else "one tensor"
+            raise ValueError(f"condition: this model needs {expected}, got {got}")
+        if isinstance(condition, Mapping):
+            return {
+                CLASSES: _expanded(self._check_labels(condition[CLASSES]), tuple(batch_shape)),
+                VECTOR: _expanded(self._check_vectors(condition[VECTOR]), (*batch_shape, size)),
+            }
+        if classes:
+            return _expanded(self._check_labels(condition), tuple(batch_shape))
+        return _expanded(self._check_vectors(condition), (*batch_shape, size))
 
     def _check_labels(self, condition: Tensor) -> Tensor:
         is_valid = condition.dtype in _INTEGERS
@@ -165,3 +218,13 @@ class Context(nn.Module, ABC):
         if not torch.compiler.is_compiling() and not all_finite(condition):
             raise ValueError("condition: holds NaN or infinity")
         return condition
+
+
+def _expanded(part: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Give each row its own label or vector."""
+    try:
+        return part.expand(shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"condition: expected one for each row {shape}, or one for all, got {tuple(part.shape)}"
+        ) from error

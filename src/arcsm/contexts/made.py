@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arcsm._runtime.conditions import Condition
 from arcsm.contexts.base import Context
 from arcsm.contexts.masked_products import masked_linear, unit_blocks
 from arcsm.fourier_features import fourier_frequencies
@@ -124,7 +125,8 @@ class MADE(Context):
         hidden_features: Units of each hidden layer; ``()`` makes the contexts affine in :math:`x_{<d}`.
         condition_features: Size of a condition vector that every dimension sees; 0 for none.
         order: A permutation of ``range(features)``. Default: the order of the columns.
-        classes: Number of class labels; the condition is then a tensor of integer labels.
+        classes: Number of class labels; 0 for none. The condition is then a tensor of integer labels or, with
+            ``condition_features``, a mapping ``{"classes": labels, "vector": vectors}``.
         residual: Add each hidden layer to the one before it. All hidden layers must have the same width.
         sinusoids: Number :math:`J` of frequencies, from 1 to ``max_frequency``, at which the network sees sines and
             cosines of each value. They speed up the learning of narrow structures.
@@ -132,10 +134,12 @@ class MADE(Context):
         missing: Whether values may be NaN, which marks them as missing.
         hide: Fraction of values masked from the contexts of half of the rows during training
             (:class:`RandomMasking`), if ``missing``.
+        condition_net: A network that embeds the condition first, ``(B, F)`` to ``(B, E)``, and is trained with the
+            context; see :class:`~arcsm.ConditionNet`.
 
     Raises:
-        ValueError: If a size is below one, ``order`` is not a permutation, both kinds of condition are given, residual
-            layers differ in width, or values are hidden without ``missing``.
+        ValueError: If a size is below one, ``order`` is not a permutation, a network has no condition to embed,
+            residual layers differ in width, or values are hidden without ``missing``.
 
     Example:
         >>> made = MADE(features=3, context_features=2, hidden_features=(8,))
@@ -159,11 +163,12 @@ class MADE(Context):
         max_frequency: float = 20.0,
         missing: bool = False,
         hide: float = 0.0,
+        condition_net: nn.Module | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.features, self.context_features = features, context_features
         self.hidden_features = tuple(int(size) for size in hidden_features)
-        self.condition_features, self.classes = condition_features, classes
+        self.set_condition(classes, condition_features, condition_net)
         self.residual, self.missing, self.hide = residual, missing, hide
         self.sinusoids, self.max_frequency = sinusoids, float(max_frequency)
         self._check_sizes()
@@ -183,7 +188,7 @@ class MADE(Context):
         # ends[l][d]: number of units of layer l of degree at most d
         self._ends = [[int((degree <= d).sum()) for d in range(features)] for degree in hidden]
 
-        self.condition = self._condition_layers() if condition_features or classes else None
+        self.condition = self._condition_layers() if self.is_conditional else None
         permutation = torch.tensor(self.order, dtype=torch.long)
         self.register_buffer("permutation", permutation, persistent=False)
         self.register_buffer("positions", torch.argsort(permutation), persistent=False)
@@ -194,7 +199,6 @@ class MADE(Context):
             names = ("features", "context_features", "hidden_features", "sinusoids")
             got = ", ".join(f"{name}={getattr(self, name)}" for name in names)
             raise ValueError(f"MADE: expected sizes from 1 to {_MAX_SIZE}, got {got}")
-        self.check_kind_of_condition()
         if self.residual and len(set(self.hidden_features)) > 1:
             raise ValueError(f"hidden_features: residual layers need one width, got {self.hidden_features}")
 
@@ -203,15 +207,13 @@ class MADE(Context):
 
         Units of degree 0 see only the condition. Without one, degrees start at 1 (unless there is only one feature).
         """
-        lowest = 0 if self.condition_features or self.classes or self.features == 1 else 1
+        lowest = 0 if self.is_conditional or self.features == 1 else 1
         return lowest + torch.arange(units) * (self.features - lowest) // units
 
     def _condition_layers(self) -> nn.ModuleList:
         """Return the maps of the condition to the first hidden layer, if there is one, and to all contexts."""
         sizes = [*self.hidden_features[:1], self.features * self.context_features]
-        if self.classes:
-            return nn.ModuleList(nn.Embedding(self.classes, size) for size in sizes)
-        return nn.ModuleList(nn.Linear(self.condition_features, size, bias=False) for size in sizes)
+        return nn.ModuleList(self.condition_layer(size) for size in sizes)
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "order": None if self._is_in_column_order else list(self.order)}
@@ -223,15 +225,17 @@ class MADE(Context):
     def masked_layers(self) -> list[MaskedLinear]:
         return [layer for layer in self.layers if isinstance(layer, MaskedLinear)]
 
-    def _condition_terms(self, condition: Tensor | None, shape: Sequence[int]) -> tuple[Tensor | float, Tensor | float]:
+    def _condition_terms(
+        self, condition: Condition | None, shape: Sequence[int]
+    ) -> tuple[Tensor | float, Tensor | float]:
         """Return what the condition adds to the first hidden layer ``(*, H)`` and to the contexts ``(*, D * C)``."""
-        condition = self.check_condition(condition, shape)
+        condition = self.embed_condition(condition, shape)
         if condition is None or self.condition is None:
             return 0.0, 0.0
         terms = [layer(condition) for layer in self.condition]
         return (terms[0] if len(terms) > 1 else 0.0), terms[-1]
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         self.check_input(x)
         hidden_term, output_term = self._condition_terms(condition, x.shape[:-1])
         hidden = self._input_features(self.masking(x)[..., self.permutation])  # (*, D * features of a value)
@@ -242,7 +246,7 @@ class MADE(Context):
         return contexts if self._is_in_column_order else contexts[..., self.positions, :]  # (*, D, C), now by feature
 
     @torch.no_grad()
-    def begin(self, batch_shape: Sequence[int], condition: Tensor | None = None) -> MADEState:
+    def begin(self, batch_shape: Sequence[int], condition: Condition | None = None) -> MADEState:
         shape = tuple(int(size) for size in batch_shape)
         rows = math.prod(shape)
         layers = self.masked_layers()

@@ -1,13 +1,14 @@
 """PixelCNN++: a causal convolutional network, evaluated on whole images or one value at a time."""
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar, Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arcsm._runtime.conditions import Condition, flatten_rows
 from arcsm.contexts.base import Context
 from arcsm.contexts.pixelcnn_incremental import PixelCNNState
 from arcsm.contexts.pixelcnn_layers import Channels, GatedResidual, ShiftedConv, ShiftedDeconv
@@ -38,10 +39,13 @@ class PixelCNNPP(Context):
         nr_resnet: Residual blocks at each scale (paper scale: 5).
         dropout: Probability, in training.
         condition_features: Size of a condition vector; 0 for none.
-        classes: Number of class labels; the condition is then a tensor of integer labels.
+        classes: Number of class labels; 0 for none. The condition is then a tensor of integer labels or, with
+            ``condition_features``, a mapping ``{"classes": labels, "vector": vectors}``.
+        condition_net: A network that embeds the condition first, ``(B, F)`` to ``(B, E)``, and is trained with the
+            context; see :class:`~arcsm.ConditionNet`.
 
     Raises:
-        ValueError: If a size is below one, the dropout is not below one, or both kinds of condition are given.
+        ValueError: If a size is below one, the dropout is not below one, or a network has no condition to embed.
 
     Example:
         >>> network = PixelCNNPP((3, 8, 8), context_features=4, nr_filters=8, nr_resnet=1)
@@ -60,6 +64,7 @@ class PixelCNNPP(Context):
         dropout: float = 0.0,
         condition_features: int = 0,
         classes: int = 0,
+        condition_net: nn.Module | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         shape: tuple[int, ...] = tuple(int(size) for size in image_shape)
@@ -75,8 +80,7 @@ class PixelCNNPP(Context):
         self.image_shape: tuple[int, ...] = shape
         self.context_features = context_features
         self.nr_filters, self.nr_resnet, self.dropout = nr_filters, nr_resnet, dropout
-        self.condition_features, self.classes = condition_features, classes
-        self.check_kind_of_condition()
+        self.set_condition(classes, condition_features, condition_net)
         self.features = math.prod(shape)
         self.order = tuple(torch.arange(self.features).view(shape).permute(1, 2, 0).flatten().tolist())
 
@@ -93,10 +97,9 @@ class PixelCNNPP(Context):
         self.channels = Channels(filters, channels, context_features)
 
     def _blocks(self, count: int, right: bool, skips: int) -> nn.ModuleList:
-        condition = self.classes or self.condition_features
+        condition = self.condition_layer if self.is_conditional else None
         return nn.ModuleList(
-            GatedResidual(self.nr_filters, right, skips, self.dropout, condition, bool(self.classes))
-            for _ in range(count)
+            GatedResidual(self.nr_filters, right, skips, self.dropout, condition) for _ in range(count)
         )
 
     def _down(self, right: bool) -> nn.ModuleList:
@@ -112,7 +115,7 @@ class PixelCNNPP(Context):
         filters = self.nr_filters
         return nn.ModuleList(ShiftedConv(filters, filters, kernel, right, stride=2) for _ in range(_SCALES - 1))
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         self.check_input(x)
         condition = self._flat_condition(condition, x.shape[:-1])
         images = x.reshape(-1, *self.image_shape)  # (B, K, H, W)
@@ -120,7 +123,7 @@ class PixelCNNPP(Context):
         by_value = contexts.unflatten(1, (self.image_shape[0], self.context_features)).permute(0, 1, 3, 4, 2)
         return by_value.reshape(*x.shape, self.context_features)
 
-    def _pixel_features(self, images: Tensor, condition: Tensor | None) -> Tensor:
+    def _pixel_features(self, images: Tensor, condition: Condition | None) -> Tensor:
         """Return features of every pixel that depend on the pixels before it only, ``(B, F, H, W)``."""
         inputs = torch.cat([images, torch.ones_like(images[:, :1])], 1)  # ones tell the padding from a zero
         inputs = inputs.contiguous(memory_format=torch.channels_last)  # convolutions are faster
@@ -144,15 +147,13 @@ class PixelCNNPP(Context):
                 row = block_row(row, [above, rows.pop()], condition)
         return row
 
-    def _flat_condition(self, condition: Tensor | None, batch_shape: Sequence[int]) -> Tensor | None:
-        """Return labels ``(B,)`` or vectors ``(B, F)``, one for each image."""
-        condition = self.check_condition(condition, batch_shape)
-        if condition is None:
-            return None
-        return condition.reshape(-1) if self.classes else condition.reshape(-1, self.condition_features)
+    def _flat_condition(self, condition: Condition | None, batch_shape: Sequence[int]) -> Condition | None:
+        """Return the condition, or its embedding, of each image: labels ``(B,)``, vectors ``(B, F)``, or both."""
+        condition = self.embed_condition(condition, batch_shape)
+        return None if condition is None else flatten_rows(condition, len(batch_shape))
 
     @torch.no_grad()
-    def begin(self, batch_shape: Sequence[int], condition: Tensor | None = None) -> PixelCNNState:
+    def begin(self, batch_shape: Sequence[int], condition: Condition | None = None) -> PixelCNNState:
         shape = tuple(int(size) for size in batch_shape)
         return PixelCNNState(self, shape, self._flat_condition(condition, shape))
 

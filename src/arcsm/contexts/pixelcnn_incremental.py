@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arcsm._runtime.conditions import Condition
 from arcsm.contexts.pixelcnn_layers import Channels, GatedResidual, ShiftedConv, ShiftedDeconv, concat_elu
 
 
@@ -128,7 +129,7 @@ class _RowBlock(_Layer):
 
     batch_dimensions: ClassVar[dict[str, int]] = {"condition": 0}
 
-    def __init__(self, block: GatedResidual, condition: Tensor | None) -> None:
+    def __init__(self, block: GatedResidual, condition: Condition | None) -> None:
         self.first, self.second = _RowConv(block.first), _RowConv(block.second)
         self.skips = [_matrix(layer) for layer in block.skips]
         self.condition = _condition_term(block, condition)
@@ -149,7 +150,7 @@ class _PixelBlock(_Layer):
 
     batch_dimensions: ClassVar[dict[str, int]] = {"condition": 0}
 
-    def __init__(self, block: GatedResidual, condition: Tensor | None, images: int, width: int) -> None:
+    def __init__(self, block: GatedResidual, condition: Condition | None, images: int, width: int) -> None:
         self.first, self.second = _PixelConv(block.first, images, width), _PixelConv(block.second, images, width)
         self.above_skip, *others = [_matrix(layer) for layer in block.skips]
         self.skip = others[0] if others else None
@@ -213,7 +214,7 @@ class PixelCNNState(_Layer):
 
     batch_dimensions: ClassVar[dict[str, int]] = {"values": 0, "hidden": 0, "input_terms": 1}
 
-    def __init__(self, network: PixelCNNNetwork, batch_shape: tuple[int, ...], condition: Tensor | None) -> None:
+    def __init__(self, network: PixelCNNNetwork, batch_shape: tuple[int, ...], condition: Condition | None) -> None:
         self.network, self.batch_shape, self.position = network, batch_shape, 0
         self.images = images = math.prod(batch_shape)
         channels, _, width = network.image_shape
@@ -358,7 +359,7 @@ def _matrix(layer: nn.Module) -> tuple[Tensor, Tensor]:
     return weight[:, :, 0, 0].T.contiguous(), bias
 
 
-def _condition_term(block: GatedResidual, condition: Tensor | None) -> Tensor | None:
+def _condition_term(block: GatedResidual, condition: Condition | None) -> Tensor | None:
     return None if block.condition is None else cast(Tensor, block.condition(condition))
 
 

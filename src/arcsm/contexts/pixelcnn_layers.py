@@ -1,12 +1,14 @@
 """The layers of PixelCNN++."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+
+from arcsm._runtime.conditions import Condition
 
 
 def concat_elu(x: Tensor, dim: int = 1) -> Tensor:
@@ -49,11 +51,18 @@ class ShiftedDeconv(nn.Module):
 class GatedResidual(nn.Module):
     """A gated residual block: two causal convolutions, with concat-ELU and dropout in between.
 
-    After the first convolution, ``skips`` other feature maps are added. ``condition`` is the size of a condition vector
-    or, with ``classes``, the number of labels.
+    After the first convolution, ``skips`` other feature maps are added. ``condition_layer`` makes a map of the
+    condition to a number of features.
     """
 
-    def __init__(self, filters: int, right: bool, skips: int, dropout: float, condition: int, classes: bool) -> None:
+    def __init__(
+        self,
+        filters: int,
+        right: bool,
+        skips: int,
+        dropout: float,
+        condition_layer: Callable[[int], nn.Module] | None,
+    ) -> None:
         super().__init__()
         kernel = (2, 2) if right else (2, 3)
         self.first = ShiftedConv(2 * filters, filters, kernel, right)
@@ -62,12 +71,9 @@ class GatedResidual(nn.Module):
         self.second = ShiftedConv(2 * filters, 2 * filters, kernel, right)
         with torch.no_grad():  # so that a deep stack starts near the identity
             self.second.conv.parametrizations.weight.original0.mul_(0.1)  # type: ignore[union-attr, operator]
-        self.condition: nn.Module | None = None
-        if condition:
-            size = 2 * filters
-            self.condition = nn.Embedding(condition, size) if classes else nn.Linear(condition, size, bias=False)
+        self.condition = None if condition_layer is None else condition_layer(2 * filters)
 
-    def forward(self, x: Tensor, skips: Sequence[Tensor], condition: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, skips: Sequence[Tensor], condition: Condition | None) -> Tensor:
         z = self.first(concat_elu(x))
         for layer, skip in zip(self.skips, skips, strict=True):
             z = z + layer(concat_elu(skip))

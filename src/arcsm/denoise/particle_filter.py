@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.batching import ROWS, condition_rows, slices_of
+from arcsm._runtime.conditions import Condition, map_condition
 from arcsm._runtime.progress import track
 from arcsm._runtime.random import open_uniform_like
 from arcsm.conditionals.conditionals import EvaluationCache
@@ -46,7 +47,7 @@ def particle_filter(
     corruption: Corruption,
     count: int = 32,
     generator: torch.Generator | None = None,
-    condition: Tensor | None = None,
+    condition: Condition | None = None,
     method: str | None = None,
     threshold: float = 0.5,
     tol: float = 1e-3,
@@ -133,8 +134,10 @@ class _Particles:
     previous: Tensor | None = None  # (N * K,) the dimension sampled last
 
     @classmethod
-    def start(cls, model: AutoregressiveModel, corrupted: Tensor, condition: Tensor | None, count: int) -> _Particles:
-        condition = None if condition is None else condition.repeat_interleave(count, 0)
+    def start(
+        cls, model: AutoregressiveModel, corrupted: Tensor, condition: Condition | None, count: int
+    ) -> _Particles:
+        condition = map_condition(lambda part: part.repeat_interleave(count, 0), condition)
         candidates = torch.zeros_like(corrupted).repeat_interleave(count, 0)
         log_weights = corrupted.new_full((len(corrupted), count), -math.log(count), dtype=torch.float64)
         state = model.context.begin((len(candidates),), condition)

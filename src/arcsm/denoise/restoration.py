@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.batching import ROWS, condition_rows, slices_of
+from arcsm._runtime.conditions import Condition
 from arcsm._runtime.progress import track
 from arcsm._runtime.random import open_uniform_like
 from arcsm.conditionals.conditionals import Conditionals, EvaluationCache
@@ -31,7 +32,7 @@ _ROUNDING = 1e-6  # relative; how far rounding may put a sigma outside the ladde
 
 
 def tweedie(
-    model: AutoregressiveModel, y: Tensor, sigma: float, condition: Tensor | None = None, progress: bool = False
+    model: AutoregressiveModel, y: Tensor, sigma: float, condition: Condition | None = None, progress: bool = False
 ) -> Tensor:
     """Remove Gaussian noise in one step by Tweedie's formula (paper, Section 5.4).
 
@@ -43,7 +44,7 @@ def tweedie(
         model: A model with a noise ladder.
         y: Noisy rows, ``(*, D)`` in data units.
         sigma: Standard deviation of the noise in data units. It may lie between two levels of the ladder.
-        condition: Condition of each row, ``(*, F)`` or labels ``(*)``.
+        condition: Condition of each row, as in :meth:`arcsm.AutoregressiveModel.score`.
         progress: Show a progress bar on a terminal.
 
     Returns:
@@ -80,7 +81,7 @@ def langevin(
     steps: int = 20,
     step_size: float | None = None,
     generator: torch.Generator | None = None,
-    condition: Tensor | None = None,
+    condition: Condition | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Run Langevin dynamics down the ladder from the corrupted values (paper, Section 5.4, for salt and pepper).
@@ -129,7 +130,7 @@ def posterior(
     corruption: Corruption,
     estimate: Estimate = "mean",
     generator: torch.Generator | None = None,
-    condition: Tensor | None = None,
+    condition: Condition | None = None,
     method: str | None = None,
     tol: float = 1e-4,
     max_evaluations: int = 512,
@@ -182,7 +183,7 @@ def posterior(
 def _restore(
     model: AutoregressiveModel,
     y: Tensor,
-    condition: Tensor | None,
+    condition: Condition | None,
     build: ConditionalsBuilder,
     restore: Callable[[Conditionals, int, Tensor], Tensor],
     progress: bool,

@@ -1,17 +1,21 @@
 """Export of a model's scores as a ``torch.export`` program, which runs without arcsm."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from arcsm._runtime.conditions import CLASSES, VECTOR, Condition
 from arcsm.model import AutoregressiveModel
 
 
 def export_scorer(model: AutoregressiveModel, level: int = -1) -> ExportedProgram:
     """Export the conditional scores at a noise level as a program that needs only torch.
 
-    The program takes ``x (N, D)`` for any ``N`` and, if the model is conditional, the condition ``(N, F)`` or labels
-    ``(N,)``. It returns scores and derivatives like :meth:`AutoregressiveModel.score`, without checking its input.
+    The program takes ``x (N, D)`` for any ``N`` and, if the model is conditional, the condition ``(N, F)``, labels
+    ``(N,)``, or a mapping of both. It returns scores and derivatives like :meth:`AutoregressiveModel.score`, without
+    checking its input.
 
     It runs on the device that the model is on. Save it with ``torch.export.save`` and run it with
     ``torch.export.load(path).module()(x)``.
@@ -23,16 +27,18 @@ def export_scorer(model: AutoregressiveModel, level: int = -1) -> ExportedProgra
         >>> s.shape
         torch.Size([5, 3])
     """
-    example: tuple[Tensor, ...] = (model.shift.new_zeros(2, model.features),)
-    if model.context.classes:
-        example += (model.shift.new_zeros(2, dtype=torch.long),)
-    elif model.context.condition_features:
-        example += (model.shift.new_zeros(2, model.context.condition_features),)
+    classes, size = model.context.classes, model.context.condition_features
+    labels, vectors = model.shift.new_zeros(2, dtype=torch.long), model.shift.new_zeros(2, size)
+    example: tuple[Any, ...] = (model.shift.new_zeros(2, model.features),)
+    if classes or size:
+        one = labels if classes else vectors
+        example += ({CLASSES: labels, VECTOR: vectors} if classes and size else one,)
     rows, modes = Dim("rows", min=1), {module: module.training for module in model.modules()}
+    shapes = [{0: rows} if isinstance(part, Tensor) else {key: {0: rows} for key in part} for part in example]
     try:
         with torch.no_grad():
             scorer = _Scorer(model, level).eval()
-            return torch.export.export(scorer, example, dynamic_shapes=[{0: rows} for _ in example])
+            return torch.export.export(scorer, example, dynamic_shapes=shapes)
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -43,7 +49,7 @@ class _Scorer(nn.Module):
         super().__init__()
         self.model, self.sigma = model, model.sigma(level)
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor]:
         z = (x - self.model.shift) / self.model.scale
         s, ds = self.model.head.score_and_derivative(self.model.context(z, condition), z, self.sigma)
         return s / self.model.scale, ds / self.model.scale.square()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from arcsm._runtime.conditions import Condition, flatten_rows, map_condition, tensors_of
 from arcsm.model import AutoregressiveModel
 
 Shape = torch.Size | list[int] | tuple[int, ...]
@@ -22,7 +23,7 @@ class AutoregressiveDistribution(Distribution):
 
     Arguments:
         model: The model.
-        condition: The condition, ``(*B, F)`` or labels ``(*B)``; ``B`` is then the batch shape.
+        condition: The condition, ``(*B, F)`` or labels ``(*B)``, or a mapping of both; ``B`` is then the batch shape.
         level: Noise level.
         validate_args: As in ``torch.distributions``.
 
@@ -44,16 +45,17 @@ class AutoregressiveDistribution(Distribution):
     def __init__(
         self,
         model: AutoregressiveModel,
-        condition: Tensor | None = None,
+        condition: Condition | None = None,
         level: int = -1,
         validate_args: bool | None = None,
     ) -> None:
         self.model, self.condition, self.level = model, condition, level
-        size = model.context.condition_features
-        self._one = () if model.context.classes else (size,)  # shape of one condition
-        if condition is not None and self._one and condition.shape[-1:] != self._one:
-            raise ValueError(f"condition: expected (*, {size}), got {tuple(condition.shape)}")
-        shape = torch.Size() if condition is None else condition.shape[: condition.ndim - len(self._one)]
+        size, shape = model.context.condition_features, torch.Size()
+        for part in tensors_of(condition):
+            is_vector = part.is_floating_point() or not model.context.classes
+            if is_vector and part.shape[-1:] != (size,):
+                raise ValueError(f"condition: expected (*, {size}), got {tuple(part.shape)}")
+            shape = torch.broadcast_shapes(shape, part.shape[: part.ndim - is_vector])
         super().__init__(shape, torch.Size([model.features]), validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -69,18 +71,21 @@ class AutoregressiveDistribution(Distribution):
         condition, count = self._condition(shape), math.prod(shape)
         if not count:
             return self.model.shift.new_zeros(*shape, self.model.features)
-        if condition is not None:
-            condition = condition.reshape(-1, *self._one)
+        condition = None if condition is None else flatten_rows(condition, len(shape))
         return self.model.sample(count, condition=condition, level=self.level).view(*shape, self.model.features)
 
     def expand(self, batch_shape: Shape, _instance: Any = None) -> AutoregressiveDistribution:
         """Return the same distribution with a larger batch shape."""
         shape = torch.Size(batch_shape)
         new = self._get_checked_instance(AutoregressiveDistribution, _instance)
-        new.model, new.level, new._one, new.condition = self.model, self.level, self._one, self._condition(shape)
+        new.model, new.level, new.condition = self.model, self.level, self._condition(shape)
         super(AutoregressiveDistribution, new).__init__(shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
 
-    def _condition(self, shape: torch.Size) -> Tensor | None:
-        return None if self.condition is None else self.condition.expand(*shape, *self._one)
+    def _condition(self, shape: torch.Size) -> Condition | None:
+        def expanded(part: Tensor) -> Tensor:
+            is_vector = part.is_floating_point() or not self.model.context.classes
+            return part.expand(*shape, *part.shape[-1:]) if is_vector else part.expand(shape)
+
+        return map_condition(expanded, self.condition)

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source, normal_like
 from arcsm.heads import NormalisedHead, ScoreHead
 from arcsm.model import AutoregressiveModel
@@ -72,7 +73,7 @@ def score_matching_loss(
 
 
 def scores_at_smallest_noise(
-    model: AutoregressiveModel, x: Tensor, condition: Tensor | None, generator: Source, joint: bool | None
+    model: AutoregressiveModel, x: Tensor, condition: Condition | None, generator: Source, joint: bool | None
 ) -> tuple[Tensor, Tensor]:
     """Return :func:`differentiable_scores` of data plus the smallest noise; joint by default for a normalised head."""
     z = model.standardise(x)
@@ -89,7 +90,7 @@ def check_no_missing(x: Tensor) -> None:
 
 
 def differentiable_scores(
-    model: AutoregressiveModel, z: Tensor, condition: Tensor | None, joint: bool, sigma: float | None
+    model: AutoregressiveModel, z: Tensor, condition: Condition | None, joint: bool, sigma: float | None
 ) -> tuple[Tensor, Tensor]:
     """Return scores ``(B, D)`` and the leaf tensor ``z (B, D)`` by which they can be differentiated.
 

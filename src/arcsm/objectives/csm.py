@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source
 from arcsm.model import AutoregressiveModel
 from arcsm.objectives.base import NoisyBatch, Weighting, add_noise, mask_missing, score_matching_loss
@@ -21,7 +22,7 @@ def csm(
     model: AutoregressiveModel,
     x: Tensor,
     mix: Mix = 1.0,
-    condition: Tensor | None = None,
+    condition: Condition | None = None,
     generator: Source = None,
     weighting: Weighting = "natural",
     compiled: bool | None = None,
@@ -47,7 +48,7 @@ def csm(
         x: Data, ``(B, D)``.
         mix: :math:`a`; ``"auto"`` chooses, for each noise level, the value between 0 and 0.4 that minimises the
             variance of the gradient.
-        condition: Condition of each row, ``(B, F)`` or labels ``(B,)``.
+        condition: Condition of each row, as in :meth:`arcsm.AutoregressiveModel.score`.
         generator: Source of the noise.
         weighting: :math:`\\omega`: ``"natural"``, for which the head's network regresses targets of unit size, or
             ``"sigma2"``, :math:`\\sigma^2` as in NCSN.

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source, normal_like
 from arcsm.model import AutoregressiveModel
 from arcsm.objectives.base import Weighting, add_noise, check_no_missing, differentiable_scores, score_matching_loss
@@ -13,7 +14,7 @@ def dsm(
     model: AutoregressiveModel,
     x: Tensor,
     sigma: float | None = None,
-    condition: Tensor | None = None,
+    condition: Condition | None = None,
     generator: Source = None,
     weighting: Weighting = "natural",
     joint: bool | None = False,

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source, normal_like
 from arcsm.conditionals.conditionals import Accuracy, Conditionals
 from arcsm.heads import NormalisedHead
@@ -14,7 +15,7 @@ def mle(
     model: AutoregressiveModel,
     x: Tensor,
     level: int = -1,
-    condition: Tensor | None = None,
+    condition: Condition | None = None,
     generator: Source = None,
     tol: float = 1e-4,
     max_evaluations: int = 128,

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source
 from arcsm.model import AutoregressiveModel
 from arcsm.objectives.base import scores_at_smallest_noise
@@ -11,7 +12,7 @@ from arcsm.objectives.score_matching import exact_score_matching
 def sm(
     model: AutoregressiveModel,
     x: Tensor,
-    condition: Tensor | None = None,
+    condition: Condition | None = None,
     generator: Source = None,
     joint: bool | None = None,
 ) -> Tensor:

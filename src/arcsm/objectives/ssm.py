@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source
 from arcsm.model import AutoregressiveModel
 from arcsm.objectives.base import scores_at_smallest_noise
@@ -14,7 +15,7 @@ def ssm(
     slices: int = 1,
     projections: Projections = "rademacher",
     variance_reduced: bool = True,
-    condition: Tensor | None = None,
+    condition: Condition | None = None,
     generator: Source = None,
     joint: bool | None = None,
 ) -> Tensor:

@@ -192,7 +192,8 @@ def _schema(kind: Callable[..., Any], omit: str | None) -> type[BaseModel]:
         if name != omit:
             default = ... if parameter.default is inspect.Parameter.empty else parameter.default
             fields[name] = (hints[name], default)
-    return create_model(f"{kind.__name__}Schema", __config__=ConfigDict(extra="forbid"), **fields)
+    settings = ConfigDict(extra="forbid", arbitrary_types_allowed=True)  # a condition_net may be a module
+    return create_model(f"{kind.__name__}Schema", __config__=settings, **fields)
 
 
 def first_error(error: ValidationError, schema: type[BaseModel]) -> str:
