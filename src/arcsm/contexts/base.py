@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from arcsm._runtime.conditions import CLASSES, VECTOR, Condition, check_type, flatten_rows
 from arcsm.contexts.conditions import build_net, check_embeddings, condition_layer, embedding_size, net_config
-from arcsm.errors import all_finite
+from arcsm.errors import all_finite, readable
 from arcsm.registry import Seam, constructor_arguments
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -65,8 +65,8 @@ class Context(nn.Module, ABC):
 
         Arguments:
             x: Rows in standardised units, ``(*, D)``.
-            condition: Vectors ``(*, F)`` or labels ``(*)``, or one vector ``(F,)`` or label ``()`` for all rows. For a
-                context with both, a mapping ``{"classes": labels, "vector": vectors}``.
+            condition: Vectors ``(*, F)`` in standardised units or labels ``(*)``, or one vector ``(F,)`` or label
+                ``()`` for all rows. For a context with both, a mapping ``{"classes": labels, "vector": vectors}``.
 
         Returns:
             ``(*, D, C)``, by feature: ``[..., d, :]`` is the context of feature ``d``, whatever the order.
@@ -174,8 +174,8 @@ class Context(nn.Module, ABC):
     def check_condition(self, condition: Condition | None, batch_shape: Sequence[int]) -> Any:
         """Check a condition as :meth:`forward` gets it, and give each row of the batch its own.
 
-        Return int64 labels ``(*)``, or vectors ``(*, F)`` in the type and on the device of the weights, or a mapping of
-        both, or ``None``.
+        Return int64 labels ``(*)``, or vectors ``(*, F)`` in the type of the weights, both on their device, or a
+        mapping of both, or ``None``.
         """
         classes, size = self.classes, self.condition_features
         if not self.is_conditional:
@@ -201,12 +201,11 @@ class Context(nn.Module, ABC):
         return _expanded(self._check_vectors(condition), (*batch_shape, size))
 
     def _check_labels(self, condition: Tensor) -> Tensor:
-        is_valid = condition.dtype in _INTEGERS
-        if is_valid and not torch.compiler.is_compiling():  # a compiled program cannot branch on values
-            is_valid = not bool(((condition < 0) | (condition >= self.classes)).any())
-        if not is_valid:
+        labels = readable(condition) if condition.dtype in _INTEGERS else None
+        out_of_range = labels is not None and bool(((labels < 0) | (labels >= self.classes)).any())
+        if condition.dtype not in _INTEGERS or out_of_range:
             raise ValueError(f"condition: expected integer labels from 0 to {self.classes - 1}")
-        return condition.long()
+        return condition.to(next(self.parameters()).device, torch.long)
 
     def _check_vectors(self, condition: Tensor) -> Tensor:
         size = self.condition_features
@@ -215,7 +214,7 @@ class Context(nn.Module, ABC):
                 f"condition: expected floats of shape (*, {size}), got {condition.dtype} {tuple(condition.shape)}"
             )
         condition = condition.to(next(self.parameters()))
-        if not torch.compiler.is_compiling() and not all_finite(condition):
+        if not all_finite(condition):
             raise ValueError("condition: holds NaN or infinity")
         return condition
 

@@ -98,7 +98,7 @@ def differentiable_scores(
     """
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        projection = model.head.project(model.context(z, condition))
+        projection = model.head.project(model.contexts(z, condition))
         if not joint:
             return model.head.projected_score(projection, z, sigma), z
         if not isinstance(model.head, NormalisedHead):
