@@ -176,7 +176,7 @@ class AutoregressiveModel(
 
         def standardised(part: Tensor) -> Tensor:
             part = part.to(self.shift.device)
-            if not size or part.shape[-1:] != (size,) or not part.is_floating_point():
+            if not size or not part.is_floating_point() or part.shape[-1:] != (size,):
                 return part
             return (part - self.condition_shift) / self.condition_scale  # a vector in double precision stays so
 
