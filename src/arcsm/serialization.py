@@ -1,7 +1,9 @@
 """Files of tensors with a JSON header: reading them never runs code, and a killed process never leaves half a file."""
 
 import errno
+import io
 import json
+import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -179,6 +181,22 @@ def _first_difference(before: Any, now: Any) -> str:
     if not keys or len(repr(before)) + len(repr(now)) > 200:
         return ""
     return f" ({'.'.join(keys)}: {before!r} then, {now!r} now)"
+
+
+def packed(state: Mapping[str, Any]) -> Tensor:
+    """Return the state of an optimizer or scheduler of any kind as bytes, ``(N,)``; see :func:`unpacked`."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+
+def unpacked(tensor: Tensor, path: Path) -> dict[str, Any]:
+    """Return the state that :func:`packed` has packed. Only data are read, never code."""
+    try:
+        state = torch.load(io.BytesIO(tensor.cpu().numpy().tobytes()), "cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(f"{path}: the state of the optimizer or scheduler cannot be read back") from error
+    return dict(state)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

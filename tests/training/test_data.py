@@ -29,8 +29,8 @@ def test_bad_rows_are_rejected(x: object, message: str) -> None:
 
 def test_conditions_of_another_type_are_rejected() -> None:
     model = AutoregressiveModel(MADE(2, 4, (8,), condition_features=1), GaussianHead(4))
-    with pytest.raises(ValueError, match=r"condition: expected a torch\.Tensor, got ndarray"):
-        fit(model, torch.randn(20, 2), config=TrainConfig(steps=1), condition_train=np.zeros((20, 1)))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"condition: expected a torch\.Tensor, got list"):
+        fit(model, torch.randn(20, 2), config=TrainConfig(steps=1), condition_train=[[0.0]] * 20)  # type: ignore[arg-type]
 
 
 def test_columns_that_single_precision_cannot_resolve_are_rejected() -> None:

@@ -38,8 +38,9 @@ def training_curve(history: Sequence[dict[str, float]]) -> Figure:
     figure, [axes] = open_panels(6.4, 3.2)
     steps = [row["step"] for row in history]
     axes.plot(steps, [row["loss"] for row in history], color=GREY, label="training (running mean)")
-    if all("valid" in row for row in history):
-        axes.plot(steps, [row["valid"] for row in history], color=BLUE, label="validation")
+    if validations := [row for row in history if "valid" in row]:
+        steps = [row["step"] for row in validations]
+        axes.plot(steps, [row["valid"] for row in validations], color=BLUE, label="validation")
     # the first values are orders of magnitude larger: scale the axis to the end of the curve
     values = np.array([row.get("valid", row["loss"]) for row in history])
     low, high = float(values.min()), float(np.quantile(values, 0.9))

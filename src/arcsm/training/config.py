@@ -45,6 +45,7 @@ class TrainConfig(BaseModel):
             values for the shift alone (``"centre"``), or nothing. Condition vectors are standardised by column, unless
             it is ``"none"``.
         validate_every: Steps between validations.
+        log_every: Steps between rows of the log without a validation; ``None`` logs validations only.
         validation_rows: Largest number of held-out rows to use.
         patience: Number of validations without improvement that end the training; ``None`` for no early stopping.
         checkpoint_seconds: Seconds between training checkpoints; the end of training always writes one.
@@ -81,6 +82,7 @@ class TrainConfig(BaseModel):
     dequantise: Annotated[float, Field(ge=0)] | tuple[Annotated[float, Field(ge=0)], ...] = 0.0
     standardise: Literal["columns", "global", "centre", "none"] = "columns"
     validate_every: int = Field(250, ge=1)
+    log_every: int | None = Field(None, ge=1)
     validation_rows: int = Field(10_000, ge=1)
     patience: int | None = Field(None, ge=1)
     checkpoint_seconds: float = Field(60.0, ge=0)

@@ -1,11 +1,14 @@
 """Training rows: checked, standardised, and read in random order from memory or from a larger file."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from arcsm._runtime.conditions import VECTOR, Condition, check_type, map_condition, tensors_of
 from arcsm.contexts import Context
 from arcsm.data.checks import check_precision
 from arcsm.data.streams import RowStream
@@ -14,13 +17,13 @@ from arcsm.model import AutoregressiveModel
 from arcsm.training.config import TrainConfig
 
 #: Returns rows ``(n, D)`` and their conditions for a range of places in the random order of one epoch.
-Epoch = Callable[[slice], tuple[Tensor, Tensor | None]]
+Epoch = Callable[[slice], tuple[Tensor, Condition | None]]
 
 
 class RowsInMemory:
     """Rows and conditions that are on the device."""
 
-    def __init__(self, x: Tensor, condition: Tensor | None) -> None:
+    def __init__(self, x: Tensor, condition: Condition | None) -> None:
         self.x, self.condition = x, condition
 
     def __len__(self) -> int:
@@ -30,9 +33,9 @@ class RowsInMemory:
         generator = torch.Generator(self.x.device).manual_seed(seed)
         order = torch.randperm(len(self.x), generator=generator, device=self.x.device)
 
-        def read(places: slice) -> tuple[Tensor, Tensor | None]:
+        def read(places: slice) -> tuple[Tensor, Condition | None]:
             chosen = order[places]
-            return self.x[chosen], None if self.condition is None else self.condition[chosen]
+            return self.x[chosen], map_condition(lambda part: part[chosen], self.condition)
 
         return read
 
@@ -74,30 +77,54 @@ def check_resolution(model: AutoregressiveModel, x: Tensor) -> None:
         check_precision(x.detach().cpu().numpy(), columns, "x_train")
 
 
-def to_device(
-    device: torch.device, x: Tensor, condition: Tensor | None, context: Context, max_rows: int | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """Check that the conditions fit rows and context, and move the first ``max_rows`` of both to a device."""
-    if condition is not None and not isinstance(condition, Tensor):
-        raise ValueError(f"condition: expected a torch.Tensor, got {type(condition).__name__}; use torch.as_tensor")
-    if condition is not None and (condition.ndim < 1 or len(condition) != len(x)):
-        raise ValueError(f"condition: expected one for each of {len(x)} rows, got shape {tuple(condition.shape)}")
-    if condition is not None and condition.is_floating_point() and not all_finite(condition):
-        raise ValueError("condition: holds NaN or infinity")
+def as_tensor(x: Any, name: str) -> Any:
+    """Return an array as a tensor, and anything else as it is."""
+    if isinstance(x, Tensor) or not hasattr(x, "__array__"):
+        return x
+    try:
+        return torch.as_tensor(np.asarray(x))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected an array of numbers ({' '.join(str(error).split())})") from error
+
+
+def as_condition(condition: Any) -> Any:
+    """Return a condition with its arrays as tensors."""
+    if isinstance(condition, Mapping):
+        return {name: as_tensor(part, "condition") for name, part in condition.items()}
+    return as_tensor(condition, "condition")
+
+
+def check_condition(context: Context, x: Tensor, condition: Any) -> None:
+    """Check that the conditions fit rows and context."""
+    if condition is not None:
+        check_type(condition)
+    for part in tensors_of(condition):
+        if part.ndim < 1 or len(part) != len(x):
+            raise ValueError(f"condition: expected one for each of {len(x)} rows, got shape {tuple(part.shape)}")
+        if part.is_floating_point() and not all_finite(part):
+            raise ValueError("condition: holds NaN or infinity")
     with torch.no_grad():  # the first condition shows whether all of them fit
-        context.begin((1,), None if condition is None else condition[:1])
-    moved = [None if rows is None else rows[:max_rows].detach().to(device) for rows in (x, condition)]
-    rows, conditions = (t.clone() if t is not None and t.is_inference() else t for t in moved)
-    assert rows is not None
-    return rows, conditions
+        context.begin((1,), map_condition(lambda part: part[:1], condition))
 
 
-def fingerprint(x: Tensor | RowStream, condition: Tensor | None) -> dict[str, int]:
+def moved(
+    device: torch.device, x: Tensor, condition: Condition | None, max_rows: int | None = None
+) -> tuple[Tensor, Condition | None]:
+    """Return the first ``max_rows`` rows and conditions on a device."""
+
+    def move(rows: Tensor) -> Tensor:
+        rows = rows[:max_rows].detach().to(device)
+        return rows.clone() if rows.is_inference() else rows
+
+    return move(x), map_condition(move, condition)
+
+
+def fingerprint(x: Tensor | RowStream, condition: Condition | None) -> dict[str, int]:
     """Return the number of rows and a checksum of rows and conditions, by which a resumed run recognises its data.
 
     The checksum of streamed rows is that of their moments.
     """
-    parts = [x.mean, x.deviation] if isinstance(x, RowStream) else [x] if condition is None else [x, condition]
+    parts = [x.mean, x.deviation] if isinstance(x, RowStream) else [x, *tensors_of(condition)]
     checksum = 0
     for part in parts:
         numbers = torch.as_tensor(part).detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
@@ -114,13 +141,14 @@ def dequantisation_widths(config: TrainConfig, features: int) -> Tensor:
 
 
 def standardise(
-    model: AutoregressiveModel, x: Tensor | RowStream, condition: Tensor | None, config: TrainConfig
+    model: AutoregressiveModel, x: Tensor | RowStream, condition: Condition | None, config: TrainConfig
 ) -> None:
     """Set the units of data and condition vectors to the moments of the training data (``config.standardise``)."""
     if config.standardise == "none":
         return
     if condition is not None and model.context.condition_features:
-        mean, deviation = _moments(condition, columns=True)
+        vectors = condition[VECTOR] if isinstance(condition, Mapping) else condition
+        mean, deviation = _moments(vectors, columns=True)
         model.set_condition_standardisation(mean, torch.where(_is_constant(mean, deviation), 1.0, deviation))
     columns = config.standardise == "columns"
     mean, deviation = _moments(x, columns)

@@ -10,59 +10,98 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from arcsm._runtime import process_group
+from arcsm._runtime.conditions import Condition, map_condition
 from arcsm._runtime.files import FilePath
-from arcsm._runtime.random import Share, Source, dequantised
-from arcsm.data.streams import RowStream
+from arcsm._runtime.random import Share, dequantised
+from arcsm._runtime.random import Source as Randomness
 from arcsm.errors import NonFiniteError, TrainingWarning, warn
 from arcsm.model import AutoregressiveModel, check_saveable, save, without_compilation
 from arcsm.registry import complete_config
+from arcsm.serialization import packed, unpacked
 from arcsm.training import data
+from arcsm.training.callbacks import Callback
 from arcsm.training.checkpoint import check_unused, json_float
 from arcsm.training.config import TrainConfig, check_objective, configured_objective
 from arcsm.training.log import find_breakdown
 from arcsm.training.loop import FitResult, run_training
-from arcsm.training.optimization import build_fabric, build_optimizer, local_parts, uses_global_generator
+from arcsm.training.optimization import (
+    MakeOptimizer,
+    MakeScheduler,
+    build_fabric,
+    build_optimizer,
+    build_scheduler,
+    local_parts,
+    uses_global_generator,
+)
+from arcsm.training.sources import (
+    Batch,
+    Rows,
+    ShuffledRows,
+    held_out_rows,
+    is_in_memory,
+    number_of_steps,
+    training_data,
+)
 from arcsm.training.task import TrainingTask
 
 if TYPE_CHECKING:
     from lightning_fabric.loggers.logger import Logger
 
 _VALIDATION_BATCH = 1024
-_ORDER, _NOISE, _VALIDATION, _DROPOUT = 1, 2, 3, 4  # purposes of random numbers
+_NOISE, _VALIDATION, _DROPOUT = 2, 3, 4  # purposes of random numbers; sources have 1 and 5
 
 
 def fit(
     model: AutoregressiveModel,
-    x_train: Tensor | RowStream,
-    x_valid: Tensor | None = None,
+    x_train: Rows,
+    x_valid: Rows | None = None,
     config: TrainConfig | None = None,
-    condition_train: Tensor | None = None,
-    condition_valid: Tensor | None = None,
+    condition_train: Condition | None = None,
+    condition_valid: Condition | None = None,
     run: FilePath | None = None,
     resume: bool = False,
     progress: bool = False,
     loggers: Sequence[Logger] = (),
     objective: Callable[..., Tensor] | None = None,
+    callbacks: Sequence[Callback] = (),
+    optimizer: MakeOptimizer | None = None,
+    scheduler: MakeScheduler | None = None,
 ) -> FitResult:
     """Train a model in place.
 
     All randomness is a function of the seed and the step, so a run that is killed and resumed ends with the weights of
     an uninterrupted one. The model's shift and scale become the moments of ``x_train``, and those for condition vectors
-    the moments of ``condition_train`` (``config.standardise``). The model moves to ``config.device`` and ends in evaluation mode, with the averaged weights of the best validation, or
-    of the last step without ``x_valid``.
+    the moments of ``condition_train`` (``config.standardise``). The model moves to ``config.device`` and ends in
+    evaluation mode, with the averaged weights of the best validation, or of the last step without ``x_valid``.
+
+    ``x_train`` and ``x_valid`` may each be
+
+    - a tensor or an array ``(N, D)`` in data units;
+    - a map-style ``torch.utils.data.Dataset`` whose items are rows ``x`` or pairs ``(x, condition)``; images are
+      flattened;
+    - a ``DataLoader`` or another iterable of batches ``x`` or ``(x, condition)``, which then sets the batch size; an
+      iterator, such as a generator, has one pass, and the training ends with it;
+    - a :class:`~arcsm.data.streams.RowStream`, for ``x_train`` alone.
+
+    From a data set or loader, the moments are those of 10,000 rows, or fewer if they are wide. Torch's global generator
+    is seeded for each batch; transforms that draw from another are not reproducible. Several processes cannot share a
+    loader.
 
     Arguments:
         model: The model.
-        x_train: ``(N, D)`` in data units, or a :class:`~arcsm.data.streams.RowStream`.
-        x_valid: Held-out rows, ``(M, D)``. The first ``config.validation_rows`` of them choose the weights and, with
+        x_train: Training rows.
+        x_valid: Held-out rows. The first ``config.validation_rows`` of them choose the weights and, with
             ``config.patience``, end the training.
         config: How to train.
-        condition_train: Conditions of the rows, ``(N, F)`` or labels ``(N,)``.
+        condition_train: Conditions of the rows of a tensor or array: vectors ``(N, F)``, labels ``(N,)`` or, for a
+            model with both, a mapping ``{"classes": labels, "vector": vectors}``.
         condition_valid: Conditions of the held-out rows.
         run: Folder for checkpoints, the model and its log. Default: nothing is written.
-        resume: Continue from the checkpoint in ``run``, if there is one.
+        resume: Continue from the checkpoint in ``run``, if there is one. A loader is read past the batches that were
+            used in its current pass.
         progress: Show a progress bar (on a terminal).
         loggers: Lightning loggers that receive the rows of ``metrics.csv``, for example
             ``lightning.pytorch.loggers.WandbLogger`` or ``MLFlowLogger``.
@@ -71,20 +110,30 @@ def fit(
             of the rows. If a batch is processed in parts, ``generator`` is a ``Share`` of the batch's randomness,
             which the objectives of this package accept. A checkpoint does not record the function: pass the same one
             when you resume.
+        callbacks: Functions, which are called after every step, and objects with any of the methods ``on_step``,
+            ``on_log``, ``on_validation`` and ``on_checkpoint``. Each gets a
+            :class:`~arcsm.training.callbacks.TrainingState`, in every process; ``state.stop()`` ends the training.
+        optimizer: Makes a custom optimizer of the model's parameters, in place of the one of ``config``, for example
+            ``functools.partial(torch.optim.SGD, lr=0.1)``. ``config.schedule`` and ``config.warmup_steps`` scale its
+            learning rates, unless there is a ``scheduler``.
+        scheduler: Makes a scheduler of the optimizer, in place of ``config.schedule`` and ``config.warmup_steps``, for
+            example ``functools.partial(torch.optim.lr_scheduler.StepLR, step_size=100)``. It advances after every
+            step; a ``ReduceLROnPlateau`` after every validation. Checkpoints keep the state of both.
 
     Returns:
         A summary of the training; the weights are in ``model``.
 
     Raises:
         ValueError: If data or conditions do not fit the model, a column is constant, the checkpoint has another
-            configuration or other data, the folder holds a run and ``resume`` is false, or the model could not be
-            read back from ``run`` because its context or head is not registered.
+            configuration, other data or another kind of optimizer, the folder holds a run and ``resume`` is false, or
+            the model could not be read back from ``run`` because its context or head is not registered.
+        TypeError: If a callback, an optimizer or a scheduler is of another type.
         TrainingDiverged: At the first loss or gradient that is not finite.
         KeyboardInterrupt: After SIGINT or SIGTERM, at the end of a step and with a checkpoint in ``run``.
 
     Warns:
-        TrainingWarning: If the loss ended clearly higher than it had been and there is no ``x_valid``; or if the
-            objective trains one noise level of several.
+        TrainingWarning: If the loss ended clearly higher than it had been and there is no ``x_valid``; if an iterator
+            ended before the last step; or if the objective trains one noise level of several.
 
     Example:
         >>> from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead
@@ -97,9 +146,10 @@ def fit(
     if run is not None:
         check_saveable(model)
     task = DensityTask(
-        model, x_train, x_valid, config or TrainConfig(), condition_train, condition_valid, objective, loggers
-    )
-    return run_training(task, None if run is None else Path(run), resume, progress)
+        model, x_train, x_valid, config or TrainConfig(), condition_train, condition_valid, objective, loggers,
+        optimizer, scheduler,
+    )  # fmt: skip
+    return run_training(task, None if run is None else Path(run), resume, progress, callbacks)
 
 
 class _Loss(nn.Module):
@@ -109,7 +159,7 @@ class _Loss(nn.Module):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, x: Tensor, condition: Tensor | None, generator: Source) -> Tensor:
+    def forward(self, x: Tensor, condition: Condition | None, generator: Randomness) -> Tensor:
         return self.objective(self.model, x, condition=condition, generator=generator)
 
 
@@ -117,74 +167,75 @@ class DensityTask(TrainingTask):
     """A density in training; see :func:`fit` for the arguments."""
 
     kind = "training state"
-    free_settings: ClassVar[set[str]] = {"accumulate", "checkpoint_seconds", "device", "tensorboard"}
+    free_settings: ClassVar[set[str]] = {"accumulate", "checkpoint_seconds", "device", "log_every", "tensorboard"}
     config: TrainConfig
 
     def __init__(
         self,
         model: AutoregressiveModel,
-        x_train: Tensor | RowStream,
-        x_valid: Tensor | None,
+        x_train: Rows,
+        x_valid: Rows | None,
         config: TrainConfig,
-        condition_train: Tensor | None = None,
-        condition_valid: Tensor | None = None,
+        condition_train: Condition | None = None,
+        condition_valid: Condition | None = None,
         objective: Callable[..., Tensor] | None = None,
         loggers: Sequence[Logger] = (),
+        optimizer: MakeOptimizer | None = None,
+        scheduler: MakeScheduler | None = None,
     ) -> None:
         if objective is None:
             check_objective(model, config)
         self.model, self.objective = model, objective or configured_objective(config)
         self.group = process_group.group()
         device = self.group.device(config.device)
-        self.source: data.RowsInMemory | data.RowsOnDisk
-        if isinstance(x_train, RowStream):
-            if condition_train is not None:
-                raise ValueError("condition_train: expected none; streamed rows have no conditions")
-            if x_train.shape[1] != model.features:
-                raise ValueError(f"x_train: expected rows of {model.features} columns, got {x_train.shape[1]}")
-            self.source = data.RowsOnDisk(x_train, model.shift.to(device))
-        else:
-            rows = data.check_rows(model, x_train, "x_train")
-            data.check_resolution(model, x_train)
-            self.source = data.RowsInMemory(*data.to_device(device, rows, condition_train, model.context))
-        self.held_out: tuple[Tensor, Tensor | None] | None = None
+        training = training_data(x_train, condition_train, model, device, config, self.group.size)
+        self.source, self.data = training.source, dict(training.source.data)
+        self.held_out: Batch | None = None
         if x_valid is not None:
-            rows = data.check_rows(model, x_valid, "x_valid").detach()
-            self.held_out = data.to_device(device, rows, condition_valid, model.context, config.validation_rows)
-        self.data = data.fingerprint(x_train, condition_train)
-        if x_valid is not None:
-            self.data["held_out"] = data.fingerprint(x_valid, condition_valid)["checksum"]
+            rows, condition = held_out_rows(x_valid, condition_valid, model, config.validation_rows)
+            self.held_out = data.moved(device, rows, condition, config.validation_rows)
+            if is_in_memory(x_valid):
+                self.data["held_out"] = data.fingerprint(data.as_tensor(x_valid, "x_valid"), condition)["checksum"]
         self.dequantise = data.dequantisation_widths(config, model.features).to(device)
-        data.standardise(model, x_train, condition_train, config)
+        data.standardise(model, training.rows, training.condition, config)
 
-        self.batch = min(config.batch_size, len(self.source))
-        self.parts = local_parts(self.group, self.batch, config.accumulate)
-        self.steps_per_epoch = len(self.source) // self.batch
-        steps = config.steps if config.epochs is None else max(1, math.ceil(config.epochs * self.steps_per_epoch))
+        if isinstance(self.source, ShuffledRows):
+            local_parts(self.group, self.source.batch, config.accumulate)  # raises if they are too few
         model.train()
         loss = _Loss(model.to(device), self.objective)
         uncompiled = without_compilation(model)  # has the weights under the names that files use
-        super().__init__(uncompiled, config, steps, device, loggers)
-        self.tensorboard = config.tensorboard
+        super().__init__(uncompiled, config, number_of_steps(config, self.source), device, loggers)
+        self.planned_steps = self.steps
+        self.tensorboard, self.log_every = config.tensorboard, config.log_every
         self.fabric = build_fabric(self.group, device, config.precision)
-        self.optimizer = build_optimizer(model, config)
+        self.optimizer = build_optimizer(model, config, optimizer)
+        self.last_rate = float(self.optimizer.param_groups[0]["lr"])
+        self.base_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.scheduler = build_scheduler(self.optimizer, config, scheduler)
+        self.is_custom = optimizer is not None or scheduler is not None
         self.loss, self.wrapped_optimizer = self.fabric.setup(loss, self.optimizer)
         self.uses_global_generator = any(uses_global_generator(layer) for layer in model.modules())
         self.best_validation = {"step": 0, "loss": math.inf, "missed": 0}
         self._best_weights = _detached_copy(uncompiled.state_dict())
-        self.epoch: tuple[int, data.Epoch] | None = None
 
     def prepare(self, stop: Callable[[], bool], progress: bool) -> None:
         """Check that all processes start at the same step, with as many rows and the same weights."""
         if self.group.size > 1:
             weights = sum(float(p.detach().double().sum()) for p in self.model.parameters())
-            self.group.check_same([self.step, self.steps, len(self.source), weights], "steps, data or weights")
+            same = [self.step, self.steps, self.data.get("rows", 0), weights]
+            self.group.check_same(same, "steps, data or weights")
 
     def advance(self) -> float:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(self.step)
+        if self.scheduler is None:
+            for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+                group["lr"] = self._scheduled(rate, self.step)
+        self.last_rate = float(self.optimizer.param_groups[0]["lr"])
+        rows = self.source.load(self.step)
+        if self.source.ended:
+            self.steps = self.step + 1
         self.optimizer.zero_grad(set_to_none=True)
-        losses = [self._backward(number, part) for number, part in self.parts.items()]
+        parts = local_parts(self.group, rows, min(rows, self.config.accumulate))
+        losses = [self._backward(rows, parts, number) for number in parts]
         loss = float(self.group.sum(torch.stack(losses).sum()))
         if not math.isfinite(loss):
             raise NonFiniteError(f"the loss is {loss}")
@@ -194,43 +245,39 @@ class DensityTask(TrainingTask):
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self.config.clip_norm, norm)
         self.wrapped_optimizer.step()
+        if self.scheduler is not None and not isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step()
         self.average.update_parameters(self.model)
         return loss
 
-    def _backward(self, number: int, part: slice) -> Tensor:
-        """Add the gradient of the part of the batch with this number and return its share of the loss."""
-        rows, condition = self._rows(part)
+    def _backward(self, batch: int, parts: Mapping[int, slice], number: int) -> Tensor:
+        """Add the gradient of the part of a batch with this number and return its share of the loss."""
+        part = parts[number]
+        rows, condition = self.source.part(part)
         generator = self.generator(_NOISE, self.step)
-        source = generator if len(rows) == self.batch else Share(generator, self.batch, part.start)
+        source = generator if len(rows) == batch else Share(generator, batch, part.start)
         x = dequantised(rows, self.dequantise, source)
-        share = len(rows) / self.batch
-        last = self.group.size == 1 or number == max(self.parts)  # processes exchange gradients once a step
+        share = len(rows) / batch
+        last = self.group.size == 1 or number == max(parts)  # processes exchange gradients once a step
         with nullcontext() if last else self.fabric.no_backward_sync(self.loss), self.seeded_dropout(number):
             loss: Tensor = self.loss(x, condition, source)
             self.fabric.backward(loss * (share * self.group.size))  # processes average their gradients
         return loss.detach() * share
 
-    def _rows(self, part: slice) -> tuple[Tensor, Tensor | None]:
-        """Return rows of this step's batch, and their conditions; each epoch has a new order."""
-        number, place = divmod(self.step, self.steps_per_epoch)
-        if self.epoch is None or self.epoch[0] != number:
-            self.epoch = (number, self.source.epoch(self.seed(_ORDER, number)))
-        first = place * self.batch
-        return self.epoch[1](slice(first + part.start, first + part.stop))
-
     def seeded_dropout(self, part: int) -> AbstractContextManager[None]:
         """Seed the noise of dropout for a part of this step."""
         return self.global_generator(_DROPOUT + 4 * part, self.uses_global_generator)
 
-    def _learning_rate(self, step: int) -> float:
+    def _scheduled(self, rate: float, step: int) -> float:
+        """Return the learning rate of a step by the schedule of the configuration, from its peak."""
         warm = min(1.0, (step + 1) / max(1, self.config.warmup_steps))
         if self.config.schedule == "constant":
-            return self.config.learning_rate * warm
-        return self.config.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * step / self.steps))
+            return rate * warm
+        return rate * warm * 0.5 * (1.0 + math.cos(math.pi * step / self.planned_steps))
 
     @property
     def learning_rate(self) -> float:
-        return self._learning_rate(self.step - 1)
+        return self.last_rate
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -249,13 +296,15 @@ class DensityTask(TrainingTask):
             generator = self.generator(_VALIDATION, start)
             part = dequantised(x[rows], self.dequantise, generator)
             value = self.objective(
-                averaged, part, condition=None if condition is None else condition[rows], generator=generator
+                averaged, part, condition=map_condition(lambda c, rows=rows: c[rows], condition), generator=generator
             )
             total += float(value) * len(part)
         return {"valid": float(self.group.sum(total)) / len(x)}
 
     def assess(self, row: Mapping[str, float]) -> None:
         loss = row["loss"] if self.held_out is None else row["valid"]
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(loss)
         if not math.isfinite(loss) and not math.isfinite(self.best_validation["loss"]):
             raise NonFiniteError(f"the objective on held-out rows is {loss}; one of them may be far from all others")
         if self.held_out is None or loss < self.best_validation["loss"]:
@@ -292,7 +341,16 @@ class DensityTask(TrainingTask):
         )
 
     def warn_if_poor(self) -> None:
-        """Warn if training broke down. With held-out rows, the best weights predate the breakdown."""
+        """Warn if the data ended early, or if training broke down.
+
+        With held-out rows, the best weights predate the breakdown.
+        """
+        if self.source.ended and self.step < self.planned_steps:
+            warn(
+                f"x_train ended after {self.step} of {self.planned_steps} steps; give something that can be iterated "
+                "again, such as a DataLoader, or fewer steps",
+                TrainingWarning,
+            )
         breakdown = find_breakdown(self.history) if self.held_out is None and self.group.first else None
         if breakdown is not None:
             warn(
@@ -303,20 +361,45 @@ class DensityTask(TrainingTask):
             )
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
-        return {**super().tensors(), "best": self._best_weights}
+        tensors = {**super().tensors(), "best": self._best_weights}
+        if self.is_custom:
+            states = {"optimizer": self.optimizer.state_dict()}
+            if self.scheduler is not None:
+                states["scheduler"] = self.scheduler.state_dict()
+            tensors |= {"optimizer": {}, "custom": {name: packed(state) for name, state in states.items()}}
+        return tensors
 
     def header(self) -> dict[str, Any]:
         best = {**self.best_validation, "loss": json_float(self.best_validation["loss"])}
-        return {**super().header(), "best": best}
+        return {**super().header(), "best": best, "position": self.source.position, "kinds": self._kinds()}
+
+    def _kinds(self) -> dict[str, str | None]:
+        """Return the classes of the optimizer and of a custom scheduler."""
+        scheduler = None if self.scheduler is None else type(self.scheduler).__qualname__
+        custom = "custom " if self.is_custom else ""
+        return {"optimizer": custom + type(self.optimizer).__qualname__, "scheduler": scheduler}
 
     @property
     def completions(self) -> Mapping[str, Callable[[Any], Any]]:
         return {**super().completions, "model": complete_config}
 
     def load_state(self, tensors: Mapping[str, Mapping[str, Tensor]], header: Mapping[str, Any], path: Path) -> None:
+        for name, now in self._kinds().items():
+            before = header.get("kinds", {}).get(name, now)
+            if before != now:
+                raise ValueError(
+                    f"{path}: the run was trained with another {name} ({before or 'that of the configuration'} then, "
+                    f"{now or 'that of the configuration'} now); pass the same {name}, or use another run folder"
+                )
         super().load_state(tensors, header, path)
+        for name, state in tensors.get("custom", {}).items():
+            target: Any = self.optimizer if name == "optimizer" else self.scheduler
+            target.load_state_dict(unpacked(state, path))
         self._best_weights = dict(tensors.get("best", {}))
         self.best_validation = {**header["best"], "loss": float(header["best"]["loss"])}
+        self.source.resume(int(header["step"]), int(header.get("position", 0)))
+        if self.source.ended:
+            self.steps = int(header["step"])
 
 
 def _detached_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -25,8 +25,8 @@ _MIN_STANDARD_ERRORS = 3.0
 class TrainingLog:
     """The log of a training task, a context manager; without a folder ``run`` it writes no files.
 
-    It starts with the history of a resumed run. Lightning loggers receive the settings at the beginning, and at the
-    end whether the training succeeded, failed or was aborted.
+    It starts with the rows that a resumed run has logged up to its step. Lightning loggers receive the settings at the
+    beginning, and at the end whether the training succeeded, failed or was aborted.
     """
 
     def __init__(self, task: TrainingTask, run: Path | None) -> None:
@@ -37,10 +37,11 @@ class TrainingLog:
         if run is None:
             return
         run.mkdir(parents=True, exist_ok=True)
+        rows = _rows_so_far(task, run)
         with atomic_path(run / METRICS_NAME) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
-            writer.writerows(task.history)
+            writer.writerows(rows)
         if task.tensorboard:
             self._loggers.append(EventFile(run / "tensorboard", int(task.history[-1]["step"]) if task.history else 0))
 
@@ -62,6 +63,16 @@ class TrainingLog:
                 csv.DictWriter(file, self._columns).writerow(row)
         for logger in self._loggers:
             logger.log_metrics({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
+
+
+def _rows_so_far(task: TrainingTask, run: Path) -> Sequence[Mapping[str, float]]:
+    """Return the history of a task, with the rows between its validations if the log has them."""
+    if task.log_every is None:
+        return task.history
+    validated = {row["step"] for row in task.history}
+    between = [row for row in read_metrics(run) if row["step"] <= task.step and row["step"] not in validated]
+    known = [{name: value for name, value in row.items() if name in COLUMNS} for row in between if "valid" not in row]
+    return sorted([*task.history, *known], key=lambda row: row["step"])
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:

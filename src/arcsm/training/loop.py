@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from arcsm._runtime import launcher, process_group
 from arcsm._runtime.progress import track
 from arcsm._runtime.signals import stop_requested
 from arcsm.errors import NonFiniteError
+from arcsm.training.callbacks import Callback, Callbacks
 from arcsm.training.checkpoint import read_checkpoint, write_checkpoint
 from arcsm.training.log import TrainingLog
 from arcsm.training.task import TrainingTask
@@ -33,7 +34,7 @@ class FitResult:
         best_step: Step of the best validation; the last step without validation data.
         best_loss: Objective of the best validation; the moving average of the training losses without validation data.
         history: One row for each validation: step, loss, valid, learning_rate, seconds.
-        stopped_early: Whether patience ended the training.
+        stopped_early: Whether patience or a callback ended the training.
     """
 
     steps: int
@@ -44,7 +45,9 @@ class FitResult:
     stopped_early: bool = False
 
 
-def run_training(task: TrainingTask, run: Path | None, resume: bool, progress: bool) -> FitResult:
+def run_training(
+    task: TrainingTask, run: Path | None, resume: bool, progress: bool, callbacks: Sequence[Callback] = ()
+) -> FitResult:
     """Train to the last step, or until early stopping.
 
     Arguments:
@@ -52,60 +55,99 @@ def run_training(task: TrainingTask, run: Path | None, resume: bool, progress: b
         run: Folder for the checkpoint, the model and the log; ``None`` to write nothing.
         resume: Continue from the checkpoint in ``run``, if there is one.
         progress: Show a progress bar (on a terminal).
+        callbacks: What to call after steps, rows of the log, validations and checkpoints.
 
     Raises:
+        TypeError: If a callback is none.
         ValueError: If the checkpoint does not belong to this task.
         TrainingDiverged: If the model breaks.
         KeyboardInterrupt: After SIGINT or SIGTERM, at the end of a step and with a checkpoint in ``run``.
     """
     group = process_group.group()
+    calls = Callbacks(callbacks, task)
     if resume and run is not None:
         read_checkpoint(task, run)
     written = run if group.first else None  # only the first process writes
     with stop_requested(patient=group.size > 1) as stop:
         task.prepare(stop, progress)
         try:
-            _take_steps(task, written, stop, progress and group.first)
+            _take_steps(task, written, stop, progress and group.first, calls)
         except NonFiniteError as error:
             message = f"step {task.step}: {task.explain(str(error))}"
             _keep_best_weights(task, written)
             raise TrainingDiverged(message) from error
     if written is not None:
         write_checkpoint(task, written)
+        calls.call("checkpoint")
     _keep_best_weights(task, written)
     group.wait()  # from here on, any process may read what the first has written
     task.warn_if_poor()
     best_step, best_loss = task.best
-    return FitResult(task.step, task.seconds, best_step, best_loss, task.history, task.stopped_early)
+    return FitResult(
+        task.step, task.seconds, best_step, best_loss, task.history, task.stopped_early or calls.state.stopped
+    )
 
 
-def _take_steps(task: TrainingTask, run: Path | None, stop: Callable[[], bool], progress: bool) -> None:
-    group = process_group.group()
+def _take_steps(
+    task: TrainingTask, run: Path | None, stop: Callable[[], bool], progress: bool, callbacks: Callbacks
+) -> None:
     with TrainingLog(task, run) as log, track("training", task.steps, progress) as advance_bar:
-        started, last_checkpoint = time.monotonic() - task.seconds, time.monotonic()
+        record, last_checkpoint = _Record(task, log, callbacks), time.monotonic()
         advance_bar(task.step)
-        while task.step < task.steps and not task.stopped_early:
-            loss, weight = task.advance(), task.newest_loss_weight
-            task.step += 1
-            first = math.isnan(task.running_loss)
-            task.running_loss = loss if first else (1.0 - weight) * task.running_loss + weight * loss
+        while task.step < task.steps and not task.stopped_early and not callbacks.stopped:
+            record.add(task.advance())
             advance_bar(note=f"{task.loss_name} {task.running_loss:.4g}")
+            callbacks.call("step")
             if task.step % task.config.validate_every == 0 or task.step == task.steps:
-                columns = task.validate()
-                task.seconds = time.monotonic() - started
-                row = {"step": float(task.step), "loss": task.running_loss, "learning_rate": task.learning_rate}
-                row |= {**columns, "seconds": task.seconds}
-                task.history.append(row)
-                log.write(row)
-                task.assess(row)
-            task.seconds = time.monotonic() - started
-            stopping = group.any(stop() or launcher.is_orphaned())
+                record.validate()
+            elif task.log_every is not None and task.step % task.log_every == 0:
+                record.write({})
+            record.take_time()
+            stopping = process_group.group().any(stop() or launcher.is_orphaned())
             if stopping or time.monotonic() - last_checkpoint >= task.config.checkpoint_seconds:
                 if run is not None:
                     write_checkpoint(task, run)
+                    callbacks.call("checkpoint")
                 last_checkpoint = time.monotonic()
             if stopping:
                 raise KeyboardInterrupt(f"interrupted after step {task.step}")
+        if callbacks.state.stopped and (not task.history or task.history[-1]["step"] != task.step):
+            record.validate()
+
+
+class _Record:
+    """Keeps the losses, the time, the history and the log of a task."""
+
+    def __init__(self, task: TrainingTask, log: TrainingLog, callbacks: Callbacks) -> None:
+        self.task, self.log, self.callbacks = task, log, callbacks
+        self.started = time.monotonic() - task.seconds
+
+    def take_time(self) -> None:
+        self.task.seconds = time.monotonic() - self.started
+
+    def add(self, loss: float) -> None:
+        """Count a step with the loss of its batch."""
+        task, weight = self.task, self.task.newest_loss_weight
+        task.step += 1
+        first = math.isnan(task.running_loss)
+        task.running_loss = loss if first else (1.0 - weight) * task.running_loss + weight * loss
+        self.callbacks.state.loss = loss
+
+    def write(self, columns: Mapping[str, float]) -> None:
+        """Log a row, which a validation also adds to the history."""
+        task = self.task
+        self.take_time()
+        row = {"step": float(task.step), "loss": task.running_loss, "learning_rate": task.learning_rate}
+        row |= {**columns, "seconds": task.seconds}
+        self.log.write(row)
+        self.callbacks.state.metrics = row
+        self.callbacks.call("log")
+
+    def validate(self) -> None:
+        self.write(self.task.validate())
+        self.task.history.append(dict(self.callbacks.state.metrics))
+        self.task.assess(self.task.history[-1])
+        self.callbacks.call("validation")
 
 
 def _keep_best_weights(task: TrainingTask, run: Path | None) -> None:

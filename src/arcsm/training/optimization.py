@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from arcsm._runtime import process_group
 from arcsm._runtime.process_group import Group
@@ -78,12 +80,46 @@ def uses_global_generator(layer: nn.Module) -> bool:
     return drops or isinstance(layer, nn.RReLU) or (isinstance(layer, RandomMasking) and layer.share > 0.0)
 
 
-def build_optimizer(model: AutoregressiveModel, config: TrainConfig) -> Optimizer:
-    """Return the optimizer of a configuration, over all weights of a model."""
+#: Makes an optimizer of parameters, such as ``functools.partial(torch.optim.SGD, lr=0.1)``.
+MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
+#: Makes a scheduler of an optimizer, such as ``functools.partial(torch.optim.lr_scheduler.StepLR, step_size=100)``.
+MakeScheduler = Callable[[Optimizer], LRScheduler]
+
+
+def build_optimizer(model: AutoregressiveModel, config: TrainConfig, make: MakeOptimizer | None = None) -> Optimizer:
+    """Return the optimizer of a configuration, or a custom one, over all weights of a model."""
+    if make is not None:
+        _check_unset(config, "optimizer", "optimizer", "learning_rate", "weight_decay")
+        optimizer = make(list(model.parameters()))
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer: expected to return a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            name = type(optimizer).__name__
+            raise ValueError(f"optimizer: {name} evaluates the loss several times a step, which fit does not support")
+        return optimizer
     if config.optimizer == "adamw":
         rate, decay = config.learning_rate, config.weight_decay
         return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
     return torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
+
+
+def build_scheduler(optimizer: Optimizer, config: TrainConfig, make: MakeScheduler | None) -> LRScheduler | None:
+    """Return a custom scheduler, if there is one."""
+    if make is None:
+        return None
+    _check_unset(config, "scheduler", "schedule", "warmup_steps")
+    scheduler = make(optimizer)
+    if not isinstance(scheduler, LRScheduler):
+        raise TypeError(f"scheduler: expected to return an LRScheduler of torch, got {type(scheduler).__name__}")
+    return scheduler
+
+
+def _check_unset(config: TrainConfig, argument: str, *settings: str) -> None:
+    """Check that a configuration does not set what a custom optimizer or scheduler decides."""
+    for name in settings:
+        if name in config.model_fields_set:
+            raise ValueError(f"{argument}: decides what config.{name} says; leave config.{name} out")
 
 
 def averaging(decay: float) -> Callable[..., None]:

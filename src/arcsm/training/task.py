@@ -43,6 +43,7 @@ class TrainingTask(ABC):
         running_loss: Exponential moving average of the training losses.
         history: One row for each validation.
         tensorboard: Whether to log to TensorBoard too.
+        log_every: Steps between rows of the log without a validation; ``None`` for none.
     """
 
     kind: ClassVar[str]  #: Kind of the checkpoints, in their headers.
@@ -61,6 +62,7 @@ class TrainingTask(ABC):
         self.module, self.config, self.steps, self.device, self.loggers = module, config, steps, device, loggers
         self.average = AveragedModel(module, multi_avg_fn=averaging(self.config.ema))
         self.tensorboard = False
+        self.log_every: int | None = None
         self.step, self.seconds, self.running_loss = 0, 0.0, math.nan
         self.history: list[dict[str, float]] = []
 
