@@ -80,9 +80,11 @@ class Callbacks:
             raise TypeError(f"callbacks: expected a sequence of functions or objects, got {type(callbacks).__name__}")
         self._calls: dict[Event, list[Callable[[TrainingState], object]]] = {event: [] for event in _EVENTS}
         for callback in callbacks:
+            if isinstance(callback, type):
+                raise TypeError(f"callbacks: expected an instance, got the class {callback.__name__}")
             methods = {event: getattr(callback, f"on_{event}", None) for event in _EVENTS}
             found = {event: method for event, method in methods.items() if callable(method)}
-            if not found and callable(callback) and not isinstance(callback, type):
+            if not found and callable(callback):
                 found = {"step": callback}
             if not found:
                 expected = "a function or an object with on_step, on_log, on_validation or on_checkpoint"
