@@ -107,6 +107,11 @@ class AutoregressiveModel(
         self.set_standardisation(shift, scale)
         self.set_condition_standardisation(condition_shift, condition_scale)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "head":  # torch.compile would compile its forward method, which it does not have, and hide its class
+            value = getattr(value, "_orig_mod", value)
+        super().__setattr__(name, value)
+
     # Units and noise levels ----------------------------------------------------------------------------------------
 
     @property
@@ -541,15 +546,14 @@ class AutoregressiveModel(
 
 
 def without_compilation(model: AutoregressiveModel) -> AutoregressiveModel:
-    """Return the model without ``torch.compile`` around it, its context or its head. Weights are shared."""
+    """Return the model without ``torch.compile`` around it or its context. Weights and buffers are shared."""
     model = getattr(model, "_orig_mod", model)
     if not isinstance(model, AutoregressiveModel):
         raise ValueError(f"model: expected an AutoregressiveModel, got {type(model).__name__}")
     context: Context = getattr(model.context, "_orig_mod", model.context)
-    head: Head = getattr(model.head, "_orig_mod", model.head)
-    if context is model.context and head is model.head:
+    if context is model.context:
         return model
-    plain = type(model)(context, head, model.noise, metadata=model.metadata)
+    plain = type(model)(context, model.head, model.noise, metadata=model.metadata)
     for name, buffer in model.named_buffers(recurse=False):
         setattr(plain, name, buffer)
     return plain

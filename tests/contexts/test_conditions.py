@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 
 from arcsm import (
     MADE,
@@ -100,6 +102,22 @@ def test_labels_are_rejected_as_condition_vectors() -> None:
         AutoregressiveDistribution(model, torch.zeros(5, 3, dtype=torch.long))
 
 
+@pytest.mark.parametrize("kind", ["classes", "condition_features"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_conditions_move_to_the_device_of_the_model(kind: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake GPU holds shapes and devices only, and rejects operations on tensors of two devices."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # it has no values that could be checked
+    model = conditional(**{kind: 3})
+    module: torch.nn.Module = model if whole else model.context
+    with FakeTensorMode() as mode:
+        x = torch.empty(8, 2, device="cuda" if whole else "cpu")
+        vectors = torch.empty(8, 3, dtype=torch.float64, device="cuda")
+        condition = torch.empty(8, dtype=torch.uint8, device="cuda") if kind == "classes" else vectors
+        state = {name: mode.from_tensor(t) for name, t in [*module.named_parameters(), *module.named_buffers()]}
+        found = functional_call(module, state, (x, -1, condition) if whole else (x, condition))
+        assert (found[0] if whole else found).device.type == "cpu"
+
+
 # Units of condition vectors -----------------------------------------------------------------------------------------
 
 UNITS: dict[str, Any] = {"condition_shift": [300.0, -2.0], "condition_scale": [0.5, 40.0]}
@@ -118,9 +136,11 @@ EVALUATIONS: dict[str, Evaluation] = {
     "mle": lambda model, x, c: objectives.mle(model, x, condition=c, generator=seeded()),
     "tweedie": lambda model, x, c: tweedie(model, x, 0.5, condition=c),
     "posterior": lambda model, x, c: posterior(model, x, GaussianNoise(0.5), condition=c),
-    "particle_filter": lambda model, x, c: particle_filter(
-        model, x.index_fill(1, torch.tensor(1), math.nan), MissingValues(), 4, seeded(), condition=c
-    ).candidates,
+    "particle_filter": lambda model, x, c: (
+        particle_filter(
+            model, x.index_fill(1, torch.tensor(1), math.nan), MissingValues(), 4, seeded(), condition=c
+        ).candidates
+    ),
     "distribution": lambda model, x, c: AutoregressiveDistribution(model, c).log_prob(x),
     "export": lambda model, x, c: export_scorer(model).module()(x, c)[0],
 }
@@ -174,7 +194,9 @@ def test_states_from_before_conditions_had_units_are_read(tmp_path: Path) -> Non
 
 def test_units_and_values_of_conditions_are_checked() -> None:
     model, x = conditional(condition_features=2), torch.randn(8, 2)
-    with pytest.raises(ValueError, match=r"condition_scale: expected positive finite numbers \(1 for constant columns\)"):
+    with pytest.raises(
+        ValueError, match=r"condition_scale: expected positive finite numbers \(1 for constant columns\)"
+    ):
         model.set_condition_standardisation(0.0, [1.0, 0.0])
     with pytest.raises(ValueError, match=r"condition_shift: expected a number or 2 of them, got \(3,\)"):
         model.set_condition_standardisation([0.0, 0.0, 0.0], 1.0)
