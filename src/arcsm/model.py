@@ -7,6 +7,7 @@ import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack, cast
 
@@ -18,6 +19,7 @@ from arcsm import registry, serialization
 from arcsm._runtime.batching import condition_rows, slices_of
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.progress import track
+from arcsm._runtime.random import Source, blocks_of, shares_of
 from arcsm.conditionals import Accuracy, Conditionals, EvaluationCache, choose_method
 from arcsm.conditionals.traversal import ConditionalsBuilder, ancestral, map_conditionals, warn_unconverged
 from arcsm.contexts import Context
@@ -397,7 +399,8 @@ class AutoregressiveModel(
             steps: Steps down the ladder. Default: from level to level, one fewer than there are levels. Langevin
                 dynamics visits ``steps + 1`` levels.
             denoise: Remove the remaining noise by a last step of Tweedie's formula, :math:`x_d + \\sigma_L^2 s_d`.
-            batch_size: Number of rows drawn at a time.
+            batch_size: Largest number of rows drawn at a time; never more than 1,024 on a CPU and 16,384 elsewhere. Up
+                to rounding, the sample does not depend on it.
             bounds: Range of all values, in data units. A value outside moves to the nearer bound before the next
                 conditionals see it, as in PixelCNN++. Without bounds, one value far out in a tail would give contexts
                 unlike any in training. Default: [-1, 1] plus four times the smallest sigma for images (metadata with an
@@ -429,12 +432,13 @@ class AutoregressiveModel(
         build = self.conditionals_builder(level, steps=steps, cache=EvaluationCache())
         rows = condition_rows(self.standardise_condition(condition), (n,))
         z, unconverged = self.shift.new_zeros(n, self.features), 0
+        blocks = blocks_of(n, batch_size, z.device)
+        with track("sampling", self.features * sum(map(len, blocks)), progress) as advance:
+            for part, source in chain.from_iterable(shares_of(block, generator, z.device) for block in blocks):
 
-        def choose(conditionals: Conditionals, d: int) -> Tensor:
-            return draw(conditionals, generator, **options).clamp(low[d], high[d])
+                def choose(conditionals: Conditionals, d: int, source: Source = source) -> Tensor:
+                    return draw(conditionals, source, **options).clamp(low[d], high[d])
 
-        with track("sampling", self.features * -(-n // batch_size), progress) as advance:
-            for part in slices_of(n, batch_size):
                 unconverged += ancestral(choose, self.context, self.head, z[part], rows(part), build, advance)
                 if denoise and path:
                     projection = self.head.project(self.context(z[part], rows(part)))
