@@ -96,6 +96,15 @@ def test_gradients_of_torch_func_equal_those_of_backward(
             torch.testing.assert_close(gradients[name], factor * p.grad, msg=lambda text, name=name: f"{name}: {text}")
 
 
+def test_torch_func_does_not_return_zeros_for_an_integrated_density(make_model: MakeModel) -> None:
+    model = make_model()
+    parameters, (x, _) = dict(Loss(model, objectives.csm).named_parameters()), rows_of(model)
+    loss = Loss(model, lambda model, x: model.log_prob(x).sum())
+    for function, at in ((loss, x), (lambda p: functional_call(loss, p, (x,)), parameters)):
+        with pytest.raises(NotImplementedError, match="no gradients"):
+            grad(function)(at)
+
+
 @pytest.mark.parametrize("head", [ScoreHead(4, (8, 8)), GaussianHead(4)])
 def test_gradients_of_single_rows_average_to_those_of_the_batch(head: Head) -> None:
     loss = Loss(AutoregressiveModel(MADE(2, 4, (8,)), head).double(), objectives.csm)

@@ -276,8 +276,11 @@ class AutoregressiveModel(
 
         Returns:
             ``(*)``, or ``(*, D)`` with ``reduce=False``. Missing values (NaN, if the context accepts them) contribute
-            zero. Gradients flow to ``x`` and the weights in closed form only. To train through the normaliser, use
-            :func:`arcsm.objectives.mle`.
+            zero. Gradients flow only in closed form. An integrated density (``"flow"`` or ``"quadrature"``, so always
+            of a ``ScoreHead``) has none: a backward pass to ``x`` or the condition raises ``NotImplementedError``, and
+            the weights get no gradient. Train a ``ScoreHead`` with :func:`arcsm.objectives.csm`, or through its
+            normaliser with :func:`arcsm.objectives.mle`; :meth:`score` has the derivative of each term by its own
+            value. Train a normalised head with :func:`arcsm.objectives.mle`.
 
         Raises:
             ValueError: If rows have the wrong size or are not finite, or the level, method or steps do not exist.
