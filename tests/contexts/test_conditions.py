@@ -98,7 +98,7 @@ def test_conditions_are_checked_before_training(which: str, shape: tuple[int, ..
 
 def test_labels_are_rejected_as_condition_vectors() -> None:
     model = conditional(condition_features=2)
-    with pytest.raises(ValueError, match=r"condition: expected \(\*, 2\), got \(5, 3\)"):
+    with pytest.raises(ValueError, match=r"condition: expected floats of shape \(\*, 2\), got torch.int64 \(5, 3\)"):
         AutoregressiveDistribution(model, torch.zeros(5, 3, dtype=torch.long))
 
 
