@@ -7,6 +7,7 @@ import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack, cast
 
@@ -19,6 +20,7 @@ from arcsm._runtime.batching import condition_rows, slices_of
 from arcsm._runtime.conditions import Condition, is_condition, map_condition
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.progress import track
+from arcsm._runtime.random import Source, blocks_of, shares_of
 from arcsm.conditionals import Accuracy, Conditionals, EvaluationCache, choose_method
 from arcsm.conditionals.traversal import ConditionalsBuilder, ancestral, map_conditionals, warn_unconverged
 from arcsm.contexts import Context
@@ -108,6 +110,11 @@ class AutoregressiveModel(
             self.register_buffer(f"{name}scale", torch.ones(size, dtype=dtype), persistent=size > 0)
         self.set_standardisation(shift, scale)
         self.set_condition_standardisation(condition_shift, condition_scale)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "head":  # torch.compile would compile its forward method, which it does not have, and hide its class
+            value = getattr(value, "_orig_mod", value)
+        super().__setattr__(name, value)
 
     # Units and noise levels ----------------------------------------------------------------------------------------
 
@@ -276,8 +283,11 @@ class AutoregressiveModel(
 
         Returns:
             ``(*)``, or ``(*, D)`` with ``reduce=False``. Missing values (NaN, if the context accepts them) contribute
-            zero. Gradients flow to ``x`` and the weights in closed form only. To train through the normaliser, use
-            :func:`arcsm.objectives.mle`.
+            zero. Gradients flow only in closed form. An integrated density (``"flow"`` or ``"quadrature"``, so always
+            of a ``ScoreHead``) has none: a backward pass to ``x`` or the condition raises ``NotImplementedError``, and
+            the weights get no gradient. Train a ``ScoreHead`` with :func:`arcsm.objectives.csm`, or through its
+            normaliser with :func:`arcsm.objectives.mle`; :meth:`score` has the derivative of each term by its own
+            value. Train a normalised head with :func:`arcsm.objectives.mle`.
 
         Raises:
             ValueError: If rows have the wrong size or are not finite, or the level, method or steps do not exist.
@@ -400,7 +410,8 @@ class AutoregressiveModel(
             steps: Steps down the ladder. Default: from level to level, one fewer than there are levels. Langevin
                 dynamics visits ``steps + 1`` levels.
             denoise: Remove the remaining noise by a last step of Tweedie's formula, :math:`x_d + \\sigma_L^2 s_d`.
-            batch_size: Number of rows drawn at a time.
+            batch_size: Largest number of rows drawn at a time; never more than 1,024 on a CPU and 16,384 elsewhere. Up
+                to rounding, the sample does not depend on it.
             bounds: Range of all values, in data units. A value outside moves to the nearer bound before the next
                 conditionals see it, as in PixelCNN++. Without bounds, one value far out in a tail would give contexts
                 unlike any in training. Default: [-1, 1] plus four times the smallest sigma for images (metadata with an
@@ -432,12 +443,13 @@ class AutoregressiveModel(
         build = self.conditionals_builder(level, steps=steps, cache=EvaluationCache())
         rows = condition_rows(self.standardise_condition(condition), (n,))
         z, unconverged = self.shift.new_zeros(n, self.features), 0
+        blocks = blocks_of(n, batch_size, z.device)
+        with track("sampling", self.features * sum(map(len, blocks)), progress) as advance:
+            for part, source in chain.from_iterable(shares_of(block, generator, z.device) for block in blocks):
 
-        def choose(conditionals: Conditionals, d: int) -> Tensor:
-            return draw(conditionals, generator, **options).clamp(low[d], high[d])
+                def choose(conditionals: Conditionals, d: int, source: Source = source) -> Tensor:
+                    return draw(conditionals, source, **options).clamp(low[d], high[d])
 
-        with track("sampling", self.features * -(-n // batch_size), progress) as advance:
-            for part in slices_of(n, batch_size):
                 unconverged += ancestral(choose, self.context, self.head, z[part], rows(part), build, advance)
                 if denoise and path:
                     projection = self.head.project(self.context(z[part], rows(part)))
@@ -549,15 +561,14 @@ class AutoregressiveModel(
 
 
 def without_compilation(model: AutoregressiveModel) -> AutoregressiveModel:
-    """Return the model without ``torch.compile`` around it, its context or its head. Weights are shared."""
+    """Return the model without ``torch.compile`` around it or its context. Weights and buffers are shared."""
     model = getattr(model, "_orig_mod", model)
     if not isinstance(model, AutoregressiveModel):
         raise ValueError(f"model: expected an AutoregressiveModel, got {type(model).__name__}")
     context: Context = getattr(model.context, "_orig_mod", model.context)
-    head: Head = getattr(model.head, "_orig_mod", model.head)
-    if context is model.context and head is model.head:
+    if context is model.context:
         return model
-    plain = type(model)(context, head, model.noise, metadata=model.metadata)
+    plain = type(model)(context, model.head, model.noise, metadata=model.metadata)
     for name, buffer in model.named_buffers(recurse=False):
         setattr(plain, name, buffer)
     return plain

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 
 from arcsm import (
     MADE,
@@ -96,8 +98,24 @@ def test_conditions_are_checked_before_training(which: str, shape: tuple[int, ..
 
 def test_labels_are_rejected_as_condition_vectors() -> None:
     model = conditional(condition_features=2)
-    with pytest.raises(ValueError, match=r"condition: expected \(\*, 2\), got \(5, 3\)"):
+    with pytest.raises(ValueError, match=r"condition: expected floats of shape \(\*, 2\), got torch.int64 \(5, 3\)"):
         AutoregressiveDistribution(model, torch.zeros(5, 3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("kind", ["classes", "condition_features"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_conditions_move_to_the_device_of_the_model(kind: str, whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake GPU holds shapes and devices only, and rejects operations on tensors of two devices."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # it has no values that could be checked
+    model = conditional(**{kind: 3})
+    module: torch.nn.Module = model if whole else model.context
+    with FakeTensorMode() as mode:
+        x = torch.empty(8, 2, device="cuda" if whole else "cpu")
+        vectors = torch.empty(8, 3, dtype=torch.float64, device="cuda")
+        condition = torch.empty(8, dtype=torch.uint8, device="cuda") if kind == "classes" else vectors
+        state = {name: mode.from_tensor(t) for name, t in [*module.named_parameters(), *module.named_buffers()]}
+        found = functional_call(module, state, (x, -1, condition) if whole else (x, condition))
+        assert (found[0] if whole else found).device.type == "cpu"
 
 
 # Units of condition vectors -----------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ class TrainConfig(BaseModel):
             stay in single precision).
         compiled: Whether to compile the score network of csm and dsm: on a CPU the C kernels, which need a C compiler
             and a second; elsewhere ``torch.compile``, which takes a minute. ``"auto"``: on a CPU with a compiler.
-        tensorboard: Log to TensorBoard too (needs the extra ``tensorboard``).
+        tensorboard: Log to TensorBoard too, in the run's folder (needs the extra ``tensorboard``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -74,8 +74,9 @@ def fit(
 
     All randomness is a function of the seed and the step, so a run that is killed and resumed ends with the weights of
     an uninterrupted one. The model's shift and scale become the moments of ``x_train``, and those for condition vectors
-    the moments of ``condition_train`` (``config.standardise``). The model moves to ``config.device`` and ends in
-    evaluation mode, with the averaged weights of the best validation, or of the last step without ``x_valid``.
+    become the moments of ``condition_train`` (``config.standardise``). Data and conditions may be on any device. The
+    model moves to ``config.device`` and ends in evaluation mode, with the averaged weights of the best validation, or
+    of the last step without ``x_valid``.
 
     ``x_train`` and ``x_valid`` may each be
 
@@ -142,13 +143,15 @@ def fit(
         >>> result.steps
         5
     """
+    config = config or TrainConfig()
     check_unused(run, resume)
     if run is not None:
         check_saveable(model)
+    elif config.tensorboard:
+        raise ValueError("tensorboard: expected a folder for the event files; give fit a run, or set tensorboard=False")
     task = DensityTask(
-        model, x_train, x_valid, config or TrainConfig(), condition_train, condition_valid, objective, loggers,
-        optimizer, scheduler,
-    )  # fmt: skip
+        model, x_train, x_valid, config, condition_train, condition_valid, objective, loggers, optimizer, scheduler
+    )
     return run_training(task, None if run is None else Path(run), resume, progress, callbacks)
 
 
