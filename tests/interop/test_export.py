@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from arcsm import MADE, AutoregressiveModel, LogisticMixtureHead, NoiseLadder, PixelCNNPP, ScoreHead
 from arcsm.interop.export import export_scorer
@@ -15,6 +15,10 @@ EXPORTED = {
     "plain": lambda: AutoregressiveModel(MADE(3, 4, (8,)), ScoreHead(4, (8,)), shift=2.0, scale=3.0),
     "ladder": lambda: AutoregressiveModel(MADE(3, 4, (8,)), ScoreHead(4, (8, 8), 3), NoiseLadder(1.0, 0.1, 4)),
     "dense condition": lambda: AutoregressiveModel(MADE(3, 4, (8,), condition_features=2), ScoreHead(4, (8,))),
+    "both": lambda: AutoregressiveModel(MADE(3, 4, (8,), classes=5, condition_features=2), ScoreHead(4, (8,))),
+    "network": lambda: AutoregressiveModel(
+        MADE(3, 4, (8,), condition_features=2, condition_net=torch.nn.Linear(2, 5)), ScoreHead(4, (8,))
+    ),
     "classes": lambda: AutoregressiveModel(MADE(3, 4, (8,), classes=5), LogisticMixtureHead(4, 3)),
     "images": lambda: AutoregressiveModel(PixelCNNPP((1, 4, 4), 4, nr_filters=8, nr_resnet=1), ScoreHead(4, (8,))),
 }
@@ -27,11 +31,13 @@ def test_an_exported_scorer_gives_the_same_after_a_round_trip(name: str, tmp_pat
     torch.export.save(export_scorer(model), tmp_path / "scorer.pt2")
     scorer = torch.export.load(tmp_path / "scorer.pt2").module()
     for rows in (1, 7):
-        given: tuple[Tensor, ...] = ()
-        if name == "classes":
-            given = (torch.randint(5, (rows,)),)
-        elif name == "dense condition":
-            given = (torch.randn(rows, 2),)
+        labels, vectors = torch.randint(5, (rows,)), torch.randn(rows, 2)
+        given: tuple[Any, ...] = {
+            "classes": (labels,),
+            "dense condition": (vectors,),
+            "network": (vectors,),
+            "both": ({"classes": labels, "vector": vectors},),
+        }.get(name, ())
         x = 2.0 + 3.0 * torch.randn(rows, model.features)
         with torch.no_grad():
             torch.testing.assert_close(scorer(x, *given), model.score(x, -1, *given), rtol=1e-5, atol=1e-5)

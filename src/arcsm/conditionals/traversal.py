@@ -58,11 +58,9 @@ def map_conditionals(
     found = [results(part) for part in parts] if in_this_thread else map_slices(results, parts, z.device)
     warn_unconverged(sum(unconverged for _, unconverged in found), flat.numel())
     values = torch.cat([values for values, _ in found]).reshape(z.shape) if found else torch.zeros_like(z)
-    return (
-        values
-        if in_this_thread
-        else _reject_gradients(values, z, *tensors_of(condition), *context.parameters(), *head.parameters())
-    )
+    if in_this_thread:
+        return values
+    return _reject_gradients(values, z, *tensors_of(condition), *context.parameters(), *head.parameters())
 
 
 class _Integrated(torch.autograd.Function):

@@ -48,8 +48,9 @@ def read_checkpoint(task: TrainingTask, run: Path) -> None:
     parts, header = serialization.read_state(path, device, expected, task.completions)
     written = header.get("data", {})  # older checkpoints do not have it
     if any(current["data"].get(name) != value for name, value in written.items()):
-        counts = f"{written.get('rows')} rows then, {current['data']['rows']} now"
-        raise ValueError(f"{path}: the run started on different data ({counts}); start again in another folder")
+        then, now = (f"{data['rows']} rows" if "rows" in data else "batches" for data in (written, current["data"]))
+        message = f"the run started on different data ({then} then, {now} now); start again in another folder"
+        raise ValueError(f"{path}: {message}")
     task.load_state(parts, header, path)
     try:
         task.step, task.seconds = int(header["step"]), float(header["seconds"])

@@ -1,0 +1,225 @@
+"""Training data in all forms: tensors, arrays, data sets and loaders, with conditions or without."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from arcsm import MADE, AutoregressiveModel, FitResult, NoiseLadder, ScoreHead, TrainConfig, fit
+from arcsm._runtime import process_group
+from arcsm._runtime.process_group import Group
+from arcsm.data import RowStream, blocks_of
+from arcsm.errors import TrainingWarning
+from small_runs import before_step, correlated_rows, have_same_weights, interrupt, short_config, small_density
+
+X, HELD_OUT = correlated_rows(), correlated_rows(90, seed=5)
+LABELS = torch.arange(300) % 3
+VECTORS = torch.randn(300, 2, generator=torch.Generator().manual_seed(2))
+KINDS: dict[str, tuple[dict[str, int], Any]] = {
+    "none": ({}, None),
+    "labels": ({"classes": 3}, LABELS),
+    "vectors": ({"condition_features": 2}, VECTORS),
+    "both": ({"classes": 3, "condition_features": 2}, {"classes": LABELS, "vector": VECTORS}),
+}
+
+
+class Pairs(Dataset[Any]):
+    """Rows, with their conditions if there are any."""
+
+    def __init__(self, kind: str) -> None:
+        self.condition = KINDS[kind][1]
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, index: int) -> Any:
+        if isinstance(self.condition, dict):
+            return X[index], {name: part[index] for name, part in self.condition.items()}
+        return X[index] if self.condition is None else (X[index], self.condition[index])
+
+
+class Shifted(TensorDataset):
+    """Rows with a random transform."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(part + 0.1 * torch.randn(2) for part in super().__getitem__(index))
+
+
+class Stream(IterableDataset[Any]):
+    """Batches of 30 rows, without a length."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(X.split(30))
+
+
+def conditional(kind: str) -> AutoregressiveModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoregressiveModel(MADE(2, 4, (16,), **KINDS[kind][0]), ScoreHead(4, (16,)), NoiseLadder(1.0, 0.1, 5))
+
+
+def batchless(**changes: Any) -> TrainConfig:
+    """Return a short configuration that leaves the batch size to a loader."""
+    return TrainConfig(**{"steps": 20, "device": "cpu", "validate_every": 10, **changes})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_data_set_or_an_array_trains_like_its_tensors(kind: str) -> None:
+    models, condition = [conditional(kind) for _ in range(3)], KINDS[kind][1]
+    arrays = {name: part.numpy() for name, part in condition.items()} if kind == "both" else condition
+    fit(models[0], X, config=short_config(), condition_train=condition)
+    fit(models[1], Pairs(kind), config=short_config())
+    fit(models[2], X.numpy(), config=short_config(), condition_train=np.asarray(arrays) if kind == "labels" else arrays)
+    assert have_same_weights(models[0], models[1])
+    assert have_same_weights(models[0], models[2])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_of_a_loader_are_its_own(kind: str) -> None:
+    model, sizes = conditional(kind), []
+    loader = DataLoader(Pairs(kind), batch_size=128)
+
+    def spy(model: AutoregressiveModel, x: Tensor, condition: Any, generator: Any) -> Tensor:
+        sizes.append(len(x))
+        expected = KINDS[kind][1]
+        for name in expected if kind == "both" else ():
+            assert torch.equal(condition[name], expected[name][: len(x)]) or len(sizes) % 3 != 1
+        return model.score(x, condition=condition)[0].square().sum() / len(x)
+
+    result = fit(model, loader, loader, batchless(epochs=2, validation_rows=100), objective=spy)
+    assert sizes[:6] == [128, 128, 44, 128, 128, 44]
+    assert sizes[6:] == [100]  # held out
+    assert result.steps == 6
+
+
+@pytest.mark.parametrize("held_out", [HELD_OUT, HELD_OUT.numpy(), TensorDataset(HELD_OUT), HELD_OUT.split(30)[:1]])
+def test_held_out_rows_may_have_any_form(held_out: Any) -> None:
+    config = short_config(validation_rows=30)
+    held_out = iter(held_out) if isinstance(held_out, tuple) else held_out
+    assert fit(small_density(), X, held_out, config).best_loss == fit(small_density(), X, HELD_OUT, config).best_loss
+
+
+def test_images_are_flattened() -> None:
+    images = torch.randn(40, 1, 2, 3)
+    for data in (TensorDataset(images), DataLoader(TensorDataset(images), 8)):
+        fit(small_density(6), data, data, batchless(steps=2))
+
+
+def test_units_are_those_of_the_rows() -> None:
+    models = [conditional("both") for _ in range(3)]
+    for model, data in zip(models[1:], (Pairs("both"), DataLoader(Pairs("both"), 32)), strict=True):
+        fit(model, data, config=batchless(steps=1))
+        torch.testing.assert_close(model.shift, X.mean(0))
+        torch.testing.assert_close(model.condition_shift, VECTORS.mean(0))
+
+
+def test_an_iterator_has_one_pass() -> None:
+    model = small_density()
+    with pytest.warns(TrainingWarning, match="x_train ended after 10 of 20 steps"):
+        result = fit(model, (batch for batch in X.split(30)), HELD_OUT, batchless())
+    assert (result.steps, result.history[-1]["step"]) == (10, 10)
+    torch.testing.assert_close(model.shift, X.mean(0))  # the rows of the units are not lost for the training
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", TrainingWarning)
+        assert fit(small_density(), iter(X.split(30)), config=batchless(steps=7)).steps == 7
+
+
+LOADERS: dict[str, Callable[[], Any]] = {
+    "shuffling loader": lambda: DataLoader(TensorDataset(X), 32, shuffle=True),
+    "random transforms": lambda: Shifted(X),
+    "loader of them": lambda: DataLoader(Shifted(X), 32, shuffle=True),
+    "stream": Stream,
+    "iterator": lambda: iter(X.repeat(3, 1).split(30)),
+}
+
+
+@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize("cut", [4, 17])
+def test_a_resumed_run_reads_on_where_it_stopped(name: str, cut: int, tmp_path: Path) -> None:
+    def train(**options: Any) -> tuple[AutoregressiveModel, FitResult]:
+        model = small_density()
+        often = 60 if options.get("resume") else 0
+        return model, fit(model, LOADERS[name](), HELD_OUT, batchless(checkpoint_seconds=often), **options)
+
+    state = torch.get_rng_state()
+    whole, expected = train()
+    assert torch.equal(torch.get_rng_state(), state)
+    with before_step(cut, interrupt), pytest.raises(KeyboardInterrupt):
+        train(run=tmp_path / "run")
+    resumed, result = train(run=tmp_path / "run", resume=True)
+    assert have_same_weights(whole, resumed)
+    assert result.best_loss == expected.best_loss
+
+
+def test_a_run_continues_on_data_of_the_same_kind_alone(tmp_path: Path) -> None:
+    fit(small_density(), X, config=batchless(steps=2), run=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"on different data \(300 rows then, batches now"):
+        fit(
+            small_density(),
+            DataLoader(TensorDataset(X), 32),
+            config=batchless(steps=2),
+            run=tmp_path / "run",
+            resume=True,
+        )
+
+
+def test_an_ended_iterator_resumes_as_finished(tmp_path: Path) -> None:
+    for resume in (False, True):
+        with pytest.warns(TrainingWarning, match="ended after 10 of 20 steps"):
+            result = fit(small_density(), iter(X.split(30)), config=batchless(), run=tmp_path / "run", resume=resume)
+        assert result.steps == 10
+    with pytest.raises(ValueError, match="x_train: ended before step 10, where the run continues"):
+        fit(small_density(), iter(X.split(60)), config=batchless(), run=tmp_path / "run", resume=True)
+
+
+BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "a mapping": ({"x": X}, {}, "x_train: expected a tensor, a Dataset or an iterable of batches, got dict"),
+    "text": ("abc", {}, "x_train: expected a tensor, a Dataset or an iterable of batches, got str"),
+    "a list": ([X], {}, r"x_train: expected a tensor \(N, 2\), got list"),
+    "another width": (TensorDataset(X[:, :1]), {}, r"x_train: expected a tensor \(N, 2\), got \(300, 1\)"),
+    "single rows": (DataLoader(TensorDataset(X), None), {}, "x_train: yields single rows; put it into"),
+    "no batch": (iter(()), {}, "x_train: yields no batch"),
+    "no rows": (TensorDataset(X[:0]), {}, "x_train: expected at least one row"),
+    "too many parts": (TensorDataset(X, X, X), {}, r"expected batches x or \(x, condition\), got 3 parts"),
+    "mappings": ([{"x": row} for row in X[:9]].__iter__(), {}, r"got a mapping of \['x'\]"),
+    "labels for no classes": (TensorDataset(X, LABELS), {}, "but the model has no condition; yield x alone"),
+    "NaN": (TensorDataset(X.new_full((9, 2), torch.nan)), {}, "x_train: 18 values are NaN or infinite"),
+    "text in an array": (np.array([["a", "b"]]), {}, "x_train: expected an array of numbers"),
+    "batches of another size": (DataLoader(TensorDataset(X), 32), {"batch_size": 64}, "batch_size: 64, but x_train"),
+    "no length": (Stream(), {"epochs": 1}, "epochs: x_train has no length; give steps instead"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_other_data_are_rejected(name: str) -> None:
+    x, changes, message = BAD[name]
+    with pytest.raises(ValueError, match=message) as error:
+        fit(small_density(), x, config=batchless(**changes))
+    assert "\n" not in str(error.value)
+
+
+def test_conditions_come_with_the_data_or_apart(tmp_path: Path) -> None:
+    for data in (Pairs("labels"), DataLoader(Pairs("labels"), 32)):
+        with pytest.raises(ValueError, match="condition_train: expected none; a data set or loader yields"):
+            fit(conditional("labels"), data, config=batchless(), condition_train=LABELS)
+        with pytest.raises(ValueError, match="condition_valid: expected none; a data set or loader yields"):
+            fit(conditional("labels"), data, data, batchless(), condition_valid=LABELS)
+    with pytest.raises(ValueError, match="condition: this model needs labels below 3, got None"):
+        fit(conditional("labels"), TensorDataset(X), config=batchless())
+    np.save(tmp_path / "rows.npy", X.numpy())
+    with pytest.raises(ValueError, match="condition_train: streamed rows have no conditions; a torch Dataset may"):
+        fit(conditional("labels"), RowStream(blocks_of(tmp_path / "rows.npy")), condition_train=LABELS)
+
+
+def test_several_processes_cannot_share_a_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_group, "_joined", Group(size=2))
+    with pytest.raises(ValueError, match="x_train: 2 processes cannot share an iterable of batches"):
+        fit(small_density(), DataLoader(TensorDataset(X), 32), config=batchless())
