@@ -100,9 +100,9 @@ def test_a_network_that_no_file_can_name_is_trained_but_not_saved(net: torch.nn.
     both = conditions(40)
     condition = both if options else both["vector"]
     assert fit(model, torch.randn(40, 2), config=quick(mix=1.0), condition_train=condition).steps == 4
-    with pytest.raises(ValueError, match="(Perceptron|Linear) is not"):
+    with pytest.raises(ValueError, match=r"(Perceptron|Linear) is not"):
         save(model, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="(Perceptron|Linear) is not"):
+    with pytest.raises(ValueError, match=r"(Perceptron|Linear) is not"):
         fit(model, torch.randn(40, 2), config=quick(), condition_train=condition, run=tmp_path / "run")
 
 

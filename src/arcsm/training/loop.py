@@ -58,7 +58,7 @@ def run_training(
         callbacks: What to call after steps, rows of the log, validations and checkpoints.
 
     Raises:
-        TypeError: If a callback is none.
+        TypeError: If a callback is neither a function nor has a method that the loop calls.
         ValueError: If the checkpoint does not belong to this task.
         TrainingDiverged: If the model breaks.
         KeyboardInterrupt: After SIGINT or SIGTERM, at the end of a step and with a checkpoint in ``run``.
