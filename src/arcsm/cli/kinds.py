@@ -75,7 +75,13 @@ _DENSITY = ModelKind(
     RunConfig, "best objective", join_processes, train_run, _load_density, _sample_density, _report_density
 )
 _VAE = ModelKind(
-    VAERunConfig, "held-out bound of -log p(x)", _refuse_processes, train_vae_run, load_vae, _sample_vae, _report_vae
+    VAERunConfig,
+    "quick upper bound of the held-out -log p(x) (tighter in arcsm report):",
+    _refuse_processes,
+    train_vae_run,
+    load_vae,
+    _sample_vae,
+    _report_vae,
 )
 
 

@@ -37,7 +37,7 @@ _TRAVERSAL_STEPS = 8
 class VAENumbers:
     """The numbers of the page."""
 
-    log_likelihood: list[LikelihoodRow]  # in nats per image
+    log_likelihood: list[LikelihoodRow]  # in nats per image, the best estimate first
     images: int
     samples: int  # latents per image, for the importance weighted bound
     #: Mean difference of upper and lower annealed bounds on sampled images, and its standard error.
@@ -88,12 +88,12 @@ def _numbers(vae: VAE, dataset: Dataset, seed: int, progress: bool) -> VAENumber
         by_annealing = [LikelihoodRow("annealed importance sampling", *mean_and_standard_error(annealed), ours=True)]
     else:
         important, annealing_gap, by_annealing = importance_bound(vae, x, samples, generator=generator), None, []
-    first = LikelihoodRow("importance weighted bound", *mean_and_standard_error(important), ours=True)
-    estimates = [first, *by_annealing]
+    weighted = LikelihoodRow("importance weighted bound", *mean_and_standard_error(important), ours=not by_annealing)
+    estimates = [*by_annealing, weighted]
     if isinstance(vae.encoder, LocationScaleEncoder):
         with suppress(NonFiniteError):  # a broken encoder has none
             bound = mean_and_standard_error(elbo(vae, x, _ELBO_SAMPLES, generator))
-            estimates.append(LikelihoodRow("evidence lower bound", *bound, ours=True))
+            estimates.append(LikelihoodRow("evidence lower bound", *bound))
     return VAENumbers(estimates, images, samples, annealing_gap, used_latents(vae, x, generator))
 
 

@@ -6,27 +6,21 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
-from arcsm.implicit import VAE, Encoder, Proposal, fit_proposal, importance_bound
+from arcsm.implicit import Proposal, fit_proposal, importance_bound
 from arcsm.implicit.evidence import proposals
 from arcsm.implicit.evidence.proposals import tempered_weights, weighted_moments
-from small_vaes import FLOAT64, exact_evidence, exact_posterior, linear_vae, normal, seeded, simulate, small_vae
-
-
-class NarrowEncoder(Encoder):
-    """Nearly a point, four standard deviations from the posterior mean in every direction."""
-
-    def __init__(self, vae: VAE) -> None:
-        super().__init__()
-        self.latents, self.model = vae.latents, [vae]  # in a list, so that it is not a submodule
-
-    def features(self, x: Tensor) -> Tensor:
-        mean, covariance = exact_posterior(self.model[0], x)
-        return mean + 4.0 * torch.linalg.cholesky(covariance) @ torch.ones(self.latents, dtype=FLOAT64)
-
-    def draw(self, precomputed: tuple[Tensor, ...], noise: Tensor) -> Tensor:
-        return precomputed[0].unsqueeze(1) + 1e-3 * noise
+from small_vaes import (
+    FLOAT64,
+    NarrowEncoder,
+    exact_evidence,
+    exact_posterior,
+    linear_vae,
+    normal,
+    seeded,
+    simulate,
+    small_vae,
+)
 
 
 def test_fitted_proposal_matches_posterior() -> None:

@@ -32,7 +32,18 @@ from arcsm.training.checkpoint import read_checkpoint, write_checkpoint
 from arcsm.training.log import read_metrics
 from arcsm.training.loop import TrainingDiverged
 from small_runs import before_step, have_same_weights, interrupt
-from small_vaes import ENCODERS, IMAGES, image_rows, seeded, vae_config, vae_for
+from small_vaes import (
+    ENCODERS,
+    IMAGES,
+    NarrowEncoder,
+    exact_evidence,
+    image_rows,
+    linear_vae,
+    seeded,
+    simulate,
+    vae_config,
+    vae_for,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*latents carry no information about the input"),
@@ -429,3 +440,12 @@ def test_latents_that_vary_by_chance_are_unused(images: int) -> None:
 def test_rows_that_do_not_fit_are_rejected(train: Tensor, valid: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit_vae(vae_for("csm"), train, valid)
+
+
+def test_the_logged_bound_is_within_a_nat_for_an_encoder_that_is_far_too_narrow() -> None:
+    vae = linear_vae()
+    x = simulate(vae, 20)[1].clamp(-1.0, 0.99)
+    task = VAETask(vae, x, x, vae_config("csm", validation_samples=64))
+    task.average.module.encoder = NarrowEncoder(vae)
+    exact = -float(exact_evidence(vae, task.average.module.prepare(x)).mean())
+    assert exact < task.validate()["valid"] < exact + 1.0  # after one round of the proposal, 20 nats above

@@ -57,7 +57,9 @@ class VAETrainConfig(BaseModel):
         ema: Decay of the exponential moving average of the weights that is validated and kept; 0 for no average.
         validate_every: Steps between validations.
         validation_rows: Number of images to validate on.
-        validation_samples: Latents per image, for the importance weighted bound.
+        validation_samples: Latents per image, for the importance weighted bound that is logged as ``valid``. It is an
+            upper bound of the negative log likelihood, loose where the encoder is narrow; see
+            :func:`~arcsm.implicit.fit_vae`.
         checkpoint_seconds: Seconds between checkpoints.
         seed: Seed of all randomness.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...

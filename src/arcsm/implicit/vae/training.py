@@ -53,8 +53,10 @@ def fit_vae(
         \\mathbb{E}_{q_\\phi(z \\mid x)} \\log p_\\theta(x, z) + H[q_\\phi(\\cdot \\mid x)]
 
     All randomness is a function of the seed and the step, so a run that is killed and resumed ends with the weights of
-    an uninterrupted one. The logged losses are means of :math:`-\\log p_\\theta(x, z)`; the held-out losses are
-    importance weighted bounds of :math:`-\\log p_\\theta(x)`, which are comparable between methods.
+    an uninterrupted one. The logged losses are means of :math:`-\\log p_\\theta(x, z)`. The held-out losses, ``valid``
+    in the log, are quick upper bounds of :math:`-\\log p_\\theta(x)`, from few latents (``validation_samples``). The
+    narrower the encoder, the looser they are: use them to follow a training, and :func:`annealed_bound` to compare
+    methods or to report a likelihood.
 
     Arguments:
         vae: The autoencoder.
@@ -71,7 +73,7 @@ def fit_vae(
 
     Returns:
         A summary of the training. The averaged weights of the last step are in ``vae``, so ``best_step`` and
-        ``best_loss`` are the last step and its held-out bound.
+        ``best_loss`` are the last step and its quick held-out bound.
 
     Raises:
         ValueError: If the rows have another size, the method does not suit the encoder, the checkpoint has another
@@ -222,12 +224,15 @@ class VAETask(TrainingTask):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Return the importance weighted bound on held-out images, by the averaged weights, and the entropy ratio."""
+        """Return the importance weighted bound on held-out images, by the averaged weights, and the entropy ratio.
+
+        The proposal takes as many rounds as it needs: after one, it would still be as narrow as the encoder.
+        """
         self.check_encoder()
         averaged: VAE = self.average.module  # type: ignore[assignment]
         generator = self.generator(_VALIDATION, 0)
         x = averaged.prepare(self.valid, generator)
-        proposal = fit_proposal(averaged, x, self.config.validation_samples, 1, generator)
+        proposal = fit_proposal(averaged, x, self.config.validation_samples, generator=generator)
         bound = importance_bound(averaged, x, self.config.validation_samples, proposal, generator).mean()
         return {"valid": -float(bound), "pressure": self.entropy_ratio()}
 
