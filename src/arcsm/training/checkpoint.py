@@ -48,7 +48,8 @@ def read_checkpoint(task: TrainingTask, run: Path) -> None:
     parts, header = serialization.read_state(path, device, expected, task.completions)
     written = header.get("data", {})  # older checkpoints do not have it
     if any(current["data"].get(name) != value for name, value in written.items()):
-        then, now = (f"{data['rows']} rows" if "rows" in data else "batches" for data in (written, current["data"]))
+        then = f"{written['rows']} rows" if "rows" in written else "batches"
+        now = current["data"].get("rows", "batches")
         message = f"the run started on different data ({then} then, {now} now); start again in another folder"
         raise ValueError(f"{path}: {message}")
     task.load_state(parts, header, path)
