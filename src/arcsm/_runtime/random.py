@@ -6,6 +6,7 @@ batch, and a sample does not depend on the number of rows drawn at a time.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ class Share(torch.Generator):
     whole: int
     first: int
 
-    def __new__(cls, generator: torch.Generator, whole: int, first: int) -> "Share":
+    def __new__(cls, generator: torch.Generator, whole: int, first: int) -> Self:
         share = super().__new__(cls, generator.device)  # type: ignore[call-arg]
         share.generator, share.whole, share.first = generator, whole, first
         seed = torch.randint(1 << 62, (), generator=generator.clone_state(), device=generator.device)
