@@ -73,3 +73,10 @@ def make_model() -> MakeModel:
 def ladder() -> NoiseLadder:
     """Return a short ladder whose first level is wide."""
     return NoiseLadder(sigma_max=1.5, sigma_min=0.2, levels=8)
+
+
+@pytest.fixture
+def validation_of_distributions() -> Iterator[None]:
+    """Restore a global setting that ``torch.compile`` switches off."""
+    yield
+    Distribution.set_default_validate_args(True)

@@ -238,18 +238,22 @@ def test_gradients_reach_points_and_weights_in_closed_form(make_model: MakeModel
 
 
 @pytest.mark.parametrize("method", ["flow", "quadrature"])
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "score",
-        "gaussian",
-    ],
-)
-def test_integrated_densities_carry_no_gradient(
+@pytest.mark.parametrize("kind", ["score", "gaussian"])
+def test_integrated_densities_reject_a_backward_pass(
     make_model: MakeModel, ladder: NoiseLadder, kind: str, method: str
 ) -> None:
-    model = make_model(kind, noise=ladder)
-    assert not model.log_prob(points(model, 4).requires_grad_(), method=method).requires_grad
+    model = make_model(kind, noise=ladder, condition_features=2)
+    x, given = points(model, 4), torch.randn(4, 2, dtype=FLOAT64)
+    log_prob = model.log_prob(x, condition=given, method=method)
+    assert not log_prob.requires_grad  # although the weights require gradients, as they do in every evaluation
+    for rows, condition in ((x.clone().requires_grad_(), given), (x, given.clone().requires_grad_())):
+        for function in (model.log_prob, model.cdf):
+            found = function(rows, condition=condition, method=method)
+            with pytest.raises(NotImplementedError, match=r"no gradients: train with arcsm\.objectives\.csm or mle"):
+                found.sum().backward()
+            with torch.no_grad():
+                assert not function(rows, condition=condition, method=method).requires_grad
+    assert torch.equal(found.detach(), model.cdf(x, condition=given, method=method))
 
 
 @pytest.mark.parametrize(("kind", "method"), METHODS)

@@ -1,4 +1,4 @@
-"""Errors and warnings of this package, and the check for finite numbers."""
+"""Errors and warnings of this package, and checks of the values of tensors."""
 
 import sys
 import warnings
@@ -38,8 +38,22 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
+def readable(x: Tensor) -> Tensor | None:
+    """Return the tensor whose values a check may read.
+
+    That is ``None`` for a meta tensor, and while ``torch.compile`` or ``torch.export`` trace a program, which cannot
+    branch on values. In ``torch.func.vmap`` and ``grad``, it is the tensor inside the wrappers, with all rows.
+    """
+    if torch.compiler.is_compiling() or x.is_meta:
+        return None
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        x = functorch.get_unwrapped(x)
+    return x
+
+
 def all_finite(x: Tensor) -> bool:
-    """Return whether a tensor holds neither NaN nor infinity.
+    """Return whether a tensor holds neither NaN nor infinity, as far as it is :func:`readable`.
 
     One sum decides nearly always, without extra memory. Elements are checked one by one only if the sum overflows.
 
@@ -47,4 +61,11 @@ def all_finite(x: Tensor) -> bool:
         >>> all_finite(torch.tensor([3e38, 3e38])), all_finite(torch.tensor([float("inf"), -float("inf")]))
         (True, False)
     """
-    return bool(x.sum().isfinite()) or bool(x.isfinite().all())
+    values = readable(x)
+    return values is None or bool(values.sum().isfinite()) or bool(values.isfinite().all())
+
+
+def any_infinite(x: Tensor) -> bool:
+    """Return whether a tensor holds infinity, as far as it is :func:`readable`."""
+    values = readable(x)
+    return values is not None and bool(values.isinf().any())

@@ -7,6 +7,7 @@ import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack, cast
 
@@ -18,10 +19,11 @@ from arcsm import registry, serialization
 from arcsm._runtime.batching import condition_rows, slices_of
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.progress import track
+from arcsm._runtime.random import Source, blocks_of, shares_of
 from arcsm.conditionals import Accuracy, Conditionals, EvaluationCache, choose_method
 from arcsm.conditionals.traversal import ConditionalsBuilder, ancestral, map_conditionals, warn_unconverged
 from arcsm.contexts import Context
-from arcsm.errors import all_finite
+from arcsm.errors import all_finite, any_infinite
 from arcsm.heads import Head
 from arcsm.noise import NoiseLadder
 from arcsm.samplers import Sampler
@@ -57,6 +59,9 @@ class AutoregressiveModel(
             take and return data units. :func:`arcsm.fit` replaces both by the moments of the training data, unless
             ``standardise="none"``.
         metadata: Anything JSON-ready that should travel with the weights (column names, image shape).
+        condition_shift: Subtracted from condition vectors, ``(F,)`` or a number. Labels stay as they are.
+        condition_scale: Divides the shifted condition vectors, ``(F,)`` or a number, positive. :func:`arcsm.fit`
+            replaces both like ``shift`` and ``scale``.
 
     Raises:
         ValueError: If the head and the context have different sizes, or if a scale is not positive.
@@ -75,6 +80,8 @@ class AutoregressiveModel(
 
     shift: Tensor
     scale: Tensor
+    condition_shift: Tensor
+    condition_scale: Tensor
 
     def __init__(
         self,
@@ -84,6 +91,8 @@ class AutoregressiveModel(
         shift: Values = 0.0,
         scale: Values = 1.0,
         metadata: Mapping[str, Any] | None = None,
+        condition_shift: Values = 0.0,
+        condition_scale: Values = 1.0,
     ) -> None:
         super().__init__()
         if context.context_features != head.context_features:
@@ -94,9 +103,16 @@ class AutoregressiveModel(
         self.context, self.head, self.noise = context, head, noise
         self.metadata = dict(metadata or {})
         dtype = torch.get_default_dtype()
-        self.register_buffer("shift", torch.zeros(context.features, dtype=dtype))
-        self.register_buffer("scale", torch.ones(context.features, dtype=dtype))
+        for name, size in (("", context.features), ("condition_", context.condition_features)):
+            self.register_buffer(f"{name}shift", torch.zeros(size, dtype=dtype), persistent=size > 0)
+            self.register_buffer(f"{name}scale", torch.ones(size, dtype=dtype), persistent=size > 0)
         self.set_standardisation(shift, scale)
+        self.set_condition_standardisation(condition_shift, condition_scale)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "head":  # torch.compile would compile its forward method, which it does not have, and hide its class
+            value = getattr(value, "_orig_mod", value)
+        super().__setattr__(name, value)
 
     # Units and noise levels ----------------------------------------------------------------------------------------
 
@@ -111,17 +127,28 @@ class AutoregressiveModel(
         Raises:
             ValueError: If a shift is not finite, a scale not positive and finite, or a size wrong.
         """
-        shift, scale = (torch.as_tensor(value).to(self.shift) for value in (shift, scale))
-        for name, value in (("shift", shift), ("scale", scale)):
-            if value.ndim > 1 or (value.ndim and len(value) != self.features):
-                raise ValueError(f"{name}: expected a number or {self.features} of them, got {tuple(value.shape)}")
-        if not bool(shift.isfinite().all()):
-            raise ValueError("shift: expected finite numbers")
-        if not bool((scale > 0).all() and scale.isfinite().all()):
-            raise ValueError("scale: expected positive finite numbers (leave constant columns out)")
-        with torch.no_grad():
-            self.shift.copy_(shift.expand(self.features))
-            self.scale.copy_(scale.expand(self.features))
+        self._set_units("", shift, scale, "leave constant columns out")
+
+    def set_condition_standardisation(self, shift: Values, scale: Values) -> None:
+        """Set the affine map through which contexts see condition vectors, ``(F,)`` or a number each.
+
+        Errors are as in :meth:`set_standardisation`.
+        """
+        self._set_units("condition_", shift, scale, "1 for constant columns")
+
+    @torch.no_grad()
+    def _set_units(self, prefix: str, shift: Values, scale: Values, hint: str) -> None:
+        given = {}
+        for name, value in ((f"{prefix}shift", shift), (f"{prefix}scale", scale)):
+            buffer = self.get_buffer(name)
+            given[name] = value = torch.as_tensor(value).to(buffer)
+            if value.ndim > 1 or (value.ndim and len(value) != len(buffer)):
+                raise ValueError(f"{name}: expected a number or {len(buffer)} of them, got {tuple(value.shape)}")
+            if not bool(value.isfinite().all()) or (name.endswith("scale") and not bool((value > 0).all())):
+                expected = "finite numbers" if name.endswith("shift") else f"positive finite numbers ({hint})"
+                raise ValueError(f"{name}: expected {expected}")
+        for name, value in given.items():
+            self.get_buffer(name).copy_(value.expand_as(self.get_buffer(name)))
 
     def standardise(self, x: Tensor, missing: bool | None = None) -> Tensor:
         """Check data ``(*, D)`` and convert it from data units to standardised units.
@@ -139,11 +166,28 @@ class AutoregressiveModel(
             raise ValueError(f"x: expected real numbers, got {x.dtype}")
         x = x.to(self.shift)
         if self.context.missing if missing is None else missing:
-            if bool(x.isinf().any()):
+            if any_infinite(x):
                 raise ValueError(f"x: contains infinity (as {x.dtype}); mark missing values with NaN")
         elif not all_finite(x):
             raise ValueError(f"x: contains NaN or infinity (as {x.dtype}); drop or fill those rows")
         return (x - self.shift) / self.scale
+
+    def standardise_condition(self, condition: Tensor | None) -> Tensor | None:
+        """Move a condition to the model's device, and convert vectors ``(*, F)`` to standardised units.
+
+        Labels stay as they are. The context checks the shape, type and values.
+        """
+        if not isinstance(condition, Tensor):
+            return condition
+        condition = condition.to(self.shift.device)
+        size = self.context.condition_features
+        if not size or condition.shape[-1:] != (size,) or not condition.is_floating_point():
+            return condition
+        return (condition - self.condition_shift) / self.condition_scale  # a vector in double precision stays so
+
+    def contexts(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the contexts ``(*, D, C)`` of standardised rows ``(*, D)`` and conditions as in :meth:`score`."""
+        return cast(Tensor, self.context(z, self.standardise_condition(condition)))
 
     def path(self, level: int = -1, steps: int | None = None) -> tuple[float, ...]:
         """Return the noise levels from the largest down to ``level``, or ``steps`` geometric steps between the two.
@@ -183,7 +227,7 @@ class AutoregressiveModel(
         Arguments:
             x: ``(*, D)`` in data units. The contexts are computed from ``x`` without added noise.
             level: Noise level of :math:`x_d`; 0 is the largest, -1 the smallest.
-            condition: Condition of each row, ``(*, F)`` or labels ``(*)``.
+            condition: Condition of each row, ``(*, F)`` or labels ``(*)``, or one for all rows.
 
         Returns:
             ``s`` and ``ds``, each ``(*, D)``, in 1/units and 1/units^2; NaN where a value is missing.
@@ -198,7 +242,7 @@ class AutoregressiveModel(
     def _head_arguments(self, x: Tensor, level: int, condition: Tensor | None) -> tuple[Tensor, Tensor, float | None]:
         """Return projections ``(*, D, P)``, standardised values ``(*, D)`` and their noise level."""
         z = self.standardise(x)
-        return self.head.project(self.context(z, condition)), z, self.sigma(level)
+        return self.head.project(self.contexts(z, condition)), z, self.sigma(level)
 
     def log_prob(
         self,
@@ -232,8 +276,11 @@ class AutoregressiveModel(
 
         Returns:
             ``(*)``, or ``(*, D)`` with ``reduce=False``. Missing values (NaN, if the context accepts them) contribute
-            zero. Gradients flow to ``x`` and the weights in closed form only. To train through the normaliser, use
-            :func:`arcsm.objectives.mle`.
+            zero. Gradients flow only in closed form. An integrated density (``"flow"`` or ``"quadrature"``, so always
+            of a ``ScoreHead``) has none: a backward pass to ``x`` or the condition raises ``NotImplementedError``, and
+            the weights get no gradient. Train a ``ScoreHead`` with :func:`arcsm.objectives.csm`, or through its
+            normaliser with :func:`arcsm.objectives.mle`; :meth:`score` has the derivative of each term by its own
+            value. Train a normalised head with :func:`arcsm.objectives.mle`.
 
         Raises:
             ValueError: If rows have the wrong size or are not finite, or the level, method or steps do not exist.
@@ -313,7 +360,8 @@ class AutoregressiveModel(
             raise ValueError("u: expected values inside (0, 1); the CDF of a value far out rounds to 0 or 1")
         build = self.conditionals_builder(level, method, **integration)
         targets = u.reshape(-1, self.features).to(self.shift)
-        z, rows, unconverged = torch.zeros_like(targets), condition_rows(condition, u.shape[:-1]), 0
+        z, unconverged = torch.zeros_like(targets), 0
+        rows = condition_rows(self.standardise_condition(condition), u.shape[:-1])
         for part in slices_of(len(targets)):
 
             def quantile(conditionals: Conditionals, d: int, part: slice = part) -> Tensor:
@@ -354,7 +402,8 @@ class AutoregressiveModel(
             steps: Steps down the ladder. Default: from level to level, one fewer than there are levels. Langevin
                 dynamics visits ``steps + 1`` levels.
             denoise: Remove the remaining noise by a last step of Tweedie's formula, :math:`x_d + \\sigma_L^2 s_d`.
-            batch_size: Number of rows drawn at a time.
+            batch_size: Largest number of rows drawn at a time; never more than 1,024 on a CPU and 16,384 elsewhere. Up
+                to rounding, the sample does not depend on it.
             bounds: Range of all values, in data units. A value outside moves to the nearer bound before the next
                 conditionals see it, as in PixelCNN++. Without bounds, one value far out in a tail would give contexts
                 unlike any in training. Default: [-1, 1] plus four times the smallest sigma for images (metadata with an
@@ -384,13 +433,15 @@ class AutoregressiveModel(
         path = self.path(level, steps)
         low, high = self._bounds(bounds, path)
         build = self.conditionals_builder(level, steps=steps, cache=EvaluationCache())
-        rows, z, unconverged = condition_rows(condition, (n,)), self.shift.new_zeros(n, self.features), 0
+        rows = condition_rows(self.standardise_condition(condition), (n,))
+        z, unconverged = self.shift.new_zeros(n, self.features), 0
+        blocks = blocks_of(n, batch_size, z.device)
+        with track("sampling", self.features * sum(map(len, blocks)), progress) as advance:
+            for part, source in chain.from_iterable(shares_of(block, generator, z.device) for block in blocks):
 
-        def choose(conditionals: Conditionals, d: int) -> Tensor:
-            return draw(conditionals, generator, **options).clamp(low[d], high[d])
+                def choose(conditionals: Conditionals, d: int, source: Source = source) -> Tensor:
+                    return draw(conditionals, source, **options).clamp(low[d], high[d])
 
-        with track("sampling", self.features * -(-n // batch_size), progress) as advance:
-            for part in slices_of(n, batch_size):
                 unconverged += ancestral(choose, self.context, self.head, z[part], rows(part), build, advance)
                 if denoise and path:
                     projection = self.head.project(self.context(z[part], rows(part)))
@@ -441,7 +492,7 @@ class AutoregressiveModel(
     ) -> Tensor:
         build = self.conditionals_builder(level, method, **integration)
         closed_form = self.head.normalised and method in (None, "closed_form")
-        z = self.standardise(x)
+        z, condition = self.standardise(x), self.standardise_condition(condition)
         return map_conditionals(function, self.context, self.head, z, condition, build, closed_form, needs_values)
 
     def _mean_log_density(self, cells: Tensor | Sequence[float]) -> Callable[[Conditionals, Tensor], Tensor]:
@@ -455,6 +506,12 @@ class AutoregressiveModel(
         )
 
     # Files ------------------------------------------------------------------------------------------------------
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        if self.context.condition_features and f"{prefix}shift" in state_dict:  # files of older versions lack these
+            state_dict.setdefault(f"{prefix}condition_shift", torch.zeros_like(self.condition_shift))
+            state_dict.setdefault(f"{prefix}condition_scale", torch.ones_like(self.condition_scale))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def config(self) -> dict[str, Any]:
         """Return the JSON-ready configuration from which :meth:`from_config` builds the model."""
@@ -496,15 +553,17 @@ class AutoregressiveModel(
 
 
 def without_compilation(model: AutoregressiveModel) -> AutoregressiveModel:
-    """Return the model without ``torch.compile`` around it, its context or its head. Weights are shared."""
+    """Return the model without ``torch.compile`` around it or its context. Weights and buffers are shared."""
     model = getattr(model, "_orig_mod", model)
     if not isinstance(model, AutoregressiveModel):
         raise ValueError(f"model: expected an AutoregressiveModel, got {type(model).__name__}")
     context: Context = getattr(model.context, "_orig_mod", model.context)
-    head: Head = getattr(model.head, "_orig_mod", model.head)
-    if context is model.context and head is model.head:
+    if context is model.context:
         return model
-    return type(model)(context, head, model.noise, model.shift, model.scale, model.metadata)
+    plain = type(model)(context, model.head, model.noise, metadata=model.metadata)
+    for name, buffer in model.named_buffers(recurse=False):
+        setattr(plain, name, buffer)
+    return plain
 
 
 def check_saveable(model: AutoregressiveModel) -> AutoregressiveModel:
@@ -551,4 +610,5 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Au
     model.to(dtype)
     serialization.load_state(model, tensors, file)
     model.set_standardisation(model.shift.clone(), model.scale.clone())  # checks the loaded values
+    model.set_condition_standardisation(model.condition_shift.clone(), model.condition_scale.clone())
     return model.to(resolve_device(device)).eval()

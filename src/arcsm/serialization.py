@@ -118,12 +118,13 @@ def read_module(path: FilePath) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Load tensors into a module, after a check that names, shapes and types agree and all numbers are finite."""
+    """Load tensors into a module, after a check that names, shapes and types agree and all numbers are finite.
+
+    The module may complete the tensors that an older version wrote (``_load_from_state_dict``).
+    """
     expected = module.state_dict()
-    for name in sorted(expected.keys() | tensors.keys()):
+    for name in sorted(tensors):
         shown = name if name.isprintable() else repr(name)  # a foreign file may contain control characters
-        if name not in tensors:
-            raise ValueError(f"{path}: tensor {shown} is missing")
         if name not in expected:
             raise ValueError(f"{path}: tensor {shown} is not part of this model")
         old, new = expected[name], tensors[name]
@@ -134,7 +135,9 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Pat
             )
         if new.is_floating_point() and not bool(torch.isfinite(new).all()):
             raise ValueError(f"{path}: tensor {shown} holds NaN or infinity")
-    module.load_state_dict(dict(tensors))
+    missing = module.load_state_dict(dict(tensors), strict=False).missing_keys
+    if missing:
+        raise ValueError(f"{path}: tensor {min(missing)} is missing")
 
 
 def read_state(

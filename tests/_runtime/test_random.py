@@ -19,3 +19,11 @@ def test_shares_of_a_batch_draw_the_numbers_of_the_whole_batch(draw: Callable[[T
     parts = [draw(x[part], Share(torch.Generator().manual_seed(3), 11, part.start)) for part in even_slices(11, 4)]
     assert torch.allclose(torch.cat(parts), whole, rtol=0.0, atol=1e-12)
     assert len(whole.unique()) > 1
+
+
+def test_numbers_that_torch_draws_for_shares_differ() -> None:
+    drawn = [torch.rand(4, generator=Share(torch.Generator().manual_seed(seed), 8, first))
+             for seed in (1, 2) for first in (0, 4)]  # fmt: skip
+    assert len(torch.cat(drawn).unique()) == 16
+    again = Share(torch.Generator().manual_seed(2), 8, 4)
+    assert torch.equal(torch.rand(4, generator=again), drawn[-1])

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, Normal, kl_divergence
 
-from arcsm import MADE, AutoregressiveModel, GaussianHead
+from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder
 from arcsm.interop.torch_distribution import AutoregressiveDistribution
+from small_models import seeded
 
 FLOAT64 = torch.float64
 
@@ -65,8 +66,59 @@ def test_it_is_a_component_of_a_mixture() -> None:
     assert mixture.sample((4,)).shape == (4, 3)
 
 
-def test_wrong_conditions_are_rejected() -> None:
-    with pytest.raises(ValueError, match=r"condition: expected \(\*, 2\), got \(5, 3\)"):
-        AutoregressiveDistribution(gaussian(condition_features=2), torch.randn(5, 3))
+@pytest.mark.parametrize(
+    ("context", "condition", "message"),
+    [
+        (
+            {"condition_features": 2},
+            torch.randn(5, 3),
+            r"expected floats of shape \(\*, 2\), got torch.float32 \(5, 3\)",
+        ),
+        ({"condition_features": 2}, torch.tensor(0.0), r"expected floats of shape \(\*, 2\), got torch.float32 \(\)"),
+        ({"condition_features": 2}, None, r"this model needs vectors \(\*, 2\), got None"),
+        ({"classes": 3}, torch.tensor([0, 3]), "expected integer labels from 0 to 2"),
+        ({"classes": 3}, [0, 1], "expected a torch.Tensor, got list"),
+        ({}, torch.zeros(5, 2), "this model has none"),
+    ],
+)
+def test_wrong_conditions_are_rejected(context: dict[str, int], condition: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"condition: {message}"):
+        AutoregressiveDistribution(gaussian(**context), condition)
+
+
+def test_one_dimension_has_a_distribution_function_and_quantiles() -> None:
+    model = AutoregressiveModel(MADE(1, 4, (8,), condition_features=2), GaussianHead(4), NoiseLadder(1.0, 0.1, 3))
+    given, x, u = (torch.randn(5, 2), torch.randn(4, 5, 1), torch.rand(4, 5))
+    q = AutoregressiveDistribution(model, given, method="quadrature", tol=1e-6)
+    torch.testing.assert_close(q.cdf(x), model.cdf(x, condition=given.expand(4, 5, 2))[..., 0])
+    assert q.icdf(u).shape == (4, 5, 1)
+    torch.testing.assert_close(q.cdf(q.icdf(u)), u, rtol=0.0, atol=1e-5)
+    assert q.icdf(torch.tensor(0.5)).shape == (5, 1)
+    torch.testing.assert_close(q.expand((4, 5)).icdf(torch.tensor(0.5))[0], q.icdf(torch.tensor(0.5)))
+    assert not torch.equal(q.log_prob(x), AutoregressiveDistribution(model, given, 0).log_prob(x))
+
+
+def test_what_several_dimensions_do_not_have_is_refused_with_a_reason() -> None:
+    q, x = AutoregressiveDistribution(gaussian()), torch.zeros(3, dtype=FLOAT64)
+    with pytest.raises(NotImplementedError, match=r"cdf: .* this model has 3; model\.cdf is the Rosenblatt transform"):
+        q.cdf(x)
+    with pytest.raises(NotImplementedError, match=r"icdf: .* model\.icdf is the inverse of the Rosenblatt transform"):
+        q.icdf(x)
+    with pytest.raises(NotImplementedError, match=r"rsample: samples .* carry no gradients; use sample"):
+        q.rsample()
     with pytest.raises(NotImplementedError):
-        kl_divergence(AutoregressiveDistribution(gaussian()), Normal(0.0, 1.0))
+        kl_divergence(q, Normal(0.0, 1.0))
+
+
+def test_samples_come_from_the_sampler_and_the_generator() -> None:
+    model = AutoregressiveModel(MADE(3, 4, (8,)), GaussianHead(4), NoiseLadder(1.0, 0.1, 3))
+    q = AutoregressiveDistribution(model, sampler="langevin", generator=seeded(1)).expand((2,))
+    assert torch.equal(q.sample((4,)).flatten(0, 1), model.sample(8, "langevin", seeded(1)))
+    state = torch.get_rng_state()
+    q.sample()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_missing_values_pass_without_validation() -> None:
+    model, x = gaussian(missing=True), torch.tensor([0.5, torch.nan, 0.1], dtype=FLOAT64)
+    torch.testing.assert_close(AutoregressiveDistribution(model, validate_args=False).log_prob(x), model.log_prob(x))

@@ -12,6 +12,7 @@ from scipy.stats import kstest
 from torch import Tensor
 
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead
+from arcsm._runtime import random
 from arcsm._runtime.memory import Workspace
 from arcsm.conditionals.conditionals import Accuracy, Conditionals
 from arcsm.errors import AccuracyWarning
@@ -209,13 +210,37 @@ def test_default_samplers(make_model: MakeModel, ladder: NoiseLadder) -> None:
         assert torch.equal(model.sample(4, generator=seeded()), model.sample(4, sampler, seeded()))
 
 
-def test_samples_in_batches(make_model: MakeModel, ladder: NoiseLadder) -> None:
-    model = make_model(noise=ladder)
-    x = model.sample(701, generator=seeded(4), batch_size=100)
-    assert x.shape == (701, 2)
-    assert x.dtype == FLOAT64
-    assert len(x.unique(dim=0)) == 701
-    assert_uniform(model.cdf(x, tol=1e-4))
+@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("sampler", ["langevin", "probability_flow", "fast_flow", "inverse_cdf"])
+def test_samples_do_not_depend_on_the_batch_size(
+    make_model: MakeModel, ladder: NoiseLadder, sampler: str, classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "ROWS", 32)
+    model = make_model(noise=ladder, classes=classes)
+    given: dict[str, Any] = {"condition": torch.arange(70) % classes} if classes else {}
+    if sampler == "langevin":
+        given["sampler_options"] = {"steps": 2}
+    generator = seeded(4)
+    expected, later = model.sample(70, sampler, generator, **given), torch.rand(3, generator=generator)
+    assert len(expected.unique(dim=0)) == 70
+    torch.manual_seed(4)
+    torch.testing.assert_close(model.sample(70, sampler, **given, batch_size=20), expected)  # the global generator
+    for size in (1, 7, 32, 50, 1000):
+        generator = seeded(4)
+        found = model.sample(70, sampler, generator, batch_size=size, **given)
+        torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-5)  # quantiles of fast_flow are that accurate
+        assert torch.equal(torch.rand(3, generator=generator), later)
+
+
+def test_samplers_that_draw_from_the_generator_never_repeat_numbers(make_model: MakeModel) -> None:
+    def uniform(conditionals: Conditionals, generator: torch.Generator | None = None) -> Tensor:
+        return torch.rand(len(conditionals), generator=generator, dtype=conditionals.dtype)
+
+    model = make_model()
+    for size in (1, 9, 64):
+        x = model.sample(64, uniform, seeded(), batch_size=size)
+        assert len(x.unique()) == x.numel()
+        assert torch.equal(x, model.sample(64, uniform, seeded(), batch_size=size))
 
 
 @pytest.mark.parametrize("level", [-1, 2])

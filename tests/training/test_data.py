@@ -7,8 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from arcsm import MADE, AutoregressiveModel, GaussianHead, TrainConfig, fit
+from arcsm.training import data
 from small_runs import short_config, small_density
 
 
@@ -48,3 +50,10 @@ def test_rows_with_a_graph_or_from_inference_mode_are_accepted() -> None:
     with torch.inference_mode():
         rows = torch.randn(64, 2)
     fit(small_density(noise=False), rows, config=short_config(steps=2, objective="ssm"))
+
+
+@pytest.mark.parametrize("columns", [True, False])
+def test_moments_of_rows_on_a_gpu_join_the_configuration_on_the_cpu(columns: bool) -> None:
+    with FakeTensorMode():  # a GPU without values
+        moments = data._moments(torch.empty(8, 2, device="cuda"), columns)
+    assert [moment.device.type for moment in moments] == ["cpu", "cpu"]

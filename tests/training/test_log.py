@@ -20,6 +20,11 @@ from arcsm.training.log import TrainingLog, find_breakdown, read_metrics
 from small_runs import before_step, correlated_rows, short_config, small_density
 
 
+def test_tensorboard_needs_a_run() -> None:
+    with pytest.raises(ValueError, match="tensorboard: expected a folder for the event files; give fit a run"):
+        fit(small_density(), correlated_rows(), config=short_config(tensorboard=True))
+
+
 def test_metrics_are_logged_to_csv_and_tensorboard(tmp_path: Path) -> None:
     fit(small_density(), correlated_rows(), correlated_rows(seed=3), short_config(tensorboard=True), run=tmp_path)
     found = read_metrics(tmp_path)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.distributions import Distribution
 
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, fit, load, registry, save
 from arcsm.training.run_config import load_config, parse_config
@@ -77,13 +76,6 @@ def test_registered_parts_and_objectives_work_in_run_configurations(tmp_path: Pa
         parse_config(_CONFIG, "outside.yaml", ["model.context.kind=UnregisteredMADE"])
     with pytest.raises(ValueError, match=r"model\.context\.hiden_features: unknown key"):
         parse_config(_CONFIG, "outside.yaml", ["model.context.hiden_features=[3]"])
-
-
-@pytest.fixture
-def validation_of_distributions() -> Iterator[None]:
-    """Restore a global setting that ``torch.compile`` switches off."""
-    yield
-    Distribution.set_default_validate_args(True)
 
 
 def compile_whole(model: AutoregressiveModel) -> Any:

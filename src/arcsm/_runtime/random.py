@@ -1,30 +1,87 @@
 """Random numbers for rows of a batch; a share of a batch gets the same numbers as within the whole batch.
 
 A batch that is shared among processes, or processed in parts, is therefore trained on with the noise of the undivided
-batch.
+batch, and a sample does not depend on the number of rows drawn at a time.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor
+
+from arcsm._runtime.batching import ROWS, slices_of
+
+_ACCELERATOR_BLOCK = 1 << 14  # small blocks would leave an accelerator idle
 
 _EDGE = 1e-7  # single precision distinguishes 1 - _EDGE from 1
 _GOLDEN_RATIO = (5.0**0.5 - 1.0) / 2.0
 
 
-@dataclass(frozen=True)
-class Share:
-    """Consecutive rows of a batch, with the randomness of the whole batch."""
+class Share(torch.Generator):
+    """Consecutive rows of a batch, with the randomness of the whole batch.
 
-    generator: torch.Generator  #: for the whole batch; each share needs its own, all in the same state
-    whole: int  #: number of rows of the whole batch
-    first: int  #: index of the share's first row
+    The functions of this module draw the numbers of the whole batch and return those of the share. Torch's functions
+    accept a share too, but then the numbers depend on how the batch is divided.
+
+    Attributes:
+        generator: Source for the whole batch. All shares need it in the same state.
+        whole: Number of rows of the whole batch.
+        first: Index of the share's first row.
+    """
+
+    generator: torch.Generator
+    whole: int
+    first: int
+
+    def __new__(cls, generator: torch.Generator, whole: int, first: int) -> Self:
+        share = super().__new__(cls, generator.device)  # type: ignore[call-arg]
+        share.generator, share.whole, share.first = generator, whole, first
+        seed = torch.randint(1 << 62, (), generator=generator.clone_state(), device=generator.device)
+        share.manual_seed(fold_in(int(seed), 0, first))
+        return share
 
 
-Source = torch.Generator | Share | None
+Source = torch.Generator | None
+
+
+def blocks_of(n: int, size: int, device: torch.device) -> list[list[slice]]:
+    """Divide ``n`` rows into blocks, which draw their numbers one after another, and each into slices of ``size``.
+
+    Blocks do not depend on the size. A slice is never larger than a block.
+    """
+    blocks = []
+    for block in slices_of(n, ROWS if device.type == "cpu" else _ACCELERATOR_BLOCK):
+        rows = block.stop - block.start
+        even = -(-rows // -(-rows // size))
+        blocks.append([slice(block.start + s.start, block.start + s.stop) for s in slices_of(rows, even)])
+    return blocks
+
+
+def shares_of(block: Sequence[slice], generator: Source, device: torch.device) -> Iterator[tuple[slice, Source]]:
+    """Yield each slice of a block with its randomness, which does not depend on how the block is divided.
+
+    Afterwards, the state of the generator is as if the block had not been divided.
+    """
+    if len(block) == 1:
+        yield block[0], generator
+        return
+    source = _default_generator(device) if generator is None else generator
+    state, start, stop = source.get_state(), block[0].start, block[-1].stop
+    for part in block:
+        source.set_state(state)
+        yield part, Share(source, stop - start, part.start - start)
+
+
+def _default_generator(device: torch.device) -> torch.Generator:
+    """Return torch's global generator of a device, or else one seeded from that of the CPU."""
+    if device.type == "cpu":
+        return torch.default_generator
+    generators = getattr(torch.get_device_module(device), "default_generators", ())
+    if device.index is not None and device.index < len(generators):
+        return generators[device.index]
+    return torch.Generator(device).manual_seed(int(torch.randint(1 << 62, ())))
 
 
 def fold_in(seed: int, purpose: int, step: int) -> int:

@@ -4,6 +4,7 @@ Both take a context and a head, in standardised units. The units of the data bel
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,8 +35,9 @@ def map_conditionals(
     """Apply a function to the conditional of every value of every row, in bounded memory.
 
     The function maps conditionals and their values ``(N,)`` to results ``(N,)``; rows ``z (*, D)`` give ``(*, D)``. If
-    it ``needs_values``, the result of a missing value (NaN) is NaN. Gradients flow only ``with_gradients``. Integrals
-    that missed their tolerance cause one :class:`AccuracyWarning`.
+    it ``needs_values``, the result of a missing value (NaN) is NaN. Gradients flow only ``with_gradients``; without
+    them, a backward pass to rows or conditions raises a ``NotImplementedError``. Integrals that missed their tolerance
+    cause one :class:`AccuracyWarning`.
     """
     keep_freed_memory()
     features = context.features
@@ -54,7 +56,40 @@ def map_conditionals(
     in_this_thread = with_gradients and torch.is_grad_enabled()
     found = [results(part) for part in parts] if in_this_thread else map_slices(results, parts, z.device)
     warn_unconverged(sum(unconverged for _, unconverged in found), flat.numel())
-    return torch.cat([values for values, _ in found]).reshape(z.shape) if found else torch.zeros_like(z)
+    values = torch.cat([values for values, _ in found]).reshape(z.shape) if found else torch.zeros_like(z)
+    return (
+        values if in_this_thread else _reject_gradients(values, z, condition, *context.parameters(), *head.parameters())
+    )
+
+
+class _Integrated(torch.autograd.Function):
+    """The identity for values that were computed without gradients, which a backward pass rejects."""
+
+    @staticmethod
+    def forward(values: Tensor, *_: Tensor) -> Tensor:
+        return values.view_as(values)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        raise NotImplementedError(
+            "log_prob and cdf by integration have no gradients: train with arcsm.objectives.csm or mle, and use "
+            "model.score for derivatives by values; a normalised head has gradients in closed form"
+        )
+
+
+def _reject_gradients(values: Tensor, *inputs: Tensor | None) -> Tensor:
+    """Return values whose backward pass to the inputs raises an error.
+
+    Leaves are weights here, as rows and conditions have been standardised. They require gradients in evaluations too,
+    where nobody wants any, so they count only in transforms of ``torch.func``, which would return zeros for them.
+    """
+    is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
+    wanted = [t for t in inputs if t is not None and t.requires_grad and (t.grad_fn is not None or is_transformed(t))]
+    return _Integrated.apply(values, *wanted) if wanted and torch.is_grad_enabled() else values
 
 
 def ancestral(

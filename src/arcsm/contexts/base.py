@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from arcsm.errors import all_finite
+from arcsm.errors import all_finite, readable
 from arcsm.registry import Seam, constructor_arguments
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -55,7 +55,8 @@ class Context(nn.Module, ABC):
 
         Arguments:
             x: Rows in standardised units, ``(*, D)``.
-            condition: Vectors ``(*, F)`` or labels ``(*)``, or one vector ``(F,)`` or label ``()`` for all rows.
+            condition: Vectors ``(*, F)`` in standardised units or labels ``(*)``, or one vector ``(F,)`` or label
+                ``()`` for all rows.
 
         Returns:
             ``(*, D, C)``, by feature: ``[..., d, :]`` is the context of feature ``d``, whatever the order.
@@ -126,7 +127,8 @@ class Context(nn.Module, ABC):
     def check_condition(self, condition: Tensor | None, batch_shape: Sequence[int]) -> Tensor | None:
         """Check a condition as :meth:`forward` gets it, and give each row of the batch its own.
 
-        Return int64 labels ``(*)``, or vectors ``(*, F)`` in the type and on the device of the weights, or ``None``.
+        Return int64 labels ``(*)``, or vectors ``(*, F)`` in the type of the weights, both on their device, or
+        ``None``.
         """
         classes, size = self.classes, self.condition_features
         if not (classes or size):
@@ -148,12 +150,11 @@ class Context(nn.Module, ABC):
             ) from error
 
     def _check_labels(self, condition: Tensor) -> Tensor:
-        is_valid = condition.dtype in _INTEGERS
-        if is_valid and not torch.compiler.is_compiling():  # a compiled program cannot branch on values
-            is_valid = not bool(((condition < 0) | (condition >= self.classes)).any())
-        if not is_valid:
+        labels = readable(condition) if condition.dtype in _INTEGERS else None
+        out_of_range = labels is not None and bool(((labels < 0) | (labels >= self.classes)).any())
+        if condition.dtype not in _INTEGERS or out_of_range:
             raise ValueError(f"condition: expected integer labels from 0 to {self.classes - 1}")
-        return condition.long()
+        return condition.to(next(self.parameters()).device, torch.long)
 
     def _check_vectors(self, condition: Tensor) -> Tensor:
         size = self.condition_features
@@ -162,6 +163,6 @@ class Context(nn.Module, ABC):
                 f"condition: expected floats of shape (*, {size}), got {condition.dtype} {tuple(condition.shape)}"
             )
         condition = condition.to(next(self.parameters()))
-        if not torch.compiler.is_compiling() and not all_finite(condition):
+        if not all_finite(condition):
             raise ValueError("condition: holds NaN or infinity")
         return condition

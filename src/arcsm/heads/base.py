@@ -102,7 +102,8 @@ class Head(nn.Module, ABC):
 class NormalisedHead(Head):
     """A head whose density and CDF have a closed form.
 
-    In addition to the methods of :class:`Head`, implement :meth:`projected_log_prob`, :meth:`projected_cdf` and
+    Gradients flow through its log density, so it can be trained by likelihood (:func:`arcsm.objectives.mle`). In
+    addition to the methods of :class:`Head`, implement :meth:`projected_log_prob`, :meth:`projected_cdf` and
     :meth:`bracket`.
     """
 

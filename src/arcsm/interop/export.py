@@ -41,9 +41,7 @@ def export_scorer(model: AutoregressiveModel, level: int = -1) -> ExportedProgra
 class _Scorer(nn.Module):
     def __init__(self, model: AutoregressiveModel, level: int) -> None:
         super().__init__()
-        self.model, self.sigma = model, model.sigma(level)
+        self.model, self.level = model, level
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z = (x - self.model.shift) / self.model.scale
-        s, ds = self.model.head.score_and_derivative(self.model.context(z, condition), z, self.sigma)
-        return s / self.model.scale, ds / self.model.scale.square()
+        return self.model.score(x, self.level, condition)

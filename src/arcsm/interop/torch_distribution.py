@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from arcsm.model import AutoregressiveModel
+from arcsm.samplers import Sampler
 
 Shape = torch.Size | list[int] | tuple[int, ...]
 
@@ -17,22 +18,26 @@ Shape = torch.Size | list[int] | tuple[int, ...]
 class AutoregressiveDistribution(Distribution):
     """The density of a model, conditional or not, with the interface of ``torch.distributions``.
 
-    Samples come from the model's default sampler and carry no gradients (``has_rsample`` is false). Log densities of
-    normalised heads carry gradients; see :meth:`AutoregressiveModel.log_prob`.
+    Samples carry no gradients (``has_rsample`` is false). Log densities carry gradients in closed form; see
+    :meth:`AutoregressiveModel.log_prob`. A row with missing values needs ``validate_args=False``.
 
     Arguments:
         model: The model.
         condition: The condition, ``(*B, F)`` or labels ``(*B)``; ``B`` is then the batch shape.
         level: Noise level.
         validate_args: As in ``torch.distributions``.
+        sampler: As in :meth:`AutoregressiveModel.sample`.
+        generator: Source of randomness of the samples, on the model's device. Default: torch's global generator.
+        method: How densities are normalised, as in :meth:`AutoregressiveModel.log_prob`.
+        tol: Target error of the log density of each conditional, in nats.
 
     Raises:
-        ValueError: If the condition does not have the size that the model's context expects.
+        ValueError: If the model needs another condition, or none.
 
     Example:
         >>> from arcsm import GaussianHead, MADE
         >>> model = AutoregressiveModel(MADE(3, 4, (8,), condition_features=2), GaussianHead(4))
-        >>> q = AutoregressiveDistribution(model, torch.randn(5, 2))
+        >>> q = AutoregressiveDistribution(model, torch.randn(5, 2), generator=torch.Generator().manual_seed(0))
         >>> q.batch_shape, q.event_shape, q.sample((7,)).shape, q.log_prob(torch.zeros(3)).shape
         (torch.Size([5]), torch.Size([3]), torch.Size([7, 5, 3]), torch.Size([5]))
     """
@@ -47,40 +52,85 @@ class AutoregressiveDistribution(Distribution):
         condition: Tensor | None = None,
         level: int = -1,
         validate_args: bool | None = None,
+        *,
+        sampler: str | Sampler | None = None,
+        generator: torch.Generator | None = None,
+        method: str | None = None,
+        tol: float = 1e-5,
     ) -> None:
-        self.model, self.condition, self.level = model, condition, level
-        size = model.context.condition_features
-        self._one = () if model.context.classes else (size,)  # shape of one condition
-        if condition is not None and self._one and condition.shape[-1:] != self._one:
-            raise ValueError(f"condition: expected (*, {size}), got {tuple(condition.shape)}")
-        shape = torch.Size() if condition is None else condition.shape[: condition.ndim - len(self._one)]
+        self.model, self.condition = model, condition
+        self._one = () if model.context.classes else (model.context.condition_features,)  # shape of one condition
+        shape = torch.Size()
+        if isinstance(condition, Tensor):
+            shape = condition.shape[: max(0, condition.ndim - len(self._one))]
+        model.context.check_condition(model.standardise_condition(condition), shape)
+        self._drawing: dict[str, Any] = {"level": level, "sampler": sampler, "generator": generator}
+        self._density: dict[str, Any] = {"level": level, "method": method, "tol": tol}
         super().__init__(shape, torch.Size([model.features]), validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density in nats, ``(*S, *B)``, of values ``(*S, *B, D)``; leading dimensions broadcast."""
-        if self._validate_args:
-            self._validate_sample(value)
-        shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
-        return self.model.log_prob(value.expand(*shape, self.model.features), self.level, self._condition(shape))
+        rows, condition = self._rows(value)
+        return self.model.log_prob(rows, condition=condition, **self._density)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """Return the distribution function, ``(*S, *B)``, of values ``(*S, *B, 1)`` of a one-dimensional model.
+
+        Raises:
+            NotImplementedError: If the model has several dimensions.
+        """
+        self._check_one_dimension("cdf", "the Rosenblatt transform")
+        rows, condition = self._rows(value)
+        return self.model.cdf(rows, condition=condition, **self._density)[..., 0]
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """Return the quantiles, ``(*S, *B, 1)``, at probabilities ``(*S, *B)`` of a one-dimensional model.
+
+        Raises:
+            ValueError: If a probability is not inside (0, 1).
+            NotImplementedError: If the model has several dimensions.
+        """
+        self._check_one_dimension("icdf", "the inverse of the Rosenblatt transform")
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape)
+        return self.model.icdf(value.expand(shape)[..., None], condition=self._condition(shape), **self._density)
 
     def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008 (as in torch)
-        """Return a sample ``(*S, *B, D)``, drawn with torch's global generator."""
+        """Return a sample, ``(*S, *B, D)``."""
         shape = self._extended_shape(torch.Size(sample_shape))[:-1]
         condition, count = self._condition(shape), math.prod(shape)
         if not count:
             return self.model.shift.new_zeros(*shape, self.model.features)
         if condition is not None:
             condition = condition.reshape(-1, *self._one)
-        return self.model.sample(count, condition=condition, level=self.level).view(*shape, self.model.features)
+        return self.model.sample(count, condition=condition, **self._drawing).view(*shape, self.model.features)
+
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008 (as in torch)
+        """Raise ``NotImplementedError``: no sampler is differentiable."""
+        raise NotImplementedError("rsample: samples of an autoregressive model carry no gradients; use sample")
 
     def expand(self, batch_shape: Shape, _instance: Any = None) -> AutoregressiveDistribution:
         """Return the same distribution with a larger batch shape."""
         shape = torch.Size(batch_shape)
         new = self._get_checked_instance(AutoregressiveDistribution, _instance)
-        new.model, new.level, new._one, new.condition = self.model, self.level, self._one, self._condition(shape)
+        new.model, new._one, new.condition = self.model, self._one, self._condition(shape)
+        new._drawing, new._density = self._drawing, self._density
         super(AutoregressiveDistribution, new).__init__(shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
 
+    def _rows(self, value: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return values and conditions, broadcast to ``(*S, *B)``."""
+        if self._validate_args:
+            self._validate_sample(value)
+        shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        return value.expand(*shape, self.model.features), self._condition(shape)
+
     def _condition(self, shape: torch.Size) -> Tensor | None:
         return None if self.condition is None else self.condition.expand(*shape, *self._one)
+
+    def _check_one_dimension(self, name: str, meaning: str) -> None:
+        if self.model.features > 1:
+            raise NotImplementedError(
+                f"{name}: defined for one dimension only, this model has {self.model.features}; "
+                f"model.{name} is {meaning}, one value for each dimension"
+            )

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.random import Source, normal_like
+from arcsm.errors import readable
 from arcsm.heads import NormalisedHead, ScoreHead
 from arcsm.model import AutoregressiveModel
-from arcsm.objectives.fused import fused_score_matching
+from arcsm.objectives.fused import fused_score_matching, transforms_allow_fusion
 
 Weighting = Literal["natural", "sigma2"]
 
@@ -59,7 +60,8 @@ def score_matching_loss(
     Contexts are ``(B, D, C)``, values and noise levels ``(B, D)``, and the coefficients ``weight``, ``derivative`` and
     ``linear`` are ``(B, D)`` or ``()``.
     """
-    if isinstance(model.head, ScoreHead) and model.head.has_original_score and not x.requires_grad:
+    allowed = not x.requires_grad and transforms_allow_fusion()
+    if allowed and isinstance(model.head, ScoreHead) and model.head.has_original_score:
         coefficients = (weight.flatten(), derivative.flatten(), linear.flatten())
         levels = None if sigma is None else sigma.flatten()
         total = fused_score_matching(
@@ -84,7 +86,8 @@ def scores_at_smallest_noise(
 
 
 def check_no_missing(x: Tensor) -> None:
-    if bool(x.isnan().any()):
+    values = readable(x)
+    if values is not None and bool(values.isnan().any()):
         raise ValueError("x: contains missing values; use csm, mle, or dsm without sigma, which accept them")
 
 
@@ -97,7 +100,7 @@ def differentiable_scores(
     """
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        projection = model.head.project(model.context(z, condition))
+        projection = model.head.project(model.contexts(z, condition))
         if not joint:
             return model.head.projected_score(projection, z, sigma), z
         if not isinstance(model.head, NormalisedHead):

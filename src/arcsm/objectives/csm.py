@@ -61,11 +61,11 @@ def csm(
     if model.noise is None:
         if mix != 1.0:
             raise ValueError(f"mix: without a noise ladder only 1 (plain CSM) is possible, got {mix}")
-        one, context = z.new_ones(()), model.context(z, condition)
+        one, context = z.new_ones(()), model.contexts(z, condition)
         z, weight = mask_missing(model, z, one)
         return score_matching_loss(model, context, z, None, weight, one, torch.zeros_like(one), compiled)
     batch = add_noise(model, z, generator, weighting)
-    context = model.context(batch.x_hat, condition)
+    context = model.contexts(batch.x_hat, condition)
     a = torch.full_like(z, float(mix)) if mix != "auto" else _least_variance_mix(model, context.detach(), batch)
     linear = (1.0 - a) * (batch.noise / batch.sigma)
     return score_matching_loss(model, context, batch.x_tilde, batch.sigma, batch.weight, a, linear, compiled)

@@ -46,7 +46,7 @@ def dsm(
         if joint:
             raise ValueError("joint: a ladder has a noise level for each value; give dsm a sigma")
         batch = add_noise(model, z, generator, weighting)
-        context, ratio = model.context(batch.x_hat, condition), batch.noise / batch.sigma
+        context, ratio = model.contexts(batch.x_hat, condition), batch.noise / batch.sigma
         loss = score_matching_loss(
             model, context, batch.x_tilde, batch.sigma, batch.weight, torch.zeros_like(ratio), ratio, compiled
         )

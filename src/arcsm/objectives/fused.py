@@ -66,7 +66,16 @@ def fused_score_matching(
         return forward_backward(head, network, context[rows], points.rows(rows), tangent)
 
     parameters = [p for layer in (*head.layers(), (head.output.weight, head.output.bias)) for p in layer]
-    return constant + _FusedScoreMatching.apply(run_chunk, chunks, sigma is not None, context, *parameters)
+    loss, *_ = _FusedScoreMatching.apply(run_chunk, chunks, sigma is not None, context, *parameters)
+    return constant + loss
+
+
+def transforms_allow_fusion() -> bool:
+    """Return whether no transform of ``torch.func`` is active, or a single ``grad`` or ``vjp``."""
+    if torch.compiler.is_compiling():
+        return True
+    active = [transform.key() for transform in torch._C._functorch.get_interpreter_stack() or ()]
+    return active in ([], [torch._C._functorch.TransformType.Grad])
 
 
 def _choose_implementation(head: ScoreHead, x: Tensor, compiled: bool | None) -> tuple[Callable[..., Any], int]:
@@ -123,15 +132,16 @@ def _points(
 
 
 class _FusedScoreMatching(torch.autograd.Function):
+    """The loss, followed by its gradients as outputs that are not differentiable."""
+
     @staticmethod
     def forward(
-        ctx: Any,
         run_chunk: Callable[[_Network, Tensor, slice], tuple[Tensor, Tensor, list[Tensor]]],
         chunks: list[slice],
         noisy: bool,
         context: Tensor,
         *parameters: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, ...]:
         network = _network(parameters, context.shape[1], noisy)
         total = context.new_zeros((), dtype=torch.float64)
         grad_context = torch.empty_like(context)
@@ -145,12 +155,18 @@ class _FusedScoreMatching(torch.autograd.Function):
             columns = grad_parameters[0].split([context.shape[1], len(network.value_weight)], 1)
             zeros = columns[0].new_zeros(len(columns[0]), EMBEDDING_FEATURES)
             grad_parameters[0] = torch.cat([columns[0], zeros, columns[1]], 1)
-        ctx.save_for_backward(grad_context, *grad_parameters)
-        return total.to(context.dtype)
+        return total.to(context.dtype), grad_context, *grad_parameters
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, *gradients = output
+        ctx.mark_non_differentiable(*gradients)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*gradients)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Any, ...]:
         return None, None, None, *[grad_loss * gradient for gradient in ctx.saved_tensors]
 
 

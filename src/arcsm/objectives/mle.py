@@ -34,7 +34,7 @@ def mle(
     sigma = path[-1] if path else None
     if sigma is not None:
         z = z + sigma * normal_like(z, generator)
-    projection = model.head.project(model.context(z, condition)).flatten(0, -2)  # (B * D, P)
+    projection = model.head.project(model.contexts(z, condition)).flatten(0, -2)  # (B * D, P)
     z, weight = mask_missing(model, z, z.new_ones(()))
     if isinstance(model.head, NormalisedHead):
         log_prob = model.head.projected_log_prob(projection, z.flatten(), sigma)

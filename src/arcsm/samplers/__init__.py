@@ -5,7 +5,7 @@ sampler with the conditionals of that dimension, one for each row of the batch. 
 """
 
 from arcsm.registry import register
-from arcsm.samplers.base import Sampler
+from arcsm.samplers.base import Sampler, normals, uniforms
 from arcsm.samplers.fast_flow import fast_flow
 from arcsm.samplers.inverse_cdf import inverse_cdf
 from arcsm.samplers.langevin import annealed_langevin, check_langevin, langevin
@@ -14,4 +14,14 @@ from arcsm.samplers.probability_flow import probability_flow
 for _sampler in (langevin, probability_flow, fast_flow, inverse_cdf):
     register(_sampler)
 
-__all__ = ["Sampler", "annealed_langevin", "check_langevin", "fast_flow", "inverse_cdf", "langevin", "probability_flow"]
+__all__ = [
+    "Sampler",
+    "annealed_langevin",
+    "check_langevin",
+    "fast_flow",
+    "inverse_cdf",
+    "langevin",
+    "normals",
+    "probability_flow",
+    "uniforms",
+]

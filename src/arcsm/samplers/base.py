@@ -5,12 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from arcsm._runtime.random import open_uniform_like
+from arcsm._runtime.random import normal_like, open_uniform_like
 from arcsm.conditionals.conditionals import Accuracy, Conditionals, starting_nodes
 from arcsm.conditionals.piecewise import constant
 from arcsm.heads.score import WINDOW_END_WIDTHS
 
-#: A sampler takes ``N`` conditionals, a generator and its own options, and returns ``(N,)`` values.
+#: A sampler takes ``N`` conditionals, a generator and its own options, and returns ``(N,)`` values. It draws with
+#: :func:`uniforms` and :func:`normals`, so that a sample does not depend on how its rows are divided into batches.
 Sampler = Callable[..., Tensor]
 
 _MIN_PRECISION = 0.05  # of a conditional, relative to the precision of the noise alone, which is the largest possible
@@ -23,6 +24,11 @@ _GRID = (-6.0, -3.75, -3.0, -2.25, -1.5, -0.75, 0.0, 0.75, 1.5, 2.25, 3.0, 3.75,
 def uniforms(conditionals: Conditionals, generator: torch.Generator | None) -> Tensor:
     """Return ``(N,)`` random numbers in (0, 1), in the precision of the densities."""
     return open_uniform_like(conditionals.projection[:, 0].to(conditionals.dtype), generator)
+
+
+def normals(conditionals: Conditionals, generator: torch.Generator | None) -> Tensor:
+    """Return ``(N,)`` standard normal numbers, in the precision of the densities."""
+    return normal_like(conditionals.projection[:, 0].to(conditionals.dtype), generator)
 
 
 def largest_noise(conditionals: Conditionals, sampler: str) -> float:

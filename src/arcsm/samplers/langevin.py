@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from arcsm._runtime.random import normal_like
 from arcsm.conditionals.conditionals import Conditionals
+from arcsm.samplers.base import normals
 
 
 def langevin(
@@ -31,8 +33,7 @@ def langevin(
         ValueError: If ``steps`` is below one, or the step size not positive and finite.
     """
     check_langevin(steps, step_size)
-    like = conditionals.projection
-    x = torch.randn(len(conditionals), generator=generator, device=like.device, dtype=like.dtype)
+    x = normals(conditionals, generator)
     return annealed_langevin(conditionals, x, conditionals.path, generator, steps, step_size)
 
 
@@ -58,6 +59,5 @@ def annealed_langevin(
     for sigma in ladder:
         epsilon = step_size if sigma is None or smallest is None else step_size * (sigma / smallest) ** 2
         for _ in range(steps):
-            z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-            x = x + 0.5 * epsilon * conditionals.score(x, sigma) + epsilon**0.5 * z
+            x = x + 0.5 * epsilon * conditionals.score(x, sigma) + epsilon**0.5 * normal_like(x, generator)
     return x

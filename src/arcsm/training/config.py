@@ -42,7 +42,8 @@ class TrainConfig(BaseModel):
         ema: Decay of the exponential moving average of the weights that is validated and kept; 0 for no average.
         dequantise: Width of the uniform noise added to each batch, in data units; a number, or one per column.
         standardise: What the model's shift and scale are computed from: each column, all values (``"global"``), all
-            values for the shift alone (``"centre"``), or nothing.
+            values for the shift alone (``"centre"``), or nothing. Condition vectors are standardised by column, unless
+            it is ``"none"``.
         validate_every: Steps between validations.
         validation_rows: Largest number of held-out rows to use.
         patience: Number of validations without improvement that end the training; ``None`` for no early stopping.
@@ -53,7 +54,7 @@ class TrainConfig(BaseModel):
             stay in single precision).
         compiled: Whether to compile the score network of csm and dsm: on a CPU the C kernels, which need a C compiler
             and a second; elsewhere ``torch.compile``, which takes a minute. ``"auto"``: on a CPU with a compiler.
-        tensorboard: Log to TensorBoard too (needs the extra ``tensorboard``).
+        tensorboard: Log to TensorBoard too, in the run's folder (needs the extra ``tensorboard``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

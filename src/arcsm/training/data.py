@@ -9,6 +9,7 @@ from torch import Tensor
 from arcsm.contexts import Context
 from arcsm.data.checks import check_precision
 from arcsm.data.streams import RowStream
+from arcsm.errors import all_finite
 from arcsm.model import AutoregressiveModel
 from arcsm.training.config import TrainConfig
 
@@ -81,8 +82,10 @@ def to_device(
         raise ValueError(f"condition: expected a torch.Tensor, got {type(condition).__name__}; use torch.as_tensor")
     if condition is not None and (condition.ndim < 1 or len(condition) != len(x)):
         raise ValueError(f"condition: expected one for each of {len(x)} rows, got shape {tuple(condition.shape)}")
+    if condition is not None and condition.is_floating_point() and not all_finite(condition):
+        raise ValueError("condition: holds NaN or infinity")
     with torch.no_grad():  # the first condition shows whether all of them fit
-        context.begin((1,), None if condition is None else condition[:1].to(next(context.parameters()).device))
+        context.begin((1,), None if condition is None else condition[:1])
     moved = [None if rows is None else rows[:max_rows].detach().to(device) for rows in (x, condition)]
     rows, conditions = (t.clone() if t is not None and t.is_inference() else t for t in moved)
     assert rows is not None
@@ -110,10 +113,15 @@ def dequantisation_widths(config: TrainConfig, features: int) -> Tensor:
     return widths.expand(features)
 
 
-def standardise(model: AutoregressiveModel, x: Tensor | RowStream, config: TrainConfig) -> None:
-    """Set the model's shift and scale to the moments of the training data, as ``config.standardise`` says."""
+def standardise(
+    model: AutoregressiveModel, x: Tensor | RowStream, condition: Tensor | None, config: TrainConfig
+) -> None:
+    """Set the units of data and condition vectors to the moments of the training data (``config.standardise``)."""
     if config.standardise == "none":
         return
+    if condition is not None and model.context.condition_features:
+        mean, deviation = _moments(condition, columns=True)
+        model.set_condition_standardisation(mean, torch.where(_is_constant(mean, deviation), 1.0, deviation))
     columns = config.standardise == "columns"
     mean, deviation = _moments(x, columns)
     widths = dequantisation_widths(config, x.shape[1])
@@ -125,19 +133,26 @@ def standardise(model: AutoregressiveModel, x: Tensor | RowStream, config: Train
         raise ValueError(f"x_train: {which} holds nothing but missing values; leave it out")
     width = widths if columns else widths.mean()
     deviation = (deviation.square() + width.square() / 12.0).sqrt()
-    constant = deviation <= 1e-9 * mean.abs().clamp(min=1e-9)
+    constant = _is_constant(mean, deviation)
     if bool(constant.any()):
         which = f"column {int(constant.nonzero()[0])} is constant" if columns else "all values are the same"
         raise ValueError(f'x_train: {which}, so it has no density; leave it out, dequantise, or standardise="none"')
     model.set_standardisation(mean + 0.5 * width, deviation)
 
 
+def _is_constant(mean: Tensor, deviation: Tensor) -> Tensor:
+    return deviation <= 1e-9 * mean.abs().clamp(min=1e-9)
+
+
 def _moments(x: Tensor | RowStream, columns: bool) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation in double precision, of each column or of all values, without NaN."""
+    """Return mean and standard deviation of each column, or of all values, without NaN.
+
+    They are in double precision and on the CPU, like the configuration, wherever the rows are.
+    """
     if isinstance(x, Tensor):
-        x = x.double()
+        x = x.detach().double()
         mean = x.nanmean(0) if columns else x.nanmean()
-        return mean, (x - mean).square().nanmean(0 if columns else None).sqrt()
+        return mean.cpu(), (x - mean).square().nanmean(0 if columns else None).sqrt().cpu()
     if columns:
         return x.mean, x.deviation
     mean = x.mean.mean()

@@ -49,7 +49,8 @@ def fit(
     """Train a model in place.
 
     All randomness is a function of the seed and the step, so a run that is killed and resumed ends with the weights of
-    an uninterrupted one. The model's shift and scale become the moments of ``x_train`` (``config.standardise``). The
+    an uninterrupted one. The model's shift and scale become the moments of ``x_train``, and those for condition vectors
+    become the moments of ``condition_train`` (``config.standardise``). Data and conditions may be on any device. The
     model moves to ``config.device`` and ends in evaluation mode, with the averaged weights of the best validation, or
     of the last step without ``x_valid``.
 
@@ -93,12 +94,13 @@ def fit(
         >>> result.steps
         5
     """
+    config = config or TrainConfig()
     check_unused(run, resume)
     if run is not None:
         check_saveable(model)
-    task = DensityTask(
-        model, x_train, x_valid, config or TrainConfig(), condition_train, condition_valid, objective, loggers
-    )
+    elif config.tensorboard:
+        raise ValueError("tensorboard: expected a folder for the event files; give fit a run, or set tensorboard=False")
+    task = DensityTask(model, x_train, x_valid, config, condition_train, condition_valid, objective, loggers)
     return run_training(task, None if run is None else Path(run), resume, progress)
 
 
@@ -155,7 +157,7 @@ class DensityTask(TrainingTask):
         if x_valid is not None:
             self.data["held_out"] = data.fingerprint(x_valid, condition_valid)["checksum"]
         self.dequantise = data.dequantisation_widths(config, model.features).to(device)
-        data.standardise(model, x_train, config)
+        data.standardise(model, x_train, condition_train, config)
 
         self.batch = min(config.batch_size, len(self.source))
         self.parts = local_parts(self.group, self.batch, config.accumulate)
@@ -164,7 +166,6 @@ class DensityTask(TrainingTask):
         model.train()
         loss = _Loss(model.to(device), self.objective)
         uncompiled = without_compilation(model)  # has the weights under the names that files use
-        uncompiled.shift, uncompiled.scale = model.shift, model.scale
         super().__init__(uncompiled, config, steps, device, loggers)
         self.tensorboard = config.tensorboard
         self.fabric = build_fabric(self.group, device, config.precision)
