@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from arcsm import serialization
 from arcsm._runtime.devices import resolve_device
+from arcsm._runtime.files import FilePath
 from arcsm._runtime.random import normal_like, uniform_like
 from arcsm.implicit.networks.decoders import BernoulliDecoder, Decoder, GaussianImageDecoder
 from arcsm.implicit.networks.encoders import AutoregressiveEncoder, Encoder, GaussianEncoder, ImplicitEncoder
@@ -183,12 +183,12 @@ class VAE(nn.Module):
             return parts.build(metadata)  # type: ignore[return-value]
 
 
-def save_vae(vae: VAE, path: str | os.PathLike[str]) -> None:
+def save_vae(vae: VAE, path: FilePath) -> None:
     """Write an autoencoder in the format of :func:`arcsm.save`."""
     serialization.save_module(vae, vae.config(), path)
 
 
-def load_vae(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> VAE:
+def load_vae(path: FilePath, device: str | torch.device = "cpu") -> VAE:
     """Read an autoencoder that :func:`save_vae` wrote; any other file is a ``ValueError``."""
     file = serialization.weights_path(path)
     tensors, config = serialization.read_module(path)
