@@ -70,11 +70,7 @@ class Combination:
         return self
 
     def score(self, table: Table) -> Tensor:
-        """Return the squared distance of each row of a table with the same columns, ``(N,)``.
-
-        Raises:
-            ValueError: If called before :meth:`fit`, or if a column is missing, NaN or infinite.
-        """
+        """Return the squared distance of each row of a table with the same columns, all finite, ``(N,)``."""
         if not hasattr(self, "columns_"):
             raise ValueError("Combination: not fitted yet; call fit with the scores of inliers")
         return torch.from_numpy(self.covariance_.mahalanobis(self._transform(_matrix("table", table, self.columns_))))

@@ -76,7 +76,6 @@ class Conditionals:
     .. math:: \\log q(x) = \\log q_{\\sigma_1}(y) - \\log \\left| \\frac{dx}{dy} \\right|
 
     Attributes:
-        head: The head.
         projection: Projections of the contexts, ``(N, P)``; see :meth:`Head.project`.
         path: Noise levels from the largest down to the level of the conditionals; empty without noise.
         method: How densities are normalised.

@@ -36,12 +36,9 @@ class PixelCNNPP(Context):
         context_features: Size :math:`C` of the context of each value.
         nr_filters: Channels of the feature maps (paper scale: 160).
         nr_resnet: Residual blocks at each scale (paper scale: 5).
-        dropout: Probability, in training.
+        dropout: Probability, in training, below one.
         condition_features: Size of a condition vector; 0 for none.
-        classes: Number of class labels; the condition is then a tensor of integer labels.
-
-    Raises:
-        ValueError: If a size is below one, the dropout is not below one, or both kinds of condition are given.
+        classes: Number of class labels; the condition is then a tensor of integer labels instead of vectors.
 
     Example:
         >>> network = PixelCNNPP((3, 8, 8), context_features=4, nr_filters=8, nr_resnet=1)

@@ -55,10 +55,7 @@ class GaussianNoise:
     conditional.
 
     Arguments:
-        sigma: Standard deviation in data units.
-
-    Raises:
-        ValueError: If sigma is not positive.
+        sigma: Standard deviation in data units, positive.
     """
 
     sigma: float
@@ -109,14 +106,11 @@ class SaltAndPepper:
     inside the extreme, the odds of the two cases are :math:`(1 - p)\\, m : p / 2`.
 
     Arguments:
-        probability: Probability :math:`p` that a value is replaced.
+        probability: Probability :math:`p` that a value is replaced, inside (0, 1).
         low: Values up to it count as pepper, in data units.
-        high: Values from it on count as salt.
-        width: Distance from an extreme within which a value of the model still counts as extreme. It should cover a
-            grey level and, with a noise ladder, a few times the smallest noise.
-
-    Raises:
-        ValueError: If the probability is not inside (0, 1), ``low`` is not below ``high``, or the width not positive.
+        high: Values from it on count as salt; above ``low``.
+        width: Positive distance from an extreme within which a value of the model still counts as extreme. It should
+            cover a grey level and, with a noise ladder, a few times the smallest noise.
     """
 
     probability: float

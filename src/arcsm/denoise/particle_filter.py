@@ -69,12 +69,9 @@ def particle_filter(
         A Tutorial on Particle Filtering and Smoothing (Doucet and Johansen, 2009), Section 4.2 (optimal proposal)
 
     Arguments:
-        count: Number of candidates :math:`K` for each row.
+        count: Number of candidates :math:`K` for each row, at least one.
         threshold: Resample when the effective sample size falls below this fraction of ``count``; 0 never resamples.
         level: Noise level of the prior.
-
-    Raises:
-        ValueError: If there are no rows, ``count`` is below one, or ``threshold`` is outside [0, 1].
 
     Example:
         >>> from arcsm import MADE, GaussianHead

@@ -41,16 +41,10 @@ def tweedie(
 
     Arguments:
         model: A model with a noise ladder.
-        y: Noisy rows, ``(*, D)`` in data units.
-        sigma: Standard deviation of the noise in data units. It may lie between two levels of the ladder.
+        y: Noisy rows, ``(*, D)`` in data units, like the result.
+        sigma: Standard deviation of the noise in data units, within the ladder. It may lie between two levels.
         condition: Condition of each row, ``(*, F)`` or labels ``(*)``.
         progress: Show a progress bar on a terminal.
-
-    Returns:
-        Restored rows, ``(*, D)`` in data units.
-
-    Raises:
-        ValueError: If the model has no ladder, or sigma is outside of it.
 
     Example:
         >>> from arcsm import MADE, GaussianHead, NoiseLadder
@@ -97,9 +91,6 @@ def langevin(
         steps: Steps at each level.
         step_size: As in :func:`arcsm.samplers.langevin`.
         generator: Source of randomness, on the model's device.
-
-    Raises:
-        ValueError: If the level does not exist, an option is out of range, or the mask has the wrong shape.
 
     Example:
         >>> from arcsm import MADE, GaussianHead
@@ -151,9 +142,6 @@ def posterior(
             flow, a density is cut into 128 cells.
         tol: Target error of a log density in nats.
         max_evaluations: Largest number of score evaluations for one integral.
-
-    Raises:
-        ValueError: If the estimate or the method is unknown.
 
     Warns:
         AccuracyWarning: Once a call, if some integrals missed ``tol``.

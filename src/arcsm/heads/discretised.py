@@ -20,14 +20,9 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
 
     The first and the last bin include the tails. The density of dequantised values is uniform within a bin, so it
     gives the likelihood of the levels: ``-log2 q - log2(2 / levels)`` bits (:func:`arcsm.metrics.bits_per_dim`). The
-    head has no score and supports no noise.
-
-    References:
-        PixelCNN++ (Salimans et al., 2017), https://arxiv.org/abs/1701.05517
+    head has no score and supports no noise. Other arguments and the source are as for :class:`LogisticMixtureHead`.
 
     Arguments:
-        context_features: Size :math:`C` of the contexts.
-        components: Number of logistics.
         levels: Number of bins.
 
     Example:

@@ -47,7 +47,7 @@ def fit(
     loggers: Sequence[Logger] = (),
     objective: Callable[..., Tensor] | None = None,
 ) -> FitResult:
-    """Train a model in place.
+    """Train a model in place and return a summary.
 
     All randomness is a function of the seed and the step, so a run that is killed and resumed ends with the weights of
     an uninterrupted one. The model's shift and scale become the moments of ``x_train`` (``config.standardise``). The
@@ -55,7 +55,6 @@ def fit(
     of the last step without ``x_valid``.
 
     Arguments:
-        model: The model.
         x_train: ``(N, D)`` in data units, or a :class:`~arcsm.data.streams.RowStream`.
         x_valid: Held-out rows, ``(M, D)``. The first ``config.validation_rows`` of them choose the weights and, with
             ``config.patience``, end the training.
@@ -72,9 +71,6 @@ def fit(
             of the rows. If a batch is processed in parts, ``generator`` is a ``Share`` of the batch's randomness,
             which the objectives of this package accept. A checkpoint does not record the function: pass the same one
             when you resume.
-
-    Returns:
-        A summary of the training; the weights are in ``model``.
 
     Raises:
         ValueError: If data or conditions do not fit the model, a column is constant, the checkpoint has another

@@ -74,12 +74,10 @@ def fit_proposal(
         (Koblents and Miguez, 2015), https://arxiv.org/abs/1208.5600
 
     Arguments:
-        vae: Model.
         x: Inputs, ``(B, F)``, finite and in the decoder's support.
         samples: Latents of each input in each iteration. Default: 32 per dimension, at least 256.
         max_iterations: Limit on iterations. An input is done once its power has been one twice.
             :func:`bidirectional_bounds` measures the error of inputs that reach the limit, on simulated data.
-        generator: Source of randomness.
     """
     samples = max(256, 32 * vae.latents) if samples is None else samples
     check_inputs(vae, x, samples)

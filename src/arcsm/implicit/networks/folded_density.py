@@ -33,16 +33,9 @@ _MIN_SLOPE = math.sqrt(torch.finfo(torch.float64).eps)  # a zero slope, up to ro
 def log_density(u: Tensor, inner: Tensor, noise_weight: Tensor, output_weight: Tensor) -> Tensor:
     """Return :math:`\\log q(u)` in nats, one map for each value, ``(M,)``; NaN where :math:`u` is not finite.
 
-    The computation is in double precision: a value rounded across a fold of its map would lose nearly all density.
-
-    Arguments:
-        u: Values, ``(M,)``.
-        inner: :math:`a`, ``(M, U)``, like the other weights.
-        noise_weight: :math:`v`.
-        output_weight: :math:`w`.
-
-    Raises:
-        NonFiniteError: (a ``ValueError``) If weights are NaN, infinite, or too large for a grid.
+    The weights :math:`a, v, w` are ``(M, U)`` each; if they are NaN, infinite, or too large for a grid, a
+    ``NonFiniteError`` is raised. The computation is in double precision: a value rounded across a fold of its map would
+    lose nearly all density.
 
     Example:
         >>> u, zero = torch.tensor([0.0, 2.0]), torch.zeros(2, 1)  # without a tanh: the standard normal

@@ -53,8 +53,9 @@ def fit_vae(
         \\mathbb{E}_{q_\\phi(z \\mid x)} \\log p_\\theta(x, z) + H[q_\\phi(\\cdot \\mid x)]
 
     The logged losses are means of :math:`-\\log p_\\theta(x, z)`; the held-out losses are importance weighted bounds of
-    :math:`-\\log p_\\theta(x)`, which are comparable between methods. A run is resumed as by :func:`arcsm.fit`; other
-    arguments and errors are the same, too.
+    :math:`-\\log p_\\theta(x)`, which are comparable between methods. The averaged weights of the last step are kept:
+    ``best_step`` and ``best_loss`` are the last step and its held-out bound. A run is resumed as by :func:`arcsm.fit`;
+    other arguments and errors are the same, too.
 
     Arguments:
         vae: The autoencoder.
@@ -65,10 +66,6 @@ def fit_vae(
             receives samples of the encoder (``particles`` per input, if it needs more than one) and the decoder's
             inputs ``(B, F)``. With ``run``, it must either not learn, or be an estimator of this package, whose state
             a checkpoint can hold.
-
-    Returns:
-        A summary of the training. The averaged weights of the last step are in ``vae``, so ``best_step`` and
-        ``best_loss`` are the last step and its held-out bound.
 
     Raises:
         ValueError: If the rows have another size, or the method does not suit the encoder.
