@@ -82,7 +82,6 @@ def _dump(header: Mapping[str, Any], indent: int | None = None) -> str:
 
 
 def _python_number(value: Any) -> Any:
-    """Convert a scalar of numpy or torch to a Python number."""
     if hasattr(value, "item"):
         return value.item()
     raise TypeError(f"{type(value).__name__} is not JSON serializable")

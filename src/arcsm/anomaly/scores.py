@@ -87,7 +87,7 @@ def outlier_scores(
 
     There are columns ``h, SIGMA`` (:func:`score_sum`) and ``|s|, SIGMA`` (:func:`score_norms`) for each level, and
     ``-log q, METHOD`` and ``PIT NAME, METHOD`` (:func:`pit_statistics`) for each method, ``(N,)`` each on the CPU, in
-    double precision. Errors are as in :func:`score_sum`.
+    double precision. Errors are as in :func:`score_sum`, other arguments as in :meth:`AutoregressiveModel.log_prob`.
 
     Arguments:
         x: Rows ``(N, D)`` in data units.
@@ -95,9 +95,6 @@ def outlier_scores(
         methods: How densities are normalised, as in :meth:`AutoregressiveModel.log_prob`. Default: the model's own
             default and, unless that is in closed form, quadrature at the smallest noise. ``()`` computes no densities,
             which cost far more than scores.
-        tol: Target error of each conditional's log density in nats.
-        max_evaluations: Largest number of score evaluations for one conditional and integral.
-        progress: Show a progress bar on a terminal.
 
     Warns:
         AccuracyWarning: Once a call, if some integrals missed ``tol``.

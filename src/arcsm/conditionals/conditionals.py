@@ -5,14 +5,12 @@ gives neither a normalised density nor a CDF. :class:`Conditionals` computes bot
 by the flow through the whole ladder.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -109,7 +107,7 @@ class Conditionals:
     def _projection(self) -> Tensor:
         return self.projection.to(self.dtype)
 
-    def apply(self, function: Callable[[Conditionals], Tensor], rows: Tensor | None = None, **changes: Any) -> Tensor:
+    def apply(self, function: Callable[[Self], Tensor], rows: Tensor | None = None, **changes: Any) -> Tensor:
         """Return a function of the conditionals ``rows (n,)``, by default all, with some attributes changed.
 
         Integrals that miss their tolerance are counted in ``unconverged`` of these conditionals.
@@ -284,7 +282,6 @@ class Conditionals:
         return [slice(start, start + CONDITIONALS_AT_A_TIME) for start in range(0, len(self), CONDITIONALS_AT_A_TIME)]
 
     def _bisect(self, head: NormalisedHead, u: Tensor) -> Tensor:
-        """Invert a closed-form CDF by bisection."""
         projection, u = self._projection, u.to(self.dtype)
         low, high = head.bracket(projection, self.sigma)
         for _ in range(_MAX_BRACKET_DOUBLINGS):  # the lower tail holds floating point numbers far outside the bracket

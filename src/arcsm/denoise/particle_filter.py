@@ -1,10 +1,8 @@
 """Samples from the joint posterior of a corrupted row, by sequential Monte Carlo over its dimensions."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -130,7 +128,7 @@ class _Particles:
     previous: Tensor | None = None  # (N * K,) the dimension sampled last
 
     @classmethod
-    def start(cls, model: AutoregressiveModel, corrupted: Tensor, condition: Tensor | None, count: int) -> _Particles:
+    def start(cls, model: AutoregressiveModel, corrupted: Tensor, condition: Tensor | None, count: int) -> Self:
         condition = None if condition is None else condition.repeat_interleave(count, 0)
         candidates = torch.zeros_like(corrupted).repeat_interleave(count, 0)
         log_weights = corrupted.new_full((len(corrupted), count), -math.log(count), dtype=torch.float64)

@@ -137,11 +137,9 @@ def posterior(
         corruption: :class:`GaussianNoise`, :class:`SaltAndPepper` or another :class:`Corruption`.
         estimate: ``"mean"`` (least squared error), ``"median"`` (least absolute error) or ``"sample"``.
         generator: Source of randomness for ``"sample"``, on the model's device.
-        method: How :math:`q` is normalised, as in :meth:`AutoregressiveModel.log_prob`: ``"closed_form"``, ``"flow"``
-            or ``"quadrature"``. By quadrature, posteriors of Gaussian noise are as exact as the score. Through the
-            flow, a density is cut into 128 cells.
-        tol: Target error of a log density in nats.
-        max_evaluations: Largest number of score evaluations for one integral.
+        method: How :math:`q` is normalised; it, ``tol`` and ``max_evaluations`` are as in
+            :meth:`AutoregressiveModel.log_prob`. By quadrature, posteriors of Gaussian noise are as exact as the score.
+            Through the flow, a density is cut into 128 cells.
 
     Warns:
         AccuracyWarning: Once a call, if some integrals missed ``tol``.

@@ -22,6 +22,9 @@ from torch import Tensor
 
 from arcsm.errors import NonFiniteError, all_finite
 
+#: Maps inputs ``(B, F)`` to locations and log scales, ``(B, D)`` each.
+LocationScale = Callable[[Tensor | None], tuple[Tensor, Tensor]]
+
 _HALF_LOG_2_PI_E = 0.5 * math.log(2.0 * math.pi * math.e)
 
 
@@ -154,7 +157,7 @@ class GaussianEntropy(EntropyGradient):
 
     estimates_conditionals = True  # its dimensions are independent
 
-    def __init__(self, parameters: Callable[[Tensor | None], tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, parameters: LocationScale) -> None:
         self.parameters = parameters
 
     def surrogate(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -239,9 +242,7 @@ class EncoderUnits(RescaledEntropy):
         tensor([[[-2.,  4.]]])
     """
 
-    def __init__(
-        self, inner: EntropyGradient, location_scale: Callable[[Tensor | None], tuple[Tensor, Tensor]]
-    ) -> None:
+    def __init__(self, inner: EntropyGradient, location_scale: LocationScale) -> None:
         super().__init__(inner)
         self.location_scale = location_scale
 

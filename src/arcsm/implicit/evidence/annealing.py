@@ -91,7 +91,6 @@ def annealed_upper_bound(
     annealing: Annealing | None = None,
     proposal: Proposal | None = None,
     generator: torch.Generator | None = None,
-    progress: bool = False,
 ) -> Tensor:
     """Return an upper bound of :math:`\\log p(x)` in nats, ``(B,)``, by annealing backwards from exact latents.
 
@@ -108,7 +107,7 @@ def annealed_upper_bound(
     annealing = annealing or Annealing()
     proposal = fit_proposal(vae, x, generator=generator) if proposal is None else proposal
     v = proposal.to_standardised(z).unsqueeze(1).expand(-1, annealing.chains, -1)
-    return -_log_mean_weight(vae, x, v, proposal, annealing, True, generator, progress)
+    return -_log_mean_weight(vae, x, v, proposal, annealing, True, generator)
 
 
 def bidirectional_bounds(
@@ -134,7 +133,7 @@ def _log_mean_weight(
     annealing: Annealing,
     backwards: bool,
     generator: torch.Generator | None,
-    progress: bool,
+    progress: bool = False,
 ) -> Tensor:
     """Return the log mean weight of each input's chains, ``(B,)``, for initial coordinates ``v (B, K, D)``.
 

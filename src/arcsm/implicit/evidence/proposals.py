@@ -1,9 +1,8 @@
 """Proposals: distributions of latents fitted to the posterior of each input, from which evidence is estimated."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ class Proposal:
     scale: Tensor
 
     @classmethod
-    def prior(cls, count: int, latents: int, like: Tensor) -> Proposal:
+    def prior(cls, count: int, latents: int, like: Tensor) -> Self:
         """Return the prior for ``count`` inputs."""
         identity = torch.eye(latents, dtype=like.dtype, device=like.device)
         return cls(identity.new_zeros(count, latents), identity.expand(count, latents, latents))

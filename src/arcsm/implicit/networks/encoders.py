@@ -114,7 +114,6 @@ class ImplicitEncoder(Encoder):
 
     Arguments:
         trunk: Network of the input, with the noise as its :math:`D` extra features.
-        latents: Size :math:`D` of the latents.
     """
 
     def __init__(self, trunk: Trunk, latents: int) -> None:
@@ -143,9 +142,7 @@ class AutoregressiveEncoder(LocationScaleEncoder):
     noise values that map to a latent.
 
     Arguments:
-        trunk: Network of the input alone.
-        latents: Size :math:`D` of the latents.
-        units: Hidden units of each latent.
+        units: Hidden units of each latent; other arguments are as for :class:`LocationScaleEncoder`.
 
     Example:
         >>> from arcsm.implicit import DenseTrunk

@@ -10,11 +10,9 @@ preimage. Cells are split at zeros of :math:`h'`, and at the extremum of :math:`
 between two edges of equal sign.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -61,6 +59,42 @@ def log_density(u: Tensor, inner: Tensor, noise_weight: Tensor, output_weight: T
     return log_q
 
 
+class _Cells(NamedTuple):
+    """Intervals of noise, ``(C,)`` each."""
+
+    row: Tensor  # index of the map
+    left: Tensor
+    right: Tensor
+
+    @classmethod
+    def from_grid(cls, edges: Tensor, mask: Tensor) -> Self:
+        """Return the cells of a mask ``(M, G)`` between edges ``(M, G + 1)``."""
+        row, cell = torch.nonzero(mask, as_tuple=True)
+        return cls(row, edges[row, cell], edges[row, cell + 1])
+
+    def select(self, mask: Tensor) -> Self:
+        return type(self)(*(t[mask] for t in self))
+
+    def concatenate(self, other: Self) -> Self:
+        return type(self)(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
+
+    def split(self, at: Tensor) -> Self:
+        return self._replace(right=at).concatenate(self._replace(left=at))
+
+    def bisect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return a zero of the function in each cell, ``(C,)``; it must change sign there."""
+        left, right = self.left, self.right
+        sign = function(left) < 0.0
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (left + right)
+            same = (function(middle) < 0.0) == sign
+            left, right = torch.where(same, middle, left), torch.where(same, right, middle)
+        return 0.5 * (left + right)
+
+    def changes_sign(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        return (function(self.left) < 0.0) != (function(self.right) < 0.0)
+
+
 class _Maps(NamedTuple):
     """Weights of :math:`h`, ``(M, U)`` each."""
 
@@ -82,42 +116,6 @@ class _Maps(NamedTuple):
         """Return a derivative (order 0: the value) as a function of one noise value for each cell, ``(C,)``."""
         maps = _Maps(*(t[cells.row] for t in self))
         return lambda noise: maps.evaluate(noise.unsqueeze(1))[order].squeeze(1)
-
-
-class _Cells(NamedTuple):
-    """Intervals of noise, ``(C,)`` each."""
-
-    row: Tensor  # index of the map
-    left: Tensor
-    right: Tensor
-
-    @classmethod
-    def from_grid(cls, edges: Tensor, mask: Tensor) -> _Cells:
-        """Return the cells of a mask ``(M, G)`` between edges ``(M, G + 1)``."""
-        row, cell = torch.nonzero(mask, as_tuple=True)
-        return cls(row, edges[row, cell], edges[row, cell + 1])
-
-    def select(self, mask: Tensor) -> _Cells:
-        return _Cells(*(t[mask] for t in self))
-
-    def concatenate(self, other: _Cells) -> _Cells:
-        return _Cells(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
-
-    def split(self, at: Tensor) -> _Cells:
-        return _Cells(self.row, self.left, at).concatenate(_Cells(self.row, at, self.right))
-
-    def bisect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return a zero of the function in each cell, ``(C,)``; it must change sign there."""
-        left, right = self.left, self.right
-        sign = function(left) < 0.0
-        for _ in range(_BISECTIONS):
-            middle = 0.5 * (left + right)
-            same = (function(middle) < 0.0) == sign
-            left, right = torch.where(same, middle, left), torch.where(same, right, middle)
-        return 0.5 * (left + right)
-
-    def changes_sign(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        return (function(self.left) < 0.0) != (function(self.right) < 0.0)
 
 
 def _log_sum_over_preimages(u: Tensor, maps: _Maps, radius: Tensor, count: int) -> Tensor:

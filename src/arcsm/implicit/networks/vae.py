@@ -1,7 +1,5 @@
 """Variational autoencoders of images, with explicit and implicit encoders (paper, Section 6 and Appendix D)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
@@ -50,7 +48,7 @@ class VAEConfig(BaseModel):
     units: int = Field(32, ge=1, le=4096)
 
     @model_validator(mode="after")
-    def _check_size(self) -> VAEConfig:
+    def _check_size(self) -> Self:
         if self.encoder == "autoregressive" and self.latents**2 * self.units > _MAX_LATENT_WEIGHTS:
             raise ValueError(f"latents: {self.latents} with {self.units} units each are too many")
         return self
@@ -61,7 +59,7 @@ class VAEConfig(BaseModel):
             return DenseTrunk(math.prod(image_shape), self.hidden_features, extra_features)
         return ConvolutionalTrunk(image_shape, self.channels, extra_features)
 
-    def build(self, metadata: Mapping[str, Any]) -> VAE:
+    def build(self, metadata: Mapping[str, Any]) -> "VAE":
         """Build an autoencoder with fresh weights for images with the metadata's ``image_shape`` and ``levels``."""
         shape = metadata.get("image_shape")
         if shape is None or not metadata.get("levels"):
