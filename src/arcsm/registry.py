@@ -32,11 +32,9 @@ def register(part: Part) -> Part:
     first parameter is ``conditionals``.
 
     Arguments:
-        part: The class or function. Its ``__name__`` is the name in configurations and files. A part that is defined
-            again in the same place, as in a notebook, replaces the earlier one.
-
-    Raises:
-        ValueError: If ``part`` is not one of the four kinds, lacks methods, or has the name of another part.
+        part: The class, with all methods of its kind, or the function. Its ``__name__``, which no other part may have,
+            is the name in configurations and files. A part that is defined again in the same place, as in a notebook,
+            replaces the earlier one.
 
     Example:
         >>> import arcsm

@@ -120,8 +120,6 @@ class Conditionals:
         self.unconverged += variant.unconverged
         return result
 
-    # Scores -----------------------------------------------------------------------------------------------------
-
     def score(self, x: Tensor, sigma: float | None) -> Tensor:
         """Return the score at ``x (*, N)``, without gradients."""
         with _without_autocast(x.device.type):
@@ -158,8 +156,6 @@ class Conditionals:
             if sigma not in prepared:
                 prepared[sigma] = self.head.prepare_score_and_derivative(sigma, self.cache.workspace)
             return prepared[sigma](projection.unsqueeze(1) if x.ndim == 2 else projection, x)
-
-    # Densities --------------------------------------------------------------------------------------------------
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log density at ``x (N,)`` in nats, ``(N,)``."""

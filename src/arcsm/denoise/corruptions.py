@@ -38,14 +38,11 @@ class Corruption(Protocol):
 
 @dataclass(frozen=True)
 class GaussianNoise:
-    """Additive noise, :math:`y = x + \\sigma\\, n` with :math:`n \\sim \\mathcal{N}(0, 1)`.
+    """Additive noise, :math:`y = x + \\sigma\\, n` with :math:`n \\sim \\mathcal{N}(0, 1)` and ``sigma`` in data units.
 
     The posterior is proportional to :math:`q(x)\\, \\mathcal{N}(y; x, \\sigma^2)`. Its score
     :math:`s(x) + (y - x) / \\sigma^2` has the derivative :math:`s'(x) - 1 / \\sigma^2`, so it is integrated like any
     conditional.
-
-    Arguments:
-        sigma: Standard deviation in data units, positive.
     """
 
     sigma: float

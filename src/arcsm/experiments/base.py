@@ -107,7 +107,9 @@ class Study(Generic[S]):
     def compute_seeds(
         self,
         cells: Mapping[K, Callable[[int], Result]],
-        name: Callable[[K, int], str] = lambda key, seed: f"{key} seed {seed}",
+        name: Callable[[K, int], str] = lambda key, seed: (
+            f"{' '.join(key) if isinstance(key, tuple) else key} seed {seed}"
+        ),
     ) -> dict[K, list[Result]]:
         """Return the results of cells for every seed; ``name`` names the cell of a key and a seed."""
         seeds = self.settings.seed_range

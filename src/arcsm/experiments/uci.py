@@ -76,14 +76,10 @@ def body(run: Study[UCI]) -> Result:
     check_names("methods", settings.methods, METHODS)
     check_names("ways", settings.ways, WAYS)
     peers = [method for method in settings.methods if method != OURS]
-
-    def named(key: tuple[str, str], seed: int) -> str:
-        return f"{key[0]} {key[1]} seed {seed}"
-
-    cells = run.compute_seeds({(table, OURS): partial(_ours, run, table) for table in settings.tables}, named)
+    cells = run.compute_seeds({(table, OURS): partial(_ours, run, table) for table in settings.tables})
     for method in peers:
         functions = {(t, method): partial(_peer, run, t, method, ours=cells[t, OURS]) for t in settings.tables}
-        cells |= run.compute_seeds(functions, named)
+        cells |= run.compute_seeds(functions)
     pairs = {(t, way): f"{t} one model by {way} seed {first}" for t in settings.tables for way in settings.ways}
     train = partial(_one_model, run, seed=first)
     single = run.compute_all({n: partial(train, t, way, ours=cells[t, OURS][0]) for (t, way), n in pairs.items()})

@@ -20,10 +20,7 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
 
     The first and the last bin include the tails. The density of dequantised values is uniform within a bin, so it
     gives the likelihood of the levels: ``-log2 q - log2(2 / levels)`` bits (:func:`arcsm.metrics.bits_per_dim`). The
-    head has no score and supports no noise. Other arguments and the source are as for :class:`LogisticMixtureHead`.
-
-    Arguments:
-        levels: Number of bins.
+    head has no score and supports no noise.
 
     Example:
         >>> head = DiscretisedLogisticMixtureHead(context_features=4, components=3, levels=2)

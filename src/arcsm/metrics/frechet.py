@@ -35,10 +35,7 @@ class LiteFeatures(nn.Module):
 
 
 class Frechet:
-    """Fréchet distance to a set of real images; a ``ValueError`` if there is no feature network.
-
-    Attributes:
-        network: Name of the feature network.
+    """Fréchet distance to a set of real images, in features of the network named by the attribute ``network``.
 
     Arguments:
         real: uint8, ``(N, C, H, W)`` with C 1 (grey) or 3, N at least 2.

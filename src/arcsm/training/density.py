@@ -58,7 +58,6 @@ def fit(
         x_train: ``(N, D)`` in data units, or a :class:`~arcsm.data.streams.RowStream`.
         x_valid: Held-out rows, ``(M, D)``. The first ``config.validation_rows`` of them choose the weights and, with
             ``config.patience``, end the training.
-        config: How to train.
         condition_train: Conditions of the rows, ``(N, F)`` or labels ``(N,)``.
         condition_valid: Conditions of the held-out rows.
         run: Folder for checkpoints, the model and its log. Default: nothing is written.

@@ -34,13 +34,6 @@ class TrainingTask(ABC):
         config: Training settings, with at least ``seed``, ``ema``, ``validate_every`` and ``checkpoint_seconds``.
         steps: Number of optimizer steps in all.
         loggers: Lightning loggers that receive the rows of the log.
-
-    Attributes:
-        average: Exponential moving average of the weights.
-        step: Number of optimizer steps taken.
-        seconds: Time spent, earlier parts of a resumed run included.
-        running_loss: Exponential moving average of the training losses.
-        history: One row for each validation.
     """
 
     kind: ClassVar[str]  #: Kind of the checkpoints, in their headers.
@@ -59,8 +52,9 @@ class TrainingTask(ABC):
         self.module, self.config, self.steps, self.device, self.loggers = module, config, steps, device, loggers
         self.average = AveragedModel(module, multi_avg_fn=averaging(self.config.ema))
         self.tensorboard = False  # whether to log to TensorBoard too
-        self.step, self.seconds, self.running_loss = 0, 0.0, math.nan
-        self.history: list[dict[str, float]] = []
+        self.step, self.seconds = 0, 0.0  # taken and spent, earlier parts of a resumed run included
+        self.running_loss = math.nan  # moving average of the training losses
+        self.history: list[dict[str, float]] = []  # a row for each validation
 
     def seed(self, purpose: int, step: int) -> int:
         """Return the seed of a purpose at a step."""

@@ -144,8 +144,7 @@ class GaussianEntropy(EntropyGradient):
 
     .. math:: H = \\sum_d \\big[ \\log \\sigma_d(x) + \\tfrac12 \\log 2 \\pi e \\big]
 
-    Arguments:
-        parameters: Map from inputs ``(B, F)`` to means and log standard deviations, ``(B, D)`` each.
+    The ``parameters`` map inputs ``(B, F)`` to means and log standard deviations, ``(B, D)`` each.
 
     Example:
         >>> log_std = torch.zeros(1, 2, requires_grad=True)
@@ -178,11 +177,7 @@ class GaussianEntropy(EntropyGradient):
 
 
 class RescaledEntropy(EntropyGradient):
-    """Estimate scores in units other than the sampler's; subclasses define the units.
-
-    Arguments:
-        inner: Estimator for the samples in these units.
-    """
+    """Estimate scores, by the estimator ``inner``, in units other than the sampler's; subclasses define the units."""
 
     def __init__(self, inner: EntropyGradient) -> None:
         self.inner = inner
@@ -232,8 +227,7 @@ class EncoderUnits(RescaledEntropy):
 
     Arguments:
         inner: Estimator for :math:`u`.
-        location_scale: Map from inputs ``(B, F)`` to locations and log scales, ``(B, D)`` each: the sampler's, or any
-            others.
+        location_scale: The sampler's map from inputs to locations and log scales, or any other.
 
     Example:
         >>> inner = GaussianEntropy(lambda condition: (torch.zeros(1, 2), torch.zeros(1, 2)))  # the score of u is -u

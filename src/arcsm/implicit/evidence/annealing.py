@@ -72,7 +72,6 @@ def annealed_bound(
 
     Arguments:
         x: Inputs, ``(B, F)``, as for :func:`fit_proposal`.
-        annealing: Settings of the annealing.
         proposal: Initial distribution. Default: fitted to the inputs, which needs far fewer temperatures than the
             prior (:meth:`Proposal.prior`) that Wu et al. use.
         progress: Show a progress bar (on a terminal).
@@ -91,6 +90,7 @@ def annealed_upper_bound(
     annealing: Annealing | None = None,
     proposal: Proposal | None = None,
     generator: torch.Generator | None = None,
+    progress: bool = False,
 ) -> Tensor:
     """Return an upper bound of :math:`\\log p(x)` in nats, ``(B,)``, by annealing backwards from exact latents.
 
@@ -107,7 +107,7 @@ def annealed_upper_bound(
     annealing = annealing or Annealing()
     proposal = fit_proposal(vae, x, generator=generator) if proposal is None else proposal
     v = proposal.to_standardised(z).unsqueeze(1).expand(-1, annealing.chains, -1)
-    return -_log_mean_weight(vae, x, v, proposal, annealing, True, generator)
+    return -_log_mean_weight(vae, x, v, proposal, annealing, True, generator, progress)
 
 
 def bidirectional_bounds(
@@ -133,7 +133,7 @@ def _log_mean_weight(
     annealing: Annealing,
     backwards: bool,
     generator: torch.Generator | None,
-    progress: bool = False,
+    progress: bool,
 ) -> Tensor:
     """Return the log mean weight of each input's chains, ``(B,)``, for initial coordinates ``v (B, K, D)``.
 

@@ -34,14 +34,6 @@ def log_density(u: Tensor, inner: Tensor, noise_weight: Tensor, output_weight: T
     The weights :math:`a, v, w` are ``(M, U)`` each; if they are NaN, infinite, or too large for a grid, a
     ``NonFiniteError`` is raised. The computation is in double precision: a value rounded across a fold of its map would
     lose nearly all density.
-
-    Example:
-        >>> u, zero = torch.tensor([0.0, 2.0]), torch.zeros(2, 1)  # without a tanh: the standard normal
-        >>> log_density(u, zero, zero, zero)
-        tensor([-0.9189, -2.9189])
-        >>> fold = torch.full((2, 1), 2.0), torch.full((2, 1), -3.0)  # e - 3 tanh(2 e): three preimages, and one
-        >>> log_density(torch.tensor([0.0, 6.0]), zero, *fold)
-        tensor([ -2.4230, -41.4189])
     """
     finite = u.isfinite()
     radius = output_weight.abs().sum(-1) + _GRID_MARGIN

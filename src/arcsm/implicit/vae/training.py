@@ -58,10 +58,8 @@ def fit_vae(
     other arguments and errors are the same, too.
 
     Arguments:
-        vae: The autoencoder.
         train: Rows of images, ``(N, F)`` in [-1, 1).
         valid: Held-out rows.
-        config: How to train.
         entropy: Custom estimator, on the device of the training, in place of the configured method. It
             receives samples of the encoder (``particles`` per input, if it needs more than one) and the decoder's
             inputs ``(B, F)``. With ``run``, it must either not learn, or be an estimator of this package, whose state
