@@ -19,8 +19,8 @@ class Combination:
     """Two-sided distance of rows from known inliers in several scores at once.
 
     Each score is mapped to normal scores by ``knots`` quantiles among the inliers, and linearly between them. Beyond
-    the outermost quantile the map continues with the mean slope of that half. The combined score is the squared Mahalanobis
-    distance with a shrunk covariance:
+    the outermost quantile the map continues with the mean slope of that half. The combined score is the squared
+    Mahalanobis distance with a shrunk covariance:
 
     .. math:: (z - \\bar z)^\\top\\, \\Sigma^{-1}\\, (z - \\bar z)
 

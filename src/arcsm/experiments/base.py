@@ -71,6 +71,10 @@ S = TypeVar("S", bound=Settings)
 K = TypeVar("K")
 
 
+def _cell_name(key: object, seed: int) -> str:
+    return f"{' '.join(key) if isinstance(key, tuple) else key} seed {seed}"
+
+
 @dataclass
 class Study(Generic[S]):
     """One run of an experiment. Its cells are computed once and stored."""
@@ -107,9 +111,7 @@ class Study(Generic[S]):
     def compute_seeds(
         self,
         cells: Mapping[K, Callable[[int], Result]],
-        name: Callable[[K, int], str] = lambda key, seed: (
-            f"{' '.join(key) if isinstance(key, tuple) else key} seed {seed}"
-        ),
+        name: Callable[[K, int], str] = _cell_name,
     ) -> dict[K, list[Result]]:
         """Return the results of cells for every seed; ``name`` names the cell of a key and a seed."""
         seeds = self.settings.seed_range
