@@ -38,11 +38,11 @@ class Corruption(Protocol):
 
 @dataclass(frozen=True)
 class GaussianNoise:
-    """Additive noise, :math:`y = x + \\sigma\\, n` with :math:`n \\sim \\mathcal{N}(0, 1)` and ``sigma`` in data units.
+    """Additive noise, :math:`y = x + \\sigma\\, n` with :math:`n \\sim \\mathcal{N}(0, 1)`.
 
-    The posterior is proportional to :math:`q(x)\\, \\mathcal{N}(y; x, \\sigma^2)`. Its score
-    :math:`s(x) + (y - x) / \\sigma^2` has the derivative :math:`s'(x) - 1 / \\sigma^2`, so it is integrated like any
-    conditional.
+    The standard deviation ``sigma`` is positive, in data units. The posterior is proportional to
+    :math:`q(x)\\, \\mathcal{N}(y; x, \\sigma^2)`. Its score :math:`s(x) + (y - x) / \\sigma^2` has the derivative
+    :math:`s'(x) - 1 / \\sigma^2`, so it is integrated like any conditional.
     """
 
     sigma: float
