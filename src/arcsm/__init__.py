@@ -21,27 +21,7 @@ from arcsm.training.density import fit
 from arcsm.training.loop import FitResult, TrainingDiverged
 
 __all__ = [
-    "MADE",
-    "AutoregressiveModel",
-    "Context",
-    "DiscretisedLogisticMixtureHead",
-    "FitResult",
-    "GaussianHead",
-    "Head",
-    "LogisticMixtureHead",
-    "NoiseLadder",
-    "NormalisedHead",
-    "PartError",
-    "PixelCNNPP",
-    "ScoreHead",
-    "TrainConfig",
-    "TrainingDiverged",
-    "__version__",
-    "check",
-    "data",
-    "fit",
-    "load",
-    "objectives",
-    "register",
-    "save",
-]
+    "MADE", "AutoregressiveModel", "Context", "DiscretisedLogisticMixtureHead", "FitResult", "GaussianHead", "Head",
+    "LogisticMixtureHead", "NoiseLadder", "NormalisedHead", "PartError", "PixelCNNPP", "ScoreHead", "TrainConfig",
+    "TrainingDiverged", "__version__", "check", "data", "fit", "load", "objectives", "register", "save",
+]  # fmt: skip

@@ -124,7 +124,7 @@ class MADE(Context):
         hidden_features: Units of each hidden layer; ``()`` makes the contexts affine in :math:`x_{<d}`.
         condition_features: Size of a condition vector that every dimension sees; 0 for none.
         order: A permutation of ``range(features)``. Default: the order of the columns.
-        classes: Number of class labels; the condition is then a tensor of integer labels.
+        classes: Number of class labels; the condition is then a tensor of integer labels instead of vectors.
         residual: Add each hidden layer to the one before it. All hidden layers must have the same width.
         sinusoids: Number :math:`J` of frequencies, from 1 to ``max_frequency``, at which the network sees sines and
             cosines of each value. They speed up the learning of narrow structures.
@@ -132,10 +132,6 @@ class MADE(Context):
         missing: Whether values may be NaN, which marks them as missing.
         hide: Fraction of values masked from the contexts of half of the rows during training
             (:class:`RandomMasking`), if ``missing``.
-
-    Raises:
-        ValueError: If a size is below one, ``order`` is not a permutation, both kinds of condition are given, residual
-            layers differ in width, or values are hidden without ``missing``.
 
     Example:
         >>> made = MADE(features=3, context_features=2, hidden_features=(8,))

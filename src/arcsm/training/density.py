@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -46,7 +47,7 @@ def fit(
     loggers: Sequence[Logger] = (),
     objective: Callable[..., Tensor] | None = None,
 ) -> FitResult:
-    """Train a model in place.
+    """Train a model in place and return a summary.
 
     All randomness is a function of the seed and the step, so a run that is killed and resumed ends with the weights of
     an uninterrupted one. The model's shift and scale become the moments of ``x_train``, and those for condition vectors
@@ -55,11 +56,9 @@ def fit(
     of the last step without ``x_valid``.
 
     Arguments:
-        model: The model.
         x_train: ``(N, D)`` in data units, or a :class:`~arcsm.data.streams.RowStream`.
         x_valid: Held-out rows, ``(M, D)``. The first ``config.validation_rows`` of them choose the weights and, with
             ``config.patience``, end the training.
-        config: How to train.
         condition_train: Conditions of the rows, ``(N, F)`` or labels ``(N,)``.
         condition_valid: Conditions of the held-out rows.
         run: Folder for checkpoints, the model and its log. Default: nothing is written.
@@ -72,9 +71,6 @@ def fit(
             of the rows. If a batch is processed in parts, ``generator`` is a ``Share`` of the batch's randomness,
             which the objectives of this package accept. A checkpoint does not record the function: pass the same one
             when you resume.
-
-    Returns:
-        A summary of the training; the weights are in ``model``.
 
     Raises:
         ValueError: If data or conditions do not fit the model, a column is constant, the checkpoint has another
@@ -173,7 +169,7 @@ class DensityTask(TrainingTask):
         self.loss, self.wrapped_optimizer = self.fabric.setup(loss, self.optimizer)
         self.uses_global_generator = any(uses_global_generator(layer) for layer in model.modules())
         self.best_validation = {"step": 0, "loss": math.inf, "missed": 0}
-        self._best_weights = _detached_copy(uncompiled.state_dict())
+        self.best_weights: Mapping[str, Tensor] = copy.deepcopy(uncompiled.state_dict())
         self.epoch: tuple[int, data.Epoch] | None = None
 
     def prepare(self, stop: Callable[[], bool], progress: bool) -> None:
@@ -184,7 +180,7 @@ class DensityTask(TrainingTask):
 
     def advance(self) -> float:
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(self.step)
+            group["lr"] = self._scheduled_rate()
         self.optimizer.zero_grad(set_to_none=True)
         losses = [self._backward(number, part) for number, part in self.parts.items()]
         loss = float(self.group.sum(torch.stack(losses).sum()))
@@ -224,15 +220,11 @@ class DensityTask(TrainingTask):
         """Seed the noise of dropout for a part of this step."""
         return self.global_generator(_DROPOUT + 4 * part, self.uses_global_generator)
 
-    def _learning_rate(self, step: int) -> float:
-        warm = min(1.0, (step + 1) / max(1, self.config.warmup_steps))
+    def _scheduled_rate(self) -> float:
+        warm = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
         if self.config.schedule == "constant":
             return self.config.learning_rate * warm
-        return self.config.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * step / self.steps))
-
-    @property
-    def learning_rate(self) -> float:
-        return self._learning_rate(self.step - 1)
+        return self.config.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * self.step / self.steps))
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -262,7 +254,7 @@ class DensityTask(TrainingTask):
             raise NonFiniteError(f"the objective on held-out rows is {loss}; one of them may be far from all others")
         if self.held_out is None or loss < self.best_validation["loss"]:
             self.best_validation = {"step": self.step, "loss": loss, "missed": 0}
-            self._best_weights = _detached_copy(self.average.module.state_dict())
+            self.best_weights = copy.deepcopy(self.average.module.state_dict())
         else:
             self.best_validation["missed"] += 1
 
@@ -274,13 +266,10 @@ class DensityTask(TrainingTask):
     def best(self) -> tuple[int, float]:
         return int(self.best_validation["step"]), self.best_validation["loss"]
 
-    @property
-    def best_weights(self) -> Mapping[str, Tensor]:
-        return self._best_weights
-
     def load_best_weights(self) -> None:
-        super().load_best_weights()
+        self.module.load_state_dict(self.best_weights)
         self.model.eval()
+        self.module.eval()
 
     def save(self, run: Path) -> None:
         save(self.model, run)
@@ -305,7 +294,7 @@ class DensityTask(TrainingTask):
             )
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
-        return {**super().tensors(), "best": self._best_weights}
+        return {**super().tensors(), "best": self.best_weights}
 
     def header(self) -> dict[str, Any]:
         best = {**self.best_validation, "loss": json_float(self.best_validation["loss"])}
@@ -317,9 +306,5 @@ class DensityTask(TrainingTask):
 
     def load_state(self, tensors: Mapping[str, Mapping[str, Tensor]], header: Mapping[str, Any], path: Path) -> None:
         super().load_state(tensors, header, path)
-        self._best_weights = dict(tensors.get("best", {}))
+        self.best_weights = dict(tensors.get("best", {}))
         self.best_validation = {**header["best"], "loss": float(header["best"]["loss"])}
-
-
-def _detached_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: t.detach().clone() for name, t in state.items()}

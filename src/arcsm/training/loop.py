@@ -45,19 +45,7 @@ class FitResult:
 
 
 def run_training(task: TrainingTask, run: Path | None, resume: bool, progress: bool) -> FitResult:
-    """Train to the last step, or until early stopping.
-
-    Arguments:
-        task: What to train.
-        run: Folder for the checkpoint, the model and the log; ``None`` to write nothing.
-        resume: Continue from the checkpoint in ``run``, if there is one.
-        progress: Show a progress bar (on a terminal).
-
-    Raises:
-        ValueError: If the checkpoint does not belong to this task.
-        TrainingDiverged: If the model breaks.
-        KeyboardInterrupt: After SIGINT or SIGTERM, at the end of a step and with a checkpoint in ``run``.
-    """
+    """Train to the last step, or until early stopping; the other arguments and the errors are those of ``fit``."""
     group = process_group.group()
     if resume and run is not None:
         read_checkpoint(task, run)
