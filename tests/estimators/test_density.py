@@ -101,6 +101,22 @@ def test_discrete_values_are_filled_with_values_on_their_grid() -> None:
     np.testing.assert_array_equal(density.impute(gaps)[:, 1], table[:40, 1])
 
 
+def test_missing_values_are_filled_with_the_centre_of_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+    numbers = np.random.default_rng(0).permutation(np.arange(120) % 12)
+    table = pd.DataFrame({"whole": numbers, "tenths": numbers / 10, "city": np.array(["a", "b", "b"])[numbers % 3]})
+    fitted = ScoreDensity(**QUICK, missing=True).fit(table)
+    draws = torch.tensor([[[0.0, 0.0, 1.0], [10.0, 10.0, 0.0], [11.0, 11.0, 0.0]]]).double()
+
+    def fixed(*_: object) -> tuple[torch.Tensor, torch.Tensor]:
+        return draws, torch.tensor([[0.4, 0.3, 0.3]]).double()
+
+    monkeypatch.setattr(Ensemble, "sample_missing", fixed)
+    filled = fitted.impute(pd.DataFrame({"whole": [np.nan], "tenths": [np.nan], "city": [None]}))
+    assert filled.iloc[0].tolist() == [6, 0.6, "b"]  # 6.3 on each grid, and the category of weight 0.6
+    assert filled["whole"].dtype == table["whole"].dtype
+
+
 def test_conditions_outside_the_training_values_raise() -> None:
     density = ScoreDensity(**QUICK).fit(mixed_table(120))
     for column, value in (("city", "nowhere"), ("visits", 1.5), ("visits", 1000), ("kind", "other")):
