@@ -10,6 +10,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from arcsm.estimators.base import TableEstimator
 from arcsm.estimators.column_types import Array
+from arcsm.estimators.value_limits import ValueLimits
+
+_MAX_REFERENCE_ROWS = 5_000
 
 
 class ScoreOutlierDetector(OutlierMixin, TableEstimator):
@@ -30,6 +33,8 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         fitted_scores_: Scores of the fitted rows.
         held_out_scores_: Scores of the held-out rows among them, in ascending order.
         median_contributions_: Median contribution of each column over the fitted rows.
+        fitted_excess_: Contributions of at most 5,000 fitted rows minus the medians.
+        limits_: The ranges of the modelled columns in the fitted rows, without gross errors.
         n_features_in_: Number of columns.
         feature_names_in_: Column names, if the table is a data frame with string names.
 
@@ -76,6 +81,10 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
             self.fitted_scores_ = self._with_medians(contributions).sum(1)
             self.held_out_scores_ = np.sort(self.fitted_scores_[self.held_out_rows_])
             self.offset_ = float(np.percentile(self.fitted_scores_, 100.0 * fraction))
+            step = -(-len(contributions) // _MAX_REFERENCE_ROWS)
+            self.fitted_excess_ = self._with_medians(contributions)[::step] - self.median_contributions_
+            kinds = [self.columns_.kinds[d] for d in self.columns_.modelled]
+            self.limits_ = ValueLimits.of_training_rows(self.encode_rows(X)[0].numpy(), kinds)
         return self
 
     def set_contamination(self, contamination: float | str) -> Self:
@@ -170,8 +179,9 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
     def expected(self, X: Any, share: float = 0.9) -> tuple[Any, Any]:
         """Return the central interval of each value given other columns of its row.
 
-        For each column, the model in whose order it comes last computes the interval. A single model uses the columns
-        before it.
+        The interval is given the columns before it in the order of one model, the one that the value surprises most.
+        If there are several models, fewer than a ``share`` of normal values therefore lie within theirs. The interval
+        lies within the range of the column in the other fitted rows, without gross errors.
 
         Arguments:
             X: Rows.
@@ -183,10 +193,10 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         modelled, _ = self.encode_rows(X)
         if not 0.0 < share < 1.0:
             raise ValueError(f"share: expected a number between 0 and 1, got {share}")
-        bounds = []
+        bounds, limits = [], self.limits_.of_other_rows(modelled.numpy())
         for u in (0.5 * (1.0 - share), 0.5 * (1.0 + share)):
             numbers = modelled if self.ensemble_ is None else self.ensemble_.quantiles(modelled, u)
-            rows = self.columns_.decode(numbers.numpy())
+            rows = self.columns_.decode(np.clip(numbers.numpy(), *limits))
             if isinstance(rows, pd.DataFrame) and isinstance(X, pd.DataFrame):
                 rows.index = X.index
             bounds.append(rows)
