@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from sklearn.base import clone
 
 from arcsm.estimators import ScoreDensity, density
 from arcsm.estimators.ensemble import Ensemble
-from small_tables import QUICK, correlated_table, mixed_table, use_small_models
+from small_tables import QUICK, correlated_table, mixed_table, normal, use_small_models
 
 
 def test_samples_have_the_format_of_the_data_frame() -> None:
@@ -125,6 +126,18 @@ def test_conditions_outside_the_training_values_raise() -> None:
     rows = density.conditional(["city", "kind"], ["north", "same"], draws=5)
     assert isinstance(rows, pd.DataFrame)
     assert set(rows["city"]) == {"north"}
+
+
+def test_conditions_that_never_occur_together_warn(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+    zone = np.arange(120) % 4
+    table = pd.DataFrame({"city": np.array(["Oslo", "Rome"])[zone // 2], "zone": zone, "a": normal(120)})
+    fitted = ScoreDensity(**QUICK).fit(table)
+    with pytest.warns(UserWarning, match="city = 'Oslo' and zone = 3 never occur together in the fitted rows"):
+        fitted.conditional(["a", "city", "zone"], [0.0, "Oslo", 3], draws=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted.conditional(["a", "city", "zone"], [0.0, "Rome", 3], draws=20)
 
 
 def test_conditional_draws_are_distinct(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """A density estimator for tables with scikit-learn's interface."""
 
 import math
+from itertools import combinations
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from arcsm.errors import warn
 from arcsm.estimators.base import TableEstimator
 from arcsm.estimators.column_types import Array, Categories, Column
 from arcsm.estimators.encoder import Table, clip_to_dtype, encode_value
+from arcsm.estimators.level_pairs import LevelPairs
 
 _IMPUTED_ROWS_PER_BATCH = 256
 _CONDITIONAL_DRAWS_PER_BATCH = 1_000
@@ -52,6 +54,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
         config_: The configuration of the models.
         ensemble_: The trained models; ``None`` if all columns are constant.
         held_out_rows_: Indices of the held-out rows.
+        level_pairs_: The pairs of levels of discrete and categorical columns that occur together in fitted rows.
         n_features_in_: Number of columns.
         feature_names_in_: Column names, if the table is a data frame with string names.
 
@@ -72,6 +75,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
         """
         with self._unchanged_on_failure():
             self._fit_table(X)
+            self.level_pairs_ = LevelPairs.of_rows(self.columns_, self.columns_.encode(self._validated(X)))
         return self
 
     def score_samples(self, X: Any) -> Array:
@@ -178,6 +182,10 @@ class ScoreDensity(DensityMixin, TableEstimator):
         Raises:
             ValueError: If a column is unknown or repeated; if a discrete, categorical or constant column never has the
                 value; or if the value of a continuous column lies beyond the fitted range by more than its width.
+
+        Warns:
+            UserWarning: If two values of discrete or categorical columns never occur together in the fitted rows, or if
+                few draws are distinct.
         """
         check_is_fitted(self)
         if draws < 1:
@@ -193,6 +201,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
         numbers = np.full((1, len(names)), np.nan)
         for column, value in zip(columns, values, strict=True):
             numbers[:, names.index(column)] = encode_value(self.columns_.kinds[names.index(column)], column, value)
+        self._warn_of_new_pairs(numbers[0], dict(zip(columns, values, strict=True)))
         if self.ensemble_ is None:
             return self.columns_.decode(np.zeros((draws, 0)))
         drawn = self._resample_completions(self._clip_modelled(numbers), draws, self._generator(random_state))
@@ -204,6 +213,17 @@ class ScoreDensity(DensityMixin, TableEstimator):
             else:
                 rows[:, column] = value
         return rows
+
+    def _warn_of_new_pairs(self, numbers: Array, given: dict[Any, Any]) -> None:
+        """Warn if two given values of a row ``(D,)`` never occur together in the fitted rows."""
+        places = {column: self.columns_.labels.index(column) for column in given}
+        for pair in combinations(given, 2):
+            row = np.full((1, len(numbers)), np.nan)
+            for column in pair:
+                row[0, places[column]] = numbers[places[column]]
+            if self.level_pairs_.missing_in(row)[0]:
+                values = " and ".join(f"{column} = {given[column]!r}" for column in pair)
+                warn(f"{values} never occur together in the fitted rows; the drawn rows may be impossible")
 
     def _resample_completions(self, known: Tensor, draws: int, generator: torch.Generator) -> Tensor:
         """Draw completions of one encoded row ``(1, M)``, ``(draws, M)``."""
