@@ -31,7 +31,7 @@ def detection_table(
     """
     if threshold is not None:
         check_p_value(threshold, len(detector.held_out_scores_))
-    contributions = detector.explain(table)
+    contributions = detector.explain(table).to_numpy()
     scores = contributions.sum(1)
     p = detector.p_values_from_scores(scores)
     outlier = scores < detector.offset_ if threshold is None else p <= threshold

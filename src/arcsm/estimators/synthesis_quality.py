@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from arcsm.estimators.column_types import Array, Categories
 from arcsm.estimators.density import ScoreDensity
 from arcsm.estimators.encoder import Columns
 from arcsm.estimators.level_pairs import LevelPairs
+from arcsm.estimators.native_frames import to_pandas
 
 _MIN_HELD_OUT = 50  # rows; twice as many synthetic ones
 _MAX_CLASSIFIED = 5_000  # rows of each kind
@@ -82,10 +83,10 @@ class SynthesisQuality:
     unseen_pairs: UnseenPairs | None
 
     @classmethod
-    def measure(cls, density: ScoreDensity, table: pd.DataFrame, synthetic: pd.DataFrame, seed: int = 0) -> Self:
-        """Compare synthetic rows with the real ones of ``table``, to which the density that drew them was fitted."""
+    def measure(cls, density: ScoreDensity, table: Any, synthetic: Any, seed: int = 0) -> Self:
+        """Compare synthetic rows with the real ones of a table, to which the density that drew them was fitted."""
         columns, random = density.columns_, np.random.default_rng(seed)
-        real, drawn = _encode(columns, table), _encode(columns, synthetic)
+        real, drawn = (_encode(columns, to_pandas(rows)) for rows in (table, synthetic))
         held_out = np.zeros(len(real), dtype=bool)
         held_out[density.held_out_rows_] = True
         counts = int(held_out.sum()), len(drawn), bool(np.isnan(real).any())
