@@ -8,10 +8,12 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from arcsm.estimators import ScoreOutlierDetector, reasons
 from arcsm.estimators.column_types import Categories, Column, Grid, Identity
 from arcsm.estimators.detection import detection_table
+from arcsm.estimators.ensemble import Ensemble
 from small_tables import QUICK, Scored, detector_and_outliers, normal, use_small_models
 
 JOINT = r"\w+ = \S+ with \w+ = \S+: together more surprising than in \d+ % of the fitted rows"
@@ -113,3 +115,8 @@ def test_gross_errors_do_not_widen_the_expected_values(monkeypatch: pytest.Monke
     assert because[0].startswith("b: expected -")
     for reason in "; ".join(because[because != ""]).split("; "):
         assert float(re.search(r" to (\S+), saw", reason).group(1)) < 5.0
+    monkeypatch.setattr(Ensemble, "conditional_quantiles", lambda *_: torch.full((6, reasons._NODES), 1e6).double())
+    texts = reasons.reasons(detector, rows, np.array([[-9.0, -8.0]] * 3), 2)  # no quantile is plausible
+    low, high = table["a"].drop(7).min(), table["a"].drop(7).max()
+    assert texts[2].startswith(f"a: expected {low:.4g} to {high:.4g}, saw 520; b: expected")
+    assert re.fullmatch(JOINT, texts[1])

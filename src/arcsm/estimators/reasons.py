@@ -8,6 +8,7 @@ never expected, so that neither a row's own value nor a gross error in the train
 
 from dataclasses import dataclass
 from itertools import combinations
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,7 @@ def _conditionals(
         inside = (low[place] <= one) & (one <= high[place])
         kept, density, density_here = one[inside], log_density[:-1][inside], log_density[-1]
         if not inside.any():  # the conditional expects gross errors alone
-            kept, density = np.array([low[place], high[place]]), np.zeros(2)
+            kept, density, density_here = np.array([low[place], high[place]]), np.zeros(2), 0.0
         if not low[place] <= here[place] <= high[place]:
             density_here = -np.inf
         found.append(_Conditional(kept, density, float(here[place]), float(density_here)))
@@ -138,10 +139,9 @@ def _expected_text(kind: Column, conditional: _Conditional, value: Any) -> str:
         names = " or ".join(str(kind.names[level]) for level in levels[:_MAX_LISTED])
         return f"expected {names}, saw {value}" if names else ""
     bounds = np.asarray(kind.decode(conditional.expected_intervals().flatten())).reshape(-1, 2)
-    bounds = bounds[(value < bounds[:, 0]) | (bounds[:, 1] < value)][:_MAX_LISTED]
     for digits in _DIGITS:
-        seen, ends = _text(value, digits), [[_text(end, digits) for end in pair] for pair in bounds]
-        if not any(float(low) <= float(seen) <= float(high) for low, high in ends):
+        seen, ends = _text(value, digits), [[_text(end, digits) for end in pair] for pair in bounds[:_MAX_LISTED]]
+        if not isinstance(value, Real) or not any(float(low) <= float(seen) <= float(high) for low, high in ends):
             break
     intervals = [low if low == high else f"{low} to {high}" for low, high in ends]
     return f"expected {' or '.join(intervals)}, saw {seen}" if intervals else ""
