@@ -159,10 +159,10 @@ def test_arrays_and_frames_can_be_mixed() -> None:
 def test_conditions_are_kept_exactly_or_rejected() -> None:
     table = pd.DataFrame({"f": normal(80), "k": np.arange(80) % 4, "n": np.array(["u", "v"])[np.arange(80) % 2]})
     density = ScoreDensity(**QUICK).fit(table)
-    given = density.conditional(["f", "k", "n"], [1.23456789, 2, "v"], 5)
+    given = density.conditional(["f", "k", "n"], [1.23456789, 2, "u"], 5)
     assert given["f"].tolist() == [1.23456789] * 5
     assert given["k"].tolist() == [2] * 5
-    assert given["n"].tolist() == ["v"] * 5
+    assert given["n"].tolist() == ["u"] * 5
     assert given.dtypes.tolist() == table.dtypes.tolist()
     with pytest.raises(ValueError, match=r"column 'f' does not contain 20\.0"):
         density.conditional(["f"], [20.0])
