@@ -51,3 +51,10 @@ def test_a_single_level_is_no_pair() -> None:
     assert not pairs.missing_in(columns.encode(row.assign(city="elsewhere"))).any()
     assert pairs.missing_in(columns.encode(row.assign(city="elsewhere", visits=1))).all()
     assert pairs.missing_in(columns.encode(row.assign(city="a", visits=-3))).all()
+
+
+def test_tables_with_very_many_such_columns_have_no_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(level_pairs, "_MAX_COLUMNS", 2)
+    pairs, _, columns = pairs_and_rows()
+    assert pairs.columns == ()
+    assert not pairs.missing_in(columns.encode(pairs_and_rows(200)[1])).any()

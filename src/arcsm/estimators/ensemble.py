@@ -125,14 +125,15 @@ class Ensemble:
         places = torch.tensor([[model.context.order.index(d) for d in range(model.features)] for model in self.members])
         return torch.where(x.isnan(), places.argmax(0), self.log_conditionals(x).argmin(0))
 
-    def quantiles(self, x: Tensor, u: float) -> Tensor:
+    def quantiles(self, x: Tensor, u: float, members: Tensor | None = None) -> Tensor:
         """Return the ``u``-quantile of every value given the values before it, ``(N, M)``.
 
-        The order is that of :meth:`most_surprised_members`.
+        The order is that of the value's member, by default of :meth:`most_surprised_members`.
         """
+        members = self.most_surprised_members(x) if members is None else members
         tolerance = self.config.tolerance
         quantiles = self._by_member(x, lambda model, x: model.conditional_icdf(x, u, self.level, tol=tolerance))
-        return quantiles.gather(0, self.most_surprised_members(x)[None])[0]
+        return quantiles.gather(0, members[None])[0]
 
     def log_density(self, x: Tensor, d: int, grid: Tensor) -> Tensor:
         """Return the log density ``(G,)`` of column ``d`` at ``grid (G,)`` given the values before it in ``x (M,)``.

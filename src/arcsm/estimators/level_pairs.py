@@ -11,6 +11,7 @@ from arcsm.estimators.column_types import Array, Categories, Grid
 from arcsm.estimators.encoder import Columns
 
 _MAX_LEVELS = 24  # of a discrete column
+_MAX_COLUMNS = 200
 _ROWS_AT_A_TIME = 20_000
 
 
@@ -19,7 +20,7 @@ class LevelPairs:
     """The pairs of levels that occur together in some rows, among the categorical and the few-valued discrete columns.
 
     Arguments:
-        columns: Indices of these columns.
+        columns: Indices of these columns; none if there are more than 200, when nearly every row has a new pair.
         first: Place of each column's first level among the levels of all columns. One more than a column's own levels
             stands for any other.
         together: How many rows have two levels, a sparse matrix ``(L, L)`` with ones on the diagonal.
@@ -37,6 +38,7 @@ class LevelPairs:
             for d, kind in enumerate(columns.kinds)
             if isinstance(kind, Categories) or (isinstance(kind, Grid) and kind.levels <= _MAX_LEVELS)
         }
+        counts = counts if len(counts) <= _MAX_COLUMNS else {}
         ends = np.cumsum([0, *(count + 1 for count in counts.values())]).tolist()
         pairs = cls(tuple(counts), tuple(ends), sparse.identity(ends[-1], dtype=np.int64, format="csr"))
         for start in range(0, len(numbers), _ROWS_AT_A_TIME):

@@ -205,8 +205,9 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         if not 0.0 < share < 1.0:
             raise ValueError(f"share: expected a number between 0 and 1, got {share}")
         bounds, limits = [], self.limits_.of_other_rows(modelled.numpy())
+        members = None if self.ensemble_ is None else self.ensemble_.most_surprised_members(modelled)
         for u in (0.5 * (1.0 - share), 0.5 * (1.0 + share)):
-            numbers = modelled if self.ensemble_ is None else self.ensemble_.quantiles(modelled, u)
+            numbers = modelled if self.ensemble_ is None else self.ensemble_.quantiles(modelled, u, members)
             rows = self.columns_.decode(np.clip(numbers.numpy(), *limits))
             if isinstance(rows, pd.DataFrame) and isinstance(X, pd.DataFrame):
                 bounds.append(rows.set_axis(X.index, axis=0))

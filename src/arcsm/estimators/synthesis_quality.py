@@ -69,7 +69,7 @@ class SynthesisQuality:
         held_out_copies: Fraction of complete held-out rows that do.
         nearest: How often a training row is nearest.
         unseen_pairs: How often a row has a combination that no training row has; ``None`` if there are fewer than two
-            categorical or few-valued discrete columns.
+            categorical or few-valued discrete columns, or more than 200.
     """
 
     held_out: int
