@@ -21,28 +21,8 @@ from arcsm.training.density import fit
 from arcsm.training.loop import FitResult, TrainingDiverged
 
 __all__ = [
-    "MADE",
-    "AutoregressiveModel",
-    "ConditionNet",
-    "Context",
-    "DiscretisedLogisticMixtureHead",
-    "FitResult",
-    "GaussianHead",
-    "Head",
-    "LogisticMixtureHead",
-    "NoiseLadder",
-    "NormalisedHead",
-    "PartError",
-    "PixelCNNPP",
-    "ScoreHead",
-    "TrainConfig",
-    "TrainingDiverged",
-    "__version__",
-    "check",
-    "data",
-    "fit",
-    "load",
-    "objectives",
-    "register",
-    "save",
-]
+    "MADE", "AutoregressiveModel", "ConditionNet", "Context", "DiscretisedLogisticMixtureHead", "FitResult",
+    "GaussianHead", "Head", "LogisticMixtureHead", "NoiseLadder", "NormalisedHead", "PartError", "PixelCNNPP",
+    "ScoreHead", "TrainConfig", "TrainingDiverged", "__version__", "check", "data", "fit", "load", "objectives",
+    "register", "save",
+]  # fmt: skip

@@ -7,12 +7,9 @@ from torch import Tensor
 
 
 def fourier_frequencies(count: int, largest: float) -> Tensor:
-    """Return geometrically spaced frequencies from 1 to ``largest``, ``(count,)`` in double precision.
+    """Return geometrically spaced frequencies from 1 to ``largest`` > 0, ``(count,)`` in double precision.
 
     A single frequency is the largest one.
-
-    Raises:
-        ValueError: If ``count`` is negative, or ``largest`` is not positive and finite.
 
     Example:
         >>> fourier_frequencies(3, 4.0).tolist()

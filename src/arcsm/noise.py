@@ -21,12 +21,9 @@ class NoiseLadder:
     Arguments:
         sigma_max: Standard deviation of the first level, in the units of the model's standardised data.
         sigma_min: Standard deviation of the last level. The model's density is that of the data plus this noise.
-        levels: Number of levels :math:`L`.
+        levels: Number of levels :math:`L`; 1 if and only if both ends are equal.
         continuous: Train on all values between the two ends (log-uniform, stratified). Otherwise train on the
             :math:`L` levels only, as the paper does. Samplers use the levels in both cases.
-
-    Raises:
-        ValueError: Unless ``sigma_max > sigma_min > 0`` and ``levels > 1``, or both are equal and ``levels`` is 1.
 
     Example:
         >>> ladder = NoiseLadder(sigma_max=1.0, sigma_min=0.25, levels=3)
@@ -65,11 +62,7 @@ class NoiseLadder:
         return (self.sigma_max, *inner, self.sigma_min)
 
     def sigma(self, level: int) -> float:
-        """Return the standard deviation of a level; 0 is the largest, -1 the smallest.
-
-        Raises:
-            ValueError: If the ladder has no such level.
-        """
+        """Return the standard deviation of a level, which must exist; 0 is the largest, -1 the smallest."""
         if not -self.levels <= level < self.levels:
             raise ValueError(f"level: expected {-self.levels} to {self.levels - 1}, got {level}")
         return self.sigmas[level]

@@ -31,21 +31,16 @@ _entry_points_loaded = False
 
 
 def register(part: Part) -> Part:
-    """Register a part under its name, so that models with it can be configured, saved and loaded.
+    """Register a part under its name, so that models with it can be configured, saved and loaded; return the part.
 
     Use it as a decorator or call it. Contexts, heads and condition networks are classes that derive from
     :class:`~arcsm.Context`, :class:`~arcsm.Head` or :class:`~arcsm.ConditionNet`. An objective is a function whose
     first parameter is ``model``; a sampler is a function whose first parameter is ``conditionals``.
 
     Arguments:
-        part: The class or function. Its ``__name__`` is the name in configurations and files. A part that is defined
-            again in the same place, as in a notebook, replaces the earlier one.
-
-    Returns:
-        The part itself.
-
-    Raises:
-        ValueError: If ``part`` is not one of these kinds, lacks methods, or has the name of another part.
+        part: The class, with all methods of its kind, or the function. Its ``__name__``, which no other part may have,
+            is the name in configurations and files. A part that is defined again in the same place, as in a notebook,
+            replaces the earlier one.
 
     Example:
         >>> import arcsm

@@ -38,8 +38,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
 def read_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the header of a file from :func:`write_tensors`.
 
-    Raises:
-        ValueError: If the file is missing, truncated, not from this package, or of a later version.
+    A file that is missing, truncated, not from this package, or of a later version is a ``ValueError``.
     """
     with _opened(path, device) as (file, header):
         return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
@@ -84,7 +83,6 @@ def _dump(header: Mapping[str, Any], indent: int | None = None) -> str:
 
 
 def _python_number(value: Any) -> Any:
-    """Convert a scalar of numpy or torch to a Python number."""
     if hasattr(value, "item"):
         return value.item()
     raise TypeError(f"{type(value).__name__} is not JSON serializable")

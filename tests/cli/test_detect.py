@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from arcsm.cli import application
 from arcsm.data import read_frame, write_frame
+from arcsm.errors import SkippedWarning
 from small_tables import mixed_table, use_small_models
 
 
@@ -32,6 +34,19 @@ def test_detect_and_impute_write_tables(tmp_path: Path, suffix: str, monkeypatch
     filled = read_frame(tmp_path / f"filled{suffix}")
     assert list(filled.columns) == list(new.columns)
     assert not filled.isna().any(axis=None)
+
+
+def test_columns_that_only_the_scored_table_has_get_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+    table = mixed_table(80)
+    write_frame(tmp_path / "normal.csv", table)
+    write_frame(tmp_path / "new.csv", table.head(9).assign(extra=1, id=2, more="a"))
+    names = [str(tmp_path / name) for name in ("normal.csv", "new.csv", "scores.csv")]
+    with pytest.warns(SkippedWarning, match=r"new\.csv: not in .*normal\.csv, so left out: extra, id, more"):
+        assert application.run(["detect", *names[:2], "--out", names[2]]) == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SkippedWarning)
+        assert application.run(["detect", names[0], names[0], "--out", names[2]]) == 0
 
 
 def test_detect_reads_named_arrays_of_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,15 @@ def test_synthesize_holds_given_values(tmp_path: Path, capsys: pytest.CaptureFix
     assert "not like the whole table" in page.read_text()
 
 
+def test_given_values_that_never_occur_together_warn(tmp_path: Path) -> None:
+    table = correlated_table(100).assign(zone=np.arange(100) % 4)
+    table["city"] = np.array(["Oslo", "Rome"])[table["zone"] // 2]
+    table.to_csv(tmp_path / "t.csv", index=False)
+    command = ("synthesize", tmp_path / "t.csv", "-n", 20, "--out", tmp_path / "o.csv", "--given", "city=oslo")
+    with pytest.warns(UserWarning, match="city = 'Oslo' and zone = 3 never occur together"):
+        assert run(*command, "--given", "zone=3") == 0
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

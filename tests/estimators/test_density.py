@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from sklearn.base import clone
 
 from arcsm.estimators import ScoreDensity, density
 from arcsm.estimators.ensemble import Ensemble
-from small_tables import QUICK, correlated_table, mixed_table, use_small_models
+from small_tables import QUICK, correlated_table, mixed_table, normal, use_small_models
 
 
 def test_samples_have_the_format_of_the_data_frame() -> None:
@@ -101,6 +102,22 @@ def test_discrete_values_are_filled_with_values_on_their_grid() -> None:
     np.testing.assert_array_equal(density.impute(gaps)[:, 1], table[:40, 1])
 
 
+def test_missing_values_are_filled_with_the_centre_of_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+    numbers = np.random.default_rng(0).permutation(np.arange(120) % 12)
+    table = pd.DataFrame({"whole": numbers, "tenths": numbers / 10, "city": np.array(["a", "b", "b"])[numbers % 3]})
+    fitted = ScoreDensity(**QUICK, missing=True).fit(table)
+    draws = torch.tensor([[[0.0, 0.0, 1.0], [10.0, 10.0, 0.0], [11.0, 11.0, 0.0]]]).double()
+
+    def fixed(*_: object) -> tuple[torch.Tensor, torch.Tensor]:
+        return draws, torch.tensor([[0.4, 0.3, 0.3]]).double()
+
+    monkeypatch.setattr(Ensemble, "sample_missing", fixed)
+    filled = fitted.impute(pd.DataFrame({"whole": [np.nan], "tenths": [np.nan], "city": [None]}))
+    assert filled.iloc[0].tolist() == [6, 0.6, "b"]  # 6.3 on each grid, and the category of weight 0.6
+    assert filled["whole"].dtype == table["whole"].dtype
+
+
 def test_conditions_outside_the_training_values_raise() -> None:
     density = ScoreDensity(**QUICK).fit(mixed_table(120))
     for column, value in (("city", "nowhere"), ("visits", 1.5), ("visits", 1000), ("kind", "other")):
@@ -109,6 +126,18 @@ def test_conditions_outside_the_training_values_raise() -> None:
     rows = density.conditional(["city", "kind"], ["north", "same"], draws=5)
     assert isinstance(rows, pd.DataFrame)
     assert set(rows["city"]) == {"north"}
+
+
+def test_conditions_that_never_occur_together_warn(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+    zone = np.arange(120) % 4
+    table = pd.DataFrame({"city": np.array(["Oslo", "Rome"])[zone // 2], "zone": zone, "a": normal(120)})
+    fitted = ScoreDensity(**QUICK).fit(table)
+    with pytest.warns(UserWarning, match="city = 'Oslo' and zone = 3 never occur together in the fitted rows"):
+        fitted.conditional(["a", "city", "zone"], [0.0, "Oslo", 3], draws=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted.conditional(["a", "city", "zone"], [0.0, "Rome", 3], draws=20)
 
 
 def test_conditional_draws_are_distinct(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,52 @@ def test_dates_lists_and_complex_numbers_are_rejected(cells: Any, message: str) 
         ScoreDensity(**QUICK).fit(table)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.assign(a="p", b="q"), r"column 'a', row 1: expected a number, got 'p'; column 'b', row 1: .*'q'"),
+        (lambda t: t.assign(b=[*t["b"].astype(str)[:9], "?", *t["b"][10:]]), "^column 'b', row 10: expected a number"),
+        (lambda t: t.assign(a=np.inf, b=-np.inf), "column 'a', row .; .*column 'b', row "),
+        (lambda t: t.assign(a=[[1]] * 60, b=2.0j), "column 'a' holds lists.*; column 'b' holds complex"),
+        (lambda t: t.assign(more=1.0, extra=2.0), r"unseen at fit time:\n- extra\n- more"),
+        (lambda t: t[["c"]], r"now missing:\n- a\n- b"),
+        (
+            lambda t: np.array([["p", "1", "2"], ["3", "q", "4"]]),
+            "column 0, row 1: .*; column 1, row 2: expected a num",
+        ),
+    ],
+)
+def test_all_wrong_columns_are_named(change: Any, message: str) -> None:
+    table = pd.DataFrame({"a": normal(60), "b": normal(60, 1), "c": np.arange(60) % 2})
+    detector = ScoreOutlierDetector(**QUICK).fit(table)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn's, of names
+        for method in (detector.predict, detector.explain, detector.expected):
+            with pytest.raises(ValueError, match=message):
+                method(change(table))
+
+
+def test_all_columns_that_cannot_be_fitted_are_named() -> None:
+    table = pd.DataFrame({"e": np.nan, "a": normal(60), "f": [None] * 60})
+    with pytest.raises(ValueError, match=r"^column 'e' holds nothing but missing values; leave .* \(also 'f'\)$"):
+        ScoreDensity(**QUICK).fit(table)
+    names = [f"n{index}" for index in range(60)]
+    table = pd.DataFrame({"i": names, "a": normal(60), "j": names, "k": np.where(np.arange(60) % 2, 1e308, -1e308)})
+    with pytest.raises(ValueError, match=r"^column 'i' has a different .* \(also 'j'\); column 'k' has values from"):
+        ScoreDensity(**QUICK).fit(table)
+    numbered = pd.DataFrame({0: normal(60), 1: normal(60, 1)})
+    with pytest.raises(ValueError, match=r"got \[0, 2\] \(missing 1; unexpected 2\)"):
+        ScoreDensity(**QUICK).fit(numbered).score_samples(numbered.rename(columns={1: 2}))
+
+
+@pytest.mark.parametrize("kind", [ScoreDensity, ScoreOutlierDetector])
+def test_weights_of_rows_are_rejected(kind: type[ScoreDensity]) -> None:
+    with pytest.raises(TypeError, match="fit: sample_weight is not supported; every row counts alike"):
+        kind(**QUICK).fit(normal(60)[:, None], sample_weight=np.ones(60))
+    with pytest.raises(TypeError, match="fit: unexpected arguments weights"):
+        kind(**QUICK).fit(normal(60)[:, None], weights=np.ones(60))
+
+
 def test_decimals_are_numbers() -> None:
     table = pd.DataFrame({"d": [decimal.Decimal(f"{value:.3f}") for value in normal(60)], "z": normal(60, 1)})
     assert np.isfinite(ScoreDensity(**QUICK).fit(table).score_samples(table)).all()
@@ -113,10 +159,10 @@ def test_arrays_and_frames_can_be_mixed() -> None:
 def test_conditions_are_kept_exactly_or_rejected() -> None:
     table = pd.DataFrame({"f": normal(80), "k": np.arange(80) % 4, "n": np.array(["u", "v"])[np.arange(80) % 2]})
     density = ScoreDensity(**QUICK).fit(table)
-    given = density.conditional(["f", "k", "n"], [1.23456789, 2, "v"], 5)
+    given = density.conditional(["f", "k", "n"], [1.23456789, 2, "u"], 5)
     assert given["f"].tolist() == [1.23456789] * 5
     assert given["k"].tolist() == [2] * 5
-    assert given["n"].tolist() == ["v"] * 5
+    assert given["n"].tolist() == ["u"] * 5
     assert given.dtypes.tolist() == table.dtypes.tolist()
     with pytest.raises(ValueError, match=r"column 'f' does not contain 20\.0"):
         density.conditional(["f"], [20.0])
@@ -169,7 +215,7 @@ def test_a_constant_is_the_same_in_single_precision() -> None:
 def test_other_values_of_a_constant_integer_column_are_unlikely() -> None:
     table = pd.DataFrame({"day": np.full(60, 20230101), "z": normal(60)})
     detector = ScoreOutlierDetector(**QUICK).fit(table)
-    found = detector.explain(table.head(3).assign(day=[20230101, 20230115, 20230102]))[:, 0]
+    found = detector.explain(table.head(3).assign(day=[20230101, 20230115, 20230102]))["day"]
     assert found[0] > -0.1
     assert (found[1:] < -4.0).all()
 
@@ -263,4 +309,12 @@ def test_results_for_a_frame_have_its_index() -> None:
     for found in (low, high, detector.all_scores(odd)):
         assert found.index.tolist() == [1005, 1007]
     assert ((odd > high) | (odd <= high)).all(axis=None)
+    explained = detector.explain(odd)
+    assert explained.index.tolist() == [1005, 1007]
+    assert explained.columns.tolist() == ["a", "b"]
+    np.testing.assert_allclose(explained.sum(axis=1), detector.score_samples(odd))
+    np.testing.assert_array_equal(explained, detector.explain(odd.to_numpy()))
+    top = detector.top_contributions(odd, columns=2)
+    assert top.index.tolist() == [1005, 1005, 1007, 1007]
+    assert top["row"].tolist() == [0, 0, 1, 1]
     assert isinstance(detector.expected(odd.to_numpy())[0], pd.DataFrame)

@@ -34,7 +34,7 @@ def test_tumours_score_as_outliers(detector: ScoreOutlierDetector) -> None:
 def test_contributions_sum_to_the_score_and_show_the_changed_column(detector: ScoreOutlierDetector) -> None:
     data = load_breast_cancer(as_frame=True).data
     row = data[250:].head(3).copy()
-    np.testing.assert_allclose(detector.explain(row).sum(1), detector.score_samples(row), rtol=1e-12)
+    np.testing.assert_allclose(detector.explain(row).sum(axis=1), detector.score_samples(row), rtol=1e-12)
     row.loc[row.index[1], "mean smoothness"] *= 5.0
     top = detector.top_contributions(row, columns=2)
     assert len(top) == 6

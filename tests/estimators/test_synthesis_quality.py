@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from arcsm.estimators import ScoreDensity, SynthesisQuality, synthesis_quality
+from arcsm.estimators.synthesis_quality import UnseenPairs
 from small_tables import QUICK, correlated_table, use_small_models
 
 
@@ -38,7 +39,7 @@ def test_rows_of_the_same_distribution_are_indistinguishable() -> None:
     assert found.nearest is not None
     assert found.nearest.expected == 0.85
     assert abs(excess(found)) < 3.0
-    assert len(found.lines()) == 3
+    assert len(found.lines()) == 4
 
 
 def test_rows_with_shuffled_columns_are_distinguished() -> None:
@@ -118,6 +119,25 @@ def test_grid_values_are_compared_as_whole_numbers() -> None:
     new["k"] += 1e-9
     found = quality(table, new)
     assert abs(number(found.auc) - 0.5) < 3.0 * number(found.auc_error)
+
+
+def test_broken_rules_are_measured() -> None:
+    random = np.random.default_rng(0)
+    nation = random.permutation(np.arange(2_000) % 4)
+    table = pd.DataFrame(
+        {"nation": np.array(list("abcd"))[nation], "zone": nation // 2, "a": random.normal(size=2_000)}
+    )
+    synthetic = table.copy()
+    synthetic.loc[:99, "zone"] = 1 - synthetic.loc[:99, "zone"]
+    found = quality(table, synthetic)
+    assert found.unseen_pairs == UnseenPairs(0.05, 0.0)
+    assert "no training row has: 5.0% (0.0% of held-out rows" in found.lines()[3]
+    gaps = table.assign(zone=table["zone"].where(random.random(2_000) < 0.5))
+    halved = quality(gaps, synthetic).unseen_pairs
+    assert halved is not None
+    assert 0.01 < halved.synthetic < 0.04  # as many values are missing as in the table
+    assert quality(table[["zone", "a"]], synthetic[["zone", "a"]]).unseen_pairs is None
+    assert quality(table.head(3), synthetic.head(3)).unseen_pairs.held_out is None
 
 
 @pytest.mark.parametrize(("fitted", "drawn"), [(200, 200), (3, 60), (2_000, 10)])

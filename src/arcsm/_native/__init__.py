@@ -11,13 +11,6 @@ from arcsm._native.memory import supports
 from arcsm._native.score_matching import score_matching_forward_backward
 
 __all__ = [
-    "CompilationError",
-    "LatentChain",
-    "available",
-    "latent_chain_backward",
-    "latent_chain_forward",
-    "latent_chain_moments",
-    "library",
-    "score_matching_forward_backward",
-    "supports",
-]
+    "CompilationError", "LatentChain", "available", "latent_chain_backward", "latent_chain_forward",
+    "latent_chain_moments", "library", "score_matching_forward_backward", "supports",
+]  # fmt: skip

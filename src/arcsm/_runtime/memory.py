@@ -6,7 +6,6 @@ control groups and of ``ulimit``.
 
 import functools
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -103,13 +102,18 @@ class Workspace:
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
+        self._views: dict[str, Tensor] = {}
 
-    def empty(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
+    def empty(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Return a tensor with the dtype and device of ``like``; overwrite the previous tensor of this name."""
+        view = self._views.get(name)
+        if view is not None and view.shape == shape and view.dtype == like.dtype and view.device == like.device:
+            return view
         buffer, size = self._buffers.get(name), math.prod(shape)
         if buffer is None or buffer.numel() < size or buffer.dtype != like.dtype or buffer.device != like.device:
             buffer = self._buffers[name] = like.new_empty(size)
-        return buffer[:size].view(tuple(shape))
+        self._views[name] = buffer[:size].view(shape)
+        return self._views[name]
 
 
 @functools.cache

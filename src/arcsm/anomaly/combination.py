@@ -18,8 +18,8 @@ Table = Mapping[str, Tensor]
 class Combination:
     """Two-sided distance of rows from known inliers in several scores at once.
 
-    Each score is mapped to normal scores by its quantiles among the inliers, with linear interpolation between them.
-    Beyond the outermost quantile the map continues with the mean slope of that half. The combined score is the squared
+    Each score is mapped to normal scores by ``knots`` quantiles among the inliers, and linearly between them. Beyond
+    the outermost quantile the map continues with the mean slope of that half. The combined score is the squared
     Mahalanobis distance with a shrunk covariance:
 
     .. math:: (z - \\bar z)^\\top\\, \\Sigma^{-1}\\, (z - \\bar z)
@@ -29,9 +29,6 @@ class Combination:
 
     References:
         A well-conditioned estimator for large-dimensional covariance matrices (Ledoit and Wolf, 2004)
-
-    Arguments:
-        knots: Number of quantiles.
 
     Attributes:
         columns_: Names of the scores.
@@ -51,12 +48,7 @@ class Combination:
         self.knots = knots
 
     def fit(self, inliers: Table) -> Self:
-        """Fit the distribution of the scores of inliers.
-
-        Raises:
-            ValueError: If columns have different lengths or are absent, there are fewer than three rows, a value is NaN
-                or infinite, or a column is the same for nearly all rows.
-        """
+        """Fit the distribution of the scores of at least three inliers, all finite and no column nearly constant."""
         if self.knots < 2:
             raise ValueError(f"knots: expected at least 2, got {self.knots}")
         values = _matrix("inliers", inliers, tuple(inliers))
@@ -70,11 +62,7 @@ class Combination:
         return self
 
     def score(self, table: Table) -> Tensor:
-        """Return the squared distance of each row of a table with the same columns, ``(N,)``.
-
-        Raises:
-            ValueError: If called before :meth:`fit`, or if a column is missing, NaN or infinite.
-        """
+        """Return the squared distance of each row of a table with the same columns, all finite, ``(N,)``."""
         if not hasattr(self, "columns_"):
             raise ValueError("Combination: not fitted yet; call fit with the scores of inliers")
         return torch.from_numpy(self.covariance_.mahalanobis(self._transform(_matrix("table", table, self.columns_))))

@@ -59,8 +59,7 @@ def normal_scores(u: Tensor) -> Tensor:
 def pit_statistics(u: Tensor) -> dict[str, Tensor]:
     """Return all statistics of this module by name, ``(N,)`` each.
 
-    Arguments:
-        u: PIT values ``(N, D)`` from :meth:`AutoregressiveModel.cdf`, the columns in the order of the chain rule.
+    PIT values ``(N, D)`` are from :meth:`AutoregressiveModel.cdf`, the columns in the order of the chain rule.
     """
     statistics = {
         "KS": kolmogorov_smirnov(u),

@@ -34,13 +34,9 @@ def score_sum(model: AutoregressiveModel, x: Tensor, level: int = -1, sign: floa
     .. math:: h(x) = \\pm \\sum_{d=1}^{D} s_d(x)
 
     Arguments:
-        model: The model.
-        x: Rows ``(N, D)`` in data units.
+        x: Finite rows ``(N, D)`` in data units.
         level: Noise level of the scores; 0 is the largest, -1 the smallest. The paper does not specify it.
         sign: Sign of :math:`h`. The paper does not specify which end is outlying.
-
-    Raises:
-        ValueError: If the shape is wrong, a value is NaN or infinite, or the level does not exist.
     """
     sigma = model.sigma(level)
     parts = [model.head.projected_score(projection, z, sigma).double().sum(1) for z, projection in _project(model, x)]
@@ -51,7 +47,7 @@ def score_sum(model: AutoregressiveModel, x: Tensor, level: int = -1, sign: floa
 def score_norms(model: AutoregressiveModel, x: Tensor) -> Tensor:
     """Return the Euclidean norm of the conditional scores at every noise level, ``(N, L)`` in standardised units.
 
-    The first column is the largest noise. Without a ladder there is one column. Errors are as in :func:`score_sum`.
+    The first column is the largest noise. Without a ladder there is one column.
     """
     sigmas = model.path() or (None,)
     parts = [
@@ -87,24 +83,15 @@ def outlier_scores(
     """Return every score of every row, from one pass of the context network, in bounded memory.
 
     There are columns ``h, SIGMA`` (:func:`score_sum`) and ``|s|, SIGMA`` (:func:`score_norms`) for each level, and
-    ``-log q, METHOD`` and ``PIT NAME, METHOD`` (:func:`pit_statistics`) for each method.
+    ``-log q, METHOD`` and ``PIT NAME, METHOD`` (:func:`pit_statistics`) for each method, ``(N,)`` each on the CPU, in
+    double precision. Other arguments are as in :meth:`AutoregressiveModel.log_prob`.
 
     Arguments:
-        model: The model.
-        x: Rows ``(N, D)`` in data units.
+        x: Finite rows ``(N, D)`` in data units.
         levels: Noise levels of the scores. Default: all.
         methods: How densities are normalised, as in :meth:`AutoregressiveModel.log_prob`. Default: the model's own
             default and, unless that is in closed form, quadrature at the smallest noise. ``()`` computes no densities,
             which cost far more than scores.
-        tol: Target error of each conditional's log density in nats.
-        max_evaluations: Largest number of score evaluations for one conditional and integral.
-        progress: Show a progress bar on a terminal.
-
-    Returns:
-        Columns ``(N,)`` on the CPU, in double precision.
-
-    Raises:
-        ValueError: If the shape is wrong, a value is NaN or infinite, or a level or method does not exist.
 
     Warns:
         AccuracyWarning: Once a call, if some integrals missed ``tol``.

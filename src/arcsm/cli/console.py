@@ -24,7 +24,7 @@ def show_training(result: FitResult, loss_name: str = "best objective") -> None:
 def show_likelihoods(numbers: ReportNumbers) -> None:
     """Print likelihoods and calibration of a report."""
     show_likelihood_table(numbers.log_likelihood)
-    print(f"calibration: KS distance {numbers.pit_statistic:.4f} over {numbers.pit_count} values")
+    print(f"calibration: KS distance {numbers.pit.statistic:.4f} over {numbers.pit.count} values")
 
 
 def show_likelihood_table(rows: Sequence[LikelihoodRow]) -> None:

@@ -16,10 +16,7 @@ class SeveralProcesses(Exception):
 def join_processes(devices: int, nodes: int, hint: str = "") -> None:
     """Join the other processes of the command, or raise :class:`SeveralProcesses` to have it started again in several.
 
-    Arguments:
-        devices: Processes on this machine.
-        nodes: Machines.
-        hint: What the user can do if a process ends early.
+    There are ``devices`` processes on each of ``nodes`` machines; the hint is for the case that one ends early.
     """
     if devices * nodes > 1 and not was_started():
         raise SeveralProcesses(devices, nodes, hint)

@@ -10,7 +10,7 @@ import torch
 from typer import Argument, Option, Typer
 
 from arcsm._runtime.devices import resolve_device
-from arcsm._runtime.files import atomic_path, check_separate, check_writable
+from arcsm._runtime.files import check_separate, check_writable, write_bytes
 from arcsm._runtime.moments import RunningMoments
 from arcsm._runtime.process_group import group
 from arcsm._runtime.progress import track
@@ -44,8 +44,7 @@ app = Typer()
 def sample(
     run: Trained,
     out: Annotated[
-        Path,
-        Option(help="A .png (a grid of images), a folder (one .png each), or a .csv, .parquet or .npy file."),
+        Path, Option(help="A .png (a grid of images), a folder (one .png each), or a .csv, .parquet or .npy file.")
     ],
     n: Annotated[int, Option("-n", help="Number of samples.", min=1)] = 64,
     sampler: Sampler = None,
@@ -78,9 +77,7 @@ def sample(
     if out.suffix == "":
         write_images(out, rows, model.metadata)
     elif out.suffix == ".png":
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(out) as temporary:
-            temporary.write_bytes(sample_picture(rows, model.metadata))
+        write_bytes(out, sample_picture(rows, model.metadata))
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_table(out, rows.numpy(), column_names(model))

@@ -41,10 +41,7 @@ def report(
 def serve(
     run: Trained,
     host: Annotated[
-        str,
-        Option(
-            help="Address to listen on. Any other than the default opens the page to the network, without a password."
-        ),
+        str, Option(help="Address to listen on. Any but the default opens the page to the network, without a password.")
     ] = "127.0.0.1",
     port: Annotated[int | None, Option(min=1, max=65535, help="Port. Default: the first free one from 7860.")] = None,
     device: Device = "auto",

@@ -21,8 +21,7 @@ def reproduce(
     preset: Annotated[Preset, Option(help="smoke (seconds), cpu (two cores) or paper (the paper's settings).")] = "cpu",
     out: Annotated[Path, Option(help="Folder of the results.")] = Path("results"),
     work: Annotated[
-        Path,
-        Option(help="Folder of the models that the experiment trains; an interrupted experiment resumes from it."),
+        Path, Option(help="Folder of the models that the experiment trains; an interrupted experiment resumes from it.")
     ] = Path("runs"),
     changes: Changes = None,
     force: Annotated[bool, Option("--force", help="Overwrite an earlier result.")] = False,

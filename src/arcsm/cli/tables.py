@@ -13,7 +13,8 @@ from arcsm.cli.options import Device, Ignore, Seed, WithData
 from arcsm.data import frame_parts, frame_writer, read_frame, write_frame
 from arcsm.data.column_types import MISSING, TRUTH, has_leading_zeros
 from arcsm.data.parquet_files import cast_as_parquet
-from arcsm.data.table import check_reserved_columns, raw_parts
+from arcsm.data.table import TableFile, check_reserved_columns, raw_parts
+from arcsm.errors import SkippedWarning, warn
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.checks import check_not_empty
 from arcsm.estimators.detection import DETECTION_COLUMNS, DetectionResult, check_p_value
@@ -66,6 +67,7 @@ def detect(
     rows, has_missing = 0, False
     for part in frame_parts(test, normal):  # check the whole file before a fit that may take hours
         rows, has_missing = rows + len(part), has_missing or bool(part.isna().any(axis=None))
+    _warn_of_extra_columns(test, train, [*normal.columns, *(ignore or ())])
     detector = ScoreOutlierDetector(
         "auto" if contamination is None else contamination,
         missing=has_missing or "auto",
@@ -169,6 +171,12 @@ def synthesize(
         remarks = quality or [f"Drawn with {' and '.join(given or ())}: the rows are not like the whole table."]
         write_synthesis_report(density, rows, drawn, remarks, page, f"{out.name}, like {table.name}")
         print(page)
+
+
+def _warn_of_extra_columns(test: Path, train: Path, known: Sequence[str]) -> None:
+    extra = [name for name in next(TableFile(test).parts(1)).columns if name not in known]
+    if extra:
+        warn(f"{test}: not in {train}, so left out: {', '.join(extra)}", SkippedWarning)
 
 
 def _check_outputs(out: Path, page: Path | None, inputs: Sequence[Path]) -> None:

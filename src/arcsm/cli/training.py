@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import torch
 from typer import Argument, Option, Typer
 
-from arcsm._runtime.files import atomic_path
+from arcsm._runtime.files import write_bytes
 from arcsm._runtime.process_group import group
 from arcsm._runtime.progress import track
 from arcsm.cli.console import Stopped, show_likelihoods, show_training
@@ -36,8 +36,7 @@ def quickstart(
     numbers = write_report(run, out / "report.html", seed=seed, progress=True)
     generator = torch.Generator(run.model.shift.device).manual_seed(seed)
     rows = run.model.sample(64, generator=generator, progress=True, denoise=True).cpu()
-    with atomic_path(out / "samples.png") as temporary:
-        temporary.write_bytes(sample_picture(rows, run.model.metadata))
+    write_bytes(out / "samples.png", sample_picture(rows, run.model.metadata))
     _score_digits(run.model, out / "scores.csv", seed)
     show_training(result)
     show_likelihoods(numbers)

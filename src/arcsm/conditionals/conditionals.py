@@ -5,14 +5,12 @@ gives neither a normalised density nor a CDF. :class:`Conditionals` computes bot
 by the flow through the whole ladder.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -76,7 +74,6 @@ class Conditionals:
     .. math:: \\log q(x) = \\log q_{\\sigma_1}(y) - \\log \\left| \\frac{dx}{dy} \\right|
 
     Attributes:
-        head: The head.
         projection: Projections of the contexts, ``(N, P)``; see :meth:`Head.project`.
         path: Noise levels from the largest down to the level of the conditionals; empty without noise.
         method: How densities are normalised.
@@ -110,7 +107,7 @@ class Conditionals:
     def _projection(self) -> Tensor:
         return self.projection.to(self.dtype)
 
-    def apply(self, function: Callable[[Conditionals], Tensor], rows: Tensor | None = None, **changes: Any) -> Tensor:
+    def apply(self, function: Callable[[Self], Tensor], rows: Tensor | None = None, **changes: Any) -> Tensor:
         """Return a function of the conditionals ``rows (n,)``, by default all, with some attributes changed.
 
         Integrals that miss their tolerance are counted in ``unconverged`` of these conditionals.
@@ -122,8 +119,6 @@ class Conditionals:
         result = function(variant)
         self.unconverged += variant.unconverged
         return result
-
-    # Scores -----------------------------------------------------------------------------------------------------
 
     def score(self, x: Tensor, sigma: float | None) -> Tensor:
         """Return the score at ``x (*, N)``, without gradients."""
@@ -161,8 +156,6 @@ class Conditionals:
             if sigma not in prepared:
                 prepared[sigma] = self.head.prepare_score_and_derivative(sigma, self.cache.workspace)
             return prepared[sigma](projection.unsqueeze(1) if x.ndim == 2 else projection, x)
-
-    # Densities --------------------------------------------------------------------------------------------------
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log density at ``x (N,)`` in nats, ``(N,)``."""
@@ -285,7 +278,6 @@ class Conditionals:
         return [slice(start, start + CONDITIONALS_AT_A_TIME) for start in range(0, len(self), CONDITIONALS_AT_A_TIME)]
 
     def _bisect(self, head: NormalisedHead, u: Tensor) -> Tensor:
-        """Invert a closed-form CDF by bisection."""
         projection, u = self._projection, u.to(self.dtype)
         low, high = head.bracket(projection, self.sigma)
         for _ in range(_MAX_BRACKET_DOUBLINGS):  # the lower tail holds floating point numbers far outside the bracket

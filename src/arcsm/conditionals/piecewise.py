@@ -15,13 +15,11 @@ References:
     Adaptive Quadrature - Revisited (Gander and Gautschi, BIT 2000)
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -123,9 +121,9 @@ class PiecewiseDensity:
         square = (second + (self.tails * edges.square()).sum(1)) / total
         return mean, square - mean.square()
 
-    def select(self, rows: Tensor) -> PiecewiseDensity:
+    def select(self, rows: Tensor) -> Self:
         """Return the densities of ``rows (n,)``, an index or a mask."""
-        return PiecewiseDensity(**{name: value[rows] for name, value in vars(self).items()})
+        return replace(self, **{name: value[rows] for name, value in vars(self).items()})
 
     def _locate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cell of each point and its offset from the left end, each ``(N, M)``."""

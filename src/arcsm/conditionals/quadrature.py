@@ -33,7 +33,7 @@ def integrate(
     max_evaluations: int = 512,
     tail: TailFunction | None = None,
 ) -> PiecewiseDensity:
-    """Integrate ``N`` conditionals adaptively from their scores.
+    """Integrate ``N`` conditionals adaptively from their scores, in double precision and with error estimates.
 
     A coarse pass over ``nodes`` finds the mass. Until the estimated error of the log density is below ``tol``, the
     cells that contribute most to it are split. A cell contributes in two ways. The mass inside it may be wrong, and
@@ -49,9 +49,6 @@ def integrate(
         max_evaluations: Largest number of score evaluations for one conditional.
         tail: Score and derivative at the outer two nodes, if known; see :data:`TailFunction`. These nodes are then not
             evaluated.
-
-    Returns:
-        The densities in double precision, with error estimates.
 
     Example:
         >>> gaussian = lambda x, rows: (-(x - 3.0), torch.full_like(x, -1.0))

@@ -137,10 +137,6 @@ class MADE(Context):
         condition_net: A network that embeds the condition first, ``(B, F)`` to ``(B, E)``, and is trained with the
             context; see :class:`~arcsm.ConditionNet`.
 
-    Raises:
-        ValueError: If a size is below one, ``order`` is not a permutation, a network has no condition to embed,
-            residual layers differ in width, or values are hidden without ``missing``.
-
     Example:
         >>> made = MADE(features=3, context_features=2, hidden_features=(8,))
         >>> made(torch.zeros(5, 3)).shape

@@ -42,10 +42,8 @@ def masked_linear(x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor, blocks:
     """Compute ``x @ (weight * mask).T + bias``, ``(*, in)`` to ``(*, out)``, in the precision of autocast.
 
     The result is differentiable any number of times. Masked entries of the weight ``(out, in)`` are never read, and
-    their gradient is zero. The ``blocks`` of the mask are from :func:`unit_blocks`.
-
-    Raises:
-        RuntimeError: If ``x`` and the weight differ in precision, without autocast.
+    their gradient is zero. The ``blocks`` of the mask are from :func:`unit_blocks`. As in torch, ``x`` and the weight
+    must have one precision, except with autocast.
     """
     kind = x.device.type
     casts = torch.is_autocast_enabled(kind) and x.dtype != torch.float64  # autocast leaves double precision alone

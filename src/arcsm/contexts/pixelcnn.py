@@ -26,6 +26,7 @@ class PixelCNNPP(Context):
     before, pass through gated residual blocks at three scales, down and up again, with skip connections. In place of
     mixtures of logistics whose means are linear in the channels before, every channel gets a context, which a small
     network computes from the features of the pixel and those channels. There is no data-dependent initialisation.
+    Conditions are as for :class:`MADE`.
 
     References:
         PixelCNN++ (Salimans, Karpathy, Chen and Kingma, 2017), https://arxiv.org/abs/1701.05517
@@ -37,15 +38,8 @@ class PixelCNNPP(Context):
         context_features: Size :math:`C` of the context of each value.
         nr_filters: Channels of the feature maps (paper scale: 160).
         nr_resnet: Residual blocks at each scale (paper scale: 5).
-        dropout: Probability, in training.
-        condition_features: Size of a condition vector; 0 for none.
-        classes: Number of class labels; 0 for none. The condition is then a tensor of integer labels or, with
-            ``condition_features``, a mapping ``{"classes": labels, "vector": vectors}``.
-        condition_net: A network that embeds the condition first, ``(B, F)`` to ``(B, E)``, and is trained with the
-            context; see :class:`~arcsm.ConditionNet`.
-
-    Raises:
-        ValueError: If a size is below one, the dropout is not below one, or a network has no condition to embed.
+        dropout: Probability, in training, below one.
+        condition_net: As in :class:`MADE`.
 
     Example:
         >>> network = PixelCNNPP((3, 8, 8), context_features=4, nr_filters=8, nr_resnet=1)

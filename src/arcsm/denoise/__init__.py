@@ -5,14 +5,6 @@ from arcsm.denoise.particle_filter import WeightedCandidates, particle_filter, s
 from arcsm.denoise.restoration import langevin, posterior, tweedie
 
 __all__ = [
-    "Corruption",
-    "GaussianNoise",
-    "MissingValues",
-    "SaltAndPepper",
-    "WeightedCandidates",
-    "langevin",
-    "particle_filter",
-    "posterior",
-    "systematic_resampling",
-    "tweedie",
-]
+    "Corruption", "GaussianNoise", "MissingValues", "SaltAndPepper", "WeightedCandidates", "langevin",
+    "particle_filter", "posterior", "systematic_resampling", "tweedie",
+]  # fmt: skip

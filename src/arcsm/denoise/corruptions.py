@@ -7,10 +7,8 @@ A corruption is a likelihood :math:`p(y_d \\mid x_d)`. With the conditional of a
 is a density of one variable, so its mean, quantiles and normaliser (the evidence) can be computed.
 """
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import torch
@@ -18,15 +16,7 @@ from torch import Tensor
 
 from arcsm.conditionals.conditionals import Conditionals, starting_nodes
 from arcsm.conditionals.quadrature import integrate
-from arcsm.denoise.posteriors import (
-    LIKELIHOOD_GRID,
-    IntegratedPosterior,
-    MissingValuePosterior,
-    Posterior,
-    SpikeAndSlabPosterior,
-    all_rows,
-    flow_posterior,
-)
+from arcsm.denoise import posteriors
 from arcsm.model import AutoregressiveModel
 
 _ROUNDING = 1e-6  # relative to the range between the extremes
@@ -36,13 +26,13 @@ _MIN_SPACING = 0.01  # of starting nodes, relative to the noise or the grid of t
 class Corruption(Protocol):
     """A likelihood of corrupted values given clean ones, independent in each dimension."""
 
-    def standardised(self, shift: float, scale: float) -> Corruption:
+    def standardised(self, shift: float, scale: float) -> Self:
         """Return the same corruption of :math:`(x - \\text{shift}) / \\text{scale}`."""
 
     def corrupt(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return corrupted values of clean ones ``(*)``."""
 
-    def posterior(self, prior: Conditionals, y: Tensor) -> Posterior:
+    def posterior(self, prior: Conditionals, y: Tensor) -> posteriors.Posterior:
         """Return the posteriors of corrupted values ``y (N,)`` given their conditionals, in standardised units."""
 
 
@@ -50,15 +40,9 @@ class Corruption(Protocol):
 class GaussianNoise:
     """Additive noise, :math:`y = x + \\sigma\\, n` with :math:`n \\sim \\mathcal{N}(0, 1)`.
 
-    The posterior is proportional to :math:`q(x)\\, \\mathcal{N}(y; x, \\sigma^2)`. Its score
-    :math:`s(x) + (y - x) / \\sigma^2` has the derivative :math:`s'(x) - 1 / \\sigma^2`, so it is integrated like any
-    conditional.
-
-    Arguments:
-        sigma: Standard deviation in data units.
-
-    Raises:
-        ValueError: If sigma is not positive.
+    The standard deviation ``sigma`` is positive, in data units. The posterior is proportional to
+    :math:`q(x)\\, \\mathcal{N}(y; x, \\sigma^2)`. Its score :math:`s(x) + (y - x) / \\sigma^2` has the derivative
+    :math:`s'(x) - 1 / \\sigma^2`, so it is integrated like any conditional.
     """
 
     sigma: float
@@ -67,15 +51,15 @@ class GaussianNoise:
         if not 0.0 < self.sigma < math.inf:
             raise ValueError(f"sigma: expected a positive number, got {self.sigma}")
 
-    def standardised(self, shift: float, scale: float) -> GaussianNoise:
-        return GaussianNoise(self.sigma / scale)
+    def standardised(self, shift: float, scale: float) -> Self:
+        return replace(self, sigma=self.sigma / scale)
 
     def corrupt(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return x + self.sigma * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
-    def posterior(self, prior: Conditionals, y: Tensor) -> Posterior:
+    def posterior(self, prior: Conditionals, y: Tensor) -> posteriors.Posterior:
         if prior.method == "flow":
-            return flow_posterior(prior, y, self.sigma, self.log_likelihood)
+            return posteriors.flow_posterior(prior, y, self.sigma, self.log_likelihood)
 
         def score(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             s, ds = prior.score_and_derivative(x, rows, prior.sigma)
@@ -84,7 +68,7 @@ class GaussianNoise:
         accuracy = prior.accuracy
         density = integrate(score, self._nodes(prior, y.double()), None, accuracy.tol, accuracy.max_evaluations)
         prior.unconverged += int((~density.converged).sum())
-        return IntegratedPosterior(density, prior, all_rows(y), y, self.log_likelihood)
+        return posteriors.IntegratedPosterior(density, prior, posteriors.all_rows(y), y, self.log_likelihood)
 
     def log_likelihood(self, y: Tensor, x: Tensor) -> Tensor:
         """Return :math:`\\log \\mathcal{N}(y; x, \\sigma^2)` in nats."""
@@ -93,7 +77,7 @@ class GaussianNoise:
     def _nodes(self, prior: Conditionals, y: Tensor) -> Tensor:
         """Merge the starting nodes of prior and likelihood, ``(N, K)``, with a minimum spacing."""
         prior_nodes = starting_nodes(prior.head, prior.projection, prior.sigma)
-        noise_nodes = y[:, None] + self.sigma * torch.tensor(LIKELIHOOD_GRID, dtype=y.dtype, device=y.device)
+        noise_nodes = y[:, None] + self.sigma * torch.tensor(posteriors.LIKELIHOOD_GRID, dtype=y.dtype, device=y.device)
         nodes = torch.cat([prior_nodes, noise_nodes], 1).sort(1).values
         spacing = _MIN_SPACING * prior_nodes.diff(dim=1).amin(1, keepdim=True).clamp(max=self.sigma)
         offsets = spacing * torch.arange(nodes.shape[1], device=y.device)
@@ -109,14 +93,11 @@ class SaltAndPepper:
     inside the extreme, the odds of the two cases are :math:`(1 - p)\\, m : p / 2`.
 
     Arguments:
-        probability: Probability :math:`p` that a value is replaced.
+        probability: Probability :math:`p` that a value is replaced, inside (0, 1).
         low: Values up to it count as pepper, in data units.
-        high: Values from it on count as salt.
-        width: Distance from an extreme within which a value of the model still counts as extreme. It should cover a
-            grey level and, with a noise ladder, a few times the smallest noise.
-
-    Raises:
-        ValueError: If the probability is not inside (0, 1), ``low`` is not below ``high``, or the width not positive.
+        high: Values from it on count as salt; above ``low``.
+        width: Positive distance from an extreme within which a value of the model still counts as extreme. It should
+            cover a grey level and, with a noise ladder, a few times the smallest noise.
     """
 
     probability: float
@@ -132,9 +113,9 @@ class SaltAndPepper:
         if not 0.0 < self.width < math.inf:
             raise ValueError(f"width: expected a positive number, got {self.width}")
 
-    def standardised(self, shift: float, scale: float) -> SaltAndPepper:
+    def standardised(self, shift: float, scale: float) -> Self:
         low, high = (self.low - shift) / scale, (self.high - shift) / scale
-        return SaltAndPepper(self.probability, low, high, self.width / scale)
+        return replace(self, low=low, high=high, width=self.width / scale)
 
     @classmethod
     def of_images(cls, probability: float, levels: int, smallest_noise: float = 0.0) -> Self:
@@ -155,7 +136,7 @@ class SaltAndPepper:
         slack = _ROUNDING * (self.high - self.low)  # standardised values are in single precision
         return (y <= self.low + slack) | (y >= self.high - slack)
 
-    def posterior(self, prior: Conditionals, y: Tensor) -> Posterior:
+    def posterior(self, prior: Conditionals, y: Tensor) -> posteriors.Posterior:
         rows = self.is_extreme(y).nonzero()[:, 0]
         low = y[rows] < 0.5 * (self.low + self.high)
         edge = torch.where(low, y.new_tensor(self.low + self.width), y.new_tensor(self.high - self.width))
@@ -165,7 +146,9 @@ class SaltAndPepper:
         spike = torch.ones_like(y, dtype=torch.float64).index_put((rows,), intact / (intact + replaced))
         log_density = torch.full_like(spike, math.nan)
         log_density[rows] = torch.log((intact + replaced) / self.width)
-        return SpikeAndSlabPosterior(prior, all_rows(y), y, spike, log_density, math.log1p(-self.probability))
+        return posteriors.SpikeAndSlabPosterior(
+            prior, posteriors.all_rows(y), y, spike, log_density, math.log1p(-self.probability)
+        )
 
 
 @dataclass(frozen=True)
@@ -177,15 +160,15 @@ class MissingValues:
     values.
     """
 
-    def standardised(self, shift: float, scale: float) -> MissingValues:
+    def standardised(self, shift: float, scale: float) -> Self:
         return self
 
     def corrupt(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return the values unchanged: which values are missing is not part of the likelihood."""
         return x
 
-    def posterior(self, prior: Conditionals, y: Tensor) -> Posterior:
-        return MissingValuePosterior(prior, all_rows(y), y)
+    def posterior(self, prior: Conditionals, y: Tensor) -> posteriors.Posterior:
+        return posteriors.MissingValuePosterior(prior, posteriors.all_rows(y), y)
 
 
 def standardised_at(corruption: Corruption, model: AutoregressiveModel, d: int) -> Corruption:

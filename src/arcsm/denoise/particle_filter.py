@@ -1,10 +1,8 @@
 """Samples from the joint posterior of a corrupted row, by sequential Monte Carlo over its dimensions."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -70,12 +68,9 @@ def particle_filter(
         A Tutorial on Particle Filtering and Smoothing (Doucet and Johansen, 2009), Section 4.2 (optimal proposal)
 
     Arguments:
-        count: Number of candidates :math:`K` for each row.
+        count: Number of candidates :math:`K` for each row, at least one.
         threshold: Resample when the effective sample size falls below this fraction of ``count``; 0 never resamples.
         level: Noise level of the prior.
-
-    Raises:
-        ValueError: If there are no rows, ``count`` is below one, or ``threshold`` is outside [0, 1].
 
     Example:
         >>> from arcsm import MADE, GaussianHead
@@ -134,9 +129,7 @@ class _Particles:
     previous: Tensor | None = None  # (N * K,) the dimension sampled last
 
     @classmethod
-    def start(
-        cls, model: AutoregressiveModel, corrupted: Tensor, condition: Condition | None, count: int
-    ) -> _Particles:
+    def start(cls, model: AutoregressiveModel, corrupted: Tensor, condition: Condition | None, count: int) -> Self:
         condition = map_condition(lambda part: part.repeat_interleave(count, 0), condition)
         candidates = torch.zeros_like(corrupted).repeat_interleave(count, 0)
         log_weights = corrupted.new_full((len(corrupted), count), -math.log(count), dtype=torch.float64)

@@ -4,8 +4,6 @@
 and, where those are too coarse, at nodes that are added where the mass is.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from abc import ABC, abstractmethod
@@ -148,9 +146,9 @@ class InterpolatedPosterior(Posterior):
         t = torch.where(small, fraction, torch.where(rise > 0.0, up, down))
         return self.x.gather(1, cell) + t.clamp(0.0, 1.0) * self.x.diff(dim=1).gather(1, cell)
 
-    def with_nodes(self, x: Tensor, log_density: Tensor) -> InterpolatedPosterior:
+    def with_nodes(self, x: Tensor, log_density: Tensor) -> Self:
         nodes, order = torch.cat([self.x, x], 1).sort(1)
-        return InterpolatedPosterior(nodes, torch.cat([self.log_density, log_density], 1).gather(1, order))
+        return replace(self, x=nodes, log_density=torch.cat([self.log_density, log_density], 1).gather(1, order))
 
 
 @dataclass(frozen=True)

@@ -42,16 +42,10 @@ def tweedie(
 
     Arguments:
         model: A model with a noise ladder.
-        y: Noisy rows, ``(*, D)`` in data units.
-        sigma: Standard deviation of the noise in data units. It may lie between two levels of the ladder.
+        y: Noisy rows, ``(*, D)`` in data units, like the result.
+        sigma: Standard deviation of the noise in data units, within the ladder. It may lie between two levels.
         condition: Condition of each row, as in :meth:`arcsm.AutoregressiveModel.score`.
         progress: Show a progress bar on a terminal.
-
-    Returns:
-        Restored rows, ``(*, D)`` in data units.
-
-    Raises:
-        ValueError: If the model has no ladder, or sigma is outside of it.
 
     Example:
         >>> from arcsm import MADE, GaussianHead, NoiseLadder
@@ -99,9 +93,6 @@ def langevin(
         step_size: As in :func:`arcsm.samplers.langevin`.
         generator: Source of randomness, on the model's device.
 
-    Raises:
-        ValueError: If the level does not exist, an option is out of range, or the mask has the wrong shape.
-
     Example:
         >>> from arcsm import MADE, GaussianHead
         >>> model = AutoregressiveModel(MADE(2, 4, (8,)), GaussianHead(4))
@@ -147,14 +138,9 @@ def posterior(
         corruption: :class:`GaussianNoise`, :class:`SaltAndPepper` or another :class:`Corruption`.
         estimate: ``"mean"`` (least squared error), ``"median"`` (least absolute error) or ``"sample"``.
         generator: Source of randomness for ``"sample"``, on the model's device.
-        method: How :math:`q` is normalised, as in :meth:`AutoregressiveModel.log_prob`: ``"closed_form"``, ``"flow"``
-            or ``"quadrature"``. By quadrature, posteriors of Gaussian noise are as exact as the score. Through the
-            flow, a density is cut into 128 cells.
-        tol: Target error of a log density in nats.
-        max_evaluations: Largest number of score evaluations for one integral.
-
-    Raises:
-        ValueError: If the estimate or the method is unknown.
+        method: How :math:`q` is normalised; it, ``tol`` and ``max_evaluations`` are as in
+            :meth:`AutoregressiveModel.log_prob`. By quadrature, posteriors of Gaussian noise are as exact as the score.
+            Through the flow, a density is cut into 128 cells.
 
     Warns:
         AccuracyWarning: Once a call, if some integrals missed ``tol``.

@@ -1,6 +1,6 @@
 """The base class of the estimators: arguments, checks, encoding and the training of an ensemble."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral
@@ -16,11 +16,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from arcsm._runtime.devices import resolve_device
-from arcsm.estimators.checks import check_training_rows, checked_frame
-from arcsm.estimators.column_types import Array, Constant
+from arcsm.estimators.checks import check_numbers, check_same_columns, check_training_rows, checked_frame
+from arcsm.estimators.column_types import Array, Constant, Continuous, Grid
 from arcsm.estimators.encoder import Columns, Table
 from arcsm.estimators.ensemble import Ensemble
 from arcsm.estimators.ensemble_config import EnsembleConfig
+from arcsm.estimators.native_frames import is_native, to_native, to_pandas
 
 Rows = NDArray[np.intp]
 _MIN_ROWS_FOR_SELECTION = 200  # with fewer, held-out rows are too few to choose between configurations
@@ -56,6 +57,16 @@ class TableEstimator(BaseEstimator):
         """Return how many rows of a table :meth:`fit` would hold out, without fitting."""
         return len(clone(self)._prepare(X)[2])
 
+    @staticmethod
+    def _check_fit_arguments(arguments: Collection[str]) -> None:
+        """Raise a TypeError for arguments of :meth:`fit` other than the rows."""
+        if "sample_weight" in arguments:
+            raise TypeError(
+                "fit: sample_weight is not supported; every row counts alike, in training and among the held-out rows"
+            )
+        if arguments:
+            raise TypeError(f"fit: unexpected arguments {', '.join(arguments)}")
+
     @contextmanager
     def _unchanged_on_failure(self) -> Iterator[None]:
         """Restore the estimator if fitting fails or is interrupted."""
@@ -69,6 +80,7 @@ class TableEstimator(BaseEstimator):
     def _prepare(self, X: Any) -> tuple[Tensor, Rows, Rows, int]:
         """Infer the columns; return encoded rows ``(N, M)``, indices of training and held-out rows, and a seed."""
         table = self._validated(X, reset=True)
+        self._native = X[:0] if is_native(X) else None  # a frame without rows, in whose form rows come back
         check_training_rows(table)
         self.columns_ = Columns.infer(table)
         numbers = self.columns_.encode(table)
@@ -123,16 +135,45 @@ class TableEstimator(BaseEstimator):
             raise ValueError(f'missing: expected True, False or "auto", got {self.missing!r}')
 
     def _validated(self, X: Any, reset: bool = False) -> Table:
-        """Return a checked data frame, or an array of floats of anything else."""
+        """Return a checked data frame of pandas, or an array of floats of anything else."""
+        X = to_pandas(X)
         if not isinstance(X, pd.DataFrame):
-            return validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan")  # type: ignore[no-any-return]
+            try:
+                return validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan")  # type: ignore[no-any-return]
+            except ValueError as error:
+                if "could not convert" in str(error):
+                    check_numbers(pd.DataFrame(np.asarray(X, dtype=object)))
+                raise
         validate_data(self, X, reset=reset, skip_check_array=True)
-        if not reset and self.columns_.names is not None and list(X.columns) != list(self.columns_.names):
-            raise ValueError(f"columns: expected {list(self.columns_.names)}, got {list(X.columns)}")
+        if not reset and self.columns_.names is not None:
+            check_same_columns(list(X.columns), list(self.columns_.names))
         for count, what in ((len(X.columns), "feature"), (len(X), "sample")):
             if not count:
                 raise ValueError(f"Found array with 0 {what}(s) (shape={X.shape}) while a minimum of 1 is required.")
-        return checked_frame(X)
+        frame = checked_frame(X)
+        if not reset:
+            check_numbers(frame, [isinstance(kind, Continuous | Grid) for kind in self.columns_.kinds])
+        return frame
+
+    def _decode(self, numbers: Array) -> Any:
+        """Return the rows of numbers of the modelled columns ``(N, M)``, in the format of the fitted table."""
+        return self._as_fitted(self.columns_.decode(numbers))
+
+    def _as_fitted(self, rows: Table) -> Any:
+        """Return rows in the library of the fitted table."""
+        return to_native(rows, self._native) if isinstance(rows, pd.DataFrame) and self._native is not None else rows
+
+    def _labelled(self, values: Array | pd.DataFrame, X: Any) -> Any:
+        """Return numbers, a line for each row of ``X``, as a frame of its library with its index, if it is a frame.
+
+        The names of an array ``(N, D)`` are the columns of ``X``.
+        """
+        rows = to_pandas(X)
+        if not isinstance(rows, pd.DataFrame):
+            return values
+        columns = values.columns if isinstance(values, pd.DataFrame) else rows.columns
+        frame = pd.DataFrame(np.asarray(values), index=rows.index, columns=columns)
+        return to_native(frame, X, keep_types=False) if is_native(X) else frame
 
     def encode_rows(self, X: Any) -> tuple[Tensor, Array]:
         """Encode rows: return numbers of the modelled columns, ``(N, M)``, and log probabilities of the constant ones.

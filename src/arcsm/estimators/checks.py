@@ -1,8 +1,10 @@
 """Checks of a table before an estimator learns from it."""
 
+from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +20,9 @@ _MIN_ROWS_OF_CATEGORIES = 50  # in a smaller table, categories may all differ
 
 def check_not_empty(table: Table) -> None:
     """Check that no column holds only missing values."""
-    empty = missing_mask(table).all(0)
-    if empty.any():
-        name = pd.DataFrame(table).columns[int(np.argmax(empty))]
-        raise ValueError(f"column {name!r} holds nothing but missing values; {LEAVE_OUT}")
+    empty = np.flatnonzero(missing_mask(table).all(0))
+    names = [pd.DataFrame(table).columns[int(place)] for place in empty]
+    _raise_faults({f"holds nothing but missing values; {LEAVE_OUT}": names})
 
 
 def check_training_rows(table: Table) -> None:
@@ -33,25 +34,64 @@ def check_training_rows(table: Table) -> None:
     if len(table) < 2:
         raise ValueError(f"Expected at least 2 samples to fit, got n_samples = {len(table)}")
     check_not_empty(table)
-    frame = pd.DataFrame(table)
+    frame, faults = pd.DataFrame(table), dict[str, list[Any]]()
+    for place, name in enumerate(frame.columns):
+        fault = _training_fault(frame.iloc[:, place])
+        if fault is not None:
+            faults.setdefault(fault, []).append(name)
+    _raise_faults(faults)
+
+
+def _training_fault(column: pd.Series) -> str | None:
+    """Return why a model cannot learn from a column, or ``None``."""
+    if is_categorical(column.dtype):
+        if len(column) >= _MIN_ROWS_OF_CATEGORIES and column.nunique() > max(1, 0.5 * column.notna().sum()):
+            return f"has a different category in almost every row; {LEAVE_OUT}"
+        return None
+    numbers = column.to_numpy(dtype=float, na_value=np.nan)
+    low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
+    if not np.isfinite(high - low):
+        return f"has values from {low:g} to {high:g}, too far apart; {LEAVE_OUT}, or take logarithms"
+    distinct = len(np.unique(numbers[~np.isnan(numbers)]))
+    if max(-low, high) > 2**53 and distinct < _MIN_DISTINCT_FRACTION * column.nunique():
+        fault = "has integers most of which double precision cannot distinguish"
+        return f"{fault}; {LEAVE_OUT}, or subtract the smallest"
+    return None
+
+
+def _raise_faults(faults: dict[str, list[Any]]) -> None:
+    """Raise an error that names all columns by fault."""
+    texts = []
+    for fault, (first, *others) in ((fault, names) for fault, names in faults.items() if names):
+        also = f" (also {', '.join(map(repr, others))})" if others else ""
+        texts.append(f"column {first!r} {fault}{also}")
+    if texts:
+        raise ValueError("; ".join(texts))
+
+
+def check_same_columns(columns: list[Any], fitted: list[Any]) -> None:
+    """Check that columns are the fitted ones in their order."""
+    if columns == fitted:
+        return
+    missing = [name for name in fitted if name not in columns]
+    unexpected = [name for name in columns if name not in fitted]
+    faults = [f"{what} {', '.join(map(repr, names))}" for what, names in
+              (("missing", missing), ("unexpected", unexpected)) if names]  # fmt: skip
+    raise ValueError(f"columns: expected {fitted}, got {columns}" + (f" ({'; '.join(faults)})" if faults else ""))
+
+
+def check_numbers(frame: pd.DataFrame, numeric: Sequence[bool] | None = None) -> None:
+    """Check that ``numeric`` columns, by default all, hold numbers in place of text."""
+    faults = []
     for place, name in enumerate(frame.columns):
         column = frame.iloc[:, place]
-        if is_categorical(column.dtype):
-            if len(frame) >= _MIN_ROWS_OF_CATEGORIES and column.nunique() > max(1, 0.5 * column.notna().sum()):
-                raise ValueError(f"column {name!r} has a different category in almost every row; {LEAVE_OUT}")
-            continue
-        numbers = column.to_numpy(dtype=float, na_value=np.nan)
-        low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
-        if not np.isfinite(high - low):
-            raise ValueError(
-                f"column {name!r} has values from {low:g} to {high:g}, too far apart; {LEAVE_OUT}, or take logarithms"
-            )
-        distinct = len(np.unique(numbers[~np.isnan(numbers)]))
-        if max(-low, high) > 2**53 and distinct < _MIN_DISTINCT_FRACTION * column.nunique():
-            raise ValueError(
-                f"column {name!r} has integers most of which double precision cannot distinguish; {LEAVE_OUT}, or "
-                "subtract the smallest"
-            )
+        if is_categorical(column.dtype) and (numeric is None or numeric[place]):
+            wrong = (column.notna() & pd.to_numeric(column.astype(object), errors="coerce").isna()).to_numpy()
+            if wrong.any():
+                row = int(wrong.argmax())
+                faults.append(f"column {name!r}, row {row + 1}: expected a number, got {column.iloc[row]!r}")
+    if faults:
+        raise ValueError("; ".join(faults))
 
 
 def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
@@ -59,17 +99,23 @@ def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
 
     Dates, lists, complex and infinite numbers are errors.
     """
-    columns = {}
+    columns, faults = {}, []
     for place, name in enumerate(frame.columns):
         column = frame.iloc[:, place]
-        check_cells(column, f"column {name!r}")
+        try:
+            check_cells(column, f"column {name!r}")
+        except ValueError as error:
+            faults.append(str(error))
+            continue
         if column.dtype == object:
             column = _as_numbers(column)
         if not is_categorical(column.dtype):
             infinite = np.isinf(column.to_numpy(dtype=float, na_value=np.nan))
             if infinite.any():
-                raise ValueError(f"Input X contains infinity: column {name!r}, row {int(np.argmax(infinite))}")
+                faults.append(f"Input X contains infinity: column {name!r}, row {int(np.argmax(infinite))}")
         columns[place] = column
+    if faults:
+        raise ValueError("; ".join(faults))
     return pd.DataFrame(columns, index=frame.index).set_axis(frame.columns, axis=1)
 
 

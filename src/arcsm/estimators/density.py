@@ -1,6 +1,7 @@
 """A density estimator for tables with scikit-learn's interface."""
 
 import math
+from itertools import combinations
 from typing import Any, Self
 
 import numpy as np
@@ -16,8 +17,10 @@ from arcsm._runtime.progress import track
 from arcsm.denoise import systematic_resampling
 from arcsm.errors import warn
 from arcsm.estimators.base import TableEstimator
-from arcsm.estimators.column_types import Array, Column
-from arcsm.estimators.encoder import Table, clip_to_dtype, encode_value
+from arcsm.estimators.column_types import Array, Categories, Column
+from arcsm.estimators.encoder import clip_to_dtype, encode_value
+from arcsm.estimators.level_pairs import LevelPairs
+from arcsm.estimators.native_frames import is_native, to_native
 
 _IMPUTED_ROWS_PER_BATCH = 256
 _CONDITIONAL_DRAWS_PER_BATCH = 1_000
@@ -52,6 +55,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
         config_: The configuration of the models.
         ensemble_: The trained models; ``None`` if all columns are constant.
         held_out_rows_: Indices of the held-out rows.
+        level_pairs_: The pairs of levels of discrete and categorical columns that occur together in fitted rows.
         n_features_in_: Number of columns.
         feature_names_in_: Column names, if the table is a data frame with string names.
 
@@ -63,15 +67,20 @@ class ScoreDensity(DensityMixin, TableEstimator):
         ((200,), (3, 2))
     """
 
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Fit the density of rows ``(N, D)``, an array or a data frame.
+    def fit(self, X: Any, y: Any = None, **unsupported: Any) -> Self:
+        """Fit the density of rows ``(N, D)``, an array or a data frame (of pandas, polars or pyarrow).
+
+        Results have the library of the rows. Weights of rows are not supported.
 
         Raises:
+            TypeError: If ``sample_weight`` or another argument is given.
             ValueError: If there are fewer than two rows, an argument is out of range, or a column holds infinite
                 values, dates, only missing values, or a different category in almost every row.
         """
+        self._check_fit_arguments(unsupported)
         with self._unchanged_on_failure():
             self._fit_table(X)
+            self.level_pairs_ = LevelPairs.of_rows(self.columns_, self.columns_.encode(self._validated(X)))
         return self
 
     def score_samples(self, X: Any) -> Array:
@@ -91,15 +100,15 @@ class ScoreDensity(DensityMixin, TableEstimator):
         """Return the mean log density of rows in nats."""
         return float(self.score_samples(X).mean())
 
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> Table:
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
         """Draw rows, in the format of the fitted table: a data frame keeps its names, dtypes and categories."""
         check_is_fitted(self)
         if n_samples < 1:
             raise ValueError(f"n_samples: expected at least 1, got {n_samples}")
         if self.ensemble_ is None:
-            return self.columns_.decode(np.zeros((n_samples, 0)))
+            return self._decode(np.zeros((n_samples, 0)))
         drawn = self.ensemble_.sample(n_samples, self._generator(random_state), bool(self.verbose))
-        return self.columns_.decode(drawn.double().numpy())
+        return self._decode(drawn.double().numpy())
 
     def cdf(self, X: Any) -> Array:
         """Return the distribution function of each value given the columns before it, ``(N, D)`` in (0, 1).
@@ -114,7 +123,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
             u[:, self.columns_.modelled] = first.cdf(modelled.to(first.shift), self.ensemble_.level).cpu().numpy()
         return np.clip(u, np.finfo(float).tiny, 1.0 - np.finfo(float).epsneg)  # open, as `quantile` needs it
 
-    def quantile(self, U: Any) -> Table:
+    def quantile(self, U: Any) -> Any:
         """Return the rows whose :meth:`cdf` is ``U``, ``(N, D)`` in (0, 1)."""
         check_is_fitted(self)
         U = np.asarray(U, dtype=np.float64)
@@ -123,13 +132,15 @@ class ScoreDensity(DensityMixin, TableEstimator):
         if not ((U > 0.0) & (U < 1.0)).all():
             raise ValueError("U: expected values inside (0, 1)")
         if self.ensemble_ is None:
-            return self.columns_.decode(np.zeros((len(U), 0)))
+            return self._decode(np.zeros((len(U), 0)))
         first = self.ensemble_.members[0]
         u = torch.from_numpy(U[:, self.columns_.modelled]).to(first.shift)
-        return self.columns_.decode(first.icdf(u, self.ensemble_.level).cpu().numpy())
+        return self._decode(first.icdf(u, self.ensemble_.level).cpu().numpy())
 
-    def impute(self, X: Any, draws: int = 64, random_state: Any = None) -> Table:
-        """Fill missing values: with the mean in continuous columns, with the most likely value in discrete ones.
+    def impute(self, X: Any, draws: int = 64, random_state: Any = None) -> Any:
+        """Fill missing values: with the mean of a numeric column, with the most likely value of a categorical one.
+
+        The mean of a discrete column is rounded to its grid. It has a smaller squared error than the median.
 
         Arguments:
             X: Rows with missing values (NaN, or what pandas treats as missing).
@@ -151,6 +162,8 @@ class ScoreDensity(DensityMixin, TableEstimator):
         dtypes = self.columns_.dtypes or (None,) * frame.shape[1]
         columns = {d: _filled(frame.iloc[:, d], fillings[:, d], dtype) for d, dtype in enumerate(dtypes)}
         filled = pd.DataFrame(columns, index=frame.index).set_axis(frame.columns, axis=1)
+        if is_native(X):
+            return to_native(filled, X)
         return filled if isinstance(table, pd.DataFrame) else filled.to_numpy(dtype=np.float64)
 
     def _fill_rows(
@@ -163,7 +176,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
             for place in np.flatnonzero(numbers[:, m].isnan().numpy()):
                 fillings[rows[place], d] = _centre(self.columns_.kinds[d], drawn[place, :, m], weights[place])
 
-    def conditional(self, columns: Any, values: Any, draws: int = 64, random_state: Any = None) -> Table:
+    def conditional(self, columns: Any, values: Any, draws: int = 64, random_state: Any = None) -> Any:
         """Draw rows given the values of some columns.
 
         Arguments:
@@ -176,6 +189,10 @@ class ScoreDensity(DensityMixin, TableEstimator):
         Raises:
             ValueError: If a column is unknown or repeated; if a discrete, categorical or constant column never has the
                 value; or if the value of a continuous column lies beyond the fitted range by more than its width.
+
+        Warns:
+            UserWarning: If two values of discrete or categorical columns never occur together in the fitted rows, or if
+                few draws are distinct.
         """
         check_is_fitted(self)
         if draws < 1:
@@ -191,8 +208,9 @@ class ScoreDensity(DensityMixin, TableEstimator):
         numbers = np.full((1, len(names)), np.nan)
         for column, value in zip(columns, values, strict=True):
             numbers[:, names.index(column)] = encode_value(self.columns_.kinds[names.index(column)], column, value)
+        self._warn_of_new_pairs(numbers[0], dict(zip(columns, values, strict=True)))
         if self.ensemble_ is None:
-            return self.columns_.decode(np.zeros((draws, 0)))
+            return self._decode(np.zeros((draws, 0)))
         drawn = self._resample_completions(self._clip_modelled(numbers), draws, self._generator(random_state))
         rows = self.columns_.decode(drawn.double().numpy())
         for column, value in zip(columns, values, strict=True):  # exactly, although encoding and decoding rounds
@@ -201,7 +219,18 @@ class ScoreDensity(DensityMixin, TableEstimator):
                 rows[column] = pd.Series(clip_to_dtype(exact, dtype), index=rows.index).astype(dtype)
             else:
                 rows[:, column] = value
-        return rows
+        return self._as_fitted(rows)
+
+    def _warn_of_new_pairs(self, numbers: Array, given: dict[Any, Any]) -> None:
+        """Warn if two given values of a row ``(D,)`` never occur together in the fitted rows."""
+        places = {column: self.columns_.labels.index(column) for column in given}
+        for pair in combinations(given, 2):
+            row = np.full((1, len(numbers)), np.nan)
+            for column in pair:
+                row[0, places[column]] = numbers[places[column]]
+            if self.level_pairs_.missing_in(row)[0]:
+                values = " and ".join(f"{column} = {given[column]!r}" for column in pair)
+                warn(f"{values} never occur together in the fitted rows; the drawn rows may be impossible")
 
     def _resample_completions(self, known: Tensor, draws: int, generator: torch.Generator) -> Tensor:
         """Draw completions of one encoded row ``(1, M)``, ``(draws, M)``."""
@@ -230,13 +259,15 @@ class ScoreDensity(DensityMixin, TableEstimator):
 
 
 def _centre(kind: Column, drawn: Array, weights: Array) -> Any:
-    """Return the mean of weighted draws ``(K,)``, or the most likely value of a discrete column, in table units."""
+    """Return the centre of weighted draws ``(K,)`` in table units: the most likely category, else the mean."""
     values = kind.decode(drawn)
     if not kind.discrete:
         return float(values.astype(float) @ weights)
-    levels = np.unique(np.rint(kind.encode(values)), return_inverse=True)[1]
-    most_likely = int(np.bincount(levels, weights).argmax())
-    return values[int(np.flatnonzero(levels == most_likely)[0])]
+    numbers = np.rint(kind.encode(values))
+    if isinstance(kind, Categories):
+        levels, codes = np.unique(numbers, return_inverse=True)
+        return kind.decode(levels[[np.bincount(codes, weights).argmax()]])[0]
+    return kind.decode(np.array([numbers @ weights]))[0]  # on the grid
 
 
 def _filled(column: pd.Series, fillings: NDArray[Any], dtype: Any) -> pd.Series:

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from arcsm.estimators.column_types import Array, Categories, Column
+from arcsm.estimators.column_types import Array
 from arcsm.estimators.outliers import ScoreOutlierDetector
+from arcsm.estimators.reasons import reasons
 
 TOP_COLUMNS = 3  # most surprising columns that are listed for each row
 #: The columns of :func:`detection_table`.
@@ -18,9 +18,6 @@ DETECTION_COLUMNS = (
     *(f"{what}_{rank}" for rank in range(1, TOP_COLUMNS + 1) for what in ("column", "contribution")),
     "because",
 )
-_MIN_SURPRISE = 1.0  # nats below the median, of a column that is put into words
-_MIN_RELATIVE_SURPRISE = 0.1  # of the most surprising column
-_MAX_CATEGORIES = 4  # listed in words
 _MOST_SURPRISING = 20  # rows
 
 
@@ -34,7 +31,7 @@ def detection_table(
     """
     if threshold is not None:
         check_p_value(threshold, len(detector.held_out_scores_))
-    contributions = detector.explain(table)
+    contributions = detector.explain(table).to_numpy()
     scores = contributions.sum(1)
     p = detector.p_values_from_scores(scores)
     outlier = scores < detector.offset_ if threshold is None else p <= threshold
@@ -45,11 +42,11 @@ def detection_table(
     for rank in range(lowest.shape[1]):
         lines[f"column_{rank + 1}"] = names[lowest[:, rank]]
         lines[f"contribution_{rank + 1}"] = np.take_along_axis(excess, lowest[:, rank : rank + 1], 1)[:, 0]
-    reasons = np.full(len(table), "", dtype=object)
+    because = np.full(len(table), "", dtype=object)
     flagged = np.flatnonzero(outlier)
     if len(flagged):
-        reasons[flagged] = _reasons(detector, table.iloc[flagged], lowest[flagged], excess[flagged])
-    lines["because"] = reasons
+        because[flagged] = reasons(detector, table.iloc[flagged], excess[flagged], TOP_COLUMNS)
+    lines["because"] = because
     return lines
 
 
@@ -61,34 +58,6 @@ def check_p_value(threshold: float, held_out: int) -> None:
             f"p-value: expected at least {smallest:.3g} (of {held_out} held-out rows), got {threshold:g}; fit to more "
             "rows, or set a contamination instead"
         )
-
-
-def _reasons(detector: ScoreOutlierDetector, table: pd.DataFrame, lowest: NDArray[np.intp], excess: Array) -> list[str]:
-    """Return for each row a text such as "income: expected 0.2 to 1.1, saw 7.9; city: expected Rome, saw Oslo"."""
-    low, high = detector.expected(table)
-    reasons = []
-    for row in range(len(table)):
-        limit = min(-_MIN_SURPRISE, _MIN_RELATIVE_SURPRISE * float(excess[row, lowest[row, 0]]))
-        parts: list[str] = []
-        for d in lowest[row]:
-            value = table.iloc[row, d]
-            if not pd.isna(value) and (excess[row, d] <= limit or not parts):
-                expected = _interval_text(detector.columns_.kinds[d], low.iloc[row, d], high.iloc[row, d])
-                parts.append(f"{table.columns[d]}: expected {expected}, saw {_text(value)}")
-        reasons.append("; ".join(parts))
-    return reasons
-
-
-def _interval_text(kind: Column, low: Any, high: Any) -> str:
-    """Return an interval as text: its bounds, or the categories between them."""
-    if isinstance(kind, Categories):
-        first, last = kind.names.index(low), kind.names.index(high)
-        return " or ".join(str(name) for name in kind.names[first : last + 1][:_MAX_CATEGORIES])
-    return _text(low) if _text(low) == _text(high) else f"{_text(low)} to {_text(high)}"
-
-
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from arcsm._runtime.progress import track
 from arcsm.anomaly import tail_surprise
+from arcsm.conditionals import Conditionals
 from arcsm.denoise import MissingValues, particle_filter
 from arcsm.estimators.ensemble_config import EnsembleConfig
 from arcsm.model import AutoregressiveModel
@@ -17,6 +18,7 @@ from arcsm.training.density import fit
 
 _MIN_VALIDATION_ROWS = 512  # held-out rows repeat with fresh noise up to this number
 _MAX_SELECTION_ROWS = 400  # held-out rows that choose the noise level and the configuration
+_CONDITIONALS_AT_A_TIME = 20_000
 _MAX_STANDARD_DEVIATIONS = 30.0  # values farther out are scored as if they lay there
 
 
@@ -115,24 +117,69 @@ class Ensemble:
     def _by_member(self, x: Tensor, evaluate: Callable[[AutoregressiveModel, Tensor], Tensor]) -> Tensor:
         return torch.stack([evaluate(model, _clip(model, x)).cpu() for model in self.members])
 
-    def last_members(self) -> list[int]:
-        """Return, for every column, the member in whose order it comes last, and so depends on most other columns."""
-        places = torch.tensor([[model.context.order.index(d) for d in range(model.features)] for model in self.members])
-        return places.argmax(0).tolist()
+    def most_surprised_members(self, x: Tensor) -> Tensor:
+        """Return the member that gives each value of rows ``(N, M)`` the lowest density, ``(N, M)``.
 
-    def quantiles(self, x: Tensor, u: float) -> Tensor:
-        """Return the ``u``-quantile of every value given others of its row, ``(N, M)``, by :meth:`last_members`."""
+        For a missing value it is the member in whose order the column comes last.
+        """
+        places = torch.tensor([[model.context.order.index(d) for d in range(model.features)] for model in self.members])
+        return torch.where(x.isnan(), places.argmax(0), self.log_conditionals(x).argmin(0))
+
+    def quantiles(self, x: Tensor, u: float, members: Tensor | None = None) -> Tensor:
+        """Return the ``u``-quantile of every value given the values before it, ``(N, M)``.
+
+        The order is that of the value's member, by default of :meth:`most_surprised_members`.
+        """
+        members = self.most_surprised_members(x) if members is None else members
         tolerance = self.config.tolerance
         quantiles = self._by_member(x, lambda model, x: model.conditional_icdf(x, u, self.level, tol=tolerance))
-        return torch.stack([quantiles[member, :, d] for d, member in enumerate(self.last_members())], 1)
+        return quantiles.gather(0, members[None])[0]
+
+    def log_density(self, x: Tensor, d: int, grid: Tensor) -> Tensor:
+        """Return the log density ``(G,)`` of column ``d`` at ``grid (G,)`` given the values before it in ``x (M,)``.
+
+        The order is that of :meth:`most_surprised_members`.
+        """
+        member = self.most_surprised_members(x[None])[:, d]
+        return self.conditional_log_density(x[None], torch.tensor([d]), member, grid[None])[0]
+
+    def conditional_quantiles(self, x: Tensor, columns: Tensor, members: Tensor, u: Tensor) -> Tensor:
+        """Return quantiles ``u (K,)`` of one conditional of each row ``x (N, M)``, ``(N, K)``.
+
+        It is the conditional of a column by a member, ``(N,)`` each, given the values before it in that member's order.
+        """
+
+        def quantiles(conditionals: Conditionals, u: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+            return conditionals.icdf(u.flatten()).view(u.shape) * scale + shift
+
+        return self._by_conditional(x, columns, members, u.expand(len(x), -1), quantiles)
+
+    def conditional_log_density(self, x: Tensor, columns: Tensor, members: Tensor, values: Tensor) -> Tensor:
+        """Return log densities at ``values (N, K)`` of conditionals as in :meth:`conditional_quantiles`, ``(N, K)``."""
+
+        def log_density(conditionals: Conditionals, values: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+            return conditionals.log_prob(((values - shift) / scale).flatten()).view(values.shape) - scale.log()
+
+        return self._by_conditional(x, columns, members, values, log_density)
 
     @torch.no_grad()
-    def log_density(self, x: Tensor, d: int, grid: Tensor) -> Tensor:
-        """Return the log density ``(G,)`` of column ``d`` at ``grid (G,)`` given other values of a row ``x (M,)``."""
-        model = self.members[self.last_members()[d]]
-        rows = _clip(model, x.repeat(len(grid), 1))  # (G, M)
-        rows[:, d] = grid.to(rows)
-        return model.log_prob(rows, self.level, reduce=False, tol=self.config.tolerance)[:, d].cpu()
+    def _by_conditional(
+        self, x: Tensor, columns: Tensor, members: Tensor, arguments: Tensor, function: Callable[..., Tensor]
+    ) -> Tensor:
+        """Apply a function to one conditional of each row, arguments ``(N, K)``, and the column's shift and scale."""
+        found = torch.empty(arguments.shape, dtype=x.dtype)
+        size = max(1, _CONDITIONALS_AT_A_TIME // arguments.shape[1])
+        for index, model in enumerate(self.members):
+            build = model.conditionals_builder(self.level, tol=self.config.tolerance)
+            for rows in (members == index).nonzero()[:, 0].split(size):
+                if not len(rows):
+                    continue
+                z, d = model.standardise(_clip(model, x[rows])), columns[rows].to(model.shift.device)
+                contexts = model.context(z)[torch.arange(len(d)), d]  # (n, C)
+                conditionals = build(model.head.project(contexts).repeat_interleave(arguments.shape[1], 0))
+                shift, scale = model.shift[d, None], model.scale[d, None]
+                found[rows] = function(conditionals, arguments[rows].to(z), shift, scale).cpu()
+        return found
 
     def sample(self, n: int, generator: torch.Generator, progress: bool = False) -> Tensor:
         """Draw encoded rows ``(n, M)``, an equal share from every member, in random order."""

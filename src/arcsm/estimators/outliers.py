@@ -10,6 +10,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from arcsm.estimators.base import TableEstimator
 from arcsm.estimators.column_types import Array
+from arcsm.estimators.native_frames import is_native, to_native
+from arcsm.estimators.value_limits import ValueLimits
+
+_MAX_REFERENCE_ROWS = 5_000
 
 
 class ScoreOutlierDetector(OutlierMixin, TableEstimator):
@@ -30,6 +34,8 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         fitted_scores_: Scores of the fitted rows.
         held_out_scores_: Scores of the held-out rows among them, in ascending order.
         median_contributions_: Median contribution of each column over the fitted rows.
+        fitted_excess_: Contributions of at most 5,000 fitted rows minus the medians.
+        limits_: The ranges of the modelled columns in the fitted rows, without gross errors.
         n_features_in_: Number of columns.
         feature_names_in_: Column names, if the table is a data frame with string names.
 
@@ -62,12 +68,14 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         )
         self.contamination = contamination
 
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Fit rows ``(N, D)``, most of them normal.
+    def fit(self, X: Any, y: Any = None, **unsupported: Any) -> Self:
+        """Fit rows ``(N, D)``, most of them normal: an array or a data frame (of pandas, polars or pyarrow).
 
         Raises:
+            TypeError: If ``sample_weight`` or another argument is given.
             ValueError: If the contamination is outside (0, 0.5], or as in :meth:`ScoreDensity.fit`.
         """
+        self._check_fit_arguments(unsupported)
         fraction = _contamination_fraction(self.contamination)
         with self._unchanged_on_failure():
             self._fit_table(X)
@@ -76,6 +84,10 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
             self.fitted_scores_ = self._with_medians(contributions).sum(1)
             self.held_out_scores_ = np.sort(self.fitted_scores_[self.held_out_rows_])
             self.offset_ = float(np.percentile(self.fitted_scores_, 100.0 * fraction))
+            step = -(-len(contributions) // _MAX_REFERENCE_ROWS)
+            self.fitted_excess_ = self._with_medians(contributions)[::step] - self.median_contributions_
+            kinds = [self.columns_.kinds[d] for d in self.columns_.modelled]
+            self.limits_ = ValueLimits.of_training_rows(self.encode_rows(X)[0].numpy(), kinds)
         return self
 
     def set_contamination(self, contamination: float | str) -> Self:
@@ -91,9 +103,9 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         Raises:
             ValueError: As in :meth:`ScoreDensity.score_samples`.
         """
-        return self.explain(X).sum(1)  # type: ignore[no-any-return]
+        return self._mean_contributions(X).sum(1)  # type: ignore[no-any-return]
 
-    def all_scores(self, X: Any) -> pd.DataFrame:
+    def all_scores(self, X: Any) -> Any:
         """Return every available score of each row, one column for each. **Higher scores are more normal.**
 
         - ``likelihood SIGMA``: the mean log density over the models at a noise level, in nats. The last equals
@@ -102,14 +114,14 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         - ``tails``: how far in the tails of their conditionals the values lie, negative; see
           :func:`arcsm.anomaly.tail_surprise`.
 
-        The result has the index of a data frame ``X``. Each noise level takes as long as :meth:`score_samples`.
-        :class:`arcsm.anomaly.Combination` combines several scores, fitted to inliers alone.
+        The result has the library and the index of a data frame ``X``, else it is of pandas. Each noise level takes as
+        long as :meth:`score_samples`. :class:`arcsm.anomaly.Combination` combines several scores, fitted to inliers
+        alone.
         """
         modelled, constants = self.encode_rows(X)
         base = np.nansum(constants, 1)
-        index = X.index if isinstance(X, pd.DataFrame) else None
         if self.ensemble_ is None:
-            return pd.DataFrame({"likelihood": base}, index=index)
+            return self._labelled(pd.DataFrame({"likelihood": base}), X)
         scores: dict[str, Array] = {}
         sigmas = self.ensemble_.members[0].path()
         slopes = self.columns_.log_slopes(modelled.numpy(), numeric=False)
@@ -119,7 +131,7 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         for level, sigma in enumerate(sigmas):
             scores[f"score norm {sigma:.3g}"] = -self.ensemble_.score_norms(modelled, level).mean(0).numpy()
         scores["tails"] = -self.ensemble_.tail_surprises(modelled).mean(0).numpy()
-        return pd.DataFrame(scores, index=index)
+        return self._labelled(pd.DataFrame(scores), X)
 
     def decision_function(self, X: Any) -> Array:
         """Return :meth:`score_samples` minus the threshold, ``(N,)``: negative for outliers."""
@@ -142,54 +154,67 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         as_low = np.searchsorted(self.held_out_scores_, scores, side="right")
         return np.asarray((1.0 + as_low) / (1.0 + len(self.held_out_scores_)), dtype=np.float64)
 
-    def explain(self, X: Any) -> Array:
+    def explain(self, X: Any) -> Any:
         """Return the contribution of each column to :meth:`score_samples`, ``(N, D)`` in nats: low ones are surprising.
 
         The contribution is the value's log density given the columns before it, averaged over the models and so over
-        several orders. A missing value contributes the median of its column, which makes it neutral.
+        several orders. A missing value contributes the median of its column, which makes it neutral. A data frame gives
+        a data frame of the same library, columns and index.
         """
+        return self._labelled(self._mean_contributions(X), X)
+
+    def _mean_contributions(self, X: Any) -> Array:
         return self._with_medians(self._contributions(X).mean(0))
 
     def _with_medians(self, contributions: Array) -> Array:
         return np.where(np.isnan(contributions), self.median_contributions_, contributions)
 
-    def top_contributions(self, X: Any, columns: int = 3) -> pd.DataFrame:
+    def top_contributions(self, X: Any, columns: int = 3) -> Any:
         """Return the most surprising columns of each row: those that contribute least compared with their median.
 
         Returns:
-            One line for each of the ``columns`` most surprising columns of each row: ``row`` (its position, from 0),
-            ``column``, and ``contribution`` in nats minus the column's median, negative for a surprising value.
+            A data frame with one line for each of the ``columns`` most surprising columns of each row: ``row`` (its
+            position, from 0), ``column``, and ``contribution`` in nats minus the column's median, negative for a
+            surprising value. It has the library of a data frame ``X``, and repeats the index of a frame of pandas.
         """
         check_is_fitted(self)
-        excess = self.explain(X) - self.median_contributions_
+        excess = self._mean_contributions(X) - self.median_contributions_
         lowest = np.argsort(excess, 1)[:, :columns]
         rows, places = np.repeat(np.arange(len(excess)), lowest.shape[1]), lowest.flatten()
-        names = self.columns_.labels
-        return pd.DataFrame({"row": rows, "column": [names[d] for d in places], "contribution": excess[rows, places]})
+        names, index = self.columns_.labels, X.index[rows] if isinstance(X, pd.DataFrame) else None
+        lines = {"row": rows, "column": [names[d] for d in places], "contribution": excess[rows, places]}
+        frame = pd.DataFrame(lines, index=index)
+        return to_native(frame, X, keep_types=False) if is_native(X) else frame
 
     def expected(self, X: Any, share: float = 0.9) -> tuple[Any, Any]:
         """Return the central interval of each value given other columns of its row.
 
-        For each column, the model in whose order it comes last computes the interval. A single model uses the columns
-        before it.
+        The interval is given the columns before it in the order of one model, the one that the value surprises most.
+        If there are several models, fewer than a ``share`` of normal values therefore lie within theirs. The interval
+        lies within the range of the column in the other fitted rows, without gross errors.
 
         Arguments:
             X: Rows.
             share: Probability of the interval.
 
         Returns:
-            Lower and upper bounds, in the format of the fitted table and with the index of a data frame ``X``.
+            Lower and upper bounds, in the format of the fitted table and with the library and index of a frame ``X``.
+            Categories are in the order of their frequency.
         """
         modelled, _ = self.encode_rows(X)
         if not 0.0 < share < 1.0:
             raise ValueError(f"share: expected a number between 0 and 1, got {share}")
-        bounds = []
+        bounds, limits = [], self.limits_.of_other_rows(modelled.numpy())
+        members = None if self.ensemble_ is None else self.ensemble_.most_surprised_members(modelled)
         for u in (0.5 * (1.0 - share), 0.5 * (1.0 + share)):
-            numbers = modelled if self.ensemble_ is None else self.ensemble_.quantiles(modelled, u)
-            rows = self.columns_.decode(numbers.numpy())
+            numbers = modelled if self.ensemble_ is None else self.ensemble_.quantiles(modelled, u, members)
+            rows = self.columns_.decode(np.clip(numbers.numpy(), *limits))
             if isinstance(rows, pd.DataFrame) and isinstance(X, pd.DataFrame):
-                rows.index = X.index
-            bounds.append(rows)
+                bounds.append(rows.set_axis(X.index, axis=0))
+            elif isinstance(rows, pd.DataFrame) and is_native(X):
+                bounds.append(to_native(rows, X))
+            else:
+                bounds.append(self._as_fitted(rows))
         return bounds[0], bounds[1]
 
 

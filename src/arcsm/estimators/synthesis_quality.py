@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,8 @@ from sklearn.neighbors import NearestNeighbors
 from arcsm.estimators.column_types import Array, Categories
 from arcsm.estimators.density import ScoreDensity
 from arcsm.estimators.encoder import Columns
+from arcsm.estimators.level_pairs import LevelPairs
+from arcsm.estimators.native_frames import to_pandas
 
 _MIN_HELD_OUT = 50  # rows; twice as many synthetic ones
 _MAX_CLASSIFIED = 5_000  # rows of each kind
@@ -39,6 +41,19 @@ class NearestRows:
 
 
 @dataclass(frozen=True)
+class UnseenPairs:
+    """How often a row breaks a rule: it has two values of categorical or few-valued columns that no training row has.
+
+    Attributes:
+        synthetic: Fraction of synthetic rows, which first copy the missingness pattern of random real rows.
+        held_out: Fraction of held-out rows; ``None`` if there are none. A clearly smaller one indicates broken rules.
+    """
+
+    synthetic: float
+    held_out: float | None
+
+
+@dataclass(frozen=True)
 class SynthesisQuality:
     """The quality of synthetic rows. Quantities that need more rows than there are, are ``None``.
 
@@ -53,6 +68,8 @@ class SynthesisQuality:
         copies: Fraction of synthetic rows that equal a complete training row; ``None`` if no row is complete.
         held_out_copies: Fraction of complete held-out rows that do.
         nearest: How often a training row is nearest.
+        unseen_pairs: How often a row has a combination that no training row has; ``None`` if there are fewer than two
+            categorical or few-valued discrete columns, or more than 200.
     """
 
     held_out: int
@@ -63,24 +80,26 @@ class SynthesisQuality:
     copies: float | None
     held_out_copies: float | None
     nearest: NearestRows | None
+    unseen_pairs: UnseenPairs | None
 
     @classmethod
-    def measure(cls, density: ScoreDensity, table: pd.DataFrame, synthetic: pd.DataFrame, seed: int = 0) -> Self:
-        """Compare synthetic rows with the real ones of ``table``, to which the density that drew them was fitted."""
+    def measure(cls, density: ScoreDensity, table: Any, synthetic: Any, seed: int = 0) -> Self:
+        """Compare synthetic rows with the real ones of a table, to which the density that drew them was fitted."""
         columns, random = density.columns_, np.random.default_rng(seed)
-        real, drawn = _encode(columns, table), _encode(columns, synthetic)
+        real, drawn = (_encode(columns, to_pandas(rows)) for rows in (table, synthetic))
         held_out = np.zeros(len(real), dtype=bool)
         held_out[density.held_out_rows_] = True
         counts = int(held_out.sum()), len(drawn), bool(np.isnan(real).any())
         training = real if held_out.all() else real[~held_out]  # the rows of a tiny table serve as both
-        copies = _copied_fraction(drawn, training)
+        copies, unseen_pairs = _copied_fraction(drawn, training), _unseen_pairs(columns, real, held_out, drawn, seed)
         too_few = held_out.all() or counts[0] < _MIN_HELD_OUT or counts[1] < 2 * _MIN_HELD_OUT
         if too_few or not columns.modelled:
-            return cls(*counts, None, None, copies, None, None)
+            return cls(*counts, None, None, copies, None, None, unseen_pairs)
         samples = [_subsample(rows, _MAX_CLASSIFIED, random) for rows in (training, real[held_out], drawn)]
         auc, error = _classifier_auc(samples, seed, random)
         nearest = _nearest_rows(columns, real, held_out, _subsample(drawn, _MAX_QUERIES, random), random)
-        return cls(*counts, auc, error, copies, _copied_fraction(real[held_out], training), nearest)
+        held_out_copies = _copied_fraction(real[held_out], training)
+        return cls(*counts, auc, error, copies, held_out_copies, nearest, unseen_pairs)
 
     def lines(self) -> list[str]:
         """Return a summary, one line for each measurement."""
@@ -88,11 +107,13 @@ class SynthesisQuality:
         copies = f"copies of training rows{complete}: " + (
             "unknown, because every row has missing values" if self.copies is None else f"{self.copies:.1%}"
         )
+        rules = [] if self.unseen_pairs is None else [_rule_line(self.unseen_pairs)]
         if self.auc is None or self.nearest is None:
             return [
                 f"quality not measured: needs at least {_MIN_HELD_OUT} held-out rows (got {self.held_out}), "
                 f"{2 * _MIN_HELD_OUT} synthetic rows (got {self.synthetic}) and a column that varies",
                 copies,
+                *rules,
             ]
         if self.held_out_copies is not None:
             copies += f" ({self.held_out_copies:.1%} of held-out rows)"
@@ -103,7 +124,15 @@ class SynthesisQuality:
             copies,
             f"nearest real row is a training row: {self.nearest.training:.1%}, expected {self.nearest.expected:.1%} +- "
             f"{self.nearest.error:.1%} (a clearly larger share indicates memorisation)",
+            *rules,
         ]
+
+
+def _rule_line(pairs: UnseenPairs) -> str:
+    line = f"rows with a pair of values that no training row has: {pairs.synthetic:.1%}"
+    if pairs.held_out is None:
+        return line
+    return f"{line} ({pairs.held_out:.1%} of held-out rows; a clearly larger share indicates broken rules)"
 
 
 def _encode(columns: Columns, table: pd.DataFrame) -> Array:
@@ -122,6 +151,19 @@ def _copied_fraction(rows: Array, originals: Array) -> float | None:
     rows, originals = (array[~np.isnan(array).any(1)] for array in (rows, originals))
     known = {row.tobytes() for row in originals}
     return float(np.mean([row.tobytes() in known for row in rows])) if len(rows) and len(originals) else None
+
+
+def _unseen_pairs(
+    columns: Columns, real: Array, held_out: NDArray[np.bool_], synthetic: Array, seed: int
+) -> UnseenPairs | None:
+    """Find the pairs of levels that no training row has."""
+    has_held_out = not held_out.all()
+    pairs = LevelPairs.of_rows(columns, real[~held_out] if has_held_out else real)
+    if len(pairs.columns) < 2:
+        return None
+    donors = real[np.random.default_rng(seed).integers(len(real), size=len(synthetic))]
+    unseen = pairs.missing_in(_with_missingness(synthetic, donors)).mean()
+    return UnseenPairs(float(unseen), float(pairs.missing_in(real[held_out]).mean()) if has_held_out else None)
 
 
 def _classifier_auc(samples: list[Array], seed: int, random: np.random.Generator) -> tuple[float, float]:

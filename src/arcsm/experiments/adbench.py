@@ -58,7 +58,7 @@ def body(run: Study[ADBench]) -> Result:
     check_names("methods", settings.methods, (OURS, *PEERS))
     tables = settings.tables or _tables()
     tests = {(table, method): partial(_test, run, table, method) for table in tables for method in settings.methods}
-    cells = run.compute_seeds(tests, lambda key, seed: f"{key[0]} {key[1]} seed {seed}")
+    cells = run.compute_seeds(tests)
     rows = {table: _over_seeds(table, {m: cells[table, m] for m in settings.methods}) for table in tables}
     others = [table for table in tables if table not in DEVELOPMENT]
     groups = {"all tables": list(tables), "tables that nothing was chosen on": others}

@@ -125,7 +125,6 @@ class Autoencoder:
         return f"{self.preset}{size} {self.method} seed {self.seed}"
 
     def config(self, run: Study[Table2]) -> VAERunConfig:
-        """Return the configuration of network and training."""
         base = self.method.partition(",")[0]
         changes = [f"train.method={base}", f"model.encoder={ENCODERS[base]}", f"train.seed={self.seed}",
                    f"train.device={run.device.type}", *self.changes(run)]  # fmt: skip
@@ -146,7 +145,6 @@ class Autoencoder:
         return [change.replace("{rate}", str(rate)) for change in OURS.get(self.method, ())]
 
     def described(self, run: Study[Table2]) -> Result:
-        """Describe network and training for the record."""
         config = self.config(run)
         particles = {"particles": config.train.particles} if self.method in _KERNELS else {}
         channels = {"channels": list(config.model.channels)} if self.preset == FACES else {}

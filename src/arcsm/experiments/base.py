@@ -5,7 +5,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import nn
 
 import arcsm
 from arcsm._runtime.devices import resolve_device
-from arcsm._runtime.files import atomic_path, write_text
+from arcsm._runtime.files import write_bytes, write_text
 from arcsm._runtime.progress import track
 from arcsm.experiments import records
 from arcsm.reports.plots import as_png
@@ -71,6 +71,10 @@ S = TypeVar("S", bound=Settings)
 K = TypeVar("K")
 
 
+def _cell_name(key: object, seed: int) -> str:
+    return f"{' '.join(key) if isinstance(key, tuple) else key} seed {seed}"
+
+
 @dataclass
 class Study(Generic[S]):
     """One run of an experiment. Its cells are computed once and stored."""
@@ -95,23 +99,19 @@ class Study(Generic[S]):
         them at the end. ``basis`` holds JSON-ready values that a cell depends on besides the settings.
         """
         basis = basis or {}
-        results, busy = {}, []
+        results: dict[str, Result] = {}
         with track(self.name, len(cells), True) as advance:
-            for name, compute in cells.items():
-                try:
-                    results[name] = self._cell(name, compute, False, basis.get(name))
-                    advance()
-                except Timeout:
-                    busy.append(name)
-            for name in busy:
-                results[name] = self._cell(name, cells[name], True, basis.get(name))
-                advance()
+            for wait in (False, True):
+                for name in [name for name in cells if name not in results]:
+                    with suppress(Timeout):
+                        results[name] = self._cell(name, cells[name], wait, basis.get(name))
+                        advance()
         return {name: results[name] for name in cells}
 
     def compute_seeds(
         self,
         cells: Mapping[K, Callable[[int], Result]],
-        name: Callable[[K, int], str] = lambda key, seed: f"{key} seed {seed}",
+        name: Callable[[K, int], str] = _cell_name,
     ) -> dict[K, list[Result]]:
         """Return the results of cells for every seed; ``name`` names the cell of a key and a seed."""
         seeds = self.settings.seed_range
@@ -157,8 +157,9 @@ class Study(Generic[S]):
         with FileLock(self.work / "record.lock"):
             if self.settings.records_cells:
                 path = records.cells_path(self.out, self.name, self.preset)
-                current = {_without_digest(file) for file in self.cells}
-                earlier = {k: cell for k, cell in records.read_cells(path).items() if _without_digest(k) not in current}
+                stored = records.read_cells(path).items()
+                current = {file.rpartition("-")[0] for file in self.cells}  # names without digests
+                earlier = {file: cell for file, cell in stored if file.rpartition("-")[0] not in current}
                 cells = dict(sorted((earlier | self.cells).items()))
                 write_text(path, json.dumps(cells, indent=0, allow_nan=False) + "\n")
             return records.write_record(
@@ -208,19 +209,8 @@ class Study(Generic[S]):
     def picture(self, name: str, content: bytes, suffix: str = "png") -> str:
         """Write a picture beside the record; return its file name."""
         file = f"{self.preset}-{name}.{suffix}" if name else f"{self.preset}.{suffix}"
-        return write_picture(self.out / self.name / file, content)
-
-
-def write_picture(path: Path, content: bytes) -> str:
-    """Write a picture file atomically; return its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
-    return path.name
-
-
-def _without_digest(file: str) -> str:
-    return file.rpartition("-")[0]
+        write_bytes(self.out / self.name / file, content)
+        return file
 
 
 def study(name: str, about: str, presets: Mapping[Preset, S], body: Callable[[Study[S]], Result]) -> Experiment:
@@ -263,5 +253,4 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def parameter_count(network: nn.Module) -> int:
-    """Return the number of parameters of a network."""
     return sum(p.numel() for p in network.parameters())

@@ -76,7 +76,6 @@ def compare_with_best(
 
 
 def _mean_and_error(differences: Tensor) -> list[float]:
-    """Return the mean of ``(seeds, rows)`` and its standard error over both."""
     mean, row_error = mean_and_standard_error(differences.mean(0))
     seed_error = mean_and_standard_error(differences.mean(1))[1]
     return [mean, math.hypot(row_error or 0.0, seed_error or 0.0)]

@@ -20,10 +20,8 @@ def descend(
     """Train a network; after each step, yield the loss that the step started from.
 
     ``loss`` returns the loss on a new batch, and ``clip`` is the largest norm of the gradient. The learning rate rises
-    over ``warmup`` steps and then decays to zero.
-
-    Raises:
-        NonFiniteError: If a loss or gradient is not finite. The weights are those before that step.
+    over ``warmup`` steps and then decays to zero. If a loss or gradient is not finite, a ``NonFiniteError`` is raised
+    before the step.
     """
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(

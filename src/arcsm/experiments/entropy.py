@@ -9,14 +9,13 @@ for a, and a one-dimensional integral for b. (The map from noise to a mixture of
 transformed normal has.) The paper has no such check.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import torch
 from matplotlib.figure import Figure
@@ -67,7 +66,7 @@ class Sampler:
     bend: Tensor  # b
 
     @classmethod
-    def of(cls, features: int, coupling: float, bend: float) -> Sampler:
+    def of(cls, features: int, coupling: float, bend: float) -> Self:
         widths = torch.linspace(-0.7, 0.7, features, dtype=torch.float64)
         tensors = (widths, torch.tensor(coupling, dtype=torch.float64), torch.tensor(bend, dtype=torch.float64))
         return cls(*(t.requires_grad_() for t in tensors))

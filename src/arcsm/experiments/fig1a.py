@@ -70,11 +70,14 @@ def measure(arguments: str, threads: int) -> None:
     network = build(features).to(device)
     generator = torch.Generator(device).manual_seed(settings.first_seed)
     x = gaussian_rows(settings.batch, features, generator)
-    step, plain = partial(_step, method, network, x, generator), partial(_plain_step, network, x)
+    step = partial(_step, method, network, x, generator)
+
+    def plain_step() -> None:
+        conditional_scores(network, x).square().sum().backward()
 
     _step(method, network, x[:2], generator)  # allocate gradients and library buffers before measuring
     memory = extra_memory_mib(step, device)
-    seconds, plain_seconds = interleaved_medians([step, plain], settings.repeats, device)
+    seconds, plain_seconds = interleaved_medians([step, plain_step], settings.repeats, device)
     numbers = {
         "milliseconds": 1e3 * seconds,
         "plain_step_milliseconds": 1e3 * plain_seconds,
@@ -98,10 +101,6 @@ def _step(method: str, network: nn.Module, x: Tensor, generator: torch.Generator
     else:
         loss = sliced_score_matching(network(z), z, int(method.split()[1]), generator=generator)
     loss.backward()
-
-
-def _plain_step(network: nn.Module, x: Tensor) -> None:
-    conditional_scores(network, x).square().sum().backward()
 
 
 def _figure(table: Mapping[str, Result]) -> Figure:

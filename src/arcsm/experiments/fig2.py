@@ -104,12 +104,11 @@ def body(run: Study[Fig2]) -> Result:
     rates = run.tune(
         by_label,
         settings.learning_rates,
-        lambda label, rate: _train(run, by_label[label], settings.first_seed, rate, settings.tuning_steps, tuning=True),
+        lambda label, rate: _train(run, by_label[label], settings.first_seed, rate, tuning=True),
         lambda cell: None if cell["divergence"][-1] == _DIVERGED else cell["divergence"][-1],
     )
-    train = partial(_train, run, steps=settings.steps)
     cells = run.compute_seeds(
-        {label: partial(train, by_label[label], learning_rate=rates[label]["learning_rate"]) for label in by_label}
+        {name: partial(_train, run, method, rate=rates[name]["learning_rate"]) for name, method in by_label.items()}
     )
     table = {}
     for label, curves in cells.items():
@@ -125,11 +124,10 @@ def body(run: Study[Fig2]) -> Result:
     return {"methods": table, "figure": run.figure(_figure(table))}
 
 
-def _train(
-    run: Study[Fig2], method: Method, seed: int, learning_rate: float, steps: int, tuning: bool = False
-) -> Result:
+def _train(run: Study[Fig2], method: Method, seed: int, rate: float, tuning: bool = False) -> Result:
     """Train one method. Recorded losses are means over the steps since the last record."""
     settings = run.settings
+    steps = settings.tuning_steps if tuning else settings.steps
     with seeded(seed):
         build = settings.build_joint if method.joint else settings.build
         network = build(settings.features).to(run.device)
@@ -143,7 +141,7 @@ def _train(
     def loss() -> Tensor:
         return method.loss(network, gaussian_rows(settings.batch, settings.features, data), noise)
 
-    descent = descend(network, loss, steps, learning_rate, clip=1e4)
+    descent = descend(network, loss, steps, rate, clip=1e4)
     for step in range(1, steps + 1):
         start = time.perf_counter()
         try:

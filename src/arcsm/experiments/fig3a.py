@@ -78,10 +78,8 @@ def body(run: Study[Fig3a]) -> Result:
         lambda name, rate: _train(run, dataset, name, rate, settings.first_seed, settings.tuning_steps),
         lambda cell: cell["valid_nll"],
     )
-    cells = run.compute_seeds(
-        {n: partial(_train, run, dataset, n, rates[n]["learning_rate"], steps=settings.steps) for n in methods},
-        lambda name, seed: f"{name}, seed {seed}",
-    )
+    train = {n: partial(_train, run, dataset, n, rates[n]["learning_rate"], steps=settings.steps) for n in methods}
+    cells = run.compute_seeds(train, lambda name, seed: f"{name}, seed {seed}")
     results = {name: rates[name] | _over_seeds(by_seed) for name, by_seed in cells.items()}
     nll = {name: result["nll"] for name, result in results.items() if result["nll"] is not None}
     order = sorted(nll, key=nll.__getitem__)

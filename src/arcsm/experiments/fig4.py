@@ -171,10 +171,9 @@ def _measure_data(run: Study[Fig4], name: str) -> Result:
     """Measure training images as samples, and the distance of test images to them, for comparison."""
     dataset, count = image_models.load_images(run, name), run.settings.samples
     real, train = (to_pixels(rows, dataset.metadata) for rows in (dataset.test[:count], dataset.train_rows()))
-    nearest = _nearest(real[: run.settings.grid], train)[0]
     return {
         "frechet_distance": Frechet(real, run.device).distance(train[:count]),
-        "distance_to_nearest_training_image": float(nearest.median()),
+        "distance_to_nearest_training_image": float(_nearest(real[: run.settings.grid], train)[0].median()),
     }
 
 
@@ -200,12 +199,10 @@ def _pictures(run: Study[Fig4], name: str) -> dict[str, str]:
 
 
 def _curves(models: Mapping[str, Result]) -> Figure:
-    figure, panels = plots.open_panels(2.4 * len(models), 2.2, 1, len(models))
-    for axes, (name, cell) in zip(panels, models.items(), strict=True):
+    figure, panels = plots.column_panels(list(models), 2.4, 2.2)
+    for axes, cell in zip(panels, models.values(), strict=True):
         axes.plot(*np.array(cell["curve"]).T, "o-", color=plots.BLUE, markersize=3)
-        axes.set_title(name, fontsize=8)
         axes.set_xlabel("step", fontsize=8)
-        axes.tick_params(labelsize=7)
     return figure
 
 

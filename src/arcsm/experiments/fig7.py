@@ -6,13 +6,11 @@ from typing import ClassVar
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from arcsm.data.toys import TOYS
 from arcsm.experiments.base import Count, Preset, Result, Settings, Study, study
 from arcsm.experiments.toys import toy_rows, train_toy
 from arcsm.metrics import energy_distance
-from arcsm.model import AutoregressiveModel
 from arcsm.reports.plots import scatter
 
 
@@ -63,14 +61,10 @@ def _train(run: Study[Fig7], name: str) -> Result:
         samples = model.sample(settings.samples, sampler, run.generator(seed, 4)).cpu()
         found["energy_distance"][sampler] = energy_distance(samples, rows.test)
         drawn[sampler] = [[round(v, 4) for v in row] for row in samples.tolist()]
-    return {**found, "sigma": rows.sigma, "drawn": drawn, "density": _log_density(run, model).tolist()}
-
-
-def _log_density(run: Study[Fig7], model: AutoregressiveModel) -> Tensor:
-    """Return the log density on a square grid, ``(G, G)``, rows along y."""
-    axis = torch.linspace(-_LIMIT, _LIMIT, run.settings.grid, device=run.device)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    return model.log_prob(torch.stack([x, y], -1)).clamp(min=-50.0).cpu()
+    axis = torch.linspace(-_LIMIT, _LIMIT, settings.grid, device=run.device)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)  # (G, G, 2), rows along y
+    density = model.log_prob(grid).clamp(min=-50.0).tolist()
+    return {**found, "sigma": rows.sigma, "drawn": drawn, "density": density}
 
 
 def _figure(run: Study[Fig7], cells: Mapping[str, Result]) -> Figure:

@@ -114,7 +114,6 @@ def train_model(run: Study[Any], name: str, seed: int | None = None) -> Result:
 
 
 def load_model(run: Study[Any], name: str, seed: int | None = None) -> AutoregressiveModel:
-    """Return the trained model."""
     return load_run(model_folder(run, name, seed), str(run.device)).model
 
 
@@ -133,5 +132,4 @@ def save_array(path: Path, rows: Tensor) -> None:
 
 
 def load_array(path: Path) -> Tensor:
-    """Read a tensor from an NPY file."""
     return torch.from_numpy(np.load(path))

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
+from arcsm._runtime.files import write_bytes
 from arcsm.data.datasets import Dataset, load_dataset
-from arcsm.experiments.base import Experiment, Preset, Result, parameter_count, write_picture
+from arcsm.experiments.base import Experiment, Preset, Result, parameter_count
 from arcsm.experiments.records import result_path, write_record
 from arcsm.metrics import add_smallest_noise, mean_and_standard_error, pit_uniformity
 from arcsm.model import AutoregressiveModel
@@ -47,7 +48,7 @@ def run(preset: Preset, out: Path, work: Path, changes: Sequence[str], device: s
         "samplers": _sample_grids(model, path, config.train.seed),
     }
     real = sample_picture(dataset.dequantised(dataset.test[:_GRID], config.train.seed), dataset.metadata)
-    write_picture(path.with_name(f"{preset}-test-digits.png"), real)
+    write_bytes(path.with_name(f"{preset}-test-digits.png"), real)
     settings = config.model_dump(mode="json")
     settings["data"].pop("path", None)  # specific to this machine
     return write_record(path, settings, config.train.seed, metrics, training.seconds, model.shift.device)
@@ -76,8 +77,8 @@ def _sample_grids(model: AutoregressiveModel, path: Path, seed: int) -> Result:
         rows = model.sample(_GRID, sampler, generator, progress=True, denoise=True)
         seconds = time.monotonic() - start
         picture = path.with_name(f"{path.stem}-{sampler.replace('_', '-')}.png")
-        name = write_picture(picture, sample_picture(rows.cpu(), model.metadata))
-        samplers[sampler] = {"seconds_for_64": round(seconds, 1), "picture": name}
+        write_bytes(picture, sample_picture(rows.cpu(), model.metadata))
+        samplers[sampler] = {"seconds_for_64": round(seconds, 1), "picture": picture.name}
     return samplers
 
 

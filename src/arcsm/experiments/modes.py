@@ -126,12 +126,6 @@ def _true_weight(settings: Modes, separation: float, sigma: float) -> float:
     return settings.left * (1.0 - beyond) + (1.0 - settings.left) * beyond
 
 
-def _true_log_density(settings: Modes, separation: float, x: Tensor) -> Tensor:
-    normal = torch.distributions.Normal(0.0, settings.width, validate_args=False)
-    centre, left, right = _centre(settings, separation), math.log(settings.left), math.log(1.0 - settings.left)
-    return torch.logaddexp(normal.log_prob(x + centre) + left, normal.log_prob(x - centre) + right)
-
-
 def _grid(settings: Modes, separation: float) -> Tensor:
     limit = _centre(settings, separation) + 4.0 * settings.width
     return torch.linspace(-limit, limit, _GRID_POINTS)
@@ -239,7 +233,9 @@ def _draw_weights(axes: Axes, settings: Modes, weights: Mapping[str, Mapping[str
 
 def _draw_densities(axes: Axes, settings: Modes, densities: Mapping[str, list[float]]) -> None:
     grid = _grid(settings, settings.shown)
-    truth = _true_log_density(settings, settings.shown, grid)
+    normal = torch.distributions.Normal(0.0, settings.width, validate_args=False)
+    centre, left, right = _centre(settings, settings.shown), math.log(settings.left), math.log(1.0 - settings.left)
+    truth = torch.logaddexp(normal.log_prob(grid + centre) + left, normal.log_prob(grid - centre) + right)
     axes.plot(grid.tolist(), truth.tolist(), color=GREY, lw=2.5, ls="--", label="truth")
     for name, values in densities.items():
         axes.plot(grid.tolist(), values, color=COLOURS[name], lw=1.2, label=name)

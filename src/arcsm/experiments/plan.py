@@ -80,6 +80,11 @@ PRESETS: Mapping[Preset, PlanSettings] = {
 def body(run: Study[PlanSettings]) -> Result:
     """Count and time a step of both networks of every model, and estimate hours on GPUs."""
     names = run.settings.models
+    machines = {  # GPU, number, and batch size in units of the preset's
+        f"{count} x {gpu}{', batch times 8' if batches > 1 else ''}": (gpu, count, batches)
+        for gpu in GPUS
+        for count, batches in ((1, 1), (8, 1), (8, 8))
+    }
     cells = run.compute_all({name: partial(_measure_model, run, name) for name in names})
     models = {}
     for name in names:
@@ -93,7 +98,7 @@ def body(run: Study[PlanSettings]) -> Result:
             "predicted_by_measured": predicted / small["seconds_of_a_step"],
             "gpus": {
                 machine: _estimate(cells[name], GPUS[gpu], min(1.0, share), count, batches)
-                for machine, (gpu, count, batches) in _machines().items()
+                for machine, (gpu, count, batches) in machines.items()
             },
         }
     return {
@@ -105,15 +110,6 @@ def body(run: Study[PlanSettings]) -> Result:
             "images": dict(IMAGES),
         },
         "figure": run.figure(_figure(models)),
-    }
-
-
-def _machines() -> dict[str, tuple[str, int, int]]:
-    """Return GPUs, their number, and the batch size in units of the preset's."""
-    return {
-        f"{count} x {gpu}{', batch times 8' if batches > 1 else ''}": (gpu, count, batches)
-        for gpu in GPUS
-        for count, batches in ((1, 1), (8, 1), (8, 8))
     }
 
 

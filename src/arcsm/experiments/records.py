@@ -29,7 +29,6 @@ def code_fingerprint() -> str:
 
 
 def result_path(out: Path, name: str, preset: str) -> Path:
-    """Return the path of an experiment's record."""
     return out / name / f"{preset}.json"
 
 
@@ -66,7 +65,6 @@ def _is_cell(cell: Any) -> bool:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Describe the machine and the device."""
     return {
         "system": platform.system(),
         "processor": platform.machine(),

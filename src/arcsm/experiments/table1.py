@@ -1,7 +1,5 @@
 """Table 1: outliers among images by models of CIFAR-10, by the paper's statistic and by others."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -124,15 +122,6 @@ def _model_loaders(run: Study[Table1]) -> Mapping[str, Callable[[int], Autoregre
     return loaders
 
 
-def image_sets(run: Study[Table1], seed: int) -> ImageSets:
-    """Return inliers and outliers; raise a ValueError if the models are not of the same images."""
-    first, *others = (image_models.model_config(run, name, seed).data for name in run.settings.models)
-    if any(other != first for other in others):
-        raise ValueError(f"models: expected models of the same images, got {', '.join(run.settings.models)}")
-    dataset = image_models.load_images(run, run.settings.models[0], seed)
-    return ImageSets(run.settings, dataset, getattr(first, "download", False))
-
-
 @dataclass(frozen=True)
 class ImageSets:
     """Inliers and outliers, read when they are needed."""
@@ -171,6 +160,15 @@ class ImageSets:
         generator = torch.Generator().manual_seed(7_000_003 * seed + _purpose(images))
         pixels = torch.randint(levels, (count, *shapes[images]), generator=generator).to(torch.uint8)
         return scale_images(pixels.expand(count, channels, height, width), levels).flatten(1)
+
+
+def image_sets(run: Study[Table1], seed: int) -> ImageSets:
+    """Return inliers and outliers; raise a ValueError if the models are not of the same images."""
+    first, *others = (image_models.model_config(run, name, seed).data for name in run.settings.models)
+    if any(other != first for other in others):
+        raise ValueError(f"models: expected models of the same images, got {', '.join(run.settings.models)}")
+    dataset = image_models.load_images(run, run.settings.models[0], seed)
+    return ImageSets(run.settings, dataset, getattr(first, "download", False))
 
 
 def _purpose(images: str) -> int:

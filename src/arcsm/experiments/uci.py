@@ -32,7 +32,7 @@ from arcsm.experiments.comparisons import Array, critical_difference, draw_ranks
 from arcsm.experiments.peers import import_zuko
 from arcsm.metrics import mean_and_standard_error
 from arcsm.objectives import mle
-from arcsm.reports.plots import BLUE, GREY, open_panels
+from arcsm.reports.plots import BLUE, GREY, column_panels
 
 OURS = "arcsm"
 FLOWS = ("MAF", "NSF", "MAF, mixture")
@@ -76,14 +76,10 @@ def body(run: Study[UCI]) -> Result:
     check_names("methods", settings.methods, METHODS)
     check_names("ways", settings.ways, WAYS)
     peers = [method for method in settings.methods if method != OURS]
-
-    def named(key: tuple[str, str], seed: int) -> str:
-        return f"{key[0]} {key[1]} seed {seed}"
-
-    cells = run.compute_seeds({(table, OURS): partial(_ours, run, table) for table in settings.tables}, named)
+    cells = run.compute_seeds({(table, OURS): partial(_ours, run, table) for table in settings.tables})
     for method in peers:
         functions = {(t, method): partial(_peer, run, t, method, ours=cells[t, OURS]) for t in settings.tables}
-        cells |= run.compute_seeds(functions, named)
+        cells |= run.compute_seeds(functions)
     pairs = {(t, way): f"{t} one model by {way} seed {first}" for t in settings.tables for way in settings.ways}
     train = partial(_one_model, run, seed=first)
     single = run.compute_all({n: partial(train, t, way, ours=cells[t, OURS][0]) for (t, way), n in pairs.items()})
@@ -282,23 +278,16 @@ def _flow(settings: UCI, rows: Array, seed: int, method: str, seconds: float) ->
 
 
 def _figure(tables: Mapping[str, Result], ranks: Result) -> Figure:
-    across = min(4, len(tables) + 1)
-    down = -(-(len(tables) + 1) // across)
-    figure, panels = open_panels(2.8 * across, 2.5 * down, down, across)
-    for axes, (name, table) in zip(panels, tables.items(), strict=False):
+    titles = [f"{name} ({table['rows']:,} x {table['columns']})" for name, table in tables.items()]
+    figure, panels = column_panels([*titles, "all tables"], 2.8, 2.5)
+    for axes, table in zip(panels, tables.values(), strict=False):
         methods = table["methods"]
         values = np.array([cell["log_likelihood"]["mean"] for cell in methods.values()])
         errors = [cell["standard_error"] for cell in methods.values()]
         axes.barh(list(methods), values - values[0], xerr=errors, color=[BLUE if m == OURS else GREY for m in methods])
         axes.invert_yaxis()
-        axes.set_title(f"{name} ({table['rows']:,} x {table['columns']})", fontsize=8)
         axes.set_xlabel("nats a row, relative to ours", fontsize=7)
-        axes.tick_params(labelsize=7)
-    last, *unused = panels[len(tables) :]
-    draw_ranks(last, ranks["methods"], ranks["critical_difference"], OURS, 7)
-    last.set_title("all tables", fontsize=8)
-    for axes in unused:
-        axes.set_visible(False)
+    draw_ranks(panels[-1], ranks["methods"], ranks["critical_difference"], OURS, 7)
     return figure
 
 

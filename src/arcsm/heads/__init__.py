@@ -11,10 +11,5 @@ for _head in (ScoreHead, GaussianHead, LogisticMixtureHead, DiscretisedLogisticM
     register(_head)
 
 __all__ = [
-    "DiscretisedLogisticMixtureHead",
-    "GaussianHead",
-    "Head",
-    "LogisticMixtureHead",
-    "NormalisedHead",
-    "ScoreHead",
-]
+    "DiscretisedLogisticMixtureHead", "GaussianHead", "Head", "LogisticMixtureHead", "NormalisedHead", "ScoreHead",
+]  # fmt: skip

@@ -22,14 +22,6 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
     gives the likelihood of the levels: ``-log2 q - log2(2 / levels)`` bits (:func:`arcsm.metrics.bits_per_dim`). The
     head has no score and supports no noise.
 
-    References:
-        PixelCNN++ (Salimans et al., 2017), https://arxiv.org/abs/1701.05517
-
-    Arguments:
-        context_features: Size :math:`C` of the contexts.
-        components: Number of logistics.
-        levels: Number of bins.
-
     Example:
         >>> head = DiscretisedLogisticMixtureHead(context_features=4, components=3, levels=2)
         >>> context = torch.zeros(2, 4)

@@ -19,9 +19,6 @@ class GaussianHead(NormalisedHead):
 
     With noise, it is exactly the convolution of the noiseless conditional with :math:`\\mathcal{N}(0, \\sigma^2)`.
 
-    Arguments:
-        context_features: Size :math:`C` of the contexts.
-
     Example:
         >>> head = GaussianHead(context_features=4)
         >>> head.log_prob(torch.zeros(3, 4), torch.zeros(3)).shape

@@ -25,10 +25,6 @@ class LogisticMixtureHead(NormalisedHead):
     References:
         PixelCNN++ (Salimans et al., 2017), https://arxiv.org/abs/1701.05517
 
-    Arguments:
-        context_features: Size :math:`C` of the contexts.
-        components: Number of logistics.
-
     Example:
         >>> head = LogisticMixtureHead(context_features=4, components=3)
         >>> s, ds = head.score_and_derivative(torch.zeros(5, 4), torch.zeros(5))

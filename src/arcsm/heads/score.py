@@ -28,16 +28,20 @@ class Scales(NamedTuple):
 
 
 class Level(NamedTuple):
-    """The network's weights for one noise level, with all constants of the level folded in."""
+    """The network's weights at a noise level. At one level for all points, they include the level's constants."""
 
-    scales: Scales
-    width: float  # scales.width as a number
-    noise_projection: Tensor  # (H,) contribution of the noise level to the first hidden layer
-    value_weight: Tensor  # (H,) weight of x in the first hidden layer
-    fourier_weight: Tensor  # (2 J, H) weights of its Fourier features, with their blur
+    width: Tensor  # that of the Scales
+    precision: Tensor  # 1 / width^2
+    envelope_width: Tensor  # standard deviation of the envelope of the Fourier features
+    window_start: Tensor  # distance from zero up to which the window is 1
+    noise_projection: Tensor  # (*, H) contribution of the noise level to the first hidden layer
+    value_weight: Tensor  # (*, H) weight of x in the first hidden layer
+    fourier_weight: Tensor  # (2 J, H) weights of its Fourier features
+    blur: Tensor | None  # (*, J) factors of the Fourier features, unless they are in their weights
     layers: list[tuple[Tensor, Tensor]]  # weight and bias of each hidden layer after the first
-    output_weight: Tensor  # (H,) times the gain
-    output_bias: float  # times the gain, for activations that are not centred
+    output_weight: Tensor  # (H,)
+    output_bias: Tensor  # () for activations that are not centred
+    gain: Tensor | None  # (*) factor of the output, unless it is in the output's weights
 
 
 class ScoreHead(Head):
@@ -137,14 +141,25 @@ class ScoreHead(Head):
         linear, slope = (x / width).unsqueeze(-1), (1.0 / width).unsqueeze(-1)
         if not self.sinusoids:
             return linear, slope
-        angle = x.unsqueeze(-1) * self.frequencies  # (*, J)
-        blur, envelope = self._blur(scales.damping.unsqueeze(-1)), torch.exp(-0.5 * (linear / 4.0).square())
-        sine, cosine = torch.sin(angle) * blur, torch.cos(angle) * blur
-        decay = -(linear / 16.0) * slope
-        sine_slope = (self.frequencies * cosine + decay * sine) * envelope
-        cosine_slope = (decay * cosine - self.frequencies * sine) * envelope
-        features = torch.cat([linear, sine * envelope, cosine * envelope], -1)
-        return features, torch.cat([slope, sine_slope, cosine_slope], -1)
+        features, slopes = self._fourier_features(x, 4.0 * width, self._blur(scales.damping.unsqueeze(-1)))
+        return torch.cat([linear, features], -1), torch.cat([slope, slopes], -1)
+
+    def _fourier_features(
+        self, x: Tensor, envelope_width: Tensor, blur: Tensor | None, tangent: bool = True, in_place: bool = False
+    ) -> tuple[Tensor, Any]:
+        """Return blurred sines and cosines under their envelope and their derivatives by x, ``(*, 2 J)`` each."""
+        multiply = Tensor.mul_ if in_place else Tensor.mul
+        x, width = x.unsqueeze(-1), envelope_width.unsqueeze(-1)
+        angle, distance = x * self.frequencies, x / width
+        sine, cosine, envelope = torch.sin(angle), torch.cos(angle), torch.exp(-0.5 * distance.square())
+        if blur is not None:
+            sine, cosine = sine * blur, cosine * blur
+        features, slopes = torch.cat([sine, cosine], -1), None
+        if tangent:
+            slopes = torch.cat([multiply(cosine, self.frequencies), multiply(sine, -self.frequencies)], -1)
+            decay = distance * (-1.0 / width)  # log-derivative of the envelope
+            slopes = multiply(torch.addcmul(slopes, features, decay, out=slopes if in_place else None), envelope)
+        return multiply(features, envelope), slopes
 
     def _blur(self, damping: Tensor) -> Tensor:
         """Return the factor :math:`\\exp(-(f \\sigma)^2 / 2)` by which noise attenuates each frequency, ``(*, J)``."""
@@ -179,27 +194,87 @@ class ScoreHead(Head):
         """Return the context's contribution to the first hidden layer, ``(*, C)`` to ``(*, H)``."""
         return F.linear(context, self._split_input_weight()[0], self.layers()[0][1])
 
-    def _forward(self, projection: Tensor, x: Tensor, sigma: Sigma, tangent: bool) -> tuple[Tensor, Any]:
-        """Return the score and, with ``tangent``, its derivative by x (else ``None``), each ``(*)``, with gradients."""
-        scales = self.scales(sigma, x)
+    def _level(self, sigma: Sigma, like: Tensor) -> Level:
+        scales = self.scales(sigma, like)
         _, noise_weight, value_weight = self._split_input_weight()
-        features, slopes = self.value_features(x, scales)
-        z = projection + F.linear(self.embedding(scales), noise_weight) + F.linear(features, value_weight)  # (*, H)
-        z, dz = self._hidden_layers(self.layers()[1:], z, F.linear(slopes, value_weight) if tangent else None)
-        gate = torch.sigmoid(z)
-        correction = self.output(gate - 0.5).squeeze(-1)  # F
-        window, dwindow = self.window(x, scales.width)
-        score = scales.gain * window * correction - x / scales.width.square()
-        if dz is None:
-            return score, None
-        slope = F.linear(dz * torch.addcmul(gate, gate, gate, value=-1.0), self.output.weight).squeeze(-1)  # F'
-        return score, scales.gain * (window * slope + dwindow * correction) - scales.width.pow(-2)
+        fourier_weight, blur = value_weight[:, 1:].T, self._blur(scales.damping.unsqueeze(-1))
+        output_weight, output_bias, gain = self.output.weight[0], self.output.bias[0], scales.gain
+        output_bias = output_bias - 0.5 * output_weight.sum()
+        one_level = scales.width.ndim == 0
+        if one_level:
+            fourier_weight = fourier_weight * torch.cat([blur, blur]).unsqueeze(-1)
+            output_weight, output_bias = gain * output_weight, gain * output_bias
+        return Level(
+            width=scales.width,
+            precision=scales.width.pow(-2),
+            envelope_width=4.0 * scales.width,
+            window_start=WINDOW_FLAT_WIDTHS * scales.width,
+            noise_projection=F.linear(self.embedding(scales), noise_weight),
+            value_weight=value_weight[:, 0] / scales.width.unsqueeze(-1),
+            fourier_weight=fourier_weight,
+            blur=None if one_level else blur,
+            layers=self.layers()[1:],
+            output_weight=output_weight,
+            output_bias=output_bias,
+            gain=None if one_level else gain,
+        )
+
+    def _forward(
+        self, level: Level, projection: Tensor, x: Tensor, tangent: bool, workspace: Workspace | None = None
+    ) -> tuple[Tensor, Any]:
+        """Return the score and, with ``tangent``, its derivative by x (else ``None``), each ``(*)``.
+
+        With a workspace, results replace what they are computed from. There are no gradients then, and the window is
+        left out if all values lie where it is 1.
+        """
+        z, dz = self._first_layer(level, projection, x, tangent, workspace)
+        z, dz = self._hidden_layers(level.layers, z, dz, workspace)  # (N, H)
+        gate, slope = torch.sigmoid(z, out=_replace(z, workspace)), None
+        correction = (torch.mv(gate, level.output_weight) + level.output_bias).view(x.shape)  # k F
+        if dz is not None:
+            gate_slope = torch.addcmul(gate, gate, gate, value=-1.0, out=_replace(gate, workspace))
+            dh = torch.mul(dz, gate_slope, out=_replace(dz, workspace))
+            slope = torch.mv(dh, level.output_weight).view(x.shape)  # k F'
+        if level.gain is not None:
+            correction, slope = level.gain * correction, None if slope is None else level.gain * slope
+        if workspace is None or not _all_within(level.window_start, x):
+            window, dwindow = self.window(x, level.width)
+            slope = None if slope is None else window * slope + dwindow * correction
+            correction = window * correction
+        correction = torch.addcmul(correction, x, level.precision, value=-1.0)
+        return correction, None if slope is None else slope - level.precision
+
+    def _first_layer(
+        self, level: Level, projection: Tensor, x: Tensor, tangent: bool, workspace: Workspace | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the pre-activations of the first hidden layer and their derivatives by x, ``(N, H)``."""
+        shape = (*x.shape, projection.shape[-1])
+        shared, z, dz = projection + level.noise_projection, None, None
+        if workspace is not None:
+            z = workspace.empty("z", shape, shared)
+        z = torch.addcmul(shared, x.unsqueeze(-1), level.value_weight, out=z).view(-1, shape[-1])
+        if tangent:
+            dz = level.value_weight.expand(shape)
+            dz = (dz if workspace is None else workspace.empty("dz", shape, z).copy_(dz)).reshape(z.shape)
+        if self.sinusoids:
+            in_place = workspace is not None
+            features, slopes = self._fourier_features(x, level.envelope_width, level.blur, tangent, in_place)
+            features, weight = features.view(-1, len(level.fourier_weight)), level.fourier_weight
+            z = torch.addmm(z, features, weight, out=_replace(z, workspace))
+            if dz is not None:
+                dz = torch.addmm(dz, slopes.view(features.shape), weight, out=_replace(dz, workspace))
+        return z, dz
 
     def projected_score(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
-        return self._forward(projection, x, sigma, tangent=False)[0]
+        return self._forward_with_gradients(projection, x, sigma, tangent=False)[0]
 
     def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:
-        return self._forward(projection, x, sigma, tangent=True)
+        return self._forward_with_gradients(projection, x, sigma, tangent=True)
+
+    def _forward_with_gradients(self, projection: Tensor, x: Tensor, sigma: Sigma, tangent: bool) -> tuple[Tensor, Any]:
+        level = self._level(sigma, x)
+        x, *_ = torch.broadcast_tensors(x, projection[..., 0], level.width)
+        return self._forward(level, projection, x, tangent)
 
     def _hidden_layers(
         self, layers: list[tuple[Tensor, Tensor]], z: Tensor, dz: Tensor | None, workspace: Workspace | None = None
@@ -214,8 +289,8 @@ class ScoreHead(Head):
             below, dbelow = h, dh
             h, dh = _silu(z, dz, workspace)
             if self.residual and below is not None:
-                h = torch.add(below, h, out=None if workspace is None else h)
-                dh = None if dh is None else torch.add(dbelow, dh, out=None if workspace is None else dh)
+                h = torch.add(below, h, out=_replace(h, workspace))
+                dh = None if dh is None else torch.add(dbelow, dh, out=_replace(dh, workspace))
             if workspace is None or dh is None:
                 z, dz = F.linear(h, weight, bias), None if dh is None else F.linear(dh, weight)
             else:  # a layer needs only the one below it, so every other layer can have the same memory
@@ -238,8 +313,8 @@ class ScoreHead(Head):
     def prepare_score(self, sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
         if isinstance(sigma, Tensor) or not self.has_original_score:
             return super().prepare_score(sigma)
-        level = self._level(sigma)
-        return lambda projection, x: self._forward_at(level, projection, x)[0]
+        level, workspace = self._level(sigma, self.output.weight), Workspace()
+        return torch.no_grad()(lambda projection, x: self._forward(level, projection, x, False, workspace)[0])
 
     @torch.no_grad()
     def prepare_score_and_derivative(
@@ -247,70 +322,18 @@ class ScoreHead(Head):
     ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         if isinstance(sigma, Tensor) or not self.has_original_score:
             return super().prepare_score_and_derivative(sigma, workspace)
-        level, workspace = self._level(sigma), workspace or Workspace()
-        return torch.no_grad()(lambda projection, x: self._forward_at(level, projection, x, workspace))
+        level, workspace = self._level(sigma, self.output.weight), workspace or Workspace()
+        return torch.no_grad()(lambda projection, x: self._forward(level, projection, x, True, workspace))
 
-    def _level(self, sigma: float | None) -> Level:
-        scales = self.scales(sigma, self.output.weight)
-        _, noise_weight, value_weight = self._split_input_weight()
-        gain, width, blur = float(scales.gain), float(scales.width), self._blur(scales.damping)
-        return Level(
-            scales=scales,
-            width=width,
-            noise_projection=F.linear(self.embedding(scales), noise_weight),
-            value_weight=value_weight[:, 0] / width,
-            fourier_weight=(value_weight[:, 1:] * torch.cat([blur, blur])).T,
-            layers=self.layers()[1:],
-            output_weight=self.output.weight[0] * gain,
-            output_bias=gain * float(self.output.bias - 0.5 * self.output.weight.sum()),
-        )
 
-    def _forward_at(
-        self, level: Level, projection: Tensor, x: Tensor, workspace: Workspace | None = None
-    ) -> tuple[Tensor, Any]:
-        """Return the same as :meth:`_forward`, in place and with the folded weights of a level.
+def _replace(tensor: Tensor, workspace: Workspace | None) -> Tensor | None:
+    """Return the place of a result: that of the tensor, or with gradients, and so without a workspace, a new one."""
+    return None if workspace is None else tensor
 
-        The derivative is computed if there is a workspace. The first layer has two parts, for :math:`x` itself and for
-        its Fourier features. The window is skipped if all values lie where it is 1.
-        """
-        if workspace is None:
-            z, dz = torch.addcmul(projection + level.noise_projection, x.unsqueeze(-1), level.value_weight), None
-        else:
-            place = workspace.empty("shared", projection.shape, projection)
-            shared = torch.add(projection, level.noise_projection, out=place)
-            place = workspace.empty("z", (*x.shape, projection.shape[-1]), shared)
-            z = torch.addcmul(shared, x.unsqueeze(-1), level.value_weight, out=place).flatten(0, -2)  # (N, H)
-            dz = workspace.empty("dz", z.shape, z).copy_(level.value_weight)
-        if self.sinusoids:
-            features, slopes = self._fourier_features(x, level, tangent=dz is not None)
-            z.view(-1, z.shape[-1]).addmm_(features, level.fourier_weight)
-            if dz is not None:
-                dz.addmm_(slopes, level.fourier_weight)
-        z, dz = self._hidden_layers(level.layers, z, dz, workspace)
-        gate, slope = torch.sigmoid_(z), None
-        correction = torch.matmul(gate, level.output_weight).add_(level.output_bias)
-        if dz is not None:
-            correction = correction.view(x.shape)
-            slope = torch.mv(dz.mul_(gate.addcmul_(gate, gate, value=-1.0)), level.output_weight).view(x.shape)
-        # somewhere the window is not 1, or a value is NaN
-        if x.numel() and not torch.linalg.vector_norm(x, math.inf).item() <= WINDOW_FLAT_WIDTHS * level.width:
-            window, dwindow = self.window(x, level.scales.width)
-            slope = None if slope is None else slope * window + dwindow * correction
-            correction = correction * window
-        score = correction.sub_(x, alpha=level.width**-2)
-        return score, None if slope is None else slope.sub_(level.width**-2)
 
-    def _fourier_features(self, x: Tensor, level: Level, tangent: bool) -> tuple[Tensor, Any]:
-        """Return sines and cosines under their envelope and their derivatives by x, ``(x.numel(), 2 J)`` each."""
-        angle = x.unsqueeze(-1) * self.frequencies
-        envelope = torch.exp(x.square() * (-0.5 / (4.0 * level.width) ** 2)).unsqueeze(-1)
-        sine, cosine = torch.sin(angle), torch.cos(angle)
-        features, slopes = torch.cat([sine, cosine], -1), None
-        if tangent:
-            slopes = torch.cat([cosine.mul_(self.frequencies), sine.mul_(self.frequencies).neg_()], -1)
-            slopes.addcmul_(features, x.unsqueeze(-1), value=-1.0 / (4.0 * level.width) ** 2)
-            slopes = slopes.mul_(envelope).flatten(0, -2)
-        return features.mul_(envelope).flatten(0, -2), slopes
+def _all_within(bound: Tensor, x: Tensor) -> bool:
+    """Return whether all values lie within a distance ``()`` from zero; not-a-number does not."""
+    return x.numel() == 0 or torch.linalg.vector_norm(x, math.inf).item() <= bound.item()
 
 
 def _silu(z: Tensor, dz: Tensor | None, workspace: Workspace | None) -> tuple[Tensor, Tensor | None]:

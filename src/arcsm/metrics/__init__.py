@@ -6,14 +6,6 @@ from arcsm.metrics.likelihood import add_smallest_noise, bits_per_dim, gaussian_
 from arcsm.metrics.two_sample import energy_distance, sliced_wasserstein
 
 __all__ = [
-    "Uniformity",
-    "add_smallest_noise",
-    "auroc",
-    "auroc_standard_error",
-    "bits_per_dim",
-    "energy_distance",
-    "gaussian_mixture_scores",
-    "mean_and_standard_error",
-    "pit_uniformity",
-    "sliced_wasserstein",
-]
+    "Uniformity", "add_smallest_noise", "auroc", "auroc_standard_error", "bits_per_dim", "energy_distance",
+    "gaussian_mixture_scores", "mean_and_standard_error", "pit_uniformity", "sliced_wasserstein",
+]  # fmt: skip

@@ -8,13 +8,10 @@ from torch import Tensor
 
 
 def auroc(inliers: Tensor, outliers: Tensor) -> float:
-    """Return the area under the receiver operating characteristic of scores ``(N,)`` and ``(M,)``.
+    """Return the area under the receiver operating characteristic of finite scores ``(N,)`` and ``(M,)``.
 
     It is the probability that an outlier scores higher than an inlier, 0.5 for an uninformative score, and below 0.5 if
     the sign is wrong.
-
-    Raises:
-        ValueError: If there are no scores, or one is NaN or infinite.
 
     Example:
         >>> import torch
@@ -27,11 +24,7 @@ def auroc(inliers: Tensor, outliers: Tensor) -> float:
 
 
 def auroc_standard_error(inliers: Tensor, outliers: Tensor, resamples: int = 200, seed: int = 0) -> float:
-    """Return the bootstrap standard error of :func:`auroc`, resampling inliers and outliers separately.
-
-    Raises:
-        ValueError: If there are no scores, one is NaN or infinite, or there are fewer than two resamples.
-    """
+    """Return the bootstrap standard error of :func:`auroc`, resampling inliers and outliers separately."""
     if resamples < 2:
         raise ValueError(f"resamples: expected at least 2, got {resamples}")
     negative, positive = _checked("inliers", inliers), _checked("outliers", outliers)

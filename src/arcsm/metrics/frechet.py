@@ -35,18 +35,11 @@ class LiteFeatures(nn.Module):
 
 
 class Frechet:
-    """Fréchet distance to a set of real images.
-
-    Attributes:
-        network: Name of the feature network.
+    """Fréchet distance to a set of real images, in features of the network named by the attribute ``network``.
 
     Arguments:
         real: uint8, ``(N, C, H, W)`` with C 1 (grey) or 3, N at least 2.
-        device: The device to compute on.
         progress: Show progress bars on a terminal.
-
-    Raises:
-        ValueError: If there is no feature network, or the images have the wrong shape or type.
     """
 
     def __init__(self, real: Tensor, device: str | torch.device = "cpu", progress: bool = False) -> None:

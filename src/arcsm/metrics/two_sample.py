@@ -28,9 +28,6 @@ def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = 256, seed: int = 
 
     It is the mean over random directions of the one-dimensional distance, which sorting gives exactly.
 
-    Raises:
-        ValueError: If the samples have different shapes.
-
     References:
         Sliced and Radon Wasserstein Barycenters of Measures (Bonneel, Rabin, Peyré and Pfister, 2015)
     """

@@ -44,19 +44,15 @@ def csm(
     :math:`a = 1` is the paper's CSM; :math:`a = 0` is denoising score matching up to a constant.
 
     Arguments:
-        model: The model.
         x: Data, ``(B, D)``.
-        mix: :math:`a`; ``"auto"`` chooses, for each noise level, the value between 0 and 0.4 that minimises the
-            variance of the gradient.
+        mix: :math:`a`, which must be 1 without a ladder; ``"auto"`` chooses, for each noise level, the value between 0
+            and 0.4 that minimises the variance of the gradient.
         condition: Condition of each row, as in :meth:`arcsm.AutoregressiveModel.score`.
         generator: Source of the noise.
         weighting: :math:`\\omega`: ``"natural"``, for which the head's network regresses targets of unit size, or
             ``"sigma2"``, :math:`\\sigma^2` as in NCSN.
         compiled: Whether the fused pass of a :class:`ScoreHead` is compiled. ``None``: in C on a processor, if there is
             a C compiler (see :func:`arcsm.objectives.fused.fused_score_matching`).
-
-    Raises:
-        ValueError: If the mix is not 1 and the model has no noise ladder.
     """
     z = model.standardise(x)
     if model.noise is None:

@@ -28,17 +28,13 @@ def dsm(
     Other arguments are as in :func:`csm`.
 
     Arguments:
-        sigma: One noise level for all dimensions, contexts included, in standardised units and with weight 1. Default:
-            the levels of the model's ladder, as in :func:`csm`.
-        joint: With ``sigma``, match :math:`\\nabla_x \\log q(x)` of a normalised head instead of the scores of its
+        sigma: One noise level for all dimensions, contexts included, in standardised units and with weight 1; no value
+            may then be missing. Default: the levels of the model's ladder, as in :func:`csm`.
+        joint: With ``sigma`` only, match :math:`\\nabla_x \\log q(x)` of a normalised head instead of the scores of its
             conditionals.
 
     References:
         A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
-
-    Raises:
-        ValueError: If there is neither a ladder nor a ``sigma``, if ``joint`` comes without ``sigma`` or with a
-            :class:`ScoreHead`, or if values are missing and ``sigma`` is set.
     """
     z = model.standardise(x)
     if sigma is None:

@@ -24,11 +24,8 @@ def mle(
 
     Normalised heads have a closed form. A :class:`ScoreHead` is integrated by quadrature: the nodes are placed without
     gradients, and the quadrature formula is differentiated. With a ladder, the likelihood is that of the data with the
-    noise of ``level``. Other arguments are as in :func:`csm`.
-
-    Arguments:
-        tol: Target error of each conditional in nats.
-        max_evaluations: Maximum number of evaluations of the score for one conditional.
+    noise of ``level``. ``tol`` and ``max_evaluations`` are as in :meth:`AutoregressiveModel.log_prob`, other arguments
+    as in :func:`csm`.
     """
     path = model.path(level)
     z = model.standardise(x)

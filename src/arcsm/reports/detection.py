@@ -59,11 +59,9 @@ def _conditionals(detector: ScoreOutlierDetector, row: pd.DataFrame, line: pd.Se
     names, known = [str(name) for name in row.columns], row.notna().iloc[0].to_numpy()
     top = [names.index(line[f"column_{rank}"]) for rank in range(1, TOP_COLUMNS + 1) if f"column_{rank}" in line]
     top = [d for d in top if d in detector.columns_.modelled and known[d]]
-    figure = Figure(figsize=(3.4 * max(1, len(top)), 2.3), layout="constrained")
-    for place, d in enumerate(top):
-        axes = figure.add_subplot(1, len(top), place + 1)
+    figure, panels = plots.column_panels([plots.plain(names[d]) for d in top], 3.4, 2.3)
+    for axes, d in zip(panels, top, strict=True):
         _draw_conditional(axes, detector, row, d)
-        axes.set_title(plots.plain(names[d]), fontsize=9)
     return figure
 
 
@@ -84,10 +82,8 @@ def _draw_conditional(axes: Axes, detector: ScoreOutlierDetector, row: pd.DataFr
         values = np.asarray(kind.decode(grid), dtype=float)
         axes.fill_between(values, np.exp(log_density + kind.log_slope(grid)), color=plots.BLUE, alpha=0.6)
         axes.axvline(float(kind.decode(np.array([observed]))[0]), color=plots.ORANGE, label="observed")
-        axes.tick_params(labelsize=7)
     axes.set_yticks([])
     axes.legend(frameon=False, fontsize=7)
-    plots.open_frame(axes)
 
 
 def _level_label(kind: Column, number: float) -> str:

@@ -98,8 +98,8 @@ def marginals(real: Tensor, samples: Tensor, columns: Sequence[str]) -> Figure:
 
 def column_panels(titles: Sequence[str], width: float, height: float) -> tuple[Figure, list[Axes]]:
     """Return a figure of small panels, at most four in a row, each ``width`` by ``height`` inches."""
-    across = min(4, len(titles))
-    down = -(-len(titles) // across)
+    across = min(4, max(1, len(titles)))
+    down = max(1, -(-len(titles) // across))
     figure = Figure(figsize=(width * across, height * down), layout="constrained")
     panels = [figure.add_subplot(down, across, place + 1) for place in range(len(titles))]
     for axes, title in zip(panels, titles, strict=True):

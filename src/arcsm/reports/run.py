@@ -47,9 +47,7 @@ class ReportNumbers:
 
     log_likelihood: list[LikelihoodRow]
     noisy_log_likelihood: LikelihoodRow | None
-    pit_statistic: float
-    pit_p_value: float
-    pit_count: int
+    pit: metrics.Uniformity  # of the PIT values
 
 
 def write_report(
@@ -73,7 +71,17 @@ def write_report(
         advance()
         pictures = _pictures(run, dataset, sampled, samples, seed)
         advance()
-        write_text(path, _page(run, dataset, numbers, u, pictures))
+        page = render(
+            "report.html",
+            **page_values(run, dataset),
+            sigma_min=None if run.model.noise is None else run.model.noise.sigma_min,
+            dequantise=dataset.dequantise,
+            numbers=numbers,
+            pictures=pictures,
+            paired=len(pictures) == 2,
+            pit=plots.embedded(plots.pit_histogram(u, numbers.pit)),
+        )
+        write_text(path, page)
         advance()
     return numbers
 
@@ -109,10 +117,8 @@ def _numbers(run: DensityRun, dataset: Dataset, seed: int) -> tuple[ReportNumber
         valid = dataset.dequantised(dataset.valid, seed + 4)
         scores = metrics.gaussian_mixture_scores(train, valid, test, seed)
         table += [LikelihoodRow(name, value, None) for name, value in scores.items()]
-    uniformity = metrics.pit_uniformity(u)
     at_noise = None if model.noise is None else LikelihoodRow("with the smallest noise", noisy_mean, noisy_error, True)
-    numbers = ReportNumbers(table, at_noise, uniformity.statistic, uniformity.p_value, uniformity.count)
-    return numbers, u
+    return ReportNumbers(table, at_noise, metrics.pit_uniformity(u)), u
 
 
 def _pictures(run: DensityRun, dataset: Dataset, sampled: Tensor, samples: int, seed: int) -> list[tuple[str, str]]:
@@ -131,20 +137,6 @@ def _pictures(run: DensityRun, dataset: Dataset, sampled: Tensor, samples: int, 
             figure = plots.plane(dataset.test, sampled, lambda x: run.model.log_prob(x.to(device), tol=1e-3), columns)
         return [("Data, samples and model density", plots.embedded(figure))]
     return [("Columns: real rows and samples", plots.embedded(plots.marginals(dataset.test, sampled, columns)))]
-
-
-def _page(run: DensityRun, dataset: Dataset, numbers: ReportNumbers, u: Tensor, pictures: list[tuple[str, str]]) -> str:
-    uniformity = metrics.Uniformity(numbers.pit_statistic, numbers.pit_p_value, numbers.pit_count)
-    return render(
-        "report.html",
-        **page_values(run, dataset),
-        sigma_min=None if run.model.noise is None else run.model.noise.sigma_min,
-        dequantise=dataset.dequantise,
-        numbers=numbers,
-        pictures=pictures,
-        paired=len(pictures) == 2,
-        pit=plots.embedded(plots.pit_histogram(u, uniformity)),
-    )
 
 
 def page_values(run: Run[Any, Any], dataset: Dataset) -> dict[str, Any]:

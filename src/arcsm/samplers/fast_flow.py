@@ -21,8 +21,8 @@ def fast_flow(conditionals: Conditionals, generator: torch.Generator | None = No
     """Sample nearly the same flow as ``probability_flow`` with one score evaluation a step.
 
     At the largest noise most conditionals are smooth, so a few scores with their slopes determine the distribution
-    function. Conditionals with a larger estimated error are integrated. A second-order multistep method in
-    :math:`\\log \\sigma` follows. With Tweedie's :math:`m = x + \\sigma^2 s_\\sigma(x)`,
+    function. Conditionals whose log density has an estimated error above ``tol`` nats are integrated. A second-order
+    multistep method in :math:`\\log \\sigma` follows. With Tweedie's :math:`m = x + \\sigma^2 s_\\sigma(x)`,
     :math:`\\lambda = \\log(\\sigma / \\sigma_{next})`, and :math:`m', \\lambda'` from the step before,
 
     .. math:: x \\leftarrow \\tfrac{\\sigma_{next}}{\\sigma} x + \\big(1 - \\tfrac{\\sigma_{next}}{\\sigma}\\big)
@@ -33,9 +33,6 @@ def fast_flow(conditionals: Conditionals, generator: torch.Generator | None = No
 
     References:
         DPM-Solver++ (Lu et al., 2022), for the multistep method, https://arxiv.org/abs/2211.01095
-
-    Arguments:
-        tol: Largest accepted error of the log density from the coarse grid, in nats.
     """
     top = largest_noise(conditionals, "fast_flow")
     u = uniforms(conditionals, generator)

@@ -25,12 +25,9 @@ def langevin(
     Without a ladder, the dynamics are not annealed.
 
     Arguments:
-        steps: Steps :math:`T` at each level (paper: 20 for MNIST, 10 for colour images).
-        step_size: :math:`\\epsilon_0`, in squared standardised units. Default: :math:`0.4\\,\\sigma_L^2`, or 0.01
-            without a ladder.
-
-    Raises:
-        ValueError: If ``steps`` is below one, or the step size not positive and finite.
+        steps: Steps :math:`T` at each level, at least one (paper: 20 for MNIST, 10 for colour images).
+        step_size: :math:`\\epsilon_0`, positive, in squared standardised units. Default: :math:`0.4\\,\\sigma_L^2`, or
+            0.01 without a ladder.
     """
     check_langevin(steps, step_size)
     x = normals(conditionals, generator)

@@ -14,11 +14,9 @@ def probability_flow(conditionals: Conditionals, generator: torch.Generator | No
 
     .. math:: x_{\\sigma_1} = F_{\\sigma_1}^{-1}(u), \\qquad dx / d\\sigma = -\\sigma\\, s_\\sigma(x)
 
-    The samples follow the model's density by ``method="flow"``, up to ``tol`` and up to steps that fold, which only
-    :func:`arcsm.conditionals.flow.flow_down` refines. A model without a noise ladder is rejected with a ``ValueError``.
-
-    Arguments:
-        tol: Target error of the log density at the largest noise, in nats.
+    The samples follow the model's density by ``method="flow"``, up to an error of ``tol`` nats of the log density at
+    the largest noise and up to steps that fold, which only :func:`arcsm.conditionals.flow.flow_down` refines. A model
+    without a noise ladder is rejected with a ``ValueError``.
     """
     top = largest_noise(conditionals, "probability_flow")
     x = quadrature_icdf(conditionals, top, uniforms(conditionals, generator), tol)

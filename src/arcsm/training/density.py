@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -70,7 +71,7 @@ def fit(
     optimizer: MakeOptimizer | None = None,
     scheduler: MakeScheduler | None = None,
 ) -> FitResult:
-    """Train a model in place.
+    """Train a model in place and return a summary.
 
     All randomness is a function of the seed and the step, so a run that is killed and resumed ends with the weights of
     an uninterrupted one. The model's shift and scale become the moments of ``x_train``, and those for condition vectors
@@ -92,11 +93,9 @@ def fit(
     loader.
 
     Arguments:
-        model: The model.
         x_train: Training rows.
         x_valid: Held-out rows. The first ``config.validation_rows`` of them choose the weights and, with
             ``config.patience``, end the training.
-        config: How to train.
         condition_train: Conditions of the rows of a tensor or array: vectors ``(N, F)``, labels ``(N,)`` or, for a
             model with both, a mapping ``{"classes": labels, "vector": vectors}``.
         condition_valid: Conditions of the held-out rows.
@@ -120,9 +119,6 @@ def fit(
         scheduler: Makes a scheduler of the optimizer, in place of ``config.schedule`` and ``config.warmup_steps``, for
             example ``functools.partial(torch.optim.lr_scheduler.StepLR, step_size=100)``. It advances after every
             step; a ``ReduceLROnPlateau`` after every validation. Checkpoints keep the state of both.
-
-    Returns:
-        A summary of the training; the weights are in ``model``.
 
     Raises:
         ValueError: If data or conditions do not fit the model, a column is constant, the checkpoint has another
@@ -219,7 +215,7 @@ class DensityTask(TrainingTask):
         self.loss, self.wrapped_optimizer = self.fabric.setup(loss, self.optimizer)
         self.uses_global_generator = any(uses_global_generator(layer) for layer in model.modules())
         self.best_validation = {"step": 0, "loss": math.inf, "missed": 0}
-        self._best_weights = _detached_copy(uncompiled.state_dict())
+        self.best_weights: Mapping[str, Tensor] = copy.deepcopy(uncompiled.state_dict())
 
     def prepare(self, stop: Callable[[], bool], progress: bool) -> None:
         """Check that all processes start at the same step, with as many rows and the same weights."""
@@ -231,7 +227,7 @@ class DensityTask(TrainingTask):
     def advance(self) -> float:
         if self.scheduler is None:
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-                group["lr"] = self._scheduled(rate, self.step)
+                group["lr"] = self._scheduled(rate)
         self.last_rate = float(self.optimizer.param_groups[0]["lr"])
         rows = self.source.load(self.step)
         if self.source.ended:
@@ -271,12 +267,12 @@ class DensityTask(TrainingTask):
         """Seed the noise of dropout for a part of this step."""
         return self.global_generator(_DROPOUT + 4 * part, self.uses_global_generator)
 
-    def _scheduled(self, rate: float, step: int) -> float:
-        """Return the learning rate of a step by the schedule of the configuration, from its peak."""
-        warm = min(1.0, (step + 1) / max(1, self.config.warmup_steps))
+    def _scheduled(self, rate: float) -> float:
+        """Return the learning rate of this step by the schedule of the configuration, from its peak."""
+        warm = min(1.0, (self.step + 1) / max(1, self.config.warmup_steps))
         if self.config.schedule == "constant":
             return rate * warm
-        return rate * warm * 0.5 * (1.0 + math.cos(math.pi * step / self.planned_steps))
+        return rate * warm * 0.5 * (1.0 + math.cos(math.pi * self.step / self.planned_steps))
 
     @property
     def learning_rate(self) -> float:
@@ -312,7 +308,7 @@ class DensityTask(TrainingTask):
             raise NonFiniteError(f"the objective on held-out rows is {loss}; one of them may be far from all others")
         if self.held_out is None or loss < self.best_validation["loss"]:
             self.best_validation = {"step": self.step, "loss": loss, "missed": 0}
-            self._best_weights = _detached_copy(self.average.module.state_dict())
+            self.best_weights = copy.deepcopy(self.average.module.state_dict())
         else:
             self.best_validation["missed"] += 1
 
@@ -324,13 +320,10 @@ class DensityTask(TrainingTask):
     def best(self) -> tuple[int, float]:
         return int(self.best_validation["step"]), self.best_validation["loss"]
 
-    @property
-    def best_weights(self) -> Mapping[str, Tensor]:
-        return self._best_weights
-
     def load_best_weights(self) -> None:
-        super().load_best_weights()
+        self.module.load_state_dict(self.best_weights)
         self.model.eval()
+        self.module.eval()
 
     def save(self, run: Path) -> None:
         save(self.model, run)
@@ -364,7 +357,7 @@ class DensityTask(TrainingTask):
             )
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
-        tensors = {**super().tensors(), "best": self._best_weights}
+        tensors = {**super().tensors(), "best": self.best_weights}
         if self.is_custom:
             states = {"optimizer": self.optimizer.state_dict()}
             if self.scheduler is not None:
@@ -398,12 +391,8 @@ class DensityTask(TrainingTask):
         for name, state in tensors.get("custom", {}).items():
             target: Any = self.optimizer if name == "optimizer" else self.scheduler
             target.load_state_dict(unpacked(state, path))
-        self._best_weights = dict(tensors.get("best", {}))
+        self.best_weights = dict(tensors.get("best", {}))
         self.best_validation = {**header["best"], "loss": float(header["best"]["loss"])}
         self.source.resume(int(header["step"]), int(header.get("position", 0)))
         if self.source.ended:
             self.steps = int(header["step"])
-
-
-def _detached_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: t.detach().clone() for name, t in state.items()}

@@ -48,21 +48,7 @@ class FitResult:
 def run_training(
     task: TrainingTask, run: Path | None, resume: bool, progress: bool, callbacks: Sequence[Callback] = ()
 ) -> FitResult:
-    """Train to the last step, or until early stopping.
-
-    Arguments:
-        task: What to train.
-        run: Folder for the checkpoint, the model and the log; ``None`` to write nothing.
-        resume: Continue from the checkpoint in ``run``, if there is one.
-        progress: Show a progress bar (on a terminal).
-        callbacks: What to call after steps, rows of the log, validations and checkpoints.
-
-    Raises:
-        TypeError: If a callback is neither a function nor has a method that the loop calls.
-        ValueError: If the checkpoint does not belong to this task.
-        TrainingDiverged: If the model breaks.
-        KeyboardInterrupt: After SIGINT or SIGTERM, at the end of a step and with a checkpoint in ``run``.
-    """
+    """Train to the last step, or until early stopping; the other arguments and the errors are those of ``fit``."""
     group = process_group.group()
     calls = Callbacks(callbacks, task)
     if resume and run is not None:

@@ -45,11 +45,7 @@ class ModelConfig(BaseModel):
         return self
 
     def build(self, features: int, metadata: Mapping[str, Any] | None = None) -> AutoregressiveModel:
-        """Return the model for data with a number of features, with new weights.
-
-        Raises:
-            ValueError: If the context needs images and the data are not images.
-        """
+        """Return the model for data with a number of features, with new weights; contexts of images need images."""
         metadata = dict(metadata or {})
         kind = cast(type[Context], registry.find("context", self.context["kind"]))
         default = inspect.signature(kind.__init__).parameters["context_features"].default

@@ -33,17 +33,7 @@ class TrainingTask(ABC):
         module: What is trained, on its device.
         config: Training settings, with at least ``seed``, ``ema``, ``validate_every`` and ``checkpoint_seconds``.
         steps: Number of optimizer steps in all.
-        device: The device.
         loggers: Lightning loggers that receive the rows of the log.
-
-    Attributes:
-        average: Exponential moving average of the weights.
-        step: Number of optimizer steps taken.
-        seconds: Time spent, earlier parts of a resumed run included.
-        running_loss: Exponential moving average of the training losses.
-        history: One row for each validation.
-        tensorboard: Whether to log to TensorBoard too.
-        log_every: Steps between rows of the log without a validation; ``None`` for none.
     """
 
     kind: ClassVar[str]  #: Kind of the checkpoints, in their headers.
@@ -61,10 +51,11 @@ class TrainingTask(ABC):
     ) -> None:
         self.module, self.config, self.steps, self.device, self.loggers = module, config, steps, device, loggers
         self.average = AveragedModel(module, multi_avg_fn=averaging(self.config.ema))
-        self.tensorboard = False
-        self.log_every: int | None = None
-        self.step, self.seconds, self.running_loss = 0, 0.0, math.nan
-        self.history: list[dict[str, float]] = []
+        self.tensorboard = False  # whether to log to TensorBoard too
+        self.log_every: int | None = None  # steps between rows of the log without a validation
+        self.step, self.seconds = 0, 0.0  # taken and spent, earlier parts of a resumed run included
+        self.running_loss = math.nan  # moving average of the training losses
+        self.history: list[dict[str, float]] = []  # a row for each validation
 
     def seed(self, purpose: int, step: int) -> int:
         """Return the seed of a purpose at a step."""
@@ -90,9 +81,9 @@ class TrainingTask(ABC):
         """Take an optimizer step and return the loss of its batch."""
 
     @property
-    @abstractmethod
     def learning_rate(self) -> float:
         """Learning rate of the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
 
     @abstractmethod
     def validate(self) -> dict[str, float]:
@@ -112,14 +103,9 @@ class TrainingTask(ABC):
     def best(self) -> tuple[int, float]:
         """Step and loss of the best weights."""
 
-    @property
-    @abstractmethod
-    def best_weights(self) -> Mapping[str, Tensor]:
-        """The weights to keep."""
-
     def load_best_weights(self) -> None:
-        """Put the best weights into the model, and switch it to evaluation mode."""
-        self.module.load_state_dict(dict(self.best_weights))
+        """Put the best weights into the model, by default their average, and switch it to evaluation mode."""
+        self.module.load_state_dict(self.average.module.state_dict())
         self.module.eval()
 
     @abstractmethod

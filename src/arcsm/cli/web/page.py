@@ -46,7 +46,6 @@ def _gradio() -> Any:
 
 
 def _image_page(gradio: Any, explorer: ImageExplorer) -> None:
-    """Add components to draw or upload an image, evaluate, denoise and complete it, and to sample the model."""
     label = gradio.Dropdown(
         [(str(c), c) for c in range(max(1, explorer.classes))], value=0, label="class", visible=bool(explorer.classes)
     )
@@ -103,7 +102,6 @@ def _image_page(gradio: Any, explorer: ImageExplorer) -> None:
 
 
 def _table_page(gradio: Any, explorer: TableExplorer) -> None:
-    """Add components to edit a row and see which of its values are unlikely and what range was expected."""
     size = len(explorer.columns)
     row = gradio.Dataframe(
         [[round(value, 4) for value in explorer.median_row.tolist()]], headers=explorer.columns, datatype="number",

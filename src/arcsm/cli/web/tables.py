@@ -9,7 +9,7 @@ from torch import Tensor
 
 from arcsm.cli.model_rows import column_names
 from arcsm.model import AutoregressiveModel
-from arcsm.reports.plots import BLUE, open_frame, plain
+from arcsm.reports.plots import BLUE, column_panels, plain
 
 _COVERAGE = 0.9  # probability of an expected range
 _SAMPLES = 512  # for a typical row and the ranges of plots
@@ -63,11 +63,8 @@ class TableExplorer:
     def densities(self, row: Tensor, columns: list[str] | None = None) -> Figure:
         """Plot the density of each column given the earlier ones, for the first dozen of ``columns``."""
         indices = [self.columns.index(name) for name in (columns or self.columns)[:_MAX_PANELS]]
-        width = min(4, len(indices))
-        height = -(-len(indices) // width)
-        figure = Figure(figsize=(2.6 * width, 1.8 * height), layout="constrained")
-        panels = figure.subplots(height, width, squeeze=False).flatten()
-        for d, axes in zip(indices, panels, strict=False):
+        figure, panels = column_panels([plain(self.columns[d]) for d in indices], 2.6, 1.8)
+        for d, axes in zip(indices, panels, strict=True):
             span = self.high[d] - self.low[d]
             low, high = min(self.low[d], row[d] - 0.1 * span), max(self.high[d], row[d] + 0.1 * span)
             grid = torch.linspace(float(low), float(high), _GRID_POINTS).to(row)
@@ -76,10 +73,5 @@ class TableExplorer:
             density = self.model.log_prob(rows, reduce=False)[:, d].exp()
             axes.fill_between(grid.cpu(), density.cpu(), color=BLUE, alpha=0.3, linewidth=0)
             axes.axvline(float(row[d]), color="black", linewidth=1)
-            axes.set_title(plain(self.columns[d]), fontsize=8)
             axes.set_yticks([])
-            axes.tick_params(labelsize=7)
-            open_frame(axes)
-        for axes in panels[len(indices) :]:
-            axes.set_visible(False)
         return figure

@@ -22,6 +22,9 @@ from torch import Tensor
 
 from arcsm.errors import NonFiniteError, all_finite
 
+#: Maps inputs ``(B, F)`` to locations and log scales, ``(B, D)`` each.
+LocationScale = Callable[[Tensor | None], tuple[Tensor, Tensor]]
+
 _HALF_LOG_2_PI_E = 0.5 * math.log(2.0 * math.pi * math.e)
 
 
@@ -141,8 +144,7 @@ class GaussianEntropy(EntropyGradient):
 
     .. math:: H = \\sum_d \\big[ \\log \\sigma_d(x) + \\tfrac12 \\log 2 \\pi e \\big]
 
-    Arguments:
-        parameters: Map from inputs ``(B, F)`` to means and log standard deviations, ``(B, D)`` each.
+    The ``parameters`` map inputs ``(B, F)`` to means and log standard deviations, ``(B, D)`` each.
 
     Example:
         >>> log_std = torch.zeros(1, 2, requires_grad=True)
@@ -154,7 +156,7 @@ class GaussianEntropy(EntropyGradient):
 
     estimates_conditionals = True  # its dimensions are independent
 
-    def __init__(self, parameters: Callable[[Tensor | None], tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, parameters: LocationScale) -> None:
         self.parameters = parameters
 
     def surrogate(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -175,11 +177,7 @@ class GaussianEntropy(EntropyGradient):
 
 
 class RescaledEntropy(EntropyGradient):
-    """Estimate scores in units other than the sampler's; subclasses define the units.
-
-    Arguments:
-        inner: Estimator for the samples in these units.
-    """
+    """Estimate scores, by the estimator ``inner``, in units other than the sampler's; subclasses define the units."""
 
     def __init__(self, inner: EntropyGradient) -> None:
         self.inner = inner
@@ -229,8 +227,7 @@ class EncoderUnits(RescaledEntropy):
 
     Arguments:
         inner: Estimator for :math:`u`.
-        location_scale: Map from inputs ``(B, F)`` to locations and log scales, ``(B, D)`` each: the sampler's, or any
-            others.
+        location_scale: The sampler's map from inputs to locations and log scales, or any other.
 
     Example:
         >>> inner = GaussianEntropy(lambda condition: (torch.zeros(1, 2), torch.zeros(1, 2)))  # the score of u is -u
@@ -239,9 +236,7 @@ class EncoderUnits(RescaledEntropy):
         tensor([[[-2.,  4.]]])
     """
 
-    def __init__(
-        self, inner: EntropyGradient, location_scale: Callable[[Tensor | None], tuple[Tensor, Tensor]]
-    ) -> None:
+    def __init__(self, inner: EntropyGradient, location_scale: LocationScale) -> None:
         super().__init__(inner)
         self.location_scale = location_scale
 

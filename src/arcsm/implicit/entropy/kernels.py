@@ -12,16 +12,13 @@ from arcsm.implicit.entropy.gradients import EntropyGradient
 
 
 class Stein(EntropyGradient):
-    """The Stein gradient estimator: ridge regression on Stein's identity.
+    """The Stein gradient estimator: regression on Stein's identity with the ridge :math:`\\eta > 0`, ``eta``.
 
     .. math:: \\hat s = -(K + \\eta I)^{-1} \\langle \\nabla, K \\rangle, \\qquad
         \\langle \\nabla, K \\rangle_i = \\sum_j \\nabla_{z_j} k(z_i, z_j)
 
     References:
         Gradient Estimators for Implicit Models (Li and Turner, 2018), https://arxiv.org/abs/1705.07107
-
-    Arguments:
-        eta: Ridge :math:`\\eta`, a positive number.
     """
 
     min_samples = 2

@@ -23,11 +23,9 @@ class LearnedScore(EntropyGradient):
     """An estimator that takes one gradient step at each update.
 
     Attributes:
-        network: Score network.
         embed: Network of the conditions, trained jointly.
         trained: Both; move them with ``trained.to(device)`` before the first update.
         optimizer: RMSprop; any of torch's schedulers may change its learning rate.
-        width_checked: Whether the width of the samples was checked, which happens at the first update.
     """
 
     def __init__(
@@ -41,7 +39,7 @@ class LearnedScore(EntropyGradient):
         self.embed = nn.Identity() if embed is None else embed
         self.trained = nn.ModuleList([network, self.embed])
         self.optimizer = torch.optim.RMSprop(self.trained.parameters(), learning_rate, foreach=True)
-        self.width_checked = False
+        self.width_checked = False  # becomes true at the first update
 
     @torch.enable_grad()
     def update(self, z: Tensor, condition: Tensor | None = None, generator: torch.Generator | None = None) -> float:

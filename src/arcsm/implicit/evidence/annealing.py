@@ -71,12 +71,9 @@ def annealed_bound(
         https://arxiv.org/abs/1611.04273
 
     Arguments:
-        vae: Model.
         x: Inputs, ``(B, F)``, as for :func:`fit_proposal`.
-        annealing: Settings of the annealing.
         proposal: Initial distribution. Default: fitted to the inputs, which needs far fewer temperatures than the
             prior (:meth:`Proposal.prior`) that Wu et al. use.
-        generator: Source of randomness.
         progress: Show a progress bar (on a terminal).
     """
     check_inputs(vae, x)

@@ -32,11 +32,9 @@ def importance_bound(
         Importance Weighted Autoencoders (Burda, Grosse and Salakhutdinov, 2016), https://arxiv.org/abs/1509.00519
 
     Arguments:
-        vae: Model.
         x: Inputs, ``(B, F)``, as for :func:`fit_proposal`.
         samples: Latents of each input, ``K``.
         proposal: Distribution :math:`r` of the latents. Default: fitted to the inputs.
-        generator: Source of randomness.
 
     Example:
         >>> from arcsm.implicit import VAEConfig

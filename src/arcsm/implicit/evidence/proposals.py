@@ -1,9 +1,8 @@
 """Proposals: distributions of latents fitted to the posterior of each input, from which evidence is estimated."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ class Proposal:
     scale: Tensor
 
     @classmethod
-    def prior(cls, count: int, latents: int, like: Tensor) -> Proposal:
+    def prior(cls, count: int, latents: int, like: Tensor) -> Self:
         """Return the prior for ``count`` inputs."""
         identity = torch.eye(latents, dtype=like.dtype, device=like.device)
         return cls(identity.new_zeros(count, latents), identity.expand(count, latents, latents))
@@ -74,12 +73,10 @@ def fit_proposal(
         (Koblents and Miguez, 2015), https://arxiv.org/abs/1208.5600
 
     Arguments:
-        vae: Model.
         x: Inputs, ``(B, F)``, finite and in the decoder's support.
         samples: Latents of each input in each iteration. Default: 32 per dimension, at least 256.
         max_iterations: Limit on iterations. An input is done once its power has been one twice.
             :func:`bidirectional_bounds` measures the error of inputs that reach the limit, on simulated data.
-        generator: Source of randomness.
     """
     samples = max(256, 32 * vae.latents) if samples is None else samples
     check_inputs(vae, x, samples)

@@ -40,12 +40,7 @@ class Decoder(nn.Module, ABC):
 
 
 class BernoulliDecoder(Decoder):
-    """A perceptron to the logits of binary inputs.
-
-    Arguments:
-        latents: Size :math:`D` of the latents.
-        features: Size :math:`F` of the input.
-        hidden_features: Units of each hidden layer, with tanh.
+    """A perceptron with tanh from latents to the logits of binary inputs.
 
     Example:
         >>> BernoulliDecoder(2, 5, (8,)).log_prob(torch.ones(3, 5), torch.zeros(3, 4, 2)).shape
@@ -75,7 +70,6 @@ class GaussianImageDecoder(Decoder):
     """Transposed convolutions to the mean of an image in [-1, 1], with Gaussian noise of fixed width.
 
     Arguments:
-        latents: Size :math:`D` of the latents.
         image_shape: Channels, height and width; every layer must be able to halve the latter two.
         channels: Channels of the mirrored :class:`~arcsm.implicit.ConvolutionalTrunk`.
         log_std: Log standard deviation of the noise.

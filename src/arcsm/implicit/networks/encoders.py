@@ -38,12 +38,7 @@ class Encoder(nn.Module, ABC):
 
 
 class LocationScaleEncoder(Encoder):
-    """An encoder that samples in its own units: :math:`z = m(x) + e^{\\ell(x)} u`.
-
-    Arguments:
-        trunk: Network of the input alone.
-        latents: Size :math:`D` of the latents.
-    """
+    """An encoder that samples in its own units: :math:`z = m(x) + e^{\\ell(x)} u`, with a trunk of the input alone."""
 
     def __init__(self, trunk: Trunk, latents: int) -> None:
         super().__init__()
@@ -112,9 +107,7 @@ class GaussianEncoder(LocationScaleEncoder):
 class ImplicitEncoder(Encoder):
     """A network of the input and the noise, without a structure that would make its density tractable.
 
-    Arguments:
-        trunk: Network of the input, with the noise as its :math:`D` extra features.
-        latents: Size :math:`D` of the latents.
+    The noise is the extra features of the trunk.
     """
 
     def __init__(self, trunk: Trunk, latents: int) -> None:
@@ -134,18 +127,13 @@ class ImplicitEncoder(Encoder):
 class AutoregressiveEncoder(LocationScaleEncoder):
     """An implicit encoder of one latent after another, :math:`z_d = h_d(\\epsilon_d, z_{<d}, x)` (paper, Appendix D.2).
 
-    In the encoder's units, with trunk :math:`f`,
+    In the encoder's units, with trunk :math:`f` and ``units`` hidden units for each latent,
 
     .. math:: u_d = \\epsilon_d + w_d^\\top \\tanh(A_d f(x) + B_d u_{<d} + v_d \\epsilon_d), \\qquad
         z_d = m_d(x) + e^{\\ell_d(x)} u_d
 
     The map of the noise need not be monotone, so conditionals may have several modes. :meth:`log_prob` sums over all
     noise values that map to a latent.
-
-    Arguments:
-        trunk: Network of the input alone.
-        latents: Size :math:`D` of the latents.
-        units: Hidden units of each latent.
 
     Example:
         >>> from arcsm.implicit import DenseTrunk

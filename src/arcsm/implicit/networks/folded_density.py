@@ -10,11 +10,9 @@ preimage. Cells are split at zeros of :math:`h'`, and at the extremum of :math:`
 between two edges of equal sign.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -33,24 +31,9 @@ _MIN_SLOPE = math.sqrt(torch.finfo(torch.float64).eps)  # a zero slope, up to ro
 def log_density(u: Tensor, inner: Tensor, noise_weight: Tensor, output_weight: Tensor) -> Tensor:
     """Return :math:`\\log q(u)` in nats, one map for each value, ``(M,)``; NaN where :math:`u` is not finite.
 
-    The computation is in double precision: a value rounded across a fold of its map would lose nearly all density.
-
-    Arguments:
-        u: Values, ``(M,)``.
-        inner: :math:`a`, ``(M, U)``, like the other weights.
-        noise_weight: :math:`v`.
-        output_weight: :math:`w`.
-
-    Raises:
-        NonFiniteError: (a ``ValueError``) If weights are NaN, infinite, or too large for a grid.
-
-    Example:
-        >>> u, zero = torch.tensor([0.0, 2.0]), torch.zeros(2, 1)  # without a tanh: the standard normal
-        >>> log_density(u, zero, zero, zero)
-        tensor([-0.9189, -2.9189])
-        >>> fold = torch.full((2, 1), 2.0), torch.full((2, 1), -3.0)  # e - 3 tanh(2 e): three preimages, and one
-        >>> log_density(torch.tensor([0.0, 6.0]), zero, *fold)
-        tensor([ -2.4230, -41.4189])
+    The weights :math:`a, v, w` are ``(M, U)`` each; if they are NaN, infinite, or too large for a grid, a
+    ``NonFiniteError`` is raised. The computation is in double precision: a value rounded across a fold of its map would
+    lose nearly all density.
     """
     finite = u.isfinite()
     radius = output_weight.abs().sum(-1) + _GRID_MARGIN
@@ -66,6 +49,42 @@ def log_density(u: Tensor, inner: Tensor, noise_weight: Tensor, output_weight: T
             maps = _Maps(*(t[part].double() for t in (inner, noise_weight, output_weight)))
             log_q[part] = _log_sum_over_preimages(u[part].double(), maps, radius[part].double(), count).to(u)
     return log_q
+
+
+class _Cells(NamedTuple):
+    """Intervals of noise, ``(C,)`` each."""
+
+    row: Tensor  # index of the map
+    left: Tensor
+    right: Tensor
+
+    @classmethod
+    def from_grid(cls, edges: Tensor, mask: Tensor) -> Self:
+        """Return the cells of a mask ``(M, G)`` between edges ``(M, G + 1)``."""
+        row, cell = torch.nonzero(mask, as_tuple=True)
+        return cls(row, edges[row, cell], edges[row, cell + 1])
+
+    def select(self, mask: Tensor) -> Self:
+        return type(self)(*(t[mask] for t in self))
+
+    def concatenate(self, other: Self) -> Self:
+        return type(self)(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
+
+    def split(self, at: Tensor) -> Self:
+        return self._replace(right=at).concatenate(self._replace(left=at))
+
+    def bisect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return a zero of the function in each cell, ``(C,)``; it must change sign there."""
+        left, right = self.left, self.right
+        sign = function(left) < 0.0
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (left + right)
+            same = (function(middle) < 0.0) == sign
+            left, right = torch.where(same, middle, left), torch.where(same, right, middle)
+        return 0.5 * (left + right)
+
+    def changes_sign(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        return (function(self.left) < 0.0) != (function(self.right) < 0.0)
 
 
 class _Maps(NamedTuple):
@@ -89,42 +108,6 @@ class _Maps(NamedTuple):
         """Return a derivative (order 0: the value) as a function of one noise value for each cell, ``(C,)``."""
         maps = _Maps(*(t[cells.row] for t in self))
         return lambda noise: maps.evaluate(noise.unsqueeze(1))[order].squeeze(1)
-
-
-class _Cells(NamedTuple):
-    """Intervals of noise, ``(C,)`` each."""
-
-    row: Tensor  # index of the map
-    left: Tensor
-    right: Tensor
-
-    @classmethod
-    def from_grid(cls, edges: Tensor, mask: Tensor) -> _Cells:
-        """Return the cells of a mask ``(M, G)`` between edges ``(M, G + 1)``."""
-        row, cell = torch.nonzero(mask, as_tuple=True)
-        return cls(row, edges[row, cell], edges[row, cell + 1])
-
-    def select(self, mask: Tensor) -> _Cells:
-        return _Cells(*(t[mask] for t in self))
-
-    def concatenate(self, other: _Cells) -> _Cells:
-        return _Cells(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
-
-    def split(self, at: Tensor) -> _Cells:
-        return _Cells(self.row, self.left, at).concatenate(_Cells(self.row, at, self.right))
-
-    def bisect(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return a zero of the function in each cell, ``(C,)``; it must change sign there."""
-        left, right = self.left, self.right
-        sign = function(left) < 0.0
-        for _ in range(_BISECTIONS):
-            middle = 0.5 * (left + right)
-            same = (function(middle) < 0.0) == sign
-            left, right = torch.where(same, middle, left), torch.where(same, right, middle)
-        return 0.5 * (left + right)
-
-    def changes_sign(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        return (function(self.left) < 0.0) != (function(self.right) < 0.0)
 
 
 def _log_sum_over_preimages(u: Tensor, maps: _Maps, radius: Tensor, count: int) -> Tensor:

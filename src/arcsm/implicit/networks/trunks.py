@@ -80,7 +80,6 @@ class ConvolutionalTrunk(Trunk):
     Arguments:
         image_shape: Channels, height and width of the image; every layer must be able to halve height and width.
         channels: Channels of each layer.
-        extra_features: Size :math:`E` of the extra features.
 
     Example:
         >>> ConvolutionalTrunk((3, 16, 16), (4, 8), extra_features=2)(torch.zeros(3, 768), torch.zeros(3, 5, 2)).shape

@@ -1,9 +1,6 @@
 """Variational autoencoders of images, with explicit and implicit encoders (paper, Section 6 and Appendix D)."""
 
-from __future__ import annotations
-
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -13,6 +10,7 @@ from torch import Tensor, nn
 
 from arcsm import serialization
 from arcsm._runtime.devices import resolve_device
+from arcsm._runtime.files import FilePath
 from arcsm._runtime.random import normal_like, uniform_like
 from arcsm.implicit.networks.decoders import BernoulliDecoder, Decoder, GaussianImageDecoder
 from arcsm.implicit.networks.encoders import AutoregressiveEncoder, Encoder, GaussianEncoder, ImplicitEncoder
@@ -50,7 +48,7 @@ class VAEConfig(BaseModel):
     units: int = Field(32, ge=1, le=4096)
 
     @model_validator(mode="after")
-    def _check_size(self) -> VAEConfig:
+    def _check_size(self) -> Self:
         if self.encoder == "autoregressive" and self.latents**2 * self.units > _MAX_LATENT_WEIGHTS:
             raise ValueError(f"latents: {self.latents} with {self.units} units each are too many")
         return self
@@ -61,7 +59,7 @@ class VAEConfig(BaseModel):
             return DenseTrunk(math.prod(image_shape), self.hidden_features, extra_features)
         return ConvolutionalTrunk(image_shape, self.channels, extra_features)
 
-    def build(self, metadata: Mapping[str, Any]) -> VAE:
+    def build(self, metadata: Mapping[str, Any]) -> "VAE":
         """Build an autoencoder with fresh weights for images with the metadata's ``image_shape`` and ``levels``."""
         shape = metadata.get("image_shape")
         if shape is None or not metadata.get("levels"):
@@ -183,12 +181,12 @@ class VAE(nn.Module):
             return parts.build(metadata)  # type: ignore[return-value]
 
 
-def save_vae(vae: VAE, path: str | os.PathLike[str]) -> None:
+def save_vae(vae: VAE, path: FilePath) -> None:
     """Write an autoencoder in the format of :func:`arcsm.save`."""
     serialization.save_module(vae, vae.config(), path)
 
 
-def load_vae(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> VAE:
+def load_vae(path: FilePath, device: str | torch.device = "cpu") -> VAE:
     """Read an autoencoder that :func:`save_vae` wrote; any other file is a ``ValueError``."""
     file = serialization.weights_path(path)
     tensors, config = serialization.read_module(path)

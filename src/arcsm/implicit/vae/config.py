@@ -1,8 +1,6 @@
 """The settings of :func:`arcsm.implicit.fit_vae`."""
 
-from __future__ import annotations
-
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -21,7 +19,7 @@ class ScoreNoise(BaseModel):
     levels: int = Field(10, ge=1)
 
     @model_validator(mode="after")
-    def _check_order(self) -> ScoreNoise:
+    def _check_order(self) -> Self:
         if self.sigma_min > self.sigma_max:
             raise ValueError(f"sigma_min: expected at most sigma_max, {self.sigma_max:g}, got {self.sigma_min:g}")
         return self
@@ -29,6 +27,8 @@ class ScoreNoise(BaseModel):
 
 class VAETrainConfig(BaseModel):
     """How to train an autoencoder. Extensions of the paper's methods are off by default, except ``ema``.
+
+    Other attributes are those of :class:`~arcsm.TrainConfig`.
 
     Attributes:
         method: Estimator of the entropy gradient: ``"elbo"`` for Gaussian encoders, which need it; ``"csm"`` and
@@ -54,15 +54,10 @@ class VAETrainConfig(BaseModel):
             units of each conditional (:class:`~arcsm.implicit.ConditionalUnits`).
         score_noise: Noise ladder of the scores, for ``"csm"``.
         mix: With a ladder, see :func:`arcsm.objectives.csm`.
-        ema: Decay of the exponential moving average of the weights that is validated and kept; 0 for no average.
-        validate_every: Steps between validations.
         validation_rows: Number of images to validate on.
         validation_samples: Latents per image, for the importance weighted bound that is logged as ``valid``. It is an
             upper bound of the negative log likelihood, loose where the encoder is narrow; see
             :func:`~arcsm.implicit.fit_vae`.
-        checkpoint_seconds: Seconds between checkpoints.
-        seed: Seed of all randomness.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

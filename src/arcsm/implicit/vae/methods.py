@@ -72,7 +72,6 @@ def _conditional_moments(encoder: AutoregressiveEncoder, z: Tensor, features: Te
 
 
 def _scores(vae: VAE, config: VAETrainConfig) -> EntropyGradient:
-    """Return the estimator without any rescaling."""
     method = config.method
     if method in ("stein", "spectral"):
         return Stein() if method == "stein" else Spectral()

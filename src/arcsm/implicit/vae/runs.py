@@ -1,6 +1,5 @@
 """Runs of autoencoders."""
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -9,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from arcsm._runtime.devices import resolve_device
+from arcsm._runtime.files import FilePath
 from arcsm.data.datasets import DataConfig, load_dataset
 from arcsm.implicit.networks.vae import VAE, VAEConfig, load_vae
 from arcsm.implicit.vae.config import VAETrainConfig
@@ -31,9 +31,7 @@ class VAERunConfig(BaseModel):
     train: VAETrainConfig
 
 
-def train_vae_run(
-    config: VAERunConfig, folder: str | os.PathLike[str], resume: bool = False, progress: bool = False
-) -> FitResult:
+def train_vae_run(config: VAERunConfig, folder: FilePath, resume: bool = False, progress: bool = False) -> FitResult:
     """Train the autoencoder of a configuration in its own folder, which may hold a run only to ``resume`` it."""
     folder = Path(folder)
     check_folder(config, folder, resume)
@@ -49,7 +47,7 @@ def train_vae_run(
         return fit_vae(vae, dataset.train, dataset.valid, config.train, folder, resume, progress)
 
 
-def load_vae_run(folder: str | os.PathLike[str], device: str = "cpu") -> Run[VAERunConfig, VAE]:
+def load_vae_run(folder: FilePath, device: str = "cpu") -> Run[VAERunConfig, VAE]:
     """Read a run that :func:`train_vae_run` finished."""
     folder = Path(folder)
     return Run(folder, finished_config(folder, VAERunConfig), load_vae(folder, device))

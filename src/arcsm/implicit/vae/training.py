@@ -1,7 +1,6 @@
 """Training of autoencoders, in which steps of the scores and steps of the autoencoder alternate."""
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from arcsm import serialization
 from arcsm._runtime.devices import resolve_device
+from arcsm._runtime.files import FilePath
 from arcsm._runtime.progress import track
 from arcsm.errors import NonFiniteError, TrainingWarning, warn
 from arcsm.implicit.entropy.gradients import EntropyGradient, GaussianEntropy, RescaledEntropy
@@ -42,7 +42,7 @@ def fit_vae(
     train: Tensor,
     valid: Tensor,
     config: VAETrainConfig | None = None,
-    run: str | os.PathLike[str] | None = None,
+    run: FilePath | None = None,
     resume: bool = False,
     progress: bool = False,
     entropy: EntropyGradient | None = None,
@@ -52,33 +52,22 @@ def fit_vae(
     .. math:: \\max_{\\theta, \\phi}\\;
         \\mathbb{E}_{q_\\phi(z \\mid x)} \\log p_\\theta(x, z) + H[q_\\phi(\\cdot \\mid x)]
 
-    All randomness is a function of the seed and the step, so a run that is killed and resumed ends with the weights of
-    an uninterrupted one. The logged losses are means of :math:`-\\log p_\\theta(x, z)`. The held-out losses, ``valid``
-    in the log, are quick upper bounds of :math:`-\\log p_\\theta(x)`, from few latents (``validation_samples``). The
-    narrower the encoder, the looser they are: use them to follow a training, and :func:`annealed_bound` to compare
-    methods or to report a likelihood.
+    The logged losses are means of :math:`-\\log p_\\theta(x, z)`. The held-out losses, ``valid`` in the log, are quick
+    upper bounds of :math:`-\\log p_\\theta(x)`, from few latents (``validation_samples``), and loose for a narrow
+    encoder: use them to follow a training, and :func:`annealed_bound` to compare methods or to report a likelihood. The
+    averaged weights of the last step are kept: ``best_step`` and ``best_loss`` are the last step and
+    its quick bound. A run is resumed as by :func:`arcsm.fit`; other arguments and errors are the same, too.
 
     Arguments:
-        vae: The autoencoder.
         train: Rows of images, ``(N, F)`` in [-1, 1).
         valid: Held-out rows.
-        config: How to train.
-        run: Folder for checkpoints, weights and the log. Default: nothing is written.
-        resume: Continue from the checkpoint in ``run``, if there is one.
-        progress: Show a progress bar (on a terminal).
         entropy: Custom estimator, on the device of the training, in place of the configured method. It
             receives samples of the encoder (``particles`` per input, if it needs more than one) and the decoder's
             inputs ``(B, F)``. With ``run``, it must either not learn, or be an estimator of this package, whose state
             a checkpoint can hold.
 
-    Returns:
-        A summary of the training. The averaged weights of the last step are in ``vae``, so ``best_step`` and
-        ``best_loss`` are the last step and its quick held-out bound.
-
     Raises:
-        ValueError: If the rows have another size, the method does not suit the encoder, the checkpoint has another
-            configuration or other data, or the folder holds a run and ``resume`` is false.
-        KeyboardInterrupt: After SIGINT or SIGTERM, at the end of a step and with a checkpoint in ``run``.
+        ValueError: If the rows have another size, or the method does not suit the encoder.
         TrainingDiverged: If a loss or gradient is not finite, or the encoder has collapsed.
 
     Example:
@@ -218,10 +207,6 @@ class VAETask(TrainingTask):
         """Seed torch's global generator, from which scores with a noise ladder draw."""
         return self.global_generator(_SCORES, self.config.score_noise is not None or self.custom_name is not None)
 
-    @property
-    def learning_rate(self) -> float:
-        return self.config.learning_rate
-
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Return the importance weighted bound on held-out images, by the averaged weights, and the entropy ratio.
@@ -282,10 +267,6 @@ class VAETask(TrainingTask):
     @property
     def best(self) -> tuple[int, float]:
         return self.step, self.history[-1]["valid"] if self.history else math.nan
-
-    @property
-    def best_weights(self) -> Mapping[str, Tensor]:
-        return self.average.module.state_dict()  # type: ignore[no-any-return]
 
     def save(self, run: Path) -> None:
         save_vae(self.vae, run)

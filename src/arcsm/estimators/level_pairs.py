@@ -1,0 +1,69 @@
+"""Pairs of levels: which values of two columns that have few values occur together."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from arcsm.estimators.column_types import Array, Categories, Grid
+from arcsm.estimators.encoder import Columns
+
+_MAX_LEVELS = 24  # of a discrete column
+_MAX_COLUMNS = 200
+_ROWS_AT_A_TIME = 20_000
+
+
+@dataclass(frozen=True)
+class LevelPairs:
+    """The pairs of levels that occur together in some rows, among the categorical and the few-valued discrete columns.
+
+    Arguments:
+        columns: Indices of these columns; none if there are more than 200, when nearly every row has a new pair.
+        first: Place of each column's first level among the levels of all columns. One more than a column's own levels
+            stands for any other.
+        together: How many rows have two levels, a sparse matrix ``(L, L)`` with ones on the diagonal.
+    """
+
+    columns: tuple[int, ...]
+    first: tuple[int, ...]
+    together: Any
+
+    @classmethod
+    def of_rows(cls, columns: Columns, numbers: Array) -> Self:
+        """Count the pairs in encoded rows ``(N, D)``."""
+        counts = {
+            d: len(kind.names) if isinstance(kind, Categories) else kind.levels
+            for d, kind in enumerate(columns.kinds)
+            if isinstance(kind, Categories) or (isinstance(kind, Grid) and kind.levels <= _MAX_LEVELS)
+        }
+        counts = counts if len(counts) <= _MAX_COLUMNS else {}
+        ends = np.cumsum([0, *(count + 1 for count in counts.values())]).tolist()
+        pairs = cls(tuple(counts), tuple(ends), sparse.identity(ends[-1], dtype=np.int64, format="csr"))
+        for start in range(0, len(numbers), _ROWS_AT_A_TIME):
+            levels = pairs._one_hot(numbers[start : start + _ROWS_AT_A_TIME])
+            pairs = cls(pairs.columns, pairs.first, pairs.together + levels.T @ levels)
+        return pairs
+
+    def missing_in(self, numbers: Array) -> NDArray[np.bool_]:
+        """Return which encoded rows ``(N, D)`` have a pair of levels that never occurs.
+
+        A missing value has no level.
+        """
+        found = [np.zeros(0, dtype=bool)]
+        occurs = self.together > 0
+        for start in range(0, len(numbers), _ROWS_AT_A_TIME):
+            levels = self._one_hot(numbers[start : start + _ROWS_AT_A_TIME])
+            occurring = np.asarray(levels.multiply(levels @ occurs).sum(1))[:, 0]  # pairs in both orders, and levels
+            found.append(occurring < np.asarray(levels.sum(1))[:, 0] ** 2)
+        return np.concatenate(found)
+
+    def _one_hot(self, numbers: Array) -> Any:
+        """Return which levels each row has, a sparse matrix ``(N, L)``."""
+        first, end = np.array(self.first[:-1], dtype=int), np.array(self.first[1:], dtype=int)
+        values = np.rint(numbers[:, list(self.columns)])
+        places = np.where((values < 0) | (values >= end - first), end - 1, first + np.nan_to_num(values))
+        rows, which = np.nonzero(~np.isnan(values))
+        ones = np.ones(len(rows), dtype=np.int64)
+        return sparse.csr_matrix((ones, (rows, places[rows, which].astype(int))), shape=(len(values), self.first[-1]))

@@ -1,0 +1,56 @@
+"""Data frames of other libraries, such as polars and pyarrow, to pandas frames and back."""
+
+from typing import Any
+
+import narwhals as nw
+import pandas as pd
+import pyarrow
+
+#: Arrow types whose missing values would otherwise turn them into floats or objects.
+_NULLABLE = {
+    pyarrow.int8(): pd.Int8Dtype(),
+    pyarrow.int16(): pd.Int16Dtype(),
+    pyarrow.int32(): pd.Int32Dtype(),
+    pyarrow.int64(): pd.Int64Dtype(),
+    pyarrow.uint8(): pd.UInt8Dtype(),
+    pyarrow.uint16(): pd.UInt16Dtype(),
+    pyarrow.uint32(): pd.UInt32Dtype(),
+    pyarrow.uint64(): pd.UInt64Dtype(),
+    pyarrow.bool_(): pd.BooleanDtype(),
+}
+
+
+def is_native(X: Any) -> bool:
+    """Return whether rows are a data frame that is not of pandas but that narwhals knows.
+
+    Raises:
+        TypeError: If they are a lazy frame.
+    """
+    if isinstance(X, pd.DataFrame):
+        return False
+    frame = nw.from_native(X, pass_through=True)
+    if isinstance(frame, nw.LazyFrame):
+        raise TypeError(f"X: expected rows in memory, got a lazy frame ({type(X).__name__}); collect it first")
+    return isinstance(frame, nw.DataFrame)
+
+
+def to_pandas(X: Any) -> Any:
+    """Return a data frame of any library as one of pandas; other rows as they are."""
+    if not is_native(X):
+        return X
+    return nw.from_native(X, eager_only=True).to_arrow().to_pandas(types_mapper=_NULLABLE.get)
+
+
+def to_native(frame: pd.DataFrame, like: Any, keep_types: bool = True) -> Any:
+    """Return a frame of pandas in the library of ``like``.
+
+    To ``keep_types``, columns have the types of the same columns there, except that decimals become floats.
+    """
+    model = nw.from_native(like, eager_only=True)
+    table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+    converted = nw.DataFrame.from_arrow(table, backend=model.implementation)
+    if keep_types:
+        found = converted.schema
+        types = {name: kind for name, kind in model.schema.items() if kind not in (nw.Decimal, found[name])}
+        converted = converted.with_columns([nw.col(name).cast(kind) for name, kind in types.items()])
+    return converted.to_native()

@@ -1,0 +1,93 @@
+"""Data frames of polars and pyarrow: the same results as with pandas, in the library of the rows."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import narwhals
+import numpy as np
+import pandas as pd
+import pyarrow
+import pytest
+
+from arcsm.estimators import ScoreDensity, ScoreOutlierDetector, SynthesisQuality
+from small_tables import QUICK, use_small_models
+
+
+@pytest.fixture(autouse=True)
+def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+
+
+def to_polars(table: pyarrow.Table) -> Any:
+    polars = pytest.importorskip("polars", reason="needs polars")
+    frame = polars.from_arrow(table)
+    return frame.with_columns(polars.col("size").cast(polars.Enum(["s", "m", "l"])))
+
+
+LIBRARIES = pytest.mark.parametrize("convert", [to_polars, lambda table: table], ids=["polars", "pyarrow"])
+Convert = Callable[[pyarrow.Table], Any]
+
+
+def mixed(count: int = 80, gaps: bool = True) -> pyarrow.Table:
+    """Return columns of many types, some with missing values."""
+    random = np.random.default_rng(0)
+    missing = random.random(count) < 0.2 * gaps
+    return pyarrow.table({
+        "income": pyarrow.array(random.normal(size=count), mask=missing),
+        "visits": pyarrow.array(random.poisson(3.0, count).astype(np.int16), mask=missing[::-1]),
+        "city": pyarrow.array(random.choice(["Rome", "Oslo"], count).tolist(), mask=missing[::-1]),
+        "yes": pyarrow.array(random.random(count) < 0.5, mask=missing),
+        "size": pyarrow.array(random.choice(["s", "m"], count).tolist()).dictionary_encode(),
+        "key": pyarrow.array(2**53 + 1 + random.integers(0, 9, count), mask=missing),
+    })  # fmt: skip
+
+
+def schema(frame: Any) -> Any:
+    return narwhals.from_native(frame).schema
+
+
+def cells(frame: Any) -> list[Any]:
+    return [cell for row in narwhals.from_native(frame).iter_rows() for cell in row]
+
+
+@LIBRARIES
+def test_rows_have_library_and_types_of_the_fitted_frame(convert: Convert) -> None:
+    table = convert(mixed())
+    density = pickle.loads(pickle.dumps(ScoreDensity(**QUICK).fit(table)))
+    assert density.feature_names_in_.tolist() == ["income", "visits", "city", "yes", "size", "key"]
+    filled = density.impute(table)
+    rows = density.sample(9), filled, density.conditional(["visits", "city"], [2, "Rome"], draws=9)
+    for found in (*rows, density.quantile(np.full((2, 6), 0.5))):
+        assert type(found) is type(table)
+        assert schema(found) == schema(table)
+    assert None not in cells(filled)
+    assert all(new == old for new, old in zip(cells(filled), cells(table), strict=True) if old is not None)
+    quality = SynthesisQuality.measure(density, table, density.sample(150))
+    assert quality.unseen_pairs is not None
+
+
+@LIBRARIES
+def test_scores_and_explanations_equal_those_of_pandas(convert: Convert) -> None:
+    table = convert(mixed(gaps=False))
+    of_pandas = pd.DataFrame({name: mixed(gaps=False).column(name).to_pandas() for name in mixed().column_names})
+    detector, other = ScoreOutlierDetector(**QUICK).fit(table), ScoreOutlierDetector(**QUICK).fit(of_pandas)
+    np.testing.assert_array_equal(detector.score_samples(table), other.score_samples(of_pandas))
+    np.testing.assert_array_equal(detector.predict(table), other.predict(of_pandas))
+    for method in ("explain", "top_contributions", "all_scores"):
+        found, expected = (getattr(one, method)(x) for one, x in ((detector, table), (other, of_pandas)))
+        assert type(found) is type(table)
+        assert isinstance(expected, pd.DataFrame)
+        assert cells(found) == expected.to_numpy().flatten().tolist()
+    low, high = detector.expected(table)
+    assert schema(low) == schema(high) == schema(table)
+    with pytest.raises(ValueError, match="now missing"):
+        detector.predict(table.select(["income", "visits"]))
+
+
+def test_lazy_frames_are_rejected() -> None:
+    polars = pytest.importorskip("polars", reason="needs polars")
+    with pytest.raises(TypeError, match=r"X: expected rows in memory, got a lazy frame .* collect it"):
+        ScoreDensity(**QUICK).fit(polars.LazyFrame({"a": [1.0, 2.0]}))

@@ -1,0 +1,122 @@
+"""Reasons in words: they contradict neither themselves nor the row, and every flagged row has one."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from arcsm.estimators import ScoreOutlierDetector, reasons
+from arcsm.estimators.column_types import Categories, Column, Grid, Identity
+from arcsm.estimators.detection import detection_table
+from arcsm.estimators.ensemble import Ensemble
+from small_tables import QUICK, Scored, detector_and_outliers, normal, use_small_models
+
+JOINT = r"\w+ = \S+ with \w+ = \S+: together more surprising than in \d+ % of the fitted rows"
+
+
+@pytest.fixture(scope="module")
+def scored() -> Scored:
+    return detector_and_outliers()
+
+
+def contradicts(reason: str) -> bool:
+    """Return whether the value that was seen is among the expected ones."""
+    expected, seen = re.fullmatch(r"\w+: expected (.*), saw (.*)", reason).groups()
+    for part in expected.split(" or "):
+        try:
+            low, _, high = part.partition(" to ")
+            if float(low) <= float(seen) <= float(high or low):
+                return True
+        except ValueError:
+            if part == seen:
+                return True
+    return False
+
+
+def test_no_value_lies_among_the_values_expected_in_its_place(scored: Scored) -> None:
+    detector, rows = copy.deepcopy(scored[0]).set_contamination(0.5), scored[1]
+    found = detection_table(detector, rows)
+    because = found["because"][found["outlier"]]
+    assert len(because) > 20
+    for reason in "; ".join(because).split("; "):
+        assert re.fullmatch(JOINT, reason) or not contradicts(reason), reason
+
+
+def test_values_that_are_all_expected_are_a_reason_together(scored: Scored, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, rows = scored
+    monkeypatch.setattr(reasons, "_expected_texts", lambda *_: {})
+    excess = np.zeros((1, rows.shape[1]))
+    excess[0, [1, 5]] = np.quantile(detector.fitted_excess_[:, [1, 5]], 0.02, axis=0)
+    share = (detector.fitted_excess_[:, [1, 5]].sum(1) > excess.sum()).mean()
+    [text] = reasons.reasons(detector, rows.head(1), excess, 3)
+    assert text.startswith(f"visits = {rows['visits'][0]} with income = {rows['income'][0]:.4g}: together")
+    assert f"in {int(100 * share)} % of" in text
+    [text] = reasons.reasons(detector, rows.head(1).assign(income=np.nan), excess, 3)
+    assert "income" not in text
+    assert "visits" in text
+
+
+CITY = Categories(("Rome", "Oslo", "Bern"), 100)
+WHOLE = Grid(1.0, 10.0, 30, whole=True)
+REAL = Identity(0.0, 1.0, -9.0, 9.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "nodes", "log_density", "value", "log_density_here", "expected"),
+    [
+        (REAL, np.linspace(-2, 2, 40), -(np.linspace(-2, 2, 40) ** 2), 3.0, -9.0, "expected -1.795 to 1.795, saw 3"),
+        (REAL, np.linspace(-2, 2, 40), -(np.linspace(-2, 2, 40) ** 2), 1.7, -2.9, ""),
+        (
+            REAL,
+            np.r_[np.linspace(-3, -2, 20), np.linspace(2, 3, 20)],
+            np.zeros(40),
+            0.0,
+            -9.0,
+            "expected -3 to -2 or 2 to 3, saw 0",
+        ),
+        (REAL, np.linspace(0, 1, 40), np.zeros(40), 1.00001, -9.0, "expected 0 to 1, saw 1.00001"),
+        (WHOLE, np.repeat([2.0, 4.0], 20), np.zeros(40), 13, -9.0, "expected 12 or 14, saw 13"),
+        (
+            CITY,
+            np.repeat([0.0, 1.0], [39, 1]),
+            np.repeat([0.0, -3.0], [39, 1]),
+            "Oslo",
+            -3.0,
+            "expected Rome, saw Oslo",
+        ),
+        (CITY, np.repeat([0.0, 1.0], [30, 10]), np.repeat([0.0, -1.0], [30, 10]), "Oslo", -1.0, ""),
+        (CITY, np.repeat([2.0, 1.0], [10, 30]), np.zeros(40), "Rome", -5.0, "expected Oslo or Bern, saw Rome"),
+        (CITY, np.repeat([0.0, 1.0], [20, 20]), np.zeros(40), "Paris", -5.0, "expected Rome or Oslo, saw Paris"),
+    ],
+)
+def test_expected_values_are_the_most_likely_ones(
+    kind: Column, nodes: np.ndarray, log_density: np.ndarray, value: object, log_density_here: float, expected: str
+) -> None:
+    number = float(kind.encode(np.array([value], dtype=object))[0])
+    conditional = reasons._Conditional(nodes, log_density, number, log_density_here)
+    assert reasons._expected_text(kind, conditional, value) == expected
+
+
+def test_gross_errors_do_not_widen_the_expected_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+    table = pd.DataFrame({"a": normal(120), "b": np.round(normal(120, 1), 1)})
+    largest = table.max()
+    table.loc[7, ["a", "b"]] = [500.0, 900.0]
+    detector = ScoreOutlierDetector(**QUICK).fit(table)
+    rows = pd.concat([table.iloc[[7, 8]], pd.DataFrame({"a": [520.0], "b": [900.0]})])
+    _, high = detector.expected(rows)
+    assert (high <= largest + 1e-9).all(axis=None)
+    because = detection_table(detector, rows)["because"]
+    assert because[0].startswith("b: expected -")
+    for reason in "; ".join(because[because != ""]).split("; "):
+        assert float(re.search(r" to (\S+), saw", reason).group(1)) < 5.0
+    monkeypatch.setattr(Ensemble, "conditional_quantiles", lambda *_: torch.full((6, reasons._NODES), 1e6).double())
+    texts = reasons.reasons(detector, rows, np.array([[-9.0, -8.0]] * 3), 2)  # no quantile is plausible
+    low, high = table["a"].drop(7).min(), table["a"].drop(7).max()
+    assert texts[2].startswith(f"a: expected {low:.4g} to {high:.4g}, saw 520; b: expected")
+    assert re.fullmatch(JOINT, texts[1])
