@@ -39,7 +39,6 @@ class PixelCNNPP(Context):
         nr_filters: Channels of the feature maps (paper scale: 160).
         nr_resnet: Residual blocks at each scale (paper scale: 5).
         dropout: Probability, in training, below one.
-        condition_net: As in :class:`MADE`.
 
     Example:
         >>> network = PixelCNNPP((3, 8, 8), context_features=4, nr_filters=8, nr_resnet=1)

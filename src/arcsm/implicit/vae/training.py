@@ -55,8 +55,8 @@ def fit_vae(
     The logged losses are means of :math:`-\\log p_\\theta(x, z)`. The held-out losses, ``valid`` in the log, are quick
     upper bounds of :math:`-\\log p_\\theta(x)`, from few latents (``validation_samples``), and loose for a narrow
     encoder: use them to follow a training, and :func:`annealed_bound` to compare methods or to report a likelihood. The
-    averaged weights of the last step are kept: ``best_step`` and ``best_loss`` are the last step and
-    its quick bound. A run is resumed as by :func:`arcsm.fit`; other arguments and errors are the same, too.
+    averaged weights of the last step are kept: ``best_step`` and ``best_loss`` are the last step and its quick bound. A
+    run is resumed as by :func:`arcsm.fit`; other arguments and errors are the same, too.
 
     Arguments:
         train: Rows of images, ``(N, F)`` in [-1, 1).
