@@ -26,7 +26,7 @@ from arcsm.metrics import add_smallest_noise, bits_per_dim, mean_and_standard_er
 from arcsm.metrics.evaluations import count_evaluations
 from arcsm.metrics.frechet import Frechet
 from arcsm.reports import plots
-from arcsm.reports.run import to_pixels
+from arcsm.reports.pictures import to_pixels
 from arcsm.training.log import read_metrics
 
 

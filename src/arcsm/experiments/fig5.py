@@ -26,7 +26,7 @@ from arcsm.experiments.comparisons import confidence_interval
 from arcsm.experiments.records import digest
 from arcsm.metrics import mean_and_standard_error
 from arcsm.model import AutoregressiveModel
-from arcsm.reports.run import to_pixels
+from arcsm.reports.pictures import to_pixels
 
 
 class Fig5(image_models.ImageModels):
