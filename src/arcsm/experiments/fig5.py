@@ -47,7 +47,7 @@ class Fig5(image_models.ImageModels):
 
 PRESETS: Mapping[Preset, Fig5] = {
     "smoke": Fig5(
-        images=3, validation_images=2, particles=2, langevin_steps=1, tol=1e-2, shown=2,
+        images=2, validation_images=1, particles=2, langevin_steps=1, tol=1e-2, shown=2,
         **{**image_models.PRESET_CHANGES["smoke"], "changes": (*image_models.TINY, image_models.DIGITS)},
     ),
     "cpu": Fig5(images=32, **image_models.PRESET_CHANGES["cpu"]),
