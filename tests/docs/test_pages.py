@@ -7,6 +7,7 @@ import re
 import runpy
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 
 from arcsm.cli import application
+from arcsm.estimators.ensemble_config import EnsembleConfig
 from small_processes import run_as_torchrun
 from small_reports import use_small_reports
 from small_tables import use_small_models
@@ -60,6 +62,14 @@ SHORTER = {
 PREPARATION: dict[str, Callable[[], None]] = {"tutorials/table.md": write_small_tables}
 
 
+def use_single_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let estimators fit one model in place of several; it is as large and trains as long as each of them."""
+    for_table = EnsembleConfig.for_table
+    monkeypatch.setattr(
+        EnsembleConfig, "for_table", lambda *table, **more: replace(for_table(*table, **more), members=1)
+    )
+
+
 def run_forked(arguments: Sequence[str], devices: int, nodes: int) -> int:
     """Run a command in two processes; the launcher is tested elsewhere."""
     assert (devices, nodes) == (2, 1)
@@ -77,7 +87,9 @@ def test_code_on_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.Monk
         if language == "python":
             assert ">>> " in text, f"block {number} of {page}: Python without a prompt is not run"
             examples = doctest.DocTestParser().get_doctest(text, names, f"{page}, block {number}", page, 0)
-            assert runner.run(examples, clear_globs=False).failed == 0
+            with monkeypatch.context() as patch:
+                use_single_models(patch)
+                assert runner.run(examples, clear_globs=False).failed == 0
             names.update(examples.globs)
         elif language == "console":
             for line in text.splitlines():
