@@ -28,12 +28,12 @@ def reproduce(name: str, folder: Path, *changes: str, work: str = "work") -> dic
 
 
 def write_mnist(folder: Path) -> None:
-    """Write two hundred random images and ten test images in MNIST's file format."""
+    """Write two hundred random images of 8 x 8 pixels and ten test images in MNIST's file format."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for part, count in (("train", 200), ("t10k", 10)):
-        pixels = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        images = struct.pack(">IIII", 2051, count, 28, 28) + pixels.tobytes()
+        pixels = rng.integers(0, 256, (count, 8, 8), dtype=np.uint8)
+        images = struct.pack(">IIII", 2051, count, 8, 8) + pixels.tobytes()
         labels = struct.pack(">II", 2049, count) + rng.integers(0, 10, count, dtype=np.uint8).tobytes()
         (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
         (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))

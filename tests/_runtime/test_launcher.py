@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from contextlib import ExitStack, suppress
@@ -20,6 +19,7 @@ from arcsm import serialization
 from arcsm._runtime import launcher, process_group
 from arcsm._runtime.launcher import ProcessError
 from arcsm.cli import application
+from small_processes import main_address, run_as_srun, run_as_torchrun
 from small_runs import COMMAND, PATIENCE, TINY, at_work, children_of, environment, wait_until
 
 
@@ -56,28 +56,10 @@ def is_alive(process: int) -> bool:
         return False
 
 
-def run_as_srun(folders: list[Path], *arguments: str) -> list[tuple[int, str, str]]:
-    """Run two processes with their ranks in the environment, each in a folder; return exit codes, output and errors."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    slurm = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "x", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
-    slurm |= {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with ExitStack() as stack:
-        both = [
-            stack.enter_context(
-                at_work(*COMMAND, *arguments, cwd=folder, **slurm, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank))
-            )
-            for rank, folder in enumerate(folders)
-        ]
-        outputs = [process.communicate(timeout=PATIENCE) for process in both]
-        return [(process.returncode, *texts) for process, texts in zip(both, outputs, strict=True)]
-
-
 def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
     """Fifteen rows per step make unequal shares. Resuming, sampling and scoring work with any number of processes."""
     config = tmp_path / "tiny.yaml"
-    config.write_text(TINY % (20, 0))
+    config.write_text(TINY % (20, 1e9))
     assert run_here("train", config, "--out", tmp_path / "one") == 0
     two = run("train", config, "--out", tmp_path / "two", "--devices", 2)
     assert two.returncode == 0, two.stderr
@@ -88,14 +70,12 @@ def test_two_processes_train_to_the_weights_of_one(tmp_path: Path) -> None:
     assert run_here(*again) == 0  # with another number of processes
 
     images = tmp_path / "images"
-    sampled = run("sample", tmp_path / "two", "-n", 5, "--out", images, "--devices", 2)
-    assert sampled.returncode == 0, sampled.stderr
+    run_as_torchrun("sample", tmp_path / "two", "-n", 5, "--out", images)
     assert len(list(images.iterdir())) == 5
     pictures = {path.read_bytes() for path in images.iterdir()}
     assert len(pictures) == 5  # processes draw different images
     assert run_here("score", tmp_path / "two", images, "--out", tmp_path / "1.csv") == 0
-    scored = run("score", tmp_path / "two", images, "--out", tmp_path / "2.csv", "--devices", 2)
-    assert scored.returncode == 0, scored.stderr
+    run_as_torchrun("score", tmp_path / "two", images, "--out", tmp_path / "2.csv")
     one, both = (np.loadtxt(tmp_path / f"{n}.csv", delimiter=",", skiprows=1, usecols=(0, 1)) for n in (1, 2))
     assert np.allclose(one, both, rtol=1e-6)
     assert len(one) == 5
@@ -166,7 +146,7 @@ def test_mistake_is_reported_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_killed_process_ends_the_run_and_one_process_can_resume_it(rank: int, tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY % (500, 0))
+    (tmp_path / "tiny.yaml").write_text((TINY % (500, 0)).replace("validate_every: 10", "validate_every: 250"))
     folder = tmp_path / "run"
     with at_work(*COMMAND, "train", tmp_path / "tiny.yaml", "--out", folder, "--devices", 2) as both:
         os.kill(wait_for_checkpoint(both, folder, rank), signal.SIGKILL)
@@ -175,8 +155,9 @@ def test_killed_process_ends_the_run_and_one_process_can_resume_it(rank: int, tm
     lines = message.strip().splitlines()
     assert len(lines) == 1, message
     assert lines[0].startswith(f"arcsm: process {rank} of the run was ended by SIGKILL; continue with: arcsm train ")
-    assert run_here(*lines[0].split("continue with: arcsm ")[1].split()) == 0
-    assert run_here("train", tmp_path / "tiny.yaml", "--out", tmp_path / "whole") == 0
+    few_checkpoints = ("--set", "train.checkpoint_seconds=1e9")
+    assert run_here(*lines[0].split("continue with: arcsm ")[1].split(), *few_checkpoints) == 0
+    assert run_here("train", tmp_path / "tiny.yaml", "--out", tmp_path / "whole", *few_checkpoints) == 0
     assert weight_difference(folder, tmp_path / "whole") < 1e-4
 
 
@@ -215,14 +196,10 @@ def test_scheduler_may_end_launcher_and_processes_at_once(tmp_path: Path) -> Non
 def test_two_machines(tmp_path: Path) -> None:
     """Start two commands of one process each, with a common address."""
     (tmp_path / "tiny.yaml").write_text(TINY % (20, 0))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    address = main_address()
     command = [*COMMAND, "train", tmp_path / "tiny.yaml", "--out", tmp_path / "run", "--nodes", 2]
     with ExitStack() as stack:
-        machines = [
-            stack.enter_context(at_work(*command, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))) for _ in range(2)
-        ]
+        machines = [stack.enter_context(at_work(*command, **address)) for _ in range(2)]
         errors = [machine.communicate(timeout=PATIENCE)[1] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], errors
     assert run_here("train", tmp_path / "tiny.yaml", "--out", tmp_path / "one") == 0

@@ -55,9 +55,18 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
         assert "Example" in text
 
 
-def test_the_command_prints_no_progress_bar_into_a_pipe(image_run: Path, tmp_path: Path) -> None:
+#: Runs a command and fails if it has imported a package that takes seconds to import.
+_LIGHT = """
+import sys
+from arcsm.cli import application
+code = application.run(sys.argv[1:])
+sys.exit(code or ", ".join({"lightning_fabric", "matplotlib", "sklearn", "scipy.stats"} & sys.modules.keys()) or None)
+"""
+
+
+def test_the_command_prints_no_progress_bar_into_a_pipe_and_starts_fast(image_run: Path, tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "arcsm.cli", "sample", str(image_run), "-n", "2", "--out", str(tmp_path / "s.png")],
+        [sys.executable, "-c", _LIGHT, "sample", str(image_run), "-n", "2", "--out", str(tmp_path / "s.png")],
         capture_output=True, text=True, check=False, timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1", "FORCE_COLOR": "1"},
     )  # fmt: skip

@@ -17,6 +17,7 @@ from arcsm.data.images import save_images
 from arcsm.data.pixels import stretch_images
 from arcsm.denoise import GaussianNoise
 from arcsm.errors import SkippedWarning
+from small_reports import use_small_reports
 from small_runs import call
 
 CLASSES = """
@@ -38,12 +39,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_a_model_with_classes_trains_samples_and_reports(run: Path, tmp_path: Path) -> None:
+def test_a_model_with_classes_trains_samples_and_reports(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert call("sample", run, "-n", 4, "--class", 3, "--out", tmp_path / "threes.npy", "--device", "cpu") == 0
     assert call("sample", run, "-n", 4, "--out", tmp_path / "turns.npy", "--device", "cpu") == 0
     threes, turns = (np.load(tmp_path / name) for name in ("threes.npy", "turns.npy"))
     assert np.array_equal(threes[3], turns[3])  # the fourth in turn is a three, drawn with the same randomness
     assert not np.array_equal(threes[0], turns[0])
+    use_small_reports(monkeypatch)
     assert call("report", run, "--samples", 4, "--device", "cpu") == 0
 
 

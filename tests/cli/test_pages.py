@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from small_reports import use_small_reports
 from small_runs import call
 
 
-def test_a_report_is_one_self_contained_page(image_run: Path, table_run: Path, tmp_path: Path) -> None:
+def test_a_report_is_one_self_contained_page(
+    image_run: Path, table_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_small_reports(monkeypatch)
     for run in (image_run, table_run):
         page = tmp_path / f"{run.parent.name}.html"
         assert call("report", run, "--out", page, "--samples", 4) == 0

@@ -6,7 +6,8 @@ import doctest
 import re
 import runpy
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import pandas as pd
 import pytest
 
 from arcsm.cli import application
+from arcsm.estimators.ensemble_config import EnsembleConfig
+from small_processes import run_as_torchrun
+from small_reports import use_small_reports
 from small_tables import use_small_models
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,14 +48,33 @@ def write_small_tables() -> None:
     table.to_csv("gaps.csv", index=False)
 
 
-#: Settings added to `arcsm train`, so that the tests take smaller data and fewer steps than the page.
+_SMALL_MADE = ("model.context.hidden_features=[16]", "model.head.hidden_features=[8]", "model.noise.levels=4")
+#: Settings added to `arcsm train`, so that the tests take smaller data, smaller models and fewer steps than the page.
 SHORTER = {
-    "tutorials/variational-inference.md": [
-        *("--set", "data.kind=digits", "--set", "train.steps=4", "--set", "train.validate_every=2"),
-    ],
-    "how-to/write-a-configuration.md": ["--set", "train.steps=10"],
+    "tutorials/quickstart.md": ("data.rows=500", "train.steps=20", *_SMALL_MADE),
+    "tutorials/images.md": ("train.steps=20", *_SMALL_MADE),
+    "tutorials/variational-inference.md": (
+        *("data.kind=digits", "model.hidden_features=[16]", "train.steps=4", "train.validate_every=2"),
+    ),
+    "how-to/several-devices.md": ("train.steps=4", "train.validate_every=2", *_SMALL_MADE),
+    "how-to/write-a-configuration.md": ("train.steps=10",),
 }
 PREPARATION: dict[str, Callable[[], None]] = {"tutorials/table.md": write_small_tables}
+
+
+def use_single_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let estimators fit one model in place of several; it is as large and trains as long as each of them."""
+    for_table = EnsembleConfig.for_table
+    monkeypatch.setattr(
+        EnsembleConfig, "for_table", lambda *table, **more: replace(for_table(*table, **more), members=1)
+    )
+
+
+def run_forked(arguments: Sequence[str], devices: int, nodes: int) -> int:
+    """Run a command in two processes; the launcher is tested elsewhere."""
+    assert (devices, nodes) == (2, 1)
+    run_as_torchrun(*arguments)
+    return 0
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_CODE)
@@ -64,15 +87,20 @@ def test_code_on_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.Monk
         if language == "python":
             assert ">>> " in text, f"block {number} of {page}: Python without a prompt is not run"
             examples = doctest.DocTestParser().get_doctest(text, names, f"{page}, block {number}", page, 0)
-            assert runner.run(examples, clear_globs=False).failed == 0
+            with monkeypatch.context() as patch:
+                use_single_models(patch)
+                assert runner.run(examples, clear_globs=False).failed == 0
             names.update(examples.globs)
         elif language == "console":
             for line in text.splitlines():
                 command = shlex.split(line.removeprefix("$ "))
                 assert (line[:2], command[0]) == ("$ ", "arcsm"), f"block {number} of {page}: {line}"
-                shorter = SHORTER.get(page, []) if command[1] == "train" else []
+                changes = SHORTER.get(page, ()) if command[1] == "train" else ()
+                shorter = [part for change in changes for part in ("--set", change)]
                 with monkeypatch.context() as patch:
                     use_small_models(patch)  # what the commands find is tested elsewhere
+                    use_small_reports(patch)
+                    patch.setattr(application, "launch", run_forked)
                     assert application.run([*command[1:], *shorter]) == 0, line
         else:
             assert language in ("yaml", "toml", "bash"), f"block {number} of {page}: {language} is not run"

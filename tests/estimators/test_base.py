@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,17 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
+from arcsm.estimators.ensemble_config import EnsembleConfig
 from small_tables import QUICK, correlated_table, mixed_table, use_small_models
 
 
 @parametrize_with_checks([ScoreDensity(**QUICK), ScoreOutlierDetector(**QUICK)])
-def test_estimators_pass_the_checks_of_scikit_learn(estimator: Any, check: Any) -> None:
+def test_estimators_pass_the_checks_of_scikit_learn(
+    estimator: Any, check: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for_table = EnsembleConfig.for_table
+    few = {"sigma_min": 0.3, "levels": 4}  # fits take most of their time to choose a level
+    monkeypatch.setattr(EnsembleConfig, "for_table", lambda *table, **more: replace(for_table(*table, **more), **few))
     check(estimator)
 
 
@@ -95,7 +102,7 @@ def test_a_changed_constant_lowers_the_score() -> None:
 
 def test_columns_far_from_zero_keep_their_precision() -> None:
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(500, 1))
+    x = rng.normal(size=(150, 1))
     near = ScoreDensity(max_steps=60, n_estimators=1, random_state=0).fit(x)
     far = ScoreDensity(max_steps=60, n_estimators=1, random_state=0).fit(1.7e9 + 1e-3 * x)
     np.testing.assert_allclose(far.score_samples(1.7e9 + 1e-3 * x), near.score_samples(x) - math.log(1e-3), atol=0.02)

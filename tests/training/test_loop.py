@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-import os
+import multiprocessing
 import random
 import re
 import signal
 import subprocess
-import sys
 import time
 import warnings
 from contextlib import AbstractContextManager
@@ -45,7 +44,6 @@ from small_runs import (
     interrupt,
     short_config,
     small_density,
-    wait_until,
 )
 
 
@@ -66,32 +64,31 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path, cut: int) 
     assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]
 
 
-_SCRIPT = """
-import torch
-torch.set_num_threads(1)
-from arcsm import fit
-from small_runs import correlated_rows, short_config, small_density
-config = short_config(steps=400, checkpoint_seconds=0)
-fit(small_density(), correlated_rows(), correlated_rows(seed=5), config, run={run!r}, resume=True)
-"""
+def fit_with_a_checkpoint_after_every_step(run: Path) -> None:
+    torch.set_num_threads(1)
+    config = short_config(steps=400, checkpoint_seconds=0)
+    fit(small_density(), correlated_rows(), correlated_rows(seed=5), config, run=run, resume=True)
 
 
 def test_sigkill_loses_nothing(tmp_path: Path) -> None:
     def finish(run: Path) -> None:
         fit(small_density(), correlated_rows(), correlated_rows(seed=5), short_config(steps=400), run=run, resume=True)
 
-    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
     state = tmp_path / "killed" / STATE_NAME
     for attempt in range(2):
         before = state.stat().st_mtime_ns if state.exists() else 0
-        script = _SCRIPT.format(run=str(tmp_path / "killed"))
-        with at_work(sys.executable, "-c", script, PYTHONPATH=path) as process:
-            wait_until(lambda before=before: state.exists() and state.stat().st_mtime_ns != before, process)  # type: ignore[misc]
-            time.sleep(0.05 * attempt)
-            process.kill()
-        assert process.returncode == -signal.SIGKILL
+        fork = multiprocessing.get_context("fork")  # saves the seconds of the imports
+        process = fork.Process(target=fit_with_a_checkpoint_after_every_step, args=(tmp_path / "killed",), daemon=True)
+        process.start()
+        while not state.exists() or state.stat().st_mtime_ns == before:
+            assert process.is_alive()
+            time.sleep(0.01)
+        time.sleep(0.05 * attempt)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the script
+    torch.set_num_threads(1)  # as in the forks
     try:
         finish(tmp_path / "killed")
         finish(tmp_path / "whole")

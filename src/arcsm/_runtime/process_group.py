@@ -106,21 +106,8 @@ def join() -> Group:
     global _joined
     if not was_started() or _joined.size > 1:
         return _joined
-    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment  # takes seconds to import
-    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-
-    environment: TorchElasticEnvironment | SLURMEnvironment
-    if dist.is_torchelastic_launched():
-        environment = TorchElasticEnvironment()
-        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    else:
-        if "SLURM_NTASKS_PER_NODE" not in os.environ:
-            raise ValueError("srun: --ntasks-per-node is needed, so that each process knows its device")
-        environment = SLURMEnvironment()
-        local_size = environment.world_size() // int(os.environ.get("SLURM_NNODES", "1"))
-    joined = Group(environment.global_rank(), environment.world_size(), environment.local_rank(), local_size)
+    joined = _torchrun_group() if dist.is_torchelastic_launched() else _slurm_group()
     if joined.size > 1:
-        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
         backend = "gloo"
         if torch.cuda.is_available():
             torch.cuda.set_device(joined.local_rank % torch.cuda.device_count())
@@ -129,6 +116,24 @@ def join() -> Group:
         atexit.register(_leave)
     _joined = joined
     return joined
+
+
+def _torchrun_group() -> Group:
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    return Group(*(int(os.environ[name]) for name in names))
+
+
+def _slurm_group() -> Group:
+    """Return the group of a step of srun, and set the address of its first process in the environment."""
+    if "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise ValueError("srun: --ntasks-per-node is needed, so that each process knows its device")
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment  # takes seconds to import
+
+    slurm = SLURMEnvironment()
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = slurm.main_address, str(slurm.main_port)
+    size = slurm.world_size()
+    nodes = int(os.environ.get("SLURM_NNODES", "1"))
+    return Group(slurm.global_rank(), size, slurm.local_rank(), size // nodes)
 
 
 def _leave() -> None:

@@ -5,24 +5,41 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from arcsm import __version__
 from arcsm._runtime.launcher import ProcessError, launch, report_to_launcher
 from arcsm._runtime.process_group import LOST_CONTACT, is_lost_contact, process_count, was_started
 from arcsm._runtime.signals import Terminated, raise_on_sigterm
-from arcsm.cli import models, pages, reproduce, tables, training
 from arcsm.cli.console import Stopped, fail
 from arcsm.cli.launching import SeveralProcesses
 from arcsm.training.loop import TrainingDiverged
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
-for _commands in (training, models, tables, pages, reproduce):
-    app.add_typer(_commands.app)
-
+_MODULES = ("training", "models", "pages", "tables", "reproduce")  # the last two take seconds to import
 _SHARED = ("train", "sample", "score", "reproduce")  # commands that several processes can share
+
+
+class _Commands(TyperGroup):
+    """The commands of all modules, which are imported one after another until one has the command."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        for module in _MODULES:
+            if cmd_name in self.commands:
+                break
+            self.commands.update(get_group(import_module(f"arcsm.cli.{module}").app).commands)
+        return self.commands.get(cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        self.get_command(ctx, "")  # imports all
+        return list(self.commands)
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
 def _print_version(requested: bool) -> None:

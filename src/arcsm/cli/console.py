@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from arcsm._runtime.launcher import report_to_launcher
-from arcsm.reports.run import LikelihoodRow, ReportNumbers
+from arcsm.reports.numbers import LikelihoodRow, ReportNumbers
 from arcsm.training.loop import FitResult
 
 

@@ -16,8 +16,6 @@ from arcsm.cli.model_rows import sample_share
 from arcsm.implicit.networks.vae import KIND, VAE, load_vae
 from arcsm.implicit.vae.runs import VAERunConfig, load_vae_run, train_vae_run
 from arcsm.model import AutoregressiveModel, load
-from arcsm.reports.run import write_report
-from arcsm.reports.vae import write_vae_report
 from arcsm.serialization import read_header, weights_path
 from arcsm.training.loop import FitResult
 from arcsm.training.run_config import RunConfig, parse_tree, read_text, run_config_path
@@ -50,6 +48,8 @@ def _sample_density(
 
 
 def _report_density(run: Path, page: Path, samples: int, sampler: str | None, seed: int, device: str) -> None:
+    from arcsm.reports.run import write_report  # matplotlib takes a second to import
+
     show_likelihoods(write_report(load_run(run, device), page, samples, sampler, seed, progress=True))
 
 
@@ -65,6 +65,8 @@ def _sample_vae(model: VAE, n: int, sampler: str | None, denoise: bool, label: i
 
 
 def _report_vae(run: Path, page: Path, samples: int, sampler: str | None, seed: int, device: str) -> None:
+    from arcsm.reports.vae import write_vae_report  # matplotlib takes a second to import
+
     if sampler is not None:
         raise ValueError(f"--sampler {sampler}: not supported for autoencoders")
     numbers = write_vae_report(load_vae_run(run, device), page, samples, seed, progress=True)

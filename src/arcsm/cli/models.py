@@ -32,7 +32,7 @@ from arcsm.cli.restoration import Denoiser, Noise, make_corruption, restored, re
 from arcsm.data import save_images, scale_images, unscale_images, write_table
 from arcsm.data.table import check_header, check_reserved_columns
 from arcsm.model import load
-from arcsm.reports.run import sample_picture
+from arcsm.reports.pictures import sample_picture
 
 app = Typer()
 

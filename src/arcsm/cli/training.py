@@ -16,7 +16,7 @@ from arcsm.cli.model_rows import continuous_images, log_probs, score_frame
 from arcsm.cli.options import Changes, Device, Devices, Nodes, Seed
 from arcsm.data import digits, write_frame
 from arcsm.model import AutoregressiveModel
-from arcsm.reports.run import sample_picture, write_report
+from arcsm.reports.pictures import sample_picture
 from arcsm.training.run_config import load_config, load_tree, presets, run_config_path, validated
 from arcsm.training.runs import load_run, train_run
 
@@ -30,6 +30,8 @@ def quickstart(
     device: Device = "auto",
 ) -> None:
     """Train on 8x8 digits, sample, score and write a report. Takes about a minute on two cores."""
+    from arcsm.reports.run import write_report  # matplotlib takes a second to import
+
     config = load_config("digits", [f"train.seed={seed}", f"train.device={device}"])
     result = train_run(config, out, resume=True, progress=True)
     run = load_run(out, device)

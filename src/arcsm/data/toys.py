@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_CHUNK_ELEMENTS = 1 << 22  # of one (points, centres) block in a density
+_CHUNK_ELEMENTS = 1 << 16  # of one (points, centres) block in a density; fits into the cache
 
 
 class Distribution(Protocol):

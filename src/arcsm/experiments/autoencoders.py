@@ -33,7 +33,7 @@ from arcsm.implicit.vae.runs import VAERunConfig, load_vae_run, train_vae_run
 from arcsm.implicit.vae.training import used_latents
 from arcsm.metrics import mean_and_standard_error
 from arcsm.metrics.frechet import Frechet
-from arcsm.reports.run import to_pixels
+from arcsm.reports.pictures import to_pixels
 from arcsm.training.log import read_metrics
 from arcsm.training.loop import TrainingDiverged
 from arcsm.training.run_config import load_tree, validated

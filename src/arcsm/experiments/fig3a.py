@@ -111,7 +111,7 @@ def _train(run: Study[Fig3a], dataset: Dataset, name: str, rate: float, seed: in
     """Train one model; return its test likelihoods, its validation likelihood, and the step where it diverged."""
     settings = run.settings
     with seeded(seed):
-        made = MADE(784, settings.context_features, settings.hidden)
+        made = MADE(dataset.train.shape[1], settings.context_features, settings.hidden)
         head = LogisticMixtureHead(settings.context_features, settings.components)
         model = AutoregressiveModel(made, head).to(run.device)
     test = _held_out(run, dataset, dataset.test[: settings.test_rows], 1)

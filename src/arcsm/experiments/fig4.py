@@ -26,7 +26,7 @@ from arcsm.metrics import add_smallest_noise, bits_per_dim, mean_and_standard_er
 from arcsm.metrics.evaluations import count_evaluations
 from arcsm.metrics.frechet import Frechet
 from arcsm.reports import plots
-from arcsm.reports.run import to_pixels
+from arcsm.reports.pictures import to_pixels
 from arcsm.training.log import read_metrics
 
 
@@ -50,7 +50,8 @@ class Fig4(image_models.ImageModels):
 PRESETS: Mapping[Preset, Fig4] = {
     "smoke": Fig4(
         models=("mnist-made", "mnist-pixelcnn-mle"), grid=4, samples=4, timed_samples=2, compared_samples=4,
-        langevin_steps=(2, 1), test_rows=2, neighbours=2, **image_models.PRESET_CHANGES["smoke"],
+        langevin_steps=(2, 1), test_rows=2, neighbours=2,
+        **{**image_models.PRESET_CHANGES["smoke"], "changes": (*image_models.TINY, image_models.DIGITS)},
     ),
     "cpu": Fig4(samples=1_000, **image_models.PRESET_CHANGES["cpu"]),
     "paper": Fig4(samples=10_000, test_rows=10_000, **image_models.PRESET_CHANGES["paper"]),
@@ -221,11 +222,10 @@ def _figure(run: Study[Fig4], models: Mapping[str, Result]) -> Figure:
 
 
 def _for_set(images: str) -> Mapping[Preset, Fig4]:
-    """Return the presets for the models of one data set; smoke runs use scikit-learn's digits."""
+    """Return the presets for the models of one data set."""
     names = tuple(name for name in PRESETS["cpu"].models if name.startswith(images))
-    smoke = {"models": names[-2:], "changes": (*image_models.TINY, image_models.DIGITS)}
     return {
-        preset: settings.model_copy(update=smoke if preset == "smoke" else {"models": names})
+        preset: settings.model_copy(update={"models": names[-2:] if preset == "smoke" else names})
         for preset, settings in PRESETS.items()
     }
 

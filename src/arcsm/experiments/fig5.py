@@ -7,7 +7,7 @@ settings on validation images; ours have no settings to choose.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,7 +26,7 @@ from arcsm.experiments.comparisons import confidence_interval
 from arcsm.experiments.records import digest
 from arcsm.metrics import mean_and_standard_error
 from arcsm.model import AutoregressiveModel
-from arcsm.reports.run import to_pixels
+from arcsm.reports.pictures import to_pixels
 
 
 class Fig5(image_models.ImageModels):
@@ -47,8 +47,11 @@ class Fig5(image_models.ImageModels):
 
 PRESETS: Mapping[Preset, Fig5] = {
     "smoke": Fig5(
-        images=3, validation_images=2, particles=2, langevin_steps=1, tol=1e-2, shown=2,
-        **{**image_models.PRESET_CHANGES["smoke"], "changes": (*image_models.TINY, image_models.DIGITS)},
+        images=2, validation_images=1, particles=2, langevin_steps=1, tol=1e-2, shown=2,
+        **{
+            **image_models.PRESET_CHANGES["smoke"],
+            "changes": (*image_models.TINY, image_models.DIGITS, "model.noise.levels=4"),
+        },
     ),
     "cpu": Fig5(images=32, **image_models.PRESET_CHANGES["cpu"]),
     "paper": Fig5(images=1_000, particles=64, **image_models.PRESET_CHANGES["paper"]),
@@ -105,7 +108,7 @@ class Task:
 
     def clean(self, part: str) -> Tensor:
         """Return images as rows ``(N, D)``, every value in the middle of its grey level."""
-        dataset, settings = self.dataset(), self.run.settings
+        dataset, settings = self.dataset, self.run.settings
         rows, count = (dataset.test, settings.images) if part == "test" else (dataset.valid, settings.validation_images)
         return rows[:count] + 1.0 / dataset.metadata["levels"]
 
@@ -114,11 +117,12 @@ class Task:
         generator = torch.Generator().manual_seed(1_000_003 * self.run.settings.first_seed + _NOISE_PURPOSE[part])
         return self.corruption.corrupt(self.clean(part), generator)
 
+    @cached_property
     def dataset(self) -> Dataset:
         return image_models.load_images(self.run, self.model_name)
 
     def shape(self) -> Shape:
-        channels, height, width = self.dataset().metadata["image_shape"]
+        channels, height, width = self.dataset.metadata["image_shape"]
         return channels, height, width
 
     def path(self, method: str) -> Path:
@@ -281,7 +285,7 @@ def _figure(run: Study[Fig5], tasks: list[Task], tables: Mapping[str, Mapping[st
 
 
 def _draw_images(axes: Axes, task: Task, images: Tensor, label: str) -> None:
-    pixels = to_pixels(images[: task.run.settings.shown], task.dataset().metadata)
+    pixels = to_pixels(images[: task.run.settings.shown], task.dataset.metadata)
     picture = pixels.permute(2, 0, 3, 1).flatten(1, 2).numpy()  # (H, N * W, C)
     axes.imshow(picture.repeat(3 if picture.shape[2] == 1 else 1, 2), interpolation="nearest")
     axes.set(xticks=[], yticks=[])

@@ -12,7 +12,7 @@ from arcsm.experiments.base import Experiment, Preset, Result, parameter_count
 from arcsm.experiments.records import result_path, write_record
 from arcsm.metrics import add_smallest_noise, mean_and_standard_error, pit_uniformity
 from arcsm.model import AutoregressiveModel
-from arcsm.reports.run import sample_picture
+from arcsm.reports.pictures import sample_picture
 from arcsm.training.run_config import load_config
 from arcsm.training.runs import load_run, train_run
 

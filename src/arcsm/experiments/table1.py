@@ -66,7 +66,7 @@ class Table1(image_models.ImageModels):
 
 PRESETS: Mapping[Preset, Table1] = {
     "smoke": Table1(
-        rows=24, density_rows=16, resamples=10,
+        rows=12, density_rows=6, max_evaluations=32, resamples=10,
         **{**image_models.PRESET_CHANGES["smoke"], "changes": (*image_models.TINY, image_models.DIGITS)},
     ),
     "cpu": Table1(rows=300, density_rows=100, methods=("flow",), **image_models.PRESET_CHANGES["cpu"]),

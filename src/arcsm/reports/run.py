@@ -1,8 +1,6 @@
 """The report of a density's run, a self-contained HTML page."""
 
-import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,10 @@ from arcsm import metrics
 from arcsm._runtime.files import write_text
 from arcsm._runtime.progress import track
 from arcsm.data.datasets import Dataset, load_dataset
-from arcsm.data.images import image_grid
-from arcsm.data.pixels import unscale_images
 from arcsm.model import AutoregressiveModel
 from arcsm.reports import plots
+from arcsm.reports.numbers import LikelihoodRow, ReportNumbers
+from arcsm.reports.pictures import sample_picture
 from arcsm.training.log import read_metrics
 from arcsm.training.run_config import RunConfig, dump_config
 from arcsm.training.runs import Run, class_labels, warn_if_data_changed
@@ -29,25 +27,6 @@ _MAX_BASELINE_DIMENSIONS = 100  # the baseline has full covariances
 _TABLE_SAMPLES = 2000
 
 DensityRun = Run[RunConfig, AutoregressiveModel]
-
-
-@dataclass(frozen=True)
-class LikelihoodRow:
-    """A line of the table of likelihoods, in nats per row."""
-
-    model: str
-    mean: float
-    error: float | None
-    ours: bool = False
-
-
-@dataclass(frozen=True)
-class ReportNumbers:
-    """The numbers of a report."""
-
-    log_likelihood: list[LikelihoodRow]
-    noisy_log_likelihood: LikelihoodRow | None
-    pit: metrics.Uniformity  # of the PIT values
 
 
 def write_report(
@@ -84,18 +63,6 @@ def write_report(
         write_text(path, page)
         advance()
     return numbers
-
-
-def to_pixels(rows: Tensor, metadata: Mapping[str, Any]) -> Tensor:
-    """Return rows in [-1, 1] as grey values from 0 to 255, uint8 ``(N, C, H, W)``."""
-    return unscale_images(rows.clamp(-1.0, 1.0), metadata["levels"], stretch=True).view(-1, *metadata["image_shape"])
-
-
-def sample_picture(rows: Tensor, metadata: Mapping[str, Any], columns: int | None = None) -> bytes:
-    """Return rows of an image model as a PNG of a grid, with a number of columns or nearly square."""
-    buffer, zoom = io.BytesIO(), max(1, 48 // int(metadata["image_shape"][-1]))
-    image_grid(to_pixels(rows, metadata), columns, zoom=zoom).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _numbers(run: DensityRun, dataset: Dataset, seed: int) -> tuple[ReportNumbers, Tensor]:

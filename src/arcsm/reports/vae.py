@@ -19,7 +19,9 @@ from arcsm.implicit.vae.runs import VAERunConfig
 from arcsm.implicit.vae.training import used_latents
 from arcsm.metrics import mean_and_standard_error
 from arcsm.reports import plots
-from arcsm.reports.run import LikelihoodRow, page_values, render, sample_picture
+from arcsm.reports.numbers import LikelihoodRow
+from arcsm.reports.pictures import sample_picture
+from arcsm.reports.run import page_values, render
 from arcsm.training.log import read_metrics
 from arcsm.training.runs import Run, warn_if_data_changed
 

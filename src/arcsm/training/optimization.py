@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -36,23 +37,28 @@ def local_parts(group: Group, batch: int, accumulate: int) -> dict[int, slice]:
     return {number: parts[number] for number in range(count)[group.share(count)]}
 
 
-class PlainProcess:
-    """One process in single precision: what Fabric would do, without the seconds that its import takes."""
+class SinglePrecision:
+    """Single precision, in any number of processes: what Fabric would do, without the seconds that its import takes."""
+
+    def __init__(self, group: Group, device: torch.device) -> None:
+        self.group, self.device = group, device
 
     def setup(self, module: nn.Module, optimizer: Optimizer) -> Any:
+        if self.group.size > 1:
+            module = DistributedDataParallel(module, device_ids=None if self.device.type == "cpu" else [self.device])
         return module, optimizer
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
-    def no_backward_sync(self, module: nn.Module) -> AbstractContextManager[None]:
-        return nullcontext()
+    def no_backward_sync(self, module: DistributedDataParallel) -> AbstractContextManager[None]:
+        return module.no_sync()
 
 
-def build_fabric(group: Group, device: torch.device, precision: str) -> Fabric | PlainProcess:
+def build_fabric(group: Group, device: torch.device, precision: str) -> Fabric | SinglePrecision:
     """Return what handles precision and, with several processes, averages their gradients."""
-    if group.size == 1 and precision == "32-true":
-        return PlainProcess()
+    if precision == "32-true":
+        return SinglePrecision(group, device)
     from lightning_fabric import Fabric  # takes seconds
     from lightning_fabric.plugins import MixedPrecision
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
@@ -63,7 +69,7 @@ def build_fabric(group: Group, device: torch.device, precision: str) -> Fabric |
         def convert_input(self, data: Any) -> Any:
             return data
 
-    plugins: list[Any] = [] if precision == "32-true" else [MixedProducts(precision, device.type)]  # type: ignore[arg-type]
+    plugins: list[Any] = [MixedProducts(precision, device.type)]  # type: ignore[arg-type]
     if group.size == 1:
         devices = [device.index] if device.index is not None else 1
         plugins.append(LightningEnvironment())  # ignores the variables of a scheduler

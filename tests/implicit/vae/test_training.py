@@ -105,8 +105,8 @@ def test_every_method_finds_the_posterior_of_a_linear_model(method: str, changes
     vae.prepare = lambda rows, generator=None: rows  # type: ignore[method-assign, assignment]
     x = decoder.sample(torch.randn(4000, 1, generator=seeded(11)), seeded(12))
     config = vae_config(
-        method, steps=500, batch_size=64, learning_rate=3e-3, score_learning_rate=3e-3, score_hidden=(16,),
-        head_hidden=(32, 32), particles=10, validate_every=500, ema=0.98, **changes,
+        method, steps=250, batch_size=64, learning_rate=5e-3, score_learning_rate=8e-3, score_hidden=(16,),
+        head_hidden=(32, 32), particles=10, validate_every=250, ema=0.96, **changes,
     )  # fmt: skip
     mean, std = decoder.posterior(x[:500])
     with torch.no_grad():
