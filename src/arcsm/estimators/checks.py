@@ -7,7 +7,7 @@ from numbers import Real
 import numpy as np
 import pandas as pd
 
-from arcsm.data.column_types import check_cells
+from arcsm.data.column_types import check_cells, is_time
 from arcsm.estimators.column_types import missing_mask
 from arcsm.estimators.encoder import Table, is_categorical
 
@@ -36,6 +36,8 @@ def check_training_rows(table: Table) -> None:
     frame = pd.DataFrame(table)
     for place, name in enumerate(frame.columns):
         column = frame.iloc[:, place]
+        if is_time(column):
+            continue
         if is_categorical(column.dtype):
             if len(frame) >= _MIN_ROWS_OF_CATEGORIES and column.nunique() > max(1, 0.5 * column.notna().sum()):
                 raise ValueError(f"column {name!r} has a different category in almost every row; {LEAVE_OUT}")
@@ -55,9 +57,9 @@ def check_training_rows(table: Table) -> None:
 
 
 def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a data frame of numbers and categories, in which objects that are numbers have a numeric dtype.
+    """Return a data frame of numbers, categories and times, in which objects that are numbers have a numeric dtype.
 
-    Dates, lists, complex and infinite numbers are errors.
+    Lists, complex and infinite numbers are errors.
     """
     columns = {}
     for place, name in enumerate(frame.columns):
@@ -68,7 +70,7 @@ def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
         if not is_categorical(column.dtype):
             infinite = np.isinf(column.to_numpy(dtype=float, na_value=np.nan))
             if infinite.any():
-                raise ValueError(f"Input X contains infinity: column {name!r}, row {int(np.argmax(infinite))}")
+                raise ValueError(f"Input X contains infinity: column {name!r}, row {int(np.argmax(infinite)) + 1}")
         columns[place] = column
     return pd.DataFrame(columns, index=frame.index).set_axis(frame.columns, axis=1)
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from arcsm.estimators.column_types import Array, Categories, Column
 from arcsm.estimators.outliers import ScoreOutlierDetector
+from arcsm.estimators.times import value_text
 
 TOP_COLUMNS = 3  # most surprising columns that are listed for each row
 #: The columns of :func:`detection_table`.
@@ -30,7 +31,7 @@ def detection_table(
     """Return a line for each row: score, p-value, flag, most surprising columns with contributions, and reasons.
 
     Rows with at most the p-value ``threshold`` are flagged or, without one, rows below the detector's own threshold.
-    ``first`` is the number of the first row, if the table is a part of another.
+    Rows are counted from 1, after ``first`` earlier rows if the table is a part of another.
     """
     if threshold is not None:
         check_p_value(threshold, len(detector.held_out_scores_))
@@ -38,7 +39,7 @@ def detection_table(
     scores = contributions.sum(1)
     p = detector.p_values_from_scores(scores)
     outlier = scores < detector.offset_ if threshold is None else p <= threshold
-    lines = pd.DataFrame({"row": first + np.arange(len(table)), "score": scores, "p_value": p, "outlier": outlier})
+    lines = pd.DataFrame({"row": first + 1 + np.arange(len(table)), "score": scores, "p_value": p, "outlier": outlier})
     excess = contributions - detector.median_contributions_
     lowest = np.argsort(excess, 1)[:, :TOP_COLUMNS]
     names = np.array([str(name) for name in table.columns])
@@ -74,7 +75,7 @@ def _reasons(detector: ScoreOutlierDetector, table: pd.DataFrame, lowest: NDArra
             value = table.iloc[row, d]
             if not pd.isna(value) and (excess[row, d] <= limit or not parts):
                 expected = _interval_text(detector.columns_.kinds[d], low.iloc[row, d], high.iloc[row, d])
-                parts.append(f"{table.columns[d]}: expected {expected}, saw {_text(value)}")
+                parts.append(f"{table.columns[d]}: expected {expected}, saw {value_text(value)}")
         reasons.append("; ".join(parts))
     return reasons
 
@@ -84,11 +85,7 @@ def _interval_text(kind: Column, low: Any, high: Any) -> str:
     if isinstance(kind, Categories):
         first, last = kind.names.index(low), kind.names.index(high)
         return " or ".join(str(name) for name in kind.names[first : last + 1][:_MAX_CATEGORIES])
-    return _text(low) if _text(low) == _text(high) else f"{_text(low)} to {_text(high)}"
-
-
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
+    return value_text(low) if value_text(low) == value_text(high) else f"{value_text(low)} to {value_text(high)}"
 
 
 @dataclass
