@@ -110,12 +110,15 @@ def detect(
     if p_value is not None:
         check_p_value(p_value, detector.count_held_out(normal))
     detector.fit(normal)
-    data = new.file.raw_parts(_PART_ROWS)
+    data = new.file.raw_parts(_PART_ROWS) if with_data or labels or new.file.index else None
     with frame_writer(out) as write, track("scoring", rows, enabled=True) as advance:
 
         def write_part(verdicts: pd.DataFrame) -> None:
-            raw = next(data)
-            write(pd.concat([raw, verdicts], axis=1) if with_data else _labelled(new.file, raw, labels, verdicts))
+            raw = None if data is None else next(data)
+            if raw is None:
+                write(verdicts)
+            else:
+                write(pd.concat([raw, verdicts], axis=1) if with_data else _labelled(new.file, raw, labels, verdicts))
             advance(len(verdicts))
 
         result = DetectionResult.from_parts(detector, new.parts(_PART_ROWS), p_value, write_part)

@@ -174,6 +174,11 @@ class Times(Column):
         return self.numbers.allows(number, float(self.scale.count([value])[0]))
 
 
+def counted(kind: Column) -> Column:
+    """Return the type of the counts of a column of times, and of any other column its own type."""
+    return kind.numbers if isinstance(kind, Times) else kind
+
+
 def infer_times(values: pd.Series) -> Column:
     """Infer the type of a column of times: on the grid of its steps or, if that is too fine, continuous."""
     known = values.dropna()
