@@ -44,7 +44,7 @@ def test_estimators_work_in_pipelines_and_searches() -> None:
         (lambda x: ScoreOutlierDetector(contamination=0.7, **QUICK).fit(x), "contamination: expected"),
         (lambda x: ScoreDensity(**QUICK).fit(x[:1]), "at least 2 samples"),
         (lambda x: ScoreDensity(**QUICK).fit(np.c_[x, np.full(len(x), np.nan)]), "column 2 holds nothing but missing"),
-        (lambda x: ScoreDensity(**QUICK).fit(pd.DataFrame({"a": [1.0, np.inf, 2.0]})), "column 'a', row 1"),
+        (lambda x: ScoreDensity(**QUICK).fit(pd.DataFrame({"a": [1.0, np.inf, 2.0]})), "column 'a', row 2"),
         (lambda x: ScoreDensity(**QUICK).fit(pd.DataFrame({"a": []})), "0 sample"),
         (lambda x: ScoreDensity(**QUICK).fit(x).quantile(np.full((3, 1), 0.5)), r"U: expected shape \(N, 2\)"),
     ],

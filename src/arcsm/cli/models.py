@@ -138,7 +138,7 @@ def score(
     check_separate({"--out": out}, (data,))
     if (with_data or ids) and (out.suffix == ".npy" or data.is_dir()):
         raise ValueError(
-            f"{'--with-data' if with_data else '--id'}: copies columns of a table; it needs a table, and --out .csv or "
+            f"{'--with-data' if with_data else '--id'}: copies the columns of a table; it needs a table, and --out .csv or "
             ".parquet"
         )
     join_processes(devices, nodes)

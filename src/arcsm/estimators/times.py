@@ -198,7 +198,9 @@ def value_text(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, pd.Timestamp):
         return value.strftime("%Y-%m-%d") if value == value.normalize() else str(value)
-    if isinstance(value, datetime.timedelta) and datetime.timedelta(0) <= value < datetime.timedelta(1):
+    if isinstance(value, datetime.timedelta) and value < datetime.timedelta(0):
+        return f"-{value_text(-value)}"
+    if isinstance(value, datetime.timedelta) and value < datetime.timedelta(1):
         clock = _clock(value)
         return clock.isoformat("minutes" if not clock.second and not clock.microsecond else "auto")
     return str(value)
