@@ -137,10 +137,8 @@ def score(
     check_writable(out)
     check_separate({"--out": out}, (data,))
     if (with_data or ids) and (out.suffix == ".npy" or data.is_dir()):
-        raise ValueError(
-            f"{'--with-data' if with_data else '--id'}: copies the columns of a table; it needs a table, and --out .csv or "
-            ".parquet"
-        )
+        option = "--with-data" if with_data else "--id"
+        raise ValueError(f"{option}: copies the columns of a table; it needs a table, and --out .csv or .parquet")
     join_processes(devices, nodes)
     model, processes, mean = load(run, group().device(device)), group(), RunningMoments()
     class_label = shared_class(model, label)
