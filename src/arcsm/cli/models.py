@@ -150,7 +150,7 @@ def score(
     count = sum(len(rows) for rows in source.parts())  # checks all rows first
     names = column_names(model) if "columns" in model.metadata and out.suffix != ".npy" else None
     with (
-        score_writer(out) if processes.first else nullcontext(lambda _: None) as write,
+        score_writer(out, source.file) if processes.first else nullcontext(lambda _: None) as write,
         track("scoring", processes.share(count).stop, processes.first) as advance,
     ):
         columns = None if source.file is None or out.suffix == ".npy" else source.copied_parts(with_data)

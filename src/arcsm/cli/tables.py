@@ -111,7 +111,8 @@ def detect(
         check_p_value(p_value, detector.count_held_out(normal))
     detector.fit(normal)
     data = new.file.raw_parts(_PART_ROWS) if with_data or labels or new.file.index else None
-    with frame_writer(out) as write, track("scoring", rows, enabled=True) as advance:
+    like = new.file if out.suffix.lower() == ".parquet" else None
+    with frame_writer(out, like) as write, track("scoring", rows, enabled=True) as advance:
 
         def write_part(verdicts: pd.DataFrame) -> None:
             raw = None if data is None else next(data)

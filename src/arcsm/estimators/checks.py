@@ -20,7 +20,7 @@ def check_not_empty(table: Table) -> None:
     """Check that no column holds only missing values."""
     empty = missing_mask(table).all(0)
     if empty.any():
-        raise _fault(pd.DataFrame(table).columns[empty], "holds", "nothing but missing values")
+        raise _fault(pd.DataFrame(table).columns[np.flatnonzero(empty)], "holds", "nothing but missing values")
 
 
 def _fault(names: pd.Index, verb: str, fault: str) -> ValueError:
