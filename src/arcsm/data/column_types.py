@@ -186,7 +186,7 @@ def _as_numbers(column: pd.Series, kind: ColumnType, locate: Locate, decimal: st
 
 
 def _plain_numbers(column: pd.Series, decimal: str) -> pd.Series:
-    """Return the numbers of cells without any format, NaN for others; a decimal point is none in a file of commas."""
+    """Return the numbers of cells without any format, NaN for others, such as a decimal point in a file of commas."""
     if decimal == ",":
         column = column.mask(column.astype(str).str.contains(".", regex=False))
     return pd.to_numeric(column, errors="coerce")

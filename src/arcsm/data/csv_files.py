@@ -34,7 +34,7 @@ class CSVFile:
     Arguments:
         path: The file.
         names: Column names that are known to be names, whatever they look like.
-        options: How to read the file. Default: by guesses, of which warnings tell.
+        options: How to read the file. Default: by guesses, which warnings report.
         source: The name of the file in messages. Default: its path.
 
     Attributes:

@@ -23,6 +23,10 @@ class ReadOptions:
 
     Raises:
         ValueError: If a separator, decimal mark or encoding is unknown, or a column has two uses.
+
+    Example:
+        >>> ReadOptions(separator="tab", ids=["customer"]).separator == chr(9)
+        True
     """
 
     separator: str | None = None
