@@ -81,6 +81,14 @@ def test_impossible_dates_are_missing() -> None:
     assert form.parse(column).isna().tolist() == [False, True, False]
 
 
+def test_several_time_zones_become_one() -> None:
+    column = pd.Series(["2024-01-01T10:00+01:00", "2024-07-01T10:00+02:00"])
+    form = TimeFormat.infer(column)
+    assert form is not None
+    assert form.is_guess
+    assert form.write(form.parse(column)).tolist() == ["2024-01-01T09:00+00:00", "2024-07-01T08:00+00:00"]
+
+
 def test_whole_numbers_that_are_all_dates_are_dates() -> None:
     days = pd.Series(pd.date_range("2019-12-28", periods=9).strftime("%Y%m%d").astype(int))
     form = TimeFormat.infer_compact(days)

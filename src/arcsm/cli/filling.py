@@ -1,5 +1,6 @@
 """Tables as their files hold them, with missing values filled in."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pandas as pd
 
 from arcsm.data import FrameFile
 from arcsm.data.column_types import MISSING, TRUTH, has_leading_zeros
-from arcsm.estimators.encoder import clip_to_dtype
+from arcsm.estimators.encoder import clip_to_dtype, is_categorical
 from arcsm.estimators.rounding import count_decimals, round_column
 
 _PART_ROWS = 50_000
@@ -19,11 +20,12 @@ def fill_in_file(table: FrameFile, rows: pd.DataFrame, filled: pd.DataFrame, out
     From CSV to CSV known cells keep their text; from Parquet columns keep their types. ``rows`` are the rows as read,
     perhaps without some columns of the file.
     """
-    file = table.file
+    file, filled = table.file, _rounded(rows, filled)
     whole = pd.concat(file.raw_parts(_PART_ROWS), ignore_index=True)
     whole.columns = pd.Index([str(name) for name in whole.columns])
     if file.is_text and out.suffix.lower() == ".parquet":
-        others = {name: _text_as_numbers(whole[name]) for name in whole.columns if name not in filled.columns}
+        gaps = (*MISSING, *table.options.missing)
+        others = {name: _text_as_numbers(whole[name], gaps) for name in whole.columns if name not in filled.columns}
         typed = whole.assign(**others, **{name: filled[name].to_numpy() for name in filled.columns})
         return typed.rename(columns={"": "index"})
     for name in rows.columns:
@@ -36,16 +38,26 @@ def fill_in_file(table: FrameFile, rows: pd.DataFrame, filled: pd.DataFrame, out
     return whole
 
 
+def _rounded(rows: pd.DataFrame, filled: pd.DataFrame) -> pd.DataFrame:
+    """Round the filled numbers to as many decimals as the known ones have."""
+    filled = filled.copy()
+    for name in rows.columns:
+        if pd.api.types.is_float_dtype(filled[name].dtype) and rows[name].isna().any():
+            decimals = count_decimals(rows[name])
+            if decimals is not None:
+                known = rows[name].notna().to_numpy()
+                filled[name] = filled[name].where(known, round_column(filled[name], decimals))
+    return filled
+
+
 def _cells(table: FrameFile, known: pd.Series, values: pd.Series, cells: pd.Series, missing: Any) -> Any:
     """Return values in the form of the other cells of a column."""
     form = table.types[str(known.name)].format
     if form is not None:
         return form.write(values).to_numpy()
-    is_numeric = pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
-    if is_numeric and (decimals := count_decimals(known)) is not None:
-        values = round_column(values, decimals)
     if not table.file.is_text:
         return clip_to_dtype(values.to_numpy(dtype=object), cells.dtype)
+    is_numeric = not is_categorical(values.dtype)
     if is_numeric and bool((known.dropna() % 1 == 0).all()):
         return [f"{value:.0f}" for value in values]
     texts = values.astype(str)
@@ -54,10 +66,10 @@ def _cells(table: FrameFile, known: pd.Series, values: pd.Series, cells: pd.Seri
     return texts.replace(_truth_spelling(cells[~missing])).to_numpy()
 
 
-def _text_as_numbers(column: pd.Series) -> pd.Series:
+def _text_as_numbers(column: pd.Series, gaps: Sequence[str]) -> pd.Series:
     """Convert a text column to numbers if all of its cells are numbers and none is a code with leading zeros."""
-    numbers = pd.to_numeric(column.mask(column.isin(MISSING)), errors="coerce")
-    texts = column[~column.isin(MISSING)]
+    numbers = pd.to_numeric(column.mask(column.isin(gaps)), errors="coerce")
+    texts = column[~column.isin(gaps)]
     return column if numbers[texts.index].isna().any() or has_leading_zeros(texts) else numbers
 
 

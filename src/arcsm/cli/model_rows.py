@@ -84,6 +84,7 @@ class RowSource:
             return
         file = self.file
         for frame in file.parts(_PART_ROWS):
+            file.check_named(list(frame.columns))
             left_out = [name for name in (*self.options.ignore, *self.options.ids) if name in frame.columns]
             chosen = _in_model_order(self.model, frame.drop(columns=left_out), file.source)
             values = file.numbers(chosen)

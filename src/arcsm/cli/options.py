@@ -41,8 +41,7 @@ Ids = Annotated[
     Option(
         "--id",
         metavar="COLUMN",
-        help="A column that only labels the rows: not modelled, but copied to the results; may be repeated. Columns "
-        "that look like labels are treated so without the option.",
+        help="A column that only labels the rows: not modelled, but copied to the results; may be repeated.",
         rich_help_panel=_READING,
     ),
 ]

@@ -124,11 +124,7 @@ class FrameFile:
 
     def _chosen(self, columns: Sequence[str]) -> list[str]:
         """Return the columns without those to ignore."""
-        unknown = [name for name in self.options.named if name not in columns and name not in self.file.index]
-        if unknown:
-            raise ValueError(
-                f"{self.file.source}: has no column {', '.join(map(repr, unknown))}; it has {', '.join(columns[:20])}"
-            )
+        self.file.check_named(columns)
         chosen = [name for name in columns if name not in self.options.ignore]
         if not chosen:
             raise ValueError(f"{self.file.source}: no column is left")

@@ -144,6 +144,14 @@ class TableFile:
         line = self.csv.line(row) if self.is_text else None
         return row_place(row) if line is None else f"{row_place(row)} (line {line})"
 
+    def check_named(self, columns: Sequence[str]) -> None:
+        """Check that all columns that an option names are among those of the file."""
+        unknown = [name for name in self.options.named if name not in columns and name not in self.index]
+        if unknown:
+            raise ValueError(
+                f"{self.source}: has no column {', '.join(map(repr, unknown))}; it has {', '.join(columns[:20])}"
+            )
+
     def labels(self, raw: pd.DataFrame, ids: Sequence[str] = ()) -> pd.DataFrame:
         """Return the columns of a part of :meth:`raw_parts` that label its rows: its index, and ``ids``."""
         names = [name for name in raw.columns if name in self.index or str(name) in ids]

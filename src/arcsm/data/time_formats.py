@@ -117,7 +117,9 @@ class TimeFormat:
 
     @property
     def is_guess(self) -> bool:
-        """Whether a reader may doubt the format, unlike 2020-12-31 or 14:30."""
+        """Whether a reader may doubt the format, unlike 2020-12-31 or 14:30, or time zones are converted to UTC."""
+        if not self.example.endswith(self.zone):
+            return True
         return not _ISO.match(self.template) and not (self.is_clock and "{p}" not in self.template)
 
     def parse(self, cells: pd.Series) -> pd.Series:

@@ -21,7 +21,7 @@ from arcsm.estimators.column_types import (
     missing_mask,
     repeat,
 )
-from arcsm.estimators.times import Times, infer_times
+from arcsm.estimators.times import Times, infer_times, value_text
 
 Table = pd.DataFrame | Array
 
@@ -112,9 +112,10 @@ def encode_value(kind: Column, name: Any, value: Any) -> float:
     missing = bool(pd.api.types.is_scalar(value) and pd.isna(value))
     number = math.nan if missing else float(kind.encode(repeat(value, 1))[0])
     if math.isnan(number) or not kind.allows(number, value):
+        shown = value_text(value) if isinstance(kind, Times) else repr(value)
         raise ValueError(
-            f"values: column {name!r} does not contain {value!r}, or a value near it, in the training rows; "
-            "choose one that occurs"
+            f"values: column {name!r} does not contain {shown}, or a value near it, in the training rows; choose one "
+            "that occurs"
         )
     return number
 
