@@ -30,6 +30,7 @@ from arcsm.cli.table_inputs import TableInput
 from arcsm.data import FrameFile, ReadOptions, frame_writer
 from arcsm.data.parquet_files import cast_as_parquet
 from arcsm.data.table import TableFile, check_reserved_columns
+from arcsm.errors import SkippedWarning, warn
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.detection import DETECTION_COLUMNS, DetectionResult, check_p_value
 from arcsm.estimators.rounding import round_like
@@ -85,9 +86,7 @@ def detect(
     if p_value is not None and (contamination is not None or not 0.0 < p_value < 1.0):
         raise ValueError(f"--p-value {p_value}: expected a number between 0 and 1, and no --contamination")
     _check_outputs(out, page, (train, test))
-    options = ReadOptions(
-        sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ()
-    )  # fmt: skip
+    options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ())
     fitted = TableInput(train)
     scored = fitted if test == train else TableInput(test)
     table = FrameFile(fitted.path, options, source=fitted.source)
@@ -99,6 +98,7 @@ def detect(
     rows, has_missing = 0, False
     for part in new.parts():  # check the whole file before a fit that may take hours
         rows, has_missing = rows + len(part), has_missing or bool(part.isna().any(axis=None))
+    _warn_of_extra_columns(new, table)
     detector = ScoreOutlierDetector(
         "auto" if contamination is None else contamination,
         n_estimators or "auto",
@@ -164,9 +164,7 @@ def impute(
     The command ends by printing the type it inferred for each column.
     """
     _check_outputs(out, None, (table,))
-    options = ReadOptions(
-        sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ()
-    )  # fmt: skip
+    options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ())
     source = TableInput(table)
     file = FrameFile(source.path, options, source=source.source)
     rows = file.read(set_aside=True)
@@ -215,9 +213,7 @@ def synthesize(
     The command ends by printing the type of each column, how alike both tables are, and whether rows are copies.
     """
     _check_outputs(out, page, (table,))
-    options = ReadOptions(
-        sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ()
-    )  # fmt: skip
+    options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ())
     source = TableInput(table)
     file = FrameFile(source.path, options, source=source.source)
     rows = file.read(set_aside=True)
@@ -255,6 +251,13 @@ def _check_outputs(out: Path, page: Path | None, inputs: Sequence[Path]) -> None
     check_separate({"--out": out, "--report": page}, inputs)
     if page is not None:
         check_writable(page)
+
+
+def _warn_of_extra_columns(new: FrameFile, table: FrameFile) -> None:
+    known = [*table.columns, *table.options.ignore]
+    extra = [name for name in next(new.file.parts(1)).columns if name not in known]
+    if extra:
+        warn(f"{new.file.source}: not in {table.file.source}, so left out: {', '.join(extra)}", SkippedWarning)
 
 
 def _labelled(file: TableFile, raw: pd.DataFrame, ids: Sequence[str], verdicts: pd.DataFrame) -> pd.DataFrame:

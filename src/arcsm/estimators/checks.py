@@ -20,15 +20,8 @@ def check_not_empty(table: Table) -> None:
     """Check that no column holds only missing values."""
     empty = missing_mask(table).all(0)
     if empty.any():
-        raise _fault(pd.DataFrame(table).columns[np.flatnonzero(empty)], "holds", "nothing but missing values")
-
-
-def _fault(names: pd.Index, verb: str, fault: str) -> ValueError:
-    """Return the error of columns that share a fault."""
-    if len(names) == 1:
-        return ValueError(f"column {names[0]!r} {verb} {fault}; {LEAVE_OUT}")
-    plural = {"has": "have", "holds": "hold"}[verb]
-    return ValueError(f"columns {', '.join(map(repr, names))} {plural} {fault}; {LEAVE_OUT.replace('it', 'them')}")
+        name = pd.DataFrame(table).columns[int(np.argmax(empty))]
+        raise ValueError(f"column {name!r} holds nothing but missing values; {LEAVE_OUT}")
 
 
 def check_training_rows(table: Table) -> None:
@@ -41,15 +34,13 @@ def check_training_rows(table: Table) -> None:
         raise ValueError(f"Expected at least 2 samples to fit, got n_samples = {len(table)}")
     check_not_empty(table)
     frame = pd.DataFrame(table)
-    names = [d for d, dtype in enumerate(frame.dtypes) if is_categorical(dtype) and not is_time(frame.iloc[:, d])]
-    if len(frame) >= _MIN_ROWS_OF_CATEGORIES:
-        columns = {d: frame.iloc[:, d] for d in names}
-        different = [d for d, column in columns.items() if column.nunique() > max(1, 0.5 * column.notna().sum())]
-        if different:
-            raise _fault(frame.columns[different], "has", "a different category in almost every row")
     for place, name in enumerate(frame.columns):
         column = frame.iloc[:, place]
-        if is_categorical(column.dtype) or is_time(column):
+        if is_time(column):
+            continue
+        if is_categorical(column.dtype):
+            if len(frame) >= _MIN_ROWS_OF_CATEGORIES and column.nunique() > max(1, 0.5 * column.notna().sum()):
+                raise ValueError(f"column {name!r} has a different category in almost every row; {LEAVE_OUT}")
             continue
         numbers = column.to_numpy(dtype=float, na_value=np.nan)
         low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))

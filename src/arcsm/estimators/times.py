@@ -192,10 +192,10 @@ def infer_times(values: pd.Series) -> Column:
     return Times(scale, Grid(step, low, levels, True) if levels < MAX_LEVELS else fit_continuous(counts))
 
 
-def value_text(value: Any) -> str:
-    """Return a value of a table in a few characters: four digits, or a date without the time of midnight."""
+def value_text(value: Any, digits: int = 4) -> str:
+    """Return a value of a table in a few characters: a few digits, or a date without the time of midnight."""
     if isinstance(value, float | np.floating):
-        return f"{value:.4g}"
+        return f"{value:.{digits}g}"
     if isinstance(value, pd.Timestamp):
         return value.strftime("%Y-%m-%d") if value == value.normalize() else str(value)
     if isinstance(value, datetime.timedelta) and value < datetime.timedelta(0):
