@@ -110,19 +110,7 @@ def detect(
     if p_value is not None:
         check_p_value(p_value, detector.count_held_out(normal))
     detector.fit(normal)
-    data = new.file.raw_parts(_PART_ROWS) if with_data or labels or new.file.index else None
-    like = new.file if out.suffix.lower() == ".parquet" else None
-    with frame_writer(out, like) as write, track("scoring", rows, enabled=True) as advance:
-
-        def write_part(verdicts: pd.DataFrame) -> None:
-            raw = None if data is None else next(data)
-            if raw is None:
-                write(verdicts)
-            else:
-                write(pd.concat([raw, verdicts], axis=1) if with_data else _labelled(new.file, raw, labels, verdicts))
-            advance(len(verdicts))
-
-        result = DetectionResult.from_parts(detector, new.parts(_PART_ROWS), p_value, write_part)
+    result = _write_scores(detector, new, out, labels, with_data, p_value, rows)
     print(f"{fitted.source}  {len(normal)} rows, {detector.columns_.describe()}")
     print(f"{out}  {rows} rows, {result.outliers} flagged")
     if page is not None:
@@ -251,6 +239,32 @@ def _check_outputs(out: Path, page: Path | None, inputs: Sequence[Path]) -> None
     check_separate({"--out": out, "--report": page}, inputs)
     if page is not None:
         check_writable(page)
+
+
+def _write_scores(
+    detector: ScoreOutlierDetector,
+    new: FrameFile,
+    out: Path,
+    labels: Sequence[str],
+    with_data: bool,
+    p_value: float | None,
+    rows: int,
+) -> DetectionResult:
+    """Score a table in parts and write a line for each row, beside its labels or all columns of the file."""
+    data = new.file.raw_parts(_PART_ROWS) if with_data or labels or new.file.index else None
+    like = new.file if out.suffix.lower() == ".parquet" else None
+    with frame_writer(out, like) as write, track("scoring", rows, enabled=True) as advance:
+
+        def write_part(verdicts: pd.DataFrame) -> None:
+            if data is not None:
+                raw = next(data)
+                verdicts = (
+                    pd.concat([raw, verdicts], axis=1) if with_data else _labelled(new.file, raw, labels, verdicts)
+                )
+            write(verdicts)
+            advance(len(verdicts))
+
+        return DetectionResult.from_parts(detector, new.parts(_PART_ROWS), p_value, write_part)
 
 
 def _warn_of_extra_columns(new: FrameFile, table: FrameFile) -> None:

@@ -52,7 +52,7 @@ class NumberFormat:
     def infer(cls, cells: pd.Series, decimal: str = ".") -> Self | None:
         """Return the format that fits the most texts, or ``None`` if they are no numbers, or plain ones.
 
-        A unit must be the same in all cells that have one. A mark that may separate decimals or thousands separates
+        A unit must be the same in all cells that have one, at least in half of them. A mark that may separate decimals or thousands separates
         thousands if three digits follow in every cell, and decimals otherwise or if ``decimal`` says so.
         """
         distinct = cells.dropna().unique()
@@ -64,7 +64,8 @@ class NumberFormat:
             return None
         affixes = parts[["prefix", "suffix"]].apply(lambda part: part.str.strip())
         marked = parts[(affixes != "").any(axis=1)]
-        prefix, suffix = ("", "") if marked.empty else marked[["prefix", "suffix"]].value_counts().index[0]
+        few = 2 * len(marked) < len(parts)  # units among plain numbers are mistakes
+        prefix, suffix = ("", "") if few else marked[["prefix", "suffix"]].value_counts().index[0]
         same = (affixes == ["", ""]).all(axis=1) | (affixes == [prefix.strip(), suffix.strip()]).all(axis=1)
         parts = parts[same]
         thousands, decimal = _marks(parts["digits"], decimal)
