@@ -52,8 +52,9 @@ class NumberFormat:
     def infer(cls, cells: pd.Series, decimal: str = ".") -> Self | None:
         """Return the format that fits the most texts, or ``None`` if they are no numbers, or plain ones.
 
-        A unit must be the same in all cells that have one, at least in half of them. A mark that may separate decimals or thousands separates
-        thousands if three digits follow in every cell, and decimals otherwise or if ``decimal`` says so.
+        A unit must be the same in all cells that have one, at least in half of them. A mark that may separate decimals
+        or thousands separates thousands if three digits follow in every cell, and decimals otherwise or if ``decimal``
+        says so.
         """
         distinct = cells.dropna().unique()
         inspected = distinct[:: max(1, len(distinct) // _MAX_INSPECTED)]
