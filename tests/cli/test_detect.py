@@ -28,7 +28,7 @@ def test_detect_and_impute_write_tables(tmp_path: Path, suffix: str, monkeypatch
     names = [str(tmp_path / f"{name}{suffix}") for name in ("normal", "new", "scores")]
     assert application.run(["detect", *names[:2], "--out", names[2], "--report", str(tmp_path / "page.html")]) == 0
     scores = read_frame(names[2])
-    assert scores["row"].tolist() == list(range(50))
+    assert scores["row"].tolist() == list(range(1, 51))
     assert (tmp_path / "page.html").stat().st_size > 10_000
     assert application.run(["impute", names[1], "--out", str(tmp_path / f"filled{suffix}")]) == 0
     filled = read_frame(tmp_path / f"filled{suffix}")
@@ -57,18 +57,18 @@ def test_detect_reads_named_arrays_of_an_archive(tmp_path: Path, monkeypatch: py
     assert application.run(["detect", f"{archive}:normal", f"{archive}:new", "--with-data", "--out", out]) == 0
     found = read_frame(out)
     np.testing.assert_allclose(found[["x0", "x1"]].to_numpy(), numbers[120:])
-    assert found["row"].tolist() == list(range(30))
+    assert found["row"].tolist() == list(range(1, 31))
 
 
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
         ("a,b\n1,2\n3,4\n", "a,c\n1,2\n", "columns b are missing; it has c instead"),
-        ("a,b\n1,2\n3,4\n", "a,b\n1,2\nx,4\n", "line 3, column 'a': expected a number, got 'x'"),
-        ("a\n" + "1\n2\n" * 20 + "oops\n", "a\n1\n", "line 42, column 'a': expected a number, got 'oops'"),
+        ("a,b\n1,2\n3,4\n", "a,b\n1,2\nx,4\n", "row 2 (line 3), column 'a': expected a number, got 'x'"),
+        ("a\n" + "1\n2\n" * 20 + "oops\n", "a\n1\n", "row 41 (line 42), column 'a': expected a number, got 'oops'"),
         ("a,b\n", "a,b\n1,2\n", "expected at least one row of data, got none"),
         ("", "a,b\n1,2\n", "the file is empty"),
-        ("a,b\n1,2\n3,inf\n", "a,b\n1,2\n", "line 3, column 'b': expected a finite number, got inf"),
+        ("a,b\n1,2\n3,inf\n", "a,b\n1,2\n", "row 2 (line 3), column 'b': expected a finite number, got inf"),
         ("a,b\n1,2\n", "a,b\n1,2\n", "at least 2 samples"),
         ("a,b\n1,\n2,\n", "a,b\n1,2\n", "column 'b' holds nothing but missing values"),
     ],

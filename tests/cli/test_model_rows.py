@@ -51,7 +51,7 @@ def test_score_clamps_values_beyond_single_precision(tmp_path: Path, capsys: pyt
     assert (found[1:] < -1e9).all()
     write_frame(tmp_path / "t.csv", table.replace(1e20, 1e300))
     assert run("score", tmp_path / "run", tmp_path / "t.csv", "--out", tmp_path / "s.csv") == 1
-    assert "line 3, column 'a': 1e+300 is too large for single precision" in capsys.readouterr().err
+    assert "row 2 (line 3), column 'a': 1e+300 is too large for single precision" in capsys.readouterr().err
 
 
 def test_missing_output_folders_are_made(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_tables_and_folders_of_images_are_scored(
     assert call("score", table_run, data, "--out", tmp_path / "scores.csv") == 0
     scores = pd.read_csv(tmp_path / "scores.csv")
     assert list(scores.columns) == ["row", "log_prob", "least_likely_column", "its_log_prob"]
-    assert scores["row"].tolist() == list(range(300))
+    assert scores["row"].tolist() == list(range(1, 301))
     assert set(scores["least_likely_column"]) <= {"a", "b", "c"}
     assert np.isfinite(scores[["log_prob", "its_log_prob"]]).all(axis=None)
     mixed = pd.read_csv(data)[["c", "a", "b"]].assign(other=1.0)  # names say what belongs where
@@ -77,7 +77,7 @@ def test_a_table_scored_in_parts_keeps_its_columns_on_request(
     assert capsys.readouterr().out == output  # the mean and its error, too
     whole, parts = pd.read_csv(tmp_path / "whole.csv"), pd.read_csv(tmp_path / "parts.csv")
     pd.testing.assert_frame_equal(parts, whole, rtol=1e-5)
-    assert parts["row"].tolist() == list(range(len(data)))
+    assert parts["row"].tolist() == list(range(1, len(data) + 1))
 
     kept = ("score", table_run, tmp_path / "t.parquet", "--with-data", "--out", tmp_path / "kept.parquet")
     assert call(*kept) == 0
@@ -96,7 +96,7 @@ def test_mistakes_in_a_table_are_one_line_and_write_nothing(
     out, gap = tmp_path / "s.csv", data.copy()
     gap.loc[123, "a"] = np.nan
     for name, changed, message in (
-        ("gap", gap, "line 125, column 'a': nan"),
+        ("gap", gap, "row 124 (line 125), column 'a': nan"),
         ("own", data.assign(log_prob=0.0), "has a column 'log_prob' already"),
     ):
         changed.to_csv(tmp_path / f"{name}.csv", index=False)
@@ -117,7 +117,7 @@ def test_mistakes_in_a_table_are_one_line_and_write_nothing(
         ("1,2,3,4\n1,2,3,4\n", "expected 3 columns, got 4"),
         ("a,b,a\n1,2,3\n", "expected different column names, got 'a' more than once"),
         ("a,b,c\n1,2\n", "line 2: expected 3 cells like the first row, got 2"),
-        ("a,b,c\n1,2,3\n1,x,3\n2,3,4\n", "line 3, column 'b': expected a number, got 'x'"),
+        ("a,b,c\n1,2,3\n1,x,3\n2,3,4\n", "row 2 (line 3), column 'b': expected a number, got 'x'"),
     ],
 )
 def test_a_csv_file_is_read_strictly(

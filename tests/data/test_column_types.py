@@ -6,11 +6,10 @@ import decimal
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from arcsm.data import read_frame, read_table, write_frame
+from arcsm.data import ReadOptions, read_frame, read_table, write_frame
 from small_tables import normal
 
 
@@ -22,30 +21,24 @@ def test_text_far_down_a_file_makes_the_whole_column_names(tmp_path: Path) -> No
         assert set(read_frame(tmp_path / "t.csv")["code"]) == {"1", "2", "3", "A", "B"}
 
 
-@pytest.mark.parametrize(
-    ("cells", "message"),
-    [
-        (["1,450", "600", "2,100"], r"expected a number, got '\d,\d+' \(write numbers without commas\)"),
-        (["-", "17"], r"expected a number, got '-'"),
-    ],
-)
-def test_a_few_mistakes_among_numbers_are_rejected(tmp_path: Path, cells: list[str], message: str) -> None:
-    random = np.random.default_rng(0)
-    column = [str(random.integers(100, 900)) if random.random() < 0.75 else random.choice(cells) for _ in range(200)]
-    if "," in cells[0]:
-        column = [f"{int(cell.replace(',', '')) + 1000:,}" for cell in column]
+def test_a_few_mistakes_among_numbers_are_rejected(tmp_path: Path) -> None:
+    column = ["-" if place % 8 == 3 else str(100 + 7 * place) for place in range(200)]
     pd.DataFrame({"price": column, "z": normal(200)}).to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(ValueError, match=rf"line \d+, column 'price': {message}"):
+    message = r"row 4 \(line 5\), column 'price': expected a number, got '-' \(if it marks missing values.* --na '-'\)"
+    with pytest.raises(ValueError, match=message):
         read_frame(tmp_path / "t.csv")
+    assert read_frame(tmp_path / "t.csv", options=ReadOptions(missing=["-"]))["price"].isna().sum() == 25
 
 
 @pytest.mark.parametrize("form", ["%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%d.%m.%Y", "%m/%d/%y", "%Y-%m-%dT%H:%M:%SZ"])
-def test_dates_in_text_are_rejected(tmp_path: Path, form: str) -> None:
-    days = pd.date_range("2026-01-01", periods=20).strftime(form)
-    table = pd.DataFrame({"a": normal(80), "day": list(days) * 4})
+def test_dates_in_text_are_dates(tmp_path: Path, form: str) -> None:
+    days = pd.date_range("2026-01-01", periods=20)
+    table = pd.DataFrame({"a": normal(80), "day": list(days.strftime(form)) * 4})
     write_frame(tmp_path / "t.csv", table)
-    with pytest.raises(ValueError, match=r"column 'day' holds dates or times; turn them into numbers.*--ignore"):
-        read_frame(tmp_path / "t.csv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        read = read_frame(tmp_path / "t.csv")["day"]
+    assert read.dt.tz_localize(None).tolist() == list(days) * 4
     assert list(read_frame(tmp_path / "t.csv", ignore=["day"]).columns) == ["a"]
     write_frame(tmp_path / "t.csv", table.assign(day=["1-2", "version 1.2.3", "10.0.0.1", "2026"] * 20))
     assert read_frame(tmp_path / "t.csv")["day"].nunique() == 4
@@ -67,5 +60,5 @@ def test_decimals_in_parquet_are_numbers_and_text_is_not(tmp_path: Path) -> None
 def test_errors_in_a_csv_file_name_the_line(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('a,"two\nlines"\n\n1,2\n3,inf\n')
     for read in (read_frame, read_table):
-        with pytest.raises(ValueError, match="line 5, column"):
+        with pytest.raises(ValueError, match=r"row 2 \(line 5\), column"):
             read(tmp_path / "t.csv")

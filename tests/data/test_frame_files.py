@@ -51,12 +51,12 @@ def test_an_error_in_a_later_part_names_its_row(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x,y\n" + "1,2\n" * 50 + "1,oops\n")
     parts = frame_parts(tmp_path / "a.csv", pd.DataFrame({"x": [1], "y": [2]}), 20)
     assert len(next(parts)) == len(next(parts)) == 20
-    with pytest.raises(ValueError, match="line 52, column 'y': expected a number, got 'oops'"):
+    with pytest.raises(ValueError, match=r"row 51 \(line 52\), column 'y': expected a number, got 'oops'"):
         next(parts)
     cut = pd.DataFrame({"x": np.arange(1000.0)})
     cut.to_parquet(tmp_path / "b.parquet")
     (tmp_path / "b.parquet").write_bytes((tmp_path / "b.parquet").read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"b\.parquet: cannot be read, damaged"):
+    with pytest.raises(ValueError, match=r"b\.parquet: cannot be read: damaged, or not a Parquet file"):
         next(frame_parts(tmp_path / "b.parquet", None, 20))
 
 
@@ -91,9 +91,9 @@ def test_a_csv_file_without_a_header_gets_column_names(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("code\n1\n2\n")
     codes = read_frame(tmp_path / "c.csv", like=pd.DataFrame({"code": np.array(["1", "A"], dtype=object)}))
     assert codes["code"].tolist() == ["1", "2"]  # names, as in the table that it is to be like
-    pd.DataFrame({"when": pd.to_datetime(["2026-01-01", None])}).to_parquet(tmp_path / "d.parquet")
-    with pytest.raises(ValueError, match="'when' holds dates or times"):
-        read_frame(tmp_path / "d.parquet")
+    days = pd.DataFrame({"when": pd.to_datetime(["2026-01-01", None])})
+    days.to_parquet(tmp_path / "d.parquet")
+    pd.testing.assert_frame_equal(read_frame(tmp_path / "d.parquet"), days)
     with pytest.raises(ValueError, match=r"expected a file name that ends in"):
         write_frame(tmp_path / "a.txt", table)
     with pytest.raises(ValueError, match="expected a file name that ends in"):

@@ -28,7 +28,10 @@ def test_parquet_files_are_read(tmp_path: Path) -> None:
         (pd.DataFrame({"b": [None, "y"]}), "row 2, column 'b': expected a number, got 'y'"),
         (pd.DataFrame({"a": [1.0, np.nan]}), "got 1 missing or infinite, the first at row 2, column 'a': nan"),
         (pd.DataFrame({"a": pd.array([1, None], dtype="Int64")}), "the first at row 2, column 'a': nan"),
-        (pd.DataFrame({"a": pd.to_datetime(["2020-01-01"])}), "column 'a' holds dates or times"),
+        (
+            pd.DataFrame({"a": pd.to_datetime(["2020-01-01"])}),
+            "column 'a' holds dates or times, where numbers are needed",
+        ),
         (pd.DataFrame({"a": np.zeros(0)}), "expected at least one row of data"),
         (pd.DataFrame(index=[0, 1]), "expected at least one"),
     ],

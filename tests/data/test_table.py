@@ -21,7 +21,7 @@ def text_file(folder: Path, content: str, name: str = "table.csv") -> Path:
 
 def test_bad_paths_are_rejected(tmp_path: Path) -> None:
     assert "does not exist" in read_error(tmp_path / "no.csv")
-    assert "ends in .csv, .csv.gz, .parquet, .npy, .npz" in read_error(tmp_path / "table.xlsx")
+    assert "ends in .csv, .csv.gz, .tsv, .tsv.gz, .parquet, .npy, .npz" in read_error(tmp_path / "table.xlsx")
     (tmp_path / "folder.npy").mkdir()
     assert "got a folder" in read_error(tmp_path / "folder.npy")
     (tmp_path / "empty.parquet").touch()
@@ -83,7 +83,7 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_bad_arguments_of_write_table_are_rejected(tmp_path: Path) -> None:
     table = np.ones((2, 2))
-    with pytest.raises(ValueError, match=r"ends in \.csv, \.parquet, \.npy$"):
+    with pytest.raises(ValueError, match=r"ends in \.csv, \.tsv, \.parquet, \.npy$"):
         write_table(tmp_path / "t.npz", table)
     with pytest.raises(ValueError, match="expected an existing folder"):
         write_table(tmp_path / "no" / "t.csv", table)

@@ -87,7 +87,7 @@ def test_missing_values_are_filled_from_known_ones() -> None:
     assert abs(float(rows["a"].mean()) - 1.0) < 0.2
     with pytest.raises(ValueError, match="columns: unknown d; known: a, b, c"):
         density.conditional(["d"], [0.0])
-    with pytest.raises(ValueError, match="row 0, column 'a', but the training rows have no missing values"):
+    with pytest.raises(ValueError, match="row 1, column 'a', but the training rows have no missing values"):
         density.score_samples(gaps)
     assert bool(np.isfinite(clone(density).set_params(missing=True, max_steps=20).fit(table).score_samples(gaps)).all())
 

@@ -43,4 +43,4 @@ def test_a_table_scored_in_parts_is_scored_as_a_whole(scored: Scored) -> None:
     assert found.outliers == whole["outlier"].sum()
     expected = whole.sort_values("score", kind="stable").head(20)
     assert found.lowest["row"].tolist() == expected["row"].tolist()
-    pd.testing.assert_frame_equal(found.rows, rows.iloc[expected["row"]].reset_index(drop=True))
+    pd.testing.assert_frame_equal(found.rows, rows.iloc[expected["row"] - 1].reset_index(drop=True))

@@ -25,17 +25,21 @@ def existing_file(path: FilePath) -> Path:
 
 
 @contextmanager
-def reading(path: FilePath) -> Iterator[None]:
+def reading(path: FilePath, kind: str | None = None) -> Iterator[None]:
     """Turn anything that a decoder raises on a damaged file into a one-line ValueError that names the file.
 
     Decoders raise many types (zlib.error, struct.error, EOFError, SyntaxError, ArrowInvalid, ...), so all are caught:
-    keep only the decoder's own call inside the block.
+    keep only the decoder's own call inside the block. With a ``kind`` of file, such as "a Parquet file", the message
+    names it in place of the decoder's own words.
     """
     try:
         yield
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not in UTF-8; save it in that encoding") from error
     except Exception as error:
+        if kind is not None:
+            reason = getattr(error, "strerror", None) or f"damaged, or not {kind}"
+            raise ValueError(f"{path}: cannot be read: {reason}") from error
         first_line = str(error).strip().partition("\n")[0]
         reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
         raise ValueError(f"{path}: cannot be read, damaged or not of this format ({reason})") from error

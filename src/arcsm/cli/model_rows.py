@@ -18,7 +18,8 @@ from arcsm.data.column_types import default_names
 from arcsm.data.images import IMAGE_SUFFIXES, save_images
 from arcsm.data.numpy_files import read_array, split_key
 from arcsm.data.pixels import unscale_images, unstretch_images
-from arcsm.data.table import TableFile, raw_parts
+from arcsm.data.read_options import ReadOptions
+from arcsm.data.table import TableFile
 from arcsm.errors import AccuracyWarning, warn
 from arcsm.implicit.networks.vae import VAE
 from arcsm.model import AutoregressiveModel
@@ -42,38 +43,63 @@ class RowSource:
 
     Images are read and dequantised once. Tables are read in parts, each time they are needed.
 
+    Arguments:
+        model: The model.
+        path: A table, an image, an array or a folder.
+        seed: Seed of the dequantisation of images.
+        skip_bad: Skip images that cannot be read or have another size.
+        options: How to read a CSV file, and which columns label its rows.
+        source: The name of a table in messages. Default: its path.
+
     Attributes:
         names: File names of the images; ``None`` for tables.
+        file: The file of a table; ``None`` for images.
     """
 
-    def __init__(self, model: AutoregressiveModel, path: Path, seed: int, skip_bad: bool = False) -> None:
-        self.model, self.path = model, path
+    def __init__(
+        self,
+        model: AutoregressiveModel,
+        path: Path,
+        seed: int,
+        skip_bad: bool = False,
+        options: ReadOptions | None = None,
+        source: str | None = None,
+    ) -> None:
+        self.model, self.options = model, options or ReadOptions()
         self.names: list[str] | None = None
+        self.file: TableFile | None = None
         self._images: Tensor | None = None
         if _are_images(path, model.metadata.get("image_shape") is not None):
             images = images_for(model, path, skip_bad)
             self._images = continuous_images(images, seed)
             self.names = None if images.names is None else [_as_utf8(name) for name in images.names]
+        else:
+            self.file = TableFile(path, None, self.options, source=source)
 
     def parts(self) -> Iterator[Tensor]:
         """Yield the rows, ``(n, D)`` each."""
-        if self._images is not None:
-            yield self._images
+        if self.file is None:
+            if self._images is not None:
+                yield self._images
             return
-        file = TableFile(self.path)
+        file = self.file
         for frame in file.parts(_PART_ROWS):
-            chosen = _in_model_order(self.model, frame, self.path)
+            file.check_named(list(frame.columns))
+            left_out = [name for name in (*self.options.ignore, *self.options.ids) if name in frame.columns]
+            chosen = _in_model_order(self.model, frame.drop(columns=left_out), file.source)
             values = file.numbers(chosen)
             rows = torch.from_numpy(np.array(values)).to(self.model.shift.dtype)  # (n, D)
             if not bool(rows.isfinite().all()):
                 row, column = (~rows.isfinite()).nonzero()[0].tolist()
                 cell = f"{file.locate(frame.index[row])}, column {chosen.columns[column]!r}"
-                raise ValueError(f"{self.path}: {cell}: {values[row, column]:g} is too large for single precision")
+                raise ValueError(f"{file.source}: {cell}: {values[row, column]:g} is too large for single precision")
             yield rows
 
-    def raw_parts(self) -> Iterator[pd.DataFrame]:
-        """Yield the parts of a table exactly as the file holds them."""
-        return raw_parts(self.path, _PART_ROWS)
+    def copied_parts(self, whole: bool) -> Iterator[pd.DataFrame]:
+        """Yield the columns of a table that are copied to the results: all, or those that label its rows."""
+        if self.file is not None:
+            for raw in self.file.raw_parts(_PART_ROWS):
+                yield raw if whole else self.file.labels(raw, self.options.ids)
 
 
 def _as_utf8(name: str) -> str:
@@ -92,7 +118,7 @@ def _are_images(path: Path, model_has_images: bool) -> bool:
     return model_has_images and suffix in (".npy", ".npz") and not np.issubdtype(read_array(path).dtype, np.floating)
 
 
-def _in_model_order(model: AutoregressiveModel, frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+def _in_model_order(model: AutoregressiveModel, frame: pd.DataFrame, path: str) -> pd.DataFrame:
     """Select the model's columns by name; by position if the table or the model has no names."""
     names, available = column_names(model), tuple(frame.columns)
     if set(names) <= set(available):
@@ -181,26 +207,29 @@ def score_frame(
 ) -> pd.DataFrame:
     """Return the number, the log density and the least likely dimension of each row from terms ``(N, D)``.
 
-    Rows are numbered from ``first``, dimensions from 0 unless they have ``names``. The columns of ``data`` come before
-    the scores, the names of ``files`` after them.
+    Rows are counted from 1, after ``first`` earlier ones. Dimensions are numbered from 0 unless they have ``names``.
+    The columns of ``data`` come before the scores, the names of ``files`` after them.
     """
     worst = terms.argmin(1).numpy()
     labels = worst if names is None else np.array(names, dtype=object)[worst]
-    columns = (first + np.arange(len(terms)), terms.sum(1).numpy(), labels, terms.amin(1).numpy())
+    columns = (first + 1 + np.arange(len(terms)), terms.sum(1).numpy(), labels, terms.amin(1).numpy())
     scores = pd.DataFrame(dict(zip(SCORE_COLUMNS, columns, strict=True)))
     if files is not None:
         scores["file"] = list(files)
+    if data is not None and "row" in data.columns:  # the label of the file
+        scores = scores.drop(columns="row")
     return scores if data is None else pd.concat([data, scores], axis=1)
 
 
 @contextmanager
-def score_writer(out: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
+def score_writer(out: Path, like: TableFile | None = None) -> Iterator[Callable[[pd.DataFrame], None]]:
     """Provide a function that appends scores to a CSV, Parquet or NPY file, which appears once it is complete.
 
-    An NPY file holds the columns of :data:`SCORE_COLUMNS` as float64.
+    An NPY file holds the columns of :data:`SCORE_COLUMNS` as float64. Copied columns in a Parquet file have the types
+    that they have in the Parquet file ``like``.
     """
     if out.suffix != ".npy":
-        with frame_writer(out) as write:
+        with frame_writer(out, like if out.suffix == ".parquet" else None) as write:
             yield write
         return
     parts: list[np.ndarray] = []

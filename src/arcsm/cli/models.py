@@ -27,9 +27,26 @@ from arcsm.cli.model_rows import (
     shared_class,
     write_images,
 )
-from arcsm.cli.options import Device, Devices, Label, Nodes, Sampler, Seed, SkipBad, Trained, WithData
+from arcsm.cli.options import (
+    Decimal,
+    Device,
+    Devices,
+    Encoding,
+    Ids,
+    Ignore,
+    Label,
+    Missing,
+    Nodes,
+    Sampler,
+    Seed,
+    Separator,
+    SkipBad,
+    Trained,
+    WithData,
+)
 from arcsm.cli.restoration import Denoiser, Noise, make_corruption, restored, restored_paths
-from arcsm.data import save_images, scale_images, unscale_images, write_table
+from arcsm.cli.table_inputs import TableInput
+from arcsm.data import ReadOptions, save_images, scale_images, unscale_images, write_table
 from arcsm.data.table import check_header, check_reserved_columns
 from arcsm.model import load
 from arcsm.reports.pictures import sample_picture
@@ -86,12 +103,13 @@ def sample(
 
 @app.command(
     epilog="Examples: arcsm score runs/table new.csv --out scores.csv   |   "
-    "arcsm score runs/mnist images/ --skip-bad --out scores.csv"
+    "arcsm score runs/mnist images/ --skip-bad --out scores.csv   |   "
+    "arcsm score runs/table new.tsv --id customer --na -999 --out scores.csv"
 )
 def score(
     run: Trained,
-    data: Annotated[Path, Argument(metavar="DATA", help=".csv, .parquet, .npy, .npz or a folder of images.")],
-    out: Annotated[Path, Option(help="A .csv, .parquet or .npy file.")],
+    data: Annotated[Path, Argument(metavar="DATA", help=".csv, .tsv, .parquet, .npy, .npz, - or a folder of images.")],
+    out: Annotated[Path, Option(help="A .csv, .tsv, .parquet or .npy file.")],
     method: Annotated[str | None, Option(help="flow, quadrature or closed_form. Default: the model's own.")] = None,
     with_data: WithData = False,
     label: Label = None,
@@ -100,30 +118,39 @@ def score(
     device: Device = "auto",
     devices: Devices = 1,
     nodes: Nodes = 1,
+    sep: Separator = None,
+    decimal: Decimal = None,
+    encoding: Encoding = None,
+    na: Missing = None,
+    ignore: Ignore = None,
+    ids: Ids = None,
 ) -> None:
-    """Compute the log density of each row in nats, and its least likely column (by its name, or its number if unnamed).
+    """Compute the log density of each row in nats, and its least likely column.
 
-    Rows and columns are numbered from 0.
+    Rows are counted from 1, without the header. Dimensions without a name, such as pixels, are numbered from 0.
     """
     if skip_bad and out.suffix == ".npy":
         raise ValueError(f"--out {out}: a .npy file cannot list the skipped images; use .csv or .parquet")
     check_writable(out)
     check_separate({"--out": out}, (data,))
-    if with_data and (out.suffix == ".npy" or data.is_dir()):
-        raise ValueError("--with-data: copies the columns of a table; it needs a table, and --out .csv or .parquet")
+    if (with_data or ids) and (out.suffix == ".npy" or data.is_dir()):
+        option = "--with-data" if with_data else "--id"
+        raise ValueError(f"{option}: copies the columns of a table; it needs a table, and --out .csv or .parquet")
     join_processes(devices, nodes)
     model, processes, mean = load(run, group().device(device)), group(), RunningMoments()
     class_label = shared_class(model, label)
-    source = RowSource(model, data, seed, skip_bad)
-    if with_data:
-        check_reserved_columns(data, SCORE_COLUMNS)
+    table = TableInput(data)
+    options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or ())
+    source = RowSource(model, table.path, seed, skip_bad, options, table.source)
+    if with_data and source.file is not None:
+        check_reserved_columns(source.file, SCORE_COLUMNS)
     count = sum(len(rows) for rows in source.parts())  # checks all rows first
     names = column_names(model) if "columns" in model.metadata and out.suffix != ".npy" else None
     with (
-        score_writer(out) if processes.first else nullcontext(lambda _: None) as write,
+        score_writer(out, source.file) if processes.first else nullcontext(lambda _: None) as write,
         track("scoring", processes.share(count).stop, processes.first) as advance,
     ):
-        columns = source.raw_parts() if with_data else None
+        columns = None if source.file is None or out.suffix == ".npy" else source.copied_parts(with_data)
         for rows in source.parts():
             share = rows[processes.share(len(rows))]
             terms = processes.collect(log_probs(model, share, method, class_label, advance))

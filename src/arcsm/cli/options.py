@@ -14,6 +14,8 @@ def _check_run(run: Path) -> Path:
     return run
 
 
+_READING = "How the table is read"
+
 Trained = Annotated[Path, Argument(metavar="RUN", help="Folder of a run, or a model file.", callback=_check_run)]
 Seed = Annotated[int, Option(help="Seed of all randomness.", min=0, max=2**32 - 1)]
 Device = Annotated[str, Option(help="auto, cpu, cuda, ...")]
@@ -22,9 +24,68 @@ SkipBad = Annotated[
     bool, Option("--skip-bad", help="Skip images that cannot be read or have another size, and list them.")
 ]
 WithData = Annotated[bool, Option("--with-data", help="Copy the table's columns, unchanged, before the results.")]
+Estimators = Annotated[
+    int | None,
+    Option(
+        "--n-estimators",
+        help="Number of models, each with another order of the columns; fewer are faster. Default: by the table.",
+        min=1,
+    ),
+]
 Ignore = Annotated[
     list[str] | None,
-    Option("--ignore", metavar="COLUMN", help="Ignore a column, such as an id or a date; may be repeated."),
+    Option("--ignore", metavar="COLUMN", help="Leave a column out; may be repeated.", rich_help_panel=_READING),
+]
+Ids = Annotated[
+    list[str] | None,
+    Option(
+        "--id",
+        metavar="COLUMN",
+        help="A column that only labels the rows: not modelled, but copied to the results; may be repeated.",
+        rich_help_panel=_READING,
+    ),
+]
+Categorical = Annotated[
+    list[str] | None,
+    Option(
+        metavar="COLUMN",
+        help="A column of names, such as numeric codes; may be repeated.",
+        rich_help_panel=_READING,
+    ),
+]
+Numeric = Annotated[
+    list[str] | None,
+    Option(
+        metavar="COLUMN",
+        help="A column of numbers, though it may look like a label; may be repeated.",
+        rich_help_panel=_READING,
+    ),
+]
+Missing = Annotated[
+    list[str] | None,
+    Option(
+        "--na",
+        metavar="TEXT",
+        help="Another mark of missing values in a CSV file, such as -999; may be repeated.",
+        rich_help_panel=_READING,
+    ),
+]
+Separator = Annotated[
+    str | None,
+    Option(
+        "--sep",
+        metavar="CHARACTER",
+        help="Separator of a CSV file, such as ';' or tab. Default: a guess.",
+        rich_help_panel=_READING,
+    ),
+]
+Decimal = Annotated[
+    str | None,
+    Option(metavar="MARK", help="Decimal mark of a CSV file, . or ,. Default: a guess.", rich_help_panel=_READING),
+]
+Encoding = Annotated[
+    str | None,
+    Option(metavar="NAME", help="Encoding of a CSV file, such as cp1252. Default: UTF-8.", rich_help_panel=_READING),
 ]
 Changes = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")]
 Sampler = Annotated[str | None, Option(help=f"{', '.join(registry.parts('sampler'))}. Default: the model's own.")]

@@ -2,23 +2,37 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+import numpy as np
 import pandas as pd
 from typer import Argument, Option, Typer
 
 from arcsm._runtime.files import check_separate, check_writable
 from arcsm._runtime.progress import track
-from arcsm.cli.options import Device, Ignore, Seed, WithData
-from arcsm.data import frame_parts, frame_writer, read_frame, write_frame
-from arcsm.data.column_types import MISSING, TRUTH, has_leading_zeros
+from arcsm.cli.filling import fill_in_file
+from arcsm.cli.given_values import given_values
+from arcsm.cli.options import (
+    Categorical,
+    Decimal,
+    Device,
+    Encoding,
+    Estimators,
+    Ids,
+    Ignore,
+    Missing,
+    Numeric,
+    Seed,
+    Separator,
+    WithData,
+)
+from arcsm.cli.table_inputs import TableInput
+from arcsm.data import FrameFile, ReadOptions, frame_writer
 from arcsm.data.parquet_files import cast_as_parquet
-from arcsm.data.table import TableFile, check_reserved_columns, raw_parts
+from arcsm.data.table import TableFile, check_reserved_columns
 from arcsm.errors import SkippedWarning, warn
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
-from arcsm.estimators.checks import check_not_empty
 from arcsm.estimators.detection import DETECTION_COLUMNS, DetectionResult, check_p_value
-from arcsm.estimators.encoder import Columns, clip_to_dtype, encode_value, is_categorical
 from arcsm.estimators.rounding import round_like
 from arcsm.estimators.synthesis_quality import SynthesisQuality
 from arcsm.reports.detection import write_detection_report
@@ -27,16 +41,18 @@ from arcsm.reports.synthesis import write_synthesis_report
 app = Typer()
 
 _PART_ROWS = 2_000  # scored at once; small enough for a smooth progress bar
+_TABLE = ".csv, .tsv, .parquet, .npy or .npz, or - for standard input"
 
 
 @app.command(
     epilog="Examples: arcsm detect normal.csv new.csv --out scores.csv   |   "
-    "arcsm detect all.csv all.csv --contamination 0.02 --out scores.csv --report report.html"
+    "arcsm detect all.csv all.csv --contamination 0.02 --out scores.csv --report report.html   |   "
+    "arcsm detect sales.csv new.csv --id order --categorical branch --na -999 --out scores.csv"
 )
 def detect(
-    train: Annotated[Path, Argument(metavar="TRAIN", help="A table of mostly normal rows.")],
+    train: Annotated[Path, Argument(metavar="TRAIN", help=f"A table of mostly normal rows ({_TABLE}).")],
     test: Annotated[Path, Argument(metavar="TEST", help="The table to score, with the same columns.")],
-    out: Annotated[Path, Option(help="A .csv or .parquet file, with one line for each row of TEST.")],
+    out: Annotated[Path, Option(help="A .csv, .tsv or .parquet file, with one line for each row of TEST.")],
     page: Annotated[
         Path | None, Option("--report", help="Also write an HTML report on the strongest outliers.")
     ] = None,
@@ -48,28 +64,44 @@ def detect(
         Option("--p-value", help="Flag rows with at most this p-value, in place of --contamination."),
     ] = None,
     with_data: WithData = False,
-    ignore: Ignore = None,
+    n_estimators: Estimators = None,
     seed: Seed = 0,
     device: Device = "auto",
+    sep: Separator = None,
+    decimal: Decimal = None,
+    encoding: Encoding = None,
+    na: Missing = None,
+    ignore: Ignore = None,
+    ids: Ids = None,
+    categorical: Categorical = None,
+    numeric: Numeric = None,
 ) -> None:
     """Find outliers in a table, and the columns that make them so.
 
-    The detector is fitted to TRAIN and scores the rows of TEST.
+    The detector is fitted to TRAIN and scores the rows of TEST. Rows are counted from 1, without the header. Columns
+    that only label the rows, such as ids, are not modelled but copied to the results.
 
     The command ends by printing the type it inferred for each column.
     """
     if p_value is not None and (contamination is not None or not 0.0 < p_value < 1.0):
         raise ValueError(f"--p-value {p_value}: expected a number between 0 and 1, and no --contamination")
     _check_outputs(out, page, (train, test))
+    options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ())
+    fitted = TableInput(train)
+    scored = fitted if test == train else TableInput(test)
+    table = FrameFile(fitted.path, options, source=fitted.source)
+    normal = table.read(set_aside=True)
+    new = FrameFile(scored.path, table.known_options if scored is fitted else options, table.types, scored.source)
+    labels = [name for name, reason in table.set_aside.items() if reason.is_label]
     if with_data:
-        check_reserved_columns(test, DETECTION_COLUMNS)
-    normal = read_frame(train, ignore=ignore or ())
+        check_reserved_columns(new.file, DETECTION_COLUMNS)
     rows, has_missing = 0, False
-    for part in frame_parts(test, normal):  # check the whole file before a fit that may take hours
+    for part in new.parts():  # check the whole file before a fit that may take hours
         rows, has_missing = rows + len(part), has_missing or bool(part.isna().any(axis=None))
-    _warn_of_extra_columns(test, train, [*normal.columns, *(ignore or ())])
+    _warn_of_extra_columns(new, table)
     detector = ScoreOutlierDetector(
         "auto" if contamination is None else contamination,
+        n_estimators or "auto",
         missing=has_missing or "auto",
         random_state=seed,
         device=device,
@@ -78,61 +110,70 @@ def detect(
     if p_value is not None:
         check_p_value(p_value, detector.count_held_out(normal))
     detector.fit(normal)
-    data = raw_parts(test, _PART_ROWS) if with_data else None
-    with frame_writer(out) as write, track("scoring", rows, enabled=True) as advance:
-
-        def write_part(verdicts: pd.DataFrame) -> None:
-            write(verdicts if data is None else pd.concat([next(data), verdicts], axis=1))
-            advance(len(verdicts))
-
-        result = DetectionResult.from_parts(detector, frame_parts(test, normal, _PART_ROWS), p_value, write_part)
-    print(f"{train}  {len(normal)} rows, {detector.columns_.describe()}")
+    result = _write_scores(detector, new, out, labels, with_data, p_value, rows)
+    print(f"{fitted.source}  {len(normal)} rows, {detector.columns_.describe()}")
     print(f"{out}  {rows} rows, {result.outliers} flagged")
     if page is not None:
-        write_detection_report(detector, result, page, f"Outliers in {test.name}")
+        write_detection_report(detector, result, page, f"Outliers in {Path(scored.source).name}")
         print(page)
 
 
-@app.command(epilog="Example: arcsm impute table.csv --out filled.csv")
+@app.command(
+    epilog="Examples: arcsm impute table.csv --out filled.csv   |   "
+    "arcsm impute messwerte.csv --sep ';' --decimal , --na k.A. --out filled.csv   |   "
+    "zcat table.csv.gz | arcsm impute - --out filled.csv"
+)
 def impute(
     table: Annotated[
         Path,
         Argument(
             metavar="TABLE",
-            help="A table with missing values: in CSV, cells that are empty or NA, NaN, null, None or ?.",
+            help=f"A table with missing values ({_TABLE}): in CSV, cells that are empty or NA, NaN, null, None or ?.",
         ),
     ],
-    out: Annotated[Path, Option(help="A .csv or .parquet file for the table without missing values.")],
+    out: Annotated[Path, Option(help="A .csv, .tsv or .parquet file for the table without missing values.")],
     draws: Annotated[int, Option(help="Joint draws of the missing values of a row.", min=1)] = 64,
-    ignore: Ignore = None,
+    n_estimators: Estimators = None,
     seed: Seed = 0,
     device: Device = "auto",
+    sep: Separator = None,
+    decimal: Decimal = None,
+    encoding: Encoding = None,
+    na: Missing = None,
+    ignore: Ignore = None,
+    ids: Ids = None,
+    categorical: Categorical = None,
+    numeric: Numeric = None,
 ) -> None:
     """Fill in the missing values of a table, given the other values of each row.
 
-    Known values stay as they are in the file.
+    Known values stay as they are in the file. Filled values are written in the same form, such as $1,234.50.
 
     The command ends by printing the type it inferred for each column.
     """
     _check_outputs(out, None, (table,))
-    rows = read_frame(table, ignore=ignore or ())
+    options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ())
+    source = TableInput(table)
+    file = FrameFile(source.path, options, source=source.source)
+    rows = file.read(set_aside=True)
     missing = int(rows.isna().to_numpy().sum())
     if not missing:
-        raise ValueError(f"{table}: no value is missing")
-    density = ScoreDensity(random_state=seed, device=device, verbose=True).fit(rows)
+        raise ValueError(f"{source.source}: no value is missing")
+    density = ScoreDensity(n_estimators or "auto", random_state=seed, device=device, verbose=True).fit(rows)
     filled = pd.DataFrame(density.impute(rows, draws))
-    write_frame(out, _fill_in_file(table, rows, filled, out, bool(ignore)))
-    print(f"{table}  {len(rows)} rows, {density.columns_.describe()}")
+    with frame_writer(out, file.file) as write:
+        write(fill_in_file(file, rows, filled, out))
+    print(f"{source.source}  {len(rows)} rows, {density.columns_.describe()}")
     print(f"{out}  {missing} values filled")
 
 
 @app.command(
     epilog="Examples: arcsm synthesize table.csv --out rows.csv --report rows.html   |   "
-    "arcsm synthesize table.csv -n 100 --given city=Rome --given age=40 --out rows.csv"
+    "arcsm synthesize table.csv -n 100 --given city=Rome --given day=2026-11-25 --out rows.csv"
 )
 def synthesize(
-    table: Annotated[Path, Argument(metavar="TABLE", help="A table, which may have missing values.")],
-    out: Annotated[Path, Option(help="A .csv or .parquet file for the synthetic rows.")],
+    table: Annotated[Path, Argument(metavar="TABLE", help=f"A table, which may have missing values ({_TABLE}).")],
+    out: Annotated[Path, Option(help="A .csv, .tsv or .parquet file for the synthetic rows.")],
     n: Annotated[int | None, Option("-n", help="Number of rows. Default: as many as TABLE has.", min=1)] = None,
     given: Annotated[
         list[str] | None, Option(metavar="COLUMN=VALUE", help="Draw rows with this value; may be repeated.")
@@ -140,124 +181,110 @@ def synthesize(
     page: Annotated[
         Path | None, Option("--report", help="Also write an HTML report that compares the rows to TABLE.")
     ] = None,
-    ignore: Ignore = None,
+    n_estimators: Estimators = None,
     seed: Seed = 0,
     device: Device = "auto",
+    sep: Separator = None,
+    decimal: Decimal = None,
+    encoding: Encoding = None,
+    na: Missing = None,
+    ignore: Ignore = None,
+    ids: Ids = None,
+    categorical: Categorical = None,
+    numeric: Numeric = None,
 ) -> None:
     """Draw synthetic rows like those of a table.
 
-    Synthetic rows have no missing values.
+    Synthetic rows have no missing values. Values have the form that they have in the file, such as $1,234.50. Columns
+    of ids that are whole numbers continue after the highest one; other ids and free text are left out.
 
     The command ends by printing the type of each column, how alike both tables are, and whether rows are copies.
     """
     _check_outputs(out, page, (table,))
-    rows = read_frame(table, ignore=ignore or ())
-    conditions = _conditions(given or (), rows)
-    density = ScoreDensity(random_state=seed, device=device, verbose=True).fit(rows)
+    options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ())
+    source = TableInput(table)
+    file = FrameFile(source.path, options, source=source.source)
+    rows = file.read(set_aside=True)
+    conditions = given_values(given or (), file, rows)
+    density = ScoreDensity(n_estimators or "auto", random_state=seed, device=device, verbose=True).fit(rows)
     count = len(rows) if n is None else n
     if conditions:
         drawn = pd.DataFrame(density.conditional(list(conditions), list(conditions.values()), count))
     else:
         drawn = pd.DataFrame(density.sample(count))
-    drawn = round_like(rows, density.columns_, drawn, conditions, out.suffix.lower() == ".csv")
-    both_parquet = {table.suffix.lower(), out.suffix.lower()} == {".parquet"}
-    write_frame(out, cast_as_parquet(table, drawn) if both_parquet else drawn)
-    print(f"{table}  {len(rows)} rows, {density.columns_.describe()}")
+    as_text = out.suffix.lower() != ".parquet"
+    drawn = round_like(rows, density.columns_, drawn, conditions, as_text)
+    written = _numbered(file, file.written(drawn, as_text))
+    if not as_text and file.file.suffix == ".parquet":
+        written = cast_as_parquet(file.file.path, written)
+    with frame_writer(out, file.file) as write:
+        write(written)
+    print(f"{source.source}  {len(rows)} rows, {density.columns_.describe()}")
     print(f"{out}  {count} rows" + (f", {len(drawn.drop_duplicates())} of them different" if conditions else ""))
     quality = [] if conditions else SynthesisQuality.measure(density, rows, drawn, seed).lines()
     for line in quality:
         print(line)
     if page is not None:
         remarks = quality or [f"Drawn with {' and '.join(given or ())}: the rows are not like the whole table."]
-        write_synthesis_report(density, rows, drawn, remarks, page, f"{out.name}, like {table.name}")
+        title = f"{out.name}, like {Path(source.source).name}"
+        write_synthesis_report(density, rows, drawn, remarks, page, title)
         print(page)
-
-
-def _warn_of_extra_columns(test: Path, train: Path, known: Sequence[str]) -> None:
-    extra = [name for name in next(TableFile(test).parts(1)).columns if name not in known]
-    if extra:
-        warn(f"{test}: not in {train}, so left out: {', '.join(extra)}", SkippedWarning)
 
 
 def _check_outputs(out: Path, page: Path | None, inputs: Sequence[Path]) -> None:
     """Check before the work that the outputs can be written and do not replace an input or each other."""
-    if out.suffix.lower() not in (".csv", ".parquet"):
-        raise ValueError(f"--out {out}: expected a .csv or .parquet file")
+    if out.suffix.lower() not in (".csv", ".tsv", ".parquet"):
+        raise ValueError(f"--out {out}: expected a .csv, .tsv or .parquet file")
     check_writable(out)
     check_separate({"--out": out, "--report": page}, inputs)
     if page is not None:
         check_writable(page)
 
 
-def _conditions(pairs: Sequence[str], table: pd.DataFrame) -> dict[str, Any]:
-    """Parse ``COLUMN=VALUE`` pairs into values of the table's types, by column."""
-    conditions: dict[str, Any] = {}
-    check_not_empty(table)
-    for pair in pairs:
-        splits = [parts for parts in (pair.rpartition("="), pair.partition("=")) if parts[1] and parts[0] in table]
-        if not splits:
-            raise ValueError(f"--given {pair}: expected COLUMN=VALUE, with a column of {', '.join(table.columns[:20])}")
-        name, _, text = splits[0]
-        if name in conditions:
-            raise ValueError(f"--given {pair}: {name} is given already")
-        conditions[name] = _parse_value(pair, table[name], text)
-        encode_value(Columns.infer(table[[name]]).kinds[0], name, conditions[name])  # raises before the fit
-    return conditions
+def _write_scores(
+    detector: ScoreOutlierDetector,
+    new: FrameFile,
+    out: Path,
+    labels: Sequence[str],
+    with_data: bool,
+    p_value: float | None,
+    rows: int,
+) -> DetectionResult:
+    """Score a table in parts and write a line for each row, beside its labels or all columns of the file."""
+    data = new.file.raw_parts(_PART_ROWS) if with_data or labels or new.file.index else None
+    like = new.file if out.suffix.lower() == ".parquet" else None
+    with frame_writer(out, like) as write, track("scoring", rows, enabled=True) as advance:
+
+        def write_part(verdicts: pd.DataFrame) -> None:
+            if data is not None:
+                raw = next(data)
+                verdicts = (
+                    pd.concat([raw, verdicts], axis=1) if with_data else _labelled(new.file, raw, labels, verdicts)
+                )
+            write(verdicts)
+            advance(len(verdicts))
+
+        return DetectionResult.from_parts(detector, new.parts(_PART_ROWS), p_value, write_part)
 
 
-def _parse_value(pair: str, column: pd.Series, text: str) -> Any:
-    """Return the value of a column that a text stands for. Names may differ in case if only one matches."""
-    if not is_categorical(column.dtype):
-        whole = pd.api.types.is_integer_dtype(column.dtype)
-        try:
-            return int(text) if whole else float(text)
-        except ValueError as error:
-            raise ValueError(f"--given {pair}: expected a {'whole ' * whole}number, got {text!r}") from error
-    values = {str(value): value for value in column.dropna().unique()}
-    matches = [value for name, value in values.items() if name.lower() == text.lower()]
-    if text not in values and len(matches) != 1:
-        raise ValueError(f"--given {pair}: {column.name} has no {text!r}; it has {', '.join(sorted(values))[:200]}")
-    return values.get(text, matches[0])
+def _warn_of_extra_columns(new: FrameFile, table: FrameFile) -> None:
+    known = [*table.columns, *table.options.ignore]
+    extra = [name for name in next(new.file.parts(1)).columns if name not in known]
+    if extra:
+        warn(f"{new.file.source}: not in {table.file.source}, so left out: {', '.join(extra)}", SkippedWarning)
 
 
-def _fill_in_file(path: Path, rows: pd.DataFrame, filled: pd.DataFrame, out: Path, ignored: bool) -> pd.DataFrame:
-    """Return the table of the file ``path`` with its missing values filled in, and all else unchanged.
-
-    From CSV to CSV known cells keep their text; from Parquet columns keep their types. ``rows`` are the rows as read,
-    without some columns of the file if ``ignored``.
-    """
-    from_text = path.suffix.lower() in (".csv", ".gz")
-    keep_cells = path.suffix.lower() == ".parquet" or (from_text and out.suffix.lower() == ".csv")
-    if not keep_cells and not ignored:
-        return filled
-    whole = pd.concat(raw_parts(path), ignore_index=True)
-    whole.columns = [str(name) for name in whole.columns]
-    if not keep_cells:
-        others = {name: _text_as_numbers(whole[name]) for name in whole.columns if name not in filled.columns}
-        return whole.assign(**others, **{name: filled[name].to_numpy() for name in filled.columns})
-    for name in rows.columns:
-        missing = rows[name].isna().to_numpy()
-        if missing.any():
-            values: Any = filled[name][missing]
-            if not from_text:
-                values = clip_to_dtype(values.to_numpy(dtype=object), whole[name].dtype)
-            elif pd.api.types.is_numeric_dtype(values.dtype) and bool((rows[name].dropna() % 1 == 0).all()):
-                values = [f"{value:.0f}" for value in values.round()]
-            else:
-                values = values.astype(str).replace(_truth_spelling(whole[name][~missing])).to_numpy()
-            whole.loc[missing, name] = values
-    return whole
+def _labelled(file: TableFile, raw: pd.DataFrame, ids: Sequence[str], verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Insert the labels of the rows after their numbers, or in place of these if a label is named ``row``, too."""
+    labels = file.labels(raw, ids)
+    clash = next((name for name in labels.columns if name in DETECTION_COLUMNS[1:]), None)
+    if clash is not None:
+        raise ValueError(f"{file.source}: has an id {clash!r}, a name that the output uses; rename it, or --ignore it")
+    numbers = verdicts[[] if "row" in labels.columns else ["row"]]
+    return pd.concat([numbers, labels, verdicts.drop(columns="row")], axis=1)
 
 
-def _text_as_numbers(column: pd.Series) -> pd.Series:
-    """Convert a text column to numbers if all of its cells are numbers and none is a code with leading zeros."""
-    numbers = pd.to_numeric(column.mask(column.isin(MISSING)), errors="coerce")
-    texts = column[~column.isin(MISSING)]
-    return column if numbers[texts.index].isna().any() or has_leading_zeros(texts) else numbers
-
-
-def _truth_spelling(cells: pd.Series) -> dict[str, str]:
-    """Return the most frequent spelling of ``True`` and of ``False`` in a text column."""
-    words = cells.str.strip()
-    counts = words[words.isin(TRUTH)].value_counts(ascending=True)
-    return {word.capitalize(): word for word in counts.index}
+def _numbered(file: FrameFile, rows: pd.DataFrame) -> pd.DataFrame:
+    """Insert the ids of new rows: whole numbers after the highest ones of the table."""
+    ids = {name: np.arange(len(rows)) + highest + 1 for name, highest in file.highest.items()}
+    return rows.assign(**ids)[[name for name in file.columns if name in ids or name in rows.columns]]

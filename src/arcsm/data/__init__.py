@@ -1,16 +1,16 @@
 """Data sets: two-dimensional toys, tables and images."""
 
+from arcsm.data.frames import FrameFile, frame_parts, read_frame
 from arcsm.data.image_sets import digits, mnist, read_idx, torchvision_images
 from arcsm.data.images import IMAGE_SUFFIXES, image_grid, read_images, save_images
 from arcsm.data.numpy_files import read_array
 from arcsm.data.pixels import ImageSet, scale_images, stretch_images, unscale_images
+from arcsm.data.read_options import ReadOptions
 from arcsm.data.streams import RowStream, blocks_of
 from arcsm.data.table import (
     TABLE_SUFFIXES,
     Table,
-    frame_parts,
     frame_writer,
-    read_frame,
     read_table,
     write_frame,
     write_table,
@@ -21,7 +21,9 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "TABLE_SUFFIXES",
     "TOYS",
+    "FrameFile",
     "ImageSet",
+    "ReadOptions",
     "RowStream",
     "Table",
     "Toy",

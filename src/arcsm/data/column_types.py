@@ -1,29 +1,46 @@
-"""Types of table columns: numbers, truth values, names, and cells that no table may hold."""
+"""Types of table columns: numbers, truth values, names and times, and cells that no table may hold."""
 
 import datetime
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 import pyarrow
 
+from arcsm.data.number_formats import NumberFormat
+from arcsm.data.time_formats import TimeFormat
+
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?")
 TRUTH = ("True", "TRUE", "true", "False", "FALSE", "false")  # read as 1 and 0
 LEADING_ZERO = r"0\d+"  # a postcode, say, whose zeros matter
 
-_DATE = r"(\d{4}([-/.])\d{1,2}\2\d{1,2}|\d{1,2}([-/.])\d{1,2}\3(\d{4}|\d{2}))([ T]\d{1,2}:\d{2}.*)?"
 _TIME_TYPES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64, pd.Period)
-_MIN_NUMBER_FRACTION = 0.9  # of a text column's cells; the other cells are then mistakes
-_MIN_DATE_FRACTION = 0.9  # of a text column's distinct cells
+_MIN_FRACTION = 0.9  # of a text column's cells that are numbers or times; the other cells are then mistakes
+_MAX_INSPECTED = 10_000  # cells that decide the type of a column
 _MAX_NUMERIC_CODES = 20  # distinct numbers that may serve as names among other names
 
-_DATES = "dates or times; turn them into numbers, such as days, or leave them out (for a command, --ignore)"
-_LISTS = "lists, not single values; leave it out"
+_LISTS = "lists, not single values"
 _COMPLEX = "complex numbers; give their real and imaginary parts a column each"
+_TIMES = "dates or times, where numbers are needed"
 
-Locate = Callable[[int], str]  # turns the number of a row into its place in the file, such as "line 4"
+Locate = Callable[[int], str]  # turns the number of a row into its place in the file, such as "row 3 (line 4)"
+
+
+@dataclass(frozen=True)
+class ColumnType:
+    """The type of a column, and how its cells are written if they are text that is not plainly a number or a name."""
+
+    kind: Literal["number", "truth", "name", "time"]
+    format: NumberFormat | TimeFormat | None = None
+
+    @classmethod
+    def of(cls, column: pd.Series) -> Self:
+        """Return the type of a column that :func:`typed_column` made."""
+        if is_truth(column):
+            return cls("truth")
+        return cls("time" if is_time(column) else "number" if holds_numbers(column.dtype) else "name")
 
 
 def is_number(cell: str) -> bool:
@@ -49,7 +66,7 @@ def row_place(row: int) -> str:
 
 
 def check_cells(column: pd.Series, label: str) -> None:
-    """Check that all cells of a column are single numbers, truth values or names; ``label`` begins the error."""
+    """Check that all cells of a column are numbers, truth values, names or times; ``label`` begins the error."""
     fault = _type_fault(column.dtype) or _cell_fault(column)
     if fault is not None:
         raise ValueError(f"{label} holds {fault}")
@@ -59,103 +76,201 @@ def _type_fault(dtype: Any) -> str | None:
     if isinstance(dtype, pd.CategoricalDtype):
         return _type_fault(dtype.categories.dtype) or _cell_fault(dtype.categories.to_series())
     if isinstance(dtype, pd.ArrowDtype):
-        arrow = dtype.pyarrow_dtype
-        return _LISTS if pyarrow.types.is_nested(arrow) else _DATES if pyarrow.types.is_temporal(arrow) else None
-    kind = getattr(dtype, "kind", "O")
-    if kind in "mM" or isinstance(dtype, pd.PeriodDtype):
-        return _DATES
-    return _COMPLEX if kind == "c" else None
+        return _LISTS if pyarrow.types.is_nested(dtype.pyarrow_dtype) else None
+    return _COMPLEX if getattr(dtype, "kind", "O") == "c" else None
 
 
 def _cell_fault(column: pd.Series) -> str | None:
     if column.dtype != object:
         return None
     types = {type(cell) for cell in column} - {type(pd.NaT)}
-    if any(issubclass(kind, _TIME_TYPES) for kind in types):
-        return _DATES
     if any(getattr(kind, "__hash__", None) is None for kind in types):
         return _LISTS
     return _COMPLEX if any(issubclass(kind, complex | np.complexfloating) for kind in types) else None
 
 
-def typed_column(column: pd.Series, like: pd.Series | None, path: Path, locate: Locate) -> pd.Series:
-    """Convert a column, indexed by the numbers of its rows in the file, to numbers, truth values or names.
+def has_time_type(dtype: Any) -> bool:
+    """Return whether a dtype holds dates, times, durations or periods."""
+    if isinstance(dtype, pd.ArrowDtype):
+        return bool(pyarrow.types.is_temporal(dtype.pyarrow_dtype))
+    return isinstance(dtype, pd.PeriodDtype) or getattr(dtype, "kind", "O") in "mM"
 
-    The type is that of the column ``like`` or, without it, inferred from the cells. Cells that no table may hold,
-    infinite numbers, and a few cells that are not numbers among many that are, are errors.
+
+def is_time(column: pd.Series) -> bool:
+    """Return whether a column holds dates, times, durations or periods, in a dtype of their own or as objects."""
+    if column.dtype != object:
+        return has_time_type(column.dtype)
+    types = {type(cell) for cell in column.dropna()}
+    return bool(types) and all(issubclass(kind, _TIME_TYPES) for kind in types)
+
+
+def infer_type(column: pd.Series, decimal: str = ".") -> ColumnType:
+    """Infer the type of a column.
+
+    Text is a number or a time if nearly all of its cells are; the others are then mistakes. ``decimal`` is the decimal
+    mark of the file, which also tells how its days and months are probably ordered.
     """
-    check_cells(column, f"{path}: column {column.name!r}")
-    is_bool = pd.api.types.is_bool_dtype(column.dtype)
-    if _is_truth(column if like is None else like):
-        return column if is_bool else _words_as_truth(column)
-    if isinstance(column.dtype, pd.CategoricalDtype) if like is None else holds_names(like):
+    if is_truth(column):
+        return ColumnType("truth")
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return ColumnType("name")
+    if is_time(column):
+        return ColumnType("time")
+    if holds_numbers(column.dtype):
+        whole = pd.api.types.is_integer_dtype(column.dtype) or bool((column.dropna() % 1 == 0).all())
+        compact = TimeFormat.infer_compact(column) if whole else None
+        return ColumnType("time", compact) if compact is not None else ColumnType("number")
+    if has_leading_zeros(column):
+        return ColumnType("name")
+    present = column.dropna()
+    inspected = present.iloc[:: max(1, len(present) // _MAX_INSPECTED)]
+
+    def fits(values: pd.Series) -> bool:
+        return len(values) > 0 and bool(values.notna().mean() >= _MIN_FRACTION)
+
+    if fits(_plain_numbers(inspected, decimal)):
+        return ColumnType("number")
+    time_format = TimeFormat.infer(column, day_first=decimal == ",")
+    if time_format is not None and fits(time_format.parse(inspected)):
+        return ColumnType("time", time_format)
+    number_format = NumberFormat.infer(column, decimal)
+    if number_format is not None and fits(number_format.parse(inspected)):
+        return ColumnType("number", number_format)
+    return ColumnType("number" if _are_mostly_numbers(column) else "name")
+
+
+def typed_column(column: pd.Series, kind: ColumnType, locate: Locate, decimal: str = ".") -> pd.Series:
+    """Convert a column, indexed by the numbers of its rows in the file, to a type.
+
+    Text that does not have the format of the type may have another one.
+
+    Raises:
+        ValueError: If cells are not of the type, infinite, or of a kind that no table may hold. The message begins with
+            the place of the cell.
+    """
+    check_cells(column, f"column {column.name!r}")
+    if kind.kind == "truth":
+        return column if pd.api.types.is_bool_dtype(column.dtype) else _words_as_truth(column)
+    if kind.kind == "name":
         return _as_names(column)
-    if is_bool:
+    if kind.kind == "time":
+        return _as_times(column, kind, locate, decimal)
+    if pd.api.types.is_bool_dtype(column.dtype):
         return column
-    if pd.api.types.is_numeric_dtype(column.dtype):
-        numbers = column.astype(np.float64) if column.isna().any() else column
-        infinite = np.isinf(numbers.to_numpy(dtype=float, na_value=np.nan))
-        if infinite.any():
-            row = int(infinite.argmax())
-            cell = f"{locate(column.index[row])}, column {column.name!r}"
-            raise ValueError(f"{path}: {cell}: expected a finite number, got {numbers.iloc[row]}")
-        return numbers
-    if like is None and has_leading_zeros(column):
-        return _as_names(column)
-    numbers = pd.to_numeric(column, errors="coerce")
-    present, wrong = column.notna(), numbers.isna() & column.notna()
-    if like is not None or (present.any() and wrong.sum() <= (1.0 - _MIN_NUMBER_FRACTION) * present.sum()):
-        if wrong.any():
-            raise _not_a_number(column, wrong, path, locate)
-        return numbers
-    if _are_dates(column):
-        raise ValueError(f"{path}: column {column.name!r} holds {_DATES}")
-    if wrong.any() and _are_mostly_numbers(column):
-        raise _not_a_number(column, wrong, path, locate)
-    return column.astype(object)
+    if not holds_numbers(column.dtype):
+        return _as_numbers(column, kind, locate, decimal)
+    numbers = column.astype(np.float64) if column.isna().any() else column
+    infinite = np.isinf(numbers.to_numpy(dtype=float, na_value=np.nan))
+    if infinite.any():
+        row = int(infinite.argmax())
+        cell = f"{locate(column.index[row])}, column {column.name!r}"
+        raise ValueError(f"{cell}: expected a finite number, got {numbers.iloc[row]}")
+    return numbers
 
 
-def number_array(frame: pd.DataFrame, path: Path, locate: Locate) -> np.ndarray:
+def _as_numbers(column: pd.Series, kind: ColumnType, locate: Locate, decimal: str) -> pd.Series:
+    """Convert text to numbers: plain ones, in the format of the type, or in the format that the cells have."""
+    for form in (kind.format, None, NumberFormat.infer):
+        if callable(form):
+            form = form(column, decimal)
+        if isinstance(form, TimeFormat):
+            continue
+        numbers = _plain_numbers(column, decimal) if form is None else form.parse(column)
+        wrong = column.notna() & numbers.isna()
+        if not wrong.any():
+            return numbers
+    best = (
+        kind.format.parse(column) if isinstance(kind.format, NumberFormat) else pd.to_numeric(column, errors="coerce")
+    )
+    raise _not_a_number(column, column.notna() & best.isna(), locate)
+
+
+def _plain_numbers(column: pd.Series, decimal: str) -> pd.Series:
+    """Return the numbers of cells without any format, NaN for others, such as a decimal point in a file of commas."""
+    if decimal == ",":
+        column = column.mask(column.astype(str).str.contains(".", regex=False))
+    return pd.to_numeric(column, errors="coerce")
+
+
+def _as_times(column: pd.Series, kind: ColumnType, locate: Locate, decimal: str) -> pd.Series:
+    if is_time(column):
+        return column
+    if holds_numbers(column.dtype):  # such as 20201231
+        column = column.map("{:.0f}".format, na_action="ignore").astype(object)
+    form = kind.format if isinstance(kind.format, TimeFormat) else None
+    times = None if form is None else form.parse(column)
+    if times is None or bool((times.isna() & column.notna()).any()):
+        form = form or TimeFormat.infer(column, day_first=decimal == ",")
+        times = pd.Series(pd.NaT, index=column.index) if form is None else form.parse(column)
+    wrong = times.isna() & column.notna()
+    if wrong.any():
+        row = int(wrong.to_numpy().argmax())
+        like = "a date or time" if form is None else f"{'a time' if form.is_clock else 'a date'} such as {form.example}"
+        place = f"{locate(column.index[row])}, column {column.name!r}"
+        raise ValueError(f"{place}: expected {like}, got {str(column.iloc[row])[:40]!r}")
+    return times
+
+
+def number_array(frame: pd.DataFrame, path: object, locate: Locate) -> np.ndarray:
     """Return columns, indexed by the numbers of the rows, as an array ``(n, D)`` with NaN for missing values.
 
     Text is not a number, even if it looks like one. The array is float32 if all columns have half or single precision,
     else float64.
+
+    Raises:
+        ValueError: If columns hold anything else; the message names them all.
     """
-    if not all(_is_real(dtype) for dtype in frame.dtypes):
-        frame = pd.DataFrame({name: _numeric_column(frame[name], path, locate) for name in frame.columns})
+    if not all(holds_numbers(dtype) for dtype in frame.dtypes):
+        frame = collect_columns(frame, lambda column: _numeric_column(column, locate), path)
     single = len(frame.columns) > 0 and all(str(dtype).lower() in ("float16", "float32") for dtype in frame.dtypes)
     return frame.to_numpy(dtype=np.float32 if single else np.float64, na_value=np.nan)  # (n, D)
 
 
-def _is_real(dtype: Any) -> bool:
+def collect_columns(frame: pd.DataFrame, convert: Callable[[pd.Series], pd.Series], path: object) -> pd.DataFrame:
+    """Convert each column; raise one error for all columns that cannot be converted."""
+    columns, faults = {}, {}
+    for name in frame.columns:
+        try:
+            columns[name] = convert(frame[name])
+        except ValueError as error:
+            faults[name] = str(error)
+    if len(faults) > 1:
+        names = ", ".join(map(repr, faults))
+        raise ValueError(f"{path}: {len(faults)} columns cannot be used ({names}): {'; '.join(faults.values())}")
+    if faults:
+        raise ValueError(f"{path}: {next(iter(faults.values()))}")
+    return pd.DataFrame(columns, index=frame.index)
+
+
+def holds_numbers(dtype: Any) -> bool:
+    """Return whether a dtype holds real numbers or truth values."""
     return pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype)
 
 
-def _numeric_column(column: pd.Series, path: Path, locate: Locate) -> pd.Series:
-    if _is_real(column.dtype):
+def _numeric_column(column: pd.Series, locate: Locate) -> pd.Series:
+    if holds_numbers(column.dtype):
         return column
-    check_cells(column, f"{path}: column {column.name!r}")
+    check_cells(column, f"column {column.name!r}")
+    if is_time(column):
+        raise ValueError(f"column {column.name!r} holds {_TIMES}")
     cells = _as_names(column)
     numbers = pd.to_numeric(cells, errors="coerce")
     wrong = cells.notna() & numbers.isna()
     if not wrong.any():
         wrong = cells.map(lambda cell: isinstance(cell, str))  # text that looks like numbers
     if wrong.any():
-        raise _not_a_number(cells, wrong, path, locate)
+        raise _not_a_number(cells, wrong, locate)
     return numbers
 
 
-def _not_a_number(column: pd.Series, wrong: pd.Series, path: Path, locate: Locate) -> ValueError:
+def _not_a_number(column: pd.Series, wrong: pd.Series, locate: Locate) -> ValueError:
     row = int(wrong.to_numpy().argmax())
     cell = str(column.iloc[row])[:40]
-    hint = " (write numbers without commas)" if "," in cell else " (text)" if is_number(cell) else ""
+    hint = " (text)" if is_number(cell) else ""
+    if bool((column.astype(str)[wrong] == cell).sum() > 1) and not any(map(str.isdigit, cell)):
+        hint = f" (if it marks missing values, for a command: --na '{cell}')"
     place = f"{locate(column.index[row])}, column {column.name!r}"
-    return ValueError(f"{path}: {place}: expected a number, got {cell!r}{hint}")
-
-
-def holds_names(column: pd.Series) -> bool:
-    """Return whether a column that :func:`typed_column` made holds names."""
-    return not pd.api.types.is_numeric_dtype(column.dtype)
+    return ValueError(f"{place}: expected a number, got {cell!r}{hint}")
 
 
 def _as_names(column: pd.Series) -> pd.Series:
@@ -164,7 +279,8 @@ def _as_names(column: pd.Series) -> pd.Series:
     return names.map(str, na_action="ignore") if isinstance(column.dtype, pd.CategoricalDtype) else names
 
 
-def _is_truth(column: pd.Series) -> bool:
+def is_truth(column: pd.Series) -> bool:
+    """Return whether a column holds truth values."""
     if pd.api.types.is_bool_dtype(column.dtype):
         return True
     present = column.dropna()
@@ -183,12 +299,6 @@ def has_leading_zeros(column: pd.Series) -> bool:
     if 2 * len(texts) > column.notna().sum() or not all(isinstance(text, str) for text in texts):
         return False
     return bool(texts.str.fullmatch(LEADING_ZERO).any()) and bool(pd.to_numeric(texts, errors="coerce").notna().all())
-
-
-def _are_dates(column: pd.Series) -> bool:
-    """Return whether nearly all distinct texts are dates, such as 2026-11-25, 25.11.2026 or 11/25/26."""
-    texts = pd.Series(column.dropna().unique(), dtype=object).astype(str).str.strip()
-    return len(texts) > 1 and bool(texts.str.fullmatch(_DATE).mean() >= _MIN_DATE_FRACTION)
 
 
 def _are_mostly_numbers(column: pd.Series) -> bool:

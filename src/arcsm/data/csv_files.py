@@ -1,26 +1,27 @@
-"""CSV files: comma-separated UTF-8, gzipped or not, with or without a header."""
+"""CSV files: cells between commas, semicolons or tabs, gzipped or not, with or without a header."""
 
 import csv
-import gzip
 import re
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, NoReturn
 
 import pandas as pd
 
-from arcsm._runtime.files import reading
 from arcsm.data.checks import check_unique, check_width
 from arcsm.data.column_types import LEADING_ZERO, MISSING, TRUTH, default_names, is_number
+from arcsm.data.csv_dialect import decoding, find_dialect, open_text
+from arcsm.data.read_options import ReadOptions
 from arcsm.errors import SkippedWarning, warn
 
 _INDEX_NAMES = ("", "Unnamed: 0")  # pandas writes an unnamed index as the first, and reads it as the second
 _HEAD_ROWS = 100  # rows that decide whether the first row is a header and the first column an index
 _CODE = re.compile(LEADING_ZERO)
-_MAYBE_CODE = re.compile(rf'(^|[,"\s]){LEADING_ZERO}($|[,"\s])')
+_MAYBE_CODE = re.compile(rf'(^|[,;|"\s]){LEADING_ZERO}($|[,;|"\s])')
+_LONGEST_CELL = 131_072  # characters; Python's limit
 
 
 class CSVFile:
@@ -33,34 +34,40 @@ class CSVFile:
     Arguments:
         path: The file.
         names: Column names that are known to be names, whatever they look like.
+        options: How to read the file. Default: by guesses, which warnings report.
+        source: The name of the file in messages. Default: its path.
 
     Attributes:
+        dialect: The separator, the decimal mark and the encoding.
         columns: The column names, including that of an index.
         has_header: Whether the first row holds the names.
         has_index: Whether the first column is an index.
     """
 
-    def __init__(self, path: Path, names: Sequence[str] = ()) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, names: Sequence[str] = (), options: ReadOptions | None = None, source: str | None = None
+    ) -> None:
+        options = options or ReadOptions()
+        self.path, self.source = path, source or str(path)
+        self.dialect = find_dialect(path, options, self.source)
+        self.missing = (*MISSING, *options.missing)
         with closing(self._rows()) as rows:
             _, first = next(rows, (0, []))
             if not first:
-                raise ValueError(f"{path}: the file is empty (blank lines only)")
-            check_width(len(first), path)
-            below = [row for _, row in islice(rows, _HEAD_ROWS)]
-        cells = [cell.strip() for cell in first]
-        separator = next((mark for mark in (";", "\t", "|") if len(cells) == 1 and mark in cells[0]), None)
-        if separator is not None:
-            raise ValueError(f"{path}: expected cells separated by commas, but {separator!r} seems to separate them")
+                raise ValueError(f"{self.source}: the file is empty (blank lines only)")
+            check_width(len(first), self.source)
+            below = [self._plain(row) for _, row in islice(rows, _HEAD_ROWS)]
+        cells = self._plain(first)
         self.has_header = self._is_header(cells, below, names)
         self.has_index = self.has_header and _is_index(cells, below)
-        self.columns = cells if self.has_header else list(default_names(len(cells)))
+        self.columns = [cell.strip() for cell in first] if self.has_header else list(default_names(len(cells)))
         for place, name in enumerate(self.columns):
             if not name and not (place == 0 and self.has_index):
                 raise ValueError(
-                    f"{path}: column {place + 1} has no name; name it, or remove the comma at the end of each line"
+                    f"{self.source}: column {place + 1} has no name; name it, or remove the separator at the end of "
+                    "each line"
                 )
-        check_unique(self.columns, path, hint=" (if the first row is data, put a header above it)")
+        check_unique(self.columns, self.source, hint=" (if the first row is data, put a header above it)")
 
     def parts(self, rows: int | None, text_columns: Sequence[str] = ()) -> Iterator[pd.DataFrame]:
         """Yield the table without its index, ``rows`` rows at a time or, with ``None``, at once.
@@ -68,10 +75,10 @@ class CSVFile:
         ``text_columns`` are read as text even if they look like numbers. A table read at once warns of its index.
         """
         if rows is None and self.has_index:
-            warn(f"{self.path}: its first column has no name and only labels the rows: left out", SkippedWarning)
+            warn(f"{self.source}: its first column has no name and only labels the rows: left out", SkippedWarning)
         dtypes = {place: object for place, name in enumerate(self.columns) if name in text_columns}
         lengths_checked = False
-        for frame in self._read(rows, na_values=["?"], dtype=dtypes):
+        for frame in self._read(rows, na_values=list(self.missing), dtype=dtypes):
             # pandas fills short rows up with missing values
             if not lengths_checked and frame.shape[1] > 1 and bool(frame.iloc[:, -1].isna().any()):
                 self._check_lengths()
@@ -87,6 +94,9 @@ class CSVFile:
             table = pd.read_csv(
                 self.path,
                 names=self.columns,
+                sep=self.dialect.separator,
+                decimal=self.dialect.decimal,
+                encoding=self.dialect.encoding,
                 header=0 if self.has_header else None,
                 index_col=False,
                 skipinitialspace=True,
@@ -109,13 +119,13 @@ class CSVFile:
                 warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas cuts off the ends of long rows
                 yield
         except pd.errors.EmptyDataError:
-            raise ValueError(f"{self.path}: expected at least one row of data, got none") from None
-        except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+            raise ValueError(f"{self.source}: expected at least one row of data, got none") from None
+        except (pd.errors.ParserError, pd.errors.ParserWarning):
+            self._check_quotes()
             self._check_lengths()
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{self.path}: not a table of comma-separated values ({reason})") from error
+            raise ValueError(f"{self.source}: cannot be read: damaged, or not a CSV file") from None
         except Exception:
-            with reading(self.path):
+            with decoding(self.source, self.dialect.encoding):
                 raise
 
     def line(self, row: int) -> int | None:
@@ -124,31 +134,57 @@ class CSVFile:
 
     def code_columns(self) -> list[str]:
         """Return the columns that hold numbers with leading zeros: codes, whose zeros matter."""
-        with reading(self.path), self._open() as file:
+        encoding = self.dialect.encoding
+        with decoding(self.source, encoding), open_text(self.path, encoding) as file:
             if not any(_MAYBE_CODE.search(line) for line in file):
                 return []
         rows = islice(self._rows(), int(self.has_header), None)
         places = {place for _, row in rows for place, cell in enumerate(row) if _CODE.fullmatch(cell.strip())}
         return [name for place, name in enumerate(self.columns) if place in places]
 
+    def _plain(self, row: Sequence[str]) -> list[str]:
+        """Return cells without the spaces around them, as numbers with a decimal point, and as the usual gaps."""
+        cells = ["" if cell.strip() in self.missing else cell.strip() for cell in row]
+        if self.dialect.decimal == ".":
+            return cells
+        return [point if is_number(point := cell.replace(self.dialect.decimal, ".")) else cell for cell in cells]
+
     def _rows(self) -> Generator[tuple[int, list[str]]]:
         """Yield the cells of the rows that are not blank, each with its 1-based line in the file."""
-        with reading(self.path), self._open() as file:
-            rows = csv.reader(file, skipinitialspace=True)
-            for row in rows:
-                if len(row) > 1 or (row and row[0].strip()):
-                    yield rows.line_num, row
+        encoding, start = self.dialect.encoding, 1
+        try:
+            with decoding(self.source, encoding), open_text(self.path, encoding) as file:
+                rows = csv.reader(file, delimiter=self.dialect.separator, skipinitialspace=True)
+                for row in rows:
+                    if len(row) > 1 or (row and row[0].strip()):
+                        yield rows.line_num, row
+                    start = rows.line_num + 1
+        except csv.Error:
+            self._fail_at(start)
 
-    def _open(self) -> IO[str]:
-        if self.path.suffix.lower() == ".gz":
-            return gzip.open(self.path, "rt", encoding="utf-8-sig", newline="")
-        return self.path.open(encoding="utf-8-sig", newline="")
+    def _check_quotes(self) -> None:
+        """Raise if a quoted cell never ends."""
+        with open_text(self.path, self.dialect.encoding) as file:
+            rows = csv.reader(file, delimiter=self.dialect.separator, skipinitialspace=True, strict=True)
+            start = 1
+            try:
+                for _ in rows:
+                    start = rows.line_num + 1
+            except csv.Error as error:
+                if "end of data" in str(error) or "limit" in str(error):
+                    self._fail_at(start)
+
+    def _fail_at(self, line: int) -> NoReturn:
+        raise ValueError(
+            f"{self.source}: line {line}: begins a cell in quotation marks that never ends, or one of more than "
+            f"{_LONGEST_CELL:,} characters"
+        )
 
     def _check_lengths(self) -> None:
         for line, row in self._rows():
             if len(row) != len(self.columns):
                 raise ValueError(
-                    f"{self.path}: line {line}: expected {len(self.columns)} cells like the first row, got {len(row)}"
+                    f"{self.source}: line {line}: expected {len(self.columns)} cells like the first row, got {len(row)}"
                 )
 
     def _is_header(self, cells: Sequence[str], below: Sequence[Sequence[str]], names: Sequence[str]) -> bool:
@@ -158,7 +194,7 @@ class CSVFile:
         certain = bool(names) and set(names) <= set(cells)
         if values and not certain and not _has_text_above_number(cells, below):
             warn(
-                f"{self.path}: its first row was taken for a header, though {values[0]!r} looks like a value; if it "
+                f"{self.source}: its first row was taken for a header, though {values[0]!r} looks like a value; if it "
                 "is one, put a header above"
             )
         return True
@@ -176,11 +212,13 @@ class CSVFile:
         fractional = [any(_is_fraction(cell) for cell in column) for column in columns]
         counted = list(cells) == [str(place) for place in range(len(cells))]
         if columns and (all(fractional) or (counted and any(fractional))):
-            warn(f"{self.path}: its first row was taken for a header ({', '.join(cells[:3])}, ...); if it is data, put "
-                 "a header above")  # fmt: skip
+            warn(
+                f"{self.source}: its first row was taken for a header ({', '.join(cells[:3])}, ...); if it is data, "
+                "put a header above"
+            )
             return True
         if len(cells) > 2 and all(int(one) < int(other) for one, other in pairwise(cells)):
-            warn(f"{self.path}: its first row ({', '.join(cells[:3])}, ...) was taken for data; if it is a header, "
+            warn(f"{self.source}: its first row ({', '.join(cells[:3])}, ...) was taken for data; if it is a header, "
                  "give the columns names with letters")  # fmt: skip
         return False
 

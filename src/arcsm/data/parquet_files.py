@@ -1,5 +1,6 @@
 """Parquet files: read in batches, written in parts, and with the types of another file."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,18 +13,20 @@ from pyarrow import parquet
 
 from arcsm._runtime.files import FilePath, reading
 
+_KIND = "a Parquet file"
+
 
 def parquet_parts(path: Path, rows: int | None, **options: Any) -> Iterator[pd.DataFrame]:
     """Yield the rows of a Parquet file, at most ``rows`` at a time or, with ``None``, at once."""
     if rows is None:
-        with reading(path):
+        with reading(path, _KIND):
             frame = pd.read_parquet(path)
         yield frame
         return
-    with reading(path):
+    with reading(path, _KIND):
         batches = parquet.ParquetFile(path).iter_batches(batch_size=rows)
     while True:
-        with reading(path):
+        with reading(path, _KIND):
             batch = next(batches, None)
         if batch is None:
             return
@@ -31,15 +34,25 @@ def parquet_parts(path: Path, rows: int | None, **options: Any) -> Iterator[pd.D
             yield batch.to_pandas(**options)
 
 
+def index_names(path: Path) -> list[str]:
+    """Return the names of the columns that pandas saved as an index."""
+    with reading(path, _KIND):
+        metadata = parquet.read_schema(path).pandas_metadata or {}
+    return [name for name in metadata.get("index_columns", ()) if isinstance(name, str) and name[:2] != "__"]
+
+
 @contextmanager
-def parquet_writer(path: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
-    """Provide a function that appends a frame to a Parquet file. The first frame decides the column types."""
+def parquet_writer(path: Path, like: Path | None = None) -> Iterator[Callable[[pd.DataFrame], None]]:
+    """Provide a function that appends a frame to a Parquet file. The first frame decides the column types.
+
+    pandas reads columns with the types that the columns of the Parquet file ``like`` have, such as ``Int64``.
+    """
     writer: Any = None
 
     def write(frame: pd.DataFrame) -> None:
         nonlocal writer
         table = pyarrow.Table.from_pandas(frame, None if writer is None else writer.schema, preserve_index=False)
-        table = table.replace_schema_metadata(None)  # keeps Arrow's types, not pandas' ways of holding them
+        table = table.replace_schema_metadata(_pandas_metadata(table.schema, like))
         if writer is None:
             writer = parquet.ParquetWriter(path, table.schema)
         writer.write_table(table)
@@ -49,6 +62,33 @@ def parquet_writer(path: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
     finally:
         if writer is not None:
             writer.close()
+
+
+def _pandas_metadata(schema: Any, like: Path | None) -> dict[str, str] | None:
+    """Return the entry that tells pandas which types columns had, by the entry of another file.
+
+    Without it, pandas reads ``Int64`` with missing values as floats. Arrow's types, in which columns may be held while
+    they are copied, are not entered.
+    """
+    described = [schema] if like is None else [parquet.read_schema(like), schema]
+    columns: dict[str, Any] = {}
+    for one in described:
+        for column in (one.pandas_metadata or {}).get("columns", ()):
+            name = column["name"]
+            same_type = name in schema.names and (
+                one is schema or one.field(column["field_name"]).type == schema.field(name).type
+            )
+            if same_type and name not in columns and "pyarrow" not in str(column["numpy_type"]):
+                columns[name] = {**column, "field_name": name}
+    if not columns:
+        return None
+    entry = {
+        "index_columns": [],
+        "column_indexes": [],
+        "columns": list(columns.values()),
+        "pandas_version": pd.__version__,
+    }
+    return {"pandas": json.dumps(entry)}
 
 
 def cast_as_parquet(path: FilePath, frame: pd.DataFrame) -> pd.DataFrame:

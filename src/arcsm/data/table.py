@@ -1,8 +1,9 @@
-"""Tables in CSV, Parquet, NPY and NPZ files, as arrays of numbers or as pandas frames with typed columns."""
+"""Tables in CSV, Parquet, NPY and NPZ files, read as arrays of numbers and written."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,19 @@ import pandas as pd
 
 from arcsm._runtime.files import FilePath, atomic_path, existing_file
 from arcsm.data.checks import check_column_names, check_finite, check_unique, check_width
-from arcsm.data.column_types import default_names, holds_names, is_number, number_array, row_place, typed_column
+from arcsm.data.column_types import default_names, holds_numbers, is_number, number_array, row_place
+from arcsm.data.csv_dialect import TAB_SUFFIXES
 from arcsm.data.csv_files import CSVFile
+from arcsm.data.number_formats import NumberFormat
 from arcsm.data.numpy_files import read_array, split_key
-from arcsm.data.parquet_files import parquet_parts, parquet_writer
+from arcsm.data.parquet_files import index_names, parquet_parts, parquet_writer
+from arcsm.data.read_options import ReadOptions
 from arcsm.errors import warn
 
-TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet", ".npy", ".npz")
+TABLE_SUFFIXES = (".csv", ".csv.gz", *TAB_SUFFIXES, ".parquet", ".npy", ".npz")
+TEXT_SUFFIXES = (".csv", ".csv.gz", *TAB_SUFFIXES)
+FrameWriter = Callable[[Path], AbstractContextManager[Callable[[pd.DataFrame], None]]]
 _ARRAY_SUFFIXES = (".npy", ".npz")
-_PART_ROWS = 50_000
 
 
 def _suffix(path: FilePath, known: Sequence[str]) -> str:
@@ -30,15 +35,45 @@ def _suffix(path: FilePath, known: Sequence[str]) -> str:
 
 
 class TableFile:
-    """A file that holds a table, read at once or in parts; see :func:`read_table` for the arguments."""
+    """A file that holds a table, read at once or in parts; see :func:`read_table` for the other arguments.
 
-    def __init__(self, path: FilePath, key: str | None = None) -> None:
+    Arguments:
+        options: How to read a CSV file.
+        names: Columns that are known to be names, whatever they look like.
+        source: The name of the file in messages. Default: its path.
+    """
+
+    def __init__(
+        self,
+        path: FilePath,
+        key: str | None = None,
+        options: ReadOptions | None = None,
+        names: Sequence[str] = (),
+        source: str | None = None,
+    ) -> None:
         self.path, self.key = split_key(path, key)
+        self.options, self.names = options or ReadOptions(), tuple(names)
         self.suffix = _suffix(self.path, TABLE_SUFFIXES)
         if self.key is not None and self.suffix != ".npz":
             raise ValueError(f"key: expected None for a {self.suffix} file, got {self.key!r} ({path})")
         existing_file(self.path)
-        self._csv: CSVFile | None = None
+        self.source = source or str(self.path)
+        self._formats: dict[str, NumberFormat | None] = {}
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the file is a CSV file."""
+        return self.suffix in TEXT_SUFFIXES
+
+    @cached_property
+    def csv(self) -> CSVFile:
+        """The CSV file."""
+        return CSVFile(self.path, self.names, self.options, self.source)
+
+    @property
+    def decimal(self) -> str:
+        """The decimal mark of text in the file."""
+        return self.csv.dialect.decimal if self.is_text else self.options.decimal or "."
 
     def array(self, flatten: bool = False) -> np.ndarray:
         """Return the array of an NPY or NPZ file, ``(n, D)``, as float32 if it has single or half precision."""
@@ -66,13 +101,13 @@ class TableFile:
         for frame in self._parts(rows, text_columns):
             if len(frame):
                 names = [str(name) for name in frame.columns]
-                check_width(len(names), self.path)
-                check_unique(names, self.path)
+                check_width(len(names), self.source)
+                check_unique(names, self.source)
                 last = first + len(frame)
                 yield frame.set_axis(names, axis=1).set_axis(pd.RangeIndex(first, last), axis=0)
                 first = last
         if not first:
-            raise ValueError(f"{self.path}: expected at least one row of data, got none")
+            raise ValueError(f"{self.source}: expected at least one row of data, got none")
 
     def _parts(self, rows: int | None, text_columns: Sequence[str] | None) -> Iterator[pd.DataFrame]:
         if self.suffix in _ARRAY_SUFFIXES:
@@ -81,20 +116,75 @@ class TableFile:
         elif self.suffix == ".parquet":
             yield from parquet_parts(self.path, rows)
         else:
-            self._csv = CSVFile(self.path, text_columns or ())
-            yield from self._csv.parts(rows, self._csv.code_columns() if text_columns is None else text_columns)
+            yield from self.csv.parts(rows, self.csv.code_columns() if text_columns is None else text_columns)
+
+    def raw_parts(self, rows: int) -> Iterator[pd.DataFrame]:
+        """Yield the table exactly as the file holds it, ``rows`` rows at a time or, from NPY and NPZ files, at once.
+
+        Columns of a CSV file are text, an index included. Columns of a Parquet file keep their Arrow types.
+        """
+        if self.is_text:
+            yield from (frame.reset_index(drop=True) for frame in self.csv.text_parts(rows))
+        elif self.suffix == ".parquet":
+            for frame in parquet_parts(self.path, rows, types_mapper=pd.ArrowDtype):
+                named = [name for name in frame.index.names if name is not None]  # an index that is also a column
+                yield frame.reset_index(named).reset_index(drop=True) if named else frame.reset_index(drop=True)
+        else:
+            yield from self._parts(None, ())
+
+    @cached_property
+    def index(self) -> list[str]:
+        """The columns of :meth:`raw_parts` that are an index."""
+        if self.is_text:
+            return self.csv.columns[:1] if self.csv.has_index else []
+        return index_names(self.path) if self.suffix == ".parquet" else []
 
     def locate(self, row: int) -> str:
-        """Return the 1-based place of a row: its line in a CSV file, else its number."""
-        line = None if self._csv is None else self._csv.line(row)
-        return row_place(row) if line is None else f"line {line}"
+        """Return the 1-based place of a row of data, with its line in a CSV file."""
+        line = self.csv.line(row) if self.is_text else None
+        return row_place(row) if line is None else f"{row_place(row)} (line {line})"
+
+    def check_named(self, columns: Sequence[str]) -> None:
+        """Check that all columns that an option names are among those of the file."""
+        unknown = [name for name in self.options.named if name not in columns and name not in self.index]
+        if unknown:
+            raise ValueError(
+                f"{self.source}: has no column {', '.join(map(repr, unknown))}; it has {', '.join(columns[:20])}"
+            )
+
+    def labels(self, raw: pd.DataFrame, ids: Sequence[str] = ()) -> pd.DataFrame:
+        """Return the columns of a part of :meth:`raw_parts` that label its rows: its index, and ``ids``."""
+        names = [name for name in raw.columns if name in self.index or str(name) in ids]
+        return raw[names].rename(columns={"": "index"})
 
     def numbers(self, frame: pd.DataFrame, allow_missing: bool = False) -> np.ndarray:
-        """Return columns of :meth:`parts` as an array; see :func:`~arcsm.data.column_types.number_array`."""
-        values = number_array(frame, self.path, self.locate)
+        """Return columns of :meth:`parts` as an array; see :func:`~arcsm.data.column_types.number_array`.
+
+        Text in a CSV file may have a common format, such as ``$1,234.50``; a warning tells how it is read.
+        """
+        if self.is_text:
+            frame = frame.assign(
+                **{
+                    name: self._read_numbers(frame[name])
+                    for name in frame.columns
+                    if not holds_numbers(frame[name].dtype)
+                }
+            )
+        values = number_array(frame, self.source, self.locate)
         if not allow_missing:
-            check_finite(values, tuple(frame.columns), self.path, lambda row: self.locate(frame.index[row]))
+            check_finite(values, tuple(frame.columns), self.source, lambda row: self.locate(frame.index[row]))
         return values
+
+    def _read_numbers(self, column: pd.Series) -> pd.Series:
+        """Convert text to numbers if all of its cells have the format that the first ones have."""
+        name = str(column.name)
+        if name not in self._formats:
+            self._formats[name] = NumberFormat.infer(column, self.decimal)
+            if (form := self._formats[name]) is not None:
+                warn(f"{self.source}: read {name!r} as {form.describe()}")
+        form = self._formats[name]
+        numbers = column if form is None else form.parse(column)
+        return column if bool((numbers.isna() & column.notna()).any()) else numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +211,14 @@ class Table:
         return len(self.values)
 
 
-def read_table(path: FilePath, key: str | None = None, *, flatten: bool = False, allow_missing: bool = False) -> Table:
+def read_table(
+    path: FilePath,
+    key: str | None = None,
+    *,
+    flatten: bool = False,
+    allow_missing: bool = False,
+    options: ReadOptions | None = None,
+) -> Table:
     """Read a table of numbers.
 
     The first row of a CSV file is a header if one of its cells is not a number. Nothing is unpickled. Integers and
@@ -129,14 +226,16 @@ def read_table(path: FilePath, key: str | None = None, *, flatten: bool = False,
     without a name are called ``x0, x1, ...``.
 
     Arguments:
-        path: A CSV, Parquet, NPY or NPZ file. ``tables.npz:left`` also names an array.
+        path: A CSV, Parquet, NPY or NPZ file. ``tables.npz:left`` also names an array. The separator and the decimal
+            mark of a CSV file are guessed; a warning tells if they are not the usual ones.
         key: The array of an NPZ file. Default: its only array, ``X`` or ``x_train``.
         flatten: Turn an array of more than two dimensions into ``(n, -1)``.
         allow_missing: Accept missing and infinite values.
+        options: How to read a CSV file.
 
     Raises:
         ValueError: If the file does not exist, has an unknown extension, is damaged or empty, or holds anything but
-            finite numbers. The message is one line and names the line of a CSV file or the row of another one.
+            finite numbers. The message is one line. It counts rows of data from 1, and names the line in a CSV file.
 
     Example:
         >>> import tempfile, pathlib
@@ -147,7 +246,7 @@ def read_table(path: FilePath, key: str | None = None, *, flatten: bool = False,
         >>> table.columns, table.values.tolist()
         (('a', 'b'), [[1.0, 2.0], [3.0, 4.0]])
     """
-    file = TableFile(path, key)
+    file = TableFile(path, key, options)
     if file.suffix in _ARRAY_SUFFIXES:
         values = file.array(flatten)
         table = Table(values, default_names(values.shape[1]))
@@ -158,83 +257,12 @@ def read_table(path: FilePath, key: str | None = None, *, flatten: bool = False,
     return Table(file.numbers(frame, allow_missing), tuple(frame.columns))
 
 
-def read_frame(path: FilePath, like: pd.DataFrame | None = None, ignore: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a table of numbers, truth values and names, with missing values.
-
-    A column is numeric if nearly all of its cells are; the others are then mistakes. Numbers with leading zeros that
-    repeat, and the categories of a Parquet file, are names.
-
-    Arguments:
-        path: A CSV, Parquet, NPY or NPZ file; see :func:`read_table`.
-        like: A table whose columns, in their order and types, are wanted. Default: infer the types.
-        ignore: Columns to leave out.
-
-    Raises:
-        ValueError: If the file cannot be read or has no rows, if it lacks a column of ``like`` or ``ignore``, or if a
-            column holds infinite values, dates, lists, complex numbers or a few cells that are not numbers.
-    """
-    return next(frame_parts(path, like, None, ignore))
-
-
-def frame_parts(
-    path: FilePath, like: pd.DataFrame | None, rows: int | None = _PART_ROWS, ignore: Sequence[str] = ()
-) -> Iterator[pd.DataFrame]:
-    """Yield the table of :func:`read_frame` in parts of ``rows`` rows, or all rows at once with ``None``.
-
-    Other arguments and errors are those of :func:`read_frame`. Without ``like``, the types of each part are inferred
-    from its own cells. NPY and NPZ files come at once.
-    """
-    file = TableFile(path)
-    names = None if like is None else [name for name in like.columns if holds_names(like[name])]
-    for frame in file.parts(rows, names):
-        columns = {
-            name: typed_column(frame[name], None if like is None else like[name], file.path, file.locate)
-            for name in _choose(tuple(frame.columns), like, ignore, file.path)
-        }
-        yield pd.DataFrame(columns).reset_index(drop=True)
-
-
-def _choose(columns: Sequence[str], like: pd.DataFrame | None, ignore: Sequence[str], path: Path) -> Sequence[str]:
-    """Return the columns without ``ignore``, or those of ``like``, which must be among them."""
-    unknown = next((name for name in ignore if name not in columns), None)
-    if unknown is not None:
-        raise ValueError(f"{path}: has no column {unknown!r} to leave out; it has {', '.join(columns[:20])}")
-    columns = [name for name in columns if name not in ignore]
-    if not columns:
-        raise ValueError(f"{path}: no column is left")
-    if like is None:
-        return columns
-    missing = [name for name in like.columns if name not in columns]
-    if missing:
-        others = ", ".join(name for name in columns if name not in like.columns)
-        raise ValueError(
-            f"{path}: columns {', '.join(missing)} are missing" + (f"; it has {others} instead" if others else "")
-        )
-    return list(like.columns)
-
-
-def raw_parts(path: FilePath, rows: int = _PART_ROWS) -> Iterator[pd.DataFrame]:
-    """Yield the parts of :func:`frame_parts` exactly as the file holds them.
-
-    Columns of a CSV file are text, an index included; columns of a Parquet file keep their Arrow types.
-    """
-    file = TableFile(path)
-    if file.suffix == ".parquet":
-        for frame in parquet_parts(file.path, rows, types_mapper=pd.ArrowDtype):
-            named = [name for name in frame.index.names if name is not None]  # an index that is also a column
-            yield frame.reset_index(named).reset_index(drop=True) if named else frame.reset_index(drop=True)
-    elif file.suffix in _ARRAY_SUFFIXES:
-        yield from frame_parts(path, None, rows)
-    else:
-        yield from (frame.reset_index(drop=True) for frame in CSVFile(file.path).text_parts(rows))
-
-
-def check_reserved_columns(path: FilePath, reserved: Sequence[str]) -> None:
+def check_reserved_columns(file: TableFile, reserved: Sequence[str]) -> None:
     """Check that a table has no column with the name of a column that is to be written beside it."""
-    first = next(raw_parts(path, 1), None)
+    first = next(file.raw_parts(1), None)
     clash = None if first is None else next((name for name in first.columns if name in reserved), None)
     if clash is not None:
-        raise ValueError(f"{path}: has a column {clash!r} already, a name that the output uses; rename it")
+        raise ValueError(f"{file.source}: has a column {clash!r} already, a name that the output uses; rename it")
 
 
 def write_table(path: FilePath, values: np.ndarray, columns: Sequence[str] | None = None) -> None:
@@ -283,29 +311,41 @@ def write_frame(path: FilePath, frame: pd.DataFrame) -> None:
 
 
 @contextmanager
-def frame_writer(path: FilePath) -> Iterator[Callable[[pd.DataFrame], None]]:
-    """Provide a function that appends a part of a table to a file that ends in ``.csv`` or ``.parquet``.
+def frame_writer(path: FilePath, like: TableFile | None = None) -> Iterator[Callable[[pd.DataFrame], None]]:
+    """Provide a function that appends a part of a table to a file that ends in ``.csv``, ``.tsv`` or ``.parquet``.
 
     Missing folders are made. The file appears, or replaces an older one, only when all parts are written. A warning
-    tells if all column names of a CSV file are numbers.
+    tells if all column names of a CSV file are numbers. Written CSV files have the separator and the decimal mark of
+    the CSV file ``like``, written Parquet files the pandas types of the Parquet file ``like``.
     """
     suffix = _suffix(path, tuple(_WRITERS))
+    writer = _WRITERS[suffix]
+    if suffix == ".parquet" and like is not None and like.suffix == ".parquet":
+        writer = partial(parquet_writer, like=like.path)
+    elif suffix == ".csv" and like is not None and like.suffix in (".csv", ".csv.gz"):
+        writer = partial(_csv_writer, separator=like.csv.dialect.separator, decimal=like.decimal)
+    elif suffix == ".tsv" and like is not None:
+        writer = partial(_csv_writer, separator="\t", decimal=like.decimal)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary, _WRITERS[suffix](temporary) as write:
+    with atomic_path(path) as temporary, writer(temporary) as write:
         yield write
 
 
 @contextmanager
-def _csv_writer(path: Path) -> Iterator[Callable[[pd.DataFrame], None]]:
+def _csv_writer(path: Path, separator: str = ",", decimal: str = ".") -> Iterator[Callable[[pd.DataFrame], None]]:
     with path.open("w", encoding="utf-8", newline="") as file:
 
         def write(frame: pd.DataFrame) -> None:
             is_first = file.tell() == 0
             if is_first and all(is_number(str(name)) for name in frame.columns):
                 warn("all column names are numbers, which CSV readers may take for data")
-            frame.to_csv(file, index=False, header=is_first)
+            frame.to_csv(file, index=False, header=is_first, sep=separator, decimal=decimal)
 
         yield write
 
 
-_WRITERS = {".csv": _csv_writer, ".parquet": parquet_writer}
+_WRITERS: dict[str, FrameWriter] = {
+    ".csv": _csv_writer,
+    ".tsv": partial(_csv_writer, separator="\t"),
+    ".parquet": parquet_writer,
+}

@@ -197,8 +197,8 @@ class TableEstimator(BaseEstimator):
             row, place = (int(index) for index in np.argwhere(missing)[0])
             name = self.columns_.labels[self.columns_.modelled[place]]
             raise ValueError(
-                f"Input X contains NaN: row {row}, column {name!r}, but {reason}; fit with missing=True, or fill in "
-                f"missing values{remedy}"
+                f"Input X contains NaN: row {row + 1}, column {name!r}, but {reason}; fit with missing=True, or fill "
+                f"in missing values{remedy}"
             )
 
     def _clip_modelled(self, numbers: Array) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arcsm.data.column_types import check_cells
+from arcsm.data.column_types import check_cells, is_time
 from arcsm.estimators.column_types import missing_mask
 from arcsm.estimators.encoder import Table, is_categorical
 
@@ -44,6 +44,8 @@ def check_training_rows(table: Table) -> None:
 
 def _training_fault(column: pd.Series) -> str | None:
     """Return why a model cannot learn from a column, or ``None``."""
+    if is_time(column):
+        return None
     if is_categorical(column.dtype):
         if len(column) >= _MIN_ROWS_OF_CATEGORIES and column.nunique() > max(1, 0.5 * column.notna().sum()):
             return f"has a different category in almost every row; {LEAVE_OUT}"
@@ -95,9 +97,9 @@ def check_numbers(frame: pd.DataFrame, numeric: Sequence[bool] | None = None) ->
 
 
 def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a data frame of numbers and categories, in which objects that are numbers have a numeric dtype.
+    """Return a data frame of numbers, categories and times, in which objects that are numbers have a numeric dtype.
 
-    Dates, lists, complex and infinite numbers are errors.
+    Lists, complex and infinite numbers are errors.
     """
     columns, faults = {}, []
     for place, name in enumerate(frame.columns):
@@ -112,7 +114,7 @@ def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
         if not is_categorical(column.dtype):
             infinite = np.isinf(column.to_numpy(dtype=float, na_value=np.nan))
             if infinite.any():
-                faults.append(f"Input X contains infinity: column {name!r}, row {int(np.argmax(infinite))}")
+                faults.append(f"Input X contains infinity: column {name!r}, row {int(np.argmax(infinite)) + 1}")
         columns[place] = column
     if faults:
         raise ValueError("; ".join(faults))

@@ -17,10 +17,10 @@ from scipy import stats
 Values = NDArray[Any]
 Array = NDArray[np.float64]
 
+MAX_LEVELS = 100_000  # a finer grid counts as continuous
 _MIN_REPEATED_FRACTION = 0.05  # of the values on a grid, for them to count as discrete
 _GRID_TOLERANCE = 0.02  # of a step, between a value and its place on the grid: files round
 _STEP_DIVISORS = (1, 2, 3, 4, 5, 10)  # of the smallest gap between values
-_MAX_LEVELS = 100_000  # a finer grid counts as continuous
 _MIN_GAIN = 0.02  # nats per value, for a nonlinear map to replace the linear one
 
 
@@ -274,7 +274,7 @@ def infer_column(values: Values, categorical: bool) -> Column:
     if categorical:
         return Categories(tuple(pd.Series(known).value_counts(sort=True).index), len(known))
     known = known.astype(float)
-    return detect_grid(known) or _fit_continuous(known)
+    return detect_grid(known) or fit_continuous(known)
 
 
 def detect_grid(known: Array) -> Grid | None:
@@ -291,7 +291,7 @@ def detect_grid(known: Array) -> Grid | None:
         candidates = [smallest / divisor for divisor in _STEP_DIVISORS]
     for step in candidates:
         places = np.rint((levels - levels[0]) / step)
-        if places[-1] >= _MAX_LEVELS:
+        if places[-1] >= MAX_LEVELS:
             return None
         step = float((places * (levels - levels[0])).sum() / np.square(places).sum())  # least squares
         if np.abs(levels - levels[0] - step * places).max() <= _GRID_TOLERANCE * step:
@@ -299,7 +299,7 @@ def detect_grid(known: Array) -> Grid | None:
     return None
 
 
-def _fit_continuous(known: Array) -> Column:
+def fit_continuous(known: Array) -> Column:
     """Fit the map that makes the values most nearly normal, by maximum likelihood."""
     span = (float(known.min()), float(known.max()))
     largest = float(np.abs(known).max())

@@ -21,6 +21,7 @@ from arcsm.estimators.column_types import Array, Categories, Column
 from arcsm.estimators.encoder import clip_to_dtype, encode_value
 from arcsm.estimators.level_pairs import LevelPairs
 from arcsm.estimators.native_frames import is_native, to_native
+from arcsm.estimators.times import Times
 
 _IMPUTED_ROWS_PER_BATCH = 256
 _CONDITIONAL_DRAWS_PER_BATCH = 1_000
@@ -30,9 +31,10 @@ _CANDIDATES_PER_DRAW = 8
 class ScoreDensity(DensityMixin, TableEstimator):
     """The density of a table, by an ensemble of autoregressive score models whose defaults suit most tables.
 
-    Columns may be continuous, discrete, categorical (strings or Booleans in a data frame) or constant, and may have
-    missing values. Skewed and heavy-tailed columns are transformed; the density includes the slope of the transform.
-    Discrete columns are dequantised for training. The density of a row with missing values is that of its known values.
+    Columns may be continuous, discrete, categorical (strings or Booleans in a data frame), temporal (dates, times,
+    durations or periods in a data frame) or constant, and may have missing values. Skewed and heavy-tailed columns are
+    transformed; the density includes the slope of the transform. Discrete columns are dequantised for training. The
+    density of a row with missing values is that of its known values.
 
     Arguments:
         n_estimators: Number of models, each with a different order of the columns; the time to fit and to score grows
@@ -75,7 +77,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
         Raises:
             TypeError: If ``sample_weight`` or another argument is given.
             ValueError: If there are fewer than two rows, an argument is out of range, or a column holds infinite
-                values, dates, only missing values, or a different category in almost every row.
+                values, only missing values, or a different category in almost every row.
         """
         self._check_fit_arguments(unsupported)
         with self._unchanged_on_failure():
@@ -260,6 +262,8 @@ class ScoreDensity(DensityMixin, TableEstimator):
 
 def _centre(kind: Column, drawn: Array, weights: Array) -> Any:
     """Return the centre of weighted draws ``(K,)`` in table units: the most likely category, else the mean."""
+    if isinstance(kind, Times):
+        return kind.scale.times(np.array([_centre(kind.numbers, drawn, weights)], dtype=float))[0]
     values = kind.decode(drawn)
     if not kind.discrete:
         return float(values.astype(float) @ weights)

@@ -27,7 +27,7 @@ def detection_table(
     """Return a line for each row: score, p-value, flag, most surprising columns with contributions, and reasons.
 
     Rows with at most the p-value ``threshold`` are flagged or, without one, rows below the detector's own threshold.
-    ``first`` is the number of the first row, if the table is a part of another.
+    Rows are counted from 1, after ``first`` earlier rows if the table is a part of another.
     """
     if threshold is not None:
         check_p_value(threshold, len(detector.held_out_scores_))
@@ -35,7 +35,7 @@ def detection_table(
     scores = contributions.sum(1)
     p = detector.p_values_from_scores(scores)
     outlier = scores < detector.offset_ if threshold is None else p <= threshold
-    lines = pd.DataFrame({"row": first + np.arange(len(table)), "score": scores, "p_value": p, "outlier": outlier})
+    lines = pd.DataFrame({"row": first + 1 + np.arange(len(table)), "score": scores, "p_value": p, "outlier": outlier})
     excess = contributions - detector.median_contributions_
     lowest = np.argsort(excess, 1)[:, :TOP_COLUMNS]
     names = np.array([str(name) for name in table.columns])

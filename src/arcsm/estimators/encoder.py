@@ -7,6 +7,8 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from arcsm.data.column_types import ColumnType, has_time_type, is_time
+from arcsm.data.row_labels import reason_to_set_aside
 from arcsm.errors import warn
 from arcsm.estimators.column_types import (
     Array,
@@ -19,6 +21,7 @@ from arcsm.estimators.column_types import (
     missing_mask,
     repeat,
 )
+from arcsm.estimators.times import Times, infer_times, value_text
 
 Table = pd.DataFrame | Array
 
@@ -35,8 +38,8 @@ class Columns:
     def infer(cls, table: Table) -> Self:
         """Infer the column types from training rows."""
         if isinstance(table, pd.DataFrame):
-            kinds = [infer_column(_values(table, d), is_categorical(dtype)) for d, dtype in enumerate(table.dtypes)]
-            return cls(tuple(kinds), tuple(table.dtypes), tuple(table.columns))
+            kinds = tuple(_infer(table.iloc[:, d]) for d in range(table.shape[1]))
+            return cls(kinds, tuple(table.dtypes), tuple(table.columns))
         return cls(tuple(infer_column(column, categorical=False) for column in table.T))
 
     @property
@@ -59,7 +62,12 @@ class Columns:
         encoded = []
         for d, kind in enumerate(self.kinds):
             values = _values(table, d)
-            encoded.append(kind.encode(values))
+            try:
+                encoded.append(kind.encode(values))
+            except (TypeError, ValueError) as error:  # times for numbers, or the reverse
+                raise ValueError(
+                    f"column {self.labels[d]!r}: expected values like the fitted ones, got {values[0]!r}"
+                ) from error
             if isinstance(kind, Categories) and kind.types_differ(values):
                 warn(
                     f"column {self.labels[d]!r}: none of its values occurs in the training rows; expected values of "
@@ -93,7 +101,7 @@ class Columns:
 
     def describe(self) -> str:
         """Return how many columns there are of each type, such as "2 columns: 1 continuous, 1 constant"."""
-        words = {Constant: "constant", Categories: "categorical", Grid: "discrete"}
+        words = {Constant: "constant", Categories: "categorical", Grid: "discrete", Times: "temporal"}
         types = [words.get(type(kind), "continuous") for kind in self.kinds]
         counts = [f"{types.count(word)} {word}" for word in dict.fromkeys(types)]
         return f"{len(types)} columns: {', '.join(counts)}"
@@ -104,19 +112,29 @@ def encode_value(kind: Column, name: Any, value: Any) -> float:
     missing = bool(pd.api.types.is_scalar(value) and pd.isna(value))
     number = math.nan if missing else float(kind.encode(repeat(value, 1))[0])
     if math.isnan(number) or not kind.allows(number, value):
+        shown = value_text(value) if isinstance(kind, Times) else repr(value)
         raise ValueError(
-            f"values: column {name!r} does not contain {value!r}, or a value near it, in the training rows; "
-            "choose one that occurs"
+            f"values: column {name!r} does not contain {shown}, or a value near it, in the training rows; choose one "
+            "that occurs"
         )
     return number
 
 
+def _infer(column: pd.Series) -> Column:
+    """Infer the type of a column of a data frame; warn if it seems to label the rows."""
+    if is_time(column):
+        return infer_times(column)
+    if not is_categorical(column.dtype) and reason_to_set_aside(column, ColumnType("number")) is not None:
+        warn(f"column {column.name!r} has a different whole number in every row; if it labels rows, leave it out")
+    return infer_column(_values(pd.DataFrame(column), 0), is_categorical(column.dtype))
+
+
 def _values(table: Table, d: int) -> Values:
-    """Return a column as an array of objects if it is categorical, else of floats with NaN for missing values."""
+    """Return a column as an array of objects if it holds names or times, else of floats with NaN for missing values."""
     if not isinstance(table, pd.DataFrame):
         return table[:, d]
     column = table.iloc[:, d]
-    if is_categorical(column.dtype):
+    if is_categorical(column.dtype) or has_time_type(column.dtype):
         return np.asarray(column.astype(object))
     return column.to_numpy(dtype=float, na_value=np.nan)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from arcsm.estimators.column_types import Array, Categories, Column
 from arcsm.estimators.outliers import ScoreOutlierDetector
+from arcsm.estimators.times import value_text
 
 _UNEXPECTED = 0.1  # of the probability
 _NODES = 40  # quantiles that represent a conditional
@@ -100,7 +101,9 @@ def _expected_texts(
             texts[row, d] = _expected_text(kinds[d], conditional, table.iloc[row, d])
     for row, d in set(known) - set(varying):
         if kinds[d].encode(np.array([table.iloc[row, d]], dtype=object))[0]:  # not the constant
-            texts[row, d] = f"expected {_text(kinds[d].decode(np.zeros(1))[0])}, saw {_text(table.iloc[row, d])}"
+            texts[row, d] = (
+                f"expected {value_text(kinds[d].decode(np.zeros(1))[0])}, saw {value_text(table.iloc[row, d])}"
+            )
     return {place: text for place, text in texts.items() if text}
 
 
@@ -140,15 +143,14 @@ def _expected_text(kind: Column, conditional: _Conditional, value: Any) -> str:
         return f"expected {names}, saw {value}" if names else ""
     bounds = np.asarray(kind.decode(conditional.expected_intervals().flatten())).reshape(-1, 2)
     for digits in _DIGITS:
-        seen, ends = _text(value, digits), [[_text(end, digits) for end in pair] for pair in bounds[:_MAX_LISTED]]
+        seen, ends = (
+            value_text(value, digits),
+            [[value_text(end, digits) for end in pair] for pair in bounds[:_MAX_LISTED]],
+        )
         if not isinstance(value, Real) or not any(float(low) <= float(seen) <= float(high) for low, high in ends):
             break
     intervals = [low if low == high else f"{low} to {high}" for low, high in ends]
     return f"expected {' or '.join(intervals)}, saw {seen}" if intervals else ""
-
-
-def _text(value: Any, digits: int = _DIGITS[0]) -> str:
-    return f"{value:.{digits}g}" if isinstance(value, float | np.floating) else str(value)
 
 
 def _joint_reason(detector: ScoreOutlierDetector, row: pd.Series, excess: Array) -> str:
@@ -160,6 +162,6 @@ def _joint_reason(detector: ScoreOutlierDetector, row: pd.Series, excess: Array)
     fitted = detector.fitted_excess_
     shares = [float((fitted[:, group].sum(1) > excess[group].sum()).mean()) for group in groups]
     best = int(np.argmax(shares))
-    values = " with ".join(f"{row.index[d]} = {_text(row.iloc[d])}" for d in groups[best])
+    values = " with ".join(f"{row.index[d]} = {value_text(row.iloc[d])}" for d in groups[best])
     together = " together" if len(groups[best]) > 1 else ""
     return f"{values}:{together} more surprising than in {int(100.0 * shares[best])} % of the fitted rows"

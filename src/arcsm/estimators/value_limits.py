@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 
 from arcsm.estimators.column_types import Array, Categories, Column, Continuous, Grid
+from arcsm.estimators.times import counted
 
 _MAX_ERRORS = 0.01  # of the values at each end that may be gross errors; at least one value
 _MIN_ROWS = 8  # fewer values do not show which are errors
@@ -41,6 +42,7 @@ def _column_limits(kind: Column, numbers: Array) -> tuple[float, float, float, f
     numbers = np.sort(numbers[~np.isnan(numbers)])
     if isinstance(kind, Categories) or len(numbers) < _MIN_ROWS:
         return -np.inf, np.inf, -np.inf, np.inf
+    kind = counted(kind)
     values = kind.decode(numbers).astype(float) if isinstance(kind, Continuous | Grid) else numbers
     first, last = _count_errors(-values[::-1]), len(values) - _count_errors(values)
     plausible = numbers[first:last]

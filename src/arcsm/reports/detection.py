@@ -12,13 +12,15 @@ from arcsm._runtime.files import write_text
 from arcsm.estimators.column_types import Array, Categories, Column, Grid
 from arcsm.estimators.detection import TOP_COLUMNS, DetectionResult
 from arcsm.estimators.outliers import ScoreOutlierDetector
+from arcsm.estimators.times import Times, counted, value_text
 from arcsm.reports import plots
 from arcsm.reports.run import render
+from arcsm.reports.time_axes import label_times
 
 _MAX_PICTURES = 8  # outliers whose conditional densities are drawn
 _GRID_POINTS = 160
 _MAX_LEVELS = 1_600
-_MAX_TICKS = 6
+_MAX_TICKS, _MAX_TIME_TICKS = 6, 3
 
 
 def write_detection_report(detector: ScoreOutlierDetector, result: DetectionResult, path: Path, title: str) -> None:
@@ -75,13 +77,16 @@ def _draw_conditional(axes: Axes, detector: ScoreOutlierDetector, row: pd.DataFr
     log_density = detector.ensemble_.log_density(numbers[0], place, torch.from_numpy(grid)).numpy()
     if kind.discrete:
         axes.bar(np.arange(len(grid)), np.exp(log_density), color=plots.BLUE)
-        ticks = range(0, len(grid), max(1, len(grid) // _MAX_TICKS))
+        most = _MAX_TIME_TICKS if isinstance(kind, Times) else _MAX_TICKS
+        ticks = range(0, len(grid), max(1, len(grid) // most))
         axes.set_xticks(list(ticks), [_level_label(kind, grid[tick]) for tick in ticks], fontsize=7)
         axes.axvline(float(np.argmin(np.abs(grid - observed))), color=plots.ORANGE, label="observed")
     else:
-        values = np.asarray(kind.decode(grid), dtype=float)
+        values = np.asarray(counted(kind).decode(grid), dtype=float)
         axes.fill_between(values, np.exp(log_density + kind.log_slope(grid)), color=plots.BLUE, alpha=0.6)
-        axes.axvline(float(kind.decode(np.array([observed]))[0]), color=plots.ORANGE, label="observed")
+        axes.axvline(float(counted(kind).decode(np.array([observed]))[0]), color=plots.ORANGE, label="observed")
+        axes.tick_params(labelsize=7)
+        label_times(axes, kind)
     axes.set_yticks([])
     axes.legend(frameon=False, fontsize=7)
 
@@ -89,8 +94,10 @@ def _draw_conditional(axes: Axes, detector: ScoreOutlierDetector, row: pd.DataFr
 def _level_label(kind: Column, number: float) -> str:
     if isinstance(kind, Categories):
         return plots.plain(kind.names[int(number)]) if number < len(kind.names) else "other"
-    assert isinstance(kind, Grid)
-    return f"{kind.values_at(np.array([number]))[0]:g}"
+    grid = counted(kind)
+    assert isinstance(grid, Grid)
+    [value] = grid.values_at(np.array([number]))
+    return value_text(kind.scale.times(np.array([float(value)]))[0]) if isinstance(kind, Times) else f"{value:g}"
 
 
 def _grid(kind: Column, low: float, high: float, observed: float) -> Array:

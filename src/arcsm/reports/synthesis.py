@@ -11,8 +11,10 @@ from arcsm._runtime.files import write_text
 from arcsm.estimators.column_types import Array, Categories, Column, Constant, Grid
 from arcsm.estimators.density import ScoreDensity
 from arcsm.estimators.encoder import Columns
+from arcsm.estimators.times import Times, counted, value_text
 from arcsm.reports import plots
 from arcsm.reports.run import render
+from arcsm.reports.time_axes import label_times
 
 _LABELS = ("table", "synthetic")
 _MAX_BARS = 24  # of a discrete column
@@ -39,7 +41,7 @@ def write_synthesis_report(
         summary=summary,
         pictures=pictures,
         names=[str(name) for name in synthetic.columns],
-        cells=[[f"{cell:.8g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows],
+        cells=[[f"{cell:.8g}" if isinstance(cell, float) else value_text(cell) for cell in row] for row in rows],
     )
     write_text(path, page)
 
@@ -60,7 +62,8 @@ def _marginals(columns: Columns, table: pd.DataFrame, synthetic: pd.DataFrame) -
 
 
 def _draw_marginal(axes: Axes, kind: Column, real: Array, synthetic: Array) -> None:
-    levels = len(kind.names) if isinstance(kind, Categories) else kind.levels if isinstance(kind, Grid) else 0
+    base = counted(kind)
+    levels = len(kind.names) if isinstance(kind, Categories) else base.levels if isinstance(base, Grid) else 0
     if isinstance(kind, Constant):
         axes.set_xticks([])
         axes.text(0.5, 0.5, f"always {plots.plain(kind.value)[:24]}", ha="center", transform=axes.transAxes, fontsize=8)
@@ -71,12 +74,14 @@ def _draw_marginal(axes: Axes, kind: Column, real: Array, synthetic: Array) -> N
             shares = [float((np.rint(numbers) == place).mean()) for place in places]
             axes.bar(places + shift, shares, 0.4, color=colour, label=label)
         ticks = places[:: max(1, len(places) // 4)]
-        axes.set_xticks(ticks, [plots.plain(value)[:12] for value in kind.decode(ticks.astype(float))])
+        as_text = value_text if isinstance(kind, Times) else str
+        axes.set_xticks(ticks, [plots.plain(as_text(value))[:12] for value in kind.decode(ticks.astype(float))])
     else:
-        values, drawn = (kind.decode(numbers).astype(float) for numbers in (real, synthetic))
-        edges = _edges(kind, *np.quantile(values, [0.002, 0.998]))
+        values, drawn = (base.decode(numbers).astype(float) for numbers in (real, synthetic))
+        edges = _edges(base, *np.quantile(values, [0.002, 0.998]))
         values, drawn = (np.clip(each, edges[0], edges[-1]) for each in (values, drawn))  # tails go to the last bars
         plots.compare_histograms(axes, values, drawn, edges, _LABELS)
+        label_times(axes, kind)
 
 
 def _omitted_categories(kind: Column) -> str:

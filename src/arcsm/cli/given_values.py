@@ -1,0 +1,53 @@
+"""Values of columns that a command line gives."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from arcsm.data import FrameFile
+from arcsm.data.column_types import ColumnType, typed_column
+from arcsm.estimators.checks import check_not_empty
+from arcsm.estimators.encoder import Columns, encode_value, is_categorical
+
+
+def given_values(pairs: Sequence[str], file: FrameFile, table: pd.DataFrame) -> dict[str, Any]:
+    """Parse ``COLUMN=VALUE`` pairs into values of the table's types, by column.
+
+    Raises:
+        ValueError: If a column is unknown or repeated, or cannot have the value.
+    """
+    values: dict[str, Any] = {}
+    check_not_empty(table)
+    for pair in pairs:
+        splits = [parts for parts in (pair.rpartition("="), pair.partition("=")) if parts[1] and parts[0] in table]
+        if not splits:
+            raise ValueError(f"--given {pair}: expected COLUMN=VALUE, with a column of {', '.join(table.columns[:20])}")
+        name, _, text = splits[0]
+        if name in values:
+            raise ValueError(f"--given {pair}: {name} is given already")
+        values[name] = _parse(pair, table[name], text, file.types[name], file.file.decimal)
+        encode_value(Columns.infer(table[[name]]).kinds[0], name, values[name])  # raises before the fit
+    return values
+
+
+def _parse(pair: str, column: pd.Series, text: str, kind: ColumnType, decimal: str) -> Any:
+    """Return the value of a column that a text stands for. Names may differ in case if only one matches."""
+    if kind.kind == "time" or kind.format is not None:
+        cells = pd.Series([text], name=column.name, dtype=object)
+        try:
+            return typed_column(cells, kind, lambda _: f"--given {pair}", decimal).iloc[0]
+        except ValueError as error:
+            example = "" if kind.format is None else f" such as {kind.format.example}"
+            raise ValueError(f"--given {pair}: expected a value{example}, got {text!r}") from error
+    if not is_categorical(column.dtype):
+        whole = pd.api.types.is_integer_dtype(column.dtype)
+        try:
+            return int(text) if whole else float(text.replace(decimal, "."))
+        except ValueError as error:
+            raise ValueError(f"--given {pair}: expected a {'whole ' * whole}number, got {text!r}") from error
+    values = {str(value): value for value in column.dropna().unique()}
+    matches = [value for name, value in values.items() if name.lower() == text.lower()]
+    if text not in values and len(matches) != 1:
+        raise ValueError(f"--given {pair}: {column.name} has no {text!r}; it has {', '.join(sorted(values))[:200]}")
+    return values.get(text, matches[0])

@@ -1,0 +1,140 @@
+"""The separator, decimal mark and encoding of a CSV file, as given or guessed from its first lines."""
+
+import csv
+import gzip
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from arcsm._runtime.files import FilePath, reading
+from arcsm.data.read_options import ReadOptions
+from arcsm.errors import warn
+
+TAB_SUFFIXES = (".tsv", ".tsv.gz")
+_SEPARATORS = (",", ";", "\t", "|")
+_MARKS = {"\t": "a tab", " ": "a space"}
+_SAMPLE_CHARACTERS = 1 << 16
+_BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
+_COMMA_DECIMAL = re.compile(r"\s*[-+]?\d+,\d+\s*")
+_DOT_DECIMAL = re.compile(r"\s*[-+]?\d+\.\d+\s*")
+_DOT_THOUSANDS = re.compile(r"\s*[-+]?[1-9]\d{0,2}(\.\d{3})+(,\d+)?\s*")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a CSV file is written."""
+
+    separator: str
+    decimal: str
+    encoding: str
+
+
+def open_text(path: Path, encoding: str) -> IO[str]:
+    """Open a text file, gzipped or not."""
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rt", encoding=encoding, newline="")
+    return path.open(encoding=encoding, newline="")
+
+
+@contextmanager
+def decoding(source: FilePath, encoding: str) -> Iterator[None]:
+    """Turn what damaged files raise, but for ``csv.Error``, into a one-line ValueError that names the file."""
+    try:
+        yield
+    except csv.Error:
+        raise
+    except UnicodeError:
+        used, other = ("UTF-8", "cp1252") if encoding == "utf-8-sig" else (encoding, "utf-8")
+        raise ValueError(f"{source}: is not in {used}; give its encoding, such as --encoding {other}") from None
+    except Exception:
+        with reading(source, "a CSV file"):
+            raise
+
+
+def find_dialect(path: Path, options: ReadOptions, source: str) -> Dialect:
+    """Return the dialect of a CSV file. A warning tells if the separator or the decimal mark was guessed."""
+    encoding = options.encoding or _encoding(path, source)
+    with decoding(source, encoding), open_text(path, encoding) as file:
+        text = file.read(_SAMPLE_CHARACTERS)
+    lines = text.splitlines(keepends=True)
+    lines = lines[:-1] if len(text) == _SAMPLE_CHARACTERS and len(lines) > 1 else lines  # the last line may be cut off
+    is_tabbed = path.name.lower().endswith(TAB_SUFFIXES)
+    expected = options.separator or ("\t" if is_tabbed else None)
+    separator = expected or _guess_separator(lines)
+    decimal = options.decimal or ("." if separator == "," else _guess_decimal(_cells(lines, separator)))
+    guesses = []
+    if expected is None and separator != ",":
+        guesses.append(f"{_MARKS.get(separator, repr(separator))} between cells (--sep)")
+    if options.decimal is None and decimal == ",":
+        guesses.append("',' before decimals (--decimal)")
+    if guesses:
+        warn(f"{source}: guessed {' and '.join(guesses)}")
+    return Dialect(separator, decimal, encoding)
+
+
+def _encoding(path: Path, source: str) -> str:
+    with reading(source, "a CSV file"), gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        start = file.read(2)
+    return "utf-16" if start in _BYTE_ORDER_MARKS else "utf-8-sig"
+
+
+def _cells(lines: Sequence[str], separator: str) -> list[list[str]]:
+    """Return the cells of the rows that are not blank, as far as they can be read."""
+    rows = []
+    try:
+        for row in csv.reader(lines, delimiter=separator, skipinitialspace=True):
+            if any(cell.strip() for cell in row):
+                rows.append(row)
+    except csv.Error:
+        pass  # the rows before it decide
+    return rows
+
+
+def _guess_separator(lines: Sequence[str]) -> str:
+    """Return the separator that gives all rows the same number of cells, the comma if several or no others do."""
+    regular = {}
+    for separator in _SEPARATORS:
+        rows = _cells(lines, separator)
+        if rows and len(rows[0]) > 1 and all(len(row) == len(rows[0]) for row in rows):
+            regular[separator] = rows
+    if "," not in regular:
+        if any(len(row) > 1 for row in _cells(lines[:1], ",")) and not regular:
+            return ","
+        if not regular and _are_spaced_numbers(lines):
+            return " "
+        return next(iter(regular), None) or _of_first_line(lines)
+    for separator, rows in regular.items():  # "1,5;2,5" has two cells, not three
+        with_commas = [cell for row in rows for cell in row if "," in cell]
+        if separator != "," and with_commas and all(_COMMA_DECIMAL.fullmatch(cell) for cell in with_commas):
+            return separator
+    return ","
+
+
+def _are_spaced_numbers(lines: Sequence[str]) -> bool:
+    """Return whether all lines have the same number of cells between single spaces, below a header all numbers."""
+    rows = _cells(lines, " ")
+    cells = [cell for row in rows[1:] for cell in row]
+    return (
+        bool(cells)
+        and len(rows[0]) > 1
+        and all(len(row) == len(rows[0]) for row in rows)
+        and all(_NUMBER.fullmatch(cell) for cell in cells)
+    )
+
+
+def _of_first_line(lines: Sequence[str]) -> str:
+    """Return the most frequent separator of the first line: of ragged rows, whose lengths are checked later."""
+    first = next((line for line in lines if line.strip()), "")
+    return max(_SEPARATORS, key=first.count)
+
+
+def _guess_decimal(rows: Sequence[Sequence[str]]) -> str:
+    """Return the comma if some cells have it before decimals, and no cell has a dot there."""
+    cells = [cell for row in rows for cell in row]
+    commas = any(_COMMA_DECIMAL.fullmatch(cell) for cell in cells)
+    dots = any(_DOT_DECIMAL.fullmatch(cell) and not _DOT_THOUSANDS.fullmatch(cell) for cell in cells)
+    return "," if commas and not dots else "."

@@ -1,0 +1,213 @@
+"""Tables of numbers, truth values, names and times in files, as pandas frames with typed columns."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from arcsm._runtime.files import FilePath
+from arcsm.data.column_types import ColumnType, check_cells, collect_columns, holds_numbers, infer_type, typed_column
+from arcsm.data.read_options import ReadOptions
+from arcsm.data.row_labels import Reason, reason_to_set_aside
+from arcsm.data.table import TableFile
+from arcsm.data.time_formats import TimeFormat
+from arcsm.errors import SkippedWarning, warn
+
+_PART_ROWS = 50_000
+
+
+class FrameFile:
+    """A table of numbers, truth values, names and times in a file, with missing values.
+
+    A text column is numeric if nearly all of its cells are numbers, in a common format such as ``$1,234.50`` or
+    ``12,5 %``. It holds times if nearly all are dates or times of day in a common format. A warning names the formats
+    that might be another.
+
+    Arguments:
+        path: A CSV, Parquet, NPY or NPZ file; see :func:`read_table`.
+        options: How to read it.
+        like: The types of the wanted columns, in their order. Default: infer all types.
+        source: The name of the file in messages. Default: its path.
+
+    Attributes:
+        file: The file.
+        types: The types of the columns, without those set aside.
+        columns: The columns of the file, without those to ignore.
+        set_aside: Why :meth:`read` has set columns aside, by name.
+        highest: The highest number of each column of whole numbers among them.
+
+    Raises:
+        ValueError: If the file is missing, empty or of an unknown kind.
+    """
+
+    def __init__(
+        self,
+        path: FilePath,
+        options: ReadOptions | None = None,
+        like: Mapping[str, ColumnType] | None = None,
+        source: str | None = None,
+    ) -> None:
+        self.options, self._like = options or ReadOptions(), like
+        self.types: dict[str, ColumnType] = dict(like or {})
+        self.columns: list[str] = []
+        self.set_aside: dict[str, Reason] = {}
+        self.highest: dict[str, int] = {}
+        names = [name for name, kind in self.types.items() if kind.kind == "name"]
+        self.file = TableFile(path, None, self.options, names, source)
+
+    def read(self, set_aside: bool = False) -> pd.DataFrame:
+        """Return all rows.
+
+        With ``set_aside``, columns that only label the rows, and free text, are left out. A warning names them.
+
+        Raises:
+            ValueError: If the file cannot be read or has no rows; if it lacks a column that is wanted or that an option
+                names; or if columns hold infinite values, lists, complex numbers or a few cells of another type than
+                the others. The message names all such columns.
+        """
+        if self._like is not None:
+            return next(self.parts(None))
+        raw = next(self.file.parts(None, self._text_columns()))
+        chosen = self._chosen(list(raw.columns))
+        frame = collect_columns(raw[chosen], self._infer_and_convert, self.file.source).reset_index(drop=True)
+        self.columns = chosen
+        if set_aside:
+            self.set_aside = {name: reason for name in chosen if (reason := self._reason(frame[name])) is not None}
+            numbered = [name for name in self.set_aside if holds_numbers(frame[name].dtype)]
+            self.highest = {name: int(frame[name].max()) for name in numbered}
+            self.types = {name: kind for name, kind in self.types.items() if name not in self.set_aside}
+            frame = frame[list(self.types)]
+        self._report()
+        if not self.types:
+            raise ValueError(f"{self.file.source}: no column is left")
+        return frame
+
+    def parts(self, rows: int | None = _PART_ROWS) -> Iterator[pd.DataFrame]:
+        """Yield parts of ``rows`` rows, or all rows at once with ``None``; errors are those of :meth:`read`.
+
+        Without wanted types, the types of each part are inferred from its own cells.
+        """
+        if self._like is None:
+            for raw in self.file.parts(rows, self._text_columns()):
+                yield collect_columns(raw[self._chosen(list(raw.columns))], self._infer_and_convert, self.file.source)
+            return
+        for raw in self.file.parts(rows, [name for name, kind in self.types.items() if kind.kind == "name"]):
+            chosen = self._wanted(list(raw.columns), self._like)
+            frame = collect_columns(raw[chosen], self._convert, self.file.source)
+            yield frame.reset_index(drop=True)
+
+    @property
+    def known_options(self) -> ReadOptions:
+        """The options with what was guessed of a CSV file, to read it again."""
+        if not self.file.is_text:
+            return self.options
+        dialect = self.file.csv.dialect
+        return replace(self.options, separator=dialect.separator, decimal=dialect.decimal)
+
+    def written(self, frame: pd.DataFrame, as_text: bool) -> pd.DataFrame:
+        """Return rows in the forms in which the file writes them.
+
+        Columns that the file holds as text are written in its format if the rows will be text, too, or if the file can
+        also hold other types.
+        """
+        frame = frame.copy()
+        for name in frame.columns:
+            kind = self.types.get(str(name))
+            if kind is not None and kind.format is not None and (as_text or not self.file.is_text):
+                frame[name] = kind.format.write(frame[name])
+        return frame
+
+    def _text_columns(self) -> list[str] | None:
+        if not self.file.is_text:
+            return []
+        return [*self.file.csv.code_columns(), *self.options.categorical]
+
+    def _chosen(self, columns: Sequence[str]) -> list[str]:
+        """Return the columns without those to ignore."""
+        self.file.check_named(columns)
+        chosen = [name for name in columns if name not in self.options.ignore]
+        if not chosen:
+            raise ValueError(f"{self.file.source}: no column is left")
+        return chosen
+
+    def _wanted(self, columns: Sequence[str], like: Mapping[str, ColumnType]) -> list[str]:
+        missing = [name for name in like if name not in columns]
+        if missing:
+            others = ", ".join(name for name in columns if name not in like and name not in self.options.named)
+            raise ValueError(
+                f"{self.file.source}: columns {', '.join(missing)} are missing"
+                + (f"; it has {others} instead" if others else "")
+            )
+        return list(like)
+
+    def _infer_and_convert(self, column: pd.Series) -> pd.Series:
+        name = str(column.name)
+        check_cells(column, f"column {name!r}")
+        if name in self.options.ids:
+            self.types[name] = ColumnType("name")
+            return column
+        if name in self.options.categorical:
+            self.types[name] = ColumnType("name")
+        else:
+            self.types[name] = infer_type(column, self.file.decimal)
+            if name in self.options.numeric and self.types[name].kind != "number":
+                self.types[name] = ColumnType("number")
+        return self._convert(column)
+
+    def _reason(self, column: pd.Series) -> Reason | None:
+        """Return why a column is set aside, or ``None``."""
+        name = str(column.name)
+        if name in self.options.ids:
+            return Reason("--id", True)
+        forced = name in (*self.options.numeric, *self.options.categorical)
+        return None if forced else reason_to_set_aside(column, self.types[name])
+
+    def _convert(self, column: pd.Series) -> pd.Series:
+        return typed_column(column, self.types[str(column.name)], self.file.locate, self.file.decimal)
+
+    def _report(self) -> None:
+        """Warn of columns that are set aside, and of formats that might be another."""
+        if self.set_aside:
+            listed = ", ".join(f"{name!r} ({reason})" for name, reason in self.set_aside.items())
+            warn(f"{self.file.source}: set aside, not modelled: {listed}", SkippedWarning)
+        guessed = [
+            f"{name!r} as {kind.format.describe()}"
+            for name, kind in self.types.items()
+            if kind.format is not None and not (isinstance(kind.format, TimeFormat) and not kind.format.is_guess)
+        ]
+        if guessed:
+            warn(f"{self.file.source}: read {', '.join(guessed)}")
+
+
+def read_frame(
+    path: FilePath,
+    like: pd.DataFrame | None = None,
+    ignore: Sequence[str] = (),
+    options: ReadOptions | None = None,
+) -> pd.DataFrame:
+    """Read a table of numbers, truth values, names and times, with missing values; see :class:`FrameFile`.
+
+    Arguments:
+        path: A CSV, Parquet, NPY or NPZ file; see :func:`read_table`.
+        like: A table whose columns, in their order and types, are wanted. Default: infer the types.
+        ignore: Columns to leave out.
+        options: How to read the file, in place of ``ignore``.
+
+    Raises:
+        ValueError: As in :meth:`FrameFile.read`.
+    """
+    return _frame_file(path, like, ignore, options).read()
+
+
+def frame_parts(
+    path: FilePath, like: pd.DataFrame | None, rows: int | None = _PART_ROWS, ignore: Sequence[str] = ()
+) -> Iterator[pd.DataFrame]:
+    """Yield the table of :func:`read_frame` in parts of ``rows`` rows, or all rows at once with ``None``."""
+    yield from _frame_file(path, like, ignore).parts(rows)
+
+
+def _frame_file(
+    path: FilePath, like: pd.DataFrame | None, ignore: Sequence[str], options: ReadOptions | None = None
+) -> FrameFile:
+    types = None if like is None else {str(name): ColumnType.of(like[name]) for name in like.columns}
+    return FrameFile(path, options or ReadOptions(ignore=ignore), types)

@@ -1,0 +1,75 @@
+"""Columns that say nothing about a row: labels such as ids, and free text."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from arcsm.data.column_types import ColumnType
+
+_ID_NAME = re.compile(
+    r"(.*[\W_])?(id|ids|idx|index|key|uuid|guid|rowid|row|rows|rownames|row_?(name|number|no|nr)|no|nr|number|#|serial)",
+    re.IGNORECASE,
+)
+_CAMEL_ID = re.compile(r".*[a-z0-9](Id|ID|Idx|Key|No)")
+_TIME_NAME = re.compile(
+    r".*(year|yr|date|time|day|week|month|quarter|hour|minute|second|age|jahr|ann[ée]e|año).*", re.IGNORECASE
+)
+_MIN_ROWS = 20  # in a smaller table, whole numbers may all differ by chance
+_MIN_NAME_ROWS = 50  # in a smaller table, names may all differ
+_MIN_DISTINCT_NAMES = 0.5  # of the names of a column
+_MAX_SPREAD = 1.2  # highest minus lowest of numbers that count rows, as a multiple of their number
+_FREE_TEXT_LENGTH = 25  # characters, on average
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a column is not modelled.
+
+    Attributes:
+        text: The reason in words.
+        is_label: Whether the column tells the rows apart.
+    """
+
+    text: str
+    is_label: bool
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def reason_to_set_aside(column: pd.Series, kind: ColumnType) -> Reason | None:
+    """Return why a typed column says nothing about a row, or ``None``.
+
+    Whole numbers are labels if they all differ and either run through nearly all numbers from the lowest to the highest
+    or have a name such as ``id``. Names of time, such as ``year``, are an exception. Names are labels or free text if
+    more than half of them differ.
+    """
+    present = column.dropna()
+    count, distinct = len(present), present.nunique()
+    if kind.kind == "name":
+        named = is_id_name(str(column.name)) and count >= _MIN_ROWS and distinct == count
+        if not named and (len(column) < _MIN_NAME_ROWS or distinct <= max(1, _MIN_DISTINCT_NAMES * count)):
+            return None
+        if present.astype(str).str.len().mean() > _FREE_TEXT_LENGTH:
+            return Reason("free text", False)
+        text = "a different name in every row" if distinct == count else f"{distinct:,} different names"
+        return Reason(text, distinct == count)
+    if kind.kind != "number" or count < _MIN_ROWS or distinct < count or count < len(column):
+        return None
+    return Reason("a different whole number in every row", True) if _counts_rows(present, str(column.name)) else None
+
+
+def is_id_name(name: str) -> bool:
+    """Return whether a column has a name such as ``id``, ``customer_id`` or ``PassengerId``."""
+    return bool(_ID_NAME.fullmatch(name.strip()) or _CAMEL_ID.fullmatch(name.strip()))
+
+
+def _counts_rows(numbers: pd.Series, name: str) -> bool:
+    values = numbers.to_numpy(dtype=float)
+    if not (np.isfinite(values).all() and (values == np.rint(values)).all()):
+        return False
+    if is_id_name(name):
+        return True
+    return not _TIME_NAME.fullmatch(name) and float(values.max() - values.min()) + 1.0 <= _MAX_SPREAD * len(values)

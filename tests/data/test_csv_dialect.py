@@ -1,0 +1,75 @@
+"""Separators, decimal marks and encodings of CSV files are guessed, and the guess is reported."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+from arcsm.data import ReadOptions, read_frame, read_table
+from arcsm.data.csv_dialect import find_dialect
+
+
+@pytest.mark.parametrize(
+    ("text", "separator", "decimal", "message"),
+    [
+        ("a,b\n1,2.5\n", ",", ".", None),
+        ("a;b\n1,5;2,25\n3;4\n", ";", ",", "guessed ';' between cells (--sep) and ',' before decimals (--decimal)"),
+        ("a;b\n1.5;2\n", ";", ".", "guessed ';' between cells (--sep)"),
+        ("a;b\n1.234;2,5\n", ";", ",", "guessed ';' between cells (--sep) and ',' before decimals (--decimal)"),
+        ("1,5;2,5\n3,5;4,5\n", ";", ",", "guessed ';' between cells (--sep) and ',' before decimals (--decimal)"),
+        ("a\tb\n1\t2\n", "\t", ".", "guessed a tab between cells (--sep)"),
+        ("a|b\n1|2\n", "|", ".", "guessed '|' between cells (--sep)"),
+        ("a b\n1 2\n3 4\n", " ", ".", "guessed a space between cells (--sep)"),
+        ("name\nAda Lovelace\nAlan Turing\n", ",", ".", None),
+        ('a,b\n"x; y",1\n"z; w",2\n', ",", ".", None),
+        ("a,b\n1,2\n3,4,5\n", ",", ".", None),  # ragged: rejected later
+    ],
+)
+def test_dialects_are_guessed(tmp_path: Path, text: str, separator: str, decimal: str, message: str | None) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dialect = find_dialect(path, ReadOptions(), "t.csv")
+    assert (dialect.separator, dialect.decimal) == (separator, decimal)
+    assert [str(warning.message) for warning in caught] == ([] if message is None else [f"t.csv: {message}"])
+
+
+def test_given_dialects_are_not_guessed(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes("Größe;n\n1,5;2\n2,5;3\n".encode("cp1252"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = read_table(path, options=ReadOptions(separator=";", decimal=",", encoding="cp1252"))
+        assert table.columns == ("Größe", "n")
+        assert table.values.tolist() == [[1.5, 2], [2.5, 3]]
+        (tmp_path / "t.tsv").write_text("a\tb\n1\t2,5\n".replace(",", "."))
+        assert read_table(tmp_path / "t.tsv").values.tolist() == [[1, 2.5]]
+        (tmp_path / "u.csv").write_text("a,b\n1,2\n", encoding="utf-16")
+        assert read_table(tmp_path / "u.csv").values.tolist() == [[1, 2]]
+    with pytest.raises(ValueError, match=r"is not in UTF-8; give its encoding, such as --encoding cp1252"):
+        read_frame(path)
+
+
+def test_an_unclosed_quotation_mark_is_located(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text('a,b\n1,"x"\n2,"y\n' + "3,z\n" * 50)
+    with pytest.raises(ValueError, match=r"t\.csv: line 3: begins a cell in quotation marks that never ends"):
+        read_frame(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"separator": "::"}, "--sep: expected one character"),
+        ({"decimal": ";"}, "--decimal: expected '.' or ','"),
+        ({"separator": ",", "decimal": ","}, "--decimal: expected another mark than --sep"),
+        ({"encoding": "klingon"}, "--encoding: expected a known encoding"),
+        ({"ids": ["a"], "ignore": ["a"]}, "column 'a': expected one of --ignore, --id"),
+    ],
+)
+def test_mistaken_options_are_rejected(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ReadOptions(**options)  # type: ignore[arg-type]

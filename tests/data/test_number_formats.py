@@ -1,0 +1,62 @@
+"""Numbers as text: read in common formats and written back in the same."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from arcsm.data.number_formats import NumberFormat
+
+
+@pytest.mark.parametrize(
+    ("cells", "numbers"),
+    [
+        (["$1,234.50", "$5.00", "-$17.25"], [1234.5, 5.0, -17.25]),
+        (["$-5", "$7"], [-5.0, 7.0]),
+        (["1.234,50 €", "5,00 €"], [1234.5, 5.0]),
+        (["USD 5", "USD 1,000"], [5.0, 1000.0]),
+        (["12.5 %", "3 %"], [12.5, 3.0]),
+        (["(5)", "1,450", "2,100,000"], [-5.0, 1450.0, 2_100_000.0]),
+        (["1'000.5", "2"], [1000.5, 2.0]),
+        (["1\u202f234,5 km", "2,25 km"], [1234.5, 2.25]),
+        (["0,123", "1,500"], [0.123, 1.5]),  # no thousands begin with a zero
+        (["1,5", "2,25"], [1.5, 2.25]),
+        (["72°F", "65°F"], [72.0, 65.0]),
+        (["5kg", "10.5kg"], [5.0, 10.5]),
+    ],
+)
+def test_formats_are_read_and_written_back(cells: list[str], numbers: list[float]) -> None:
+    column = pd.Series([*cells, None])
+    form = NumberFormat.infer(column)
+    assert form is not None
+    parsed = form.parse(column)
+    assert parsed.tolist()[:-1] == numbers
+    assert parsed.isna().tolist() == [False] * len(cells) + [True]
+    assert form.write(parsed).tolist()[:-1] == cells
+
+
+def test_a_mark_before_three_digits_depends_on_the_file() -> None:
+    column = pd.Series(["1.234", "12.500"])
+    assert NumberFormat.infer(column) is None  # plain numbers with decimals
+    form = NumberFormat.infer(column, decimal=",")
+    assert form is not None
+    assert form.parse(column).tolist() == [1234, 12500]
+    assert form.describe() == "numbers ('12.500' is 12500)"
+
+
+@pytest.mark.parametrize("cells", [["1", "2", "5 kg"], ["A1", "A2"], ["10-20", "20-30"], ["x y", "b"], ["5", "7.5"]])
+def test_names_and_plain_numbers_have_no_format(cells: list[str]) -> None:
+    assert NumberFormat.infer(pd.Series(cells)) is None
+
+
+def test_other_units_are_not_numbers_of_the_format() -> None:
+    column = pd.Series(["5 kg", "7 kg", "300 g"])
+    form = NumberFormat.infer(column)
+    assert form is not None
+    assert form.parse(column).isna().tolist() == [False, False, True]
+
+
+def test_sampled_numbers_get_the_decimals_of_the_column() -> None:
+    form = NumberFormat.infer(pd.Series(["$1,234.50", "$2.00"]))
+    assert form is not None
+    assert form.write(pd.Series([1e6 / 3, -0.001])).tolist() == ["$333,333.33", "$0.00"]
