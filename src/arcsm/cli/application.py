@@ -12,6 +12,7 @@ import typer
 from arcsm import __version__
 from arcsm._runtime.launcher import ProcessError, launch, report_to_launcher
 from arcsm._runtime.process_group import LOST_CONTACT, is_lost_contact, process_count, was_started
+from arcsm._runtime.progress import one_command
 from arcsm._runtime.signals import Terminated, raise_on_sigterm
 from arcsm.cli import models, pages, reproduce, tables, training
 from arcsm.cli.console import Stopped, fail
@@ -59,7 +60,8 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run the command with arguments and return its exit code."""
     try:
-        code = app(args=list(arguments), prog_name="arcsm", standalone_mode=False)
+        with one_command():
+            code = app(args=list(arguments), prog_name="arcsm", standalone_mode=False)
     except SeveralProcesses as request:
         return _start(arguments, request)
     except Stopped as stop:

@@ -25,7 +25,7 @@ from arcsm.reports.synthesis import write_synthesis_report
 
 app = Typer()
 
-_PART_ROWS = 2_000  # scored at once; small enough for a smooth progress bar
+_PART_ROWS = 2_000  # scored at once
 
 
 @app.command(
@@ -77,17 +77,17 @@ def detect(
         check_p_value(p_value, detector.count_held_out(normal))
     detector.fit(normal)
     data = raw_parts(test, _PART_ROWS) if with_data else None
-    with frame_writer(out) as write, track("scoring", rows, enabled=True) as advance:
+    with frame_writer(out) as write, track("scoring", rows, enabled=True) as work:
 
         def write_part(verdicts: pd.DataFrame) -> None:
             write(verdicts if data is None else pd.concat([next(data), verdicts], axis=1))
-            advance(len(verdicts))
 
-        result = DetectionResult.from_parts(detector, frame_parts(test, normal, _PART_ROWS), p_value, write_part)
+        parts = work.over(frame_parts(test, normal, _PART_ROWS), len)
+        result = DetectionResult.from_parts(detector, parts, p_value, write_part)
     print(f"{train}  {len(normal)} rows, {detector.columns_.describe()}")
     print(f"{out}  {rows} rows, {result.outliers} flagged")
     if page is not None:
-        write_detection_report(detector, result, page, f"Outliers in {test.name}")
+        write_detection_report(detector, result, page, f"Outliers in {test.name}", progress=True)
         print(page)
 
 
@@ -167,7 +167,7 @@ def synthesize(
         print(line)
     if page is not None:
         remarks = quality or [f"Drawn with {' and '.join(given or ())}: the rows are not like the whole table."]
-        write_synthesis_report(density, rows, drawn, remarks, page, f"{out.name}, like {table.name}")
+        write_synthesis_report(density, rows, drawn, remarks, page, f"{out.name}, like {table.name}", progress=True)
         print(page)
 
 

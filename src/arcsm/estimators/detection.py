@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from arcsm._runtime.progress import track
 from arcsm.estimators.column_types import Array, Categories, Column
 from arcsm.estimators.outliers import ScoreOutlierDetector
 
@@ -22,6 +23,7 @@ _MIN_SURPRISE = 1.0  # nats below the median, of a column that is put into words
 _MIN_RELATIVE_SURPRISE = 0.1  # of the most surprising column
 _MAX_CATEGORIES = 4  # listed in words
 _MOST_SURPRISING = 20  # rows
+_EXPLAINING_TIME = 0.3  # of the outliers among some rows, relative to scoring the rows; sets the pace of progress bars
 
 
 def detection_table(
@@ -34,7 +36,8 @@ def detection_table(
     """
     if threshold is not None:
         check_p_value(threshold, len(detector.held_out_scores_))
-    contributions = detector.explain(table)
+    with track("scoring", _EXPLAINING_TIME + 1) as work, work.part(1):
+        contributions = detector.explain(table)
     scores = contributions.sum(1)
     p = detector.p_values_from_scores(scores)
     outlier = scores < detector.offset_ if threshold is None else p <= threshold
@@ -48,7 +51,8 @@ def detection_table(
     reasons = np.full(len(table), "", dtype=object)
     flagged = np.flatnonzero(outlier)
     if len(flagged):
-        reasons[flagged] = _reasons(detector, table.iloc[flagged], lowest[flagged], excess[flagged])
+        with track("explaining", _EXPLAINING_TIME + 1, done=1) as work, work.part(_EXPLAINING_TIME):
+            reasons[flagged] = _reasons(detector, table.iloc[flagged], lowest[flagged], excess[flagged])
     lines["because"] = reasons
     return lines
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sklearn.base import OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from arcsm._runtime.progress import track
 from arcsm.estimators.base import TableEstimator
 from arcsm.estimators.column_types import Array
 
@@ -71,7 +72,8 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         fraction = _contamination_fraction(self.contamination)
         with self._unchanged_on_failure():
             self._fit_table(X)
-            contributions = self._contributions(X).mean(0)
+            with track("scoring fitted rows", 1, bool(self.verbose)):
+                contributions = self._contributions(X).mean(0)
             self.median_contributions_ = np.nanmedian(contributions, 0)
             self.fitted_scores_ = self._with_medians(contributions).sum(1)
             self.held_out_scores_ = np.sort(self.fitted_scores_[self.held_out_rows_])
@@ -184,12 +186,13 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         if not 0.0 < share < 1.0:
             raise ValueError(f"share: expected a number between 0 and 1, got {share}")
         bounds = []
-        for u in (0.5 * (1.0 - share), 0.5 * (1.0 + share)):
-            numbers = modelled if self.ensemble_ is None else self.ensemble_.quantiles(modelled, u)
-            rows = self.columns_.decode(numbers.numpy())
-            if isinstance(rows, pd.DataFrame) and isinstance(X, pd.DataFrame):
-                rows.index = X.index
-            bounds.append(rows)
+        with track("expected values", 2) as work:
+            for u in work.over((0.5 * (1.0 - share), 0.5 * (1.0 + share))):
+                numbers = modelled if self.ensemble_ is None else self.ensemble_.quantiles(modelled, u)
+                rows = self.columns_.decode(numbers.numpy())
+                if isinstance(rows, pd.DataFrame) and isinstance(X, pd.DataFrame):
+                    rows.index = X.index
+                bounds.append(rows)
         return bounds[0], bounds[1]
 
 

@@ -81,9 +81,8 @@ def run_training(task: TrainingTask, run: Path | None, resume: bool, progress: b
 
 def _take_steps(task: TrainingTask, run: Path | None, stop: Callable[[], bool], progress: bool) -> None:
     group = process_group.group()
-    with TrainingLog(task, run) as log, track("training", task.steps, progress) as advance_bar:
+    with TrainingLog(task, run) as log, track("training", task.steps, progress, done=task.step) as advance_bar:
         started, last_checkpoint = time.monotonic() - task.seconds, time.monotonic()
-        advance_bar(task.step)
         while task.step < task.steps and not task.stopped_early:
             loss, weight = task.advance(), task.newest_loss_weight
             task.step += 1
