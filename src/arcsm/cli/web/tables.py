@@ -9,7 +9,8 @@ from torch import Tensor
 
 from arcsm.cli.model_rows import column_names
 from arcsm.model import AutoregressiveModel
-from arcsm.reports.plots import BLUE, open_frame, plain
+from arcsm.reports.labels import literal
+from arcsm.reports.plots import BLUE, mark_value, open_frame, within_reach
 
 _COVERAGE = 0.9  # probability of an expected range
 _SAMPLES = 512  # for a typical row and the ranges of plots
@@ -67,16 +68,20 @@ class TableExplorer:
         height = -(-len(indices) // width)
         figure = Figure(figsize=(2.6 * width, 1.8 * height), layout="constrained")
         panels = figure.subplots(height, width, squeeze=False).flatten()
-        for d, axes in zip(indices, panels, strict=False):
-            span = self.high[d] - self.low[d]
-            low, high = min(self.low[d], row[d] - 0.1 * span), max(self.high[d], row[d] + 0.1 * span)
-            grid = torch.linspace(float(low), float(high), _GRID_POINTS).to(row)
+        titles, style = literal([self.columns[d] for d in indices], 28)
+        for d, title, axes in zip(indices, titles, panels, strict=False):
+            low, high, value = float(self.low[d]), float(self.high[d]), float(row[d])
+            if within_reach(value, low, high):
+                margin = 0.1 * (high - low)
+                low, high = min(low, value - margin), max(high, value + margin)
+            grid = torch.linspace(low, high, _GRID_POINTS).to(row)
             rows = row.repeat(_GRID_POINTS, 1)
             rows[:, d] = grid
             density = self.model.log_prob(rows, reduce=False)[:, d].exp()
             axes.fill_between(grid.cpu(), density.cpu(), color=BLUE, alpha=0.3, linewidth=0)
-            axes.axvline(float(row[d]), color="black", linewidth=1)
-            axes.set_title(plain(self.columns[d]), fontsize=8)
+            axes.set_xlim(low, high)
+            mark_value(axes, value, f"{value:,.6g}")
+            axes.set_title(title, fontsize=8, **style)
             axes.set_yticks([])
             axes.tick_params(labelsize=7)
             open_frame(axes)
