@@ -81,17 +81,12 @@ def draw_density(axes: Axes, kind: Column, value: float, conditional: _Condition
 
 
 def draw_levels(axes: Axes, kind: Grid, value: float, conditional: _Conditional) -> None:
-    """Draw the probabilities of a discrete column's levels, each at its value.
-
-    The levels are those that the column can have; the probability of numbers beyond them belongs to the outer ones.
-    """
-    first, last = round(conditional.low), round(conditional.high)
-    stride = max(1, math.ceil((last - first + 1) / _POINTS))
+    """Draw the probabilities of a discrete column's fitted levels, each at its value."""
+    first, last = (min(max(round(end), 0), kind.levels - 1) for end in (conditional.low, conditional.high))
+    stride = math.ceil((last - first + 1) / _POINTS)
     numbers = np.arange(first, last + 1, stride, dtype=float)
-    places = np.clip(numbers, 0.0, kind.levels - 1.0)
-    levels, index = np.unique(places, return_inverse=True)
-    values, width = kind.values_at(levels).astype(float), stride * kind.spacing
-    axes.bar(values, np.bincount(index, conditional.density(numbers)), 0.8 * width, color=plots.BLUE)
+    values, width = kind.values_at(numbers).astype(float), stride * kind.spacing
+    axes.bar(values, conditional.density(numbers), 0.8 * width, color=plots.BLUE)
     low, high = values[0] - width, values[-1] + width
     if plots.within_reach(value, low, high):
         low, high = min(low, value - width), max(high, value + width)

@@ -117,6 +117,7 @@ def open_panel() -> tuple[Figure, Axes]:
     figure, [axes] = open_panels(3.0, 1.9)
     axes.tick_params(labelsize=7)
     axes.ticklabel_format(axis="x", useOffset=False)
+    axes.xaxis.get_offset_text().set_fontsize(7)
     axes.set_yticks([])
     return figure, axes
 

@@ -74,11 +74,15 @@ def _draw_marginal(axes: Axes, kind: Column, real: Array, synthetic: Array) -> s
             shares = [float((np.rint(numbers) == place).mean()) for place in places]
             axes.bar(places + shift, shares, 0.4, color=colour)
         ticks = places[:: -(-len(places) // _MAX_TICKS)]
-        texts, style = literal(kind.decode(ticks.astype(float)), 10)
+        texts, style = literal(map(_short, kind.decode(ticks.astype(float))), 10)
         axes.set_xticks(ticks, texts, **style)
         return f"and {levels - _MAX_BARS} more categories" if levels > _MAX_BARS else ""
     values, drawn = (kind.decode(numbers).astype(float) for numbers in (real, synthetic))
     return plots.compare_histograms(axes, values, drawn, _edges(kind, *np.quantile(values, [0.002, 0.998])))
+
+
+def _short(value: object) -> str:
+    return f"{value:.5g}" if isinstance(value, float | np.number) else str(value)
 
 
 def _edges(kind: Column, low: float, high: float) -> list[float]:
