@@ -17,7 +17,7 @@ from small_web_models import image_model, table_model
 
 def launch(model: AutoregressiveModel) -> tuple[Any, str]:
     page = build(model, "tiny")
-    _, address, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
+    _, address, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
     return page, address
 
 

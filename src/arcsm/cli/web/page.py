@@ -1,6 +1,8 @@
 """The page itself: Gradio components around :mod:`arcsm.cli.web.images` and :mod:`arcsm.cli.web.tables`."""
 
 import functools
+import re
+import string
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +20,7 @@ def build(model: AutoregressiveModel, title: str) -> Any:
     """Build the page of a model, a ``gradio.Blocks``."""
     gradio = _gradio()
     with gradio.Blocks(analytics_enabled=False, title=f"arcsm: {title}") as page:
-        gradio.Markdown(f"## {title}")
+        gradio.Markdown(f"## {as_markdown(title)}")
         if "image_shape" in model.metadata:
             _image_page(gradio, ImageExplorer(model))
         else:
@@ -28,13 +30,17 @@ def build(model: AutoregressiveModel, title: str) -> Any:
 
 def serve(model: AutoregressiveModel, title: str, host: str = "127.0.0.1", port: int | None = None) -> None:
     """Serve the page until interrupted; by default to this machine only."""
-    build(model, title).launch(server_name=host, server_port=port, **launch_options())
+    page = build(model, title)
+    _, address, _ = page.launch(server_name=host, server_port=port, prevent_thread_lock=True, **launch_options())
+    print(f"{address}  press Ctrl-C to stop", flush=True)
+    page.block_thread()
 
 
 def launch_options() -> dict[str, Any]:
     """Return launch options under which the page loads no external resources, is not shared, and limits uploads."""
     theme = _gradio().themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-    return {"theme": theme, "share": False, "footer_links": [], "ssr_mode": False, "max_file_size": "20mb"}
+    page = {"theme": theme, "footer_links": [], "ssr_mode": False, "max_file_size": "20mb"}
+    return {**page, "share": False, "quiet": True}
 
 
 def _gradio() -> Any:
@@ -104,10 +110,9 @@ def _image_page(gradio: Any, explorer: ImageExplorer) -> None:
 
 def _table_page(gradio: Any, explorer: TableExplorer) -> None:
     """Add components to edit a row and see which of its values are unlikely and what range was expected."""
-    size = len(explorer.columns)
     row = gradio.Dataframe(
         [[round(value, 4) for value in explorer.median_row.tolist()]], headers=explorer.columns, datatype="number",
-        row_count=1, row_limits=(1, 1), column_limits=(size, size), interactive=True, label="Edit a row", elem_id="row",
+        row_count=1, interactive=True, label="Edit a row", elem_id="row",
     )  # fmt: skip
     evaluate = gradio.Button("How likely?", variant="primary", elem_id="evaluate")
     message = gradio.Markdown(elem_id="message")
@@ -124,6 +129,11 @@ def _table_page(gradio: Any, explorer: TableExplorer) -> None:
     evaluate.click(_show_errors(gradio, on_evaluate), [row], [message, table, densities])
 
 
+def as_markdown(text: str) -> str:
+    """Escape the characters of a text that have a meaning in Markdown."""
+    return re.sub(f"([{re.escape(string.punctuation)}])", r"\\\1", text)
+
+
 def _seed(number: float | None) -> int:
     if number is None or number < 0:
         raise ValueError("seed: expected a non-negative whole number")
@@ -134,9 +144,10 @@ def _summary(column: pd.Series) -> str:
     probability = column["probability"]
     if probability > _SURPRISING:
         return "All values are within their expected ranges."
+    expected = f"{column['expected from']:.3g} to {column['expected to']:.3g}"
     return (
-        f"Least likely: **{column['column']}**, expected {column['expected from']:.3g} to {column['expected to']:.3g}, "
-        f"got {column['value']:.3g}; the probability of a value at least as extreme is {probability:.2g}."
+        f"Least likely: **{as_markdown(column['column'])}**, expected {expected}, got {column['value']:.3g}; the "
+        f"probability of a value at least as extreme is {probability:.2g}."
     )
 
 
