@@ -150,9 +150,9 @@ class _Estimate:
         self.first, self.started = first, monotonic()
 
     def text(self, fraction: float) -> str:
-        """Return the remaining time in words; empty while the speed is unknown."""
+        """Return the remaining time in words; empty while the speed is unknown and at the end."""
         gained = fraction - self.first
-        if gained <= 0.0:
+        if gained <= 0.0 or fraction >= 1.0:
             return ""
         return f"about {duration((monotonic() - self.started) * (1.0 - fraction) / gained)} left"
 
@@ -161,8 +161,8 @@ def duration(seconds: float) -> str:
     """Return a time to two digits or so, such as ``40 s``, ``5 min`` or ``2 h 10 min``.
 
     Example:
-        >>> [duration(seconds) for seconds in (0.2, 89.0, 91.0, 7_900.0, 200_000.0)]
-        ['1 s', '89 s', '2 min', '2 h 12 min', '56 h']
+        >>> [duration(seconds) for seconds in (0.2, 89.0, 91.0, 7_900.0, 198_000.0)]
+        ['1 s', '89 s', '2 min', '2 h 12 min', '55 h']
     """
     if seconds < 90.0:
         return f"{max(1, round(seconds))} s"

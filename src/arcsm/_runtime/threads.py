@@ -63,11 +63,12 @@ def map_on_threads(
             events.get()
         on_initialized()
         reported = 0
-        while len(ended) < workers:
-            events.get()
-            for _ in range(len(results) - reported):
+        while len(ended) < workers or reported < len(results):
+            if reported < len(results):
                 on_result()
                 reported += 1
+            else:
+                events.get()
     finally:
         queue.clear()
         _wait(lambda: len(ended) < len(started), events)

@@ -62,7 +62,8 @@ class Ensemble:
         train_inputs, valid_inputs = (train - below).float(), (valid - below).float().repeat(repeats, 1)
         steps = sum(config.max_steps for config in configs)
         steps += (len(orders) - 1) * max(config.max_steps for config in configs)
-        with track("fitting", (1.0 + _SELECTION_TIME) * steps, progress) as work:
+        selection = _SELECTION_TIME * steps if choose_level else 0.0
+        with track("fitting", steps + selection, progress) as work:
 
             def member(config: EnsembleConfig, index: int) -> AutoregressiveModel:
                 with torch.random.fork_rng(devices=[]):
@@ -79,7 +80,7 @@ class Ensemble:
             ensemble = candidates[0]
             ensemble.members += [member(ensemble.config, index) for index in range(1, len(orders))]
             if choose_level:
-                with work.part(_SELECTION_TIME * steps):
+                with work.part(selection):
                     ensemble.level, _ = ensemble._best_level(valid[:_MAX_SELECTION_ROWS])
                 ensemble.cells = list(widths) if any(widths) else None
         return ensemble

@@ -83,6 +83,7 @@ class SynthesisQuality:
             auc, error = _classifier_auc(samples, seed, random)
             advance()
             nearest = _nearest_rows(columns, real, held_out, _subsample(drawn, _MAX_QUERIES, random), random)
+            advance()
         return cls(*counts, auc, error, copies, _copied_fraction(real[held_out], training), nearest)
 
     def lines(self) -> list[str]:

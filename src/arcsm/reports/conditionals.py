@@ -23,7 +23,7 @@ _TAIL = 0.002  # probability to either side of an expected interval
 
 
 @dataclass(frozen=True)
-class _Conditional:
+class Conditional:
     """The distribution of a column's numbers given other values of a row."""
 
     low: float  # ends of an interval with nearly all of the probability
@@ -48,11 +48,11 @@ def conditional_panels(detector: ScoreOutlierDetector, row: pd.DataFrame, column
         def density(grid: Array, place: int = place) -> Array:
             return np.exp(ensemble.log_density(numbers[0], place, torch.from_numpy(grid)).numpy())
 
-        panels.append(_panel(caption, kind, value, _Conditional(ends[0][place], ends[1][place], density)))
+        panels.append(_panel(caption, kind, value, Conditional(ends[0][place], ends[1][place], density)))
     return panels
 
 
-def _panel(caption: str, kind: Column, value: Any, conditional: _Conditional) -> plots.Panel:
+def _panel(caption: str, kind: Column, value: Any, conditional: Conditional) -> plots.Panel:
     figure, axes = plots.open_panel()
     if isinstance(kind, Categories):
         note = draw_categories(axes, kind, value, conditional)
@@ -67,7 +67,7 @@ def _panel(caption: str, kind: Column, value: Any, conditional: _Conditional) ->
     return plots.Panel(caption, plots.embedded(figure))
 
 
-def draw_density(axes: Axes, kind: Column, value: float, conditional: _Conditional) -> None:
+def draw_density(axes: Axes, kind: Column, value: float, conditional: Conditional) -> None:
     """Draw the density of a continuous column."""
     ends = kind.decode(np.array([conditional.low, conditional.high])).astype(float)
     if plots.within_reach(value, *ends):
@@ -80,7 +80,7 @@ def draw_density(axes: Axes, kind: Column, value: float, conditional: _Condition
     axes.set_xlim(values[0], values[-1])
 
 
-def draw_levels(axes: Axes, kind: Grid, value: float, conditional: _Conditional) -> None:
+def draw_levels(axes: Axes, kind: Grid, value: float, conditional: Conditional) -> None:
     """Draw the probabilities of a discrete column's fitted levels, each at its value."""
     first, last = (min(max(round(end), 0), kind.levels - 1) for end in (conditional.low, conditional.high))
     stride = math.ceil((last - first + 1) / _POINTS)
@@ -95,7 +95,7 @@ def draw_levels(axes: Axes, kind: Grid, value: float, conditional: _Conditional)
         axes.set_xticks(values)
 
 
-def draw_categories(axes: Axes, kind: Categories, value: Any, conditional: _Conditional) -> str:
+def draw_categories(axes: Axes, kind: Categories, value: Any, conditional: Conditional) -> str:
     """Draw the probabilities of the likeliest categories and of the row's own; return a remark on the others.
 
     A category that no fitted row has is drawn with the probability of all such categories.

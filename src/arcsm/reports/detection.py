@@ -31,6 +31,7 @@ def write_detection_report(
             row = result.rows.iloc[[place]]
             pictures.append((title_of_row, conditional_panels(detector, row, _surprising_columns(row, line))))
         histogram = plots.embedded(score_histogram(detector.fitted_scores_, result.scores, detector.offset_))
+        work()
     page = render(
         "detect.html",
         title=title,
@@ -55,18 +56,18 @@ def _surprising_columns(row: pd.DataFrame, line: pd.Series) -> list[int]:
 def score_histogram(fitted: Array, scored: Array, threshold: float) -> Figure:
     """Plot histograms of the scores of fitted and of scored rows; an arrow stands for scores far below the others."""
     figure, [axes] = plots.open_panels(7.2, 3.0)
-    low, high = np.quantile(np.concatenate([fitted, scored]), [0.005, 1.0])
-    lowest = float(min(fitted.min(), scored.min()))
-    low = lowest if plots.within_reach(lowest, low, high) else low
+    scores = np.concatenate([fitted, scored])
+    low, high = np.quantile(scores, [0.005, 1.0])
+    near = plots.within_reach(scores, low, high)
+    low = float(scores[near].min())
     edges = np.linspace(low, high + 1e-9, 50).tolist()
     for label, values, colour in (("fitted rows", fitted, plots.GREY), ("scored rows", scored, plots.BLUE)):
         weights = np.full(len(values), 1.0 / len(values))
         axes.hist(values, edges, weights=weights, alpha=0.6, color=colour, label=label)
     axes.axvline(threshold, color=plots.ORANGE, label="threshold")
     axes.set_xlim(edges[0], edges[-1])
-    beyond = int((fitted < low).sum() + (scored < low).sum())
-    if beyond:
-        plots.mark_value(axes, lowest, f"{beyond} rows, down to {lowest:.4g}")
+    if not near.all():
+        plots.mark_value(axes, float(scores.min()), f"{(~near).sum()} rows, down to {scores.min():.4g}")
     axes.set(xlabel="score (mean log density, nats); lower is more surprising", ylabel="share of rows")
     axes.legend(frameon=False, fontsize=8, loc="center left")
     return figure

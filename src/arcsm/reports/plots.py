@@ -142,10 +142,10 @@ def compare_histograms(axes: Axes, real: ArrayLike, synthetic: ArrayLike, edges:
     return f"beyond the axis: {beyond[0]:.1%} of real, {beyond[1]:.1%} of synthetic values"
 
 
-def within_reach(value: float, low: float, high: float) -> bool:
-    """Return whether an axis from ``low`` to ``high`` should extend to a value rather than point to it."""
+def within_reach(values: Any, low: float, high: float) -> Any:
+    """Return which values an axis from ``low`` to ``high`` should extend to, rather than point to them."""
     reach = _REACH * (high - low)
-    return low - reach <= value <= high + reach
+    return (values >= low - reach) & (values <= high + reach)
 
 
 def mark_value(axes: Axes, value: float, text: str) -> None:

@@ -38,6 +38,7 @@ def write_synthesis_report(
     with track("drawing the report", len(kinds) + 1, progress) as work:
         panels = [marginal_panel(columns, d, *encoded) for d in work.over(range(len(kinds)))]
         correlations = plots.embedded(_correlations(columns, *encoded)) if len(columns.modelled) > 1 else None
+        work()
     rows = synthetic.head(_ROWS_ON_PAGE).astype(object).itertuples(index=False, name=None)
     page = render(
         "synthesis.html",
