@@ -140,8 +140,8 @@ def records() -> dict[str, dict[str, Any]]:
 def render(known: Records) -> dict[str, str]:
     """Return the text of every page by file name.
 
-    A template exports ``title``, ``shows``, ``parts`` (names of its experiments) and the macro ``short``, a verdict of at
-    most a dozen words.
+    A template exports ``title``, ``shows``, ``parts`` (names of its experiments) and the macro ``short``, a verdict of
+    at most a dozen words.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),

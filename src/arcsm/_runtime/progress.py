@@ -85,10 +85,10 @@ _lines: ContextVar[_Lines | None] = ContextVar("_lines", default=None)
 
 @contextmanager
 def track(description: str, total: float, enabled: bool = False, done: float = 0) -> Iterator[Track]:
-    """Track work of ``total`` steps, of which some may be ``done`` before.
+    """Track work of ``total`` steps, the first of which may be ``done`` already.
 
-    If ``enabled``, the work has a progress bar on a terminal, with an estimate of the remaining time. Elsewhere it
-    prints a line on standard error every half minute. Inside of a track that is shown, it refines that one instead.
+    An ``enabled`` track shows a progress bar on a terminal, with an estimate of the remaining time. Elsewhere it prints
+    a line on standard error every half minute. Inside a track that is shown, it refines that one instead.
     """
     outer = _innermost.get()
     if outer is None and not enabled:
