@@ -85,7 +85,7 @@ _lines: ContextVar[_Lines | None] = ContextVar("_lines", default=None)
 
 @contextmanager
 def track(description: str, total: float, enabled: bool = False, done: float = 0) -> Iterator[Track]:
-    """Track work of ``total`` steps, the first of which may be ``done`` already.
+    """Track work of ``total`` steps, after the first ``done``.
 
     An ``enabled`` track shows a progress bar on a terminal, with an estimate of the remaining time. Elsewhere it prints
     a line on standard error every half minute. Inside a track that is shown, it refines that one instead.
@@ -144,17 +144,24 @@ def _bar(console: Console, description: str, total: float, estimate: "_Estimate"
 
 
 class _Estimate:
-    """The remaining time of work that continues at the mean speed so far."""
+    """The remaining time of work that continues at the mean speed so far.
+
+    The speed is that since the first report: the time before it includes preparations, which are not repeated.
+    """
 
     def __init__(self, first: float) -> None:
-        self.first, self.started = first, monotonic()
+        self.fraction, self.time = first, monotonic()
+        self.reported = False
 
     def text(self, fraction: float) -> str:
         """Return the remaining time in words; empty while the speed is unknown and at the end."""
-        gained = fraction - self.first
+        gained, now = fraction - self.fraction, monotonic()
         if gained <= 0.0 or fraction >= 1.0:
             return ""
-        return f"about {duration((monotonic() - self.started) * (1.0 - fraction) / gained)} left"
+        seconds = (now - self.time) * (1.0 - fraction) / gained
+        if not self.reported:
+            self.fraction, self.time, self.reported = fraction, now, True
+        return f"about {duration(seconds)} left"
 
 
 def duration(seconds: float) -> str:

@@ -98,7 +98,7 @@ def outlier_scores(
             which cost far more than scores.
         tol: Target error of each conditional's log density in nats.
         max_evaluations: Largest number of score evaluations for one conditional and integral.
-        progress: Show a progress bar on a terminal.
+        progress: Show progress; see :func:`arcsm.fit`.
 
     Returns:
         Columns ``(N,)`` on the CPU, in double precision.

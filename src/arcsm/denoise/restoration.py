@@ -44,7 +44,7 @@ def tweedie(
         y: Noisy rows, ``(*, D)`` in data units.
         sigma: Standard deviation of the noise in data units. It may lie between two levels of the ladder.
         condition: Condition of each row, ``(*, F)`` or labels ``(*)``.
-        progress: Show a progress bar on a terminal.
+        progress: Show progress; see :func:`arcsm.fit`.
 
     Returns:
         Restored rows, ``(*, D)`` in data units.

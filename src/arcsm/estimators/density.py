@@ -45,7 +45,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
             fitted rows have any.
         random_state: Randomness of fitting, and the default of the methods that draw.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
-        verbose: Show progress bars (on a terminal).
+        verbose: Show progress; see :func:`arcsm.fit`.
 
     Attributes:
         columns_: The inferred column types.

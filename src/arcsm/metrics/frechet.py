@@ -43,7 +43,7 @@ class Frechet:
     Arguments:
         real: uint8, ``(N, C, H, W)`` with C 1 (grey) or 3, N at least 2.
         device: The device to compute on.
-        progress: Show progress bars on a terminal.
+        progress: Show progress; see :func:`arcsm.fit`.
 
     Raises:
         ValueError: If there is no feature network, or the images have the wrong shape or type.

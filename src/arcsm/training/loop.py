@@ -51,7 +51,7 @@ def run_training(task: TrainingTask, run: Path | None, resume: bool, progress: b
         task: What to train.
         run: Folder for the checkpoint, the model and the log; ``None`` to write nothing.
         resume: Continue from the checkpoint in ``run``, if there is one.
-        progress: Show a progress bar (on a terminal).
+        progress: Show progress; see :func:`arcsm.fit`.
 
     Raises:
         ValueError: If the checkpoint does not belong to this task.

@@ -63,7 +63,7 @@ def fit_vae(
         config: How to train.
         run: Folder for checkpoints, weights and the log. Default: nothing is written.
         resume: Continue from the checkpoint in ``run``, if there is one.
-        progress: Show a progress bar (on a terminal).
+        progress: Show progress; see :func:`arcsm.fit`.
         entropy: Custom estimator, on the device of the training, in place of the configured method. It
             receives samples of the encoder (``particles`` per input, if it needs more than one) and the decoder's
             inputs ``(B, F)``. With ``run``, it must either not learn, or be an estimator of this package, whose state
