@@ -123,8 +123,8 @@ def _display(description: str, total: float, done: float) -> AbstractContextMana
     lines = _lines.get() or _Lines()
 
     def show(track: Track) -> None:
+        parts = f"{description} {100.0 * track.fraction:.0f} %", estimate.text(track.fraction), track.note
         if lines.is_due():
-            parts = f"{description} {100.0 * track.fraction:.0f} %", estimate.text(track.fraction), track.note
             print("arcsm:", ", ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
     return nullcontext(show)

@@ -69,5 +69,5 @@ def score_histogram(fitted: Array, scored: Array, threshold: float) -> Figure:
     if not near.all():
         plots.mark_value(axes, float(scores.min()), f"{(~near).sum()} rows, down to {scores.min():.4g}")
     axes.set(xlabel="score (mean log density, nats); lower is more surprising", ylabel="share of rows")
-    axes.legend(frameon=False, fontsize=8, loc="center left")
+    axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3)
     return figure

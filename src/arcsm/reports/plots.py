@@ -59,7 +59,7 @@ def training_curve(history: Sequence[dict[str, float]]) -> Figure:
     if high > low:
         axes.set_ylim(low - 0.1 * (high - low), high + 0.3 * (high - low))
     axes.set(xlabel="optimizer step", ylabel="objective")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
     return figure
 
 

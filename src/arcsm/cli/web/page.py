@@ -117,8 +117,8 @@ def _table_page(gradio: Any, explorer: TableExplorer) -> None:
     evaluate = gradio.Button("How likely?", variant="primary", elem_id="evaluate")
     message = gradio.Markdown(elem_id="message")
     table = gradio.Dataframe(label="Columns, the least likely first", interactive=False, elem_id="columns")
-    gradio.Markdown("Density of each column given the earlier columns of the row. The line marks the row's value.")
-    densities = gradio.Plot(show_label=False)
+    gradio.Markdown("Density of each column given the earlier columns of the row. The row's value is orange.")
+    densities = gradio.Plot(show_label=False, elem_id="densities")
 
     def on_evaluate(values: pd.DataFrame) -> tuple[str, pd.DataFrame, Any]:
         point = explorer.to_row([float(value) for value in values.iloc[0]])
