@@ -76,30 +76,53 @@ def test_no_name_of_a_column_or_category_causes_a_warning(
         assert capsys.readouterr().err == ""
 
 
+def phases_of(error: str) -> dict[str, list[int]]:
+    """Return the percentages that each phase printed, after checking that nothing else was printed."""
+    phases: dict[str, list[int]] = {}
+    for line in error.splitlines():
+        found = re.fullmatch(r"arcsm: ([a-z ]+) (\d+) %(?:, about .* left)?", line)
+        assert found, line
+        phases.setdefault(found[1], []).append(int(found[2]))
+    return phases
+
+
+@pytest.fixture
+def slow_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every look at the clock be 100 seconds after the one before."""
+    monkeypatch.setattr(progress, "monotonic", itertools.count(0.0, 100.0).__next__)
+
+
+@pytest.mark.usefixtures("slow_clock")
 def test_each_phase_tells_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(progress, "monotonic", itertools.count(0.0, 100.0).__next__)
     write_tables(tmp_path, correlated_table(415)[["a", "b", "visits", "city"]])
-    phases = {
+    expected = {
         "detect": ["fitting", "scoring fitted rows", "scoring", "drawing the report"],
         "synthesize": ["fitting", "sampling", "comparing", "drawing the report"],
         "impute": ["fitting", "filling"],
     }
     for command in TABLE_COMMANDS:
         assert run(*command) == 0
-        lines = [
-            re.fullmatch(r"arcsm: ([a-z ]+) (\d+) %(?:, about .* left)?", line)
-            for line in capsys.readouterr().err.splitlines()
-        ]
-        assert all(lines)
-        found = [(line[1], int(line[2])) for line in lines if line]
-        assert list(dict.fromkeys(phase for phase, _ in found)) == phases[command[0]]
-        for phase in phases[command[0]]:
-            shares = [share for name, share in found if name == phase]
+        phases = phases_of(capsys.readouterr().err)
+        assert list(phases) == expected[command[0]]
+        for shares in phases.values():
             assert shares == sorted(shares)
             assert shares[-1] == 100
+
+
+@pytest.mark.usefixtures("slow_clock")
+@pytest.mark.parametrize(("command", "phase"), [("score", "scoring"), ("report", "report")])
+def test_commands_on_a_run_tell_how_far_they_are(
+    command: str, phase: str, table_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = (table_run.parent / "data.csv",) if command == "score" else ()
+    suffix = "csv" if command == "score" else "html"
+    assert run(command, table_run, *data, "--out", tmp_path / f"out.{suffix}") == 0
+    shares = phases_of(capsys.readouterr().err)[phase]
+    assert shares == sorted(shares)
+    assert shares[-1] == 100
 
 
 def test_a_short_command_prints_no_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
