@@ -140,7 +140,8 @@ def records() -> dict[str, dict[str, Any]]:
 def render(known: Records) -> dict[str, str]:
     """Return the text of every page by file name.
 
-    A template exports ``title``, ``shows``, ``parts`` (names of its experiments) and the macro ``verdict``.
+    A template exports ``title``, ``shows``, ``parts`` (names of its experiments) and the macro ``short``, a verdict of
+    at most a dozen words.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -158,7 +159,7 @@ def render(known: Records) -> dict[str, str]:
         module = environment.get_template(f"{name}.md.j2").make_module({"results": known, "parts": parts})
         pages[f"{name}.md"] = wrap(str(module))
         items.append({"name": name, "title": module.title, "shows": module.shows, "parts": parts,
-                      "verdict": " ".join(str(module.verdict()).split())})  # fmt: skip
+                      "short": " ".join(str(module.short()).split())})  # fmt: skip
     missing = [name for name in EXPERIMENTS if name not in known]
     index = environment.get_template("index.md.j2").render(items=items, missing=missing)
     return {"index.md": wrap(index), **pages}

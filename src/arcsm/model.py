@@ -405,7 +405,7 @@ class AutoregressiveModel(
             generator: Source of randomness, on the model's device. The same seed gives the same sample.
             condition: ``(n, F)`` or labels ``(n,)``, or one condition for all rows; for a model with both, a mapping
                 ``{"classes": labels, "vector": vectors}``.
-            progress: Show a progress bar on a terminal.
+            progress: Show progress; see :func:`arcsm.fit`.
             level: Noise level to stop at.
             steps: Steps down the ladder. Default: from level to level, one fewer than there are levels. Langevin
                 dynamics visits ``steps + 1`` levels.

@@ -39,6 +39,14 @@ def test_lines_are_short_and_pictures_exist(renderer: Any) -> None:
             assert (DOCS / "results" / link).exists(), f"{name}: {link}"
 
 
+def test_verdicts_in_the_index_are_short(renderer: Any) -> None:
+    rows = [line.split(" | ") for line in renderer.render(renderer.records())["index.md"].splitlines()]
+    verdicts = [row[2] for row in rows if len(row) == 4 and row[0].startswith("| [")]
+    assert len(verdicts) == len(renderer.ORDER)
+    for verdict in verdicts:
+        assert len(re.findall(r"\S*\w\S*", verdict)) <= 12, verdict
+
+
 def test_experiments_without_a_record_are_listed(renderer: Any) -> None:
     known = renderer.records()
     pages = renderer.render({name: record for name, record in known.items() if name != "fig2"})

@@ -25,4 +25,7 @@ def test_the_page_shows_expected_values_and_escapes_its_title(scored: Scored, tm
     assert "rows &lt;scored&gt;" in page
     assert "income: expected" in page
     assert page.count("data:image/png;base64,") >= 4
+    assert "visits: 60" in page
+    assert "No fitted row has this value." in page  # of the city
+    assert "kind: other" in page
     assert "http" not in page.replace("data:image", "")

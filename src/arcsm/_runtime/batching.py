@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.conditions import Condition, check_type, map_condition
+from arcsm._runtime.progress import track
 from arcsm._runtime.threads import map_on_threads
 
 T = TypeVar("T")
@@ -57,15 +58,16 @@ def map_slices(function: Callable[[slice], T], slices: Sequence[slice], device: 
     cores = torch.get_num_threads()
     workers = min(cores, len(slices), _MAX_WORKERS)
     function = torch.no_grad()(function)  # threads inherit neither the caller's gradient mode nor its autocast
-    if device.type != "cpu" or workers < 2 or torch.is_autocast_enabled("cpu"):
-        return [function(rows) for rows in slices]
+    with track("evaluating", len(slices)) as work:
+        if device.type != "cpu" or workers < 2 or torch.is_autocast_enabled("cpu"):
+            return [function(rows) for rows in work.over(slices)]
 
-    def limit_threads() -> None:
-        torch.get_num_threads()  # the first query in a thread resets its number to the global default
-        torch.set_num_threads(max(1, cores // workers))
+        def limit_threads() -> None:
+            torch.get_num_threads()  # the first query in a thread resets its number to the global default
+            torch.set_num_threads(max(1, cores // workers))
 
-    restore_threads = partial(torch.set_num_threads, cores)  # the number set in a thread applies to all future threads
-    try:
-        return map_on_threads(function, slices, workers, limit_threads, restore_threads)
-    finally:
-        restore_threads()
+        restore_threads = partial(torch.set_num_threads, cores)  # a thread sets the number of all future threads
+        try:
+            return map_on_threads(function, slices, workers, limit_threads, restore_threads, work)
+        finally:
+            restore_threads()

@@ -20,11 +20,13 @@ def map_on_threads(
     workers: int,
     initializer: Callable[[], object] = lambda: None,
     on_initialized: Callable[[], object] = lambda: None,
+    on_result: Callable[[], object] = lambda: None,
 ) -> list[T]:
     """Apply a function to every item on several threads; return the results in the order of the items.
 
-    Each thread first calls ``initializer``; this one calls ``on_initialized`` once all have. The error of the first
-    item that failed is raised. After an error, or an interruption of this thread, no further item is started.
+    Each thread first calls ``initializer``; this one calls ``on_initialized`` once all have, and ``on_result`` once for
+    each result. The error of the first item that failed is raised. After an error, or an interruption of this thread,
+    no further item is started.
     """
     queue, events = deque(enumerate(items)), SimpleQueue[None]()
     results: dict[int, T] = {}
@@ -47,6 +49,7 @@ def map_on_threads(
             events.put(None)
             for number, item in iter(take, None):
                 results[number] = function(item)
+                events.put(None)
         except BaseException as error:
             queue.clear()
             errors[number] = error
@@ -59,8 +62,13 @@ def map_on_threads(
         while len(initialized) < workers and len(ended) < workers:
             events.get()
         on_initialized()
-        while len(ended) < workers:
-            events.get()
+        reported = 0
+        while len(ended) < workers or reported < len(results):
+            if reported < len(results):
+                on_result()
+                reported += 1
+            else:
+                events.get()
     finally:
         queue.clear()
         _wait(lambda: len(ended) < len(started), events)

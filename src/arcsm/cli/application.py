@@ -15,6 +15,7 @@ from typer.main import get_group
 from arcsm import __version__
 from arcsm._runtime.launcher import ProcessError, launch, report_to_launcher
 from arcsm._runtime.process_group import LOST_CONTACT, is_lost_contact, process_count, was_started
+from arcsm._runtime.progress import one_command
 from arcsm._runtime.signals import Terminated, raise_on_sigterm
 from arcsm.cli.console import Stopped, fail
 from arcsm.cli.launching import SeveralProcesses
@@ -76,7 +77,8 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run the command with arguments and return its exit code."""
     try:
-        code = app(args=list(arguments), prog_name="arcsm", standalone_mode=False)
+        with one_command():
+            code = app(args=list(arguments), prog_name="arcsm", standalone_mode=False)
     except SeveralProcesses as request:
         return _start(arguments, request)
     except Stopped as stop:

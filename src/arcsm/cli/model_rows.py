@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.process_group import Group
+from arcsm._runtime.progress import track
 from arcsm._runtime.random import dequantised
 from arcsm.data import ImageSet, frame_writer, read_images, scale_images, write_table
 from arcsm.data.column_types import default_names
@@ -169,19 +170,20 @@ def log_probs(
     rows: Tensor,
     method: str | None = None,
     condition: Tensor | None = None,
-    advance: Callable[[int], object] = lambda _: None,
+    progress: bool = False,
 ) -> Tensor:
     """Return the terms of the log density in nats, ``(N, D)``, computed in batches.
 
-    ``advance`` is called with the number of rows of each batch. Values more than a million standard deviations from the
-    mean, beyond the reach of single precision, are scored as if they lay at that distance, with a warning.
+    Values more than a million standard deviations from the mean, beyond the reach of single precision, are scored as if
+    they lay at that distance, with a warning.
     """
     rows = _clamp_outliers(model, rows)
     parts = [torch.empty(0, model.features)]
-    for part in rows.split(max(1, _BATCH_ELEMENTS // model.features)) if len(rows) else ():
-        terms = model.log_prob(part.to(model.shift.device), condition=condition, reduce=False, method=method)
-        parts.append(terms.cpu())
-        advance(len(part))
+    batches = rows.split(max(1, _BATCH_ELEMENTS // model.features)) if len(rows) else ()
+    with track("scoring", len(rows), progress) as work:
+        for part in work.over(batches, len):
+            terms = model.log_prob(part.to(model.shift.device), condition=condition, reduce=False, method=method)
+            parts.append(terms.cpu())
     return torch.cat(parts)
 
 

@@ -148,12 +148,12 @@ def score(
     names = column_names(model) if "columns" in model.metadata and out.suffix != ".npy" else None
     with (
         score_writer(out, source.file) if processes.first else nullcontext(lambda _: None) as write,
-        track("scoring", processes.share(count).stop, processes.first) as advance,
+        track("scoring", count, processes.first) as work,
     ):
         columns = None if source.file is None or out.suffix == ".npy" else source.copied_parts(with_data)
-        for rows in source.parts():
+        for rows in work.over(source.parts(), len):
             share = rows[processes.share(len(rows))]
-            terms = processes.collect(log_probs(model, share, method, class_label, advance))
+            terms = processes.collect(log_probs(model, share, method, class_label))
             before = None if columns is None else next(columns)
             if processes.first:
                 write(score_frame(terms, mean.count, before, source.names, names))

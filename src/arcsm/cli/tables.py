@@ -40,7 +40,7 @@ from arcsm.reports.synthesis import write_synthesis_report
 
 app = Typer()
 
-_PART_ROWS = 2_000  # scored at once; small enough for a smooth progress bar
+_PART_ROWS = 2_000  # scored at once
 _TABLE = ".csv, .tsv, .parquet, .npy or .npz, or - for standard input"
 
 
@@ -114,7 +114,7 @@ def detect(
     print(f"{fitted.source}  {len(normal)} rows, {detector.columns_.describe()}")
     print(f"{out}  {rows} rows, {result.outliers} flagged")
     if page is not None:
-        write_detection_report(detector, result, page, f"Outliers in {Path(scored.source).name}")
+        write_detection_report(detector, result, page, f"Outliers in {Path(scored.source).name}", progress=True)
         print(page)
 
 
@@ -227,7 +227,7 @@ def synthesize(
     if page is not None:
         remarks = quality or [f"Drawn with {' and '.join(given or ())}: the rows are not like the whole table."]
         title = f"{out.name}, like {Path(source.source).name}"
-        write_synthesis_report(density, rows, drawn, remarks, page, title)
+        write_synthesis_report(density, rows, drawn, remarks, page, title, progress=True)
         print(page)
 
 
@@ -253,7 +253,7 @@ def _write_scores(
     """Score a table in parts and write a line for each row, beside its labels or all columns of the file."""
     data = new.file.raw_parts(_PART_ROWS) if with_data or labels or new.file.index else None
     like = new.file if out.suffix.lower() == ".parquet" else None
-    with frame_writer(out, like) as write, track("scoring", rows, enabled=True) as advance:
+    with frame_writer(out, like) as write, track("scoring", rows, enabled=True) as work:
 
         def write_part(verdicts: pd.DataFrame) -> None:
             if data is not None:
@@ -262,9 +262,8 @@ def _write_scores(
                     pd.concat([raw, verdicts], axis=1) if with_data else _labelled(new.file, raw, labels, verdicts)
                 )
             write(verdicts)
-            advance(len(verdicts))
 
-        return DetectionResult.from_parts(detector, new.parts(_PART_ROWS), p_value, write_part)
+        return DetectionResult.from_parts(detector, work.over(new.parts(_PART_ROWS), len), p_value, write_part)
 
 
 def _warn_of_extra_columns(new: FrameFile, table: FrameFile) -> None:

@@ -9,7 +9,6 @@ from typer import Argument, Option, Typer
 
 from arcsm._runtime.files import write_bytes
 from arcsm._runtime.process_group import group
-from arcsm._runtime.progress import track
 from arcsm.cli.console import Stopped, show_likelihoods, show_training
 from arcsm.cli.kinds import kind_in_config
 from arcsm.cli.model_rows import continuous_images, log_probs, score_frame
@@ -86,8 +85,7 @@ app.registered_commands[-1].help = train.__doc__
 def _score_digits(model: AutoregressiveModel, out: Path, seed: int) -> None:
     images = digits()
     rows = continuous_images(images, seed)
-    with track("scoring", len(rows), enabled=True) as advance:
-        terms = log_probs(model, rows, advance=advance)
+    terms = log_probs(model, rows, progress=True)
     frame = score_frame(terms)[["row", "log_prob"]]
     if images.labels is not None:
         frame.insert(1, "label", images.labels.numpy())

@@ -45,7 +45,7 @@ def tweedie(
         y: Noisy rows, ``(*, D)`` in data units, like the result.
         sigma: Standard deviation of the noise in data units, within the ladder. It may lie between two levels.
         condition: Condition of each row, as in :meth:`arcsm.AutoregressiveModel.score`.
-        progress: Show a progress bar on a terminal.
+        progress: Show progress; see :func:`arcsm.fit`.
 
     Example:
         >>> from arcsm import MADE, GaussianHead, NoiseLadder

@@ -50,7 +50,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
             fitted rows have any.
         random_state: Randomness of fitting, and the default of the methods that draw.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
-        verbose: Show progress bars (on a terminal).
+        verbose: Show progress; see :func:`arcsm.fit`.
 
     Attributes:
         columns_: The inferred column types.
@@ -155,11 +155,10 @@ class ScoreDensity(DensityMixin, TableEstimator):
         fillings = np.asarray(self.columns_.decode(numbers.nan_to_num(nan=0.0).numpy()), dtype=object)  # (N, D)
         incomplete = np.flatnonzero(numbers.isnan().any(1).numpy())
         generator = self._generator(random_state)
-        with track("filling", len(incomplete), bool(self.verbose)) as advance:
-            for start in range(0, len(incomplete), _IMPUTED_ROWS_PER_BATCH):
-                rows = incomplete[start : start + _IMPUTED_ROWS_PER_BATCH]
+        starts = range(0, len(incomplete), _IMPUTED_ROWS_PER_BATCH)
+        with track("filling", len(incomplete), bool(self.verbose)) as work:
+            for rows in work.over((incomplete[start : start + _IMPUTED_ROWS_PER_BATCH] for start in starts), len):
                 self._fill_rows(fillings, numbers[rows], rows, draws, generator)
-                advance(len(rows))
         frame = pd.DataFrame(table)
         dtypes = self.columns_.dtypes or (None,) * frame.shape[1]
         columns = {d: _filled(frame.iloc[:, d], fillings[:, d], dtype) for d, dtype in enumerate(dtypes)}
@@ -238,15 +237,14 @@ class ScoreDensity(DensityMixin, TableEstimator):
         """Draw completions of one encoded row ``(1, M)``, ``(draws, M)``."""
         assert self.ensemble_ is not None
         batches, effective = [], 0.0
-        with track("drawing", draws, bool(self.verbose)) as advance:
-            for start in range(0, draws, _CONDITIONAL_DRAWS_PER_BATCH):
-                count = min(_CONDITIONAL_DRAWS_PER_BATCH, draws - start)
+        counts = [min(_CONDITIONAL_DRAWS_PER_BATCH, draws - i) for i in range(0, draws, _CONDITIONAL_DRAWS_PER_BATCH)]
+        with track("drawing", draws, bool(self.verbose)) as work:
+            for count in work.over(counts, float):
                 candidates, weights = self.ensemble_.sample_missing(known, _CANDIDATES_PER_DRAW * count, generator)
                 cpu_generator = _on_cpu(generator)
                 chosen = systematic_resampling(weights[:1], cpu_generator, count)[0]
                 batches.append(candidates[0, chosen[torch.randperm(count, generator=cpu_generator)]])
                 effective += 1.0 / float(weights[0].square().sum())
-                advance(count)
         if effective < 0.5 * draws:
             warn(
                 f"only about {math.ceil(effective)} of the {draws} draws are distinct: few sampled rows "

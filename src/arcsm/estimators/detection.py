@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
+from arcsm._runtime.progress import track
 from arcsm.estimators.column_types import Array
 from arcsm.estimators.outliers import ScoreOutlierDetector
 from arcsm.estimators.reasons import reasons
@@ -19,6 +20,7 @@ DETECTION_COLUMNS = (
     "because",
 )
 _MOST_SURPRISING = 20  # rows
+_EXPLAINING_TIME = 0.3  # of the outliers among some rows, relative to scoring the rows; sets the pace of progress bars
 
 
 def detection_table(
@@ -31,7 +33,8 @@ def detection_table(
     """
     if threshold is not None:
         check_p_value(threshold, len(detector.held_out_scores_))
-    contributions = detector.explain(table).to_numpy()
+    with track("scoring", _EXPLAINING_TIME + 1) as work, work.part(1):
+        contributions = detector.explain(table).to_numpy()
     scores = contributions.sum(1)
     p = detector.p_values_from_scores(scores)
     outlier = scores < detector.offset_ if threshold is None else p <= threshold
@@ -45,7 +48,8 @@ def detection_table(
     because = np.full(len(table), "", dtype=object)
     flagged = np.flatnonzero(outlier)
     if len(flagged):
-        because[flagged] = reasons(detector, table.iloc[flagged], excess[flagged], TOP_COLUMNS)
+        with track("explaining", _EXPLAINING_TIME + 1, done=1) as work, work.part(_EXPLAINING_TIME):
+            because[flagged] = reasons(detector, table.iloc[flagged], excess[flagged], TOP_COLUMNS)
     lines["because"] = because
     return lines
 

@@ -20,6 +20,7 @@ _MIN_VALIDATION_ROWS = 512  # held-out rows repeat with fresh noise up to this n
 _MAX_SELECTION_ROWS = 400  # held-out rows that choose the noise level and the configuration
 _CONDITIONALS_AT_A_TIME = 20_000
 _MAX_STANDARD_DEVIATIONS = 30.0  # values farther out are scored as if they lay there
+_SELECTION_TIME = 0.2  # of a model's noise level, relative to its training; sets the pace of the progress bar
 
 
 @dataclass
@@ -61,16 +62,18 @@ class Ensemble:
         below = 0.5 * torch.tensor(widths, dtype=train.dtype)  # dequantisation adds noise in [0, width)
         repeats = max(1, -(-_MIN_VALIDATION_ROWS // len(valid)))
         train_inputs, valid_inputs = (train - below).float(), (valid - below).float().repeat(repeats, 1)
-        count = len(configs) + len(orders) - 1
-        with track("fitting", count, progress and count > 1) as advance:
+        steps = sum(config.max_steps for config in configs)
+        steps += (len(orders) - 1) * max(config.max_steps for config in configs)
+        selection = _SELECTION_TIME * steps if choose_level else 0.0
+        with track("fitting", steps + selection, progress) as work:
 
             def member(config: EnsembleConfig, index: int) -> AutoregressiveModel:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(seed + index)
                     model = config.build_model(train.shape[1], orders[index]).float()
                 training = config.train_config(widths, seed + index, device)
-                fit(model, train_inputs, valid_inputs, training, progress=progress and count == 1)
-                advance()
+                with work.part(config.max_steps):
+                    fit(model, train_inputs, valid_inputs, training)
                 return model.double().eval()
 
             candidates = [cls([member(config, 0)], config.levels - 1, config) for config in configs]
@@ -78,9 +81,10 @@ class Ensemble:
                 candidates = [max(candidates, key=lambda one: one._best_level(valid[:_MAX_SELECTION_ROWS])[1])]
             ensemble = candidates[0]
             ensemble.members += [member(ensemble.config, index) for index in range(1, len(orders))]
-        if choose_level:
-            ensemble.level, _ = ensemble._best_level(valid[:_MAX_SELECTION_ROWS])
-            ensemble.cells = list(widths) if any(widths) else None
+            if choose_level:
+                with work.part(selection):
+                    ensemble.level, _ = ensemble._best_level(valid[:_MAX_SELECTION_ROWS])
+                ensemble.cells = list(widths) if any(widths) else None
         return ensemble
 
     def clip(self, x: Tensor) -> Tensor:
@@ -115,7 +119,8 @@ class Ensemble:
 
     @torch.no_grad()
     def _by_member(self, x: Tensor, evaluate: Callable[[AutoregressiveModel, Tensor], Tensor]) -> Tensor:
-        return torch.stack([evaluate(model, _clip(model, x)).cpu() for model in self.members])
+        with track("evaluating", len(self.members)) as work:
+            return torch.stack([evaluate(model, _clip(model, x)).cpu() for model in work.over(self.members)])
 
     def most_surprised_members(self, x: Tensor) -> Tensor:
         """Return the member that gives each value of rows ``(N, M)`` the lowest density, ``(N, M)``.
@@ -184,11 +189,12 @@ class Ensemble:
     def sample(self, n: int, generator: torch.Generator, progress: bool = False) -> Tensor:
         """Draw encoded rows ``(n, M)``, an equal share from every member, in random order."""
         shares = np.diff(np.linspace(0, n, len(self.members) + 1).astype(int)).tolist()
-        drawn = [
-            model.sample(count, generator=generator, level=self.level, progress=progress).cpu()
-            for model, count in zip(self.members, shares, strict=True)
-            if count
-        ]
+        with track("sampling", n, progress) as work:
+            drawn = [
+                model.sample(count, generator=generator, level=self.level).cpu()
+                for model, count in work.over(zip(self.members, shares, strict=True), lambda pair: pair[1])
+                if count
+            ]
         rows = torch.cat(drawn)
         return rows[torch.randperm(len(rows), generator=generator, device=generator.device).cpu()]
 
@@ -197,19 +203,21 @@ class Ensemble:
         """Draw ``K`` completions of each row given its known values, ``(N, K, M)``, and their weights ``(N, K)``."""
         per_member = max(1, draws // len(self.members))
         candidates, log_weights = [], []
-        for model in self.members:
-            drawn = particle_filter(
-                model, _clip(model, x), MissingValues(), per_member, generator, tol=self.config.tolerance,
-                level=self.level,
-            )  # fmt: skip
-            candidates.append(drawn.candidates.cpu())
-            log_weights.append((drawn.weights.log() + drawn.log_evidence[:, None]).cpu())
+        with track("drawing", len(self.members)) as work:
+            for model in work.over(self.members):
+                drawn = particle_filter(
+                    model, _clip(model, x), MissingValues(), per_member, generator, tol=self.config.tolerance,
+                    level=self.level,
+                )  # fmt: skip
+                candidates.append(drawn.candidates.cpu())
+                log_weights.append((drawn.weights.log() + drawn.log_evidence[:, None]).cpu())
         return torch.cat(candidates, 1), torch.softmax(torch.cat(log_weights, 1), 1)
 
     def _best_level(self, valid: Tensor) -> tuple[int, float]:
         """Return the noise level, a bandwidth, with the highest mean log density of held-out rows, and that mean."""
         levels = range(self.config.levels // 2, self.config.levels)
-        means = [float(self.log_conditionals(valid, level).sum(-1).mean()) for level in levels]
+        with track("levels", len(levels)) as work:
+            means = [float(self.log_conditionals(valid, level).sum(-1).mean()) for level in work.over(levels)]
         best = int(np.argmax(means))
         return levels[best], means[best]
 

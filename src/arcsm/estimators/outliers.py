@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sklearn.base import OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from arcsm._runtime.progress import track
 from arcsm.estimators.base import TableEstimator
 from arcsm.estimators.column_types import Array
 from arcsm.estimators.native_frames import is_native, to_native
@@ -79,7 +80,8 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         fraction = _contamination_fraction(self.contamination)
         with self._unchanged_on_failure():
             self._fit_table(X)
-            contributions = self._contributions(X).mean(0)
+            with track("scoring fitted rows", 1, bool(self.verbose)):
+                contributions = self._contributions(X).mean(0)
             self.median_contributions_ = np.nanmedian(contributions, 0)
             self.fitted_scores_ = self._with_medians(contributions).sum(1)
             self.held_out_scores_ = np.sort(self.fitted_scores_[self.held_out_rows_])
@@ -206,15 +208,16 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
             raise ValueError(f"share: expected a number between 0 and 1, got {share}")
         bounds, limits = [], self.limits_.of_other_rows(modelled.numpy())
         members = None if self.ensemble_ is None else self.ensemble_.most_surprised_members(modelled)
-        for u in (0.5 * (1.0 - share), 0.5 * (1.0 + share)):
-            numbers = modelled if self.ensemble_ is None else self.ensemble_.quantiles(modelled, u, members)
-            rows = self.columns_.decode(np.clip(numbers.numpy(), *limits))
-            if isinstance(rows, pd.DataFrame) and isinstance(X, pd.DataFrame):
-                bounds.append(rows.set_axis(X.index, axis=0))
-            elif isinstance(rows, pd.DataFrame) and is_native(X):
-                bounds.append(to_native(rows, X))
-            else:
-                bounds.append(self._as_fitted(rows))
+        with track("expected values", 2) as work:
+            for u in work.over((0.5 * (1.0 - share), 0.5 * (1.0 + share))):
+                numbers = modelled if self.ensemble_ is None else self.ensemble_.quantiles(modelled, u, members)
+                rows = self.columns_.decode(np.clip(numbers.numpy(), *limits))
+                if isinstance(rows, pd.DataFrame) and isinstance(X, pd.DataFrame):
+                    bounds.append(rows.set_axis(X.index, axis=0))
+                elif isinstance(rows, pd.DataFrame) and is_native(X):
+                    bounds.append(to_native(rows, X))
+                else:
+                    bounds.append(self._as_fitted(rows))
         return bounds[0], bounds[1]
 
 

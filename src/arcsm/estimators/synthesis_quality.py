@@ -12,6 +12,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
+from arcsm._runtime.progress import track
 from arcsm.estimators.column_types import Array, Categories
 from arcsm.estimators.density import ScoreDensity
 from arcsm.estimators.encoder import Columns
@@ -96,8 +97,11 @@ class SynthesisQuality:
         if too_few or not columns.modelled:
             return cls(*counts, None, None, copies, None, None, unseen_pairs)
         samples = [_subsample(rows, _MAX_CLASSIFIED, random) for rows in (training, real[held_out], drawn)]
-        auc, error = _classifier_auc(samples, seed, random)
-        nearest = _nearest_rows(columns, real, held_out, _subsample(drawn, _MAX_QUERIES, random), random)
+        with track("comparing", 2, bool(density.verbose)) as advance:
+            auc, error = _classifier_auc(samples, seed, random)
+            advance()
+            nearest = _nearest_rows(columns, real, held_out, _subsample(drawn, _MAX_QUERIES, random), random)
+            advance()
         held_out_copies = _copied_fraction(real[held_out], training)
         return cls(*counts, auc, error, copies, held_out_copies, nearest, unseen_pairs)
 

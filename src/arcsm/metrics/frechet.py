@@ -39,7 +39,7 @@ class Frechet:
 
     Arguments:
         real: uint8, ``(N, C, H, W)`` with C 1 (grey) or 3, N at least 2.
-        progress: Show progress bars on a terminal.
+        progress: Show progress; see :func:`arcsm.fit`.
     """
 
     def __init__(self, real: Tensor, device: str | torch.device = "cpu", progress: bool = False) -> None:

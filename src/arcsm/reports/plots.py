@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from arcsm.metrics import Uniformity
+from arcsm.reports.labels import literal
 
 BLUE, ORANGE, GREEN, GREY = "#2a6f97", "#e07a1f", "#4c956c", "#8a8f98"
 
@@ -20,6 +21,18 @@ _BINS = 20  # of a histogram of PIT values
 _MAX_POINTS = 4_000  # of a scatter plot
 _GRID_POINTS = 120  # of a density, along each axis
 _MAX_COLUMNS = 12  # of a table
+_REACH = 2.0  # how far from an interval a value may lie for an axis to extend to it, in lengths of the interval
+
+
+class Panel(NamedTuple):
+    """A small figure on a page: the caption above it, its data URI (``None`` if there is only text), and a note below.
+
+    Captions are text of the page, which can show any name of a column.
+    """
+
+    caption: str
+    picture: str | None
+    note: str = ""
 
 
 def open_panels(
@@ -47,7 +60,7 @@ def training_curve(history: Sequence[dict[str, float]]) -> Figure:
     if high > low:
         axes.set_ylim(low - 0.1 * (high - low), high + 0.3 * (high - low))
     axes.set(xlabel="optimizer step", ylabel="objective")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
     return figure
 
 
@@ -59,7 +72,7 @@ def pit_histogram(u: Tensor, uniformity: Uniformity) -> Figure:
     axes.axhspan(1.0 - deviation, 1.0 + deviation, color=ORANGE, alpha=0.25, label="95 % interval if uniform")
     axes.hist(values, bins=_BINS, range=(0.0, 1.0), density=True, color=BLUE, alpha=0.85)
     axes.axhline(1.0, color=ORANGE, linewidth=1.0)
-    axes.set(xlabel=r"$F(x_d \mid x_{<d})$ of held-out values", ylabel="density")
+    axes.set(xlabel="PIT of held-out values", ylabel="density")
     axes.set_title(f"KS distance {uniformity.statistic:.4f}, n = {uniformity.count:,}", fontsize=10)
     axes.legend(frameon=False, loc="lower center")
     return figure
@@ -81,32 +94,46 @@ def plane(
         points = rows[:_MAX_POINTS].cpu()
         axes.scatter(points[:, 0], points[:, 1], s=1.5, alpha=0.4, color=BLUE, linewidths=0)
     panels[2].imshow(density, origin="lower", extent=extent, aspect="auto", cmap="magma", interpolation="bilinear")
+    names, style = literal(columns)
     for axes, title in zip(panels, ("data", "samples", "density"), strict=True):
-        axes.set(xlim=extent[:2], ylim=extent[2:], title=title, xlabel=plain(columns[0]), ylabel=plain(columns[1]))
+        axes.set(xlim=extent[:2], ylim=extent[2:], title=title)
+        axes.set_xlabel(names[0], **style)
+        axes.set_ylabel(names[1], **style)
     return figure
 
 
-def marginals(real: Tensor, samples: Tensor, columns: Sequence[str]) -> Figure:
-    """Plot histograms of the first columns of a table, of real rows and of samples."""
-    figure, panels = column_panels([plain(name) for name in columns[:_MAX_COLUMNS]], 2.4, 1.9)
-    for index, axes in enumerate(panels):
+def marginals(real: Tensor, samples: Tensor, columns: Sequence[str]) -> list[Panel]:
+    """Return histograms of the first columns of a table, of real rows and of samples."""
+    panels = []
+    for index, name in enumerate(columns[:_MAX_COLUMNS]):
         values, drawn = (rows[:, index].cpu().numpy() for rows in (real, samples))
-        compare_histograms(axes, values, drawn, even_edges(*np.quantile(values, [0.002, 0.998])), ("real", "samples"))
-    panels[0].legend(frameon=False, fontsize=7)
-    return figure
+        figure, axes = open_panel()
+        beyond = compare_histograms(axes, values, drawn, even_edges(*np.quantile(values, [0.002, 0.998])))
+        panels.append(Panel(str(name), embedded(figure), beyond))
+    return panels
 
 
-def column_panels(titles: Sequence[str], width: float, height: float) -> tuple[Figure, list[Axes]]:
+def column_panels(titles: Sequence[str], width: float, height: float, **style: Any) -> tuple[Figure, list[Axes]]:
     """Return a figure of small panels, at most four in a row, each ``width`` by ``height`` inches."""
     across = min(4, max(1, len(titles)))
     down = max(1, -(-len(titles) // across))
     figure = Figure(figsize=(width * across, height * down), layout="constrained")
     panels = [figure.add_subplot(down, across, place + 1) for place in range(len(titles))]
     for axes, title in zip(panels, titles, strict=True):
-        axes.set_title(title, fontsize=9)
+        axes.set_title(title, fontsize=9, **style)
         axes.tick_params(labelsize=7)
         open_frame(axes)
     return figure, panels
+
+
+def open_panel() -> tuple[Figure, Axes]:
+    """Return a small figure with one panel, whose vertical axis has no scale."""
+    figure, [axes] = open_panels(3.0, 1.9)
+    axes.tick_params(labelsize=7)
+    axes.ticklabel_format(axis="x", useOffset=False)
+    axes.xaxis.get_offset_text().set_fontsize(7)
+    axes.set_yticks([])
+    return figure, axes
 
 
 def even_edges(low: float, high: float) -> list[float]:
@@ -114,12 +141,39 @@ def even_edges(low: float, high: float) -> list[float]:
     return np.linspace(low, high if high > low else low + 1.0, 30).tolist()
 
 
-def compare_histograms(
-    axes: Axes, real: ArrayLike, synthetic: ArrayLike, edges: list[float], labels: tuple[str, str]
-) -> None:
-    """Draw a filled histogram of real values and the outline of one of synthetic values."""
-    axes.hist(np.asarray(real), edges, density=True, color=GREY, alpha=0.6, label=labels[0])
-    axes.hist(np.asarray(synthetic), edges, density=True, histtype="step", color=BLUE, label=labels[1])
+def compare_histograms(axes: Axes, real: ArrayLike, synthetic: ArrayLike, edges: list[float]) -> str:
+    """Draw a filled histogram of real values and the outline of one of synthetic values.
+
+    Return a remark on the values beyond the edges, which are not drawn; empty if there are none.
+    """
+    beyond = []
+    styles: list[dict[str, Any]] = [{"color": GREY, "alpha": 0.6}, {"color": BLUE, "histtype": "step"}]
+    for values, style in zip((np.asarray(real), np.asarray(synthetic)), styles, strict=True):
+        axes.hist(values, edges, weights=np.full(len(values), 1.0 / max(1, len(values))), **style)
+        beyond.append(float(((values < edges[0]) | (values > edges[-1])).mean()))
+    if not any(beyond):
+        return ""
+    return f"beyond the axis: {beyond[0]:.1%} of real, {beyond[1]:.1%} of synthetic values"
+
+
+def within_reach(values: Any, low: float, high: float) -> Any:
+    """Return which values an axis from ``low`` to ``high`` should extend to, rather than point to them."""
+    reach = _REACH * (high - low)
+    return (values >= low - reach) & (values <= high + reach)
+
+
+def mark_value(axes: Axes, value: float, text: str) -> None:
+    """Mark a value on the horizontal axis by a line, or by an arrow with its ``text`` if it lies beyond the axis."""
+    low, high = axes.get_xlim()
+    if low <= value <= high:
+        axes.axvline(value, color=ORANGE)
+        return
+    edge, inside, side = (0.0, 0.12, "left") if value < low else (1.0, 0.88, "right")
+    texts, style = literal([text])
+    axes.annotate(
+        texts[0], (edge, 0.9), (inside, 0.9), "axes fraction", "axes fraction", color=ORANGE, fontsize=8, ha=side,
+        va="center", arrowprops={"arrowstyle": "-|>", "color": ORANGE}, **style,
+    )  # fmt: skip
 
 
 def scatter(axes: Axes, rows: Tensor, title: str = "", limit: float | None = None, like: Tensor | None = None) -> None:
@@ -150,11 +204,6 @@ def as_data_uri(png: bytes) -> str:
 def embedded(figure: Figure) -> str:
     """Return a data URI that holds a figure."""
     return as_data_uri(as_png(figure))
-
-
-def plain(name: object) -> str:
-    """Escape dollar signs, which matplotlib would read as the start of a formula."""
-    return str(name).replace("$", r"\$")
 
 
 def open_frame(axes: Axes) -> None:

@@ -39,29 +39,28 @@ def write_report(
     """
     dataset = load_dataset(run.config.data, run.config.train.seed)
     warn_if_data_changed(run.folder, dataset)
-    with track("report", 4, progress) as advance:
-        numbers, u = _numbers(run, dataset, seed)
-        advance()
+    with track("report", 7, progress) as work:
+        with work.part(4):
+            numbers, u = _numbers(run, dataset, seed)
         generator = torch.Generator(run.model.shift.device).manual_seed(seed)
         images = "image_shape" in dataset.metadata
         count = samples if images else _TABLE_SAMPLES
         labels = class_labels(run.model, count)
-        sampled = run.model.sample(count, sampler, generator, labels, denoise=images).cpu()
-        advance()
-        pictures = _pictures(run, dataset, sampled, samples, seed)
-        advance()
-        page = render(
-            "report.html",
-            **page_values(run, dataset),
-            sigma_min=None if run.model.noise is None else run.model.noise.sigma_min,
-            dequantise=dataset.dequantise,
-            numbers=numbers,
-            pictures=pictures,
-            paired=len(pictures) == 2,
-            pit=plots.embedded(plots.pit_histogram(u, numbers.pit)),
-        )
-        write_text(path, page)
-        advance()
+        with work.part(2):
+            sampled = run.model.sample(count, sampler, generator, labels, denoise=images).cpu()
+        with work.part(1):
+            page = render(
+                "report.html",
+                **page_values(run, dataset),
+                sigma_min=None if run.model.noise is None else run.model.noise.sigma_min,
+                dequantise=dataset.dequantise,
+                numbers=numbers,
+                pictures=_pictures(run, dataset, sampled, samples, seed),
+                panels=[] if images else _panels(dataset, sampled),
+                paired=images,
+                pit=plots.embedded(plots.pit_histogram(u, numbers.pit)),
+            )
+            write_text(path, page)
     return numbers
 
 
@@ -73,9 +72,11 @@ def _numbers(run: DensityRun, dataset: Dataset, seed: int) -> tuple[ReportNumber
     noisy = metrics.add_smallest_noise(model, test, seed + 2)
     conditional = class_labels(model, 1) is not None
     labels = dataset.labels["test"][: len(test)].to(device) if conditional else None
-    with torch.no_grad():
+    with track("numbers", 4) as advance, torch.no_grad():
         clean_mean, clean_error = metrics.mean_and_standard_error(model.log_prob(test.to(device), condition=labels))
+        advance()
         noisy_mean, noisy_error = metrics.mean_and_standard_error(model.log_prob(noisy.to(device), condition=labels))
+        advance()
         rows = max(1, min(len(noisy), _MAX_PIT_VALUES // model.features))
         u = model.cdf(noisy[:rows].to(device), condition=None if labels is None else labels[:rows]).cpu()
     table = [LikelihoodRow(f"this run, by {run.config.train.objective}", clean_mean, clean_error, ours=True)]
@@ -89,7 +90,7 @@ def _numbers(run: DensityRun, dataset: Dataset, seed: int) -> tuple[ReportNumber
 
 
 def _pictures(run: DensityRun, dataset: Dataset, sampled: Tensor, samples: int, seed: int) -> list[tuple[str, str]]:
-    """Return titles and pictures (data URIs) of samples beside real rows."""
+    """Return titles and pictures (data URIs) of images, or of a plane, beside real rows."""
     if "image_shape" in dataset.metadata:
         real = dataset.dequantised(dataset.test[:samples], seed)
         title = "Samples" if run.model.noise is None else "Samples (smallest noise removed)"
@@ -97,13 +98,18 @@ def _pictures(run: DensityRun, dataset: Dataset, sampled: Tensor, samples: int, 
             (name, plots.as_data_uri(sample_picture(rows, dataset.metadata)))
             for name, rows in ((title, sampled), ("Held-out data", real))
         ]
+    if run.model.features != 2:
+        return []
+    device, columns = run.model.shift.device, dataset.metadata["columns"]
+    with torch.no_grad():
+        figure = plots.plane(dataset.test, sampled, lambda x: run.model.log_prob(x.to(device), tol=1e-3), columns)
+    return [("Data, samples and model density", plots.embedded(figure))]
+
+
+def _panels(dataset: Dataset, sampled: Tensor) -> list[plots.Panel]:
+    """Return pictures of the columns of a table that has more than two."""
     columns: Sequence[str] = dataset.metadata["columns"]
-    if len(columns) == 2:
-        device = run.model.shift.device
-        with torch.no_grad():
-            figure = plots.plane(dataset.test, sampled, lambda x: run.model.log_prob(x.to(device), tol=1e-3), columns)
-        return [("Data, samples and model density", plots.embedded(figure))]
-    return [("Columns: real rows and samples", plots.embedded(plots.marginals(dataset.test, sampled, columns)))]
+    return [] if len(columns) == 2 else plots.marginals(dataset.test, sampled, columns)
 
 
 def page_values(run: Run[Any, Any], dataset: Dataset) -> dict[str, Any]:

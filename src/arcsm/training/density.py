@@ -102,7 +102,8 @@ def fit(
         run: Folder for checkpoints, the model and its log. Default: nothing is written.
         resume: Continue from the checkpoint in ``run``, if there is one. A loader is read past the batches that were
             used in its current pass.
-        progress: Show a progress bar (on a terminal).
+        progress: Show a progress bar with an estimate of the remaining time; if standard error is not a terminal,
+            print a line every 30 seconds.
         loggers: Lightning loggers that receive the rows of ``metrics.csv``, for example
             ``lightning.pytorch.loggers.WandbLogger`` or ``MLFlowLogger``.
         objective: Custom function in place of the objective of ``config``. It is called like the functions in

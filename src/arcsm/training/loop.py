@@ -77,9 +77,8 @@ def run_training(
 def _take_steps(
     task: TrainingTask, run: Path | None, stop: Callable[[], bool], progress: bool, callbacks: Callbacks
 ) -> None:
-    with TrainingLog(task, run) as log, track("training", task.steps, progress) as advance_bar:
+    with TrainingLog(task, run) as log, track("training", task.steps, progress, done=task.step) as advance_bar:
         record, last_checkpoint = _Record(task, log, callbacks), time.monotonic()
-        advance_bar(task.step)
         while task.step < task.steps and not task.stopped_early and not callbacks.stopped:
             record.add(task.advance())
             advance_bar(note=f"{task.loss_name} {task.running_loss:.4g}")

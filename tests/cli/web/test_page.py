@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,13 @@ import pytest
 from PIL import Image
 
 from arcsm import AutoregressiveModel
-from arcsm.cli.web.page import build, launch_options
+from arcsm.cli.web.page import as_markdown, build, launch_options
 from small_web_models import image_model, table_model
 
 
 def launch(model: AutoregressiveModel) -> tuple[Any, str]:
     page = build(model, "tiny")
-    _, address, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
+    _, address, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
     return page, address
 
 
@@ -33,6 +35,17 @@ def test_page_answers_requests(monkeypatch: pytest.MonkeyPatch) -> None:
         assert result["data"][0][0] == "b"
     finally:
         page.close()
+
+
+@pytest.mark.parametrize("make_model", [table_model, image_model])
+def test_building_a_page_causes_no_warning(make_model: Callable[[], AutoregressiveModel]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        build(make_model(), "tiny")
+
+
+def test_names_show_as_they_are_in_markdown() -> None:
+    assert as_markdown("_a_ <b> *c* 年齢") == r"\_a\_ \<b\> \*c\* 年齢"
 
 
 @pytest.mark.slow

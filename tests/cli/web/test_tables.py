@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
 from arcsm.cli.web.tables import TableExplorer
+from arcsm.reports.plots import as_png
 from small_web_models import table_model
 
 
@@ -21,6 +24,24 @@ def test_evaluation_sorts_columns_by_probability() -> None:
     assert result["expected from"][0] < result["expected to"][0] < result["value"][0]
     assert explorer.evaluate(typical)[1]["probability"].min() > 0.5
     assert len(explorer.densities(unusual).axes) == 3
+
+
+def test_a_value_far_out_gets_an_arrow_and_names_cause_no_warning() -> None:
+    model = table_model()
+    names = ["$x_1$", "年齢", "_c"]
+    model.metadata["columns"] = names
+    explorer = TableExplorer(model)
+    row = explorer.median_row.clone()
+    row[1] += 1e6
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = explorer.densities(row)
+        as_png(figure)
+    first, second, _ = figure.axes
+    assert first.get_title() == "$x_1$"
+    assert first.lines[0].get_xdata()[0] == pytest.approx(float(row[0]))
+    assert second.get_xlim()[1] < 1e3
+    assert [text.get_text() for text in second.texts] == ["1e+06"]
 
 
 @pytest.mark.parametrize(

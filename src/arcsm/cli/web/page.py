@@ -1,6 +1,8 @@
 """The page itself: Gradio components around :mod:`arcsm.cli.web.images` and :mod:`arcsm.cli.web.tables`."""
 
 import functools
+import re
+import string
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +20,7 @@ def build(model: AutoregressiveModel, title: str) -> Any:
     """Build the page of a model, a ``gradio.Blocks``."""
     gradio = _gradio()
     with gradio.Blocks(analytics_enabled=False, title=f"arcsm: {title}") as page:
-        gradio.Markdown(f"## {title}")
+        gradio.Markdown(f"## {as_markdown(title)}")
         if "image_shape" in model.metadata:
             _image_page(gradio, ImageExplorer(model))
         else:
@@ -28,13 +30,17 @@ def build(model: AutoregressiveModel, title: str) -> Any:
 
 def serve(model: AutoregressiveModel, title: str, host: str = "127.0.0.1", port: int | None = None) -> None:
     """Serve the page until interrupted; by default to this machine only."""
-    build(model, title).launch(server_name=host, server_port=port, **launch_options())
+    page = build(model, title)
+    _, address, _ = page.launch(server_name=host, server_port=port, prevent_thread_lock=True, **launch_options())
+    print(f"{address}  press Ctrl-C to stop", flush=True)
+    page.block_thread()
 
 
 def launch_options() -> dict[str, Any]:
     """Return launch options under which the page loads no external resources, is not shared, and limits uploads."""
     theme = _gradio().themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-    return {"theme": theme, "share": False, "footer_links": [], "ssr_mode": False, "max_file_size": "20mb"}
+    page = {"theme": theme, "footer_links": [], "ssr_mode": False, "max_file_size": "20mb"}
+    return {**page, "share": False, "quiet": True}
 
 
 def _gradio() -> Any:
@@ -102,16 +108,15 @@ def _image_page(gradio: Any, explorer: ImageExplorer) -> None:
 
 
 def _table_page(gradio: Any, explorer: TableExplorer) -> None:
-    size = len(explorer.columns)
     row = gradio.Dataframe(
         [[round(value, 4) for value in explorer.median_row.tolist()]], headers=explorer.columns, datatype="number",
-        row_count=1, row_limits=(1, 1), column_limits=(size, size), interactive=True, label="Edit a row", elem_id="row",
+        row_count=1, interactive=True, label="Edit a row", elem_id="row",
     )  # fmt: skip
     evaluate = gradio.Button("How likely?", variant="primary", elem_id="evaluate")
     message = gradio.Markdown(elem_id="message")
     table = gradio.Dataframe(label="Columns, the least likely first", interactive=False, elem_id="columns")
-    gradio.Markdown("Density of each column given the earlier columns of the row. The line marks the row's value.")
-    densities = gradio.Plot(show_label=False)
+    gradio.Markdown("Density of each column given the earlier columns of the row. The row's value is orange.")
+    densities = gradio.Plot(show_label=False, elem_id="densities")
 
     def on_evaluate(values: pd.DataFrame) -> tuple[str, pd.DataFrame, Any]:
         point = explorer.to_row([float(value) for value in values.iloc[0]])
@@ -120,6 +125,11 @@ def _table_page(gradio: Any, explorer: TableExplorer) -> None:
         return f"**{total:.2f} nats.** {_summary(columns.iloc[0])}", columns.round(4), figure
 
     evaluate.click(_show_errors(gradio, on_evaluate), [row], [message, table, densities])
+
+
+def as_markdown(text: str) -> str:
+    """Escape the characters of a text that have a meaning in Markdown."""
+    return re.sub(f"([{re.escape(string.punctuation)}])", r"\\\1", text)
 
 
 def _seed(number: float | None) -> int:
@@ -132,9 +142,10 @@ def _summary(column: pd.Series) -> str:
     probability = column["probability"]
     if probability > _SURPRISING:
         return "All values are within their expected ranges."
+    expected = f"{column['expected from']:.3g} to {column['expected to']:.3g}"
     return (
-        f"Least likely: **{column['column']}**, expected {column['expected from']:.3g} to {column['expected to']:.3g}, "
-        f"got {column['value']:.3g}; the probability of a value at least as extreme is {probability:.2g}."
+        f"Least likely: **{as_markdown(column['column'])}**, expected {expected}, got {column['value']:.3g}; the "
+        f"probability of a value at least as extreme is {probability:.2g}."
     )
 
 

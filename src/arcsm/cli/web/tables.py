@@ -9,7 +9,8 @@ from torch import Tensor
 
 from arcsm.cli.model_rows import column_names
 from arcsm.model import AutoregressiveModel
-from arcsm.reports.plots import BLUE, column_panels, plain
+from arcsm.reports.labels import literal
+from arcsm.reports.plots import BLUE, column_panels, mark_value, within_reach
 
 _COVERAGE = 0.9  # probability of an expected range
 _SAMPLES = 512  # for a typical row and the ranges of plots
@@ -63,15 +64,19 @@ class TableExplorer:
     def densities(self, row: Tensor, columns: list[str] | None = None) -> Figure:
         """Plot the density of each column given the earlier ones, for the first dozen of ``columns``."""
         indices = [self.columns.index(name) for name in (columns or self.columns)[:_MAX_PANELS]]
-        figure, panels = column_panels([plain(self.columns[d]) for d in indices], 2.6, 1.8)
+        titles, style = literal([self.columns[d] for d in indices], 28)
+        figure, panels = column_panels(titles, 2.6, 1.8, **style)
         for d, axes in zip(indices, panels, strict=True):
-            span = self.high[d] - self.low[d]
-            low, high = min(self.low[d], row[d] - 0.1 * span), max(self.high[d], row[d] + 0.1 * span)
-            grid = torch.linspace(float(low), float(high), _GRID_POINTS).to(row)
+            low, high, value = float(self.low[d]), float(self.high[d]), float(row[d])
+            if within_reach(value, low, high):
+                margin = 0.1 * (high - low)
+                low, high = min(low, value - margin), max(high, value + margin)
+            grid = torch.linspace(low, high, _GRID_POINTS).to(row)
             rows = row.repeat(_GRID_POINTS, 1)
             rows[:, d] = grid
             density = self.model.log_prob(rows, reduce=False)[:, d].exp()
             axes.fill_between(grid.cpu(), density.cpu(), color=BLUE, alpha=0.3, linewidth=0)
-            axes.axvline(float(row[d]), color="black", linewidth=1)
+            axes.set_xlim(low, high)
+            mark_value(axes, value, f"{value:,.6g}")
             axes.set_yticks([])
         return figure

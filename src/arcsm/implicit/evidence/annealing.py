@@ -74,7 +74,7 @@ def annealed_bound(
         x: Inputs, ``(B, F)``, as for :func:`fit_proposal`.
         proposal: Initial distribution. Default: fitted to the inputs, which needs far fewer temperatures than the
             prior (:meth:`Proposal.prior`) that Wu et al. use.
-        progress: Show a progress bar (on a terminal).
+        progress: Show progress; see :func:`arcsm.fit`.
     """
     check_inputs(vae, x)
     annealing = annealing or Annealing()

@@ -1,0 +1,125 @@
+"""Pictures of what a detector expects of columns in one row, and of the values that the row has."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from arcsm.estimators.column_types import Array, Categories, Column, Constant, Grid
+from arcsm.estimators.outliers import ScoreOutlierDetector
+from arcsm.estimators.times import Times, counted, value_text
+from arcsm.reports import plots
+from arcsm.reports.labels import literal
+from arcsm.reports.time_axes import label_times
+
+_POINTS = 160  # of a density; also the largest number of bars
+_MAX_TICKS = 6
+_MAX_CATEGORIES = 8  # with a bar
+_TAIL = 0.002  # probability to either side of an expected interval
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """The distribution of a column's numbers given other values of a row."""
+
+    low: float  # ends of an interval with nearly all of the probability
+    high: float
+    density: Callable[[Array], Array]  # of numbers
+
+
+def conditional_panels(detector: ScoreOutlierDetector, row: pd.DataFrame, columns: Sequence[int]) -> list[plots.Panel]:
+    """Return a picture for each of some columns: its distribution given others of the row, and the row's value."""
+    numbers, _ = detector.encode_rows(row)  # (1, M)
+    ensemble, modelled = detector.ensemble_, detector.columns_.modelled
+    ends = [] if ensemble is None else [ensemble.quantiles(numbers, u)[0].tolist() for u in (_TAIL, 1.0 - _TAIL)]
+    panels = []
+    for d in columns:
+        kind, value = detector.columns_.kinds[d], row.iloc[0, d]
+        caption = f"{row.columns[d]}: {_text(value)}"
+        if isinstance(kind, Constant) or ensemble is None:
+            panels.append(plots.Panel(caption, None, "All fitted rows have the same value."))
+            continue
+        place = modelled.index(d)
+
+        def density(grid: Array, place: int = place) -> Array:
+            return np.exp(ensemble.log_density(numbers[0], place, torch.from_numpy(grid)).numpy())
+
+        panels.append(_panel(caption, kind, value, Conditional(ends[0][place], ends[1][place], density)))
+    return panels
+
+
+def _panel(caption: str, kind: Column, value: Any, conditional: Conditional) -> plots.Panel:
+    figure, axes = plots.open_panel()
+    if isinstance(kind, Categories):
+        note = draw_categories(axes, kind, value, conditional)
+        return plots.Panel(caption, plots.embedded(figure), note)
+    numbers = counted(kind)
+    number = float(kind.scale.count([value])[0]) if isinstance(kind, Times) else float(value)
+    if isinstance(numbers, Grid):
+        draw_levels(axes, numbers, number, conditional)
+    else:
+        draw_density(axes, numbers, number, conditional)
+    if isinstance(value, int | np.integer):
+        axes.xaxis.set_major_locator(MaxNLocator(_MAX_TICKS, integer=True))
+    label_times(axes, kind)
+    plots.mark_value(axes, number, _text(value))
+    return plots.Panel(caption, plots.embedded(figure))
+
+
+def draw_density(axes: Axes, kind: Column, value: float, conditional: Conditional) -> None:
+    """Draw the density of a continuous column."""
+    ends = kind.decode(np.array([conditional.low, conditional.high])).astype(float)
+    if plots.within_reach(value, *ends):
+        ends = np.array([min(ends[0], value), max(ends[1], value)])
+    low, high = kind.encode(ends)
+    margin = 0.05 * (high - low)
+    grid = np.linspace(low - margin, high + margin, _POINTS)
+    values = kind.decode(grid).astype(float)
+    axes.fill_between(values, conditional.density(grid) * np.exp(kind.log_slope(grid)), color=plots.BLUE, alpha=0.6)
+    axes.set_xlim(values[0], values[-1])
+
+
+def draw_levels(axes: Axes, kind: Grid, value: float, conditional: Conditional) -> None:
+    """Draw the probabilities of a discrete column's fitted levels, each at its value."""
+    first, last = (min(max(round(end), 0), kind.levels - 1) for end in (conditional.low, conditional.high))
+    stride = math.ceil((last - first + 1) / _POINTS)
+    numbers = np.arange(first, last + 1, stride, dtype=float)
+    values, width = kind.values_at(numbers).astype(float), stride * kind.spacing
+    axes.bar(values, conditional.density(numbers), 0.8 * width, color=plots.BLUE)
+    low, high = values[0] - width, values[-1] + width
+    if plots.within_reach(value, low, high):
+        low, high = min(low, value - width), max(high, value + width)
+    axes.set_xlim(low, high)
+    if len(values) <= _MAX_TICKS:
+        axes.set_xticks(values)
+
+
+def draw_categories(axes: Axes, kind: Categories, value: Any, conditional: Conditional) -> str:
+    """Draw the probabilities of the likeliest categories and of the row's own; return a remark on the others.
+
+    A category that no fitted row has is drawn with the probability of all such categories.
+    """
+    observed = int(kind.encode(np.array([value], dtype=object))[0])
+    numbers = np.unique(np.append(np.arange(min(len(kind.names), _POINTS)), observed)).astype(float)
+    probabilities = conditional.density(numbers) * np.exp(kind.log_slope(numbers))
+    shown = np.sort(np.argsort(-probabilities)[:_MAX_CATEGORIES])
+    if observed not in numbers[shown]:
+        shown = np.append(shown, np.flatnonzero(numbers == observed))
+    colours = [plots.ORANGE if number == observed else plots.BLUE for number in numbers[shown]]
+    axes.bar(np.arange(len(shown)), probabilities[shown], color=colours)
+    names = [kind.names[int(number)] if number < len(kind.names) else value for number in numbers[shown]]
+    texts, style = literal(names, 10 if len(names) > 3 else 18)
+    axes.set_xticks(np.arange(len(shown)), texts, rotation=30 if len(names) > 4 else 0, **style)
+    others = len(kind.names) - int((numbers[shown] < len(kind.names)).sum())
+    notes = ["No fitted row has this value."] if observed == len(kind.names) else []
+    return " ".join([*notes, *([f"{others} less likely values are not shown."] if others else [])])
+
+
+def _text(value: Any) -> str:
+    return f"{value:,.6g}" if isinstance(value, float | np.floating) else value_text(value)

@@ -1,0 +1,131 @@
+"""What commands write to standard error: progress of every phase, and no warnings whatever the columns are called."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from arcsm._runtime import progress
+from small_tables import correlated_table, normal, run, use_small_models
+
+#: Names that are formulas, have no glyph, hide a line of a legend, are markup, or do not fit.
+NAMES = (
+    "$x_1$",
+    "price $",
+    "年齢",
+    "🙂",
+    "_hidden",
+    "a\\frac{b",
+    "€/m²",
+    "<b>bold</b>",
+    "two\nlines",
+    "%s {x}",
+    "x" * 200,
+)
+
+
+@pytest.fixture(autouse=True)
+def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+    monkeypatch.setattr("arcsm.reports.detection._MAX_PICTURES", 2)
+
+
+@pytest.fixture
+def strict() -> Iterator[None]:
+    """Turn warnings into errors, also those of other packages."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ResourceWarning)  # from objects of earlier tests
+        yield
+
+
+def write_tables(folder: Path, table: pd.DataFrame) -> None:
+    """Write a table, its last rows with a value far out and one not seen before, and one with missing values."""
+    new = table.tail(15).astype(object)
+    new.iloc[0, 0], new.iloc[1, -1] = 1e9, "未知 $a_b$"
+    table.head(-15).to_csv(folder / "normal.csv", index=False)
+    new.to_csv(folder / "new.csv", index=False)
+    table.mask(normal(table.size).reshape(table.shape) > 1.2).to_csv(folder / "gaps.csv", index=False)
+
+
+TABLE_COMMANDS = (
+    ("detect", "normal.csv", "new.csv", "--out", "scores.csv", "--report", "page.html"),
+    ("synthesize", "normal.csv", "--out", "rows.csv", "--report", "page.html"),
+    ("impute", "gaps.csv", "--out", "filled.csv"),
+)
+
+
+@pytest.mark.usefixtures("strict")
+def test_no_name_of_a_column_or_category_causes_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    number = np.arange(45)
+    columns: dict[str, object] = {name: normal(45, seed) for seed, name in enumerate(NAMES[:-2])}
+    columns |= {NAMES[-2]: number % 4, NAMES[-1]: np.array(["_a", "$\\foo", "大阪", "🙂"])[number % 4]}
+    write_tables(tmp_path, pd.DataFrame(columns))
+    for command in TABLE_COMMANDS:
+        assert run(*command) == 0
+        assert capsys.readouterr().err == ""
+
+
+def phases_of(error: str) -> dict[str, list[int]]:
+    """Return the percentages that each phase printed, after checking that nothing else was printed."""
+    phases: dict[str, list[int]] = {}
+    for line in error.splitlines():
+        found = re.fullmatch(r"arcsm: ([a-z ]+) (\d+) %(?:, about .* left)?", line)
+        assert found, line
+        phases.setdefault(found[1], []).append(int(found[2]))
+    return phases
+
+
+@pytest.fixture
+def slow_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every look at the clock be 100 seconds after the one before."""
+    monkeypatch.setattr(progress, "monotonic", itertools.count(0.0, 100.0).__next__)
+
+
+@pytest.mark.usefixtures("slow_clock")
+def test_each_phase_tells_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tables(tmp_path, correlated_table(415)[["a", "b", "visits", "city"]])
+    expected = {
+        "detect": ["fitting", "scoring fitted rows", "scoring", "drawing the report"],
+        "synthesize": ["fitting", "sampling", "comparing", "drawing the report"],
+        "impute": ["fitting", "filling"],
+    }
+    for command in TABLE_COMMANDS:
+        assert run(*command) == 0
+        phases = phases_of(capsys.readouterr().err)
+        assert list(phases) == expected[command[0]]
+        for shares in phases.values():
+            assert shares == sorted(shares)
+            assert shares[-1] == 100
+
+
+@pytest.mark.usefixtures("slow_clock")
+@pytest.mark.parametrize(("command", "phase"), [("score", "scoring"), ("report", "report")])
+def test_commands_on_a_run_tell_how_far_they_are(
+    command: str, phase: str, table_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = (table_run.parent / "data.csv",) if command == "score" else ()
+    suffix = "csv" if command == "score" else "html"
+    assert run(command, table_run, *data, "--out", tmp_path / f"out.{suffix}") == 0
+    shares = phases_of(capsys.readouterr().err)[phase]
+    assert shares == sorted(shares)
+    assert shares[-1] == 100
+
+
+def test_a_short_command_prints_no_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tables(tmp_path, correlated_table(115)[["a", "b", "visits", "city"]])
+    assert run("impute", tmp_path / "gaps.csv", "--out", tmp_path / "filled.csv") == 0
+    assert capsys.readouterr().err == ""
