@@ -3,7 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 
@@ -19,8 +18,7 @@ def auroc(inliers: Tensor, outliers: Tensor) -> float:
         0.75
     """
     negative, positive = _checked("inliers", inliers), _checked("outliers", outliers)
-    labels = np.repeat([0, 1], [len(negative), len(positive)])
-    return float(roc_auc_score(labels, np.concatenate([negative, positive])))
+    return float(_areas(negative[None], positive[None])[0])
 
 
 def auroc_standard_error(inliers: Tensor, outliers: Tensor, resamples: int = 200, seed: int = 0) -> float:
@@ -30,9 +28,15 @@ def auroc_standard_error(inliers: Tensor, outliers: Tensor, resamples: int = 200
     negative, positive = _checked("inliers", inliers), _checked("outliers", outliers)
     rng = np.random.default_rng(seed)
     resampled = [rng.choice(scores, (resamples, len(scores))) for scores in (negative, positive)]
-    ranks = stats.rankdata(np.concatenate(resampled, 1), axis=1)  # (R, N + M), ties share their mean rank
-    inliers_below = ranks[:, len(negative) :].mean(1) - 0.5 * (len(positive) + 1)  # mean over the outliers
-    return float(np.std(inliers_below / len(negative), ddof=1))
+    return float(np.std(_areas(*resampled), ddof=1))
+
+
+def _areas(inliers: NDArray[np.float64], outliers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the areas for rows of scores, ``(R, N)`` and ``(R, M)`` to ``(R,)``, by Mann and Whitney's statistic."""
+    count, outlier_count = inliers.shape[1], outliers.shape[1]
+    ranks = stats.rankdata(np.concatenate([inliers, outliers], 1), axis=1)  # ties share their mean rank
+    inliers_below = ranks[:, count:].mean(1) - 0.5 * (outlier_count + 1)  # mean over the outliers
+    return np.asarray(inliers_below / count, dtype=np.float64)
 
 
 def _checked(name: str, scores: Tensor) -> NDArray[np.float64]:
