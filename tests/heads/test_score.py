@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
-from arcsm import ScoreHead
+from arcsm import MADE, AutoregressiveModel, ScoreHead, objectives
 from small_heads import FLOAT64, score_head
 
 
@@ -60,3 +61,63 @@ def test_natural_weight_cancels_the_squared_gain() -> None:
     sigma = torch.tensor([0.05, 0.5, 3.0], dtype=FLOAT64)
     gain = 0.7 / (sigma * torch.sqrt(sigma.square() + 0.7**2))
     torch.testing.assert_close(head.loss_weight(sigma) * gain.square(), torch.ones_like(sigma))
+
+
+class WithProject(ScoreHead):
+    def project(self, context: Tensor) -> Tensor:
+        return super().project(2.0 * context)
+
+
+class WithFeatures(ScoreHead):
+    def fourier_features(
+        self, x: Tensor, envelope_width: Tensor, blur: Tensor | None, tangent: bool = True, in_place: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        features, slopes = super().fourier_features(x, envelope_width, blur, tangent, in_place)
+        return 2.0 * features, None if slopes is None else 2.0 * slopes
+
+
+class WithWindow(ScoreHead):
+    def window(self, x: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+        return tuple(0.5 * part for part in super().window(x, width))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("kind", [WithProject, WithFeatures, WithWindow])
+def test_a_subclass_is_trained_as_it_is_evaluated(kind: type[ScoreHead]) -> None:
+    torch.manual_seed(0)
+    head = kind(4, (8, 8), sinusoids=3)
+    with torch.no_grad():
+        head.output.weight.mul_(20.0)
+    model = AutoregressiveModel(MADE(2, 4, (8,)), head)
+    x = torch.randn(50, 2)
+    s, ds = model.score(x)
+    expected = (0.5 * s.square() + ds).sum(-1).mean()
+    torch.testing.assert_close(objectives.csm(model, x), expected, rtol=1e-5, atol=1e-5)
+    prepared, _ = head.prepare_score_and_derivative(None)(head.project(model.contexts(x)).flatten(0, 1), x.flatten())
+    torch.testing.assert_close(prepared, s.flatten(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [None, 0.3, "each"])
+def test_scores_under_autocast_are_those_of_single_precision(sigma: float | str | None) -> None:
+    torch.manual_seed(0)
+    head, context, x = ScoreHead(4, (16, 16), sinusoids=3), torch.randn(40, 4), torch.randn(40)
+    level = torch.full((40,), 0.3) if isinstance(sigma, str) else sigma
+    expected = head.score_and_derivative(context, x, level)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head.score_and_derivative(context, x, level)
+    for value, exact in zip(found, expected, strict=True):
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, exact, rtol=0.02, atol=0.02)
+
+
+def test_values_may_have_any_strides() -> None:
+    head, context, x = (
+        score_head(hidden_features=(8, 8), sinusoids=2),
+        torch.randn(5, 3, dtype=FLOAT64),
+        torch.randn(4, 5),
+    )
+    transposed = x.double().T  # (5, 4)
+    for contexts in (context.unsqueeze(1), context[0]):
+        for level in (0.3, torch.full((5, 4), 0.3, dtype=FLOAT64)):
+            found = head.score_and_derivative(contexts, transposed, level)
+            expected = head.score_and_derivative(contexts, transposed.contiguous(), level)
+            assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))

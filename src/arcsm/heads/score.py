@@ -1,5 +1,6 @@
 """The paper's conditional score network: a small unnormalised network shared by all dimensions."""
 
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -132,19 +133,7 @@ class ScoreHead(Head):
         features = (log, torch.sin(log), torch.cos(log), torch.sin(2.0 * log), torch.cos(2.0 * log))
         return torch.stack(features, -1) * noisy.unsqueeze(-1)
 
-    def value_features(self, x: Tensor, scales: Scales) -> tuple[Tensor, Tensor]:
-        """Encode a value as inputs of the network, ``(*, 1 + 2 J)``, and return their derivatives by :math:`x` too.
-
-        The inputs are :math:`x` in widths, then sines and cosines of :math:`x` under a Gaussian envelope.
-        """
-        x, width = torch.broadcast_tensors(x, scales.width)
-        linear, slope = (x / width).unsqueeze(-1), (1.0 / width).unsqueeze(-1)
-        if not self.sinusoids:
-            return linear, slope
-        features, slopes = self._fourier_features(x, 4.0 * width, self._blur(scales.damping.unsqueeze(-1)))
-        return torch.cat([linear, features], -1), torch.cat([slope, slopes], -1)
-
-    def _fourier_features(
+    def fourier_features(
         self, x: Tensor, envelope_width: Tensor, blur: Tensor | None, tangent: bool = True, in_place: bool = False
     ) -> tuple[Tensor, Any]:
         """Return blurred sines and cosines under their envelope and their derivatives by x, ``(*, 2 J)`` each."""
@@ -161,7 +150,7 @@ class ScoreHead(Head):
             slopes = multiply(torch.addcmul(slopes, features, decay, out=slopes if in_place else None), envelope)
         return multiply(features, envelope), slopes
 
-    def _blur(self, damping: Tensor) -> Tensor:
+    def blur(self, damping: Tensor) -> Tensor:
         """Return the factor :math:`\\exp(-(f \\sigma)^2 / 2)` by which noise attenuates each frequency, ``(*, J)``."""
         return torch.exp(-0.5 * (self.frequencies * self.data_std * damping).square())
 
@@ -197,7 +186,7 @@ class ScoreHead(Head):
     def _level(self, sigma: Sigma, like: Tensor) -> Level:
         scales = self.scales(sigma, like)
         _, noise_weight, value_weight = self._split_input_weight()
-        fourier_weight, blur = value_weight[:, 1:].T, self._blur(scales.damping.unsqueeze(-1))
+        fourier_weight, blur = value_weight[:, 1:].T, self.blur(scales.damping.unsqueeze(-1))
         output_weight, output_bias, gain = self.output.weight[0], self.output.bias[0], scales.gain
         output_bias = output_bias - 0.5 * output_weight.sum()
         one_level = scales.width.ndim == 0
@@ -229,7 +218,8 @@ class ScoreHead(Head):
         """
         z, dz = self._first_layer(level, projection, x, tangent, workspace)
         z, dz = self._hidden_layers(level.layers, z, dz, workspace)  # (N, H)
-        gate, slope = torch.sigmoid(z, out=_replace(z, workspace)), None
+        # under autocast, hidden layers come in half precision; the sum over their units does not
+        gate, slope = torch.sigmoid(z, out=_replace(z, workspace)).to(level.output_weight.dtype), None
         correction = (torch.mv(gate, level.output_weight) + level.output_bias).view(x.shape)  # k F
         if dz is not None:
             gate_slope = torch.addcmul(gate, gate, gate, value=-1.0, out=_replace(gate, workspace))
@@ -252,13 +242,13 @@ class ScoreHead(Head):
         shared, z, dz = projection + level.noise_projection, None, None
         if workspace is not None:
             z = workspace.empty("z", shape, shared)
-        z = torch.addcmul(shared, x.unsqueeze(-1), level.value_weight, out=z).view(-1, shape[-1])
+        z = torch.addcmul(shared, x.unsqueeze(-1), level.value_weight, out=z).reshape(-1, shape[-1])
         if tangent:
             dz = level.value_weight.expand(shape)
             dz = (dz if workspace is None else workspace.empty("dz", shape, z).copy_(dz)).reshape(z.shape)
         if self.sinusoids:
             in_place = workspace is not None
-            features, slopes = self._fourier_features(x, level.envelope_width, level.blur, tangent, in_place)
+            features, slopes = self.fourier_features(x, level.envelope_width, level.blur, tangent, in_place)
             features, weight = features.view(-1, len(level.fourier_weight)), level.fourier_weight
             z = torch.addmm(z, features, weight, out=_replace(z, workspace))
             if dz is not None:
@@ -303,11 +293,8 @@ class ScoreHead(Head):
 
     @property
     def has_original_score(self) -> bool:
-        """Whether no subclass overrides the score, so that prepared and fused forward passes may compute it."""
-        return (
-            type(self).projected_score_and_derivative is ScoreHead.projected_score_and_derivative
-            and type(self).projected_score is ScoreHead.projected_score
-        )
+        """Whether no subclass overrides what prepared and fused forward passes compute in its place."""
+        return all(getattr(type(self), name) is method for name, method in _SCORE_METHODS.items())
 
     @torch.no_grad()
     def prepare_score(self, sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
@@ -324,6 +311,14 @@ class ScoreHead(Head):
             return super().prepare_score_and_derivative(sigma, workspace)
         level, workspace = self._level(sigma, self.output.weight), workspace or Workspace()
         return torch.no_grad()(lambda projection, x: self._forward(level, projection, x, True, workspace))
+
+
+#: The methods of the network. Without their overriding, a subclass may change the constructor and the weight of a loss.
+_SCORE_METHODS = {
+    name: method
+    for name, method in vars(ScoreHead).items()
+    if inspect.isfunction(method) and name not in ("__init__", "loss_weight", "config")
+}
 
 
 def _replace(tensor: Tensor, workspace: Workspace | None) -> Tensor | None:

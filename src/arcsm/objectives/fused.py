@@ -252,9 +252,16 @@ def _forward_backward(
 
 
 def _noise_and_value_features(head: ScoreHead, points: _Points) -> tuple[Tensor, Tensor]:
-    """Return the inputs of the first layer beside the context, and the derivative of the last ones by x, ``(n, V)``."""
+    """Return the inputs of the first layer beside the context, and the derivative of the last ones by x, ``(n, V)``.
+
+    The last ones are the value in widths and its Fourier features.
+    """
     scales = head.scales(points.sigma, points.x)
-    features, slopes = head.value_features(points.x, scales)
+    x, width = torch.broadcast_tensors(points.x, scales.width)
+    features, slopes = (x / width).unsqueeze(-1), (1.0 / width).unsqueeze(-1)
+    if head.sinusoids:
+        fourier, fourier_slopes = head.fourier_features(x, 4.0 * width, head.blur(scales.damping.unsqueeze(-1)))
+        features, slopes = torch.cat([features, fourier], -1), torch.cat([slopes, fourier_slopes], -1)
     return features if points.sigma is None else torch.cat([head.embedding(scales), features], -1), slopes
 
 
