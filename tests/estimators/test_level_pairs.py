@@ -58,3 +58,12 @@ def test_tables_with_very_many_such_columns_have_no_pairs(monkeypatch: pytest.Mo
     pairs, _, columns = pairs_and_rows()
     assert pairs.columns == ()
     assert not pairs.missing_in(columns.encode(pairs_and_rows(200)[1])).any()
+
+
+def test_values_between_those_of_an_uneven_grid_never_occur() -> None:
+    table = pd.DataFrame({"city": ["a", "b"] * 30, "places": [1_000, 25_000, 250_000] * 20})
+    columns = Columns.infer(table)
+    pairs = LevelPairs.of_rows(columns, columns.encode(table))
+    assert pairs.columns == (0, 1)
+    rows = pd.DataFrame({"city": ["a", "a", "b"], "places": [25_000, 28_000, 247_000]})
+    assert pairs.missing_in(columns.encode(rows)).tolist() == [False, True, True]

@@ -90,6 +90,7 @@ REAL = Identity(0.0, 1.0, -9.0, 9.0)
             "expected Rome, saw Oslo",
         ),
         (CITY, np.repeat([0.0, 1.0], [30, 10]), np.repeat([0.0, -1.0], [30, 10]), "Oslo", -1.0, ""),
+        (CITY, np.repeat([0.0, 1.0], 20), np.repeat([-0.69, -0.70], 20), "Oslo", -0.70 - 1e-12, ""),  # but for rounding
         (CITY, np.repeat([2.0, 1.0], [10, 30]), np.zeros(40), "Rome", -5.0, "expected Oslo or Bern, saw Rome"),
         (CITY, np.repeat([0.0, 1.0], [20, 20]), np.zeros(40), "Paris", -5.0, "expected Rome or Oslo, saw Paris"),
     ],
@@ -120,3 +121,16 @@ def test_gross_errors_do_not_widen_the_expected_values(monkeypatch: pytest.Monke
     low, high = table["a"].drop(7).min(), table["a"].drop(7).max()
     assert texts[2].startswith(f"a: expected {low:.4g} to {high:.4g}, saw 520; b: expected")
     assert re.fullmatch(JOINT, texts[1])
+
+
+def test_expected_values_occur_in_the_fitted_rows(scored: Scored, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector, rows = scored
+    table = rows.head(1)
+    quantiles = torch.linspace(-5.0, 1e4, reasons._NODES).double()
+    monkeypatch.setattr(Ensemble, "conditional_quantiles", lambda _, x, *__: quantiles.expand(len(x), -1))
+    kinds = detector.columns_.kinds
+    columns = np.flatnonzero([kinds[d].discrete for d in detector.columns_.modelled])
+    conditionals = reasons._conditionals(detector, table, np.zeros(len(columns), dtype=int), columns)
+    assert len(conditionals) > 2
+    for column, conditional in zip(columns, conditionals, strict=True):
+        assert np.isin(conditional.nodes, detector.limits_.levels[column]).all()

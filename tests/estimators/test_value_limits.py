@@ -41,3 +41,11 @@ def test_categories_have_no_limits() -> None:
     limits = ValueLimits.of_training_rows(np.arange(30.0)[:, None] % 3, [Categories(("a", "b", "c"), 30)])
     assert (limits.low[0], limits.high[0]) == (-np.inf, np.inf)
     assert ValueLimits.of_training_rows(np.empty((30, 0)), []).of_other_rows(np.empty((2, 0)))[0].shape == (2, 0)
+
+
+def test_quantiles_of_a_discrete_column_move_to_numbers_that_occur() -> None:
+    values = np.array([[0.0, 0.1], [3.0, 0.2], [3.0, 0.3], [10.0, 0.4], [np.nan, np.nan]])
+    limits = ValueLimits.of_training_rows(values, [Grid(1.0, 0.0, 11, whole=True), KIND])
+    quantiles = np.array([-2.0, 1.4, 1.6, 4.0, 9.0, 30.0])
+    assert limits.nearest_levels(0, quantiles).tolist() == [0.0, 0.0, 3.0, 3.0, 10.0, 10.0]
+    assert limits.nearest_levels(1, quantiles) is quantiles

@@ -123,7 +123,7 @@ def _start(arguments: Sequence[str], request: SeveralProcesses) -> int:
 
 
 def _warn_in_one_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    print(f"arcsm: {category.__name__}: {message}", file=sys.stderr)
+    print(f"arcsm: warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

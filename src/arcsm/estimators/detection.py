@@ -72,6 +72,7 @@ class DetectionResult:
     outliers: int  # their number
     lowest: pd.DataFrame  # lines of `detection_table` of the most surprising rows, the lowest score first
     rows: pd.DataFrame  # those rows, in the same order
+    threshold: float  # outliers have lower scores
 
     @classmethod
     def from_parts(
@@ -95,4 +96,5 @@ class DetectionResult:
             rows = pd.concat([rows, part], ignore_index=True) if len(rows) else part
             order = lowest["score"].sort_values(kind="stable").index[:_MOST_SURPRISING]
             lowest, rows = lowest.loc[order].reset_index(drop=True), rows.iloc[order].reset_index(drop=True)
-        return cls(np.concatenate(scores), outliers, lowest, rows)
+        score = detector.offset_ if threshold is None else detector.score_of_p_value(threshold)
+        return cls(np.concatenate(scores), outliers, lowest, rows, float(score))

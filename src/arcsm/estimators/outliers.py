@@ -156,6 +156,12 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         as_low = np.searchsorted(self.held_out_scores_, scores, side="right")
         return np.asarray((1.0 + as_low) / (1.0 + len(self.held_out_scores_)), dtype=np.float64)
 
+    def score_of_p_value(self, p_value: float) -> float:
+        """Return the threshold below which the p-values of scores are at most ``p_value``."""
+        scores = self.held_out_scores_
+        p_values = (1.0 + np.arange(len(scores) + 1)) / (1.0 + len(scores))
+        return float(np.append(scores, np.inf)[np.searchsorted(p_values, p_value, side="right") - 1])
+
     def explain(self, X: Any) -> Any:
         """Return the contribution of each column to :meth:`score_samples`, ``(N, D)`` in nats: low ones are surprising.
 

@@ -22,6 +22,7 @@ from arcsm.estimators.times import value_text
 
 _UNEXPECTED = 0.1  # of the probability
 _NODES = 40  # quantiles that represent a conditional
+_ROUNDING = 1e-6  # nats
 _MIN_SURPRISE = 1.0  # nats below the median, of a further reason
 _MIN_RELATIVE_SURPRISE = 0.1  # of the most surprising column
 _MAX_LISTED = 4  # categories or intervals
@@ -34,7 +35,7 @@ class _Conditional:
     """The conditional of one value of a row.
 
     Attributes:
-        nodes: Equally likely numbers in ascending order, ``(K,)``; whole numbers in a discrete column.
+        nodes: Equally likely numbers in ascending order, ``(K,)``; in a discrete column, numbers that occur.
         log_density: Their log densities, ``(K,)``.
         number: The number of the row's value.
         log_density_here: Its log density.
@@ -49,7 +50,7 @@ class _Conditional:
     def _likely(self) -> NDArray[np.bool_]:
         """Which nodes are among the most likely ones, unless the value is."""
         threshold = np.sort(self.log_density)[int(_UNEXPECTED * len(self.nodes))]
-        return (self.log_density >= threshold) & (self.log_density_here < threshold)
+        return (self.log_density >= threshold - _ROUNDING) & (self.log_density_here < threshold - _ROUNDING)
 
     def expected_levels(self) -> list[int]:
         """Return the expected levels of a discrete column, the most likely first; none if the value is expected."""
@@ -118,13 +119,12 @@ def _conditionals(
     low, high = (limit[rows, columns] for limit in detector.limits_.of_other_rows(numbers.numpy()))
     x, d, here = numbers[rows], torch.from_numpy(columns), numbers[rows, columns].numpy()
     u = (torch.arange(_NODES, dtype=torch.float64) + 0.5) / _NODES
-    nodes = ensemble.conditional_quantiles(x, d, members, u)  # (I, K)
-    discrete = torch.tensor([detector.columns_.kinds[column].discrete for column in detector.columns_.modelled])
-    nodes = torch.where(discrete[d, None], nodes.round(), nodes)
-    values = torch.cat([nodes, torch.from_numpy(here)[:, None]], 1)
+    quantiles = ensemble.conditional_quantiles(x, d, members, u).numpy()  # (I, K)
+    nodes = np.stack([detector.limits_.nearest_levels(*pair) for pair in zip(columns, quantiles, strict=True)])
+    values = torch.from_numpy(np.concatenate([nodes, here[:, None]], 1))
     log_densities = ensemble.conditional_log_density(x, d, members, values).numpy()  # (I, K + 1)
     found = []
-    for place, (one, log_density) in enumerate(zip(nodes.numpy(), log_densities, strict=True)):
+    for place, (one, log_density) in enumerate(zip(nodes, log_densities, strict=True)):
         inside = (low[place] <= one) & (one <= high[place])
         kept, density, density_here = one[inside], log_density[:-1][inside], log_density[-1]
         if not inside.any():  # the conditional expects gross errors alone

@@ -25,12 +25,23 @@ class ValueLimits:
     high: Array
     next_low: Array  # without the row that has the lowest plausible value
     next_high: Array
+    levels: tuple[Array | None, ...]  # the numbers that occur in each discrete column, in order; None if continuous
 
     @classmethod
     def of_training_rows(cls, numbers: Array, kinds: Sequence[Column]) -> Self:
         """Return the limits of encoded columns ``(N, M)`` of these types."""
         limits = [_column_limits(kind, column) for kind, column in zip(kinds, numbers.T, strict=True)]
-        return cls(*np.array(limits).reshape(-1, 4).T)
+        columns = zip(kinds, numbers.T, strict=True)
+        levels = [np.unique(column[~np.isnan(column)]) if kind.discrete else None for kind, column in columns]
+        low, high, next_low, next_high = np.array(limits).reshape(-1, 4).T
+        return cls(low, high, next_low, next_high, tuple(levels))
+
+    def nearest_levels(self, column: int, numbers: Array) -> Array:
+        """Return numbers of a column, in a discrete one moved to the nearest number that occurs, ``(K,)``."""
+        levels = self.levels[column]
+        if levels is None:
+            return numbers
+        return levels[np.searchsorted(0.5 * (levels[1:] + levels[:-1]), numbers)]
 
     def of_other_rows(self, numbers: Array) -> tuple[Array, Array]:
         """Return the limits for encoded rows ``(N, M)``, each without the row itself, ``(N, M)`` each."""

@@ -30,7 +30,7 @@ def write_detection_report(
             title_of_row = f"Row {line['row']}: score {line['score']:.2f}, p = {line['p_value']:.2g}"
             row = result.rows.iloc[[place]]
             pictures.append((title_of_row, conditional_panels(detector, row, _surprising_columns(row, line))))
-        histogram = plots.embedded(score_histogram(detector.fitted_scores_, result.scores, detector.offset_))
+        histogram = plots.embedded(score_histogram(detector.fitted_scores_, result.scores, result.threshold))
         work()
     page = render(
         "detect.html",
