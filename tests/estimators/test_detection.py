@@ -21,7 +21,7 @@ def test_reasons_name_expected_and_observed_values(scored: Scored) -> None:
     assert len(found) == len(rows)
     assert found.loc[[3, 5, 7], "outlier"].all()
     assert found.loc[3, "because"].startswith("income: expected ")
-    assert found.loc[3, "because"].split("; ")[0].endswith("saw 1e+07")
+    assert found.loc[3, "because"].split("; ")[0].endswith("saw 10000000")
     assert found.loc[5, "column_1"] == "visits"
     assert "city: expected" in found.loc[7, "because"]
     assert "saw elsewhere" in found.loc[7, "because"]

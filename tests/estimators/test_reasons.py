@@ -54,7 +54,7 @@ def test_values_that_are_all_expected_are_a_reason_together(scored: Scored, monk
     excess[0, [1, 5]] = np.quantile(detector.fitted_excess_[:, [1, 5]], 0.02, axis=0)
     share = (detector.fitted_excess_[:, [1, 5]].sum(1) > excess.sum()).mean()
     [text] = reasons.reasons(detector, rows.head(1), excess, 3)
-    assert text.startswith(f"visits = {rows['visits'][0]} with income = {rows['income'][0]:.4g}: together")
+    assert text.startswith(f"visits = {rows['visits'][0]} with income = {rows['income'][0]:.0f}: together")
     assert f"in {int(100 * share)} % of" in text
     [text] = reasons.reasons(detector, rows.head(1).assign(income=np.nan), excess, 3)
     assert "income" not in text

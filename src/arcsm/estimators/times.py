@@ -12,6 +12,7 @@ from arcsm.estimators.column_types import MAX_LEVELS, Array, Column, Constant, G
 
 _UNITS = ("D", "h", "m", "s", "ms", "us", "ns")  # as NumPy calls them
 _DAY = np.timedelta64(1, "D")
+_LARGEST_WITHOUT_EXPONENT = 1e15  # of the numbers in texts
 
 Form = Literal["moment", "date", "clock", "duration", "period"]
 
@@ -193,9 +194,15 @@ def infer_times(values: pd.Series) -> Column:
 
 
 def value_text(value: Any, digits: int = 4) -> str:
-    """Return a value of a table in a few characters: a few digits, or a date without the time of midnight."""
+    """Return a value of a table in a few characters: a few digits, or a date without the time of midnight.
+
+    Example:
+        >>> [value_text(value) for value in (0.123456, 71065.4, 2e5, 1e-9, 2e20)]
+        ['0.1235', '71065', '200000', '1e-09', '2e+20']
+    """
     if isinstance(value, float | np.floating):
-        return f"{value:.{digits}g}"
+        text = f"{value:.{digits}g}"
+        return f"{value:.0f}" if 10.0**digits <= abs(float(value)) < _LARGEST_WITHOUT_EXPONENT else text
     if isinstance(value, pd.Timestamp):
         return value.strftime("%Y-%m-%d") if value == value.normalize() else str(value)
     if isinstance(value, datetime.timedelta) and value < datetime.timedelta(0):
