@@ -102,6 +102,10 @@ BAD_TENSORS: dict[str, tuple[dict[str, Tensor], str]] = {
     "unknown": ({"weight": torch.zeros(2, 3), "bias": torch.zeros(2), "z": torch.zeros(1)}, "z is not part"),
     "shape": ({"weight": torch.zeros(3, 2), "bias": torch.zeros(2)}, r"expected shape \(2, 3\) .* got \(3, 2\)"),
     "type": ({"weight": torch.zeros(2, 3).int(), "bias": torch.zeros(2)}, "type torch.float32, got .*torch.int32"),
+    "too large": (
+        {"weight": torch.full((2, 3), 1e300, dtype=torch.float64), "bias": torch.zeros(2)},
+        "weight holds NaN or infinity in torch.float32, the type of this model",
+    ),
     "not finite": ({"weight": torch.full((2, 3), torch.inf), "bias": torch.zeros(2)}, "weight holds NaN or infinity"),
 }
 

@@ -120,6 +120,7 @@ def read_module(path: FilePath) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load tensors into a module, after a check that names, shapes and types agree and all numbers are finite.
 
+    Numbers must be finite in the type of the module, whatever the type of the tensors.
     The module may complete the tensors that an older version wrote (``_load_from_state_dict``).
     """
     expected = module.state_dict()
@@ -133,8 +134,9 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Pat
                 f"{path}: tensor {shown}: expected shape {tuple(old.shape)} and type {old.dtype}, "
                 f"got {tuple(new.shape)} and {new.dtype}"
             )
-        if new.is_floating_point() and not bool(torch.isfinite(new).all()):
-            raise ValueError(f"{path}: tensor {shown} holds NaN or infinity")
+        if new.is_floating_point() and not bool(torch.isfinite(new.to(old.dtype)).all()):
+            wide = "" if old.dtype == new.dtype else f" in {old.dtype}, the type of this model"
+            raise ValueError(f"{path}: tensor {shown} holds NaN or infinity{wide}")
     missing = module.load_state_dict(dict(tensors), strict=False).missing_keys
     if missing:
         raise ValueError(f"{path}: tensor {min(missing)} is missing")
