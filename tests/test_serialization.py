@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,19 @@ def test_a_module_comes_back(tmp_path: Path, name: str, files: int) -> None:
     assert torch.equal(other.weight, module.weight)
     assert config == {"schema_version": 1, "kind": "Linear"}
     assert sum(path.is_file() for path in (tmp_path / "models").rglob("*")) == files
+
+
+@pytest.mark.parametrize("text", ['{"schema_version": 1, "kind": "Other"}', "{", ""])
+def test_the_header_of_the_weights_counts_beside_another_configuration(tmp_path: Path, text: str) -> None:
+    save_module(nn.Linear(3, 2), {"kind": "Linear"}, tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.warns(UserWarning, match=r"config\.json: does not belong to model.safetensors and is ignored"):
+        _, config = read_module(tmp_path)
+    assert config["kind"] == "Linear"
+    save_module(nn.Linear(3, 2), {"kind": "Linear"}, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_module(tmp_path)
 
 
 BAD_TENSORS: dict[str, tuple[dict[str, Tensor], str]] = {
