@@ -46,7 +46,8 @@ def ignore_termination() -> None:
 def stop_requested(patient: bool = False) -> Iterator[Callable[[], bool]]:
     """Yield a function that returns whether SIGINT, SIGTERM or SIGHUP has arrived; a second stops the process at once.
 
-    A SIGHUP that is ignored, as ``nohup`` arranges, stays ignored. In any thread but the main one, which alone receives signals, the function always returns ``False``.
+    A SIGHUP that is ignored, as ``nohup`` arranges, stays ignored. In any thread but the main one, which alone receives
+    signals, the function always returns ``False``.
 
     Arguments:
         patient: Ignore further signals, also after the block. One of several processes may be signalled both by a
