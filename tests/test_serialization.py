@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,28 @@ def test_a_module_comes_back(tmp_path: Path, name: str, files: int) -> None:
     assert sum(path.is_file() for path in (tmp_path / "models").rglob("*")) == files
 
 
+@pytest.mark.parametrize("text", ['{"schema_version": 1, "kind": "Other"}', "{", ""])
+def test_the_header_of_the_weights_counts_beside_another_configuration(tmp_path: Path, text: str) -> None:
+    save_module(nn.Linear(3, 2), {"kind": "Linear"}, tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.warns(UserWarning, match=r"config\.json: does not belong to model.safetensors and is ignored"):
+        _, config = read_module(tmp_path)
+    assert config["kind"] == "Linear"
+    save_module(nn.Linear(3, 2), {"kind": "Linear"}, tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_module(tmp_path)
+
+
 BAD_TENSORS: dict[str, tuple[dict[str, Tensor], str]] = {
     "missing": ({"weight": torch.zeros(2, 3)}, "tensor bias is missing"),
     "unknown": ({"weight": torch.zeros(2, 3), "bias": torch.zeros(2), "z": torch.zeros(1)}, "z is not part"),
     "shape": ({"weight": torch.zeros(3, 2), "bias": torch.zeros(2)}, r"expected shape \(2, 3\) .* got \(3, 2\)"),
     "type": ({"weight": torch.zeros(2, 3).int(), "bias": torch.zeros(2)}, "type torch.float32, got .*torch.int32"),
+    "too large": (
+        {"weight": torch.full((2, 3), 1e300, dtype=torch.float64), "bias": torch.zeros(2)},
+        "weight holds NaN or infinity in torch.float32, the type of this model",
+    ),
     "not finite": ({"weight": torch.full((2, 3), torch.inf), "bias": torch.zeros(2)}, "weight holds NaN or infinity"),
 }
 

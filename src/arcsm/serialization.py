@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.files import FilePath, atomic_path, write_text
+from arcsm.errors import warn
 
 #: Version of the header's layout; files of a later version are rejected.
 SCHEMA_VERSION = 1
@@ -105,21 +106,27 @@ def save_module(module: torch.nn.Module, config: Mapping[str, Any], path: FilePa
 def read_module(path: FilePath) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the configuration that :func:`save_module` wrote; see :func:`read_tensors` for errors.
 
-    A ``config.json`` that differs from the header of the weights is an error, too.
+    The header of the weights counts. A ``config.json`` that differs, as after a process was killed between writing the
+    two, is a warning.
     """
     file = weights_path(path)
     tensors, config = read_tensors(file)
     beside = file.parent / CONFIG_NAME
     if file == Path(path) or not beside.is_file():
         return tensors, config
-    if parse_header(beside.read_text(encoding="utf-8", errors="replace"), beside) != config:
-        raise ValueError(f"{beside}: does not belong to {file.name}; delete it to use the copy inside {file.name}")
+    try:
+        differs = parse_header(beside.read_text(encoding="utf-8", errors="replace"), beside) != config
+    except ValueError:
+        differs = True
+    if differs:
+        warn(f"{beside}: does not belong to {file.name} and is ignored; saving the model again replaces it")
     return tensors, config
 
 
 def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load tensors into a module, after a check that names, shapes and types agree and all numbers are finite.
 
+    Numbers must be finite in the type of the module, whatever the type of the tensors.
     The module may complete the tensors that an older version wrote (``_load_from_state_dict``).
     """
     expected = module.state_dict()
@@ -133,8 +140,9 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Pat
                 f"{path}: tensor {shown}: expected shape {tuple(old.shape)} and type {old.dtype}, "
                 f"got {tuple(new.shape)} and {new.dtype}"
             )
-        if new.is_floating_point() and not bool(torch.isfinite(new).all()):
-            raise ValueError(f"{path}: tensor {shown} holds NaN or infinity")
+        if new.is_floating_point() and not bool(torch.isfinite(new.to(old.dtype)).all()):
+            wide = "" if old.dtype == new.dtype else f" in {old.dtype}, the type of this model"
+            raise ValueError(f"{path}: tensor {shown} holds NaN or infinity{wide}")
     missing = module.load_state_dict(dict(tensors), strict=False).missing_keys
     if missing:
         raise ValueError(f"{path}: tensor {min(missing)} is missing")

@@ -7,12 +7,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from ctypes import CDLL
 from pathlib import Path
+from typing import cast
 
 import pytest
+import torch
 
 from arcsm import _native
 from arcsm._native import build
+from arcsm._native.verification import first_wrong_result
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler, and none is on the path")
@@ -111,6 +115,50 @@ def test_unsupported_processor_flags_are_left_out(
     script = f'case "$*" in {unknown}) echo "Error: no such instruction" >&2; exit 1;; esac; exec $COMPILER "$@"'
     compiler(tmp_path, monkeypatch, script)
     assert _native.available()
+
+
+@pytest.mark.usefixtures("fresh_compilation")
+@pytest.mark.parametrize(
+    "flags", ["-ffast-math", "-funsafe-math-optimizations", "-Ofast", "-fvisibility=hidden", "-fsanitize=undefined"]
+)
+def test_harmful_flags_of_the_environment_are_undone(
+    flags: str, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setenv("CC", f"{COMPILER} {flags}")
+    assert _native.available()
+    assert torch.tensor(1e-40) * 1.0 > 0.0  # loading some libraries makes a processor flush small numbers to zero
+    assert not recwarn.list
+
+
+@pytest.mark.usefixtures("fresh_compilation")
+def test_a_library_with_wrong_numbers_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler(tmp_path, monkeypatch, 'exec $COMPILER "$@" -fassociative-math -fno-signed-zeros -fno-trapping-math')
+    with pytest.warns(UserWarning, match="torch takes its place: score_matching gives wrong numbers") as warnings:
+        assert not _native.available()
+    assert not _native.available()
+    assert len(warnings) == 1
+    with pytest.raises(build.CompilationError, match="wrong numbers; remove flags from CC"):
+        _native.library()
+
+
+@pytest.mark.usefixtures("fresh_compilation")
+def test_a_library_without_a_function_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler(tmp_path, monkeypatch, 'exec $COMPILER "$@" -fvisibility=hidden')
+    with pytest.raises(build.CompilationError, match="score_matching_forward_backward"):
+        _native.library()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["score_matching_forward_backward", "latent_chain_forward", "latent_chain_backward", "latent_chain_moments"],
+)
+def test_the_numbers_of_every_function_are_verified(broken: str) -> None:
+    class Library:
+        def __getattr__(self, name: str) -> object:
+            return (lambda *_: 0.0) if name == broken else getattr(_native.library(), name)
+
+    assert first_wrong_result(_native.library()) is None
+    assert broken.startswith(first_wrong_result(cast(CDLL, Library())) or "none")
 
 
 @pytest.mark.parametrize(

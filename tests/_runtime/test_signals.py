@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from arcsm._runtime import signals
-from arcsm._runtime.signals import Terminated, raise_on_sigterm, stop_requested
+from arcsm._runtime.signals import Terminated, ignore_termination, raise_on_termination, stop_requested
 
 
 def test_a_second_signal_stops_at_once() -> None:
@@ -22,11 +23,44 @@ def test_a_second_signal_stops_at_once() -> None:
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Restore the handlers of signals after each test."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_closed_terminal_counts_like_a_termination() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    with stop_requested() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        assert stop()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    raise_on_termination()
+    with pytest.raises(Terminated):
+        signal.raise_signal(signal.SIGHUP)
+    ignore_termination()
+    signal.raise_signal(signal.SIGHUP)
+    signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_closed_terminal_is_ignored_under_nohup() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    raise_on_termination()
+    signal.raise_signal(signal.SIGHUP)
+    with stop_requested() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        assert not stop()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
 def test_a_repeated_signal_does_not_interrupt_the_cleanup() -> None:
     before = signal.getsignal(signal.SIGTERM)
     cleaned = []
     try:
-        raise_on_sigterm()
+        raise_on_termination()
         signal.raise_signal(signal.SIGTERM)
     except Terminated:
         signal.raise_signal(signal.SIGTERM)
@@ -46,7 +80,7 @@ def test_a_signal_lost_in_a_finaliser_counts_when_repeated(monkeypatch: pytest.M
     monkeypatch.setattr(sys, "unraisablehook", lost.append)
     monkeypatch.setattr(signals, "_CLEANUP_SECONDS", 0.05)
     try:
-        raise_on_sigterm()
+        raise_on_termination()
         Dropped()
         assert len(lost) == 1
         time.sleep(0.1)

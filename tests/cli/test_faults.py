@@ -21,6 +21,15 @@ from arcsm.cli import application, models
 from small_runs import TINY, before_step, call
 
 
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Restore the handlers of signals after each test."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def build() -> AutoregressiveModel:
     torch.manual_seed(0)
     return AutoregressiveModel(MADE(2, 4, (8,)), ScoreHead(4, (8,)), NoiseLadder(1.0, 0.1, 4))
@@ -41,12 +50,8 @@ def test_a_terminated_command_leaves_no_partial_file(
     monkeypatch.setattr(models, "log_probs", terminated)
     command = ["arcsm", "score", *(str(tmp_path / name) for name in ("model.safetensors", "rows.csv"))]
     monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "scores.csv")])
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as stop:
-            application.main()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(SystemExit) as stop:
+        application.main()
     assert stop.value.code == 143
     assert capsys.readouterr().err == "arcsm: terminated\n"
     assert len(written) == 1  # the signal came while the file was written
@@ -61,13 +66,10 @@ def test_one_of_several_processes_leaves_the_signal_to_the_launcher(
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(application, "was_started", lambda: started)
     monkeypatch.setattr(application, "run", lambda _: 0)
-    try:
-        with pytest.raises(SystemExit):
-            application.main()
-        # alone, a process ignores further signals while it cleans up
-        assert signal.getsignal(signal.SIGTERM) == (before if started else signal.SIG_IGN)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(SystemExit):
+        application.main()
+    # alone, a process ignores further signals while it cleans up
+    assert signal.getsignal(signal.SIGTERM) == (before if started else signal.SIG_IGN)
 
 
 def test_a_terminated_launcher_prints_one_line(

@@ -61,6 +61,13 @@ def test_wrong_input_raises_a_value_error(call: Callable[[Any], Any], message: s
         call(np.random.default_rng(0).normal(size=(40, 2)))
 
 
+@pytest.mark.parametrize("convert", [np.asarray, pd.DataFrame, np.ndarray.tolist, lambda x: x.astype(object)])
+def test_integers_that_double_precision_cannot_distinguish_are_rejected(convert: Callable[[Any], Any]) -> None:
+    table = np.stack([2**62 + np.arange(60), np.arange(60) % 7], 1)
+    with pytest.raises(ValueError, match=r"column 0 has integers most of which double precision cannot distinguish"):
+        ScoreDensity(**QUICK).fit(convert(table))
+
+
 def test_data_frames_of_many_dtypes_are_fitted_and_filled() -> None:
     table = mixed_table(120)
     table["flag"] = pd.array(np.where(np.arange(120) % 3, True, False), dtype="boolean")

@@ -99,6 +99,14 @@ def test_grids_are_detected_and_invert(values: np.ndarray, spacing: float, level
     assert np.isnan(column.decode(np.array([np.nan, 1.0]))).tolist() == [True, False]
 
 
+@pytest.mark.parametrize("low", [2**62, 2**63, -(2**63) - 2**13, 10**20])
+def test_grids_beyond_the_range_of_integers_keep_their_values(low: int) -> None:
+    values = np.array([float(low + 2**16 * place) for place in range(6)] * 9)
+    grid = infer_column(values, categorical=False)
+    assert isinstance(grid, Grid)
+    assert grid.decode(grid.encode(values)).astype(float).tolist() == values.tolist()
+
+
 def test_repeated_values_on_no_grid_are_continuous() -> None:
     assert isinstance(infer_column(np.array([0.0, 0.0, 1.0, math.pi, math.pi, 7.3]), False), Asinh | Power | Identity)
 

@@ -122,7 +122,7 @@ def test_a_run_that_stopped_early_stays_stopped(tmp_path: Path) -> None:
     assert have_same_weights(first, second)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_after_the_step_and_keeps_it(number: signal.Signals, tmp_path: Path) -> None:
     x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
     config = TrainConfig(steps=9, batch_size=8, device="cpu", checkpoint_seconds=1e9)

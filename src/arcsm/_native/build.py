@@ -16,15 +16,23 @@ from importlib.resources import files
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 
+from arcsm._native.interface import declare
+from arcsm._native.verification import first_wrong_result
+from arcsm.errors import warn
+
 _COMPILERS = ("cc", "gcc", "clang")
 _SOURCES, _HEADERS = ("score_matching.c", "latent_chain.c"), ("kernels.h",)
-_FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared")
+_FLAGS = (
+    "-O3", "-std=gnu11", "-fPIC", "-shared",
+    # the last flag wins: with those that these undo, in CC, results are wrong or the library cannot be loaded
+    "-fno-fast-math", "-fno-unsafe-math-optimizations", "-fvisibility=default", "-fno-sanitize=all",
+)  # fmt: skip
 _PROCESSOR_FLAGS = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler accepts is used
 _TIMEOUT_SECONDS = 60.0
 
 
 class CompilationError(RuntimeError):
-    """There is no C compiler, or it failed; the message is one line."""
+    """There is no C compiler, it failed, or its code gives wrong numbers; the message is one line."""
 
 
 def library() -> ctypes.CDLL:
@@ -36,7 +44,10 @@ def library() -> ctypes.CDLL:
 
 
 def available() -> bool:
-    """Return whether the library can be compiled on this machine, compiling it on the first call."""
+    """Return whether the library can be compiled on this machine, compiling it on the first call.
+
+    Compiled code that gives wrong numbers is not available, and the first call warns.
+    """
     return not isinstance(_load_library(), CompilationError)
 
 
@@ -48,17 +59,17 @@ def _load_library() -> ctypes.CDLL | CompilationError:
                 source = files("arcsm._native").joinpath(file).read_text(encoding="utf-8")
                 Path(folder, file).write_text(source, encoding="utf-8")
             code = ctypes.CDLL(str(_compile(_find_compiler(), Path(folder))))
+            declare(code)
     except CompilationError as error:
         return error
-    except (OSError, ValueError) as error:  # full disk, no writable folder, malformed CC, ...
+    except (OSError, ValueError, AttributeError) as error:  # full disk, malformed CC, missing function, ...
         return CompilationError(f"C compilation failed: {error}")
-    code.score_matching_forward_backward.restype, code.vector_step.restype = ctypes.c_double, ctypes.c_long
-    for function in (code.latent_chain_forward, code.latent_chain_backward, code.latent_chain_moments):
-        function.restype = None
-    workspaces = code.score_matching_workspace_bytes, code.latent_chain_workspace_bytes
-    for function in (*workspaces, code.latent_chain_hidden_bytes, code.vector_alignment):
-        function.restype = ctypes.c_size_t
-    return code
+    wrong = first_wrong_result(code)
+    if wrong is None:
+        return code
+    failure = CompilationError(f"{wrong} gives wrong numbers; remove flags from CC, or choose another compiler by it")
+    warn(f"compiled C is not used, torch takes its place: {failure}")
+    return failure
 
 
 def _find_compiler() -> list[str]:

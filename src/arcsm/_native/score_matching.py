@@ -9,25 +9,13 @@ import torch
 from torch import Tensor
 
 from arcsm._native.build import library
+from arcsm._native.interface import Shape
 from arcsm._native.memory import address, addresses, allocate, check_shapes, on_threads, share_rows
 
 _TILE_POINTS = 128
 _CACHE_BYTES = 1 << 20  # of a core; if the layers of a tile need more, tiles are as small as possible
 _MIN_POINTS_PER_THREAD = 1024
 _COEFFICIENTS = 6
-
-
-class _Shape(ctypes.Structure):
-    _fields_ = (  # of ``shape`` in score_matching.c
-        ("inputs", ctypes.c_long),
-        ("context", ctypes.c_long),
-        ("value_features", ctypes.c_long),
-        ("layers", ctypes.c_long),
-        ("units", ctypes.POINTER(ctypes.c_long)),
-        ("residual", ctypes.c_int),
-        ("tangent", ctypes.c_int),
-        ("tile", ctypes.c_long),
-    )
 
 
 def score_matching_forward_backward(
@@ -104,13 +92,13 @@ def _shapes_match(inputs: Sequence[Tensor], parameters: Sequence[Tensor], residu
 @lru_cache
 def _layout(
     inputs: int, context: int, features: int, units: tuple[int, ...], residual: bool, tangent: bool
-) -> tuple[_Shape, int]:
+) -> tuple[Shape, int]:
     """Return the shape of a network with tiles that fit into a core's own cache, and the bytes of a workspace."""
     code = library()
     sizes = (ctypes.c_long * len(units))(*units)
 
-    def layout(tile: int) -> tuple[_Shape, int]:
-        shape = _Shape(inputs, context, features, len(units), sizes, residual, tangent, tile)
+    def layout(tile: int) -> tuple[Shape, int]:
+        shape = Shape(inputs, context, features, len(units), sizes, residual, tangent, tile)
         return shape, int(code.score_matching_workspace_bytes(ctypes.byref(shape)))
 
     step = int(code.vector_step())

@@ -2,14 +2,19 @@
 
 import errno
 import os
+import platform
+import re
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 FilePath = str | os.PathLike[str]
 
 _MAX_STEM = 40  # characters of the name that a temporary name keeps; file systems allow 255 bytes
+_TEMPORARY_NAME = re.compile(r"\.[0-9a-f]{8}-([0-9]+)-[0-9a-f]{16}\.tmp")  # with the number of the process
 
 
 def existing_file(path: FilePath) -> Path:
@@ -74,13 +79,16 @@ def atomic_path(path: FilePath) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it if the block succeeds and is removed if it fails.
 
     The temporary name keeps the suffix, because some writers choose the format by it. If writing fails, for example
-    because the disk is full, an ``OSError`` names `path`.
+    because the disk is full, an ``OSError`` names `path`. Temporary files that killed processes left in the folder are
+    removed.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"{path}: expected an existing folder to write into, but there is no folder {path.parent}")
     check_writable(path)
-    temporary = path.with_name(f".{path.stem[:_MAX_STEM]}.{uuid.uuid4().hex}.tmp{path.suffix}")
+    _remove_leftovers(path.absolute().parent)
+    unique = f"{_process_space()}-{os.getpid()}-{uuid.uuid4().hex[:16]}"
+    temporary = path.with_name(f".{path.stem[:_MAX_STEM]}.{unique}.tmp{path.suffix}")
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -89,12 +97,55 @@ def atomic_path(path: FilePath) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # some writers make their files readable by the owner only
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except OSError as error:
         if error.filename not in (None, str(temporary)):  # from a file that the block reads
             raise
         raise OSError(error.errno or errno.EIO, f"cannot be written ({error.strerror or error})", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@lru_cache
+def _process_space() -> str:
+    """Return eight characters that differ between machines, and between containers, which number processes anew."""
+    try:
+        space = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:  # not Linux
+        space = 0
+    return f"{zlib.crc32(f'{platform.node()} {space}'.encode()):08x}"
+
+
+@lru_cache(maxsize=1024)  # once for each folder, as some commands write many files to one
+def _remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes of this machine that no longer run."""
+    for file in folder.glob(f".*.{_process_space()}-*.tmp*"):
+        match = _TEMPORARY_NAME.search(file.name)
+        if match is not None and not _is_running(int(match[1])):
+            with suppress(OSError):  # removed meanwhile, or somebody else's
+                file.unlink()
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":  # elsewhere, signal 0 is a real one
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it belongs to someone else
+        pass
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a replacement survive a power failure, on file systems that can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

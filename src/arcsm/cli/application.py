@@ -1,6 +1,5 @@
 """The command ``arcsm``: its groups of commands, exit codes and one-line errors."""
 
-import signal
 import sys
 import traceback
 import warnings
@@ -16,7 +15,7 @@ from arcsm import __version__
 from arcsm._runtime.launcher import ProcessError, launch, report_to_launcher
 from arcsm._runtime.process_group import LOST_CONTACT, is_lost_contact, process_count, was_started
 from arcsm._runtime.progress import one_command
-from arcsm._runtime.signals import Terminated, raise_on_sigterm
+from arcsm._runtime.signals import Terminated, ignore_termination, raise_on_termination
 from arcsm.cli.console import Stopped, fail
 from arcsm.cli.launching import SeveralProcesses
 from arcsm.training.loop import TrainingDiverged
@@ -67,10 +66,10 @@ def main() -> None:
     warnings.showwarning = _warn_in_one_line
     alone = not was_started()  # the launcher of several processes needs to see which signal ended each
     if alone:
-        raise_on_sigterm()
+        raise_on_termination()
     code = run(sys.argv[1:])
     if alone:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the interpreter is exiting and deletes temporary files
+        ignore_termination()
     sys.exit(code)
 
 

@@ -81,7 +81,7 @@ class TableEstimator(BaseEstimator):
         """Infer the columns; return encoded rows ``(N, M)``, indices of training and held-out rows, and a seed."""
         table = self._validated(X, reset=True)
         self._native = X[:0] if is_native(X) else None  # a frame without rows, in whose form rows come back
-        check_training_rows(table)
+        check_training_rows(table, X)
         self.columns_ = Columns.infer(table)
         numbers = self.columns_.encode(table)
         self._check_missing(numbers, not isinstance(self.missing, str) and not self.missing, "missing=False")

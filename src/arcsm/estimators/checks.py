@@ -25,24 +25,26 @@ def check_not_empty(table: Table) -> None:
     _raise_faults({f"holds nothing but missing values; {LEAVE_OUT}": names})
 
 
-def check_training_rows(table: Table) -> None:
+def check_training_rows(table: Table, given: Any) -> None:
     """Check that a model can learn from every column of a table of at least two rows.
 
     A column must not be empty, have a different category in almost every row, span more than double precision can hold,
-    or hold integers that double precision cannot distinguish.
+    or hold integers that double precision cannot distinguish. These are counted in the ``given`` rows, since an array
+    in ``table`` has been converted to double precision.
     """
     if len(table) < 2:
         raise ValueError(f"Expected at least 2 samples to fit, got n_samples = {len(table)}")
     check_not_empty(table)
     frame, faults = pd.DataFrame(table), dict[str, list[Any]]()
+    exact = frame if isinstance(table, pd.DataFrame) else pd.DataFrame(np.asarray(given))
     for place, name in enumerate(frame.columns):
-        fault = _training_fault(frame.iloc[:, place])
+        fault = _training_fault(frame.iloc[:, place], exact.iloc[:, place])
         if fault is not None:
             faults.setdefault(fault, []).append(name)
     _raise_faults(faults)
 
 
-def _training_fault(column: pd.Series) -> str | None:
+def _training_fault(column: pd.Series, exact: pd.Series) -> str | None:
     """Return why a model cannot learn from a column, or ``None``."""
     if is_time(column):
         return None
@@ -55,7 +57,7 @@ def _training_fault(column: pd.Series) -> str | None:
     if not np.isfinite(high - low):
         return f"has values from {low:g} to {high:g}, too far apart; {LEAVE_OUT}, or take logarithms"
     distinct = len(np.unique(numbers[~np.isnan(numbers)]))
-    if max(-low, high) > 2**53 and distinct < _MIN_DISTINCT_FRACTION * column.nunique():
+    if max(-low, high) > 2**53 and distinct < _MIN_DISTINCT_FRACTION * exact.nunique():
         fault = "has integers most of which double precision cannot distinguish"
         return f"{fault}; {LEAVE_OUT}, or subtract the smallest"
     return None

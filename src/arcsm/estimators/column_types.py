@@ -151,7 +151,7 @@ class Grid(Column):
             short = np.array([float(f"{value:.15g}") for value in values])
             return self._snap_to_known(np.where(np.abs(short - values) <= 1e-3 * self.spacing, short, values))
         values = np.rint(values)
-        return values if np.isnan(values).any() else values.astype(np.int64)
+        return values.astype(np.int64) if bool((np.abs(values) < 2.0**63).all()) else values  # NaN stays, too
 
     def _snap_to_known(self, values: Array) -> Array:
         """Replace values by the training values that they equal up to rounding."""

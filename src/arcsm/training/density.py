@@ -127,7 +127,7 @@ def fit(
             the model could not be read back from ``run`` because its context or head is not registered.
         TypeError: If a callback, an optimizer or a scheduler is of another type.
         TrainingDiverged: At the first loss or gradient that is not finite.
-        KeyboardInterrupt: After SIGINT or SIGTERM, at the end of a step and with a checkpoint in ``run``.
+        KeyboardInterrupt: After SIGINT, SIGTERM or SIGHUP, at the end of a step and with a checkpoint in ``run``.
 
     Warns:
         TrainingWarning: If the loss ended clearly higher than it had been and there is no ``x_valid``; if an iterator

@@ -1,0 +1,33 @@
+"""The command before its package is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_INTERRUPTED_IMPORT = """
+import signal, sys
+signal.signal(signal.SIGINT, {handler})
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "arcsm":
+            signal.raise_signal(signal.SIGINT)
+            sys.exit("imported")
+
+sys.meta_path.insert(0, Finder())
+import arcsm_command
+arcsm_command.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("handler", "code", "message"),
+    [("signal.default_int_handler", 130, "arcsm: interrupted\n"), ("signal.SIG_IGN", 1, "imported\n")],
+)
+def test_ctrl_c_during_imports_is_one_line(handler: str, code: int, message: str) -> None:
+    command = [sys.executable, "-c", _INTERRUPTED_IMPORT.format(handler=handler)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (code, message)
