@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcsm._runtime.memory import Workspace
+from arcsm._runtime.sizes import check_layers, check_size
 from arcsm.fourier_features import fourier_frequencies
 from arcsm.heads.base import Head, ScoreAndDerivative, Sigma
 
@@ -89,11 +90,11 @@ class ScoreHead(Head):
     ) -> None:
         super().__init__()
         hidden_features = tuple(int(size) for size in hidden_features)
-        if context_features < 1 or not hidden_features or min(hidden_features) < 1 or sinusoids < 0:
-            raise ValueError(
-                f"ScoreHead: expected sizes of at least 1, got context_features={context_features}, "
-                f"hidden_features={hidden_features}, sinusoids={sinusoids}"
-            )
+        check_size("ScoreHead", context_features=context_features)
+        check_size("ScoreHead", least=0, sinusoids=sinusoids)
+        if not hidden_features:
+            raise ValueError("hidden_features: expected at least one layer, got ()")
+        check_layers("ScoreHead", context_features + EMBEDDING_FEATURES + 1 + 2 * sinusoids, hidden_features, 1)
         if residual and len(set(hidden_features)) > 1:
             raise ValueError(f"hidden_features: residual layers need one width, got {hidden_features}")
         if not 0.0 < data_std < math.inf:
