@@ -228,7 +228,11 @@ class ScoreHead(Head):
         With a workspace, results replace what they are computed from. There are no gradients then, and the window is
         left out if all values lie where it is 1.
         """
-        z, dz = self._first_layer(level, projection, x, tangent, workspace)
+        inner = x
+        if workspace is None or not _all_within(level.window_start, x):  # the network is not used beyond the window
+            end = (WINDOW_END_WIDTHS / WINDOW_FLAT_WIDTHS) * level.window_start
+            inner = torch.minimum(torch.maximum(x, -end), end)
+        z, dz = self._first_layer(level, projection, inner, tangent, workspace)
         z, dz = self._hidden_layers(level.layers, z, dz, workspace)  # (N, H)
         gate, slope = torch.sigmoid(z, out=_replace(z, workspace)), None
         correction = (torch.mv(gate, level.output_weight) + level.output_bias).view(x.shape)  # k F
@@ -238,7 +242,7 @@ class ScoreHead(Head):
             slope = torch.mv(dh, level.output_weight).view(x.shape)  # k F'
         if level.gain is not None:
             correction, slope = level.gain * correction, None if slope is None else level.gain * slope
-        if workspace is None or not _all_within(level.window_start, x):
+        if inner is not x:
             window, dwindow = self.window(x, level.width)
             slope = None if slope is None else window * slope + dwindow * correction
             correction = window * correction
