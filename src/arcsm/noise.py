@@ -9,6 +9,8 @@ from torch import Tensor
 
 from arcsm._runtime.random import Source, stratified_uniform_like
 
+_MAX_SIGMA = 1e15  # its square and that of its inverse are numbers in single precision
+
 MAX_LEVELS = 10_000  #: Largest number of levels; every evaluation of a density visits all of them.
 
 
@@ -39,9 +41,11 @@ class NoiseLadder:
     continuous: bool = True
 
     def __post_init__(self) -> None:
+        got = f"got sigma_max={self.sigma_max}, sigma_min={self.sigma_min}"
         if not 0.0 < self.sigma_min <= self.sigma_max < math.inf:
-            got = f"got sigma_max={self.sigma_max}, sigma_min={self.sigma_min}"
             raise ValueError(f"noise: expected sigma_max >= sigma_min > 0, {got}")
+        if self.sigma_max > _MAX_SIGMA or self.sigma_min < 1.0 / _MAX_SIGMA:
+            raise ValueError(f"noise: expected sigmas from {1.0 / _MAX_SIGMA:g} to {_MAX_SIGMA:g}, {got}")
         if not isinstance(self.levels, Integral) or not 1 <= self.levels <= MAX_LEVELS:
             raise ValueError(
                 f"noise: expected a whole number of levels from 1 to {MAX_LEVELS}, got {self.levels!r:.60}"

@@ -49,6 +49,8 @@ CONFIG: dict[str, Any] = {
         (LogisticMixtureHead, {"components": 10**9}, "components=1000000000"),
         (LogisticMixtureHead, {"components": 1 << 20, "context_features": 1 << 20}, "weights"),
         (DiscretisedLogisticMixtureHead, {"levels": 10**9}, "levels=1000000000"),
+        (ScoreHead, {"data_std": 1e308}, "at most 1e.15, got data_std=1e.308"),
+        (NoiseLadder, {"sigma_max": 1e308, "sigma_min": 0.1}, "sigmas from 1e-15 to 1e.15"),
         (NoiseLadder, {"sigma_max": 1.0, "sigma_min": 0.1, "levels": 10**5}, "levels from 1 to 10000, got 100000"),
     ],
 )

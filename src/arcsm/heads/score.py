@@ -17,6 +17,8 @@ from arcsm.heads.base import Head, ScoreAndDerivative, Sigma
 WINDOW_FLAT_WIDTHS = 10.0  #: The window on the network is 1 up to this many widths sqrt(sigma^2 + data_std^2) from zero
 WINDOW_END_WIDTHS = 20.0  #: and 0 from this many widths on, where the score is exactly that of a Gaussian.
 
+_MAX_DATA_STD = 1e15  # its square and that of its inverse are numbers in single precision
+
 EMBEDDING_FEATURES = 5  #: Number of inputs that encode the noise level.
 
 
@@ -97,8 +99,10 @@ class ScoreHead(Head):
         check_layers("ScoreHead", context_features + EMBEDDING_FEATURES + 1 + 2 * sinusoids, hidden_features, 1)
         if residual and len(set(hidden_features)) > 1:
             raise ValueError(f"hidden_features: residual layers need one width, got {hidden_features}")
-        if not 0.0 < data_std < math.inf:
-            raise ValueError(f"ScoreHead: expected a positive scale, got data_std={data_std}")
+        if not 1.0 / _MAX_DATA_STD <= data_std <= _MAX_DATA_STD:
+            raise ValueError(
+                f"ScoreHead: expected a positive scale, at most {_MAX_DATA_STD:g}, got data_std={data_std}"
+            )
         self.context_features, self.hidden_features = context_features, hidden_features
         self.sinusoids, self.max_frequency = sinusoids, float(max_frequency)
         self.residual, self.data_std = residual, float(data_std)
