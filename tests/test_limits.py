@@ -137,3 +137,60 @@ def test_export_keeps_the_training_mode_of_all_modules() -> None:
     export_scorer(model)
     assert model.training
     assert not model.context.training
+
+
+@pytest.mark.parametrize("method", ["flow", "quadrature"])
+def test_a_value_however_far_costs_no_more_evaluations_and_its_density_is_gaussian(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    ladder, evaluations = NoiseLadder(2.0, 0.1, 6), 0
+    model = AutoregressiveModel(MADE(1, 4, (8,)), ScoreHead(4, (8,)), ladder).double()
+    forward = ScoreHead._forward
+
+    def counted(self: ScoreHead, level: Any, projection: Any, x: torch.Tensor, *rest: Any) -> Any:
+        nonlocal evaluations
+        evaluations += x.numel()
+        return forward(self, level, projection, x, *rest)
+
+    monkeypatch.setattr(ScoreHead, "_forward", counted)
+    counts, values, far = [], [], [60.0, 1e3, 1e10, 1e30]
+    for x in far:
+        evaluations = 0
+        values.append(
+            model.log_prob(
+                torch.tensor([[x]], dtype=torch.float64), method=method, tol=1e-9, max_evaluations=4096
+            ).item()
+        )
+        counts.append(evaluations)
+    assert len(set(counts)) == 1
+    for a, b in zip(far[1:], values[1:], strict=True):  # log q(b) - log q(a) of a Gaussian
+        precision = 2.0 * (values[0] - b) / (a**2 - far[0] ** 2)
+        assert precision == pytest.approx(_flow_precision(ladder) if method == "flow" else 1.0 / 1.01, rel=1e-9)
+
+
+def _flow_precision(ladder: NoiseLadder) -> float:
+    """Return the precision of a standard normal with the largest noise, after Heun steps down the ladder."""
+    factor = 1.0
+    for high, low in zip(ladder.sigmas, ladder.sigmas[1:], strict=False):
+        h, first = low - high, high / (1.0 + high**2)
+        second = low / (1.0 + low**2) * (1.0 + h * first)
+        factor *= 1.0 + 0.5 * h * (first + second)
+    return 1.0 / ((1.0 + ladder.sigma_max**2) * factor**2)
+
+
+def test_the_likelihood_that_is_trained_agrees_with_the_density_far_out() -> None:
+    torch.manual_seed(0)
+    model = AutoregressiveModel(MADE(1, 4, (8,)), ScoreHead(4, (8,))).double()
+    for value in (0.3, 25.0, -1e10, 1e30):
+        x = torch.tensor([[value]], dtype=torch.float64)
+        assert objectives.mle(model, x, tol=1e-9, max_evaluations=4096).item() == pytest.approx(
+            -model.log_prob(x, tol=1e-9, max_evaluations=4096).item(), rel=1e-9
+        )
+
+
+def test_a_log_density_below_all_floats_is_minus_infinity() -> None:
+    model = conditional()
+    log_prob = model.log_prob(torch.tensor([[1e30, 0.0], [-1e37, 0.0]]), reduce=False)
+    assert log_prob[:, 0].tolist() == [-math.inf, -math.inf]  # -1e60 is beyond single precision
+    assert bool(log_prob[:, 1].isfinite().all())

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from arcsm._runtime.sizes import MAX_SIZE
+
 
 def fourier_frequencies(count: int, largest: float) -> Tensor:
     """Return geometrically spaced frequencies from 1 to ``largest`` > 0, ``(count,)`` in double precision.
@@ -15,9 +17,9 @@ def fourier_frequencies(count: int, largest: float) -> Tensor:
         >>> fourier_frequencies(3, 4.0).tolist()
         [1.0, 2.0, 4.0]
     """
-    if not (count >= 0 and 0.0 < largest < math.inf):
+    if not (0 <= count <= MAX_SIZE and 0.0 < largest < math.inf):
         raise ValueError(
-            f"expected sinusoids of at least 0 and a positive max_frequency, got sinusoids={count}, "
+            f"expected sinusoids from 0 to {MAX_SIZE} and a positive max_frequency, got sinusoids={count}, "
             f"max_frequency={largest}"
         )
     steps = torch.linspace(0.0, 1.0, count, dtype=torch.float64) if count > 1 else torch.ones(count).double()

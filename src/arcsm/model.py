@@ -25,7 +25,7 @@ from arcsm.conditionals import Accuracy, Conditionals, EvaluationCache, choose_m
 from arcsm.conditionals.traversal import ConditionalsBuilder, ancestral, map_conditionals, warn_unconverged
 from arcsm.contexts import Context
 from arcsm.contexts.conditions import net_config
-from arcsm.errors import all_finite, any_infinite
+from arcsm.errors import all_finite, any_infinite, readable
 from arcsm.heads import Head
 from arcsm.noise import NoiseLadder
 from arcsm.samplers import Sampler
@@ -146,7 +146,8 @@ class AutoregressiveModel(
             given[name] = value = torch.as_tensor(value).to(buffer)
             if value.ndim > 1 or (value.ndim and len(value) != len(buffer)):
                 raise ValueError(f"{name}: expected a number or {len(buffer)} of them, got {tuple(value.shape)}")
-            if not bool(value.isfinite().all()) or (name.endswith("scale") and not bool((value > 0).all())):
+            known = readable(value)
+            if known is not None and not bool((known.isfinite() & ((known > 0) | name.endswith("shift"))).all()):
                 expected = "finite numbers" if name.endswith("shift") else f"positive finite numbers ({hint})"
                 raise ValueError(f"{name}: expected {expected}")
         for name, value in given.items():
@@ -611,14 +612,18 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Au
         raise ValueError(
             f"{file}: holds a {config['kind']}, not an autoregressive model; arcsm report and arcsm sample accept it"
         )
-    try:
-        model = AutoregressiveModel.from_config(config)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+
+    def build() -> AutoregressiveModel:
+        try:
+            return AutoregressiveModel.from_config(config)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+
     dtype = tensors["shift"].dtype if "shift" in tensors else torch.get_default_dtype()
     if dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"{file}: expected weights that are real numbers, got {dtype}")
-    model.to(dtype)
+    serialization.check_fits(build, tensors, file)
+    model = build().to(dtype)
     serialization.load_state(model, tensors, file)
     model.set_standardisation(model.shift.clone(), model.scale.clone())  # checks the loaded values
     model.set_condition_standardisation(model.condition_shift.clone(), model.condition_scale.clone())

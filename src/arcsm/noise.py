@@ -9,6 +9,10 @@ from torch import Tensor
 
 from arcsm._runtime.random import Source, stratified_uniform_like
 
+_MAX_SIGMA = 1e15  # its square and that of its inverse are numbers in single precision
+
+MAX_LEVELS = 10_000  #: Largest number of levels; every evaluation of a density visits all of them.
+
 
 @dataclass(frozen=True)
 class NoiseLadder:
@@ -21,7 +25,7 @@ class NoiseLadder:
     Arguments:
         sigma_max: Standard deviation of the first level, in the units of the model's standardised data.
         sigma_min: Standard deviation of the last level. The model's density is that of the data plus this noise.
-        levels: Number of levels :math:`L`; 1 if and only if both ends are equal.
+        levels: Number of levels :math:`L`, at most 10,000; 1 if and only if both ends are equal.
         continuous: Train on all values between the two ends (log-uniform, stratified). Otherwise train on the
             :math:`L` levels only, as the paper does. Samplers use the levels in both cases.
 
@@ -37,11 +41,15 @@ class NoiseLadder:
     continuous: bool = True
 
     def __post_init__(self) -> None:
+        got = f"got sigma_max={self.sigma_max}, sigma_min={self.sigma_min}"
         if not 0.0 < self.sigma_min <= self.sigma_max < math.inf:
-            got = f"got sigma_max={self.sigma_max}, sigma_min={self.sigma_min}"
             raise ValueError(f"noise: expected sigma_max >= sigma_min > 0, {got}")
-        if not isinstance(self.levels, Integral) or self.levels < 1:
-            raise ValueError(f"noise: expected a whole number of levels >= 1, got {self.levels}")
+        if self.sigma_max > _MAX_SIGMA or self.sigma_min < 1.0 / _MAX_SIGMA:
+            raise ValueError(f"noise: expected sigmas from {1.0 / _MAX_SIGMA:g} to {_MAX_SIGMA:g}, {got}")
+        if not isinstance(self.levels, Integral) or not 1 <= self.levels <= MAX_LEVELS:
+            raise ValueError(
+                f"noise: expected a whole number of levels from 1 to {MAX_LEVELS}, got {self.levels!r:.60}"
+            )
         if (self.levels == 1) != (self.sigma_min == self.sigma_max):
             raise ValueError(
                 f"noise: expected sigma_max > sigma_min, or levels=1 and equal values, got levels={self.levels}, "

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.files import FilePath, atomic_path, write_text
-from arcsm.errors import warn
+from arcsm.errors import all_finite, warn
 
 #: Version of the header's layout; files of a later version are rejected.
 SCHEMA_VERSION = 1
@@ -69,7 +69,7 @@ def parse_header(text: str, path: Path) -> dict[str, Any]:
     """Parse the JSON header of a file, which must be an object of a known version."""
     try:
         header = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError for an integer of thousands of digits, too
         raise ValueError(f"{path}: the configuration is not JSON ({error})") from error
     version = header.get("schema_version") if isinstance(header, dict) else None
     if not isinstance(version, int):
@@ -123,6 +123,29 @@ def read_module(path: FilePath) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, config
 
 
+def check_fits(build: Callable[[], torch.nn.Module], tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Check that the tensors of a file fit its module, as :func:`load_state` does, before memory is taken for it.
+
+    ``build`` makes the module. It is called on the meta device, where tensors have shapes but no values. Modules of
+    other packages that read values in their constructors cannot be checked.
+    """
+    try:
+        with torch.device("meta"):
+            module = build()
+    except (ValueError, TypeError, RuntimeError) as error:
+        if _reads_values(error):
+            return
+        raise
+    load_state(module, {name: tensor.to("meta") for name, tensor in tensors.items()}, path)
+
+
+def _reads_values(error: BaseException | None) -> bool:
+    """Return whether an error, or a cause of it, is torch's for reading a value of a meta tensor."""
+    while error is not None and not (isinstance(error, (RuntimeError, TypeError)) and "meta" in str(error)):
+        error = error.__cause__
+    return error is not None
+
+
 def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load tensors into a module, after a check that names, shapes and types agree and all numbers are finite.
 
@@ -140,7 +163,7 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Pat
                 f"{path}: tensor {shown}: expected shape {tuple(old.shape)} and type {old.dtype}, "
                 f"got {tuple(new.shape)} and {new.dtype}"
             )
-        if new.is_floating_point() and not bool(torch.isfinite(new.to(old.dtype)).all()):
+        if new.is_floating_point() and not all_finite(new.to(old.dtype)):
             wide = "" if old.dtype == new.dtype else f" in {old.dtype}, the type of this model"
             raise ValueError(f"{path}: tensor {shown} holds NaN or infinity{wide}")
     missing = module.load_state_dict(dict(tensors), strict=False).missing_keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,45 @@ def test_an_interruption_before_the_run_exists_prints_one_line(
     monkeypatch.setattr("arcsm.training.runs.load_dataset", stopped)
     assert application.run(["train", "digits", "--out", str(tmp_path / "run")]) == 130
     assert capsys.readouterr().err == "arcsm: interrupted after step 7\n"
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "", ".", "..", "a\\b", "C:x", "a\nb"])
+def test_a_name_that_leads_out_of_the_folder_of_runs_needs_an_out(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert call("train", "digits", "--set", f"name={json.dumps(name)}", "--set", "train.steps=1") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("arcsm: digits: name: expected the name of a folder in runs")
+    assert message.endswith("give --out\n")
+    assert [path.name for path in tmp_path.rglob("*")] == ["work"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.csv"])
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_unrelated_files_are_not_replaced(
+    name: str, resume: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    assert call("train", "digits", "--set", "train.steps=1", "--out", tmp_path, *resume) == 1
+    assert f"{name}: exists, but the folder is not a run" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("DefaultCPUAllocator: can't allocate memory: tried\nmore"), MemoryError()]
+)
+def test_a_lack_of_memory_is_one_line_and_leaves_no_run_behind(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("arcsm.training.runs.fit", fail)
+    assert call("train", "digits", "--out", tmp_path / "run") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("arcsm: out of memory")
+    assert message.count("\n") == 1
+    assert not (tmp_path / "run").exists()

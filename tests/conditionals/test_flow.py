@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from arcsm import NoiseLadder
-from arcsm.conditionals.flow import flow_down, flow_up
+from arcsm.conditionals.flow import LevelScore, Tail, flow_down, flow_up
 
 FLOAT64 = torch.float64
 TOLERANCE = 1e-5  # of inverting a step, in sigmas
@@ -290,3 +290,63 @@ def test_the_tolerance_is_limited_by_single_precision(tolerance: float) -> None:
     _, log_slope, converged = flow_up(single, x.float(), path(20), tolerance)
     assert bool(converged.all())
     torch.testing.assert_close(log_slope.double(), flow_up(score, x, path(20), 1e-10)[1], rtol=0.0, atol=5e-3)
+
+
+FAR = torch.tensor([30.0, -77.0, 1e3, -1e10, 1e30], dtype=FLOAT64)
+
+
+def gaussian_tail(sigma: float) -> Tail:
+    return Tail(20.0 * math.sqrt(1.0 + sigma**2), 1.0 / (1.0 + sigma**2))
+
+
+def test_tails_are_inverted_in_closed_form_with_one_evaluation() -> None:
+    evaluations = 0
+
+    def counted(x: Tensor, rows: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        nonlocal evaluations
+        evaluations += x.numel()
+        return gaussian_score(x, rows, sigma)
+
+    base, log_slope, converged = flow_up(counted, FAR, path(20), tail=gaussian_tail)
+    assert evaluations == len(FAR)  # for the first velocity
+    assert bool(converged.all())
+    torch.testing.assert_close(flow_down(gaussian_score, base, path(20)), FAR, rtol=1e-12, atol=0.0)
+    (slope,) = torch.autograd.grad(flow_down(gaussian_score, start := base.requires_grad_(), path(20)).sum(), start)
+    torch.testing.assert_close(log_slope, slope.log(), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("steps", [FEW_STEPS, 60])
+def test_rows_in_the_tail_for_some_of_the_steps_only_agree_with_newton_steps(steps: int) -> None:
+    x = torch.linspace(-50.0, 50.0, 101, dtype=FLOAT64)
+    base, log_slope, converged = flow_up(gaussian_score, x, path(steps), 1e-9, gaussian_tail)
+    expected, expected_slope, _ = flow_up(gaussian_score, x, path(steps), 1e-9)
+    assert bool(converged.all())
+    torch.testing.assert_close(base, expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(log_slope, expected_slope, rtol=0.0, atol=1e-8)
+
+
+@pytest.mark.parametrize("function", [gaussian_score, score])
+def test_a_far_value_without_a_known_tail_takes_few_evaluations(function: LevelScore) -> None:
+    evaluations = 0
+
+    def counted(x: Tensor, rows: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        nonlocal evaluations
+        evaluations += x.numel()
+        return function(x, rows, sigma)
+
+    flow_up(counted, FAR[-2:], path(10), 1e-5)
+    assert evaluations < 30 * 10 * 2
+
+
+def test_scores_that_are_not_numbers_end_the_iterations() -> None:
+    evaluations = 0
+
+    def broken(x: Tensor, rows: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        nonlocal evaluations
+        evaluations += x.numel()
+        return x * math.nan, x * math.nan
+
+    base, _, converged = flow_up(broken, torch.zeros(1, dtype=FLOAT64), path(10))
+    assert bool(base.isnan().all())
+    assert not bool(converged.any())
+    assert evaluations < 1000

@@ -109,7 +109,7 @@ def test_scores_in_the_tails_cost_no_evaluations(sigma: float | None) -> None:
         evaluations[rows] += x.shape[1]
         return head.projected_score_and_derivative(projection[rows].unsqueeze(1), x, sigma)
 
-    anchor = torch.linspace(-1.5, 1.5, 40, dtype=FLOAT64) * nodes[0, -1]  # the outermost lie beyond the nodes
+    anchor = torch.linspace(-0.99, 0.99, 40, dtype=FLOAT64) * nodes[0, -1]
     plain = integrate(score, nodes, anchor)
     evaluations.zero_()
     density = integrate(score, nodes, anchor, tail=known_tail(head, sigma, nodes))
@@ -117,6 +117,27 @@ def test_scores_in_the_tails_cost_no_evaluations(sigma: float | None) -> None:
     assert torch.equal(density.evaluations, plain.evaluations - 2)
     torch.testing.assert_close(density.log_mass, plain.log_mass, rtol=0.0, atol=1e-12)
     torch.testing.assert_close(density.log_prob(anchor[:, None]), plain.log_prob(anchor[:, None]), rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("sigma", [None, 0.01, 3.0])
+def test_anchors_beyond_the_nodes_cost_no_more_evaluations_however_far_they_lie(sigma: float | None) -> None:
+    head = score_head(hidden_features=(8, 6), data_std=0.7)
+    projection = head.project(torch.randn(6, 3, dtype=FLOAT64))
+    nodes, precision = starting_nodes(head, projection, sigma), 1.0 / (0.49 + (sigma or 0.0) ** 2)
+
+    def score(x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return head.projected_score_and_derivative(projection[rows].unsqueeze(1), x, sigma)
+
+    edge = nodes[:, -1] * torch.tensor([-1.0, 1.0]).repeat(3)
+    tail = known_tail(head, sigma, nodes)
+    at_edge = integrate(score, nodes, edge, tail=tail)
+    for factor in (1.001, 1e3, 1e30):
+        x = factor * edge
+        density = integrate(score, nodes, x, tail=tail)
+        assert torch.equal(density.evaluations, at_edge.evaluations)
+        assert bool(density.converged.all())
+        gaussian = at_edge.log_prob(edge[:, None])[:, 0] - 0.5 * precision * (x.square() - edge.square())
+        torch.testing.assert_close(density.log_prob(x[:, None])[:, 0], gaussian, rtol=1e-12, atol=0.0)
 
 
 def test_closed_form_scores_are_used_only_in_the_tails() -> None:

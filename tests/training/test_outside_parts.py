@@ -12,7 +12,7 @@ import torch
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, fit, load, registry, save
 from arcsm.training.run_config import load_config, parse_config
 from arcsm.training.runs import load_run, train_run
-from outside_parts import BentMADE, NarrowScoreHead, UnregisteredMADE, doubled_csm
+from outside_parts import BentMADE, NarrowScoreHead, ScaledHead, UnregisteredMADE, doubled_csm
 from small_runs import before_step, correlated_rows, have_same_weights, interrupt, short_config
 
 
@@ -20,7 +20,7 @@ from small_runs import before_step, correlated_rows, have_same_weights, interrup
 def registered_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register all parts but one for the test alone; the registry has no public way to forget a part."""
     monkeypatch.setattr(registry, "_PARTS", {seam: dict(parts) for seam, parts in registry._PARTS.items()})
-    for part in (BentMADE, NarrowScoreHead, doubled_csm):
+    for part in (BentMADE, NarrowScoreHead, ScaledHead, doubled_csm):
         registry.register(part)
 
 
@@ -104,3 +104,10 @@ def test_compiled_models_are_trained_resumed_saved_and_loaded(
         torch.testing.assert_close(load(tmp_path / "run").score(x[:5]), loaded.score(x[:5]))
     save(whole, tmp_path / "saved.safetensors")
     assert have_same_weights(load(tmp_path / "saved.safetensors"), loaded)
+
+
+def test_a_head_that_reads_values_in_its_constructor_is_saved_and_loaded(tmp_path: Path) -> None:
+    save(AutoregressiveModel(MADE(2, 4), ScaledHead()), tmp_path)
+    head = load(tmp_path).head
+    assert isinstance(head, ScaledHead)
+    assert head.scale == 2.0

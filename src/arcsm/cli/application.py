@@ -90,10 +90,14 @@ def run(arguments: Sequence[str]) -> int:
         return fail(error, 1)
     except OSError as error:
         return fail(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
+    except MemoryError as error:
+        return fail(f"out of memory ({error})" if str(error) else "out of memory", 1)
     except Exception as error:  # includes usage errors, whose class depends on the version of typer
         if not hasattr(error, "format_message"):
             if type(error).__name__ == "Abort":
                 return fail("interrupted", 130)
+            if _is_out_of_memory(error):
+                return fail(f"out of memory: {str(error).strip().splitlines()[0]}", 1)
             if is_lost_contact(error):
                 return 1 if report_to_launcher(f"arcsm: {LOST_CONTACT}\n{error}") else fail(LOST_CONTACT, 1)
             if report_to_launcher(traceback.format_exc().rstrip()):
@@ -106,6 +110,12 @@ def run(arguments: Sequence[str]) -> int:
     if code == 130:  # some versions of typer catch the interruption
         return fail("interrupted", 130)
     return code if isinstance(code, int) else 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether torch got no memory, on an accelerator or, for which it has no class of errors, on a CPU."""
+    name = type(error).__name__
+    return name == "OutOfMemoryError" or (name == "RuntimeError" and "can't allocate memory" in str(error))
 
 
 def _start(arguments: Sequence[str], request: SeveralProcesses) -> int:

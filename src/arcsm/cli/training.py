@@ -64,7 +64,7 @@ def train(
     tree = load_tree(source, [*(changes or []), *extra])
     kind = kind_in_config(tree)
     config: Any = validated(tree, source, kind.config)
-    folder = out or Path("runs") / config.name
+    folder = out or _default_folder(source, config.name)
     command = ["arcsm", "train", str(run_config_path(folder)), "--out", str(folder), "--resume"]
     hint = f"continue with: {shlex.join(command)}"
     kind.join(devices, nodes, hint)
@@ -80,6 +80,13 @@ def train(
 
 train.__doc__ = f"{train.__doc__}\n\nPresets: {', '.join(presets())}."
 app.registered_commands[-1].help = train.__doc__
+
+
+def _default_folder(source: str, name: str) -> Path:
+    """Return the folder of a run without ``--out``; its name, which a file may hold, must not lead elsewhere."""
+    if name in ("", ".", "..") or not name.isprintable() or any(character in name for character in "/\\:"):
+        raise ValueError(f"{source}: name: expected the name of a folder in runs, got {name!r:.60}; give --out")
+    return Path("runs") / name
 
 
 def _score_digits(model: AutoregressiveModel, out: Path, seed: int) -> None:

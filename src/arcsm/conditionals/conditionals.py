@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.memory import Workspace
-from arcsm.conditionals.flow import flow_down, flow_up
+from arcsm.conditionals.flow import Tail, TailOf, flow_down, flow_up
 from arcsm.conditionals.piecewise import PiecewiseDensity, constant
 from arcsm.conditionals.quadrature import TailFunction, evaluate_nodes, from_nodes, integrate
 from arcsm.heads import Head, NormalisedHead, ScoreHead
@@ -250,8 +250,11 @@ class Conditionals:
             index = torch.arange(len(nodes), device=nodes.device)
             s, ds = evaluate_nodes(score, nodes, index, known_tail(self.head, self.sigma, nodes))
             density = from_nodes(nodes, s, ds)
-            anchor = (nodes - x[rows, None]).abs().argmin(1, keepdim=True)
-            values.append(density.energy.gather(1, anchor)[:, 0] - density.log_mass)
+            inside = x[rows, None].to(nodes).clamp(nodes[:, :1], nodes[:, -1:])
+            anchor, beyond = (nodes - inside).abs().argmin(1, keepdim=True), x[rows, None] - inside
+            energy, slope, bend = (f.gather(1, anchor) for f in (density.energy, density.s, density.ds))
+            energy = energy + slope * beyond + 0.5 * bend * beyond.square()
+            values.append(energy[:, 0] - density.log_mass)
         return torch.cat(values).to(x.dtype)
 
     @property
@@ -265,7 +268,8 @@ class Conditionals:
         """
         log_slope = torch.zeros_like(x)
         if self.method == "flow":
-            x, log_slope, converged = flow_up(self.score_and_derivative, x, self.path, self.accuracy.tol)
+            tail = flow_tail(self.head)
+            x, log_slope, converged = flow_up(self.score_and_derivative, x, self.path, self.accuracy.tol, tail)
             self.unconverged += int((~converged).sum())
         results = []
         for rows in self._chunks():
@@ -317,6 +321,18 @@ def known_tail(head: Head, sigma: float | None, nodes: Tensor) -> TailFunction |
     start = math.hypot(sigma or 0.0, head.data_std) * WINDOW_END_WIDTHS * (1.0 - 1e-12)
     in_tails = bool((torch.minimum(-nodes[:, 0], nodes[:, -1]) >= start).all())
     return partial(head.tail_score_and_derivative, sigma) if in_tails else None
+
+
+def flow_tail(head: Head) -> TailOf | None:
+    """Return the tails of a head's conditionals as a function of the noise level, if they need no network."""
+    if not isinstance(head, ScoreHead) or not head.has_original_score:
+        return None
+
+    def tail(sigma: float) -> Tail:
+        width = math.hypot(sigma, head.data_std)
+        return Tail(WINDOW_END_WIDTHS * width, width**-2)
+
+    return tail
 
 
 def choose_method(head: Head, path: Sequence[float], method: str | None) -> Method:

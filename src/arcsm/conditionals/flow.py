@@ -25,8 +25,20 @@ LevelScore = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 TOLERANCE = 1e-4  #: of inverting a step, in sigmas and in nats, before the last Newton step
 _MIN_TOLERANCE = 128.0  # in units of the rounding error, which would otherwise decide convergence
 _NEWTON_ITERATIONS = 60
+_FAR_STEP = 2.0**-10  # least first bound on Newton steps, relative to the target: few doublings reach any distance
 _MAX_REFINEMENTS = 4  # how often a step that folds is halved
 _ADAMS_BASHFORTH_ORDER = 4
+
+
+class Tail(NamedTuple):
+    """A Gaussian around zero, which the conditionals at a sigma equal far from zero."""
+
+    start: float  # from this distance from zero on
+    precision: float
+
+
+#: Returns the tails of the conditionals at a sigma.
+TailOf = Callable[[float], Tail]
 
 
 class Step(NamedTuple):
@@ -61,12 +73,17 @@ def flow_down(score: LevelScore, x: Tensor, path: Sequence[float]) -> Tensor:
 
 
 def flow_up(
-    score: LevelScore, x: Tensor, path: Sequence[float], tolerance: float = TOLERANCE
+    score: LevelScore,
+    x: Tensor,
+    path: Sequence[float],
+    tolerance: float = TOLERANCE,
+    tail: TailOf | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Carry ``x (N,)`` from the smallest sigma of the path to the largest: the inverse of :func:`flow_down`.
 
     Before the last Newton step of each inversion, the residual is at most ``tolerance`` sigmas. That step is not
-    evaluated again, and may change the log slope by at most ``tolerance`` nats.
+    evaluated again, and may change the log slope by at most ``tolerance`` nats. Steps within a known ``tail`` are
+    inverted in closed form.
 
     Returns:
         The points at the largest sigma, ``(N,)``, the log slope of the flow down from there, ``(N,)``, and whether
@@ -80,7 +97,11 @@ def flow_up(
     history = [(math.log(path[-1]), _velocity(score, x, rows, path[-1]))]
     for high, low in reversed(list(itertools.pairwise(path))):
         start = x + _adams_bashforth(history, math.log(high))
-        x, step_log_slope, velocity, step_converged = _step_up(score, x, start, rows, high, low, tolerance)
+        x, step_log_slope, velocity, step_converged = (
+            _step_up(score, x, start, rows, high, low, tolerance)
+            if tail is None
+            else _step_up_with_tail(score, x, start, rows, high, low, tolerance, tail)
+        )
         history = [*history, (math.log(high), velocity)][-_ADAMS_BASHFORTH_ORDER:]
         log_slope, converged = log_slope + step_log_slope, converged & step_converged
     return x, log_slope, converged
@@ -128,6 +149,42 @@ def _step_down(
     return moved, torch.log(slope.clamp(min=torch.finfo(slope.dtype).tiny))
 
 
+def _step_up_with_tail(
+    score: LevelScore,
+    x: Tensor,
+    start: Tensor,
+    rows: Tensor,
+    high: float,
+    low: float,
+    tolerance: float,
+    tail: TailOf,
+) -> Inverse:
+    """Step up like :func:`_step_up`, but in closed form where the whole step lies within the tail."""
+    inverse, within = _tail_step_up(x, high, low, tail)
+    near = ~within
+    if bool(near.any()):
+        found = _step_up(score, x[near], start[near], rows[near], high, low, tolerance)
+        inverse = Inverse(*(part.index_put((near,), value) for part, value in zip(inverse, found, strict=True)))
+    return inverse
+
+
+def _tail_step_up(x: Tensor, high: float, low: float, tail: TailOf) -> tuple[Inverse, Tensor]:
+    """Invert a Heun step within the tail, and return also whether it starts and ends there, ``(n,)``.
+
+    For a score :math:`-p x`, the slope :math:`\\sigma p` of :math:`f` is constant and the step a multiplication.
+    """
+    upper, lower, h = tail(high), tail(low), low - high
+    first = high * upper.precision
+    euler = 1.0 + h * first
+    factor = 1.0 + 0.5 * h * (first + low * lower.precision * euler)
+    if factor <= 0.0:
+        return Inverse(x, x, x, torch.zeros_like(x, dtype=torch.bool)), torch.zeros_like(x, dtype=torch.bool)
+    y = x / factor
+    within = (y.abs() >= upper.start) & ((euler * y).abs() >= lower.start)
+    log_slope = torch.full_like(x, math.log(factor))
+    return Inverse(y, log_slope, high * first * y, torch.ones_like(within)), within
+
+
 def _step_up(
     score: LevelScore, x: Tensor, start: Tensor, rows: Tensor, high: float, low: float, tolerance: float, depth: int = 0
 ) -> Inverse:
@@ -162,7 +219,7 @@ def _invert(
     active = torch.arange(len(y), device=y.device)
     low, high = torch.full_like(y, -math.inf), torch.full_like(y, math.inf)
     previous_length = torch.full_like(y, math.inf)
-    longest = torch.full_like(y, limit)  # one for each row, so that rows do not depend on their batch
+    longest = (_FAR_STEP * target.abs()).clamp(min=limit)  # one for each row: rows do not depend on their batch
     for _ in range(_NEWTON_ITERATIONS):
         value, slope, log_slope_derivative, velocity = function(y, active)
         excess = value - target
@@ -172,9 +229,12 @@ def _invert(
         close = excess.abs().maximum(last.abs()) <= tolerance * scale + rounding
         change = log_slope_derivative * last
         done = close & (change.abs() <= tolerance + log_slope_derivative.abs() * rounding)
-        solution[active], velocities[active], converged[active] = torch.where(done, y + last, y), velocity, done
+        is_lost = excess.isnan()
+        solution[active] = torch.where(done, y + last, torch.where(is_lost, torch.nan, y))
+        velocities[active], converged[active] = velocity, done
         log_slopes[active] = torch.log(slope.clamp(min=tiny)) + torch.where(done, change, 0.0)
-        if bool(done.all()):
+        keep = ~(done | is_lost)
+        if not bool(keep.any()):
             break
         low, high = torch.where(excess < 0, y, low), torch.where(excess > 0, y, high)
         step = torch.where(slope > 0, newton, -excess.sign() * longest)
@@ -183,7 +243,6 @@ def _invert(
         bracketed = low.isfinite() & high.isfinite()
         new = torch.where(accepted | ~bracketed, new, 0.5 * (low + high))
         longest = torch.where(bracketed, longest, 2.0 * longest)
-        keep = ~done
         previous_length = torch.where(bracketed, (new - y).abs(), math.inf)[keep]
         active, y, target = active[keep], new[keep], target[keep]
         low, high, longest = low[keep], high[keep], longest[keep]

@@ -44,7 +44,8 @@ def integrate(
         score: The conditionals; see :data:`ScoreFunction`.
         nodes: Initial nodes, ``(N, K0)`` or ``(K0,)`` with ``K0 >= 2``, ascending, at most ``max_evaluations``. The
             outer two must bracket the modes. Beyond them the score is extrapolated linearly.
-        anchor: Points ``(N,)`` whose log density must be accurate. They become nodes. Default: the modes.
+        anchor: Points ``(N,)`` whose log density must be accurate. They become nodes, unless they lie beyond outer
+            nodes with a known tail. Default: the modes.
         tol: Target error of the log density in nats.
         max_evaluations: Largest number of score evaluations for one conditional.
         tail: Score and derivative at the outer two nodes, if known; see :data:`TailFunction`. These nodes are then not
@@ -61,6 +62,8 @@ def integrate(
     if nodes.shape[1] < 2 or bool((nodes.diff(dim=1) <= 0).any()):
         raise ValueError("nodes: expected at least two ascending points per row")
     if anchor is not None:
+        if tail is not None:  # beyond the outer nodes, the log density follows from theirs
+            anchor = anchor.to(nodes.dtype).clamp(nodes[:, 0], nodes[:, -1])
         nodes = _insert(nodes.expand(len(anchor), -1), anchor[:, None].to(nodes.dtype))
     free = 0 if tail is None else 2  # nodes that cost no evaluation
     needed = nodes.shape[1] - free
@@ -114,7 +117,7 @@ def _insert(nodes: Tensor, anchor: Tensor) -> Tensor:
     """Insert an anchor ``(N, 1)`` into nodes ``(N, K)``, which become ``(N, K + 1)``.
 
     A node close to the anchor moves to it, and the extra node halves the rest of the cell. In a narrow cell, the
-    estimates would see only the rounding of the score.
+    estimates would see only the rounding of the score. If the anchor is an outer node, the extra node halves its cell.
     """
     last = nodes.shape[1] - 1
     cell = (torch.searchsorted(nodes.contiguous(), anchor.contiguous(), right=True) - 1).clamp(0, last - 1)
@@ -124,7 +127,8 @@ def _insert(nodes: Tensor, anchor: Tensor) -> Tensor:
     nearest = torch.where(on_left, cell, cell + 1)
     moves = (on_left | on_right) & (nearest > 0) & (nearest < last)
     moved = torch.where(moves, nodes.scatter(1, nearest, anchor), nodes)
-    new = torch.where(moves, 0.5 * (anchor + torch.where(on_left, right, left)), anchor)
+    halves = moves | (anchor == nodes[:, :1]) | (anchor == nodes[:, -1:])
+    new = torch.where(halves, 0.5 * (anchor + torch.where(on_left, right, left)), anchor)
     return torch.cat([moved, new], 1).sort(1).values
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from arcsm._runtime.conditions import CLASSES, VECTOR, Condition, check_type, flatten_rows
+from arcsm._runtime.sizes import check_size
 from arcsm.contexts.conditions import build_net, check_embeddings, condition_layer, embedding_size, net_config
 from arcsm.errors import all_finite, readable
 from arcsm.registry import Seam, constructor_arguments
@@ -117,13 +118,9 @@ class Context(nn.Module, ABC):
         """Set the attributes of the condition from arguments of the constructor.
 
         Raises:
-            ValueError: If a size is negative, or a network has no condition to embed or rejects it.
+            ValueError: If a size is negative or too large, or a network has no condition to embed or rejects it.
         """
-        if min(condition_features, classes) < 0:
-            raise ValueError(
-                f"{type(self).__name__}: expected condition_features and classes of at least 0, "
-                f"got {condition_features} and {classes}"
-            )
+        check_size(type(self).__name__, least=0, condition_features=condition_features, classes=classes)
         self.condition_features, self.classes, self.condition_net = condition_features, classes, build_net(net)
         if self.condition_net is not None:
             if not self.is_conditional:

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcsm._runtime.conditions import Condition
+from arcsm._runtime.sizes import check_layers, check_size
 from arcsm.contexts.base import Context
 from arcsm.contexts.masked_products import masked_linear, unit_blocks
 from arcsm.fourier_features import fourier_frequencies
 
 _MIN_WEIGHTS_FOR_BLOCKS = 1 << 19  # smaller layers are faster with the mask multiplied into the weight
-_MAX_SIZE = 1 << 20  # a mistyped or hostile size fails before memory is allocated
 
 
 class MaskedLinear(nn.Linear):
@@ -27,7 +27,7 @@ class MaskedLinear(nn.Linear):
     def __init__(self, mask: Tensor) -> None:
         super().__init__(mask.shape[1], mask.shape[0])
         self.register_buffer("mask", mask, persistent=False)
-        self._blocks = unit_blocks(mask)
+        self._blocks = () if mask.is_meta else unit_blocks(mask)
         with torch.no_grad():  # scale by the number of inputs that a unit sees, not by the width of the layer
             fan_in = mask.sum(dim=1, keepdim=True).clamp(min=1)
             self.weight.normal_().mul_(mask / fan_in.sqrt())
@@ -172,7 +172,7 @@ class MADE(Context):
             raise ValueError(f"hide: expected 0 without missing=True, got {hide}")
         self.order = tuple(range(features)) if order is None else tuple(int(d) for d in order)
         if sorted(self.order) != list(range(features)):
-            raise ValueError(f"order: expected a permutation of range({features}), got {self.order}")
+            raise ValueError(f"order: expected a permutation of range({features}), got {self.order!r:.60}")
 
         self.masking = RandomMasking(hide)
         self._input_features = FourierFeatures(sinusoids, self.max_frequency, missing)
@@ -181,8 +181,6 @@ class MADE(Context):
         outputs = torch.arange(features).repeat_interleave(context_features)
         degrees = itertools.pairwise([inputs, *hidden, outputs])
         self.layers = nn.ModuleList(MaskedLinear(above[:, None] >= below[None, :]) for below, above in degrees)
-        # ends[l][d]: number of units of layer l of degree at most d
-        self._ends = [[int((degree <= d).sum()) for d in range(features)] for degree in hidden]
 
         self.condition = self._condition_layers() if self.is_conditional else None
         permutation = torch.tensor(self.order, dtype=torch.long)
@@ -190,11 +188,12 @@ class MADE(Context):
         self.register_buffer("positions", torch.argsort(permutation), persistent=False)
 
     def _check_sizes(self) -> None:
-        sizes = (self.features, self.context_features, *self.hidden_features)
-        if min(sizes) < 1 or max(*sizes, self.sinusoids) > _MAX_SIZE:
-            names = ("features", "context_features", "hidden_features", "sinusoids")
-            got = ", ".join(f"{name}={getattr(self, name)}" for name in names)
-            raise ValueError(f"MADE: expected sizes from 1 to {_MAX_SIZE}, got {got}")
+        check_size("MADE", features=self.features, context_features=self.context_features)
+        check_size("MADE", least=0, sinusoids=self.sinusoids)
+        inputs = self.features * (1 + 2 * self.sinusoids + self.missing)
+        outputs = self.features * self.context_features
+        check_layers("MADE", inputs, self.hidden_features, outputs)
+        check_layers("MADE", self.classes + self.condition_features, (), sum(self.hidden_features[:1]) + outputs)
         if self.residual and len(set(self.hidden_features)) > 1:
             raise ValueError(f"hidden_features: residual layers need one width, got {self.hidden_features}")
 
@@ -203,8 +202,16 @@ class MADE(Context):
 
         Units of degree 0 see only the condition. Without one, degrees start at 1 (unless there is only one feature).
         """
-        lowest = 0 if self.is_conditional or self.features == 1 else 1
-        return lowest + torch.arange(units) * (self.features - lowest) // units
+        return self._lowest_degree + torch.arange(units) * (self.features - self._lowest_degree) // units
+
+    @property
+    def _lowest_degree(self) -> int:
+        return 0 if self.is_conditional or self.features == 1 else 1
+
+    def _units_up_to(self, degree: int, units: int) -> int:
+        """Return the number of units of a hidden layer of at most a degree; see :meth:`_degrees`."""
+        above = degree + 1 - self._lowest_degree
+        return min(-(-above * units // (self.features - self._lowest_degree)), units)
 
     def _condition_layers(self) -> nn.ModuleList:
         """Return the maps of the condition to the first hidden layer, if there is one, and to all contexts."""
@@ -274,8 +281,9 @@ class MADE(Context):
             state.inputs[:, (d - 1) * width : d * width] = self._input_features(x_previous.reshape(-1, 1))
 
         below, seen = state.inputs, d * self._input_features.features  # the layer below, and its number of known units
-        for index, (hidden, ends) in enumerate(zip(state.hidden, self._ends, strict=True)):
-            start, stop = (ends[d - 1] if d else 0), ends[d]
+        for index, hidden in enumerate(state.hidden):
+            units = hidden.shape[1]
+            start, stop = (self._units_up_to(d - 1, units) if d else 0), self._units_up_to(d, units)
             if stop > start:
                 bias = state.first_bias if index == 0 else state.biases[index].expand(1, -1)
                 weight = state.weights[index][start:stop, :seen]  # (new units, seen)

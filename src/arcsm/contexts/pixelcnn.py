@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcsm._runtime.conditions import Condition, flatten_rows
+from arcsm._runtime.sizes import check_layers, check_size
 from arcsm.contexts.base import Context
 from arcsm.contexts.pixelcnn_incremental import PixelCNNState
 from arcsm.contexts.pixelcnn_layers import Channels, GatedResidual, ShiftedConv, ShiftedDeconv
@@ -16,6 +17,7 @@ from arcsm.contexts.pixelcnn_layers import Channels, GatedResidual, ShiftedConv,
 _SCALES = 3
 _MAX_SIZE = 1 << 14  # a mistyped or hostile size fails before memory is allocated
 _MAX_VALUES = 1 << 21  # channels times height times width
+_MAX_BLOCKS = 64  # residual blocks at each scale
 
 
 class PixelCNNPP(Context):
@@ -68,6 +70,8 @@ class PixelCNNPP(Context):
                 f"at most {_MAX_VALUES} values an image, got image_shape={shape}, "
                 f"context_features={context_features}, nr_filters={nr_filters}, nr_resnet={nr_resnet}"
             )
+        check_size("PixelCNNPP", most=_MAX_BLOCKS, nr_resnet=nr_resnet)
+        check_layers("PixelCNNPP", 12 * nr_filters, (nr_filters,), shape[0] * nr_filters)  # the largest layers
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout: expected a probability below 1, got {dropout}")
         self.image_shape: tuple[int, ...] = shape
@@ -75,7 +79,7 @@ class PixelCNNPP(Context):
         self.nr_filters, self.nr_resnet, self.dropout = nr_filters, nr_resnet, dropout
         self.set_condition(classes, condition_features, condition_net)
         self.features = math.prod(shape)
-        self.order = tuple(torch.arange(self.features).view(shape).permute(1, 2, 0).flatten().tolist())
+        self.order = tuple(torch.arange(self.features, device="cpu").view(shape).permute(1, 2, 0).flatten().tolist())
 
         channels, filters = shape[0], nr_filters
         self.above_input = ShiftedConv(channels + 1, filters, (2, 3), right=False)

@@ -28,6 +28,8 @@ def parquet_parts(path: Path, rows: int | None, **options: Any) -> Iterator[pd.D
     while True:
         with reading(path, _KIND):
             batch = next(batches, None)
+            if batch is not None:
+                batch.validate(full=True)  # text that is not in UTF-8, for one
         if batch is None:
             return
         if len(batch):

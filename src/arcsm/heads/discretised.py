@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from arcsm._runtime.sizes import check_size
 from arcsm.heads.base import ScoreAndDerivative, Sigma
 from arcsm.heads.logistic_mixture import LogisticMixtureHead
 
@@ -33,8 +34,7 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
 
     def __init__(self, context_features: int = 16, components: int = 10, levels: int = 256) -> None:
         super().__init__(context_features, components)
-        if levels < 2:
-            raise ValueError(f"levels: expected at least 2, got {levels}")
+        check_size("DiscretisedLogisticMixtureHead", least=2, levels=levels)
         self.levels = levels
         with torch.no_grad():  # components start side by side in [-1, 1]
             _, spread, scale = self.parameters_of.bias.unflatten(0, (3, components)).unbind(0)

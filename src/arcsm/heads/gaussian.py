@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arcsm._runtime.sizes import check_size
 from arcsm.heads.base import NormalisedHead, ScoreAndDerivative, Sigma, variance
 
 _MAX_LOG_STD = 15.0  # beyond any data: keeps contexts far from the training data from overflowing
@@ -27,6 +28,7 @@ class GaussianHead(NormalisedHead):
 
     def __init__(self, context_features: int = 16) -> None:
         super().__init__()
+        check_size("GaussianHead", context_features=context_features)
         self.context_features = context_features
         self.parameters_of = nn.Linear(context_features, 2)
         with torch.no_grad():

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arcsm._runtime.sizes import check_layers, check_size
 from arcsm.heads.base import NormalisedHead, ScoreAndDerivative, Sigma, variance
 
 _MIN_LOG_SCALE = -7.0  # as in PixelCNN++
@@ -34,8 +35,8 @@ class LogisticMixtureHead(NormalisedHead):
 
     def __init__(self, context_features: int = 16, components: int = 10) -> None:
         super().__init__()
-        if components < 1:
-            raise ValueError(f"components: expected at least 1, got {components}")
+        check_size(type(self).__name__, context_features=context_features, components=components)
+        check_layers(type(self).__name__, context_features, (), 3 * components)
         self.context_features, self.components = context_features, components
         self.parameters_of = nn.Linear(context_features, 3 * components)
         with torch.no_grad():  # components start side by side, within two standard deviations of zero

@@ -11,11 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcsm._runtime.memory import Workspace
+from arcsm._runtime.sizes import check_layers, check_size
 from arcsm.fourier_features import fourier_frequencies
 from arcsm.heads.base import Head, ScoreAndDerivative, Sigma
 
 WINDOW_FLAT_WIDTHS = 10.0  #: The window on the network is 1 up to this many widths sqrt(sigma^2 + data_std^2) from zero
 WINDOW_END_WIDTHS = 20.0  #: and 0 from this many widths on, where the score is exactly that of a Gaussian.
+
+_MAX_DATA_STD = 1e15  # its square and that of its inverse are numbers in single precision
 
 EMBEDDING_FEATURES = 5  #: Number of inputs that encode the noise level.
 
@@ -90,15 +93,17 @@ class ScoreHead(Head):
     ) -> None:
         super().__init__()
         hidden_features = tuple(int(size) for size in hidden_features)
-        if context_features < 1 or not hidden_features or min(hidden_features) < 1 or sinusoids < 0:
-            raise ValueError(
-                f"ScoreHead: expected sizes of at least 1, got context_features={context_features}, "
-                f"hidden_features={hidden_features}, sinusoids={sinusoids}"
-            )
+        check_size("ScoreHead", context_features=context_features)
+        check_size("ScoreHead", least=0, sinusoids=sinusoids)
+        if not hidden_features:
+            raise ValueError("hidden_features: expected at least one layer, got ()")
+        check_layers("ScoreHead", context_features + EMBEDDING_FEATURES + 1 + 2 * sinusoids, hidden_features, 1)
         if residual and len(set(hidden_features)) > 1:
             raise ValueError(f"hidden_features: residual layers need one width, got {hidden_features}")
-        if not 0.0 < data_std < math.inf:
-            raise ValueError(f"ScoreHead: expected a positive scale, got data_std={data_std}")
+        if not 1.0 / _MAX_DATA_STD <= data_std <= _MAX_DATA_STD:
+            raise ValueError(
+                f"ScoreHead: expected a positive scale, at most {_MAX_DATA_STD:g}, got data_std={data_std}"
+            )
         self.context_features, self.hidden_features = context_features, hidden_features
         self.sinusoids, self.max_frequency = sinusoids, float(max_frequency)
         self.residual, self.data_std = residual, float(data_std)
@@ -216,7 +221,11 @@ class ScoreHead(Head):
         With a workspace, results replace what they are computed from. There are no gradients then, and the window is
         left out if all values lie where it is 1.
         """
-        z, dz = self._first_layer(level, projection, x, tangent, workspace)
+        inner = x
+        if workspace is None or not _all_within(level.window_start, x):  # the network is not used beyond the window
+            end = (WINDOW_END_WIDTHS / WINDOW_FLAT_WIDTHS) * level.window_start
+            inner = torch.minimum(torch.maximum(x, -end), end)
+        z, dz = self._first_layer(level, projection, inner, tangent, workspace)
         z, dz = self._hidden_layers(level.layers, z, dz, workspace)  # (N, H)
         # under autocast, hidden layers come in half precision; the sum over their units does not
         gate, slope = torch.sigmoid(z, out=_replace(z, workspace)).to(level.output_weight.dtype), None
@@ -227,7 +236,7 @@ class ScoreHead(Head):
             slope = torch.mv(dh, level.output_weight).view(x.shape)  # k F'
         if level.gain is not None:
             correction, slope = level.gain * correction, None if slope is None else level.gain * slope
-        if workspace is None or not _all_within(level.window_start, x):
+        if inner is not x:
             window, dwindow = self.window(x, level.width)
             slope = None if slope is None else window * slope + dwindow * correction
             correction = window * correction

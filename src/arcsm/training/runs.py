@@ -17,11 +17,12 @@ from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.errors import warn
 from arcsm.heads import DiscretisedLogisticMixtureHead
 from arcsm.model import AutoregressiveModel, load
-from arcsm.serialization import WEIGHTS_NAME, read_header
+from arcsm.serialization import CONFIG_NAME, WEIGHTS_NAME, read_header
 from arcsm.training.checkpoint import STATE_NAME
 from arcsm.training.data import fingerprint
 from arcsm.training.density import fit
-from arcsm.training.loop import FitResult
+from arcsm.training.log import METRICS_NAME
+from arcsm.training.loop import FitResult, TrainingDiverged
 from arcsm.training.run_config import C, RunConfig, dump_config, parse_tree, read_text, run_config_path, validated
 
 _LOCK_NAME = ".lock"
@@ -62,7 +63,7 @@ def load_run(folder: FilePath, device: str = "cpu") -> Run[RunConfig, Autoregres
 
 
 def check_folder(config: Any, folder: Path, resume: bool) -> None:
-    """Check that a run may start, or resume, in a folder.
+    """Check that a run may start, or resume, in a folder, without replacing files of another kind.
 
     The sections ``data`` and ``model`` must not have changed; training itself compares ``config.train``.
     """
@@ -70,6 +71,9 @@ def check_folder(config: Any, folder: Path, resume: bool) -> None:
     used = path.is_file() or (folder / STATE_NAME).exists() or is_finished(folder)
     if used and not resume:
         raise ValueError(f"{folder}: already holds a run; give --resume to continue it, or another --out")
+    foreign = [] if used else [name for name in (CONFIG_NAME, METRICS_NAME) if (folder / name).exists()]
+    if foreign:
+        raise ValueError(f"{folder / foreign[0]}: exists, but the folder is not a run; give another --out")
     if path.is_file():
         before = read_config(path, type(config))
         for part in ("data", "model"):
@@ -81,7 +85,7 @@ def check_folder(config: Any, folder: Path, resume: bool) -> None:
 def open_run(folder: Path, config: BaseModel) -> Iterator[None]:
     """Lock the folder of a run, in which no other process may train, and write its configuration.
 
-    A ``ValueError`` means that the run cannot start, and undoes this.
+    A ``ValueError``, or a lack of memory, means that the run cannot start, and undoes this.
     """
     path = run_config_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,11 +98,14 @@ def open_run(folder: Path, config: BaseModel) -> Iterator[None]:
         before = path.read_bytes() if path.exists() else None
         write_text(path, dump_config(config))
         yield
-    except ValueError:
+    except TrainingDiverged:
+        raise
+    except (ValueError, MemoryError, RuntimeError):  # torch raises the last one if it gets no memory
         if before is not None:
             write_text(path, before.decode("utf-8"))
         elif not (folder / STATE_NAME).exists() and not is_finished(folder):
             path.unlink(missing_ok=True)
+            (folder / METRICS_NAME).unlink(missing_ok=True)
         raise
     finally:
         with suppress(OSError):  # some systems do not delete open files

@@ -192,6 +192,7 @@ def load_vae(path: FilePath, device: str | torch.device = "cpu") -> VAE:
     tensors, config = serialization.read_module(path)
     if config.get("kind") != KIND:
         raise ValueError(f"{file}: not an autoencoder; read it with arcsm.load")
+    serialization.check_fits(lambda: VAE.from_config(config), tensors, file)
     vae = VAE.from_config(config)
     vae.to(next(iter(tensors.values())).dtype if tensors else torch.get_default_dtype())
     serialization.load_state(vae, tensors, file)
