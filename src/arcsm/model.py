@@ -581,6 +581,9 @@ def check_saveable(model: AutoregressiveModel) -> AutoregressiveModel:
     registry.check_registered("head", model.head)
     if (net := model.context.condition_net) is not None:
         net_config(net)  # raises unless it is registered
+    for name, entries in model.config().items():
+        serialization.check_json(entries or {}, name)
+    serialization.check_types(model.state_dict())
     return model
 
 
@@ -591,8 +594,8 @@ def save(model: AutoregressiveModel, path: str | os.PathLike[str]) -> None:
     ``config.json``. Files are replaced atomically.
 
     Raises:
-        ValueError: If the context, its ``condition_net`` or the head is not registered (:func:`arcsm.register`), or
-            ``model`` is not a model.
+        ValueError: If the context, its ``condition_net`` or the head is not registered (:func:`arcsm.register`) or does
+            not store its arguments, an argument or the metadata cannot become JSON, or ``model`` is not a model.
     """
     model = check_saveable(model)
     serialization.save_module(model, model.config(), path)

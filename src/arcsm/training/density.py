@@ -124,7 +124,7 @@ def fit(
     Raises:
         ValueError: If data or conditions do not fit the model, a column is constant, the checkpoint has another
             configuration, other data or another kind of optimizer, the folder holds a run and ``resume`` is false, or
-            the model could not be read back from ``run`` because its context or head is not registered.
+            the model could not be read back from ``run`` (:func:`arcsm.save`).
         TypeError: If a callback, an optimizer or a scheduler is of another type.
         TrainingDiverged: At the first loss or gradient that is not finite.
         KeyboardInterrupt: After SIGINT or SIGTERM, at the end of a step and with a checkpoint in ``run``.
