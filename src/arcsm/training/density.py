@@ -35,7 +35,6 @@ from arcsm.training.optimization import (
     build_optimizer,
     build_scheduler,
     local_parts,
-    uses_global_generator,
 )
 from arcsm.training.sources import (
     Batch,
@@ -214,7 +213,6 @@ class DensityTask(TrainingTask):
         self.scheduler = build_scheduler(self.optimizer, config, scheduler)
         self.is_custom = optimizer is not None or scheduler is not None
         self.loss, self.wrapped_optimizer = self.fabric.setup(loss, self.optimizer)
-        self.uses_global_generator = any(uses_global_generator(layer) for layer in model.modules())
         self.best_validation = {"step": 0, "loss": math.inf, "missed": 0}
         self.best_weights: Mapping[str, Tensor] = copy.deepcopy(uncompiled.state_dict())
 
@@ -265,8 +263,8 @@ class DensityTask(TrainingTask):
         return loss.detach() * share
 
     def seeded_dropout(self, part: int) -> AbstractContextManager[None]:
-        """Seed the noise of dropout for a part of this step."""
-        return self.global_generator(_DROPOUT + 4 * part, self.uses_global_generator)
+        """Seed torch's global generator, from which dropout in any form draws, for a part of this step."""
+        return self.global_generator(_DROPOUT + 4 * part)
 
     def _scheduled(self, rate: float) -> float:
         """Return the learning rate of this step by the schedule of the configuration, from its peak."""
