@@ -107,6 +107,16 @@ def test_held_out_rows_may_have_any_form(held_out: Any) -> None:
     assert fit(small_density(), X, held_out, config).best_loss == fit(small_density(), X, HELD_OUT, config).best_loss
 
 
+@pytest.mark.parametrize("kind", ["none", "vectors"])
+def test_a_list_of_batches_trains_like_its_iterator(kind: str) -> None:
+    batches = list(DataLoader(Pairs(kind), 60))
+    models = conditional(kind), conditional(kind)
+    for model, data in zip(models, (batches, iter(batches)), strict=True):
+        fit(model, data, batches, batchless(steps=5, standardise="none"))
+    assert have_same_weights(*models)
+    assert fit(conditional(kind), batches, config=batchless(epochs=2)).steps == 10
+
+
 def test_images_are_flattened() -> None:
     images = torch.randn(40, 1, 2, 3)
     for data in (TensorDataset(images), DataLoader(TensorDataset(images), 8)):
@@ -183,7 +193,8 @@ def test_an_ended_iterator_resumes_as_finished(tmp_path: Path) -> None:
 BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a mapping": ({"x": X}, {}, "x_train: expected a tensor, a Dataset or an iterable of batches, got dict"),
     "text": ("abc", {}, "x_train: expected a tensor, a Dataset or an iterable of batches, got str"),
-    "a list": ([X], {}, r"x_train: expected a tensor \(N, 2\), got list"),
+    "a pair": ((X, VECTORS), {}, "x_train: got a tuple of two; pass the conditions apart, or give a list of batches"),
+    "a list of numbers": (X.tolist(), {}, r"x_train: expected a tensor \(N, 2\), got list"),
     "another width": (TensorDataset(X[:, :1]), {}, r"x_train: expected a tensor \(N, 2\), got \(300, 1\)"),
     "single rows": (DataLoader(TensorDataset(X), None), {}, "x_train: yields single rows; put it into"),
     "no batch": (iter(()), {}, "x_train: yields no batch"),

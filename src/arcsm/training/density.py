@@ -83,8 +83,8 @@ def fit(
     - a tensor or an array ``(N, D)`` in data units;
     - a map-style ``torch.utils.data.Dataset`` whose items are rows ``x`` or pairs ``(x, condition)``; images are
       flattened;
-    - a ``DataLoader`` or another iterable of batches ``x`` or ``(x, condition)``, which then sets the batch size; an
-      iterator, such as a generator, has one pass, and the training ends with it;
+    - a ``DataLoader``, a list or another iterable of batches ``x`` or ``(x, condition)``, which then sets the batch
+      size; an iterator, such as a generator, has one pass, and the training ends with it;
     - a :class:`~arcsm.data.streams.RowStream`, for ``x_train`` alone.
 
     From a data set or loader, the moments are those of 10,000 rows, or fewer if they are wide. Torch's global generator

@@ -308,22 +308,34 @@ def held_out_rows(x: Rows, condition: Any, model: AutoregressiveModel, count: in
 
 
 def is_in_memory(x: object) -> bool:
-    """Return whether this is a tensor or an array, or nothing that yields rows, which a later check rejects."""
-    if isinstance(x, Tensor | list | tuple) or hasattr(x, "__array__"):
+    """Return whether this is a tensor or an array, or nothing that yields batches, which a later check rejects."""
+    if isinstance(x, list | tuple):
+        return not _holds_batches(x)
+    if isinstance(x, Tensor) or hasattr(x, "__array__"):
         return True
     return not is_dataset(x) and not hasattr(x, "__iter__")
 
 
+def _holds_batches(x: Sequence[Any]) -> bool:
+    """Return whether a list or tuple holds tensors, arrays or pairs of them, and not numbers."""
+    first = x[0] if x else None
+    if isinstance(first, list | tuple):
+        first = first[0] if first else None
+    return getattr(first, "ndim", 0) > 0
+
+
 def is_dataset(x: object) -> bool:
     """Return whether this is a map-style data set."""
-    other = isinstance(x, IterableDataset | Mapping | str | bytes)
+    other = isinstance(x, IterableDataset | Mapping | str | bytes | list | tuple)
     return not other and hasattr(x, "__getitem__") and hasattr(x, "__len__")
 
 
 def as_batches(x: Any, name: str) -> Iterable[Any]:
-    """Return an iterable of batches, or raise an error for a mapping or a text."""
+    """Return an iterable of batches, or raise an error for a mapping, a text or what may be rows with conditions."""
     if isinstance(x, Mapping | str | bytes):
         raise ValueError(f"{name}: expected a tensor, a Dataset or an iterable of batches, got {type(x).__name__}")
+    if isinstance(x, tuple) and len(x) == 2 and not isinstance(x[0], list | tuple):
+        raise ValueError(f"{name}: got a tuple of two; pass the conditions apart, or give a list of batches")
     return cast(Iterable[Any], x)
 
 
