@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
 from arcsm import MADE, AutoregressiveModel, FitResult, NoiseLadder, ScoreHead, TrainConfig, fit
 from arcsm._runtime import process_group
@@ -146,6 +146,12 @@ LOADERS: dict[str, Callable[[], Any]] = {
     "shuffling loader": lambda: DataLoader(TensorDataset(X), 32, shuffle=True),
     "random transforms": lambda: Shifted(X),
     "loader of them": lambda: DataLoader(Shifted(X), 32, shuffle=True),
+    "loader with a generator": lambda: DataLoader(
+        TensorDataset(X), 32, shuffle=True, generator=torch.Generator().manual_seed(3)
+    ),
+    "sampler with a generator": lambda: DataLoader(
+        TensorDataset(X), 32, sampler=RandomSampler(X, generator=torch.Generator().manual_seed(3))
+    ),
     "stream": Stream,
     "iterator": lambda: iter(X.repeat(3, 1).split(30)),
 }
@@ -167,6 +173,23 @@ def test_a_resumed_run_reads_on_where_it_stopped(name: str, cut: int, tmp_path: 
     resumed, result = train(run=tmp_path / "run", resume=True)
     assert have_same_weights(whole, resumed)
     assert result.best_loss == expected.best_loss
+
+
+def test_the_generator_of_a_loader_decides_its_order_and_stays_as_it_is() -> None:
+    models = [small_density() for _ in range(3)]
+    for model, seed in zip(models, (3, 3, 4), strict=True):
+        generator = torch.Generator().manual_seed(seed)
+        fit(model, DataLoader(TensorDataset(X), 32, shuffle=True, generator=generator), config=batchless())
+        assert torch.equal(generator.get_state(), torch.Generator().manual_seed(seed).get_state())
+    assert have_same_weights(models[0], models[1])
+    assert not have_same_weights(models[0], models[2])
+
+
+def test_persistent_workers_warn_when_a_run_resumes(tmp_path: Path) -> None:
+    loader, config = DataLoader(TensorDataset(X), 150, num_workers=1, persistent_workers=True), batchless(steps=1)
+    fit(small_density(), loader, config=config, run=tmp_path)
+    with pytest.warns(TrainingWarning, match="set persistent_workers=False to resume exactly"):
+        fit(small_density(), loader, config=config, run=tmp_path, resume=True)
 
 
 def test_a_run_continues_on_data_of_the_same_kind_alone(tmp_path: Path) -> None:

@@ -88,8 +88,8 @@ def fit(
     - a :class:`~arcsm.data.streams.RowStream`, for ``x_train`` alone.
 
     From a data set or loader, the moments are those of 10,000 rows, or fewer if they are wide. Torch's global generator
-    is seeded for each batch; transforms that draw from another are not reproducible. Several processes cannot share a
-    loader.
+    and that of a loader are seeded for each batch; transforms that draw from another are not reproducible. Several
+    processes cannot share a loader.
 
     Arguments:
         x_train: Training rows.
@@ -130,7 +130,8 @@ def fit(
 
     Warns:
         TrainingWarning: If the loss ended clearly higher than it had been and there is no ``x_valid``; if an iterator
-            ended before the last step; or if the objective trains one noise level of several.
+            ended before the last step; if a run resumes with persistent workers, whose random numbers go on
+            differently; or if the objective trains one noise level of several.
 
     Example:
         >>> from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead
