@@ -265,7 +265,10 @@ BROKEN_CONTEXTS: dict[str, tuple[arcsm.Context, str]] = {
     "width not in the config": (ForgetsItsWidth(3, 3, (8,)), "config: config.. rebuilds other weights: layers.0.bias"),
     "unknown argument in the config": (ConfigWithAnotherArgument(3, 3), "config: the constructor does not accept"),
     "config of a tensor": (ConfigWithATensor(3, 3), r"config: config\(\) is not JSON: Object of type Tensor"),
-    "argument not stored": (ForgetsAnArgument(3), "config: AttributeError: .* has no attribute 'depth'"),
+    "argument not stored": (
+        ForgetsAnArgument(3),
+        "config: ValueError: ForgetsAnArgument: does not store its argument depth",
+    ),
     "annotations": (NoTypes(3), "constructor: the constructor's argument features has no type annotation"),
     "error": (Raises(3, 3), "forward: RuntimeError: mat1 and mat2"),
     "unregistered": (

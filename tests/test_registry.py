@@ -159,7 +159,7 @@ def test_the_arguments_of_a_constructor_are_the_attributes_of_the_same_names() -
     made = MADE(3, hidden_features=(4,))
     assert MADE(**registry.constructor_arguments(made)).config() == made.config()
     del made.residual
-    with pytest.raises(AttributeError, match="residual"):
+    with pytest.raises(ValueError, match=r"MADE: does not store its argument residual.*set self\.residual"):
         registry.constructor_arguments(made)
 
 

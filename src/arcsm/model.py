@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from arcsm import registry, serialization
 from arcsm._runtime.batching import condition_rows, slices_of
-from arcsm._runtime.conditions import Condition, is_condition, map_condition
+from arcsm._runtime.conditions import CLASSES, VECTOR, Condition, is_condition
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.progress import track
 from arcsm._runtime.random import Source, blocks_of, shares_of
@@ -175,20 +175,31 @@ class AutoregressiveModel(
             raise ValueError(f"x: contains NaN or infinity (as {x.dtype}); drop or fill those rows")
         return (x - self.shift) / self.scale
 
-    def standardise_condition(self, condition: Condition | None) -> Condition | None:
+    def standardise_condition(
+        self, condition: Condition | None, batch_shape: Sequence[int] | None = None
+    ) -> Condition | None:
         """Move a condition to the model's device, and convert vectors ``(*, F)`` to standardised units.
 
-        Labels stay as they are. The context checks the shape, type and values.
+        Labels stay as they are. The context checks the shape, type and values; with a ``batch_shape`` it does so here,
+        and each row of the batch gets its own.
         """
-        size = self.context.condition_features
+        device, size = self.shift.device, self.context.condition_features
 
         def standardised(part: Tensor) -> Tensor:
-            part = part.to(self.shift.device)
-            if not size or not part.is_floating_point() or part.shape[-1:] != (size,):
+            part = part.to(device)
+            if not size or part.is_complex() or part.shape[-1:] != (size,):
                 return part
+            part = part if part.is_floating_point() else part.double()
             return (part - self.condition_shift) / self.condition_scale  # a vector in double precision stays so
 
-        return map_condition(standardised, condition) if is_condition(condition) else condition
+        if isinstance(condition, Tensor):
+            condition = condition.to(device) if self.context.classes else standardised(condition)
+        elif is_condition(condition):
+            both = cast(Mapping[str, Tensor], condition)
+            condition = {CLASSES: both[CLASSES].to(device), VECTOR: standardised(both[VECTOR])}
+        if batch_shape is None:
+            return condition
+        return cast("Condition | None", self.context.check_condition(condition, batch_shape))
 
     def contexts(self, z: Tensor, condition: Condition | None = None) -> Tensor:
         """Return the contexts ``(*, D, C)`` of standardised rows ``(*, D)`` and conditions as in :meth:`score`."""
@@ -369,7 +380,7 @@ class AutoregressiveModel(
         build = self.conditionals_builder(level, method, **integration)
         targets = u.reshape(-1, self.features).to(self.shift)
         z, unconverged = torch.zeros_like(targets), 0
-        rows = condition_rows(self.standardise_condition(condition), u.shape[:-1])
+        rows = condition_rows(self.standardise_condition(condition, u.shape[:-1]), u.shape[:-1])
         for part in slices_of(len(targets)):
 
             def quantile(conditionals: Conditionals, d: int, part: slice = part) -> Tensor:
@@ -442,7 +453,7 @@ class AutoregressiveModel(
         path = self.path(level, steps)
         low, high = self._bounds(bounds, path)
         build = self.conditionals_builder(level, steps=steps, cache=EvaluationCache())
-        rows = condition_rows(self.standardise_condition(condition), (n,))
+        rows = condition_rows(self.standardise_condition(condition, (n,)), (n,))
         z, unconverged = self.shift.new_zeros(n, self.features), 0
         blocks = blocks_of(n, batch_size, z.device)
         with track("sampling", self.features * sum(map(len, blocks)), progress) as advance:
@@ -501,7 +512,7 @@ class AutoregressiveModel(
     ) -> Tensor:
         build = self.conditionals_builder(level, method, **integration)
         closed_form = self.head.normalised and method in (None, "closed_form")
-        z, condition = self.standardise(x), self.standardise_condition(condition)
+        z, condition = self.standardise(x), self.standardise_condition(condition, x.shape[:-1])
         return map_conditionals(function, self.context, self.head, z, condition, build, closed_form, needs_values)
 
     def _mean_log_density(self, cells: Tensor | Sequence[float]) -> Callable[[Conditionals, Tensor], Tensor]:
@@ -582,6 +593,9 @@ def check_saveable(model: AutoregressiveModel) -> AutoregressiveModel:
     registry.check_registered("head", model.head)
     if (net := model.context.condition_net) is not None:
         net_config(net)  # raises unless it is registered
+    for name, entries in model.config().items():
+        serialization.check_json(entries or {}, name)
+    serialization.check_types(model.state_dict())
     return model
 
 
@@ -592,8 +606,8 @@ def save(model: AutoregressiveModel, path: str | os.PathLike[str]) -> None:
     ``config.json``. Files are replaced atomically.
 
     Raises:
-        ValueError: If the context, its ``condition_net`` or the head is not registered (:func:`arcsm.register`), or
-            ``model`` is not a model.
+        ValueError: If the context, its ``condition_net`` or the head is not registered (:func:`arcsm.register`) or does
+            not store its arguments, an argument or the metadata cannot become JSON, or ``model`` is not a model.
     """
     model = check_saveable(model)
     serialization.save_module(model, model.config(), path)

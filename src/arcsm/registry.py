@@ -113,8 +113,18 @@ def build(seam: Seam, config: Mapping[str, Any]) -> Any:
 
 
 def constructor_arguments(part: object) -> dict[str, Any]:
-    """Return the attributes named like the constructor's arguments, which must exist; tuples become lists for JSON."""
-    arguments = {name: getattr(part, name) for name in inspect.signature(type(part)).parameters}
+    """Return the attributes named like the constructor's arguments; tuples become lists for JSON.
+
+    Raises:
+        ValueError: If there is no such attribute.
+    """
+    names = inspect.signature(type(part)).parameters
+    if missing := [name for name in names if not hasattr(part, name)]:
+        raise ValueError(
+            f"{type(part).__name__}: does not store its argument {missing[0]}, so it cannot be rebuilt from a file; "
+            f"set self.{missing[0]} in the constructor"
+        )
+    arguments = {name: getattr(part, name) for name in names}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
 
 

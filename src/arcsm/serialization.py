@@ -28,12 +28,23 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     """Write tensors and a JSON header to one safetensors file, atomically."""
     text = _dump(header)
     path.parent.mkdir(parents=True, exist_ok=True)
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    separate = _without_shared_memory({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     with atomic_path(path) as temporary:
         try:
-            safetensors.torch.save_file(contiguous, temporary, metadata={_HEADER_KEY: text})
+            safetensors.torch.save_file(separate, temporary, metadata={_HEADER_KEY: text})
         except safetensors.SafetensorError as error:  # raised if the disk is full
             raise OSError(errno.EIO, str(error)) from error
+
+
+def _without_shared_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors, each with its own memory, as safetensors requires."""
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        separate[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return separate
 
 
 def read_tensors(path: Path, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -77,6 +88,36 @@ def parse_header(text: str, path: Path) -> dict[str, Any]:
     if version > SCHEMA_VERSION:
         raise ValueError(f"{path}: written by a later arcsm (schema {version}, known {SCHEMA_VERSION}); upgrade arcsm")
     return dict(header)
+
+
+def check_json(entries: Mapping[str, Any], name: str) -> None:
+    """Check that a header can hold each of these entries.
+
+    Raises:
+        ValueError: If one is not a number, text, a list or a mapping of those; it begins with ``name``.
+    """
+    for key, value in entries.items():
+        try:
+            _dump({"entry": value})
+        except (TypeError, ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split())
+            expected = "expected numbers, text, lists or mappings, which a file can hold"
+            raise ValueError(f"{name}: {key}: {expected} ({reason})") from error
+
+
+def check_types(tensors: Mapping[str, Tensor]) -> None:
+    """Check that a file can hold the types of tensors.
+
+    Raises:
+        ValueError: If safetensors does not have the type of one, or a lazy module has not made it yet.
+    """
+    for name, tensor in tensors.items():
+        if torch.nn.parameter.is_lazy(tensor):
+            raise ValueError(f"tensor {name} has no shape yet; call its lazy module once before")
+        try:
+            safetensors.torch.save({name: tensor.detach().new_empty(0, device="cpu")})
+        except KeyError as error:
+            raise ValueError(f"tensor {name} cannot be saved: safetensors has no type {tensor.dtype}") from error
 
 
 def _dump(header: Mapping[str, Any], indent: int | None = None) -> str:

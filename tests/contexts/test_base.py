@@ -37,8 +37,8 @@ BAD_CONDITIONS: dict[str, tuple[dict[str, int], Any, str]] = {
     "vectors missing": ({"condition_features": 3}, None, r"needs vectors \(\*, 3\), got None"),
     "labels missing": ({"classes": 3}, None, "needs labels below 3, got None"),
     "not a tensor": ({"classes": 3}, [0, 1, 2, 0], "expected a torch.Tensor, got list"),
-    "vectors of another size": ({"condition_features": 3}, torch.zeros(4, 2), r"expected floats of shape \(\*, 3\)"),
-    "vectors of integers": ({"condition_features": 3}, torch.zeros(4, 3).long(), "expected floats"),
+    "vectors of another size": ({"condition_features": 3}, torch.zeros(4, 2), r"expected numbers of shape \(\*, 3\)"),
+    "complex vectors": ({"condition_features": 3}, torch.zeros(4, 3, dtype=torch.cfloat), "expected numbers of shape"),
     "vectors with NaN": ({"condition_features": 3}, torch.full((4, 3), torch.nan), "holds NaN"),
     "too many vectors": ({"condition_features": 3}, torch.zeros(5, 3), r"one for each row \(4, 3\), or one for all"),
     "label too large": ({"classes": 3}, torch.full((4,), 3), "integer labels from 0 to 2"),
@@ -54,7 +54,7 @@ BAD_CONDITIONS: dict[str, tuple[dict[str, int], Any, str]] = {
     "other keys": (BOTH, {"labels": torch.zeros(4), "vector": torch.zeros(4, 2)}, "keys 'classes' and 'vector', got"),
     "both, not tensors": (BOTH, {"classes": [0], "vector": [[0.0, 0.0]]}, "expected tensors under the keys"),
     "both, a wrong label": (BOTH, {"classes": torch.tensor(3), "vector": torch.zeros(2)}, "labels from 0 to 2"),
-    "both, a wrong size": (BOTH, {"classes": torch.tensor(1), "vector": torch.zeros(4, 1)}, "floats of shape"),
+    "both, a wrong size": (BOTH, {"classes": torch.tensor(1), "vector": torch.zeros(4, 1)}, "numbers of shape"),
     "too many labels": ({"classes": 3}, torch.zeros(5).long(), r"one for each row \(4,\), or one for all, got \(5,\)"),
 }
 

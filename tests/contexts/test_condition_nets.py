@@ -128,5 +128,5 @@ def test_a_distribution_broadcasts_both() -> None:
     assert density.batch_shape == (5,)
     assert density.sample((4,)).shape == (4, 5, 2)
     assert density.expand((3, 5)).log_prob(torch.zeros(2)).shape == (3, 5)
-    with pytest.raises(ValueError, match="condition: expected floats of shape"):
+    with pytest.raises(ValueError, match="condition: expected numbers of shape"):
         AutoregressiveDistribution(model, {"classes": torch.tensor(1), "vector": torch.zeros(3)})

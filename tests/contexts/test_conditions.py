@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,35 @@ def test_condition_vectors_are_cast_or_rejected() -> None:
     for wrong, message in (
         (given[:, None], r"expected one for each row \(6, 2\)"),
         (given[:4], r"expected one for each row \(6, 2\)"),
-        (given[:, :1], r"expected floats of shape \(\*, 2\)"),
+        (given[:, :1], r"expected numbers of shape \(\*, 2\)"),
         (torch.full((6, 2), math.nan), "holds NaN or infinity"),
     ):
         with pytest.raises(ValueError, match=f"condition: {message}"):
             model.score(x, condition=wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_integers_are_condition_vectors_too(dtype: torch.dtype) -> None:
+    model, x = conditional(condition_features=2), torch.randn(32, 2)
+    given = (torch.arange(64).view(32, 2) % 7).to(dtype)
+    fit(model, x, x, quick(), condition_train=given, condition_valid=given)
+    torch.testing.assert_close(model.condition_shift, given.float().mean(0))
+    for method in (model.score_alone, model.log_prob):
+        assert torch.equal(method(x, condition=given), method(x, condition=given.double()))
+
+
+@pytest.mark.parametrize("given", [torch.zeros(5), torch.tensor(0.0), torch.zeros(5, 2), torch.zeros(5).long()])
+def test_errors_name_the_shape_that_was_given(given: Tensor) -> None:
+    model, x, u = conditional(condition_features=1), torch.zeros(5, 2), torch.full((5, 2), 0.5)
+    message = rf"expected numbers of shape \(\*, 1\), got {given.dtype} {re.escape(str(tuple(given.shape)))}"
+    for call in (
+        lambda: model.log_prob(x, condition=given),
+        lambda: model.score(x, condition=given),
+        lambda: model.icdf(u, condition=given),
+        lambda: model.sample(5, condition=given),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 @pytest.mark.parametrize("which", ["condition_train", "condition_valid"])
@@ -96,9 +121,9 @@ def test_conditions_are_checked_before_training(which: str, shape: tuple[int, ..
         fit(model, x, x, quick(), **{**conditions, which: torch.zeros(shape).long()})
 
 
-def test_labels_are_rejected_as_condition_vectors() -> None:
+def test_vectors_of_another_size_are_rejected_by_a_distribution() -> None:
     model = conditional(condition_features=2)
-    with pytest.raises(ValueError, match=r"condition: expected floats of shape \(\*, 2\), got torch.int64 \(5, 3\)"):
+    with pytest.raises(ValueError, match=r"condition: expected numbers of shape \(\*, 2\), got torch.int64 \(5, 3\)"):
         AutoregressiveDistribution(model, torch.zeros(5, 3, dtype=torch.long))
 
 

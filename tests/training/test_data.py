@@ -34,6 +34,42 @@ def test_conditions_of_another_type_are_rejected() -> None:
         fit(model, torch.randn(20, 2), config=TrainConfig(steps=1), condition_train=[[0.0]] * 20)  # type: ignore[arg-type]
 
 
+class Recorder(torch.nn.Module):
+    """A network of its own that normalises batches, and keeps the largest value that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.BatchNorm1d(4))
+        self.largest = 0.0
+
+    def forward(self, condition: torch.Tensor) -> torch.Tensor:
+        self.largest = max(self.largest, float(condition.abs().max()))
+        return self.layers(condition)  # type: ignore[no-any-return]
+
+
+def test_a_condition_net_sees_whole_batches_in_standardised_units_alone() -> None:
+    net, x, years = Recorder(), torch.randn(64, 2), 2000.0 + torch.randn(64, 1)
+    model = AutoregressiveModel(MADE(2, 4, (8,), condition_features=1, condition_net=net), GaussianHead(4))
+    options = {"condition_train": years, "condition_valid": years}
+    assert fit(model, x, x, TrainConfig(steps=2, objective="mle", device="cpu"), **options).steps == 2
+    assert 0.0 < net.largest < 10.0
+
+
+def test_all_conditions_are_checked_before_training() -> None:
+    model, steps = AutoregressiveModel(MADE(2, 4, (8,), classes=2), GaussianHead(4)), []
+    labels = torch.arange(64) % 2
+    labels[-1] = 2
+    with pytest.raises(ValueError, match="condition: expected integer labels from 0 to 1"):
+        fit(
+            model,
+            torch.randn(64, 2),
+            config=TrainConfig(steps=5, batch_size=8, objective="mle"),
+            condition_train=labels,
+            callbacks=[steps.append],
+        )
+    assert not steps
+
+
 def test_columns_that_single_precision_cannot_resolve_are_rejected() -> None:
     x = torch.randn(100, 2, dtype=torch.float64)
     x[:, 1] = 1.7e9 + 100.0 * x[:, 1]

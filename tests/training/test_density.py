@@ -142,7 +142,14 @@ def test_weights_are_a_function_of_the_seed() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("layer", [torch.nn.Dropout1d(0.5), torch.nn.AlphaDropout(0.5), torch.nn.RReLU()])
+class FunctionalDropout(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.dropout(x, 0.5, self.training)
+
+
+@pytest.mark.parametrize(
+    "layer", [torch.nn.Dropout1d(0.5), torch.nn.AlphaDropout(0.5), torch.nn.RReLU(), FunctionalDropout()]
+)
 def test_all_random_layers_are_seeded(layer: torch.nn.Module) -> None:
     class Noisy(MADE):
         def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:

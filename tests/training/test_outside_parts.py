@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, fit, load, registry, save
+from arcsm._runtime.conditions import Condition
 from arcsm.training.run_config import load_config, parse_config
 from arcsm.training.runs import load_run, train_run
 from outside_parts import BentMADE, NarrowScoreHead, ScaledHead, UnregisteredMADE, doubled_csm
+from rejections import error_line
 from small_runs import before_step, correlated_rows, have_same_weights, interrupt, short_config
 
 
@@ -37,6 +41,80 @@ def test_an_unregistered_part_is_rejected_before_training(tmp_path: Path) -> Non
     assert not run.exists()
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert fit(model, correlated_rows(), config=short_config()).steps == 30  # without files it trains
+
+
+class Forgetful(MADE):
+    """A MADE that does not store an argument."""
+
+    def __init__(self, features: int, context_features: int, hidden_features: Sequence[int], depth: int = 1) -> None:
+        super().__init__(features, context_features, hidden_features)
+
+
+class Activated(MADE):
+    """A MADE with an argument that JSON does not have."""
+
+    def __init__(
+        self,
+        features: int,
+        context_features: int,
+        hidden_features: Sequence[int],
+        activation: Callable[[Tensor], Tensor] = torch.tanh,
+    ) -> None:
+        super().__init__(features, context_features, hidden_features)
+        self.activation = activation
+
+
+class Precise(MADE):
+    """A MADE with a buffer of a type that safetensors does not have."""
+
+    def __init__(self, features: int, context_features: int, hidden_features: Sequence[int]) -> None:
+        super().__init__(features, context_features, hidden_features)
+        self.register_buffer("frequencies", torch.zeros(3, dtype=torch.complex128))
+
+
+@pytest.mark.parametrize(
+    ("context", "metadata", "message"),
+    [
+        (Forgetful, {}, r"^Forgetful: does not store its argument depth"),
+        (Activated, {}, r"^context: activation: expected numbers, text, lists or mappings"),
+        (Precise, {}, r"^tensor context\.frequencies cannot be saved"),
+        (MADE, {"source": Path("a")}, r"^metadata: source: expected numbers, text"),
+    ],
+)
+def test_what_cannot_be_saved_is_rejected_before_training(
+    context: type[MADE], metadata: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    registry.register(context)
+    model, run = build(context), tmp_path / "run"
+    model.metadata = metadata
+    for write in (lambda: fit(model, correlated_rows(), config=short_config(), run=run), lambda: save(model, run)):
+        line = error_line(write)
+        assert re.search(message, line), line
+        assert not run.exists()
+
+
+class Tied(MADE):
+    """A MADE whose last two layers share their weights."""
+
+    def __init__(
+        self, features: int, context_features: int, hidden_features: Sequence[int], order: Sequence[int] | None = None
+    ) -> None:
+        super().__init__(features, context_features, hidden_features, order=order)
+        self.first, self.second = (nn.Linear(context_features, context_features) for _ in range(2))
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor, condition: Condition | None = None) -> Tensor:
+        return self.second(torch.tanh(self.first(super().forward(x, condition))))
+
+
+def test_tied_weights_are_saved_and_stay_tied(tmp_path: Path) -> None:
+    registry.register(Tied)
+    model, x = build(Tied), correlated_rows()
+    fit(model, x, config=short_config(), run=tmp_path)
+    loaded = load(tmp_path)
+    assert have_same_weights(model, loaded)
+    assert loaded.context.first.weight is loaded.context.second.weight
+    assert fit(build(Tied), x, config=short_config(), run=tmp_path, resume=True).steps == 30
 
 
 def test_a_run_with_registered_parts_is_resumed_and_loaded(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
 from arcsm import MADE, AutoregressiveModel, FitResult, NoiseLadder, ScoreHead, TrainConfig, fit
 from arcsm._runtime import process_group
@@ -107,6 +107,16 @@ def test_held_out_rows_may_have_any_form(held_out: Any) -> None:
     assert fit(small_density(), X, held_out, config).best_loss == fit(small_density(), X, HELD_OUT, config).best_loss
 
 
+@pytest.mark.parametrize("kind", ["none", "vectors"])
+def test_a_list_of_batches_trains_like_its_iterator(kind: str) -> None:
+    batches = list(DataLoader(Pairs(kind), 60))
+    models = conditional(kind), conditional(kind)
+    for model, data in zip(models, (batches, iter(batches)), strict=True):
+        fit(model, data, batches, batchless(steps=5, standardise="none"))
+    assert have_same_weights(*models)
+    assert fit(conditional(kind), batches, config=batchless(epochs=2)).steps == 10
+
+
 def test_images_are_flattened() -> None:
     images = torch.randn(40, 1, 2, 3)
     for data in (TensorDataset(images), DataLoader(TensorDataset(images), 8)):
@@ -136,6 +146,12 @@ LOADERS: dict[str, Callable[[], Any]] = {
     "shuffling loader": lambda: DataLoader(TensorDataset(X), 32, shuffle=True),
     "random transforms": lambda: Shifted(X),
     "loader of them": lambda: DataLoader(Shifted(X), 32, shuffle=True),
+    "loader with a generator": lambda: DataLoader(
+        TensorDataset(X), 32, shuffle=True, generator=torch.Generator().manual_seed(3)
+    ),
+    "sampler with a generator": lambda: DataLoader(
+        TensorDataset(X), 32, sampler=RandomSampler(X, generator=torch.Generator().manual_seed(3))
+    ),
     "stream": Stream,
     "iterator": lambda: iter(X.repeat(3, 1).split(30)),
 }
@@ -157,6 +173,23 @@ def test_a_resumed_run_reads_on_where_it_stopped(name: str, cut: int, tmp_path: 
     resumed, result = train(run=tmp_path / "run", resume=True)
     assert have_same_weights(whole, resumed)
     assert result.best_loss == expected.best_loss
+
+
+def test_the_generator_of_a_loader_decides_its_order_and_stays_as_it_is() -> None:
+    models = [small_density() for _ in range(3)]
+    for model, seed in zip(models, (3, 3, 4), strict=True):
+        generator = torch.Generator().manual_seed(seed)
+        fit(model, DataLoader(TensorDataset(X), 32, shuffle=True, generator=generator), config=batchless())
+        assert torch.equal(generator.get_state(), torch.Generator().manual_seed(seed).get_state())
+    assert have_same_weights(models[0], models[1])
+    assert not have_same_weights(models[0], models[2])
+
+
+def test_persistent_workers_warn_when_a_run_resumes(tmp_path: Path) -> None:
+    loader, config = DataLoader(TensorDataset(X), 150, num_workers=1, persistent_workers=True), batchless(steps=1)
+    fit(small_density(), loader, config=config, run=tmp_path)
+    with pytest.warns(TrainingWarning, match="set persistent_workers=False to resume exactly"):
+        fit(small_density(), loader, config=config, run=tmp_path, resume=True)
 
 
 def test_a_run_continues_on_data_of_the_same_kind_alone(tmp_path: Path) -> None:
@@ -183,7 +216,8 @@ def test_an_ended_iterator_resumes_as_finished(tmp_path: Path) -> None:
 BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a mapping": ({"x": X}, {}, "x_train: expected a tensor, a Dataset or an iterable of batches, got dict"),
     "text": ("abc", {}, "x_train: expected a tensor, a Dataset or an iterable of batches, got str"),
-    "a list": ([X], {}, r"x_train: expected a tensor \(N, 2\), got list"),
+    "a pair": ((X, VECTORS), {}, "x_train: got a tuple of two; pass the conditions apart, or give a list of batches"),
+    "a list of numbers": (X.tolist(), {}, r"x_train: expected a tensor \(N, 2\), got list"),
     "another width": (TensorDataset(X[:, :1]), {}, r"x_train: expected a tensor \(N, 2\), got \(300, 1\)"),
     "single rows": (DataLoader(TensorDataset(X), None), {}, "x_train: yields single rows; put it into"),
     "no batch": (iter(()), {}, "x_train: yields no batch"),

@@ -37,8 +37,9 @@ def check_config(part: ModulePart, outputs: Callable[[ModulePart, torch.Generato
 
 def check_rebuilding(part: AnyPart) -> AnyPart:
     """Check that ``config()``, through JSON, rebuilds a part with the same weights, and return it with their values."""
+    arguments = part.config()
     try:
-        config = json.loads(json.dumps(part.config(), allow_nan=False))
+        config = json.loads(json.dumps(arguments, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise PartError(f"config() is not JSON: {error}") from error
     try:

@@ -206,9 +206,9 @@ class Context(nn.Module, ABC):
 
     def _check_vectors(self, condition: Tensor) -> Tensor:
         size = self.condition_features
-        if condition.shape[-1:] != (size,) or not condition.is_floating_point():
+        if condition.shape[-1:] != (size,) or condition.is_complex():
             raise ValueError(
-                f"condition: expected floats of shape (*, {size}), got {condition.dtype} {tuple(condition.shape)}"
+                f"condition: expected numbers of shape (*, {size}), got {condition.dtype} {tuple(condition.shape)}"
             )
         condition = condition.to(next(self.parameters()))
         if not all_finite(condition):

@@ -59,7 +59,7 @@ class TrainingState:
 
     @property
     def optimizer(self) -> Any:
-        """The optimizer."""
+        """The optimizer. Its learning rates are set anew before every step, unless :func:`fit` has a ``scheduler``."""
         return self._task.optimizer
 
     def stop(self) -> None:

@@ -19,11 +19,7 @@ def check_unused(run: FilePath | None, resume: bool) -> None:
 
 def write_checkpoint(task: TrainingTask, run: Path) -> None:
     """Write the state of a training task to its run folder, atomically."""
-    tensors = {
-        f"{part}.{name}": tensor.clone()  # safetensors refuses tensors that share memory
-        for part, named in task.tensors().items()
-        for name, tensor in named.items()
-    }
+    tensors = {f"{part}.{name}": tensor for part, named in task.tensors().items() for name, tensor in named.items()}
     header = {
         "kind": task.kind,
         "step": task.step,

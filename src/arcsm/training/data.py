@@ -12,7 +12,6 @@ from arcsm._runtime.conditions import VECTOR, Condition, check_type, map_conditi
 from arcsm.contexts import Context
 from arcsm.data.checks import check_precision
 from arcsm.data.streams import RowStream
-from arcsm.errors import all_finite
 from arcsm.model import AutoregressiveModel
 from arcsm.training.config import TrainConfig
 
@@ -101,10 +100,7 @@ def check_condition(context: Context, x: Tensor, condition: Any) -> None:
     for part in tensors_of(condition):
         if part.ndim < 1 or len(part) != len(x):
             raise ValueError(f"condition: expected one for each of {len(x)} rows, got shape {tuple(part.shape)}")
-        if part.is_floating_point() and not all_finite(part):
-            raise ValueError("condition: holds NaN or infinity")
-    with torch.no_grad():  # the first condition shows whether all of them fit
-        context.begin((1,), map_condition(lambda part: part[:1], condition))
+    context.check_condition(condition, (len(x),))  # a condition_net would see units of the data here
 
 
 def moved(

@@ -35,7 +35,6 @@ from arcsm.training.optimization import (
     build_optimizer,
     build_scheduler,
     local_parts,
-    uses_global_generator,
 )
 from arcsm.training.sources import (
     Batch,
@@ -84,13 +83,13 @@ def fit(
     - a tensor or an array ``(N, D)`` in data units;
     - a map-style ``torch.utils.data.Dataset`` whose items are rows ``x`` or pairs ``(x, condition)``; images are
       flattened;
-    - a ``DataLoader`` or another iterable of batches ``x`` or ``(x, condition)``, which then sets the batch size; an
-      iterator, such as a generator, has one pass, and the training ends with it;
+    - a ``DataLoader``, a list or another iterable of batches ``x`` or ``(x, condition)``, which then sets the batch
+      size; an iterator, such as a generator, has one pass, and the training ends with it;
     - a :class:`~arcsm.data.streams.RowStream`, for ``x_train`` alone.
 
     From a data set or loader, the moments are those of 10,000 rows, or fewer if they are wide. Torch's global generator
-    is seeded for each batch; transforms that draw from another are not reproducible. Several processes cannot share a
-    loader.
+    and that of a loader are seeded for each batch; transforms that draw from another are not reproducible. Several
+    processes cannot share a loader.
 
     Arguments:
         x_train: Training rows.
@@ -124,14 +123,15 @@ def fit(
     Raises:
         ValueError: If data or conditions do not fit the model, a column is constant, the checkpoint has another
             configuration, other data or another kind of optimizer, the folder holds a run and ``resume`` is false, or
-            the model could not be read back from ``run`` because its context or head is not registered.
+            the model could not be read back from ``run`` (:func:`arcsm.save`).
         TypeError: If a callback, an optimizer or a scheduler is of another type.
         TrainingDiverged: At the first loss or gradient that is not finite.
         KeyboardInterrupt: After SIGINT, SIGTERM or SIGHUP, at the end of a step and with a checkpoint in ``run``.
 
     Warns:
         TrainingWarning: If the loss ended clearly higher than it had been and there is no ``x_valid``; if an iterator
-            ended before the last step; or if the objective trains one noise level of several.
+            ended before the last step; if a run resumes with persistent workers, whose random numbers go on
+            differently; or if the objective trains one noise level of several.
 
     Example:
         >>> from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead
@@ -214,7 +214,6 @@ class DensityTask(TrainingTask):
         self.scheduler = build_scheduler(self.optimizer, config, scheduler)
         self.is_custom = optimizer is not None or scheduler is not None
         self.loss, self.wrapped_optimizer = self.fabric.setup(loss, self.optimizer)
-        self.uses_global_generator = any(uses_global_generator(layer) for layer in model.modules())
         self.best_validation = {"step": 0, "loss": math.inf, "missed": 0}
         self.best_weights: Mapping[str, Tensor] = copy.deepcopy(uncompiled.state_dict())
 
@@ -265,8 +264,8 @@ class DensityTask(TrainingTask):
         return loss.detach() * share
 
     def seeded_dropout(self, part: int) -> AbstractContextManager[None]:
-        """Seed the noise of dropout for a part of this step."""
-        return self.global_generator(_DROPOUT + 4 * part, self.uses_global_generator)
+        """Seed torch's global generator, from which dropout in any form draws, for a part of this step."""
+        return self.global_generator(_DROPOUT + 4 * part)
 
     def _scheduled(self, rate: float) -> float:
         """Return the learning rate of this step by the schedule of the configuration, from its peak."""

@@ -15,14 +15,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from arcsm._runtime import process_group
 from arcsm._runtime.process_group import Group
-from arcsm.contexts.made import RandomMasking
 from arcsm.model import AutoregressiveModel
 from arcsm.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 def local_parts(group: Group, batch: int, accumulate: int) -> dict[int, slice]:
@@ -78,12 +75,6 @@ def build_fabric(group: Group, device: torch.device, precision: str) -> Fabric |
     fabric = Fabric(accelerator=device.type, devices=group.local_size, num_nodes=nodes, strategy="ddp", plugins=plugins)
     fabric.launch()
     return fabric
-
-
-def uses_global_generator(layer: nn.Module) -> bool:
-    """Return whether a layer draws from torch's global generator while training."""
-    drops = isinstance(layer, _DROPOUTS) and layer.p > 0.0
-    return drops or isinstance(layer, nn.RReLU) or (isinstance(layer, RandomMasking) and layer.share > 0.0)
 
 
 #: Makes an optimizer of parameters, such as ``functools.partial(torch.optim.SGD, lr=0.1)``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -15,6 +16,7 @@ from torch.utils.data import Dataset, IterableDataset, default_collate
 from arcsm._runtime.conditions import Condition, map_condition
 from arcsm._runtime.random import fold_in
 from arcsm.data.streams import RowStream
+from arcsm.errors import TrainingWarning, warn
 from arcsm.model import AutoregressiveModel
 from arcsm.training import data
 from arcsm.training.config import TrainConfig
@@ -120,8 +122,9 @@ class RowsOfDataset:
 class GivenBatches(Source):
     """Batches from a ``DataLoader`` or any other iterable.
 
-    Every pass iterates anew; an iterator has one pass. Torch's global generator is seeded for each batch, so the order
-    of a loader that shuffles with it is a function of the seed. A resumed run reads past the batches that were used.
+    Every pass iterates anew; an iterator has one pass. Torch's global generator and those of a loader are seeded for
+    each batch, so the order of a loader that shuffles is a function of the seed. A resumed run reads past the batches
+    that were used.
     """
 
     def __init__(
@@ -165,6 +168,12 @@ class GivenBatches(Source):
         return self._used
 
     def resume(self, step: int, position: int) -> None:
+        if getattr(self.batches, "persistent_workers", False):
+            warn(
+                f"{self.read.name}: random transforms in persistent workers go on differently in a resumed run; "
+                "set persistent_workers=False to resume exactly",
+                TrainingWarning,
+            )
         for earlier in range(step - position, step):
             if self._fetch(earlier) is None:
                 raise ValueError(f"{self.read.name}: ended before step {step}, where the run continues; pass it anew")
@@ -175,8 +184,7 @@ class GivenBatches(Source):
 
     def _fetch(self, step: int) -> Any:
         """Return the next batch of the pass, or ``None`` at its end."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.seed(step))
+        with _seeded(self.batches, self.seed(step)):
             if self._iterator is None:
                 self._iterator = iter(self.batches)
             return self._sampled.pop(0) if self._sampled else next(self._iterator, None)
@@ -308,22 +316,34 @@ def held_out_rows(x: Rows, condition: Any, model: AutoregressiveModel, count: in
 
 
 def is_in_memory(x: object) -> bool:
-    """Return whether this is a tensor or an array, or nothing that yields rows, which a later check rejects."""
-    if isinstance(x, Tensor | list | tuple) or hasattr(x, "__array__"):
+    """Return whether this is a tensor or an array, or nothing that yields batches, which a later check rejects."""
+    if isinstance(x, list | tuple):
+        return not _holds_batches(x)
+    if isinstance(x, Tensor) or hasattr(x, "__array__"):
         return True
     return not is_dataset(x) and not hasattr(x, "__iter__")
 
 
+def _holds_batches(x: Sequence[Any]) -> bool:
+    """Return whether a list or tuple holds tensors, arrays or pairs of them, and not numbers."""
+    first = x[0] if x else None
+    if isinstance(first, list | tuple):
+        first = first[0] if first else None
+    return getattr(first, "ndim", 0) > 0
+
+
 def is_dataset(x: object) -> bool:
     """Return whether this is a map-style data set."""
-    other = isinstance(x, IterableDataset | Mapping | str | bytes)
+    other = isinstance(x, IterableDataset | Mapping | str | bytes | list | tuple)
     return not other and hasattr(x, "__getitem__") and hasattr(x, "__len__")
 
 
 def as_batches(x: Any, name: str) -> Iterable[Any]:
-    """Return an iterable of batches, or raise an error for a mapping or a text."""
+    """Return an iterable of batches, or raise an error for a mapping, a text or what may be rows with conditions."""
     if isinstance(x, Mapping | str | bytes):
         raise ValueError(f"{name}: expected a tensor, a Dataset or an iterable of batches, got {type(x).__name__}")
+    if isinstance(x, tuple) and len(x) == 2 and not isinstance(x[0], list | tuple):
+        raise ValueError(f"{name}: got a tuple of two; pass the conditions apart, or give a list of batches")
     return cast(Iterable[Any], x)
 
 
@@ -342,16 +362,35 @@ def concatenated(batches: Sequence[Batch], name: str) -> Batch:
 
 
 def first_batches(batches: Iterable[Any], read: Reader, count: int, seed: int) -> list[Any]:
-    """Return batches until they have ``count`` rows; torch's global generator is seeded for them."""
+    """Return batches until they have ``count`` rows, seeded like those of :class:`GivenBatches`."""
     found, rows = [], 0
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with _seeded(batches, seed):
         for batch in batches:
             found.append(batch)
             rows += len(read.split(batch)[0])
             if rows >= count:
                 break
     return found
+
+
+@contextmanager
+def _seeded(batches: Iterable[Any], seed: int) -> Iterator[None]:
+    """Seed torch's global generator, and those of a loader by their own seeds too; restore all of them afterwards."""
+    samplers = [getattr(batches, name, None) for name in ("sampler", "batch_sampler")]
+    owners = (batches, *samplers, getattr(samplers[1], "sampler", None))
+    found = [getattr(owner, "generator", None) for owner in owners]
+    generators = {id(each): each for each in found if isinstance(each, torch.Generator)}
+    generators.pop(id(torch.default_generator), None)
+    states = [(generator, generator.get_state()) for generator in generators.values()]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        for generator, _ in states:
+            generator.manual_seed(fold_in(seed, _ORDER, generator.initial_seed()))
+        try:
+            yield
+        finally:
+            for generator, state in states:
+                generator.set_state(state)
 
 
 def _length(batches: Iterable[Any]) -> int | None:

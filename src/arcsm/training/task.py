@@ -66,11 +66,12 @@ class TrainingTask(ABC):
         return torch.Generator(self.device).manual_seed(self.seed(purpose, step))
 
     @contextmanager
-    def global_generator(self, purpose: int, enabled: bool) -> Iterator[None]:
+    def global_generator(self, purpose: int, enabled: bool = True) -> Iterator[None]:
         """Seed torch's global generator for this step, if enabled; restore it afterwards."""
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else [], enabled=enabled):
             if enabled:
-                torch.manual_seed(self.seed(purpose, self.step))
+                seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
+                seed(self.seed(purpose, self.step))
             yield
 
     def prepare(self, stop: Callable[[], bool], progress: bool) -> None:  # noqa: B027
