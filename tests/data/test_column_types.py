@@ -13,6 +13,32 @@ from arcsm.data import ReadOptions, read_frame, read_table, write_frame
 from small_tables import normal
 
 
+@pytest.mark.parametrize(
+    ("odd", "numbers", "is_code"),
+    [
+        (["136A"], ["001", "002", "103"], True),  # zeros in front
+        (["207a", "207b"] * 2, ["300", "301", "302"], True),  # several codes that repeat
+        (["c168", "c118"], ["117", "1083"], True),
+        (["105m", "98m"], ["100", "101", "102"], False),  # units
+        (["3O"], ["30", "31", "32"], False),  # a mistake
+        (["12a", "12b"] * 2, ["1.5", "2.5"], False),  # measurements
+        (["12a", "oops"] * 2, ["001", "002"], False),
+    ],
+)
+def test_a_few_codes_with_letters_make_a_column_names(
+    tmp_path: Path, odd: list[str], numbers: list[str], is_code: bool
+) -> None:
+    cells = numbers * 40 + odd
+    pd.DataFrame({"code": cells, "z": normal(len(cells))}).to_csv(tmp_path / "t.csv", index=False)
+    if is_code:
+        with pytest.warns(UserWarning, match=rf"read 'code' as names \('{odd[0]}' is no number\)"):
+            assert read_frame(tmp_path / "t.csv")["code"].tolist() == cells
+        return
+    with pytest.raises(ValueError, match=r"expected a number, got .*--na '.*--categorical 'code'\)"):
+        read_frame(tmp_path / "t.csv")
+    assert read_frame(tmp_path / "t.csv", options=ReadOptions(categorical=["code"]))["code"].tolist() == cells
+
+
 def test_text_far_down_a_file_makes_the_whole_column_names(tmp_path: Path) -> None:
     codes = ["1", "2", "3"] * 6_000 + ["A", "B"] * 3_000  # more than pandas infers types from at a time
     pd.DataFrame({"code": codes, **{f"z{d}": 1 for d in range(60)}}).to_csv(tmp_path / "t.csv", index=False)
@@ -24,7 +50,7 @@ def test_text_far_down_a_file_makes_the_whole_column_names(tmp_path: Path) -> No
 def test_a_few_mistakes_among_numbers_are_rejected(tmp_path: Path) -> None:
     column = ["-" if place % 8 == 3 else str(100 + 7 * place) for place in range(200)]
     pd.DataFrame({"price": column, "z": normal(200)}).to_csv(tmp_path / "t.csv", index=False)
-    message = r"row 4 \(line 5\), column 'price': expected a number, got '-' \(if it marks missing values.* --na '-'\)"
+    message = r"row 4 \(line 5\), column 'price': expected a number, got '-' \(if it marks missing values.* --na '-'"
     with pytest.raises(ValueError, match=message):
         read_frame(tmp_path / "t.csv")
     assert read_frame(tmp_path / "t.csv", options=ReadOptions(missing=["-"]))["price"].isna().sum() == 25

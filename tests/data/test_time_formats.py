@@ -56,6 +56,17 @@ def test_clock_times_and_durations_are_read_and_written_back(cells: list[str], f
     assert form.write(form.parse(column)).tolist() == cells
 
 
+def test_whole_seconds_may_lack_the_fraction_that_others_have() -> None:
+    cells = pd.Series(["2024-04-05 14:19:32", "2024-01-14 12:38:30.250000", "2024-04-05T14:19:32"])
+    form = TimeFormat.infer(cells)
+    assert form is not None
+    assert form.parse(cells).tolist() == [*map(pd.Timestamp, cells[:2]), pd.NaT]
+    assert form.write(form.parse(cells)).tolist()[:2] == cells[:2].tolist()
+    whole = TimeFormat.infer(cells[:1])
+    assert whole is not None
+    assert whole.parse(cells)[1] == pd.Timestamp(cells[1])  # a fraction, though there was none before
+
+
 def test_ambiguous_days_and_months_are_decided_by_order_or_by_the_file() -> None:
     rising = pd.Series(["05/01/2020", "11/01/2020", "02/02/2020", "09/02/2020"])
     form = TimeFormat.infer(rising)

@@ -15,6 +15,7 @@ from arcsm.data.time_formats import TimeFormat
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?")
 TRUTH = ("True", "TRUE", "true", "False", "FALSE", "false")  # read as 1 and 0
 LEADING_ZERO = r"0\d+"  # a postcode, say, whose zeros matter
+_CODE = r"\d+[A-Za-z]{1,2}|[A-Za-z]{1,2}\d+"  # such as 136A or c168
 
 _TIME_TYPES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64, pd.Period)
 _MIN_FRACTION = 0.9  # of a text column's cells that are numbers or times; the other cells are then mistakes
@@ -120,7 +121,7 @@ def infer_type(column: pd.Series, decimal: str = ".") -> ColumnType:
         whole = pd.api.types.is_integer_dtype(column.dtype) or bool((column.dropna() % 1 == 0).all())
         compact = TimeFormat.infer_compact(column) if whole else None
         return ColumnType("time", compact) if compact is not None else ColumnType("number")
-    if has_leading_zeros(column):
+    if has_leading_zeros(column) or odd_code(column) is not None:
         return ColumnType("name")
     present = column.dropna()
     inspected = present.iloc[:: max(1, len(present) // _MAX_INSPECTED)]
@@ -182,7 +183,7 @@ def _as_numbers(column: pd.Series, kind: ColumnType, locate: Locate, decimal: st
     best = (
         kind.format.parse(column) if isinstance(kind.format, NumberFormat) else pd.to_numeric(column, errors="coerce")
     )
-    raise _not_a_number(column, column.notna() & best.isna(), locate)
+    raise _not_a_number(column, column.notna() & best.isna(), locate, for_frame=True)
 
 
 def _plain_numbers(column: pd.Series, decimal: str) -> pd.Series:
@@ -263,11 +264,14 @@ def _numeric_column(column: pd.Series, locate: Locate) -> pd.Series:
     return numbers
 
 
-def _not_a_number(column: pd.Series, wrong: pd.Series, locate: Locate) -> ValueError:
+def _not_a_number(column: pd.Series, wrong: pd.Series, locate: Locate, for_frame: bool = False) -> ValueError:
     row = int(wrong.to_numpy().argmax())
     cell = str(column.iloc[row])[:40]
     hint = " (text)" if is_number(cell) else ""
-    if bool((column.astype(str)[wrong] == cell).sum() > 1) and not any(map(str.isdigit, cell)):
+    if for_frame:
+        codes = f"if the column holds codes: --categorical '{column.name}'"
+        hint = f" (if it marks missing values, for a command: --na '{cell.strip()}'; {codes})"
+    elif bool((column.astype(str)[wrong] == cell).sum() > 1) and not any(map(str.isdigit, cell)):
         hint = f" (if it marks missing values, for a command: --na '{cell}')"
     place = f"{locate(column.index[row])}, column {column.name!r}"
     return ValueError(f"{place}: expected a number, got {cell!r}{hint}")
@@ -299,6 +303,24 @@ def has_leading_zeros(column: pd.Series) -> bool:
     if 2 * len(texts) > column.notna().sum() or not all(isinstance(text, str) for text in texts):
         return False
     return bool(texts.str.fullmatch(LEADING_ZERO).any()) and bool(pd.to_numeric(texts, errors="coerce").notna().all())
+
+
+def odd_code(column: pd.Series) -> str | None:
+    """Return a code with letters, such as 136A, among the whole numbers of a text column that holds codes, or ``None``.
+
+    All cells with letters must look like codes. Some number must have a leading zero, or there must be several of these
+    cells that repeat or begin with letters, as numbers with units and mistakes rarely do.
+    """
+    counts = column.dropna().value_counts(sort=False)
+    if not len(counts) or not all(isinstance(text, str) for text in counts.index):
+        return None
+    texts = counts.index.str.strip()
+    odd = counts[~texts.str.fullmatch(r"\d+")]
+    if not len(odd) or len(odd) == len(counts) or not odd.index.str.strip().str.fullmatch(_CODE).all():
+        return None
+    begin_with_letters = bool(odd.index.str.strip().str.fullmatch(r"[A-Za-z].*").all())
+    several = len(odd) > 1 and (begin_with_letters or 2 * len(odd) <= odd.sum())
+    return str(odd.index[0]) if several or bool(texts.str.fullmatch(LEADING_ZERO).any()) else None
 
 
 def _are_mostly_numbers(column: pd.Series) -> bool:

@@ -6,7 +6,15 @@ from dataclasses import replace
 import pandas as pd
 
 from arcsm._runtime.files import FilePath
-from arcsm.data.column_types import ColumnType, check_cells, collect_columns, holds_numbers, infer_type, typed_column
+from arcsm.data.column_types import (
+    ColumnType,
+    check_cells,
+    collect_columns,
+    holds_numbers,
+    infer_type,
+    odd_code,
+    typed_column,
+)
 from arcsm.data.read_options import ReadOptions
 from arcsm.data.row_labels import Reason, reason_to_set_aside
 from arcsm.data.table import TableFile
@@ -52,6 +60,7 @@ class FrameFile:
         self.columns: list[str] = []
         self.set_aside: dict[str, Reason] = {}
         self.highest: dict[str, int] = {}
+        self._codes: dict[str, str] = {}
         names = [name for name, kind in self.types.items() if kind.kind == "name"]
         self.file = TableFile(path, None, self.options, names, source)
 
@@ -150,6 +159,8 @@ class FrameFile:
             self.types[name] = ColumnType("name")
         else:
             self.types[name] = infer_type(column, self.file.decimal)
+            if self.types[name].kind == "name" and (code := odd_code(column)) is not None:
+                self._codes[name] = code
             if name in self.options.numeric and self.types[name].kind != "number":
                 self.types[name] = ColumnType("number")
         return self._convert(column)
@@ -174,6 +185,9 @@ class FrameFile:
             f"{name!r} as {kind.format.describe()}"
             for name, kind in self.types.items()
             if kind.format is not None and not (isinstance(kind.format, TimeFormat) and not kind.format.is_guess)
+        ]
+        guessed += [
+            f"{name!r} as names ({code!r} is no number)" for name, code in self._codes.items() if name in self.types
         ]
         if guessed:
             warn(f"{self.file.source}: read {', '.join(guessed)}")

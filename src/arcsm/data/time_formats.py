@@ -14,7 +14,7 @@ _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "Augu
 _FIELDS = {
     "Y": r"\d{4}", "y": r"\d{2}", "q": "[1-4]", "m": r"(?:0?[1-9]|1[0-2])", "d": r"(?:0?[1-9]|[12]\d|3[01])",
     "b": f"(?i:{'|'.join(rf'{name}|{name[:3]}' for name in _MONTHS)}|Sept)",
-    "H": r"\d{1,2}", "h": r"\d{1,4}", "I": r"(?:0?[1-9]|1[0-2])", "M": r"[0-5]\d", "S": r"[0-5]\d", "f": r"[.,]\d{1,9}",
+    "H": r"\d{1,2}", "h": r"\d{1,4}", "I": r"(?:0?[1-9]|1[0-2])", "M": r"[0-5]\d", "S": r"[0-5]\d",
     "p": r"(?i:[ap]\.?m\.?)", "z": r"(?: ?(?:UTC|GMT|Z)|[+-]\d{2}:?\d{2})",
 }  # fmt: skip
 _DATES = (
@@ -25,8 +25,9 @@ _DATES = (
 )  # fmt: skip
 _PERIODS = ("{Y}-{m}", "{Y}/{m}", "{b} {Y}", "{b}-{Y}", "{Y}Q{q}", "{Y}-Q{q}", "{Y} Q{q}", "Q{q} {Y}")
 _COMPACT = "{Y}{m}{d}"
-_CLOCKS = ("{H}:{M}", "{H}:{M}:{S}", "{H}:{M}:{S}{f}", "{I}:{M} {p}", "{I}:{M}{p}", "{I}:{M}:{S} {p}", "{I} {p}")
+_CLOCKS = ("{H}:{M}", "{H}:{M}:{S}", "{I}:{M} {p}", "{I}:{M}{p}", "{I}:{M}:{S} {p}", "{I} {p}")
 _DURATIONS = tuple(clock.replace("{H}", "{h}") for clock in _CLOCKS)
+_FRACTION = r"(?P<f>[.,]\d{1,9})?"  # of a second, which whole seconds may lack
 _FIELD = re.compile(r"\{(\w)\}")
 _MAX_INSPECTED = 2_000  # distinct texts of a column
 _MIN_COMPACT = 5  # distinct whole numbers that are dates such as 20201231
@@ -43,7 +44,8 @@ class TimeFormat:
         month: How months are written: ``title``, ``upper`` or ``lower``, of three letters unless ``full_months``.
         full_months: Whether names of months are written in full.
         half: The words for the halves of a day, such as ``("AM", "PM")``.
-        digits: The most digits of a fraction of a second.
+        digits: The most digits of a fraction of a second, 0 if there are no fractions.
+        fixed: Whether all seconds have a fraction.
         zone: The common time zone as written, such as ``Z`` or ``+01:00``.
         example: A cell.
     """
@@ -53,7 +55,8 @@ class TimeFormat:
     month: str = "title"
     full_months: bool = False
     half: tuple[str, str] = ("AM", "PM")
-    digits: int = 6
+    digits: int = 0
+    fixed: bool = False
     zone: str = ""
     example: str = ""
 
@@ -95,7 +98,8 @@ class TimeFormat:
 
     def with_style(self, texts: pd.Series) -> Self:
         """Return the format with the padding, the spelling and the time zone of texts."""
-        found = texts.str.extract(f"^{_regex(self.template).pattern}$").dropna()
+        found = texts.str.extract(f"^{_regex(self.template).pattern}$").dropna(how="all")
+        fractions = found["f"].str.len() - 1 if "f" in found else pd.Series(dtype=float)
         fields = {name: found[name] for name in found.columns}
         halves, months, zones = (fields.get(name) for name in "pbz")
         half = ("AM", "PM") if halves is None or not len(halves) else _halves(str(halves.iloc[0]))
@@ -106,7 +110,8 @@ class TimeFormat:
             "upper" if word.isupper() else "lower" if word.islower() else "title",
             len(word) > 4,
             half,
-            int(fields["f"].str.len().max()) - 1 if "f" in fields else 6,
+            int(fractions.fillna(0).max()) if len(fractions) else 0,
+            len(fractions) > 0 and bool(fractions.notna().all()),
             "" if zones is None else str(zones.iloc[0]) if zones.nunique() == 1 else "+00:00",
         )
 
@@ -150,7 +155,7 @@ class TimeFormat:
         durations: Any = pd.to_timedelta(3600.0 * hours + 60.0 * number("M") + number("S"), unit="s")
         if "f" in fields:
             fraction = pd.to_numeric(fields["f"].str.replace(",", "."))
-            durations = durations + pd.to_timedelta((1e9 * fraction).round(), unit="ns")
+            durations = durations + pd.to_timedelta((1e9 * fraction.fillna(0.0)).round(), unit="ns")
         return durations
 
     @staticmethod
@@ -189,8 +194,6 @@ class TimeFormat:
         else:
             hours, minutes, seconds, fraction = (values.dt.hour, values.dt.minute, values.dt.second,
                                                  values.dt.microsecond)  # fmt: skip
-        if field == "f":
-            return "." + fraction.map("{:06d}".format).str.ljust(9, "0").str[: self.digits]
         if field == "p":
             return pd.Series(np.where(hours % 24 >= 12, *self.half[::-1]), index=values.index, dtype=object)
         if field == "I":
@@ -202,7 +205,11 @@ class TimeFormat:
                 field
             ]
         width = 4 if field == "Y" else 1 if field == "q" or field in self.unpadded else 2
-        return numbers.astype(np.int64).map(f"{{:0{width}d}}".format).astype(object)
+        texts = numbers.astype(np.int64).map(f"{{:0{width}d}}".format).astype(object)
+        if field == "S" and self.digits:
+            fractions = "." + fraction.map("{:06d}".format).str.ljust(9, "0").str[: self.digits]
+            texts += fractions if self.fixed else fractions.where(fraction > 0, "")
+        return texts
 
     def describe(self) -> str:
         """Return how the example is read, such as ``dates ('3.4.2020' is 2020-04-03)``."""
@@ -243,7 +250,7 @@ def _fits(template: str, text: str) -> bool:
 def _regex(template: str) -> re.Pattern[str]:
     pieces = _FIELD.split(template)
     fields = [
-        f"(?P<{field}>{_FIELDS[field]})" + re.escape(text)
+        f"(?P<{field}>{_FIELDS[field]}){_FRACTION if field == 'S' else ''}" + re.escape(text)
         for field, text in zip(pieces[1::2], pieces[2::2], strict=True)
     ]
     return re.compile(re.escape(pieces[0]) + "".join(fields))
