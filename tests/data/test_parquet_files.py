@@ -4,9 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from arcsm.data import read_table
+from arcsm.data.parquet_files import parquet_parts
 from rejections import read_error
 
 
@@ -49,3 +52,13 @@ def test_damaged_parquet_files_are_rejected(tmp_path: Path) -> None:
     for content in (whole[: len(whole) // 2], b"a,b\n1,2\n", whole[:100] + b"\0" * (len(whole) - 104) + whole[-4:]):
         path.write_bytes(content)
         assert "cannot be read" in read_error(path)
+
+
+@pytest.mark.parametrize("rows", [None, 10])
+def test_text_that_is_not_utf_8_is_a_one_line_error(rows: int | None, tmp_path: Path) -> None:
+    offsets = pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0")
+    text = pyarrow.Array.from_buffers(pyarrow.string(), 2, [None, offsets, pyarrow.py_buffer(b"\xff\xfe")])
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pyarrow.table({"text": text}), path)
+    with pytest.raises(ValueError, match=r"t\.parquet: cannot be read: damaged"):
+        list(parquet_parts(path, rows))

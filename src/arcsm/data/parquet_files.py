@@ -20,6 +20,7 @@ def parquet_parts(path: Path, rows: int | None, **options: Any) -> Iterator[pd.D
     """Yield the rows of a Parquet file, at most ``rows`` at a time or, with ``None``, at once."""
     if rows is None:
         with reading(path, _KIND):
+            parquet.read_table(path).validate(full=True)  # text that is not in UTF-8, for one, would fail later
             frame = pd.read_parquet(path)
         yield frame
         return
@@ -29,7 +30,7 @@ def parquet_parts(path: Path, rows: int | None, **options: Any) -> Iterator[pd.D
         with reading(path, _KIND):
             batch = next(batches, None)
             if batch is not None:
-                batch.validate(full=True)  # text that is not in UTF-8, for one
+                batch.validate(full=True)
         if batch is None:
             return
         if len(batch):
