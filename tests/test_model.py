@@ -658,11 +658,15 @@ class OneScore(Head):
 
     context_features = 4
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.zeros(()))
+
     def project(self, context: Tensor) -> Tensor:
         return context
 
     def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
-        return projection[..., 0] - x, -torch.ones_like(x)
+        return projection[..., 0] + self.shift - x, -torch.ones_like(x)
 
 
 @pytest.mark.parametrize("noise", [None, NoiseLadder(1.0, 0.1, 4)])
