@@ -521,7 +521,7 @@ def test_errors_name_a_missing_ladder(make_model: MakeModel, call: Callable[[Aut
     [
         lambda model: model.icdf([[0.5, 0.5]]),
         lambda model: model.log_prob(torch.zeros(3, 2), condition=torch.zeros(4, 1)),
-        lambda model: model.log_prob(torch.zeros(3, 2), condition=torch.zeros(3, 1, dtype=torch.long)),
+        lambda model: model.log_prob(torch.zeros(3, 2), condition=torch.zeros(3, 1, dtype=torch.cfloat)),
         lambda model: model.sample(3, condition=torch.zeros(4, 1)),
         lambda model: model.sample(2, batch_size=0, condition=torch.zeros(1)),
         lambda model: model.sample(2, sampler_options={"temperature": 0.5}, condition=torch.zeros(1)),
