@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcsm import MADE, AutoregressiveModel, GaussianHead, LogisticMixtureHead, NoiseLadder, ScoreHead
+from arcsm import MADE, AutoregressiveModel, GaussianHead, Head, LogisticMixtureHead, NoiseLadder, ScoreHead
 from arcsm._runtime.batching import map_slices
 from arcsm.errors import AccuracyWarning
 from small_models import MakeModel, assert_uniform, in_units, points, seeded
@@ -521,7 +521,7 @@ def test_errors_name_a_missing_ladder(make_model: MakeModel, call: Callable[[Aut
     [
         lambda model: model.icdf([[0.5, 0.5]]),
         lambda model: model.log_prob(torch.zeros(3, 2), condition=torch.zeros(4, 1)),
-        lambda model: model.log_prob(torch.zeros(3, 2), condition=torch.zeros(3, 1, dtype=torch.long)),
+        lambda model: model.log_prob(torch.zeros(3, 2), condition=torch.zeros(3, 1, dtype=torch.cfloat)),
         lambda model: model.sample(3, condition=torch.zeros(4, 1)),
         lambda model: model.sample(2, batch_size=0, condition=torch.zeros(1)),
         lambda model: model.sample(2, sampler_options={"temperature": 0.5}, condition=torch.zeros(1)),
@@ -628,3 +628,50 @@ def test_densities_under_autocast_are_close(rows: int, make_model: MakeModel, la
     with torch.autocast("cpu", torch.bfloat16):
         found = model.log_prob(x, tol=1e-2)
     torch.testing.assert_close(found.float(), model.log_prob(x), rtol=0.0, atol=0.5)
+
+
+@pytest.mark.parametrize("tol", [0.0, -1.0, math.nan])
+def test_a_tolerance_is_positive(make_model: MakeModel, tol: float) -> None:
+    model = make_model(noise=NoiseLadder(1.0, 0.1, 4))
+    for call in (
+        lambda: model.log_prob(torch.zeros(2, 2), tol=tol),
+        lambda: model.sample(2, sampler="inverse_cdf", sampler_options={"tol": tol}),
+    ):
+        with pytest.raises(ValueError, match=rf"^tol: expected a positive number, got {tol}"):
+            call()
+
+
+def test_unknown_keywords_and_options_are_named(make_model: MakeModel) -> None:
+    def first(conditionals: Any, generator: Any = None, tries: int = 1) -> Tensor:
+        raise AssertionError
+
+    model = make_model(noise=NoiseLadder(1.0, 0.1, 4))
+    for call in (model.log_prob, model.cdf, model.icdf):
+        with pytest.raises(TypeError, match=r"^tolerance: unknown keyword; expected max_evaluations, steps, tol$"):
+            call(torch.full((2, 2), 0.5), tolerance=1e-3)
+    with pytest.raises(ValueError, match=r"^sampler_options: size: not an option of first; it takes tries$"):
+        model.sample(2, sampler=first, sampler_options={"size": 2})
+
+
+class OneScore(Head):
+    """A head of its own that is neither a ScoreHead nor normalised."""
+
+    context_features = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.zeros(()))
+
+    def project(self, context: Tensor) -> Tensor:
+        return context
+
+    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
+        return projection[..., 0] + self.shift - x, -torch.ones_like(x)
+
+
+@pytest.mark.parametrize("noise", [None, NoiseLadder(1.0, 0.1, 4)])
+def test_a_head_that_cannot_be_integrated_names_the_sampler_that_can(noise: NoiseLadder | None) -> None:
+    model = AutoregressiveModel(MADE(2, 4, (8,)), OneScore(), noise)
+    with pytest.raises(TypeError, match=r'^OneScore: integration needs.*sample with sampler="langevin"$'):
+        model.sample(2)
+    assert model.sample(2, sampler="langevin").shape == (2, 2)

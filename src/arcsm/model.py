@@ -377,7 +377,7 @@ class AutoregressiveModel(
             raise ValueError(f"u: expected shape (*, {self.features}), got {tuple(u.shape)}")
         if not bool(((u > 0) & (u < 1)).all()):
             raise ValueError("u: expected values inside (0, 1); the CDF of a value far out rounds to 0 or 1")
-        build = self.conditionals_builder(level, method, **integration)
+        build = self.conditionals_builder(level, method, **_checked(integration))
         targets = u.reshape(-1, self.features).to(self.shift)
         z, unconverged = torch.zeros_like(targets), 0
         rows = condition_rows(self.standardise_condition(condition, u.shape[:-1]), u.shape[:-1])
@@ -447,8 +447,9 @@ class AutoregressiveModel(
         draw = sampler if callable(sampler) else cast(Sampler, registry.find("sampler", sampler))
         options, accepted = dict(sampler_options or {}), sorted(list(inspect.signature(draw).parameters)[2:])
         if unknown := sorted(options.keys() - set(accepted)):
+            name = getattr(sampler, "__name__", sampler)
             raise ValueError(
-                f"sampler_options: {', '.join(unknown)}: not an option of {sampler}; it takes {', '.join(accepted)}"
+                f"sampler_options: {', '.join(unknown)}: not an option of {name}; it takes {', '.join(accepted)}"
             )
         path = self.path(level, steps)
         low, high = self._bounds(bounds, path)
@@ -510,7 +511,7 @@ class AutoregressiveModel(
         needs_values: bool = True,
         **integration: Unpack[Integration],
     ) -> Tensor:
-        build = self.conditionals_builder(level, method, **integration)
+        build = self.conditionals_builder(level, method, **_checked(integration))
         closed_form = self.head.normalised and method in (None, "closed_form")
         z, condition = self.standardise(x), self.standardise_condition(condition, x.shape[:-1])
         return map_conditionals(function, self.context, self.head, z, condition, build, closed_form, needs_values)
@@ -570,6 +571,13 @@ class AutoregressiveModel(
         names = ("revision", "cache_dir", "force_download", "local_files_only", "token")
         download = {name: options[name] for name in names if name in options}
         return load(hf_hub_download(model_id, serialization.WEIGHTS_NAME, **download), device=map_location)
+
+
+def _checked(integration: Integration) -> Integration:
+    """Return the keywords of an integration, or raise an error if one is unknown."""
+    if unknown := sorted(set(integration) - Integration.__optional_keys__):
+        raise TypeError(f"{unknown[0]}: unknown keyword; expected {', '.join(sorted(Integration.__optional_keys__))}")
+    return integration
 
 
 def without_compilation(model: AutoregressiveModel) -> AutoregressiveModel:

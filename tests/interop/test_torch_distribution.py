@@ -72,9 +72,9 @@ def test_it_is_a_component_of_a_mixture() -> None:
         (
             {"condition_features": 2},
             torch.randn(5, 3),
-            r"expected floats of shape \(\*, 2\), got torch.float32 \(5, 3\)",
+            r"expected numbers of shape \(\*, 2\), got torch.float32 \(5, 3\)",
         ),
-        ({"condition_features": 2}, torch.tensor(0.0), r"expected floats of shape \(\*, 2\), got torch.float32 \(\)"),
+        ({"condition_features": 2}, torch.tensor(0.0), r"expected numbers of shape \(\*, 2\), got torch.float32 \(\)"),
         ({"condition_features": 2}, None, r"this model needs vectors \(\*, 2\), got None"),
         ({"classes": 3}, torch.tensor([0, 3]), "expected integer labels from 0 to 2"),
         ({"classes": 3}, [0, 1], "expected a torch.Tensor, got list"),

@@ -54,6 +54,13 @@ def test_a_run_resumes_only_with_its_own_data(tmp_path: Path) -> None:
     assert fit(conditional(), x.clone(), config=quick(), run=tmp_path, resume=True).steps == 4
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_file_in_place_of_the_folder_is_rejected(resume: bool, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(ValueError, match="run: expected a folder for the run, got a file"):
+        fit(conditional(), torch.randn(64, 2), config=quick(), run=tmp_path / "run", resume=resume)
+
+
 def test_a_rejected_resume_keeps_the_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     quick = (

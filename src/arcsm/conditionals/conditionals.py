@@ -48,6 +48,10 @@ class Accuracy:
     tol: float = 1e-5
     max_evaluations: int = 512
 
+    def __post_init__(self) -> None:
+        if not self.tol > 0.0:
+            raise ValueError(f"tol: expected a positive number, got {self.tol}")
+
 
 @dataclass
 class EvaluationCache:
@@ -311,7 +315,9 @@ def starting_nodes(
     if isinstance(head, NormalisedHead):
         low, high = (edge.double() for edge in head.bracket(projection, sigma))
         return 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * grid / half_grid[-1]
-    raise TypeError(f"{type(head).__name__}: integration needs a ScoreHead or a NormalisedHead")
+    raise TypeError(
+        f'{type(head).__name__}: integration needs a ScoreHead or a NormalisedHead; sample with sampler="langevin"'
+    )
 
 
 def known_tail(head: Head, sigma: float | None, nodes: Tensor) -> TailFunction | None:

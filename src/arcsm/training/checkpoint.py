@@ -12,7 +12,9 @@ STATE_NAME = "state.safetensors"
 
 
 def check_unused(run: FilePath | None, resume: bool) -> None:
-    """Refuse to start a new run in the folder of another."""
+    """Refuse to start a new run in the folder of another, or in a file."""
+    if run is not None and Path(run).is_file():
+        raise ValueError(f"{run}: expected a folder for the run, got a file; choose another path")
     if run is not None and not resume and any((Path(run) / name).exists() for name in (STATE_NAME, WEIGHTS_NAME)):
         raise ValueError(f"{run}: already holds a run; give resume=True to continue it, or choose another folder")
 
