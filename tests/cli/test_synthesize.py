@@ -59,6 +59,13 @@ def test_synthetic_truth_values_have_the_words_of_the_file(tmp_path: Path, capsy
     drawn = pd.read_csv(tmp_path / "o.csv", dtype=str)
     assert set(drawn["on"]) == {"true", "false"}
     assert set(drawn["yes"]) == {"TRUE", "FALSE"}
+    listed = capsys.readouterr().out.splitlines()[1:6]
+    assert [line.strip() for line in listed if "numbers" not in line.partition(":")[0]] == [
+        "categorical: city", "constant: same", "truth values: on, yes",
+    ]  # fmt: skip
+    assert sorted(", ".join(line.partition(": ")[2] for line in listed if "numbers" in line).split(", ")) == [
+        "a", "b", "visits",
+    ]  # fmt: skip
     assert run("synthesize", tmp_path / "t.csv", "--given", "on=ja", "--out", tmp_path / "o.csv") == 1
     assert "on has no 'ja'; it has false, true" in capsys.readouterr().err
 
