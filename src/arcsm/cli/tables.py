@@ -98,6 +98,8 @@ def detect(
     labels = [name for name, reason in table.set_aside.items() if reason.is_label]
     if with_data:
         check_reserved_columns(new.file, DETECTION_COLUMNS)
+    else:
+        _check_labels(new.file, labels)
     rows, has_missing = 0, False
     for part in new.parts():  # check the whole file before a fit that may take hours
         rows, has_missing = rows + len(part), has_missing or bool(part.isna().any(axis=None))
@@ -286,12 +288,18 @@ def _warn_of_extra_columns(new: FrameFile, table: FrameFile) -> None:
         warn(f"{new.file.source}: not in {table.file.source}, so left out: {', '.join(extra)}", SkippedWarning)
 
 
+def _check_labels(file: TableFile, ids: Sequence[str]) -> None:
+    """Check that no label of the rows has the name of a column of results; ``row`` takes the place of the numbers."""
+    first = next(file.raw_parts(1), None)
+    names = [] if first is None else list(file.labels(first, ids).columns)
+    clash = next((name for name in names if name in DETECTION_COLUMNS[1:]), None)
+    if clash is not None:
+        raise ValueError(f"{file.source}: has an id {clash!r}, a name that the output uses; rename it, or --ignore it")
+
+
 def _labelled(file: TableFile, raw: pd.DataFrame, ids: Sequence[str], verdicts: pd.DataFrame) -> pd.DataFrame:
     """Insert the labels of the rows after their numbers, or in place of these if a label is named ``row``, too."""
     labels = file.labels(raw, ids)
-    clash = next((name for name in labels.columns if name in DETECTION_COLUMNS[1:]), None)
-    if clash is not None:
-        raise ValueError(f"{file.source}: has an id {clash!r}, a name that the output uses; rename it, or --ignore it")
     numbers = verdicts[[] if "row" in labels.columns else ["row"]]
     return pd.concat([numbers, labels, verdicts.drop(columns="row")], axis=1)
 
