@@ -55,6 +55,14 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
         assert "Example" in text
 
 
+def test_help_breaks_lines_at_the_end_of_the_terminal_only(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 400)
+    assert call("detect", "--help") == 0
+    assert "without the header. Columns that only label the rows" in capsys.readouterr().out
+
+
 #: Runs a command and fails if it has imported a package that takes seconds to import.
 _LIGHT = """
 import sys

@@ -51,6 +51,25 @@ def test_synthesize_keeps_the_types_of_parquet(tmp_path: Path) -> None:
     assert drawn.num_rows == 7
 
 
+def test_synthetic_truth_values_have_the_words_of_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = np.arange(100) % 2 == 0
+    table = correlated_table(100).assign(on=np.where(truth, "true", "false"), yes=np.where(truth, "FALSE", "TRUE"))
+    table.to_csv(tmp_path / "t.csv", index=False)
+    assert run("synthesize", tmp_path / "t.csv", "--out", tmp_path / "o.csv") == 0
+    drawn = pd.read_csv(tmp_path / "o.csv", dtype=str)
+    assert set(drawn["on"]) == {"true", "false"}
+    assert set(drawn["yes"]) == {"TRUE", "FALSE"}
+    listed = capsys.readouterr().out.splitlines()[1:6]
+    assert [line.strip() for line in listed if "numbers" not in line.partition(":")[0]] == [
+        "categorical: city", "constant: same", "truth values: on, yes",
+    ]  # fmt: skip
+    assert sorted(", ".join(line.partition(": ")[2] for line in listed if "numbers" in line).split(", ")) == [
+        "a", "b", "visits",
+    ]  # fmt: skip
+    assert run("synthesize", tmp_path / "t.csv", "--given", "on=ja", "--out", tmp_path / "o.csv") == 1
+    assert "on has no 'ja'; it has false, true" in capsys.readouterr().err
+
+
 def test_synthesize_holds_given_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = correlated_table(100).assign(yes=np.arange(100) % 2 == 0)
     table["x=y"] = np.arange(100) % 3

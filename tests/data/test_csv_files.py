@@ -149,9 +149,10 @@ def test_the_index_that_pandas_writes_is_left_out(tmp_path: Path, name: str) -> 
     path = tmp_path / "t.csv"
     table.to_csv(path)
     for read in (read_frame, read_table):
-        with pytest.warns(SkippedWarning, match="its first column has no name and only labels the rows: left out"):
+        with pytest.warns(SkippedWarning, match="its first column has no name and only labels the rows: not modelled"):
             assert list(read(path).columns) == ["a", "b"]
-    for labels in (np.arange(90)[::-1], [f"row {place}" for place in range(90)]):
+    r_names = [f"{place // 3}.{place % 3 + 9}" for place in range(90)]  # 0.9, 0.10, 0.11, 1.9, ...
+    for labels in (np.arange(90)[::-1], [f"row {place}" for place in range(90)], *([] if name else [r_names])):
         table.set_axis(labels).rename_axis(name or None).to_csv(path)
         with pytest.warns(SkippedWarning):
             assert list(read_frame(path).columns) == ["a", "b"]
@@ -160,7 +161,7 @@ def test_the_index_that_pandas_writes_is_left_out(tmp_path: Path, name: str) -> 
         if name:
             assert list(read_frame(path).columns) == [name, "a", "b"]
         else:
-            with pytest.raises(ValueError, match="column 1 has no name"):
+            with pytest.raises(ValueError, match=r"column 1 has no name; name it$"):
                 read_frame(path)
 
 

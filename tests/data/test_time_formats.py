@@ -85,6 +85,14 @@ def test_other_texts_are_not_times(cells: list[str]) -> None:
     assert TimeFormat.infer(pd.Series(cells)) is None
 
 
+def test_years_of_two_digits_lie_between_1930_and_2029() -> None:
+    column = pd.Series(["25/11/63", "5/11/30", "31/12/29", "5/1/00"])
+    form = TimeFormat.infer(column)
+    assert form is not None
+    assert form.parse(column).dt.year.tolist() == [1963, 1930, 2029, 2000]
+    assert form.write(form.parse(column)).tolist() == column.tolist()
+
+
 def test_impossible_dates_are_missing() -> None:
     column = pd.Series(["28/02/2021", "30/02/2021", "27/02/2021"])
     form = TimeFormat.infer(column)

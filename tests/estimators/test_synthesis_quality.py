@@ -145,3 +145,16 @@ def test_quality_is_not_measured_on_few_rows(fitted: int, drawn: int) -> None:
     found = quality(correlated_table(fitted), correlated_table(drawn, seed=1))
     assert (found.auc, found.auc_error, found.nearest) == (None, None, None)
     assert f"(got {found.held_out})" in found.lines()[0]
+
+
+@pytest.mark.parametrize(
+    ("held_out", "synthetic", "needs"),
+    [
+        (36, 240, "at least 50 held-out rows (got 36)"),
+        (60, 10, "at least 100 synthetic rows (got 10)"),
+        (36, 10, "at least 50 held-out rows (got 36) and at least 100 synthetic rows (got 10)"),
+    ],
+)
+def test_only_needs_that_are_not_met_are_named(held_out: int, synthetic: int, needs: str) -> None:
+    found = SynthesisQuality(held_out, synthetic, False, None, None, 0.0, None, None, None)
+    assert found.lines()[0] == f"quality not measured: needs {needs}"

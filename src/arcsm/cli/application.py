@@ -5,6 +5,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from inspect import cleandoc
 from typing import Annotated, Any
 
 import typer
@@ -31,12 +32,20 @@ class _Commands(TyperGroup):
         for module in _MODULES:
             if cmd_name in self.commands:
                 break
-            self.commands.update(get_group(import_module(f"arcsm.cli.{module}").app).commands)
+            commands = get_group(import_module(f"arcsm.cli.{module}").app).commands
+            for command in commands.values():
+                command.help = _without_line_ends(command.help or "")
+            self.commands.update(commands)
         return self.commands.get(cmd_name)
 
     def list_commands(self, ctx: Any) -> list[str]:
         self.get_command(ctx, "")  # imports all
         return list(self.commands)
+
+
+def _without_line_ends(text: str) -> str:
+    """Join the lines of each paragraph of a help text, which typer would print as they are broken in the source."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in cleandoc(text).split("\n\n"))
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from arcsm.data import FrameFile
-from arcsm.data.column_types import MISSING, TRUTH, has_leading_zeros
+from arcsm.data.column_types import MISSING, has_leading_zeros
 from arcsm.estimators.encoder import clip_to_dtype, is_categorical
 from arcsm.estimators.rounding import count_decimals, round_column
 
@@ -34,7 +34,7 @@ def fill_in_file(table: FrameFile, rows: pd.DataFrame, filled: pd.DataFrame, out
             values = filled[name][missing]
             cells = whole[name]
             whole[name] = cells.astype(object) if cells.dtype == "str" else cells
-            whole.loc[missing, name] = _cells(table, rows[name], values, cells, missing)
+            whole.loc[missing, name] = _cells(table, rows[name], values, cells)
     return whole
 
 
@@ -50,7 +50,7 @@ def _rounded(rows: pd.DataFrame, filled: pd.DataFrame) -> pd.DataFrame:
     return filled
 
 
-def _cells(table: FrameFile, known: pd.Series, values: pd.Series, cells: pd.Series, missing: Any) -> Any:
+def _cells(table: FrameFile, known: pd.Series, values: pd.Series, cells: pd.Series) -> Any:
     """Return values in the form of the other cells of a column."""
     form = table.types[str(known.name)].format
     if form is not None:
@@ -63,7 +63,7 @@ def _cells(table: FrameFile, known: pd.Series, values: pd.Series, cells: pd.Seri
     texts = values.astype(str)
     if is_numeric:
         return texts.str.replace(".", table.file.decimal, regex=False).to_numpy()
-    return texts.replace(_truth_spelling(cells[~missing])).to_numpy()
+    return texts.replace(table.truth_words.get(str(known.name), {})).to_numpy()
 
 
 def _text_as_numbers(column: pd.Series, gaps: Sequence[str]) -> pd.Series:
@@ -71,10 +71,3 @@ def _text_as_numbers(column: pd.Series, gaps: Sequence[str]) -> pd.Series:
     numbers = pd.to_numeric(column.mask(column.isin(gaps)), errors="coerce")
     texts = column[~column.isin(gaps)]
     return column if numbers[texts.index].isna().any() or has_leading_zeros(texts) else numbers
-
-
-def _truth_spelling(cells: pd.Series) -> dict[str, str]:
-    """Return the most frequent spelling of ``True`` and of ``False`` in a text column."""
-    words = cells.str.strip()
-    counts = words[words.isin(TRUTH)].value_counts(ascending=True)
-    return {word.capitalize(): word for word in counts.index}

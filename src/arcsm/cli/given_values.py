@@ -1,6 +1,6 @@
 """Values of columns that a command line gives."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -26,13 +26,17 @@ def given_values(pairs: Sequence[str], file: FrameFile, table: pd.DataFrame) -> 
         name, _, text = splits[0]
         if name in values:
             raise ValueError(f"--given {pair}: {name} is given already")
-        values[name] = _parse(pair, table[name], text, file.types[name], file.file.decimal)
+        words = file.truth_words.get(name, {})
+        values[name] = _parse(pair, table[name], text, file.types[name], file.file.decimal, words)
         encode_value(Columns.infer(table[[name]]).kinds[0], name, values[name])  # raises before the fit
     return values
 
 
-def _parse(pair: str, column: pd.Series, text: str, kind: ColumnType, decimal: str) -> Any:
-    """Return the value of a column that a text stands for. Names may differ in case if only one matches."""
+def _parse(pair: str, column: pd.Series, text: str, kind: ColumnType, decimal: str, words: Mapping[str, str]) -> Any:
+    """Return the value of a column that a text stands for. Names may differ in case if only one matches.
+
+    ``words`` are the words of the file for truth values.
+    """
     if kind.kind == "time" or kind.format is not None:
         cells = pd.Series([text], name=column.name, dtype=object)
         try:
@@ -49,5 +53,6 @@ def _parse(pair: str, column: pd.Series, text: str, kind: ColumnType, decimal: s
     values = {str(value): value for value in column.dropna().unique()}
     matches = [value for name, value in values.items() if name.lower() == text.lower()]
     if text not in values and len(matches) != 1:
-        raise ValueError(f"--given {pair}: {column.name} has no {text!r}; it has {', '.join(sorted(values))[:200]}")
+        listed = ", ".join(sorted(words.get(name, name) for name in values))[:200]
+        raise ValueError(f"--given {pair}: {column.name} has no {text!r}; it has {listed}")
     return values.get(text, matches[0])

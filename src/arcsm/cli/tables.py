@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated
 
 import numpy as np
@@ -33,6 +34,7 @@ from arcsm.data.table import TableFile, check_reserved_columns
 from arcsm.errors import SkippedWarning, warn
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.detection import DETECTION_COLUMNS, DetectionResult, check_p_value
+from arcsm.estimators.encoder import Columns
 from arcsm.estimators.rounding import round_like
 from arcsm.estimators.synthesis_quality import SynthesisQuality
 from arcsm.reports.detection import write_detection_report
@@ -41,6 +43,7 @@ from arcsm.reports.synthesis import write_synthesis_report
 app = Typer()
 
 _PART_ROWS = 2_000  # scored at once
+_MAX_LISTED = 60  # columns
 _TABLE = ".csv, .tsv, .parquet, .npy or .npz, or - for standard input"
 
 
@@ -81,7 +84,7 @@ def detect(
     The detector is fitted to TRAIN and scores the rows of TEST. Rows are counted from 1, without the header. Columns
     that only label the rows, such as ids, are not modelled but copied to the results.
 
-    The command ends by printing the type it inferred for each column.
+    The command ends by listing the columns of each type that it inferred.
     """
     if p_value is not None and (contamination is not None or not 0.0 < p_value < 1.0):
         raise ValueError(f"--p-value {p_value}: expected a number between 0 and 1, and no --contamination")
@@ -95,6 +98,8 @@ def detect(
     labels = [name for name, reason in table.set_aside.items() if reason.is_label]
     if with_data:
         check_reserved_columns(new.file, DETECTION_COLUMNS)
+    else:
+        _check_labels(new.file, labels)
     rows, has_missing = 0, False
     for part in new.parts():  # check the whole file before a fit that may take hours
         rows, has_missing = rows + len(part), has_missing or bool(part.isna().any(axis=None))
@@ -111,7 +116,7 @@ def detect(
         check_p_value(p_value, detector.count_held_out(normal))
     detector.fit(normal)
     result = _write_scores(detector, new, out, labels, with_data, p_value, rows)
-    print(f"{fitted.source}  {len(normal)} rows, {detector.columns_.describe()}")
+    _show_columns(fitted.source, len(normal), detector.columns_)
     print(f"{out}  {rows} rows, {result.outliers} flagged")
     if page is not None:
         write_detection_report(detector, result, page, f"Outliers in {Path(scored.source).name}", progress=True)
@@ -149,7 +154,7 @@ def impute(
 
     Known values stay as they are in the file. Filled values are written in the same form, such as $1,234.50.
 
-    The command ends by printing the type it inferred for each column.
+    The command ends by listing the columns of each type that it inferred.
     """
     _check_outputs(out, None, (table,))
     options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ())
@@ -163,7 +168,7 @@ def impute(
     filled = pd.DataFrame(density.impute(rows, draws))
     with frame_writer(out, file.file) as write:
         write(fill_in_file(file, rows, filled, out))
-    print(f"{source.source}  {len(rows)} rows, {density.columns_.describe()}")
+    _show_columns(source.source, len(rows), density.columns_)
     print(f"{out}  {missing} values filled")
 
 
@@ -198,7 +203,7 @@ def synthesize(
     Synthetic rows have no missing values. Values have the form that they have in the file, such as $1,234.50. Columns
     of ids that are whole numbers continue after the highest one; other ids and free text are left out.
 
-    The command ends by printing the type of each column, how alike both tables are, and whether rows are copies.
+    The command ends by listing the columns of each type, how alike both tables are, and whether rows are copies.
     """
     _check_outputs(out, page, (table,))
     options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ())
@@ -219,7 +224,7 @@ def synthesize(
         written = cast_as_parquet(file.file.path, written)
     with frame_writer(out, file.file) as write:
         write(written)
-    print(f"{source.source}  {len(rows)} rows, {density.columns_.describe()}")
+    _show_columns(source.source, len(rows), density.columns_)
     print(f"{out}  {count} rows" + (f", {len(drawn.drop_duplicates())} of them different" if conditions else ""))
     quality = [] if conditions else SynthesisQuality.measure(density, rows, drawn, seed).lines()
     for line in quality:
@@ -229,6 +234,16 @@ def synthesize(
         title = f"{out.name}, like {Path(source.source).name}"
         write_synthesis_report(density, rows, drawn, remarks, page, title, progress=True)
         print(page)
+
+
+def _show_columns(source: str, rows: int, columns: Columns) -> None:
+    """Print how many columns there are of each type and, unless there are too many, which."""
+    print(f"{source}  {rows} rows, {columns.describe()}")
+    if len(columns.kinds) > _MAX_LISTED:
+        return
+    for words, names in columns.names_by_type().items():
+        listed = ", ".join(name if name.isprintable() else repr(name) for name in names)
+        print(fill(f"{words}: {listed}", 100, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))
 
 
 def _check_outputs(out: Path, page: Path | None, inputs: Sequence[Path]) -> None:
@@ -273,12 +288,18 @@ def _warn_of_extra_columns(new: FrameFile, table: FrameFile) -> None:
         warn(f"{new.file.source}: not in {table.file.source}, so left out: {', '.join(extra)}", SkippedWarning)
 
 
+def _check_labels(file: TableFile, ids: Sequence[str]) -> None:
+    """Check that no label of the rows has the name of a column of results; ``row`` takes the place of the numbers."""
+    first = next(file.raw_parts(1), None)
+    names = [] if first is None else list(file.labels(first, ids).columns)
+    clash = next((name for name in names if name in DETECTION_COLUMNS[1:]), None)
+    if clash is not None:
+        raise ValueError(f"{file.source}: has an id {clash!r}, a name that the output uses; rename it, or --ignore it")
+
+
 def _labelled(file: TableFile, raw: pd.DataFrame, ids: Sequence[str], verdicts: pd.DataFrame) -> pd.DataFrame:
     """Insert the labels of the rows after their numbers, or in place of these if a label is named ``row``, too."""
     labels = file.labels(raw, ids)
-    clash = next((name for name in labels.columns if name in DETECTION_COLUMNS[1:]), None)
-    if clash is not None:
-        raise ValueError(f"{file.source}: has an id {clash!r}, a name that the output uses; rename it, or --ignore it")
     numbers = verdicts[[] if "row" in labels.columns else ["row"]]
     return pd.concat([numbers, labels, verdicts.drop(columns="row")], axis=1)
 

@@ -21,6 +21,7 @@ _INDEX_NAMES = ("", "Unnamed: 0")  # pandas writes an unnamed index as the first
 _HEAD_ROWS = 100  # rows that decide whether the first row is a header and the first column an index
 _CODE = re.compile(LEADING_ZERO)
 _MAYBE_CODE = re.compile(rf'(^|[,;|"\s]){LEADING_ZERO}($|[,;|"\s])')
+_ROW_NAME = re.compile(r"\d+\.\d{1,3}")  # as R writes one
 _LONGEST_CELL = 131_072  # characters; Python's limit
 
 
@@ -63,10 +64,8 @@ class CSVFile:
         self.columns = [cell.strip() for cell in first] if self.has_header else list(default_names(len(cells)))
         for place, name in enumerate(self.columns):
             if not name and not (place == 0 and self.has_index):
-                raise ValueError(
-                    f"{self.source}: column {place + 1} has no name; name it, or remove the separator at the end of "
-                    "each line"
-                )
+                at_end = ", or remove the separator at the end of each line" * (place == len(self.columns) - 1)
+                raise ValueError(f"{self.source}: column {place + 1} has no name; name it{at_end}")
         check_unique(self.columns, self.source, hint=" (if the first row is data, put a header above it)")
 
     def parts(self, rows: int | None, text_columns: Sequence[str] = ()) -> Iterator[pd.DataFrame]:
@@ -75,7 +74,7 @@ class CSVFile:
         ``text_columns`` are read as text even if they look like numbers. A table read at once warns of its index.
         """
         if rows is None and self.has_index:
-            warn(f"{self.source}: its first column has no name and only labels the rows: left out", SkippedWarning)
+            warn(f"{self.source}: its first column has no name and only labels the rows: not modelled", SkippedWarning)
         dtypes = {place: object for place, name in enumerate(self.columns) if name in text_columns}
         lengths_checked = False
         for frame in self._read(rows, na_values=list(self.missing), dtype=dtypes):
@@ -224,11 +223,15 @@ class CSVFile:
 
 
 def _is_index(cells: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
-    """Return whether the first column has no name and distinct whole numbers or texts for cells."""
+    """Return whether the first column has no name and distinct whole numbers or texts for cells.
+
+    If its name is empty, they may also look like the row names of R, such as ``1.1``.
+    """
     if not below or len(cells) < 2 or cells[0] not in _INDEX_NAMES:
         return False
     labels = [row[0].strip() for row in below]
-    return len(set(labels)) == len(labels) and not any(label in MISSING or _is_fraction(label) for label in labels)
+    fractions = [label for label in labels if _is_fraction(label) and (cells[0] or not _ROW_NAME.fullmatch(label))]
+    return len(set(labels)) == len(labels) and not fractions and not set(labels) & set(MISSING)
 
 
 def _has_text_above_number(cells: Sequence[str], below: Sequence[Sequence[str]]) -> bool:

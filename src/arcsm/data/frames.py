@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import pandas as pd
 
 from arcsm._runtime.files import FilePath
 from arcsm.data.column_types import (
+    TRUTH,
     ColumnType,
     check_cells,
     collect_columns,
@@ -113,17 +115,32 @@ class FrameFile:
         dialect = self.file.csv.dialect
         return replace(self.options, separator=dialect.separator, decimal=dialect.decimal)
 
+    @cached_property
+    def truth_words(self) -> dict[str, dict[str, str]]:
+        """How a CSV file spells ``True`` and ``False`` most often, for each column of truth values."""
+        names = [name for name, kind in self.types.items() if kind.kind == "truth"]
+        if not names or not self.file.is_text:
+            return {}
+        counts = {name: pd.Series(0, index=TRUTH) for name in names}
+        for part in self.file.raw_parts(_PART_ROWS):
+            for name in names:
+                counts[name] += part[name].str.strip().value_counts().reindex(TRUTH, fill_value=0)
+        found = {name: count[count > 0].sort_values(kind="stable") for name, count in counts.items()}
+        return {name: {word.capitalize(): word for word in count.index} for name, count in found.items()}
+
     def written(self, frame: pd.DataFrame, as_text: bool) -> pd.DataFrame:
         """Return rows in the forms in which the file writes them.
 
         Columns that the file holds as text are written in its format if the rows will be text, too, or if the file can
-        also hold other types.
+        also hold other types. Text has the words for truth values that are most frequent in the file.
         """
         frame = frame.copy()
         for name in frame.columns:
             kind = self.types.get(str(name))
             if kind is not None and kind.format is not None and (as_text or not self.file.is_text):
                 frame[name] = kind.format.write(frame[name])
+            elif as_text and (words := self.truth_words.get(str(name))):
+                frame[name] = frame[name].map(lambda truth, words=words: words.get(str(truth), truth))
         return frame
 
     def _text_columns(self) -> list[str] | None:

@@ -27,6 +27,7 @@ _PERIODS = ("{Y}-{m}", "{Y}/{m}", "{b} {Y}", "{b}-{Y}", "{Y}Q{q}", "{Y}-Q{q}", "
 _COMPACT = "{Y}{m}{d}"
 _CLOCKS = ("{H}:{M}", "{H}:{M}:{S}", "{I}:{M} {p}", "{I}:{M}{p}", "{I}:{M}:{S} {p}", "{I} {p}")
 _DURATIONS = tuple(clock.replace("{H}", "{h}") for clock in _CLOCKS)
+_LAST_SHORT_YEAR = 29  # of this century, as in spreadsheets; fixed, so that a file is read alike in every year
 _FRACTION = r"(?P<f>[.,]\d{1,9})?"  # of a second, which whole seconds may lack
 _FIELD = re.compile(r"\{(\w)\}")
 _MAX_INSPECTED = 2_000  # distinct texts of a column
@@ -162,7 +163,7 @@ class TimeFormat:
     def _dates(fields: pd.DataFrame) -> pd.Series:
         year = pd.to_numeric(fields["Y"]) if "Y" in fields else pd.to_numeric(fields["y"])
         if "y" in fields:
-            year = year.where(year > 68, year + 100) + 1900  # as in POSIX
+            year = year.where(year > _LAST_SHORT_YEAR, year + 100) + 1900
         if "b" in fields:
             names = {name[:3].lower(): place + 1 for place, name in enumerate(_MONTHS)}
             month = fields["b"].str[:3].str.lower().map(names)

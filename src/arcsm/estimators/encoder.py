@@ -106,6 +106,21 @@ class Columns:
         counts = [f"{types.count(word)} {word}" for word in dict.fromkeys(types)]
         return f"{len(types)} columns: {', '.join(counts)}"
 
+    def names_by_type(self) -> dict[str, list[str]]:
+        """Return the names of the columns of each type, such as "whole numbers", in the order of the table."""
+        names: dict[str, list[str]] = {}
+        for label, kind in zip(self.labels, self.kinds, strict=True):
+            names.setdefault(_type_words(kind), []).append(str(label))
+        return names
+
+
+def _type_words(kind: Column) -> str:
+    if isinstance(kind, Categories):
+        return "truth values" if all(isinstance(name, bool | np.bool_) for name in kind.names) else "categorical"
+    if isinstance(kind, Grid):
+        return "whole numbers" if kind.whole else "numbers in steps"
+    return "constant" if isinstance(kind, Constant) else "times" if isinstance(kind, Times) else "numbers"
+
 
 def encode_value(kind: Column, name: Any, value: Any) -> float:
     """Return the number of one value of a column, which must be able to hold it."""

@@ -113,12 +113,7 @@ class SynthesisQuality:
         )
         rules = [] if self.unseen_pairs is None else [_rule_line(self.unseen_pairs)]
         if self.auc is None or self.nearest is None:
-            return [
-                f"quality not measured: needs at least {_MIN_HELD_OUT} held-out rows (got {self.held_out}), "
-                f"{2 * _MIN_HELD_OUT} synthetic rows (got {self.synthetic}) and a column that varies",
-                copies,
-                *rules,
-            ]
+            return [f"quality not measured: needs {self._missing_needs()}", copies, *rules]
         if self.held_out_copies is not None:
             copies += f" ({self.held_out_copies:.1%} of held-out rows)"
         missing = "; missing values that depend on other values raise it, too" if self.missing else ""
@@ -130,6 +125,18 @@ class SynthesisQuality:
             f"{self.nearest.error:.1%} (a clearly larger share indicates memorisation)",
             *rules,
         ]
+
+    def _missing_needs(self) -> str:
+        """Return what the measurements need and do not have."""
+        needs = [
+            f"at least {least} {rows} (got {count})"
+            for least, rows, count in (
+                (_MIN_HELD_OUT, "held-out rows", self.held_out),
+                (2 * _MIN_HELD_OUT, "synthetic rows", self.synthetic),
+            )
+            if count < least
+        ]
+        return " and ".join(needs) or "a column that varies, and rows beside the held-out ones"
 
 
 def _rule_line(pairs: UnseenPairs) -> str:
