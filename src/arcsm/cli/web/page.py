@@ -52,12 +52,14 @@ def _gradio() -> Any:
 
 
 def _image_page(gradio: Any, explorer: ImageExplorer) -> None:
+    from arcsm.cli.web.editor import Editor  # imports Gradio
+
     label = gradio.Dropdown(
         [(str(c), c) for c in range(max(1, explorer.classes))], value=0, label="class", visible=bool(explorer.classes)
     )
     with gradio.Row():
         with gradio.Column():
-            editor = gradio.ImageEditor(
+            editor = Editor(
                 type="pil", label="Draw or upload an image", sources=["upload", "clipboard"], layers=False,
                 canvas_size=(280, 280), brush=gradio.Brush(default_size=18, default_color="#ffffff"), height=380,
                 elem_id="editor",
