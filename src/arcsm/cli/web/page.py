@@ -11,6 +11,7 @@ from PIL import Image
 
 from arcsm.cli.web.images import ImageExplorer
 from arcsm.cli.web.tables import TableExplorer
+from arcsm.cli.web.uploads import guarded
 from arcsm.model import AutoregressiveModel
 
 _SURPRISING = 0.1  # probability below which a value is reported
@@ -52,18 +53,16 @@ def _gradio() -> Any:
 
 
 def _image_page(gradio: Any, explorer: ImageExplorer) -> None:
-    from arcsm.cli.web.editor import Editor  # imports Gradio
-
     label = gradio.Dropdown(
         [(str(c), c) for c in range(max(1, explorer.classes))], value=0, label="class", visible=bool(explorer.classes)
     )
     with gradio.Row():
         with gradio.Column():
-            editor = Editor(
+            editor = guarded(gradio.ImageEditor(
                 type="pil", label="Draw or upload an image", sources=["upload", "clipboard"], layers=False,
                 canvas_size=(280, 280), brush=gradio.Brush(default_size=18, default_color="#ffffff"), height=380,
                 elem_id="editor",
-            )  # fmt: skip
+            ))  # fmt: skip
             with gradio.Row():
                 evaluate = gradio.Button("How likely?", variant="primary", elem_id="evaluate")
                 denoise = gradio.Button("Denoise", elem_id="denoise", visible=explorer.can_denoise)

@@ -10,12 +10,12 @@ from PIL import Image
 
 gradio = pytest.importorskip("gradio")
 
-from arcsm.cli.web.editor import MAX_PIXELS, Editor  # noqa: E402
+from arcsm.cli.web.uploads import MAX_PIXELS, guarded  # noqa: E402
 
 
 def decode(path: Path) -> Image.Image:
     data = {"background": None, "layers": [], "composite": {"path": str(path), "orig_name": path.name}}
-    editor = Editor(type="pil", render=False)
+    editor = guarded(gradio.ImageEditor(type="pil", render=False))
     composite = editor.preprocess(editor.data_model.model_validate(data))["composite"]
     assert isinstance(composite, Image.Image)
     return composite
@@ -44,4 +44,6 @@ def test_uploads_of_too_many_pixels_are_rejected(tmp_path: Path) -> None:
 
 def test_addresses_are_not_fetched() -> None:
     with pytest.raises(gradio.Error, match="expected an uploaded file"):
-        asyncio.run(Editor(render=False).async_move_resource_to_block_cache("http://example.org/a.png"))
+        asyncio.run(
+            guarded(gradio.ImageEditor(render=False)).async_move_resource_to_block_cache("http://example.org/a.png")
+        )
