@@ -14,6 +14,7 @@ from arcsm._runtime.files import check_separate, check_writable, write_bytes
 from arcsm._runtime.moments import RunningMoments
 from arcsm._runtime.process_group import group
 from arcsm._runtime.progress import track
+from arcsm.cli.console import show
 from arcsm.cli.kinds import kind_at
 from arcsm.cli.launching import join_processes
 from arcsm.cli.model_rows import (
@@ -98,7 +99,7 @@ def sample(
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_table(out, rows.numpy(), column_names(model))
-    print(f"{out}  {n} samples in {time.monotonic() - started:.1f} s")
+    show(f"{out}  {n} samples in {time.monotonic() - started:.1f} s")
 
 
 @app.command(
@@ -160,7 +161,7 @@ def score(
                 mean.add(terms.sum(1))
     if processes.first:
         error = "" if math.isnan(mean.standard_error) else f" +- {mean.standard_error:.4f}"
-        print(f"{out}  {count} rows, mean log density {float(mean.mean):.4f}{error} nats")
+        show(f"{out}  {count} rows, mean log density {float(mean.mean):.4f}{error} nats")
 
 
 @app.command(
@@ -204,4 +205,4 @@ def denoise(
     for target, image in zip(targets, pixels, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         save_images(target, image[None], padding=0)
-    print(f"{out}  {len(targets)} images in {time.monotonic() - started:.1f} s")
+    show(f"{out}  {len(targets)} images in {time.monotonic() - started:.1f} s")

@@ -10,6 +10,7 @@ from typer import Argument, Option, Typer
 
 from arcsm._runtime.files import check_separate, check_writable
 from arcsm._runtime.progress import track
+from arcsm.cli.console import show
 from arcsm.cli.filling import fill_in_file
 from arcsm.cli.given_values import given_values
 from arcsm.cli.options import (
@@ -111,11 +112,11 @@ def detect(
         check_p_value(p_value, detector.count_held_out(normal))
     detector.fit(normal)
     result = _write_scores(detector, new, out, labels, with_data, p_value, rows)
-    print(f"{fitted.source}  {len(normal)} rows, {detector.columns_.describe()}")
-    print(f"{out}  {rows} rows, {result.outliers} flagged")
+    show(f"{fitted.source}  {len(normal)} rows, {detector.columns_.describe()}")
+    show(f"{out}  {rows} rows, {result.outliers} flagged")
     if page is not None:
         write_detection_report(detector, result, page, f"Outliers in {Path(scored.source).name}", progress=True)
-        print(page)
+        show(page)
 
 
 @app.command(
@@ -163,8 +164,8 @@ def impute(
     filled = pd.DataFrame(density.impute(rows, draws))
     with frame_writer(out, file.file) as write:
         write(fill_in_file(file, rows, filled, out))
-    print(f"{source.source}  {len(rows)} rows, {density.columns_.describe()}")
-    print(f"{out}  {missing} values filled")
+    show(f"{source.source}  {len(rows)} rows, {density.columns_.describe()}")
+    show(f"{out}  {missing} values filled")
 
 
 @app.command(
@@ -219,16 +220,16 @@ def synthesize(
         written = cast_as_parquet(file.file.path, written)
     with frame_writer(out, file.file) as write:
         write(written)
-    print(f"{source.source}  {len(rows)} rows, {density.columns_.describe()}")
-    print(f"{out}  {count} rows" + (f", {len(drawn.drop_duplicates())} of them different" if conditions else ""))
+    show(f"{source.source}  {len(rows)} rows, {density.columns_.describe()}")
+    show(f"{out}  {count} rows" + (f", {len(drawn.drop_duplicates())} of them different" if conditions else ""))
     quality = [] if conditions else SynthesisQuality.measure(density, rows, drawn, seed).lines()
     for line in quality:
-        print(line)
+        show(line)
     if page is not None:
         remarks = quality or [f"Drawn with {' and '.join(given or ())}: the rows are not like the whole table."]
         title = f"{out.name}, like {Path(source.source).name}"
         write_synthesis_report(density, rows, drawn, remarks, page, title, progress=True)
-        print(page)
+        show(page)
 
 
 def _check_outputs(out: Path, page: Path | None, inputs: Sequence[Path]) -> None:

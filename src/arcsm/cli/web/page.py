@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
+from arcsm.cli.console import show
 from arcsm.cli.web.images import ImageExplorer
 from arcsm.cli.web.tables import TableExplorer
 from arcsm.cli.web.uploads import guarded
@@ -33,7 +34,7 @@ def serve(model: AutoregressiveModel, title: str, host: str = "127.0.0.1", port:
     """Serve the page until interrupted; by default to this machine only."""
     page = build(model, title)
     _, address, _ = page.launch(server_name=host, server_port=port, prevent_thread_lock=True, **launch_options())
-    print(f"{address}  press Ctrl-C to stop", flush=True)
+    show(f"{address}  press Ctrl-C to stop")
     page.block_thread()
 
 
