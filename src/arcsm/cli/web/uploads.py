@@ -1,5 +1,6 @@
 """Files that visitors of the page upload: only images of known formats, and only so large ones."""
 
+import html
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -48,4 +49,4 @@ def _check(file: Path | BytesIO) -> None:
 def _error(message: str) -> Exception:
     import gradio  # takes seconds
 
-    return gradio.Error(message)
+    return gradio.Error(html.escape(message, quote=False))  # the page shows HTML
