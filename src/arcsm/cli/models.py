@@ -38,12 +38,14 @@ from arcsm.cli.options import (
     Label,
     Missing,
     Nodes,
+    SafeCSV,
     Sampler,
     Seed,
     Separator,
     SkipBad,
     Trained,
     WithData,
+    check_safe_csv,
 )
 from arcsm.cli.restoration import Denoiser, Noise, make_corruption, restored, restored_paths
 from arcsm.cli.table_inputs import TableInput
@@ -113,6 +115,7 @@ def score(
     out: Annotated[Path, Option(help="A .csv, .tsv, .parquet or .npy file.")],
     method: Annotated[str | None, Option(help="flow, quadrature or closed_form. Default: the model's own.")] = None,
     with_data: WithData = False,
+    safe_csv: SafeCSV = False,
     label: Label = None,
     skip_bad: SkipBad = False,
     seed: Seed = 0,
@@ -132,6 +135,7 @@ def score(
     """
     if skip_bad and out.suffix == ".npy":
         raise ValueError(f"--out {out}: a .npy file cannot list the skipped images; use .csv or .parquet")
+    check_safe_csv(safe_csv, out)
     check_writable(out)
     check_separate({"--out": out}, (data,))
     if (with_data or ids) and (out.suffix == ".npy" or data.is_dir()):
@@ -148,7 +152,7 @@ def score(
     count = sum(len(rows) for rows in source.parts())  # checks all rows first
     names = column_names(model) if "columns" in model.metadata and out.suffix != ".npy" else None
     with (
-        score_writer(out, source.file) if processes.first else nullcontext(lambda _: None) as write,
+        score_writer(out, source.file, safe_csv) if processes.first else nullcontext(lambda _: None) as write,
         track("scoring", count, processes.first) as work,
     ):
         columns = None if source.file is None or out.suffix == ".npy" else source.copied_parts(with_data)

@@ -23,9 +23,11 @@ from arcsm.cli.options import (
     Ignore,
     Missing,
     Numeric,
+    SafeCSV,
     Seed,
     Separator,
     WithData,
+    check_safe_csv,
 )
 from arcsm.cli.table_inputs import TableInput
 from arcsm.data import FrameFile, ReadOptions, frame_writer
@@ -65,6 +67,7 @@ def detect(
         Option("--p-value", help="Flag rows with at most this p-value, in place of --contamination."),
     ] = None,
     with_data: WithData = False,
+    safe_csv: SafeCSV = False,
     n_estimators: Estimators = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -87,6 +90,7 @@ def detect(
     if p_value is not None and (contamination is not None or not 0.0 < p_value < 1.0):
         raise ValueError(f"--p-value {p_value}: expected a number between 0 and 1, and no --contamination")
     _check_outputs(out, page, (train, test))
+    check_safe_csv(safe_csv, out)
     options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ())
     fitted = TableInput(train)
     scored = fitted if test == train else TableInput(test)
@@ -111,7 +115,7 @@ def detect(
     if p_value is not None:
         check_p_value(p_value, detector.count_held_out(normal))
     detector.fit(normal)
-    result = _write_scores(detector, new, out, labels, with_data, p_value, rows)
+    result = _write_scores(detector, new, out, labels, with_data, p_value, rows, safe_csv)
     show(f"{fitted.source}  {len(normal)} rows, {detector.columns_.describe()}")
     show(f"{out}  {rows} rows, {result.outliers} flagged")
     if page is not None:
@@ -134,6 +138,7 @@ def impute(
     ],
     out: Annotated[Path, Option(help="A .csv, .tsv or .parquet file for the table without missing values.")],
     draws: Annotated[int, Option(help="Joint draws of the missing values of a row.", min=1)] = 64,
+    safe_csv: SafeCSV = False,
     n_estimators: Estimators = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -153,6 +158,7 @@ def impute(
     The command ends by printing the type it inferred for each column.
     """
     _check_outputs(out, None, (table,))
+    check_safe_csv(safe_csv, out)
     options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ())
     source = TableInput(table)
     file = FrameFile(source.path, options, source=source.source)
@@ -162,7 +168,7 @@ def impute(
         raise ValueError(f"{source.source}: no value is missing")
     density = ScoreDensity(n_estimators or "auto", random_state=seed, device=device, verbose=True).fit(rows)
     filled = pd.DataFrame(density.impute(rows, draws))
-    with frame_writer(out, file.file) as write:
+    with frame_writer(out, file.file, safe_csv) as write:
         write(fill_in_file(file, rows, filled, out))
     show(f"{source.source}  {len(rows)} rows, {density.columns_.describe()}")
     show(f"{out}  {missing} values filled")
@@ -182,6 +188,7 @@ def synthesize(
     page: Annotated[
         Path | None, Option("--report", help="Also write an HTML report that compares the rows to TABLE.")
     ] = None,
+    safe_csv: SafeCSV = False,
     n_estimators: Estimators = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -202,6 +209,7 @@ def synthesize(
     The command ends by printing the type of each column, how alike both tables are, and whether rows are copies.
     """
     _check_outputs(out, page, (table,))
+    check_safe_csv(safe_csv, out)
     options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ())
     source = TableInput(table)
     file = FrameFile(source.path, options, source=source.source)
@@ -218,7 +226,7 @@ def synthesize(
     written = _numbered(file, file.written(drawn, as_text))
     if not as_text and file.file.suffix == ".parquet":
         written = cast_as_parquet(file.file.path, written)
-    with frame_writer(out, file.file) as write:
+    with frame_writer(out, file.file, safe_csv) as write:
         write(written)
     show(f"{source.source}  {len(rows)} rows, {density.columns_.describe()}")
     show(f"{out}  {count} rows" + (f", {len(drawn.drop_duplicates())} of them different" if conditions else ""))
@@ -250,11 +258,12 @@ def _write_scores(
     with_data: bool,
     p_value: float | None,
     rows: int,
+    safe_csv: bool,
 ) -> DetectionResult:
     """Score a table in parts and write a line for each row, beside its labels or all columns of the file."""
     data = new.file.raw_parts(_PART_ROWS) if with_data or labels or new.file.index else None
     like = new.file if out.suffix.lower() == ".parquet" else None
-    with frame_writer(out, like) as write, track("scoring", rows, enabled=True) as work:
+    with frame_writer(out, like, safe_csv) as write, track("scoring", rows, enabled=True) as work:
 
         def write_part(verdicts: pd.DataFrame) -> None:
             if data is not None:
