@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits, load_wine
 
 from arcsm import load
 from arcsm.cli.application import run
-from arcsm.cli.web.page import build, launch_options
+from arcsm.cli.web.page import serving
 
 PICTURES = Path(__file__).resolve().parent / "pictures"
 SAMPLES = PICTURES.parent.parent / "results" / "mnist-made" / "cpu-probability-flow.png"
@@ -122,16 +122,11 @@ def write(picture: Image.Image, name: str) -> None:
 
 def served(folder: Path, size: tuple[int, int], use: Callable[[Browser], None]) -> Image.Image:
     """Return a picture of the page of a run, after it was used."""
-    page = build(load(folder), folder.name)
-    _, address, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
-    try:
-        with Browser(*size) as browser:
-            browser.call("Page.navigate", url=address)
-            browser.wait("document.querySelector('#evaluate')")
-            use(browser)
-            return browser.picture()
-    finally:
-        page.close()
+    with serving(load(folder), folder.name) as (_, address), Browser(*size) as browser:
+        browser.call("Page.navigate", url=address)
+        browser.wait("document.querySelector('#evaluate')")
+        use(browser)
+        return browser.picture()
 
 
 def image_page(folder: Path) -> Image.Image:

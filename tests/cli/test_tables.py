@@ -196,3 +196,23 @@ def test_p_values_too_small_for_the_held_out_rows_are_rejected(
         assert run("detect", t, t, "--out", tmp_path / "o.csv", "--seed", seed, "--p-value", 1.001 * enough) == 0
         assert run("detect", t, t, "--out", tmp_path / "o.csv", "--seed", seed, "--p-value", 0.999 * enough) == 1
     assert "of 19 held-out rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["detect", "impute", "synthesize"])
+def test_safe_csv_files_hold_no_formulas(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pd.DataFrame(
+        {"=a": normal(60), "b": np.array(["=cmd", "@x", "-1 y"])[np.arange(60) % 3], "c": normal(60, 1)}
+    )
+    table.loc[3, "c"] = None
+    table.to_csv(tmp_path / "a.csv", index=False)
+    inputs = [tmp_path / "a.csv"] * (2 if command == "detect" else 1)
+    more = ["--with-data"] * (command == "detect")
+    for option, mark in (((), ""), (("--safe-csv",), "'")):
+        assert run(command, *inputs, *more, *option, "--out", tmp_path / "out.csv") == 0
+        written = pd.read_csv(tmp_path / "out.csv")
+        assert f"{mark}=a" in written.columns
+        assert pd.api.types.is_float_dtype(written[f"{mark}=a"])
+        assert set(written["b"]) == {f"{mark}=cmd", f"{mark}@x", f"{mark}-1 y"}
+    capsys.readouterr()
+    assert run(command, *inputs, "--safe-csv", "--out", tmp_path / "out.parquet") == 1
+    assert "--safe-csv: expected --out to be a .csv or .tsv file" in capsys.readouterr().err

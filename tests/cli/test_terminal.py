@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import arcsm
 from arcsm._runtime import progress
+from arcsm.cli import application
 from small_tables import correlated_table, normal, run, use_small_models
 
 #: Names that are formulas, have no glyph, hide a line of a legend, are markup, or do not fit.
@@ -129,3 +131,46 @@ def test_a_short_command_prints_no_progress(tmp_path: Path, capsys: pytest.Captu
     write_tables(tmp_path, correlated_table(115)[["a", "b", "visits", "city"]])
     assert run("impute", tmp_path / "gaps.csv", "--out", tmp_path / "filled.csv") == 0
     assert capsys.readouterr().err == ""
+
+
+HOSTILE = "\x1b[2Jx\x07\x9b31m\u202e"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "key.yaml"),
+        ("train", "toy-rings", "--device", f"cpu{HOSTILE}"),
+        ("train", "toy-rings", "--set", f"train.{HOSTILE}=1"),
+        ("detect", "arrays.npz", "arrays.npz", "--out", "scores.csv"),
+        ("detect", "new.csv", "new.csv", "--ignore", "missing", "--out", "scores.csv"),
+        ("detect", "named.csv", "named.csv", "--out", "scores.csv"),
+        ("impute", f"gaps{HOSTILE}.csv", "--out", f"filled{HOSTILE}.csv"),
+        (f"unknown{HOSTILE}",),
+    ],
+)
+def test_no_name_changes_the_terminal(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("warnings.showwarning", application._warn_in_one_line)
+    Path("key.yaml").write_text('name: x\n"\\e]0;title\\a": 1\n')
+    np.savez("arrays.npz", **{f"a{HOSTILE}": np.eye(3), "b": np.eye(3)})
+    table = correlated_table(60)[["a", "b", "visits", "city"]]
+    table.rename(columns={"a": f"a{HOSTILE}"}).to_csv("new.csv", index=False)
+    table.assign(**{f"id{HOSTILE}": [f"key {i}" for i in range(60)]}).to_csv("named.csv", index=False)
+    table.mask(normal(table.size).reshape(table.shape) > 1.2).to_csv(f"gaps{HOSTILE}.csv", index=False)
+    run(*command)
+    output = "".join(capsys.readouterr())
+    assert "x1b" in output
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", output)
+
+
+def test_what_a_model_file_holds_does_not_change_the_terminal(
+    table_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = arcsm.load(table_run)
+    model.metadata["columns"] = [f"a{HOSTILE}", "b", "c"]
+    arcsm.save(model, tmp_path / "model.safetensors")
+    assert run("info", tmp_path / "model.safetensors") == 0
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", capsys.readouterr().out)

@@ -11,11 +11,16 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from arcsm.data import read_array, read_frame, read_images, read_table
+from arcsm.data.streams import blocks_of
+from arcsm.data.table import TableFile
 from small_runs import environment
 
 
@@ -31,6 +36,35 @@ def zip_bomb(path: Path) -> Path:
         place = raw.find(signature) + offset
         raw[place : place + 4] = size
     path.write_bytes(bytes(raw))
+    return path
+
+
+def member_beyond_its_size(path: Path) -> Path:
+    """Write an archive whose member unpacks to 700 MB, although its directory claims 928 bytes."""
+    content = io.BytesIO()
+    np.save(content, np.zeros((10, 10)))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open("x.npy", "w") as f:
+        f.write(content.getvalue())
+        for _ in range(700):
+            f.write(bytes(10**6))
+    raw, size = bytearray(path.read_bytes()), len(content.getvalue())
+    place = raw.rfind(b"PK\x01\x02") + 24
+    raw[place : place + 4] = struct.pack("<I", size)
+    path.write_bytes(bytes(raw))
+    return path
+
+
+def empty_header(path: Path) -> Path:
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"descr": "<f8", "fortran_order": False, "shape": (0, 10**9)})
+    path.write_bytes(content.getvalue())
+    return path
+
+
+def long_text(path: Path) -> Path:
+    """Write a Parquet file of a few kilobytes whose million cells hold one text of 6,400 characters."""
+    codes = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10**6, np.int32)), pa.array(["x" * 6400]))
+    parquet.write_table(pa.table({"a": codes}), path, store_schema=False)
     return path
 
 
@@ -61,6 +95,20 @@ def huge_image(folder: Path) -> Path:
 CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "zip bomb": (lambda p: read_array(zip_bomb(p / "a.npz"), "x"), r"a\.npz\[x\]: takes 8\.0 GiB to unpack, but"),
     "header of 73 TiB": (lambda p: read_array(huge_header(p / "a.npy")), r"a\.npy: cannot be read"),
+    "longer than it claims": (
+        lambda p: read_array(member_beyond_its_size(p / "a.npz")),
+        r"a\.npz\[x\]: cannot be read",
+    ),
+    "a billion empty columns": (
+        lambda p: read_array(empty_header(p / "a.npy")),
+        r"got an empty array of shape \(0, 1",
+    ),
+    "a billion streamed columns": (lambda p: blocks_of(empty_header(p / "a.npy")), "got an empty array of shape"),
+    "a text in a million cells": (
+        lambda p: read_frame(long_text(p / "a.parquet")),
+        r"a\.parquet: unpacks to 1\.\d GiB, more than 1,000 times its size",
+    ),
+    "a streamed text": (lambda p: blocks_of(long_text(p / "a.parquet")).read(0), "a.parquet: takes 6.0 GiB to unpack"),
     "a million columns": (
         lambda p: read_table(wide_csv(p / "a.csv")),
         "expected at most 100,000 columns, got 1,000,000",
@@ -80,6 +128,29 @@ def test_enormous_files_are_rejected_before_they_fill_the_memory(
     with pytest.raises(ValueError, match=complaint):
         read(tmp_path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600_000  # KiB
+
+
+def test_repetitive_parquet_files_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arcsm._runtime.memory._ALWAYS_UNPACKED", 1 << 20)
+    path, rows = tmp_path / "a.parquet", 300_000
+    columns = {
+        "numbers": pa.array(np.zeros(rows)),
+        "text": pa.array(["x" * 20] * rows),
+        "lists": pa.array([["x" * 10, "y" * 10]] * rows),
+        "front coded": pa.array(["x" * 20] * rows),
+    }
+    for name, column in columns.items():
+        coding: dict[str, Any] = {"use_dictionary": False, "column_encoding": {"a": "DELTA_BYTE_ARRAY"}}
+        parquet.write_table(
+            pa.table({"a": column}), path, compression="zstd", **(coding if name == "front coded" else {})
+        )
+        with pytest.raises(ValueError, match=r"a\.parquet: unpacks to .* more than 1,000 times its size"):
+            next(TableFile(path).parts())
+        assert len(next(TableFile(path).parts(1000))) == 1000  # in parts, they take little memory
+    words = pa.array([f"word {i % 997}" for i in range(rows)])
+    parquet.write_table(pa.table({"a": words, "b": words.dictionary_encode()}), path)
+    assert sum(len(part) for part in TableFile(path).parts(7_000)) == rows
+    assert next(TableFile(path).parts())["a"].tolist() == words.to_pylist()
 
 
 @pytest.mark.slow

@@ -193,15 +193,19 @@ def test_celeba_takes_the_central_140(tmp_path: Path, monkeypatch: pytest.Monkey
 
     class Faces:
         filename = ("a.jpg", "b.jpg")
+        base_folder = "celeba"
 
         def __init__(self, root: str, split: str, download: bool) -> None:
             assert (split, download) == ("valid", False)
+            self.root = root
 
         def __len__(self) -> int:
             return 2
 
-        def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-            return Image.fromarray(array), 0
+    folder = tmp_path / "celeba" / "img_align_celeba"
+    folder.mkdir(parents=True)
+    for name in Faces.filename:
+        Image.fromarray(array).save(folder / name, "PNG")
 
     monkeypatch.setattr(torchvision.datasets, "CelebA", Faces)
     images = torchvision_images("celeba", tmp_path, "valid")

@@ -192,6 +192,15 @@ def test_damaged_images_are_rejected(tmp_path: Path) -> None:
     assert "bad.png: the file is empty" in error_line(lambda: read_images(tmp_path))
 
 
+def test_postscript_is_never_interpreted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interpreted: list[object] = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *arguments: interpreted.append(arguments))
+    save(tmp_path / "a.eps", colour(8, 8))
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    assert "a.png: cannot be read" in error_line(lambda: read_images(tmp_path))
+    assert not interpreted
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "bmp", "webp", "tif"])
 def test_truncated_images_are_rejected(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"bad.{suffix}"

@@ -61,3 +61,18 @@ def test_files_that_are_not_yaml_are_rejected(
 def test_meaningless_yaml_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"^run\.yaml: not YAML: "):
         parse_config(text, "run.yaml")
+
+
+def test_aliases_are_rejected_before_they_unfold() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]" for i in range(9)]
+    with pytest.raises(ValueError, match=r"^run\.yaml: not YAML: expected a value, got the alias \*a0; .* line 2"):
+        parse_config("\n".join(lines), "run.yaml")
+    with pytest.raises(ValueError, match=r"^--set train\.seed=\[&a 1, \*a\]: the value is not YAML"):
+        load_config("toy-rings", ["train.seed=[&a 1, *a]"])
+
+
+def test_files_too_large_for_a_configuration_are_rejected(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("# long\n" * 200_000)
+    with pytest.raises(ValueError, match=r"run\.yaml: expected a configuration of at most 1 MiB, got a larger file$"):
+        load_config(str(tmp_path / "run.yaml"))

@@ -18,6 +18,9 @@ CGROUP_V2_NAMES = ("memory.max", "memory.current", "inactive_file")
 CGROUP_V1_NAMES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _NO_LIMIT = 1 << 60  # bytes; version 1 writes a huge number
 
+_ALWAYS_UNPACKED = 1 << 30  # bytes
+_MAX_EXPANSION = 1_000
+
 _LARGE_BLOCK = 31 << 20  # bytes; glibc adapts to blocks of up to 32 MiB
 
 
@@ -27,6 +30,19 @@ def check_fits(size: int, name: str) -> None:
     if free is not None and size > free:
         raise ValueError(
             f"{name}: takes {size / 2**30:,.1f} GiB to unpack, but {free / 2**30:,.1f} GiB of memory are free"
+        )
+
+
+def check_expansion(size: int, compressed: int, name: str) -> None:
+    """Raise a ``ValueError`` if ``size`` bytes exceed the free memory, or are far more than a file of data unpacks to.
+
+    That is more than 1 GiB and more than a thousand times the ``compressed`` bytes of the file.
+    """
+    check_fits(size, name)
+    if size > max(_ALWAYS_UNPACKED, _MAX_EXPANSION * compressed):
+        raise ValueError(
+            f"{name}: unpacks to {size / 2**30:,.1f} GiB, more than {_MAX_EXPANSION:,} times its size; "
+            "it is too repetitive to be data"
         )
 
 

@@ -10,6 +10,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from arcsm._runtime.terminal import printable
+
 Show = Callable[["Track"], object]
 T = TypeVar("T")
 
@@ -114,6 +116,7 @@ def one_command() -> Iterator[None]:
 
 
 def _display(description: str, total: float, done: float) -> AbstractContextManager[Show]:
+    description = printable(description)
     console = Console(stderr=True)
     # with FORCE_COLOR rich takes a pipe for a terminal
     on_terminal = console.is_terminal and console.file.isatty()
@@ -132,7 +135,7 @@ def _display(description: str, total: float, done: float) -> AbstractContextMana
 
 @contextmanager
 def _bar(console: Console, description: str, total: float, estimate: "_Estimate") -> Iterator[Show]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     fields = (TextColumn("{task.fields[left]}"), TextColumn("{task.fields[note]}"))
     with Progress(*columns, *fields, console=console, transient=True, get_time=monotonic) as bar:
         task = bar.add_task(description, total=total, left="", note="")

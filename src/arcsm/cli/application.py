@@ -17,6 +17,7 @@ from arcsm._runtime.launcher import ProcessError, launch, report_to_launcher
 from arcsm._runtime.process_group import LOST_CONTACT, is_lost_contact, process_count, was_started
 from arcsm._runtime.progress import one_command
 from arcsm._runtime.signals import Terminated, ignore_termination, raise_on_termination
+from arcsm._runtime.terminal import printable
 from arcsm.cli.console import Stopped, fail
 from arcsm.cli.launching import SeveralProcesses
 from arcsm.training.loop import TrainingDiverged
@@ -141,7 +142,7 @@ def _start(arguments: Sequence[str], request: SeveralProcesses) -> int:
 
 
 def _warn_in_one_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    print(f"arcsm: warning: {message}", file=sys.stderr)
+    print(printable(f"arcsm: warning: {message}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -224,14 +224,16 @@ def score_frame(
 
 
 @contextmanager
-def score_writer(out: Path, like: TableFile | None = None) -> Iterator[Callable[[pd.DataFrame], None]]:
+def score_writer(
+    out: Path, like: TableFile | None = None, no_formulas: bool = False
+) -> Iterator[Callable[[pd.DataFrame], None]]:
     """Provide a function that appends scores to a CSV, Parquet or NPY file, which appears once it is complete.
 
     An NPY file holds the columns of :data:`SCORE_COLUMNS` as float64. Copied columns in a Parquet file have the types
     that they have in the Parquet file ``like``.
     """
     if out.suffix != ".npy":
-        with frame_writer(out, like if out.suffix == ".parquet" else None) as write:
+        with frame_writer(out, like if out.suffix == ".parquet" else None, no_formulas) as write:
             yield write
         return
     parts: list[np.ndarray] = []

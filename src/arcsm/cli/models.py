@@ -14,6 +14,7 @@ from arcsm._runtime.files import check_separate, check_writable, write_bytes
 from arcsm._runtime.moments import RunningMoments
 from arcsm._runtime.process_group import group
 from arcsm._runtime.progress import track
+from arcsm.cli.console import show
 from arcsm.cli.kinds import kind_at
 from arcsm.cli.launching import join_processes
 from arcsm.cli.model_rows import (
@@ -37,12 +38,14 @@ from arcsm.cli.options import (
     Label,
     Missing,
     Nodes,
+    SafeCSV,
     Sampler,
     Seed,
     Separator,
     SkipBad,
     Trained,
     WithData,
+    check_safe_csv,
 )
 from arcsm.cli.restoration import Denoiser, Noise, make_corruption, restored, restored_paths
 from arcsm.cli.table_inputs import TableInput
@@ -98,7 +101,7 @@ def sample(
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_table(out, rows.numpy(), column_names(model))
-    print(f"{out}  {n} samples in {time.monotonic() - started:.1f} s")
+    show(f"{out}  {n} samples in {time.monotonic() - started:.1f} s")
 
 
 @app.command(
@@ -112,6 +115,7 @@ def score(
     out: Annotated[Path, Option(help="A .csv, .tsv, .parquet or .npy file.")],
     method: Annotated[str | None, Option(help="flow, quadrature or closed_form. Default: the model's own.")] = None,
     with_data: WithData = False,
+    safe_csv: SafeCSV = False,
     label: Label = None,
     skip_bad: SkipBad = False,
     seed: Seed = 0,
@@ -131,6 +135,7 @@ def score(
     """
     if skip_bad and out.suffix == ".npy":
         raise ValueError(f"--out {out}: a .npy file cannot list the skipped images; use .csv or .parquet")
+    check_safe_csv(safe_csv, out)
     check_writable(out)
     check_separate({"--out": out}, (data,))
     if (with_data or ids) and (out.suffix == ".npy" or data.is_dir()):
@@ -147,7 +152,7 @@ def score(
     count = sum(len(rows) for rows in source.parts())  # checks all rows first
     names = column_names(model) if "columns" in model.metadata and out.suffix != ".npy" else None
     with (
-        score_writer(out, source.file) if processes.first else nullcontext(lambda _: None) as write,
+        score_writer(out, source.file, safe_csv) if processes.first else nullcontext(lambda _: None) as write,
         track("scoring", count, processes.first) as work,
     ):
         columns = None if source.file is None or out.suffix == ".npy" else source.copied_parts(with_data)
@@ -160,7 +165,7 @@ def score(
                 mean.add(terms.sum(1))
     if processes.first:
         error = "" if math.isnan(mean.standard_error) else f" +- {mean.standard_error:.4f}"
-        print(f"{out}  {count} rows, mean log density {float(mean.mean):.4f}{error} nats")
+        show(f"{out}  {count} rows, mean log density {float(mean.mean):.4f}{error} nats")
 
 
 @app.command(
@@ -204,4 +209,4 @@ def denoise(
     for target, image in zip(targets, pixels, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         save_images(target, image[None], padding=0)
-    print(f"{out}  {len(targets)} images in {time.monotonic() - started:.1f} s")
+    show(f"{out}  {len(targets)} images in {time.monotonic() - started:.1f} s")

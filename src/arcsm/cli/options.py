@@ -24,6 +24,13 @@ SkipBad = Annotated[
     bool, Option("--skip-bad", help="Skip images that cannot be read or have another size, and list them.")
 ]
 WithData = Annotated[bool, Option("--with-data", help="Copy the table's columns, unchanged, before the results.")]
+SafeCSV = Annotated[
+    bool,
+    Option(
+        "--safe-csv",
+        help="Put an apostrophe before text in a .csv or .tsv file that spreadsheet programs take for a formula.",
+    ),
+]
 Estimators = Annotated[
     int | None,
     Option(
@@ -100,3 +107,9 @@ Nodes = Annotated[
         min=1,
     ),
 ]
+
+
+def check_safe_csv(safe_csv: bool, out: Path) -> None:
+    """Check that ``--safe-csv`` has an effect."""
+    if safe_csv and out.suffix.lower() not in (".csv", ".tsv"):
+        raise ValueError(f"--safe-csv: expected --out to be a .csv or .tsv file, got {out}")

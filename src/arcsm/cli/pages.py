@@ -8,6 +8,7 @@ from typer import Argument, Option, Typer
 
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.files import check_writable
+from arcsm.cli.console import show
 from arcsm.cli.kinds import kind_at
 from arcsm.cli.options import Device, Sampler, Seed, Trained
 from arcsm.model import load
@@ -34,7 +35,7 @@ def report(
         raise ValueError(f"--out {page}: expected an .html file")
     check_writable(page)
     kind_at(run).report(run, page, samples, sampler, seed, device)
-    print(page)
+    show(page)
 
 
 @app.command(epilog="Examples: arcsm serve runs/digits   |   arcsm serve runs/table --port 8000")
@@ -47,9 +48,9 @@ def serve(
     device: Device = "auto",
 ) -> None:
     """Serve an interactive page: likelihoods, surprise, denoising, completion and sampling. Needs the extra "web"."""
-    from arcsm.cli.web.page import serve as show  # Gradio takes seconds to import
+    from arcsm.cli.web.page import serve as serve_page  # Gradio takes seconds to import
 
-    show(load(run, resolve_device(device)), run.stem, host, port)
+    serve_page(load(run, resolve_device(device)), run.stem, host, port)
 
 
 @app.command(epilog="Example: arcsm info runs/digits")
@@ -57,9 +58,9 @@ def info(run: Trained, seed: Seed = 0, device: Device = "cpu") -> None:
     """Print the parts of a model and the configuration of its run. The seed has no effect."""
     kind = kind_at(run)
     model = kind.load(run, device)
-    print(f"features    {model.features}")
-    print(f"weights     {sum(p.numel() for p in model.parameters()):,}")
+    show(f"features    {model.features}")
+    show(f"weights     {sum(p.numel() for p in model.parameters()):,}")
     for name, part in model.config().items():
-        print(f"{name:11s} {json.dumps(part)}")
+        show(f"{name:11s} {json.dumps(part)}")
     if run_config_path(run).is_file():
-        print(dump_config(finished_config(run, kind.config)), end="")
+        show(dump_config(finished_config(run, kind.config)).rstrip("\n"))

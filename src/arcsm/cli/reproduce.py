@@ -6,6 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option, Typer
 
+from arcsm.cli.console import show
 from arcsm.cli.options import Changes, Device
 from arcsm.experiments import EXPERIMENTS, Preset, find
 from arcsm.experiments.records import result_path
@@ -31,12 +32,12 @@ def reproduce(
     """Run an experiment; write its metrics, configuration, versions and pictures."""
     if experiment is None:
         for known in EXPERIMENTS.values():
-            print(f"{known.name:14s} {known.about}")
+            show(f"{known.name:14s} {known.about}")
         return
     chosen = find(experiment)
     path = result_path(out, chosen.name, preset)
     if path.exists() and not force:
         raise ValueError(f"{path}: exists already; give --force to overwrite it, or another --out")
     record = chosen.run(preset, out, work, changes or [], device, seed)
-    print(json.dumps(record["metrics"], indent=2))
-    print(path)
+    show(json.dumps(record["metrics"], indent=2))
+    show(path)

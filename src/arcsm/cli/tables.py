@@ -11,6 +11,8 @@ from typer import Argument, Option, Typer
 
 from arcsm._runtime.files import check_separate, check_writable
 from arcsm._runtime.progress import track
+from arcsm._runtime.terminal import printable
+from arcsm.cli.console import show
 from arcsm.cli.filling import fill_in_file
 from arcsm.cli.given_values import given_values
 from arcsm.cli.options import (
@@ -23,9 +25,11 @@ from arcsm.cli.options import (
     Ignore,
     Missing,
     Numeric,
+    SafeCSV,
     Seed,
     Separator,
     WithData,
+    check_safe_csv,
 )
 from arcsm.cli.table_inputs import TableInput
 from arcsm.data import FrameFile, ReadOptions, frame_writer
@@ -67,6 +71,7 @@ def detect(
         Option("--p-value", help="Flag rows with at most this p-value, in place of --contamination."),
     ] = None,
     with_data: WithData = False,
+    safe_csv: SafeCSV = False,
     n_estimators: Estimators = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -89,6 +94,7 @@ def detect(
     if p_value is not None and (contamination is not None or not 0.0 < p_value < 1.0):
         raise ValueError(f"--p-value {p_value}: expected a number between 0 and 1, and no --contamination")
     _check_outputs(out, page, (train, test))
+    check_safe_csv(safe_csv, out)
     options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ())
     fitted = TableInput(train)
     scored = fitted if test == train else TableInput(test)
@@ -115,12 +121,12 @@ def detect(
     if p_value is not None:
         check_p_value(p_value, detector.count_held_out(normal))
     detector.fit(normal)
-    result = _write_scores(detector, new, out, labels, with_data, p_value, rows)
+    result = _write_scores(detector, new, out, labels, with_data, p_value, rows, safe_csv)
     _show_columns(fitted.source, len(normal), detector.columns_)
-    print(f"{out}  {rows} rows, {result.outliers} flagged")
+    show(f"{out}  {rows} rows, {result.outliers} flagged")
     if page is not None:
         write_detection_report(detector, result, page, f"Outliers in {Path(scored.source).name}", progress=True)
-        print(page)
+        show(page)
 
 
 @app.command(
@@ -138,6 +144,7 @@ def impute(
     ],
     out: Annotated[Path, Option(help="A .csv, .tsv or .parquet file for the table without missing values.")],
     draws: Annotated[int, Option(help="Joint draws of the missing values of a row.", min=1)] = 64,
+    safe_csv: SafeCSV = False,
     n_estimators: Estimators = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -157,6 +164,7 @@ def impute(
     The command ends by listing the columns of each type that it inferred.
     """
     _check_outputs(out, None, (table,))
+    check_safe_csv(safe_csv, out)
     options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ())
     source = TableInput(table)
     file = FrameFile(source.path, options, source=source.source)
@@ -166,10 +174,10 @@ def impute(
         raise ValueError(f"{source.source}: no value is missing")
     density = ScoreDensity(n_estimators or "auto", random_state=seed, device=device, verbose=True).fit(rows)
     filled = pd.DataFrame(density.impute(rows, draws))
-    with frame_writer(out, file.file) as write:
+    with frame_writer(out, file.file, safe_csv) as write:
         write(fill_in_file(file, rows, filled, out))
     _show_columns(source.source, len(rows), density.columns_)
-    print(f"{out}  {missing} values filled")
+    show(f"{out}  {missing} values filled")
 
 
 @app.command(
@@ -186,6 +194,7 @@ def synthesize(
     page: Annotated[
         Path | None, Option("--report", help="Also write an HTML report that compares the rows to TABLE.")
     ] = None,
+    safe_csv: SafeCSV = False,
     n_estimators: Estimators = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -206,6 +215,7 @@ def synthesize(
     The command ends by listing the columns of each type, how alike both tables are, and whether rows are copies.
     """
     _check_outputs(out, page, (table,))
+    check_safe_csv(safe_csv, out)
     options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ())
     source = TableInput(table)
     file = FrameFile(source.path, options, source=source.source)
@@ -222,28 +232,28 @@ def synthesize(
     written = _numbered(file, file.written(drawn, as_text))
     if not as_text and file.file.suffix == ".parquet":
         written = cast_as_parquet(file.file.path, written)
-    with frame_writer(out, file.file) as write:
+    with frame_writer(out, file.file, safe_csv) as write:
         write(written)
     _show_columns(source.source, len(rows), density.columns_)
-    print(f"{out}  {count} rows" + (f", {len(drawn.drop_duplicates())} of them different" if conditions else ""))
+    show(f"{out}  {count} rows" + (f", {len(drawn.drop_duplicates())} of them different" if conditions else ""))
     quality = [] if conditions else SynthesisQuality.measure(density, rows, drawn, seed).lines()
     for line in quality:
-        print(line)
+        show(line)
     if page is not None:
         remarks = quality or [f"Drawn with {' and '.join(given or ())}: the rows are not like the whole table."]
         title = f"{out.name}, like {Path(source.source).name}"
         write_synthesis_report(density, rows, drawn, remarks, page, title, progress=True)
-        print(page)
+        show(page)
 
 
 def _show_columns(source: str, rows: int, columns: Columns) -> None:
     """Print how many columns there are of each type and, unless there are too many, which."""
-    print(f"{source}  {rows} rows, {columns.describe()}")
+    show(f"{source}  {rows} rows, {columns.describe()}")
     if len(columns.kinds) > _MAX_LISTED:
         return
     for words, names in columns.names_by_type().items():
-        listed = ", ".join(name if name.isprintable() else repr(name) for name in names)
-        print(fill(f"{words}: {listed}", 100, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))
+        listed = ", ".join(map(printable, names))
+        show(fill(f"{words}: {listed}", 100, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))
 
 
 def _check_outputs(out: Path, page: Path | None, inputs: Sequence[Path]) -> None:
@@ -264,11 +274,12 @@ def _write_scores(
     with_data: bool,
     p_value: float | None,
     rows: int,
+    safe_csv: bool,
 ) -> DetectionResult:
     """Score a table in parts and write a line for each row, beside its labels or all columns of the file."""
     data = new.file.raw_parts(_PART_ROWS) if with_data or labels or new.file.index else None
     like = new.file if out.suffix.lower() == ".parquet" else None
-    with frame_writer(out, like) as write, track("scoring", rows, enabled=True) as work:
+    with frame_writer(out, like, safe_csv) as write, track("scoring", rows, enabled=True) as work:
 
         def write_part(verdicts: pd.DataFrame) -> None:
             if data is not None:

@@ -9,7 +9,7 @@ from typer import Argument, Option, Typer
 
 from arcsm._runtime.files import write_bytes
 from arcsm._runtime.process_group import group
-from arcsm.cli.console import Stopped, show_likelihoods, show_training
+from arcsm.cli.console import Stopped, show, show_likelihoods, show_training
 from arcsm.cli.kinds import kind_in_config
 from arcsm.cli.model_rows import continuous_images, log_probs, score_frame
 from arcsm.cli.options import Changes, Device, Devices, Nodes, Seed
@@ -42,7 +42,7 @@ def quickstart(
     show_training(result)
     show_likelihoods(numbers)
     for name, content in (("report.html", "report"), ("samples.png", "64 samples"), ("scores.csv", "scored digits")):
-        print(f"{out / name}  {content}")
+        show(f"{out / name}  {content}")
 
 
 @app.command(
@@ -75,7 +75,7 @@ def train(
         raise Stopped(f"{message}; {hint}" if run_config_path(folder).is_file() else message) from stop
     if group().first:
         show_training(result, kind.loss_name)
-        print(f"{folder}  next: arcsm report {folder}")
+        show(f"{folder}  next: arcsm report {folder}")
 
 
 train.__doc__ = f"{train.__doc__}\n\nPresets: {', '.join(presets())}."

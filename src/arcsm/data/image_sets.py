@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.files import FilePath, existing_file, reading
-from arcsm.data.images import central_square, check_size, with_channels_and_size
+from arcsm.data.images import central_square, check_size, open_image, with_channels_and_size
 from arcsm.data.pixels import ImageSet
 
 _DOWNLOAD = "download=True (command: --set data.download=true) fetches it"
@@ -137,11 +137,12 @@ def _torchvision(dataset: Any, name: str, folder: FilePath, download: bool, **op
 def _celeba(data: Any, size: int | None) -> ImageSet:
     side = size or _CELEBA_CROP
     pixels = torch.empty((len(data), 3, side, side), dtype=torch.uint8)
-    for row, index in zip(pixels, range(len(data)), strict=True):
-        with reading(f"celeba image {data.filename[index]}"):
-            image, _ = data[index]
+    folder = Path(data.root) / data.base_folder / "img_align_celeba"
+    for row, name in zip(pixels, data.filename, strict=True):
+        with reading(f"celeba image {name}"), open_image(folder / name) as file:
+            image = file.convert("RGB")
         left, top = (image.width - _CELEBA_CROP) // 2, (image.height - _CELEBA_CROP) // 2
-        crop = image.convert("RGB").crop((left, top, left + _CELEBA_CROP, top + _CELEBA_CROP))
+        crop = image.crop((left, top, left + _CELEBA_CROP, top + _CELEBA_CROP))
         row.copy_(torch.from_numpy(np.array(central_square(crop, side))).permute(2, 0, 1))
     return ImageSet(pixels, names=tuple(data.filename))
 

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from arcsm.errors import SkippedWarning, warn
 
 _WRITABLE = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 IMAGE_SUFFIXES = (*_WRITABLE, ".jfif", ".gif", ".ppm", ".pgm")
+#: Pillow chooses a decoder by the content of a file, and some of its decoders start other programs.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def read_images(
@@ -111,10 +114,19 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (file for file in (Path(path) / name for name in names) if file.is_file())
 
 
+def open_image(file: FilePath | IO[bytes]) -> Image.Image:
+    """Open an image in the format of one of :data:`IMAGE_SUFFIXES`, whatever its name; pixels are decoded later.
+
+    Raises:
+        PIL.UnidentifiedImageError: If the content has another format.
+    """
+    return Image.open(file, formats=_FORMATS)
+
+
 def _read_image(path: Path, channels: int | None, size: int | None) -> np.ndarray:
     """Return one image as uint8, ``(H, W)`` in grey or ``(H, W, 3)`` in colour."""
     existing_file(path)
-    with reading(path), Image.open(path) as file:
+    with reading(path), open_image(path) as file:
         file.load()
         image, is_pnm = ImageOps.exif_transpose(file), file.format == "PPM"
     if image.mode == "F":

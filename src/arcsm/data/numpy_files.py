@@ -1,6 +1,6 @@
 """Arrays of numbers in NPY and NPZ files, read without unpickling."""
 
-import io
+import math
 import os
 import zipfile
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from arcsm._runtime.files import FilePath, existing_file, reading
 from arcsm._runtime.memory import check_fits
 
 _NPZ_KEYS = ("X", "x_train")  # names of the main array, by preference
+_MAX_EMPTY = 1_000_000  # rows or columns of an array without any value
 
 
 def read_array(path: FilePath, key: str | None = None, *, preferred: Sequence[str] = _NPZ_KEYS) -> np.ndarray:
@@ -35,15 +36,15 @@ def read_array(path: FilePath, key: str | None = None, *, preferred: Sequence[st
         if key is not None:
             raise ValueError(f"key: expected None for a .npy file, got {key!r} ({path})")
         with path.open("rb") as file:
-            return _read_npy(file, str(path))
+            return _read_npy(file, str(path), path.stat().st_size)
     chosen = npz_key(path, key, preferred)
     with reading(path):
         archive = zipfile.ZipFile(path)
     with archive:
-        check_fits(2 * archive.getinfo(f"{chosen}.npy").file_size, f"{path}[{chosen}]")  # bytes and array
         with reading(path):
-            content = archive.read(f"{chosen}.npy")
-    return _read_npy(io.BytesIO(content), f"{path}[{chosen}]")
+            member = archive.open(f"{chosen}.npy")
+        with member:
+            return _read_npy(member, f"{path}[{chosen}]", archive.getinfo(f"{chosen}.npy").file_size)
 
 
 def split_key(path: FilePath, key: str | None = None) -> tuple[Path, str | None]:
@@ -83,8 +84,8 @@ def npz_key(path: FilePath, key: str | None, preferred: Sequence[str] = _NPZ_KEY
     return chosen
 
 
-def npy_header(file: IO[bytes], source: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Return the shape and dtype of the array in an NPY file."""
+def npy_header(file: IO[bytes], source: str, size: int) -> tuple[tuple[int, ...], np.dtype]:
+    """Return the shape and dtype of the array in an NPY file of ``size`` bytes, which must be able to hold it."""
     with reading(source):
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -93,11 +94,17 @@ def npy_header(file: IO[bytes], source: str) -> tuple[tuple[int, ...], np.dtype]
         raise ValueError(f"{source}: expected numbers, got pickled Python objects, which are never loaded")
     if dtype.kind not in "buif" or dtype.itemsize > 8:
         raise ValueError(f"{source}: expected real numbers, got dtype {dtype}")
+    if math.prod(shape) * dtype.itemsize > size:
+        raise ValueError(f"{source}: cannot be read, damaged: too short for an array of shape {shape}")
+    if max(shape, default=0) > max(size, _MAX_EMPTY):
+        raise ValueError(f"{source}: expected numbers, got an empty array of shape {shape}")
     return shape, dtype
 
 
-def _read_npy(file: IO[bytes], source: str) -> np.ndarray:
-    npy_header(file, source)  # rejects objects and text before any data is read
-    file.seek(0)
+def _read_npy(file: IO[bytes], source: str, size: int) -> np.ndarray:
+    """Read an array from a file of ``size`` bytes; it is read in pieces, as the member of an archive may be longer."""
+    npy_header(file, source, size)  # rejects objects, text and absurd shapes before any data are read
+    check_fits(2 * size, source)  # the array, and its copy as floats
     with reading(source):
-        return np.load(file, allow_pickle=False)
+        file.seek(0)
+        return np.lib.format.read_array(file, allow_pickle=False)

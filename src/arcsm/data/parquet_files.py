@@ -12,34 +12,39 @@ import pyarrow.compute
 from pyarrow import parquet
 
 from arcsm._runtime.files import FilePath, reading
-
-_KIND = "a Parquet file"
+from arcsm.data.parquet_limits import PARQUET_KIND, expansion_check
 
 
 def parquet_parts(path: Path, rows: int | None, **options: Any) -> Iterator[pd.DataFrame]:
     """Yield the rows of a Parquet file, at most ``rows`` at a time or, with ``None``, at once."""
+    with reading(path, PARQUET_KIND):
+        file = parquet.ParquetFile(path)
+    count, last = file.metadata.num_rows, 0
+    check = expansion_check(path, rows)
     if rows is None:
-        with reading(path, _KIND):
+        check(count)
+        with reading(path, PARQUET_KIND):
             parquet.read_table(path).validate(full=True)  # text that is not in UTF-8, for one, would fail later
             frame = pd.read_parquet(path)
         yield frame
         return
-    with reading(path, _KIND):
-        batches = parquet.ParquetFile(path).iter_batches(batch_size=rows)
+    batches = file.iter_batches(batch_size=rows)
     while True:
-        with reading(path, _KIND):
+        check(min(last + rows, count))
+        with reading(path, PARQUET_KIND):
             batch = next(batches, None)
             if batch is not None:
                 batch.validate(full=True)
         if batch is None:
             return
+        last += len(batch)
         if len(batch):
             yield batch.to_pandas(**options)
 
 
 def index_names(path: Path) -> list[str]:
     """Return the names of the columns that pandas saved as an index."""
-    with reading(path, _KIND):
+    with reading(path, PARQUET_KIND):
         metadata = parquet.read_schema(path).pandas_metadata or {}
     return [name for name in metadata.get("index_columns", ()) if isinstance(name, str) and name[:2] != "__"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -22,6 +21,7 @@ from arcsm._runtime.random import fold_in
 from arcsm.data.checks import check_finite, check_spread, check_unique, check_width
 from arcsm.data.column_types import default_names, number_array, row_place
 from arcsm.data.numpy_files import npy_header
+from arcsm.data.parquet_limits import expansion_check
 
 STREAMED_SUFFIXES = (".npy", ".parquet")
 MIN_STREAMED_BYTES = 1 << 30  #: tables larger than this are streamed by default
@@ -57,11 +57,9 @@ class ArrayBlocks(Blocks):
     def __init__(self, path: FilePath) -> None:
         self.path = existing_file(path)
         with self.path.open("rb") as file:
-            shape, dtype = npy_header(file, str(path))
+            shape, dtype = npy_header(file, str(path), self.path.stat().st_size)
         if len(shape) not in (1, 2) or min(shape) < 1:
             raise ValueError(f"{path}: expected an array of shape (n, D), got {shape}")
-        if math.prod(shape) * dtype.itemsize > self.path.stat().st_size:
-            raise ValueError(f"{path}: cannot be read, damaged: too short for an array of shape {shape}")
         features = shape[1] if len(shape) == 2 else 1
         check_width(features, self.path)
         self.columns = default_names(features)
@@ -90,8 +88,10 @@ class ParquetBlocks(Blocks):
         if not groups or not self.ends[-1]:
             raise ValueError(f"{path}: expected at least one row of data, got none")
         check_fits(2 * max(group.total_byte_size for group in groups), f"{path}: its largest row group")
+        self._check_expansion = expansion_check(self.path, max(group.num_rows for group in groups))
 
     def read(self, block: int) -> np.ndarray:
+        self._check_expansion(self.ends[block])
         with reading(self.path), parquet.ParquetFile(self.path) as file:
             frame = file.read_row_group(block).to_pandas()
         frame = frame.set_axis(self.columns, axis=1).set_axis(range(*self.span(block)), axis=0)

@@ -18,6 +18,7 @@ from arcsm.data.number_formats import NumberFormat
 from arcsm.data.numpy_files import read_array, split_key
 from arcsm.data.parquet_files import index_names, parquet_parts, parquet_writer
 from arcsm.data.read_options import ReadOptions
+from arcsm.data.spreadsheets import without_formulas
 from arcsm.errors import warn
 
 TABLE_SUFFIXES = (".csv", ".csv.gz", *TAB_SUFFIXES, ".parquet", ".npy", ".npz")
@@ -311,12 +312,16 @@ def write_frame(path: FilePath, frame: pd.DataFrame) -> None:
 
 
 @contextmanager
-def frame_writer(path: FilePath, like: TableFile | None = None) -> Iterator[Callable[[pd.DataFrame], None]]:
+def frame_writer(
+    path: FilePath, like: TableFile | None = None, no_formulas: bool = False
+) -> Iterator[Callable[[pd.DataFrame], None]]:
     """Provide a function that appends a part of a table to a file that ends in ``.csv``, ``.tsv`` or ``.parquet``.
 
     Missing folders are made. The file appears, or replaces an older one, only when all parts are written. A warning
     tells if all column names of a CSV file are numbers. Written CSV files have the separator and the decimal mark of
-    the CSV file ``like``, written Parquet files the pandas types of the Parquet file ``like``.
+    the CSV file ``like``, written Parquet files the pandas types of the Parquet file ``like``. With ``no_formulas``,
+    CSV files hold no text that spreadsheet programs take for a formula;
+    see :func:`~arcsm.data.spreadsheets.without_formulas`.
     """
     suffix = _suffix(path, tuple(_WRITERS))
     writer = _WRITERS[suffix]
@@ -328,7 +333,7 @@ def frame_writer(path: FilePath, like: TableFile | None = None) -> Iterator[Call
         writer = partial(_csv_writer, separator="\t", decimal=like.decimal)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, writer(temporary) as write:
-        yield write
+        yield (lambda frame: write(without_formulas(frame))) if no_formulas else write
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 
+from arcsm.data.images import open_image
 from arcsm.experiments import autoencoders
 from arcsm.experiments.autoencoders import ENCODERS, FACES, MNIST, OURS, Autoencoder, Table2
 from arcsm.experiments.base import Preset, Result, Study, check_names, study
@@ -185,7 +185,7 @@ def _figure(run: Study[Table2], columns: Mapping[str, Result], grids: Mapping[An
             grid = grids[preset, latents, method]
             if grid is not None:
                 (text,) = grid.values()
-                picture = Image.open(BytesIO(base64.b64decode(text)))
+                picture = open_image(BytesIO(base64.b64decode(text)))
                 axes.imshow(np.asarray(picture.convert("RGB")), interpolation="nearest")
     return figure
 

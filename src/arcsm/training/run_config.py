@@ -23,6 +23,22 @@ C = TypeVar("C", bound=BaseModel)
 _YAML_ERRORS = (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError)
 
 
+_MAX_BYTES = 1 << 20  # of a configuration; PyYAML reads about 100 kB a second
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader without aliases, by which a short text can stand for billions of values."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(
+                problem=f"expected a value, got the alias *{event.anchor}; write the value out",
+                problem_mark=event.start_mark,
+            )
+        return super().compose_node(parent, index)
+
+
 class ModelConfig(BaseModel):
     """The parts of a model, each checked against the constructor of its kind.
 
@@ -104,9 +120,13 @@ def load_tree(source: str, changes: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file, which must be UTF-8."""
+    """Return the text of a configuration file, which must be UTF-8."""
+    with path.open("rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"{path}: expected a configuration of at most 1 MiB, got a larger file")
     try:
-        return path.read_text(encoding="utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not text in UTF-8 ({error.reason} at byte {error.start})") from error
 
@@ -119,7 +139,7 @@ def parse_config(text: str, source: str, changes: Sequence[str] = ()) -> RunConf
 def parse_tree(text: str, source: str, changes: Sequence[str] = ()) -> dict[str, Any]:
     """Return the unchecked settings of a YAML text, which must be a mapping, with changes."""
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, _Loader)
     except RecursionError as error:
         raise ValueError(f"{source}: not a configuration: nested too deeply") from error
     except _YAML_ERRORS as error:
@@ -158,7 +178,7 @@ def apply_change(tree: dict[str, Any], change: str) -> None:
             tree[name] = {}
         tree = tree[name]
     try:
-        tree[last] = yaml.safe_load(value)
+        tree[last] = yaml.load(value, _Loader)
     except _YAML_ERRORS as error:
         raise ValueError(f"--set {change}: the value is not YAML") from error
     if key == "train.steps":

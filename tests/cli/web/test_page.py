@@ -2,39 +2,94 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
+import socketserver
+import subprocess
+import tempfile
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from arcsm import AutoregressiveModel
-from arcsm.cli.web.page import as_markdown, build, launch_options
+from arcsm.cli.web.guard import check_host
+from arcsm.cli.web.page import as_markdown, build, serving
 from small_web_models import image_model, table_model
 
 
-def launch(model: AutoregressiveModel) -> tuple[Any, str]:
-    page = build(model, "tiny")
-    _, address, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, **launch_options())
-    return page, address
-
-
-def test_page_answers_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def table_page(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Return the address of a page that is being served."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    with serving(table_model(), "tiny") as (_, address):
+        yield address
+
+
+def test_page_answers_requests(table_page: str) -> None:
     client = pytest.importorskip("gradio_client")
-    page, address = launch(table_model())
+    ask = client.Client(table_page, verbose=False)
+    row = {"headers": ["a", "b", "c"], "data": [[10.0, 90.0, -5.0]], "metadata": None}
+    message, result, _ = ask.predict(row, api_name="/on_evaluate")
+    assert "Least likely: **b**" in message
+    assert result["data"][0][0] == "b"
+
+
+def status(address: str, method: str = "GET", **headers: str) -> int:
+    return int(httpx.request(method, address, headers=headers).status_code)
+
+
+def test_requests_of_other_sites_are_refused(table_page: str) -> None:
+    own = table_page.removeprefix("http://").rstrip("/")
+    upload, config = f"{table_page}gradio_api/upload", f"{table_page}config"
+    assert status(config) == status(config, host=f"localhost:{own.rpartition(':')[2]}") == 200
+    assert status(config, host="evil.example") == status(config, host="127.0.0.1.evil.example") == 400
+    for origin in ("http://evil.example", "null", f"http://{own}.evil.example"):
+        assert status(config, origin=origin) == status(upload, "POST", origin=origin) == 403
+    assert status(config, origin=f"http://{own}") == 200
+
+
+def test_uploads_are_limited_and_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setattr("arcsm.cli.web.guard.MAX_REQUEST", 4_000)
+    monkeypatch.setattr("arcsm.cli.web.guard.MAX_TOTAL", 9_000)
+
+    def send(size: int) -> httpx.Response:
+        return httpx.post(f"{address}gradio_api/upload", files={"files": ("a.png", os.urandom(size))})
+
+    with serving(image_model(), "tiny") as (_, address):
+        assert send(5_000).status_code == 413
+        first = send(3_500)
+        path = Path(first.json()[0])
+        assert path.is_file()
+        assert [send(3_500).status_code, send(3_500).status_code] == [200, 413]
+        assert httpx.post(f"{address}gradio_api/upload", content=iter([b"chunk"])).status_code == 411
+    assert not path.exists()
+    assert not list(Path(tempfile.gettempdir()).glob(f"{path.parents[1].name}*"))
+
+
+def test_addresses_of_version_6_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "::1,localhost")
     try:
-        ask = client.Client(address, verbose=False)
-        row = {"headers": ["a", "b", "c"], "data": [[10.0, 90.0, -5.0]], "metadata": None}
-        message, result, _ = ask.predict(row, api_name="/on_evaluate")
-        assert "Least likely: **b**" in message
-        assert result["data"][0][0] == "b"
-    finally:
-        page.close()
+        check_host("::1")
+    except ValueError:
+        pytest.skip("needs IPv6")
+    with serving(table_model(), "tiny", "::1") as (_, address):
+        assert address.startswith("http://[::1]:")
+        assert status(f"{address}config") == 200
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
+def test_addresses_of_other_machines_are_rejected(host: str) -> None:
+    with pytest.raises(ValueError, match=f"^--host {host}: expected an address of this machine"):
+        check_host(host)
 
 
 @pytest.mark.parametrize("make_model", [table_model, image_model])
@@ -62,22 +117,77 @@ def test_uploading_a_picture_shows_its_likelihood(tmp_path: Path) -> None:
     for option in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
         options.add_argument(option)
     options.binary_location = browser
-    page, address = launch(image_model())
     window = webdriver.Chrome(options=options, service=webdriver.chrome.service.Service(driver))
-    try:
-        window.get(address)
-        wait = WebDriverWait(window, 60)
-        wait.until(lambda w: w.find_elements(By.CSS_SELECTOR, "#editor input[type=file]"))[0].send_keys(
-            str(tmp_path / "picture.png")
-        )
-        wait.until(lambda w: w.find_elements(By.CSS_SELECTOR, "#editor canvas"))
+    with serving(image_model(), "tiny") as (_, address):
+        try:
+            window.get(address)
+            wait = WebDriverWait(window, 60)
+            wait.until(lambda w: w.find_elements(By.CSS_SELECTOR, "#editor input[type=file]"))[0].send_keys(
+                str(tmp_path / "picture.png")
+            )
+            wait.until(lambda w: w.find_elements(By.CSS_SELECTOR, "#editor canvas"))
 
-        def evaluated(w: Any) -> bool:
-            w.find_element(By.CSS_SELECTOR, "#evaluate").click()
-            return "nats" in w.find_element(By.CSS_SELECTOR, "#message").text
+            def evaluated(w: Any) -> bool:
+                w.find_element(By.CSS_SELECTOR, "#evaluate").click()
+                return "nats" in w.find_element(By.CSS_SELECTOR, "#message").text
 
-        wait.until(evaluated)
-        wait.until(lambda w: w.find_elements(By.CSS_SELECTOR, "#result img"))
-    finally:
-        window.quit()
-        page.close()
+            wait.until(evaluated)
+            wait.until(lambda w: w.find_elements(By.CSS_SELECTOR, "#result img"))
+        finally:
+            window.quit()
+
+
+#: Hosts that chromium asks for itself, whatever page it shows.
+OF_THE_BROWSER = {
+    f"{name}:443"
+    for name in (
+        "accounts.google.com",
+        "clients2.google.com",
+        "content-autofill.googleapis.com",
+        "optimizationguide-pa.googleapis.com",
+        "redirector.gvt1.com",
+        "update.googleapis.com",
+    )
+} | {"clients2.google.com", "redirector.gvt1.com", "update.googleapis.com"}
+
+
+class Recorder(socketserver.BaseRequestHandler):
+    """A proxy that notes the host of each request and answers none."""
+
+    seen: ClassVar[set[str]] = set()
+
+    def handle(self) -> None:
+        """Note the host of the first line."""
+        words = self.request.recv(4096).decode("latin-1").split()
+        if len(words) > 1:
+            self.seen.add(words[1].split("/")[2] if "://" in words[1] else words[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make_model", [table_model, image_model])
+def test_no_request_leaves_the_machine(
+    make_model: Callable[[], AutoregressiveModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("needs chromium")
+    names: set[str] = set()  # that the server looks up
+    look_up = socket.getaddrinfo
+
+    def noted(name: str, *arguments: Any, **options: Any) -> Any:
+        names.add(str(name))
+        return look_up(name, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", noted)
+    monkeypatch.setattr(Recorder, "seen", set())
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Recorder) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        with serving(make_model(), "tiny") as (_, address):
+            options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+            options += ["--virtual-time-budget=20000", f"--user-data-dir={tmp_path}", "--dump-dom"]
+            options += [f"--proxy-server=http://127.0.0.1:{proxy.server_address[1]}"]
+            page = subprocess.run([browser, *options, address], capture_output=True, timeout=120, check=False)
+        proxy.shutdown()
+    assert b"How likely?" in page.stdout
+    assert not Recorder.seen - OF_THE_BROWSER
+    assert names <= {"127.0.0.1", "localhost", "None"}

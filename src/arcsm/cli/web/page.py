@@ -1,16 +1,24 @@
 """The page itself: Gradio components around :mod:`arcsm.cli.web.images` and :mod:`arcsm.cli.web.tables`."""
 
 import functools
+import html
+import os
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 from PIL import Image
 
+from arcsm.cli.console import show
+from arcsm.cli.web.guard import Guard, check_host
 from arcsm.cli.web.images import ImageExplorer
 from arcsm.cli.web.tables import TableExplorer
+from arcsm.cli.web.uploads import guarded
 from arcsm.model import AutoregressiveModel
 
 _SURPRISING = 0.1  # probability below which a value is reported
@@ -19,7 +27,7 @@ _SURPRISING = 0.1  # probability below which a value is reported
 def build(model: AutoregressiveModel, title: str) -> Any:
     """Build the page of a model, a ``gradio.Blocks``."""
     gradio = _gradio()
-    with gradio.Blocks(analytics_enabled=False, title=f"arcsm: {title}") as page:
+    with gradio.Blocks(analytics_enabled=False, title=f"arcsm: {title}", delete_cache=(600, 3600)) as page:
         gradio.Markdown(f"## {as_markdown(title)}")
         if "image_shape" in model.metadata:
             _image_page(gradio, ImageExplorer(model))
@@ -30,17 +38,61 @@ def build(model: AutoregressiveModel, title: str) -> Any:
 
 def serve(model: AutoregressiveModel, title: str, host: str = "127.0.0.1", port: int | None = None) -> None:
     """Serve the page until interrupted; by default to this machine only."""
-    page = build(model, title)
-    _, address, _ = page.launch(server_name=host, server_port=port, prevent_thread_lock=True, **launch_options())
-    print(f"{address}  press Ctrl-C to stop", flush=True)
-    page.block_thread()
+    with serving(model, title, host, port) as (page, address):
+        show(f"{address}  press Ctrl-C to stop")
+        page.block_thread()
 
 
-def launch_options() -> dict[str, Any]:
-    """Return launch options under which the page loads no external resources, is not shared, and limits uploads."""
-    theme = _gradio().themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-    page = {"theme": theme, "footer_links": [], "ssr_mode": False, "max_file_size": "20mb"}
-    return {**page, "share": False, "quiet": True}
+@contextmanager
+def serving(
+    model: AutoregressiveModel, title: str, host: str = "127.0.0.1", port: int | None = None
+) -> Iterator[tuple[Any, str]]:
+    """Serve the page in the background, and provide it and its address. Uploads are deleted at the end.
+
+    The page loads no external resources, is not shared, and limits uploads.
+    """
+    host = host.strip("[]")
+    check_host(host)
+    with TemporaryDirectory(prefix="arcsm-", ignore_cleanup_errors=True) as folder, _environment(folder, host):
+        page = build(model, title)
+        from starlette.middleware import Middleware  # of the extra, as Gradio
+
+        guard = Middleware(Guard, host=host, folder=Path(folder))
+        theme = _gradio().themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+        _, address, _ = page.launch(
+            server_name=f"[{host}]" if ":" in host else host,
+            server_port=port,
+            prevent_thread_lock=True,
+            theme=theme,
+            footer_links=[],
+            ssr_mode=False,
+            max_file_size="20mb",
+            share=False,
+            quiet=True,
+            app_kwargs={"middleware": [guard]},
+        )
+        try:
+            yield page, address
+        finally:
+            page.close()
+
+
+@contextmanager
+def _environment(folder: str, host: str) -> Iterator[None]:
+    """Let Gradio keep uploads in a folder, serve them in this process, and reach the page without a proxy."""
+    direct = os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))
+    no_proxy = ",".join(filter(None, (direct, "localhost", "127.0.0.1", host)))
+    changes = {"GRADIO_TEMP_DIR": folder, "GRADIO_NUM_WORKERS": "0", "NO_PROXY": no_proxy, "no_proxy": no_proxy}
+    earlier = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in earlier.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _gradio() -> Any:
@@ -57,11 +109,11 @@ def _image_page(gradio: Any, explorer: ImageExplorer) -> None:
     )
     with gradio.Row():
         with gradio.Column():
-            editor = gradio.ImageEditor(
+            editor = guarded(gradio.ImageEditor(
                 type="pil", label="Draw or upload an image", sources=["upload", "clipboard"], layers=False,
                 canvas_size=(280, 280), brush=gradio.Brush(default_size=18, default_color="#ffffff"), height=380,
                 elem_id="editor",
-            )  # fmt: skip
+            ))  # fmt: skip
             with gradio.Row():
                 evaluate = gradio.Button("How likely?", variant="primary", elem_id="evaluate")
                 denoise = gradio.Button("Denoise", elem_id="denoise", visible=explorer.can_denoise)
@@ -163,6 +215,6 @@ def _show_errors(gradio: Any, function: Callable[..., Any]) -> Callable[..., Any
         try:
             return function(*arguments)
         except ValueError as error:
-            raise gradio.Error(str(error)) from error
+            raise gradio.Error(html.escape(str(error), quote=False)) from error  # the page shows HTML
 
     return wrapper
