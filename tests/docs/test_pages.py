@@ -103,7 +103,7 @@ def test_code_on_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.Monk
                     patch.setattr(application, "launch", run_forked)
                     assert application.run([*command[1:], *shorter]) == 0, line
         else:
-            assert language in ("yaml", "toml", "bash"), f"block {number} of {page}: {language} is not run"
+            assert language in ("yaml", "toml", "bash", "text"), f"block {number} of {page}: {language} is not run"
 
 
 @pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *(f"docs/{page}" for page in PAGES)])
