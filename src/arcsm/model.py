@@ -13,11 +13,11 @@ from typing import Any, Self, TypedDict, Unpack, cast
 
 import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
-from torch import Tensor, nn
+from torch import Tensor
 
 from arcsm import registry, serialization
 from arcsm._runtime.batching import condition_rows, slices_of
-from arcsm._runtime.conditions import CLASSES, VECTOR, Condition, is_condition
+from arcsm._runtime.conditions import Condition
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.progress import track
 from arcsm._runtime.random import Source, blocks_of, shares_of
@@ -25,12 +25,10 @@ from arcsm.conditionals import Accuracy, Conditionals, EvaluationCache, choose_m
 from arcsm.conditionals.traversal import ConditionalsBuilder, ancestral, map_conditionals, warn_unconverged
 from arcsm.contexts import Context
 from arcsm.contexts.conditions import net_config
-from arcsm.errors import all_finite, any_infinite, readable
 from arcsm.heads import Head
 from arcsm.noise import NoiseLadder
 from arcsm.samplers import Sampler
-
-Values = Tensor | Sequence[float] | float  #: One for each dimension, ``(D,)``, or a number for all.
+from arcsm.standardisation import Standardised, Values
 
 
 class Integration(TypedDict, total=False):
@@ -42,7 +40,7 @@ class Integration(TypedDict, total=False):
 
 
 class AutoregressiveModel(
-    nn.Module, ModelHubMixin, library_name="arcsm", tags=["density-estimation", "score-matching", "autoregressive"]
+    Standardised, ModelHubMixin, library_name="arcsm", tags=["density-estimation", "score-matching", "autoregressive"]
 ):
     """An autoregressive density whose one-dimensional conditionals are known by their scores (paper, Definition 1).
 
@@ -80,11 +78,6 @@ class AutoregressiveModel(
         (torch.Size([3, 2]), torch.Size([3]), torch.Size([4, 2]))
     """
 
-    shift: Tensor
-    scale: Tensor
-    condition_shift: Tensor
-    condition_scale: Tensor
-
     def __init__(
         self,
         context: Context,
@@ -104,10 +97,7 @@ class AutoregressiveModel(
             )
         self.context, self.head, self.noise = context, head, noise
         self.metadata = dict(metadata or {})
-        dtype = torch.get_default_dtype()
-        for name, size in (("", context.features), ("condition_", context.condition_features)):
-            self.register_buffer(f"{name}shift", torch.zeros(size, dtype=dtype), persistent=size > 0)
-            self.register_buffer(f"{name}scale", torch.ones(size, dtype=dtype), persistent=size > 0)
+        self.register_standardisation()
         self.set_standardisation(shift, scale)
         self.set_condition_standardisation(condition_shift, condition_scale)
 
@@ -116,90 +106,7 @@ class AutoregressiveModel(
             value = getattr(value, "_orig_mod", value)
         super().__setattr__(name, value)
 
-    # Units and noise levels ----------------------------------------------------------------------------------------
-
-    @property
-    def features(self) -> int:
-        """Number of dimensions :math:`D`."""
-        return self.context.features
-
-    def set_standardisation(self, shift: Values, scale: Values) -> None:
-        """Set the affine map between data and standardised units, ``(D,)`` or a number each.
-
-        Raises:
-            ValueError: If a shift is not finite, a scale not positive and finite, or a size wrong.
-        """
-        self._set_units("", shift, scale, "leave constant columns out")
-
-    def set_condition_standardisation(self, shift: Values, scale: Values) -> None:
-        """Set the affine map through which contexts see condition vectors, ``(F,)`` or a number each.
-
-        Errors are as in :meth:`set_standardisation`.
-        """
-        self._set_units("condition_", shift, scale, "1 for constant columns")
-
-    @torch.no_grad()
-    def _set_units(self, prefix: str, shift: Values, scale: Values, hint: str) -> None:
-        given = {}
-        for name, value in ((f"{prefix}shift", shift), (f"{prefix}scale", scale)):
-            buffer = self.get_buffer(name)
-            given[name] = value = torch.as_tensor(value).to(buffer)
-            if value.ndim > 1 or (value.ndim and len(value) != len(buffer)):
-                raise ValueError(f"{name}: expected a number or {len(buffer)} of them, got {tuple(value.shape)}")
-            known = readable(value)
-            if known is not None and not bool((known.isfinite() & ((known > 0) | name.endswith("shift"))).all()):
-                expected = "finite numbers" if name.endswith("shift") else f"positive finite numbers ({hint})"
-                raise ValueError(f"{name}: expected {expected}")
-        for name, value in given.items():
-            self.get_buffer(name).copy_(value.expand_as(self.get_buffer(name)))
-
-    def standardise(self, x: Tensor, missing: bool | None = None) -> Tensor:
-        """Check data ``(*, D)`` and convert it from data units to standardised units.
-
-        If ``missing`` (default: if the context accepts missing values), NaN marks a missing value.
-
-        Raises:
-            ValueError: If the shape or type is wrong, or a value is infinite or an unexpected NaN.
-        """
-        if not isinstance(x, Tensor):
-            raise ValueError(f"x: expected a torch.Tensor, got {type(x).__name__}; use torch.as_tensor")
-        if x.shape[-1:] != (self.features,):
-            raise ValueError(f"x: expected shape (*, {self.features}), got {tuple(x.shape)}")
-        if x.is_complex() or x.dtype == torch.bool:
-            raise ValueError(f"x: expected real numbers, got {x.dtype}")
-        x = x.to(self.shift)
-        if self.context.missing if missing is None else missing:
-            if any_infinite(x):
-                raise ValueError(f"x: contains infinity (as {x.dtype}); mark missing values with NaN")
-        elif not all_finite(x):
-            raise ValueError(f"x: contains NaN or infinity (as {x.dtype}); drop or fill those rows")
-        return (x - self.shift) / self.scale
-
-    def standardise_condition(
-        self, condition: Condition | None, batch_shape: Sequence[int] | None = None
-    ) -> Condition | None:
-        """Move a condition to the model's device, and convert vectors ``(*, F)`` to standardised units.
-
-        Labels stay as they are. The context checks the shape, type and values; with a ``batch_shape`` it does so here,
-        and each row of the batch gets its own.
-        """
-        device, size = self.shift.device, self.context.condition_features
-
-        def standardised(part: Tensor) -> Tensor:
-            part = part.to(device)
-            if not size or part.is_complex() or part.shape[-1:] != (size,):
-                return part
-            part = part if part.is_floating_point() else part.double()
-            return (part - self.condition_shift) / self.condition_scale  # a vector in double precision stays so
-
-        if isinstance(condition, Tensor):
-            condition = condition.to(device) if self.context.classes else standardised(condition)
-        elif is_condition(condition):
-            both = cast(Mapping[str, Tensor], condition)
-            condition = {CLASSES: both[CLASSES].to(device), VECTOR: standardised(both[VECTOR])}
-        if batch_shape is None:
-            return condition
-        return cast("Condition | None", self.context.check_condition(condition, batch_shape))
+    # Contexts and noise levels -------------------------------------------------------------------------------------
 
     def contexts(self, z: Tensor, condition: Condition | None = None) -> Tensor:
         """Return the contexts ``(*, D, C)`` of standardised rows ``(*, D)`` and conditions as in :meth:`score`."""
@@ -527,12 +434,6 @@ class AutoregressiveModel(
         )
 
     # Files ------------------------------------------------------------------------------------------------------
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        if self.context.condition_features and f"{prefix}shift" in state_dict:  # files of older versions lack these
-            state_dict.setdefault(f"{prefix}condition_shift", torch.zeros_like(self.condition_shift))
-            state_dict.setdefault(f"{prefix}condition_scale", torch.ones_like(self.condition_scale))
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def config(self) -> dict[str, Any]:
         """Return the JSON-ready configuration from which :meth:`from_config` builds the model."""
