@@ -212,7 +212,8 @@ def synthesize(
     Synthetic rows have no missing values. Values have the form that they have in the file, such as $1,234.50. Columns
     of ids that are whole numbers continue after the highest one; other ids and free text are left out.
 
-    The command ends by listing the columns of each type, how alike both tables are, and whether rows are copies.
+    The command ends by listing the columns of each type, how similar the synthetic rows are to the table, and how many
+    are copies.
     """
     _check_outputs(out, page, (table,))
     check_safe_csv(safe_csv, out)

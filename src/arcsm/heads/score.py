@@ -322,7 +322,7 @@ class ScoreHead(Head):
         return torch.no_grad()(lambda projection, x: self._forward(level, projection, x, True, workspace))
 
 
-#: The methods of the network. Without their overriding, a subclass may change the constructor and the weight of a loss.
+#: The methods that prepared and fused forward passes replace. A subclass that overrides one is evaluated without them.
 _SCORE_METHODS = {
     name: method
     for name, method in vars(ScoreHead).items()
