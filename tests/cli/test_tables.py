@@ -153,7 +153,7 @@ def test_mistakes_are_found_before_the_fit(
     assert run("detect", t, t, "--out", tmp_path / "o.csv", "--seed", 2**32) == 2
     write_frame(t, table.assign(score=np.arange(60)))
     assert run("detect", t, t, "--out", tmp_path / "o.csv", "--id", "score") == 1
-    assert "has an id 'score', a name that the output uses" in capsys.readouterr().err
+    assert "has a column 'score' already, a name that the output uses" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])

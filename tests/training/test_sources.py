@@ -257,3 +257,11 @@ def test_several_processes_cannot_share_a_loader(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(process_group, "_joined", Group(size=2))
     with pytest.raises(ValueError, match="x_train: 2 processes cannot share an iterable of batches"):
         fit(small_density(), DataLoader(TensorDataset(X), 32), config=batchless())
+
+
+def test_units_of_a_data_set_come_from_all_digits_of_its_rows() -> None:
+    x = torch.randn(64, 4, dtype=torch.float64) + 1e4
+    models = [small_model(), small_model()]
+    for model, rows in zip(models, (x, TensorDataset(x)), strict=True):
+        fit(model, rows, config=short_config(steps=1))
+    torch.testing.assert_close(models[1].scale, models[0].scale, rtol=1e-6, atol=0.0)

@@ -147,8 +147,8 @@ def score(
     table = TableInput(data)
     options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or ())
     source = RowSource(model, table.path, seed, skip_bad, options, table.source)
-    if with_data and source.file is not None:
-        check_reserved_columns(source.file, SCORE_COLUMNS)
+    if source.file is not None and (with_data or ids):
+        check_reserved_columns(source.file, *((SCORE_COLUMNS,) if with_data else (SCORE_COLUMNS[1:], options.ids)))
     count = sum(len(rows) for rows in source.parts())  # checks all rows first
     names = column_names(model) if "columns" in model.metadata and out.suffix != ".npy" else None
     with (

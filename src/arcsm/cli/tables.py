@@ -105,7 +105,7 @@ def detect(
     if with_data:
         check_reserved_columns(new.file, DETECTION_COLUMNS)
     else:
-        _check_labels(new.file, labels)
+        check_reserved_columns(new.file, DETECTION_COLUMNS[1:], labels)  # a label `row` takes the place of the numbers
     rows, has_missing = 0, False
     for part in new.parts():  # check the whole file before a fit that may take hours
         rows, has_missing = rows + len(part), has_missing or bool(part.isna().any(axis=None))
@@ -298,15 +298,6 @@ def _warn_of_extra_columns(new: FrameFile, table: FrameFile) -> None:
     extra = [name for name in next(new.file.parts(1)).columns if name not in known]
     if extra:
         warn(f"{new.file.source}: not in {table.file.source}, so left out: {', '.join(extra)}", SkippedWarning)
-
-
-def _check_labels(file: TableFile, ids: Sequence[str]) -> None:
-    """Check that no label of the rows has the name of a column of results; ``row`` takes the place of the numbers."""
-    first = next(file.raw_parts(1), None)
-    names = [] if first is None else list(file.labels(first, ids).columns)
-    clash = next((name for name in names if name in DETECTION_COLUMNS[1:]), None)
-    if clash is not None:
-        raise ValueError(f"{file.source}: has an id {clash!r}, a name that the output uses; rename it, or --ignore it")
 
 
 def _labelled(file: TableFile, raw: pd.DataFrame, ids: Sequence[str], verdicts: pd.DataFrame) -> pd.DataFrame:

@@ -258,12 +258,15 @@ def read_table(
     return Table(file.numbers(frame, allow_missing), tuple(frame.columns))
 
 
-def check_reserved_columns(file: TableFile, reserved: Sequence[str]) -> None:
-    """Check that a table has no column with the name of a column that is to be written beside it."""
+def check_reserved_columns(file: TableFile, reserved: Sequence[str], ids: Sequence[str] | None = None) -> None:
+    """Check that no copied column (with ``ids``, no label of the rows) has the name of a column of results."""
     first = next(file.raw_parts(1), None)
-    clash = None if first is None else next((name for name in first.columns if name in reserved), None)
+    copied = pd.DataFrame() if first is None else first if ids is None else file.labels(first, ids)
+    clash = next((name for name in copied.columns if name in reserved), None)
     if clash is not None:
-        raise ValueError(f"{file.source}: has a column {clash!r} already, a name that the output uses; rename it")
+        raise ValueError(
+            f"{file.source}: has a column {clash!r} already, a name that the output uses; rename it, or --ignore it"
+        )
 
 
 def write_table(path: FilePath, values: np.ndarray, columns: Sequence[str] | None = None) -> None:

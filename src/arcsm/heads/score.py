@@ -20,6 +20,8 @@ WINDOW_END_WIDTHS = 20.0  #: and 0 from this many widths on, where the score is 
 
 _MAX_DATA_STD = 1e15  # its square and that of its inverse are numbers in single precision
 
+ENVELOPE_WIDTHS = 4.0  #: Standard deviation of the envelope of the Fourier features, in widths.
+
 EMBEDDING_FEATURES = 5  #: Number of inputs that encode the noise level.
 
 
@@ -201,7 +203,7 @@ class ScoreHead(Head):
         return Level(
             width=scales.width,
             precision=scales.width.pow(-2),
-            envelope_width=4.0 * scales.width,
+            envelope_width=ENVELOPE_WIDTHS * scales.width,
             window_start=WINDOW_FLAT_WIDTHS * scales.width,
             noise_projection=F.linear(self.embedding(scales), noise_weight),
             value_weight=value_weight[:, 0] / scales.width.unsqueeze(-1),
@@ -302,8 +304,8 @@ class ScoreHead(Head):
 
     @property
     def has_original_score(self) -> bool:
-        """Whether no subclass overrides what prepared and fused forward passes compute in its place."""
-        return all(getattr(type(self), name) is method for name, method in _SCORE_METHODS.items())
+        """Whether the score is that of this class, so that prepared and fused passes may compute it."""
+        return all(getattr(type(self), name) is getattr(ScoreHead, name) for name in _SCORE_METHODS)
 
     @torch.no_grad()
     def prepare_score(self, sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
@@ -322,12 +324,13 @@ class ScoreHead(Head):
         return torch.no_grad()(lambda projection, x: self._forward(level, projection, x, True, workspace))
 
 
-#: The methods that prepared and fused forward passes replace. A subclass that overrides one is evaluated without them.
-_SCORE_METHODS = {
-    name: method
+#: Methods that determine the score. Prepared and fused passes bypass some of them, so a subclass that overrides any is
+#: evaluated and trained without those passes.
+_SCORE_METHODS = [
+    name
     for name, method in vars(ScoreHead).items()
-    if inspect.isfunction(method) and name not in ("__init__", "loss_weight", "config")
-}
+    if inspect.isfunction(method) and name not in ("__init__", "loss_weight")
+]
 
 
 def _replace(tensor: Tensor, workspace: Workspace | None) -> Tensor | None:

@@ -20,7 +20,7 @@ from arcsm import _native
 from arcsm._runtime.memory import keep_freed_memory
 from arcsm.errors import warn
 from arcsm.heads.base import Sigma
-from arcsm.heads.score import EMBEDDING_FEATURES, ScoreHead
+from arcsm.heads.score import EMBEDDING_FEATURES, ENVELOPE_WIDTHS, ScoreHead
 
 CHUNK_POINTS = 2048  #: points per chunk in torch on a processor: half a megabyte for each hidden layer of 64 units
 _NATIVE_CHUNK_POINTS = 2**15  # in C, which splits a chunk into cache-sized tiles and shares it among threads
@@ -260,7 +260,9 @@ def _noise_and_value_features(head: ScoreHead, points: _Points) -> tuple[Tensor,
     x, width = torch.broadcast_tensors(points.x, scales.width)
     features, slopes = (x / width).unsqueeze(-1), (1.0 / width).unsqueeze(-1)
     if head.sinusoids:
-        fourier, fourier_slopes = head.fourier_features(x, 4.0 * width, head.blur(scales.damping.unsqueeze(-1)))
+        fourier, fourier_slopes = head.fourier_features(
+            x, ENVELOPE_WIDTHS * width, head.blur(scales.damping.unsqueeze(-1))
+        )
         features, slopes = torch.cat([features, fourier], -1), torch.cat([slopes, fourier_slopes], -1)
     return features if points.sigma is None else torch.cat([head.embedding(scales), features], -1), slopes
 

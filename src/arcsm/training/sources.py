@@ -281,10 +281,11 @@ def _from_outside(
         expected = config.batch_size if "batch_size" in config.model_fields_set else None
         source = GivenBatches(as_batches(x, "x_train"), read, partial(fold_in, config.seed, _BATCHES), expected)
         sample = source.sample(count)
-    rows = data.check_rows(model, sample[0], "x_train")
-    data.check_resolution(model, sample[0])
-    data.check_condition(model.context, rows, sample[1])
-    return TrainingData(source, rows, sample[1])
+    rows, condition = sample
+    checked = data.check_rows(model, rows, "x_train")
+    data.check_resolution(model, rows)
+    data.check_condition(model.context, checked, condition)
+    return TrainingData(source, rows, condition)  # as they were given: their moments need all digits
 
 
 def number_of_steps(config: TrainConfig, source: Source) -> int:
