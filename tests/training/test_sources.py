@@ -260,8 +260,8 @@ def test_several_processes_cannot_share_a_loader(monkeypatch: pytest.MonkeyPatch
 
 
 def test_units_of_a_data_set_come_from_all_digits_of_its_rows() -> None:
-    x = torch.randn(64, 4, dtype=torch.float64) + 1e4
+    x = torch.randn(64, 4, dtype=torch.float64) + 1e3
     models = [AutoregressiveModel(MADE(4, 4, (8,)), ScoreHead(4, (8,)), NoiseLadder(1.0, 0.1, 4)) for _ in range(2)]
     for model, rows in zip(models, (x, TensorDataset(x)), strict=True):
         fit(model, rows, config=short_config(steps=1))
-    torch.testing.assert_close(models[1].scale, models[0].scale, rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(models[1].scale, models[0].scale, rtol=2e-7, atol=0.0)
