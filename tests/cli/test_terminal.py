@@ -173,4 +173,6 @@ def test_what_a_model_file_holds_does_not_change_the_terminal(
     model.metadata["columns"] = [f"a{HOSTILE}", "b", "c"]
     arcsm.save(model, tmp_path / "model.safetensors")
     assert run("info", tmp_path / "model.safetensors") == 0
-    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", capsys.readouterr().out)
+    output = capsys.readouterr().out
+    assert "u001b" in output
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", output)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
 from arcsm.estimators.column_types import Array, Categories, Grid, Identity
+from arcsm.estimators.times import Times, infer_times
 from arcsm.reports.conditionals import Conditional, draw_categories, draw_density, draw_levels
 from arcsm.reports.detection import score_histogram
 from arcsm.reports.plots import compare_histograms, mark_value, open_panel
+from arcsm.reports.time_axes import label_times
 
 COUNTS = Grid(1.0, 0.0, 6, whole=True)  # 0 to 5
 HALVES = Grid(0.5, 2.0, 5, whole=False)  # 2 to 4
@@ -95,3 +100,13 @@ def test_values_beyond_the_edges_of_a_histogram_are_counted() -> None:
     assert remark == "beyond the axis: 25.0% of real, 0.0% of synthetic values"
     assert sum(bar.get_height() for bar in axes.patches[:2]) == pytest.approx(0.75)
     assert compare_histograms(axes, values[1:], values[1:], [0.0, 0.5, 1.0]) == ""
+
+
+def test_axes_of_times_show_dates() -> None:
+    kind = infer_times(pd.Series(pd.date_range("2024-01-01", periods=60)))
+    assert isinstance(kind, Times)
+    figure, axes = open_panel()
+    axes.set_xlim(*kind.scale.count(pd.to_datetime(["2024-01-01", "2024-02-29"])))
+    label_times(axes, kind)
+    figure.canvas.draw()
+    assert all(re.fullmatch(r"202[34]-\d\d-\d\d", label.get_text()) for label in axes.get_xticklabels())
