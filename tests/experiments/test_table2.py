@@ -209,16 +209,16 @@ def test_kernels_can_use_the_autoregressive_encoder(tmp_path: Path, trained: lis
     assert rows["ssm"]["changes"] == []
 
 
-def test_grids_of_colours_are_jpeg(tmp_path: Path) -> None:
+def test_grids_of_colours_are_png(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", x_train=images[:40], x_test=images[40:])
     data = f"data={{kind: images, path: {tmp_path / 'images.npz'}, key: x_train, test_key: x_test}}"
     changes = [change for change in table2.PRESETS["smoke"].faces_changes if not change.startswith("data=")]
     record = reproduce("table2-faces", tmp_path, "methods=[elbo]", f"faces_changes={json.dumps([*changes, data])}")
     samples = rows_of(record, "faces")["elbo"]["samples"]
-    assert samples.endswith(".jpg")
+    assert samples.endswith(".png")
     with Image.open(tmp_path / "results" / "table2-faces" / samples) as grid:
-        assert (grid.format, grid.mode) == ("JPEG", "RGB")
+        assert (grid.format, grid.mode) == ("PNG", "RGB")
 
 
 def test_training_time_includes_interrupted_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

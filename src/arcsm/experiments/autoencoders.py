@@ -308,10 +308,9 @@ def frechet(run: Study[Table2], cell: Autoencoder) -> Result:
 
 
 def draw(run: Study[Table2], cell: Autoencoder) -> Result:
-    """Return a grid of expected images in base64, keyed by file suffix: PNG, or JPEG for colour."""
+    """Return a grid of expected images in base64, keyed by file suffix."""
     vae, file = _load_vae(run, cell), BytesIO()
     rows = vae.sample(_GRID, run.generator(cell.seed, 4)).cpu()
     grid = image_grid(to_pixels(rows, _dataset(run, cell).metadata))
-    suffix, kind = ("png", "PNG") if grid.mode == "L" else ("jpg", "JPEG")
-    grid.save(file, format=kind, optimize=True, quality=90)
-    return {suffix: base64.b64encode(file.getvalue()).decode("ascii")}
+    grid.save(file, format="PNG", optimize=True)
+    return {"png": base64.b64encode(file.getvalue()).decode("ascii")}
