@@ -153,7 +153,7 @@ def test_no_name_changes_the_terminal(
     command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("warnings.showwarning", application._warn_in_one_line)
+    monkeypatch.setattr("warnings.showwarning", application.warn_in_one_line)
     Path("key.yaml").write_text('name: x\n"\\e]0;title\\a": 1\n')
     np.savez("arrays.npz", **{f"a{HOSTILE}": np.eye(3), "b": np.eye(3)})
     table = correlated_table(60)[["a", "b", "visits", "city"]]

@@ -49,7 +49,7 @@ def test_no_value_lies_among_the_values_expected_in_its_place(scored: Scored) ->
 
 def test_values_that_are_all_expected_are_a_reason_together(scored: Scored, monkeypatch: pytest.MonkeyPatch) -> None:
     detector, rows = scored
-    monkeypatch.setattr(reasons, "_expected_texts", lambda *_: {})
+    monkeypatch.setattr(reasons, "expected_texts", lambda *_: {})
     excess = np.zeros((1, rows.shape[1]))
     excess[0, [1, 5]] = np.quantile(detector.fitted_excess_[:, [1, 5]], 0.02, axis=0)
     share = (detector.fitted_excess_[:, [1, 5]].sum(1) > excess.sum()).mean()
@@ -99,8 +99,8 @@ def test_expected_values_are_the_most_likely_ones(
     kind: Column, nodes: np.ndarray, log_density: np.ndarray, value: object, log_density_here: float, expected: str
 ) -> None:
     number = float(kind.encode(np.array([value], dtype=object))[0])
-    conditional = reasons._Conditional(nodes, log_density, number, log_density_here)
-    assert reasons._expected_text(kind, conditional, value) == expected
+    conditional = reasons.Conditional(nodes, log_density, number, log_density_here)
+    assert reasons.expected_text(kind, conditional, value) == expected
 
 
 def test_gross_errors_do_not_widen_the_expected_values(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_gross_errors_do_not_widen_the_expected_values(monkeypatch: pytest.Monke
     assert because[0].startswith("b: expected -")
     for reason in "; ".join(because[because != ""]).split("; "):
         assert float(re.search(r" to (\S+), saw", reason).group(1)) < 5.0
-    monkeypatch.setattr(Ensemble, "conditional_quantiles", lambda *_: torch.full((6, reasons._NODES), 1e6).double())
+    monkeypatch.setattr(Ensemble, "conditional_quantiles", lambda *_: torch.full((6, reasons.NODES), 1e6).double())
     texts = reasons.reasons(detector, rows, np.array([[-9.0, -8.0]] * 3), 2)  # no quantile is plausible
     low, high = table["a"].drop(7).min(), table["a"].drop(7).max()
     assert texts[2].startswith(f"a: expected {low:.4g} to {high:.4g}, saw 520; b: expected")
@@ -126,11 +126,11 @@ def test_gross_errors_do_not_widen_the_expected_values(monkeypatch: pytest.Monke
 def test_expected_values_occur_in_the_fitted_rows(scored: Scored, monkeypatch: pytest.MonkeyPatch) -> None:
     detector, rows = scored
     table = rows.head(1)
-    quantiles = torch.linspace(-5.0, 1e4, reasons._NODES).double()
+    quantiles = torch.linspace(-5.0, 1e4, reasons.NODES).double()
     monkeypatch.setattr(Ensemble, "conditional_quantiles", lambda _, x, *__: quantiles.expand(len(x), -1))
     kinds = detector.columns_.kinds
     columns = np.flatnonzero([kinds[d].discrete for d in detector.columns_.modelled])
-    conditionals = reasons._conditionals(detector, table, np.zeros(len(columns), dtype=int), columns)
+    conditionals = reasons.conditionals_of_values(detector, table, np.zeros(len(columns), dtype=int), columns)
     assert len(conditionals) > 2
     for column, conditional in zip(columns, conditionals, strict=True):
         assert np.isin(conditional.nodes, detector.limits_.levels[column]).all()

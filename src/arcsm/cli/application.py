@@ -73,7 +73,7 @@ def callback(
 
 def main() -> None:
     """Run the command and exit. A user's mistake prints one line on standard error."""
-    warnings.showwarning = _warn_in_one_line
+    warnings.showwarning = warn_in_one_line
     alone = not was_started()  # the launcher of several processes needs to see which signal ended each
     if alone:
         raise_on_termination()
@@ -141,7 +141,7 @@ def _start(arguments: Sequence[str], request: SeveralProcesses) -> int:
         return fail("terminated", 143)
 
 
-def _warn_in_one_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+def warn_in_one_line(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     print(printable(f"arcsm: warning: {message}"), file=sys.stderr)
 
 

@@ -21,7 +21,7 @@ from arcsm.estimators.outliers import ScoreOutlierDetector
 from arcsm.estimators.times import value_text
 
 _UNEXPECTED = 0.1  # of the probability
-_NODES = 40  # quantiles that represent a conditional
+NODES = 40  # quantiles that represent a conditional
 _ROUNDING = 1e-6  # nats
 _MIN_SURPRISE = 1.0  # nats below the median, of a further reason
 _MIN_RELATIVE_SURPRISE = 0.1  # of the most surprising column
@@ -31,7 +31,7 @@ _PAIRED_COLUMNS = 6  # the most surprising ones, of which two may be a reason to
 
 
 @dataclass(frozen=True)
-class _Conditional:
+class Conditional:
     """The conditional of one value of a row.
 
     Attributes:
@@ -76,7 +76,7 @@ def reasons(detector: ScoreOutlierDetector, table: pd.DataFrame, excess: Array, 
     such as "age = 70 with income = 2.1: together more surprising than in 98 % of the fitted rows".
     """
     lowest = np.argsort(excess, 1)[:, :columns]
-    expected = _expected_texts(detector, table, lowest)
+    expected = expected_texts(detector, table, lowest)
     texts = []
     for row, places in enumerate(lowest):
         limit = min(-_MIN_SURPRISE, _MIN_RELATIVE_SURPRISE * float(excess[row, places[0]]))
@@ -88,7 +88,7 @@ def reasons(detector: ScoreOutlierDetector, table: pd.DataFrame, excess: Array, 
     return texts
 
 
-def _expected_texts(
+def expected_texts(
     detector: ScoreOutlierDetector, table: pd.DataFrame, chosen: NDArray[np.intp]
 ) -> dict[tuple[int, int], str]:
     """Return "expected A, saw B" for the unexpected values in the ``chosen (N, K)`` columns, by row and column."""
@@ -98,8 +98,8 @@ def _expected_texts(
     texts = {}
     if varying:
         rows, columns = np.array([(row, modelled.index(d)) for row, d in varying]).T
-        for (row, d), conditional in zip(varying, _conditionals(detector, table, rows, columns), strict=True):
-            texts[row, d] = _expected_text(kinds[d], conditional, table.iloc[row, d])
+        for (row, d), conditional in zip(varying, conditionals_of_values(detector, table, rows, columns), strict=True):
+            texts[row, d] = expected_text(kinds[d], conditional, table.iloc[row, d])
     for row, d in set(known) - set(varying):
         if kinds[d].encode(np.array([table.iloc[row, d]], dtype=object))[0]:  # not the constant
             texts[row, d] = (
@@ -108,9 +108,9 @@ def _expected_texts(
     return {place: text for place, text in texts.items() if text}
 
 
-def _conditionals(
+def conditionals_of_values(
     detector: ScoreOutlierDetector, table: pd.DataFrame, rows: NDArray[np.intp], columns: NDArray[np.intp]
-) -> list[_Conditional]:
+) -> list[Conditional]:
     """Return the conditionals of the values in these rows and modelled columns, ``(I,)`` each."""
     ensemble = detector.ensemble_
     assert ensemble is not None
@@ -118,7 +118,7 @@ def _conditionals(
     members = ensemble.most_surprised_members(numbers)[rows, columns]
     low, high = (limit[rows, columns] for limit in detector.limits_.of_other_rows(numbers.numpy()))
     x, d, here = numbers[rows], torch.from_numpy(columns), numbers[rows, columns].numpy()
-    u = (torch.arange(_NODES, dtype=torch.float64) + 0.5) / _NODES
+    u = (torch.arange(NODES, dtype=torch.float64) + 0.5) / NODES
     quantiles = ensemble.conditional_quantiles(x, d, members, u).numpy()  # (I, K)
     nodes = np.stack([detector.limits_.nearest_levels(*pair) for pair in zip(columns, quantiles, strict=True)])
     values = torch.from_numpy(np.concatenate([nodes, here[:, None]], 1))
@@ -131,11 +131,11 @@ def _conditionals(
             kept, density, density_here = np.array([low[place], high[place]]), np.zeros(2), 0.0
         if not low[place] <= here[place] <= high[place]:
             density_here = -np.inf
-        found.append(_Conditional(kept, density, float(here[place]), float(density_here)))
+        found.append(Conditional(kept, density, float(here[place]), float(density_here)))
     return found
 
 
-def _expected_text(kind: Column, conditional: _Conditional, value: Any) -> str:
+def expected_text(kind: Column, conditional: Conditional, value: Any) -> str:
     """Return "expected A, saw B", with enough digits to tell A and B apart; empty if the value is expected."""
     if isinstance(kind, Categories):
         levels = [level for level in conditional.expected_levels() if level < len(kind.names)]
