@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import arcsm
 from arcsm import (
     MADE,
+    AnyOrder,
     DiscretisedLogisticMixtureHead,
     GaussianHead,
     LogisticMixtureHead,
@@ -27,6 +28,11 @@ from arcsm import (
 from outside_parts import Perceptron
 
 CONTEXTS: dict[str, Callable[[], arcsm.Context]] = {
+    "AnyOrder": lambda: AnyOrder(5, 3, (8, 8), 6),
+    "AnyOrder, one feature": lambda: AnyOrder(1, 3, (8,), 6),
+    "AnyOrder, order, sinusoids, classes and vectors": lambda: AnyOrder(
+        4, 3, (8, 8), 6, condition_features=2, order=(2, 0, 3, 1), classes=3, sinusoids=2, max_frequency=3.0
+    ),
     "MADE": lambda: MADE(5, 3, (16, 16)),
     "MADE, affine": lambda: MADE(4, 3, ()),
     "MADE, one feature": lambda: MADE(1, 3, (8,)),

@@ -3,7 +3,7 @@
 from arcsm import data, objectives
 from arcsm._version import __version__
 from arcsm.checking import check
-from arcsm.contexts import MADE, ConditionNet, Context, PixelCNNPP
+from arcsm.contexts import MADE, AnyOrder, ConditionNet, Context, PixelCNNPP
 from arcsm.errors import PartError
 from arcsm.heads import (
     DiscretisedLogisticMixtureHead,
@@ -21,7 +21,7 @@ from arcsm.training.density import fit
 from arcsm.training.loop import FitResult, TrainingDiverged
 
 __all__ = [
-    "MADE", "AutoregressiveModel", "ConditionNet", "Context", "DiscretisedLogisticMixtureHead", "FitResult",
+    "MADE", "AnyOrder", "AutoregressiveModel", "ConditionNet", "Context", "DiscretisedLogisticMixtureHead", "FitResult",
     "GaussianHead", "Head", "LogisticMixtureHead", "NoiseLadder", "NormalisedHead", "PartError", "PixelCNNPP",
     "ScoreHead", "TrainConfig", "TrainingDiverged", "__version__", "check", "data", "fit", "load", "objectives",
     "register", "save",

@@ -24,6 +24,7 @@ from arcsm._runtime.random import Source, blocks_of, shares_of
 from arcsm.conditionals import Accuracy, Conditionals, EvaluationCache, choose_method
 from arcsm.conditionals.traversal import ConditionalsBuilder, ancestral, map_conditionals, warn_unconverged
 from arcsm.contexts import Context
+from arcsm.contexts.base import Order, TrainingTerms
 from arcsm.contexts.conditions import net_config
 from arcsm.heads import Head
 from arcsm.noise import NoiseLadder
@@ -108,9 +109,23 @@ class AutoregressiveModel(
 
     # Contexts and noise levels -------------------------------------------------------------------------------------
 
-    def contexts(self, z: Tensor, condition: Condition | None = None) -> Tensor:
-        """Return the contexts ``(*, D, C)`` of standardised rows ``(*, D)`` and conditions as in :meth:`score`."""
-        return cast(Tensor, self.context(z, self.standardise_condition(condition)))
+    def contexts(self, z: Tensor, condition: Condition | None = None, order: Order | None = None) -> Tensor:
+        """Return the contexts ``(*, D, C)`` of standardised rows ``(*, D)``; for the rest see :meth:`score`."""
+        arguments = self._order_arguments(order)
+        return cast(Tensor, self.context(z, self.standardise_condition(condition), **arguments))
+
+    def training_terms(self, z: Tensor, condition: Condition | None, generator: Source) -> TrainingTerms:
+        """Return the conditionals that estimate the loss of standardised rows ``(B, D)``; see :class:`Context`."""
+        return self.context.training_terms(z, self.standardise_condition(condition), generator)
+
+    def _order_arguments(self, order: Order | None) -> dict[str, Order]:
+        """Return the keywords that give the context an order other than its own."""
+        if order is None:
+            return {}
+        if not self.context.any_order:
+            name = type(self.context).__name__
+            raise ValueError(f"order: a {name} has the order {self.context.order!r:.60} only; use AnyOrder for others")
+        return {"order": order}
 
     def path(self, level: int = -1, steps: int | None = None) -> tuple[float, ...]:
         """Return the noise levels from the largest down to ``level``, or ``steps`` geometric steps between the two.
@@ -142,7 +157,9 @@ class AutoregressiveModel(
         """Alias of :meth:`score`."""
         return self.score(x, level, condition)
 
-    def score(self, x: Tensor, level: int = -1, condition: Condition | None = None) -> tuple[Tensor, Tensor]:
+    def score(
+        self, x: Tensor, level: int = -1, condition: Condition | None = None, order: Order | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the conditional scores and their exact derivatives, in one pass.
 
         .. math:: s_d = \\partial_{x_d} \\log q(x_d \\mid x_{<d}), \\qquad \\partial_{x_d} s_d
@@ -152,23 +169,27 @@ class AutoregressiveModel(
             level: Noise level of :math:`x_d`; 0 is the largest, -1 the smallest.
             condition: Condition of each row, ``(*, F)`` or labels ``(*)``, or one for all rows; for a model with both,
                 a mapping ``{"classes": labels, "vector": vectors}``.
+            order: For a context that has every order (:class:`AnyOrder`): a permutation of the dimensions, ``(D,)``,
+                or one for each row, ``(*, D)``. Default: the order of the context.
 
         Returns:
             ``s`` and ``ds``, each ``(*, D)``, in 1/units and 1/units^2; NaN where a value is missing.
         """
-        s, ds = self.head.projected_score_and_derivative(*self._head_arguments(x, level, condition))
+        s, ds = self.head.projected_score_and_derivative(*self._head_arguments(x, level, condition, order))
         return s / self.scale, ds / self.scale.square()
 
-    def score_alone(self, x: Tensor, level: int = -1, condition: Condition | None = None) -> Tensor:
+    def score_alone(
+        self, x: Tensor, level: int = -1, condition: Condition | None = None, order: Order | None = None
+    ) -> Tensor:
         """Return the scores of :meth:`score` alone."""
-        return self.head.projected_score(*self._head_arguments(x, level, condition)) / self.scale
+        return self.head.projected_score(*self._head_arguments(x, level, condition, order)) / self.scale
 
     def _head_arguments(
-        self, x: Tensor, level: int, condition: Condition | None
+        self, x: Tensor, level: int, condition: Condition | None, order: Order | None
     ) -> tuple[Tensor, Tensor, float | None]:
         """Return projections ``(*, D, P)``, standardised values ``(*, D)`` and their noise level."""
         z = self.standardise(x)
-        return self.head.project(self.contexts(z, condition)), z, self.sigma(level)
+        return self.head.project(self.contexts(z, condition, order)), z, self.sigma(level)
 
     def log_prob(
         self,
@@ -178,6 +199,7 @@ class AutoregressiveModel(
         reduce: bool = True,
         method: str | None = None,
         cells: Tensor | Sequence[float] | None = None,
+        order: Order | None = None,
         **integration: Unpack[Integration],
     ) -> Tensor:
         """Return the normalised log density in nats, in data units.
@@ -198,6 +220,7 @@ class AutoregressiveModel(
             cells: Steps of discrete dimensions, ``(D,)`` in data units; 0 for continuous ones. The density of a value
                 is then the mean over the step around it: the probability of the value divided by the step. The
                 contexts are computed from the midpoints.
+            order: As in :meth:`score`.
             integration: ``steps``, ``tol`` and ``max_evaluations``; see :class:`Integration`.
 
         Returns:
@@ -215,7 +238,7 @@ class AutoregressiveModel(
             AccuracyWarning: Once a call, if some integrals missed ``tol``.
         """
         function = Conditionals.log_prob if cells is None else self._mean_log_density(cells)
-        terms = self._map(function, x, level, condition, method, **integration) - torch.log(self.scale)
+        terms = self._map(function, x, level, condition, method, order, **integration) - torch.log(self.scale)
         if self.context.missing:
             terms = torch.where(x.to(terms.device).isnan(), 0.0, terms)
         return terms.sum(-1) if reduce else terms
@@ -226,6 +249,7 @@ class AutoregressiveModel(
         level: int = -1,
         condition: Condition | None = None,
         method: str | None = None,
+        order: Order | None = None,
         **integration: Unpack[Integration],
     ) -> Tensor:
         """Return the Rosenblatt transform :math:`u_d = F(x_d \\mid x_{<d})`, ``(*, D)``.
@@ -233,7 +257,7 @@ class AutoregressiveModel(
         The values are uniform if the model is right, and NaN where a value is missing. Arguments, errors and warnings
         are as in :meth:`log_prob`.
         """
-        return self._map(Conditionals.cdf, x, level, condition, method, **integration)
+        return self._map(Conditionals.cdf, x, level, condition, method, order, **integration)
 
     @torch.no_grad()
     def conditional_icdf(
@@ -243,6 +267,7 @@ class AutoregressiveModel(
         level: int = -1,
         condition: Condition | None = None,
         method: str | None = None,
+        order: Order | None = None,
         **integration: Unpack[Integration],
     ) -> Tensor:
         """Return the ``u`` quantile of each conditional given the values before it in ``x``, ``(*, D)``.
@@ -259,7 +284,7 @@ class AutoregressiveModel(
         def quantile(conditionals: Conditionals, values: Tensor) -> Tensor:
             return conditionals.icdf(torch.full_like(values, u))
 
-        z = self._map(quantile, x, level, condition, method, needs_values=False, **integration)
+        z = self._map(quantile, x, level, condition, method, order, needs_values=False, **integration)
         return z * self.scale + self.shift
 
     @torch.no_grad()
@@ -269,11 +294,12 @@ class AutoregressiveModel(
         level: int = -1,
         condition: Condition | None = None,
         method: str | None = None,
+        order: Order | None = None,
         **integration: Unpack[Integration],
     ) -> Tensor:
         """Return the inverse of :meth:`cdf`, ``(*, D)`` in (0, 1) to ``(*, D)``, one dimension after another.
 
-        Other arguments and warnings are as in :meth:`log_prob`.
+        Other arguments and warnings are as in :meth:`log_prob`; an order must be the same for all rows, ``(D,)``.
 
         Raises:
             ValueError: If a value is not inside (0, 1).
@@ -288,12 +314,13 @@ class AutoregressiveModel(
         targets = u.reshape(-1, self.features).to(self.shift)
         z, unconverged = torch.zeros_like(targets), 0
         rows = condition_rows(self.standardise_condition(condition, u.shape[:-1]), u.shape[:-1])
+        self._order_arguments(order)  # raises unless the context has it
         for part in slices_of(len(targets)):
 
             def quantile(conditionals: Conditionals, d: int, part: slice = part) -> Tensor:
                 return conditionals.icdf(targets[part, d])
 
-            unconverged += ancestral(quantile, self.context, self.head, z[part], rows(part), build)
+            unconverged += ancestral(quantile, self.context, self.head, z[part], rows(part), build, order=order)
         warn_unconverged(unconverged, targets.numel())
         return (z * self.scale + self.shift).reshape(u.shape)
 
@@ -313,6 +340,7 @@ class AutoregressiveModel(
         batch_size: int = 1024,
         bounds: tuple[float, float] | None = None,
         sampler_options: Mapping[str, Any] | None = None,
+        order: Order | None = None,
     ) -> Tensor:
         """Draw rows from the model, one dimension after another (paper, Section 4.2).
 
@@ -336,6 +364,7 @@ class AutoregressiveModel(
                 unlike any in training. Default: [-1, 1] plus four times the smallest sigma for images (metadata with an
                 ``image_shape``), no bounds for other rows.
             sampler_options: Keywords for the sampler, such as ``{"steps": 20}`` for ``"langevin"``.
+            order: As in :meth:`score`, the same for all rows, ``(D,)``.
 
         Returns:
             ``(n, D)`` in data units.
@@ -358,6 +387,7 @@ class AutoregressiveModel(
             raise ValueError(
                 f"sampler_options: {', '.join(unknown)}: not an option of {name}; it takes {', '.join(accepted)}"
             )
+        self._order_arguments(order)  # raises unless the context has it
         path = self.path(level, steps)
         low, high = self._bounds(bounds, path)
         build = self.conditionals_builder(level, steps=steps, cache=EvaluationCache())
@@ -370,9 +400,10 @@ class AutoregressiveModel(
                 def choose(conditionals: Conditionals, d: int, source: Source = source) -> Tensor:
                     return draw(conditionals, source, **options).clamp(low[d], high[d])
 
-                unconverged += ancestral(choose, self.context, self.head, z[part], rows(part), build, advance)
+                unconverged += ancestral(choose, self.context, self.head, z[part], rows(part), build, advance, order)
                 if denoise and path:
-                    projection = self.head.project(self.context(z[part], rows(part)))
+                    contexts = self.context(z[part], rows(part), **self._order_arguments(order))
+                    projection = self.head.project(contexts)
                     z[part] += path[-1] ** 2 * self.head.projected_score(projection, z[part], path[-1])
         warn_unconverged(unconverged, z.numel())
         return z * self.scale + self.shift
@@ -415,13 +446,17 @@ class AutoregressiveModel(
         level: int,
         condition: Condition | None,
         method: str | None,
+        order: Order | None,
         needs_values: bool = True,
         **integration: Unpack[Integration],
     ) -> Tensor:
         build = self.conditionals_builder(level, method, **_checked(integration))
         closed_form = self.head.normalised and method in (None, "closed_form")
         z, condition = self.standardise(x), self.standardise_condition(condition, x.shape[:-1])
-        return map_conditionals(function, self.context, self.head, z, condition, build, closed_form, needs_values)
+        orders = self.context.check_order(order, x.shape[:-1]) if self._order_arguments(order) else None
+        return map_conditionals(
+            function, self.context, self.head, z, condition, build, closed_form, needs_values, orders
+        )
 
     def _mean_log_density(self, cells: Tensor | Sequence[float]) -> Callable[[Conditionals, Tensor], Tensor]:
         """Return a function that maps the conditionals of whole rows to their log mean densities over cells."""

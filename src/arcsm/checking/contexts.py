@@ -1,6 +1,6 @@
 """Tests of contexts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from arcsm.checking.requirements import TOLERANCE, normal, require, require_equa
 from arcsm.contexts import Context
 
 _MAX_JACOBIAN_ROWS = 32
+_ORDERS = 3
 
 
 def _condition(context: Context, shape: tuple[int, ...], generator: torch.Generator) -> Condition | None:
@@ -51,12 +52,19 @@ def _check_causality(context: Context, generator: torch.Generator) -> None:
 def _check_jacobian(context: Context, generator: torch.Generator) -> None:
     x = normal(generator, 2, context.features).requires_grad_()
     contexts = context(x, _condition(context, (2,), generator))  # (2, D, C)
+    _require_causality(context, contexts, x, context.order, generator)
+
+
+def _require_causality(
+    context: Context, contexts: Tensor, x: Tensor, order: Sequence[int], generator: torch.Generator
+) -> None:
+    """Check that contexts ``(2, D, C)`` of ``x (2, D)`` depend only on the values before them and in their row."""
     weights = normal(generator, context.context_features)
     if not contexts.requires_grad:
         return
     count = min(context.features, _MAX_JACOBIAN_ROWS)
     for position in torch.randperm(context.features, generator=generator)[:count].sort().values.tolist():
-        d, later = context.order[position], list(context.order[position:])
+        d, later = order[position], list(order[position:])
         total = (contexts[0, d] * weights).sum()
         (influence,) = torch.autograd.grad(total, x, retain_graph=True, allow_unused=True)
         if influence is None:
@@ -78,12 +86,13 @@ def _check_steps(context: Context, generator: torch.Generator) -> None:
         _require_same_steps(context, x, _condition(context, shape, generator))
 
 
-def _require_same_steps(context: Context, x: Tensor, condition: Condition | None) -> None:
+def _require_same_steps(context: Context, x: Tensor, condition: Condition | None, order: Tensor | None = None) -> None:
     """Check :meth:`Context.step` against :meth:`Context.forward`, while a second pass goes on at the same time."""
-    expected, shape = context(x, condition), x.shape[:-1]
-    state, second = context.begin(shape, condition), context.begin(shape, condition)
+    keywords = {} if order is None else {"order": order}
+    expected, shape = context(x, condition, **keywords), x.shape[:-1]
+    state, second = context.begin(shape, condition, **keywords), context.begin(shape, condition, **keywords)
     previous: Tensor | None = None
-    for position, d in enumerate(context.order):
+    for position, d in enumerate(context.order if order is None else order.tolist()):
         contexts = context.step(state, previous)
         require_equal(contexts, expected[..., d, :], f"step {position}, feature {d}, against forward")
         require(not contexts.requires_grad, "step records gradients; decorate it with torch.no_grad()")
@@ -151,6 +160,23 @@ def _check_missing_values(context: Context, generator: torch.Generator) -> None:
     _require_same_steps(context, x, condition)
 
 
+def _check_orders(context: Context, generator: torch.Generator) -> None:
+    """Check causality, steps and orders by row for contexts that take an order."""
+    if not context.any_order:
+        return
+    condition = _condition(context, (2,), generator)
+    for _ in range(_ORDERS):
+        order = torch.randperm(context.features, generator=generator)
+        x = normal(generator, 2, context.features).requires_grad_()
+        contexts = context(x, condition, order=order)
+        _require_causality(context, contexts, x, order.tolist(), generator)
+        _require_same_steps(context, x.detach(), condition, order)
+        orders = torch.stack([order, order.flip(0)])
+        backwards = context(x, condition, order=orders[1])
+        expected = torch.stack([contexts[0], backwards[1]])
+        require_equal(context(x, condition, order=orders), expected, "forward in an order for each row, against one")
+
+
 def _outputs(context: Context, generator: torch.Generator) -> Tensor:
     return context(normal(generator, 4, context.features), _condition(context, (4,), generator))
 
@@ -168,6 +194,7 @@ CONTEXT_CHECKS = {
     "select": _check_selection,
     "condition": _check_conditions,
     "missing values": _check_missing_values,
+    "order": _check_orders,
     "gradients": _check_gradients,
     "constructor": lambda context, _: check_constructor(context, "context_features", context.data_argument),
     "config": lambda context, _: check_config(context, _outputs),

@@ -14,6 +14,7 @@ from arcsm._runtime.conditions import Condition, tensors_of
 from arcsm._runtime.memory import keep_freed_memory
 from arcsm.conditionals.conditionals import Conditionals
 from arcsm.contexts import Context
+from arcsm.contexts.base import Order
 from arcsm.errors import AccuracyWarning, warn
 from arcsm.heads import Head
 
@@ -32,21 +33,27 @@ def map_conditionals(
     build: ConditionalsBuilder,
     with_gradients: bool = False,
     needs_values: bool = True,
+    order: Tensor | None = None,
 ) -> Tensor:
     """Apply a function to the conditional of every value of every row, in bounded memory.
 
     The function maps conditionals and their values ``(N,)`` to results ``(N,)``; rows ``z (*, D)`` give ``(*, D)``. If
     it ``needs_values``, the result of a missing value (NaN) is NaN. Gradients flow only ``with_gradients``; without
     them, a backward pass to rows or conditions raises a ``NotImplementedError``. Integrals that missed their tolerance
-    cause one :class:`AccuracyWarning`.
+    cause one :class:`AccuracyWarning`. An ``order``, ``(D,)`` or ``(*, D)``, replaces that of the context.
     """
     keep_freed_memory()
     features = context.features
     flat = z.reshape(-1, features)
     rows = condition_rows(condition, z.shape[:-1])
 
+    def order_of(part: slice) -> tuple[Tensor, ...]:
+        if order is None:
+            return ()
+        return (order if order.ndim == 1 else order.reshape(-1, features)[part],)
+
     def results(part: slice) -> tuple[Tensor, int]:
-        contexts = context(flat[part], rows(part))  # (B, D, C)
+        contexts = context(flat[part], rows(part), *order_of(part))  # (B, D, C)
         conditionals = build(head.project(contexts).flatten(0, 1))
         values = flat[part].reshape(-1)
         found = function(conditionals, values.nan_to_num(nan=0.0))
@@ -101,17 +108,18 @@ def ancestral(
     condition: Condition | None,
     build: ConditionalsBuilder,
     advance: Callable[..., None] | None = None,
+    order: Order | None = None,
 ) -> int:
-    """Choose the value of one dimension after another, in the order of the context (ancestral sampling).
+    """Choose the value of one dimension after another, by default in the order of the context (ancestral sampling).
 
     ``choose`` maps the conditionals of a dimension and its index to values ``(n,)``, which fill ``z (n, D)``. After
     each dimension, ``advance`` is called. Return the number of integrals that missed their tolerance.
     """
     keep_freed_memory()
-    state = context.begin((len(z),), condition)
+    state = context.begin((len(z),), condition, *(() if order is None else (order,)))
     previous: Tensor | None = None
     unconverged = 0
-    for d in context.order:
+    for d in context.order if order is None else context.check_order(order, ()).tolist():
         conditionals = build(head.project(context.step(state, previous)))
         previous = choose(conditionals, d)
         z[:, d] = previous

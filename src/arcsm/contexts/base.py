@@ -3,18 +3,33 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from arcsm._runtime.conditions import CLASSES, VECTOR, Condition, check_type, flatten_rows
+from arcsm._runtime.random import Source
 from arcsm._runtime.sizes import check_size
 from arcsm.contexts.conditions import build_net, check_embeddings, condition_layer, embedding_size, net_config
 from arcsm.errors import all_finite, readable
 from arcsm.registry import Seam, constructor_arguments
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+Order = Sequence[int] | Tensor  #: A permutation of the dimensions, ``(D,)``, or one for each row, ``(*, D)``.
+
+
+class TrainingTerms(NamedTuple):
+    """The ``N`` conditionals that a training step evaluates; the weighted sum of their losses is that of the batch."""
+
+    context: Tensor  # (N, C)
+    position: Tensor | None = None  # (N,) of their values among the B * D of the batch; None for all of them, in order
+    weight: Tensor | None = None  # (N,) of their losses; None for 1
+
+    def select(self, values: Tensor) -> Tensor:
+        """Return those of the values ``(B, D)`` that belong to the conditionals, ``(N,)``."""
+        return values.flatten() if self.position is None else values.flatten()[self.position]
 
 
 class Context(nn.Module, ABC):
@@ -38,6 +53,7 @@ class Context(nn.Module, ABC):
             mappings ``{"classes": labels, "vector": vectors}``.
         condition_net: A network that embeds the conditions, trained with the context; see :class:`ConditionNet`.
         missing: Whether values may be NaN, which marks them as missing.
+        any_order: Whether :meth:`forward` and :meth:`begin` take an ``order``; see :class:`AnyOrder`.
         data_argument: The argument of the constructor that is set from the data in a run configuration: ``features``,
             or ``image_shape`` as (channels, height, width).
     """
@@ -45,6 +61,7 @@ class Context(nn.Module, ABC):
     seam: ClassVar[Seam] = "context"
     data_argument: ClassVar[Literal["features", "image_shape"]] = "features"
     missing: bool = False
+    any_order: bool = False
     condition_features: int = 0
     classes: int = 0
     condition_net: nn.Module | None
@@ -99,6 +116,14 @@ class Context(nn.Module, ABC):
         optional. Only particle filters need it, and by default it raises ``NotImplementedError``.
         """
         raise NotImplementedError(f"{type(self).__name__} does not support the selection of rows")
+
+    def training_terms(self, x: Tensor, condition: Condition | None = None, generator: Source = None) -> TrainingTerms:
+        """Return the conditionals by which a training step estimates the loss of rows ``(B, D)``.
+
+        By default they are all conditionals in the order of the context. Conditions are as in :meth:`forward`; the
+        generator is the source of what a subclass draws.
+        """
+        return TrainingTerms(self(x, condition).flatten(0, -2))
 
     def config(self) -> dict[str, Any]:
         """Return the arguments of the constructor, ready for JSON; saved models are rebuilt from them.
@@ -167,6 +192,20 @@ class Context(nn.Module, ABC):
         """Check that the state of :meth:`select` has a batch of shape ``(B,)``."""
         if len(batch_shape) != 1:
             raise ValueError(f"state: expected a batch of one dimension, got {tuple(batch_shape)}")
+
+    def check_order(self, order: Order | None, batch_shape: Sequence[int]) -> Tensor:
+        """Return an order as int64 ``(D,)`` or ``(*, D)`` on the device of the weights; ``self.order`` for ``None``."""
+        features, device = self.features, next(self.parameters()).device
+        checked = torch.as_tensor(self.order if order is None else order, device=device)
+        if order is None:
+            return checked
+        if checked.dtype not in _INTEGERS or checked.shape not in ((features,), (*batch_shape, features)):
+            shapes = " or ".join(map(str, dict.fromkeys(((features,), (*batch_shape, features)))))
+            raise ValueError(f"order: expected integers {shapes}, got {checked.dtype} {tuple(checked.shape)}")
+        checked = checked.long()
+        if not bool((checked.sort(-1).values == torch.arange(features, device=device)).all()):
+            raise ValueError(f"order: expected permutations of range({features})")
+        return checked
 
     def check_condition(self, condition: Condition | None, batch_shape: Sequence[int]) -> Any:
         """Check a condition as :meth:`forward` gets it, and give each row of the batch its own.

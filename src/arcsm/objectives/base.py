@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.conditions import Condition
-from arcsm._runtime.random import Source, normal_like
+from arcsm._runtime.random import Source, normal_like, uniform_like
+from arcsm.contexts.base import TrainingTerms
 from arcsm.errors import readable
 from arcsm.heads import NormalisedHead, ScoreHead
 from arcsm.model import AutoregressiveModel
@@ -16,30 +17,46 @@ Weighting = Literal["natural", "sigma2"]
 
 
 class NoisyBatch(NamedTuple):
-    """A batch with the noise of paper, Appendix C.2; each ``(B, D)``."""
+    """The ``N`` conditionals of a batch, with the noise of paper, Appendix C.2; ``(N,)`` each, except the contexts."""
 
-    x_hat: Tensor  # x + sigma_L eps, read by the context
+    context: Tensor  # (N, C), of x + sigma_L eps
     x_tilde: Tensor  # x + sigma eps', the scalars whose scores are matched
     sigma: Tensor  # noise level of each scalar
     noise: Tensor  # eps'
     weight: Tensor  # omega(sigma), zero for missing values
+    row: Tensor  # index of each scalar's row
 
 
-def add_noise(model: AutoregressiveModel, x: Tensor, generator: Source, weighting: Weighting) -> NoisyBatch:
-    """Draw noise and noise levels for standardised data ``(B, D)``."""
+def standardised_rows(model: AutoregressiveModel, x: Tensor) -> Tensor:
+    """Check rows ``(B, D)``, at least one, and return them in standardised units."""
+    if isinstance(x, Tensor) and (x.ndim != 2 or not len(x)):
+        raise ValueError(f"x: expected rows (B, {model.features}), at least one, got {tuple(x.shape)}")
+    return model.standardise(x)
+
+
+def noisy_batch(
+    model: AutoregressiveModel, z: Tensor, condition: Condition | None, generator: Source, weighting: Weighting
+) -> NoisyBatch:
+    """Draw noise and noise levels for standardised data ``(B, D)``, and compute the contexts."""
     assert model.noise is not None
     if weighting not in ("natural", "sigma2"):
         raise ValueError(f'weighting: expected "natural" or "sigma2", got {weighting!r}')
-    x_hat = x + model.noise.sigma_min * normal_like(x, generator)
-    noise = normal_like(x, generator)
-    sigma = model.noise.draw(x, generator)
+    x_hat = z + model.noise.sigma_min * normal_like(z, generator)
+    noise = normal_like(z, generator)
+    sigma = model.noise.draw(z, generator)
+    terms = model.training_terms(x_hat, condition, generator)
+    x, noise, sigma = terms.select(z), terms.select(noise), terms.select(sigma)
     weight = model.head.loss_weight(sigma) if weighting == "natural" else sigma.square()
-    x_tilde, weight = mask_missing(model, x + sigma * noise, weight)
-    return NoisyBatch(x_hat, x_tilde, sigma, noise, weight)
+    x_tilde, weight = weighted_values(model, terms, x + sigma * noise, weight)
+    rows = torch.arange(len(z), device=z.device).unsqueeze(-1).expand_as(z)
+    return NoisyBatch(terms.context, x_tilde, sigma, noise, weight, terms.select(rows))
 
 
-def mask_missing(model: AutoregressiveModel, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Replace missing values by zero and set their weights to zero, if the model accepts missing values."""
+def weighted_values(
+    model: AutoregressiveModel, terms: TrainingTerms, x: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the values ``x (N,)`` of terms and the weights of their losses; missing values are 0, with weight 0."""
+    weight = weight if terms.weight is None else terms.weight * weight
     if not model.context.missing:
         return x, weight
     observed = ~x.isnan()
@@ -56,34 +73,30 @@ def score_matching_loss(
     linear: Tensor,
     compiled: bool | None,
 ) -> Tensor:
-    """Return the mean over rows of the sum of :math:`\\omega\\,(\\tfrac12 s^2 + a\\, \\partial_x s + b\\, s)`.
+    """Return the sum over values of :math:`\\omega\\,(\\tfrac12 s^2 + a\\, \\partial_x s + b\\, s)`.
 
-    Contexts are ``(B, D, C)``, values and noise levels ``(B, D)``, and the coefficients ``weight``, ``derivative`` and
-    ``linear`` are ``(B, D)`` or ``()``.
+    Contexts are ``(N, C)``, values and noise levels ``(N,)``, and the coefficients ``weight``, ``derivative`` and
+    ``linear`` are ``(N,)`` or ``()``.
     """
     allowed = not x.requires_grad and transforms_allow_fusion()
     if allowed and isinstance(model.head, ScoreHead) and model.head.has_original_score:
-        coefficients = (weight.flatten(), derivative.flatten(), linear.flatten())
-        levels = None if sigma is None else sigma.flatten()
-        total = fused_score_matching(
-            model.head, context.flatten(0, -2), x.flatten(), levels, *coefficients, compiled=compiled
-        )
-    else:
-        s, ds = model.head.score_and_derivative(context, x, sigma)
-        total = (weight * (0.5 * s.square() + derivative * ds + linear * s)).sum()
-    return total / (x.numel() // model.features)
+        return fused_score_matching(model.head, context, x, sigma, weight, derivative, linear, compiled=compiled)
+    s, ds = model.head.score_and_derivative(context, x, sigma)
+    return (weight * (0.5 * s.square() + derivative * ds + linear * s)).sum()
 
 
 def scores_at_smallest_noise(
     model: AutoregressiveModel, x: Tensor, condition: Condition | None, generator: Source, joint: bool | None
 ) -> tuple[Tensor, Tensor]:
     """Return :func:`differentiable_scores` of data plus the smallest noise; joint by default for a normalised head."""
-    z = model.standardise(x)
+    z = standardised_rows(model, x)
     check_no_missing(z)
     sigma = None if model.noise is None else model.noise.sigma_min
     if sigma is not None:
         z = z + sigma * normal_like(z, generator)
-    return differentiable_scores(model, z, condition, model.head.normalised if joint is None else joint, sigma)
+    return differentiable_scores(
+        model, z, condition, model.head.normalised if joint is None else joint, sigma, generator
+    )
 
 
 def check_no_missing(x: Tensor) -> None:
@@ -93,15 +106,22 @@ def check_no_missing(x: Tensor) -> None:
 
 
 def differentiable_scores(
-    model: AutoregressiveModel, z: Tensor, condition: Condition | None, joint: bool, sigma: float | None
+    model: AutoregressiveModel,
+    z: Tensor,
+    condition: Condition | None,
+    joint: bool,
+    sigma: float | None,
+    generator: Source,
 ) -> tuple[Tensor, Tensor]:
     """Return scores ``(B, D)`` and the leaf tensor ``z (B, D)`` by which they can be differentiated.
 
     The scores are :math:`\\nabla_z \\log q(z)` if ``joint``, which needs a normalised head, or the conditional ones.
+    A context that has every order gets a random one for each row.
     """
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        projection = model.head.project(model.contexts(z, condition))
+        order = uniform_like(z.detach(), generator).argsort(-1) if model.context.any_order else None
+        projection = model.head.project(model.contexts(z, condition, order))
         if not joint:
             return model.head.projected_score(projection, z, sigma), z
         if not isinstance(model.head, NormalisedHead):

@@ -9,7 +9,14 @@ from torch import Tensor
 from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source
 from arcsm.model import AutoregressiveModel
-from arcsm.objectives.base import NoisyBatch, Weighting, add_noise, mask_missing, score_matching_loss
+from arcsm.objectives.base import (
+    NoisyBatch,
+    Weighting,
+    noisy_batch,
+    score_matching_loss,
+    standardised_rows,
+    weighted_values,
+)
 
 Mix = float | Literal["auto"]
 
@@ -54,36 +61,37 @@ def csm(
         compiled: Whether the fused pass of a :class:`ScoreHead` is compiled. ``None``: in C on a processor, if there is
             a C compiler (see :func:`arcsm.objectives.fused.fused_score_matching`).
     """
-    z = model.standardise(x)
+    z = standardised_rows(model, x)
     if model.noise is None:
         if mix != 1.0:
             raise ValueError(f"mix: without a noise ladder only 1 (plain CSM) is possible, got {mix}")
-        one, context = z.new_ones(()), model.contexts(z, condition)
-        z, weight = mask_missing(model, z, one)
-        return score_matching_loss(model, context, z, None, weight, one, torch.zeros_like(one), compiled)
-    batch = add_noise(model, z, generator, weighting)
-    context = model.contexts(batch.x_hat, condition)
-    a = torch.full_like(z, float(mix)) if mix != "auto" else _least_variance_mix(model, context.detach(), batch)
+        one, terms = z.new_ones(()), model.training_terms(z, condition, generator)
+        values, weight = weighted_values(model, terms, terms.select(z), one)
+        zero = torch.zeros_like(one)
+        return score_matching_loss(model, terms.context, values, None, weight, one, zero, compiled) / len(z)
+    batch = noisy_batch(model, z, condition, generator, weighting)
+    a = torch.full_like(batch.sigma, float(mix)) if mix != "auto" else _least_variance_mix(model, batch)
     linear = (1.0 - a) * (batch.noise / batch.sigma)
-    return score_matching_loss(model, context, batch.x_tilde, batch.sigma, batch.weight, a, linear, compiled)
+    x, sigma, weight = batch.x_tilde, batch.sigma, batch.weight
+    return score_matching_loss(model, batch.context, x, sigma, weight, a, linear, compiled) / len(z)
 
 
-def _least_variance_mix(model: AutoregressiveModel, context: Tensor, batch: NoisyBatch) -> Tensor:
-    """Return the mix, up to a maximum, that minimises the variance of the gradient at each noise level, ``(B, D)``.
+def _least_variance_mix(model: AutoregressiveModel, batch: NoisyBatch) -> Tensor:
+    """Return the mix, up to a maximum, that minimises the variance of the gradient at each noise level, ``(N,)``.
 
     The gradient (by the head's projection of the context) is g_0 + a g_1 with E g_1 = 0, so the best a is
     -E<g_0, g_1> / E|g_1|^2, estimated from the points of the batch at similar noise. Each half of the rows uses the
     estimate of the other half: a is then independent of the points it is applied to, and the objective unbiased.
     """
     assert model.noise is not None
-    rows = slice(min(len(context), max(2, _AUTO_POINTS // model.features)))
-    sigma, weight = batch.sigma[rows].flatten(), batch.weight[rows].flatten()
-    ratio = (batch.noise / batch.sigma)[rows].flatten()  # eps' / sigma
+    some = slice(max(2, _AUTO_POINTS // model.features) * model.features)
+    sigma, weight = batch.sigma[some], batch.weight[some]
+    ratio = batch.noise[some] / sigma  # eps' / sigma
     with torch.no_grad():
-        projection = model.head.project(context[rows]).flatten(0, -2)
+        projection = model.head.project(batch.context.detach()[some])
     with torch.enable_grad():
         projection.requires_grad_()
-        s, ds = model.head.projected_score_and_derivative(projection, batch.x_tilde[rows].flatten(), sigma)
+        s, ds = model.head.projected_score_and_derivative(projection, batch.x_tilde[some], sigma)
         grad_s = torch.autograd.grad(s.sum(), projection, retain_graph=True)[0]
         grad_ds = torch.autograd.grad(ds.sum(), projection)[0]
     s = s.detach()
@@ -93,9 +101,9 @@ def _least_variance_mix(model: AutoregressiveModel, context: Tensor, batch: Nois
 
     log_range = math.log(model.noise.sigma_max / model.noise.sigma_min) or 1.0
     position = torch.log(model.noise.sigma_max / batch.sigma) / log_range
-    bins = (position * _AUTO_BINS).long().clamp(0, _AUTO_BINS - 1)  # (B, D)
-    half = (torch.arange(len(bins), device=bins.device) % 2)[:, None]
-    index = (half * _AUTO_BINS + bins)[rows].flatten()
+    bins = (position * _AUTO_BINS).long().clamp(0, _AUTO_BINS - 1)  # (N,)
+    half = batch.row % 2
+    index = (half * _AUTO_BINS + bins)[some]
     products = product.new_zeros(2 * _AUTO_BINS).index_add_(0, index, product)
     squares = torch.zeros_like(products).index_add_(0, index, square)
     best = (-products / squares.clamp(min=1e-30)).clamp(0.0, _AUTO_MAX_MIX)

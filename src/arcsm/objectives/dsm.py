@@ -6,7 +6,14 @@ from torch import Tensor
 from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source, normal_like
 from arcsm.model import AutoregressiveModel
-from arcsm.objectives.base import Weighting, add_noise, check_no_missing, differentiable_scores, score_matching_loss
+from arcsm.objectives.base import (
+    Weighting,
+    check_no_missing,
+    differentiable_scores,
+    noisy_batch,
+    score_matching_loss,
+    standardised_rows,
+)
 from arcsm.objectives.score_matching import denoising_score_matching
 
 
@@ -36,22 +43,22 @@ def dsm(
     References:
         A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011)
     """
-    z = model.standardise(x)
+    z = standardised_rows(model, x)
     if sigma is None:
         if model.noise is None:
             raise ValueError("sigma: expected a number, because the model has no noise ladder")
         if joint:
             raise ValueError("joint: a ladder has a noise level for each value; give dsm a sigma")
-        batch = add_noise(model, z, generator, weighting)
-        context, ratio = model.contexts(batch.x_hat, condition), batch.noise / batch.sigma
+        batch = noisy_batch(model, z, condition, generator, weighting)
+        ratio, zero = batch.noise / batch.sigma, torch.zeros_like(batch.sigma)
         loss = score_matching_loss(
-            model, context, batch.x_tilde, batch.sigma, batch.weight, torch.zeros_like(ratio), ratio, compiled
+            model, batch.context, batch.x_tilde, batch.sigma, batch.weight, zero, ratio, compiled
         )
-        return loss + 0.5 * (batch.weight * ratio.square()).sum(-1).mean()
+        return (loss + 0.5 * (batch.weight * ratio.square()).sum()) / len(z)
     if not sigma > 0.0:
         raise ValueError(f"sigma: expected a positive number, got {sigma}")
     check_no_missing(z)
     noise = normal_like(z, generator)
     head_sigma = None if model.noise is None else sigma
-    scores, _ = differentiable_scores(model, z + sigma * noise, condition, bool(joint), head_sigma)
+    scores, _ = differentiable_scores(model, z + sigma * noise, condition, bool(joint), head_sigma, generator)
     return denoising_score_matching(scores, noise, sigma)

@@ -8,7 +8,7 @@ from arcsm._runtime.random import Source, normal_like
 from arcsm.conditionals.conditionals import Accuracy, Conditionals
 from arcsm.heads import NormalisedHead
 from arcsm.model import AutoregressiveModel
-from arcsm.objectives.base import mask_missing
+from arcsm.objectives.base import standardised_rows, weighted_values
 
 
 def mle(
@@ -28,15 +28,16 @@ def mle(
     as in :func:`csm`.
     """
     path = model.path(level)
-    z = model.standardise(x)
+    z = standardised_rows(model, x)
     sigma = path[-1] if path else None
     if sigma is not None:
         z = z + sigma * normal_like(z, generator)
-    projection = model.head.project(model.contexts(z, condition)).flatten(0, -2)  # (B * D, P)
-    z, weight = mask_missing(model, z, z.new_ones(()))
+    terms = model.training_terms(z, condition, generator)
+    projection = model.head.project(terms.context)  # (N, P)
+    values, weight = weighted_values(model, terms, terms.select(z), z.new_ones(()))
     if isinstance(model.head, NormalisedHead):
-        log_prob = model.head.projected_log_prob(projection, z.flatten(), sigma)
+        log_prob = model.head.projected_log_prob(projection, values, sigma)
     else:
         conditionals = Conditionals(model.head, projection, path, "quadrature", Accuracy(tol, max_evaluations))
-        log_prob = conditionals.differentiable_log_prob(z.flatten())
-    return -(weight * (log_prob.view_as(z) - torch.log(model.scale))).sum() / len(z)
+        log_prob = conditionals.differentiable_log_prob(values)
+    return -(weight * (log_prob - terms.select(torch.log(model.scale).expand_as(z)))).sum() / len(z)

@@ -1,0 +1,267 @@
+"""One network for every order of the dimensions: orderless NADE."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arcsm._runtime.conditions import Condition
+from arcsm._runtime.random import Source, stratified_uniform_like, uniform_like
+from arcsm._runtime.sizes import check_layers, check_size
+from arcsm.contexts.base import Context, Order, TrainingTerms
+from arcsm.contexts.made import FourierFeatures
+
+
+class ValueEmbedding(nn.Module):
+    """A vector for each value: one hidden layer of its own for every column, ``(B, D)`` to ``(B, D, E)``."""
+
+    def __init__(self, features: int, embedding_features: int, sinusoids: int, max_frequency: float) -> None:
+        super().__init__()
+        self.inputs = FourierFeatures(sinusoids, max_frequency)
+        fan_in = self.inputs.features
+        self.weight = nn.Parameter(torch.randn(features, fan_in, embedding_features) / math.sqrt(fan_in))
+        self.bias = nn.Parameter(0.5 * torch.randn(features, embedding_features))
+        self.presence = nn.Parameter(torch.zeros(features, embedding_features))  # of a known value, whatever it is
+
+    def forward(self, x: Tensor) -> Tensor:
+        inputs = self.inputs(x).unflatten(-1, (-1, self.inputs.features)).transpose(0, 1)  # (D, B, P)
+        hidden = torch.baddbmm(self.bias.unsqueeze(1), inputs, self.weight)  # (D, B, E)
+        return (F.silu(hidden) + self.presence.unsqueeze(1)).transpose(0, 1)
+
+    def column(self, d: int, x: Tensor) -> Tensor:
+        """Return the vectors of values ``(B,)`` of column ``d``, ``(B, E)``."""
+        hidden = torch.addmm(self.bias[d], self.inputs(x.unsqueeze(-1)), self.weight[d])
+        return F.silu(hidden) + self.presence[d]
+
+
+@dataclass
+class AnyOrderState:
+    """What is known of ``B`` rows: the sum of the vectors of their known values, and their number."""
+
+    order: tuple[int, ...]
+    position: int
+    total: Tensor  # (B, E)
+    count: Tensor  # (B,)
+    condition_term: Tensor  # (B, H)
+    batch_shape: tuple[int, ...]
+
+
+class AnyOrder(Context):
+    """One network for the conditionals of every order of the dimensions (orderless NADE, any-order ARM).
+
+    The context of a dimension is a function of the *set* :math:`S` of values that come before it:
+
+    .. math:: c_d(x_S) = W_d\\, g\\Big( \\tfrac{1}{\\sqrt{1 + |S|}} \\sum_{j \\in S} \\phi_j(x_j) \\Big) + b_d
+
+    Here :math:`\\phi_j` embeds the values of column :math:`j`, and :math:`g` is a residual network that all dimensions
+    share. So any set of values can come first, and any other dimension next: :meth:`forward` takes any order,
+    :meth:`observe` and :meth:`conditional` any set. Missing values (NaN) are not in the set.
+
+    Training draws a set for each row, and the dimensions outside of it share one pass of :math:`g`; see
+    :meth:`training_terms`.
+
+    References:
+        A Deep and Tractable Density Estimator (Uria, Murray and Larochelle, 2014), https://arxiv.org/abs/1310.1757
+        Autoregressive Diffusion Models (Hoogeboom et al., 2022), https://arxiv.org/abs/2110.02037
+
+    Arguments:
+        features: Number of dimensions :math:`D`.
+        context_features: Size :math:`C` of the context of each dimension.
+        hidden_features: Units of each layer of :math:`g`, all equal. The layers after the first are residual.
+        embedding_features: Size of the vectors :math:`\\phi_j(x_j)`.
+        condition_features: Size of a condition vector that every dimension sees; 0 for none.
+        order: The order without another in the call, a permutation of ``range(features)``. Default: that of the
+            columns.
+        classes: Number of class labels; 0 for none. The condition is as in :class:`MADE`.
+        sinusoids: Number of frequencies, from 1 to ``max_frequency``, at which :math:`\\phi_j` sees sines and cosines
+            of each value.
+        max_frequency: The largest frequency, in radians per unit of standardised data.
+        dropout: Fraction of the units of residual layers that training switches off.
+        condition_net: A network that embeds the condition first; see :class:`~arcsm.ConditionNet`.
+
+    Example:
+        >>> context = AnyOrder(features=3, context_features=2, hidden_features=(8, 8))
+        >>> context(torch.zeros(5, 3)).shape, context(torch.zeros(5, 3), order=(2, 0, 1)).shape
+        (torch.Size([5, 3, 2]), torch.Size([5, 3, 2]))
+    """
+
+    any_order = True
+    missing = True
+
+    def __init__(
+        self,
+        features: int,
+        context_features: int = 16,
+        hidden_features: Sequence[int] = (128, 128, 128),
+        embedding_features: int = 128,
+        condition_features: int = 0,
+        order: Sequence[int] | None = None,
+        classes: int = 0,
+        sinusoids: int = 0,
+        max_frequency: float = 20.0,
+        dropout: float = 0.0,
+        condition_net: nn.Module | Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.features, self.context_features = features, context_features
+        self.hidden_features, self.embedding_features = tuple(hidden_features), embedding_features
+        self.sinusoids, self.max_frequency, self.dropout = sinusoids, float(max_frequency), float(dropout)
+        self.set_condition(classes, condition_features, condition_net)
+        self._check_sizes()
+        self.order = tuple(range(features)) if order is None else tuple(int(d) for d in order)
+        if sorted(self.order) != list(range(features)):
+            raise ValueError(f"order: expected a permutation of range({features}), got {self.order!r:.60}")
+
+        width = self.hidden_features[0]
+        self.values = ValueEmbedding(features, embedding_features, sinusoids, self.max_frequency)
+        self.first = nn.Linear(embedding_features, width)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in self.hidden_features[1:])
+        self.output_weight = nn.Parameter(torch.randn(features, width, context_features) / math.sqrt(width))
+        self.output_bias = nn.Parameter(torch.zeros(features, context_features))
+        self.condition = self.condition_layer(width) if self.is_conditional else None
+
+    def _check_sizes(self) -> None:
+        sizes = {"features": self.features, "context_features": self.context_features}
+        check_size("AnyOrder", **sizes, embedding_features=self.embedding_features)
+        check_size("AnyOrder", least=0, sinusoids=self.sinusoids)
+        if not self.hidden_features or len(set(self.hidden_features)) > 1:
+            raise ValueError(f"hidden_features: expected layers of one width, got {self.hidden_features}")
+        inputs, outputs = self.features * (1 + 2 * self.sinusoids), self.features * self.context_features
+        check_layers("AnyOrder", inputs, (self.embedding_features,), 1)
+        check_layers("AnyOrder", self.embedding_features, self.hidden_features, outputs)
+        check_layers("AnyOrder", self.classes + self.condition_features, (), self.hidden_features[0])
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout: expected a fraction from 0 to below 1, got {self.dropout}")
+
+    def config(self) -> dict[str, Any]:
+        in_column_order = self.order == tuple(range(self.features))
+        return {**super().config(), "order": None if in_column_order else list(self.order)}
+
+    def forward(self, x: Tensor, condition: Condition | None = None, order: Order | None = None) -> Tensor:
+        """Return the contexts of all dimensions in an order, ``(*, D, C)``.
+
+        Arguments:
+            x: Rows ``(*, D)`` in standardised units; NaN marks a missing value.
+            condition: As in :meth:`Context.forward`.
+            order: A permutation of the dimensions ``(D,)``, or one for each row ``(*, D)``. Default: ``self.order``.
+        """
+        self.check_input(x)
+        shape = x.shape[:-1]
+        order = self.check_order(order, shape)
+        order = order if order.ndim == 1 else order.reshape(-1, self.features)
+        vectors, known = self._embed(x.reshape(-1, self.features))
+        totals, counts = _sum_before(vectors, order), _sum_before(known.unsqueeze(-1), order)  # (B, D, E), (B, D, 1)
+        hidden = self._hidden(totals, counts, self._condition_term(condition, shape).unsqueeze(-2))  # (B, D, H)
+        contexts = torch.baddbmm(self.output_bias.unsqueeze(1), hidden.transpose(0, 1), self.output_weight)  # (D, B, C)
+        return contexts.transpose(0, 1).reshape(*shape, self.features, self.context_features)
+
+    def training_terms(self, x: Tensor, condition: Condition | None = None, generator: Source = None) -> TrainingTerms:
+        """Return the conditionals of a random set of known values for each row ``(B, D)``.
+
+        A row with :math:`m` known values gets a set of size :math:`k`, uniform on 0 to :math:`m - 1`; the sizes are
+        stratified over the rows. The other :math:`m - k` values are predicted from it, with the weight
+        :math:`m / (m - k)`. In expectation, the weighted sum of their losses is the mean, over all orders, of the
+        loss of the row:
+
+        .. math:: \\mathbb{E}_{\\pi} \\sum_{i=1}^{m} \\ell(x_{\\pi_i} \\mid x_{\\pi_{<i}}) =
+            \\mathbb{E}_{k, \\pi}\\, \\frac{m}{m - k} \\sum_{i > k} \\ell(x_{\\pi_i} \\mid x_{\\pi_{\\le k}})
+        """
+        self.check_input(x)
+        vectors, present = self._embed(x)
+        first = uniform_like(x, generator).masked_fill(present == 0.0, 2.0).argsort(1).argsort(1)  # ranks (B, D)
+        present = present.bool()
+        total = present.sum(1, keepdim=True)  # (B, 1)
+        size = (stratified_uniform_like(x[:, :1], generator) * total).long()  # k
+        known = first < size
+        chosen = (present & ~known).flatten().nonzero()[:, 0]  # (N,)
+        sums = torch.bmm(known.to(vectors).unsqueeze(1), vectors)[:, 0]  # (B, E)
+        hidden = self._hidden(sums, size.to(sums), self._condition_term(condition, x.shape[:-1]))  # (B, H)
+        weight = self.output_weight.transpose(1, 2).flatten(0, 1)  # (D * C, H)
+        contexts = F.linear(hidden, weight, self.output_bias.flatten()).view(-1, self.context_features)  # (B * D, C)
+        share = (total / (total - size).clamp(min=1)).to(x).expand_as(x).flatten()
+        return TrainingTerms(contexts[chosen], chosen, share[chosen])
+
+    def _embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return vectors of the values ``x (B, D)``, zero for missing ones, and 1 for each known value."""
+        is_missing = x.isnan()
+        known = (~is_missing).to(x)
+        return self.values(torch.where(is_missing, 0.0, x)) * known.unsqueeze(-1), known  # (B, D, E), (B, D)
+
+    def _condition_term(self, condition: Condition | None, shape: Sequence[int]) -> Tensor:
+        """Return what the condition adds to the first hidden layer, ``(B, H)``."""
+        condition = self.embed_condition(condition, shape)
+        width = self.hidden_features[0]
+        if self.condition is None:
+            return self.first.weight.new_zeros(()).expand(math.prod(shape), width)
+        term: Tensor = self.condition(condition)
+        return term.reshape(-1, width)
+
+    def _hidden(self, total: Tensor, count: Tensor, condition_term: Tensor) -> Tensor:
+        """Return the last hidden layer :math:`g` of sets with ``total (*, E)`` and ``count (*, 1)``, ``(*, H)``."""
+        h = self.first(total * (1.0 + count).rsqrt()) + condition_term
+        for layer in self.layers:
+            h = h + F.dropout(F.silu(layer(F.silu(h))), self.dropout, self.training)
+        return F.silu(h)
+
+    # One dimension at a time ------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def begin(
+        self, batch_shape: Sequence[int], condition: Condition | None = None, order: Order | None = None
+    ) -> AnyOrderState:
+        """Return the state of rows without known values. An ``order (D,)`` applies to :meth:`step`."""
+        shape = tuple(int(size) for size in batch_shape)
+        order = self.check_order(order, ())
+        rows = math.prod(shape)
+        total = self.first.weight.new_zeros(rows, self.embedding_features)
+        term = self._condition_term(condition, shape)
+        return AnyOrderState(tuple(order.tolist()), 0, total, total.new_zeros(rows), term, shape)
+
+    @torch.no_grad()
+    def step(self, state: AnyOrderState, x_previous: Tensor | None) -> Tensor:
+        self.check_step(state.position, x_previous)
+        if x_previous is not None:
+            self.observe(state, state.order[state.position - 1], x_previous)
+        contexts = self.conditional(state, state.order[state.position])
+        state.position += 1
+        return contexts
+
+    @torch.no_grad()
+    def observe(self, state: AnyOrderState, d: int, values: Tensor) -> None:
+        """Add the values ``(*,)`` of dimension ``d``, which was not known, to a state; NaN adds nothing."""
+        values = values.reshape(-1).to(state.total)
+        is_missing = values.isnan()
+        vectors = self.values.column(d, torch.where(is_missing, 0.0, values))
+        state.total = state.total + vectors.masked_fill_(is_missing.unsqueeze(-1), 0.0)
+        state.count = state.count + (~is_missing).to(state.count)
+
+    @torch.no_grad()
+    def observe_all(self, state: AnyOrderState, x: Tensor) -> None:
+        """Add all known values of rows ``(*, D)`` to a state; NaN marks those that are not known."""
+        self.check_input(x)
+        vectors, known = self._embed(x.reshape(-1, self.features).to(state.total))
+        state.total, state.count = state.total + vectors.sum(1), state.count + known.sum(1)
+
+    @torch.no_grad()
+    def conditional(self, state: AnyOrderState, d: int) -> Tensor:
+        """Return the contexts of dimension ``d`` given what a state knows, ``(*, C)``."""
+        hidden = self._hidden(state.total, state.count.unsqueeze(-1), state.condition_term)  # (B, H)
+        contexts = torch.addmm(self.output_bias[d], hidden, self.output_weight[d])
+        return contexts.reshape(*state.batch_shape, self.context_features)
+
+    def select(self, state: AnyOrderState, rows: Tensor) -> None:
+        self.check_selection(state.batch_shape)
+        state.batch_shape = (len(rows),)
+        state.total, state.count = state.total[rows], state.count[rows]
+        state.condition_term = state.condition_term[rows]
+
+
+def _sum_before(values: Tensor, order: Tensor) -> Tensor:
+    """Sum the values ``(B, D, E)`` of the dimensions before each one, in an order ``(D,)`` or ``(B, D)``."""
+    index = order.expand(len(values), -1).unsqueeze(-1).expand_as(values)
+    sums = F.pad(values.gather(1, index)[:, :-1], (0, 0, 1, 0)).cumsum(1)
+    return torch.empty_like(sums).scatter(1, index, sums)

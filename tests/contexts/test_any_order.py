@@ -1,0 +1,288 @@
+"""AnyOrder: one network whose contexts depend on exactly the values before each dimension, in every order."""
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import arcsm
+from arcsm import MADE, AnyOrder, AutoregressiveModel, GaussianHead, NoiseLadder, ScoreHead
+from arcsm._runtime.random import Share
+from arcsm.objectives import csm, dsm, mle, sm, ssm
+from incremental_passes import condition_for
+
+CONDITIONS: dict[str, dict[str, int]] = {
+    "none": {}, "dense": {"condition_features": 2}, "classes": {"classes": 3},
+    "both": {"condition_features": 2, "classes": 3},
+}  # fmt: skip
+
+
+def small(features: int = 4, **options: Any) -> AnyOrder:
+    """Return a context in double precision, with random biases."""
+    context = AnyOrder(features, 3, (8, 8), 6, **options)
+    with torch.no_grad():
+        for name, parameter in context.named_parameters():
+            if name.endswith("bias") or name == "values.presence":
+                parameter.normal_()
+    return context.double()
+
+
+def rows(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+@st.composite
+def contexts_and_orders(draw: st.DrawFn) -> tuple[AnyOrder, tuple[int, ...]]:
+    features = draw(st.integers(1, 6))
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    condition = draw(st.sampled_from(sorted(CONDITIONS)))
+    context = small(features, sinusoids=draw(st.integers(0, 2)), max_frequency=3.0, **CONDITIONS[condition])
+    return context, tuple(draw(st.permutations(range(features))))
+
+
+@given(contexts_and_orders(), st.sampled_from([(), (1,), (0,), (5,), (2, 3)]), st.booleans())
+def test_steps_equal_the_parallel_pass_in_every_order(
+    drawn: tuple[AnyOrder, tuple[int, ...]], shape: tuple[int, ...], missing: bool
+) -> None:
+    context, order = drawn
+    x, condition = rows(*shape, context.features), condition_for(context, shape)
+    if missing:
+        x = x.masked_fill(torch.rand_like(x) < 0.4, torch.nan)
+    expected = context(x, condition, order)
+    state, previous = context.begin(shape, condition, order), None
+    for d in order:
+        torch.testing.assert_close(context.step(state, previous), expected[..., d, :], rtol=0.0, atol=1e-12)
+        previous = x[..., d]
+
+
+def test_a_context_depends_on_exactly_the_features_before_it_in_every_order() -> None:
+    torch.manual_seed(0)
+    context, x = small(), rows(4)
+    for order in itertools.permutations(range(4)):
+        jacobian: Any = torch.autograd.functional.jacobian(lambda z, order=order: context(z, order=order), x)
+        influence = jacobian.abs().amax(1)  # (D, D)
+        for position, d in enumerate(order):
+            assert all(influence[d, e] == 0.0 for e in order[position:])
+            assert all(influence[d, e] > 1e-6 for e in order[:position])
+
+
+@pytest.mark.parametrize("condition", sorted(CONDITIONS))
+def test_each_row_can_have_its_own_order(condition: str) -> None:
+    torch.manual_seed(0)
+    context = small(**CONDITIONS[condition])
+    orders = torch.stack([torch.randperm(4) for _ in range(6)]).view(2, 3, 4)
+    x, given = rows(2, 3, 4), condition_for(context, (2, 3))
+    contexts = context(x, given, orders)
+    for i, j in itertools.product(range(2), range(3)):
+        alone = context(x, given, orders[i, j])[i, j]
+        torch.testing.assert_close(contexts[i, j], alone, rtol=0.0, atol=1e-13)
+
+
+def test_permuting_the_columns_and_the_order_together_changes_nothing() -> None:
+    torch.manual_seed(0)
+    context, permuted = small(), small()
+    columns, order = torch.tensor([2, 0, 3, 1]), (3, 1, 0, 2)
+    weights = context.state_dict()
+    for name in ("values.weight", "values.bias", "values.presence", "output_weight", "output_bias"):
+        weights[name] = weights[name][columns]
+    permuted.load_state_dict(weights)
+    x = rows(5, 4)
+    moved = permuted(x[:, columns], order=[columns.tolist().index(d) for d in order])
+    torch.testing.assert_close(moved, context(x, order=order)[:, columns], rtol=0.0, atol=1e-13)
+
+
+def test_a_missing_value_is_one_that_comes_later() -> None:
+    torch.manual_seed(0)
+    context, x = small(), rows(5, 4)
+    last = context(x, order=(0, 1, 3, 2))
+    x[:, 2] = torch.nan
+    missing = context(x, order=(2, 0, 1, 3))
+    torch.testing.assert_close(missing[:, [0, 1, 3]], last[:, [0, 1, 3]], rtol=0.0, atol=1e-13)
+
+
+def test_a_state_answers_for_any_set_of_known_values() -> None:
+    torch.manual_seed(0)
+    context, x = small(), rows(5, 4)
+    x[:2, 1] = x[2:, 3] = torch.nan  # rows know different sets
+    state = context.begin((5,))
+    context.observe_all(state, x)
+    known_first = torch.tensor([[0, 2, 3, 1]] * 2 + [[0, 1, 2, 3]] * 3)
+    expected = context(x, order=known_first)
+    torch.testing.assert_close(context.conditional(state, 1)[:2], expected[:2, 1], rtol=0.0, atol=1e-13)
+    torch.testing.assert_close(context.conditional(state, 3)[2:], expected[2:, 3], rtol=0.0, atol=1e-13)
+
+
+# Training ---------------------------------------------------------------------------------------------------------
+
+
+def test_training_predicts_the_values_outside_of_a_random_set() -> None:
+    torch.manual_seed(0)
+    context, x = small(), rows(40, 4)
+    x[torch.rand_like(x) < 0.2] = torch.nan
+    terms = context.training_terms(x, generator=torch.Generator().manual_seed(1))
+    assert terms.position is not None
+    assert terms.weight is not None
+    row, d = terms.position // 4, terms.position % 4
+    observed = (~x.isnan()).sum(1)
+    for index in range(len(x)):
+        predicted = d[row == index].tolist()
+        known = [e for e in range(4) if e not in predicted and not x[index, e].isnan()]
+        assert not x[index, predicted].isnan().any()
+        if not predicted:
+            assert observed[index] == 0
+            continue
+        assert torch.allclose(terms.weight[row == index], (observed[index] / len(predicted)).double())
+        for e in predicted:
+            order = [*known, e, *(f for f in range(4) if f not in (*known, e))]
+            expected = context(x[index], order=order)[e]
+            found = terms.context[(row == index) & (d == e)][0]
+            torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-13)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_the_training_loss_is_unbiased_for_the_mean_over_all_orders(missing: bool) -> None:
+    torch.manual_seed(0)
+    model = AutoregressiveModel(small(3), GaussianHead(3).double()).double()
+    x = rows(1, 3)
+    if missing:
+        x[0, 1] = torch.nan
+    orders = itertools.permutations(range(3))
+    exact = -torch.stack([model.log_prob(x, order=order) for order in orders]).mean()
+    generator = torch.Generator().manual_seed(0)
+    batches = torch.stack([mle(model, x.expand(500, 3), generator=generator) for _ in range(40)])
+    error = batches.std() / math.sqrt(len(batches))
+    assert error < 0.01 * exact.abs()
+    assert (batches.mean() - exact).abs() < 4.0 * error
+
+
+def test_parts_of_a_batch_draw_the_sets_of_the_whole_batch() -> None:
+    torch.manual_seed(0)
+    context, x = small(), rows(10, 4)
+    whole = context.training_terms(x, generator=torch.Generator().manual_seed(3))
+    parts = [
+        context.training_terms(x[start:stop], generator=Share(torch.Generator().manual_seed(3), 10, start))
+        for start, stop in ((0, 4), (4, 10))
+    ]
+    torch.testing.assert_close(torch.cat([part.context for part in parts]), whole.context)
+
+
+@pytest.mark.parametrize("objective", [csm, dsm, mle, sm, ssm])
+def test_every_objective_reaches_every_weight(objective: Any) -> None:
+    torch.manual_seed(0)
+    model = AutoregressiveModel(small(), ScoreHead(3, (8,)), NoiseLadder(1.0, 0.5, 3)).double()
+    objective(model, rows(64, 4), generator=torch.Generator().manual_seed(0)).backward()
+    unreached = [name for name, p in model.named_parameters() if p.grad is None or not bool(p.grad.any())]
+    assert unreached == []
+
+
+def test_training_lowers_the_loss_and_the_model_is_saved_with_it(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(256, 1) + 0.1 * torch.randn(256, 3)
+    model = AutoregressiveModel(AnyOrder(3, 4, (16, 16), 8, dropout=0.1), GaussianHead(4))
+    before = model.log_prob(x).mean().item()
+    config = arcsm.TrainConfig(objective="mle", steps=200, learning_rate=1e-2, ema=0.9, device="cpu")
+    arcsm.fit(model, x, config=config)
+    assert model.log_prob(x).mean().item() > before + 2.0
+    arcsm.save(model, tmp_path)
+    loaded = arcsm.load(tmp_path)
+    order = (2, 0, 1)
+    assert torch.equal(loaded.log_prob(x, order=order), model.log_prob(x, order=order))
+    assert loaded.context.config() == model.context.config()
+
+
+# Models -----------------------------------------------------------------------------------------------------------
+
+
+def gaussian_model() -> AutoregressiveModel:
+    torch.manual_seed(0)
+    return AutoregressiveModel(small(2), GaussianHead(3), shift=(1.0, -1.0), scale=(2.0, 0.5)).double()
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_density_is_normalised_in_every_order(order: tuple[int, ...]) -> None:
+    model = gaussian_model()
+    grid = torch.linspace(-12.0, 12.0, 801, dtype=torch.float64)
+    points = torch.cartesian_prod(grid * 2.0 + 1.0, grid * 0.5 - 1.0)
+    mass = model.log_prob(points, order=order).exp().sum() * 0.03**2
+    torch.testing.assert_close(mass, mass.new_ones(()), rtol=0.0, atol=1e-6)
+
+
+def test_quantiles_invert_the_distribution_function_in_an_order() -> None:
+    model, order = gaussian_model(), (1, 0)
+    u = torch.rand(20, 2, dtype=torch.float64).clamp(0.01, 0.99)
+    torch.testing.assert_close(model.cdf(model.icdf(u, order=order), order=order), u, rtol=0.0, atol=1e-9)
+
+
+def test_samples_in_an_order_follow_its_conditionals() -> None:
+    model, order = gaussian_model(), (1, 0)
+    x = model.sample(4000, generator=torch.Generator().manual_seed(0), order=order)
+    u = model.cdf(x, order=order)
+    for d in range(2):
+        largest = (u[:, d].sort().values - torch.arange(1, 4001) / 4000).abs().max()
+        assert largest < 1.95 / math.sqrt(4000)  # Kolmogorov-Smirnov, p = 0.001
+
+
+def test_scores_are_derivatives_in_the_order_of_the_call() -> None:
+    model = gaussian_model()
+    x = rows(3, 2).requires_grad_()
+    orders = torch.tensor([[0, 1], [1, 0], [1, 0]])
+    terms = model.log_prob(x, reduce=False, order=orders)
+    s, _ = model.score(x, order=orders)
+    for d in range(2):
+        slope = torch.autograd.grad(terms[:, d].sum(), x, retain_graph=True)[0][:, d]
+        torch.testing.assert_close(s[:, d], slope, rtol=1e-10, atol=1e-10)
+
+
+def test_a_context_with_one_order_takes_no_other() -> None:
+    model = AutoregressiveModel(MADE(2, 3, (8,)), GaussianHead(3))
+    for method in (model.log_prob, model.cdf, model.score):
+        with pytest.raises(ValueError, match="order: a MADE has the order"):
+            method(torch.zeros(2, 2), order=(1, 0))
+    with pytest.raises(ValueError, match="order: a MADE has the order"):
+        model.sample(2, order=(1, 0))
+    with pytest.raises(ValueError, match="order: a MADE has the order"):
+        model.icdf(torch.full((2, 2), 0.5), order=(1, 0))
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ((0, 1), r"order: expected integers \(4,\) or \(3, 4\), got torch.int64 \(2,\)"),
+        ((0.0, 1.0, 2.0, 3.0), "order: expected integers"),
+        ((0, 1, 2, 2), r"order: expected permutations of range\(4\)"),
+        ([[0, 1, 2, 3]] * 2, "order: expected integers"),
+    ],
+)
+def test_a_wrong_order_is_an_error(order: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small()(rows(3, 4), order=order)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden_features": ()}, "hidden_features: expected layers of one width"),
+        ({"hidden_features": (8, 4)}, "hidden_features: expected layers of one width"),
+        ({"embedding_features": 0}, "embedding_features=0"),
+        ({"dropout": 1.0}, "dropout: expected a fraction"),
+        ({"order": (0, 0, 1, 2)}, "order: expected a permutation"),
+        ({"features": 2**20, "embedding_features": 2**20}, "expected at most"),
+    ],
+)
+def test_wrong_arguments_are_errors(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AnyOrder(**{"features": 4, **options})
+
+
+def test_check_finds_an_order_that_is_ignored() -> None:
+    class Deaf(AnyOrder):
+        def forward(self, x: Tensor, condition: Any = None, order: Any = None) -> Tensor:
+            return super().forward(x, condition)
+
+    with pytest.raises(arcsm.PartError, match="order"):
+        arcsm.check(Deaf(4, 3, (8, 8), 6))
