@@ -15,9 +15,11 @@ import arcsm
 from arcsm import (
     MADE,
     AnyOrder,
+    CategoricalHead,
     DiscretisedLogisticMixtureHead,
     GaussianHead,
     LogisticMixtureHead,
+    MixedHead,
     PartError,
     PixelCNNPP,
     ScoreHead,
@@ -33,6 +35,7 @@ CONTEXTS: dict[str, Callable[[], arcsm.Context]] = {
     "AnyOrder, order, sinusoids, classes and vectors": lambda: AnyOrder(
         4, 3, (8, 8), 6, condition_features=2, order=(2, 0, 3, 1), classes=3, sinusoids=2, max_frequency=3.0
     ),
+    "AnyOrder, levels": lambda: AnyOrder(3, 3, (8, 8), 6, levels=(0, 3, 2)),
     "MADE": lambda: MADE(5, 3, (16, 16)),
     "MADE, affine": lambda: MADE(4, 3, ()),
     "MADE, one feature": lambda: MADE(1, 3, (8,)),
@@ -53,6 +56,8 @@ HEADS: dict[str, Callable[[], arcsm.Head]] = {
     "LogisticMixtureHead": lambda: LogisticMixtureHead(3, 4),
     "DiscretisedLogisticMixtureHead": lambda: DiscretisedLogisticMixtureHead(3, 4),
     "DiscretisedLogisticMixtureHead, 7 levels": lambda: DiscretisedLogisticMixtureHead(3, 4, levels=7),
+    "CategoricalHead": lambda: CategoricalHead(3, 5),
+    "MixedHead": lambda: MixedHead([ScoreHead(3, (8,)), CategoricalHead(3, 2)], (1, 0, 0)),
 }
 OBJECTIVES = {name: getattr(objectives, name) for name in objectives.__all__}
 SAMPLERS = {name: getattr(samplers, name) for name in ("langevin", "probability_flow", "fast_flow", "inverse_cdf")}

@@ -6,10 +6,12 @@ from arcsm.checking import check
 from arcsm.contexts import MADE, AnyOrder, ConditionNet, Context, PixelCNNPP
 from arcsm.errors import PartError
 from arcsm.heads import (
+    CategoricalHead,
     DiscretisedLogisticMixtureHead,
     GaussianHead,
     Head,
     LogisticMixtureHead,
+    MixedHead,
     NormalisedHead,
     ScoreHead,
 )
@@ -21,8 +23,8 @@ from arcsm.training.density import fit
 from arcsm.training.loop import FitResult, TrainingDiverged
 
 __all__ = [
-    "MADE", "AnyOrder", "AutoregressiveModel", "ConditionNet", "Context", "DiscretisedLogisticMixtureHead", "FitResult",
-    "GaussianHead", "Head", "LogisticMixtureHead", "NoiseLadder", "NormalisedHead", "PartError", "PixelCNNPP",
-    "ScoreHead", "TrainConfig", "TrainingDiverged", "__version__", "check", "data", "fit", "load", "objectives",
-    "register", "save",
+    "MADE", "AnyOrder", "AutoregressiveModel", "CategoricalHead", "ConditionNet", "Context",
+    "DiscretisedLogisticMixtureHead", "FitResult", "GaussianHead", "Head", "LogisticMixtureHead", "MixedHead",
+    "NoiseLadder", "NormalisedHead", "PartError", "PixelCNNPP", "ScoreHead", "TrainConfig", "TrainingDiverged",
+    "__version__", "check", "data", "fit", "load", "objectives", "register", "save",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import numbers
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -22,13 +22,19 @@ from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.progress import track
 from arcsm._runtime.random import Source, blocks_of, shares_of
 from arcsm.conditionals import Accuracy, Conditionals, EvaluationCache, choose_method
-from arcsm.conditionals.traversal import ConditionalsBuilder, ancestral, map_conditionals, warn_unconverged
+from arcsm.conditionals.traversal import (
+    ConditionalsBuilder,
+    ValueFunction,
+    ancestral,
+    map_conditionals,
+    warn_unconverged,
+)
 from arcsm.contexts import Context
 from arcsm.contexts.base import Order, TrainingTerms
 from arcsm.contexts.conditions import net_config
 from arcsm.heads import Head
 from arcsm.noise import NoiseLadder
-from arcsm.samplers import Sampler
+from arcsm.samplers import Sampler, inverse_cdf
 from arcsm.standardisation import Standardised, Values
 
 
@@ -97,6 +103,13 @@ class AutoregressiveModel(
                 f"the head expects {head.context_features}"
             )
         self.context, self.head, self.noise = context, head, noise
+        for part in head.parts(context.features):
+            for d in part.columns:
+                levels = getattr(part.head, "levels", 0) if part.head.discrete else 0
+                if context.levels is not None and context.levels[d] != levels:
+                    raise ValueError(
+                        f"column {d}: the context expects {_kind_of(context.levels[d])}, the head {_kind_of(levels)}"
+                    )
         self.metadata = dict(metadata or {})
         self.register_standardisation()
         self.set_standardisation(shift, scale)
@@ -173,23 +186,55 @@ class AutoregressiveModel(
                 or one for each row, ``(*, D)``. Default: the order of the context.
 
         Returns:
-            ``s`` and ``ds``, each ``(*, D)``, in 1/units and 1/units^2; NaN where a value is missing.
+            ``s`` and ``ds``, each ``(*, D)``, in 1/units and 1/units^2; NaN where a value is missing and in
+            nominal columns.
         """
-        s, ds = self.head.projected_score_and_derivative(*self._head_arguments(x, level, condition, order))
+        z, sigma = self.standardise(x), self.sigma(level)
+        contexts = self.contexts(z, condition, order)
+        found = [
+            one.projected_score_and_derivative(one.project(contexts[..., its, :]), z[..., its], sigma)
+            if one.has_score
+            else (torch.full_like(z[..., its], torch.nan),) * 2
+            for one, its in self._columns_by_head()
+        ]
+        s, ds = (self._by_column(part) for part in zip(*found, strict=True))
         return s / self.scale, ds / self.scale.square()
 
     def score_alone(
         self, x: Tensor, level: int = -1, condition: Condition | None = None, order: Order | None = None
     ) -> Tensor:
         """Return the scores of :meth:`score` alone."""
-        return self.head.projected_score(*self._head_arguments(x, level, condition, order)) / self.scale
-
-    def _head_arguments(
-        self, x: Tensor, level: int, condition: Condition | None, order: Order | None
-    ) -> tuple[Tensor, Tensor, float | None]:
-        """Return projections ``(*, D, P)``, standardised values ``(*, D)`` and their noise level."""
         z = self.standardise(x)
-        return self.head.project(self.contexts(z, condition, order)), z, self.sigma(level)
+        return self._standardised_score(z, self.contexts(z, condition, order), self.sigma(level)) / self.scale
+
+    def _standardised_score(self, z: Tensor, contexts: Tensor, sigma: float | None) -> Tensor:
+        """Return the scores of standardised rows ``(*, D)``, in 1/standard deviations; NaN in nominal columns."""
+        return self._by_column(
+            [
+                one.projected_score(one.project(contexts[..., its, :]), z[..., its], sigma)
+                if one.has_score
+                else torch.full_like(z[..., its], torch.nan)
+                for one, its in self._columns_by_head()
+            ]
+        )
+
+    def _columns_by_head(self) -> list[tuple[Head, slice | list[int]]]:
+        """Return the head of each part of the columns, and the index of these columns."""
+        parts = self.head.parts(self.features)
+        return [(one, slice(None) if len(parts) == 1 else list(columns)) for one, columns in parts]
+
+    def _by_column(self, found: Sequence[Tensor]) -> Tensor:
+        """Join results ``(*, K)`` for the columns of each head into ``(*, D)``."""
+        if len(found) == 1:
+            return found[0]
+        columns = [d for part in self.head.parts(self.features) for d in part.columns]
+        return torch.cat(list(found), -1)[..., [columns.index(d) for d in range(self.features)]]
+
+    @property
+    def discrete(self) -> tuple[bool, ...]:
+        """Whether each column holds numbers of levels, which are neither standardised nor given noise."""
+        heads = {d: one for one, columns in self.head.parts(self.features) for d in columns}
+        return tuple(heads[d].discrete for d in range(self.features))
 
     def log_prob(
         self,
@@ -237,7 +282,7 @@ class AutoregressiveModel(
         Warns:
             AccuracyWarning: Once a call, if some integrals missed ``tol``.
         """
-        function = Conditionals.log_prob if cells is None else self._mean_log_density(cells)
+        function = _log_prob if cells is None else self._mean_log_density(cells)
         terms = self._map(function, x, level, condition, method, order, **integration) - torch.log(self.scale)
         if self.context.missing:
             terms = torch.where(x.to(terms.device).isnan(), 0.0, terms)
@@ -257,7 +302,7 @@ class AutoregressiveModel(
         The values are uniform if the model is right, and NaN where a value is missing. Arguments, errors and warnings
         are as in :meth:`log_prob`.
         """
-        return self._map(Conditionals.cdf, x, level, condition, method, order, **integration)
+        return self._map(lambda q, x, _: q.cdf(x), x, level, condition, method, order, **integration)
 
     @torch.no_grad()
     def conditional_icdf(
@@ -281,7 +326,7 @@ class AutoregressiveModel(
         if not 0.0 < u < 1.0:
             raise ValueError(f"u: expected a probability inside (0, 1), got {u}")
 
-        def quantile(conditionals: Conditionals, values: Tensor) -> Tensor:
+        def quantile(conditionals: Conditionals, values: Tensor, _: Sequence[int]) -> Tensor:
             return conditionals.icdf(torch.full_like(values, u))
 
         z = self._map(quantile, x, level, condition, method, order, needs_values=False, **integration)
@@ -398,13 +443,15 @@ class AutoregressiveModel(
             for part, source in chain.from_iterable(shares_of(block, generator, z.device) for block in blocks):
 
                 def choose(conditionals: Conditionals, d: int, source: Source = source) -> Tensor:
+                    if conditionals.head.discrete:
+                        return inverse_cdf(conditionals, source)
                     return draw(conditionals, source, **options).clamp(low[d], high[d])
 
                 unconverged += ancestral(choose, self.context, self.head, z[part], rows(part), build, advance, order)
                 if denoise and path:
                     contexts = self.context(z[part], rows(part), **self._order_arguments(order))
-                    projection = self.head.project(contexts)
-                    z[part] += path[-1] ** 2 * self.head.projected_score(projection, z[part], path[-1])
+                    score = self._standardised_score(z[part], contexts, path[-1])
+                    z[part] += path[-1] ** 2 * score.nan_to_num(nan=0.0)
         warn_unconverged(unconverged, z.numel())
         return z * self.scale + self.shift
 
@@ -431,17 +478,24 @@ class AutoregressiveModel(
         """Return a function that maps projections ``(N, P)`` of contexts to the conditionals at a noise level.
 
         Arguments are as in :meth:`log_prob` and :class:`Integration`. The ``cache`` is shared by all these
-        conditionals, which must then stay within one thread.
+        conditionals, which must then stay within one thread. For a :class:`MixedHead`, the function also takes the
+        head that the projections are from.
         """
         path, accuracy = self.path(level, steps), Accuracy(tol, max_evaluations)
-        chosen = choose_method(self.head, path, method)
-        return lambda projection: Conditionals(
-            self.head, projection, path, chosen, accuracy, cache=cache or EvaluationCache()
-        )
+        heads = [one for one, _ in self.head.parts(self.features)]
+        methods = {one: "closed_form" if one.discrete else choose_method(one, path, method) for one in heads}
+        caches = dict.fromkeys(heads, cache) if len(heads) == 1 else {one: cache and EvaluationCache() for one in heads}
+
+        def build(projection: Tensor, head: Head | None = None) -> Conditionals:
+            one = self.head if head is None else head
+            its_path, its_cache = () if one.discrete else path, caches[one] or EvaluationCache()
+            return Conditionals(one, projection, its_path, methods[one], accuracy, cache=its_cache)
+
+        return build
 
     def _map(
         self,
-        function: Callable[[Conditionals, Tensor], Tensor],
+        function: ValueFunction,
         x: Tensor,
         level: int,
         condition: Condition | None,
@@ -458,15 +512,19 @@ class AutoregressiveModel(
             function, self.context, self.head, z, condition, build, closed_form, needs_values, orders
         )
 
-    def _mean_log_density(self, cells: Tensor | Sequence[float]) -> Callable[[Conditionals, Tensor], Tensor]:
-        """Return a function that maps the conditionals of whole rows to their log mean densities over cells."""
+    def _mean_log_density(self, cells: Tensor | Sequence[float]) -> ValueFunction:
+        """Return a function that maps conditionals to their log mean densities over cells, and levels to log masses."""
         steps = torch.as_tensor(cells).to(self.scale)
         if steps.shape != (self.features,) or not bool((steps >= 0.0).all()):
             raise ValueError(f"cells: expected {self.features} steps, none negative, got {cells}")
         half = 0.5 * steps / self.scale
-        return lambda conditionals, values: conditionals.log_mean_density(
-            values, half.repeat(len(values) // self.features)
-        )
+
+        def log_mean_density(conditionals: Conditionals, values: Tensor, columns: Sequence[int]) -> Tensor:
+            if conditionals.head.discrete:
+                return conditionals.log_prob(values)
+            return conditionals.log_mean_density(values, half[list(columns)].repeat(len(values) // len(columns)))
+
+        return log_mean_density
 
     # Files ------------------------------------------------------------------------------------------------------
 
@@ -507,6 +565,14 @@ class AutoregressiveModel(
         names = ("revision", "cache_dir", "force_download", "local_files_only", "token")
         download = {name: options[name] for name in names if name in options}
         return load(hf_hub_download(model_id, serialization.WEIGHTS_NAME, **download), device=map_location)
+
+
+def _log_prob(conditionals: Conditionals, values: Tensor, _: Sequence[int]) -> Tensor:
+    return conditionals.log_prob(values)
+
+
+def _kind_of(levels: int) -> str:
+    return f"{levels} levels" if levels else "numbers"
 
 
 def _checked(integration: Integration) -> Integration:

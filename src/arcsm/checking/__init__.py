@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from arcsm import registry
 from arcsm.checking.contexts import CONTEXT_CHECKS
 from arcsm.checking.functions import check_objective, check_sampler
-from arcsm.checking.heads import HEAD_CHECKS
+from arcsm.checking.heads import HEAD_CHECKS, MIXED_HEAD_CHECKS
 from arcsm.checking.modules import check_constructor, check_rebuilding
 from arcsm.checking.requirements import normal, seeded
 from arcsm.contexts import ConditionNet, Context
 from arcsm.errors import PartError
-from arcsm.heads import Head
+from arcsm.heads import Head, MixedHead
 
 __all__ = ["PartError", "check"]
 
@@ -40,7 +40,7 @@ def check(
     - Context: shapes, causality (by its Jacobian), agreement of :meth:`~arcsm.Context.forward` with
       :meth:`~arcsm.Context.begin` and :meth:`~arcsm.Context.step`, conditions and missing values if it accepts them.
     - Head: broadcasting, :math:`\\partial_x s` against automatic differentiation, and for a normalised head the
-      agreement of score, density, distribution function and bracket.
+      agreement of score, density or mass, distribution function and bracket. Each head of a ``MixedHead``.
     - Both: gradients of all parameters, the round trip of ``config()``, the signature and the registration.
     - Condition network: the round trip of ``config()``, the signature and the registration. The rest is tested with the
       context that it belongs to.
@@ -67,7 +67,8 @@ def check(
     kind = type(part) if isinstance(part, nn.Module) else part
     seam = registry.seam_of(kind)
     generator = seeded(0) if generator is None else generator
-    checks = {**_CHECKS[seam], "registration": lambda part, _: registry.check_registered(seam, part)}
+    of_kind = MIXED_HEAD_CHECKS if isinstance(part, MixedHead) else _CHECKS[seam]
+    checks = {**of_kind, "registration": lambda part, _: registry.check_registered(seam, part)}
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.default_generator.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         for subject, examine in checks.items():

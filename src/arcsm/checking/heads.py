@@ -8,7 +8,7 @@ from torch import Tensor
 
 from arcsm.checking.modules import check_config, check_constructor, check_gradients
 from arcsm.checking.requirements import TOLERANCE, normal, require, require_equal
-from arcsm.heads import Head, NormalisedHead
+from arcsm.heads import Head, MixedHead, NormalisedHead
 from arcsm.heads.base import Sigma
 
 _SIGMAS: tuple[float | None, ...] = (None, 0.1, 1.0)
@@ -27,7 +27,8 @@ def _values(head: Head, projection: Tensor, sigma: Sigma, generator: torch.Gener
     if not isinstance(head, NormalisedHead):
         return 2.0 * normal(generator, *shape)
     low, high = (end.detach() for end in head.bracket(projection.unsqueeze(1) if count else projection, sigma))
-    return low + (high - low) * (0.5 + 0.15 * normal(generator, *shape)).clamp(0.01, 0.99)
+    values = low + (high - low) * (0.5 + 0.15 * normal(generator, *shape)).clamp(0.01, 0.99)
+    return values.floor().clamp(min=0.0) if head.discrete else values
 
 
 def _allowed_sigmas(head: Head) -> list[float | None]:
@@ -109,6 +110,9 @@ def _derivative(y: Tensor, x: Tensor) -> Tensor:
 def _check_density(head: Head, generator: torch.Generator) -> None:
     if not isinstance(head, NormalisedHead):
         return
+    if head.discrete:
+        _check_level_masses(head, _projection(head, generator).detach())
+        return
     projection = _projection(head, generator).detach().unsqueeze(1)  # (N, 1, P)
     for sigma in _allowed_sigmas(head):
         x = _values(head, projection[:, 0], sigma, generator, count=8).requires_grad_()
@@ -119,6 +123,20 @@ def _check_density(head: Head, generator: torch.Generator) -> None:
         density = log_prob.detach().exp()
         require_equal(_derivative(cdf, x), density, f"the derivative of cdf at sigma={sigma}, against the density")
         _check_masses(head, projection, sigma)
+
+
+def _check_level_masses(head: NormalisedHead, projection: Tensor) -> None:
+    """Check the masses of levels, and distribution function and quantiles against their sums."""
+    low, high = head.bracket(projection)
+    levels = torch.arange(float(low.min().ceil()), float(high.max().floor()) + 1.0).to(projection)
+    below = head.projected_log_prob(projection.unsqueeze(1), levels).exp().cumsum(1)  # (N, K)
+    require_equal(below[:, -1], torch.ones_like(below[:, -1]), "the sum of the masses of all levels")
+    require_equal(head.projected_cdf(projection.unsqueeze(1), levels), below, "cdf, against the sum of the masses")
+    for u in (0.01, 0.3, 0.99):
+        quantile = head.projected_icdf(projection, torch.full_like(projection[:, 0], u))
+        reached = head.projected_cdf(projection, quantile) >= u - TOLERANCE
+        short = head.projected_cdf(projection, quantile - 1.0) < u + TOLERANCE
+        require(bool((reached & short).all()), f"projected_icdf of {u}: not the first level whose cdf reaches it")
 
 
 def _check_masses(head: NormalisedHead, projection: Tensor, sigma: Sigma) -> None:
@@ -150,6 +168,17 @@ def _outputs(head: Head, generator: torch.Generator) -> Tensor:
     return torch.stack(outputs)
 
 
+def _check_heads(head: MixedHead, generator: torch.Generator) -> None:
+    """Run all tests on each head of a mixture of kinds."""
+    for part in head.parts(len(head.columns)):
+        for check in HEAD_CHECKS.values():
+            check(part.head, generator)
+
+
+def _check_mixed_config(head: MixedHead, _: torch.Generator) -> None:
+    require(type(head)(**head.config()).config() == head.config(), "config: does not rebuild the head")
+
+
 HEAD_CHECKS = {
     "attributes": _check_attributes,
     "broadcasting": _check_broadcasting,
@@ -159,3 +188,5 @@ HEAD_CHECKS = {
     "constructor": lambda head, _: check_constructor(head, "context_features"),
     "config": lambda head, _: check_config(head, _outputs),
 }
+
+MIXED_HEAD_CHECKS = {"heads": _check_heads, "config": _check_mixed_config}

@@ -29,8 +29,6 @@ Method = Literal["closed_form", "flow", "quadrature"]
 _HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, WINDOW_END_WIDTHS)
 #: The same at the largest noise of a ladder, where no mode is narrow.
 _HALF_GRID_OF_FLOW = (0.6, 1.2, 1.8, 2.4, 3.0, 4.0, 7.0, WINDOW_END_WIDTHS)
-_MAX_BRACKET_DOUBLINGS = 60
-_BISECTIONS = 60
 _MIN_CELL_MASS = 1e-4  # below it, a difference of CDFs is no more accurate than the density
 CONDITIONALS_AT_A_TIME = 4096  #: conditionals integrated together
 _BLOCK_BYTES = 1 << 21  # activations of one layer that each thread evaluates at a time; larger blocks miss the cache
@@ -210,7 +208,7 @@ class Conditionals:
         limits = torch.finfo(u.dtype)
         u = u.clamp(limits.tiny, 1.0 - 0.5 * limits.eps)
         if isinstance(self.head, NormalisedHead) and self.method == "closed_form":
-            return self._bisect(self.head, u)
+            return self.head.projected_icdf(self._projection, u.to(self.dtype), self.sigma)
         # in cells; the last Newton step squares the error
         tolerance = 1e-6 if u.dtype == torch.float64 else 1e-3
         parts = []
@@ -284,20 +282,6 @@ class Conditionals:
 
     def _chunks(self) -> list[slice]:
         return [slice(start, start + CONDITIONALS_AT_A_TIME) for start in range(0, len(self), CONDITIONALS_AT_A_TIME)]
-
-    def _bisect(self, head: NormalisedHead, u: Tensor) -> Tensor:
-        projection, u = self._projection, u.to(self.dtype)
-        low, high = head.bracket(projection, self.sigma)
-        for _ in range(_MAX_BRACKET_DOUBLINGS):  # the lower tail holds floating point numbers far outside the bracket
-            outside = head.projected_cdf(projection, low, self.sigma) > u
-            if not bool(outside.any()):
-                break
-            low = torch.where(outside, low - (high - low), low)
-        for _ in range(_BISECTIONS):
-            middle = 0.5 * (low + high)
-            below = head.projected_cdf(projection, middle, self.sigma) < u
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return 0.5 * (low + high)
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager[object]:

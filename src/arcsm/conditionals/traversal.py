@@ -3,8 +3,8 @@
 Both take a context and a head, in standardised units. The units of the data belong to the model.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,12 +20,19 @@ from arcsm.heads import Head
 
 _VALUES_AT_A_TIME = 1 << 17
 
-#: Turns projections ``(N, P)`` into conditionals; see :meth:`arcsm.AutoregressiveModel.conditionals_of`.
-ConditionalsBuilder = Callable[[Tensor], Conditionals]
+
+class ConditionalsBuilder(Protocol):
+    """Turns projections ``(N, P)`` into conditionals; see :meth:`arcsm.AutoregressiveModel.conditionals_builder`."""
+
+    def __call__(self, projection: Tensor, head: Head | None = None) -> Conditionals: ...
+
+
+#: Maps conditionals, their values ``(N,)`` and the columns ``(K,)`` that these cycle through to results ``(N,)``.
+ValueFunction = Callable[[Conditionals, Tensor, Sequence[int]], Tensor]
 
 
 def map_conditionals(
-    function: Callable[[Conditionals, Tensor], Tensor],
+    function: ValueFunction,
     context: Context,
     head: Head,
     z: Tensor,
@@ -37,15 +44,18 @@ def map_conditionals(
 ) -> Tensor:
     """Apply a function to the conditional of every value of every row, in bounded memory.
 
-    The function maps conditionals and their values ``(N,)`` to results ``(N,)``; rows ``z (*, D)`` give ``(*, D)``. If
-    it ``needs_values``, the result of a missing value (NaN) is NaN. Gradients flow only ``with_gradients``; without
-    them, a backward pass to rows or conditions raises a ``NotImplementedError``. Integrals that missed their tolerance
-    cause one :class:`AccuracyWarning`. An ``order``, ``(D,)`` or ``(*, D)``, replaces that of the context.
+    Rows ``z (*, D)`` give results ``(*, D)``. If the function ``needs_values``, the result of a missing value (NaN) is
+    NaN. Gradients flow only ``with_gradients``; without them, a backward pass to rows or conditions raises a
+    ``NotImplementedError``. Integrals that missed their tolerance cause one :class:`AccuracyWarning`. An ``order``,
+    ``(D,)`` or ``(*, D)``, replaces that of the context.
     """
     keep_freed_memory()
     features = context.features
     flat = z.reshape(-1, features)
     rows = condition_rows(condition, z.shape[:-1])
+    head_parts = head.parts(features)
+    by_part = [d for part in head_parts for d in part.columns]
+    places = slice(None) if len(head_parts) == 1 else [by_part.index(d) for d in range(features)]
 
     def order_of(part: slice) -> tuple[Tensor, ...]:
         if order is None:
@@ -54,11 +64,16 @@ def map_conditionals(
 
     def results(part: slice) -> tuple[Tensor, int]:
         contexts = context(flat[part], rows(part), *order_of(part))  # (B, D, C)
-        conditionals = build(head.project(contexts).flatten(0, 1))
-        values = flat[part].reshape(-1)
-        found = function(conditionals, values.nan_to_num(nan=0.0))
-        found = torch.where(values.isnan(), torch.nan, found) if needs_values else found
-        return found.view(-1, features), conditionals.unconverged
+        found, unconverged = [], 0
+        for one, columns in head_parts:
+            its = slice(None) if len(columns) == features else list(columns)
+            conditionals = build(one.project(contexts[:, its]).flatten(0, 1), one)
+            values = flat[part][:, its].reshape(-1)
+            result = function(conditionals, values.nan_to_num(nan=0.0), columns)
+            result = torch.where(values.isnan(), torch.nan, result) if needs_values else result
+            found.append(result.view(-1, len(columns)))
+            unconverged += conditionals.unconverged
+        return torch.cat(found, 1)[:, places], unconverged
 
     parts = slices_for_cores(len(flat), max(1, min(ROWS, _VALUES_AT_A_TIME // features)), z.device)
     in_this_thread = with_gradients and torch.is_grad_enabled()
@@ -117,10 +132,11 @@ def ancestral(
     """
     keep_freed_memory()
     state = context.begin((len(z),), condition, *(() if order is None else (order,)))
+    heads = {d: one for one, columns in head.parts(context.features) for d in columns}
     previous: Tensor | None = None
     unconverged = 0
     for d in context.order if order is None else context.check_order(order, ()).tolist():
-        conditionals = build(head.project(context.step(state, previous)))
+        conditionals = build(heads[d].project(context.step(state, previous)), heads[d])
         previous = choose(conditionals, d)
         z[:, d] = previous
         unconverged += conditionals.unconverged

@@ -17,25 +17,64 @@ from arcsm.contexts.made import FourierFeatures
 
 
 class ValueEmbedding(nn.Module):
-    """A vector for each value: one hidden layer of its own for every column, ``(B, D)`` to ``(B, D, E)``."""
+    """A vector for each value, ``(B, D)`` to ``(B, D, E)``.
 
-    def __init__(self, features: int, embedding_features: int, sinusoids: int, max_frequency: float) -> None:
+    A number passes through one hidden layer of its column, a level has a vector of its own.
+    """
+
+    def __init__(self, levels: Sequence[int], embedding_features: int, sinusoids: int, max_frequency: float) -> None:
         super().__init__()
         self.inputs = FourierFeatures(sinusoids, max_frequency)
+        self.numeric = [d for d, count in enumerate(levels) if not count]
+        self.nominal = [d for d, count in enumerate(levels) if count]
+        by_kind = self.numeric + self.nominal
+        self._places = [by_kind.index(d) for d in range(len(levels))]
         fan_in = self.inputs.features
-        self.weight = nn.Parameter(torch.randn(features, fan_in, embedding_features) / math.sqrt(fan_in))
-        self.bias = nn.Parameter(0.5 * torch.randn(features, embedding_features))
-        self.presence = nn.Parameter(torch.zeros(features, embedding_features))  # of a known value, whatever it is
+        numbers = len(self.numeric)
+        self.register_parameter("weight", _weights(numbers, fan_in, embedding_features, std=fan_in**-0.5))
+        self.register_parameter("bias", _weights(numbers, embedding_features, std=0.5))
+        self.register_parameter("level_vectors", _weights(sum(levels), embedding_features, std=0.5))
+        self.presence = nn.Parameter(torch.zeros(len(levels), embedding_features))  # of a known value, whatever it is
+        counts = [levels[d] for d in self.nominal]
+        self.register_buffer("_first", torch.tensor([0, *counts]).cumsum(0)[:-1], persistent=False)
+        self.register_buffer("_last", torch.tensor(counts, dtype=torch.long) - 1, persistent=False)
+
+    weight: Tensor | None
+    bias: Tensor
+    level_vectors: Tensor | None
+    _first: Tensor  # row of the first level of each nominal column in `level_vectors`
+    _last: Tensor  # the last level of each nominal column
 
     def forward(self, x: Tensor) -> Tensor:
-        inputs = self.inputs(x).unflatten(-1, (-1, self.inputs.features)).transpose(0, 1)  # (D, B, P)
-        hidden = torch.baddbmm(self.bias.unsqueeze(1), inputs, self.weight)  # (D, B, E)
-        return (F.silu(hidden) + self.presence.unsqueeze(1)).transpose(0, 1)
+        vectors = []
+        if self.weight is not None:
+            numbers = x[:, self.numeric] if self.nominal else x
+            inputs = self.inputs(numbers).unflatten(-1, (-1, self.inputs.features)).transpose(0, 1)  # (D, B, P)
+            hidden = torch.baddbmm(self.bias.unsqueeze(1), inputs, self.weight)
+            vectors.append(F.silu(hidden).transpose(0, 1))  # (B, D, E)
+        if self.level_vectors is not None:
+            vectors.append(F.embedding(self._clipped(x[:, self.nominal], slice(None)), self.level_vectors))
+        found = vectors[0] if len(vectors) == 1 else torch.cat(vectors, 1)[:, self._places]
+        return found + self.presence
 
     def column(self, d: int, x: Tensor) -> Tensor:
         """Return the vectors of values ``(B,)`` of column ``d``, ``(B, E)``."""
-        hidden = torch.addmm(self.bias[d], self.inputs(x.unsqueeze(-1)), self.weight[d])
+        place, numbers = self._places[d], len(self.numeric)
+        if self.level_vectors is not None and place >= numbers:
+            levels = self._clipped(x, slice(place - numbers, place - numbers + 1))
+            return F.embedding(levels, self.level_vectors) + self.presence[d]
+        assert self.weight is not None
+        hidden = torch.addmm(self.bias[place], self.inputs(x.unsqueeze(-1)), self.weight[place])
         return F.silu(hidden) + self.presence[d]
+
+    def _clipped(self, x: Tensor, columns: slice) -> Tensor:
+        """Return the rows of ``level_vectors`` of levels, each clipped to those of its column."""
+        return torch.minimum(x.round().clamp(min=0).long(), self._last[columns]) + self._first[columns]
+
+
+def _weights(*shape: int, std: float) -> nn.Parameter | None:
+    """Return random weights, or ``None`` if there are none."""
+    return nn.Parameter(std * torch.randn(shape)) if shape[0] else None
 
 
 @dataclass
@@ -81,6 +120,8 @@ class AnyOrder(Context):
             of each value.
         max_frequency: The largest frequency, in radians per unit of standardised data.
         dropout: Fraction of the units of residual layers that training switches off.
+        levels: Number of levels of each nominal column, whose values are the numbers of levels, and 0 for each numeric
+            column. Default: all columns are numeric.
         condition_net: A network that embeds the condition first; see :class:`~arcsm.ConditionNet`.
 
     Example:
@@ -91,6 +132,7 @@ class AnyOrder(Context):
 
     any_order = True
     missing = True
+    levels: tuple[int, ...]
 
     def __init__(
         self,
@@ -104,12 +146,14 @@ class AnyOrder(Context):
         sinusoids: int = 0,
         max_frequency: float = 20.0,
         dropout: float = 0.0,
+        levels: Sequence[int] | None = None,
         condition_net: nn.Module | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.features, self.context_features = features, context_features
         self.hidden_features, self.embedding_features = tuple(hidden_features), embedding_features
         self.sinusoids, self.max_frequency, self.dropout = sinusoids, float(max_frequency), float(dropout)
+        self.levels = (0,) * features if levels is None else tuple(levels)
         self.set_condition(classes, condition_features, condition_net)
         self._check_sizes()
         self.order = tuple(range(features)) if order is None else tuple(int(d) for d in order)
@@ -117,7 +161,7 @@ class AnyOrder(Context):
             raise ValueError(f"order: expected a permutation of range({features}), got {self.order!r:.60}")
 
         width = self.hidden_features[0]
-        self.values = ValueEmbedding(features, embedding_features, sinusoids, self.max_frequency)
+        self.values = ValueEmbedding(self.levels, embedding_features, sinusoids, self.max_frequency)
         self.first = nn.Linear(embedding_features, width)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in self.hidden_features[1:])
         self.output_weight = nn.Parameter(torch.randn(features, width, context_features) / math.sqrt(width))
@@ -130,6 +174,10 @@ class AnyOrder(Context):
         check_size("AnyOrder", least=0, sinusoids=self.sinusoids)
         if not self.hidden_features or len(set(self.hidden_features)) > 1:
             raise ValueError(f"hidden_features: expected layers of one width, got {self.hidden_features}")
+        if len(self.levels) != self.features:
+            raise ValueError(f"levels: expected one number for each of {self.features} columns, got {len(self.levels)}")
+        check_size("AnyOrder", least=0, **{f"levels[{d}]": count for d, count in enumerate(self.levels)})
+        check_layers("AnyOrder", sum(self.levels), (self.embedding_features,), 1)
         inputs, outputs = self.features * (1 + 2 * self.sinusoids), self.features * self.context_features
         check_layers("AnyOrder", inputs, (self.embedding_features,), 1)
         check_layers("AnyOrder", self.embedding_features, self.hidden_features, outputs)
@@ -139,7 +187,8 @@ class AnyOrder(Context):
 
     def config(self) -> dict[str, Any]:
         in_column_order = self.order == tuple(range(self.features))
-        return {**super().config(), "order": None if in_column_order else list(self.order)}
+        levels = list(self.levels) if any(self.levels) else None
+        return {**super().config(), "order": None if in_column_order else list(self.order), "levels": levels}
 
     def forward(self, x: Tensor, condition: Condition | None = None, order: Order | None = None) -> Tensor:
         """Return the contexts of all dimensions in an order, ``(*, D, C)``.

@@ -54,6 +54,7 @@ class Context(nn.Module, ABC):
         condition_net: A network that embeds the conditions, trained with the context; see :class:`ConditionNet`.
         missing: Whether values may be NaN, which marks them as missing.
         any_order: Whether :meth:`forward` and :meth:`begin` take an ``order``; see :class:`AnyOrder`.
+        levels: Number of levels of each column, 0 for numbers, or ``None`` if the context reads all as numbers.
         data_argument: The argument of the constructor that is set from the data in a run configuration: ``features``,
             or ``image_shape`` as (channels, height, width).
     """
@@ -62,6 +63,7 @@ class Context(nn.Module, ABC):
     data_argument: ClassVar[Literal["features", "image_shape"]] = "features"
     missing: bool = False
     any_order: bool = False
+    levels: tuple[int, ...] | None = None
     condition_features: int = 0
     classes: int = 0
     condition_net: nn.Module | None

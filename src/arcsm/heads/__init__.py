@@ -1,15 +1,25 @@
 """Heads: one-dimensional conditionals, which map a context and a value to the score of the value and its derivative."""
 
-from arcsm.heads.base import Head, NormalisedHead
+from arcsm.heads.base import Head, HeadColumns, NormalisedHead
+from arcsm.heads.categorical import CategoricalHead
 from arcsm.heads.discretised import DiscretisedLogisticMixtureHead
 from arcsm.heads.gaussian import GaussianHead
 from arcsm.heads.logistic_mixture import LogisticMixtureHead
+from arcsm.heads.mixed import MixedHead
 from arcsm.heads.score import ScoreHead
 from arcsm.registry import register
 
-for _head in (ScoreHead, GaussianHead, LogisticMixtureHead, DiscretisedLogisticMixtureHead):
+for _head in (
+    ScoreHead,
+    GaussianHead,
+    LogisticMixtureHead,
+    DiscretisedLogisticMixtureHead,
+    CategoricalHead,
+    MixedHead,
+):
     register(_head)
 
 __all__ = [
-    "DiscretisedLogisticMixtureHead", "GaussianHead", "Head", "LogisticMixtureHead", "NormalisedHead", "ScoreHead",
+    "CategoricalHead", "DiscretisedLogisticMixtureHead", "GaussianHead", "Head", "HeadColumns", "LogisticMixtureHead",
+    "MixedHead", "NormalisedHead", "ScoreHead",
 ]  # fmt: skip

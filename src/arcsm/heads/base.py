@@ -2,12 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from arcsm._runtime.memory import Workspace
 from arcsm.registry import Seam, constructor_arguments
+
+_MAX_BRACKET_DOUBLINGS = 60
+_BISECTIONS = 60
 
 Sigma = float | Tensor | None
 ScoreAndDerivative = tuple[Tensor, Tensor]
@@ -31,6 +35,7 @@ class Head(nn.Module, ABC):
         context_features: Size :math:`C` of the contexts.
         normalised: Whether density and CDF exist in closed form (:class:`NormalisedHead`).
         has_score: Whether there is a score; ``False`` for a head of probabilities, which is trained by likelihood.
+        discrete: Whether values are numbers of levels, which are not standardised and get no noise.
 
     Example:
         >>> import torch
@@ -51,6 +56,7 @@ class Head(nn.Module, ABC):
     context_features: int
     normalised: bool = False
     has_score: bool = True
+    discrete: bool = False
 
     @abstractmethod
     def project(self, context: Tensor) -> Tensor:
@@ -59,6 +65,10 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:
         """Return score and derivative, each ``(*)``, from projections ``(*, P)`` and values ``(*)``."""
+
+    def parts(self, features: int) -> "list[HeadColumns]":
+        """Return the heads of single columns, with their columns: this head for all ``features`` columns."""
+        return [HeadColumns(self, tuple(range(features)))]
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments, JSON-ready. Override it if an attribute differs from its argument."""
@@ -99,6 +109,13 @@ class Head(nn.Module, ABC):
         return sigma.square()
 
 
+class HeadColumns(NamedTuple):
+    """A head of single columns, and the columns whose conditionals it gives."""
+
+    head: Head
+    columns: tuple[int, ...]
+
+
 class NormalisedHead(Head):
     """A head whose density and CDF have a closed form.
 
@@ -120,6 +137,20 @@ class NormalisedHead(Head):
     @abstractmethod
     def bracket(self, projection: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         """Return two points ``(*)`` that enclose all but less than 1e-9 of the mass."""
+
+    def projected_icdf(self, projection: Tensor, u: Tensor, sigma: Sigma = None) -> Tensor:
+        """Return the inverse of :meth:`projected_cdf` at ``u (*)`` in (0, 1), by bisection; override it if you can."""
+        low, high = self.bracket(projection, sigma)
+        for _ in range(_MAX_BRACKET_DOUBLINGS):  # the lower tail holds floating point numbers far outside the bracket
+            outside = self.projected_cdf(projection, low, sigma) > u
+            if not bool(outside.any()):
+                break
+            low = torch.where(outside, low - (high - low), low)
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            below = self.projected_cdf(projection, middle, sigma) < u
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return 0.5 * (low + high)
 
     def log_prob(self, context: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         """Return :math:`\\log q_\\sigma(x \\mid c)` in nats, for contexts ``(*, C)`` and values ``(*)``."""

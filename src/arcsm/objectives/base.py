@@ -1,5 +1,6 @@
 """Building blocks of the objectives: noisy batches, the weighted loss, and differentiable scores."""
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source, normal_like, uniform_like
 from arcsm.contexts.base import TrainingTerms
 from arcsm.errors import readable
-from arcsm.heads import NormalisedHead, ScoreHead
+from arcsm.heads import Head, NormalisedHead, ScoreHead
 from arcsm.model import AutoregressiveModel
 from arcsm.objectives.fused import fused_score_matching, transforms_allow_fusion
 
@@ -20,11 +21,16 @@ class NoisyBatch(NamedTuple):
     """The ``N`` conditionals of a batch, with the noise of paper, Appendix C.2; ``(N,)`` each, except the contexts."""
 
     context: Tensor  # (N, C), of x + sigma_L eps
-    x_tilde: Tensor  # x + sigma eps', the scalars whose scores are matched
-    sigma: Tensor  # noise level of each scalar
+    x: Tensor  # values, 0 if missing
+    sigma: Tensor  # noise level of each value
     noise: Tensor  # eps'
-    weight: Tensor  # omega(sigma), zero for missing values
-    row: Tensor  # index of each scalar's row
+    weight: Tensor  # 0 for missing values
+    row: Tensor  # index of each value's row
+
+    @property
+    def x_tilde(self) -> Tensor:
+        """The values with noise, x + sigma eps', whose scores are matched."""
+        return self.x + self.sigma * self.noise
 
 
 def standardised_rows(model: AutoregressiveModel, x: Tensor) -> Tensor:
@@ -34,29 +40,57 @@ def standardised_rows(model: AutoregressiveModel, x: Tensor) -> Tensor:
     return model.standardise(x)
 
 
-def noisy_batch(
-    model: AutoregressiveModel, z: Tensor, condition: Condition | None, generator: Source, weighting: Weighting
-) -> NoisyBatch:
-    """Draw noise and noise levels for standardised data ``(B, D)``, and compute the contexts."""
+def noisy_batches(
+    model: AutoregressiveModel, z: Tensor, condition: Condition | None, generator: Source
+) -> Iterator[tuple[Head, NoisyBatch]]:
+    """Draw noise and noise levels for standardised data ``(B, D)``; yield each head with its conditionals."""
     assert model.noise is not None
-    if weighting not in ("natural", "sigma2"):
-        raise ValueError(f'weighting: expected "natural" or "sigma2", got {weighting!r}')
-    x_hat = z + model.noise.sigma_min * normal_like(z, generator)
+    x_hat = z + model.noise.sigma_min * masked_noise(model, normal_like(z, generator))
     noise = normal_like(z, generator)
     sigma = model.noise.draw(z, generator)
     terms = model.training_terms(x_hat, condition, generator)
-    x, noise, sigma = terms.select(z), terms.select(noise), terms.select(sigma)
-    weight = model.head.loss_weight(sigma) if weighting == "natural" else sigma.square()
-    x_tilde, weight = weighted_values(model, terms, x + sigma * noise, weight)
+    x, weight = weighted_values(model, terms, terms.select(z), z.new_ones(()))
     rows = torch.arange(len(z), device=z.device).unsqueeze(-1).expand_as(z)
-    return NoisyBatch(terms.context, x_tilde, sigma, noise, weight, terms.select(rows))
+    batch = NoisyBatch(terms.context, x, terms.select(sigma), terms.select(noise), weight, terms.select(rows))
+    for head, its in terms_by_head(model, terms, z):
+        yield head, batch if its is None else NoisyBatch(*(part[its] for part in batch))
+
+
+def masked_noise(model: AutoregressiveModel, noise: Tensor) -> Tensor:
+    """Return noise ``(B, D)`` without that of nominal columns."""
+    return noise.masked_fill(torch.tensor(model.discrete, device=noise.device), 0.0) if any(model.discrete) else noise
+
+
+def terms_by_head(model: AutoregressiveModel, terms: TrainingTerms, z: Tensor) -> Iterator[tuple[Head, Tensor | None]]:
+    """Yield each head with the indices of its terms ``(n,)`` for rows ``z (B, D)``; ``None`` for all terms."""
+    parts = model.head.parts(model.features)
+    if len(parts) == 1:
+        yield parts[0].head, None
+        return
+    column = terms.select(torch.arange(model.features, device=z.device).expand_as(z))
+    for head, columns in parts:
+        yield head, torch.isin(column, torch.tensor(columns, device=z.device)).nonzero()[:, 0]
+
+
+def loss_weight(head: Head, sigma: Tensor, weighting: Weighting) -> Tensor:
+    """Return the weight of losses at noise levels, :math:`\\omega(\\sigma)`."""
+    if weighting not in ("natural", "sigma2"):
+        raise ValueError(f'weighting: expected "natural" or "sigma2", got {weighting!r}')
+    return head.loss_weight(sigma) if weighting == "natural" else sigma.square()
+
+
+def negative_log_prob(head: Head, context: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Return the weighted sum of the negative log probabilities of levels ``(N,)``, for a head without a score."""
+    if not isinstance(head, NormalisedHead) or not head.discrete:
+        raise ValueError(f"head: a {type(head).__name__} has no score; train it with mle")
+    return -(weight * head.log_prob(context, x)).sum()
 
 
 def weighted_values(
     model: AutoregressiveModel, terms: TrainingTerms, x: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the values ``x (N,)`` of terms and the weights of their losses; missing values are 0, with weight 0."""
-    weight = weight if terms.weight is None else terms.weight * weight
+    weight = (weight if terms.weight is None else terms.weight * weight).expand_as(x)
     if not model.context.missing:
         return x, weight
     observed = ~x.isnan()
@@ -64,7 +98,7 @@ def weighted_values(
 
 
 def score_matching_loss(
-    model: AutoregressiveModel,
+    head: Head,
     context: Tensor,
     x: Tensor,
     sigma: Tensor | None,
@@ -79,9 +113,9 @@ def score_matching_loss(
     ``linear`` are ``(N,)`` or ``()``.
     """
     allowed = not x.requires_grad and transforms_allow_fusion()
-    if allowed and isinstance(model.head, ScoreHead) and model.head.has_original_score:
-        return fused_score_matching(model.head, context, x, sigma, weight, derivative, linear, compiled=compiled)
-    s, ds = model.head.score_and_derivative(context, x, sigma)
+    if allowed and isinstance(head, ScoreHead) and head.has_original_score:
+        return fused_score_matching(head, context, x, sigma, weight, derivative, linear, compiled=compiled)
+    s, ds = head.score_and_derivative(context, x, sigma)
     return (weight * (0.5 * s.square() + derivative * ds + linear * s)).sum()
 
 

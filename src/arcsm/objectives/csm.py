@@ -8,13 +8,17 @@ from torch import Tensor
 
 from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source
+from arcsm.heads import Head
 from arcsm.model import AutoregressiveModel
 from arcsm.objectives.base import (
     NoisyBatch,
     Weighting,
-    noisy_batch,
+    loss_weight,
+    negative_log_prob,
+    noisy_batches,
     score_matching_loss,
     standardised_rows,
+    terms_by_head,
     weighted_values,
 )
 
@@ -50,6 +54,8 @@ def csm(
 
     :math:`a = 1` is the paper's CSM; :math:`a = 0` is denoising score matching up to a constant.
 
+    Nominal columns of a :class:`~arcsm.MixedHead` have no score; their negative log probability is added.
+
     Arguments:
         x: Data, ``(B, D)``.
         mix: :math:`a`, which must be 1 without a ladder; ``"auto"`` chooses, for each noise level, the value between 0
@@ -65,18 +71,40 @@ def csm(
     if model.noise is None:
         if mix != 1.0:
             raise ValueError(f"mix: without a noise ladder only 1 (plain CSM) is possible, got {mix}")
-        one, terms = z.new_ones(()), model.training_terms(z, condition, generator)
-        values, weight = weighted_values(model, terms, terms.select(z), one)
-        zero = torch.zeros_like(one)
-        return score_matching_loss(model, terms.context, values, None, weight, one, zero, compiled) / len(z)
-    batch = noisy_batch(model, z, condition, generator, weighting)
-    a = torch.full_like(batch.sigma, float(mix)) if mix != "auto" else _least_variance_mix(model, batch)
-    linear = (1.0 - a) * (batch.noise / batch.sigma)
-    x, sigma, weight = batch.x_tilde, batch.sigma, batch.weight
-    return score_matching_loss(model, batch.context, x, sigma, weight, a, linear, compiled) / len(z)
+        return _plain_csm(model, z, condition, generator, compiled)
+    loss = z.new_zeros(())
+    for head, batch in noisy_batches(model, z, condition, generator):
+        if head.discrete:
+            loss = loss + negative_log_prob(head, batch.context, batch.x, batch.weight)
+            continue
+        weight, x_tilde = batch.weight * loss_weight(head, batch.sigma, weighting), batch.x_tilde
+        if mix == "auto":
+            a = _least_variance_mix(model, head, batch, weight)
+        else:
+            a = torch.full_like(batch.sigma, float(mix))
+        linear = (1.0 - a) * (batch.noise / batch.sigma)
+        loss = loss + score_matching_loss(head, batch.context, x_tilde, batch.sigma, weight, a, linear, compiled)
+    return loss / len(z)
 
 
-def _least_variance_mix(model: AutoregressiveModel, batch: NoisyBatch) -> Tensor:
+def _plain_csm(
+    model: AutoregressiveModel, z: Tensor, condition: Condition | None, generator: Source, compiled: bool | None
+) -> Tensor:
+    """Return the loss without noise, of standardised rows ``(B, D)``."""
+    terms = model.training_terms(z, condition, generator)
+    one, zero, loss = z.new_ones(()), z.new_zeros(()), z.new_zeros(())
+    values, weights = weighted_values(model, terms, terms.select(z), one)
+    for head, its in terms_by_head(model, terms, z):
+        part = slice(None) if its is None else its
+        context, x, weight = terms.context[part], values[part], weights[part]
+        if head.discrete:
+            loss = loss + negative_log_prob(head, context, x, weight)
+        else:
+            loss = loss + score_matching_loss(head, context, x, None, weight, one, zero, compiled)
+    return loss / len(z)
+
+
+def _least_variance_mix(model: AutoregressiveModel, head: Head, batch: NoisyBatch, weight: Tensor) -> Tensor:
     """Return the mix, up to a maximum, that minimises the variance of the gradient at each noise level, ``(N,)``.
 
     The gradient (by the head's projection of the context) is g_0 + a g_1 with E g_1 = 0, so the best a is
@@ -85,13 +113,13 @@ def _least_variance_mix(model: AutoregressiveModel, batch: NoisyBatch) -> Tensor
     """
     assert model.noise is not None
     some = slice(max(2, _AUTO_POINTS // model.features) * model.features)
-    sigma, weight = batch.sigma[some], batch.weight[some]
+    sigma, weight = batch.sigma[some], weight[some]
     ratio = batch.noise[some] / sigma  # eps' / sigma
     with torch.no_grad():
-        projection = model.head.project(batch.context.detach()[some])
+        projection = head.project(batch.context.detach()[some])
     with torch.enable_grad():
         projection.requires_grad_()
-        s, ds = model.head.projected_score_and_derivative(projection, batch.x_tilde[some], sigma)
+        s, ds = head.projected_score_and_derivative(projection, batch.x_tilde[some], sigma)
         grad_s = torch.autograd.grad(s.sum(), projection, retain_graph=True)[0]
         grad_ds = torch.autograd.grad(ds.sum(), projection)[0]
     s = s.detach()

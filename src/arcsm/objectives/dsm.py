@@ -10,7 +10,9 @@ from arcsm.objectives.base import (
     Weighting,
     check_no_missing,
     differentiable_scores,
-    noisy_batch,
+    loss_weight,
+    negative_log_prob,
+    noisy_batches,
     score_matching_loss,
     standardised_rows,
 )
@@ -49,12 +51,18 @@ def dsm(
             raise ValueError("sigma: expected a number, because the model has no noise ladder")
         if joint:
             raise ValueError("joint: a ladder has a noise level for each value; give dsm a sigma")
-        batch = noisy_batch(model, z, condition, generator, weighting)
-        ratio, zero = batch.noise / batch.sigma, torch.zeros_like(batch.sigma)
-        loss = score_matching_loss(
-            model, batch.context, batch.x_tilde, batch.sigma, batch.weight, zero, ratio, compiled
-        )
-        return (loss + 0.5 * (batch.weight * ratio.square()).sum()) / len(z)
+        loss = z.new_zeros(())
+        for head, batch in noisy_batches(model, z, condition, generator):
+            if head.discrete:
+                loss = loss + negative_log_prob(head, batch.context, batch.x, batch.weight)
+                continue
+            weight = batch.weight * loss_weight(head, batch.sigma, weighting)
+            ratio, zero = batch.noise / batch.sigma, torch.zeros_like(batch.sigma)
+            matched = score_matching_loss(
+                head, batch.context, batch.x_tilde, batch.sigma, weight, zero, ratio, compiled
+            )
+            loss = loss + matched + 0.5 * (weight * ratio.square()).sum()
+        return loss / len(z)
     if not sigma > 0.0:
         raise ValueError(f"sigma: expected a positive number, got {sigma}")
     check_no_missing(z)

@@ -8,7 +8,7 @@ from arcsm._runtime.random import Source, normal_like
 from arcsm.conditionals.conditionals import Accuracy, Conditionals
 from arcsm.heads import NormalisedHead
 from arcsm.model import AutoregressiveModel
-from arcsm.objectives.base import standardised_rows, weighted_values
+from arcsm.objectives.base import masked_noise, standardised_rows, terms_by_head, weighted_values
 
 
 def mle(
@@ -31,13 +31,17 @@ def mle(
     z = standardised_rows(model, x)
     sigma = path[-1] if path else None
     if sigma is not None:
-        z = z + sigma * normal_like(z, generator)
+        z = z + sigma * masked_noise(model, normal_like(z, generator))
     terms = model.training_terms(z, condition, generator)
-    projection = model.head.project(terms.context)  # (N, P)
-    values, weight = weighted_values(model, terms, terms.select(z), z.new_ones(()))
-    if isinstance(model.head, NormalisedHead):
-        log_prob = model.head.projected_log_prob(projection, values, sigma)
-    else:
-        conditionals = Conditionals(model.head, projection, path, "quadrature", Accuracy(tol, max_evaluations))
-        log_prob = conditionals.differentiable_log_prob(values)
-    return -(weight * (log_prob - terms.select(torch.log(model.scale).expand_as(z)))).sum() / len(z)
+    values, weights = weighted_values(model, terms, terms.select(z), z.new_ones(()))
+    log_scale, loss = terms.select(torch.log(model.scale).expand_as(z)), z.new_zeros(())
+    for head, its in terms_by_head(model, terms, z):
+        part = slice(None) if its is None else its
+        projection, x = head.project(terms.context[part]), values[part]  # (N, P), (N,)
+        if isinstance(head, NormalisedHead):
+            log_prob = head.projected_log_prob(projection, x, None if head.discrete else sigma)
+        else:
+            conditionals = Conditionals(head, projection, path, "quadrature", Accuracy(tol, max_evaluations))
+            log_prob = conditionals.differentiable_log_prob(x)
+        loss = loss - (weights[part] * (log_prob - log_scale[part])).sum()
+    return loss / len(z)

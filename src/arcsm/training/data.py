@@ -12,6 +12,7 @@ from arcsm._runtime.conditions import VECTOR, Condition, check_type, map_conditi
 from arcsm.contexts import Context
 from arcsm.data.checks import check_precision
 from arcsm.data.streams import RowStream
+from arcsm.heads import CategoricalHead
 from arcsm.model import AutoregressiveModel
 from arcsm.training.config import TrainConfig
 
@@ -66,7 +67,19 @@ def check_rows(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
         raise ValueError(
             f"{name}: {int(bad.sum())} values are NaN or infinite, the first in row {row}, column {column}"
         )
+    _check_levels(model, x, name)
     return x.to(model.shift.dtype)
+
+
+def _check_levels(model: AutoregressiveModel, x: Tensor, name: str) -> None:
+    """Check that the values of nominal columns are numbers of levels."""
+    for head, columns in model.head.parts(model.features):
+        if not isinstance(head, CategoricalHead):
+            continue
+        for d in columns:
+            values = x[:, d][~x[:, d].isnan()]
+            if bool(((values < 0) | (values >= head.levels) | (values != values.round())).any()):
+                raise ValueError(f"{name}: expected whole numbers from 0 to {head.levels - 1} in nominal column {d}")
 
 
 def check_resolution(model: AutoregressiveModel, x: Tensor) -> None:
@@ -149,7 +162,7 @@ def standardise(
     columns = config.standardise == "columns"
     mean, deviation = _moments(x, columns)
     widths = dequantisation_widths(config, x.shape[1])
-    if config.standardise == "centre":
+    if config.standardise == "centre" and not any(model.discrete):
         model.set_standardisation(mean + 0.5 * widths.mean(), 1.0)
         return
     if bool(mean.isnan().any()):
@@ -157,6 +170,12 @@ def standardise(
         raise ValueError(f"x_train: {which} holds nothing but missing values; leave it out")
     width = widths if columns else widths.mean()
     deviation = (deviation.square() + width.square() / 12.0).sqrt()
+    if any(model.discrete):  # numbers of levels stay as they are
+        if not columns:
+            raise ValueError('standardise: a model with nominal columns needs "columns" or "none"')
+        discrete = torch.tensor(model.discrete)
+        mean, deviation, width = mean.masked_fill(discrete, 0.0), deviation.masked_fill(discrete, 1.0), width.clone()
+        width[discrete] = 0.0
     constant = _is_constant(mean, deviation)
     if bool(constant.any()):
         which = f"column {int(constant.nonzero()[0])} is constant" if columns else "all values are the same"
