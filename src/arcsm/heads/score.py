@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcsm._runtime.memory import Workspace
-from arcsm._runtime.sizes import check_layers, check_size
+from arcsm._runtime.sizes import check_layers, check_size, whole_numbers
 from arcsm.fourier_features import fourier_frequencies
 from arcsm.heads.base import Head, ScoreAndDerivative, Sigma
 
@@ -94,7 +94,7 @@ class ScoreHead(Head):
         data_std: float = 1.0,
     ) -> None:
         super().__init__()
-        hidden_features = tuple(int(size) for size in hidden_features)
+        hidden_features = whole_numbers("hidden_features", hidden_features)
         check_size("ScoreHead", context_features=context_features)
         check_size("ScoreHead", least=0, sinusoids=sinusoids)
         if not hidden_features:
