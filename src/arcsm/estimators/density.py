@@ -77,7 +77,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
         Raises:
             TypeError: If ``sample_weight`` or another argument is given.
             ValueError: If there are fewer than two rows, an argument is out of range, or a column holds infinite
-                values, only missing values, or a different category in almost every row.
+                values, only missing values, or categories that differ in more than half of at least 50 rows.
         """
         self._check_fit_arguments(unsupported)
         with self._unchanged_on_failure():
