@@ -229,7 +229,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
             row = np.full((1, len(numbers)), np.nan)
             for column in pair:
                 row[0, places[column]] = numbers[places[column]]
-            if self.level_pairs_.missing_in(row)[0]:
+            if self.level_pairs_.has_unseen_pair(row)[0]:
                 values = " and ".join(f"{column} = {given[column]!r}" for column in pair)
                 warn(f"{values} never occur together in the fitted rows; the drawn rows may be impossible")
 
