@@ -24,7 +24,7 @@ from arcsm._runtime.random import Source, blocks_of, shares_of
 from arcsm.conditionals import Accuracy, Conditionals, EvaluationCache, choose_method
 from arcsm.conditionals.traversal import ConditionalsBuilder, ancestral, map_conditionals, warn_unconverged
 from arcsm.contexts import Context
-from arcsm.contexts.conditions import net_config
+from arcsm.contexts.condition_nets import net_config
 from arcsm.heads import Head
 from arcsm.noise import NoiseLadder
 from arcsm.samplers import Sampler
@@ -287,7 +287,7 @@ class AutoregressiveModel(
         build = self.conditionals_builder(level, method, **_checked(integration))
         targets = u.reshape(-1, self.features).to(self.shift)
         z, unconverged = torch.zeros_like(targets), 0
-        rows = condition_rows(self.standardise_condition(condition, u.shape[:-1]), u.shape[:-1])
+        rows = condition_rows(self.standardise_condition(condition, u.shape[:-1]), u.ndim - 1)
         for part in slices_of(len(targets)):
 
             def quantile(conditionals: Conditionals, d: int, part: slice = part) -> Tensor:
@@ -361,7 +361,7 @@ class AutoregressiveModel(
         path = self.path(level, steps)
         low, high = self._bounds(bounds, path)
         build = self.conditionals_builder(level, steps=steps, cache=EvaluationCache())
-        rows = condition_rows(self.standardise_condition(condition, (n,)), (n,))
+        rows = condition_rows(self.standardise_condition(condition, (n,)), 1)
         z, unconverged = self.shift.new_zeros(n, self.features), 0
         blocks = blocks_of(n, batch_size, z.device)
         with track("sampling", self.features * sum(map(len, blocks)), progress) as advance:

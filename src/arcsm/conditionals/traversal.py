@@ -19,7 +19,7 @@ from arcsm.heads import Head
 
 _VALUES_AT_A_TIME = 1 << 17
 
-#: Turns projections ``(N, P)`` into conditionals; see :meth:`arcsm.AutoregressiveModel.conditionals_of`.
+#: Turns projections ``(N, P)`` into conditionals; see :meth:`arcsm.AutoregressiveModel.conditionals_builder`.
 ConditionalsBuilder = Callable[[Tensor], Conditionals]
 
 
@@ -35,15 +35,15 @@ def map_conditionals(
 ) -> Tensor:
     """Apply a function to the conditional of every value of every row, in bounded memory.
 
-    The function maps conditionals and their values ``(N,)`` to results ``(N,)``; rows ``z (*, D)`` give ``(*, D)``. If
-    it ``needs_values``, the result of a missing value (NaN) is NaN. Gradients flow only ``with_gradients``; without
-    them, a backward pass to rows or conditions raises a ``NotImplementedError``. Integrals that missed their tolerance
-    cause one :class:`AccuracyWarning`.
+    The function maps conditionals and their values ``(N,)`` to results ``(N,)``; rows ``z (*, D)``, each with its own
+    condition, give ``(*, D)``. If it ``needs_values``, the result of a missing value (NaN) is NaN. Gradients flow only
+    ``with_gradients``; without them, a backward pass to rows or conditions raises a ``NotImplementedError``. Integrals
+    that missed their tolerance cause one :class:`AccuracyWarning`.
     """
     keep_freed_memory()
     features = context.features
     flat = z.reshape(-1, features)
-    rows = condition_rows(condition, z.shape[:-1])
+    rows = condition_rows(condition, z.ndim - 1)
 
     def results(part: slice) -> tuple[Tensor, int]:
         contexts = context(flat[part], rows(part))  # (B, D, C)

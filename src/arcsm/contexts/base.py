@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from arcsm._runtime.conditions import CLASSES, VECTOR, Condition, check_type, flatten_rows
 from arcsm._runtime.sizes import check_size
-from arcsm.contexts.conditions import build_net, check_embeddings, condition_layer, embedding_size, net_config
+from arcsm.contexts.condition_nets import build_net, check_embeddings, condition_layer, embedding_size, net_config
 from arcsm.errors import all_finite, readable
 from arcsm.registry import Seam, constructor_arguments
 
