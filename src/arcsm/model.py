@@ -347,7 +347,7 @@ class AutoregressiveModel(
         Warns:
             AccuracyWarning: Once a call, if some integrals missed the sampler's ``tol``.
         """
-        if not isinstance(n, numbers.Integral) or n < 1 or batch_size < 1:
+        if not all(isinstance(size, numbers.Integral) and size >= 1 for size in (n, batch_size)):
             raise ValueError(f"n, batch_size: expected integers of at least 1, got {n} and {batch_size}")
         if sampler is None:
             sampler = "probability_flow" if self.noise and not self.head.normalised else "inverse_cdf"

@@ -14,7 +14,7 @@ def check_size(owner: str, least: int = 1, most: int = MAX_SIZE, **sizes: int) -
     """Check that sizes, given by the name of their argument, are whole numbers from ``least`` to ``most``."""
     for name, size in sizes.items():
         if not isinstance(size, Integral) or not least <= size <= most:
-            raise ValueError(f"{owner}: expected sizes from {least} to {most}, got {name}={size!r:.60}")
+            raise ValueError(f"{owner}: expected whole numbers from {least} to {most}, got {name}={size!r:.60}")
 
 
 def whole_numbers(argument: str, values: Iterable[int]) -> tuple[int, ...]:

@@ -22,7 +22,6 @@ _HEAD_ROWS = 100  # rows that decide whether the first row is a header and the f
 _CODE = re.compile(LEADING_ZERO)
 _MAYBE_CODE = re.compile(rf'(^|[,;|"\s]){LEADING_ZERO}($|[,;|"\s])')
 _ROW_NAME = re.compile(r"\d+\.\d{1,3}")  # as R writes one
-_LONGEST_CELL = 131_072  # characters; Python's limit
 
 
 class CSVFile:
@@ -176,7 +175,7 @@ class CSVFile:
     def _fail_at(self, line: int) -> NoReturn:
         raise ValueError(
             f"{self.source}: line {line}: begins a cell in quotation marks that never ends, or one of more than "
-            f"{_LONGEST_CELL:,} characters"
+            f"{csv.field_size_limit():,} characters"
         )
 
     def _check_lengths(self) -> None:
