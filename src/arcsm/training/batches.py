@@ -1,4 +1,4 @@
-"""What :func:`arcsm.fit` takes beside tensors, data sets and iterables of batches, and how their batches are read."""
+"""The rows that :func:`arcsm.fit` accepts, and the reading of batches from data sets and loaders."""
 
 from __future__ import annotations
 
