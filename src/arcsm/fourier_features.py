@@ -16,6 +16,6 @@ def fourier_frequencies(count: int, largest: float) -> Tensor:
         [1.0, 2.0, 4.0]
     """
     if not 0.0 < largest < math.inf:
-        raise ValueError(f"max_frequency: expected a positive number, got {largest}")
+        raise ValueError(f"max_frequency: expected a positive, finite number, got {largest}")
     steps = torch.linspace(0.0, 1.0, count, dtype=torch.float64) if count > 1 else torch.ones(count).double()
     return torch.exp(steps * math.log(largest))

@@ -48,7 +48,11 @@ CONFIG: dict[str, Any] = {
         (MADE, {"features": 2, "hidden_features": 64}, "hidden_features: expected whole numbers, got 64"),
         (MADE, {"features": 2, "order": (0.9, 1.0)}, r"order: expected whole numbers, got \(0.9, 1.0\)"),
         (ScoreHead, {"hidden_features": (8.9,)}, r"hidden_features: expected whole numbers, got \(8.9,\)"),
-        (ScoreHead, {"sinusoids": 1, "max_frequency": 0.0}, "max_frequency: expected a positive number, got 0.0"),
+        (
+            ScoreHead,
+            {"sinusoids": 1, "max_frequency": 0.0},
+            "max_frequency: expected a positive, finite number, got 0.0",
+        ),
         (ConvolutionalTrunk, {"image_shape": (1, 4.5, 4), "channels": (4,)}, "image_shape: expected whole numbers"),
         (PixelCNNPP, {"image_shape": (1, 4.5, 4)}, "image_shape: expected whole numbers"),
         (PixelCNNPP, {"image_shape": (1, 4)}, r"an image_shape \(channels, height, width\) .*, got \(1, 4\)"),
