@@ -553,6 +553,7 @@ def test_errors_name_the_argument(make_model: MakeModel, ladder: NoiseLadder) ->
         (lambda: plain.path(steps=5), "steps: this model has no noise ladder"),
         (lambda: plain.path(1), "level: this model has no noise ladder"),
         (lambda: plain.sample((4, 2)), r"n, batch_size: expected integers of at least 1, got \(4, 2\)"),
+        (lambda: plain.sample(4, batch_size=2.5), r"n, batch_size: expected integers of at least 1, got 4 and 2.5"),
         (
             lambda: plain.sample(1, "langevin", sampler_options={"foo": 5}),
             "sampler_options: foo: not an option of langevin; it takes step_size, steps",

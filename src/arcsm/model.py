@@ -31,7 +31,7 @@ from arcsm.conditionals.traversal import (
 )
 from arcsm.contexts import Context
 from arcsm.contexts.base import Order, TrainingTerms
-from arcsm.contexts.conditions import net_config
+from arcsm.contexts.condition_nets import net_config
 from arcsm.heads import Head
 from arcsm.noise import NoiseLadder
 from arcsm.samplers import Sampler, inverse_cdf
@@ -358,7 +358,7 @@ class AutoregressiveModel(
         build = self.conditionals_builder(level, method, **_checked(integration))
         targets = u.reshape(-1, self.features).to(self.shift)
         z, unconverged = torch.zeros_like(targets), 0
-        rows = condition_rows(self.standardise_condition(condition, u.shape[:-1]), u.shape[:-1])
+        rows = condition_rows(self.standardise_condition(condition, u.shape[:-1]), u.ndim - 1)
         self._order_arguments(order)  # raises unless the context has it
         for part in slices_of(len(targets)):
 
@@ -421,7 +421,7 @@ class AutoregressiveModel(
         Warns:
             AccuracyWarning: Once a call, if some integrals missed the sampler's ``tol``.
         """
-        if not isinstance(n, numbers.Integral) or n < 1 or batch_size < 1:
+        if not all(isinstance(size, numbers.Integral) and size >= 1 for size in (n, batch_size)):
             raise ValueError(f"n, batch_size: expected integers of at least 1, got {n} and {batch_size}")
         if sampler is None:
             sampler = "probability_flow" if self.noise and not self.head.normalised else "inverse_cdf"
@@ -436,7 +436,7 @@ class AutoregressiveModel(
         path = self.path(level, steps)
         low, high = self._bounds(bounds, path)
         build = self.conditionals_builder(level, steps=steps, cache=EvaluationCache())
-        rows = condition_rows(self.standardise_condition(condition, (n,)), (n,))
+        rows = condition_rows(self.standardise_condition(condition, (n,)), 1)
         z, unconverged = self.shift.new_zeros(n, self.features), 0
         blocks = blocks_of(n, batch_size, z.device)
         with track("sampling", self.features * sum(map(len, blocks)), progress) as advance:

@@ -79,8 +79,8 @@ def test_labels_may_be_of_any_integer_type_and_shared(small: Callable[..., Conte
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"condition_features": -1}, "expected sizes from 0 to 1048576, got condition_features=-1"),
-        ({"classes": -1}, "expected sizes from 0 to 1048576, got classes=-1"),
+        ({"condition_features": -1}, "expected whole numbers from 0 to 1048576, got condition_features=-1"),
+        ({"classes": -1}, "expected whole numbers from 0 to 1048576, got classes=-1"),
         ({"condition_net": nn.Identity()}, "condition_net: needs a condition"),
         ({"condition_net": 3, "classes": 2}, "condition_net: expected a torch.nn.Module, got int"),
         (

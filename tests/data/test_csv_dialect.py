@@ -63,11 +63,14 @@ def test_an_unclosed_quotation_mark_is_located(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"separator": "::"}, "--sep: expected one character"),
-        ({"decimal": ";"}, "--decimal: expected '.' or ','"),
-        ({"separator": ",", "decimal": ","}, "--decimal: expected another mark than --sep"),
-        ({"encoding": "klingon"}, "--encoding: expected a known encoding"),
-        ({"ids": ["a"], "ignore": ["a"]}, "column 'a': expected one of --ignore, --id"),
+        ({"separator": "::"}, r"^separator \(--sep\): expected one character"),
+        ({"decimal": ";"}, r"^decimal \(--decimal\): expected '.' or ','"),
+        (
+            {"separator": ",", "decimal": ","},
+            r"^decimal \(--decimal\): expected another mark than the separator \(--sep\)",
+        ),
+        ({"encoding": "klingon"}, r"^encoding \(--encoding\): expected a known one"),
+        ({"ids": ["a"], "ignore": ["a"]}, r"^column 'a': expected in one of ignore, ids \(--id\)"),
     ],
 )
 def test_mistaken_options_are_rejected(options: dict[str, object], message: str) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from arcsm.data import read_frame, read_table
+from arcsm.data.column_types import is_number
 from arcsm.errors import SkippedWarning
 from rejections import read_error
 from small_tables import normal
@@ -42,6 +43,15 @@ def test_csv_files_are_read(tmp_path: Path, content: str, columns: tuple[str, ..
     assert table.values.dtype == np.float64
     assert table.values.tolist() == values
     assert len(table) == len(values)
+
+
+@pytest.mark.parametrize("gap", ["", "NA", "#N/A", "<NA>", "-nan", "1.#QNAN", "?"])
+def test_every_mark_of_a_missing_value_counts_everywhere(gap: str, tmp_path: Path) -> None:
+    assert is_number(gap)
+    first = read_table(text_file(tmp_path, f"1,{gap}\n2,3\n"), allow_missing=True)  # no header
+    np.testing.assert_array_equal(first.values, [[1, np.nan], [2, 3]])
+    frame = read_frame(text_file(tmp_path, f"a,b\nx,1\n{gap},{gap}\n"))
+    assert frame.isna().to_numpy().tolist() == [[False, False], [True, True]]
 
 
 def test_gzipped_csv_files_are_read(tmp_path: Path) -> None:

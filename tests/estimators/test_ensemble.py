@@ -24,7 +24,7 @@ def test_the_density_is_the_mixture_of_all_members() -> None:
     density = ScoreDensity(max_steps=30, n_estimators=3, random_state=0).fit(x)
     assert density.ensemble_ is not None
     assert [list(model.context.order) for model in density.ensemble_.members[:2]] == [[0, 1, 2], [2, 1, 0]]
-    terms = density._contributions(x)  # private: the public methods return the mixture
+    terms = density._contributions(*density.encode_rows(x))  # private: the public methods return the mixture
     np.testing.assert_allclose(density.score_samples(x), np.log(np.exp(terms.sum(-1)).mean(0)), rtol=1e-9)
     u = density.cdf(x[:5])
     np.testing.assert_allclose(density.quantile(u), x[:5], atol=1e-3)

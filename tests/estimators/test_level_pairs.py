@@ -33,7 +33,7 @@ def test_pairs_are_those_of_the_rows(rows_at_a_time: int, monkeypatch: pytest.Mo
     monkeypatch.setattr(level_pairs, "_ROWS_AT_A_TIME", rows_at_a_time)
     pairs, table, columns = pairs_and_rows()
     assert pairs.columns == (0, 1, 3)
-    assert not pairs.missing_in(columns.encode(table)).any()
+    assert not pairs.has_unseen_pair(columns.encode(table)).any()
     new = pairs_and_rows(200)[1]
     known = {pair: set(zip(table[pair[0]], table[pair[1]], strict=True)) for pair in combinations(table, 2)}
     few = list(combinations(["city", "visits", "yes"], 2))
@@ -41,23 +41,23 @@ def test_pairs_are_those_of_the_rows(rows_at_a_time: int, monkeypatch: pytest.Mo
         any(not pd.isna(row[a]) and (row[a], row[b]) not in known[a, b] for a, b in few)
         for row in new.to_dict("records")
     ]
-    assert pairs.missing_in(columns.encode(new)).tolist() == expected
+    assert pairs.has_unseen_pair(columns.encode(new)).tolist() == expected
     assert 5 < sum(expected) < 150
 
 
 def test_a_single_level_is_no_pair() -> None:
     pairs, table, columns = pairs_and_rows()
     row = table.head(1).astype({"city": object, "visits": object, "yes": object}).assign(visits=np.nan, yes=None)
-    assert not pairs.missing_in(columns.encode(row.assign(city="elsewhere"))).any()
-    assert pairs.missing_in(columns.encode(row.assign(city="elsewhere", visits=1))).all()
-    assert pairs.missing_in(columns.encode(row.assign(city="a", visits=-3))).all()
+    assert not pairs.has_unseen_pair(columns.encode(row.assign(city="elsewhere"))).any()
+    assert pairs.has_unseen_pair(columns.encode(row.assign(city="elsewhere", visits=1))).all()
+    assert pairs.has_unseen_pair(columns.encode(row.assign(city="a", visits=-3))).all()
 
 
 def test_tables_with_very_many_such_columns_have_no_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(level_pairs, "_MAX_COLUMNS", 2)
     pairs, _, columns = pairs_and_rows()
     assert pairs.columns == ()
-    assert not pairs.missing_in(columns.encode(pairs_and_rows(200)[1])).any()
+    assert not pairs.has_unseen_pair(columns.encode(pairs_and_rows(200)[1])).any()
 
 
 def test_values_between_those_of_an_uneven_grid_never_occur() -> None:
@@ -66,4 +66,4 @@ def test_values_between_those_of_an_uneven_grid_never_occur() -> None:
     pairs = LevelPairs.of_rows(columns, columns.encode(table))
     assert pairs.columns == (0, 1)
     rows = pd.DataFrame({"city": ["a", "a", "b"], "places": [25_000, 28_000, 247_000]})
-    assert pairs.missing_in(columns.encode(rows)).tolist() == [False, True, True]
+    assert pairs.has_unseen_pair(columns.encode(rows)).tolist() == [False, True, True]

@@ -76,7 +76,7 @@ def test_all_columns_that_cannot_be_fitted_are_named() -> None:
         ScoreDensity(**QUICK).fit(table)
     names = [f"n{index}" for index in range(60)]
     table = pd.DataFrame({"i": names, "a": normal(60), "j": names, "k": np.where(np.arange(60) % 2, 1e308, -1e308)})
-    with pytest.raises(ValueError, match=r"^column 'i' has a different .* \(also 'j'\); column 'k' has values from"):
+    with pytest.raises(ValueError, match=r"^column 'i' has categories .* \(also 'j'\); column 'k' has values from"):
         ScoreDensity(**QUICK).fit(table)
     numbered = pd.DataFrame({0: normal(60), 1: normal(60, 1)})
     with pytest.raises(ValueError, match=r"got \[0, 2\] \(missing 1; unexpected 2\)"):

@@ -16,7 +16,7 @@ from arcsm.estimators.detection import detection_table
 from arcsm.estimators.ensemble import Ensemble
 from small_tables import QUICK, Scored, detector_and_outliers, normal, use_small_models
 
-JOINT = r"\w+ = \S+ with \w+ = \S+: together more surprising than in \d+ % of the fitted rows"
+JOINT = r"\w+ = \S+ with \w+ = \S+: a less likely pair than in \d+ % of the fitted rows"
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,9 @@ def test_values_that_are_all_expected_are_a_reason_together(scored: Scored, monk
     excess[0, [1, 5]] = np.quantile(detector.fitted_excess_[:, [1, 5]], 0.02, axis=0)
     share = (detector.fitted_excess_[:, [1, 5]].sum(1) > excess.sum()).mean()
     [text] = reasons.reasons(detector, rows.head(1), excess, 3)
-    assert text.startswith(f"visits = {rows['visits'][0]} with income = {rows['income'][0]:.0f}: together")
+    assert text.startswith(
+        f"visits = {rows['visits'][0]} with income = {rows['income'][0]:.0f}: a less likely pair than in "
+    )
     assert f"in {int(100 * share)} % of" in text
     [text] = reasons.reasons(detector, rows.head(1).assign(income=np.nan), excess, 3)
     assert "income" not in text

@@ -15,7 +15,7 @@ from small_heads import FLOAT64, score_head
 def test_tails_are_exactly_gaussian(sigma: float | None, data_std: float) -> None:
     head = score_head(strength=30.0, hidden_features=(8, 8), sinusoids=3, data_std=data_std)
     variance = data_std**2 + (0.0 if sigma is None else sigma**2)
-    edge = float(head.tail_start(sigma, torch.zeros((), dtype=FLOAT64)))
+    edge = head.tail_start(sigma)
     assert edge == pytest.approx(20.0 * math.sqrt(variance))
     x = edge * torch.tensor([-50.0, -2.0, -1.0000001, 1.0000001, 2.0, 50.0], dtype=FLOAT64)
     s, ds = head.score_and_derivative(torch.randn(6, 3, dtype=FLOAT64), x, sigma)

@@ -26,7 +26,7 @@ def integrated(head: ScoreHead, projection: Tensor, sigma: float | None) -> Piec
 @torch.no_grad()
 def on_fine_grid(head: ScoreHead, projection: Tensor, sigma: float | None) -> tuple[Tensor, Tensor]:
     """Return a fine grid up to the tails and the log density on it, by an independent rule, ``(N, K)`` each."""
-    edge = float(head.tail_start(sigma, projection))
+    edge = head.tail_start(sigma)
     x = torch.linspace(-edge, edge, 40_001, dtype=FLOAT64).expand(len(projection), -1)
     s, ds = head.projected_score_and_derivative(projection.unsqueeze(1), x, sigma)
     step = x[0, 1] - x[0, 0]

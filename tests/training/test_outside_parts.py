@@ -150,7 +150,7 @@ def test_registered_parts_and_objectives_work_in_run_configurations(tmp_path: Pa
     assert run.config.train.objective == "doubled_csm"
     assert isinstance(run.model.context, BentMADE)
     assert isinstance(run.model.head, NarrowScoreHead)
-    with pytest.raises(ValueError, match=r"model\.context\.kind: expected one of MADE"):
+    with pytest.raises(ValueError, match=r"model\.context\.kind: expected one of AnyOrder, MADE"):
         parse_config(_CONFIG, "outside.yaml", ["model.context.kind=UnregisteredMADE"])
     with pytest.raises(ValueError, match=r"model\.context\.hiden_features: unknown key"):
         parse_config(_CONFIG, "outside.yaml", ["model.context.hiden_features=[3]"])

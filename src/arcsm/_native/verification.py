@@ -23,10 +23,10 @@ _STEP = 1e-5  # of the central differences
 def first_wrong_result(code: ctypes.CDLL) -> str | None:
     """Return the name of the first function whose numbers are wrong, or ``None`` if all are right."""
     with np.errstate(all="ignore"):  # wrong code may return anything
-        return next((check.__name__.strip("_") for check in (_score_matching, _latent_chain) if not check(code)), None)
+        return next((name for name, is_right in _CHECKS.items() if not is_right(code)), None)
 
 
-def _score_matching(code: ctypes.CDLL) -> bool:
+def _is_score_matching_right(code: ctypes.CDLL) -> bool:
     points, units = int(code.vector_step()) + 3, 5  # a full tile and a part of one
     sizes = [(points, 2), (points, 3), (points, 1), (6, points), *[(units, units), (units,)] * 3, (1, units), (1,)]
     context, features, slopes, coefficients, *parameters = arrays = _random(sizes)
@@ -67,7 +67,7 @@ def _score_matching_loss(
     return float(each.sum())
 
 
-def _latent_chain(code: ctypes.CDLL) -> bool:
+def _is_latent_chain_right(code: ctypes.CDLL) -> bool:
     rows, latents, units = 3, 4, 5
     sizes = [(rows, latents, units), (rows, latents), (latents, units), (latents, latents, units), (latents, units)]
     fixed, noise, *weights = arrays = _random(sizes)
@@ -144,3 +144,6 @@ def _address(array: Array) -> ctypes.c_void_p:
 
 def _addresses(arrays: Sequence[Array]) -> ctypes.Array[ctypes.c_void_p]:
     return (ctypes.c_void_p * len(arrays))(*map(_address, arrays))
+
+
+_CHECKS = {"score_matching": _is_score_matching_right, "latent_chain": _is_latent_chain_right}

@@ -5,9 +5,8 @@ from functools import partial
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
-from arcsm._runtime.conditions import Condition, check_type, map_condition
+from arcsm._runtime.conditions import Condition, flatten_rows, map_condition
 from arcsm._runtime.progress import track
 from arcsm._runtime.threads import map_on_threads
 
@@ -23,6 +22,11 @@ def slices_of(n: int, size: int = ROWS) -> Iterator[slice]:
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
+def even_slices(n: int, most: int) -> list[slice]:
+    """Return as few slices of ``n`` rows as possible, of nearly equal size and none larger than ``most``."""
+    return list(slices_of(n, -(-n // -(-n // most)) if n else 1))
+
+
 def slices_for_cores(n: int, size: int, device: torch.device) -> list[slice]:
     """Return slices of ``n`` rows, none larger than ``size``; on a CPU, enough of them to occupy its cores."""
     if device.type == "cpu":
@@ -30,23 +34,9 @@ def slices_for_cores(n: int, size: int, device: torch.device) -> list[slice]:
     return list(slices_of(n, size))
 
 
-def condition_rows(condition: Condition | None, shape: Sequence[int]) -> Callable[[slice], Condition | None]:
-    """Return a function from rows to their conditions: one for each of a batch of ``shape``, or one for all of them."""
-    if condition is None:
-        return lambda _: None
-    check_type(condition)
-
-    def flat(part: Tensor) -> Tensor:
-        is_vector = part.is_floating_point() and part.ndim
-        try:
-            expanded = part.expand((*shape, part.shape[-1]) if is_vector else tuple(shape))
-        except RuntimeError as error:
-            raise ValueError(
-                f"condition: expected one for each row {tuple(shape)}, or one for all, got {tuple(part.shape)}"
-            ) from error
-        return expanded.reshape(-1, *expanded.shape[len(shape) :])
-
-    by_row = map_condition(flat, condition)
+def condition_rows(condition: Condition | None, batch: int) -> Callable[[slice], Condition | None]:
+    """Return a function from rows to their conditions, given one for each row of a batch of ``batch`` dimensions."""
+    by_row = None if condition is None else flatten_rows(condition, batch)
     return lambda rows: map_condition(lambda part: part[rows], by_row)
 
 

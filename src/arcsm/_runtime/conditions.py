@@ -27,6 +27,13 @@ def check_type(condition: object) -> None:
         raise ValueError(f"condition: expected a torch.Tensor, got {type(condition).__name__}; use torch.as_tensor")
 
 
+def combine(labels: Tensor | None, vectors: Tensor | None) -> Condition | None:
+    """Return the condition on labels, on vectors or on both; ``None`` for neither."""
+    if labels is None or vectors is None:
+        return vectors if labels is None else labels
+    return {CLASSES: labels, VECTOR: vectors}
+
+
 @overload
 def map_condition(function: Callable[[Tensor], Tensor], condition: Condition) -> Condition: ...
 @overload

@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from arcsm._runtime.batching import ROWS, slices_of
+from arcsm._runtime.batching import ROWS, even_slices, slices_of
 
 _ACCELERATOR_BLOCK = 1 << 14  # small blocks would leave an accelerator idle
 
@@ -53,9 +53,8 @@ def blocks_of(n: int, size: int, device: torch.device) -> list[list[slice]]:
     """
     blocks = []
     for block in slices_of(n, ROWS if device.type == "cpu" else _ACCELERATOR_BLOCK):
-        rows = block.stop - block.start
-        even = -(-rows // -(-rows // size))
-        blocks.append([slice(block.start + s.start, block.start + s.stop) for s in slices_of(rows, even)])
+        parts = even_slices(block.stop - block.start, size)
+        blocks.append([slice(block.start + part.start, block.start + part.stop) for part in parts])
     return blocks
 
 

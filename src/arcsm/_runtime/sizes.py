@@ -1,7 +1,8 @@
 """Bounds on the sizes of networks: a mistyped or hostile size fails before memory is taken."""
 
 import itertools
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 
 MAX_SIZE = 1 << 20
@@ -13,7 +14,15 @@ def check_size(owner: str, least: int = 1, most: int = MAX_SIZE, **sizes: int) -
     """Check that sizes, given by the name of their argument, are whole numbers from ``least`` to ``most``."""
     for name, size in sizes.items():
         if not isinstance(size, Integral) or not least <= size <= most:
-            raise ValueError(f"{owner}: expected sizes from {least} to {most}, got {name}={size!r:.60}")
+            raise ValueError(f"{owner}: expected whole numbers from {least} to {most}, got {name}={size!r:.60}")
+
+
+def whole_numbers(argument: str, values: Iterable[int]) -> tuple[int, ...]:
+    """Return the whole numbers of an argument as a tuple, without rounding."""
+    try:
+        return tuple(map(operator.index, values))
+    except TypeError:
+        raise ValueError(f"{argument}: expected whole numbers, got {values!r:.60}") from None
 
 
 def check_layers(owner: str, inputs: int, hidden_features: Sequence[int], outputs: int) -> None:

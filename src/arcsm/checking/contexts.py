@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from arcsm._runtime.conditions import CLASSES, VECTOR, Condition, flatten_rows, map_condition
+from arcsm._runtime.conditions import CLASSES, VECTOR, Condition, combine, flatten_rows, map_condition
 from arcsm.checking.modules import check_config, check_constructor, check_gradients
 from arcsm.checking.requirements import TOLERANCE, normal, require, require_equal, require_shape
 from arcsm.contexts import Context
@@ -18,9 +18,7 @@ def _condition(context: Context, shape: tuple[int, ...], generator: torch.Genera
     classes, size = context.classes, context.condition_features
     labels = torch.randint(classes, shape, generator=generator) if classes else None
     vectors = normal(generator, *shape, size) if size else None
-    if labels is not None and vectors is not None:
-        return {CLASSES: labels, VECTOR: vectors}
-    return vectors if labels is None else labels
+    return combine(labels, vectors)
 
 
 def _check_attributes(context: Context, _: torch.Generator) -> None:

@@ -18,12 +18,13 @@ from arcsm.data import ImageSet, frame_writer, read_images, scale_images, write_
 from arcsm.data.column_types import default_names
 from arcsm.data.images import IMAGE_SUFFIXES, save_images
 from arcsm.data.numpy_files import read_array, split_key
-from arcsm.data.pixels import unscale_images, unstretch_images
+from arcsm.data.pixels import unstretch_images
 from arcsm.data.read_options import ReadOptions
 from arcsm.data.table import TableFile
 from arcsm.errors import AccuracyWarning, warn
 from arcsm.implicit.networks.vae import VAE
 from arcsm.model import AutoregressiveModel
+from arcsm.reports.pictures import to_pixels
 from arcsm.training.runs import class_labels
 
 #: Columns that :func:`score_frame` makes.
@@ -263,7 +264,7 @@ def sample_share(
 
 def write_images(folder: Path, rows: Tensor, metadata: Mapping[str, Any]) -> None:
     """Write each row as a numbered PNG file."""
-    pixels = unscale_images(rows.clamp(-1.0, 1.0), metadata["levels"], stretch=True).view(-1, *metadata["image_shape"])
+    pixels = to_pixels(rows, metadata)
     folder.mkdir(parents=True, exist_ok=True)
     for index, image in enumerate(pixels):
         save_images(folder / f"{index:0{len(str(len(pixels) - 1))}d}.png", image[None], padding=0)

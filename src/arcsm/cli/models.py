@@ -145,7 +145,9 @@ def score(
     model, processes, mean = load(run, group().device(device)), group(), RunningMoments()
     class_label = shared_class(model, label)
     table = TableInput(data)
-    options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or ())
+    options = ReadOptions(
+        separator=sep, decimal=decimal, encoding=encoding, missing=na or (), ignore=ignore or (), ids=ids or ()
+    )
     source = RowSource(model, table.path, seed, skip_bad, options, table.source)
     if source.file is not None and (with_data or ids):
         check_reserved_columns(source.file, *((SCORE_COLUMNS,) if with_data else (SCORE_COLUMNS[1:], options.ids)))

@@ -95,7 +95,10 @@ def detect(
         raise ValueError(f"--p-value {p_value}: expected a number between 0 and 1, and no --contamination")
     _check_outputs(out, page, (train, test))
     check_safe_csv(safe_csv, out)
-    options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ())
+    options = ReadOptions(
+        separator=sep, decimal=decimal, encoding=encoding, missing=na or (), ignore=ignore or (), ids=ids or (),
+        categorical=categorical or (), numeric=numeric or (),
+    )  # fmt: skip
     fitted = TableInput(train)
     scored = fitted if test == train else TableInput(test)
     table = FrameFile(fitted.path, options, source=fitted.source)
@@ -165,7 +168,10 @@ def impute(
     """
     _check_outputs(out, None, (table,))
     check_safe_csv(safe_csv, out)
-    options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ())
+    options = ReadOptions(
+        separator=sep, decimal=decimal, encoding=encoding, missing=na or (), ignore=ignore or (), ids=ids or (),
+        categorical=categorical or (), numeric=numeric or (),
+    )  # fmt: skip
     source = TableInput(table)
     file = FrameFile(source.path, options, source=source.source)
     rows = file.read(set_aside=True)
@@ -217,7 +223,10 @@ def synthesize(
     """
     _check_outputs(out, page, (table,))
     check_safe_csv(safe_csv, out)
-    options = ReadOptions(sep, decimal, encoding, na or (), ignore or (), ids or (), categorical or (), numeric or ())
+    options = ReadOptions(
+        separator=sep, decimal=decimal, encoding=encoding, missing=na or (), ignore=ignore or (), ids=ids or (),
+        categorical=categorical or (), numeric=numeric or (),
+    )  # fmt: skip
     source = TableInput(table)
     file = FrameFile(source.path, options, source=source.source)
     rows = file.read(set_aside=True)

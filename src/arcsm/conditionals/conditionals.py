@@ -5,7 +5,6 @@ gives neither a normalised density nor a CDF. :class:`Conditionals` computes bot
 by the flow through the whole ladder.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -295,7 +294,7 @@ def starting_nodes(
     symmetric = (*(-t for t in reversed(half_grid)), 0.0, *half_grid)
     grid = constant(symmetric, torch.float64, projection.device)
     if isinstance(head, ScoreHead):
-        return (grid * math.hypot(sigma or 0.0, head.data_std)).expand(len(projection), -1)
+        return (grid * head.base_width(sigma)).expand(len(projection), -1)
     if isinstance(head, NormalisedHead):
         low, high = (edge.double() for edge in head.bracket(projection, sigma))
         return 0.5 * (low + high)[:, None] + 0.5 * (high - low)[:, None] * grid / half_grid[-1]
@@ -308,7 +307,7 @@ def known_tail(head: Head, sigma: float | None, nodes: Tensor) -> TailFunction |
     """Return the score and derivative at the outer nodes of ``(N, K)`` as a function, if they need no network."""
     if not isinstance(head, ScoreHead) or not head.has_original_score:
         return None
-    start = math.hypot(sigma or 0.0, head.data_std) * WINDOW_END_WIDTHS * (1.0 - 1e-12)
+    start = head.tail_start(sigma) * (1.0 - 1e-12)
     in_tails = bool((torch.minimum(-nodes[:, 0], nodes[:, -1]) >= start).all())
     return partial(head.tail_score_and_derivative, sigma) if in_tails else None
 
@@ -317,12 +316,7 @@ def flow_tail(head: Head) -> TailOf | None:
     """Return the tails of a head's conditionals as a function of the noise level, if they need no network."""
     if not isinstance(head, ScoreHead) or not head.has_original_score:
         return None
-
-    def tail(sigma: float) -> Tail:
-        width = math.hypot(sigma, head.data_std)
-        return Tail(WINDOW_END_WIDTHS * width, width**-2)
-
-    return tail
+    return lambda sigma: Tail(head.tail_start(sigma), head.base_width(sigma) ** -2)
 
 
 def choose_method(head: Head, path: Sequence[float], method: str | None) -> Method:

@@ -44,15 +44,15 @@ def map_conditionals(
 ) -> Tensor:
     """Apply a function to the conditional of every value of every row, in bounded memory.
 
-    Rows ``z (*, D)`` give results ``(*, D)``. If the function ``needs_values``, the result of a missing value (NaN) is
-    NaN. Gradients flow only ``with_gradients``; without them, a backward pass to rows or conditions raises a
-    ``NotImplementedError``. Integrals that missed their tolerance cause one :class:`AccuracyWarning`. An ``order``,
-    ``(D,)`` or ``(*, D)``, replaces that of the context.
+    Rows ``z (*, D)``, each with its own condition, give results ``(*, D)``. If the function ``needs_values``, the
+    result of a missing value (NaN) is NaN. Gradients flow only ``with_gradients``; without them, a backward pass to
+    rows or conditions raises a ``NotImplementedError``. Integrals that missed their tolerance cause one
+    :class:`AccuracyWarning`. An ``order``, ``(D,)`` or ``(*, D)``, replaces that of the context.
     """
     keep_freed_memory()
     features = context.features
     flat = z.reshape(-1, features)
-    rows = condition_rows(condition, z.shape[:-1])
+    rows = condition_rows(condition, z.ndim - 1)
     head_parts = head.parts(features)
     by_part = [d for part in head_parts for d in part.columns]
     places = slice(None) if len(head_parts) == 1 else [by_part.index(d) for d in range(features)]

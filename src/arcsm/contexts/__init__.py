@@ -2,7 +2,7 @@
 
 from arcsm.contexts.any_order import AnyOrder
 from arcsm.contexts.base import Context
-from arcsm.contexts.conditions import ConditionNet
+from arcsm.contexts.condition_nets import ConditionNet
 from arcsm.contexts.made import MADE
 from arcsm.contexts.pixelcnn import PixelCNNPP
 from arcsm.registry import register

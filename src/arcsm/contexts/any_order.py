@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source, stratified_uniform_like, uniform_like
-from arcsm._runtime.sizes import check_layers, check_size
+from arcsm._runtime.sizes import check_layers, check_size, whole_numbers
 from arcsm.contexts.base import Context, Order, TrainingTerms
 from arcsm.contexts.made import FourierFeatures
 
@@ -151,12 +151,13 @@ class AnyOrder(Context):
     ) -> None:
         super().__init__()
         self.features, self.context_features = features, context_features
-        self.hidden_features, self.embedding_features = tuple(hidden_features), embedding_features
+        self.hidden_features = whole_numbers("hidden_features", hidden_features)
+        self.embedding_features = embedding_features
         self.sinusoids, self.max_frequency, self.dropout = sinusoids, float(max_frequency), float(dropout)
-        self.levels = (0,) * features if levels is None else tuple(levels)
+        self.levels = (0,) * features if levels is None else whole_numbers("levels", levels)
         self.set_condition(classes, condition_features, condition_net)
         self._check_sizes()
-        self.order = tuple(range(features)) if order is None else tuple(int(d) for d in order)
+        self.order = tuple(range(features)) if order is None else whole_numbers("order", order)
         if sorted(self.order) != list(range(features)):
             raise ValueError(f"order: expected a permutation of range({features}), got {self.order!r:.60}")
 

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from arcsm._runtime.conditions import CLASSES, VECTOR, Condition, check_type, flatten_rows
+from arcsm._runtime.conditions import CLASSES, VECTOR, Condition, check_type, combine, flatten_rows
 from arcsm._runtime.random import Source
 from arcsm._runtime.sizes import check_size
-from arcsm.contexts.conditions import build_net, check_embeddings, condition_layer, embedding_size, net_config
+from arcsm.contexts.condition_nets import build_net, check_embeddings, condition_layer, embedding_size, net_config
 from arcsm.errors import all_finite, readable
 from arcsm.registry import Seam, constructor_arguments
 
@@ -229,14 +229,11 @@ class Context(nn.Module, ABC):
         if isinstance(condition, Mapping) != bool(classes and size):
             got = "a mapping" if isinstance(condition, Mapping) else "one tensor"
             raise ValueError(f"condition: this model needs {expected}, got {got}")
-        if isinstance(condition, Mapping):
-            return {
-                CLASSES: _expanded(self._check_labels(condition[CLASSES]), tuple(batch_shape)),
-                VECTOR: _expanded(self._check_vectors(condition[VECTOR]), (*batch_shape, size)),
-            }
-        if classes:
-            return _expanded(self._check_labels(condition), tuple(batch_shape))
-        return _expanded(self._check_vectors(condition), (*batch_shape, size))
+        given = condition if isinstance(condition, Mapping) else {CLASSES if classes else VECTOR: condition}
+        return combine(
+            _expanded(self._check_labels(given[CLASSES]), tuple(batch_shape)) if classes else None,
+            _expanded(self._check_vectors(given[VECTOR]), (*batch_shape, size)) if size else None,
+        )
 
     def _check_labels(self, condition: Tensor) -> Tensor:
         labels = readable(condition) if condition.dtype in _INTEGERS else None

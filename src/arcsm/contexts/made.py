@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcsm._runtime.conditions import Condition
-from arcsm._runtime.sizes import check_layers, check_size
+from arcsm._runtime.sizes import check_layers, check_size, whole_numbers
 from arcsm.contexts.base import Context
 from arcsm.contexts.masked_products import masked_linear, unit_blocks
 from arcsm.fourier_features import fourier_frequencies
@@ -163,14 +163,14 @@ class MADE(Context):
     ) -> None:
         super().__init__()
         self.features, self.context_features = features, context_features
-        self.hidden_features = tuple(int(size) for size in hidden_features)
+        self.hidden_features = whole_numbers("hidden_features", hidden_features)
         self.set_condition(classes, condition_features, condition_net)
         self.residual, self.missing, self.hide = residual, missing, hide
         self.sinusoids, self.max_frequency = sinusoids, float(max_frequency)
         self._check_sizes()
         if hide and not missing:
             raise ValueError(f"hide: expected 0 without missing=True, got {hide}")
-        self.order = tuple(range(features)) if order is None else tuple(int(d) for d in order)
+        self.order = tuple(range(features)) if order is None else whole_numbers("order", order)
         if sorted(self.order) != list(range(features)):
             raise ValueError(f"order: expected a permutation of range({features}), got {self.order!r:.60}")
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcsm._runtime.conditions import Condition, flatten_rows
-from arcsm._runtime.sizes import check_layers, check_size
+from arcsm._runtime.sizes import check_layers, check_size, whole_numbers
 from arcsm.contexts.base import Context
 from arcsm.contexts.pixelcnn_incremental import PixelCNNState
 from arcsm.contexts.pixelcnn_layers import Channels, GatedResidual, ShiftedConv, ShiftedDeconv
@@ -62,14 +62,14 @@ class PixelCNNPP(Context):
         condition_net: nn.Module | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        shape: tuple[int, ...] = tuple(int(size) for size in image_shape)
-        sizes = (*shape, context_features, nr_filters, nr_resnet)
-        if len(shape) != 3 or min(sizes) < 1 or max(sizes) > _MAX_SIZE or math.prod(shape) > _MAX_VALUES:
+        shape = whole_numbers("image_shape", image_shape)
+        fits = all(1 <= size <= _MAX_SIZE for size in shape) and math.prod(shape) <= _MAX_VALUES
+        if len(shape) != 3 or not fits:
             raise ValueError(
-                f"PixelCNNPP: expected an image_shape (channels, height, width) and sizes from 1 to {_MAX_SIZE}, "
-                f"at most {_MAX_VALUES} values an image, got image_shape={shape}, "
-                f"context_features={context_features}, nr_filters={nr_filters}, nr_resnet={nr_resnet}"
+                "PixelCNNPP: expected an image_shape (channels, height, width) of sizes from 1 to "
+                f"{_MAX_SIZE} and at most {_MAX_VALUES} values, got {shape!r:.60}"
             )
+        check_size("PixelCNNPP", most=_MAX_SIZE, context_features=context_features, nr_filters=nr_filters)
         check_size("PixelCNNPP", most=_MAX_BLOCKS, nr_resnet=nr_resnet)
         check_layers("PixelCNNPP", 12 * nr_filters, (nr_filters,), shape[0] * nr_filters)  # the largest layers
         if not 0.0 <= dropout < 1.0:

@@ -22,7 +22,6 @@ _HEAD_ROWS = 100  # rows that decide whether the first row is a header and the f
 _CODE = re.compile(LEADING_ZERO)
 _MAYBE_CODE = re.compile(rf'(^|[,;|"\s]){LEADING_ZERO}($|[,;|"\s])')
 _ROW_NAME = re.compile(r"\d+\.\d{1,3}")  # as R writes one
-_LONGEST_CELL = 131_072  # characters; Python's limit
 
 
 class CSVFile:
@@ -77,7 +76,7 @@ class CSVFile:
             warn(f"{self.source}: its first column has no name and only labels the rows: not modelled", SkippedWarning)
         dtypes = {place: object for place, name in enumerate(self.columns) if name in text_columns}
         lengths_checked = False
-        for frame in self._read(rows, na_values=list(self.missing), dtype=dtypes):
+        for frame in self._read(rows, na_values=list(self.missing), keep_default_na=False, dtype=dtypes):
             # pandas fills short rows up with missing values
             if not lengths_checked and frame.shape[1] > 1 and bool(frame.iloc[:, -1].isna().any()):
                 self._check_lengths()
@@ -176,7 +175,7 @@ class CSVFile:
     def _fail_at(self, line: int) -> NoReturn:
         raise ValueError(
             f"{self.source}: line {line}: begins a cell in quotation marks that never ends, or one of more than "
-            f"{_LONGEST_CELL:,} characters"
+            f"{csv.field_size_limit():,} characters"
         )
 
     def _check_lengths(self) -> None:

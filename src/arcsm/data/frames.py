@@ -18,7 +18,7 @@ from arcsm.data.column_types import (
     typed_column,
 )
 from arcsm.data.read_options import ReadOptions
-from arcsm.data.row_labels import Reason, reason_to_set_aside
+from arcsm.data.row_labels import SetAside, reason_to_set_aside
 from arcsm.data.table import TableFile
 from arcsm.data.time_formats import TimeFormat
 from arcsm.errors import SkippedWarning, warn
@@ -60,7 +60,7 @@ class FrameFile:
         self.options, self._like = options or ReadOptions(), like
         self.types: dict[str, ColumnType] = dict(like or {})
         self.columns: list[str] = []
-        self.set_aside: dict[str, Reason] = {}
+        self.set_aside: dict[str, SetAside] = {}
         self.highest: dict[str, int] = {}
         self._codes: dict[str, str] = {}
         names = [name for name, kind in self.types.items() if kind.kind == "name"]
@@ -182,11 +182,11 @@ class FrameFile:
                 self.types[name] = ColumnType("number")
         return self._convert(column)
 
-    def _reason(self, column: pd.Series) -> Reason | None:
+    def _reason(self, column: pd.Series) -> SetAside | None:
         """Return why a column is set aside, or ``None``."""
         name = str(column.name)
         if name in self.options.ids:
-            return Reason("--id", True)
+            return SetAside("an id", True)
         forced = name in (*self.options.numeric, *self.options.categorical)
         return None if forced else reason_to_set_aside(column, self.types[name])
 

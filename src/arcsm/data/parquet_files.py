@@ -24,8 +24,9 @@ def parquet_parts(path: Path, rows: int | None, **options: Any) -> Iterator[pd.D
     if rows is None:
         check(count)
         with reading(path, PARQUET_KIND):
-            parquet.read_table(path).validate(full=True)  # text that is not in UTF-8, for one, would fail later
-            frame = pd.read_parquet(path)
+            table = parquet.read_table(path)
+            table.validate(full=True)  # text that is not in UTF-8, for one, would fail later
+            frame = table.to_pandas(**options)
         yield frame
         return
     batches = file.iter_batches(batch_size=rows)

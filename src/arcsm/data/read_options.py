@@ -42,23 +42,27 @@ class ReadOptions:
         if self.separator is not None:
             separator = _NAMED_SEPARATORS.get(self.separator, self.separator)
             if len(separator) != 1 or separator.isalnum() or separator in "\"'\r\n":
-                raise ValueError(f"--sep: expected one character, such as ';', or tab, got {self.separator!r}")
+                raise ValueError(
+                    f"separator (--sep): expected one character, such as ';', or tab, got {self.separator!r}"
+                )
             object.__setattr__(self, "separator", separator)
         if self.decimal not in (None, ".", ","):
-            raise ValueError(f"--decimal: expected '.' or ',', got {self.decimal!r}")
+            raise ValueError(f"decimal (--decimal): expected '.' or ',', got {self.decimal!r}")
         if self.decimal == "," and self.separator == ",":
-            raise ValueError("--decimal: expected another mark than --sep, got ',' for both")
+            raise ValueError("decimal (--decimal): expected another mark than the separator (--sep), got ',' for both")
         if self.encoding is not None:
             try:
                 codecs.lookup(self.encoding)
             except LookupError:
                 raise ValueError(
-                    f"--encoding: expected a known encoding, such as utf-8 or cp1252, got {self.encoding!r}"
+                    f"encoding (--encoding): expected a known one, such as utf-8 or cp1252, got {self.encoding!r}"
                 ) from None
         named = [*set(self.ignore), *set(self.ids), *set(self.categorical), *set(self.numeric)]
         twice = next((name for name in named if named.count(name) > 1), None)
         if twice is not None:
-            raise ValueError(f"column {twice!r}: expected one of --ignore, --id, --categorical, --numeric, got several")
+            raise ValueError(
+                f"column {twice!r}: expected in one of ignore, ids (--id), categorical and numeric, got in several"
+            )
 
     @property
     def named(self) -> list[str]:

@@ -24,8 +24,8 @@ _FREE_TEXT_LENGTH = 25  # characters, on average
 
 
 @dataclass(frozen=True)
-class Reason:
-    """Why a column is not modelled.
+class SetAside:
+    """Why a column is set aside, not modelled.
 
     Attributes:
         text: The reason in words.
@@ -39,7 +39,7 @@ class Reason:
         return self.text
 
 
-def reason_to_set_aside(column: pd.Series, kind: ColumnType) -> Reason | None:
+def reason_to_set_aside(column: pd.Series, kind: ColumnType) -> SetAside | None:
     """Return why a typed column says nothing about a row, or ``None``.
 
     Whole numbers are labels if they all differ and either run through nearly all numbers from the lowest to the highest
@@ -50,15 +50,20 @@ def reason_to_set_aside(column: pd.Series, kind: ColumnType) -> Reason | None:
     count, distinct = len(present), present.nunique()
     if kind.kind == "name":
         named = is_id_name(str(column.name)) and count >= _MIN_ROWS and distinct == count
-        if not named and (len(column) < _MIN_NAME_ROWS or distinct <= max(1, _MIN_DISTINCT_NAMES * count)):
+        if not named and not mostly_differ(column):
             return None
         if present.astype(str).str.len().mean() > _FREE_TEXT_LENGTH:
-            return Reason("free text", False)
+            return SetAside("free text", False)
         text = "a different name in every row" if distinct == count else f"{distinct:,} different names"
-        return Reason(text, distinct == count)
+        return SetAside(text, distinct == count)
     if kind.kind != "number" or count < _MIN_ROWS or distinct < count or count < len(column):
         return None
-    return Reason("a different whole number in every row", True) if _counts_rows(present, str(column.name)) else None
+    return SetAside("a different whole number in every row", True) if _counts_rows(present, str(column.name)) else None
+
+
+def mostly_differ(names: pd.Series) -> bool:
+    """Return whether more than half of the names of a column of at least 50 rows differ."""
+    return len(names) >= _MIN_NAME_ROWS and bool(names.nunique() > max(1, _MIN_DISTINCT_NAMES * names.count()))
 
 
 def is_id_name(name: str) -> bool:

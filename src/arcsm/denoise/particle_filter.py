@@ -90,7 +90,7 @@ def particle_filter(
         raise ValueError(f"y: expected at least one row, got shape {tuple(y.shape)}")
     if not missing and bool(flat.isnan().any()):
         raise ValueError("y: contains missing values; fill them first (arcsm.denoise.MissingValues)")
-    rows = condition_rows(model.standardise_condition(condition, y.shape[:-1]), y.shape[:-1])
+    rows = condition_rows(model.standardise_condition(condition, y.shape[:-1]), y.ndim - 1)
     build = model.conditionals_builder(level, method, None, tol, max_evaluations, EvaluationCache())
     size = max(1, ROWS // count)
     batches, unconverged = [], 0

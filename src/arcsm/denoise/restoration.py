@@ -178,7 +178,7 @@ def _restore(
     """Restore data by ``restore(conditionals, d, y)``, which maps standardised values ``(n,)`` of dimension ``d``."""
     flat = model.standardise(y).reshape(-1, model.features)
     mask = torch.ones_like(flat, dtype=torch.bool) if corrupted is None else corrupted.reshape(flat.shape)
-    rows = condition_rows(model.standardise_condition(condition, y.shape[:-1]), y.shape[:-1])
+    rows = condition_rows(model.standardise_condition(condition, y.shape[:-1]), y.ndim - 1)
     z, unconverged = torch.zeros_like(flat), 0
     with track("denoising", model.features * -(-len(flat) // ROWS), progress) as advance:
         for part in slices_of(len(flat)):

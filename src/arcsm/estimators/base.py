@@ -77,8 +77,8 @@ class TableEstimator(BaseEstimator):
             self.__dict__ = before
             raise
 
-    def _prepare(self, X: Any) -> tuple[Tensor, Rows, Rows, int]:
-        """Infer the columns; return encoded rows ``(N, M)``, indices of training and held-out rows, and a seed."""
+    def _prepare(self, X: Any) -> tuple[Array, Rows, Rows, int]:
+        """Infer the columns; return encoded rows ``(N, D)``, indices of training and held-out rows, and a seed."""
         table = self._validated(X, reset=True)
         self._native = X[:0] if is_native(X) else None  # a frame without rows, in whose form rows come back
         check_training_rows(table, X)
@@ -87,12 +87,13 @@ class TableEstimator(BaseEstimator):
         self._check_missing(numbers, not isinstance(self.missing, str) and not self.missing, "missing=False")
         random = check_random_state(self.random_state)
         seed = int(random.randint(2**31 - 1))
-        modelled = numbers[:, self.columns_.modelled]
-        train, held_out = _split(modelled, self.validation_fraction, random)
-        return torch.from_numpy(modelled), train, held_out, seed
+        train, held_out = _split(numbers[:, self.columns_.modelled], self.validation_fraction, random)
+        return numbers, train, held_out, seed
 
-    def _fit_table(self, X: Any) -> None:
-        modelled, train, held_out, seed = self._prepare(X)
+    def _fit_table(self, X: Any) -> Array:
+        """Train the models of a table and return its encoded rows, ``(N, D)``."""
+        numbers, train, held_out, seed = self._prepare(X)
+        modelled = torch.from_numpy(numbers[:, self.columns_.modelled])
         self.held_out_rows_ = held_out
         configs = self._configs(len(train), modelled)
         self.config_ = configs[0]
@@ -103,6 +104,7 @@ class TableEstimator(BaseEstimator):
                 str(resolve_device(self.device)), bool(self.verbose), not self._smooth,
             )  # fmt: skip
             self.config_ = self.ensemble_.config
+        return numbers
 
     def _configs(self, rows: int, modelled: Tensor) -> list[EnsembleConfig]:
         self._check_arguments()
@@ -181,7 +183,10 @@ class TableEstimator(BaseEstimator):
         The log probabilities, ``(N, D)``, are 0 in the other columns and NaN where a value is missing.
         """
         check_is_fitted(self)
-        numbers = self.columns_.encode(self._validated(X))
+        return self._separate(self.columns_.encode(self._validated(X)))
+
+    def _separate(self, numbers: Array) -> tuple[Tensor, Array]:
+        """Return what :meth:`encode_rows` returns, from encoded rows ``(N, D)``."""
         constants = np.where(np.isnan(numbers), np.nan, 0.0)
         for d, kind in enumerate(self.columns_.kinds):
             if isinstance(kind, Constant):
@@ -206,12 +211,12 @@ class TableEstimator(BaseEstimator):
         modelled = torch.from_numpy(np.ascontiguousarray(numbers[:, self.columns_.modelled]))
         return modelled if self.ensemble_ is None else self.ensemble_.clip(modelled)
 
-    def _contributions(self, X: Any) -> Array:
+    def _contributions(self, modelled: Tensor, constants: Array) -> Array:
         """Return the log density of every value by each member, ``(E, N, D)``; NaN where a value is missing.
 
-        The unit is that of the table, or for a smooth estimator that of the encoded columns, which share one scale.
+        The arguments are what :meth:`encode_rows` returns. The unit is that of the table, or for a smooth estimator
+        that of the encoded columns, which share one scale.
         """
-        modelled, constants = self.encode_rows(X)
         if self.ensemble_ is None:
             return constants[None]
         contributions = np.repeat(constants[None], len(self.ensemble_.members), 0)

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from arcsm.data.column_types import check_cells, is_time
+from arcsm.data.row_labels import mostly_differ
 from arcsm.estimators.column_types import missing_mask
 from arcsm.estimators.encoder import Table, is_categorical
 
 LEAVE_OUT = "leave it out (for a command, --ignore)"
 _MIN_DISTINCT_FRACTION = 0.25  # of different integers that must differ in double precision
-_MIN_ROWS_OF_CATEGORIES = 50  # in a smaller table, categories may all differ
 
 
 def check_not_empty(table: Table) -> None:
@@ -28,9 +28,9 @@ def check_not_empty(table: Table) -> None:
 def check_training_rows(table: Table, given: Any) -> None:
     """Check that a model can learn from every column of a table of at least two rows.
 
-    A column must not be empty, have a different category in almost every row, span more than double precision can hold,
-    or hold integers that double precision cannot distinguish. These are counted in the ``given`` rows, since an array
-    in ``table`` has been converted to double precision.
+    A column must not be empty, have categories that mostly differ, span more than double precision can hold, or hold
+    integers that double precision cannot distinguish. These are counted in the ``given`` rows, since an array in
+    ``table`` has been converted to double precision.
     """
     if len(table) < 2:
         raise ValueError(f"Expected at least 2 samples to fit, got n_samples = {len(table)}")
@@ -49,9 +49,9 @@ def _training_fault(column: pd.Series, exact: pd.Series) -> str | None:
     if is_time(column):
         return None
     if is_categorical(column.dtype):
-        if len(column) >= _MIN_ROWS_OF_CATEGORIES and column.nunique() > max(1, 0.5 * column.notna().sum()):
-            return f"has a different category in almost every row; {LEAVE_OUT}"
-        return None
+        return (
+            f"has categories that differ in more than half of the rows; {LEAVE_OUT}" if mostly_differ(column) else None
+        )
     numbers = column.to_numpy(dtype=float, na_value=np.nan)
     low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
     if not np.isfinite(high - low):

@@ -77,12 +77,12 @@ class ScoreDensity(DensityMixin, TableEstimator):
         Raises:
             TypeError: If ``sample_weight`` or another argument is given.
             ValueError: If there are fewer than two rows, an argument is out of range, or a column holds infinite
-                values, only missing values, or a different category in almost every row.
+                values, only missing values, or categories that differ in more than half of at least 50 rows.
         """
         self._check_fit_arguments(unsupported)
         with self._unchanged_on_failure():
-            self._fit_table(X)
-            self.level_pairs_ = LevelPairs.of_rows(self.columns_, self.columns_.encode(self._validated(X)))
+            numbers = self._fit_table(X)
+            self.level_pairs_ = LevelPairs.of_rows(self.columns_, numbers)
         return self
 
     def score_samples(self, X: Any) -> Array:
@@ -95,7 +95,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
             ValueError: If the columns differ from the fitted ones, a value is infinite, or a value is missing although
                 no fitted one was (unless ``missing=True``). All methods that take rows raise it.
         """
-        by_member = np.nansum(self._contributions(X), -1)  # (E, N)
+        by_member = np.nansum(self._contributions(*self.encode_rows(X)), -1)  # (E, N)
         return np.logaddexp.reduce(by_member, 0) - np.log(len(by_member))  # type: ignore[no-any-return]
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -224,12 +224,13 @@ class ScoreDensity(DensityMixin, TableEstimator):
 
     def _warn_of_new_pairs(self, numbers: Array, given: dict[Any, Any]) -> None:
         """Warn if two given values of a row ``(D,)`` never occur together in the fitted rows."""
-        places = {column: self.columns_.labels.index(column) for column in given}
-        for pair in combinations(given, 2):
-            row = np.full((1, len(numbers)), np.nan)
-            for column in pair:
-                row[0, places[column]] = numbers[places[column]]
-            if self.level_pairs_.missing_in(row)[0]:
+        pairs, labels = list(combinations(given, 2)), self.columns_.labels
+        rows = np.full((len(pairs), len(numbers)), np.nan)
+        for row, pair in zip(rows, pairs, strict=True):
+            places = [labels.index(column) for column in pair]
+            row[places] = numbers[places]
+        for pair, unseen in zip(pairs, self.level_pairs_.has_unseen_pair(rows), strict=True):
+            if unseen:
                 values = " and ".join(f"{column} = {given[column]!r}" for column in pair)
                 warn(f"{values} never occur together in the fitted rows; the drawn rows may be impossible")
 

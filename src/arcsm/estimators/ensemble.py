@@ -140,14 +140,6 @@ class Ensemble:
         quantiles = self._by_member(x, lambda model, x: model.conditional_icdf(x, u, self.level, tol=tolerance))
         return quantiles.gather(0, members[None])[0]
 
-    def log_density(self, x: Tensor, d: int, grid: Tensor) -> Tensor:
-        """Return the log density ``(G,)`` of column ``d`` at ``grid (G,)`` given the values before it in ``x (M,)``.
-
-        The order is that of :meth:`most_surprised_members`.
-        """
-        member = self.most_surprised_members(x[None])[:, d]
-        return self.conditional_log_density(x[None], torch.tensor([d]), member, grid[None])[0]
-
     def conditional_quantiles(self, x: Tensor, columns: Tensor, members: Tensor, u: Tensor) -> Tensor:
         """Return quantiles ``u (K,)`` of one conditional of each row ``x (N, M)``, ``(N, K)``.
 

@@ -51,7 +51,7 @@ class LevelPairs:
             together = together + one_hot.T @ one_hot
         return replace(pairs, together=together)
 
-    def missing_in(self, numbers: Array) -> NDArray[np.bool_]:
+    def has_unseen_pair(self, numbers: Array) -> NDArray[np.bool_]:
         """Return which encoded rows ``(N, D)`` have a pair of levels that never occurs.
 
         A missing value has no level.

@@ -79,9 +79,9 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         self._check_fit_arguments(unsupported)
         fraction = _contamination_fraction(self.contamination)
         with self._unchanged_on_failure():
-            self._fit_table(X)
+            modelled, constants = self._separate(self._fit_table(X))
             with track("scoring fitted rows", 1, bool(self.verbose)):
-                contributions = self._contributions(X).mean(0)
+                contributions = self._contributions(modelled, constants).mean(0)
             self.median_contributions_ = np.nanmedian(contributions, 0)
             self.fitted_scores_ = self._with_medians(contributions).sum(1)
             self.held_out_scores_ = np.sort(self.fitted_scores_[self.held_out_rows_])
@@ -89,7 +89,7 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
             step = -(-len(contributions) // _MAX_REFERENCE_ROWS)
             self.fitted_excess_ = self._with_medians(contributions)[::step] - self.median_contributions_
             kinds = [self.columns_.kinds[d] for d in self.columns_.modelled]
-            self.limits_ = ValueLimits.of_training_rows(self.encode_rows(X)[0].numpy(), kinds)
+            self.limits_ = ValueLimits.of_training_rows(modelled.numpy(), kinds)
         return self
 
     def set_contamination(self, contamination: float | str) -> Self:
@@ -172,7 +172,7 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         return self._labelled(self._mean_contributions(X), X)
 
     def _mean_contributions(self, X: Any) -> Array:
-        return self._with_medians(self._contributions(X).mean(0))
+        return self._with_medians(self._contributions(*self.encode_rows(X)).mean(0))
 
     def _with_medians(self, contributions: Array) -> Array:
         return np.where(np.isnan(contributions), self.median_contributions_, contributions)

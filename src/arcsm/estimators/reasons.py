@@ -72,8 +72,8 @@ def reasons(detector: ScoreOutlierDetector, table: pd.DataFrame, excess: Array, 
     """Return for each row a text such as "income: expected 0.2 to 1.1, saw 7.9; city: expected Rome, saw Oslo".
 
     Only the ``columns`` most surprising columns can be reasons, by the ``excess (N, D)`` of their contributions over
-    the median. If all of their values are expected, the reason is the pair of values that is most surprising together,
-    such as "age = 70 with income = 2.1: together more surprising than in 98 % of the fitted rows".
+    the median. If all of their values are expected, the reason is the most surprising pair of values, such as "age = 70
+    with income = 2.1: a less likely pair than in 98 % of the fitted rows".
     """
     lowest = np.argsort(excess, 1)[:, :columns]
     expected = expected_texts(detector, table, lowest)
@@ -163,5 +163,5 @@ def _joint_reason(detector: ScoreOutlierDetector, row: pd.Series, excess: Array)
     shares = [float((fitted[:, group].sum(1) > excess[group].sum()).mean()) for group in groups]
     best = int(np.argmax(shares))
     values = " with ".join(f"{row.index[d]} = {value_text(row.iloc[d])}" for d in groups[best])
-    together = " together" if len(groups[best]) > 1 else ""
-    return f"{values}:{together} more surprising than in {int(100.0 * shares[best])} % of the fitted rows"
+    less_likely = "a less likely pair" if len(groups[best]) > 1 else "less likely"
+    return f"{values}: {less_likely} than in {int(100.0 * shares[best])} % of the fitted rows"

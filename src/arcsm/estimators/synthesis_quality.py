@@ -173,8 +173,8 @@ def _unseen_pairs(
     if len(pairs.columns) < 2:
         return None
     donors = real[np.random.default_rng(seed).integers(len(real), size=len(synthetic))]
-    unseen = pairs.missing_in(_with_missingness(synthetic, donors)).mean()
-    return UnseenPairs(float(unseen), float(pairs.missing_in(real[held_out]).mean()) if has_held_out else None)
+    unseen = pairs.has_unseen_pair(_with_missingness(synthetic, donors)).mean()
+    return UnseenPairs(float(unseen), float(pairs.has_unseen_pair(real[held_out]).mean()) if has_held_out else None)
 
 
 def _classifier_auc(samples: list[Array], seed: int, random: np.random.Generator) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 from torch import Tensor, nn
 
 from arcsm import registry
+from arcsm._runtime.sizes import whole_numbers
 from arcsm.heads.base import Head, HeadColumns, ScoreAndDerivative, Sigma
 
 
@@ -37,7 +38,7 @@ class MixedHead(Head):
             raise ValueError(f"heads: expected contexts of one size, got {sorted(sizes)}")
         if any(isinstance(head, MixedHead) for head in built):
             raise ValueError("heads: expected heads of single columns, got a MixedHead")
-        self.columns = tuple(columns)
+        self.columns = whole_numbers("columns", columns)
         if set(self.columns) != set(range(len(built))):
             raise ValueError(
                 f"columns: expected the index of a head for each column, all from 0 to {len(built) - 1}, "

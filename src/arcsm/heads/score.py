@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcsm._runtime.memory import Workspace
-from arcsm._runtime.sizes import check_layers, check_size
+from arcsm._runtime.sizes import check_layers, check_size, whole_numbers
 from arcsm.fourier_features import fourier_frequencies
 from arcsm.heads.base import Head, ScoreAndDerivative, Sigma
 
@@ -34,20 +34,23 @@ class Scales(NamedTuple):
 
 
 class Level(NamedTuple):
-    """The network's weights at a noise level. At one level for all points, they include the level's constants."""
+    """What the network computes from a noise level: the constants of its inputs, and its weights.
 
-    width: Tensor  # that of the Scales
+    If all points share one level, blur and gain are multiplied into the weights.
+    """
+
+    width: Tensor  # as in Scales
     precision: Tensor  # 1 / width^2
     envelope_width: Tensor  # standard deviation of the envelope of the Fourier features
     window_start: Tensor  # distance from zero up to which the window is 1
     noise_projection: Tensor  # (*, H) contribution of the noise level to the first hidden layer
     value_weight: Tensor  # (*, H) weight of x in the first hidden layer
     fourier_weight: Tensor  # (2 J, H) weights of its Fourier features
-    blur: Tensor | None  # (*, J) factors of the Fourier features, unless they are in their weights
+    blur: Tensor | None  # (*, J) factors of the Fourier features; None if they are in fourier_weight
     layers: list[tuple[Tensor, Tensor]]  # weight and bias of each hidden layer after the first
     output_weight: Tensor  # (H,)
-    output_bias: Tensor  # () for activations that are not centred
-    gain: Tensor | None  # (*) factor of the output, unless it is in the output's weights
+    output_bias: Tensor  # (), for activations from 0 to 1 in place of -0.5 to 0.5
+    gain: Tensor | None  # (*) factor of the output; None if it is in output_weight and output_bias
 
 
 class ScoreHead(Head):
@@ -94,7 +97,7 @@ class ScoreHead(Head):
         data_std: float = 1.0,
     ) -> None:
         super().__init__()
-        hidden_features = tuple(int(size) for size in hidden_features)
+        hidden_features = whole_numbers("hidden_features", hidden_features)
         check_size("ScoreHead", context_features=context_features)
         check_size("ScoreHead", least=0, sinusoids=sinusoids)
         if not hidden_features:
@@ -168,9 +171,13 @@ class ScoreHead(Head):
         slope = -30.0 * (t * (1.0 - t)).square() / ((WINDOW_END_WIDTHS - WINDOW_FLAT_WIDTHS) * width) * torch.sign(x)
         return value, slope
 
-    def tail_start(self, sigma: Sigma, like: Tensor) -> Tensor:
-        """Return the distance from zero beyond which the conditional is exactly Gaussian, ``()``."""
-        return WINDOW_END_WIDTHS * self.scales(sigma, like).width
+    def base_width(self, sigma: float | None) -> float:
+        """Return the standard deviation of the base Gaussian, the conditional without the network's correction."""
+        return math.hypot(sigma or 0.0, self.data_std)
+
+    def tail_start(self, sigma: float | None) -> float:
+        """Return the distance from zero beyond which the conditional is exactly Gaussian."""
+        return WINDOW_END_WIDTHS * self.base_width(sigma)
 
     def tail_score_and_derivative(self, sigma: Sigma, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return score and derivative at values in the tails, each ``(*)``, without evaluating the network."""

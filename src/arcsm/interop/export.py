@@ -1,12 +1,11 @@
 """Export of a model's scores as a ``torch.export`` program, which runs without arcsm."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from arcsm._runtime.conditions import CLASSES, VECTOR, Condition
+from arcsm._runtime.conditions import Condition, combine
+from arcsm._runtime.modes import evaluation_mode
 from arcsm.model import AutoregressiveModel
 
 
@@ -29,19 +28,12 @@ def export_scorer(model: AutoregressiveModel, level: int = -1) -> ExportedProgra
     """
     classes, size = model.context.classes, model.context.condition_features
     labels, vectors = model.shift.new_zeros(2, dtype=torch.long), model.shift.new_zeros(2, size)
-    example: tuple[Any, ...] = (model.shift.new_zeros(2, model.features),)
-    if classes or size:
-        one = labels if classes else vectors
-        example += ({CLASSES: labels, VECTOR: vectors} if classes and size else one,)
-    rows, modes = Dim("rows", min=1), {module: module.training for module in model.modules()}
+    condition = combine(labels if classes else None, vectors if size else None)
+    example = (model.shift.new_zeros(2, model.features), *(() if condition is None else (condition,)))
+    rows, scorer = Dim("rows", min=1), _Scorer(model, level)
     shapes = [{0: rows} if isinstance(part, Tensor) else {key: {0: rows} for key in part} for part in example]
-    try:
-        with torch.no_grad():
-            scorer = _Scorer(model, level).eval()
-            return torch.export.export(scorer, example, dynamic_shapes=shapes)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with torch.no_grad(), evaluation_mode(scorer):
+        return torch.export.export(scorer, example, dynamic_shapes=shapes)
 
 
 class _Scorer(nn.Module):

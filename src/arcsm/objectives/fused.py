@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from arcsm import _native
+from arcsm._runtime.batching import even_slices
 from arcsm._runtime.memory import keep_freed_memory
 from arcsm.errors import warn
 from arcsm.heads.base import Sigma
@@ -59,7 +60,7 @@ def fused_score_matching(
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape)
     points, constant = _points(head, x, sigma, weight, derivative, linear)
     forward_backward, default_points = _choose_implementation(head, x, compiled)
-    chunks = _even_slices(len(x), default_points if chunk_points is None else chunk_points)
+    chunks = even_slices(len(x), default_points if chunk_points is None else chunk_points)
     tangent = bool(derivative.count_nonzero())
 
     def run_chunk(network: _Network, context: Tensor, rows: slice) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -323,12 +324,6 @@ def _native_forward_backward(
         context, *_noise_and_value_features(head, points), coefficients, network.parameters(), head.residual, tangent
     )
     return torch.tensor(loss, dtype=torch.float64), grad_context, gradients
-
-
-def _even_slices(count: int, largest: int) -> list[slice]:
-    """Return slices of nearly equal size, none longer than ``largest``."""
-    size = -(-count // -(-count // largest)) if count else 1
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 @lru_cache

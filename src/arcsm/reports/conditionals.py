@@ -15,12 +15,13 @@ from arcsm.estimators.column_types import Array, Categories, Column, Constant, G
 from arcsm.estimators.outliers import ScoreOutlierDetector
 from arcsm.estimators.times import Times, counted, value_text
 from arcsm.reports import plots
-from arcsm.reports.labels import literal
+from arcsm.reports.figure_text import drawable_text
 from arcsm.reports.time_axes import label_times
 
 _POINTS = 160  # of a density; also the largest number of bars
 _MAX_TICKS = 6
 _MAX_CATEGORIES = 8  # with a bar
+_DIGITS = 6  # of the row's value
 _TAIL = 0.002  # probability to either side of an expected interval
 
 
@@ -37,18 +38,21 @@ def conditional_panels(detector: ScoreOutlierDetector, row: pd.DataFrame, column
     """Return a picture for each of some columns: its distribution given others of the row, and the row's value."""
     numbers, _ = detector.encode_rows(row)  # (1, M)
     ensemble, modelled = detector.ensemble_, detector.columns_.modelled
-    ends = [] if ensemble is None else [ensemble.quantiles(numbers, u)[0].tolist() for u in (_TAIL, 1.0 - _TAIL)]
+    if ensemble is not None:
+        members = ensemble.most_surprised_members(numbers)  # (1, M)
+        ends = [ensemble.quantiles(numbers, u, members)[0].tolist() for u in (_TAIL, 1.0 - _TAIL)]
     panels = []
     for d in columns:
         kind, value = detector.columns_.kinds[d], row.iloc[0, d]
-        caption = f"{row.columns[d]}: {_text(value)}"
+        caption = f"{row.columns[d]}: {value_text(value, _DIGITS)}"
         if isinstance(kind, Constant) or ensemble is None:
             panels.append(plots.Panel(caption, None, "All fitted rows have the same value."))
             continue
         place = modelled.index(d)
 
         def density(grid: Array, place: int = place) -> Array:
-            return np.exp(ensemble.log_density(numbers[0], place, torch.from_numpy(grid)).numpy())
+            column, values = torch.tensor([place]), torch.from_numpy(grid)[None]
+            return ensemble.conditional_log_density(numbers, column, members[:, place], values)[0].exp().numpy()
 
         panels.append(_panel(caption, kind, value, Conditional(ends[0][place], ends[1][place], density)))
     return panels
@@ -68,7 +72,7 @@ def _panel(caption: str, kind: Column, value: Any, conditional: Conditional) -> 
     if isinstance(value, int | np.integer):
         axes.xaxis.set_major_locator(MaxNLocator(_MAX_TICKS, integer=True))
     label_times(axes, kind)
-    plots.mark_value(axes, number, _text(value))
+    plots.mark_value(axes, number, value_text(value, _DIGITS))
     return plots.Panel(caption, plots.embedded(figure))
 
 
@@ -114,12 +118,8 @@ def draw_categories(axes: Axes, kind: Categories, value: Any, conditional: Condi
     colours = [plots.ORANGE if number == observed else plots.BLUE for number in numbers[shown]]
     axes.bar(np.arange(len(shown)), probabilities[shown], color=colours)
     names = [kind.names[int(number)] if number < len(kind.names) else value for number in numbers[shown]]
-    texts, style = literal(names, 10 if len(names) > 3 else 18)
+    texts, style = drawable_text(names, 10 if len(names) > 3 else 18)
     axes.set_xticks(np.arange(len(shown)), texts, rotation=30 if len(names) > 4 else 0, **style)
     others = len(kind.names) - int((numbers[shown] < len(kind.names)).sum())
     notes = ["No fitted row has this value."] if observed == len(kind.names) else []
     return " ".join([*notes, *([f"{others} less likely values are not shown."] if others else [])])
-
-
-def _text(value: Any) -> str:
-    return f"{value:,.6g}" if isinstance(value, float | np.floating) else value_text(value)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from arcsm.metrics import Uniformity
-from arcsm.reports.labels import literal
+from arcsm.reports.figure_text import drawable_text
 
 BLUE, ORANGE, GREEN, GREY = "#2a6f97", "#e07a1f", "#4c956c", "#8a8f98"
 
@@ -94,7 +94,7 @@ def plane(
         points = rows[:_MAX_POINTS].cpu()
         axes.scatter(points[:, 0], points[:, 1], s=1.5, alpha=0.4, color=BLUE, linewidths=0)
     panels[2].imshow(density, origin="lower", extent=extent, aspect="auto", cmap="magma", interpolation="bilinear")
-    names, style = literal(columns)
+    names, style = drawable_text(columns)
     for axes, title in zip(panels, ("data", "samples", "density"), strict=True):
         axes.set(xlim=extent[:2], ylim=extent[2:], title=title)
         axes.set_xlabel(names[0], **style)
@@ -169,7 +169,7 @@ def mark_value(axes: Axes, value: float, text: str) -> None:
         axes.axvline(value, color=ORANGE)
         return
     edge, inside, side = (0.0, 0.12, "left") if value < low else (1.0, 0.88, "right")
-    texts, style = literal([text])
+    texts, style = drawable_text([text])
     axes.annotate(
         texts[0], (edge, 0.9), (inside, 0.9), "axes fraction", "axes fraction", color=ORANGE, fontsize=8, ha=side,
         va="center", arrowprops={"arrowstyle": "-|>", "color": ORANGE}, **style,

@@ -14,7 +14,7 @@ from arcsm.estimators.density import ScoreDensity
 from arcsm.estimators.encoder import Columns
 from arcsm.estimators.times import counted, value_text
 from arcsm.reports import plots
-from arcsm.reports.labels import literal
+from arcsm.reports.figure_text import drawable_text
 from arcsm.reports.run import render
 from arcsm.reports.time_axes import label_times
 
@@ -53,7 +53,7 @@ def write_synthesis_report(
         panels=panels,
         correlations=correlations,
         names=[str(name) for name in synthetic.columns],
-        cells=[[f"{cell:.8g}" if isinstance(cell, float) else value_text(cell) for cell in row] for row in rows],
+        cells=[[value_text(cell, 8) for cell in row] for row in rows],
     )
     write_text(path, page)
 
@@ -78,17 +78,13 @@ def _draw_marginal(axes: Axes, kind: Column, real: Array, synthetic: Array) -> s
             shares = [float((np.rint(rows) == place).mean()) for place in places]
             axes.bar(places + shift, shares, 0.4, color=colour)
         ticks = places[:: -(-len(places) // _MAX_TICKS)]
-        texts, style = literal(map(_short, kind.decode(ticks.astype(float))), 10)
+        texts, style = drawable_text([value_text(value, 5) for value in kind.decode(ticks.astype(float))], 10)
         axes.set_xticks(ticks, texts, **style)
         return f"and {levels - _MAX_BARS} more categories" if levels > _MAX_BARS else ""
     values, drawn = (numbers.decode(rows).astype(float) for rows in (real, synthetic))
     note = plots.compare_histograms(axes, values, drawn, _edges(numbers, *np.quantile(values, [0.002, 0.998])))
     label_times(axes, kind)
     return note
-
-
-def _short(value: object) -> str:
-    return f"{value:.5g}" if isinstance(value, float | np.number) else value_text(value)
 
 
 def _edges(kind: Column, low: float, high: float) -> list[float]:
@@ -102,7 +98,7 @@ def _edges(kind: Column, low: float, high: float) -> list[float]:
 def _correlations(columns: Columns, table: Array, synthetic: Array) -> Figure:
     """Plot Spearman's correlations of all columns, with categories ordered by frequency."""
     figure = Figure(figsize=(8.0, 3.9), layout="constrained")
-    names, style = literal([columns.labels[d] for d in columns.modelled], 14)
+    names, style = drawable_text([columns.labels[d] for d in columns.modelled], 14)
     panels = figure.subplots(1, 2)
     for axes, title, rows in zip(panels, ("table", "synthetic"), (table, synthetic), strict=True):
         numbers = pd.DataFrame(rows[:, columns.modelled])

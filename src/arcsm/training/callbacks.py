@@ -1,4 +1,4 @@
-"""Callbacks: functions and objects of one's own that the training loop calls."""
+"""Callbacks: the user's functions and objects, which the training loop calls."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _EVENTS: tuple[Event, ...] = ("step", "log", "validation", "checkpoint")
 
 
 class TrainingState:
-    """What a callback sees of the training, and how it ends it.
+    """The state of the training that a callback sees, and the means to end it.
 
     Attributes:
-        loss: Loss of the batch of the last step.
-        metrics: The newest row of ``metrics.csv`` that this process has written; empty before the first.
+        loss: Loss of the last batch.
+        metrics: The last row that this process has written to ``metrics.csv``; empty before the first.
     """
 
     def __init__(self, task: TrainingTask) -> None:
@@ -53,17 +53,17 @@ class TrainingState:
 
     @property
     def averaged_model(self) -> Any:
-        """A copy with the averaged weights, which is validated and kept; in evaluation mode."""
+        """A copy of the model with the averaged weights, in evaluation mode; validated, and kept at the end."""
         module: nn.Module = self._task.average.module
         return module.eval()
 
     @property
     def optimizer(self) -> Any:
-        """The optimizer. Its learning rates are set anew before every step, unless :func:`fit` has a ``scheduler``."""
+        """The optimizer. Every step sets its learning rates anew, unless :func:`arcsm.fit` has a ``scheduler``."""
         return self._task.optimizer
 
     def stop(self) -> None:
-        """End the training after this step, with a validation and the best weights."""
+        """End the training after this step. A last validation follows, then the model gets the best weights."""
         self.stopped = True
 
 
@@ -71,7 +71,7 @@ class Callbacks:
     """The callbacks of a training task.
 
     Raises:
-        TypeError: If one is neither a function nor has any of the methods.
+        TypeError: If one is neither a function nor an object with any of the methods.
     """
 
     def __init__(self, callbacks: Sequence[Callback], task: TrainingTask) -> None:
@@ -93,7 +93,7 @@ class Callbacks:
                 self._calls[event].append(method)
 
     def call(self, event: Event) -> None:
-        """Call those of an event. A model that one of them leaves in evaluation mode returns to training mode."""
+        """Call the callbacks of an event, and restore the mode of a model that they leave in another."""
         model, training = self.state.model, self.state.model.training
         for call in self._calls[event]:
             call(self.state)

@@ -16,13 +16,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from arcsm._runtime import process_group
 from arcsm._runtime.conditions import Condition, map_condition
 from arcsm._runtime.files import FilePath
-from arcsm._runtime.random import Share, dequantised
-from arcsm._runtime.random import Source as Randomness
+from arcsm._runtime.random import Share, Source, dequantised
 from arcsm.errors import NonFiniteError, TrainingWarning, warn
 from arcsm.model import AutoregressiveModel, check_saveable, save, without_compilation
 from arcsm.registry import complete_config
 from arcsm.serialization import packed, unpacked
 from arcsm.training import data
+from arcsm.training.batches import Batch, Rows
 from arcsm.training.callbacks import Callback
 from arcsm.training.checkpoint import check_unused, json_float
 from arcsm.training.config import TrainConfig, check_objective, configured_objective
@@ -36,22 +36,14 @@ from arcsm.training.optimization import (
     build_scheduler,
     local_parts,
 )
-from arcsm.training.sources import (
-    Batch,
-    Rows,
-    ShuffledRows,
-    held_out_rows,
-    is_in_memory,
-    number_of_steps,
-    training_data,
-)
+from arcsm.training.purposes import Purpose
+from arcsm.training.sources import ShuffledRows, held_out_rows, number_of_steps, training_data
 from arcsm.training.task import TrainingTask
 
 if TYPE_CHECKING:
     from lightning_fabric.loggers.logger import Logger
 
 _VALIDATION_BATCH = 1024
-_NOISE, _VALIDATION, _DROPOUT = 2, 3, 4  # purposes of random numbers; sources have 1 and 5
 
 
 def fit(
@@ -159,7 +151,7 @@ class _Loss(nn.Module):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, x: Tensor, condition: Condition | None, generator: Randomness) -> Tensor:
+    def forward(self, x: Tensor, condition: Condition | None, generator: Source) -> Tensor:
         return self.objective(self.model, x, condition=condition, generator=generator)
 
 
@@ -192,10 +184,10 @@ class DensityTask(TrainingTask):
         self.source, self.data = training.source, dict(training.source.data)
         self.held_out: Batch | None = None
         if x_valid is not None:
-            rows, condition = held_out_rows(x_valid, condition_valid, model, config.validation_rows)
-            self.held_out = data.moved(device, rows, condition, config.validation_rows)
-            if is_in_memory(x_valid):
-                self.data["held_out"] = data.fingerprint(data.as_tensor(x_valid, "x_valid"), condition)["checksum"]
+            held_out = held_out_rows(x_valid, condition_valid, model, config.validation_rows)
+            self.held_out = data.moved(device, held_out.rows, held_out.condition, config.validation_rows)
+            if held_out.checksum is not None:
+                self.data["held_out"] = held_out.checksum
         self.dequantise = data.dequantisation_widths(config, model.features).to(device)
         data.standardise(model, training.rows, training.condition, config)
 
@@ -253,7 +245,7 @@ class DensityTask(TrainingTask):
         """Add the gradient of the part of a batch with this number and return its share of the loss."""
         part = parts[number]
         rows, condition = self.source.part(part)
-        generator = self.generator(_NOISE, self.step)
+        generator = self.generator(Purpose.NOISE, self.step)
         source = generator if len(rows) == batch else Share(generator, batch, part.start)
         x = dequantised(rows, self.dequantise, source)
         share = len(rows) / batch
@@ -265,7 +257,7 @@ class DensityTask(TrainingTask):
 
     def seeded_dropout(self, part: int) -> AbstractContextManager[None]:
         """Seed torch's global generator, from which dropout in any form draws, for a part of this step."""
-        return self.global_generator(_DROPOUT + 4 * part)
+        return self.global_generator(Purpose.DROPOUT + 4 * part)
 
     def _scheduled(self, rate: float) -> float:
         """Return the learning rate of this step by the schedule of the configuration, from its peak."""
@@ -292,7 +284,7 @@ class DensityTask(TrainingTask):
         total = torch.zeros((), dtype=torch.float64)
         for start in range(0, len(x), _VALIDATION_BATCH)[self.group.rank :: self.group.size]:
             rows = slice(start, start + _VALIDATION_BATCH)
-            generator = self.generator(_VALIDATION, start)
+            generator = self.generator(Purpose.VALIDATION, start)
             part = dequantised(x[rows], self.dequantise, generator)
             value = self.objective(
                 averaged, part, condition=map_condition(lambda c, rows=rows: c[rows], condition), generator=generator

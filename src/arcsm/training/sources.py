@@ -1,17 +1,16 @@
-"""Sources of training rows: what :func:`arcsm.fit` takes, and the batch of each optimizer step."""
+"""Sources of batches, one for each optimizer step, from anything that :func:`arcsm.fit` takes."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from arcsm._runtime.conditions import Condition, map_condition
 from arcsm._runtime.random import fold_in
@@ -19,24 +18,30 @@ from arcsm.data.streams import RowStream
 from arcsm.errors import TrainingWarning, warn
 from arcsm.model import AutoregressiveModel
 from arcsm.training import data
+from arcsm.training.batches import (
+    Batch,
+    Reader,
+    Rows,
+    as_batches,
+    concatenated,
+    first_batches,
+    is_dataset,
+    is_in_memory,
+    seeded,
+)
 from arcsm.training.config import TrainConfig
-
-#: Rows: a tensor, an array, a :class:`RowStream`, a map-style ``Dataset``, or an iterable of batches. Items of the last
-#: two are ``x`` or ``(x, condition)``.
-Rows = Any
-Batch = tuple[Tensor, Condition | None]
+from arcsm.training.purposes import Purpose
 
 _SAMPLED_ROWS, _SAMPLED_VALUES = 10_000, 1 << 25  # from which the units of a data set or loader are computed
-_ORDER, _BATCHES = 1, 5  # purposes of random numbers
 
 
-class Source(ABC):
-    """Training rows by batches, one for each optimizer step.
+class BatchSource(ABC):
+    """The training rows in batches, one for each optimizer step.
 
     Attributes:
-        steps_per_epoch: Number of batches in a pass; ``None`` if unknown.
-        data: A fingerprint, by which a resumed run recognises its data.
-        ended: Whether the current batch is the last that there is.
+        steps_per_epoch: Number of batches in a pass over the rows; ``None`` if unknown.
+        data: A fingerprint by which a resumed run recognises its data.
+        ended: Whether no batch follows the current one.
     """
 
     steps_per_epoch: int | None
@@ -45,7 +50,7 @@ class Source(ABC):
 
     @abstractmethod
     def load(self, step: int) -> int:
-        """Make the batch of a step the current one, and return its number of rows."""
+        """Load the batch of a step, which becomes the current one, and return its number of rows."""
 
     @abstractmethod
     def part(self, rows: slice) -> Batch:
@@ -53,15 +58,15 @@ class Source(ABC):
 
     @property
     def position(self) -> int:
-        """Number of batches of the current pass that were used, which a checkpoint keeps."""
+        """Number of batches used so far in the current pass; a checkpoint keeps it."""
         return 0
 
     def resume(self, step: int, position: int) -> None:  # noqa: B027
-        """Continue before a step, after a number of batches of its pass."""
+        """Continue at a step, whose pass has used ``position`` batches."""
 
 
-class ShuffledRows(Source):
-    """Rows that can be read in any order: each epoch shuffles them and drops the incomplete batch."""
+class ShuffledRows(BatchSource):
+    """Rows that can be read in any order. Each epoch shuffles them and drops the last, incomplete batch."""
 
     def __init__(
         self,
@@ -88,7 +93,7 @@ class ShuffledRows(Source):
 
 
 class RowsOfDataset:
-    """The rows of a map-style ``Dataset``, read in this process when they are needed."""
+    """The rows of a map-style ``Dataset``, read on demand and in this process."""
 
     def __init__(self, dataset: Dataset[Any], read: Reader) -> None:
         self.dataset, self.read = dataset, read
@@ -104,7 +109,7 @@ class RowsOfDataset:
         return lambda places: self.read(self.raw(order[places].tolist(), seed + places.start))
 
     def raw(self, indices: Sequence[int], seed: int) -> Any:
-        """Return the collated items at some indices; torch's global generator is seeded for their transforms."""
+        """Return the collated items at some indices. Their transforms see a seeded global generator of torch."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             if hasattr(self.dataset, "__getitems__"):
@@ -112,19 +117,19 @@ class RowsOfDataset:
             return default_collate([self.dataset[index] for index in indices])
 
     def sample(self, count: int, seed: int) -> Batch:
-        """Return random rows as the data set has them, or all in order if they are few."""
+        """Return ``count`` random rows, unchecked, or all rows in order if there are no more."""
         generator = torch.Generator().manual_seed(seed)
         few = self.length <= count
         order = torch.arange(self.length) if few else torch.randperm(self.length, generator=generator)[:count]
         return self.read.split(self.raw(order.tolist(), seed))
 
 
-class GivenBatches(Source):
+class GivenBatches(BatchSource):
     """Batches from a ``DataLoader`` or any other iterable.
 
-    Every pass iterates anew; an iterator has one pass. Torch's global generator and those of a loader are seeded for
-    each batch, so the order of a loader that shuffles is a function of the seed. A resumed run reads past the batches
-    that were used.
+    Each pass iterates anew, except that an iterator has one pass only. Torch's global generator and those of a loader
+    are seeded for each batch, so that a shuffling loader has an order that depends on the seed alone. A resumed run
+    skips the batches that were used.
     """
 
     def __init__(
@@ -184,56 +189,22 @@ class GivenBatches(Source):
 
     def _fetch(self, step: int) -> Any:
         """Return the next batch of the pass, or ``None`` at its end."""
-        with _seeded(self.batches, self.seed(step)):
+        with seeded(self.batches, self.seed(step)):
             if self._iterator is None:
                 self._iterator = iter(self.batches)
             return self._sampled.pop(0) if self._sampled else next(self._iterator, None)
 
     def sample(self, count: int) -> Batch:
-        """Return the rows of the first batches; those of an iterator are kept for the training."""
+        """Return the rows of the first batches, unchecked; the training still gets those of an iterator."""
         batches = first_batches(self.batches, self.read, count, self.seed(0))
         self._sampled = batches if self._has_one_pass else []
         return concatenated([self.read.split(batch) for batch in batches], self.read.name)
 
 
-class Reader:
-    """Reads batches ``x`` or ``(x, condition)`` of a data set or loader, for a model and on a device."""
-
-    def __init__(self, model: AutoregressiveModel, device: torch.device, name: str) -> None:
-        self.model, self.device, self.name = model, device, name
-
-    def __call__(self, batch: Any) -> Batch:
-        """Return checked rows ``(B, D)`` and conditions on the device."""
-        x, condition = self.split(batch)
-        return data.moved(self.device, data.check_rows(self.model, x, self.name), condition)
-
-    def split(self, batch: Any) -> Batch:
-        """Return the rows ``(B, D)`` of a batch and their conditions, as they are."""
-        if isinstance(batch, list | tuple):
-            if len(batch) not in (1, 2):
-                raise ValueError(f"{self.name}: expected batches x or (x, condition), got {len(batch)} parts")
-            x, condition = (*batch, None)[:2]
-        else:
-            x, condition = batch, None
-        if isinstance(x, Mapping):
-            raise ValueError(f"{self.name}: expected batches x or (x, condition), got a mapping of {[*x]}")
-        if condition is not None and not self.model.context.is_conditional:
-            raise ValueError(
-                f"{self.name}: yields (x, condition), but the model has no condition; yield x alone, or set classes "
-                "or condition_features"
-            )
-        x = data.as_tensor(x, self.name)
-        if x.ndim > 2:
-            x = x.flatten(1)  # images
-        elif x.ndim == 1 and len(x) == self.model.features:
-            raise ValueError(f"{self.name}: yields single rows; put it into a torch.utils.data.DataLoader")
-        return x, data.as_condition(condition)
-
-
 class TrainingData(NamedTuple):
-    """A source of batches, and rows and conditions from which units are computed."""
+    """A source of batches, and the rows and conditions whose moments become the model's units."""
 
-    source: Source
+    source: BatchSource
     rows: Tensor | RowStream
     condition: Condition | None
 
@@ -241,8 +212,8 @@ class TrainingData(NamedTuple):
 def training_data(
     x: Rows, condition: Any, model: AutoregressiveModel, device: torch.device, config: TrainConfig, processes: int
 ) -> TrainingData:
-    """Return the training data of one of ``processes``, checked."""
-    order_seed = partial(fold_in, config.seed, _ORDER)
+    """Check the training data and return them for one of a number of processes."""
+    order_seed = partial(fold_in, config.seed, Purpose.ORDER)
     if isinstance(x, RowStream):
         if condition is not None:
             raise ValueError("condition_train: streamed rows have no conditions; a torch Dataset may yield them")
@@ -266,9 +237,9 @@ def training_data(
 def _from_outside(
     x: Any, model: AutoregressiveModel, device: torch.device, config: TrainConfig, processes: int
 ) -> TrainingData:
-    read, order_seed = Reader(model, device, "x_train"), partial(fold_in, config.seed, _ORDER)
+    read, order_seed = Reader(model, device, "x_train"), partial(fold_in, config.seed, Purpose.ORDER)
     count = 1 if config.standardise == "none" else min(_SAMPLED_ROWS, -(-_SAMPLED_VALUES // model.features))
-    source: Source
+    source: BatchSource
     if is_dataset(x):
         dataset = RowsOfDataset(x, read)
         source = ShuffledRows(dataset, config.batch_size, order_seed, {"rows": len(dataset)})
@@ -279,7 +250,7 @@ def _from_outside(
                 f"x_train: {processes} processes cannot share an iterable of batches; give a tensor or a Dataset"
             )
         expected = config.batch_size if "batch_size" in config.model_fields_set else None
-        source = GivenBatches(as_batches(x, "x_train"), read, partial(fold_in, config.seed, _BATCHES), expected)
+        source = GivenBatches(as_batches(x, "x_train"), read, partial(fold_in, config.seed, Purpose.BATCHES), expected)
         sample = source.sample(count)
     rows, condition = sample
     checked = data.check_rows(model, rows, "x_train")
@@ -288,7 +259,7 @@ def _from_outside(
     return TrainingData(source, rows, condition)  # as they were given: their moments need all digits
 
 
-def number_of_steps(config: TrainConfig, source: Source) -> int:
+def number_of_steps(config: TrainConfig, source: BatchSource) -> int:
     """Return the number of optimizer steps that a configuration asks for."""
     if config.epochs is None:
         return config.steps
@@ -297,10 +268,21 @@ def number_of_steps(config: TrainConfig, source: Source) -> int:
     return max(1, math.ceil(config.epochs * source.steps_per_epoch))
 
 
-def held_out_rows(x: Rows, condition: Any, model: AutoregressiveModel, count: int) -> Batch:
-    """Return held-out rows, checked: all of those in memory, or at least the first ``count`` of others."""
+class HeldOut(NamedTuple):
+    """Held-out rows and conditions, and a checksum by which a resumed run recognises them, if they are in memory."""
+
+    rows: Tensor
+    condition: Condition | None
+    checksum: int | None
+
+
+def held_out_rows(x: Rows, condition: Any, model: AutoregressiveModel, count: int) -> HeldOut:
+    """Check held-out rows and return them: all that are in memory, or at least the first ``count`` of others."""
+    checksum = None
     if is_in_memory(x):
-        rows, condition = data.check_rows(model, data.as_tensor(x, "x_valid"), "x_valid"), data.as_condition(condition)
+        given, condition = data.as_tensor(x, "x_valid"), data.as_condition(condition)
+        rows = data.check_rows(model, given, "x_valid")
+        checksum = data.fingerprint(given, condition)["checksum"]
     elif condition is not None:
         raise ValueError("condition_valid: expected none; a data set or loader yields (x, condition)")
     else:
@@ -313,85 +295,7 @@ def held_out_rows(x: Rows, condition: Any, model: AutoregressiveModel, count: in
             rows, condition = concatenated([read.split(batch) for batch in batches], "x_valid")
         rows = data.check_rows(model, rows, "x_valid")
     data.check_condition(model.context, rows, condition)
-    return rows.detach(), condition
-
-
-def is_in_memory(x: object) -> bool:
-    """Return whether this is a tensor or an array, or nothing that yields batches, which a later check rejects."""
-    if isinstance(x, list | tuple):
-        return not _holds_batches(x)
-    if isinstance(x, Tensor) or hasattr(x, "__array__"):
-        return True
-    return not is_dataset(x) and not hasattr(x, "__iter__")
-
-
-def _holds_batches(x: Sequence[Any]) -> bool:
-    """Return whether a list or tuple holds tensors, arrays or pairs of them, and not numbers."""
-    first = x[0] if x else None
-    if isinstance(first, list | tuple):
-        first = first[0] if first else None
-    return getattr(first, "ndim", 0) > 0
-
-
-def is_dataset(x: object) -> bool:
-    """Return whether this is a map-style data set."""
-    other = isinstance(x, IterableDataset | Mapping | str | bytes | list | tuple)
-    return not other and hasattr(x, "__getitem__") and hasattr(x, "__len__")
-
-
-def as_batches(x: Any, name: str) -> Iterable[Any]:
-    """Return an iterable of batches, or raise an error for a mapping, a text or what may be rows with conditions."""
-    if isinstance(x, Mapping | str | bytes):
-        raise ValueError(f"{name}: expected a tensor, a Dataset or an iterable of batches, got {type(x).__name__}")
-    if isinstance(x, tuple) and len(x) == 2 and not isinstance(x[0], list | tuple):
-        raise ValueError(f"{name}: got a tuple of two; pass the conditions apart, or give a list of batches")
-    return cast(Iterable[Any], x)
-
-
-def concatenated(batches: Sequence[Batch], name: str) -> Batch:
-    """Return batches as one."""
-    if not batches:
-        raise ValueError(f"{name}: yields no batch")
-    conditions = [condition for _, condition in batches if condition is not None]
-    if len(conditions) not in (0, len(batches)):
-        raise ValueError(f"{name}: yields some batches with conditions and some without")
-    x = torch.cat([rows for rows, _ in batches])
-    if not conditions or isinstance(conditions[0], Tensor):
-        return x, torch.cat(cast(list[Tensor], conditions)) if conditions else None
-    parts = cast(list[Mapping[str, Tensor]], conditions)
-    return x, {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-
-
-def first_batches(batches: Iterable[Any], read: Reader, count: int, seed: int) -> list[Any]:
-    """Return batches until they have ``count`` rows, seeded like those of :class:`GivenBatches`."""
-    found, rows = [], 0
-    with _seeded(batches, seed):
-        for batch in batches:
-            found.append(batch)
-            rows += len(read.split(batch)[0])
-            if rows >= count:
-                break
-    return found
-
-
-@contextmanager
-def _seeded(batches: Iterable[Any], seed: int) -> Iterator[None]:
-    """Seed torch's global generator, and those of a loader by their own seeds too; restore all of them afterwards."""
-    samplers = [getattr(batches, name, None) for name in ("sampler", "batch_sampler")]
-    owners = (batches, *samplers, getattr(samplers[1], "sampler", None))
-    found = [getattr(owner, "generator", None) for owner in owners]
-    generators = {id(each): each for each in found if isinstance(each, torch.Generator)}
-    generators.pop(id(torch.default_generator), None)
-    states = [(generator, generator.get_state()) for generator in generators.values()]
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        for generator, _ in states:
-            generator.manual_seed(fold_in(seed, _ORDER, generator.initial_seed()))
-        try:
-            yield
-        finally:
-            for generator, state in states:
-                generator.set_state(state)
+    return HeldOut(rows.detach(), condition, checksum)
 
 
 def _length(batches: Iterable[Any]) -> int | None:

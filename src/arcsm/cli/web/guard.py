@@ -54,7 +54,7 @@ class Guard:
     def _refusal(self, headers: dict[str, str]) -> tuple[int, str] | None:
         """Return the status and the message of a refusal; ``None`` for a request that may be answered."""
         host, origin = headers.get("host", "").lower(), headers.get("origin")
-        if not self._is_own(host):
+        if not self._is_trusted(host):
             return 400, "unknown host: open the page at the address that arcsm serve printed"
         if origin is not None and origin.lower().partition("://")[2] != host:
             return 403, "requests from other pages are refused"
@@ -67,7 +67,7 @@ class Guard:
             return 413, "the page holds too many uploads: try again in an hour, or restart it"
         return None
 
-    def _is_own(self, host: str) -> bool:
+    def _is_trusted(self, host: str) -> bool:
         """Return whether a host, with or without a port, is an IP address or a name of this machine."""
         name = host.partition("]")[0][1:] if host.startswith("[") else host.partition(":")[0]
         try:

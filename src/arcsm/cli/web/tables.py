@@ -9,7 +9,7 @@ from torch import Tensor
 
 from arcsm.cli.model_rows import column_names
 from arcsm.model import AutoregressiveModel
-from arcsm.reports.labels import literal
+from arcsm.reports.figure_text import drawable_text
 from arcsm.reports.plots import BLUE, column_panels, mark_value, within_reach
 
 _COVERAGE = 0.9  # probability of an expected range
@@ -64,7 +64,7 @@ class TableExplorer:
     def densities(self, row: Tensor, columns: list[str] | None = None) -> Figure:
         """Plot the density of each column given the earlier ones, for the first dozen of ``columns``."""
         indices = [self.columns.index(name) for name in (columns or self.columns)[:_MAX_PANELS]]
-        titles, style = literal([self.columns[d] for d in indices], 28)
+        titles, style = drawable_text([self.columns[d] for d in indices], 28)
         figure, panels = column_panels(titles, 2.6, 1.8, **style)
         for d, axes in zip(indices, panels, strict=True):
             low, high, value = float(self.low[d]), float(self.high[d]), float(row[d])

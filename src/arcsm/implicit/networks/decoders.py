@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcsm._runtime.random import normal_like
+from arcsm._runtime.sizes import whole_numbers
 from arcsm.implicit.networks.trunks import KERNEL, PADDING, STRIDE, downscaled
 
 _FIXED_LOG_STD = -0.602  # of pixels in [-1, 1); from the code of Sliced Score Matching, which the paper builds on
@@ -87,7 +88,7 @@ class GaussianImageDecoder(Decoder):
         log_std: float = _FIXED_LOG_STD,
     ) -> None:
         super().__init__()
-        shape = tuple(int(size) for size in image_shape)
+        shape = whole_numbers("image_shape", image_shape)
         self.latents, self.features, self.log_std = latents, math.prod(shape), log_std
         self.start = (channels[-1], *downscaled(shape, len(channels)))
         self.dense = nn.Linear(latents, math.prod(self.start))

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from arcsm._runtime.sizes import whole_numbers
+
 #: Convolutions as in the code of Sliced Score Matching, which the paper builds on.
 KERNEL, STRIDE, PADDING = 5, 2, 2
 _DENSE_FEATURES = 512  # after the convolutions
@@ -90,7 +92,7 @@ class ConvolutionalTrunk(Trunk):
         self, image_shape: Sequence[int], channels: Sequence[int] = (64, 128, 256, 512), extra_features: int = 0
     ) -> None:
         super().__init__()
-        self.image_shape = tuple(int(size) for size in image_shape)
+        self.image_shape = whole_numbers("image_shape", image_shape)
         self.out_features, self.extra_features = _DENSE_FEATURES, extra_features
         height, width = downscaled(self.image_shape, len(channels))
         self.first = nn.Conv2d(self.image_shape[0], channels[0], KERNEL, STRIDE, PADDING)
@@ -117,7 +119,7 @@ class ConvolutionalTrunk(Trunk):
 
 def downscaled(image_shape: Sequence[int], layers: int) -> tuple[int, int]:
     """Return height and width after layers of stride two; every layer must be able to halve both."""
-    height, width = (int(size) for size in image_shape[1:])
+    height, width = image_shape[1:]
     factor = 2**layers
     if height % factor or width % factor:
         raise ValueError(f"image_shape: {height} x {width} is not divisible by {factor}, which {layers} layers need")

@@ -12,6 +12,7 @@ from arcsm import serialization
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.files import FilePath
 from arcsm._runtime.random import normal_like, uniform_like
+from arcsm._runtime.sizes import whole_numbers
 from arcsm.implicit.networks.decoders import BernoulliDecoder, Decoder, GaussianImageDecoder
 from arcsm.implicit.networks.encoders import AutoregressiveEncoder, Encoder, GaussianEncoder, ImplicitEncoder
 from arcsm.implicit.networks.trunks import ConvolutionalTrunk, DenseTrunk, Trunk
@@ -64,7 +65,7 @@ class VAEConfig(BaseModel):
         shape = metadata.get("image_shape")
         if shape is None or not metadata.get("levels"):
             raise ValueError("data: an autoencoder needs images, but the data are not images")
-        shape = tuple(int(size) for size in shape)
+        shape = whole_numbers("image_shape", shape)
         encoder: Encoder
         if self.encoder == "implicit":
             encoder = ImplicitEncoder(self.trunk(shape, self.latents), self.latents)

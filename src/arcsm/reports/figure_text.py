@@ -12,13 +12,13 @@ _PLACEHOLDERS = "Last Resort"  # comes with matplotlib, too; draws a box for eve
 _families: dict[str, str | None] = {}  # of the font for each character, None if there is none
 
 
-def literal(texts: Iterable[object], limit: int = 40) -> tuple[list[str], dict[str, Any]]:
+def drawable_text(texts: Iterable[object], limit: int = 40) -> tuple[list[str], dict[str, Any]]:
     """Return texts of at most ``limit`` characters, and the properties with which matplotlib draws them as they are.
 
     Other installed fonts draw what matplotlib's own cannot. A square replaces a character that no font has.
 
     Example:
-        >>> literal(["price $", "a_b\\n", "x" * 50], limit=8)[0]
+        >>> drawable_text(["price $", "a_b\\n", "x" * 50], limit=8)[0]
         ['price $', 'a_b', 'xxxxxxx…']
     """
     shown = [_shorten(" ".join(str(text).split()), limit) for text in texts]

@@ -1,4 +1,4 @@
-"""Conditions in the layers of contexts, and networks of one's own that embed them."""
+"""Networks that embed the condition of a context, and the layers through which contexts see it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from arcsm import registry
-from arcsm._runtime.conditions import CLASSES, VECTOR, Condition
+from arcsm._runtime.conditions import CLASSES, VECTOR, combine
+from arcsm._runtime.modes import evaluation_mode
 
 
 class ConditionNet(nn.Module, ABC):
@@ -98,17 +99,13 @@ def embedding_size(net: nn.Module, classes: int, features: int) -> int:
     like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
     labels = torch.zeros(2, dtype=torch.long, device=like.device)
     vectors = like.new_zeros(2, features)
-    one = labels if classes else vectors
-    condition: Condition = {CLASSES: labels, VECTOR: vectors} if classes and features else one
-    modes = {module: module.training for module in net.modules()}
+    condition = combine(labels if classes else None, vectors if features else None)
     try:
-        embedded = net.eval()(condition)
+        with evaluation_mode(net):
+            embedded = net(condition)
     except (RuntimeError, TypeError, IndexError, AttributeError, KeyError) as error:
         message = " ".join(str(error).split())
         raise ValueError(f"condition_net: rejects its condition ({type(error).__name__}: {message})") from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     check_embeddings(embedded, 2)
     return int(embedded.shape[1])
 

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from arcsm.reports.labels import literal
+from arcsm.reports.figure_text import drawable_text
 from arcsm.reports.plots import as_png, open_panel
 
 NO_FONT = "\U0010fffd"  # of private use
@@ -30,7 +30,7 @@ NO_FONT = "\U0010fffd"  # of private use
 )
 def test_any_text_can_be_drawn(text: object, shown: str) -> None:
     figure, axes = open_panel()
-    texts, style = literal([text])
+    texts, style = drawable_text([text])
     assert texts == [shown]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,0 +1,23 @@
+"""Columns that say nothing about a row, by the share of their values that differ."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from arcsm.data.column_types import ColumnType
+from arcsm.data.row_labels import SetAside, mostly_differ, reason_to_set_aside
+
+
+@pytest.mark.parametrize(
+    ("rows", "distinct", "missing", "expected"),
+    [(100, 51, 0, True), (100, 50, 0, False), (49, 49, 0, False), (100, 49, 4, True)],
+)
+def test_more_than_half_of_the_known_names_of_enough_rows_must_differ(
+    rows: int, distinct: int, missing: int, expected: bool
+) -> None:
+    names = [f"n{min(row, distinct - 1)}" for row in range(rows - missing)]
+    column = pd.Series([*names, *[None] * missing], dtype=object, name="town")
+    assert mostly_differ(column) is expected
+    text = SetAside(f"{distinct} different names", False)
+    assert reason_to_set_aside(column, ColumnType("name")) == (text if expected else None)
