@@ -27,6 +27,7 @@ REFERENCE = {
     "objectives": "arcsm.objectives",
     "samplers": "arcsm.samplers",
     "conditionals": "arcsm.conditionals",
+    "queries": "arcsm.queries",
     "training": "arcsm.training",
     "data": "arcsm.data",
     "estimators": "arcsm.estimators",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import numbers
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -233,8 +233,11 @@ class AutoregressiveModel(
     @property
     def discrete(self) -> tuple[bool, ...]:
         """Whether each column holds numbers of levels, which are neither standardised nor given noise."""
-        heads = {d: one for one, columns in self.head.parts(self.features) for d in columns}
-        return tuple(heads[d].discrete for d in range(self.features))
+        return tuple(self.head_of(d).discrete for d in range(self.features))
+
+    def head_of(self, d: int) -> Head:
+        """Return the head of column ``d``: the model's own, or one of those in a :class:`MixedHead`."""
+        return next(one for one, columns in self.head.parts(self.features) if d in columns)
 
     def log_prob(
         self,
@@ -425,13 +428,7 @@ class AutoregressiveModel(
             raise ValueError(f"n, batch_size: expected integers of at least 1, got {n} and {batch_size}")
         if sampler is None:
             sampler = "probability_flow" if self.noise and not self.head.normalised else "inverse_cdf"
-        draw = sampler if callable(sampler) else cast(Sampler, registry.find("sampler", sampler))
-        options, accepted = dict(sampler_options or {}), sorted(list(inspect.signature(draw).parameters)[2:])
-        if unknown := sorted(options.keys() - set(accepted)):
-            name = getattr(sampler, "__name__", sampler)
-            raise ValueError(
-                f"sampler_options: {', '.join(unknown)}: not an option of {name}; it takes {', '.join(accepted)}"
-            )
+        draw = self.drawing(sampler, sampler_options)
         self._order_arguments(order)  # raises unless the context has it
         path = self.path(level, steps)
         low, high = self._bounds(bounds, path)
@@ -443,9 +440,8 @@ class AutoregressiveModel(
             for part, source in chain.from_iterable(shares_of(block, generator, z.device) for block in blocks):
 
                 def choose(conditionals: Conditionals, d: int, source: Source = source) -> Tensor:
-                    if conditionals.head.discrete:
-                        return inverse_cdf(conditionals, source)
-                    return draw(conditionals, source, **options).clamp(low[d], high[d])
+                    values = draw(conditionals, source)
+                    return values if conditionals.head.discrete else values.clamp(low[d], high[d])
 
                 unconverged += ancestral(choose, self.context, self.head, z[part], rows(part), build, advance, order)
                 if denoise and path:
@@ -454,6 +450,28 @@ class AutoregressiveModel(
                     z[part] += path[-1] ** 2 * score.nan_to_num(nan=0.0)
         warn_unconverged(unconverged, z.numel())
         return z * self.scale + self.shift
+
+    def drawing(
+        self, sampler: str | Sampler, options: Mapping[str, Any] | None = None
+    ) -> Callable[[Conditionals, Source], Tensor]:
+        """Return a sampler with its options as a function; levels of nominal columns come from their probabilities.
+
+        Raises:
+            ValueError: If the sampler or an option is unknown.
+        """
+        draw = sampler if callable(sampler) else cast(Sampler, registry.find("sampler", sampler))
+        chosen, accepted = dict(options or {}), sorted(list(inspect.signature(draw).parameters)[2:])
+        if unknown := sorted(chosen.keys() - set(accepted)):
+            name = getattr(sampler, "__name__", sampler)
+            raise ValueError(
+                f"sampler_options: {', '.join(unknown)}: not an option of {name}; it takes {', '.join(accepted)}"
+            )
+
+        def values(conditionals: Conditionals, source: Source) -> Tensor:
+            discrete = conditionals.head.discrete
+            return inverse_cdf(conditionals, source) if discrete else draw(conditionals, source, **chosen)
+
+        return values
 
     def _bounds(self, bounds: tuple[float, float] | None, path: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Return the bounds of samples in standardised units, ``(D,)`` each."""

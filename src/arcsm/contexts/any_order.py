@@ -205,7 +205,19 @@ class AnyOrder(Context):
         order = order if order.ndim == 1 else order.reshape(-1, self.features)
         vectors, known = self._embed(x.reshape(-1, self.features))
         totals, counts = _sum_before(vectors, order), _sum_before(known.unsqueeze(-1), order)  # (B, D, E), (B, D, 1)
-        hidden = self._hidden(totals, counts, self._condition_term(condition, shape).unsqueeze(-2))  # (B, D, H)
+        return self._contexts(totals, counts, condition, shape)
+
+    def given_others(self, x: Tensor, condition: Condition | None = None) -> Tensor:
+        """Return the contexts of all dimensions given all other known values, ``(*, D, C)``; see :meth:`forward`."""
+        self.check_input(x)
+        vectors, known = self._embed(x.reshape(-1, self.features))
+        known = known.unsqueeze(-1)
+        totals, counts = vectors.sum(1, keepdim=True) - vectors, known.sum(1, keepdim=True) - known
+        return self._contexts(totals, counts, condition, x.shape[:-1])
+
+    def _contexts(self, total: Tensor, count: Tensor, condition: Condition | None, shape: Sequence[int]) -> Tensor:
+        """Return the contexts ``(*, D, C)`` of dimensions with their own sets, ``total (B, D, E)`` and ``count``."""
+        hidden = self._hidden(total, count, self._condition_term(condition, shape).unsqueeze(-2))  # (B, D, H)
         contexts = torch.baddbmm(self.output_bias.unsqueeze(1), hidden.transpose(0, 1), self.output_weight)  # (D, B, C)
         return contexts.transpose(0, 1).reshape(*shape, self.features, self.context_features)
 
@@ -281,13 +293,18 @@ class AnyOrder(Context):
         return contexts
 
     @torch.no_grad()
-    def observe(self, state: AnyOrderState, d: int, values: Tensor) -> None:
-        """Add the values ``(*,)`` of dimension ``d``, which was not known, to a state; NaN adds nothing."""
+    def observe(self, state: AnyOrderState, d: int, values: Tensor, rows: Tensor | None = None) -> None:
+        """Add the values of dimension ``d``, which was not known, to a state; NaN adds nothing.
+
+        There is one value for each row, ``(*,)``, or for each of some ``rows (n,)`` of a batch ``(B,)``.
+        """
         values = values.reshape(-1).to(state.total)
-        is_missing = values.isnan()
-        vectors = self.values.column(d, torch.where(is_missing, 0.0, values))
-        state.total = state.total + vectors.masked_fill_(is_missing.unsqueeze(-1), 0.0)
-        state.count = state.count + (~is_missing).to(state.count)
+        known = (~values.isnan()).to(values)
+        vectors = self.values.column(d, values.nan_to_num(nan=0.0)) * known.unsqueeze(-1)
+        if rows is None:
+            state.total, state.count = state.total + vectors, state.count + known
+        else:
+            state.total, state.count = state.total.index_add(0, rows, vectors), state.count.index_add(0, rows, known)
 
     @torch.no_grad()
     def observe_all(self, state: AnyOrderState, x: Tensor) -> None:
@@ -297,11 +314,13 @@ class AnyOrder(Context):
         state.total, state.count = state.total + vectors.sum(1), state.count + known.sum(1)
 
     @torch.no_grad()
-    def conditional(self, state: AnyOrderState, d: int) -> Tensor:
-        """Return the contexts of dimension ``d`` given what a state knows, ``(*, C)``."""
-        hidden = self._hidden(state.total, state.count.unsqueeze(-1), state.condition_term)  # (B, H)
+    def conditional(self, state: AnyOrderState, d: int, rows: Tensor | None = None) -> Tensor:
+        """Return the contexts of dimension ``d`` given what a state knows, ``(*, C)``, or of some rows ``(n, C)``."""
+        chosen = slice(None) if rows is None else rows
+        total, count, term = state.total[chosen], state.count[chosen], state.condition_term[chosen]
+        hidden = self._hidden(total, count.unsqueeze(-1), term)  # (B, H)
         contexts = torch.addmm(self.output_bias[d], hidden, self.output_weight[d])
-        return contexts.reshape(*state.batch_shape, self.context_features)
+        return contexts if rows is not None else contexts.reshape(*state.batch_shape, self.context_features)
 
     def select(self, state: AnyOrderState, rows: Tensor) -> None:
         self.check_selection(state.batch_shape)

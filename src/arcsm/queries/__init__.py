@@ -1,0 +1,14 @@
+"""Questions about some columns given others, for models of every order (:class:`arcsm.AnyOrder`).
+
+Known values come first in the chain rule, whatever their columns, so each answer is exact for the model: there is no
+search over the unknown values, and no approximation but the number of draws.
+"""
+
+from arcsm.queries.completion import Completions, complete, probability
+from arcsm.queries.constraints import Constraint, Intervals, Levels
+from arcsm.queries.densities import log_prob_given, log_prob_given_others
+
+__all__ = [
+    "Completions", "Constraint", "Intervals", "Levels", "complete", "log_prob_given", "log_prob_given_others",
+    "probability",
+]  # fmt: skip

@@ -1,0 +1,249 @@
+"""Draws of unknown values given known ones, and probabilities of events."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from arcsm._runtime.batching import condition_rows, slices_of
+from arcsm._runtime.conditions import Condition
+from arcsm._runtime.progress import track
+from arcsm._runtime.random import open_uniform_like
+from arcsm.conditionals import Conditionals, EvaluationCache
+from arcsm.conditionals.traversal import warn_unconverged
+from arcsm.contexts import AnyOrder
+from arcsm.contexts.base import Order
+from arcsm.model import AutoregressiveModel
+from arcsm.queries.constraints import Constraint
+from arcsm.samplers import Sampler
+
+_DRAWS_AT_A_TIME = 1 << 14
+
+
+class Completions(NamedTuple):
+    """Completions of ``N`` rows, ``n`` of each.
+
+    The weighted completions of a row are draws given its known values and the constraints. Without constraints, all
+    weights are equal.
+    """
+
+    rows: Tensor  #: ``(N, n, D)`` in data units.
+    log_weights: Tensor  #: ``(N, n)``, the log probability of the constraints along each draw.
+
+    @property
+    def weights(self) -> Tensor:
+        """The weights, ``(N, n)``, which sum to one for each row; NaN if the constraints have no probability."""
+        return torch.softmax(self.log_weights, 1)
+
+    @property
+    def probability(self) -> Tensor:
+        """The probability of the constraints given the known values, ``(N,)``; an unbiased estimate."""
+        return self.log_weights.exp().mean(1)
+
+    @property
+    def standard_error(self) -> Tensor:
+        """The standard error of :attr:`probability`, ``(N,)``; 0 for one constraint, whose probability is exact."""
+        count = self.log_weights.shape[1]
+        return self.log_weights.exp().std(1, correction=min(1, count - 1)) / math.sqrt(count)
+
+
+@torch.no_grad()
+def complete(
+    model: AutoregressiveModel,
+    x: Tensor,
+    n: int = 1,
+    constraints: Mapping[int, Constraint] | None = None,
+    generator: torch.Generator | None = None,
+    condition: Condition | None = None,
+    order: Order | None = None,
+    sampler: str | Sampler | None = None,
+    level: int = -1,
+    progress: bool = False,
+) -> Completions:
+    """Draw the unknown values of rows given their known ones, exactly.
+
+    Known values come first in the chain rule. Then follow the constrained columns, each drawn within its set, and then
+    the others. With several constraints, the draws have different weights (sequential importance sampling).
+
+    Arguments:
+        model: A model whose context is an :class:`~arcsm.AnyOrder`.
+        x: Rows ``(N, D)`` in data units; NaN marks an unknown value.
+        n: Number of draws of each row.
+        constraints: The set of possible values of each constrained column, the same for all rows. The column must be
+            unknown in all of them.
+        generator: Source of randomness, on the model's device.
+        condition: Condition of each row, as in :meth:`arcsm.AutoregressiveModel.score`.
+        order: Order in which unknown columns are drawn, a permutation of all columns. Default: a random one.
+        sampler: As in :meth:`arcsm.AutoregressiveModel.sample`. Default: ``"fast_flow"`` with a ladder, else
+            ``"inverse_cdf"``.
+        level: Noise level.
+        progress: Show progress; see :func:`arcsm.fit`.
+
+    Raises:
+        ValueError: If the model does not have every order, ``n`` is below one, a constraint does not fit its column, or
+            a constrained column is known.
+
+    Warns:
+        AccuracyWarning: Once a call, if some integrals missed the sampler's tolerance.
+
+    Example:
+        >>> from arcsm import AnyOrder, AutoregressiveModel, GaussianHead
+        >>> model = AutoregressiveModel(AnyOrder(3, 4, (8,), 8), GaussianHead(4))
+        >>> completions = complete(model, torch.tensor([[0.5, torch.nan, torch.nan]]), n=10)
+        >>> completions.rows.shape, completions.rows[0, :2, 0].tolist()
+        (torch.Size([1, 10, 3]), [0.5, 0.5])
+    """
+    rows, log_weights = _draw(model, x, n, constraints or {}, generator, condition, order, sampler, level, progress)
+    return Completions(torch.where(x.isnan().to(rows.device)[:, None], rows, x.to(rows)[:, None]), log_weights)
+
+
+@torch.no_grad()
+def probability(
+    model: AutoregressiveModel,
+    constraints: Mapping[int, Constraint],
+    x: Tensor | None = None,
+    n: int = 1000,
+    generator: torch.Generator | None = None,
+    condition: Condition | None = None,
+    order: Order | None = None,
+    level: int = -1,
+    progress: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return the probability of all constraints given known values, and its standard error, ``(N,)`` each.
+
+    Only constrained columns are drawn. With a single constraint the probability is an integral of one conditional, and
+    the standard error 0.
+
+    Arguments:
+        constraints: The set of values of each column of the event.
+        x: Rows ``(N, D)`` of known values; NaN marks an unknown one. Default: one row without known values.
+        n: Number of draws.
+
+    Other arguments and errors are as in :func:`complete`.
+    """
+    if not constraints:
+        raise ValueError("constraints: expected at least one column")
+    known = torch.full((1, model.features), torch.nan) if x is None else x
+    draws = 1 if len(constraints) == 1 else n
+    _, log_weights = _draw(
+        model, known, draws, constraints, generator, condition, order, None, level, progress, only_constrained=True
+    )
+    completions = Completions(known[:, None], log_weights)
+    return completions.probability, completions.standard_error
+
+
+def _draw(
+    model: AutoregressiveModel,
+    x: Tensor,
+    n: int,
+    constraints: Mapping[int, Constraint],
+    generator: torch.Generator | None,
+    condition: Condition | None,
+    order: Order | None,
+    sampler: str | Sampler | None,
+    level: int,
+    progress: bool,
+    only_constrained: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return completed rows ``(N, n, D)`` in data units, and the log weights of the draws ``(N, n)``."""
+    context = every_order(model)
+    if n < 1:
+        raise ValueError(f"n: expected at least 1, got {n}")
+    z = model.standardise(x)
+    if z.ndim != 2:
+        raise ValueError(f"x: expected rows (N, {model.features}), got {tuple(x.shape)}")
+    for d in constraints:
+        if not 0 <= d < model.features:
+            raise ValueError(f"constraints: expected columns from 0 to {model.features - 1}, got {d}")
+        if not bool(z[:, d].isnan().all()):
+            raise ValueError(f"constraints: column {d} is known; leave it out of the constraints, or make it NaN in x")
+    columns = _columns(context, constraints, order, generator, only_constrained)
+    if sampler is None:
+        sampler = "fast_flow" if model.noise and not model.head.normalised else "inverse_cdf"
+    draw = model.drawing(sampler)
+    build = model.conditionals_builder(level, cache=EvaluationCache())
+    by_row = condition_rows(model.standardise_condition(condition, z.shape[:-1]), 1)
+    found, log_weights, unconverged = [], [], 0
+    parts = list(slices_of(len(z), max(1, _DRAWS_AT_A_TIME // n)))
+    with track("drawing", len(columns) * len(parts), progress) as advance:
+        for part in parts:
+            filling = _Filling(context, z[part].repeat_interleave(n, 0), n, by_row(part))
+            for d in columns:
+                unconverged += filling.fill(model, d, constraints.get(d), build, draw, generator)
+                advance()
+            found.append(filling.z.view(-1, n, model.features))
+            log_weights.append(filling.log_weights.view(-1, n))
+    warn_unconverged(unconverged, len(z) * n * len(columns))
+    if not found:
+        return z.new_zeros(0, n, model.features), z.new_zeros(0, n)
+    return torch.cat(found) * model.scale + model.shift, torch.cat(log_weights)
+
+
+class _Filling:
+    """Rows ``(B * n, D)`` that are being completed, in standardised units."""
+
+    def __init__(self, context: AnyOrder, z: Tensor, n: int, condition: Condition | None) -> None:
+        self.context, self.z = context, z
+        self.log_weights = z.new_zeros(len(z))
+        self.state: Any = context.begin((len(z) // n,), condition)
+        context.observe_all(self.state, z[::n])
+        context.select(self.state, torch.arange(len(z) // n, device=z.device).repeat_interleave(n))
+
+    def fill(
+        self,
+        model: AutoregressiveModel,
+        d: int,
+        constraint: Constraint | None,
+        build: Callable[..., Conditionals],
+        draw: Callable[..., Tensor],
+        generator: torch.Generator | None,
+    ) -> int:
+        """Draw column ``d`` where it is unknown; return the number of integrals that missed their tolerance."""
+        rows = self.z[:, d].isnan().nonzero()[:, 0]
+        if not len(rows):
+            return 0
+        head = model.head_of(d)
+        conditionals = build(head.project(self.context.conditional(self.state, d, rows)), head)
+        if constraint is None:
+            values = draw(conditionals, generator)
+        else:
+            u = open_uniform_like(self.z[rows, d], generator)
+            shift, scale = float(model.shift[d]), float(model.scale[d])
+            values, log_probability = constraint.draw(conditionals, u, shift, scale)
+            self.log_weights[rows] += log_probability.to(self.log_weights)
+        self.z[rows, d] = values.to(self.z)
+        self.context.observe(self.state, d, self.z[rows, d], rows)
+        return conditionals.unconverged
+
+
+def _columns(
+    context: AnyOrder,
+    constraints: Mapping[int, Constraint],
+    order: Order | None,
+    generator: torch.Generator | None,
+    only_constrained: bool,
+) -> list[int]:
+    """Return the columns in the order in which they are drawn: constrained ones first."""
+    if order is None:
+        device = None if generator is None else generator.device
+        order = torch.randperm(context.features, generator=generator, device=device)
+    columns: list[int] = context.check_order(order, ()).tolist()
+    first = [d for d in columns if d in constraints]
+    return first if only_constrained else first + [d for d in columns if d not in constraints]
+
+
+def every_order(model: AutoregressiveModel) -> AnyOrder:
+    """Return the context of a model that has every order.
+
+    Raises:
+        ValueError: If the model has one order only.
+    """
+    context = model.context
+    if not isinstance(context, AnyOrder):
+        raise ValueError(
+            f"model: needs an AnyOrder context, got a {type(context).__name__}, which knows the conditionals of one "
+            "order only; arcsm.denoise.particle_filter accepts it"
+        )
+    return context

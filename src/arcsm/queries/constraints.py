@@ -1,0 +1,104 @@
+"""Sets that a value may be restricted to, with draws from the conditional within them."""
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from arcsm.conditionals import Conditionals
+from arcsm.heads import CategoricalHead
+
+
+class Constraint(ABC):
+    """A set of values of one column, in data units."""
+
+    @abstractmethod
+    def draw(self, conditionals: Conditionals, u: Tensor, shift: float, scale: float) -> tuple[Tensor, Tensor]:
+        """Return draws from ``N`` conditionals within the set, and the log probability of the set, ``(N,)`` each.
+
+        The draws are the quantiles ``u (N,)`` in (0, 1) of the truncated conditionals. They and the conditionals are in
+        standardised units ``(x - shift) / scale``.
+        """
+
+
+@dataclass(frozen=True)
+class Intervals(Constraint):
+    """Numbers within one of several intervals that do not overlap.
+
+    Arguments:
+        bounds: Lower and upper end of each interval, which may be infinite.
+
+    Raises:
+        ValueError: If there is no interval, one is empty, or two overlap.
+    """
+
+    bounds: Sequence[tuple[float, float]]
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted((float(low), float(high)) for low, high in self.bounds))
+        object.__setattr__(self, "bounds", ordered)
+        if not ordered:
+            raise ValueError("bounds: expected at least one interval, got none")
+        for low, high in ordered:
+            if not low < high:
+                raise ValueError(f"bounds: expected intervals (low, high) with low < high, got ({low:g}, {high:g})")
+        for (_, high), (low, _) in itertools.pairwise(ordered):
+            if low < high:
+                raise ValueError(
+                    f"bounds: expected intervals that do not overlap, got one to {high:g}, one from {low:g}"
+                )
+
+    def draw(self, conditionals: Conditionals, u: Tensor, shift: float, scale: float) -> tuple[Tensor, Tensor]:
+        if conditionals.head.discrete:
+            raise ValueError("constraint: expected levels for a nominal column, got intervals")
+        ends = [((low - shift) / scale, (high - shift) / scale) for low, high in self.bounds]
+        lower = torch.stack([_cdf(conditionals, low) for low, _ in ends])  # (R, N)
+        masses = (torch.stack([_cdf(conditionals, high) for _, high in ends]) - lower).clamp(min=0.0)
+        total, below = masses.sum(0), masses.cumsum(0)
+        target = u.double() * total
+        index = (below <= target).sum(0, keepdim=True).clamp(max=len(ends) - 1)  # interval of each draw
+        inside = lower.gather(0, index) + target - (below - masses).gather(0, index)  # (1, N)
+        limits = torch.tensor(ends, dtype=torch.float64, device=u.device)[index[0]]  # (N, 2)
+        x = conditionals.icdf(inside[0].clamp(0.0, 1.0).to(conditionals.dtype)).double()
+        return torch.minimum(torch.maximum(x, limits[:, 0]), limits[:, 1]).to(u), torch.log(total).to(u)
+
+
+@dataclass(frozen=True)
+class Levels(Constraint):
+    """Some of the levels of a nominal column, by their numbers.
+
+    Raises:
+        ValueError: If there is no level.
+    """
+
+    levels: Sequence[int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", tuple(sorted(set(self.levels))))
+        if not self.levels:
+            raise ValueError("levels: expected at least one, got none")
+
+    def draw(self, conditionals: Conditionals, u: Tensor, shift: float, scale: float) -> tuple[Tensor, Tensor]:
+        head = conditionals.head
+        if not isinstance(head, CategoricalHead):
+            raise ValueError("constraint: expected intervals for a numeric column, got levels")
+        if not 0 <= self.levels[0] <= self.levels[-1] < head.levels:
+            raise ValueError(f"levels: expected numbers from 0 to {head.levels - 1}, got {self.levels}")
+        allowed = torch.tensor(self.levels, device=u.device)
+        log_masses = conditionals.projection[:, allowed]  # (N, K)
+        log_total = torch.logsumexp(log_masses, 1)
+        below = (log_masses - log_total[:, None]).exp().cumsum(1)
+        places = (below < u[:, None]).sum(1).clamp(max=len(allowed) - 1)
+        return allowed[places].to(u), log_total.to(u)
+
+
+def _cdf(conditionals: Conditionals, x: float) -> Tensor:
+    """Return the distribution functions at a number that may be infinite, ``(N,)`` in double precision."""
+    like = conditionals.projection[:, 0].double()
+    if math.isinf(x):
+        return torch.full_like(like, float(x > 0.0))
+    return conditionals.cdf(torch.full_like(like, x).to(conditionals.dtype)).double()

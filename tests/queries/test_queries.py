@@ -1,0 +1,270 @@
+"""Questions about some columns given others: draws, probabilities and densities agree with the model's conditionals."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from arcsm import (
+    MADE,
+    AnyOrder,
+    AutoregressiveModel,
+    CategoricalHead,
+    GaussianHead,
+    MixedHead,
+    NoiseLadder,
+    ScoreHead,
+)
+from arcsm.queries import (
+    Completions,
+    Intervals,
+    Levels,
+    complete,
+    log_prob_given,
+    log_prob_given_others,
+    probability,
+)
+
+NAN = math.nan
+UNKNOWN = torch.full((1, 3), NAN, dtype=torch.float64)
+
+
+def gaussian_model() -> AutoregressiveModel:
+    """Return a model in double precision of two numbers and a nominal column with three levels."""
+    torch.manual_seed(2)
+    head = MixedHead([GaussianHead(4), CategoricalHead(4, 3)], (0, 0, 1))
+    context = AnyOrder(3, 4, (8, 8), 8, levels=(0, 0, 3))
+    with torch.no_grad():
+        for parameter in (*context.parameters(), *head.parameters()):
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return AutoregressiveModel(context, head, shift=(1.0, -1.0, 0.0), scale=(2.0, 0.5, 1.0)).double()
+
+
+def score_model() -> AutoregressiveModel:
+    torch.manual_seed(0)
+    context, head = AnyOrder(3, 4, (8,), 8), ScoreHead(4, (8,))
+    return AutoregressiveModel(context, head, NoiseLadder(2.0, 0.2, 6), shift=0.5, scale=2.0).double()
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# Completion -------------------------------------------------------------------------------------------------------
+
+
+def test_known_values_stay_and_draws_of_the_others_follow_their_conditional() -> None:
+    model = gaussian_model()
+    x = torch.tensor([[0.3, NAN, 2.0], [NAN, -1.2, 0.0], [0.1, -0.9, 1.0]], dtype=torch.float64)
+    rows, log_weights = complete(model, x, n=4000, generator=seeded())
+    assert bool((log_weights == 0.0).all())
+    known = ~x.isnan()[:, None].expand_as(rows)
+    assert torch.equal(rows[known], x[:, None].expand_as(rows)[known])
+    assert not rows.isnan().any()
+    for row, d in ((0, 1), (1, 0)):
+        u = model.cdf(rows[row], order=[e for e in range(3) if e != d] + [d])[:, d]
+        largest = (u.sort().values - torch.arange(1, 4001) / 4000).abs().max()
+        assert largest < 1.95 / math.sqrt(4000)  # Kolmogorov-Smirnov, p = 0.001
+
+
+def test_joint_draws_follow_the_density_given_the_known_values() -> None:
+    model, order = gaussian_model(), (2, 0, 1)
+    x = torch.tensor([[NAN, -1.2, NAN]], dtype=torch.float64)
+    rows = complete(model, x, n=6000, generator=seeded(), order=order).rows[0]
+    u = model.cdf(rows, order=(1, 2, 0))[:, 0]
+    assert (u.sort().values - torch.arange(1, 6001) / 6000).abs().max() < 1.95 / math.sqrt(6000)
+    for level in range(3):
+        row = torch.tensor([[NAN, -1.2, level]], dtype=torch.float64)
+        expected = model.log_prob(row, reduce=False, order=(1, 2, 0))[0, 2].exp().item()
+        share = (rows[:, 2] == level).double().mean().item()
+        assert abs(share - expected) < 4.0 * math.sqrt(expected / 6000)
+
+
+def test_the_seed_determines_the_draws_of_a_score_model() -> None:
+    model = score_model()
+    x = torch.tensor([[0.3, NAN, NAN], [NAN, NAN, NAN]], dtype=torch.float64)
+    first, again, other = (complete(model, x, n=5, generator=seeded(seed)).rows for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert bool(torch.isfinite(first).all())
+
+
+def test_draws_of_a_score_model_follow_its_flow() -> None:
+    model = score_model()
+    x = torch.tensor([[0.3, NAN, 1.0]], dtype=torch.float64)
+    rows = complete(model, x, n=3000, generator=seeded(), sampler="probability_flow").rows[0]
+    u = model.cdf(rows, order=(0, 2, 1))[:, 1]
+    assert (u.sort().values - torch.arange(1, 3001) / 3000).abs().max() < 1.95 / math.sqrt(3000)
+
+
+def test_complete_rows_and_no_rows_come_back() -> None:
+    model = gaussian_model()
+    x = torch.tensor([[0.3, -1.0, 2.0]], dtype=torch.float64)
+    assert torch.equal(complete(model, x, n=2, generator=seeded()).rows, x[:, None].expand(1, 2, 3))
+    assert complete(model, x[:0], n=2).rows.shape == (0, 2, 3)
+
+
+# Constraints ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bounds", [[(0.0, 1.0)], [(-math.inf, 0.5)], [(2.0, math.inf)], [(-3.0, -1.0), (0.0, 0.5), (4.0, math.inf)]]
+)
+@pytest.mark.parametrize("build", [gaussian_model, score_model])
+def test_draws_lie_within_the_intervals_and_are_quantiles_of_the_truncated_conditional(
+    build: Any, bounds: list[tuple[float, float]]
+) -> None:
+    model = build()
+    x = torch.tensor([[NAN, -1.2, 1.0]], dtype=torch.float64)
+    found = complete(model, x, n=2000, constraints={0: Intervals(bounds)}, generator=seeded())
+    values = found.rows[0, :, 0]
+    inside = sum(((low <= values) & (values <= high)).double() for low, high in bounds)
+    assert bool((torch.as_tensor(inside) == 1.0).all())
+
+    def cdf(value: float) -> float:
+        if math.isinf(value):
+            return float(value > 0.0)
+        row = torch.tensor([[value, -1.2, 1.0]], dtype=torch.float64)
+        return model.cdf(row, order=(1, 2, 0))[0, 0].item()
+
+    masses = [cdf(high) - cdf(low) for low, high in bounds]
+    torch.testing.assert_close(found.log_weights.exp(), torch.full((1, 2000), sum(masses), dtype=torch.float64))
+    for (low, high), mass in zip(bounds, masses, strict=True):
+        share = ((low <= values) & (values <= high)).double().mean().item()
+        expected = mass / sum(masses)
+        assert abs(share - expected) < 4.0 * math.sqrt(expected / 2000) + 1e-9
+        chosen = values[(low <= values) & (values <= high)]
+        if len(chosen) > 50:
+            u = torch.tensor([(cdf(value) - cdf(low)) / mass for value in chosen[:200].tolist()]).sort().values
+            largest = (u - torch.arange(1, len(u) + 1) / len(u)).abs().max()
+            assert largest < 2.0 / math.sqrt(len(u))
+
+
+def test_draws_have_one_of_the_levels_with_their_probabilities() -> None:
+    model = gaussian_model()
+    x = torch.tensor([[0.3, -1.2, NAN]], dtype=torch.float64)
+    found = complete(model, x, n=3000, constraints={2: Levels((2, 0))}, generator=seeded())
+    rows = torch.tensor([[0.3, -1.2, level] for level in (0.0, 2.0)], dtype=torch.float64)
+    masses = model.log_prob(rows, reduce=False)[:, 2].exp()
+    torch.testing.assert_close(found.probability, masses.sum().expand(1))
+    share = (found.rows[0, :, 2] == 2.0).double().mean().item()
+    assert abs(share - (masses[1] / masses.sum()).item()) < 4.0 * math.sqrt(0.25 / 3000)
+    assert set(found.rows[0, :, 2].tolist()) == {0.0, 2.0}
+
+
+def test_the_probability_of_an_event_is_that_of_the_density() -> None:
+    model, order = gaussian_model(), (0, 2, 1)
+    event = {0: Intervals([(0.0, 2.0)]), 2: Levels((1, 2)), 1: Intervals([(-math.inf, -0.9)])}
+    estimate, error = probability(model, event, n=4000, generator=seeded(), order=order)
+    grid = torch.linspace(0.0, 2.0, 401, dtype=torch.float64)
+    exact = 0.0
+    for level in (1.0, 2.0):  # integrate over the first column the mass of the other two
+        rows = torch.stack([grid, torch.full_like(grid, -0.9), torch.full_like(grid, level)], 1)
+        terms = model.log_prob(rows, reduce=False, order=order)
+        density = (terms[:, 0] + terms[:, 2]).exp() * model.cdf(rows, order=order)[:, 1]
+        exact += torch.trapezoid(density, grid).item()
+    assert error.item() < 0.05 * exact
+    assert abs(estimate.item() - exact) < 4.0 * error.item() + 1e-5
+
+
+def test_the_probability_of_one_constraint_is_exact() -> None:
+    model = gaussian_model()
+    x = torch.tensor([[NAN, -1.2, NAN], [NAN, NAN, NAN]], dtype=torch.float64)
+    estimate, error = probability(model, {0: Intervals([(-math.inf, 1.0)])}, x, generator=seeded())
+    expected = [
+        model.cdf(torch.tensor([[1.0, value, NAN]], dtype=torch.float64), order=(1, 0, 2))[0, 0].item()
+        for value in (-1.2, NAN)
+    ]
+    assert estimate.tolist() == pytest.approx(expected)
+    assert error.tolist() == [0.0, 0.0]
+
+
+def test_weights_make_constrained_draws_follow_the_truncated_joint_density() -> None:
+    model = gaussian_model()
+    event = {0: Intervals([(1.0, math.inf)]), 1: Intervals([(-1.0, math.inf)])}
+    found = complete(model, UNKNOWN, n=8000, constraints=event, generator=seeded(), order=(0, 1, 2))
+    free = complete(model, UNKNOWN, n=20000, generator=seeded(1), order=(0, 1, 2)).rows[0]
+    accepted = free[(free[:, 0] > 1.0) & (free[:, 1] > -1.0)]
+    mean = (found.weights[0, :, None] * found.rows[0]).sum(0)
+    assert found.weights.sum().item() == pytest.approx(1.0)
+    error = accepted.std(0) * (1.0 / len(accepted) + 1.0 / 4000) ** 0.5
+    assert bool(((mean - accepted.mean(0)).abs() < 4.0 * error).all())
+
+
+def test_an_impossible_constraint_has_probability_zero() -> None:
+    found = complete(gaussian_model(), UNKNOWN, n=3, constraints={0: Intervals([(1e9, 2e9)])}, generator=seeded())
+    assert found.probability.tolist() == [0.0]
+    assert bool(found.weights.isnan().all())
+    assert bool((found.rows[..., 0] >= 1e9).all())
+
+
+# Densities --------------------------------------------------------------------------------------------------------
+
+
+def test_densities_of_some_columns_given_others_are_terms_of_the_chain_rule() -> None:
+    model = gaussian_model()
+    x = torch.tensor([[0.3, -1.2, 1.0], [NAN, -0.5, 2.0]], dtype=torch.float64)
+    terms = model.log_prob(x, reduce=False, order=(2, 0, 1))
+    torch.testing.assert_close(log_prob_given(model, x, [2]), terms[:, 0] + terms[:, 1])
+    torch.testing.assert_close(log_prob_given(model, x, [2, 0]), terms[:, 1])
+    torch.testing.assert_close(log_prob_given(model, x, []), model.log_prob(x))
+    backwards = model.log_prob(x, reduce=False, order=(2, 1, 0))
+    found = log_prob_given(model, x, [2], order=(1, 0, 2))
+    torch.testing.assert_close(found, backwards[:, 0] + backwards[:, 1])
+
+
+@pytest.mark.parametrize("build", [gaussian_model, score_model])
+def test_each_value_given_all_others_is_the_last_term_of_an_order(build: Any) -> None:
+    model = build()
+    x = torch.tensor([[0.3, -1.2, 1.0], [NAN, -0.5, 2.0]], dtype=torch.float64)
+    found = log_prob_given_others(model, x)
+    for d in range(3):
+        order = [e for e in range(3) if e != d] + [d]
+        expected = model.log_prob(x, reduce=False, order=order)[:, d]
+        torch.testing.assert_close(found[:, d], expected)
+    assert found[1, 0].item() == 0.0
+
+
+# Bad input --------------------------------------------------------------------------------------------------------
+
+
+def made() -> AutoregressiveModel:
+    return AutoregressiveModel(MADE(3, 4, (8,), missing=True), GaussianHead(4)).double()
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        (lambda model, x: complete(made(), x), "needs an AnyOrder context, got a MADE"),
+        (lambda model, x: log_prob_given(made(), x, [0]), "needs an AnyOrder context"),
+        (lambda model, x: complete(model, x, n=0), "n: expected at least 1"),
+        (lambda model, x: complete(model, x[0]), "x: expected rows"),
+        (lambda model, x: complete(model, x, constraints={0: Levels((0,))}), "expected intervals for a numeric column"),
+        (lambda model, x: complete(model, x, constraints={2: Intervals([(0, 1)])}), "expected levels for a nominal"),
+        (lambda model, x: complete(model, x, constraints={2: Levels((0, 3))}), "levels: expected numbers from 0 to 2"),
+        (lambda model, x: complete(model, x, constraints={3: Levels((0,))}), "expected columns from 0 to 2, got 3"),
+        (lambda model, x: complete(model, x.nan_to_num(), constraints={0: Intervals([(0, 1)])}), "column 0 is known"),
+        (lambda model, x: complete(model, x, order=(0, 1)), "order: expected integers"),
+        (lambda model, x: complete(model, x, sampler="nothing"), "sampler: expected one of"),
+        (lambda model, x: probability(model, {}), "constraints: expected at least one column"),
+        (lambda model, x: log_prob_given(model, x, [3]), "given: expected columns from 0 to 2, got 3"),
+        (lambda model, x: log_prob_given(model, x, [0, 1, 2]), "got all"),
+        (lambda model, x: Intervals([]), "at least one interval"),
+        (lambda model, x: Intervals([(1.0, 1.0)]), "low < high"),
+        (lambda model, x: Intervals([(0.0, math.nan)]), "low < high"),
+        (lambda model, x: Intervals([(0.0, 2.0), (1.0, 3.0)]), "do not overlap"),
+        (lambda model, x: Levels(()), "at least one"),
+    ],
+)
+def test_impossible_questions_are_errors(question: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        question(gaussian_model(), UNKNOWN)
+
+
+def test_weights_of_a_row_without_constraints_are_equal() -> None:
+    completions = Completions(torch.zeros(1, 4, 2), torch.zeros(1, 4))
+    assert completions.weights.tolist() == [[0.25] * 4]
+    assert isinstance(completions.standard_error, Tensor)
+    assert completions.standard_error.item() == 0.0
