@@ -92,8 +92,9 @@ class NumberFormat:
         fits = affixes.isin([f"{self.prefix.strip()}\n{self.suffix.strip()}", "\n"])
         fits &= parts["digits"].str.fullmatch(_pattern(self.thousands, self.decimal)).eq(True)
         fits &= parts["open"].notna() == parts["close"].notna()
-        plain = parts["digits"].where(fits).str.replace(f"[{re.escape(self.thousands)}]" if self.thousands else "(?!)",
-                                                         "", regex=True)  # fmt: skip
+        plain = parts["digits"].where(fits)
+        if self.thousands:
+            plain = plain.str.replace(self.thousands, "", regex=False)
         numbers = pd.to_numeric(plain.str.replace(self.decimal, ".", regex=False), errors="coerce").astype(float)
         numbers *= np.where(_is_negative(parts), -1.0, 1.0)
         column = cells.map(dict(zip(distinct, numbers, strict=True))).astype(float)
