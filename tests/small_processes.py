@@ -77,4 +77,5 @@ def run_as_torchrun(*arguments: object) -> None:
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
     results = run_in_forks([Path.cwd()] * 2, [common | rank for rank in ranks], *arguments)
     assert [code for code, _, _ in results] == [0, 0], results
-    assert results[1][1] == ""  # only the first prints
+    printed = [line for line in results[1][1].splitlines() if not line.startswith("[Gloo]")]  # version 2.8 of torch
+    assert printed == []  # only the first prints

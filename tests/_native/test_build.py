@@ -132,7 +132,8 @@ def test_harmful_flags_of_the_environment_are_undone(
 
 @pytest.mark.usefixtures("fresh_compilation")
 def test_a_library_with_wrong_numbers_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiler(tmp_path, monkeypatch, 'exec $COMPILER "$@" -fassociative-math -fno-signed-zeros -fno-trapping-math')
+    slightly_wrong = 'for source; do :; done; sed -i s/0.693359375f/0.6934f/ "${source%/*}/kernels.h"'
+    compiler(tmp_path, monkeypatch, f'{slightly_wrong}; exec $COMPILER "$@"')
     with pytest.warns(UserWarning, match="torch takes its place: score_matching gives wrong numbers") as warnings:
         assert not _native.available()
     assert not _native.available()

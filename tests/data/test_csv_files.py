@@ -71,7 +71,7 @@ def test_gzipped_csv_files_are_read(tmp_path: Path) -> None:
         ("a,b\n1,2,3\n", "line 2: expected 2 cells like the first row, got 3"),
         ("a,b,c\n1,2\n", "line 2: expected 3 cells like the first row, got 2"),
         ("a,b\n1,2\n\n,4\n5,inf\n", "got 2 missing or infinite, the first at row 2 (line 4), column 'a': nan"),
-        ("1,2\n3,1e999\n", "got 1 missing or infinite, the first at row 2 (line 2), column 'x1': inf"),
+        ("1,2\n3,1e999\n", "row 2 (line 2), column 'x1': "),  # infinite, or before version 3 of pandas text
         ("a,b,a\n1,2,3\n", "expected different column names, got 'a' more than once"),
         ("a,b\n", "expected at least one row of data, got none"),
         ("\n \n\n", "the file is empty"),

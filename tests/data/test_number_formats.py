@@ -44,7 +44,9 @@ def test_a_mark_before_three_digits_depends_on_the_file() -> None:
     assert form.describe() == "numbers ('12.500' is 12500)"
 
 
-@pytest.mark.parametrize("cells", [["1", "2", "5 kg"], ["A1", "A2"], ["10-20", "20-30"], ["x y", "b"], ["5", "7.5"]])
+@pytest.mark.parametrize(
+    "cells", [["1", "2", "5 kg"], ["A1", "A2"], ["10-20", "20-30"], ["x y", "b"], ["5", "7.5"], ["2", "1e999"]]
+)
 def test_names_and_plain_numbers_have_no_format(cells: list[str]) -> None:
     assert NumberFormat.infer(pd.Series(cells)) is None
 

@@ -287,14 +287,28 @@ def test_c_supports_residual_layers(layers: int) -> None:
 
 @needs_compiler
 @pytest.mark.usefixtures("runs_in_c")
-@pytest.mark.parametrize("count", [1, 63, 64, 129, 1500, 5000])
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 129, 1500, 5000])
 def test_c_shares_any_number_of_points_among_threads(count: int) -> None:
+    """Loss and gradients of all points are sums over two parts of them."""
+    head, batch = score_head(torch.float32, hidden_features=(9, 9)), random_batch(5000, dtype=torch.float32)
+    parts = [{name: value[part] for name, value in batch.items()} for part in (slice(count), slice(count, None))]
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        assert_as_accurate_as_torch(score_head(hidden_features=(9, 9)), random_batch(count), 0.3)
+        (loss, context, *parameters), *of_parts = (in_c(head, points) for points in (batch, *parts))
     finally:
         torch.set_num_threads(threads)
+    losses, contexts, *gradients = zip(*of_parts, strict=True)
+    pairs = zip((loss, context, *parameters), (sum(losses), torch.cat(contexts), *map(sum, gradients)), strict=True)
+    for whole, summed in pairs:
+        torch.testing.assert_close(summed, whole, rtol=0.0, atol=1e-5 * whole.abs().max().item())
+
+
+def in_c(head: ScoreHead, batch: dict[str, Tensor]) -> list[Tensor]:
+    """Return the loss and its gradients by the contexts and by the parameters, computed in C."""
+    context = batch["context"].clone().requires_grad_()
+    loss = fused_score_matching(head, sigma=0.3, compiled=True, **batch | {"context": context})
+    return loss_and_gradients(loss, head, context)
 
 
 def assert_as_accurate_as_torch(head: ScoreHead, batch: dict[str, Tensor], sigma: Sigma) -> None:

@@ -22,6 +22,10 @@ _HEAD_ROWS = 100  # rows that decide whether the first row is a header and the f
 _CODE = re.compile(LEADING_ZERO)
 _MAYBE_CODE = re.compile(rf'(^|[,;|"\s]){LEADING_ZERO}($|[,;|"\s])')
 _ROW_NAME = re.compile(r"\d+\.\d{1,3}")  # as R writes one
+#: Before version 3.1 pandas rounds the last digit wrongly unless told not to; later it warns if told.
+_EXACT_NUMBERS: dict[str, Any] = (
+    {"float_precision": "round_trip"} if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1) else {}
+)
 
 
 class CSVFile:
@@ -99,6 +103,7 @@ class CSVFile:
                 index_col=False,
                 skipinitialspace=True,
                 low_memory=False,  # infer types from all rows at once
+                **_EXACT_NUMBERS,
                 chunksize=rows,
                 **options,
             )

@@ -12,8 +12,8 @@ _CURRENCIES = "$€£¥₹₽₩₺₪₫฿₴₦₱¢"
 _CODES = "USD|EUR|GBP|CHF|JPY|CNY|INR|SEK|NOK|DKK|PLN|CZK|HUF|RON|CAD|AUD|NZD|HKD|SGD|ZAR|BRL|MXN|KRW|TRY|RUB|ILS|THB"
 _SPACES = " \u00a0\u202f\u2009"
 _PREFIX = rf"(?:{_CODES}|[A-Z]{{0,3}}[{_CURRENCIES}])?[{_SPACES}]?"
-_UNIT = (
-    rf"[^\W\d_%°{_CURRENCIES}][^\s\"',;:!?()+]{{0,11}}"  # a letter, then letters, digits and signs, such as km/h or m2
+_UNIT = (  # a letter, then letters, digits and signs, such as km/h or m2; no exponent
+    rf"(?![eE]-?\d)[^\W\d_%°{_CURRENCIES}][^\s\"',;:!?()+]{{0,11}}"
 )
 _SUFFIX = rf"(?:[{_SPACES}]?(?:%|‰|°(?:[{_SPACES}]?[CFK])?|{_CODES}|[{_CURRENCIES}]|{_UNIT}))?"
 _DIGITS = rf"(?:\d(?:[\d.,'’{_SPACES}]*\d)?|[.,]\d+)"
@@ -88,12 +88,13 @@ class NumberFormat:
         """Return the numbers of texts, NaN where a cell is missing or has another format."""
         distinct = pd.Series(cells.dropna().unique(), dtype=object)
         parts = _parts(distinct.astype(str).str.strip())
-        affixes = parts["prefix"].str.strip() + "\0" + parts["suffix"].str.strip()
-        fits = affixes.isin([f"{self.prefix.strip()}\0{self.suffix.strip()}", "\0"])
+        affixes = parts["prefix"].str.strip() + "\n" + parts["suffix"].str.strip()
+        fits = affixes.isin([f"{self.prefix.strip()}\n{self.suffix.strip()}", "\n"])
         fits &= parts["digits"].str.fullmatch(_pattern(self.thousands, self.decimal)).eq(True)
         fits &= parts["open"].notna() == parts["close"].notna()
-        plain = parts["digits"].where(fits).str.replace(f"[{re.escape(self.thousands)}]" if self.thousands else "(?!)",
-                                                         "", regex=True)  # fmt: skip
+        plain = parts["digits"].where(fits)
+        if self.thousands:
+            plain = plain.str.replace(self.thousands, "", regex=False)
         numbers = pd.to_numeric(plain.str.replace(self.decimal, ".", regex=False), errors="coerce").astype(float)
         numbers *= np.where(_is_negative(parts), -1.0, 1.0)
         column = cells.map(dict(zip(distinct, numbers, strict=True))).astype(float)

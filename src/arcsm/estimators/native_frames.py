@@ -38,7 +38,18 @@ def to_pandas(X: Any) -> Any:
     """Return a data frame of any library as one of pandas; other rows as they are."""
     if not is_native(X):
         return X
-    return nw.from_native(X, eager_only=True).to_arrow().to_pandas(types_mapper=_NULLABLE.get)
+    return _signed(nw.from_native(X, eager_only=True).to_arrow()).to_pandas(types_mapper=_NULLABLE.get)
+
+
+def _signed(table: pyarrow.Table) -> pyarrow.Table:
+    """Give dictionaries signed indices: many versions of pyarrow convert no others to pandas."""
+    types = [
+        pyarrow.dictionary(pyarrow.int64(), field.type.value_type, field.type.ordered)
+        if pyarrow.types.is_dictionary(field.type)
+        else field.type
+        for field in table.schema
+    ]
+    return table.cast(pyarrow.schema([field.with_type(new) for field, new in zip(table.schema, types, strict=True)]))
 
 
 def to_native(frame: pd.DataFrame, like: Any, keep_types: bool = True) -> Any:
