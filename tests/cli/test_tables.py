@@ -82,6 +82,21 @@ def test_a_named_index_in_parquet_is_kept(tmp_path: Path) -> None:
     assert read_frame(tmp_path / "s.csv")["customer"].tolist() == list(range(60))
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_labels_of_rows_are_kept_whatever_the_files(suffix: str, tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": normal(60), "index": [1.0, 2.0, None] * 20}, index=[f"car{n}" for n in range(60)])
+    path, out, parquet = tmp_path / f"t{suffix}", tmp_path / "o.csv", tmp_path / "o.parquet"
+    table.to_csv(path) if suffix == ".csv" else table.to_parquet(path)
+    assert run("impute", path, "--out", parquet) == 0
+    assert pd.read_parquet(parquet)["level_0"].tolist() == list(table.index)
+    assert run("detect", path, path, "--out", out) == 0
+    assert pd.read_csv(out)["level_0"].tolist() == list(table.index)
+    save(model_of_columns("a", "index"), tmp_path / "run")
+    table.dropna().to_parquet(tmp_path / "whole.parquet")
+    assert run("score", tmp_path / "run", tmp_path / "whole.parquet", "--out", out) == 0
+    assert pd.read_csv(out)["level_0"].tolist() == list(table.dropna().index)
+
+
 @pytest.mark.parametrize("name", ["", "Unnamed: 0"])
 def test_detect_with_data_keeps_the_index_that_pandas_writes(tmp_path: Path, name: str) -> None:
     path, index = tmp_path / "t.csv", pd.RangeIndex(200, 290, name=name or None)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from arcsm.data import FrameFile
 from arcsm.data.column_types import MISSING, has_leading_zeros
+from arcsm.data.row_labels import label_name
 from arcsm.estimators.encoder import clip_to_dtype, is_categorical
 from arcsm.estimators.rounding import count_decimals, round_column
 
@@ -27,7 +28,7 @@ def fill_in_file(table: FrameFile, rows: pd.DataFrame, filled: pd.DataFrame, out
         gaps = (*MISSING, *table.options.missing)
         others = {name: _text_as_numbers(whole[name], gaps) for name in whole.columns if name not in filled.columns}
         typed = whole.assign(**others, **{name: filled[name].to_numpy() for name in filled.columns})
-        return typed.rename(columns={"": "index"})
+        return typed.rename(columns={"": label_name(whole.columns)})
     for name in rows.columns:
         missing = rows[name].isna().to_numpy()
         if missing.any():

@@ -1,6 +1,7 @@
 """Columns that say nothing about a row: labels such as ids, and free text."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +60,19 @@ def reason_to_set_aside(column: pd.Series, kind: ColumnType) -> Reason | None:
     if kind.kind != "number" or count < _MIN_ROWS or distinct < count or count < len(column):
         return None
     return Reason("a different whole number in every row", True) if _counts_rows(present, str(column.name)) else None
+
+
+def label_name(taken: Collection[str], level: int | None = None) -> str:
+    """Return a name for row labels without one that no column has: ``index``, or ``level_0`` for a level of several.
+
+    Example:
+        >>> label_name(["a"]), label_name(["index"]), label_name(["a"], level=1)
+        ('index', 'level_0', 'level_1')
+    """
+    if level is None and "index" not in taken:
+        return "index"
+    start = level or 0
+    return next(name for number in range(len(taken) + 1) if (name := f"level_{start + number}") not in taken)
 
 
 def is_id_name(name: str) -> bool:
