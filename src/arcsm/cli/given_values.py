@@ -7,6 +7,7 @@ import pandas as pd
 
 from arcsm.data import FrameFile
 from arcsm.data.column_types import ColumnType, typed_column
+from arcsm.data.number_formats import NumberFormat
 from arcsm.estimators.checks import check_not_empty
 from arcsm.estimators.encoder import Columns, encode_value, is_categorical
 
@@ -39,6 +40,8 @@ def _parse(pair: str, column: pd.Series, text: str, kind: ColumnType, decimal: s
     """
     if kind.kind == "time" or kind.format is not None:
         cells = pd.Series([text], name=column.name, dtype=object)
+        if isinstance(kind.format, NumberFormat) and (number := kind.format.parse(cells, any_scale=True)).notna().all():
+            return number.iloc[0]
         try:
             return typed_column(cells, kind, lambda _: f"--given {pair}", decimal).iloc[0]
         except ValueError as error:

@@ -17,6 +17,7 @@ from arcsm.data.column_types import (
     odd_code,
     typed_column,
 )
+from arcsm.data.number_formats import NumberFormat
 from arcsm.data.read_options import ReadOptions
 from arcsm.data.row_labels import Reason, reason_to_set_aside
 from arcsm.data.table import TableFile
@@ -191,7 +192,11 @@ class FrameFile:
         return None if forced else reason_to_set_aside(column, self.types[name])
 
     def _convert(self, column: pd.Series) -> pd.Series:
-        return typed_column(column, self.types[str(column.name)], self.file.locate, self.file.decimal)
+        kind = self.types[str(column.name)]
+        scaled = isinstance(kind.format, NumberFormat) and kind.format.has_scale
+        if self.file.is_text and scaled and holds_numbers(column.dtype):  # without the unit
+            column = column.map(str, na_action="ignore").astype(object)
+        return typed_column(column, kind, self.file.locate, self.file.decimal)
 
     def _report(self) -> None:
         """Warn of columns that are set aside, and of formats that might be another."""

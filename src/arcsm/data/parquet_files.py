@@ -82,10 +82,11 @@ def _index_levels(path: Path) -> list[tuple[str, range | None]]:
             counts_rows = level["name"] is None and numbers == range(file.num_rows)
             if len(numbers) == file.num_rows and not counts_rows:
                 levels.append((level["name"], numbers))
-    for place, (name, numbers) in enumerate(levels):
+    for place, (name, stored_range) in enumerate(levels):
         free = name is not None and str(name) not in columns
-        levels[place] = str(name) if free else label_name(columns, place if len(levels) > 1 else None), numbers
-        columns.append(levels[place][0])
+        label = str(name) if free else label_name(columns, place if len(levels) > 1 else None)
+        levels[place] = label, stored_range
+        columns.append(label)
     return levels
 
 
