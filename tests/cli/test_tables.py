@@ -82,6 +82,18 @@ def test_a_named_index_in_parquet_is_kept(tmp_path: Path) -> None:
     assert read_frame(tmp_path / "s.csv")["customer"].tolist() == list(range(60))
 
 
+def test_filled_numbers_have_the_form_of_the_known_ones(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": normal(60).round(2), "runs": [7.0, 20.0, None] * 20, "size": [5.27e8, None, 1e7] * 20})
+    forms = {"a": r"-?\d+\.\d\d", "runs": r"\d+\.0", "size": r"\d\.\d{3}e\+\d\d"}
+    table.loc[3, "a"] = np.nan
+    texts = {"a": "{:.2f}".format, "size": "{:.3e}".format}
+    written = table.assign(**{name: table[name].map(text, na_action="ignore") for name, text in texts.items()})
+    written.to_csv(tmp_path / "t.csv", index=False)
+    assert run("impute", tmp_path / "t.csv", "--out", tmp_path / "o.csv") == 0
+    filled = pd.read_csv(tmp_path / "o.csv", dtype=str)
+    assert all(filled[name].str.fullmatch(form).all() for name, form in forms.items())
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_labels_of_rows_are_kept_whatever_the_files(suffix: str, tmp_path: Path) -> None:
     table = pd.DataFrame({"a": normal(60), "index": [1.0, 2.0, None] * 20}, index=[f"car{n}" for n in range(60)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from arcsm.data.number_formats import NumberFormat, count_units
+from arcsm.data.number_formats import NumberFormat, count_units, write_like
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,21 @@ def test_sampled_numbers_get_the_decimals_of_the_column() -> None:
     form = NumberFormat.infer(pd.Series(["$1,234.50", "$2.00"]))
     assert form is not None
     assert form.write(pd.Series([1e6 / 3, -0.001])).tolist() == ["$333,333.33", "$0.00"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "values", "texts"),
+    [
+        (["7.0", "20.0"], [13.0, 2.5], ["13.0", "2.5"]),
+        (["7", "20"], [13.0, -4.0], ["13", "-4"]),
+        (["7", "20.25"], [13.0, 2.5], ["13", "2.5"]),  # no zeros that a cell lacks
+        (["7.50", "2.25"], [13.0, 2.5], ["13.00", "2.50"]),
+        (["7,50", "2,25"], [13.0, 2.5], ["13,00", "2,50"]),
+        (["5.270e+08", "1.000e+07"], [632854159, 0.02], ["6.329e+08", "2.000e-02"]),
+        (["5.27E8", "1E7"], [632854159.0, 5e6], ["6.33E8", "5E6"]),
+        (["0.3333333333333333", "1.5"], [2 / 3, 4.0], ["0.6666666666666666", "4.0"]),
+    ],
+)
+def test_plain_numbers_are_written_like_the_others(cells: list[str], values: list[float], texts: list[str]) -> None:
+    decimal = "," if "," in cells[0] else "."
+    assert write_like(pd.Series(values), pd.Series(cells, dtype=object), decimal) == texts

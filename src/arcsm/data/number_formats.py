@@ -24,6 +24,7 @@ _CELL = re.compile(
 )
 _CURRENCY = re.compile(rf"{_CODES}|[A-Z]{{0,3}}[{_CURRENCIES}]")
 _MAX_INSPECTED = 5_000  # distinct texts of a column
+_MAX_DECIMALS = 8  # that anyone would write; with more, numbers have all their digits
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,43 @@ class NumberFormat:
     def describe(self) -> str:
         """Return how the example is read, such as ``numbers ('$1,234.50' is 1234.5)``."""
         return f"numbers ({self.example!r} is {float(self.parse(pd.Series([self.example])).iloc[0]):.15g})"
+
+
+def write_like(values: pd.Series, cells: pd.Series, decimal: str = ".") -> list[str]:
+    """Return numbers as texts in the form of cells that hold plain numbers: ``13.0`` beside ``7.0``.
+
+    The numbers have at least as many decimals as any cell, at most as many as the cell with the most, and exponents if
+    most cells have them.
+    """
+    pattern = rf"^[-+]?(?P<digits>\d*(?:{re.escape(decimal)}(?P<decimals>\d*))?)(?:[eE](?P<exponent>[-+]?\d+))?$"
+    texts = pd.Series(cells.unique(), dtype=object).str.strip()
+    parts = texts.str.extract(pattern)
+    with_exponent = parts["exponent"].notna()
+    scientific = 2 * int(with_exponent.sum()) > len(parts)
+    counts = parts["decimals"][parts["digits"].notna() & (with_exponent == scientific)].fillna("").str.len()
+    least, most = (int(counts.min()), int(counts.max())) if len(counts) else (0, _MAX_DECIMALS + 1)
+    if scientific:
+        letter = "E" if bool(texts.str.contains("E").any()) else "e"
+        exponents = parts["exponent"].dropna()
+        plus = "+" if bool(exponents.str.startswith("+").any()) else ""
+        width = int(exponents.str.lstrip("+-").str.len().min())
+        split = [f"{value:.{most}e}".split("e") for value in values]
+        written = [
+            f"{_shorten(digits, least)}{letter}{'-' if int(power) < 0 else plus}{abs(int(power)):0{width}d}"
+            for digits, power in split
+        ]
+    elif most > _MAX_DECIMALS:
+        written = values.astype(str).tolist()
+    else:
+        written = [_shorten(f"{value:.{most}f}", least) for value in values]
+    return [text.replace(".", decimal) for text in written]
+
+
+def _shorten(digits: str, least: int) -> str:
+    """Remove zeros at the end, but for the ``least`` decimals."""
+    whole, point, decimals = digits.partition(".")
+    kept = decimals[:least] + decimals[least:].rstrip("0")
+    return whole + point * bool(kept) + kept
 
 
 def count_units(cells: pd.Series) -> dict[str, int]:
