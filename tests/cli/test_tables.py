@@ -82,6 +82,24 @@ def test_a_named_index_in_parquet_is_kept(tmp_path: Path) -> None:
     assert read_frame(tmp_path / "s.csv")["customer"].tolist() == list(range(60))
 
 
+@pytest.mark.parametrize("to", ["csv", "parquet"])
+def test_a_table_without_missing_values_is_copied(
+    to: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("fitted all the same")
+
+    monkeypatch.setattr("arcsm.estimators.base.TableEstimator._fit_table", never)
+    table, out = pd.DataFrame({"a": normal(60), "day": ["01.02.2026", "02.03.2026"] * 30}), tmp_path / f"o.{to}"
+    write_frame(tmp_path / "t.csv", table)
+    assert run("impute", tmp_path / "t.csv", "--out", out) == 0
+    assert f"{out}  no value is missing: a copy, nothing fitted" in capsys.readouterr().out
+    if to == "csv":
+        assert out.read_text() == (tmp_path / "t.csv").read_text()
+    else:
+        assert pd.read_parquet(out)["a"].tolist() == table["a"].tolist()
+
+
 def test_filled_numbers_have_the_form_of_the_known_ones(tmp_path: Path) -> None:
     table = pd.DataFrame({"a": normal(60).round(2), "runs": [7.0, 20.0, None] * 20, "size": [5.27e8, None, 1e7] * 20})
     forms = {"a": r"-?\d+\.\d\d", "runs": r"\d+\.0", "size": r"\d\.\d{3}e\+\d\d"}

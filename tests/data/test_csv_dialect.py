@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from arcsm.data import ReadOptions, read_frame, read_table
+from arcsm.data import ReadOptions, frame_writer, read_frame, read_table
 from arcsm.data.csv_dialect import find_dialect
+from arcsm.data.table import TableFile
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,21 @@ def test_given_dialects_are_not_guessed(tmp_path: Path) -> None:
         assert read_table(tmp_path / "u.csv").values.tolist() == [[1, 2]]
     with pytest.raises(ValueError, match=r"is not in UTF-8; give its encoding, such as --encoding cp1252"):
         read_frame(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_written_files_keep_the_encoding_and_its_mark(encoding: str, suffix: str, tmp_path: Path) -> None:
+    path, out = tmp_path / f"t{suffix}", tmp_path / f"o{suffix}"
+    path.write_bytes("Größe,Preis\n1,2 €\n3,4 €\n".replace(",", "," if suffix == ".csv" else "\t").encode(encoding))
+    options = ReadOptions(encoding="cp1252" if encoding == "cp1252" else None)
+    file = TableFile(path, options=options)
+    with frame_writer(out, file) as write:
+        for part in file.raw_parts(1):
+            write(part)
+    assert out.read_bytes() == path.read_bytes()
+    if encoding == "utf-8-sig":  # though named without its mark
+        assert TableFile(path, options=ReadOptions(encoding="UTF8")).csv.columns == ["Größe", "Preis"]
 
 
 def test_an_unclosed_quotation_mark_is_located(tmp_path: Path) -> None:

@@ -323,27 +323,31 @@ def frame_writer(
     """Provide a function that appends a part of a table to a file that ends in ``.csv``, ``.tsv`` or ``.parquet``.
 
     Missing folders are made. The file appears, or replaces an older one, only when all parts are written. A warning
-    tells if all column names of a CSV file are numbers. Written CSV files have the separator and the decimal mark of
-    the CSV file ``like``, written Parquet files the pandas types of the Parquet file ``like``. With ``no_formulas``,
-    CSV files hold no text that spreadsheet programs take for a formula;
-    see :func:`~arcsm.data.spreadsheets.without_formulas`.
+    tells if all column names of a CSV file are numbers. Written CSV files have the separator, decimal mark and encoding
+    of the CSV file ``like``, written Parquet files the pandas types of the Parquet file ``like``. With ``no_formulas``,
+    CSV files hold no text that spreadsheet programs take for a formula; see
+    :func:`~arcsm.data.spreadsheets.without_formulas`.
     """
     suffix = _suffix(path, tuple(_WRITERS))
     writer = _WRITERS[suffix]
     if suffix == ".parquet" and like is not None and like.suffix == ".parquet":
         writer = partial(parquet_writer, like=like.path)
     elif suffix == ".csv" and like is not None and like.suffix in (".csv", ".csv.gz"):
-        writer = partial(_csv_writer, separator=like.csv.dialect.separator, decimal=like.decimal)
+        dialect = like.csv.dialect
+        writer = partial(_csv_writer, separator=dialect.separator, decimal=dialect.decimal, encoding=dialect.encoding)
     elif suffix == ".tsv" and like is not None:
-        writer = partial(_csv_writer, separator="\t", decimal=like.decimal)
+        encoding = like.csv.dialect.encoding if like.is_text else "utf-8"
+        writer = partial(_csv_writer, separator="\t", decimal=like.decimal, encoding=encoding)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, writer(temporary) as write:
         yield (lambda frame: write(without_formulas(frame))) if no_formulas else write
 
 
 @contextmanager
-def _csv_writer(path: Path, separator: str = ",", decimal: str = ".") -> Iterator[Callable[[pd.DataFrame], None]]:
-    with path.open("w", encoding="utf-8", newline="") as file:
+def _csv_writer(
+    path: Path, separator: str = ",", decimal: str = ".", encoding: str = "utf-8"
+) -> Iterator[Callable[[pd.DataFrame], None]]:
+    with path.open("w", encoding=encoding, newline="") as file:
 
         def write(frame: pd.DataFrame) -> None:
             is_first = file.tell() == 0
