@@ -80,7 +80,7 @@ def test_detect_reads_named_arrays_of_an_archive(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        ("a,b\n1,2\n3,4\n", "a,c\n1,2\n", "columns b are missing; it has c instead"),
+        ("a,b\n1,2\n3,4\n", "a,c\n1,2\n", "column b is missing; it has c instead"),
         ("a,b\n1,2\n3,4\n", "a,b\n1,2\nx,4\n", "row 2 (line 3), column 'a': expected a number, got 'x'"),
         ("a\n" + "1\n2\n" * 20 + "oops\n", "a\n1\n", "row 41 (line 42), column 'a': expected a number, got 'oops'"),
         ("a,b\n", "a,b\n1,2\n", "expected at least one row of data, got none"),

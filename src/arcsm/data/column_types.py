@@ -12,7 +12,10 @@ import pyarrow
 from arcsm.data.number_formats import NumberFormat, count_units
 from arcsm.data.time_formats import TimeFormat
 
-MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "?")
+MISSING = (
+    *("", "NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "?", "<NA>", "#NA", "#N/A"),
+    *("#N/A N/A", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
+)
 TRUTH = ("True", "TRUE", "true", "False", "FALSE", "false")  # read as 1 and 0
 LEADING_ZERO = r"0\d+"  # a postcode, say, whose zeros matter
 _CODE = r"\d+[A-Za-z]{1,2}|[A-Za-z]{1,2}\d+"  # such as 136A or c168

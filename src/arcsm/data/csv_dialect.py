@@ -20,6 +20,7 @@ _MARKS = {"\t": "a tab", " ": "a space"}
 _SAMPLE_CHARACTERS = 1 << 16
 _UTF_8 = ("utf-8", "utf-8-sig")  # without and with a byte order mark
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig"}
+_NAMED_SEPARATOR = re.compile(r"sep=([^\w\s\"']|\t)\s*", re.IGNORECASE)  # the first line that Excel may write
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 _COMMA_DECIMAL = re.compile(r"\s*[-+]?\d+,\d+\s*")
 _DOT_DECIMAL = re.compile(r"\s*[-+]?\d+\.\d+\s*")
@@ -28,11 +29,12 @@ _DOT_THOUSANDS = re.compile(r"\s*[-+]?[1-9]\d{0,2}(\.\d{3})+(,\d+)?\s*")
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a CSV file is written."""
+    """How a CSV file is written. ``first_line`` is 1 if its first line only names the separator, else 0."""
 
     separator: str
     decimal: str
     encoding: str
+    first_line: int = 0
 
 
 def open_text(path: Path, encoding: str) -> IO[str]:
@@ -69,9 +71,11 @@ def find_dialect(path: Path, options: ReadOptions, source: str) -> Dialect:
     with decoding(source, encoding), open_text(path, encoding) as file:
         text = file.read(_SAMPLE_CHARACTERS)
     lines = text.splitlines(keepends=True)
+    named = _NAMED_SEPARATOR.fullmatch(lines[0]) if lines else None
+    lines = lines[1:] if named else lines
     lines = lines[:-1] if len(text) == _SAMPLE_CHARACTERS and len(lines) > 1 else lines  # the last line may be cut off
     is_tabbed = path.name.lower().endswith(TAB_SUFFIXES)
-    expected = options.separator or ("\t" if is_tabbed else None)
+    expected = options.separator or (named[1] if named else "\t" if is_tabbed else None)
     separator = expected or _guess_separator(lines)
     decimal = options.decimal or ("." if separator == "," else _guess_decimal(_cells(lines, separator)))
     guesses = []
@@ -81,7 +85,7 @@ def find_dialect(path: Path, options: ReadOptions, source: str) -> Dialect:
         guesses.append("',' before decimals (--decimal)")
     if guesses:
         warn(f"{source}: guessed {' and '.join(guesses)}")
-    return Dialect(separator, decimal, encoding)
+    return Dialect(separator, decimal, encoding, int(named is not None))
 
 
 def _encoding_by_mark(path: Path, source: str) -> str:

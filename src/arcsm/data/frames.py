@@ -7,6 +7,7 @@ from functools import cached_property
 import pandas as pd
 
 from arcsm._runtime.files import FilePath
+from arcsm.data.checks import missing_columns
 from arcsm.data.column_types import (
     TRUTH,
     ColumnType,
@@ -162,8 +163,7 @@ class FrameFile:
         if missing:
             others = ", ".join(name for name in columns if name not in like and name not in self.options.named)
             raise ValueError(
-                f"{self.file.source}: columns {', '.join(missing)} are missing"
-                + (f"; it has {others} instead" if others else "")
+                f"{self.file.source}: {missing_columns(missing)}" + (f"; it has {others} instead" if others else "")
             )
         return list(like)
 

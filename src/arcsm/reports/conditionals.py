@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator
 
 from arcsm.estimators.column_types import Array, Categories, Column, Constant, Grid
 from arcsm.estimators.outliers import ScoreOutlierDetector
@@ -65,8 +65,9 @@ def _panel(caption: str, kind: Column, value: Any, conditional: Conditional) -> 
         draw_levels(axes, numbers, number, conditional)
     else:
         draw_density(axes, numbers, number, conditional)
-    if isinstance(value, int | np.integer):
-        axes.xaxis.set_major_locator(MaxNLocator(_MAX_TICKS, integer=True))
+    is_whole = isinstance(value, int | np.integer)
+    if is_whole or not isinstance(axes.xaxis.get_major_locator(), FixedLocator):
+        plots.thin_ticks(axes, is_whole)
     label_times(axes, kind)
     plots.mark_value(axes, number, _text(value))
     return plots.Panel(caption, plots.embedded(figure))

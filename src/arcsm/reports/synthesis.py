@@ -53,7 +53,7 @@ def write_synthesis_report(
         panels=panels,
         correlations=correlations,
         names=[str(name) for name in synthetic.columns],
-        cells=[[f"{cell:.8g}" if isinstance(cell, float) else value_text(cell) for cell in row] for row in rows],
+        cells=[[value_text(cell, digits=6) for cell in row] for row in rows],
     )
     write_text(path, page)
 
@@ -83,6 +83,7 @@ def _draw_marginal(axes: Axes, kind: Column, real: Array, synthetic: Array) -> s
         return f"and {levels - _MAX_BARS} more categories" if levels > _MAX_BARS else ""
     values, drawn = (numbers.decode(rows).astype(float) for rows in (real, synthetic))
     note = plots.compare_histograms(axes, values, drawn, _edges(numbers, *np.quantile(values, [0.002, 0.998])))
+    plots.thin_ticks(axes)
     label_times(axes, kind)
     return note
 
