@@ -56,7 +56,7 @@ def test_an_arrow_lies_above_the_bars() -> None:
     assert arrow_height > 1.05 * max(bar.get_height() for bar in axes.patches)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 126_000.0), (1e-9, 3e-9), (-0.5, 4.5), (123_456_789.0, 123_456_791.0)])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 180_000.0), (1e-9, 3e-9), (-0.5, 4.5), (123_456_789.0, 123_456_791.0)])
 def test_labels_of_ticks_do_not_touch(low: float, high: float) -> None:
     figure, axes = open_panel()
     axes.set_xlim(low, high)
@@ -66,6 +66,17 @@ def test_labels_of_ticks_do_not_touch(low: float, high: float) -> None:
              if low <= x <= high]  # fmt: skip
     assert len(boxes) >= 1
     assert all(one.x1 + 3.0 < other.x0 for one, other in pairwise(boxes))
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_names_of_categories_do_not_touch(count: int) -> None:
+    figure, axes = open_panel()
+    names = tuple(f"{number}th of many long names" for number in range(count))
+    draw_categories(axes, Categories(names, training_rows=100), names[0], flat(0.0, 1.0))
+    figure.draw_without_rendering()
+    assert all(
+        one.x1 < other.x0 for one, other in pairwise(text.get_window_extent() for text in axes.get_xticklabels())
+    )
 
 
 @pytest.mark.parametrize("kind", [COUNTS, HALVES, MANY])

@@ -115,7 +115,7 @@ def draw_categories(axes: Axes, kind: Categories, value: Any, conditional: Condi
     colours = [plots.ORANGE if number == observed else plots.BLUE for number in numbers[shown]]
     axes.bar(np.arange(len(shown)), probabilities[shown], color=colours)
     names = [kind.names[int(number)] if number < len(kind.names) else value for number in numbers[shown]]
-    texts, style = literal(names, 10 if len(names) > 3 else 18)
+    texts, style = literal(names, 10 if len(names) > 4 else plots.LABEL_CHARACTERS // len(names) - 4)
     axes.set_xticks(np.arange(len(shown)), texts, rotation=30 if len(names) > 4 else 0, **style)
     others = len(kind.names) - int((numbers[shown] < len(kind.names)).sum())
     notes = ["No fitted row has this value."] if observed == len(kind.names) else []

@@ -16,6 +16,7 @@ from torch import Tensor
 from arcsm.metrics import Uniformity
 from arcsm.reports.labels import literal
 
+LABEL_CHARACTERS = 46  # of the labels of ticks, that fit under a small panel
 BLUE, ORANGE, GREEN, GREY = "#2a6f97", "#e07a1f", "#4c956c", "#8a8f98"
 
 _BINS = 20  # of a histogram of PIT values
@@ -23,7 +24,6 @@ _MAX_POINTS = 4_000  # of a scatter plot
 _GRID_POINTS = 120  # of a density, along each axis
 _MAX_COLUMNS = 12  # of a table
 _ARROW_ROOM = 1.25  # height of a panel with an arrow, as a multiple of that of what is drawn
-_LABEL_CHARACTERS = 46  # that fit under a small panel
 _LABEL_GAP = 3  # characters between two labels
 _REACH = 2.0  # how far from an interval a value may lie for an axis to extend to it, in lengths of the interval
 
@@ -148,7 +148,7 @@ def thin_ticks(axes: Axes, whole: bool = False) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(count, integer=whole))
         shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
         labels = axes.xaxis.get_major_formatter().format_ticks(shown)
-        if sum(len(label) + _LABEL_GAP for label in labels) <= _LABEL_CHARACTERS:
+        if sum(len(label) + _LABEL_GAP for label in labels) <= LABEL_CHARACTERS:
             return
 
 

@@ -78,7 +78,7 @@ def _draw_marginal(axes: Axes, kind: Column, real: Array, synthetic: Array) -> s
             shares = [float((np.rint(rows) == place).mean()) for place in places]
             axes.bar(places + shift, shares, 0.4, color=colour)
         ticks = places[:: -(-len(places) // _MAX_TICKS)]
-        texts, style = literal(map(_short, kind.decode(ticks.astype(float))), 10)
+        texts, style = literal(map(_short, kind.decode(ticks.astype(float))), plots.LABEL_CHARACTERS // len(ticks) - 2)
         axes.set_xticks(ticks, texts, **style)
         return f"and {levels - _MAX_BARS} more categories" if levels > _MAX_BARS else ""
     values, drawn = (numbers.decode(rows).astype(float) for rows in (real, synthetic))
