@@ -11,7 +11,7 @@ import pytest
 from arcsm.cli import application
 from arcsm.data import read_frame, write_frame
 from arcsm.errors import SkippedWarning
-from small_tables import mixed_table, use_small_models
+from small_tables import correlated_table, mixed_table, run, use_small_models
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -49,6 +49,23 @@ def test_columns_that_only_the_scored_table_has_get_a_warning(tmp_path: Path, mo
         assert application.run(["detect", names[0], names[0], "--out", names[2]]) == 0
 
 
+def test_each_table_may_have_its_own_encoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_small_models(monkeypatch)
+    text = correlated_table(60).rename(columns={"a": "Größe"}).to_csv(index=False)
+    train, test, out = tmp_path / "train.csv", tmp_path / "test.csv", tmp_path / "o.csv"
+    train.write_bytes(text.encode("cp1252"))
+    test.write_bytes(text.encode("utf-8"))
+    command = ("detect", train, test, "--out", out)
+    assert run(*command, "--encoding", "cp1252", "--encoding", "utf-8") == 0
+    assert run(*command, "--encoding", "utf-16") == 1
+    assert run(*command, *("--encoding", "utf-8") * 3) == 1
+    errors = capsys.readouterr().err
+    assert "is not in utf-16; give its encoding, such as --encoding utf-8, or for two tables both of theirs" in errors
+    assert "--encoding: expected one, or those of TRAIN and of TEST, got utf-8, utf-8, utf-8" in errors
+
+
 def test_detect_reads_named_arrays_of_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_models(monkeypatch)
     numbers = np.random.default_rng(0).normal(size=(150, 2))
@@ -63,7 +80,7 @@ def test_detect_reads_named_arrays_of_an_archive(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("train", "test", "message"),
     [
-        ("a,b\n1,2\n3,4\n", "a,c\n1,2\n", "columns b are missing; it has c instead"),
+        ("a,b\n1,2\n3,4\n", "a,c\n1,2\n", "column b is missing; it has c instead"),
         ("a,b\n1,2\n3,4\n", "a,b\n1,2\nx,4\n", "row 2 (line 3), column 'a': expected a number, got 'x'"),
         ("a\n" + "1\n2\n" * 20 + "oops\n", "a\n1\n", "row 41 (line 42), column 'a': expected a number, got 'oops'"),
         ("a,b\n", "a,b\n1,2\n", "expected at least one row of data, got none"),

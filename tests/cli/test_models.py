@@ -50,7 +50,7 @@ def test_tables_and_folders_of_images_are_scored(
     assert (np.array(["a", "b", "c"])[places] == scores["least_likely_column"]).all()
     mixed.drop(columns=["b"]).to_csv(tmp_path / "fewer.csv", index=False)
     assert call("score", table_run, tmp_path / "fewer.csv", "--out", tmp_path / "none.csv") == 1
-    assert "fewer.csv: columns b are missing" in capsys.readouterr().err
+    assert "fewer.csv: column b is missing" in capsys.readouterr().err
     folder = tmp_path / "images"
     folder.mkdir()
     pixels = digits().pixels[:3, 0].numpy() * 15

@@ -82,6 +82,51 @@ def test_a_named_index_in_parquet_is_kept(tmp_path: Path) -> None:
     assert read_frame(tmp_path / "s.csv")["customer"].tolist() == list(range(60))
 
 
+@pytest.mark.parametrize("to", ["csv", "parquet"])
+def test_a_table_without_missing_values_is_copied(
+    to: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("fitted all the same")
+
+    monkeypatch.setattr("arcsm.estimators.base.TableEstimator._fit_table", never)
+    table, out = pd.DataFrame({"a": normal(60), "day": ["01.02.2026", "02.03.2026"] * 30}), tmp_path / f"o.{to}"
+    write_frame(tmp_path / "t.csv", table)
+    assert run("impute", tmp_path / "t.csv", "--out", out) == 0
+    assert f"{out}  no value is missing: a copy, nothing fitted" in capsys.readouterr().out
+    if to == "csv":
+        assert out.read_text() == (tmp_path / "t.csv").read_text()
+    else:
+        assert pd.read_parquet(out)["a"].tolist() == table["a"].tolist()
+
+
+def test_filled_numbers_have_the_form_of_the_known_ones(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": normal(60).round(2), "runs": [7.0, 20.0, None] * 20, "size": [5.27e8, None, 1e7] * 20})
+    forms = {"a": r"-?\d+\.\d\d", "runs": r"\d+\.0", "size": r"\d\.\d{3}e\+\d\d"}
+    table.loc[3, "a"] = np.nan
+    texts = {"a": "{:.2f}".format, "size": "{:.3e}".format}
+    written = table.assign(**{name: table[name].map(text, na_action="ignore") for name, text in texts.items()})
+    written.to_csv(tmp_path / "t.csv", index=False)
+    assert run("impute", tmp_path / "t.csv", "--out", tmp_path / "o.csv") == 0
+    filled = pd.read_csv(tmp_path / "o.csv", dtype=str)
+    assert all(filled[name].str.fullmatch(form).all() for name, form in forms.items())
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_labels_of_rows_are_kept_whatever_the_files(suffix: str, tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": normal(60), "index": [1.0, 2.0, None] * 20}, index=[f"car{n}" for n in range(60)])
+    path, out, parquet = tmp_path / f"t{suffix}", tmp_path / "o.csv", tmp_path / "o.parquet"
+    table.to_csv(path) if suffix == ".csv" else table.to_parquet(path)
+    assert run("impute", path, "--out", parquet) == 0
+    assert pd.read_parquet(parquet)["level_0"].tolist() == list(table.index)
+    assert run("detect", path, path, "--out", out) == 0
+    assert pd.read_csv(out)["level_0"].tolist() == list(table.index)
+    save(model_of_columns("a", "index"), tmp_path / "run")
+    table.dropna().to_parquet(tmp_path / "whole.parquet")
+    assert run("score", tmp_path / "run", tmp_path / "whole.parquet", "--out", out) == 0
+    assert pd.read_csv(out)["level_0"].tolist() == list(table.dropna().index)
+
+
 @pytest.mark.parametrize("name", ["", "Unnamed: 0"])
 def test_detect_with_data_keeps_the_index_that_pandas_writes(tmp_path: Path, name: str) -> None:
     path, index = tmp_path / "t.csv", pd.RangeIndex(200, 290, name=name or None)

@@ -6,10 +6,11 @@ import decimal
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from arcsm.data import ReadOptions, read_frame, read_table, write_frame
+from arcsm.data import FrameFile, ReadOptions, read_frame, read_table, write_frame
 from small_tables import normal
 
 
@@ -34,7 +35,7 @@ def test_a_few_codes_with_letters_make_a_column_names(
         with pytest.warns(UserWarning, match=rf"read 'code' as names \('{odd[0]}' is no number\)"):
             assert read_frame(tmp_path / "t.csv")["code"].tolist() == cells
         return
-    with pytest.raises(ValueError, match=r"expected a number, got .*--na '.*--categorical 'code'\)"):
+    with pytest.raises(ValueError, match=r"expected a number, got .*differ: .* with none and .*--categorical 'code'\)"):
         read_frame(tmp_path / "t.csv")
     assert read_frame(tmp_path / "t.csv", options=ReadOptions(categorical=["code"]))["code"].tolist() == cells
 
@@ -54,6 +55,56 @@ def test_a_few_mistakes_among_numbers_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         read_frame(tmp_path / "t.csv")
     assert read_frame(tmp_path / "t.csv", options=ReadOptions(missing=["-"]))["price"].isna().sum() == 25
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (
+            ["20.1%", "0.206", "22.7%"],
+            r"row 2 \(line 3\), .* such as '20.1%', got '0.206' .*40 with '%' and 20 with none",
+        ),
+        (
+            ["0.201", "0.206", "22.7%"],
+            r"row 3 .* got '22.7%' \(the units differ: 40 with none and 20 with '%'; write all",
+        ),
+        (["0.201"] * 30 + ["22.7%"], r"row 31 .* got '22.7%' \(the units differ: 600 with none and 20 with '%'"),
+        (["180 cm", "1.75", "160 cm"], r"row 2 .* such as '180 cm', got '1.75' .*40 with 'cm' and 20 with none"),
+        (["(13.03)"] + ["9.50"] * 20 + ["13.03-"], r"got '13.03-' \(write it as a number; if the column holds codes: "),
+        (["5.1", "5.2"] * 8 + ["1,23"], r"got '1,23' \(a number in another form than the others; if the column"),
+    ],
+)
+def test_numbers_in_another_form_are_no_marks_of_missing_values(cells: list[str], message: str, tmp_path: Path) -> None:
+    pd.DataFrame({"pct": cells * 20, "z": 1}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_frame(tmp_path / "t.csv")
+    assert "--na" not in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.05])
+def test_accounting_negatives_are_numbers_in_their_form(share: float, tmp_path: Path) -> None:
+    numbers = np.where(np.arange(200) < 200 * share, -1.0, 1.0) * (1.0 + np.arange(200) / 8).round(2)
+    cells = [f"({-number:.2f})" if number < 0 else f"{number:.2f}" for number in numbers]
+    pd.DataFrame({"x": cells}).to_csv(tmp_path / "t.csv", index=False)
+    file = FrameFile(tmp_path / "t.csv")
+    with pytest.warns(UserWarning, match=r"read 'x' as numbers \('\(\d+\.\d+\)' is -\d"):
+        read = file.read()
+    assert read["x"].tolist() == numbers.round(2).tolist()
+    assert file.written(read, as_text=True)["x"].tolist() == cells
+
+
+@pytest.mark.parametrize(("other", "reads"), [("30.1%", True), ("0.301", False), ("300 g", False)])
+def test_another_table_must_have_the_unit_of_the_first(other: str, reads: bool, tmp_path: Path) -> None:
+    for name, cell in (("train", "20.1%"), ("test", other)):
+        pd.DataFrame({"pct": [cell] * 20}).to_csv(tmp_path / f"{name}.csv", index=False)
+    train = FrameFile(tmp_path / "train.csv")
+    train.read()
+    test = FrameFile(tmp_path / "test.csv", like=train.types)
+    if reads:
+        assert set(test.read()["pct"]) == {30.1}
+    else:
+        with pytest.raises(ValueError, match=rf"test\.csv: row 1 .* such as '20.1%', got '{other}'"):
+            test.read()
 
 
 @pytest.mark.parametrize("form", ["%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%d.%m.%Y", "%m/%d/%y", "%Y-%m-%dT%H:%M:%SZ"])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from arcsm.data import ReadOptions, read_frame, read_table
+from arcsm.data import ReadOptions, frame_writer, read_frame, read_table
 from arcsm.data.csv_dialect import find_dialect
+from arcsm.data.table import TableFile
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,42 @@ def test_given_dialects_are_not_guessed(tmp_path: Path) -> None:
         assert read_table(tmp_path / "u.csv").values.tolist() == [[1, 2]]
     with pytest.raises(ValueError, match=r"is not in UTF-8; give its encoding, such as --encoding cp1252"):
         read_frame(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_written_files_keep_the_encoding_and_its_mark(encoding: str, suffix: str, tmp_path: Path) -> None:
+    path, out = tmp_path / f"t{suffix}", tmp_path / f"o{suffix}"
+    path.write_bytes("Größe,Preis\n1,2 €\n3,4 €\n".replace(",", "," if suffix == ".csv" else "\t").encode(encoding))
+    options = ReadOptions(encoding="cp1252" if encoding == "cp1252" else None)
+    file = TableFile(path, options=options)
+    with frame_writer(out, file) as write:
+        for part in file.raw_parts(1):
+            write(part)
+    assert out.read_bytes() == path.read_bytes()
+    if encoding == "utf-8-sig":  # though named without its mark
+        assert TableFile(path, options=ReadOptions(encoding="UTF8")).csv.columns == ["Größe", "Preis"]
+
+
+def test_the_line_with_which_excel_names_the_separator_is_understood(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("sep=;\nname;b\nx, y;1\nz;oops\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        file = TableFile(path)
+        assert next(file.parts())["name"].tolist() == ["x, y", "z"]
+        assert pd.concat(file.raw_parts(1))["b"].tolist() == ["1", "oops"]
+    assert file.locate(1) == "row 2 (line 4)"
+    path.write_text("sep=;\na;b\n1;2\n3;4;5\n")
+    with pytest.raises(ValueError, match="line 4: expected 2 cells like the first row, got 3"):
+        read_table(path)
+
+
+@pytest.mark.parametrize("text", ["# from the lab\na,b\n1,2\n", "a,b\n# from the lab\n1,2\n"])
+def test_comments_are_named_as_the_cause(text: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"line 2: expected . cells? like .*; a line that begins with # is read like"):
+        read_table(tmp_path / "t.csv")
 
 
 def test_an_unclosed_quotation_mark_is_located(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pandas._libs.parsers import STR_NA_VALUES
 
 from arcsm.data import read_frame, read_table
-from arcsm.data.column_types import is_number
+from arcsm.data.column_types import MISSING, is_number
 from arcsm.errors import SkippedWarning
 from rejections import read_error
 from small_tables import normal
@@ -192,3 +193,9 @@ def test_missing_last_cells_are_not_short_rows(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('a,"b, or c"\n1,\n\n3,4\n')
     read = read_frame(tmp_path / "t.csv")
     assert read["b, or c"].isna().tolist() == [True, False]
+
+
+def test_marks_of_missing_values_of_pandas_are_known(tmp_path: Path) -> None:
+    assert set(STR_NA_VALUES) < set(MISSING)
+    (tmp_path / "t.csv").write_text("a,b\n" + "".join(f'"{mark}",x\n' for mark in MISSING) + "1.5,y\n")
+    assert read_frame(tmp_path / "t.csv")["a"].isna().sum() == len(MISSING)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from arcsm.data.number_formats import NumberFormat
+from arcsm.data.number_formats import NumberFormat, count_units, write_like
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,12 @@ from arcsm.data.number_formats import NumberFormat
         (["1,5", "2,25"], [1.5, 2.25]),
         (["72°F", "65°F"], [72.0, 65.0]),
         (["5kg", "10.5kg"], [5.0, 10.5]),
+        (["(13.03)", "9.50"], [-13.03, 9.5]),
+        (["(3)", "(20)"], [-3.0, -20.0]),
+        (["(13,03)", "9,50"], [-13.03, 9.5]),
+        (["\u221213.03", "9.50"], [-13.03, 9.5]),
+        (["\u221213,03 €", "9,50 €"], [-13.03, 9.5]),
+        (["$\u22125", "$7"], [-5.0, 7.0]),
     ],
 )
 def test_formats_are_read_and_written_back(cells: list[str], numbers: list[float]) -> None:
@@ -45,7 +51,16 @@ def test_a_mark_before_three_digits_depends_on_the_file() -> None:
 
 
 @pytest.mark.parametrize(
-    "cells", [["1", "2", "5 kg"], ["A1", "A2"], ["10-20", "20-30"], ["x y", "b"], ["5", "7.5"], ["2", "1e999"]]
+    "cells",
+    [
+        ["1", "2", "5 kg"],
+        ["A1", "A2"],
+        ["10-20", "20-30"],
+        ["x y", "b"],
+        ["5", "-7.5"],
+        ["2", "1e999"],
+        ["(030)", "(089)"],
+    ],
 )
 def test_names_and_plain_numbers_have_no_format(cells: list[str]) -> None:
     assert NumberFormat.infer(pd.Series(cells)) is None
@@ -58,7 +73,48 @@ def test_other_units_are_not_numbers_of_the_format() -> None:
     assert form.parse(column).isna().tolist() == [False, False, True]
 
 
+@pytest.mark.parametrize(
+    ("cells", "numbers"),
+    [
+        (["20.1%", "0.206", "22.7%", "0"], [20.1, None, 22.7, 0.0]),
+        (["180 cm", "1.75", "160 cm"], [180.0, None, 160.0]),
+        (["$5.50", "7", "$8.00"], [5.5, 7.0, 8.0]),  # an amount has the currency of the others
+    ],
+)
+def test_numbers_without_a_unit_that_has_a_scale_have_another_format(
+    cells: list[str], numbers: list[float | None]
+) -> None:
+    column = pd.Series(cells)
+    form = NumberFormat.infer(column)
+    assert form is not None
+    assert form.parse(column).astype(object).where(lambda number: number.notna(), None).tolist() == numbers
+    assert form.parse(column, any_scale=True).notna().all()
+    assert form.example in (cells[0], cells[2])
+
+
+def test_units_are_counted() -> None:
+    assert count_units(pd.Series(["1 %", "2%", "0.2", "0", "x", None, "$3"])) == {"%": 2, "": 1, "$": 1}
+
+
 def test_sampled_numbers_get_the_decimals_of_the_column() -> None:
     form = NumberFormat.infer(pd.Series(["$1,234.50", "$2.00"]))
     assert form is not None
     assert form.write(pd.Series([1e6 / 3, -0.001])).tolist() == ["$333,333.33", "$0.00"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "values", "texts"),
+    [
+        (["7.0", "20.0"], [13.0, 2.5], ["13.0", "2.5"]),
+        (["7", "20"], [13.0, -4.0], ["13", "-4"]),
+        (["7", "20.25"], [13.0, 2.5], ["13", "2.5"]),  # no zeros that a cell lacks
+        (["7.50", "2.25"], [13.0, 2.5], ["13.00", "2.50"]),
+        (["7,50", "2,25"], [13.0, 2.5], ["13,00", "2,50"]),
+        (["5.270e+08", "1.000e+07"], [632854159, 0.02], ["6.329e+08", "2.000e-02"]),
+        (["5.27E8", "1E7"], [632854159.0, 5e6], ["6.33E8", "5E6"]),
+        (["0.3333333333333333", "1.5"], [2 / 3, 4.0], ["0.6666666666666666", "4.0"]),
+    ],
+)
+def test_plain_numbers_are_written_like_the_others(cells: list[str], values: list[float], texts: list[str]) -> None:
+    decimal = "," if "," in cells[0] else "."
+    assert write_like(pd.Series(values), pd.Series(cells, dtype=object), decimal) == texts

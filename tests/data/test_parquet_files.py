@@ -10,6 +10,8 @@ from pyarrow import parquet
 
 from arcsm.data import read_table
 from arcsm.data.parquet_files import parquet_parts
+from arcsm.data.table import TableFile
+from arcsm.errors import SkippedWarning
 from rejections import read_error
 
 
@@ -62,3 +64,29 @@ def test_text_that_is_not_utf_8_is_a_one_line_error(rows: int | None, tmp_path: 
     parquet.write_table(pyarrow.table({"text": text}), path)
     with pytest.raises(ValueError, match=r"t\.parquet: cannot be read: damaged"):
         list(parquet_parts(path, rows))
+
+
+@pytest.mark.parametrize(
+    ("index", "names"),
+    [
+        (pd.RangeIndex(4), []),  # numbers the rows, no labels
+        (pd.RangeIndex(20, 24), ["index"]),
+        (pd.RangeIndex(4, name="customer"), ["customer"]),
+        (pd.Index([*"wxyz"]), ["index"]),
+        (pd.Index([*"wxyz"], name="a"), ["level_0"]),  # the file has columns a and index
+        (pd.MultiIndex.from_arrays([[*"wxyz"], [3, 1, 2, 0]]), ["level_0", "level_1"]),
+        (pd.MultiIndex.from_arrays([[*"wxyz"], [3, 1, 2, 0]], names=["shop", None]), ["shop", "level_1"]),
+    ],
+)
+def test_labels_of_rows_become_columns(index: pd.Index, names: list[str], tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": np.arange(4.0), **({"index": 1} if index.name == "a" else {})}).set_axis(index)
+    frame.to_parquet(tmp_path / "t.parquet")
+    file = TableFile(tmp_path / "t.parquet")
+    assert file.index == names
+    raw = pd.concat(file.raw_parts(3), ignore_index=True)
+    assert list(raw.columns) == [*names, *frame.columns]
+    for place, name in enumerate(names):
+        assert raw[name].tolist() == index.get_level_values(place).tolist()
+    if names:
+        with pytest.warns(SkippedWarning, match=f"its index only labels the rows: not modelled .'{names[0]}'"):
+            next(file.parts(None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from arcsm.estimators.column_types import Array, Categories, Grid, Identity
 from arcsm.estimators.times import Times, infer_times
 from arcsm.reports.conditionals import Conditional, draw_categories, draw_density, draw_levels
 from arcsm.reports.detection import score_histogram
-from arcsm.reports.plots import compare_histograms, mark_value, open_panel
+from arcsm.reports.plots import compare_histograms, mark_value, open_panel, thin_ticks
 from arcsm.reports.time_axes import label_times
 
 COUNTS = Grid(1.0, 0.0, 6, whole=True)  # 0 to 5
@@ -45,6 +46,37 @@ def test_a_value_beyond_the_axis_is_an_arrow_with_its_number(value: float, marke
     assert marks(axes) == [marked]
     assert bars(axes).tolist() == pytest.approx([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])  # the fitted counts, and no others
     assert -20.0 < axes.get_xlim()[0] < axes.get_xlim()[1] < 20.0
+
+
+def test_an_arrow_lies_above_the_bars() -> None:
+    _, axes = open_panel()
+    draw_levels(axes, COUNTS, 60.0, flat(-3.2, 9.4))
+    mark_value(axes, 60.0, "60")
+    arrow_height = axes.transData.inverted().transform(axes.transAxes.transform((0.0, axes.texts[0].xy[1])))[1]
+    assert arrow_height > 1.05 * max(bar.get_height() for bar in axes.patches)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 180_000.0), (1e-9, 3e-9), (-0.5, 4.5), (123_456_789.0, 123_456_791.0)])
+def test_labels_of_ticks_do_not_touch(low: float, high: float) -> None:
+    figure, axes = open_panel()
+    axes.set_xlim(low, high)
+    thin_ticks(axes)
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label, x in zip(axes.get_xticklabels(), axes.get_xticks(), strict=True)
+             if low <= x <= high]  # fmt: skip
+    assert len(boxes) >= 1
+    assert all(one.x1 + 3.0 < other.x0 for one, other in pairwise(boxes))
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_names_of_categories_do_not_touch(count: int) -> None:
+    figure, axes = open_panel()
+    names = tuple(f"{number}th of many long names" for number in range(count))
+    draw_categories(axes, Categories(names, training_rows=100), names[0], flat(0.0, 1.0))
+    figure.draw_without_rendering()
+    assert all(
+        one.x1 < other.x0 for one, other in pairwise(text.get_window_extent() for text in axes.get_xticklabels())
+    )
 
 
 @pytest.mark.parametrize("kind", [COUNTS, HALVES, MANY])

@@ -8,6 +8,8 @@ import pandas as pd
 
 from arcsm.data import FrameFile
 from arcsm.data.column_types import MISSING, has_leading_zeros
+from arcsm.data.number_formats import write_like
+from arcsm.data.row_labels import label_name
 from arcsm.estimators.encoder import clip_to_dtype, is_categorical
 from arcsm.estimators.rounding import count_decimals, round_column
 
@@ -27,7 +29,7 @@ def fill_in_file(table: FrameFile, rows: pd.DataFrame, filled: pd.DataFrame, out
         gaps = (*MISSING, *table.options.missing)
         others = {name: _text_as_numbers(whole[name], gaps) for name in whole.columns if name not in filled.columns}
         typed = whole.assign(**others, **{name: filled[name].to_numpy() for name in filled.columns})
-        return typed.rename(columns={"": "index"})
+        return typed.rename(columns={"": label_name(whole.columns)})
     for name in rows.columns:
         missing = rows[name].isna().to_numpy()
         if missing.any():
@@ -57,13 +59,9 @@ def _cells(table: FrameFile, known: pd.Series, values: pd.Series, cells: pd.Seri
         return form.write(values).to_numpy()
     if not table.file.is_text:
         return clip_to_dtype(values.to_numpy(dtype=object), cells.dtype)
-    is_numeric = not is_categorical(values.dtype)
-    if is_numeric and bool((known.dropna() % 1 == 0).all()):
-        return [f"{value:.0f}" for value in values]
-    texts = values.astype(str)
-    if is_numeric:
-        return texts.str.replace(".", table.file.decimal, regex=False).to_numpy()
-    return texts.replace(table.truth_words.get(str(known.name), {})).to_numpy()
+    if not is_categorical(values.dtype):
+        return write_like(values, cells[known.notna().to_numpy()], table.file.decimal)
+    return values.astype(str).replace(table.truth_words.get(str(known.name), {})).to_numpy()
 
 
 def _text_as_numbers(column: pd.Series, gaps: Sequence[str]) -> pd.Series:

@@ -7,8 +7,10 @@ import pandas as pd
 
 from arcsm.data import FrameFile
 from arcsm.data.column_types import ColumnType, typed_column
+from arcsm.data.number_formats import NumberFormat
 from arcsm.estimators.checks import check_not_empty
 from arcsm.estimators.encoder import Columns, encode_value, is_categorical
+from arcsm.estimators.times import value_text
 
 
 def given_values(pairs: Sequence[str], file: FrameFile, table: pd.DataFrame) -> dict[str, Any]:
@@ -28,8 +30,27 @@ def given_values(pairs: Sequence[str], file: FrameFile, table: pd.DataFrame) -> 
             raise ValueError(f"--given {pair}: {name} is given already")
         words = file.truth_words.get(name, {})
         values[name] = _parse(pair, table[name], text, file.types[name], file.file.decimal, words)
-        encode_value(Columns.infer(table[[name]]).kinds[0], name, values[name])  # raises before the fit
+        _check_near(pair, table[name], values[name], file.types[name])
     return values
+
+
+def _check_near(pair: str, column: pd.Series, value: Any, kind: ColumnType) -> None:
+    """Check before the fit that a column has a value, or one near it."""
+    try:
+        encode_value(Columns.infer(column.to_frame()).kinds[0], column.name, value)
+    except ValueError as error:
+        if is_categorical(column.dtype) and kind.kind != "time":
+            raise ValueError(f"--given {pair}: {error}") from error
+        known = column.dropna()
+        low, high = _in_form(pd.Series([known.min(), known.max()], dtype=column.dtype), kind)
+        raise ValueError(
+            f"--given {pair}: {column.name} has no such value, nor one near it; its values range from {low} to {high}"
+        ) from error
+
+
+def _in_form(values: pd.Series, kind: ColumnType) -> list[str]:
+    """Return values as the file writes them."""
+    return [str(text) for text in (values.map(value_text) if kind.format is None else kind.format.write(values))]
 
 
 def _parse(pair: str, column: pd.Series, text: str, kind: ColumnType, decimal: str, words: Mapping[str, str]) -> Any:
@@ -39,11 +60,15 @@ def _parse(pair: str, column: pd.Series, text: str, kind: ColumnType, decimal: s
     """
     if kind.kind == "time" or kind.format is not None:
         cells = pd.Series([text], name=column.name, dtype=object)
+        if isinstance(kind.format, NumberFormat) and (number := kind.format.parse(cells, any_scale=True)).notna().all():
+            return number.iloc[0]
         try:
+            if pd.api.types.is_timedelta64_dtype(column.dtype) or isinstance(column.dtype, pd.PeriodDtype):
+                return cells.astype(column.dtype).iloc[0]
             return typed_column(cells, kind, lambda _: f"--given {pair}", decimal).iloc[0]
         except ValueError as error:
-            example = "" if kind.format is None else f" such as {kind.format.example}"
-            raise ValueError(f"--given {pair}: expected a value{example}, got {text!r}") from error
+            example = value_text(column.dropna().iloc[0]) if kind.format is None else kind.format.example
+            raise ValueError(f"--given {pair}: expected a value such as {example}, got {text!r}") from error
     if not is_categorical(column.dtype):
         whole = pd.api.types.is_integer_dtype(column.dtype)
         try:

@@ -15,6 +15,7 @@ from arcsm._runtime.process_group import Group
 from arcsm._runtime.progress import track
 from arcsm._runtime.random import dequantised
 from arcsm.data import ImageSet, frame_writer, read_images, scale_images, write_table
+from arcsm.data.checks import missing_columns
 from arcsm.data.column_types import default_names
 from arcsm.data.images import IMAGE_SUFFIXES, save_images
 from arcsm.data.numpy_files import read_array, split_key
@@ -128,9 +129,9 @@ def _in_model_order(model: AutoregressiveModel, frame: pd.DataFrame, path: str) 
     if len(available) != model.features:
         raise ValueError(f"{path}: expected {model.features} columns, got {len(available)}")
     if "columns" in model.metadata and available != default_names(len(available)):
-        missing = ", ".join(name for name in names if name not in available)
+        missing = missing_columns([name for name in names if name not in available])
         others = ", ".join(name for name in available if name not in names)
-        raise ValueError(f"{path}: columns {missing} are missing; it has {others} instead")
+        raise ValueError(f"{path}: {missing}; it has {others} instead")
     return frame
 
 

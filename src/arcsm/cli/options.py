@@ -94,6 +94,15 @@ Encoding = Annotated[
     str | None,
     Option(metavar="NAME", help="Encoding of a CSV file, such as cp1252. Default: UTF-8.", rich_help_panel=_READING),
 ]
+Encodings = Annotated[
+    list[str] | None,
+    Option(
+        "--encoding",
+        metavar="NAME",
+        help="Encoding of the CSV files, such as cp1252, or twice: those of TRAIN and of TEST. Default: UTF-8.",
+        rich_help_panel=_READING,
+    ),
+]
 Changes = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated.")]
 Sampler = Annotated[str | None, Option(help=f"{', '.join(registry.parts('sampler'))}. Default: the model's own.")]
 Devices = Annotated[

@@ -1,6 +1,7 @@
 """Commands that fit a density to a table: detect outliers, impute missing values, synthesize rows."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from textwrap import fill
 from typing import Annotated
@@ -20,6 +21,7 @@ from arcsm.cli.options import (
     Decimal,
     Device,
     Encoding,
+    Encodings,
     Estimators,
     Ids,
     Ignore,
@@ -77,7 +79,7 @@ def detect(
     device: Device = "auto",
     sep: Separator = None,
     decimal: Decimal = None,
-    encoding: Encoding = None,
+    encoding: Encodings = None,
     na: Missing = None,
     ignore: Ignore = None,
     ids: Ids = None,
@@ -95,15 +97,17 @@ def detect(
         raise ValueError(f"--p-value {p_value}: expected a number between 0 and 1, and no --contamination")
     _check_outputs(out, page, (train, test))
     check_safe_csv(safe_csv, out)
+    first, second = _two_encodings(encoding or ())
     options = ReadOptions(
-        separator=sep, decimal=decimal, encoding=encoding, missing=na or (), ignore=ignore or (), ids=ids or (),
+        separator=sep, decimal=decimal, encoding=first, missing=na or (), ignore=ignore or (), ids=ids or (),
         categorical=categorical or (), numeric=numeric or (),
     )  # fmt: skip
+    other_options = replace(options, encoding=second)
     fitted = TableInput(train)
     scored = fitted if test == train else TableInput(test)
     table = FrameFile(fitted.path, options, source=fitted.source)
     normal = table.read(set_aside=True)
-    new = FrameFile(scored.path, table.known_options if scored is fitted else options, table.types, scored.source)
+    new = FrameFile(scored.path, table.known_options if scored is fitted else other_options, table.types, scored.source)
     labels = [name for name, reason in table.set_aside.items() if reason.is_label]
     if with_data:
         check_reserved_columns(new.file, DETECTION_COLUMNS)
@@ -162,7 +166,8 @@ def impute(
 ) -> None:
     """Fill in the missing values of a table, given the other values of each row.
 
-    Known values stay as they are in the file. Filled values are written in the same form, such as $1,234.50.
+    Known values stay as they are in the file. Filled values are written in the same form, such as $1,234.50. A table
+    without missing values is copied.
 
     The command ends by listing the columns of each type that it inferred.
     """
@@ -176,14 +181,14 @@ def impute(
     file = FrameFile(source.path, options, source=source.source)
     rows = file.read(set_aside=True)
     missing = int(rows.isna().to_numpy().sum())
-    if not missing:
-        raise ValueError(f"{source.source}: no value is missing")
-    density = ScoreDensity(n_estimators or "auto", random_state=seed, device=device, verbose=True).fit(rows)
-    filled = pd.DataFrame(density.impute(rows, draws))
+    filled, columns = rows, None
+    if missing:
+        density = ScoreDensity(n_estimators or "auto", random_state=seed, device=device, verbose=True).fit(rows)
+        filled, columns = pd.DataFrame(density.impute(rows, draws)), density.columns_
     with frame_writer(out, file.file, safe_csv) as write:
         write(fill_in_file(file, rows, filled, out))
-    _show_columns(source.source, len(rows), density.columns_)
-    show(f"{out}  {missing} values filled")
+    _show_columns(source.source, len(rows), columns or Columns.infer(rows))
+    show(f"{out}  {missing} values filled" if missing else f"{out}  no value is missing: a copy, nothing fitted")
 
 
 @app.command(
@@ -274,6 +279,13 @@ def _check_outputs(out: Path, page: Path | None, inputs: Sequence[Path]) -> None
     check_separate({"--out": out, "--report": page}, inputs)
     if page is not None:
         check_writable(page)
+
+
+def _two_encodings(encodings: Sequence[str]) -> tuple[str | None, str | None]:
+    """Return the encodings of TRAIN and of TEST, which are the same unless two are given."""
+    if len(encodings) > 2:
+        raise ValueError(f"--encoding: expected one, or those of TRAIN and of TEST, got {', '.join(encodings)}")
+    return (encodings[0], encodings[-1]) if encodings else (None, None)
 
 
 def _write_scores(

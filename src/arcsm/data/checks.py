@@ -27,6 +27,16 @@ def check_unique(names: Sequence[str], source: FilePath, hint: str = "") -> None
         raise ValueError(f"{source}: expected different column names, got {repeated!r} more than once{hint}")
 
 
+def missing_columns(names: Sequence[str]) -> str:
+    """Return that columns are missing in words.
+
+    Example:
+        >>> missing_columns(["a"]), missing_columns(["a", "b"])
+        ('column a is missing', 'columns a, b are missing')
+    """
+    return f"column {names[0]} is missing" if len(names) == 1 else f"columns {', '.join(names)} are missing"
+
+
 def check_column_names(names: Sequence[str], count: int) -> None:
     """Check that there are ``count`` different column names."""
     if len(names) != count:

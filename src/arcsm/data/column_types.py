@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from arcsm.data.number_formats import NumberFormat
+from arcsm.data.number_formats import NumberFormat, count_units
 from arcsm.data.time_formats import TimeFormat
 
 MISSING = (
@@ -132,15 +132,17 @@ def infer_type(column: pd.Series, decimal: str = ".") -> ColumnType:
     def fits(values: pd.Series) -> bool:
         return len(values) > 0 and bool(values.notna().mean() >= _MIN_FRACTION)
 
-    if fits(_plain_numbers(inspected, decimal)):
-        return ColumnType("number")
+    plain = _plain_numbers(inspected, decimal)
+    number_format = None if plain.notna().all() else NumberFormat.infer(column, decimal)
+    if fits(plain):
+        reads_more = number_format is not None and number_format.parse(inspected).count() > plain.count()
+        return ColumnType("number", number_format if reads_more else None)
     time_format = TimeFormat.infer(column, day_first=decimal == ",")
     if time_format is not None and fits(time_format.parse(inspected)):
         return ColumnType("time", time_format)
-    number_format = NumberFormat.infer(column, decimal)
-    if number_format is not None and fits(number_format.parse(inspected)):
-        return ColumnType("number", number_format)
-    return ColumnType("number" if _are_mostly_numbers(column) else "name")
+    if number_format is not None and fits(number_format.parse(inspected, any_scale=True)):
+        return ColumnType("number", number_format)  # numbers that lack the unit are errors later
+    return ColumnType("number" if _are_mostly_numbers(column) or _mix_percentages(inspected) else "name")
 
 
 def typed_column(column: pd.Series, kind: ColumnType, locate: Locate, decimal: str = ".") -> pd.Series:
@@ -174,19 +176,20 @@ def typed_column(column: pd.Series, kind: ColumnType, locate: Locate, decimal: s
 
 def _as_numbers(column: pd.Series, kind: ColumnType, locate: Locate, decimal: str) -> pd.Series:
     """Convert text to numbers: plain ones, in the format of the type, or in the format that the cells have."""
+    unit = kind.format.unit if isinstance(kind.format, NumberFormat) and kind.format.has_scale else None
     for form in (kind.format, None, NumberFormat.infer):
         if callable(form):
             form = form(column, decimal)
-        if isinstance(form, TimeFormat):
+        if isinstance(form, TimeFormat) or (unit is not None and (form is None or form.unit != unit)):
             continue
         numbers = _plain_numbers(column, decimal) if form is None else form.parse(column)
         wrong = column.notna() & numbers.isna()
         if not wrong.any():
             return numbers
-    best = (
-        kind.format.parse(column) if isinstance(kind.format, NumberFormat) else pd.to_numeric(column, errors="coerce")
-    )
-    raise _not_a_number(column, column.notna() & best.isna(), locate, for_frame=True)
+    number_format = kind.format if isinstance(kind.format, NumberFormat) else None
+    best = pd.to_numeric(column, errors="coerce") if number_format is None else number_format.parse(column)
+    like = "" if number_format is None else f" such as {number_format.example!r}"
+    raise _not_a_number(column, column.notna() & best.isna(), locate, like, for_frame=True)
 
 
 def _plain_numbers(column: pd.Series, decimal: str) -> pd.Series:
@@ -267,17 +270,32 @@ def _numeric_column(column: pd.Series, locate: Locate) -> pd.Series:
     return numbers
 
 
-def _not_a_number(column: pd.Series, wrong: pd.Series, locate: Locate, for_frame: bool = False) -> ValueError:
+def _not_a_number(
+    column: pd.Series, wrong: pd.Series, locate: Locate, like: str = "", for_frame: bool = False
+) -> ValueError:
     row = int(wrong.to_numpy().argmax())
     cell = str(column.iloc[row])[:40]
-    hint = " (text)" if is_number(cell) else ""
-    if for_frame:
-        codes = f"if the column holds codes: --categorical '{column.name}'"
-        hint = f" (if it marks missing values, for a command: --na '{cell.strip()}'; {codes})"
-    elif bool((column.astype(str)[wrong] == cell).sum() > 1) and not any(map(str.isdigit, cell)):
-        hint = f" (if it marks missing values, for a command: --na '{cell}')"
     place = f"{locate(column.index[row])}, column {column.name!r}"
-    return ValueError(f"{place}: expected a number, got {cell!r}{hint}")
+    return ValueError(f"{place}: expected a number{like}, got {cell!r}{_hint(column, wrong, cell, for_frame)}")
+
+
+def _hint(column: pd.Series, wrong: pd.Series, cell: str, for_frame: bool) -> str:
+    codes = f"if the column holds codes: --categorical '{column.name}'"
+    units = count_units(column[column.map(lambda value: isinstance(value, str))])
+    if count_units(column[wrong].iloc[:1]) and (len(units) > 1 or not is_number(cell)):
+        if len(units) == 1:
+            return f" (a number in another form than the others; {codes})"
+        counts = " and ".join(f"{count:,} with {repr(unit) if unit else 'none'}" for unit, count in units.items())
+        return f" (the units differ: {counts}; write all numbers in the same unit; {codes})"
+    if is_number(cell):
+        return " (text)"
+    has_digits = any(map(str.isdigit, cell))
+    if for_frame and has_digits and not any(map(str.isalpha, cell)):  # hardly a mark of missing values
+        return f" (write it as a number; {codes})"
+    if for_frame:
+        return f" (if it marks missing values, for a command: --na '{cell.strip()}'; {codes})"
+    several = bool((column.astype(str)[wrong] == cell).sum() > 1)
+    return f" (if it marks missing values, for a command: --na '{cell}')" if several and not has_digits else ""
 
 
 def _as_names(column: pd.Series) -> pd.Series:
@@ -331,3 +349,9 @@ def _are_mostly_numbers(column: pd.Series) -> bool:
     texts = pd.Series(column.dropna().unique()).astype(str)
     numbers = pd.to_numeric(texts.str.replace(",", ""), errors="coerce").notna().sum()
     return bool(numbers > max(_MAX_NUMERIC_CODES, 0.5 * len(texts)))
+
+
+def _mix_percentages(cells: pd.Series) -> bool:
+    """Return whether nearly all texts are numbers, some of them with a percent sign, which is then a mistake."""
+    units = count_units(cells)
+    return "%" in units and sum(units.values()) >= _MIN_FRACTION * len(cells)

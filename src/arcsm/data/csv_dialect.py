@@ -1,5 +1,6 @@
 """The separator, decimal mark and encoding of a CSV file, as given or guessed from its first lines."""
 
+import codecs
 import csv
 import gzip
 import re
@@ -17,7 +18,9 @@ TAB_SUFFIXES = (".tsv", ".tsv.gz")
 _SEPARATORS = (",", ";", "\t", "|")
 _MARKS = {"\t": "a tab", " ": "a space"}
 _SAMPLE_CHARACTERS = 1 << 16
-_BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16
+_UTF_8 = ("utf-8", "utf-8-sig")  # without and with a byte order mark
+_BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig"}
+_NAMED_SEPARATOR = re.compile(r"sep=([^\w\s\"']|\t)\s*", re.IGNORECASE)  # the first line that Excel may write
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 _COMMA_DECIMAL = re.compile(r"\s*[-+]?\d+,\d+\s*")
 _DOT_DECIMAL = re.compile(r"\s*[-+]?\d+\.\d+\s*")
@@ -26,11 +29,12 @@ _DOT_THOUSANDS = re.compile(r"\s*[-+]?[1-9]\d{0,2}(\.\d{3})+(,\d+)?\s*")
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a CSV file is written."""
+    """How a CSV file is written. ``first_line`` is 1 if its first line only names the separator, else 0."""
 
     separator: str
     decimal: str
     encoding: str
+    first_line: int = 0
 
 
 def open_text(path: Path, encoding: str) -> IO[str]:
@@ -48,8 +52,12 @@ def decoding(source: FilePath, encoding: str) -> Iterator[None]:
     except csv.Error:
         raise
     except UnicodeError:
-        used, other = ("UTF-8", "cp1252") if encoding == "utf-8-sig" else (encoding, "utf-8")
-        raise ValueError(f"{source}: is not in {used}; give its encoding, such as --encoding {other}") from None
+        if encoding in _UTF_8:
+            raise ValueError(f"{source}: is not in UTF-8; give its encoding, such as --encoding cp1252") from None
+        raise ValueError(
+            f"{source}: is not in {encoding}; give its encoding, such as --encoding utf-8, or for two tables both of "
+            f"theirs in their order, such as --encoding {encoding} --encoding utf-8"
+        ) from None
     except Exception:
         with reading(source, "a CSV file"):
             raise
@@ -57,13 +65,17 @@ def decoding(source: FilePath, encoding: str) -> Iterator[None]:
 
 def find_dialect(path: Path, options: ReadOptions, source: str) -> Dialect:
     """Return the dialect of a CSV file. A warning tells if the separator or the decimal mark was guessed."""
-    encoding = options.encoding or _encoding(path, source)
+    encoding = options.encoding or "utf-8"
+    if codecs.lookup(encoding).name == "utf-8":
+        encoding = _encoding_by_mark(path, source)
     with decoding(source, encoding), open_text(path, encoding) as file:
         text = file.read(_SAMPLE_CHARACTERS)
     lines = text.splitlines(keepends=True)
+    named = _NAMED_SEPARATOR.fullmatch(lines[0]) if lines else None
+    lines = lines[1:] if named else lines
     lines = lines[:-1] if len(text) == _SAMPLE_CHARACTERS and len(lines) > 1 else lines  # the last line may be cut off
     is_tabbed = path.name.lower().endswith(TAB_SUFFIXES)
-    expected = options.separator or ("\t" if is_tabbed else None)
+    expected = options.separator or (named[1] if named else "\t" if is_tabbed else None)
     separator = expected or _guess_separator(lines)
     decimal = options.decimal or ("." if separator == "," else _guess_decimal(_cells(lines, separator)))
     guesses = []
@@ -73,13 +85,14 @@ def find_dialect(path: Path, options: ReadOptions, source: str) -> Dialect:
         guesses.append("',' before decimals (--decimal)")
     if guesses:
         warn(f"{source}: guessed {' and '.join(guesses)}")
-    return Dialect(separator, decimal, encoding)
+    return Dialect(separator, decimal, encoding, int(named is not None))
 
 
-def _encoding(path: Path, source: str) -> str:
+def _encoding_by_mark(path: Path, source: str) -> str:
+    """Return the encoding that the byte order mark of a file tells; UTF-8 without one."""
     with reading(source, "a CSV file"), gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-        start = file.read(2)
-    return "utf-16" if start in _BYTE_ORDER_MARKS else "utf-8-sig"
+        start = file.read(max(map(len, _BYTE_ORDER_MARKS)))
+    return next((encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if start.startswith(mark)), "utf-8")
 
 
 def _cells(lines: Sequence[str], separator: str) -> list[list[str]]:

@@ -89,7 +89,7 @@ class CSVFile:
 
     def text_parts(self, rows: int) -> Iterator[pd.DataFrame]:
         """Yield the whole table, index included, as the text of its cells, ``rows`` rows at a time."""
-        return self._read(rows, dtype=str, keep_default_na=False, na_filter=False)
+        return self._read(rows, dtype=str, na_filter=False)
 
     def _read(self, rows: int | None, **options: Any) -> Iterator[pd.DataFrame]:
         with self._one_line_errors():
@@ -99,12 +99,14 @@ class CSVFile:
                 sep=self.dialect.separator,
                 decimal=self.dialect.decimal,
                 encoding=self.dialect.encoding,
+                skiprows=self.dialect.first_line,
                 header=0 if self.has_header else None,
                 index_col=False,
                 skipinitialspace=True,
                 low_memory=False,  # infer types from all rows at once
                 **_EXACT_NUMBERS,
                 chunksize=rows,
+                keep_default_na=False,  # MISSING has pandas' marks
                 **options,
             )
         parts = iter([table]) if isinstance(table, pd.DataFrame) else table
@@ -154,25 +156,28 @@ class CSVFile:
 
     def _rows(self) -> Generator[tuple[int, list[str]]]:
         """Yield the cells of the rows that are not blank, each with its 1-based line in the file."""
-        encoding, start = self.dialect.encoding, 1
+        encoding, before = self.dialect.encoding, self.dialect.first_line
+        start = before + 1
         try:
             with decoding(self.source, encoding), open_text(self.path, encoding) as file:
-                rows = csv.reader(file, delimiter=self.dialect.separator, skipinitialspace=True)
+                rows = csv.reader(islice(file, before, None), delimiter=self.dialect.separator, skipinitialspace=True)
                 for row in rows:
                     if len(row) > 1 or (row and row[0].strip()):
-                        yield rows.line_num, row
-                    start = rows.line_num + 1
+                        yield before + rows.line_num, row
+                    start = before + rows.line_num + 1
         except csv.Error:
             self._fail_at(start)
 
     def _check_quotes(self) -> None:
         """Raise if a quoted cell never ends."""
         with open_text(self.path, self.dialect.encoding) as file:
-            rows = csv.reader(file, delimiter=self.dialect.separator, skipinitialspace=True, strict=True)
-            start = 1
+            before = self.dialect.first_line
+            lines, separator = islice(file, before, None), self.dialect.separator
+            rows = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+            start = before + 1
             try:
                 for _ in rows:
-                    start = rows.line_num + 1
+                    start = before + rows.line_num + 1
             except csv.Error as error:
                 if "end of data" in str(error) or "limit" in str(error):
                     self._fail_at(start)
@@ -186,8 +191,11 @@ class CSVFile:
     def _check_lengths(self) -> None:
         for line, row in self._rows():
             if len(row) != len(self.columns):
+                count = len(self.columns)
+                is_comment = any(cells and cells[0].startswith("#") for cells in (self.columns, row))
                 raise ValueError(
-                    f"{self.source}: line {line}: expected {len(self.columns)} cells like the first row, got {len(row)}"
+                    f"{self.source}: line {line}: expected {count} cell{'s' * (count > 1)} like the first row, got "
+                    f"{len(row)}" + "; a line that begins with # is read like any other, remove it" * is_comment
                 )
 
     def _is_header(self, cells: Sequence[str], below: Sequence[Sequence[str]], names: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ from functools import cached_property
 import pandas as pd
 
 from arcsm._runtime.files import FilePath
+from arcsm.data.checks import missing_columns
 from arcsm.data.column_types import (
     TRUTH,
     ColumnType,
@@ -17,6 +18,7 @@ from arcsm.data.column_types import (
     odd_code,
     typed_column,
 )
+from arcsm.data.number_formats import NumberFormat
 from arcsm.data.read_options import ReadOptions
 from arcsm.data.row_labels import SetAside, reason_to_set_aside
 from arcsm.data.table import TableFile
@@ -161,8 +163,7 @@ class FrameFile:
         if missing:
             others = ", ".join(name for name in columns if name not in like and name not in self.options.named)
             raise ValueError(
-                f"{self.file.source}: columns {', '.join(missing)} are missing"
-                + (f"; it has {others} instead" if others else "")
+                f"{self.file.source}: {missing_columns(missing)}" + (f"; it has {others} instead" if others else "")
             )
         return list(like)
 
@@ -191,7 +192,11 @@ class FrameFile:
         return None if forced else reason_to_set_aside(column, self.types[name])
 
     def _convert(self, column: pd.Series) -> pd.Series:
-        return typed_column(column, self.types[str(column.name)], self.file.locate, self.file.decimal)
+        kind = self.types[str(column.name)]
+        scaled = isinstance(kind.format, NumberFormat) and kind.format.has_scale
+        if self.file.is_text and scaled and holds_numbers(column.dtype):  # without the unit
+            column = column.map(str, na_action="ignore").astype(object)
+        return typed_column(column, kind, self.file.locate, self.file.decimal)
 
     def _report(self) -> None:
         """Warn of columns that are set aside, and of formats that might be another."""

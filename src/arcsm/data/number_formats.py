@@ -7,7 +7,8 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
-_SIGNS = "-+\u2212"
+_MINUS = "\u2212"  # the typographic one
+_SIGNS = f"-+{_MINUS}"
 _CURRENCIES = "$€£¥₹₽₩₺₪₫฿₴₦₱¢"
 _CODES = "USD|EUR|GBP|CHF|JPY|CNY|INR|SEK|NOK|DKK|PLN|CZK|HUF|RON|CAD|AUD|NZD|HKD|SGD|ZAR|BRL|MXN|KRW|TRY|RUB|ILS|THB"
 _SPACES = " \u00a0\u202f\u2009"
@@ -21,7 +22,9 @@ _CELL = re.compile(
     rf"(?P<open>\()?(?P<sign>[{_SIGNS}]?)(?P<prefix>{_PREFIX})(?P<inner>[{_SIGNS}]?)(?P<digits>{_DIGITS})"
     rf"(?P<suffix>{_SUFFIX})(?P<close>\))?"
 )
+_CURRENCY = re.compile(rf"{_CODES}|[A-Z]{{0,3}}[{_CURRENCIES}]")
 _MAX_INSPECTED = 5_000  # distinct texts of a column
+_MAX_DECIMALS = 8  # that anyone would write; with more, numbers have all their digits
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class NumberFormat:
         decimal: The decimal mark.
         decimals: The most decimals of a cell.
         fixed: Whether all cells have as many decimals.
-        negative: ``-$5``, ``$-5`` or ``($5)``, written with ``{}`` for prefix, digits and suffix.
+        negative: ``-$5``, ``$-5`` or ``($5)``, written with ``{}`` for prefix, digits and suffix. The minus may be the
+            typographic one.
         example: A cell.
     """
 
@@ -52,49 +56,63 @@ class NumberFormat:
     def infer(cls, cells: pd.Series, decimal: str = ".") -> Self | None:
         """Return the format that fits the most texts, or ``None`` if they are no numbers, or plain ones.
 
-        A unit must be the same in all cells that have one, at least in half of them. A mark that may separate decimals
-        or thousands separates thousands if three digits follow in every cell, and decimals otherwise or if ``decimal``
-        says so.
+        A unit that fewer than half of the numbers have is a mistake. A mark that may separate decimals or thousands
+        separates thousands if three digits follow in every cell, and decimals otherwise or if ``decimal`` says so.
         """
         distinct = cells.dropna().unique()
         inspected = distinct[:: max(1, len(distinct) // _MAX_INSPECTED)]
-        texts = pd.Series(inspected, dtype=object).astype(str).str.strip()
-        parts = _parts(texts)
+        parts = _parts(pd.Series(inspected, dtype=object))
         parts = parts[parts["digits"].notna()]
         if not len(parts):
             return None
-        affixes = parts[["prefix", "suffix"]].apply(lambda part: part.str.strip())
-        marked = parts[(affixes != "").any(axis=1)]
-        few = 2 * len(marked) < len(parts)  # units among plain numbers are mistakes
+        marked = parts[parts["unit"] != ""]
+        few = 2 * len(marked) < len(parts)
         prefix, suffix = ("", "") if few else marked[["prefix", "suffix"]].value_counts().index[0]
-        same = (affixes == ["", ""]).all(axis=1) | (affixes == [prefix.strip(), suffix.strip()]).all(axis=1)
-        parts = parts[same]
+        unit = (prefix + suffix).strip()
+        typical = parts[parts["unit"] == unit]
+        parts = typical if _has_scale(unit) else parts[parts["unit"].isin(["", unit])]
         thousands, decimal = _marks(parts["digits"], decimal)
-        if not (prefix or suffix or thousands) and decimal == ".":
-            return None
+        if not (unit or thousands) and decimal == ".":
+            typical = parts[pd.to_numeric(parts["text"], errors="coerce").isna()]  # such as (5)
+            if not len(typical):
+                return None
         parts = parts[parts["digits"].str.fullmatch(_pattern(thousands, decimal))]
         if not len(parts):
             return None
-        decimals = (
-            parts["digits"].str.rpartition(decimal)[[1, 2]].agg(lambda ends: len(ends[2]) * bool(ends[1]), axis=1)
+        decimals = parts["digits"].str.partition(decimal)[2].str.len()
+        shown = parts[parts.index.isin(typical.index)]
+        longest = (shown if len(shown) else parts).sort_values(
+            "digits", key=lambda digits: -digits.str.len(), kind="stable"
         )
-        longest = parts["digits"].str.len().idxmax()
         return cls(
             prefix, suffix, thousands, decimal, int(decimals.max()), decimals.nunique() == 1,
-            _negative(parts), str(texts[longest]),
+            _negative(parts), str(longest["text"].iloc[0]),
         )  # fmt: skip
 
-    def parse(self, cells: pd.Series) -> pd.Series:
-        """Return the numbers of texts, NaN where a cell is missing or has another format."""
+    @property
+    def unit(self) -> str:
+        """The currency or unit of the numbers, or an empty string."""
+        return (self.prefix + self.suffix).strip()
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether a number without the unit may be on another scale: 0.2 is not 20 %. An amount has its currency."""
+        return _has_scale(self.unit)
+
+    def parse(self, cells: pd.Series, any_scale: bool = False) -> pd.Series:
+        """Return the numbers of texts, NaN where a cell is missing or has another format.
+
+        Numbers other than 0 that lack a unit with a scale have another format, unless ``any_scale``.
+        """
         distinct = pd.Series(cells.dropna().unique(), dtype=object)
-        parts = _parts(distinct.astype(str).str.strip())
-        affixes = parts["prefix"].str.strip() + "\n" + parts["suffix"].str.strip()
-        fits = affixes.isin([f"{self.prefix.strip()}\n{self.suffix.strip()}", "\n"])
+        parts = _parts(distinct)
+        fits = parts["unit"].isin([self.unit, ""])
+        if self.has_scale and not any_scale:
+            fits &= (parts["unit"] != "") | _is_zero(parts["digits"])
         fits &= parts["digits"].str.fullmatch(_pattern(self.thousands, self.decimal)).eq(True)
-        fits &= parts["open"].notna() == parts["close"].notna()
         plain = parts["digits"].where(fits)
         if self.thousands:
-            plain = plain.str.replace(self.thousands, "", regex=False)
+            plain = plain.str.replace(f"[{re.escape(self.thousands)}]", "", regex=True)
         numbers = pd.to_numeric(plain.str.replace(self.decimal, ".", regex=False), errors="coerce").astype(float)
         numbers *= np.where(_is_negative(parts), -1.0, 1.0)
         column = cells.map(dict(zip(distinct, numbers, strict=True))).astype(float)
@@ -120,14 +138,72 @@ class NumberFormat:
         return f"numbers ({self.example!r} is {float(self.parse(pd.Series([self.example])).iloc[0]):.15g})"
 
 
-def _parts(texts: pd.Series) -> pd.DataFrame:
-    """Split texts into signs, prefix, digits and suffix; all are missing where a text is no number."""
-    return texts.str.extract(rf"^{_CELL.pattern}$")
+def write_like(values: pd.Series, cells: pd.Series, decimal: str = ".") -> list[str]:
+    """Return numbers as texts in the form of cells that hold plain numbers: ``13.0`` beside ``7.0``.
+
+    The numbers have at least as many decimals as any cell, at most as many as the cell with the most, and exponents if
+    most cells have them.
+    """
+    pattern = rf"^[-+]?(?P<digits>\d*(?:{re.escape(decimal)}(?P<decimals>\d*))?)(?:[eE](?P<exponent>[-+]?\d+))?$"
+    texts = pd.Series(cells.unique(), dtype=object).str.strip()
+    parts = texts.str.extract(pattern)
+    with_exponent = parts["exponent"].notna()
+    scientific = 2 * int(with_exponent.sum()) > len(parts)
+    counts = parts["decimals"][parts["digits"].notna() & (with_exponent == scientific)].fillna("").str.len()
+    least, most = (int(counts.min()), int(counts.max())) if len(counts) else (0, _MAX_DECIMALS + 1)
+    if scientific:
+        letter = "E" if bool(texts.str.contains("E").any()) else "e"
+        exponents = parts["exponent"].dropna()
+        plus = "+" if bool(exponents.str.startswith("+").any()) else ""
+        width = int(exponents.str.lstrip("+-").str.len().min())
+        split = [f"{value:.{most}e}".split("e") for value in values]
+        written = [
+            f"{_shorten(digits, least)}{letter}{'-' if int(power) < 0 else plus}{abs(int(power)):0{width}d}"
+            for digits, power in split
+        ]
+    elif most > _MAX_DECIMALS:
+        written = values.astype(str).tolist()
+    else:
+        written = [_shorten(f"{value:.{most}f}", least) for value in values]
+    return [text.replace(".", decimal) for text in written]
+
+
+def _shorten(digits: str, least: int) -> str:
+    """Remove zeros at the end, but for the ``least`` decimals."""
+    whole, point, decimals = digits.partition(".")
+    kept = decimals[:least] + decimals[least:].rstrip("0")
+    return whole + point * bool(kept) + kept
+
+
+def count_units(cells: pd.Series) -> dict[str, int]:
+    """Return how many cells hold numbers with each unit, most first; zeros without a unit do not count."""
+    parts = _parts(cells.dropna())
+    parts = parts[parts["digits"].notna() & ((parts["unit"] != "") | ~_is_zero(parts["digits"]))]
+    return {str(unit): int(count) for unit, count in parts["unit"].value_counts().items()}
+
+
+def _parts(cells: pd.Series) -> pd.DataFrame:
+    """Split texts into signs, prefix, digits, suffix and unit; the digits are missing where a text is no number."""
+    texts = cells.astype(str).str.strip()
+    parts = texts.str.extract(rf"^{_CELL.pattern}$")
+    in_brackets = parts["open"].notna()
+    is_code = in_brackets & parts["digits"].str.match(r"0\d").eq(True)  # such as the area code (030)
+    parts.loc[is_code | (in_brackets != parts["close"].notna())] = None
+    unit = parts["prefix"].fillna("") + parts["suffix"].fillna("")
+    return parts.assign(text=texts, unit=unit.str.strip())
+
+
+def _has_scale(unit: str) -> bool:
+    return bool(unit) and not _CURRENCY.fullmatch(unit)
+
+
+def _is_zero(digits: pd.Series) -> pd.Series:
+    return ~digits.str.contains("[1-9]").eq(True)
 
 
 def _is_negative(parts: pd.DataFrame) -> np.ndarray:
     signs = parts["sign"].fillna("") + parts["inner"].fillna("")
-    return np.asarray(signs.str.contains("[-\u2212]") | parts["open"].notna())
+    return np.asarray(signs.str.contains(f"[-{_MINUS}]") | parts["open"].notna())
 
 
 def _negative(parts: pd.DataFrame) -> str:
@@ -137,8 +213,10 @@ def _negative(parts: pd.DataFrame) -> str:
         return "-{}{}{}"
     if 2 * negative["open"].notna().sum() > len(negative):
         return "({}{}{})"
-    inner = 2 * (negative["inner"].fillna("") != "").sum() > len(negative)
-    return "{}-{}{}" if inner else "-{}{}{}"
+    inner = negative["inner"].fillna("")
+    is_typographic = (negative["sign"].fillna("") + inner).str.contains(_MINUS)
+    minus = _MINUS if 2 * is_typographic.sum() > len(negative) else "-"
+    return f"{{}}{minus}{{}}{{}}" if 2 * (inner != "").sum() > len(negative) else f"{minus}{{}}{{}}{{}}"
 
 
 def _marks(digits: pd.Series, decimal: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from pyarrow import parquet
 
 from arcsm._runtime.files import FilePath, reading
 from arcsm.data.parquet_limits import PARQUET_KIND, expansion_check
+from arcsm.data.row_labels import label_name
 
 
 def parquet_parts(path: Path, rows: int | None, **options: Any) -> Iterator[pd.DataFrame]:
@@ -44,10 +45,50 @@ def parquet_parts(path: Path, rows: int | None, **options: Any) -> Iterator[pd.D
 
 
 def index_names(path: Path) -> list[str]:
-    """Return the names of the columns that pandas saved as an index."""
+    """Return the names of the columns in which :func:`labelled_parts` holds an index of pandas."""
+    return [name for name, _ in _index_levels(path)]
+
+
+def labelled_parts(path: Path, rows: int) -> Iterator[pd.DataFrame]:
+    """Yield the rows of a Parquet file in Arrow types, with the labels that pandas saved as an index as first columns.
+
+    The index that numbers the rows from 0 is left out. Labels without a name are called ``index``, or ``level_0``,
+    ``level_1``, ... if there are several.
+    """
+    levels, first = _index_levels(path), 0
+    for frame in parquet_parts(path, rows, types_mapper=pd.ArrowDtype):
+        index, last = frame.index, first + len(frame)
+        frame = frame.reset_index(drop=True)
+        for place, (name, numbers) in enumerate(levels):
+            frame.insert(place, name, index.get_level_values(place) if numbers is None else numbers[first:last])
+        yield frame
+        first = last
+
+
+def _index_levels(path: Path) -> list[tuple[str, range | None]]:
+    """Return the name of each level of an index, and its numbers if the file holds only their range."""
     with reading(path, PARQUET_KIND):
-        metadata = parquet.read_schema(path).pandas_metadata or {}
-    return [name for name in metadata.get("index_columns", ()) if isinstance(name, str) and name[:2] != "__"]
+        file = parquet.read_metadata(path)
+        schema = file.schema.to_arrow_schema()
+        metadata = schema.pandas_metadata or {}
+        names = {column["field_name"]: column["name"] for column in metadata.get("columns", ())}
+        stored = [level for level in metadata.get("index_columns", ()) if isinstance(level, dict) or level in names]
+        columns = [name for name in schema.names if name not in stored]
+        levels: list[tuple[Any, range | None]] = []
+        for level in stored:
+            if isinstance(level, str):
+                levels.append((names[level], None))
+                continue
+            numbers = range(level["start"], level["stop"], level["step"])
+            counts_rows = level["name"] is None and numbers == range(file.num_rows)
+            if len(numbers) == file.num_rows and not counts_rows:
+                levels.append((level["name"], numbers))
+    for place, (name, stored_range) in enumerate(levels):
+        free = name is not None and str(name) not in columns
+        label = str(name) if free else label_name(columns, place if len(levels) > 1 else None)
+        levels[place] = label, stored_range
+        columns.append(label)
+    return levels
 
 
 @contextmanager

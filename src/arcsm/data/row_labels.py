@@ -1,6 +1,7 @@
 """Columns that say nothing about a row: labels such as ids, and free text."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,19 @@ def reason_to_set_aside(column: pd.Series, kind: ColumnType) -> SetAside | None:
 def mostly_differ(names: pd.Series) -> bool:
     """Return whether more than half of the names of a column of at least 50 rows differ."""
     return len(names) >= _MIN_NAME_ROWS and bool(names.nunique() > max(1, _MIN_DISTINCT_NAMES * names.count()))
+
+
+def label_name(taken: Collection[str], level: int | None = None) -> str:
+    """Return a name for row labels without one that no column has: ``index``, or ``level_0`` for a level of several.
+
+    Example:
+        >>> label_name(["a"]), label_name(["index"]), label_name(["a"], level=1)
+        ('index', 'level_0', 'level_1')
+    """
+    if level is None and "index" not in taken:
+        return "index"
+    start = level or 0
+    return next(name for number in range(len(taken) + 1) if (name := f"level_{start + number}") not in taken)
 
 
 def is_id_name(name: str) -> bool:

@@ -16,10 +16,11 @@ from arcsm.data.csv_dialect import TAB_SUFFIXES
 from arcsm.data.csv_files import CSVFile
 from arcsm.data.number_formats import NumberFormat
 from arcsm.data.numpy_files import read_array, split_key
-from arcsm.data.parquet_files import index_names, parquet_parts, parquet_writer
+from arcsm.data.parquet_files import index_names, labelled_parts, parquet_parts, parquet_writer
 from arcsm.data.read_options import ReadOptions
+from arcsm.data.row_labels import label_name
 from arcsm.data.spreadsheets import without_formulas
-from arcsm.errors import warn
+from arcsm.errors import SkippedWarning, warn
 
 TABLE_SUFFIXES = (".csv", ".csv.gz", *TAB_SUFFIXES, ".parquet", ".npy", ".npz")
 TEXT_SUFFIXES = (".csv", ".csv.gz", *TAB_SUFFIXES)
@@ -115,6 +116,9 @@ class TableFile:
             values = self.array().astype(np.float64)
             yield pd.DataFrame(values, columns=list(default_names(values.shape[1])))
         elif self.suffix == ".parquet":
+            if rows is None and self.index:
+                listed = ", ".join(map(repr, self.index))
+                warn(f"{self.source}: its index only labels the rows: not modelled ({listed})", SkippedWarning)
             yield from parquet_parts(self.path, rows)
         else:
             yield from self.csv.parts(rows, self.csv.code_columns() if text_columns is None else text_columns)
@@ -122,14 +126,12 @@ class TableFile:
     def raw_parts(self, rows: int) -> Iterator[pd.DataFrame]:
         """Yield the table exactly as the file holds it, ``rows`` rows at a time or, from NPY and NPZ files, at once.
 
-        Columns of a CSV file are text, an index included. Columns of a Parquet file keep their Arrow types.
+        Columns of a CSV file are text. Columns of a Parquet file keep their Arrow types. An index comes first.
         """
         if self.is_text:
             yield from (frame.reset_index(drop=True) for frame in self.csv.text_parts(rows))
         elif self.suffix == ".parquet":
-            for frame in parquet_parts(self.path, rows, types_mapper=pd.ArrowDtype):
-                named = [name for name in frame.index.names if name is not None]  # an index that is also a column
-                yield frame.reset_index(named).reset_index(drop=True) if named else frame.reset_index(drop=True)
+            yield from labelled_parts(self.path, rows)
         else:
             yield from self._parts(None, ())
 
@@ -156,7 +158,7 @@ class TableFile:
     def labels(self, raw: pd.DataFrame, ids: Sequence[str] = ()) -> pd.DataFrame:
         """Return the columns of a part of :meth:`raw_parts` that label its rows: its index, and ``ids``."""
         names = [name for name in raw.columns if name in self.index or str(name) in ids]
-        return raw[names].rename(columns={"": "index"})
+        return raw[names].rename(columns={"": label_name(raw.columns)})
 
     def numbers(self, frame: pd.DataFrame, allow_missing: bool = False) -> np.ndarray:
         """Return columns of :meth:`parts` as an array; see :func:`~arcsm.data.column_types.number_array`.
@@ -321,27 +323,31 @@ def frame_writer(
     """Provide a function that appends a part of a table to a file that ends in ``.csv``, ``.tsv`` or ``.parquet``.
 
     Missing folders are made. The file appears, or replaces an older one, only when all parts are written. A warning
-    tells if all column names of a CSV file are numbers. Written CSV files have the separator and the decimal mark of
-    the CSV file ``like``, written Parquet files the pandas types of the Parquet file ``like``. With ``no_formulas``,
-    CSV files hold no text that spreadsheet programs take for a formula;
-    see :func:`~arcsm.data.spreadsheets.without_formulas`.
+    tells if all column names of a CSV file are numbers. Written CSV files have the separator, decimal mark and encoding
+    of the CSV file ``like``, written Parquet files the pandas types of the Parquet file ``like``. With ``no_formulas``,
+    CSV files hold no text that spreadsheet programs take for a formula; see
+    :func:`~arcsm.data.spreadsheets.without_formulas`.
     """
     suffix = _suffix(path, tuple(_WRITERS))
     writer = _WRITERS[suffix]
     if suffix == ".parquet" and like is not None and like.suffix == ".parquet":
         writer = partial(parquet_writer, like=like.path)
     elif suffix == ".csv" and like is not None and like.suffix in (".csv", ".csv.gz"):
-        writer = partial(_csv_writer, separator=like.csv.dialect.separator, decimal=like.decimal)
+        dialect = like.csv.dialect
+        writer = partial(_csv_writer, separator=dialect.separator, decimal=dialect.decimal, encoding=dialect.encoding)
     elif suffix == ".tsv" and like is not None:
-        writer = partial(_csv_writer, separator="\t", decimal=like.decimal)
+        encoding = like.csv.dialect.encoding if like.is_text else "utf-8"
+        writer = partial(_csv_writer, separator="\t", decimal=like.decimal, encoding=encoding)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, writer(temporary) as write:
         yield (lambda frame: write(without_formulas(frame))) if no_formulas else write
 
 
 @contextmanager
-def _csv_writer(path: Path, separator: str = ",", decimal: str = ".") -> Iterator[Callable[[pd.DataFrame], None]]:
-    with path.open("w", encoding="utf-8", newline="") as file:
+def _csv_writer(
+    path: Path, separator: str = ",", decimal: str = ".", encoding: str = "utf-8"
+) -> Iterator[Callable[[pd.DataFrame], None]]:
+    with path.open("w", encoding=encoding, newline="") as file:
 
         def write(frame: pd.DataFrame) -> None:
             is_first = file.tell() == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator
 
 from arcsm.estimators.column_types import Array, Categories, Column, Constant, Grid
 from arcsm.estimators.outliers import ScoreOutlierDetector
@@ -69,8 +69,9 @@ def _panel(caption: str, kind: Column, value: Any, conditional: Conditional) -> 
         draw_levels(axes, numbers, number, conditional)
     else:
         draw_density(axes, numbers, number, conditional)
-    if isinstance(value, int | np.integer):
-        axes.xaxis.set_major_locator(MaxNLocator(_MAX_TICKS, integer=True))
+    is_whole = isinstance(value, int | np.integer)
+    if is_whole or not isinstance(axes.xaxis.get_major_locator(), FixedLocator):
+        plots.thin_ticks(axes, is_whole)
     label_times(axes, kind)
     plots.mark_value(axes, number, value_text(value, _DIGITS))
     return plots.Panel(caption, plots.embedded(figure))
@@ -118,7 +119,7 @@ def draw_categories(axes: Axes, kind: Categories, value: Any, conditional: Condi
     colours = [plots.ORANGE if number == observed else plots.BLUE for number in numbers[shown]]
     axes.bar(np.arange(len(shown)), probabilities[shown], color=colours)
     names = [kind.names[int(number)] if number < len(kind.names) else value for number in numbers[shown]]
-    texts, style = drawable_text(names, 10 if len(names) > 3 else 18)
+    texts, style = drawable_text(names, 10 if len(names) > 4 else plots.LABEL_CHARACTERS // len(names) - 4)
     axes.set_xticks(np.arange(len(shown)), texts, rotation=30 if len(names) > 4 else 0, **style)
     others = len(kind.names) - int((numbers[shown] < len(kind.names)).sum())
     notes = ["No fitted row has this value."] if observed == len(kind.names) else []

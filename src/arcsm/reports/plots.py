@@ -9,18 +9,22 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from arcsm.metrics import Uniformity
 from arcsm.reports.figure_text import drawable_text
 
+LABEL_CHARACTERS = 46  # of the labels of ticks, that fit under a small panel
 BLUE, ORANGE, GREEN, GREY = "#2a6f97", "#e07a1f", "#4c956c", "#8a8f98"
 
 _BINS = 20  # of a histogram of PIT values
 _MAX_POINTS = 4_000  # of a scatter plot
 _GRID_POINTS = 120  # of a density, along each axis
 _MAX_COLUMNS = 12  # of a table
+_ARROW_ROOM = 1.25  # height of a panel with an arrow, as a multiple of that of what is drawn
+_LABEL_GAP = 3  # characters between two labels
 _REACH = 2.0  # how far from an interval a value may lie for an axis to extend to it, in lengths of the interval
 
 
@@ -109,6 +113,7 @@ def marginals(real: Tensor, samples: Tensor, columns: Sequence[str]) -> list[Pan
         values, drawn = (rows[:, index].cpu().numpy() for rows in (real, samples))
         figure, axes = open_panel()
         beyond = compare_histograms(axes, values, drawn, even_edges(*np.quantile(values, [0.002, 0.998])))
+        thin_ticks(axes)
         panels.append(Panel(str(name), embedded(figure), beyond))
     return panels
 
@@ -134,6 +139,17 @@ def open_panel() -> tuple[Figure, Axes]:
     axes.xaxis.get_offset_text().set_fontsize(7)
     axes.set_yticks([])
     return figure, axes
+
+
+def thin_ticks(axes: Axes, whole: bool = False) -> None:
+    """Choose so few numbers, only ``whole`` ones if wanted, on the horizontal axis of a small panel that none touch."""
+    low, high = axes.get_xlim()
+    for count in range(6, 0, -1):
+        axes.xaxis.set_major_locator(MaxNLocator(count, integer=whole))
+        shown = [tick for tick in axes.get_xticks() if low <= tick <= high]
+        labels = axes.xaxis.get_major_formatter().format_ticks(shown)
+        if sum(len(label) + _LABEL_GAP for label in labels) <= LABEL_CHARACTERS:
+            return
 
 
 def even_edges(low: float, high: float) -> list[float]:
@@ -168,6 +184,8 @@ def mark_value(axes: Axes, value: float, text: str) -> None:
     if low <= value <= high:
         axes.axvline(value, color=ORANGE)
         return
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, bottom + _ARROW_ROOM * (top - bottom))  # the arrow and its text lie above what is drawn
     edge, inside, side = (0.0, 0.12, "left") if value < low else (1.0, 0.88, "right")
     texts, style = drawable_text([text])
     axes.annotate(

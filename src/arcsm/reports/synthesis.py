@@ -53,7 +53,7 @@ def write_synthesis_report(
         panels=panels,
         correlations=correlations,
         names=[str(name) for name in synthetic.columns],
-        cells=[[value_text(cell, 8) for cell in row] for row in rows],
+        cells=[[value_text(cell, digits=6) for cell in row] for row in rows],
     )
     write_text(path, page)
 
@@ -78,11 +78,13 @@ def _draw_marginal(axes: Axes, kind: Column, real: Array, synthetic: Array) -> s
             shares = [float((np.rint(rows) == place).mean()) for place in places]
             axes.bar(places + shift, shares, 0.4, color=colour)
         ticks = places[:: -(-len(places) // _MAX_TICKS)]
-        texts, style = drawable_text([value_text(value, 5) for value in kind.decode(ticks.astype(float))], 10)
+        labels = [value_text(value, 5) for value in kind.decode(ticks.astype(float))]
+        texts, style = drawable_text(labels, plots.LABEL_CHARACTERS // len(ticks) - 2)
         axes.set_xticks(ticks, texts, **style)
         return f"and {levels - _MAX_BARS} more categories" if levels > _MAX_BARS else ""
     values, drawn = (numbers.decode(rows).astype(float) for rows in (real, synthetic))
     note = plots.compare_histograms(axes, values, drawn, _edges(numbers, *np.quantile(values, [0.002, 0.998])))
+    plots.thin_ticks(axes)
     label_times(axes, kind)
     return note
 
