@@ -178,9 +178,9 @@ def step_errors(width: Tensor, s: Tensor, ds: Tensor, dds: Tensor, calibration: 
     do. Where :math:`r` is small, the rule is better than the indicators by two orders of :math:`h`: their sum is scaled
     by :math:`r`, clamped to between :data:`CALIBRATION` and ``calibration``.
 
-    A score that switches from one mode to the next within a cell may do so anywhere in it, so the step is known up to
-    :math:`h \\Delta s / 2` only. If a node happens to lie inside the switch, its steep slope hides part of the gap.
-    Where :math:`r` is not small, the estimate is therefore at least about that bound.
+    A score that switches from one mode to the next within a cell may do so anywhere in it, so the step may be off by
+    :math:`h \\Delta s / 2`. If a node happens to lie inside the switch, its steep slope hides part of the gap. The
+    estimate is therefore at least about that bound, unless :math:`r` is small.
     """
     rise = s.diff(dim=1)
     slopes = width * 0.5 * (ds[:, :-1] + ds[:, 1:])
