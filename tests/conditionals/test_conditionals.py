@@ -73,8 +73,8 @@ def test_quantiles_far_in_the_tails_are_those_of_a_gaussian(method: Method) -> N
     expected = torch.special.ndtri(torch.cat([u[:10], 1.0 - upper]))
     expected[10:] *= -1.0
     x = conditionals.icdf(u)
-    torch.testing.assert_close(x / x[0], expected / expected[0], rtol=1e-7, atol=0.0)
-    torch.testing.assert_close(conditionals.cdf(x)[:10], u[:10], rtol=1e-4, atol=0.0)
+    torch.testing.assert_close(x / x[0], expected / expected[0], rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(conditionals.cdf(x)[:10], u[:10], rtol=1e-3, atol=0.0)
 
 
 def test_quantiles_in_the_tails_do_not_depend_on_their_batch(make_model: MakeModel) -> None:
