@@ -419,6 +419,10 @@ def loss_of_no_model(model: Any, x: Tensor, condition: Any = None, generator: An
     raise ValueError("head: needs a spline")
 
 
+def sum_of_losses(model: Any, x: Tensor, condition: Any = None, generator: Any = None) -> Tensor:
+    return len(x) * objectives.csm(model, x, condition=condition, generator=generator)
+
+
 def values_of_another_shape(conditionals: Any, generator: Any = None) -> Tensor:
     return samplers.inverse_cdf(conditionals, generator)[:-1]
 
@@ -431,6 +435,19 @@ def constant_values(conditionals: Any, generator: Any = None) -> Tensor:
     return conditionals.projection.new_zeros(len(conditionals))
 
 
+def values_that_add_up(conditionals: Any, generator: Any = None) -> Tensor:
+    return samplers.normals(conditionals, generator).cumsum(0)
+
+
+def values_around_their_mean(conditionals: Any, generator: Any = None) -> Tensor:
+    values = samplers.normals(conditionals, generator)
+    return values - values.mean()
+
+
+def values_that_depend_on_the_batch_size(conditionals: Any, generator: Any = None) -> Tensor:
+    return torch.randn(len(conditionals), generator=generator, dtype=conditionals.dtype)
+
+
 BROKEN_FUNCTIONS: dict[Callable[..., Tensor], str] = {
     loss_for_each_row: r"loss: ScoreHead with a noise ladder: loss: expected shape \(\), got \(16,\)",
     loss_without_gradient: "loss: ScoreHead with a noise ladder: the loss has no gradient",
@@ -438,9 +455,13 @@ BROKEN_FUNCTIONS: dict[Callable[..., Tensor], str] = {
     loss_from_the_global_generator: "loss: ScoreHead with a noise ladder: two generators with one seed give",
     loss_that_changes_the_data: "loss: ScoreHead with a noise ladder: x was changed in place",
     loss_without_keywords: "loss: TypeError: .*unexpected keyword argument 'condition'",
+    sum_of_losses: "loss: ScoreHead with a noise ladder: the loss of a batch is the sum of those of its halves",
     loss_of_no_model: "loss: rejects every model: .*needs a spline",
-    values_of_another_shape: r"values: ScoreHead with a noise ladder: values: expected shape \(7,\), got \(6,\)",
+    values_of_another_shape: r"values: ScoreHead with a noise ladder: values: expected shape \(16,\), got \(15,\)",
     values_from_the_global_generator: "values: .*two generators with one seed give different values",
+    values_that_add_up: "values: .*values of half of the batch .*: differs by",
+    values_around_their_mean: "values: .*values of half of the batch .*: differs by",
+    values_that_depend_on_the_batch_size: "values: .*values of half of the batch .*: differs by",
     constant_values: "values: .*the values do not depend on the generator",
 }
 

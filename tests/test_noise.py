@@ -134,3 +134,15 @@ def test_impossible_ladders_are_rejected(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"^noise: .*got") as error:
         NoiseLadder(**arguments)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("arguments", [{"sigma_max": "1"}, {"sigma_min": None}, {"sigma_max": [1.0]}])
+def test_sigmas_that_are_not_numbers_are_rejected(arguments: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=r"^noise: expected numbers sigma_max >= sigma_min > 0, got"):
+        NoiseLadder(**{"sigma_max": 1.0, "sigma_min": 0.1, **arguments})
+
+
+@pytest.mark.parametrize("level", [1.5, "last", None])
+def test_levels_that_are_not_whole_numbers_are_rejected(level: Any) -> None:
+    with pytest.raises(TypeError, match=r"^level: expected a whole number from -3 to 2, got"):
+        NoiseLadder(1.0, 0.1, 3).sigma(level)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -41,7 +41,9 @@ class NoiseLadder:
     continuous: bool = True
 
     def __post_init__(self) -> None:
-        got = f"got sigma_max={self.sigma_max}, sigma_min={self.sigma_min}"
+        got = f"got sigma_max={self.sigma_max!r:.60}, sigma_min={self.sigma_min!r:.60}"
+        if not all(isinstance(sigma, Real) for sigma in (self.sigma_max, self.sigma_min)):
+            raise TypeError(f"noise: expected numbers sigma_max >= sigma_min > 0, {got}")
         if not 0.0 < self.sigma_min <= self.sigma_max < math.inf:
             raise ValueError(f"noise: expected sigma_max >= sigma_min > 0, {got}")
         if self.sigma_max > _MAX_SIGMA or self.sigma_min < 1.0 / _MAX_SIGMA:
@@ -71,6 +73,10 @@ class NoiseLadder:
 
     def sigma(self, level: int) -> float:
         """Return the standard deviation of a level, which must exist; 0 is the largest, -1 the smallest."""
+        if not isinstance(level, Integral):
+            raise TypeError(
+                f"level: expected a whole number from {-self.levels} to {self.levels - 1}, got {level!r:.60}"
+            )
         if not -self.levels <= level < self.levels:
             raise ValueError(f"level: expected {-self.levels} to {self.levels - 1}, got {level}")
         return self.sigmas[level]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
-from arcsm import AutoregressiveModel, LogisticMixtureHead
-from arcsm.conditionals.conditionals import Accuracy, Conditionals
+from arcsm import AutoregressiveModel, LogisticMixtureHead, ScoreHead
+from arcsm.conditionals.conditionals import Accuracy, Conditionals, Method
 from small_models import MakeModel, points
 
 
@@ -58,3 +59,29 @@ def test_extreme_contexts_do_not_overflow_a_mixture() -> None:
     x = Conditionals(head, projection, (0.1,), "closed_form").icdf(u)
     assert bool(x.isfinite().all())
     assert bool(head.projected_log_prob(projection, x, 0.1).isfinite().all())
+
+
+@pytest.mark.parametrize("method", ["flow", "quadrature"])
+def test_quantiles_far_in_the_tails_are_those_of_a_gaussian(method: Method) -> None:
+    head = ScoreHead(context_features=1, hidden_features=(2,)).double()
+    torch.nn.init.zeros_(head.output.weight)
+    path = (1.0, 0.5, 0.25)
+    tails = 10.0 ** -torch.tensor([7.0, 9.0, 11.0, 12.0, 13.0, 14.0, 20.0, 30.0, 60.0], dtype=torch.float64)
+    upper = 1.0 - tails[:6]
+    u = torch.cat([torch.tensor([0.1], dtype=torch.float64), tails, upper])
+    conditionals = Conditionals(head, torch.zeros(len(u), 2, dtype=torch.float64), path, method)
+    expected = torch.special.ndtri(torch.cat([u[:10], 1.0 - upper]))
+    expected[10:] *= -1.0
+    x = conditionals.icdf(u)
+    torch.testing.assert_close(x / x[0], expected / expected[0], rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(conditionals.cdf(x)[:10], u[:10], rtol=1e-3, atol=0.0)
+
+
+def test_quantiles_in_the_tails_do_not_depend_on_their_batch(make_model: MakeModel) -> None:
+    conditionals, _ = conditionals_at(model := make_model(), points(model, 4), 0.3)
+    u = torch.linspace(0.1, 0.9, len(conditionals), dtype=torch.float64)
+    u[1::3] = 1e-9
+    whole = conditionals.icdf(u)
+    for row in (1, 4, 5):
+        alone = conditionals.apply(lambda part, row=row: part.icdf(u[row : row + 1]), torch.tensor([row]))
+        torch.testing.assert_close(alone, whole[row : row + 1], rtol=1e-9, atol=1e-9)

@@ -83,6 +83,22 @@ def test_an_unresolved_switch_counts_in_full() -> None:
     assert likely == pytest.approx(quadrature.CALIBRATION * possible)
 
 
+@pytest.mark.parametrize(("scale", "half_gap"), [(0.02, 1.0), (0.05, 2.0), (0.1, 2.0), (0.1, 1.0)])
+def test_far_narrow_modes_are_found_although_a_node_lies_inside_the_switch(scale: float, half_gap: float) -> None:
+    inside = torch.linspace(2.0, 3.2, 20, dtype=FLOAT64) * scale**2 / half_gap  # from a node, in widths of the switch
+    middle = torch.linspace(-0.9, 0.9, 19, dtype=FLOAT64)[:, None] - inside  # halving cells puts a node at each tenth
+    middle = middle.reshape(-1, 1)
+    count = len(middle)
+    means = middle + torch.tensor([-half_gap, half_gap], dtype=FLOAT64)
+    modes = Mixtures(torch.full_like(means, 0.5), means, torch.full_like(means, scale))
+    half = torch.tensor([0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, 20.0], dtype=FLOAT64)
+    nodes = torch.cat([-half.flip(0), torch.zeros(1, dtype=FLOAT64), half]).expand(count, -1)
+    density = integrate(modes.score, nodes, means[:, 1])
+    error = (density.log_prob(means) - modes.log_prob(means)).abs()
+    assert bool(density.converged.all())
+    assert float(error.max()) <= 1e-4
+
+
 def test_a_smaller_tolerance_takes_more_evaluations_and_reduces_the_error() -> None:
     mixtures = random_mixtures(50, 2, False)
     mode = mixtures.mode()

@@ -106,8 +106,22 @@ def test_what_several_dimensions_do_not_have_is_refused_with_a_reason() -> None:
         q.icdf(x)
     with pytest.raises(NotImplementedError, match=r"rsample: samples .* carry no gradients; use sample"):
         q.rsample()
+    for name in ("mean", "variance", "stddev", "mode"):
+        with pytest.raises(NotImplementedError, match=f"{name.replace('stddev', 'variance')}: .* no closed form; "):
+            getattr(q, name)
+    with pytest.raises(NotImplementedError, match=r"entropy: .* no closed form; use -log_prob"):
+        q.entropy()
     with pytest.raises(NotImplementedError):
         kl_divergence(q, Normal(0.0, 1.0))
+
+
+@pytest.mark.parametrize("validate_args", [True, False])
+@pytest.mark.parametrize("shape", [(4,), (1,), (5, 2), ()])
+def test_values_of_another_size_are_rejected(shape: tuple[int, ...], validate_args: bool) -> None:
+    q = AutoregressiveDistribution(gaussian(), validate_args=validate_args)
+    with pytest.raises(ValueError, match=r"value: expected shape \(\*, 3\), got \("):
+        q.log_prob(torch.zeros(shape, dtype=FLOAT64))
+    assert repr(q) == "AutoregressiveDistribution(MADE, GaussianHead, batch_shape=(), event_shape=(3,))"
 
 
 def test_samples_come_from_the_sampler_and_the_generator() -> None:

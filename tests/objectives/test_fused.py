@@ -2,7 +2,8 @@
 
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from arcsm import ScoreHead, _native
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, _native, objectives
 from arcsm._native import build
 from arcsm.heads.base import Sigma
+from arcsm.heads.score import Scales
 from arcsm.objectives import fused
 from arcsm.objectives.fused import fused_score_matching
 
@@ -167,13 +169,103 @@ def test_no_grad_works_and_inputs_stay_unchanged() -> None:
         assert torch.equal(value, copies[name]), name
 
 
-def test_second_derivatives_are_rejected() -> None:
+def hessian_vector_product(loss: Tensor, head: ScoreHead, context: Tensor) -> list[Tensor]:
+    """Return the product of the Hessian by contexts and parameters with fixed random vectors."""
+    inputs, generator = [context, *head.parameters()], torch.Generator().manual_seed(0)
+    gradients = torch.autograd.grad(loss, inputs, create_graph=True, materialize_grads=True)
+    product = sum((g * torch.randn(g.shape, dtype=FLOAT64, generator=generator)).sum() for g in gradients)
+    return list(torch.autograd.grad(product, inputs, materialize_grads=True))
+
+
+@pytest.mark.parametrize("compiled", [None, False, True])
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("sigma_kind", ["none", "tensor"])
+@pytest.mark.parametrize("arguments", HEADS, ids=range(len(HEADS)))
+def test_second_derivatives_equal_those_of_double_backward(
+    arguments: dict[str, Any], sigma_kind: str, mix: str, compiled: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "CHUNK_POINTS", 10)
+    head, sigma, batch = score_head(**arguments), noise_level(sigma_kind), random_batch(mix=mix)
+    context = batch.pop("context").requires_grad_()
+    expected = hessian_vector_product(double_backward(head, context, sigma=sigma, **batch), head, context)
+    loss = fused_score_matching(head, context, sigma=sigma, compiled=compiled, **batch)
+    torch.testing.assert_close(hessian_vector_product(loss, head, context), expected, rtol=1e-9, atol=1e-9)
+
+
+@needs_compiler
+@pytest.mark.usefixtures("runs_in_c")
+def test_second_derivatives_of_c_equal_those_of_torch() -> None:
+    head, batch = score_head(torch.float32, hidden_features=(8, 8)), random_batch(dtype=torch.float32)
+    context = batch.pop("context").requires_grad_()
+    result, expected = (
+        hessian_vector_product(fused_score_matching(head, context, sigma=0.3, compiled=c, **batch), head, context)
+        for c in (True, False)
+    )
+    torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("function", [torch.square, torch.exp])
+def test_derivatives_of_any_order_pass_gradcheck(function: Callable[[Tensor], Tensor]) -> None:
+    head, batch = score_head(hidden_features=(4,)), random_batch(3)
+    context, weight = batch.pop("context").requires_grad_(), head.hidden[0].weight
+
+    def gradient(context: Tensor, _: Tensor) -> Tensor:
+        loss = function(0.1 * fused_score_matching(head, context, sigma=0.3, **batch))
+        return torch.autograd.grad(loss, weight, create_graph=True)[0]
+
+    assert torch.autograd.gradgradcheck(gradient, (context, weight))
+
+
+@pytest.mark.parametrize("vectorize", [False, True])
+def test_hessians_by_every_method_agree(vectorize: bool) -> None:
     head, batch = score_head(hidden_features=(8,)), random_batch()
-    context, factor = batch["context"].requires_grad_(), torch.ones((), dtype=FLOAT64, requires_grad=True)
-    loss = factor * fused_score_matching(head, sigma=0.3, **batch)
-    (gradient,) = torch.autograd.grad(loss, context, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+    inner = torch.autograd.functional.hessian
+
+    def loss(weight: Tensor, function: Callable[..., Tensor] = fused_score_matching) -> Tensor:
+        module = _Loss(head, function, batch)
+        return torch.func.functional_call(module, {"head.output.weight": weight}, ())
+
+    weight = head.output.weight.detach()
+    expected = inner(partial(loss, function=double_backward), weight)
+    torch.testing.assert_close(inner(loss, weight, vectorize=vectorize), expected)
+    weight.requires_grad_()
+    gradient = torch.func.grad(loss)(weight)[0]
+    rows = [torch.autograd.grad(row, weight, retain_graph=True)[0] for row in gradient]
+    torch.testing.assert_close(torch.stack(rows)[None], expected)
+
+
+class _Loss(torch.nn.Module):
+    def __init__(self, head: ScoreHead, function: Callable[..., Tensor], batch: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.head, self.function, self.batch = head, function, batch
+
+    def forward(self) -> Tensor:
+        return self.function(self.head, sigma=0.3, **self.batch)
+
+
+class _NotFused(ScoreHead):
+    def scales(self, sigma: Sigma, like: Tensor) -> Scales:
+        return super().scales(sigma, like)
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("by_values", [False, True])
+@pytest.mark.parametrize("compiled", [None, False, True])
+@pytest.mark.parametrize("objective", [objectives.csm, objectives.dsm, partial(objectives.csm, mix="auto")])
+def test_gradient_penalties_equal_those_without_fusion(
+    objective: Callable[..., Tensor], compiled: bool | None, by_values: bool
+) -> None:
+    context, x = MADE(3, 4, (8,)), torch.randn(12, 3).requires_grad_(by_values)
+    heads = ScoreHead(4, (8, 8)), _NotFused(4, (8, 8))
+    heads[1].load_state_dict(heads[0].state_dict())
+    penalties = []
+    for head in heads:
+        model = AutoregressiveModel(context, head, NoiseLadder(1.0, 0.1, 4))
+        loss = objective(model, x, generator=torch.Generator().manual_seed(0), compiled=compiled)
+        inputs = [x] if by_values else list(model.parameters())
+        penalty = sum(g.square().sum() for g in torch.autograd.grad(loss, inputs, create_graph=True))
+        penalties.append(torch.autograd.grad(penalty, list(model.parameters()), materialize_grads=True))
+    torch.testing.assert_close(*penalties)
 
 
 def test_empty_batch_has_zero_loss_and_gradients() -> None:
@@ -209,7 +301,7 @@ def test_backward_pass_saves_no_hidden_layers(mix: str) -> None:
         saved_sizes.clear()
         with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
             fused_score_matching(head, sigma=0.3, **batch)
-        assert sum(saved_sizes) == batch["context"].numel() + weights
+        assert sum(saved_sizes) == 2 * (batch["context"].numel() + weights)  # themselves and their gradients
 
 
 def test_no_tensor_is_as_large_as_a_hidden_layer_of_all_points() -> None:

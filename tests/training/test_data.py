@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 
+import pandas as pd
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -26,6 +28,16 @@ from small_runs import short_config, small_density
 def test_bad_rows_are_rejected(x: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit(small_density(), x, config=short_config(steps=1))  # type: ignore[arg-type]
+
+
+def test_a_frame_trains_without_warnings_and_stays_unchanged() -> None:
+    frame = pd.DataFrame(torch.randn(40, 2).numpy())
+    frame.to_numpy().flags.writeable = False
+    before = frame.copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(small_density(), frame, frame, config=short_config(steps=2))  # type: ignore[arg-type]
+    assert frame.equals(before)
 
 
 def test_conditions_of_another_type_are_rejected() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,6 +55,30 @@ def test_a_custom_objective_trains(tmp_path: Path) -> None:
     assert found.best_loss == pytest.approx(2.0 * expected.best_loss, rel=1e-3)
     for ours, theirs in zip(own.parameters(), known.parameters(), strict=True):  # Adam does not see a factor
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "message"),
+    [
+        (torch.nn.DataParallel(small_density()), None, "model: expected .* got DataParallel; give its module"),
+        (torch.nn.Linear(2, 2), None, "model: expected an AutoregressiveModel, got Linear$"),
+        (small_density(), {"steps": 3}, r"config: expected a TrainConfig, got dict; give TrainConfig\(\*\*config\)"),
+        (small_density(), 3, "config: expected a TrainConfig, got int$"),
+    ],
+)
+def test_models_and_configurations_of_another_type_are_rejected(model: Any, config: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        fit(model, correlated_rows(), config=config)
+
+
+@pytest.mark.parametrize(
+    ("loss", "got"), [(lambda x: x.sum(-1), r"shape \(64,\)"), (lambda x: 0.5, "float"), (lambda x: None, "NoneType")]
+)
+def test_an_objective_that_returns_no_scalar_is_rejected(loss: Callable[[Tensor], Any], got: str) -> None:
+    with pytest.raises(ValueError, match=f"objective: expected to return a scalar tensor, .* got {got}"):
+        fit(
+            small_density(), correlated_rows(), config=short_config(batch_size=64), objective=lambda _, x, **__: loss(x)
+        )
 
 
 def test_mix_requires_a_ladder() -> None:

@@ -44,8 +44,9 @@ def check(
     - Both: gradients of all parameters, the round trip of ``config()``, the signature and the registration.
     - Condition network: the round trip of ``config()``, the signature and the registration. The rest is tested with the
       context that it belongs to.
-    - Objective: a finite scalar with gradients, reproducible from its generator.
-    - Sampler: one finite value for each conditional, reproducible from its generator.
+    - Objective: a finite scalar with gradients, reproducible from its generator, and not the sum over the batch.
+    - Sampler: one finite value for each conditional, reproducible from its generator, and independent of the other
+      conditionals of the batch.
 
     The test runs on a copy in double precision with slightly perturbed weights, so that no zero weight hides a mistake.
     The part and torch's global state stay as they are. A small part, with 2 to about 50 features, takes a second.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from arcsm._runtime.memory import Workspace
 from arcsm.conditionals.flow import Tail, TailOf, flow_down, flow_up
-from arcsm.conditionals.piecewise import PiecewiseDensity, constant
+from arcsm.conditionals.piecewise import PiecewiseDensity, constant, in_tails
 from arcsm.conditionals.quadrature import TailFunction, evaluate_nodes, from_nodes, integrate
 from arcsm.heads import Head, NormalisedHead, ScoreHead
 from arcsm.heads.score import WINDOW_END_WIDTHS
@@ -169,13 +169,15 @@ class Conditionals:
         """Return the distribution function at ``x (N,)``, ``(N,)``."""
         if isinstance(self.head, NormalisedHead) and self.method == "closed_form":
             return self.head.projected_cdf(self.projection, x, self.sigma)
-        return self._integrate(x, PiecewiseDensity.cdf)[0].to(x.dtype)
+        return self._integrate(x, PiecewiseDensity.precise_cdf)[0].to(x.dtype)
 
     def log_prob_and_cdf(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return :meth:`log_prob` and :meth:`cdf` from one integration, in double precision if integrated."""
         if self.method == "closed_form":
             return self.log_prob(x), self.cdf(x)
-        both, log_slope = self._integrate(x, lambda density, x: torch.stack([density.log_prob(x), density.cdf(x)]))
+        both, log_slope = self._integrate(
+            x, lambda density, x: torch.stack([density.log_prob(x), density.precise_cdf(x)])
+        )
         return both[0] - log_slope, both[1]
 
     def log_mean_density(self, x: Tensor, half: Tensor) -> Tensor:
@@ -202,7 +204,8 @@ class Conditionals:
     def icdf(self, u: Tensor, nodes: Tensor | None = None) -> Tensor:
         """Return the inverse of :meth:`cdf` at ``u (N,)`` in (0, 1), ``(N,)``; for ``nodes`` see :meth:`density`.
 
-        Values that have been rounded to 0 or 1 are replaced by the nearest number inside.
+        Values that have been rounded to 0 or 1 are replaced by the nearest number inside. In the tails, the density is
+        integrated again up to the quantile.
         """
         limits = torch.finfo(u.dtype)
         u = u.clamp(limits.tiny, 1.0 - 0.5 * limits.eps)
@@ -213,12 +216,19 @@ class Conditionals:
         parts = []
         for rows in self._chunks():
             density = self.density(rows, self._quadrature_sigma, nodes=None if nodes is None else nodes[rows])
-            parts.append(density.icdf(u[rows, None].double(), tolerance=tolerance)[:, 0])
+            part = u[rows, None].double()
+            x = density.icdf(part, tolerance=tolerance)[:, 0]
+            tails = in_tails(part)
+            if len(tails):
+                near = density.select(tails).tail_icdf(part[tails])[:, 0]
+                index = torch.arange(len(self), device=x.device)[rows][tails]
+                x[tails] = self.density(index, self._quadrature_sigma, near).tail_icdf(part[tails])[:, 0]
+            parts.append(x)
         x = torch.cat(parts).to(u.dtype)
         return flow_down(self.score_and_derivative, x, self.path) if self.method == "flow" else x
 
     def density(
-        self, rows: slice, sigma: float | None, anchor: Tensor | None = None, nodes: Tensor | None = None
+        self, rows: slice | Tensor, sigma: float | None, anchor: Tensor | None = None, nodes: Tensor | None = None
     ) -> PiecewiseDensity:
         """Integrate the conditionals ``rows`` at a noise level from initial nodes ``(n, K)``.
 

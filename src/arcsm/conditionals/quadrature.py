@@ -21,6 +21,7 @@ _NEW_NODES = 12  # nodes added to a row at a time: twelve cells halved, or four 
 _DOMINATED = 0.01  # of the worst cell's error; if all further cells are below it, the worst ones are quartered
 _MAX_CELL_WIDTH = 0.8  # standard deviations; a wider cell with mass in it might hide a narrow mode
 _MAX_GRADING = 32.0  # a cell twice as wide as its neighbour may have an error 2^5 times as large
+_SMALL_RISE = 1.0  # nats; a score that rises by less over a cell cannot hide a far mode
 CALIBRATION = 0.1  #: ratio of actual errors to the raw estimates, for trained heads; seldom exceeded
 _SNAP = 0.25  # cell widths; a node closer to the anchor moves to it
 
@@ -176,6 +177,10 @@ def step_errors(width: Tensor, s: Tensor, ds: Tensor, dds: Tensor, calibration: 
     And the rule should differ little from the rule without second derivatives. Either may vanish by chance, both seldom
     do. Where :math:`r` is small, the rule is better than the indicators by two orders of :math:`h`: their sum is scaled
     by :math:`r`, clamped to between :data:`CALIBRATION` and ``calibration``.
+
+    A score that switches from one mode to the next within a cell may do so anywhere in it, so the step may be off by
+    :math:`h \\Delta s / 2`. If a node happens to lie inside the switch, its steep slope hides part of the gap. The
+    estimate is therefore at least about that bound, unless :math:`r` is small.
     """
     rise = s.diff(dim=1)
     slopes = width * 0.5 * (ds[:, :-1] + ds[:, 1:])
@@ -184,6 +189,8 @@ def step_errors(width: Tensor, s: Tensor, ds: Tensor, dds: Tensor, calibration: 
     relative = (gap / size.clamp(min=1e-300)).clamp(max=1.0)
     by_curvature = width.square() * (0.5 * width * (dds[:, :-1] + dds[:, 1:]) - ds.diff(dim=1)) / 60.0
     errors = (0.3 * width * gap * relative + by_curvature.abs()) * relative.clamp(CALIBRATION, calibration)
+    misplaced = 0.5 * (width * rise - _SMALL_RISE).clamp(min=0.0) * (2.0 * relative).clamp(max=1.0).square()
+    errors = torch.maximum(errors, calibration * misplaced)
     # where the indicators change sign, a cell may look exact by chance: its neighbours bound its error from below
     ratio = (width[:, 1:] / width[:, :-1].clamp(min=1e-300)).pow(5)
     from_left = errors[:, :-1] * ratio.clamp(max=_MAX_GRADING)

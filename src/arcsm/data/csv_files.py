@@ -80,7 +80,7 @@ class CSVFile:
             warn(f"{self.source}: its first column has no name and only labels the rows: not modelled", SkippedWarning)
         dtypes = {place: object for place, name in enumerate(self.columns) if name in text_columns}
         lengths_checked = False
-        for frame in self._read(rows, na_values=list(self.missing), keep_default_na=False, dtype=dtypes):
+        for frame in self._read(rows, na_values=list(self.missing), dtype=dtypes):
             # pandas fills short rows up with missing values
             if not lengths_checked and frame.shape[1] > 1 and bool(frame.iloc[:, -1].isna().any()):
                 self._check_lengths()

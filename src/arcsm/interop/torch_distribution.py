@@ -68,7 +68,11 @@ class AutoregressiveDistribution(Distribution):
         super().__init__(shape, torch.Size([model.features]), validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log density in nats, ``(*S, *B)``, of values ``(*S, *B, D)``; leading dimensions broadcast."""
+        """Return the log density in nats, ``(*S, *B)``, of values ``(*S, *B, D)``; leading dimensions broadcast.
+
+        Raises:
+            ValueError: If values have another number of features.
+        """
         rows, condition = self._rows(value)
         return self.model.log_prob(rows, condition=condition, **self._density)
 
@@ -106,6 +110,31 @@ class AutoregressiveDistribution(Distribution):
         """Raise ``NotImplementedError``: no sampler is differentiable."""
         raise NotImplementedError("rsample: samples of an autoregressive model carry no gradients; use sample")
 
+    @property
+    def mean(self) -> Tensor:
+        """Raise ``NotImplementedError``: moments have no closed form."""
+        raise NotImplementedError("mean: an autoregressive model has no closed form; use sample((10_000,)).mean(0)")
+
+    @property
+    def variance(self) -> Tensor:
+        """Raise ``NotImplementedError``: moments have no closed form."""
+        raise NotImplementedError("variance: an autoregressive model has no closed form; use sample((10_000,)).var(0)")
+
+    @property
+    def mode(self) -> Tensor:
+        """Raise ``NotImplementedError``: the mode has no closed form."""
+        raise NotImplementedError("mode: an autoregressive model has no closed form; climb log_prob from a sample")
+
+    def entropy(self) -> Tensor:
+        """Raise ``NotImplementedError``: the entropy has no closed form."""
+        raise NotImplementedError(
+            "entropy: an autoregressive model has no closed form; use -log_prob(sample((1_000,))).mean(0)"
+        )
+
+    def __repr__(self) -> str:
+        shapes = f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)}"
+        return f"{type(self).__name__}({type(self.model.context).__name__}, {type(self.model.head).__name__}, {shapes})"
+
     def expand(self, batch_shape: Shape, _instance: Any = None) -> AutoregressiveDistribution:
         """Return the same distribution with a larger batch shape."""
         shape = torch.Size(batch_shape)
@@ -118,6 +147,10 @@ class AutoregressiveDistribution(Distribution):
 
     def _rows(self, value: Tensor) -> tuple[Tensor, Condition | None]:
         """Return values and conditions, broadcast to ``(*S, *B)``."""
+        if not isinstance(value, Tensor):
+            raise TypeError(f"value: expected a tensor, got {type(value).__name__}")
+        if value.shape[-1:] != self.event_shape:
+            raise ValueError(f"value: expected shape (*, {self.model.features}), got {tuple(value.shape)}")
         if self._validate_args:
             self._validate_sample(value)
         shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)

@@ -2,8 +2,9 @@
 
 Autograd would keep every hidden layer of every point (a batch of B rows has B*D points) and pass over them twice for
 the derivative inside the loss. Here the points are processed in chunks that fit into a processor's cache. Each chunk
-runs forward, values and derivatives side by side, and then backward at once. Only the gradients of the contexts and of
-the weights are kept, so memory beyond one chunk does not grow with B*D*H.
+runs forward, values and derivatives side by side, and then backward at once. Only the contexts, the weights and their
+gradients are kept, so memory beyond one chunk does not grow with B*D*H. The gradients are differentiable in turn:
+autograd then differentiates the pass in plain torch, again in chunks.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from arcsm import _native
 from arcsm._runtime.batching import even_slices
@@ -41,8 +41,8 @@ def fused_score_matching(
 ) -> Tensor:
     """Return the sum over points of :math:`\\omega\\,(\\tfrac12 s^2 + a\\, \\partial_x s + b\\, s)`, ``()``.
 
-    Gradients flow to ``context (N, C)`` and to the parameters of the head, not to the values ``x (N,)``. The noise
-    level ``sigma`` is a number, ``(N,)`` or ``None``.
+    Gradients of any order flow to ``context (N, C)`` and to the parameters of the head, not to the values ``x (N,)``.
+    The noise level ``sigma`` is a number, ``(N,)`` or ``None``.
 
     Arguments:
         weight: :math:`\\omega`, ``(N,)`` or ``()``.
@@ -60,14 +60,10 @@ def fused_score_matching(
         sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(x.shape)
     points, constant = _points(head, x, sigma, weight, derivative, linear)
     forward_backward, default_points = _choose_implementation(head, x, compiled)
-    chunks = even_slices(len(x), default_points if chunk_points is None else chunk_points)
-    tangent = bool(derivative.count_nonzero())
-
-    def run_chunk(network: _Network, context: Tensor, rows: slice) -> tuple[Tensor, Tensor, list[Tensor]]:
-        return forward_backward(head, network, context[rows], points.rows(rows), tangent)
-
+    size = default_points if chunk_points is None else chunk_points
+    batch = _Batch(head, points, bool(derivative.count_nonzero()), forward_backward, size)
     parameters = [p for layer in (*head.layers(), (head.output.weight, head.output.bias)) for p in layer]
-    loss, *_ = _FusedScoreMatching.apply(run_chunk, chunks, sigma is not None, context, *parameters)
+    loss, *_ = _FusedScoreMatching.apply(batch, context, *parameters)
     return constant + loss
 
 
@@ -132,43 +128,97 @@ def _points(
     return points, -(outer * scales.width.pow(-2)).sum()
 
 
+class _Batch(NamedTuple):
+    """All points of a loss, and how they are processed."""
+
+    head: ScoreHead
+    points: _Points
+    tangent: bool  # whether the loss contains derivatives of the score
+    forward_backward: Callable[..., tuple[Tensor, Tensor, list[Tensor]]]
+    chunk_points: int
+
+    def chunks(self, largest: int) -> list[slice]:
+        return even_slices(len(self.points.x), largest)
+
+
 class _FusedScoreMatching(torch.autograd.Function):
-    """The loss, followed by its gradients as outputs that are not differentiable."""
+    """The loss, followed by its gradients, which can be differentiated too."""
 
     @staticmethod
-    def forward(
-        run_chunk: Callable[[_Network, Tensor, slice], tuple[Tensor, Tensor, list[Tensor]]],
-        chunks: list[slice],
-        noisy: bool,
-        context: Tensor,
-        *parameters: Tensor,
-    ) -> tuple[Tensor, ...]:
-        network = _network(parameters, context.shape[1], noisy)
+    def forward(batch: _Batch, context: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        network = _network(parameters, context.shape[1], batch.points.sigma is not None)
         total = context.new_zeros((), dtype=torch.float64)
         grad_context = torch.empty_like(context)
         grad_parameters = [torch.zeros_like(p) for p in network.parameters()]
-        for rows in chunks:
-            loss, grad_context[rows], gradients = run_chunk(network, context, rows)
+        for rows in batch.chunks(batch.chunk_points):
+            loss, grad_context[rows], gradients = batch.forward_backward(
+                batch.head, network, context[rows], batch.points.rows(rows), batch.tangent
+            )
             total += loss
             for total_gradient, gradient in zip(grad_parameters, gradients, strict=True):
                 total_gradient += gradient
-        if not noisy:  # put back the columns that were left out
-            columns = grad_parameters[0].split([context.shape[1], len(network.value_weight)], 1)
-            zeros = columns[0].new_zeros(len(columns[0]), EMBEDDING_FEATURES)
-            grad_parameters[0] = torch.cat([columns[0], zeros, columns[1]], 1)
-        return total.to(context.dtype), grad_context, *grad_parameters
+        return total.to(context.dtype), grad_context, *_with_noise_columns(grad_parameters, network, context)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.batch, *tensors = inputs
         _, *gradients = output
-        ctx.mark_non_differentiable(*gradients)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*gradients)
+        ctx.save_for_backward(*tensors, *gradients)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor, *_: None) -> tuple[Any, ...]:
-        return None, None, None, *[grad_loss * gradient for gradient in ctx.saved_tensors]
+    def backward(ctx: Any, grad_loss: Tensor | None, *grad_gradients: Tensor | None) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors
+        inputs, gradients = saved[: len(saved) // 2], saved[len(saved) // 2 :]
+        first = [None] * len(inputs) if grad_loss is None else [grad_loss * gradient for gradient in gradients]
+        if all(vector is None for vector in grad_gradients):
+            return None, *first
+        second = _hessian_vector_product(ctx.batch, inputs, grad_gradients)
+        return None, *(b if a is None else a + b for a, b in zip(first, second, strict=True))
+
+
+def _hessian_vector_product(
+    batch: _Batch, inputs: tuple[Tensor, ...], vectors: tuple[Tensor | None, ...]
+) -> list[Tensor]:
+    """Differentiate the inner product of the gradients and some vectors by the context and the parameters.
+
+    The result can be differentiated again if autograd wants a graph of it.
+    """
+    context, *parameters = (_differentiable(tensor) for tensor in inputs)
+    context_products, parameter_products = [], [torch.zeros_like(p) for p in parameters]
+    create_graph = torch.is_grad_enabled()
+    for rows in batch.chunks(CHUNK_POINTS):
+        with torch.enable_grad():
+            part = context[rows]
+            network = _network(tuple(parameters), context.shape[1], batch.points.sigma is not None)
+            _, grad_context, grad_parameters = _forward_backward(
+                batch.head, network, part, batch.points.rows(rows), batch.tangent
+            )
+            gradients = [grad_context, *_with_noise_columns(grad_parameters, network, part)]
+        weights = [vectors[0] if vectors[0] is None else vectors[0][rows], *vectors[1:]]
+        pairs = [(gradient, weight) for gradient, weight in zip(gradients, weights, strict=True) if weight is not None]
+        outputs, grad_outputs = zip(*pairs, strict=True)
+        product, *others = torch.autograd.grad(
+            outputs, [part, *parameters], grad_outputs, create_graph=create_graph, materialize_grads=True
+        )
+        context_products.append(product)
+        parameter_products = [total + other for total, other in zip(parameter_products, others, strict=True)]
+    return [torch.cat(context_products) if context_products else torch.zeros_like(context), *parameter_products]
+
+
+def _differentiable(tensor: Tensor) -> Tensor:
+    """Return a tensor that requires gradients, cut from its history unless autograd wants a graph."""
+    return tensor if torch.is_grad_enabled() and tensor.requires_grad else tensor.detach().requires_grad_()
+
+
+def _with_noise_columns(gradients: list[Tensor], network: _Network, context: Tensor) -> list[Tensor]:
+    """Return the gradients by the head's parameters, given those of a network; columns it leaves out get zeros."""
+    weight, *others = gradients
+    features, values = context.shape[1], len(network.value_weight)
+    if weight.shape[1] > features + values:
+        return gradients
+    of_context, of_value = weight.split([features, values], 1)
+    return [torch.cat([of_context, weight.new_zeros(len(weight), EMBEDDING_FEATURES), of_value], 1), *others]
 
 
 class _Network(NamedTuple):

@@ -98,6 +98,17 @@ class TrainConfig(BaseModel):
         return self
 
 
+def check_model_and_config(model: object, config: object) -> None:
+    """Check the types of a model, which may be compiled, and of its configuration."""
+    if not isinstance(getattr(model, "_orig_mod", model), AutoregressiveModel):
+        wrapped = isinstance(getattr(model, "module", None), AutoregressiveModel)
+        hint = "; give its module: fit divides batches among processes itself" if wrapped else ""
+        raise TypeError(f"model: expected an AutoregressiveModel, got {type(model).__name__}{hint}")
+    if not isinstance(config, TrainConfig):
+        hint = "; give TrainConfig(**config)" if isinstance(config, dict) else ""
+        raise TypeError(f"config: expected a TrainConfig, got {type(config).__name__}{hint}")
+
+
 def check_objective(model: AutoregressiveModel, config: TrainConfig) -> None:
     """Check that the objective suits the model's noise levels, and warn if it trains one of several."""
     default = TrainConfig.model_fields["mix"].default

@@ -1,5 +1,6 @@
 """Training rows: checked, standardised, and read in random order from memory or from a larger file."""
 
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -94,7 +95,9 @@ def as_tensor(x: Any, name: str) -> Any:
     if isinstance(x, Tensor) or not hasattr(x, "__array__"):
         return x
     try:
-        return torch.as_tensor(np.asarray(x))
+        with warnings.catch_warnings():  # arrays of a frame are read-only, and nothing here writes into rows
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            return torch.as_tensor(np.asarray(x))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: expected an array of numbers ({' '.join(str(error).split())})") from error
 

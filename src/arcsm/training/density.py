@@ -25,7 +25,7 @@ from arcsm.training import data
 from arcsm.training.batches import Batch, Rows
 from arcsm.training.callbacks import Callback
 from arcsm.training.checkpoint import check_unused, json_float
-from arcsm.training.config import TrainConfig, check_objective, configured_objective
+from arcsm.training.config import TrainConfig, check_model_and_config, check_objective, configured_objective
 from arcsm.training.log import find_breakdown
 from arcsm.training.loop import FitResult, run_training
 from arcsm.training.optimization import (
@@ -116,7 +116,7 @@ def fit(
         ValueError: If data or conditions do not fit the model, a column is constant, the checkpoint has another
             configuration, other data or another kind of optimizer, the folder holds a run and ``resume`` is false, or
             the model could not be read back from ``run`` (:func:`arcsm.save`).
-        TypeError: If a callback, an optimizer or a scheduler is of another type.
+        TypeError: If the model, the configuration, a callback, an optimizer or a scheduler is of another type.
         TrainingDiverged: At the first loss or gradient that is not finite.
         KeyboardInterrupt: After SIGINT, SIGTERM or SIGHUP, at the end of a step and with a checkpoint in ``run``.
 
@@ -132,7 +132,8 @@ def fit(
         >>> result.steps
         5
     """
-    config = config or TrainConfig()
+    config = TrainConfig() if config is None else config
+    check_model_and_config(model, config)
     check_unused(run, resume)
     if run is not None:
         check_saveable(model)
@@ -152,7 +153,11 @@ class _Loss(nn.Module):
         self.model, self.objective = model, objective
 
     def forward(self, x: Tensor, condition: Condition | None, generator: Source) -> Tensor:
-        return self.objective(self.model, x, condition=condition, generator=generator)
+        loss = self.objective(self.model, x, condition=condition, generator=generator)
+        if not isinstance(loss, Tensor) or loss.ndim:
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(f"objective: expected to return a scalar tensor, the mean loss of the rows, got {got}")
+        return loss
 
 
 class DensityTask(TrainingTask):

@@ -87,6 +87,9 @@ def build_optimizer(model: AutoregressiveModel, config: TrainConfig, make: MakeO
     """Return the optimizer of a configuration, or a custom one, over all weights of a model."""
     if make is not None:
         _check_unset(config, "optimizer", "optimizer", "learning_rate", "weight_decay")
+        if not callable(make):
+            hint = 'TrainConfig(optimizer="adamw")' if isinstance(make, str) else "partial(torch.optim.SGD, lr=0.1)"
+            raise TypeError(f"optimizer: expected a function of the parameters, got {_described(make)}; give {hint}")
         optimizer = make(list(model.parameters()))
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer: expected to return a torch.optim.Optimizer, got {type(optimizer).__name__}")
@@ -106,10 +109,17 @@ def build_scheduler(optimizer: Optimizer, config: TrainConfig, make: MakeSchedul
     if make is None:
         return None
     _check_unset(config, "scheduler", "schedule", "warmup_steps")
+    if not callable(make):
+        hint = 'TrainConfig(schedule="cosine")' if isinstance(make, str) else "partial(StepLR, step_size=100)"
+        raise TypeError(f"scheduler: expected a function of the optimizer, got {_described(make)}; give {hint}")
     scheduler = make(optimizer)
     if not isinstance(scheduler, LRScheduler):
         raise TypeError(f"scheduler: expected to return an LRScheduler of torch, got {type(scheduler).__name__}")
     return scheduler
+
+
+def _described(value: object) -> str:
+    return repr(value) if isinstance(value, str) else f"an instance of {type(value).__name__}"
 
 
 def _check_unset(config: TrainConfig, argument: str, *settings: str) -> None:
