@@ -17,8 +17,9 @@ from typing import Any
 import atheris
 
 HOSTILE = (
-    None, -1, 0, 1, 2, 3, 255, 1e308, -1e308, 1e-320, float("nan"), float("inf"), "x", "", "nan", "1", [], [1], [[]], {},
-    {"kind": "MADE"}, True, False, 10**12, 2**63, 10**400, 0.5, "\x00", "\ud800", [10**9, 10**9], [1, 2, 2], ["a", "a"],
+    None, -1, 0, 1, 2, 3, 255, 1e308, -1e308, 1e-320, float("nan"), float("inf"), "x", "", "nan", "1", [], [1], [[]],
+    {}, {"kind": "MADE"}, True, False, 10**12, 2**63, 10**400, 0.5, "\x00", "\ud800", [10**9, 10**9], [1, 2, 2],
+    ["a", "a"],
 )  # fmt: skip
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -134,7 +135,9 @@ def image(content: bytes, _: int, source: random.Random) -> bytes:
         chunk[1] = zlib.compress(_changed(zlib.decompress(chunk[1]), source), 1)
     else:
         chunk[1] = _changed(chunk[1], source)
-    parts = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks]
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
     return _PNG + b"".join(parts)
 
 

@@ -19,7 +19,6 @@ import pyarrow
 
 with atheris.instrument_imports(include=["arcsm"]):
     import arcsm  # noqa: F401
-
     from fuzz.targets import TARGETS
 
 _PACKAGE = f"{os.sep}arcsm{os.sep}"
@@ -40,6 +39,7 @@ class Recorder:
 
     def __call__(self, content: bytes) -> None:
         path = self._folder / f"input{self._suffix}"
+        path.unlink(missing_ok=True)  # some file systems wait for the disk when a file is overwritten
         path.write_bytes(content)
         try:
             with contextlib.redirect_stdout(None):

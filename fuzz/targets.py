@@ -151,6 +151,7 @@ def read_csv(content: bytes, path: Path) -> None:
     """Read a CSV file in one of several ways, by its first byte, with options by its second."""
     way, flags, content = *content[:2].ljust(2, b"\0"), content[2:]
     path = path.with_name("table.csv.gz" if flags & 1 else "table.tsv" if flags & 2 else "table.csv")
+    path.unlink(missing_ok=True)
     path.write_bytes(gzip.compress(content, 1) if flags & 4 else content)
     ids = tuple(content[:20].decode("latin-1").split(",")[:1]) if flags & 8 else ()
     options = ReadOptions(";" if flags & 16 else None, "," if flags & 32 else None, None, ("x",), ids=ids)

@@ -25,6 +25,7 @@ from arcsm.conditionals import Accuracy, Conditionals, EvaluationCache, choose_m
 from arcsm.conditionals.traversal import ConditionalsBuilder, ancestral, map_conditionals, warn_unconverged
 from arcsm.contexts import Context
 from arcsm.contexts.conditions import net_config
+from arcsm.data.metadata import check_metadata
 from arcsm.heads import Head
 from arcsm.noise import NoiseLadder
 from arcsm.samplers import Sampler
@@ -58,13 +59,15 @@ class AutoregressiveModel(
         scale: Divides the shifted data, ``(D,)`` or a number, positive. Noise levels are in units of it. All methods
             take and return data units. :func:`arcsm.fit` replaces both by the moments of the training data, unless
             ``standardise="none"``.
-        metadata: Anything JSON-ready that should travel with the weights (column names, image shape).
+        metadata: Anything JSON-ready that should travel with the weights, such as ``columns`` (the D names) or, for
+            images, ``image_shape`` (channels, height, width) and ``levels`` (grey values of a channel).
         condition_shift: Subtracted from condition vectors, ``(F,)`` or a number. Labels stay as they are.
         condition_scale: Divides the shifted condition vectors, ``(F,)`` or a number, positive. :func:`arcsm.fit`
             replaces both like ``shift`` and ``scale``.
 
     Raises:
-        ValueError: If the head and the context have different sizes, or if a scale is not positive.
+        ValueError: If the head and the context have different sizes, a scale is not positive, or the metadata do not
+            fit the dimensions.
 
     Example:
         >>> from arcsm import MADE, ScoreHead
@@ -97,6 +100,7 @@ class AutoregressiveModel(
             )
         self.context, self.head, self.noise = context, head, noise
         self.metadata = dict(metadata or {})
+        check_metadata(self.metadata, self.features)
         self.register_standardisation()
         self.set_standardisation(shift, scale)
         self.set_condition_standardisation(condition_shift, condition_scale)
@@ -502,6 +506,7 @@ def check_saveable(model: AutoregressiveModel) -> AutoregressiveModel:
     registry.check_registered("head", model.head)
     if (net := model.context.condition_net) is not None:
         net_config(net)  # raises unless it is registered
+    check_metadata(model.metadata, model.features)  # an entry may have changed
     for name, entries in model.config().items():
         serialization.check_json(entries or {}, name)
     serialization.check_types(model.state_dict())

@@ -17,13 +17,15 @@ from arcsm._runtime.random import dequantised
 from arcsm.data import ImageSet, frame_writer, read_images, scale_images, write_table
 from arcsm.data.column_types import default_names
 from arcsm.data.images import IMAGE_SUFFIXES, save_images
+from arcsm.data.metadata import grey_levels
 from arcsm.data.numpy_files import read_array, split_key
-from arcsm.data.pixels import unscale_images, unstretch_images
+from arcsm.data.pixels import unstretch_images
 from arcsm.data.read_options import ReadOptions
 from arcsm.data.table import TableFile
 from arcsm.errors import AccuracyWarning, warn
 from arcsm.implicit.networks.vae import VAE
 from arcsm.model import AutoregressiveModel
+from arcsm.reports.pictures import to_pixels
 from arcsm.training.runs import class_labels
 
 #: Columns that :func:`score_frame` makes.
@@ -144,7 +146,7 @@ def images_for(model: AutoregressiveModel, path: Path, skip_bad: bool = False) -
     if list(images.pixels.shape[1:]) != list(shape):
         actual = "x".join(map(str, images.pixels.shape[1:]))
         raise ValueError(f"{path}: expected images of {'x'.join(map(str, shape))}, got {actual}")
-    levels = int(model.metadata["levels"])
+    levels = grey_levels(model.metadata)
     if images.levels == levels:
         return images
     return ImageSet(unstretch_images(images.pixels, levels), levels=levels, names=images.names)
@@ -263,7 +265,7 @@ def sample_share(
 
 def write_images(folder: Path, rows: Tensor, metadata: Mapping[str, Any]) -> None:
     """Write each row as a numbered PNG file."""
-    pixels = unscale_images(rows.clamp(-1.0, 1.0), metadata["levels"], stretch=True).view(-1, *metadata["image_shape"])
+    pixels = to_pixels(rows, metadata)
     folder.mkdir(parents=True, exist_ok=True)
     for index, image in enumerate(pixels):
         save_images(folder / f"{index:0{len(str(len(pixels) - 1))}d}.png", image[None], padding=0)

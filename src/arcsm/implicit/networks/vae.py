@@ -12,6 +12,7 @@ from arcsm import serialization
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.files import FilePath
 from arcsm._runtime.random import normal_like, uniform_like
+from arcsm.data.metadata import check_metadata, grey_levels
 from arcsm.implicit.networks.decoders import BernoulliDecoder, Decoder, GaussianImageDecoder
 from arcsm.implicit.networks.encoders import AutoregressiveEncoder, Encoder, GaussianEncoder, ImplicitEncoder
 from arcsm.implicit.networks.trunks import ConvolutionalTrunk, DenseTrunk, Trunk
@@ -107,6 +108,7 @@ class VAE(nn.Module):
             raise ValueError(f"latents: the encoder gives {encoder.latents}, the decoder takes {decoder.latents}")
         self.encoder, self.decoder, self.parts, self.metadata = encoder, decoder, parts, dict(metadata)
         self.latents, self.features = decoder.latents, decoder.features
+        check_metadata(metadata, self.features)
 
     @property
     def device(self) -> torch.device:
@@ -114,7 +116,7 @@ class VAE(nn.Module):
 
     def prepare(self, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Binarise image rows in [-1, 1) at random, or dequantise them by one grey level; return inputs ``(N, F)``."""
-        levels = int(self.metadata["levels"])
+        levels = grey_levels(self.metadata)
         if bool(rows.isnan().any()):
             raise ValueError("rows: hold NaN")
         if rows.numel() and bool((rows.amin() < -1.0) | (rows.amax() > 1.0)):
