@@ -95,6 +95,14 @@ def test_any_header_is_a_model_or_a_one_line_error(name: str, tmp_path: Path) ->
         assert memory_kib("VmHWM") - before < 200 << 10
 
 
+@pytest.mark.parametrize("text", ["{", "[1]", "3", "null", "[" * 100_000, "1" * 5_000, "\ud800", '{"context": {}}'])
+def test_another_configuration_beside_the_weights_does_not_matter_to_the_hub(text: str, tmp_path: Path) -> None:
+    MODELS["score"]().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(text, errors="surrogatepass")
+    with pytest.warns(UserWarning, match=r"config\.json: does not belong to model\.safetensors and is ignored"):
+        assert AutoregressiveModel.from_pretrained(tmp_path).features == 4
+
+
 IN_METADATA = {
     "columns": (None, -1, "abcd", [], {}, [1, 2, 3, 4], list("abc"), list("abca"), ["\ud800", "b", "c", ""]),
     "image_shape": (None, -1, 4, "x", [], {}, [4], [-1, -2, 2], [1, 2, 2.0], [1, 2, 3], [True, 2, 2], [1, 2, 10**12]),

@@ -470,12 +470,37 @@ class AutoregressiveModel(
         save(self, save_directory)
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **options: Any) -> AutoregressiveModel:
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        map_location: str | torch.device = "cpu",
+    ) -> AutoregressiveModel:
+        """Read a model from a folder, or from a repository of the Hugging Face Hub.
+
+        The configuration is that in the header of the weights, whatever ``config.json`` holds.
+
+        Arguments:
+            pretrained_model_name_or_path: A folder that :func:`save` or ``save_pretrained`` wrote, or a repository.
+            force_download, token, cache_dir, local_files_only, revision: As in ``huggingface_hub.hf_hub_download``.
+            map_location: Device of the model.
+
+        Raises:
+            ValueError: As :func:`load`.
+        """
+        model_id = os.fspath(pretrained_model_name_or_path)
         if Path(model_id).is_dir():
             return load(model_id, device=map_location)
-        names = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-        download = {name: options[name] for name in names if name in options}
-        return load(hf_hub_download(model_id, serialization.WEIGHTS_NAME, **download), device=map_location)
+        file = hf_hub_download(
+            model_id, serialization.WEIGHTS_NAME, force_download=force_download, token=token, cache_dir=cache_dir,
+            local_files_only=local_files_only, revision=revision,
+        )  # fmt: skip
+        return load(file, device=map_location)
 
 
 def _checked(integration: Integration) -> Integration:

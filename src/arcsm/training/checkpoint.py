@@ -5,18 +5,33 @@ from pathlib import Path
 
 from arcsm import serialization
 from arcsm._runtime.files import FilePath
-from arcsm.serialization import WEIGHTS_NAME
+from arcsm.serialization import CONFIG_NAME, WEIGHTS_NAME
+from arcsm.training.log import METRICS_NAME, is_log
+from arcsm.training.run_config import run_config_path
 from arcsm.training.task import TrainingTask
 
 STATE_NAME = "state.safetensors"
 
 
 def check_unused(run: FilePath | None, resume: bool) -> None:
-    """Refuse to start a new run in the folder of another, or in a file."""
-    if run is not None and Path(run).is_file():
+    """Refuse to start a new run in the folder of another, in a file, or where it would replace other files."""
+    if run is None:
+        return
+    folder = Path(run)
+    if folder.is_file():
         raise ValueError(f"{run}: expected a folder for the run, got a file; choose another path")
-    if run is not None and not resume and any((Path(run) / name).exists() for name in (STATE_NAME, WEIGHTS_NAME)):
+    if not resume and any((folder / name).exists() for name in (STATE_NAME, WEIGHTS_NAME)):
         raise ValueError(f"{run}: already holds a run; give resume=True to continue it, or choose another folder")
+    if (file := foreign_file(folder)) is not None:
+        raise ValueError(f"{file}: exists, but the folder is not a run; choose another folder")
+
+
+def foreign_file(folder: Path) -> Path | None:
+    """Return a file that a run in a folder would replace, though no run has written it."""
+    if run_config_path(folder).is_file() or any((folder / name).exists() for name in (STATE_NAME, WEIGHTS_NAME)):
+        return None
+    files = [folder / CONFIG_NAME] + [folder / METRICS_NAME] * (not is_log(folder))
+    return next((file for file in files if file.exists()), None)
 
 
 def write_checkpoint(task: TrainingTask, run: Path) -> None:

@@ -17,8 +17,8 @@ from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.errors import warn
 from arcsm.heads import DiscretisedLogisticMixtureHead
 from arcsm.model import AutoregressiveModel, load
-from arcsm.serialization import CONFIG_NAME, WEIGHTS_NAME, read_header
-from arcsm.training.checkpoint import STATE_NAME
+from arcsm.serialization import WEIGHTS_NAME, read_header
+from arcsm.training.checkpoint import STATE_NAME, foreign_file
 from arcsm.training.data import fingerprint
 from arcsm.training.density import fit
 from arcsm.training.log import METRICS_NAME
@@ -65,20 +65,31 @@ def load_run(folder: FilePath, device: str = "cpu") -> Run[RunConfig, Autoregres
 def check_folder(config: Any, folder: Path, resume: bool) -> None:
     """Check that a run may start, or resume, in a folder, without replacing files of another kind.
 
-    The sections ``data`` and ``model`` must not have changed; training itself compares ``config.train``.
+    A run that was killed before its first checkpoint, as for lack of memory, does not count. The sections ``data`` and
+    ``model`` of a run to resume must not have changed; training itself compares ``config.train``.
     """
     path = run_config_path(folder)
-    used = path.is_file() or (folder / STATE_NAME).exists() or is_finished(folder)
-    if used and not resume:
+    begun = path.is_file() or (folder / STATE_NAME).exists() or is_finished(folder)
+    if begun and not resume and not _is_abandoned(folder, type(config)):
         raise ValueError(f"{folder}: already holds a run; give --resume to continue it, or another --out")
-    foreign = [] if used else [name for name in (CONFIG_NAME, METRICS_NAME) if (folder / name).exists()]
-    if foreign:
-        raise ValueError(f"{folder / foreign[0]}: exists, but the folder is not a run; give another --out")
-    if path.is_file():
+    if not begun and (foreign := foreign_file(folder)) is not None:
+        raise ValueError(f"{foreign}: exists, but the folder is not a run; give another --out")
+    if path.is_file() and resume:
         before = read_config(path, type(config))
         for part in ("data", "model"):
             if getattr(before, part) != getattr(config, part):
                 raise ValueError(f"{path}: the run started with another {part} section; use another folder")
+
+
+def _is_abandoned(folder: Path, schema: type[BaseModel]) -> bool:
+    """Return whether a folder holds nothing of a run but the configuration, in the form that :func:`open_run` writes."""
+    if (folder / STATE_NAME).exists() or is_finished(folder):
+        return False
+    text = read_text(run_config_path(folder))
+    try:
+        return dump_config(validated(parse_tree(text, ""), "", schema)) == text
+    except ValueError:
+        return False
 
 
 @contextmanager
