@@ -67,8 +67,9 @@ def test_text_that_is_not_utf_8_is_a_one_line_error(rows: int | None, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "entry", [b"{", b"\xff", b"[]", b"3", b'{"columns": 3}', b'{"columns": [{}], "index_columns": [], "column_indexes": []}']
-)  # fmt: skip
+    "entry",
+    [b"{", b"\xff", b"[]", b"3", b'{"columns": 3}', b'{"columns": [{}], "index_columns": [], "column_indexes": []}'],
+)
 def test_a_damaged_entry_of_pandas_is_a_one_line_error_or_ignored(entry: bytes, tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     schema = pyarrow.schema([("a", pyarrow.float64())], metadata={"pandas": entry})

@@ -82,7 +82,7 @@ def check_folder(config: Any, folder: Path, resume: bool) -> None:
 
 
 def _is_abandoned(folder: Path, schema: type[BaseModel]) -> bool:
-    """Return whether a folder holds nothing of a run but the configuration, in the form that :func:`open_run` writes."""
+    """Return whether a folder holds only the configuration of a run, in the form that :func:`open_run` writes."""
     if (folder / STATE_NAME).exists() or is_finished(folder):
         return False
     text = read_text(run_config_path(folder))
