@@ -12,14 +12,14 @@ import pyarrow.compute
 from pyarrow import parquet
 
 from arcsm._runtime.files import FilePath, reading
-from arcsm.data.parquet_limits import PARQUET_KIND, expansion_check
+from arcsm.data.parquet_limits import PARQUET_KIND, expansion_check, row_count
 
 
 def parquet_parts(path: Path, rows: int | None, **options: Any) -> Iterator[pd.DataFrame]:
     """Yield the rows of a Parquet file, at most ``rows`` at a time or, with ``None``, at once."""
     with reading(path, PARQUET_KIND):
         file = parquet.ParquetFile(path)
-    count, last = file.metadata.num_rows, 0
+    count, last = row_count(file.metadata), 0
     check = expansion_check(path, rows)
     if rows is None:
         check(count)

@@ -10,19 +10,23 @@ from pyarrow import parquet
 
 from arcsm._runtime.files import reading
 from arcsm._runtime.memory import check_expansion
+from arcsm.data.parquet_pages import Pages, read_pages
 
 PARQUET_KIND = "a Parquet file"
 _MEASURED_ROWS = 65_536  # at a time
 _UNPACKED_ROWS = 256  # at a time
 _FRONT_CODING = "DELTA_BYTE_ARRAY"
 _NUMBER_BYTES = 8
+_INDEX_BYTES = 4  # of an entry of a dictionary
+_LEVEL_BYTES = 4  # that tell where a value belongs in a list
 
 
 def expansion_check(path: Path, rows: int | None) -> Callable[[int], None]:
     """Return a function that checks what a Parquet file unpacks to, up to a row, before that row is read.
 
-    Numbers are measured by the metadata of the file. Text is not, because a dictionary of one long text can stand for
-    any number of cells; it is decoded to dictionaries and numbers of their entries, which stay small.
+    Numbers and lists are measured by the metadata of the file and the headers of its pages. Text is not, because a
+    dictionary of one long text can stand for any number of cells; it is decoded to dictionaries and numbers of their
+    entries, which stay small.
 
     Arguments:
         path: The file.
@@ -34,7 +38,8 @@ def expansion_check(path: Path, rows: int | None) -> Callable[[int], None]:
     compressed = path.stat().st_size
     with reading(path, PARQUET_KIND):
         metadata, schema = parquet.read_metadata(path), parquet.read_schema(path)
-    check_expansion(_number_bytes(metadata, rows), compressed, str(path))
+        size = _page_bytes(path, metadata, rows)
+    check_expansion(size, compressed, str(path))
     meters = [_Meter(sizes) for sizes in _text_sizes(path, metadata, schema, rows or _MEASURED_ROWS)]
     total = 0
 
@@ -68,17 +73,38 @@ class _Meter:
         return size
 
 
-def _number_bytes(metadata: Any, rows: int | None) -> int:
-    """Return the bytes of the columns of fixed width, in the ``rows`` that are unpacked at once."""
+def row_count(metadata: Any) -> int:
+    """Return the number of rows that may be read, by the whole file or by its parts, if these differ."""
+    return max(metadata.num_rows, sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)))
+
+
+def _page_bytes(path: Path, metadata: Any, rows: int | None) -> int:
+    """Return the bytes of the columns of fixed width, and of all lists, in the ``rows`` that are unpacked at once.
+
+    One page of each column, which is decompressed whole, is added. Counts of the values in lists are those of the pages,
+    as the metadata of a hostile file may hold lower ones.
+    """
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-    total = metadata.num_rows if rows is None else min(rows, metadata.num_rows)
+    total = row_count(metadata) if rows is None else min(rows, row_count(metadata))
     size = 0
-    for place in range(metadata.num_columns):
-        column = metadata.schema.column(place)
-        if column.physical_type != "BYTE_ARRAY":
-            repeated = sum(group.column(place).num_values for group in groups) if rows is None else 0
-            size += max(total, repeated) * max(_NUMBER_BYTES, column.length)
+    with path.open("rb") as file:
+        for place in range(metadata.num_columns):
+            column = metadata.schema.column(place)
+            pages = [read_pages(file, group.column(place)) for group in groups]
+            size += max((page.largest for page in pages), default=0)
+            is_text = column.physical_type == "BYTE_ARRAY"
+            if column.max_repetition_level:
+                values = [_most_values(page, group, rows) for page, group in zip(pages, groups, strict=True)]
+                most = sum(values) if rows is None else max(values, default=0)
+                size += most * (_LEVEL_BYTES + (_INDEX_BYTES if is_text else max(_NUMBER_BYTES, column.length)))
+            elif not is_text:
+                size += total * max(_NUMBER_BYTES, column.length)
     return size
+
+
+def _most_values(pages: Pages, group: Any, rows: int | None) -> int:
+    """Return the most values of lists that ``rows`` rows of a row group can hold; each other row has one or more."""
+    return pages.values if rows is None else pages.values - max(0, group.num_rows - rows)
 
 
 def _text_sizes(path: Path, metadata: Any, schema: Any, rows: int) -> Iterator[Iterator[tuple[int, int]]]:

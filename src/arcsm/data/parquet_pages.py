@@ -1,0 +1,126 @@
+"""The headers of the pages in a Parquet file, which tell what the pages unpack to whatever the file's footer claims."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+_HEADER_BYTES = (1 << 12, 1 << 16, 1 << 20, 1 << 24)  # read in turn until a header is complete
+_MAX_DEPTH = 8
+#: Fields of a page's header, and of the two kinds of headers of data pages in it (parquet.thrift).
+_UNCOMPRESSED_SIZE, _COMPRESSED_SIZE, _DATA_HEADERS, _NUM_VALUES = 2, 3, (5, 8), 1
+_TRUE, _FALSE, _BYTE, _INTEGERS, _DOUBLE, _BINARY, _LISTS, _STRUCT = 1, 2, 3, (4, 5, 6), 7, 8, (9, 10), 12
+
+
+@dataclass(frozen=True)
+class Pages:
+    """What the pages of one column in one row group hold.
+
+    Attributes:
+        values: Number of values, missing ones and those of lists included.
+        largest: Bytes of the largest page after decompression.
+    """
+
+    values: int
+    largest: int
+
+
+def read_pages(file: IO[bytes], column: Any) -> Pages:
+    """Walk the headers of a column's pages, as far as Arrow reads them.
+
+    Arguments:
+        file: The file.
+        column: pyarrow's ``ColumnChunkMetaData``.
+
+    Raises:
+        ValueError: If a header is damaged.
+    """
+    at, values, largest = column.data_page_offset, 0, 0
+    if column.has_dictionary_page and 0 < (column.dictionary_page_offset or 0) < at:
+        at = column.dictionary_page_offset
+    end = at + column.total_compressed_size
+    while at < end and values < column.num_values:
+        header, size = _page_header(file, at)
+        data = next((header[field] for field in _DATA_HEADERS if isinstance(header.get(field), dict)), {})
+        counts = (header[_UNCOMPRESSED_SIZE], header[_COMPRESSED_SIZE], data.get(_NUM_VALUES, 0))
+        if min(counts) < 0:
+            raise ValueError("a page of negative size")
+        at += size + header[_COMPRESSED_SIZE]
+        values, largest = values + data.get(_NUM_VALUES, 0), max(largest, header[_UNCOMPRESSED_SIZE])
+    return Pages(values, largest)
+
+
+def _page_header(file: IO[bytes], at: int) -> tuple[dict[int, Any], int]:
+    """Return the fields of the header at an offset, by number, and its size in bytes."""
+    for size in _HEADER_BYTES:
+        file.seek(at)
+        content = file.read(size)
+        reader = _Reader(content)
+        try:
+            return reader.struct(), reader.at
+        except IndexError:  # cut off
+            if len(content) < size:
+                break
+    raise ValueError("a page without a complete header")
+
+
+class _Reader:
+    """Reads a struct in Thrift's compact protocol; texts and numbers with a fraction are skipped."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content, self.at = content, 0
+
+    def struct(self, depth: int = 0) -> dict[int, Any]:
+        """Return the fields of a struct, by number."""
+        if depth > _MAX_DEPTH:
+            raise ValueError("a header that is nested too deeply")
+        fields: dict[int, Any] = {}
+        number = 0
+        while (start := self._byte()) & 0x0F:
+            number = number + (start >> 4) if start >> 4 else self._integer()
+            fields[number] = self._value(start & 0x0F, depth)
+        return fields
+
+    def _value(self, kind: int, depth: int) -> Any:
+        if kind in (_TRUE, _FALSE):
+            return kind == _TRUE
+        if kind in _INTEGERS:
+            return self._integer()
+        if kind == _STRUCT:
+            return self.struct(depth + 1)
+        if kind in _LISTS:
+            return self._list(depth)
+        sizes = {_BYTE: 1, _DOUBLE: 8}
+        if kind not in (*sizes, _BINARY):
+            raise ValueError(f"a field of the unknown type {kind}")
+        self._skip(self._varint() if kind == _BINARY else sizes[kind])
+        return None
+
+    def _list(self, depth: int) -> list[Any]:
+        start = self._byte()
+        count = start >> 4 if start >> 4 < 15 else self._varint()
+        return [self._value(start & 0x0F, depth + 1) for _ in iter(range(count))]
+
+    def _skip(self, count: int) -> None:
+        if self.at + count > len(self._content):
+            raise IndexError
+        self.at += count
+
+    def _byte(self) -> int:
+        self.at += 1
+        return self._content[self.at - 1]
+
+    def _varint(self) -> int:
+        return sum(bits << shift for shift, bits in self._groups())
+
+    def _groups(self) -> Iterator[tuple[int, int]]:
+        """Yield the groups of seven bits of a number, each with its place; of ten at most."""
+        for shift in range(0, 70, 7):
+            byte = self._byte()
+            yield shift, byte & 0x7F
+            if not byte & 0x80:
+                return
+
+    def _integer(self) -> int:
+        """Return a signed number, whose sign is its last bit."""
+        number = self._varint()
+        return (number >> 1) ^ -(number & 1)
