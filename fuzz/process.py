@@ -4,6 +4,7 @@ python -m fuzz.process TARGET SECONDS FOLDER
 """
 
 import contextlib
+import dis
 import hashlib
 import os
 import resource
@@ -61,8 +62,12 @@ class Recorder:
 
 def _is_own(error: Exception) -> bool:
     """Return whether a statement of the package has raised an error, and not Python or a library that it calls."""
-    *_, last = traceback.extract_tb(error.__traceback__)
-    return _PACKAGE in last.filename and (last.line or "").startswith("raise")
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None or _PACKAGE not in last.tb_frame.f_code.co_filename:
+        return False
+    return dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
 
 
 def _limit_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import re
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from arcsm.data import read_array, read_frame, read_images, read_table
+from arcsm.data import read_array, read_frame, read_idx, read_images, read_table
 from arcsm.data.streams import blocks_of
 from arcsm.data.table import TableFile
 from small_runs import environment
@@ -55,10 +56,30 @@ def member_beyond_its_size(path: Path) -> Path:
     return path
 
 
+def long_header(path: Path) -> Path:
+    """Write an archive of 700 kB whose member has a header of 700 MB."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open("x.npy", "w") as f:
+        f.write(b"\x93NUMPY\x02\0" + struct.pack("<I", 700 * 10**6))
+        for _ in range(700):
+            f.write(b" " * 10**6)
+    return path
+
+
+def gzipped(path: Path, start: bytes, repeated: bytes, times: int) -> Path:
+    """Write a gzipped file of parts, which is as quick to write as it is small."""
+    path.write_bytes(gzip.compress(start) + times * gzip.compress(repeated))
+    return path
+
+
 def empty_header(path: Path) -> Path:
     content = io.BytesIO()
     np.lib.format.write_array_header_1_0(content, {"descr": "<f8", "fortran_order": False, "shape": (0, 10**9)})
     path.write_bytes(content.getvalue())
+    return path
+
+
+def truncated_header(path: Path) -> Path:
+    path.write_bytes(b"\x93NUMPY\x02\0" + b"\xff" * 4 + bytes(100))
     return path
 
 
@@ -96,6 +117,26 @@ def huge_image(folder: Path) -> Path:
 CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "zip bomb": (lambda p: read_array(zip_bomb(p / "a.npz"), "x"), r"a\.npz\[x\]: takes 8\.0 GiB to unpack, but"),
     "header of 73 TiB": (lambda p: read_array(huge_header(p / "a.npy")), r"a\.npy: cannot be read"),
+    "header of 700 MB": (
+        lambda p: read_array(long_header(p / "a.npz")),
+        "ValueError: a header of 700,000,000 bytes",
+    ),
+    "header of 4 GiB": (
+        lambda p: read_array(truncated_header(p / "a.npy")),
+        r"a\.npy: cannot be read, .* \(ValueError: a header of 4,294,967,295 bytes\)",
+    ),
+    "gzipped images": (
+        lambda p: read_idx(gzipped(p / "a", b"\0\0\x08\x02" + struct.pack(">2I", 1200, 10**6), bytes(10**6), 1200)),
+        "a: unpacks to 2.2 GiB, more than 1,000 times its size; it is too repetitive to be data; if you trust it, save",
+    ),
+    "gzipped images of another size": (
+        lambda p: read_idx(gzipped(p / "a", b"\0\0\x08\x01" + struct.pack(">I", 10), bytes(10**6), 1200)),
+        r"a: expected 18 bytes for shape \(10,\), got 19",
+    ),
+    "a gzipped line": (
+        lambda p: read_table(gzipped(p / "a.csv.gz", b"a\n", b"0" * 10**6, 700)),
+        r"a\.csv\.gz: expected lines of at most 64 MiB",
+    ),
     "longer than it claims": (
         lambda p: read_array(member_beyond_its_size(p / "a.npz")),
         r"a\.npz\[x\]: cannot be read",
@@ -141,6 +182,30 @@ def test_enormous_files_are_rejected_before_they_fill_the_memory(
     assert peak_kib() - before < 600_000
 
 
+def test_repetitive_gzipped_tables_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = gzipped(tmp_path / "a.csv.gz", b"a\n", b"0\n" * 10**6, 3)
+    assert sum(len(part) for part in TableFile(path).parts(10**6)) == 3 * 10**6
+    monkeypatch.setattr("arcsm._runtime.memory.free_memory", lambda: 20 << 20)
+    with pytest.raises(ValueError, match=r"a\.csv\.gz: takes 0\.1 GiB to unpack, .* split the file, or free memory"):
+        next(TableFile(path).parts())
+    assert len(next(TableFile(path).parts(1000))) == 1000
+    monkeypatch.setattr("arcsm._runtime.memory._ALWAYS_UNPACKED", 1 << 20)
+    monkeypatch.setattr("arcsm._runtime.memory._MAX_EXPANSION", 500)
+    for rows in (None, 1000):
+        with pytest.raises(ValueError, match=r"a\.csv\.gz: unpacks to .* more than 500 times its size"):
+            next(TableFile(path).parts(rows))
+
+
+def test_a_lack_of_memory_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    monkeypatch.setattr("numpy.lib.format.read_array", fail)
+    with pytest.raises(ValueError, match=r"a\.npy: takes more memory to read than is free; split the file"):
+        read_array(tmp_path / "a.npy")
+
+
 def test_repetitive_parquet_files_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("arcsm._runtime.memory._ALWAYS_UNPACKED", 1 << 20)
     path, rows = tmp_path / "a.parquet", 300_000
@@ -165,7 +230,7 @@ def test_repetitive_parquet_files_are_rejected(tmp_path: Path, monkeypatch: pyte
 
 
 def with_lower_counts(path: Path, column: pa.Array, counts: dict[int, int]) -> Path:
-    """Write a Parquet file of a few kilobytes whose footer claims lower counts of rows or values than its pages hold."""
+    """Write a Parquet file of a few kilobytes whose footer claims fewer rows or values than its pages hold."""
     parquet.write_table(pa.table({"a": column}), path, compression="zstd")
     content = path.read_bytes()
     size = int.from_bytes(content[-8:-4], "little")

@@ -81,8 +81,8 @@ def row_count(metadata: Any) -> int:
 def _page_bytes(path: Path, metadata: Any, rows: int | None) -> int:
     """Return the bytes of the columns of fixed width, and of all lists, in the ``rows`` that are unpacked at once.
 
-    One page of each column, which is decompressed whole, is added. Counts of the values in lists are those of the pages,
-    as the metadata of a hostile file may hold lower ones.
+    One page of each column, which is decompressed whole, is added. The values in lists are counted by the pages, as
+    the metadata of a hostile file may claim fewer.
     """
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
     total = row_count(metadata) if rows is None else min(rows, row_count(metadata))

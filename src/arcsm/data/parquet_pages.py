@@ -40,7 +40,9 @@ def read_pages(file: IO[bytes], column: Any) -> Pages:
     end = at + column.total_compressed_size
     while at < end and values < column.num_values:
         header, size = _page_header(file, at)
-        data = next((header[field] for field in _DATA_HEADERS if isinstance(header.get(field), dict)), {})
+        data: dict[int, Any] = next(
+            (header[field] for field in _DATA_HEADERS if isinstance(header.get(field), dict)), {}
+        )
         counts = (header[_UNCOMPRESSED_SIZE], header[_COMPRESSED_SIZE], data.get(_NUM_VALUES, 0))
         if min(counts) < 0:
             raise ValueError("a page of negative size")
