@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -26,6 +27,7 @@ from arcsm.training.loop import FitResult, TrainingDiverged
 from arcsm.training.run_config import C, RunConfig, dump_config, parse_tree, read_text, run_config_path, validated
 
 _LOCK_NAME = ".lock"
+_LOCK_SECONDS = 30.0
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -100,11 +102,7 @@ def open_run(folder: Path, config: BaseModel) -> Iterator[None]:
     """
     path = run_config_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK_NAME, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise ValueError(f"{folder}: another process trains there") from error
+    lock = _locked(folder)
     try:
         before = path.read_bytes() if path.exists() else None
         write_text(path, dump_config(config))
@@ -124,6 +122,35 @@ def open_run(folder: Path, config: BaseModel) -> Iterator[None]:
         lock.release()
         with suppress(OSError):  # unless the folder is empty
             folder.rmdir()
+
+
+def _locked(folder: Path) -> FileLock:
+    """Return a lock that no other process holds.
+
+    A thread asks for it, as the system call may never return on a network file system whose server does not answer.
+    """
+    lock, failures = FileLock(folder / _LOCK_NAME, timeout=0, thread_local=False), list[Exception]()
+
+    def acquire() -> None:
+        try:
+            lock.acquire()
+        except Exception as error:
+            failures.append(error)
+
+    thread = Thread(target=acquire, daemon=True)
+    thread.start()
+    thread.join(_LOCK_SECONDS)
+    if not thread.is_alive() and not failures:
+        return lock
+    error = failures[0] if failures else TimeoutError(f"no answer for {_LOCK_SECONDS:g} s")
+    if isinstance(error, Timeout):
+        raise ValueError(f"{folder}: another process trains there") from error
+    if isinstance(error, (OSError, NotImplementedError)):
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"{folder}: its file system cannot lock it ({reason}); choose a folder on a disk of this machine"
+        ) from error
+    raise error
 
 
 def read_config(path: Path, schema: type[C]) -> C:
