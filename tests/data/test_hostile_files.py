@@ -102,13 +102,13 @@ def wide_csv(path: Path) -> Path:
     return path
 
 
-def huge_image(folder: Path) -> Path:
+def huge_image(folder: Path, side: int = 30_000) -> Path:
     folder.mkdir()
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10_000))) + chunk(b"IEND", b"")
     (folder / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
     return folder
@@ -186,7 +186,9 @@ def test_repetitive_gzipped_tables_are_rejected(tmp_path: Path, monkeypatch: pyt
     path = gzipped(tmp_path / "a.csv.gz", b"a\n", b"0\n" * 10**6, 3)
     assert sum(len(part) for part in TableFile(path).parts(10**6)) == 3 * 10**6
     monkeypatch.setattr("arcsm._runtime.memory.free_memory", lambda: 20 << 20)
-    with pytest.raises(ValueError, match=r"a\.csv\.gz: takes 0\.1 GiB to unpack, .* split the file, or free memory"):
+    with pytest.raises(
+        ValueError, match=r"a\.csv\.gz: takes 0\.1 GiB to unpack, .* make the file smaller, or free memory"
+    ):
         next(TableFile(path).parts())
     assert len(next(TableFile(path).parts(1000))) == 1000
     monkeypatch.setattr("arcsm._runtime.memory._ALWAYS_UNPACKED", 1 << 20)
@@ -196,13 +198,19 @@ def test_repetitive_gzipped_tables_are_rejected(tmp_path: Path, monkeypatch: pyt
             next(TableFile(path).parts(rows))
 
 
+def test_images_that_exceed_the_free_memory_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arcsm._runtime.memory.free_memory", lambda: 1 << 30)
+    with pytest.raises(ValueError, match=r"huge\.png: takes 1\.2 GiB to unpack, but 1\.0 GiB of memory are free"):
+        read_images(huge_image(tmp_path / "a", 9_000))
+
+
 def test_a_lack_of_memory_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
     np.save(tmp_path / "a.npy", np.zeros(3))
     monkeypatch.setattr("numpy.lib.format.read_array", fail)
-    with pytest.raises(ValueError, match=r"a\.npy: takes more memory to read than is free; split the file"):
+    with pytest.raises(ValueError, match=r"a\.npy: takes more memory to read than is free; make the file smaller"):
         read_array(tmp_path / "a.npy")
 
 

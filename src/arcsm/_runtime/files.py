@@ -43,7 +43,9 @@ def reading(path: FilePath, kind: str | None = None) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not in UTF-8; save it in that encoding") from error
     except MemoryError as error:
-        raise ValueError(f"{path}: takes more memory to read than is free; split the file, or free memory") from error
+        raise ValueError(
+            f"{path}: takes more memory to read than is free; make the file smaller, or free memory"
+        ) from error
     except Exception as error:
         if kind is not None:
             reason = getattr(error, "strerror", None) or f"damaged, or not {kind}"

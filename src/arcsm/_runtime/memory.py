@@ -30,7 +30,7 @@ def check_fits(size: int, name: str) -> None:
     if free is not None and size > free:
         raise ValueError(
             f"{name}: takes {size / 2**30:,.1f} GiB to unpack, but {free / 2**30:,.1f} GiB of memory are free; "
-            "split the file, or free memory"
+            "make the file smaller, or free memory"
         )
 
 
