@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 NAMES = ("model", "config", "csv", "npy", "npz", "parquet", "image", "idx", "xlsx")
-_COUNT = re.compile(r"stat::number_of_executed_units:\s+(\d+)")
+_COUNT = re.compile(r"(?:^#|stat::number_of_executed_units:\s+)(\d+)", re.MULTILINE)
 
 
 def fuzz(target: str, seconds: float, out: Path) -> tuple[int, int]:

@@ -15,6 +15,8 @@ import pytest
 
 import arcsm
 from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder, ScoreHead
+from arcsm.implicit import load_vae
+from arcsm.serialization import write_tensors
 from small_runs import call
 
 HOSTILE = (None, -1, 1e308, "x", [], {}, True, 10**12)
@@ -101,6 +103,15 @@ def test_another_configuration_beside_the_weights_does_not_matter_to_the_hub(tex
     (tmp_path / "config.json").write_text(text, errors="surrogatepass")
     with pytest.warns(UserWarning, match=r"config\.json: does not belong to model\.safetensors and is ignored"):
         assert AutoregressiveModel.from_pretrained(tmp_path).features == 4
+
+
+@pytest.mark.parametrize("shape", [["", 2, 2], [10**400, 2, 2], [1e308, 2, 2], "abc", [-1, -2, 2], [], {}, 4])
+def test_autoencoders_of_other_images_are_rejected(shape: Any, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    config = {"kind": "vae", "parts": {"latents": 2}, "metadata": {"image_shape": shape, "levels": 256}}
+    write_tensors(path, {}, config)
+    with pytest.raises(ValueError, match=rf"{path}: (metadata: image_shape: expected|model configuration)"):
+        load_vae(path)
 
 
 IN_METADATA = {

@@ -91,3 +91,14 @@ def test_a_damaged_entry_of_pandas_is_a_one_line_error_or_ignored(entry: bytes, 
 def write_as(file: TableFile, path: Path) -> None:
     with frame_writer(path, like=file) as write:
         write(pd.DataFrame({"a": [1.0]}))
+
+
+def test_statistics_that_do_not_fit_a_column_are_a_one_line_error(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pyarrow.table({"a": [[1.0, None], [2.0]]}), path, store_schema=False)
+    optional, required = b"\x25\x02\x18\x07element", b"\x25\x00\x18\x07element"
+    assert optional in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(optional, required))
+    for rows in (None, 1):
+        with pytest.raises(ValueError, match=r"t\.parquet: cannot be read: damaged"):  # pyarrow would end the process
+            list(parquet_parts(path, rows))

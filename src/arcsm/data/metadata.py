@@ -1,5 +1,6 @@
 """What the metadata of a model say about its columns or images."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,12 +10,12 @@ from arcsm.data.pixels import check_levels
 _EIGHT_BIT_LEVELS = 256
 
 
-def check_metadata(metadata: Mapping[str, Any], features: int) -> None:
+def check_metadata(metadata: Mapping[str, Any], features: int | None = None) -> None:
     """Check the entries that this package reads: ``columns``, ``image_shape`` and ``levels``. All are optional.
 
     Arguments:
         metadata: The metadata of a model, which may come from anybody's file.
-        features: The number of dimensions of the model.
+        features: The number of dimensions of the model. Default: that of the image.
 
     Raises:
         ValueError: If ``columns`` are not as many different texts as there are dimensions, ``image_shape`` is not
@@ -24,13 +25,12 @@ def check_metadata(metadata: Mapping[str, Any], features: int) -> None:
         columns = metadata["columns"]
         if not isinstance(columns, list | tuple) or not all(map(_is_text, columns)):
             raise ValueError(f"metadata: columns: expected a list of texts, got {columns!r:.60}")
-        check_column_names(columns, features)
+        check_column_names(columns, len(columns) if features is None else features)
     if "image_shape" in metadata:
         shape = metadata["image_shape"]
-        if not _has_values(shape, features):
-            raise ValueError(
-                f"metadata: image_shape: expected (channels, height, width) with {features} values, got {shape!r:.60}"
-            )
+        if not _is_shape(shape) or features not in (None, math.prod(shape)):
+            count = "" if features is None else f" with {features} values"
+            raise ValueError(f"metadata: image_shape: expected (channels, height, width){count}, got {shape!r:.60}")
         check_levels(grey_levels(metadata))
 
 
@@ -47,11 +47,6 @@ def _is_text(name: object) -> bool:
         return False
 
 
-def _has_values(shape: object, features: int) -> bool:
-    """Return whether three sizes multiply to a number of values."""
-    if not isinstance(shape, list | tuple) or len(shape) != 3:
-        return False
-    if not all(type(size) is int and 0 < size <= features for size in shape):
-        return False
-    channels, height, width = shape
-    return bool(channels * height * width == features)
+def _is_shape(shape: object) -> bool:
+    """Return whether a value is a list of three positive sizes."""
+    return isinstance(shape, list | tuple) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape)

@@ -1,14 +1,44 @@
-"""The headers of the pages in a Parquet file, which tell what the pages unpack to whatever the file's footer claims."""
+"""The footer and the page headers of a Parquet file, which tell what the pages unpack to.
 
+pyarrow describes a column only if its statistics are in order; else it ends the process.
+"""
+
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
 _HEADER_BYTES = (1 << 12, 1 << 16, 1 << 20, 1 << 24)  # read in turn until a header is complete
-_MAX_DEPTH = 8
-#: Fields of a page's header, and of the two kinds of headers of data pages in it (parquet.thrift).
+_MAX_DEPTH = 12
+#: Numbers of fields in parquet.thrift: of a file, a row group, a column, its metadata, a page and the data in it.
+_ROW_GROUPS, _COLUMNS, _NUM_ROWS, _METADATA = 4, 1, 3, 3
+_ENCODINGS, _COLUMN_VALUES, _COLUMN_SIZE, _DATA_OFFSET, _DICTIONARY_OFFSET = 2, 5, 7, 9, 11
 _UNCOMPRESSED_SIZE, _COMPRESSED_SIZE, _DATA_HEADERS, _NUM_VALUES = 2, 3, (5, 8), 1
 _TRUE, _FALSE, _BYTE, _INTEGERS, _DOUBLE, _BINARY, _LISTS, _STRUCT = 1, 2, 3, (4, 5, 6), 7, 8, (9, 10), 12
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One column in one row group, as the footer describes it.
+
+    Attributes:
+        values: Number of values, missing ones and those of lists included.
+        start, size: Place of the pages in the file, in bytes.
+        encodings: Numbers of the encodings.
+    """
+
+    values: int
+    start: int
+    size: int
+    encodings: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A number of rows, and their columns in the order of the schema."""
+
+    rows: int
+    columns: tuple[Chunk, ...]
 
 
 @dataclass(frozen=True)
@@ -16,7 +46,7 @@ class Pages:
     """What the pages of one column in one row group hold.
 
     Attributes:
-        values: Number of values, missing ones and those of lists included.
+        values: Number of values, as in :class:`Chunk`, by the pages.
         largest: Bytes of the largest page after decompression.
     """
 
@@ -24,30 +54,42 @@ class Pages:
     largest: int
 
 
-def read_pages(file: IO[bytes], column: Any) -> Pages:
-    """Walk the headers of a column's pages, as far as Arrow reads them.
-
-    Arguments:
-        file: The file.
-        column: pyarrow's ``ColumnChunkMetaData``.
+def read_row_groups(file: IO[bytes]) -> list[RowGroup]:
+    """Return the row groups of a file, by its footer.
 
     Raises:
-        ValueError: If a header is damaged.
+        ValueError, KeyError, IndexError: If the footer is damaged.
     """
-    at, values, largest = column.data_page_offset, 0, 0
-    if column.has_dictionary_page and 0 < (column.dictionary_page_offset or 0) < at:
-        at = column.dictionary_page_offset
-    end = at + column.total_compressed_size
-    while at < end and values < column.num_values:
+    file.seek(-8, os.SEEK_END)
+    size = int.from_bytes(file.read(4), "little")
+    file.seek(-8 - size, os.SEEK_END)
+    footer = _Reader(file.read(size)).struct()
+    return [
+        RowGroup(group[_NUM_ROWS], tuple(_chunk(column[_METADATA]) for column in group[_COLUMNS]))
+        for group in footer[_ROW_GROUPS]
+    ]
+
+
+def _chunk(column: dict[int, Any]) -> Chunk:
+    start, dictionary = column[_DATA_OFFSET], column.get(_DICTIONARY_OFFSET) or 0
+    first = dictionary if 0 < dictionary < start else start
+    return Chunk(column[_COLUMN_VALUES], first, column[_COLUMN_SIZE], tuple(column[_ENCODINGS]))
+
+
+def read_pages(file: IO[bytes], chunk: Chunk) -> Pages:
+    """Walk the headers of a column's pages, as far as Arrow reads them.
+
+    Raises:
+        ValueError, KeyError, TypeError: If a header is damaged.
+    """
+    at, values, largest = chunk.start, 0, 0
+    while at < chunk.start + chunk.size and values < chunk.values:
         header, size = _page_header(file, at)
-        data: dict[int, Any] = next(
-            (header[field] for field in _DATA_HEADERS if isinstance(header.get(field), dict)), {}
-        )
-        counts = (header[_UNCOMPRESSED_SIZE], header[_COMPRESSED_SIZE], data.get(_NUM_VALUES, 0))
-        if min(counts) < 0:
+        data: dict[int, Any] = next((header[field] for field in _DATA_HEADERS if field in header), {})
+        count, uncompressed, compressed = data.get(_NUM_VALUES, 0), header[_UNCOMPRESSED_SIZE], header[_COMPRESSED_SIZE]
+        if min(count, uncompressed, compressed) < 0:
             raise ValueError("a page of negative size")
-        at += size + header[_COMPRESSED_SIZE]
-        values, largest = values + data.get(_NUM_VALUES, 0), max(largest, header[_UNCOMPRESSED_SIZE])
+        at, values, largest = at + size + compressed, values + count, max(largest, uncompressed)
     return Pages(values, largest)
 
 
@@ -73,8 +115,6 @@ class _Reader:
 
     def struct(self, depth: int = 0) -> dict[int, Any]:
         """Return the fields of a struct, by number."""
-        if depth > _MAX_DEPTH:
-            raise ValueError("a header that is nested too deeply")
         fields: dict[int, Any] = {}
         number = 0
         while (start := self._byte()) & 0x0F:
@@ -83,6 +123,8 @@ class _Reader:
         return fields
 
     def _value(self, kind: int, depth: int) -> Any:
+        if depth > _MAX_DEPTH:
+            raise ValueError("a header that is nested too deeply")
         if kind in (_TRUE, _FALSE):
             return kind == _TRUE
         if kind in _INTEGERS:
@@ -100,7 +142,10 @@ class _Reader:
     def _list(self, depth: int) -> list[Any]:
         start = self._byte()
         count = start >> 4 if start >> 4 < 15 else self._varint()
-        return [self._value(start & 0x0F, depth + 1) for _ in iter(range(count))]
+        if start & 0x0F in (_TRUE, _FALSE):
+            self._skip(count)
+            return []
+        return [self._value(start & 0x0F, depth + 1) for _ in range(count)]
 
     def _skip(self, count: int) -> None:
         if self.at + count > len(self._content):

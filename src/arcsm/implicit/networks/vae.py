@@ -65,7 +65,8 @@ class VAEConfig(BaseModel):
         shape = metadata.get("image_shape")
         if shape is None or not metadata.get("levels"):
             raise ValueError("data: an autoencoder needs images, but the data are not images")
-        shape = tuple(int(size) for size in shape)
+        check_metadata(metadata)
+        shape = tuple(shape)
         encoder: Encoder
         if self.encoder == "implicit":
             encoder = ImplicitEncoder(self.trunk(shape, self.latents), self.latents)
@@ -194,8 +195,15 @@ def load_vae(path: FilePath, device: str | torch.device = "cpu") -> VAE:
     tensors, config = serialization.read_module(path)
     if config.get("kind") != KIND:
         raise ValueError(f"{file}: not an autoencoder; read it with arcsm.load")
-    serialization.check_fits(lambda: VAE.from_config(config), tensors, file)
-    vae = VAE.from_config(config)
+
+    def build() -> VAE:
+        try:
+            return VAE.from_config(config)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+
+    serialization.check_fits(build, tensors, file)
+    vae = build()
     vae.to(next(iter(tensors.values())).dtype if tensors else torch.get_default_dtype())
     serialization.load_state(vae, tensors, file)
     return vae.to(resolve_device(device)).eval()
