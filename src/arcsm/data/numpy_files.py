@@ -14,7 +14,7 @@ from arcsm._runtime.memory import check_expansion
 
 _NPZ_KEYS = ("X", "x_train")  # names of the main array, by preference
 _MAX_LISTED = 20  # names in an error
-_MAX_HEADER = 65_536  # bytes
+_MAX_HEADER = 10_000  # bytes, as for numpy
 _MAX_EMPTY = 1_000_000  # rows or columns of an array without any value
 
 
