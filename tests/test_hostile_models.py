@@ -16,6 +16,7 @@ import pytest
 import arcsm
 from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder, ScoreHead
 from arcsm.implicit import load_vae
+from arcsm.reports.pictures import to_pixels
 from arcsm.serialization import write_tensors
 from small_runs import call
 
@@ -133,6 +134,12 @@ def test_metadata_that_do_not_fit_a_model_are_rejected(entry: str, tmp_path: Pat
         model.metadata[entry] = value
         with pytest.raises(ValueError, match=f"{entry}: expected"):
             arcsm.save(model, path)
+
+
+def test_metadata_may_hold_the_integers_of_numpy() -> None:
+    sizes = {"image_shape": tuple(np.array([1, 2, 2])), "levels": np.int64(16)}
+    model = AutoregressiveModel(MADE(4, 2, (4,)), GaussianHead(2), metadata=sizes)
+    assert to_pixels(model.sample(3), model.metadata).shape == (3, 1, 2, 2)
 
 
 def test_commands_use_images_without_grey_levels_as_those_of_eight_bits(tmp_path: Path) -> None:

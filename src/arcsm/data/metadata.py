@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 from arcsm.data.checks import check_column_names
@@ -36,7 +37,8 @@ def check_metadata(metadata: Mapping[str, Any], features: int | None = None) -> 
 
 def grey_levels(metadata: Mapping[str, Any]) -> int:
     """Return the number of grey values of a channel of a model's images, by default those of 8 bits."""
-    return metadata.get("levels", _EIGHT_BIT_LEVELS)
+    levels = metadata.get("levels", _EIGHT_BIT_LEVELS)
+    return int(levels) if isinstance(levels, Integral) else levels  # it may be an integer of numpy
 
 
 def _is_text(name: object) -> bool:
@@ -49,4 +51,6 @@ def _is_text(name: object) -> bool:
 
 def _is_shape(shape: object) -> bool:
     """Return whether a value is a list of three positive sizes."""
-    return isinstance(shape, list | tuple) and len(shape) == 3 and all(type(size) is int and size > 0 for size in shape)
+    if not isinstance(shape, list | tuple) or len(shape) != 3:
+        return False
+    return all(isinstance(size, Integral) and not isinstance(size, bool) and int(size) > 0 for size in shape)
