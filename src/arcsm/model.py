@@ -32,6 +32,7 @@ from arcsm.conditionals.traversal import (
 from arcsm.contexts import Context
 from arcsm.contexts.base import Order, TrainingTerms
 from arcsm.contexts.condition_nets import net_config
+from arcsm.data.metadata import check_metadata
 from arcsm.heads import Head
 from arcsm.noise import NoiseLadder
 from arcsm.samplers import Sampler, inverse_cdf
@@ -65,13 +66,15 @@ class AutoregressiveModel(
         scale: Divides the shifted data, ``(D,)`` or a number, positive. Noise levels are in units of it. All methods
             take and return data units. :func:`arcsm.fit` replaces both by the moments of the training data, unless
             ``standardise="none"``.
-        metadata: Anything JSON-ready that should travel with the weights (column names, image shape).
+        metadata: Anything JSON-ready that should travel with the weights, such as ``columns`` (the D names) or, for
+            images, ``image_shape`` (channels, height, width) and ``levels`` (grey values of a channel).
         condition_shift: Subtracted from condition vectors, ``(F,)`` or a number. Labels stay as they are.
         condition_scale: Divides the shifted condition vectors, ``(F,)`` or a number, positive. :func:`arcsm.fit`
             replaces both like ``shift`` and ``scale``.
 
     Raises:
-        ValueError: If the head and the context have different sizes, or if a scale is not positive.
+        ValueError: If the head and the context have different sizes, a scale is not positive, or the metadata do not
+            fit the dimensions.
 
     Example:
         >>> from arcsm import MADE, ScoreHead
@@ -111,6 +114,7 @@ class AutoregressiveModel(
                         f"column {d}: the context expects {_kind_of(context.levels[d])}, the head {_kind_of(levels)}"
                     )
         self.metadata = dict(metadata or {})
+        check_metadata(self.metadata, self.features)
         self.register_standardisation()
         self.set_standardisation(shift, scale)
         self.set_condition_standardisation(condition_shift, condition_scale)
@@ -577,12 +581,37 @@ class AutoregressiveModel(
         save(self, save_directory)
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **options: Any) -> AutoregressiveModel:
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        map_location: str | torch.device = "cpu",
+    ) -> AutoregressiveModel:
+        """Read a model from a folder, or from a repository of the Hugging Face Hub.
+
+        The configuration is that in the header of the weights, whatever ``config.json`` holds.
+
+        Arguments:
+            pretrained_model_name_or_path: A folder that :func:`save` or ``save_pretrained`` wrote, or a repository.
+            force_download, token, cache_dir, local_files_only, revision: As in ``huggingface_hub.hf_hub_download``.
+            map_location: Device of the model.
+
+        Raises:
+            ValueError: As :func:`load`.
+        """
+        model_id = os.fspath(pretrained_model_name_or_path)
         if Path(model_id).is_dir():
             return load(model_id, device=map_location)
-        names = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-        download = {name: options[name] for name in names if name in options}
-        return load(hf_hub_download(model_id, serialization.WEIGHTS_NAME, **download), device=map_location)
+        file = hf_hub_download(
+            model_id, serialization.WEIGHTS_NAME, force_download=force_download, token=token, cache_dir=cache_dir,
+            local_files_only=local_files_only, revision=revision,
+        )  # fmt: skip
+        return load(file, device=map_location)
 
 
 def _log_prob(conditionals: Conditionals, values: Tensor, _: Sequence[int]) -> Tensor:
@@ -621,6 +650,7 @@ def check_saveable(model: AutoregressiveModel) -> AutoregressiveModel:
     registry.check_registered("head", model.head)
     if (net := model.context.condition_net) is not None:
         net_config(net)  # raises unless it is registered
+    check_metadata(model.metadata, model.features)  # an entry may have changed
     for name, entries in model.config().items():
         serialization.check_json(entries or {}, name)
     serialization.check_types(model.state_dict())

@@ -3,7 +3,9 @@
 import errno
 import io
 import json
+import os
 import pickle
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,10 +32,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     path.parent.mkdir(parents=True, exist_ok=True)
     separate = _without_shared_memory({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     with atomic_path(path) as temporary:
+        own = temporary.with_name(f"{temporary.name}.d")  # safetensors, too, writes to a temporary file at first
+        own.mkdir()
         try:
-            safetensors.torch.save_file(separate, temporary, metadata={_HEADER_KEY: text})
+            safetensors.torch.save_file(separate, own / temporary.name, metadata={_HEADER_KEY: text})
+            os.replace(own / temporary.name, temporary)
         except safetensors.SafetensorError as error:  # raised if the disk is full
             raise OSError(errno.EIO, str(error)) from error
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
 
 
 def _without_shared_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

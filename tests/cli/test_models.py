@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import arcsm
 from arcsm.cli import model_rows
 from arcsm.data import digits, read_table
 from small_runs import call
+from small_tables import model_of_columns
 
 
 def test_samples_are_written_as_picture_array_and_table(image_run: Path, table_run: Path, tmp_path: Path) -> None:
@@ -27,6 +29,22 @@ def test_samples_are_written_as_picture_array_and_table(image_run: Path, table_r
     assert call("sample", table_run, "-n", 6, "--seed", 1, "--denoise", "--out", tmp_path / "a.npy") == 0
     assert call("sample", table_run, "-n", 6, "--seed", 1, "--denoise", "--out", tmp_path / "b.npy") == 0
     assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+
+
+def test_samples_and_scores_hold_no_formulas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, data = tmp_path / "model.safetensors", tmp_path / "data.csv"
+    arcsm.save(model_of_columns("=1+1", "b"), model)
+    pd.DataFrame({"=1+1": [1.0, 2.0], "b": [3.0, -4.0], "@id": ["=cmd()", "x"]}).to_csv(data, index=False)
+    for option, mark in (((), ""), (("--safe-csv",), "'")):
+        assert call("sample", model, "-n", 2, *option, "--out", tmp_path / "samples.csv") == 0
+        assert list(pd.read_csv(tmp_path / "samples.csv").columns) == [f"{mark}=1+1", "b"]
+        assert call("score", model, data, "--id", "@id", *option, "--out", tmp_path / "scores.csv") == 0
+        scores = pd.read_csv(tmp_path / "scores.csv")
+        assert scores[f"{mark}@id"].tolist() == [f"{mark}=cmd()", "x"]
+        assert set(scores["least_likely_column"]) <= {f"{mark}=1+1", "b"}
+    for command in (("sample", model), ("score", model, data)):
+        assert call(*command, "--safe-csv", "--out", tmp_path / "out.npy") == 1
+        assert "--safe-csv: expected --out to be a .csv or .tsv file" in capsys.readouterr().err
 
 
 def test_tables_and_folders_of_images_are_scored(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import os
 import re
 import struct
 import subprocess
@@ -18,7 +20,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from arcsm.data import read_array, read_frame, read_images, read_table
+from arcsm.data import read_array, read_frame, read_idx, read_images, read_table
 from arcsm.data.streams import blocks_of
 from arcsm.data.table import TableFile
 from small_runs import environment
@@ -54,10 +56,30 @@ def member_beyond_its_size(path: Path) -> Path:
     return path
 
 
+def long_header(path: Path) -> Path:
+    """Write an archive of 700 kB whose member has a header of 700 MB."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open("x.npy", "w") as f:
+        f.write(b"\x93NUMPY\x02\0" + struct.pack("<I", 700 * 10**6))
+        for _ in range(700):
+            f.write(b" " * 10**6)
+    return path
+
+
+def gzipped(path: Path, start: bytes, repeated: bytes, times: int) -> Path:
+    """Write a gzipped file of parts, which is as quick to write as it is small."""
+    path.write_bytes(gzip.compress(start) + times * gzip.compress(repeated))
+    return path
+
+
 def empty_header(path: Path) -> Path:
     content = io.BytesIO()
     np.lib.format.write_array_header_1_0(content, {"descr": "<f8", "fortran_order": False, "shape": (0, 10**9)})
     path.write_bytes(content.getvalue())
+    return path
+
+
+def truncated_header(path: Path) -> Path:
+    path.write_bytes(b"\x93NUMPY\x02\0" + b"\xff" * 4 + bytes(100))
     return path
 
 
@@ -80,13 +102,13 @@ def wide_csv(path: Path) -> Path:
     return path
 
 
-def huge_image(folder: Path) -> Path:
+def huge_image(folder: Path, side: int = 30_000) -> Path:
     folder.mkdir()
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10_000))) + chunk(b"IEND", b"")
     (folder / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
     return folder
@@ -95,6 +117,26 @@ def huge_image(folder: Path) -> Path:
 CASES: dict[str, tuple[Callable[[Path], object], str]] = {
     "zip bomb": (lambda p: read_array(zip_bomb(p / "a.npz"), "x"), r"a\.npz\[x\]: takes 8\.0 GiB to unpack, but"),
     "header of 73 TiB": (lambda p: read_array(huge_header(p / "a.npy")), r"a\.npy: cannot be read"),
+    "header of 700 MB": (
+        lambda p: read_array(long_header(p / "a.npz")),
+        "ValueError: a header of 700,000,000 bytes",
+    ),
+    "header of 4 GiB": (
+        lambda p: read_array(truncated_header(p / "a.npy")),
+        r"a\.npy: cannot be read, .* \(ValueError: a header of 4,294,967,295 bytes\)",
+    ),
+    "gzipped images": (
+        lambda p: read_idx(gzipped(p / "a", b"\0\0\x08\x02" + struct.pack(">2I", 1200, 10**6), bytes(10**6), 1200)),
+        "a: unpacks to 2.2 GiB, more than 1,000 times its size; it is too repetitive to be data; if you trust it, save",
+    ),
+    "gzipped images of another size": (
+        lambda p: read_idx(gzipped(p / "a", b"\0\0\x08\x01" + struct.pack(">I", 10), bytes(10**6), 1200)),
+        r"a: expected 18 bytes for shape \(10,\), got 19",
+    ),
+    "a gzipped line": (
+        lambda p: read_table(gzipped(p / "a.csv.gz", b"a\n", b"0" * 10**6, 700)),
+        r"a\.csv\.gz: expected lines of at most 64 MiB",
+    ),
     "longer than it claims": (
         lambda p: read_array(member_beyond_its_size(p / "a.npz")),
         r"a\.npz\[x\]: cannot be read",
@@ -140,6 +182,38 @@ def test_enormous_files_are_rejected_before_they_fill_the_memory(
     assert peak_kib() - before < 600_000
 
 
+def test_repetitive_gzipped_tables_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = gzipped(tmp_path / "a.csv.gz", b"a\n", b"0\n" * 10**6, 3)
+    assert sum(len(part) for part in TableFile(path).parts(10**6)) == 3 * 10**6
+    monkeypatch.setattr("arcsm._runtime.memory.free_memory", lambda: 20 << 20)
+    with pytest.raises(
+        ValueError, match=r"a\.csv\.gz: takes 0\.1 GiB to unpack, .* make the file smaller, or free memory"
+    ):
+        next(TableFile(path).parts())
+    assert len(next(TableFile(path).parts(1000))) == 1000
+    monkeypatch.setattr("arcsm._runtime.memory._ALWAYS_UNPACKED", 1 << 20)
+    monkeypatch.setattr("arcsm._runtime.memory._MAX_EXPANSION", 500)
+    for rows in (None, 1000):
+        with pytest.raises(ValueError, match=r"a\.csv\.gz: unpacks to .* more than 500 times its size"):
+            next(TableFile(path).parts(rows))
+
+
+def test_images_that_exceed_the_free_memory_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arcsm._runtime.memory.free_memory", lambda: 1 << 30)
+    with pytest.raises(ValueError, match=r"huge\.png: takes 1\.2 GiB to unpack, but 1\.0 GiB of memory are free"):
+        read_images(huge_image(tmp_path / "a", 9_000))
+
+
+def test_a_lack_of_memory_is_not_taken_for_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    monkeypatch.setattr("numpy.lib.format.read_array", fail)
+    with pytest.raises(ValueError, match=r"a\.npy: takes more memory to read than is free; make the file smaller"):
+        read_array(tmp_path / "a.npy")
+
+
 def test_repetitive_parquet_files_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("arcsm._runtime.memory._ALWAYS_UNPACKED", 1 << 20)
     path, rows = tmp_path / "a.parquet", 300_000
@@ -163,13 +237,58 @@ def test_repetitive_parquet_files_are_rejected(tmp_path: Path, monkeypatch: pyte
     assert next(TableFile(path).parts())["a"].tolist() == words.to_pylist()
 
 
+def with_lower_counts(path: Path, column: pa.Array, counts: dict[int, int]) -> Path:
+    """Write a Parquet file of a few kilobytes whose footer claims fewer rows or values than its pages hold."""
+    parquet.write_table(pa.table({"a": column}), path, compression="zstd")
+    content = path.read_bytes()
+    size = int.from_bytes(content[-8:-4], "little")
+    footer = content[-8 - size : -8]
+    for true, claimed in counts.items():
+        assert varint(2 * true) in footer
+        footer = footer.replace(varint(2 * true), varint(2 * claimed), 1)  # signed: the last bit is the sign
+    path.write_bytes(content[: -8 - size] + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    return path
+
+
+def varint(number: int) -> bytes:
+    """Return a number in groups of seven bits, the lowest first."""
+    groups = [number >> shift & 0x7F for shift in range(0, max(1, number.bit_length()), 7)]
+    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
+
+
+@pytest.mark.parametrize("rows", [None, 10])
+@pytest.mark.parametrize("kind", ["lists of numbers", "lists of texts", "rows", "a page"])
+def test_parquet_files_that_claim_less_than_they_hold_are_rejected(
+    kind: str, rows: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arcsm._runtime.memory._ALWAYS_UNPACKED", 1 << 20)
+    many = 400_003
+    if kind == "rows":
+        path = with_lower_counts(tmp_path / "a.parquet", pa.array(np.zeros(many)), {many: 2})
+        assert parquet.read_metadata(path).num_rows == 2  # the second count, of the row group, is true
+    elif kind == "a page":
+        path = tmp_path / "a.parquet"
+        options = {"use_dictionary": False, "compression": "zstd", "data_page_size": 1 << 30}
+        parquet.write_table(pa.table({"a": [b"\0" * (1 << 22)]}), path, **options)
+    else:
+        values = pa.array(np.zeros(many, np.int64)) if kind == "lists of numbers" else pa.array(["x"] * many)
+        column = pa.ListArray.from_arrays(pa.array([0, many - 1, many], pa.int32()), values)
+        path = with_lower_counts(tmp_path / "a.parquet", column, {many: 2})
+        assert parquet.read_metadata(path).row_group(0).column(0).num_values == 2
+    if kind == "rows" and rows is not None:
+        return  # few at a time fit
+    with pytest.raises(ValueError, match=r"a\.parquet: unpacks to .* more than 1,000 times its size"):
+        next(TableFile(path).parts(rows))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["config", "table", "images", "model"])
+@pytest.mark.parametrize("target", ["config", "csv", "npy", "npz", "parquet", "image", "idx", "model"])
 def test_a_minute_of_fuzzing_finds_nothing(target: str, tmp_path: Path) -> None:
     pytest.importorskip("atheris", reason="needs the extra fuzz")
     root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "fuzz", target, "60"]
-    more = {**environment(), "PYTHONPATH": str(root)}
-    done = subprocess.run(command, env=more, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Done " in done.stderr
+    command = [sys.executable, "-m", "fuzz", target, "--minutes", "1", "--out", str(tmp_path)]
+    more = {**environment(), "PYTHONPATH": os.pathsep.join([str(root), str(root / "src")])}
+    done = subprocess.run(command, env=more, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    found = "\n".join(path.read_text()[-3000:] for path in (tmp_path / target).glob("*.txt"))
+    assert done.returncode == 0, done.stderr[-3000:] + found
+    assert "executions, 0 findings" in done.stdout

@@ -1,5 +1,6 @@
 """Parquet files: numbers come back, and damaged files and other columns are rejected in one line."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from arcsm.data import read_table
+from arcsm.data import frame_writer, read_table
 from arcsm.data.parquet_files import parquet_parts
 from arcsm.data.table import TableFile
 from arcsm.errors import SkippedWarning
@@ -90,3 +91,41 @@ def test_labels_of_rows_become_columns(index: pd.Index, names: list[str], tmp_pa
     if names:
         with pytest.warns(SkippedWarning, match=f"its index only labels the rows: not modelled .'{names[0]}'"):
             next(file.parts(None))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [b"{", b"\xff", b"[]", b"3", b'{"columns": 3}', b'{"columns": [{}], "index_columns": [], "column_indexes": []}'],
+)
+def test_a_damaged_entry_of_pandas_is_a_one_line_error_or_ignored(entry: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    schema = pyarrow.schema([("a", pyarrow.float64())], metadata={"pandas": entry})
+    parquet.write_table(pyarrow.table({"a": [1.0, 2.0]}, schema=schema), path)
+    file = TableFile(path)
+    for read in (
+        lambda: list(file.parts()),
+        lambda: list(file.parts(1)),
+        lambda: list(file.raw_parts(1)),
+        lambda: file.index,
+        lambda: write_as(file, tmp_path / "other.parquet"),
+    ):
+        try:
+            read()
+        except ValueError as error:
+            assert re.fullmatch(r".*t\.parquet: (cannot be read: damaged|is not in UTF-8).*", str(error))  # noqa: PT017
+
+
+def write_as(file: TableFile, path: Path) -> None:
+    with frame_writer(path, like=file) as write:
+        write(pd.DataFrame({"a": [1.0]}))
+
+
+def test_statistics_that_do_not_fit_a_column_are_a_one_line_error(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pyarrow.table({"a": [[1.0, None], [2.0]]}), path, store_schema=False)
+    optional, required = b"\x25\x02\x18\x07element", b"\x25\x00\x18\x07element"
+    assert optional in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(optional, required))
+    for rows in (None, 1):
+        with pytest.raises(ValueError, match=r"t\.parquet: cannot be read: damaged"):  # pyarrow would end the process
+            list(parquet_parts(path, rows))

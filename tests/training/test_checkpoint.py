@@ -52,3 +52,21 @@ def test_numpy_numbers_are_written_as_numbers(tmp_path: Path) -> None:
     model = AutoregressiveModel(MADE(np.int64(2), np.int64(4), sizes), ScoreHead(np.int64(4), sizes), ladder)
     fit(model, correlated_rows(), config=short_config(steps=2), run=tmp_path)
     assert load(tmp_path).noise == NoiseLadder(1.0, 0.1, 5)
+
+
+@pytest.mark.parametrize("name", ["step", "seconds", "running", "history", "data", "best", "position", "kinds"])
+def test_a_checkpoint_with_any_other_entry_resumes_or_is_rejected_in_one_line(name: str, tmp_path: Path) -> None:
+    rows, valid, config = correlated_rows(), correlated_rows(60, 2), short_config(steps=2, validate_every=1)
+    fit(small_density(), rows, valid, config=config, run=tmp_path)
+    path = tmp_path / STATE_NAME
+    tensors, header = serialization.read_tensors(path, "cpu")
+    changes = [None, -1, "x", [], {}, True, 10**400, [None], [{"a": 1}], {"step": [], "loss": 0.0, "missed": 0}]
+    for value in changes:
+        serialization.write_tensors(path, tensors, {**header, name: value})
+        try:
+            fit(small_density(), rows, valid, config=config, run=tmp_path, resume=True)
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: "), value  # noqa: PT017 (some changes are harmless)
+            assert "\n" not in str(error), value  # noqa: PT017
+        else:
+            assert value in ([], {}, True, -1), value

@@ -22,7 +22,8 @@ from arcsm import (
 from arcsm.cli import application
 from arcsm.data.datasets import load_dataset
 from arcsm.training.log import read_metrics
-from arcsm.training.runs import load_run, warn_if_data_changed
+from arcsm.training.run_config import load_config
+from arcsm.training.runs import load_run, open_run, warn_if_data_changed
 from small_runs import ON_DATA, TOY
 
 
@@ -127,3 +128,39 @@ def test_an_unfinished_run_names_the_command_to_finish_it(
     (tmp_path / "config.yaml").write_text("name: begun\n")
     assert run(command[0], tmp_path, *command[1:]) == 1
     assert "has no model yet; finish it with: arcsm train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "config.json"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_files_that_are_not_of_a_run_are_not_replaced(name: str, resume: bool, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=rf"{name}: exists, but the folder is not a run; choose another folder"):
+        fit(conditional(), torch.randn(64, 2), config=quick(), run=tmp_path, resume=resume)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_the_log_of_a_training_that_failed_is_replaced(tmp_path: Path) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("from a callback")
+
+    with pytest.raises(RuntimeError, match="from a callback"):
+        fit(conditional(), torch.randn(64, 2), config=quick(), run=tmp_path, callbacks=[fail])
+    assert fit(conditional(), torch.randn(64, 2), config=quick(), run=tmp_path).steps == 4
+
+
+def test_a_run_that_was_killed_before_a_checkpoint_does_not_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text(TOY.format(rows=100, steps=2))
+    arguments, out = ("train", tmp_path / "run.yaml", "--out", tmp_path / "out"), tmp_path / "out"
+    config = load_config(str(tmp_path / "run.yaml"))
+    with pytest.raises(KeyboardInterrupt), open_run(out, config):
+        raise KeyboardInterrupt  # leaves the files of a process that is killed
+    assert run(*arguments, "--set", "model.head.hidden_features=[3]") == 0
+    (out / "model.safetensors").unlink()
+    assert run(*arguments) == 1  # there is a checkpoint
+    assert "already holds a run; give --resume" in capsys.readouterr().err
+    (out / "state.safetensors").unlink()
+    (out / "config.yaml").write_text("# mine\n" + (out / "config.yaml").read_text())
+    assert run(*arguments) == 1
+    assert "already holds a run; give --resume" in capsys.readouterr().err

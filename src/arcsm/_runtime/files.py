@@ -4,6 +4,7 @@ import errno
 import os
 import platform
 import re
+import shutil
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,6 +42,10 @@ def reading(path: FilePath, kind: str | None = None) -> Iterator[None]:
         yield
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not in UTF-8; save it in that encoding") from error
+    except MemoryError as error:
+        raise ValueError(
+            f"{path}: takes more memory to read than is free; make the file smaller, or free memory"
+        ) from error
     except Exception as error:
         if kind is not None:
             reason = getattr(error, "strerror", None) or f"damaged, or not {kind}"
@@ -118,12 +123,12 @@ def _process_space() -> str:
 
 @lru_cache(maxsize=1024)  # once for each folder, as some commands write many files to one
 def _remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of processes of this machine that no longer run."""
+    """Remove the temporary files and folders of processes of this machine that no longer run."""
     for file in folder.glob(f".*.{_process_space()}-*.tmp*"):
         match = _TEMPORARY_NAME.search(file.name)
         if match is not None and not _is_running(int(match[1])):
             with suppress(OSError):  # removed meanwhile, or somebody else's
-                file.unlink()
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
 
 
 def _is_running(process: int) -> bool:

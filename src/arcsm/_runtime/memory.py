@@ -29,7 +29,8 @@ def check_fits(size: int, name: str) -> None:
     free = free_memory()
     if free is not None and size > free:
         raise ValueError(
-            f"{name}: takes {size / 2**30:,.1f} GiB to unpack, but {free / 2**30:,.1f} GiB of memory are free"
+            f"{name}: takes {size / 2**30:,.1f} GiB to unpack, but {free / 2**30:,.1f} GiB of memory are free; "
+            "make the file smaller, or free memory"
         )
 
 
@@ -39,10 +40,15 @@ def check_expansion(size: int, compressed: int, name: str) -> None:
     That is more than 1 GiB and more than a thousand times the ``compressed`` bytes of the file.
     """
     check_fits(size, name)
+    check_ratio(size, compressed, name)
+
+
+def check_ratio(size: int, compressed: int, name: str) -> None:
+    """Raise a ``ValueError`` if ``size`` bytes are more than 1 GiB and a thousand times the ``compressed`` bytes."""
     if size > max(_ALWAYS_UNPACKED, _MAX_EXPANSION * compressed):
         raise ValueError(
             f"{name}: unpacks to {size / 2**30:,.1f} GiB, more than {_MAX_EXPANSION:,} times its size; "
-            "it is too repetitive to be data"
+            "it is too repetitive to be data; if you trust it, save the data uncompressed"
         )
 
 

@@ -18,6 +18,7 @@ from arcsm.data import ImageSet, frame_writer, read_images, scale_images, write_
 from arcsm.data.checks import missing_columns
 from arcsm.data.column_types import default_names
 from arcsm.data.images import IMAGE_SUFFIXES, save_images
+from arcsm.data.metadata import grey_levels
 from arcsm.data.numpy_files import read_array, split_key
 from arcsm.data.pixels import unstretch_images
 from arcsm.data.read_options import ReadOptions
@@ -146,7 +147,7 @@ def images_for(model: AutoregressiveModel, path: Path, skip_bad: bool = False) -
     if list(images.pixels.shape[1:]) != list(shape):
         actual = "x".join(map(str, images.pixels.shape[1:]))
         raise ValueError(f"{path}: expected images of {'x'.join(map(str, shape))}, got {actual}")
-    levels = int(model.metadata["levels"])
+    levels = grey_levels(model.metadata)
     if images.levels == levels:
         return images
     return ImageSet(unstretch_images(images.pixels, levels), levels=levels, names=images.names)

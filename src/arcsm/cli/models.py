@@ -72,12 +72,14 @@ def sample(
     label: Annotated[
         int | None, Option("--class", help="Class to sample, for models with classes. Default: all in turn.")
     ] = None,
+    safe_csv: SafeCSV = False,
     seed: Seed = 0,
     device: Device = "auto",
     devices: Devices = 1,
     nodes: Nodes = 1,
 ) -> None:
     """Draw samples from a trained model. The same seed and number of devices give the same samples."""
+    check_safe_csv(safe_csv, out)
     kind = kind_at(run)
     kind.join(devices, nodes)
     model = kind.load(run, device)
@@ -100,7 +102,7 @@ def sample(
         write_bytes(out, sample_picture(rows, model.metadata))
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_table(out, rows.numpy(), column_names(model))
+        write_table(out, rows.numpy(), column_names(model), safe_csv)
     show(f"{out}  {n} samples in {time.monotonic() - started:.1f} s")
 
 

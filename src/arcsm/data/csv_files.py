@@ -11,9 +11,11 @@ from typing import Any, NoReturn
 
 import pandas as pd
 
+from arcsm._runtime.memory import check_fits
 from arcsm.data.checks import check_unique, check_width
 from arcsm.data.column_types import LEADING_ZERO, MISSING, TRUTH, default_names, is_number
 from arcsm.data.csv_dialect import decoding, find_dialect, open_text
+from arcsm.data.csv_limits import unpacked_bytes
 from arcsm.data.read_options import ReadOptions
 from arcsm.errors import SkippedWarning, warn
 
@@ -55,6 +57,7 @@ class CSVFile:
         self.path, self.source = path, source or str(path)
         self.dialect = find_dialect(path, options, self.source)
         self.missing = (*MISSING, *options.missing)
+        self._unpacked = unpacked_bytes(path, self.dialect.separator, self.source)
         with closing(self._rows()) as rows:
             _, first = next(rows, (0, []))
             if not first:
@@ -76,8 +79,13 @@ class CSVFile:
 
         ``text_columns`` are read as text even if they look like numbers. A table read at once warns of its index.
         """
-        if rows is None and self.has_index:
-            warn(f"{self.source}: its first column has no name and only labels the rows: not modelled", SkippedWarning)
+        if rows is None:
+            check_fits(self._unpacked, self.source)
+            if self.has_index:
+                warn(
+                    f"{self.source}: its first column has no name and only labels the rows: not modelled",
+                    SkippedWarning,
+                )
         dtypes = {place: object for place, name in enumerate(self.columns) if name in text_columns}
         lengths_checked = False
         for frame in self._read(rows, na_values=list(self.missing), dtype=dtypes):

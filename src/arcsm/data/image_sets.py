@@ -5,18 +5,21 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from arcsm._runtime.files import FilePath, existing_file, reading
+from arcsm._runtime.memory import check_expansion
 from arcsm.data.images import central_square, check_size, open_image, with_channels_and_size
 from arcsm.data.pixels import ImageSet
 
 _DOWNLOAD = "download=True (command: --set data.download=true) fetches it"
 _IDX_DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_GZIP = b"\x1f\x8b"
+_MOST_PER_BYTE = 1_100  # bytes that one byte can unpack to; gzip reaches 1,032
 _TORCHVISION_SPLITS = {
     "cifar10": ("train", "test"),
     "svhn": ("train", "test", "extra"),
@@ -32,22 +35,33 @@ def read_idx(path: FilePath) -> Tensor:
     integer, and the numbers, big-endian (LeCun, Cortes and Burges, The MNIST database).
 
     Raises:
-        ValueError: If the file does not exist, is damaged or not in this format.
+        ValueError: If the file does not exist, is damaged or not in this format, or unpacks to more than the free
+            memory or, above 1 GiB, to more than a thousand times its size.
     """
     path = existing_file(path)
-    content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        with reading(path):
-            content = gzip.decompress(content)
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_DTYPES:
-        raise ValueError(f"{path}: expected an idx file (magic 0000, type, dimensions), got 0x{content[:4].hex()}")
-    dtype, start = np.dtype(_IDX_DTYPES[content[2]]), 4 + 4 * content[3]
-    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
-    expected = start + math.prod(shape) * dtype.itemsize
-    if len(content) != expected:
-        raise ValueError(f"{path}: expected {expected} bytes for shape {tuple(shape)}, got {len(content)}")
-    array = np.frombuffer(content, dtype, offset=start).astype(dtype.newbyteorder("="))
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        is_gzipped = file.read(2) == _GZIP
+    with cast(IO[bytes], gzip.open(path) if is_gzipped else path.open("rb")) as file:
+        magic = _read(file, 4, path)
+        if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _IDX_DTYPES:
+            raise ValueError(f"{path}: expected an idx file (magic 0000, type, dimensions), got 0x{magic.hex()}")
+        dtype, sizes = np.dtype(_IDX_DTYPES[magic[2]]), _read(file, 4 * magic[3], path)
+        shape = tuple(int.from_bytes(sizes[at : at + 4], "big") for at in range(0, 4 * magic[3], 4))
+        count = math.prod(shape) * dtype.itemsize
+        most = min(count + 1, size * (_MOST_PER_BYTE if is_gzipped else 1))  # bytes that the file can hold
+        check_expansion(2 * most, size, str(path))  # the numbers, and their copy
+        content = _read(file, most, path)
+    expected, found = 4 + 4 * magic[3] + count, 4 + len(sizes) + len(content)
+    if found != expected:
+        raise ValueError(f"{path}: expected {expected} bytes for shape {shape}, got {found}")
+    array = np.frombuffer(content, dtype).astype(dtype.newbyteorder("="))
     return torch.from_numpy(array).reshape(shape)
+
+
+def _read(file: IO[bytes], count: int, path: Path) -> bytes:
+    with reading(path):
+        return file.read(count)
 
 
 def mnist(folder: FilePath, split: str = "train", download: bool = False, size: int | None = None) -> ImageSet:

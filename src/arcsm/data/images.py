@@ -13,10 +13,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from arcsm._runtime.files import FilePath, atomic_path, existing_file, reading
+from arcsm._runtime.memory import check_fits
 from arcsm.data.numpy_files import npz_key, npz_names, read_array, split_key
 from arcsm.data.pixels import ImageSet, check_pixels
 from arcsm.errors import SkippedWarning, warn
 
+_PIXEL_BYTES = 16  # while an image is decoded and converted
 _WRITABLE = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 IMAGE_SUFFIXES = (*_WRITABLE, ".jfif", ".gif", ".ppm", ".pgm")
 #: Pillow chooses a decoder by the content of a file, and some of its decoders start other programs.
@@ -126,9 +128,13 @@ def open_image(file: FilePath | IO[bytes]) -> Image.Image:
 def _read_image(path: Path, channels: int | None, size: int | None) -> np.ndarray:
     """Return one image as uint8, ``(H, W)`` in grey or ``(H, W, 3)`` in colour."""
     existing_file(path)
-    with reading(path), open_image(path) as file:
-        file.load()
-        image, is_pnm = ImageOps.exif_transpose(file), file.format == "PPM"
+    with reading(path):
+        opened = open_image(path)  # reads the size alone
+    with opened as file:
+        check_fits(_PIXEL_BYTES * file.width * file.height, str(path))
+        with reading(path):
+            file.load()
+            image, is_pnm = ImageOps.exif_transpose(file), file.format == "PPM"
     if image.mode == "F":
         raise ValueError(f"{path}: expected 8-bit or 16-bit pixels, got floating-point ones")
     image = _eight_bit(image, path, is_pnm)

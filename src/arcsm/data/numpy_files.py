@@ -10,9 +10,11 @@ from typing import IO
 import numpy as np
 
 from arcsm._runtime.files import FilePath, existing_file, reading
-from arcsm._runtime.memory import check_fits
+from arcsm._runtime.memory import check_expansion
 
 _NPZ_KEYS = ("X", "x_train")  # names of the main array, by preference
+_MAX_LISTED = 20  # names in an error
+_MAX_HEADER = 10_000  # bytes, as for numpy
 _MAX_EMPTY = 1_000_000  # rows or columns of an array without any value
 
 
@@ -25,8 +27,8 @@ def read_array(path: FilePath, key: str | None = None, *, preferred: Sequence[st
         preferred: Names of the main array.
 
     Raises:
-        ValueError: If the file does not exist or is damaged, if the array is missing, ambiguous or too large for the
-            free memory, or if it holds objects or text.
+        ValueError: If the file does not exist or is damaged, if the array is missing, ambiguous, too large for the
+            free memory or, above 1 GiB, a thousand times as large as the file, or if it holds objects or text.
     """
     path, key = split_key(path, key)
     if path.suffix.lower() not in (".npy", ".npz"):
@@ -36,7 +38,8 @@ def read_array(path: FilePath, key: str | None = None, *, preferred: Sequence[st
         if key is not None:
             raise ValueError(f"key: expected None for a .npy file, got {key!r} ({path})")
         with path.open("rb") as file:
-            return _read_npy(file, str(path), path.stat().st_size)
+            size = path.stat().st_size
+            return _read_npy(file, str(path), size, size)
     chosen = npz_key(path, key, preferred)
     with reading(path):
         archive = zipfile.ZipFile(path)
@@ -44,7 +47,8 @@ def read_array(path: FilePath, key: str | None = None, *, preferred: Sequence[st
         with reading(path):
             member = archive.open(f"{chosen}.npy")
         with member:
-            return _read_npy(member, f"{path}[{chosen}]", archive.getinfo(f"{chosen}.npy").file_size)
+            size = archive.getinfo(f"{chosen}.npy").file_size
+            return _read_npy(member, f"{path}[{chosen}]", size, path.stat().st_size)
 
 
 def split_key(path: FilePath, key: str | None = None) -> tuple[Path, str | None]:
@@ -70,7 +74,7 @@ def npz_names(path: FilePath) -> list[str]:
 def npz_key(path: FilePath, key: str | None, preferred: Sequence[str] = _NPZ_KEYS) -> str:
     """Return ``key``, or the only array of an NPZ file, or the first of ``preferred`` that it holds."""
     names = npz_names(path)
-    listing = ", ".join(names)
+    listing = ", ".join(names[:_MAX_LISTED]) + ", ..." * (len(names) > _MAX_LISTED)
     if key is not None:
         if key not in names:
             raise ValueError(f"key: expected one of {listing}, got {key!r} ({path})")
@@ -88,6 +92,7 @@ def npy_header(file: IO[bytes], source: str, size: int) -> tuple[tuple[int, ...]
     """Return the shape and dtype of the array in an NPY file of ``size`` bytes, which must be able to hold it."""
     with reading(source):
         version = np.lib.format.read_magic(file)
+        _check_header_size(file, 2 if version == (1, 0) else 4)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(file)
     if dtype.hasobject:
@@ -101,10 +106,22 @@ def npy_header(file: IO[bytes], source: str, size: int) -> tuple[tuple[int, ...]
     return shape, dtype
 
 
-def _read_npy(file: IO[bytes], source: str, size: int) -> np.ndarray:
-    """Read an array from a file of ``size`` bytes; it is read in pieces, as the member of an archive may be longer."""
+def _check_header_size(file: IO[bytes], count: int) -> None:
+    """Check the size of a header, a number of ``count`` bytes; numpy reads all of a header before it checks it."""
+    place = file.tell()
+    size = int.from_bytes(file.read(count), "little")
+    file.seek(place)
+    if size > _MAX_HEADER:
+        raise ValueError(f"a header of {size:,} bytes")
+
+
+def _read_npy(file: IO[bytes], source: str, size: int, compressed: int) -> np.ndarray:
+    """Read an array from a file, or from the member of an archive, which is read in pieces as it may be longer.
+
+    ``size`` and ``compressed`` are the bytes of the member and of the archive.
+    """
+    check_expansion(2 * size, compressed, source)  # the array, and its copy as floats
     npy_header(file, source, size)  # rejects objects, text and absurd shapes before any data are read
-    check_fits(2 * size, source)  # the array, and its copy as floats
     with reading(source):
         file.seek(0)
         return np.lib.format.read_array(file, allow_pickle=False)

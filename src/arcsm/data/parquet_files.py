@@ -12,7 +12,7 @@ import pyarrow.compute
 from pyarrow import parquet
 
 from arcsm._runtime.files import FilePath, reading
-from arcsm.data.parquet_limits import PARQUET_KIND, expansion_check
+from arcsm.data.parquet_limits import PARQUET_KIND, expansion_check, row_count
 from arcsm.data.row_labels import label_name
 
 
@@ -20,7 +20,7 @@ def parquet_parts(path: Path, rows: int | None, **options: Any) -> Iterator[pd.D
     """Yield the rows of a Parquet file, at most ``rows`` at a time or, with ``None``, at once."""
     with reading(path, PARQUET_KIND):
         file = parquet.ParquetFile(path)
-    count, last = file.metadata.num_rows, 0
+    count, last = row_count(file.metadata), 0
     check = expansion_check(path, rows)
     if rows is None:
         check(count)
@@ -35,13 +35,13 @@ def parquet_parts(path: Path, rows: int | None, **options: Any) -> Iterator[pd.D
         check(min(last + rows, count))
         with reading(path, PARQUET_KIND):
             batch = next(batches, None)
-            if batch is not None:
-                batch.validate(full=True)
-        if batch is None:
-            return
+            if batch is None:
+                return
+            batch.validate(full=True)
+            frame = batch.to_pandas(**options)
         last += len(batch)
         if len(batch):
-            yield batch.to_pandas(**options)
+            yield frame
 
 
 def index_names(path: Path) -> list[str]:
@@ -123,7 +123,7 @@ def _pandas_metadata(schema: Any, like: Path | None) -> dict[str, str] | None:
     described = [schema] if like is None else [parquet.read_schema(like), schema]
     columns: dict[str, Any] = {}
     for one in described:
-        for column in (one.pandas_metadata or {}).get("columns", ()):
+        for column in _pandas_columns(one, like):
             name = column["name"]
             same_type = name in schema.names and (
                 one is schema or one.field(column["field_name"]).type == schema.field(name).type
@@ -139,6 +139,13 @@ def _pandas_metadata(schema: Any, like: Path | None) -> dict[str, str] | None:
         "pandas_version": pd.__version__,
     }
     return {"pandas": json.dumps(entry)}
+
+
+def _pandas_columns(schema: Any, path: Path | None) -> list[dict[str, Any]]:
+    """Return what pandas has noted of columns in the schema of a file; other programs may have changed it."""
+    with reading(path or "schema", PARQUET_KIND):
+        columns = (schema.pandas_metadata or {}).get("columns", ())
+        return [column for column in columns if {"name", "field_name", "numpy_type"} <= column.keys()]
 
 
 def cast_as_parquet(path: FilePath, frame: pd.DataFrame) -> pd.DataFrame:

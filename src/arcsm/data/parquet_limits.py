@@ -1,8 +1,8 @@
 """What Parquet files unpack to, measured before they are unpacked."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow
 import pyarrow.compute
@@ -10,19 +10,23 @@ from pyarrow import parquet
 
 from arcsm._runtime.files import reading
 from arcsm._runtime.memory import check_expansion
+from arcsm.data.parquet_pages import Pages, RowGroup, read_pages, read_row_groups
 
 PARQUET_KIND = "a Parquet file"
 _MEASURED_ROWS = 65_536  # at a time
 _UNPACKED_ROWS = 256  # at a time
-_FRONT_CODING = "DELTA_BYTE_ARRAY"
+_FRONT_CODING = 7  # DELTA_BYTE_ARRAY
 _NUMBER_BYTES = 8
+_INDEX_BYTES = 4  # of an entry of a dictionary
+_LEVEL_BYTES = 4  # that tell where a value belongs in a list
 
 
 def expansion_check(path: Path, rows: int | None) -> Callable[[int], None]:
     """Return a function that checks what a Parquet file unpacks to, up to a row, before that row is read.
 
-    Numbers are measured by the metadata of the file. Text is not, because a dictionary of one long text can stand for
-    any number of cells; it is decoded to dictionaries and numbers of their entries, which stay small.
+    Numbers and lists are measured by the metadata of the file and the headers of its pages. Text is not, because a
+    dictionary of one long text can stand for any number of cells; it is decoded to dictionaries and numbers of their
+    entries, which stay small.
 
     Arguments:
         path: The file.
@@ -32,10 +36,12 @@ def expansion_check(path: Path, rows: int | None) -> Callable[[int], None]:
         ValueError: If numbers, or in the function text, exceed the free memory or a thousand times the file.
     """
     compressed = path.stat().st_size
-    with reading(path, PARQUET_KIND):
+    with reading(path, PARQUET_KIND), path.open("rb") as file:
         metadata, schema = parquet.read_metadata(path), parquet.read_schema(path)
-    check_expansion(_number_bytes(metadata, rows), compressed, str(path))
-    meters = [_Meter(sizes) for sizes in _text_sizes(path, metadata, schema, rows or _MEASURED_ROWS)]
+        groups = read_row_groups(file)
+        size = _page_bytes(file, metadata, groups, rows)
+    check_expansion(size, compressed, str(path))
+    meters = [_Meter(sizes) for sizes in _text_sizes(path, metadata, schema, groups, rows or _MEASURED_ROWS)]
     total = 0
 
     def check(end: int) -> None:
@@ -68,20 +74,41 @@ class _Meter:
         return size
 
 
-def _number_bytes(metadata: Any, rows: int | None) -> int:
-    """Return the bytes of the columns of fixed width, in the ``rows`` that are unpacked at once."""
-    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-    total = metadata.num_rows if rows is None else min(rows, metadata.num_rows)
+def row_count(metadata: Any) -> int:
+    """Return the number of rows that may be read, by the whole file or by its parts, if these differ."""
+    return max(metadata.num_rows, sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)))
+
+
+def _page_bytes(file: IO[bytes], metadata: Any, groups: Sequence[RowGroup], rows: int | None) -> int:
+    """Return the bytes of the columns of fixed width, and of all lists, in the ``rows`` that are unpacked at once.
+
+    One page of each column, which is decompressed whole, is added. The values in lists are counted by the pages, as
+    the footer of a hostile file may claim fewer.
+    """
+    total = row_count(metadata) if rows is None else min(rows, row_count(metadata))
     size = 0
     for place in range(metadata.num_columns):
         column = metadata.schema.column(place)
-        if column.physical_type != "BYTE_ARRAY":
-            repeated = sum(group.column(place).num_values for group in groups) if rows is None else 0
-            size += max(total, repeated) * max(_NUMBER_BYTES, column.length)
+        pages = [read_pages(file, group.columns[place]) for group in groups]
+        size += max((page.largest for page in pages), default=0)
+        is_text = column.physical_type == "BYTE_ARRAY"
+        if column.max_repetition_level:
+            values = [_most_values(page, group, rows) for page, group in zip(pages, groups, strict=True)]
+            most = sum(values) if rows is None else max(values, default=0)
+            size += most * (_LEVEL_BYTES + (_INDEX_BYTES if is_text else max(_NUMBER_BYTES, column.length)))
+        elif not is_text:
+            size += total * max(_NUMBER_BYTES, column.length)
     return size
 
 
-def _text_sizes(path: Path, metadata: Any, schema: Any, rows: int) -> Iterator[Iterator[tuple[int, int]]]:
+def _most_values(pages: Pages, group: RowGroup, rows: int | None) -> int:
+    """Return the most values of lists that ``rows`` rows of a row group can hold; each other row has one or more."""
+    return pages.values if rows is None else pages.values - max(0, group.rows - rows)
+
+
+def _text_sizes(
+    path: Path, metadata: Any, schema: Any, groups: Sequence[RowGroup], rows: int
+) -> Iterator[Iterator[tuple[int, int]]]:
     """Yield, for the columns of text, the number of rows and the bytes of each batch.
 
     Text with front coding (DELTA_BYTE_ARRAY) is unpacked a few rows at a time, as it cannot be read as a dictionary.
@@ -92,8 +119,8 @@ def _text_sizes(path: Path, metadata: Any, schema: Any, rows: int) -> Iterator[I
     for place in range(metadata.num_columns):
         column = metadata.schema.column(place)
         if column.physical_type == "BYTE_ARRAY" and column.path.partition(".")[0] not in categories:
-            groups = (metadata.row_group(group).column(place) for group in range(metadata.num_row_groups))
-            (coded if any(_FRONT_CODING in group.encodings for group in groups) else text).append(column.path)
+            is_coded = any(_FRONT_CODING in group.columns[place].encodings for group in groups)
+            (coded if is_coded else text).append(column.path)
     if text:
         yield _batch_sizes(path, text, text, rows)
     if coded:

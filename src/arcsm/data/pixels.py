@@ -69,7 +69,7 @@ def unscale_images(x: Tensor, levels: int = 256, stretch: bool = False) -> Tenso
     Raises:
         ValueError: If ``x`` is not of floating point or holds NaN, or ``levels`` is not in 2..256.
     """
-    _check_levels(levels)
+    check_levels(levels)
     if not x.is_floating_point():
         raise ValueError(f"x: expected floating-point values, got {x.dtype}")
     if bool(x.isnan().any()):
@@ -86,7 +86,7 @@ def stretch_images(pixels: Tensor, levels: int) -> Tensor:
 
 def unstretch_images(pixels: Tensor, levels: int) -> Tensor:
     """Round grey values 0..255 to the nearest of 0..levels-1; the inverse of :func:`stretch_images`."""
-    _check_levels(levels)
+    check_levels(levels)
     _check_range(pixels, 256)
     return (pixels.double() * ((levels - 1) / 255)).round().to(torch.uint8)
 
@@ -101,13 +101,14 @@ def check_pixels(pixels: Tensor) -> None:
 
 
 def _check_range(pixels: Tensor, levels: int) -> None:
-    _check_levels(levels)
+    check_levels(levels)
     if pixels.dtype != torch.uint8:
         raise ValueError(f"pixels: expected uint8, got {pixels.dtype}")
     if pixels.numel() and int(pixels.max()) >= levels:
         raise ValueError(f"pixels: expected values below levels={levels}, got {int(pixels.max())}")
 
 
-def _check_levels(levels: int) -> None:
+def check_levels(levels: int) -> None:
+    """Check a number of grey values: those of at most 8 bits."""
     if not isinstance(levels, int) or not 2 <= levels <= 256:
         raise ValueError(f"levels: expected an integer from 2 to 256, got {levels!r}")

@@ -271,7 +271,9 @@ def check_reserved_columns(file: TableFile, reserved: Sequence[str], ids: Sequen
         )
 
 
-def write_table(path: FilePath, values: np.ndarray, columns: Sequence[str] | None = None) -> None:
+def write_table(
+    path: FilePath, values: np.ndarray, columns: Sequence[str] | None = None, no_formulas: bool = False
+) -> None:
     """Write numbers as CSV, Parquet or NPY (which keeps no column names), with all their digits.
 
     An existing file is replaced only when the new one is complete.
@@ -280,6 +282,7 @@ def write_table(path: FilePath, values: np.ndarray, columns: Sequence[str] | Non
         path: The file; its extension is the format.
         values: Numbers of shape ``(n, D)``.
         columns: D different names. Default: ``x0, x1, ...``.
+        no_formulas: Change names that spreadsheet programs take for formulas; see :func:`frame_writer`.
 
     Raises:
         ValueError: If the extension is unknown or the folder does not exist, if ``values`` or ``columns`` have another
@@ -299,7 +302,8 @@ def write_table(path: FilePath, values: np.ndarray, columns: Sequence[str] | Non
             np.save(temporary, values, allow_pickle=False)
         else:
             with _WRITERS[suffix](temporary) as write:
-                write(pd.DataFrame(values, columns=pd.Index(names)))
+                frame = pd.DataFrame(values, columns=pd.Index(names))
+                write(without_formulas(frame) if no_formulas else frame)
 
 
 def check_header(names: Sequence[str]) -> None:

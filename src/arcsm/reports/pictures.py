@@ -7,12 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from arcsm.data.images import image_grid
+from arcsm.data.metadata import grey_levels
 from arcsm.data.pixels import unscale_images
 
 
 def to_pixels(rows: Tensor, metadata: Mapping[str, Any]) -> Tensor:
     """Return rows in [-1, 1] as grey values from 0 to 255, uint8 ``(N, C, H, W)``."""
-    return unscale_images(rows.clamp(-1.0, 1.0), metadata["levels"], stretch=True).view(-1, *metadata["image_shape"])
+    return unscale_images(rows.clamp(-1.0, 1.0), grey_levels(metadata), stretch=True).view(-1, *metadata["image_shape"])
 
 
 def sample_picture(rows: Tensor, metadata: Mapping[str, Any], columns: int | None = None) -> bytes:

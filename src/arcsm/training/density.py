@@ -114,8 +114,9 @@ def fit(
 
     Raises:
         ValueError: If data or conditions do not fit the model, a column is constant, the checkpoint has another
-            configuration, other data or another kind of optimizer, the folder holds a run and ``resume`` is false, or
-            the model could not be read back from ``run`` (:func:`arcsm.save`).
+            configuration, other data or another kind of optimizer, the folder holds a run and ``resume`` is false, the
+            folder is not a run but holds a ``metrics.csv`` or ``config.json``, or the model could not be read back from
+            ``run`` (:func:`arcsm.save`).
         TypeError: If the model, the configuration, a callback, an optimizer or a scheduler is of another type.
         TrainingDiverged: At the first loss or gradient that is not finite.
         KeyboardInterrupt: After SIGINT, SIGTERM or SIGHUP, at the end of a step and with a checkpoint in ``run``.

@@ -75,6 +75,15 @@ def _rows_so_far(task: TrainingTask, run: Path) -> Sequence[Mapping[str, float]]
     return sorted([*task.history, *known], key=lambda row: row["step"])
 
 
+def is_log(run: Path) -> bool:
+    """Return whether the ``metrics.csv`` in a folder begins like the log of a training."""
+    path, start = run / METRICS_NAME, ",".join(COLUMNS).encode()
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
+
+
 def read_metrics(run: Path) -> list[dict[str, float]]:
     """Return the rows of a run's ``metrics.csv``, without empty cells and without a last row that a crash cut short."""
     path = run / METRICS_NAME

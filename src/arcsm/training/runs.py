@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -17,8 +18,8 @@ from arcsm.data.datasets import Dataset, load_dataset
 from arcsm.errors import warn
 from arcsm.heads import DiscretisedLogisticMixtureHead
 from arcsm.model import AutoregressiveModel, load
-from arcsm.serialization import CONFIG_NAME, WEIGHTS_NAME, read_header
-from arcsm.training.checkpoint import STATE_NAME
+from arcsm.serialization import WEIGHTS_NAME, read_header
+from arcsm.training.checkpoint import STATE_NAME, foreign_file
 from arcsm.training.data import fingerprint
 from arcsm.training.density import fit
 from arcsm.training.log import METRICS_NAME
@@ -26,6 +27,7 @@ from arcsm.training.loop import FitResult, TrainingDiverged
 from arcsm.training.run_config import C, RunConfig, dump_config, parse_tree, read_text, run_config_path, validated
 
 _LOCK_NAME = ".lock"
+_LOCK_SECONDS = 30.0
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -65,20 +67,31 @@ def load_run(folder: FilePath, device: str = "cpu") -> Run[RunConfig, Autoregres
 def check_folder(config: Any, folder: Path, resume: bool) -> None:
     """Check that a run may start, or resume, in a folder, without replacing files of another kind.
 
-    The sections ``data`` and ``model`` must not have changed; training itself compares ``config.train``.
+    A run that was killed before its first checkpoint, as for lack of memory, does not count. The sections ``data`` and
+    ``model`` of a run to resume must not have changed; training itself compares ``config.train``.
     """
     path = run_config_path(folder)
-    used = path.is_file() or (folder / STATE_NAME).exists() or is_finished(folder)
-    if used and not resume:
+    begun = path.is_file() or (folder / STATE_NAME).exists() or is_finished(folder)
+    if begun and not resume and not _is_abandoned(folder, type(config)):
         raise ValueError(f"{folder}: already holds a run; give --resume to continue it, or another --out")
-    foreign = [] if used else [name for name in (CONFIG_NAME, METRICS_NAME) if (folder / name).exists()]
-    if foreign:
-        raise ValueError(f"{folder / foreign[0]}: exists, but the folder is not a run; give another --out")
-    if path.is_file():
+    if not begun and (foreign := foreign_file(folder)) is not None:
+        raise ValueError(f"{foreign}: exists, but the folder is not a run; give another --out")
+    if path.is_file() and resume:
         before = read_config(path, type(config))
         for part in ("data", "model"):
             if getattr(before, part) != getattr(config, part):
                 raise ValueError(f"{path}: the run started with another {part} section; use another folder")
+
+
+def _is_abandoned(folder: Path, schema: type[BaseModel]) -> bool:
+    """Return whether a folder holds only the configuration of a run, in the form that :func:`open_run` writes."""
+    if (folder / STATE_NAME).exists() or is_finished(folder):
+        return False
+    text = read_text(run_config_path(folder))
+    try:
+        return dump_config(validated(parse_tree(text, ""), "", schema)) == text
+    except ValueError:
+        return False
 
 
 @contextmanager
@@ -89,11 +102,7 @@ def open_run(folder: Path, config: BaseModel) -> Iterator[None]:
     """
     path = run_config_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK_NAME, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise ValueError(f"{folder}: another process trains there") from error
+    lock = _locked(folder)
     try:
         before = path.read_bytes() if path.exists() else None
         write_text(path, dump_config(config))
@@ -113,6 +122,35 @@ def open_run(folder: Path, config: BaseModel) -> Iterator[None]:
         lock.release()
         with suppress(OSError):  # unless the folder is empty
             folder.rmdir()
+
+
+def _locked(folder: Path) -> FileLock:
+    """Return a lock that no other process holds.
+
+    A thread asks for it, as the system call may never return on a network file system whose server does not answer.
+    """
+    lock, failures = FileLock(folder / _LOCK_NAME, timeout=0, thread_local=False), list[Exception]()
+
+    def acquire() -> None:
+        try:
+            lock.acquire()
+        except Exception as error:
+            failures.append(error)
+
+    thread = Thread(target=acquire, daemon=True)
+    thread.start()
+    thread.join(_LOCK_SECONDS)
+    if not thread.is_alive() and not failures:
+        return lock
+    error = failures[0] if failures else TimeoutError(f"no answer for {_LOCK_SECONDS:g} s")
+    if isinstance(error, Timeout):
+        raise ValueError(f"{folder}: another process trains there") from error
+    if isinstance(error, (OSError, NotImplementedError)):
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"{folder}: its file system cannot lock it ({reason}); choose a folder on a disk of this machine"
+        ) from error
+    raise error
 
 
 def read_config(path: Path, schema: type[C]) -> C:

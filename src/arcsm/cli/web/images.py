@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from arcsm.data import image_grid, scale_images, unscale_images
+from arcsm.data.metadata import grey_levels
 from arcsm.denoise import GaussianNoise, MissingValues, particle_filter, posterior, tweedie
 from arcsm.heads import DiscretisedLogisticMixtureHead
 from arcsm.metrics import bits_per_dim
@@ -34,7 +35,7 @@ class ImageExplorer:
     def __init__(self, model: AutoregressiveModel) -> None:
         self.model = model
         self.shape = tuple(int(size) for size in model.metadata["image_shape"])  # channels, height, width
-        self.levels = int(model.metadata.get("levels", 256))
+        self.levels = grey_levels(model.metadata)
         self.classes = model.context.classes
         self.can_denoise = not isinstance(model.head, DiscretisedLogisticMixtureHead)
         self.zoom = max(1, _PICTURE_PIXELS // max(self.shape[1:]))

@@ -12,7 +12,7 @@ from arcsm import serialization
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.files import FilePath
 from arcsm._runtime.random import normal_like, uniform_like
-from arcsm._runtime.sizes import whole_numbers
+from arcsm.data.metadata import check_metadata, grey_levels
 from arcsm.implicit.networks.decoders import BernoulliDecoder, Decoder, GaussianImageDecoder
 from arcsm.implicit.networks.encoders import AutoregressiveEncoder, Encoder, GaussianEncoder, ImplicitEncoder
 from arcsm.implicit.networks.trunks import ConvolutionalTrunk, DenseTrunk, Trunk
@@ -65,7 +65,8 @@ class VAEConfig(BaseModel):
         shape = metadata.get("image_shape")
         if shape is None or not metadata.get("levels"):
             raise ValueError("data: an autoencoder needs images, but the data are not images")
-        shape = whole_numbers("image_shape", shape)
+        check_metadata(metadata)
+        shape = tuple(shape)
         encoder: Encoder
         if self.encoder == "implicit":
             encoder = ImplicitEncoder(self.trunk(shape, self.latents), self.latents)
@@ -108,6 +109,7 @@ class VAE(nn.Module):
             raise ValueError(f"latents: the encoder gives {encoder.latents}, the decoder takes {decoder.latents}")
         self.encoder, self.decoder, self.parts, self.metadata = encoder, decoder, parts, dict(metadata)
         self.latents, self.features = decoder.latents, decoder.features
+        check_metadata(metadata, self.features)
 
     @property
     def device(self) -> torch.device:
@@ -115,7 +117,7 @@ class VAE(nn.Module):
 
     def prepare(self, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Binarise image rows in [-1, 1) at random, or dequantise them by one grey level; return inputs ``(N, F)``."""
-        levels = int(self.metadata["levels"])
+        levels = grey_levels(self.metadata)
         if bool(rows.isnan().any()):
             raise ValueError("rows: hold NaN")
         if rows.numel() and bool((rows.amin() < -1.0) | (rows.amax() > 1.0)):
@@ -193,8 +195,15 @@ def load_vae(path: FilePath, device: str | torch.device = "cpu") -> VAE:
     tensors, config = serialization.read_module(path)
     if config.get("kind") != KIND:
         raise ValueError(f"{file}: not an autoencoder; read it with arcsm.load")
-    serialization.check_fits(lambda: VAE.from_config(config), tensors, file)
-    vae = VAE.from_config(config)
+
+    def build() -> VAE:
+        try:
+            return VAE.from_config(config)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+
+    serialization.check_fits(build, tensors, file)
+    vae = build()
     vae.to(next(iter(tensors.values())).dtype if tensors else torch.get_default_dtype())
     serialization.load_state(vae, tensors, file)
     return vae.to(resolve_device(device)).eval()
