@@ -125,7 +125,9 @@ def test_names_are_separate_for_each_kind() -> None:
 
 @pytest.mark.parametrize("name", ["made", "__class__", "", None, 3, ["MADE"], {"MADE": 1}])
 def test_an_unknown_name_is_rejected_with_the_known_ones(name: Any) -> None:
-    message = r"model\.context\.kind: expected one of MADE, PixelCNNPP.*, got .*; register a part of your own first"
+    message = (
+        r"model\.context\.kind: expected one of AnyOrder, MADE, PixelCNNPP.*, got .*; register a part of your own first"
+    )
     with pytest.raises(ValueError, match=message) as error:
         registry.find("context", name, "model.context.kind")
     assert "\n" not in str(error.value)

@@ -8,17 +8,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
-from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack, cast
 
 import torch
-from huggingface_hub import ModelHubMixin, hf_hub_download
 from torch import Tensor
 
-from arcsm import registry, serialization
+from arcsm import registry
 from arcsm._runtime.batching import condition_rows, slices_of
 from arcsm._runtime.conditions import Condition
-from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.progress import track
 from arcsm._runtime.random import Source, blocks_of, shares_of
 from arcsm.conditionals import Accuracy, Conditionals, EvaluationCache, choose_method
@@ -31,12 +28,12 @@ from arcsm.conditionals.traversal import (
 )
 from arcsm.contexts import Context
 from arcsm.contexts.base import Order, TrainingTerms
-from arcsm.contexts.condition_nets import net_config
 from arcsm.data.metadata import check_metadata
 from arcsm.heads import Head
+from arcsm.model_files import ModelFiles
 from arcsm.noise import NoiseLadder
 from arcsm.samplers import Sampler, inverse_cdf
-from arcsm.standardisation import Standardised, Values
+from arcsm.standardisation import Values
 
 
 class Integration(TypedDict, total=False):
@@ -48,7 +45,7 @@ class Integration(TypedDict, total=False):
 
 
 class AutoregressiveModel(
-    Standardised, ModelHubMixin, library_name="arcsm", tags=["density-estimation", "score-matching", "autoregressive"]
+    ModelFiles, library_name="arcsm", tags=["density-estimation", "score-matching", "autoregressive"]
 ):
     """An autoregressive density whose one-dimensional conditionals are known by their scores (paper, Definition 1).
 
@@ -105,14 +102,8 @@ class AutoregressiveModel(
                 f"context_features: the context returns {context.context_features}, "
                 f"the head expects {head.context_features}"
             )
+        _check_same_levels(context, head)
         self.context, self.head, self.noise = context, head, noise
-        for part in head.parts(context.features):
-            for d in part.columns:
-                levels = getattr(part.head, "levels", 0) if part.head.discrete else 0
-                if context.levels is not None and context.levels[d] != levels:
-                    raise ValueError(
-                        f"column {d}: the context expects {_kind_of(context.levels[d])}, the head {_kind_of(levels)}"
-                    )
         self.metadata = dict(metadata or {})
         check_metadata(self.metadata, self.features)
         self.register_standardisation()
@@ -193,15 +184,8 @@ class AutoregressiveModel(
             ``s`` and ``ds``, each ``(*, D)``, in 1/units and 1/units^2; NaN where a value is missing and in
             nominal columns.
         """
-        z, sigma = self.standardise(x), self.sigma(level)
-        contexts = self.contexts(z, condition, order)
-        found = [
-            one.projected_score_and_derivative(one.project(contexts[..., its, :]), z[..., its], sigma)
-            if one.has_score
-            else (torch.full_like(z[..., its], torch.nan),) * 2
-            for one, its in self._columns_by_head()
-        ]
-        s, ds = (self._by_column(part) for part in zip(*found, strict=True))
+        z = self.standardise(x)
+        s, ds = self.head.score_and_derivative(self.contexts(z, condition, order), z, self.sigma(level))
         return s / self.scale, ds / self.scale.square()
 
     def score_alone(
@@ -209,30 +193,7 @@ class AutoregressiveModel(
     ) -> Tensor:
         """Return the scores of :meth:`score` alone."""
         z = self.standardise(x)
-        return self._standardised_score(z, self.contexts(z, condition, order), self.sigma(level)) / self.scale
-
-    def _standardised_score(self, z: Tensor, contexts: Tensor, sigma: float | None) -> Tensor:
-        """Return the scores of standardised rows ``(*, D)``, in 1/standard deviations; NaN in nominal columns."""
-        return self._by_column(
-            [
-                one.projected_score(one.project(contexts[..., its, :]), z[..., its], sigma)
-                if one.has_score
-                else torch.full_like(z[..., its], torch.nan)
-                for one, its in self._columns_by_head()
-            ]
-        )
-
-    def _columns_by_head(self) -> list[tuple[Head, slice | list[int]]]:
-        """Return the head of each part of the columns, and the index of these columns."""
-        parts = self.head.parts(self.features)
-        return [(one, slice(None) if len(parts) == 1 else list(columns)) for one, columns in parts]
-
-    def _by_column(self, found: Sequence[Tensor]) -> Tensor:
-        """Join results ``(*, K)`` for the columns of each head into ``(*, D)``."""
-        if len(found) == 1:
-            return found[0]
-        columns = [d for part in self.head.parts(self.features) for d in part.columns]
-        return torch.cat(list(found), -1)[..., [columns.index(d) for d in range(self.features)]]
+        return self.head.score(self.contexts(z, condition, order), z, self.sigma(level)) / self.scale
 
     @property
     def discrete(self) -> tuple[bool, ...]:
@@ -450,7 +411,7 @@ class AutoregressiveModel(
                 unconverged += ancestral(choose, self.context, self.head, z[part], rows(part), build, advance, order)
                 if denoise and path:
                     contexts = self.context(z[part], rows(part), **self._order_arguments(order))
-                    score = self._standardised_score(z[part], contexts, path[-1])
+                    score = self.head.score(contexts, z[part], path[-1])
                     z[part] += path[-1] ** 2 * score.nan_to_num(nan=0.0)
         warn_unconverged(unconverged, z.numel())
         return z * self.scale + self.shift
@@ -577,49 +538,20 @@ class AutoregressiveModel(
                 metadata=config.get("metadata"),
             )
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        save(self, save_directory)
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
-        force_download: bool = False,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        revision: str | None = None,
-        map_location: str | torch.device = "cpu",
-    ) -> AutoregressiveModel:
-        """Read a model from a folder, or from a repository of the Hugging Face Hub.
-
-        The configuration is that in the header of the weights, whatever ``config.json`` holds.
-
-        Arguments:
-            pretrained_model_name_or_path: A folder that :func:`save` or ``save_pretrained`` wrote, or a repository.
-            force_download, token, cache_dir, local_files_only, revision: As in ``huggingface_hub.hf_hub_download``.
-            map_location: Device of the model.
-
-        Raises:
-            ValueError: As :func:`load`.
-        """
-        model_id = os.fspath(pretrained_model_name_or_path)
-        if Path(model_id).is_dir():
-            return load(model_id, device=map_location)
-        file = hf_hub_download(
-            model_id, serialization.WEIGHTS_NAME, force_download=force_download, token=token, cache_dir=cache_dir,
-            local_files_only=local_files_only, revision=revision,
-        )  # fmt: skip
-        return load(file, device=map_location)
-
 
 def _log_prob(conditionals: Conditionals, values: Tensor, _: Sequence[int]) -> Tensor:
     return conditionals.log_prob(values)
 
 
-def _kind_of(levels: int) -> str:
-    return f"{levels} levels" if levels else "numbers"
+def _check_same_levels(context: Context, head: Head) -> None:
+    """Check that context and head agree on which columns are nominal, and on their numbers of levels."""
+    kinds = {
+        d: getattr(one, "levels", 0) if one.discrete else 0 for one, its in head.parts(context.features) for d in its
+    }
+    for d, expected in enumerate(context.levels or ()):
+        if kinds[d] != expected:
+            first, second = (f"{levels} levels" if levels else "numbers" for levels in (expected, kinds[d]))
+            raise ValueError(f"column {d}: the context expects {first}, the head {second}")
 
 
 def _checked(integration: Integration) -> Integration:
@@ -643,20 +575,6 @@ def without_compilation(model: AutoregressiveModel) -> AutoregressiveModel:
     return plain
 
 
-def check_saveable(model: AutoregressiveModel) -> AutoregressiveModel:
-    """Return the model without compilation, after checking that a saved file could be loaded."""
-    model = without_compilation(model)
-    registry.check_registered("context", model.context)
-    registry.check_registered("head", model.head)
-    if (net := model.context.condition_net) is not None:
-        net_config(net)  # raises unless it is registered
-    check_metadata(model.metadata, model.features)  # an entry may have changed
-    for name, entries in model.config().items():
-        serialization.check_json(entries or {}, name)
-    serialization.check_types(model.state_dict())
-    return model
-
-
 def save(model: AutoregressiveModel, path: str | os.PathLike[str]) -> None:
     """Write a model, compiled or not, as safetensors, with its configuration in the header.
 
@@ -667,8 +585,7 @@ def save(model: AutoregressiveModel, path: str | os.PathLike[str]) -> None:
         ValueError: If the context, its ``condition_net`` or the head is not registered (:func:`arcsm.register`) or does
             not store its arguments, an argument or the metadata cannot become JSON, or ``model`` is not a model.
     """
-    model = check_saveable(model)
-    serialization.save_module(model, model.config(), path)
+    without_compilation(model).write(path)
 
 
 def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> AutoregressiveModel:
@@ -678,25 +595,4 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Au
         ValueError: If the file is missing, truncated, from another program or a later version, if a part is not
             registered, or if the tensors do not fit the configuration.
     """
-    tensors, config = serialization.read_module(path)
-    file = serialization.weights_path(path)
-    if "kind" in config:
-        raise ValueError(
-            f"{file}: holds a {config['kind']}, not an autoregressive model; arcsm report and arcsm sample accept it"
-        )
-
-    def build() -> AutoregressiveModel:
-        try:
-            return AutoregressiveModel.from_config(config)
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from error
-
-    dtype = tensors["shift"].dtype if "shift" in tensors else torch.get_default_dtype()
-    if dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"{file}: expected weights that are real numbers, got {dtype}")
-    serialization.check_fits(build, tensors, file)
-    model = build().to(dtype)
-    serialization.load_state(model, tensors, file)
-    model.set_standardisation(model.shift.clone(), model.scale.clone())  # checks the loaded values
-    model.set_condition_standardisation(model.condition_shift.clone(), model.condition_scale.clone())
-    return model.to(resolve_device(device)).eval()
+    return AutoregressiveModel.read(path, device)

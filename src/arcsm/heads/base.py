@@ -82,6 +82,10 @@ class Head(nn.Module, ABC):
         """
         return self.projected_score_and_derivative(self.project(context), x, sigma)
 
+    def score(self, context: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
+        """Return the score of :meth:`score_and_derivative` alone, ``(*)``."""
+        return self.projected_score(self.project(context), x, sigma)
+
     def projected_score(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         """Return the score alone, ``(*)``; override it if that saves work."""
         return self.projected_score_and_derivative(projection, x, sigma)[0]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor, nn
 
 from arcsm import registry
@@ -60,6 +61,25 @@ class MixedHead(Head):
             by_head[index].append(d)
         pairs = zip(self.heads, by_head, strict=True)
         return [HeadColumns(head, tuple(columns)) for head, columns in pairs if isinstance(head, Head)]
+
+    def score_and_derivative(self, context: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:
+        """Return the scores of rows ``(*, D)`` with contexts ``(*, D, C)``; NaN in columns without a score."""
+        found = [
+            part.head.score_and_derivative(context[..., part.columns, :], x[..., part.columns], sigma)
+            if part.head.has_score
+            else (torch.full_like(x[..., part.columns], torch.nan),) * 2
+            for part in self.parts(x.shape[-1])
+        ]
+        s, ds = zip(*found, strict=True)
+        return self._by_column(s), self._by_column(ds)
+
+    def score(self, context: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
+        return self.score_and_derivative(context, x, sigma)[0]
+
+    def _by_column(self, found: Sequence[Tensor]) -> Tensor:
+        """Join results ``(*, K)`` for the columns of each head into ``(*, D)``."""
+        columns = [d for part in self.parts(len(self.columns)) for d in part.columns]
+        return torch.cat(list(found), -1)[..., [columns.index(d) for d in range(len(columns))]]
 
     def project(self, context: Tensor) -> Tensor:
         _reject()

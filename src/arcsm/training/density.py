@@ -18,7 +18,7 @@ from arcsm._runtime.conditions import Condition, map_condition
 from arcsm._runtime.files import FilePath
 from arcsm._runtime.random import Share, Source, dequantised
 from arcsm.errors import NonFiniteError, TrainingWarning, warn
-from arcsm.model import AutoregressiveModel, check_saveable, save, without_compilation
+from arcsm.model import AutoregressiveModel, save, without_compilation
 from arcsm.registry import complete_config
 from arcsm.serialization import packed, unpacked
 from arcsm.training import data
@@ -137,7 +137,7 @@ def fit(
     check_model_and_config(model, config)
     check_unused(run, resume)
     if run is not None:
-        check_saveable(model)
+        without_compilation(model).check_saveable()
     elif config.tensorboard:
         raise ValueError("tensorboard: expected a folder for the event files; give fit a run, or set tensorboard=False")
     task = DensityTask(
