@@ -204,12 +204,31 @@ def test_other_than_whole_numbers_of_levels_are_rejected_before_training() -> No
         arcsm.fit(mixed_model().float(), x, config=TrainConfig(steps=1, device="cpu"))
 
 
+def test_levels_cannot_be_dequantised() -> None:
+    config = TrainConfig(steps=1, dequantise=1.0, device="cpu")
+    with pytest.raises(ValueError, match="dequantise: expected 0 for nominal column 1, got 1"):
+        arcsm.fit(mixed_model().float(), mixed_rows(20).float(), config=config)
+
+
 def test_an_impossible_level_has_no_mass() -> None:
     model = mixed_model("gaussian")
     for value in (3.0, -1.0, 0.5):
         x = mixed_rows(1)
         x[0, 1] = value
         assert model.log_prob(x, reduce=False)[0, 1].item() == -math.inf
+
+
+def test_nominal_columns_have_no_units() -> None:
+    model = mixed_model()
+    model.set_standardisation(torch.full((4,), 5.0), torch.full((4,), 3.0))
+    assert model.shift.tolist() == [5.0, 0.0, 5.0, 0.0]
+    assert model.scale.tolist() == [3.0, 1.0, 3.0, 1.0]
+
+
+def test_the_cdf_of_the_last_level_has_a_quantile() -> None:
+    model, x = mixed_model("gaussian"), mixed_rows(20)
+    x[:, 1], x[:, 3] = 2.0, 1.0
+    torch.testing.assert_close(model.icdf(model.cdf(x))[:, [1, 3]], x[:, [1, 3]])
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from arcsm.conditionals.traversal import (
 from arcsm.contexts import Context
 from arcsm.contexts.base import Order, TrainingTerms
 from arcsm.data.metadata import check_metadata
-from arcsm.heads import Head
+from arcsm.heads import CategoricalHead, Head
 from arcsm.model_files import ModelFiles
 from arcsm.noise import NoiseLadder
 from arcsm.samplers import Sampler, inverse_cdf
@@ -200,6 +200,33 @@ class AutoregressiveModel(
         """Whether each column holds numbers of levels, which are neither standardised nor given noise."""
         return tuple(self.head_of(d).discrete for d in range(self.features))
 
+    def set_standardisation(self, shift: Values, scale: Values) -> None:
+        """Set the affine map between data and standardised units, ``(D,)`` or a number each.
+
+        Nominal columns have no units: their shift stays 0 and their scale 1.
+
+        Raises:
+            ValueError: If a shift is not finite, a scale not positive and finite, or a size wrong.
+        """
+        if any(self.discrete):
+            discrete = torch.tensor(self.discrete, device=self.shift.device)
+            shift = torch.where(discrete, 0.0, torch.as_tensor(shift).to(self.shift))
+            scale = torch.where(discrete, 1.0, torch.as_tensor(scale).to(self.scale))
+        super().set_standardisation(shift, scale)
+
+    def check_levels(self, x: Tensor, name: str = "x") -> None:
+        """Check that the values ``x (N, D)`` of nominal columns, unless they are missing, are numbers of levels.
+
+        Raises:
+            ValueError: If one is not.
+        """
+        for d in range(self.features):
+            if not isinstance(head := self.head_of(d), CategoricalHead):
+                continue
+            values = x[:, d][~x[:, d].isnan()]
+            if bool(((values < 0) | (values >= head.levels) | (values != values.round())).any()):
+                raise ValueError(f"{name}: expected whole numbers from 0 to {head.levels - 1} in nominal column {d}")
+
     def head_of(self, d: int) -> Head:
         """Return the head of column ``d``: the model's own, or one of those in a :class:`MixedHead`."""
         return next(one for one, columns in self.head.parts(self.features) if d in columns)
@@ -321,7 +348,8 @@ class AutoregressiveModel(
             raise ValueError(f"u: expected a torch.Tensor, got {type(u).__name__}")
         if u.shape[-1:] != (self.features,):
             raise ValueError(f"u: expected shape (*, {self.features}), got {tuple(u.shape)}")
-        if not bool(((u > 0) & (u < 1)).all()):
+        last_level = (u == 1.0) & torch.tensor(self.discrete, device=u.device)
+        if not bool(((u > 0) & (u < 1) | last_level).all()):
             raise ValueError("u: expected values inside (0, 1); the CDF of a value far out rounds to 0 or 1")
         build = self.conditionals_builder(level, method, **_checked(integration))
         targets = u.reshape(-1, self.features).to(self.shift)

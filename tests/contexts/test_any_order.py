@@ -13,6 +13,8 @@ from torch import Tensor
 import arcsm
 from arcsm import MADE, AnyOrder, AutoregressiveModel, GaussianHead, NoiseLadder, ScoreHead
 from arcsm._runtime.random import Share
+from arcsm.contexts.base import TrainingTerms
+from arcsm.interop import export_scorer
 from arcsm.objectives import csm, dsm, mle, sm, ssm
 from incremental_passes import condition_for
 
@@ -171,6 +173,43 @@ def test_parts_of_a_batch_draw_the_sets_of_the_whole_batch() -> None:
     torch.testing.assert_close(torch.cat([part.context for part in parts]), whole.context)
 
 
+def test_gradients_of_single_rows_by_vmap_are_those_of_each_row() -> None:
+    torch.manual_seed(0)
+    model = AutoregressiveModel(small(), ScoreHead(3, (8,)), NoiseLadder(1.0, 0.5, 3)).double()
+    x = rows(5, 4)
+
+    def loss(row: Tensor, bias: Tensor) -> Tensor:
+        weights = {**dict(model.named_parameters()), "context.first.bias": bias}
+        return torch.func.functional_call(_Loss(model), {f"model.{n}": w for n, w in weights.items()}, (row,))
+
+    bias = model.context.first.bias.detach()
+    gradients = torch.func.vmap(torch.func.grad(loss, 1), (0, None), randomness="different")(x, bias)
+    assert gradients.shape == (5, *bias.shape)
+    assert bool(torch.isfinite(gradients).all())
+    assert bool(gradients.any(1).all())
+
+
+class _Loss(torch.nn.Module):
+    def __init__(self, model: AutoregressiveModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, row: Tensor) -> Tensor:
+        return dsm(self.model, row[None])
+
+
+@pytest.mark.parametrize("condition", [False, True])
+def test_a_model_of_every_order_is_exported(condition: bool) -> None:
+    torch.manual_seed(0)
+    context = AnyOrder(3, 4, (8, 8), 6, condition_features=2 if condition else 0)
+    model = AutoregressiveModel(context, ScoreHead(4, (8,)), NoiseLadder(1.0, 0.5, 3)).eval()
+    scorer = export_scorer(model)
+    x, given = torch.randn(7, 3), (torch.randn(7, 2),) if condition else ()
+    found = scorer.module()(x, *given)
+    expected = model.score(x, condition=given[0] if condition else None)
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("objective", [csm, dsm, mle, sm, ssm])
 def test_every_objective_reaches_every_weight(objective: Any) -> None:
     torch.manual_seed(0)
@@ -277,6 +316,15 @@ def test_a_wrong_order_is_an_error(order: Any, message: str) -> None:
 def test_wrong_arguments_are_errors(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AnyOrder(**{"features": 4, **options})
+
+
+def test_check_finds_training_terms_that_see_the_value_to_predict() -> None:
+    class Leaky(AnyOrder):
+        def training_terms(self, x: Tensor, condition: Any = None, generator: Any = None) -> TrainingTerms:
+            return TrainingTerms(self(x.roll(-1, 1), condition).flatten(0, 1))
+
+    with pytest.raises(arcsm.PartError, match="training terms: the context of value"):
+        arcsm.check(Leaky(4, 3, (8, 8), 6))
 
 
 def test_check_finds_an_order_that_is_ignored() -> None:

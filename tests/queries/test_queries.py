@@ -48,6 +48,10 @@ def score_model() -> AutoregressiveModel:
     return AutoregressiveModel(context, head, NoiseLadder(2.0, 0.2, 6), shift=0.5, scale=2.0).double()
 
 
+def single_precision_model() -> AutoregressiveModel:
+    return score_model().float()
+
+
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -58,7 +62,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 def test_known_values_stay_and_draws_of_the_others_follow_their_conditional() -> None:
     model = gaussian_model()
     x = torch.tensor([[0.3, NAN, 2.0], [NAN, -1.2, 0.0], [0.1, -0.9, 1.0]], dtype=torch.float64)
-    rows, log_weights = complete(model, x, n=4000, generator=seeded())
+    rows, log_weights, orders = complete(model, x, n=4000, generator=seeded())
+    assert orders == 8
     assert bool((log_weights == 0.0).all())
     known = ~x.isnan()[:, None].expand_as(rows)
     assert torch.equal(rows[known], x[:, None].expand_as(rows)[known])
@@ -112,7 +117,7 @@ def test_complete_rows_and_no_rows_come_back() -> None:
 @pytest.mark.parametrize(
     "bounds", [[(0.0, 1.0)], [(-math.inf, 0.5)], [(2.0, math.inf)], [(-3.0, -1.0), (0.0, 0.5), (4.0, math.inf)]]
 )
-@pytest.mark.parametrize("build", [gaussian_model, score_model])
+@pytest.mark.parametrize("build", [gaussian_model, score_model, single_precision_model])
 def test_draws_lie_within_the_intervals_and_are_quantiles_of_the_truncated_conditional(
     build: Any, bounds: list[tuple[float, float]]
 ) -> None:
@@ -130,7 +135,8 @@ def test_draws_lie_within_the_intervals_and_are_quantiles_of_the_truncated_condi
         return model.cdf(row, order=(1, 2, 0))[0, 0].item()
 
     masses = [cdf(high) - cdf(low) for low, high in bounds]
-    torch.testing.assert_close(found.log_weights.exp(), torch.full((1, 2000), sum(masses), dtype=torch.float64))
+    weights = found.log_weights.exp().double()
+    torch.testing.assert_close(weights, torch.full((1, 2000), sum(masses)).double(), rtol=1e-5, atol=1e-6)
     for (low, high), mass in zip(bounds, masses, strict=True):
         share = ((low <= values) & (values <= high)).double().mean().item()
         expected = mass / sum(masses)
@@ -239,7 +245,12 @@ def made() -> AutoregressiveModel:
     [
         (lambda model, x: complete(made(), x), "needs an AnyOrder context, got a MADE"),
         (lambda model, x: log_prob_given(made(), x, [0]), "needs an AnyOrder context"),
-        (lambda model, x: complete(model, x, n=0), "n: expected at least 1"),
+        (lambda model, x: complete(model, x, n=0), "n=0"),
+        (lambda model, x: complete(model, x, n=1.5), "n=1.5"),
+        (lambda model, x: probability(model, {0: Intervals([(0, 1)])}, n=0), "n=0"),
+        (lambda model, x: complete(model, x, constraints={0.5: Levels((0,))}), "expected columns from 0 to 2, got 0.5"),
+        (lambda model, x: complete(model, x, constraints={0: (0, 1)}), "expected Intervals or Levels for column 0"),
+        (lambda model, x: Levels((0.5,)), "levels"),
         (lambda model, x: complete(model, x[0]), "x: expected rows"),
         (lambda model, x: complete(model, x, constraints={0: Levels((0,))}), "expected intervals for a numeric column"),
         (lambda model, x: complete(model, x, constraints={2: Intervals([(0, 1)])}), "expected levels for a nominal"),
@@ -268,3 +279,54 @@ def test_weights_of_a_row_without_constraints_are_equal() -> None:
     assert completions.weights.tolist() == [[0.25] * 4]
     assert isinstance(completions.standard_error, Tensor)
     assert completions.standard_error.item() == 0.0
+
+
+def test_the_standard_error_includes_the_differences_between_orders() -> None:
+    model = gaussian_model()  # untrained, and so inconsistent
+    event = {0: Intervals([(0.0, 2.0)]), 2: Levels((1, 2)), 1: Intervals([(-math.inf, -0.9)])}
+    one, within = probability(model, event, n=4000, generator=seeded(), order=(0, 1, 2))
+    other, _ = probability(model, event, n=4000, generator=seeded(), order=(1, 2, 0))
+    mean, error = probability(model, event, n=4000, generator=seeded())
+    assert (one - other).abs().item() > 10.0 * within.item()
+    assert error.item() > 2.0 * within.item()
+    assert min(one, other).item() - 4.0 * error.item() < mean.item() < max(one, other).item() + 4.0 * error.item()
+
+
+def test_one_draw_of_two_constraints_has_no_standard_error() -> None:
+    event = {0: Intervals([(0.0, 2.0)]), 2: Levels((1, 2))}
+    _, error = probability(gaussian_model(), event, n=1, generator=seeded())
+    assert error.isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_events_far_in_the_tails_have_their_probability(dtype: torch.dtype, sign: float) -> None:
+    model = AutoregressiveModel(AnyOrder(1, 1, (4,), 4), GaussianHead(1))
+    with torch.no_grad():  # a standard normal
+        model.head.parameters_of.weight.zero_()  # type: ignore[union-attr, operator]
+        model.head.parameters_of.bias.copy_(torch.tensor([0.0, math.log(math.expm1(7.0)) - 7.0]))  # type: ignore[union-attr, operator]
+    model = model.to(dtype)
+    for k in (3.0, 5.0, 6.0):
+        ends = (k, math.inf) if sign > 0 else (-math.inf, -k)
+        unknown = torch.full((1, 1), NAN, dtype=dtype)
+        found = complete(model, unknown, n=1000, constraints={0: Intervals([ends])}, generator=seeded())
+        expected = 0.5 * math.erfc(k / math.sqrt(2.0))
+        assert found.probability.item() == pytest.approx(expected, rel=1e-5)
+        values = sign * found.rows[0, :, 0].double()
+        assert len(values.unique()) > 900
+        density = math.exp(-0.5 * k * k) / math.sqrt(2.0 * math.pi)
+        mean = density / expected
+        assert values.mean().item() == pytest.approx(mean, abs=4.0 * values.std().item() / math.sqrt(1000))
+        assert bool((values >= k).all())
+
+
+def test_impossible_known_levels_are_rejected() -> None:
+    model, x = gaussian_model(), torch.tensor([[NAN, NAN, 7.0]], dtype=torch.float64)
+    for question in (
+        lambda: complete(model, x),
+        lambda: probability(model, {0: Intervals([(0.0, 1.0)])}, x),
+        lambda: log_prob_given(model, x, [2]),
+        lambda: log_prob_given_others(model, x),
+    ):
+        with pytest.raises(ValueError, match="expected whole numbers from 0 to 2 in nominal column 2"):
+            question()

@@ -175,6 +175,27 @@ def _check_orders(context: Context, generator: torch.Generator) -> None:
         require_equal(context(x, condition, order=orders), expected, "forward in an order for each row, against one")
 
 
+def _check_training_terms(context: Context, generator: torch.Generator) -> None:
+    """Check that the contexts of a training step see neither their own value nor other rows."""
+    x, condition = normal(generator, 3, context.features).requires_grad_(), _condition(context, (3,), generator)
+    terms = context.training_terms(x, condition, generator)
+    count = len(terms.context)
+    require_shape(terms.context, (count, context.context_features), "contexts")
+    positions = terms.select(torch.arange(x.numel()).view_as(x)).tolist()
+    require(len(positions) == count, f"{len(positions)} positions for {count} contexts")
+    weights = normal(generator, context.context_features)
+    chosen = torch.randperm(count, generator=generator)[:_MAX_JACOBIAN_ROWS].tolist()
+    for index in chosen if terms.context.requires_grad else ():
+        total = (terms.context[index] * weights).sum()
+        (influence,) = torch.autograd.grad(total, x, retain_graph=True, allow_unused=True)
+        if influence is None:
+            continue
+        row, d = divmod(positions[index], context.features)
+        others = influence.index_fill(0, torch.tensor([row]), 0.0)
+        worst = max(float(influence[row, d].abs()), float(others.abs().max()))
+        require(worst <= TOLERANCE, f"the context of value {d} depends on the value itself, or on another row")
+
+
 def _outputs(context: Context, generator: torch.Generator) -> Tensor:
     return context(normal(generator, 4, context.features), _condition(context, (4,), generator))
 
@@ -193,6 +214,7 @@ CONTEXT_CHECKS = {
     "condition": _check_conditions,
     "missing values": _check_missing_values,
     "order": _check_orders,
+    "training terms": _check_training_terms,
     "gradients": _check_gradients,
     "constructor": lambda context, _: check_constructor(context, "context_features", context.data_argument),
     "config": lambda context, _: check_config(context, _outputs),

@@ -210,7 +210,8 @@ class Conditionals:
         limits = torch.finfo(u.dtype)
         u = u.clamp(limits.tiny, 1.0 - 0.5 * limits.eps)
         if isinstance(self.head, NormalisedHead) and self.method == "closed_form":
-            return self.head.projected_icdf(self._projection, u.to(self.dtype), self.sigma)
+            dtype = torch.promote_types(u.dtype, self.dtype)
+            return self.head.projected_icdf(self.projection.to(dtype), u.to(dtype), self.sigma)
         # in cells; the last Newton step squares the error
         tolerance = 1e-6 if u.dtype == torch.float64 else 1e-3
         parts = []
@@ -225,7 +226,11 @@ class Conditionals:
                 x[tails] = self.density(index, self._quadrature_sigma, near).tail_icdf(part[tails])[:, 0]
             parts.append(x)
         x = torch.cat(parts).to(u.dtype)
-        return flow_down(self.score_and_derivative, x, self.path) if self.method == "flow" else x
+        return (
+            flow_down(self.score_and_derivative, x.to(self.dtype), self.path).to(u.dtype)
+            if self.method == "flow"
+            else x
+        )
 
     def density(
         self, rows: slice | Tensor, sigma: float | None, anchor: Tensor | None = None, nodes: Tensor | None = None
@@ -280,7 +285,9 @@ class Conditionals:
         log_slope = torch.zeros_like(x)
         if self.method == "flow":
             tail = flow_tail(self.head)
-            x, log_slope, converged = flow_up(self.score_and_derivative, x, self.path, self.accuracy.tol, tail)
+            x, log_slope, converged = flow_up(
+                self.score_and_derivative, x.to(self.dtype), self.path, self.accuracy.tol, tail
+            )
             self.unconverged += int((~converged).sum())
         results = []
         for rows in self._chunks():

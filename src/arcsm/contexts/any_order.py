@@ -14,6 +14,7 @@ from arcsm._runtime.random import Source, stratified_uniform_like, uniform_like
 from arcsm._runtime.sizes import check_layers, check_size, whole_numbers
 from arcsm.contexts.base import Context, Order, TrainingTerms
 from arcsm.contexts.made import FourierFeatures
+from arcsm.errors import readable
 
 
 class ValueEmbedding(nn.Module):
@@ -239,12 +240,17 @@ class AnyOrder(Context):
         total = present.sum(1, keepdim=True)  # (B, 1)
         size = (stratified_uniform_like(x[:, :1], generator) * total).long()  # k
         known = first < size
-        chosen = (present & ~known).flatten().nonzero()[:, 0]  # (N,)
         sums = torch.bmm(known.to(vectors).unsqueeze(1), vectors)[:, 0]  # (B, E)
         hidden = self._hidden(sums, size.to(sums), self._condition_term(condition, x.shape[:-1]))  # (B, H)
         weight = self.output_weight.transpose(1, 2).flatten(0, 1)  # (D * C, H)
         contexts = F.linear(hidden, weight, self.output_bias.flatten()).view(-1, self.context_features)  # (B * D, C)
         share = (total / (total - size).clamp(min=1)).to(x).expand_as(x).flatten()
+        predicted = (present & ~known).flatten()
+        if (
+            readable(predicted) is not predicted
+        ):  # in a transform or a compiled graph, whose shapes cannot depend on values
+            return TrainingTerms(contexts, None, share * predicted)
+        chosen = predicted.nonzero()[:, 0]  # (N,)
         return TrainingTerms(contexts[chosen], chosen, share[chosen])
 
     def _embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -331,6 +337,6 @@ class AnyOrder(Context):
 
 def _sum_before(values: Tensor, order: Tensor) -> Tensor:
     """Sum the values ``(B, D, E)`` of the dimensions before each one, in an order ``(D,)`` or ``(B, D)``."""
-    index = order.expand(len(values), -1).unsqueeze(-1).expand_as(values)
+    index = order.expand(values.shape[0], -1).unsqueeze(-1).expand_as(values)
     sums = F.pad(values.gather(1, index)[:, :-1], (0, 0, 1, 0)).cumsum(1)
     return torch.empty_like(sums).scatter(1, index, sums)

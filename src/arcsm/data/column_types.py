@@ -176,11 +176,11 @@ def typed_column(column: pd.Series, kind: ColumnType, locate: Locate, decimal: s
 
 def _as_numbers(column: pd.Series, kind: ColumnType, locate: Locate, decimal: str) -> pd.Series:
     """Convert text to numbers: plain ones, in the format of the type, or in the format that the cells have."""
-    unit = kind.format.unit if isinstance(kind.format, NumberFormat) and kind.format.has_scale else None
+    expected = kind.format if isinstance(kind.format, NumberFormat) else None
     for form in (kind.format, None, NumberFormat.infer):
         if callable(form):
             form = form(column, decimal)
-        if isinstance(form, TimeFormat) or (unit is not None and (form is None or form.unit != unit)):
+        if isinstance(form, TimeFormat) or (expected is not None and not _same_unit(form, expected)):
             continue
         numbers = _plain_numbers(column, decimal) if form is None else form.parse(column)
         wrong = column.notna() & numbers.isna()
@@ -190,6 +190,12 @@ def _as_numbers(column: pd.Series, kind: ColumnType, locate: Locate, decimal: st
     best = pd.to_numeric(column, errors="coerce") if number_format is None else number_format.parse(column)
     like = "" if number_format is None else f" such as {number_format.example!r}"
     raise _not_a_number(column, column.notna() & best.isna(), locate, like, for_frame=True)
+
+
+def _same_unit(form: NumberFormat | None, expected: NumberFormat) -> bool:
+    """Return whether numbers of a format have the expected unit; an amount without a currency has it."""
+    unit = "" if form is None else form.unit
+    return unit == expected.unit or (not unit and not expected.has_scale)
 
 
 def _plain_numbers(column: pd.Series, decimal: str) -> pd.Series:

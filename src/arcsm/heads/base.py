@@ -145,11 +145,12 @@ class NormalisedHead(Head):
     def projected_icdf(self, projection: Tensor, u: Tensor, sigma: Sigma = None) -> Tensor:
         """Return the inverse of :meth:`projected_cdf` at ``u (*)`` in (0, 1), by bisection; override it if you can."""
         low, high = self.bracket(projection, sigma)
-        for _ in range(_MAX_BRACKET_DOUBLINGS):  # the lower tail holds floating point numbers far outside the bracket
-            outside = self.projected_cdf(projection, low, sigma) > u
-            if not bool(outside.any()):
+        for _ in range(_MAX_BRACKET_DOUBLINGS):  # the tails hold quantiles outside of the bracket
+            above, below = (self.projected_cdf(projection, end, sigma) for end in (low, high))
+            if not bool(((above > u) | (below < u)).any()):
                 break
-            low = torch.where(outside, low - (high - low), low)
+            width = high - low
+            low, high = torch.where(above > u, low - width, low), torch.where(below < u, high + width, high)
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)
             below = self.projected_cdf(projection, middle, sigma) < u

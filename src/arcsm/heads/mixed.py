@@ -17,8 +17,9 @@ class MixedHead(Head):
     .. math:: q(x) = \\prod_{d=1}^{D} q_{h(d)}(x_d \\mid c_d)
 
     The factors of numeric columns are densities, and those of nominal columns (:class:`CategoricalHead`) are
-    probabilities, so the product is a density with respect to the product of the two measures. Every objective trains
-    the factors with a score by that score, and the others by likelihood.
+    probabilities, so the product is a density with respect to the product of the two measures. ``csm``, and ``dsm`` on
+    a ladder, train the factors with a score by that score and the others by likelihood; ``mle`` trains all by
+    likelihood.
 
     Arguments:
         heads: The heads, all with contexts of the same size.
@@ -90,5 +91,6 @@ class MixedHead(Head):
 
 def _reject() -> NoReturn:
     raise ValueError(
-        "head: a MixedHead has a head for each column; use the methods of the model (score, log_prob, cdf, sample)"
+        "head: a MixedHead has a head for each column; train it with csm, with dsm on a ladder or with mle, and use "
+        "the methods of the model (score, log_prob, cdf, sample)"
     )

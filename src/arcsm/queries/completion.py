@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from arcsm._runtime.batching import condition_rows, slices_of
 from arcsm._runtime.conditions import Condition
 from arcsm._runtime.progress import track
 from arcsm._runtime.random import open_uniform_like
+from arcsm._runtime.sizes import check_size
 from arcsm.conditionals import Conditionals, EvaluationCache
 from arcsm.conditionals.traversal import warn_unconverged
 from arcsm.contexts import AnyOrder
@@ -20,6 +22,7 @@ from arcsm.queries.constraints import Constraint
 from arcsm.samplers import Sampler
 
 _DRAWS_AT_A_TIME = 1 << 14
+_ORDERS = 8  # more would cost time for small numbers of draws
 
 
 class Completions(NamedTuple):
@@ -31,6 +34,7 @@ class Completions(NamedTuple):
 
     rows: Tensor  #: ``(N, n, D)`` in data units.
     log_weights: Tensor  #: ``(N, n)``, the log probability of the constraints along each draw.
+    orders: int = 1  #: Number of orders of the columns; each has an equal share of consecutive draws.
 
     @property
     def weights(self) -> Tensor:
@@ -44,9 +48,17 @@ class Completions(NamedTuple):
 
     @property
     def standard_error(self) -> Tensor:
-        """The standard error of :attr:`probability`, ``(N,)``; 0 for one constraint, whose probability is exact."""
-        count = self.log_weights.shape[1]
-        return self.log_weights.exp().std(1, correction=min(1, count - 1)) / math.sqrt(count)
+        """The standard error of :attr:`probability`, ``(N,)``; NaN for a single draw.
+
+        With several orders it includes their differences, by which the network is inconsistent.
+        """
+        weights = self.log_weights.exp()
+        if self.orders > 1:
+            weights = torch.stack([part.mean(1) for part in weights.tensor_split(self.orders, 1)], 1)
+        if not weights.numel():
+            return weights.new_zeros(len(weights))
+        count = weights.shape[1]
+        return weights.std(1) / math.sqrt(count) if count > 1 else torch.full_like(weights[:, 0], math.nan)
 
 
 @torch.no_grad()
@@ -75,7 +87,8 @@ def complete(
             unknown in all of them.
         generator: Source of randomness, on the model's device.
         condition: Condition of each row, as in :meth:`arcsm.AutoregressiveModel.score`.
-        order: Order in which unknown columns are drawn, a permutation of all columns. Default: a random one.
+        order: Order in which unknown columns are drawn, a permutation of all columns. Default: up to eight random
+            ones, each for an equal share of the draws.
         sampler: As in :meth:`arcsm.AutoregressiveModel.sample`. Default: ``"fast_flow"`` with a ladder, else
             ``"inverse_cdf"``.
         level: Noise level.
@@ -95,8 +108,9 @@ def complete(
         >>> completions.rows.shape, completions.rows[0, :2, 0].tolist()
         (torch.Size([1, 10, 3]), [0.5, 0.5])
     """
-    rows, log_weights = _draw(model, x, n, constraints or {}, generator, condition, order, sampler, level, progress)
-    return Completions(torch.where(x.isnan().to(rows.device)[:, None], rows, x.to(rows)[:, None]), log_weights)
+    drawn = _draw(model, x, n, constraints or {}, generator, condition, order, sampler, level, progress)
+    known = x.to(drawn.rows)[:, None]
+    return drawn._replace(rows=torch.where(known.isnan(), drawn.rows, known))
 
 
 @torch.no_grad()
@@ -125,13 +139,14 @@ def probability(
     """
     if not constraints:
         raise ValueError("constraints: expected at least one column")
+    check_size("probability", n=n)
     known = torch.full((1, model.features), torch.nan) if x is None else x
     draws = 1 if len(constraints) == 1 else n
-    _, log_weights = _draw(
+    drawn = _draw(
         model, known, draws, constraints, generator, condition, order, None, level, progress, only_constrained=True
     )
-    completions = Completions(known[:, None], log_weights)
-    return completions.probability, completions.standard_error
+    exact = torch.zeros_like(drawn.probability)
+    return drawn.probability, exact if len(constraints) == 1 else drawn.standard_error
 
 
 def _draw(
@@ -146,20 +161,15 @@ def _draw(
     level: int,
     progress: bool,
     only_constrained: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Return completed rows ``(N, n, D)`` in data units, and the log weights of the draws ``(N, n)``."""
+) -> Completions:
     context = every_order(model)
-    if n < 1:
-        raise ValueError(f"n: expected at least 1, got {n}")
+    check_size("complete", n=n)
     z = model.standardise(x)
     if z.ndim != 2:
         raise ValueError(f"x: expected rows (N, {model.features}), got {tuple(x.shape)}")
-    for d in constraints:
-        if not 0 <= d < model.features:
-            raise ValueError(f"constraints: expected columns from 0 to {model.features - 1}, got {d}")
-        if not bool(z[:, d].isnan().all()):
-            raise ValueError(f"constraints: column {d} is known; leave it out of the constraints, or make it NaN in x")
-    columns = _columns(context, constraints, order, generator, only_constrained)
+    model.check_levels(z)
+    _check_constraints(z, constraints)
+    orders = _orders(context, n, constraints, order, generator, only_constrained)
     if sampler is None:
         sampler = "fast_flow" if model.noise and not model.head.normalised else "inverse_cdf"
     draw = model.drawing(sampler)
@@ -167,25 +177,43 @@ def _draw(
     by_row = condition_rows(model.standardise_condition(condition, z.shape[:-1]), 1)
     found, log_weights, unconverged = [], [], 0
     parts = list(slices_of(len(z), max(1, _DRAWS_AT_A_TIME // n)))
-    with track("drawing", len(columns) * len(parts), progress) as advance:
+    shares = [len(share) for share in torch.arange(n).tensor_split(len(orders))]
+    with track("drawing", sum(map(len, orders)) * len(parts), progress) as advance:
         for part in parts:
-            filling = _Filling(context, z[part].repeat_interleave(n, 0), n, by_row(part))
-            for d in columns:
-                unconverged += filling.fill(model, d, constraints.get(d), build, draw, generator)
-                advance()
-            found.append(filling.z.view(-1, n, model.features))
-            log_weights.append(filling.log_weights.view(-1, n))
-    warn_unconverged(unconverged, len(z) * n * len(columns))
+            fillings = []
+            for columns, share in zip(orders, shares, strict=True):
+                filling = _Filling(context, z[part].repeat_interleave(share, 0), share, by_row(part))
+                for d in columns:
+                    unconverged += filling.fill(model, d, constraints.get(d), build, draw, generator)
+                    advance()
+                fillings.append(filling)
+            found.append(torch.cat([f.z.view(-1, f.n, model.features) for f in fillings], 1))
+            log_weights.append(torch.cat([f.log_weights.view(-1, f.n) for f in fillings], 1))
+    warn_unconverged(unconverged, len(z) * n * len(orders[0]))
     if not found:
-        return z.new_zeros(0, n, model.features), z.new_zeros(0, n)
-    return torch.cat(found) * model.scale + model.shift, torch.cat(log_weights)
+        return Completions(z.new_zeros(0, n, model.features), z.new_zeros(0, n), len(orders))
+    rows = torch.cat(found) * model.scale + model.shift
+    for d, constraint in constraints.items():
+        rows[..., d] = constraint.nearest(rows[..., d])
+    return Completions(rows, torch.cat(log_weights), len(orders))
+
+
+def _check_constraints(z: Tensor, constraints: Mapping[int, Constraint]) -> None:
+    """Check that constraints belong to columns that are unknown in all rows ``z (N, D)``."""
+    for d, constraint in constraints.items():
+        if not isinstance(d, Integral) or not 0 <= d < z.shape[1]:
+            raise ValueError(f"constraints: expected columns from 0 to {z.shape[1] - 1}, got {d!r:.60}")
+        if not isinstance(constraint, Constraint):
+            raise ValueError(f"constraints: expected Intervals or Levels for column {d}, got {constraint!r:.60}")
+        if not bool(z[:, d].isnan().all()):
+            raise ValueError(f"constraints: column {d} is known; leave it out of the constraints, or make it NaN in x")
 
 
 class _Filling:
     """Rows ``(B * n, D)`` that are being completed, in standardised units."""
 
     def __init__(self, context: AnyOrder, z: Tensor, n: int, condition: Condition | None) -> None:
-        self.context, self.z = context, z
+        self.context, self.z, self.n = context, z, n
         self.log_weights = z.new_zeros(len(z))
         self.state: Any = context.begin((len(z) // n,), condition)
         context.observe_all(self.state, z[::n])
@@ -218,20 +246,26 @@ class _Filling:
         return conditionals.unconverged
 
 
-def _columns(
+def _orders(
     context: AnyOrder,
+    n: int,
     constraints: Mapping[int, Constraint],
     order: Order | None,
     generator: torch.Generator | None,
     only_constrained: bool,
-) -> list[int]:
-    """Return the columns in the order in which they are drawn: constrained ones first."""
+) -> list[list[int]]:
+    """Return the orders in which columns are drawn, constrained ones first: the given order, or random ones."""
+    orders = [order]
     if order is None:
         device = None if generator is None else generator.device
-        order = torch.randperm(context.features, generator=generator, device=device)
-    columns: list[int] = context.check_order(order, ()).tolist()
-    first = [d for d in columns if d in constraints]
-    return first if only_constrained else first + [d for d in columns if d not in constraints]
+        count = min(n, _ORDERS)
+        orders = [torch.randperm(context.features, generator=generator, device=device) for _ in range(count)]
+    found = []
+    for one in orders:
+        columns: list[int] = context.check_order(one, ()).tolist()
+        first = [d for d in columns if d in constraints]
+        found.append(first if only_constrained else first + [d for d in columns if d not in constraints])
+    return found
 
 
 def every_order(model: AutoregressiveModel) -> AnyOrder:

@@ -4,11 +4,12 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from arcsm._runtime.sizes import whole_numbers
 from arcsm.conditionals import Conditionals
 from arcsm.heads import CategoricalHead
 
@@ -24,10 +25,17 @@ class Constraint(ABC):
         standardised units ``(x - shift) / scale``.
         """
 
+    def nearest(self, x: Tensor) -> Tensor:
+        """Return values ``(*)`` in data units, moved into the set if rounding has left them outside."""
+        return x
+
 
 @dataclass(frozen=True)
 class Intervals(Constraint):
     """Numbers within one of several intervals that do not overlap.
+
+    Probabilities are differences of distribution functions in double precision: those of intervals far in the upper
+    tail have an absolute error of 1e-15.
 
     Arguments:
         bounds: Lower and upper end of each interval, which may be infinite.
@@ -63,8 +71,12 @@ class Intervals(Constraint):
         index = (below <= target).sum(0, keepdim=True).clamp(max=len(ends) - 1)  # interval of each draw
         inside = lower.gather(0, index) + target - (below - masses).gather(0, index)  # (1, N)
         limits = torch.tensor(ends, dtype=torch.float64, device=u.device)[index[0]]  # (N, 2)
-        x = conditionals.icdf(inside[0].clamp(0.0, 1.0).to(conditionals.dtype)).double()
+        x = conditionals.icdf(inside[0].clamp(0.0, 1.0)).double()
         return torch.minimum(torch.maximum(x, limits[:, 0]), limits[:, 1]).to(u), torch.log(total).to(u)
+
+    def nearest(self, x: Tensor) -> Tensor:
+        moved = torch.stack([x.clamp(low, high) for low, high in self.bounds])  # (R, *)
+        return moved.gather(0, (moved - x).abs().argmin(0, keepdim=True))[0]
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,7 @@ class Levels(Constraint):
     levels: Sequence[int]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "levels", tuple(sorted(set(self.levels))))
+        object.__setattr__(self, "levels", tuple(sorted(set(whole_numbers("levels", self.levels)))))
         if not self.levels:
             raise ValueError("levels: expected at least one, got none")
 
@@ -101,4 +113,7 @@ def _cdf(conditionals: Conditionals, x: float) -> Tensor:
     like = conditionals.projection[:, 0].double()
     if math.isinf(x):
         return torch.full_like(like, float(x > 0.0))
-    return conditionals.cdf(torch.full_like(like, x).to(conditionals.dtype)).double()
+    precise = replace(conditionals, projection=conditionals.projection.double())  # single precision would round 1 - F
+    cdf = precise.cdf(torch.full_like(like, x))
+    conditionals.unconverged += precise.unconverged
+    return cdf

@@ -39,6 +39,7 @@ def log_prob_given(
     Other arguments, errors and warnings are as in :meth:`arcsm.AutoregressiveModel.log_prob`.
     """
     context = every_order(model)
+    model.check_levels(x.reshape(-1, x.shape[-1]))
     unknown = sorted(set(given) - set(range(model.features)))
     if unknown:
         raise ValueError(f"given: expected columns from 0 to {model.features - 1}, got {unknown[0]}")
@@ -71,6 +72,7 @@ def log_prob_given_others(
     Other arguments, errors and warnings are as in :meth:`arcsm.AutoregressiveModel.log_prob`.
     """
     others: Any = _GivenOthers(every_order(model))
+    model.check_levels(x.reshape(-1, x.shape[-1]))
     terms = map_conditionals(
         lambda conditionals, values, _: conditionals.log_prob(values),
         others, model.head, model.standardise(x), model.standardise_condition(condition, x.shape[:-1]),

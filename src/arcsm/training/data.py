@@ -13,7 +13,6 @@ from arcsm._runtime.conditions import VECTOR, Condition, check_type, map_conditi
 from arcsm.contexts import Context
 from arcsm.data.checks import check_precision
 from arcsm.data.streams import RowStream
-from arcsm.heads import CategoricalHead
 from arcsm.model import AutoregressiveModel
 from arcsm.training.config import TrainConfig
 
@@ -68,19 +67,8 @@ def check_rows(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
         raise ValueError(
             f"{name}: {int(bad.sum())} values are NaN or infinite, the first in row {row}, column {column}"
         )
-    _check_levels(model, x, name)
+    model.check_levels(x, name)
     return x.to(model.shift.dtype)
-
-
-def _check_levels(model: AutoregressiveModel, x: Tensor, name: str) -> None:
-    """Check that the values of nominal columns are numbers of levels."""
-    for head, columns in model.head.parts(model.features):
-        if not isinstance(head, CategoricalHead):
-            continue
-        for d in columns:
-            values = x[:, d][~x[:, d].isnan()]
-            if bool(((values < 0) | (values >= head.levels) | (values != values.round())).any()):
-                raise ValueError(f"{name}: expected whole numbers from 0 to {head.levels - 1} in nominal column {d}")
 
 
 def check_resolution(model: AutoregressiveModel, x: Tensor) -> None:
@@ -144,12 +132,17 @@ def fingerprint(x: Tensor | RowStream, condition: Condition | None) -> dict[str,
     return {"rows": len(x), "checksum": checksum}
 
 
-def dequantisation_widths(config: TrainConfig, features: int) -> Tensor:
-    """Return the width of the uniform noise of each column, ``(D,)`` in double precision."""
+def dequantisation_widths(config: TrainConfig, model: AutoregressiveModel) -> Tensor:
+    """Return the width of the uniform noise of each column, ``(D,)`` in double precision; 0 for nominal columns."""
+    features = model.features
     widths = torch.tensor(config.dequantise, dtype=torch.float64)
     if widths.ndim and len(widths) != features:
         raise ValueError(f"dequantise: expected one width or {features} of them, got {len(widths)}")
-    return widths.expand(features)
+    widths = widths.expand(features)
+    nominal = [d for d in range(features) if model.discrete[d] and widths[d] > 0.0]
+    if nominal:
+        raise ValueError(f"dequantise: expected 0 for nominal column {nominal[0]}, got {widths[nominal[0]]:g}")
+    return widths
 
 
 def standardise(
@@ -164,7 +157,7 @@ def standardise(
         model.set_condition_standardisation(mean, torch.where(_is_constant(mean, deviation), 1.0, deviation))
     columns = config.standardise == "columns"
     mean, deviation = _moments(x, columns)
-    widths = dequantisation_widths(config, x.shape[1])
+    widths = dequantisation_widths(config, model)
     if config.standardise == "centre" and not any(model.discrete):
         model.set_standardisation(mean + 0.5 * widths.mean(), 1.0)
         return

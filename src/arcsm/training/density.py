@@ -194,7 +194,7 @@ class DensityTask(TrainingTask):
             self.held_out = data.moved(device, held_out.rows, held_out.condition, config.validation_rows)
             if held_out.checksum is not None:
                 self.data["held_out"] = held_out.checksum
-        self.dequantise = data.dequantisation_widths(config, model.features).to(device)
+        self.dequantise = data.dequantisation_widths(config, model).to(device)
         data.standardise(model, training.rows, training.condition, config)
 
         if isinstance(self.source, ShuffledRows):
