@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,13 @@ def test_a_csv_file_that_is_not_text_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_bytes(b"a,b\n1,\xff\xfe\n")
     assert "is not in UTF-8; give its encoding, such as --encoding cp1252" in read_error(path)
+
+
+def test_a_workbook_with_the_name_of_a_csv_file_is_called_one(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "t.csv", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/workbook.xml", "<workbook/>" * 100)
+    error = read_error(tmp_path / "t.csv")
+    assert error.endswith("t.csv: is a workbook or an archive, not a CSV file; export it as CSV")
 
 
 def test_truncated_gzip_files_are_rejected(tmp_path: Path) -> None:

@@ -93,8 +93,10 @@ def detect(
 
     The command ends by listing the columns of each type that it inferred.
     """
-    if p_value is not None and (contamination is not None or not 0.0 < p_value < 1.0):
-        raise ValueError(f"--p-value {p_value}: expected a number between 0 and 1, and no --contamination")
+    if p_value is not None and contamination is not None:
+        raise ValueError("--p-value: expected either this or --contamination, got both")
+    if p_value is not None and not 0.0 < p_value < 1.0:
+        raise ValueError(f"--p-value {p_value}: expected a number between 0 and 1")
     _check_outputs(out, page, (train, test))
     check_safe_csv(safe_csv, out)
     first, second = _two_encodings(encoding or ())

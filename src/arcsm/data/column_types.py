@@ -289,6 +289,8 @@ def _hint(column: pd.Series, wrong: pd.Series, cell: str, for_frame: bool) -> st
     codes = f"if the column holds codes: --categorical '{column.name}'"
     units = count_units(column[column.map(lambda value: isinstance(value, str))])
     if count_units(column[wrong].iloc[:1]) and (len(units) > 1 or not is_number(cell)):
+        if len(units) == 1 and len(column) > 1 and bool(wrong[column.notna()].all()):
+            return f" (a number in an unknown form; write it without marks between its digits; {codes})"
         if len(units) == 1:
             return f" (a number in another form than the others; {codes})"
         counts = " and ".join(f"{count:,} with {repr(unit) if unit else 'none'}" for unit, count in units.items())

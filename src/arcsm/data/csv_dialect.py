@@ -52,6 +52,8 @@ def decoding(source: FilePath, encoding: str) -> Iterator[None]:
     except csv.Error:
         raise
     except UnicodeError:
+        if _is_archive(source):
+            raise ValueError(f"{source}: is a workbook or an archive, not a CSV file; export it as CSV") from None
         if encoding in _UTF_8:
             raise ValueError(f"{source}: is not in UTF-8; give its encoding, such as --encoding cp1252") from None
         raise ValueError(
@@ -61,6 +63,14 @@ def decoding(source: FilePath, encoding: str) -> Iterator[None]:
     except Exception:
         with reading(source, "a CSV file"):
             raise
+
+
+def _is_archive(source: FilePath) -> bool:
+    """Return whether a file begins like a ZIP archive, as workbooks do."""
+    if not Path(source).is_file():
+        return False
+    with Path(source).open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def find_dialect(path: Path, options: ReadOptions, source: str) -> Dialect:
