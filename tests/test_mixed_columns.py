@@ -218,6 +218,15 @@ def test_an_impossible_level_has_no_mass() -> None:
         assert model.log_prob(x, reduce=False)[0, 1].item() == -math.inf
 
 
+def test_a_fit_asks_for_the_kinds_of_columns_as_often_whatever_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, calls = ScoreHead.parts, []
+    monkeypatch.setattr(ScoreHead, "parts", lambda head, features: calls.append(features) or parts(head, features))
+    for features in (3, 30):
+        model = AutoregressiveModel(MADE(features, 2, (4,)), ScoreHead(2, (4,)), NoiseLadder(1.0, 0.5, 2))
+        arcsm.fit(model, torch.randn(20, features), config=TrainConfig(steps=2, dequantise=0.1, device="cpu"))
+    assert calls.count(3) == calls.count(30)
+
+
 def test_nominal_columns_have_no_units() -> None:
     model = mixed_model()
     model.set_standardisation(torch.full((4,), 5.0), torch.full((4,), 3.0))

@@ -198,7 +198,8 @@ class AutoregressiveModel(
     @property
     def discrete(self) -> tuple[bool, ...]:
         """Whether each column holds numbers of levels, which are neither standardised nor given noise."""
-        return tuple(self.head_of(d).discrete for d in range(self.features))
+        nominal = {d for head, columns in self.head.parts(self.features) if head.discrete for d in columns}
+        return tuple(d in nominal for d in range(self.features))
 
     def set_standardisation(self, shift: Values, scale: Values) -> None:
         """Set the affine map between data and standardised units, ``(D,)`` or a number each.
@@ -220,11 +221,13 @@ class AutoregressiveModel(
         Raises:
             ValueError: If one is not.
         """
-        for d in range(self.features):
-            if not isinstance(head := self.head_of(d), CategoricalHead):
+        for head, columns in self.head.parts(self.features):
+            if not isinstance(head, CategoricalHead):
                 continue
-            values = x[:, d][~x[:, d].isnan()]
-            if bool(((values < 0) | (values >= head.levels) | (values != values.round())).any()):
+            values = x[:, list(columns)]
+            wrong = ~values.isnan() & ((values < 0) | (values >= head.levels) | (values != values.round()))
+            if bool(wrong.any()):
+                d = columns[int(wrong.any(0).nonzero()[0])]
                 raise ValueError(f"{name}: expected whole numbers from 0 to {head.levels - 1} in nominal column {d}")
 
     def head_of(self, d: int) -> Head:

@@ -58,7 +58,8 @@ def noisy_batches(
 
 def masked_noise(model: AutoregressiveModel, noise: Tensor) -> Tensor:
     """Return noise ``(B, D)`` without that of nominal columns."""
-    return noise.masked_fill(torch.tensor(model.discrete, device=noise.device), 0.0) if any(model.discrete) else noise
+    discrete = model.discrete
+    return noise.masked_fill(torch.tensor(discrete, device=noise.device), 0.0) if any(discrete) else noise
 
 
 def terms_by_head(model: AutoregressiveModel, terms: TrainingTerms, z: Tensor) -> Iterator[tuple[Head, Tensor | None]]:

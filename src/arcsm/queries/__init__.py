@@ -1,7 +1,7 @@
 """Questions about some columns given others, for models of every order (:class:`arcsm.AnyOrder`).
 
-Known values come first in the chain rule, whatever their columns, so each answer is exact for the model: there is no
-search over the unknown values, and no approximation but the number of draws.
+Known values come first in the chain rule, whatever their columns. No integral over the unknown values is approximated;
+only the number of draws limits the accuracy.
 """
 
 from arcsm.queries.completion import Completions, complete, probability

@@ -74,10 +74,11 @@ def complete(
     level: int = -1,
     progress: bool = False,
 ) -> Completions:
-    """Draw the unknown values of rows given their known ones, exactly.
+    """Draw the unknown values of rows given their known ones.
 
-    Known values come first in the chain rule. Then follow the constrained columns, each drawn within its set, and then
-    the others. With several constraints, the draws have different weights (sequential importance sampling).
+    Known values come first in the chain rule, so the draws are as accurate as the sampler. Then follow the constrained
+    columns, each drawn within its set, and then the others. With several constraints, the draws have different weights
+    (sequential importance sampling).
 
     Arguments:
         model: A model whose context is an :class:`~arcsm.AnyOrder`.

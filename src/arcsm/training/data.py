@@ -139,7 +139,7 @@ def dequantisation_widths(config: TrainConfig, model: AutoregressiveModel) -> Te
     if widths.ndim and len(widths) != features:
         raise ValueError(f"dequantise: expected one width or {features} of them, got {len(widths)}")
     widths = widths.expand(features)
-    nominal = [d for d in range(features) if model.discrete[d] and widths[d] > 0.0]
+    nominal = [d for d, discrete in enumerate(model.discrete) if discrete and widths[d] > 0.0]
     if nominal:
         raise ValueError(f"dequantise: expected 0 for nominal column {nominal[0]}, got {widths[nominal[0]]:g}")
     return widths
