@@ -12,7 +12,7 @@ import torch
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead
 from arcsm.cli import application
 from arcsm.estimators import ScoreOutlierDetector
-from arcsm.estimators.ensemble_config import EnsembleConfig
+from arcsm.estimators.table_config import TableConfig
 
 #: Arguments of an estimator that fits in a fraction of a second.
 QUICK: dict[str, Any] = {"max_steps": 20, "n_estimators": 1, "hidden_features": (16,), "random_state": 0}
@@ -66,8 +66,8 @@ def detector_and_outliers() -> Scored:
 
 def use_small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make estimators fit one small model for a few steps, whatever the table."""
-    config = EnsembleConfig(1, 8, (16,), (16,), 0, 0.3, 4, 5e-2, 30, 64, 5e-3, missing=True)
-    monkeypatch.setattr(EnsembleConfig, "for_table", classmethod(lambda *_: config))
+    config = TableConfig(1, 8, (16,), 16, 0.0, (16,), 0, 0.3, 4, 5e-2, 30, 64, 5e-3, 1e-2)
+    monkeypatch.setattr(TableConfig, "for_table", classmethod(lambda *_: config))
 
 
 def run(*arguments: object) -> int:

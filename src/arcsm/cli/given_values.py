@@ -37,10 +37,10 @@ def given_values(pairs: Sequence[str], file: FrameFile, table: pd.DataFrame) -> 
 def _check_near(pair: str, column: pd.Series, value: Any, kind: ColumnType) -> None:
     """Check before the fit that a column has a value, or one near it."""
     try:
-        encode_value(Columns.infer(column.to_frame()).kinds[0], column.name, value)
+        encode_value(Columns.infer(column.to_frame()).kinds[0], value)
     except ValueError as error:
         if is_categorical(column.dtype) and kind.kind != "time":
-            raise ValueError(f"--given {pair}: {error}") from error
+            raise ValueError(f"--given {pair}: column {column.name!r} {error}") from error
         known = column.dropna()
         low, high = _in_form(pd.Series([known.min(), known.max()], dtype=column.dtype), kind)
         raise ValueError(

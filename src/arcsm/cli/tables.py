@@ -115,14 +115,11 @@ def detect(
         check_reserved_columns(new.file, DETECTION_COLUMNS)
     else:
         check_reserved_columns(new.file, DETECTION_COLUMNS[1:], labels)  # a label `row` takes the place of the numbers
-    rows, has_missing = 0, False
-    for part in new.parts():  # check the whole file before a fit that may take hours
-        rows, has_missing = rows + len(part), has_missing or bool(part.isna().any(axis=None))
+    rows = sum(len(part) for part in new.parts())  # checks the whole file before a fit that may take hours
     _warn_of_extra_columns(new, table)
     detector = ScoreOutlierDetector(
         "auto" if contamination is None else contamination,
         n_estimators or "auto",
-        missing=has_missing or "auto",
         random_state=seed,
         device=device,
         verbose=True,
@@ -186,7 +183,7 @@ def impute(
     filled, columns = rows, None
     if missing:
         density = ScoreDensity(n_estimators or "auto", random_state=seed, device=device, verbose=True).fit(rows)
-        filled, columns = pd.DataFrame(density.impute(rows, draws)), density.columns_
+        filled, columns = pd.DataFrame(density.impute(rows, draws=draws)), density.columns_
     with frame_writer(out, file.file, safe_csv) as write:
         write(fill_in_file(file, rows, filled, out))
     _show_columns(source.source, len(rows), columns or Columns.infer(rows))
@@ -240,10 +237,7 @@ def synthesize(
     conditions = given_values(given or (), file, rows)
     density = ScoreDensity(n_estimators or "auto", random_state=seed, device=device, verbose=True).fit(rows)
     count = len(rows) if n is None else n
-    if conditions:
-        drawn = pd.DataFrame(density.conditional(list(conditions), list(conditions.values()), count))
-    else:
-        drawn = pd.DataFrame(density.sample(count))
+    drawn = pd.DataFrame(density.conditional(conditions, count) if conditions else density.sample(count))
     as_text = out.suffix.lower() != ".parquet"
     drawn = round_like(rows, density.columns_, drawn, conditions, as_text)
     written = _numbered(file, file.written(drawn, as_text))

@@ -1,4 +1,4 @@
-"""The base class of the estimators: arguments, checks, encoding and the training of an ensemble."""
+"""The base class of the estimators: arguments, checks, encoding and the training of the model."""
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,9 +19,9 @@ from arcsm._runtime.devices import resolve_device
 from arcsm.estimators.checks import check_numbers, check_same_columns, check_training_rows, checked_frame
 from arcsm.estimators.column_types import Array, Constant, Continuous, Grid
 from arcsm.estimators.encoder import Columns, Table
-from arcsm.estimators.ensemble import Ensemble
-from arcsm.estimators.ensemble_config import EnsembleConfig
 from arcsm.estimators.native_frames import is_native, to_native, to_pandas
+from arcsm.estimators.table_config import TableConfig
+from arcsm.estimators.table_model import TableModel
 
 Rows = NDArray[np.intp]
 _MIN_ROWS_FOR_SELECTION = 200  # with fewer, held-out rows are too few to choose between configurations
@@ -31,7 +31,7 @@ _MAX_HELD_OUT = 5_000  # rows
 class TableEstimator(BaseEstimator):
     """The base class of estimators of a table; :class:`arcsm.estimators.ScoreDensity` documents the arguments."""
 
-    _smooth = False  # see EnsembleConfig.for_table; also leaves the slopes of numeric columns out of the density
+    _smooth = False  # see TableConfig.for_table; also leaves the slopes of numeric columns out of the density
 
     def __init__(
         self,
@@ -39,7 +39,6 @@ class TableEstimator(BaseEstimator):
         max_steps: int | str = "auto",
         hidden_features: tuple[int, ...] | str = "auto",
         validation_fraction: float = 0.15,
-        missing: bool | str = "auto",
         random_state: int | np.random.RandomState | None = None,
         device: str = "cpu",
         verbose: bool = False,
@@ -48,7 +47,6 @@ class TableEstimator(BaseEstimator):
         self.max_steps = max_steps
         self.hidden_features = hidden_features
         self.validation_fraction = validation_fraction
-        self.missing = missing
         self.random_state = random_state
         self.device = device
         self.verbose = verbose
@@ -84,42 +82,41 @@ class TableEstimator(BaseEstimator):
         check_training_rows(table, X)
         self.columns_ = Columns.infer(table)
         numbers = self.columns_.encode(table)
-        self._check_missing(numbers, not isinstance(self.missing, str) and not self.missing, "missing=False")
         random = check_random_state(self.random_state)
         seed = int(random.randint(2**31 - 1))
         train, held_out = _split(numbers[:, self.columns_.modelled], self.validation_fraction, random)
         return numbers, train, held_out, seed
 
     def _fit_table(self, X: Any) -> Array:
-        """Train the models of a table and return its encoded rows, ``(N, D)``."""
+        """Train the model of a table and return its encoded rows, ``(N, D)``."""
         numbers, train, held_out, seed = self._prepare(X)
         modelled = torch.from_numpy(numbers[:, self.columns_.modelled])
         self.held_out_rows_ = held_out
         configs = self._configs(len(train), modelled)
         self.config_ = configs[0]
-        self.ensemble_ = None
+        self.model_ = None
         if modelled.shape[1]:
-            self.ensemble_ = Ensemble.train(
-                modelled[train], modelled[held_out], self.columns_.widths, configs, seed,
+            self.model_ = TableModel.train(
+                modelled[train], modelled[held_out], self.columns_.levels, configs, seed,
                 str(resolve_device(self.device)), bool(self.verbose), not self._smooth,
             )  # fmt: skip
-            self.config_ = self.ensemble_.config
+            self.config_ = self.model_.config
         return numbers
 
-    def _configs(self, rows: int, modelled: Tensor) -> list[EnsembleConfig]:
+    def _configs(self, rows: int, modelled: Tensor) -> list[TableConfig]:
         self._check_arguments()
-        missing = bool(modelled.isnan().any()) if isinstance(self.missing, str) else self.missing
-        config = EnsembleConfig.for_table(rows, max(1, modelled.shape[1]), missing, self._smooth)
+        config = TableConfig.for_table(rows, max(1, modelled.shape[1]), self._smooth)
         configs = [config]
         if not self._smooth and not config.sinusoids and rows >= _MIN_ROWS_FOR_SELECTION:
             configs.append(config.high_resolution())
         chosen: dict[str, Any] = {}
         if not isinstance(self.n_estimators, str):
-            chosen["members"] = int(self.n_estimators)
+            chosen["orders"] = int(self.n_estimators)
         if not isinstance(self.max_steps, str):
             chosen["max_steps"] = int(self.max_steps)
         if not isinstance(self.hidden_features, str):
             chosen["hidden_features"] = tuple(map(int, self.hidden_features))
+            chosen["embedding_features"] = chosen["hidden_features"][0]
         return [replace(config, **chosen) for config in configs]
 
     def _check_arguments(self) -> None:
@@ -133,8 +130,6 @@ class TableEstimator(BaseEstimator):
         valid = units == "auto" if isinstance(units, str) else isinstance(units, Iterable) and all(map(is_count, units))
         if not valid:
             raise ValueError(f'hidden_features: expected whole numbers of at least 1, or "auto", got {units!r}')
-        if not isinstance(self.missing, bool | np.bool_) and self.missing != "auto":
-            raise ValueError(f'missing: expected True, False or "auto", got {self.missing!r}')
 
     def _validated(self, X: Any, reset: bool = False) -> Table:
         """Return a checked data frame of pandas, or an array of floats of anything else."""
@@ -191,37 +186,25 @@ class TableEstimator(BaseEstimator):
         for d, kind in enumerate(self.columns_.kinds):
             if isinstance(kind, Constant):
                 constants[:, d] = kind.log_prob(numbers[:, d])
-        complete = self.ensemble_ is not None and not self.config_.missing
-        self._check_missing(numbers, complete, "the training rows have no missing values", " with impute")
         return self._clip_modelled(numbers), constants
 
-    def _check_missing(self, numbers: Array, complete: bool, reason: str, remedy: str = "") -> None:
-        """Raise if a modelled column has a missing value although rows must be complete."""
-        missing = np.isnan(numbers[:, self.columns_.modelled])
-        if complete and missing.any():
-            row, place = (int(index) for index in np.argwhere(missing)[0])
-            name = self.columns_.labels[self.columns_.modelled[place]]
-            raise ValueError(
-                f"Input X contains NaN: row {row + 1}, column {name!r}, but {reason}; fit with missing=True, or fill "
-                f"in missing values{remedy}"
-            )
-
     def _clip_modelled(self, numbers: Array) -> Tensor:
-        """Return numbers of the modelled columns, clipped to the range of the ensemble, ``(N, M)``."""
+        """Return numbers of the modelled columns, clipped to the range of the model, ``(N, M)``."""
         modelled = torch.from_numpy(np.ascontiguousarray(numbers[:, self.columns_.modelled]))
-        return modelled if self.ensemble_ is None else self.ensemble_.clip(modelled)
+        return modelled if self.model_ is None else self.model_.clip(modelled)
 
     def _contributions(self, modelled: Tensor, constants: Array) -> Array:
-        """Return the log density of every value by each member, ``(E, N, D)``; NaN where a value is missing.
+        """Return the log density of every value in each order, ``(K, N, D)``; NaN where a value is missing.
 
         The arguments are what :meth:`encode_rows` returns. The unit is that of the table, or for a smooth estimator
         that of the encoded columns, which share one scale.
         """
-        if self.ensemble_ is None:
+        if self.model_ is None:
             return constants[None]
-        contributions = np.repeat(constants[None], len(self.ensemble_.members), 0)
-        slopes = self.columns_.log_slopes(modelled.numpy(), numeric=not self._smooth)
-        contributions[:, :, self.columns_.modelled] += self.ensemble_.log_conditionals(modelled).numpy() + slopes
+        contributions = np.repeat(constants[None], len(self.model_.orders), 0)
+        contributions[:, :, self.columns_.modelled] += self.model_.log_conditionals(modelled).numpy()
+        if not self._smooth:
+            contributions[:, :, self.columns_.modelled] += self.columns_.log_slopes(modelled.numpy())
         return contributions
 
     def __sklearn_tags__(self) -> Any:

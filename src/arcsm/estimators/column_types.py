@@ -18,6 +18,8 @@ Values = NDArray[Any]
 Array = NDArray[np.float64]
 
 MAX_LEVELS = 100_000  # a finer grid counts as continuous
+_MAX_NAMES_IN_MODEL = 256  # of a categorical column; rarer names share one level
+_MAX_GRID_LEVELS_IN_MODEL = 16  # a discrete column with more points counts as numbers
 _MIN_REPEATED_FRACTION = 0.05  # of the values on a grid, for them to count as discrete
 _GRID_TOLERANCE = 0.02  # of a step, between a value and its place on the grid: files round
 _STEP_DIVISORS = (1, 2, 3, 4, 5, 10)  # of the smallest gap between values
@@ -29,6 +31,24 @@ class Column(ABC):
 
     #: Whether the numbers are whole.
     discrete: ClassVar[bool] = False
+
+    @property
+    def levels_in_model(self) -> int:
+        """Number of levels with a probability each, if the column is modelled as levels; 0 if as numbers.
+
+        The level of a number is the number itself, except that the largest numbers may share the last level.
+        """
+        return 0
+
+    @property
+    def shares_of_last_level(self) -> list[float]:
+        """The probabilities of the numbers that share the last level in the model, given that level."""
+        return [1.0]
+
+    @property
+    def log_unseen(self) -> float:
+        """The log probability of any value without a level in the model."""
+        return 0.0
 
     @abstractmethod
     def encode(self, values: Values) -> Array:
@@ -88,7 +108,20 @@ class Categories(Column):
 
     names: tuple[Any, ...]
     training_rows: int
+    rarest: tuple[int, ...] = ()  # numbers of training rows with the last names, which share a level in the model
     discrete = True
+
+    @property
+    def levels_in_model(self) -> int:
+        return len(self.names) - len(self.shares_of_last_level) + 1
+
+    @property
+    def shares_of_last_level(self) -> list[float]:
+        return [count / sum(self.rarest) for count in self.rarest] or [1.0]
+
+    @property
+    def log_unseen(self) -> float:
+        return _log_unseen(self.training_rows)
 
     def encode(self, values: Values) -> Array:
         ranks = {name: float(rank) for rank, name in enumerate(self.names)}
@@ -105,8 +138,7 @@ class Categories(Column):
         return values
 
     def log_slope(self, numbers: Array) -> Array:
-        """Return 0, or for an unseen category the log probability of one, which multiplies the mass at its rank."""
-        return np.where(numbers > len(self.names) - 0.5, _log_unseen(self.training_rows), 0.0)
+        return np.zeros_like(numbers)
 
     def allows(self, number: float, value: Any) -> bool:
         return number < len(self.names)
@@ -129,7 +161,16 @@ class Grid(Column):
     known: tuple[
         float, ...
     ] = ()  # the training values in order, unless they are integers: a file may have rounded them
+    training_rows: int = 0
     discrete = True
+
+    @property
+    def levels_in_model(self) -> int:
+        return self.levels if self.levels <= _MAX_GRID_LEVELS_IN_MODEL else 0
+
+    @property
+    def log_unseen(self) -> float:
+        return _log_unseen(self.training_rows)
 
     def encode(self, values: Values) -> Array:
         with np.errstate(over="ignore"):
@@ -272,7 +313,9 @@ def infer_column(values: Values, categorical: bool) -> Column:
     if len(pd.unique(known)) == 1:
         return Constant(known[0], len(known))
     if categorical:
-        return Categories(tuple(pd.Series(known).value_counts(sort=True).index), len(known))
+        counts = pd.Series(known).value_counts(sort=True)
+        rarest = tuple(counts.iloc[_MAX_NAMES_IN_MODEL - 1 :].tolist()) if len(counts) > _MAX_NAMES_IN_MODEL else ()
+        return Categories(tuple(counts.index), len(known), rarest)
     known = known.astype(float)
     return detect_grid(known) or fit_continuous(known)
 
@@ -295,7 +338,8 @@ def detect_grid(known: Array) -> Grid | None:
             return None
         step = float((places * (levels - levels[0])).sum() / np.square(places).sum())  # least squares
         if np.abs(levels - levels[0] - step * places).max() <= _GRID_TOLERANCE * step:
-            return Grid(step, float(levels[0]), int(places[-1]) + 1, whole, () if whole else tuple(levels.tolist()))
+            distinct = () if whole else tuple(levels.tolist())
+            return Grid(step, float(levels[0]), int(places[-1]) + 1, whole, distinct, len(known))
     return None
 
 

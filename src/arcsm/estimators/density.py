@@ -1,8 +1,9 @@
 """A density estimator for tables with scikit-learn's interface."""
 
 import math
+from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -14,48 +15,57 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from arcsm._runtime.progress import track
+from arcsm._runtime.sizes import check_size
 from arcsm.denoise import systematic_resampling
 from arcsm.errors import warn
 from arcsm.estimators.base import TableEstimator
-from arcsm.estimators.column_types import Array, Categories, Column
-from arcsm.estimators.encoder import clip_to_dtype, encode_value
+from arcsm.estimators.column_types import Array
+from arcsm.estimators.conditions import Conditions, column_index, intersection
+from arcsm.estimators.encoder import clip_to_dtype
+from arcsm.estimators.imputation import ESTIMATES, Estimate, fill_column, point_estimates
 from arcsm.estimators.level_pairs import LevelPairs
 from arcsm.estimators.native_frames import is_native, to_native
-from arcsm.estimators.times import Times
+from arcsm.queries import Constraint
 
-_IMPUTED_ROWS_PER_BATCH = 256
-_CONDITIONAL_DRAWS_PER_BATCH = 1_000
-_CANDIDATES_PER_DRAW = 8
+_IMPUTED_ROWS_PER_BATCH = 2_048
+_CONDITIONAL_DRAWS_PER_BATCH = 10_000
+_CANDIDATES_PER_DRAW = 8  # with several sets or ranges, whose draws have weights
+_RANDOM_STATES = 2**31 - 1
+
+
+class Probability(NamedTuple):
+    """An estimated probability."""
+
+    value: float
+    standard_error: float
 
 
 class ScoreDensity(DensityMixin, TableEstimator):
-    """The density of a table, by an ensemble of autoregressive score models whose defaults suit most tables.
+    """The density of a table, by one score model of every order of the columns, whose defaults suit most tables.
 
     Columns may be continuous, discrete, categorical (strings or Booleans in a data frame), temporal (dates, times,
     durations or periods in a data frame) or constant, and may have missing values. Skewed and heavy-tailed columns are
-    transformed; the density includes the slope of the transform. Discrete columns are dequantised for training. The
-    density of a row with missing values is that of its known values.
+    transformed; the density includes the slope of the transform. Categories and few-valued discrete columns have a
+    probability for each level, other discrete columns are dequantised for training. The density of a row with missing
+    values is that of its known values.
 
     Arguments:
-        n_estimators: Number of models, each with a different order of the columns; the time to fit and to score grows
-            with it. ``"auto"``: four for fewer than 2,000 training rows (two with more than 300 columns), two for fewer
-            than 20,000, else one; one for a single column.
-        max_steps: Training steps of each model. ``"auto"``: 1,000 to 4,000 by the size of the table. Training stops
-            early if held-out rows no longer improve.
-        hidden_features: Units of each layer of the context network. ``"auto"``: by the size of the table.
+        n_estimators: Number of orders of the columns whose densities are averaged; the time to score grows with it, the
+            time to fit does not. ``"auto"``: four, or two with more than 300 columns.
+        max_steps: Training steps. ``"auto"``: 2,000 to 4,000 by the size of the table. Training stops early if held-out
+            rows no longer improve.
+        hidden_features: Units of each layer of the context network, all equal. ``"auto"``: by the size of the table.
         validation_fraction: Fraction of rows held out to stop training and to choose the noise level and the
             configuration: at least 20 rows or a quarter of them, at most 5,000. All rows serve for both if there are
             fewer than eight.
-        missing: Whether rows may have missing values; training then masks a fraction of the values. ``"auto"``: if the
-            fitted rows have any.
         random_state: Randomness of fitting, and the default of the methods that draw.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         verbose: Show progress; see :func:`arcsm.fit`.
 
     Attributes:
         columns_: The inferred column types.
-        config_: The configuration of the models.
-        ensemble_: The trained models; ``None`` if all columns are constant.
+        config_: The configuration of the model.
+        model_: The trained model; ``None`` if all columns are constant.
         held_out_rows_: Indices of the held-out rows.
         level_pairs_: The pairs of levels of discrete and categorical columns that occur together in fitted rows.
         n_features_in_: Number of columns.
@@ -64,9 +74,11 @@ class ScoreDensity(DensityMixin, TableEstimator):
     Example:
         >>> import numpy as np
         >>> rows = np.random.default_rng(0).normal(size=(200, 2))
-        >>> density = ScoreDensity(max_steps=20, n_estimators=1, random_state=0).fit(rows)
+        >>> density = ScoreDensity(max_steps=20, random_state=0).fit(rows)
         >>> density.score_samples(rows).shape, density.sample(3).shape
         ((200,), (3, 2))
+        >>> density.conditional({0: 0.5, 1: (0.0, None)}, draws=4).shape  # the second column is positive
+        (4, 2)
     """
 
     def fit(self, X: Any, y: Any = None, **unsupported: Any) -> Self:
@@ -85,18 +97,51 @@ class ScoreDensity(DensityMixin, TableEstimator):
             self.level_pairs_ = LevelPairs.of_rows(self.columns_, numbers)
         return self
 
-    def score_samples(self, X: Any) -> Array:
+    def score_samples(self, X: Any, columns: Sequence[Any] | None = None, given: Sequence[Any] | None = None) -> Array:
         """Return the log density of each row's known values in nats and in units of the table, ``(N,)``.
 
         The density of a discrete value is its probability divided by the step between values, so that the density of
         integers and of categories is a probability.
 
+        Arguments:
+            X: Rows.
+            columns: The columns whose joint density is wanted. Default: all that are not ``given``.
+            given: The columns that it is conditional on; their missing values are left out. Default: none.
+
         Raises:
-            ValueError: If the columns differ from the fitted ones, a value is infinite, or a value is missing although
-                no fitted one was (unless ``missing=True``). All methods that take rows raise it.
+            ValueError: If the columns differ from the fitted ones, a value is infinite (as in all methods that take
+                rows), or ``columns`` and ``given`` are unknown or overlap.
         """
-        by_member = np.nansum(self._contributions(*self.encode_rows(X)), -1)  # (E, N)
-        return np.logaddexp.reduce(by_member, 0) - np.log(len(by_member))  # type: ignore[no-any-return]
+        modelled, constants = self.encode_rows(X)
+        if columns is None and given is None:
+            by_order = np.nansum(self._contributions(modelled, constants), -1)  # (K, N)
+        else:
+            by_order = self._subset_densities(modelled, constants, columns, given or ())
+        return np.logaddexp.reduce(by_order, 0) - np.log(len(by_order))  # type: ignore[no-any-return]
+
+    def _subset_densities(
+        self, modelled: Tensor, constants: Array, columns: Sequence[Any] | None, given: Sequence[Any]
+    ) -> Array:
+        """Return the log density of some columns given others in each order, ``(K, N)``."""
+        known = [column_index(self.columns_, name, "given") for name in given]
+        if columns is None:
+            wanted = [d for d in range(constants.shape[1]) if d not in known]
+        else:
+            wanted = [column_index(self.columns_, name, "columns") for name in columns]
+        both = sorted({*wanted} & {*known})
+        if both or not wanted:
+            got = f"{self.columns_.labels[both[0]]!r} in both" if both else "none"
+            raise ValueError(f"columns: expected some that are not in `given`, got {got}")
+        found = np.nansum(constants[:, wanted], 1)[None]
+        places = {d: m for m, d in enumerate(self.columns_.modelled)}
+        if self.model_ is None or not {*wanted} & {*places}:
+            return found
+        seen = [places[d] for d in (*wanted, *known) if d in places]
+        x = torch.full_like(modelled, torch.nan)
+        x[:, seen] = modelled[:, seen]
+        terms = self.model_.log_prob_given(x, [places[d] for d in known if d in places]).numpy()
+        slopes = self.columns_.log_slopes(x.numpy())
+        return found + terms + slopes[:, [places[d] for d in wanted if d in places]].sum(1)  # type: ignore[no-any-return]
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return the mean log density of rows in nats."""
@@ -107,22 +152,21 @@ class ScoreDensity(DensityMixin, TableEstimator):
         check_is_fitted(self)
         if n_samples < 1:
             raise ValueError(f"n_samples: expected at least 1, got {n_samples}")
-        if self.ensemble_ is None:
+        if self.model_ is None:
             return self._decode(np.zeros((n_samples, 0)))
-        drawn = self.ensemble_.sample(n_samples, self._generator(random_state), bool(self.verbose))
+        drawn = self.model_.sample(n_samples, self._generator(random_state), bool(self.verbose))
         return self._decode(drawn.double().numpy())
 
     def cdf(self, X: Any) -> Array:
         """Return the distribution function of each value given the columns before it, ``(N, D)`` in (0, 1).
 
-        The first model computes it, which has the columns in table order. Values of continuous columns are uniform if
-        the model is right; constant columns are 0.5.
+        Values of continuous columns are uniform if the model is right. A column of levels has the cumulative
+        probability up to the level, in the order of the table or by frequency; constant columns are 0.5.
         """
         modelled, constants = self.encode_rows(X)
         u = np.full(constants.shape, 0.5)
-        if self.ensemble_ is not None:
-            first = self.ensemble_.members[0]
-            u[:, self.columns_.modelled] = first.cdf(modelled.to(first.shift), self.ensemble_.level).cpu().numpy()
+        if self.model_ is not None:
+            u[:, self.columns_.modelled] = np.nan_to_num(self.model_.cdf(modelled).numpy(), nan=0.5)
         return np.clip(u, np.finfo(float).tiny, 1.0 - np.finfo(float).epsneg)  # open, as `quantile` needs it
 
     def quantile(self, U: Any) -> Any:
@@ -133,94 +177,185 @@ class ScoreDensity(DensityMixin, TableEstimator):
             raise ValueError(f"U: expected shape (N, {self.n_features_in_}), got {U.shape}")
         if not ((U > 0.0) & (U < 1.0)).all():
             raise ValueError("U: expected values inside (0, 1)")
-        if self.ensemble_ is None:
+        if self.model_ is None:
             return self._decode(np.zeros((len(U), 0)))
-        first = self.ensemble_.members[0]
-        u = torch.from_numpy(U[:, self.columns_.modelled]).to(first.shift)
-        return self._decode(first.icdf(u, self.ensemble_.level).cpu().numpy())
+        return self._decode(self.model_.icdf(torch.from_numpy(U[:, self.columns_.modelled])).numpy())
 
-    def impute(self, X: Any, draws: int = 64, random_state: Any = None) -> Any:
-        """Fill missing values: with the mean of a numeric column, with the most likely value of a categorical one.
+    def impute(
+        self, X: Any, n: int = 1, estimate: Estimate | None = None, draws: int = 64, random_state: Any = None
+    ) -> Any:
+        """Fill missing values given the known ones of each row.
 
-        The mean of a discrete column is rounded to its grid. It has a smaller squared error than the median.
+        One filled table has the best single values. Several are multiple imputations: each is a joint draw, so that
+        results computed from all of them show how uncertain the filled values are.
 
         Arguments:
             X: Rows with missing values (NaN, or what pandas treats as missing).
-            draws: Number of weighted joint draws of a row's missing values given its known ones.
+            n: Number of filled tables.
+            estimate: The single value, for ``n=1``: ``"mean"`` (default) has the smallest squared error, ``"median"``
+                the smallest absolute error, and ``"mode"`` is the most likely one. Those of a discrete column lie on
+                its grid; a category is always the most likely one.
+            draws: Number of joint draws that the single values are computed from.
             random_state: Randomness of the draws.
+
+        Returns:
+            For ``n=1`` a table in the library of ``X``, otherwise a list of ``n`` of them.
         """
         check_is_fitted(self)
+        check_size("impute", n=n, draws=draws)
+        if estimate is not None and (estimate not in ESTIMATES or n > 1):
+            expected = "None with n > 1, where each table is a draw" if n > 1 else f"one of {', '.join(ESTIMATES)}"
+            raise ValueError(f"estimate: expected {expected}, got {estimate!r}")
         table = self._validated(X)
         numbers = self._clip_modelled(self.columns_.encode(table))
-        fillings = np.asarray(self.columns_.decode(numbers.nan_to_num(nan=0.0).numpy()), dtype=object)  # (N, D)
+        exact = np.asarray(self.columns_.decode(numbers.nan_to_num(nan=0.0).numpy()), dtype=object)  # (N, D)
+        fillings = [exact.copy() for _ in range(n)]
         incomplete = np.flatnonzero(numbers.isnan().any(1).numpy())
         generator = self._generator(random_state)
         starts = range(0, len(incomplete), _IMPUTED_ROWS_PER_BATCH)
         with track("filling", len(incomplete), bool(self.verbose)) as work:
             for rows in work.over((incomplete[start : start + _IMPUTED_ROWS_PER_BATCH] for start in starts), len):
-                self._fill_rows(fillings, numbers[rows], rows, draws, generator)
+                self._fill_rows(fillings, numbers[rows], rows, estimate or "mean", draws, generator)
+        filled = [self._filled(X, table, values) for values in fillings]
+        return filled[0] if n == 1 else filled
+
+    def _fill_rows(
+        self,
+        fillings: list[NDArray[Any]],
+        numbers: Tensor,
+        rows: NDArray[np.intp],
+        estimate: Estimate,
+        draws: int,
+        generator: torch.Generator,
+    ) -> None:
+        """Write the missing values of some rows, in units of the table, into each of the ``fillings``."""
+        assert self.model_ is not None  # else no column is modelled, and no row incomplete
+        single = len(fillings) == 1
+        drawn = self.model_.complete(numbers, draws if single else len(fillings), generator).rows.numpy()  # (n, K, M)
+        for m, d in enumerate(self.columns_.modelled):
+            missing = np.flatnonzero(numbers[:, m].isnan().numpy())
+            kind, values = self.columns_.kinds[d], drawn[missing, :, m]
+            if single:
+                fillings[0][rows[missing], d] = point_estimates(kind, values, estimate)
+                continue
+            for filling, column in zip(fillings, values.T, strict=True):
+                filling[rows[missing], d] = kind.decode(column)
+
+    def _filled(self, X: Any, table: Any, fillings: NDArray[Any]) -> Any:
+        """Return the rows ``X``, which are validated in ``table``, with their missing values from ``fillings``."""
         frame = pd.DataFrame(table)
         dtypes = self.columns_.dtypes or (None,) * frame.shape[1]
-        columns = {d: _filled(frame.iloc[:, d], fillings[:, d], dtype) for d, dtype in enumerate(dtypes)}
+        missing = frame.isna().to_numpy()
+        columns = {
+            d: fill_column(frame.iloc[:, d], fillings[missing[:, d], d], dtype) for d, dtype in enumerate(dtypes)
+        }
         filled = pd.DataFrame(columns, index=frame.index).set_axis(frame.columns, axis=1)
         if is_native(X):
             return to_native(filled, X)
         return filled if isinstance(table, pd.DataFrame) else filled.to_numpy(dtype=np.float64)
 
-    def _fill_rows(
-        self, fillings: NDArray[Any], numbers: Tensor, rows: NDArray[np.intp], draws: int, generator: torch.Generator
-    ) -> None:
-        """Write the centre of the draws of each missing value, in units of the table, into ``fillings[rows]``."""
-        assert self.ensemble_ is not None  # else no column is modelled, and no row incomplete
-        drawn, weights = (t.double().numpy() for t in self.ensemble_.sample_missing(numbers, draws, generator))
-        for m, d in enumerate(self.columns_.modelled):
-            for place in np.flatnonzero(numbers[:, m].isnan().numpy()):
-                fillings[rows[place], d] = _centre(self.columns_.kinds[d], drawn[place, :, m], weights[place])
-
-    def conditional(self, columns: Any, values: Any, draws: int = 64, random_state: Any = None) -> Any:
-        """Draw rows given the values of some columns.
+    def conditional(self, given: Mapping[Any, Any], draws: int = 64, random_state: Any = None) -> Any:
+        """Draw rows given values, sets of values or ranges of some columns.
 
         Arguments:
-            columns: Names (of a data frame) or indices of the known columns.
-            values: The value of each known column.
-            draws: Number of rows to draw, by importance resampling from eight times as many candidates. A candidate
-                with a large weight may occur more than once.
+            given: What is known of some columns, by name (of a data frame) or index: a value, a set or list of values
+                of a discrete or categorical column, or a range ``(low, high)`` that includes its ends. An end may be
+                ``None``. Ranges of categories need an ordered categorical dtype.
+            draws: Number of rows to draw. With sets or ranges of several columns, they are resampled from eight times
+                as many draws with weights, and a draw with a large weight may occur more than once.
             random_state: Randomness of the draws.
 
         Raises:
-            ValueError: If a column is unknown or repeated; if a discrete, categorical or constant column never has the
-                value; or if the value of a continuous column lies beyond the fitted range by more than its width.
+            ValueError: If a column is unknown; if a discrete, categorical or constant column never has the value; if
+                the value of a continuous column lies beyond the fitted range by more than its width; or if a set or
+                range has no value or no probability.
 
         Warns:
             UserWarning: If two values of discrete or categorical columns never occur together in the fitted rows, or if
                 few draws are distinct.
+
+        Example:
+            >>> rows = pd.DataFrame({"age": np.arange(60) % 40, "city": ["Rome", "Oslo", "Bern"] * 20})
+            >>> density = ScoreDensity(max_steps=20, random_state=0).fit(rows)
+            >>> drawn = density.conditional({"age": (20, 29), "city": {"Rome", "Bern"}}, draws=50)
+            >>> bool(drawn["age"].between(20, 29).all()), sorted(drawn["city"].unique())
+            (True, ['Bern', 'Rome'])
         """
         check_is_fitted(self)
-        if draws < 1:
-            raise ValueError(f"draws: expected at least 1, got {draws}")
-        columns, values, names = list(columns), list(values), self.columns_.labels
-        unknown = [column for column in columns if column not in names]
-        if unknown:
-            raise ValueError(f"columns: unknown {', '.join(map(str, unknown))}; known: {', '.join(map(str, names))}")
-        repeated = [column for column in columns if columns.count(column) > 1 or names.count(column) > 1]
-        if repeated or len(columns) != len(values):
-            got = f"{repeated[0]!r} more than once" if repeated else f"{len(columns)} for {len(values)} values"
-            raise ValueError(f"columns: expected each once and one for every value, got {got}")
-        numbers = np.full((1, len(names)), np.nan)
-        for column, value in zip(columns, values, strict=True):
-            numbers[:, names.index(column)] = encode_value(self.columns_.kinds[names.index(column)], column, value)
-        self._warn_of_new_pairs(numbers[0], dict(zip(columns, values, strict=True)))
-        if self.ensemble_ is None:
+        check_size("conditional", draws=draws)
+        conditions = Conditions.parse(self.columns_, given, "given")
+        self._warn_of_new_pairs(conditions.numbers, conditions.values)
+        if self.model_ is None:
             return self._decode(np.zeros((draws, 0)))
-        drawn = self._resample_completions(self._clip_modelled(numbers), draws, self._generator(random_state))
-        rows = self.columns_.decode(drawn.double().numpy())
-        for column, value in zip(columns, values, strict=True):  # exactly, although encoding and decoding rounds
+        known = self._clip_modelled(conditions.numbers[None])
+        constraints = self._by_modelled_column(conditions.constraints)
+        drawn = self._draw_given(known, constraints, draws, self._generator(random_state))
+        rows = self.columns_.decode(drawn.numpy())
+        for column, value in conditions.values.items():  # exactly, although encoding and decoding rounds
             if isinstance(rows, pd.DataFrame):
                 exact, dtype = np.full(draws, value, dtype=object), rows[column].dtype
                 rows[column] = pd.Series(clip_to_dtype(exact, dtype), index=rows.index).astype(dtype)
             else:
                 rows[:, column] = value
         return self._as_fitted(rows)
+
+    def probability(
+        self,
+        event: Mapping[Any, Any],
+        given: Mapping[Any, Any] | None = None,
+        draws: int = 4000,
+        random_state: Any = None,
+    ) -> Probability:
+        """Return the probability that columns have certain values, with its standard error.
+
+        Arguments:
+            event: A value, set or range of each column of the event, as in :meth:`conditional`; for a continuous column
+                a range.
+            given: What is known of some columns, likewise. Default: nothing.
+            draws: Number of draws. An event of one column given values of others needs none: the standard error is 0.
+            random_state: Randomness of the draws.
+
+        Returns:
+            The probability, and the standard error that is due to the number of draws and to differences between orders
+            of the columns.
+
+        Raises:
+            ValueError: As in :meth:`conditional`; if the event has no column; if it has the value of a continuous
+                column; or if the conditions have probability zero.
+        """
+        check_is_fitted(self)
+        if not event:
+            raise ValueError("event: expected at least one column")
+        wanted = Conditions.parse(self.columns_, event, "event").as_constraints(self.columns_, "event")
+        conditions = Conditions.parse(self.columns_, given or {}, "given")
+        for name in conditions.values:
+            if self.columns_.labels.index(name) in wanted:
+                raise ValueError(f"event: column {name!r} has a value in `given`; leave it out of the event")
+        joint: dict[int, Constraint | None] = {**conditions.constraints, **wanted}
+        for d in {*wanted} & {*conditions.constraints}:
+            joint[d] = intersection(wanted[d], conditions.constraints[d])
+        possible = {d: constraint for d, constraint in joint.items() if constraint is not None}
+        if len(possible) < len(joint):
+            return Probability(0.0, 0.0)
+        known, generator = self._clip_modelled(conditions.numbers[None]), self._generator(random_state)
+        numerator = self._probability(possible, known, draws, generator)
+        denominator = self._probability(conditions.constraints, known, draws, generator)
+        if denominator.value <= 0.0:
+            raise ValueError("given: the conditions have probability 0 under the model")
+        value = numerator.value / denominator.value
+        parts = (numerator.standard_error, value * denominator.standard_error)
+        return Probability(min(value, 1.0), math.hypot(*parts) / denominator.value)
+
+    def _probability(
+        self, constraints: Mapping[int, Constraint], known: Tensor, draws: int, generator: torch.Generator
+    ) -> Probability:
+        """Return the probability of constraints by column of the table, given numbers ``(1, M)``."""
+        if self.model_ is None or not constraints:
+            return Probability(1.0, 0.0)
+        return Probability(*self.model_.probability(self._by_modelled_column(constraints), known, draws, generator))
+
+    def _by_modelled_column(self, constraints: Mapping[int, Constraint]) -> dict[int, Constraint]:
+        return {self.columns_.modelled.index(d): constraint for d, constraint in constraints.items()}
 
     def _warn_of_new_pairs(self, numbers: Array, given: dict[Any, Any]) -> None:
         """Warn if two given values of a row ``(D,)`` never occur together in the fitted rows."""
@@ -234,18 +369,26 @@ class ScoreDensity(DensityMixin, TableEstimator):
                 values = " and ".join(f"{column} = {given[column]!r}" for column in pair)
                 warn(f"{values} never occur together in the fitted rows; the drawn rows may be impossible")
 
-    def _resample_completions(self, known: Tensor, draws: int, generator: torch.Generator) -> Tensor:
-        """Draw completions of one encoded row ``(1, M)``, ``(draws, M)``."""
-        assert self.ensemble_ is not None
+    def _draw_given(
+        self, known: Tensor, constraints: Mapping[int, Constraint], draws: int, generator: torch.Generator
+    ) -> Tensor:
+        """Draw completions of one encoded row ``(1, M)`` within constraints, ``(draws, M)``."""
+        assert self.model_ is not None
+        factor = _CANDIDATES_PER_DRAW if len(constraints) > 1 else 1
         batches, effective = [], 0.0
         counts = [min(_CONDITIONAL_DRAWS_PER_BATCH, draws - i) for i in range(0, draws, _CONDITIONAL_DRAWS_PER_BATCH)]
         with track("drawing", draws, bool(self.verbose)) as work:
             for count in work.over(counts, float):
-                candidates, weights = self.ensemble_.sample_missing(known, _CANDIDATES_PER_DRAW * count, generator)
+                drawn = self.model_.complete(known, factor * count, generator, constraints)
+                if not bool(drawn.log_weights.exp().any()):
+                    raise ValueError("given: the conditions have probability 0 under the model")
                 cpu_generator = _on_cpu(generator)
-                chosen = systematic_resampling(weights[:1], cpu_generator, count)[0]
-                batches.append(candidates[0, chosen[torch.randperm(count, generator=cpu_generator)]])
-                effective += 1.0 / float(weights[0].square().sum())
+                if constraints:
+                    chosen = systematic_resampling(drawn.weights.double(), cpu_generator, count)[0]
+                else:
+                    chosen = torch.arange(count)
+                batches.append(drawn.rows[0, chosen[torch.randperm(count, generator=cpu_generator)]])
+                effective += 1.0 / float(drawn.weights.double().square().sum())
         if effective < 0.5 * draws:
             warn(
                 f"only about {math.ceil(effective)} of the {draws} draws are distinct: few sampled rows "
@@ -255,45 +398,8 @@ class ScoreDensity(DensityMixin, TableEstimator):
 
     def _generator(self, random_state: Any) -> torch.Generator:
         random = check_random_state(self.random_state if random_state is None else random_state)
-        device = self.ensemble_.members[0].shift.device if self.ensemble_ is not None else "cpu"
-        return torch.Generator(device).manual_seed(int(random.randint(2**31 - 1)))
-
-
-def _centre(kind: Column, drawn: Array, weights: Array) -> Any:
-    """Return the centre of weighted draws ``(K,)`` in table units: the most likely category, else the mean."""
-    if isinstance(kind, Times):
-        return kind.scale.times(np.array([_centre(kind.numbers, drawn, weights)], dtype=float))[0]
-    values = kind.decode(drawn)
-    if not kind.discrete:
-        return float(values.astype(float) @ weights)
-    numbers = np.rint(kind.encode(values))
-    if isinstance(kind, Categories):
-        levels, codes = np.unique(numbers, return_inverse=True)
-        return kind.decode(levels[[np.bincount(codes, weights).argmax()]])[0]
-    return kind.decode(np.array([numbers @ weights]))[0]  # on the grid
-
-
-def _filled(column: pd.Series, fillings: NDArray[Any], dtype: Any) -> pd.Series:
-    """Fill a column, in the first dtype that keeps the known values: the fitted one, the column's own, or object."""
-    missing = column.isna().to_numpy()
-    if not missing.any():
-        return column
-    cells = np.array(column.astype(object), dtype=object)
-    for candidate in (dtype, column.dtype):
-        if candidate is None:
-            continue
-        cells[missing] = clip_to_dtype(fillings[missing], candidate)
-        if isinstance(candidate, pd.CategoricalDtype) and not set(cells) <= set(candidate.categories):
-            continue
-        try:
-            typed = pd.Series(cells, index=column.index).astype(candidate)
-        except (TypeError, ValueError, OverflowError):
-            continue
-        unchanged = np.asarray(typed[~missing].astype(object) == cells[~missing])
-        if bool(unchanged.all()) and not bool(typed.isna().any()):
-            return typed
-    cells[missing] = fillings[missing]
-    return pd.Series(cells, index=column.index)
+        device = "cpu" if self.model_ is None else self.model_.model.shift.device
+        return torch.Generator(device).manual_seed(int(random.randint(_RANDOM_STATES)))
 
 
 def _on_cpu(generator: torch.Generator) -> torch.Generator:

@@ -10,6 +10,7 @@ import pandas as pd
 from arcsm.data.column_types import ColumnType, has_time_type, is_time
 from arcsm.data.row_labels import reason_to_set_aside
 from arcsm.errors import warn
+from arcsm.estimators.column_levels import ColumnLevels
 from arcsm.estimators.column_types import (
     Array,
     Categories,
@@ -52,10 +53,24 @@ class Columns:
         """Indices of the columns that the model sees, which are those that vary."""
         return [d for d, kind in enumerate(self.kinds) if not isinstance(kind, Constant)]
 
+    def ordered_names(self, d: int) -> list[Any] | None:
+        """Return the categories of column ``d`` in their order; ``None`` for a column of numbers or times.
+
+        Raises:
+            ValueError: If they have no order.
+        """
+        kind = self.kinds[d]
+        if not isinstance(kind, Categories):
+            return None
+        dtype = None if self.dtypes is None else self.dtypes[d]
+        if not isinstance(dtype, pd.CategoricalDtype) or not dtype.ordered:
+            raise ValueError("has categories without an order; give a set of values in place of a range")
+        return [name for name in dtype.categories if name in kind.names]
+
     @property
-    def widths(self) -> list[float]:
-        """Level widths of the modelled columns, in encoded units: 1 for a discrete column, else 0."""
-        return [float(self.kinds[d].discrete) for d in self.modelled]
+    def levels(self) -> ColumnLevels:
+        """Which of the modelled columns have levels."""
+        return ColumnLevels.of_columns([self.kinds[d] for d in self.modelled])
 
     def encode(self, table: Table) -> Array:
         """Return the numbers ``(N, D)`` of rows, constant columns included, NaN where a value is missing."""
@@ -88,16 +103,10 @@ class Columns:
         series = [_series(values, dtype) for values, dtype in zip(columns, self.dtypes, strict=True)]
         return pd.DataFrame(dict(enumerate(series))).set_axis(pd.Index(self.names), axis=1)
 
-    def log_slopes(self, numbers: Array, numeric: bool = True) -> Array:
-        """Return log slopes of the modelled columns' maps at numbers ``(N, M)``; 0 where a value is missing.
-
-        The slopes of numeric columns depend on the units of the table and are 0 unless ``numeric``.
-        """
-        slopes = np.zeros_like(numbers)
-        for m, d in enumerate(self.modelled):
-            if numeric or isinstance(self.kinds[d], Categories):
-                slopes[:, m] = self.kinds[d].log_slope(numbers[:, m])
-        return np.where(np.isnan(numbers), 0.0, slopes)
+    def log_slopes(self, numbers: Array) -> Array:
+        """Return log slopes of the modelled columns' maps at numbers ``(N, M)``; 0 where a value is missing."""
+        slopes = [self.kinds[d].log_slope(column) for d, column in zip(self.modelled, numbers.T, strict=True)]
+        return np.where(np.isnan(numbers), 0.0, np.stack(slopes, 1) if slopes else 0.0)
 
     def describe(self) -> str:
         """Return how many columns there are of each type, such as "2 columns: 1 continuous, 1 constant"."""
@@ -122,16 +131,17 @@ def _type_words(kind: Column) -> str:
     return "constant" if isinstance(kind, Constant) else "times" if isinstance(kind, Times) else "numbers"
 
 
-def encode_value(kind: Column, name: Any, value: Any) -> float:
-    """Return the number of one value of a column, which must be able to hold it."""
+def encode_value(kind: Column, value: Any) -> float:
+    """Return the number of one value of a column.
+
+    Raises:
+        ValueError: If the column cannot hold it. The message continues one that names the column.
+    """
     missing = bool(pd.api.types.is_scalar(value) and pd.isna(value))
     number = math.nan if missing else float(kind.encode(repeat(value, 1))[0])
     if math.isnan(number) or not kind.allows(number, value):
         shown = value_text(value) if isinstance(kind, Times) else repr(value)
-        raise ValueError(
-            f"values: column {name!r} does not contain {shown}, or a value near it, in the training rows; choose one "
-            "that occurs"
-        )
+        raise ValueError(f"does not contain {shown}, or a value near it, in the training rows; choose one that occurs")
     return number
 
 

@@ -18,11 +18,12 @@ _MAX_REFERENCE_ROWS = 5_000
 
 
 class ScoreOutlierDetector(OutlierMixin, TableEstimator):
-    """An outlier detector that scores rows by their log density under autoregressive score models.
+    """An outlier detector that scores rows by their log density under an autoregressive score model.
 
-    The score of a row is its mean log density over the models. It is a sum over the columns, which :meth:`explain`
-    returns, and does not depend on the other rows scored with it. The density is that of the transformed columns. It
-    leaves out the slope of the transform, so that a common value is no outlier merely because few values lie near it.
+    The score of a row is its mean log density over several orders of the columns. It is a sum over the columns, which
+    :meth:`explain` returns, and does not depend on the other rows scored with it. The density is that of the
+    transformed columns. It leaves out the slope of the transform, so that a common value is no outlier merely because
+    few values lie near it.
 
     Arguments:
         contamination: Fraction of the fitted rows that :meth:`predict` labels as outliers; ``"auto"`` is 0.1. It only
@@ -59,14 +60,11 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         max_steps: int | str = "auto",
         hidden_features: tuple[int, ...] | str = "auto",
         validation_fraction: float = 0.15,
-        missing: bool | str = "auto",
         random_state: int | np.random.RandomState | None = None,
         device: str = "cpu",
         verbose: bool = False,
     ) -> None:
-        super().__init__(
-            n_estimators, max_steps, hidden_features, validation_fraction, missing, random_state, device, verbose
-        )
+        super().__init__(n_estimators, max_steps, hidden_features, validation_fraction, random_state, device, verbose)
         self.contamination = contamination
 
     def fit(self, X: Any, y: Any = None, **unsupported: Any) -> Self:
@@ -110,7 +108,7 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
     def all_scores(self, X: Any) -> Any:
         """Return every available score of each row, one column for each. **Higher scores are more normal.**
 
-        - ``likelihood SIGMA``: the mean log density over the models at a noise level, in nats. The last equals
+        - ``likelihood SIGMA``: the mean log density over the orders at a noise level, in nats. The last equals
           :meth:`score_samples`, except that a missing value contributes 0.
         - ``score norm SIGMA``: the negative norm of the row's scores at a noise level, in units of :math:`1 / \\sigma`.
         - ``tails``: how far in the tails of their conditionals the values lie, negative; see
@@ -122,17 +120,16 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         """
         modelled, constants = self.encode_rows(X)
         base = np.nansum(constants, 1)
-        if self.ensemble_ is None:
+        if self.model_ is None:
             return self._labelled(pd.DataFrame({"likelihood": base}), X)
         scores: dict[str, Array] = {}
-        sigmas = self.ensemble_.members[0].path()
-        slopes = self.columns_.log_slopes(modelled.numpy(), numeric=False)
+        sigmas = self.model_.model.path()
         for level, sigma in enumerate(sigmas):
-            terms = self.ensemble_.log_conditionals(modelled, level).mean(0).numpy() + slopes
+            terms = self.model_.log_conditionals(modelled, level).mean(0).numpy()
             scores[f"likelihood {sigma:.3g}"] = terms.sum(1) + base
         for level, sigma in enumerate(sigmas):
-            scores[f"score norm {sigma:.3g}"] = -self.ensemble_.score_norms(modelled, level).mean(0).numpy()
-        scores["tails"] = -self.ensemble_.tail_surprises(modelled).mean(0).numpy()
+            scores[f"score norm {sigma:.3g}"] = -self.model_.score_norms(modelled, level).mean(0).numpy()
+        scores["tails"] = -self.model_.tail_surprises(modelled).mean(0).numpy()
         return self._labelled(pd.DataFrame(scores), X)
 
     def decision_function(self, X: Any) -> Array:
@@ -165,9 +162,9 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
     def explain(self, X: Any) -> Any:
         """Return the contribution of each column to :meth:`score_samples`, ``(N, D)`` in nats: low ones are surprising.
 
-        The contribution is the value's log density given the columns before it, averaged over the models and so over
-        several orders. A missing value contributes the median of its column, which makes it neutral. A data frame gives
-        a data frame of the same library, columns and index.
+        The contribution is the value's log density given the columns before it, averaged over several orders. A missing
+        value contributes the median of its column, which makes it neutral. A data frame gives a data frame of the same
+        library, columns and index.
         """
         return self._labelled(self._mean_contributions(X), X)
 
@@ -197,8 +194,8 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
     def expected(self, X: Any, share: float = 0.9) -> tuple[Any, Any]:
         """Return the central interval of each value given other columns of its row.
 
-        The interval is given the columns before it in the order of one model, the one that the value surprises most.
-        If there are several models, fewer than a ``share`` of normal values therefore lie within theirs. The interval
+        The interval is given the columns before it in one of the orders, the one in which the value is most surprising.
+        With several orders, fewer than a ``share`` of normal values therefore lie within theirs. The interval
         lies within the range of the column in the other fitted rows, without gross errors.
 
         Arguments:
@@ -213,10 +210,10 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         if not 0.0 < share < 1.0:
             raise ValueError(f"share: expected a number between 0 and 1, got {share}")
         bounds, limits = [], self.limits_.of_other_rows(modelled.numpy())
-        members = None if self.ensemble_ is None else self.ensemble_.most_surprised_members(modelled)
+        orders = None if self.model_ is None else self.model_.most_surprised_orders(modelled)
         with track("expected values", 2) as work:
             for u in work.over((0.5 * (1.0 - share), 0.5 * (1.0 + share))):
-                numbers = modelled if self.ensemble_ is None else self.ensemble_.quantiles(modelled, u, members)
+                numbers = modelled if self.model_ is None else self.model_.quantiles(modelled, u, orders)
                 rows = self.columns_.decode(np.clip(numbers.numpy(), *limits))
                 if isinstance(rows, pd.DataFrame) and isinstance(X, pd.DataFrame):
                     bounds.append(rows.set_axis(X.index, axis=0))

@@ -1,8 +1,8 @@
 """Reasons in words why a detector finds rows surprising.
 
 A value is a reason if it lies outside the values that the detector expects in its place: the most likely ones of its
-conditional that together hold 90 % of the probability. The conditional is given the columns before it in the order of
-one of the models, the one that the value surprises most. Values outside the :class:`ValueLimits` of the other rows are
+conditional that together hold 90 % of the probability. The conditional is given the columns before it in one of the
+orders, the one in which the value is most surprising. Values outside the :class:`ValueLimits` of the other rows are
 never expected, so that neither a row's own value nor a gross error in the training rows makes itself expected.
 """
 
@@ -112,17 +112,17 @@ def conditionals_of_values(
     detector: ScoreOutlierDetector, table: pd.DataFrame, rows: NDArray[np.intp], columns: NDArray[np.intp]
 ) -> list[Conditional]:
     """Return the conditionals of the values in these rows and modelled columns, ``(I,)`` each."""
-    ensemble = detector.ensemble_
-    assert ensemble is not None
+    model = detector.model_
+    assert model is not None
     numbers, _ = detector.encode_rows(table)  # (N, M)
-    members = ensemble.most_surprised_members(numbers)[rows, columns]
+    orders = model.most_surprised_orders(numbers)[rows, columns]
     low, high = (limit[rows, columns] for limit in detector.limits_.of_other_rows(numbers.numpy()))
     x, d, here = numbers[rows], torch.from_numpy(columns), numbers[rows, columns].numpy()
     u = (torch.arange(NODES, dtype=torch.float64) + 0.5) / NODES
-    quantiles = ensemble.conditional_quantiles(x, d, members, u).numpy()  # (I, K)
+    quantiles = model.conditional_quantiles(x, d, orders, u).numpy()  # (I, K)
     nodes = np.stack([detector.limits_.nearest_levels(*pair) for pair in zip(columns, quantiles, strict=True)])
     values = torch.from_numpy(np.concatenate([nodes, here[:, None]], 1))
-    log_densities = ensemble.conditional_log_density(x, d, members, values).numpy()  # (I, K + 1)
+    log_densities = model.conditional_log_density(x, d, orders, values).numpy()  # (I, K + 1)
     found = []
     for place, (one, log_density) in enumerate(zip(nodes, log_densities, strict=True)):
         inside = (low[place] <= one) & (one <= high[place])

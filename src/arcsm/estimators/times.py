@@ -161,6 +161,14 @@ class Times(Column):
     def discrete(self) -> bool:  # type: ignore[override]
         return self.numbers.discrete
 
+    @property
+    def levels_in_model(self) -> int:
+        return self.numbers.levels_in_model
+
+    @property
+    def log_unseen(self) -> float:
+        return self.numbers.log_unseen
+
     def encode(self, values: Values) -> Array:
         return self.numbers.encode(self.scale.count(values))
 
@@ -190,7 +198,8 @@ def infer_times(values: pd.Series) -> Column:
     low, high = float(counts.min()), float(counts.max())
     step = float(np.gcd.reduce(np.diff(np.unique(counts)).astype(np.int64)))
     levels = round((high - low) / step) + 1
-    return Times(scale, Grid(step, low, levels, True) if levels < MAX_LEVELS else fit_continuous(counts))
+    grid = Grid(step, low, levels, whole=True, training_rows=len(known))
+    return Times(scale, grid if levels < MAX_LEVELS else fit_continuous(counts))
 
 
 def value_text(value: Any, digits: int = 4) -> str:

@@ -26,7 +26,7 @@ from arcsm.data.datasets import data_folder
 from arcsm.data.table import read_table
 from arcsm.estimators import ScoreDensity
 from arcsm.estimators.column_types import detect_grid
-from arcsm.estimators.ensemble_config import EnsembleConfig
+from arcsm.estimators.table_config import TableConfig
 from arcsm.experiments.base import Count, Positive, Preset, Result, Settings, Study, check_names, seeded, study
 from arcsm.experiments.comparisons import Array, critical_difference, draw_ranks, mean_and_sd, mean_ranks
 from arcsm.experiments.peers import import_zuko
@@ -37,7 +37,7 @@ from arcsm.reports.plots import BLUE, GREY, column_panels
 OURS = "arcsm"
 FLOWS = ("MAF", "NSF", "MAF, mixture")
 METHODS = (OURS, *FLOWS, "GMM", "KDE")
-CSM, MLE, BOTH = "csm", "mle", "csm, then mle"  # ways to train one model in place of an ensemble
+CSM, MLE, BOTH = "csm", "mle", "csm, then mle"  # ways to train one model
 WAYS = (CSM, MLE, BOTH)
 _MAX_CONSTANT_SHARE = 0.99  # of a column's rows with the same value
 _RATES = {MLE: 2e-3, BOTH: 2e-4}  # of maximum likelihood
@@ -167,7 +167,7 @@ def _one_model(run: Study[UCI], table: str, way: str, seed: int, ours: Result) -
     train, test = _split(run.settings, table, seed)
     start = time.process_time()
     max_steps = run.settings.max_steps
-    half = EnsembleConfig.for_table(len(train), 1, False).max_steps // 2
+    half = TableConfig.for_table(len(train), 1, False).max_steps // 2
     steps = {CSM: max_steps or "auto", MLE: 1, BOTH: max_steps or half}[way]
     kind = _FirstCandidate if way == MLE else ScoreDensity
     density = kind(1, steps, random_state=seed, device=run.device.type, verbose=True).fit(train)
@@ -176,27 +176,28 @@ def _one_model(run: Study[UCI], table: str, way: str, seed: int, ours: Result) -
     _train_by_likelihood(density, train, _RATES[way], seed, start + ours["fit_seconds"])
     spent = time.process_time() - start
     numbers = torch.from_numpy(density.columns_.encode(test)[:, density.columns_.modelled])
-    assert density.ensemble_ is not None
-    terms = density.ensemble_.log_conditionals(density.ensemble_.clip(numbers), method="quadrature")[0]
+    assert density.model_ is not None
+    terms = density.model_.log_conditionals(density.model_.clip(numbers), method="quadrature")[0]
     return _result((terms.numpy() + density.columns_.log_slopes(numbers.numpy())).sum(1), spent, train)
 
 
 class _FirstCandidate(ScoreDensity):  # without scores there is nothing to choose by
-    def _configs(self, rows: int, modelled: Tensor) -> list[EnsembleConfig]:
+    def _configs(self, rows: int, modelled: Tensor) -> list[TableConfig]:
         return super()._configs(rows, modelled)[:1]
 
 
 def _train_by_likelihood(density: ScoreDensity, rows: Array, rate: float, seed: int, until: float) -> None:
     """Train the model of a fitted estimator further by maximum likelihood; keep the weights of the best validation."""
-    ensemble = density.ensemble_
-    assert ensemble is not None
-    ensemble.level = ensemble.config.levels - 1
-    model = ensemble.members[0].float().train()
+    table_model = density.model_
+    assert table_model is not None
+    table_model.level = table_model.config.noise_levels - 1
+    model = table_model.model.float().train()
     numbers = torch.from_numpy(density.columns_.encode(rows)[:, density.columns_.modelled])
-    numbers = numbers - 0.5 * torch.tensor(density.columns_.widths, dtype=numbers.dtype)
+    level_widths = torch.tensor(table_model.levels.widths, dtype=numbers.dtype)
+    numbers = table_model.levels.merged(numbers) - 0.5 * level_widths
     valid = numbers[density.held_out_rows_[:_VALIDATION_ROWS]].to(model.shift)
     train = numbers[np.setdiff1d(np.arange(len(rows)), density.held_out_rows_)].to(model.shift)
-    widths = torch.tensor(density.columns_.widths).to(model.shift)
+    widths = level_widths.to(model.shift)
     generator = torch.Generator(model.shift.device).manual_seed(seed)
 
     def loss(x: Tensor) -> Tensor:

@@ -37,22 +37,22 @@ class Conditional:
 def conditional_panels(detector: ScoreOutlierDetector, row: pd.DataFrame, columns: Sequence[int]) -> list[plots.Panel]:
     """Return a picture for each of some columns: its distribution given others of the row, and the row's value."""
     numbers, _ = detector.encode_rows(row)  # (1, M)
-    ensemble, modelled = detector.ensemble_, detector.columns_.modelled
-    if ensemble is not None:
-        members = ensemble.most_surprised_members(numbers)  # (1, M)
-        ends = [ensemble.quantiles(numbers, u, members)[0].tolist() for u in (_TAIL, 1.0 - _TAIL)]
+    model, modelled = detector.model_, detector.columns_.modelled
+    if model is not None:
+        orders = model.most_surprised_orders(numbers)  # (1, M)
+        ends = [model.quantiles(numbers, u, orders)[0].tolist() for u in (_TAIL, 1.0 - _TAIL)]
     panels = []
     for d in columns:
         kind, value = detector.columns_.kinds[d], row.iloc[0, d]
         caption = f"{row.columns[d]}: {value_text(value, _DIGITS)}"
-        if isinstance(kind, Constant) or ensemble is None:
+        if isinstance(kind, Constant) or model is None:
             panels.append(plots.Panel(caption, None, "All fitted rows have the same value."))
             continue
         place = modelled.index(d)
 
         def density(grid: Array, place: int = place) -> Array:
             column, values = torch.tensor([place]), torch.from_numpy(grid)[None]
-            return ensemble.conditional_log_density(numbers, column, members[:, place], values)[0].exp().numpy()
+            return model.conditional_log_density(numbers, column, orders[:, place], values)[0].exp().numpy()
 
         panels.append(_panel(caption, kind, value, Conditional(ends[0][place], ends[1][place], density)))
     return panels

@@ -1,0 +1,182 @@
+"""Conditions on the columns of a table: a value, a set of values or a range for some of them."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from arcsm.estimators.column_types import Array, Column, Constant
+from arcsm.estimators.encoder import Columns, encode_value
+from arcsm.estimators.times import value_text
+from arcsm.queries import Constraint, Intervals, Levels
+
+_ROUNDING = 1e-6  # of a step between the values of a discrete column
+
+
+@dataclass
+class Conditions:
+    """Conditions on the columns of a table.
+
+    Attributes:
+        values: The value of each column that must have one value.
+        numbers: Their numbers, ``(D,)``; NaN in the other columns.
+        constraints: The sets of numbers of the columns that may have several values, by their index.
+    """
+
+    values: dict[Any, Any]
+    numbers: Array
+    constraints: dict[int, Constraint] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, columns: Columns, given: Mapping[Any, Any], argument: str) -> Self:
+        """Return the conditions that ``given`` states for columns by name (of a data frame) or index.
+
+        A tuple ``(low, high)`` is a range that includes its ends, either of which may be ``None``; a set or a list
+        lists values; anything else is a value.
+
+        Raises:
+            ValueError: If a column is unknown or not unique, cannot have the value, or has no value in the set or
+                range. It names the ``argument``.
+        """
+        if not isinstance(given, Mapping):
+            raise TypeError(f"{argument}: expected a mapping from columns to values, got {type(given).__name__}")
+        found, names = cls({}, np.full(len(columns.kinds), np.nan)), columns.labels
+        for name, value in given.items():
+            d = column_index(columns, name, argument)
+            kind = columns.kinds[d]
+            try:
+                if isinstance(value, tuple):
+                    constraint = _range(kind, value, columns.ordered_names(d))
+                elif isinstance(value, set | frozenset | list):
+                    constraint = _set(kind, list(value))
+                else:
+                    found.values[names[d]], constraint = value, None
+                    found.numbers[d] = encode_value(kind, value)
+            except ValueError as error:
+                text = str(error).removeprefix("values: ")
+                raise ValueError(
+                    f"{argument}: {text if text.startswith('column') else f'column {name!r}: {text}'}"
+                ) from error
+            if constraint is not None:
+                found.constraints[d] = constraint
+        return found
+
+    def as_constraints(self, columns: Columns, argument: str) -> dict[int, Constraint]:
+        """Return all conditions as sets of numbers, by the index of the column.
+
+        Raises:
+            ValueError: If a column without levels must have one value, whose probability is zero.
+        """
+        found = dict(self.constraints)
+        for name in self.values:
+            d = columns.labels.index(name)
+            if isinstance(columns.kinds[d], Constant):
+                continue
+            if not columns.kinds[d].discrete:
+                raise ValueError(f"{argument}: column {name!r} has any single value with probability 0; give a range")
+            found[d] = _numbers(columns.kinds[d], np.rint(self.numbers[d : d + 1]))
+        return found
+
+
+def column_index(columns: Columns, name: Any, argument: str) -> int:
+    """Return the index of a column by its name (of a data frame) or index."""
+    names = columns.labels
+    if names.count(name) != 1:
+        listed = ", ".join(map(str, names[:20]))
+        problem = "is the name of several columns" if name in names else f"is unknown; known: {listed}"
+        raise ValueError(f"{argument}: column {name!r} {problem}")
+    return names.index(name)
+
+
+def _range(kind: Column, ends: tuple[Any, ...], ordered: list[Any] | None) -> Constraint | None:
+    """Return the numbers in a range; ``None`` for a constant column whose value lies in it."""
+    if len(ends) != 2:
+        raise ValueError(f"expects a range (low, high), got {ends}")
+    if ordered is not None:
+        return _set(kind, _between(ordered, *ends))
+    if isinstance(kind, Constant):
+        low, high = ends
+        if (low is not None and kind.value < low) or (high is not None and kind.value > high):
+            raise ValueError(f"has the value {value_text(kind.value)} only")
+        return None
+    first, last = (_end(kind, end, default) for end, default in zip(ends, (-math.inf, math.inf), strict=True))
+    if kind.discrete:  # numbers count from 0
+        first = max(math.ceil(max(first, 0.0) - _ROUNDING), 0) - 0.5
+        last = last if math.isinf(last) else math.floor(last + _ROUNDING) + 0.5
+    if kind.levels_in_model:
+        levels = [level for level in range(kind.levels_in_model) if first < level < last]
+        if not levels:
+            raise ValueError(f"has no value in the range {_text(ends)}")
+        return Levels(levels)
+    if not first < last:
+        raise ValueError(f"has an empty range {_text(ends)}")
+    return Intervals([(first, last)])
+
+
+def _between(ordered: list[Any], low: Any, high: Any) -> list[Any]:
+    """Return the names from ``low`` to ``high`` of an ordered categorical column."""
+    places = {name: place for place, name in enumerate(ordered)}
+    for end in (low, high):
+        if end is not None and end not in places:
+            raise ValueError(f"has no category {end!r}; it has {', '.join(map(str, ordered[:20]))}")
+    first, last = 0 if low is None else places[low], len(ordered) - 1 if high is None else places[high]
+    if first > last:
+        raise ValueError(f"has an empty range {_text((low, high))}")
+    return ordered[first : last + 1]
+
+
+def _end(kind: Column, end: Any, default: float) -> float:
+    """Return the number of one end of a range."""
+    if end is None:
+        return default
+    if isinstance(end, float) and math.isinf(end):
+        return end
+    try:
+        return float(kind.encode(np.array([end], dtype=float if isinstance(end, int | float) else object))[0])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expects ends of a range, got {end!r}") from error
+
+
+def _set(kind: Column, values: list[Any]) -> Constraint | None:
+    """Return the numbers of some values; ``None`` for a constant column with one of the values."""
+    if not values:
+        raise ValueError("expects at least one value, got none")
+    if isinstance(kind, Constant):
+        if kind.value not in values:
+            raise ValueError(f"has the value {value_text(kind.value)} only")
+        return None
+    if not kind.discrete:
+        raise ValueError("is continuous and expects a value or a range (low, high), got several values")
+    return _numbers(kind, np.array([round(encode_value(kind, value)) for value in values], dtype=float))
+
+
+def _numbers(kind: Column, numbers: Array) -> Constraint:
+    """Return the constraint of a discrete column to some of its numbers."""
+    if not kind.levels_in_model:
+        ends = np.unique(numbers)
+        first, last = np.append(True, np.diff(ends) > 1.0), np.append(np.diff(ends) > 1.0, True)
+        return Intervals([(low - 0.5, high + 0.5) for low, high in zip(ends[first], ends[last], strict=True)])
+    last_level, rarest = kind.levels_in_model - 1, len(kind.shares_of_last_level)
+    in_last = np.unique(numbers[numbers >= last_level])
+    if 0 < len(in_last) < rarest:
+        raise ValueError(f"has {rarest} rare categories that are modelled as one; list all or none of them")
+    return Levels(np.unique(np.minimum(numbers, last_level)).astype(int).tolist())
+
+
+def intersection(first: Constraint, second: Constraint) -> Constraint | None:
+    """Return the numbers that two constraints of one column allow; ``None`` if there are none."""
+    if isinstance(first, Levels) and isinstance(second, Levels):
+        both = set(first.levels) & set(second.levels)
+        return Levels(sorted(both)) if both else None
+    assert isinstance(first, Intervals)
+    assert isinstance(second, Intervals)
+    pairs = [(max(low, lower), min(high, upper)) for low, high in first.bounds for lower, upper in second.bounds]
+    common = [(low, high) for low, high in pairs if low < high]
+    return Intervals(common) if common else None
+
+
+def _text(ends: tuple[Any, ...]) -> str:
+    low, high = ("" if end is None else value_text(end) for end in ends)
+    return f"({low}, {high})"
