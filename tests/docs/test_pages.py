@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from arcsm.cli import application
-from arcsm.estimators.ensemble_config import EnsembleConfig
+from arcsm.estimators.table_config import TableConfig
 from small_processes import run_as_torchrun
 from small_reports import use_small_reports
 from small_tables import use_small_models
@@ -62,11 +62,11 @@ SHORTER = {
 PREPARATION: dict[str, Callable[[], None]] = {"tutorials/table.md": write_small_tables}
 
 
-def use_single_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let estimators fit one model in place of several; it is as large and trains as long as each of them."""
-    for_table = EnsembleConfig.for_table
+def use_single_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let estimators average one order in place of several; the model is as large and trains as long."""
+    for_table = TableConfig.for_table
     monkeypatch.setattr(
-        EnsembleConfig, "for_table", lambda *table, **more: replace(for_table(*table, **more), members=1)
+        TableConfig, "for_table", lambda *table, **more: replace(for_table(*table, **more), orders=1)
     )
 
 
@@ -88,7 +88,7 @@ def test_code_on_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.Monk
             assert ">>> " in text, f"block {number} of {page}: Python without a prompt is not run"
             examples = doctest.DocTestParser().get_doctest(text, names, f"{page}, block {number}", page, 0)
             with monkeypatch.context() as patch:
-                use_single_models(patch)
+                use_single_orders(patch)
                 assert runner.run(examples, clear_globs=False).failed == 0
             names.update(examples.globs)
         elif language == "console":

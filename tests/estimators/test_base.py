@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
-from arcsm.estimators.ensemble_config import EnsembleConfig
+from arcsm.estimators.table_config import TableConfig
 from small_tables import QUICK, correlated_table, mixed_table, use_small_models
 
 
@@ -25,9 +25,9 @@ from small_tables import QUICK, correlated_table, mixed_table, use_small_models
 def test_estimators_pass_the_checks_of_scikit_learn(
     estimator: Any, check: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for_table = EnsembleConfig.for_table
-    few = {"sigma_min": 0.3, "levels": 4}  # fits take most of their time to choose a level
-    monkeypatch.setattr(EnsembleConfig, "for_table", lambda *table, **more: replace(for_table(*table, **more), **few))
+    for_table = TableConfig.for_table
+    few = {"sigma_min": 0.3, "noise_levels": 4}  # fits take most of their time to choose a level
+    monkeypatch.setattr(TableConfig, "for_table", lambda *table, **more: replace(for_table(*table, **more), **few))
     check(estimator)
 
 

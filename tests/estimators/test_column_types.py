@@ -118,7 +118,7 @@ def test_unseen_categories_share_one_number() -> None:
     assert column.names[0] == "a"
     np.testing.assert_array_equal(column.encode(np.array(["a", None, "new"], dtype=object)), [0.0, np.nan, 3.0])
     assert column.decode(np.array([0.2, 99.0, np.nan])).tolist() == ["a", column.names[2], None]
-    assert column.log_slope(np.array([0.0, 3.0])).tolist() == [0.0, -math.log(8.0)]
+    assert column.log_unseen == -math.log(8.0)
     constant = infer_column(np.array([True, pd.NA, True], dtype=object), categorical=True)
     assert isinstance(constant, Constant)
     np.testing.assert_array_equal(constant.encode(np.array([True, pd.NA, False], dtype=object)), [0.0, np.nan, 1.0])

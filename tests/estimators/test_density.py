@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
-from sklearn.base import clone
 
 from arcsm.estimators import ScoreDensity, density
-from arcsm.estimators.ensemble import Ensemble
+from arcsm.estimators.table_model import TableModel
+from arcsm.queries import Completions
 from small_tables import QUICK, correlated_table, mixed_table, normal, use_small_models
 
 
@@ -81,15 +81,14 @@ def test_missing_values_are_filled_from_known_ones() -> None:
     certain = np.abs(first[30:60]) > 0.3
     assert (filled["c"].to_numpy()[30:][certain] == table["c"].to_numpy()[30:60][certain]).mean() > 0.9
     pd.testing.assert_series_equal(filled["b"], gaps["b"])
-    rows = density.conditional(["b"], [2.0], draws=40)
+    rows = density.conditional({"b": 2.0}, draws=40)
     assert isinstance(rows, pd.DataFrame)
     np.testing.assert_allclose(rows["b"], 2.0, atol=1e-6)
     assert abs(float(rows["a"].mean()) - 1.0) < 0.2
-    with pytest.raises(ValueError, match="columns: unknown d; known: a, b, c"):
-        density.conditional(["d"], [0.0])
-    with pytest.raises(ValueError, match="row 1, column 'a', but the training rows have no missing values"):
-        density.score_samples(gaps)
-    assert bool(np.isfinite(clone(density).set_params(missing=True, max_steps=20).fit(table).score_samples(gaps)).all())
+    known = table.head(30)[["b", "c"]].assign(a=np.nan)[["a", "b", "c"]]
+    np.testing.assert_allclose(
+        density.score_samples(known), density.score_samples(table.head(30), columns=["b", "c"]), rtol=1e-6
+    )
 
 
 def test_discrete_values_are_filled_with_values_on_their_grid() -> None:
@@ -106,24 +105,28 @@ def test_missing_values_are_filled_with_the_centre_of_the_draws(monkeypatch: pyt
     use_small_models(monkeypatch)
     numbers = np.random.default_rng(0).permutation(np.arange(120) % 12)
     table = pd.DataFrame({"whole": numbers, "tenths": numbers / 10, "city": np.array(["a", "b", "b"])[numbers % 3]})
-    fitted = ScoreDensity(**QUICK, missing=True).fit(table)
-    draws = torch.tensor([[[0.0, 0.0, 1.0], [10.0, 10.0, 0.0], [11.0, 11.0, 0.0]]]).double()
-
-    def fixed(*_: object) -> tuple[torch.Tensor, torch.Tensor]:
-        return draws, torch.tensor([[0.4, 0.3, 0.3]]).double()
-
-    monkeypatch.setattr(Ensemble, "sample_missing", fixed)
-    filled = fitted.impute(pd.DataFrame({"whole": [np.nan], "tenths": [np.nan], "city": [None]}))
-    assert filled.iloc[0].tolist() == [6, 0.6, "b"]  # 6.3 on each grid, and the category of weight 0.6
-    assert filled["whole"].dtype == table["whole"].dtype
+    fitted = ScoreDensity(**QUICK).fit(table)
+    draws = torch.tensor([[[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [10.0, 10.0, 0.0], [11.0, 11.0, 1.0]]]).double()
+    monkeypatch.setattr(TableModel, "complete", lambda *_: Completions(draws, torch.zeros(1, 4)))
+    gaps = pd.DataFrame({"whole": [np.nan], "tenths": [np.nan], "city": [None]})
+    for estimate, expected in (("mean", 5), ("median", 5), ("mode", 0)):  # on each grid; 5.25 and 5 before
+        filled = fitted.impute(gaps, estimate=estimate)
+        assert filled.iloc[0].tolist() == [expected, expected / 10, fitted.columns_.kinds[2].names[1]]
+        assert filled["whole"].dtype == table["whole"].dtype
+    drawn = fitted.impute(gaps, n=4)
+    assert [frame["whole"][0] for frame in drawn] == [0, 0, 10, 11]
+    with pytest.raises(ValueError, match="estimate: expected one of mean, median, mode, got 'best'"):
+        fitted.impute(gaps, estimate="best")
+    with pytest.raises(ValueError, match="estimate: expected None with n > 1, where each table is a draw"):
+        fitted.impute(gaps, n=2, estimate="mean")
 
 
 def test_conditions_outside_the_training_values_raise() -> None:
     density = ScoreDensity(**QUICK).fit(mixed_table(120))
     for column, value in (("city", "nowhere"), ("visits", 1.5), ("visits", 1000), ("kind", "other")):
-        with pytest.raises(ValueError, match=f"values: column '{column}' does not contain"):
-            density.conditional([column], [value])
-    rows = density.conditional(["city", "kind"], ["north", "same"], draws=5)
+        with pytest.raises(ValueError, match=f"given: column '{column}' does not contain"):
+            density.conditional({column: value})
+    rows = density.conditional({"city": "north", "kind": "same"}, draws=5)
     assert isinstance(rows, pd.DataFrame)
     assert set(rows["city"]) == {"north"}
 
@@ -134,22 +137,22 @@ def test_conditions_that_never_occur_together_warn(monkeypatch: pytest.MonkeyPat
     table = pd.DataFrame({"city": np.array(["Oslo", "Rome"])[zone // 2], "zone": zone, "a": normal(120)})
     fitted = ScoreDensity(**QUICK).fit(table)
     with pytest.warns(UserWarning, match="city = 'Oslo' and zone = 3 never occur together in the fitted rows"):
-        fitted.conditional(["a", "city", "zone"], [0.0, "Oslo", 3], draws=20)
+        fitted.conditional({"a": 0.0, "city": "Oslo", "zone": 3}, draws=20)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fitted.conditional(["a", "city", "zone"], [0.0, "Rome", 3], draws=20)
+        fitted.conditional({"a": 0.0, "city": "Rome", "zone": 3}, draws=20)
 
 
 def test_conditional_draws_are_distinct(monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_models(monkeypatch)
-    drawn = ScoreDensity(**QUICK).fit(correlated_table(300)).conditional(["city"], ["Rome"], draws=100)
+    drawn = ScoreDensity(**QUICK).fit(correlated_table(300)).conditional({"city": "Rome"}, draws=100)
     assert not drawn.duplicated().any()
 
 
 def test_conditional_draws_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_models(monkeypatch)
     monkeypatch.setattr(density, "_CONDITIONAL_DRAWS_PER_BATCH", 7)
-    drawn = ScoreDensity(**QUICK).fit(correlated_table(300)).conditional(["city"], ["Rome"], draws=30)
+    drawn = ScoreDensity(**QUICK).fit(correlated_table(300)).conditional({"city": "Rome"}, draws=30)
     assert len(drawn) == 30
     assert (drawn["city"] == "Rome").all()
     assert not drawn.duplicated().any()
@@ -158,15 +161,103 @@ def test_conditional_draws_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> N
 def test_few_distinct_conditional_draws_warn(monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_models(monkeypatch)
     fitted = ScoreDensity(**QUICK).fit(correlated_table(300))
-    sample_missing = Ensemble.sample_missing
+    complete = TableModel.complete
 
-    def unequal(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        candidates, weights = sample_missing(*arguments)
-        weights = torch.zeros_like(weights)
-        weights[:, :3] = 1.0 / 3.0
-        return candidates, weights
+    def unequal(*arguments: Any) -> Completions:
+        drawn = complete(*arguments)
+        log_weights = torch.full_like(drawn.log_weights, -torch.inf)
+        log_weights[:, :3] = 0.0
+        return drawn._replace(log_weights=log_weights)
 
-    monkeypatch.setattr(Ensemble, "sample_missing", unequal)
+    monkeypatch.setattr(TableModel, "complete", unequal)
     with pytest.warns(UserWarning, match="only about 3 of the 100 draws are distinct"):
-        drawn = fitted.conditional(["city"], ["Rome"], draws=100)
+        drawn = fitted.conditional({"city": {"Rome"}, "visits": (0, 9)}, draws=100)
     assert len(drawn.drop_duplicates()) == 3
+
+
+# Questions with a known answer ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted_table() -> tuple[ScoreDensity, pd.DataFrame]:
+    """Fit columns that depend on each other: ``a`` is normal, ``b = a + noise``, and ``c`` is the sign of ``a``."""
+    random = np.random.default_rng(3)
+    a = random.normal(size=3000)
+    table = pd.DataFrame({"a": a, "b": a + random.normal(size=3000), "c": np.where(a > 0.0, "up", "down"), "d": 7})
+    return ScoreDensity(max_steps=1500, random_state=0).fit(table), table
+
+
+def test_ranges_and_sets_restrict_conditional_draws(fitted_table: tuple[ScoreDensity, pd.DataFrame]) -> None:
+    density, _ = fitted_table
+    drawn = density.conditional({"b": (1.0, 2.0), "c": ["down"]}, draws=400)
+    assert drawn["b"].between(1.0, 2.0).all()
+    assert (drawn["c"] == "down").all()
+    assert (drawn["a"] < 0.0).mean() > 0.95
+    drawn = density.conditional({"a": (None, -1.0)}, draws=400)
+    assert (drawn["a"] <= -1.0).all()
+    truncated_mean = -stats.norm.pdf(-1.0) / stats.norm.cdf(-1.0)
+    assert drawn["b"].mean() == pytest.approx(truncated_mean, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("event", "given", "truth"),
+    [
+        ({"c": "up"}, None, 0.5),
+        ({"a": (1.0, None)}, None, stats.norm.sf(1.0)),
+        ({"b": (None, 0.0)}, {"a": 1.0}, stats.norm.cdf(-1.0)),
+        ({"c": {"up"}}, {"b": (0.0, None)}, 0.75),
+        ({"a": (0.0, None), "b": (0.0, None)}, None, 0.375),
+        ({"a": (-1.0, 1.0)}, {"a": (0.0, None)}, 2.0 * stats.norm.cdf(1.0) - 1.0),
+        ({"d": 7, "c": "up"}, {"d": (0, 9)}, 0.5),
+        ({"a": (2.0, 3.0)}, {"a": (0.0, 1.0)}, 0.0),
+    ],
+)
+def test_probabilities_of_events(
+    fitted_table: tuple[ScoreDensity, pd.DataFrame], event: Any, given: Any, truth: float
+) -> None:
+    found = fitted_table[0].probability(event, given)
+    assert found.value == pytest.approx(truth, abs=0.04)
+    assert 0.0 <= found.standard_error < 0.03
+    assert (found.standard_error == 0.0) or given is not None or len(event) > 1
+
+
+def test_densities_of_some_columns_given_others(fitted_table: tuple[ScoreDensity, pd.DataFrame]) -> None:
+    density, table = fitted_table
+    rows = table.tail(300)
+    marginal = density.score_samples(rows, columns=["b"])
+    np.testing.assert_allclose(marginal.mean(), stats.norm.logpdf(rows["b"], scale=math.sqrt(2.0)).mean(), atol=0.05)
+    given = density.score_samples(rows, columns=["b"], given=["a"])
+    np.testing.assert_allclose(given.mean(), stats.norm.logpdf(rows["b"] - rows["a"]).mean(), atol=0.05)
+    all_others = density.score_samples(rows, given=["d", "a"])
+    np.testing.assert_allclose(all_others.mean(), given.mean(), atol=0.1)  # `c` is certain
+    np.testing.assert_allclose(density.score_samples(rows, given=[]), density.score_samples(rows), rtol=1e-9)
+    np.testing.assert_allclose(density.score_samples(rows, columns=["d"]), math.log1p(-1.0 / 3002.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda q: q.conditional({"x": 1.0}), "given: column 'x' is unknown; known: a, b, c, d"),
+        (lambda q: q.conditional({"c": "left"}), "given: column 'c' does not contain 'left'"),
+        (lambda q: q.conditional({"c": ("down", "up")}), "given: column 'c' has categories without an order"),
+        (lambda q: q.conditional({"a": (2.0, 1.0)}), r"given: column 'a' has an empty range \(2, 1\)"),
+        (lambda q: q.conditional({"a": (1.0, 1.0)}), r"given: column 'a' has an empty range \(1, 1\)"),
+        (lambda q: q.conditional({"a": ("x", "y")}), "given: column 'a' expects ends of a range, got 'x'"),
+        (lambda q: q.conditional({"a": (1.0, 2.0, 3.0)}), "given: column 'a' expects a range"),
+        (lambda q: q.conditional({"a": {0.0, 1.0}}), "given: column 'a' is continuous and expects a value or a range"),
+        (lambda q: q.conditional({"c": []}), "given: column 'c' expects at least one value, got none"),
+        (lambda q: q.conditional({"d": (8, None)}), "given: column 'd' has the value 7 only"),
+        (lambda q: q.conditional({"d": {6, 8}}), "given: column 'd' has the value 7 only"),
+        (lambda q: q.conditional({"a": (1e9, 2e9)}), "given: the conditions have probability 0 under the model"),
+        (lambda q: q.probability({}), "event: expected at least one column"),
+        (lambda q: q.probability({"a": 1.0}), "event: column 'a' has any single value with probability 0"),
+        (lambda q: q.probability({"a": (0, 1)}, {"a": 0.5}), "event: column 'a' has a value in `given`"),
+        (lambda q: q.probability({"c": "up"}, {"a": (1e9, 2e9)}), "given: the conditions have probability 0"),
+        (lambda q: q.score_samples(q.sample(2), given=["a", "b", "c", "d"]), "columns: expected some"),
+        (lambda q: q.score_samples(q.sample(2), columns=["a"], given=["a"]), "columns: .* got 'a' in both"),
+        (lambda q: q.score_samples(q.sample(2), columns=["x"]), "columns: column 'x' is unknown"),
+    ],
+)
+def test_impossible_questions_raise(fitted_table: tuple[ScoreDensity, pd.DataFrame], ask: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ask(fitted_table[0])

@@ -59,7 +59,7 @@ def test_rows_have_library_and_types_of_the_fitted_frame(convert: Convert) -> No
     density = pickle.loads(pickle.dumps(ScoreDensity(**QUICK).fit(table)))
     assert density.feature_names_in_.tolist() == ["income", "visits", "city", "yes", "size", "key"]
     filled = density.impute(table)
-    rows = density.sample(9), filled, density.conditional(["visits", "city"], [2, "Rome"], draws=9)
+    rows = density.sample(9), filled, density.conditional({"visits": 2, "city": "Rome"}, draws=9)
     for found in (*rows, density.quantile(np.full((2, 6), 0.5))):
         assert type(found) is type(table)
         assert schema(found) == schema(table)

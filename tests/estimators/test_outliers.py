@@ -54,7 +54,7 @@ def test_every_score_is_lower_for_outliers(detector: ScoreOutlierDetector) -> No
     data = load_breast_cancer(as_frame=True)
     test = pd.concat([data.data[data.target == 1][250:], data.data[data.target == 0][:60]])
     scores = detector.all_scores(test)
-    levels = detector.ensemble_.config.levels
+    levels = detector.config_.noise_levels
     assert scores.shape == (167, 2 * levels + 1)
     np.testing.assert_allclose(scores.iloc[:, levels - 1], detector.score_samples(test), rtol=1e-9)
     for name, score in scores.items():

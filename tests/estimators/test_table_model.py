@@ -1,4 +1,4 @@
-"""The ensemble: its configuration and its density."""
+"""The model of a table: its configuration, its orders, levels and density."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ def test_held_out_rows_choose_the_configuration() -> None:
     sharp = ScoreDensity(n_estimators=1, max_steps=300, random_state=0).fit(clustered)
     plain = ScoreDensity(n_estimators=1, max_steps=300, random_state=0).fit(spread)
     assert (sharp.config_.sinusoids > 0, plain.config_.sinusoids > 0) == (True, False)
-    assert len(sharp.ensemble_.members) == len(plain.ensemble_.members) == 1
-    assert sharp.ensemble_.members[0].noise.sigma_min == sharp.config_.sigma_min < plain.config_.sigma_min
+    assert len(sharp.model_.orders) == len(plain.model_.orders) == 1
+    assert sharp.model_.model.noise.sigma_min == sharp.config_.sigma_min < plain.config_.sigma_min
 
 
-def test_the_density_is_the_mixture_of_all_members() -> None:
+def test_the_density_is_the_mixture_of_all_orders() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 3)) @ np.array([[1.0, 0.5, 0.0], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])
     density = ScoreDensity(max_steps=30, n_estimators=3, random_state=0).fit(x)
-    assert density.ensemble_ is not None
-    assert [list(model.context.order) for model in density.ensemble_.members[:2]] == [[0, 1, 2], [2, 1, 0]]
+    assert density.model_.orders[:2] == [(0, 1, 2), (2, 1, 0)]
     terms = density._contributions(*density.encode_rows(x))  # private: the public methods return the mixture
     np.testing.assert_allclose(density.score_samples(x), np.log(np.exp(terms.sum(-1)).mean(0)), rtol=1e-9)
     u = density.cdf(x[:5])

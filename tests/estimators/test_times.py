@@ -57,16 +57,16 @@ def test_estimators_draw_fill_and_condition_on_times(monkeypatch: pytest.MonkeyP
     })  # fmt: skip
     gaps = table.copy()
     gaps.loc[[3, 7], "day"] = gaps.loc[4, "long"] = None
-    density = ScoreDensity(**QUICK, missing=True).fit(gaps)
-    drawn, filled = pd.DataFrame(density.sample(20)), pd.DataFrame(density.impute(gaps, 8))
+    density = ScoreDensity(**QUICK).fit(gaps)
+    drawn, filled = pd.DataFrame(density.sample(20)), pd.DataFrame(density.impute(gaps, draws=8))
     for rows in (drawn, filled):
         assert rows.dtypes.tolist() == table.dtypes.tolist()
         assert (rows["day"] == rows["day"].dt.normalize()).all()
     assert not filled.isna().any(axis=None)
-    given = pd.DataFrame(density.conditional(["day"], [table["day"][5]], 4))
+    given = pd.DataFrame(density.conditional({"day": table["day"][5]}, 4))
     assert given["day"].tolist() == [table["day"][5]] * 4
     with pytest.raises(ValueError, match="column 'day' does not contain"):
-        density.conditional(["day"], [pd.Timestamp("1890-01-01", tz="Europe/Rome")])
+        density.conditional({"day": pd.Timestamp("1890-01-01", tz="Europe/Rome")})
     with pytest.raises(ValueError, match="column 'day': expected values like the fitted ones, got 'x'"):
         density.score_samples(table.assign(day="x"))
 

@@ -102,7 +102,8 @@ def test_a_density_is_drawn_where_it_is_and_the_value_where_it_lies(value: float
 def test_a_category_that_was_never_seen_is_drawn_as_unlikely_as_it_is() -> None:
     kind = Categories(("a", "b", "c"), training_rows=98)
     _, axes = open_panel()
-    assert draw_categories(axes, kind, "new $", flat(0.0, 2.0)) == "No fitted row has this value."
+    rare = Conditional(0.0, 2.0, lambda grid: np.where(grid < 3.0, 0.1, 0.001))
+    assert draw_categories(axes, kind, "new $", rare) == "No fitted row has this value."
     assert [bar.get_height() for bar in axes.patches] == pytest.approx([0.1, 0.1, 0.1, 0.001])
     assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b", "c", "new $"]
     _, axes = open_panel()

@@ -55,10 +55,7 @@ class Conditions:
                     found.values[names[d]], constraint = value, None
                     found.numbers[d] = encode_value(kind, value)
             except ValueError as error:
-                text = str(error).removeprefix("values: ")
-                raise ValueError(
-                    f"{argument}: {text if text.startswith('column') else f'column {name!r}: {text}'}"
-                ) from error
+                raise ValueError(f"{argument}: column {name!r} {error}") from error
             if constraint is not None:
                 found.constraints[d] = constraint
         return found

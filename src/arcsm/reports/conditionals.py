@@ -108,11 +108,11 @@ def draw_levels(axes: Axes, kind: Grid, value: float, conditional: Conditional) 
 def draw_categories(axes: Axes, kind: Categories, value: Any, conditional: Conditional) -> str:
     """Draw the probabilities of the likeliest categories and of the row's own; return a remark on the others.
 
-    A category that no fitted row has is drawn with the probability of all such categories.
+    Categories that no fitted row has share one number, the next after the others.
     """
     observed = int(kind.encode(np.array([value], dtype=object))[0])
     numbers = np.unique(np.append(np.arange(min(len(kind.names), _POINTS)), observed)).astype(float)
-    probabilities = conditional.density(numbers) * np.exp(kind.log_slope(numbers))
+    probabilities = conditional.density(numbers)
     shown = np.sort(np.argsort(-probabilities)[:_MAX_CATEGORIES])
     if observed not in numbers[shown]:
         shown = np.append(shown, np.flatnonzero(numbers == observed))
