@@ -65,9 +65,7 @@ PREPARATION: dict[str, Callable[[], None]] = {"tutorials/table.md": write_small_
 def use_single_orders(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let estimators average one order in place of several; the model is as large and trains as long."""
     for_table = TableConfig.for_table
-    monkeypatch.setattr(
-        TableConfig, "for_table", lambda *table, **more: replace(for_table(*table, **more), orders=1)
-    )
+    monkeypatch.setattr(TableConfig, "for_table", lambda *table, **more: replace(for_table(*table, **more), orders=1))
 
 
 def run_forked(arguments: Sequence[str], devices: int, nodes: int) -> int:

@@ -43,6 +43,25 @@ class Share(torch.Generator):
         return share
 
 
+class GivenUniforms(torch.Generator):
+    """Uniform numbers that are given, and a generator of all others; torch's functions get independent numbers.
+
+    Attributes:
+        generator: Source of the others.
+        u: What :func:`uniform_like` returns.
+    """
+
+    generator: torch.Generator | None
+    u: Tensor
+
+    def __new__(cls, generator: torch.Generator | None, u: Tensor) -> Self:
+        given = super().__new__(cls, u.device)  # type: ignore[call-arg]
+        given.generator, given.u = generator, u
+        seed = torch.randint(1 << 62, (), generator=generator, device=None if generator is None else generator.device)
+        given.manual_seed(int(seed))
+        return given
+
+
 Source = torch.Generator | None
 
 
@@ -95,6 +114,8 @@ def normal_like(x: Tensor, source: Source) -> Tensor:
 
 def uniform_like(x: Tensor, source: Source) -> Tensor:
     """Draw numbers in [0, 1) with the shape, dtype and device of rows ``(B, ...)``."""
+    if isinstance(source, GivenUniforms):
+        return source.u.to(x).reshape(x.shape)
     return _draw_rows(x, source, partial(torch.rand, dtype=x.dtype))
 
 
@@ -133,7 +154,21 @@ def stratified_uniform_like(x: Tensor, source: Source) -> Tensor:
     return ((index * _GOLDEN_RATIO + start) % 1.0).reshape(x.shape)
 
 
+def latin_hypercube(shape: Sequence[int], like: Tensor, source: Source) -> Tensor:
+    """Draw numbers in [0, 1), ``(B, n, D)``, of which the ``n`` in each line cover the interval evenly.
+
+    Each is uniform, and means over the ``n`` vary less than those of independent numbers.
+
+    References:
+        A comparison of three methods for selecting values of input variables (McKay, Beckman and Conover, 1979)
+    """
+    generator = source.generator if isinstance(source, Share) else source
+    first, second = (torch.rand(*shape, generator=generator, device=like.device, dtype=like.dtype) for _ in range(2))
+    return (first.argsort(1).to(like) + second) / shape[1]
+
+
 def _draw_rows(x: Tensor, source: Source, draw: Callable[..., Tensor]) -> Tensor:
+    source = source.generator if isinstance(source, GivenUniforms) else source
     if not isinstance(source, Share):
         return draw(x.shape, generator=source, device=x.device)
     whole = draw((source.whole, *x.shape[1:]), generator=source.generator, device=x.device)

@@ -128,7 +128,8 @@ def ancestral(
     """Choose the value of one dimension after another, by default in the order of the context (ancestral sampling).
 
     ``choose`` maps the conditionals of a dimension and its index to values ``(n,)``, which fill ``z (n, D)``. After
-    each dimension, ``advance`` is called. Return the number of integrals that missed their tolerance.
+    each dimension, ``advance`` is called. Where a dimension has no value (:class:`AnyOrder`), it is NaN. Return the
+    number of integrals that missed their tolerance.
     """
     keep_freed_memory()
     state = context.begin((len(z),), condition, *(() if order is None else (order,)))
@@ -138,6 +139,8 @@ def ancestral(
     for d in context.order if order is None else context.check_order(order, ()).tolist():
         conditionals = build(heads[d].project(context.step(state, previous)), heads[d])
         previous = choose(conditionals, d)
+        absent = context.absent(state, d)
+        previous = previous if absent is None else previous.masked_fill(absent, torch.nan)
         z[:, d] = previous
         unconverged += conditionals.unconverged
         if advance is not None:

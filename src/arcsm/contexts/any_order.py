@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -88,6 +88,7 @@ class AnyOrderState:
     count: Tensor  # (B,)
     condition_term: Tensor  # (B, H)
     batch_shape: tuple[int, ...]
+    absent: dict[int, Tensor] = field(default_factory=dict)  # rows (B,) in which a dimension has no value
 
 
 class AnyOrder(Context):
@@ -123,6 +124,9 @@ class AnyOrder(Context):
         dropout: Fraction of the units of residual layers that training switches off.
         levels: Number of levels of each nominal column, whose values are the numbers of levels, and 0 for each numeric
             column. Default: all columns are numeric.
+        parents: For each dimension that does not always have a value, the nominal dimension that says so: it has one
+            where the parent has level 0, and is left out of every set elsewhere. Level 0 of a parent adds nothing to
+            a set: its dimension's own value says more. -1 for the others. Default: all -1.
         condition_net: A network that embeds the condition first; see :class:`~arcsm.ConditionNet`.
 
     Example:
@@ -148,6 +152,7 @@ class AnyOrder(Context):
         max_frequency: float = 20.0,
         dropout: float = 0.0,
         levels: Sequence[int] | None = None,
+        parents: Sequence[int] | None = None,
         condition_net: nn.Module | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -156,8 +161,11 @@ class AnyOrder(Context):
         self.embedding_features = embedding_features
         self.sinusoids, self.max_frequency, self.dropout = sinusoids, float(max_frequency), float(dropout)
         self.levels = (0,) * features if levels is None else whole_numbers("levels", levels)
+        self.parents = (-1,) * features if parents is None else whole_numbers("parents", parents)
+        self._parent_of = {d: parent for d, parent in enumerate(self.parents) if parent != -1}
         self.set_condition(classes, condition_features, condition_net)
         self._check_sizes()
+        self._check_parents()
         self.order = tuple(range(features)) if order is None else whole_numbers("order", order)
         if sorted(self.order) != list(range(features)):
             raise ValueError(f"order: expected a permutation of range({features}), got {self.order!r:.60}")
@@ -187,10 +195,19 @@ class AnyOrder(Context):
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout: expected a fraction from 0 to below 1, got {self.dropout}")
 
+    def _check_parents(self) -> None:
+        if len(self.parents) != self.features:
+            raise ValueError(f"parents: expected one for each of {self.features} columns, got {len(self.parents)}")
+        for d, parent in self._parent_of.items():
+            if not 0 <= parent < self.features or not self.levels[parent] or parent in self._parent_of:
+                raise ValueError(f"parents: expected a nominal dimension without a parent for {d}, got {parent}")
+
     def config(self) -> dict[str, Any]:
         in_column_order = self.order == tuple(range(self.features))
         levels = list(self.levels) if any(self.levels) else None
-        return {**super().config(), "order": None if in_column_order else list(self.order), "levels": levels}
+        parents = list(self.parents) if self._parent_of else None
+        order = None if in_column_order else list(self.order)
+        return {**super().config(), "order": order, "levels": levels, "parents": parents}
 
     def forward(self, x: Tensor, condition: Condition | None = None, order: Order | None = None) -> Tensor:
         """Return the contexts of all dimensions in an order, ``(*, D, C)``.
@@ -214,6 +231,9 @@ class AnyOrder(Context):
         vectors, known = self._embed(x.reshape(-1, self.features))
         known = known.unsqueeze(-1)
         totals, counts = vectors.sum(1, keepdim=True) - vectors, known.sum(1, keepdim=True) - known
+        for d, parent in self._parent_of.items():  # a value of d would reveal the level of its parent
+            totals[:, parent] -= vectors[:, d]
+            counts[:, parent] -= known[:, d]
         return self._contexts(totals, counts, condition, x.shape[:-1])
 
     def _contexts(self, total: Tensor, count: Tensor, condition: Condition | None, shape: Sequence[int]) -> Tensor:
@@ -226,22 +246,28 @@ class AnyOrder(Context):
         """Return the conditionals of a random set of known values for each row ``(B, D)``.
 
         A row with :math:`m` known values gets a set of size :math:`k`, uniform on 0 to :math:`m - 1`; the sizes are
-        stratified over the rows. The other :math:`m - k` values are predicted from it, with the weight
-        :math:`m / (m - k)`. In expectation, the weighted sum of their losses is the mean, over all orders, of the
-        loss of the row:
+        stratified over the rows. A dimension and its parent count as one value. The other :math:`m - k` values are
+        predicted from it, with the weight :math:`m / (m - k)`. In expectation, the weighted sum of their losses is the
+        mean, over all orders, of the loss of the row:
 
         .. math:: \\mathbb{E}_{\\pi} \\sum_{i=1}^{m} \\ell(x_{\\pi_i} \\mid x_{\\pi_{<i}}) =
             \\mathbb{E}_{k, \\pi}\\, \\frac{m}{m - k} \\sum_{i > k} \\ell(x_{\\pi_i} \\mid x_{\\pi_{\\le k}})
         """
         self.check_input(x)
-        vectors, present = self._embed(x)
-        first = uniform_like(x, generator).masked_fill(present == 0.0, 2.0).argsort(1).argsort(1)  # ranks (B, D)
-        present = present.bool()
-        total = present.sum(1, keepdim=True)  # (B, 1)
+        vectors, is_value = self._embed(x)
+        counted = ~x.isnan() & (torch.tensor(self.parents, device=x.device) < 0)
+        first = uniform_like(x, generator).masked_fill(~counted, 2.0).argsort(1).argsort(1)  # ranks (B, D)
+        total = counted.sum(1, keepdim=True)  # m, (B, 1)
         size = (stratified_uniform_like(x[:, :1], generator) * total).long()  # k
-        known = first < size
-        sums = torch.bmm(known.to(vectors).unsqueeze(1), vectors)[:, 0]  # (B, E)
-        hidden = self._hidden(sums, size.to(sums), self._condition_term(condition, x.shape[:-1]))  # (B, H)
+        known, present = first < size, ~x.isnan()
+        for d, parent in self._parent_of.items():
+            known[:, d] = known[:, parent]
+            present[:, d] &= x[:, parent] < 0.5
+        known_values = known.to(vectors) * is_value
+        sums = torch.bmm(known_values.unsqueeze(1), vectors)[:, 0]  # (B, E)
+        hidden = self._hidden(
+            sums, known_values.sum(1, keepdim=True), self._condition_term(condition, x.shape[:-1])
+        )  # (B, H)
         weight = self.output_weight.transpose(1, 2).flatten(0, 1)  # (D * C, H)
         contexts = F.linear(hidden, weight, self.output_bias.flatten()).view(-1, self.context_features)  # (B * D, C)
         share = (total / (total - size).clamp(min=1)).to(x).expand_as(x).flatten()
@@ -254,8 +280,11 @@ class AnyOrder(Context):
         return TrainingTerms(contexts[chosen], chosen, share[chosen])
 
     def _embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return vectors of the values ``x (B, D)``, zero for missing ones, and 1 for each known value."""
+        """Return vectors of the values ``x (B, D)``, zero for those that sets leave out, and 1 for each other one."""
         is_missing = x.isnan()
+        for d, parent in self._parent_of.items():
+            is_missing[:, d] |= x[:, parent] > 0.5
+            is_missing[:, parent] |= x[:, parent] < 0.5
         known = (~is_missing).to(x)
         return self.values(torch.where(is_missing, 0.0, x)) * known.unsqueeze(-1), known  # (B, D, E), (B, D)
 
@@ -305,6 +334,14 @@ class AnyOrder(Context):
         There is one value for each row, ``(*,)``, or for each of some ``rows (n,)`` of a batch ``(B,)``.
         """
         values = values.reshape(-1).to(state.total)
+        chosen = slice(None) if rows is None else rows
+        for child, parent in self._parent_of.items():
+            if parent == d:
+                absent = state.absent.setdefault(child, torch.zeros_like(state.count, dtype=torch.bool))
+                absent[chosen] = values > 0.5
+                values = values.masked_fill(values < 0.5, torch.nan)
+        if d in state.absent:
+            values = values.masked_fill(state.absent[d][chosen], torch.nan)
         known = (~values.isnan()).to(values)
         vectors = self.values.column(d, values.nan_to_num(nan=0.0)) * known.unsqueeze(-1)
         if rows is None:
@@ -316,8 +353,23 @@ class AnyOrder(Context):
     def observe_all(self, state: AnyOrderState, x: Tensor) -> None:
         """Add all known values of rows ``(*, D)`` to a state; NaN marks those that are not known."""
         self.check_input(x)
-        vectors, known = self._embed(x.reshape(-1, self.features).to(state.total))
+        x = x.reshape(-1, self.features).to(state.total)
+        vectors, known = self._embed(x)
         state.total, state.count = state.total + vectors.sum(1), state.count + known.sum(1)
+        for d, parent in self._parent_of.items():
+            state.absent[d] = x[:, parent] > 0.5
+
+    def arranged(self, order: Sequence[int]) -> list[int]:
+        """Return some dimensions in order, with the parent of each right before it unless it comes earlier."""
+        found = list[int]()
+        for d in order:
+            parent = self._parent_of.get(d)
+            found += [one for one in (parent, d) if one is not None and one not in found]
+        return found
+
+    def absent(self, state: AnyOrderState, d: int) -> Tensor | None:
+        """Return the rows ``(B,)`` in which dimension ``d`` has no value, or ``None`` if it has one in all."""
+        return state.absent.get(d)
 
     @torch.no_grad()
     def conditional(self, state: AnyOrderState, d: int, rows: Tensor | None = None) -> Tensor:
@@ -333,6 +385,7 @@ class AnyOrder(Context):
         state.batch_shape = (len(rows),)
         state.total, state.count = state.total[rows], state.count[rows]
         state.condition_term = state.condition_term[rows]
+        state.absent = {d: absent[rows] for d, absent in state.absent.items()}
 
 
 def _sum_before(values: Tensor, order: Tensor) -> Tensor:

@@ -119,6 +119,10 @@ class Context(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} does not support the selection of rows")
 
+    def absent(self, state: Any, d: int) -> Tensor | None:
+        """Return the rows in which dimension ``d`` has no value, or ``None`` if it has one in all; see AnyOrder."""
+        return None
+
     def training_terms(self, x: Tensor, condition: Condition | None = None, generator: Source = None) -> TrainingTerms:
         """Return the conditionals by which a training step estimates the loss of rows ``(B, D)``.
 

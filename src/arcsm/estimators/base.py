@@ -97,7 +97,7 @@ class TableEstimator(BaseEstimator):
         self.model_ = None
         if modelled.shape[1]:
             self.model_ = TableModel.train(
-                modelled[train], modelled[held_out], self.columns_.levels, configs, seed,
+                modelled[train], modelled[held_out], self.columns_.in_model, configs, seed,
                 str(resolve_device(self.device)), bool(self.verbose), not self._smooth,
             )  # fmt: skip
             self.config_ = self.model_.config

@@ -6,7 +6,7 @@ the numbers is also a density of the table's values.
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,10 +19,16 @@ Array = NDArray[np.float64]
 
 MAX_LEVELS = 100_000  # a finer grid counts as continuous
 _MAX_NAMES_IN_MODEL = 256  # of a categorical column; rarer names share one level
-_MAX_GRID_LEVELS_IN_MODEL = 16  # a discrete column with more points counts as numbers
+MAX_LEVELS_OF_NUMBERS = 16  # a column of numbers with more different values counts as numbers
 _MIN_REPEATED_FRACTION = 0.05  # of the values on a grid, for them to count as discrete
 _GRID_TOLERANCE = 0.02  # of a step, between a value and its place on the grid: files round
 _STEP_DIVISORS = (1, 2, 3, 4, 5, 10)  # of the smallest gap between values
+_MIN_SPIKE_SHARE = 0.01  # of the values, of one that has a probability of its own
+_MIN_SPIKE_ROWS = 10
+_SPIKE_RATIO = 3.0  # to the frequency of the values near it
+_NEIGHBOURS = 5  # places of a grid on either side
+_MIN_OTHERS = 10  # different values that are no spikes
+_FINE_STEP = 0.02  # of a grid that counts as a continuum, in standard deviations of nearly normal numbers
 _MIN_GAIN = 0.02  # nats per value, for a nonlinear map to replace the linear one
 
 
@@ -33,12 +39,12 @@ class Column(ABC):
     discrete: ClassVar[bool] = False
 
     @property
-    def levels_in_model(self) -> int:
-        """Number of levels with a probability each, if the column is modelled as levels; 0 if as numbers.
+    def level_numbers(self) -> Array:
+        """The numbers that have a level each in the model, in ascending order; none if it treats them as numbers.
 
-        The level of a number is the number itself, except that the largest numbers may share the last level.
+        Larger numbers may share the last level.
         """
-        return 0
+        return np.empty(0)
 
     @property
     def shares_of_last_level(self) -> list[float]:
@@ -49,6 +55,11 @@ class Column(ABC):
     def log_unseen(self) -> float:
         """The log probability of any value without a level in the model."""
         return 0.0
+
+    @property
+    def spike_numbers(self) -> Array:
+        """The numbers that have a probability each, in ascending order; none for a column of levels."""
+        return np.empty(0)
 
     @abstractmethod
     def encode(self, values: Values) -> Array:
@@ -112,8 +123,8 @@ class Categories(Column):
     discrete = True
 
     @property
-    def levels_in_model(self) -> int:
-        return len(self.names) - len(self.shares_of_last_level) + 1
+    def level_numbers(self) -> Array:
+        return np.arange(len(self.names) - len(self.shares_of_last_level) + 1.0)
 
     @property
     def shares_of_last_level(self) -> list[float]:
@@ -162,15 +173,21 @@ class Grid(Column):
         float, ...
     ] = ()  # the training values in order, unless they are integers: a file may have rounded them
     training_rows: int = 0
+    few: tuple[float, ...] = ()  # the training values in order, if they are few enough to have a level each
+    spikes: tuple[float, ...] = ()  # values far more frequent than those near them, in ascending order
     discrete = True
 
     @property
-    def levels_in_model(self) -> int:
-        return self.levels if self.levels <= _MAX_GRID_LEVELS_IN_MODEL else 0
+    def level_numbers(self) -> Array:
+        return np.rint(self.encode(np.array(self.few)))
 
     @property
     def log_unseen(self) -> float:
         return _log_unseen(self.training_rows)
+
+    @property
+    def spike_numbers(self) -> Array:
+        return np.rint(self.encode(np.array(self.spikes)))
 
     def encode(self, values: Values) -> Array:
         with np.errstate(over="ignore"):
@@ -183,7 +200,8 @@ class Grid(Column):
         return np.full_like(numbers, -math.log(self.spacing))
 
     def allows(self, number: float, value: Any) -> bool:
-        return -0.5 < number < self.levels - 0.5 and abs(number - round(number)) <= _GRID_TOLERANCE
+        on_grid = -0.5 < number < self.levels - 0.5 and abs(number - round(number)) <= _GRID_TOLERANCE
+        return on_grid and (not self.few or round(number) in self.level_numbers)
 
     def values_at(self, numbers: Array) -> Values:
         """Return table values without limiting them to the fitted range."""
@@ -215,6 +233,12 @@ class Continuous(Column):
     scale: float
     low: float
     high: float
+    spikes: tuple[float, ...] = field(default=(), kw_only=True)  # values that repeat, in ascending order
+    grid: Grid | None = field(default=None, kw_only=True)  # on which decoded values lie, if it is fine
+
+    @property
+    def spike_numbers(self) -> Array:
+        return self.encode(np.array(self.spikes))
 
     def encode(self, values: Values) -> Array:
         with np.errstate(over="ignore"):
@@ -224,10 +248,19 @@ class Continuous(Column):
         span = self.high - self.low
         with np.errstate(over="ignore", invalid="ignore"):
             values = self.middle + self.scale * self._standardised(numbers)
-        return np.clip(values, self.low - span, self.high + span)
+        values = np.clip(values, self.low - span, self.high + span)
+        if self.grid is not None:
+            values = self.grid.decode(self.grid.encode(values))
+        for spike, number in zip(self.spikes, self.spike_numbers, strict=True):
+            values = np.where(numbers == number, spike, values)  # exactly, although encoding and decoding rounds
+        return values
 
     def log_slope(self, numbers: Array) -> Array:
-        return np.full_like(numbers, -math.log(self.scale))
+        return self._of_density(numbers, np.full_like(numbers, -math.log(self.scale)))
+
+    def _of_density(self, numbers: Array, log_slope: Array) -> Array:
+        """Return log slopes where values have a density; spikes have a probability, whatever the unit."""
+        return np.where(np.isin(numbers, self.spike_numbers), 0.0, log_slope) if self.spikes else log_slope
 
     def allows(self, number: float, value: Any) -> bool:
         span = self.high - self.low
@@ -251,7 +284,7 @@ class Asinh(Continuous):
         return np.arcsinh(super().encode(values))
 
     def log_slope(self, numbers: Array) -> Array:
-        return -math.log(self.scale) - (np.logaddexp(numbers, -numbers) - math.log(2.0))
+        return self._of_density(numbers, -math.log(self.scale) - (np.logaddexp(numbers, -numbers) - math.log(2.0)))
 
     def _standardised(self, numbers: Array) -> Array:
         return np.sinh(numbers)
@@ -273,7 +306,8 @@ class Power(Continuous):
 
     def log_slope(self, numbers: Array) -> Array:
         z = self._standardised(numbers)
-        return np.sign(z) * (self.exponent - 1.0) * np.log1p(np.abs(z)) - math.log(self.scale)
+        log_slope = np.sign(z) * (self.exponent - 1.0) * np.log1p(np.abs(z)) - math.log(self.scale)
+        return self._of_density(numbers, log_slope)
 
     def _standardised(self, numbers: Array) -> Array:
         up = _inverse_power(np.maximum(numbers, 0.0), self.exponent)
@@ -316,8 +350,48 @@ def infer_column(values: Values, categorical: bool) -> Column:
         counts = pd.Series(known).value_counts(sort=True)
         rarest = tuple(counts.iloc[_MAX_NAMES_IN_MODEL - 1 :].tolist()) if len(counts) > _MAX_NAMES_IN_MODEL else ()
         return Categories(tuple(counts.index), len(known), rarest)
-    known = known.astype(float)
-    return detect_grid(known) or fit_continuous(known)
+    return infer_numbers(known.astype(float))
+
+
+def infer_numbers(known: Array) -> Column:
+    """Infer the type of a column of numbers: levels, a grid or a continuum, the last two perhaps with spikes.
+
+    A skewed column on a fine grid is a continuum whose decoded values are rounded, since a grid is not transformed.
+    """
+    grid = detect_grid(known)
+    if grid is not None and grid.few:
+        return grid
+    spikes = find_spikes(known, grid)
+    others = known[~np.isin(known, spikes)]
+    if len(np.unique(others)) < _MIN_OTHERS:
+        spikes, others = np.empty(0), known
+    smooth = replace(fit_continuous(others, known), spikes=tuple(spikes.tolist()))
+    if grid is None:
+        return smooth
+    steps = np.exp(smooth.log_slope(smooth.encode(others))) * grid.spacing
+    if not isinstance(smooth, Identity) and np.quantile(steps, 0.95) < _FINE_STEP:
+        return replace(smooth, grid=grid)
+    return replace(grid, spikes=smooth.spikes)
+
+
+def find_spikes(known: Array, grid: Grid | None) -> Array:
+    """Return the values that are far more frequent than those near them, in ascending order.
+
+    They occur in one of a hundred rows and in at least ten. Off a grid, any value that repeats so often is one. On a
+    grid, it is one if it is more than three times as frequent as the median of the ten places around it.
+    """
+    values, counts = np.unique(known, return_counts=True)
+    frequent = counts >= max(_MIN_SPIKE_ROWS, _MIN_SPIKE_SHARE * len(known))
+    if grid is None or not frequent.any():
+        return np.asarray(values[frequent])
+    places = np.rint(grid.encode(values)).astype(int)
+    by_place = dict(zip(places.tolist(), counts.tolist(), strict=True))
+    found = []
+    for value, place, count in zip(values[frequent], places[frequent], counts[frequent], strict=True):
+        near = [p for p in range(place - _NEIGHBOURS, place + _NEIGHBOURS + 1) if p != place and 0 <= p < grid.levels]
+        if count > _SPIKE_RATIO * max(float(np.median([by_place.get(p, 0) for p in near])), 1.0):
+            found.append(value)
+    return np.array(found)
 
 
 def detect_grid(known: Array) -> Grid | None:
@@ -339,13 +413,15 @@ def detect_grid(known: Array) -> Grid | None:
         step = float((places * (levels - levels[0])).sum() / np.square(places).sum())  # least squares
         if np.abs(levels - levels[0] - step * places).max() <= _GRID_TOLERANCE * step:
             distinct = () if whole else tuple(levels.tolist())
-            return Grid(step, float(levels[0]), int(places[-1]) + 1, whole, distinct, len(known))
+            few = tuple(levels.tolist()) if len(levels) <= MAX_LEVELS_OF_NUMBERS else ()
+            return Grid(step, float(levels[0]), int(places[-1]) + 1, whole, distinct, len(known), few)
     return None
 
 
-def fit_continuous(known: Array) -> Column:
-    """Fit the map that makes the values most nearly normal, by maximum likelihood."""
-    span = (float(known.min()), float(known.max()))
+def fit_continuous(known: Array, all_known: Array | None = None) -> Continuous:
+    """Fit the map that makes the values most nearly normal, by maximum likelihood; its range is that of all values."""
+    ranged = known if all_known is None else all_known
+    span = (float(ranged.min()), float(ranged.max()))
     largest = float(np.abs(known).max())
     deviation = largest * float((known / largest).std())  # the squares of tiny numbers would underflow
     linear = Identity(float(known.mean()), deviation or 1.0, *span)
@@ -354,7 +430,7 @@ def fit_continuous(known: Array) -> Column:
     scale = float(high - low) / 1.349  # the interquartile range of a standard normal
     if scale <= 0.0 or len(known) < 20:
         scale = linear.scale
-    candidates: list[Column] = [Asinh(middle, scale, *span)]
+    candidates: list[Continuous] = [Asinh(middle, scale, *span)]
     z = (known - middle) / scale
     if np.abs(z).max() < 1e6:
         exponent = float(np.clip(stats.yeojohnson_normmax(z), 0.0, 2.0))

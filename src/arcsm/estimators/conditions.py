@@ -102,11 +102,11 @@ def _range(kind: Column, ends: tuple[Any, ...], ordered: list[Any] | None) -> Co
     if kind.discrete:  # numbers count from 0
         first = max(math.ceil(max(first, 0.0) - _ROUNDING), 0) - 0.5
         last = last if math.isinf(last) else math.floor(last + _ROUNDING) + 0.5
-    if kind.levels_in_model:
-        levels = [level for level in range(kind.levels_in_model) if first < level < last]
-        if not levels:
+    if len(kind.level_numbers):
+        inside = kind.level_numbers[(first < kind.level_numbers) & (kind.level_numbers < last)]
+        if not len(inside):
             raise ValueError(f"has no value in the range {_text(ends)}")
-        return Levels(levels)
+        return Levels(inside.astype(int).tolist())
     if not first < last:
         raise ValueError(f"has an empty range {_text(ends)}")
     return Intervals([(first, last)])
@@ -151,15 +151,11 @@ def _set(kind: Column, values: list[Any]) -> Constraint | None:
 
 def _numbers(kind: Column, numbers: Array) -> Constraint:
     """Return the constraint of a discrete column to some of its numbers."""
-    if not kind.levels_in_model:
-        ends = np.unique(numbers)
-        first, last = np.append(True, np.diff(ends) > 1.0), np.append(np.diff(ends) > 1.0, True)
-        return Intervals([(low - 0.5, high + 0.5) for low, high in zip(ends[first], ends[last], strict=True)])
-    last_level, rarest = kind.levels_in_model - 1, len(kind.shares_of_last_level)
-    in_last = np.unique(numbers[numbers >= last_level])
-    if 0 < len(in_last) < rarest:
-        raise ValueError(f"has {rarest} rare categories that are modelled as one; list all or none of them")
-    return Levels(np.unique(np.minimum(numbers, last_level)).astype(int).tolist())
+    if len(kind.level_numbers):
+        return Levels(numbers.astype(int).tolist())
+    ends = np.unique(numbers)
+    first, last = np.append(True, np.diff(ends) > 1.0), np.append(np.diff(ends) > 1.0, True)
+    return Intervals([(low - 0.5, high + 0.5) for low, high in zip(ends[first], ends[last], strict=True)])
 
 
 def intersection(first: Constraint, second: Constraint) -> Constraint | None:

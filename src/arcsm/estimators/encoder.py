@@ -10,7 +10,6 @@ import pandas as pd
 from arcsm.data.column_types import ColumnType, has_time_type, is_time
 from arcsm.data.row_labels import reason_to_set_aside
 from arcsm.errors import warn
-from arcsm.estimators.column_levels import ColumnLevels
 from arcsm.estimators.column_types import (
     Array,
     Categories,
@@ -22,6 +21,7 @@ from arcsm.estimators.column_types import (
     missing_mask,
     repeat,
 )
+from arcsm.estimators.model_columns import ModelColumns
 from arcsm.estimators.times import Times, infer_times, value_text
 
 Table = pd.DataFrame | Array
@@ -68,9 +68,9 @@ class Columns:
         return [name for name in dtype.categories if name in kind.names]
 
     @property
-    def levels(self) -> ColumnLevels:
-        """Which of the modelled columns have levels."""
-        return ColumnLevels.of_columns([self.kinds[d] for d in self.modelled])
+    def in_model(self) -> ModelColumns:
+        """The dimensions of the model that the modelled columns have."""
+        return ModelColumns.of_columns([self.kinds[d] for d in self.modelled])
 
     def encode(self, table: Table) -> Array:
         """Return the numbers ``(N, D)`` of rows, constant columns included, NaN where a value is missing."""

@@ -73,12 +73,12 @@ class TableConfig:
         """
         return replace(self, sinusoids=_SINUSOIDS, sigma_min=0.01, noise_levels=22, max_steps=2 * self.max_steps)
 
-    def build_model(self, levels: Sequence[int]) -> AutoregressiveModel:
-        """Return an untrained model of columns with these numbers of levels, 0 for a column of numbers."""
+    def build_model(self, levels: Sequence[int], parents: Sequence[int]) -> AutoregressiveModel:
+        """Return an untrained model of dimensions with these numbers of levels, 0 for numbers, and these parents."""
         max_frequency = 0.5 / self.sigma_min
         context = AnyOrder(
             len(levels), self.context_features, self.hidden_features, self.embedding_features,
-            sinusoids=self.sinusoids, max_frequency=max_frequency, dropout=self.dropout, levels=levels,
+            sinusoids=self.sinusoids, max_frequency=max_frequency, dropout=self.dropout, levels=levels, parents=parents,
         )  # fmt: skip
         numeric = ScoreHead(self.context_features, self.head_features, self.sinusoids, max_frequency)
         noise = NoiseLadder(_SIGMA_MAX, self.sigma_min, self.noise_levels)

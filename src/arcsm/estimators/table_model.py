@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any, Self
 
 import numpy as np
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from arcsm._runtime.progress import track
 from arcsm.anomaly import tail_surprise
-from arcsm.conditionals import Conditionals
-from arcsm.estimators.column_levels import ColumnLevels
+from arcsm.contexts import AnyOrder
+from arcsm.contexts.any_order import AnyOrderState
+from arcsm.estimators.column_conditionals import ColumnConditionals
+from arcsm.estimators.model_columns import ModelColumns
 from arcsm.estimators.table_config import TableConfig
 from arcsm.model import AutoregressiveModel
 from arcsm.queries import Completions, Constraint, complete, probability
@@ -36,7 +39,7 @@ class TableModel:
 
     Arguments:
         model: The model, in double precision.
-        levels: The numbers of levels of the columns.
+        columns: The dimensions of the model that the columns have.
         orders: The orders that the density averages. The first is that of the table.
         level: The noise level at which densities are evaluated.
         config: The configuration of the model.
@@ -45,7 +48,7 @@ class TableModel:
     """
 
     model: AutoregressiveModel
-    levels: ColumnLevels
+    columns: ModelColumns
     orders: list[Order]
     level: int
     config: TableConfig
@@ -57,7 +60,7 @@ class TableModel:
         cls,
         train: Tensor,
         valid: Tensor,
-        levels: ColumnLevels,
+        columns: ModelColumns,
         configs: Sequence[TableConfig],
         seed: int,
         device: str,
@@ -69,24 +72,24 @@ class TableModel:
         The noise level is the one that gives held-out rows the highest density, or without ``choose_level`` the
         smallest; several configurations require ``choose_level``.
         """
-        below = 0.5 * torch.tensor(levels.widths, dtype=train.dtype)  # dequantisation adds noise in [0, width)
+        below = 0.5 * torch.tensor(columns.widths, dtype=train.dtype)  # dequantisation adds noise in [0, width)
         repeats = max(1, -(-_MIN_VALIDATION_ROWS // len(valid)))
-        inputs = (levels.merged(train) - below).float()
-        held_out = (levels.merged(valid) - below).float().repeat(repeats, 1)
+        inputs = (columns.inputs(train) - below).float()
+        held_out = (columns.inputs(valid) - below).float().repeat(repeats, 1)
         orders = _orders(train.shape[1], configs[0].orders, seed)
         steps = sum(config.max_steps for config in configs)
         selection = _SELECTION_TIME * steps if choose_level else 0.0
-        cells = list(levels.widths) if choose_level and any(levels.widths) else None
+        cells = list(columns.widths) if choose_level and any(columns.widths) else None
         chosen: Self | None = None
         best = -math.inf
         with track("fitting", steps + selection, progress) as work:
             for config in configs:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(seed)
-                    model = config.build_model(levels.counts).float()
+                    model = config.build_model(columns.counts, columns.parents).float()
                 with work.part(config.max_steps):
-                    fit(model, inputs, held_out, config.train_config(levels.widths, seed, device))
-                candidate = cls(model.double().eval(), levels, orders, config.noise_levels - 1, config, cells)
+                    fit(model, inputs, held_out, config.train_config(columns.widths, seed, device))
+                candidate = cls(model.double().eval(), columns, orders, config.noise_levels - 1, config, cells)
                 if not choose_level:
                     return candidate
                 with work.part(selection / len(configs)):
@@ -98,13 +101,13 @@ class TableModel:
 
     def clip(self, x: Tensor) -> Tensor:
         """Clip the numbers of rows ``(N, M)`` to the range in which the model is evaluated; NaN stays NaN."""
-        bound = self.model.scale * _MAX_STANDARD_DEVIATIONS
-        clipped = torch.clamp(x.to(self.model.shift), self.model.shift - bound, self.model.shift + bound).cpu()
-        return torch.where(torch.tensor(self.levels.nominal), x, clipped)
+        shift, scale = (units[: self.columns.columns].to(x) for units in (self.model.shift, self.model.scale))
+        bound = scale * _MAX_STANDARD_DEVIATIONS
+        return torch.where(torch.tensor(self.columns.nominal), x, torch.clamp(x, shift - bound, shift + bound))
 
     def inputs(self, x: Tensor) -> Tensor:
-        """Return rows ``(N, M)`` as the model sees them: clipped, and NaN for levels that it does not know."""
-        return self.levels.merged(self.clip(x)).to(self.model.shift)
+        """Return rows ``(N, M)`` as the model sees them, ``(N, D)``: clipped, and NaN for numbers without a level."""
+        return self.columns.inputs(self.clip(x)).to(self.model.shift)
 
     # Densities and quantiles --------------------------------------------------------------------------------------
 
@@ -117,7 +120,7 @@ class TableModel:
         options: dict[str, Any] = {"method": method, "tol": self.config.tolerance, "cells": self.cells}
         level = self.level if level is None else level
         terms = self._by_order(x, lambda x, order: self.model.log_prob(x, level, reduce=False, order=order, **options))
-        return terms + self.levels.log_shares(x)
+        return self.columns.by_column(terms) + self.columns.log_shares(x)
 
     def log_prob_given(self, x: Tensor, given: Sequence[int]) -> Tensor:
         """Return each row's log density given its columns ``given``, ``(K, N)`` in nats, one for each order."""
@@ -130,7 +133,7 @@ class TableModel:
         """Return the norm of each row's scores at a noise level, ``(K, N)`` in units of :math:`1 / \\sigma`."""
         sigma = self.model.path(level)[-1]
 
-        def norms(x: Tensor, order: Order) -> Tensor:
+        def norms(x: Tensor, order: list[int]) -> Tensor:
             s, _ = self.model.score(x, level, order=order)  # (N, M)
             return (sigma * self.model.scale * s).nan_to_num(nan=0.0).norm(dim=-1)
 
@@ -139,40 +142,95 @@ class TableModel:
     def tail_surprises(self, x: Tensor) -> Tensor:
         """Return how far in the tails of their conditionals each row's values are, ``(K, N)``; see `tail_surprise`.
 
-        A level counts as the middle of its share of the distribution function.
+        A value with a probability counts as the middle of its step of the distribution function.
         """
-        nominal = torch.tensor(self.levels.nominal)
-
-        def surprises(x: Tensor, order: Order) -> Tensor:
-            u = self.model.cdf(x, self.level, tol=self.config.tolerance, order=order)
-            if any(self.levels.nominal):
-                masses = self.model.log_prob(x, self.level, reduce=False, order=order).exp()
-                u = torch.where(nominal.to(u.device), u - 0.5 * masses, u)
-            return tail_surprise(u.nan_to_num(nan=0.5))
-
-        return self._by_order(x, surprises)
+        with track("evaluating", len(self.orders)) as work:
+            u = [
+                self._walk(x, order, lambda conditionals, numbers: conditionals.middle(numbers))
+                for order in work.over(self.orders)
+            ]
+        return torch.stack([tail_surprise(one.nan_to_num(nan=0.5)) for one in u])
 
     @torch.no_grad()
-    def _by_order(self, x: Tensor, evaluate: Callable[[Tensor, Order], Tensor]) -> Tensor:
+    def _by_order(self, x: Tensor, evaluate: Callable[[Tensor, list[int]], Tensor]) -> Tensor:
         inputs = self.inputs(x)
         with track("evaluating", len(self.orders)) as work:
-            return torch.stack([evaluate(inputs, order).cpu() for order in work.over(self.orders)])
+            return torch.stack(
+                [evaluate(inputs, self.columns.dimensions(order)).cpu() for order in work.over(self.orders)]
+            )
 
     def cdf(self, x: Tensor) -> Tensor:
         """Return the distribution function of each value given the columns before it in the table, ``(N, M)``."""
-        return self.model.cdf(self.inputs(x), self.level, order=self.orders[0]).cpu()
+        return self._walk(x, self.orders[0], lambda conditionals, numbers: conditionals.cdf(numbers))
 
     def icdf(self, u: Tensor) -> Tensor:
         """Return the inverse of :meth:`cdf`, ``(N, M)``."""
-        return self.model.icdf(u.to(self.model.shift), self.level, order=self.orders[0]).cpu()
+        return self._walk(u, self.orders[0], lambda conditionals, u: conditionals.icdf(u), generate=True)
+
+    @torch.no_grad()
+    def _walk(
+        self,
+        x: Tensor,
+        order: Order,
+        function: Callable[[ColumnConditionals, Tensor], Tensor],
+        generate: bool = False,
+    ) -> Tensor:
+        """Apply a function to the conditional of one column after another and to ``x (N, M)``, ``(N, M)``.
+
+        The values before a column are those of ``x`` or, to ``generate`` rows, the results. The result of a value that
+        is missing or has no level is NaN.
+        """
+        found = torch.full_like(x, torch.nan)
+        context = self._context()
+        for rows in torch.arange(len(x)).split(_CONDITIONALS_AT_A_TIME):
+            state = context.begin((len(rows),))
+            for m in order:
+                conditionals = self._conditionals(context, state, m)
+                numbers = (x[rows, m] if generate else self._evaluable(m, x[rows])).to(self.model.shift)
+                result = function(conditionals, numbers.nan_to_num(nan=0.0))
+                found[rows, m] = torch.where(numbers.isnan(), torch.nan, result).to(found)
+                self._observe(context, state, m, found[rows, m] if generate else x[rows, m])
+        return found
+
+    def _evaluable(self, m: int, x: Tensor) -> Tensor:
+        """Return the numbers or levels of a column at which its conditional can be evaluated; NaN for unknown ones."""
+        return self.columns.level(m, x[:, m]) if self.columns.nominal[m] else self.clip(x)[:, m]
+
+    def _observe(self, context: AnyOrder, state: AnyOrderState, m: int, numbers: Tensor) -> None:
+        """Add numbers ``(N,)`` of a column to a state."""
+        row = torch.full((len(numbers), self.columns.columns), torch.nan, dtype=numbers.dtype)
+        row[:, m] = numbers
+        z = self.model.standardise(self.inputs(row))
+        for d in self.columns.dimensions((m,)):
+            context.observe(state, d, z[:, d])
+
+    def _conditionals(
+        self, context: AnyOrder, state: AnyOrderState, m: int, rows: Tensor | None = None, repeats: int = 1
+    ) -> ColumnConditionals:
+        """Return the conditional of a column given a state, ``repeats`` times for each of its rows."""
+        model = self.model
+        build = model.conditionals_builder(self.level, tol=self.config.tolerance)
+        spikes = self.columns.spikes.get(m, torch.zeros(0)).to(model.shift)
+        masses = torch.ones(len(state.total), 1).to(model.shift)
+        if m in self.columns.spike_dimension:
+            d = self.columns.spike_dimension[m]
+            masses = model.head_of(d).project(context.conditional(state, d)).exp()
+        head = model.head_of(m)
+        projection = head.project(context.conditional(state, m)).repeat_interleave(repeats, 0)
+        return ColumnConditionals(
+            build(projection, head), model.shift[m], model.scale[m], spikes, masses.repeat_interleave(repeats, 0)
+        )
 
     def most_surprised_orders(self, x: Tensor) -> Tensor:
         """Return the index of the order that gives each value of rows ``(N, M)`` the lowest density, ``(N, M)``.
 
         For a missing value it is the order in which the column comes last.
         """
-        places = torch.tensor([[order.index(d) for d in range(len(order))] for order in self.orders])
-        return torch.where(x.isnan(), places.argmax(0), self.log_conditionals(x).argmin(0))
+        return torch.where(x.isnan(), self._places().argmax(0), self.log_conditionals(x).argmin(0))
+
+    def _places(self) -> Tensor:
+        """Return the place of each column in each order, ``(K, M)``."""
+        return torch.tensor([[order.index(m) for m in range(len(order))] for order in self.orders])
 
     def quantiles(self, x: Tensor, u: float, orders: Tensor | None = None) -> Tensor:
         """Return the ``u``-quantile of every value given the values before it, ``(N, M)``.
@@ -180,57 +238,69 @@ class TableModel:
         The order of each value is given by its index, by default that of :meth:`most_surprised_orders`.
         """
         orders = self.most_surprised_orders(x) if orders is None else orders
-        tolerance = self.config.tolerance
-        quantiles = self._by_order(
-            x, lambda x, order: self.model.conditional_icdf(x, u, self.level, tol=tolerance, order=order)
-        )
-        return quantiles.gather(0, orders[None])[0]
+        rows, columns = (index.flatten() for index in torch.meshgrid(*map(torch.arange, x.shape), indexing="ij"))
+        u_of_all = torch.tensor([u], dtype=x.dtype)
+        return self.conditional_quantiles(x[rows], columns, orders.flatten(), u_of_all).view_as(x)
 
     def conditional_quantiles(self, x: Tensor, columns: Tensor, orders: Tensor, u: Tensor) -> Tensor:
         """Return quantiles ``u (Q,)`` of one conditional of each row ``x (N, M)``, ``(N, Q)``.
 
         It is the conditional of a column in an order, given by their indices ``(N,)``, given the values before it.
         """
-
-        def quantiles(conditionals: Conditionals, u: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-            return conditionals.icdf(u.flatten()).view(u.shape) * scale + shift
-
-        return self._by_conditional(x, columns, orders, u.expand(len(x), -1), quantiles)
+        return self._by_conditional(
+            x, columns, orders, u.expand(len(x), -1), lambda conditionals, u, _: conditionals.icdf(u)
+        )
 
     def conditional_log_density(self, x: Tensor, columns: Tensor, orders: Tensor, values: Tensor) -> Tensor:
-        """Return log densities at ``values (N, Q)`` of conditionals as in :meth:`conditional_quantiles`, ``(N, Q)``."""
+        """Return log densities at ``values (N, Q)`` of conditionals as in :meth:`conditional_quantiles`, ``(N, Q)``.
 
-        def log_density(conditionals: Conditionals, values: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-            return conditionals.log_prob(((values - shift) / scale).flatten()).view(values.shape) - scale.log()
+        Levels have log probabilities. A spike has that of its probability, spread over the noise of the density or over
+        a step of a discrete column.
+        """
 
-        levels, shares = values.clone(), torch.zeros_like(values)
-        for m in set(columns.tolist()) & set(np.flatnonzero(self.levels.counts).tolist()):
-            levels[columns == m] = self.levels.level(m, values[columns == m])
-            shares[columns == m] = self.levels.log_share(m, values[columns == m])
-        found = self._by_conditional(x, columns, orders, levels.nan_to_num(nan=0.0), log_density)
-        return torch.where(levels.isnan(), 0.0, found) + shares
+        def log_density(conditionals: ColumnConditionals, numbers: Tensor, m: int) -> Tensor:
+            if self.columns.nominal[m]:
+                levels = self.columns.level(m, numbers)
+                found = conditionals.values.log_prob(levels.nan_to_num(nan=0.0))
+                return torch.where(levels.isnan(), 0.0, found) + self.columns.log_share(m, numbers)
+            found = conditionals.log_prob(numbers)
+            if m not in self.columns.spikes:
+                return found
+            noise = math.sqrt(2.0 * math.pi) * self.model.path(self.level)[-1] * conditionals.scale
+            width = self.columns.widths[m] or float(noise)
+            spike = self.columns.spike(m, numbers).long()
+            masses = conditionals.masses.gather(-1, spike.unsqueeze(-1))[:, 0]
+            return torch.where(spike > 0, masses.log() - math.log(width), found)
+
+        return self._by_conditional(x, columns, orders, values, log_density)
 
     @torch.no_grad()
     def _by_conditional(
-        self, x: Tensor, columns: Tensor, orders: Tensor, arguments: Tensor, function: Callable[..., Tensor]
+        self,
+        x: Tensor,
+        columns: Tensor,
+        orders: Tensor,
+        arguments: Tensor,
+        function: Callable[[ColumnConditionals, Tensor, int], Tensor],
     ) -> Tensor:
-        """Apply a function to one conditional of each row, arguments ``(N, Q)``, and the column's shift and scale."""
-        model = self.model
+        """Apply a function to one conditional of each row and its arguments ``(N, Q)``, and to the column."""
+        context, places = self._context(), self._places()
         found = torch.empty(arguments.shape, dtype=x.dtype)
-        size = max(1, _CONDITIONALS_AT_A_TIME // arguments.shape[1])
-        build = model.conditionals_builder(self.level, tol=self.config.tolerance)
-        for index, order in enumerate(self.orders):
-            for head, its in model.head.parts(model.features):
-                chosen = (orders == index) & torch.isin(columns, torch.tensor(its))
-                for rows in chosen.nonzero()[:, 0].split(size):
-                    if not len(rows):
-                        continue
-                    z, d = model.standardise(self.inputs(x[rows])), columns[rows].to(model.shift.device)
-                    contexts = model.contexts(z, order=order)[torch.arange(len(d)), d]  # (n, C)
-                    projection = head.project(contexts).repeat_interleave(arguments.shape[1], 0)
-                    shift, scale = model.shift[d, None], model.scale[d, None]
-                    found[rows] = function(build(projection, head), arguments[rows].to(z), shift, scale).cpu()
+        for m in columns.unique().tolist():
+            for rows in (columns == m).nonzero()[:, 0].split(max(1, _CONDITIONALS_AT_A_TIME // arguments.shape[1])):
+                place = places[orders[rows]]  # (n, M)
+                before = x[rows].masked_fill(place >= place[:, m : m + 1], torch.nan)
+                state = context.begin((len(rows),))
+                context.observe_all(state, self.model.standardise(self.inputs(before)))
+                conditionals = self._conditionals(context, state, m, repeats=arguments.shape[1])
+                values = arguments[rows].to(self.model.shift).flatten()
+                found[rows] = function(conditionals, values, m).view(len(rows), -1).to(found)
         return found
+
+    def _context(self) -> AnyOrder:
+        context = self.model.context
+        assert isinstance(context, AnyOrder)
+        return context
 
     # Draws ----------------------------------------------------------------------------------------------------------
 
@@ -239,22 +309,24 @@ class TableModel:
         shares = np.diff(np.linspace(0, n, len(self.orders) + 1).astype(int)).tolist()
         with track("sampling", n, progress) as work:
             drawn = [
-                self.model.sample(count, generator=generator, level=self.level, order=order).cpu()
+                self.model.sample(
+                    count, generator=generator, level=self.level, order=self.columns.dimensions(order)
+                ).cpu()
                 for order, count in work.over(zip(self.orders, shares, strict=True), lambda pair: pair[1])
                 if count
             ]
         rows = torch.cat(drawn)
         rows = rows[torch.randperm(len(rows), generator=generator, device=generator.device).cpu()]
-        return self.levels.separated(rows, generator)
+        return self.columns.numbers(rows, generator)
 
     def complete(
         self, x: Tensor, n: int, generator: torch.Generator, constraints: Mapping[int, Constraint] | None = None
     ) -> Completions:
         """Draw ``n`` completions of each row ``(N, M)`` given its known values; see :func:`arcsm.queries.complete`."""
-        drawn = complete(
-            self._in_single_precision(), self.inputs(x).float(), n, constraints, generator, level=self.level
-        )
-        rows = self.levels.separated(drawn.rows.cpu().double(), generator)
+        inputs = self.inputs(x).float()
+        sets = self.columns.constraints(constraints or {})
+        drawn = complete(self._in_single_precision(), inputs, n, sets, generator, level=self.level)
+        rows = self.columns.numbers(drawn.rows.cpu().double(), generator)
         return drawn._replace(
             rows=torch.where(x.isnan()[:, None], rows, x[:, None]), log_weights=drawn.log_weights.cpu()
         )
@@ -262,9 +334,17 @@ class TableModel:
     def probability(
         self, constraints: Mapping[int, Constraint], x: Tensor, n: int, generator: torch.Generator
     ) -> tuple[float, float]:
-        """Return the probability of constraints given one row ``(1, M)`` of known values, and its standard error."""
-        found = probability(self.model, constraints, self.inputs(x), n, generator, level=self.level)
-        return float(found[0]), float(found[1])
+        """Return the probability of constraints given one row ``(1, M)`` of known values, and its standard error.
+
+        The parts of an event with and without spikes are estimated apart, which makes a single column exact.
+        """
+        parts = [self.columns.parts(m, constraint) for m, constraint in constraints.items()]
+        value, variance, inputs = 0.0, 0.0, self.inputs(x)
+        for chosen in product(*parts):
+            merged = {d: constraint for part in chosen for d, constraint in part.items()}
+            found = probability(self.model, merged, inputs, n, generator, level=self.level)
+            value, variance = value + float(found[0]), variance + float(found[1]) ** 2
+        return value, math.sqrt(variance)
 
     def _in_single_precision(self) -> AutoregressiveModel:
         """Return a copy of the model in single precision, in which draws take half of the time."""

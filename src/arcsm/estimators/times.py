@@ -8,7 +8,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from arcsm.estimators.column_types import MAX_LEVELS, Array, Column, Constant, Grid, Values, fit_continuous
+from arcsm.estimators.column_types import (
+    MAX_LEVELS,
+    MAX_LEVELS_OF_NUMBERS,
+    Array,
+    Column,
+    Constant,
+    Grid,
+    Values,
+    fit_continuous,
+)
 
 _UNITS = ("D", "h", "m", "s", "ms", "us", "ns")  # as NumPy calls them
 _DAY = np.timedelta64(1, "D")
@@ -162,8 +171,12 @@ class Times(Column):
         return self.numbers.discrete
 
     @property
-    def levels_in_model(self) -> int:
-        return self.numbers.levels_in_model
+    def level_numbers(self) -> Array:
+        return self.numbers.level_numbers
+
+    @property
+    def spike_numbers(self) -> Array:
+        return self.numbers.spike_numbers
 
     @property
     def log_unseen(self) -> float:
@@ -198,7 +211,9 @@ def infer_times(values: pd.Series) -> Column:
     low, high = float(counts.min()), float(counts.max())
     step = float(np.gcd.reduce(np.diff(np.unique(counts)).astype(np.int64)))
     levels = round((high - low) / step) + 1
-    grid = Grid(step, low, levels, whole=True, training_rows=len(known))
+    distinct = np.unique(counts)
+    few = tuple(distinct.tolist()) if len(distinct) <= MAX_LEVELS_OF_NUMBERS else ()
+    grid = Grid(step, low, levels, whole=True, training_rows=len(known), few=few)
     return Times(scale, grid if levels < MAX_LEVELS else fit_continuous(counts))
 
 

@@ -193,11 +193,11 @@ def _train_by_likelihood(density: ScoreDensity, rows: Array, rate: float, seed: 
     table_model.level = table_model.config.noise_levels - 1
     model = table_model.model.float().train()
     numbers = torch.from_numpy(density.columns_.encode(rows)[:, density.columns_.modelled])
-    level_widths = torch.tensor(table_model.levels.widths, dtype=numbers.dtype)
-    numbers = table_model.levels.merged(numbers) - 0.5 * level_widths
+    steps = torch.tensor(table_model.columns.widths, dtype=numbers.dtype)
+    numbers = table_model.columns.inputs(numbers) - 0.5 * steps
     valid = numbers[density.held_out_rows_[:_VALIDATION_ROWS]].to(model.shift)
     train = numbers[np.setdiff1d(np.arange(len(rows)), density.held_out_rows_)].to(model.shift)
-    widths = level_widths.to(model.shift)
+    widths = steps.to(model.shift)
     generator = torch.Generator(model.shift.device).manual_seed(seed)
 
     def loss(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from arcsm._runtime.batching import condition_rows, slices_of
 from arcsm._runtime.conditions import Condition
 from arcsm._runtime.progress import track
-from arcsm._runtime.random import open_uniform_like
+from arcsm._runtime.random import GivenUniforms, latin_hypercube, open_uniform_like
 from arcsm._runtime.sizes import check_size
 from arcsm.conditionals import Conditionals, EvaluationCache
 from arcsm.conditionals.traversal import warn_unconverged
@@ -77,8 +77,9 @@ def complete(
     """Draw the unknown values of rows given their known ones.
 
     Known values come first in the chain rule, so the draws are as accurate as the sampler. Then follow the constrained
-    columns, each drawn within its set, and then the others. With several constraints, the draws have different weights
-    (sequential importance sampling).
+    columns, each drawn within its set, and then the others. The draws of a row cover each conditional evenly (Latin
+    hypercube sampling), so that their means vary less than those of independent draws. With several constraints, the
+    draws have different weights (sequential importance sampling).
 
     Arguments:
         model: A model whose context is an :class:`~arcsm.AnyOrder`.
@@ -181,9 +182,12 @@ def _draw(
     shares = [len(share) for share in torch.arange(n).tensor_split(len(orders))]
     with track("drawing", sum(map(len, orders)) * len(parts), progress) as advance:
         for part in parts:
-            fillings = []
+            fillings, begin = [], 0
+            u = latin_hypercube((part.stop - part.start, n, model.features), z, generator)
             for columns, share in zip(orders, shares, strict=True):
-                filling = _Filling(context, z[part].repeat_interleave(share, 0), share, by_row(part))
+                uniforms = u[:, begin : begin + share].flatten(0, 1)
+                filling = _Filling(context, z[part].repeat_interleave(share, 0), share, uniforms, by_row(part))
+                begin += share
                 for d in columns:
                     unconverged += filling.fill(model, d, constraints.get(d), build, draw, generator)
                     advance()
@@ -211,10 +215,10 @@ def _check_constraints(z: Tensor, constraints: Mapping[int, Constraint]) -> None
 
 
 class _Filling:
-    """Rows ``(B * n, D)`` that are being completed, in standardised units."""
+    """Rows ``(B * n, D)`` that are being completed, in standardised units, and the uniform numbers of their draws."""
 
-    def __init__(self, context: AnyOrder, z: Tensor, n: int, condition: Condition | None) -> None:
-        self.context, self.z, self.n = context, z, n
+    def __init__(self, context: AnyOrder, z: Tensor, n: int, u: Tensor, condition: Condition | None) -> None:
+        self.context, self.z, self.n, self.u = context, z, n, u
         self.log_weights = z.new_zeros(len(z))
         self.state: Any = context.begin((len(z) // n,), condition)
         context.observe_all(self.state, z[::n])
@@ -230,15 +234,17 @@ class _Filling:
         generator: torch.Generator | None,
     ) -> int:
         """Draw column ``d`` where it is unknown; return the number of integrals that missed their tolerance."""
-        rows = self.z[:, d].isnan().nonzero()[:, 0]
+        unknown, absent = self.z[:, d].isnan(), self.context.absent(self.state, d)
+        rows = (unknown if absent is None else unknown & ~absent).nonzero()[:, 0]
         if not len(rows):
             return 0
         head = model.head_of(d)
         conditionals = build(head.project(self.context.conditional(self.state, d, rows)), head)
+        source = GivenUniforms(generator, self.u[rows, d])
         if constraint is None:
-            values = draw(conditionals, generator)
+            values = draw(conditionals, source)
         else:
-            u = open_uniform_like(self.z[rows, d], generator)
+            u = open_uniform_like(self.z[rows, d], source)
             shift, scale = float(model.shift[d]), float(model.scale[d])
             values, log_probability = constraint.draw(conditionals, u, shift, scale)
             self.log_weights[rows] += log_probability.to(self.log_weights)
@@ -265,7 +271,8 @@ def _orders(
     for one in orders:
         columns: list[int] = context.check_order(one, ()).tolist()
         first = [d for d in columns if d in constraints]
-        found.append(first if only_constrained else first + [d for d in columns if d not in constraints])
+        chosen = first if only_constrained else first + [d for d in columns if d not in constraints]
+        found.append(context.arranged(chosen))
     return found
 
 

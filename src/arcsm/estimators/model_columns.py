@@ -1,0 +1,196 @@
+"""How the columns of a table become the dimensions of a model: numbers, levels, and spikes among numbers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from arcsm.estimators.column_types import Column
+from arcsm.queries import Constraint, Intervals, Levels
+
+_SAME_NUMBER = 1e-6  # relative difference up to which a number is a spike, as files round
+
+
+@dataclass(frozen=True)
+class ModelColumns:
+    """The dimensions of the model of ``M`` columns.
+
+    Dimension ``m < M`` is the number of column ``m``, or in a nominal column its level. The numbers that occur have
+    levels in their order, except that in a column of very many categories, the rarest share the last one. A column of
+    numbers that has *spikes*, numbers with a probability each, has a second dimension, which says which spike a value
+    is: level ``k`` for the ``k``-th of them, and level 0 for any other number. Only then does the dimension of the
+    number have a value.
+
+    Attributes:
+        counts: Number of levels of each dimension; 0 for numbers.
+        levels: The numbers of the levels of nominal columns, in ascending order.
+        widths: Distance between the numbers of each discrete column that the model treats as numbers; 0 for the others.
+        rarest: Probabilities ``(K,)`` of the numbers that share the last level of a column, given that level.
+        log_unseen: Log probability of any number without a level, in each nominal column.
+        spikes: The spikes ``(K,)`` of columns, in ascending order.
+        spike_dimension: The second dimension of each column with spikes.
+    """
+
+    counts: tuple[int, ...]
+    levels: dict[int, Tensor]
+    widths: tuple[float, ...]
+    rarest: dict[int, Tensor]
+    log_unseen: tuple[float, ...]
+    spikes: dict[int, Tensor]
+    spike_dimension: dict[int, int]
+
+    @classmethod
+    def of_columns(cls, kinds: Sequence[Column]) -> Self:
+        """Return the dimensions of columns of these types."""
+        levels = {m: torch.from_numpy(kind.level_numbers) for m, kind in enumerate(kinds) if len(kind.level_numbers)}
+        counts = tuple(len(levels.get(m, ())) for m in range(len(kinds)))
+        widths = tuple(float(kind.discrete and not count) for kind, count in zip(kinds, counts, strict=True))
+        shares = {m: kind.shares_of_last_level for m, kind in enumerate(kinds) if m in levels}
+        rarest = {m: torch.tensor(share, dtype=torch.float64) for m, share in shares.items() if len(share) > 1}
+        log_unseen = tuple(kind.log_unseen for kind in kinds)
+        spikes = {m: torch.from_numpy(kind.spike_numbers) for m, kind in enumerate(kinds) if len(kind.spike_numbers)}
+        dimension = {m: len(kinds) + place for place, m in enumerate(spikes)}
+        counts += tuple(1 + len(numbers) for numbers in spikes.values())
+        return cls(counts, levels, widths + (0.0,) * len(spikes), rarest, log_unseen, spikes, dimension)
+
+    @property
+    def columns(self) -> int:
+        """Number of columns :math:`M`."""
+        return len(self.log_unseen)
+
+    @property
+    def nominal(self) -> list[bool]:
+        """Whether each column has levels."""
+        return [count > 0 for count in self.counts[: self.columns]]
+
+    @property
+    def parents(self) -> list[int]:
+        """The dimension that says whether each one has a value, -1 for those that always have one."""
+        return [self.spike_dimension.get(d, -1) for d in range(len(self.counts))]
+
+    def dimensions(self, order: Sequence[int]) -> list[int]:
+        """Return the dimensions of columns in an order."""
+        return [d for m in order for d in (self.spike_dimension.get(m), m) if d is not None]
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Return rows ``(N, M)`` of numbers as the model sees them, ``(N, D)``; NaN for numbers without a level."""
+        found = torch.cat([x, x.new_zeros(*x.shape[:-1], len(self.spikes))], -1)
+        for m in self.levels:
+            found[..., m] = self.level(m, x[..., m])
+        for m, dimension in self.spike_dimension.items():
+            spike = self.spike(m, x[..., m])
+            found[..., dimension] = spike
+            found[..., m] = torch.where(spike > 0.0, torch.nan, x[..., m])
+        return found
+
+    def numbers(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the numbers ``(*, M)`` of drawn rows ``(*, D)``; draw one where several share a level."""
+        found = z[..., : self.columns].clone()
+        for m, levels in self.levels.items():
+            found[..., m] = levels.to(found)[z[..., m].long()]
+        for m, shares in self.rarest.items():
+            merged = z[..., m] == self.counts[m] - 1
+            if bool(merged.any()):
+                weights = shares.to(generator.device)
+                drawn = torch.multinomial(weights, int(merged.sum()), replacement=True, generator=generator)
+                found[..., m][merged] += drawn.to(found)
+        for m, dimension in self.spike_dimension.items():
+            spike = z[..., dimension].nan_to_num(nan=0.0).long()
+            values = torch.cat([self.spikes[m].new_zeros(1), self.spikes[m]]).to(found)
+            found[..., m] = torch.where(spike > 0, values[spike], found[..., m])
+        return found
+
+    def by_column(self, terms: Tensor) -> Tensor:
+        """Add the terms ``(*, D)`` of both dimensions of columns with spikes, ``(*, M)``."""
+        found = terms[..., : self.columns].clone()
+        for m, dimension in self.spike_dimension.items():
+            found[..., m] += terms[..., dimension]
+        return found
+
+    def level(self, m: int, numbers: Tensor) -> Tensor:
+        """Return the levels in the model of numbers ``(*,)`` of one nominal column; NaN for unknown ones."""
+        levels = self.levels[m].to(numbers)
+        number = numbers.nan_to_num(nan=-1.0).round()
+        place = torch.searchsorted(levels, number.contiguous()).clamp(max=len(levels) - 1)
+        beyond = number - levels[-1]
+        known = (levels[place] == number) | (beyond > 0.0) & (beyond < self._numbers_of_last_level(m))
+        return torch.where(known, place.to(numbers), torch.nan)
+
+    def spike(self, m: int, numbers: Tensor) -> Tensor:
+        """Return which spike each number ``(*,)`` of a column is, counted from 1; 0 for none and NaN if missing."""
+        spikes = self.spikes[m].to(numbers)
+        after = torch.searchsorted(0.5 * (spikes[1:] + spikes[:-1]), numbers.nan_to_num(nan=0.0).contiguous())
+        nearest = spikes[after]
+        tolerance = 0.5 if self.widths[m] else _SAME_NUMBER * (1.0 + nearest.abs())
+        found = torch.where((numbers - nearest).abs() < tolerance, after + 1.0, 0.0).to(numbers)
+        return torch.where(numbers.isnan(), torch.nan, found)
+
+    def constraints(self, constraints: Mapping[int, Constraint]) -> dict[int, Constraint]:
+        """Return constraints of the numbers of columns as constraints of dimensions."""
+        found = dict[int, Constraint]()
+        for m, constraint in constraints.items():
+            parts = self.parts(m, constraint)
+            if len(parts) == 2:  # spikes, or other numbers
+                merged = [level for part in parts for level in part[self.spike_dimension[m]].levels]
+                found |= {**parts[1], self.spike_dimension[m]: Levels(merged)}
+            else:
+                found |= parts[0]
+        return found
+
+    def parts(self, m: int, constraint: Constraint) -> list[dict[int, Any]]:
+        """Return alternatives, as constraints of dimensions, that together make up one constraint of a column.
+
+        In a column with spikes they are its spikes within the constraint, and the other numbers.
+        """
+        if m in self.levels:
+            return [{m: Levels(self._levels_of(m, constraint))}]
+        assert isinstance(constraint, Intervals)
+        if m not in self.spikes:
+            return [{m: constraint}]
+        dimension, bounds = self.spike_dimension[m], constraint.bounds
+        spikes = enumerate(self.spikes[m].tolist(), 1)
+        inside = [k for k, spike in spikes if any(low <= spike <= high for low, high in bounds)]
+        found = list[dict[int, Any]]()
+        if inside:
+            found.append({dimension: Levels(inside)})
+        width = sum(high - low for low, high in bounds)
+        if not self.widths[m] or width > len(inside) + 0.5:
+            found.append({dimension: Levels([0]), m: constraint})
+        return found
+
+    def _levels_of(self, m: int, constraint: Constraint) -> list[int]:
+        """Return the levels of the numbers that a constraint of a nominal column lists."""
+        assert isinstance(constraint, Levels)
+        numbers = torch.tensor(constraint.levels, dtype=torch.float64)
+        levels = self.level(m, numbers)
+        in_last = int((levels == self.counts[m] - 1).sum())
+        rarest = self._numbers_of_last_level(m)
+        if 0 < in_last < rarest:
+            raise ValueError(
+                f"given: column {m} has {rarest} rare categories that are modelled as one; list all or none of them"
+            )
+        return sorted(set(levels[~levels.isnan()].long().tolist()))
+
+    def log_shares(self, x: Tensor) -> Tensor:
+        """Return log probabilities of numbers ``(*, M)`` given their levels, or of unknown ones their own; else 0."""
+        found = torch.zeros_like(x)
+        for m in self.levels:
+            found[..., m] = self.log_share(m, x[..., m])
+        return found
+
+    def log_share(self, m: int, numbers: Tensor) -> Tensor:
+        """Return :meth:`log_shares` of numbers ``(*,)`` of one nominal column."""
+        share = torch.zeros_like(numbers)
+        if m in self.rarest:
+            place = (numbers.nan_to_num(nan=0.0) - self.levels[m][-1]).round().long()
+            rare = (place >= 0) & (place < len(self.rarest[m]))
+            share[rare] = self.rarest[m].log().to(numbers)[place[rare]]
+        unseen = self.log_unseen[m]
+        found = torch.where(self.level(m, numbers).isnan(), unseen, share + math.log1p(-math.exp(unseen)))
+        return torch.where(numbers.isnan(), 0.0, found)
+
+    def _numbers_of_last_level(self, m: int) -> int:
+        return len(self.rarest[m]) if m in self.rarest else 1

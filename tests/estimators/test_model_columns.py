@@ -1,0 +1,185 @@
+"""Columns as levels: known, unknown and rare numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
+from arcsm.estimators.column_types import Categories, Grid, Identity, infer_column
+from arcsm.estimators.model_columns import ModelColumns
+from small_tables import QUICK, normal
+
+NAN = math.nan
+MANY = Categories(tuple("abcde"), 100, rarest=(3, 2, 1))  # c, d and e share a level
+KINDS = [
+    Identity(0.0, 1.0, -3.0, 3.0),
+    MANY,
+    Grid(2.0, 10.0, 9, True, (), 98, few=(10.0, 14.0, 26.0)),
+    Grid(1.0, 0.0, 90, True),
+]
+COLUMNS = ModelColumns.of_columns(KINDS)
+
+
+def test_few_valued_columns_have_levels() -> None:
+    assert COLUMNS.counts == (0, 3, 3, 0)
+    assert {m: levels.tolist() for m, levels in COLUMNS.levels.items()} == {1: [0.0, 1.0, 2.0], 2: [0.0, 2.0, 8.0]}
+    assert COLUMNS.widths == (0.0, 0.0, 0.0, 1.0)
+    assert COLUMNS.nominal == [False, True, True, False]
+
+
+def test_numbers_become_levels() -> None:
+    x = torch.tensor([[0.3, 0.0, 2.0, 7.0], [NAN, 4.0, 8.4, NAN], [-9.5, 5.0, 1.0, 200.0], [1.0, NAN, -1.0, 0.0]])
+    expected = [[0.3, 0.0, 1.0, 7.0], [NAN, 2.0, 2.0, NAN], [-9.5, NAN, NAN, 200.0], [1.0, NAN, NAN, 0.0]]
+    torch.testing.assert_close(COLUMNS.inputs(x), torch.tensor(expected), equal_nan=True)
+
+
+def test_probabilities_of_numbers_given_their_levels_sum_to_one() -> None:
+    x = torch.full((6, 4), NAN, dtype=torch.float64)
+    x[:, 1] = torch.arange(6.0)
+    shares = COLUMNS.log_shares(x).exp()
+    unseen = 1.0 / 102.0
+    np.testing.assert_allclose(shares[:, 1], [*[1.0 - unseen] * 2, *(1.0 - unseen) * np.array([3, 2, 1]) / 6, unseen])
+    assert shares[2:5, 1].sum() + unseen == pytest.approx(1.0)
+    assert bool((shares[:, [0, 2, 3]] == 1.0).all())  # numbers, and missing values
+
+
+def test_rare_levels_are_drawn_in_proportion_to_their_frequency() -> None:
+    rows = torch.zeros(6000, 4)
+    rows[:, 1] = 2.0
+    drawn = COLUMNS.numbers(rows, torch.Generator().manual_seed(0))[:, 1]
+    np.testing.assert_allclose(np.bincount(drawn.long(), minlength=5)[2:] / 6000, [1 / 2, 1 / 3, 1 / 6], atol=0.02)
+
+
+def test_the_rarest_of_many_categories_share_a_level() -> None:
+    random = np.random.default_rng(0)
+    codes = np.concatenate([np.arange(400), np.minimum(random.geometric(0.02, 3000), 399)])
+    names = np.array([f"n{code}" for code in codes], dtype=object)
+    kind = infer_column(names, categorical=True)
+    assert len(kind.level_numbers) == 256
+    assert len(kind.names) == 400
+    shares = kind.shares_of_last_level
+    assert len(shares) == 145
+    assert sum(shares) == pytest.approx(1.0)
+    density = ScoreDensity(**QUICK).fit(pd.DataFrame({"name": names, "z": normal(3400)}))
+    rows = pd.DataFrame({"name": list(kind.names), "z": 0.0})
+    masses = np.exp(density.score_samples(rows, columns=["name"]))
+    assert masses.sum() == pytest.approx(1.0 - 1.0 / 3402.0, rel=1e-5)
+    assert set(density.sample(3000)["name"]) - set(kind.names[:255])  # some rare ones
+    assert density.conditional({"name": kind.names[-1]}, draws=3)["name"].tolist() == [kind.names[-1]] * 3
+    with pytest.raises(ValueError, match="given: column 0 has 145 rare categories that are modelled as one"):
+        density.conditional({"name": {kind.names[0], kind.names[-1]}})
+
+
+def test_unknown_levels_have_a_probability_of_their_own() -> None:
+    table = pd.DataFrame({"city": ["Rome", "Oslo", "Rome", "Bern"] * 20, "z": normal(80), "k": np.arange(80) % 4})
+    density = ScoreDensity(**QUICK).fit(table)
+    rows = pd.DataFrame({"city": ["Paris", "Rome"], "z": [0.1, 0.1], "k": [9, 9]})
+    unseen = -math.log(82.0)
+    np.testing.assert_allclose(density.score_samples(rows, columns=["k"]), unseen, rtol=1e-9)
+    others = density.score_samples(rows, columns=["z"])
+    np.testing.assert_allclose(density.score_samples(rows)[0], 2.0 * unseen + others[0], rtol=1e-6)
+    rows["city"] = ["Paris", "Rome"]
+    known = density.encode_rows(rows)[0]
+    columns, orders = torch.tensor([0, 2]), torch.tensor([0, 0])
+    numbers = torch.tensor([[3.0, 0.0], [9.0, 1.0]]).double()
+    found = density.model_.conditional_log_density(known, columns, orders, numbers)
+    np.testing.assert_allclose(found[:, 0], unseen, rtol=1e-9)
+    assert bool((found[:, 1] > unseen).all())
+
+
+# Spikes ---------------------------------------------------------------------------------------------------------------
+
+
+def spiked_table(count: int = 4000) -> pd.DataFrame:
+    """Return ``a``, 0 in 40 % of rows and else normal, and ``b``, near 0 where ``a`` is 0 and else near 4."""
+    random = np.random.default_rng(2)
+    zero = random.random(count) < 0.4
+    a = np.where(zero, 0.0, random.normal(1.0, 1.0, count))
+    hours = np.where(random.random(count) < 0.5, 40, random.integers(1, 90, count))
+    return pd.DataFrame({"a": a, "b": np.where(zero, 0.0, 4.0) + random.normal(size=count), "hours": hours})
+
+
+def test_values_that_repeat_are_spikes() -> None:
+    table = spiked_table()
+    kinds = [infer_column(table[name].to_numpy(), categorical=False) for name in table]
+    assert [kind.spikes for kind in kinds] == [(0.0,), (), (40.0,)]
+    columns = ModelColumns.of_columns(kinds)
+    assert columns.counts == (0, 0, 0, 2, 2)
+    assert columns.parents == [3, -1, 4, -1, -1]
+    assert columns.dimensions([2, 1, 0]) == [4, 2, 1, 3, 0]
+    numbers = torch.stack(
+        [torch.from_numpy(kinds[d].encode(table[name].to_numpy())) for d, name in enumerate(table)], 1
+    )
+    numbers[0] = NAN
+    x = columns.inputs(numbers)
+    zero, forty = torch.from_numpy(table[["a", "hours"]].to_numpy() == [0.0, 40])[1:].T
+    assert torch.equal(x[1:, 3], zero.double())
+    assert torch.equal(x[1:, 0].isnan(), zero)
+    assert torch.equal(x[1:, 4], forty.double())
+    assert bool(x[0].isnan().all())
+    torch.testing.assert_close(columns.numbers(x[1:], torch.Generator()), numbers[1:], equal_nan=True)
+
+
+@pytest.fixture(scope="module")
+def spiked() -> tuple[ScoreDensity, pd.DataFrame]:
+    table = spiked_table()
+    return ScoreDensity(max_steps=1500, random_state=0).fit(table), table
+
+
+def test_draws_have_the_spikes_of_the_table(spiked: tuple[ScoreDensity, pd.DataFrame]) -> None:
+    density, table = spiked
+    drawn = density.sample(4000)
+    assert (drawn["a"] == 0.0).mean() == pytest.approx((table["a"] == 0.0).mean(), abs=0.03)
+    assert (drawn["hours"] == 40).mean() == pytest.approx((table["hours"] == 40).mean(), abs=0.03)
+    low = drawn["b"] < 2.0
+    assert ((drawn["a"] == 0.0) == low).mean() > 0.93  # 0.977 in the table
+    filled = density.impute(table.head(500).assign(a=np.nan), n=2)[1]
+    assert ((filled["a"] == 0.0) == (filled["b"] < 2.0)).mean() > 0.93
+
+
+def test_probabilities_of_spikes(spiked: tuple[ScoreDensity, pd.DataFrame]) -> None:
+    density, table = spiked
+    rows = table.head(400)
+    assert density.probability({"hours": 40}) == (pytest.approx((table["hours"] == 40).mean(), abs=0.03), 0.0)
+    assert density.probability({"a": (-0.5, 0.0)}).standard_error == 0.0
+    both = density.probability({"a": (None, 0.0)})
+    assert both == (pytest.approx(0.4 + 0.6 * 0.1587, abs=0.03), 0.0)
+    assert density.probability({"a": (0.0, None)}, {"b": (None, 1.0)}).value == pytest.approx(0.99, abs=0.03)
+    zero = density.score_samples(rows[rows["a"] == 0.0], columns=["a"])
+    np.testing.assert_allclose(zero, math.log(0.4), atol=0.1)  # a probability, not a density
+    drawn = density.conditional({"a": 0.0}, draws=300)
+    assert (drawn["a"] == 0.0).all()
+    assert abs(drawn["b"].mean()) < 0.3
+    drawn = density.conditional({"a": (-0.5, 0.5), "hours": (30, 50)}, draws=300)
+    assert drawn["a"].between(-0.5, 0.5).all()
+    assert drawn["hours"].between(30, 50).all()
+    assert 0.5 < (drawn["a"] == 0.0).mean() < 0.9
+
+
+def test_distribution_function_and_quantiles_step_at_spikes(spiked: tuple[ScoreDensity, pd.DataFrame]) -> None:
+    density, table = spiked
+    rows = table.head(200)
+    u = density.cdf(rows)
+    back = density.quantile(u)
+    np.testing.assert_allclose(back["a"], rows["a"], atol=1e-6)
+    assert (back["hours"] == rows["hours"]).mean() > 0.97  # the distribution function at the middle of a step
+    jump = density.cdf(rows.assign(a=0.0))[:, 0] - density.cdf(rows.assign(a=-1e-3))[:, 0]
+    np.testing.assert_allclose(jump, 0.4, atol=0.05)
+    on_the_step = density.quantile(np.column_stack([np.full(5, 0.25), np.full((5, 2), 0.5)]))
+    assert (on_the_step["a"] == 0.0).all()
+
+
+def test_outliers_in_columns_with_spikes_are_explained() -> None:
+    table = spiked_table(1500)
+    detector = ScoreOutlierDetector(max_steps=300, random_state=0).fit(table)
+    odd = pd.DataFrame({"a": [0.0, 9.0], "b": [4.0, 4.0], "hours": [40, 41]})
+    assert detector.explain(odd).iloc[1].idxmin() == "a"
+    low, high = detector.expected(odd)
+    assert (low["hours"] <= 40).all()
+    assert (high["hours"] >= 40).all()
+    assert np.isfinite(detector.all_scores(odd)).all(axis=None)
