@@ -13,7 +13,9 @@ from arcsm.training.config import TrainConfig
 
 _SINUSOIDS = 6
 _SIGMA_MAX = 3.0  # standard deviations of a column
-_LEVELS = 16
+_FINE_ROWS = 1_500  # from which on a model has sinusoids and fine noise
+_WIDE = 300  # columns
+_MAX_OWN_HEADS = 32  # of nominal columns
 _MAX_SMOOTH_RATIO = 2.0  # between noise levels of a smooth model: the most that the flow takes in one step
 
 
@@ -42,25 +44,42 @@ class TableConfig:
 
         A ``smooth`` density has more noise and no sinusoids: it ranks rows and has no fine structure.
         """
-        small, large = rows < 2_000, rows >= 20_000
         if smooth:
-            sigma_min = 0.3 if rows < 500 else 0.15 if small else 0.05 if large else 0.08
-        else:
-            sigma_min = 0.05 if small else 0.02
-        wide = columns > 300  # time grows with rows, columns and orders: keep a fit to minutes
-        smooth_levels = 1 + math.ceil(math.log(_SIGMA_MAX / sigma_min) / math.log(_MAX_SMOOTH_RATIO))
+            return cls._smooth(rows, columns)
+        fine = rows >= _FINE_ROWS
         return cls(
-            orders=min(math.factorial(min(columns, 4)), 2 if wide else 4),
-            context_features=8 if wide else 16,
-            hidden_features=(128, 128),
+            orders=_orders(columns),
+            context_features=_context_features(columns),
+            hidden_features=(128, 128, 128),
             embedding_features=128,
             dropout=0.1,
-            head_features=(32, 32) if small or smooth else (48, 48),
-            sinusoids=0 if small or smooth else _SINUSOIDS,
+            head_features=(48, 48) if rows >= 2_000 else (32, 32),
+            sinusoids=_SINUSOIDS if fine else 0,
+            sigma_min=0.01 if fine else 0.05,
+            noise_levels=20 if fine else 16,
+            tolerance=1e-3,
+            max_steps=1_000 if not fine else 4_000 if rows >= 20_000 else 2_000,
+            batch_size=256,
+            learning_rate=5e-3,
+            weight_decay=1e-2,
+        )
+
+    @classmethod
+    def _smooth(cls, rows: int, columns: int) -> Self:
+        small, large = rows < 2_000, rows >= 20_000
+        sigma_min = 0.3 if rows < 500 else 0.15 if small else 0.05 if large else 0.08
+        return cls(
+            orders=_orders(columns),
+            context_features=_context_features(columns),
+            hidden_features=(128, 128),
+            embedding_features=128,
+            dropout=0.0,
+            head_features=(32, 32),
+            sinusoids=0,
             sigma_min=sigma_min,
-            noise_levels=smooth_levels if smooth else _LEVELS,
-            tolerance=1e-2 if smooth else 1e-3,
-            max_steps=2_000 if small else 4_000,
+            noise_levels=1 + math.ceil(math.log(_SIGMA_MAX / sigma_min) / math.log(_MAX_SMOOTH_RATIO)),
+            tolerance=1e-2,
+            max_steps=1_000 if small else 4_000 if large else 2_500,
             batch_size=128,
             learning_rate=5e-3,
             weight_decay=1e-2,
@@ -71,7 +90,7 @@ class TableConfig:
 
         It overfits other small tables, so held-out rows must choose between the two.
         """
-        return replace(self, sinusoids=_SINUSOIDS, sigma_min=0.01, noise_levels=22, max_steps=2 * self.max_steps)
+        return replace(self, sinusoids=_SINUSOIDS, sigma_min=0.01, noise_levels=20, max_steps=1_500)
 
     def build_model(self, levels: Sequence[int], parents: Sequence[int]) -> AutoregressiveModel:
         """Return an untrained model of dimensions with these numbers of levels, 0 for numbers, and these parents."""
@@ -85,25 +104,35 @@ class TableConfig:
         return AutoregressiveModel(context, self._with_levels(numeric, levels), noise)
 
     def _with_levels(self, numeric: Head, levels: Sequence[int]) -> Head:
-        """Return a head with a part for each nominal column; columns of equally many levels share one if it is exact.
+        """Return a head with a part for each nominal column; very many columns of equally many levels share one.
 
         The context of each column has weights of its own, so a shared head is no restriction for as many levels as the
         context has features.
         """
+        may_share = sum(map(bool, levels)) > _MAX_OWN_HEADS
         if not any(levels):
             return numeric
         heads, shared, indices = [numeric] if 0 in levels else [], dict[int, int](), []
         for count in levels:
-            if count not in shared or count > self.context_features:
+            if count not in shared or (count and not (may_share and count <= self.context_features)):
                 shared[count] = 0 if not count else len(heads)
                 heads += [CategoricalHead(self.context_features, count)] if count else []
             indices.append(shared[count])
         return MixedHead(heads, indices)
 
-    def train_config(self, widths: Sequence[float], seed: int, device: str) -> TrainConfig:
-        """Return the training configuration for columns with these level widths."""
+    def train_config(self, widths: Sequence[float], seed: int, device: str, to_the_end: bool = False) -> TrainConfig:
+        """Return the training configuration for columns with these level widths; without patience ``to_the_end``."""
         return TrainConfig(
             objective="csm", steps=self.max_steps, batch_size=self.batch_size, learning_rate=self.learning_rate,
             warmup_steps=50, ema=0.99, optimizer="adamw", weight_decay=self.weight_decay, dequantise=tuple(widths),
-            validate_every=max(1, self.max_steps // 20), patience=6, seed=seed, device=device,
+            validate_every=max(1, self.max_steps // 20), patience=None if to_the_end else 6, seed=seed, device=device,
         )  # fmt: skip
+
+
+def _orders(columns: int) -> int:
+    """Return the number of orders; the time to score grows with it and with the number of columns."""
+    return min(math.factorial(min(columns, 4)), 2 if columns > _WIDE else 4)
+
+
+def _context_features(columns: int) -> int:
+    return 8 if columns > _WIDE else 16

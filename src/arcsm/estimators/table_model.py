@@ -16,16 +16,21 @@ from arcsm.anomaly import tail_surprise
 from arcsm.contexts import AnyOrder
 from arcsm.contexts.any_order import AnyOrderState
 from arcsm.estimators.column_conditionals import ColumnConditionals
+from arcsm.estimators.level_calibration import calibrate_levels
 from arcsm.estimators.model_columns import ModelColumns
 from arcsm.estimators.table_config import TableConfig
 from arcsm.model import AutoregressiveModel
 from arcsm.queries import Completions, Constraint, complete, probability
+from arcsm.training.callbacks import TrainingState
 from arcsm.training.density import fit
 
 _MIN_VALIDATION_ROWS = 512  # held-out rows repeat with fresh noise up to this number
 _MAX_SELECTION_ROWS = 400  # held-out rows that choose the noise level and the configuration
 _CONDITIONALS_AT_A_TIME = 20_000
 _MAX_STANDARD_DEVIATIONS = 30.0  # values farther out are scored as if they lay there
+_SNAPSHOTS = (0.25, 0.4, 0.6, 0.8, 1.0)  # shares of the steps of a training after which its weights are compared
+_LEVELS_TRIED = 10  # below the last
+_WORSE = 0.05  # nats below the best noise level, at which the search ends
 _SELECTION_TIME = 0.2  # of a model's noise level, relative to its training; sets the pace of the progress bar
 
 Order = tuple[int, ...]
@@ -69,34 +74,38 @@ class TableModel:
     ) -> Self:
         """Train a model with each configuration, and keep the one that gives held-out rows ``(N, M)`` most density.
 
-        The noise level is the one that gives held-out rows the highest density, or without ``choose_level`` the
-        smallest; several configurations require ``choose_level``.
+        Held-out rows choose the step of the training and the noise level, too: those with the highest density. Without
+        ``choose_level`` there is one configuration, whose loss on held-out rows ends the training, and the noise level
+        is the smallest.
         """
         below = 0.5 * torch.tensor(columns.widths, dtype=train.dtype)  # dequantisation adds noise in [0, width)
-        repeats = max(1, -(-_MIN_VALIDATION_ROWS // len(valid)))
         inputs = (columns.inputs(train) - below).float()
-        held_out = (columns.inputs(valid) - below).float().repeat(repeats, 1)
+        repeats = max(1, -(-_MIN_VALIDATION_ROWS // len(valid)))
+        held_out = None if choose_level else (columns.inputs(valid) - below).float().repeat(repeats, 1)
+        valid = valid[:_MAX_SELECTION_ROWS]
         orders = _orders(train.shape[1], configs[0].orders, seed)
         steps = sum(config.max_steps for config in configs)
         selection = _SELECTION_TIME * steps if choose_level else 0.0
         cells = list(columns.widths) if choose_level and any(columns.widths) else None
-        chosen: Self | None = None
-        best = -math.inf
+        candidates = list[tuple[float, Self]]()
         with track("fitting", steps + selection, progress) as work:
             for config in configs:
                 with torch.random.fork_rng(devices=[]):
                     torch.manual_seed(seed)
                     model = config.build_model(columns.counts, columns.parents).float()
+                snapshots = _Snapshots(config.max_steps) if choose_level else None
                 with work.part(config.max_steps):
-                    fit(model, inputs, held_out, config.train_config(columns.widths, seed, device))
+                    training = config.train_config(columns.widths, seed, device, choose_level)
+                    fit(model, inputs, held_out, training, callbacks=() if snapshots is None else [snapshots])
                 candidate = cls(model.double().eval(), columns, orders, config.noise_levels - 1, config, cells)
-                if not choose_level:
+                if snapshots is None:
                     return candidate
                 with work.part(selection / len(configs)):
-                    candidate.level, density = candidate._best_level(valid[:_MAX_SELECTION_ROWS])
-                if density > best:
-                    chosen, best = candidate, density
-        assert chosen is not None
+                    candidates.append((candidate._choose(snapshots.weights, valid), candidate))
+            chosen = max(candidates, key=lambda pair: pair[0])[1]
+            if any(columns.counts):
+                rows, others = (columns.inputs(part).to(chosen.model.shift) for part in (train, valid))
+                calibrate_levels(chosen.model, rows, others, seed)
         return chosen
 
     def clip(self, x: Tensor) -> Tensor:
@@ -352,14 +361,41 @@ class TableModel:
             self._single = copy.deepcopy(self.model).float()
         return self._single
 
-    def _best_level(self, valid: Tensor) -> tuple[int, float]:
-        """Return the noise level, a bandwidth, with the highest mean log density of held-out rows, and that mean."""
-        levels = range(self.config.noise_levels // 2, self.config.noise_levels)
-        one = replace(self, orders=self.orders[:1])
-        with track("levels", len(levels)) as work:
-            means = [float(one.log_conditionals(valid, level).sum(-1).mean()) for level in work.over(levels)]
-        best = int(np.argmax(means))
-        return levels[best], means[best]
+    def _choose(self, weights: Sequence[Mapping[str, Tensor]], valid: Tensor) -> float:
+        """Take the weights and the noise level with the highest mean log density of held-out rows; return that mean."""
+        few = replace(self, orders=self.orders[:2])
+        last = self.config.noise_levels - 1
+
+        def density(level: int) -> float:
+            terms = few.log_conditionals(valid, level).sum(-1)
+            return float(torch.logsumexp(terms, 0).mean()) - math.log(len(terms))
+
+        found = []
+        with track("selecting", len(weights) + _LEVELS_TRIED) as work:
+            for one in work.over(weights):
+                self.model.load_state_dict(one)
+                found.append(density(last))
+            self.model.load_state_dict(weights[int(np.argmax(found))])
+            best = {last: max(found)}
+            for level in work.over(range(last - 1, max(last - _LEVELS_TRIED, 0) - 1, -1)):
+                best[level] = density(level)
+                if best[level] < max(best.values()) - _WORSE:
+                    break
+        self.level = max(best, key=lambda level: best[level])
+        return best[self.level]
+
+
+class _Snapshots:
+    """The averaged weights at some steps of a training, the last one included."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = {max(1, round(share * steps)) for share in _SNAPSHOTS}
+        self.weights = list[dict[str, Tensor]]()
+
+    def on_step(self, state: TrainingState) -> None:
+        if state.step in self.steps:
+            weights = state.averaged_model.state_dict()
+            self.weights.append({name: tensor.detach().double().clone() for name, tensor in weights.items()})
 
 
 def _orders(columns: int, count: int, seed: int) -> list[Order]:

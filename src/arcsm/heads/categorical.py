@@ -10,8 +10,10 @@ from arcsm.heads.base import NormalisedHead, ScoreAndDerivative, Sigma
 class CategoricalHead(NormalisedHead):
     """A probability for each of ``levels`` levels, by a softmax.
 
-    .. math:: q(x = k \\mid c) = \\frac{e^{w_k \\cdot c + b_k}}{\\sum_j e^{w_j \\cdot c + b_j}},
-        \\qquad k = 0, \\dots, \\mathrm{levels} - 1
+    .. math:: q(x = k \\mid c) = (1 - \\varepsilon) \\frac{e^{\\tau (w_k \\cdot c + b_k)}}
+        {\\sum_j e^{\\tau (w_j \\cdot c + b_j)}} + \\varepsilon\\, p_k, \\qquad k = 0, \\dots, \\mathrm{levels} - 1
+
+    In training :math:`\\tau = 1` and :math:`\\varepsilon = 0`; :meth:`smooth` sets others afterwards.
 
     Values are the numbers of levels. The log probability is a log mass, not a density, and noise does not apply to it.
     The distribution function is cumulative in the order of the levels. There is no score, so every objective trains
@@ -36,13 +38,40 @@ class CategoricalHead(NormalisedHead):
         check_layers("CategoricalHead", context_features, (), levels)
         self.context_features, self.levels = context_features, levels
         self.logits = nn.Linear(context_features, levels)
+        self.register_buffer("sharpness", torch.ones(()))
+        self.register_buffer("share", torch.zeros(()))
+        self.register_buffer("prior", torch.full((levels,), 1.0 / levels))
         with torch.no_grad():  # start near the uniform distribution
             self.logits.weight.mul_(0.1)
             self.logits.bias.zero_()
 
+    sharpness: Tensor
+    share: Tensor
+    prior: Tensor
+
+    @torch.no_grad()
+    def smooth(self, sharpness: float | None = None, share: float | None = None, prior: Tensor | None = None) -> None:
+        """Set how far probabilities are smoothed; what is not given stays as it is.
+
+        Arguments:
+            sharpness: The factor :math:`\\tau` of the logits, positive.
+            share: The share :math:`\\varepsilon` of the prior, in [0, 1).
+            prior: The probabilities :math:`p` of the levels, ``(levels,)``. Default: all are equal.
+        """
+        if sharpness is not None and not sharpness > 0.0:
+            raise ValueError(f"sharpness: expected a positive number, got {sharpness}")
+        if share is not None and not 0.0 <= share < 1.0:
+            raise ValueError(f"share: expected a number from 0 to below 1, got {share}")
+        if prior is not None and (prior.shape != self.prior.shape or not bool((prior > 0.0).all())):
+            raise ValueError(f"prior: expected {self.levels} positive probabilities, got {tuple(prior.shape)}")
+        self.sharpness.fill_(self.sharpness if sharpness is None else sharpness)
+        self.share.fill_(self.share if share is None else share)
+        self.prior.copy_(self.prior if prior is None else prior / prior.sum())
+
     def project(self, context: Tensor) -> Tensor:
         """Return the log probability of every level, ``(*, levels)``."""
-        return torch.log_softmax(self.logits(context), -1)
+        log_softmax = torch.log_softmax(self.sharpness * self.logits(context), -1)
+        return torch.logaddexp(log_softmax + torch.log1p(-self.share), torch.log(self.share) + torch.log(self.prior))
 
     def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:
         raise ValueError("head: a CategoricalHead has no score; train it with mle, or with csm or dsm in a MixedHead")
