@@ -251,9 +251,10 @@ class Conditionals:
         return density
 
     def differentiable_log_prob(self, x: Tensor) -> Tensor:
-        """Return the log density at ``x (N,)`` by quadrature, with gradients for the head and the contexts.
+        """Return the log density at ``x (N,)`` by quadrature, with gradients by the head, the contexts and ``x``.
 
-        The nodes are chosen without gradients. The score at all nodes is then evaluated once more, with gradients.
+        The nodes, one of them at ``x``, are chosen without gradients. The score at all nodes is then evaluated once
+        more, with gradients. By ``x`` the first two derivatives are exact: the score and its derivative.
         """
         values = []
         for rows in self._chunks():
@@ -266,7 +267,7 @@ class Conditionals:
             index = torch.arange(len(nodes), device=nodes.device)
             s, ds = evaluate_nodes(score, nodes, index, known_tail(self.head, self.sigma, nodes))
             density = from_nodes(nodes, s, ds)
-            inside = x[rows, None].to(nodes).clamp(nodes[:, :1], nodes[:, -1:])
+            inside = x[rows, None].detach().to(nodes).clamp(nodes[:, :1], nodes[:, -1:])
             anchor, beyond = (nodes - inside).abs().argmin(1, keepdim=True), x[rows, None] - inside
             energy, slope, bend = (f.gather(1, anchor) for f in (density.energy, density.s, density.ds))
             energy = energy + slope * beyond + 0.5 * bend * beyond.square()
