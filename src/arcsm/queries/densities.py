@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from arcsm._runtime.conditions import Condition
-from arcsm.conditionals.traversal import map_conditionals
+from arcsm.conditionals.traversal import Integration, map_conditionals
 from arcsm.contexts import AnyOrder
 from arcsm.contexts.base import Order
-from arcsm.model import AutoregressiveModel, Integration
+from arcsm.model import AutoregressiveModel
 from arcsm.queries.completion import every_order
 
 
