@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
@@ -120,7 +121,8 @@ class Sampling(Standardised):
             n: Number of rows.
             sampler: ``"probability_flow"`` (default with a ladder), ``"fast_flow"`` (nearly the same from fewer
                 evaluations), ``"inverse_cdf"`` (default of normalised heads and without a ladder), ``"langevin"`` (the
-                paper's), the name of a registered sampler, or a function; see :mod:`arcsm.samplers`.
+                paper's), the name of a registered sampler, or a function; see :mod:`arcsm.samplers`. The default of a
+                :class:`~arcsm.MixedHead` is that of each column's head.
             generator: Source of randomness, on the model's device. The same seed gives the same sample.
             condition: ``(n, F)`` or labels ``(n,)``, or one condition for all rows; for a model with both, a mapping
                 ``{"classes": labels, "vector": vectors}``.
@@ -150,8 +152,6 @@ class Sampling(Standardised):
         """
         if not all(isinstance(size, numbers.Integral) and size >= 1 for size in (n, batch_size)):
             raise ValueError(f"n, batch_size: expected integers of at least 1, got {n} and {batch_size}")
-        if sampler is None:
-            sampler = "probability_flow" if self.noise and not self.head.normalised else "inverse_cdf"
         draw = self.drawing(sampler, sampler_options)
         order_arguments(self.context, order)  # raises unless the context has it
         path = self.path(level, steps)
@@ -164,25 +164,33 @@ class Sampling(Standardised):
             for part, source in chain.from_iterable(shares_of(block, generator, z.device) for block in blocks):
 
                 def choose(conditionals: Conditionals, d: int, source: Source = source) -> Tensor:
-                    values = draw(conditionals, source)
-                    return values if conditionals.head.discrete else values.clamp(low[d], high[d])
+                    return draw(conditionals, source).clamp(low[d], high[d])
 
                 unconverged += ancestral(choose, self.context, self.head, z[part], rows(part), build, advance, order)
                 if denoise and path:
                     contexts = self.context(z[part], rows(part), **order_arguments(self.context, order))
                     score = self.head.score(contexts, z[part], path[-1])
-                    z[part] += path[-1] ** 2 * score.nan_to_num(nan=0.0)
+                    z[part] = (z[part] + path[-1] ** 2 * score.nan_to_num(nan=0.0)).clamp(low, high)
         warn_unconverged(unconverged, z.numel())
         return z * self.scale + self.shift
 
     def drawing(
-        self, sampler: str | Sampler, options: Mapping[str, Any] | None = None
+        self,
+        sampler: str | Sampler | None,
+        options: Mapping[str, Any] | None = None,
+        default: str = "probability_flow",
     ) -> Callable[[Conditionals, Source], Tensor]:
-        """Return a sampler with its options as a function; levels of nominal columns come from their probabilities.
+        """Return a sampler with its options as a function.
+
+        ``None`` chooses by column, as the default method of densities does: ``"inverse_cdf"`` for a normalised head or
+        without a ladder, else the ``default``. Levels of nominal columns always come from their probabilities.
 
         Raises:
             ValueError: If the sampler or an option is unknown.
         """
+        by_column = sampler is None
+        if sampler is None:
+            sampler = default if self.noise and not self.head.normalised else "inverse_cdf"
         draw = sampler if callable(sampler) else cast(Sampler, registry.find("sampler", sampler))
         chosen, accepted = dict(options or {}), sorted(list(inspect.signature(draw).parameters)[2:])
         if unknown := sorted(chosen.keys() - set(accepted)):
@@ -192,16 +200,23 @@ class Sampling(Standardised):
             )
 
         def values(conditionals: Conditionals, source: Source) -> Tensor:
-            discrete = conditionals.head.discrete
-            return inverse_cdf(conditionals, source) if discrete else draw(conditionals, source, **chosen)
+            head = conditionals.head
+            exact = head.discrete or (by_column and head.normalised)
+            return inverse_cdf(conditionals, source) if exact else draw(conditionals, source, **chosen)
 
         return values
 
     def _bounds(self, bounds: tuple[float, float] | None, path: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Return the bounds of samples in standardised units, ``(D,)`` each."""
+        """Return the bounds of samples in standardised units, ``(D,)`` each; nominal columns have none."""
         if bounds is None:
             margin = 4.0 * path[-1] * float(self.scale.max()) if path else 0.0
             bounds = (-1.0 - margin, 1.0 + margin) if "image_shape" in self.metadata else (-torch.inf, torch.inf)
-        if not bounds[0] < bounds[1]:
+        try:
+            low, high = map(float, bounds)
+        except (TypeError, ValueError):
+            low = high = math.nan
+        if not low < high:
             raise ValueError(f"bounds: expected (low, high) with low < high, got {bounds}")
-        return (bounds[0] - self.shift) / self.scale, (bounds[1] - self.shift) / self.scale
+        nominal = torch.tensor(self.discrete, device=self.shift.device)
+        lower, upper = ((bound - self.shift) / self.scale for bound in (low, high))
+        return lower.masked_fill(nominal, -math.inf), upper.masked_fill(nominal, math.inf)
