@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from numbers import Integral
 from typing import Any, Self, Unpack, cast
 
 import torch
@@ -126,8 +127,8 @@ class AutoregressiveModel(
         sigma = self.noise.sigma(level)
         if steps is None:
             return self.noise.sigmas[: level % self.noise.levels + 1]
-        if steps < 1:
-            raise ValueError(f"steps: expected at least 1, got {steps}")
+        if not isinstance(steps, Integral) or steps < 1:
+            raise ValueError(f"steps: expected a whole number of at least 1, got {steps!r:.60}")
         if sigma == self.noise.sigma_max:
             return (sigma,)
         return NoiseLadder(self.noise.sigma_max, sigma, steps + 1).sigmas
