@@ -21,7 +21,7 @@ from arcsm import (
     ScoreHead,
     TrainConfig,
 )
-from arcsm.denoise import MissingValues, particle_filter
+from arcsm.denoise import GaussianNoise, MissingValues, SaltAndPepper, particle_filter
 from arcsm.objectives import csm, dsm, mle, sm, ssm
 from arcsm.objectives.base import noisy_batches
 from arcsm.queries import complete
@@ -140,6 +140,9 @@ def test_the_particle_filter_completes_columns_of_every_kind() -> None:
     complete_rows[:, 1] = torch.arange(3)
     expected = model.log_prob(complete_rows).logsumexp(0).item()
     assert found.log_evidence[0].item() == pytest.approx(expected, abs=0.1)
+    for corruption in (GaussianNoise(0.3), SaltAndPepper(0.1)):
+        with pytest.raises(ValueError, match="corruption: expected numeric columns, got a nominal one"):
+            particle_filter(model, mixed_rows(4), corruption, 2)
 
 
 @pytest.mark.parametrize("head", ["score", "gaussian"])
