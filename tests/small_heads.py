@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from arcsm import GaussianHead, Head, LogisticMixtureHead, NormalisedHead, ScoreHead
+from arcsm.heads.base import Sigma
 
 FLOAT64 = torch.float64
 SIGMAS = (None, 0.3, "tensor")  #: noise levels; see :func:`noise_level`
@@ -49,6 +50,24 @@ HEADS: dict[str, Callable[[], Head]] = {
     **{f"score-{i}": lambda arguments=arguments: score_head(**arguments) for i, arguments in enumerate(SCORE_HEADS)},
     **NORMALISED_HEADS,
 }
+
+
+class TwoNormals(ScoreHead):
+    """The score of two normal distributions with weights 0.7 and 0.3, whatever the context."""
+
+    def __init__(self, modes: tuple[float, float], deviation: float) -> None:
+        super().__init__(1, (2,))
+        self.modes, self.deviation = torch.tensor(modes, dtype=FLOAT64), deviation
+
+    def projected_score_and_derivative(
+        self, projection: Tensor, x: Tensor, sigma: Sigma = None
+    ) -> tuple[Tensor, Tensor]:
+        x = x + 0.0 * projection[..., 0]
+        variance = self.deviation**2 + (0.0 if sigma is None else sigma**2)
+        slopes = (self.modes - x.double().unsqueeze(-1)) / variance  # (*, 2), towards each mode
+        share = torch.softmax(torch.tensor([0.7, 0.3]).log() - 0.5 * variance * slopes.square(), -1)
+        s = (share * slopes).sum(-1)
+        return s, (share * slopes.square()).sum(-1) - s.square() - 1.0 / variance
 
 
 def noise_level(sigma: float | str | None, shape: tuple[int, ...]) -> float | Tensor | None:

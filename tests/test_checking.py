@@ -256,6 +256,10 @@ class Unregistered(MADE):
     pass
 
 
+class OneOrderInTraining(AnyOrder):
+    training_terms = arcsm.Context.training_terms  # type: ignore[assignment]
+
+
 BROKEN_CONTEXTS: dict[str, tuple[arcsm.Context, str]] = {
     "own value": (SeesItself(4, 3), r"causality: the context of feature \d depends on feature \d, .*\(derivative 0"),
     "next value": (SeesTheNext(4, 3), "causality: the context of feature 0 depends on feature 1"),
@@ -281,6 +285,10 @@ BROKEN_CONTEXTS: dict[str, tuple[arcsm.Context, str]] = {
         "config: ValueError: ForgetsAnArgument: does not store its argument depth",
     ),
     "annotations": (NoTypes(3), "constructor: the constructor's argument features has no type annotation"),
+    "orders in training": (
+        OneOrderInTraining(3, 3, (8,), 6),
+        "training terms: any_order is True, but training_terms is that of one order; override it",
+    ),
     "error": (Raises(3, 3), "forward: RuntimeError: mat1 and mat2"),
     "unregistered": (
         Unregistered(3, 3),
@@ -313,6 +321,8 @@ class WrongScore(GaussianHead):
 
 
 class WrongPreparedScore(GaussianHead):
+    projected_score_and_derivative = GaussianHead.projected_score_and_derivative
+
     def prepare_score(self, sigma: Any) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda projection, x: 1.001 * self.projected_score(projection, x, sigma)
 
@@ -341,6 +351,20 @@ class NarrowBracket(GaussianHead):
     def bracket(self, projection: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
         low, high = super().bracket(projection, sigma)
         return 0.7 * low + 0.3 * high, 0.3 * low + 0.7 * high
+
+
+class WrongQuantiles(GaussianHead):
+    def projected_icdf(self, projection: Tensor, u: Tensor, sigma: Any = None) -> Tensor:
+        return super().projected_icdf(projection, u, sigma) + 10.0
+
+
+class FarMode(ScoreHead):
+    """All mass is around 25, out of the range of integration."""
+
+    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
+        s, ds = super().projected_score_and_derivative(projection, x, sigma)
+        precision = 1.0 if sigma is None else 1.0 / (1.0 + sigma**2)
+        return s + 25.0 * precision, ds
 
 
 class NegativeWeight(GaussianHead):
@@ -373,6 +397,8 @@ BROKEN_HEADS: dict[str, tuple[arcsm.Head, str]] = {
         "density: bracket at sigma=None: the cdf at its ends differs from 0 and 1 by 0.01",
     ),
     "bracket": (NarrowBracket(3), "density: bracket at sigma=None: the cdf at its ends differs from 0 and 1 by"),
+    "quantiles": (WrongQuantiles(3), "density: projected_icdf of 0.0001 at sigma=None: its cdf differs by"),
+    "range": (FarMode(3, (8,)), "score: score at sigma=None: points outwards at x=20, but the mass must lie within 20"),
     "loss weight": (NegativeWeight(3), "score: loss_weight at sigma=0.1: expected a positive number"),
     "broadcasting": (NoBroadcasting(3, 2), "broadcasting: "),
     "normalised": (FalseClaim(3, (8,)), "attributes: normalised is True; derive from NormalisedHead"),

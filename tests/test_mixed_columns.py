@@ -15,13 +15,16 @@ from arcsm import (
     AutoregressiveModel,
     CategoricalHead,
     GaussianHead,
+    LogisticMixtureHead,
     MixedHead,
     NoiseLadder,
     ScoreHead,
     TrainConfig,
 )
+from arcsm.denoise import GaussianNoise, MissingValues, SaltAndPepper, particle_filter
 from arcsm.objectives import csm, dsm, mle, sm, ssm
 from arcsm.objectives.base import noisy_batches
+from arcsm.queries import complete
 
 LEVELS = (0, 3, 0, 2)
 
@@ -103,6 +106,43 @@ def test_every_sampler_draws_numbers_and_levels(sampler: str) -> None:
     assert bool(torch.isfinite(x).all())
     for d in (1, 3):
         assert set(x[:, d].tolist()) <= set(map(float, range(LEVELS[d])))
+
+
+def test_default_samplers_are_chosen_by_column() -> None:
+    """A column with a closed form is drawn from it, whatever the heads of the others."""
+    torch.manual_seed(0)
+    heads = MixedHead([LogisticMixtureHead(4, 2), ScoreHead(4, (8,))], (0, 1))
+    model = AutoregressiveModel(AnyOrder(2, 4, (8,), 8), heads, NoiseLadder(3.0, 0.05, 6)).double()
+    unknown = torch.full((1, 2), math.nan, dtype=torch.float64)
+
+    def seeded() -> torch.Generator:
+        return torch.Generator().manual_seed(0)
+
+    for order, of_sample, of_complete in (
+        ((0, 1), "inverse_cdf", "inverse_cdf"),
+        ((1, 0), "probability_flow", "fast_flow"),
+    ):
+        first = order[0]
+        drawn = model.sample(50, generator=seeded(), order=order)[:, first]
+        assert torch.equal(drawn, model.sample(50, of_sample, seeded(), order=order)[:, first])
+        drawn = complete(model, unknown, 50, generator=seeded(), order=order).rows[0, :, first]
+        expected = complete(model, unknown, 50, generator=seeded(), order=order, sampler=of_complete)
+        assert torch.equal(drawn, expected.rows[0, :, first])
+
+
+def test_the_particle_filter_completes_columns_of_every_kind() -> None:
+    model, x = mixed_model("gaussian"), mixed_rows(4)
+    x[0, 1], x[1, 0], x[2, 2:] = math.nan, math.nan, math.nan
+    found = particle_filter(model, x, MissingValues(), 400, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found.log_evidence[3], model.log_prob(x[3]).detach())
+    assert set(found.candidates[0, :, 1].tolist()) == {0.0, 1.0, 2.0}
+    complete_rows = x[0].expand(3, 4).clone()
+    complete_rows[:, 1] = torch.arange(3)
+    expected = model.log_prob(complete_rows).logsumexp(0).item()
+    assert found.log_evidence[0].item() == pytest.approx(expected, abs=0.1)
+    for corruption in (GaussianNoise(0.3), SaltAndPepper(0.1)):
+        with pytest.raises(ValueError, match="corruption: expected numeric columns, got a nominal one"):
+            particle_filter(model, mixed_rows(4), corruption, 2)
 
 
 @pytest.mark.parametrize("head", ["score", "gaussian"])

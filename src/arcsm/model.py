@@ -2,50 +2,38 @@
 
 from __future__ import annotations
 
-import inspect
-import numbers
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import chain
-from typing import Any, Self, TypedDict, Unpack, cast
+from numbers import Integral
+from typing import Any, Self, Unpack, cast
 
 import torch
 from torch import Tensor
 
 from arcsm import registry
-from arcsm._runtime.batching import condition_rows, slices_of
 from arcsm._runtime.conditions import Condition
-from arcsm._runtime.progress import track
-from arcsm._runtime.random import Source, blocks_of, shares_of
+from arcsm._runtime.random import Source
 from arcsm.conditionals import Accuracy, Conditionals, EvaluationCache, choose_method
 from arcsm.conditionals.traversal import (
     ConditionalsBuilder,
+    Integration,
     ValueFunction,
-    ancestral,
+    checked_integration,
     map_conditionals,
-    warn_unconverged,
 )
 from arcsm.contexts import Context
-from arcsm.contexts.base import Order, TrainingTerms
+from arcsm.contexts.base import Order, TrainingTerms, order_arguments
 from arcsm.data.metadata import check_metadata
 from arcsm.heads import CategoricalHead, Head
 from arcsm.model_files import ModelFiles
 from arcsm.noise import NoiseLadder
-from arcsm.samplers import Sampler, inverse_cdf
+from arcsm.sampling import Sampling
 from arcsm.standardisation import Values
 
 
-class Integration(TypedDict, total=False):
-    """Keywords of :meth:`AutoregressiveModel.log_prob` and others that control how conditionals are integrated."""
-
-    steps: int | None  #: Steps down the ladder. Default: from level to level, one fewer than there are levels.
-    tol: float  #: Target error of the log density of each conditional, in nats. Default: 1e-5.
-    max_evaluations: int  #: Largest number of score evaluations for one conditional and integral. Default: 512.
-
-
 class AutoregressiveModel(
-    ModelFiles, library_name="arcsm", tags=["density-estimation", "score-matching", "autoregressive"]
+    Sampling, ModelFiles, library_name="arcsm", tags=["density-estimation", "score-matching", "autoregressive"]
 ):
     """An autoregressive density whose one-dimensional conditionals are known by their scores (paper, Definition 1).
 
@@ -119,21 +107,12 @@ class AutoregressiveModel(
 
     def contexts(self, z: Tensor, condition: Condition | None = None, order: Order | None = None) -> Tensor:
         """Return the contexts ``(*, D, C)`` of standardised rows ``(*, D)``; for the rest see :meth:`score`."""
-        arguments = self._order_arguments(order)
+        arguments = order_arguments(self.context, order)
         return cast(Tensor, self.context(z, self.standardise_condition(condition), **arguments))
 
     def training_terms(self, z: Tensor, condition: Condition | None, generator: Source) -> TrainingTerms:
         """Return the conditionals that estimate the loss of standardised rows ``(B, D)``; see :class:`Context`."""
         return self.context.training_terms(z, self.standardise_condition(condition), generator)
-
-    def _order_arguments(self, order: Order | None) -> dict[str, Order]:
-        """Return the keywords that give the context an order other than its own."""
-        if order is None:
-            return {}
-        if not self.context.any_order:
-            name = type(self.context).__name__
-            raise ValueError(f"order: a {name} has the order {self.context.order!r:.60} only; use AnyOrder for others")
-        return {"order": order}
 
     def path(self, level: int = -1, steps: int | None = None) -> tuple[float, ...]:
         """Return the noise levels from the largest down to ``level``, or ``steps`` geometric steps between the two.
@@ -148,8 +127,8 @@ class AutoregressiveModel(
         sigma = self.noise.sigma(level)
         if steps is None:
             return self.noise.sigmas[: level % self.noise.levels + 1]
-        if steps < 1:
-            raise ValueError(f"steps: expected at least 1, got {steps}")
+        if not isinstance(steps, Integral) or steps < 1:
+            raise ValueError(f"steps: expected a whole number of at least 1, got {steps!r:.60}")
         if sigma == self.noise.sigma_max:
             return (sigma,)
         return NoiseLadder(self.noise.sigma_max, sigma, steps + 1).sigmas
@@ -330,154 +309,6 @@ class AutoregressiveModel(
         z = self._map(quantile, x, level, condition, method, order, needs_values=False, **integration)
         return z * self.scale + self.shift
 
-    @torch.no_grad()
-    def icdf(
-        self,
-        u: Tensor,
-        level: int = -1,
-        condition: Condition | None = None,
-        method: str | None = None,
-        order: Order | None = None,
-        **integration: Unpack[Integration],
-    ) -> Tensor:
-        """Return the inverse of :meth:`cdf`, ``(*, D)`` in (0, 1) to ``(*, D)``, one dimension after another.
-
-        Other arguments and warnings are as in :meth:`log_prob`; an order must be the same for all rows, ``(D,)``.
-
-        Raises:
-            ValueError: If a value is not inside (0, 1).
-        """
-        if not isinstance(u, Tensor):
-            raise ValueError(f"u: expected a torch.Tensor, got {type(u).__name__}")
-        if u.shape[-1:] != (self.features,):
-            raise ValueError(f"u: expected shape (*, {self.features}), got {tuple(u.shape)}")
-        last_level = (u == 1.0) & torch.tensor(self.discrete, device=u.device)
-        if not bool(((u > 0) & (u < 1) | last_level).all()):
-            raise ValueError("u: expected values inside (0, 1); the CDF of a value far out rounds to 0 or 1")
-        build = self.conditionals_builder(level, method, **_checked(integration))
-        targets = u.reshape(-1, self.features).to(self.shift)
-        z, unconverged = torch.zeros_like(targets), 0
-        rows = condition_rows(self.standardise_condition(condition, u.shape[:-1]), u.ndim - 1)
-        self._order_arguments(order)  # raises unless the context has it
-        for part in slices_of(len(targets)):
-
-            def quantile(conditionals: Conditionals, d: int, part: slice = part) -> Tensor:
-                return conditionals.icdf(targets[part, d])
-
-            unconverged += ancestral(quantile, self.context, self.head, z[part], rows(part), build, order=order)
-        warn_unconverged(unconverged, targets.numel())
-        return (z * self.scale + self.shift).reshape(u.shape)
-
-    # Sampling ---------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def sample(
-        self,
-        n: int,
-        sampler: str | Sampler | None = None,
-        generator: torch.Generator | None = None,
-        condition: Condition | None = None,
-        progress: bool = False,
-        level: int = -1,
-        steps: int | None = None,
-        denoise: bool = False,
-        batch_size: int = 1024,
-        bounds: tuple[float, float] | None = None,
-        sampler_options: Mapping[str, Any] | None = None,
-        order: Order | None = None,
-    ) -> Tensor:
-        """Draw rows from the model, one dimension after another (paper, Section 4.2).
-
-        Arguments:
-            n: Number of rows.
-            sampler: ``"probability_flow"`` (default with a ladder), ``"fast_flow"`` (nearly the same from fewer
-                evaluations), ``"inverse_cdf"`` (default of normalised heads and without a ladder), ``"langevin"`` (the
-                paper's), the name of a registered sampler, or a function; see :mod:`arcsm.samplers`.
-            generator: Source of randomness, on the model's device. The same seed gives the same sample.
-            condition: ``(n, F)`` or labels ``(n,)``, or one condition for all rows; for a model with both, a mapping
-                ``{"classes": labels, "vector": vectors}``.
-            progress: Show progress; see :func:`arcsm.fit`.
-            level: Noise level to stop at.
-            steps: Steps down the ladder. Default: from level to level, one fewer than there are levels. Langevin
-                dynamics visits ``steps + 1`` levels.
-            denoise: Remove the remaining noise by a last step of Tweedie's formula, :math:`x_d + \\sigma_L^2 s_d`.
-            batch_size: Largest number of rows drawn at a time; never more than 1,024 on a CPU and 16,384 elsewhere. Up
-                to rounding, the sample does not depend on it.
-            bounds: Range of all values, in data units. A value outside moves to the nearer bound before the next
-                conditionals see it, as in PixelCNN++. Without bounds, one value far out in a tail would give contexts
-                unlike any in training. Default: [-1, 1] plus four times the smallest sigma for images (metadata with an
-                ``image_shape``), no bounds for other rows.
-            sampler_options: Keywords for the sampler, such as ``{"steps": 20}`` for ``"langevin"``.
-            order: As in :meth:`score`, the same for all rows, ``(D,)``.
-
-        Returns:
-            ``(n, D)`` in data units.
-
-        Raises:
-            ValueError: If ``n`` is not a positive integer, the sampler or an option is unknown, the ladder does not
-                have the level or number of steps, or the bounds are out of order.
-
-        Warns:
-            AccuracyWarning: Once a call, if some integrals missed the sampler's ``tol``.
-        """
-        if not all(isinstance(size, numbers.Integral) and size >= 1 for size in (n, batch_size)):
-            raise ValueError(f"n, batch_size: expected integers of at least 1, got {n} and {batch_size}")
-        if sampler is None:
-            sampler = "probability_flow" if self.noise and not self.head.normalised else "inverse_cdf"
-        draw = self.drawing(sampler, sampler_options)
-        self._order_arguments(order)  # raises unless the context has it
-        path = self.path(level, steps)
-        low, high = self._bounds(bounds, path)
-        build = self.conditionals_builder(level, steps=steps, cache=EvaluationCache())
-        rows = condition_rows(self.standardise_condition(condition, (n,)), 1)
-        z, unconverged = self.shift.new_zeros(n, self.features), 0
-        blocks = blocks_of(n, batch_size, z.device)
-        with track("sampling", self.features * sum(map(len, blocks)), progress) as advance:
-            for part, source in chain.from_iterable(shares_of(block, generator, z.device) for block in blocks):
-
-                def choose(conditionals: Conditionals, d: int, source: Source = source) -> Tensor:
-                    values = draw(conditionals, source)
-                    return values if conditionals.head.discrete else values.clamp(low[d], high[d])
-
-                unconverged += ancestral(choose, self.context, self.head, z[part], rows(part), build, advance, order)
-                if denoise and path:
-                    contexts = self.context(z[part], rows(part), **self._order_arguments(order))
-                    score = self.head.score(contexts, z[part], path[-1])
-                    z[part] += path[-1] ** 2 * score.nan_to_num(nan=0.0)
-        warn_unconverged(unconverged, z.numel())
-        return z * self.scale + self.shift
-
-    def drawing(
-        self, sampler: str | Sampler, options: Mapping[str, Any] | None = None
-    ) -> Callable[[Conditionals, Source], Tensor]:
-        """Return a sampler with its options as a function; levels of nominal columns come from their probabilities.
-
-        Raises:
-            ValueError: If the sampler or an option is unknown.
-        """
-        draw = sampler if callable(sampler) else cast(Sampler, registry.find("sampler", sampler))
-        chosen, accepted = dict(options or {}), sorted(list(inspect.signature(draw).parameters)[2:])
-        if unknown := sorted(chosen.keys() - set(accepted)):
-            name = getattr(sampler, "__name__", sampler)
-            raise ValueError(
-                f"sampler_options: {', '.join(unknown)}: not an option of {name}; it takes {', '.join(accepted)}"
-            )
-
-        def values(conditionals: Conditionals, source: Source) -> Tensor:
-            discrete = conditionals.head.discrete
-            return inverse_cdf(conditionals, source) if discrete else draw(conditionals, source, **chosen)
-
-        return values
-
-    def _bounds(self, bounds: tuple[float, float] | None, path: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Return the bounds of samples in standardised units, ``(D,)`` each."""
-        if bounds is None:
-            margin = 4.0 * path[-1] * float(self.scale.max()) if path else 0.0
-            bounds = (-1.0 - margin, 1.0 + margin) if "image_shape" in self.metadata else (-torch.inf, torch.inf)
-        if not bounds[0] < bounds[1]:
-            raise ValueError(f"bounds: expected (low, high) with low < high, got {bounds}")
-        return (bounds[0] - self.shift) / self.scale, (bounds[1] - self.shift) / self.scale
-
     # Conditionals -----------------------------------------------------------------------------------------------
 
     def conditionals_builder(
@@ -518,10 +349,10 @@ class AutoregressiveModel(
         needs_values: bool = True,
         **integration: Unpack[Integration],
     ) -> Tensor:
-        build = self.conditionals_builder(level, method, **_checked(integration))
+        build = self.conditionals_builder(level, method, **checked_integration(integration))
         closed_form = self.head.normalised and method in (None, "closed_form")
         z, condition = self.standardise(x), self.standardise_condition(condition, x.shape[:-1])
-        orders = self.context.check_order(order, x.shape[:-1]) if self._order_arguments(order) else None
+        orders = self.context.check_order(order, x.shape[:-1]) if order_arguments(self.context, order) else None
         return map_conditionals(
             function, self.context, self.head, z, condition, build, closed_form, needs_values, orders
         )
@@ -583,13 +414,6 @@ def _check_same_levels(context: Context, head: Head) -> None:
         if kinds[d] != expected:
             first, second = (f"{levels} levels" if levels else "numbers" for levels in (expected, kinds[d]))
             raise ValueError(f"column {d}: the context expects {first}, the head {second}")
-
-
-def _checked(integration: Integration) -> Integration:
-    """Return the keywords of an integration, or raise an error if one is unknown."""
-    if unknown := sorted(set(integration) - Integration.__optional_keys__):
-        raise TypeError(f"{unknown[0]}: unknown keyword; expected {', '.join(sorted(Integration.__optional_keys__))}")
-    return integration
 
 
 def without_compilation(model: AutoregressiveModel) -> AutoregressiveModel:

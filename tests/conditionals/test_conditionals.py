@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import warnings
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from arcsm import AutoregressiveModel, LogisticMixtureHead, ScoreHead
+from arcsm import MADE, AutoregressiveModel, GaussianHead, Head, LogisticMixtureHead, NoiseLadder, ScoreHead
 from arcsm.conditionals.conditionals import Accuracy, Conditionals, Method
+from arcsm.errors import AccuracyWarning
+from small_heads import TwoNormals
 from small_models import MakeModel, points
 
 
@@ -85,3 +91,39 @@ def test_quantiles_in_the_tails_do_not_depend_on_their_batch(make_model: MakeMod
     for row in (1, 4, 5):
         alone = conditionals.apply(lambda part, row=row: part.icdf(u[row : row + 1]), torch.tensor([row]))
         torch.testing.assert_close(alone, whole[row : row + 1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("half", [0.005, 0.05, 0.5, 1.5])
+@pytest.mark.parametrize("kind", ["gaussian", "score"])
+def test_mean_densities_over_cells_are_right_far_in_the_tails(kind: str, half: float, dtype: torch.dtype) -> None:
+    head: Head = GaussianHead(1) if kind == "gaussian" else ScoreHead(1, (2,))
+    for parameter in head.parameters():
+        torch.nn.init.zeros_(parameter)
+    head = head.to(dtype)
+    x = torch.linspace(-12.0, 12.0, 49, dtype=dtype)
+    projection = head.project(torch.zeros(len(x), 1, dtype=dtype)).detach()
+    s, ds = head.projected_score_and_derivative(projection, torch.zeros_like(x), None)
+    mean, deviation = (-s / ds).double(), (-ds).double().rsqrt()
+    method: Method = "closed_form" if kind == "gaussian" else "quadrature"
+    found = Conditionals(head, projection, (), method).log_mean_density(x, torch.full_like(x, half))
+    points, weights = (torch.from_numpy(rule) for rule in np.polynomial.legendre.leggauss(200))
+    z = (x.double()[:, None] + half * points - mean[:, None]) / deviation[:, None]
+    log_density = -0.5 * z.square() - 0.5 * math.log(2.0 * math.pi) - deviation.log()[:, None]
+    expected = torch.logsumexp(log_density + torch.log(0.5 * weights), 1)
+    torch.testing.assert_close(found.detach().double(), expected, rtol=2e-5, atol=3e-4)
+
+
+@pytest.mark.parametrize("noise", [None, NoiseLadder(0.5, 0.1, 4)])
+def test_mass_outside_the_range_of_a_replaced_network_is_reported(noise: NoiseLadder | None) -> None:
+    def model(mode: float) -> AutoregressiveModel:
+        return AutoregressiveModel(MADE(1, 1, (2,)), TwoNormals((mode, mode + 1.0), 0.2), noise).double()
+
+    x = torch.tensor([[15.3]], dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(15.0).log_prob(x)
+        model(15.0).sample(3)
+    for call in (lambda far: far.log_prob(x), lambda far: far.sample(3), lambda far: far.icdf(0.0 * x + 0.5)):
+        with pytest.warns(AccuracyWarning, match="TwoNormals: some mass lies beyond 20"):
+            call(model(25.0))

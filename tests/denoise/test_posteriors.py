@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from arcsm import MADE, AutoregressiveModel, LogisticMixtureHead, NoiseLadder
-from arcsm.denoise import GaussianNoise, particle_filter, posterior
+from arcsm.conditionals import Conditionals
+from arcsm.denoise import GaussianNoise, MissingValues, particle_filter, posterior
 from arcsm.denoise.posteriors import FlowPosterior
+from small_heads import TwoNormals
 from small_models import MakeModel, seeded
 
 FLOAT64 = torch.float64
@@ -63,6 +65,24 @@ def test_posterior_of_a_score_against_brute_force(
     mean, median = (posterior(model, y, noise, estimate, **options)[:, 0] for estimate in ("mean", "median"))  # type: ignore[arg-type]
     evidence = particle_filter(model, y, noise, count=1, **options).log_evidence
     torch.testing.assert_close(torch.stack([mean, median, evidence], 1), exact, rtol=0.0, atol=tolerance)
+
+
+@pytest.mark.parametrize("y", [-1.4, -1.0, -0.6, 0.1])
+def test_posteriors_through_the_flow_beside_a_gap_between_modes(y: float) -> None:
+    head, sigma = TwoNormals((1.5, -1.5), 0.3), 0.5
+    model = AutoregressiveModel(MADE(1, 1, (2,)), head, NoiseLadder(4.0, 0.1, 20)).double()
+    x = torch.linspace(-5.0, 5.0, 2001, dtype=FLOAT64)
+    mean, median, log_evidence = grid_posterior(model.log_prob(x[:, None]), x, y, sigma)
+    row, noise = torch.tensor([[y]], dtype=FLOAT64), GaussianNoise(sigma)
+    assert posterior(model, row, noise).item() == pytest.approx(mean, abs=3e-3)
+    assert posterior(model, row, noise, "median").item() == pytest.approx(median, abs=3e-3)
+    assert particle_filter(model, row, noise, count=1).log_evidence.item() == pytest.approx(log_evidence, abs=5e-3)
+    missing = torch.full((1, 1), math.nan, dtype=FLOAT64)
+    assert MissingValues().posterior(*_prior(model, missing)).mean().item() == pytest.approx(0.6, abs=0.02)
+
+
+def _prior(model: AutoregressiveModel, y: Tensor) -> tuple[Conditionals, Tensor]:
+    return model.conditionals_builder()(model.head.project(model.context(y.nan_to_num())[:, 0])), y[:, 0]
 
 
 @pytest.mark.parametrize("sigma", [1e-3, 0.03, 0.2])

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcsm import MADE, AutoregressiveModel, ScoreHead, objectives
+from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, objectives
+from arcsm.heads.base import Sigma
 from small_heads import FLOAT64, score_head
 
 
@@ -121,3 +122,76 @@ def test_values_may_have_any_strides() -> None:
             found = head.score_and_derivative(contexts, transposed, level)
             expected = head.score_and_derivative(contexts, transposed.contiguous(), level)
             assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+class Shifted(ScoreHead):
+    """The score of a normal distribution around 1, in place of the network."""
+
+    mean = 1.0
+
+    def projected_score_and_derivative(
+        self, projection: Tensor, x: Tensor, sigma: Sigma = None
+    ) -> tuple[Tensor, Tensor]:
+        precision = 1.0 / (1.0 + (0.0 if sigma is None else sigma**2))
+        s = (self.mean - x) * precision + 0.0 * projection[..., 0]
+        return s, 0.0 * s - precision
+
+
+class ShiftedWithProject(Shifted):
+    def project(self, context: Tensor) -> Tensor:
+        return context[..., :1]
+
+
+class ShiftedTwice(Shifted):
+    mean = 3.0
+
+    def projected_score(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
+        return super().projected_score_and_derivative(projection, x, sigma)[0]
+
+    def projected_score_and_derivative(
+        self, projection: Tensor, x: Tensor, sigma: Sigma = None
+    ) -> tuple[Tensor, Tensor]:
+        return super().projected_score_and_derivative(projection, x, sigma)
+
+
+class ShiftedBack(ShiftedTwice):
+    """Overrides the derivative of a class that overrides both."""
+
+    def projected_score_and_derivative(
+        self, projection: Tensor, x: Tensor, sigma: Sigma = None
+    ) -> tuple[Tensor, Tensor]:
+        s, ds = super().projected_score_and_derivative(projection, x, sigma)
+        return s + 2.0 * ds, ds
+
+
+class MixedIn(Shifted, WithWindow):
+    """Inherits the score from one parent, and the network from another."""
+
+
+@pytest.mark.parametrize("kind", [Shifted, ShiftedWithProject, ShiftedTwice, ShiftedBack, MixedIn])
+def test_a_subclass_with_a_score_of_its_own_has_one_score(kind: type[ScoreHead]) -> None:
+    mean = 3.0 if kind is ShiftedTwice else 1.0
+    torch.manual_seed(0)
+    model = AutoregressiveModel(MADE(1, 4, (8,)), kind(4, (8,)), NoiseLadder(2.0, 0.1, 10)).double()
+    x = torch.linspace(-2.0, 4.0, 7, dtype=FLOAT64)
+    head, projection = model.head, model.head.project(model.contexts(x[:, None]))[:, 0].detach()
+    expected = (mean - x) / 1.01
+    for found in (
+        head.score_and_derivative(model.contexts(x[:, None])[:, 0], x, 0.1)[0],
+        head.score(model.contexts(x[:, None])[:, 0], x, 0.1),
+        head.projected_score(projection, x, 0.1),
+        head.prepare_score(0.1)(projection, x),
+        head.prepare_score_and_derivative(0.1)(projection, x)[0],
+        model.score_alone(x[:, None])[:, 0],
+    ):
+        torch.testing.assert_close(found, expected)
+    for sampler in (None, "fast_flow", "inverse_cdf"):
+        drawn = model.sample(400, sampler, torch.Generator().manual_seed(0))
+        assert float(drawn.mean()) == pytest.approx(mean, abs=0.15)
+
+
+@pytest.mark.parametrize("method", ["projected_score", "prepare_score", "prepare_score_and_derivative"])
+def test_a_faster_score_alone_is_no_new_score(method: str) -> None:
+    expected = f"Half: overrides {method}, but inherits projected_score_and_derivative"
+    with pytest.raises(TypeError, match=expected):
+        type("Half", (ScoreHead,), {method: lambda self, *arguments: None})

@@ -1,14 +1,18 @@
 """What all objectives have in common: random numbers, conditions, and errors."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from arcsm import MADE, AutoregressiveModel, GaussianHead, NoiseLadder, ScoreHead, objectives, registry
+from arcsm import MADE, AutoregressiveModel, GaussianHead, MixedHead, NoiseLadder, ScoreHead, objectives, registry
 from small_objectives import build, seeded
 
 pytestmark = pytest.mark.usefixtures("double_precision")
+
+_EXACT = {"tol": 1e-11, "max_evaluations": 1024}  # of an integration
 
 
 def test_generator_determines_the_loss_and_the_global_one_is_untouched() -> None:
@@ -30,10 +34,48 @@ def test_condition_reaches_every_objective() -> None:
         assert loss != other_loss, name
 
 
+@pytest.mark.parametrize("noise", [None, NoiseLadder(1.0, 0.3, 3)], ids=["plain", "ladder"])
+@pytest.mark.parametrize(
+    ("name", "head", "options"),
+    [
+        *((name, head, {}) for name in ("csm", "sm", "ssm") for head in (ScoreHead(4, (8,)), GaussianHead(4))),
+        *(("dsm", head, {"sigma": 0.4}) for head in (ScoreHead(4, (8,)), GaussianHead(4))),
+        ("mle", ScoreHead(4, (8,), sinusoids=2), _EXACT),
+        ("mle", GaussianHead(4), {}),
+        ("mle", MixedHead([ScoreHead(4, (8,)), GaussianHead(4)], (0, 1, 0)), _EXACT),
+    ],
+)
+def test_gradients_by_values_are_finite_differences(
+    name: str, head: Any, options: dict[str, Any], noise: NoiseLadder | None
+) -> None:
+    model = build(head.double(), noise=noise)
+    x, directions = torch.randn(4, 3, generator=seeded(1)), torch.randn(2, 4, 3, generator=seeded(2))
+    x[0] *= 10.0  # one row in the tails
+
+    def loss(x: Tensor) -> Tensor:
+        objective: Any = registry.find("objective", name)
+        return objective(model, x, generator=seeded(), **options)
+
+    def gradient(x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(loss(x), x, create_graph=True)[0]
+
+    for direction in directions:
+        up, down = x + 1e-5 * direction, x - 1e-5 * direction
+        expected = (loss(up) - loss(down)) / 2e-5
+        torch.testing.assert_close((gradient(x) * direction).sum(), expected, rtol=1e-6, atol=1e-7)
+        moving = x.clone().requires_grad_()
+        slope = torch.autograd.grad(loss(moving), moving, create_graph=True)[0]
+        curvature = torch.autograd.grad((slope * direction).sum(), moving)[0]
+        torch.testing.assert_close(curvature, (gradient(up) - gradient(down)) / 2e-5, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda m, x: objectives.csm(m, x, mix=0.5), "mix: without a noise ladder"),
+        (lambda m, x: objectives.csm(m, x, mix=math.nan), 'mix: expected a finite number or "auto", got nan'),
+        (lambda m, x: objectives.csm(m, x, mix="all"), 'mix: expected a finite number or "auto", got .all'),
         (lambda m, x: objectives.dsm(m, x), "sigma: expected a number"),
         (lambda m, x: objectives.dsm(m, x, sigma=-1.0), "sigma: expected a positive number"),
         (lambda m, x: objectives.ssm(m, x, slices=0), "slices: expected at least 1"),

@@ -232,6 +232,12 @@ def test_each_value_given_all_others_is_the_last_term_of_an_order(build: Any) ->
     assert found[1, 0].item() == 0.0
 
 
+def test_given_columns_may_be_a_tensor() -> None:
+    model, x = gaussian_model(), torch.tensor([[0.5, -1.0, 1.0]], dtype=torch.float64)
+    given: Any = torch.tensor([0, 2])
+    assert torch.equal(log_prob_given(model, x, given), log_prob_given(model, x, [0, 2]))
+
+
 # Bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -239,11 +245,19 @@ def made() -> AutoregressiveModel:
     return AutoregressiveModel(MADE(3, 4, (8,), missing=True), GaussianHead(4)).double()
 
 
+class OwnOrders(MADE):
+    any_order = True
+
+
 @pytest.mark.parametrize(
     ("question", "message"),
     [
         (lambda model, x: complete(made(), x), "needs an AnyOrder context, got a MADE"),
         (lambda model, x: log_prob_given(made(), x, [0]), "needs an AnyOrder context"),
+        (lambda model, x: complete(AutoregressiveModel(OwnOrders(3, 4), GaussianHead(4)), x), "OwnOrders, which takes"),
+        (lambda model, x: log_prob_given(model, x, 0), "given: expected whole numbers, got 0"),
+        (lambda model, x: log_prob_given(model, x, [0.5]), "given: expected whole numbers"),
+        (lambda model, x: Intervals((0, 1)), r"bounds: expected a list of intervals \(low, high\), got \(0, 1\)"),
         (lambda model, x: complete(model, x, n=0), "n=0"),
         (lambda model, x: complete(model, x, n=1.5), "n=1.5"),
         (lambda model, x: probability(model, {0: Intervals([(0, 1)])}, n=0), "n=0"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,12 +12,11 @@ from torch import Tensor
 
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead
 from arcsm._runtime import random
-from arcsm._runtime.memory import Workspace
 from arcsm.conditionals.conditionals import Accuracy, Conditionals
 from arcsm.errors import AccuracyWarning
-from arcsm.heads.base import Sigma
 from arcsm.metrics.evaluations import count_evaluations
 from arcsm.samplers import base as sampler_base
+from small_heads import TwoNormals
 from small_models import MakeModel, assert_uniform, seeded
 
 FLOAT64 = torch.float64
@@ -73,31 +71,6 @@ def test_fast_flow_takes_five_slopes_and_one_score_a_step(make_model: MakeModel)
     with count_evaluations(model.head) as count:
         model.sample(50, "fast_flow", seeded(1), steps=4)
     assert (count.with_derivative, count.scores) == (5 * 50, 4 * 50)
-
-
-class TwoNormals(ScoreHead):
-    """The score of two normal distributions with weights 0.7 and 0.3, whatever the context."""
-
-    def __init__(self, modes: tuple[float, float], deviation: float) -> None:
-        super().__init__(1, (2,))
-        self.modes, self.deviation = torch.tensor(modes, dtype=FLOAT64), deviation
-
-    def projected_score_and_derivative(
-        self, projection: Tensor, x: Tensor, sigma: Sigma = None
-    ) -> tuple[Tensor, Tensor]:
-        variance = self.deviation**2 + float(sigma or 0.0) ** 2
-        slopes = (self.modes - x.double().unsqueeze(-1)) / variance  # (*, 2), towards each mode
-        share = torch.softmax(torch.tensor([0.7, 0.3]).log() - 0.5 * variance * slopes.square(), -1)
-        s = (share * slopes).sum(-1)
-        return s, (share * slopes.square()).sum(-1) - s.square() - 1.0 / variance
-
-    def prepare_score(self, sigma: Sigma) -> Callable[[Tensor, Tensor], Tensor]:
-        return lambda projection, x: self.projected_score_and_derivative(projection, x, sigma)[0]
-
-    def prepare_score_and_derivative(
-        self, sigma: Sigma, workspace: Workspace | None = None
-    ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        return lambda projection, x: self.projected_score_and_derivative(projection, x, sigma)
 
 
 @pytest.mark.parametrize(
@@ -285,6 +258,16 @@ def test_samples_stay_within_bounds() -> None:
     assert float(drawn.abs().max()) == pytest.approx(1.0 + 4.0 * 0.1 * 2.0)
     with pytest.raises(ValueError, match="bounds: expected \\(low, high\\)"):
         plain.sample(2, bounds=(1.0, 1.0))
+    with pytest.raises(ValueError, match=r"bounds: expected \(low, high\).*got 3"):
+        plain.sample(2, bounds=3)  # type: ignore[arg-type]
+
+
+def test_denoised_samples_stay_within_bounds() -> None:
+    torch.manual_seed(0)
+    model = AutoregressiveModel(MADE(2, 2, (8,)), ScoreHead(2, (8,)), NoiseLadder(2.0, 0.5, 4), scale=2.0)
+    torch.nn.init.constant_(model.head.output.bias, 2.0)  # type: ignore[union-attr, arg-type]
+    x = model.sample(200, generator=seeded(), bounds=(-1.0, 1.0), denoise=True)
+    assert float(x.max()) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("sampler", ["probability_flow", "inverse_cdf"])

@@ -40,7 +40,8 @@ def check(
     - Context: shapes, causality (by its Jacobian), agreement of :meth:`~arcsm.Context.forward` with
       :meth:`~arcsm.Context.begin` and :meth:`~arcsm.Context.step`, conditions and missing values if it accepts them.
     - Head: broadcasting, :math:`\\partial_x s` against automatic differentiation, and for a normalised head the
-      agreement of score, density or mass, distribution function and bracket. Each head of a ``MixedHead``.
+      agreement of score, density or mass, distribution function, quantiles and bracket. For a ``ScoreHead``, scores
+      that point inwards at the ends of its range. Each head of a ``MixedHead``.
     - Both: gradients of all parameters, the round trip of ``config()``, the signature and the registration.
     - Condition network: the round trip of ``config()``, the signature and the registration. The rest is tested with the
       context that it belongs to.
@@ -50,6 +51,7 @@ def check(
 
     The test runs on a copy in double precision with slightly perturbed weights, so that no zero weight hides a mistake.
     The part and torch's global state stay as they are. A small part, with 2 to about 50 features, takes a second.
+    An image must be two pixels high and wide: a smaller one leaves weights of a context of images unused.
 
     Arguments:
         part: An instance of a context, head or condition network, or the function itself.

@@ -177,6 +177,11 @@ def _check_orders(context: Context, generator: torch.Generator) -> None:
 
 def _check_training_terms(context: Context, generator: torch.Generator) -> None:
     """Check that the contexts of a training step see neither their own value nor other rows."""
+    inherited = type(context).training_terms is Context.training_terms
+    require(
+        not (context.any_order and inherited),
+        "any_order is True, but training_terms is that of one order; override it to draw orders",
+    )
     x, condition = normal(generator, 3, context.features).requires_grad_(), _condition(context, (3,), generator)
     terms = context.training_terms(x, condition, generator)
     count = len(terms.context)

@@ -8,13 +8,14 @@ from torch import Tensor
 
 from arcsm.checking.modules import check_config, check_constructor, check_gradients
 from arcsm.checking.requirements import TOLERANCE, normal, require, require_equal
-from arcsm.heads import Head, MixedHead, NormalisedHead
+from arcsm.heads import Head, MixedHead, NormalisedHead, ScoreHead
 from arcsm.heads.base import Sigma
 
 _SIGMAS: tuple[float | None, ...] = (None, 0.1, 1.0)
 _CELLS, _NODES = 1024, 8  # of the quadrature
 _MASS_TOLERANCE = 2e-3  # of the quadrature, which is inaccurate where a density jumps
 _LOST_MASS = 1e-9  # beyond an end of a bracket
+_QUANTILE_TOLERANCE = 1e-6  # relative to the smaller of a probability and 1 minus it
 
 
 def _projection(head: Head, generator: torch.Generator, rows: int = 6) -> Tensor:
@@ -100,6 +101,17 @@ def _check_score(head: Head, generator: torch.Generator) -> None:
         prepared_both = head.prepare_score_and_derivative(sigma)(projection.unsqueeze(1), x)
         for name, value, expected in zip(("score", "derivative"), prepared_both, (s, ds), strict=True):
             require_equal(value, expected, f"{name} of prepare_score_and_derivative {at}")
+        if isinstance(head, ScoreHead):
+            _check_range(head, projection, sigma)
+
+
+def _check_range(head: ScoreHead, projection: Tensor, sigma: float | None) -> None:
+    """Check that scores point inwards at the ends of the range of integration."""
+    end = head.tail_start(sigma)
+    for x in (-end, end):
+        s = head.projected_score(projection, torch.full_like(projection[:, 0], x), sigma)
+        outward = f"score at sigma={sigma}: points outwards at x={x:g}"
+        require(bool((s * x < 0.0).all()), f"{outward}, but the mass must lie within {end:g}; raise data_std")
 
 
 def _derivative(y: Tensor, x: Tensor) -> Tensor:
@@ -123,6 +135,7 @@ def _check_density(head: Head, generator: torch.Generator) -> None:
         density = log_prob.detach().exp()
         require_equal(_derivative(cdf, x), density, f"the derivative of cdf at sigma={sigma}, against the density")
         _check_masses(head, projection, sigma)
+        _check_quantiles(head, projection[:, 0], sigma)
 
 
 def _check_level_masses(head: NormalisedHead, projection: Tensor) -> None:
@@ -137,6 +150,15 @@ def _check_level_masses(head: NormalisedHead, projection: Tensor) -> None:
         reached = head.projected_cdf(projection, quantile) >= u - TOLERANCE
         short = head.projected_cdf(projection, quantile - 1.0) < u + TOLERANCE
         require(bool((reached & short).all()), f"projected_icdf of {u}: not the first level whose cdf reaches it")
+
+
+def _check_quantiles(head: NormalisedHead, projection: Tensor, sigma: Sigma) -> None:
+    """Check quantiles against the distribution function."""
+    for u in (1e-4, 0.3, 1.0 - 1e-4):
+        quantile = head.projected_icdf(projection, torch.full_like(projection[:, 0], u), sigma)
+        difference = float((head.projected_cdf(projection, quantile, sigma) - u).detach().abs().max())
+        exact = difference <= _QUANTILE_TOLERANCE * min(u, 1.0 - u)
+        require(exact, f"projected_icdf of {u} at sigma={sigma}: its cdf differs by {difference:.2g}")
 
 
 def _check_masses(head: NormalisedHead, projection: Tensor, sigma: Sigma) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from arcsm._runtime.memory import Workspace
 from arcsm.conditionals.flow import Tail, TailOf, flow_down, flow_up
 from arcsm.conditionals.piecewise import PiecewiseDensity, constant, in_tails
 from arcsm.conditionals.quadrature import TailFunction, evaluate_nodes, from_nodes, integrate
+from arcsm.errors import AccuracyWarning, warn
 from arcsm.heads import Head, NormalisedHead, ScoreHead
 from arcsm.heads.score import WINDOW_END_WIDTHS
 
@@ -28,7 +30,10 @@ Method = Literal["closed_form", "flow", "quadrature"]
 _HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, WINDOW_END_WIDTHS)
 #: The same at the largest noise of a ladder, where no mode is narrow.
 _HALF_GRID_OF_FLOW = (0.6, 1.2, 1.8, 2.4, 3.0, 4.0, 7.0, WINDOW_END_WIDTHS)
-_MIN_CELL_MASS = 1e-4  # below it, a difference of CDFs is no more accurate than the density
+_MIN_CELL_MASS = 1e-4  # below it, a difference of CDFs is less accurate than a quadrature of the density
+_FLAT = 6e-4  # squared relative change of a density over half a cell; below it, the mean is within 1e-4 nats
+_CELL_POINTS = 20  # of that quadrature, accurate for densities that change by up to 200 nats over a cell
+_MAX_TAIL_SHARE = 1e-3  # of the mass outside the range of a head that may have any tails
 CONDITIONALS_AT_A_TIME = 4096  #: conditionals integrated together
 _BLOCK_BYTES = 1 << 21  # activations of one layer that each thread evaluates at a time; larger blocks miss the cache
 
@@ -185,8 +190,8 @@ class Conditionals:
 
         .. math:: \\log \\frac{F(x + h) - F(x - h)}{2 h}
 
-        If ``half`` is zero, or the mass so small that the error of the integration would dominate the difference,
-        it is the log density at ``x``.
+        Where the mass is so small that the difference would lose digits, the density is integrated instead, by
+        Gauss-Legendre quadrature. Where ``half`` is zero, the result is the log density at ``x``.
         """
         wide = (half > 0.0).nonzero()[:, 0]
         mass = torch.zeros_like(x, dtype=torch.float64)
@@ -198,8 +203,30 @@ class Conditionals:
         result = torch.log(torch.where(small, 1.0, mass) / (2.0 * half.double()).masked_fill(small, 1.0)).to(x)
         rest = small.nonzero()[:, 0]
         if len(rest):
-            result = result.index_put((rest,), self.apply(lambda part: part.log_prob(x[rest]), rest))
+            means = self.apply(lambda part: part._integrated_mean(x[rest], half[rest]), rest)
+            result = result.index_put((rest,), means)
         return result
+
+    def _integrated_mean(self, x: Tensor, half: Tensor) -> Tensor:
+        """Return :meth:`log_mean_density` by quadrature of the density; at one point where the density is flat."""
+        is_steep = self._is_steep(x, half)
+        flat, steep = (~is_steep).nonzero()[:, 0], is_steep.nonzero()[:, 0]
+        result = torch.zeros_like(x).index_put((flat,), self.apply(lambda part: part.log_prob(x[flat]), flat).to(x))
+        if len(steep):
+            rule = np.polynomial.legendre.leggauss(_CELL_POINTS)
+            points = torch.from_numpy(rule[0]).to(x)[:, None] * half[steep] + x[steep]  # (K, n)
+            log_weights = torch.from_numpy(np.log(0.5 * rule[1])).to(x)[:, None]
+            terms = [self.apply(partial(_log_prob_at, point), steep) for point in points.unbind(0)]
+            result = result.index_put((steep,), torch.logsumexp(torch.stack(terms) + log_weights, 0).to(x))
+        return result
+
+    @torch.no_grad()
+    def _is_steep(self, x: Tensor, half: Tensor) -> Tensor:
+        """Return whether the mean density within ``half (N,)`` of ``x (N,)`` may differ from the density at ``x``."""
+        if not self.head.has_score:
+            return half > 0.0
+        s, ds = self.score_and_derivative(x, slice(None), self.sigma)
+        return half.square() * (s.square() + ds.abs()) > _FLAT
 
     def icdf(self, u: Tensor, nodes: Tensor | None = None) -> Tensor:
         """Return the inverse of :meth:`cdf` at ``u (N,)`` in (0, 1), ``(N,)``; for ``nodes`` see :meth:`density`.
@@ -248,12 +275,15 @@ class Conditionals:
             self.accuracy.tol, self.accuracy.max_evaluations, known_tail(self.head, sigma, nodes),
         )  # fmt: skip
         self.unconverged += int((~density.converged).sum())
+        if isinstance(self.head, ScoreHead) and not self.head.has_original_score:
+            _check_range(self.head, density)
         return density
 
     def differentiable_log_prob(self, x: Tensor) -> Tensor:
-        """Return the log density at ``x (N,)`` by quadrature, with gradients for the head and the contexts.
+        """Return the log density at ``x (N,)`` by quadrature, with gradients by the head, the contexts and ``x``.
 
-        The nodes are chosen without gradients. The score at all nodes is then evaluated once more, with gradients.
+        The nodes, one of them at ``x``, are chosen without gradients. The score at all nodes is then evaluated once
+        more, with gradients. By ``x`` the first two derivatives are exact: the score and its derivative.
         """
         values = []
         for rows in self._chunks():
@@ -266,7 +296,7 @@ class Conditionals:
             index = torch.arange(len(nodes), device=nodes.device)
             s, ds = evaluate_nodes(score, nodes, index, known_tail(self.head, self.sigma, nodes))
             density = from_nodes(nodes, s, ds)
-            inside = x[rows, None].to(nodes).clamp(nodes[:, :1], nodes[:, -1:])
+            inside = x[rows, None].detach().to(nodes).clamp(nodes[:, :1], nodes[:, -1:])
             anchor, beyond = (nodes - inside).abs().argmin(1, keepdim=True), x[rows, None] - inside
             energy, slope, bend = (f.gather(1, anchor) for f in (density.energy, density.s, density.ds))
             energy = energy + slope * beyond + 0.5 * bend * beyond.square()
@@ -300,6 +330,10 @@ class Conditionals:
         return [slice(start, start + CONDITIONALS_AT_A_TIME) for start in range(0, len(self), CONDITIONALS_AT_A_TIME)]
 
 
+def _log_prob_at(x: Tensor, conditionals: Conditionals) -> Tensor:
+    return conditionals.log_prob(x)
+
+
 def _without_autocast(device_type: str) -> AbstractContextManager[object]:
     return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
 
@@ -318,6 +352,15 @@ def starting_nodes(
     raise TypeError(
         f'{type(head).__name__}: integration needs a ScoreHead or a NormalisedHead; sample with sampler="langevin"'
     )
+
+
+def _check_range(head: ScoreHead, density: PiecewiseDensity) -> None:
+    """Warn if a score of a subclass puts mass outside of its range, where it is only extrapolated."""
+    share = density.tails.detach().sum(1) / torch.exp(density.log_mass)
+    if not bool((share <= _MAX_TAIL_SHARE).all()):
+        widths = f"{WINDOW_END_WIDTHS:g} sqrt(sigma^2 + data_std^2) from zero, in standardised units"
+        message = f"{type(head).__name__}: some mass lies beyond {widths}, where the score is only extrapolated"
+        warn(f"{message}; standardise the data or raise data_std", AccuracyWarning)
 
 
 def known_tail(head: Head, sigma: float | None, nodes: Tensor) -> TailFunction | None:

@@ -4,7 +4,7 @@ Both take a context and a head, in standardised units. The units of the data bel
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor
@@ -19,6 +19,21 @@ from arcsm.errors import AccuracyWarning, warn
 from arcsm.heads import Head
 
 _VALUES_AT_A_TIME = 1 << 17
+
+
+class Integration(TypedDict, total=False):
+    """Keywords of :meth:`arcsm.AutoregressiveModel.log_prob` and others that control the integration."""
+
+    steps: int | None  #: Steps down the ladder. Default: from level to level, one fewer than there are levels.
+    tol: float  #: Target error of the log density of each conditional, in nats. Default: 1e-5.
+    max_evaluations: int  #: Largest number of score evaluations for one conditional and integral. Default: 512.
+
+
+def checked_integration(integration: Integration) -> Integration:
+    """Return the keywords of an integration, or raise an error if one is unknown."""
+    if unknown := sorted(set(integration) - Integration.__optional_keys__):
+        raise TypeError(f"{unknown[0]}: unknown keyword; expected {', '.join(sorted(Integration.__optional_keys__))}")
+    return integration
 
 
 class ConditionalsBuilder(Protocol):

@@ -267,3 +267,17 @@ def _expanded(part: Tensor, shape: tuple[int, ...]) -> Tensor:
         raise ValueError(
             f"condition: expected one for each row {shape}, or one for all, got {tuple(part.shape)}"
         ) from error
+
+
+def order_arguments(context: Context, order: Order | None) -> dict[str, Order]:
+    """Return the keywords that give a context an order other than its own, none for ``None``.
+
+    Raises:
+        ValueError: If the context has one order only.
+    """
+    if order is None:
+        return {}
+    if not context.any_order:
+        name = type(context).__name__
+        raise ValueError(f"order: a {name} has the order {context.order!r:.60} only; use AnyOrder for others")
+    return {"order": order}

@@ -58,6 +58,7 @@ class GaussianNoise:
         return x + self.sigma * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
     def posterior(self, prior: Conditionals, y: Tensor) -> posteriors.Posterior:
+        _check_numeric(prior)
         if prior.method == "flow":
             return posteriors.flow_posterior(prior, y, self.sigma, self.log_likelihood)
 
@@ -137,6 +138,7 @@ class SaltAndPepper:
         return (y <= self.low + slack) | (y >= self.high - slack)
 
     def posterior(self, prior: Conditionals, y: Tensor) -> posteriors.Posterior:
+        _check_numeric(prior)
         rows = self.is_extreme(y).nonzero()[:, 0]
         low = y[rows] < 0.5 * (self.low + self.high)
         edge = torch.where(low, y.new_tensor(self.low + self.width), y.new_tensor(self.high - self.width))
@@ -169,6 +171,11 @@ class MissingValues:
 
     def posterior(self, prior: Conditionals, y: Tensor) -> posteriors.Posterior:
         return posteriors.MissingValuePosterior(prior, posteriors.all_rows(y), y)
+
+
+def _check_numeric(prior: Conditionals) -> None:
+    if prior.head.discrete:
+        raise ValueError("corruption: expected numeric columns, got a nominal one; only MissingValues accepts both")
 
 
 def standardised_at(corruption: Corruption, model: AutoregressiveModel, d: int) -> Corruption:

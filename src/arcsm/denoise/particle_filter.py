@@ -98,7 +98,8 @@ def particle_filter(
         for part in slices_of(len(flat), size):
             batch = _Particles.start(model, flat[part], rows(part), count)
             for d in model.context.order:
-                conditionals = build(model.head.project(model.context.step(batch.state, batch.previous)))
+                head = model.head_of(d)
+                conditionals = build(head.project(model.context.step(batch.state, batch.previous)), head)
                 corrupted = flat[part, d].repeat_interleave(count)
                 posterior = standardised_at(corruption, model, d).posterior(conditionals, corrupted)
                 batch.reweight(posterior.log_evidence())

@@ -1,10 +1,9 @@
 """One-dimensional posteriors of clean values given corrupted ones, with the conditionals of a model as priors.
 
 :mod:`arcsm.denoise.corruptions` builds them, by quadrature or through the flow. The flow's density is known in cells
-and, where those are too coarse, at nodes that are added where the mass is.
+(:mod:`arcsm.denoise.cells`) and, in its tails, at nodes that are added where the mass is.
 """
 
-import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,16 +15,13 @@ from torch import Tensor
 
 from arcsm.conditionals.conditionals import Conditionals
 from arcsm.conditionals.piecewise import PiecewiseDensity
+from arcsm.denoise.cells import Cells, refined_cells
 
 #: ``log_likelihood(y, x)`` in nats of corrupted values ``y (*)`` given clean ones ``x (*)``.
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
 
 #: Initial nodes of a posterior around the corrupted value, in standard deviations of the noise.
 LIKELIHOOD_GRID = (-10.0, -6.0, -3.0, -1.5, -0.5, 0.5, 1.5, 3.0, 6.0, 10.0)
-_HALF_CELLS = 64  # half the number of cells of a density of the flow
-_MAX_STANDARD_DEVIATIONS = 6.0  # of a Gaussian, covered by the cells
-_MAX_CELL_SHARE = 0.3  # of a posterior in one cell, above which it is interpolated
-_MAX_OUTER_SHARE = 1e-3  # of a posterior in the outer two cells, likewise
 _BRIDGE_NODES = 16  # between the cells and a corrupted value outside of them
 _ADDED_NODES, _ROUNDS = 32, 3  # of refinement
 _SMALL_RISE = 1e-4  # of a log density between two nodes, below which series replace formulas
@@ -82,31 +78,27 @@ class IntegratedPosterior(Posterior):
 
 @dataclass(frozen=True)
 class CellPosterior(Posterior):
-    """Posteriors through the flow, whose density is cut into ``M`` cells with a constant likelihood in each."""
+    """Posteriors through the flow, whose density is cut into cells with a constant likelihood in each."""
 
-    x: Tensor  # (N, M) median of each cell
-    log_likelihood: Tensor  # (N, M) at the medians
+    cells: Cells
     prior: Conditionals  # of the whole batch
     rows: Tensor  # (N,) conditional of each posterior
 
-    def _log_weights(self) -> Tensor:
-        return self.log_likelihood + _cell_edges(self.x.device).diff().log()
-
-    def shares(self) -> Tensor:  # (N, M)
-        return torch.softmax(self._log_weights(), 1)
-
     def log_evidence(self) -> Tensor:
-        return torch.logsumexp(self._log_weights(), 1)
+        return torch.logsumexp(self.cells.log_likelihood + self.cells.width.log(), 1)
 
     def mean(self) -> Tensor:
-        return (self.shares().to(self.x) * self.x).sum(1)
+        return (self.cells.shares().to(self.cells.x) * self.cells.x).sum(1)
 
     def icdf(self, u: Tensor) -> Tensor:
         """Map ``u`` to a probability of the prior within its cell, then invert the prior's CDF."""
-        edges = _cell_edges(self.x.device)
-        cell, fraction = _locate(self.shares(), u[:, None])
-        v = (edges[cell] + fraction * edges.diff()[cell])[:, 0].clamp(1e-9, 1.0 - 1e-9)
-        return self.prior.apply(lambda prior: prior.icdf(v), self.rows).to(self.x)
+        cell, fraction = _locate(self.cells.shares(), u[:, None])
+        start, width = self.cells.start.gather(1, cell), self.cells.width.gather(1, cell)
+        v = (start + fraction * width)[:, 0].clamp(1e-9, 1.0 - 1e-9)
+        return self.prior.apply(lambda prior: prior.icdf(v), self.rows).to(self.cells.x)
+
+    def select(self, rows: Tensor) -> Self:
+        return replace(super().select(rows), cells=self.cells.select(rows))
 
 
 @dataclass(frozen=True)
@@ -164,10 +156,10 @@ class FlowPosterior(Posterior):
         return self._merge(lambda posterior, _: posterior.log_evidence())
 
     def mean(self) -> Tensor:
-        return self._merge(lambda posterior, _: posterior.mean()).to(self.cells.x)
+        return self._merge(lambda posterior, _: posterior.mean()).to(self.cells.cells.x)
 
     def icdf(self, u: Tensor) -> Tensor:
-        return self._merge(lambda posterior, rows: posterior.icdf(u[rows])).to(self.cells.x)
+        return self._merge(lambda posterior, rows: posterior.icdf(u[rows])).to(self.cells.cells.x)
 
     def _merge(self, function: Callable[[Posterior, Tensor], Tensor]) -> Tensor:
         """Merge a function of the posteriors of both kinds and their rows ``(n,)`` into ``(N,)``."""
@@ -245,18 +237,16 @@ class MissingValuePosterior(Posterior):
 def flow_posterior(prior: Conditionals, y: Tensor, noise_std: float, log_likelihood: LogLikelihood) -> Posterior:
     """Return the posteriors of ``y (N,)`` through the flow, in cells or interpolated.
 
-    A posterior is interpolated if a single cell holds much of its mass, or the outer cells hold some.
+    A posterior in the tails of its prior is interpolated.
     """
-    x, rows = _cell_medians(prior), all_rows(y)
-    cells = CellPosterior(x, log_likelihood(y[:, None], x).double(), prior, rows)
-    shares = cells.shares()
-    in_cells = (shares.amax(1) < _MAX_CELL_SHARE) & (shares[:, 0] + shares[:, -1] < _MAX_OUTER_SHARE)
-    coarse = (~in_cells).nonzero()[:, 0]
-    if not len(coarse):
-        return cells
-    index = rows.index_put((coarse,), all_rows(coarse))
-    interpolated = _interpolate(prior, x[coarse], y[coarse], coarse, noise_std, log_likelihood)
-    return FlowPosterior(in_cells, index, cells, interpolated)
+    cells, in_cells = refined_cells(prior, lambda x, rows: log_likelihood(y[rows, None], x))
+    posterior, rows = CellPosterior(cells, prior, all_rows(y)), all_rows(y)
+    outside = (~in_cells).nonzero()[:, 0]
+    if not len(outside):
+        return posterior
+    index = rows.index_put((outside,), all_rows(outside))
+    interpolated = _interpolate(prior, cells.x[outside], y[outside], outside, noise_std, log_likelihood)
+    return FlowPosterior(in_cells, index, posterior, interpolated)
 
 
 def _interpolate(
@@ -282,31 +272,6 @@ def _interpolate(
     return posterior
 
 
-def _cell_edges(device: torch.device) -> Tensor:
-    """Return the edges of the cells of a density of the flow as probabilities, ``(M + 1,)``.
-
-    Half of the edges are evenly spaced in probability, so that no mode is missed. The other half are evenly spaced in
-    the quantiles of a Gaussian, so that the cells cover the tails.
-    """
-    span, half = _MAX_STANDARD_DEVIATIONS, _HALF_CELLS
-    by_distance = torch.special.ndtr(torch.linspace(-span, span, half + 1, dtype=torch.float64))[1:-1]
-    by_probability = torch.linspace(0.0, 1.0, half + 2, dtype=torch.float64)
-    return torch.cat([by_probability, by_distance]).sort().values.to(device)
-
-
-def _cell_medians(conditionals: Conditionals) -> Tensor:
-    """Return the medians of the cells, ``(N, M)``: quantiles at the largest noise, carried down by Heun steps."""
-    edges = _cell_edges(conditionals.projection.device)
-    middle = (0.5 * (edges[1:] + edges[:-1])).expand(len(conditionals), -1)
-    top = conditionals.density(slice(None), conditionals.path[0]).icdf(middle, tolerance=1e-4)
-    cells = replace(conditionals, projection=conditionals.projection.repeat_interleave(middle.shape[1], 0))
-    x = top.to(cells.projection).flatten()
-    for high, low in itertools.pairwise(conditionals.path):
-        first = cells.score(x, high)
-        x = x + 0.5 * (high - low) * (high * first + low * cells.score(x + (high - low) * high * first, low))
-    return x.view_as(middle)
-
-
 def _locate(shares: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Return the cell of each probability ``u (N, M)`` and how far into its share it lies, from shares ``(N, K)``."""
     cumulative = shares.cumsum(1)
@@ -317,8 +282,8 @@ def _locate(shares: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 def _prior_mean(conditionals: Conditionals) -> Tensor:
     if conditionals.method == "flow":
-        x = _cell_medians(conditionals)
-        return x @ _cell_edges(x.device).diff().to(x)
+        cells, _ = refined_cells(conditionals, lambda x, _: torch.zeros_like(x))
+        return CellPosterior(cells, conditionals, all_rows(cells.x)).mean()
     return conditionals.density(slice(None), conditionals.sigma).mean_and_variance()[0].to(conditionals.projection)
 
 

@@ -140,7 +140,8 @@ def posterior(
         generator: Source of randomness for ``"sample"``, on the model's device.
         method: How :math:`q` is normalised; it, ``tol`` and ``max_evaluations`` are as in
             :meth:`AutoregressiveModel.log_prob`. By quadrature, posteriors of Gaussian noise are as exact as the score.
-            Through the flow, a density is cut into 128 cells.
+            Through the flow, a density is cut into at least 128 cells; the error of the mean is about 0.01 standard
+            deviations of the posterior.
 
     Warns:
         AccuracyWarning: Once a call, if some integrals missed ``tol``.

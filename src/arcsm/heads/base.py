@@ -13,6 +13,9 @@ from arcsm.registry import Seam, constructor_arguments
 _MAX_BRACKET_DOUBLINGS = 60
 _BISECTIONS = 60
 
+_SCORE = "projected_score_and_derivative"
+_FASTER_SCORES = ("projected_score", "prepare_score", "prepare_score_and_derivative")  # give what _SCORE gives
+
 Sigma = float | Tensor | None
 ScoreAndDerivative = tuple[Tensor, Tensor]
 
@@ -28,8 +31,13 @@ class Head(nn.Module, ABC):
       ``(N, 1, P)`` and values ``(N, K)`` give scores ``(N, K)``.
 
     Methods named ``projected_*`` take projections, the others take contexts. Overriding :meth:`projected_score` and the
-    ``prepare_*`` methods is optional and only saves time. A head with a closed-form density is better a
-    :class:`NormalisedHead`. Call :func:`arcsm.register` on the class to save and load models that use it.
+    ``prepare_*`` methods is optional and only saves time. They must give the same scores, so a class that overrides one
+    of them also defines :meth:`projected_score_and_derivative`; and a class that defines only that does not inherit
+    faster methods from another head. A head with a closed-form density is better a :class:`NormalisedHead`. Call
+    :func:`arcsm.register` on the class to save and load models that use it.
+
+    Raises:
+        TypeError: On the definition of a class that overrides one of the optional methods alone.
 
     Attributes:
         context_features: Size :math:`C` of the contexts.
@@ -57,6 +65,22 @@ class Head(nn.Module, ABC):
     normalised: bool = False
     has_score: bool = True
     discrete: bool = False
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Make sure that all ways to evaluate the score evaluate the same one."""
+        super().__init_subclass__(**arguments)
+
+        def place(method: str) -> int:  # of its definition in the order of inheritance; 0 is the class itself
+            return next(place for place, base in enumerate(cls.__mro__) if method in vars(base))
+
+        for method in _FASTER_SCORES:
+            if place(method) > place(_SCORE) and getattr(cls, method) is not getattr(Head, method):
+                setattr(cls, method, getattr(Head, method))
+            elif place(method) < place(_SCORE):
+                raise TypeError(
+                    f"{cls.__name__}: overrides {method}, but inherits {_SCORE}, which must give the same scores; "
+                    "override both"
+                )
 
     @abstractmethod
     def project(self, context: Tensor) -> Tensor:

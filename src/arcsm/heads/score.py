@@ -66,6 +66,9 @@ class ScoreHead(Head):
 
     The derivative :math:`\\partial_x s` is computed in forward mode beside the value, without a double backward pass.
 
+    A subclass may replace the network by overriding :meth:`projected_score_and_derivative`. The mass of its
+    conditionals must lie within 20 widths of zero, because integration extrapolates scores linearly from there on.
+
     Arguments:
         context_features: Size :math:`C` of the contexts.
         hidden_features: Units of each hidden layer, at least one layer.

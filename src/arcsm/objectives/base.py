@@ -148,13 +148,13 @@ def differentiable_scores(
     sigma: float | None,
     generator: Source,
 ) -> tuple[Tensor, Tensor]:
-    """Return scores ``(B, D)`` and the leaf tensor ``z (B, D)`` by which they can be differentiated.
+    """Return scores ``(B, D)`` and the tensor ``z (B, D)`` by which they can be differentiated.
 
     The scores are :math:`\\nabla_z \\log q(z)` if ``joint``, which needs a normalised head, or the conditional ones.
     A context that has every order gets a random one for each row.
     """
     with torch.enable_grad():
-        z = z.detach().requires_grad_()
+        z = z if z.requires_grad else z.detach().requires_grad_()
         order = uniform_like(z.detach(), generator).argsort(-1) if model.context.any_order else None
         projection = model.head.project(model.contexts(z, condition, order))
         if not joint:

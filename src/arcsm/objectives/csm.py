@@ -68,6 +68,8 @@ def csm(
             a C compiler (see :func:`arcsm.objectives.fused.fused_score_matching`).
     """
     z = standardised_rows(model, x)
+    if mix != "auto" and (isinstance(mix, str) or not math.isfinite(mix)):
+        raise ValueError(f'mix: expected a finite number or "auto", got {mix!r:.60}')
     if model.noise is None:
         if mix != 1.0:
             raise ValueError(f"mix: without a noise ladder only 1 (plain CSM) is possible, got {mix}")

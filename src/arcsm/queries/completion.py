@@ -91,8 +91,8 @@ def complete(
         condition: Condition of each row, as in :meth:`arcsm.AutoregressiveModel.score`.
         order: Order in which unknown columns are drawn, a permutation of all columns. Default: up to eight random
             ones, each for an equal share of the draws.
-        sampler: As in :meth:`arcsm.AutoregressiveModel.sample`. Default: ``"fast_flow"`` with a ladder, else
-            ``"inverse_cdf"``.
+        sampler: As in :meth:`arcsm.AutoregressiveModel.sample`. Default: ``"inverse_cdf"`` for normalised heads and
+            without a ladder, else ``"fast_flow"``.
         level: Noise level.
         progress: Show progress; see :func:`arcsm.fit`.
 
@@ -172,9 +172,7 @@ def _draw(
     model.check_levels(z)
     _check_constraints(z, constraints)
     orders = _orders(context, n, constraints, order, generator, only_constrained)
-    if sampler is None:
-        sampler = "fast_flow" if model.noise and not model.head.normalised else "inverse_cdf"
-    draw = model.drawing(sampler)
+    draw = model.drawing(sampler, default="fast_flow")
     build = model.conditionals_builder(level, cache=EvaluationCache())
     by_row = condition_rows(model.standardise_condition(condition, z.shape[:-1]), 1)
     found, log_weights, unconverged = [], [], 0
@@ -280,12 +278,14 @@ def every_order(model: AutoregressiveModel) -> AnyOrder:
     """Return the context of a model that has every order.
 
     Raises:
-        ValueError: If the model has one order only.
+        ValueError: If the context is not an :class:`~arcsm.AnyOrder`.
     """
     context = model.context
     if not isinstance(context, AnyOrder):
-        raise ValueError(
-            f"model: needs an AnyOrder context, got a {type(context).__name__}, which knows the conditionals of one "
-            "order only; arcsm.denoise.particle_filter accepts it"
+        why = (
+            "which takes an order, but no known values in its steps; derive it from AnyOrder"
+            if context.any_order
+            else "which knows the conditionals of one order only; arcsm.denoise.particle_filter accepts it"
         )
+        raise ValueError(f"model: needs an AnyOrder context, got a {type(context).__name__}, {why}")
     return context

@@ -47,7 +47,10 @@ class Intervals(Constraint):
     bounds: Sequence[tuple[float, float]]
 
     def __post_init__(self) -> None:
-        ordered = tuple(sorted((float(low), float(high)) for low, high in self.bounds))
+        try:
+            ordered = tuple(sorted((float(low), float(high)) for low, high in self.bounds))
+        except (TypeError, ValueError):
+            raise ValueError(f"bounds: expected a list of intervals (low, high), got {self.bounds!r:.60}") from None
         object.__setattr__(self, "bounds", ordered)
         if not ordered:
             raise ValueError("bounds: expected at least one interval, got none")

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from arcsm._runtime.conditions import Condition
-from arcsm.conditionals.traversal import map_conditionals
+from arcsm._runtime.sizes import whole_numbers
+from arcsm.conditionals.traversal import Integration, map_conditionals
 from arcsm.contexts import AnyOrder
 from arcsm.contexts.base import Order
-from arcsm.model import AutoregressiveModel, Integration
+from arcsm.model import AutoregressiveModel
 from arcsm.queries.completion import every_order
 
 
@@ -40,6 +41,7 @@ def log_prob_given(
     """
     context = every_order(model)
     model.check_levels(x.reshape(-1, x.shape[-1]))
+    given = whole_numbers("given", given)
     unknown = sorted(set(given) - set(range(model.features)))
     if unknown:
         raise ValueError(f"given: expected columns from 0 to {model.features - 1}, got {unknown[0]}")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -36,6 +37,8 @@ def langevin(
 
 def check_langevin(steps: int, step_size: float | None) -> None:
     """Check the options of :func:`langevin`."""
+    if not isinstance(steps, Integral):
+        raise ValueError(f"steps: expected a whole number, got {steps!r:.60}")
     if steps < 1 or not (step_size is None or 0.0 < step_size < math.inf):
         raise ValueError(f"steps, step_size: expected at least 1 and a positive number, got {steps} and {step_size}")
 
