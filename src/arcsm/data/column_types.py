@@ -20,7 +20,7 @@ TRUTH = ("True", "TRUE", "true", "False", "FALSE", "false")  # read as 1 and 0
 LEADING_ZERO = r"0\d+"  # a postcode, say, whose zeros matter
 _CODE = r"\d+[A-Za-z]{1,2}|[A-Za-z]{1,2}\d+"  # such as 136A or c168
 
-_TIME_TYPES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64, pd.Period)
+TIME_TYPES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64, pd.Period)
 _MIN_FRACTION = 0.9  # of a text column's cells that are numbers or times; the other cells are then mistakes
 _MAX_INSPECTED = 10_000  # cells that decide the type of a column
 _MAX_NUMERIC_CODES = 20  # distinct numbers that may serve as names among other names
@@ -109,7 +109,7 @@ def is_time(column: pd.Series) -> bool:
     if column.dtype != object:
         return has_time_type(column.dtype)
     types = {type(cell) for cell in column.dropna()}
-    return bool(types) and all(issubclass(kind, _TIME_TYPES) for kind in types)
+    return bool(types) and all(issubclass(kind, TIME_TYPES) for kind in types)
 
 
 def infer_type(column: pd.Series, decimal: str = ".") -> ColumnType:

@@ -84,7 +84,7 @@ class NumberFormat:
         texts = pd.Series(distinct, dtype=object).str.strip()
         padded = texts[texts.str.fullmatch(_PADDED)]
         lengths = texts.str.len()
-        if not len(padded) or not texts.str.fullmatch(r"\d{1,15}").all() or lengths.min() < padded.str.len().max():
+        if not len(padded) or not texts.str.fullmatch(r"\d+").all() or lengths.min() < padded.str.len().max():
             return None
         width = int(lengths.min())
         limit = 10**width - 1 if width == lengths.max() else None

@@ -82,7 +82,9 @@ def fill_categories(column: pd.Series, missing: NDArray[np.bool_], names: Sequen
         missing: Where it is missing, ``(n,)``.
         names: The names of the missing categories.
     """
-    whole = pyarrow.chunked_array(pyarrow.array(column)).unify_dictionaries().combine_chunks()
+    cells = pyarrow.array(column)
+    chunks = cells.chunks if isinstance(cells, pyarrow.ChunkedArray) else [cells]
+    whole = pyarrow.chunked_array(chunks, cells.type).unify_dictionaries().combine_chunks()
     places = {str(name): place for place, name in enumerate(whole.dictionary.to_pandas().astype(object))}
     indices = whole.indices.to_pandas().to_numpy(dtype=float, na_value=-1.0).astype(np.int64)
     indices[missing] = [places[name] for name in names]
