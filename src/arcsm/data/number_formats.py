@@ -77,7 +77,7 @@ class NumberFormat:
 
     @classmethod
     def infer_codes(cls, cells: pd.Series) -> Self | None:
-        """Return the format of whole numbers of which some are filled up with zeros to a width, or ``None``."""
+        """Return the format of whole numbers that zeros fill up to a width, or ``None``."""
         distinct = cells.dropna().unique()
         if not all(isinstance(text, str) for text in distinct):
             return None
