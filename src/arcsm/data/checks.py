@@ -48,7 +48,7 @@ def check_holds_no_times(rows: Any) -> None:
     elif kind == "O":
         lines = rows if isinstance(rows, list | tuple) else np.atleast_2d(rows)
         cells = (cell for line in lines if isinstance(line, list | tuple | np.ndarray) for cell in line)
-        times = (cell for cell in cells if isinstance(cell, TIME_TYPES) and cell is not pd.NaT)
+        times = (cell for cell in cells if isinstance(cell, TIME_TYPES) and str(cell) != "NaT")
     first = next(iter(times), None)
     if first is not None:
         raise ValueError(f"X: expected numbers in an array, got {str(first)!r}; give dates and times in a data frame")

@@ -234,7 +234,9 @@ class FrameFile:
         scaled = isinstance(kind.format, NumberFormat) and kind.format.has_scale
         if self.file.is_text and scaled and holds_numbers(column.dtype):  # without the unit
             column = column.map(str, na_action="ignore").astype(object)
-        return typed_column(column, kind, self.file.locate, self.file.decimal_of(column))
+        unknown = kind.kind == "number" and kind.format is None
+        decimal = self.file.decimal_of(column) if unknown else self.file.decimal
+        return typed_column(column, kind, self.file.locate, decimal)
 
     def _report(self) -> None:
         """Warn of columns that are set aside, and of formats that might be another."""

@@ -52,13 +52,13 @@ class NumberFormat:
         prefix: Text before the digits, such as ``$``.
         suffix: Text after the digits, such as ``" %"`` or ``kg``.
         thousands: The mark between groups of digits, or an empty string.
-        indian: Whether only the last group has three digits and the others two, as in 12,34,567.
         decimal: The decimal mark.
         decimals: The most decimals of a cell.
         fixed: Whether all cells have as many decimals.
         negative: ``-$5``, ``$-5``, ``($5)`` or ``$(5)``, written with ``{}`` for prefix, digits and suffix. The minus
             may be the typographic one.
         example: A cell.
+        indian: Whether only the last group has three digits and the others two, as in 12,34,567.
         width: How many digits a code has at least, filled up with zeros, such as 5 for 02285; 0 for other numbers.
         limit: The highest code of the width, if all cells have just as many digits.
     """
@@ -79,16 +79,16 @@ class NumberFormat:
     def infer_codes(cls, cells: pd.Series) -> Self | None:
         """Return the format of whole numbers that zeros fill up to a width, or ``None``."""
         distinct = cells.dropna().unique()
-        if not all(isinstance(text, str) for text in distinct):
+        if not all(isinstance(text, str) and text.strip().isdecimal() for text in distinct):
             return None
-        texts = pd.Series(distinct, dtype=object).str.strip()
-        padded = texts[texts.str.fullmatch(_PADDED)]
-        lengths = texts.str.len()
-        if not len(padded) or not texts.str.fullmatch(r"\d+").all() or lengths.min() < padded.str.len().max():
+        texts = [text.strip() for text in distinct]
+        lengths = set(map(len, texts))
+        padded = [text for text in texts if _PADDED.fullmatch(text)]
+        if not padded or min(lengths) < max(map(len, padded)):
             return None
-        width = int(lengths.min())
-        limit = 10**width - 1 if width == lengths.max() else None
-        return cls(width=width, limit=limit, example=str(padded.iloc[0]))
+        width = min(lengths)
+        limit = 10**width - 1 if len(lengths) == 1 else None
+        return cls(width=width, limit=limit, example=padded[0])
 
     @classmethod
     def infer(cls, cells: pd.Series, decimal: str = ".") -> Self | None:
@@ -148,6 +148,8 @@ class NumberFormat:
 
         Numbers other than 0 that lack a unit with a scale have another format, unless ``any_scale``.
         """
+        if self.is_code:
+            return pd.to_numeric(cells, errors="coerce")
         distinct = pd.Series(cells.dropna().unique(), dtype=object)
         parts = _parts(distinct)
         fits = parts["unit"].isin([self.unit, ""])

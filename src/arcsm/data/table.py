@@ -82,7 +82,7 @@ class TableFile:
     def decimal_of(self, column: pd.Series) -> str:
         """Return the decimal mark of a column: that of the file, unless points separate thousands in it."""
         undecided = self.is_text and self.options.decimal is None and self.csv.dialect.separator == ";"
-        if undecided and not holds_numbers(column.dtype) and points_separate_thousands(column):
+        if undecided and self.decimal == "." and not holds_numbers(column.dtype) and points_separate_thousands(column):
             return ","
         return self.decimal
 
