@@ -254,7 +254,8 @@ def count_units(cells: pd.Series) -> dict[str, int]:
 def _parts(cells: pd.Series) -> pd.DataFrame:
     """Split texts into signs, prefix, digits, suffix and unit; the digits are missing where a text is no number."""
     texts = cells.astype(str).str.strip()
-    parts = texts.str.replace(_DASH, r"\g<currency>0", regex=True).str.extract(rf"^{_CELL.pattern}$")
+    dashes = texts[texts.str.endswith(("-", "–"))].str.replace(_DASH, r"\g<currency>0", regex=True)
+    parts = dashes.reindex(texts.index).fillna(texts).str.extract(rf"^{_CELL.pattern}$")
     is_code = parts["open"].notna() & parts["digits"].str.match(_PADDED).eq(True)  # such as the area code (030)
     parts.loc[is_code] = None
     unit = parts["prefix"].fillna("") + parts["suffix"].fillna("")
