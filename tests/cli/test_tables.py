@@ -74,7 +74,8 @@ def test_a_named_index_in_parquet_is_kept(tmp_path: Path) -> None:
     table.to_parquet(tmp_path / "t.parquet")
     assert run("impute", tmp_path / "t.parquet", "--out", tmp_path / "o.parquet") == 0
     filled = pd.read_parquet(tmp_path / "o.parquet")
-    assert filled["customer"].tolist() == list(range(60))
+    assert filled.index.equals(table.index)
+    assert filled.index.name == "customer"
     assert filled["key"].tolist()[::3] == [2**53 + 1] * 20
     assert not filled.isna().any(axis=None)
     both = tmp_path / "t.parquet", tmp_path / "t.parquet"
@@ -118,13 +119,85 @@ def test_labels_of_rows_are_kept_whatever_the_files(suffix: str, tmp_path: Path)
     path, out, parquet = tmp_path / f"t{suffix}", tmp_path / "o.csv", tmp_path / "o.parquet"
     table.to_csv(path) if suffix == ".csv" else table.to_parquet(path)
     assert run("impute", path, "--out", parquet) == 0
-    assert pd.read_parquet(parquet)["level_0"].tolist() == list(table.index)
+    filled = pd.read_parquet(parquet)
+    assert list(filled.index if suffix == ".parquet" else filled["level_0"]) == list(table.index)
+    assert run("impute", path, "--out", out) == 0
+    assert pd.read_csv(out).iloc[:, 0].tolist() == list(table.index)
     assert run("detect", path, path, "--out", out) == 0
     assert pd.read_csv(out)["level_0"].tolist() == list(table.index)
     save(model_of_columns("a", "index"), tmp_path / "run")
     table.dropna().to_parquet(tmp_path / "whole.parquet")
     assert run("score", tmp_path / "run", tmp_path / "whole.parquet", "--out", out) == 0
     assert pd.read_csv(out)["level_0"].tolist() == list(table.dropna().index)
+
+
+def test_impute_keeps_the_order_of_categories_and_those_that_do_not_occur(tmp_path: Path) -> None:
+    sizes, path, out = ["small", "medium", "large", "huge"], tmp_path / "t.parquet", tmp_path / "o.parquet"
+    cells = pd.Categorical(["large", "small", "medium"] * 20, sizes, ordered=True)
+    table = pd.DataFrame({"size": cells, "grade": cells.astype(str), "a": normal(60)})
+    table.loc[[2, 7], "size"] = None
+    table["grade"] = pd.Categorical(table["grade"].where(table.index != 5), sizes[::-1])
+    table.to_parquet(path, row_group_size=16)
+    assert run("impute", path, "--out", out) == 0
+    filled = pd.read_parquet(out)
+    for name in ("size", "grade"):
+        known = table[name].notna()
+        assert filled[name].dtype == table[name].dtype
+        assert filled[name][known].tolist() == table[name][known].tolist()
+        assert not filled[name].isna().any()
+
+
+@pytest.mark.parametrize("gap", [True, False])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_ids_and_postcodes_keep_their_leading_zeros(suffix: str, gap: bool, tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).permutation(9_999)[:60]
+    path, out = tmp_path / f"t{suffix}", tmp_path / "o.parquet"
+    table = pd.DataFrame({
+        "customer_id": [f"{number:06d}" for number in numbers],
+        "order": [str(10**19 + number) for number in numbers.tolist()],  # more digits than numbers have
+        "zip": [f"{number:05d}" for number in numbers[::-1]],
+        "a": normal(60),
+    })  # fmt: skip
+    table.loc[[2, 7] if gap else [], "zip"] = None
+    table.to_csv(path, index=False) if suffix == ".csv" else table.to_parquet(path)
+    assert run("impute", path, "--ignore", "order", "--out", out) == 0
+    filled = pd.read_parquet(out)
+    for name in ("customer_id", "order", "zip"):
+        known = table[name].notna()
+        assert filled[name][known].tolist() == table[name][known].tolist()
+        assert filled[name].str.fullmatch(r"\d+").all()
+    assert (filled["zip"].str.len() == 5).all()
+    assert filled["a"].dtype == float
+    first = int(table["customer_id"].max()) + 1
+    for out_again in (out, tmp_path / "o.csv"):
+        assert run("synthesize", path, "--ignore", "order", "-n", 5, "--out", out_again) == 0
+        drawn = pd.read_parquet(out) if out_again == out else pd.read_csv(out_again, dtype=str)
+        assert drawn["customer_id"].tolist() == [f"{number:06d}" for number in range(first, first + 5)]
+        assert drawn["zip"].str.fullmatch(r"\d{5}").all()
+
+
+def test_whole_numbers_that_are_not_modelled_stay_whole_in_parquet(tmp_path: Path) -> None:
+    table = pd.DataFrame({"key": [2**53 + 1, None] * 30, "n": range(60), "code": ["1E5", "12E3"] * 30}, dtype=object)
+    table.assign(a=normal(60)).to_csv(tmp_path / "t.csv", index=False)
+    ignored = (part for name in table.columns for part in ("--ignore", name))
+    assert run("impute", tmp_path / "t.csv", *ignored, "--out", tmp_path / "o.parquet") == 0
+    filled = pd.read_parquet(tmp_path / "o.parquet")
+    assert filled["key"].dropna().tolist() == [2**53 + 1] * 30
+    assert filled["n"].tolist() == list(range(60))
+    assert filled["code"].tolist() == table["code"].tolist()
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_impute_and_synthesize_keep_line_ends(line_end: str, tmp_path: Path) -> None:
+    lines = [
+        "a,b",
+        *(f"{value:.3f},{'' if row == 4 else 'x y'[2 * (row % 2)]}" for row, value in enumerate(normal(60))),
+    ]
+    (tmp_path / "t.csv").write_bytes((line_end.join(lines) + line_end).encode())
+    for command in ("impute", "synthesize"):
+        assert run(command, tmp_path / "t.csv", "--out", tmp_path / "o.csv") == 0
+        content = (tmp_path / "o.csv").read_bytes()
+        assert content.count(line_end.encode()) == content.count(b"\n") == 61
 
 
 @pytest.mark.parametrize("name", ["", "Unnamed: 0"])

@@ -72,7 +72,10 @@ def test_a_few_mistakes_among_numbers_are_rejected(tmp_path: Path) -> None:
         (["0.201"] * 30 + ["22.7%"], r"row 31 .* got '22.7%' \(the units differ: 600 with none and 20 with '%'"),
         (["180 cm", "1.75", "160 cm"], r"row 2 .* such as '180 cm', got '1.75' .*40 with 'cm' and 20 with none"),
         (["(13.03)"] + ["9.50"] * 20 + ["13.03-"], r"got '13.03-' \(write it as a number; if the column holds codes: "),
-        ([f"2,23,{n}.50" for n in range(411, 441)], r"\(a number in an unknown form; write it without marks"),
+        ([f"2,2,3{n}.50" for n in range(411, 441)], r"\(a number in an unknown form; write it without marks"),
+        (["63k", "7M", "3k"], r"got '63k' \(the units differ: 40 with 'k' and 20 with 'M'; write all"),
+        (["63 kg", "700 g"], r"got '63 kg' \(the units differ: 20 with 'kg' and 20 with 'g'; write all"),
+        (["$5", "7 €"], r"got '\$5' \(the units differ: 20 with '\$' and 20 with '€'; write all"),
         (["5.1", "5.2"] * 8 + ["1,23"], r"got '1,23' \(a number in another form than the others; if the column"),
     ],
 )
@@ -100,6 +103,7 @@ def test_accounting_negatives_are_numbers_in_their_form(share: float, tmp_path: 
     [
         ("20.1%", "30.1%", True), ("20.1%", "0.301", False), ("20.1%", "300 g", False), ("20.1 €", "30.1 €", True),
         ("20.1 €", "30.1", True), ("20.1 €", "$30.1", False), ("$20.1", "¥30.1", False), ("20.1 €", "30.1 kg", False),
+        ("20.1", "30.1%", False), ("20.1", "$30.1", False), ("20.1", "30.1 kg", False),
     ],
 )  # fmt: skip
 def test_another_table_must_have_the_unit_of_the_first(first: str, other: str, reads: bool, tmp_path: Path) -> None:
@@ -111,8 +115,26 @@ def test_another_table_must_have_the_unit_of_the_first(first: str, other: str, r
     if reads:
         assert set(test.read()["pct"]) == {30.1}
     else:
-        with pytest.raises(ValueError, match=re.escape(f" such as '{first}', got '{other}'")):
+        expected = " without a unit, as in the other table" if first == "20.1" else f" such as '{first}'"
+        with pytest.raises(ValueError, match=re.escape(f"{expected}, got '{other}'")):
             test.read()
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["2026-11-25", "2026-11-26 14:30"],  # with and without a time
+        ["25.11.2026", "2026-11-26", "11/27/2026"],
+        ["12:30", "12:30:15"],
+    ],
+)
+def test_dates_in_several_forms_are_rejected_unless_they_are_names(cells: list[str], tmp_path: Path) -> None:
+    pd.DataFrame({"day": cells * 20, "z": 1}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(
+        ValueError, match=r"row 1 .*got .* \(write all dates and times in one form; .*--categorical 'day'"
+    ):
+        read_frame(tmp_path / "t.csv")
+    assert read_frame(tmp_path / "t.csv", options=ReadOptions(categorical=["day"]))["day"].tolist() == cells * 20
 
 
 @pytest.mark.parametrize("form", ["%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%d.%m.%Y", "%m/%d/%y", "%Y-%m-%dT%H:%M:%SZ"])

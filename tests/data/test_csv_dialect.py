@@ -21,6 +21,12 @@ from arcsm.data.table import TableFile
         ("a;b\n1.5;2\n", ";", ".", "guessed ';' between cells (--sep)"),
         ("a;b\n1.234;2,5\n", ";", ",", "guessed ';' between cells (--sep) and ',' before decimals (--decimal)"),
         ("1,5;2,5\n3,5;4,5\n", ";", ",", "guessed ';' between cells (--sep) and ',' before decimals (--decimal)"),
+        *[
+            (text, ";", ",", "guessed ';' between cells (--sep) and ',' before decimals (--decimal)")
+            for text in ("a;b\n1.637 €;2\n887 €;4\n", "a;b\n12,50 €;1.637\n", "a;b\n1.234,50;1.637\n")
+        ],
+        ("a;b\n1.637 €;2.5\n887 €;4\n", ";", ".", "guessed ';' between cells (--sep)"),
+        ("a;b\n1,234.50;1,637\n", ";", ".", "guessed ';' between cells (--sep)"),
         ("a\tb\n1\t2\n", "\t", ".", "guessed a tab between cells (--sep)"),
         ("a|b\n1|2\n", "|", ".", "guessed '|' between cells (--sep)"),
         ("a b\n1 2\n3 4\n", " ", ".", "guessed a space between cells (--sep)"),
@@ -37,6 +43,31 @@ def test_dialects_are_guessed(tmp_path: Path, text: str, separator: str, decimal
         dialect = find_dialect(path, ReadOptions(), "t.csv")
     assert (dialect.separator, dialect.decimal) == (separator, decimal)
     assert [str(warning.message) for warning in caught] == ([] if message is None else [f"t.csv: {message}"])
+
+
+def test_a_file_in_which_nothing_tells_what_points_separate_names_the_option(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    for text, column, number in (
+        ("a;b\n1.637;x\n887;y\n", "a", 1637.0),
+        ("a;b\n1.637 kg;x\n2.887 kg;y\n", "a", 1637.0),
+        ("a\tb\n1.637 €\tx\n887 €\ty\n", "a", 1637.0),
+    ):
+        path.write_text(text)
+        with pytest.warns(
+            UserWarning, match=r"1\.637\b.* is (read as )?1\.637.*if points separate thousands: --decimal ,"
+        ):
+            assert read_frame(path)[column][0] == 1.637
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "if points separate")
+            assert read_frame(path, options=ReadOptions(decimal=","))[column][0] == number
+            assert read_frame(path, options=ReadOptions(decimal="."))[column][0] == 1.637
+
+
+def test_amounts_have_points_between_thousands_beside_columns_with_decimal_points(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("price;stars\n1.637 €;4.5\n887 €;3.5\n")
+    table = read_frame(tmp_path / "t.csv")
+    assert table["price"].tolist() == [1637, 887]
+    assert table["stars"].tolist() == [4.5, 3.5]
 
 
 def test_given_dialects_are_not_guessed(tmp_path: Path) -> None:
@@ -57,9 +88,13 @@ def test_given_dialects_are_not_guessed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
-def test_written_files_keep_the_encoding_and_its_mark(encoding: str, suffix: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_written_files_keep_the_encoding_its_mark_and_line_ends(
+    encoding: str, suffix: str, line_end: str, tmp_path: Path
+) -> None:
     path, out = tmp_path / f"t{suffix}", tmp_path / f"o{suffix}"
-    path.write_bytes("Größe,Preis\n1,2 €\n3,4 €\n".replace(",", "," if suffix == ".csv" else "\t").encode(encoding))
+    text = "Größe,Preis\n1,2 €\n3,4 €\n".replace(",", "," if suffix == ".csv" else "\t").replace("\n", line_end)
+    path.write_bytes(text.encode(encoding))
     options = ReadOptions(encoding="cp1252" if encoding == "cp1252" else None)
     file = TableFile(path, options=options)
     with frame_writer(out, file) as write:

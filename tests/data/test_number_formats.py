@@ -5,7 +5,15 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from arcsm.data.number_formats import NumberFormat, count_units, write_like
+from arcsm.data.number_formats import (
+    NumberFormat,
+    count_least_decimals,
+    count_units,
+    points_may_separate_thousands,
+    points_separate_thousands,
+    with_decimals,
+    write_like,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +37,10 @@ from arcsm.data.number_formats import NumberFormat, count_units, write_like
         (["\u221213.03", "9.50"], [-13.03, 9.5]),
         (["\u221213,03 €", "9,50 €"], [-13.03, 9.5]),
         (["$\u22125", "$7"], [-5.0, 7.0]),
+        (["$ (46.46)", "$ 649.90", "$ 1,200.00"], [-46.46, 649.9, 1200.0]),  # as spreadsheets write accounts
+        (["(46.46) €", "3.00 €"], [-46.46, 3.0]),
+        (["1,23,456", "95,000", "-12,34,567", "800"], [123456.0, 95000.0, -1234567.0, 800.0]),  # Indian groups
+        (["₹1,23,456.50", "₹95,000.25"], [123456.5, 95000.25]),
     ],
 )
 def test_formats_are_read_and_written_back(cells: list[str], numbers: list[float]) -> None:
@@ -39,6 +51,49 @@ def test_formats_are_read_and_written_back(cells: list[str], numbers: list[float
     assert parsed.tolist()[:-1] == numbers
     assert parsed.isna().tolist() == [False] * len(cells) + [True]
     assert form.write(parsed).tolist()[:-1] == cells
+
+
+def test_an_amount_that_is_a_dash_is_zero() -> None:
+    column = pd.Series(["$ -", "$ 649.90", "-"])
+    form = NumberFormat.infer(column)
+    assert form is not None
+    assert form.parse(column).isna().tolist() == [False, False, True]
+    assert form.parse(column)[0] == 0.0
+
+
+def test_codes_keep_their_leading_zeros_up_to_their_width() -> None:
+    codes = pd.Series(["02285", "12345", "00012", None])
+    form = NumberFormat.infer_codes(codes)
+    assert form is not None
+    assert form.parse(codes).tolist()[:3] == [2285, 12345, 12]
+    assert form.write(form.parse(codes)).tolist()[:3] == codes.tolist()[:3]
+    assert form.write(pd.Series([-7.2, 905.4, 1e6])).tolist() == ["00000", "00905", "99999"]
+    growing = NumberFormat.infer_codes(pd.Series(["098", "099", "1000"]))
+    assert growing is not None
+    assert growing.write(pd.Series([7, 1001])).tolist() == ["007", "1001"]
+    for cells in (["1", "20"], ["05", "7"], ["01a", "02"], ["0"]):
+        assert NumberFormat.infer_codes(pd.Series(cells)) is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "separate", "may_separate"),
+    [
+        (["1.637 €", "887 €"], True, True),
+        (["139.750 €", "57.800 €"], True, True),  # amounts rarely have three decimals
+        (["1.637.000 €", "2.500,50 €"], True, True),
+        (["1.637 €", "8.5 €"], False, False),
+        (["0.637 €", "8 €"], False, False),
+        (["1.637 kg", "887 kg"], True, True),
+        (["1.637 kg", "2.887 kg"], False, True),
+        (["1.637", "887"], False, True),
+        (["887 €", "name"], False, False),
+    ],
+)
+def test_points_before_three_digits_may_separate_thousands(
+    cells: list[str], separate: bool, may_separate: bool
+) -> None:
+    assert points_separate_thousands(pd.Series([*cells, None])) is separate
+    assert points_may_separate_thousands(pd.Series([*cells, None])) is may_separate
 
 
 def test_a_mark_before_three_digits_depends_on_the_file() -> None:
@@ -118,3 +173,19 @@ def test_sampled_numbers_get_the_decimals_of_the_column() -> None:
 def test_plain_numbers_are_written_like_the_others(cells: list[str], values: list[float], texts: list[str]) -> None:
     decimal = "," if "," in cells[0] else "."
     assert write_like(pd.Series(values), pd.Series(cells, dtype=object), decimal) == texts
+
+
+@pytest.mark.parametrize(
+    ("cells", "least", "texts"),
+    [
+        (["7.0", "20.0"], 1, ["11.0", "2.25", "1e+20"]),
+        (["7.50", "2.25", ""], 2, ["11.00", "2.25", "1e+20"]),
+        (["7", "20.0"], 0, ["11.0", "2.25", "1e+20"]),
+        (["5.0e8", "1.0"], 0, ["11.0", "2.25", "1e+20"]),
+    ],
+)
+def test_numbers_have_the_decimals_that_all_cells_have(cells: list[str], least: int, texts: list[str]) -> None:
+    assert count_least_decimals(pd.Series(cells)) == least
+    if least:
+        assert with_decimals(pd.Series([11.0, 2.25, 1e20]), least).tolist() == texts
+    assert with_decimals(pd.Series([11]), 2, ",").tolist() == ["11,00"]

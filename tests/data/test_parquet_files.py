@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from arcsm.data import frame_writer, read_table
-from arcsm.data.parquet_files import parquet_parts
+from arcsm.data.parquet_files import fill_categories, parquet_parts, read_index
 from arcsm.data.table import TableFile
 from arcsm.errors import SkippedWarning
 from rejections import read_error
@@ -129,3 +129,28 @@ def test_statistics_that_do_not_fit_a_column_are_a_one_line_error(tmp_path: Path
     for rows in (None, 1):
         with pytest.raises(ValueError, match=r"t\.parquet: cannot be read: damaged"):  # pyarrow would end the process
             list(parquet_parts(path, rows))
+
+
+def test_filled_categories_keep_their_order_and_those_that_do_not_occur() -> None:
+    types = pyarrow.dictionary(pyarrow.int8(), pyarrow.string(), ordered=True)
+    parts = [
+        pyarrow.DictionaryArray.from_arrays(pyarrow.array(places, pyarrow.int8()), names, ordered=True)
+        for places, names in (([0, None], ["small", "medium", "large"]), ([0, 1], ["small", "medium"]))
+    ]
+    column = pd.Series(pd.arrays.ArrowExtensionArray(pyarrow.chunked_array(parts, types)))
+    filled = pyarrow.array(fill_categories(column, column.isna().to_numpy(), ["medium"]))
+    assert filled.to_pylist() == ["small", "medium", "small", "medium"]
+    assert filled.dictionary.to_pylist() == ["small", "medium", "large"]
+    assert filled.type == types
+
+
+@pytest.mark.parametrize("index", [pd.Index([*"wxyz"]), pd.Index([3, 1, 2, 0], name="shop"), pd.RangeIndex(5, 9)])
+def test_an_index_is_written_and_read(index: pd.Index, tmp_path: Path) -> None:
+    path, out = tmp_path / "t.parquet", tmp_path / "o.parquet"
+    frame = pd.DataFrame({"a": pd.array([1, None, 3, 4], dtype="Int64")}).set_axis(index)
+    frame.to_parquet(path)
+    assert read_index(path).equals(index)
+    with frame_writer(out, TableFile(path)) as write:
+        for part in (frame[:3], frame[3:]):
+            write(part.set_axis(read_index(path)[: len(part)] if len(part) == 3 else read_index(path)[3:]))
+    pd.testing.assert_frame_equal(pd.read_parquet(out), frame, check_index_type=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from arcsm.data.time_formats import TimeFormat
+from arcsm.data.time_formats import TimeFormat, are_times_in_several_forms
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,8 @@ from arcsm.data.time_formats import TimeFormat
         (["January 3, 2020", "February 14, 2021"], "2020-01-03"),
         (["2020Q2", "2021Q4"], "2020-04-01"),
         (["2020-05", "2020-12"], "2020-05-01"),
+        (["09/2020", "12/2021"], "2020-09-01"),
+        (["9-2020", "12-2021"], "2020-09-01"),
         (["1/15/2008 0:00", "2/1/2009 13:45"], "2008-01-15"),
         (["2020-01-01T10:00:00Z", "2020-01-02T23:59:59Z"], "2020-01-01T10:00:00Z"),
         (["2020-01-01 10:00:00.250+01:00", "2020-01-02 10:00:00.500+01:00"], "2020-01-01T10:00:00.25+01:00"),
@@ -80,7 +82,9 @@ def test_ambiguous_days_and_months_are_decided_by_order_or_by_the_file() -> None
         assert form.describe() == f"dates ('03/04/2020' is {example})"
 
 
-@pytest.mark.parametrize("cells", [["10.0.0.1", "1.2.3"], ["Rome", "Oslo"], ["16:9", "4:3"], ["1-2", "2026"]])
+@pytest.mark.parametrize(
+    "cells", [["10.0.0.1", "1.2.3"], ["Rome", "Oslo"], ["16:9", "4:3"], ["1-2", "2026"], ["1/1000", "1/5000"]]
+)
 def test_other_texts_are_not_times(cells: list[str]) -> None:
     assert TimeFormat.infer(pd.Series(cells)) is None
 
@@ -113,3 +117,19 @@ def test_whole_numbers_that_are_all_dates_are_dates() -> None:
     form = TimeFormat.infer_compact(days)
     assert form is not None
     assert TimeFormat.infer_compact(days + 40) is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "several"),
+    [
+        (["2026-11-25", "2026-11-26 14:30"], True),
+        (["14:30", "14:30:15"], True),
+        (["2026-11-25", "2026-11-26"], False),
+        (["2026-11-25", "soon", "2026-11-26 14:30"], False),
+        (["1-2", "2026"], False),
+        (["10.0.0.1", "1.2.3"], False),
+        (["Rome", "Oslo 2"], False),
+    ],
+)
+def test_times_in_several_forms_are_told_from_names(cells: list[str], several: bool) -> None:
+    assert are_times_in_several_forms(pd.Series([*cells * 5, None])) is several

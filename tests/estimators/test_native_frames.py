@@ -91,3 +91,17 @@ def test_lazy_frames_are_rejected() -> None:
     polars = pytest.importorskip("polars", reason="needs polars")
     with pytest.raises(TypeError, match=r"X: expected rows in memory, got a lazy frame .* collect it"):
         ScoreDensity(**QUICK).fit(polars.LazyFrame({"a": [1.0, 2.0]}))
+
+
+def test_repeated_names_and_dates_in_arrays_are_one_line_errors() -> None:
+    table = mixed(gaps=False).select(["income", "visits"])
+    density = ScoreDensity(**QUICK).fit(table)
+    for rows in (table.rename_columns(["income"] * 2), table.rename_columns(["income"] * 2).to_pandas()):
+        for call in (ScoreDensity(**QUICK).fit, density.score_samples):
+            with pytest.raises(ValueError, match=r"^X: expected different column names, got 'income' more than once$"):
+                call(rows)
+    for call in (ScoreDensity(**QUICK).fit, density.score_samples, density.impute):
+        with pytest.raises(
+            ValueError, match=r"^X: expected numbers in an array, got '2026-01-05.*; give dates and times"
+        ):
+            call(np.array([[1.0, pd.Timestamp("2026-01-05")]] * 3, dtype=object))

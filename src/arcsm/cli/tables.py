@@ -6,7 +6,6 @@ from pathlib import Path
 from textwrap import fill
 from typing import Annotated
 
-import numpy as np
 import pandas as pd
 from typer import Argument, Option, Typer
 
@@ -326,5 +325,5 @@ def _labelled(file: TableFile, raw: pd.DataFrame, ids: Sequence[str], verdicts: 
 
 def _numbered(file: FrameFile, rows: pd.DataFrame) -> pd.DataFrame:
     """Insert the ids of new rows: whole numbers after the highest ones of the table."""
-    ids = {name: np.arange(len(rows)) + highest + 1 for name, highest in file.highest.items()}
+    ids = {name: file.next_ids(name, len(rows)).to_numpy() for name in file.highest}
     return rows.assign(**ids)[[name for name in file.columns if name in ids or name in rows.columns]]

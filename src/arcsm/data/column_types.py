@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from arcsm.data.number_formats import NumberFormat, count_units
-from arcsm.data.time_formats import TimeFormat
+from arcsm.data.number_formats import NumberFormat, are_of_one_quantity, count_units
+from arcsm.data.time_formats import TimeFormat, are_times_in_several_forms
 
 MISSING = (
     "", "NA", "N/A", "n/a", "#N/A", "#N/A N/A", "#NA", "<NA>", "NULL", "null", "None", "?",
@@ -20,7 +20,7 @@ TRUTH = ("True", "TRUE", "true", "False", "FALSE", "false")  # read as 1 and 0
 LEADING_ZERO = r"0\d+"  # a postcode, say, whose zeros matter
 _CODE = r"\d+[A-Za-z]{1,2}|[A-Za-z]{1,2}\d+"  # such as 136A or c168
 
-_TIME_TYPES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64, pd.Period)
+TIME_TYPES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64, pd.Period)
 _MIN_FRACTION = 0.9  # of a text column's cells that are numbers or times; the other cells are then mistakes
 _MAX_INSPECTED = 10_000  # cells that decide the type of a column
 _MAX_NUMERIC_CODES = 20  # distinct numbers that may serve as names among other names
@@ -34,10 +34,14 @@ Locate = Callable[[int], str]  # turns the number of a row into its place in the
 
 @dataclass(frozen=True)
 class ColumnType:
-    """The type of a column, and how its cells are written if they are text that is not plainly a number or a name."""
+    """The type of a column, and how its cells are written if they are text that is not plainly a number or a name.
+
+    ``has_no_unit`` tells that the cells are numbers without a unit.
+    """
 
     kind: Literal["number", "truth", "name", "time"]
     format: NumberFormat | TimeFormat | None = None
+    has_no_unit: bool = False
 
     @classmethod
     def of(cls, column: pd.Series) -> Self:
@@ -105,7 +109,7 @@ def is_time(column: pd.Series) -> bool:
     if column.dtype != object:
         return has_time_type(column.dtype)
     types = {type(cell) for cell in column.dropna()}
-    return bool(types) and all(issubclass(kind, _TIME_TYPES) for kind in types)
+    return bool(types) and all(issubclass(kind, TIME_TYPES) for kind in types)
 
 
 def infer_type(column: pd.Series, decimal: str = ".") -> ColumnType:
@@ -123,9 +127,12 @@ def infer_type(column: pd.Series, decimal: str = ".") -> ColumnType:
     if holds_numbers(column.dtype):
         whole = pd.api.types.is_integer_dtype(column.dtype) or bool((column.dropna() % 1 == 0).all())
         compact = TimeFormat.infer_compact(column) if whole else None
-        return ColumnType("time", compact) if compact is not None else ColumnType("number")
+        return ColumnType("time", compact) if compact is not None else ColumnType("number", None, True)
     if has_leading_zeros(column) or odd_code(column) is not None:
         return ColumnType("name")
+    codes = NumberFormat.infer_codes(column)
+    if codes is not None:
+        return ColumnType("number", codes, True)
     present = column.dropna()
     inspected = present.iloc[:: max(1, len(present) // _MAX_INSPECTED)]
 
@@ -136,13 +143,15 @@ def infer_type(column: pd.Series, decimal: str = ".") -> ColumnType:
     number_format = None if plain.notna().all() else NumberFormat.infer(column, decimal)
     if fits(plain):
         reads_more = number_format is not None and number_format.parse(inspected).count() > plain.count()
-        return ColumnType("number", number_format if reads_more else None)
+        return ColumnType("number", number_format if reads_more else None, number_format is None)
     time_format = TimeFormat.infer(column, day_first=decimal == ",")
     if time_format is not None and fits(time_format.parse(inspected)):
         return ColumnType("time", time_format)
     if number_format is not None and fits(number_format.parse(inspected, any_scale=True)):
         return ColumnType("number", number_format)  # numbers that lack the unit are errors later
-    return ColumnType("number" if _are_mostly_numbers(column) or _mix_percentages(inspected) else "name")
+    if are_times_in_several_forms(inspected):
+        return ColumnType("time")  # an error later
+    return ColumnType("number" if _are_mostly_numbers(column) or _mix_units(inspected) else "name")
 
 
 def typed_column(column: pd.Series, kind: ColumnType, locate: Locate, decimal: str = ".") -> pd.Series:
@@ -182,6 +191,8 @@ def _as_numbers(column: pd.Series, kind: ColumnType, locate: Locate, decimal: st
             form = form(column, decimal)
         if isinstance(form, TimeFormat) or (expected is not None and not _same_unit(form, expected)):
             continue
+        if kind.has_no_unit and form is not None and form.unit:
+            continue
         numbers = _plain_numbers(column, decimal) if form is None else form.parse(column)
         wrong = column.notna() & numbers.isna()
         if not wrong.any():
@@ -189,7 +200,12 @@ def _as_numbers(column: pd.Series, kind: ColumnType, locate: Locate, decimal: st
     number_format = kind.format if isinstance(kind.format, NumberFormat) else None
     best = pd.to_numeric(column, errors="coerce") if number_format is None else number_format.parse(column)
     like = "" if number_format is None else f" such as {number_format.example!r}"
-    raise _not_a_number(column, column.notna() & best.isna(), locate, like, for_frame=True)
+    wrong = column.notna() & best.isna()
+    if kind.has_no_unit and bool(wrong[column.notna()].all()) and count_units(column) and "" not in count_units(column):
+        place = f"{locate(column.index[int(wrong.to_numpy().argmax())])}, column {column.name!r}"
+        cell = str(column[wrong].iloc[0])[:40]
+        raise ValueError(f"{place}: expected a number without a unit, as in the other table, got {cell!r}")
+    raise _not_a_number(column, wrong, locate, like, for_frame=True)
 
 
 def _same_unit(form: NumberFormat | None, expected: NumberFormat) -> bool:
@@ -220,7 +236,10 @@ def _as_times(column: pd.Series, kind: ColumnType, locate: Locate, decimal: str)
         row = int(wrong.to_numpy().argmax())
         like = "a date or time" if form is None else f"{'a time' if form.is_clock else 'a date'} such as {form.example}"
         place = f"{locate(column.index[row])}, column {column.name!r}"
-        raise ValueError(f"{place}: expected {like}, got {str(column.iloc[row])[:40]!r}")
+        hint = ""
+        if are_times_in_several_forms(column):
+            hint = f" (write all dates and times in one form; if they are names: --categorical '{column.name}')"
+        raise ValueError(f"{place}: expected {like}, got {str(column.iloc[row])[:40]!r}{hint}")
     return times
 
 
@@ -359,7 +378,7 @@ def _are_mostly_numbers(column: pd.Series) -> bool:
     return bool(numbers > max(_MAX_NUMERIC_CODES, 0.5 * len(texts)))
 
 
-def _mix_percentages(cells: pd.Series) -> bool:
-    """Return whether nearly all texts are numbers, some of them with a percent sign, which is then a mistake."""
+def _mix_units(cells: pd.Series) -> bool:
+    """Return whether nearly all texts are numbers, in several units of a quantity or some in percent: a mistake."""
     units = count_units(cells)
-    return "%" in units and sum(units.values()) >= _MIN_FRACTION * len(cells)
+    return ("%" in units or are_of_one_quantity(units)) and sum(units.values()) >= _MIN_FRACTION * len(cells)

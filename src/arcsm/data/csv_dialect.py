@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import pandas as pd
+
 from arcsm._runtime.files import FilePath, reading
+from arcsm.data.number_formats import digits_of_amount, points_separate_thousands
 from arcsm.data.read_options import ReadOptions
 from arcsm.errors import warn
 
@@ -20,21 +23,31 @@ _MARKS = {"\t": "a tab", " ": "a space"}
 _SAMPLE_CHARACTERS = 1 << 16
 _UTF_8 = ("utf-8", "utf-8-sig")  # without and with a byte order mark
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig"}
+_SINGLE_POINT = r"[-+]?[1-9]\d{0,2}\.\d{3}"
 _NAMED_SEPARATOR = re.compile(r"sep=([^\w\s\"']|\t)\s*", re.IGNORECASE)  # the first line that Excel may write
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
-_COMMA_DECIMAL = re.compile(r"\s*[-+]?\d+,\d+\s*")
-_DOT_DECIMAL = re.compile(r"\s*[-+]?\d+\.\d+\s*")
-_DOT_THOUSANDS = re.compile(r"\s*[-+]?[1-9]\d{0,2}(\.\d{3})+(,\d+)?\s*")
+_COMMA_DECIMAL = re.compile(r"\s*[-+]?(\d+|\d{1,3}(\.\d{3})+),\d+\s*")
+_DOT_DECIMAL = re.compile(r"(\d+|\d{1,3}(,\d{3})+)\.\d+")
+_DOT_THOUSANDS = re.compile(r"[1-9]\d{0,2}(\.\d{3})+")
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a CSV file is written. ``first_line`` is 1 if its first line only names the separator, else 0."""
+    """How a CSV file is written.
+
+    Attributes:
+        separator: The character between cells.
+        decimal: The decimal mark.
+        encoding: The encoding.
+        first_line: 1 if the first line only names the separator, else 0.
+        line_end: The end of a line.
+    """
 
     separator: str
     decimal: str
     encoding: str
     first_line: int = 0
+    line_end: str = "\n"
 
 
 def open_text(path: Path, encoding: str) -> IO[str]:
@@ -87,7 +100,9 @@ def find_dialect(path: Path, options: ReadOptions, source: str) -> Dialect:
     is_tabbed = path.name.lower().endswith(TAB_SUFFIXES)
     expected = options.separator or (named[1] if named else "\t" if is_tabbed else None)
     separator = expected or _guess_separator(lines)
-    decimal = options.decimal or ("." if separator == "," else _guess_decimal(_cells(lines, separator)))
+    decimal, thousands = options.decimal or ".", None
+    if options.decimal is None and separator != ",":
+        decimal, thousands = _guess_decimal(_cells(lines, separator), separator)
     guesses = []
     if expected is None and separator != ",":
         guesses.append(f"{_MARKS.get(separator, repr(separator))} between cells (--sep)")
@@ -95,7 +110,10 @@ def find_dialect(path: Path, options: ReadOptions, source: str) -> Dialect:
         guesses.append("',' before decimals (--decimal)")
     if guesses:
         warn(f"{source}: guessed {' and '.join(guesses)}")
-    return Dialect(separator, decimal, encoding, int(named is not None))
+    if thousands is not None:
+        warn(f"{source}: {thousands!r} is read as {float(thousands):g}; if points separate thousands: --decimal ,")
+    line_end = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
+    return Dialect(separator, decimal, encoding, int(named is not None), line_end)
 
 
 def _encoding_by_mark(path: Path, source: str) -> str:
@@ -155,9 +173,23 @@ def _of_first_line(lines: Sequence[str]) -> str:
     return max(_SEPARATORS, key=first.count)
 
 
-def _guess_decimal(rows: Sequence[Sequence[str]]) -> str:
-    """Return the comma if some cells have it before decimals, and no cell has a dot there."""
-    cells = [cell for row in rows for cell in row]
-    commas = any(_COMMA_DECIMAL.fullmatch(cell) for cell in cells)
-    dots = any(_DOT_DECIMAL.fullmatch(cell) and not _DOT_THOUSANDS.fullmatch(cell) for cell in cells)
-    return "," if commas and not dots else "."
+def _guess_decimal(rows: Sequence[Sequence[str]], separator: str) -> tuple[str, str | None]:
+    """Return the decimal mark, and a plain number whose point may separate thousands, if nothing in the file decides.
+
+    The mark is a comma if some cells have one before decimals, or points that separate thousands in amounts of money,
+    and no cell has a point before decimals.
+    """
+    numbers = [digits for row in rows for cell in row if (digits := digits_of_amount(cell))]
+    commas = any(map(_COMMA_DECIMAL.fullmatch, numbers))
+    if any(_DOT_DECIMAL.fullmatch(number) and not _DOT_THOUSANDS.fullmatch(number) for number in numbers):
+        return ".", None
+    if commas or (separator == ";" and any(map(points_separate_thousands, _columns(rows)))):
+        return ",", None
+    plain = (cell.strip() for row in rows for cell in row)
+    return ".", next((cell for cell in plain if re.fullmatch(_SINGLE_POINT, cell)), None)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[pd.Series]:
+    """Return the columns of rows below the first, without those of another length."""
+    regular = [row for row in rows[1:] if len(row) == len(rows[0])]
+    return [pd.Series(column, dtype=object) for column in zip(*regular, strict=True)]

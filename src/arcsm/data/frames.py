@@ -9,6 +9,7 @@ import pandas as pd
 from arcsm._runtime.files import FilePath
 from arcsm.data.checks import missing_columns
 from arcsm.data.column_types import (
+    MISSING,
     TRUTH,
     ColumnType,
     check_cells,
@@ -18,7 +19,7 @@ from arcsm.data.column_types import (
     odd_code,
     typed_column,
 )
-from arcsm.data.number_formats import NumberFormat
+from arcsm.data.number_formats import NumberFormat, count_least_decimals, with_decimals
 from arcsm.data.read_options import ReadOptions
 from arcsm.data.row_labels import SetAside, reason_to_set_aside
 from arcsm.data.table import TableFile
@@ -26,6 +27,7 @@ from arcsm.data.time_formats import TimeFormat
 from arcsm.errors import SkippedWarning, warn
 
 _PART_ROWS = 50_000
+_IF_THOUSANDS = " (if points separate thousands: --decimal ,)"
 
 
 class FrameFile:
@@ -65,6 +67,8 @@ class FrameFile:
         self.set_aside: dict[str, SetAside] = {}
         self.highest: dict[str, int] = {}
         self._codes: dict[str, str] = {}
+        self._id_formats: dict[str, NumberFormat] = {}
+        self._undecided: list[str] = []  # columns whose points may separate thousands
         names = [name for name, kind in self.types.items() if kind.kind == "name"]
         self.file = TableFile(path, None, self.options, names, source)
 
@@ -88,6 +92,8 @@ class FrameFile:
             self.set_aside = {name: reason for name in chosen if (reason := self._reason(frame[name])) is not None}
             numbered = [name for name in self.set_aside if holds_numbers(frame[name].dtype)]
             self.highest = {name: int(frame[name].max()) for name in numbered}
+            formats = {name: self.types[name].format for name in numbered}
+            self._id_formats = {name: form for name, form in formats.items() if isinstance(form, NumberFormat)}
             self.types = {name: kind for name, kind in self.types.items() if name not in self.set_aside}
             frame = frame[list(self.types)]
         self._report()
@@ -133,17 +139,46 @@ class FrameFile:
     def written(self, frame: pd.DataFrame, as_text: bool) -> pd.DataFrame:
         """Return rows in the forms in which the file writes them.
 
-        Columns that the file holds as text are written in its format if the rows will be text, too, or if the file can
-        also hold other types. Text has the words for truth values that are most frequent in the file.
+        Columns that the file holds as text are written in its format if the rows will be text, too, if the file can
+        also hold other types, or if they hold codes with leading zeros. Text has the words for truth values that are
+        most frequent in the file, and plain numbers have at least as many decimals as all have in it.
         """
         frame = frame.copy()
         for name in frame.columns:
-            kind = self.types.get(str(name))
-            if kind is not None and kind.format is not None and (as_text or not self.file.is_text):
-                frame[name] = kind.format.write(frame[name])
+            form = self.format_of(str(name))
+            is_code = isinstance(form, NumberFormat) and form.is_code
+            if form is not None and (as_text or is_code or not self.file.is_text):
+                frame[name] = form.write(frame[name])
+            elif as_text and (least := self._least_decimals.get(str(name), 0)):
+                frame[name] = with_decimals(frame[name], least, self.file.decimal)
             elif as_text and (words := self.truth_words.get(str(name))):
                 frame[name] = frame[name].map(lambda truth, words=words: words.get(str(truth), truth))
         return frame
+
+    def format_of(self, name: str) -> NumberFormat | TimeFormat | None:
+        """Return the format of the cells of a column, if it has one."""
+        kind = self.types.get(name)
+        return None if kind is None else kind.format
+
+    def next_ids(self, name: str, count: int) -> pd.Series:
+        """Return ids of new rows: whole numbers after the highest one of a column, with its leading zeros."""
+        numbers = pd.Series(range(self.highest[name] + 1, self.highest[name] + 1 + count))
+        form = self._id_formats.get(name)
+        return numbers if form is None else replace(form, limit=None).write(numbers)
+
+    @cached_property
+    def _least_decimals(self) -> dict[str, int]:
+        """How many decimals all cells of a column of plain numbers in a CSV file have at least."""
+        names = [name for name, kind in self.types.items() if kind.kind == "number" and kind.format is None]
+        if not names or not self.file.is_text:
+            return {}
+        parts = (part[names] for part in self.file.raw_parts(_PART_ROWS))
+        gaps = (*MISSING, *self.options.missing)
+        counts = [
+            [count_least_decimals(part[name][~part[name].isin(gaps)], self.file.decimal) for name in names]
+            for part in parts
+        ]
+        return {name: min(column) for name, column in zip(names, zip(*counts, strict=True), strict=True)}
 
     def _text_columns(self) -> list[str] | None:
         if not self.file.is_text:
@@ -176,7 +211,10 @@ class FrameFile:
         if name in self.options.categorical:
             self.types[name] = ColumnType("name")
         else:
-            self.types[name] = infer_type(column, self.file.decimal)
+            self.types[name] = infer_type(column, self.file.decimal_of(column))
+            form = self.types[name].format
+            if isinstance(form, NumberFormat) and form.decimal == "." and self.file.may_separate_thousands(column):
+                self._undecided.append(name)
             if self.types[name].kind == "name" and (code := odd_code(column)) is not None:
                 self._codes[name] = code
             if name in self.options.numeric and self.types[name].kind != "number":
@@ -196,7 +234,9 @@ class FrameFile:
         scaled = isinstance(kind.format, NumberFormat) and kind.format.has_scale
         if self.file.is_text and scaled and holds_numbers(column.dtype):  # without the unit
             column = column.map(str, na_action="ignore").astype(object)
-        return typed_column(column, kind, self.file.locate, self.file.decimal)
+        unknown = kind.kind == "number" and kind.format is None
+        decimal = self.file.decimal_of(column) if unknown else self.file.decimal
+        return typed_column(column, kind, self.file.locate, decimal)
 
     def _report(self) -> None:
         """Warn of columns that are set aside, and of formats that might be another."""
@@ -204,7 +244,7 @@ class FrameFile:
             listed = ", ".join(f"{name!r} ({reason})" for name, reason in self.set_aside.items())
             warn(f"{self.file.source}: set aside, not modelled: {listed}", SkippedWarning)
         guessed = [
-            f"{name!r} as {kind.format.describe()}"
+            f"{name!r} as {kind.format.describe()}{_IF_THOUSANDS * (name in self._undecided)}"
             for name, kind in self.types.items()
             if kind.format is not None and not (isinstance(kind.format, TimeFormat) and not kind.format.is_guess)
         ]

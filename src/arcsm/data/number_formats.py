@@ -1,6 +1,7 @@
 """Numbers written as text: with currency and percent signs, units, thousands separators and decimal commas."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Self
 
@@ -18,11 +19,27 @@ _UNIT = (  # a letter, then letters, digits and signs, such as km/h or m2; no ex
 )
 _SUFFIX = rf"(?:[{_SPACES}]?(?:%|‰|°(?:[{_SPACES}]?[CFK])?|{_CODES}|[{_CURRENCIES}]|{_UNIT}))?"
 _DIGITS = rf"(?:\d(?:[\d.,'’{_SPACES}]*\d)?|[.,]\d+)"
-_CELL = re.compile(
-    rf"(?P<open>\()?(?P<sign>[{_SIGNS}]?)(?P<prefix>{_PREFIX})(?P<inner>[{_SIGNS}]?)(?P<digits>{_DIGITS})"
-    rf"(?P<suffix>{_SUFFIX})(?P<close>\))?"
+_CELL = re.compile(  # brackets around all, or as in $ (5) around the digits
+    rf"(?P<open>\()?(?P<sign>[{_SIGNS}]?)(?P<prefix>{_PREFIX})(?P<inner>[{_SIGNS}]?)(?(open)|(?P<inside>\()?)"
+    rf"(?P<digits>{_DIGITS})(?(inside)\))(?P<suffix>{_SUFFIX})(?(open)\))"
 )
 _CURRENCY = re.compile(rf"{_CODES}|[A-Z]{{0,3}}[{_CURRENCIES}]")
+_DASH = re.compile(rf"^(?P<currency>(?:{_CODES}|[A-Z]{{0,3}}[{_CURRENCIES}])[{_SPACES}]?)[-–]$")  # no amount, 0
+_PADDED = re.compile(r"0\d+")  # digits such as those of a postcode
+_THOUSANDS_POINTS = r"[1-9]\d{0,2}(?:\.\d{3})+(?:,\d+)?"
+_INDIAN = r"\d{1,2}(?:,\d{2})+,\d{3}"  # 12,34,567
+#: Units of one quantity: numbers with several of them could be converted, and so are no names.
+_QUANTITIES = (
+    {"", "k", "K", "M", "m", "Mio", "Mn", "mn", "B", "bn", "Bn", "T"},
+    {"mg", "g", "kg", "t", "oz", "lb", "lbs"},
+    {"mm", "cm", "m", "km", "in", "ft", "yd", "mi"},
+    {"ml", "mL", "cl", "l", "L", "gal"},
+    {"ns", "us", "µs", "ms", "s", "sec", "min", "h", "hr", "hrs", "d", "days"},
+    {"B", "kB", "KB", "MB", "GB", "TB", "KiB", "MiB", "GiB"},
+    {"Hz", "kHz", "MHz", "GHz"},
+    {"W", "kW", "MW", "GW"},
+    {"°C", "°F", "°K", "° C", "° F"},
+)
 _MAX_INSPECTED = 5_000  # distinct texts of a column
 _MAX_DECIMALS = 8  # that anyone would write; with more, numbers have all their digits
 
@@ -34,13 +51,16 @@ class NumberFormat:
     Attributes:
         prefix: Text before the digits, such as ``$``.
         suffix: Text after the digits, such as ``" %"`` or ``kg``.
-        thousands: The mark between groups of three digits, or an empty string.
+        thousands: The mark between groups of digits, or an empty string.
         decimal: The decimal mark.
         decimals: The most decimals of a cell.
         fixed: Whether all cells have as many decimals.
-        negative: ``-$5``, ``$-5`` or ``($5)``, written with ``{}`` for prefix, digits and suffix. The minus may be the
-            typographic one.
+        negative: ``-$5``, ``$-5``, ``($5)`` or ``$(5)``, written with ``{}`` for prefix, digits and suffix. The minus
+            may be the typographic one.
         example: A cell.
+        indian: Whether only the last group has three digits and the others two, as in 12,34,567.
+        width: How many digits a code has at least, filled up with zeros, such as 5 for 02285; 0 for other numbers.
+        limit: The highest code of the width, if all cells have just as many digits.
     """
 
     prefix: str = ""
@@ -51,6 +71,24 @@ class NumberFormat:
     fixed: bool = True
     negative: str = "-{}{}{}"
     example: str = ""
+    indian: bool = False
+    width: int = 0
+    limit: int | None = None
+
+    @classmethod
+    def infer_codes(cls, cells: pd.Series) -> Self | None:
+        """Return the format of whole numbers that zeros fill up to a width, or ``None``."""
+        distinct = cells.dropna().unique()
+        if not all(isinstance(text, str) and text.strip().isdecimal() for text in distinct):
+            return None
+        texts = [text.strip() for text in distinct]
+        lengths = set(map(len, texts))
+        padded = [text for text in texts if _PADDED.fullmatch(text)]
+        if not padded or min(lengths) < max(map(len, padded)):
+            return None
+        width = min(lengths)
+        limit = 10**width - 1 if len(lengths) == 1 else None
+        return cls(width=width, limit=limit, example=padded[0])
 
     @classmethod
     def infer(cls, cells: pd.Series, decimal: str = ".") -> Self | None:
@@ -76,7 +114,8 @@ class NumberFormat:
             typical = parts[pd.to_numeric(parts["text"], errors="coerce").isna()]  # such as (5)
             if not len(typical):
                 return None
-        parts = parts[parts["digits"].str.fullmatch(_pattern(thousands, decimal))]
+        indian = thousands == "," and _are_indian(parts["digits"])
+        parts = parts[parts["digits"].str.fullmatch(_pattern(thousands, decimal, indian))]
         if not len(parts):
             return None
         decimals = parts["digits"].str.partition(decimal)[2].str.len()
@@ -86,8 +125,13 @@ class NumberFormat:
         )
         return cls(
             prefix, suffix, thousands, decimal, int(decimals.max()), decimals.nunique() == 1,
-            _negative(parts), str(longest["text"].iloc[0]),
+            _negative(parts), str(longest["text"].iloc[0]), indian,
         )  # fmt: skip
+
+    @property
+    def is_code(self) -> bool:
+        """Whether the numbers are codes, whose leading zeros matter."""
+        return self.width > 0
 
     @property
     def unit(self) -> str:
@@ -104,12 +148,14 @@ class NumberFormat:
 
         Numbers other than 0 that lack a unit with a scale have another format, unless ``any_scale``.
         """
+        if self.is_code:
+            return pd.to_numeric(cells, errors="coerce")
         distinct = pd.Series(cells.dropna().unique(), dtype=object)
         parts = _parts(distinct)
         fits = parts["unit"].isin([self.unit, ""])
         if self.has_scale and not any_scale:
             fits &= (parts["unit"] != "") | _is_zero(parts["digits"])
-        fits &= parts["digits"].str.fullmatch(_pattern(self.thousands, self.decimal)).eq(True)
+        fits &= parts["digits"].str.fullmatch(_pattern(self.thousands, self.decimal, self.indian)).eq(True)
         plain = parts["digits"].where(fits)
         if self.thousands:
             plain = plain.str.replace(f"[{re.escape(self.thousands)}]", "", regex=True)
@@ -126,15 +172,21 @@ class NumberFormat:
         return values.map(self._text, na_action="ignore").astype(object)
 
     def _text(self, value: float) -> str:
+        if self.is_code:
+            code = max(0, round(value))
+            return f"{code if self.limit is None else min(code, self.limit):0{self.width}d}"
         text = f"{abs(value):{',' if self.thousands else ''}.{self.decimals}f}"
         if not self.fixed and self.decimals:
             text = text.rstrip("0").rstrip(".")
         is_zero = not text.strip("0.,")
+        text = _indian_groups(text) if self.indian else text
         digits = text.translate({ord(","): self.thousands, ord("."): self.decimal})
         return ("{}{}{}" if value >= 0 or is_zero else self.negative).format(self.prefix, digits, self.suffix)
 
     def describe(self) -> str:
         """Return how the example is read, such as ``numbers ('$1,234.50' is 1234.5)``."""
+        if self.is_code:
+            return f"numbers with leading zeros ({self.example!r})"
         return f"numbers ({self.example!r} is {float(self.parse(pd.Series([self.example])).iloc[0]):.15g})"
 
 
@@ -168,6 +220,23 @@ def write_like(values: pd.Series, cells: pd.Series, decimal: str = ".") -> list[
     return [text.replace(".", decimal) for text in written]
 
 
+def with_decimals(values: pd.Series, least: int, decimal: str = ".") -> pd.Series:
+    """Return numbers as texts with at least so many decimals, unless they have exponents; missing ones stay missing."""
+
+    def text(value: float) -> str:
+        whole, _, decimals = str(value).partition(".")
+        return str(value) if "e" in str(value) else f"{whole}{decimal}{decimals:0<{least}}"
+
+    return values.map(text, na_action="ignore").astype(object)
+
+
+def count_least_decimals(cells: pd.Series, decimal: str = ".") -> int:
+    """Return how many decimals all texts of plain numbers have at least, 0 if some have exponents."""
+    texts = cells[cells != ""].str.strip()
+    decimals = texts.str.extract(rf"^[-+]?\d*{re.escape(decimal)}(\d+)$")[0].str.len().fillna(0)
+    return int(decimals.min()) if len(decimals) else 0
+
+
 def _shorten(digits: str, least: int) -> str:
     """Remove zeros at the end, but for the ``least`` decimals."""
     whole, point, decimals = digits.partition(".")
@@ -185,10 +254,10 @@ def count_units(cells: pd.Series) -> dict[str, int]:
 def _parts(cells: pd.Series) -> pd.DataFrame:
     """Split texts into signs, prefix, digits, suffix and unit; the digits are missing where a text is no number."""
     texts = cells.astype(str).str.strip()
-    parts = texts.str.extract(rf"^{_CELL.pattern}$")
-    in_brackets = parts["open"].notna()
-    is_code = in_brackets & parts["digits"].str.match(r"0\d").eq(True)  # such as the area code (030)
-    parts.loc[is_code | (in_brackets != parts["close"].notna())] = None
+    dashes = texts[texts.str.endswith(("-", "–"))].str.replace(_DASH, r"\g<currency>0", regex=True)
+    parts = dashes.reindex(texts.index).fillna(texts).str.extract(rf"^{_CELL.pattern}$")
+    is_code = parts["open"].notna() & parts["digits"].str.match(_PADDED).eq(True)  # such as the area code (030)
+    parts.loc[is_code] = None
     unit = parts["prefix"].fillna("") + parts["suffix"].fillna("")
     return parts.assign(text=texts, unit=unit.str.strip())
 
@@ -203,7 +272,7 @@ def _is_zero(digits: pd.Series) -> pd.Series:
 
 def _is_negative(parts: pd.DataFrame) -> np.ndarray:
     signs = parts["sign"].fillna("") + parts["inner"].fillna("")
-    return np.asarray(signs.str.contains(f"[-{_MINUS}]") | parts["open"].notna())
+    return np.asarray(signs.str.contains(f"[-{_MINUS}]") | parts["open"].notna() | parts["inside"].notna())
 
 
 def _negative(parts: pd.DataFrame) -> str:
@@ -213,6 +282,8 @@ def _negative(parts: pd.DataFrame) -> str:
         return "-{}{}{}"
     if 2 * negative["open"].notna().sum() > len(negative):
         return "({}{}{})"
+    if 2 * negative["inside"].notna().sum() > len(negative):
+        return "{}({}){}"
     inner = negative["inner"].fillna("")
     is_typographic = (negative["sign"].fillna("") + inner).str.contains(_MINUS)
     minus = _MINUS if 2 * is_typographic.sum() > len(negative) else "-"
@@ -241,7 +312,84 @@ def _marks(digits: pd.Series, decimal: str) -> tuple[str, str]:
     return "", "."
 
 
-def _pattern(thousands: str, decimal: str) -> str:
+def _pattern(thousands: str, decimal: str, indian: bool) -> str:
     mark = re.escape(decimal)
-    grouped = rf"|\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})+(?:{mark}\d+)?" if thousands else ""
+    groups = [rf"\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})+"] * bool(thousands) + [_INDIAN] * indian
+    grouped = "".join(rf"|{group}(?:{mark}\d+)?" for group in groups)
     return rf"(?:\d+(?:{mark}\d+)?|{mark}\d+{grouped})"
+
+
+def _are_indian(digits: pd.Series) -> bool:
+    """Return whether digits are in groups of two before the last group, in all cells with several groups."""
+    several = digits[digits.str.count(",") > 1]
+    return len(several) > 0 and bool(several.str.fullmatch(rf"{_INDIAN}(?:\.\d+)?").all())
+
+
+def _indian_groups(text: str) -> str:
+    """Return digits in groups of three as groups of two before the last.
+
+    Example:
+        >>> _indian_groups("1,234,567.5")
+        '12,34,567.5'
+    """
+    whole, point, decimals = text.replace(",", "").partition(".")
+    head, last = whole[:-3], whole[-3:]
+    return re.sub(r"(?<=\d)(?=(?:\d\d)+$)", ",", head) + "," * bool(head) + last + point + decimals
+
+
+def digits_of_amount(cell: str) -> str:
+    """Return the digits and marks of a plain number, an amount of money or a percentage; nothing of other text.
+
+    Example:
+        >>> [digits_of_amount(cell) for cell in ("-1,5", "1.234,50 €", "2.0 TDI")]
+        ['1,5', '1.234,50', '']
+    """
+    match = _CELL.fullmatch(cell.strip())
+    unit = "" if match is None else (match["prefix"] + match["suffix"]).strip()
+    return match["digits"] if match is not None and (unit in ("", "%") or not _has_scale(unit)) else ""
+
+
+def are_of_one_quantity(units: Collection[str]) -> bool:
+    """Return whether several units measure the same, such as kg and g, or are all currencies.
+
+    Example:
+        >>> are_of_one_quantity(["kg", "g"]), are_of_one_quantity(["$", "EUR"]), are_of_one_quantity(["A", "C"])
+        (True, True, False)
+    """
+    scales = {_CURRENCY.sub("", unit).strip() for unit in units}
+    return len(set(units)) > 1 and (scales == {""} or any(scales <= quantity for quantity in _QUANTITIES))
+
+
+def points_separate_thousands(cells: pd.Series) -> bool:
+    """Return whether points in numbers with a unit, in a file with semicolons between cells, separate thousands.
+
+    Exactly three digits must follow every point. Amounts of money rarely have three decimals. In numbers with another
+    unit, some below 1000 must have no point: with three decimals all would have one.
+    """
+    marked, plain = _with_points(cells)
+    if not len(marked):
+        return False
+    units = pd.concat([marked["unit"], plain["unit"]])
+    unit = str(units.mode().iloc[0])
+    if not unit or not bool((marked["unit"] == unit).all()):
+        return False
+    return not _has_scale(unit) or bool(plain["digits"].str.fullmatch(r"\d{1,3}").any())
+
+
+def points_may_separate_thousands(cells: pd.Series) -> bool:
+    """Return whether every number with a point has exactly three digits behind it, as if it separated thousands."""
+    return len(_with_points(cells)[0]) > 0
+
+
+def _with_points(cells: pd.Series) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the numbers with points and the others; none if not all points can separate thousands."""
+    distinct = pd.Series(cells.dropna().unique()[:_MAX_INSPECTED], dtype=object).astype(str)
+    if not bool(distinct.str.contains(".", regex=False).any()):
+        return pd.DataFrame(), pd.DataFrame()
+    parts = _parts(distinct)
+    parts = parts[parts["digits"].notna()]
+    has_point = parts["digits"].str.contains(".", regex=False)
+    marked = parts[has_point]
+    if not bool(marked["digits"].str.fullmatch(_THOUSANDS_POINTS).all()):
+        return pd.DataFrame(), pd.DataFrame()
+    return marked, parts[~has_point]

@@ -1,14 +1,16 @@
 """Parquet files: read in batches, written in parts, and with the types of another file."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow
 import pyarrow.compute
+from numpy.typing import NDArray
 from pyarrow import parquet
 
 from arcsm._runtime.files import FilePath, reading
@@ -65,6 +67,33 @@ def labelled_parts(path: Path, rows: int) -> Iterator[pd.DataFrame]:
         first = last
 
 
+def read_index(path: Path) -> pd.Index:
+    """Return the index that pandas saved in a Parquet file, with all its labels."""
+    with reading(path, PARQUET_KIND):
+        index = pd.read_parquet(path, columns=[]).index
+    return index if not isinstance(index, pd.RangeIndex) else pd.Index(list(index), name=index.name)
+
+
+def fill_categories(column: pd.Series, missing: NDArray[np.bool_], names: Sequence[str]) -> pd.Series:
+    """Fill in missing values of an Arrow column of categories, which stay as they are, by their names.
+
+    Arguments:
+        column: The column, ``(n,)``.
+        missing: Where it is missing, ``(n,)``.
+        names: The names of the missing categories.
+    """
+    cells = pyarrow.array(column)
+    chunks = cells.chunks if isinstance(cells, pyarrow.ChunkedArray) else [cells]
+    whole = pyarrow.chunked_array(chunks, cells.type).unify_dictionaries().combine_chunks()
+    places = {str(name): place for place, name in enumerate(whole.dictionary.to_pandas().astype(object))}
+    indices = whole.indices.to_pandas().to_numpy(dtype=float, na_value=-1.0).astype(np.int64)
+    indices[missing] = [places[name] for name in names]
+    filled = pyarrow.DictionaryArray.from_arrays(
+        pyarrow.array(indices, whole.indices.type), whole.dictionary, ordered=whole.type.ordered
+    )
+    return pd.Series(pd.arrays.ArrowExtensionArray(filled), index=column.index)
+
+
 def _index_levels(path: Path) -> list[tuple[str, range | None]]:
     """Return the name of each level of an index, and its numbers if the file holds only their range."""
     with reading(path, PARQUET_KIND):
@@ -95,13 +124,15 @@ def _index_levels(path: Path) -> list[tuple[str, range | None]]:
 def parquet_writer(path: Path, like: Path | None = None) -> Iterator[Callable[[pd.DataFrame], None]]:
     """Provide a function that appends a frame to a Parquet file. The first frame decides the column types.
 
+    The index of a frame is saved, as pandas would, unless it is a range.
     pandas reads columns with the types that the columns of the Parquet file ``like`` have, such as ``Int64``.
     """
     writer: Any = None
 
     def write(frame: pd.DataFrame) -> None:
         nonlocal writer
-        table = pyarrow.Table.from_pandas(frame, None if writer is None else writer.schema, preserve_index=False)
+        schema = None if writer is None else writer.schema
+        table = pyarrow.Table.from_pandas(frame, schema, preserve_index=not isinstance(frame.index, pd.RangeIndex))
         table = table.replace_schema_metadata(_pandas_metadata(table.schema, like))
         if writer is None:
             writer = parquet.ParquetWriter(path, table.schema)
@@ -121,10 +152,12 @@ def _pandas_metadata(schema: Any, like: Path | None) -> dict[str, str] | None:
     they are copied, are not entered.
     """
     described = [schema] if like is None else [parquet.read_schema(like), schema]
+    own = schema.pandas_metadata or {}
+    index = [name for name in own.get("index_columns", ()) if isinstance(name, str)]
     columns: dict[str, Any] = {}
     for one in described:
         for column in _pandas_columns(one, like):
-            name = column["name"]
+            name = column["field_name"] if column["field_name"] in index else column["name"]
             same_type = name in schema.names and (
                 one is schema or one.field(column["field_name"]).type == schema.field(name).type
             )
@@ -133,7 +166,7 @@ def _pandas_metadata(schema: Any, like: Path | None) -> dict[str, str] | None:
     if not columns:
         return None
     entry = {
-        "index_columns": [],
+        "index_columns": index,
         "column_indexes": [],
         "columns": list(columns.values()),
         "pandas_version": pd.__version__,

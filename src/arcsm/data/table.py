@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,9 @@ import pandas as pd
 from arcsm._runtime.files import FilePath, atomic_path, existing_file
 from arcsm.data.checks import check_column_names, check_finite, check_unique, check_width
 from arcsm.data.column_types import default_names, holds_numbers, is_number, number_array, row_place
-from arcsm.data.csv_dialect import TAB_SUFFIXES
+from arcsm.data.csv_dialect import TAB_SUFFIXES, Dialect
 from arcsm.data.csv_files import CSVFile
-from arcsm.data.number_formats import NumberFormat
+from arcsm.data.number_formats import NumberFormat, points_may_separate_thousands, points_separate_thousands
 from arcsm.data.numpy_files import read_array, split_key
 from arcsm.data.parquet_files import index_names, labelled_parts, parquet_parts, parquet_writer
 from arcsm.data.read_options import ReadOptions
@@ -25,6 +26,7 @@ from arcsm.errors import SkippedWarning, warn
 TABLE_SUFFIXES = (".csv", ".csv.gz", *TAB_SUFFIXES, ".parquet", ".npy", ".npz")
 TEXT_SUFFIXES = (".csv", ".csv.gz", *TAB_SUFFIXES)
 FrameWriter = Callable[[Path], AbstractContextManager[Callable[[pd.DataFrame], None]]]
+_PLAIN = Dialect(",", ".", "utf-8")
 _ARRAY_SUFFIXES = (".npy", ".npz")
 
 
@@ -76,6 +78,18 @@ class TableFile:
     def decimal(self) -> str:
         """The decimal mark of text in the file."""
         return self.csv.dialect.decimal if self.is_text else self.options.decimal or "."
+
+    def decimal_of(self, column: pd.Series) -> str:
+        """Return the decimal mark of a column: that of the file, unless points separate thousands in it."""
+        undecided = self.is_text and self.options.decimal is None and self.csv.dialect.separator == ";"
+        if undecided and self.decimal == "." and not holds_numbers(column.dtype) and points_separate_thousands(column):
+            return ","
+        return self.decimal
+
+    def may_separate_thousands(self, column: pd.Series) -> bool:
+        """Return whether points in a column of text may separate thousands, though :meth:`decimal_of` denies it."""
+        undecided = self.is_text and self.options.decimal is None and self.csv.dialect.separator != ","
+        return undecided and self.decimal_of(column) == "." and points_may_separate_thousands(column)
 
     def array(self, flatten: bool = False) -> np.ndarray:
         """Return the array of an NPY or NPZ file, ``(n, D)``, as float32 if it has single or half precision."""
@@ -182,7 +196,7 @@ class TableFile:
         """Convert text to numbers if all of its cells have the format that the first ones have."""
         name = str(column.name)
         if name not in self._formats:
-            self._formats[name] = NumberFormat.infer(column, self.decimal)
+            self._formats[name] = NumberFormat.infer(column, self.decimal_of(column))
             if (form := self._formats[name]) is not None:
                 warn(f"{self.source}: read {name!r} as {form.describe()}")
         form = self._formats[name]
@@ -327,10 +341,10 @@ def frame_writer(
     """Provide a function that appends a part of a table to a file that ends in ``.csv``, ``.tsv`` or ``.parquet``.
 
     Missing folders are made. The file appears, or replaces an older one, only when all parts are written. A warning
-    tells if all column names of a CSV file are numbers. Written CSV files have the separator, decimal mark and encoding
-    of the CSV file ``like``, written Parquet files the pandas types of the Parquet file ``like``. With ``no_formulas``,
-    CSV files hold no text that spreadsheet programs take for a formula; see
-    :func:`~arcsm.data.spreadsheets.without_formulas`.
+    tells if all column names of a CSV file are numbers. Written CSV files have the separator, decimal mark, encoding
+    and line ends of the CSV file ``like``, written Parquet files the pandas types of the Parquet file ``like``. Parquet
+    files also hold the index of a frame, unless it is a range. With ``no_formulas``, CSV files hold no text that
+    spreadsheet programs take for a formula; see :func:`~arcsm.data.spreadsheets.without_formulas`.
     """
     suffix = _suffix(path, tuple(_WRITERS))
     writer = _WRITERS[suffix]
@@ -338,32 +352,31 @@ def frame_writer(
         writer = partial(parquet_writer, like=like.path)
     elif suffix == ".csv" and like is not None and like.suffix in (".csv", ".csv.gz"):
         dialect = like.csv.dialect
-        writer = partial(_csv_writer, separator=dialect.separator, decimal=dialect.decimal, encoding=dialect.encoding)
+        writer = partial(_csv_writer, dialect=dialect)
     elif suffix == ".tsv" and like is not None:
-        encoding = like.csv.dialect.encoding if like.is_text else "utf-8"
-        writer = partial(_csv_writer, separator="\t", decimal=like.decimal, encoding=encoding)
+        dialect = like.csv.dialect if like.is_text else replace(_PLAIN, decimal=like.decimal)
+        writer = partial(_csv_writer, dialect=replace(dialect, separator="\t"))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, writer(temporary) as write:
         yield (lambda frame: write(without_formulas(frame))) if no_formulas else write
 
 
 @contextmanager
-def _csv_writer(
-    path: Path, separator: str = ",", decimal: str = ".", encoding: str = "utf-8"
-) -> Iterator[Callable[[pd.DataFrame], None]]:
-    with path.open("w", encoding=encoding, newline="") as file:
+def _csv_writer(path: Path, dialect: Dialect = _PLAIN) -> Iterator[Callable[[pd.DataFrame], None]]:
+    with path.open("w", encoding=dialect.encoding, newline="") as file:
 
         def write(frame: pd.DataFrame) -> None:
             is_first = file.tell() == 0
             if is_first and all(is_number(str(name)) for name in frame.columns):
                 warn("all column names are numbers, which CSV readers may take for data")
-            frame.to_csv(file, index=False, header=is_first, sep=separator, decimal=decimal)
+            form: dict[str, Any] = {"sep": dialect.separator, "decimal": dialect.decimal}
+            frame.to_csv(file, index=False, header=is_first, lineterminator=dialect.line_end, **form)
 
         yield write
 
 
 _WRITERS: dict[str, FrameWriter] = {
     ".csv": _csv_writer,
-    ".tsv": partial(_csv_writer, separator="\t"),
+    ".tsv": partial(_csv_writer, dialect=replace(_PLAIN, separator="\t")),
     ".parquet": parquet_writer,
 }

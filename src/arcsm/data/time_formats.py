@@ -1,6 +1,7 @@
 """Dates, times of day and durations written as text."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -23,7 +24,18 @@ _DATES = (
     "{d}-{b}-{y}", "{d} {b} {Y}", "{d}. {b} {Y}", "{b} {d}, {Y}", "{b} {d} {Y}", "{b}-{d}-{Y}", "{Y}-{b}-{d}",
     "{d}{b}{Y}",
 )  # fmt: skip
-_PERIODS = ("{Y}-{m}", "{Y}/{m}", "{b} {Y}", "{b}-{Y}", "{Y}Q{q}", "{Y}-Q{q}", "{Y} Q{q}", "Q{q} {Y}")
+_MONTHS_OF_YEARS = ("{m}/{Y}", "{m}-{Y}")  # from 1900 to 2099; others are ratios or codes
+_PERIODS = (
+    "{Y}-{m}",
+    "{Y}/{m}",
+    *_MONTHS_OF_YEARS,
+    "{b} {Y}",
+    "{b}-{Y}",
+    "{Y}Q{q}",
+    "{Y}-Q{q}",
+    "{Y} Q{q}",
+    "Q{q} {Y}",
+)
 _COMPACT = "{Y}{m}{d}"
 _CLOCKS = ("{H}:{M}", "{H}:{M}:{S}", "{I}:{M} {p}", "{I}:{M}{p}", "{I}:{M}:{S} {p}", "{I} {p}")
 _DURATIONS = tuple(clock.replace("{H}", "{h}") for clock in _CLOCKS)
@@ -32,6 +44,8 @@ _FRACTION = r"(?P<f>[.,]\d{1,9})?"  # of a second, which whole seconds may lack
 _FIELD = re.compile(r"\{(\w)\}")
 _MAX_INSPECTED = 2_000  # distinct texts of a column
 _MIN_COMPACT = 5  # distinct whole numbers that are dates such as 20201231
+_MAX_SHAPES = 40  # distinct arrangements of digits and letters in a column of times
+_MIN_TIMES = 0.9  # of a column's texts, for the others to be mistakes
 _ISO = re.compile(r"\{Y\}-\{m\}-\{d\}")
 
 
@@ -221,6 +235,23 @@ class TimeFormat:
         return f"dates ({self.example!r} is {value.strftime('%Y-%m-%d') if midnight else value})"
 
 
+def are_times_in_several_forms(cells: pd.Series) -> bool:
+    """Return whether nearly all texts are dates or times, but of several forms: some lack the time of day, say."""
+    texts = cells.dropna().astype(str).str.strip()
+    shapes = texts.str.replace(r"\d", "9", regex=True).str.replace(r"[^\W\d_]+", "a", regex=True)
+    counts = Counter(shapes)
+    if not 1 < len(counts) <= _MAX_SHAPES:
+        return False
+    fitting: Counter[str] = Counter()  # the rows that each form fits
+    rows = 0
+    for shape, text in zip(shapes, texts, strict=True):
+        count = counts.pop(shape, 0)  # once for each shape
+        forms = [template for template in _templates() if count and _fits(template, text)]
+        fitting.update(dict.fromkeys(forms, count))
+        rows += count * bool(forms)
+    return rows >= _MIN_TIMES * len(texts) > max(fitting.values(), default=0)
+
+
 @cache
 def _templates() -> tuple[str, ...]:
     """Return all templates, the most common ones first."""
@@ -250,8 +281,9 @@ def _fits(template: str, text: str) -> bool:
 @cache
 def _regex(template: str) -> re.Pattern[str]:
     pieces = _FIELD.split(template)
+    patterns = {**_FIELDS, "Y": r"(?:19|20)\d{2}"} if template in _MONTHS_OF_YEARS else _FIELDS
     fields = [
-        f"(?P<{field}>{_FIELDS[field]}){_FRACTION if field == 'S' else ''}" + re.escape(text)
+        f"(?P<{field}>{patterns[field]}){_FRACTION if field == 'S' else ''}" + re.escape(text)
         for field, text in zip(pieces[1::2], pieces[2::2], strict=True)
     ]
     return re.compile(re.escape(pieces[0]) + "".join(fields))

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from arcsm._runtime.devices import resolve_device
+from arcsm.data.checks import check_holds_no_times
 from arcsm.estimators.checks import check_numbers, check_same_columns, check_training_rows, checked_frame
 from arcsm.estimators.column_types import Array, Constant, Continuous, Grid
 from arcsm.estimators.encoder import Columns, Table
@@ -135,6 +136,7 @@ class TableEstimator(BaseEstimator):
         """Return a checked data frame of pandas, or an array of floats of anything else."""
         X = to_pandas(X)
         if not isinstance(X, pd.DataFrame):
+            check_holds_no_times(X)
             try:
                 return validate_data(self, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan")  # type: ignore[no-any-return]
             except ValueError as error:

@@ -6,6 +6,8 @@ import narwhals as nw
 import pandas as pd
 import pyarrow
 
+from arcsm.data.checks import check_unique_columns
+
 #: Arrow types whose missing values would otherwise turn them into floats or objects.
 _NULLABLE = {
     pyarrow.int8(): pd.Int8Dtype(),
@@ -25,7 +27,9 @@ def is_native(X: Any) -> bool:
 
     Raises:
         TypeError: If they are a lazy frame.
+        ValueError: If columns have the same name.
     """
+    check_unique_columns(X)
     if isinstance(X, pd.DataFrame):
         return False
     frame = nw.from_native(X, pass_through=True)
