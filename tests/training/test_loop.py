@@ -128,6 +128,7 @@ def test_a_signal_stops_after_the_step_and_keeps_it(number: signal.Signals, tmp_
     config = TrainConfig(steps=9, batch_size=8, device="cpu", checkpoint_seconds=1e9)
     whole, resumed = small_density(), small_density()
     fit(whole, x, x, config)
+    signal.signal(number, signal.default_int_handler)  # also where the tests were started to ignore it
     before = signal.getsignal(number)
     with before_step(4, lambda _: signal.raise_signal(number)), pytest.raises(KeyboardInterrupt, match="after step 5"):
         fit(small_density(), x, x, config, run=tmp_path)
