@@ -155,7 +155,7 @@ def stratified_uniform_like(x: Tensor, source: Source) -> Tensor:
 
 
 def latin_hypercube(shape: Sequence[int], like: Tensor, source: Source) -> Tensor:
-    """Draw numbers in [0, 1), ``(B, n, D)``, of which the ``n`` in each line cover the interval evenly.
+    """Draw numbers in [0, 1), ``(B, n, D)``; the ``n`` of each row and dimension cover the interval evenly.
 
     Each is uniform, and means over the ``n`` vary less than those of independent numbers.
 

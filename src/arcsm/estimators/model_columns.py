@@ -19,7 +19,7 @@ class ModelColumns:
     """The dimensions of the model of ``M`` columns.
 
     Dimension ``m < M`` is the number of column ``m``, or in a nominal column its level. The numbers that occur have
-    levels in their order, except that in a column of very many categories, the rarest share the last one. A column of
+    levels in their order, except that in a column of many categories, the rarest share the last one. A column of
     numbers that has *spikes*, numbers with a probability each, has a second dimension, which says which spike a value
     is: level ``k`` for the ``k``-th of them, and level 0 for any other number. Only then does the dimension of the
     number have a value.

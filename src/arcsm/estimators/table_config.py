@@ -104,7 +104,7 @@ class TableConfig:
         return AutoregressiveModel(context, self._with_levels(numeric, levels), noise)
 
     def _with_levels(self, numeric: Head, levels: Sequence[int]) -> Head:
-        """Return a head with a part for each nominal column; very many columns of equally many levels share one.
+        """Return a head with a part for each nominal column; if there are many, those of equally many levels share one.
 
         The context of each column has weights of its own, so a shared head is no restriction for as many levels as the
         context has features.
