@@ -26,7 +26,7 @@ _STEP_DIVISORS = (1, 2, 3, 4, 5, 10)  # of the smallest gap between values
 _MIN_SPIKE_SHARE = 0.01  # of the values, of one that has a probability of its own
 _MIN_SPIKE_ROWS = 10
 _SPIKE_RATIO = 3.0  # to the frequency of the values near it
-_NEIGHBOURS = 5  # places of a grid on either side
+_NEIGHBOURS = 5  # different values on either side
 _MIN_OTHERS = 10  # different values that are no spikes
 _FINE_STEP = 0.02  # of a grid that counts as a continuum, in standard deviations of nearly normal numbers
 _MIN_GAIN = 0.02  # nats per value, for a nonlinear map to replace the linear one
@@ -361,7 +361,7 @@ def infer_numbers(known: Array) -> Column:
     grid = detect_grid(known)
     if grid is not None and grid.few:
         return grid
-    spikes = find_spikes(known, grid)
+    spikes = find_spikes(known)
     others = known[~np.isin(known, spikes)]
     if len(np.unique(others)) < _MIN_OTHERS:
         spikes, others = np.empty(0), known
@@ -374,23 +374,20 @@ def infer_numbers(known: Array) -> Column:
     return replace(grid, spikes=smooth.spikes)
 
 
-def find_spikes(known: Array, grid: Grid | None) -> Array:
+def find_spikes(known: Array) -> Array:
     """Return the values that are far more frequent than those near them, in ascending order.
 
-    They occur in one of a hundred rows and in at least ten. Off a grid, any value that repeats so often is one. On a
-    grid, it is one if it is more than three times as frequent as the median of the ten places around it.
+    They occur in one of a hundred rows and in at least ten, and are more than three times as frequent as the median of
+    the ten different values nearest in rank.
     """
     values, counts = np.unique(known, return_counts=True)
-    frequent = counts >= max(_MIN_SPIKE_ROWS, _MIN_SPIKE_SHARE * len(known))
-    if grid is None or not frequent.any():
-        return np.asarray(values[frequent])
-    places = np.rint(grid.encode(values)).astype(int)
-    by_place = dict(zip(places.tolist(), counts.tolist(), strict=True))
+    frequent = np.flatnonzero(counts >= max(_MIN_SPIKE_ROWS, _MIN_SPIKE_SHARE * len(known)))
     found = []
-    for value, place, count in zip(values[frequent], places[frequent], counts[frequent], strict=True):
-        near = [p for p in range(place - _NEIGHBOURS, place + _NEIGHBOURS + 1) if p != place and 0 <= p < grid.levels]
-        if count > _SPIKE_RATIO * max(float(np.median([by_place.get(p, 0) for p in near])), 1.0):
-            found.append(value)
+    for place in frequent.tolist():
+        first = min(max(place - _NEIGHBOURS, 0), max(len(values) - 1 - 2 * _NEIGHBOURS, 0))
+        near = np.delete(counts[first : first + 2 * _NEIGHBOURS + 1], place - first)
+        if counts[place] > _SPIKE_RATIO * np.median(near):
+            found.append(values[place])
     return np.array(found)
 
 

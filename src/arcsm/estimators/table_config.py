@@ -11,9 +11,8 @@ from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
 from arcsm.training.config import TrainConfig
 
-_SINUSOIDS = 6
 _SIGMA_MAX = 3.0  # standard deviations of a column
-_FINE_ROWS = 1_500  # from which on a model has sinusoids and fine noise
+_FINE_ROWS = 1_000  # from which on a model has sinusoids and fine noise
 _WIDE = 300  # columns
 _MAX_OWN_HEADS = 32  # of nominal columns
 _MAX_SMOOTH_RATIO = 2.0  # between noise levels of a smooth model: the most that the flow takes in one step
@@ -46,19 +45,19 @@ class TableConfig:
         """
         if smooth:
             return cls._smooth(rows, columns)
-        fine = rows >= _FINE_ROWS
+        fine, large = rows >= _FINE_ROWS, rows >= 2_000
         return cls(
             orders=_orders(columns),
             context_features=_context_features(columns),
             hidden_features=(128, 128, 128),
             embedding_features=128,
             dropout=0.1,
-            head_features=(48, 48) if rows >= 2_000 else (32, 32),
-            sinusoids=_SINUSOIDS if fine else 0,
-            sigma_min=0.01 if fine else 0.05,
-            noise_levels=20 if fine else 16,
+            head_features=(48, 48) if large else (32, 32),
+            sinusoids=6 if large else 4 if fine else 0,
+            sigma_min=0.01 if large else 0.02 if fine else 0.05,
+            noise_levels=20 if large else 16,
             tolerance=1e-3,
-            max_steps=1_000 if not fine else 4_000 if rows >= 20_000 else 2_000,
+            max_steps=4_000 if rows >= 20_000 else 2_000 if large else 1_500 if fine else 1_000,
             batch_size=256,
             learning_rate=5e-3,
             weight_decay=1e-2,
@@ -90,7 +89,7 @@ class TableConfig:
 
         It overfits other small tables, so held-out rows must choose between the two.
         """
-        return replace(self, sinusoids=_SINUSOIDS, sigma_min=0.01, noise_levels=20, max_steps=1_500)
+        return replace(self, sinusoids=6, sigma_min=0.01, noise_levels=20, max_steps=1_500)
 
     def build_model(self, levels: Sequence[int], parents: Sequence[int]) -> AutoregressiveModel:
         """Return an untrained model of dimensions with these numbers of levels, 0 for numbers, and these parents."""

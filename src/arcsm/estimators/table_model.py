@@ -25,12 +25,13 @@ from arcsm.training.callbacks import TrainingState
 from arcsm.training.density import fit
 
 _MIN_VALIDATION_ROWS = 512  # held-out rows repeat with fresh noise up to this number
-_MAX_SELECTION_ROWS = 400  # held-out rows that choose the noise level and the configuration
+_MAX_SELECTION_ROWS = 250  # held-out rows that choose the weights, the noise level and the configuration
+_SELECTION_TOLERANCE = 1e-2  # nats, of a conditional's log density
 _CONDITIONALS_AT_A_TIME = 20_000
 _MAX_STANDARD_DEVIATIONS = 30.0  # values farther out are scored as if they lay there
-_SNAPSHOTS = (0.25, 0.4, 0.6, 0.8, 1.0)  # shares of the steps of a training after which its weights are compared
+_SNAPSHOTS = (0.4, 0.7, 1.0)  # shares of the steps of a training after which its weights are compared
 _LEVELS_TRIED = 10  # below the last
-_WORSE = 0.05  # nats below the best noise level, at which the search ends
+_WORSE = 0.02  # nats below the best noise level, at which the search ends
 _SELECTION_TIME = 0.2  # of a model's noise level, relative to its training; sets the pace of the progress bar
 
 Order = tuple[int, ...]
@@ -363,7 +364,8 @@ class TableModel:
 
     def _choose(self, weights: Sequence[Mapping[str, Tensor]], valid: Tensor) -> float:
         """Take the weights and the noise level with the highest mean log density of held-out rows; return that mean."""
-        few = replace(self, orders=self.orders[:2])
+        rough = replace(self.config, tolerance=_SELECTION_TOLERANCE)
+        few = replace(self, orders=self.orders[:2], config=rough)
         last = self.config.noise_levels - 1
 
         def density(level: int) -> float:
