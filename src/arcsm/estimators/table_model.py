@@ -306,6 +306,13 @@ class TableModel:
                 found[rows] = function(conditionals, values, m).view(len(rows), -1).to(found)
         return found
 
+    @torch.no_grad()
+    def conditionals_given(self, x: Tensor, m: int, repeats: int = 1) -> ColumnConditionals:
+        """Return the conditional of a column given the known values of each row ``(N, M)``, ``repeats`` times."""
+        context, state = self._context(), self._context().begin((len(x),))
+        context.observe_all(state, self.model.standardise(self.inputs(x)))
+        return self._conditionals(context, state, m, repeats=repeats)
+
     def _context(self) -> AnyOrder:
         context = self.model.context
         assert isinstance(context, AnyOrder)
