@@ -13,9 +13,9 @@ from arcsm.estimators import ScoreRegressor, base
 from arcsm.estimators.table_config import TableConfig
 
 _ACCURATE: dict[str, Any] = {
-    "orders": 4, "context_features": 8, "hidden_features": (32, 32), "embedding_features": 32, "dropout": 0.0,
+    "orders": 4, "context_features": 8, "hidden_features": (32,), "embedding_features": 32, "dropout": 0.0,
     "head_features": (32, 32), "sinusoids": 0, "sigma_min": 0.1, "noise_levels": 8, "tolerance": 1e-3,
-    "max_steps": 600, "batch_size": 128, "learning_rate": 1e-2, "weight_decay": 1e-4,
+    "max_steps": 1200, "batch_size": 128, "learning_rate": 7e-3, "weight_decay": 1e-4,
 }  # fmt: skip
 #: Settings of a model that fits in less than a second and predicts better than a constant.
 ROUGH: dict[str, Any] = {
@@ -45,15 +45,15 @@ def targets(name: str, count: int = 2000, seed: int = 0) -> tuple[Array, Array]:
         "spiked": np.where(noise[0] < x, 0.0, np.exp(0.5 * noise[1])),
         "steps": np.rint(10.0 + 3.0 * x + 3.0 * noise[0]),
         "few": 3.0 * ((x + noise[0] > 0.0) * 1.0 + (x + noise[0] > 1.0) * 2.0),  # 0, 3 or 9
-        "two": np.stack([x + noise[0], noise[0] + 0.5 * noise[1]], 1),
+        "two": np.stack([x + noise[0], noise[0] + noise[1]], 1),
         "constant": np.full(count, 4.0),
     }[name]
     return x[:, None], y
 
 
 @cache
-def fitted(name: str, max_steps: int = 600) -> ScoreRegressor:
+def fitted(name: str) -> ScoreRegressor:
     """Return a regressor of :func:`targets`."""
     with pytest.MonkeyPatch.context() as patch:
-        use_one_model(patch, max_steps=max_steps)
+        use_one_model(patch)
         return ScoreRegressor(random_state=0).fit(*targets(name))

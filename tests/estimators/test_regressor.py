@@ -20,7 +20,9 @@ from small_targets import ROUGH, fitted, targets, use_one_model
 def test_the_regressor_passes_the_checks_of_scikit_learn(
     estimator: Any, check: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    use_one_model(monkeypatch, **ROUGH)
+    must_learn = "check_regressors_train" in str(check)  # from features rounded to few levels
+    changes = {"hidden_features": (32,), "embedding_features": 32, "learning_rate": 1e-2, "batch_size": 128}
+    use_one_model(monkeypatch, **{**ROUGH, **({"max_steps": 1000, **changes} if must_learn else {"max_steps": 20})})
     check(estimator)
 
 
@@ -47,8 +49,8 @@ def test_several_targets_are_predicted_jointly(monkeypatch: pytest.MonkeyPatch) 
     x, y = targets("two", 300, seed=1)
     regressor = fitted("two")
     assert regressor.predict(x).shape == (300, 2)
-    truth = -0.5 * ((y[:, 0] - x[:, 0]) ** 2 + 4.0 * (y[:, 1] - y[:, 0] + x[:, 0]) ** 2) - np.log(np.pi)
-    assert regressor.log_score(x, y) == pytest.approx(truth.mean(), abs=0.15)
+    truth = -0.5 * ((y[:, 0] - x[:, 0]) ** 2 + (y[:, 1] - y[:, 0] + x[:, 0]) ** 2) - np.log(2.0 * np.pi)
+    assert regressor.log_score(x, y) == pytest.approx(truth.mean(), abs=0.1)
     use_one_model(monkeypatch, **ROUGH)
     column = ScoreRegressor(random_state=0).fit(x, y[:, :1])
     assert column.predict(x).shape == column.predict_distribution(x).quantile(0.5).shape == (300, 1)
