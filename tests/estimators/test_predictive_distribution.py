@@ -119,15 +119,17 @@ def test_two_targets_are_joint() -> None:
     assert found.shape == (5, 2)
     drawn = found.sample(1000)
     assert drawn.shape == (1000, 5, 2)
-    rest = drawn - np.stack([X[:, 0], np.zeros(5)], 1)
-    correlations = [np.corrcoef(rest[:, n].T)[0, 1] for n in range(5)]
-    np.testing.assert_allclose(correlations, 1.0 / np.sqrt(2.0), atol=0.08)
-    np.testing.assert_allclose(found.mean(), rest.mean((0, 1)) + np.stack([X[:, 0], np.zeros(5)], 1), atol=0.25)
+    np.testing.assert_allclose(found.mean(), drawn.mean(0), atol=0.25)
+    np.testing.assert_allclose(found.mean(), np.stack([X[:, 0], np.zeros(5)], 1), atol=0.25)
     assert found.pdf(np.zeros((7, 1, 2))).shape == (7, 5)
     assert found.quantile(0.5).shape == found.cdf([0.0, 1.0]).shape == (5, 2)
     y = np.stack(np.meshgrid(np.linspace(-6, 6, 61), np.linspace(-6, 6, 61)), -1).reshape(-1, 1, 2)
-    first = fitted("two").predict_distribution(X[2:3])
-    assert first.pdf(y).sum() * 0.2**2 == pytest.approx(1.0, abs=0.02)
+    middle = fitted("two").predict_distribution(X[2:3])
+    masses = middle.pdf(y)[:, 0] * 0.2**2
+    assert masses.sum() == pytest.approx(1.0, abs=0.02)
+    of_density = np.cov(y[:, 0].T, aweights=masses)
+    np.testing.assert_allclose(np.cov(middle.sample(2000)[:, 0].T), of_density, atol=0.2)
+    np.testing.assert_allclose(of_density, [[1.0, 1.0], [1.0, 2.0]], atol=0.35)
 
 
 def test_arguments_broadcast_with_the_rows() -> None:
