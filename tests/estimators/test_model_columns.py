@@ -183,3 +183,11 @@ def test_outliers_in_columns_with_spikes_are_explained() -> None:
     assert (low["hours"] <= 40).all()
     assert (high["hours"] >= 40).all()
     assert np.isfinite(detector.all_scores(odd)).all(axis=None)
+
+
+def test_quantiles_of_levels_are_values_that_occur() -> None:
+    table = pd.DataFrame({"k": np.array([0, 1, 3, 30])[np.arange(80) % 4], "z": normal(80)})
+    density = ScoreDensity(**QUICK).fit(table)
+    assert density.quantile(density.cdf(table))["k"].tolist() == table["k"].tolist()
+    low, high = ScoreOutlierDetector(**QUICK).fit(table).expected(table)
+    assert set(low["k"]) | set(high["k"]) <= {0, 1, 3, 30}

@@ -19,6 +19,8 @@ class ColumnConditionals:
         shift, scale: Of the units.
         spikes: The spikes :math:`a_k` in ascending order, ``(K,)``; none for most columns.
         masses: The probabilities of any other number and of each spike, ``(N, 1 + K)``.
+        level_numbers: The number of each level of a nominal column, whose densities and distribution functions take
+            levels; ``None`` for other columns.
     """
 
     values: Conditionals
@@ -26,6 +28,7 @@ class ColumnConditionals:
     scale: Tensor
     spikes: Tensor
     masses: Tensor
+    level_numbers: Tensor | None = None
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log density of numbers ``(N,)`` that are no spikes, or the log probability of levels."""
@@ -44,6 +47,8 @@ class ColumnConditionals:
 
     def icdf(self, u: Tensor) -> Tensor:
         """Return the quantiles ``u (N,)``."""
+        if self.level_numbers is not None:
+            return self.level_numbers[self.values.icdf(u).long()].to(u)
         if not len(self.spikes):
             return self.values.icdf(u) * self.scale + self.shift
         count = len(self.spikes)

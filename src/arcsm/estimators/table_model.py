@@ -227,8 +227,14 @@ class TableModel:
             masses = model.head_of(d).project(context.conditional(state, d)).exp()
         head = model.head_of(m)
         projection = head.project(context.conditional(state, m)).repeat_interleave(repeats, 0)
+        numbers = self.columns.levels[m].to(model.shift) if m in self.columns.levels else None
         return ColumnConditionals(
-            build(projection, head), model.shift[m], model.scale[m], spikes, masses.repeat_interleave(repeats, 0)
+            build(projection, head),
+            model.shift[m],
+            model.scale[m],
+            spikes,
+            masses.repeat_interleave(repeats, 0),
+            numbers,
         )
 
     def most_surprised_orders(self, x: Tensor) -> Tensor:
@@ -306,6 +312,13 @@ class TableModel:
                 values = arguments[rows].to(self.model.shift).flatten()
                 found[rows] = function(conditionals, values, m).view(len(rows), -1).to(found)
         return found
+
+    @torch.no_grad()
+    def conditionals_given(self, x: Tensor, m: int, repeats: int = 1) -> ColumnConditionals:
+        """Return the conditional of a column given the known values of each row ``(N, M)``, ``repeats`` times."""
+        context, state = self._context(), self._context().begin((len(x),))
+        context.observe_all(state, self.model.standardise(self.inputs(x)))
+        return self._conditionals(context, state, m, repeats=repeats)
 
     def _context(self) -> AnyOrder:
         context = self.model.context

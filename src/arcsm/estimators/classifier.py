@@ -1,0 +1,87 @@
+"""A classifier with scikit-learn's interface, by the density of features and labels together."""
+
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin
+from sklearn.utils import column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array
+
+from arcsm.estimators.column_types import Array
+from arcsm.estimators.target_conditionals import level_probabilities
+from arcsm.estimators.target_estimator import TargetEstimator
+
+
+class ScoreClassifier(ClassifierMixin, TargetEstimator):
+    """A classifier whose features may be of any type and may be missing, when fitting and when predicting.
+
+    It fits one :class:`ScoreDensity` to the features and the labels together. Its probabilities are those of the labels
+    given the known features of a row.
+
+    Arguments:
+        n_estimators: Number of orders of the columns of ``density_``; predictions do not depend on it.
+        validation_fraction: As in :class:`ScoreDensity`, like all other arguments.
+
+    Attributes:
+        classes_: The labels in ascending order.
+        density_: The density of the features and the labels together; the last column holds indices of ``classes_``.
+        columns_: The inferred types of the features.
+        n_features_in_: Number of features.
+        feature_names_in_: Names of the features, if they are a data frame with string names.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(200, 2))
+        >>> classifier = ScoreClassifier(max_steps=20, n_estimators=1, random_state=0)
+        >>> classifier = classifier.fit(x, np.where(x[:, 0] > 0.0, "right", "left"))
+        >>> classifier.predict([[3.0, 0.0]]), classifier.predict_proba([[3.0, np.nan]]).shape
+        (array(['right'], dtype='<U5'), (1, 2))
+    """
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit rows ``(N, D)``, an array or a data frame, and their labels ``(N,)``.
+
+        Raises:
+            ValueError: If a label is missing, if the labels are numbers of a regression, if the lengths differ, or as
+                in :meth:`ScoreDensity.fit`.
+        """
+        if y is None:
+            raise ValueError("y: expected labels; ScoreClassifier requires y to be passed, but the target y is None")
+        labels = _checked_labels(y)
+        with self._unchanged_on_failure():
+            self.classes_, codes = np.unique(labels, return_inverse=True)
+            column = pd.Categorical(codes, categories=range(len(self.classes_)))
+            self._fit_joint(X, pd.DataFrame({0: column}))
+        return self
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probability of each of ``classes_`` given the features of each row, ``(N, K)``."""
+        numbers, _ = self.encode_rows(X)
+        kind, column = self._target(0)
+        if column is None:
+            return np.ones((len(numbers), 1))
+        codes = kind.encode(np.arange(len(self.classes_)))
+        return level_probabilities(self.density_.model_, numbers, column, codes)
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Return the logs of :meth:`predict_proba`."""
+        return np.log(self.predict_proba(X))
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the most likely label of each row, ``(N,)``."""
+        probabilities = self.predict_proba(X)
+        return np.asarray(self.classes_[probabilities.argmax(1)])
+
+
+def _checked_labels(y: Any) -> NDArray[Any]:
+    """Return labels as an array ``(N,)`` without missing values."""
+    labels = column_or_1d(y, warn=True)
+    if labels.dtype.kind == "f":
+        check_array(labels, ensure_2d=False, ensure_min_samples=0, input_name="y")
+    missing = np.asarray(pd.isna(labels))
+    if missing.any():
+        raise ValueError(f"Input y contains NaN: the label of row {int(missing.argmax()) + 1} is missing")
+    check_classification_targets(labels)
+    return np.asarray(labels)

@@ -1,0 +1,102 @@
+"""A transformer that fills missing values, for scikit-learn's pipelines."""
+
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from arcsm._runtime.sizes import check_size
+from arcsm.estimators.density import ScoreDensity
+from arcsm.estimators.imputation import ESTIMATES
+
+_DRAW = "draw"
+
+
+class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """A transformer that fills missing values given the known ones of each row, by :meth:`ScoreDensity.impute`.
+
+    Columns may be of any type that :class:`ScoreDensity` takes. A filled table has the library, the index and the
+    dtypes of the rows.
+
+    Arguments:
+        estimate: ``"mean"`` has the smallest squared error, ``"median"`` the smallest absolute error, ``"mode"`` is the
+            most likely value, and ``"draw"`` is one joint draw of all missing values of a row, which keeps the spread
+            of the columns. A category is the most likely one unless it is drawn.
+        draws: Number of joint draws that estimates are computed from.
+        random_state: Randomness of fitting and of the draws.
+        validation_fraction: As in :class:`ScoreDensity`, like all other arguments.
+
+    Attributes:
+        density_: The density of the rows.
+        n_features_in_: Number of columns.
+        feature_names_in_: Column names, if the table is a data frame with string names.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(200, 1)) * [1.0, 2.0]
+        >>> imputer = ScoreImputer(max_steps=20, n_estimators=1, random_state=0).fit(x)
+        >>> bool(np.isfinite(imputer.transform([[0.5, np.nan]])).all())
+        True
+    """
+
+    def __init__(
+        self,
+        estimate: str = "mean",
+        n_estimators: int | str = "auto",
+        max_steps: int | str = "auto",
+        hidden_features: tuple[int, ...] | str = "auto",
+        validation_fraction: float = 0.15,
+        draws: int = 64,
+        random_state: int | np.random.RandomState | None = None,
+        device: str = "cpu",
+        verbose: bool = False,
+    ) -> None:
+        self.estimate = estimate
+        self.n_estimators = n_estimators
+        self.max_steps = max_steps
+        self.hidden_features = hidden_features
+        self.validation_fraction = validation_fraction
+        self.draws = draws
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Fit rows ``(N, D)``, an array or a data frame (of pandas, polars or pyarrow), with or without gaps.
+
+        Raises:
+            ValueError: If ``estimate`` or ``draws`` is out of range, or as in :meth:`ScoreDensity.fit`.
+        """
+        self._check_arguments()
+        density = ScoreDensity(
+            self.n_estimators, self.max_steps, self.hidden_features, self.validation_fraction, self.random_state,
+            self.device, self.verbose,
+        ).fit(X)  # fmt: skip
+        self.density_, self.n_features_in_ = density, density.n_features_in_
+        self.__dict__.pop("feature_names_in_", None)
+        if hasattr(density, "feature_names_in_"):
+            self.feature_names_in_ = density.feature_names_in_
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """Return the rows with their missing values filled.
+
+        With an integer as ``random_state``, the same rows are filled alike every time.
+        """
+        check_is_fitted(self)
+        self._check_arguments()
+        if self.estimate == _DRAW:
+            return self.density_.impute(X, estimate="median", draws=1, random_state=self.random_state)
+        return self.density_.impute(X, estimate=self.estimate, draws=self.draws, random_state=self.random_state)  # type: ignore[arg-type]
+
+    def _check_arguments(self) -> None:
+        choices = (*ESTIMATES, _DRAW)
+        if self.estimate not in choices:
+            raise ValueError(f"estimate: expected one of {', '.join(choices)}, got {self.estimate!r}")
+        check_size("ScoreImputer", draws=self.draws)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.categorical = True
+        return tags

@@ -1,0 +1,110 @@
+"""A regressor with scikit-learn's interface that predicts the whole distribution of its targets."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+from sklearn.base import RegressorMixin
+from sklearn.utils import check_array
+from sklearn.utils.validation import check_is_fitted
+
+from arcsm.estimators.column_types import Array
+from arcsm.estimators.predictive_distribution import PredictiveDistribution
+from arcsm.estimators.target_conditionals import target_conditionals
+from arcsm.estimators.target_estimator import TargetEstimator
+
+Statistic = Literal["mean", "median", "mode"]
+STATISTICS: tuple[str, ...] = get_args(Statistic)
+
+
+class ScoreRegressor(RegressorMixin, TargetEstimator):
+    """A regressor that predicts the distribution of one target, or of several jointly, given the features of a row.
+
+    It fits one :class:`ScoreDensity` to the features and the targets together and conditions it on the features. So
+    features may be of any type that :class:`ScoreDensity` takes, and may be missing when fitting and when predicting.
+    The spread and the shape of the distribution may depend on the features, too.
+
+    Arguments:
+        n_estimators: Number of orders of several targets whose joint densities are averaged, at most; one target has a
+            single order.
+        validation_fraction: As in :class:`ScoreDensity`, like all other arguments.
+
+    Attributes:
+        density_: The density of the features and the targets together; the targets are the last columns.
+        columns_: The inferred types of the features.
+        n_targets_: Number of targets.
+        n_features_in_: Number of features.
+        feature_names_in_: Names of the features, if they are a data frame with string names.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(200, 2))
+        >>> y = x[:, 0] + 0.1 * np.random.default_rng(1).normal(size=200)
+        >>> regressor = ScoreRegressor(max_steps=20, n_estimators=1, random_state=0).fit(x, y)
+        >>> regressor.predict(x[:3]).shape, regressor.predict_distribution(x[:3]).quantile(0.9).shape
+        ((3,), (3,))
+        >>> bool(np.isfinite(regressor.predict([[0.5, np.nan]])).all())  # a feature may be missing
+        True
+    """
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit rows ``(N, D)``, an array or a data frame, and numeric targets, ``(N,)`` or ``(N, T)``.
+
+        Raises:
+            ValueError: If a target is missing, infinite or no number, if the lengths differ, or as in
+                :meth:`ScoreDensity.fit`.
+        """
+        if y is None:
+            raise ValueError("y: expected targets; ScoreRegressor requires y to be passed, but the target y is None")
+        targets = check_array(y, dtype=np.float64, ensure_2d=False, ensure_min_samples=0, input_name="y")
+        if targets.ndim > 2 or (targets.ndim == 2 and not targets.shape[1]):
+            raise ValueError(f"y: expected shape (N,) or (N, T), got {targets.shape}")
+        with self._unchanged_on_failure():
+            self._fit_joint(X, targets.reshape(len(targets), -1))
+            self.n_targets_ = 1 if targets.ndim == 1 else targets.shape[1]
+            self._single = targets.ndim == 1
+        return self
+
+    def predict(self, X: Any, statistic: Statistic = "mean") -> Array:
+        """Return a statistic of each target given the features, ``(N,)`` or ``(N, T)`` as when fitted.
+
+        Arguments:
+            X: Rows.
+            statistic: ``"mean"`` has the smallest squared error, ``"median"`` the smallest absolute error, and
+                ``"mode"`` is the most likely value.
+        """
+        if statistic not in STATISTICS:
+            raise ValueError(f"statistic: expected one of {', '.join(STATISTICS)}, got {statistic!r}")
+        found: Array = getattr(self.predict_distribution(X), statistic)()
+        return found
+
+    def predict_distribution(self, X: Any) -> PredictiveDistribution:
+        """Return the distribution of the targets given the features of each row."""
+        numbers, _ = self.encode_rows(X)
+        places = [self._target(t) for t in range(self.n_targets_)]
+        targets = [target_conditionals(self.density_.model_, kind, column) for kind, column in places]
+        orders = self._orders([column for _, column in places])
+        return PredictiveDistribution(targets, orders, numbers, self._single, self.random_state)
+
+    def _orders(self, columns: Sequence[int | None]) -> list[list[int]]:
+        """Return the orders of the targets, whose columns in the model are given: those of the density."""
+        constant = [t for t, column in enumerate(columns) if column is None]
+        model = self.density_.model_
+        if model is None:
+            return [constant]
+        orders = {tuple(m for m in order if m in columns) for order in model.orders}
+        return [[columns.index(m) for m in order] + constant for order in sorted(orders)]
+
+    def log_score(self, X: Any, y: Any) -> float:
+        """Return the mean log density of targets given the features, in nats and in units of the targets."""
+        check_is_fitted(self)
+        shape = (-1,) if self._single else (-1, self.n_targets_)
+        targets = np.asarray(y, dtype=np.float64)
+        predicted = self.predict_distribution(X)
+        if targets.shape != predicted.shape:
+            raise ValueError(f"y: expected shape {predicted.shape}, got {targets.shape}")
+        return float(predicted.log_pdf(targets.reshape(shape)).mean())
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags

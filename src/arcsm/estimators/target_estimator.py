@@ -1,0 +1,71 @@
+"""The base class of estimators that predict targets: one density of features and targets together."""
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from torch import Tensor
+
+from arcsm.estimators.base import TableEstimator
+from arcsm.estimators.column_types import Array, Column
+from arcsm.estimators.density import ScoreDensity
+from arcsm.estimators.encoder import Columns, Table
+
+
+class TargetEstimator(TableEstimator):
+    """The base class of estimators of targets; :class:`ScoreDensity` documents the arguments.
+
+    Attributes:
+        density_: The density of the features and the targets together; the targets are the last columns.
+        columns_: The inferred types of the features.
+    """
+
+    density_: ScoreDensity
+
+    def _fit_joint(self, X: Any, targets: Table) -> None:
+        """Fit the density of rows ``(N, D)`` and their targets ``(N, T)``."""
+        with self._unchanged_on_failure():
+            features = self._validated(X, reset=True)
+            check_consistent_length(features, targets)
+            joint = _joined(features, targets)
+            self.density_ = ScoreDensity(**self.get_params(deep=False)).fit(joint)
+            known = self.density_.columns_
+            count = features.shape[1]
+            if isinstance(features, pd.DataFrame):
+                self.columns_ = Columns(known.kinds[:count], tuple(features.dtypes), tuple(features.columns))
+            else:
+                self.columns_ = replace(known, kinds=known.kinds[:count], dtypes=None, names=None)
+
+    def _target(self, t: int) -> tuple[Column, int | None]:
+        """Return the type of a target and its place among the columns of the model; ``None`` if it is constant."""
+        d = len(self.columns_.kinds) + t
+        modelled = self.density_.columns_.modelled
+        return self.density_.columns_.kinds[d], modelled.index(d) if d in modelled else None
+
+    def encode_rows(self, X: Any) -> tuple[Tensor, Array]:
+        """Encode features as :class:`ScoreDensity` does; the targets, in the last columns, are missing."""
+        check_is_fitted(self)
+        numbers = self.columns_.encode(self._validated(X))
+        targets = len(self.density_.columns_.kinds) - numbers.shape[1]
+        return self.density_._separate(np.pad(numbers, ((0, 0), (0, targets)), constant_values=np.nan))
+
+
+def _joined(features: Table, targets: Table) -> Table:
+    """Return features and targets side by side: an array if both are, otherwise a data frame."""
+    if isinstance(features, pd.DataFrame) or isinstance(targets, pd.DataFrame):
+        frame = pd.DataFrame(features)
+        frame = frame.set_axis([str(name) for name in frame.columns], axis=1).reset_index(drop=True)
+        frames = [frame, pd.DataFrame(targets)]
+        return pd.concat([frames[0], frames[1].set_axis(_names(frames[1].shape[1], frame.columns), axis=1)], axis=1)
+    return np.column_stack([features, targets])
+
+
+def _names(count: int, taken: Collection[str]) -> list[str]:
+    """Return names of targets that no feature has."""
+    stem = "target"
+    while any(name.startswith(stem) for name in taken):
+        stem = f"_{stem}"
+    return [stem] if count == 1 else [f"{stem}_{t}" for t in range(count)]

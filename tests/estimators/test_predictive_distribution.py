@@ -1,0 +1,169 @@
+"""Predictive distributions: closed forms of known conditionals, and what holds for every kind of target."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from arcsm.estimators import PredictiveDistribution
+from arcsm.estimators.target_conditionals import quadrature_rule
+from small_targets import fitted, targets
+
+X = np.linspace(-1.0, 1.0, 5)[:, None]
+ALL = ("linear", "spiked", "steps", "few", "constant")
+
+
+def predicted(name: str) -> PredictiveDistribution:
+    return fitted(name).predict_distribution(X)
+
+
+def test_a_linear_normal_target_has_its_conditionals() -> None:
+    found, truth = predicted("linear"), stats.norm(2.0 * X[:, 0], 1.0)
+    np.testing.assert_allclose(found.mean(), truth.mean(), atol=0.15)
+    np.testing.assert_allclose(found.std(), 1.0, atol=0.15)
+    for u in (0.1, 0.5, 0.9):
+        np.testing.assert_allclose(found.quantile(u), truth.ppf(u), atol=0.25)
+        np.testing.assert_allclose(found.cdf(truth.ppf(u)), u, atol=0.06)
+    np.testing.assert_allclose(found.pdf(truth.mean()), truth.pdf(truth.mean()), atol=0.06)
+    np.testing.assert_allclose(found.mode(), truth.mean(), atol=0.3)
+
+
+def test_intervals_cover_and_widen_with_the_noise() -> None:
+    for name in ("linear", "widening"):
+        x, y = targets(name, 2000, seed=1)
+        low, high = fitted(name).predict_distribution(x).interval(0.9)
+        assert ((low < y) & (y < high)).mean() == pytest.approx(0.9, abs=0.04)
+    low, high = predicted("widening").interval(0.5)
+    np.testing.assert_allclose(high - low, 2.0 * stats.norm.ppf(0.75) * np.exp(0.5 * X[:, 0]), rtol=0.2)
+
+
+def test_the_mean_of_a_skewed_target() -> None:
+    np.testing.assert_allclose(predicted("skewed").mean(), np.exp(0.5 * X[:, 0] + 0.125), rtol=0.1)
+
+
+def test_a_spike_has_its_probability() -> None:
+    found, share = predicted("spiked"), stats.norm.cdf(X[:, 0])
+    np.testing.assert_allclose(found.pdf(0.0), share, atol=0.08)
+    np.testing.assert_allclose(found.cdf(0.0) - found.cdf(-1e-9), found.pdf(0.0), atol=1e-6)
+    np.testing.assert_allclose(found.mean(), (1.0 - share) * np.exp(0.125), atol=0.12)
+    drawn = found.sample(2000)
+    np.testing.assert_allclose((drawn == 0.0).mean(0), found.pdf(0.0), atol=0.04)
+    assert found.mode()[-1] == 0.0
+    assert found.median()[-1] == 0.0
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_quantiles_invert_the_distribution_function(name: str) -> None:
+    found, u = predicted(name), np.linspace(0.02, 0.98, 13)[:, None]
+    y = found.quantile(u)
+    assert (np.diff(y, axis=0) >= 0.0).all()
+    at, below = found.cdf(y), found.cdf(y - 1e-3 * (1.0 + abs(y)))
+    assert (at > u - 1e-6).all()  # the smallest value whose distribution function is at least u
+    assert (below < u + 1e-6).all()
+    np.testing.assert_array_equal(found.cdf([-np.inf] * 5), pytest.approx(np.zeros(5), abs=1e-12))
+    np.testing.assert_array_equal(found.cdf([np.inf] * 5), pytest.approx(np.ones(5)))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_moments_are_those_of_the_draws(name: str) -> None:
+    found = predicted(name)
+    drawn = found.sample(4000)
+    assert drawn.shape == (4000, 5)
+    np.testing.assert_array_equal(drawn[:9], found.sample(4000)[:9])
+    error = 5.0 * found.std() / np.sqrt(4000.0)
+    assert (abs(drawn.mean(0) - found.mean()) <= error + 1e-12).all()
+    np.testing.assert_allclose(drawn.std(0), found.std(), rtol=0.1, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "grid", "share"), [("linear", (-12.0, 12.0, 2001), 0.0), ("spiked", (1e-3, 40.0, 20001), 1.0)]
+)
+def test_densities_are_the_slopes_of_distribution_functions(
+    name: str, grid: tuple[float, float, int], share: float
+) -> None:
+    found, y = predicted(name), np.linspace(*grid)[:, None]
+    density = found.pdf(y)
+    total = np.trapezoid(density, y[:, 0], axis=0) + share * found.pdf(0.0)
+    np.testing.assert_allclose(total, 1.0, atol=0.01)
+    slope = (found.cdf(y[300:400:20] + 1e-4) - found.cdf(y[300:400:20] - 1e-4)) / 2e-4
+    np.testing.assert_allclose(found.pdf(y[300:400:20]), slope, rtol=0.01, atol=1e-4)
+
+
+def test_probabilities_of_discrete_targets_add_up_to_one() -> None:
+    whole = np.arange(-10.0, 35.0)[:, None]
+    steps = predicted("steps")
+    np.testing.assert_allclose(steps.pdf(whole).sum(0), 1.0, atol=2e-3)
+    np.testing.assert_allclose(np.diff(steps.cdf(whole), axis=0), steps.pdf(whole[1:]), atol=2e-3)
+    few = predicted("few")
+    masses = 3.0 * few.pdf(np.array([[0.0], [3.0], [9.0]]))  # the step between values is 3
+    np.testing.assert_allclose(masses.sum(0), 1.0, atol=1e-3)
+    truth = np.diff([np.zeros(5), stats.norm.cdf(-X[:, 0]), stats.norm.cdf(1.0 - X[:, 0]), np.ones(5)], axis=0)
+    np.testing.assert_allclose(masses, truth, atol=0.08)
+    np.testing.assert_allclose(few.cdf(np.array([[-1.0], [0.0], [5.0], [9.0]])),
+                               np.stack([0.0 * X[:, 0], masses[0], masses[0] + masses[1], 1.0 + 0.0 * X[:, 0]]),
+                               atol=1e-3)  # fmt: skip
+    assert set(few.quantile(np.linspace(0.01, 0.99, 50)[:, None]).ravel()) == {0.0, 3.0, 9.0}
+    assert set(few.mode()) <= {0.0, 3.0, 9.0}
+
+
+@pytest.mark.parametrize("name", ["linear", "spiked", "few"])
+def test_densities_are_those_of_the_density_estimator(name: str) -> None:
+    regressor, (x, y) = fitted(name), targets(name, 40, seed=2)
+    expected = regressor.density_.score_samples(np.column_stack([x, y]), columns=[1], given=[0])
+    np.testing.assert_allclose(regressor.predict_distribution(x).log_pdf(y), expected, atol=1e-6)
+
+
+def test_two_targets_are_joint() -> None:
+    found = predicted("two")
+    assert found.shape == (5, 2)
+    drawn = found.sample(1000)
+    assert drawn.shape == (1000, 5, 2)
+    np.testing.assert_allclose(found.mean(), drawn.mean(0), atol=0.25)
+    np.testing.assert_allclose(found.mean(), np.stack([X[:, 0], np.zeros(5)], 1), atol=0.25)
+    assert found.pdf(np.zeros((7, 1, 2))).shape == (7, 5)
+    assert found.quantile(0.5).shape == found.cdf([0.0, 1.0]).shape == (5, 2)
+    y = np.stack(np.meshgrid(np.linspace(-6, 6, 61), np.linspace(-6, 6, 61)), -1).reshape(-1, 1, 2)
+    middle = fitted("two").predict_distribution(X[2:3])
+    masses = middle.pdf(y)[:, 0] * 0.2**2
+    assert masses.sum() == pytest.approx(1.0, abs=0.02)
+    of_density = np.cov(y[:, 0].T, aweights=masses)
+    np.testing.assert_allclose(np.cov(middle.sample(2000)[:, 0].T), of_density, atol=0.2)
+    np.testing.assert_allclose(of_density, [[1.0, 1.0], [1.0, 2.0]], atol=0.35)
+
+
+def test_arguments_broadcast_with_the_rows() -> None:
+    found = predicted("linear")
+    assert len(found) == 5
+    for y, shape in ((0.0, (5,)), (np.zeros(5), (5,)), (np.zeros((3, 1)), (3, 5)), (np.zeros((2, 3, 5)), (2, 3, 5))):
+        assert found.pdf(y).shape == found.cdf(y).shape == shape
+    each = np.array([[found.pdf(y)[n] for n in range(5)] for y in (-1.0, 2.0)])
+    np.testing.assert_allclose(found.pdf(np.array([[-1.0], [2.0]])), each)
+    assert np.isnan(found.pdf(np.nan)).all()
+    assert np.isnan(found.cdf(np.nan)).all()
+    assert np.isnan(predicted("few").cdf(np.nan)).all()
+    assert fitted("linear").predict_distribution(np.full((1, 1), np.nan)).std()[0] > 2.0  # the spread of the target
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda found: found.pdf(np.zeros(4)), r"y: expected a shape that broadcasts with \(5,\), got \(4,\)"),
+        (lambda found: found.pdf(np.zeros((5, 1)).T[:, :2]), "y: expected a shape"),
+        (lambda found: found.quantile(1.0), r"u: expected values inside \(0, 1\)"),
+        (lambda found: found.interval(90), "coverage: expected a number between 0 and 1, got 90"),
+        (lambda found: found.sample(0), "sample: expected whole numbers from 1"),
+    ],
+)
+def test_wrong_arguments_raise(call: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(predicted("constant"))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("law", "error"), [(stats.norm(1.0, 2.0), 1e-6), (stats.lognorm(1.0), 5e-3), (stats.expon(), 1e-4)]
+)
+def test_the_quadrature_of_quantiles_gives_means(law: object, error: float) -> None:
+    u, weights = quadrature_rule(64)
+    assert weights.sum() == pytest.approx(1.0)
+    assert law.ppf(u) @ weights == pytest.approx(law.mean(), rel=error)  # type: ignore[attr-defined]
