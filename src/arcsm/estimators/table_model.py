@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -15,6 +16,7 @@ from arcsm._runtime.progress import track
 from arcsm.anomaly import tail_surprise
 from arcsm.contexts import AnyOrder
 from arcsm.contexts.any_order import AnyOrderState
+from arcsm.errors import TrainingWarning
 from arcsm.estimators.column_conditionals import ColumnConditionals
 from arcsm.estimators.level_calibration import calibrate_levels
 from arcsm.estimators.model_columns import ModelColumns
@@ -95,7 +97,9 @@ class TableModel:
                     torch.manual_seed(seed)
                     model = config.build_model(columns.counts, columns.parents).float()
                 snapshots = _Snapshots(config.max_steps) if choose_level else None
-                with work.part(config.max_steps):
+                with work.part(config.max_steps), warnings.catch_warnings():
+                    if choose_level:  # the weights of several steps are compared below
+                        warnings.simplefilter("ignore", TrainingWarning)
                     training = config.train_config(columns.widths, seed, device, choose_level)
                     fit(model, inputs, held_out, training, callbacks=() if snapshots is None else [snapshots])
                 candidate = cls(model.double().eval(), columns, orders, config.noise_levels - 1, config, cells)
@@ -214,9 +218,7 @@ class TableModel:
         for d in self.columns.dimensions((m,)):
             context.observe(state, d, z[:, d])
 
-    def _conditionals(
-        self, context: AnyOrder, state: AnyOrderState, m: int, rows: Tensor | None = None, repeats: int = 1
-    ) -> ColumnConditionals:
+    def _conditionals(self, context: AnyOrder, state: AnyOrderState, m: int, repeats: int = 1) -> ColumnConditionals:
         """Return the conditional of a column given a state, ``repeats`` times for each of its rows."""
         model = self.model
         build = model.conditionals_builder(self.level, tol=self.config.tolerance)
@@ -228,14 +230,8 @@ class TableModel:
         head = model.head_of(m)
         projection = head.project(context.conditional(state, m)).repeat_interleave(repeats, 0)
         numbers = self.columns.levels[m].to(model.shift) if m in self.columns.levels else None
-        return ColumnConditionals(
-            build(projection, head),
-            model.shift[m],
-            model.scale[m],
-            spikes,
-            masses.repeat_interleave(repeats, 0),
-            numbers,
-        )
+        masses = masses.repeat_interleave(repeats, 0)
+        return ColumnConditionals(build(projection, head), model.shift[m], model.scale[m], spikes, masses, numbers)
 
     def most_surprised_orders(self, x: Tensor) -> Tensor:
         """Return the index of the order that gives each value of rows ``(N, M)`` the lowest density, ``(N, M)``.
