@@ -33,8 +33,8 @@ class Conditions:
     def parse(cls, columns: Columns, given: Mapping[Any, Any], argument: str) -> Self:
         """Return the conditions that ``given`` states for columns by name (of a data frame) or index.
 
-        A tuple ``(low, high)`` is a range that includes its ends, of which each may be ``None``. Sets and lists have
-        several values. All else is one value.
+        A tuple ``(low, high)`` is a range with its ends; ``None`` leaves an end open. Sets and lists have several
+        values. All else is one value.
 
         Raises:
             ValueError: If a column is unknown or not unique, cannot have the value, or has no value in the set or
