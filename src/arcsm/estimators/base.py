@@ -32,7 +32,7 @@ _MAX_HELD_OUT = 5_000  # rows
 class TableEstimator(BaseEstimator):
     """The base class of estimators of a table; :class:`arcsm.estimators.ScoreDensity` documents the arguments."""
 
-    _smooth = False  # see TableConfig.for_table; also leaves the slopes of numeric columns out of the density
+    _smooth = False  # see TableConfig.for_table; also leaves slopes of numeric columns, and spikes, out of the density
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class TableEstimator(BaseEstimator):
         self.model_ = None
         if modelled.shape[1]:
             self.model_ = TableModel.train(
-                modelled[train], modelled[held_out], self.columns_.in_model, configs, seed,
+                modelled[train], modelled[held_out], self.columns_.in_model(spikes=not self._smooth), configs, seed,
                 str(resolve_device(self.device)), bool(self.verbose), not self._smooth,
             )  # fmt: skip
             self.config_ = self.model_.config

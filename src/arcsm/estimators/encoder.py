@@ -67,10 +67,9 @@ class Columns:
             raise ValueError("has categories without an order; give a set of values in place of a range")
         return [name for name in dtype.categories if name in kind.names]
 
-    @property
-    def in_model(self) -> ModelColumns:
-        """The dimensions of the model that the modelled columns have."""
-        return ModelColumns.of_columns([self.kinds[d] for d in self.modelled])
+    def in_model(self, spikes: bool = True) -> ModelColumns:
+        """Return the dimensions of the model that the modelled columns have, with or without those of spikes."""
+        return ModelColumns.of_columns([self.kinds[d] for d in self.modelled], spikes)
 
     def encode(self, table: Table) -> Array:
         """Return the numbers ``(N, D)`` of rows, constant columns included, NaN where a value is missing."""

@@ -43,7 +43,7 @@ class ModelColumns:
     spike_dimension: dict[int, int]
 
     @classmethod
-    def of_columns(cls, kinds: Sequence[Column]) -> Self:
+    def of_columns(cls, kinds: Sequence[Column], with_spikes: bool = True) -> Self:
         """Return the dimensions of columns of these types."""
         levels = {m: torch.from_numpy(kind.level_numbers) for m, kind in enumerate(kinds) if len(kind.level_numbers)}
         counts = tuple(len(levels.get(m, ())) for m in range(len(kinds)))
@@ -51,7 +51,8 @@ class ModelColumns:
         shares = {m: kind.shares_of_last_level for m, kind in enumerate(kinds) if m in levels}
         rarest = {m: torch.tensor(share, dtype=torch.float64) for m, share in shares.items() if len(share) > 1}
         log_unseen = tuple(kind.log_unseen for kind in kinds)
-        spikes = {m: torch.from_numpy(kind.spike_numbers) for m, kind in enumerate(kinds) if len(kind.spike_numbers)}
+        numbers = {m: kind.spike_numbers for m, kind in enumerate(kinds) if with_spikes}
+        spikes = {m: torch.from_numpy(found) for m, found in numbers.items() if len(found)}
         dimension = {m: len(kinds) + place for place, m in enumerate(spikes)}
         counts += tuple(1 + len(numbers) for numbers in spikes.values())
         return cls(counts, levels, widths + (0.0,) * len(spikes), rarest, log_unseen, spikes, dimension)

@@ -103,10 +103,9 @@ class TableModel:
                     training = config.train_config(columns.widths, seed, device, choose_level)
                     fit(model, inputs, held_out, training, callbacks=() if snapshots is None else [snapshots])
                 candidate = cls(model.double().eval(), columns, orders, config.noise_levels - 1, config, cells)
-                if snapshots is None:
-                    return candidate
                 with work.part(selection / len(configs)):
-                    candidates.append((candidate._choose(snapshots.weights, valid), candidate))
+                    density = -math.inf if snapshots is None else candidate._choose(snapshots.weights, valid)
+                candidates.append((density, candidate))
             chosen = max(candidates, key=lambda pair: pair[0])[1]
             if any(columns.counts):
                 rows, others = (columns.inputs(part).to(chosen.model.shift) for part in (train, valid))
