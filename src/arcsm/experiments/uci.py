@@ -159,10 +159,10 @@ def _result(log_density: Array, seconds: float, train: Array) -> Result:
 
 
 def _one_model(run: Study[UCI], table: str, way: str, seed: int, ours: Result) -> Result:
-    """Train one model in place of an ensemble: by scores, by likelihood, or by scores and then likelihood.
+    """Train the model of one order: by scores, by likelihood, or by scores and then likelihood.
 
     Maximum likelihood uses the quadrature at the smallest noise, which then also normalises the density, and as much
-    processor time as the ensemble. For likelihood alone the plan is the ensemble's first, otherwise the best by scores.
+    processor time as the default. For likelihood alone the configuration is the first, otherwise the best by scores.
     """
     train, test = _split(run.settings, table, seed)
     start = time.process_time()
