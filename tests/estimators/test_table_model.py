@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 
 from arcsm.estimators import ScoreDensity
@@ -27,3 +29,15 @@ def test_the_density_is_the_mixture_of_all_orders() -> None:
     np.testing.assert_allclose(density.score_samples(x), np.log(np.exp(terms.sum(-1)).mean(0)), rtol=1e-9)
     u = density.cdf(x[:5])
     np.testing.assert_allclose(density.quantile(u), x[:5], atol=1e-3)
+
+
+def test_the_copy_in_single_precision_is_not_pickled() -> None:
+    density = ScoreDensity(max_steps=10, n_estimators=1, random_state=0).fit(
+        np.random.default_rng(0).normal(size=(40, 2))
+    )
+    gaps = np.array([[0.5, np.nan]])
+    before, size = density.impute(gaps), len(pickle.dumps(density))
+    loaded = pickle.loads(pickle.dumps(density))
+    assert loaded.model_._single is None
+    assert size < 1.1 * len(pickle.dumps(loaded))
+    np.testing.assert_array_equal(loaded.impute(gaps), before)

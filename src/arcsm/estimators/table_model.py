@@ -112,6 +112,9 @@ class TableModel:
                 calibrate_levels(chosen.model, rows, others, seed)
         return chosen
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_single": None}  # a copy that is made again where it is needed
+
     def clip(self, x: Tensor) -> Tensor:
         """Clip the numbers of rows ``(N, M)`` to the range in which the model is evaluated; NaN stays NaN."""
         shift, scale = (units[: self.columns.columns].to(x) for units in (self.model.shift, self.model.scale))
