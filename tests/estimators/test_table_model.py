@@ -11,8 +11,8 @@ from arcsm.estimators import ScoreDensity
 
 def test_held_out_rows_choose_the_configuration() -> None:
     random = np.random.default_rng(0)
-    clustered = np.repeat(random.normal(size=(60, 3)), 10, 0) + 0.002 * random.normal(size=(600, 3))
-    spread = random.normal(size=(600, 2))
+    clustered = np.repeat(random.normal(size=(80, 3)), 10, 0) + 0.002 * random.normal(size=(800, 3))
+    spread = random.normal(size=(800, 2))
     sharp = ScoreDensity(n_estimators=1, max_steps=300, random_state=0).fit(clustered)
     plain = ScoreDensity(n_estimators=1, max_steps=300, random_state=0).fit(spread)
     assert (sharp.config_.sinusoids > 0, plain.config_.sinusoids > 0) == (True, False)

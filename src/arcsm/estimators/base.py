@@ -25,7 +25,7 @@ from arcsm.estimators.table_config import TableConfig
 from arcsm.estimators.table_model import TableModel
 
 Rows = NDArray[np.intp]
-_MIN_ROWS_FOR_SELECTION = 400  # with fewer, held-out rows are too few to choose between configurations
+_MIN_ROWS_FOR_SELECTION = 600  # with fewer, held-out rows are too few to choose between configurations
 _MAX_HELD_OUT = 5_000  # rows
 
 
