@@ -191,3 +191,26 @@ def test_all_random_layers_are_seeded(layer: torch.nn.Module) -> None:
         models.append(AutoregressiveModel(made, copy.deepcopy(small_density().head), NoiseLadder(1.0, 0.1, 5)))
         fit(models[-1], correlated_rows(), config=short_config(steps=3))
     assert have_same_weights(*models)
+
+
+def test_a_deterministic_training_depends_neither_on_threads_nor_on_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = correlated_rows(4000)
+    config = short_config(steps=4, batch_size=2000, deterministic=True)
+    threads, found, seen = torch.get_num_threads(), [], []
+    try:
+        for count, has_compiler in ((1, True), (3, True), (3, False)):
+            torch.set_num_threads(count)
+            monkeypatch.setattr("arcsm.objectives.fused._native.supports", lambda *_, has=has_compiler: has)
+            found.append(small_density())
+            fit(found[-1], x, x[:500], config, callbacks=[lambda _: seen.append(torch.get_num_threads())])
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert have_same_weights(found[0], found[1])
+    assert have_same_weights(found[0], found[2])
+    assert set(seen) == {1}
+    monkeypatch.undo()
+    with_c = small_density()
+    fit(with_c, x, x[:500], config.model_copy(update={"deterministic": False}))
+    assert not have_same_weights(found[0], with_c)
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -55,6 +55,9 @@ class TrainConfig(BaseModel):
             stay in single precision).
         compiled: Whether to compile the score network of csm and dsm: on a CPU the C kernels, which need a C compiler
             and a second; elsewhere ``torch.compile``, which takes a minute. ``"auto"``: on a CPU with a compiler.
+        deterministic: Whether the weights are the same, bit for bit, with any number of threads and with or without a C
+            compiler, on one kind of processor: training then uses one thread, no compiled code, and only operations
+            of PyTorch that are deterministic.
         tensorboard: Log to TensorBoard too, in the run's folder (needs the extra ``tensorboard``).
     """
 
@@ -90,7 +93,14 @@ class TrainConfig(BaseModel):
     device: str = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     compiled: bool | Literal["auto"] = "auto"
+    deterministic: bool = False
     tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _check_deterministic(self) -> Self:
+        if self.deterministic and self.compiled is True:
+            raise ValueError("compiled: a deterministic training has no compiled code; leave compiled out")
+        return self
 
     @model_validator(mode="after")
     def _check_objective(self) -> Self:
@@ -127,7 +137,8 @@ def configured_objective(config: TrainConfig) -> Callable[..., Tensor]:
     """Return the objective that a configuration names, with the settings that it accepts as keywords."""
     function = registry.find("objective", config.objective)
     settings = {name: getattr(config, name) for name in _OBJECTIVE_SETTINGS}
-    settings["compiled"] = None if config.compiled == "auto" else config.compiled
+    allowed = None if config.compiled == "auto" else config.compiled
+    settings["compiled"] = False if config.deterministic else allowed
     accepted = inspect.signature(function).parameters
     settings = {name: value for name, value in settings.items() if name in accepted}
 

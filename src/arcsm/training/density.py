@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from arcsm._runtime import process_group
 from arcsm._runtime.conditions import Condition, map_condition
 from arcsm._runtime.files import FilePath
+from arcsm._runtime.modes import deterministic_operations
 from arcsm._runtime.random import Share, Source, dequantised
 from arcsm.errors import NonFiniteError, TrainingWarning, warn
 from arcsm.model import AutoregressiveModel, save, without_compilation
@@ -140,10 +141,11 @@ def fit(
         without_compilation(model).check_saveable()
     elif config.tensorboard:
         raise ValueError("tensorboard: expected a folder for the event files; give fit a run, or set tensorboard=False")
-    task = DensityTask(
-        model, x_train, x_valid, config, condition_train, condition_valid, objective, loggers, optimizer, scheduler
-    )
-    return run_training(task, None if run is None else Path(run), resume, progress, callbacks)
+    with deterministic_operations(config.deterministic):
+        task = DensityTask(
+            model, x_train, x_valid, config, condition_train, condition_valid, objective, loggers, optimizer, scheduler
+        )
+        return run_training(task, None if run is None else Path(run), resume, progress, callbacks)
 
 
 class _Loss(nn.Module):
