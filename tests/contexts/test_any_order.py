@@ -162,6 +162,34 @@ def test_the_training_loss_is_unbiased_for_the_mean_over_all_orders(missing: boo
     assert (batches.mean() - exact).abs() < 4.0 * error
 
 
+@pytest.mark.parametrize("share", [0.4, 1.0])
+def test_targets_are_predicted_given_all_or_some_of_the_others(share: float) -> None:
+    torch.manual_seed(0)
+    context = small(4, targets=(3, 1), complete_share=share)
+    model = AutoregressiveModel(context, GaussianHead(3).double()).double()
+    x = rows(1, 4)
+
+    def density(known: set[int]) -> Tensor:
+        """Return the mean log density of the targets over their orders, given some of the other values."""
+        rest = [d for d in (0, 2) if d not in known]
+        orders = [(*known, *targets, *rest) for targets in ((1, 3), (3, 1))]
+        return torch.stack([model.log_prob(x, order=one, reduce=False)[0, [1, 3]].sum() for one in orders]).mean()
+
+    subsets = (density(set()) + 0.5 * (density({0}) + density({2})) + density({0, 2})) / 3.0  # uniform in their size
+    exact = -share * density({0, 2}) - (1.0 - share) * subsets
+    generator = torch.Generator().manual_seed(0)
+    batches = torch.stack([mle(model, x.expand(500, 4), generator=generator) for _ in range(40)])
+    error = batches.std() / math.sqrt(len(batches))
+    assert error < 0.01 * exact.abs()
+    assert (batches.mean() - exact).abs() < 4.0 * error
+    x[:, 1] = torch.nan  # then the other target is predicted alone, and a row without targets teaches nothing
+    found = context.training_terms(x.expand(100, 4), generator=generator)
+    assert found.position is not None
+    assert (found.position % 4).tolist() == [3] * 100
+    x[:, 3] = torch.nan
+    assert not len(context.training_terms(x.expand(100, 4), generator=generator).context)
+
+
 def test_parts_of_a_batch_draw_the_sets_of_the_whole_batch() -> None:
     torch.manual_seed(0)
     context, x = small(), rows(10, 4)

@@ -39,10 +39,13 @@ def test_probabilities_are_those_of_a_logistic_model(monkeypatch: pytest.MonkeyP
     np.testing.assert_allclose(classifier.predict_log_proba(x[:9]), np.log(found[:9]))
     unknown = classifier.predict_proba([[np.nan, np.nan]])[0]
     np.testing.assert_allclose(unknown, [(y == name).mean() for name in "abc"], atol=0.05)
-    rows = pd.DataFrame(x[:9], columns=["0", "1"])  # the same by the density of labels given features
+    rows = pd.DataFrame(x[:9], columns=["0", "1"])  # the same by the parallel pass
     given = [rows.assign(target=pd.Categorical([code] * 9, categories=range(3))) for code in range(3)]
-    density = [classifier.density_.score_samples(one, columns=["target"], given=["0", "1"]) for one in given]
-    np.testing.assert_allclose(found[:9], np.exp(density).T, rtol=2e-3)
+    joint = classifier._joint
+    log_probs = [
+        joint._contributions(*joint._separate(joint.columns_.encode(one)))[0, :, 2] for one in given
+    ]  # the label comes last
+    np.testing.assert_allclose(found[:9], np.exp(log_probs).T, rtol=2e-3)
 
 
 @pytest.mark.parametrize("labels", [[True, False], [7, -2], ["b", "a"], [2.0, 1.0], [pd.Timestamp(1), "x"][1:] * 2])

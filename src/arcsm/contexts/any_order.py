@@ -127,6 +127,10 @@ class AnyOrder(Context):
         parents: For each dimension that does not always have a value, the nominal dimension that says so: it has one
             where the parent has level 0, and is left out of every set elsewhere. Level 0 of a parent adds nothing to
             a set: its dimension's own value says more. -1 for the others. Default: all -1.
+        targets: The dimensions that training predicts, such as the targets of a regression; the others are only ever
+            known or unknown. Default: all.
+        complete_share: Fraction of the rows of a training step in which all others are known; in the rest, a random
+            subset is.
         condition_net: A network that embeds the condition first; see :class:`~arcsm.ConditionNet`.
 
     Example:
@@ -153,6 +157,8 @@ class AnyOrder(Context):
         dropout: float = 0.0,
         levels: Sequence[int] | None = None,
         parents: Sequence[int] | None = None,
+        targets: Sequence[int] | None = None,
+        complete_share: float = 0.9,
         condition_net: nn.Module | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -162,10 +168,13 @@ class AnyOrder(Context):
         self.sinusoids, self.max_frequency, self.dropout = sinusoids, float(max_frequency), float(dropout)
         self.levels = (0,) * features if levels is None else whole_numbers("levels", levels)
         self.parents = (-1,) * features if parents is None else whole_numbers("parents", parents)
+        self.targets = tuple(range(features)) if targets is None else whole_numbers("targets", targets)
+        self.complete_share = float(complete_share)
         self._parent_of = {d: parent for d, parent in enumerate(self.parents) if parent != -1}
         self.set_condition(classes, condition_features, condition_net)
         self._check_sizes()
         self._check_parents()
+        self._check_targets()
         self.order = tuple(range(features)) if order is None else whole_numbers("order", order)
         if sorted(self.order) != list(range(features)):
             raise ValueError(f"order: expected a permutation of range({features}), got {self.order!r:.60}")
@@ -202,12 +211,22 @@ class AnyOrder(Context):
             if not 0 <= parent < self.features or not self.levels[parent] or parent in self._parent_of:
                 raise ValueError(f"parents: expected a nominal dimension without a parent for {d}, got {parent}")
 
+    def _check_targets(self) -> None:
+        chosen = set(self.targets)
+        if not chosen or not chosen <= set(range(self.features)) or len(chosen) < len(self.targets):
+            raise ValueError(f"targets: expected different dimensions, at least one, got {self.targets!r:.60}")
+        if any((d in chosen) != (parent in chosen) for d, parent in self._parent_of.items()):
+            raise ValueError(f"targets: expected a dimension and its parent or neither, got {self.targets!r:.60}")
+        if not 0.0 <= self.complete_share <= 1.0:
+            raise ValueError(f"complete_share: expected a fraction, got {self.complete_share}")
+
     def config(self) -> dict[str, Any]:
         in_column_order = self.order == tuple(range(self.features))
         levels = list(self.levels) if any(self.levels) else None
         parents = list(self.parents) if self._parent_of else None
         order = None if in_column_order else list(self.order)
-        return {**super().config(), "order": order, "levels": levels, "parents": parents}
+        targets = None if len(self.targets) == self.features else list(self.targets)
+        return {**super().config(), "order": order, "levels": levels, "parents": parents, "targets": targets}
 
     def forward(self, x: Tensor, condition: Condition | None = None, order: Order | None = None) -> Tensor:
         """Return the contexts of all dimensions in an order, ``(*, D, C)``.
@@ -252,14 +271,21 @@ class AnyOrder(Context):
 
         .. math:: \\mathbb{E}_{\\pi} \\sum_{i=1}^{m} \\ell(x_{\\pi_i} \\mid x_{\\pi_{<i}}) =
             \\mathbb{E}_{k, \\pi}\\, \\frac{m}{m - k} \\sum_{i > k} \\ell(x_{\\pi_i} \\mid x_{\\pi_{\\le k}})
+
+        With ``targets``, all of this is about them: :math:`m` is the number of known ones, and the other values that a
+        set has come before them in every order.
         """
         self.check_input(x)
         vectors, is_value = self._embed(x)
         counted = ~x.isnan() & (torch.tensor(self.parents, device=x.device) < 0)
-        first = uniform_like(x, generator).masked_fill(~counted, 2.0).argsort(1).argsort(1)  # ranks (B, D)
-        total = counted.sum(1, keepdim=True)  # m, (B, 1)
+        is_target = torch.tensor([d in self.targets for d in range(self.features)], device=x.device)
+        priority = uniform_like(x, generator)
+        first = priority.masked_fill(~(counted & is_target), 2.0).argsort(1).argsort(1)  # ranks (B, D)
+        total = (counted & is_target).sum(1, keepdim=True)  # m, (B, 1)
         size = (stratified_uniform_like(x[:, :1], generator) * total).long()  # k
-        known, present = first < size, ~x.isnan()
+        known, present = first < size, ~x.isnan() & is_target
+        if len(self.targets) < self.features:
+            known |= ~is_target & self._known_others(priority, uniform_like(x[:, :1], generator))
         for d, parent in self._parent_of.items():
             known[:, d] = known[:, parent]
             present[:, d] &= x[:, parent] < 0.5
@@ -278,6 +304,12 @@ class AnyOrder(Context):
             return TrainingTerms(contexts, None, share * predicted)
         chosen = predicted.nonzero()[:, 0]  # (N,)
         return TrainingTerms(contexts[chosen], chosen, share[chosen])
+
+    def _known_others(self, priority: Tensor, u: Tensor) -> Tensor:
+        """Return which values that are no targets are in the set of each row, from uniform numbers."""
+        complete = u < self.complete_share  # (B, 1)
+        probability = (u - self.complete_share) / max(1.0 - self.complete_share, 1e-12)
+        return complete | (priority < probability)
 
     def _embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return vectors of the values ``x (B, D)``, zero for those that sets leave out, and 1 for each other one."""

@@ -1,4 +1,4 @@
-"""A classifier with scikit-learn's interface, by the density of features and labels together."""
+"""A classifier with scikit-learn's interface, by the probabilities of labels given any of the features."""
 
 from typing import Any, Self
 
@@ -18,17 +18,16 @@ from arcsm.estimators.target_estimator import TargetEstimator
 class ScoreClassifier(ClassifierMixin, TargetEstimator):
     """A classifier whose features may be of any type and may be missing, when fitting and when predicting.
 
-    It fits one :class:`ScoreDensity` to the features and the labels together. Its probabilities are those of the labels
-    given the known features of a row.
+    It fits the probabilities of the labels given any of the features, and predicts with those that are known.
 
     Arguments:
-        n_estimators: Number of orders of the columns of ``density_``; predictions do not depend on it.
+        n_estimators: As in :class:`ScoreRegressor`; predictions of one label do not depend on it.
         validation_fraction: As in :class:`ScoreDensity`, like all other arguments.
 
     Attributes:
         classes_: The labels in ascending order.
-        density_: The density of the features and the labels together; the last column holds indices of ``classes_``.
         columns_: The inferred types of the features.
+        model_: The model of the labels given features; ``None`` if all labels are equal.
         n_features_in_: Number of features.
         feature_names_in_: Names of the features, if they are a data frame with string names.
 
@@ -60,11 +59,10 @@ class ScoreClassifier(ClassifierMixin, TargetEstimator):
         """Return the probability of each of ``classes_`` given the features of each row, ``(N, K)``."""
         numbers, _ = self.encode_rows(X)
         kind, column = self._target(0)
-        model = self.density_.model_
-        if model is None or column is None:
+        if self.model_ is None or column is None:
             return np.ones((len(numbers), 1))
         codes = torch.from_numpy(kind.encode(np.arange(len(self.classes_))))
-        return model.level_probabilities(numbers, column, codes).numpy()
+        return self.model_.level_probabilities(numbers, column, codes).numpy()
 
     def predict_log_proba(self, X: Any) -> Array:
         """Return the logs of :meth:`predict_proba`."""

@@ -55,8 +55,11 @@ class DensityEstimator(TableEstimator):
         train, held_out = _split(numbers[:, self.columns_.modelled], self.validation_fraction, random)
         return numbers, train, held_out, seed
 
-    def _fit_table(self, X: Any) -> Array:
-        """Train the model of a table and return its encoded rows, ``(N, D)``."""
+    def _fit_table(self, X: Any, targets: int | None = None) -> Array:
+        """Train the model of a table and return its encoded rows, ``(N, D)``.
+
+        With ``targets``, it models the conditionals of so many last columns given the others, and nothing else.
+        """
         self._check_arguments()
         numbers, train, held_out, seed = self._prepare(X)
         modelled = torch.from_numpy(numbers[:, self.columns_.modelled])
@@ -64,10 +67,13 @@ class DensityEstimator(TableEstimator):
         configs = self._configs(len(train), modelled)
         self.config_ = configs[0]
         self.model_: TableModel | None = None
-        if modelled.shape[1]:
+        first = 0 if targets is None else numbers.shape[1] - targets
+        places = [m for m, d in enumerate(self.columns_.modelled) if d >= first]
+        if places:
             self.model_ = train_table_model(
                 modelled[train], modelled[held_out], self.columns_.in_model(spikes=not self._smooth), configs, seed,
                 str(resolve_device(self.device)), bool(self.verbose), choose_level=not self._smooth,
+                targets=None if targets is None else places,
             )  # fmt: skip
             self.config_ = self.model_.config
         return numbers

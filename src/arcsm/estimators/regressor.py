@@ -20,9 +20,9 @@ STATISTICS: tuple[str, ...] = get_args(Statistic)
 class ScoreRegressor(RegressorMixin, TargetEstimator):
     """A regressor that predicts the distribution of one target, or of several jointly, given the features of a row.
 
-    It fits one :class:`ScoreDensity` to the features and the targets together and conditions it on the features. So
-    features may be of any type that :class:`ScoreDensity` takes, and may be missing when fitting and when predicting.
-    The spread and the shape of the distribution may depend on the features, too.
+    It fits the conditional density of the targets given any of the features. So features may be of any type that
+    :class:`ScoreDensity` takes, and may be missing when fitting and when predicting. The spread and the shape of the
+    distribution may depend on the features, too.
 
     Arguments:
         n_estimators: Number of orders of several targets whose joint densities are averaged, at most; one target has a
@@ -30,8 +30,8 @@ class ScoreRegressor(RegressorMixin, TargetEstimator):
         validation_fraction: As in :class:`ScoreDensity`, like all other arguments.
 
     Attributes:
-        density_: The density of the features and the targets together; the targets are the last columns.
         columns_: The inferred types of the features.
+        model_: The model of the targets given features; ``None`` if all targets are constant.
         n_targets_: Number of targets.
         n_features_in_: Number of features.
         feature_names_in_: Names of the features, if they are a data frame with string names.
@@ -81,17 +81,16 @@ class ScoreRegressor(RegressorMixin, TargetEstimator):
         """Return the distribution of the targets given the features of each row."""
         numbers, _ = self.encode_rows(X)
         places = [self._target(t) for t in range(self.n_targets_)]
-        targets = [target_conditionals(self.density_.model_, kind, column) for kind, column in places]
+        targets = [target_conditionals(self.model_, kind, column) for kind, column in places]
         orders = self._orders([column for _, column in places])
         return PredictiveDistribution(targets, orders, numbers, self._single, self.random_state)
 
     def _orders(self, columns: Sequence[int | None]) -> list[list[int]]:
         """Return the orders of the targets, whose columns in the model are given: those of the density."""
         constant = [t for t, column in enumerate(columns) if column is None]
-        model = self.density_.model_
-        if model is None:
+        if self.model_ is None:
             return [constant]
-        orders = {tuple(m for m in order if m in columns) for order in model.orders}
+        orders = {tuple(m for m in order if m in columns) for order in self.model_.orders}
         return [[columns.index(m) for m in order] + constant for order in sorted(orders)]
 
     def log_score(self, X: Any, y: Any) -> float:

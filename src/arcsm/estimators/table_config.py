@@ -91,12 +91,18 @@ class TableConfig:
         """
         return replace(self, sinusoids=6, sigma_min=0.01, noise_levels=20, max_steps=1_500)
 
-    def build_model(self, levels: Sequence[int], parents: Sequence[int]) -> AutoregressiveModel:
-        """Return an untrained model of dimensions with these numbers of levels, 0 for numbers, and these parents."""
+    def build_model(
+        self, levels: Sequence[int], parents: Sequence[int], targets: Sequence[int] | None = None
+    ) -> AutoregressiveModel:
+        """Return an untrained model of dimensions with these numbers of levels, 0 for numbers, and these parents.
+
+        It will learn the conditionals of the ``targets``, by default all dimensions.
+        """
         max_frequency = 0.5 / self.sigma_min
         context = AnyOrder(
             len(levels), self.context_features, self.hidden_features, self.embedding_features,
             sinusoids=self.sinusoids, max_frequency=max_frequency, dropout=self.dropout, levels=levels, parents=parents,
+            targets=targets,
         )  # fmt: skip
         numeric = ScoreHead(self.context_features, self.head_features, self.sinusoids, max_frequency)
         noise = NoiseLadder(_SIGMA_MAX, self.sigma_min, self.noise_levels)

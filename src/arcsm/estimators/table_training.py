@@ -36,13 +36,15 @@ def train_table_model(
     device: str,
     progress: bool,
     choose_level: bool = True,
+    targets: Sequence[int] | None = None,
 ) -> TableModel:
     """Train a model with each configuration, and return the one that gives held-out rows ``(N, M)`` most density.
 
     Held-out rows choose the step of the training and the noise level, too: those with the highest density. Without
     ``choose_level`` there is one configuration, whose loss on held-out rows ends the training, and the noise level is
-    the smallest.
+    the smallest. With ``targets``, the last columns, the density is theirs given the others.
     """
+    dimensions = None if targets is None else columns.dimensions(targets)
     below = 0.5 * torch.tensor(columns.widths, dtype=train.dtype)  # dequantisation adds noise in [0, width)
     inputs = (columns.inputs(train) - below).float()
     repeats = max(1, -(-_MIN_VALIDATION_ROWS // len(valid)))
@@ -56,7 +58,7 @@ def train_table_model(
         for config in configs:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                model = config.build_model(columns.counts, columns.parents).float()
+                model = config.build_model(columns.counts, columns.parents, dimensions).float()
             snapshots = _Snapshots(config.max_steps) if choose_level else None
             with work.part(config.max_steps), warnings.catch_warnings():
                 if choose_level:  # the weights of several steps are compared below
@@ -66,7 +68,7 @@ def train_table_model(
             candidate = TableModel(model.double().eval(), columns, orders, config.noise_levels - 1, config, cells)
             with work.part(selection / len(configs)):
                 few = valid[:_MAX_SELECTION_ROWS]
-                density = -math.inf if snapshots is None else _choose(candidate, snapshots.weights, few)
+                density = -math.inf if snapshots is None else _choose(candidate, snapshots.weights, few, targets)
             candidates.append((density, candidate))
         chosen = max(candidates, key=lambda pair: pair[0])[1]
         if any(columns.counts):
@@ -77,14 +79,17 @@ def train_table_model(
     return chosen
 
 
-def _choose(candidate: TableModel, weights: Sequence[Mapping[str, Tensor]], valid: Tensor) -> float:
+def _choose(
+    candidate: TableModel, weights: Sequence[Mapping[str, Tensor]], valid: Tensor, targets: Sequence[int] | None
+) -> float:
     """Take the weights and the noise level with the highest mean log density of held-out rows; return that mean."""
     rough = replace(candidate.config, tolerance=_SELECTION_TOLERANCE)
-    few = replace(candidate, orders=candidate.orders[:2], config=rough)
+    few = replace(candidate, orders=candidate.orders[: 2 if targets is None else 1], config=rough)
+    columns = list(range(valid.shape[1]) if targets is None else targets)
     last = candidate.config.noise_levels - 1
 
     def density(level: int) -> float:
-        terms = few.log_conditionals(valid, level).sum(-1)
+        terms = few.log_conditionals(valid, level)[..., columns].sum(-1)
         return float(torch.logsumexp(terms, 0).mean()) - math.log(len(terms))
 
     found = []

@@ -1,4 +1,4 @@
-"""The base class of estimators that predict targets: one density of features and targets together."""
+"""The base class of estimators that predict targets: one model of the targets given any of the features."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -11,27 +11,30 @@ from torch import Tensor
 
 from arcsm.estimators.base import TableEstimator
 from arcsm.estimators.column_types import Array, Column
-from arcsm.estimators.density import ScoreDensity
+from arcsm.estimators.density_estimator import DensityEstimator
 from arcsm.estimators.encoder import Columns, Table
+from arcsm.estimators.table_model import TableModel
 
 
 class TargetEstimator(TableEstimator):
     """The base class of estimators of targets; :class:`ScoreDensity` documents the arguments.
 
     Attributes:
-        density_: The density of the features and the targets together; the targets are the last columns.
         columns_: The inferred types of the features.
+        model_: The model of the targets given features; ``None`` if all targets are constant.
     """
 
-    density_: ScoreDensity
+    _joint: DensityEstimator  # of features and targets; the targets are the last columns
+    model_: TableModel | None
 
     def _fit_joint(self, X: Any, targets: Table) -> None:
-        """Fit the density of rows ``(N, D)`` and their targets ``(N, T)``."""
+        """Fit the conditionals of targets ``(N, T)`` given rows ``(N, D)``."""
         features = self._validated(X, reset=True)
         check_consistent_length(features, targets)
         joint = _joined(features, targets)
-        self.density_ = ScoreDensity(**self.get_params(deep=False)).fit(joint)
-        known = self.density_.columns_
+        self._joint = DensityEstimator(**self.get_params(deep=False))
+        self._joint._fit_table(joint, targets.shape[1])
+        self.model_, known = self._joint.model_, self._joint.columns_
         count = features.shape[1]
         if isinstance(features, pd.DataFrame):
             self.columns_ = Columns(known.kinds[:count], tuple(features.dtypes), tuple(features.columns))
@@ -41,15 +44,15 @@ class TargetEstimator(TableEstimator):
     def _target(self, t: int) -> tuple[Column, int | None]:
         """Return the type of a target and its place among the columns of the model; ``None`` if it is constant."""
         d = len(self.columns_.kinds) + t
-        modelled = self.density_.columns_.modelled
-        return self.density_.columns_.kinds[d], modelled.index(d) if d in modelled else None
+        modelled = self._joint.columns_.modelled
+        return self._joint.columns_.kinds[d], modelled.index(d) if d in modelled else None
 
     def encode_rows(self, X: Any) -> tuple[Tensor, Array]:
         """Encode features as :class:`ScoreDensity` does; the targets, in the last columns, are missing."""
         check_is_fitted(self)
         numbers = self.columns_.encode(self._validated(X))
-        targets = len(self.density_.columns_.kinds) - numbers.shape[1]
-        return self.density_._separate(np.pad(numbers, ((0, 0), (0, targets)), constant_values=np.nan))
+        targets = len(self._joint.columns_.kinds) - numbers.shape[1]
+        return self._joint._separate(np.pad(numbers, ((0, 0), (0, targets)), constant_values=np.nan))
 
 
 def _joined(features: Table, targets: Table) -> Table:
