@@ -85,6 +85,7 @@ def test_the_contamination_moves_the_threshold(detector: ScoreOutlierDetector) -
     for share in (0.02, 0.2):
         found = (copy.deepcopy(detector).set_contamination(share).predict(fitted) == -1).mean()
         assert found == pytest.approx(share, abs=0.01)
+    assert (detector.predict(fitted.iloc[detector.held_out_rows_]) == -1).mean() == pytest.approx(0.1, abs=0.03)
     with pytest.raises(ValueError, match="contamination"):
         detector.set_contamination(0.9)
 

@@ -65,7 +65,8 @@ def detect(
         Path | None, Option("--report", help="Also write an HTML report on the strongest outliers.")
     ] = None,
     contamination: Annotated[
-        float | None, Option(help="Fraction of outliers in TRAIN, at most 0.5. Default: 0.1.")
+        float | None,
+        Option(help="Fraction of outliers in TRAIN, at most 0.5. Default: flag a tenth of new rows like it."),
     ] = None,
     p_value: Annotated[
         float | None,

@@ -15,6 +15,7 @@ from arcsm.estimators.native_frames import is_native, to_native
 from arcsm.estimators.value_limits import ValueLimits
 
 _MAX_REFERENCE_ROWS = 5_000
+_FLAGGED = 0.1  # of the held-out rows
 
 
 class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
@@ -26,8 +27,9 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
     few values lie near it.
 
     Arguments:
-        contamination: Fraction of the fitted rows that :meth:`predict` labels as outliers; ``"auto"`` is 0.1. It only
-            sets the threshold, which :meth:`set_contamination` moves.
+        contamination: Fraction of the fitted rows that :meth:`predict` labels as outliers. ``"auto"``: the threshold is
+            that of a tenth of the held-out rows, so that about a tenth of new rows like them are labelled. It only sets
+            the threshold, which :meth:`set_contamination` moves.
         max_steps: Training steps. ``"auto"``: 1,000 to 4,000 by the number of rows. Training stops early if held-out
             rows no longer improve.
         hidden_features: As in :class:`ScoreDensity`. ``"auto"``: two layers of 128.
@@ -78,7 +80,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             ValueError: If the contamination is outside (0, 0.5], or as in :meth:`ScoreDensity.fit`.
         """
         self._check_fit_arguments(unsupported)
-        fraction = _contamination_fraction(self.contamination)
+        _check_contamination(self.contamination)
         with self._unchanged_on_failure():
             modelled, constants = self._separate(self._fit_table(X))
             with track("scoring fitted rows", 1, bool(self.verbose)):
@@ -86,7 +88,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             self.median_contributions_ = np.nanmedian(contributions, 0)
             self.fitted_scores_ = self._with_medians(contributions).sum(1)
             self.held_out_scores_ = np.sort(self.fitted_scores_[self.held_out_rows_])
-            self.offset_ = float(np.percentile(self.fitted_scores_, 100.0 * fraction))
+            self.offset_ = self._threshold(self.contamination)
             step = -(-len(contributions) // _MAX_REFERENCE_ROWS)
             self.fitted_excess_ = self._with_medians(contributions)[::step] - self.median_contributions_
             kinds = [self.columns_.kinds[d] for d in self.columns_.modelled]
@@ -96,9 +98,15 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
     def set_contamination(self, contamination: float | str) -> Self:
         """Move the threshold of :meth:`predict` to another fraction of the fitted rows, without fitting again."""
         check_is_fitted(self)
-        self.offset_ = float(np.percentile(self.fitted_scores_, 100.0 * _contamination_fraction(contamination)))
+        _check_contamination(contamination)
+        self.offset_ = self._threshold(contamination)
         self.contamination = contamination
         return self
+
+    def _threshold(self, contamination: float | str) -> float:
+        if isinstance(contamination, str):  # "auto"
+            return float(np.percentile(self.held_out_scores_, 100.0 * _FLAGGED))
+        return float(np.percentile(self.fitted_scores_, 100.0 * contamination))
 
     def score_samples(self, X: Any) -> Array:
         """Return the mean log density of each row over the orders, ``(N,)`` in nats: higher is more normal.
@@ -227,9 +235,6 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         return bounds[0], bounds[1]
 
 
-def _contamination_fraction(contamination: Any) -> float:
-    if isinstance(contamination, str) and contamination == "auto":
-        return 0.1
-    if isinstance(contamination, str) or not 0.0 < contamination <= 0.5:
+def _check_contamination(contamination: Any) -> None:
+    if contamination != "auto" and (isinstance(contamination, str) or not 0.0 < contamination <= 0.5):
         raise ValueError(f'contamination: expected "auto" or a number in (0, 0.5], got {contamination!r}')
-    return float(contamination)
