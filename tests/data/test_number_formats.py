@@ -9,11 +9,10 @@ from arcsm.data.number_formats import (
     NumberFormat,
     count_least_decimals,
     count_units,
-    points_may_separate_thousands,
-    points_separate_thousands,
     with_decimals,
     write_like,
 )
+from arcsm.data.thousands_points import points_may_separate_thousands, points_separate_thousands
 
 
 @pytest.mark.parametrize(

@@ -325,5 +325,7 @@ def _labelled(file: TableFile, raw: pd.DataFrame, ids: Sequence[str], verdicts: 
 
 def _numbered(file: FrameFile, rows: pd.DataFrame) -> pd.DataFrame:
     """Insert the ids of new rows: whole numbers after the highest ones of the table."""
-    ids = {name: file.next_ids(name, len(rows)).to_numpy() for name in file.highest}
-    return rows.assign(**ids)[[name for name in file.columns if name in ids or name in rows.columns]]
+    rows = rows.copy()
+    for name in file.highest:
+        rows[name] = file.next_ids(name, len(rows)).to_numpy()
+    return rows[[name for name in file.columns if name in rows.columns]]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from arcsm.data.number_formats import NumberFormat, are_of_one_quantity, count_units
+from arcsm.data.number_formats import NumberFormat, are_of_one_quantity, count_units, has_scale
 from arcsm.data.time_formats import TimeFormat, are_times_in_several_forms
 
 MISSING = (
@@ -34,14 +34,17 @@ Locate = Callable[[int], str]  # turns the number of a row into its place in the
 
 @dataclass(frozen=True)
 class ColumnType:
-    """The type of a column, and how its cells are written if they are text that is not plainly a number or a name.
+    """The type of a column.
 
-    ``has_no_unit`` tells that the cells are numbers without a unit.
+    Attributes:
+        kind: What the cells are.
+        format: How they are written, if they are text that is not plainly a number or a name.
+        unit: The unit of numbers, an empty string if they have none, ``None`` if it is unknown.
     """
 
     kind: Literal["number", "truth", "name", "time"]
     format: NumberFormat | TimeFormat | None = None
-    has_no_unit: bool = False
+    unit: str | None = None
 
     @classmethod
     def of(cls, column: pd.Series) -> Self:
@@ -127,12 +130,12 @@ def infer_type(column: pd.Series, decimal: str = ".") -> ColumnType:
     if holds_numbers(column.dtype):
         whole = pd.api.types.is_integer_dtype(column.dtype) or bool((column.dropna() % 1 == 0).all())
         compact = TimeFormat.infer_compact(column) if whole else None
-        return ColumnType("time", compact) if compact is not None else ColumnType("number", None, True)
+        return ColumnType("time", compact) if compact is not None else ColumnType("number", None, "")
     if has_leading_zeros(column) or odd_code(column) is not None:
         return ColumnType("name")
     codes = NumberFormat.infer_codes(column)
     if codes is not None:
-        return ColumnType("number", codes, True)
+        return ColumnType("number", codes, "")
     present = column.dropna()
     inspected = present.iloc[:: max(1, len(present) // _MAX_INSPECTED)]
 
@@ -143,12 +146,13 @@ def infer_type(column: pd.Series, decimal: str = ".") -> ColumnType:
     number_format = None if plain.notna().all() else NumberFormat.infer(column, decimal)
     if fits(plain):
         reads_more = number_format is not None and number_format.parse(inspected).count() > plain.count()
-        return ColumnType("number", number_format if reads_more else None, number_format is None)
+        unit = "" if number_format is None else number_format.unit
+        return ColumnType("number", number_format if reads_more else None, unit)
     time_format = TimeFormat.infer(column, day_first=decimal == ",")
     if time_format is not None and fits(time_format.parse(inspected)):
         return ColumnType("time", time_format)
     if number_format is not None and fits(number_format.parse(inspected, any_scale=True)):
-        return ColumnType("number", number_format)  # numbers that lack the unit are errors later
+        return ColumnType("number", number_format, number_format.unit)  # numbers that lack the unit are errors later
     if are_times_in_several_forms(inspected):
         return ColumnType("time")  # an error later
     return ColumnType("number" if _are_mostly_numbers(column) or _mix_units(inspected) else "name")
@@ -185,13 +189,10 @@ def typed_column(column: pd.Series, kind: ColumnType, locate: Locate, decimal: s
 
 def _as_numbers(column: pd.Series, kind: ColumnType, locate: Locate, decimal: str) -> pd.Series:
     """Convert text to numbers: plain ones, in the format of the type, or in the format that the cells have."""
-    expected = kind.format if isinstance(kind.format, NumberFormat) else None
     for form in (kind.format, None, NumberFormat.infer):
         if callable(form):
             form = form(column, decimal)
-        if isinstance(form, TimeFormat) or (expected is not None and not _same_unit(form, expected)):
-            continue
-        if kind.has_no_unit and form is not None and form.unit:
+        if isinstance(form, TimeFormat) or not _has_unit(form, kind.unit):
             continue
         numbers = _plain_numbers(column, decimal) if form is None else form.parse(column)
         wrong = column.notna() & numbers.isna()
@@ -200,18 +201,13 @@ def _as_numbers(column: pd.Series, kind: ColumnType, locate: Locate, decimal: st
     number_format = kind.format if isinstance(kind.format, NumberFormat) else None
     best = pd.to_numeric(column, errors="coerce") if number_format is None else number_format.parse(column)
     like = "" if number_format is None else f" such as {number_format.example!r}"
-    wrong = column.notna() & best.isna()
-    if kind.has_no_unit and bool(wrong[column.notna()].all()) and count_units(column) and "" not in count_units(column):
-        place = f"{locate(column.index[int(wrong.to_numpy().argmax())])}, column {column.name!r}"
-        cell = str(column[wrong].iloc[0])[:40]
-        raise ValueError(f"{place}: expected a number without a unit, as in the other table, got {cell!r}")
-    raise _not_a_number(column, wrong, locate, like, for_frame=True)
+    raise _not_a_number(column, column.notna() & best.isna(), locate, like, kind)
 
 
-def _same_unit(form: NumberFormat | None, expected: NumberFormat) -> bool:
-    """Return whether numbers of a format have the expected unit; an amount without a currency has it."""
-    unit = "" if form is None else form.unit
-    return unit == expected.unit or (not unit and not expected.has_scale)
+def _has_unit(form: NumberFormat | None, unit: str | None) -> bool:
+    """Return whether numbers of a format have a unit; any unit will do for ``None``, and none for a currency."""
+    own = "" if form is None else form.unit
+    return unit is None or own == unit or (not own and not has_scale(unit))
 
 
 def _plain_numbers(column: pd.Series, decimal: str) -> pd.Series:
@@ -236,10 +232,9 @@ def _as_times(column: pd.Series, kind: ColumnType, locate: Locate, decimal: str)
         row = int(wrong.to_numpy().argmax())
         like = "a date or time" if form is None else f"{'a time' if form.is_clock else 'a date'} such as {form.example}"
         place = f"{locate(column.index[row])}, column {column.name!r}"
-        hint = ""
-        if are_times_in_several_forms(column):
-            hint = f" (write all dates and times in one form; if they are names: --categorical '{column.name}')"
-        raise ValueError(f"{place}: expected {like}, got {str(column.iloc[row])[:40]!r}{hint}")
+        several = "write all dates and times in one form; " * are_times_in_several_forms(column)
+        hint = f"{several}if they are names: --categorical '{column.name}'"
+        raise ValueError(f"{place}: expected {like}, got {str(column.iloc[row])[:40]!r} ({hint})")
     return times
 
 
@@ -296,33 +291,42 @@ def _numeric_column(column: pd.Series, locate: Locate) -> pd.Series:
 
 
 def _not_a_number(
-    column: pd.Series, wrong: pd.Series, locate: Locate, like: str = "", for_frame: bool = False
+    column: pd.Series, wrong: pd.Series, locate: Locate, like: str = "", kind: ColumnType | None = None
 ) -> ValueError:
     row = int(wrong.to_numpy().argmax())
     cell = str(column.iloc[row])[:40]
     place = f"{locate(column.index[row])}, column {column.name!r}"
-    return ValueError(f"{place}: expected a number{like}, got {cell!r}{_hint(column, wrong, cell, for_frame)}")
+    return ValueError(f"{place}: expected a number{like}, got {cell!r}{_hint(column, wrong, cell, kind)}")
 
 
-def _hint(column: pd.Series, wrong: pd.Series, cell: str, for_frame: bool) -> str:
+def _hint(column: pd.Series, wrong: pd.Series, cell: str, kind: ColumnType | None) -> str:
+    """Return what to do about a wrong cell of a column of a type, or of an array without types."""
     codes = f"if the column holds codes: --categorical '{column.name}'"
     units = count_units(column[column.map(lambda value: isinstance(value, str))])
-    if count_units(column[wrong].iloc[:1]) and (len(units) > 1 or not is_number(cell)):
+    unit = next(iter(count_units(column[wrong].iloc[:1])), None)
+    if kind is not None and len(units) == 1 and unit is not None and kind.unit not in (None, unit):
+        other = f"{_name_of(unit)} here and {_name_of(kind.unit)} in the other table"
+        return f" (the units differ: {other}; write all numbers in the same unit; {codes})"
+    if unit is not None and (len(units) > 1 or not is_number(cell)):
         if len(units) == 1 and len(column) > 1 and bool(wrong[column.notna()].all()):
             return f" (a number in an unknown form; write it without marks between its digits; {codes})"
         if len(units) == 1:
             return f" (a number in another form than the others; {codes})"
-        counts = " and ".join(f"{count:,} with {repr(unit) if unit else 'none'}" for unit, count in units.items())
+        counts = " and ".join(f"{count:,} with {_name_of(unit)}" for unit, count in units.items())
         return f" (the units differ: {counts}; write all numbers in the same unit; {codes})"
     if is_number(cell):
         return " (text)"
     has_digits = any(map(str.isdigit, cell))
-    if for_frame and has_digits and not any(map(str.isalpha, cell)):  # hardly a mark of missing values
+    if kind is not None and has_digits and not any(map(str.isalpha, cell)):  # hardly a mark of missing values
         return f" (write it as a number; {codes})"
-    if for_frame:
+    if kind is not None:
         return f" (if it marks missing values, for a command: --na '{cell.strip()}'; {codes})"
     several = bool((column.astype(str)[wrong] == cell).sum() > 1)
     return f" (if it marks missing values, for a command: --na '{cell}')" if several and not has_digits else ""
+
+
+def _name_of(unit: str | None) -> str:
+    return repr(unit) if unit else "none"
 
 
 def _as_names(column: pd.Series) -> pd.Series:

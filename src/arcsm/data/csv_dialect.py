@@ -13,8 +13,9 @@ from typing import IO
 import pandas as pd
 
 from arcsm._runtime.files import FilePath, reading
-from arcsm.data.number_formats import digits_of_amount, points_separate_thousands
+from arcsm.data.number_formats import digits_of_amount
 from arcsm.data.read_options import ReadOptions
+from arcsm.data.thousands_points import points_surely_separate_thousands
 from arcsm.errors import warn
 
 TAB_SUFFIXES = (".tsv", ".tsv.gz")
@@ -28,6 +29,7 @@ _NAMED_SEPARATOR = re.compile(r"sep=([^\w\s\"']|\t)\s*", re.IGNORECASE)  # the f
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 _COMMA_DECIMAL = re.compile(r"\s*[-+]?(\d+|\d{1,3}(\.\d{3})+),\d+\s*")
 _DOT_DECIMAL = re.compile(r"(\d+|\d{1,3}(,\d{3})+)\.\d+")
+_COMMA_THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+")
 _DOT_THOUSANDS = re.compile(r"[1-9]\d{0,2}(\.\d{3})+")
 
 
@@ -41,6 +43,7 @@ class Dialect:
         encoding: The encoding.
         first_line: 1 if the first line only names the separator, else 0.
         line_end: The end of a line.
+        is_decimal_guessed: Whether the decimal mark is a guess, which a column may contradict.
     """
 
     separator: str
@@ -48,6 +51,7 @@ class Dialect:
     encoding: str
     first_line: int = 0
     line_end: str = "\n"
+    is_decimal_guessed: bool = False
 
 
 def open_text(path: Path, encoding: str) -> IO[str]:
@@ -101,7 +105,8 @@ def find_dialect(path: Path, options: ReadOptions, source: str) -> Dialect:
     expected = options.separator or (named[1] if named else "\t" if is_tabbed else None)
     separator = expected or _guess_separator(lines)
     decimal, thousands = options.decimal or ".", None
-    if options.decimal is None and separator != ",":
+    is_decimal_guessed = options.decimal is None and separator != ","
+    if is_decimal_guessed:
         decimal, thousands = _guess_decimal(_cells(lines, separator), separator)
     guesses = []
     if expected is None and separator != ",":
@@ -113,7 +118,7 @@ def find_dialect(path: Path, options: ReadOptions, source: str) -> Dialect:
     if thousands is not None:
         warn(f"{source}: {thousands!r} is read as {float(thousands):g}; if points separate thousands: --decimal ,")
     line_end = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
-    return Dialect(separator, decimal, encoding, int(named is not None), line_end)
+    return Dialect(separator, decimal, encoding, int(named is not None), line_end, is_decimal_guessed)
 
 
 def _encoding_by_mark(path: Path, source: str) -> str:
@@ -176,17 +181,21 @@ def _of_first_line(lines: Sequence[str]) -> str:
 def _guess_decimal(rows: Sequence[Sequence[str]], separator: str) -> tuple[str, str | None]:
     """Return the decimal mark, and a plain number whose point may separate thousands, if nothing in the file decides.
 
-    The mark is a comma if some cells have one before decimals, or points that separate thousands in amounts of money,
-    and no cell has a point before decimals.
+    The mark is a comma if some cells have one before decimals, or points that surely separate thousands in numbers with
+    a unit, and no cell has a point before decimals. The comma in ``$1,100`` may separate thousands, so it decides
+    nothing.
     """
-    numbers = [digits for row in rows for cell in row if (digits := digits_of_amount(cell))]
-    commas = any(map(_COMMA_DECIMAL.fullmatch, numbers))
-    if any(_DOT_DECIMAL.fullmatch(number) and not _DOT_THOUSANDS.fullmatch(number) for number in numbers):
+    cells = [cell for row in rows for cell in row]
+    amounts = [digits for cell in cells if (digits := digits_of_amount(cell))]
+    if any(_DOT_DECIMAL.fullmatch(digits) and not _DOT_THOUSANDS.fullmatch(digits) for digits in amounts):
         return ".", None
-    if commas or (separator == ";" and any(map(points_separate_thousands, _columns(rows)))):
+    if any(map(_COMMA_DECIMAL.fullmatch, cells)) or any(
+        _COMMA_DECIMAL.fullmatch(digits) and not _COMMA_THOUSANDS.fullmatch(digits) for digits in amounts
+    ):
         return ",", None
-    plain = (cell.strip() for row in rows for cell in row)
-    return ".", next((cell for cell in plain if re.fullmatch(_SINGLE_POINT, cell)), None)
+    if separator == ";" and any(map(points_surely_separate_thousands, _columns(rows))):
+        return ",", None
+    return ".", next((cell for cell in map(str.strip, cells) if re.fullmatch(_SINGLE_POINT, cell)), None)
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[pd.Series]:

@@ -110,7 +110,7 @@ class FrameFile:
             for raw in self.file.parts(rows, self._text_columns()):
                 yield collect_columns(raw[self._chosen(list(raw.columns))], self._infer_and_convert, self.file.source)
             return
-        for raw in self.file.parts(rows, [name for name, kind in self.types.items() if kind.kind == "name"]):
+        for raw in self.file.parts(rows, self._text_columns()):
             chosen = self._wanted(list(raw.columns), self._like)
             frame = collect_columns(raw[chosen], self._convert, self.file.source)
             yield frame.reset_index(drop=True)
@@ -174,15 +174,23 @@ class FrameFile:
             return {}
         parts = (part[names] for part in self.file.raw_parts(_PART_ROWS))
         gaps = (*MISSING, *self.options.missing)
-        counts = [
-            [count_least_decimals(part[name][~part[name].isin(gaps)], self.file.decimal) for name in names]
-            for part in parts
-        ]
-        return {name: min(column) for name, column in zip(names, zip(*counts, strict=True), strict=True)}
+        counts: dict[str, list[int]] = {name: [] for name in names}
+        for part in parts:
+            for name in names:
+                count = count_least_decimals(part[name][~part[name].isin(gaps)], self.file.decimal)
+                counts[name] += [] if count is None else [count]
+        return {name: min(column, default=0) for name, column in counts.items()}
 
-    def _text_columns(self) -> list[str] | None:
+    def _text_columns(self) -> list[str]:
+        """Return the columns of a CSV file to read as text: names, codes, and numbers in the form of wanted types."""
         if not self.file.is_text:
             return []
+        if self._like is not None:
+            return [
+                name
+                for name, kind in self._like.items()
+                if kind.kind == "name" or isinstance(kind.format, NumberFormat)  # 1.637 may be 1637
+            ]
         return [*self.file.csv.code_columns(), *self.options.categorical]
 
     def _chosen(self, columns: Sequence[str]) -> list[str]:
@@ -231,9 +239,6 @@ class FrameFile:
 
     def _convert(self, column: pd.Series) -> pd.Series:
         kind = self.types[str(column.name)]
-        scaled = isinstance(kind.format, NumberFormat) and kind.format.has_scale
-        if self.file.is_text and scaled and holds_numbers(column.dtype):  # without the unit
-            column = column.map(str, na_action="ignore").astype(object)
         unknown = kind.kind == "number" and kind.format is None
         decimal = self.file.decimal_of(column) if unknown else self.file.decimal
         return typed_column(column, kind, self.file.locate, decimal)

@@ -15,12 +15,13 @@ from arcsm.data.checks import check_column_names, check_finite, check_unique, ch
 from arcsm.data.column_types import default_names, holds_numbers, is_number, number_array, row_place
 from arcsm.data.csv_dialect import TAB_SUFFIXES, Dialect
 from arcsm.data.csv_files import CSVFile
-from arcsm.data.number_formats import NumberFormat, points_may_separate_thousands, points_separate_thousands
+from arcsm.data.number_formats import NumberFormat
 from arcsm.data.numpy_files import read_array, split_key
 from arcsm.data.parquet_files import index_names, labelled_parts, parquet_parts, parquet_writer
 from arcsm.data.read_options import ReadOptions
 from arcsm.data.row_labels import label_name
 from arcsm.data.spreadsheets import without_formulas
+from arcsm.data.thousands_points import points_may_separate_thousands, points_separate_thousands
 from arcsm.errors import SkippedWarning, warn
 
 TABLE_SUFFIXES = (".csv", ".csv.gz", *TAB_SUFFIXES, ".parquet", ".npy", ".npz")
@@ -81,15 +82,20 @@ class TableFile:
 
     def decimal_of(self, column: pd.Series) -> str:
         """Return the decimal mark of a column: that of the file, unless points separate thousands in it."""
-        undecided = self.is_text and self.options.decimal is None and self.csv.dialect.separator == ";"
-        if undecided and self.decimal == "." and not holds_numbers(column.dtype) and points_separate_thousands(column):
+        is_undecided = self._is_decimal_guessed and self.decimal == "." and self.csv.dialect.separator == ";"
+        if is_undecided and not holds_numbers(column.dtype) and points_separate_thousands(column):
             return ","
         return self.decimal
 
     def may_separate_thousands(self, column: pd.Series) -> bool:
-        """Return whether points in a column of text may separate thousands, though :meth:`decimal_of` denies it."""
-        undecided = self.is_text and self.options.decimal is None and self.csv.dialect.separator != ","
-        return undecided and self.decimal_of(column) == "." and points_may_separate_thousands(column)
+        """Return whether points in a text column may separate thousands, although :meth:`decimal_of` returns a point."""
+        if not self._is_decimal_guessed or self.decimal_of(column) == ",":
+            return False
+        return points_may_separate_thousands(column)
+
+    @property
+    def _is_decimal_guessed(self) -> bool:
+        return self.is_text and self.csv.dialect.is_decimal_guessed
 
     def array(self, flatten: bool = False) -> np.ndarray:
         """Return the array of an NPY or NPZ file, ``(n, D)``, as float32 if it has single or half precision."""
@@ -180,13 +186,10 @@ class TableFile:
         Text in a CSV file may have a common format, such as ``$1,234.50``; a warning tells how it is read.
         """
         if self.is_text:
-            frame = frame.assign(
-                **{
-                    name: self._read_numbers(frame[name])
-                    for name in frame.columns
-                    if not holds_numbers(frame[name].dtype)
-                }
-            )
+            frame = frame.copy()
+            for name in frame.columns:
+                if not holds_numbers(frame[name].dtype):
+                    frame[name] = self._read_numbers(frame[name])
         values = number_array(frame, self.source, self.locate)
         if not allow_missing:
             check_finite(values, tuple(frame.columns), self.source, lambda row: self.locate(frame.index[row]))
