@@ -255,10 +255,12 @@ def test_densities_of_some_columns_given_others(fitted_table: tuple[ScoreDensity
         (lambda q: q.conditional({"c": "left"}), "given: column 'c' does not contain 'left'"),
         (lambda q: q.conditional({"c": ("down", "up")}), "given: column 'c' has categories without an order"),
         (lambda q: q.conditional({"a": (2.0, 1.0)}), r"given: column 'a' has an empty range \(2, 1\)"),
-        (lambda q: q.conditional({"a": (1.0, 1.0)}), r"given: column 'a' has an empty range \(1, 1\)"),
+        (lambda q: q.conditional({"a": (1.0, 1.0)}), "given: column 'a' has any single value with probability 0"),
+        (lambda q: q.conditional({"a": (math.nan, 1.0)}), "given: column 'a' expects ends of a range, got nan"),
+        (lambda q: q.conditional({"d": ("x", None)}), "given: column 'd' expects ends of a range like 7"),
         (lambda q: q.conditional({"a": ("x", "y")}), "given: column 'a' expects ends of a range, got 'x'"),
         (lambda q: q.conditional({"a": (1.0, 2.0, 3.0)}), "given: column 'a' expects a range"),
-        (lambda q: q.conditional({"a": {0.0, 1.0}}), "given: column 'a' is continuous and expects a value or a range"),
+        (lambda q: q.conditional({"a": {0.0, 1.0}}), "given: column 'a' has any single value with probability 0"),
         (lambda q: q.conditional({"c": []}), "given: column 'c' expects at least one value, got none"),
         (lambda q: q.conditional({"d": (8, None)}), "given: column 'd' has the value 7 only"),
         (lambda q: q.conditional({"d": {6, 8}}), "given: column 'd' has the value 7 only"),
@@ -270,6 +272,8 @@ def test_densities_of_some_columns_given_others(fitted_table: tuple[ScoreDensity
         (lambda q: q.score_samples(q.sample(2), given=["a", "b", "c", "d"]), "columns: expected some"),
         (lambda q: q.score_samples(q.sample(2), columns=["a"], given=["a"]), "columns: .* got 'a' in both"),
         (lambda q: q.score_samples(q.sample(2), columns=["x"]), "columns: column 'x' is unknown"),
+        (lambda q: q.score_samples(q.sample(2), columns=["a", "a"]), "columns: expected each once, got 'a' more than"),
+        (lambda q: q.sample(1.5), "sample: expected whole numbers"),
     ],
 )
 def test_impossible_questions_raise(fitted_table: tuple[ScoreDensity, pd.DataFrame], ask: Any, message: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
-from arcsm.estimators.column_types import Categories, Grid, Identity, infer_column
+from arcsm.estimators.column_types import Categories, Grid, Identity, Listed, infer_column
 from arcsm.estimators.model_columns import ModelColumns
 from small_tables import QUICK, normal
 
@@ -71,8 +71,12 @@ def test_the_rarest_of_many_categories_share_a_level() -> None:
     assert masses.sum() == pytest.approx(1.0 - 1.0 / 3402.0, rel=1e-5)
     assert set(density.sample(3000)["name"]) - set(kind.names[:255])  # some rare ones
     assert density.conditional({"name": kind.names[-1]}, draws=3)["name"].tolist() == [kind.names[-1]] * 3
-    with pytest.raises(ValueError, match="given: column 0 has 145 rare categories that are modelled as one"):
+    with pytest.raises(ValueError, match="given: column 'name' has 145 rare categories that are modelled as one"):
         density.conditional({"name": {kind.names[0], kind.names[-1]}})
+    for names in ([kind.names[-1]], [kind.names[0], kind.names[-1], kind.names[-2]]):  # part of the shared level
+        found = density.probability({"name": names})
+        known = rows["name"].isin(names).to_numpy()
+        assert found == (pytest.approx(masses[known].sum() / (1.0 - 1.0 / 3402.0), rel=1e-4), 0.0)
 
 
 def test_unknown_levels_have_a_probability_of_their_own() -> None:
@@ -191,3 +195,76 @@ def test_quantiles_of_levels_are_values_that_occur() -> None:
     assert density.quantile(density.cdf(table))["k"].tolist() == table["k"].tolist()
     low, high = ScoreOutlierDetector(**QUICK).fit(table).expected(table)
     assert set(low["k"]) | set(high["k"]) <= {0, 1, 3, 30}
+
+
+def test_spikes_far_from_all_other_values_keep_their_probability() -> None:
+    code = pd.DataFrame({"x": np.where(np.arange(1000) % 10, normal(1000), -999.0), "z": normal(1000, 1)})
+    density = ScoreDensity(max_steps=200, random_state=0).fit(code)
+    rows = code[code["x"] == -999.0].head(5)
+    np.testing.assert_allclose(density.score_samples(rows, columns=["x"]), math.log(0.1), atol=0.3)
+    assert density.probability({"x": -999.0}).value == pytest.approx(0.1, abs=0.03)
+    assert (density.conditional({"x": -999.0}, draws=3)["x"] == -999.0).all()
+    single = rows.assign(x=np.float64(np.float32(-999.0000001)))
+    np.testing.assert_allclose(density.score_samples(single), density.score_samples(rows), rtol=1e-6)
+
+
+def test_a_value_rounded_to_single_precision_is_still_a_spike() -> None:
+    table = pd.DataFrame({"x": np.where(np.arange(600) % 3, normal(600), 0.1), "z": normal(600, 1)})
+    density = ScoreDensity(**QUICK).fit(table)
+    row = pd.DataFrame({"x": [0.1, float(np.float32(0.1))], "z": [0.2, 0.2]})
+    exact, rounded = density.score_samples(row)
+    assert exact == pytest.approx(rounded, rel=1e-9)
+    assert density.probability({"x": 0.1}) == density.probability({"x": (0.1, 0.1)})
+    with pytest.raises(ValueError, match="event: column 'x' has any single value with probability 0, except those"):
+        density.probability({"x": 0.2})
+
+
+def test_probabilities_on_a_grid_with_spikes_sum_to_one(spiked: tuple[ScoreDensity, pd.DataFrame]) -> None:
+    density, _ = spiked
+    rows = pd.DataFrame({"a": 0.5, "b": 4.0, "hours": np.arange(-40, 140)})
+    for given in ([], ["a", "b"]):
+        masses = np.exp(density.score_samples(rows, columns=["hours"], given=given))
+        assert masses.sum() == pytest.approx(1.0, abs=2e-3)
+    alone = np.exp(density.score_samples(rows, columns=["hours"]))
+    for low, high in ((40, 40), (39, 41), (41, 60)):
+        inside = rows["hours"].between(low, high).to_numpy()
+        assert density.probability({"hours": (low, high)}).value == pytest.approx(alone[inside].sum(), abs=1e-3)
+
+
+def test_one_range_with_spikes_gives_different_draws(spiked: tuple[ScoreDensity, pd.DataFrame]) -> None:
+    drawn = spiked[0].conditional({"a": (0.0, 0.2)}, draws=300)
+    assert drawn["b"].nunique() > 270
+
+
+def test_few_values_off_a_grid_have_levels() -> None:
+    values = np.log1p(np.random.default_rng(0).poisson(1.0, 800))
+    kind = infer_column(values, categorical=False)
+    assert isinstance(kind, Listed)
+    np.testing.assert_array_equal(kind.decode(kind.encode(values)), values)
+    assert kind.encode(np.array([0.5, np.nan, 99.0, np.inf]))[[0, 2, 3]].tolist() == [0.5, 5.5, 5.5]
+    table = pd.DataFrame({"x": values, "z": normal(800)})
+    density = ScoreDensity(**QUICK).fit(table)
+    assert set(density.sample(300)["x"]) <= set(values)
+    masses = np.exp(density.score_samples(pd.DataFrame({"x": np.unique(values), "z": 0.0}), columns=["x"]))
+    assert masses.sum() == pytest.approx(1.0 - 1.0 / 802.0, rel=1e-6)
+    assert density.probability({"x": {values[0]}}).standard_error == 0.0
+    assert density.impute(pd.DataFrame({"x": [np.nan], "z": [0.0]}))["x"].isin(values).all()
+
+
+def test_two_held_out_rows_calibrate_levels() -> None:
+    table = pd.DataFrame({"c": ["a"] * 7 + ["b"], "z": normal(8)})
+    for seed in range(6):
+        assert np.isfinite(ScoreDensity(**{**QUICK, "random_state": seed}).fit(table).score_samples(table)).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_tables_on_a_gpu() -> None:
+    table = spiked_table(600).assign(city=np.array(["Rome", "Oslo", "Bern"])[np.arange(600) % 3])
+    density = ScoreDensity(**QUICK, device="cuda").fit(table)
+    gaps = table.head(9).assign(a=np.nan)
+    assert np.isfinite(density.score_samples(table)).all()
+    assert not density.impute(gaps).isna().any(axis=None)
+    assert len(density.conditional({"city": {"Rome"}, "a": (0.0, None)}, draws=5)) == 5
+    assert 0.0 <= density.probability({"hours": 40}).value <= 1.0
+    assert np.isfinite(np.asarray(density.quantile(density.cdf(table[:5]))["b"], dtype=float)).all()
+    assert np.isfinite(ScoreOutlierDetector(**QUICK, device="cuda").fit(table).all_scores(table)).all(axis=None)

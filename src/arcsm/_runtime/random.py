@@ -44,15 +44,17 @@ class Share(torch.Generator):
 
 
 class GivenUniforms(torch.Generator):
-    """Uniform numbers that are given, and a generator of all others; torch's functions get independent numbers.
+    """Uniform numbers that are given once, and a generator of all others.
+
+    Torch's functions get independent numbers.
 
     Attributes:
         generator: Source of the others.
-        u: What :func:`uniform_like` returns.
+        u: What the first call of :func:`uniform_like` returns; later calls draw.
     """
 
     generator: torch.Generator | None
-    u: Tensor
+    u: Tensor | None
 
     def __new__(cls, generator: torch.Generator | None, u: Tensor) -> Self:
         given = super().__new__(cls, u.device)  # type: ignore[call-arg]
@@ -114,8 +116,9 @@ def normal_like(x: Tensor, source: Source) -> Tensor:
 
 def uniform_like(x: Tensor, source: Source) -> Tensor:
     """Draw numbers in [0, 1) with the shape, dtype and device of rows ``(B, ...)``."""
-    if isinstance(source, GivenUniforms):
-        return source.u.to(x).reshape(x.shape)
+    if isinstance(source, GivenUniforms) and source.u is not None:
+        u, source.u = source.u, None
+        return u.to(x).reshape(x.shape)
     return _draw_rows(x, source, partial(torch.rand, dtype=x.dtype))
 
 

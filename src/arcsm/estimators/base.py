@@ -239,6 +239,6 @@ def _split(numbers: Array, fraction: float, random: np.random.RandomState) -> tu
                 break
             moved[rare[0]] = True
             train = np.append(train, held_out[rare[0]])
-    if 2 * moved.sum() > count:
+    if 2 * moved.sum() > count or count - moved.sum() < 2:
         return np.arange(rows), np.arange(rows)
     return train, held_out[~moved]

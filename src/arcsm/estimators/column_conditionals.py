@@ -34,6 +34,12 @@ class ColumnConditionals:
         """Return the log density of numbers ``(N,)`` that are no spikes, or the log probability of levels."""
         return self.values.log_prob((x - self.shift) / self.scale) - self.scale.log() + self.masses[:, 0].log()
 
+    def log_mean_density(self, x: Tensor, width: float) -> Tensor:
+        """Return log densities of numbers ``(N,)`` that are no spikes, averaged over steps of a width around them."""
+        z, half = (x - self.shift) / self.scale, 0.5 * width / self.scale
+        found = self.values.log_mean_density(z, half.expand_as(z)) if width else self.values.log_prob(z)
+        return found - self.scale.log() + self.masses[:, 0].log()
+
     def cdf(self, x: Tensor) -> Tensor:
         """Return the distribution function at numbers ``(N,)``."""
         below = (self.masses[:, 1:] * (self.spikes <= x.unsqueeze(-1))).sum(-1)

@@ -27,6 +27,8 @@ _MIN_SPIKE_SHARE = 0.01  # of the values, of one that has a probability of its o
 _MIN_SPIKE_ROWS = 10
 _SPIKE_RATIO = 3.0  # to the frequency of the values near it
 _NEIGHBOURS = 5  # different values on either side
+_SAME_NUMBER = 1e-6  # relative difference up to which a number is a spike, as files round
+_MIN_REPEATS = 5.0  # mean number of rows of each of few values that lie on no grid
 _MIN_OTHERS = 10  # different values that are no spikes
 _FINE_STEP = 0.02  # of a grid that counts as a continuum, in standard deviations of nearly normal numbers
 _MIN_GAIN = 0.02  # nats per value, for a nonlinear map to replace the linear one
@@ -60,6 +62,16 @@ class Column(ABC):
     def spike_numbers(self) -> Array:
         """The numbers that have a probability each, in ascending order; none for a column of levels."""
         return np.empty(0)
+
+    def spike_of(self, numbers: Array) -> NDArray[np.intp]:
+        """Return which spike each number ``(*,)`` is, up to rounding, counted from 1; 0 for none."""
+        spikes = self.spike_numbers
+        if not len(spikes):
+            return np.zeros(numbers.shape, dtype=np.intp)
+        known = np.nan_to_num(numbers, nan=np.inf)
+        nearest = np.searchsorted(0.5 * (spikes[1:] + spikes[:-1]), known)
+        tolerance = 0.5 if self.discrete else _SAME_NUMBER * (1.0 + np.abs(spikes[nearest]))
+        return np.where(np.abs(known - spikes[nearest]) < tolerance, nearest + 1, 0)
 
     @abstractmethod
     def encode(self, values: Values) -> Array:
@@ -179,7 +191,7 @@ class Grid(Column):
 
     @property
     def level_numbers(self) -> Array:
-        return np.rint(self.encode(np.array(self.few)))
+        return np.rint(self.encode(np.array(self.few))) if self.few else np.empty(0)
 
     @property
     def log_unseen(self) -> float:
@@ -223,10 +235,34 @@ class Grid(Column):
 
 
 @dataclass(frozen=True)
+class Listed(Grid):
+    """A discrete column of few values that lie on no grid. The numbers are their places in ascending order.
+
+    A value between two of them has a number between theirs, which no level has. The spacing is the smallest gap.
+    """
+
+    def encode(self, values: Values) -> Array:
+        numbers = values.astype(float)
+        known = np.asarray(self.few)
+        nearest = np.abs(np.nan_to_num(numbers, nan=np.inf)[:, None] - known).argmin(1)
+        is_known = np.abs(numbers - known[nearest]) <= _SAME_NUMBER * (1.0 + np.abs(known[nearest]))
+        between = np.searchsorted(known, numbers) - 0.5
+        return np.where(np.isnan(numbers), np.nan, np.where(is_known, nearest, between))
+
+    def log_slope(self, numbers: Array) -> Array:
+        return np.zeros_like(numbers)
+
+    def values_at(self, numbers: Array) -> Values:
+        places = np.clip(np.rint(np.nan_to_num(numbers)), 0, len(self.few) - 1).astype(int)
+        return np.where(np.isnan(numbers), np.nan, np.asarray(self.few)[places])
+
+
+@dataclass(frozen=True)
 class Continuous(Column):
     """A continuous column with the linear map :math:`z = (x - m) / s`, and the base of nonlinear maps of :math:`z`.
 
-    Decoded values extend beyond the range of the training values, ``low`` to ``high``, by at most its width.
+    Decoded values extend beyond the range of the training values, ``low`` to ``high``, by at most its width; not at all
+    if they lie on a grid.
     """
 
     middle: float
@@ -251,16 +287,17 @@ class Continuous(Column):
         values = np.clip(values, self.low - span, self.high + span)
         if self.grid is not None:
             values = self.grid.decode(self.grid.encode(values))
-        for spike, number in zip(self.spikes, self.spike_numbers, strict=True):
-            values = np.where(numbers == number, spike, values)  # exactly, although encoding and decoding rounds
-        return values
+        if not self.spikes:
+            return values
+        spike = self.spike_of(numbers)  # exactly, although encoding and decoding rounds
+        return np.where(spike > 0, np.array(self.spikes)[spike - 1], values)
 
     def log_slope(self, numbers: Array) -> Array:
         return self._of_density(numbers, np.full_like(numbers, -math.log(self.scale)))
 
     def _of_density(self, numbers: Array, log_slope: Array) -> Array:
         """Return log slopes where values have a density; spikes have a probability, whatever the unit."""
-        return np.where(np.isin(numbers, self.spike_numbers), 0.0, log_slope) if self.spikes else log_slope
+        return np.where(self.spike_of(numbers) > 0, 0.0, log_slope)
 
     def allows(self, number: float, value: Any) -> bool:
         span = self.high - self.low
@@ -359,6 +396,10 @@ def infer_numbers(known: Array) -> Column:
     A skewed column on a fine grid is a continuum whose decoded values are rounded, since a grid is not transformed.
     """
     grid = detect_grid(known)
+    values = np.unique(known)
+    if grid is None and 2 <= len(values) <= MAX_LEVELS_OF_NUMBERS and len(known) >= _MIN_REPEATS * len(values):
+        gap = float(np.diff(values).min())
+        return Listed(gap, float(values[0]), len(values), False, (), len(known), tuple(values.tolist()))
     if grid is not None and grid.few:
         return grid
     spikes = find_spikes(known)

@@ -71,10 +71,22 @@ class Conditions:
             d = columns.labels.index(name)
             if isinstance(columns.kinds[d], Constant):
                 continue
-            if not columns.kinds[d].discrete:
-                raise ValueError(f"{argument}: column {name!r} has any single value with probability 0; give a range")
-            found[d] = _numbers(columns.kinds[d], np.rint(self.numbers[d : d + 1]))
+            try:
+                found[d] = _numbers(columns.kinds[d], self.numbers[d : d + 1])
+            except ValueError as error:
+                raise ValueError(f"{argument}: column {name!r} {error}") from error
         return found
+
+    def check_drawable(self, columns: Columns, argument: str) -> None:
+        """Check that no set has some but not all of the rare categories that share a level, whose draws are joint."""
+        for d, constraint in self.constraints.items():
+            rarest, last = len(columns.kinds[d].shares_of_last_level), len(columns.kinds[d].level_numbers) - 1
+            listed = sum(number >= last for number in constraint.levels) if isinstance(constraint, Levels) else 0
+            if 0 < listed < rarest:
+                raise ValueError(
+                    f"{argument}: column {columns.labels[d]!r} has {rarest} rare categories that are modelled as one; "
+                    "list all or none of them"
+                )
 
 
 def column_index(columns: Columns, name: Any, argument: str) -> int:
@@ -95,13 +107,20 @@ def _range(kind: Column, ends: tuple[Any, ...], ordered: list[Any] | None) -> Co
         return _set(kind, _between(ordered, *ends))
     if isinstance(kind, Constant):
         low, high = ends
-        if (low is not None and kind.value < low) or (high is not None and kind.value > high):
+        try:
+            inside = (low is None or low <= kind.value) and (high is None or kind.value <= high)
+        except TypeError as error:
+            raise ValueError(f"expects ends of a range like {value_text(kind.value)}, got {ends}") from error
+        if not inside:
             raise ValueError(f"has the value {value_text(kind.value)} only")
         return None
     first, last = (_end(kind, end, default) for end, default in zip(ends, (-math.inf, math.inf), strict=True))
-    if kind.discrete:  # numbers count from 0
-        first = max(math.ceil(max(first, 0.0) - _ROUNDING), 0) - 0.5
-        last = last if math.isinf(last) else math.floor(last + _ROUNDING) + 0.5
+    if kind.discrete and math.isfinite(first):
+        first = math.ceil(first - _ROUNDING) - 0.5
+    if kind.discrete and math.isfinite(last):
+        last = math.floor(last + _ROUNDING) + 0.5
+    if first == last and not kind.discrete:
+        return _numbers(kind, np.array([first]))
     if len(kind.level_numbers):
         inside = kind.level_numbers[(first < kind.level_numbers) & (kind.level_numbers < last)]
         if not len(inside):
@@ -131,9 +150,12 @@ def _end(kind: Column, end: Any, default: float) -> float:
     if isinstance(end, float) and math.isinf(end):
         return end
     try:
-        return float(kind.encode(np.array([end], dtype=float if isinstance(end, int | float) else object))[0])
+        number = float(kind.encode(np.array([end], dtype=float if isinstance(end, int | float) else object))[0])
     except (TypeError, ValueError) as error:
         raise ValueError(f"expects ends of a range, got {end!r}") from error
+    if math.isnan(number):
+        raise ValueError(f"expects ends of a range, got {end!r}; None leaves one open")
+    return number
 
 
 def _set(kind: Column, values: list[Any]) -> Constraint | None:
@@ -144,16 +166,20 @@ def _set(kind: Column, values: list[Any]) -> Constraint | None:
         if kind.value not in values:
             raise ValueError(f"has the value {value_text(kind.value)} only")
         return None
-    if not kind.discrete:
-        raise ValueError("is continuous and expects a value or a range (low, high), got several values")
-    return _numbers(kind, np.array([round(encode_value(kind, value)) for value in values], dtype=float))
+    return _numbers(kind, np.array([encode_value(kind, value) for value in values], dtype=float))
 
 
 def _numbers(kind: Column, numbers: Array) -> Constraint:
-    """Return the constraint of a discrete column to some of its numbers."""
+    """Return the constraint of a column to some numbers that have probabilities."""
     if len(kind.level_numbers):
-        return Levels(numbers.astype(int).tolist())
-    ends = np.unique(numbers)
+        return Levels(np.rint(numbers).astype(int).tolist())
+    if not kind.discrete:
+        spike = kind.spike_of(numbers)
+        if not spike.all():
+            raise ValueError("has any single value with probability 0, except those that repeat; give a range")
+        chosen = np.unique(kind.spike_numbers[spike - 1])
+        return Intervals(list(zip(np.nextafter(chosen, -np.inf), np.nextafter(chosen, np.inf), strict=True)))
+    ends = np.unique(np.rint(numbers))
     first, last = np.append(True, np.diff(ends) > 1.0), np.append(np.diff(ends) > 1.0, True)
     return Intervals([(low - 0.5, high + 0.5) for low, high in zip(ends[first], ends[last], strict=True)])
 

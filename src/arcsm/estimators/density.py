@@ -50,12 +50,11 @@ class ScoreDensity(DensityMixin, TableEstimator):
     values is that of its known values.
 
     Arguments:
-        n_estimators: Number of orders of the columns whose densities are averaged; the time to score grows with it, the
-            time to fit does not. ``"auto"``: four, or two with more than 300 columns.
-        max_steps: Training steps. ``"auto"``: 2,000 to 4,000 by the size of the table. Training stops early if held-out
-            rows no longer improve.
-        hidden_features: Units of each layer of the context network, all equal. ``"auto"``: by the size of the table.
-        validation_fraction: Fraction of rows held out to stop training and to choose the noise level and the
+        n_estimators: Number of orders of the columns whose densities are averaged, at most all that there are; the time
+            to score grows with it, the time to fit does not. ``"auto"``: four, or two with more than 300 columns.
+        max_steps: Training steps. ``"auto"``: 1,000 to 4,000 by the number of rows.
+        hidden_features: Units of each layer of the context network, all equal. ``"auto"``: three layers of 128.
+        validation_fraction: Fraction of rows held out to choose the step of the training, the noise level and the
             configuration: at least 20 rows or a quarter of them, at most 5,000. All rows serve for both if there are
             fewer than eight.
         random_state: Randomness of fitting, and the default of the methods that draw.
@@ -128,6 +127,9 @@ class ScoreDensity(DensityMixin, TableEstimator):
             wanted = [d for d in range(constants.shape[1]) if d not in known]
         else:
             wanted = [column_index(self.columns_, name, "columns") for name in columns]
+        repeated = sorted({d for d in wanted if wanted.count(d) > 1})
+        if repeated:
+            raise ValueError(f"columns: expected each once, got {self.columns_.labels[repeated[0]]!r} more than once")
         both = sorted({*wanted} & {*known})
         if both or not wanted:
             got = f"{self.columns_.labels[both[0]]!r} in both" if both else "none"
@@ -157,8 +159,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
     def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
         """Draw rows, in the format of the fitted table: a data frame keeps its names, dtypes and categories."""
         check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(f"n_samples: expected at least 1, got {n_samples}")
+        check_size("sample", n_samples=n_samples)
         if self.model_ is None:
             return self._decode(np.zeros((n_samples, 0)))
         drawn = self.model_.sample(n_samples, self._generator(random_state), bool(self.verbose))
@@ -291,6 +292,7 @@ class ScoreDensity(DensityMixin, TableEstimator):
         check_is_fitted(self)
         check_size("conditional", draws=draws)
         conditions = Conditions.parse(self.columns_, given, "given")
+        conditions.check_drawable(self.columns_, "given")
         self._warn_of_new_pairs(conditions.numbers, conditions.values)
         if self.model_ is None:
             return self._decode(np.zeros((draws, 0)))
@@ -381,21 +383,19 @@ class ScoreDensity(DensityMixin, TableEstimator):
     ) -> Tensor:
         """Draw completions of one encoded row ``(1, M)`` within constraints, ``(draws, M)``."""
         assert self.model_ is not None
-        factor = _CANDIDATES_PER_DRAW if len(constraints) > 1 else 1
-        batches, effective = [], 0.0
+        several = len(self.model_.columns.constraints(constraints)) > 1  # a column with spikes has two
+        factor, batches, effective = _CANDIDATES_PER_DRAW if several else 1, [], 0.0
         counts = [min(_CONDITIONAL_DRAWS_PER_BATCH, draws - i) for i in range(0, draws, _CONDITIONAL_DRAWS_PER_BATCH)]
         with track("drawing", draws, bool(self.verbose)) as work:
             for count in work.over(counts, float):
                 drawn = self.model_.complete(known, factor * count, generator, constraints)
+                weights = drawn.weights.double()
                 if not bool(drawn.log_weights.exp().any()):
                     raise ValueError("given: the conditions have probability 0 under the model")
                 cpu_generator = _on_cpu(generator)
-                if constraints:
-                    chosen = systematic_resampling(drawn.weights.double(), cpu_generator, count)[0]
-                else:
-                    chosen = torch.arange(count)
+                chosen = systematic_resampling(weights, cpu_generator, count)[0]
                 batches.append(drawn.rows[0, chosen[torch.randperm(count, generator=cpu_generator)]])
-                effective += 1.0 / float(drawn.weights.double().square().sum())
+                effective += 1.0 / float(weights.square().sum())
         if effective < 0.5 * draws:
             warn(
                 f"only about {math.ceil(effective)} of the {draws} draws are distinct: few sampled rows "

@@ -65,7 +65,8 @@ class Columns:
         dtype = None if self.dtypes is None else self.dtypes[d]
         if not isinstance(dtype, pd.CategoricalDtype) or not dtype.ordered:
             raise ValueError("has categories without an order; give a set of values in place of a range")
-        return [name for name in dtype.categories if name in kind.names]
+        known = set(kind.names)
+        return [name for name in dtype.categories if name in known]
 
     def in_model(self, spikes: bool = True) -> ModelColumns:
         """Return the dimensions of the model that the modelled columns have, with or without those of spikes."""

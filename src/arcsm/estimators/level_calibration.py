@@ -28,30 +28,31 @@ def calibrate_levels(model: AutoregressiveModel, rows: Tensor, held_out: Tensor,
     Of the smoothings that are no worse than the best by more than a standard error, it is the one that changes least.
     The shares of the levels among the training ``rows`` are what a head of one column is smoothed towards.
     """
-    z, generator = model.standardise(held_out), torch.Generator().manual_seed(seed)
+    z = model.standardise(held_out)
+    generator = torch.Generator(z.device).manual_seed(seed)
     terms = [model.training_terms(z, None, generator) for _ in range(_SETS)]
-    columns = torch.arange(z.shape[1]).expand_as(z)
-    row = torch.arange(len(z))[:, None].expand_as(z)
-    for head, its in model.head.parts(model.features):
+    columns = torch.arange(z.shape[1], device=z.device).expand_as(z)
+    row = torch.arange(len(z), device=z.device)[:, None].expand_as(z)
+    for head, places in model.head.parts(model.features):
         if not isinstance(head, CategoricalHead):
             continue
-        chosen = [torch.isin(one.select(columns), torch.tensor(its)) for one in terms]
-        pairs = list(zip(terms, chosen, strict=True))
-        contexts = torch.cat([one.context[keep] for one, keep in pairs])
-        levels = torch.cat([one.select(z)[keep] for one, keep in pairs])
-        weights = torch.cat([one.weight[keep] for one, keep in pairs if one.weight is not None])
-        of_row = torch.cat([one.select(row)[keep] for one, keep in pairs])
-        if len(its) == 1:
-            known = rows[:, its[0]]
+        of_head = [torch.isin(draw.select(columns), torch.tensor(places, device=z.device)) for draw in terms]
+        draws = list(zip(terms, of_head, strict=True))
+        contexts = torch.cat([draw.context[chosen] for draw, chosen in draws])
+        levels = torch.cat([draw.select(z)[chosen] for draw, chosen in draws])
+        weights = torch.cat([draw.weight[chosen] for draw, chosen in draws if draw.weight is not None])
+        rows_of_terms = torch.cat([draw.select(row)[chosen] for draw, chosen in draws])
+        if len(places) == 1:
+            known = rows[:, places[0]]
             counts = torch.bincount(known[~known.isnan()].long(), minlength=head.levels).to(z)
             head.smooth(prior=(counts + 0.5) / (counts + 0.5).sum())
-        smoothings = sorted(product(_SHARPNESS, _SHARES), key=lambda one: abs(math.log(one[0])) + one[1])
+        smoothings = sorted(product(_SHARPNESS, _SHARES), key=lambda pair: abs(math.log(pair[0])) + pair[1])
         scores = []
         for sharpness, share in smoothings:
             head.smooth(sharpness, share)
-            found = weights * head.log_prob(contexts, levels)
-            scores.append(torch.zeros(len(z)).to(found).index_add(0, of_row, found))
+            log_probs = weights * head.log_prob(contexts, levels)
+            scores.append(log_probs.new_zeros(len(z)).index_add(0, rows_of_terms, log_probs))
         by_row = torch.stack(scores)  # (S, N)
         worse = by_row[by_row.mean(1).argmax()] - by_row
-        tolerated = worse.mean(1) <= worse.std(1) / math.sqrt(len(z))
+        tolerated = worse.mean(1) <= worse.std(1, correction=0) / math.sqrt(len(z))
         head.smooth(*smoothings[int(tolerated.nonzero()[0])])

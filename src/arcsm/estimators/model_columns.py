@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -11,7 +11,12 @@ from torch import Tensor
 from arcsm.estimators.column_types import Column
 from arcsm.queries import Constraint, Intervals, Levels
 
-_SAME_NUMBER = 1e-6  # relative difference up to which a number is a spike, as files round
+
+class Part(NamedTuple):
+    """A part of what a constraint allows: constraints of dimensions, and the probability of the part given these."""
+
+    constraints: dict[int, Any]
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class ModelColumns:
         log_unseen: Log probability of any number without a level, in each nominal column.
         spikes: The spikes ``(K,)`` of columns, in ascending order.
         spike_dimension: The second dimension of each column with spikes.
+        kinds: The types of the columns.
     """
 
     counts: tuple[int, ...]
@@ -41,6 +47,7 @@ class ModelColumns:
     log_unseen: tuple[float, ...]
     spikes: dict[int, Tensor]
     spike_dimension: dict[int, int]
+    kinds: tuple[Column, ...]
 
     @classmethod
     def of_columns(cls, kinds: Sequence[Column], with_spikes: bool = True) -> Self:
@@ -55,7 +62,7 @@ class ModelColumns:
         spikes = {m: torch.from_numpy(found) for m, found in numbers.items() if len(found)}
         dimension = {m: len(kinds) + place for place, m in enumerate(spikes)}
         counts += tuple(1 + len(numbers) for numbers in spikes.values())
-        return cls(counts, levels, widths + (0.0,) * len(spikes), rarest, log_unseen, spikes, dimension)
+        return cls(counts, levels, widths + (0.0,) * len(spikes), rarest, log_unseen, spikes, dimension, tuple(kinds))
 
     @property
     def columns(self) -> int:
@@ -122,11 +129,7 @@ class ModelColumns:
 
     def spike(self, m: int, numbers: Tensor) -> Tensor:
         """Return which spike each number ``(*,)`` of a column is, counted from 1; 0 for none and NaN if missing."""
-        spikes = self.spikes[m].to(numbers)
-        after = torch.searchsorted(0.5 * (spikes[1:] + spikes[:-1]), numbers.nan_to_num(nan=0.0).contiguous())
-        nearest = spikes[after]
-        tolerance = 0.5 if self.widths[m] else _SAME_NUMBER * (1.0 + nearest.abs())
-        found = torch.where((numbers - nearest).abs() < tolerance, after + 1.0, 0.0).to(numbers)
+        found = torch.from_numpy(self.kinds[m].spike_of(numbers.double().cpu().numpy())).to(numbers)
         return torch.where(numbers.isnan(), torch.nan, found)
 
     def constraints(self, constraints: Mapping[int, Constraint]) -> dict[int, Constraint]:
@@ -134,46 +137,41 @@ class ModelColumns:
         found = dict[int, Constraint]()
         for m, constraint in constraints.items():
             parts = self.parts(m, constraint)
-            if len(parts) == 2:  # spikes, or other numbers
-                merged = [level for part in parts for level in part[self.spike_dimension[m]].levels]
-                found |= {**parts[1], self.spike_dimension[m]: Levels(merged)}
-            else:
-                found |= parts[0]
+            found |= parts[-1].constraints
+            if m in self.spikes:
+                merged = [level for part in parts for level in part.constraints[self.spike_dimension[m]].levels]
+                found[self.spike_dimension[m]] = Levels(merged)
+            elif m in self.levels:
+                found[m] = Levels([level for part in parts for level in part.constraints[m].levels])
         return found
 
-    def parts(self, m: int, constraint: Constraint) -> list[dict[int, Any]]:
-        """Return alternatives, as constraints of dimensions, that together make up one constraint of a column.
+    def parts(self, m: int, constraint: Constraint) -> list[Part]:
+        """Return disjoint parts that together make up one constraint of a column.
 
-        In a column with spikes they are its spikes within the constraint, and the other numbers.
+        In a column with spikes they are its spikes within the constraint, and the other numbers; in one whose rarest
+        numbers share a level, the other levels, and that one if some of its numbers are allowed.
         """
         if m in self.levels:
-            return [{m: Levels(self._levels_of(m, constraint))}]
+            return self._parts_of_levels(m, constraint)
         assert isinstance(constraint, Intervals)
         if m not in self.spikes:
-            return [{m: constraint}]
+            return [Part({m: constraint})]
         dimension, bounds = self.spike_dimension[m], constraint.bounds
         spikes = enumerate(self.spikes[m].tolist(), 1)
         inside = [k for k, spike in spikes if any(low <= spike <= high for low, high in bounds)]
-        found = list[dict[int, Any]]()
-        if inside:
-            found.append({dimension: Levels(inside)})
-        width = sum(high - low for low, high in bounds)
-        if not self.widths[m] or width > len(inside) + 0.5:
-            found.append({dimension: Levels([0]), m: constraint})
-        return found
+        found = [Part({dimension: Levels(inside)})] if inside else []
+        return [*found, Part({dimension: Levels([0]), m: constraint})]
 
-    def _levels_of(self, m: int, constraint: Constraint) -> list[int]:
-        """Return the levels of the numbers that a constraint of a nominal column lists."""
+    def _parts_of_levels(self, m: int, constraint: Constraint) -> list[Part]:
         assert isinstance(constraint, Levels)
         numbers = torch.tensor(constraint.levels, dtype=torch.float64)
-        levels = self.level(m, numbers)
-        in_last = int((levels == self.counts[m] - 1).sum())
-        rarest = self._numbers_of_last_level(m)
-        if 0 < in_last < rarest:
-            raise ValueError(
-                f"given: column {m} has {rarest} rare categories that are modelled as one; list all or none of them"
-            )
-        return sorted(set(levels[~levels.isnan()].long().tolist()))
+        levels, last = self.level(m, numbers), self.counts[m] - 1
+        others = sorted(set(levels[(levels < last) | (levels == last) & (m not in self.rarest)].long().tolist()))
+        found = [Part({m: Levels(others)})] if others else []
+        if m in self.rarest and bool((levels == last).any()):
+            share = float(self.rarest[m][(numbers[levels == last] - self.levels[m][-1]).long()].sum())
+            found.append(Part({m: Levels([last])}, share))
+        return found
 
     def log_shares(self, x: Tensor) -> Tensor:
         """Return log probabilities of numbers ``(*, M)`` given their levels, or of unknown ones their own; else 0."""

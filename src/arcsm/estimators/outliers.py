@@ -28,6 +28,9 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
     Arguments:
         contamination: Fraction of the fitted rows that :meth:`predict` labels as outliers; ``"auto"`` is 0.1. It only
             sets the threshold, which :meth:`set_contamination` moves.
+        max_steps: Training steps. ``"auto"``: 1,000 to 4,000 by the number of rows. Training stops early if held-out
+            rows no longer improve.
+        hidden_features: As in :class:`ScoreDensity`. ``"auto"``: two layers of 128.
         validation_fraction: As in :class:`ScoreDensity`, like all other arguments; the held-out rows also calibrate the
             p-values.
 
@@ -98,7 +101,7 @@ class ScoreOutlierDetector(OutlierMixin, TableEstimator):
         return self
 
     def score_samples(self, X: Any) -> Array:
-        """Return the mean log density of each row over the models, ``(N,)`` in nats: higher is more normal.
+        """Return the mean log density of each row over the orders, ``(N,)`` in nats: higher is more normal.
 
         Raises:
             ValueError: As in :meth:`ScoreDensity.score_samples`.

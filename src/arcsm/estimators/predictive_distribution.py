@@ -24,7 +24,7 @@ class PredictiveDistribution:
     the features alone. A missing value of an argument gives NaN.
 
     The density of a discrete target is its probability divided by the step between its values. Where a value such as 0
-    has a probability of its own, the density is that probability.
+    has a probability of its own in a continuum, the density is that probability.
 
     Example:
         >>> from arcsm.estimators import ScoreRegressor
@@ -109,7 +109,7 @@ class PredictiveDistribution:
             ValueError: If ``u`` is not inside (0, 1).
         """
         columns, shape = self._columns("u", u)
-        if not all(((column > 0.0) & (column < 1.0)).all() for column in columns):
+        if not all((((column > 0.0) & (column < 1.0)) | np.isnan(column)).all() for column in columns):
             raise ValueError("u: expected values inside (0, 1)")
         return self._merged(
             [t.quantile(self._x, column) for t, column in zip(self._targets, columns, strict=True)], shape

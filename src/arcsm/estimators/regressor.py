@@ -56,10 +56,10 @@ class ScoreRegressor(RegressorMixin, TargetEstimator):
         if y is None:
             raise ValueError("y: expected targets; ScoreRegressor requires y to be passed, but the target y is None")
         targets = check_array(y, dtype=np.float64, ensure_2d=False, ensure_min_samples=0, input_name="y")
-        if targets.ndim > 2 or (targets.ndim == 2 and not targets.shape[1]):
+        if targets.ndim not in (1, 2):
             raise ValueError(f"y: expected shape (N,) or (N, T), got {targets.shape}")
         with self._unchanged_on_failure():
-            self._fit_joint(X, targets.reshape(len(targets), -1))
+            self._fit_joint(X, targets[:, None] if targets.ndim == 1 else targets)
             self.n_targets_ = 1 if targets.ndim == 1 else targets.shape[1]
             self._single = targets.ndim == 1
         return self
@@ -97,12 +97,11 @@ class ScoreRegressor(RegressorMixin, TargetEstimator):
     def log_score(self, X: Any, y: Any) -> float:
         """Return the mean log density of targets given the features, in nats and in units of the targets."""
         check_is_fitted(self)
-        shape = (-1,) if self._single else (-1, self.n_targets_)
         targets = np.asarray(y, dtype=np.float64)
         predicted = self.predict_distribution(X)
         if targets.shape != predicted.shape:
             raise ValueError(f"y: expected shape {predicted.shape}, got {targets.shape}")
-        return float(predicted.log_pdf(targets.reshape(shape)).mean())
+        return float(predicted.log_pdf(targets).mean())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

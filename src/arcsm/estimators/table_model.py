@@ -116,10 +116,13 @@ class TableModel:
         return {**self.__dict__, "_single": None}  # a copy that is made again where it is needed
 
     def clip(self, x: Tensor) -> Tensor:
-        """Clip the numbers of rows ``(N, M)`` to the range in which the model is evaluated; NaN stays NaN."""
+        """Clip the numbers of rows ``(N, M)`` to the range in which the model is evaluated; NaN and spikes stay."""
         shift, scale = (units[: self.columns.columns].to(x) for units in (self.model.shift, self.model.scale))
         bound = scale * _MAX_STANDARD_DEVIATIONS
-        return torch.where(torch.tensor(self.columns.nominal), x, torch.clamp(x, shift - bound, shift + bound))
+        clipped = torch.where(torch.tensor(self.columns.nominal), x, torch.clamp(x, shift - bound, shift + bound))
+        for m in self.columns.spikes:  # which may lie far from all other values
+            clipped[:, m] = torch.where(self.columns.spike(m, x[:, m]) > 0.0, x[:, m], clipped[:, m])
+        return clipped
 
     def inputs(self, x: Tensor) -> Tensor:
         """Return rows ``(N, M)`` as the model sees them, ``(N, D)``: clipped, and NaN for numbers without a level."""
@@ -136,7 +139,25 @@ class TableModel:
         options: dict[str, Any] = {"method": method, "tol": self.config.tolerance, "cells": self.cells}
         level = self.level if level is None else level
         terms = self._by_order(x, lambda x, order: self.model.log_prob(x, level, reduce=False, order=order, **options))
-        return self.columns.by_column(terms) + self.columns.log_shares(x)
+        found = self.columns.by_column(terms) + self.columns.log_shares(x)
+        for m in self.columns.spikes:
+            if self.columns.widths[m]:
+                self._add_neighbours_of_spikes(found, x, m)
+        return found
+
+    def _add_neighbours_of_spikes(self, terms: Tensor, x: Tensor, m: int) -> None:
+        """Add to the probabilities of spikes on a grid what the density of other numbers has within their steps.
+
+        ``terms (K, N, M)`` change in place.
+        """
+        rows = (self.columns.spike(m, x[:, m]) > 0.0).nonzero()[:, 0]
+        for k in range(len(self.orders)):
+            orders = torch.full((len(rows),), k)
+            within = self._by_conditional(
+                x[rows], torch.full((len(rows),), m), orders, x[rows, m : m + 1],
+                lambda conditionals, numbers, m: conditionals.log_mean_density(numbers, self.columns.widths[m]),
+            )  # fmt: skip
+            terms[k, rows, m] = torch.logaddexp(terms[k, rows, m], within[:, 0].to(terms))
 
     def log_prob_given(self, x: Tensor, given: Sequence[int]) -> Tensor:
         """Return each row's log density given its columns ``given``, ``(K, N)`` in nats, one for each order."""
@@ -162,7 +183,7 @@ class TableModel:
         """
         with track("evaluating", len(self.orders)) as work:
             u = [
-                self._walk(x, order, lambda conditionals, numbers: conditionals.middle(numbers))
+                self._in_order(x, order, lambda conditionals, numbers: conditionals.middle(numbers))
                 for order in work.over(self.orders)
             ]
         return torch.stack([tail_surprise(one.nan_to_num(nan=0.5)) for one in u])
@@ -177,14 +198,14 @@ class TableModel:
 
     def cdf(self, x: Tensor) -> Tensor:
         """Return the distribution function of each value given the columns before it in the table, ``(N, M)``."""
-        return self._walk(x, self.orders[0], lambda conditionals, numbers: conditionals.cdf(numbers))
+        return self._in_order(x, self.orders[0], lambda conditionals, numbers: conditionals.cdf(numbers))
 
     def icdf(self, u: Tensor) -> Tensor:
         """Return the inverse of :meth:`cdf`, ``(N, M)``."""
-        return self._walk(u, self.orders[0], lambda conditionals, u: conditionals.icdf(u), generate=True)
+        return self._in_order(u, self.orders[0], lambda conditionals, u: conditionals.icdf(u), generate=True)
 
     @torch.no_grad()
-    def _walk(
+    def _in_order(
         self,
         x: Tensor,
         order: Order,
@@ -361,10 +382,13 @@ class TableModel:
         """
         parts = [self.columns.parts(m, constraint) for m, constraint in constraints.items()]
         value, variance, inputs = 0.0, 0.0, self.inputs(x)
+        draws = n if len(constraints) > 1 else 1
         for chosen in product(*parts):
-            merged = {d: constraint for part in chosen for d, constraint in part.items()}
-            found = probability(self.model, merged, inputs, n, generator, level=self.level)
-            value, variance = value + float(found[0]), variance + float(found[1]) ** 2
+            merged = {d: constraint for part in chosen for d, constraint in part.constraints.items()}
+            share = math.prod(part.share for part in chosen)
+            probability_, error = probability(self.model, merged, inputs, draws, generator, level=self.level)
+            value += share * float(probability_)
+            variance += (share * float(error)) ** 2 if draws > 1 else 0.0
         return value, math.sqrt(variance)
 
     def _in_single_precision(self) -> AutoregressiveModel:

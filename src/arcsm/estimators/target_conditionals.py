@@ -37,8 +37,8 @@ class TargetConditionals(ABC):
     def log_density(self, x: Tensor, y: Array) -> Array:
         """Return log densities in nats.
 
-        A discrete target has its probability divided by the step between values, as a histogram has. A value with a
-        probability of its own has the log of that probability.
+        A discrete target has its probability divided by the step between values, as a histogram has. In a continuum, a
+        value with a probability of its own has the log of that probability.
         """
 
     @abstractmethod
@@ -97,7 +97,8 @@ class LevelTarget(TargetConditionals):
         of_level = torch.from_numpy(self.probabilities(x)).log().gather(1, level.nan_to_num(nan=0.0).long())
         shares = columns.log_share(self.column, known).view(y.shape)
         slopes = self.kind.log_slope(numbers).reshape(y.shape)
-        return (torch.where(level.isnan(), 0.0, of_level) + shares).numpy() + slopes
+        found = (torch.where(level.isnan(), 0.0, of_level) + shares).numpy() + slopes
+        return np.where(np.isnan(y), np.nan, found)
 
     def cdf(self, x: Tensor, y: Array) -> Array:
         step = self.kind.spacing if isinstance(self.kind, Grid) else 0.0
@@ -106,7 +107,7 @@ class LevelTarget(TargetConditionals):
 
     def quantile(self, x: Tensor, u: Array) -> Array:
         place = (self._cumulative(x)[:, None] < u[..., None]).sum(-1)
-        return self.values[place.clip(max=len(self.values) - 1)]
+        return np.where(np.isnan(u), np.nan, self.values[place.clip(max=len(self.values) - 1)])
 
     def _cumulative(self, x: Tensor) -> Array:
         return self.probabilities(x).cumsum(1).clip(max=1.0)
@@ -171,22 +172,18 @@ class NumberTarget(TargetConditionals):
     def log_density(self, x: Tensor, y: Array) -> Array:
         numbers = self.encode(y.ravel())
         slopes = self.kind.log_slope(numbers)
-        columns = self.model.columns
-        if self.column in columns.spikes:
-            spike = columns.spike(self.column, torch.from_numpy(numbers)).numpy() > 0
-            slopes = np.where(spike & (not self.kind.discrete), 0.0, slopes)  # a probability, whatever the unit
         numbers = np.rint(numbers) if self.kind.discrete else numbers
-        half = 0.5 * columns.widths[self.column]
+        columns, width = self.model.columns, self.model.columns.widths[self.column]
 
         def log_density(conditionals: ColumnConditionals, numbers: Tensor) -> Tensor:
             known = numbers.nan_to_num(nan=0.0)
-            z = (known - conditionals.shift) / conditionals.scale
-            found = conditionals.values.log_mean_density(z, (half / conditionals.scale).expand_as(z))
-            found = found - conditionals.scale.log() + conditionals.masses[:, 0].log()
+            found = conditionals.log_mean_density(known, width)
             if not len(conditionals.spikes):
                 return found
             spike = columns.spike(self.column, known).long()
-            return torch.where(spike > 0, conditionals.masses.gather(1, spike[:, None])[:, 0].log(), found)
+            of_spike = conditionals.masses.gather(1, spike[:, None])[:, 0].log()
+            of_spike = torch.logaddexp(of_spike, found) if width else of_spike
+            return torch.where(spike > 0, of_spike, found)
 
         return self._apply(x, numbers.reshape(y.shape), log_density) + slopes.reshape(y.shape)
 
