@@ -12,7 +12,6 @@ from arcsm.data.number_formats import (
     with_decimals,
     write_like,
 )
-from arcsm.data.thousands_points import points_may_separate_thousands, points_separate_thousands
 
 
 @pytest.mark.parametrize(
@@ -29,6 +28,7 @@ from arcsm.data.thousands_points import points_may_separate_thousands, points_se
         (["0,123", "1,500"], [0.123, 1.5]),  # no thousands begin with a zero
         (["1,5", "2,25"], [1.5, 2.25]),
         (["72°F", "65°F"], [72.0, 65.0]),
+        (["12,50 €", "1.637,00 €"], [12.5, 1637.0]),
         (["5kg", "10.5kg"], [5.0, 10.5]),
         (["(13.03)", "9.50"], [-13.03, 9.5]),
         (["(3)", "(20)"], [-3.0, -20.0]),
@@ -57,7 +57,13 @@ def test_an_amount_that_is_a_dash_is_zero() -> None:
     form = NumberFormat.infer(column)
     assert form is not None
     assert form.parse(column).isna().tolist() == [False, False, True]
-    assert form.parse(column)[0] == 0.0
+    numbers = form.parse(column)
+    assert numbers[0] == 0.0
+    assert form.write(numbers).tolist()[:2] == ["$ -", "$ 649.90"]
+    assert form.write(pd.Series([12.5, 3.0])).tolist() == ["$ 12.50", "$ 3.00"]
+    zeros = NumberFormat.infer(pd.Series(["$ -", "$ -"]))
+    assert zeros is not None
+    assert zeros.write(pd.Series([0.0])).tolist() == ["$ -"]
 
 
 def test_codes_keep_their_leading_zeros_up_to_their_width() -> None:
@@ -72,27 +78,6 @@ def test_codes_keep_their_leading_zeros_up_to_their_width() -> None:
     assert growing.write(pd.Series([7, 1001])).tolist() == ["007", "1001"]
     for cells in (["1", "20"], ["05", "7"], ["01a", "02"], ["0"]):
         assert NumberFormat.infer_codes(pd.Series(cells)) is None
-
-
-@pytest.mark.parametrize(
-    ("cells", "separate", "may_separate"),
-    [
-        (["1.637 €", "887 €"], True, True),
-        (["139.750 €", "57.800 €"], True, True),  # amounts rarely have three decimals
-        (["1.637.000 €", "2.500,50 €"], True, True),
-        (["1.637 €", "8.5 €"], False, False),
-        (["0.637 €", "8 €"], False, False),
-        (["1.637 kg", "887 kg"], True, True),
-        (["1.637 kg", "2.887 kg"], False, True),
-        (["1.637", "887"], False, True),
-        (["887 €", "name"], False, False),
-    ],
-)
-def test_points_before_three_digits_may_separate_thousands(
-    cells: list[str], separate: bool, may_separate: bool
-) -> None:
-    assert points_separate_thousands(pd.Series([*cells, None])) is separate
-    assert points_may_separate_thousands(pd.Series([*cells, None])) is may_separate
 
 
 def test_a_mark_before_three_digits_depends_on_the_file() -> None:
@@ -118,6 +103,13 @@ def test_a_mark_before_three_digits_depends_on_the_file() -> None:
 )
 def test_names_and_plain_numbers_have_no_format(cells: list[str]) -> None:
     assert NumberFormat.infer(pd.Series(cells)) is None
+
+
+def test_decimals_and_thousands_may_be_in_different_cells() -> None:
+    for decimal in ".,":
+        form = NumberFormat.infer(pd.Series(["12,50 €", "1.637 €"]), decimal)
+        assert form is not None
+        assert form.parse(pd.Series(["12,50 €", "1.637 €"])).tolist() == [12.5, 1637.0]
 
 
 def test_other_units_are_not_numbers_of_the_format() -> None:

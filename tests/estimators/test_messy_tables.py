@@ -191,7 +191,7 @@ def test_cdf_lies_in_the_open_interval_that_quantile_accepts() -> None:
     assert np.isfinite(density.quantile(u)).all()
     with pytest.raises(ValueError, match=r"U: expected values inside \(0, 1\)"):
         density.quantile([[0.0, 0.5]])
-    with pytest.raises(ValueError, match="sample: expected whole numbers from 1 to .*, got n_samples=0"):
+    with pytest.raises(ValueError, match=r"sample: expected whole numbers from 1 to .*, got n_samples=0"):
         density.sample(0)
     with pytest.raises(ValueError, match="0 feature"):
         ScoreDensity(**QUICK).fit(pd.DataFrame(index=range(5)))

@@ -18,6 +18,7 @@ MISSING = (
 )  # fmt: skip
 TRUTH = ("True", "TRUE", "true", "False", "FALSE", "false")  # read as 1 and 0
 LEADING_ZERO = r"0\d+"  # a postcode, say, whose zeros matter
+_SEAT = r"\d{1,3}[BKMT]"  # in an aeroplane, say, rather than thousands (K) or millions
 _CODE = r"\d+[A-Za-z]{1,2}|[A-Za-z]{1,2}\d+"  # such as 136A or c168
 
 TIME_TYPES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64, pd.Period)
@@ -385,4 +386,6 @@ def _are_mostly_numbers(column: pd.Series) -> bool:
 def _mix_units(cells: pd.Series) -> bool:
     """Return whether nearly all texts are numbers, in several units of a quantity or some in percent: a mistake."""
     units = count_units(cells)
+    if bool(cells.astype(str).str.fullmatch(_SEAT).all()):
+        return False
     return ("%" in units or are_of_one_quantity(units)) and sum(units.values()) >= _MIN_FRACTION * len(cells)

@@ -20,6 +20,7 @@ from arcsm.data.column_types import (
     typed_column,
 )
 from arcsm.data.number_formats import NumberFormat, count_least_decimals, with_decimals
+from arcsm.data.number_marks import OTHER_MARK, is_ambiguous
 from arcsm.data.read_options import ReadOptions
 from arcsm.data.row_labels import SetAside, reason_to_set_aside
 from arcsm.data.table import TableFile
@@ -27,7 +28,6 @@ from arcsm.data.time_formats import TimeFormat
 from arcsm.errors import SkippedWarning, warn
 
 _PART_ROWS = 50_000
-_IF_THOUSANDS = " (if points separate thousands: --decimal ,)"
 
 
 class FrameFile:
@@ -68,7 +68,7 @@ class FrameFile:
         self.highest: dict[str, int] = {}
         self._codes: dict[str, str] = {}
         self._id_formats: dict[str, NumberFormat] = {}
-        self._undecided: list[str] = []  # columns whose points may separate thousands
+        self._guesses: dict[str, str] = {}  # how columns of text are read
         names = [name for name, kind in self.types.items() if kind.kind == "name"]
         self.file = TableFile(path, None, self.options, names, source)
 
@@ -121,6 +121,8 @@ class FrameFile:
         if not self.file.is_text:
             return self.options
         dialect = self.file.csv.dialect
+        if dialect.decimal == dialect.separator:  # in quotation marks, which is guessed again
+            return self.options
         return replace(self.options, separator=dialect.separator, decimal=dialect.decimal)
 
     @cached_property
@@ -220,13 +222,15 @@ class FrameFile:
             self.types[name] = ColumnType("name")
         else:
             self.types[name] = infer_type(column, self.file.decimal_of(column))
-            form = self.types[name].format
-            if isinstance(form, NumberFormat) and form.decimal == "." and self.file.may_separate_thousands(column):
-                self._undecided.append(name)
             if self.types[name].kind == "name" and (code := odd_code(column)) is not None:
                 self._codes[name] = code
             if name in self.options.numeric and self.types[name].kind != "number":
                 self.types[name] = ColumnType("number")
+            form = self.types[name].format
+            if isinstance(form, NumberFormat):
+                self._guesses[name] = self.file.describe(column, form)
+            elif form is not None and form.is_guess:
+                self._guesses[name] = form.describe()
         return self._convert(column)
 
     def _reason(self, column: pd.Series) -> SetAside | None:
@@ -239,20 +243,33 @@ class FrameFile:
 
     def _convert(self, column: pd.Series) -> pd.Series:
         kind = self.types[str(column.name)]
-        unknown = kind.kind == "number" and kind.format is None
-        decimal = self.file.decimal_of(column) if unknown else self.file.decimal
+        if self._like is not None and isinstance(kind.format, NumberFormat):
+            kind = replace(kind, format=self._in_this_file(column, kind.format))
+        decimal = self.file.decimal_of(column) if kind.kind == "number" else self.file.decimal
         return typed_column(column, kind, self.file.locate, decimal)
+
+    def _in_this_file(self, column: pd.Series, form: NumberFormat) -> NumberFormat:
+        """Return the format of a wanted type with the marks that ambiguous numbers of this file have.
+
+        They are those of the format unless the decimal marks of the two files differ. If the format has no decimals,
+        ambiguous marks separate thousands.
+        """
+        mark = next((mark for mark in OTHER_MARK if is_ambiguous(column, mark)), None)
+        if mark is None or form.is_code or not self.file.is_decimal_guessed:
+            return form
+        if not form.decimals:
+            return replace(form, thousands=mark, decimal=OTHER_MARK[mark])
+        if self.options.default_decimal in (None, self.file.decimal):
+            return form
+        decimal = self.file.decimal_of(column)
+        return replace(form, thousands=OTHER_MARK[decimal], decimal=decimal)
 
     def _report(self) -> None:
         """Warn of columns that are set aside, and of formats that might be another."""
         if self.set_aside:
             listed = ", ".join(f"{name!r} ({reason})" for name, reason in self.set_aside.items())
             warn(f"{self.file.source}: set aside, not modelled: {listed}", SkippedWarning)
-        guessed = [
-            f"{name!r} as {kind.format.describe()}{_IF_THOUSANDS * (name in self._undecided)}"
-            for name, kind in self.types.items()
-            if kind.format is not None and not (isinstance(kind.format, TimeFormat) and not kind.format.is_guess)
-        ]
+        guessed = [f"{name!r} as {guess}" for name, guess in self._guesses.items() if name in self.types]
         guessed += [
             f"{name!r} as names ({code!r} is no number)" for name, code in self._codes.items() if name in self.types
         ]

@@ -39,7 +39,6 @@ _QUANTITIES = (
     {"W", "kW", "MW", "GW"},
     {"°C", "°F", "°K", "° C", "° F"},
 )
-_CAPITALS = {"K", "M", "B", "T"}  # alone they may be letters of codes, such as the seats 1B and 2K
 _MAX_INSPECTED = 5_000  # distinct texts of a column
 _MAX_DECIMALS = 8  # that anyone would write; with more, numbers have all their digits
 
@@ -121,9 +120,7 @@ class NumberFormat:
         if not len(parts):
             return None
         dashes = parts["text"][parts["is_dash"]]
-        parts = parts[~parts["is_dash"]]
-        if not len(parts):
-            return None
+        parts = parts[~parts["is_dash"]] if len(dashes) < len(parts) else parts
         decimals = parts["digits"].str.partition(decimal)[2].str.len()
         shown = parts[parts.index.isin(typical.index)]
         longest = (shown if len(shown) else parts).sort_values(
@@ -316,13 +313,16 @@ def _marks(digits: pd.Series, decimal: str) -> tuple[str, str]:
         found = digits[digits.str.contains(mark, regex=False)]
         if not len(found):
             continue
-        groups = rf"[1-9]\d{{0,2}}(?:{re.escape(mark)}\d{{3}})+"
-        if bool((found.str.count(re.escape(mark)) > 1).any()):
+        if bool((found.str.count(re.escape(mark)) > 1).any()) or (mark != decimal and _are_grouped(found, mark)):
             return mark, other
-        if mark != decimal and bool(found.str.fullmatch(groups).all()):
-            return mark, other
-        return "", mark
+        rest = digits[digits.str.contains(other, regex=False)]
+        return other * (len(rest) > 0 and _are_grouped(rest, other)), mark
     return "", "."
+
+
+def _are_grouped(digits: pd.Series, mark: str) -> bool:
+    """Return whether three digits follow every mark, and no number begins with a zero."""
+    return bool(digits.str.fullmatch(rf"[1-9]\d{{0,2}}(?:{re.escape(mark)}\d{{3}})+").all())
 
 
 def _pattern(thousands: str, decimal: str, indian: bool) -> str:
@@ -366,10 +366,8 @@ def are_of_one_quantity(units: Collection[str]) -> bool:
     """Return whether several units measure the same, such as kg and g, or are all currencies.
 
     Example:
-        >>> are_of_one_quantity(["kg", "g"]), are_of_one_quantity(["$", "EUR"]), are_of_one_quantity(["B", "K"])
+        >>> are_of_one_quantity(["kg", "g"]), are_of_one_quantity(["$", "EUR"]), are_of_one_quantity(["A", "C"])
         (True, True, False)
     """
-    if set(units) <= _CAPITALS:
-        return False
     scales = {_CURRENCY.sub("", unit).strip() for unit in units}
     return len(set(units)) > 1 and (scales == {""} or any(scales <= quantity for quantity in _QUANTITIES))

@@ -16,12 +16,12 @@ from arcsm.data.column_types import default_names, holds_numbers, is_number, num
 from arcsm.data.csv_dialect import TAB_SUFFIXES, Dialect
 from arcsm.data.csv_files import CSVFile
 from arcsm.data.number_formats import NumberFormat
+from arcsm.data.number_marks import OTHER_MARK, is_ambiguous, is_undecided, separates_thousands
 from arcsm.data.numpy_files import read_array, split_key
 from arcsm.data.parquet_files import index_names, labelled_parts, parquet_parts, parquet_writer
 from arcsm.data.read_options import ReadOptions
 from arcsm.data.row_labels import label_name
 from arcsm.data.spreadsheets import without_formulas
-from arcsm.data.thousands_points import points_may_separate_thousands, points_separate_thousands
 from arcsm.errors import SkippedWarning, warn
 
 TABLE_SUFFIXES = (".csv", ".csv.gz", *TAB_SUFFIXES, ".parquet", ".npy", ".npz")
@@ -81,21 +81,28 @@ class TableFile:
         return self.csv.dialect.decimal if self.is_text else self.options.decimal or "."
 
     def decimal_of(self, column: pd.Series) -> str:
-        """Return the decimal mark of a column: that of the file, unless points separate thousands in it."""
-        is_undecided = self._is_decimal_guessed and self.decimal == "." and self.csv.dialect.separator == ";"
-        if is_undecided and not holds_numbers(column.dtype) and points_separate_thousands(column):
-            return ","
-        return self.decimal
-
-    def may_separate_thousands(self, column: pd.Series) -> bool:
-        """Return whether points in a text column may separate thousands, although :meth:`decimal_of` returns a point."""
-        if not self._is_decimal_guessed or self.decimal_of(column) == ",":
-            return False
-        return points_may_separate_thousands(column)
+        """Return the decimal mark of a column: that of the file, unless it separates thousands in the column."""
+        if not self.is_decimal_guessed or holds_numbers(column.dtype):
+            return self.decimal
+        may_differ = self.decimal == "," or self.csv.dialect.separator == ";"
+        return OTHER_MARK[self.decimal] if may_differ and separates_thousands(column, self.decimal) else self.decimal
 
     @property
-    def _is_decimal_guessed(self) -> bool:
+    def is_decimal_guessed(self) -> bool:
+        """Whether the decimal mark is that of a CSV file, and not given."""
         return self.is_text and self.csv.dialect.is_decimal_guessed
+
+    def describe(self, column: pd.Series, form: NumberFormat) -> str:
+        """Return how the numbers of a text column are read, and which option overrules it if nothing decides."""
+        hint = ""
+        if self.is_decimal_guessed and self.csv.dialect.separator != ",":
+            if form.decimal == "." and is_ambiguous(column, "."):
+                hint = " (if points separate thousands: --decimal ,)"
+            elif form.thousands == "," and is_undecided(column, ","):
+                hint = " (if commas come before decimals: --decimal ,)"
+            elif form.decimal == "," and is_undecided(column, ","):
+                hint = " (if commas separate thousands: --decimal .)"
+        return form.describe() + hint
 
     def array(self, flatten: bool = False) -> np.ndarray:
         """Return the array of an NPY or NPZ file, ``(n, D)``, as float32 if it has single or half precision."""
@@ -201,7 +208,7 @@ class TableFile:
         if name not in self._formats:
             self._formats[name] = NumberFormat.infer(column, self.decimal_of(column))
             if (form := self._formats[name]) is not None:
-                warn(f"{self.source}: read {name!r} as {form.describe()}")
+                warn(f"{self.source}: read {name!r} as {self.describe(column, form)}")
         form = self._formats[name]
         numbers = column if form is None else form.parse(column)
         return column if bool((numbers.isna() & column.notna()).any()) else numbers
