@@ -7,9 +7,7 @@ import pytest
 
 from arcsm.data.number_formats import (
     NumberFormat,
-    count_least_decimals,
     count_units,
-    with_decimals,
     write_like,
 )
 
@@ -158,25 +156,11 @@ def test_sampled_numbers_get_the_decimals_of_the_column() -> None:
         (["7,50", "2,25"], [13.0, 2.5], ["13,00", "2,50"]),
         (["5.270e+08", "1.000e+07"], [632854159, 0.02], ["6.329e+08", "2.000e-02"]),
         (["5.27E8", "1E7"], [632854159.0, 5e6], ["6.33E8", "5E6"]),
+        (["7,5", "0,25"], [1.5e-5, 2.0], ["0,000015", "2,0"]),  # decimals that no cell has, such as a given value's
+        (["7", "20"], [1e20, 2.25], ["100000000000000000000", "2.25"]),
         (["0.3333333333333333", "1.5"], [2 / 3, 4.0], ["0.6666666666666666", "4.0"]),
     ],
 )
 def test_plain_numbers_are_written_like_the_others(cells: list[str], values: list[float], texts: list[str]) -> None:
     decimal = "," if "," in cells[0] else "."
     assert write_like(pd.Series(values), pd.Series(cells, dtype=object), decimal) == texts
-
-
-@pytest.mark.parametrize(
-    ("cells", "least", "texts"),
-    [
-        (["7.0", "20.0"], 1, ["11.0", "2.25", "1e+20"]),
-        (["7.50", "2.25", ""], 2, ["11.00", "2.25", "1e+20"]),
-        (["7", "20.0"], 0, ["11.0", "2.25", "1e+20"]),
-        (["5.0e8", "1.0"], 0, ["11.0", "2.25", "1e+20"]),
-    ],
-)
-def test_numbers_have_the_decimals_that_all_cells_have(cells: list[str], least: int, texts: list[str]) -> None:
-    assert count_least_decimals(pd.Series(cells)) == least
-    if least:
-        assert with_decimals(pd.Series([11.0, 2.25, 1e20]), least).tolist() == texts
-    assert with_decimals(pd.Series([11]), 2, ",").tolist() == ["11,00"]

@@ -9,8 +9,8 @@ import pandas as pd
 import pyarrow
 
 from arcsm.data import FrameFile
-from arcsm.data.column_types import LEADING_ZERO, MISSING
-from arcsm.data.number_formats import NumberFormat, write_like
+from arcsm.data.column_types import MISSING
+from arcsm.data.number_formats import LEADING_ZERO, NumberFormat, write_like
 from arcsm.data.parquet_files import fill_categories, read_index
 from arcsm.data.row_labels import label_name
 from arcsm.estimators.encoder import clip_to_dtype, is_categorical

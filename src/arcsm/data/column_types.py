@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from arcsm.data.number_formats import NumberFormat, are_of_one_quantity, count_units, has_scale
+from arcsm.data.number_formats import LEADING_ZERO, NumberFormat, are_of_one_quantity, count_units, has_scale
 from arcsm.data.time_formats import TimeFormat, are_times_in_several_forms
 
 MISSING = (
@@ -17,7 +17,6 @@ MISSING = (
     "NaN", "nan", "-NaN", "-nan", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN",
 )  # fmt: skip
 TRUTH = ("True", "TRUE", "true", "False", "FALSE", "false")  # read as 1 and 0
-LEADING_ZERO = r"0\d+"  # a postcode, say, whose zeros matter
 _SEAT = r"\d{1,3}[BKMT]"  # in an aeroplane, say, rather than thousands (K) or millions
 _CODE = r"\d+[A-Za-z]{1,2}|[A-Za-z]{1,2}\d+"  # such as 136A or c168
 

@@ -19,7 +19,7 @@ from arcsm.data.column_types import (
     odd_code,
     typed_column,
 )
-from arcsm.data.number_formats import NumberFormat, count_least_decimals, with_decimals
+from arcsm.data.number_formats import NumberFormat, write_like
 from arcsm.data.number_marks import OTHER_MARK, is_ambiguous
 from arcsm.data.read_options import ReadOptions
 from arcsm.data.row_labels import SetAside, reason_to_set_aside
@@ -143,7 +143,7 @@ class FrameFile:
 
         Columns that the file holds as text are written in its format if the rows will be text, too, if the file can
         also hold other types, or if they hold codes with leading zeros. Text has the words for truth values that are
-        most frequent in the file, and plain numbers have at least as many decimals as all have in it.
+        most frequent in the file, and plain numbers are written like those of the file.
         """
         frame = frame.copy()
         for name in frame.columns:
@@ -151,8 +151,10 @@ class FrameFile:
             is_code = isinstance(form, NumberFormat) and form.is_code
             if form is not None and (as_text or is_code or not self.file.is_text):
                 frame[name] = form.write(frame[name])
-            elif as_text and (least := self._least_decimals.get(str(name), 0)):
-                frame[name] = with_decimals(frame[name], least, self.file.decimal)
+            elif as_text and (cells := self._plain_cells.get(str(name))) is not None:
+                known = frame[name].dropna()
+                texts = pd.Series(write_like(known, cells, self.file.decimal), known.index, dtype=object)
+                frame[name] = texts.reindex(frame.index)
             elif as_text and (words := self.truth_words.get(str(name))):
                 frame[name] = frame[name].map(lambda truth, words=words: words.get(str(truth), truth))
         return frame
@@ -169,19 +171,17 @@ class FrameFile:
         return numbers if form is None else replace(form, limit=None).write(numbers)
 
     @cached_property
-    def _least_decimals(self) -> dict[str, int]:
-        """How many decimals all cells of a column of plain numbers in a CSV file have at least."""
+    def _plain_cells(self) -> dict[str, pd.Series]:
+        """The different cells of each column of plain numbers in a CSV file, without missing ones."""
         names = [name for name, kind in self.types.items() if kind.kind == "number" and kind.format is None]
         if not names or not self.file.is_text:
             return {}
-        parts = (part[names] for part in self.file.raw_parts(_PART_ROWS))
-        gaps = (*MISSING, *self.options.missing)
-        counts: dict[str, list[int]] = {name: [] for name in names}
-        for part in parts:
+        gaps, cells = (*MISSING, *self.options.missing), {name: pd.Series(dtype=object) for name in names}
+        for part in self.file.raw_parts(_PART_ROWS):
             for name in names:
-                count = count_least_decimals(part[name][~part[name].isin(gaps)], self.file.decimal)
-                counts[name] += [] if count is None else [count]
-        return {name: min(column, default=0) for name, column in counts.items()}
+                known = part[name][~part[name].str.strip().isin(gaps)]
+                cells[name] = pd.concat([cells[name], known]).drop_duplicates()
+        return cells
 
     def _text_columns(self) -> list[str]:
         """Return the columns of a CSV file to read as text: names, codes, and numbers in the form of wanted types."""

@@ -25,7 +25,7 @@ _CELL = re.compile(  # brackets around all, or as in $ (5) around the digits
 )
 _CURRENCY = re.compile(rf"{_CODES}|[A-Z]{{0,3}}[{_CURRENCIES}]")
 _DASH = re.compile(rf"^(?P<currency>(?:{_CODES}|[A-Z]{{0,3}}[{_CURRENCIES}])[{_SPACES}]?)[-–]$")  # no amount, 0
-_PADDED = re.compile(r"0\d+")  # digits such as those of a postcode
+LEADING_ZERO = r"0\d+"  # a postcode, say, whose zeros matter
 _INDIAN = r"\d{1,2}(?:,\d{2})+,\d{3}"  # 12,34,567
 #: Units of one quantity: numbers with several of them could be converted, and so are no names.
 _QUANTITIES = (
@@ -40,6 +40,7 @@ _QUANTITIES = (
     {"°C", "°F", "°K", "° C", "° F"},
 )
 _MAX_INSPECTED = 5_000  # distinct texts of a column
+_MAX_CHANGE = 1e-6  # of a number when it is written, relative
 _MAX_DECIMALS = 8  # that anyone would write; with more, numbers have all their digits
 
 
@@ -84,7 +85,7 @@ class NumberFormat:
             return None
         texts = [text.strip() for text in distinct]
         lengths = set(map(len, texts))
-        padded = [text for text in texts if _PADDED.fullmatch(text)]
+        padded = [text for text in texts if re.fullmatch(LEADING_ZERO, text)]
         if not padded or min(lengths) < max(map(len, padded)):
             return None
         width = min(lengths)
@@ -198,8 +199,8 @@ class NumberFormat:
 def write_like(values: pd.Series, cells: pd.Series, decimal: str = ".") -> list[str]:
     """Return numbers as texts in the form of cells that hold plain numbers: ``13.0`` beside ``7.0``.
 
-    The numbers have at least as many decimals as any cell, at most as many as the cell with the most, and exponents if
-    most cells have them.
+    The numbers have at least as many decimals as any cell. If most cells have exponents, so do the numbers, with at most
+    as many decimals as the cell with the most.
     """
     pattern = rf"^[-+]?(?P<digits>\d*(?:{re.escape(decimal)}(?P<decimals>\d*))?)(?:[eE](?P<exponent>[-+]?\d+))?$"
     texts = pd.Series(cells.unique(), dtype=object).str.strip()
@@ -221,25 +222,22 @@ def write_like(values: pd.Series, cells: pd.Series, decimal: str = ".") -> list[
     elif most > _MAX_DECIMALS:
         written = values.astype(str).tolist()
     else:
-        written = [_shorten(f"{value:.{most}f}", least) for value in values]
+        written = [_plain_text(value, least, most) for value in values]
     return [text.replace(".", decimal) for text in written]
 
 
-def with_decimals(values: pd.Series, least: int, decimal: str = ".") -> pd.Series:
-    """Return numbers as texts with at least so many decimals, unless they have exponents; missing ones stay missing."""
-
-    def text(value: float) -> str:
-        whole, _, decimals = str(value).partition(".")
-        return str(value).replace(".", decimal) if "e" in str(value) else f"{whole}{decimal}{decimals:0<{least}}"
-
-    return values.map(text, na_action="ignore").astype(object)
+def _plain_text(value: float, least: int, most: int) -> str:
+    """Return a number without an exponent, with more than ``most`` decimals only if it would change otherwise."""
+    text = f"{value:.{most}f}"
+    if abs(float(text) - value) > _MAX_CHANGE * abs(value):  # such as a given value
+        text = np.format_float_positional(value, trim="-")
+    return _padded(_shorten(text, least), least)
 
 
-def count_least_decimals(cells: pd.Series, decimal: str = ".") -> int | None:
-    """Return how many decimals all texts of plain numbers have at least, 0 if some have exponents, None without any."""
-    texts = cells[cells != ""].str.strip()
-    decimals = texts.str.extract(rf"^[-+]?\d*{re.escape(decimal)}(\d+)$")[0].str.len().fillna(0)
-    return int(decimals.min()) if len(decimals) else None
+def _padded(text: str, least: int) -> str:
+    """Add zeros up to ``least`` decimals."""
+    whole, _, decimals = text.partition(".")
+    return f"{whole}.{decimals:0<{least}}" if least else text
 
 
 def _shorten(digits: str, least: int) -> str:
@@ -265,7 +263,7 @@ def split_numbers(cells: pd.Series) -> pd.DataFrame:
     is_dash = texts.str.fullmatch(_DASH)
     digits = texts.mask(is_dash, texts.str.replace(_DASH, r"\g<currency>0", regex=True))
     parts = digits.str.extract(rf"^{_CELL.pattern}$")
-    is_code = parts["open"].notna() & parts["digits"].str.match(_PADDED).eq(True)  # such as the area code (030)
+    is_code = parts["open"].notna() & parts["digits"].str.match(LEADING_ZERO).eq(True)  # such as the area code (030)
     parts.loc[is_code] = None
     unit = parts["prefix"].fillna("") + parts["suffix"].fillna("")
     return parts.assign(text=texts, unit=unit.str.strip(), is_dash=is_dash)
