@@ -15,8 +15,6 @@ from arcsm.data.column_types import (
     check_cells,
     collect_columns,
     holds_numbers,
-    infer_type,
-    odd_code,
     typed_column,
 )
 from arcsm.data.number_formats import NumberFormat, write_like
@@ -25,6 +23,7 @@ from arcsm.data.read_options import ReadOptions
 from arcsm.data.row_labels import SetAside, reason_to_set_aside
 from arcsm.data.table import TableFile
 from arcsm.data.time_formats import TimeFormat
+from arcsm.data.type_guesses import infer_type, odd_code
 from arcsm.errors import SkippedWarning, warn
 
 _PART_ROWS = 50_000

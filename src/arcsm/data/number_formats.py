@@ -199,8 +199,8 @@ class NumberFormat:
 def write_like(values: pd.Series, cells: pd.Series, decimal: str = ".") -> list[str]:
     """Return numbers as texts in the form of cells that hold plain numbers: ``13.0`` beside ``7.0``.
 
-    The numbers have at least as many decimals as any cell. If most cells have exponents, so do the numbers, with at most
-    as many decimals as the cell with the most.
+    The numbers have at least as many decimals as any cell. They have exponents if most cells do, with at most as many
+    decimals as the cell with the most.
     """
     pattern = rf"^[-+]?(?P<digits>\d*(?:{re.escape(decimal)}(?P<decimals>\d*))?)(?:[eE](?P<exponent>[-+]?\d+))?$"
     texts = pd.Series(cells.unique(), dtype=object).str.strip()

@@ -16,11 +16,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from arcsm._runtime.devices import resolve_device
-from arcsm.data.checks import check_holds_no_times
 from arcsm.estimators.checks import check_numbers, check_same_columns, check_training_rows, checked_frame
 from arcsm.estimators.column_types import Array, Constant, Continuous, Grid
 from arcsm.estimators.encoder import Columns, Table
-from arcsm.estimators.native_frames import is_native, to_native, to_pandas
+from arcsm.estimators.native_frames import check_holds_no_times, is_native, to_native, to_pandas
 from arcsm.estimators.table_config import TableConfig
 from arcsm.estimators.table_model import TableModel
 
