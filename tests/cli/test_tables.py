@@ -185,6 +185,7 @@ def test_whole_numbers_that_are_not_modelled_stay_whole_in_parquet(tmp_path: Pat
     filled = pd.read_parquet(tmp_path / "o.parquet")
     assert filled["key"].dropna().tolist() == [2**53 + 1] * 30
     assert filled["n"].tolist() == list(range(60))
+    assert filled.dtypes[["key", "n"]].map(pd.api.types.is_integer_dtype).all()
     assert filled["code"].tolist() == table["code"].tolist()
 
 

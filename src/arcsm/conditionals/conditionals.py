@@ -283,10 +283,10 @@ class Conditionals:
         return density
 
     def differentiable_log_prob(self, x: Tensor) -> Tensor:
-        """Return the log density at ``x (N,)`` by quadrature, with gradients by the head, the contexts and ``x``.
+        """Return the log density at ``x (N,)`` by quadrature, differentiable with respect to head, contexts and ``x``.
 
         The nodes, one of them at ``x``, are chosen without gradients. The score at all nodes is then evaluated once
-        more, with gradients. By ``x`` the first two derivatives are exact: the score and its derivative.
+        more, with gradients. With respect to ``x`` the first two derivatives are exact: the score and its derivative.
         """
         values = []
         for rows in self._chunks():
