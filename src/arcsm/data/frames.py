@@ -18,7 +18,7 @@ from arcsm.data.column_types import (
     typed_column,
 )
 from arcsm.data.number_formats import NumberFormat, write_like
-from arcsm.data.number_marks import OTHER_MARK, is_ambiguous
+from arcsm.data.number_marks import OTHER_MARK, may_separate_thousands
 from arcsm.data.read_options import ReadOptions
 from arcsm.data.row_labels import SetAside, reason_to_set_aside
 from arcsm.data.table import TableFile
@@ -253,7 +253,7 @@ class FrameFile:
         They are those of the format unless the decimal marks of the two files differ. If the format has no decimals,
         ambiguous marks separate thousands.
         """
-        mark = next((mark for mark in OTHER_MARK if is_ambiguous(column, mark)), None)
+        mark = next((mark for mark in OTHER_MARK if may_separate_thousands(column, mark)), None)
         if mark is None or form.is_code or not self.file.is_decimal_guessed:
             return form
         if not form.decimals:

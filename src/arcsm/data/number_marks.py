@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from arcsm.data.column_types import MISSING
 from arcsm.data.number_formats import digits_of_amount, split_numbers
 
 OTHER_MARK = {".": ",", ",": "."}
@@ -33,10 +34,9 @@ def proven_decimal(rows: Sequence[Sequence[str]], separator: str) -> str | None:
     if any(_is_decimal(digits, ".") for digits in _amounts(cell for row in rows for cell in row)):
         return "."
     columns = _columns(rows)
-    for column in columns if separator == "," else rows:
-        amounts = _amounts(column)
-        if any(_is_decimal(digits, ",") for digits in amounts) and (separator != "," or _are_numbers(column)):
-            return ","
+    groups = rows if separator != "," else [column for column in columns if _are_numbers(column)]
+    if any(_is_decimal(digits, ",") for cells in groups for digits in _amounts(cells)):
+        return ","
     series = [pd.Series(column, dtype=object) for column in columns]
     return next((OTHER_MARK[mark] for mark in (".", ",") if any(_has_proof(cells, mark) for cells in series)), None)
 
@@ -73,7 +73,7 @@ def separates_thousands(cells: pd.Series, mark: str) -> bool:
     return _have_several_marks(marked) or _has_small(others)
 
 
-def is_ambiguous(cells: pd.Series, mark: str) -> bool:
+def may_separate_thousands(cells: pd.Series, mark: str) -> bool:
     """Return whether some number has a mark, and exactly three digits follow it in all that do."""
     return len(_with_mark(cells, mark)[0]) > 0
 
@@ -101,9 +101,9 @@ def _is_decimal(digits: str, mark: str) -> bool:
 
 
 def _are_numbers(cells: Iterable[str]) -> bool:
-    """Return whether all cells that are not empty are numbers with at most a decimal comma."""
-    digits = [digits_of_amount(cell) for cell in cells if cell.strip()]
-    return all(text.isdecimal() or _DECIMAL[","].fullmatch(text) for text in digits)
+    """Return whether all cells that are not missing are numbers as in a file with decimal commas."""
+    known = (digits_of_amount(cell) for cell in cells if cell.strip() not in MISSING)
+    return all(text.isdecimal() or _DECIMAL[","].fullmatch(text) or re.fullmatch(_GROUPED["."], text) for text in known)
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:

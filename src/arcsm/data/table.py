@@ -16,7 +16,7 @@ from arcsm.data.column_types import default_names, holds_numbers, is_number, num
 from arcsm.data.csv_dialect import TAB_SUFFIXES, Dialect
 from arcsm.data.csv_files import CSVFile
 from arcsm.data.number_formats import NumberFormat
-from arcsm.data.number_marks import OTHER_MARK, is_ambiguous, is_undecided, separates_thousands
+from arcsm.data.number_marks import OTHER_MARK, is_undecided, may_separate_thousands, separates_thousands
 from arcsm.data.numpy_files import read_array, split_key
 from arcsm.data.parquet_files import index_names, labelled_parts, parquet_parts, parquet_writer
 from arcsm.data.read_options import ReadOptions
@@ -96,7 +96,7 @@ class TableFile:
         """Return how the numbers of a text column are read, and which option overrules it if nothing decides."""
         hint = ""
         if self.is_decimal_guessed and self.csv.dialect.separator != ",":
-            if form.decimal == "." and is_ambiguous(column, "."):
+            if form.decimal == "." and may_separate_thousands(column, "."):
                 hint = " (if points separate thousands: --decimal ,)"
             elif form.thousands == "," and is_undecided(column, ","):
                 hint = " (if commas come before decimals: --decimal ,)"
