@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from arcsm.estimators import ScoreRegressor, base
+from arcsm.estimators import ScoreRegressor, density_estimator
 from arcsm.estimators.table_config import TableConfig
 
 _ACCURATE: dict[str, Any] = {
@@ -30,7 +30,7 @@ def use_one_model(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Make estimators fit one model, whatever the table."""
     config = TableConfig(**{**_ACCURATE, **changes})
     monkeypatch.setattr(TableConfig, "for_table", classmethod(lambda *_: config))
-    monkeypatch.setattr(base, "_MIN_ROWS_FOR_SELECTION", 10**9)
+    monkeypatch.setattr(density_estimator, "_MIN_ROWS_FOR_SELECTION", 10**9)
 
 
 def targets(name: str, count: int = 2000, seed: int = 0) -> tuple[Array, Array]:

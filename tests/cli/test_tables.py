@@ -91,7 +91,7 @@ def test_a_table_without_missing_values_is_copied(
     def never(*_: object) -> None:
         raise AssertionError("fitted all the same")
 
-    monkeypatch.setattr("arcsm.estimators.base.TableEstimator._fit_table", never)
+    monkeypatch.setattr("arcsm.estimators.density_estimator.DensityEstimator._fit_table", never)
     table, out = pd.DataFrame({"a": normal(60), "day": ["01.02.2026", "02.03.2026"] * 30}), tmp_path / f"o.{to}"
     write_frame(tmp_path / "t.csv", table)
     assert run("impute", tmp_path / "t.csv", "--out", out) == 0
@@ -261,7 +261,7 @@ def test_mistakes_are_found_before_the_fit(
     def never(*_: object) -> None:
         raise AssertionError("fitted all the same")
 
-    monkeypatch.setattr("arcsm.estimators.base.TableEstimator._fit_table", never)
+    monkeypatch.setattr("arcsm.estimators.density_estimator.DensityEstimator._fit_table", never)
     table = pd.DataFrame({"a": normal(60), "b": [1.0, 2.0, None] * 20})
     write_frame(tmp_path / "t.csv", table)
     t = tmp_path / "t.csv"

@@ -113,11 +113,13 @@ def test_missing_values_are_filled_with_the_centre_of_the_draws(monkeypatch: pyt
         filled = fitted.impute(gaps, estimate=estimate)
         assert filled.iloc[0].tolist() == [expected, expected / 10, fitted.columns_.kinds[2].names[1]]
         assert filled["whole"].dtype == table["whole"].dtype
-    drawn = fitted.impute(gaps, n=4)
-    assert [frame["whole"][0] for frame in drawn] == [0, 0, 10, 11]
-    with pytest.raises(ValueError, match="estimate: expected one of mean, median, mode, got 'best'"):
+    for estimate in (None, "draw"):
+        drawn = fitted.impute(gaps, n=4, estimate=estimate)
+        assert [frame["whole"][0] for frame in drawn] == [0, 0, 10, 11]
+    assert fitted.impute(gaps, estimate="draw").iloc[0].tolist() == [0, 0.0, fitted.columns_.kinds[2].names[1]]
+    with pytest.raises(ValueError, match="estimate: expected one of None, mean, median, mode, draw, got 'best'"):
         fitted.impute(gaps, estimate="best")
-    with pytest.raises(ValueError, match="estimate: expected None with n > 1, where each table is a draw"):
+    with pytest.raises(ValueError, match="estimate: expected one of None, draw with n > 1, where each table is a draw"):
         fitted.impute(gaps, n=2, estimate="mean")
 
 
@@ -213,6 +215,14 @@ def test_the_probability_of_a_range_is_the_integral_of_the_density(
     assert found == (pytest.approx(integral, abs=2e-3), 0.0)
 
 
+def _ends(value: Any) -> tuple[Any, Any]:
+    """Return the ends of a range or of a single value."""
+    if not isinstance(value, tuple):
+        value = tuple(value) * 2 if isinstance(value, set) else (value, value)
+    low, high = value
+    return (-math.inf if low is None else low, math.inf if high is None else high)
+
+
 @pytest.mark.parametrize(
     ("event", "given", "truth"),
     [
@@ -229,9 +239,13 @@ def test_the_probability_of_a_range_is_the_integral_of_the_density(
 def test_probabilities_of_events(
     fitted_table: tuple[ScoreDensity, pd.DataFrame], event: Any, given: Any, truth: float
 ) -> None:
-    found = fitted_table[0].probability(event, given)
+    density, _ = fitted_table
+    found = density.probability(event, given)
     assert found.value == pytest.approx(truth, abs=0.1)  # the density of 3,000 rows is that far from the truth
     assert 0.0 <= found.standard_error < 0.04
+    drawn = density.conditional(given or {}, draws=4000, random_state=1)  # the model's own
+    share = np.all([drawn[name].between(*_ends(value)) for name, value in event.items()], 0).mean()
+    assert found.value == pytest.approx(share, abs=4.0 * math.hypot(found.standard_error, 0.5 / math.sqrt(4000)))
     assert (found.standard_error == 0.0) or given is not None or len(event) > 1
 
 

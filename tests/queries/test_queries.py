@@ -159,6 +159,19 @@ def test_draws_have_one_of_the_levels_with_their_probabilities() -> None:
     assert set(found.rows[0, :, 2].tolist()) == {0.0, 2.0}
 
 
+def test_a_share_of_a_level_counts_as_much_of_its_probability() -> None:
+    model = gaussian_model()
+    x = torch.tensor([[0.3, -1.2, NAN]], dtype=torch.float64)
+    masses = model.log_prob(torch.tensor([[0.3, -1.2, level] for level in (0.0, 2.0)]).double(), reduce=False)[
+        :, 2
+    ].exp()
+    parts = Levels((2, 0), shares=(0.25, 1.0))
+    expected = masses[0] + 0.25 * masses[1]
+    torch.testing.assert_close(probability(model, {2: parts}, x)[0], expected.expand(1))
+    drawn = complete(model, x, n=3000, constraints={2: parts}, generator=seeded()).rows[0, :, 2]
+    assert abs((drawn == 2.0).double().mean().item() - (0.25 * masses[1] / expected).item()) < 1e-3  # stratified draws
+
+
 def test_the_probability_of_an_event_is_that_of_the_density() -> None:
     model, order = gaussian_model(), (0, 2, 1)
     event = {0: Intervals([(0.0, 2.0)]), 2: Levels((1, 2)), 1: Intervals([(-math.inf, -0.9)])}
@@ -280,6 +293,8 @@ class OwnOrders(MADE):
         (lambda model, x: Intervals([(0.0, math.nan)]), "low < high"),
         (lambda model, x: Intervals([(0.0, 2.0), (1.0, 3.0)]), "do not overlap"),
         (lambda model, x: Levels(()), "at least one"),
+        (lambda model, x: Levels((0, 1), shares=(0.5,)), "shares: expected a number in"),
+        (lambda model, x: Levels((0, 1), shares=(0.5, 1.5)), "shares: expected a number in"),
     ],
 )
 def test_impossible_questions_are_errors(question: Any, message: str) -> None:

@@ -4,6 +4,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.utils import column_or_1d
@@ -11,7 +12,6 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array
 
 from arcsm.estimators.column_types import Array
-from arcsm.estimators.target_conditionals import level_probabilities
 from arcsm.estimators.target_estimator import TargetEstimator
 
 
@@ -60,10 +60,11 @@ class ScoreClassifier(ClassifierMixin, TargetEstimator):
         """Return the probability of each of ``classes_`` given the features of each row, ``(N, K)``."""
         numbers, _ = self.encode_rows(X)
         kind, column = self._target(0)
-        if column is None:
+        model = self.density_.model_
+        if model is None or column is None:
             return np.ones((len(numbers), 1))
-        codes = kind.encode(np.arange(len(self.classes_)))
-        return level_probabilities(self.density_.model_, numbers, column, codes)
+        codes = torch.from_numpy(kind.encode(np.arange(len(self.classes_))))
+        return model.level_probabilities(numbers, column, codes).numpy()
 
     def predict_log_proba(self, X: Any) -> Array:
         """Return the logs of :meth:`predict_proba`."""

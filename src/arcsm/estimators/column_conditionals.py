@@ -6,67 +6,101 @@ import torch
 from torch import Tensor
 
 from arcsm.conditionals import Conditionals
+from arcsm.estimators.model_columns import ModelColumns
 
 
 @dataclass(frozen=True)
 class ColumnConditionals:
-    """``N`` conditionals of one column, in the numbers of the table.
+    """``N`` conditionals of one column. Arguments and results are numbers of the table, ``(N,)``.
 
     .. math:: F(x) = p_0 F_0(x) + \\sum_{a_k \\le x} p_k
 
     Attributes:
+        columns: The columns of the table.
+        column: Which of them it is.
         values: The conditionals :math:`F_0` of levels or of numbers that are no spikes, in standardised units.
         shift, scale: Of the units.
-        spikes: The spikes :math:`a_k` in ascending order, ``(K,)``; none for most columns.
-        masses: The probabilities of any other number and of each spike, ``(N, 1 + K)``.
-        level_numbers: The number of each level of a nominal column, whose densities and distribution functions take
-            levels; ``None`` for other columns.
+        masses: The probabilities of any number that is no spike and of each spike :math:`a_k`, ``(N, 1 + K)``.
+        width: The step of a grid, over which the density of its numbers is averaged; 0 for the density at a point.
     """
 
+    columns: ModelColumns
+    column: int
     values: Conditionals
     shift: Tensor
     scale: Tensor
-    spikes: Tensor
     masses: Tensor
-    level_numbers: Tensor | None = None
+    width: float = 0.0
+
+    @property
+    def nominal(self) -> bool:
+        """Whether the column has levels."""
+        return self.column in self.columns.levels
+
+    @property
+    def spikes(self) -> Tensor:
+        """The spikes in ascending order, ``(K,)``; none for most columns."""
+        return self.columns.spikes.get(self.column, torch.zeros(0)).to(self.masses)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return the log density of numbers ``(N,)`` that are no spikes, or the log probability of levels."""
-        return self.values.log_prob((x - self.shift) / self.scale) - self.scale.log() + self.masses[:, 0].log()
+        """Return the log density of numbers, or the log probability of those that have one.
 
-    def log_mean_density(self, x: Tensor, width: float) -> Tensor:
-        """Return log densities of numbers ``(N,)`` that are no spikes, averaged over steps of a width around them."""
-        z, half = (x - self.shift) / self.scale, 0.5 * width / self.scale
-        found = self.values.log_mean_density(z, half.expand_as(z)) if width else self.values.log_prob(z)
+        These are levels and spikes. A number on a grid has the mean density within its step, which is its probability
+        in units of the step.
+        """
+        if self.nominal:
+            level = self.columns.level(self.column, x)
+            found = self.values.log_prob(level.nan_to_num(nan=0.0))
+            return torch.where(level.isnan(), 0.0, found) + self.columns.log_share(self.column, x)
+        others = self.log_density_of_others(x)
+        if not len(self.spikes):
+            return others
+        spike = self.columns.spike(self.column, x).long()
+        of_spike = self.masses.gather(1, spike[:, None])[:, 0].log()
+        return torch.where(spike > 0, torch.logaddexp(of_spike, others) if self.width else of_spike, others)
+
+    def log_density_of_others(self, x: Tensor) -> Tensor:
+        """Return what :meth:`log_prob` is of numbers that are no spikes."""
+        z = (x - self.shift) / self.scale
+        half = (0.5 * self.width / self.scale).expand_as(z)
+        found = self.values.log_mean_density(z, half) if self.width else self.values.log_prob(z)
         return found - self.scale.log() + self.masses[:, 0].log()
 
     def cdf(self, x: Tensor) -> Tensor:
-        """Return the distribution function at numbers ``(N,)``."""
+        """Return the distribution function; NaN for a number without a level."""
+        if self.nominal:
+            level = self.columns.level(self.column, x)
+            return torch.where(level.isnan(), torch.nan, self.values.cdf(level.nan_to_num(nan=0.0)))
         below = (self.masses[:, 1:] * (self.spikes <= x.unsqueeze(-1))).sum(-1)
         return self.masses[:, 0] * self.values.cdf((x - self.shift) / self.scale) + below
 
     def middle(self, x: Tensor) -> Tensor:
-        """Return the distribution function at numbers ``(N,)``, in the middle of its step where they have a mass."""
-        if self.values.head.discrete:
-            return self.cdf(x) - 0.5 * self.values.log_prob(x).exp()
+        """Return the distribution function, in the middle of its step where a number is a level or a spike."""
+        if self.nominal:
+            level = self.columns.level(self.column, x).nan_to_num(nan=0.0)
+            return self.cdf(x) - 0.5 * self.values.log_prob(level).exp()
         return self.cdf(x) - 0.5 * (self.masses[:, 1:] * (self.spikes == x.unsqueeze(-1))).sum(-1)
 
     def icdf(self, u: Tensor) -> Tensor:
         """Return the quantiles ``u (N,)``."""
-        if self.level_numbers is not None:
-            return self.level_numbers[self.values.icdf(u).long()].to(u)
-        if not len(self.spikes):
-            return self.values.icdf(u) * self.scale + self.shift
-        count = len(self.spikes)
+        if self.nominal:
+            return self.columns.levels[self.column].to(u)[self.values.icdf(u).long()]
+        spikes, count = self.spikes, len(self.spikes)
+        if not count:
+            return self.quantiles_of_others(u)
         low, high = torch.zeros_like(u, dtype=torch.long), torch.full_like(u, count, dtype=torch.long)
         while bool((low < high).any()):  # find the first spike whose distribution function is at least u
             middle = (low + high) // 2
-            reached = self.cdf(self.spikes[middle.clamp(max=count - 1)]) >= u
+            reached = self.cdf(spikes[middle.clamp(max=count - 1)]) >= u
             low, high = torch.where(reached | (low >= high), low, middle + 1), torch.where(reached, middle, high)
-        before = (self.masses[:, 1:].cumsum(-1) - self.masses[:, 1:]).gather(-1, low.clamp(max=count - 1).unsqueeze(-1))
-        before = torch.where(low < count, before[:, 0], self.masses[:, 1:].sum(-1))
-        spike = self.spikes[low.clamp(max=count - 1)]
-        own = self.masses[:, 1:].gather(-1, low.clamp(max=count - 1).unsqueeze(-1))[:, 0]
+        index = low.clamp(max=count - 1).unsqueeze(-1)
+        spike, own = spikes[index[:, 0]], self.masses[:, 1:].gather(-1, index)[:, 0]
+        before = (self.masses[:, 1:].cumsum(-1) - self.masses[:, 1:]).gather(-1, index)[:, 0]
+        before = torch.where(low < count, before, self.masses[:, 1:].sum(-1))
         on_spike = (low < count) & (u >= self.cdf(spike) - own)
         inside = ((u - before) / self.masses[:, 0]).clamp(1e-12, 1.0 - 1e-12)
-        return torch.where(on_spike, spike, self.values.icdf(inside) * self.scale + self.shift)
+        return torch.where(on_spike, spike, self.quantiles_of_others(inside))
+
+    def quantiles_of_others(self, u: Tensor) -> Tensor:
+        """Return quantiles ``u (N,)`` of the numbers that are no spikes."""
+        return self.values.icdf(u) * self.scale + self.shift

@@ -77,17 +77,6 @@ class Conditions:
                 raise ValueError(f"{argument}: column {name!r} {error}") from error
         return found
 
-    def check_drawable(self, columns: Columns, argument: str) -> None:
-        """Check that no set has some but not all of the rare categories that share a level, whose draws are joint."""
-        for d, constraint in self.constraints.items():
-            rarest, last = len(columns.kinds[d].shares_of_last_level), len(columns.kinds[d].level_numbers) - 1
-            listed = sum(number >= last for number in constraint.levels) if isinstance(constraint, Levels) else 0
-            if 0 < listed < rarest:
-                raise ValueError(
-                    f"{argument}: column {columns.labels[d]!r} has {rarest} rare categories that are modelled as one; "
-                    "list all or none of them"
-                )
-
 
 def column_index(columns: Columns, name: Any, argument: str) -> int:
     """Return the index of a column by its name (of a data frame) or index."""

@@ -18,9 +18,9 @@ from arcsm._runtime.progress import track
 from arcsm._runtime.sizes import check_size
 from arcsm.denoise import systematic_resampling
 from arcsm.errors import warn
-from arcsm.estimators.base import TableEstimator
 from arcsm.estimators.column_types import Array
 from arcsm.estimators.conditions import Conditions, column_index, intersection
+from arcsm.estimators.density_estimator import DensityEstimator
 from arcsm.estimators.encoder import clip_to_dtype
 from arcsm.estimators.imputation import ESTIMATES, Estimate, fill_column, point_estimates
 from arcsm.estimators.level_pairs import LevelPairs
@@ -40,7 +40,7 @@ class Probability(NamedTuple):
     standard_error: float
 
 
-class ScoreDensity(DensityMixin, TableEstimator):
+class ScoreDensity(DensityMixin, DensityEstimator):
     """The density of a table, by one score model of every order of the columns, whose defaults suit most tables.
 
     Columns may be continuous, discrete, categorical (strings or Booleans in a data frame), temporal (dates, times,
@@ -201,8 +201,9 @@ class ScoreDensity(DensityMixin, TableEstimator):
             X: Rows with missing values (NaN, or what pandas treats as missing).
             n: Number of filled tables.
             estimate: The single value, for ``n=1``: ``"mean"`` (default) has the smallest squared error, ``"median"``
-                the smallest absolute error, and ``"mode"`` is the most likely one. Those of a discrete column lie on
-                its grid; a category is always the most likely one.
+                the smallest absolute error, ``"mode"`` is the most likely one, and ``"draw"`` a joint draw of all
+                missing values of a row. Those of a discrete column lie on its grid; a category is the most likely one
+                unless it is drawn.
             draws: Number of joint draws that the single values are computed from.
             random_state: Randomness of the draws.
 
@@ -211,9 +212,10 @@ class ScoreDensity(DensityMixin, TableEstimator):
         """
         check_is_fitted(self)
         check_size("impute", n=n, draws=draws)
-        if estimate is not None and (estimate not in ESTIMATES or n > 1):
-            expected = "None with n > 1, where each table is a draw" if n > 1 else f"one of {', '.join(ESTIMATES)}"
-            raise ValueError(f"estimate: expected {expected}, got {estimate!r}")
+        possible: tuple[Any, ...] = (None, *ESTIMATES) if n == 1 else (None, "draw")
+        if estimate not in possible:
+            where = " with n > 1, where each table is a draw" if n > 1 else ""
+            raise ValueError(f"estimate: expected one of {', '.join(map(str, possible))}{where}, got {estimate!r}")
         table = self._validated(X)
         numbers = self._clip_modelled(self.columns_.encode(table))
         exact = np.asarray(self.columns_.decode(numbers.nan_to_num(nan=0.0).numpy()), dtype=object)  # (N, D)
@@ -239,7 +241,8 @@ class ScoreDensity(DensityMixin, TableEstimator):
         """Write the missing values of some rows, in units of the table, into each of the ``fillings``."""
         assert self.model_ is not None  # else no column is modelled, and no row incomplete
         single = len(fillings) == 1
-        drawn = self.model_.complete(numbers, draws if single else len(fillings), generator).rows.numpy()  # (n, K, M)
+        count = len(fillings) if not single or estimate == "draw" else draws
+        drawn = self.model_.complete(numbers, count, generator).rows.numpy()  # (n, K, M)
         for m, d in enumerate(self.columns_.modelled):
             missing = np.flatnonzero(numbers[:, m].isnan().numpy())
             kind, values = self.columns_.kinds[d], drawn[missing, :, m]
@@ -292,7 +295,6 @@ class ScoreDensity(DensityMixin, TableEstimator):
         check_is_fitted(self)
         check_size("conditional", draws=draws)
         conditions = Conditions.parse(self.columns_, given, "given")
-        conditions.check_drawable(self.columns_, "given")
         self._warn_of_new_pairs(conditions.numbers, conditions.values)
         if self.model_ is None:
             return self._decode(np.zeros((draws, 0)))

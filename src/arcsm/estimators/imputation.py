@@ -10,16 +10,18 @@ from arcsm.estimators.column_types import Array, Categories, Column
 from arcsm.estimators.encoder import clip_to_dtype
 from arcsm.estimators.times import counted
 
-Estimate = Literal["mean", "median", "mode"]
+Estimate = Literal["mean", "median", "mode", "draw"]
 ESTIMATES: tuple[str, ...] = get_args(Estimate)
 
 
 def point_estimates(kind: Column, numbers: Array, estimate: Estimate) -> NDArray[Any]:
     """Return the estimate of the values of a column, in units of the table, from draws of their numbers ``(N, K)``.
 
-    Mean and median minimise the expected squared and absolute error in units of the table, the mode the probability of
-    an error. Those of discrete columns lie on the grid; categories have a mode only.
+    A draw is the first one. Mean and median minimise the expected squared and absolute error in units of the table, the
+    mode the probability of an error. Those of discrete columns lie on the grid; categories have a mode only.
     """
+    if estimate == "draw":
+        return np.asarray(kind.decode(numbers[:, 0]))
     if isinstance(kind, Categories) or (estimate == "mode" and kind.discrete):
         return np.asarray(kind.decode(_most_frequent(np.rint(numbers))))
     scale = counted(kind)

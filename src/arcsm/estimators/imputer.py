@@ -3,17 +3,16 @@
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.base import OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from arcsm._runtime.sizes import check_size
+from arcsm.estimators.base import TableEstimator
 from arcsm.estimators.density import ScoreDensity
 from arcsm.estimators.imputation import ESTIMATES
 
-_DRAW = "draw"
 
-
-class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):
     """A transformer that fills missing values given the known ones of each row, by :meth:`ScoreDensity.impute`.
 
     Columns may be of any type that :class:`ScoreDensity` takes. A filled table has the library, the index and the
@@ -51,15 +50,9 @@ class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         device: str = "cpu",
         verbose: bool = False,
     ) -> None:
+        super().__init__(n_estimators, max_steps, hidden_features, validation_fraction, random_state, device, verbose)
         self.estimate = estimate
-        self.n_estimators = n_estimators
-        self.max_steps = max_steps
-        self.hidden_features = hidden_features
-        self.validation_fraction = validation_fraction
         self.draws = draws
-        self.random_state = random_state
-        self.device = device
-        self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fit rows ``(N, D)``, an array or a data frame (of pandas, polars or pyarrow), with or without gaps.
@@ -85,18 +78,10 @@ class ScoreImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         self._check_arguments()
-        if self.estimate == _DRAW:
-            return self.density_.impute(X, estimate="median", draws=1, random_state=self.random_state)
         return self.density_.impute(X, estimate=self.estimate, draws=self.draws, random_state=self.random_state)  # type: ignore[arg-type]
 
     def _check_arguments(self) -> None:
-        choices = (*ESTIMATES, _DRAW)
-        if self.estimate not in choices:
-            raise ValueError(f"estimate: expected one of {', '.join(choices)}, got {self.estimate!r}")
+        super()._check_arguments()
+        if self.estimate not in ESTIMATES:
+            raise ValueError(f"estimate: expected one of {', '.join(ESTIMATES)}, got {self.estimate!r}")
         check_size("ScoreImputer", draws=self.draws)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.input_tags.categorical = True
-        return tags

@@ -3,20 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from arcsm.estimators.column_types import Column
 from arcsm.queries import Constraint, Intervals, Levels
-
-
-class Part(NamedTuple):
-    """A part of what a constraint allows: constraints of dimensions, and the probability of the part given these."""
-
-    constraints: dict[int, Any]
-    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -94,15 +87,23 @@ class ModelColumns:
             found[..., m] = torch.where(spike > 0.0, torch.nan, x[..., m])
         return found
 
-    def numbers(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the numbers ``(*, M)`` of drawn rows ``(*, D)``; draw one where several share a level."""
+    def numbers(
+        self, z: Tensor, generator: torch.Generator, constraints: Mapping[int, Constraint] | None = None
+    ) -> Tensor:
+        """Return the numbers ``(*, M)`` of drawn rows ``(*, D)``; draw one where several share a level.
+
+        It is drawn within the constraint of the column, if there is one.
+        """
+        constraints = constraints or {}
         found = z[..., : self.columns].clone()
         for m, levels in self.levels.items():
             found[..., m] = levels.to(found)[z[..., m].long()]
-        for m, shares in self.rarest.items():
+        for m in self.rarest:
             merged = z[..., m] == self.counts[m] - 1
             if bool(merged.any()):
-                weights = shares.to(generator.device)
+                constraint = constraints.get(m)
+                assert constraint is None or isinstance(constraint, Levels)
+                weights = self._allowed_shares(m, constraint).to(generator.device)
                 drawn = torch.multinomial(weights, int(merged.sum()), replacement=True, generator=generator)
                 found[..., m][merged] += drawn.to(found)
         for m, dimension in self.spike_dimension.items():
@@ -136,42 +137,48 @@ class ModelColumns:
         """Return constraints of the numbers of columns as constraints of dimensions."""
         found = dict[int, Constraint]()
         for m, constraint in constraints.items():
-            parts = self.parts(m, constraint)
-            found |= parts[-1].constraints
+            if m in self.levels:
+                assert isinstance(constraint, Levels)
+                found[m] = self._levels(m, constraint)
+                continue
+            found[m] = constraint
             if m in self.spikes:
-                merged = [level for part in parts for level in part.constraints[self.spike_dimension[m]].levels]
-                found[self.spike_dimension[m]] = Levels(merged)
-            elif m in self.levels:
-                found[m] = Levels([level for part in parts for level in part.constraints[m].levels])
+                found[self.spike_dimension[m]] = Levels([0, *self._spikes_within(m, constraint)])
         return found
 
-    def parts(self, m: int, constraint: Constraint) -> list[Part]:
-        """Return disjoint parts that together make up one constraint of a column.
+    def parts(self, m: int, constraint: Constraint) -> list[dict[int, Constraint]]:
+        """Return disjoint parts that together make up one constraint of a column, as constraints of dimensions.
 
-        In a column with spikes they are its spikes within the constraint, and the other numbers; in one whose rarest
-        numbers share a level, the other levels, and that one if some of its numbers are allowed.
+        In a column with spikes they are its spikes within the constraint, and the other numbers.
         """
-        if m in self.levels:
-            return self._parts_of_levels(m, constraint)
-        assert isinstance(constraint, Intervals)
         if m not in self.spikes:
-            return [Part({m: constraint})]
-        dimension, bounds = self.spike_dimension[m], constraint.bounds
-        spikes = enumerate(self.spikes[m].tolist(), 1)
-        inside = [k for k, spike in spikes if any(low <= spike <= high for low, high in bounds)]
-        found = [Part({dimension: Levels(inside)})] if inside else []
-        return [*found, Part({dimension: Levels([0]), m: constraint})]
+            return [self.constraints({m: constraint})]
+        dimension, inside = self.spike_dimension[m], self._spikes_within(m, constraint)
+        others: dict[int, Constraint] = {dimension: Levels([0]), m: constraint}
+        return [{dimension: Levels(inside)}, others] if inside else [others]
 
-    def _parts_of_levels(self, m: int, constraint: Constraint) -> list[Part]:
-        assert isinstance(constraint, Levels)
+    def _spikes_within(self, m: int, constraint: Constraint) -> list[int]:
+        """Return which spikes of a column a constraint allows, counted from 1."""
+        assert isinstance(constraint, Intervals)
+        spikes = enumerate(self.spikes[m].tolist(), 1)
+        return [k for k, spike in spikes if any(low <= spike <= high for low, high in constraint.bounds)]
+
+    def _levels(self, m: int, constraint: Levels) -> Levels:
+        """Return the levels of some numbers of a column, of the last one the share that is allowed."""
         numbers = torch.tensor(constraint.levels, dtype=torch.float64)
-        levels, last = self.level(m, numbers), self.counts[m] - 1
-        others = sorted(set(levels[(levels < last) | (levels == last) & (m not in self.rarest)].long().tolist()))
-        found = [Part({m: Levels(others)})] if others else []
-        if m in self.rarest and bool((levels == last).any()):
-            share = float(self.rarest[m][(numbers[levels == last] - self.levels[m][-1]).long()].sum())
-            found.append(Part({m: Levels([last])}, share))
-        return found
+        found = sorted(set(self.level(m, numbers).long().tolist()))
+        last = self.counts[m] - 1
+        if m not in self.rarest or last not in found:
+            return Levels(found)
+        share = min(1.0, float(self._allowed_shares(m, constraint).sum()))
+        return Levels(found, [1.0] * (len(found) - 1) + [share])
+
+    def _allowed_shares(self, m: int, constraint: Levels | None) -> Tensor:
+        """Return the probabilities of the numbers that share a level, 0 for those that are not allowed, ``(K,)``."""
+        if constraint is None:
+            return self.rarest[m]
+        numbers = self.levels[m][-1] + torch.arange(len(self.rarest[m]))
+        return self.rarest[m] * torch.isin(numbers, torch.tensor(constraint.levels, dtype=numbers.dtype))
 
     def log_shares(self, x: Tensor) -> Tensor:
         """Return log probabilities of numbers ``(*, M)`` given their levels, or of unknown ones their own; else 0."""

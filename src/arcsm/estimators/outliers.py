@@ -9,15 +9,15 @@ from sklearn.base import OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from arcsm._runtime.progress import track
-from arcsm.estimators.base import TableEstimator
 from arcsm.estimators.column_types import Array
+from arcsm.estimators.density_estimator import DensityEstimator
 from arcsm.estimators.native_frames import is_native, to_native
 from arcsm.estimators.value_limits import ValueLimits
 
 _MAX_REFERENCE_ROWS = 5_000
 
 
-class ScoreOutlierDetector(OutlierMixin, TableEstimator):
+class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
     """An outlier detector that scores rows by their log density under an autoregressive score model.
 
     The score of a row is its mean log density over several orders of the columns. It is a sum over the columns, which

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from arcsm._runtime.sizes import check_size
 from arcsm.estimators.column_types import Array
+from arcsm.estimators.table_model import CONDITIONALS_AT_A_TIME
 from arcsm.estimators.target_conditionals import TargetConditionals
-
-_ROWS_AT_A_TIME = 20_000
 
 
 class PredictiveDistribution:
@@ -79,8 +78,8 @@ class PredictiveDistribution:
         flat = [column.reshape(-1, 1) for column in columns]
         place = np.repeat(np.arange(len(self)), count)
         found = np.empty((len(self._orders), len(place)))
-        for start in range(0, len(place), _ROWS_AT_A_TIME):
-            rows = slice(start, start + _ROWS_AT_A_TIME)
+        for start in range(0, len(place), CONDITIONALS_AT_A_TIME):
+            rows = slice(start, start + CONDITIONALS_AT_A_TIME)
             for k, order in enumerate(self._orders):
                 x = self._x[place[rows]].clone()
                 terms = np.zeros(len(x))
@@ -151,7 +150,7 @@ class PredictiveDistribution:
         order_of_draw = random.permutation(np.arange(n) % len(self._orders))
         for k, order in enumerate(self._orders):
             draws = np.flatnonzero(order_of_draw == k)
-            size = max(1, _ROWS_AT_A_TIME // max(1, len(self)))
+            size = max(1, CONDITIONALS_AT_A_TIME // max(1, len(self)))
             for start in range(0, len(draws), size):
                 part = draws[start : start + size]
                 found[part] = self._draw(order, random.uniform(size=(len(part), *found.shape[1:])))

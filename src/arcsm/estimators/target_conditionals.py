@@ -6,7 +6,6 @@ results have shape ``(N, Q)``: ``Q`` of them for each row.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +14,8 @@ from torch import Tensor
 
 from arcsm.estimators.column_conditionals import ColumnConditionals
 from arcsm.estimators.column_types import Array, Column, Constant, Grid
-from arcsm.estimators.table_model import TableModel
+from arcsm.estimators.table_model import CONDITIONALS_AT_A_TIME, ConditionalFunction, TableModel
 
-_CONDITIONALS_AT_A_TIME = 20_000
 _NODES = 64  # of the quadrature of moments
 _CANDIDATES = 48  # of a mode
 _REFINEMENTS = 3  # of a mode, each between the neighbours of the best candidate
@@ -59,85 +57,34 @@ class TargetConditionals(ABC):
 
 
 @dataclass(frozen=True)
-class LevelTarget(TargetConditionals):
-    """A target with a probability for each of few values.
+class ConstantTarget(TargetConditionals):
+    """A target that had one value when fitted."""
 
-    Attributes:
-        model: The model of the table; ``None`` if all of its columns are constant.
-        kind: The type of the target.
-        column: Its place among the columns of the model; ``None`` if it is constant.
-    """
-
-    model: TableModel | None
-    kind: Column
-    column: int | None
-
-    @property
-    def values(self) -> Array:
-        """The values in ascending order, ``(K,)``."""
-        return np.array(self.kind.few if isinstance(self.kind, Grid) else [self.kind.value], dtype=float)  # type: ignore[attr-defined]
+    kind: Constant
+    column = None
 
     def encode(self, y: Array) -> Array:
         return self.kind.encode(y)
 
-    def probabilities(self, x: Tensor) -> Array:
-        """Return the probability of each value, ``(N, K)``."""
-        if self.column is None:
-            return np.ones((len(x), 1))
-        return level_probabilities(self.model, x, self.column, self.kind.level_numbers)
-
     def log_density(self, x: Tensor, y: Array) -> Array:
-        numbers = self.encode(y.ravel())
-        if isinstance(self.kind, Constant):
-            return self.kind.log_prob(numbers).reshape(y.shape)
-        assert self.model is not None
-        assert self.column is not None
-        columns, known = self.model.columns, torch.from_numpy(numbers)
-        level = columns.level(self.column, known).view(y.shape)
-        of_level = torch.from_numpy(self.probabilities(x)).log().gather(1, level.nan_to_num(nan=0.0).long())
-        shares = columns.log_share(self.column, known).view(y.shape)
-        slopes = self.kind.log_slope(numbers).reshape(y.shape)
-        found = (torch.where(level.isnan(), 0.0, of_level) + shares).numpy() + slopes
-        return np.where(np.isnan(y), np.nan, found)
+        return self.kind.log_prob(self.encode(y.ravel())).reshape(y.shape)
 
     def cdf(self, x: Tensor, y: Array) -> Array:
-        step = self.kind.spacing if isinstance(self.kind, Grid) else 0.0
-        count = np.searchsorted(self.values, y + _ROUNDING * step, side="right")
-        return np.take_along_axis(np.pad(self._cumulative(x), ((0, 0), (1, 0))), count, 1)
+        return np.where(np.isnan(y), np.nan, y >= self.kind.value)
 
     def quantile(self, x: Tensor, u: Array) -> Array:
-        place = (self._cumulative(x)[:, None] < u[..., None]).sum(-1)
-        return np.where(np.isnan(u), np.nan, self.values[place.clip(max=len(self.values) - 1)])
-
-    def _cumulative(self, x: Tensor) -> Array:
-        return self.probabilities(x).cumsum(1).clip(max=1.0)
+        return np.where(np.isnan(u), np.nan, float(self.kind.value))
 
     def moments(self, x: Tensor) -> tuple[Array, Array]:
-        p = self.probabilities(x)
-        mean = p @ self.values
-        return mean, np.sqrt((p * (self.values - mean[:, None]) ** 2).sum(1))
+        return self.mode(x), np.zeros(len(x))
 
     def mode(self, x: Tensor) -> Array:
-        return self.values[self.probabilities(x).argmax(1)]
-
-
-@torch.no_grad()
-def level_probabilities(model: TableModel | None, x: Tensor, m: int, numbers: Array) -> Array:
-    """Return the probability of each of the ``numbers (K,)`` of column ``m`` of the model, ``(N, K)``, with sum 1."""
-    assert model is not None
-    known = torch.from_numpy(numbers)
-    levels, shares = model.columns.level(m, known), model.columns.log_share(m, known)
-    found = []
-    for rows in x.split(max(1, _CONDITIONALS_AT_A_TIME // len(known))):
-        conditionals = model.conditionals_given(rows, m, repeats=len(known))
-        terms = conditionals.values.log_prob(levels.to(model.model.shift).repeat(len(rows)))
-        found.append((terms.view(len(rows), -1).cpu().double() + shares).softmax(-1))
-    return torch.cat(found).numpy() if found else np.empty((0, len(known)))
+        return np.full(len(x), float(self.kind.value))
 
 
 @dataclass(frozen=True)
-class NumberTarget(TargetConditionals):
-    """A target whose values are numbers: a continuum or a grid, perhaps with spikes.
+class ModelledTarget(TargetConditionals):
+    """A target that varies.
 
     Attributes:
         model: The model of the table.
@@ -157,45 +104,67 @@ class NumberTarget(TargetConditionals):
         row[:, self.column] = torch.from_numpy(numbers.ravel())
         return self.model.clip(row)[:, self.column].numpy().reshape(numbers.shape)
 
-    @torch.no_grad()
-    def _apply(self, x: Tensor, arguments: Array, function: Callable[[ColumnConditionals, Tensor], Tensor]) -> Array:
-        """Apply a function of conditionals and arguments, both flat, to arguments ``(N, Q)``; NaN stays NaN."""
-        found = np.empty(arguments.shape)
-        size = max(1, _CONDITIONALS_AT_A_TIME // max(1, arguments.shape[1]))
-        for start in range(0, len(x), size):
-            rows = slice(start, start + size)
-            given = torch.from_numpy(arguments[rows]).to(self.model.model.shift).flatten()
-            conditionals = self.model.conditionals_given(x[rows], self.column, repeats=arguments.shape[1])
-            found[rows] = function(conditionals, given).cpu().double().view(-1, arguments.shape[1]).numpy()
-        return np.where(np.isnan(arguments), np.nan, found)
-
     def log_density(self, x: Tensor, y: Array) -> Array:
         numbers = self.encode(y.ravel())
         slopes = self.kind.log_slope(numbers)
         numbers = np.rint(numbers) if self.kind.discrete else numbers
-        columns, width = self.model.columns, self.model.columns.widths[self.column]
+        found = self._evaluate(x, numbers.reshape(y.shape), ColumnConditionals.log_prob)
+        return found + slopes.reshape(y.shape)
 
-        def log_density(conditionals: ColumnConditionals, numbers: Tensor) -> Tensor:
-            known = numbers.nan_to_num(nan=0.0)
-            found = conditionals.log_mean_density(known, width)
-            if not len(conditionals.spikes):
-                return found
-            spike = columns.spike(self.column, known).long()
-            of_spike = conditionals.masses.gather(1, spike[:, None])[:, 0].log()
-            of_spike = torch.logaddexp(of_spike, found) if width else of_spike
-            return torch.where(spike > 0, of_spike, found)
+    def _evaluate(self, x: Tensor, arguments: Array, function: ConditionalFunction) -> Array:
+        """Return a function of the conditional of each row and its arguments, ``(N, Q)``."""
+        return self.model.evaluate_given(x, self.column, torch.from_numpy(arguments), function).numpy()
 
-        return self._apply(x, numbers.reshape(y.shape), log_density) + slopes.reshape(y.shape)
+
+@dataclass(frozen=True)
+class LevelTarget(ModelledTarget):
+    """A target with a probability for each of few values."""
+
+    @property
+    def values(self) -> Array:
+        """The values in ascending order, ``(K,)``."""
+        assert isinstance(self.kind, Grid)
+        return np.array(self.kind.few, dtype=float)
+
+    def probabilities(self, x: Tensor) -> Array:
+        """Return the probability of each value, ``(N, K)``."""
+        numbers = torch.from_numpy(self.kind.level_numbers)
+        return self.model.level_probabilities(x, self.column, numbers).numpy()
+
+    def cdf(self, x: Tensor, y: Array) -> Array:
+        assert isinstance(self.kind, Grid)
+        count = np.searchsorted(self.values, y + _ROUNDING * self.kind.spacing, side="right")
+        return np.take_along_axis(np.pad(self._cumulative(x), ((0, 0), (1, 0))), count, 1)
+
+    def quantile(self, x: Tensor, u: Array) -> Array:
+        place = (self._cumulative(x)[:, None] < u[..., None]).sum(-1)
+        return np.where(np.isnan(u), np.nan, self.values[place.clip(max=len(self.values) - 1)])
+
+    def _cumulative(self, x: Tensor) -> Array:
+        return self.probabilities(x).cumsum(1).clip(max=1.0)
+
+    def moments(self, x: Tensor) -> tuple[Array, Array]:
+        p = self.probabilities(x)
+        mean = p @ self.values
+        return mean, np.sqrt((p * (self.values - mean[:, None]) ** 2).sum(1))
+
+    def mode(self, x: Tensor) -> Array:
+        return self.values[self.probabilities(x).argmax(1)]
+
+
+@dataclass(frozen=True)
+class NumberTarget(ModelledTarget):
+    """A target whose values are numbers: a continuum or a grid, perhaps with spikes."""
 
     def cdf(self, x: Tensor, y: Array) -> Array:
         numbers = self.kind.encode(y.ravel())
         if self.kind.discrete:
             numbers = np.floor(numbers + _ROUNDING) + 0.5
         numbers = self._clip(numbers).reshape(y.shape)
-        return self._apply(x, numbers, lambda conditionals, n: conditionals.cdf(n.nan_to_num(nan=0.0)))
+        return self._evaluate(x, numbers, ColumnConditionals.cdf)
 
     def quantile(self, x: Tensor, u: Array) -> Array:
-        return self._decode(self._apply(x, u, lambda conditionals, u: conditionals.icdf(u)))
+        return self._decode(self._evaluate(x, u, ColumnConditionals.icdf))
 
     def _decode(self, numbers: Array) -> Array:
         return np.asarray(self.kind.decode(numbers.ravel()), dtype=float).reshape(numbers.shape)
@@ -210,17 +179,14 @@ class NumberTarget(TargetConditionals):
 
     def _masses(self, x: Tensor) -> tuple[Array, Array]:
         """Return the probabilities of other numbers and of each spike, ``(N, 1 + K)``, and the spikes ``(K,)``."""
-        chunks = x.split(_CONDITIONALS_AT_A_TIME)
+        chunks = x.split(CONDITIONALS_AT_A_TIME)
         masses = [self.model.conditionals_given(rows, self.column).masses.cpu().double() for rows in chunks]
         return torch.cat(masses).numpy(), self._decode(self.kind.spike_numbers)
 
     def _quantiles_of_others(self, x: Tensor, u: Array) -> Array:
         """Return quantiles ``u (Q,)`` of numbers that are no spikes, ``(N, Q)``."""
-        numbers = self._apply(
-            x, np.broadcast_to(u, (len(x), len(u))).copy(),
-            lambda conditionals, u: conditionals.values.icdf(u) * conditionals.scale + conditionals.shift,
-        )  # fmt: skip
-        return self._decode(numbers)
+        u_of_rows = np.broadcast_to(u, (len(x), len(u))).copy()
+        return self._decode(self._evaluate(x, u_of_rows, ColumnConditionals.quantiles_of_others))
 
     def mode(self, x: Tensor) -> Array:
         """Return the values with the highest density, ``(N,)``.
@@ -255,7 +221,7 @@ class NumberTarget(TargetConditionals):
         """Return log densities as if values were no spikes, ``(N, Q)``."""
         numbers = self.encode(y.ravel())
         slopes = self._log_slope(numbers).reshape(y.shape)
-        return self._apply(x, numbers.reshape(y.shape), lambda conditionals, n: conditionals.log_prob(n)) + slopes
+        return self._evaluate(x, numbers.reshape(y.shape), ColumnConditionals.log_density_of_others) + slopes
 
 
 def quadrature_rule(count: int) -> tuple[Array, Array]:
@@ -273,6 +239,7 @@ def quadrature_rule(count: int) -> tuple[Array, Array]:
 
 def target_conditionals(model: TableModel | None, kind: Column, column: int | None) -> TargetConditionals:
     """Return the conditionals of a numeric target of a type at its place among the columns of the model."""
-    if model is None or column is None or len(kind.level_numbers):
-        return LevelTarget(model, kind, column)
-    return NumberTarget(model, kind, column)
+    if model is None or column is None:
+        assert isinstance(kind, Constant)
+        return ConstantTarget(kind)
+    return (LevelTarget if len(kind.level_numbers) else NumberTarget)(model, kind, column)

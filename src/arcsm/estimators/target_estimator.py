@@ -27,17 +27,16 @@ class TargetEstimator(TableEstimator):
 
     def _fit_joint(self, X: Any, targets: Table) -> None:
         """Fit the density of rows ``(N, D)`` and their targets ``(N, T)``."""
-        with self._unchanged_on_failure():
-            features = self._validated(X, reset=True)
-            check_consistent_length(features, targets)
-            joint = _joined(features, targets)
-            self.density_ = ScoreDensity(**self.get_params(deep=False)).fit(joint)
-            known = self.density_.columns_
-            count = features.shape[1]
-            if isinstance(features, pd.DataFrame):
-                self.columns_ = Columns(known.kinds[:count], tuple(features.dtypes), tuple(features.columns))
-            else:
-                self.columns_ = replace(known, kinds=known.kinds[:count], dtypes=None, names=None)
+        features = self._validated(X, reset=True)
+        check_consistent_length(features, targets)
+        joint = _joined(features, targets)
+        self.density_ = ScoreDensity(**self.get_params(deep=False)).fit(joint)
+        known = self.density_.columns_
+        count = features.shape[1]
+        if isinstance(features, pd.DataFrame):
+            self.columns_ = Columns(known.kinds[:count], tuple(features.dtypes), tuple(features.columns))
+        else:
+            self.columns_ = replace(known, kinds=known.kinds[:count], dtypes=None, names=None)
 
     def _target(self, t: int) -> tuple[Column, int | None]:
         """Return the type of a target and its place among the columns of the model; ``None`` if it is constant."""

@@ -86,16 +86,29 @@ class Intervals(Constraint):
 class Levels(Constraint):
     """Some of the levels of a nominal column, by their numbers.
 
+    Arguments:
+        levels: The levels.
+        shares: The share of each level that is allowed, in (0, 1], if levels are made up of parts. Default: all of it.
+
     Raises:
-        ValueError: If there is no level.
+        ValueError: If there is no level, or ``shares`` do not fit the levels.
     """
 
     levels: Sequence[int]
+    shares: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "levels", tuple(sorted(set(whole_numbers("levels", self.levels)))))
-        if not self.levels:
+        levels = list(whole_numbers("levels", self.levels))
+        if not levels:
             raise ValueError("levels: expected at least one, got none")
+        if self.shares is None:
+            object.__setattr__(self, "levels", tuple(sorted(set(levels))))
+            return
+        if len(self.shares) != len(set(levels)) or not all(0.0 < share <= 1.0 for share in self.shares):
+            raise ValueError(f"shares: expected a number in (0, 1] for each level, got {self.shares!r:.60}")
+        ordered = sorted(zip(levels, map(float, self.shares), strict=True))
+        object.__setattr__(self, "levels", tuple(level for level, _ in ordered))
+        object.__setattr__(self, "shares", tuple(share for _, share in ordered))
 
     def draw(self, conditionals: Conditionals, u: Tensor, shift: float, scale: float) -> tuple[Tensor, Tensor]:
         head = conditionals.head
@@ -105,6 +118,8 @@ class Levels(Constraint):
             raise ValueError(f"levels: expected numbers from 0 to {head.levels - 1}, got {self.levels}")
         allowed = torch.tensor(self.levels, device=u.device)
         log_masses = conditionals.projection[:, allowed]  # (N, K)
+        if self.shares is not None:
+            log_masses = log_masses + torch.tensor(self.shares, device=u.device).log().to(log_masses)
         log_total = torch.logsumexp(log_masses, 1)
         below = (log_masses - log_total[:, None]).exp().cumsum(1)
         places = (below < u[:, None]).sum(1).clamp(max=len(allowed) - 1)

@@ -1,0 +1,123 @@
+"""The training of the model of a table, and what held-out rows choose: its configuration, step and noise level."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from arcsm._runtime.progress import track
+from arcsm.errors import TrainingWarning
+from arcsm.estimators.level_calibration import calibrate_levels
+from arcsm.estimators.model_columns import ModelColumns
+from arcsm.estimators.table_config import TableConfig
+from arcsm.estimators.table_model import Order, TableModel
+from arcsm.training.callbacks import TrainingState
+from arcsm.training.density import fit
+
+_MIN_VALIDATION_ROWS = 512  # held-out rows repeat with fresh noise up to this number
+_MAX_SELECTION_ROWS = 250  # held-out rows that choose the weights, the noise level and the configuration
+_SELECTION_TOLERANCE = 1e-2  # nats, of a conditional's log density
+_SNAPSHOTS = (0.4, 0.7, 1.0)  # shares of the steps of a training after which its weights are compared
+_LEVELS_TRIED = 10  # below the last
+_WORSE = 0.02  # nats below the best noise level, at which the search ends
+_SELECTION_TIME = 0.2  # of a model's noise level, relative to its training; sets the pace of the progress bar
+
+
+def train_table_model(
+    train: Tensor,
+    valid: Tensor,
+    columns: ModelColumns,
+    configs: Sequence[TableConfig],
+    seed: int,
+    device: str,
+    progress: bool,
+    choose_level: bool = True,
+) -> TableModel:
+    """Train a model with each configuration, and return the one that gives held-out rows ``(N, M)`` most density.
+
+    Held-out rows choose the step of the training and the noise level, too: those with the highest density. Without
+    ``choose_level`` there is one configuration, whose loss on held-out rows ends the training, and the noise level is
+    the smallest.
+    """
+    below = 0.5 * torch.tensor(columns.widths, dtype=train.dtype)  # dequantisation adds noise in [0, width)
+    inputs = (columns.inputs(train) - below).float()
+    repeats = max(1, -(-_MIN_VALIDATION_ROWS // len(valid)))
+    held_out = None if choose_level else (columns.inputs(valid) - below).float().repeat(repeats, 1)
+    orders = _orders(train.shape[1], configs[0].orders, seed)
+    steps = sum(config.max_steps for config in configs)
+    selection = _SELECTION_TIME * steps if choose_level else 0.0
+    cells = list(columns.widths) if choose_level and any(columns.widths) else None
+    candidates = list[tuple[float, TableModel]]()
+    with track("fitting", steps + selection, progress) as work:
+        for config in configs:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                model = config.build_model(columns.counts, columns.parents).float()
+            snapshots = _Snapshots(config.max_steps) if choose_level else None
+            with work.part(config.max_steps), warnings.catch_warnings():
+                if choose_level:  # the weights of several steps are compared below
+                    warnings.simplefilter("ignore", TrainingWarning)
+                training = config.train_config(columns.widths, seed, device, choose_level)
+                fit(model, inputs, held_out, training, callbacks=() if snapshots is None else [snapshots])
+            candidate = TableModel(model.double().eval(), columns, orders, config.noise_levels - 1, config, cells)
+            with work.part(selection / len(configs)):
+                few = valid[:_MAX_SELECTION_ROWS]
+                density = -math.inf if snapshots is None else _choose(candidate, snapshots.weights, few)
+            candidates.append((density, candidate))
+        chosen = max(candidates, key=lambda pair: pair[0])[1]
+        if any(columns.counts):
+            rows, others = (
+                columns.inputs(part).to(chosen.model.shift) for part in (train, valid[:_MAX_SELECTION_ROWS])
+            )
+            calibrate_levels(chosen.model, rows, others, seed)
+    return chosen
+
+
+def _choose(candidate: TableModel, weights: Sequence[Mapping[str, Tensor]], valid: Tensor) -> float:
+    """Take the weights and the noise level with the highest mean log density of held-out rows; return that mean."""
+    rough = replace(candidate.config, tolerance=_SELECTION_TOLERANCE)
+    few = replace(candidate, orders=candidate.orders[:2], config=rough)
+    last = candidate.config.noise_levels - 1
+
+    def density(level: int) -> float:
+        terms = few.log_conditionals(valid, level).sum(-1)
+        return float(torch.logsumexp(terms, 0).mean()) - math.log(len(terms))
+
+    found = []
+    with track("selecting", len(weights) + _LEVELS_TRIED) as work:
+        for one in work.over(weights):
+            candidate.model.load_state_dict(one)
+            found.append(density(last))
+        candidate.model.load_state_dict(weights[int(np.argmax(found))])
+        best = {last: max(found)}
+        for level in work.over(range(last - 1, max(last - _LEVELS_TRIED, 0) - 1, -1)):
+            best[level] = density(level)
+            if best[level] < max(best.values()) - _WORSE:
+                break
+    candidate.level = max(best, key=lambda level: best[level])
+    return best[candidate.level]
+
+
+class _Snapshots:
+    """The averaged weights at some steps of a training, the last one included."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = {max(1, round(share * steps)) for share in _SNAPSHOTS}
+        self.weights = list[dict[str, Tensor]]()
+
+    def on_step(self, state: TrainingState) -> None:
+        if state.step in self.steps:
+            weights = state.averaged_model.state_dict()
+            self.weights.append({name: tensor.detach().double().clone() for name, tensor in weights.items()})
+
+
+def _orders(columns: int, count: int, seed: int) -> list[Order]:
+    """Return different orders: the table's, its reverse, then random ones."""
+    generator = torch.Generator().manual_seed(seed)
+    found = [tuple(range(columns)), tuple(range(columns))[::-1]]
+    found += [tuple(torch.randperm(columns, generator=generator).tolist()) for _ in range(4 * count)]
+    return list(dict.fromkeys(found))[:count]
