@@ -35,11 +35,13 @@ class ColumnType:
         kind: What the cells are.
         format: How they are written, if they are text that is not plainly a number or a name.
         unit: The unit of numbers, an empty string if they have none, ``None`` if it is unknown.
+        digits: How many digits the longest number has, if all are whole; 0 if some are not, or if it is unknown.
     """
 
     kind: Literal["number", "truth", "name", "time"]
     format: NumberFormat | TimeFormat | None = None
     unit: str | None = None
+    digits: int = 0
 
     @classmethod
     def of(cls, column: pd.Series) -> Self:

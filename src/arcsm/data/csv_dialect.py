@@ -98,8 +98,8 @@ def find_dialect(path: Path, options: ReadOptions, source: str) -> Dialect:
     expected = options.separator or (named[1] if named else "\t" if is_tabbed else None)
     separator = expected or _guess_separator(lines)
     rows = _cells(lines, separator) if options.decimal is None else []
-    proven = options.decimal or proven_decimal(rows, separator) or _default_decimal(rows, separator, options)
-    decimal = proven or likely_decimal(rows, separator)
+    proven = options.decimal or proven_decimal(rows, separator)
+    decimal = proven or _default_decimal(rows, separator, options) or likely_decimal(rows, separator)
     guesses = []
     if expected is None and separator != ",":
         guesses.append(f"{_MARKS.get(separator, repr(separator))} between cells (--sep)")

@@ -27,6 +27,7 @@ from arcsm.data.type_guesses import infer_type, odd_code
 from arcsm.errors import SkippedWarning, warn
 
 _PART_ROWS = 50_000
+_MIN_DIGITS = 3  # of whole numbers, for an ambiguous mark among others of their kind to separate thousands
 
 
 class FrameFile:
@@ -187,12 +188,21 @@ class FrameFile:
         if not self.file.is_text:
             return []
         if self._like is not None:
-            return [
-                name
-                for name, kind in self._like.items()
-                if kind.kind == "name" or isinstance(kind.format, NumberFormat)  # 1.637 may be 1637
-            ]
+            formatted = [name for name, kind in self._like.items() if isinstance(kind.format, NumberFormat)]
+            return [name for name, kind in self._like.items() if kind.kind == "name"] + formatted + self._grouped
         return [*self.file.csv.code_columns(), *self.options.categorical]
+
+    @cached_property
+    def _grouped(self) -> list[str]:
+        """The columns of plain whole numbers in the other table that may have marks between thousands in this one."""
+        types = self._like or {}
+        names = [name for name, kind in types.items() if kind.format is None and kind.digits >= _MIN_DIGITS]
+        if not names or not self.file.is_decimal_guessed:
+            return []
+        if (self.file.csv.dialect.separator, self.file.decimal) == (",", "."):  # bare points come before decimals
+            return []
+        cells = next(self.file.raw_parts(_PART_ROWS), pd.DataFrame())
+        return [name for name in names if name in cells and may_separate_thousands(cells[name], self.file.decimal)]
 
     def _chosen(self, columns: Sequence[str]) -> list[str]:
         """Return the columns without those to ignore."""
@@ -242,26 +252,28 @@ class FrameFile:
 
     def _convert(self, column: pd.Series) -> pd.Series:
         kind = self.types[str(column.name)]
-        if self._like is not None and isinstance(kind.format, NumberFormat):
-            kind = replace(kind, format=self._in_this_file(column, kind.format))
+        if self._like is not None and kind.kind == "number" and not holds_numbers(column.dtype):
+            kind = self._in_this_file(column, kind)
         decimal = self.file.decimal_of(column) if kind.kind == "number" else self.file.decimal
         return typed_column(column, kind, self.file.locate, decimal)
 
-    def _in_this_file(self, column: pd.Series, form: NumberFormat) -> NumberFormat:
-        """Return the format of a wanted type with the marks that ambiguous numbers of this file have.
+    def _in_this_file(self, column: pd.Series, kind: ColumnType) -> ColumnType:
+        """Return a wanted type with the marks that ambiguous numbers of this file have.
 
-        They are those of the format unless the decimal marks of the two files differ. If the format has no decimals,
-        ambiguous marks separate thousands.
+        If the other table has whole numbers of three or more digits, the marks separate thousands. Otherwise they are
+        those of the type, unless the decimal marks of the two files differ.
         """
+        form = kind.format
         mark = next((mark for mark in OTHER_MARK if may_separate_thousands(column, mark)), None)
-        if mark is None or form.is_code or not self.file.is_decimal_guessed:
-            return form
-        if not form.decimals:
-            return replace(form, thousands=mark, decimal=OTHER_MARK[mark])
-        if self.options.default_decimal in (None, self.file.decimal):
-            return form
+        if mark is None or not self.file.is_decimal_guessed or isinstance(form, TimeFormat):
+            return kind
+        if kind.digits >= _MIN_DIGITS:
+            form = form or NumberFormat(example=str(column.dropna().iloc[0]))
+            return replace(kind, format=replace(form, thousands=mark, decimal=OTHER_MARK[mark]))
+        if form is None or form.is_code or self.options.default_decimal in (None, self.file.decimal):
+            return kind
         decimal = self.file.decimal_of(column)
-        return replace(form, thousands=OTHER_MARK[decimal], decimal=decimal)
+        return replace(kind, format=replace(form, thousands=OTHER_MARK[decimal], decimal=decimal))
 
     def _report(self) -> None:
         """Warn of columns that are set aside, and of formats that might be another."""

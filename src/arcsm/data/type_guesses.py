@@ -28,7 +28,9 @@ def infer_type(column: pd.Series, decimal: str = ".") -> ColumnType:
     if holds_numbers(column.dtype):
         whole = pd.api.types.is_integer_dtype(column.dtype) or bool((column.dropna() % 1 == 0).all())
         compact = TimeFormat.infer_compact(column) if whole else None
-        return ColumnType("time", compact) if compact is not None else ColumnType("number", None, "")
+        if compact is not None:
+            return ColumnType("time", compact)
+        return ColumnType("number", None, "", _count_digits(column) if whole else 0)
     if _has_leading_zeros(column) or odd_code(column) is not None:
         return ColumnType("name")
     codes = NumberFormat.infer_codes(column)
@@ -45,15 +47,26 @@ def infer_type(column: pd.Series, decimal: str = ".") -> ColumnType:
     if fits(plain):
         reads_more = number_format is not None and number_format.parse(inspected).count() > plain.count()
         unit = "" if number_format is None else number_format.unit
-        return ColumnType("number", number_format if reads_more else None, unit)
+        return _number_type(number_format if reads_more else None, unit)
     time_format = TimeFormat.infer(column, day_first=decimal == ",")
     if time_format is not None and fits(time_format.parse(inspected)):
         return ColumnType("time", time_format)
     if number_format is not None and fits(number_format.parse(inspected, any_scale=True)):
-        return ColumnType("number", number_format, number_format.unit)  # numbers that lack the unit are errors later
+        return _number_type(number_format, number_format.unit)  # numbers that lack the unit are errors later
     if are_times_in_several_forms(inspected):
         return ColumnType("time")  # an error later
     return ColumnType("number" if _are_mostly_numbers(column) or _mix_units(inspected) else "name")
+
+
+def _number_type(form: NumberFormat | None, unit: str) -> ColumnType:
+    digits = 0 if form is None or form.decimals else sum(map(str.isdigit, form.example))
+    return ColumnType("number", form, unit, digits)
+
+
+def _count_digits(numbers: pd.Series) -> int:
+    """Return how many digits the longest of whole numbers has."""
+    longest = numbers.abs().max()
+    return len(f"{longest:.0f}") if pd.notna(longest) else 0
 
 
 def _has_leading_zeros(column: pd.Series) -> bool:
