@@ -33,9 +33,7 @@ _HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, WINDOW_EN
 _HALF_GRID_OF_FLOW = (0.6, 1.2, 1.8, 2.4, 3.0, 4.0, 7.0, WINDOW_END_WIDTHS)
 _MIN_CELL_MASS = 1e-4  # below it, a difference of CDFs is less accurate than a quadrature of the density
 _FLAT = 6e-4  # squared relative change of a density over half a cell; below it, the mean is within 1e-4 nats
-_CELL_POINTS = (
-    20  # of that quadrature; the error is 1e-6 nats if a density changes by 100 nats over a cell, 2e-3 at 200
-)
+_CELL_POINTS = 20  # of that quadrature: an error of 1e-6 nats if the density changes by 100 nats, of 2e-3 by 200
 _MAX_TAIL_SHARE = 1e-3  # of the mass outside the range of a head that may have any tails
 CONDITIONALS_AT_A_TIME = 4096  #: conditionals integrated together
 _BLOCK_BYTES = 1 << 21  # activations of one layer that each thread evaluates at a time; larger blocks miss the cache
