@@ -2,8 +2,8 @@
 
 python -m benchmarks [NAME ...] [--runs RUN ...]
 
-Without a name, all benchmarks run. The sections of other benchmarks stay as they are, and so do the numbers of trained
-runs that are not named.
+Without a name, all benchmarks run, except those whose data or trained runs are missing. The sections of other
+benchmarks stay as they are, and so do the numbers of trained runs that are not named.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from benchmarks.regression import TABLES, missing_data
 
 PAGE = Path(__file__).with_name("README.md")
 
@@ -142,7 +144,11 @@ def main() -> None:
     given = parser.parse_args()
     if "quadrature" in given.names and not given.runs:
         parser.error("quadrature needs --runs RUN ...")
-    names = given.names or [name for name in ABOUT if name != "quadrature" or given.runs]
+    missing = next(filter(None, map(missing_data, TABLES)), None)
+    if "regression" in given.names and missing:
+        parser.error(f"regression: {missing}")
+    left_out = {name for name, lacks in (("quadrature", not given.runs), ("regression", missing)) if lacks}
+    names = given.names or [name for name in ABOUT if name not in left_out]
     sections = sections_of_page()
     for name in names:
         print(f"running {name} ...", file=sys.stderr)

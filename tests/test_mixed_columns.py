@@ -246,7 +246,9 @@ def test_other_than_whole_numbers_of_levels_are_rejected_before_training() -> No
 
 def test_levels_cannot_be_dequantised() -> None:
     config = TrainConfig(steps=1, dequantise=1.0, device="cpu")
-    with pytest.raises(ValueError, match="dequantise: expected 0 for nominal column 1, got 1"):
+    with pytest.raises(
+        ValueError, match="dequantise: expected 0 for nominal column 1, got 1; give one width per column"
+    ):
         arcsm.fit(mixed_model().float(), mixed_rows(20).float(), config=config)
 
 

@@ -100,3 +100,20 @@ def test_detect_rejects_a_malformed_table_in_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_ambiguous_numbers_of_the_scored_table_are_read_like_those_of_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_small_models(monkeypatch)
+    train, out = tmp_path / "train.csv", tmp_path / "o.csv"
+    train.write_text(
+        "a;b\n" + "".join(f"{1 + i / 1000:.3f};{i % 7}\n".replace(".", ",") for i in range(60)) + "0,5;1\n"
+    )
+    scores = []
+    for row in ("1,020;3", "1.02\t3", "1,020\t3"):  # the second with a decimal point
+        test = tmp_path / f"test{len(scores)}.csv"
+        test.write_text(f"a;b\n{row}\n".replace(";", "\t" if "\t" in row else ";"))
+        assert run("detect", train, test, "--out", out) == 0
+        scores.append(read_frame(out)["score"].iloc[0])
+    assert scores[0] == scores[1] == scores[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 
 from arcsm import save
-from arcsm.data import read_frame, write_frame
+from arcsm.data import read_frame, read_table, write_frame
 from arcsm.errors import SkippedWarning
 from arcsm.estimators import ScoreOutlierDetector
 from small_tables import QUICK, model_of_columns, normal, run, use_small_models
@@ -184,6 +185,7 @@ def test_whole_numbers_that_are_not_modelled_stay_whole_in_parquet(tmp_path: Pat
     filled = pd.read_parquet(tmp_path / "o.parquet")
     assert filled["key"].dropna().tolist() == [2**53 + 1] * 30
     assert filled["n"].tolist() == list(range(60))
+    assert filled.dtypes[["key", "n"]].map(pd.api.types.is_integer_dtype).all()
     assert filled["code"].tolist() == table["code"].tolist()
 
 
@@ -334,3 +336,15 @@ def test_safe_csv_files_hold_no_formulas(command: str, tmp_path: Path, capsys: p
     capsys.readouterr()
     assert run(command, *inputs, "--safe-csv", "--out", tmp_path / "out.parquet") == 1
     assert "--safe-csv: expected --out to be a .csv or .tsv file" in capsys.readouterr().err
+
+
+def test_a_column_may_have_any_name(tmp_path: Path) -> None:
+    table = pd.DataFrame({"self": normal(60).round(2), "id": range(60), "columns": ["x", "y"] * 30})
+    table.loc[3, "self"] = None
+    for names in (["self", "id", "columns"], ["index", "self", "columns"]):
+        table.set_axis(names, axis=1).to_csv(tmp_path / "t.csv", index=False)
+        for command, out in itertools.product(("impute", "synthesize"), ("o.csv", "o.parquet")):
+            assert run(command, tmp_path / "t.csv", "--id", names[1], "--out", tmp_path / out) == 0
+            assert "self" in read_frame(tmp_path / out).columns
+    (tmp_path / "t.csv").write_text("self,b\n$1.50,2\n$3.00,4\n")
+    assert read_table(tmp_path / "t.csv").values.tolist() == [[1.5, 2.0], [3.0, 4.0]]

@@ -103,7 +103,7 @@ def test_accounting_negatives_are_numbers_in_their_form(share: float, tmp_path: 
     [
         ("20.1%", "30.1%", True), ("20.1%", "0.301", False), ("20.1%", "300 g", False), ("20.1 €", "30.1 €", True),
         ("20.1 €", "30.1", True), ("20.1 €", "$30.1", False), ("$20.1", "¥30.1", False), ("20.1 €", "30.1 kg", False),
-        ("20.1", "30.1%", False), ("20.1", "$30.1", False), ("20.1", "30.1 kg", False),
+        ("20.1", "30.1%", False), ("20.1", "$30.1", False), ("20.1", "30.1 kg", False), ("1,100", "$1,234", False),
     ],
 )  # fmt: skip
 def test_another_table_must_have_the_unit_of_the_first(first: str, other: str, reads: bool, tmp_path: Path) -> None:
@@ -115,8 +115,11 @@ def test_another_table_must_have_the_unit_of_the_first(first: str, other: str, r
     if reads:
         assert set(test.read()["pct"]) == {30.1}
     else:
-        expected = " without a unit, as in the other table" if first == "20.1" else f" such as '{first}'"
-        with pytest.raises(ValueError, match=re.escape(f"{expected}, got '{other}'")):
+        like = "" if first == "20.1" else f" such as '{first}'"
+        units = {"20.1": "none", "1,100": "none", "20.1%": "'%'", "20.1 €": "'€'", "$20.1": "'$'"}
+        unit = next((repr(unit) for unit in ("%", "kg", "g", "$", "¥") if unit in other), "none")
+        message = f"a number{like}, got '{other}' (the units differ: {unit} here and {units[first]} in the other table"
+        with pytest.raises(ValueError, match=re.escape(message)):
             test.read()
 
 
@@ -135,6 +138,31 @@ def test_dates_in_several_forms_are_rejected_unless_they_are_names(cells: list[s
     ):
         read_frame(tmp_path / "t.csv")
     assert read_frame(tmp_path / "t.csv", options=ReadOptions(categorical=["day"]))["day"].tolist() == cells * 20
+
+
+def test_numbers_of_cases_that_look_like_months_may_be_names(tmp_path: Path) -> None:
+    cells = [f"{number}/2000" for number in range(1, 13)] * 5 + ["13/2000"]
+    pd.DataFrame({"case": cells, "z": 1}).to_csv(tmp_path / "t.csv", index=False)
+    message = r"expected a date such as 1/2000, got '13/2000' \(if they are names: --categorical 'case'\)"
+    with pytest.raises(ValueError, match=message):
+        read_frame(tmp_path / "t.csv")
+    assert read_frame(tmp_path / "t.csv", options=ReadOptions(categorical=["case"]))["case"].tolist() == cells
+
+
+@pytest.mark.parametrize(
+    ("cells", "are_names"),
+    [
+        (["1B", "2K", "3T"], True), (["12K", "7M", "3B"], True), (["1.5K", "2K", "7M"], False),
+        (["1K", "2K", "7k"], False), (["1K", "2500K", "7M"], False), (["1B", "2kB"], False),
+    ],
+)  # fmt: skip
+def test_numbers_with_several_capitals_are_seats(cells: list[str], are_names: bool, tmp_path: Path) -> None:
+    pd.DataFrame({"seat": cells * 20, "z": 1}).to_csv(tmp_path / "t.csv", index=False)
+    if are_names:
+        assert read_frame(tmp_path / "t.csv")["seat"].tolist() == cells * 20
+    else:
+        with pytest.raises(ValueError, match=r"the units differ: .*--categorical 'seat'"):
+            read_frame(tmp_path / "t.csv")
 
 
 @pytest.mark.parametrize("form", ["%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%d.%m.%Y", "%m/%d/%y", "%Y-%m-%dT%H:%M:%SZ"])

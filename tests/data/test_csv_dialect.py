@@ -23,8 +23,13 @@ from arcsm.data.table import TableFile
         ("1,5;2,5\n3,5;4,5\n", ";", ",", "guessed ';' between cells (--sep) and ',' before decimals (--decimal)"),
         *[
             (text, ";", ",", "guessed ';' between cells (--sep) and ',' before decimals (--decimal)")
-            for text in ("a;b\n1.637 €;2\n887 €;4\n", "a;b\n12,50 €;1.637\n", "a;b\n1.234,50;1.637\n")
+            for text in ("a;b\n1.637.000 €;2\n887 €;4\n", "a;b\n12,50 €;1.637\n", "a;b\n1.234,50;1.637\n")
         ],
+        ("a;b\n1.637 €;2\n887 €;4\n", ";", ".", "guessed ';' between cells (--sep)"),  # the column decides by itself
+        ("p\tn\n$1,100\t1\n", "\t", ".", "guessed a tab between cells (--sep)"),
+        ("p;n\n1,100;12,345 %\n", ";", ",", "guessed ';' between cells (--sep) and ',' before decimals (--decimal)"),
+        ('a,b\n"1,5",2\nNA,1.637\n', ",", ",", "guessed ',' before decimals (--decimal)"),
+        ('a,b\n"1,3",2\n"1,2,4",1.637\n', ",", ".", None),  # lists
         ("a;b\n1.637 €;2.5\n887 €;4\n", ";", ".", "guessed ';' between cells (--sep)"),
         ("a;b\n1,234.50;1,637\n", ";", ".", "guessed ';' between cells (--sep)"),
         ("a\tb\n1\t2\n", "\t", ".", "guessed a tab between cells (--sep)"),

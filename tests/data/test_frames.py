@@ -46,6 +46,20 @@ def test_labels_and_free_text_are_set_aside_and_formats_are_reported(tmp_path: P
     assert written["day"].tolist() == sales()["day"].tolist()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_plain_numbers_are_written_like_those_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arcsm.data.frames._PART_ROWS", 3)
+    lines = ["1,00;7;2,5e-05"] * 3 + [";NA;"] * 4 + ["2,50;12;1,5e-04"]  # two parts without a known cell
+    (tmp_path / "t.csv").write_text("a;b;c\n" + "\n".join(lines) + "\n")
+    file = FrameFile(tmp_path / "t.csv")
+    assert file.read().dtypes.eq(float).all()
+    written = file.written(pd.DataFrame({"a": [3.0, 1.5e-5], "b": [8.0, None], "c": [3e-6, 0.5]}), as_text=True)
+    assert written["a"].tolist() == ["3,00", "0,000015"]
+    assert written["b"].iloc[0] == "8"
+    assert written["b"].isna().tolist() == [False, True]
+    assert written["c"].tolist() == ["3,0e-06", "5,0e-01"]
+
+
 def test_options_name_the_use_of_columns(tmp_path: Path) -> None:
     sales().to_csv(tmp_path / "t.csv", index=False)
     uses = {"ids": ["city"], "numeric": ["place"], "categorical": ["customer_id"], "ignore": ["order", "remark"]}

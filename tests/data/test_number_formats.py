@@ -7,11 +7,7 @@ import pytest
 
 from arcsm.data.number_formats import (
     NumberFormat,
-    count_least_decimals,
     count_units,
-    points_may_separate_thousands,
-    points_separate_thousands,
-    with_decimals,
     write_like,
 )
 
@@ -30,6 +26,7 @@ from arcsm.data.number_formats import (
         (["0,123", "1,500"], [0.123, 1.5]),  # no thousands begin with a zero
         (["1,5", "2,25"], [1.5, 2.25]),
         (["72°F", "65°F"], [72.0, 65.0]),
+        (["12,50 €", "1.637,00 €"], [12.5, 1637.0]),
         (["5kg", "10.5kg"], [5.0, 10.5]),
         (["(13.03)", "9.50"], [-13.03, 9.5]),
         (["(3)", "(20)"], [-3.0, -20.0]),
@@ -58,7 +55,13 @@ def test_an_amount_that_is_a_dash_is_zero() -> None:
     form = NumberFormat.infer(column)
     assert form is not None
     assert form.parse(column).isna().tolist() == [False, False, True]
-    assert form.parse(column)[0] == 0.0
+    numbers = form.parse(column)
+    assert numbers[0] == 0.0
+    assert form.write(numbers).tolist()[:2] == ["$ -", "$ 649.90"]
+    assert form.write(pd.Series([12.5, 3.0])).tolist() == ["$ 12.50", "$ 3.00"]
+    zeros = NumberFormat.infer(pd.Series(["$ -", "$ -"]))
+    assert zeros is not None
+    assert zeros.write(pd.Series([0.0])).tolist() == ["$ -"]
 
 
 def test_codes_keep_their_leading_zeros_up_to_their_width() -> None:
@@ -73,27 +76,6 @@ def test_codes_keep_their_leading_zeros_up_to_their_width() -> None:
     assert growing.write(pd.Series([7, 1001])).tolist() == ["007", "1001"]
     for cells in (["1", "20"], ["05", "7"], ["01a", "02"], ["0"]):
         assert NumberFormat.infer_codes(pd.Series(cells)) is None
-
-
-@pytest.mark.parametrize(
-    ("cells", "separate", "may_separate"),
-    [
-        (["1.637 €", "887 €"], True, True),
-        (["139.750 €", "57.800 €"], True, True),  # amounts rarely have three decimals
-        (["1.637.000 €", "2.500,50 €"], True, True),
-        (["1.637 €", "8.5 €"], False, False),
-        (["0.637 €", "8 €"], False, False),
-        (["1.637 kg", "887 kg"], True, True),
-        (["1.637 kg", "2.887 kg"], False, True),
-        (["1.637", "887"], False, True),
-        (["887 €", "name"], False, False),
-    ],
-)
-def test_points_before_three_digits_may_separate_thousands(
-    cells: list[str], separate: bool, may_separate: bool
-) -> None:
-    assert points_separate_thousands(pd.Series([*cells, None])) is separate
-    assert points_may_separate_thousands(pd.Series([*cells, None])) is may_separate
 
 
 def test_a_mark_before_three_digits_depends_on_the_file() -> None:
@@ -119,6 +101,13 @@ def test_a_mark_before_three_digits_depends_on_the_file() -> None:
 )
 def test_names_and_plain_numbers_have_no_format(cells: list[str]) -> None:
     assert NumberFormat.infer(pd.Series(cells)) is None
+
+
+def test_decimals_and_thousands_may_be_in_different_cells() -> None:
+    for decimal in ".,":
+        form = NumberFormat.infer(pd.Series(["12,50 €", "1.637 €"]), decimal)
+        assert form is not None
+        assert form.parse(pd.Series(["12,50 €", "1.637 €"])).tolist() == [12.5, 1637.0]
 
 
 def test_other_units_are_not_numbers_of_the_format() -> None:
@@ -167,25 +156,11 @@ def test_sampled_numbers_get_the_decimals_of_the_column() -> None:
         (["7,50", "2,25"], [13.0, 2.5], ["13,00", "2,50"]),
         (["5.270e+08", "1.000e+07"], [632854159, 0.02], ["6.329e+08", "2.000e-02"]),
         (["5.27E8", "1E7"], [632854159.0, 5e6], ["6.33E8", "5E6"]),
+        (["7,5", "0,25"], [1.5e-5, 2.0], ["0,000015", "2,0"]),  # decimals that no cell has, such as a given value's
+        (["7", "20"], [1e20, 2.25], ["100000000000000000000", "2.25"]),
         (["0.3333333333333333", "1.5"], [2 / 3, 4.0], ["0.6666666666666666", "4.0"]),
     ],
 )
 def test_plain_numbers_are_written_like_the_others(cells: list[str], values: list[float], texts: list[str]) -> None:
     decimal = "," if "," in cells[0] else "."
     assert write_like(pd.Series(values), pd.Series(cells, dtype=object), decimal) == texts
-
-
-@pytest.mark.parametrize(
-    ("cells", "least", "texts"),
-    [
-        (["7.0", "20.0"], 1, ["11.0", "2.25", "1e+20"]),
-        (["7.50", "2.25", ""], 2, ["11.00", "2.25", "1e+20"]),
-        (["7", "20.0"], 0, ["11.0", "2.25", "1e+20"]),
-        (["5.0e8", "1.0"], 0, ["11.0", "2.25", "1e+20"]),
-    ],
-)
-def test_numbers_have_the_decimals_that_all_cells_have(cells: list[str], least: int, texts: list[str]) -> None:
-    assert count_least_decimals(pd.Series(cells)) == least
-    if least:
-        assert with_decimals(pd.Series([11.0, 2.25, 1e20]), least).tolist() == texts
-    assert with_decimals(pd.Series([11]), 2, ",").tolist() == ["11,00"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from small_heads import TwoNormals
 from small_models import MakeModel, seeded
 
 FLOAT64 = torch.float64
+_ESTIMATES: tuple[Literal["mean", "median"], ...] = ("mean", "median")
 
 
 def logistic_mixture_model() -> AutoregressiveModel:
@@ -62,7 +63,7 @@ def test_posterior_of_a_score_against_brute_force(
     y, noise = torch.tensor([[-1.5], [0.2], [2.5]], dtype=FLOAT64), GaussianNoise(sigma)
     exact = torch.tensor([grid_posterior(log_prior, x, float(value), sigma) for value in y[:, 0]], dtype=FLOAT64)
     options: dict[str, Any] = {"method": method, "tol": 1e-6}
-    mean, median = (posterior(model, y, noise, estimate, **options)[:, 0] for estimate in ("mean", "median"))  # type: ignore[arg-type]
+    mean, median = (posterior(model, y, noise, estimate, **options)[:, 0] for estimate in _ESTIMATES)
     evidence = particle_filter(model, y, noise, count=1, **options).log_evidence
     torch.testing.assert_close(torch.stack([mean, median, evidence], 1), exact, rtol=0.0, atol=tolerance)
 
@@ -89,7 +90,7 @@ def _prior(model: AutoregressiveModel, y: Tensor) -> tuple[Conditionals, Tensor]
 def test_narrow_noise_and_outliers_through_the_flow(make_model: MakeModel, ladder: NoiseLadder, sigma: float) -> None:
     model, noise = make_model(features=1, noise=ladder, strength=2.0), GaussianNoise(sigma)
     y = torch.tensor([[-1.5], [0.2], [2.5], [9.0], [40.0]], dtype=FLOAT64)
-    means, medians = (posterior(model, y, noise, estimate)[:, 0] for estimate in ("mean", "median"))  # type: ignore[arg-type]
+    means, medians = (posterior(model, y, noise, estimate)[:, 0] for estimate in _ESTIMATES)
     evidence = particle_filter(model, y, noise, count=1).log_evidence
     for row, mean in enumerate(means):  # where the noise is narrow, a grid around the mean covers the posterior
         x = torch.linspace(float(mean) - 9.0 * sigma, float(mean) + 9.0 * sigma, 1501, dtype=FLOAT64)

@@ -236,7 +236,7 @@ def test_an_interrupted_fit_keeps_the_previous_fit(monkeypatch: pytest.MonkeyPat
     rows = np.c_[normal(60), normal(60, 1)]
     detector, new = ScoreOutlierDetector(**QUICK).fit(rows), ScoreDensity(**QUICK)
     before = detector.score_samples(rows + 50.0)
-    monkeypatch.setattr("arcsm.estimators.table_model.fit", interrupted)
+    monkeypatch.setattr("arcsm.estimators.table_training.fit", interrupted)
     for estimator in (detector, new):
         with pytest.raises(KeyboardInterrupt):
             estimator.fit(rows + 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow
 import pytest
 
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector, SynthesisQuality
+from arcsm.estimators.native_frames import check_holds_no_times, check_unique_columns
 from small_tables import QUICK, use_small_models
 
 
@@ -105,3 +107,30 @@ def test_repeated_names_and_dates_in_arrays_are_one_line_errors() -> None:
             ValueError, match=r"^X: expected numbers in an array, got '2026-01-05.*; give dates and times"
         ):
             call(np.array([[1.0, pd.Timestamp("2026-01-05")]] * 3, dtype=object))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[1.0, datetime.date(2026, 1, 5)]],
+        np.array([[1.0, None], [2.0, pd.Timestamp("2026-01-05")]], dtype=object),
+        np.array([["2026-01-05"]], dtype="M8[D]"),
+    ],
+)
+def test_times_in_arrays_are_rejected_in_one_line(rows: Any) -> None:
+    with pytest.raises(ValueError, match=r"^X: expected numbers in an array, got '2026-01-05.*'; give dates .*frame$"):
+        check_holds_no_times(rows)
+
+
+@pytest.mark.parametrize("rows", [[[1.0, "x"]], [1.0], [], None, np.array([[1.0, pd.NaT]], dtype=object), np.eye(2)])
+def test_other_arrays_hold_no_times(rows: Any) -> None:
+    check_holds_no_times(rows)
+
+
+def test_repeated_names_of_columns_are_rejected_in_one_line() -> None:
+    table = pyarrow.table([[1.0], [2.0]], names=["a", "a"])
+    for rows in (table, table.to_batches()[0], pd.DataFrame([[1.0, 2.0]], columns=["a", "a"])):
+        with pytest.raises(ValueError, match=r"^X: expected different column names, got 'a' more than once$"):
+            check_unique_columns(rows)
+    check_unique_columns(table.select([0]))
+    check_unique_columns(np.eye(2))

@@ -1,7 +1,7 @@
 """What all objectives have in common: random numbers, conditions, and errors."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -76,6 +76,8 @@ def test_gradients_by_values_are_finite_differences(
         (lambda m, x: objectives.csm(m, x, mix=0.5), "mix: without a noise ladder"),
         (lambda m, x: objectives.csm(m, x, mix=math.nan), 'mix: expected a finite number or "auto", got nan'),
         (lambda m, x: objectives.csm(m, x, mix="all"), 'mix: expected a finite number or "auto", got .all'),
+        (lambda m, x: objectives.csm(m, x, mix=cast(Any, None)), 'mix: expected a finite number or "auto", got None'),
+        (lambda m, x: objectives.csm(m, x, mix=cast(Any, [1.0])), 'mix: expected a finite number or "auto", got .1.0'),
         (lambda m, x: objectives.dsm(m, x), "sigma: expected a number"),
         (lambda m, x: objectives.dsm(m, x, sigma=-1.0), "sigma: expected a positive number"),
         (lambda m, x: objectives.ssm(m, x, slices=0), "slices: expected at least 1"),

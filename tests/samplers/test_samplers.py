@@ -153,7 +153,8 @@ def test_langevin_samples_a_known_gaussian(make_model: MakeModel) -> None:
 def test_langevin_without_a_ladder(make_model: MakeModel) -> None:
     model = make_model("gaussian", features=1)
     with torch.no_grad():
-        mean, variance = model.head.moments(model.head.project(model.context(torch.zeros(1, 1).double())))  # type: ignore[operator]
+        projection = model.head.project(model.context(torch.zeros(1, 1).double()))
+        mean, variance = model.head.moments(projection)  # type: ignore[operator]
     step = 0.1 * float(variance)
     x = model.sample(2000, "langevin", seeded(6), sampler_options={"steps": 150, "step_size": step})
     assert float(x.mean()) == pytest.approx(float(mean), abs=0.1 * float(variance.sqrt()))

@@ -40,7 +40,7 @@ def latent_chain_forward(
 def latent_chain_backward(
     grad: Tensor, noise: Tensor, noise_weight: Tensor, latent_weight: Tensor, output_weight: Tensor, chain: LatentChain
 ) -> tuple[Tensor, ...]:
-    """Return the gradients by all arguments of :func:`latent_chain_forward`, in their order, on as many threads."""
+    """Return the gradients with respect to all arguments of :func:`latent_chain_forward`, on as many threads."""
     grad_fixed, grad_noise = noise.new_empty(*noise.shape, output_weight.shape[-1]), torch.empty_like(noise)
     tensors = noise, noise_weight, latent_weight, output_weight
     _check((grad_fixed, *tensors), grad, chain.u)

@@ -27,7 +27,7 @@ def score_matching_forward_backward(
     residual: bool,
     tangent: bool,
 ) -> tuple[float, Tensor, list[Tensor]]:
-    """Return the loss of ``n`` points, its gradient by the contexts, ``(n, C)``, and its gradients by the parameters.
+    """Return the loss of ``n`` points, its gradient with respect to the contexts, ``(n, C)``, and to the parameters.
 
     The computation is in single precision on all of torch's threads. Errors are those of
     :mod:`arcsm._native.latent_chain`.

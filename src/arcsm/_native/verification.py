@@ -112,7 +112,7 @@ def _next_latents(
 def _agree(
     function: Callable[..., float], arrays: Sequence[Array], value: float, gradients: Sequence[Array | None]
 ) -> bool:
-    """Return whether a value and its gradients by the arrays, where there are any, are those of the function."""
+    """Return whether a value and its gradients with respect to the arrays, if any, are those of the function."""
     exact, slope, above, below = [array.astype(np.float64) for array in arrays], 0.0, [], []
     for array, gradient, direction in zip(exact, gradients, _random([a.shape for a in arrays], seed=1), strict=True):
         step = np.zeros_like(array) if gradient is None else _STEP * direction.astype(np.float64)

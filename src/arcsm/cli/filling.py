@@ -9,8 +9,8 @@ import pandas as pd
 import pyarrow
 
 from arcsm.data import FrameFile
-from arcsm.data.column_types import LEADING_ZERO, MISSING
-from arcsm.data.number_formats import NumberFormat, write_like
+from arcsm.data.column_types import MISSING
+from arcsm.data.number_formats import LEADING_ZERO, NumberFormat, write_like
 from arcsm.data.parquet_files import fill_categories, read_index
 from arcsm.data.row_labels import label_name
 from arcsm.estimators.encoder import clip_to_dtype, is_categorical
@@ -30,7 +30,9 @@ def fill_in_file(table: FrameFile, rows: pd.DataFrame, filled: pd.DataFrame, out
     whole = pd.concat(file.raw_parts(_PART_ROWS), ignore_index=True)
     whole.columns = pd.Index([str(name) for name in whole.columns])
     to_parquet = out.suffix.lower() == ".parquet"
-    cells = whole.assign(**{name: _filled_cells(table, rows[name], filled[name], whole[name]) for name in rows.columns})
+    cells = whole.copy()
+    for name in rows.columns:
+        cells[name] = _filled_cells(table, rows[name], filled[name], whole[name])
     if file.is_text and to_parquet:
         return _typed(table, cells, filled).rename(columns={"": label_name(whole.columns)})
     if file.suffix == ".parquet" and to_parquet and file.index:
@@ -76,14 +78,14 @@ def _in_form(table: FrameFile, known: pd.Series, values: pd.Series, cells: pd.Se
 
 def _typed(table: FrameFile, cells: pd.DataFrame, filled: pd.DataFrame) -> pd.DataFrame:
     """Convert the columns of a CSV file, apart from codes, to the types of their values."""
-    gaps, columns = (*MISSING, *table.options.missing), {}
+    gaps, typed = (*MISSING, *table.options.missing), cells.copy()
     for name in cells.columns:
         form = table.format_of(name)
         if name not in filled.columns:
-            columns[name] = _text_as_numbers(cells[name], gaps)
+            typed[name] = _text_as_numbers(cells[name], gaps)
         elif not (isinstance(form, NumberFormat) and form.is_code):
-            columns[name] = pd.Series(filled[name].to_numpy(), index=cells.index)
-    return cells.assign(**columns)
+            typed[name] = pd.Series(filled[name].to_numpy(), index=cells.index)
+    return typed
 
 
 def _text_as_numbers(column: pd.Series, gaps: Sequence[str]) -> pd.Series:

@@ -104,12 +104,13 @@ def detect(
         separator=sep, decimal=decimal, encoding=first, missing=na or (), ignore=ignore or (), ids=ids or (),
         categorical=categorical or (), numeric=numeric or (),
     )  # fmt: skip
-    other_options = replace(options, encoding=second)
     fitted = TableInput(train)
     scored = fitted if test == train else TableInput(test)
     table = FrameFile(fitted.path, options, source=fitted.source)
     normal = table.read(set_aside=True)
-    new = FrameFile(scored.path, table.known_options if scored is fitted else other_options, table.types, scored.source)
+    default = table.file.decimal if table.file.is_text else None
+    others = replace(options, encoding=second, default_decimal=default)
+    new = FrameFile(scored.path, table.known_options if scored is fitted else others, table.types, scored.source)
     labels = [name for name, reason in table.set_aside.items() if reason.is_label]
     if with_data:
         check_reserved_columns(new.file, DETECTION_COLUMNS)
@@ -326,5 +327,7 @@ def _labelled(file: TableFile, raw: pd.DataFrame, ids: Sequence[str], verdicts: 
 
 def _numbered(file: FrameFile, rows: pd.DataFrame) -> pd.DataFrame:
     """Insert the ids of new rows: whole numbers after the highest ones of the table."""
-    ids = {name: file.next_ids(name, len(rows)).to_numpy() for name in file.highest}
-    return rows.assign(**ids)[[name for name in file.columns if name in ids or name in rows.columns]]
+    rows = rows.copy()
+    for name in file.highest:
+        rows[name] = file.next_ids(name, len(rows)).to_numpy()
+    return rows[[name for name in file.columns if name in rows.columns]]

@@ -1,15 +1,11 @@
 """Checks of tables: column names, widths, finite values, and values that single precision can hold."""
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import pandas as pd
-import pyarrow
 
 from arcsm._runtime.files import FilePath
-from arcsm.data.column_types import TIME_TYPES
 
 _MAX_COLUMNS = 100_000
 _MAX_SIZE = 1e30  # absolute value; its inverse is the smallest one
@@ -29,29 +25,6 @@ def check_unique(names: Sequence[str], source: FilePath, hint: str = "") -> None
     if len(set(names)) < len(names):
         repeated = next(name for place, name in enumerate(names) if name in names[:place])
         raise ValueError(f"{source}: expected different column names, got {repeated!r} more than once{hint}")
-
-
-def check_unique_columns(rows: Any) -> None:
-    """Check that the column names of a data frame of pandas or pyarrow differ; other rows have no such names."""
-    if isinstance(rows, pd.DataFrame):
-        check_unique(list(rows.columns), "X")
-    elif isinstance(rows, pyarrow.Table | pyarrow.RecordBatch):
-        check_unique(rows.schema.names, "X")
-
-
-def check_holds_no_times(rows: Any) -> None:
-    """Check that an array or nested list holds no dates or times, which only the columns of a data frame may hold."""
-    kind = getattr(getattr(rows, "dtype", None), "kind", "O" if isinstance(rows, list | tuple) else "f")
-    times: Iterable[Any] = ()
-    if kind in "mM":
-        times = np.ravel(rows)[:1]
-    elif kind == "O":
-        lines = rows if isinstance(rows, list | tuple) else np.atleast_2d(rows)
-        cells = (cell for line in lines if isinstance(line, list | tuple | np.ndarray) for cell in line)
-        times = (cell for cell in cells if isinstance(cell, TIME_TYPES) and str(cell) != "NaT")
-    first = next(iter(times), None)
-    if first is not None:
-        raise ValueError(f"X: expected numbers in an array, got {str(first)!r}; give dates and times in a data frame")
 
 
 def missing_columns(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Types of table columns: numbers, truth values, names and times, and cells that no table may hold."""
+"""Types of table columns: numbers, truth values, names and times. Conversion to them, and cells no table may hold."""
 
 import datetime
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from arcsm.data.number_formats import NumberFormat, are_of_one_quantity, count_units
+from arcsm.data.number_formats import NumberFormat, count_units, has_scale
 from arcsm.data.time_formats import TimeFormat, are_times_in_several_forms
 
 MISSING = (
@@ -17,13 +17,8 @@ MISSING = (
     "NaN", "nan", "-NaN", "-nan", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN",
 )  # fmt: skip
 TRUTH = ("True", "TRUE", "true", "False", "FALSE", "false")  # read as 1 and 0
-LEADING_ZERO = r"0\d+"  # a postcode, say, whose zeros matter
-_CODE = r"\d+[A-Za-z]{1,2}|[A-Za-z]{1,2}\d+"  # such as 136A or c168
 
 TIME_TYPES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64, pd.Period)
-_MIN_FRACTION = 0.9  # of a text column's cells that are numbers or times; the other cells are then mistakes
-_MAX_INSPECTED = 10_000  # cells that decide the type of a column
-_MAX_NUMERIC_CODES = 20  # distinct numbers that may serve as names among other names
 
 _LISTS = "lists, not single values"
 _COMPLEX = "complex numbers; give their real and imaginary parts a column each"
@@ -34,14 +29,19 @@ Locate = Callable[[int], str]  # turns the number of a row into its place in the
 
 @dataclass(frozen=True)
 class ColumnType:
-    """The type of a column, and how its cells are written if they are text that is not plainly a number or a name.
+    """The type of a column.
 
-    ``has_no_unit`` tells that the cells are numbers without a unit.
+    Attributes:
+        kind: What the cells are.
+        format: How they are written, if they are text that is not plainly a number or a name.
+        unit: The unit of numbers, an empty string if they have none, ``None`` if it is unknown.
+        digits: How many digits the longest number has, if all are whole; 0 if some are not, or if it is unknown.
     """
 
     kind: Literal["number", "truth", "name", "time"]
     format: NumberFormat | TimeFormat | None = None
-    has_no_unit: bool = False
+    unit: str | None = None
+    digits: int = 0
 
     @classmethod
     def of(cls, column: pd.Series) -> Self:
@@ -112,48 +112,6 @@ def is_time(column: pd.Series) -> bool:
     return bool(types) and all(issubclass(kind, TIME_TYPES) for kind in types)
 
 
-def infer_type(column: pd.Series, decimal: str = ".") -> ColumnType:
-    """Infer the type of a column.
-
-    Text is a number or a time if nearly all of its cells are; the others are then mistakes. ``decimal`` is the decimal
-    mark of the file, which also tells how its days and months are probably ordered.
-    """
-    if is_truth(column):
-        return ColumnType("truth")
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return ColumnType("name")
-    if is_time(column):
-        return ColumnType("time")
-    if holds_numbers(column.dtype):
-        whole = pd.api.types.is_integer_dtype(column.dtype) or bool((column.dropna() % 1 == 0).all())
-        compact = TimeFormat.infer_compact(column) if whole else None
-        return ColumnType("time", compact) if compact is not None else ColumnType("number", None, True)
-    if has_leading_zeros(column) or odd_code(column) is not None:
-        return ColumnType("name")
-    codes = NumberFormat.infer_codes(column)
-    if codes is not None:
-        return ColumnType("number", codes, True)
-    present = column.dropna()
-    inspected = present.iloc[:: max(1, len(present) // _MAX_INSPECTED)]
-
-    def fits(values: pd.Series) -> bool:
-        return len(values) > 0 and bool(values.notna().mean() >= _MIN_FRACTION)
-
-    plain = _plain_numbers(inspected, decimal)
-    number_format = None if plain.notna().all() else NumberFormat.infer(column, decimal)
-    if fits(plain):
-        reads_more = number_format is not None and number_format.parse(inspected).count() > plain.count()
-        return ColumnType("number", number_format if reads_more else None, number_format is None)
-    time_format = TimeFormat.infer(column, day_first=decimal == ",")
-    if time_format is not None and fits(time_format.parse(inspected)):
-        return ColumnType("time", time_format)
-    if number_format is not None and fits(number_format.parse(inspected, any_scale=True)):
-        return ColumnType("number", number_format)  # numbers that lack the unit are errors later
-    if are_times_in_several_forms(inspected):
-        return ColumnType("time")  # an error later
-    return ColumnType("number" if _are_mostly_numbers(column) or _mix_units(inspected) else "name")
-
-
 def typed_column(column: pd.Series, kind: ColumnType, locate: Locate, decimal: str = ".") -> pd.Series:
     """Convert a column, indexed by the numbers of its rows in the file, to a type.
 
@@ -185,36 +143,28 @@ def typed_column(column: pd.Series, kind: ColumnType, locate: Locate, decimal: s
 
 def _as_numbers(column: pd.Series, kind: ColumnType, locate: Locate, decimal: str) -> pd.Series:
     """Convert text to numbers: plain ones, in the format of the type, or in the format that the cells have."""
-    expected = kind.format if isinstance(kind.format, NumberFormat) else None
     for form in (kind.format, None, NumberFormat.infer):
         if callable(form):
             form = form(column, decimal)
-        if isinstance(form, TimeFormat) or (expected is not None and not _same_unit(form, expected)):
+        if isinstance(form, TimeFormat) or not _has_unit(form, kind.unit):
             continue
-        if kind.has_no_unit and form is not None and form.unit:
-            continue
-        numbers = _plain_numbers(column, decimal) if form is None else form.parse(column)
+        numbers = plain_numbers(column, decimal) if form is None else form.parse(column)
         wrong = column.notna() & numbers.isna()
         if not wrong.any():
             return numbers
     number_format = kind.format if isinstance(kind.format, NumberFormat) else None
     best = pd.to_numeric(column, errors="coerce") if number_format is None else number_format.parse(column)
     like = "" if number_format is None else f" such as {number_format.example!r}"
-    wrong = column.notna() & best.isna()
-    if kind.has_no_unit and bool(wrong[column.notna()].all()) and count_units(column) and "" not in count_units(column):
-        place = f"{locate(column.index[int(wrong.to_numpy().argmax())])}, column {column.name!r}"
-        cell = str(column[wrong].iloc[0])[:40]
-        raise ValueError(f"{place}: expected a number without a unit, as in the other table, got {cell!r}")
-    raise _not_a_number(column, wrong, locate, like, for_frame=True)
+    raise _not_a_number(column, column.notna() & best.isna(), locate, like, kind)
 
 
-def _same_unit(form: NumberFormat | None, expected: NumberFormat) -> bool:
-    """Return whether numbers of a format have the expected unit; an amount without a currency has it."""
-    unit = "" if form is None else form.unit
-    return unit == expected.unit or (not unit and not expected.has_scale)
+def _has_unit(form: NumberFormat | None, unit: str | None) -> bool:
+    """Return whether numbers of a format have a unit; any unit will do for ``None``, and none for a currency."""
+    own = "" if form is None else form.unit
+    return unit is None or own == unit or (not own and not has_scale(unit))
 
 
-def _plain_numbers(column: pd.Series, decimal: str) -> pd.Series:
+def plain_numbers(column: pd.Series, decimal: str) -> pd.Series:
     """Return the numbers of cells without any format, NaN for others, such as a decimal point in a file of commas."""
     if decimal == ",":
         column = column.mask(column.astype(str).str.contains(".", regex=False))
@@ -236,10 +186,9 @@ def _as_times(column: pd.Series, kind: ColumnType, locate: Locate, decimal: str)
         row = int(wrong.to_numpy().argmax())
         like = "a date or time" if form is None else f"{'a time' if form.is_clock else 'a date'} such as {form.example}"
         place = f"{locate(column.index[row])}, column {column.name!r}"
-        hint = ""
-        if are_times_in_several_forms(column):
-            hint = f" (write all dates and times in one form; if they are names: --categorical '{column.name}')"
-        raise ValueError(f"{place}: expected {like}, got {str(column.iloc[row])[:40]!r}{hint}")
+        several = "write all dates and times in one form; " * are_times_in_several_forms(column)
+        hint = f"{several}if they are names: --categorical '{column.name}'"
+        raise ValueError(f"{place}: expected {like}, got {str(column.iloc[row])[:40]!r} ({hint})")
     return times
 
 
@@ -296,33 +245,42 @@ def _numeric_column(column: pd.Series, locate: Locate) -> pd.Series:
 
 
 def _not_a_number(
-    column: pd.Series, wrong: pd.Series, locate: Locate, like: str = "", for_frame: bool = False
+    column: pd.Series, wrong: pd.Series, locate: Locate, like: str = "", kind: ColumnType | None = None
 ) -> ValueError:
     row = int(wrong.to_numpy().argmax())
     cell = str(column.iloc[row])[:40]
     place = f"{locate(column.index[row])}, column {column.name!r}"
-    return ValueError(f"{place}: expected a number{like}, got {cell!r}{_hint(column, wrong, cell, for_frame)}")
+    return ValueError(f"{place}: expected a number{like}, got {cell!r}{_hint(column, wrong, cell, kind)}")
 
 
-def _hint(column: pd.Series, wrong: pd.Series, cell: str, for_frame: bool) -> str:
+def _hint(column: pd.Series, wrong: pd.Series, cell: str, kind: ColumnType | None) -> str:
+    """Return what to do about a wrong cell of a column of a type, or of an array without types."""
     codes = f"if the column holds codes: --categorical '{column.name}'"
     units = count_units(column[column.map(lambda value: isinstance(value, str))])
-    if count_units(column[wrong].iloc[:1]) and (len(units) > 1 or not is_number(cell)):
+    unit = next(iter(count_units(column[wrong].iloc[:1])), None)
+    if kind is not None and len(units) == 1 and unit is not None and kind.unit not in (None, unit):
+        other = f"{_name_of(unit)} here and {_name_of(kind.unit)} in the other table"
+        return f" (the units differ: {other}; write all numbers in the same unit; {codes})"
+    if unit is not None and (len(units) > 1 or not is_number(cell)):
         if len(units) == 1 and len(column) > 1 and bool(wrong[column.notna()].all()):
             return f" (a number in an unknown form; write it without marks between its digits; {codes})"
         if len(units) == 1:
             return f" (a number in another form than the others; {codes})"
-        counts = " and ".join(f"{count:,} with {repr(unit) if unit else 'none'}" for unit, count in units.items())
+        counts = " and ".join(f"{count:,} with {_name_of(unit)}" for unit, count in units.items())
         return f" (the units differ: {counts}; write all numbers in the same unit; {codes})"
     if is_number(cell):
         return " (text)"
     has_digits = any(map(str.isdigit, cell))
-    if for_frame and has_digits and not any(map(str.isalpha, cell)):  # hardly a mark of missing values
+    if kind is not None and has_digits and not any(map(str.isalpha, cell)):  # hardly a mark of missing values
         return f" (write it as a number; {codes})"
-    if for_frame:
+    if kind is not None:
         return f" (if it marks missing values, for a command: --na '{cell.strip()}'; {codes})"
     several = bool((column.astype(str)[wrong] == cell).sum() > 1)
     return f" (if it marks missing values, for a command: --na '{cell}')" if several and not has_digits else ""
+
+
+def _name_of(unit: str | None) -> str:
+    return repr(unit) if unit else "none"
 
 
 def _as_names(column: pd.Series) -> pd.Series:
@@ -343,42 +301,3 @@ def _words_as_truth(column: pd.Series) -> pd.Series:
     """Replace the words for truth values by truth values, and nothing else."""
     truth = {word: word.lower() == "true" for word in TRUTH}
     return column.astype(object).map(lambda cell: truth.get(cell, cell) if isinstance(cell, str) else cell)
-
-
-def has_leading_zeros(column: pd.Series) -> bool:
-    """Return whether a text column holds numeric codes, some with leading zeros, that repeat as names do."""
-    texts = pd.Series(column.dropna().unique(), dtype=object)
-    if 2 * len(texts) > column.notna().sum() or not all(isinstance(text, str) for text in texts):
-        return False
-    return bool(texts.str.fullmatch(LEADING_ZERO).any()) and bool(pd.to_numeric(texts, errors="coerce").notna().all())
-
-
-def odd_code(column: pd.Series) -> str | None:
-    """Return a code with letters, such as 136A, among the whole numbers of a text column that holds codes, or ``None``.
-
-    All cells with letters must look like codes. Some number must have a leading zero, or there must be several of these
-    cells that repeat or begin with letters, as numbers with units and mistakes rarely do.
-    """
-    counts = column.dropna().value_counts(sort=False)
-    if not len(counts) or not all(isinstance(text, str) for text in counts.index):
-        return None
-    texts = counts.index.str.strip()
-    odd = counts[~texts.str.fullmatch(r"\d+")]
-    if not len(odd) or len(odd) == len(counts) or not odd.index.str.strip().str.fullmatch(_CODE).all():
-        return None
-    begin_with_letters = bool(odd.index.str.strip().str.fullmatch(r"[A-Za-z].*").all())
-    several = len(odd) > 1 and (begin_with_letters or 2 * len(odd) <= odd.sum())
-    return str(odd.index[0]) if several or bool(texts.str.fullmatch(LEADING_ZERO).any()) else None
-
-
-def _are_mostly_numbers(column: pd.Series) -> bool:
-    """Return whether most distinct texts are numbers, so that the others are mistakes and not names."""
-    texts = pd.Series(column.dropna().unique()).astype(str)
-    numbers = pd.to_numeric(texts.str.replace(",", ""), errors="coerce").notna().sum()
-    return bool(numbers > max(_MAX_NUMERIC_CODES, 0.5 * len(texts)))
-
-
-def _mix_units(cells: pd.Series) -> bool:
-    """Return whether nearly all texts are numbers, in several units of a quantity or some in percent: a mistake."""
-    units = count_units(cells)
-    return ("%" in units or are_of_one_quantity(units)) and sum(units.values()) >= _MIN_FRACTION * len(cells)

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import pandas as pd
-
 from arcsm._runtime.files import FilePath, reading
-from arcsm.data.number_formats import digits_of_amount, points_separate_thousands
+from arcsm.data.number_marks import first_ambiguous, likely_decimal, proven_decimal
 from arcsm.data.read_options import ReadOptions
 from arcsm.errors import warn
 
@@ -23,12 +21,9 @@ _MARKS = {"\t": "a tab", " ": "a space"}
 _SAMPLE_CHARACTERS = 1 << 16
 _UTF_8 = ("utf-8", "utf-8-sig")  # without and with a byte order mark
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig"}
-_SINGLE_POINT = r"[-+]?[1-9]\d{0,2}\.\d{3}"
 _NAMED_SEPARATOR = re.compile(r"sep=([^\w\s\"']|\t)\s*", re.IGNORECASE)  # the first line that Excel may write
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 _COMMA_DECIMAL = re.compile(r"\s*[-+]?(\d+|\d{1,3}(\.\d{3})+),\d+\s*")
-_DOT_DECIMAL = re.compile(r"(\d+|\d{1,3}(,\d{3})+)\.\d+")
-_DOT_THOUSANDS = re.compile(r"[1-9]\d{0,2}(\.\d{3})+")
 
 
 @dataclass(frozen=True)
@@ -41,6 +36,7 @@ class Dialect:
         encoding: The encoding.
         first_line: 1 if the first line only names the separator, else 0.
         line_end: The end of a line.
+        is_decimal_guessed: Whether the decimal mark is a guess, which a column may contradict.
     """
 
     separator: str
@@ -48,6 +44,7 @@ class Dialect:
     encoding: str
     first_line: int = 0
     line_end: str = "\n"
+    is_decimal_guessed: bool = False
 
 
 def open_text(path: Path, encoding: str) -> IO[str]:
@@ -100,9 +97,9 @@ def find_dialect(path: Path, options: ReadOptions, source: str) -> Dialect:
     is_tabbed = path.name.lower().endswith(TAB_SUFFIXES)
     expected = options.separator or (named[1] if named else "\t" if is_tabbed else None)
     separator = expected or _guess_separator(lines)
-    decimal, thousands = options.decimal or ".", None
-    if options.decimal is None and separator != ",":
-        decimal, thousands = _guess_decimal(_cells(lines, separator), separator)
+    rows = _cells(lines, separator) if options.decimal is None else []
+    proven = options.decimal or proven_decimal(rows, separator)
+    decimal = proven or _default_decimal(rows, separator, options) or likely_decimal(rows, separator)
     guesses = []
     if expected is None and separator != ",":
         guesses.append(f"{_MARKS.get(separator, repr(separator))} between cells (--sep)")
@@ -110,10 +107,10 @@ def find_dialect(path: Path, options: ReadOptions, source: str) -> Dialect:
         guesses.append("',' before decimals (--decimal)")
     if guesses:
         warn(f"{source}: guessed {' and '.join(guesses)}")
-    if thousands is not None:
-        warn(f"{source}: {thousands!r} is read as {float(thousands):g}; if points separate thousands: --decimal ,")
+    if proven is None and decimal == "." and separator != "," and (cell := first_ambiguous(rows)) is not None:
+        warn(f"{source}: {cell!r} is read as {float(cell):g}; if points separate thousands: --decimal ,")
     line_end = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
-    return Dialect(separator, decimal, encoding, int(named is not None), line_end)
+    return Dialect(separator, decimal, encoding, int(named is not None), line_end, options.decimal is None)
 
 
 def _encoding_by_mark(path: Path, source: str) -> str:
@@ -173,23 +170,8 @@ def _of_first_line(lines: Sequence[str]) -> str:
     return max(_SEPARATORS, key=first.count)
 
 
-def _guess_decimal(rows: Sequence[Sequence[str]], separator: str) -> tuple[str, str | None]:
-    """Return the decimal mark, and a plain number whose point may separate thousands, if nothing in the file decides.
-
-    The mark is a comma if some cells have one before decimals, or points that separate thousands in amounts of money,
-    and no cell has a point before decimals.
-    """
-    numbers = [digits for row in rows for cell in row if (digits := digits_of_amount(cell))]
-    commas = any(map(_COMMA_DECIMAL.fullmatch, numbers))
-    if any(_DOT_DECIMAL.fullmatch(number) and not _DOT_THOUSANDS.fullmatch(number) for number in numbers):
-        return ".", None
-    if commas or (separator == ";" and any(map(points_separate_thousands, _columns(rows)))):
-        return ",", None
-    plain = (cell.strip() for row in rows for cell in row)
-    return ".", next((cell for cell in plain if re.fullmatch(_SINGLE_POINT, cell)), None)
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[pd.Series]:
-    """Return the columns of rows below the first, without those of another length."""
-    regular = [row for row in rows[1:] if len(row) == len(rows[0])]
-    return [pd.Series(column, dtype=object) for column in zip(*regular, strict=True)]
+def _default_decimal(rows: Sequence[Sequence[str]], separator: str, options: ReadOptions) -> str | None:
+    """Return the decimal mark of another table, unless it is a comma and this one has bare points between commas."""
+    if options.default_decimal == separator and first_ambiguous(rows) is not None:
+        return None
+    return options.default_decimal

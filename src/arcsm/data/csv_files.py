@@ -13,9 +13,10 @@ import pandas as pd
 
 from arcsm._runtime.memory import check_fits
 from arcsm.data.checks import check_unique, check_width
-from arcsm.data.column_types import LEADING_ZERO, MISSING, TRUTH, default_names, is_number
+from arcsm.data.column_types import MISSING, TRUTH, default_names, is_number
 from arcsm.data.csv_dialect import decoding, find_dialect, open_text
 from arcsm.data.csv_limits import unpacked_bytes
+from arcsm.data.number_formats import LEADING_ZERO
 from arcsm.data.read_options import ReadOptions
 from arcsm.errors import SkippedWarning, warn
 

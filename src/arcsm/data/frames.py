@@ -15,19 +15,19 @@ from arcsm.data.column_types import (
     check_cells,
     collect_columns,
     holds_numbers,
-    infer_type,
-    odd_code,
     typed_column,
 )
-from arcsm.data.number_formats import NumberFormat, count_least_decimals, with_decimals
+from arcsm.data.number_formats import NumberFormat, write_like
+from arcsm.data.number_marks import OTHER_MARK, may_separate_thousands
 from arcsm.data.read_options import ReadOptions
 from arcsm.data.row_labels import SetAside, reason_to_set_aside
 from arcsm.data.table import TableFile
 from arcsm.data.time_formats import TimeFormat
+from arcsm.data.type_guesses import infer_type, odd_code
 from arcsm.errors import SkippedWarning, warn
 
 _PART_ROWS = 50_000
-_IF_THOUSANDS = " (if points separate thousands: --decimal ,)"
+_MIN_DIGITS = 3  # of whole numbers, for an ambiguous mark among others of their kind to separate thousands
 
 
 class FrameFile:
@@ -68,7 +68,7 @@ class FrameFile:
         self.highest: dict[str, int] = {}
         self._codes: dict[str, str] = {}
         self._id_formats: dict[str, NumberFormat] = {}
-        self._undecided: list[str] = []  # columns whose points may separate thousands
+        self._guesses: dict[str, str] = {}  # how columns of text are read
         names = [name for name, kind in self.types.items() if kind.kind == "name"]
         self.file = TableFile(path, None, self.options, names, source)
 
@@ -110,7 +110,7 @@ class FrameFile:
             for raw in self.file.parts(rows, self._text_columns()):
                 yield collect_columns(raw[self._chosen(list(raw.columns))], self._infer_and_convert, self.file.source)
             return
-        for raw in self.file.parts(rows, [name for name, kind in self.types.items() if kind.kind == "name"]):
+        for raw in self.file.parts(rows, self._text_columns()):
             chosen = self._wanted(list(raw.columns), self._like)
             frame = collect_columns(raw[chosen], self._convert, self.file.source)
             yield frame.reset_index(drop=True)
@@ -121,6 +121,8 @@ class FrameFile:
         if not self.file.is_text:
             return self.options
         dialect = self.file.csv.dialect
+        if dialect.decimal == dialect.separator:  # in quotation marks, which is guessed again
+            return self.options
         return replace(self.options, separator=dialect.separator, decimal=dialect.decimal)
 
     @cached_property
@@ -141,7 +143,7 @@ class FrameFile:
 
         Columns that the file holds as text are written in its format if the rows will be text, too, if the file can
         also hold other types, or if they hold codes with leading zeros. Text has the words for truth values that are
-        most frequent in the file, and plain numbers have at least as many decimals as all have in it.
+        most frequent in the file, and plain numbers are written like those of the file.
         """
         frame = frame.copy()
         for name in frame.columns:
@@ -149,8 +151,10 @@ class FrameFile:
             is_code = isinstance(form, NumberFormat) and form.is_code
             if form is not None and (as_text or is_code or not self.file.is_text):
                 frame[name] = form.write(frame[name])
-            elif as_text and (least := self._least_decimals.get(str(name), 0)):
-                frame[name] = with_decimals(frame[name], least, self.file.decimal)
+            elif as_text and (cells := self._plain_cells.get(str(name))) is not None:
+                known = frame[name].dropna()
+                texts = pd.Series(write_like(known, cells, self.file.decimal), known.index, dtype=object)
+                frame[name] = texts.reindex(frame.index)
             elif as_text and (words := self.truth_words.get(str(name))):
                 frame[name] = frame[name].map(lambda truth, words=words: words.get(str(truth), truth))
         return frame
@@ -167,23 +171,38 @@ class FrameFile:
         return numbers if form is None else replace(form, limit=None).write(numbers)
 
     @cached_property
-    def _least_decimals(self) -> dict[str, int]:
-        """How many decimals all cells of a column of plain numbers in a CSV file have at least."""
+    def _plain_cells(self) -> dict[str, pd.Series]:
+        """The different cells of each column of plain numbers in a CSV file, without missing ones."""
         names = [name for name, kind in self.types.items() if kind.kind == "number" and kind.format is None]
         if not names or not self.file.is_text:
             return {}
-        parts = (part[names] for part in self.file.raw_parts(_PART_ROWS))
-        gaps = (*MISSING, *self.options.missing)
-        counts = [
-            [count_least_decimals(part[name][~part[name].isin(gaps)], self.file.decimal) for name in names]
-            for part in parts
-        ]
-        return {name: min(column) for name, column in zip(names, zip(*counts, strict=True), strict=True)}
+        gaps, cells = (*MISSING, *self.options.missing), {name: pd.Series(dtype=object) for name in names}
+        for part in self.file.raw_parts(_PART_ROWS):
+            for name in names:
+                known = part[name][~part[name].str.strip().isin(gaps)]
+                cells[name] = pd.concat([cells[name], known]).drop_duplicates()
+        return cells
 
-    def _text_columns(self) -> list[str] | None:
+    def _text_columns(self) -> list[str]:
+        """Return the columns of a CSV file to read as text: names, codes, and numbers in the form of wanted types."""
         if not self.file.is_text:
             return []
+        if self._like is not None:
+            formatted = [name for name, kind in self._like.items() if isinstance(kind.format, NumberFormat)]
+            return [name for name, kind in self._like.items() if kind.kind == "name"] + formatted + self._grouped
         return [*self.file.csv.code_columns(), *self.options.categorical]
+
+    @cached_property
+    def _grouped(self) -> list[str]:
+        """The columns of plain whole numbers in the other table that may have marks between thousands in this one."""
+        types = self._like or {}
+        names = [name for name, kind in types.items() if kind.format is None and kind.digits >= _MIN_DIGITS]
+        if not names or not self.file.is_decimal_guessed:
+            return []
+        if (self.file.csv.dialect.separator, self.file.decimal) == (",", "."):  # bare points come before decimals
+            return []
+        cells = next(self.file.raw_parts(_PART_ROWS), pd.DataFrame())
+        return [name for name in names if name in cells and may_separate_thousands(cells[name], self.file.decimal)]
 
     def _chosen(self, columns: Sequence[str]) -> list[str]:
         """Return the columns without those to ignore."""
@@ -212,13 +231,15 @@ class FrameFile:
             self.types[name] = ColumnType("name")
         else:
             self.types[name] = infer_type(column, self.file.decimal_of(column))
-            form = self.types[name].format
-            if isinstance(form, NumberFormat) and form.decimal == "." and self.file.may_separate_thousands(column):
-                self._undecided.append(name)
             if self.types[name].kind == "name" and (code := odd_code(column)) is not None:
                 self._codes[name] = code
             if name in self.options.numeric and self.types[name].kind != "number":
                 self.types[name] = ColumnType("number")
+            form = self.types[name].format
+            if isinstance(form, NumberFormat):
+                self._guesses[name] = self.file.describe(column, form)
+            elif form is not None and form.is_guess:
+                self._guesses[name] = form.describe()
         return self._convert(column)
 
     def _reason(self, column: pd.Series) -> SetAside | None:
@@ -231,23 +252,35 @@ class FrameFile:
 
     def _convert(self, column: pd.Series) -> pd.Series:
         kind = self.types[str(column.name)]
-        scaled = isinstance(kind.format, NumberFormat) and kind.format.has_scale
-        if self.file.is_text and scaled and holds_numbers(column.dtype):  # without the unit
-            column = column.map(str, na_action="ignore").astype(object)
-        unknown = kind.kind == "number" and kind.format is None
-        decimal = self.file.decimal_of(column) if unknown else self.file.decimal
+        if self._like is not None and kind.kind == "number" and not holds_numbers(column.dtype):
+            kind = self._in_this_file(column, kind)
+        decimal = self.file.decimal_of(column) if kind.kind == "number" else self.file.decimal
         return typed_column(column, kind, self.file.locate, decimal)
+
+    def _in_this_file(self, column: pd.Series, kind: ColumnType) -> ColumnType:
+        """Return a wanted type with the marks that ambiguous numbers of this file have.
+
+        If the other table has whole numbers of three or more digits, the marks separate thousands. Otherwise they are
+        those of the type, unless the decimal marks of the two files differ.
+        """
+        form = kind.format
+        mark = next((mark for mark in OTHER_MARK if may_separate_thousands(column, mark)), None)
+        if mark is None or not self.file.is_decimal_guessed or isinstance(form, TimeFormat):
+            return kind
+        if kind.digits >= _MIN_DIGITS:
+            form = form or NumberFormat(example=str(column.dropna().iloc[0]))
+            return replace(kind, format=replace(form, thousands=mark, decimal=OTHER_MARK[mark]))
+        if form is None or form.is_code or self.options.default_decimal in (None, self.file.decimal):
+            return kind
+        decimal = self.file.decimal_of(column)
+        return replace(kind, format=replace(form, thousands=OTHER_MARK[decimal], decimal=decimal))
 
     def _report(self) -> None:
         """Warn of columns that are set aside, and of formats that might be another."""
         if self.set_aside:
             listed = ", ".join(f"{name!r} ({reason})" for name, reason in self.set_aside.items())
             warn(f"{self.file.source}: set aside, not modelled: {listed}", SkippedWarning)
-        guessed = [
-            f"{name!r} as {kind.format.describe()}{_IF_THOUSANDS * (name in self._undecided)}"
-            for name, kind in self.types.items()
-            if kind.format is not None and not (isinstance(kind.format, TimeFormat) and not kind.format.is_guess)
-        ]
+        guessed = [f"{name!r} as {guess}" for name, guess in self._guesses.items() if name in self.types]
         guessed += [
             f"{name!r} as names ({code!r} is no number)" for name, code in self._codes.items() if name in self.types
         ]

@@ -25,8 +25,7 @@ _CELL = re.compile(  # brackets around all, or as in $ (5) around the digits
 )
 _CURRENCY = re.compile(rf"{_CODES}|[A-Z]{{0,3}}[{_CURRENCIES}]")
 _DASH = re.compile(rf"^(?P<currency>(?:{_CODES}|[A-Z]{{0,3}}[{_CURRENCIES}])[{_SPACES}]?)[-–]$")  # no amount, 0
-_PADDED = re.compile(r"0\d+")  # digits such as those of a postcode
-_THOUSANDS_POINTS = r"[1-9]\d{0,2}(?:\.\d{3})+(?:,\d+)?"
+LEADING_ZERO = r"0\d+"  # a postcode, say, whose zeros matter
 _INDIAN = r"\d{1,2}(?:,\d{2})+,\d{3}"  # 12,34,567
 #: Units of one quantity: numbers with several of them could be converted, and so are no names.
 _QUANTITIES = (
@@ -41,6 +40,7 @@ _QUANTITIES = (
     {"°C", "°F", "°K", "° C", "° F"},
 )
 _MAX_INSPECTED = 5_000  # distinct texts of a column
+_MAX_CHANGE = 1e-6  # of a number when it is written, relative
 _MAX_DECIMALS = 8  # that anyone would write; with more, numbers have all their digits
 
 
@@ -61,6 +61,7 @@ class NumberFormat:
         indian: Whether only the last group has three digits and the others two, as in 12,34,567.
         width: How many digits a code has at least, filled up with zeros, such as 5 for 02285; 0 for other numbers.
         limit: The highest code of the width, if all cells have just as many digits.
+        zero: The dash that stands for an amount of zero, such as ``$ -``, or an empty string.
     """
 
     prefix: str = ""
@@ -74,6 +75,7 @@ class NumberFormat:
     indian: bool = False
     width: int = 0
     limit: int | None = None
+    zero: str = ""
 
     @classmethod
     def infer_codes(cls, cells: pd.Series) -> Self | None:
@@ -83,7 +85,7 @@ class NumberFormat:
             return None
         texts = [text.strip() for text in distinct]
         lengths = set(map(len, texts))
-        padded = [text for text in texts if _PADDED.fullmatch(text)]
+        padded = [text for text in texts if re.fullmatch(LEADING_ZERO, text)]
         if not padded or min(lengths) < max(map(len, padded)):
             return None
         width = min(lengths)
@@ -99,7 +101,7 @@ class NumberFormat:
         """
         distinct = cells.dropna().unique()
         inspected = distinct[:: max(1, len(distinct) // _MAX_INSPECTED)]
-        parts = _parts(pd.Series(inspected, dtype=object))
+        parts = split_numbers(pd.Series(inspected, dtype=object))
         parts = parts[parts["digits"].notna()]
         if not len(parts):
             return None
@@ -108,7 +110,7 @@ class NumberFormat:
         prefix, suffix = ("", "") if few else marked[["prefix", "suffix"]].value_counts().index[0]
         unit = (prefix + suffix).strip()
         typical = parts[parts["unit"] == unit]
-        parts = typical if _has_scale(unit) else parts[parts["unit"].isin(["", unit])]
+        parts = typical if has_scale(unit) else parts[parts["unit"].isin(["", unit])]
         thousands, decimal = _marks(parts["digits"], decimal)
         if not (unit or thousands) and decimal == ".":
             typical = parts[pd.to_numeric(parts["text"], errors="coerce").isna()]  # such as (5)
@@ -118,6 +120,8 @@ class NumberFormat:
         parts = parts[parts["digits"].str.fullmatch(_pattern(thousands, decimal, indian))]
         if not len(parts):
             return None
+        dashes = parts["text"][parts["is_dash"]]
+        parts = parts[~parts["is_dash"]] if len(dashes) < len(parts) else parts
         decimals = parts["digits"].str.partition(decimal)[2].str.len()
         shown = parts[parts.index.isin(typical.index)]
         longest = (shown if len(shown) else parts).sort_values(
@@ -125,7 +129,7 @@ class NumberFormat:
         )
         return cls(
             prefix, suffix, thousands, decimal, int(decimals.max()), decimals.nunique() == 1,
-            _negative(parts), str(longest["text"].iloc[0]), indian,
+            _negative(parts), str(longest["text"].iloc[0]), indian, zero=str(dashes.iloc[0]) if len(dashes) else "",
         )  # fmt: skip
 
     @property
@@ -141,7 +145,7 @@ class NumberFormat:
     @property
     def has_scale(self) -> bool:
         """Whether a number without the unit may be on another scale: 0.2 is not 20 %. An amount has its currency."""
-        return _has_scale(self.unit)
+        return has_scale(self.unit)
 
     def parse(self, cells: pd.Series, any_scale: bool = False) -> pd.Series:
         """Return the numbers of texts, NaN where a cell is missing or has another format.
@@ -151,7 +155,7 @@ class NumberFormat:
         if self.is_code:
             return pd.to_numeric(cells, errors="coerce")
         distinct = pd.Series(cells.dropna().unique(), dtype=object)
-        parts = _parts(distinct)
+        parts = split_numbers(distinct)
         fits = parts["unit"].isin([self.unit, ""])
         if self.has_scale and not any_scale:
             fits &= (parts["unit"] != "") | _is_zero(parts["digits"])
@@ -179,6 +183,8 @@ class NumberFormat:
         if not self.fixed and self.decimals:
             text = text.rstrip("0").rstrip(".")
         is_zero = not text.strip("0.,")
+        if is_zero and self.zero:
+            return self.zero
         text = _indian_groups(text) if self.indian else text
         digits = text.translate({ord(","): self.thousands, ord("."): self.decimal})
         return ("{}{}{}" if value >= 0 or is_zero else self.negative).format(self.prefix, digits, self.suffix)
@@ -193,8 +199,8 @@ class NumberFormat:
 def write_like(values: pd.Series, cells: pd.Series, decimal: str = ".") -> list[str]:
     """Return numbers as texts in the form of cells that hold plain numbers: ``13.0`` beside ``7.0``.
 
-    The numbers have at least as many decimals as any cell, at most as many as the cell with the most, and exponents if
-    most cells have them.
+    The numbers have at least as many decimals as any cell. They have exponents if most cells do, with at most as many
+    decimals as the cell with the most.
     """
     pattern = rf"^[-+]?(?P<digits>\d*(?:{re.escape(decimal)}(?P<decimals>\d*))?)(?:[eE](?P<exponent>[-+]?\d+))?$"
     texts = pd.Series(cells.unique(), dtype=object).str.strip()
@@ -216,25 +222,22 @@ def write_like(values: pd.Series, cells: pd.Series, decimal: str = ".") -> list[
     elif most > _MAX_DECIMALS:
         written = values.astype(str).tolist()
     else:
-        written = [_shorten(f"{value:.{most}f}", least) for value in values]
+        written = [_plain_text(value, least, most) for value in values]
     return [text.replace(".", decimal) for text in written]
 
 
-def with_decimals(values: pd.Series, least: int, decimal: str = ".") -> pd.Series:
-    """Return numbers as texts with at least so many decimals, unless they have exponents; missing ones stay missing."""
-
-    def text(value: float) -> str:
-        whole, _, decimals = str(value).partition(".")
-        return str(value) if "e" in str(value) else f"{whole}{decimal}{decimals:0<{least}}"
-
-    return values.map(text, na_action="ignore").astype(object)
+def _plain_text(value: float, least: int, most: int) -> str:
+    """Return a number without an exponent, with more than ``most`` decimals only if it would change otherwise."""
+    text = f"{value:.{most}f}"
+    if abs(float(text) - value) > _MAX_CHANGE * abs(value):  # such as a given value
+        text = np.format_float_positional(value, trim="-")
+    return _padded(_shorten(text, least), least)
 
 
-def count_least_decimals(cells: pd.Series, decimal: str = ".") -> int:
-    """Return how many decimals all texts of plain numbers have at least, 0 if some have exponents."""
-    texts = cells[cells != ""].str.strip()
-    decimals = texts.str.extract(rf"^[-+]?\d*{re.escape(decimal)}(\d+)$")[0].str.len().fillna(0)
-    return int(decimals.min()) if len(decimals) else 0
+def _padded(text: str, least: int) -> str:
+    """Add zeros up to ``least`` decimals."""
+    whole, _, decimals = text.partition(".")
+    return f"{whole}.{decimals:0<{least}}" if least else text
 
 
 def _shorten(digits: str, least: int) -> str:
@@ -246,23 +249,28 @@ def _shorten(digits: str, least: int) -> str:
 
 def count_units(cells: pd.Series) -> dict[str, int]:
     """Return how many cells hold numbers with each unit, most first; zeros without a unit do not count."""
-    parts = _parts(cells.dropna())
+    parts = split_numbers(cells.dropna())
     parts = parts[parts["digits"].notna() & ((parts["unit"] != "") | ~_is_zero(parts["digits"]))]
     return {str(unit): int(count) for unit, count in parts["unit"].value_counts().items()}
 
 
-def _parts(cells: pd.Series) -> pd.DataFrame:
-    """Split texts into signs, prefix, digits, suffix and unit; the digits are missing where a text is no number."""
+def split_numbers(cells: pd.Series) -> pd.DataFrame:
+    """Split texts into signs, prefix, digits, suffix and unit; the digits are missing where a text is no number.
+
+    The digits of an amount that is a dash, such as ``$ -``, are 0.
+    """
     texts = cells.astype(str).str.strip()
-    dashes = texts[texts.str.endswith(("-", "–"))].str.replace(_DASH, r"\g<currency>0", regex=True)
-    parts = dashes.reindex(texts.index).fillna(texts).str.extract(rf"^{_CELL.pattern}$")
-    is_code = parts["open"].notna() & parts["digits"].str.match(_PADDED).eq(True)  # such as the area code (030)
+    is_dash = texts.str.fullmatch(_DASH)
+    digits = texts.mask(is_dash, texts.str.replace(_DASH, r"\g<currency>0", regex=True))
+    parts = digits.str.extract(rf"^{_CELL.pattern}$")
+    is_code = parts["open"].notna() & parts["digits"].str.match(LEADING_ZERO).eq(True)  # such as the area code (030)
     parts.loc[is_code] = None
     unit = parts["prefix"].fillna("") + parts["suffix"].fillna("")
-    return parts.assign(text=texts, unit=unit.str.strip())
+    return parts.assign(text=texts, unit=unit.str.strip(), is_dash=is_dash)
 
 
-def _has_scale(unit: str) -> bool:
+def has_scale(unit: str) -> bool:
+    """Return whether a number without a unit may be on another scale, unlike an amount without its currency."""
     return bool(unit) and not _CURRENCY.fullmatch(unit)
 
 
@@ -303,13 +311,16 @@ def _marks(digits: pd.Series, decimal: str) -> tuple[str, str]:
         found = digits[digits.str.contains(mark, regex=False)]
         if not len(found):
             continue
-        groups = rf"[1-9]\d{{0,2}}(?:{re.escape(mark)}\d{{3}})+"
-        if bool((found.str.count(re.escape(mark)) > 1).any()):
+        if bool((found.str.count(re.escape(mark)) > 1).any()) or (mark != decimal and _are_grouped(found, mark)):
             return mark, other
-        if mark != decimal and bool(found.str.fullmatch(groups).all()):
-            return mark, other
-        return "", mark
+        rest = digits[digits.str.contains(other, regex=False)]
+        return other * (len(rest) > 0 and _are_grouped(rest, other)), mark
     return "", "."
+
+
+def _are_grouped(digits: pd.Series, mark: str) -> bool:
+    """Return whether three digits follow every mark, and no number begins with a zero."""
+    return bool(digits.str.fullmatch(rf"[1-9]\d{{0,2}}(?:{re.escape(mark)}\d{{3}})+").all())
 
 
 def _pattern(thousands: str, decimal: str, indian: bool) -> str:
@@ -346,7 +357,7 @@ def digits_of_amount(cell: str) -> str:
     """
     match = _CELL.fullmatch(cell.strip())
     unit = "" if match is None else (match["prefix"] + match["suffix"]).strip()
-    return match["digits"] if match is not None and (unit in ("", "%") or not _has_scale(unit)) else ""
+    return match["digits"] if match is not None and (unit in ("", "%") or not has_scale(unit)) else ""
 
 
 def are_of_one_quantity(units: Collection[str]) -> bool:
@@ -358,38 +369,3 @@ def are_of_one_quantity(units: Collection[str]) -> bool:
     """
     scales = {_CURRENCY.sub("", unit).strip() for unit in units}
     return len(set(units)) > 1 and (scales == {""} or any(scales <= quantity for quantity in _QUANTITIES))
-
-
-def points_separate_thousands(cells: pd.Series) -> bool:
-    """Return whether points in numbers with a unit, in a file with semicolons between cells, separate thousands.
-
-    Exactly three digits must follow every point. Amounts of money rarely have three decimals. In numbers with another
-    unit, some below 1000 must have no point: with three decimals all would have one.
-    """
-    marked, plain = _with_points(cells)
-    if not len(marked):
-        return False
-    units = pd.concat([marked["unit"], plain["unit"]])
-    unit = str(units.mode().iloc[0])
-    if not unit or not bool((marked["unit"] == unit).all()):
-        return False
-    return not _has_scale(unit) or bool(plain["digits"].str.fullmatch(r"\d{1,3}").any())
-
-
-def points_may_separate_thousands(cells: pd.Series) -> bool:
-    """Return whether every number with a point has exactly three digits behind it, as if it separated thousands."""
-    return len(_with_points(cells)[0]) > 0
-
-
-def _with_points(cells: pd.Series) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the numbers with points and the others; none if not all points can separate thousands."""
-    distinct = pd.Series(cells.dropna().unique()[:_MAX_INSPECTED], dtype=object).astype(str)
-    if not bool(distinct.str.contains(".", regex=False).any()):
-        return pd.DataFrame(), pd.DataFrame()
-    parts = _parts(distinct)
-    parts = parts[parts["digits"].notna()]
-    has_point = parts["digits"].str.contains(".", regex=False)
-    marked = parts[has_point]
-    if not bool(marked["digits"].str.fullmatch(_THOUSANDS_POINTS).all()):
-        return pd.DataFrame(), pd.DataFrame()
-    return marked, parts[~has_point]

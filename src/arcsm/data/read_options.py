@@ -20,6 +20,7 @@ class ReadOptions:
         ids: Columns that only label the rows.
         categorical: Columns of names, whatever they look like.
         numeric: Columns of numbers, even if they look like labels of the rows.
+        default_decimal: The decimal mark of a CSV file whose numbers do not tell it, such as that of another table.
 
     Raises:
         ValueError: If a separator, decimal mark or encoding is unknown, or a column has two uses.
@@ -37,6 +38,7 @@ class ReadOptions:
     ids: Sequence[str] = ()
     categorical: Sequence[str] = ()
     numeric: Sequence[str] = ()
+    default_decimal: str | None = None
 
     def __post_init__(self) -> None:
         if self.separator is not None:
@@ -46,8 +48,9 @@ class ReadOptions:
                     f"separator (--sep): expected one character, such as ';', or tab, got {self.separator!r}"
                 )
             object.__setattr__(self, "separator", separator)
-        if self.decimal not in (None, ".", ","):
-            raise ValueError(f"decimal (--decimal): expected '.' or ',', got {self.decimal!r}")
+        for name, mark in (("decimal (--decimal)", self.decimal), ("default_decimal", self.default_decimal)):
+            if mark not in (None, ".", ","):
+                raise ValueError(f"{name}: expected '.' or ',', got {mark!r}")
         if self.decimal == "," and self.separator == ",":
             raise ValueError("decimal (--decimal): expected another mark than the separator (--sep), got ',' for both")
         if self.encoding is not None:

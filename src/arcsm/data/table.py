@@ -15,7 +15,8 @@ from arcsm.data.checks import check_column_names, check_finite, check_unique, ch
 from arcsm.data.column_types import default_names, holds_numbers, is_number, number_array, row_place
 from arcsm.data.csv_dialect import TAB_SUFFIXES, Dialect
 from arcsm.data.csv_files import CSVFile
-from arcsm.data.number_formats import NumberFormat, points_may_separate_thousands, points_separate_thousands
+from arcsm.data.number_formats import NumberFormat
+from arcsm.data.number_marks import OTHER_MARK, is_undecided, may_separate_thousands, separates_thousands
 from arcsm.data.numpy_files import read_array, split_key
 from arcsm.data.parquet_files import index_names, labelled_parts, parquet_parts, parquet_writer
 from arcsm.data.read_options import ReadOptions
@@ -80,16 +81,28 @@ class TableFile:
         return self.csv.dialect.decimal if self.is_text else self.options.decimal or "."
 
     def decimal_of(self, column: pd.Series) -> str:
-        """Return the decimal mark of a column: that of the file, unless points separate thousands in it."""
-        undecided = self.is_text and self.options.decimal is None and self.csv.dialect.separator == ";"
-        if undecided and self.decimal == "." and not holds_numbers(column.dtype) and points_separate_thousands(column):
-            return ","
-        return self.decimal
+        """Return the decimal mark of a column: that of the file, unless it separates thousands in the column."""
+        if not self.is_decimal_guessed or holds_numbers(column.dtype):
+            return self.decimal
+        may_differ = self.decimal == "," or self.csv.dialect.separator == ";"
+        return OTHER_MARK[self.decimal] if may_differ and separates_thousands(column, self.decimal) else self.decimal
 
-    def may_separate_thousands(self, column: pd.Series) -> bool:
-        """Return whether points in a column of text may separate thousands, though :meth:`decimal_of` denies it."""
-        undecided = self.is_text and self.options.decimal is None and self.csv.dialect.separator != ","
-        return undecided and self.decimal_of(column) == "." and points_may_separate_thousands(column)
+    @property
+    def is_decimal_guessed(self) -> bool:
+        """Whether the decimal mark is that of a CSV file, and not given."""
+        return self.is_text and self.csv.dialect.is_decimal_guessed
+
+    def describe(self, column: pd.Series, form: NumberFormat) -> str:
+        """Return how the numbers of a text column are read, and which option overrules it if nothing decides."""
+        hint = ""
+        if self.is_decimal_guessed and self.csv.dialect.separator != ",":
+            if form.decimal == "." and may_separate_thousands(column, "."):
+                hint = " (if points separate thousands: --decimal ,)"
+            elif form.thousands == "," and is_undecided(column, ","):
+                hint = " (if commas come before decimals: --decimal ,)"
+            elif form.decimal == "," and is_undecided(column, ","):
+                hint = " (if commas separate thousands: --decimal .)"
+        return form.describe() + hint
 
     def array(self, flatten: bool = False) -> np.ndarray:
         """Return the array of an NPY or NPZ file, ``(n, D)``, as float32 if it has single or half precision."""
@@ -180,13 +193,10 @@ class TableFile:
         Text in a CSV file may have a common format, such as ``$1,234.50``; a warning tells how it is read.
         """
         if self.is_text:
-            frame = frame.assign(
-                **{
-                    name: self._read_numbers(frame[name])
-                    for name in frame.columns
-                    if not holds_numbers(frame[name].dtype)
-                }
-            )
+            frame = frame.copy()
+            for name in frame.columns:
+                if not holds_numbers(frame[name].dtype):
+                    frame[name] = self._read_numbers(frame[name])
         values = number_array(frame, self.source, self.locate)
         if not allow_missing:
             check_finite(values, tuple(frame.columns), self.source, lambda row: self.locate(frame.index[row]))
@@ -198,7 +208,7 @@ class TableFile:
         if name not in self._formats:
             self._formats[name] = NumberFormat.infer(column, self.decimal_of(column))
             if (form := self._formats[name]) is not None:
-                warn(f"{self.source}: read {name!r} as {form.describe()}")
+                warn(f"{self.source}: read {name!r} as {self.describe(column, form)}")
         form = self._formats[name]
         numbers = column if form is None else form.parse(column)
         return column if bool((numbers.isna() & column.notna()).any()) else numbers

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Self
 
 import torch
@@ -101,13 +102,17 @@ class Cells:
 def refined_cells(prior: Conditionals, log_likelihood: RowLogLikelihood) -> tuple[Cells, Tensor]:
     """Return cells of ``N`` priors, refined for the posteriors, and for which rows they are accurate, ``(N,)``.
 
-    They are not where a posterior lies in the tails of the prior.
+    They are not where a posterior lies in the tails of the prior, or where cells stay too coarse after all rounds.
     """
+
+    def likelihood(x: Tensor, rows: Tensor) -> Tensor:
+        return log_likelihood(x, rows).double()
+
     medians, rows = _medians(prior), torch.arange(len(prior), device=prior.projection.device)
     edges = _first_edges(rows.device).expand(len(rows), -1)
     start, width = edges[:, :-1], edges.diff(dim=1)
     x = medians(rows, start + 0.5 * width)
-    cells = Cells(start, width, x, log_likelihood(x, rows).double())
+    cells = Cells(start, width, x, likelihood(x, rows))
     accurate, finished = torch.ones_like(rows, dtype=torch.bool), []
     for round_ in range(_MAX_ROUNDS + 1):
         errors = cells.errors()
@@ -121,8 +126,8 @@ def refined_cells(prior: Conditionals, log_likelihood: RowLogLikelihood) -> tupl
             break
         cells = cells.split(
             errors[coarse].topk(_SPLITS, 1).indices,
-            lambda v, rows=rows: medians(rows, v),  # type: ignore[misc]
-            lambda x, rows=rows: log_likelihood(x, rows).double(),  # type: ignore[misc]
+            partial(medians, rows),
+            partial(likelihood, rows=rows),
         )
     order = torch.cat([part for part, _ in finished]).argsort()
     count = max(part.x.shape[1] for _, part in finished)

@@ -1,7 +1,8 @@
 """One-dimensional posteriors of clean values given corrupted ones, with the conditionals of a model as priors.
 
 :mod:`arcsm.denoise.corruptions` builds them, by quadrature or through the flow. The flow's density is known in cells
-(:mod:`arcsm.denoise.cells`) and, in its tails, at nodes that are added where the mass is.
+(:mod:`arcsm.denoise.cells`) and, in its tails or where cells stay too coarse, at nodes that are added where the mass
+is.
 """
 
 import math
@@ -145,26 +146,26 @@ class InterpolatedPosterior(Posterior):
 
 @dataclass(frozen=True)
 class FlowPosterior(Posterior):
-    """Posteriors through the flow: in cells, or interpolated where the cells are too coarse."""
+    """Posteriors through the flow: in cells, or interpolated in the prior's tails and where cells stay too coarse."""
 
-    in_cells: Tensor  # (N,) whether a posterior is one of ``cells``
-    index: Tensor  # (N,) its index in ``cells`` or ``interpolated``
-    cells: CellPosterior
+    in_cells: Tensor  # (N,) whether a posterior is one of ``cellwise``
+    index: Tensor  # (N,) its index in ``cellwise`` or ``interpolated``
+    cellwise: CellPosterior
     interpolated: InterpolatedPosterior
 
     def log_evidence(self) -> Tensor:
         return self._merge(lambda posterior, _: posterior.log_evidence())
 
     def mean(self) -> Tensor:
-        return self._merge(lambda posterior, _: posterior.mean()).to(self.cells.cells.x)
+        return self._merge(lambda posterior, _: posterior.mean()).to(self.cellwise.cells.x)
 
     def icdf(self, u: Tensor) -> Tensor:
-        return self._merge(lambda posterior, rows: posterior.icdf(u[rows])).to(self.cells.cells.x)
+        return self._merge(lambda posterior, rows: posterior.icdf(u[rows])).to(self.cellwise.cells.x)
 
     def _merge(self, function: Callable[[Posterior, Tensor], Tensor]) -> Tensor:
         """Merge a function of the posteriors of both kinds and their rows ``(n,)`` into ``(N,)``."""
         merged = self.interpolated.x.new_empty(len(self.index))
-        for posterior, mask in ((self.cells, self.in_cells), (self.interpolated, ~self.in_cells)):
+        for posterior, mask in ((self.cellwise, self.in_cells), (self.interpolated, ~self.in_cells)):
             if len(rows := mask.nonzero()[:, 0]):
                 merged[rows] = function(posterior.select(self.index[rows]), rows).to(merged)
         return merged
@@ -237,7 +238,7 @@ class MissingValuePosterior(Posterior):
 def flow_posterior(prior: Conditionals, y: Tensor, noise_std: float, log_likelihood: LogLikelihood) -> Posterior:
     """Return the posteriors of ``y (N,)`` through the flow, in cells or interpolated.
 
-    A posterior in the tails of its prior is interpolated.
+    A posterior is interpolated if it lies in the tails of its prior, or if its cells stay too coarse.
     """
     cells, in_cells = refined_cells(prior, lambda x, rows: log_likelihood(y[rows, None], x))
     posterior, rows = CellPosterior(cells, prior, all_rows(y)), all_rows(y)

@@ -10,11 +10,10 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-from arcsm.data.checks import check_holds_no_times
 from arcsm.estimators.checks import check_numbers, check_same_columns, checked_frame
 from arcsm.estimators.column_types import Continuous, Grid
 from arcsm.estimators.encoder import Columns, Table
-from arcsm.estimators.native_frames import to_pandas
+from arcsm.estimators.native_frames import check_holds_no_times, to_pandas
 
 
 class TableEstimator(BaseEstimator):

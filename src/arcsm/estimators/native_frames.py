@@ -1,12 +1,15 @@
-"""Data frames of other libraries, such as polars and pyarrow, to pandas frames and back."""
+"""Data frames of other libraries, such as polars and pyarrow, to pandas frames and back, and checks of rows."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import narwhals as nw
+import numpy as np
 import pandas as pd
 import pyarrow
 
-from arcsm.data.checks import check_unique_columns
+from arcsm.data.checks import check_unique
+from arcsm.data.column_types import TIME_TYPES
 
 #: Arrow types whose missing values would otherwise turn them into floats or objects.
 _NULLABLE = {
@@ -69,3 +72,26 @@ def to_native(frame: pd.DataFrame, like: Any, keep_types: bool = True) -> Any:
         types = {name: kind for name, kind in model.schema.items() if kind not in (nw.Decimal, found[name])}
         converted = converted.with_columns([nw.col(name).cast(kind) for name, kind in types.items()])
     return converted.to_native()
+
+
+def check_unique_columns(rows: Any) -> None:
+    """Check that the column names of a data frame of pandas or pyarrow differ; other rows have no such names."""
+    if isinstance(rows, pd.DataFrame):
+        check_unique(list(rows.columns), "X")
+    elif isinstance(rows, pyarrow.Table | pyarrow.RecordBatch):
+        check_unique(rows.schema.names, "X")
+
+
+def check_holds_no_times(rows: Any) -> None:
+    """Check that an array or nested list holds no dates or times, which only the columns of a data frame may hold."""
+    kind = getattr(getattr(rows, "dtype", None), "kind", "O" if isinstance(rows, list | tuple) else "f")
+    times: Iterable[Any] = ()
+    if kind in "mM":
+        times = np.ravel(rows)[:1]
+    elif kind == "O":
+        lines = rows if isinstance(rows, list | tuple) else np.atleast_2d(rows)
+        cells = (cell for line in lines if isinstance(line, list | tuple | np.ndarray) for cell in line)
+        times = (cell for cell in cells if isinstance(cell, TIME_TYPES) and str(cell) != "NaT")
+    first = next(iter(times), None)
+    if first is not None:
+        raise ValueError(f"X: expected numbers in an array, got {str(first)!r}; give dates and times in a data frame")

@@ -140,7 +140,7 @@ def body(run: Study[Entropy]) -> Result:
 
 
 def _estimate(run: Study[Entropy], method: str, features: int, samples: int, bend: float, seed: int) -> Result:
-    """Return cosine and relative error of the gradient by all parameters, and the pressure of the estimate."""
+    """Return cosine and relative error of the gradient with respect to all parameters, and the pressure."""
     settings = run.settings
     sampler = Sampler.of(features, settings.coupling, bend)
     generator = torch.Generator().manual_seed(1_000_003 * seed + 1)

@@ -1,6 +1,7 @@
 """Composite score matching (paper, Eq. 5), and the family of objectives between it and denoising score matching."""
 
 import math
+from numbers import Real
 from typing import Literal
 
 import torch
@@ -68,7 +69,8 @@ def csm(
             a C compiler (see :func:`arcsm.objectives.fused.fused_score_matching`).
     """
     z = standardised_rows(model, x)
-    if mix != "auto" and (isinstance(mix, str) or not math.isfinite(mix)):
+    is_number = isinstance(mix, Real) and math.isfinite(mix)
+    if mix != "auto" and not is_number:
         raise ValueError(f'mix: expected a finite number or "auto", got {mix!r:.60}')
     if model.noise is None:
         if mix != 1.0:

@@ -212,7 +212,7 @@ def _differentiable(tensor: Tensor) -> Tensor:
 
 
 def _with_noise_columns(gradients: list[Tensor], network: _Network, context: Tensor) -> list[Tensor]:
-    """Return the gradients by the head's parameters, given those of a network; columns it leaves out get zeros."""
+    """Return the gradients with respect to the head's parameters, given a network's; columns left out get zeros."""
     weight, *others = gradients
     features, values = context.shape[1], len(network.value_weight)
     if weight.shape[1] > features + values:
@@ -252,7 +252,7 @@ class _Layer(NamedTuple):
 def _forward_backward(
     head: ScoreHead, network: _Network, context: Tensor, points: _Points, tangent: bool
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return the loss of a chunk, its gradient by the contexts, ``(n, C)``, and its gradients by weights and biases.
+    """Return the loss of a chunk, its gradient with respect to the contexts, ``(n, C)``, and to weights and biases.
 
     ``z`` are the pre-activations of a layer and ``h`` its activations; ``dz`` and ``dh``, their derivatives by x, exist
     only with ``tangent``. ``grad_z`` is the gradient of the loss by ``z``, and so on.
@@ -347,7 +347,7 @@ def _last_activation(z: Tensor, dz: Tensor | None) -> _Layer:
 def _output_layer(
     network: _Network, last: _Layer, points: _Points
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor | None]:
-    """Return the loss, its gradients by the output's bias and weight, and those by ``h`` and ``dh``, ``(n, H)``."""
+    """Return the loss and its gradients with respect to the output's bias and weight, ``h`` and ``dh``, ``(n, H)``."""
     weight, bias = network.output[0][0], network.output[1]  # (H,), (1,)
     correction = last.h @ weight + (bias - 0.5 * weight.sum())
     score = torch.addcmul(points.base_score, points.gain, correction)

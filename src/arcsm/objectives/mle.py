@@ -24,7 +24,7 @@ def mle(
 
     Normalised heads have a closed form. A :class:`ScoreHead` is integrated by quadrature: the nodes are placed without
     gradients, and the quadrature formula is differentiated. With a ladder, the likelihood is that of the data with the
-    noise of ``level``. Gradients by ``x`` go through the values and through the contexts.
+    noise of ``level``. Gradients with respect to ``x`` go through the values and through the contexts.
 
     ``tol`` and ``max_evaluations`` are as in :meth:`AutoregressiveModel.log_prob`, other arguments as in :func:`csm`.
     """

@@ -40,7 +40,8 @@ class TrainConfig(BaseModel):
         warmup_steps: Steps over which a linear warm-up raises the learning rate from zero.
         clip_norm: Largest norm of the gradient; ``None`` for no clipping.
         ema: Decay of the exponential moving average of the weights that is validated and kept; 0 for no average.
-        dequantise: Width of the uniform noise added to each batch, in data units; a number, or one per column.
+        dequantise: Width of the uniform noise added to each batch, in data units; a number, or one per column. Nominal
+            columns need 0.
         standardise: What the model's shift and scale are computed from: each column, all values (``"global"``), all
             values for the shift alone (``"centre"``), or nothing. Condition vectors are standardised by column, unless
             it is ``"none"``.

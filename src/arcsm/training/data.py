@@ -141,7 +141,8 @@ def dequantisation_widths(config: TrainConfig, model: AutoregressiveModel) -> Te
     widths = widths.expand(features)
     nominal = [d for d, discrete in enumerate(model.discrete) if discrete and widths[d] > 0.0]
     if nominal:
-        raise ValueError(f"dequantise: expected 0 for nominal column {nominal[0]}, got {widths[nominal[0]]:g}")
+        hint = "" if isinstance(config.dequantise, tuple) else "; give one width per column"
+        raise ValueError(f"dequantise: expected 0 for nominal column {nominal[0]}, got {widths[nominal[0]]:g}{hint}")
     return widths
 
 

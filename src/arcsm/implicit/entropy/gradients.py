@@ -90,7 +90,7 @@ class EntropyGradient(ABC):
 
     @torch.no_grad()
     def entropy_ratio(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Return the ratio of the estimated to the true entropy gradient by the scale of each latent, ``(D,)``.
+        """Return the ratio of estimated to true entropy gradients with respect to each latent's scale, ``(D,)``.
 
         .. math:: c_d = -\\operatorname{Cov}[s_d, z_d \\mid x]
 

@@ -1,0 +1,48 @@
+"""The command that runs the benchmarks."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parents[1]
+
+
+def test_benchmarks_without_their_data_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(_ROOT))
+    command = importlib.import_module("benchmarks.__main__")
+    regression = importlib.import_module("benchmarks.regression")
+    ran: list[str] = []
+
+    def run(arguments: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        ran.append(arguments[2].removeprefix("benchmarks."))
+        return subprocess.CompletedProcess(arguments, 0, "{}")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(command, "PAGE", tmp_path / "README.md")
+    monkeypatch.setattr(command, "rendered", lambda _: "")
+    (tmp_path / "README.md").write_text("")
+    monkeypatch.setenv("ARCSM_DATA", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["benchmarks"])
+    command.main()
+    assert ran == [name for name in command.ABOUT if name not in ("regression", "quadrature")]
+    monkeypatch.setattr("sys.argv", ["benchmarks", "regression"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "concrete.csv.gz is missing; set ARCSM_DATA to the folder of the data" in capsys.readouterr().err
+    (tmp_path / "uci").mkdir()
+    for name in regression.TABLES:
+        (tmp_path / "uci" / f"{name}.csv.gz").write_text("")
+    command.main()
+    assert ran[-1] == "regression"
+
+
+def test_the_interval_of_the_benchmark_of_regression_holds_90_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(_ROOT))
+    regression = importlib.import_module("benchmarks.regression")
+    assert regression.PROBABILITIES[regression._INTERVAL].tolist() == pytest.approx([0.05, 0.95])
