@@ -164,7 +164,9 @@ def test_decimal_commas_in_quotation_marks_are_written_back(tmp_path: Path) -> N
     ("cells", "mark", "separate", "undecided"),
     [
         (["1.637 €", "887 €"], ".", True, False),
-        (["139.750 €", "57.800 €"], ".", False, True),
+        (["139.750 €", "57.800 €"], ".", True, False),
+        (["139.750 kg", "57.800 kg"], ".", False, True),
+        (["1.750 €", "2.800 €"], ".", False, True),
         (["1.637.000 €", "2.500,50 €"], ".", True, False),
         (["1.637 €", "8.5 €"], ".", False, False),
         (["0.637 €", "8 €"], ".", False, False),

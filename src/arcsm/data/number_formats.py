@@ -271,7 +271,12 @@ def split_numbers(cells: pd.Series) -> pd.DataFrame:
 
 def has_scale(unit: str) -> bool:
     """Return whether a number without a unit may be on another scale, unlike an amount without its currency."""
-    return bool(unit) and not _CURRENCY.fullmatch(unit)
+    return bool(unit) and not is_currency(unit)
+
+
+def is_currency(unit: str) -> bool:
+    """Return whether a unit is a currency."""
+    return _CURRENCY.fullmatch(unit) is not None
 
 
 def _is_zero(digits: pd.Series) -> pd.Series:

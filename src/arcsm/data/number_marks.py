@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from arcsm.data.column_types import MISSING
-from arcsm.data.number_formats import digits_of_amount, split_numbers
+from arcsm.data.number_formats import digits_of_amount, is_currency, split_numbers
 
 OTHER_MARK = {".": ",", ",": "."}
 _SMALL = r"[1-9]\d{0,2}"  # from 1 to 999
@@ -19,6 +19,7 @@ _DECIMAL = {  # a mark before decimals, or an ambiguous one
     mark: re.compile(rf"(?:\d*|\d{{1,3}}(?:\{other}\d{{3}})+)\{mark}\d+") for mark, other in OTHER_MARK.items()
 }
 _GROUPED = {mark: rf"{_SMALL}(?:\{mark}\d{{3}})+" for mark in OTHER_MARK}  # such as 1.637 and 1.637.000
+_LARGE_GROUPED = {mark: rf"[1-9]\d{{1,2}}(?:\{mark}\d{{3}})+" for mark in OTHER_MARK}
 _THOUSANDS = {mark: rf"{_GROUPED[mark]}(?:\{other}\d+)?" for mark, other in OTHER_MARK.items()}
 _PROOF = r".*[.,].*[.,].*"  # a second mark: thousands, or decimals
 _PLAIN_UNITS = ("", "%")  # numbers that are rarely above 999 or often have three decimals
@@ -61,7 +62,8 @@ def separates_thousands(cells: pd.Series, mark: str) -> bool:
     """Return whether a mark in numbers with a unit separates thousands, whatever the other columns of the file say.
 
     Exactly three digits must follow every mark, and some number must have several marks, or be from 1 to 999 without
-    one: if the mark came before three decimals, that number would have it, too.
+    one: if the mark came before three decimals, that number would have it, too. An amount of money is enough that has
+    two or three digits before the mark: only small prices, such as those of fuel, have three decimals.
     """
     marked, others = _with_mark(cells, mark)
     if not len(marked):
@@ -70,7 +72,7 @@ def separates_thousands(cells: pd.Series, mark: str) -> bool:
     unit = str(units.mode().iloc[0])
     if not unit or not bool((marked["unit"] == unit).all()):
         return False
-    return _have_several_marks(marked) or _has_small(others)
+    return _is_proven(marked, others, mark)
 
 
 def may_separate_thousands(cells: pd.Series, mark: str) -> bool:
@@ -81,7 +83,7 @@ def may_separate_thousands(cells: pd.Series, mark: str) -> bool:
 def is_undecided(cells: pd.Series, mark: str) -> bool:
     """Return whether a mark is ambiguous, and no other number of the column tells what it separates."""
     marked, others = _with_mark(cells, mark)
-    return len(marked) > 0 and not _have_several_marks(marked) and not _has_small(others)
+    return len(marked) > 0 and not _is_proven(marked, others, mark)
 
 
 def first_ambiguous(rows: Sequence[Sequence[str]]) -> str | None:
@@ -115,6 +117,12 @@ def _has_proof(cells: pd.Series, mark: str) -> bool:
     """Return whether some number of a column, of one unit, has several marks."""
     marked, _ = _with_mark(cells, mark)
     return len(marked) > 0 and marked["unit"].nunique() == 1 and _have_several_marks(marked)
+
+
+def _is_proven(marked: pd.DataFrame, others: pd.DataFrame, mark: str) -> bool:
+    """Return whether numbers of one unit, with and without a mark, prove that the mark separates thousands."""
+    is_large = marked["digits"].str.fullmatch(_LARGE_GROUPED[mark]) & marked["unit"].map(is_currency)
+    return bool(is_large.any()) or _have_several_marks(marked) or _has_small(others)
 
 
 def _have_several_marks(marked: pd.DataFrame) -> bool:
