@@ -90,9 +90,8 @@ def test_unknown_levels_have_a_probability_of_their_own() -> None:
     np.testing.assert_allclose(density.score_samples(rows)[0], 2.0 * unseen + others[0], rtol=1e-6)
     rows["city"] = ["Paris", "Rome"]
     known = density.encode_rows(rows)[0]
-    columns, orders = torch.tensor([0, 2]), torch.tensor([0, 0])
     numbers = torch.tensor([[3.0, 0.0], [9.0, 1.0]]).double()
-    found = density.model_.conditional_log_density(known, columns, orders, numbers)
+    found = density.model_.conditional_log_density(known, torch.tensor([0, 2]), numbers)
     np.testing.assert_allclose(found[:, 0], unseen, rtol=1e-9)
     assert bool((found[:, 1] > unseen).all())
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from sklearn.datasets import load_breast_cancer
 from sklearn.metrics import roc_auc_score
 
@@ -120,10 +121,25 @@ def test_expected_intervals_have_their_coverage() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2500, 2))
     x[:, 1] = 0.8 * x[:, 0] + 0.6 * x[:, 1]
-    detector = ScoreOutlierDetector(max_steps=400, n_estimators=1, random_state=0).fit(x[:2000])
+    detector = ScoreOutlierDetector(max_steps=400, random_state=0).fit(x[:2000])
     low, high = detector.expected(x[2000:], 0.8)
     inside = (low < x[2000:]) & (x[2000:] < high)
     np.testing.assert_allclose(inside.mean(0), 0.8, atol=0.06)
+
+
+def test_values_are_explained_given_all_others() -> None:
+    rng = np.random.default_rng(0)
+    x = np.column_stack([rng.normal(size=(1500, 2)) @ np.array([[1.0, 0.8], [0.0, 0.6]]), np.full(1500, 2.0)])
+    detector = ScoreOutlierDetector(max_steps=400, random_state=0).fit(x[:1000])
+    found = detector.explain(x[1000:], given="others")
+    truth = [stats.norm.logpdf(x[1000:, d], 0.8 * x[1000:, 1 - d], 0.6) for d in (0, 1)]
+    kinds = [detector.columns_.kinds[d] for d in (0, 1)]
+    slopes = [kind.log_slope(kind.encode(x[1000:, d])) for d, kind in enumerate(kinds)]  # the score leaves them out
+    np.testing.assert_allclose(found[:, :2].mean(0), np.mean(np.subtract(truth, slopes), 1), atol=0.1)
+    assert np.isnan(detector.explain([[np.nan, 0.0, 2.0]], given="others"))[0].tolist() == [True, False, False]
+    assert detector.explain([[0.0, 0.0, 1.0]], given="others")[0, 2] < -5.0  # the constant column
+    with pytest.raises(ValueError, match="given: expected before or others, got 'all'"):
+        detector.explain(x[:2], given="all")
 
 
 def test_scores_do_not_depend_on_units() -> None:

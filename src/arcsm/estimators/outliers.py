@@ -1,6 +1,6 @@
 """An outlier detector for tables with scikit-learn's interface, which explains its scores by column."""
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from arcsm.estimators.density_estimator import DensityEstimator
 from arcsm.estimators.native_frames import is_native, to_native
 from arcsm.estimators.value_limits import ValueLimits
 
+Given = Literal["before", "others"]
 _MAX_REFERENCE_ROWS = 5_000
 _FLAGGED = 0.1  # of the held-out rows
 
@@ -170,14 +171,26 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         p_values = (1.0 + np.arange(len(scores) + 1)) / (1.0 + len(scores))
         return float(np.append(scores, np.inf)[np.searchsorted(p_values, p_value, side="right") - 1])
 
-    def explain(self, X: Any) -> Any:
+    def explain(self, X: Any, given: Given = "before") -> Any:
         """Return the contribution of each column to :meth:`score_samples`, ``(N, D)`` in nats: low ones are surprising.
 
         The contribution is the value's log density given the columns before it, averaged over several orders. A missing
         value contributes the median of its column, which makes it neutral. A data frame gives a data frame of the same
         library, columns and index.
+
+        Arguments:
+            X: Rows.
+            given: ``"before"``, or ``"others"`` for the log density of each value given all others of its row. These do
+                not add up to the score. The one of a missing value is NaN.
         """
-        return self._labelled(self._mean_contributions(X), X)
+        if given == "before":
+            return self._labelled(self._mean_contributions(X), X)
+        if given != "others":
+            raise ValueError(f"given: expected before or others, got {given!r}")
+        modelled, found = self.encode_rows(X)
+        if self.model_ is not None:
+            found[:, self.columns_.modelled] += self.model_.log_prob_given_others(modelled).numpy()
+        return self._labelled(found, X)
 
     def _mean_contributions(self, X: Any) -> Array:
         return self._with_medians(self._contributions(*self.encode_rows(X)).mean(0))
@@ -203,11 +216,10 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         return to_native(frame, X, keep_types=False) if is_native(X) else frame
 
     def expected(self, X: Any, share: float = 0.9) -> tuple[Any, Any]:
-        """Return the central interval of each value given other columns of its row.
+        """Return the central interval of each value given all other known values of its row.
 
-        The interval is given the columns before it in one of the orders, the one in which the value is most surprising.
-        With several orders, fewer than a ``share`` of normal values therefore lie within theirs. The interval
-        lies within the range of the column in the other fitted rows, without gross errors.
+        About a ``share`` of the values of normal rows lie within theirs. The interval lies within the range of the
+        column in the other fitted rows, without gross errors.
 
         Arguments:
             X: Rows.
@@ -221,10 +233,9 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         if not 0.0 < share < 1.0:
             raise ValueError(f"share: expected a number between 0 and 1, got {share}")
         bounds, limits = [], self.limits_.of_other_rows(modelled.numpy())
-        orders = None if self.model_ is None else self.model_.most_surprised_orders(modelled)
         with track("expected values", 2) as work:
             for u in work.over((0.5 * (1.0 - share), 0.5 * (1.0 + share))):
-                numbers = modelled if self.model_ is None else self.model_.quantiles(modelled, u, orders)
+                numbers = modelled if self.model_ is None else self.model_.quantiles(modelled, u)
                 rows = self.columns_.decode(np.clip(numbers.numpy(), *limits))
                 if isinstance(rows, pd.DataFrame) and isinstance(X, pd.DataFrame):
                     bounds.append(rows.set_axis(X.index, axis=0))

@@ -1,9 +1,9 @@
 """Reasons in words why a detector finds rows surprising.
 
-A value is a reason if it lies outside the values that the detector expects in its place: the most likely ones of its
-conditional that together hold 90 % of the probability. The conditional is given the columns before it in one of the
-orders, the one in which the value is most surprising. Values outside the :class:`ValueLimits` of the other rows are
-never expected, so that neither a row's own value nor a gross error in the training rows makes itself expected.
+A value is a reason if it lies outside the values that the detector expects in its place: the most likely ones that
+together hold 90 % of the probability, given all other values of the row. Values outside the :class:`ValueLimits` of the
+other rows are never expected, so that neither a row's own value nor a gross error in the training rows makes itself
+expected.
 """
 
 from dataclasses import dataclass
@@ -115,14 +115,13 @@ def conditionals_of_values(
     model = detector.model_
     assert model is not None
     numbers, _ = detector.encode_rows(table)  # (N, M)
-    orders = model.most_surprised_orders(numbers)[rows, columns]
     low, high = (limit[rows, columns] for limit in detector.limits_.of_other_rows(numbers.numpy()))
     x, d, here = numbers[rows], torch.from_numpy(columns), numbers[rows, columns].numpy()
     u = (torch.arange(NODES, dtype=torch.float64) + 0.5) / NODES
-    quantiles = model.conditional_quantiles(x, d, orders, u).numpy()  # (I, K)
+    quantiles = model.conditional_quantiles(x, d, u).numpy()  # (I, K)
     nodes = np.stack([detector.limits_.nearest_levels(*pair) for pair in zip(columns, quantiles, strict=True)])
     values = torch.from_numpy(np.concatenate([nodes, here[:, None]], 1))
-    log_densities = model.conditional_log_density(x, d, orders, values).numpy()  # (I, K + 1)
+    log_densities = model.conditional_log_density(x, d, values).numpy()  # (I, K + 1)
     found = []
     for place, (one, log_density) in enumerate(zip(nodes, log_densities, strict=True)):
         inside = (low[place] <= one) & (one <= high[place])

@@ -89,12 +89,13 @@ class TableModel:
         ``terms (K, N, M)`` change in place.
         """
         rows = (self.columns.spike(m, x[:, m]) > 0.0).nonzero()[:, 0]
-        column = torch.full((len(rows),), m)
-        for k in range(len(self.orders)):
-            orders = torch.full((len(rows),), k)
-            numbers = x[rows, m : m + 1]
-            within = self._by_conditional(x[rows], column, orders, numbers, ColumnConditionals.log_density_of_others)
-            terms[k, rows, m] = torch.logaddexp(terms[k, rows, m], within[:, 0].to(terms))
+        numbers = x[rows, m : m + 1]
+        for terms_of_order, order in zip(terms, self.orders, strict=True):
+            before = torch.full_like(x[rows], torch.nan)
+            first = list(order[: order.index(m)])
+            before[:, first] = x[rows][:, first]
+            within = self.evaluate_given(before, m, numbers, ColumnConditionals.log_density_of_others)[:, 0]
+            terms_of_order[rows, m] = torch.logaddexp(terms_of_order[rows, m], within.to(terms))
 
     def log_prob_given(self, x: Tensor, given: Sequence[int]) -> Tensor:
         """Return each row's log density given its columns ``given``, ``(K, N)`` in nats, one for each order."""
@@ -184,51 +185,37 @@ class TableModel:
         masses = masses.repeat_interleave(repeats, 0)
         return ColumnConditionals(columns, m, values, model.shift[m], model.scale[m], masses, width)
 
-    def most_surprised_orders(self, x: Tensor) -> Tensor:
-        """Return the index of the order that gives each value of rows ``(N, M)`` the lowest density, ``(N, M)``.
+    def log_prob_given_others(self, x: Tensor) -> Tensor:
+        """Return each value's log density given all other known values of its row, ``(N, M)``; NaN if it is missing."""
+        return self._of_every_value(x, x, ColumnConditionals.log_prob)
 
-        For a missing value it is the order in which the column comes last.
-        """
-        return torch.where(x.isnan(), self._places().argmax(0), self.log_conditionals(x).argmin(0))
+    def quantiles(self, x: Tensor, u: float) -> Tensor:
+        """Return the ``u``-quantile of every value given all other known values of its row, ``(N, M)``."""
+        return self._of_every_value(x, torch.full_like(x, u), ColumnConditionals.icdf)
 
-    def _places(self) -> Tensor:
-        """Return the place of each column in each order, ``(K, M)``."""
-        return torch.tensor([[order.index(m) for m in range(len(order))] for order in self.orders])
-
-    def quantiles(self, x: Tensor, u: float, orders: Tensor | None = None) -> Tensor:
-        """Return the ``u``-quantile of every value given the values before it, ``(N, M)``.
-
-        The order of each value is given by its index, by default that of :meth:`most_surprised_orders`.
-        """
-        orders = self.most_surprised_orders(x) if orders is None else orders
+    def _of_every_value(self, x: Tensor, arguments: Tensor, function: ConditionalFunction) -> Tensor:
+        """Apply a function to the conditional of every value given all others, and to arguments ``(N, M)``."""
         rows, columns = (index.flatten() for index in torch.meshgrid(*map(torch.arange, x.shape), indexing="ij"))
-        u_of_all = torch.tensor([u], dtype=x.dtype)
-        return self.conditional_quantiles(x[rows], columns, orders.flatten(), u_of_all).view_as(x)
+        return self._given_others(x[rows], columns, arguments.reshape(-1, 1), function).view_as(x)
 
-    def conditional_quantiles(self, x: Tensor, columns: Tensor, orders: Tensor, u: Tensor) -> Tensor:
-        """Return quantiles ``u (Q,)`` of one conditional of each row ``x (N, M)``, ``(N, Q)``.
+    def conditional_quantiles(self, x: Tensor, columns: Tensor, u: Tensor) -> Tensor:
+        """Return quantiles ``u (Q,)`` of one column ``(N,)`` of each row ``(N, M)`` given all others, ``(N, Q)``."""
+        return self._given_others(x, columns, u.expand(len(x), -1), ColumnConditionals.icdf)
 
-        It is the conditional of a column in an order, given by their indices ``(N,)``, given the values before it.
-        """
-        return self._by_conditional(x, columns, orders, u.expand(len(x), -1), ColumnConditionals.icdf)
-
-    def conditional_log_density(self, x: Tensor, columns: Tensor, orders: Tensor, values: Tensor) -> Tensor:
-        """Return log densities at ``values (N, Q)`` of conditionals as in :meth:`conditional_quantiles`, ``(N, Q)``.
+    def conditional_log_density(self, x: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+        """Return log densities at ``values (N, Q)`` of one column of each row given all others, ``(N, Q)``.
 
         Levels and spikes have log probabilities.
         """
-        return self._by_conditional(x, columns, orders, values, ColumnConditionals.log_prob)
+        return self._given_others(x, columns, values, ColumnConditionals.log_prob)
 
-    def _by_conditional(
-        self, x: Tensor, columns: Tensor, orders: Tensor, arguments: Tensor, function: ConditionalFunction
-    ) -> Tensor:
-        """Apply a function to one conditional of each row ``x (N, M)`` and its arguments ``(N, Q)``, ``(N, Q)``."""
-        places = self._places()[orders]  # (N, M)
-        before = x.masked_fill(places >= places.gather(1, columns[:, None]), torch.nan)
+    def _given_others(self, x: Tensor, columns: Tensor, arguments: Tensor, function: ConditionalFunction) -> Tensor:
+        """Apply a function to the conditional of one column of each row given all others, and to arguments."""
+        others = x.scatter(1, columns[:, None], torch.nan)
         found = torch.empty(arguments.shape, dtype=x.dtype)
         for m in columns.unique().tolist():
             rows = columns == m
-            found[rows] = self.evaluate_given(before[rows], m, arguments[rows], function).to(found)
+            found[rows] = self.evaluate_given(others[rows], m, arguments[rows], function).to(found)
         return found
 
     @torch.no_grad()
@@ -242,7 +229,7 @@ class TableModel:
         for rows in torch.arange(len(x)).split(max(1, CONDITIONALS_AT_A_TIME // max(1, count))):
             values = arguments[rows].to(self.model.shift).flatten()
             results = function(self.conditionals_given(x[rows], m, repeats=count), values.nan_to_num(nan=0.0))
-            found[rows] = torch.where(values.isnan(), torch.nan, results).view(len(rows), -1).to(found)
+            found[rows] = torch.where(values.isnan(), torch.nan, results).view(len(rows), count).to(found)
         return found
 
     @torch.no_grad()

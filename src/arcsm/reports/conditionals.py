@@ -39,8 +39,7 @@ def conditional_panels(detector: ScoreOutlierDetector, row: pd.DataFrame, column
     numbers, _ = detector.encode_rows(row)  # (1, M)
     model, modelled = detector.model_, detector.columns_.modelled
     if model is not None:
-        orders = model.most_surprised_orders(numbers)  # (1, M)
-        ends = [model.quantiles(numbers, u, orders)[0].tolist() for u in (_TAIL, 1.0 - _TAIL)]
+        ends = [model.quantiles(numbers, u)[0].tolist() for u in (_TAIL, 1.0 - _TAIL)]
     panels = []
     for d in columns:
         kind, value = detector.columns_.kinds[d], row.iloc[0, d]
@@ -52,7 +51,7 @@ def conditional_panels(detector: ScoreOutlierDetector, row: pd.DataFrame, column
 
         def density(grid: Array, place: int = place) -> Array:
             column, values = torch.tensor([place]), torch.from_numpy(grid)[None]
-            return model.conditional_log_density(numbers, column, orders[:, place], values)[0].exp().numpy()
+            return model.conditional_log_density(numbers, column, values)[0].exp().numpy()
 
         panels.append(_panel(caption, kind, value, Conditional(ends[0][place], ends[1][place], density)))
     return panels
