@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 
 from arcsm import MADE, AutoregressiveModel, NoiseLadder, ScoreHead, TrainConfig, fit, load
 from arcsm.cli import application
@@ -270,3 +272,18 @@ def test_precision_is_checked_over_the_whole_file(tmp_path: Path, monkeypatch: p
     values[:, 0] = 1e9 + np.arange(1000)
     with pytest.raises(ValueError, match=r"column 'c0' varies by 2.9e\+02 around 1e\+09, too little for single"):
         RowStream(blocks_of(write_rows(tmp_path / "t.parquet", values)))
+
+
+def test_a_damaged_row_group_is_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pa.table({"a": [0.5, 1.5, 2.5, 3.5]}), path)
+    content = path.read_bytes()
+    at = content.rindex(b"\x16\x08")  # the number of rows of the group: 4, as a 64-bit integer of Thrift
+    path.write_bytes(content[:at] + b"\x16\x2c" + content[at + 2 :])  # 22
+    with pytest.raises(ValueError, match=r"t\.parquet: is damaged: 22 rows are announced, and 4 found"):
+        blocks_of(path).read(0)
+    offsets = pa.array([0, 3, 6], pa.int32()).buffers()[1]
+    text = pa.StringArray.from_buffers(2, offsets, pa.py_buffer(b"$\xff42.5"))
+    parquet.write_table(pa.table({"a": text}), path)
+    with pytest.raises(ValueError, match=r"t\.parquet: cannot be read, damaged or not of this format .*UTF8"):
+        blocks_of(path).read(0)

@@ -93,8 +93,13 @@ class ParquetBlocks(Blocks):
     def read(self, block: int) -> np.ndarray:
         self._check_expansion(self.ends[block])
         with reading(self.path), parquet.ParquetFile(self.path) as file:
-            frame = file.read_row_group(block).to_pandas()
-        frame = frame.set_axis(self.columns, axis=1).set_axis(range(*self.span(block)), axis=0)
+            table = file.read_row_group(block)
+            table.validate(full=True)  # text that is not in UTF-8, for one, would fail later
+            frame = table.to_pandas()
+        first, end = self.span(block)
+        if frame.shape != (end - first, len(self.columns)):
+            raise ValueError(f"{self.path}: is damaged: {end - first} rows are announced, and {len(frame)} found")
+        frame = frame.set_axis(self.columns, axis=1).set_axis(range(first, end), axis=0)
         return np.array(number_array(frame, self.path, row_place))  # a copy that torch may write to
 
 
