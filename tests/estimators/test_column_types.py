@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from arcsm.estimators.column_types import Asinh, Categories, Column, Constant, Grid, Identity, Power, infer_column
+from arcsm.estimators.column_inference import infer_column
+from arcsm.estimators.column_types import Asinh, Categories, Column, Constant, Grid, Identity, Power
 
 
 def column_values(name: str, count: int = 500) -> Any:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
-from arcsm.estimators import ScoreDensity, density
+from arcsm.estimators import ScoreDensity, table_model
 from arcsm.estimators.table_model import TableModel
 from arcsm.queries import Completions
 from small_tables import QUICK, correlated_table, mixed_table, normal, use_small_models
@@ -153,7 +153,7 @@ def test_conditional_draws_are_distinct(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_conditional_draws_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_models(monkeypatch)
-    monkeypatch.setattr(density, "_CONDITIONAL_DRAWS_PER_BATCH", 7)
+    monkeypatch.setattr(table_model, "_DRAWS_AT_A_TIME", 7)
     drawn = ScoreDensity(**QUICK).fit(correlated_table(300)).conditional({"city": "Rome"}, draws=30)
     assert len(drawn) == 30
     assert (drawn["city"] == "Rome").all()

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
-from arcsm.estimators.column_types import Categories, Grid, Identity, Listed, infer_column
+from arcsm.estimators.column_inference import infer_column
+from arcsm.estimators.column_types import Categories, Grid, Identity, Listed
 from arcsm.estimators.model_columns import ModelColumns
 from small_tables import QUICK, normal
 

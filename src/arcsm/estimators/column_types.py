@@ -6,7 +6,7 @@ the numbers is also a density of the table's values.
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,20 +18,9 @@ Values = NDArray[Any]
 Array = NDArray[np.float64]
 
 MAX_LEVELS = 100_000  # a finer grid counts as continuous
-_MAX_NAMES_IN_MODEL = 256  # of a categorical column; rarer names share one level
 MAX_LEVELS_OF_NUMBERS = 16  # a column of numbers with more different values counts as numbers
-_MIN_REPEATED_FRACTION = 0.05  # of the values on a grid, for them to count as discrete
-_GRID_TOLERANCE = 0.02  # of a step, between a value and its place on the grid: files round
-_STEP_DIVISORS = (1, 2, 3, 4, 5, 10)  # of the smallest gap between values
-_MIN_SPIKE_SHARE = 0.01  # of the values, of one that has a probability of its own
-_MIN_SPIKE_ROWS = 10
-_SPIKE_RATIO = 3.0  # to the frequency of the values near it
-_NEIGHBOURS = 5  # different values on either side
+GRID_TOLERANCE = 0.02  # of a step, between a value and its place on the grid: files round
 _SAME_NUMBER = 1e-6  # relative difference up to which a number is a spike, as files round
-_MIN_REPEATS = 5.0  # mean number of rows of each of few values that lie on no grid
-_MIN_OTHERS = 10  # different values that are no spikes
-_FINE_STEP = 0.02  # of a grid that counts as a continuum, in standard deviations of nearly normal numbers
-_MIN_GAIN = 0.02  # nats per value, for a nonlinear map to replace the linear one
 
 
 class Column(ABC):
@@ -212,7 +201,7 @@ class Grid(Column):
         return np.full_like(numbers, -math.log(self.spacing))
 
     def allows(self, number: float, value: Any) -> bool:
-        on_grid = -0.5 < number < self.levels - 0.5 and abs(number - round(number)) <= _GRID_TOLERANCE
+        on_grid = -0.5 < number < self.levels - 0.5 and abs(number - round(number)) <= GRID_TOLERANCE
         return on_grid and (not self.few or round(number) in self.level_numbers)
 
     def values_at(self, numbers: Array) -> Values:
@@ -231,7 +220,7 @@ class Grid(Column):
         known = np.asarray(self.known)
         after = np.searchsorted(known, values).clip(1, len(known) - 1)
         nearest = np.where(np.abs(values - known[after - 1]) <= np.abs(values - known[after]), after - 1, after)
-        return np.where(np.abs(values - known[nearest]) <= _GRID_TOLERANCE * self.spacing, known[nearest], values)
+        return np.where(np.abs(values - known[nearest]) <= GRID_TOLERANCE * self.spacing, known[nearest], values)
 
 
 @dataclass(frozen=True)
@@ -376,110 +365,3 @@ def repeat(value: Any, count: int) -> Values:
 def _log_unseen(count: int) -> float:
     """Return the log probability of a value that does not occur in ``count`` rows."""
     return -math.log(count + 2.0)
-
-
-def infer_column(values: Values, categorical: bool) -> Column:
-    """Infer the type of a column from its training values ``(N,)``; categories may look like numbers."""
-    known = values[~missing_mask(values)]
-    if len(pd.unique(known)) == 1:
-        return Constant(known[0], len(known))
-    if categorical:
-        counts = pd.Series(known).value_counts(sort=True)
-        rarest = tuple(counts.iloc[_MAX_NAMES_IN_MODEL - 1 :].tolist()) if len(counts) > _MAX_NAMES_IN_MODEL else ()
-        return Categories(tuple(counts.index), len(known), rarest)
-    return infer_numbers(known.astype(float))
-
-
-def infer_numbers(known: Array) -> Column:
-    """Infer the type of a column of numbers: levels, a grid or a continuum, the last two perhaps with spikes.
-
-    A skewed column on a fine grid is a continuum whose decoded values are rounded, since a grid is not transformed.
-    """
-    grid = detect_grid(known)
-    values = np.unique(known)
-    if grid is None and 2 <= len(values) <= MAX_LEVELS_OF_NUMBERS and len(known) >= _MIN_REPEATS * len(values):
-        gap = float(np.diff(values).min())
-        return Listed(gap, float(values[0]), len(values), False, (), len(known), tuple(values.tolist()))
-    if grid is not None and grid.few:
-        return grid
-    spikes = find_spikes(known)
-    others = known[~np.isin(known, spikes)]
-    if len(np.unique(others)) < _MIN_OTHERS:
-        spikes, others = np.empty(0), known
-    smooth = replace(fit_continuous(others, known), spikes=tuple(spikes.tolist()))
-    if grid is None:
-        return smooth
-    steps = np.exp(smooth.log_slope(smooth.encode(others))) * grid.spacing
-    if not isinstance(smooth, Identity) and np.quantile(steps, 0.95) < _FINE_STEP:
-        return replace(smooth, grid=grid)
-    return replace(grid, spikes=smooth.spikes)
-
-
-def find_spikes(known: Array) -> Array:
-    """Return the values that are far more frequent than those near them, in ascending order.
-
-    They occur in one of a hundred rows and in at least ten, and are more than three times as frequent as the median of
-    the ten different values nearest in rank.
-    """
-    values, counts = np.unique(known, return_counts=True)
-    frequent = np.flatnonzero(counts >= max(_MIN_SPIKE_ROWS, _MIN_SPIKE_SHARE * len(known)))
-    found = []
-    for place in frequent.tolist():
-        first = min(max(place - _NEIGHBOURS, 0), max(len(values) - 1 - 2 * _NEIGHBOURS, 0))
-        near = np.delete(counts[first : first + 2 * _NEIGHBOURS + 1], place - first)
-        if counts[place] > _SPIKE_RATIO * np.median(near):
-            found.append(values[place])
-    return np.array(found)
-
-
-def detect_grid(known: Array) -> Grid | None:
-    """Return the grid of a column's values, or ``None`` if they rarely repeat or lie on no grid."""
-    levels = np.unique(known)
-    if 1.0 - len(levels) / len(known) < _MIN_REPEATED_FRACTION or len(levels) < 2:
-        return None
-    gaps = np.diff(levels)
-    whole = bool((levels == np.rint(levels)).all()) and levels[-1] - levels[0] < 2**53
-    if whole:
-        candidates = [float(np.gcd.reduce(gaps.astype(np.int64)))]
-    else:
-        smallest = float(gaps[gaps > 1e-7 * (levels[-1] - levels[0])].min())
-        candidates = [smallest / divisor for divisor in _STEP_DIVISORS]
-    for step in candidates:
-        places = np.rint((levels - levels[0]) / step)
-        if places[-1] >= MAX_LEVELS:
-            return None
-        step = float((places * (levels - levels[0])).sum() / np.square(places).sum())  # least squares
-        if np.abs(levels - levels[0] - step * places).max() <= _GRID_TOLERANCE * step:
-            distinct = () if whole else tuple(levels.tolist())
-            few = tuple(levels.tolist()) if len(levels) <= MAX_LEVELS_OF_NUMBERS else ()
-            return Grid(step, float(levels[0]), int(places[-1]) + 1, whole, distinct, len(known), few)
-    return None
-
-
-def fit_continuous(known: Array, all_known: Array | None = None) -> Continuous:
-    """Fit the map that makes the values most nearly normal, by maximum likelihood; its range is that of all values."""
-    ranged = known if all_known is None else all_known
-    span = (float(ranged.min()), float(ranged.max()))
-    largest = float(np.abs(known).max())
-    deviation = largest * float((known / largest).std())  # the squares of tiny numbers would underflow
-    linear = Identity(float(known.mean()), deviation or 1.0, *span)
-    middle = float(np.median(known))
-    low, high = np.quantile(known, [0.25, 0.75])
-    scale = float(high - low) / 1.349  # the interquartile range of a standard normal
-    if scale <= 0.0 or len(known) < 20:
-        scale = linear.scale
-    candidates: list[Continuous] = [Asinh(middle, scale, *span)]
-    z = (known - middle) / scale
-    if np.abs(z).max() < 1e6:
-        exponent = float(np.clip(stats.yeojohnson_normmax(z), 0.0, 2.0))
-        candidates.append(Power(middle, scale, *span, exponent))
-    baseline = _normal_log_likelihood(linear, known)
-    gains = [_normal_log_likelihood(candidate, known) - baseline for candidate in candidates]
-    best = int(np.argmax(gains))
-    return candidates[best] if gains[best] > _MIN_GAIN else linear
-
-
-def _normal_log_likelihood(column: Column, known: Array) -> float:
-    """Return the mean log likelihood of a normal fit to the numbers, in nats per value, up to a constant."""
-    numbers = column.encode(known)
-    return float(-np.log(max(numbers.std(), 1e-300)) + column.log_slope(numbers).mean())

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from arcsm._runtime.progress import track
 from arcsm._runtime.sizes import check_size
-from arcsm.denoise import systematic_resampling
 from arcsm.errors import warn
 from arcsm.estimators.column_types import Array
 from arcsm.estimators.conditions import Conditions, column_index, intersection
@@ -28,8 +27,6 @@ from arcsm.estimators.native_frames import is_native, to_native
 from arcsm.queries import Constraint
 
 _IMPUTED_ROWS_PER_BATCH = 2_048
-_CONDITIONAL_DRAWS_PER_BATCH = 10_000
-_CANDIDATES_PER_DRAW = 8  # with several sets or ranges, whose draws have weights
 _RANDOM_STATES = 2**31 - 1
 
 
@@ -300,7 +297,13 @@ class ScoreDensity(DensityMixin, DensityEstimator):
             return self._decode(np.zeros((draws, 0)))
         known = self._clip_modelled(conditions.numbers[None])
         constraints = self._by_modelled_column(conditions.constraints)
-        drawn = self._draw_given(known, constraints, draws, self._generator(random_state))
+        generator = self._generator(random_state)
+        drawn, effective = self.model_.draw_given(known, constraints, draws, generator, bool(self.verbose))
+        if effective < 0.5 * draws:
+            warn(
+                f"only about {math.ceil(effective)} of the {draws} draws are distinct: few sampled rows match the "
+                "given values"
+            )
         rows = self.columns_.decode(drawn.numpy())
         for column, value in conditions.values.items():  # exactly, although encoding and decoding rounds
             if isinstance(rows, pd.DataFrame):
@@ -380,40 +383,7 @@ class ScoreDensity(DensityMixin, DensityEstimator):
                 values = " and ".join(f"{column} = {given[column]!r}" for column in pair)
                 warn(f"{values} never occur together in the fitted rows; the drawn rows may be impossible")
 
-    def _draw_given(
-        self, known: Tensor, constraints: Mapping[int, Constraint], draws: int, generator: torch.Generator
-    ) -> Tensor:
-        """Draw completions of one encoded row ``(1, M)`` within constraints, ``(draws, M)``."""
-        assert self.model_ is not None
-        several = len(self.model_.columns.constraints(constraints)) > 1  # a column with spikes has two
-        factor, batches, effective = _CANDIDATES_PER_DRAW if several else 1, [], 0.0
-        counts = [min(_CONDITIONAL_DRAWS_PER_BATCH, draws - i) for i in range(0, draws, _CONDITIONAL_DRAWS_PER_BATCH)]
-        with track("drawing", draws, bool(self.verbose)) as work:
-            for count in work.over(counts, float):
-                drawn = self.model_.complete(known, factor * count, generator, constraints)
-                weights = drawn.weights.double()
-                if not bool(drawn.log_weights.exp().any()):
-                    raise ValueError("given: the conditions have probability 0 under the model")
-                cpu_generator = _on_cpu(generator)
-                chosen = systematic_resampling(weights, cpu_generator, count)[0]
-                batches.append(drawn.rows[0, chosen[torch.randperm(count, generator=cpu_generator)]])
-                effective += 1.0 / float(weights.square().sum())
-        if effective < 0.5 * draws:
-            warn(
-                f"only about {math.ceil(effective)} of the {draws} draws are distinct: few sampled rows "
-                "match the given values"
-            )
-        return torch.cat(batches)
-
     def _generator(self, random_state: Any) -> torch.Generator:
         random = check_random_state(self.random_state if random_state is None else random_state)
         device = "cpu" if self.model_ is None else self.model_.model.shift.device
         return torch.Generator(device).manual_seed(int(random.randint(_RANDOM_STATES)))
-
-
-def _on_cpu(generator: torch.Generator) -> torch.Generator:
-    """Return the generator, or one on the CPU that it seeds."""
-    if generator.device.type == "cpu":
-        return generator
-    seed = int(torch.randint(2**31 - 1, (1,), generator=generator, device=generator.device))
-    return torch.Generator().manual_seed(seed)

@@ -10,17 +10,8 @@ import pandas as pd
 from arcsm.data.column_types import ColumnType, has_time_type, is_time
 from arcsm.data.row_labels import reason_to_set_aside
 from arcsm.errors import warn
-from arcsm.estimators.column_types import (
-    Array,
-    Categories,
-    Column,
-    Constant,
-    Grid,
-    Values,
-    infer_column,
-    missing_mask,
-    repeat,
-)
+from arcsm.estimators.column_inference import infer_column
+from arcsm.estimators.column_types import Array, Categories, Column, Constant, Grid, Values, missing_mask, repeat
 from arcsm.estimators.model_columns import ModelColumns
 from arcsm.estimators.times import Times, infer_times, value_text
 

@@ -13,6 +13,7 @@ from arcsm._runtime.progress import track
 from arcsm.anomaly import tail_surprise
 from arcsm.contexts import AnyOrder
 from arcsm.contexts.any_order import AnyOrderState
+from arcsm.denoise import systematic_resampling
 from arcsm.estimators.column_conditionals import ColumnConditionals
 from arcsm.estimators.model_columns import ModelColumns
 from arcsm.estimators.table_config import TableConfig
@@ -20,6 +21,8 @@ from arcsm.model import AutoregressiveModel
 from arcsm.queries import Completions, Constraint, complete, probability
 
 CONDITIONALS_AT_A_TIME = 20_000
+_DRAWS_AT_A_TIME = 10_000
+_CANDIDATES_PER_DRAW = 8  # with several sets or ranges, whose draws have weights
 _MAX_STANDARD_DEVIATIONS = 30.0  # values farther out are scored as if they lay there
 
 Order = tuple[int, ...]
@@ -185,6 +188,16 @@ class TableModel:
         masses = masses.repeat_interleave(repeats, 0)
         return ColumnConditionals(columns, m, values, model.shift[m], model.scale[m], masses, width)
 
+    def log_prob_of_last(self, x: Tensor, columns: Sequence[int]) -> Tensor:
+        """Return each row's log density of the last columns, in their order, given all others, ``(N,)`` in nats."""
+        total = torch.zeros(len(x), dtype=x.dtype)
+        for m in columns:
+            before = x.clone()
+            before[:, m:] = torch.nan
+            terms = self.evaluate_given(before, m, x[:, m : m + 1], ColumnConditionals.log_prob)[:, 0]
+            total += terms.nan_to_num(nan=0.0).to(x)
+        return total
+
     def log_prob_given_others(self, x: Tensor) -> Tensor:
         """Return each value's log density given all other known values of its row, ``(N, M)``; NaN if it is missing."""
         return self._of_every_value(x, x, ColumnConditionals.log_prob)
@@ -287,6 +300,32 @@ class TableModel:
             rows=torch.where(x.isnan()[:, None], rows, x[:, None]), log_weights=drawn.log_weights.cpu()
         )
 
+    def draw_given(
+        self, known: Tensor, constraints: Mapping[int, Constraint], draws: int, generator: torch.Generator,
+        progress: bool,
+    ) -> tuple[Tensor, float]:  # fmt: skip
+        """Draw completions of one row ``(1, M)`` within constraints, ``(draws, M)``.
+
+        The second result is the number of independent draws that they are worth.
+
+        Raises:
+            ValueError: If the constraints have probability zero.
+        """
+        weighted = len(self.columns.constraints(constraints)) > 1  # a column with spikes has two
+        factor, batches, effective = _CANDIDATES_PER_DRAW if weighted else 1, [], 0.0
+        counts = [min(_DRAWS_AT_A_TIME, draws - start) for start in range(0, draws, _DRAWS_AT_A_TIME)]
+        with track("drawing", draws, progress) as work:
+            for count in work.over(counts, float):
+                drawn = self.complete(known, factor * count, generator, constraints)
+                weights = drawn.weights.double()
+                if not bool(drawn.log_weights.exp().any()):
+                    raise ValueError("given: the conditions have probability 0 under the model")
+                cpu_generator = _on_cpu(generator)
+                chosen = systematic_resampling(weights, cpu_generator, count)[0]
+                batches.append(drawn.rows[0, chosen[torch.randperm(count, generator=cpu_generator)]])
+                effective += 1.0 / float(weights.square().sum())
+        return torch.cat(batches), effective
+
     def probability(
         self, constraints: Mapping[int, Constraint], x: Tensor, n: int, generator: torch.Generator
     ) -> tuple[float, float]:
@@ -310,3 +349,11 @@ class TableModel:
         if self._single is None:
             self._single = copy.deepcopy(self.model).float()
         return self._single
+
+
+def _on_cpu(generator: torch.Generator) -> torch.Generator:
+    """Return the generator, or one on the CPU that it seeds."""
+    if generator.device.type == "cpu":
+        return generator
+    seed = int(torch.randint(2**31 - 1, (1,), generator=generator, device=generator.device))
+    return torch.Generator().manual_seed(seed)

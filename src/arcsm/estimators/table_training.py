@@ -22,6 +22,7 @@ _MIN_VALIDATION_ROWS = 512  # held-out rows repeat with fresh noise up to this n
 _MAX_SELECTION_ROWS = 250  # held-out rows that choose the weights, the noise level and the configuration
 _SELECTION_TOLERANCE = 1e-2  # nats, of a conditional's log density
 _SNAPSHOTS = (0.4, 0.7, 1.0)  # shares of the steps of a training after which its weights are compared
+_SNAPSHOTS_OF_TARGETS = (0.05, 0.1, 0.2, *_SNAPSHOTS)  # whose conditionals are soon overfitted
 _LEVELS_TRIED = 10  # below the last
 _WORSE = 0.02  # nats below the best noise level, at which the search ends
 _SELECTION_TIME = 0.2  # of a model's noise level, relative to its training; sets the pace of the progress bar
@@ -59,7 +60,8 @@ def train_table_model(
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 model = config.build_model(columns.counts, columns.parents, dimensions).float()
-            snapshots = _Snapshots(config.max_steps) if choose_level else None
+            shares = _SNAPSHOTS if targets is None else _SNAPSHOTS_OF_TARGETS
+            snapshots = _Snapshots([share * config.max_steps for share in shares]) if choose_level else None
             with work.part(config.max_steps), warnings.catch_warnings():
                 if choose_level:  # the weights of several steps are compared below
                     warnings.simplefilter("ignore", TrainingWarning)
@@ -84,12 +86,13 @@ def _choose(
 ) -> float:
     """Take the weights and the noise level with the highest mean log density of held-out rows; return that mean."""
     rough = replace(candidate.config, tolerance=_SELECTION_TOLERANCE)
-    few = replace(candidate, orders=candidate.orders[: 2 if targets is None else 1], config=rough)
-    columns = list(range(valid.shape[1]) if targets is None else targets)
+    few = replace(candidate, orders=candidate.orders[:2], config=rough)
     last = candidate.config.noise_levels - 1
 
     def density(level: int) -> float:
-        terms = few.log_conditionals(valid, level)[..., columns].sum(-1)
+        if targets is not None:
+            return float(replace(few, level=level).log_prob_of_last(valid, targets).mean())
+        terms = few.log_conditionals(valid, level).sum(-1)
         return float(torch.logsumexp(terms, 0).mean()) - math.log(len(terms))
 
     found = []
@@ -110,8 +113,8 @@ def _choose(
 class _Snapshots:
     """The averaged weights at some steps of a training, the last one included."""
 
-    def __init__(self, steps: int) -> None:
-        self.steps = {max(1, round(share * steps)) for share in _SNAPSHOTS}
+    def __init__(self, steps: Sequence[float]) -> None:
+        self.steps = {max(1, round(step)) for step in steps}
         self.weights = list[dict[str, Tensor]]()
 
     def on_step(self, state: TrainingState) -> None:

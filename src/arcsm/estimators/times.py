@@ -8,16 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from arcsm.estimators.column_types import (
-    MAX_LEVELS,
-    MAX_LEVELS_OF_NUMBERS,
-    Array,
-    Column,
-    Constant,
-    Grid,
-    Values,
-    fit_continuous,
-)
+from arcsm.estimators.column_inference import fit_continuous
+from arcsm.estimators.column_types import MAX_LEVELS, MAX_LEVELS_OF_NUMBERS, Array, Column, Constant, Grid, Values
 
 _UNITS = ("D", "h", "m", "s", "ms", "us", "ns")  # as NumPy calls them
 _DAY = np.timedelta64(1, "D")

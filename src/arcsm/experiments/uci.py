@@ -25,7 +25,7 @@ from arcsm._runtime.random import dequantised
 from arcsm.data.datasets import data_folder
 from arcsm.data.table import read_table
 from arcsm.estimators import ScoreDensity
-from arcsm.estimators.column_types import detect_grid
+from arcsm.estimators.column_inference import detect_grid
 from arcsm.estimators.table_config import TableConfig
 from arcsm.experiments.base import Count, Positive, Preset, Result, Settings, Study, check_names, seeded, study
 from arcsm.experiments.comparisons import Array, critical_difference, draw_ranks, mean_and_sd, mean_ranks
