@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from numbers import Integral
 from typing import Any, Self, Unpack, cast
 
 import torch
@@ -14,9 +13,8 @@ from torch import Tensor
 from arcsm import registry
 from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source
-from arcsm.conditionals import Accuracy, Conditionals, EvaluationCache, choose_method
+from arcsm.conditionals import Conditionals
 from arcsm.conditionals.traversal import (
-    ConditionalsBuilder,
     Integration,
     ValueFunction,
     checked_integration,
@@ -25,7 +23,7 @@ from arcsm.conditionals.traversal import (
 from arcsm.contexts import Context
 from arcsm.contexts.base import Order, TrainingTerms, order_arguments
 from arcsm.data.metadata import check_metadata
-from arcsm.heads import CategoricalHead, Head
+from arcsm.heads import Head
 from arcsm.model_files import ModelFiles
 from arcsm.noise import NoiseLadder
 from arcsm.sampling import Sampling
@@ -114,30 +112,6 @@ class AutoregressiveModel(
         """Return the conditionals that estimate the loss of standardised rows ``(B, D)``; see :class:`Context`."""
         return self.context.training_terms(z, self.standardise_condition(condition), generator)
 
-    def path(self, level: int = -1, steps: int | None = None) -> tuple[float, ...]:
-        """Return the noise levels from the largest down to ``level``, or ``steps`` geometric steps between the two.
-
-        Raises:
-            ValueError: If the ladder has no such level, or ``steps`` is below one.
-        """
-        if self.noise is None:
-            if level not in (0, -1) or steps is not None:
-                raise ValueError(f"{'steps' if level in (0, -1) else 'level'}: this model has no noise ladder")
-            return ()
-        sigma = self.noise.sigma(level)
-        if steps is None:
-            return self.noise.sigmas[: level % self.noise.levels + 1]
-        if not isinstance(steps, Integral) or steps < 1:
-            raise ValueError(f"steps: expected a whole number of at least 1, got {steps!r:.60}")
-        if sigma == self.noise.sigma_max:
-            return (sigma,)
-        return NoiseLadder(self.noise.sigma_max, sigma, steps + 1).sigmas
-
-    def sigma(self, level: int = -1) -> float | None:
-        """Return the standard deviation of a noise level in standardised units, or ``None`` without a ladder."""
-        path = self.path(level)
-        return path[-1] if path else None
-
     # Scores, densities, distribution functions ------------------------------------------------------------------
 
     def forward(self, x: Tensor, level: int = -1, condition: Condition | None = None) -> tuple[Tensor, Tensor]:
@@ -173,45 +147,6 @@ class AutoregressiveModel(
         """Return the scores of :meth:`score` alone."""
         z = self.standardise(x)
         return self.head.score(self.contexts(z, condition, order), z, self.sigma(level)) / self.scale
-
-    @property
-    def discrete(self) -> tuple[bool, ...]:
-        """Whether each column holds numbers of levels, which are neither standardised nor given noise."""
-        nominal = {d for head, columns in self.head.parts(self.features) if head.discrete for d in columns}
-        return tuple(d in nominal for d in range(self.features))
-
-    def set_standardisation(self, shift: Values, scale: Values) -> None:
-        """Set the affine map between data and standardised units, ``(D,)`` or a number each.
-
-        Nominal columns have no units: their shift stays 0 and their scale 1.
-
-        Raises:
-            ValueError: If a shift is not finite, a scale not positive and finite, or a size wrong.
-        """
-        if any(self.discrete):
-            discrete = torch.tensor(self.discrete, device=self.shift.device)
-            shift = torch.where(discrete, 0.0, torch.as_tensor(shift).to(self.shift))
-            scale = torch.where(discrete, 1.0, torch.as_tensor(scale).to(self.scale))
-        super().set_standardisation(shift, scale)
-
-    def check_levels(self, x: Tensor, name: str = "x") -> None:
-        """Check that the values ``x (N, D)`` of nominal columns, unless they are missing, are numbers of levels.
-
-        Raises:
-            ValueError: If one is not.
-        """
-        for head, columns in self.head.parts(self.features):
-            if not isinstance(head, CategoricalHead):
-                continue
-            values = x[:, list(columns)]
-            wrong = ~values.isnan() & ((values < 0) | (values >= head.levels) | (values != values.round()))
-            if bool(wrong.any()):
-                d = columns[int(wrong.any(0).nonzero()[0])]
-                raise ValueError(f"{name}: expected whole numbers from 0 to {head.levels - 1} in nominal column {d}")
-
-    def head_of(self, d: int) -> Head:
-        """Return the head of column ``d``: the model's own, or one of those in a :class:`MixedHead`."""
-        return next(one for one, columns in self.head.parts(self.features) if d in columns)
 
     def log_prob(
         self,
@@ -310,33 +245,6 @@ class AutoregressiveModel(
         return z * self.scale + self.shift
 
     # Conditionals -----------------------------------------------------------------------------------------------
-
-    def conditionals_builder(
-        self,
-        level: int = -1,
-        method: str | None = None,
-        steps: int | None = None,
-        tol: float = 1e-5,
-        max_evaluations: int = 512,
-        cache: EvaluationCache | None = None,
-    ) -> ConditionalsBuilder:
-        """Return a function that maps projections ``(N, P)`` of contexts to the conditionals at a noise level.
-
-        Arguments are as in :meth:`log_prob` and :class:`Integration`. The ``cache`` is shared by all these
-        conditionals, which must then stay within one thread. For a :class:`MixedHead`, the function also takes the
-        head that the projections are from.
-        """
-        path, accuracy = self.path(level, steps), Accuracy(tol, max_evaluations)
-        heads = [one for one, _ in self.head.parts(self.features)]
-        methods = {one: "closed_form" if one.discrete else choose_method(one, path, method) for one in heads}
-        caches = dict.fromkeys(heads, cache) if len(heads) == 1 else {one: cache and EvaluationCache() for one in heads}
-
-        def build(projection: Tensor, head: Head | None = None) -> Conditionals:
-            one = self.head if head is None else head
-            its_path, its_cache = () if one.discrete else path, caches[one] or EvaluationCache()
-            return Conditionals(one, projection, its_path, methods[one], accuracy, cache=its_cache)
-
-        return build
 
     def _map(
         self,

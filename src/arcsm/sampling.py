@@ -19,46 +19,18 @@ from arcsm._runtime.progress import track
 from arcsm._runtime.random import Source, blocks_of, shares_of
 from arcsm.conditionals import Conditionals, EvaluationCache
 from arcsm.conditionals.traversal import (
-    ConditionalsBuilder,
     Integration,
     ancestral,
     checked_integration,
     warn_unconverged,
 )
 from arcsm.contexts.base import Order, order_arguments
-from arcsm.heads import Head
-from arcsm.noise import NoiseLadder
+from arcsm.model_parts import ModelParts
 from arcsm.samplers import Sampler, inverse_cdf
-from arcsm.standardisation import Standardised
 
 
-class Sampling(Standardised):
-    """A model that rows can be drawn from.
-
-    Attributes:
-        head: The head of the model.
-        noise: Its noise ladder, or ``None``.
-        metadata: What travels with the weights; the ``image_shape`` sets default bounds.
-    """
-
-    head: Head
-    noise: NoiseLadder | None
-    metadata: dict[str, Any]
-
-    @property
-    def discrete(self) -> tuple[bool, ...]:
-        """Whether each column holds numbers of levels."""
-        raise NotImplementedError
-
-    def path(self, level: int = -1, steps: int | None = None) -> tuple[float, ...]:
-        """Return the noise levels from the largest down to ``level``."""
-        raise NotImplementedError
-
-    def conditionals_builder(
-        self, level: int = -1, method: str | None = None, *arguments: Any, **options: Any
-    ) -> ConditionalsBuilder:
-        """Return a function that maps projections of contexts to the conditionals at a noise level."""
-        raise NotImplementedError
+class Sampling(ModelParts):
+    """A model that rows can be drawn from."""
 
     @torch.no_grad()
     def icdf(

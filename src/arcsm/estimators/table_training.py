@@ -2,10 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,8 +22,8 @@ _MAX_SELECTION_ROWS = 250  # held-out rows that choose the weights, the noise le
 _SELECTION_TOLERANCE = 1e-2  # nats, of a conditional's log density
 _SNAPSHOTS = (0.4, 0.7, 1.0)  # shares of the steps of a training after which its weights are compared
 _SNAPSHOTS_OF_TARGETS = (0.05, 0.1, 0.2, *_SNAPSHOTS)  # whose conditionals are soon overfitted
-_LEVELS_TRIED = 10  # below the last
-_WORSE = 0.02  # nats below the best noise level, at which the search ends
+_LEVELS_TRIED = 10  # above the smallest noise
+_WORSE = 0.02  # nats below the best noise level, at which the search among the last weights ends
 _SELECTION_TIME = 0.2  # of a model's noise level, relative to its training; sets the pace of the progress bar
 
 
@@ -95,19 +94,32 @@ def _choose(
         terms = few.log_conditionals(valid, level).sum(-1)
         return float(torch.logsumexp(terms, 0).mean()) - math.log(len(terms))
 
-    found = []
-    with track("selecting", len(weights) + _LEVELS_TRIED) as work:
-        for one in work.over(weights):
-            candidate.model.load_state_dict(one)
-            found.append(density(last))
-        candidate.model.load_state_dict(weights[int(np.argmax(found))])
-        best = {last: max(found)}
-        for level in work.over(range(last - 1, max(last - _LEVELS_TRIED, 0) - 1, -1)):
-            best[level] = density(level)
-            if best[level] < max(best.values()) - _WORSE:
+    best, chosen, levels = -math.inf, 0, range(max(last - _LEVELS_TRIED, 0), last + 1)
+    with track("selecting", len(weights)) as work:
+        for index in work.over(reversed(range(len(weights)))):
+            candidate.model.load_state_dict(weights[index])
+            level, found = _climb(density, candidate.level, levels, 0.0 if math.isfinite(best) else _WORSE)
+            if found > best:
+                best, chosen, candidate.level = found, index, level
+    candidate.model.load_state_dict(weights[chosen])
+    return best
+
+
+def _climb(density: Callable[[int], float], start: int, levels: range, tolerance: float) -> tuple[int, float]:
+    """Return the noise level with the highest density, and that density, as far as steps from a level lead up.
+
+    A step in one direction may lead down by no more than the tolerance below the best.
+    """
+    found = {start: density(start)}
+    for step in (-1, 1):
+        level = start + step
+        while level in levels:
+            found[level] = density(level)
+            if found[level] < max(found.values()) - tolerance:
                 break
-    candidate.level = max(best, key=lambda level: best[level])
-    return best[candidate.level]
+            level += step
+    best = max(found, key=lambda one: found[one])
+    return best, found[best]
 
 
 class _Snapshots:
