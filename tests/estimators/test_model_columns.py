@@ -81,6 +81,17 @@ def test_the_rarest_of_many_categories_share_a_level() -> None:
         assert found == (pytest.approx(masses[known].sum() / (1.0 - 1.0 / 3402.0), rel=1e-4), 0.0)
 
 
+def test_ten_thousand_names_have_probabilities_and_draws() -> None:
+    names = np.array([f"n{code}" for code in range(10_000)], dtype=object)
+    rows = pd.DataFrame({"name": np.r_[names, names, names[:500]], "z": normal(20_500)})
+    density = ScoreDensity(**{**QUICK, "max_steps": 2}).fit(rows)
+    masses = np.exp(density.score_samples(pd.DataFrame({"name": names, "z": 0.0}), columns=["name"]))
+    assert masses.sum() == pytest.approx(1.0 - 1.0 / 20_502.0, rel=1e-5)
+    gaps = rows.head(20).assign(name=None)
+    assert set(density.impute(gaps)["name"]) <= set(names)
+    assert density.conditional({"name": {"n1", "n9999"}}, draws=50)["name"].isin(["n1", "n9999"]).all()
+
+
 def test_unknown_levels_have_a_probability_of_their_own() -> None:
     table = pd.DataFrame({"city": ["Rome", "Oslo", "Rome", "Bern"] * 20, "z": normal(80), "k": np.arange(80) % 4})
     density = ScoreDensity(**QUICK).fit(table)
