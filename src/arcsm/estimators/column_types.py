@@ -129,7 +129,8 @@ class Categories(Column):
 
     @property
     def shares_of_last_level(self) -> list[float]:
-        return [count / sum(self.rarest) for count in self.rarest] or [1.0]
+        total = sum(self.rarest)
+        return [count / total for count in self.rarest] or [1.0]
 
     @property
     def log_unseen(self) -> float:
