@@ -62,7 +62,7 @@ def table_with_a_spike(count: int = 160) -> pd.DataFrame:
 def test_a_learned_order_is_the_single_one_in_which_held_out_rows_are_likely(monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_models(monkeypatch)
     table = table_with_a_spike()
-    density = ScoreDensity(random_state=0, order="learned").fit(table)
+    density = ScoreDensity(random_state=5, order="learned").fit(table)
     assert clone(density).get_params()["order"] == "learned"
     (order,) = density.model_.orders
     assert density.orders_ == [tuple((0, 2, 3)[m] for m in order)]
@@ -71,7 +71,7 @@ def test_a_learned_order_is_the_single_one_in_which_held_out_rows_are_likely(mon
     rows, _ = density.encode_rows(table.iloc[density.held_out_rows_])
     every = replace(density.model_, orders=list(permutations(range(3))))
     means = dict(zip(every.orders, every.log_conditionals(rows).sum(-1).mean(1).tolist(), strict=True))
-    assert means[order] > max(means.values()) - 0.01  # the search has a coarser tolerance
+    assert means[order] > max(means.values()) - 1e-3 > means[0, 1, 2]  # the search is less accurate
     again = clone(density).fit(table)
     assert again.orders_ == density.orders_
     np.testing.assert_array_equal(again.score_samples(table), density.score_samples(table))
