@@ -194,7 +194,7 @@ class AutoregressiveModel(
         Warns:
             AccuracyWarning: Once a call, if some integrals missed ``tol``.
         """
-        function = _log_prob if cells is None else self._mean_log_density(cells)
+        function = self.density_function(cells)
         terms = self._map(function, x, level, condition, method, order, **integration) - torch.log(self.scale)
         if self.context.missing:
             terms = torch.where(x.to(terms.device).isnan(), 0.0, terms)
@@ -265,8 +265,13 @@ class AutoregressiveModel(
             function, self.context, self.head, z, condition, build, closed_form, needs_values, orders
         )
 
-    def _mean_log_density(self, cells: Tensor | Sequence[float]) -> ValueFunction:
-        """Return a function that maps conditionals to their log mean densities over cells, and levels to log masses."""
+    def density_function(self, cells: Tensor | Sequence[float] | None = None) -> ValueFunction:
+        """Return a function that maps conditionals and values to log densities, or to log mean densities over cells.
+
+        Both are in standardised units. Levels get log masses. The ``cells`` are those of :meth:`log_prob`.
+        """
+        if cells is None:
+            return _log_prob
         steps = torch.as_tensor(cells).to(self.scale)
         if steps.shape != (self.features,) or not bool((steps >= 0.0).all()):
             raise ValueError(f"cells: expected {self.features} steps, none negative, got {cells}")

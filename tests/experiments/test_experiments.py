@@ -95,6 +95,7 @@ def test_the_command_lists_experiments_and_rejects_unknown_names(capsys: pytest.
         ("toys-nll", "ema=1", "--set ema"),
         ("fig4", "langevin_steps=[20, 0]", "--set langevin_steps"),
         ("table2-mnist-8", "chains=0", "--set chains"),
+        ("orders", "mixtures=[32]", "mixtures: expected sizes up to random_orders=4"),
         ("fig1a", "seeds=2", "uses one seed"),
         ("fig4", "seeds=2", "uses one seed"),
         ("fig7", "seeds=2", "uses one seed"),

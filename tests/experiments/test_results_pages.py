@@ -40,9 +40,10 @@ def test_lines_are_short_and_pictures_exist(renderer: Any) -> None:
 
 
 def test_verdicts_in_the_index_are_short(renderer: Any) -> None:
-    rows = [line.split(" | ") for line in renderer.render(renderer.records())["index.md"].splitlines()]
+    pages = renderer.render(renderer.records())
+    rows = [line.split(" | ") for line in pages["index.md"].splitlines()]
     verdicts = [row[2] for row in rows if len(row) == 4 and row[0].startswith("| [")]
-    assert len(verdicts) == len(renderer.ORDER)
+    assert len(verdicts) == len(pages) - 1
     for verdict in verdicts:
         assert len(re.findall(r"\S*\w\S*", verdict)) <= 12, verdict
 
@@ -93,3 +94,18 @@ def test_the_page_of_table_2_renders_any_columns_and_methods(renderer: Any, tmp_
     text = " ".join(page(table2=both, table2_faces=faces).split())
     assert "| faces, 32 latents | Fr" not in text
     assert text.count("vae-faces csm seed 0 diverged (step 3: the latents have run away)") == 2
+
+
+def test_the_page_of_orders_says_whether_a_learned_one_is_better(renderer: Any, tmp_path: Path) -> None:
+    record = reproduce("orders", tmp_path)
+    cell = record["metrics"]["tables"]["iris"]
+    for random, mixture, short in (
+        ([0.2, 0.1], [0.2, 0.1], "Holds: beats random orders on 1 of 1, their mixture on 1."),
+        ([0.2, 0.1], [-0.2, 0.1], "Holds: beats random orders on 1 of 1, their mixture on 0."),
+        ([0.1, 0.2], [-0.1, 0.2], "Does not hold: beats random orders on 0 of 1, their mixture on 0."),
+        ([-0.2, 0.1], [-0.2, 0.1], "Does not hold: beats random orders on 0 of 1, their mixture on 0."),
+    ):
+        cell["minus_random"]["learned"], cell["learned_minus"]["mixture of 4"] = random, mixture
+        pages = renderer.render(renderer.records() | {"orders": record})
+        assert short in pages["index.md"]
+        assert f"**Verdict.** {short.split(':')[0]}: beyond 95 % intervals" in pages["orders.md"]

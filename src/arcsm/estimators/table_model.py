@@ -18,11 +18,12 @@ from arcsm.estimators.column_conditionals import ColumnConditionals
 from arcsm.estimators.model_columns import ModelColumns
 from arcsm.estimators.table_config import TableConfig
 from arcsm.model import AutoregressiveModel
-from arcsm.queries import Completions, Constraint, complete, probability
+from arcsm.queries import Completions, Constraint, complete, learned_order, probability
 
 CONDITIONALS_AT_A_TIME = 20_000
 _DRAWS_AT_A_TIME = 10_000
 _CANDIDATES_PER_DRAW = 8  # with several sets or ranges, whose draws have weights
+_SEARCH_TOLERANCE = 1e-2  # nats, of a conditional's log density, in the search for an order
 _MAX_STANDARD_DEVIATIONS = 30.0  # values farther out are scored as if they lay there
 
 Order = tuple[int, ...]
@@ -38,7 +39,7 @@ class TableModel:
     Arguments:
         model: The model, in double precision.
         columns: The dimensions of the model that the columns have.
-        orders: The orders that the density averages. The first is that of the table.
+        orders: The orders that the density averages. The first is that of the table, unless an order was learned.
         level: The noise level at which densities are evaluated.
         config: The configuration of the model.
         cells: Level widths of the columns, so that discrete values get their probability. ``None`` for the density at
@@ -107,6 +108,24 @@ class TableModel:
         orders = [(*first, *(m for m in order if m in others)) for order in self.orders]
         return replace(self, orders=orders).log_conditionals(x)[..., others].sum(-1)
 
+    def learn_order(
+        self,
+        x: Tensor,
+        evaluations: int,
+        worst: bool = False,
+        generator: torch.Generator | None = None,
+        progress: bool = False,
+    ) -> Order:
+        """Return an order of the columns in which rows ``(N, M)`` have a high density, or the ``worst`` one.
+
+        The search is :func:`arcsm.queries.learned_order`, which has the arguments.
+        """
+        found = learned_order(
+            self.model, self.inputs(x), self.level, cells=self.cells, evaluations=evaluations, worst=worst,
+            generator=generator, progress=progress, tol=_SEARCH_TOLERANCE,
+        )  # fmt: skip
+        return tuple(d for d in found if d < self.columns.columns)
+
     def score_norms(self, x: Tensor, level: int) -> Tensor:
         """Return the norm of each row's scores at a noise level, ``(K, N)`` in units of :math:`1 / \\sigma`."""
         sigma = self.model.path(level)[-1]
@@ -135,7 +154,7 @@ class TableModel:
             )
 
     def cdf(self, x: Tensor) -> Tensor:
-        """Return the distribution function of each value given the columns before it in the table, ``(N, M)``."""
+        """Return the distribution function of each value given the columns before it in the first order, ``(N, M)``."""
         return self._in_order(x, self.orders[0], ColumnConditionals.cdf)
 
     def icdf(self, u: Tensor) -> Tensor:

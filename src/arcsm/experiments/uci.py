@@ -118,11 +118,15 @@ def _spacing(column: Array) -> float:
     return float(gaps[gaps > 1e-7 * (levels[-1] - levels[0])].min())
 
 
-def _split(settings: UCI, table: str, seed: int) -> tuple[Array, Array]:
+def read_uci(table: str) -> Array:
+    """Return the rows of a table, from the data folder."""
+    return read_table(data_folder() / "uci" / f"{table}.csv.gz").values.astype(np.float64)
+
+
+def split_rows(values: Array, most_rows: int, seed: int) -> tuple[Array, Array]:
     """Return standardised rows to fit and to test, with uniform noise where values repeat."""
-    values = read_table(data_folder() / "uci" / f"{table}.csv.gz").values.astype(np.float64)
     random = np.random.default_rng(seed)
-    values = values[random.permutation(len(values))[: settings.most_rows]]
+    values = values[random.permutation(len(values))[:most_rows]]
     spacing = np.array([_spacing(column) for column in values.T])
     most_frequent = np.array([np.unique(column, return_counts=True)[1].max() for column in values.T])
     varied = most_frequent < _MAX_CONSTANT_SHARE * len(values)
@@ -131,6 +135,10 @@ def _split(settings: UCI, table: str, seed: int) -> tuple[Array, Array]:
     train, test = values[held_out:], values[:held_out]
     mean, std = train.mean(0), train.std(0)
     return (train - mean) / std, (test - mean) / std
+
+
+def _split(settings: UCI, table: str, seed: int) -> tuple[Array, Array]:
+    return split_rows(read_uci(table), settings.most_rows, seed)
 
 
 def _ours(run: Study[UCI], table: str, seed: int) -> Result:

@@ -7,8 +7,9 @@ only the number of draws limits the accuracy.
 from arcsm.queries.completion import Completions, complete, probability
 from arcsm.queries.constraints import Constraint, Intervals, Levels
 from arcsm.queries.densities import log_prob_given, log_prob_given_others
+from arcsm.queries.orders import learned_order
 
 __all__ = [
-    "Completions", "Constraint", "Intervals", "Levels", "complete", "log_prob_given", "log_prob_given_others",
-    "probability",
+    "Completions", "Constraint", "Intervals", "Levels", "complete", "learned_order", "log_prob_given",
+    "log_prob_given_others", "probability",
 ]  # fmt: skip
