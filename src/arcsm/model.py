@@ -197,7 +197,7 @@ class AutoregressiveModel(
         function = self.density_function(cells)
         terms = self._map(function, x, level, condition, method, order, **integration) - torch.log(self.scale)
         if self.context.missing:
-            terms = torch.where(x.to(terms.device).isnan(), 0.0, terms)
+            terms = torch.where(self.context.without_absent(x).to(terms.device).isnan(), 0.0, terms)
         return terms.sum(-1) if reduce else terms
 
     def cdf(

@@ -16,6 +16,7 @@ from arcsm import (
     NoiseLadder,
     ScoreHead,
 )
+from arcsm.errors import AccuracyWarning
 from arcsm.queries import (
     Completions,
     Intervals,
@@ -357,3 +358,15 @@ def test_impossible_known_levels_are_rejected() -> None:
     ):
         with pytest.raises(ValueError, match="expected whole numbers from 0 to 2 in nominal column 2"):
             question()
+
+
+def test_draws_far_in_the_upper_tail_warn() -> None:
+    model = AutoregressiveModel(AnyOrder(1, 1, (4,), 4), GaussianHead(1)).double()
+    with torch.no_grad():  # a standard normal
+        model.head.parameters_of.weight.zero_()  # type: ignore[union-attr, operator]
+        model.head.parameters_of.bias.copy_(torch.tensor([0.0, math.log(math.expm1(7.0)) - 7.0]))  # type: ignore[union-attr, operator]
+    unknown = torch.full((1, 1), NAN, dtype=torch.float64)
+    with pytest.warns(AccuracyWarning, match="20 integrals"):
+        complete(model, unknown, n=20, constraints={0: Intervals([(8.5, 9.0)])})
+    drawn = complete(model, unknown, n=200, constraints={0: Intervals([(-9.0, -8.5)])})
+    assert drawn.rows.mean().item() == pytest.approx(-8.6086, abs=0.01)

@@ -302,7 +302,7 @@ class Conditionals:
             energy, slope, bend = (f.gather(1, anchor) for f in (density.energy, density.s, density.ds))
             energy = energy + slope * beyond + 0.5 * bend * beyond.square()
             values.append(energy[:, 0] - density.log_mass)
-        return torch.cat(values).to(x.dtype)
+        return torch.cat(values).to(x.dtype) if values else x.new_zeros(0)
 
     @property
     def _quadrature_sigma(self) -> float | None:

@@ -116,7 +116,7 @@ class AnyOrder(Context):
         embedding_features: Size of the vectors :math:`\\phi_j(x_j)`.
         condition_features: Size of a condition vector that every dimension sees; 0 for none.
         order: The order without another in the call, a permutation of ``range(features)``. Default: that of the
-            columns.
+            columns, with parents right before their dimensions.
         classes: Number of class labels; 0 for none. The condition is as in :class:`MADE`.
         sinusoids: Number of frequencies, from 1 to ``max_frequency``, at which :math:`\\phi_j` sees sines and cosines
             of each value.
@@ -126,7 +126,8 @@ class AnyOrder(Context):
             column. Default: all columns are numeric.
         parents: For each dimension that does not always have a value, the nominal dimension that says so: it has one
             where the parent has level 0, and is left out of every set elsewhere. Level 0 of a parent adds nothing to
-            a set: its dimension's own value says more. -1 for the others. Default: all -1.
+            a set: its dimension's own value says more. A parent comes before its dimension in every order. -1 for the
+            others. Default: all -1.
         targets: The dimensions that training predicts, such as the targets of a regression; the others are only ever
             known or unknown. Default: all.
         complete_share: Fraction of the rows of a training step in which all others are known; in the rest, a random
@@ -175,9 +176,11 @@ class AnyOrder(Context):
         self._check_sizes()
         self._check_parents()
         self._check_targets()
-        self.order = tuple(range(features)) if order is None else whole_numbers("order", order)
+        self._default_order = tuple(self.arranged(range(features)))
+        self.order = self._default_order if order is None else whole_numbers("order", order)
         if sorted(self.order) != list(range(features)):
             raise ValueError(f"order: expected a permutation of range({features}), got {self.order!r:.60}")
+        self._check_arrangement(torch.tensor(self.order))
 
         width = self.hidden_features[0]
         self.values = ValueEmbedding(self.levels, embedding_features, sinusoids, self.max_frequency)
@@ -220,8 +223,33 @@ class AnyOrder(Context):
         if not 0.0 <= self.complete_share <= 1.0:
             raise ValueError(f"complete_share: expected a fraction, got {self.complete_share}")
 
+    def check_order(self, order: Order | None, batch_shape: Sequence[int]) -> Tensor:
+        checked = super().check_order(order, batch_shape)
+        if order is not None:
+            self._check_arrangement(checked)
+        return checked
+
+    def _check_arrangement(self, order: Tensor) -> None:
+        """Check that parents come before their dimensions in orders ``(*, D)``."""
+        known = readable(order) if self._parent_of else None
+        if known is None:
+            return
+        places = known.argsort(-1)
+        for d, parent in self._parent_of.items():
+            if not bool((places[..., parent] < places[..., d]).all()):
+                raise ValueError(f"order: expected dimension {parent}, the parent of {d}, before it")
+
+    def without_absent(self, x: Tensor) -> Tensor:
+        """Return rows ``(*, D)`` with NaN for dimensions whose parent says that they have no value."""
+        if not self._parent_of:
+            return x
+        absent = torch.zeros_like(x, dtype=torch.bool)
+        for d, parent in self._parent_of.items():
+            absent[..., d] = x[..., parent] > 0.5
+        return x.masked_fill(absent, torch.nan)
+
     def config(self) -> dict[str, Any]:
-        in_column_order = self.order == tuple(range(self.features))
+        in_column_order = self.order == self._default_order
         levels = list(self.levels) if any(self.levels) else None
         parents = list(self.parents) if self._parent_of else None
         order = None if in_column_order else list(self.order)

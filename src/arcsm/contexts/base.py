@@ -214,6 +214,14 @@ class Context(nn.Module, ABC):
             raise ValueError(f"order: expected permutations of range({features})")
         return checked
 
+    def arranged(self, order: Sequence[int]) -> list[int]:
+        """Return some dimensions in an order that the context has, as close to the given one as possible."""
+        return list(order)
+
+    def without_absent(self, x: Tensor) -> Tensor:
+        """Return rows ``(*, D)`` with NaN for values that others of the row rule out; by default there are none."""
+        return x
+
     def check_condition(self, condition: Condition | None, batch_shape: Sequence[int]) -> Any:
         """Check a condition as :meth:`forward` gets it, and give each row of the batch its own.
 

@@ -18,7 +18,7 @@ from arcsm.conditionals.traversal import warn_unconverged
 from arcsm.contexts import AnyOrder
 from arcsm.contexts.base import Order
 from arcsm.model import AutoregressiveModel
-from arcsm.queries.constraints import Constraint
+from arcsm.queries.constraints import Constraint, Levels
 from arcsm.samplers import Sampler
 
 _DRAWS_AT_A_TIME = 1 << 14
@@ -86,7 +86,8 @@ def complete(
         x: Rows ``(N, D)`` in data units; NaN marks an unknown value.
         n: Number of draws of each row.
         constraints: The set of possible values of each constrained column, the same for all rows. The column must be
-            unknown in all of them.
+            unknown in all of them. A dimension with a parent must then have a value, unless its parent is constrained
+            too: then the set applies to the rows in which it has one.
         generator: Source of randomness, on the model's device.
         condition: Condition of each row, as in :meth:`arcsm.AutoregressiveModel.score`.
         order: Order in which unknown columns are drawn, a permutation of all columns. Default: up to eight random
@@ -143,12 +144,18 @@ def probability(
         raise ValueError("constraints: expected at least one column")
     check_size("probability", n=n)
     known = torch.full((1, model.features), torch.nan) if x is None else x
-    draws = 1 if len(constraints) == 1 else n
+    single = len(constraints) == 1 and not _draws_parents(every_order(model), constraints, known)
+    draws = 1 if single else n
     drawn = _draw(
         model, known, draws, constraints, generator, condition, order, None, level, progress, only_constrained=True
     )
-    exact = torch.zeros_like(drawn.probability)
-    return drawn.probability, exact if len(constraints) == 1 else drawn.standard_error
+    return drawn.probability, torch.zeros_like(drawn.probability) if single else drawn.standard_error
+
+
+def _draws_parents(context: AnyOrder, constraints: Mapping[int, Constraint], x: Tensor) -> bool:
+    """Return whether the parent of a constrained dimension is unknown in some rows, but not in all."""
+    parents = [context.parents[d] for d in constraints if context.parents[d] != -1]
+    return any(bool(x[:, parent].isnan().any() & ~x[:, parent].isnan().all()) for parent in parents)
 
 
 def _draw(
@@ -170,7 +177,9 @@ def _draw(
     if z.ndim != 2:
         raise ValueError(f"x: expected rows (N, {model.features}), got {tuple(x.shape)}")
     model.check_levels(z)
+    z = _with_parents(context, context.without_absent(z))
     _check_constraints(z, constraints)
+    given, constraints = set(constraints), _with_parents_of(constraints, context, z)
     orders = _orders(context, n, constraints, order, generator, only_constrained)
     draw = model.drawing(sampler, default="fast_flow")
     build = model.conditionals_builder(level, cache=EvaluationCache())
@@ -187,6 +196,8 @@ def _draw(
                 filling = _Filling(context, z[part].repeat_interleave(share, 0), share, uniforms, by_row(part))
                 begin += share
                 for d in columns:
+                    if d in constraints and context.parents[d] not in (-1, *given):
+                        filling.rule_out_absent(d)
                     unconverged += filling.fill(model, d, constraints.get(d), build, draw, generator)
                     advance()
                 fillings.append(filling)
@@ -199,6 +210,21 @@ def _draw(
     for d, constraint in constraints.items():
         rows[..., d] = constraint.nearest(rows[..., d])
     return Completions(rows, torch.cat(log_weights), len(orders))
+
+
+def _with_parents(context: AnyOrder, z: Tensor) -> Tensor:
+    """Return rows in which a dimension that has a value says so of its parent: level 0."""
+    z = z.clone()
+    for d, parent in enumerate(context.parents):
+        if parent != -1:
+            z[:, parent] = torch.where(z[:, d].isnan(), z[:, parent], 0.0)
+    return z
+
+
+def _with_parents_of(constraints: Mapping[int, Constraint], context: AnyOrder, z: Tensor) -> Mapping[int, Constraint]:
+    """Return the constraints, with level 0 of each unknown parent of a constrained dimension: it must have a value."""
+    parents = {context.parents[d] for d in constraints} - {-1, *constraints}
+    return {**{parent: Levels([0]) for parent in parents if bool(z[:, parent].isnan().all())}, **constraints}
 
 
 def _check_constraints(z: Tensor, constraints: Mapping[int, Constraint]) -> None:
@@ -221,6 +247,12 @@ class _Filling:
         self.state: Any = context.begin((len(z) // n,), condition)
         context.observe_all(self.state, z[::n])
         context.select(self.state, torch.arange(len(z) // n, device=z.device).repeat_interleave(n))
+
+    def rule_out_absent(self, d: int) -> None:
+        """Give rows in which a dimension has no value the weight zero."""
+        absent = self.context.absent(self.state, d)
+        if absent is not None:
+            self.log_weights[absent] = -math.inf
 
     def fill(
         self,
@@ -260,14 +292,14 @@ def _orders(
     only_constrained: bool,
 ) -> list[list[int]]:
     """Return the orders in which columns are drawn, constrained ones first: the given order, or random ones."""
-    orders = [order]
     if order is None:
         device = None if generator is None else generator.device
-        count = min(n, _ORDERS)
-        orders = [torch.randperm(context.features, generator=generator, device=device) for _ in range(count)]
+        random = [torch.randperm(context.features, generator=generator, device=device) for _ in range(min(n, _ORDERS))]
+        orders = [context.arranged(one.tolist()) for one in random]
+    else:
+        orders = [context.check_order(order, ()).tolist()]
     found = []
-    for one in orders:
-        columns: list[int] = context.check_order(one, ()).tolist()
+    for columns in orders:
         first = [d for d in columns if d in constraints]
         chosen = first if only_constrained else first + [d for d in columns if d not in constraints]
         found.append(context.arranged(chosen))

@@ -13,6 +13,8 @@ from arcsm._runtime.sizes import whole_numbers
 from arcsm.conditionals import Conditionals
 from arcsm.heads import CategoricalHead
 
+_LEAST_MASS = 1e-12  # of an interval in the upper tail, next to 1 in double precision
+
 
 class Constraint(ABC):
     """A set of values of one column, in data units."""
@@ -35,7 +37,8 @@ class Intervals(Constraint):
     """Numbers within one of several intervals that do not overlap.
 
     Probabilities are differences of distribution functions in double precision: those of intervals far in the upper
-    tail have an absolute error of 1e-15.
+    tail have an absolute error of 1e-15. Draws from one whose probability is below 1e-12 count as inaccurate, and are
+    the subject of an AccuracyWarning.
 
     Arguments:
         bounds: Lower and upper end of each interval, which may be infinite.
@@ -74,6 +77,7 @@ class Intervals(Constraint):
         index = (below <= target).sum(0, keepdim=True).clamp(max=len(ends) - 1)  # interval of each draw
         inside = lower.gather(0, index) + target - (below - masses).gather(0, index)  # (1, N)
         limits = torch.tensor(ends, dtype=torch.float64, device=u.device)[index[0]]  # (N, 2)
+        conditionals.unconverged += int(((total < _LEAST_MASS) & (lower[0] > 0.5)).sum())
         x = conditionals.icdf(inside[0].clamp(0.0, 1.0)).double()
         return torch.minimum(torch.maximum(x, limits[:, 0]), limits[:, 1]).to(u), torch.log(total).to(u)
 
@@ -104,7 +108,9 @@ class Levels(Constraint):
         if self.shares is None:
             object.__setattr__(self, "levels", tuple(sorted(set(levels))))
             return
-        if len(self.shares) != len(set(levels)) or not all(0.0 < share <= 1.0 for share in self.shares):
+        if len(set(levels)) < len(levels):
+            raise ValueError(f"levels: expected each once with shares, got {self.levels!r:.60}")
+        if len(self.shares) != len(levels) or not all(0.0 < share <= 1.0 for share in self.shares):
             raise ValueError(f"shares: expected a number in (0, 1] for each level, got {self.shares!r:.60}")
         ordered = sorted(zip(levels, map(float, self.shares), strict=True))
         object.__setattr__(self, "levels", tuple(level for level, _ in ordered))

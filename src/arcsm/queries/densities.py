@@ -34,7 +34,7 @@ def log_prob_given(
     Arguments:
         model: A model whose context is an :class:`~arcsm.AnyOrder`.
         x: Rows ``(N, D)`` in data units.
-        given: The columns :math:`G`.
+        given: The columns :math:`G`; with a dimension that has a parent, the parent too.
         order: Order of the other columns, a permutation of all columns. Default: that of the context.
 
     Other arguments, errors and warnings are as in :meth:`arcsm.AutoregressiveModel.log_prob`.
@@ -46,6 +46,9 @@ def log_prob_given(
     if unknown:
         raise ValueError(f"given: expected columns from 0 to {model.features - 1}, got {unknown[0]}")
     columns = context.check_order(order, ()).tolist()
+    for d in given:
+        if context.parents[d] not in (-1, *given):
+            raise ValueError(f"given: column {d} has the parent {context.parents[d]}; give it, too")
     first, rest = [d for d in columns if d in given], [d for d in columns if d not in given]
     if not rest:
         raise ValueError("given: expected columns without the ones whose density is wanted, got all")
@@ -81,7 +84,7 @@ def log_prob_given_others(
         model.conditionals_builder(level, method, **integration),
         with_gradients=model.head.normalised and method in (None, "closed_form"),
     )  # fmt: skip
-    return torch.where(x.to(terms.device).isnan(), 0.0, terms - torch.log(model.scale))
+    return torch.where(model.context.without_absent(x).to(terms.device).isnan(), 0.0, terms - torch.log(model.scale))
 
 
 class _GivenOthers(nn.Module):
