@@ -28,6 +28,8 @@ from arcsm.contexts.base import Order, order_arguments
 from arcsm.model_parts import ModelParts
 from arcsm.samplers import Sampler, inverse_cdf
 
+Adjustment = Callable[[int, Tensor], Tensor]
+
 
 class Sampling(ModelParts):
     """A model that rows can be drawn from."""
@@ -86,6 +88,7 @@ class Sampling(ModelParts):
         bounds: tuple[float, float] | None = None,
         sampler_options: Mapping[str, Any] | None = None,
         order: Order | None = None,
+        adjust: Adjustment | None = None,
     ) -> Tensor:
         """Draw rows from the model, one dimension after another (paper, Section 4.2).
 
@@ -111,6 +114,8 @@ class Sampling(ModelParts):
                 ``image_shape``), no bounds for other rows.
             sampler_options: Keywords for the sampler, such as ``{"steps": 20}`` for ``"langevin"``.
             order: As in :meth:`arcsm.AutoregressiveModel.score`, the same for all rows, ``(D,)``.
+            adjust: A function of a dimension and its draws ``(N,)`` in data units that returns those to keep, such as
+                rounded ones, before the next conditionals see them.
 
         Returns:
             ``(n, D)`` in data units.
@@ -136,7 +141,8 @@ class Sampling(ModelParts):
             for part, source in chain.from_iterable(shares_of(block, generator, z.device) for block in blocks):
 
                 def choose(conditionals: Conditionals, d: int, source: Source = source) -> Tensor:
-                    return draw(conditionals, source).clamp(low[d], high[d])
+                    values = draw(conditionals, source).clamp(low[d], high[d])
+                    return values if adjust is None else self.adjusted(adjust, d, values)
 
                 unconverged += ancestral(choose, self.context, self.head, z[part], rows(part), build, advance, order)
                 if denoise and path:
@@ -145,6 +151,10 @@ class Sampling(ModelParts):
                     z[part] = (z[part] + path[-1] ** 2 * score.nan_to_num(nan=0.0)).clamp(low, high)
         warn_unconverged(unconverged, z.numel())
         return z * self.scale + self.shift
+
+    def adjusted(self, adjust: Adjustment, d: int, values: Tensor) -> Tensor:
+        """Apply an adjustment to draws ``(N,)`` of a dimension in standardised units."""
+        return (adjust(d, values * self.scale[d] + self.shift[d]) - self.shift[d]) / self.scale[d]
 
     def drawing(
         self,

@@ -70,7 +70,7 @@ def test_codes_keep_their_leading_zeros_up_to_their_width() -> None:
     assert form is not None
     assert form.parse(codes).tolist()[:3] == [2285, 12345, 12]
     assert form.write(form.parse(codes)).tolist()[:3] == codes.tolist()[:3]
-    assert form.write(pd.Series([-7.2, 905.4, 1e6])).tolist() == ["00000", "00905", "99999"]
+    assert form.write(pd.Series([-7.2, 905.4, 100_099])).tolist() == ["00007", "00905", "99899"]  # mirrored
     growing = NumberFormat.infer_codes(pd.Series(["098", "099", "1000"]))
     assert growing is not None
     assert growing.write(pd.Series([7, 1001])).tolist() == ["007", "1001"]

@@ -280,3 +280,67 @@ def test_tables_on_a_gpu() -> None:
     assert 0.0 <= density.probability({"hours": 40}).value <= 1.0
     assert np.isfinite(np.asarray(density.quantile(density.cdf(table[:5]))["b"], dtype=float)).all()
     assert np.isfinite(ScoreOutlierDetector(**QUICK, device="cuda").fit(table).all_scores(table)).all(axis=None)
+
+
+# Ends of grids --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def uniform() -> ScoreDensity:
+    """Fit whole numbers from 1 to 60 and dates of 90 days, which do not thin out towards their ends."""
+    random = np.random.default_rng(7)
+    days = pd.Timestamp("2025-01-01") + pd.to_timedelta(random.integers(0, 90, 600), unit="D")
+    return ScoreDensity(max_steps=150, random_state=0).fit(
+        pd.DataFrame({"z": random.normal(size=600), "k": random.integers(1, 61, 600), "day": days})
+    )
+
+
+def test_numbers_on_a_grid_have_probability_one_together(uniform: ScoreDensity) -> None:
+    rows = pd.DataFrame({"z": 0.5, "k": range(1, 61), "day": pd.Timestamp("2025-02-01")})
+    for given in ([], ["z"], ["z", "day"]):
+        found = np.exp(uniform.score_samples(rows, columns=["k"], given=given))
+        assert found.sum() == pytest.approx(1.0 - 1.0 / 602.0, abs=2e-3)
+    assert uniform.probability({"k": (1, 60)}).value == pytest.approx(1.0, abs=1e-3)
+    beyond = np.exp(
+        uniform.score_samples(pd.DataFrame({"z": 0.5, "k": [61, 70], "day": rows["day"][:2]}), columns=["k"])
+    )
+    assert ((beyond > 0.0) & (beyond < 1.0 / 602.0)).all()
+
+
+def test_draws_do_not_pile_up_at_the_ends_of_a_grid(uniform: ScoreDensity) -> None:
+    drawn = uniform.sample(6000, random_state=1)
+    for name, (low, high) in {"k": (1, 60), "day": (pd.Timestamp("2025-01-01"), pd.Timestamp("2025-03-31"))}.items():
+        for end in (low, high):
+            share, truth = (drawn[name] == end).mean(), uniform.probability({name: end}).value
+            assert abs(share - truth) < 5.0 * math.sqrt(truth / 6000)
+            assert truth < 0.035
+    filled = uniform.impute(pd.DataFrame({"z": [0.5] * 3000, "k": [np.nan] * 3000, "day": drawn["day"][:3000]}), n=2)[0]
+    assert (filled["k"] == 60).mean() < 0.05
+    assert filled["k"].between(1, 60).all()
+
+
+def test_conditions_at_the_ends_of_a_grid_are_those_of_the_density(uniform: ScoreDensity) -> None:
+    drawn = uniform.conditional({"k": (59, None)}, draws=2000, random_state=0)["k"]
+    both = [uniform.probability({"k": k}).value for k in (59, 60)]
+    assert set(drawn) == {59, 60}
+    assert (drawn == 60).mean() == pytest.approx(both[1] / sum(both), abs=0.05)
+    with pytest.raises(ValueError, match=r"given: column 'k' has no value in the range \(61, \)"):
+        uniform.conditional({"k": (61, None)})
+
+
+def test_quantiles_invert_the_distribution_function_on_grids(uniform: ScoreDensity) -> None:
+    rows = uniform.sample(200, random_state=2)
+    back = uniform.quantile(uniform.cdf(rows))
+    assert (back["k"] == rows["k"]).mean() > 0.97
+    assert (back["day"] == rows["day"]).mean() > 0.97
+
+
+def test_levels_after_a_continuum_survive_quantiles_of_distribution_functions() -> None:
+    x = normal(300)
+    table = pd.DataFrame({"x": x, "s": np.where(x > 0.5, "a", np.where(x < -0.5, "b", "c")), "n": np.arange(300) % 3})
+    density = ScoreDensity(**QUICK).fit(table)
+    back = density.quantile(density.cdf(table))
+    assert back["s"].tolist() == table["s"].tolist()
+    assert back["n"].tolist() == table["n"].tolist()
+    u = density.cdf(back)
+    np.testing.assert_allclose(u, density.cdf(table), atol=1e-6)

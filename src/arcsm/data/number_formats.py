@@ -177,8 +177,10 @@ class NumberFormat:
 
     def _text(self, value: float) -> str:
         if self.is_code:
-            code = max(0, round(value))
-            return f"{code if self.limit is None else min(code, self.limit):0{self.width}d}"
+            code = abs(round(value))  # a draw beyond the range is mirrored into it
+            if self.limit is not None and code > self.limit:
+                code = max(2 * self.limit - code, 0)
+            return f"{code:0{self.width}d}"
         text = f"{abs(value):{',' if self.thousands else ''}.{self.decimals}f}"
         if not self.fixed and self.decimals:
             text = text.rstrip("0").rstrip(".")

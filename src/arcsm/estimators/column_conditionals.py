@@ -1,5 +1,6 @@
 """The conditional of one column of a table: of numbers, of levels, or of numbers with spikes."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -8,12 +9,20 @@ from torch import Tensor
 from arcsm.conditionals import Conditionals
 from arcsm.estimators.model_columns import ModelColumns
 
+_REACH = 8.0  # standard deviations of the noise
+_LEAST_REACH = 2.0  # standard deviations of the column: a network smooths sharp ends, too
+_LEAST_LEAK = 1e-12
+_ROUNDING = 1e-9  # of probabilities: quantiles of values before have rounded
+
 
 @dataclass(frozen=True)
 class ColumnConditionals:
     """``N`` conditionals of one column. Arguments and results are numbers of the table, ``(N,)``.
 
     .. math:: F(x) = p_0 F_0(x) + \\sum_{a_k \\le x} p_k
+
+    On a grid, :math:`F_0` is mirrored at the ends of the range: noise has smoothed the density, which would leak out
+    otherwise. A number beyond them has the probability of an unseen one.
 
     Attributes:
         columns: The columns of the table.
@@ -61,10 +70,67 @@ class ColumnConditionals:
 
     def log_density_of_others(self, x: Tensor) -> Tensor:
         """Return what :meth:`log_prob` is of numbers that are no spikes."""
+        found = self._log_density(x)
+        if self._ends is not None:
+            found = self._mirrored(x, found)
+        return found + self.masses[:, 0].log()
+
+    def _mirrored(self, x: Tensor, log_density: Tensor) -> Tensor:
+        """Add the densities of mirror images to those of numbers within the ends; others are unseen ones."""
+        assert self._ends is not None
+        low, high = self._ends
+        unseen = self.columns.log_unseen[self.column]
+        inside, found = (low < x) & (x < high), log_density + math.log1p(-math.exp(unseen))
+        for end in self._ends:
+            near = (inside & ((x - end).abs() < self.reach)).nonzero()[:, 0]
+            images = self._log_density(2.0 * end - x[near], near)
+            found[near] = torch.logaddexp(found[near], images + math.log1p(-math.exp(unseen)))
+        beyond = (~inside).nonzero()[:, 0]
+        ends = (torch.full_like(x[beyond], end) for end in self._ends)
+        below, above = (self._cdf(end, beyond) for end in ends)
+        leak = (below + 1.0 - above).clamp(min=_LEAST_LEAK)
+        found[beyond] = log_density[beyond] + unseen - leak.log()
+        return found
+
+    @property
+    def _ends(self) -> tuple[float, float] | None:
+        return self.columns.ends.get(self.column)
+
+    @property
+    def reach(self) -> float:
+        """How far beyond an end of the range the density is smoothed, in numbers of the table."""
+        return self.reach_of(self.values.sigma or 0.0, self.scale, self.width)
+
+    @staticmethod
+    def reach_of(sigma: float, scale: Tensor, width: float) -> float:
+        """Return :attr:`reach` for noise in standardised units."""
+        return max(_REACH * sigma, _LEAST_REACH) * float(scale) + width
+
+    def _log_density(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return the log density of :math:`F_0` without mirrors, averaged over a step of a grid; all rows or some."""
         z = (x - self.shift) / self.scale
         half = (0.5 * self.width / self.scale).expand_as(z)
-        found = self.values.log_mean_density(z, half) if self.width else self.values.log_prob(z)
-        return found - self.scale.log() + self.masses[:, 0].log()
+
+        def log_density(values: Conditionals) -> Tensor:
+            return values.log_mean_density(z, half) if self.width else values.log_prob(z)
+
+        return self.values.apply(log_density, rows) - self.scale.log()
+
+    def _cdf(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        return self.values.apply(lambda values: values.cdf((x - self.shift) / self.scale), rows)
+
+    def cdf_of_others(self, x: Tensor) -> Tensor:
+        """Return :math:`F_0`, mirrored at the ends of a range."""
+        if self._ends is None:
+            return self._cdf(x)
+        low, high = self._ends
+        x = x.clamp(low, high)
+        found = self._cdf(x)
+        near = (x - low < self.reach).nonzero()[:, 0]
+        found[near] -= self._cdf(2.0 * low - x[near], near)
+        near = (high - x < self.reach).nonzero()[:, 0]
+        found[near] += 1.0 - self._cdf(2.0 * high - x[near], near)
+        return torch.where(x <= low, 0.0, torch.where(x >= high, 1.0, found))
 
     def cdf(self, x: Tensor) -> Tensor:
         """Return the distribution function; NaN for a number without a level."""
@@ -72,7 +138,7 @@ class ColumnConditionals:
             level = self.columns.level(self.column, x)
             return torch.where(level.isnan(), torch.nan, self.values.cdf(level.nan_to_num(nan=0.0)))
         below = (self.masses[:, 1:] * (self.spikes <= x.unsqueeze(-1))).sum(-1)
-        return self.masses[:, 0] * self.values.cdf((x - self.shift) / self.scale) + below
+        return self.masses[:, 0] * self.cdf_of_others(x) + below
 
     def middle(self, x: Tensor) -> Tensor:
         """Return the distribution function, in the middle of its step where a number is a level or a spike."""
@@ -84,7 +150,8 @@ class ColumnConditionals:
     def icdf(self, u: Tensor) -> Tensor:
         """Return the quantiles ``u (N,)``."""
         if self.nominal:
-            return self.columns.levels[self.column].to(u)[self.values.icdf(u).long()]
+            levels = self.values.icdf((u - _ROUNDING).clamp(min=0.0)).long()
+            return self.columns.levels[self.column].to(u)[levels]
         spikes, count = self.spikes, len(self.spikes)
         if not count:
             return self.quantiles_of_others(u)
@@ -102,5 +169,12 @@ class ColumnConditionals:
         return torch.where(on_spike, spike, self.quantiles_of_others(inside))
 
     def quantiles_of_others(self, u: Tensor) -> Tensor:
-        """Return quantiles ``u (N,)`` of the numbers that are no spikes."""
-        return self.values.icdf(u) * self.scale + self.shift
+        """Return quantiles ``u (N,)`` of the numbers that are no spikes; whole ones within the ends of a range."""
+        if self._ends is None:
+            return self.values.icdf(u) * self.scale + self.shift
+        low, high = torch.zeros_like(u), torch.full_like(u, self._ends[1] - 0.5)
+        while bool((low < high).any()):  # find the first step up to whose end the distribution function is at least u
+            middle = ((low + high) / 2.0).floor()
+            reached = self.cdf_of_others(middle + 0.5) >= u - _ROUNDING
+            low, high = torch.where(reached | (low >= high), low, middle + 1.0), torch.where(reached, middle, high)
+        return low

@@ -48,6 +48,11 @@ class Column(ABC):
         return 0.0
 
     @property
+    def ends(self) -> tuple[float, float] | None:
+        """The ends of the range that the numbers of a grid fill, beyond which none can be drawn; ``None`` elsewhere."""
+        return None
+
+    @property
     def spike_numbers(self) -> Array:
         """The numbers that have a probability each, in ascending order; none for a column of levels."""
         return np.empty(0)
@@ -186,6 +191,10 @@ class Grid(Column):
     @property
     def log_unseen(self) -> float:
         return _log_unseen(self.training_rows)
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        return None if self.few else (-0.5, self.levels - 0.5)
 
     @property
     def spike_numbers(self) -> Array:

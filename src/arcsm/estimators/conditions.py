@@ -117,6 +117,8 @@ def _range(kind: Column, ends: tuple[Any, ...], ordered: list[Any] | None) -> Co
         return Levels(inside.astype(int).tolist())
     if not first < last:
         raise ValueError(f"has an empty range {_text(ends)}")
+    if kind.ends is not None and (last <= kind.ends[0] or first >= kind.ends[1]):
+        raise ValueError(f"has no value in the range {_text(ends)}")
     return Intervals([(first, last)])
 
 

@@ -27,7 +27,8 @@ class ModelColumns:
         levels: The numbers of the levels of nominal columns, in ascending order.
         widths: Distance between the numbers of each discrete column that the model treats as numbers; 0 for the others.
         rarest: Probabilities ``(K,)`` of the numbers that share the last level of a column, given that level.
-        log_unseen: Log probability of any number without a level, in each nominal column.
+        log_unseen: Log probability of any number without a level, in each nominal column, and of any beyond the ends.
+        ends: The ends of the range of each column on a grid, in which densities and draws are mirrored.
         spikes: The spikes ``(K,)`` of columns, in ascending order.
         spike_dimension: The second dimension of each column with spikes.
         kinds: The types of the columns.
@@ -38,13 +39,14 @@ class ModelColumns:
     widths: tuple[float, ...]
     rarest: dict[int, Tensor]
     log_unseen: tuple[float, ...]
+    ends: dict[int, tuple[float, float]]
     spikes: dict[int, Tensor]
     spike_dimension: dict[int, int]
     kinds: tuple[Column, ...]
 
     @classmethod
     def of_columns(cls, kinds: Sequence[Column], with_spikes: bool = True) -> Self:
-        """Return the dimensions of columns of these types."""
+        """Return the dimensions of columns of these types, with or without spikes and mirrors."""
         levels = {m: torch.from_numpy(kind.level_numbers) for m, kind in enumerate(kinds) if len(kind.level_numbers)}
         counts = tuple(len(levels.get(m, ())) for m in range(len(kinds)))
         widths = tuple(float(kind.discrete and not count) for kind, count in zip(kinds, counts, strict=True))
@@ -53,9 +55,11 @@ class ModelColumns:
         log_unseen = tuple(kind.log_unseen for kind in kinds)
         numbers = {m: kind.spike_numbers for m, kind in enumerate(kinds) if with_spikes}
         spikes = {m: torch.from_numpy(found) for m, found in numbers.items() if len(found)}
+        ends = {m: kind.ends for m, kind in enumerate(kinds) if with_spikes and kind.ends is not None}
         dimension = {m: len(kinds) + place for place, m in enumerate(spikes)}
         counts += tuple(1 + len(numbers) for numbers in spikes.values())
-        return cls(counts, levels, widths + (0.0,) * len(spikes), rarest, log_unseen, spikes, dimension, tuple(kinds))
+        widths += (0.0,) * len(spikes)
+        return cls(counts, levels, widths, rarest, log_unseen, ends, spikes, dimension, tuple(kinds))
 
     @property
     def columns(self) -> int:
@@ -141,7 +145,7 @@ class ModelColumns:
                 assert isinstance(constraint, Levels)
                 found[m] = self._levels(m, constraint)
                 continue
-            found[m] = constraint
+            found[m] = self._with_images(m, constraint)
             if m in self.spikes:
                 found[self.spike_dimension[m]] = Levels([0, *self._spikes_within(m, constraint)])
         return found
@@ -154,8 +158,32 @@ class ModelColumns:
         if m not in self.spikes:
             return [self.constraints({m: constraint})]
         dimension, inside = self.spike_dimension[m], self._spikes_within(m, constraint)
-        others: dict[int, Constraint] = {dimension: Levels([0]), m: constraint}
+        others: dict[int, Constraint] = {dimension: Levels([0]), m: self._with_images(m, constraint)}
         return [{dimension: Levels(inside)}, others] if inside else [others]
+
+    def mirrored(self, m: int, numbers: Tensor) -> Tensor:
+        """Return drawn numbers ``(*,)`` of a dimension, those beyond the ends of its range mirrored into it."""
+        if m not in self.ends:
+            return numbers
+        low, high = self.ends[m]
+        numbers = torch.where(numbers < low, 2.0 * low - numbers, numbers)
+        return torch.where(numbers > high, 2.0 * high - numbers, numbers).clamp(low, high)
+
+    def images(self, m: int, numbers: Tensor) -> list[Tensor]:
+        """Return the numbers beyond the ends of a column whose mirror images are the given ones."""
+        return [2.0 * end - numbers for end in self.ends.get(m, ())]
+
+    def _with_images(self, m: int, constraint: Constraint) -> Constraint:
+        """Return intervals within the ends of a column, together with those beyond that are mirrored into them."""
+        if m not in self.ends:
+            return constraint
+        assert isinstance(constraint, Intervals)
+        low, high = self.ends[m]
+        inside = [
+            (max(low, first), min(high, last)) for first, last in constraint.bounds if first < high and last > low
+        ]
+        images = [(2.0 * end - last, 2.0 * end - first) for first, last in inside for end in (low, high)]
+        return Intervals(_merged([*inside, *images]))
 
     def _spikes_within(self, m: int, constraint: Constraint) -> list[int]:
         """Return which spikes of a column a constraint allows, counted from 1."""
@@ -200,3 +228,14 @@ class ModelColumns:
 
     def _numbers_of_last_level(self, m: int) -> int:
         return len(self.rarest[m]) if m in self.rarest else 1
+
+
+def _merged(intervals: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the union of intervals, in ascending order."""
+    found = list[tuple[float, float]]()
+    for low, high in sorted(intervals):
+        if found and low <= found[-1][1]:
+            found[-1] = (found[-1][0], max(high, found[-1][1]))
+        else:
+            found.append((low, high))
+    return found

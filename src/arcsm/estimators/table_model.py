@@ -1,6 +1,7 @@
 """The model of a table: one network for every order of the columns, and the density that averages some orders."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -82,24 +83,30 @@ class TableModel:
         level = self.level if level is None else level
         terms = self._by_order(x, lambda x, order: self.model.log_prob(x, level, reduce=False, order=order, **options))
         found = self.columns.by_column(terms) + self.columns.log_shares(x)
-        for m in self.columns.spikes:
-            if self.columns.widths[m]:
-                self._add_neighbours_of_spikes(found, x, m)
+        for m in self.columns.ends:
+            replace(self, level=level)._replace_near_ends(found, self.clip(x), m)
         return found
 
-    def _add_neighbours_of_spikes(self, terms: Tensor, x: Tensor, m: int) -> None:
-        """Add to the probabilities of spikes on a grid what the density of other numbers has within their steps.
+    def _replace_near_ends(self, terms: Tensor, x: Tensor, m: int) -> None:
+        """Replace the terms of spikes and of numbers near or beyond the ends of a grid, which have other parts, too.
 
         ``terms (K, N, M)`` change in place.
         """
-        rows = (self.columns.spike(m, x[:, m]) > 0.0).nonzero()[:, 0]
-        numbers = x[rows, m : m + 1]
+        low, high = self.columns.ends[m]
+        sigma = self.model.path(self.level)[-1]
+        reach = ColumnConditionals.reach_of(sigma, self.model.scale[m], self.columns.widths[m])
+        numbers = x[:, m]
+        special = (numbers - low < reach) | (high - numbers < reach)
+        if m in self.columns.spikes:
+            special |= self.columns.spike(m, numbers) > 0.0
+        rows = special.nonzero()[:, 0]
+        terms[:, ~special & ~numbers.isnan(), m] += math.log1p(-math.exp(self.columns.log_unseen[m]))
         for terms_of_order, order in zip(terms, self.orders, strict=True):
             before = torch.full_like(x[rows], torch.nan)
             first = list(order[: order.index(m)])
             before[:, first] = x[rows][:, first]
-            within = self.evaluate_given(before, m, numbers, ColumnConditionals.log_density_of_others)[:, 0]
-            terms_of_order[rows, m] = torch.logaddexp(terms_of_order[rows, m], within.to(terms))
+            found = self.evaluate_given(before, m, x[rows, m : m + 1], ColumnConditionals.log_prob)
+            terms_of_order[rows, m] = found[:, 0].to(terms)
 
     def log_prob_given(self, x: Tensor, given: Sequence[int]) -> Tensor:
         """Return each row's log density given its columns ``given``, ``(K, N)`` in nats, one for each order."""
@@ -294,11 +301,10 @@ class TableModel:
     def sample(self, n: int, generator: torch.Generator, progress: bool = False) -> Tensor:
         """Draw rows ``(n, M)``, an equal share in every order, and shuffle them."""
         shares = np.diff(np.linspace(0, n, len(self.orders) + 1).astype(int)).tolist()
+        options: dict[str, Any] = {"generator": generator, "level": self.level, "adjust": self.columns.mirrored}
         with track("sampling", n, progress) as work:
             drawn = [
-                self.model.sample(
-                    count, generator=generator, level=self.level, order=self.columns.dimensions(order)
-                ).cpu()
+                self.model.sample(count, order=self.columns.dimensions(order), **options).cpu()
                 for order, count in work.over(zip(self.orders, shares, strict=True), lambda pair: pair[1])
                 if count
             ]
@@ -313,7 +319,9 @@ class TableModel:
         inputs = self.inputs(x).float()
         constraints = constraints or {}
         sets = self.columns.constraints(constraints)
-        drawn = complete(self._in_single_precision(), inputs, n, sets, generator, level=self.level)
+        drawn = complete(
+            self._in_single_precision(), inputs, n, sets, generator, level=self.level, adjust=self.columns.mirrored
+        )
         rows = self.columns.numbers(drawn.rows.cpu().double(), generator, constraints)
         return drawn._replace(
             rows=torch.where(x.isnan()[:, None], rows, x[:, None]), log_weights=drawn.log_weights.cpu()
@@ -353,7 +361,7 @@ class TableModel:
         It is exact for a single column, whose spikes and other numbers are evaluated apart.
         """
         inputs = self.inputs(x)
-        options: dict[str, Any] = {"generator": generator, "level": self.level}
+        options: dict[str, Any] = {"generator": generator, "level": self.level, "adjust": self.columns.mirrored}
         if len(constraints) == 1:
             ((m, constraint),) = constraints.items()
             parts = [

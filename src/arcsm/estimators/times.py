@@ -167,6 +167,10 @@ class Times(Column):
         return self.numbers.level_numbers
 
     @property
+    def ends(self) -> tuple[float, float] | None:
+        return self.numbers.ends
+
+    @property
     def spike_numbers(self) -> Array:
         return self.numbers.spike_numbers
 

@@ -20,6 +20,7 @@ from arcsm.contexts.base import Order
 from arcsm.model import AutoregressiveModel
 from arcsm.queries.constraints import Constraint, Levels
 from arcsm.samplers import Sampler
+from arcsm.sampling import Adjustment
 
 _DRAWS_AT_A_TIME = 1 << 14
 _ORDERS = 8  # more would cost time for small numbers of draws
@@ -73,6 +74,7 @@ def complete(
     sampler: str | Sampler | None = None,
     level: int = -1,
     progress: bool = False,
+    adjust: Adjustment | None = None,
 ) -> Completions:
     """Draw the unknown values of rows given their known ones.
 
@@ -96,6 +98,7 @@ def complete(
             without a ladder, else ``"fast_flow"``.
         level: Noise level.
         progress: Show progress; see :func:`arcsm.fit`.
+        adjust: As in :meth:`arcsm.AutoregressiveModel.sample`.
 
     Raises:
         ValueError: If the model does not have every order, ``n`` is below one, a constraint does not fit its column, or
@@ -111,7 +114,7 @@ def complete(
         >>> completions.rows.shape, completions.rows[0, :2, 0].tolist()
         (torch.Size([1, 10, 3]), [0.5, 0.5])
     """
-    drawn = _draw(model, x, n, constraints or {}, generator, condition, order, sampler, level, progress)
+    drawn = _draw(model, x, n, constraints or {}, generator, condition, order, sampler, level, progress, adjust)
     known = x.to(drawn.rows)[:, None]
     return drawn._replace(rows=torch.where(known.isnan(), drawn.rows, known))
 
@@ -127,6 +130,7 @@ def probability(
     order: Order | None = None,
     level: int = -1,
     progress: bool = False,
+    adjust: Adjustment | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the probability of all constraints given known values, and its standard error, ``(N,)`` each.
 
@@ -147,7 +151,18 @@ def probability(
     single = len(constraints) == 1 and not _draws_parents(every_order(model), constraints, known)
     draws = 1 if single else n
     drawn = _draw(
-        model, known, draws, constraints, generator, condition, order, None, level, progress, only_constrained=True
+        model,
+        known,
+        draws,
+        constraints,
+        generator,
+        condition,
+        order,
+        None,
+        level,
+        progress,
+        adjust,
+        only_constrained=True,
     )
     return drawn.probability, torch.zeros_like(drawn.probability) if single else drawn.standard_error
 
@@ -169,6 +184,7 @@ def _draw(
     sampler: str | Sampler | None,
     level: int,
     progress: bool,
+    adjust: Adjustment | None,
     only_constrained: bool = False,
 ) -> Completions:
     context = every_order(model)
@@ -198,7 +214,7 @@ def _draw(
                 for d in columns:
                     if d in constraints and context.parents[d] not in (-1, *given):
                         filling.rule_out_absent(d)
-                    unconverged += filling.fill(model, d, constraints.get(d), build, draw, generator)
+                    unconverged += filling.fill(model, d, constraints.get(d), build, draw, generator, adjust)
                     advance()
                 fillings.append(filling)
             found.append(torch.cat([f.z.view(-1, f.n, model.features) for f in fillings], 1))
@@ -262,6 +278,7 @@ class _Filling:
         build: Callable[..., Conditionals],
         draw: Callable[..., Tensor],
         generator: torch.Generator | None,
+        adjust: Adjustment | None,
     ) -> int:
         """Draw column ``d`` where it is unknown; return the number of integrals that missed their tolerance."""
         unknown, absent = self.z[:, d].isnan(), self.context.absent(self.state, d)
@@ -278,7 +295,7 @@ class _Filling:
             shift, scale = float(model.shift[d]), float(model.scale[d])
             values, log_probability = constraint.draw(conditionals, u, shift, scale)
             self.log_weights[rows] += log_probability.to(self.log_weights)
-        self.z[rows, d] = values.to(self.z)
+        self.z[rows, d] = (values if adjust is None else model.adjusted(adjust, d, values)).to(self.z)
         self.context.observe(self.state, d, self.z[rows, d], rows)
         return conditionals.unconverged
 
