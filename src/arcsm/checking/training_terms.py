@@ -18,7 +18,7 @@ from arcsm.contexts import AnyOrder, Context
 
 _MAX_ENUMERATED = 4  # features whose orders are enumerated; with more, random orders are drawn
 _CONTEXTS = 2048  # of the random orders
-_BATCHES, _ROWS = 64, 32  # of the training steps
+_BATCHES, _ROWS = 32, 32  # of the training steps
 _STANDARD_ERRORS, _ROUNDING = 6.0, 1e-5  # of means; weights may be computed in single precision
 
 
