@@ -354,7 +354,7 @@ BROKEN_CONTEXTS: dict[str, tuple[arcsm.Context, str]] = {
     ),
     "weights by value": (
         WeightsByValue(3, 3, (8,), 6),
-        "mean of training terms: the weights of value 0: the mean is 1.5",
+        "mean of training terms: the weights of value 0: the mean is 1[.].*, expected 1 within",
     ),
     "sets in training": (
         EmptySetsInTraining(3, 3, (8,), 6),
