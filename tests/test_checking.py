@@ -27,6 +27,7 @@ from arcsm import (
     registry,
     samplers,
 )
+from arcsm.contexts.base import TrainingTerms
 from outside_parts import Perceptron
 
 CONTEXTS: dict[str, Callable[[], arcsm.Context]] = {
@@ -35,6 +36,7 @@ CONTEXTS: dict[str, Callable[[], arcsm.Context]] = {
     "AnyOrder, order, sinusoids, classes and vectors": lambda: AnyOrder(
         4, 3, (8, 8), 6, condition_features=2, order=(2, 0, 3, 1), classes=3, sinusoids=2, max_frequency=3.0
     ),
+    "AnyOrder, targets": lambda: AnyOrder(5, 3, (8, 8), 6, targets=(1, 3), complete_share=0.5),
     "AnyOrder, levels": lambda: AnyOrder(3, 3, (8, 8), 6, levels=(0, 3, 2)),
     "MADE": lambda: MADE(5, 3, (16, 16)),
     "MADE, affine": lambda: MADE(4, 3, ()),
@@ -205,6 +207,16 @@ class SpreadsMissingValues(MADE):
         return super().forward(x, condition) + 0.0 * x.sum(-1)[..., None, None]
 
 
+class DetachesItsInput(MADE):
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        return super().forward(x.detach(), condition)
+
+
+class DetachesAPart(MADE):
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        return super().forward(torch.where(x > 0.0, x, x.detach()), condition)
+
+
 class UnusedWeight(MADE):
     def __init__(self, features: int, context_features: int = 3) -> None:
         super().__init__(features, context_features, (8,))
@@ -260,6 +272,43 @@ class OneOrderInTraining(AnyOrder):
     training_terms = arcsm.Context.training_terms  # type: ignore[assignment]
 
 
+class LargeWeights(AnyOrder):
+    def training_terms(self, *arguments: Any) -> TrainingTerms:
+        terms = super().training_terms(*arguments)
+        assert terms.weight is not None
+        return terms._replace(weight=1.1 * terms.weight)
+
+
+class NoWeights(AnyOrder):
+    def training_terms(self, *arguments: Any) -> TrainingTerms:
+        return super().training_terms(*arguments)._replace(weight=None)
+
+
+class WeightsByValue(AnyOrder):
+    """The weights of a row are right, but some values have too much of them."""
+
+    def training_terms(self, *arguments: Any) -> TrainingTerms:
+        terms = super().training_terms(*arguments)
+        assert terms.weight is not None
+        assert terms.position is not None
+        return terms._replace(weight=terms.weight * torch.where(terms.position % self.features == 0, 1.5, 0.75))
+
+
+class EmptySetsInTraining(AnyOrder):
+    def training_terms(self, x: Tensor, condition: Any = None, generator: Any = None) -> TrainingTerms:
+        return TrainingTerms(self(torch.full_like(x, torch.nan), condition).flatten(0, 1))
+
+
+class OneValueOfARow(MADE):
+    """A value of each row stands for all of them, with a weight that is too small."""
+
+    def training_terms(self, x: Tensor, condition: Any = None, generator: Any = None) -> TrainingTerms:
+        d = torch.randint(self.features, x.shape[:1], generator=generator)
+        position = torch.arange(len(x)) * self.features + d
+        weight = torch.full_like(x[:, 0], self.features - 1.0)
+        return TrainingTerms(self(x, condition).flatten(0, 1)[position], position, weight)
+
+
 BROKEN_CONTEXTS: dict[str, tuple[arcsm.Context, str]] = {
     "own value": (SeesItself(4, 3), r"causality: the context of feature \d depends on feature \d, .*\(derivative 0"),
     "next value": (SeesTheNext(4, 3), "causality: the context of feature 0 depends on feature 1"),
@@ -288,6 +337,36 @@ BROKEN_CONTEXTS: dict[str, tuple[arcsm.Context, str]] = {
     "orders in training": (
         OneOrderInTraining(3, 3, (8,), 6),
         "training terms: any_order is True, but training_terms is that of one order; override it",
+    ),
+    "derivative": (DetachesItsInput(3, 3), "derivative: of the contexts along a direction of x: 0 by autograd, "),
+    "derivative of some values": (DetachesAPart(3, 3), "derivative: of the contexts along a direction of x: "),
+    "large weights": (
+        LargeWeights(3, 3, (8,), 6),
+        "mean of training terms: the weights of a row: the mean is 3.3, expected 3 within",
+    ),
+    "no weights": (
+        NoWeights(5, 3, (8,), 6),
+        "mean of training terms: the weights of a row: the mean is .*, expected 5",
+    ),
+    "no weights of targets": (
+        NoWeights(5, 3, (8,), 6, targets=(1, 3)),
+        "mean of training terms: the weights of a row: the mean is .*, expected 2 within",
+    ),
+    "weights by value": (
+        WeightsByValue(3, 3, (8,), 6),
+        "mean of training terms: the weights of value 0: the mean is 1[.].*, expected 1 within",
+    ),
+    "sets in training": (
+        EmptySetsInTraining(3, 3, (8,), 6),
+        "mean of training terms: a function of the contexts of value ., less its mean over all orders: the mean is ",
+    ),
+    "sets of many values in training": (
+        EmptySetsInTraining(9, 3, (8,), 6),
+        "mean of training terms: a function of the contexts of value ., less its mean over all orders: the mean is ",
+    ),
+    "weight of one value": (
+        OneValueOfARow(3, 3, (8,)),
+        "mean of training terms: the weights of a row: the mean is 2, expected 3",
     ),
     "error": (Raises(3, 3), "forward: RuntimeError: mat1 and mat2"),
     "unregistered": (
@@ -367,6 +446,11 @@ class FarMode(ScoreHead):
         return s + 25.0 * precision, ds
 
 
+class IgnoresTheNoise(GaussianHead):
+    def moments(self, projection: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
+        return super().moments(projection)
+
+
 class NegativeWeight(GaussianHead):
     def loss_weight(self, sigma: Tensor) -> Tensor:
         return -sigma
@@ -399,6 +483,7 @@ BROKEN_HEADS: dict[str, tuple[arcsm.Head, str]] = {
     "bracket": (NarrowBracket(3), "density: bracket at sigma=None: the cdf at its ends differs from 0 and 1 by"),
     "quantiles": (WrongQuantiles(3), "density: projected_icdf of 0.0001 at sigma=None: its cdf differs by"),
     "range": (FarMode(3, (8,)), "score: score at sigma=None: points outwards at x=20, but the mass must lie within 20"),
+    "noise": (IgnoresTheNoise(3), "noise: the score is the same at sigma=0.1 and 1.0; use sigma, or raise a ValueE"),
     "loss weight": (NegativeWeight(3), "score: loss_weight at sigma=0.1: expected a positive number"),
     "broadcasting": (NoBroadcasting(3, 2), "broadcasting: "),
     "normalised": (FalseClaim(3, (8,)), "attributes: normalised is True; derive from NormalisedHead"),

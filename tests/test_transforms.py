@@ -11,7 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vjp, vmap
 
-from arcsm import MADE, AutoregressiveModel, GaussianHead, Head, NoiseLadder, ScoreHead, objectives
+from arcsm import (
+    MADE,
+    AutoregressiveModel,
+    GaussianHead,
+    Head,
+    LogisticMixtureHead,
+    MixedHead,
+    NoiseLadder,
+    ScoreHead,
+    objectives,
+)
 from small_models import MakeModel, seeded
 
 ROWS = 5
@@ -77,8 +87,16 @@ class Loss(nn.Module):
         return self.objective(self.model, x, **self.options)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # in C, if there is a compiler, and in torch
-@pytest.mark.parametrize("objective", [objectives.csm, objectives.dsm])
+@pytest.mark.parametrize(
+    ("objective", "dtype"),
+    [
+        (objectives.csm, torch.float32),  # in C, if there is a compiler
+        (objectives.csm, torch.float64),  # in torch
+        (objectives.dsm, torch.float32),
+        (objectives.dsm, torch.float64),
+        (objectives.mle, torch.float64),
+    ],
+)
 def test_gradients_of_torch_func_equal_those_of_backward(
     make_model: MakeModel, objective: Callable[..., Tensor], dtype: torch.dtype
 ) -> None:
@@ -105,14 +123,29 @@ def test_torch_func_does_not_return_zeros_for_an_integrated_density(make_model: 
             grad(function)(at)
 
 
-@pytest.mark.parametrize("head", [ScoreHead(4, (8, 8)), GaussianHead(4)])
-def test_gradients_of_single_rows_average_to_those_of_the_batch(head: Head) -> None:
-    loss = Loss(AutoregressiveModel(MADE(2, 4, (8,)), head).double(), objectives.csm)
+@pytest.mark.parametrize(
+    ("head", "objective"),
+    [
+        (ScoreHead(4, (8, 8)), objectives.csm),
+        (GaussianHead(4), objectives.csm),
+        (LogisticMixtureHead(4, 2), objectives.mle),
+    ],
+)
+def test_gradients_of_single_rows_average_to_those_of_the_batch(head: Head, objective: Callable[..., Tensor]) -> None:
+    loss = Loss(AutoregressiveModel(MADE(2, 4, (8,)), head).double(), objective)
     x, parameters = torch.randn(ROWS, 2, dtype=torch.float64), dict(loss.named_parameters())
     rows = vmap(grad(lambda p, x: functional_call(loss, p, (x[None],))), (None, 0))(parameters, x)
     whole = torch.autograd.grad(loss(x), list(parameters.values()))
     for name, expected in zip(parameters, whole, strict=True):
         torch.testing.assert_close(rows[name].mean(0), expected)
+
+
+@pytest.mark.parametrize("head", [ScoreHead(4, (8,)), MixedHead([ScoreHead(4, (8,)), GaussianHead(4)], (0, 1))])
+def test_an_integrated_likelihood_of_single_rows_is_rejected(head: Head) -> None:
+    loss = Loss(AutoregressiveModel(MADE(2, 4, (8,)), head).double(), objectives.mle)
+    x, parameters = torch.randn(ROWS, 2, dtype=torch.float64), dict(loss.named_parameters())
+    with pytest.raises(NotImplementedError, match=r"mle: torch\.func\.vmap cannot integrate a ScoreHead; different"):
+        vmap(grad(lambda p, x: functional_call(loss, p, (x[None],))), (None, 0))(parameters, x)
 
 
 @pytest.mark.parametrize("head", [ScoreHead(4, (8,)), GaussianHead(4)])

@@ -52,6 +52,16 @@ def readable(x: Tensor) -> Tensor | None:
     return x
 
 
+def is_mapped(x: Tensor) -> bool:
+    """Return whether a tensor stands for those of many rows in ``torch.func.vmap``."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_batchedtensor(x):
+            return True
+        x = functorch.get_unwrapped(x)
+    return False
+
+
 def all_finite(x: Tensor) -> bool:
     """Return whether a tensor holds neither NaN nor infinity, as far as it is :func:`readable`.
 

@@ -351,7 +351,8 @@ def save(model: AutoregressiveModel, path: str | os.PathLike[str]) -> None:
 
     Raises:
         ValueError: If the context, its ``condition_net`` or the head is not registered (:func:`arcsm.register`) or does
-            not store its arguments, an argument or the metadata cannot become JSON, or ``model`` is not a model.
+            not store its arguments, an argument or the metadata cannot become JSON, the configuration rebuilds other
+            tensors (a parametrization, an added layer, a changed attribute), or ``model`` is not a model.
     """
     without_compilation(model).write(path)
 

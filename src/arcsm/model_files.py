@@ -42,16 +42,19 @@ class ModelFiles(Standardised, ModelHubMixin):
         """Check that a saved file could be loaded again.
 
         Raises:
-            ValueError: If a part is not registered or does not store its arguments, or something cannot become JSON.
+            ValueError: If a part is not registered or does not store its arguments, something cannot become JSON, or
+                the configuration rebuilds other tensors.
         """
         registry.check_registered("context", self.context)
         registry.check_registered("head", self.head)
         if (net := self.context.condition_net) is not None:
             net_config(net)  # raises unless it is registered
         check_metadata(self.metadata, self.features)  # an entry may have changed
-        for name, entries in self.config().items():
+        config, tensors = self.config(), self.state_dict()
+        for name, entries in config.items():
             serialization.check_json(entries or {}, name)
-        serialization.check_types(self.state_dict())
+        serialization.check_types(tensors)
+        serialization.check_rebuilds(type(self).from_config, config, tensors)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the model; see :func:`arcsm.save`."""

@@ -174,17 +174,49 @@ def read_module(path: FilePath) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def check_fits(build: Callable[[], torch.nn.Module], tensors: Mapping[str, Tensor], path: Path) -> None:
     """Check that the tensors of a file fit its module, as :func:`load_state` does, before memory is taken for it.
 
-    ``build`` makes the module. It is called on the meta device, where tensors have shapes but no values. Modules of
-    other packages that read values in their constructors cannot be checked.
+    ``build`` makes the module. Modules of other packages that read values in their constructors cannot be checked.
     """
+    if (module := _without_values(build)) is not None:
+        load_state(module, {name: tensor.to("meta") for name, tensor in tensors.items()}, path)
+
+
+def check_rebuilds(
+    build: Callable[[dict[str, Any]], torch.nn.Module], config: Any, tensors: Mapping[str, Tensor]
+) -> None:
+    """Check that the configuration of a module, read from a file, rebuilds its tensors.
+
+    Raises:
+        ValueError: If the rebuilt module has other tensors, or tensors of other shapes. As in :func:`check_fits`, some
+            modules cannot be checked.
+    """
+    read = parse_header(_dump(config), Path("config"))
+    if (module := _without_values(lambda: build(read))) is None:
+        return
+    rebuilt = module.state_dict()
+    for name in sorted(tensors.keys() | rebuilt.keys()):
+        own, other = (_described(one.get(name)) for one in (tensors, rebuilt))
+        if own != other:
+            raise ValueError(
+                f"model: tensor {name}: {own}, but {other} in a model rebuilt from config(), so no file could be "
+                "loaded; make such changes in the constructor of a class of your own (arcsm.register)"
+            )
+
+
+def _described(tensor: Tensor | None) -> str:
+    if tensor is None:
+        return "absent"
+    return f"{'numbers' if tensor.is_floating_point() else 'integers'} of shape {tuple(tensor.shape)}"
+
+
+def _without_values(build: Callable[[], torch.nn.Module]) -> torch.nn.Module | None:
+    """Build a module on the meta device, where tensors have shapes but no values; ``None`` if it reads values."""
     try:
         with torch.device("meta"):
-            module = build()
+            return build()
     except (ValueError, TypeError, RuntimeError) as error:
         if _reads_values(error):
-            return
+            return None
         raise
-    load_state(module, {name: tensor.to("meta") for name, tensor in tensors.items()}, path)
 
 
 def _reads_values(error: BaseException | None) -> bool:

@@ -51,6 +51,25 @@ def test_stored_levels_fall_into_their_own_bins() -> None:
     assert torch.equal(head._bin(levels + 0.5 / 128.0), torch.arange(256.0))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("levels", [2, 7, 100, 256])
+def test_levels_stored_in_single_precision_fall_into_their_own_bins(levels: int, dtype: torch.dtype) -> None:
+    head, numbers = DiscretisedLogisticMixtureHead(4, 2, levels), torch.arange(float(levels))
+    for stored in (numbers / (0.5 * levels) - 1.0, numbers * (2.0 / levels) - 1.0, (numbers / levels - 0.5) / 0.5):
+        assert torch.equal(head._bin(stored.to(dtype)), numbers.to(dtype))
+
+
+def test_values_right_below_an_edge_belong_to_the_bin_below_it() -> None:
+    head, projection = discretised()
+    edges = torch.linspace(-1.0, 1.0, 9, dtype=torch.float64)[1:]
+    values, middles = edges - 1e-5, edges - 0.125
+    density = head.projected_log_prob(projection[:, None], values.expand(5, 8))
+    assert torch.equal(density, head.projected_log_prob(projection[:, None], middles.expand(5, 8)))
+    cdf = head.projected_cdf(projection[:, None], torch.stack([values, values + 8e-6], 1).flatten().expand(5, 16))
+    slopes = cdf.unflatten(1, (8, 2)).diff(dim=2)[..., 0] / 8e-6
+    torch.testing.assert_close(slopes, density.exp(), rtol=1e-8, atol=1e-9)
+
+
 def test_narrow_and_distant_components_give_finite_probabilities_and_gradients() -> None:
     head = DiscretisedLogisticMixtureHead(6, 2, 256)
     with torch.no_grad():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from arcsm import FitResult, TrainConfig, fit
 from arcsm.training import TrainingState
@@ -66,6 +68,23 @@ def test_a_callback_ends_the_training_with_a_validation(stop_at: int, tmp_path: 
     resumed, finished = train(run=tmp_path / "run", resume=True)
     assert (finished.steps, finished.stopped_early) == (8, False)
     assert have_same_weights(resumed, train()[0])
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_the_validation_at_a_stop_counts_neither_for_the_scheduler_nor_for_patience(
+    patience: int | None, tmp_path: Path
+) -> None:
+    scheduler = partial(ReduceLROnPlateau, patience=0, factor=0.5, threshold=10.0, threshold_mode="abs")
+    config = short_config(steps=12, validate_every=4, learning_rate=0.05, patience=patience)
+    options: dict[str, Any] = {"config": config, "scheduler": None if patience else scheduler}
+    whole, expected = train(**options)
+    stopped = train([Recorder(6)], run=tmp_path / "run", **options)[1]
+    resumed, finished = train(run=tmp_path / "run", resume=True, **options)
+    assert [row["step"] for row in stopped.history] == [4, 6]
+    assert (finished.steps, finished.best_step) == (expected.steps, expected.best_step)
+    for column in ("step", "valid", "learning_rate"):
+        assert [row[column] for row in finished.history] == [row[column] for row in expected.history]
+    assert have_same_weights(resumed, whole)
 
 
 @pytest.mark.parametrize(

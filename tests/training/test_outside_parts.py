@@ -93,6 +93,48 @@ def test_what_cannot_be_saved_is_rejected_before_training(
         assert not run.exists()
 
 
+def normalise_weights(model: AutoregressiveModel) -> None:
+    for module in [*model.head.modules()]:
+        if isinstance(module, nn.Linear):
+            nn.utils.parametrizations.weight_norm(module)
+
+
+CHANGES: dict[str, tuple[Callable[[AutoregressiveModel], object], str]] = {
+    "parametrization": (
+        normalise_weights,
+        r"head\.hidden\.0\.parametrizations\.weight\.original0: numbers of shape .*absent",
+    ),
+    "added layer": (
+        lambda model: setattr(model.head, "extra", nn.Linear(2, 3)),
+        r"head\.extra\.bias: .*\(3,\), but absent",
+    ),
+    "removed layer": (lambda model: delattr(model.head, "output"), r"head\.output\.bias: absent, but numbers of shape"),
+    "attribute": (
+        lambda model: setattr(model.head, "hidden_features", (9,)),
+        r"head\.hidden\.0\.bias: .*\(16,\), .*\(9,\)",
+    ),
+    "type": (lambda model: model.register_buffer("shift", torch.zeros(2).int()), "shift: integers .*, but numbers"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_model_whose_tensors_its_configuration_does_not_rebuild_is_rejected_before_training(
+    name: str, tmp_path: Path
+) -> None:
+    model, run, (change, message) = build(), tmp_path / "run", CHANGES[name]
+    change(model)
+    for write in (lambda: fit(model, correlated_rows(), config=short_config(), run=run), lambda: save(model, run)):
+        line = error_line(write)
+        assert re.search(f"^model: tensor {message}", line), line
+        assert not run.exists()
+
+
+def test_the_check_before_training_draws_no_random_numbers() -> None:
+    model, state = build(), torch.get_rng_state()
+    model.check_saveable()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 class Tied(MADE):
     """A MADE whose last two layers share their weights."""
 

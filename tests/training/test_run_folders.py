@@ -67,6 +67,7 @@ PREAMBLE = """
 import os, signal, sys, time, warnings
 from pathlib import Path
 import torch, arcsm
+from arcsm.serialization import save_module
 warnings.simplefilter("error")
 model = arcsm.AutoregressiveModel(arcsm.MADE(4, 4, (64,)), arcsm.GaussianHead(4))
 folder = Path(sys.argv[1])
@@ -76,7 +77,7 @@ def saving():
     child = os.fork()
     if child == 0:
         while True:
-            arcsm.save(model, folder)
+            save_module(model, model.config(), folder)  # as arcsm.save, without its checks: most kills hit a write
     return child
 """
 

@@ -38,10 +38,12 @@ def check(
     """Test a part against its contract, as the package tests its own.
 
     - Context: shapes, causality (by its Jacobian), agreement of :meth:`~arcsm.Context.forward` with
-      :meth:`~arcsm.Context.begin` and :meth:`~arcsm.Context.step`, conditions and missing values if it accepts them.
+      :meth:`~arcsm.Context.begin` and :meth:`~arcsm.Context.step`, derivatives by differences, conditions and missing
+      values if it accepts them. If it has its own ``training_terms``, their mean, against that over all orders.
     - Head: broadcasting, :math:`\\partial_x s` against automatic differentiation, and for a normalised head the
-      agreement of score, density or mass, distribution function, quantiles and bracket. For a ``ScoreHead``, scores
-      that point inwards at the ends of its range. Each head of a ``MixedHead``.
+      agreement of score, density or mass, distribution function, quantiles and bracket. If it accepts noise levels, a
+      score that depends on them. For a ``ScoreHead``, scores that point inwards at the ends of its range. Each head of
+      a ``MixedHead``.
     - Both: gradients of all parameters, the round trip of ``config()``, the signature and the registration.
     - Condition network: the round trip of ``config()``, the signature and the registration. The rest is tested with the
       context that it belongs to.

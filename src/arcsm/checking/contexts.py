@@ -5,20 +5,23 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from arcsm._runtime.conditions import CLASSES, VECTOR, Condition, combine, flatten_rows, map_condition
+from arcsm._runtime.conditions import CLASSES, VECTOR, Condition, flatten_rows, map_condition
 from arcsm.checking.modules import check_config, check_constructor, check_gradients
-from arcsm.checking.requirements import TOLERANCE, normal, require, require_equal, require_shape
+from arcsm.checking.requirements import (
+    MAX_JACOBIAN_ROWS,
+    TOLERANCE,
+    normal,
+    random_condition,
+    require,
+    require_equal,
+    require_shape,
+)
+from arcsm.checking.training_terms import check_mean_of_terms, check_training_terms
 from arcsm.contexts import Context
 
-_MAX_JACOBIAN_ROWS = 32
 _ORDERS = 3
-
-
-def _condition(context: Context, shape: tuple[int, ...], generator: torch.Generator) -> Condition | None:
-    classes, size = context.classes, context.condition_features
-    labels = torch.randint(classes, shape, generator=generator) if classes else None
-    vectors = normal(generator, *shape, size) if size else None
-    return combine(labels, vectors)
+_STEP = 1e-6  # of the difference quotients
+_DERIVATIVE_TOLERANCE = 1e-4
 
 
 def _check_attributes(context: Context, _: torch.Generator) -> None:
@@ -34,7 +37,7 @@ def _check_attributes(context: Context, _: torch.Generator) -> None:
 def _check_batches(context: Context, generator: torch.Generator) -> None:
     features, size = context.features, context.context_features
     for shape in ((), (1,), (0,), (2, 3)):
-        x, condition = normal(generator, *shape, features), _condition(context, shape, generator)
+        x, condition = normal(generator, *shape, features), random_condition(context, shape, generator)
         contexts = context(x, condition)
         require_shape(contexts, (*shape, features, size), f"forward of x {tuple(x.shape)}")
         by_row = None if condition is None else flatten_rows(condition, len(shape))
@@ -49,7 +52,7 @@ def _check_causality(context: Context, generator: torch.Generator) -> None:
 
 def _check_jacobian(context: Context, generator: torch.Generator) -> None:
     x = normal(generator, 2, context.features).requires_grad_()
-    contexts = context(x, _condition(context, (2,), generator))  # (2, D, C)
+    contexts = context(x, random_condition(context, (2,), generator))  # (2, D, C)
     _require_causality(context, contexts, x, context.order, generator)
 
 
@@ -60,7 +63,7 @@ def _require_causality(
     weights = normal(generator, context.context_features)
     if not contexts.requires_grad:
         return
-    count = min(context.features, _MAX_JACOBIAN_ROWS)
+    count = min(context.features, MAX_JACOBIAN_ROWS)
     for position in torch.randperm(context.features, generator=generator)[:count].sort().values.tolist():
         d, later = order[position], list(order[position:])
         total = (contexts[0, d] * weights).sum()
@@ -78,10 +81,29 @@ def _require_causality(
         )
 
 
+def _check_derivative(context: Context, generator: torch.Generator) -> None:
+    """Check the derivative of the contexts along a random direction against a difference quotient."""
+    x, condition = normal(generator, context.features), random_condition(context, (), generator)
+    direction = normal(generator, context.features)
+    weights = normal(generator, context.features, context.context_features)
+
+    def value(t: Tensor | float) -> Tensor:
+        return (context(x + t * direction, condition) * weights).sum()
+
+    t = torch.zeros((), dtype=x.dtype, requires_grad=True)
+    at_zero = value(t)
+    (found,) = torch.autograd.grad(at_zero, t, allow_unused=True) if at_zero.requires_grad else (None,)
+    derivative = 0.0 if found is None else float(found)
+    expected = float((value(_STEP) - value(-_STEP)).detach()) / (2.0 * _STEP)
+    close = abs(derivative - expected) <= _DERIVATIVE_TOLERANCE * max(1.0, abs(expected))
+    found_by = f"{derivative:.4g} by autograd, {expected:.4g} by differences"
+    require(close, f"of the contexts along a direction of x: {found_by}; do not detach x")
+
+
 def _check_steps(context: Context, generator: torch.Generator) -> None:
     for shape in ((3,), (), (2, 2)):
         x = normal(generator, *shape, context.features)
-        _require_same_steps(context, x, _condition(context, shape, generator))
+        _require_same_steps(context, x, random_condition(context, shape, generator))
 
 
 def _require_same_steps(context: Context, x: Tensor, condition: Condition | None, order: Tensor | None = None) -> None:
@@ -100,7 +122,7 @@ def _require_same_steps(context: Context, x: Tensor, condition: Condition | None
 
 def _check_selection(context: Context, generator: torch.Generator) -> None:
     rows = torch.tensor([2, 0, 2, 1])
-    x, condition = normal(generator, 3, context.features), _condition(context, (3,), generator)
+    x, condition = normal(generator, 3, context.features), random_condition(context, (3,), generator)
     expected = context(x[rows], map_condition(lambda part: part[rows], condition))
     state = context.begin((3,), condition)
     middle = (context.features + 1) // 2
@@ -120,7 +142,7 @@ def _check_selection(context: Context, generator: torch.Generator) -> None:
 
 
 def _check_conditions(context: Context, generator: torch.Generator) -> None:
-    shared, other = _condition(context, (), generator), _condition(context, (), generator)
+    shared, other = random_condition(context, (), generator), random_condition(context, (), generator)
     if shared is None or other is None:
         return
     x = normal(generator, 3, context.features)
@@ -153,7 +175,7 @@ def _check_missing_values(context: Context, generator: torch.Generator) -> None:
         return
     x = normal(generator, 4, context.features)
     x = x.masked_fill(torch.rand(x.shape, generator=generator) < 0.4, torch.nan)
-    condition = _condition(context, (4,), generator)
+    condition = random_condition(context, (4,), generator)
     require_shape(context(x, condition), (*x.shape, context.context_features), "forward of rows with NaN")
     _require_same_steps(context, x, condition)
 
@@ -162,7 +184,7 @@ def _check_orders(context: Context, generator: torch.Generator) -> None:
     """Check causality, steps and orders by row for contexts that take an order."""
     if not context.any_order:
         return
-    condition = _condition(context, (2,), generator)
+    condition = random_condition(context, (2,), generator)
     for _ in range(_ORDERS):
         drawn = torch.randperm(context.features, generator=generator)
         order, other = (torch.tensor(context.arranged(one.tolist())) for one in (drawn, drawn.flip(0)))
@@ -176,34 +198,8 @@ def _check_orders(context: Context, generator: torch.Generator) -> None:
         require_equal(context(x, condition, order=orders), expected, "forward in an order for each row, against one")
 
 
-def _check_training_terms(context: Context, generator: torch.Generator) -> None:
-    """Check that the contexts of a training step see neither their own value nor other rows."""
-    inherited = type(context).training_terms is Context.training_terms
-    require(
-        not (context.any_order and inherited),
-        "any_order is True, but training_terms is that of one order; override it to draw orders",
-    )
-    x, condition = normal(generator, 3, context.features).requires_grad_(), _condition(context, (3,), generator)
-    terms = context.training_terms(x, condition, generator)
-    count = len(terms.context)
-    require_shape(terms.context, (count, context.context_features), "contexts")
-    positions = terms.select(torch.arange(x.numel()).view_as(x)).tolist()
-    require(len(positions) == count, f"{len(positions)} positions for {count} contexts")
-    weights = normal(generator, context.context_features)
-    chosen = torch.randperm(count, generator=generator)[:_MAX_JACOBIAN_ROWS].tolist()
-    for index in chosen if terms.context.requires_grad else ():
-        total = (terms.context[index] * weights).sum()
-        (influence,) = torch.autograd.grad(total, x, retain_graph=True, allow_unused=True)
-        if influence is None:
-            continue
-        row, d = divmod(positions[index], context.features)
-        others = influence.index_fill(0, torch.tensor([row]), 0.0)
-        worst = max(float(influence[row, d].abs()), float(others.abs().max()))
-        require(worst <= TOLERANCE, f"the context of value {d} depends on the value itself, or on another row")
-
-
 def _outputs(context: Context, generator: torch.Generator) -> Tensor:
-    return context(normal(generator, 4, context.features), _condition(context, (4,), generator))
+    return context(normal(generator, 4, context.features), random_condition(context, (4,), generator))
 
 
 def _check_gradients(context: Context, generator: torch.Generator) -> None:
@@ -216,11 +212,13 @@ CONTEXT_CHECKS = {
     "forward": _check_batches,
     "causality": _check_causality,
     "begin and step": _check_steps,
+    "derivative": _check_derivative,
     "select": _check_selection,
     "condition": _check_conditions,
     "missing values": _check_missing_values,
     "order": _check_orders,
-    "training terms": _check_training_terms,
+    "training terms": check_training_terms,
+    "mean of training terms": check_mean_of_terms,
     "gradients": _check_gradients,
     "constructor": lambda context, _: check_constructor(context, "context_features", context.data_argument),
     "config": lambda context, _: check_config(context, _outputs),

@@ -105,6 +105,19 @@ def _check_score(head: Head, generator: torch.Generator) -> None:
             _check_range(head, projection, sigma)
 
 
+def _check_noise(head: Head, generator: torch.Generator) -> None:
+    """Check that the score of a head that accepts noise levels depends on them."""
+    levels = [sigma for sigma in _allowed_sigmas(head) if sigma is not None]
+    if not head.has_score or len(levels) < 2:
+        return
+    projection = _projection(head, generator).detach()
+    x = _values(head, projection, levels[0], generator)
+    first, second = (head.projected_score(projection, x, sigma) for sigma in levels)
+    ignored = torch.allclose(first, second, TOLERANCE, TOLERANCE)
+    same = f"the score is the same at sigma={levels[0]} and {levels[1]}"
+    require(not ignored, f"{same}; use sigma, or raise a ValueError unless it is None")
+
+
 def _check_range(head: ScoreHead, projection: Tensor, sigma: float | None) -> None:
     """Check that scores point inwards at the ends of the range of integration."""
     end = head.tail_start(sigma)
@@ -206,6 +219,7 @@ HEAD_CHECKS = {
     "broadcasting": _check_broadcasting,
     "score": _check_score,
     "density": _check_density,
+    "noise": _check_noise,
     "gradients": lambda head, generator: check_gradients(head, _outputs(head, generator), generator),
     "constructor": lambda head, _: check_constructor(head, "context_features"),
     "config": lambda head, _: check_config(head, _outputs),

@@ -3,9 +3,12 @@
 import torch
 from torch import Tensor
 
+from arcsm._runtime.conditions import Condition, combine
+from arcsm.contexts import Context
 from arcsm.errors import PartError
 
 TOLERANCE = 1e-9  # relative, in double precision
+MAX_JACOBIAN_ROWS = 32
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -14,6 +17,14 @@ def seeded(seed: int) -> torch.Generator:
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def random_condition(context: Context, shape: tuple[int, ...], generator: torch.Generator) -> Condition | None:
+    """Return a condition for rows of this shape, or ``None`` for a context without one."""
+    classes, size = context.classes, context.condition_features
+    labels = torch.randint(classes, shape, generator=generator) if classes else None
+    vectors = normal(generator, *shape, size) if size else None
+    return combine(labels, vectors)
 
 
 def require(holds: bool, message: str) -> None:

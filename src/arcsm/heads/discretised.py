@@ -10,7 +10,7 @@ from arcsm._runtime.sizes import check_size
 from arcsm.heads.base import ScoreAndDerivative, Sigma
 from arcsm.heads.logistic_mixture import LogisticMixtureHead
 
-_ROUNDING_BINS = 1e-3  # tolerance in bins: a stored level is the left edge of its bin up to rounding
+_ROUNDING = 1e-6  # a stored level is the left edge of its bin up to a few roundings in single precision
 
 
 class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
@@ -19,9 +19,10 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
     .. math:: q(x \\mid c) = \\frac{1}{\\Delta} \\sum_j \\pi_j \\big[ F_j(a + \\Delta) - F_j(a) \\big], \\qquad
         a \\le x < a + \\Delta, \\quad \\Delta = 2 / \\mathrm{levels}
 
-    The first and the last bin include the tails. The density of dequantised values is uniform within a bin, so it
-    gives the likelihood of the levels: ``-log2 q - log2(2 / levels)`` bits (:func:`arcsm.metrics.bits_per_dim`). The
-    head has no score and supports no noise.
+    The first and the last bin include the tails. A value less than 1e-6 below an edge counts as the edge. The density
+    of dequantised values is uniform within a bin, so it gives the likelihood of the levels:
+    ``-log2 q - log2(2 / levels)`` bits (:func:`arcsm.metrics.bits_per_dim`). The head has no score and supports no
+    noise.
 
     Example:
         >>> head = DiscretisedLogisticMixtureHead(context_features=4, components=3, levels=2)
@@ -49,7 +50,7 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
     def projected_log_prob(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         _check_no_noise(sigma)
         log_mass = torch.logsumexp(self._log_masses(projection, self._bin(x)), -1)
-        in_range = (x >= -1.0 - _ROUNDING_BINS / self.levels) & (x <= 1.0)
+        in_range = (x >= -1.0 - _ROUNDING) & (x <= 1.0)
         return torch.where(in_range, log_mass + math.log(0.5 * self.levels), -math.inf)
 
     def projected_cdf(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
@@ -68,7 +69,7 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
 
     def _bin(self, x: Tensor) -> Tensor:
         """Return the number of each value's bin, as a float, ``(*)``."""
-        return torch.floor((x + 1.0) * (0.5 * self.levels) + _ROUNDING_BINS).clamp(0.0, self.levels - 1.0)
+        return torch.floor((x + (1.0 + _ROUNDING)) * (0.5 * self.levels)).clamp(0.0, self.levels - 1.0)
 
     def _log_masses(self, projection: Tensor, bins: Tensor) -> Tensor:
         """Return the log probability of a bin under each component, times its weight, ``(*, J)``.

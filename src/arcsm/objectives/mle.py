@@ -6,6 +6,7 @@ from torch import Tensor
 from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source, normal_like
 from arcsm.conditionals.conditionals import Accuracy, Conditionals
+from arcsm.errors import is_mapped
 from arcsm.heads import NormalisedHead
 from arcsm.model import AutoregressiveModel
 from arcsm.objectives.base import masked_noise, standardised_rows, terms_by_head, weighted_values
@@ -27,6 +28,9 @@ def mle(
     noise of ``level``. Gradients with respect to ``x`` go through the values and through the contexts.
 
     ``tol`` and ``max_evaluations`` are as in :meth:`AutoregressiveModel.log_prob`, other arguments as in :func:`csm`.
+
+    Raises:
+        NotImplementedError: In ``torch.func.vmap``, for a head that is integrated.
     """
     path = model.path(level)
     z = standardised_rows(model, x)
@@ -42,6 +46,11 @@ def mle(
         if isinstance(head, NormalisedHead):
             log_prob = head.projected_log_prob(projection, x, None if head.discrete else sigma)
         else:
+            if is_mapped(projection) or is_mapped(x):
+                raise NotImplementedError(
+                    f"mle: torch.func.vmap cannot integrate a {type(head).__name__}; differentiate one row after "
+                    "another, or use csm, dsm or a normalised head"
+                )
             conditionals = Conditionals(head, projection, path, "quadrature", Accuracy(tol, max_evaluations))
             log_prob = conditionals.differentiable_log_prob(x)
         loss = loss - (weights[part] * (log_prob - log_scale[part])).sum()

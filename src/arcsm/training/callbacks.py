@@ -63,7 +63,10 @@ class TrainingState:
         return self._task.optimizer
 
     def stop(self) -> None:
-        """End the training after this step. A last validation follows, then the model gets the best weights."""
+        """End the training after this step. A last validation follows, then the model gets the best weights.
+
+        The checkpoint does not contain that validation, so a resumed run ends with the weights of an uninterrupted one.
+        """
         self.stopped = True
 
 

@@ -62,9 +62,6 @@ def run_training(
             message = f"step {task.step}: {task.explain(str(error))}"
             _keep_best_weights(task, written)
             raise TrainingDiverged(message) from error
-    if written is not None:
-        write_checkpoint(task, written)
-        calls.call("checkpoint")
     _keep_best_weights(task, written)
     group.wait()  # from here on, any process may read what the first has written
     task.warn_if_poor()
@@ -90,13 +87,13 @@ def _take_steps(
             record.take_time()
             stopping = process_group.group().any(stop() or launcher.is_orphaned())
             if stopping or time.monotonic() - last_checkpoint >= task.config.checkpoint_seconds:
-                if run is not None:
-                    write_checkpoint(task, run)
-                    callbacks.call("checkpoint")
+                record.checkpoint(run)
                 last_checkpoint = time.monotonic()
             if stopping:
                 raise KeyboardInterrupt(f"interrupted after step {task.step}")
-        if callbacks.state.stopped and (not task.history or task.history[-1]["step"] != task.step):
+        is_additional = callbacks.state.stopped and (not task.history or task.history[-1]["step"] != task.step)
+        record.checkpoint(run)  # without a validation that an uninterrupted run does not have
+        if is_additional:
             record.validate()
 
 
@@ -127,6 +124,11 @@ class _Record:
         self.log.write(row)
         self.callbacks.state.metrics = row
         self.callbacks.call("log")
+
+    def checkpoint(self, run: Path | None) -> None:
+        if run is not None:
+            write_checkpoint(self.task, run)
+            self.callbacks.call("checkpoint")
 
     def validate(self) -> None:
         self.write(self.task.validate())
