@@ -23,7 +23,7 @@ from arcsm.estimators.density_estimator import DensityEstimator
 from arcsm.estimators.encoder import clip_to_dtype
 from arcsm.estimators.imputation import ESTIMATES, Estimate, fill_column, point_estimates
 from arcsm.estimators.level_pairs import LevelPairs
-from arcsm.estimators.native_frames import is_native, to_native
+from arcsm.estimators.native_frames import filled_native, is_native
 from arcsm.queries import Constraint
 
 ORDERS = ("mixture", "learned")
@@ -303,7 +303,7 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         }
         filled = pd.DataFrame(columns, index=frame.index).set_axis(frame.columns, axis=1)
         if is_native(X):
-            return to_native(filled, X)
+            return filled_native(filled, X)
         return filled if isinstance(table, pd.DataFrame) else filled.to_numpy(dtype=np.float64)
 
     def conditional(self, given: Mapping[Any, Any], draws: int = 64, random_state: Any = None) -> Any:
