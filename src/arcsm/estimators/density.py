@@ -24,6 +24,7 @@ from arcsm.estimators.encoder import clip_to_dtype
 from arcsm.estimators.imputation import ESTIMATES, Estimate, fill_column, point_estimates
 from arcsm.estimators.level_pairs import LevelPairs
 from arcsm.estimators.native_frames import filled_native, is_native
+from arcsm.estimators.times import Times
 from arcsm.queries import Constraint
 
 ORDERS = ("mixture", "learned")
@@ -310,9 +311,10 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         """Draw rows given values, sets of values or ranges of some columns.
 
         Arguments:
-            given: What is known of some columns, by name (of a data frame) or index: a value, a set or list of values
-                of a discrete or categorical column, or a range ``(low, high)`` that includes its ends. An end may be
-                ``None``. Ranges of categories need an ordered categorical dtype.
+            given: What is known of some columns, by name (of a data frame) or index: a value, a set, list or array of
+                values of a discrete or categorical column, or a range ``(low, high)`` that includes its ends. An end
+                may be ``None``. Ranges of categories need an ordered categorical dtype. Times may be text, and a date
+                or moment stands for the period that holds it.
             draws: Number of rows to draw. With sets or ranges of several columns, they are resampled from eight times
                 as many draws with weights, and a draw with a large weight may occur more than once.
             random_state: Randomness of the draws.
@@ -350,6 +352,9 @@ class ScoreDensity(DensityMixin, DensityEstimator):
             )
         rows = self.columns_.decode(drawn.numpy())
         for column, value in conditions.values.items():  # exactly, although encoding and decoding rounds
+            kind = self.columns_.kinds[self.columns_.labels.index(column)]
+            if isinstance(kind, Times) and kind.must_parse(value):
+                continue
             if isinstance(rows, pd.DataFrame):
                 exact, dtype = np.full(draws, value, dtype=object), rows[column].dtype
                 rows[column] = pd.Series(clip_to_dtype(exact, dtype), index=rows.index).astype(dtype)
