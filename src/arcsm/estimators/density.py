@@ -371,6 +371,9 @@ class ScoreDensity(DensityMixin, DensityEstimator):
     ) -> Probability:
         """Return the probability that columns have certain values, with its standard error.
 
+        The values of a column of levels in the fitted rows have all of its probability. :meth:`score_samples` leaves a
+        share of 1 / (n + 2), with n known values in the fitted rows, to others.
+
         Arguments:
             event: A value, set or range of each column of the event, as in :meth:`conditional`; for a continuous column
                 a range.
