@@ -137,10 +137,11 @@ def test_points_between_thousands_of_another_table_are_reported_with_the_option_
         assert [str(warning.message) for warning in caught] == [f"{test}: {report} decimals: --decimal ."] * reports
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_all_parts_of_another_table_decide_together_what_a_point_separates(tmp_path: Path) -> None:
     train, test = tmp_path / "train.csv", tmp_path / "test.csv"
-    train.write_text("v,k\n815,48\n103,11\n")
-    test.write_text("v,k\n8.151,48\n2.5,11\n")
+    train.write_text("v;k\n815 €;48\n103 €;11\n")
+    test.write_text("v;k\n8.151 €;48\n2.5 €;11\n")
     types = FrameFile(train)
     types.read()
     assert pd.concat(FrameFile(test, like=types.types).parts(1))["v"].tolist() == [8.151, 2.5]
