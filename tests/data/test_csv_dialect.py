@@ -154,3 +154,10 @@ def test_an_unclosed_quotation_mark_is_located(tmp_path: Path) -> None:
 def test_mistaken_options_are_rejected(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ReadOptions(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_ambiguous_points_beyond_the_header_are_a_one_line_error(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a;b\n1;2\n3;4;1.637\n")
+    with pytest.raises(ValueError, match="line 3"):
+        read_table(tmp_path / "t.csv", options=ReadOptions(separator=";"))

@@ -96,7 +96,7 @@ def test_a_row_alone_has_the_values_that_it_has_in_the_other_table(
         ("p;s\n5 kg;0.5\n9 kg;1\n", "p;s\n1.637 kg;2.5\n2.887 kg;1.5\n", [1.637, 2.887]),  # too small for thousands
         ("p;s\n1637;0.5\n998;1\n", "p;s\n1.637;2.5\n2.887;1.5\n", [1637, 2887]),
         ("p;s\n1637;0,5\n998;1\n", "p;s\n1,637;2,5\n2,887;1,5\n", [1637, 2887]),
-        ("p,s\n1637,0.5\n998,1\n", "p,s\n1.637,2\n2.887,1\n", [1.637, 2.887]),  # between commas
+        ("p,s\n1637,0.5\n998,1\n", "p,s\n1.637,2\n2.887,1\n", [1637, 2887]),
         ("p;s\n3;0.5\n7;1\n", "p;s\n1.637;2.5\n2.887;1.5\n", [1.637, 2.887]),
         ("p;s\n$500;0.5\n$998;1\n", "p;s\n$1,637;2.5\n$2,887;1.5\n", [1637, 2887]),
         ("p;s\n$1,100.50;0.5\n$9.00;1\n", "p;s\n$1.637;2,5\n$2.887;1,5\n", [1637, 2887]),  # other marks in TEST
@@ -115,6 +115,36 @@ def test_another_table_is_on_the_scale_of_the_first(
     train.read()
     options = ReadOptions(default_decimal=train.file.decimal)
     assert FrameFile(tmp_path / "test.csv", options, train.types).read()["p"].tolist() == numbers
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_points_between_thousands_of_another_table_are_reported_with_the_option_that_overrules_them(
+    separator: str, tmp_path: Path
+) -> None:
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    train.write_text("v,k\n8151,48\n1039,11\n")
+    test.write_text("v,k\n8.151,48\n1.039,11\n".replace(",", separator))
+    types = FrameFile(train)
+    types.read()
+    for decimal, values, reports in ((None, [8151, 1039], 1), (".", [8.151, 1.039], 0)):
+        options = ReadOptions(separator=separator, decimal=decimal, default_decimal=".")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            file = FrameFile(test, options, types.types)
+            for _ in range(2):
+                assert pd.concat(file.parts(1))["v"].tolist() == values
+        report = "read 'v' as numbers ('8.151' is 8151), whole numbers as in the other table; if points come before"
+        assert [str(warning.message) for warning in caught] == [f"{test}: {report} decimals: --decimal ."] * reports
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_all_parts_of_another_table_decide_together_what_a_point_separates(tmp_path: Path) -> None:
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    train.write_text("v;k\n815 €;48\n103 €;11\n")
+    test.write_text("v;k\n8.151 €;48\n2.5 €;11\n")
+    types = FrameFile(train)
+    types.read()
+    assert pd.concat(FrameFile(test, like=types.types).parts(1))["v"].tolist() == [8.151, 2.5]
 
 
 @pytest.mark.parametrize(

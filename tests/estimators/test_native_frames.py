@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import pickle
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import narwhals
@@ -14,7 +15,7 @@ import pyarrow
 import pytest
 
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector, SynthesisQuality
-from arcsm.estimators.native_frames import check_holds_no_times, check_unique_columns
+from arcsm.estimators.native_frames import check_holds_no_times, check_unique_columns, to_native
 from small_tables import QUICK, use_small_models
 
 
@@ -134,3 +135,61 @@ def test_repeated_names_of_columns_are_rejected_in_one_line() -> None:
             check_unique_columns(rows)
     check_unique_columns(table.select([0]))
     check_unique_columns(np.eye(2))
+
+
+def exact(count: int = 60) -> pyarrow.Table:
+    """Return columns of Arrow types that pandas has not, with missing values in all but the first."""
+    random = np.random.default_rng(0)
+    gaps, places = random.random(count) < 0.2, random.integers(0, 20, count).tolist()
+
+    def column(values: list[Any], kind: pyarrow.DataType) -> pyarrow.Array:
+        return pyarrow.array(values, kind, mask=gaps)
+
+    words = column([["a", "b"][place % 2] for place in places], pyarrow.string())
+    return pyarrow.table({
+        "x": random.normal(size=count),
+        "price": column([Decimal(5 * place) / 100 for place in places], pyarrow.decimal128(4, 2)),
+        "wide": column([Decimal("12345678901234567.01") + k for k in range(count)], pyarrow.decimal128(38, 2)),
+        "clock": column([datetime.time(place) for place in places], pyarrow.time64("ns")),
+        "day": column([datetime.date(2026, 1, 1 + place) for place in places], pyarrow.date64()),
+        "word": words.dictionary_encode(),
+        "code": words.dictionary_encode().cast(pyarrow.dictionary(pyarrow.uint8(), pyarrow.large_string())),
+    })  # fmt: skip
+
+
+def test_arrow_types_that_pandas_has_not_come_back() -> None:
+    table = exact()
+    density = ScoreDensity(**QUICK).fit(table)
+    filled = density.impute(table)
+    low, high = ScoreOutlierDetector(**QUICK).fit(table).expected(table)
+    for found in (density.sample(9), filled, low, high):
+        assert found.schema == table.schema
+    assert None not in cells(filled)
+    assert all(new == old for new, old in zip(cells(filled), cells(table), strict=True) if old is not None)
+
+
+def test_decimals_of_polars_come_back() -> None:
+    polars = pytest.importorskip("polars", reason="needs polars")
+    table = polars.from_arrow(exact().select(["x", "price", "wide"]))
+    density = ScoreDensity(**QUICK).fit(table)
+    filled = density.impute(table)
+    assert density.sample(9).schema == filled.schema == table.schema
+    assert all(new == old for new, old in zip(cells(filled), cells(table), strict=True) if old is not None)
+
+
+def test_decimals_are_rounded_and_clipped_to_their_type() -> None:
+    for kind, numbers, expected in (
+        (pyarrow.decimal128(4, 2), [0.126, -1e9, 1e9, None], ["0.13", "-99.99", "99.99", None]),
+        (pyarrow.decimal128(20, 2), [1e30], ["999999999999999872.00"]),
+    ):
+        like = pyarrow.table({"x": pyarrow.array([], kind)})
+        found = to_native(pd.DataFrame({"x": numbers}), like)["x"]
+        assert found.type == kind
+        assert found.to_pylist() == [None if text is None else Decimal(text) for text in expected]
+
+
+@LIBRARIES
+def test_fractions_filled_into_integers_stay_fractions(convert: Convert) -> None:
+    like = convert(pyarrow.table({"x": pyarrow.array([1, None]), "size": pyarrow.array(["s", "m"])}))
+    found = narwhals.from_native(to_native(pd.DataFrame({"x": [1.0, 0.3], "size": ["s", "m"]}), like))
+    assert found["x"].to_list() == [1.0, 0.3]

@@ -102,6 +102,22 @@ def test_constant_targets_and_features_are_predicted(monkeypatch: pytest.MonkeyP
         (lambda x, y: ScoreRegressor(**QUICK).fit(x[:1], y[:1]), "at least 2 samples"),
         (lambda x, y: ScoreRegressor(**QUICK).fit(x, y[:, None, None]), "Found array with dim 3"),
         (lambda x, y: ScoreRegressor(**QUICK).fit(x, ["a"] * len(x)), "could not convert"),
+        *[
+            (
+                lambda x, y, times=times: ScoreRegressor(**QUICK).fit(x, times),
+                f"^y: expected numbers, got '{first}.*unit",
+            )
+            for times, first in (
+                (pd.date_range("2026-01-05", periods=50), "2026-01-05"),
+                (pd.Series(pd.date_range("2026-01-05", periods=50, tz="UTC")), "2026-01-05"),
+                (pd.date_range("2026-01-05", periods=50).date.tolist(), "2026-01-05"),
+                (pd.to_timedelta(range(50), unit="h"), "0 "),
+                (pd.Series(pd.period_range("2026-01", periods=50, freq="M")), "2026-01"),
+                (pd.DataFrame({"a": range(50), "b": pd.date_range("2026-01-05", periods=50)}), "2026-01-05"),
+                (polars.Series(pd.date_range("2026-01-05", periods=50).date.tolist()), "2026-01-05"),
+            )
+        ],
+        (lambda x, y: fitted("linear").log_score(x, pd.date_range("2026-01-05", periods=50)), "^y: expected numbers"),
         (lambda x, y: fitted("linear").predict(x, "best"), "statistic: expected one of mean, median, mode, got 'best'"),
         (lambda x, y: fitted("linear").predict(np.c_[x, x]), "X has 2 features, but ScoreRegressor is expecting 1"),
     ],
@@ -109,3 +125,12 @@ def test_constant_targets_and_features_are_predicted(monkeypatch: pytest.MonkeyP
 def test_wrong_input_raises_a_value_error(call: Callable[[Any, Any], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(*targets("linear", 50))
+
+
+def test_truth_values_and_text_of_numbers_are_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+    x = np.random.default_rng(0).normal(size=(60, 1))
+    y = (x[:, 0] > 0.0).astype(float)
+    expected = ScoreRegressor(**QUICK).fit(x, y).predict(x)
+    for same in (y.astype(bool), pd.Series(y.astype(int).astype(str))):
+        np.testing.assert_array_equal(ScoreRegressor(**QUICK).fit(x, same).predict(x), expected)

@@ -4,14 +4,14 @@ import codecs
 import csv
 import gzip
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from arcsm._runtime.files import FilePath, reading
-from arcsm.data.number_marks import first_ambiguous, likely_decimal, proven_decimal
+from arcsm.data.number_marks import ambiguous_points, likely_decimal, proven_decimal
 from arcsm.data.read_options import ReadOptions
 from arcsm.errors import warn
 
@@ -37,6 +37,8 @@ class Dialect:
         first_line: 1 if the first line only names the separator, else 0.
         line_end: The end of a line.
         is_decimal_guessed: Whether the decimal mark is a guess, which a column may contradict.
+        ambiguous: The first number of each column with a point that nothing tells from one between thousands, by the
+            place of the column. It is empty between commas, where points come before decimals.
     """
 
     separator: str
@@ -45,6 +47,7 @@ class Dialect:
     first_line: int = 0
     line_end: str = "\n"
     is_decimal_guessed: bool = False
+    ambiguous: Mapping[int, str] = field(default_factory=dict)
 
 
 def open_text(path: Path, encoding: str) -> IO[str]:
@@ -84,7 +87,7 @@ def _is_archive(source: FilePath) -> bool:
 
 
 def find_dialect(path: Path, options: ReadOptions, source: str) -> Dialect:
-    """Return the dialect of a CSV file. A warning tells if the separator or the decimal mark was guessed."""
+    """Return the dialect of a CSV file. A warning tells if the separator or a decimal comma was guessed."""
     encoding = options.encoding or "utf-8"
     if codecs.lookup(encoding).name == "utf-8":
         encoding = _encoding_by_mark(path, source)
@@ -107,10 +110,9 @@ def find_dialect(path: Path, options: ReadOptions, source: str) -> Dialect:
         guesses.append("',' before decimals (--decimal)")
     if guesses:
         warn(f"{source}: guessed {' and '.join(guesses)}")
-    if proven is None and decimal == "." and separator != "," and (cell := first_ambiguous(rows)) is not None:
-        warn(f"{source}: {cell!r} is read as {float(cell):g}; if points separate thousands: --decimal ,")
+    ambiguous = ambiguous_points(rows) if proven is None and decimal == "." and separator != "," else {}
     line_end = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
-    return Dialect(separator, decimal, encoding, int(named is not None), line_end, options.decimal is None)
+    return Dialect(separator, decimal, encoding, int(named is not None), line_end, options.decimal is None, ambiguous)
 
 
 def _encoding_by_mark(path: Path, source: str) -> str:
@@ -172,6 +174,6 @@ def _of_first_line(lines: Sequence[str]) -> str:
 
 def _default_decimal(rows: Sequence[Sequence[str]], separator: str, options: ReadOptions) -> str | None:
     """Return the decimal mark of another table, unless it is a comma and this one has bare points between commas."""
-    if options.default_decimal == separator and first_ambiguous(rows) is not None:
+    if options.default_decimal == separator and ambiguous_points(rows):
         return None
     return options.default_decimal

@@ -58,6 +58,7 @@ class CSVFile:
         self.path, self.source = path, source or str(path)
         self.dialect = find_dialect(path, options, self.source)
         self.missing = (*MISSING, *options.missing)
+        self._warns_of_points = bool(self.dialect.ambiguous)
         self._unpacked = unpacked_bytes(path, self.dialect.separator, self.source)
         with closing(self._rows()) as rows:
             _, first = next(rows, (0, []))
@@ -78,8 +79,10 @@ class CSVFile:
     def parts(self, rows: int | None, text_columns: Sequence[str] = ()) -> Iterator[pd.DataFrame]:
         """Yield the table without its index, ``rows`` rows at a time or, with ``None``, at once.
 
-        ``text_columns`` are read as text even if they look like numbers. A table read at once warns of its index.
+        ``text_columns`` are read as text even if they look like numbers. A table read at once warns of its index. A
+        warning tells once how an ambiguous point in another column is read.
         """
+        self._warn_of_points(text_columns)
         if rows is None:
             check_fits(self._unpacked, self.source)
             if self.has_index:
@@ -95,6 +98,13 @@ class CSVFile:
                 self._check_lengths()
                 lengths_checked = True
             yield frame.iloc[:, 1:].copy() if self.has_index else frame
+
+    def _warn_of_points(self, text_columns: Sequence[str]) -> None:
+        """Warn once of a column of numbers in which points before three digits are read as decimal points."""
+        cells = (self.dialect.ambiguous.get(d) for d, name in enumerate(self.columns) if name not in text_columns)
+        if self._warns_of_points and (cell := next(filter(None, cells), None)) is not None:
+            self._warns_of_points = False
+            warn(f"{self.source}: {cell!r} is read as {float(cell):g}; if points separate thousands: --decimal ,")
 
     def text_parts(self, rows: int) -> Iterator[pd.DataFrame]:
         """Yield the whole table, index included, as the text of its cells, ``rows`` rows at a time."""

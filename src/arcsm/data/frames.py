@@ -189,20 +189,30 @@ class FrameFile:
             return []
         if self._like is not None:
             formatted = [name for name, kind in self._like.items() if isinstance(kind.format, NumberFormat)]
-            return [name for name, kind in self._like.items() if kind.kind == "name"] + formatted + self._grouped
+            plain = [name for name in self._ambiguous_marks if self._like[name].format is None]
+            return [name for name, kind in self._like.items() if kind.kind == "name"] + formatted + plain
         return [*self.file.csv.code_columns(), *self.options.categorical]
 
     @cached_property
-    def _grouped(self) -> list[str]:
-        """The columns of plain whole numbers in the other table that may have marks between thousands in this one."""
-        types = self._like or {}
-        names = [name for name, kind in types.items() if kind.format is None and kind.digits >= _MIN_DIGITS]
+    def _ambiguous_marks(self) -> dict[str, str]:
+        """The mark that exactly three digits follow in all numbers of this file that have it, by column.
+
+        The columns are those of numbers that have a format or are whole, of three or more digits, in the other table.
+        """
+        names = [
+            name
+            for name, kind in (self._like or {}).items()
+            if isinstance(kind.format, NumberFormat) or (kind.format is None and kind.digits >= _MIN_DIGITS)
+        ]
         if not names or not self.file.is_decimal_guessed:
-            return []
-        if (self.file.csv.dialect.separator, self.file.decimal) == (",", "."):  # bare points come before decimals
-            return []
-        cells = next(self.file.raw_parts(_PART_ROWS), pd.DataFrame())
-        return [name for name in names if name in cells and may_separate_thousands(cells[name], self.file.decimal)]
+            return {}
+        cells = {name: pd.Series(dtype=object) for name in names}
+        for part in self.file.raw_parts(_PART_ROWS):
+            for name in (name for name in names if name in part):
+                marked = part[name][part[name].str.contains("[.,]")]
+                cells[name] = pd.concat([cells[name], marked]).drop_duplicates()
+        marks = {name: [mark for mark in OTHER_MARK if may_separate_thousands(cells[name], mark)] for name in names}
+        return {name: found[0] for name, found in marks.items() if found}
 
     def _chosen(self, columns: Sequence[str]) -> list[str]:
         """Return the columns without those to ignore."""
@@ -263,17 +273,33 @@ class FrameFile:
         If the other table has whole numbers of three or more digits, the marks separate thousands. Otherwise they are
         those of the type, unless the decimal marks of the two files differ.
         """
-        form = kind.format
-        mark = next((mark for mark in OTHER_MARK if may_separate_thousands(column, mark)), None)
-        if mark is None or not self.file.is_decimal_guessed or isinstance(form, TimeFormat):
+        form, name = kind.format, str(column.name)
+        mark = self._ambiguous_marks.get(name)
+        if mark is None or isinstance(form, TimeFormat):
             return kind
         if kind.digits >= _MIN_DIGITS:
-            form = form or NumberFormat(example=str(column.dropna().iloc[0]))
-            return replace(kind, format=replace(form, thousands=mark, decimal=OTHER_MARK[mark]))
+            found = form or NumberFormat(example=str(column.dropna().iloc[0]))
+            found = replace(found, thousands=mark, decimal=OTHER_MARK[mark])
+            if found != form and mark == self.file.decimal:
+                self._warn_of_thousands(column, found)
+            return replace(kind, format=found)
         if form is None or form.is_code or self.options.default_decimal in (None, self.file.decimal):
             return kind
         decimal = self.file.decimal_of(column)
         return replace(kind, format=replace(form, thousands=OTHER_MARK[decimal], decimal=decimal))
+
+    def _warn_of_thousands(self, column: pd.Series, form: NumberFormat) -> None:
+        """Warn once for a column that its marks separate thousands, although they could come before decimals."""
+        name = str(column.name)
+        cell = next((cell for cell in column.dropna() if form.thousands in cell), None)
+        if cell is None or name in self._guesses:
+            return
+        self._guesses[name] = replace(form, example=cell).describe()
+        marks = "points" if form.thousands == "." else "commas"
+        warn(
+            f"{self.file.source}: read {name!r} as {self._guesses[name]}, whole numbers as in the other table; "
+            f"if {marks} come before decimals: --decimal {form.thousands}"
+        )
 
     def _report(self) -> None:
         """Warn of columns that are set aside, and of formats that might be another."""

@@ -21,6 +21,7 @@ _DECIMAL = {  # a mark before decimals, or an ambiguous one
 _GROUPED = {mark: rf"{_SMALL}(?:\{mark}\d{{3}})+" for mark in OTHER_MARK}  # such as 1.637 and 1.637.000
 _LARGE_GROUPED = {mark: rf"[1-9]\d{{1,2}}(?:\{mark}\d{{3}})+" for mark in OTHER_MARK}
 _THOUSANDS = {mark: rf"{_GROUPED[mark]}(?:\{other}\d+)?" for mark, other in OTHER_MARK.items()}
+_AMBIGUOUS_POINT = re.compile(rf"[-+]?{_SMALL}\.\d{{3}}")
 _PROOF = r".*[.,].*[.,].*"  # a second mark: thousands, or decimals
 _PLAIN_UNITS = ("", "%")  # numbers that are rarely above 999 or often have three decimals
 _MAX_INSPECTED = 5_000  # distinct texts of a column
@@ -86,10 +87,14 @@ def is_undecided(cells: pd.Series, mark: str) -> bool:
     return len(marked) > 0 and not _is_proven(marked, others, mark)
 
 
-def first_ambiguous(rows: Sequence[Sequence[str]]) -> str | None:
-    """Return the first plain number with an ambiguous point."""
-    cells = (cell.strip() for row in rows for cell in row)
-    return next((cell for cell in cells if re.fullmatch(rf"[-+]?{_SMALL}\.\d{{3}}", cell)), None)
+def ambiguous_points(rows: Sequence[Sequence[str]]) -> dict[int, str]:
+    """Return the first plain number with an ambiguous point in each column that has one, by its place."""
+    found: dict[int, str] = {}
+    for row in rows:
+        for place, cell in enumerate(map(str.strip, row)):
+            if _AMBIGUOUS_POINT.fullmatch(cell):
+                found.setdefault(place, cell)
+    return found
 
 
 def _amounts(cells: Iterable[str]) -> set[str]:

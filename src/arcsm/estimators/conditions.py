@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 
 from arcsm.estimators.column_types import Array, Column, Constant
 from arcsm.estimators.encoder import Columns, encode_value
@@ -33,8 +34,8 @@ class Conditions:
     def parse(cls, columns: Columns, given: Mapping[Any, Any], argument: str) -> Self:
         """Return the conditions that ``given`` states for columns by name (of a data frame) or index.
 
-        A tuple ``(low, high)`` is a range with its ends; ``None`` leaves an end open. Sets and lists have several
-        values. All else is one value.
+        A tuple ``(low, high)`` is a range with its ends; ``None`` leaves an end open. Sets, lists, arrays and other
+        collections have several values. All else is one value.
 
         Raises:
             ValueError: If a column is unknown or not unique, cannot have the value, or has no value in the set or
@@ -49,11 +50,11 @@ class Conditions:
             try:
                 if isinstance(value, tuple):
                     constraint = _range(kind, value, columns.ordered_names(d))
-                elif isinstance(value, set | frozenset | list):
+                elif pd.api.types.is_list_like(value) and not isinstance(value, Mapping):
                     constraint = _set(kind, list(value))
                 else:
                     found.values[names[d]], constraint = value, None
-                    found.numbers[d] = encode_value(kind, value)
+                    found.numbers[d] = _number(kind, value)
             except ValueError as error:
                 raise ValueError(f"{argument}: column {name!r} {error}") from error
             if constraint is not None:
@@ -149,6 +150,16 @@ def _end(kind: Column, end: Any, default: float) -> float:
     return number
 
 
+def _number(kind: Column, value: Any) -> float:
+    """Return the number of one value of a column."""
+    try:
+        return encode_value(kind, value)
+    except TypeError as error:
+        raise ValueError(
+            f"expects a value like the fitted ones, a set or list of values, or a range (low, high), got {value!r:.60}"
+        ) from error
+
+
 def _set(kind: Column, values: list[Any]) -> Constraint | None:
     """Return the numbers of some values; ``None`` for a constant column with one of the values."""
     if not values:
@@ -157,7 +168,10 @@ def _set(kind: Column, values: list[Any]) -> Constraint | None:
         if kind.value not in values:
             raise ValueError(f"has the value {value_text(kind.value)} only")
         return None
-    return _numbers(kind, np.array([encode_value(kind, value) for value in values], dtype=float))
+    nested = next((value for value in values if pd.api.types.is_list_like(value)), None)
+    if nested is not None:
+        raise ValueError(f"expects single values in a set or list, got {nested!r:.60}")
+    return _numbers(kind, np.array([_number(kind, value) for value in values], dtype=float))
 
 
 def _numbers(kind: Column, numbers: Array) -> Constraint:

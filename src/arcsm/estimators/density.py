@@ -23,7 +23,8 @@ from arcsm.estimators.density_estimator import DensityEstimator
 from arcsm.estimators.encoder import clip_to_dtype
 from arcsm.estimators.imputation import ESTIMATES, Estimate, fill_column, point_estimates
 from arcsm.estimators.level_pairs import LevelPairs
-from arcsm.estimators.native_frames import is_native, to_native
+from arcsm.estimators.native_frames import filled_native, is_native
+from arcsm.estimators.times import Times
 from arcsm.queries import Constraint
 
 ORDERS = ("mixture", "learned")
@@ -303,16 +304,17 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         }
         filled = pd.DataFrame(columns, index=frame.index).set_axis(frame.columns, axis=1)
         if is_native(X):
-            return to_native(filled, X)
+            return filled_native(filled, X)
         return filled if isinstance(table, pd.DataFrame) else filled.to_numpy(dtype=np.float64)
 
     def conditional(self, given: Mapping[Any, Any], draws: int = 64, random_state: Any = None) -> Any:
         """Draw rows given values, sets of values or ranges of some columns.
 
         Arguments:
-            given: What is known of some columns, by name (of a data frame) or index: a value, a set or list of values
-                of a discrete or categorical column, or a range ``(low, high)`` that includes its ends. An end may be
-                ``None``. Ranges of categories need an ordered categorical dtype.
+            given: What is known of some columns, by name (of a data frame) or index: a value, a set, list or array of
+                values of a discrete or categorical column, or a range ``(low, high)`` that includes its ends. An end
+                may be ``None``. Ranges of categories need an ordered categorical dtype. Times may be text, and a date
+                or moment stands for the period that holds it.
             draws: Number of rows to draw. With sets or ranges of several columns, they are resampled from eight times
                 as many draws with weights, and a draw with a large weight may occur more than once.
             random_state: Randomness of the draws.
@@ -350,6 +352,9 @@ class ScoreDensity(DensityMixin, DensityEstimator):
             )
         rows = self.columns_.decode(drawn.numpy())
         for column, value in conditions.values.items():  # exactly, although encoding and decoding rounds
+            kind = self.columns_.kinds[self.columns_.labels.index(column)]
+            if isinstance(kind, Times) and kind.must_parse(value):
+                continue
             if isinstance(rows, pd.DataFrame):
                 exact, dtype = np.full(draws, value, dtype=object), rows[column].dtype
                 rows[column] = pd.Series(clip_to_dtype(exact, dtype), index=rows.index).astype(dtype)
@@ -365,6 +370,9 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         random_state: Any = None,
     ) -> Probability:
         """Return the probability that columns have certain values, with its standard error.
+
+        The values of a column of levels in the fitted rows have all of its probability. :meth:`score_samples` leaves a
+        share of 1 / (n + 2), with n known values in the fitted rows, to others.
 
         Arguments:
             event: A value, set or range of each column of the event, as in :meth:`conditional`; for a continuous column

@@ -1,5 +1,6 @@
 """Data frames of other libraries, such as polars and pyarrow, to pandas frames and back, and checks of rows."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,6 +8,7 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 import pyarrow
+from pyarrow import compute
 
 from arcsm.data.checks import check_unique
 from arcsm.data.column_types import TIME_TYPES
@@ -62,16 +64,53 @@ def _signed(table: pyarrow.Table) -> pyarrow.Table:
 def to_native(frame: pd.DataFrame, like: Any, keep_types: bool = True) -> Any:
     """Return a frame of pandas in the library of ``like``.
 
-    To ``keep_types``, columns have the types of the same columns there, except that decimals become floats.
+    To ``keep_types``, columns have the types of the same columns there, unless a value would change: fractions among
+    integers stay floats. Decimals are rounded to their scale.
     """
     model = nw.from_native(like, eager_only=True)
     table = pyarrow.Table.from_pandas(frame, preserve_index=False)
-    converted = nw.DataFrame.from_arrow(table, backend=model.implementation)
     if keep_types:
-        found = converted.schema
-        types = {name: kind for name, kind in model.schema.items() if kind not in (nw.Decimal, found[name])}
+        table = _cast(table, model.head(0).to_arrow().schema)
+    converted = nw.DataFrame.from_arrow(table, backend=model.implementation)
+    if keep_types and not model.implementation.is_pyarrow():  # categories have types of the library
+        types = {name: kind for name, kind in model.schema.items() if kind in (nw.Categorical, nw.Enum)}
         converted = converted.with_columns([nw.col(name).cast(kind) for name, kind in types.items()])
     return converted.to_native()
+
+
+def filled_native(frame: pd.DataFrame, like: Any) -> Any:
+    """Return the rows ``like`` with their missing values from a frame of pandas, in their library and types.
+
+    Known decimals keep the digits that a float lacks.
+    """
+    filled, known = nw.from_native(to_native(frame, like), eager_only=True), nw.from_native(like, eager_only=True)
+    exact = [name for name, kind in filled.schema.items() if kind == nw.Decimal]
+    if not exact:
+        return filled.to_native()
+    columns = [known[name].zip_with(~known[name].is_null(), filled[name]) for name in exact]
+    return filled.with_columns(columns).to_native()
+
+
+def _cast(table: pyarrow.Table, schema: pyarrow.Schema) -> pyarrow.Table:
+    """Cast the columns of a table to the types of a schema that can hold their values."""
+    for place, name in enumerate(table.column_names):
+        kind = schema.field(name).type
+        try:
+            column = _as_decimals(table[name], kind) if pyarrow.types.is_decimal(kind) else table[name].cast(kind)
+        except pyarrow.ArrowInvalid:  # a value has no place in this type
+            continue
+        table = table.set_column(place, name, column)
+    return table
+
+
+def _as_decimals(numbers: pyarrow.ChunkedArray, kind: pyarrow.DataType) -> pyarrow.ChunkedArray:
+    """Return numbers as decimals, clipped to the range of the type."""
+    bound = 10.0 ** (kind.precision - kind.scale)
+    highest = min(bound - 10.0**-kind.scale, math.nextafter(bound, 0.0))
+    floats = numbers.cast(pyarrow.float64())
+    within = compute.max_element_wise(floats, -highest, skip_nulls=False)
+    within = compute.min_element_wise(within, highest, skip_nulls=False)
+    return within.cast(kind, safe=False)
 
 
 def check_unique_columns(rows: Any) -> None:

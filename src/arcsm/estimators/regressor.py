@@ -8,6 +8,7 @@ from sklearn.base import RegressorMixin
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
+from arcsm.data.column_types import TIME_TYPES
 from arcsm.estimators.column_types import Array
 from arcsm.estimators.predictive_distribution import PredictiveDistribution
 from arcsm.estimators.target_conditionals import target_conditionals
@@ -49,12 +50,16 @@ class ScoreRegressor(RegressorMixin, TargetEstimator):
     def fit(self, X: Any, y: Any) -> Self:
         """Fit rows ``(N, D)``, an array or a data frame, and numeric targets, ``(N,)`` or ``(N, T)``.
 
+        As in scikit-learn, truth values count as 1 and 0, and numbers may be text. Labels are for
+        :class:`ScoreClassifier`.
+
         Raises:
-            ValueError: If a target is missing, infinite or no number, if the lengths differ, or as in
-                :meth:`ScoreDensity.fit`.
+            ValueError: If a target is missing, infinite or no number, such as a date or duration, if the lengths
+                differ, or as in :meth:`ScoreDensity.fit`.
         """
         if y is None:
             raise ValueError("y: expected targets; ScoreRegressor requires y to be passed, but the target y is None")
+        _check_are_no_times(y)
         targets = check_array(y, dtype=np.float64, ensure_2d=False, ensure_min_samples=0, input_name="y")
         if targets.ndim not in (1, 2):
             raise ValueError(f"y: expected shape (N,) or (N, T), got {targets.shape}")
@@ -96,6 +101,7 @@ class ScoreRegressor(RegressorMixin, TargetEstimator):
     def log_score(self, X: Any, y: Any) -> float:
         """Return the mean log density of targets given the features, in nats and in units of the targets."""
         check_is_fitted(self)
+        _check_are_no_times(y)
         targets = np.asarray(y, dtype=np.float64)
         predicted = self.predict_distribution(X)
         if targets.shape != predicted.shape:
@@ -106,3 +112,16 @@ class ScoreRegressor(RegressorMixin, TargetEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _check_are_no_times(y: Any) -> None:
+    """Check that targets hold no dates, times or durations, whose numbers depend on the unit of their dtype."""
+    cells = np.asarray(y).flatten()
+    is_time = cells.dtype.kind in "mM"
+    times = cells if is_time or cells.dtype == object else ()
+    first = next((cell for cell in times if is_time or isinstance(cell, TIME_TYPES)), None)
+    if first is not None:
+        raise ValueError(
+            f"y: expected numbers, got {str(first)!r}; count dates, times and durations in a unit, such as days since "
+            "the first date: (y - y.min()) / pd.Timedelta('1D')"
+        )

@@ -2,6 +2,7 @@
 
 import datetime
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -57,6 +58,8 @@ class TimeScale:
     def count(self, values: Any) -> Array:
         """Return times as numbers of steps, NaN for missing ones.
 
+        Text is parsed. Periods may also be dates or moments in them.
+
         Raises:
             ValueError: If values are not times of this form.
         """
@@ -64,7 +67,7 @@ class TimeScale:
         numbers = np.full(len(values), np.nan)
         known = values.dropna()
         if len(known):
-            counts = _as_counts(_as_series(known, self.form, self.zone))
+            counts = _as_counts(_as_series(known, self.form, self.zone, self.period))
             counts = counts + self.at_end * _DAY if self.unit == "M" else counts
             whole = counts.astype(f"{counts.dtype.kind}8[{self.unit}]")
             numbers[values.notna().to_numpy()] = whole.astype(np.int64) + _fractions(counts, whole)
@@ -108,13 +111,18 @@ def _form_of(known: pd.Series) -> Form:
     return "date" if type(first) is datetime.date else "moment"
 
 
-def _as_series(known: pd.Series, form: Form, zone: Any = None) -> pd.Series:
+def _as_series(known: pd.Series, form: Form, zone: Any = None, period: str | None = None) -> pd.Series:
     """Return known times of a form as a series with an accessor ``dt``; text is parsed."""
     try:
+        is_object = known.dtype == object
+        if pd.api.types.is_numeric_dtype(known) or (is_object and any(isinstance(value, Number) for value in known)):
+            raise TypeError("expected times")  # pandas takes numbers for nanoseconds
+        if isinstance(known.dtype, pd.PeriodDtype):
+            return known
         if form == "period":
-            return pd.Series(pd.PeriodIndex(known))
+            return pd.Series(pd.PeriodIndex([_period(value, period) for value in known]))
         if form == "clock":
-            known = known.map(lambda value: value if isinstance(value, str) else value.isoformat()).astype(object)
+            known = known.map(_clock_text).astype(object)
         if form in ("clock", "duration"):
             return pd.to_timedelta(known)
         moments = pd.to_datetime(known.astype(object) if isinstance(known.dtype, pd.ArrowDtype) else known)
@@ -123,6 +131,20 @@ def _as_series(known: pd.Series, form: Form, zone: Any = None) -> pd.Series:
     if not hasattr(moments, "dt"):
         raise ValueError("expected times of one time zone, got several")
     return moments if zone is None or moments.dt.tz is None else moments.dt.tz_convert(zone)
+
+
+def _period(value: Any, frequency: str | None) -> pd.Period:
+    """Return a period as it is, and the period of a frequency that holds a date, moment or text."""
+    return value if isinstance(value, pd.Period) else pd.Period(value, frequency)
+
+
+def _clock_text(value: Any) -> str:
+    """Return a time of day as text with seconds."""
+    if isinstance(value, datetime.time):
+        return value.isoformat()
+    if not isinstance(value, str):
+        raise TypeError("expected a time of day")
+    return f"{value}:00" if value.count(":") == 1 else value
 
 
 def _as_counts(times: pd.Series) -> NDArray[Any]:
@@ -190,6 +212,10 @@ class Times(Column):
 
     def allows(self, number: float, value: Any) -> bool:
         return self.numbers.allows(number, float(self.scale.count([value])[0]))
+
+    def must_parse(self, value: Any) -> bool:
+        """Return whether a value is text, or a date or moment in place of a period."""
+        return isinstance(value, str) or (self.scale.form == "period" and not isinstance(value, pd.Period))
 
 
 def counted(kind: Column) -> Column:
