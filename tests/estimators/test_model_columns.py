@@ -11,7 +11,7 @@ import torch
 
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.column_inference import infer_column
-from arcsm.estimators.column_types import Categories, Grid, Identity, Listed
+from arcsm.estimators.column_types import Categories, Continuous, Grid, Identity, Listed
 from arcsm.estimators.model_columns import ModelColumns
 from small_tables import QUICK, normal
 
@@ -344,3 +344,23 @@ def test_levels_after_a_continuum_survive_quantiles_of_distribution_functions() 
     assert back["n"].tolist() == table["n"].tolist()
     u = density.cdf(back)
     np.testing.assert_allclose(u, density.cdf(table), atol=1e-6)
+
+
+def test_prices_do_not_pile_up_at_the_lowest_one() -> None:
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({"price": np.round(5.0 + random.exponential(20.0, 1000), 1), "z": random.normal(size=1000)})
+    density = ScoreDensity(max_steps=300, random_state=0).fit(table)
+    kind, lowest = density.columns_.kinds[0], table["price"].min()
+    assert isinstance(kind, Continuous)
+    assert kind.grid is not None
+    drawn = density.sample(4000, random_state=1)["price"]
+    in_step = density.probability({"price": (lowest - 0.05, lowest + 0.05)}).value
+    assert (drawn == lowest).mean() == pytest.approx(in_step, abs=4.0 * math.sqrt(in_step / 4000))
+    assert in_step < 0.01
+    assert density.probability({"price": (lowest - 0.05, table["price"].max() + 0.05)}).value == pytest.approx(
+        1.0, abs=1e-3
+    )
+    u = np.column_stack([np.linspace(0.001, 0.999, 99), np.full(99, 0.5)])
+    rows = density.quantile(u)
+    low, high = (density.cdf(rows.assign(price=rows["price"] + by))[:, 0] for by in (-0.06, 0.06))
+    assert ((low <= u[:, 0] + 1e-6) & (u[:, 0] <= high + 1e-6)).all()

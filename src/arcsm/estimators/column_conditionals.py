@@ -1,7 +1,8 @@
 """The conditional of one column of a table: of numbers, of levels, or of numbers with spikes."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from arcsm.estimators.model_columns import ModelColumns
 _REACH = 8.0  # standard deviations of the noise
 _LEAST_REACH = 2.0  # standard deviations of the column: a network smooths sharp ends, too
 _LEAST_LEAK = 1e-12
+_BISECTIONS = 40
 _ROUNDING = 1e-9  # of probabilities: quantiles of values before have rounded
 
 
@@ -22,7 +24,7 @@ class ColumnConditionals:
     .. math:: F(x) = p_0 F_0(x) + \\sum_{a_k \\le x} p_k
 
     On a grid, :math:`F_0` is mirrored at the ends of the range: noise has smoothed the density, which would leak out
-    otherwise. A number beyond them has the probability of an unseen one.
+    otherwise. The numbers beyond them share the probability of an unseen one.
 
     Attributes:
         columns: The columns of the table.
@@ -54,8 +56,8 @@ class ColumnConditionals:
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log density of numbers, or the log probability of those that have one.
 
-        These are levels and spikes. A number on a grid has the mean density within its step, which is its probability
-        in units of the step.
+        These are levels and spikes. A number on a grid has the mean density within its step: its probability divided by
+        the step.
         """
         if self.nominal:
             level = self.columns.level(self.column, x)
@@ -169,9 +171,32 @@ class ColumnConditionals:
         return torch.where(on_spike, spike, self.quantiles_of_others(inside))
 
     def quantiles_of_others(self, u: Tensor) -> Tensor:
-        """Return quantiles ``u (N,)`` of the numbers that are no spikes; whole ones within the ends of a range."""
+        """Return quantiles ``u (N,)`` of the numbers that are no spikes; whole ones if their densities have a width."""
         if self._ends is None:
             return self.values.icdf(u) * self.scale + self.shift
+        return self._whole_quantiles(u) if self.width else self._mirrored_quantiles(u)
+
+    def _mirrored_quantiles(self, u: Tensor) -> Tensor:
+        """Return quantiles by bisection where mirror images count, else those without mirrors."""
+        assert self._ends is not None
+        first, last = self._ends
+        found = self.values.icdf(u) * self.scale + self.shift
+        near = ((found - first < self.reach) | (last - found < self.reach)).nonzero()[:, 0]
+        part = self._select(near)
+        low, high = torch.full_like(u[near], first), torch.full_like(u[near], last)
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            reached = part.cdf_of_others(middle) >= u[near]
+            low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
+        found[near] = 0.5 * (low + high)
+        return found
+
+    def _select(self, rows: Tensor) -> Self:
+        values = replace(self.values, projection=self.values.projection[rows])
+        return replace(self, values=values, masses=self.masses[rows])
+
+    def _whole_quantiles(self, u: Tensor) -> Tensor:
+        assert self._ends is not None
         low, high = torch.zeros_like(u), torch.full_like(u, self._ends[1] - 0.5)
         while bool((low < high).any()):  # find the first step up to whose end the distribution function is at least u
             middle = ((low + high) / 2.0).floor()

@@ -49,7 +49,7 @@ class Column(ABC):
 
     @property
     def ends(self) -> tuple[float, float] | None:
-        """The ends of the range that the numbers of a grid fill, beyond which none can be drawn; ``None`` elsewhere."""
+        """The ends of the numbers of a column on a grid, beyond which none can be drawn; ``None`` for other columns."""
         return None
 
     @property
@@ -270,6 +270,18 @@ class Continuous(Column):
     high: float
     spikes: tuple[float, ...] = field(default=(), kw_only=True)  # values that repeat, in ascending order
     grid: Grid | None = field(default=None, kw_only=True)  # on which decoded values lie, if it is fine
+
+    @property
+    def log_unseen(self) -> float:
+        return 0.0 if self.grid is None else self.grid.log_unseen
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        if self.grid is None:
+            return None
+        half = 0.5 * self.grid.spacing
+        low, high = self.encode(np.array([self.low - half, self.high + half]))
+        return float(low), float(high)
 
     @property
     def spike_numbers(self) -> Array:

@@ -43,6 +43,7 @@ class TableModel:
         orders: The orders that the density averages. The first is that of the table, unless an order was learned.
         level: The noise level at which densities are evaluated.
         config: The configuration of the model.
+        method: How conditionals are normalised. ``None`` for the method of the model.
         cells: Level widths of the columns, so that discrete values get their probability. ``None`` for the density at
             the middle of a level, which is faster and ranks rows as well.
     """
@@ -53,6 +54,7 @@ class TableModel:
     level: int
     config: TableConfig
     cells: list[float] | None = None
+    method: str | None = None
     _single: AutoregressiveModel | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -73,13 +75,12 @@ class TableModel:
 
     # Densities and quantiles --------------------------------------------------------------------------------------
 
-    def log_conditionals(self, x: Tensor, level: int | None = None, method: str | None = None) -> Tensor:
+    def log_conditionals(self, x: Tensor, level: int | None = None) -> Tensor:
         """Return each value's log density given the values before it, ``(K, N, M)`` in nats; 0 if it is missing.
 
-        There is one for each of the ``K`` orders. By default the noise level is the table's own, and the normalisation
-        method the model's own.
+        There is one for each of the ``K`` orders. By default the noise level is the table's own.
         """
-        options: dict[str, Any] = {"method": method, "tol": self.config.tolerance, "cells": self.cells}
+        options: dict[str, Any] = {"method": self.method, "tol": self.config.tolerance, "cells": self.cells}
         level = self.level if level is None else level
         terms = self._by_order(x, lambda x, order: self.model.log_prob(x, level, reduce=False, order=order, **options))
         found = self.columns.by_column(terms) + self.columns.log_shares(x)
@@ -208,7 +209,7 @@ class TableModel:
         if m in columns.spikes:
             d = columns.spike_dimension[m]
             masses = model.head_of(d).project(context.conditional(state, d)).exp()
-        build = model.conditionals_builder(self.level, tol=self.config.tolerance)
+        build = model.conditionals_builder(self.level, self.method, tol=self.config.tolerance)
         values = build(head.project(context.conditional(state, m)).repeat_interleave(repeats, 0), head)
         width = 0.0 if self.cells is None else self.cells[m]
         masses = masses.repeat_interleave(repeats, 0)

@@ -9,6 +9,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -185,7 +186,7 @@ def _one_model(run: Study[UCI], table: str, way: str, seed: int, ours: Result) -
     spent = time.process_time() - start
     numbers = torch.from_numpy(density.columns_.encode(test)[:, density.columns_.modelled])
     assert density.model_ is not None
-    terms = density.model_.log_conditionals(density.model_.clip(numbers), method="quadrature")[0]
+    terms = replace(density.model_, method="quadrature").log_conditionals(density.model_.clip(numbers))[0]
     return _result((terms.numpy() + density.columns_.log_slopes(numbers.numpy())).sum(1), spent, train)
 
 

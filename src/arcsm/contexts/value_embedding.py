@@ -1,0 +1,70 @@
+"""Vectors for the values of a row, numbers or levels."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arcsm.contexts.made import FourierFeatures
+
+
+class ValueEmbedding(nn.Module):
+    """A vector for each value, ``(B, D)`` to ``(B, D, E)``.
+
+    A number passes through one hidden layer of its column, a level has a vector of its own.
+    """
+
+    def __init__(self, levels: Sequence[int], embedding_features: int, sinusoids: int, max_frequency: float) -> None:
+        super().__init__()
+        self.inputs = FourierFeatures(sinusoids, max_frequency)
+        self.numeric = [d for d, count in enumerate(levels) if not count]
+        self.nominal = [d for d, count in enumerate(levels) if count]
+        by_kind = self.numeric + self.nominal
+        self._places = [by_kind.index(d) for d in range(len(levels))]
+        fan_in = self.inputs.features
+        numbers = len(self.numeric)
+        self.register_parameter("weight", _weights(numbers, fan_in, embedding_features, std=fan_in**-0.5))
+        self.register_parameter("bias", _weights(numbers, embedding_features, std=0.5))
+        self.register_parameter("level_vectors", _weights(sum(levels), embedding_features, std=0.5))
+        self.presence = nn.Parameter(torch.zeros(len(levels), embedding_features))  # of a known value, whatever it is
+        counts = [levels[d] for d in self.nominal]
+        self.register_buffer("_first", torch.tensor([0, *counts]).cumsum(0)[:-1], persistent=False)
+        self.register_buffer("_last", torch.tensor(counts, dtype=torch.long) - 1, persistent=False)
+
+    weight: Tensor | None
+    bias: Tensor
+    level_vectors: Tensor | None
+    _first: Tensor  # row of the first level of each nominal column in `level_vectors`
+    _last: Tensor  # the last level of each nominal column
+
+    def forward(self, x: Tensor) -> Tensor:
+        vectors = []
+        if self.weight is not None:
+            numbers = x[:, self.numeric] if self.nominal else x
+            inputs = self.inputs(numbers).unflatten(-1, (-1, self.inputs.features)).transpose(0, 1)  # (D, B, P)
+            hidden = torch.baddbmm(self.bias.unsqueeze(1), inputs, self.weight)
+            vectors.append(F.silu(hidden).transpose(0, 1))  # (B, D, E)
+        if self.level_vectors is not None:
+            vectors.append(F.embedding(self._clipped(x[:, self.nominal], slice(None)), self.level_vectors))
+        found = vectors[0] if len(vectors) == 1 else torch.cat(vectors, 1)[:, self._places]
+        return found + self.presence
+
+    def column(self, d: int, x: Tensor) -> Tensor:
+        """Return the vectors of values ``(B,)`` of column ``d``, ``(B, E)``."""
+        place, numbers = self._places[d], len(self.numeric)
+        if self.level_vectors is not None and place >= numbers:
+            levels = self._clipped(x, slice(place - numbers, place - numbers + 1))
+            return F.embedding(levels, self.level_vectors) + self.presence[d]
+        assert self.weight is not None
+        hidden = torch.addmm(self.bias[place], self.inputs(x.unsqueeze(-1)), self.weight[place])
+        return F.silu(hidden) + self.presence[d]
+
+    def _clipped(self, x: Tensor, columns: slice) -> Tensor:
+        """Return the rows of ``level_vectors`` of levels, each clipped to those of its column."""
+        return torch.minimum(x.round().clamp(min=0).long(), self._last[columns]) + self._first[columns]
+
+
+def _weights(*shape: int, std: float) -> nn.Parameter | None:
+    """Return random weights, or ``None`` if there are none."""
+    return nn.Parameter(std * torch.randn(shape)) if shape[0] else None
