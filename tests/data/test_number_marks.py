@@ -96,6 +96,7 @@ def test_a_row_alone_has_the_values_that_it_has_in_the_other_table(
         ("p;s\n5 kg;0.5\n9 kg;1\n", "p;s\n1.637 kg;2.5\n2.887 kg;1.5\n", [1.637, 2.887]),  # too small for thousands
         ("p;s\n1637;0.5\n998;1\n", "p;s\n1.637;2.5\n2.887;1.5\n", [1637, 2887]),
         ("p;s\n1637;0,5\n998;1\n", "p;s\n1,637;2,5\n2,887;1,5\n", [1637, 2887]),
+        ("p,s\n120,0.5\n98,1\n", "p,s\n120.125,2\n98.250,1\n", [120.125, 98.25]),  # six digits beside three
         ("p,s\n1637,0.5\n998,1\n", "p,s\n1.637,2\n2.887,1\n", [1637, 2887]),
         ("p;s\n3;0.5\n7;1\n", "p;s\n1.637;2.5\n2.887;1.5\n", [1.637, 2.887]),
         ("p;s\n$500;0.5\n$998;1\n", "p;s\n$1,637;2.5\n$2,887;1.5\n", [1637, 2887]),
@@ -214,3 +215,12 @@ def test_marks_before_three_digits_may_separate_thousands(
     column = pd.Series([*cells, None])
     assert separates_thousands(column, mark) is separate
     assert is_undecided(column, mark) is undecided
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("separator", "first"), [(";", 139_750), ("\t", 139.75), ("|", 139.75)])
+def test_amounts_of_ten_or_more_have_points_between_thousands_beside_semicolons(
+    separator: str, first: float, tmp_path: Path
+) -> None:
+    (tmp_path / "t.csv").write_text("a;b\n139.750 €;x\n57.800 €;y\n".replace(";", separator))
+    assert read_frame(tmp_path / "t.csv", options=ReadOptions(separator=separator))["a"][0] == first

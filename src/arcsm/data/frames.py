@@ -212,7 +212,12 @@ class FrameFile:
                 marked = part[name][part[name].str.contains("[.,]")]
                 cells[name] = pd.concat([cells[name], marked]).drop_duplicates()
         marks = {name: [mark for mark in OTHER_MARK if may_separate_thousands(cells[name], mark)] for name in names}
-        return {name: found[0] for name, found in marks.items() if found}
+        return {name: found[0] for name, found in marks.items() if found and self._is_as_long(name, cells[name])}
+
+    def _is_as_long(self, name: str, cells: pd.Series) -> bool:
+        """Return whether numbers without marks have at most one digit more than the plain ones of the other table."""
+        kind = (self._like or {})[name]
+        return kind.format is not None or cells.str.count(r"\d").max() <= kind.digits + 1
 
     def _chosen(self, columns: Sequence[str]) -> list[str]:
         """Return the columns without those to ignore."""
@@ -270,8 +275,9 @@ class FrameFile:
     def _in_this_file(self, column: pd.Series, kind: ColumnType) -> ColumnType:
         """Return a wanted type with the marks that ambiguous numbers of this file have.
 
-        If the other table has whole numbers of three or more digits, the marks separate thousands. Otherwise they are
-        those of the type, unless the decimal marks of the two files differ.
+        If the other table has whole numbers of three or more digits, the marks separate thousands, unless the numbers
+        would be far longer than those. Otherwise they are those of the type, unless the decimal marks of the two files
+        differ.
         """
         form, name = kind.format, str(column.name)
         mark = self._ambiguous_marks.get(name)
