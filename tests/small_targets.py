@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
 from arcsm.estimators import ScoreRegressor, density_estimator
 from arcsm.estimators.table_config import TableConfig
@@ -44,6 +45,7 @@ def targets(name: str, count: int = 2000, seed: int = 0) -> tuple[Array, Array]:
         "skewed": np.exp(0.5 * x + 0.5 * noise[0]),
         "spiked": np.where(noise[0] < x, 0.0, np.exp(0.5 * noise[1])),
         "steps": np.rint(10.0 + 3.0 * x + 3.0 * noise[0]),
+        "bounded": np.floor(40.0 * stats.norm.cdf(0.5 * x + noise[0])),  # frequent at both ends, 0 and 39
         "few": 3.0 * ((x + noise[0] > 0.0) * 1.0 + (x + noise[0] > 1.0) * 2.0),  # 0, 3 or 9
         "two": np.stack([x + noise[0], noise[0] + noise[1]], 1),
         "constant": np.full(count, 4.0),

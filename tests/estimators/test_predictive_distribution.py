@@ -11,7 +11,7 @@ from arcsm.estimators.target_conditionals import quadrature_rule
 from small_targets import fitted, targets
 
 X = np.linspace(-1.0, 1.0, 5)[:, None]
-ALL = ("linear", "spiked", "steps", "few", "constant")
+ALL = ("linear", "spiked", "steps", "bounded", "few", "constant")
 
 
 def predicted(name: str) -> PredictiveDistribution:
@@ -63,6 +63,15 @@ def test_quantiles_invert_the_distribution_function(name: str) -> None:
     assert (below < u + 1e-6).all()
     np.testing.assert_array_equal(found.cdf([-np.inf] * 5), pytest.approx(np.zeros(5), abs=1e-12))
     np.testing.assert_array_equal(found.cdf([np.inf] * 5), pytest.approx(np.ones(5)))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_draws_have_the_distribution_function(name: str) -> None:
+    found = predicted(name)
+    drawn = np.sort(found.sample(3000), 0)
+    at = found.cdf(drawn)
+    until = np.stack([np.searchsorted(row, row, side="right") for row in drawn.T], 1) / 3000.0
+    assert abs(at - until).max() < 1.95 / np.sqrt(3000.0)  # Kolmogorov and Smirnov, exceeded once in 1,000 times
 
 
 @pytest.mark.parametrize("name", ALL)

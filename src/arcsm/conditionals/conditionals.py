@@ -33,7 +33,9 @@ _HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, WINDOW_EN
 _HALF_GRID_OF_FLOW = (0.6, 1.2, 1.8, 2.4, 3.0, 4.0, 7.0, WINDOW_END_WIDTHS)
 _MIN_CELL_MASS = 1e-4  # below it, a difference of CDFs is less accurate than a quadrature of the density
 _FLAT = 6e-4  # squared relative change of a density over half a cell; below it, the mean is within 1e-4 nats
-_CELL_POINTS = 20  # of that quadrature: an error of 1e-6 nats if the density changes by 100 nats, of 2e-3 by 200
+_FEW_CELL_POINTS = 6  # of that quadrature: an error of 1e-6 nats if the density changes by 6 nats
+_CELL_POINTS = 20  # an error of 1e-6 nats if it changes by 100 nats, of 2e-3 by 200
+_GENTLE = 9.0  # squared relative change of a density over half a cell; below it, few points are enough
 _MAX_TAIL_SHARE = 1e-3  # of the mass outside the range of a head that may have any tails
 CONDITIONALS_AT_A_TIME = 4096  #: conditionals integrated together
 _BLOCK_BYTES = 1 << 21  # activations of one layer that each thread evaluates at a time; larger blocks miss the cache
@@ -119,7 +121,7 @@ class Conditionals:
 
         Integrals that miss their tolerance are counted in ``unconverged`` of these conditionals.
         """
-        if rows is not None and not len(rows):
+        if not len(self if rows is None else rows):
             return self.projection.new_zeros(0)
         projection = self.projection if rows is None else self.projection[rows]
         variant = replace(self, projection=projection, unconverged=0, **changes)
@@ -210,24 +212,28 @@ class Conditionals:
 
     def _integrated_mean(self, x: Tensor, half: Tensor) -> Tensor:
         """Return :meth:`log_mean_density` by quadrature of the density; at one point where the density is flat."""
-        is_steep = self._is_steep(x, half)
-        flat, steep = (~is_steep).nonzero()[:, 0], is_steep.nonzero()[:, 0]
-        result = torch.zeros_like(x).index_put((flat,), self.apply(lambda part: part.log_prob(x[flat]), flat).to(x))
-        if len(steep):
-            rule = np.polynomial.legendre.leggauss(_CELL_POINTS)
-            points = torch.from_numpy(rule[0]).to(x)[:, None] * half[steep] + x[steep]  # (K, n)
-            log_weights = torch.from_numpy(np.log(0.5 * rule[1])).to(x)[:, None]
-            terms = [self.apply(methodcaller("log_prob", point), steep) for point in points.unbind(0)]
-            result = result.index_put((steep,), torch.logsumexp(torch.stack(terms) + log_weights, 0).to(x))
+        change, result = self._squared_change(x, half), torch.zeros_like(x)
+        gentle = (change > _FLAT) & (change < _GENTLE)
+        for count, chosen in ((1, change <= _FLAT), (_FEW_CELL_POINTS, gentle), (_CELL_POINTS, change >= _GENTLE)):
+            rule = np.polynomial.legendre.leggauss(count)
+            offsets, log_weights = torch.from_numpy(rule[0]).to(x), torch.from_numpy(np.log(0.5 * rule[1])).to(x)
+            for rows in chosen.nonzero()[:, 0].split(CONDITIONALS_AT_A_TIME // count):
+                points = x[rows, None] + offsets * half[rows, None]  # (n, K)
+                every = rows.repeat_interleave(count)
+                terms = self.apply(methodcaller("log_prob", points.flatten()), every).view_as(points)
+                result = result.index_put((rows,), torch.logsumexp(terms + log_weights, 1).to(x))
         return result
 
     @torch.no_grad()
-    def _is_steep(self, x: Tensor, half: Tensor) -> Tensor:
-        """Return whether the mean density within ``half (N,)`` of ``x (N,)`` may differ from the density at ``x``."""
+    def _squared_change(self, x: Tensor, half: Tensor) -> Tensor:
+        """Return about the squared relative change of the density from ``x (N,)`` to ``half (N,)`` beside it.
+
+        It is infinite if the head has no score.
+        """
         if not self.head.has_score:
-            return half > 0.0
+            return torch.where(half > 0.0, torch.inf, 0.0)
         s, ds = self.score_and_derivative(x, slice(None), self.sigma)
-        return half.square() * (s.square() + ds.abs()) > _FLAT
+        return half.square() * (s.square() + ds.abs())
 
     def icdf(self, u: Tensor, nodes: Tensor | None = None) -> Tensor:
         """Return the inverse of :meth:`cdf` at ``u (N,)`` in (0, 1), ``(N,)``; for ``nodes`` see :meth:`density`.

@@ -10,10 +10,11 @@ from torch import Tensor
 from arcsm.conditionals import Conditionals
 from arcsm.estimators.model_columns import ModelColumns
 
-_REACH = 8.0  # standard deviations of the noise
-_LEAST_REACH = 2.0  # standard deviations of the column: a network smooths sharp ends, too
+_NEGLIGIBLE = -12.0  # nats, relative to a density
 _LEAST_LEAK = 1e-12
-_BISECTIONS = 40
+_MAX_STEPS = 40  # of Newton's method
+_CLOSE = 1e-6  # to a probability, at which it ends
+_NEAR_END = 0.05  # of a step of a grid
 _ROUNDING = 1e-9  # of probabilities: quantiles of values before have rounded
 
 
@@ -33,6 +34,8 @@ class ColumnConditionals:
         shift, scale: Of the units.
         masses: The probabilities of any number that is no spike and of each spike :math:`a_k`, ``(N, 1 + K)``.
         width: The step of a grid, over which the density of its numbers is averaged; 0 for the density at a point.
+        reach: How far beyond the ends of a grid :math:`F_0` has a probability that counts; mirror images of numbers
+            farther within are left out.
     """
 
     columns: ModelColumns
@@ -42,6 +45,7 @@ class ColumnConditionals:
     scale: Tensor
     masses: Tensor
     width: float = 0.0
+    reach: float = 0.0
 
     @property
     def nominal(self) -> bool:
@@ -82,14 +86,20 @@ class ColumnConditionals:
         assert self._ends is not None
         low, high = self._ends
         unseen = self.columns.log_unseen[self.column]
-        inside, found = (low < x) & (x < high), log_density + math.log1p(-math.exp(unseen))
-        for end in self._ends:
-            near = (inside & ((x - end).abs() < self.reach)).nonzero()[:, 0]
-            images = self._log_density(2.0 * end - x[near], near)
-            found[near] = torch.logaddexp(found[near], images + math.log1p(-math.exp(unseen)))
+        inside = (low < x) & (x < high)
+        densities = torch.stack([log_density, *(torch.full_like(x, -torch.inf) for _ in self._ends)])
+        ends = torch.tensor(self._ends).to(x)[:, None]
+        which, rows = (inside & ((x - ends).abs() < self.reach)).nonzero(as_tuple=True)
+        ends, image = ends[which, 0], 2.0 * ends[which, 0] - x[rows]
+        if self.width:  # is the density even at the nearest edge of the image's cell too low to count?
+            edge = image + (ends - image).sign() * 0.5 * self.width
+            at_edge = replace(self, width=0.0)._log_density(edge, rows)
+            near = at_edge > log_density[rows] + _NEGLIGIBLE
+            which, rows, image = which[near], rows[near], image[near]
+        densities[1 + which, rows] = self._log_density(image, rows)
+        found = densities.logsumexp(0) + math.log1p(-math.exp(unseen))
         beyond = (~inside).nonzero()[:, 0]
-        ends = (torch.full_like(x[beyond], end) for end in self._ends)
-        below, above = (self._cdf(end, beyond) for end in ends)
+        below, above = (self._cdf(torch.full_like(x[beyond], end), beyond) for end in self._ends)
         leak = (below + 1.0 - above).clamp(min=_LEAST_LEAK)
         found[beyond] = log_density[beyond] + unseen - leak.log()
         return found
@@ -98,15 +108,12 @@ class ColumnConditionals:
     def _ends(self) -> tuple[float, float] | None:
         return self.columns.ends.get(self.column)
 
-    @property
-    def reach(self) -> float:
-        """How far beyond an end of the range the density is smoothed, in numbers of the table."""
-        return self.reach_of(self.values.sigma or 0.0, self.scale, self.width)
-
-    @staticmethod
-    def reach_of(sigma: float, scale: Tensor, width: float) -> float:
-        """Return :attr:`reach` for noise in standardised units."""
-        return max(_REACH * sigma, _LEAST_REACH) * float(scale) + width
+    def leak(self, u: float) -> Tensor:
+        """Return how far the ``u``-quantile or its counterpart of :math:`F_0` lies beyond an end, ``(N,)``, or 0."""
+        assert self._ends is not None
+        low, high = self._ends
+        below, above = (self._plain_quantiles(self.masses.new_full((len(self.masses),), v)) for v in (u, 1.0 - u))
+        return torch.maximum(low - below, above - high).clamp(min=0.0)
 
     def _log_density(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return the log density of :math:`F_0` without mirrors, averaged over a step of a grid; all rows or some."""
@@ -172,34 +179,70 @@ class ColumnConditionals:
 
     def quantiles_of_others(self, u: Tensor) -> Tensor:
         """Return quantiles ``u (N,)`` of the numbers that are no spikes; whole ones if their densities have a width."""
+        found = self._plain_quantiles(u)
         if self._ends is None:
-            return self.values.icdf(u) * self.scale + self.shift
-        return self._whole_quantiles(u) if self.width else self._mirrored_quantiles(u)
+            return found
+        low, high = self._ends
+        near = ((found - low < self.reach) | (high - found < self.reach)).nonzero()[:, 0]
+        found[near] = self._select(near)._mirrored_quantiles(u[near], found[near])
+        return self._whole(found, u) if self.width else found
 
-    def _mirrored_quantiles(self, u: Tensor) -> Tensor:
-        """Return quantiles by bisection where mirror images count, else those without mirrors."""
+    def _plain_quantiles(self, u: Tensor) -> Tensor:
+        return self.values.icdf(u) * self.scale + self.shift
+
+    def _mirrored_quantiles(self, u: Tensor, start: Tensor) -> Tensor:
+        """Return quantiles of the mirrored distribution function by Newton's method, bisected where that leads away."""
         assert self._ends is not None
         first, last = self._ends
-        found = self.values.icdf(u) * self.scale + self.shift
-        near = ((found - first < self.reach) | (last - found < self.reach)).nonzero()[:, 0]
-        part = self._select(near)
-        low, high = torch.full_like(u[near], first), torch.full_like(u[near], last)
-        for _ in range(_BISECTIONS):
-            middle = 0.5 * (low + high)
-            reached = part.cdf_of_others(middle) >= u[near]
-            low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
-        found[near] = 0.5 * (low + high)
-        return found
+        x, low, high = start.clamp(first, last), torch.full_like(u, first), torch.full_like(u, last)
+        rows = torch.arange(len(u))
+        for _ in range(_MAX_STEPS):
+            at = x[rows]
+            density, cdf = self._select(rows)._density_and_cdf(at)
+            excess = cdf - u[rows]
+            low[rows], high[rows] = torch.where(excess < 0.0, at, low[rows]), torch.where(excess > 0.0, at, high[rows])
+            rows, at, step = (one[excess.abs() > _CLOSE] for one in (rows, at, excess / density))
+            if not len(rows):
+                break
+            inside = (at - step > low[rows]) & (at - step < high[rows])
+            x[rows] = torch.where(inside, at - step, 0.5 * (low[rows] + high[rows]))
+        return x
+
+    def _density_and_cdf(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mirrored density at points within the ends and its distribution function."""
+        assert self._ends is not None
+        density, cdf = torch.zeros_like(x), torch.zeros_like(x)
+        for sign, offset, point in ((1.0, 0.0, x), *((-1.0, e, 2.0 * end - x) for e, end in enumerate(self._ends))):
+            log_density, below = self.values.log_prob_and_cdf((point - self.shift) / self.scale)
+            density += (log_density - self.scale.log()).exp()
+            cdf += offset + sign * below
+        return density, cdf
+
+    def _whole(self, found: Tensor, u: Tensor) -> Tensor:
+        """Return the first whole numbers up to whose ends the distribution function is at least ``u``, from quantiles.
+
+        It is evaluated once more where the quantile is so close to such an end that it might be on either side.
+        """
+        assert self._ends is not None
+        steps, nearest = found - 0.5, (found - 0.5).round()
+        near = ((steps - nearest).abs() < _NEAR_END).nonzero()[:, 0]
+        reached = self._select(near).cdf_of_others(nearest[near] + 0.5) >= u[near] - _ROUNDING
+        whole = steps.ceil()
+        whole[near] = torch.where(reached, nearest[near], nearest[near] + 1.0)
+        return whole.clamp(self._ends[0] + 0.5, self._ends[1] - 0.5)
 
     def _select(self, rows: Tensor) -> Self:
         values = replace(self.values, projection=self.values.projection[rows])
         return replace(self, values=values, masses=self.masses[rows])
 
-    def _whole_quantiles(self, u: Tensor) -> Tensor:
-        assert self._ends is not None
-        low, high = torch.zeros_like(u), torch.full_like(u, self._ends[1] - 0.5)
-        while bool((low < high).any()):  # find the first step up to whose end the distribution function is at least u
-            middle = ((low + high) / 2.0).floor()
-            reached = self.cdf_of_others(middle + 0.5) >= u - _ROUNDING
-            low, high = torch.where(reached | (low >= high), low, middle + 1.0), torch.where(reached, middle, high)
-        return low
+    def draws(self, u: Tensor) -> Tensor:
+        """Return draws from uniform numbers ``u (N,)``: faster than quantiles, and not monotone in ``u``."""
+        if self.nominal:
+            return self.icdf(u)
+        found = self.draws_of_others((u / self.masses[:, 0]).clamp(1e-12, 1.0 - 1e-12))
+        spike = (u.unsqueeze(-1) > self.masses.cumsum(-1)).sum(-1).clamp(max=len(self.spikes))
+        return torch.where(spike > 0, torch.cat([self.spikes.new_zeros(1), self.spikes])[spike], found)
+
+    def draws_of_others(self, u: Tensor) -> Tensor:
+        """Return draws of the numbers that are no spikes from uniform ones ``u (N,)``; mirrored, hence not monotone."""
+        return self.columns.mirrored(self.column, self._plain_quantiles(u))

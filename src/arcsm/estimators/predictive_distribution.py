@@ -159,10 +159,10 @@ class PredictiveDistribution:
     def _draw(self, order: Sequence[int], u: Array) -> Array:
         """Return the values of uniform numbers ``(n, N, T)`` with the targets in an order."""
         if len(self._targets) == 1:
-            return self._targets[0].quantile(self._x, _inside(u[..., 0].T)).T[..., None]
+            return self._targets[0].draw(self._x, _inside(u[..., 0].T)).T[..., None]
         x, drawn = self._x.repeat(len(u), 1), np.empty_like(u)
         for t in order:
-            y = self._targets[t].quantile(x, _inside(u[..., t].reshape(-1, 1)))[:, 0]
+            y = self._targets[t].draw(x, _inside(u[..., t].reshape(-1, 1)))[:, 0]
             self._set(x, t, y)
             drawn[..., t] = y.reshape(u.shape[:2])
         return drawn

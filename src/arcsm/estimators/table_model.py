@@ -24,6 +24,7 @@ from arcsm.queries import Completions, Constraint, complete, learned_order, prob
 CONDITIONALS_AT_A_TIME = 20_000
 _DRAWS_AT_A_TIME = 10_000
 _CANDIDATES_PER_DRAW = 8  # with several sets or ranges, whose draws have weights
+_LEAK = 5e-4  # probability beyond an end that is neglected
 _SEARCH_TOLERANCE = 1e-2  # nats, of a conditional's log density, in the search for an order
 _MAX_STANDARD_DEVIATIONS = 30.0  # values farther out are scored as if they lay there
 
@@ -43,6 +44,7 @@ class TableModel:
         orders: The orders that the density averages. The first is that of the table, unless an order was learned.
         level: The noise level at which densities are evaluated.
         config: The configuration of the model.
+        reach: How far the density of each column on a grid leaks beyond its ends, where mirror images count.
         method: How conditionals are normalised. ``None`` for the method of the model.
         cells: Level widths of the columns, so that discrete values get their probability. ``None`` for the density at
             the middle of a level, which is faster and ranks rows as well.
@@ -54,6 +56,7 @@ class TableModel:
     level: int
     config: TableConfig
     cells: list[float] | None = None
+    reach: dict[int, float] = field(default_factory=dict)
     method: str | None = None
     _single: AutoregressiveModel | None = field(default=None, repr=False, compare=False)
 
@@ -93,21 +96,31 @@ class TableModel:
 
         ``terms (K, N, M)`` change in place.
         """
-        low, high = self.columns.ends[m]
-        sigma = self.model.path(self.level)[-1]
-        reach = ColumnConditionals.reach_of(sigma, self.model.scale[m], self.columns.widths[m])
-        numbers = x[:, m]
+        (low, high), reach, numbers = self.columns.ends[m], self.reach.get(m, 0.0), x[:, m]
         special = (numbers - low < reach) | (high - numbers < reach)
         if m in self.columns.spikes:
             special |= self.columns.spike(m, numbers) > 0.0
         rows = special.nonzero()[:, 0]
         terms[:, ~special & ~numbers.isnan(), m] += math.log1p(-math.exp(self.columns.log_unseen[m]))
-        for terms_of_order, order in zip(terms, self.orders, strict=True):
-            before = torch.full_like(x[rows], torch.nan)
+        if not len(rows):
+            return
+        before = torch.full((len(self.orders), len(rows), x.shape[1]), torch.nan, dtype=x.dtype)
+        for before_of_order, order in zip(before, self.orders, strict=True):
             first = list(order[: order.index(m)])
-            before[:, first] = x[rows][:, first]
-            found = self.evaluate_given(before, m, x[rows, m : m + 1], ColumnConditionals.log_prob)
-            terms_of_order[rows, m] = found[:, 0].to(terms)
+            before_of_order[:, first] = x[rows][:, first]
+        arguments = numbers[rows].repeat(len(self.orders))[:, None]
+        found = self.evaluate_given(before.flatten(0, 1), m, arguments, ColumnConditionals.log_prob)
+        terms[:, rows, m] = found.view(len(self.orders), len(rows)).to(terms)
+
+    @torch.no_grad()
+    def measure_reach(self, x: Tensor) -> None:
+        """Set :attr:`reach` by the conditionals of rows ``(N, M)``, given all other values and given none."""
+        unknown = torch.full_like(x[:1], torch.nan)
+        for m in self.columns.ends:
+            others = x.clone()
+            others[:, m] = torch.nan
+            leaks = self.conditionals_given(torch.cat([others, unknown]), m).leak(_LEAK)
+            self.reach[m] = float(leaks.max()) + self.columns.widths[m]
 
     def log_prob_given(self, x: Tensor, given: Sequence[int]) -> Tensor:
         """Return each row's log density given its columns ``given``, ``(K, N)`` in nats, one for each order."""
@@ -213,7 +226,8 @@ class TableModel:
         values = build(head.project(context.conditional(state, m)).repeat_interleave(repeats, 0), head)
         width = 0.0 if self.cells is None else self.cells[m]
         masses = masses.repeat_interleave(repeats, 0)
-        return ColumnConditionals(columns, m, values, model.shift[m], model.scale[m], masses, width)
+        reach = self.reach.get(m, 0.0)
+        return ColumnConditionals(columns, m, values, model.shift[m], model.scale[m], masses, width, reach)
 
     def log_prob_of_last(self, x: Tensor, columns: Sequence[int]) -> Tensor:
         """Return each row's log density of the last columns, in their order, given all others, ``(N,)`` in nats."""

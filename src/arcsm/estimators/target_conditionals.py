@@ -47,6 +47,10 @@ class TargetConditionals(ABC):
     def quantile(self, x: Tensor, u: Array) -> Array:
         """Return the quantiles ``u``, inside (0, 1)."""
 
+    def draw(self, x: Tensor, u: Array) -> Array:
+        """Return draws from uniform numbers ``u`` inside (0, 1)."""
+        return self.quantile(x, u)
+
     @abstractmethod
     def moments(self, x: Tensor) -> tuple[Array, Array]:
         """Return means and standard deviations, ``(N,)``."""
@@ -166,13 +170,16 @@ class NumberTarget(ModelledTarget):
     def quantile(self, x: Tensor, u: Array) -> Array:
         return self._decode(self._evaluate(x, u, ColumnConditionals.icdf))
 
+    def draw(self, x: Tensor, u: Array) -> Array:
+        return self._decode(self._evaluate(x, u, ColumnConditionals.draws))
+
     def _decode(self, numbers: Array) -> Array:
         return np.asarray(self.kind.decode(numbers.ravel()), dtype=float).reshape(numbers.shape)
 
     def moments(self, x: Tensor) -> tuple[Array, Array]:
         u, weights = quadrature_rule(_NODES)
         p, spikes = self._masses(x)
-        y = self._quantiles_of_others(x, u)
+        y = self._draws_of_others(x, u)
         mean = p[:, 0] * (y @ weights) + p[:, 1:] @ spikes
         squares = p[:, 0] * ((y - mean[:, None]) ** 2 @ weights) + (p[:, 1:] * (spikes - mean[:, None]) ** 2).sum(1)
         return mean, np.sqrt(squares)
@@ -183,17 +190,17 @@ class NumberTarget(ModelledTarget):
         masses = [self.model.conditionals_given(rows, self.column).masses.cpu().double() for rows in chunks]
         return torch.cat(masses).numpy(), self._decode(self.kind.spike_numbers)
 
-    def _quantiles_of_others(self, x: Tensor, u: Array) -> Array:
-        """Return quantiles ``u (Q,)`` of numbers that are no spikes, ``(N, Q)``."""
+    def _draws_of_others(self, x: Tensor, u: Array) -> Array:
+        """Return draws of values that are no spikes, from uniform numbers ``u (Q,)``, ``(N, Q)``."""
         u_of_rows = np.broadcast_to(u, (len(x), len(u))).copy()
-        return self._decode(self._evaluate(x, u_of_rows, ColumnConditionals.quantiles_of_others))
+        return self._decode(self._evaluate(x, u_of_rows, ColumnConditionals.draws_of_others))
 
     def mode(self, x: Tensor) -> Array:
         """Return the values with the highest density, ``(N,)``.
 
         A spike has the density of its probability, spread over the noise of the density or over a step.
         """
-        y = self._quantiles_of_others(x, (np.arange(_CANDIDATES) + 0.5) / _CANDIDATES)
+        y = np.sort(self._draws_of_others(x, (np.arange(_CANDIDATES) + 0.5) / _CANDIDATES), 1)
         rows = np.arange(len(y))
         for _ in range(_REFINEMENTS):
             best = self._log_density_of_others(x, y).argmax(1)
