@@ -65,6 +65,18 @@ def test_quantiles_invert_the_distribution_function(name: str) -> None:
     np.testing.assert_array_equal(found.cdf([np.inf] * 5), pytest.approx(np.ones(5)))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ALL)
+def test_rows_do_not_depend_on_one_another(name: str) -> None:
+    """On a grid, a single row may have no quantile near an end of the range."""
+    found, each = predicted(name), [fitted(name).predict_distribution(X[i : i + 1]) for i in range(len(X))]
+    for u in (0.1, 0.5):
+        np.testing.assert_allclose(found.quantile(u), [row.quantile(u)[0] for row in each], atol=1e-4)
+    for ask in (PredictiveDistribution.mean, PredictiveDistribution.mode):
+        np.testing.assert_allclose(ask(found), [ask(row)[0] for row in each], atol=1e-4)
+    np.testing.assert_allclose(found.pdf(4.0), [row.pdf(4.0)[0] for row in each], rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_draws_have_the_distribution_function(name: str) -> None:
     found = predicted(name)

@@ -197,13 +197,13 @@ class ColumnConditionals:
         x, low, high = start.clamp(first, last), torch.full_like(u, first), torch.full_like(u, last)
         rows = torch.arange(len(u))
         for _ in range(_MAX_STEPS):
+            if not len(rows):
+                break
             at = x[rows]
             density, cdf = self._select(rows)._density_and_cdf(at)
             excess = cdf - u[rows]
             low[rows], high[rows] = torch.where(excess < 0.0, at, low[rows]), torch.where(excess > 0.0, at, high[rows])
             rows, at, step = (one[excess.abs() > _CLOSE] for one in (rows, at, excess / density))
-            if not len(rows):
-                break
             inside = (at - step > low[rows]) & (at - step < high[rows])
             x[rows] = torch.where(inside, at - step, 0.5 * (low[rows] + high[rows]))
         return x

@@ -177,7 +177,7 @@ class PredictiveDistribution:
         if shape[-len(self.shape) :] != self.shape:
             raise ValueError(f"{name}: expected a shape that broadcasts with {self.shape}, got {given.shape}")
         by_target = np.broadcast_to(given, shape).reshape(-1, len(self), len(self._targets))
-        return [np.ascontiguousarray(by_target[..., t].T) for t in range(len(self._targets))], shape
+        return [by_target[..., t].T.copy() for t in range(len(self._targets))], shape
 
     def _merged(self, columns: list[Array], shape: tuple[int, ...]) -> Array:
         """Return results ``(N, Q)`` of the targets in one array of the shape."""
