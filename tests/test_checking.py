@@ -83,6 +83,21 @@ def test_contexts_with_a_condition_network_pass(kind: Callable[..., arcsm.Contex
     arcsm.check(kind(size, 3, condition_features=2, classes=3, condition_net=Perceptron()))
 
 
+class AveragesRows(Perceptron):
+    """Training couples the rows, as with batch normalisation."""
+
+    def forward(self, condition: Mapping[str, Tensor]) -> Tensor:
+        embedded = super().forward(condition)
+        return embedded - embedded.mean(0) if self.training else embedded
+
+
+@pytest.mark.usefixtures("_condition_networks")
+def test_a_condition_network_that_couples_rows_in_training_fails() -> None:
+    made = MADE(4, 3, condition_features=2, classes=3, condition_net=AveragesRows())
+    with pytest.raises(PartError, match="conditions of rows: the contexts of a row in training"):
+        arcsm.check(made)
+
+
 class IgnoresTheVector(Perceptron):
     def forward(self, condition: Mapping[str, Tensor]) -> Tensor:
         return self.output(self.of_class(condition["classes"]))

@@ -595,7 +595,7 @@ def test_the_mean_density_over_a_cell_is_its_probability_by_its_width() -> None:
     upper, lower = (model.head.cdf(contexts, (x[:, 0] + side) / 2.0) for side in (0.25, -0.25))
     torch.testing.assert_close(found[:, 0], torch.log((upper - lower) / 0.5))
     torch.testing.assert_close(found[:, 1], model.log_prob(x, reduce=False)[:, 1])
-    with pytest.raises(ValueError, match="cells: expected 2 steps"):
+    with pytest.raises(ValueError, match="cells: expected 2 finite steps"):
         model.log_prob(x, cells=(0.5,))
 
 

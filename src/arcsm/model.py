@@ -23,6 +23,7 @@ from arcsm.conditionals.traversal import (
 from arcsm.contexts import Context
 from arcsm.contexts.base import Order, TrainingTerms, order_arguments
 from arcsm.data.metadata import check_metadata
+from arcsm.errors import is_mapped
 from arcsm.heads import Head
 from arcsm.model_files import ModelFiles
 from arcsm.noise import NoiseLadder
@@ -194,10 +195,10 @@ class AutoregressiveModel(
         Warns:
             AccuracyWarning: Once a call, if some integrals missed ``tol``.
         """
-        function = self.density_function(cells)
+        function, x = self.density_function(cells), self.context.resolved(x)
         terms = self._map(function, x, level, condition, method, order, **integration) - torch.log(self.scale)
         if self.context.missing:
-            terms = torch.where(self.context.without_absent(x).to(terms.device).isnan(), 0.0, terms)
+            terms = torch.where(x.to(terms.device).isnan(), 0.0, terms)
         return terms.sum(-1) if reduce else terms
 
     def cdf(
@@ -259,6 +260,8 @@ class AutoregressiveModel(
     ) -> Tensor:
         build = self.conditionals_builder(level, method, **checked_integration(integration))
         closed_form = self.head.normalised and method in (None, "closed_form")
+        if not closed_form and is_mapped(x):
+            raise NotImplementedError("torch.func.vmap cannot integrate conditionals; pass all rows at once, (*, D)")
         z, condition = self.standardise(x), self.standardise_condition(condition, x.shape[:-1])
         orders = self.context.check_order(order, x.shape[:-1]) if order_arguments(self.context, order) else None
         return map_conditionals(
@@ -273,8 +276,8 @@ class AutoregressiveModel(
         if cells is None:
             return _log_prob
         steps = torch.as_tensor(cells).to(self.scale)
-        if steps.shape != (self.features,) or not bool((steps >= 0.0).all()):
-            raise ValueError(f"cells: expected {self.features} steps, none negative, got {cells}")
+        if steps.shape != (self.features,) or not bool(((steps >= 0.0) & steps.isfinite()).all()):
+            raise ValueError(f"cells: expected {self.features} finite steps, none negative, got {cells}")
         half = 0.5 * steps / self.scale
 
         def log_mean_density(conditionals: Conditionals, values: Tensor, columns: Sequence[int]) -> Tensor:

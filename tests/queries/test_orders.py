@@ -142,7 +142,7 @@ def test_a_context_of_one_order_takes_the_order() -> None:
         (lambda model, x: learned_order(model, x[:, :3]), "4"),
         (lambda model, x: learned_order(model, x, starts=-1), "starts=-1"),
         (lambda model, x: learned_order(model, x, evaluations=0), "evaluations=0"),
-        (lambda model, x: learned_order(model, x, cells=[1.0]), "cells: expected 4 steps"),
+        (lambda model, x: learned_order(model, x, cells=[1.0]), "cells: expected 4 finite steps"),
         (lambda model, x: learned_order(model, x, level=3), "level"),
         (lambda model, x: learned_order(model, x, condition=x), "condition"),
         (

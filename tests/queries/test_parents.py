@@ -61,6 +61,14 @@ def test_a_known_value_says_that_there_is_one(model: AutoregressiveModel) -> Non
     torch.testing.assert_close(drawn, again)
 
 
+def test_a_known_value_implies_its_parent_in_densities(model: AutoregressiveModel) -> None:
+    x = torch.tensor([[0.7, NAN, -1.0]], dtype=torch.float64)
+    known = torch.tensor([[0.7, 0.0, -1.0]], dtype=torch.float64)
+    torch.testing.assert_close(model.log_prob(x), model.log_prob(known))
+    torch.testing.assert_close(log_prob_given_others(model, x), log_prob_given_others(model, known))
+    assert x[0, 1].isnan()
+
+
 def test_an_event_of_a_dimension_needs_a_value(model: AutoregressiveModel) -> None:
     event = {0: Intervals([(-1.0, 2.0)])}
     grid = torch.linspace(-1.0, 2.0, 2001, dtype=torch.float64)

@@ -155,6 +155,22 @@ def _check_conditions(context: Context, generator: torch.Generator) -> None:
         require(reached, f"the contexts do not depend on {what}")
 
 
+def _check_rows_of_conditions(context: Context, generator: torch.Generator) -> None:
+    """Check that in training, too, the contexts of a row do not depend on the conditions of other rows."""
+    condition = random_condition(context, (4,), generator)
+    if condition is None:
+        return
+    x, changed = normal(generator, 4, context.features), map_condition(lambda part: part[[0, 1, 1, 1]], condition)
+    context.train()
+    found = []
+    with torch.random.fork_rng(devices=[]):
+        for each in (condition, changed):
+            torch.manual_seed(0)  # of dropout
+            found.append(context(x, each)[0])
+    context.eval()
+    require_equal(found[0], found[1], "the contexts of a row in training, if the conditions of other rows change")
+
+
 def _changed_conditions(context: Context, condition: Condition, other: Condition) -> dict[str, Condition]:
     """Return conditions with another label, and with another vector, by what has changed."""
     if isinstance(condition, Mapping) and isinstance(other, Mapping):
@@ -215,6 +231,7 @@ CONTEXT_CHECKS = {
     "derivative": _check_derivative,
     "select": _check_selection,
     "condition": _check_conditions,
+    "conditions of rows": _check_rows_of_conditions,
     "missing values": _check_missing_values,
     "order": _check_orders,
     "training terms": check_training_terms,

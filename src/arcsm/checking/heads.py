@@ -13,6 +13,7 @@ from arcsm.heads.base import Sigma
 
 _SIGMAS: tuple[float | None, ...] = (None, 0.1, 1.0)
 _CELLS, _NODES = 1024, 8  # of the quadrature
+_FARTHEST_LOGIT = -20.0  # of the probabilities at whose quantiles the quadrature has edges
 _MASS_TOLERANCE = 2e-3  # of the quadrature, which is inaccurate where a density jumps
 _LOST_MASS = 1e-9  # beyond an end of a bracket
 _QUANTILE_TOLERANCE = 1e-6  # relative to the smaller of a probability and 1 minus it
@@ -179,7 +180,10 @@ def _check_masses(head: NormalisedHead, projection: Tensor, sigma: Sigma) -> Non
     with torch.no_grad():
         low, high = head.bracket(projection, sigma)  # (N, 1)
         require(bool((low < high).all()), f"bracket at sigma={sigma}: the ends are not in order")
-        edges = low + (high - low) * torch.linspace(0.0, 1.0, _CELLS + 1, dtype=low.dtype)  # (N, cells + 1)
+        equal = low + (high - low) * torch.linspace(0.0, 1.0, _CELLS + 1, dtype=low.dtype)  # (N, cells + 1)
+        u = torch.linspace(_FARTHEST_LOGIT, -_FARTHEST_LOGIT, _CELLS, dtype=low.dtype).sigmoid()
+        quantiles = head.projected_icdf(projection, u.expand(len(low), -1), sigma)  # close together in the middle
+        edges = torch.cat([equal, quantiles.clamp(low, high)], 1).sort(1).values
         nodes, weights = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(_NODES))
         width = edges.diff(dim=1)
         x = edges[:, :-1, None] + width[..., None] * (0.5 + 0.5 * nodes)  # (N, cells, nodes)

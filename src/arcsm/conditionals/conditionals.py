@@ -32,10 +32,13 @@ _HALF_GRID = (0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.0, 3.75, 5.0, 7.5, 12.0, WINDOW_EN
 #: The same at the largest noise of a ladder, where no mode is narrow.
 _HALF_GRID_OF_FLOW = (0.6, 1.2, 1.8, 2.4, 3.0, 4.0, 7.0, WINDOW_END_WIDTHS)
 _MIN_CELL_MASS = 1e-4  # below it, a difference of CDFs is less accurate than a quadrature of the density
+_MIN_EXACT_CELL_MASS = 1e-10  # the same for CDFs in closed form and in double precision
 _FLAT = 6e-4  # squared relative change of a density over half a cell; below it, the mean is within 1e-4 nats
-_FEW_CELL_POINTS = 6  # of that quadrature: an error of 1e-6 nats if the density changes by 6 nats
-_CELL_POINTS = 20  # an error of 1e-6 nats if it changes by 100 nats, of 2e-3 by 200
-_GENTLE = 9.0  # squared relative change of a density over half a cell; below it, few points are enough
+_GENTLE = 9.0  # below it, few points are enough
+_CHANGE_AT = (-1.0, -0.5, 0.0, 0.5, 1.0)  # half cells from the middle, where the change is evaluated
+#: Points of the quadrature of cells. If the log density is linear, 6 are accurate to 1e-6 nats for a change by 6 nats,
+#: and 20 for a change by 100 nats.
+_FEW_CELL_POINTS, _CELL_POINTS = 6, 20
 _MAX_TAIL_SHARE = 1e-3  # of the mass outside the range of a head that may have any tails
 CONDITIONALS_AT_A_TIME = 4096  #: conditionals integrated together
 _BLOCK_BYTES = 1 << 21  # activations of one layer that each thread evaluates at a time; larger blocks miss the cache
@@ -109,8 +112,8 @@ class Conditionals:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """Type of the head's weights, in which densities are computed, under autocast too."""
-        return next(self.head.parameters()).dtype
+        """Type of the head's weights or else the contexts, in which densities are computed, under autocast too."""
+        return next(self.head.parameters(), self.projection).dtype
 
     @cached_property
     def _projection(self) -> Tensor:
@@ -202,7 +205,8 @@ class Conditionals:
             upper = self.apply(lambda part: part.cdf(x[wide] + half[wide]), wide).double()
             lower = self.apply(lambda part: part.cdf(x[wide] - half[wide]), wide).double()
             mass = mass.index_put((wide,), upper - lower)
-        small = mass < _MIN_CELL_MASS
+        exact = self.method == "closed_form" and self.projection.dtype == x.dtype == torch.float64
+        small = mass < (_MIN_EXACT_CELL_MASS if exact else _MIN_CELL_MASS)
         result = torch.log(torch.where(small, 1.0, mass) / (2.0 * half.double()).masked_fill(small, 1.0)).to(x)
         rest = small.nonzero()[:, 0]
         if len(rest):
@@ -226,14 +230,15 @@ class Conditionals:
 
     @torch.no_grad()
     def _squared_change(self, x: Tensor, half: Tensor) -> Tensor:
-        """Return about the squared relative change of the density from ``x (N,)`` to ``half (N,)`` beside it.
+        """Return about the squared relative change of the density within ``half (N,)`` of ``x (N,)``.
 
-        It is infinite if the head has no score.
+        It is the largest of several points. Where a head has no :class:`ScoreHead`'s smoothness, it is infinite.
         """
-        if not self.head.has_score:
+        if not isinstance(self.head, ScoreHead):
             return torch.where(half > 0.0, torch.inf, 0.0)
-        s, ds = self.score_and_derivative(x, slice(None), self.sigma)
-        return half.square() * (s.square() + ds.abs())
+        points = x[:, None] + half[:, None] * torch.tensor(_CHANGE_AT).to(x)
+        s, ds = self.score_and_derivative(points, slice(None), self.sigma)  # (N, K)
+        return half.square() * (s.square() + ds.abs()).amax(1)
 
     def icdf(self, u: Tensor, nodes: Tensor | None = None) -> Tensor:
         """Return the inverse of :meth:`cdf` at ``u (N,)`` in (0, 1), ``(N,)``; for ``nodes`` see :meth:`density`.

@@ -68,7 +68,7 @@ class AnyOrder(Context):
             a set: its dimension's own value says more. A parent comes before its dimension in every order. -1 for the
             others. Default: all -1.
         targets: The dimensions that training predicts, such as the targets of a regression; the others are only ever
-            known or unknown. Default: all.
+            known or unknown, and the conditionals that a model returns for them are not trained. Default: all.
         complete_share: Fraction of the rows of a training step in which all others are known; in the rest, a random
             subset is.
         condition_net: A network that embeds the condition first; see :class:`~arcsm.ConditionNet`.
@@ -178,14 +178,15 @@ class AnyOrder(Context):
             if not bool((places[..., parent] < places[..., d]).all()):
                 raise ValueError(f"order: expected dimension {parent}, the parent of {d}, before it")
 
-    def without_absent(self, x: Tensor) -> Tensor:
-        """Return rows ``(*, D)`` with NaN for dimensions whose parent says that they have no value."""
+    def resolved(self, x: Tensor) -> Tensor:
+        """Return rows ``(*, D)`` with NaN where a parent rules a value out, and with parents that a value implies."""
         if not self._parent_of:
             return x
-        absent = torch.zeros_like(x, dtype=torch.bool)
+        x = x.clone()
         for d, parent in self._parent_of.items():
-            absent[..., d] = x[..., parent] > 0.5
-        return x.masked_fill(absent, torch.nan)
+            x[..., d] = x[..., d].masked_fill(x[..., parent] > 0.5, torch.nan)
+            x[..., parent] = torch.where(x[..., d].isnan(), x[..., parent], 0.0)
+        return x
 
     def config(self) -> dict[str, Any]:
         in_column_order = self.order == self._default_order

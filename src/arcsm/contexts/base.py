@@ -218,8 +218,8 @@ class Context(nn.Module, ABC):
         """Return some dimensions in an order that the context has, as close to the given one as possible."""
         return list(order)
 
-    def without_absent(self, x: Tensor) -> Tensor:
-        """Return rows ``(*, D)`` with NaN for values that others of the row rule out; by default there are none."""
+    def resolved(self, x: Tensor) -> Tensor:
+        """Return rows ``(*, D)`` with what their values imply about one another; by default nothing."""
         return x
 
     def check_condition(self, condition: Condition | None, batch_shape: Sequence[int]) -> Any:

@@ -179,7 +179,7 @@ class NormalisedHead(Head):
             middle = 0.5 * (low + high)
             below = self.projected_cdf(projection, middle, sigma) < u
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return 0.5 * (low + high)
+        return high.round() if self.discrete else 0.5 * (low + high)
 
     def log_prob(self, context: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         """Return :math:`\\log q_\\sigma(x \\mid c)` in nats, for contexts ``(*, C)`` and values ``(*)``."""

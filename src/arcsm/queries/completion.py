@@ -193,7 +193,7 @@ def _draw(
     if z.ndim != 2:
         raise ValueError(f"x: expected rows (N, {model.features}), got {tuple(x.shape)}")
     model.check_levels(z)
-    z = _with_parents(context, context.without_absent(z))
+    z = context.resolved(z)
     _check_constraints(z, constraints)
     given, constraints = set(constraints), _with_parents_of(constraints, context, z)
     orders = _orders(context, n, constraints, order, generator, only_constrained)
@@ -226,15 +226,6 @@ def _draw(
     for d, constraint in constraints.items():
         rows[..., d] = constraint.nearest(rows[..., d])
     return Completions(rows, torch.cat(log_weights), len(orders))
-
-
-def _with_parents(context: AnyOrder, z: Tensor) -> Tensor:
-    """Return rows in which a dimension that has a value says so of its parent: level 0."""
-    z = z.clone()
-    for d, parent in enumerate(context.parents):
-        if parent != -1:
-            z[:, parent] = torch.where(z[:, d].isnan(), z[:, parent], 0.0)
-    return z
 
 
 def _with_parents_of(constraints: Mapping[int, Constraint], context: AnyOrder, z: Tensor) -> Mapping[int, Constraint]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from arcsm._runtime.sizes import whole_numbers
 from arcsm.conditionals import Conditionals
-from arcsm.heads import CategoricalHead
+from arcsm.heads import CategoricalHead, NormalisedHead
 
 _LEAST_MASS = 1e-12  # of an interval in the upper tail, next to 1 in double precision
 
@@ -118,12 +118,13 @@ class Levels(Constraint):
 
     def draw(self, conditionals: Conditionals, u: Tensor, shift: float, scale: float) -> tuple[Tensor, Tensor]:
         head = conditionals.head
-        if not isinstance(head, CategoricalHead):
+        if not (isinstance(head, NormalisedHead) and head.discrete):
             raise ValueError("constraint: expected intervals for a numeric column, got levels")
-        if not 0 <= self.levels[0] <= self.levels[-1] < head.levels:
+        if isinstance(head, CategoricalHead) and not 0 <= self.levels[0] <= self.levels[-1] < head.levels:
             raise ValueError(f"levels: expected numbers from 0 to {head.levels - 1}, got {self.levels}")
         allowed = torch.tensor(self.levels, device=u.device)
-        log_masses = conditionals.projection[:, allowed]  # (N, K)
+        values = allowed.to(conditionals.projection).expand(len(u), -1)
+        log_masses = head.projected_log_prob(conditionals.projection.unsqueeze(1), values)  # (N, K)
         if self.shares is not None:
             log_masses = log_masses + torch.tensor(self.shares, device=u.device).log().to(log_masses)
         log_total = torch.logsumexp(log_masses, 1)

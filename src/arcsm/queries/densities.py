@@ -77,6 +77,7 @@ def log_prob_given_others(
     Other arguments, errors and warnings are as in :meth:`arcsm.AutoregressiveModel.log_prob`.
     """
     others: Any = _GivenOthers(every_order(model))
+    x = model.context.resolved(x)
     model.check_levels(x.reshape(-1, x.shape[-1]))
     terms = map_conditionals(
         lambda conditionals, values, _: conditionals.log_prob(values),
@@ -84,7 +85,7 @@ def log_prob_given_others(
         model.conditionals_builder(level, method, **integration),
         with_gradients=model.head.normalised and method in (None, "closed_form"),
     )  # fmt: skip
-    return torch.where(model.context.without_absent(x).to(terms.device).isnan(), 0.0, terms - torch.log(model.scale))
+    return torch.where(x.to(terms.device).isnan(), 0.0, terms - torch.log(model.scale))
 
 
 class _GivenOthers(nn.Module):
