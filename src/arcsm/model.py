@@ -196,7 +196,7 @@ class AutoregressiveModel(
             AccuracyWarning: Once a call, if some integrals missed ``tol``.
         """
         function, x = self.density_function(cells), self.context.resolved(x)
-        terms = self._map(function, x, level, condition, method, order, **integration) - torch.log(self.scale)
+        terms = self.evaluate(function, x, level, condition, method, order, **integration) - torch.log(self.scale)
         if self.context.missing:
             terms = torch.where(x.to(terms.device).isnan(), 0.0, terms)
         return terms.sum(-1) if reduce else terms
@@ -215,7 +215,7 @@ class AutoregressiveModel(
         The values are uniform if the model is right, and NaN where a value is missing. Arguments, errors and warnings
         are as in :meth:`log_prob`.
         """
-        return self._map(lambda q, x, _: q.cdf(x), x, level, condition, method, order, **integration)
+        return self.evaluate(lambda q, x, _: q.cdf(x), x, level, condition, method, order, **integration)
 
     @torch.no_grad()
     def conditional_icdf(
@@ -242,22 +242,32 @@ class AutoregressiveModel(
         def quantile(conditionals: Conditionals, values: Tensor, _: Sequence[int]) -> Tensor:
             return conditionals.icdf(torch.full_like(values, u))
 
-        z = self._map(quantile, x, level, condition, method, order, needs_values=False, **integration)
+        z = self.evaluate(quantile, x, level, condition, method, order, needs_values=False, **integration)
         return z * self.scale + self.shift
 
     # Conditionals -----------------------------------------------------------------------------------------------
 
-    def _map(
+    def evaluate(
         self,
         function: ValueFunction,
         x: Tensor,
-        level: int,
-        condition: Condition | None,
-        method: str | None,
-        order: Order | None,
+        level: int = -1,
+        condition: Condition | None = None,
+        method: str | None = None,
+        order: Order | None = None,
         needs_values: bool = True,
         **integration: Unpack[Integration],
     ) -> Tensor:
+        """Return a function of the conditional of each value given the values before it in ``x``, ``(*, D)``.
+
+        Arguments:
+            function: Maps :class:`Conditionals`, their values ``(N,)`` in standardised units and the columns ``(K,)``
+                that these cycle through to results ``(N,)``.
+            x: Rows ``(*, D)`` in data units.
+            needs_values: Whether a missing value has no result; it is then NaN.
+
+        Other arguments, errors and warnings are as in :meth:`log_prob`.
+        """
         build = self.conditionals_builder(level, method, **checked_integration(integration))
         closed_form = self.head.normalised and method in (None, "closed_form")
         if not closed_form and is_mapped(x):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from arcsm.conditionals import Conditionals
+from arcsm.estimators.mirrors import add_images
 from arcsm.estimators.model_columns import ModelColumns
 
-_NEGLIGIBLE = -12.0  # nats, relative to a density
 _LEAST_LEAK = 1e-12
 _MAX_STEPS = 40  # of Newton's method
 _CLOSE = 1e-6  # to a probability, at which it ends
@@ -84,21 +84,15 @@ class ColumnConditionals:
     def _mirrored(self, x: Tensor, log_density: Tensor) -> Tensor:
         """Add the densities of mirror images to those of numbers within the ends; others are unseen ones."""
         assert self._ends is not None
-        low, high = self._ends
-        unseen = self.columns.log_unseen[self.column]
-        inside = (low < x) & (x < high)
-        densities = torch.stack([log_density, *(torch.full_like(x, -torch.inf) for _ in self._ends)])
-        ends = torch.tensor(self._ends).to(x)[:, None]
-        which, rows = (inside & ((x - ends).abs() < self.reach)).nonzero(as_tuple=True)
-        ends, image = ends[which, 0], 2.0 * ends[which, 0] - x[rows]
-        if self.width:  # is the density even at the nearest edge of the image's cell too low to count?
-            edge = image + (ends - image).sign() * 0.5 * self.width
-            at_edge = replace(self, width=0.0)._log_density(edge, rows)
-            near = at_edge > log_density[rows] + _NEGLIGIBLE
-            which, rows, image = which[near], rows[near], image[near]
-        densities[1 + which, rows] = self._log_density(image, rows)
-        found = densities.logsumexp(0) + math.log1p(-math.exp(unseen))
-        beyond = (~inside).nonzero()[:, 0]
+        (low, high), unseen = self._ends, self.columns.log_unseen[self.column]
+        ends, reach = torch.tensor(self._ends).to(x)[:, None].expand(-1, len(x)), torch.full_like(x, self.reach)
+
+        def evaluate(x: Tensor, rows: Tensor, half: Tensor | None = None) -> Tensor:
+            return replace(self, width=0.0 if half is None else self.width)._log_density(x, rows)
+
+        found = add_images(log_density, evaluate, x, ends, reach, torch.full_like(x, 0.5 * self.width))
+        found = found + math.log1p(-math.exp(unseen))
+        beyond = ((x <= low) | (x >= high)).nonzero()[:, 0]
         below, above = (self._cdf(torch.full_like(x[beyond], end), beyond) for end in self._ends)
         leak = (below + 1.0 - above).clamp(min=_LEAST_LEAK)
         found[beyond] = log_density[beyond] + unseen - leak.log()
@@ -184,14 +178,25 @@ class ColumnConditionals:
             return found
         low, high = self._ends
         near = ((found - low < self.reach) | (high - found < self.reach)).nonzero()[:, 0]
-        found[near] = self._select(near)._mirrored_quantiles(u[near], found[near])
+        leaks = torch.stack(
+            [
+                self._cdf(torch.full_like(near, low).to(u), near),
+                1.0 - self._cdf(torch.full_like(near, high).to(u), near),
+            ]
+        )
+        leaking = (leaks > _CLOSE).any(0).nonzero()[:, 0]
+        near, leaks = near[leaking], leaks[:, leaking] > _CLOSE
+        found[near] = self._select(near)._mirrored_quantiles(u[near], found[near], leaks)
         return self._whole(found, u) if self.width else found
 
     def _plain_quantiles(self, u: Tensor) -> Tensor:
         return self.values.icdf(u) * self.scale + self.shift
 
-    def _mirrored_quantiles(self, u: Tensor, start: Tensor) -> Tensor:
-        """Return quantiles of the mirrored distribution function by Newton's method, bisected where that leads away."""
+    def _mirrored_quantiles(self, u: Tensor, start: Tensor, leaks: Tensor) -> Tensor:
+        """Return quantiles of the mirrored distribution function by Newton's method, bisected where that leads away.
+
+        ``leaks (2, N)`` says at which ends the densities leak out.
+        """
         assert self._ends is not None
         first, last = self._ends
         x, low, high = start.clamp(first, last), torch.full_like(u, first), torch.full_like(u, last)
@@ -200,7 +205,7 @@ class ColumnConditionals:
             if not len(rows):
                 break
             at = x[rows]
-            density, cdf = self._select(rows)._density_and_cdf(at)
+            density, cdf = self._select(rows)._density_and_cdf(at, leaks[:, rows])
             excess = cdf - u[rows]
             low[rows], high[rows] = torch.where(excess < 0.0, at, low[rows]), torch.where(excess > 0.0, at, high[rows])
             rows, at, step = (one[excess.abs() > _CLOSE] for one in (rows, at, excess / density))
@@ -208,15 +213,19 @@ class ColumnConditionals:
             x[rows] = torch.where(inside, at - step, 0.5 * (low[rows] + high[rows]))
         return x
 
-    def _density_and_cdf(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mirrored density at points within the ends and its distribution function."""
+    def _density_and_cdf(self, x: Tensor, leaks: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the density at points within the ends and its distribution function, mirrored at leaking ends."""
         assert self._ends is not None
-        density, cdf = torch.zeros_like(x), torch.zeros_like(x)
-        for sign, offset, point in ((1.0, 0.0, x), *((-1.0, e, 2.0 * end - x) for e, end in enumerate(self._ends))):
-            log_density, below = self.values.log_prob_and_cdf((point - self.shift) / self.scale)
-            density += (log_density - self.scale.log()).exp()
-            cdf += offset + sign * below
-        return density, cdf
+        which, rows = leaks.nonzero(as_tuple=True)
+        end = torch.tensor(self._ends).to(x)[which]
+        points, every = torch.cat([x, 2.0 * end - x[rows]]), torch.cat([torch.arange(len(x)), rows])
+        log_density, below = self._select(every).values.log_prob_and_cdf((points - self.shift) / self.scale)
+        density, cdf = (log_density - self.scale.log()).exp(), below.to(x)
+        image = slice(len(x), None)
+        return (
+            density[: len(x)].index_add(0, rows, density[image]),
+            cdf[: len(x)].index_add(0, rows, which.to(cdf) - cdf[image]),
+        )
 
     def _whole(self, found: Tensor, u: Tensor) -> Tensor:
         """Return the first whole numbers up to whose ends the distribution function is at least ``u``, from quantiles.

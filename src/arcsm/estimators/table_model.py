@@ -12,10 +12,13 @@ from torch import Tensor
 
 from arcsm._runtime.progress import track
 from arcsm.anomaly import tail_surprise
+from arcsm.conditionals import Conditionals
+from arcsm.conditionals.traversal import ValueFunction
 from arcsm.contexts import AnyOrder
 from arcsm.contexts.any_order import AnyOrderState
 from arcsm.denoise import systematic_resampling
 from arcsm.estimators.column_conditionals import ColumnConditionals
+from arcsm.estimators.mirrors import add_images
 from arcsm.estimators.model_columns import ModelColumns
 from arcsm.estimators.table_config import TableConfig
 from arcsm.model import AutoregressiveModel
@@ -83,25 +86,58 @@ class TableModel:
 
         There is one for each of the ``K`` orders. By default the noise level is the table's own.
         """
-        options: dict[str, Any] = {"method": self.method, "tol": self.config.tolerance, "cells": self.cells}
-        level = self.level if level is None else level
-        terms = self._by_order(x, lambda x, order: self.model.log_prob(x, level, reduce=False, order=order, **options))
-        found = self.columns.by_column(terms) + self.columns.log_shares(x)
+        level, density = self.level if level is None else level, self._mirrored_density()
+
+        def evaluate(x: Tensor, order: list[int]) -> Tensor:
+            x = self.model.context.resolved(x)
+            terms = self.model.evaluate(density, x, level, method=self.method, order=order, tol=self.config.tolerance)
+            return torch.where(x.isnan(), 0.0, terms - self.model.scale.log())
+
+        found = self.columns.by_column(self._by_order(x, evaluate)) + self.columns.log_shares(x)
         for m in self.columns.ends:
-            replace(self, level=level)._replace_near_ends(found, self.clip(x), m)
+            replace(self, level=level)._replace_special(found, self.clip(x), m)
         return found
 
-    def _replace_near_ends(self, terms: Tensor, x: Tensor, m: int) -> None:
-        """Replace the terms of spikes and of numbers near or beyond the ends of a grid, which have other parts, too.
+    def _mirrored_density(self) -> ValueFunction:
+        """Return the log density of numbers, or over the cells, mirrored at the ends of columns on a grid."""
+        plain, ends = self.model.density_function(self.cells), self.columns.ends
+        if not ends:
+            return plain
+        like = self.model.scale
+        bounds, log_seen = torch.full_like(like, torch.nan).expand(2, -1).clone(), torch.zeros_like(like)
+        reach, half = torch.zeros_like(like), torch.zeros_like(like) if self.cells is None else self._half_steps()
+        for m, of_column in ends.items():
+            bounds[:, m] = (torch.tensor(of_column).to(like) - self.model.shift[m]) / like[m]
+            reach[m], log_seen[m] = self.reach.get(m, 0.0) / like[m], math.log1p(-math.exp(self.columns.log_unseen[m]))
+
+        def density(conditionals: Conditionals, values: Tensor, columns: Sequence[int]) -> Tensor:
+            found = plain(conditionals, values, columns)
+            if conditionals.head.discrete:
+                return found
+            d = torch.tensor(columns, device=values.device).repeat(len(values) // len(columns))
+
+            def evaluate(x: Tensor, rows: Tensor, half: Tensor | None = None) -> Tensor:
+                if half is None:
+                    return conditionals.apply(lambda part: part.log_prob(x), rows)
+                return conditionals.apply(lambda part: part.log_mean_density(x, half), rows)
+
+            return add_images(found, evaluate, values, bounds[:, d], reach[d], half[d]) + log_seen[d]
+
+        return density
+
+    def _half_steps(self) -> Tensor:
+        return 0.5 * torch.tensor(self.cells).to(self.model.scale) / self.model.scale
+
+    def _replace_special(self, terms: Tensor, x: Tensor, m: int) -> None:
+        """Replace the terms of spikes on a grid, which other numbers hit, too, and of numbers beyond the ends.
 
         ``terms (K, N, M)`` change in place.
         """
-        (low, high), reach, numbers = self.columns.ends[m], self.reach.get(m, 0.0), x[:, m]
-        special = (numbers - low < reach) | (high - numbers < reach)
-        if m in self.columns.spikes:
+        (low, high), numbers = self.columns.ends[m], x[:, m]
+        special = (numbers <= low) | (numbers >= high)
+        if m in self.columns.spikes and self.columns.widths[m]:
             special |= self.columns.spike(m, numbers) > 0.0
         rows = special.nonzero()[:, 0]
-        terms[:, ~special & ~numbers.isnan(), m] += math.log1p(-math.exp(self.columns.log_unseen[m]))
         if not len(rows):
             return
         before = torch.full((len(self.orders), len(rows), x.shape[1]), torch.nan, dtype=x.dtype)
