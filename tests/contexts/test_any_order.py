@@ -362,3 +362,18 @@ def test_check_finds_an_order_that_is_ignored() -> None:
 
     with pytest.raises(arcsm.PartError, match="order"):
         arcsm.check(Deaf(4, 3, (8, 8), 6))
+
+
+def test_contexts_do_not_grow_with_hidden_layers() -> None:
+    """Otherwise, few different rows push contexts in the same direction until a head saturates."""
+    torch.manual_seed(0)
+    context = AnyOrder(3, 4, (16, 16), 8).double().eval()
+    x = torch.randn(5, 3, dtype=torch.float64)
+    with torch.no_grad():
+        before = context(x)
+        for parameter in (context.layers[0].weight, context.layers[0].bias, context.first.weight, context.first.bias):
+            parameter.mul_(1000.0)
+        grown = context(x)
+    bound = context.output_weight.norm(dim=1).max() * 4.0 + context.output_bias.abs().max()
+    assert grown.abs().max() <= bound
+    assert grown.norm() < 3.0 * before.norm()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from arcsm.estimators import PredictiveDistribution
+from arcsm.estimators import PredictiveDistribution, ScoreRegressor
 from arcsm.estimators.target_conditionals import quadrature_rule
 from small_targets import fitted, targets
 
@@ -191,3 +191,18 @@ def test_the_quadrature_of_quantiles_gives_means(law: object, error: float) -> N
     u, weights = quadrature_rule(64)
     assert weights.sum() == pytest.approx(1.0)
     assert law.ppf(u) @ weights == pytest.approx(law.mean(), rel=error)  # type: ignore[attr-defined]
+
+
+def test_values_on_a_fine_grid_are_reached_as_a_whole() -> None:
+    """Prices are a continuum to the model, but each has the probability of its step."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(1000, 1))
+    y = np.round(5.0 + random.exponential(20.0, 1000), 1)
+    found = ScoreRegressor(max_steps=200, random_state=0).fit(x, y).predict_distribution(x[:3])
+    u = np.linspace(0.001, 0.999, 57)[:, None]
+    q = found.quantile(u)
+    assert (found.cdf(q) > u - 1e-6).all()
+    assert (found.cdf(q - 0.1) < u + 1e-6).all()
+    lowest = np.full(3, y.min())
+    np.testing.assert_allclose(found.cdf(lowest), 0.1 * found.pdf(lowest), rtol=0.02)
+    np.testing.assert_allclose(found.cdf(np.full(3, y.max())), 1.0, atol=1e-9)

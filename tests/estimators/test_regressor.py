@@ -134,3 +134,13 @@ def test_truth_values_and_text_of_numbers_are_numbers(monkeypatch: pytest.Monkey
     expected = ScoreRegressor(**QUICK).fit(x, y).predict(x)
     for same in (y.astype(bool), pd.Series(y.astype(int).astype(str))):
         np.testing.assert_array_equal(ScoreRegressor(**QUICK).fit(x, same).predict(x), expected)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_two_groups_far_apart_have_their_own_distributions(seed: int) -> None:
+    random = np.random.default_rng(5)
+    group = random.integers(0, 2, size=300)
+    y = np.where(group, 98.0, 60.0) + np.where(group, 2.0, 6.0) * random.normal(size=300)
+    found = ScoreRegressor(random_state=seed).fit(group[:, None].astype(float), y).predict_distribution([[0.0], [1.0]])
+    np.testing.assert_allclose(found.mean(), [60.0, 98.0], atol=1.5)
+    np.testing.assert_allclose(found.std(), [6.0, 2.0], rtol=0.4)

@@ -16,6 +16,8 @@ from arcsm.contexts.base import Context, Order, TrainingTerms
 from arcsm.contexts.value_embedding import ValueEmbedding
 from arcsm.errors import readable
 
+_SMALLEST_MEAN_SQUARE = 1e-6  # of a hidden layer, from which on it is normalised
+
 
 @dataclass
 class AnyOrderState:
@@ -38,8 +40,10 @@ class AnyOrder(Context):
     .. math:: c_d(x_S) = W_d\\, g\\Big( \\tfrac{1}{\\sqrt{1 + |S|}} \\sum_{j \\in S} \\phi_j(x_j) \\Big) + b_d
 
     Here :math:`\\phi_j` embeds the values of column :math:`j`, and :math:`g` is a residual network that all dimensions
-    share. So any set of values can come first, and any other dimension next: :meth:`forward` takes any order,
-    :meth:`observe` and :meth:`conditional` any set. Missing values (NaN) are not in the set.
+    share. Its last layer is divided by its root mean square before its nonlinearity, so that contexts cannot grow until
+    heads saturate: where few sets occur, all steps of a training push them in the same direction. So any set of values
+    can come first, and any other dimension next: :meth:`forward` takes any order, :meth:`observe` and
+    :meth:`conditional` any set. Missing values (NaN) are not in the set.
 
     Training draws a set for each row, and the dimensions outside of it share one pass of :math:`g`; see
     :meth:`training_terms`.
@@ -47,6 +51,7 @@ class AnyOrder(Context):
     References:
         A Deep and Tractable Density Estimator (Uria, Murray and Larochelle, 2014), https://arxiv.org/abs/1310.1757
         Autoregressive Diffusion Models (Hoogeboom et al., 2022), https://arxiv.org/abs/2110.02037
+        Root Mean Square Layer Normalization (Zhang and Sennrich, 2019), https://arxiv.org/abs/1910.07467
 
     Arguments:
         features: Number of dimensions :math:`D`.
@@ -302,7 +307,7 @@ class AnyOrder(Context):
         h = self.first(total * (1.0 + count).rsqrt()) + condition_term
         for layer in self.layers:
             h = h + F.dropout(F.silu(layer(F.silu(h))), self.dropout, self.training)
-        return F.silu(h)
+        return F.silu(F.rms_norm(h, h.shape[-1:], eps=_SMALLEST_MEAN_SQUARE))
 
     # One dimension at a time ------------------------------------------------------------------------------------
 

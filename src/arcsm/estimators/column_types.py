@@ -291,6 +291,14 @@ class Continuous(Column):
         with np.errstate(over="ignore"):
             return (values.astype(float) - self.middle) / self.scale
 
+    def step_end(self, values: Values, upper: bool) -> Array:
+        """Return the numbers of the ends of the steps that hold values, if there is a grid, else of the values."""
+        if self.grid is None:
+            return self.encode(values)
+        steps = self.grid.encode(values)
+        steps = np.floor(steps + GRID_TOLERANCE) + 0.5 if upper else np.ceil(steps - GRID_TOLERANCE) - 0.5
+        return self.encode(self.grid.low + self.grid.spacing * steps)
+
     def decode(self, numbers: Array) -> Values:
         span = self.high - self.low
         with np.errstate(over="ignore", invalid="ignore"):

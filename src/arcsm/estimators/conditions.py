@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from arcsm.estimators.column_types import Array, Column, Constant
+from arcsm.estimators.column_types import Array, Column, Constant, Continuous
 from arcsm.estimators.encoder import Columns, encode_value
 from arcsm.estimators.times import value_text
 from arcsm.queries import Constraint, Intervals, Levels
@@ -111,6 +111,10 @@ def _range(kind: Column, ends: tuple[Any, ...], ordered: list[Any] | None) -> Co
         last = math.floor(last + _ROUNDING) + 0.5
     if first == last and not kind.discrete:
         return _numbers(kind, np.array([first]))
+    if isinstance(kind, Continuous):
+        low, high = (None if end is None else np.array([end], dtype=float) for end in ends)
+        first = first if low is None else float(kind.step_end(low, upper=False)[0])
+        last = last if high is None else float(kind.step_end(high, upper=True)[0])
     if len(kind.level_numbers):
         inside = kind.level_numbers[(first < kind.level_numbers) & (kind.level_numbers < last)]
         if not len(inside):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from arcsm.estimators.column_conditionals import ColumnConditionals
-from arcsm.estimators.column_types import Array, Column, Constant, Grid
+from arcsm.estimators.column_types import Array, Column, Constant, Continuous, Grid
 from arcsm.estimators.table_model import CONDITIONALS_AT_A_TIME, ConditionalFunction, TableModel
 
 _NODES = 64  # of the quadrature of moments
@@ -161,9 +161,10 @@ class NumberTarget(ModelledTarget):
     """A target whose values are numbers: a continuum or a grid, perhaps with spikes."""
 
     def cdf(self, x: Tensor, y: Array) -> Array:
-        numbers = self.kind.encode(y.ravel())
-        if self.kind.discrete:
-            numbers = np.floor(numbers + _ROUNDING) + 0.5
+        if isinstance(self.kind, Continuous):
+            numbers = self.kind.step_end(y.ravel(), upper=True)
+        else:
+            numbers = np.floor(self.kind.encode(y.ravel()) + _ROUNDING) + 0.5
         numbers = self._clip(numbers).reshape(y.shape)
         return self._evaluate(x, numbers, ColumnConditionals.cdf)
 
