@@ -65,6 +65,8 @@ class DensityEstimator(TableEstimator):
         modelled = torch.from_numpy(numbers[:, self.columns_.modelled])
         self.held_out_rows_ = held_out
         configs = self._configs(len(train), modelled)
+        if targets is not None and isinstance(self.max_steps, str):
+            configs = [config.for_targets() for config in configs]
         self.config_ = configs[0]
         self.model_: TableModel | None = None
         first = 0 if targets is None else numbers.shape[1] - targets

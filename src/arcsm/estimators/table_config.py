@@ -14,6 +14,7 @@ from arcsm.training.config import TrainConfig
 _SIGMA_MAX = 3.0  # standard deviations of a column
 _FINE_ROWS = 1_000  # from which on a model has sinusoids and fine noise
 _WIDE = 300  # columns
+_MAX_STEPS_OF_TARGETS, _MAX_RATE_OF_TARGETS = 2_000, 5e-3
 _MAX_OWN_HEADS = 32  # of nominal columns
 _MAX_SMOOTH_RATIO = 2.0  # between noise levels of a smooth model: the most that the flow takes in one step
 
@@ -57,9 +58,9 @@ class TableConfig:
             sigma_min=0.01 if large else 0.02 if fine else 0.05,
             noise_levels=20 if large else 16,
             tolerance=1e-3,
-            max_steps=4_000 if rows >= 20_000 else 2_000 if large else 1_500 if fine else 1_000,
+            max_steps=8_000 if rows >= 20_000 else 5_000 if large else 1_500 if fine else 1_000,
             batch_size=256,
-            learning_rate=5e-3,
+            learning_rate=1e-2 if large else 5e-3,
             weight_decay=1e-2,
         )
 
@@ -83,6 +84,11 @@ class TableConfig:
             learning_rate=5e-3,
             weight_decay=0.1,
         )
+
+    def for_targets(self) -> Self:
+        """Return a variant for the conditionals of few columns, which are learned sooner, and soon overfitted."""
+        rate = min(self.learning_rate, _MAX_RATE_OF_TARGETS)
+        return replace(self, max_steps=min(self.max_steps, _MAX_STEPS_OF_TARGETS), learning_rate=rate)
 
     def high_resolution(self) -> Self:
         """Return a variant with sinusoids and finer noise, for a small table whose values repeat or cluster.

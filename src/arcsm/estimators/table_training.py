@@ -18,8 +18,7 @@ from arcsm.training.callbacks import TrainingState
 from arcsm.training.density import fit
 
 _MIN_VALIDATION_ROWS = 512  # held-out rows repeat with fresh noise up to this number
-_MAX_SELECTION_ROWS = 250  # held-out rows that choose the weights, the noise level and the configuration
-_REACH_ROWS = 64  # held-out rows that show how far densities leak beyond the ends of grids
+_MAX_SELECTION_ROWS = 250  # held-out rows that choose weights, noise level and configuration
 _SELECTION_TOLERANCE = 1e-2  # nats, of a conditional's log density
 _SNAPSHOTS = (0.4, 0.7, 1.0)  # shares of the steps of a training after which its weights are compared
 _SNAPSHOTS_OF_TARGETS = (0.05, 0.1, 0.2, *_SNAPSHOTS)  # whose conditionals are soon overfitted
@@ -73,7 +72,7 @@ def train_table_model(
                 density = -math.inf if snapshots is None else _choose(candidate, snapshots.weights, few, targets)
             candidates.append((density, candidate))
         chosen = max(candidates, key=lambda pair: pair[0])[1]
-        chosen.measure_reach(valid[:_REACH_ROWS])
+        chosen.measure_reach(valid[:_MAX_SELECTION_ROWS])
         if any(columns.counts):
             rows, others = (
                 columns.inputs(part).to(chosen.model.shift) for part in (train, valid[:_MAX_SELECTION_ROWS])

@@ -18,6 +18,7 @@ from arcsm.estimators.table_model import CONDITIONALS_AT_A_TIME, ConditionalFunc
 
 _NODES = 64  # of the quadrature of moments
 _CANDIDATES = 48  # of a mode
+_REFINED = 9  # candidates between the neighbours of the best one
 _REFINEMENTS = 3  # of a mode, each between the neighbours of the best candidate
 _ROUNDING = 1e-6  # of a step between the values of a discrete target
 
@@ -201,12 +202,15 @@ class NumberTarget(ModelledTarget):
 
         A spike has the density of its probability, spread over the noise of the density or over a step.
         """
-        y = np.sort(self._draws_of_others(x, (np.arange(_CANDIDATES) + 0.5) / _CANDIDATES), 1)
+        count = _CANDIDATES // 2 if self.kind.discrete else _CANDIDATES
+        y = np.sort(self._draws_of_others(x, (np.arange(count) + 0.5) / count), 1)
         rows = np.arange(len(y))
         for _ in range(_REFINEMENTS):
             best = self._log_density_of_others(x, y).argmax(1)
             low, high = y[rows, (best - 1).clip(0)], y[rows, (best + 1).clip(max=y.shape[1] - 1)]
-            y = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, 9)
+            y = low[:, None] + (high - low)[:, None] * np.linspace(0.0, 1.0, _REFINED)
+            if isinstance(self.kind, Grid) and bool((high - low <= (_REFINED - 1) * self.kind.spacing).all()):
+                break  # all values between are candidates
         found = self._log_density_of_others(x, y)
         best = found.argmax(1)
         modes = self._decode(self.encode(y[rows, best]))
