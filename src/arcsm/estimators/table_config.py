@@ -14,7 +14,7 @@ from arcsm.training.config import TrainConfig
 _SIGMA_MAX = 3.0  # standard deviations of a column
 _FINE_ROWS = 1_000  # from which on a model has sinusoids and fine noise
 _WIDE = 300  # columns
-_MAX_STEPS_OF_TARGETS, _MAX_RATE_OF_TARGETS = 2_000, 5e-3
+_MAX_STEPS_OF_TARGETS, _MAX_RATE_OF_TARGETS = 1_500, 5e-3
 _MAX_OWN_HEADS = 32  # of nominal columns
 _MAX_SMOOTH_RATIO = 2.0  # between noise levels of a smooth model: the most that the flow takes in one step
 
@@ -58,9 +58,9 @@ class TableConfig:
             sigma_min=0.01 if large else 0.02 if fine else 0.05,
             noise_levels=20 if large else 16,
             tolerance=1e-3,
-            max_steps=8_000 if rows >= 20_000 else 5_000 if large else 1_500 if fine else 1_000,
+            max_steps=8_000 if rows >= 20_000 else 5_000 if large else 3_000 if fine else 2_000,
             batch_size=256,
-            learning_rate=1e-2 if large else 5e-3,
+            learning_rate=1e-2,
             weight_decay=1e-2,
         )
 
@@ -95,7 +95,7 @@ class TableConfig:
 
         It overfits other small tables, so held-out rows must choose between the two.
         """
-        return replace(self, sinusoids=6, sigma_min=0.01, noise_levels=20, max_steps=1_500)
+        return replace(self, sinusoids=6, sigma_min=0.01, noise_levels=20, max_steps=3_000)
 
     def build_model(
         self, levels: Sequence[int], parents: Sequence[int], targets: Sequence[int] | None = None
