@@ -16,6 +16,7 @@ _FINE_ROWS = 1_000  # from which on a model has sinusoids and fine noise
 _WIDE = 300  # columns
 _MAX_STEPS_OF_TARGETS, _MAX_RATE_OF_TARGETS = 1_500, 5e-3
 _MAX_OWN_HEADS = 32  # of nominal columns
+_FINE_RATIO = 1.35  # between noise levels; with a ratio of 2, intervals are about 15 % too wide
 _MAX_SMOOTH_RATIO = 2.0  # between noise levels of a smooth model: the most that the flow takes in one step
 
 
@@ -84,6 +85,11 @@ class TableConfig:
             learning_rate=5e-3,
             weight_decay=0.1,
         )
+
+    @property
+    def fine_steps(self) -> int:
+        """Number of steps down the ladder with which the flow hardly changes the widths of conditionals."""
+        return math.ceil(math.log(_SIGMA_MAX / self.sigma_min) / math.log(_FINE_RATIO))
 
     def for_targets(self) -> Self:
         """Return a variant for the conditionals of few columns, which are learned sooner, and soon overfitted."""

@@ -49,6 +49,8 @@ class TableModel:
         config: The configuration of the model.
         reach: How far the density of each column on a grid leaks beyond its ends, where mirror images count.
         method: How conditionals are normalised. ``None`` for the method of the model.
+        fine_steps: Number of steps down the noise ladder for the conditionals given any known values, whose quantiles
+            people see. ``None`` for those of the density.
         cells: Level widths of the columns, so that discrete values get their probability. ``None`` for the density at
             the middle of a level, which is faster and ranks rows as well.
     """
@@ -61,6 +63,7 @@ class TableModel:
     cells: list[float] | None = None
     reach: dict[int, float] = field(default_factory=dict)
     method: str | None = None
+    fine_steps: int | None = None
     _single: AutoregressiveModel | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -251,14 +254,16 @@ class TableModel:
         for d in self.columns.dimensions((m,)):
             context.observe(state, d, z[:, d])
 
-    def _conditionals(self, context: AnyOrder, state: AnyOrderState, m: int, repeats: int = 1) -> ColumnConditionals:
+    def _conditionals(
+        self, context: AnyOrder, state: AnyOrderState, m: int, repeats: int = 1, steps: int | None = None
+    ) -> ColumnConditionals:
         """Return the conditional of a column given a state, ``repeats`` times for each of its rows."""
         model, columns = self.model, self.columns
         head, masses = model.head_of(m), torch.ones(len(state.total), 1).to(model.shift)
         if m in columns.spikes:
             d = columns.spike_dimension[m]
             masses = model.head_of(d).project(context.conditional(state, d)).exp()
-        build = model.conditionals_builder(self.level, self.method, tol=self.config.tolerance)
+        build = model.conditionals_builder(self.level, self.method, steps, tol=self.config.tolerance)
         values = build(head.project(context.conditional(state, m)).repeat_interleave(repeats, 0), head)
         width = 0.0 if self.cells is None else self.cells[m]
         masses = masses.repeat_interleave(repeats, 0)
@@ -327,7 +332,7 @@ class TableModel:
         """Return the conditional of a column given the known values of each row ``(N, M)``, ``repeats`` times."""
         context, state = self._context(), self._context().begin((len(x),))
         context.observe_all(state, self.model.standardise(self.inputs(x)))
-        return self._conditionals(context, state, m, repeats=repeats)
+        return self._conditionals(context, state, m, repeats, self.fine_steps)
 
     @torch.no_grad()
     def level_probabilities(self, x: Tensor, m: int, numbers: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ def train_table_model(
                 training = config.train_config(columns.widths, seed, device, choose_level)
                 fit(model, inputs, held_out, training, callbacks=() if snapshots is None else [snapshots])
             candidate = TableModel(model.double().eval(), columns, orders, config.noise_levels - 1, config, cells)
+            candidate.fine_steps = None if choose_level else config.fine_steps
             with work.part(selection / len(configs)):
                 few = valid[:_MAX_SELECTION_ROWS]
                 density = -math.inf if snapshots is None else _choose(candidate, snapshots.weights, few, targets)
