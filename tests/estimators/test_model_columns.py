@@ -97,15 +97,29 @@ def test_unknown_levels_have_a_probability_of_their_own() -> None:
     density = ScoreDensity(**QUICK).fit(table)
     rows = pd.DataFrame({"city": ["Paris", "Rome"], "z": [0.1, 0.1], "k": [9, 9]})
     unseen = -math.log(82.0)
-    np.testing.assert_allclose(density.score_samples(rows, columns=["k"]), unseen, rtol=1e-9)
+    far = unseen - math.log(2.0 * 6.0 * 7.0)  # six steps from 3, on one of two sides
+    np.testing.assert_allclose(density.score_samples(rows, columns=["k"]), far, rtol=1e-9)
     others = density.score_samples(rows, columns=["z"])
-    np.testing.assert_allclose(density.score_samples(rows)[0], 2.0 * unseen + others[0], rtol=1e-6)
+    np.testing.assert_allclose(density.score_samples(rows)[0], unseen + far + others[0], rtol=1e-6)
     rows["city"] = ["Paris", "Rome"]
     known = density.encode_rows(rows)[0]
     numbers = torch.tensor([[3.0, 0.0], [9.0, 1.0]]).double()
     found = density.model_.conditional_log_density(known, torch.tensor([0, 2]), numbers)
-    np.testing.assert_allclose(found[:, 0], unseen, rtol=1e-9)
+    np.testing.assert_allclose(found[:, 0], [unseen, far], rtol=1e-9)
     assert bool((found[:, 1] > unseen).all())
+
+
+def test_unseen_numbers_share_their_probability_by_distance() -> None:
+    table = pd.DataFrame({"k": np.array([0, 1, 5, 12])[np.arange(200) % 4], "z": normal(200)})
+    density = ScoreDensity(**QUICK).fit(table)
+    k = np.arange(-20_000, 20_012)
+    found = np.exp(density.score_samples(pd.DataFrame({"k": k, "z": 0.0}), columns=["k"]))
+    seen = np.isin(k, [0, 1, 5, 12])
+    assert found[~seen].sum() == pytest.approx(1.0 / 202.0, rel=1e-4)
+    assert found.sum() == pytest.approx(1.0, abs=1e-4)
+    by_number = dict(zip(k, found, strict=True))
+    assert by_number[13] > by_number[14] > by_number[1000]
+    assert by_number[3] == by_number[14]  # two steps from the nearest level
 
 
 # Spikes ---------------------------------------------------------------------------------------------------------------

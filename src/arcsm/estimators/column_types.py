@@ -7,6 +7,7 @@ the numbers is also a density of the table's values.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -46,6 +47,10 @@ class Column(ABC):
     def log_unseen(self) -> float:
         """The log probability of any value without a level in the model."""
         return 0.0
+
+    def log_share_of_unseen(self, numbers: Array) -> Array:
+        """Return the log probabilities of numbers without a level, given that there is none, up to a constant."""
+        return np.zeros_like(numbers)
 
     @property
     def ends(self) -> tuple[float, float] | None:
@@ -192,6 +197,24 @@ class Grid(Column):
     def log_unseen(self) -> float:
         return _log_unseen(self.training_rows)
 
+    def log_share_of_unseen(self, numbers: Array) -> Array:
+        """Return log probabilities of whole numbers :math:`d` steps from the nearest level, among all unseen ones.
+
+        They are proportional to :math:`1 / (d (d + 1))`, so that a gross error is less likely than the next number.
+        """
+        levels = self.level_numbers
+        distances = np.abs(np.nan_to_num(numbers)[..., None] - levels).min(-1)
+        d = np.maximum(np.ceil(distances - GRID_TOLERANCE), 1.0)
+        return -np.log(d) - np.log1p(d) - math.log(self._sum_over_unseen)
+
+    @cached_property
+    def _sum_over_unseen(self) -> float:
+        """The sum of 1 / (d (d + 1)) over all whole numbers without a level: 1 on either side, and those in gaps."""
+        missing = np.diff(self.level_numbers) - 1.0  # numbers in each gap
+        half = missing // 2.0
+        in_gaps = 2.0 * (1.0 - 1.0 / (half + 1.0)) + (missing % 2.0) / ((half + 1.0) * (half + 2.0))
+        return 2.0 + float(in_gaps.sum())
+
     @property
     def ends(self) -> tuple[float, float] | None:
         return None if self.few else (-0.5, self.levels - 0.5)
@@ -247,6 +270,9 @@ class Listed(Grid):
         is_known = np.abs(numbers - known[nearest]) <= _SAME_NUMBER * (1.0 + np.abs(known[nearest]))
         between = np.searchsorted(known, numbers) - 0.5
         return np.where(np.isnan(numbers), np.nan, np.where(is_known, nearest, between))
+
+    def log_share_of_unseen(self, numbers: Array) -> Array:
+        return np.zeros_like(numbers)
 
     def log_slope(self, numbers: Array) -> Array:
         return np.zeros_like(numbers)

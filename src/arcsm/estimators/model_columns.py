@@ -222,8 +222,9 @@ class ModelColumns:
             place = (numbers.nan_to_num(nan=0.0) - self.levels[m][-1]).round().long()
             rare = (place >= 0) & (place < len(self.rarest[m]))
             share[rare] = self.rarest[m].log().to(numbers)[place[rare]]
-        unseen = self.log_unseen[m]
-        found = torch.where(self.level(m, numbers).isnan(), unseen, share + math.log1p(-math.exp(unseen)))
+        unseen, kind = self.log_unseen[m], self.kinds[m]
+        others = unseen + torch.from_numpy(kind.log_share_of_unseen(numbers.double().cpu().numpy())).to(numbers)
+        found = torch.where(self.level(m, numbers).isnan(), others, share + math.log1p(-math.exp(unseen)))
         return torch.where(numbers.isnan(), 0.0, found)
 
     def _numbers_of_last_level(self, m: int) -> int:
