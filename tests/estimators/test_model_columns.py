@@ -360,6 +360,16 @@ def test_levels_after_a_continuum_survive_quantiles_of_distribution_functions() 
     np.testing.assert_allclose(u, density.cdf(table), atol=1e-6)
 
 
+def test_levels_after_a_price_survive_quantiles_of_distribution_functions() -> None:
+    random = np.random.default_rng(3)
+    price = np.round(np.exp(random.normal(size=400)), 2)
+    table = pd.DataFrame({"price": price, "s": np.where(price > 1.0, "a", "b"), "t": list("xyzw") * 100})
+    density = ScoreDensity(**QUICK).fit(table)
+    back = density.quantile(density.cdf(table))
+    assert (back["s"] == table["s"]).mean() > 0.99
+    assert (back["t"] == table["t"]).mean() > 0.99
+
+
 def test_prices_do_not_pile_up_at_the_lowest_one() -> None:
     random = np.random.default_rng(0)
     table = pd.DataFrame({"price": np.round(5.0 + random.exponential(20.0, 1000), 1), "z": random.normal(size=1000)})

@@ -15,6 +15,7 @@ _LEAST_LEAK = 1e-12
 _MAX_STEPS = 40  # of Newton's method
 _CLOSE = 1e-6  # to a probability, at which it ends
 _NEAR_END = 0.05  # of a step of a grid
+_ROUNDING_OF_LEVELS = 2e-6  # of probabilities: contexts differ after quantiles that are not exact
 _ROUNDING = 1e-9  # of probabilities: quantiles of values before have rounded
 
 
@@ -153,7 +154,7 @@ class ColumnConditionals:
     def icdf(self, u: Tensor) -> Tensor:
         """Return the quantiles ``u (N,)``."""
         if self.nominal:
-            levels = self.values.icdf((u - _ROUNDING).clamp(min=0.0)).long()
+            levels = self.values.icdf((u - _ROUNDING_OF_LEVELS).clamp(min=0.0)).long()
             return self.columns.levels[self.column].to(u)[levels]
         spikes, count = self.spikes, len(self.spikes)
         if not count:
@@ -208,9 +209,10 @@ class ColumnConditionals:
             density, cdf = self._select(rows)._density_and_cdf(at, leaks[:, rows])
             excess = cdf - u[rows]
             low[rows], high[rows] = torch.where(excess < 0.0, at, low[rows]), torch.where(excess > 0.0, at, high[rows])
-            rows, at, step = (one[excess.abs() > _CLOSE] for one in (rows, at, excess / density))
-            inside = (at - step > low[rows]) & (at - step < high[rows])
-            x[rows] = torch.where(inside, at - step, 0.5 * (low[rows] + high[rows]))
+            close, to = excess.abs() <= _CLOSE, at - excess / density
+            inside = (to > low[rows]) & (to < high[rows])
+            x[rows] = torch.where(inside, to, torch.where(close, at, 0.5 * (low[rows] + high[rows])))
+            rows = rows[~close]
         return x
 
     def _density_and_cdf(self, x: Tensor, leaks: Tensor) -> tuple[Tensor, Tensor]:
