@@ -195,10 +195,10 @@ class AutoregressiveModel(
         Warns:
             AccuracyWarning: Once a call, if some integrals missed ``tol``.
         """
-        function, x = self.density_function(cells), self.context.resolved(x)
+        function = self.density_function(cells)
         terms = self.evaluate(function, x, level, condition, method, order, **integration) - torch.log(self.scale)
         if self.context.missing:
-            terms = torch.where(x.to(terms.device).isnan(), 0.0, terms)
+            terms = torch.where(self.context.resolved(x).to(terms.device).isnan(), 0.0, terms)
         return terms.sum(-1) if reduce else terms
 
     def cdf(
@@ -272,7 +272,8 @@ class AutoregressiveModel(
         closed_form = self.head.normalised and method in (None, "closed_form")
         if not closed_form and is_mapped(x):
             raise NotImplementedError("torch.func.vmap cannot integrate conditionals; pass all rows at once, (*, D)")
-        z, condition = self.standardise(x), self.standardise_condition(condition, x.shape[:-1])
+        z = self.context.resolved(self.standardise(x))
+        condition = self.standardise_condition(condition, x.shape[:-1])
         orders = self.context.check_order(order, x.shape[:-1]) if order_arguments(self.context, order) else None
         return map_conditionals(
             function, self.context, self.head, z, condition, build, closed_form, needs_values, orders

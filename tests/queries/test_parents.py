@@ -66,6 +66,7 @@ def test_a_known_value_implies_its_parent_in_densities(model: AutoregressiveMode
     known = torch.tensor([[0.7, 0.0, -1.0]], dtype=torch.float64)
     torch.testing.assert_close(model.log_prob(x), model.log_prob(known))
     torch.testing.assert_close(log_prob_given_others(model, x), log_prob_given_others(model, known))
+    torch.testing.assert_close(model.cdf(x), model.cdf(known))
     assert x[0, 1].isnan()
 
 

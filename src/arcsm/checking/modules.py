@@ -14,8 +14,7 @@ from arcsm.errors import PartError
 from arcsm.heads import Head, ScoreHead
 
 _REBUILT_TOLERANCE = 1e-6  # buffers may have been made in single precision
-
-_NETWORK_OF_SCORE_HEAD = ("hidden.", "output.")
+_NETWORK_OF_SCORE_HEAD = ("hidden.", "output.")  # its parameters
 
 ModulePart = TypeVar("ModulePart", Context, Head)
 AnyPart = TypeVar("AnyPart", Context, Head, ConditionNet)

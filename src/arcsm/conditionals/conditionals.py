@@ -232,7 +232,8 @@ class Conditionals:
     def _squared_change(self, x: Tensor, half: Tensor) -> Tensor:
         """Return about the squared relative change of the density within ``half (N,)`` of ``x (N,)``.
 
-        It is the largest of several points. Where a head has no :class:`ScoreHead`'s smoothness, it is infinite.
+        It is the largest of several points. For a head that is no :class:`ScoreHead`, whose density may jump, it is
+        infinite.
         """
         if not isinstance(self.head, ScoreHead):
             return torch.where(half > 0.0, torch.inf, 0.0)

@@ -11,9 +11,10 @@ from arcsm.conditionals import Conditionals
 from arcsm.estimators.mirrors import add_images
 from arcsm.estimators.model_columns import ModelColumns
 
-_LEAST_LEAK = 1e-12
+_LEAST_LEAK = 1e-12  # divided by
+_LEAK = 1e-6  # probability beyond an end, above which quantiles are mirrored
 _MAX_STEPS = 40  # of Newton's method
-_CLOSE = 1e-6  # to a probability, at which it ends
+_CLOSE = 1e-6  # to a probability, at which it takes its last step
 _NEAR_END = 0.05  # of a step of a grid
 _ROUNDING_OF_LEVELS = 2e-6  # of probabilities: contexts differ after quantiles that are not exact
 _ROUNDING = 1e-9  # of probabilities: quantiles of values before have rounded
@@ -185,8 +186,8 @@ class ColumnConditionals:
                 1.0 - self._cdf(torch.full_like(near, high).to(u), near),
             ]
         )
-        leaking = (leaks > _CLOSE).any(0).nonzero()[:, 0]
-        near, leaks = near[leaking], leaks[:, leaking] > _CLOSE
+        leaking = (leaks > _LEAK).any(0).nonzero()[:, 0]
+        near, leaks = near[leaking], leaks[:, leaking] > _LEAK
         found[near] = self._select(near)._mirrored_quantiles(u[near], found[near], leaks)
         return self._whole(found, u) if self.width else found
 
@@ -201,7 +202,7 @@ class ColumnConditionals:
         assert self._ends is not None
         first, last = self._ends
         x, low, high = start.clamp(first, last), torch.full_like(u, first), torch.full_like(u, last)
-        rows = torch.arange(len(u))
+        rows = torch.arange(len(u), device=u.device)
         for _ in range(_MAX_STEPS):
             if not len(rows):
                 break
@@ -220,7 +221,7 @@ class ColumnConditionals:
         assert self._ends is not None
         which, rows = leaks.nonzero(as_tuple=True)
         end = torch.tensor(self._ends).to(x)[which]
-        points, every = torch.cat([x, 2.0 * end - x[rows]]), torch.cat([torch.arange(len(x)), rows])
+        points, every = torch.cat([x, 2.0 * end - x[rows]]), torch.cat([torch.arange(len(x), device=x.device), rows])
         log_density, below = self._select(every).values.log_prob_and_cdf((points - self.shift) / self.scale)
         density, cdf = (log_density - self.scale.log()).exp(), below.to(x)
         image = slice(len(x), None)

@@ -49,7 +49,7 @@ class Column(ABC):
         return 0.0
 
     def log_share_of_unseen(self, numbers: Array) -> Array:
-        """Return the log probabilities of numbers without a level, given that there is none, up to a constant."""
+        """Return the log probability of each number that has no level, given that; 0 if all count as one."""
         return np.zeros_like(numbers)
 
     @property

@@ -14,9 +14,9 @@ from arcsm.training.config import TrainConfig
 _SIGMA_MAX = 3.0  # standard deviations of a column
 _FINE_ROWS = 1_000  # from which on a model has sinusoids and fine noise
 _WIDE = 300  # columns
-_MAX_STEPS_OF_TARGETS, _MAX_RATE_OF_TARGETS = 1_500, 5e-3
+_MAX_STEPS_OF_TARGETS, _MAX_RATE_OF_TARGETS = 1_500, 5e-3  # of a model of few conditionals
 _MAX_OWN_HEADS = 32  # of nominal columns
-_FINE_RATIO = 1.35  # between noise levels; with a ratio of 2, intervals are about 15 % too wide
+_FINE_RATIO = 1.35  # between noise levels; larger steps of the flow widen conditionals
 _MAX_SMOOTH_RATIO = 2.0  # between noise levels of a smooth model: the most that the flow takes in one step
 
 

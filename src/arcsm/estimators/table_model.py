@@ -49,8 +49,8 @@ class TableModel:
         config: The configuration of the model.
         reach: How far the density of each column on a grid leaks beyond its ends, where mirror images count.
         method: How conditionals are normalised. ``None`` for the method of the model.
-        fine_steps: Number of steps down the noise ladder for the conditionals given any known values, whose quantiles
-            people see. ``None`` for those of the density.
+        fine_steps: Number of steps down the noise ladder for conditionals given any known values, such as expected
+            intervals. ``None`` for those of the density.
         cells: Level widths of the columns, so that discrete values get their probability. ``None`` for the density at
             the middle of a level, which is faster and ranks rows as well.
     """
@@ -92,9 +92,8 @@ class TableModel:
         level, density = self.level if level is None else level, self._mirrored_density()
 
         def evaluate(x: Tensor, order: list[int]) -> Tensor:
-            x = self.model.context.resolved(x)
             terms = self.model.evaluate(density, x, level, method=self.method, order=order, tol=self.config.tolerance)
-            return torch.where(x.isnan(), 0.0, terms - self.model.scale.log())
+            return torch.where(self.model.context.resolved(x).isnan(), 0.0, terms - self.model.scale.log())
 
         found = self.columns.by_column(self._by_order(x, evaluate)) + self.columns.log_shares(x)
         for m in self.columns.ends:
@@ -108,10 +107,11 @@ class TableModel:
             return plain
         like = self.model.scale
         bounds, log_seen = torch.full_like(like, torch.nan).expand(2, -1).clone(), torch.zeros_like(like)
-        reach, half = torch.zeros_like(like), torch.zeros_like(like) if self.cells is None else self._half_steps()
+        reach, half = torch.zeros_like(like), torch.zeros_like(like)
         for m, of_column in ends.items():
             bounds[:, m] = (torch.tensor(of_column).to(like) - self.model.shift[m]) / like[m]
-            reach[m], log_seen[m] = self.reach.get(m, 0.0) / like[m], math.log1p(-math.exp(self.columns.log_unseen[m]))
+            reach[m], half[m] = self.reach.get(m, 0.0) / like[m], 0.5 * (self.cells[m] if self.cells else 0.0) / like[m]
+            log_seen[m] = math.log1p(-math.exp(self.columns.log_unseen[m]))
 
         def density(conditionals: Conditionals, values: Tensor, columns: Sequence[int]) -> Tensor:
             found = plain(conditionals, values, columns)
@@ -127,9 +127,6 @@ class TableModel:
             return add_images(found, evaluate, values, bounds[:, d], reach[d], half[d]) + log_seen[d]
 
         return density
-
-    def _half_steps(self) -> Tensor:
-        return 0.5 * torch.tensor(self.cells).to(self.model.scale) / self.model.scale
 
     def _replace_special(self, terms: Tensor, x: Tensor, m: int) -> None:
         """Replace the terms of spikes on a grid, which other numbers hit, too, and of numbers beyond the ends.
