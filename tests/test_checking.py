@@ -38,6 +38,8 @@ CONTEXTS: dict[str, Callable[[], arcsm.Context]] = {
     ),
     "AnyOrder, targets": lambda: AnyOrder(5, 3, (8, 8), 6, targets=(1, 3), complete_share=0.5),
     "AnyOrder, levels": lambda: AnyOrder(3, 3, (8, 8), 6, levels=(0, 3, 2)),
+    "AnyOrder, levels last": lambda: AnyOrder(3, 3, (8, 8), 6, levels=(0, 0, 3)),
+    "AnyOrder, parent of a feature": lambda: AnyOrder(4, 3, (8, 8), 6, levels=(3, 0, 0, 0), parents=(-1, 0, -1, -1)),
     "MADE": lambda: MADE(5, 3, (16, 16)),
     "MADE, affine": lambda: MADE(4, 3, ()),
     "MADE, one feature": lambda: MADE(1, 3, (8,)),

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from arcsm.estimators.column_inference import infer_column
-from arcsm.estimators.column_types import Asinh, Categories, Column, Constant, Grid, Identity, Power
+from arcsm.estimators.column_types import Asinh, Categories, Column, Constant, Continuous, Grid, Identity, Power
 
 
 def column_values(name: str, count: int = 500) -> Any:
@@ -55,6 +55,58 @@ def test_the_type_of_a_column_is_inferred_and_inverts(name: str, kind: type[Colu
     incomplete = values.copy()
     incomplete[3] = np.nan
     assert np.isnan(column.encode(incomplete)).nonzero()[0].tolist() == [3]
+
+
+def rounded(name: str, count: int) -> Any:
+    rng = np.random.default_rng(0)
+    return {
+        "normal": lambda: np.rint(50.0 + 10.0 * rng.normal(size=count)),
+        "days": lambda: rng.integers(1, 367, count).astype(float),
+        "exponential": lambda: np.rint(rng.exponential(20.0, count)),
+        "capped": lambda: np.minimum(np.rint(60.0 + 15.0 * rng.normal(size=count)), 90.0),
+        "tenths": lambda: np.round(rng.normal(size=count), 1),
+        "losses": lambda: -np.rint(rng.exponential(20.0, count)),
+    }[name]()
+
+
+@pytest.mark.parametrize("count", [300, 3000])
+@pytest.mark.parametrize(
+    ("name", "below", "above"),
+    [
+        ("normal", True, True),
+        ("days", False, False),
+        ("exponential", False, True),
+        ("capped", True, False),
+        ("tenths", True, True),
+        ("losses", True, False),
+    ],
+)
+def test_grids_have_room_where_values_thin_out(name: str, below: bool, above: bool, count: int) -> None:
+    values = rounded(name, count)
+    grid = infer_column(values, categorical=False)
+    assert isinstance(grid, Grid)
+    low, high = grid.decode(np.array([-1e6, 1e6])).astype(float)
+    span = values.max() - values.min()
+    assert (low < values.min(), high > values.max()) == (below, above)
+    assert low >= values.min() - span - 2.0 * grid.spacing
+    assert high <= values.max() + span + 2.0 * grid.spacing
+    if values.min() >= 0.0:
+        assert low >= 0.0
+    assert grid.ends == pytest.approx(((low - grid.low) / grid.spacing - 0.5, (high - grid.low) / grid.spacing + 0.5))
+
+
+def test_values_that_are_never_negative_stay_so() -> None:
+    for values in (column_values("skewed"), column_values("bounded"), column_values("normal") - 5.0):
+        kind = infer_column(values, categorical=False)
+        assert isinstance(kind, Continuous)
+        low = float(kind.decode(np.array([-1e6]))[0])
+        if values.min() < 0.0:
+            assert (kind.ends, low) == (None, pytest.approx(2.0 * values.min() - values.max()))
+        else:
+            assert low == 0.0
+            assert kind.ends is not None
+            assert kind.encode(np.array([-1e-3])) < kind.ends[0] < kind.encode(np.array([0.0]))
+            assert not kind.allows(float(kind.encode(np.array([-0.1]))[0]), -0.1)
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def test_distribution_function_and_quantiles_step_at_spikes(spiked: tuple[ScoreD
     u = density.cdf(rows)
     back = density.quantile(u)
     np.testing.assert_allclose(back["a"], rows["a"], atol=1e-6)
-    assert (back["hours"] == rows["hours"]).mean() > 0.97  # the distribution function at the middle of a step
+    assert (back["hours"] == rows["hours"]).mean() > 0.97
     jump = density.cdf(rows.assign(a=0.0))[:, 0] - density.cdf(rows.assign(a=-1e-3))[:, 0]
     np.testing.assert_allclose(jump, 0.4, atol=0.05)
     on_the_step = density.quantile(np.column_stack([np.full(5, 0.25), np.full((5, 2), 0.5)]))
@@ -342,6 +342,30 @@ def test_conditions_at_the_ends_of_a_grid_are_those_of_the_density(uniform: Scor
         uniform.conditional({"k": (61, None)})
 
 
+def test_the_distribution_function_of_a_number_on_a_grid_counts_its_own_probability(uniform: ScoreDensity) -> None:
+    rows = pd.DataFrame({"z": 0.5, "k": range(1, 61), "day": pd.Timestamp("2025-02-01")})
+    mass = np.exp(uniform.score_samples(rows, columns=["k"], given=["z"])) / (1.0 - 1.0 / 602.0)
+    np.testing.assert_allclose(uniform.cdf(rows)[:, 1], mass.cumsum(), atol=2e-3)
+    assert uniform.cdf(rows)[-1, 1] > 1.0 - 1e-9
+
+
+def test_draws_of_a_column_that_is_never_negative_are_not() -> None:
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({"x": random.gamma(1.0, 1.0, 800), "z": random.normal(size=800)})
+    density = ScoreDensity(max_steps=200, random_state=0).fit(table)
+    drawn = density.sample(4000, random_state=1)["x"]
+    assert (drawn > 0.0).all()  # none piles up at zero
+    assert density.probability({"x": (0.0, None)}).value == pytest.approx(1.0, abs=1e-3)
+    assert density.cdf(table.assign(x=0.0))[:, 0].max() < 1e-4
+    near = density.probability({"x": (0.0, 0.1)}).value
+    assert near == pytest.approx((drawn <= 0.1).mean(), abs=0.02)
+    points = pd.DataFrame({"x": np.linspace(0.0005, 0.0995, 100), "z": 0.0})
+    assert np.exp(density.score_samples(points, columns=["x"])).mean() * 0.1 == pytest.approx(near, rel=0.01)
+    beyond = density.score_samples(pd.DataFrame({"x": [-0.5, -50.0], "z": 0.0}), columns=["x"])
+    assert np.isfinite(beyond).all()
+    assert beyond[1] < beyond[0] < density.score_samples(points[:1], columns=["x"])[0] - 3.0
+
+
 def test_quantiles_invert_the_distribution_function_on_grids(uniform: ScoreDensity) -> None:
     rows = uniform.sample(200, random_state=2)
     back = uniform.quantile(uniform.cdf(rows))
@@ -381,9 +405,8 @@ def test_prices_do_not_pile_up_at_the_lowest_one() -> None:
     in_step = density.probability({"price": (lowest - 0.05, lowest + 0.05)}).value
     assert (drawn == lowest).mean() == pytest.approx(in_step, abs=4.0 * math.sqrt(in_step / 4000))
     assert in_step < 0.01
-    assert density.probability({"price": (lowest - 0.05, table["price"].max() + 0.05)}).value == pytest.approx(
-        1.0, abs=1e-3
-    )
+    assert density.probability({"price": (lowest - 0.05, None)}).value == pytest.approx(1.0, abs=1e-3)
+    assert 0.0 < density.probability({"price": (table["price"].max() + 0.05, None)}).value < 5e-3
     u = np.column_stack([np.linspace(0.001, 0.999, 99), np.full(99, 0.5)])
     rows = density.quantile(u)
     low, high = (density.cdf(rows.assign(price=rows["price"] + by))[:, 0] for by in (-0.06, 0.06))

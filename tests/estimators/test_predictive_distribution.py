@@ -205,4 +205,5 @@ def test_values_on_a_fine_grid_are_reached_as_a_whole() -> None:
     assert (found.cdf(q - 0.1) < u + 1e-6).all()
     lowest = np.full(3, y.min())
     np.testing.assert_allclose(found.cdf(lowest), 0.1 * found.pdf(lowest), rtol=0.02)
-    np.testing.assert_allclose(found.cdf(np.full(3, y.max())), 1.0, atol=1e-9)
+    assert (found.cdf(np.full(3, y.max())) < 1.0 - 1e-4).all()  # there is room above, since prices thin out
+    np.testing.assert_allclose(found.cdf(np.full(3, np.inf)), 1.0, atol=1e-9)

@@ -137,6 +137,16 @@ def test_truth_values_and_text_of_numbers_are_numbers(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("seed", [0, 1])
+def test_conditionals_follow_large_known_values(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    x = np.append(random.normal(size=300), [3.7, -3.7])
+    y = 3.0 * x + 0.3 * random.normal(size=302)
+    regressor = ScoreRegressor(max_steps=400, random_state=seed).fit(x[:, None], y)
+    np.testing.assert_allclose(regressor.predict([[3.5], [-3.5]]), [10.5, -10.5], atol=0.6)
+    assert regressor.predict([[5.0]])[0] > 13.0  # the nonlinear part alone is bounded: 11.0 and 9.6
+
+
+@pytest.mark.parametrize("seed", [0, 1])
 def test_two_groups_far_apart_have_their_own_distributions(seed: int) -> None:
     random = np.random.default_rng(5)
     group = random.integers(0, 2, size=300)

@@ -21,6 +21,7 @@ from arcsm.contexts import Context
 
 _ORDERS = 3
 _STEP = 1e-6  # of the difference quotients
+_ROWS, _SPREAD = 16, 2.0  # with which gradients reach all parameters
 _DERIVATIVE_TOLERANCE = 1e-4
 
 
@@ -219,8 +220,15 @@ def _outputs(context: Context, generator: torch.Generator) -> Tensor:
 
 
 def _check_gradients(context: Context, generator: torch.Generator) -> None:
-    if context.features > 1:  # a single context is a constant
-        check_gradients(context, _outputs(context, generator), generator)
+    if context.features == 1:  # a single context is a constant
+        return
+    x = _SPREAD * normal(generator, _ROWS, context.features)  # among which are numbers of levels
+    condition = random_condition(context, (_ROWS,), generator)
+    outputs = [context(x, condition)]
+    if context.any_order:  # so that the last dimension comes before others, too
+        backwards = torch.tensor(context.arranged(list(context.order)[::-1]))
+        outputs.append(context(x, condition, order=backwards))
+    check_gradients(context, torch.cat(outputs), generator)
 
 
 CONTEXT_CHECKS = {

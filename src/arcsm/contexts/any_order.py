@@ -27,7 +27,7 @@ class AnyOrderState:
     position: int
     total: Tensor  # (B, E)
     count: Tensor  # (B,)
-    condition_term: Tensor  # (B, H)
+    condition_term: Tensor  # (B, 2 H), of the first and of the last hidden layer
     batch_shape: tuple[int, ...]
     absent: dict[int, Tensor] = field(default_factory=dict)  # rows (B,) in which a dimension has no value
 
@@ -37,13 +37,16 @@ class AnyOrder(Context):
 
     The context of a dimension is a function of the *set* :math:`S` of values that come before it:
 
-    .. math:: c_d(x_S) = W_d\\, g\\Big( \\tfrac{1}{\\sqrt{1 + |S|}} \\sum_{j \\in S} \\phi_j(x_j) \\Big) + b_d
+    .. math:: c_d(x_S) = W_d\\, \\big( g(s) + A s \\big) + b_d, \\qquad
+        s = \\tfrac{1}{\\sqrt{1 + |S|}} \\sum_{j \\in S} \\phi_j(x_j)
 
     Here :math:`\\phi_j` embeds the values of column :math:`j`, and :math:`g` is a residual network that all dimensions
-    share. Its last layer is divided by its root mean square before its nonlinearity, so that contexts cannot grow until
-    heads saturate: where few sets occur, all steps of a training push them in the same direction. So any set of values
-    can come first, and any other dimension next: :meth:`forward` takes any order, :meth:`observe` and
-    :meth:`conditional` any set. Missing values (NaN) are not in the set.
+    share. So any set of values can come first, and any other dimension next: :meth:`forward` takes any order,
+    :meth:`observe` and :meth:`conditional` any set. Missing values (NaN) are not in the set.
+
+    The last layer of :math:`g` is divided by its root mean square before its nonlinearity, so that contexts cannot grow
+    until heads saturate: where few sets occur, all steps of a training push them in the same direction. The linear map
+    :math:`A`, zero at first and scaled to be learned slowly, lets contexts follow values far from the mean.
 
     Training draws a set for each row, and the dimensions outside of it share one pass of :math:`g`; see
     :meth:`training_terms`.
@@ -129,10 +132,16 @@ class AnyOrder(Context):
         width = self.hidden_features[0]
         self.values = ValueEmbedding(self.levels, embedding_features, sinusoids, self.max_frequency)
         self.first = nn.Linear(embedding_features, width)
+        self.linear = nn.Linear(embedding_features, width, bias=False)
+        nn.init.zeros_(self.linear.weight)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in self.hidden_features[1:])
         self.output_weight = nn.Parameter(torch.randn(features, width, context_features) / math.sqrt(width))
         self.output_bias = nn.Parameter(torch.zeros(features, context_features))
         self.condition = self.condition_layer(width) if self.is_conditional else None
+        self.linear_condition = self.condition_layer(width) if self.is_conditional else None
+        if self.linear_condition is not None:
+            for parameter in self.linear_condition.parameters():
+                nn.init.zeros_(parameter)
 
     def _check_sizes(self) -> None:
         sizes = {"features": self.features, "context_features": self.context_features}
@@ -294,20 +303,22 @@ class AnyOrder(Context):
         return self.values(torch.where(is_missing, 0.0, x)) * known.unsqueeze(-1), known  # (B, D, E), (B, D)
 
     def _condition_term(self, condition: Condition | None, shape: Sequence[int]) -> Tensor:
-        """Return what the condition adds to the first hidden layer, ``(B, H)``."""
+        """Return what the condition adds to the first and to the last hidden layer, ``(B, 2 H)``."""
         condition = self.embed_condition(condition, shape)
-        width = self.hidden_features[0]
-        if self.condition is None:
+        width = 2 * self.hidden_features[0]
+        if self.condition is None or self.linear_condition is None:
             return self.first.weight.new_zeros(()).expand(math.prod(shape), width)
-        term: Tensor = self.condition(condition)
-        return term.reshape(-1, width)
+        return torch.cat([self.condition(condition), self.linear_condition(condition)], -1).reshape(-1, width)
 
     def _hidden(self, total: Tensor, count: Tensor, condition_term: Tensor) -> Tensor:
-        """Return the last hidden layer :math:`g` of sets with ``total (*, E)`` and ``count (*, 1)``, ``(*, H)``."""
-        h = self.first(total * (1.0 + count).rsqrt()) + condition_term
+        """Return the last hidden layer of sets with ``total (*, E)`` and ``count (*, 1)``, ``(*, H)``."""
+        s = total * (1.0 + count).rsqrt()
+        of_first, of_last = condition_term.chunk(2, -1)
+        h = self.first(s) + of_first
         for layer in self.layers:
             h = h + F.dropout(F.silu(layer(F.silu(h))), self.dropout, self.training)
-        return F.silu(F.rms_norm(h, h.shape[-1:], eps=_SMALLEST_MEAN_SQUARE))
+        g = F.silu(F.rms_norm(h, h.shape[-1:], eps=_SMALLEST_MEAN_SQUARE))
+        return g + self.linear(s) * self.embedding_features**-0.5 + of_last
 
     # One dimension at a time ------------------------------------------------------------------------------------
 

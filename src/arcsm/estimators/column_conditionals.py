@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from arcsm.conditionals import Conditionals
+from arcsm.estimators.column_types import GRID_TOLERANCE
 from arcsm.estimators.mirrors import add_images
 from arcsm.estimators.model_columns import ModelColumns
 
@@ -16,8 +17,7 @@ _LEAK = 1e-6  # probability beyond an end, above which quantiles are mirrored
 _MAX_STEPS = 40  # of Newton's method
 _CLOSE = 1e-6  # to a probability, at which it takes its last step
 _NEAR_END = 0.05  # of a step of a grid
-_ROUNDING_OF_LEVELS = 2e-6  # of probabilities: contexts differ after quantiles that are not exact
-_ROUNDING = 1e-9  # of probabilities: quantiles of values before have rounded
+_ROUNDING = 2e-6  # of probabilities: contexts differ after quantiles that are not exact
 
 
 @dataclass(frozen=True)
@@ -138,24 +138,31 @@ class ColumnConditionals:
         return torch.where(x <= low, 0.0, torch.where(x >= high, 1.0, found))
 
     def cdf(self, x: Tensor) -> Tensor:
-        """Return the distribution function; NaN for a number without a level."""
+        """Return the probability of at most ``x``; NaN for a number without a level."""
         if self.nominal:
             level = self.columns.level(self.column, x)
             return torch.where(level.isnan(), torch.nan, self.values.cdf(level.nan_to_num(nan=0.0)))
-        below = (self.masses[:, 1:] * (self.spikes <= x.unsqueeze(-1))).sum(-1)
-        return self.masses[:, 0] * self.cdf_of_others(x) + below
+        if not self.width:
+            return self._total_cdf(x, x)
+        whole = (x + GRID_TOLERANCE).floor()
+        return self._total_cdf(whole, whole + 0.5)
 
     def middle(self, x: Tensor) -> Tensor:
-        """Return the distribution function, in the middle of its step where a number is a level or a spike."""
+        """Return the distribution function, in the middle of its step where a number has a probability."""
         if self.nominal:
             level = self.columns.level(self.column, x).nan_to_num(nan=0.0)
             return self.cdf(x) - 0.5 * self.values.log_prob(level).exp()
-        return self.cdf(x) - 0.5 * (self.masses[:, 1:] * (self.spikes == x.unsqueeze(-1))).sum(-1)
+        return self._total_cdf(x, x) - 0.5 * (self.masses[:, 1:] * (self.spikes == x.unsqueeze(-1))).sum(-1)
+
+    def _total_cdf(self, last_spike: Tensor, last_other: Tensor) -> Tensor:
+        """Return the probability of spikes and of other numbers, each up to its own bound."""
+        spikes = (self.masses[:, 1:] * (self.spikes <= last_spike.unsqueeze(-1))).sum(-1)
+        return self.masses[:, 0] * self.cdf_of_others(last_other) + spikes
 
     def icdf(self, u: Tensor) -> Tensor:
         """Return the quantiles ``u (N,)``."""
         if self.nominal:
-            levels = self.values.icdf((u - _ROUNDING_OF_LEVELS).clamp(min=0.0)).long()
+            levels = self.values.icdf((u - _ROUNDING).clamp(min=0.0)).long()
             return self.columns.levels[self.column].to(u)[levels]
         spikes, count = self.spikes, len(self.spikes)
         if not count:
@@ -163,7 +170,7 @@ class ColumnConditionals:
         low, high = torch.zeros_like(u, dtype=torch.long), torch.full_like(u, count, dtype=torch.long)
         while bool((low < high).any()):  # find the first spike whose distribution function is at least u
             middle = (low + high) // 2
-            reached = self.cdf(spikes[middle.clamp(max=count - 1)]) >= u
+            reached = self.cdf(spikes[middle.clamp(max=count - 1)]) >= u - _ROUNDING
             low, high = torch.where(reached | (low >= high), low, middle + 1), torch.where(reached, middle, high)
         index = low.clamp(max=count - 1).unsqueeze(-1)
         spike, own = spikes[index[:, 0]], self.masses[:, 1:].gather(-1, index)[:, 0]

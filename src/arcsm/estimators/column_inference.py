@@ -31,6 +31,7 @@ _MIN_SPIKE_ROWS = 10
 _SPIKE_RATIO = 3.0  # to the frequency of the values near it
 _NEIGHBOURS = 5  # different values on either side
 _MIN_REPEATS = 5.0  # mean number of rows of each of few values that lie on no grid
+_MIN_OUTER_ROWS, _THIN = 5, 0.5  # whose density is compared with the mean one
 _MIN_OTHERS = 10  # different values that are no spikes
 _FINE_STEP = 0.02  # of a grid that counts as a continuum, in standard deviations of nearly normal numbers
 _MIN_GAIN = 0.02  # nats per value, for a nonlinear map to replace the linear one
@@ -49,10 +50,11 @@ def infer_column(values: Values, categorical: bool) -> Column:
     return infer_numbers(known.astype(float))
 
 
-def infer_numbers(known: Array) -> Column:
+def infer_numbers(known: Array, linear: bool = False) -> Column:
     """Infer the type of a column of numbers: levels, a grid or a continuum, the last two perhaps with spikes.
 
-    A skewed column on a fine grid is a continuum whose decoded values are rounded, since a grid is not transformed.
+    A skewed column on a fine grid is a continuum whose decoded values are rounded, since a grid is not transformed;
+    unless the map of a continuum must be ``linear``.
     """
     grid = detect_grid(known)
     values = np.unique(known)
@@ -65,7 +67,8 @@ def infer_numbers(known: Array) -> Column:
     others = known[~np.isin(known, spikes)]
     if len(np.unique(others)) < _MIN_OTHERS:
         spikes, others = np.empty(0), known
-    smooth = replace(fit_continuous(others, known), spikes=tuple(spikes.tolist()))
+    smooth = fit_continuous(others, known, linear)
+    smooth = replace(smooth, spikes=tuple(spikes.tolist()), training_rows=len(known))
     if grid is None:
         return smooth
     steps = np.exp(smooth.log_slope(smooth.encode(others))) * grid.spacing
@@ -111,31 +114,51 @@ def detect_grid(known: Array) -> Grid | None:
         if np.abs(levels - levels[0] - step * places).max() <= GRID_TOLERANCE * step:
             distinct = () if whole else tuple(levels.tolist())
             few = tuple(levels.tolist()) if len(levels) <= MAX_LEVELS_OF_NUMBERS else ()
-            return Grid(step, float(levels[0]), int(places[-1]) + 1, whole, distinct, len(known), few)
+            grid = Grid(step, float(levels[0]), int(places[-1]) + 1, whole, distinct, len(known), few)
+            return grid if few else replace(grid, room=_room(grid, known))
     return None
 
 
-def fit_continuous(known: Array, all_known: Array | None = None) -> Continuous:
-    """Fit the map that makes the values most nearly normal, by maximum likelihood; its range is that of all values."""
+def _room(grid: Grid, known: Array) -> tuple[int, int]:
+    """Return the numbers of steps beyond each end of a grid on which values thin out towards it, else 0.
+
+    They thin out if the outermost hundredth, and at least five, are less than half as dense as values are on average.
+    There is room for as many steps as the range has, but not for negative values where there are none.
+    """
+    numbers = np.sort(grid.encode(known))
+    outer = min(max(_MIN_OUTER_ROWS, len(known) // 100), len(known))
+    extents = 1.0 + numbers[outer - 1] - numbers[0], 1.0 + numbers[-1] - numbers[-outer]
+    low, high = (outer / extent < _THIN * len(known) / grid.levels for extent in extents)
+    to_zero = int(grid.low / grid.spacing + GRID_TOLERANCE) if grid.low >= 0.0 else grid.levels
+    return min(grid.levels, to_zero) if low else 0, grid.levels if high else 0
+
+
+def fit_continuous(known: Array, all_known: Array | None = None, linear: bool = False) -> Continuous:
+    """Fit the map that makes the values most nearly normal, by maximum likelihood; its range is that of all values.
+
+    Without nonlinear candidates, the map is ``linear``.
+    """
     ranged = known if all_known is None else all_known
     span = (float(ranged.min()), float(ranged.max()))
     largest = float(np.abs(known).max())
     deviation = largest * float((known / largest).std())  # the squares of tiny numbers would underflow
-    linear = Identity(float(known.mean()), deviation or 1.0, *span)
+    identity = Identity(float(known.mean()), deviation or 1.0, *span)
+    if linear:
+        return identity
     middle = float(np.median(known))
     low, high = np.quantile(known, [0.25, 0.75])
     scale = float(high - low) / 1.349  # the interquartile range of a standard normal
     if scale <= 0.0 or len(known) < 20:
-        scale = linear.scale
+        scale = identity.scale
     candidates: list[Continuous] = [Asinh(middle, scale, *span)]
     z = (known - middle) / scale
     if np.abs(z).max() < 1e6:
         exponent = float(np.clip(stats.yeojohnson_normmax(z), 0.0, 2.0))
         candidates.append(Power(middle, scale, *span, exponent))
-    baseline = _normal_log_likelihood(linear, known)
+    baseline = _normal_log_likelihood(identity, known)
     gains = [_normal_log_likelihood(candidate, known) - baseline for candidate in candidates]
     best = int(np.argmax(gains))
-    return candidates[best] if gains[best] > _MIN_GAIN else linear
+    return candidates[best] if gains[best] > _MIN_GAIN else identity
 
 
 def _normal_log_likelihood(column: Column, known: Array) -> float:

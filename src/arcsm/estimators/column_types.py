@@ -175,7 +175,10 @@ class Categories(Column):
 
 @dataclass(frozen=True)
 class Grid(Column):
-    """A discrete column whose values lie on a grid, such as integers. The numbers count steps from the lowest value."""
+    """A discrete column whose values lie on a grid, such as integers. The numbers count steps from the lowest value.
+
+    Where values thin out towards an end of the range, there is room for others beyond it.
+    """
 
     spacing: float
     low: float
@@ -187,6 +190,7 @@ class Grid(Column):
     training_rows: int = 0
     few: tuple[float, ...] = ()  # the training values in order, if they are few enough to have a level each
     spikes: tuple[float, ...] = ()  # values far more frequent than those near them, in ascending order
+    room: tuple[int, int] = (0, 0)  # steps beyond the lowest and the highest value
     discrete = True
 
     @property
@@ -217,7 +221,13 @@ class Grid(Column):
 
     @property
     def ends(self) -> tuple[float, float] | None:
-        return None if self.few else (-0.5, self.levels - 0.5)
+        first, last = self.limits
+        return None if self.few else (first - 0.5, last + 0.5)
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The lowest and the highest number that can be drawn."""
+        return -self.room[0], self.levels - 1 + self.room[1]
 
     @property
     def spike_numbers(self) -> Array:
@@ -228,13 +238,14 @@ class Grid(Column):
             return (values.astype(float) - self.low) / self.spacing
 
     def decode(self, numbers: Array) -> Values:
-        return self.values_at(np.clip(np.rint(numbers), 0, self.levels - 1))
+        return self.values_at(np.clip(np.rint(numbers), *self.limits))
 
     def log_slope(self, numbers: Array) -> Array:
         return np.full_like(numbers, -math.log(self.spacing))
 
     def allows(self, number: float, value: Any) -> bool:
-        on_grid = -0.5 < number < self.levels - 0.5 and abs(number - round(number)) <= GRID_TOLERANCE
+        first, last = self.limits
+        on_grid = first - 0.5 < number < last + 0.5 and abs(number - round(number)) <= GRID_TOLERANCE
         return on_grid and (not self.few or round(number) in self.level_numbers)
 
     def values_at(self, numbers: Array) -> Values:
@@ -286,8 +297,8 @@ class Listed(Grid):
 class Continuous(Column):
     """A continuous column with the linear map :math:`z = (x - m) / s`, and the base of nonlinear maps of :math:`z`.
 
-    Decoded values extend beyond the range of the training values, ``low`` to ``high``, by at most its width; not at all
-    if they lie on a grid.
+    Decoded values extend beyond the range of the training values, ``low`` to ``high``, by at most its width, and as far
+    as the grid does if they lie on one. Values that are never negative stay so.
     """
 
     middle: float
@@ -296,18 +307,33 @@ class Continuous(Column):
     high: float
     spikes: tuple[float, ...] = field(default=(), kw_only=True)  # values that repeat, in ascending order
     grid: Grid | None = field(default=None, kw_only=True)  # on which decoded values lie, if it is fine
+    training_rows: int = field(default=0, kw_only=True)
 
     @property
     def log_unseen(self) -> float:
-        return 0.0 if self.grid is None else self.grid.log_unseen
+        return 0.0 if self.ends is None else _log_unseen(self.training_rows)
 
-    @property
-    def ends(self) -> tuple[float, float] | None:
-        if self.grid is None:
+    @cached_property
+    def ends(self) -> tuple[float, float] | None:  # type: ignore[override]
+        low, high = self.limits
+        if self.grid is not None:
+            half = 0.5 * self.grid.spacing
+            low, high = low - half, high + half
+        elif self.low < 0.0 or low > 0.0:
             return None
-        half = 0.5 * self.grid.spacing
-        low, high = self.encode(np.array([self.low - half, self.high + half]))
-        return float(low), float(high)
+        else:
+            low -= _SAME_NUMBER * self.scale  # zero itself has a density
+        first, last = self.encode(np.array([low, high]))
+        return float(first), float(last)
+
+    @cached_property
+    def limits(self) -> tuple[float, float]:
+        """The lowest and the highest value that can be drawn."""
+        span = self.high - self.low
+        if self.grid is not None:
+            below, above = (self.grid.spacing * steps for steps in self.grid.room)
+            return self.low - below, self.high + above
+        return max(self.low - span, 0.0) if self.low >= 0.0 else self.low - span, self.high + span
 
     @property
     def spike_numbers(self) -> Array:
@@ -326,10 +352,9 @@ class Continuous(Column):
         return self.encode(self.grid.low + self.grid.spacing * steps)
 
     def decode(self, numbers: Array) -> Values:
-        span = self.high - self.low
         with np.errstate(over="ignore", invalid="ignore"):
             values = self.middle + self.scale * self._standardised(numbers)
-        values = np.clip(values, self.low - span, self.high + span)
+        values = np.clip(values, *self.limits)
         if self.grid is not None:
             values = self.grid.decode(self.grid.encode(values))
         if not self.spikes:
@@ -345,8 +370,8 @@ class Continuous(Column):
         return np.where(self.spike_of(numbers) > 0, 0.0, log_slope)
 
     def allows(self, number: float, value: Any) -> bool:
-        span = self.high - self.low
-        return bool(self.low - span <= float(value) <= self.high + span)
+        low, high = self.limits
+        return bool(low <= float(value) <= high)
 
     def _standardised(self, numbers: Array) -> Array:
         """Invert the nonlinear part of the map."""

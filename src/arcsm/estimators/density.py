@@ -210,8 +210,8 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         """Return the distribution function of each value given the columns before it, ``(N, D)`` in (0, 1).
 
         The columns are in the order of the table, or in the learned one. Values of continuous columns are uniform if
-        the model is right. A column of levels has the cumulative probability up to the level, in the order of numbers
-        or by frequency; constant columns are 0.5.
+        the model is right. A discrete column has the probability of values up to its own, in the order of numbers or by
+        frequency; constant columns are 0.5.
         """
         modelled, constants = self.encode_rows(X)
         u = np.full(constants.shape, 0.5)
@@ -379,6 +379,8 @@ class ScoreDensity(DensityMixin, DensityEstimator):
                 a range.
             given: What is known of some columns, likewise. Default: nothing.
             draws: Number of draws. An event of one column given values of others needs none: the standard error is 0.
+                It comes from the conditional of the column itself; orders in which other columns come before it, which
+                :meth:`sample` and :meth:`conditional` draw from, may differ from that.
             random_state: Randomness of the draws.
 
         Returns:

@@ -21,6 +21,7 @@ from arcsm.estimators.native_frames import is_native, to_native, to_pandas
 from arcsm.estimators.table_config import TableConfig
 from arcsm.estimators.table_model import TableModel
 from arcsm.estimators.table_training import train_table_model
+from arcsm.estimators.target_maps import with_target_maps
 
 Rows = NDArray[np.intp]
 _MIN_ROWS_FOR_SELECTION = 600  # with fewer, held-out rows are too few to choose between configurations
@@ -43,13 +44,17 @@ class DensityEstimator(TableEstimator):
         """Return how many rows of a table :meth:`fit` would hold out, without fitting."""
         return len(clone(self)._prepare(X)[2])
 
-    def _prepare(self, X: Any) -> tuple[Array, Rows, Rows, int]:
+    def _prepare(self, X: Any, targets: int | None = None) -> tuple[Array, Rows, Rows, int]:
         """Infer the columns; return encoded rows ``(N, D)``, indices of training and held-out rows, and a seed."""
         table = self._validated(X, reset=True)
         self._native = X[:0] if is_native(X) else None  # a frame without rows, in whose form rows come back
         check_training_rows(table, X)
         self.columns_ = Columns.infer(table)
         numbers = self.columns_.encode(table)
+        if targets is not None:
+            last = (table.iloc if isinstance(table, pd.DataFrame) else table)[:, -targets:]
+            self.columns_ = with_target_maps(self.columns_, numbers, np.asarray(last, dtype=float))
+            numbers = self.columns_.encode(table)
         random = check_random_state(self.random_state)
         seed = int(random.randint(2**31 - 1))
         train, held_out = _split(numbers[:, self.columns_.modelled], self.validation_fraction, random)
@@ -61,7 +66,7 @@ class DensityEstimator(TableEstimator):
         With ``targets``, it models the conditionals of so many last columns given the others, and nothing else.
         """
         self._check_arguments()
-        numbers, train, held_out, seed = self._prepare(X)
+        numbers, train, held_out, seed = self._prepare(X, targets)
         modelled = torch.from_numpy(numbers[:, self.columns_.modelled])
         self.held_out_rows_ = held_out
         configs = self._configs(len(train), modelled)

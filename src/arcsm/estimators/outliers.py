@@ -106,7 +106,8 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
 
     def _threshold(self, contamination: float | str) -> float:
         if isinstance(contamination, str):  # "auto"
-            return float(np.percentile(self.held_out_scores_, 100.0 * _FLAGGED))
+            smallest = 1.0 / (1.0 + len(self.held_out_scores_))
+            return self.score_of_p_value(max(_FLAGGED, smallest))
         return float(np.percentile(self.fitted_scores_, 100.0 * contamination))
 
     def score_samples(self, X: Any) -> Array:
@@ -169,7 +170,8 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         """Return the threshold below which the p-values of scores are at most ``p_value``."""
         scores = self.held_out_scores_
         p_values = (1.0 + np.arange(len(scores) + 1)) / (1.0 + len(scores))
-        return float(np.append(scores, np.inf)[np.searchsorted(p_values, p_value, side="right") - 1])
+        thresholds = np.concatenate([[-np.inf], scores, [np.inf]])
+        return float(thresholds[np.searchsorted(p_values, p_value, side="right")])
 
     def explain(self, X: Any, given: Given = "before") -> Any:
         """Return the contribution of each column to :meth:`score_samples`, ``(N, D)`` in nats: low ones are surprising.

@@ -165,9 +165,8 @@ class NumberTarget(ModelledTarget):
         if isinstance(self.kind, Continuous):
             numbers = self.kind.step_end(y.ravel(), upper=True)
         else:
-            numbers = np.floor(self.kind.encode(y.ravel()) + _ROUNDING) + 0.5
-        numbers = self._clip(numbers).reshape(y.shape)
-        return self._evaluate(x, numbers, ColumnConditionals.cdf)
+            numbers = np.floor(self.kind.encode(y.ravel()) + _ROUNDING)
+        return self._evaluate(x, self._clip(numbers).reshape(y.shape), ColumnConditionals.cdf)
 
     def quantile(self, x: Tensor, u: Array) -> Array:
         return self._decode(self._evaluate(x, u, ColumnConditionals.icdf))

@@ -91,7 +91,7 @@ def draw_density(axes: Axes, kind: Column, value: float, conditional: Conditiona
 
 def draw_levels(axes: Axes, kind: Grid, value: float, conditional: Conditional) -> None:
     """Draw the probabilities of a discrete column's fitted levels, each at its value."""
-    first, last = (min(max(round(end), 0), kind.levels - 1) for end in (conditional.low, conditional.high))
+    first, last = np.clip(np.rint([conditional.low, conditional.high]), *kind.limits).astype(int).tolist()
     stride = math.ceil((last - first + 1) / _POINTS)
     numbers = np.arange(first, last + 1, stride, dtype=float)
     values, width = kind.values_at(numbers).astype(float), stride * kind.spacing
