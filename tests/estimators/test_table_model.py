@@ -62,7 +62,7 @@ def table_with_a_spike(count: int = 160) -> pd.DataFrame:
 def test_a_learned_order_is_the_single_one_in_which_held_out_rows_are_likely(monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_models(monkeypatch)
     table = table_with_a_spike()
-    density = ScoreDensity(random_state=5, order="learned").fit(table)
+    density = ScoreDensity(random_state=0, order="learned").fit(table)
     assert clone(density).get_params()["order"] == "learned"
     (order,) = density.model_.orders
     assert density.orders_ == [tuple((0, 2, 3)[m] for m in order)]
