@@ -90,6 +90,12 @@ def test_scores_and_explanations_equal_those_of_pandas(convert: Convert) -> None
         detector.predict(table.select(["income", "visits"]))
 
 
+def test_batches_of_records_are_rejected() -> None:
+    batch = pyarrow.RecordBatch.from_pydict({"a": [1.0, 2.0, 3.0]})
+    with pytest.raises(TypeError, match=r"X: expected a table, got a RecordBatch; give pyarrow.Table.from_batches"):
+        ScoreDensity().fit(batch)
+
+
 def test_lazy_frames_are_rejected() -> None:
     polars = pytest.importorskip("polars", reason="needs polars")
     with pytest.raises(TypeError, match=r"X: expected rows in memory, got a lazy frame .* collect it"):

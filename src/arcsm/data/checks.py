@@ -52,6 +52,7 @@ def check_finite(values: np.ndarray, columns: Sequence[str], source: FilePath, l
         raise ValueError(
             f"{source}: expected finite numbers, got {int(wrong.sum())} missing or infinite, the first at "
             f"{locate(row)}, column {columns[column]!r}: {values[row, column]}"
+            + ("; `arcsm impute` fills missing values" if np.isnan(values[wrong]).any() else "")
         )
 
 

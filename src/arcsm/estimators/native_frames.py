@@ -31,12 +31,14 @@ def is_native(X: Any) -> bool:
     """Return whether rows are a data frame that is not of pandas but that narwhals knows.
 
     Raises:
-        TypeError: If they are a lazy frame.
+        TypeError: If they are a lazy frame or a batch of records.
         ValueError: If columns have the same name.
     """
     check_unique_columns(X)
     if isinstance(X, pd.DataFrame):
         return False
+    if isinstance(X, pyarrow.RecordBatch):
+        raise TypeError("X: expected a table, got a RecordBatch; give pyarrow.Table.from_batches([X])")
     frame = nw.from_native(X, pass_through=True)
     if isinstance(frame, nw.LazyFrame):
         raise TypeError(f"X: expected rows in memory, got a lazy frame ({type(X).__name__}); collect it first")
