@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import arcsm
-from arcsm.implicit import VAE, BernoulliDecoder, VAEConfig, load_vae, save_vae
+from arcsm.implicit import VAE, BernoulliDecoder, VAEConfig, fit_vae, load_vae, save_vae
 from small_vaes import IMAGES, gaussian_encoder, image_rows, seeded, small_vae
 
 
@@ -39,6 +39,17 @@ def test_save_and_load_round_trip(tmp_path: Path, encoder: str, networks: str) -
     assert torch.equal(vae.reconstruct(x, seeded()), loaded.reconstruct(x, seeded()))
     with pytest.raises(ValueError, match=r"model\.safetensors: holds a vae, not an autoregressive model"):
         arcsm.load(tmp_path / "run")
+
+
+def test_an_autoencoder_that_no_file_could_hold_is_not_saved(tmp_path: Path) -> None:
+    vae = VAEConfig(latents=2, hidden_features=(8,)).build(IMAGES)
+    vae.decoder.extra = torch.nn.Linear(2, 3)
+    for write in (save_vae, lambda vae, run: fit_vae(vae, image_rows(8), image_rows(8), run=run)):
+        with pytest.raises(
+            ValueError, match=r"tensor decoder\.extra\.bias: numbers of shape \(3,\), but absent in a model"
+        ):
+            write(vae, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_invalid_files_and_configurations_are_rejected(tmp_path: Path) -> None:

@@ -185,8 +185,20 @@ class VAE(nn.Module):
 
 
 def save_vae(vae: VAE, path: FilePath) -> None:
-    """Write an autoencoder in the format of :func:`arcsm.save`."""
+    """Write an autoencoder in the format of :func:`arcsm.save`.
+
+    Raises:
+        ValueError: If its architecture rebuilds other tensors, so that no file could be loaded.
+    """
+    check_saveable(vae)
     serialization.save_module(vae, vae.config(), path)
+
+
+def check_saveable(vae: VAE) -> None:
+    """Check that the file of an autoencoder can be loaded; see :func:`save_vae`."""
+    tensors = vae.state_dict()
+    serialization.check_types(tensors)
+    serialization.check_rebuilds(VAE.from_config, vae.config(), tensors)
 
 
 def load_vae(path: FilePath, device: str | torch.device = "cpu") -> VAE:

@@ -19,7 +19,7 @@ from arcsm.implicit.entropy.learned import AutoregressiveScore, JointScore
 from arcsm.implicit.evidence.bounds import importance_bound
 from arcsm.implicit.evidence.proposals import fit_proposal
 from arcsm.implicit.networks.encoders import AutoregressiveEncoder
-from arcsm.implicit.networks.vae import VAE, completed_vae_config, save_vae
+from arcsm.implicit.networks.vae import VAE, check_saveable, completed_vae_config, save_vae
 from arcsm.implicit.vae.config import VAETrainConfig
 from arcsm.implicit.vae.methods import build_estimator, remedies
 from arcsm.training.checkpoint import check_unused
@@ -67,7 +67,8 @@ def fit_vae(
             a checkpoint can hold.
 
     Raises:
-        ValueError: If the rows have another size, or the method does not suit the encoder.
+        ValueError: If the rows have another size, the method does not suit the encoder, or, with ``run``, the
+            autoencoder cannot be saved.
         TrainingDiverged: If a loss or gradient is not finite, or the encoder has collapsed.
 
     Example:
@@ -78,6 +79,8 @@ def fit_vae(
         3
     """
     check_unused(run, resume)
+    if run is not None:
+        check_saveable(vae)
     task = VAETask(vae, train, valid, config or VAETrainConfig(), entropy)
     if run is not None and task.entropy.learns and task.learned is None:
         raise ValueError(f"run: checkpoints cannot hold what {task.custom_name} learns; train without a folder")
