@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from typing import Any
 
 import numpy as np
@@ -94,3 +95,10 @@ def test_a_column_that_counts_rows_warns() -> None:
     table = pd.DataFrame({"id": range(60), "z": normal(60)})
     with pytest.warns(UserWarning, match="column 'id' has a different whole number in every row; if it labels rows"):
         Columns.infer(table)
+
+
+def test_fine_durations_are_never_negative() -> None:
+    seconds = np.random.default_rng(0).exponential(1e6, 500).round()
+    columns = Columns.infer(pd.DataFrame({"wait": pd.to_timedelta(seconds, unit="s")}))
+    assert columns.kinds[0].log_unseen == pytest.approx(-math.log(502.0))
+    assert columns.decode(np.array([[-1e6]]))["wait"].tolist() == [pd.Timedelta(0)]

@@ -68,7 +68,7 @@ def infer_numbers(known: Array, linear: bool = False) -> Column:
     if len(np.unique(others)) < _MIN_OTHERS:
         spikes, others = np.empty(0), known
     smooth = fit_continuous(others, known, linear)
-    smooth = replace(smooth, spikes=tuple(spikes.tolist()), training_rows=len(known))
+    smooth = replace(smooth, spikes=tuple(spikes.tolist()))
     if grid is None:
         return smooth
     steps = np.exp(smooth.log_slope(smooth.encode(others))) * grid.spacing
@@ -139,7 +139,12 @@ def fit_continuous(known: Array, all_known: Array | None = None, linear: bool = 
     Without nonlinear candidates, the map is ``linear``.
     """
     ranged = known if all_known is None else all_known
-    span = (float(ranged.min()), float(ranged.max()))
+    return replace(_most_normal(known, float(ranged.min()), float(ranged.max()), linear), training_rows=len(ranged))
+
+
+def _most_normal(known: Array, lowest: float, highest: float, linear: bool) -> Continuous:
+    """Return the map of :func:`fit_continuous` with a range."""
+    span = (lowest, highest)
     largest = float(np.abs(known).max())
     deviation = largest * float((known / largest).std())  # the squares of tiny numbers would underflow
     identity = Identity(float(known.mean()), deviation or 1.0, *span)
