@@ -276,6 +276,17 @@ def test_nominal_columns_have_no_units() -> None:
     assert model.scale.tolist() == [3.0, 1.0, 3.0, 1.0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("context", ["AnyOrder", "MADE"])
+def test_quantiles_invert_the_distribution_functions_of_levels(context: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    numbers = [CategoricalHead(6, 10) for _ in range(5)]
+    net = MADE(5, 6, (16,)) if context == "MADE" else AnyOrder(5, 6, (16, 16), 8, levels=(10,) * 5)
+    model = AutoregressiveModel(net, MixedHead(numbers, range(5))).to(dtype)
+    x = torch.randint(0, 10, (500, 5)).to(dtype)
+    assert bool((model.icdf(model.cdf(x)) == x).all())
+
+
 def test_the_cdf_of_the_last_level_has_a_quantile() -> None:
     model, x = mixed_model("gaussian"), mixed_rows(20)
     x[:, 1], x[:, 3] = 2.0, 1.0

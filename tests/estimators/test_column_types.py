@@ -95,6 +95,22 @@ def test_grids_have_room_where_values_thin_out(name: str, below: bool, above: bo
     assert grid.ends == pytest.approx(((low - grid.low) / grid.spacing - 0.5, (high - grid.low) / grid.spacing + 0.5))
 
 
+@pytest.mark.parametrize("levels", [20, 24, 37, 49])
+@pytest.mark.parametrize("count", [500, 3000])
+def test_uniform_numbers_have_no_room(levels: int, count: int) -> None:
+    random = np.random.default_rng(levels)
+    grids = [infer_column(random.integers(0, levels, count).astype(float), False) for _ in range(50)]
+    assert np.mean([grid.room == (0, 0) for grid in grids]) >= 0.94  # a few have thin ends by chance
+
+
+def test_spikes_do_not_make_ends_thin() -> None:
+    random = np.random.default_rng(0)
+    scores = np.where(random.random(1500) < 0.6, 0, random.integers(1, 101, 1500)).astype(float)
+    grid = infer_column(scores, categorical=False)
+    assert isinstance(grid, Grid)
+    assert (grid.spikes, grid.room) == ((0.0,), (0, 0))
+
+
 def test_values_that_are_never_negative_stay_so() -> None:
     for values in (column_values("skewed"), column_values("bounded"), column_values("normal") - 5.0):
         kind = infer_column(values, categorical=False)

@@ -349,6 +349,28 @@ def test_the_distribution_function_of_a_number_on_a_grid_counts_its_own_probabil
     assert uniform.cdf(rows)[-1, 1] > 1.0 - 1e-9
 
 
+@pytest.mark.parametrize("spike", [0.0, 5.0])
+def test_spikes_of_columns_that_are_never_negative_have_probabilities(spike: float) -> None:
+    for seed in range(4):  # spikes at whose mirror image no number or two lie, by rounding
+        random = np.random.default_rng(seed)
+        x = np.where(random.random(200) < 0.5, spike, random.gamma(2.0, 5.0, 200))
+        density = ScoreDensity(**QUICK).fit(pd.DataFrame({"x": x, "z": random.normal(size=200)}))
+        found = [density.probability(event).value for event in ({"x": spike}, {"x": {spike}}, {"x": (spike, spike)})]
+        np.testing.assert_allclose(found, found[0], atol=1e-9)
+        assert found[0] == pytest.approx(0.5, abs=0.15)
+        assert set(density.conditional({"x": {spike}}, draws=5)["x"]) == {spike}
+
+
+def test_a_price_has_the_probability_of_its_step() -> None:
+    price = np.round(np.exp(np.random.default_rng(3).normal(size=400)), 2)
+    density = ScoreDensity(**QUICK).fit(pd.DataFrame({"price": price, "z": normal(400)}))
+    one = [density.probability({"price": event}).value for event in (1.0, {1.0}, (1.0, 1.0), (0.996, 1.004))]
+    np.testing.assert_allclose(one, one[0], rtol=1e-6)
+    both = density.probability({"price": {1.0, 1.01}}).value
+    assert both == pytest.approx(one[0] + density.probability({"price": 1.01}).value, rel=1e-6)
+    assert set(density.conditional({"price": {1.0, 1.01}}, draws=200)["price"]) == {1.0, 1.01}
+
+
 def test_draws_of_a_column_that_is_never_negative_are_not() -> None:
     random = np.random.default_rng(0)
     table = pd.DataFrame({"x": random.gamma(1.0, 1.0, 800), "z": random.normal(size=800)})

@@ -46,7 +46,8 @@ class AnyOrder(Context):
 
     The last layer of :math:`g` is divided by its root mean square before its nonlinearity, so that contexts cannot grow
     until heads saturate: where few sets occur, all steps of a training push them in the same direction. The linear map
-    :math:`A`, zero at first and scaled to be learned slowly, lets contexts follow values far from the mean.
+    :math:`A`, zero at first and scaled to be learned slowly, lets contexts follow values far from the mean. A condition
+    adds to the first layer of :math:`g` and, linearly, to the result.
 
     Training draws a set for each row, and the dimensions outside of it share one pass of :math:`g`; see
     :meth:`training_terms`.
@@ -318,7 +319,7 @@ class AnyOrder(Context):
         for layer in self.layers:
             h = h + F.dropout(F.silu(layer(F.silu(h))), self.dropout, self.training)
         g = F.silu(F.rms_norm(h, h.shape[-1:], eps=_SMALLEST_MEAN_SQUARE))
-        return g + self.linear(s) * self.embedding_features**-0.5 + of_last
+        return g + (self.linear(s) + of_last) * self.embedding_features**-0.5
 
     # One dimension at a time ------------------------------------------------------------------------------------
 

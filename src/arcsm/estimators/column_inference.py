@@ -67,6 +67,8 @@ def infer_numbers(known: Array, linear: bool = False) -> Column:
     others = known[~np.isin(known, spikes)]
     if len(np.unique(others)) < _MIN_OTHERS:
         spikes, others = np.empty(0), known
+    if grid is not None:
+        grid = replace(grid, room=_room(grid, others))
     smooth = fit_continuous(others, known, linear)
     smooth = replace(smooth, spikes=tuple(spikes.tolist()))
     if grid is None:
@@ -114,21 +116,25 @@ def detect_grid(known: Array) -> Grid | None:
         if np.abs(levels - levels[0] - step * places).max() <= GRID_TOLERANCE * step:
             distinct = () if whole else tuple(levels.tolist())
             few = tuple(levels.tolist()) if len(levels) <= MAX_LEVELS_OF_NUMBERS else ()
-            grid = Grid(step, float(levels[0]), int(places[-1]) + 1, whole, distinct, len(known), few)
-            return grid if few else replace(grid, room=_room(grid, known))
+            return Grid(step, float(levels[0]), int(places[-1]) + 1, whole, distinct, len(known), few)
     return None
 
 
 def _room(grid: Grid, known: Array) -> tuple[int, int]:
     """Return the numbers of steps beyond each end of a grid on which values thin out towards it, else 0.
 
-    They thin out if the outermost hundredth, and at least five, are less than half as dense as values are on average.
-    There is room for as many steps as the range has, but not for negative values where there are none.
+    They thin out if the outermost hundredth, and at least five, with all values as far in as they reach, are less than
+    half as dense as values are on average. There is room for as many steps as the range has, but not for negative
+    values where there are none.
     """
-    numbers = np.sort(grid.encode(known))
+    numbers = np.sort(np.rint(grid.encode(known)))
     outer = min(max(_MIN_OUTER_ROWS, len(known) // 100), len(known))
-    extents = 1.0 + numbers[outer - 1] - numbers[0], 1.0 + numbers[-1] - numbers[-outer]
-    low, high = (outer / extent < _THIN * len(known) / grid.levels for extent in extents)
+    first, last = numbers[outer - 1], numbers[-outer]
+    densities = (
+        (numbers <= first).sum() / (1.0 + first - numbers[0]),
+        (numbers >= last).sum() / (1.0 + numbers[-1] - last),
+    )
+    low, high = (density < _THIN * len(known) / (1.0 + numbers[-1] - numbers[0]) for density in densities)
     to_zero = int(grid.low / grid.spacing + GRID_TOLERANCE) if grid.low >= 0.0 else grid.levels
     return min(grid.levels, to_zero) if low else 0, grid.levels if high else 0
 

@@ -109,7 +109,7 @@ def _range(kind: Column, ends: tuple[Any, ...], ordered: list[Any] | None) -> Co
         first = math.ceil(first - _ROUNDING) - 0.5
     if kind.discrete and math.isfinite(last):
         last = math.floor(last + _ROUNDING) + 0.5
-    if first == last and not kind.discrete:
+    if first == last and not kind.discrete and getattr(kind, "grid", None) is None:
         return _numbers(kind, np.array([first]))
     if isinstance(kind, Continuous):
         low, high = (None if end is None else np.array([end], dtype=float) for end in ends)
@@ -182,6 +182,10 @@ def _numbers(kind: Column, numbers: Array) -> Constraint:
     """Return the constraint of a column to some numbers that have probabilities."""
     if len(kind.level_numbers):
         return Levels(np.rint(numbers).astype(int).tolist())
+    if isinstance(kind, Continuous) and kind.grid is not None:
+        values = np.unique(kind.decode(numbers))
+        steps = (kind.step_end(values, upper) for upper in (False, True))
+        return Intervals(list(zip(*steps, strict=True)))
     if not kind.discrete:
         spike = kind.spike_of(numbers)
         if not spike.all():

@@ -183,7 +183,7 @@ class ModelColumns:
             (max(low, first), min(high, last)) for first, last in constraint.bounds if first < high and last > low
         ]
         images = [(2.0 * end - last, 2.0 * end - first) for first, last in inside for end in (low, high)]
-        return Intervals(_merged([*inside, *images]))
+        return Intervals(_merged([*inside, *(pair for pair in images if pair[0] < pair[1])]))  # others have rounded
 
     def _spikes_within(self, m: int, constraint: Constraint) -> list[int]:
         """Return which spikes of a column a constraint allows, counted from 1."""
