@@ -11,6 +11,8 @@ from torch import Tensor
 from arcsm.estimators.column_types import Column
 from arcsm.queries import Constraint, Intervals, Levels
 
+_REFLECTED = 0.5  # standard deviations of a column, within which of an end some numbers are reflected
+
 
 @dataclass(frozen=True)
 class ModelColumns:
@@ -168,6 +170,31 @@ class ModelColumns:
         low, high = self.ends[m]
         numbers = torch.where(numbers < low, 2.0 * low - numbers, numbers)
         return torch.where(numbers > high, 2.0 * high - numbers, numbers).clamp(low, high)
+
+    def reflected(self, x: Tensor, widths: Mapping[int, float], generator: torch.Generator) -> Tensor:
+        """Return rows ``(N, M)``, some of their numbers near the ends of a range replaced by mirror images beyond them.
+
+        A model would round off the edge of a density. Of the numbers at a distance :math:`d < w` from an end, the share
+        :math:`\\tfrac14 (1 + \\cos(\\pi d / w))` is replaced, half of those at the end. So the density is smooth
+        across it, and mirrored, it is the one of the rows all the same.
+        """
+        x = x.clone()
+        for m, ends in self.ends.items():
+            numbers, u, regular = x[:, m].clone(), torch.rand(len(x), generator=generator).to(x), self._is_other(m, x)
+            for end in ends:
+                distance = ((numbers - end).abs() / widths[m]).clamp(max=1.0)
+                share = 0.25 * (1.0 + torch.cos(math.pi * distance))
+                x[:, m] = torch.where(regular & (u < share), 2.0 * end - numbers, x[:, m])
+        return x
+
+    def reflection_widths(self, x: Tensor) -> dict[int, float]:
+        """Return the distance :math:`w` of :meth:`reflected` in each column with ends, of rows ``(N, M)``."""
+        numbers = {m: x[self._is_other(m, x), m] for m in self.ends}
+        return {m: _REFLECTED * float(found.std(correction=0)) or 1.0 for m, found in numbers.items()}
+
+    def _is_other(self, m: int, x: Tensor) -> Tensor:
+        """Return which rows have a number in a column that is no spike."""
+        return self.spike(m, x[:, m]) == 0.0 if m in self.spikes else ~x[:, m].isnan()
 
     def images(self, m: int, numbers: Tensor) -> list[Tensor]:
         """Return the numbers beyond the ends of a column whose mirror images are the given ones."""

@@ -20,6 +20,7 @@ from arcsm.training.density import fit
 _MIN_VALIDATION_ROWS = 512  # held-out rows repeat with fresh noise up to this number
 _MAX_SELECTION_ROWS = 250  # held-out rows that choose weights, noise level and configuration
 _SELECTION_TOLERANCE = 1e-2  # nats, of a conditional's log density
+_COPIES = 4  # of rows, with different numbers reflected at the ends of their ranges
 _SNAPSHOTS = (0.4, 0.7, 1.0)  # shares of the steps of a training after which its weights are compared
 _SNAPSHOTS_OF_TARGETS = (0.05, 0.1, 0.2, *_SNAPSHOTS)  # whose conditionals are soon overfitted
 _LEVELS_TRIED = 10  # above the smallest noise
@@ -46,7 +47,10 @@ def train_table_model(
     """
     dimensions = None if targets is None else columns.dimensions(targets)
     below = 0.5 * torch.tensor(columns.widths, dtype=train.dtype)  # dequantisation adds noise in [0, width)
-    inputs = (columns.inputs(train) - below).float()
+    copies = train.repeat(_COPIES, 1) if columns.ends else train
+    widths = columns.reflection_widths(train)
+    reflected = columns.reflected(copies, widths, torch.Generator().manual_seed(seed))
+    inputs = (columns.inputs(reflected) - below).float()
     repeats = max(1, -(-_MIN_VALIDATION_ROWS // len(valid)))
     held_out = None if choose_level else (columns.inputs(valid) - below).float().repeat(repeats, 1)
     orders = _orders(train.shape[1], configs[0].orders, seed)
@@ -68,6 +72,7 @@ def train_table_model(
                 fit(model, inputs, held_out, training, callbacks=() if snapshots is None else [snapshots])
             candidate = TableModel(model.double().eval(), columns, orders, config.noise_levels - 1, config, cells)
             candidate.fine_steps = None if choose_level else config.fine_steps
+            candidate.reach = dict(widths)
             with work.part(selection / len(configs)):
                 few = valid[:_MAX_SELECTION_ROWS]
                 density = -math.inf if snapshots is None else _choose(candidate, snapshots.weights, few, targets)
