@@ -103,6 +103,21 @@ def test_uniform_numbers_have_no_room(levels: int, count: int) -> None:
     assert np.mean([grid.room == (0, 0) for grid in grids]) >= 0.94  # a few have thin ends by chance
 
 
+def test_multiples_of_a_whole_number_lie_on_a_grid_although_none_repeats() -> None:
+    values = 100.0 * np.random.default_rng(0).permutation(4000)[:300] + 200_000.0
+    grid = infer_column(values, categorical=False)
+    assert isinstance(grid, Grid)
+    assert grid.spacing == 100.0
+    assert isinstance(infer_column(values + np.arange(300), categorical=False), Continuous)
+
+
+def test_many_numbers_have_levels_if_each_has_rows_enough() -> None:
+    values = np.random.default_rng(0).integers(0, 60, 1200).astype(float)
+    count = len(np.unique(values))
+    for rows, max_levels, levels in ((1200, 16, 0), (1200, 100, count), (1200, 59, 0), (1190, 100, 0)):
+        assert len(infer_column(values[:rows], False, max_levels).level_numbers) == levels
+
+
 def test_spikes_do_not_make_ends_thin() -> None:
     random = np.random.default_rng(0)
     scores = np.where(random.random(1500) < 0.6, 0, random.integers(1, 101, 1500)).astype(float)

@@ -25,11 +25,13 @@ from arcsm.estimators.column_types import (
 )  # fmt: skip
 
 _MIN_REPEATED_FRACTION = 0.05  # of the values on a grid, for them to count as discrete
+_MIN_MULTIPLES = 20  # of a whole number, which is a step then although they do not repeat
 _STEP_DIVISORS = (1, 2, 3, 4, 5, 10)  # of the smallest gap between values
 _MIN_SPIKE_SHARE = 0.01  # of the values, of one that has a probability of its own
 _MIN_SPIKE_ROWS = 10
 _SPIKE_RATIO = 3.0  # to the frequency of the values near it
 _NEIGHBOURS = 5  # different values on either side
+_MIN_ROWS_OF_LEVEL = 20  # on average, for numbers on a grid with more levels than few
 _MIN_REPEATS = 5.0  # mean number of rows of each of few values that lie on no grid
 _MIN_OUTER_ROWS, _THIN = 5, 0.5  # whose density is compared with the mean one
 _MIN_OTHERS = 10  # different values that are no spikes
@@ -38,8 +40,11 @@ _MIN_GAIN = 0.02  # nats per value, for a nonlinear map to replace the linear on
 _MAX_NAMES_IN_MODEL = 256  # of a categorical column; rarer names share one level
 
 
-def infer_column(values: Values, categorical: bool) -> Column:
-    """Infer the type of a column from its training values ``(N,)``; categories may look like numbers."""
+def infer_column(values: Values, categorical: bool, max_levels: int = MAX_LEVELS_OF_NUMBERS) -> Column:
+    """Infer the type of a column from its training values ``(N,)``; categories may look like numbers.
+
+    At most ``max_levels`` numbers on a grid have a level each, if each of many has rows enough.
+    """
     known = values[~missing_mask(values)]
     if len(pd.unique(known)) == 1:
         return Constant(known[0], len(known))
@@ -47,16 +52,16 @@ def infer_column(values: Values, categorical: bool) -> Column:
         counts = pd.Series(known).value_counts(sort=True)
         rarest = tuple(counts.iloc[_MAX_NAMES_IN_MODEL - 1 :].tolist()) if len(counts) > _MAX_NAMES_IN_MODEL else ()
         return Categories(tuple(counts.index), len(known), rarest)
-    return infer_numbers(known.astype(float))
+    return infer_numbers(known.astype(float), max_levels)
 
 
-def infer_numbers(known: Array, linear: bool = False) -> Column:
+def infer_numbers(known: Array, max_levels: int = MAX_LEVELS_OF_NUMBERS, linear: bool = False) -> Column:
     """Infer the type of a column of numbers: levels, a grid or a continuum, the last two perhaps with spikes.
 
     A skewed column on a fine grid is a continuum whose decoded values are rounded, since a grid is not transformed;
     unless the map of a continuum must be ``linear``.
     """
-    grid = detect_grid(known)
+    grid = detect_grid(known, max_levels)
     values = np.unique(known)
     if grid is None and 2 <= len(values) <= MAX_LEVELS_OF_NUMBERS and len(known) >= _MIN_REPEATS * len(values):
         gap = float(np.diff(values).min())
@@ -96,15 +101,22 @@ def find_spikes(known: Array) -> Array:
     return np.array(found)
 
 
-def detect_grid(known: Array) -> Grid | None:
-    """Return the grid of a column's values, or ``None`` if they rarely repeat or lie on no grid."""
+def detect_grid(known: Array, max_levels: int = MAX_LEVELS_OF_NUMBERS) -> Grid | None:
+    """Return the grid of a column's values, or ``None`` if they lie on none.
+
+    They must repeat, or be many multiples of a whole number such as 100.
+    """
     levels = np.unique(known)
-    if 1.0 - len(levels) / len(known) < _MIN_REPEATED_FRACTION or len(levels) < 2:
+    if len(levels) < 2:
         return None
     gaps = np.diff(levels)
     whole = bool((levels == np.rint(levels)).all()) and levels[-1] - levels[0] < 2**53
+    divisor = float(np.gcd.reduce(gaps.astype(np.int64))) if whole else 0.0
+    repeat = 1.0 - len(levels) / len(known) >= _MIN_REPEATED_FRACTION
+    if not repeat and not (divisor > 1.0 and len(levels) >= _MIN_MULTIPLES):
+        return None
     if whole:
-        candidates = [float(np.gcd.reduce(gaps.astype(np.int64)))]
+        candidates = [divisor]
     else:
         smallest = float(gaps[gaps > 1e-7 * (levels[-1] - levels[0])].min())
         candidates = [smallest / divisor for divisor in _STEP_DIVISORS]
@@ -115,9 +127,15 @@ def detect_grid(known: Array) -> Grid | None:
         step = float((places * (levels - levels[0])).sum() / np.square(places).sum())  # least squares
         if np.abs(levels - levels[0] - step * places).max() <= GRID_TOLERANCE * step:
             distinct = () if whole else tuple(levels.tolist())
-            few = tuple(levels.tolist()) if len(levels) <= MAX_LEVELS_OF_NUMBERS else ()
+            few = tuple(levels.tolist()) if _have_levels(levels, known, max_levels) else ()
             return Grid(step, float(levels[0]), int(places[-1]) + 1, whole, distinct, len(known), few)
     return None
+
+
+def _have_levels(values: Array, known: Array, max_levels: int) -> bool:
+    """Return whether different values of a grid are few, or few for the number of their rows."""
+    count = len(values)
+    return count <= MAX_LEVELS_OF_NUMBERS or (count <= max_levels and len(known) >= _MIN_ROWS_OF_LEVEL * count)
 
 
 def _room(grid: Grid, known: Array) -> tuple[int, int]:

@@ -11,7 +11,17 @@ from arcsm.data.column_types import ColumnType, has_time_type, is_time
 from arcsm.data.row_labels import reason_to_set_aside
 from arcsm.errors import warn
 from arcsm.estimators.column_inference import infer_column
-from arcsm.estimators.column_types import Array, Categories, Column, Constant, Grid, Values, missing_mask, repeat
+from arcsm.estimators.column_types import (
+    MAX_LEVELS_OF_NUMBERS,
+    Array,
+    Categories,
+    Column,
+    Constant,
+    Grid,
+    Values,
+    missing_mask,
+    repeat,
+)  # fmt: skip
 from arcsm.estimators.model_columns import ModelColumns
 from arcsm.estimators.times import Times, infer_times, value_text
 
@@ -27,12 +37,12 @@ class Columns:
     names: tuple[Any, ...] | None = None  # of a data frame
 
     @classmethod
-    def infer(cls, table: Table) -> Self:
-        """Infer the column types from training rows."""
+    def infer(cls, table: Table, max_levels: int = MAX_LEVELS_OF_NUMBERS) -> Self:
+        """Infer the column types from training rows; see :func:`infer_column`."""
         if isinstance(table, pd.DataFrame):
-            kinds = tuple(_infer(table.iloc[:, d]) for d in range(table.shape[1]))
+            kinds = tuple(_infer(table.iloc[:, d], max_levels) for d in range(table.shape[1]))
             return cls(kinds, tuple(table.dtypes), tuple(table.columns))
-        return cls(tuple(infer_column(column, categorical=False) for column in table.T))
+        return cls(tuple(infer_column(column, False, max_levels) for column in table.T))
 
     @property
     def labels(self) -> list[Any]:
@@ -136,13 +146,13 @@ def encode_value(kind: Column, value: Any) -> float:
     return number
 
 
-def _infer(column: pd.Series) -> Column:
+def _infer(column: pd.Series, max_levels: int) -> Column:
     """Infer the type of a column of a data frame; warn if it seems to label the rows."""
     if is_time(column):
         return infer_times(column)
     if not is_categorical(column.dtype) and reason_to_set_aside(column, ColumnType("number")) is not None:
         warn(f"column {column.name!r} has a different whole number in every row; if it labels rows, leave it out")
-    return infer_column(_values(pd.DataFrame(column), 0), is_categorical(column.dtype))
+    return infer_column(_values(pd.DataFrame(column), 0), is_categorical(column.dtype), max_levels)
 
 
 def _values(table: Table, d: int) -> Values:

@@ -9,7 +9,7 @@ from sklearn.base import OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from arcsm._runtime.progress import track
-from arcsm.estimators.column_types import Array
+from arcsm.estimators.column_types import MAX_LEVELS_OF_NUMBERS, Array
 from arcsm.estimators.density_estimator import DensityEstimator
 from arcsm.estimators.native_frames import is_native, to_native
 from arcsm.estimators.value_limits import ValueLimits
@@ -57,7 +57,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         np.int64(1)
     """
 
-    _smooth = True
+    _smooth, _max_levels = True, MAX_LEVELS_OF_NUMBERS  # the order of numbers says how far out one is
 
     def __init__(
         self,
