@@ -130,6 +130,6 @@ def test_reports_show_dates(tmp_path: Path) -> None:
         tmp_path / "t.csv", index=False
     )
     t, out, page = tmp_path / "t.csv", tmp_path / "o.csv", tmp_path / "page.html"
-    for command in (("detect", t, t), ("synthesize", t)):
+    for command in (("detect", t, t, "--contamination", "0.1"), ("synthesize", t)):
         assert run(*command, "--out", out, "--report", page) == 0
         assert "2024-0" in page.read_text()
