@@ -28,6 +28,8 @@ from arcsm.contexts.base import Order, order_arguments
 from arcsm.model_parts import ModelParts
 from arcsm.samplers import Sampler, inverse_cdf
 
+_TIE, _TIE_ROUNDINGS = 1e-7, 128.0  # relative to a probability: what it may differ by from the value it came from
+
 Adjustment = Callable[[int, Tensor], Tensor]
 
 
@@ -46,8 +48,10 @@ class Sampling(ModelParts):
     ) -> Tensor:
         """Return the inverse of :meth:`arcsm.AutoregressiveModel.cdf`, one dimension after another.
 
-        It maps ``u (*, D)`` in (0, 1) to ``(*, D)``. Other arguments and warnings are as in
-        :meth:`arcsm.AutoregressiveModel.log_prob`; an order must be the same for all rows, ``(D,)``.
+        It maps ``u (*, D)`` in (0, 1) to ``(*, D)``. A probability that the distribution function of a discrete value
+        reaches, up to rounding, gives that value: values before it may have come back with rounding errors. Other
+        arguments and warnings are as in :meth:`arcsm.AutoregressiveModel.log_prob`; an order must be the same for all
+        rows, ``(D,)``.
 
         Raises:
             ValueError: If a value is not inside (0, 1).
@@ -61,6 +65,8 @@ class Sampling(ModelParts):
             raise ValueError("u: expected values inside (0, 1); the CDF of a value far out rounds to 0 or 1")
         build = self.conditionals_builder(level, method, **checked_integration(integration))
         targets = u.reshape(-1, self.features).to(self.shift)
+        tie = max(_TIE, _TIE_ROUNDINGS * torch.finfo(targets.dtype).eps)
+        targets = torch.where(torch.tensor(self.discrete, device=u.device), targets * (1.0 - tie), targets)
         z, unconverged = torch.zeros_like(targets), 0
         rows = condition_rows(self.standardise_condition(condition, u.shape[:-1]), u.ndim - 1)
         order_arguments(self.context, order)  # raises unless the context has it

@@ -12,7 +12,6 @@ from arcsm.registry import Seam, constructor_arguments
 
 _MAX_BRACKET_DOUBLINGS = 60
 _BISECTIONS = 60
-_TIE = 8.0  # roundings within which a probability counts as a value of a distribution function
 
 _SCORE = "projected_score_and_derivative"
 _FASTER_SCORES = ("projected_score", "prepare_score", "prepare_score_and_derivative")  # give what _SCORE gives
@@ -168,12 +167,7 @@ class NormalisedHead(Head):
         """Return two points ``(*)`` that enclose all but less than 1e-9 of the mass."""
 
     def projected_icdf(self, projection: Tensor, u: Tensor, sigma: Sigma = None) -> Tensor:
-        """Return the inverse of :meth:`projected_cdf` at ``u (*)`` in (0, 1), by bisection; override it if you can.
-
-        The quantile of a value of the distribution function itself is its number, up to rounding: discrete heads use
-        :func:`below_ties`.
-        """
-        u = below_ties(u) if self.discrete else u
+        """Return the inverse of :meth:`projected_cdf` at ``u (*)`` in (0, 1), by bisection; override it if you can."""
         low, high = self.bracket(projection, sigma)
         for _ in range(_MAX_BRACKET_DOUBLINGS):  # the tails hold quantiles outside of the bracket
             above, below = (self.projected_cdf(projection, end, sigma) for end in (low, high))
@@ -194,11 +188,6 @@ class NormalisedHead(Head):
     def cdf(self, context: Tensor, x: Tensor, sigma: Sigma = None) -> Tensor:
         """Return :math:`F_\\sigma(x \\mid c)`, for contexts ``(*, C)`` and values ``(*)``."""
         return self.projected_cdf(self.project(context), x, sigma)
-
-
-def below_ties(u: Tensor) -> Tensor:
-    """Return probabilities slightly below the values of a distribution function that they may have been."""
-    return u * (1.0 - _TIE * torch.finfo(u.dtype).eps)
 
 
 def variance(sigma: Sigma) -> float | Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from arcsm._runtime.sizes import check_layers, check_size
-from arcsm.heads.base import NormalisedHead, ScoreAndDerivative, Sigma, below_ties
+from arcsm.heads.base import NormalisedHead, ScoreAndDerivative, Sigma
 
 
 class CategoricalHead(NormalisedHead):
@@ -89,7 +89,7 @@ class CategoricalHead(NormalisedHead):
 
     def projected_icdf(self, projection: Tensor, u: Tensor, sigma: Sigma = None) -> Tensor:
         below = projection.exp().cumsum(-1)
-        return (below / below[..., -1:] < below_ties(u).unsqueeze(-1)).sum(-1).clamp(max=self.levels - 1).to(u)
+        return (below / below[..., -1:] < u.unsqueeze(-1)).sum(-1).clamp(max=self.levels - 1).to(u)
 
     def bracket(self, projection: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         ends = projection.new_ones(projection.shape[:-1])
