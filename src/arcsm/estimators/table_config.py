@@ -54,7 +54,7 @@ class TableConfig:
             hidden_features=(128, 128, 128),
             embedding_features=128,
             dropout=0.1,
-            head_features=(48, 48) if large else (32, 32),
+            head_features=(48, 48),
             sinusoids=6 if large else 4 if fine else 0,
             sigma_min=0.01 if large else 0.02 if fine else 0.05,
             noise_levels=20 if large else 16,
