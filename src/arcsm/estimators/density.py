@@ -53,7 +53,7 @@ class ScoreDensity(DensityMixin, DensityEstimator):
     Arguments:
         n_estimators: Number of orders of the columns whose densities are averaged, at most all that there are; the time
             to score grows with it, the time to fit does not. ``"auto"``: four, or two with more than 300 columns.
-        max_steps: Training steps. ``"auto"``: 1,000 to 4,000 by the number of rows.
+        max_steps: Training steps. ``"auto"``: 2,000 to 8,000 by the number of rows.
         hidden_features: Units of each layer of the context network, all equal. ``"auto"``: three layers of 128.
         validation_fraction: Fraction of rows held out to choose the step of the training, the noise level and the
             configuration: at least 20 rows or a quarter of them, at most 5,000. All rows serve for both if there are

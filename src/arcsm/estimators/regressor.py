@@ -28,6 +28,7 @@ class ScoreRegressor(RegressorMixin, TargetEstimator):
     Arguments:
         n_estimators: Number of orders of several targets whose joint densities are averaged, at most; one target has a
             single order.
+        max_steps: Training steps. ``"auto"``: at most 1,500.
         validation_fraction: As in :class:`ScoreDensity`, like all other arguments.
 
     Attributes:
