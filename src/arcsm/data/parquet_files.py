@@ -70,7 +70,14 @@ def labelled_parts(path: Path, rows: int) -> Iterator[pd.DataFrame]:
 def read_index(path: Path) -> pd.Index:
     """Return the index that pandas saved in a Parquet file, with all its labels."""
     with reading(path, PARQUET_KIND):
-        index = pd.read_parquet(path, columns=[]).index
+        file = parquet.read_metadata(path)
+        stored = (file.schema.to_arrow_schema().pandas_metadata or {}).get("index_columns", [])
+        level = stored[0] if len(stored) == 1 else None
+        if isinstance(level, dict):  # pandas 2 reads it as empty if no column is read
+            numbers = range(level["start"], level["stop"], level["step"])
+            if len(numbers) == file.num_rows:
+                return pd.Index(list(numbers), name=level["name"])
+        index = pd.read_parquet(path, columns=[]).index if stored else pd.RangeIndex(file.num_rows)
     return index if not isinstance(index, pd.RangeIndex) else pd.Index(list(index), name=index.name)
 
 
