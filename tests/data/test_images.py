@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -396,6 +397,17 @@ def test_links_in_hidden_folders_hide_no_images(tmp_path: Path) -> None:
     (tmp_path / ".hidden").symlink_to(tmp_path / "real")
     (tmp_path / "also").symlink_to(tmp_path / "real")
     assert read_images(tmp_path).names == ("b.png", "real/a.png")
+
+
+def test_every_grey_of_sixteen_bits_is_rounded_in_little_memory(tmp_path: Path) -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256).repeat(4, 0).repeat(4, 1)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    tracemalloc.start()
+    found = read_images(tmp_path).pixels[0, 0].numpy()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found, np.rint(values / 257.0))
+    assert peak < 10 * values.size  # copies in 64 bits took 19 bytes a pixel
 
 
 def test_dark_pixels_of_sixteen_bits_stay_dark(tmp_path: Path) -> None:

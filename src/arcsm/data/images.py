@@ -146,14 +146,17 @@ def _read_image(path: Path, channels: int | None, size: int | None) -> np.ndarra
 def _eight_bit(image: Image.Image, path: Path, is_pnm: bool = False) -> Image.Image:
     """Convert an image to mode L or RGB. Pillow opens 16-bit PNM files in 32 bits."""
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"{path}: expected 8-bit or 16-bit pixels, got values {values.min()} to {values.max()}")
-        if image.mode == "I" and values.max() <= 255 and not is_pnm:  # 8-bit values in 32 bits
+        values = np.asarray(image)
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high > 65535:
+            raise ValueError(f"{path}: expected 8-bit or 16-bit pixels, got values {low} to {high}")
+        if image.mode == "I" and high <= 255 and not is_pnm:  # 8-bit values in 32 bits
             return Image.fromarray(values.astype(np.uint8))
-        if "transparency" in image.info:
-            values[values == image.info["transparency"]] = 65535  # white
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 = 255 * 257; rounds to nearest
+        grey = ((np.arange(65536) + 128) // 257).astype(np.uint8)  # 65535 = 255 * 257; rounds to nearest
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int) and 0 <= transparent <= 65535:
+            grey[transparent] = 255  # white
+        return Image.fromarray(grey[values])
     mode = "L" if _is_grey(image) else "RGB"
     if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         image = image.convert("RGBA")
