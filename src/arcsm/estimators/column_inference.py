@@ -25,25 +25,25 @@ from arcsm.estimators.column_types import (
 )  # fmt: skip
 
 _MIN_REPEATED_FRACTION = 0.05  # of the values on a grid, for them to count as discrete
-_MIN_MULTIPLES = 20  # of a whole number, which is a step then although they do not repeat
+_MIN_MULTIPLES = 20  # of a whole number above 1, for it to be a step although no value repeats
 _STEP_DIVISORS = (1, 2, 3, 4, 5, 10)  # of the smallest gap between values
 _MIN_SPIKE_SHARE = 0.01  # of the values, of one that has a probability of its own
 _MIN_SPIKE_ROWS = 10
 _SPIKE_RATIO = 3.0  # to the frequency of the values near it
 _NEIGHBOURS = 5  # different values on either side
-_MIN_ROWS_OF_LEVEL = 20  # on average, for numbers on a grid with more levels than few
+_MIN_ROWS_OF_LEVEL = 20  # on average, if the numbers on a grid that have levels are many
 _MIN_REPEATS = 5.0  # mean number of rows of each of few values that lie on no grid
 _MIN_OUTER_ROWS, _THIN = 5, 0.5  # whose density is compared with the mean one
 _MIN_OTHERS = 10  # different values that are no spikes
 _FINE_STEP = 0.02  # of a grid that counts as a continuum, in standard deviations of nearly normal numbers
-_MIN_GAIN = 0.02  # nats per value, for a nonlinear map to replace the linear one
+MIN_GAIN = 0.02  # nats per value, for a nonlinear map to replace the linear one
 _MAX_NAMES_IN_MODEL = 256  # of a categorical column; rarer names share one level
 
 
 def infer_column(values: Values, categorical: bool, max_levels: int = MAX_LEVELS_OF_NUMBERS) -> Column:
     """Infer the type of a column from its training values ``(N,)``; categories may look like numbers.
 
-    At most ``max_levels`` numbers on a grid have a level each, if each of many has rows enough.
+    Numbers on a grid have a level each if they are few, or at most ``max_levels`` with many rows each.
     """
     known = values[~missing_mask(values)]
     if len(pd.unique(known)) == 1:
@@ -111,12 +111,12 @@ def detect_grid(known: Array, max_levels: int = MAX_LEVELS_OF_NUMBERS) -> Grid |
         return None
     gaps = np.diff(levels)
     whole = bool((levels == np.rint(levels)).all()) and levels[-1] - levels[0] < 2**53
-    divisor = float(np.gcd.reduce(gaps.astype(np.int64))) if whole else 0.0
+    common = float(np.gcd.reduce(gaps.astype(np.int64))) if whole else 0.0  # divisor of all gaps
     repeat = 1.0 - len(levels) / len(known) >= _MIN_REPEATED_FRACTION
-    if not repeat and not (divisor > 1.0 and len(levels) >= _MIN_MULTIPLES):
+    if not repeat and not (common > 1.0 and len(levels) >= _MIN_MULTIPLES):
         return None
     if whole:
-        candidates = [divisor]
+        candidates = [common]
     else:
         smallest = float(gaps[gaps > 1e-7 * (levels[-1] - levels[0])].min())
         candidates = [smallest / divisor for divisor in _STEP_DIVISORS]
@@ -133,7 +133,7 @@ def detect_grid(known: Array, max_levels: int = MAX_LEVELS_OF_NUMBERS) -> Grid |
 
 
 def _have_levels(values: Array, known: Array, max_levels: int) -> bool:
-    """Return whether different values of a grid are few, or few for the number of their rows."""
+    """Return whether the different values of a grid have a level each: they are few, or have many rows each."""
     count = len(values)
     return count <= MAX_LEVELS_OF_NUMBERS or (count <= max_levels and len(known) >= _MIN_ROWS_OF_LEVEL * count)
 
@@ -160,7 +160,7 @@ def _room(grid: Grid, known: Array) -> tuple[int, int]:
 def fit_continuous(known: Array, all_known: Array | None = None, linear: bool = False) -> Continuous:
     """Fit the map that makes the values most nearly normal, by maximum likelihood; its range is that of all values.
 
-    Without nonlinear candidates, the map is ``linear``.
+    A ``linear`` map has no nonlinear candidates.
     """
     ranged = known if all_known is None else all_known
     return replace(_most_normal(known, float(ranged.min()), float(ranged.max()), linear), training_rows=len(ranged))
@@ -187,7 +187,7 @@ def _most_normal(known: Array, lowest: float, highest: float, linear: bool) -> C
     baseline = _normal_log_likelihood(identity, known)
     gains = [_normal_log_likelihood(candidate, known) - baseline for candidate in candidates]
     best = int(np.argmax(gains))
-    return candidates[best] if gains[best] > _MIN_GAIN else identity
+    return candidates[best] if gains[best] > MIN_GAIN else identity
 
 
 def _normal_log_likelihood(column: Column, known: Array) -> float:

@@ -109,7 +109,8 @@ def _range(kind: Column, ends: tuple[Any, ...], ordered: list[Any] | None) -> Co
         first = math.ceil(first - _ROUNDING) - 0.5
     if kind.discrete and math.isfinite(last):
         last = math.floor(last + _ROUNDING) + 0.5
-    if first == last and not kind.discrete and getattr(kind, "grid", None) is None:
+    has_steps = kind.discrete or (isinstance(kind, Continuous) and kind.grid is not None)
+    if first == last and not has_steps:
         return _numbers(kind, np.array([first]))
     if isinstance(kind, Continuous):
         low, high = (None if end is None else np.array([end], dtype=float) for end in ends)

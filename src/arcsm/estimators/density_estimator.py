@@ -38,7 +38,7 @@ class DensityEstimator(TableEstimator):
         held_out_rows_: Indices of the held-out rows.
     """
 
-    _max_levels = 100  # of numbers, if each has rows enough
+    _max_levels = 100  # of numbers that have many rows each
     _smooth = False  # see TableConfig.for_table; also leaves slopes of numeric columns, and spikes, out of the density
 
     def count_held_out(self, X: Any) -> int:

@@ -6,11 +6,10 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
-from arcsm.estimators.column_inference import infer_numbers
+from arcsm.estimators.column_inference import MIN_GAIN, infer_numbers
 from arcsm.estimators.column_types import Array, Column, Continuous, Identity
 from arcsm.estimators.encoder import Columns
 
-_MIN_GAIN = 0.02  # nats per value, for a nonlinear map to replace the linear one
 _MAX_ROWS = 2_000  # that are compared
 _FOLDS, _TREES = 3, 50
 _LEAST_ERROR = 1e-3  # of the mean absolute error, whose logarithm is taken
@@ -19,8 +18,9 @@ _LEAST_ERROR = 1e-3  # of the mean absolute error, whose logarithm is taken
 def with_target_maps(columns: Columns, rows: Array, targets: Array) -> Columns:
     """Return the columns of a table with a linear map of each target that a nonlinear one does not make more likely.
 
-    The map of a column makes its values nearly normal. A target's need not be: features may explain its skewness. A
-    map that is steep for most rows then blurs the conditionals of those where it is flat.
+    The map of a column makes its values nearly normal. Those of a target need not be: features may explain its
+    skewness. A map that is steep for most rows then blurs the conditionals of those where it is flat. The test is that
+    of Box and Cox (1964) with trees in place of a linear model, and with widths that depend on the features.
 
     Arguments:
         columns: The columns. The targets are the last ones.
@@ -30,7 +30,7 @@ def with_target_maps(columns: Columns, rows: Array, targets: Array) -> Columns:
     kinds = list(columns.kinds)
     first = len(kinds) - targets.shape[1]
     for d in range(first, len(kinds)):
-        if _is_nonlinear(kinds[d]) and _gain(kinds[d], rows[:, :first], targets[:, d - first]) <= _MIN_GAIN:
+        if _is_nonlinear(kinds[d]) and _gain(kinds[d], rows[:, :first], targets[:, d - first]) <= MIN_GAIN:
             kinds[d] = infer_numbers(targets[:, d - first], linear=True)
     return replace(columns, kinds=tuple(kinds))
 
