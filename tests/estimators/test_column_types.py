@@ -86,13 +86,30 @@ def test_grids_have_room_where_values_thin_out(name: str, below: bool, above: bo
     grid = infer_column(values, categorical=False)
     assert isinstance(grid, Grid)
     low, high = grid.decode(np.array([-1e6, 1e6])).astype(float)
-    span = values.max() - values.min()
-    assert (low < values.min(), high > values.max()) == (below, above)
+    span, near = values.max() - values.min(), 2.0 * grid.levels // count * grid.spacing  # room between sparse values
+    assert (low < values.min() - near, high > values.max() + near) == (below, above)
     assert low >= values.min() - span - 2.0 * grid.spacing
     assert high <= values.max() + span + 2.0 * grid.spacing
     if values.min() >= 0.0:
         assert low >= 0.0
     assert grid.ends == pytest.approx(((low - grid.low) / grid.spacing - 0.5, (high - grid.low) / grid.spacing + 0.5))
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [
+        (np.arange(2.0, 999.0, 5.0), 0.0, 1000.0),  # the next round numbers
+        (np.arange(10.0, 949.0, 4.0), 7.0, 949.0),
+        (np.arange(0.0, 1000.0), 0.0, 999.0),
+        (np.append(np.arange(2.0, 996.0, 5.0), np.full(50, 997.0)), 0.0, 997.0),  # a spike
+    ],
+)
+@pytest.mark.parametrize("step", [1.0, 0.001])
+def test_sparse_numbers_may_lie_a_little_beyond_those_seen(values: Any, low: float, high: float, step: float) -> None:
+    inner = np.append(np.random.default_rng(0).choice(values[30:-80], 80), [500.0, 501.0, 502.0])  # a grid has repeats
+    grid = infer_column(np.round(step * np.append(values, inner), 3), categorical=False)
+    assert isinstance(grid, Grid)
+    assert grid.decode(np.array([-1e6, 1e6])).astype(float) == pytest.approx([step * low, step * high])
 
 
 @pytest.mark.parametrize("levels", [20, 24, 37, 49])

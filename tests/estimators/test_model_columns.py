@@ -443,13 +443,43 @@ def test_reflected_numbers_are_mirrored_back_onto_their_own() -> None:
     x[:50, 0], x[:, 2] = NAN, x[:, 2] % 2.0
     widths = columns.reflection_widths(x)
     assert widths == {0: pytest.approx(0.5 * 59.0 / math.sqrt(12.0), rel=0.05)}
-    found = columns.reflected(x, widths, random)
+    found = columns.reflected(x, columns.others(x, {}, random), widths, random)
     torch.testing.assert_close(found[:, 1:], x[:, 1:])
     torch.testing.assert_close(columns.mirrored(0, found[:, 0]), x[:, 0], equal_nan=True)
     changed, distance = found[:, 0] != x[:, 0], torch.minimum(x[:, 0] + 0.5, 59.5 - x[:, 0])
     changed &= ~x[:, 0].isnan()
     assert not bool(changed[(x[:, 0] == 0.0) | (distance > widths[0])].any())
     assert float(changed[x[:, 0] == 59.0].double().mean()) == pytest.approx(0.5, abs=0.15)
+
+
+def test_spikes_count_as_other_numbers_as_often_as_their_neighbours() -> None:
+    kinds = [Grid(1.0, 0.0, 100, True, spikes=(40.0, 99.0)), Identity(0.0, 1.0, -3.0, 3.0, spikes=(0.0,))]
+    columns = ModelColumns.of_columns(kinds)
+    numbers = np.repeat(np.arange(100.0), np.where(np.arange(100) == 40, 200, np.where(np.arange(100) == 99, 100, 10)))
+    x = torch.from_numpy(np.stack([numbers, np.where(numbers < 50.0, 0.0, numbers)], 1))
+    shares = columns.shares_of_others(x)
+    assert list(shares) == [0]  # no other number of a continuum is where a spike is
+    torch.testing.assert_close(shares[0], torch.tensor([0.05, 0.1], dtype=torch.float64))
+    copies = x.repeat(50, 1)
+    others = columns.others(copies, shares, torch.Generator().manual_seed(0))
+    inputs = columns.inputs(copies, others)
+    for spike, share in ((40.0, 0.05), (99.0, 0.1)):
+        rows = copies[:, 0] == spike
+        assert float((inputs[rows, 2] == 0.0).double().mean()) == pytest.approx(share, abs=0.02)
+        assert bool((inputs[rows, 0].isnan() == (inputs[rows, 2] > 0.0)).all())
+    assert bool((inputs[copies[:, 1] == 0.0, 3] == 1.0).all())
+    torch.testing.assert_close(columns.numbers(inputs, torch.Generator()), copies)
+
+
+def test_a_frequent_level_is_as_likely_as_it_is_frequent() -> None:
+    """This was 0.044: calibration drew all levels towards one probability, and not towards their shares."""
+    random = np.random.default_rng(0)
+    marks = np.where(random.random(1500) < 0.08, 100, random.integers(40, 100, 1500))
+    table = pd.DataFrame({"marks": marks, "z": random.normal(size=1500)})
+    density = ScoreDensity(random_state=0, max_steps=600).fit(table)
+    assert density.probability({"marks": 100}).value == pytest.approx((marks == 100).mean(), rel=0.15)
+    near = density.probability({"marks": (90, 99)}).value
+    assert near == pytest.approx(((marks >= 90) & (marks < 100)).mean(), rel=0.15)
 
 
 def test_probabilities_at_hard_ends_are_those_farther_in() -> None:

@@ -1,5 +1,6 @@
 """The types of a table's columns, inferred from training values."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -138,23 +139,31 @@ def _have_levels(values: Array, known: Array, max_levels: int) -> bool:
     return count <= MAX_LEVELS_OF_NUMBERS or (count <= max_levels and len(known) >= _MIN_ROWS_OF_LEVEL * count)
 
 
-def _room(grid: Grid, known: Array) -> tuple[int, int]:
-    """Return the numbers of steps beyond each end of a grid on which values thin out towards it, else 0.
+def _room(grid: Grid, others: Array) -> tuple[int, int]:
+    """Return the numbers of steps beyond each end of a grid, of whose values ``others`` are no spikes.
 
-    They thin out if the outermost hundredth, and at least five, with all values as far in as they reach, are less than
-    half as dense as values are on average. There is room for as many steps as the range has, but not for negative
-    values where there are none.
+    There is none beyond a spike. Where values thin out towards an end, there is room for as many steps as the range
+    has, but not for negative values where there are none. They thin out if the outermost hundredth, and at least five,
+    with all values as far in as they reach, are less than half as dense as values are on average. Elsewhere there is
+    room for the mean distance between these values, but not beyond the next round number.
     """
-    numbers = np.sort(np.rint(grid.encode(known)))
-    outer = min(max(_MIN_OUTER_ROWS, len(known) // 100), len(known))
+    numbers = np.sort(np.rint(grid.encode(others)))
+    outer = min(max(_MIN_OUTER_ROWS, len(others) // 100), len(others))
     first, last = numbers[outer - 1], numbers[-outer]
     densities = (
         (numbers <= first).sum() / (1.0 + first - numbers[0]),
         (numbers >= last).sum() / (1.0 + numbers[-1] - last),
     )
-    low, high = (density < _THIN * len(known) / (1.0 + numbers[-1] - numbers[0]) for density in densities)
+    mean_density = len(others) / (1.0 + numbers[-1] - numbers[0])
+    low_is_thin, high_is_thin = (density < _THIN * mean_density for density in densities)
+    span = grid.spacing * (grid.levels - 1)
+    unit = 10.0 ** math.floor(math.log10(span))
     to_zero = int(grid.low / grid.spacing + GRID_TOLERANCE) if grid.low >= 0.0 else grid.levels
-    return min(grid.levels, to_zero) if low else 0, grid.levels if high else 0
+    to_round = 0 if grid.low == 1.0 else round(grid.low % unit / grid.spacing)  # counts begin with 1
+    from_round = round(-(grid.low + span) % unit / grid.spacing)
+    below = min(grid.levels, to_zero) if low_is_thin else min(math.ceil(1.0 / densities[0]) - 1, to_round)
+    above = grid.levels if high_is_thin else min(math.ceil(1.0 / densities[1]) - 1, from_round)
+    return 0 if numbers[0] > 0 else below, 0 if numbers[-1] < grid.levels - 1 else above
 
 
 def fit_continuous(known: Array, all_known: Array | None = None, linear: bool = False) -> Continuous:

@@ -17,7 +17,7 @@ from arcsm.heads import CategoricalHead
 from arcsm.model import AutoregressiveModel
 
 _SETS = 8  # of known values, for each held-out row
-_SHARPNESS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4)
+_SHARPNESS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4)
 _SHARES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15)
 
 

@@ -12,6 +12,7 @@ from arcsm.estimators.column_types import Column
 from arcsm.queries import Constraint, Intervals, Levels
 
 _REFLECTED = 0.5  # standard deviations of a column, within which of an end some numbers are reflected
+_MIN_NEAR, _NEAR = 10, 0.01  # of the numbers of a column that are no spikes: those that count as near one
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class ModelColumns:
     levels in their order, except that in a column of many categories, the rarest share the last one. A column of
     numbers that has *spikes*, numbers with a probability each, has a second dimension, which says which spike a value
     is: level ``k`` for the ``k``-th of them, and level 0 for any other number. Only then does the dimension of the
-    number have a value.
+    number have a value. On a grid, the level of a spike stands for its probability in excess of the numbers near it.
 
     Attributes:
         counts: Number of levels of each dimension; 0 for numbers.
@@ -82,13 +83,18 @@ class ModelColumns:
         """Return the dimensions of columns in an order."""
         return [d for m in order for d in (self.spike_dimension.get(m), m) if d is not None]
 
-    def inputs(self, x: Tensor) -> Tensor:
-        """Return rows ``(N, M)`` of numbers as the model sees them, ``(N, D)``; NaN for numbers without a level."""
+    def inputs(self, x: Tensor, others: Mapping[int, Tensor] | None = None) -> Tensor:
+        """Return rows ``(N, M)`` of numbers as the model sees them, ``(N, D)``; NaN for numbers without a level.
+
+        Spikes count as other numbers in the rows that ``others`` has for their column; see :meth:`others`.
+        """
         found = torch.cat([x, x.new_zeros(*x.shape[:-1], len(self.spikes))], -1)
         for m in self.levels:
             found[..., m] = self.level(m, x[..., m])
         for m, dimension in self.spike_dimension.items():
             spike = self.spike(m, x[..., m])
+            if others is not None:
+                spike = torch.where(others[m], 0.0, spike)
             found[..., dimension] = spike
             found[..., m] = torch.where(spike > 0.0, torch.nan, x[..., m])
         return found
@@ -171,20 +177,56 @@ class ModelColumns:
         numbers = torch.where(numbers < low, 2.0 * low - numbers, numbers)
         return torch.where(numbers > high, 2.0 * high - numbers, numbers).clamp(low, high)
 
-    def reflected(self, x: Tensor, widths: Mapping[int, float], generator: torch.Generator) -> Tensor:
+    def others(self, x: Tensor, shares: Mapping[int, Tensor], generator: torch.Generator) -> dict[int, Tensor]:
+        """Return which rows ``(N, M)`` have a number that counts as no spike, in each column with ends or spikes.
+
+        A share of the rows with a spike does, if it is on a grid: the density of the other numbers would have a hole
+        where it is otherwise.
+        """
+        found = {m: self._is_other(m, x) for m in {*self.ends, *self.spikes}}
+        for m, share in shares.items():
+            of_level = torch.cat([share.new_zeros(1), share]).to(x)
+            of_row = of_level[self.spike(m, x[:, m]).nan_to_num(nan=0.0).long()]
+            found[m] |= torch.rand(len(x), generator=generator).to(x) < of_row
+        return found
+
+    def shares_of_others(self, x: Tensor) -> dict[int, Tensor]:
+        """Return the shares ``(K,)`` of :meth:`others` for the spikes on each grid, by rows ``(N, M)``.
+
+        A share is the number of rows that the steps near a spike have on average, in proportion to its own.
+        """
+        found = {}
+        for m, spikes in self.spikes.items():
+            if not self.widths[m]:
+                continue
+            (low, high), others = self.ends[m], x[self._is_other(m, x), m]
+            near = min(len(others), max(_MIN_NEAR, round(_NEAR * len(others))))
+            shares = []
+            for k, spike in enumerate(spikes.tolist(), 1):
+                reach = float((others - spike).abs().kthvalue(near).values) + 0.5
+                first, last = max(low, spike - reach), min(high, spike + reach)
+                steps = last - first - int(((first < spikes) & (spikes < last)).sum())
+                expected = int(((first < others) & (others < last)).sum()) / steps
+                shares.append(min(1.0, expected / int((self.spike(m, x[:, m]) == k).sum())))
+            found[m] = torch.tensor(shares, dtype=x.dtype)
+        return found
+
+    def reflected(
+        self, x: Tensor, others: Mapping[int, Tensor], widths: Mapping[int, float], generator: torch.Generator
+    ) -> Tensor:
         """Return rows ``(N, M)``, some of their numbers near the ends of a range replaced by mirror images beyond them.
 
-        A model would round off the edge of a density. Of the numbers at a distance :math:`d < w` from an end, the share
+        A model would round off the edge of a density. Of the :meth:`others` at a distance :math:`d < w` from an end, the share
         :math:`\\tfrac14 (1 + \\cos(\\pi d / w))` is replaced, half of those at the end. So the density is smooth
         across it, and mirrored, it is the one of the rows all the same.
         """
         x = x.clone()
         for m, ends in self.ends.items():
-            numbers, u, regular = x[:, m].clone(), torch.rand(len(x), generator=generator).to(x), self._is_other(m, x)
+            numbers, u = x[:, m].clone(), torch.rand(len(x), generator=generator).to(x)
             for end in ends:
                 distance = ((numbers - end).abs() / widths[m]).clamp(max=1.0)
                 share = 0.25 * (1.0 + torch.cos(math.pi * distance))
-                x[:, m] = torch.where(regular & (u < share), 2.0 * end - numbers, x[:, m])
+                x[:, m] = torch.where(others[m] & (u < share), 2.0 * end - numbers, x[:, m])
         return x
 
     def reflection_widths(self, x: Tensor) -> dict[int, float]:

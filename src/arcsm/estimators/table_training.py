@@ -48,11 +48,13 @@ def train_table_model(
     dimensions = None if targets is None else columns.dimensions(targets)
     below = 0.5 * torch.tensor(columns.widths, dtype=train.dtype)  # dequantisation adds noise in [0, width)
     copies = train.repeat(_COPIES, 1) if columns.ends else train
-    widths = columns.reflection_widths(train)
-    reflected = columns.reflected(copies, widths, torch.Generator().manual_seed(seed))
-    inputs = (columns.inputs(reflected) - below).float()
+    widths, shares, random = columns.reflection_widths(train), columns.shares_of_others(train), torch.Generator()
+    others = columns.others(copies, shares, random.manual_seed(seed))
+    inputs = (columns.inputs(columns.reflected(copies, others, widths, random), others) - below).float()
     repeats = max(1, -(-_MIN_VALIDATION_ROWS // len(valid)))
-    held_out = None if choose_level else (columns.inputs(valid) - below).float().repeat(repeats, 1)
+    held_out = None
+    if not choose_level:
+        held_out = (columns.inputs(valid, columns.others(valid, shares, random)) - below).float().repeat(repeats, 1)
     orders = _orders(train.shape[1], configs[0].orders, seed)
     steps = sum(config.max_steps for config in configs)
     selection = _SELECTION_TIME * steps if choose_level else 0.0
@@ -63,8 +65,8 @@ def train_table_model(
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 model = config.build_model(columns.counts, columns.parents, dimensions).float()
-            shares = _SNAPSHOTS if targets is None else _SNAPSHOTS_OF_TARGETS
-            snapshots = _Snapshots([share * config.max_steps for share in shares]) if choose_level else None
+            parts = _SNAPSHOTS if targets is None else _SNAPSHOTS_OF_TARGETS
+            snapshots = _Snapshots([part * config.max_steps for part in parts]) if choose_level else None
             with work.part(config.max_steps), warnings.catch_warnings():
                 if choose_level:  # the weights of several steps are compared below
                     warnings.simplefilter("ignore", TrainingWarning)
@@ -81,7 +83,8 @@ def train_table_model(
         chosen.measure_reach(valid[:_MAX_SELECTION_ROWS])
         if any(columns.counts):
             rows, others = (
-                columns.inputs(part).to(chosen.model.shift) for part in (train, valid[:_MAX_SELECTION_ROWS])
+                columns.inputs(part, columns.others(part, shares, random)).to(chosen.model.shift)
+                for part in (train, valid[:_MAX_SELECTION_ROWS])
             )
             calibrate_levels(chosen.model, rows, others, seed)
     return chosen

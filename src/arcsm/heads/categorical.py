@@ -10,10 +10,12 @@ from arcsm.heads.base import NormalisedHead, ScoreAndDerivative, Sigma
 class CategoricalHead(NormalisedHead):
     """A probability for each of ``levels`` levels, by a softmax.
 
-    .. math:: q(x = k \\mid c) = (1 - \\varepsilon) \\frac{e^{\\tau (w_k \\cdot c + b_k)}}
-        {\\sum_j e^{\\tau (w_j \\cdot c + b_j)}} + \\varepsilon\\, p_k, \\qquad k = 0, \\dots, \\mathrm{levels} - 1
+    .. math:: q(x = k \\mid c) = (1 - \\varepsilon) \\frac{p_k^{1 - \\tau} e^{\\tau (w_k \\cdot c + b_k)}}
+        {\\sum_j p_j^{1 - \\tau} e^{\\tau (w_j \\cdot c + b_j)}} + \\varepsilon\\, p_k,
+        \\qquad k = 0, \\dots, \\mathrm{levels} - 1
 
-    In training :math:`\\tau = 1` and :math:`\\varepsilon = 0`; :meth:`smooth` sets others afterwards.
+    In training :math:`\\tau = 1` and :math:`\\varepsilon = 0`; :meth:`smooth` sets others afterwards, which draw the
+    probabilities towards those of a prior :math:`p`.
 
     Values are the numbers of levels. The log probability is a log mass, not a density, and noise does not apply to it.
     The distribution function is cumulative in the order of the levels. There is no score, so every objective trains
@@ -54,7 +56,7 @@ class CategoricalHead(NormalisedHead):
         """Set how far probabilities are smoothed; what is not given stays as it is.
 
         Arguments:
-            sharpness: The factor :math:`\\tau` of the logits, positive.
+            sharpness: The factor :math:`\\tau` of what the logits add to the prior's, positive.
             share: The share :math:`\\varepsilon` of the prior, in [0, 1).
             prior: The probabilities :math:`p` of the levels, ``(levels,)``. Default: all are equal.
         """
@@ -70,8 +72,9 @@ class CategoricalHead(NormalisedHead):
 
     def project(self, context: Tensor) -> Tensor:
         """Return the log probability of every level, ``(*, levels)``."""
-        log_softmax = torch.log_softmax(self.sharpness * self.logits(context), -1)
-        return torch.logaddexp(log_softmax + torch.log1p(-self.share), torch.log(self.share) + torch.log(self.prior))
+        log_prior = torch.log(self.prior)
+        log_softmax = torch.log_softmax(torch.lerp(log_prior, self.logits(context), self.sharpness), -1)
+        return torch.logaddexp(log_softmax + torch.log1p(-self.share), torch.log(self.share) + log_prior)
 
     def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:
         raise ValueError("head: a CategoricalHead has no score; train it with mle, or with csm or dsm in a MixedHead")
