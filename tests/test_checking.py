@@ -468,6 +468,12 @@ class IgnoresTheNoise(GaussianHead):
         return super().moments(projection)
 
 
+class TooMuchNoise(GaussianHead):
+    def moments(self, projection: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
+        mean, var = super().moments(projection, sigma)
+        return mean, var if sigma is None else var + sigma**2
+
+
 class NegativeWeight(GaussianHead):
     def loss_weight(self, sigma: Tensor) -> Tensor:
         return -sigma
@@ -501,6 +507,7 @@ BROKEN_HEADS: dict[str, tuple[arcsm.Head, str]] = {
     "quantiles": (WrongQuantiles(3), "density: projected_icdf of 0.0001 at sigma=None: its cdf differs by"),
     "range": (FarMode(3, (8,)), "score: score at sigma=None: points outwards at x=20, but the mass must lie within 20"),
     "noise": (IgnoresTheNoise(3), "noise: the score is the same at sigma=0.1 and 1.0; use sigma, or raise a ValueE"),
+    "width of the noise": (TooMuchNoise(3), "noise: the variance at sigma=0.1 exceeds that at sigma=None by 0.02, not"),
     "loss weight": (NegativeWeight(3), "score: loss_weight at sigma=0.1: expected a positive number"),
     "broadcasting": (NoBroadcasting(3, 2), "broadcasting: "),
     "normalised": (FalseClaim(3, (8,)), "attributes: normalised is True; derive from NormalisedHead"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -340,6 +341,19 @@ def test_conditions_at_the_ends_of_a_grid_are_those_of_the_density(uniform: Scor
     assert (drawn == 60).mean() == pytest.approx(both[1] / sum(both), abs=0.05)
     with pytest.raises(ValueError, match=r"given: column 'k' has no value in the range \(61, \)"):
         uniform.conditional({"k": (61, None)})
+
+
+def test_numbers_that_a_column_cannot_have_have_probability_zero_in_events(uniform: ScoreDensity) -> None:
+    impossible: list[dict[str, Any]] = [
+        {"k": (61, None)}, {"k": (-9, 0)}, {"k": 61}, {"k": 30.5}, {"k": [0, 61]}, {"k": 61, "z": (0.0, 1.0)},
+        {"k": (5, 9), "day": "2026-01-01"},
+    ]  # fmt: skip
+    for event in impossible:
+        assert uniform.probability(event) == (0.0, 0.0)
+    assert uniform.probability({"k": [60, 61]}) == uniform.probability({"k": 60})
+    for event in ({"k": None}, {"k": "many"}, {"k": (61, 1)}, {"k": []}):
+        with pytest.raises(ValueError, match="event: column 'k'"):
+            uniform.probability(event)
 
 
 def test_the_distribution_function_of_a_number_on_a_grid_counts_its_own_probability(uniform: ScoreDensity) -> None:

@@ -15,6 +15,7 @@ _SIGMAS: tuple[float | None, ...] = (None, 0.1, 1.0)
 _CELLS, _NODES = 1024, 8  # of the quadrature
 _FARTHEST_LOGIT = -20.0  # of the probabilities at whose quantiles the quadrature has edges
 _MASS_TOLERANCE = 2e-3  # of the quadrature, which is inaccurate where a density jumps
+_NOISE_TOLERANCE = 0.05  # of the variance of noise, besides what the quadrature cannot see beside a large variance
 _LOST_MASS = 1e-9  # beyond an end of a bracket
 _QUANTILE_TOLERANCE = 1e-6  # relative to the smaller of a probability and 1 minus it
 
@@ -117,6 +118,28 @@ def _check_noise(head: Head, generator: torch.Generator) -> None:
     ignored = torch.allclose(first, second, TOLERANCE, TOLERANCE)
     same = f"the score is the same at sigma={levels[0]} and {levels[1]}"
     require(not ignored, f"{same}; use sigma, or raise a ValueError unless it is None")
+    if isinstance(head, NormalisedHead) and not head.discrete:
+        _check_variances(head, projection.unsqueeze(1))
+
+
+def _check_variances(head: NormalisedHead, projection: Tensor) -> None:
+    """Check that noise adds its variance to that of the conditionals ``(N, 1, P)``."""
+    first, *others = _allowed_sigmas(head)
+    least = _variance(head, projection, first)
+    for sigma in others:
+        assert sigma is not None
+        noise = sigma**2 - (first or 0.0) ** 2
+        added = _variance(head, projection, sigma) - least
+        wrong = (added - noise).abs() > _NOISE_TOLERANCE * noise + _MASS_TOLERANCE * least
+        difference = float(added[wrong.nonzero()[:1, 0]].sum())  # of the first wrong one
+        exceeds = f"the variance at sigma={sigma} exceeds that at sigma={first} by {difference:.3g}"
+        require(not bool(wrong.any()), f"{exceeds}, not by that of the noise, {noise:.3g}")
+
+
+def _variance(head: NormalisedHead, projection: Tensor, sigma: Sigma) -> Tensor:
+    _, x, mass = _quadrature(head, projection, sigma)
+    mean = (mass * x).sum((1, 2)) / mass.sum((1, 2))
+    return (mass * (x - mean[:, None, None]).square()).sum((1, 2)) / mass.sum((1, 2))
 
 
 def _check_range(head: ScoreHead, projection: Tensor, sigma: float | None) -> None:
@@ -175,21 +198,31 @@ def _check_quantiles(head: NormalisedHead, projection: Tensor, sigma: Sigma) -> 
         require(exact, f"projected_icdf of {u} at sigma={sigma}: its cdf differs by {difference:.2g}")
 
 
+@torch.no_grad()
+def _quadrature(head: NormalisedHead, projection: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the edges ``(N, E)`` of cells between the ends of the bracket, nodes in them, and the masses of these.
+
+    The latter two are ``(N, E - 1, nodes)``. Conditionals are ``(N, 1, P)``.
+    """
+    low, high = head.bracket(projection, sigma)  # (N, 1)
+    require(bool((low < high).all()), f"bracket at sigma={sigma}: the ends are not in order")
+    equal = low + (high - low) * torch.linspace(0.0, 1.0, _CELLS + 1, dtype=low.dtype)  # (N, cells + 1)
+    u = torch.linspace(_FARTHEST_LOGIT, -_FARTHEST_LOGIT, _CELLS, dtype=low.dtype).sigmoid()
+    quantiles = head.projected_icdf(projection, u.expand(len(low), -1), sigma)  # close together in the middle
+    edges = torch.cat([equal, quantiles.clamp(low, high)], 1).sort(1).values
+    nodes, weights = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(_NODES))
+    width = edges.diff(dim=1)[..., None]
+    x = edges[:, :-1, None] + width * (0.5 + 0.5 * nodes)
+    density = head.projected_log_prob(projection, x.flatten(1), sigma).exp().view_as(x)
+    return edges, x, density * weights * width / 2.0
+
+
+@torch.no_grad()
 def _check_masses(head: NormalisedHead, projection: Tensor, sigma: Sigma) -> None:
     """Check the distribution function against a quadrature of the density between the ends of the bracket."""
-    with torch.no_grad():
-        low, high = head.bracket(projection, sigma)  # (N, 1)
-        require(bool((low < high).all()), f"bracket at sigma={sigma}: the ends are not in order")
-        equal = low + (high - low) * torch.linspace(0.0, 1.0, _CELLS + 1, dtype=low.dtype)  # (N, cells + 1)
-        u = torch.linspace(_FARTHEST_LOGIT, -_FARTHEST_LOGIT, _CELLS, dtype=low.dtype).sigmoid()
-        quantiles = head.projected_icdf(projection, u.expand(len(low), -1), sigma)  # close together in the middle
-        edges = torch.cat([equal, quantiles.clamp(low, high)], 1).sort(1).values
-        nodes, weights = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(_NODES))
-        width = edges.diff(dim=1)
-        x = edges[:, :-1, None] + width[..., None] * (0.5 + 0.5 * nodes)  # (N, cells, nodes)
-        density = head.projected_log_prob(projection, x.flatten(1), sigma).exp().view_as(x)
-        cdf = head.projected_cdf(projection, edges, sigma)
-        mass = cdf[:, :1] + ((density * weights).sum(-1) * width / 2.0).cumsum(1)
+    edges, _, mass_of_nodes = _quadrature(head, projection, sigma)
+    cdf = head.projected_cdf(projection, edges, sigma)
+    mass = cdf[:, :1] + mass_of_nodes.sum(-1).cumsum(1)
     lost = max(float(cdf[:, 0].abs().max()), float((1.0 - cdf[:, -1]).abs().max()))
     require(lost <= _LOST_MASS, f"bracket at sigma={sigma}: the cdf at its ends differs from 0 and 1 by {lost:.2g}")
     require(float(cdf.diff(dim=1).min()) >= -TOLERANCE, f"cdf at sigma={sigma}: decreases")

@@ -8,8 +8,8 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from arcsm.estimators.column_types import Array, Column, Constant, Continuous
-from arcsm.estimators.encoder import Columns, encode_value
+from arcsm.estimators.column_types import Array, Categories, Column, Constant, Continuous
+from arcsm.estimators.encoder import Columns, NoSuchValueError, encode_value
 from arcsm.estimators.times import value_text
 from arcsm.queries import Constraint, Intervals, Levels
 
@@ -24,18 +24,22 @@ class Conditions:
         values: The value of each column that must have one value.
         numbers: Their numbers, ``(D,)``; NaN in the other columns.
         constraints: The sets of numbers of the columns that may have several values, by their index.
+        impossible: Whether some column can have none of its values.
     """
 
     values: dict[Any, Any]
     numbers: Array
     constraints: dict[int, Constraint] = field(default_factory=dict)
+    impossible: bool = False
 
     @classmethod
-    def parse(cls, columns: Columns, given: Mapping[Any, Any], argument: str) -> Self:
+    def parse(cls, columns: Columns, given: Mapping[Any, Any], argument: str, allow_impossible: bool = False) -> Self:
         """Return the conditions that ``given`` states for columns by name (of a data frame) or index.
 
         A tuple ``(low, high)`` is a range with its ends; ``None`` leaves an end open. Sets, lists, arrays and other
         collections have several values. All else is one value.
+
+        With ``allow_impossible``, numbers and times that a column cannot have are no error but ``impossible``.
 
         Raises:
             ValueError: If a column is unknown or not unique, cannot have the value, or has no value in the set or
@@ -47,14 +51,19 @@ class Conditions:
         for name, value in given.items():
             d = column_index(columns, name, argument)
             kind = columns.kinds[d]
+            may_lack = allow_impossible and not isinstance(kind, Categories)
             try:
                 if isinstance(value, tuple):
                     constraint = _range(kind, value, columns.ordered_names(d))
                 elif pd.api.types.is_list_like(value) and not isinstance(value, Mapping):
-                    constraint = _set(kind, list(value))
+                    constraint = _set(kind, list(value), may_lack)
                 else:
-                    found.values[names[d]], constraint = value, None
-                    found.numbers[d] = _number(kind, value)
+                    number, constraint = _number(kind, value), None
+                    found.values[names[d]], found.numbers[d] = value, number
+            except NoSuchValueError as error:
+                if not may_lack:
+                    raise ValueError(f"{argument}: column {name!r} {error}") from error
+                found.impossible, constraint = True, None
             except ValueError as error:
                 raise ValueError(f"{argument}: column {name!r} {error}") from error
             if constraint is not None:
@@ -102,7 +111,7 @@ def _range(kind: Column, ends: tuple[Any, ...], ordered: list[Any] | None) -> Co
         except TypeError as error:
             raise ValueError(f"expects ends of a range like {value_text(kind.value)}, got {ends}") from error
         if not inside:
-            raise ValueError(f"has the value {value_text(kind.value)} only")
+            raise NoSuchValueError(f"has the value {value_text(kind.value)} only")
         return None
     first, last = (_end(kind, end, default) for end, default in zip(ends, (-math.inf, math.inf), strict=True))
     if kind.discrete and math.isfinite(first):
@@ -119,12 +128,12 @@ def _range(kind: Column, ends: tuple[Any, ...], ordered: list[Any] | None) -> Co
     if len(kind.level_numbers):
         inside = kind.level_numbers[(first < kind.level_numbers) & (kind.level_numbers < last)]
         if not len(inside):
-            raise ValueError(f"has no value in the range {_text(ends)}")
+            raise NoSuchValueError(f"has no value in the range {_text(ends)}")
         return Levels(inside.astype(int).tolist())
     if not first < last:
         raise ValueError(f"has an empty range {_text(ends)}")
     if kind.ends is not None and (last <= kind.ends[0] or first >= kind.ends[1]):
-        raise ValueError(f"has no value in the range {_text(ends)}")
+        raise NoSuchValueError(f"has no value in the range {_text(ends)}")
     return Intervals([(first, last)])
 
 
@@ -165,18 +174,31 @@ def _number(kind: Column, value: Any) -> float:
         ) from error
 
 
-def _set(kind: Column, values: list[Any]) -> Constraint | None:
-    """Return the numbers of some values; ``None`` for a constant column with one of the values."""
+def _set(kind: Column, values: list[Any], may_lack: bool = False) -> Constraint | None:
+    """Return the numbers of some values; ``None`` for a constant column with one of the values.
+
+    The column ``may_lack`` some of them.
+    """
     if not values:
         raise ValueError("expects at least one value, got none")
     if isinstance(kind, Constant):
         if kind.value not in values:
-            raise ValueError(f"has the value {value_text(kind.value)} only")
+            raise NoSuchValueError(f"has the value {value_text(kind.value)} only")
         return None
     nested = next((value for value in values if pd.api.types.is_list_like(value)), None)
     if nested is not None:
         raise ValueError(f"expects single values in a set or list, got {nested!r:.60}")
-    return _numbers(kind, np.array([_number(kind, value) for value in values], dtype=float))
+    numbers, problem = list[float](), None
+    for value in values:
+        try:
+            numbers.append(_number(kind, value))
+        except NoSuchValueError as error:
+            problem = error
+            if not may_lack:
+                raise
+    if problem is not None and not numbers:
+        raise problem
+    return _numbers(kind, np.array(numbers, dtype=float))
 
 
 def _numbers(kind: Column, numbers: Array) -> Constraint:

@@ -388,14 +388,16 @@ class ScoreDensity(DensityMixin, DensityEstimator):
             of the columns.
 
         Raises:
-            ValueError: As in :meth:`conditional`; if the event has no column; if it has the value of a continuous
-                column; or if the conditions have probability zero.
+            ValueError: As in :meth:`conditional`, but a number or time that a column cannot have has probability 0 in
+                the event; if the event has no column; if it has the value of a continuous column; or if the conditions
+                have probability zero.
         """
         check_is_fitted(self)
         if not event:
             raise ValueError("event: expected at least one column")
-        wanted = Conditions.parse(self.columns_, event, "event").as_constraints(self.columns_, "event")
         conditions = Conditions.parse(self.columns_, given or {}, "given")
+        of_event = Conditions.parse(self.columns_, event, "event", allow_impossible=True)
+        wanted = of_event.as_constraints(self.columns_, "event")
         for name in conditions.values:
             if self.columns_.labels.index(name) in wanted:
                 raise ValueError(f"event: column {name!r} has a value in `given`; leave it out of the event")
@@ -403,7 +405,7 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         for d in {*wanted} & {*conditions.constraints}:
             joint[d] = intersection(wanted[d], conditions.constraints[d])
         possible = {d: constraint for d, constraint in joint.items() if constraint is not None}
-        if len(possible) < len(joint):
+        if of_event.impossible or len(possible) < len(joint):
             return Probability(0.0, 0.0)
         known, generator = self._clip_modelled(conditions.numbers[None]), self._generator(random_state)
         numerator = self._probability(possible, known, draws, generator)

@@ -132,17 +132,23 @@ def _type_words(kind: Column) -> str:
     return "constant" if isinstance(kind, Constant) else "times" if isinstance(kind, Times) else "numbers"
 
 
+class NoSuchValueError(ValueError):
+    """A column cannot hold a value, or any in a range. The message continues one that names the column."""
+
+
 def encode_value(kind: Column, value: Any) -> float:
     """Return the number of one value of a column.
 
     Raises:
-        ValueError: If the column cannot hold it. The message continues one that names the column.
+        NoSuchValueError: If the column cannot hold it.
+        ValueError: If it is missing, or of another kind.
     """
     missing = bool(pd.api.types.is_scalar(value) and pd.isna(value))
     number = math.nan if missing else float(kind.encode(repeat(value, 1))[0])
     if math.isnan(number) or not kind.allows(number, value):
         shown = value_text(value) if isinstance(kind, Times) else repr(value)
-        raise ValueError(f"does not contain {shown}, or a value near it, in the training rows; choose one that occurs")
+        problem = f"does not contain {shown}, or a value near it, in the training rows; choose one that occurs"
+        raise ValueError(problem) if missing else NoSuchValueError(problem)
     return number
 
 

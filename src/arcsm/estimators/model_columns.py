@@ -216,9 +216,9 @@ class ModelColumns:
     ) -> Tensor:
         """Return rows ``(N, M)``, some of their numbers near the ends of a range replaced by mirror images beyond them.
 
-        A model would round off the edge of a density. Of the :meth:`others` at a distance :math:`d < w` from an end, the share
-        :math:`\\tfrac14 (1 + \\cos(\\pi d / w))` is replaced, half of those at the end. So the density is smooth
-        across it, and mirrored, it is the one of the rows all the same.
+        A model would round off the edge of a density. Of the :meth:`others` at a distance :math:`d < w` from an end,
+        the share :math:`\\tfrac14 (1 + \\cos(\\pi d / w))` is replaced, half of those at the end. So the density is
+        smooth across it, and mirrored, it is the one of the rows all the same.
         """
         x = x.clone()
         for m, ends in self.ends.items():

@@ -82,11 +82,11 @@ def train_table_model(
         chosen = max(candidates, key=lambda pair: pair[0])[1]
         chosen.measure_reach(valid[:_MAX_SELECTION_ROWS])
         if any(columns.counts):
-            rows, others = (
+            rows, calibration_rows = (
                 columns.inputs(part, columns.others(part, shares, random)).to(chosen.model.shift)
                 for part in (train, valid[:_MAX_SELECTION_ROWS])
             )
-            calibrate_levels(chosen.model, rows, others, seed)
+            calibrate_levels(chosen.model, rows, calibration_rows, seed)
     return chosen
 
 

@@ -75,6 +75,8 @@ def test_invalid_files_and_configurations_are_rejected(tmp_path: Path) -> None:
             lambda: VAE(gaussian_encoder(), BernoulliDecoder(2, 5), VAEConfig(), IMAGES),
             "the encoder gives 3, the decoder takes 2",
         ),
+        (lambda: small_vae().encode(image_rows(5), 0), "encode: expected whole numbers from 1 .*samples=0"),
+        (lambda: small_vae().sample(0), "sample: expected whole numbers from 1 .*n=0"),
     ],
 )
 def test_invalid_arguments_are_rejected(call: Callable[[], object], message: str) -> None:

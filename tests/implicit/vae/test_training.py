@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -435,11 +436,22 @@ def test_latents_that_vary_by_chance_are_unused(images: int) -> None:
         (image_rows(20, 9), image_rows(5), r"train: expected rows \(N, 16\), got \(20, 9\)"),
         (image_rows(20), image_rows(5)[:0], r"valid: expected rows"),
         (image_rows(20) / 0.0, image_rows(5), "train: holds NaN or infinity"),
+        (np.array(["a"]), image_rows(5), "train: expected an array of numbers"),
+        (image_rows(20), image_rows(5).tolist(), r"valid: expected a tensor or array \(N, 16\), got list"),
     ],
 )
-def test_rows_that_do_not_fit_are_rejected(train: Tensor, valid: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_rows_that_do_not_fit_are_rejected(train: Any, valid: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
         fit_vae(vae_for("csm"), train, valid)
+
+
+def test_arrays_train_as_tensors_do() -> None:
+    weights = []
+    for rows in (image_rows(40), image_rows(40).double().numpy()):
+        vae = vae_for("elbo")
+        fit_vae(vae, rows, rows[:5], vae_config("elbo"))
+        weights.append(torch.cat([p.flatten() for p in vae.parameters()]))
+    torch.testing.assert_close(*weights)
 
 
 def test_the_logged_bound_is_within_a_nat_for_an_encoder_that_is_far_too_narrow() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.random import normal_like, uniform_like
+from arcsm._runtime.sizes import check_size
 from arcsm.errors import all_finite
 from arcsm.implicit.networks.decoders import BernoulliDecoder
 from arcsm.implicit.networks.vae import VAE
@@ -165,8 +166,7 @@ def check_inputs(vae: VAE, x: Tensor, samples: int = 1) -> None:
         raise ValueError("x: holds NaN or infinity")
     if isinstance(vae.decoder, BernoulliDecoder) and not bool(((x == 0.0) | (x == 1.0)).all()):
         raise ValueError("x: expected zeros and ones, got other numbers; prepare images with vae.prepare(rows)")
-    if samples < 1:
-        raise ValueError(f"samples: expected at least 1, got {samples}")
+    check_size("evidence", samples=samples)
 
 
 def log_joint(vae: VAE, x: Tensor, z: Tensor) -> Tensor:

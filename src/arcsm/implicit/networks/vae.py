@@ -12,6 +12,7 @@ from arcsm import serialization
 from arcsm._runtime.devices import resolve_device
 from arcsm._runtime.files import FilePath
 from arcsm._runtime.random import normal_like, uniform_like
+from arcsm._runtime.sizes import check_size
 from arcsm.data.metadata import check_metadata, grey_levels
 from arcsm.implicit.networks.decoders import BernoulliDecoder, Decoder, GaussianImageDecoder
 from arcsm.implicit.networks.encoders import AutoregressiveEncoder, Encoder, GaussianEncoder, ImplicitEncoder
@@ -140,10 +141,12 @@ class VAE(nn.Module):
 
     def noise(self, like: Tensor, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """Draw standard normal noise for an encoder, ``(B, K, D)``, for as many inputs as ``like`` has rows."""
+        check_size("encode", samples=samples)
         return normal_like(like.new_empty(len(like), samples, self.latents), generator)
 
     def sample_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw latents from the prior, ``(n, D)``."""
+        check_size("sample", n=n)
         return normal_like(next(self.parameters()).new_empty(n, self.latents), generator)
 
     def log_joint(self, x: Tensor, z: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from arcsm import serialization
@@ -23,7 +24,7 @@ from arcsm.implicit.networks.vae import VAE, check_saveable, completed_vae_confi
 from arcsm.implicit.vae.config import VAETrainConfig
 from arcsm.implicit.vae.methods import build_estimator, remedies
 from arcsm.training.checkpoint import check_unused
-from arcsm.training.data import fingerprint
+from arcsm.training.data import as_tensor, fingerprint
 from arcsm.training.loop import FitResult, TrainingDiverged, run_training
 from arcsm.training.task import TrainingTask
 
@@ -39,8 +40,8 @@ _STEP, _VALIDATION, _SPREAD, _SCORES, _WARM_START, _ENTROPY_RATIO = 1, 2, 3, 4, 
 
 def fit_vae(
     vae: VAE,
-    train: Tensor,
-    valid: Tensor,
+    train: Tensor | NDArray[Any],
+    valid: Tensor | NDArray[Any],
     config: VAETrainConfig | None = None,
     run: FilePath | None = None,
     resume: bool = False,
@@ -59,7 +60,7 @@ def fit_vae(
     run is resumed as by :func:`arcsm.fit`; other arguments and errors are the same, too.
 
     Arguments:
-        train: Rows of images, ``(N, F)`` in [-1, 1).
+        train: Rows of images, a tensor or array ``(N, F)`` in [-1, 1).
         valid: Held-out rows.
         entropy: Custom estimator, on the device of the training, in place of the configured method. It
             receives samples of the encoder (``particles`` per input, if it needs more than one) and the decoder's
@@ -119,9 +120,12 @@ class VAETask(TrainingTask):
     config: VAETrainConfig
 
     def __init__(
-        self, vae: VAE, train: Tensor, valid: Tensor, config: VAETrainConfig, entropy: EntropyGradient | None = None
+        self, vae: VAE, train: Any, valid: Any, config: VAETrainConfig, entropy: EntropyGradient | None = None
     ) -> None:
+        train, valid = as_tensor(train, "train"), as_tensor(valid, "valid")
         for name, rows in (("train", train), ("valid", valid)):
+            if not isinstance(rows, Tensor):
+                raise TypeError(f"{name}: expected a tensor or array (N, {vae.features}), got {type(rows).__name__}")
             if rows.ndim != 2 or rows.shape[1] != vae.features or len(rows) == 0:
                 raise ValueError(f"{name}: expected rows (N, {vae.features}), got {tuple(rows.shape)}")
             if not bool(rows.isfinite().all()):
