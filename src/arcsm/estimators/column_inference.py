@@ -140,9 +140,9 @@ def _have_levels(values: Array, known: Array, max_levels: int) -> bool:
 
 
 def _room(grid: Grid, others: Array) -> tuple[int, int]:
-    """Return the numbers of steps beyond each end of a grid, of whose values ``others`` are no spikes.
+    """Return how many steps a grid has beyond each end of its values, given those that are not spikes.
 
-    There is none beyond a spike. Where values thin out towards an end, there is room for as many steps as the range
+    It has none beyond a spike. Where values thin out towards an end, there is room for as many steps as the range
     has, but not for negative values where there are none. They thin out if the outermost hundredth, and at least five,
     with all values as far in as they reach, are less than half as dense as values are on average. Elsewhere there is
     room for the mean distance between these values, but not beyond the next round number.

@@ -9,6 +9,7 @@ from sklearn.base import OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from arcsm._runtime.progress import track
+from arcsm.errors import warn
 from arcsm.estimators.column_types import MAX_LEVELS_OF_NUMBERS, Array
 from arcsm.estimators.density_estimator import DensityEstimator
 from arcsm.estimators.native_frames import is_native, to_native
@@ -79,6 +80,9 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         Raises:
             TypeError: If ``sample_weight`` or another argument is given.
             ValueError: If the contamination is outside (0, 0.5], or as in :meth:`ScoreDensity.fit`.
+
+        Warns:
+            UserWarning: If the rows are too few for a threshold that flags a tenth of normal rows.
         """
         self._check_fit_arguments(unsupported)
         _check_contamination(self.contamination)
@@ -107,6 +111,11 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
     def _threshold(self, contamination: float | str) -> float:
         if isinstance(contamination, str):  # "auto"
             smallest = 1.0 / (1.0 + len(self.held_out_scores_))
+            if smallest > _FLAGGED:
+                warn(
+                    f"few rows: {len(self.held_out_scores_)} of them set the threshold, and about {smallest:.0%} of "
+                    "normal rows are flagged; set `contamination`, or fit more rows"
+                )
             return self.score_of_p_value(max(_FLAGGED, smallest))
         return float(np.percentile(self.fitted_scores_, 100.0 * contamination))
 

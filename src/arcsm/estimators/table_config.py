@@ -30,7 +30,8 @@ class TableConfig:
     embedding_features: int  # of the embedding of each value
     dropout: float  # of the context network
     head_features: tuple[int, ...]  # units of each layer of the head of numeric columns
-    sinusoids: int  # frequencies at which context and head see a value
+    sinusoids: int  # frequencies at which the context network sees a value
+    head_sinusoids: int  # frequencies at which the head sees a value
     sigma_min: float  # smallest noise, in standard deviations of a column
     noise_levels: int
     tolerance: float  # error of a conditional's log density, in nats
@@ -56,6 +57,7 @@ class TableConfig:
             dropout=0.1,
             head_features=(48, 48),
             sinusoids=6 if large else 4 if fine else 0,
+            head_sinusoids=6 if large else 4,
             sigma_min=0.01 if large else 0.02 if fine else 0.05,
             noise_levels=20 if large else 16,
             tolerance=1e-3,
@@ -77,6 +79,7 @@ class TableConfig:
             dropout=0.0,
             head_features=(32, 32),
             sinusoids=0,
+            head_sinusoids=0,
             sigma_min=sigma_min,
             noise_levels=1 + math.ceil(math.log(_SIGMA_MAX / sigma_min) / math.log(_MAX_SMOOTH_RATIO)),
             tolerance=1e-2,
@@ -97,11 +100,11 @@ class TableConfig:
         return replace(self, max_steps=min(self.max_steps, _MAX_STEPS_OF_TARGETS), learning_rate=rate)
 
     def high_resolution(self) -> Self:
-        """Return a variant with sinusoids and finer noise, for a small table whose values repeat or cluster.
+        """Return a variant with more sinusoids and finer noise, for a small table whose values repeat or cluster.
 
         It overfits other small tables, so held-out rows must choose between the two.
         """
-        return replace(self, sinusoids=6, sigma_min=0.01, noise_levels=20, max_steps=3_000)
+        return replace(self, sinusoids=6, head_sinusoids=6, sigma_min=0.01, noise_levels=20, max_steps=3_000)
 
     def build_model(
         self, levels: Sequence[int], parents: Sequence[int], targets: Sequence[int] | None = None
@@ -116,7 +119,7 @@ class TableConfig:
             sinusoids=self.sinusoids, max_frequency=max_frequency, dropout=self.dropout, levels=levels, parents=parents,
             targets=targets,
         )  # fmt: skip
-        numeric = ScoreHead(self.context_features, self.head_features, self.sinusoids, max_frequency)
+        numeric = ScoreHead(self.context_features, self.head_features, self.head_sinusoids, max_frequency)
         noise = NoiseLadder(_SIGMA_MAX, self.sigma_min, self.noise_levels)
         return AutoregressiveModel(context, self._with_levels(numeric, levels), noise)
 
