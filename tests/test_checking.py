@@ -449,6 +449,58 @@ class NarrowBracket(GaussianHead):
         return 0.7 * low + 0.3 * high, 0.3 * low + 0.7 * high
 
 
+@arcsm.register
+class CauchyHead(arcsm.NormalisedHead):
+    """A head whose bracket is far wider than where most of its mass is."""
+
+    def __init__(self, context_features: int = 16) -> None:
+        super().__init__()
+        self.context_features, self.parameters_of = context_features, torch.nn.Linear(context_features, 2)
+
+    def config(self) -> dict[str, Any]:
+        return {"context_features": self.context_features}
+
+    def project(self, context: Tensor) -> Tensor:
+        return self.parameters_of(context)
+
+    def _standardise(self, projection: Tensor, x: Tensor, sigma: Any) -> tuple[Tensor, Tensor]:
+        if sigma is not None:
+            raise ValueError("noise: a CauchyHead has none")
+        location, log_scale = projection.unbind(-1)
+        return (x - location) / log_scale.exp(), log_scale.exp()
+
+    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
+        z, scale = self._standardise(projection, x, sigma)
+        square = 1.0 + z.square()
+        return -2.0 * z / square / scale, -2.0 * (2.0 - square) / square.square() / scale.square()
+
+    def projected_log_prob(self, projection: Tensor, x: Tensor, sigma: Any = None) -> Tensor:
+        z, scale = self._standardise(projection, x, sigma)
+        return -torch.log1p(z.square()) - math.log(math.pi) - scale.log()
+
+    def projected_cdf(self, projection: Tensor, x: Tensor, sigma: Any = None) -> Tensor:
+        z, _ = self._standardise(projection, x, sigma)
+        return torch.atan2(torch.ones_like(z), -z) / math.pi
+
+    def bracket(self, projection: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
+        location, log_scale = projection.unbind(-1)
+        return location - 1e9 * log_scale.exp(), location + 1e9 * log_scale.exp()
+
+
+class WrongDerivativeInTheMiddle(CauchyHead):
+    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
+        z, scale = self._standardise(projection, x, sigma)
+        square = 1.0 + z.square()
+        return -2.0 * z / square / scale, -2.0 / square / scale.square()
+
+
+class NoScoreInTheMiddle(CauchyHead):
+    def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
+        z, _ = self._standardise(projection, x, sigma)
+        s, ds = super().projected_score_and_derivative(projection, x, sigma)
+        return s * (z.abs() > 5.0), ds * (z.abs() > 5.0)
+
+
 class WrongQuantiles(GaussianHead):
     def projected_icdf(self, projection: Tensor, u: Tensor, sigma: Any = None) -> Tensor:
         return super().projected_icdf(projection, u, sigma) + 10.0
@@ -505,6 +557,8 @@ BROKEN_HEADS: dict[str, tuple[arcsm.Head, str]] = {
     ),
     "bracket": (NarrowBracket(3), "density: bracket at sigma=None: the cdf at its ends differs from 0 and 1 by"),
     "quantiles": (WrongQuantiles(3), "density: projected_icdf of 0.0001 at sigma=None: its cdf differs by"),
+    "derivative of heavy tails": (WrongDerivativeInTheMiddle(3), "score: ds at sigma=None, against the derivative"),
+    "score of heavy tails": (NoScoreInTheMiddle(3), "density: the derivative of log_prob at sigma=None"),
     "range": (FarMode(3, (8,)), "score: score at sigma=None: points outwards at x=20, but the mass must lie within 20"),
     "noise": (IgnoresTheNoise(3), "noise: the score is the same at sigma=0.1 and 1.0; use sigma, or raise a ValueE"),
     "width of the noise": (TooMuchNoise(3), "noise: the variance at sigma=0.1 exceeds that at sigma=None by 0.02, not"),
@@ -513,6 +567,10 @@ BROKEN_HEADS: dict[str, tuple[arcsm.Head, str]] = {
     "normalised": (FalseClaim(3, (8,)), "attributes: normalised is True; derive from NormalisedHead"),
     "config": (ForgetsItsComponents(3, 4), "config: config.. rebuilds other weights: parameters_of.bias"),
 }
+
+
+def test_a_head_with_heavy_tails_passes() -> None:
+    arcsm.check(CauchyHead(3))
 
 
 @pytest.mark.parametrize("name", BROKEN_HEADS)

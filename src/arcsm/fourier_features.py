@@ -19,3 +19,14 @@ def fourier_frequencies(count: int, largest: float) -> Tensor:
         raise ValueError(f"max_frequency: expected a positive, finite number, got {largest}")
     steps = torch.linspace(0.0, 1.0, count, dtype=torch.float64) if count > 1 else torch.ones(count).double()
     return torch.exp(steps * math.log(largest))
+
+
+def waves(levels: int) -> Tensor:
+    """Return cosines along levels that are in order, the faster the smaller, ``(levels, levels)``.
+
+    .. math:: B_{kj} = \\frac{\\cos(\\pi j (k + \\tfrac12) / \\mathrm{levels})}{(1 + j)^2}
+
+    With weights :math:`B v`, gradient descent on :math:`v` learns what varies slowly along the levels first.
+    """
+    j = torch.arange(levels, dtype=torch.get_default_dtype())
+    return torch.cos(math.pi * j * (j[:, None] + 0.5) / levels) / (1.0 + j).square()

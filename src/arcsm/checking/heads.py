@@ -25,13 +25,22 @@ def _projection(head: Head, generator: torch.Generator, rows: int = 6) -> Tensor
 
 
 def _values(head: Head, projection: Tensor, sigma: Sigma, generator: torch.Generator, count: int = 0) -> Tensor:
-    """Return values ``(N,)``, or ``(N, count)``, where the conditionals ``(N, P)`` have mass."""
+    """Return values ``(N,)``, or ``(N, count)``, where the conditionals ``(N, P)`` have mass.
+
+    Those of a normalised head are about half quantiles, where most of its mass is, and half anywhere in the bracket,
+    which is much wider if tails are heavy.
+    """
     shape = (len(projection), count) if count else (len(projection),)
     if not isinstance(head, NormalisedHead):
         return 2.0 * normal(generator, *shape)
-    low, high = (end.detach() for end in head.bracket(projection.unsqueeze(1) if count else projection, sigma))
+    projection = projection.detach().unsqueeze(1) if count else projection.detach()
+    low, high = (end.detach() for end in head.bracket(projection, sigma))
     values = low + (high - low) * (0.5 + 0.15 * normal(generator, *shape)).clamp(0.01, 0.99)
-    return values.floor().clamp(min=0.0) if head.discrete else values
+    if head.discrete:
+        return values.floor().clamp(min=0.0)
+    u, is_quantile = torch.rand((2, *shape), generator=generator, dtype=values.dtype).unbind(0)
+    quantiles = head.projected_icdf(projection, 0.02 + 0.96 * u, sigma).detach()
+    return torch.where(is_quantile < 0.5, quantiles.clamp(low, high), values)
 
 
 def _allowed_sigmas(head: Head) -> list[float | None]:

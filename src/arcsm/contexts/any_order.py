@@ -81,6 +81,8 @@ class AnyOrder(Context):
         complete_share: Fraction of the rows of a training step in which all others are known; in the rest, a random
             subset is.
         condition_net: A network that embeds the condition first; see :class:`~arcsm.ConditionNet`.
+        ordered: The nominal columns whose levels are in order, such as numbers: functions that vary slowly along them
+            are learned first. Default: none.
 
     Example:
         >>> context = AnyOrder(features=3, context_features=2, hidden_features=(8, 8))
@@ -109,6 +111,7 @@ class AnyOrder(Context):
         targets: Sequence[int] | None = None,
         complete_share: float = 0.9,
         condition_net: nn.Module | Mapping[str, Any] | None = None,
+        ordered: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.features, self.context_features = features, context_features
@@ -118,6 +121,7 @@ class AnyOrder(Context):
         self.levels = (0,) * features if levels is None else whole_numbers("levels", levels)
         self.parents = (-1,) * features if parents is None else whole_numbers("parents", parents)
         self.targets = tuple(range(features)) if targets is None else whole_numbers("targets", targets)
+        self.ordered = () if ordered is None else whole_numbers("ordered", ordered)
         self.complete_share = float(complete_share)
         self._parent_of = {d: parent for d, parent in enumerate(self.parents) if parent != -1}
         self.set_condition(classes, condition_features, condition_net)
@@ -131,7 +135,7 @@ class AnyOrder(Context):
         self._check_arrangement(torch.tensor(self.order))
 
         width = self.hidden_features[0]
-        self.values = ValueEmbedding(self.levels, embedding_features, sinusoids, self.max_frequency)
+        self.values = ValueEmbedding(self.levels, embedding_features, sinusoids, self.max_frequency, self.ordered)
         self.first = nn.Linear(embedding_features, width)
         self.linear = nn.Linear(embedding_features, width, bias=False)
         nn.init.zeros_(self.linear.weight)
@@ -172,6 +176,8 @@ class AnyOrder(Context):
         chosen = set(self.targets)
         if not chosen or not chosen <= set(range(self.features)) or len(chosen) < len(self.targets):
             raise ValueError(f"targets: expected different dimensions, at least one, got {self.targets!r:.60}")
+        if any(not 0 <= d < self.features or not self.levels[d] for d in self.ordered):
+            raise ValueError(f"ordered: expected columns with levels, got {self.ordered!r:.60}")
         if any((d in chosen) != (parent in chosen) for d, parent in self._parent_of.items()):
             raise ValueError(f"targets: expected a dimension and its parent or neither, got {self.targets!r:.60}")
         if not 0.0 <= self.complete_share <= 1.0:
@@ -209,7 +215,8 @@ class AnyOrder(Context):
         parents = list(self.parents) if self._parent_of else None
         order = None if in_column_order else list(self.order)
         targets = None if len(self.targets) == self.features else list(self.targets)
-        return {**super().config(), "order": order, "levels": levels, "parents": parents, "targets": targets}
+        own = {"order": order, "levels": levels, "parents": parents, "targets": targets}
+        return {**super().config(), **own, "ordered": list(self.ordered) or None}
 
     def forward(self, x: Tensor, condition: Condition | None = None, order: Order | None = None) -> Tensor:
         """Return the contexts of all dimensions in an order, ``(*, D, C)``.

@@ -7,15 +7,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcsm.contexts.made import FourierFeatures
+from arcsm.fourier_features import waves
 
 
 class ValueEmbedding(nn.Module):
     """A vector for each value, ``(B, D)`` to ``(B, D, E)``.
 
-    A number passes through one hidden layer of its column, a level has a vector of its own.
+    A number passes through one hidden layer of its column, a level has a vector of its own. In ``ordered`` columns the
+    vectors are sums of waves along the levels; see :func:`~arcsm.fourier_features.waves`.
     """
 
-    def __init__(self, levels: Sequence[int], embedding_features: int, sinusoids: int, max_frequency: float) -> None:
+    def __init__(
+        self,
+        levels: Sequence[int],
+        embedding_features: int,
+        sinusoids: int,
+        max_frequency: float,
+        ordered: Sequence[int] = (),
+    ) -> None:
         super().__init__()
         self.inputs = FourierFeatures(sinusoids, max_frequency)
         self.numeric = [d for d, count in enumerate(levels) if not count]
@@ -31,6 +40,9 @@ class ValueEmbedding(nn.Module):
         counts = [levels[d] for d in self.nominal]
         self.register_buffer("_first", torch.tensor([0, *counts]).cumsum(0)[:-1], persistent=False)
         self.register_buffer("_last", torch.tensor(counts, dtype=torch.long) - 1, persistent=False)
+        self._bases = {self.nominal.index(d): f"_waves_{d}" for d in ordered}
+        for d in ordered:
+            self.register_buffer(f"_waves_{d}", waves(levels[d]), persistent=False)
 
     weight: Tensor | None
     bias: Tensor
@@ -46,7 +58,7 @@ class ValueEmbedding(nn.Module):
             hidden = torch.baddbmm(self.bias.unsqueeze(1), inputs, self.weight)
             vectors.append(F.silu(hidden).transpose(0, 1))  # (B, D, E)
         if self.level_vectors is not None:
-            vectors.append(F.embedding(self._clipped(x[:, self.nominal], slice(None)), self.level_vectors))
+            vectors.append(F.embedding(self._clipped(x[:, self.nominal], slice(None)), self._vectors_of_levels()))
         found = vectors[0] if len(vectors) == 1 else torch.cat(vectors, 1)[:, self._places]
         return found + self.presence
 
@@ -55,10 +67,20 @@ class ValueEmbedding(nn.Module):
         place, numbers = self._places[d], len(self.numeric)
         if self.level_vectors is not None and place >= numbers:
             levels = self._clipped(x, slice(place - numbers, place - numbers + 1))
-            return F.embedding(levels, self.level_vectors) + self.presence[d]
+            return F.embedding(levels, self._vectors_of_levels()) + self.presence[d]
         assert self.weight is not None
         hidden = torch.addmm(self.bias[place], self.inputs(x.unsqueeze(-1)), self.weight[place])
         return F.silu(hidden) + self.presence[d]
+
+    def _vectors_of_levels(self) -> Tensor:
+        """Return the vectors of the levels of all nominal columns, ``(K, E)``."""
+        assert self.level_vectors is not None
+        if not self._bases:
+            return self.level_vectors
+        parts = list(self.level_vectors.split((self._last + 1).tolist()))
+        for place, name in self._bases.items():
+            parts[place] = getattr(self, name) @ parts[place]
+        return torch.cat(parts)
 
     def _clipped(self, x: Tensor, columns: slice) -> Tensor:
         """Return the rows of ``level_vectors`` of levels, each clipped to those of its column."""

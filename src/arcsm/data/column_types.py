@@ -255,7 +255,7 @@ def _not_a_number(
 
 def _hint(column: pd.Series, wrong: pd.Series, cell: str, kind: ColumnType | None) -> str:
     """Return what to do about a wrong cell of a column of a type, or of an array without types."""
-    codes = f"if the column holds codes: --categorical '{column.name}'"
+    codes = f"if the column holds codes: --categorical '{column.name}'; to leave it out: --ignore '{column.name}'"
     units = count_units(column[column.map(lambda value: isinstance(value, str))])
     unit = next(iter(count_units(column[wrong].iloc[:1])), None)
     if kind is not None and len(units) == 1 and unit is not None and kind.unit not in (None, unit):

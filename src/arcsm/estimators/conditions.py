@@ -10,7 +10,7 @@ import pandas as pd
 
 from arcsm.estimators.column_types import Array, Categories, Column, Constant, Continuous
 from arcsm.estimators.encoder import Columns, NoSuchValueError, encode_value
-from arcsm.estimators.times import value_text
+from arcsm.estimators.times import counted, value_text
 from arcsm.queries import Constraint, Intervals, Levels
 
 _ROUNDING = 1e-6  # of a step between the values of a discrete column
@@ -132,7 +132,9 @@ def _range(kind: Column, ends: tuple[Any, ...], ordered: list[Any] | None) -> Co
         return Levels(inside.astype(int).tolist())
     if not first < last:
         raise ValueError(f"has an empty range {_text(ends)}")
-    if kind.ends is not None and (last <= kind.ends[0] or first >= kind.ends[1]):
+    numbers = counted(kind)
+    limits = numbers.encode(np.array(numbers.limits)) if isinstance(numbers, Continuous) else kind.ends
+    if limits is not None and (last <= limits[0] or first >= limits[1]):  # draws end there
         raise NoSuchValueError(f"has no value in the range {_text(ends)}")
     return Intervals([(first, last)])
 

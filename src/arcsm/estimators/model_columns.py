@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from arcsm.estimators.column_types import Column
+from arcsm.estimators.column_types import MAX_LEVELS_OF_NUMBERS, Categories, Column
 from arcsm.queries import Constraint, Intervals, Levels
 
 _REFLECTED = 0.5  # standard deviations of a column, within which of an end some numbers are reflected
@@ -78,6 +78,13 @@ class ModelColumns:
     def parents(self) -> list[int]:
         """The dimension that says whether each one has a value, -1 for those that always have one."""
         return [self.spike_dimension.get(d, -1) for d in range(len(self.counts))]
+
+    @property
+    def ordered(self) -> list[bool]:
+        """Whether each dimension has levels of numbers, so many that each one has few rows."""
+        many = [count > MAX_LEVELS_OF_NUMBERS for count in self.counts]
+        found = [many[m] and not isinstance(kind, Categories) for m, kind in enumerate(self.kinds)]
+        return found + [False] * len(self.spikes)
 
     def dimensions(self, order: Sequence[int]) -> list[int]:
         """Return the dimensions of columns in an order."""

@@ -15,6 +15,7 @@ _SIGMA_MAX = 3.0  # standard deviations of a column
 _FINE_ROWS = 1_000  # from which on a model has sinusoids and fine noise
 _WIDE = 300  # columns
 _MAX_STEPS_OF_TARGETS, _MAX_RATE_OF_TARGETS = 1_500, 5e-3  # of a model of few conditionals
+_WAVY_ROWS_OF_TARGETS = 500  # from which on the head of such a model sees sinusoids
 _MAX_OWN_HEADS = 32  # of nominal columns
 _FINE_RATIO = 1.35  # between noise levels; larger steps of the flow widen conditionals
 _MAX_SMOOTH_RATIO = 2.0  # between noise levels of a smooth model: the most that the flow takes in one step
@@ -94,10 +95,17 @@ class TableConfig:
         """Number of steps down the ladder with which the flow hardly changes the widths of conditionals."""
         return math.ceil(math.log(_SIGMA_MAX / self.sigma_min) / math.log(_FINE_RATIO))
 
-    def for_targets(self) -> Self:
-        """Return a variant for the conditionals of few columns, which are learned sooner, and soon overfitted."""
-        rate = min(self.learning_rate, _MAX_RATE_OF_TARGETS)
-        return replace(self, max_steps=min(self.max_steps, _MAX_STEPS_OF_TARGETS), learning_rate=rate)
+    def for_targets(self, rows: int) -> Self:
+        """Return a variant for the conditionals of few columns, which are learned sooner, and soon overfitted.
+
+        With few training rows its head sees no sinusoids, which leave some probability between groups far apart.
+        """
+        return replace(
+            self,
+            head_sinusoids=self.head_sinusoids if rows >= _WAVY_ROWS_OF_TARGETS else self.sinusoids,
+            max_steps=min(self.max_steps, _MAX_STEPS_OF_TARGETS),
+            learning_rate=min(self.learning_rate, _MAX_RATE_OF_TARGETS),
+        )
 
     def high_resolution(self) -> Self:
         """Return a variant with more sinusoids and finer noise, for a small table whose values repeat or cluster.
@@ -107,24 +115,29 @@ class TableConfig:
         return replace(self, sinusoids=6, head_sinusoids=6, sigma_min=0.01, noise_levels=20, max_steps=3_000)
 
     def build_model(
-        self, levels: Sequence[int], parents: Sequence[int], targets: Sequence[int] | None = None
+        self,
+        levels: Sequence[int],
+        parents: Sequence[int],
+        targets: Sequence[int] | None = None,
+        ordered: Sequence[bool] | None = None,
     ) -> AutoregressiveModel:
         """Return an untrained model of dimensions with these numbers of levels, 0 for numbers, and these parents.
 
-        It will learn the conditionals of the ``targets``, by default all dimensions.
+        Levels are ``ordered`` in some dimensions, by default in none. The model will learn the conditionals of the
+        ``targets``, by default all dimensions.
         """
         max_frequency = 0.5 / self.sigma_min
         context = AnyOrder(
             len(levels), self.context_features, self.hidden_features, self.embedding_features,
             sinusoids=self.sinusoids, max_frequency=max_frequency, dropout=self.dropout, levels=levels, parents=parents,
-            targets=targets,
+            targets=targets, ordered=[d for d, in_order in enumerate(ordered or ()) if in_order],
         )  # fmt: skip
         numeric = ScoreHead(self.context_features, self.head_features, self.head_sinusoids, max_frequency)
         noise = NoiseLadder(_SIGMA_MAX, self.sigma_min, self.noise_levels)
-        return AutoregressiveModel(context, self._with_levels(numeric, levels), noise)
+        return AutoregressiveModel(context, self._with_levels(numeric, levels, ordered or [False] * len(levels)), noise)
 
-    def _with_levels(self, numeric: Head, levels: Sequence[int]) -> Head:
-        """Return a head with a part for each nominal column; if there are many, those of equally many levels share one.
+    def _with_levels(self, numeric: Head, levels: Sequence[int], ordered: Sequence[bool]) -> Head:
+        """Return a head with a part for each nominal column; if there are many, those of equal levels share one.
 
         The context of each column has weights of its own, so a shared head is no restriction for as many levels as the
         context has features.
@@ -132,12 +145,13 @@ class TableConfig:
         may_share = sum(map(bool, levels)) > _MAX_OWN_HEADS
         if not any(levels):
             return numeric
-        heads, shared, indices = [numeric] if 0 in levels else [], dict[int, int](), []
-        for count in levels:
-            if count not in shared or (count and not (may_share and count <= self.context_features)):
-                shared[count] = 0 if not count else len(heads)
-                heads += [CategoricalHead(self.context_features, count)] if count else []
-            indices.append(shared[count])
+        heads, shared, indices = [numeric] if 0 in levels else [], dict[tuple[int, bool], int](), []
+        for count, in_order in zip(levels, ordered, strict=True):
+            kind = count, in_order
+            if kind not in shared or (count and not (may_share and count <= self.context_features)):
+                shared[kind] = 0 if not count else len(heads)
+                heads += [CategoricalHead(self.context_features, count, in_order)] if count else []
+            indices.append(shared[kind])
         return MixedHead(heads, indices)
 
     def train_config(self, widths: Sequence[float], seed: int, device: str, to_the_end: bool = False) -> TrainConfig:

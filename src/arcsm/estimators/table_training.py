@@ -64,7 +64,7 @@ def train_table_model(
         for config in configs:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                model = config.build_model(columns.counts, columns.parents, dimensions).float()
+                model = config.build_model(columns.counts, columns.parents, dimensions, columns.ordered).float()
             parts = _SNAPSHOTS if targets is None else _SNAPSHOTS_OF_TARGETS
             snapshots = _Snapshots([part * config.max_steps for part in parts]) if choose_level else None
             with work.part(config.max_steps), warnings.catch_warnings():

@@ -1,9 +1,11 @@
 """Probabilities of levels: the conditional of a nominal column."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcsm._runtime.sizes import check_layers, check_size
+from arcsm.fourier_features import waves
 from arcsm.heads.base import NormalisedHead, ScoreAndDerivative, Sigma
 
 
@@ -24,6 +26,10 @@ class CategoricalHead(NormalisedHead):
     Arguments:
         context_features: Size :math:`C` of the contexts.
         levels: Number of levels, at least 1.
+        ordered: Whether levels are in order, such as numbers. Then functions of the context that vary slowly along the
+            levels are learned sooner, and rough ones, which are fitted to few rows, late: the weights
+            :math:`w_k = \\sum_j v_j \\cos(\\pi j (k + \\tfrac12) / \\mathrm{levels}) / (1 + j)^2` have learned
+            :math:`v_j`.
 
     Example:
         >>> head = CategoricalHead(context_features=4, levels=3)
@@ -34,12 +40,13 @@ class CategoricalHead(NormalisedHead):
     discrete = True
     has_score = False
 
-    def __init__(self, context_features: int = 16, levels: int = 2) -> None:
+    def __init__(self, context_features: int = 16, levels: int = 2, ordered: bool = False) -> None:
         super().__init__()
         check_size("CategoricalHead", context_features=context_features, levels=levels)
         check_layers("CategoricalHead", context_features, (), levels)
-        self.context_features, self.levels = context_features, levels
+        self.context_features, self.levels, self.ordered = context_features, levels, ordered
         self.logits = nn.Linear(context_features, levels)
+        self.register_buffer("basis", waves(levels) if ordered else None, persistent=False)
         self.register_buffer("sharpness", torch.ones(()))
         self.register_buffer("share", torch.zeros(()))
         self.register_buffer("prior", torch.full((levels,), 1.0 / levels))
@@ -47,6 +54,7 @@ class CategoricalHead(NormalisedHead):
             self.logits.weight.mul_(0.1)
             self.logits.bias.zero_()
 
+    basis: Tensor | None
     sharpness: Tensor
     share: Tensor
     prior: Tensor
@@ -73,7 +81,9 @@ class CategoricalHead(NormalisedHead):
     def project(self, context: Tensor) -> Tensor:
         """Return the log probability of every level, ``(*, levels)``."""
         log_prior = torch.log(self.prior)
-        log_softmax = torch.log_softmax(torch.lerp(log_prior, self.logits(context), self.sharpness), -1)
+        weight = self.logits.weight if self.basis is None else self.basis @ self.logits.weight
+        logits = F.linear(context, weight, self.logits.bias)
+        log_softmax = torch.log_softmax(torch.lerp(log_prior, logits, self.sharpness), -1)
         return torch.logaddexp(log_softmax + torch.log1p(-self.share), torch.log(self.share) + log_prior)
 
     def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:
