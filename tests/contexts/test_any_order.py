@@ -14,6 +14,7 @@ import arcsm
 from arcsm import MADE, AnyOrder, AutoregressiveModel, GaussianHead, NoiseLadder, ScoreHead
 from arcsm._runtime.random import Share
 from arcsm.contexts.base import TrainingTerms
+from arcsm.fourier_features import waves
 from arcsm.interop import export_scorer
 from arcsm.objectives import csm, dsm, mle, sm, ssm
 from incremental_passes import condition_for
@@ -330,6 +331,26 @@ def test_a_wrong_order_is_an_error(order: Any, message: str) -> None:
         small()(rows(3, 4), order=order)
 
 
+def test_vectors_of_ordered_levels_are_waves_along_them(tmp_path: Any) -> None:
+    levels = (3, 0, 5, 4)
+    torch.manual_seed(0)
+    plain, ordered = (AnyOrder(4, 3, (8, 8), 6, levels=levels, ordered=columns) for columns in ((), (2, 3)))
+    with torch.no_grad():
+        for own, other in zip(plain.parameters(), ordered.parameters(), strict=True):
+            own.copy_(other)
+        vectors = plain.values.level_vectors
+        assert vectors is not None
+        vectors[3:8], vectors[8:] = waves(5) @ vectors[3:8], waves(4) @ vectors[8:]
+    x = torch.tensor([[0.0, 0.3, 4.0, 1.0], [2.0, -1.0, 0.0, 3.0], [1.0, 0.5, math.nan, 2.0]])
+    torch.testing.assert_close(ordered(x), plain(x))
+    for d in range(4):
+        torch.testing.assert_close(ordered.values.column(d, x[:2, d]), plain.values.column(d, x[:2, d]))
+    numeric, nominal = arcsm.ScoreHead(3, (8,)), [arcsm.CategoricalHead(3, count, count > 3) for count in (3, 5, 4)]
+    model = arcsm.AutoregressiveModel(ordered, arcsm.MixedHead([numeric, *nominal], (1, 0, 2, 3)))
+    arcsm.save(model, tmp_path / "model")
+    torch.testing.assert_close(arcsm.load(tmp_path / "model").log_prob(x), model.log_prob(x))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -337,6 +358,8 @@ def test_a_wrong_order_is_an_error(order: Any, message: str) -> None:
         ({"hidden_features": (8, 4)}, "hidden_features: expected layers of one width"),
         ({"embedding_features": 0}, "embedding_features=0"),
         ({"dropout": 1.0}, "dropout: expected a fraction"),
+        ({"ordered": (1,)}, "ordered: expected columns with levels"),
+        ({"levels": (0, 3, 0, 0), "ordered": (4,)}, "ordered: expected columns with levels"),
         ({"order": (0, 0, 1, 2)}, "order: expected a permutation"),
         ({"features": 2**20, "embedding_features": 2**20}, "expected at most"),
     ],

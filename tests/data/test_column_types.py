@@ -36,7 +36,8 @@ def test_a_few_codes_with_letters_make_a_column_names(
         with pytest.warns(UserWarning, match=rf"read 'code' as names \('{odd[0]}' is no number\)"):
             assert read_frame(tmp_path / "t.csv")["code"].tolist() == cells
         return
-    with pytest.raises(ValueError, match=r"expected a number, got .*differ: .* with none and .*--categorical 'code'\)"):
+    advice = r"--categorical 'code'; to leave it out: --ignore 'code'\)"
+    with pytest.raises(ValueError, match=rf"expected a number, got .*differ: .* with none and .*{advice}"):
         read_frame(tmp_path / "t.csv")
     assert read_frame(tmp_path / "t.csv", options=ReadOptions(categorical=["code"]))["code"].tolist() == cells
 

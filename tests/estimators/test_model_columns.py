@@ -496,6 +496,34 @@ def test_a_frequent_level_is_as_likely_as_it_is_frequent() -> None:
     assert near == pytest.approx(((marks >= 90) & (marks < 100)).mean(), rel=0.15)
 
 
+def test_relations_of_numbers_with_many_levels_to_names_are_kept() -> None:
+    """These were 0.09 and 0.09: the weights of 73 levels fitted the rows of each one, and had to be smoothed."""
+    random = np.random.default_rng(0)
+    age = random.integers(18, 91, 1500)
+    smoker = random.random(1500) < 1.0 / (1.0 + np.exp(-(age - 50.0) / 10.0))
+    noise = {"a": random.normal(size=1500), "b": random.random(1500), "c": random.integers(1, 6, 1500)}
+    density = ScoreDensity(random_state=0, max_steps=1000).fit(pd.DataFrame({"age": age, "smoker": smoker, **noise}))
+    assert density.model_ is not None
+    assert density.model_.columns.counts[0] == 73
+    young = density.probability({"age": (18, 30)}, {"smoker": True}).value
+    assert young == pytest.approx(((age <= 30) & smoker).sum() / smoker.sum(), rel=0.5)
+    old = density.probability({"age": (75, 90)}, {"smoker": False}).value
+    assert old == pytest.approx(((age >= 75) & ~smoker).sum() / (~smoker).sum(), rel=0.5)
+
+
+def test_conditions_beyond_all_draws_are_errors() -> None:
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({"z": random.standard_t(2, 400), "x": random.random(400)})
+    density = ScoreDensity(**QUICK).fit(table)
+    span = table["z"].max() - table["z"].min()
+    drawn = density.conditional({"z": (table["z"].max() + 0.5 * span, None)}, draws=20)["z"]
+    assert ((table["z"].max() + 0.5 * span <= drawn) & (drawn <= table["z"].max() + span)).all()
+    for beyond in ((table["z"].max() + 1.01 * span, None), (None, table["z"].min() - 1.01 * span)):
+        with pytest.raises(ValueError, match="given: column 'z' has no value in the range"):
+            density.conditional({"z": beyond})
+        assert density.probability({"z": beyond}) == (0.0, 0.0)
+
+
 def test_probabilities_at_hard_ends_are_those_farther_in() -> None:
     """A model rounds off an edge: these weeks had 0.48 and 0.77 of their probability when nothing was reflected."""
     random = np.random.default_rng(1)
