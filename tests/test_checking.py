@@ -526,6 +526,12 @@ class TooMuchNoise(GaussianHead):
         return mean, var if sigma is None else var + sigma**2
 
 
+class NoiseThatMoves(GaussianHead):
+    def moments(self, projection: Tensor, sigma: Any = None) -> tuple[Tensor, Tensor]:
+        mean, var = super().moments(projection, sigma)
+        return mean + (0.0 if sigma is None else sigma), var
+
+
 class NegativeWeight(GaussianHead):
     def loss_weight(self, sigma: Tensor) -> Tensor:
         return -sigma
@@ -562,6 +568,10 @@ BROKEN_HEADS: dict[str, tuple[arcsm.Head, str]] = {
     "range": (FarMode(3, (8,)), "score: score at sigma=None: points outwards at x=20, but the mass must lie within 20"),
     "noise": (IgnoresTheNoise(3), "noise: the score is the same at sigma=0.1 and 1.0; use sigma, or raise a ValueE"),
     "width of the noise": (TooMuchNoise(3), "noise: the variance at sigma=0.1 exceeds that at sigma=None by 0.02, not"),
+    "mean of the noise": (
+        NoiseThatMoves(3),
+        "noise: the mean at sigma=0.1 differs from that at sigma=None by 0.1; noise",
+    ),
     "loss weight": (NegativeWeight(3), "score: loss_weight at sigma=0.1: expected a positive number"),
     "broadcasting": (NoBroadcasting(3, 2), "broadcasting: "),
     "normalised": (FalseClaim(3, (8,)), "attributes: normalised is True; derive from NormalisedHead"),

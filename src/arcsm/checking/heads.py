@@ -128,27 +128,33 @@ def _check_noise(head: Head, generator: torch.Generator) -> None:
     same = f"the score is the same at sigma={levels[0]} and {levels[1]}"
     require(not ignored, f"{same}; use sigma, or raise a ValueError unless it is None")
     if isinstance(head, NormalisedHead) and not head.discrete:
-        _check_variances(head, projection.unsqueeze(1))
+        _check_moments(head, projection.unsqueeze(1))
 
 
-def _check_variances(head: NormalisedHead, projection: Tensor) -> None:
-    """Check that noise adds its variance to that of the conditionals ``(N, 1, P)``."""
+def _check_moments(head: NormalisedHead, projection: Tensor) -> None:
+    """Check that noise leaves the means of the conditionals ``(N, 1, P)`` and adds its variance to theirs."""
     first, *others = _allowed_sigmas(head)
-    least = _variance(head, projection, first)
+    mean, least = _moments(head, projection, first)
     for sigma in others:
         assert sigma is not None
         noise = sigma**2 - (first or 0.0) ** 2
-        added = _variance(head, projection, sigma) - least
+        moved, var = _moments(head, projection, sigma)
+        shift, added = (moved - mean).abs(), var - least
+        far = shift > _NOISE_TOLERANCE * sigma + _MASS_TOLERANCE * least.sqrt()
+        differs = f"the mean at sigma={sigma} differs from that at sigma={first} by {float(shift.max()):.3g}"
+        require(not bool(far.any()), f"{differs}; noise does not move it")
         wrong = (added - noise).abs() > _NOISE_TOLERANCE * noise + _MASS_TOLERANCE * least
         difference = float(added[wrong.nonzero()[:1, 0]].sum())  # of the first wrong one
         exceeds = f"the variance at sigma={sigma} exceeds that at sigma={first} by {difference:.3g}"
         require(not bool(wrong.any()), f"{exceeds}, not by that of the noise, {noise:.3g}")
 
 
-def _variance(head: NormalisedHead, projection: Tensor, sigma: Sigma) -> Tensor:
+def _moments(head: NormalisedHead, projection: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor]:
+    """Return means and variances ``(N,)`` by quadrature."""
     _, x, mass = _quadrature(head, projection, sigma)
-    mean = (mass * x).sum((1, 2)) / mass.sum((1, 2))
-    return (mass * (x - mean[:, None, None]).square()).sum((1, 2)) / mass.sum((1, 2))
+    mass = mass / mass.sum((1, 2), keepdim=True)
+    mean = (mass * x).sum((1, 2))
+    return mean, (mass * (x - mean[:, None, None]).square()).sum((1, 2))
 
 
 def _check_range(head: ScoreHead, projection: Tensor, sigma: float | None) -> None:
