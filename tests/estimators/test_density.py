@@ -262,6 +262,16 @@ def test_densities_of_some_columns_given_others(fitted_table: tuple[ScoreDensity
     np.testing.assert_allclose(density.score_samples(rows, columns=["d"]), math.log1p(-1.0 / 3002.0), rtol=1e-6)
 
 
+def test_a_column_without_a_known_value_is_left_out_without_a_warning() -> None:
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({"z": random.standard_t(2, 300), "x": random.normal(size=300)})
+    density = ScoreDensity(max_steps=20, random_state=0).fit(table)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = density.score_samples(table.assign(z=np.nan))
+    np.testing.assert_allclose(found, density.score_samples(table, columns=["x"]))
+
+
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
@@ -278,7 +288,7 @@ def test_densities_of_some_columns_given_others(fitted_table: tuple[ScoreDensity
         (lambda q: q.conditional({"c": []}), "given: column 'c' expects at least one value, got none"),
         (lambda q: q.conditional({"d": (8, None)}), "given: column 'd' has the value 7 only"),
         (lambda q: q.conditional({"d": {6, 8}}), "given: column 'd' has the value 7 only"),
-        (lambda q: q.conditional({"a": (1e9, 2e9)}), r"given: column 'a' has no value in the range \(1e\+09, 2e\+09\)"),
+        (lambda q: q.conditional({"a": (1e9, 2e9)}), r"given: column 'a' has no value in the range \(1000000000, 2"),
         (lambda q: q.probability({}), "event: expected at least one column"),
         (lambda q: q.probability({"a": 1.0}), "event: column 'a' has any single value with probability 0"),
         (lambda q: q.probability({"a": (0, 1)}, {"a": 0.5}), "event: column 'a' has a value in `given`"),

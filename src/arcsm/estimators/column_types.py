@@ -391,7 +391,9 @@ class Asinh(Continuous):
         return np.arcsinh(super().encode(values))
 
     def log_slope(self, numbers: Array) -> Array:
-        return self._of_density(numbers, -math.log(self.scale) - (np.logaddexp(numbers, -numbers) - math.log(2.0)))
+        size = np.abs(numbers)
+        log_cosh = size + np.log1p(np.exp(-2.0 * size)) - math.log(2.0)
+        return self._of_density(numbers, -math.log(self.scale) - log_cosh)
 
     def _standardised(self, numbers: Array) -> Array:
         return np.sinh(numbers)
