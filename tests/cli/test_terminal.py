@@ -69,8 +69,8 @@ def test_no_name_of_a_column_or_category_causes_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    number = np.arange(45)
-    columns: dict[str, object] = {name: normal(45, seed) for seed, name in enumerate(NAMES[:-2])}
+    number = np.arange(80)
+    columns: dict[str, object] = {name: normal(80, seed) for seed, name in enumerate(NAMES[:-2])}
     columns |= {NAMES[-2]: number % 4, NAMES[-1]: np.array(["_a", "$\\foo", "大阪", "🙂"])[number % 4]}
     write_tables(tmp_path, pd.DataFrame(columns))
     for command in TABLE_COMMANDS:

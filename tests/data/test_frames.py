@@ -99,7 +99,7 @@ def test_all_columns_with_mistakes_are_named_at_once(tmp_path: Path) -> None:
     table.to_csv(tmp_path / "t.csv", index=False)
     message = (
         r"2 columns cannot be used \('a', 'c'\): row 5 \(line 6\), column 'a': expected a number, got 'oops' "
-        r"\(.*--na 'oops'.*--categorical 'a'\); "
+        r"\(.*--na 'oops'.*--categorical 'a'; to leave it out: --ignore 'a'\); "
         r"row 10 \(line 11\), column 'c'"
     )
     with pytest.raises(ValueError, match=message):
