@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+_MAX_ORDERED_LEVELS = 2048
+
 
 def fourier_frequencies(count: int, largest: float) -> Tensor:
     """Return geometrically spaced frequencies from 1 to ``largest`` > 0, ``(count,)`` in double precision.
@@ -27,6 +29,11 @@ def waves(levels: int) -> Tensor:
     .. math:: B_{kj} = \\frac{\\cos(\\pi j (k + \\tfrac12) / \\mathrm{levels})}{(1 + j)^2}
 
     With weights :math:`B v`, gradient descent on :math:`v` learns what varies slowly along the levels first.
+
+    Raises:
+        ValueError: If the levels are more than 2048.
     """
+    if levels > _MAX_ORDERED_LEVELS:
+        raise ValueError(f"ordered: expected at most {_MAX_ORDERED_LEVELS} levels, got {levels}")
     j = torch.arange(levels, dtype=torch.get_default_dtype())
     return torch.cos(math.pi * j * (j[:, None] + 0.5) / levels) / (1.0 + j).square()

@@ -360,6 +360,7 @@ def test_vectors_of_ordered_levels_are_waves_along_them(tmp_path: Any) -> None:
         ({"dropout": 1.0}, "dropout: expected a fraction"),
         ({"ordered": (1,)}, "ordered: expected columns with levels"),
         ({"levels": (0, 3, 0, 0), "ordered": (4,)}, "ordered: expected columns with levels"),
+        ({"levels": (0, 3, 2049, 0), "ordered": (2,)}, "ordered: expected at most 2048 levels, got 2049"),
         ({"order": (0, 0, 1, 2)}, "order: expected a permutation"),
         ({"features": 2**20, "embedding_features": 2**20}, "expected at most"),
     ],

@@ -40,7 +40,7 @@ class ValueEmbedding(nn.Module):
         counts = [levels[d] for d in self.nominal]
         self.register_buffer("_first", torch.tensor([0, *counts]).cumsum(0)[:-1], persistent=False)
         self.register_buffer("_last", torch.tensor(counts, dtype=torch.long) - 1, persistent=False)
-        self._bases = {self.nominal.index(d): f"_waves_{d}" for d in ordered}
+        self._counts, self._ordered = counts, set(ordered)
         for d in ordered:
             self.register_buffer(f"_waves_{d}", waves(levels[d]), persistent=False)
 
@@ -58,7 +58,7 @@ class ValueEmbedding(nn.Module):
             hidden = torch.baddbmm(self.bias.unsqueeze(1), inputs, self.weight)
             vectors.append(F.silu(hidden).transpose(0, 1))  # (B, D, E)
         if self.level_vectors is not None:
-            vectors.append(F.embedding(self._clipped(x[:, self.nominal], slice(None)), self._vectors_of_levels()))
+            vectors.append(F.embedding(self._clipped(x[:, self.nominal], slice(None)), self._vectors(self.nominal)))
         found = vectors[0] if len(vectors) == 1 else torch.cat(vectors, 1)[:, self._places]
         return found + self.presence
 
@@ -66,21 +66,22 @@ class ValueEmbedding(nn.Module):
         """Return the vectors of values ``(B,)`` of column ``d``, ``(B, E)``."""
         place, numbers = self._places[d], len(self.numeric)
         if self.level_vectors is not None and place >= numbers:
-            levels = self._clipped(x, slice(place - numbers, place - numbers + 1))
-            return F.embedding(levels, self._vectors_of_levels()) + self.presence[d]
+            column = slice(place - numbers, place - numbers + 1)
+            levels = self._clipped(x, column) - self._first[column]
+            return F.embedding(levels, self._vectors([d])) + self.presence[d]
         assert self.weight is not None
         hidden = torch.addmm(self.bias[place], self.inputs(x.unsqueeze(-1)), self.weight[place])
         return F.silu(hidden) + self.presence[d]
 
-    def _vectors_of_levels(self) -> Tensor:
-        """Return the vectors of the levels of all nominal columns, ``(K, E)``."""
+    def _vectors(self, columns: Sequence[int]) -> Tensor:
+        """Return the vectors of the levels of some nominal columns, ``(K, E)``."""
         assert self.level_vectors is not None
-        if not self._bases:
+        if not self._ordered and len(columns) == len(self.nominal):
             return self.level_vectors
-        parts = list(self.level_vectors.split((self._last + 1).tolist()))
-        for place, name in self._bases.items():
-            parts[place] = getattr(self, name) @ parts[place]
-        return torch.cat(parts)
+        of_column = dict(zip(self.nominal, self.level_vectors.split(self._counts), strict=True))
+        return torch.cat(
+            [getattr(self, f"_waves_{d}") @ of_column[d] if d in self._ordered else of_column[d] for d in columns]
+        )
 
     def _clipped(self, x: Tensor, columns: slice) -> Tensor:
         """Return the rows of ``level_vectors`` of levels, each clipped to those of its column."""

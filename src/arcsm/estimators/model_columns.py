@@ -214,7 +214,7 @@ class ModelColumns:
                 first, last = max(low, spike - reach), min(high, spike + reach)
                 steps = last - first - int(((first < spikes) & (spikes < last)).sum())
                 expected = int(((first < others) & (others < last)).sum()) / steps
-                shares.append(min(1.0, expected / int((self.spike(m, x[:, m]) == k).sum())))
+                shares.append(min(1.0, expected / max(1, int((self.spike(m, x[:, m]) == k).sum()))))
             found[m] = torch.tensor(shares, dtype=x.dtype)
         return found
 
