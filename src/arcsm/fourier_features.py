@@ -23,12 +23,18 @@ def fourier_frequencies(count: int, largest: float) -> Tensor:
     return torch.exp(steps * math.log(largest))
 
 
-def waves(levels: int) -> Tensor:
-    """Return cosines along levels that are in order, the faster the smaller, ``(levels, levels)``.
+def cosine_basis(levels: int) -> Tensor:
+    """Return cosines along ordered levels, ``(levels, levels)``; those of a high frequency are small.
 
     .. math:: B_{kj} = \\frac{\\cos(\\pi j (k + \\tfrac12) / \\mathrm{levels})}{(1 + j)^2}
 
-    With weights :math:`B v`, gradient descent on :math:`v` learns what varies slowly along the levels first.
+    If weights are :math:`B v`, gradient descent on :math:`v` changes them slowly along the levels before it makes them
+    rough.
+
+    Example:
+        >>> cosine_basis(2)
+        tensor([[ 1.0000,  0.1768],
+                [ 1.0000, -0.1768]])
 
     Raises:
         ValueError: If the levels are more than 2048.

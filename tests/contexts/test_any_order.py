@@ -14,7 +14,7 @@ import arcsm
 from arcsm import MADE, AnyOrder, AutoregressiveModel, GaussianHead, NoiseLadder, ScoreHead
 from arcsm._runtime.random import Share
 from arcsm.contexts.base import TrainingTerms
-from arcsm.fourier_features import waves
+from arcsm.fourier_features import cosine_basis
 from arcsm.interop import export_scorer
 from arcsm.objectives import csm, dsm, mle, sm, ssm
 from incremental_passes import condition_for
@@ -331,7 +331,7 @@ def test_a_wrong_order_is_an_error(order: Any, message: str) -> None:
         small()(rows(3, 4), order=order)
 
 
-def test_vectors_of_ordered_levels_are_waves_along_them(tmp_path: Any) -> None:
+def test_vectors_of_ordered_levels_are_cosines_along_them(tmp_path: Any) -> None:
     levels = (3, 0, 5, 4)
     torch.manual_seed(0)
     plain, ordered = (AnyOrder(4, 3, (8, 8), 6, levels=levels, ordered=columns) for columns in ((), (2, 3)))
@@ -340,7 +340,7 @@ def test_vectors_of_ordered_levels_are_waves_along_them(tmp_path: Any) -> None:
             own.copy_(other)
         vectors = plain.values.level_vectors
         assert vectors is not None
-        vectors[3:8], vectors[8:] = waves(5) @ vectors[3:8], waves(4) @ vectors[8:]
+        vectors[3:8], vectors[8:] = cosine_basis(5) @ vectors[3:8], cosine_basis(4) @ vectors[8:]
     x = torch.tensor([[0.0, 0.3, 4.0, 1.0], [2.0, -1.0, 0.0, 3.0], [1.0, 0.5, math.nan, 2.0]])
     torch.testing.assert_close(ordered(x), plain(x))
     for d in range(4):

@@ -5,7 +5,7 @@ import torch
 
 import arcsm
 from arcsm import CategoricalHead
-from arcsm.fourier_features import waves
+from arcsm.fourier_features import cosine_basis
 
 CONTEXT = torch.tensor([[1.0, -2.0, 0.5], [0.3, 0.2, -1.0]])
 PRIOR = torch.tensor([0.7, 0.2, 0.08, 0.02])
@@ -33,14 +33,14 @@ def test_the_prior_is_all_that_is_left_of_smooth_levels() -> None:
     torch.testing.assert_close(smoothed.project(CONTEXT).exp(), PRIOR.expand(2, -1), rtol=1e-4, atol=0.0)
 
 
-def test_weights_of_ordered_levels_are_waves_along_them() -> None:
-    shape = waves(6) * (1.0 + torch.arange(6.0)).square()
+def test_weights_of_ordered_levels_are_cosines_along_them() -> None:
+    shape = cosine_basis(6) * (1.0 + torch.arange(6.0)).square()
     products = shape.T @ shape  # cosines are orthogonal, so any weights can be learned
     torch.testing.assert_close(products, torch.diag(products.diagonal()), atol=1e-5, rtol=0.0)
     torch.testing.assert_close(products.diagonal(), torch.tensor([6.0, 3.0, 3.0, 3.0, 3.0, 3.0]))
     ordered, plain = CategoricalHead(3, 6, ordered=True), CategoricalHead(3, 6)
     with torch.no_grad():
-        plain.logits.weight.copy_(waves(6) @ ordered.logits.weight)
+        plain.logits.weight.copy_(cosine_basis(6) @ ordered.logits.weight)
         plain.logits.bias.copy_(ordered.logits.bias.normal_())
     torch.testing.assert_close(ordered.project(CONTEXT), plain.project(CONTEXT))
     assert "basis" not in ordered.state_dict()

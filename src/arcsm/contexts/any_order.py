@@ -81,8 +81,8 @@ class AnyOrder(Context):
         complete_share: Fraction of the rows of a training step in which all others are known; in the rest, a random
             subset is.
         condition_net: A network that embeds the condition first; see :class:`~arcsm.ConditionNet`.
-        ordered: The nominal columns whose levels are in order, such as numbers: functions that vary slowly along them
-            are learned first. Default: none.
+        ordered: The nominal columns whose levels have an order, as numbers do. Vectors that vary slowly along the
+            levels are learned first; see :class:`CategoricalHead`. Default: none.
 
     Example:
         >>> context = AnyOrder(features=3, context_features=2, hidden_features=(8, 8))

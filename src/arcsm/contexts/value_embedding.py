@@ -7,14 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcsm.contexts.made import FourierFeatures
-from arcsm.fourier_features import waves
+from arcsm.fourier_features import cosine_basis
 
 
 class ValueEmbedding(nn.Module):
     """A vector for each value, ``(B, D)`` to ``(B, D, E)``.
 
     A number passes through one hidden layer of its column, a level has a vector of its own. In ``ordered`` columns the
-    vectors are sums of waves along the levels; see :func:`~arcsm.fourier_features.waves`.
+    vectors are combinations of cosines along the levels; see :func:`~arcsm.fourier_features.cosine_basis`.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ValueEmbedding(nn.Module):
         self.register_buffer("_last", torch.tensor(counts, dtype=torch.long) - 1, persistent=False)
         self._counts, self._ordered = counts, set(ordered)
         for d in ordered:
-            self.register_buffer(f"_waves_{d}", waves(levels[d]), persistent=False)
+            self.register_buffer(f"_basis_{d}", cosine_basis(levels[d]), persistent=False)
 
     weight: Tensor | None
     bias: Tensor
@@ -80,7 +80,7 @@ class ValueEmbedding(nn.Module):
             return self.level_vectors
         of_column = dict(zip(self.nominal, self.level_vectors.split(self._counts), strict=True))
         return torch.cat(
-            [getattr(self, f"_waves_{d}") @ of_column[d] if d in self._ordered else of_column[d] for d in columns]
+            [getattr(self, f"_basis_{d}") @ of_column[d] if d in self._ordered else of_column[d] for d in columns]
         )
 
     def _clipped(self, x: Tensor, columns: slice) -> Tensor:

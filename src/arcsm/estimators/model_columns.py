@@ -185,10 +185,10 @@ class ModelColumns:
         return torch.where(numbers > high, 2.0 * high - numbers, numbers).clamp(low, high)
 
     def others(self, x: Tensor, shares: Mapping[int, Tensor], generator: torch.Generator) -> dict[int, Tensor]:
-        """Return which rows ``(N, M)`` have a number that counts as no spike, in each column with ends or spikes.
+        """Return which of the rows ``(N, M)`` count as having no spike, ``(N,)`` for each column with ends or spikes.
 
-        A share of the rows with a spike does, if it is on a grid: the density of the other numbers would have a hole
-        where it is otherwise.
+        Of the rows with a spike on a grid, the given shares do, chosen at random: otherwise the density of the other
+        numbers would have a hole there.
         """
         found = {m: self._is_other(m, x) for m in {*self.ends, *self.spikes}}
         for m, share in shares.items():
@@ -200,7 +200,7 @@ class ModelColumns:
     def shares_of_others(self, x: Tensor) -> dict[int, Tensor]:
         """Return the shares ``(K,)`` of :meth:`others` for the spikes on each grid, by rows ``(N, M)``.
 
-        A share is the number of rows that the steps near a spike have on average, in proportion to its own.
+        A share is the mean number of rows of the steps near a spike, divided by the number of rows with the spike.
         """
         found = {}
         for m, spikes in self.spikes.items():

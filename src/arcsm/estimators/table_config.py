@@ -15,7 +15,7 @@ _SIGMA_MAX = 3.0  # standard deviations of a column
 _FINE_ROWS = 1_000  # from which on a model has sinusoids and fine noise
 _WIDE = 300  # columns
 _MAX_STEPS_OF_TARGETS, _MAX_RATE_OF_TARGETS = 1_500, 5e-3  # of a model of few conditionals
-_WAVY_ROWS_OF_TARGETS = 500  # from which on the head of such a model sees sinusoids
+_MIN_ROWS_FOR_SINUSOIDS = 500  # from which on the head of such a model sees sinusoids
 _MAX_OWN_HEADS = 32  # of nominal columns
 _FINE_RATIO = 1.35  # between noise levels; larger steps of the flow widen conditionals
 _MAX_SMOOTH_RATIO = 2.0  # between noise levels of a smooth model: the most that the flow takes in one step
@@ -98,11 +98,11 @@ class TableConfig:
     def for_targets(self, rows: int) -> Self:
         """Return a variant for the conditionals of few columns, which are learned sooner, and soon overfitted.
 
-        With few training rows its head sees no sinusoids, which leave some probability between groups far apart.
+        With few training rows its head has no sinusoids: they would leave some probability between distant groups.
         """
         return replace(
             self,
-            head_sinusoids=self.head_sinusoids if rows >= _WAVY_ROWS_OF_TARGETS else self.sinusoids,
+            head_sinusoids=self.head_sinusoids if rows >= _MIN_ROWS_FOR_SINUSOIDS else self.sinusoids,
             max_steps=min(self.max_steps, _MAX_STEPS_OF_TARGETS),
             learning_rate=min(self.learning_rate, _MAX_RATE_OF_TARGETS),
         )

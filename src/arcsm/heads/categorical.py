@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arcsm._runtime.sizes import check_layers, check_size
-from arcsm.fourier_features import waves
+from arcsm.fourier_features import cosine_basis
 from arcsm.heads.base import NormalisedHead, ScoreAndDerivative, Sigma
 
 
@@ -16,8 +16,8 @@ class CategoricalHead(NormalisedHead):
         {\\sum_j p_j^{1 - \\tau} e^{\\tau (w_j \\cdot c + b_j)}} + \\varepsilon\\, p_k,
         \\qquad k = 0, \\dots, \\mathrm{levels} - 1
 
-    In training :math:`\\tau = 1` and :math:`\\varepsilon = 0`; :meth:`smooth` sets others afterwards, which draw the
-    probabilities towards those of a prior :math:`p`.
+    In training :math:`\\tau = 1` and :math:`\\varepsilon = 0`. Afterwards, :meth:`smooth` sets other values, which draw
+    the probabilities towards a prior :math:`p`.
 
     Values are the numbers of levels. The log probability is a log mass, not a density, and noise does not apply to it.
     The distribution function is cumulative in the order of the levels. There is no score, so every objective trains
@@ -26,10 +26,9 @@ class CategoricalHead(NormalisedHead):
     Arguments:
         context_features: Size :math:`C` of the contexts.
         levels: Number of levels, at least 1.
-        ordered: Whether levels are in order, such as numbers. Then functions of the context that vary slowly along the
-            levels are learned sooner, and rough ones, which are fitted to few rows, late: the weights
-            :math:`w_k = \\sum_j v_j \\cos(\\pi j (k + \\tfrac12) / \\mathrm{levels}) / (1 + j)^2` have learned
-            :math:`v_j`.
+        ordered: Whether the levels have an order, as numbers do. If so, the learned weights are :math:`v_j` in
+            :math:`w_k = \\sum_j v_j \\cos(\\pi j (k + \\tfrac12) / \\mathrm{levels}) / (1 + j)^2`, so that weights that
+            vary slowly along the levels are learned first. At most 2048 levels.
 
     Example:
         >>> head = CategoricalHead(context_features=4, levels=3)
@@ -46,7 +45,7 @@ class CategoricalHead(NormalisedHead):
         check_layers("CategoricalHead", context_features, (), levels)
         self.context_features, self.levels, self.ordered = context_features, levels, ordered
         self.logits = nn.Linear(context_features, levels)
-        self.register_buffer("basis", waves(levels) if ordered else None, persistent=False)
+        self.register_buffer("basis", cosine_basis(levels) if ordered else None, persistent=False)
         self.register_buffer("sharpness", torch.ones(()))
         self.register_buffer("share", torch.zeros(()))
         self.register_buffer("prior", torch.full((levels,), 1.0 / levels))
@@ -64,7 +63,7 @@ class CategoricalHead(NormalisedHead):
         """Set how far probabilities are smoothed; what is not given stays as it is.
 
         Arguments:
-            sharpness: The factor :math:`\\tau` of what the logits add to the prior's, positive.
+            sharpness: The weight :math:`\\tau` of the logits, positive; that of the log prior is :math:`1 - \\tau`.
             share: The share :math:`\\varepsilon` of the prior, in [0, 1).
             prior: The probabilities :math:`p` of the levels, ``(levels,)``. Default: all are equal.
         """
