@@ -102,3 +102,10 @@ def test_fine_durations_are_never_negative() -> None:
     columns = Columns.infer(pd.DataFrame({"wait": pd.to_timedelta(seconds, unit="s")}))
     assert columns.kinds[0].log_unseen == pytest.approx(-math.log(502.0))
     assert columns.decode(np.array([[-1e6]]))["wait"].tolist() == [pd.Timedelta(0)]
+
+
+def test_fine_moments_have_no_hard_ends() -> None:
+    seconds = np.random.default_rng(0).uniform(0.0, 1e9, 500).round()  # from the moment that they are counted from
+    columns = Columns.infer(pd.DataFrame({"at": pd.to_datetime(seconds, unit="s")}))
+    assert columns.kinds[0].ends is None
+    assert columns.decode(np.array([[-2.0]]))["at"][0] < pd.Timestamp("1970-01-01")

@@ -1,6 +1,5 @@
 """The types of a table's columns, inferred from training values."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +23,7 @@ from arcsm.estimators.column_types import (
     Values,
     missing_mask,
 )  # fmt: skip
+from arcsm.estimators.range_ends import hard_ends, room
 
 _MIN_REPEATED_FRACTION = 0.05  # of the values on a grid, for them to count as discrete
 _MIN_MULTIPLES = 20  # of a whole number above 1, for it to be a step although no value repeats
@@ -34,7 +34,6 @@ _SPIKE_RATIO = 3.0  # to the frequency of the values near it
 _NEIGHBOURS = 5  # different values on either side
 _MIN_ROWS_OF_LEVEL = 20  # on average, if the numbers on a grid that have levels are many
 _MIN_REPEATS = 5.0  # mean number of rows of each of few values that lie on no grid
-_MIN_OUTER_ROWS, _THIN = 5, 0.5  # whose density is compared with the mean one
 _MIN_OTHERS = 10  # different values that are no spikes
 _FINE_STEP = 0.02  # of a grid that counts as a continuum, in standard deviations of nearly normal numbers
 MIN_GAIN = 0.02  # nats per value, for a nonlinear map to replace the linear one
@@ -74,11 +73,11 @@ def infer_numbers(known: Array, max_levels: int = MAX_LEVELS_OF_NUMBERS, linear:
     if len(np.unique(others)) < _MIN_OTHERS:
         spikes, others = np.empty(0), known
     if grid is not None:
-        grid = replace(grid, room=_room(grid, others))
+        grid = replace(grid, room=room(grid, others))
     smooth = fit_continuous(others, known, linear)
     smooth = replace(smooth, spikes=tuple(spikes.tolist()))
     if grid is None:
-        return smooth
+        return replace(smooth, hard_ends=hard_ends(known, others))
     steps = np.exp(smooth.log_slope(smooth.encode(others))) * grid.spacing
     if not isinstance(smooth, Identity) and np.quantile(steps, 0.95) < _FINE_STEP:
         return replace(smooth, grid=grid)
@@ -137,33 +136,6 @@ def _have_levels(values: Array, known: Array, max_levels: int) -> bool:
     """Return whether the different values of a grid have a level each: they are few, or have many rows each."""
     count = len(values)
     return count <= MAX_LEVELS_OF_NUMBERS or (count <= max_levels and len(known) >= _MIN_ROWS_OF_LEVEL * count)
-
-
-def _room(grid: Grid, others: Array) -> tuple[int, int]:
-    """Return how many steps a grid has beyond each end of its values, given those that are not spikes.
-
-    It has none beyond a spike. Where values thin out towards an end, there is room for as many steps as the range
-    has, but not for negative values where there are none. They thin out if the outermost hundredth, and at least five,
-    with all values as far in as they reach, are less than half as dense as values are on average. Elsewhere there is
-    room for the mean distance between these values, but not beyond the next round number.
-    """
-    numbers = np.sort(np.rint(grid.encode(others)))
-    outer = min(max(_MIN_OUTER_ROWS, len(others) // 100), len(others))
-    first, last = numbers[outer - 1], numbers[-outer]
-    densities = (
-        (numbers <= first).sum() / (1.0 + first - numbers[0]),
-        (numbers >= last).sum() / (1.0 + numbers[-1] - last),
-    )
-    mean_density = len(others) / (1.0 + numbers[-1] - numbers[0])
-    low_is_thin, high_is_thin = (density < _THIN * mean_density for density in densities)
-    span = grid.spacing * (grid.levels - 1)
-    unit = 10.0 ** math.floor(math.log10(span))
-    to_zero = int(grid.low / grid.spacing + GRID_TOLERANCE) if grid.low >= 0.0 else grid.levels
-    to_round = 0 if grid.low == 1.0 else round(grid.low % unit / grid.spacing)  # counts begin with 1
-    from_round = round(-(grid.low + span) % unit / grid.spacing)
-    below = min(grid.levels, to_zero) if low_is_thin else min(math.ceil(1.0 / densities[0]) - 1, to_round)
-    above = grid.levels if high_is_thin else min(math.ceil(1.0 / densities[1]) - 1, from_round)
-    return 0 if numbers[0] > 0 else below, 0 if numbers[-1] < grid.levels - 1 else above
 
 
 def fit_continuous(known: Array, all_known: Array | None = None, linear: bool = False) -> Continuous:

@@ -54,7 +54,7 @@ class Column(ABC):
 
     @property
     def ends(self) -> tuple[float, float] | None:
-        """The ends of the numbers of a column on a grid, beyond which none can be drawn; ``None`` for other columns."""
+        """The ends of the numbers, beyond which none can be drawn; ``None`` for a column without hard ends."""
         return None
 
     @property
@@ -297,8 +297,8 @@ class Listed(Grid):
 class Continuous(Column):
     """A continuous column with the linear map :math:`z = (x - m) / s`, and the base of nonlinear maps of :math:`z`.
 
-    Decoded values extend beyond the range of the training values, ``low`` to ``high``, by at most its width, and as far
-    as the grid does if they lie on one. Values that are never negative stay so.
+    Decoded values extend beyond the range of the training values, ``low`` to ``high``, by at most its width, but not
+    beyond hard ends, and as far as the grid does if they lie on one.
     """
 
     middle: float
@@ -307,6 +307,7 @@ class Continuous(Column):
     high: float
     spikes: tuple[float, ...] = field(default=(), kw_only=True)  # values that repeat, in ascending order
     grid: Grid | None = field(default=None, kw_only=True)  # on which decoded values lie, if it is fine
+    hard_ends: tuple[float, float] = field(default=(-math.inf, math.inf), kw_only=True)  # which no value lies beyond
     training_rows: int = field(default=0, kw_only=True)
 
     @property
@@ -319,10 +320,11 @@ class Continuous(Column):
         if self.grid is not None:
             half = 0.5 * self.grid.spacing
             low, high = low - half, high + half
-        elif self.low < 0.0 or low > 0.0:
+        elif not any(map(math.isfinite, self.hard_ends)):
             return None
         else:
-            low -= _SAME_NUMBER * self.scale  # zero itself has a density
+            tolerance = _SAME_NUMBER * self.scale  # the ends themselves have a density
+            low, high = low - tolerance, high + tolerance
         first, last = self.encode(np.array([low, high]))
         return float(first), float(last)
 
@@ -333,7 +335,8 @@ class Continuous(Column):
         if self.grid is not None:
             below, above = (self.grid.spacing * steps for steps in self.grid.room)
             return self.low - below, self.high + above
-        return max(self.low - span, 0.0) if self.low >= 0.0 else self.low - span, self.high + span
+        lowest, highest = self.hard_ends
+        return max(self.low - span, lowest), min(self.high + span, highest)
 
     @property
     def spike_numbers(self) -> Array:

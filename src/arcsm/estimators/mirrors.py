@@ -1,4 +1,4 @@
-"""Densities on a grid, mirrored at the ends of its range: noise has smoothed them, and they would leak out."""
+"""Densities mirrored at the ends of a range: noise has smoothed them, and they would leak out."""
 
 from typing import Protocol
 

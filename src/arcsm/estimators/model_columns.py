@@ -31,7 +31,7 @@ class ModelColumns:
         widths: Distance between the numbers of each discrete column that the model treats as numbers; 0 for the others.
         rarest: Probabilities ``(K,)`` of the numbers that share the last level of a column, given that level.
         log_unseen: Log probability of any number without a level, in each nominal column, and of any beyond the ends.
-        ends: The ends of the range of each column on a grid, in which densities and draws are mirrored.
+        ends: The ends of the range of each column that has any, in which densities and draws are mirrored.
         spikes: The spikes ``(K,)`` of columns, in ascending order.
         spike_dimension: The second dimension of each column with spikes.
         kinds: The types of the columns.

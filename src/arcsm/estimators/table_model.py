@@ -47,7 +47,7 @@ class TableModel:
         orders: The orders that the density averages. The first is that of the table, unless an order was learned.
         level: The noise level at which densities are evaluated.
         config: The configuration of the model.
-        reach: How far the density of each column on a grid leaks beyond its ends, where mirror images count.
+        reach: How far the density of each column leaks beyond its ends, where mirror images count.
         method: How conditionals are normalised. ``None`` for the method of the model.
         fine_steps: Number of steps down the noise ladder for conditionals given any known values, such as expected
             intervals. ``None`` for those of the density.
@@ -101,7 +101,7 @@ class TableModel:
         return found
 
     def _mirrored_density(self) -> ValueFunction:
-        """Return the log density of numbers, or over the cells, mirrored at the ends of columns on a grid."""
+        """Return the log density of numbers, or over the cells, mirrored at the ends of columns."""
         plain, ends = self.model.density_function(self.cells), self.columns.ends
         if not ends:
             return plain

@@ -1,7 +1,7 @@
 """Columns of dates, times of day, durations and periods: whole numbers of steps as fine as the values."""
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Number
 from typing import Any, Literal, Self
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from arcsm.estimators.column_inference import fit_continuous
 from arcsm.estimators.column_types import MAX_LEVELS, MAX_LEVELS_OF_NUMBERS, Array, Column, Constant, Grid, Values
+from arcsm.estimators.range_ends import hard_ends
 
 _UNITS = ("D", "h", "m", "s", "ms", "us", "ns")  # as NumPy calls them
 _DAY = np.timedelta64(1, "D")
@@ -236,7 +237,12 @@ def infer_times(values: pd.Series) -> Column:
     distinct = np.unique(counts)
     few = tuple(distinct.tolist()) if len(distinct) <= MAX_LEVELS_OF_NUMBERS else ()
     grid = Grid(step, low, levels, whole=True, training_rows=len(known), few=few)
-    return Times(scale, grid if levels < MAX_LEVELS else fit_continuous(counts))
+    if levels < MAX_LEVELS:
+        return Times(scale, grid)
+    continuum = fit_continuous(counts)
+    if scale.form in ("clock", "duration"):  # dates go on
+        continuum = replace(continuum, hard_ends=hard_ends(counts, counts))
+    return Times(scale, continuum)
 
 
 def value_text(value: Any, digits: int = 4) -> str:
