@@ -351,6 +351,29 @@ def test_vectors_of_ordered_levels_are_cosines_along_them(tmp_path: Any) -> None
     torch.testing.assert_close(arcsm.load(tmp_path / "model").log_prob(x), model.log_prob(x))
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
+def test_sinusoids_of_high_frequencies_count_less(decay: float, tmp_path: Any) -> None:
+    options: dict[str, Any] = {"levels": (3, 0, 0), "sinusoids": 3, "max_frequency": 9.0}
+    torch.manual_seed(0)
+    plain, damped = AnyOrder(3, 3, (8, 8), 6, **options), AnyOrder(3, 3, (8, 8), 6, sinusoid_decay=decay, **options)
+    assert damped.values.weight is not None
+    assert plain.values.weight is not None
+    inputs = 1.0 + 2.0 * sum(f ** (-2.0 * decay) for f in (1.0, 3.0, 9.0))  # the sum of their squares is 1 on average
+    assert float(damped.values.weight.square().mean().detach()) == pytest.approx(1.0 / inputs, rel=0.4)
+    amplitudes = torch.tensor([1.0] + 2 * [f**-decay for f in (1.0, 3.0, 9.0)])
+    with torch.no_grad():
+        for own, other in zip(plain.parameters(), damped.parameters(), strict=True):
+            own.copy_(other)
+        plain.values.weight.mul_(amplitudes[:, None])
+    x = torch.tensor([[0.0, 0.3, 4.0], [2.0, -1.0, math.nan]])
+    torch.testing.assert_close(damped(x), plain(x))
+    torch.testing.assert_close(damped.values.column(1, x[:, 1]), plain.values.column(1, x[:, 1]))
+    numeric, nominal = arcsm.ScoreHead(3, (8,)), arcsm.CategoricalHead(3, 3)
+    model = arcsm.AutoregressiveModel(damped, arcsm.MixedHead([numeric, nominal], (1, 0, 0)))
+    arcsm.save(model, tmp_path / "model")
+    torch.testing.assert_close(arcsm.load(tmp_path / "model").log_prob(x), model.log_prob(x))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -358,6 +381,7 @@ def test_vectors_of_ordered_levels_are_cosines_along_them(tmp_path: Any) -> None
         ({"hidden_features": (8, 4)}, "hidden_features: expected layers of one width"),
         ({"embedding_features": 0}, "embedding_features=0"),
         ({"dropout": 1.0}, "dropout: expected a fraction"),
+        ({"sinusoid_decay": -1.0}, "sinusoid_decay: expected a finite number"),
         ({"ordered": (1,)}, "ordered: expected columns with levels"),
         ({"levels": (0, 3, 0, 0), "ordered": (4,)}, "ordered: expected columns with levels"),
         ({"levels": (0, 3, 2049, 0), "ordered": (2,)}, "ordered: expected at most 2048 levels, got 2049"),

@@ -83,6 +83,9 @@ class AnyOrder(Context):
         condition_net: A network that embeds the condition first; see :class:`~arcsm.ConditionNet`.
         ordered: The nominal columns whose levels have an order, as numbers do. Vectors that vary slowly along the
             levels are learned first; see :class:`CategoricalHead`. Default: none.
+        sinusoid_decay: The exponent :math:`p` of the amplitude :math:`f^{-p}` of the sine and cosine at frequency
+            :math:`f`. If it is positive, slow changes along the values are learned before fast ones, and what single
+            rows suggest is learned last.
 
     Example:
         >>> context = AnyOrder(features=3, context_features=2, hidden_features=(8, 8))
@@ -112,12 +115,14 @@ class AnyOrder(Context):
         complete_share: float = 0.9,
         condition_net: nn.Module | Mapping[str, Any] | None = None,
         ordered: Sequence[int] | None = None,
+        sinusoid_decay: float = 0.0,
     ) -> None:
         super().__init__()
         self.features, self.context_features = features, context_features
         self.hidden_features = whole_numbers("hidden_features", hidden_features)
         self.embedding_features = embedding_features
         self.sinusoids, self.max_frequency, self.dropout = sinusoids, float(max_frequency), float(dropout)
+        self.sinusoid_decay = float(sinusoid_decay)
         self.levels = (0,) * features if levels is None else whole_numbers("levels", levels)
         self.parents = (-1,) * features if parents is None else whole_numbers("parents", parents)
         self.targets = tuple(range(features)) if targets is None else whole_numbers("targets", targets)
@@ -135,7 +140,9 @@ class AnyOrder(Context):
         self._check_arrangement(torch.tensor(self.order))
 
         width = self.hidden_features[0]
-        self.values = ValueEmbedding(self.levels, embedding_features, sinusoids, self.max_frequency, self.ordered)
+        self.values = ValueEmbedding(
+            self.levels, embedding_features, sinusoids, self.max_frequency, self.ordered, self.sinusoid_decay
+        )
         self.first = nn.Linear(embedding_features, width)
         self.linear = nn.Linear(embedding_features, width, bias=False)
         nn.init.zeros_(self.linear.weight)
@@ -164,6 +171,8 @@ class AnyOrder(Context):
         check_layers("AnyOrder", self.classes + self.condition_features, (), self.hidden_features[0])
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout: expected a fraction from 0 to below 1, got {self.dropout}")
+        if not 0.0 <= self.sinusoid_decay < math.inf:
+            raise ValueError(f"sinusoid_decay: expected a finite number of at least 0, got {self.sinusoid_decay}")
 
     def _check_parents(self) -> None:
         if len(self.parents) != self.features:

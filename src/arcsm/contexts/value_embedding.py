@@ -14,7 +14,8 @@ class ValueEmbedding(nn.Module):
     """A vector for each value, ``(B, D)`` to ``(B, D, E)``.
 
     A number passes through one hidden layer of its column, a level has a vector of its own. In ``ordered`` columns the
-    vectors are combinations of cosines along the levels; see :func:`~arcsm.fourier_features.cosine_basis`.
+    vectors are combinations of cosines along the levels; see :func:`~arcsm.fourier_features.cosine_basis`. The sines
+    and cosines of a number at frequency :math:`f` are multiplied by :math:`f^{-p}`, with the exponent ``decay``.
     """
 
     def __init__(
@@ -24,6 +25,7 @@ class ValueEmbedding(nn.Module):
         sinusoids: int,
         max_frequency: float,
         ordered: Sequence[int] = (),
+        decay: float = 0.0,
     ) -> None:
         super().__init__()
         self.inputs = FourierFeatures(sinusoids, max_frequency)
@@ -31,9 +33,11 @@ class ValueEmbedding(nn.Module):
         self.nominal = [d for d, count in enumerate(levels) if count]
         by_kind = self.numeric + self.nominal
         self._places = [by_kind.index(d) for d in range(len(levels))]
-        fan_in = self.inputs.features
-        numbers = len(self.numeric)
-        self.register_parameter("weight", _weights(numbers, fan_in, embedding_features, std=fan_in**-0.5))
+        of_sinusoids = self.inputs.frequencies**-decay
+        amplitudes = torch.cat([torch.ones(1), of_sinusoids, of_sinusoids])
+        self.register_buffer("amplitudes", amplitudes.unsqueeze(-1), persistent=False)
+        numbers, std = len(self.numeric), float(amplitudes.square().sum().rsqrt())
+        self.register_parameter("weight", _weights(numbers, len(amplitudes), embedding_features, std=std))
         self.register_parameter("bias", _weights(numbers, embedding_features, std=0.5))
         self.register_parameter("level_vectors", _weights(sum(levels), embedding_features, std=0.5))
         self.presence = nn.Parameter(torch.zeros(len(levels), embedding_features))  # of a known value, whatever it is
@@ -46,6 +50,7 @@ class ValueEmbedding(nn.Module):
 
     weight: Tensor | None
     bias: Tensor
+    amplitudes: Tensor  # of the inputs of one number, (P, 1)
     level_vectors: Tensor | None
     _first: Tensor  # row of the first level of each nominal column in `level_vectors`
     _last: Tensor  # the last level of each nominal column
@@ -55,7 +60,7 @@ class ValueEmbedding(nn.Module):
         if self.weight is not None:
             numbers = x[:, self.numeric] if self.nominal else x
             inputs = self.inputs(numbers).unflatten(-1, (-1, self.inputs.features)).transpose(0, 1)  # (D, B, P)
-            hidden = torch.baddbmm(self.bias.unsqueeze(1), inputs, self.weight)
+            hidden = torch.baddbmm(self.bias.unsqueeze(1), inputs, self.amplitudes * self.weight)
             vectors.append(F.silu(hidden).transpose(0, 1))  # (B, D, E)
         if self.level_vectors is not None:
             vectors.append(F.embedding(self._clipped(x[:, self.nominal], slice(None)), self._vectors(self.nominal)))
@@ -70,7 +75,7 @@ class ValueEmbedding(nn.Module):
             levels = self._clipped(x, column) - self._first[column]
             return F.embedding(levels, self._vectors([d])) + self.presence[d]
         assert self.weight is not None
-        hidden = torch.addmm(self.bias[place], self.inputs(x.unsqueeze(-1)), self.weight[place])
+        hidden = torch.addmm(self.bias[place], self.inputs(x.unsqueeze(-1)), self.amplitudes * self.weight[place])
         return F.silu(hidden) + self.presence[d]
 
     def _vectors(self, columns: Sequence[int]) -> Tensor:

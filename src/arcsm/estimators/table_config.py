@@ -32,6 +32,7 @@ class TableConfig:
     dropout: float  # of the context network
     head_features: tuple[int, ...]  # units of each layer of the head of numeric columns
     sinusoids: int  # frequencies at which the context network sees a value
+    sinusoid_decay: float  # exponent of the frequency by which those of the context network count less
     head_sinusoids: int  # frequencies at which the head sees a value
     sigma_min: float  # smallest noise, in standard deviations of a column
     noise_levels: int
@@ -58,6 +59,7 @@ class TableConfig:
             dropout=0.1,
             head_features=(48, 48),
             sinusoids=6 if large else 4 if fine else 0,
+            sinusoid_decay=1.0,
             head_sinusoids=6 if large else 4,
             sigma_min=0.01 if large else 0.02 if fine else 0.05,
             noise_levels=20 if large else 16,
@@ -80,6 +82,7 @@ class TableConfig:
             dropout=0.0,
             head_features=(32, 32),
             sinusoids=0,
+            sinusoid_decay=1.0,
             head_sinusoids=0,
             sigma_min=sigma_min,
             noise_levels=1 + math.ceil(math.log(_SIGMA_MAX / sigma_min) / math.log(_MAX_SMOOTH_RATIO)),
@@ -112,7 +115,9 @@ class TableConfig:
 
         It overfits other small tables, so held-out rows must choose between the two.
         """
-        return replace(self, sinusoids=6, head_sinusoids=6, sigma_min=0.01, noise_levels=20, max_steps=3_000)
+        return replace(
+            self, sinusoids=6, sinusoid_decay=0.0, head_sinusoids=6, sigma_min=0.01, noise_levels=20, max_steps=3_000
+        )
 
     def build_model(
         self,
@@ -131,6 +136,7 @@ class TableConfig:
             len(levels), self.context_features, self.hidden_features, self.embedding_features,
             sinusoids=self.sinusoids, max_frequency=max_frequency, dropout=self.dropout, levels=levels, parents=parents,
             targets=targets, ordered=[d for d, in_order in enumerate(ordered or ()) if in_order],
+            sinusoid_decay=self.sinusoid_decay,
         )  # fmt: skip
         numeric = ScoreHead(self.context_features, self.head_features, self.head_sinusoids, max_frequency)
         noise = NoiseLadder(_SIGMA_MAX, self.sigma_min, self.noise_levels)
