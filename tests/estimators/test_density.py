@@ -249,6 +249,17 @@ def test_probabilities_of_events(
     assert (found.standard_error == 0.0) or given is not None or len(event) > 1
 
 
+def test_probabilities_of_events_that_exclude_each_other_sum_to_one(
+    fitted_table: tuple[ScoreDensity, pd.DataFrame],
+) -> None:
+    density, table = fitted_table
+    for given in ({"a": (0.5, None)}, {"a": (0.5, None), "b": (None, 1.0)}, {"a": 0.3, "b": (0.0, None)}):
+        found = [density.probability({"c": c}, given, draws=200, random_state=0).value for c in table["c"].unique()]
+        assert sum(found) == pytest.approx(1.0, rel=1e-6)
+    halves = [density.probability({"a": ends}, {"a": (0.0, 1.0)}).value for ends in ((0.0, 0.4), (0.4, 1.0))]
+    assert sum(halves) == pytest.approx(1.0, abs=1e-3)
+
+
 def test_densities_of_some_columns_given_others(fitted_table: tuple[ScoreDensity, pd.DataFrame]) -> None:
     density, table = fitted_table
     rows = table.tail(300)

@@ -200,6 +200,34 @@ def test_the_probability_of_one_constraint_is_exact() -> None:
     assert error.tolist() == [0.0, 0.0]
 
 
+def test_probabilities_given_sets_are_those_of_accepted_draws_and_sum_to_one() -> None:
+    model, given = gaussian_model(), {0: Intervals([(1.0, math.inf)]), 1: Intervals([(-1.4, -0.4)])}
+    found = [probability(model, {2: Levels([k])}, n=800, generator=seeded(), given=given) for k in range(3)]
+    assert sum(value.item() for value, _ in found) == pytest.approx(1.0, rel=1e-9)
+    rows = complete(model, UNKNOWN, n=20000, constraints=given, generator=seeded(1))
+    for k, (value, error) in enumerate(found):
+        share = (rows.weights[0] * (rows.rows[0, :, 2] == k)).sum()
+        assert abs(value - share).item() < 4.0 * (error.item() + 0.5 / math.sqrt(20000))
+    halves = [{1: Intervals([ends]), 2: Levels([0, 1])} for ends in ((-1.4, -0.9), (-0.9, -0.4))]
+    whole = probability(model, {2: Levels([0, 1])}, n=800, generator=seeded(), given=given, order=(0, 1, 2))[0]
+    parts = [probability(model, half, n=800, generator=seeded(), given=given, order=(0, 1, 2)) for half in halves]
+    total, error = sum(value for value, _ in parts), sum(error for _, error in parts)
+    assert abs(total - whole).item() < 4.0 * error.item()
+    nothing = {0: Intervals([(1e9, 2e9)])}
+    assert probability(model, {2: Levels([0])}, n=8, generator=seeded(), given=nothing)[0].isnan().all()
+
+
+def test_draws_for_sets_that_are_given_use_the_default_source_too() -> None:
+    model, given = gaussian_model(), {0: Intervals([(1.0, math.inf)])}
+    torch.manual_seed(0)
+    first = probability(model, {1: Intervals([(-1.0, 0.0)])}, n=50, given=given)
+    second = probability(model, {1: Intervals([(-1.0, 0.0)])}, n=50, given=given)
+    torch.manual_seed(0)
+    again = probability(model, {1: Intervals([(-1.0, 0.0)])}, n=50, given=given)
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[0], second[0])
+
+
 def test_weights_make_constrained_draws_follow_the_truncated_joint_density() -> None:
     model = gaussian_model()
     event = {0: Intervals([(1.0, math.inf)]), 1: Intervals([(-1.0, math.inf)])}

@@ -377,7 +377,8 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         Arguments:
             event: A value, set or range of each column of the event, as in :meth:`conditional`; for a continuous column
                 a range.
-            given: What is known of some columns, likewise. Default: nothing.
+            given: What is known of some columns, likewise. They come before those of the event, so the probabilities
+                of events that exclude each other sum to at most one. Default: nothing.
             draws: Number of draws. An event of one column given values of others needs none: the standard error is 0.
                 It comes from the conditional of the column itself; orders in which other columns come before it, which
                 :meth:`sample` and :meth:`conditional` draw from, may differ from that.
@@ -401,28 +402,17 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         for name in conditions.values:
             if self.columns_.labels.index(name) in wanted:
                 raise ValueError(f"event: column {name!r} has a value in `given`; leave it out of the event")
-        joint: dict[int, Constraint | None] = {**conditions.constraints, **wanted}
+        parts = dict[int, Constraint | None](wanted)
         for d in {*wanted} & {*conditions.constraints}:
-            joint[d] = intersection(wanted[d], conditions.constraints[d])
-        possible = {d: constraint for d, constraint in joint.items() if constraint is not None}
-        if of_event.impossible or len(possible) < len(joint):
+            parts[d] = intersection(wanted[d], conditions.constraints[d])
+        possible = {d: constraint for d, constraint in parts.items() if constraint is not None}
+        if of_event.impossible or len(possible) < len(parts):
             return Probability(0.0, 0.0)
-        known, generator = self._clip_modelled(conditions.numbers[None]), self._generator(random_state)
-        numerator = self._probability(possible, known, draws, generator)
-        denominator = self._probability(conditions.constraints, known, draws, generator)
-        if denominator.value <= 0.0:
-            raise ValueError("given: the conditions have probability 0 under the model")
-        value = numerator.value / denominator.value
-        parts = (numerator.standard_error, value * denominator.standard_error)
-        return Probability(min(value, 1.0), math.hypot(*parts) / denominator.value)
-
-    def _probability(
-        self, constraints: Mapping[int, Constraint], known: Tensor, draws: int, generator: torch.Generator
-    ) -> Probability:
-        """Return the probability of constraints by column of the table, given numbers ``(1, M)``."""
-        if self.model_ is None or not constraints:
+        if self.model_ is None or not possible:
             return Probability(1.0, 0.0)
-        return Probability(*self.model_.probability(self._by_modelled_column(constraints), known, draws, generator))
+        sets, given_sets = map(self._by_modelled_column, (possible, conditions.constraints))
+        known, generator = self._clip_modelled(conditions.numbers[None]), self._generator(random_state)
+        return Probability(*self.model_.probability(sets, known, draws, generator, given_sets))
 
     def _by_modelled_column(self, constraints: Mapping[int, Constraint]) -> dict[int, Constraint]:
         return {self.columns_.modelled.index(d): constraint for d, constraint in constraints.items()}

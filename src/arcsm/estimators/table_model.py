@@ -407,22 +407,38 @@ class TableModel:
         return torch.cat(batches), effective
 
     def probability(
-        self, constraints: Mapping[int, Constraint], x: Tensor, n: int, generator: torch.Generator
+        self,
+        constraints: Mapping[int, Constraint],
+        x: Tensor,
+        n: int,
+        generator: torch.Generator,
+        given: Mapping[int, Constraint],
     ) -> tuple[float, float]:
         """Return the probability of constraints given one row ``(1, M)`` of known values, and its standard error.
 
-        It is exact for a single column, whose spikes and other numbers are evaluated apart.
+        It is exact for a single column, whose spikes and other numbers are evaluated apart. Other constraints may be
+        ``given``, as in :func:`arcsm.queries.probability`.
+
+        Raises:
+            ValueError: If those have probability zero.
         """
         inputs = self.inputs(x)
         options: dict[str, Any] = {"generator": generator, "level": self.level, "adjust": self.columns.mirrored}
-        if len(constraints) == 1:
+
+        def of_column(m: int, constraint: Constraint) -> float:
+            parts = self.columns.parts(m, constraint)
+            return float(sum(probability(self.model, part, inputs, 1, **options)[0] for part in parts))
+
+        if len({**given, **constraints}) == 1:
             ((m, constraint),) = constraints.items()
-            parts = [
-                probability(self.model, part, inputs, 1, **options)[0] for part in self.columns.parts(m, constraint)
-            ]
-            return float(sum(parts)), 0.0
-        value, error = probability(self.model, self.columns.constraints(constraints), inputs, n, **options)
-        return float(value), float(error)
+            value, error, of_given = of_column(m, constraint), 0.0, of_column(m, given[m]) if given else 1.0
+            value = value / of_given if of_given else math.nan
+        else:
+            event, of_others = self.columns.constraints(constraints), self.columns.constraints(given)
+            value, error = map(float, probability(self.model, event, inputs, n, given=of_others, **options))
+        if math.isnan(value):
+            raise ValueError("given: the conditions have probability 0 under the model")
+        return min(value, 1.0), error
 
     def _in_single_precision(self) -> AutoregressiveModel:
         """Return a copy of the model in single precision, in which draws take half of the time."""

@@ -1,7 +1,7 @@
 """Draws of unknown values given known ones, and probabilities of events."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -53,13 +53,15 @@ class Completions(NamedTuple):
 
         With several orders it includes their differences, by which the network is inconsistent.
         """
+        return _standard_error(self.weights_by_order)
+
+    @property
+    def weights_by_order(self) -> Tensor:
+        """The mean weight of each order, not normalised, ``(N, orders)``, or those of all draws of a single one."""
         weights = self.log_weights.exp()
-        if self.orders > 1:
-            weights = torch.stack([part.mean(1) for part in weights.tensor_split(self.orders, 1)], 1)
-        if not weights.numel():
-            return weights.new_zeros(len(weights))
-        count = weights.shape[1]
-        return weights.std(1) / math.sqrt(count) if count > 1 else torch.full_like(weights[:, 0], math.nan)
+        if self.orders == 1:
+            return weights
+        return torch.stack([part.mean(1) for part in weights.tensor_split(self.orders, 1)], 1)
 
 
 @torch.no_grad()
@@ -131,6 +133,7 @@ def probability(
     level: int = -1,
     progress: bool = False,
     adjust: Adjustment | None = None,
+    given: Mapping[int, Constraint] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the probability of all constraints given known values, and its standard error, ``(N,)`` each.
 
@@ -141,6 +144,9 @@ def probability(
         constraints: The set of values of each column of the event.
         x: Rows ``(N, D)`` of known values; NaN marks an unknown one. Default: one row without known values.
         n: Number of draws.
+        given: Sets of values that columns are known to have. Where the event has the column too, its set must be a
+            part of this one. These columns are drawn before those of the event, so that the probabilities of events
+            that exclude each other sum to at most one. NaN results if the sets have probability 0. Default: none.
 
     Other arguments and errors are as in :func:`complete`.
     """
@@ -148,23 +154,33 @@ def probability(
         raise ValueError("constraints: expected at least one column")
     check_size("probability", n=n)
     known = torch.full((1, model.features), torch.nan) if x is None else x
-    single = len(constraints) == 1 and not _draws_parents(every_order(model), constraints, known)
-    draws = 1 if single else n
-    drawn = _draw(
-        model,
-        known,
-        draws,
-        constraints,
-        generator,
-        condition,
-        order,
-        None,
-        level,
-        progress,
-        adjust,
-        only_constrained=True,
-    )
-    return drawn.probability, torch.zeros_like(drawn.probability) if single else drawn.standard_error
+    first = [d for d in given or () if d not in constraints]
+
+    def draw(sets: Mapping[int, Constraint], n: int, generator: torch.Generator | None) -> Completions:
+        return _draw(
+            model, known, n, sets, generator, condition, order, None, level, progress, adjust, only_constrained=first
+        )
+
+    if not given:
+        single = len(constraints) == 1 and not _draws_parents(every_order(model), constraints, known)
+        drawn = draw(constraints, 1 if single else n, generator)
+        return drawn.probability, torch.zeros_like(drawn.probability) if single else drawn.standard_error
+    if generator is None:
+        generator = torch.Generator(model.shift.device).manual_seed(int(torch.randint(2**31 - 1, ())))
+    start = generator.get_state()
+    of_given = draw(given, n, generator).weights_by_order
+    generator.set_state(start)  # so that the columns given have the same values in both
+    of_both = draw({**given, **constraints}, n, generator).weights_by_order
+    found, scale = of_both.mean(1) / of_given.mean(1), of_given.mean(1)
+    return found, _standard_error(of_both - found.unsqueeze(1) * of_given) / scale
+
+
+def _standard_error(values: Tensor) -> Tensor:
+    """Return the standard error of the mean of values ``(N, K)``, ``(N,)``; NaN for a single one."""
+    if not values.numel():
+        return values.new_zeros(len(values))
+    count = values.shape[1]
+    return values.std(1) / math.sqrt(count) if count > 1 else torch.full_like(values[:, 0], math.nan)
 
 
 def _draws_parents(context: AnyOrder, constraints: Mapping[int, Constraint], x: Tensor) -> bool:
@@ -185,7 +201,7 @@ def _draw(
     level: int,
     progress: bool,
     adjust: Adjustment | None,
-    only_constrained: bool = False,
+    only_constrained: Sequence[int] | None = None,
 ) -> Completions:
     context = every_order(model)
     check_size("complete", n=n)
@@ -297,9 +313,12 @@ def _orders(
     constraints: Mapping[int, Constraint],
     order: Order | None,
     generator: torch.Generator | None,
-    only_constrained: bool,
+    only_constrained: Sequence[int] | None,
 ) -> list[list[int]]:
-    """Return the orders in which columns are drawn, constrained ones first: the given order, or random ones."""
+    """Return the orders in which columns are drawn, constrained ones first: the given order, or random ones.
+
+    They have only the constrained columns, beginning with those of ``only_constrained``, unless that is ``None``.
+    """
     if order is None:
         device = None if generator is None else generator.device
         random = [torch.randperm(context.features, generator=generator, device=device) for _ in range(min(n, _ORDERS))]
@@ -309,7 +328,10 @@ def _orders(
     found = []
     for columns in orders:
         first = [d for d in columns if d in constraints]
-        chosen = first if only_constrained else first + [d for d in columns if d not in constraints]
+        if only_constrained is None:
+            chosen = first + [d for d in columns if d not in constraints]
+        else:
+            chosen = sorted(first, key=lambda d: d not in only_constrained)
         found.append(context.arranged(chosen))
     return found
 
