@@ -425,3 +425,25 @@ def test_contexts_do_not_grow_with_hidden_layers() -> None:
     bound = context.output_weight.norm(dim=1).max() * 4.0 + context.output_bias.abs().max()
     assert grown.abs().max() <= bound
     assert grown.norm() < 3.0 * before.norm()
+
+
+class OfWidth(AnyOrder):
+    def __init__(self, features: int, context_features: int, width: int) -> None:
+        super().__init__(features, context_features, (width, width), width, sinusoids=2, sinusoid_decay=1.0)
+        self.width = width
+
+
+class MADEOfWidth(MADE):
+    def __init__(self, features: int, context_features: int, width: int) -> None:
+        super().__init__(features, context_features, (width, width))
+        self.width = width
+
+
+@pytest.mark.parametrize("context", [OfWidth, MADEOfWidth])
+def test_subclasses_may_have_a_constructor_of_their_own(context: type[Any], tmp_path: Any) -> None:
+    arcsm.register(context)
+    arcsm.check(context(3, 4, 8))
+    model = AutoregressiveModel(context(3, 4, 8), GaussianHead(4))
+    arcsm.save(model, tmp_path / "model")
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(arcsm.load(tmp_path / "model").log_prob(x), model.log_prob(x))

@@ -99,3 +99,25 @@ def test_a_value_that_its_parent_rules_out_counts_as_missing(model: Autoregressi
 
 def test_check_accepts_a_context_with_parents(model: AutoregressiveModel) -> None:
     check(model.float().context)
+
+
+def test_sets_of_a_parent_and_its_dimension_may_be_given(model: AutoregressiveModel) -> None:
+    def found(event: dict[int, object], given: dict[int, object] | None = None) -> float:
+        generator = torch.Generator().manual_seed(0)
+        return probability(model, event, n=400, generator=generator, given=given)[0].item()  # type: ignore[arg-type]
+
+    inside, every, none = Intervals([(0.0, math.inf)]), Levels([0, 1, 2]), Levels([1, 2])
+    alone = found({0: inside})
+    assert found({0: inside}, {1: every}) == pytest.approx(alone, rel=1e-6)
+    assert found({0: inside}, {1: none}) == 0.0
+    assert found({1: none}, {0: inside}) == 0.0
+    assert found({1: every}, {0: inside}) == pytest.approx(1.0)
+    assert found({1: Levels([0])}, {0: inside}) == pytest.approx(1.0)
+    assert found({0: inside, 1: Levels([0])}, {1: Levels([0, 2])}) == pytest.approx(
+        alone / found({1: Levels([0, 2])}), rel=1e-6
+    )
+    below = Intervals([(-math.inf, 0.0)])
+    both_or_none = found({0: inside, 1: every}, {0: below, 1: every})  # only where there is no value
+    assert both_or_none == pytest.approx(found({1: none}) / found({0: below, 1: every}), rel=1e-6)
+    assert found({0: inside, 1: Levels([0])}, {0: below, 1: every}) == 0.0
+    assert found({0: inside}, {0: below, 1: every}) == 0.0

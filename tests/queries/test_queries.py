@@ -208,13 +208,53 @@ def test_probabilities_given_sets_are_those_of_accepted_draws_and_sum_to_one() -
     for k, (value, error) in enumerate(found):
         share = (rows.weights[0] * (rows.rows[0, :, 2] == k)).sum()
         assert abs(value - share).item() < 4.0 * (error.item() + 0.5 / math.sqrt(20000))
-    halves = [{1: Intervals([ends]), 2: Levels([0, 1])} for ends in ((-1.4, -0.9), (-0.9, -0.4))]
-    whole = probability(model, {2: Levels([0, 1])}, n=800, generator=seeded(), given=given, order=(0, 1, 2))[0]
-    parts = [probability(model, half, n=800, generator=seeded(), given=given, order=(0, 1, 2)) for half in halves]
-    total, error = sum(value for value, _ in parts), sum(error for _, error in parts)
-    assert abs(total - whole).item() < 4.0 * error.item()
     nothing = {0: Intervals([(1e9, 2e9)])}
-    assert probability(model, {2: Levels([0])}, n=8, generator=seeded(), given=nothing)[0].isnan().all()
+    with pytest.warns(AccuracyWarning):
+        assert probability(model, {2: Levels([0])}, n=8, generator=seeded(), given=nothing)[0].isnan().all()
+
+
+def test_an_event_restricts_sets_that_are_given() -> None:
+    model, given = gaussian_model(), {0: Intervals([(0.0, 2.5)])}
+
+    def found(event: dict[int, Any]) -> tuple[float, float]:
+        value, error = probability(model, event, n=4000, generator=seeded(), given=given)
+        return value.item(), error.item()
+
+    below, above = Intervals([(-math.inf, 1.0)]), Intervals([(1.0, math.inf)])
+    low, high = Intervals([(-math.inf, -1.0)]), Intervals([(-1.0, math.inf)])
+    parts = [found({0: first, 1: second}) for first in (below, above) for second in (low, high)]
+    assert sum(value for value, _ in parts) == pytest.approx(1.0, abs=2e-4)
+    assert found({1: low, **given}) == pytest.approx(found({1: low}))
+    assert found({0: below})[0] + found({0: above})[0] == pytest.approx(1.0, abs=1e-9)
+    assert found({0: Intervals([(3.0, 4.0)])}) == (0.0, 0.0)
+    assert found({0: Intervals([(-3.0, 4.0)])}) == pytest.approx((1.0, 0.0))
+
+
+def test_sets_of_columns_that_are_given_are_checked() -> None:
+    event, interval = {2: Levels([0])}, Intervals([(0.0, 1.0)])
+    with pytest.raises(ValueError, match="given: expected columns from 0 to 2, got 7"):
+        probability(gaussian_model(), event, given={7: interval})
+    with pytest.raises(ValueError, match="given: column 1 is known; leave it out"):
+        probability(gaussian_model(), event, torch.tensor([[NAN, 0.0, NAN]]).double(), given={1: interval})
+    context = AnyOrder(3, 4, (8,), 8, targets=(2,))
+    of_targets = AutoregressiveModel(context, GaussianHead(4))
+    assert 0.0 < probability(of_targets, {2: interval})[0].item() < 1.0
+    with pytest.raises(ValueError, match="constraints: the model has no conditionals of column 0"):
+        probability(of_targets, {0: interval})
+
+
+def test_intersections_of_sets() -> None:
+    assert Levels([1, 2, 4]).intersection(Levels([4, 2, 3])) == Levels([2, 4])
+    assert Levels([1, 2], [0.5, 0.1]).intersection(Levels([2, 3])) == Levels([2], [0.1])
+    assert Levels([1, 2], [0.5, 0.1]).intersection(Levels([2, 1], [0.3, 0.2])) == Levels([1, 2], [0.2, 0.1])
+    assert Levels([1]).intersection(Levels([2])) is None
+    both = Intervals([(0.0, 2.0), (3.0, 5.0)]).intersection(Intervals([(1.0, 4.0), (4.5, math.inf)]))
+    assert both == Intervals([(1.0, 2.0), (3.0, 4.0), (4.5, 5.0)])
+    assert Intervals([(0.0, 1.0)]).intersection(Intervals([(1.0, 2.0)])) is None
+    with pytest.raises(ValueError, match="constraint: expected levels"):
+        Intervals([(0.0, 1.0)]).intersection(Levels([1]))
+    with pytest.raises(ValueError, match="constraint: expected intervals"):
+        Levels([1]).intersection(Intervals([(0.0, 1.0)]))
 
 
 def test_draws_for_sets_that_are_given_use_the_default_source_too() -> None:

@@ -224,8 +224,9 @@ class AnyOrder(Context):
         parents = list(self.parents) if self._parent_of else None
         order = None if in_column_order else list(self.order)
         targets = None if len(self.targets) == self.features else list(self.targets)
-        own = {"order": order, "levels": levels, "parents": parents, "targets": targets}
-        return {**super().config(), **own, "ordered": list(self.ordered) or None}
+        ordered = list(self.ordered) or None
+        arguments = super().config()
+        return self.replaced(arguments, order=order, levels=levels, parents=parents, targets=targets, ordered=ordered)
 
     def forward(self, x: Tensor, condition: Condition | None = None, order: Order | None = None) -> Tensor:
         """Return the contexts of all dimensions in an order, ``(*, D, C)``.

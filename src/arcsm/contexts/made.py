@@ -219,7 +219,7 @@ class MADE(Context):
         return nn.ModuleList(self.condition_layer(size) for size in sizes)
 
     def config(self) -> dict[str, Any]:
-        return {**super().config(), "order": None if self._is_in_column_order else list(self.order)}
+        return self.replaced(super().config(), order=None if self._is_in_column_order else list(self.order))
 
     @property
     def _is_in_column_order(self) -> bool:

@@ -222,18 +222,6 @@ def _numbers(kind: Column, numbers: Array) -> Constraint:
     return Intervals([(low - 0.5, high + 0.5) for low, high in zip(ends[first], ends[last], strict=True)])
 
 
-def intersection(first: Constraint, second: Constraint) -> Constraint | None:
-    """Return the numbers that two constraints of one column allow; ``None`` if there are none."""
-    if isinstance(first, Levels) and isinstance(second, Levels):
-        both = set(first.levels) & set(second.levels)
-        return Levels(sorted(both)) if both else None
-    assert isinstance(first, Intervals)
-    assert isinstance(second, Intervals)
-    pairs = [(max(low, lower), min(high, upper)) for low, high in first.bounds for lower, upper in second.bounds]
-    common = [(low, high) for low, high in pairs if low < high]
-    return Intervals(common) if common else None
-
-
 def _text(ends: tuple[Any, ...]) -> str:
     low, high = ("" if end is None else value_text(end) for end in ends)
     return f"({low}, {high})"

@@ -18,7 +18,7 @@ from arcsm._runtime.progress import track
 from arcsm._runtime.sizes import check_size
 from arcsm.errors import warn
 from arcsm.estimators.column_types import Array
-from arcsm.estimators.conditions import Conditions, column_index, intersection
+from arcsm.estimators.conditions import Conditions, column_index
 from arcsm.estimators.density_estimator import DensityEstimator
 from arcsm.estimators.encoder import clip_to_dtype
 from arcsm.estimators.imputation import ESTIMATES, Estimate, fill_column, point_estimates
@@ -404,7 +404,7 @@ class ScoreDensity(DensityMixin, DensityEstimator):
                 raise ValueError(f"event: column {name!r} has a value in `given`; leave it out of the event")
         parts = dict[int, Constraint | None](wanted)
         for d in {*wanted} & {*conditions.constraints}:
-            parts[d] = intersection(wanted[d], conditions.constraints[d])
+            parts[d] = wanted[d].intersection(conditions.constraints[d])
         possible = {d: constraint for d, constraint in parts.items() if constraint is not None}
         if of_event.impossible or len(possible) < len(parts):
             return Probability(0.0, 0.0)

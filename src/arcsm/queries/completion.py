@@ -1,7 +1,7 @@
 """Draws of unknown values given known ones, and probabilities of events."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -51,7 +51,8 @@ class Completions(NamedTuple):
     def standard_error(self) -> Tensor:
         """The standard error of :attr:`probability`, ``(N,)``; NaN for a single draw.
 
-        With several orders it includes their differences, by which the network is inconsistent.
+        With several orders it includes their differences, by which the network is inconsistent. With a single one it is
+        that of independent draws, and so too large: the draws of a row cover each conditional evenly.
         """
         return _standard_error(self.weights_by_order)
 
@@ -116,7 +117,9 @@ def complete(
         >>> completions.rows.shape, completions.rows[0, :2, 0].tolist()
         (torch.Size([1, 10, 3]), [0.5, 0.5])
     """
-    drawn = _draw(model, x, n, constraints or {}, generator, condition, order, sampler, level, progress, adjust)
+    drawn = _draw(
+        model, x, n, {"constraints": constraints or {}}, generator, condition, order, sampler, level, progress, adjust
+    )
     known = x.to(drawn.rows)[:, None]
     return drawn._replace(rows=torch.where(known.isnan(), drawn.rows, known))
 
@@ -144,9 +147,9 @@ def probability(
         constraints: The set of values of each column of the event.
         x: Rows ``(N, D)`` of known values; NaN marks an unknown one. Default: one row without known values.
         n: Number of draws.
-        given: Sets of values that columns are known to have. Where the event has the column too, its set must be a
-            part of this one. These columns are drawn before those of the event, so that the probabilities of events
-            that exclude each other sum to at most one. NaN results if the sets have probability 0. Default: none.
+        given: Sets of values that columns are known to have; the event may restrict them further. They are drawn before
+            the other columns of the event, so that the probabilities of events that exclude each other sum to at most
+            one. NaN results if the sets have probability 0. Default: none.
 
     Other arguments and errors are as in :func:`complete`.
     """
@@ -154,23 +157,24 @@ def probability(
         raise ValueError("constraints: expected at least one column")
     check_size("probability", n=n)
     known = torch.full((1, model.features), torch.nan) if x is None else x
-    first = [d for d in given or () if d not in constraints]
+    given = given or {}
 
-    def draw(sets: Mapping[int, Constraint], n: int, generator: torch.Generator | None) -> Completions:
+    def draw(sets: Mapping[str, Mapping[int, Constraint]], n: int, generator: torch.Generator | None) -> Completions:
         return _draw(
-            model, known, n, sets, generator, condition, order, None, level, progress, adjust, only_constrained=first
-        )
+            model, known, n, sets, generator, condition, order, None, level, progress, adjust,
+            only_constrained=list(given),
+        )  # fmt: skip
 
     if not given:
         single = len(constraints) == 1 and not _draws_parents(every_order(model), constraints, known)
-        drawn = draw(constraints, 1 if single else n, generator)
+        drawn = draw({"constraints": constraints}, 1 if single else n, generator)
         return drawn.probability, torch.zeros_like(drawn.probability) if single else drawn.standard_error
     if generator is None:
         generator = torch.Generator(model.shift.device).manual_seed(int(torch.randint(2**31 - 1, ())))
     start = generator.get_state()
-    of_given = draw(given, n, generator).weights_by_order
+    of_given = draw({"given": given}, n, generator).weights_by_order
     generator.set_state(start)  # so that the columns given have the same values in both
-    of_both = draw({**given, **constraints}, n, generator).weights_by_order
+    of_both = draw({"given": given, "constraints": constraints}, n, generator).weights_by_order
     found, scale = of_both.mean(1) / of_given.mean(1), of_given.mean(1)
     return found, _standard_error(of_both - found.unsqueeze(1) * of_given) / scale
 
@@ -193,7 +197,7 @@ def _draw(
     model: AutoregressiveModel,
     x: Tensor,
     n: int,
-    constraints: Mapping[int, Constraint],
+    sets: Mapping[str, Mapping[int, Constraint]],
     generator: torch.Generator | None,
     condition: Condition | None,
     order: Order | None,
@@ -210,9 +214,17 @@ def _draw(
         raise ValueError(f"x: expected rows (N, {model.features}), got {tuple(x.shape)}")
     model.check_levels(z)
     z = context.resolved(z)
-    _check_constraints(z, constraints)
-    given, constraints = set(constraints), _with_parents_of(constraints, context, z)
-    orders = _orders(context, n, constraints, order, generator, only_constrained)
+    for name, of_one in sets.items():
+        _check_constraints(z, of_one, context.targets, name)
+    constraints: Mapping[int, Constraint] | None = {}
+    present = {d for of_one in sets.values() for d in of_one if context.parents[d] not in (-1, *of_one)}  # has a value
+    for of_one in sets.values():
+        if constraints is not None:
+            constraints = _common(constraints, _with_parents_of(of_one, context, z), context, present)
+    orders = _orders(context, n, constraints or {}, order, generator, only_constrained)
+    if constraints is None:
+        impossible = z.new_full((len(z), n), -math.inf)
+        return Completions(z.new_full((*impossible.shape, model.features), math.nan), impossible, len(orders))
     draw = model.drawing(sampler, default="fast_flow")
     build = model.conditionals_builder(level, cache=EvaluationCache())
     by_row = condition_rows(model.standardise_condition(condition, z.shape[:-1]), 1)
@@ -228,7 +240,7 @@ def _draw(
                 filling = _Filling(context, z[part].repeat_interleave(share, 0), share, uniforms, by_row(part))
                 begin += share
                 for d in columns:
-                    if d in constraints and context.parents[d] not in (-1, *given):
+                    if d in present:
                         filling.rule_out_absent(d)
                     unconverged += filling.fill(model, d, constraints.get(d), build, draw, generator, adjust)
                     advance()
@@ -250,15 +262,44 @@ def _with_parents_of(constraints: Mapping[int, Constraint], context: AnyOrder, z
     return {**{parent: Levels([0]) for parent in parents if bool(z[:, parent].isnan().all())}, **constraints}
 
 
-def _check_constraints(z: Tensor, constraints: Mapping[int, Constraint]) -> None:
+def _common(
+    first: Mapping[int, Constraint], second: Mapping[int, Constraint], context: AnyOrder, present: Collection[int]
+) -> dict[int, Constraint] | None:
+    """Return constraints that hold where both do; ``None`` if they exclude each other.
+
+    Each of the two applies to a dimension with a parent where that has level 0. Sets that exclude each other leave the
+    other levels, unless the dimension must be ``present``.
+    """
+    found, empty = {**first, **second}, []
+    for d in {*first} & {*second}:
+        both = first[d].intersection(second[d])
+        if both is None:
+            empty.append(d)
+        else:
+            found[d] = both
+    for d in empty:
+        parent = context.parents[d]
+        if parent in (-1, *empty) or d in present or context.levels[parent] == 1:
+            return None
+        elsewhere = found[parent].intersection(Levels(range(1, context.levels[parent])))
+        if elsewhere is None:
+            return None
+        found[parent] = elsewhere
+        del found[d]
+    return found
+
+
+def _check_constraints(z: Tensor, constraints: Mapping[int, Constraint], targets: Sequence[int], name: str) -> None:
     """Check that constraints belong to columns that are unknown in all rows ``z (N, D)``."""
     for d, constraint in constraints.items():
         if not isinstance(d, Integral) or not 0 <= d < z.shape[1]:
-            raise ValueError(f"constraints: expected columns from 0 to {z.shape[1] - 1}, got {d!r:.60}")
+            raise ValueError(f"{name}: expected columns from 0 to {z.shape[1] - 1}, got {d!r:.60}")
         if not isinstance(constraint, Constraint):
-            raise ValueError(f"constraints: expected Intervals or Levels for column {d}, got {constraint!r:.60}")
+            raise ValueError(f"{name}: expected Intervals or Levels for column {d}, got {constraint!r:.60}")
         if not bool(z[:, d].isnan().all()):
-            raise ValueError(f"constraints: column {d} is known; leave it out of the constraints, or make it NaN in x")
+            raise ValueError(f"{name}: column {d} is known; leave it out, or make it NaN in x")
+        if d not in targets:
+            raise ValueError(f"{name}: the model has no conditionals of column {d}, which is not among its targets")
 
 
 class _Filling:

@@ -27,6 +27,10 @@ class Constraint(ABC):
         standardised units ``(x - shift) / scale``.
         """
 
+    @abstractmethod
+    def intersection(self, other: "Constraint") -> "Constraint | None":
+        """Return the values that both sets have, which must be of one kind; ``None`` if there are none."""
+
     def nearest(self, x: Tensor) -> Tensor:
         """Return values ``(*)`` in data units, moved into the set if rounding has left them outside."""
         return x
@@ -81,6 +85,13 @@ class Intervals(Constraint):
         x = conditionals.icdf(inside[0].clamp(0.0, 1.0)).double()
         return torch.minimum(torch.maximum(x, limits[:, 0]), limits[:, 1]).to(u), torch.log(total).to(u)
 
+    def intersection(self, other: Constraint) -> "Intervals | None":
+        if not isinstance(other, Intervals):
+            raise ValueError("constraint: expected levels for a nominal column, got intervals")
+        pairs = [(max(low, lower), min(high, upper)) for low, high in self.bounds for lower, upper in other.bounds]
+        common = [(low, high) for low, high in pairs if low < high]
+        return Intervals(common) if common else None
+
     def nearest(self, x: Tensor) -> Tensor:
         moved = torch.stack([x.clamp(low, high) for low, high in self.bounds])  # (R, *)
         return moved.gather(0, (moved - x).abs().argmin(0, keepdim=True))[0]
@@ -131,6 +142,16 @@ class Levels(Constraint):
         below = (log_masses - log_total[:, None]).exp().cumsum(1)
         places = (below < u[:, None]).sum(1).clamp(max=len(allowed) - 1)
         return allowed[places].to(u), log_total.to(u)
+
+    def intersection(self, other: Constraint) -> "Levels | None":
+        """Return the levels of both sets. Of two shares of a level, the smaller one is a part of the other."""
+        if not isinstance(other, Levels):
+            raise ValueError("constraint: expected intervals for a numeric column, got levels")
+        own, others = (dict(zip(s.levels, s.shares or [1.0] * len(s.levels), strict=True)) for s in (self, other))
+        both = {level: min(share, others[level]) for level, share in own.items() if level in others}
+        if not both:
+            return None
+        return Levels(list(both), None if self.shares is other.shares is None else list(both.values()))
 
 
 def _cdf(conditionals: Conditionals, x: float) -> Tensor:
