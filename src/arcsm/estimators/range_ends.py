@@ -8,7 +8,7 @@ from arcsm.estimators.column_types import GRID_TOLERANCE, Array, Grid
 
 _MIN_OUTER_ROWS, _MIN_OUTER_ROWS_OF_CONTINUUM = 5, 10  # whose density is compared with that farther in
 _THIN = 0.5  # ratio of these densities
-_MIN_ROWS_OF_HARD_END = 200  # of a continuum
+_MIN_ROWS_OF_HARD_END = 400  # of a continuum
 _GAPS_BEYOND = 3.0  # mean distances of neighbours, to the hard end of a continuum: exceeded in one of twenty
 _FARTHER_IN = 10  # times as many rows
 _DIGITS = 12  # of the roundest number
@@ -58,7 +58,7 @@ def _upper_end(others: Array, highest: float) -> float:
     """Return the upper end of a continuum, given its highest value.
 
     Values thin out unless the density of the outermost hundredth, and at least ten, is more than half of that of ten
-    times as many; 200 can tell. Otherwise the end is within three mean distances between them: at the roundest number.
+    times as many; 400 can tell. Otherwise the end is within three mean distances between them: at the roundest number.
     """
     if others.max() < highest:
         return highest
@@ -66,7 +66,7 @@ def _upper_end(others: Array, highest: float) -> float:
     if count < _MIN_ROWS_OF_HARD_END:
         return math.inf
     outer = max(_MIN_OUTER_ROWS_OF_CONTINUUM, count // 100)
-    farther = min(_FARTHER_IN * outer, count // 2)
+    farther = _FARTHER_IN * outer
     depths = highest - np.partition(others, [count - farther, count - outer])[[count - farther, count - outer]]
     if outer * depths[0] <= _THIN * farther * depths[1]:
         return math.inf

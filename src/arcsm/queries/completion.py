@@ -117,7 +117,7 @@ def complete(
         >>> completions.rows.shape, completions.rows[0, :2, 0].tolist()
         (torch.Size([1, 10, 3]), [0.5, 0.5])
     """
-    drawn = _draw(
+    drawn, _ = _draw(
         model, x, n, {"constraints": constraints or {}}, generator, condition, order, sampler, level, progress, adjust
     )
     known = x.to(drawn.rows)[:, None]
@@ -159,7 +159,9 @@ def probability(
     known = torch.full((1, model.features), torch.nan) if x is None else x
     given = given or {}
 
-    def draw(sets: Mapping[str, Mapping[int, Constraint]], n: int, generator: torch.Generator | None) -> Completions:
+    def draw(
+        sets: Mapping[str, Mapping[int, Constraint]], n: int, generator: torch.Generator | None
+    ) -> tuple[Completions, Completions | None]:
         return _draw(
             model, known, n, sets, generator, condition, order, None, level, progress, adjust,
             only_constrained=list(given),
@@ -167,14 +169,16 @@ def probability(
 
     if not given:
         single = len(constraints) == 1 and not _draws_parents(every_order(model), constraints, known)
-        drawn = draw({"constraints": constraints}, 1 if single else n, generator)
+        drawn, _ = draw({"constraints": constraints}, 1 if single else n, generator)
         return drawn.probability, torch.zeros_like(drawn.probability) if single else drawn.standard_error
     if generator is None:
         generator = torch.Generator(model.shift.device).manual_seed(int(torch.randint(2**31 - 1, ())))
     start = generator.get_state()
-    of_given = draw({"given": given}, n, generator).weights_by_order
-    generator.set_state(start)  # so that the columns given have the same values in both
-    of_both = draw({"given": given, "constraints": constraints}, n, generator).weights_by_order
+    both, first = draw({"given": given, "constraints": constraints}, n, generator)
+    if first is None:
+        generator.set_state(start)  # so that columns that the event does not have get the same values in both
+        first, _ = draw({"given": given}, n, generator)
+    of_both, of_given = both.weights_by_order, first.weights_by_order
     found, scale = of_both.mean(1) / of_given.mean(1), of_given.mean(1)
     return found, _standard_error(of_both - found.unsqueeze(1) * of_given) / scale
 
@@ -206,7 +210,11 @@ def _draw(
     progress: bool,
     adjust: Adjustment | None,
     only_constrained: Sequence[int] | None = None,
-) -> Completions:
+) -> tuple[Completions, Completions | None]:
+    """Return draws within all sets, with their weights in the end and after the columns of the first of the sets.
+
+    The latter are ``None`` if other sets restrict these columns further.
+    """
     context = every_order(model)
     check_size("complete", n=n)
     z = model.standardise(x)
@@ -216,19 +224,21 @@ def _draw(
     z = context.resolved(z)
     for name, of_one in sets.items():
         _check_constraints(z, of_one, context.targets, name)
-    constraints: Mapping[int, Constraint] | None = {}
     present = {d for of_one in sets.values() for d in of_one if context.parents[d] not in (-1, *of_one)}  # has a value
-    for of_one in sets.values():
+    first, *others = (_with_parents_of(of_one, context, z) for of_one in sets.values())
+    constraints: Mapping[int, Constraint] | None = first
+    for of_one in others:
         if constraints is not None:
-            constraints = _common(constraints, _with_parents_of(of_one, context, z), context, present)
+            constraints = _common(constraints, of_one, context, present)
     orders = _orders(context, n, constraints or {}, order, generator, only_constrained)
     if constraints is None:
         impossible = z.new_full((len(z), n), -math.inf)
-        return Completions(z.new_full((*impossible.shape, model.features), math.nan), impossible, len(orders))
+        rows = z.new_full((*impossible.shape, model.features), math.nan)
+        return Completions(rows, impossible, len(orders)), None
     draw = model.drawing(sampler, default="fast_flow")
     build = model.conditionals_builder(level, cache=EvaluationCache())
     by_row = condition_rows(model.standardise_condition(condition, z.shape[:-1]), 1)
-    found, log_weights, unconverged = [], [], 0
+    found, log_weights, log_weights_of_first, unconverged = [], [], [], 0
     parts = list(slices_of(len(z), max(1, _DRAWS_AT_A_TIME // n)))
     shares = [len(share) for share in torch.arange(n).tensor_split(len(orders))]
     with track("drawing", sum(map(len, orders)) * len(parts), progress) as advance:
@@ -243,17 +253,23 @@ def _draw(
                     if d in present:
                         filling.rule_out_absent(d)
                     unconverged += filling.fill(model, d, constraints.get(d), build, draw, generator, adjust)
+                    if d in first:
+                        filling.log_weights_of_first = filling.log_weights.clone()
                     advance()
                 fillings.append(filling)
             found.append(torch.cat([f.z.view(-1, f.n, model.features) for f in fillings], 1))
             log_weights.append(torch.cat([f.log_weights.view(-1, f.n) for f in fillings], 1))
+            log_weights_of_first.append(torch.cat([f.log_weights_of_first.view(-1, f.n) for f in fillings], 1))
     warn_unconverged(unconverged, len(z) * n * len(orders[0]))
     if not found:
-        return Completions(z.new_zeros(0, n, model.features), z.new_zeros(0, n), len(orders))
+        nothing = Completions(z.new_zeros(0, n, model.features), z.new_zeros(0, n), len(orders))
+        return nothing, nothing
     rows = torch.cat(found) * model.scale + model.shift
     for d, constraint in constraints.items():
         rows[..., d] = constraint.nearest(rows[..., d])
-    return Completions(rows, torch.cat(log_weights), len(orders))
+    restricted = any(constraints[d] is not constraint for d, constraint in first.items())
+    of_first = None if restricted else Completions(rows, torch.cat(log_weights_of_first), len(orders))
+    return Completions(rows, torch.cat(log_weights), len(orders)), of_first
 
 
 def _with_parents_of(constraints: Mapping[int, Constraint], context: AnyOrder, z: Tensor) -> Mapping[int, Constraint]:
@@ -307,7 +323,7 @@ class _Filling:
 
     def __init__(self, context: AnyOrder, z: Tensor, n: int, u: Tensor, condition: Condition | None) -> None:
         self.context, self.z, self.n, self.u = context, z, n, u
-        self.log_weights = z.new_zeros(len(z))
+        self.log_weights = self.log_weights_of_first = z.new_zeros(len(z))
         self.state: Any = context.begin((len(z) // n,), condition)
         context.observe_all(self.state, z[::n])
         context.select(self.state, torch.arange(len(z) // n, device=z.device).repeat_interleave(n))

@@ -159,7 +159,13 @@ def _cdf(conditionals: Conditionals, x: float) -> Tensor:
     like = conditionals.projection[:, 0].double()
     if math.isinf(x):
         return torch.full_like(like, float(x > 0.0))
-    precise = replace(conditionals, projection=conditionals.projection.double())  # single precision would round 1 - F
+    if len(like) > 1 and bool((conditionals.projection == conditionals.projection[:1]).all()):  # the first to be drawn
+        one = replace(conditionals, projection=conditionals.projection[:1], unconverged=0)
+        cdf = _cdf(one, x).expand_as(like)
+        conditionals.unconverged += len(like) * one.unconverged
+        return cdf
+    projection = conditionals.projection.double()  # single precision would round 1 - F
+    precise = replace(conditionals, projection=projection, unconverged=0)
     cdf = precise.cdf(torch.full_like(like, x))
     conditionals.unconverged += precise.unconverged
     return cdf
