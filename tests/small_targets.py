@@ -15,8 +15,9 @@ from arcsm.estimators.table_config import TableConfig
 
 _ACCURATE: dict[str, Any] = {
     "orders": 4, "context_features": 8, "hidden_features": (32,), "embedding_features": 32, "dropout": 0.0,
-    "head_features": (32, 32), "sinusoids": 0, "head_sinusoids": 0, "sigma_min": 0.1, "noise_levels": 8,
-    "tolerance": 1e-3, "max_steps": 1200, "batch_size": 128, "learning_rate": 7e-3, "weight_decay": 1e-4,
+    "head_features": (32, 32), "sinusoids": 0, "sinusoid_decay": 1.0, "head_sinusoids": 0, "sigma_min": 0.1,
+    "noise_levels": 8, "tolerance": 1e-3, "max_steps": 1200, "batch_size": 128, "learning_rate": 7e-3,
+    "weight_decay": 1e-4,
 }  # fmt: skip
 #: Settings of a model that fits in less than a second and predicts better than a constant.
 ROUGH: dict[str, Any] = {

@@ -102,8 +102,8 @@ def test_each_phase_tells_how_far_it_is(
     write_tables(tmp_path, correlated_table(415)[["a", "b", "visits", "city"]])
     expected = {
         "detect": ["fitting", "scoring fitted rows", "scoring", "drawing the report"],
-        "synthesize": ["fitting", "sampling", "comparing", "drawing the report"],
-        "impute": ["fitting", "filling"],
+        "synthesize": ["fitting", "weighing orders", "sampling", "comparing", "drawing the report"],
+        "impute": ["fitting", "weighing orders", "filling"],
     }
     for command in TABLE_COMMANDS:
         assert run(*command) == 0

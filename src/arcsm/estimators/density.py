@@ -24,12 +24,15 @@ from arcsm.estimators.encoder import clip_to_dtype
 from arcsm.estimators.imputation import ESTIMATES, Estimate, fill_column, point_estimates
 from arcsm.estimators.level_pairs import LevelPairs
 from arcsm.estimators.native_frames import filled_native, is_native
+from arcsm.estimators.table_training import several_orders
 from arcsm.estimators.times import Times
 from arcsm.queries import Constraint
 
 ORDERS = ("mixture", "learned")
 _IMPUTED_ROWS_PER_BATCH = 2_048
-_ORDER_ROWS = 250  # held-out rows that choose an order
+_ORDER_ROWS = 250  # held-out rows that choose orders
+_CANDIDATES, _MAX_CANDIDATE_COLUMNS = 4, 800  # for each order of the mixture; columns of all candidates
+_MIXTURE_ROWS = 128  # held-out rows that choose among them
 _ORDER_EVALUATIONS = 40  # of the density of these rows, after which the search for an order ends
 _RANDOM_STATES = 2**31 - 1
 
@@ -52,7 +55,7 @@ class ScoreDensity(DensityMixin, DensityEstimator):
 
     Arguments:
         n_estimators: Number of orders of the columns whose densities are averaged, at most all that there are; the time
-            to score grows with it, the time to fit does not. ``"auto"``: four, or two with more than 300 columns.
+            to score grows with it, the time to fit hardly. ``"auto"``: four, or two with more than 300 columns.
         max_steps: Training steps. ``"auto"``: 2,000 to 8,000 by the number of rows.
         hidden_features: Units of each layer of the context network, all equal. ``"auto"``: three layers of 128.
         validation_fraction: Fraction of rows held out to choose the step of the training, the noise level and the
@@ -61,10 +64,10 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         random_state: Randomness of fitting, and the default of the methods that draw.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         verbose: Show progress; see :func:`arcsm.fit`.
-        order: ``"mixture"`` averages the densities of ``n_estimators`` orders. ``"learned"`` has a single order, in
-            which held-out rows have a high density; see :func:`arcsm.queries.learned_order`. They are at most 250 and
-            choose the noise level too, so the gain may not carry over to other rows. The search takes up to 40 times as
-            long as scoring these rows.
+        order: ``"mixture"`` averages the densities of ``n_estimators`` orders, chosen among four times as many, with
+            weights: those with which held-out rows, at most 128, have a high density. ``"learned"`` has a single order,
+            in which 250 do; see :func:`arcsm.queries.learned_order`. They choose the noise level too, so the gain may
+            not carry over to other rows. The search takes up to 40 times as long as scoring these rows.
 
     Attributes:
         columns_: The inferred column types.
@@ -72,6 +75,7 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         model_: The trained model; ``None`` if all columns are constant.
         held_out_rows_: Indices of the held-out rows.
         orders_: The orders of the density: indices of the columns that are not constant.
+        order_weights_: Their weights in the mixture, which sum to one.
         level_pairs_: The pairs of levels of discrete and categorical columns that occur together in fitted rows.
         n_features_in_: Number of columns.
         feature_names_in_: Column names, if the table is a data frame with string names.
@@ -114,10 +118,10 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         with self._unchanged_on_failure():
             numbers = self._fit_table(X)
             self.level_pairs_ = LevelPairs.of_rows(self.columns_, numbers)
-            if self.order == "learned":
-                self._learn_order(numbers)
+            self._choose_orders(numbers)
             orders = () if self.model_ is None else self.model_.orders
             self.orders_ = [tuple(int(self.columns_.modelled[m]) for m in order) for order in orders]
+            self.order_weights_ = np.ones(1) if self.model_ is None else np.array(self.model_.weights)
         return self
 
     def _check_arguments(self) -> None:
@@ -127,15 +131,24 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         if self.order == "learned" and self.n_estimators not in ("auto", 1):
             raise ValueError(f'n_estimators: expected 1 or "auto" with order="learned", got {self.n_estimators}')
 
-    def _learn_order(self, numbers: Array) -> None:
-        """Choose the order of the density by held-out rows among encoded rows ``(N, D)``."""
+    def _choose_orders(self, numbers: Array) -> None:
+        """Choose the orders of the density by held-out rows among encoded rows ``(N, D)``."""
         if self.model_ is None:
             return
         chosen = self.held_out_rows_[:_ORDER_ROWS]
         rows = torch.from_numpy(numbers[chosen][:, self.columns_.modelled])
-        evaluations = _ORDER_EVALUATIONS * self.model_.model.features
-        generator, verbose = self._generator(None), bool(self.verbose)
-        self.model_.orders = [self.model_.learn_order(rows, evaluations, generator=generator, progress=verbose)]
+        generator, verbose, columns = self._generator(None), bool(self.verbose), rows.shape[1]
+        if self.order == "learned":
+            evaluations = _ORDER_EVALUATIONS * self.model_.model.features
+            order = self.model_.learn_order(rows, evaluations, generator=generator, progress=verbose)
+            self.model_.orders, self.model_.cdf_order = [order], order
+            return
+        count = len(self.model_.orders)
+        candidates = max(count, min(_CANDIDATES * count, _MAX_CANDIDATE_COLUMNS // columns))
+        with track("weighing orders", 1, verbose):
+            self.model_.choose_orders(
+                rows[:_MIXTURE_ROWS], several_orders(columns, candidates, generator.initial_seed()), count
+            )
 
     def score_samples(self, X: Any, columns: Sequence[Any] | None = None, given: Sequence[Any] | None = None) -> Array:
         """Return the log density of each row's known values in nats and in units of the table, ``(N,)``.
@@ -157,7 +170,9 @@ class ScoreDensity(DensityMixin, DensityEstimator):
             by_order = np.nansum(self._contributions(modelled, constants), -1)  # (K, N)
         else:
             by_order = self._subset_densities(modelled, constants, columns, given or ())
-        return np.logaddexp.reduce(by_order, 0) - np.log(len(by_order))  # type: ignore[no-any-return]
+        if len(by_order) == 1:  # as that of columns without a model
+            return by_order[0]  # type: ignore[no-any-return]
+        return np.logaddexp.reduce(by_order + np.log(self.order_weights_)[:, None], 0)  # type: ignore[no-any-return]
 
     def _subset_densities(
         self, modelled: Tensor, constants: Array, columns: Sequence[Any] | None, given: Sequence[Any]

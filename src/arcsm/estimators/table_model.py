@@ -20,6 +20,7 @@ from arcsm.denoise import systematic_resampling
 from arcsm.estimators.column_conditionals import ColumnConditionals
 from arcsm.estimators.mirrors import add_images
 from arcsm.estimators.model_columns import ModelColumns
+from arcsm.estimators.order_mixture import choose_orders
 from arcsm.estimators.table_config import TableConfig
 from arcsm.model import AutoregressiveModel
 from arcsm.queries import Completions, Constraint, complete, learned_order, probability
@@ -44,7 +45,9 @@ class TableModel:
     Arguments:
         model: The model, in double precision.
         columns: The dimensions of the model that the columns have.
-        orders: The orders that the density averages. The first is that of the table, unless an order was learned.
+        orders: The orders that the density averages.
+        order_weights: Their weights in the mixture, which sum to one. ``None`` if all are equal.
+        cdf_order: The order of distribution functions and quantiles of rows. ``None`` for that of the table.
         level: The noise level at which densities are evaluated.
         config: The configuration of the model.
         reach: How far the density of each column leaks beyond its ends, where mirror images count.
@@ -62,6 +65,8 @@ class TableModel:
     config: TableConfig
     cells: list[float] | None = None
     reach: dict[int, float] = field(default_factory=dict)
+    order_weights: Sequence[float] | None = None
+    cdf_order: Order | None = None
     method: str | None = None
     fine_steps: int | None = None
     _single: AutoregressiveModel | None = field(default=None, repr=False, compare=False)
@@ -183,6 +188,18 @@ class TableModel:
         )  # fmt: skip
         return tuple(d for d in found if d < self.columns.columns)
 
+    @property
+    def weights(self) -> list[float]:
+        """The weights of the orders in the mixture, which sum to one."""
+        return [1.0 / len(self.orders)] * len(self.orders) if self.order_weights is None else [*self.order_weights]
+
+    def choose_orders(self, x: Tensor, candidates: Sequence[Order], count: int) -> None:
+        """Set the orders, at most ``count``, and their weights by what gives rows ``(N, M)`` a high density."""
+        rough = replace(self.config, tolerance=_SEARCH_TOLERANCE)
+        terms = replace(self, orders=list(candidates), config=rough).log_conditionals(x)
+        chosen, weights = choose_orders(terms.sum(-1).T.double().numpy(), count)
+        self.orders, self.order_weights = [candidates[k] for k in chosen], weights.tolist()
+
     def score_norms(self, x: Tensor, level: int) -> Tensor:
         """Return the norm of each row's scores at a noise level, ``(K, N)`` in units of :math:`1 / \\sigma`."""
         sigma = self.model.path(level)[-1]
@@ -212,11 +229,11 @@ class TableModel:
 
     def cdf(self, x: Tensor) -> Tensor:
         """Return the distribution function of each value given the columns before it in the first order, ``(N, M)``."""
-        return self._in_order(x, self.orders[0], ColumnConditionals.cdf)
+        return self._in_order(x, self.cdf_order or tuple(range(x.shape[1])), ColumnConditionals.cdf)
 
     def icdf(self, u: Tensor) -> Tensor:
         """Return the inverse of :meth:`cdf`, ``(N, M)``."""
-        return self._in_order(u, self.orders[0], ColumnConditionals.icdf, generate=True)
+        return self._in_order(u, self.cdf_order or tuple(range(u.shape[1])), ColumnConditionals.icdf, generate=True)
 
     @torch.no_grad()
     def _in_order(
@@ -352,8 +369,8 @@ class TableModel:
     # Draws ----------------------------------------------------------------------------------------------------------
 
     def sample(self, n: int, generator: torch.Generator, progress: bool = False) -> Tensor:
-        """Draw rows ``(n, M)``, an equal share in every order, and shuffle them."""
-        shares = np.diff(np.linspace(0, n, len(self.orders) + 1).astype(int)).tolist()
+        """Draw rows ``(n, M)``, in every order the share that is its weight, and shuffle them."""
+        shares = np.diff(np.rint(n * np.cumsum([0.0, *self.weights])).astype(int)).tolist()
         options: dict[str, Any] = {"generator": generator, "level": self.level, "adjust": self.columns.mirrored}
         with track("sampling", n, progress) as work:
             drawn = [

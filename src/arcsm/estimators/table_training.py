@@ -55,7 +55,7 @@ def train_table_model(
     held_out = None
     if not choose_level:
         held_out = (columns.inputs(valid, columns.others(valid, shares, random)) - below).float().repeat(repeats, 1)
-    orders = _orders(train.shape[1], configs[0].orders, seed)
+    orders = several_orders(train.shape[1], configs[0].orders, seed)
     steps = sum(config.max_steps for config in configs)
     selection = _SELECTION_TIME * steps if choose_level else 0.0
     cells = list(columns.widths) if choose_level and any(columns.widths) else None
@@ -145,7 +145,7 @@ class _Snapshots:
             self.weights.append({name: tensor.detach().double().clone() for name, tensor in weights.items()})
 
 
-def _orders(columns: int, count: int, seed: int) -> list[Order]:
+def several_orders(columns: int, count: int, seed: int) -> list[Order]:
     """Return different orders: the table's, its reverse, then random ones."""
     generator = torch.Generator().manual_seed(seed)
     found = [tuple(range(columns)), tuple(range(columns))[::-1]]

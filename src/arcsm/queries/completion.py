@@ -267,7 +267,7 @@ def _draw(
     rows = torch.cat(found) * model.scale + model.shift
     for d, constraint in constraints.items():
         rows[..., d] = constraint.nearest(rows[..., d])
-    restricted = any(constraints[d] is not constraint for d, constraint in first.items())
+    restricted = any(constraints.get(d) is not constraint for d, constraint in first.items())
     of_first = None if restricted else Completions(rows, torch.cat(log_weights_of_first), len(orders))
     return Completions(rows, torch.cat(log_weights), len(orders)), of_first
 

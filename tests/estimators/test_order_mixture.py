@@ -1,0 +1,53 @@
+"""The mixture of orders: its weights, and which orders it has."""
+
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+
+from arcsm.estimators import ScoreDensity
+from arcsm.estimators.order_mixture import choose_orders, mixture_weights
+
+
+def mean_log_density(log_densities: np.ndarray, weights: np.ndarray) -> float:
+    return float(logsumexp(log_densities + np.log(weights), axis=1).mean())
+
+
+def test_weights_maximise_the_density_of_the_rows() -> None:
+    log_densities = np.random.default_rng(0).normal([0.0, 0.3, -1.0, 0.1], 1.0, (500, 4))
+    weights = mixture_weights(log_densities)
+    assert weights.sum() == pytest.approx(1.0)
+    best, random = mean_log_density(log_densities, weights), np.random.default_rng(1)
+    others = [mean_log_density(log_densities, random.dirichlet(np.ones(4))) for _ in range(200)]
+    assert best > max(others) - 1e-3  # the pseudo-rows cost a little
+
+
+def test_the_weights_of_orders_with_rows_of_their_own_are_their_shares() -> None:
+    log_densities = np.where(np.arange(100)[:, None] < 30, [0.0, -50.0], [-50.0, 0.0])
+    np.testing.assert_allclose(mixture_weights(log_densities), [31 / 102, 71 / 102], rtol=1e-9)
+
+
+def test_orders_are_chosen_that_complement_each_other() -> None:
+    random = np.random.default_rng(0)
+    first_half = np.arange(200) < 100
+    good_in_first, good_in_second = np.where(first_half, 0.0, -6.0), np.where(first_half, -6.1, 0.0)
+    middling = np.full((200, 3), -2.5) + 0.01 * random.normal(size=(200, 3))
+    log_densities = np.column_stack([good_in_first, middling, good_in_second])
+    chosen, weights = choose_orders(log_densities, 3)
+    assert len(chosen) == len(weights) == 3
+    assert {0, 4} <= {*chosen}  # alone, both are worse than the middling ones
+    assert len(choose_orders(log_densities, 9)[0]) == 5
+    assert choose_orders(log_densities, 1)[0][0] in (1, 2, 3)
+
+
+def test_the_mixture_favours_the_order_that_is_learned_well() -> None:
+    random = np.random.default_rng(0)
+    x = 3.0 * random.random(600)
+    table = np.column_stack([x, np.sin(2.0 * np.pi * x) + 0.1 * random.normal(size=600)])  # x given y has six modes
+    density = ScoreDensity(max_steps=800, random_state=0).fit(table)
+    weights = dict(zip(density.orders_, density.order_weights_, strict=True))
+    assert weights[0, 1] > 0.8
+    by_order = density.score_by_order(table)
+    expected = logsumexp(by_order, axis=1, b=density.order_weights_)
+    np.testing.assert_allclose(density.score_samples(table), expected, rtol=1e-9)
+    np.testing.assert_allclose(density.score_samples(table, given=[]), expected, rtol=1e-9)
+    np.testing.assert_allclose(density.quantile(density.cdf(table[:5])), table[:5], atol=1e-3)
