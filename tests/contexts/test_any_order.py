@@ -439,6 +439,31 @@ class MADEOfWidth(MADE):
         self.width = width
 
 
+class Reversed(MADE):
+    def __init__(self, features: int, context_features: int, order: tuple[int, ...] | None = None) -> None:
+        order = tuple(range(features))[::-1] if order is None else order
+        super().__init__(features, context_features, (8,), order=order)
+
+
+class OfLastTarget(AnyOrder):
+    def __init__(self, features: int, context_features: int, targets: tuple[int, ...] | None = None) -> None:
+        targets = (features - 1,) if targets is None else targets
+        super().__init__(features, context_features, (8,), 8, targets=targets)
+
+
+def test_a_subclass_whose_defaults_differ_is_saved_as_it_is(tmp_path: Any) -> None:
+    arcsm.register(Reversed)
+    arcsm.register(OfLastTarget)
+    x = torch.randn(5, 3)
+    for context in (Reversed(3, 4, (0, 1, 2)), Reversed(3, 4), OfLastTarget(3, 4, (0, 1, 2)), OfLastTarget(3, 4)):
+        model = AutoregressiveModel(context, GaussianHead(4))
+        arcsm.save(model, tmp_path / "model")
+        loaded = arcsm.load(tmp_path / "model")
+        assert loaded.context.order == context.order
+        assert getattr(loaded.context, "targets", None) == getattr(context, "targets", None)
+        torch.testing.assert_close(loaded.log_prob(x), model.log_prob(x))
+
+
 @pytest.mark.parametrize("context", [OfWidth, MADEOfWidth])
 def test_subclasses_may_have_a_constructor_of_their_own(context: type[Any], tmp_path: Any) -> None:
     arcsm.register(context)

@@ -1,5 +1,7 @@
 """The mixture of orders: its weights, and which orders it has."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.special import logsumexp
@@ -51,3 +53,25 @@ def test_the_mixture_favours_the_order_that_is_learned_well() -> None:
     np.testing.assert_allclose(density.score_samples(table), expected, rtol=1e-9)
     np.testing.assert_allclose(density.score_samples(table, given=[]), expected, rtol=1e-9)
     np.testing.assert_allclose(density.quantile(density.cdf(table[:5])), table[:5], atol=1e-3)
+
+
+def test_rows_that_are_drawn_one_at_a_time_come_from_every_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = np.random.default_rng(0).normal(size=(60, 2))
+    density = ScoreDensity(max_steps=10, random_state=0).fit(table)
+    model = density.model_
+    assert model is not None
+    drawn = list[tuple[int, tuple[int, ...]]]()
+    sample = model.model.sample
+
+    def recorded(n: int, order: Any, **options: Any) -> Any:
+        drawn.append((n, tuple(order)))
+        return sample(n, order=order, **options)
+
+    monkeypatch.setattr(model.model, "sample", recorded)
+    for seed in range(40):
+        density.sample(1, random_state=seed)
+    shares = {order: sum(n for n, of_order in drawn if of_order == order) / 40 for order in ((0, 1), (1, 0))}
+    assert min(shares.values()) > 0.1
+    drawn.clear()
+    density.sample(1001, random_state=0)
+    assert sum(n for n, _ in drawn) == 1001

@@ -121,3 +121,14 @@ def test_sets_of_a_parent_and_its_dimension_may_be_given(model: AutoregressiveMo
     assert both_or_none == pytest.approx(found({1: none}) / found({0: below, 1: every}), rel=1e-6)
     assert found({0: inside, 1: Levels([0])}, {0: below, 1: every}) == 0.0
     assert found({0: inside}, {0: below, 1: every}) == 0.0
+
+
+def test_the_probability_of_one_dimension_does_not_depend_on_other_rows() -> None:
+    torch.manual_seed(0)
+    context = AnyOrder(4, 4, (8, 8), 8, levels=(2, 0, 0, 0), parents=(-1, 0, 0, -1))
+    model = AutoregressiveModel(context, MixedHead([GaussianHead(4), CategoricalHead(4, 2)], (1, 0, 0, 0))).double()
+    x = torch.tensor([[NAN, 0.5, NAN, NAN], [NAN] * 4], dtype=torch.float64)  # the first row implies the parent
+    event = {2: Intervals([(-1.0, 1.0)])}
+    alone = [probability(model, event, row[None])[0].item() for row in x]
+    together = probability(model, event, x, n=4000, generator=torch.Generator().manual_seed(0))[0].tolist()
+    assert together == pytest.approx(alone, abs=4.0 * 0.5 / math.sqrt(4000))

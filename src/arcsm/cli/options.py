@@ -35,7 +35,7 @@ Estimators = Annotated[
     int | None,
     Option(
         "--n-estimators",
-        help="Number of models, each with another order of the columns; fewer are faster. Default: by the table.",
+        help="Number of orders of the columns that are averaged; fewer are faster. Default: by the table.",
         min=1,
     ),
 ]

@@ -219,14 +219,16 @@ class AnyOrder(Context):
         return x
 
     def config(self) -> dict[str, Any]:
+        arguments = super().config()
+        if type(self).__init__ is not AnyOrder.__init__:  # whose defaults may differ
+            return arguments
         in_column_order = self.order == self._default_order
         levels = list(self.levels) if any(self.levels) else None
         parents = list(self.parents) if self._parent_of else None
         order = None if in_column_order else list(self.order)
         targets = None if len(self.targets) == self.features else list(self.targets)
-        ordered = list(self.ordered) or None
-        arguments = super().config()
-        return self.replaced(arguments, order=order, levels=levels, parents=parents, targets=targets, ordered=ordered)
+        own = {"order": order, "levels": levels, "parents": parents, "targets": targets}
+        return {**arguments, **own, "ordered": list(self.ordered) or None}
 
     def forward(self, x: Tensor, condition: Condition | None = None, order: Order | None = None) -> Tensor:
         """Return the contexts of all dimensions in an order, ``(*, D, C)``.

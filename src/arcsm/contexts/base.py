@@ -141,11 +141,6 @@ class Context(nn.Module, ABC):
             arguments["condition_net"] = net_config(net)
         return arguments
 
-    @staticmethod
-    def replaced(arguments: dict[str, Any], **values: Any) -> dict[str, Any]:
-        """Return arguments with other values for some; those that a subclass's constructor lacks are left out."""
-        return {**arguments, **{name: value for name, value in values.items() if name in arguments}}
-
     # Conditions, for the methods of subclasses
 
     def set_condition(

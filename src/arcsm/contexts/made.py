@@ -219,7 +219,10 @@ class MADE(Context):
         return nn.ModuleList(self.condition_layer(size) for size in sizes)
 
     def config(self) -> dict[str, Any]:
-        return self.replaced(super().config(), order=None if self._is_in_column_order else list(self.order))
+        arguments = super().config()
+        if type(self).__init__ is not MADE.__init__:  # whose defaults may differ
+            return arguments
+        return {**arguments, "order": None if self._is_in_column_order else list(self.order)}
 
     @property
     def _is_in_column_order(self) -> bool:

@@ -5,15 +5,17 @@ from scipy.special import logsumexp
 
 from arcsm.estimators.column_types import Array
 
-_STEPS = 200  # of expectation maximisation
+_STEPS, _TOLERANCE = 1_000, 1e-6  # of expectation maximisation
+_ROUGH_TOLERANCE = 1e-2  # while orders are compared
 _PRIOR_ROWS = 1.0  # added to those that each order has, so that none gets the weight zero
 
 
-def mixture_weights(log_densities: Array) -> Array:
+def mixture_weights(log_densities: Array, tolerance: float = _TOLERANCE) -> Array:
     """Return the weights of orders ``(K,)`` with which the mixture gives rows most density; they sum to one.
 
     Arguments:
         log_densities: Of ``N`` rows in each order, ``(N, K)`` in nats.
+        tolerance: Change of all weights at which the iterations end.
 
     Example:
         >>> mixture_weights(np.log([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]])).round(2)
@@ -24,7 +26,9 @@ def mixture_weights(log_densities: Array) -> Array:
     for _ in range(_STEPS):  # expectation maximisation, Dempster, Laird and Rubin (1977)
         terms = log_densities + np.log(weights)
         shares = np.exp(terms - logsumexp(terms, axis=1, keepdims=True)).sum(0)
-        weights = (shares + _PRIOR_ROWS) / (rows + orders * _PRIOR_ROWS)
+        before, weights = weights, (shares + _PRIOR_ROWS) / (rows + orders * _PRIOR_ROWS)
+        if np.abs(weights - before).max() < tolerance:
+            break
     return weights  # type: ignore[no-any-return]
 
 
@@ -45,4 +49,4 @@ def choose_orders(log_densities: Array, count: int) -> tuple[list[int], Array]:
 
 
 def _mean_log_density(log_densities: Array) -> float:
-    return float(logsumexp(log_densities + np.log(mixture_weights(log_densities)), axis=1).mean())
+    return float(logsumexp(log_densities + np.log(mixture_weights(log_densities, _ROUGH_TOLERANCE)), axis=1).mean())

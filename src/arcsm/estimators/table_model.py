@@ -369,8 +369,10 @@ class TableModel:
     # Draws ----------------------------------------------------------------------------------------------------------
 
     def sample(self, n: int, generator: torch.Generator, progress: bool = False) -> Tensor:
-        """Draw rows ``(n, M)``, in every order the share that is its weight, and shuffle them."""
-        shares = np.diff(np.rint(n * np.cumsum([0.0, *self.weights])).astype(int)).tolist()
+        """Draw rows ``(n, M)``, in every order the share that is its weight on average, and shuffle them."""
+        offset = float(torch.rand((), generator=generator, device=generator.device))
+        before = np.floor(n * np.cumsum([0.0, *self.weights[:-1]]) + offset).astype(int)
+        shares = np.diff([*before, n]).tolist()
         options: dict[str, Any] = {"generator": generator, "level": self.level, "adjust": self.columns.mirrored}
         with track("sampling", n, progress) as work:
             drawn = [

@@ -168,7 +168,8 @@ def probability(
         )  # fmt: skip
 
     if not given:
-        single = len(constraints) == 1 and not _draws_parents(every_order(model), constraints, known)
+        context = every_order(model)
+        single = len(constraints) == 1 and not _draws_parents(context, constraints, context.resolved(known))
         drawn, _ = draw({"constraints": constraints}, 1 if single else n, generator)
         return drawn.probability, torch.zeros_like(drawn.probability) if single else drawn.standard_error
     if generator is None:
