@@ -243,6 +243,17 @@ def test_sets_of_columns_that_are_given_are_checked() -> None:
         probability(of_targets, {0: interval})
 
 
+def test_only_targets_are_drawn() -> None:
+    torch.manual_seed(0)
+    model = AutoregressiveModel(AnyOrder(3, 4, (8,), 8, targets=(2,)), GaussianHead(4)).double()
+    x = torch.tensor([[0.4, NAN, NAN]], dtype=torch.float64)
+    drawn = complete(model, x, n=2000, generator=seeded()).rows[0]
+    assert bool(drawn[:, 1].isnan().all())
+    share = (drawn[:, 2] < 0.5).double().mean().item()
+    expected = probability(model, {2: Intervals([(-math.inf, 0.5)])}, x)[0].item()
+    assert share == pytest.approx(expected, abs=2e-3)  # the draws are stratified
+
+
 def test_intersections_of_sets() -> None:
     assert Levels([1, 2, 4]).intersection(Levels([4, 2, 3])) == Levels([2, 4])
     assert Levels([1, 2], [0.5, 0.1]).intersection(Levels([2, 3])) == Levels([2], [0.1])

@@ -19,7 +19,7 @@ def mixture_weights(log_densities: Array, tolerance: float = _TOLERANCE) -> Arra
 
     Example:
         >>> mixture_weights(np.log([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]])).round(2)
-        array([0.64, 0.36])
+        array([0.6, 0.4])
     """
     rows, orders = log_densities.shape
     weights = np.full(orders, 1.0 / orders)

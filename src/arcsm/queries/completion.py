@@ -96,7 +96,8 @@ def complete(
         generator: Source of randomness, on the model's device.
         condition: Condition of each row, as in :meth:`arcsm.AutoregressiveModel.score`.
         order: Order in which unknown columns are drawn, a permutation of all columns. Default: up to eight random
-            ones, each for an equal share of the draws.
+            ones, each for an equal share of the draws. If the context has ``targets``, only these are drawn, and other
+            unknown values stay NaN.
         sampler: As in :meth:`arcsm.AutoregressiveModel.sample`. Default: ``"inverse_cdf"`` for normalised heads and
             without a ladder, else ``"fast_flow"``.
         level: Noise level.
@@ -232,6 +233,7 @@ def _draw(
         if constraints is not None:
             constraints = _common(constraints, of_one, context, present)
     orders = _orders(context, n, constraints or {}, order, generator, only_constrained)
+    orders = [[d for d in columns if d in context.targets] for columns in orders]  # there are conditionals of these
     if constraints is None:
         impossible = z.new_full((len(z), n), -math.inf)
         rows = z.new_full((*impossible.shape, model.features), math.nan)
