@@ -11,7 +11,8 @@ import pytest
 from scipy import stats
 
 from arcsm.estimators.column_inference import infer_column
-from arcsm.estimators.column_types import Asinh, Categories, Column, Constant, Continuous, Grid, Identity, Power
+from arcsm.estimators.column_types import Categories, Column, Constant, Grid
+from arcsm.estimators.continua import Asinh, Continuous, Identity, Power
 
 
 def column_values(name: str, count: int = 500) -> Any:

@@ -12,7 +12,8 @@ import torch
 
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.column_inference import infer_column
-from arcsm.estimators.column_types import Categories, Continuous, Grid, Identity, Listed
+from arcsm.estimators.column_types import Categories, Grid, Listed
+from arcsm.estimators.continua import Continuous, Identity
 from arcsm.estimators.model_columns import ModelColumns
 from small_tables import QUICK, normal
 

@@ -75,3 +75,12 @@ def test_rows_that_are_drawn_one_at_a_time_come_from_every_order(monkeypatch: py
     drawn.clear()
     density.sample(1001, random_state=0)
     assert sum(n for n, _ in drawn) == 1001
+
+
+def test_rows_with_gaps_do_not_choose_orders() -> None:
+    random = np.random.default_rng(0)
+    table = np.column_stack([random.normal(size=200), random.normal(size=200), random.integers(0, 2, 200)])
+    table[table[:, 2] == 0.0, 1] = np.nan  # a value of the second column gives the third away
+    density = ScoreDensity(max_steps=10, random_state=0).fit(table)
+    assert density.order_weights_.tolist() == [0.25] * 4
+    assert density.orders_[0] == (0, 1, 2)

@@ -10,7 +10,7 @@ import pytest
 
 from arcsm.estimators import ScoreDensity
 from arcsm.estimators.column_inference import infer_column
-from arcsm.estimators.column_types import Continuous
+from arcsm.estimators.continua import Continuous
 from arcsm.estimators.range_ends import hard_ends
 
 Draw = Callable[[np.random.Generator, int], Any]

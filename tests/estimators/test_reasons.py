@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from arcsm.estimators import ScoreOutlierDetector, reasons
-from arcsm.estimators.column_types import Categories, Column, Grid, Identity
+from arcsm.estimators.column_types import Categories, Column, Grid
+from arcsm.estimators.continua import Identity
 from arcsm.estimators.detection import detection_table
 from arcsm.estimators.table_model import TableModel
 from small_tables import QUICK, Scored, detector_and_outliers, normal, use_small_models

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from arcsm.estimators import ScoreRegressor
-from arcsm.estimators.column_types import Column, Grid, Identity, Power
+from arcsm.estimators.column_types import Column, Grid
+from arcsm.estimators.continua import Identity, Power
 from arcsm.estimators.encoder import Columns
 from arcsm.estimators.target_maps import with_target_maps
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from arcsm.estimators.column_types import Categories, Grid, Identity
+from arcsm.estimators.column_types import Categories, Grid
+from arcsm.estimators.continua import Identity
 from arcsm.estimators.value_limits import ValueLimits
 
 KIND = Identity(0.0, 1.0, -1e9, 1e9)

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
-from arcsm.estimators.column_types import Array, Categories, Grid, Identity
+from arcsm.estimators.column_types import Array, Categories, Grid
+from arcsm.estimators.continua import Identity
 from arcsm.estimators.times import Times, infer_times
 from arcsm.reports.conditionals import Conditional, draw_categories, draw_density, draw_levels
 from arcsm.reports.detection import score_histogram

@@ -11,7 +11,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from arcsm.estimators.checks import check_numbers, check_same_columns, checked_frame
-from arcsm.estimators.column_types import Continuous, Grid
+from arcsm.estimators.column_types import Grid
+from arcsm.estimators.continua import Continuous
 from arcsm.estimators.encoder import Columns, Table
 from arcsm.estimators.native_frames import check_holds_no_times, to_pandas
 

@@ -11,18 +11,15 @@ from arcsm.estimators.column_types import (
     MAX_LEVELS,
     MAX_LEVELS_OF_NUMBERS,
     Array,
-    Asinh,
     Categories,
     Column,
     Constant,
-    Continuous,
     Grid,
-    Identity,
     Listed,
-    Power,
     Values,
     missing_mask,
-)  # fmt: skip
+)
+from arcsm.estimators.continua import Asinh, Continuous, Identity, Power
 from arcsm.estimators.range_ends import hard_ends, room
 
 _MIN_REPEATED_FRACTION = 0.05  # of the values on a grid, for them to count as discrete

@@ -6,14 +6,13 @@ the numbers is also a density of the table's values.
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 Values = NDArray[Any]
 Array = NDArray[np.float64]
@@ -21,7 +20,7 @@ Array = NDArray[np.float64]
 MAX_LEVELS = 100_000  # a finer grid counts as continuous
 MAX_LEVELS_OF_NUMBERS = 16  # a column of numbers with more different values counts as numbers
 GRID_TOLERANCE = 0.02  # of a step, between a value and its place on the grid: files round
-_SAME_NUMBER = 1e-6  # relative difference up to which a number is a spike, as files round
+SAME_NUMBER = 1e-6  # relative difference up to which a number is a spike, as files round
 
 
 class Column(ABC):
@@ -69,7 +68,7 @@ class Column(ABC):
             return np.zeros(numbers.shape, dtype=np.intp)
         known = np.nan_to_num(numbers, nan=np.inf)
         nearest = np.searchsorted(0.5 * (spikes[1:] + spikes[:-1]), known)
-        tolerance = 0.5 if self.discrete else _SAME_NUMBER * (1.0 + np.abs(spikes[nearest]))
+        tolerance = 0.5 if self.discrete else SAME_NUMBER * (1.0 + np.abs(spikes[nearest]))
         return np.where(np.abs(known - spikes[nearest]) < tolerance, nearest + 1, 0)
 
     @abstractmethod
@@ -120,7 +119,7 @@ class Constant(Column):
 
     def log_prob(self, numbers: Array) -> Array:
         """Return log probabilities in nats, NaN for missing values."""
-        unseen = _log_unseen(self.training_rows)
+        unseen = log_prob_of_unseen(self.training_rows)
         return np.where(np.isnan(numbers), np.nan, np.where(numbers > 0.0, unseen, math.log1p(-math.exp(unseen))))
 
 
@@ -144,7 +143,7 @@ class Categories(Column):
 
     @property
     def log_unseen(self) -> float:
-        return _log_unseen(self.training_rows)
+        return log_prob_of_unseen(self.training_rows)
 
     def encode(self, values: Values) -> Array:
         ranks = {name: float(rank) for rank, name in enumerate(self.names)}
@@ -199,7 +198,7 @@ class Grid(Column):
 
     @property
     def log_unseen(self) -> float:
-        return _log_unseen(self.training_rows)
+        return log_prob_of_unseen(self.training_rows)
 
     def log_share_of_unseen(self, numbers: Array) -> Array:
         """Return log probabilities of whole numbers :math:`d` steps from the nearest level, among all unseen ones.
@@ -278,7 +277,7 @@ class Listed(Grid):
         numbers = values.astype(float)
         known = np.asarray(self.few)
         nearest = np.abs(np.nan_to_num(numbers, nan=np.inf)[:, None] - known).argmin(1)
-        is_known = np.abs(numbers - known[nearest]) <= _SAME_NUMBER * (1.0 + np.abs(known[nearest]))
+        is_known = np.abs(numbers - known[nearest]) <= SAME_NUMBER * (1.0 + np.abs(known[nearest]))
         between = np.searchsorted(known, numbers) - 0.5
         return np.where(np.isnan(numbers), np.nan, np.where(is_known, nearest, between))
 
@@ -291,147 +290,6 @@ class Listed(Grid):
     def values_at(self, numbers: Array) -> Values:
         places = np.clip(np.rint(np.nan_to_num(numbers)), 0, len(self.few) - 1).astype(int)
         return np.where(np.isnan(numbers), np.nan, np.asarray(self.few)[places])
-
-
-@dataclass(frozen=True)
-class Continuous(Column):
-    """A continuous column with the linear map :math:`z = (x - m) / s`, and the base of nonlinear maps of :math:`z`.
-
-    Decoded values extend beyond the range of the training values, ``low`` to ``high``, by at most its width, but not
-    beyond hard ends, and as far as the grid does if they lie on one.
-    """
-
-    middle: float
-    scale: float
-    low: float
-    high: float
-    spikes: tuple[float, ...] = field(default=(), kw_only=True)  # values that repeat, in ascending order
-    grid: Grid | None = field(default=None, kw_only=True)  # on which decoded values lie, if it is fine
-    hard_ends: tuple[float, float] = field(default=(-math.inf, math.inf), kw_only=True)  # which no value lies beyond
-    training_rows: int = field(default=0, kw_only=True)
-
-    @property
-    def log_unseen(self) -> float:
-        return 0.0 if self.ends is None else _log_unseen(self.training_rows)
-
-    @cached_property
-    def ends(self) -> tuple[float, float] | None:  # type: ignore[override]
-        low, high = self.limits
-        if self.grid is not None:
-            half = 0.5 * self.grid.spacing
-            low, high = low - half, high + half
-        elif not any(map(math.isfinite, self.hard_ends)):
-            return None
-        else:
-            tolerance = _SAME_NUMBER * self.scale  # the ends themselves have a density
-            low, high = low - tolerance, high + tolerance
-        first, last = self.encode(np.array([low, high]))
-        return float(first), float(last)
-
-    @cached_property
-    def limits(self) -> tuple[float, float]:
-        """The lowest and the highest value that can be drawn."""
-        span = self.high - self.low
-        if self.grid is not None:
-            below, above = (self.grid.spacing * steps for steps in self.grid.room)
-            return self.low - below, self.high + above
-        lowest, highest = self.hard_ends
-        return max(self.low - span, lowest), min(self.high + span, highest)
-
-    @property
-    def spike_numbers(self) -> Array:
-        return self.encode(np.array(self.spikes))
-
-    def encode(self, values: Values) -> Array:
-        with np.errstate(over="ignore"):
-            return (values.astype(float) - self.middle) / self.scale
-
-    def step_end(self, values: Values, upper: bool) -> Array:
-        """Return the numbers of the ends of the steps that hold values, if there is a grid, else of the values."""
-        if self.grid is None:
-            return self.encode(values)
-        steps = self.grid.encode(values)
-        steps = np.floor(steps + GRID_TOLERANCE) + 0.5 if upper else np.ceil(steps - GRID_TOLERANCE) - 0.5
-        return self.encode(self.grid.low + self.grid.spacing * steps)
-
-    def decode(self, numbers: Array) -> Values:
-        with np.errstate(over="ignore", invalid="ignore"):
-            values = self.middle + self.scale * self._standardised(numbers)
-        values = np.clip(values, *self.limits)
-        if self.grid is not None:
-            values = self.grid.decode(self.grid.encode(values))
-        if not self.spikes:
-            return values
-        spike = self.spike_of(numbers)  # exactly, although encoding and decoding rounds
-        return np.where(spike > 0, np.array(self.spikes)[spike - 1], values)
-
-    def log_slope(self, numbers: Array) -> Array:
-        return self._of_density(numbers, np.full_like(numbers, -math.log(self.scale)))
-
-    def _of_density(self, numbers: Array, log_slope: Array) -> Array:
-        """Return log slopes where values have a density; spikes have a probability, whatever the unit."""
-        return np.where(self.spike_of(numbers) > 0, 0.0, log_slope)
-
-    def allows(self, number: float, value: Any) -> bool:
-        low, high = self.limits
-        return bool(low <= float(value) <= high)
-
-    def _standardised(self, numbers: Array) -> Array:
-        """Invert the nonlinear part of the map."""
-        return numbers
-
-
-@dataclass(frozen=True)
-class Identity(Continuous):
-    """A continuous column with a linear map."""
-
-
-@dataclass(frozen=True)
-class Asinh(Continuous):
-    """A continuous column with heavy tails: :math:`\\operatorname{asinh}((x - m) / s)`."""
-
-    def encode(self, values: Values) -> Array:
-        return np.arcsinh(super().encode(values))
-
-    def log_slope(self, numbers: Array) -> Array:
-        size = np.abs(numbers)
-        log_cosh = size + np.log1p(np.exp(-2.0 * size)) - math.log(2.0)
-        return self._of_density(numbers, -math.log(self.scale) - log_cosh)
-
-    def _standardised(self, numbers: Array) -> Array:
-        return np.sinh(numbers)
-
-
-@dataclass(frozen=True)
-class Power(Continuous):
-    """A skewed continuous column: the Yeo-Johnson transform, whose range is the real line for exponents from 0 to 2.
-
-    References:
-        A new family of power transformations to improve normality or symmetry (Yeo and Johnson, 2000)
-    """
-
-    exponent: float
-
-    def encode(self, values: Values) -> Array:
-        with np.errstate(over="ignore"):
-            return np.asarray(stats.yeojohnson(super().encode(values), self.exponent))
-
-    def log_slope(self, numbers: Array) -> Array:
-        z = self._standardised(numbers)
-        log_slope = np.sign(z) * (self.exponent - 1.0) * np.log1p(np.abs(z)) - math.log(self.scale)
-        return self._of_density(numbers, log_slope)
-
-    def _standardised(self, numbers: Array) -> Array:
-        up = _inverse_power(np.maximum(numbers, 0.0), self.exponent)
-        down = -_inverse_power(np.maximum(-numbers, 0.0), 2.0 - self.exponent)
-        return np.where(np.isnan(numbers), np.nan, np.where(numbers >= 0.0, up, down))
-
-
-def _inverse_power(numbers: Array, exponent: float) -> Array:
-    """Invert :math:`((1 + x)^p - 1) / p`, or its limit :math:`\\log(1 + x)` at :math:`p = 0`, for :math:`x \\ge 0`."""
-    if exponent < 1e-9:
-        return np.expm1(numbers)
-    return np.expm1(np.log1p(exponent * numbers) / exponent)
 
 
 def missing_mask(values: Any) -> NDArray[np.bool_]:
@@ -448,6 +306,6 @@ def repeat(value: Any, count: int) -> Values:
     return values
 
 
-def _log_unseen(count: int) -> float:
+def log_prob_of_unseen(count: int) -> float:
     """Return the log probability of a value that does not occur in ``count`` rows."""
     return -math.log(count + 2.0)

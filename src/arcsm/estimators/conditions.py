@@ -8,7 +8,8 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from arcsm.estimators.column_types import Array, Categories, Column, Constant, Continuous
+from arcsm.estimators.column_types import Array, Categories, Column, Constant
+from arcsm.estimators.continua import Continuous
 from arcsm.estimators.encoder import Columns, NoSuchValueError, encode_value
 from arcsm.estimators.times import counted, value_text
 from arcsm.queries import Constraint, Intervals, Levels

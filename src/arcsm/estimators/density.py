@@ -55,7 +55,7 @@ class ScoreDensity(DensityMixin, DensityEstimator):
 
     Arguments:
         n_estimators: Number of orders of the columns whose densities are averaged, at most all that there are; the time
-            to score grows with it, the time to fit hardly. ``"auto"``: four, or two with more than 300 columns.
+            to score grows with it. ``"auto"``: four, or two with more than 300 columns.
         max_steps: Training steps. ``"auto"``: 2,000 to 8,000 by the number of rows.
         hidden_features: Units of each layer of the context network, all equal. ``"auto"``: three layers of 128.
         validation_fraction: Fraction of rows held out to choose the step of the training, the noise level and the
@@ -65,9 +65,10 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         verbose: Show progress; see :func:`arcsm.fit`.
         order: ``"mixture"`` averages the densities of ``n_estimators`` orders, chosen among four times as many, with
-            weights: those with which held-out rows, at most 128, have a high density. ``"learned"`` has a single order,
-            in which 250 do; see :func:`arcsm.queries.learned_order`. They choose the noise level too, so the gain may
-            not carry over to other rows. The search takes up to 40 times as long as scoring these rows.
+            weights: those with which held-out rows, at most 128, have a high density. If they have missing values, the
+            orders are arbitrary and the weights equal. ``"learned"`` has a single order, in which at most 250 held-out
+            rows have a high density; see :func:`arcsm.queries.learned_order`. They choose the noise level too, so the
+            gain may not carry over to other rows. The search takes up to 40 times as long as scoring these rows.
 
     Attributes:
         columns_: The inferred column types.
@@ -142,6 +143,8 @@ class ScoreDensity(DensityMixin, DensityEstimator):
             evaluations = _ORDER_EVALUATIONS * self.model_.model.features
             order = self.model_.learn_order(rows, evaluations, generator=generator, progress=verbose)
             self.model_.orders, self.model_.cdf_order = [order], order
+            return
+        if bool(rows.isnan().any()):  # a known value may give away others, which draws do not know before it
             return
         count = len(self.model_.orders)
         candidates = max(count, min(_CANDIDATES * count, _MAX_CANDIDATE_COLUMNS // columns))

@@ -6,7 +6,8 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 
-from arcsm.estimators.column_types import Continuous, Grid
+from arcsm.estimators.column_types import Grid
+from arcsm.estimators.continua import Continuous
 from arcsm.estimators.encoder import Columns
 
 _MAX_DECIMALS = 8  # a column with more is not rounded

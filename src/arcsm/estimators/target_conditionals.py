@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from arcsm.estimators.column_conditionals import ColumnConditionals
-from arcsm.estimators.column_types import Array, Column, Constant, Continuous, Grid
+from arcsm.estimators.column_types import Array, Column, Constant, Grid
+from arcsm.estimators.continua import Continuous
 from arcsm.estimators.table_model import CONDITIONALS_AT_A_TIME, ConditionalFunction, TableModel
 
 _NODES = 64  # of the quadrature of moments

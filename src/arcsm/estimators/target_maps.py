@@ -7,7 +7,8 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
 from arcsm.estimators.column_inference import MIN_GAIN, infer_numbers
-from arcsm.estimators.column_types import Array, Column, Continuous, Identity
+from arcsm.estimators.column_types import Array, Column
+from arcsm.estimators.continua import Continuous, Identity
 from arcsm.estimators.encoder import Columns
 
 _MAX_ROWS = 2_000  # that are compared

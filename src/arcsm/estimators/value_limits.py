@@ -6,7 +6,8 @@ from typing import Self
 
 import numpy as np
 
-from arcsm.estimators.column_types import Array, Categories, Column, Continuous, Grid
+from arcsm.estimators.column_types import Array, Categories, Column, Grid
+from arcsm.estimators.continua import Continuous
 from arcsm.estimators.times import counted
 
 _MAX_ERRORS = 0.01  # of the values at each end that may be gross errors; at least one value
