@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from arcsm.estimators import ScoreDensity
+from arcsm.estimators.column_inference import detect_grid
 from arcsm.estimators.rounding import count_decimals, round_column, round_like
 from small_tables import QUICK, correlated_table, use_small_models
 
@@ -35,6 +38,15 @@ def test_synthetic_values_have_the_decimals_of_the_table() -> None:
     pd.testing.assert_frame_equal(found[["all", "small"]], drawn[["all", "small"]])
     unrounded = round_like(table, density.columns_, drawn, fixed=["cents"])
     assert unrounded["cents"].equals(drawn["cents"])
+
+
+def test_a_third_that_no_row_has_is_rounded_like_the_others() -> None:
+    thirds = np.round(np.delete(np.arange(1, 40), 1) / 3.0, 2)  # without 0.67
+    grid = detect_grid(np.repeat(thirds, 5))
+    assert grid is not None
+    np.testing.assert_array_equal(grid.decode(np.arange(-1.0, 3.0)).round(4), [0.33, 0.33, 0.6667, 1.0])
+    with_zero = replace(grid, room=(1, 0))
+    assert with_zero.decode(np.array([-1.0])) == [0.0]
 
 
 def test_decimals_do_not_depend_on_the_order_of_rows() -> None:

@@ -125,8 +125,18 @@ def detect_grid(known: Array, max_levels: int = MAX_LEVELS_OF_NUMBERS) -> Grid |
         if np.abs(levels - levels[0] - step * places).max() <= GRID_TOLERANCE * step:
             distinct = () if whole else tuple(levels.tolist())
             few = tuple(levels.tolist()) if _have_levels(levels, known, max_levels) else ()
-            return Grid(step, float(levels[0]), int(places[-1]) + 1, whole, distinct, len(known), few)
+            step, low = (step, float(levels[0])) if whole else _unrounded(step, levels)
+            return Grid(step, low, int(places[-1]) + 1, whole, distinct, len(known), few)
     return None
+
+
+def _unrounded(step: float, levels: Array) -> tuple[float, float]:
+    """Return the step and the lowest value of a grid of fractions such as thirds, which a file rounds."""
+    parts = round(1.0 / step)
+    numerators = np.rint(levels * parts)
+    if parts < 2 or np.abs(levels * parts - numerators).max() > GRID_TOLERANCE:
+        return step, float(levels[0])
+    return 1.0 / parts, float(numerators[0] / parts)
 
 
 def _have_levels(values: Array, known: Array, max_levels: int) -> bool:
