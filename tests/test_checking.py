@@ -316,6 +316,31 @@ class EmptySetsInTraining(AnyOrder):
         return TrainingTerms(self(torch.full_like(x, torch.nan), condition).flatten(0, 1))
 
 
+class IgnoresSingleRows(AnyOrder):
+    def conditional(self, state: Any, d: int, rows: Tensor | None = None) -> Tensor:
+        return super().conditional(state, d)[: None if rows is None else len(rows)]
+
+
+class ObservesTooMuch(AnyOrder):
+    def observe(self, state: Any, d: int, values: Tensor, rows: Tensor | None = None) -> None:
+        super().observe(state, d, values.nan_to_num(nan=0.0), rows)
+
+
+class ObservesNothing(AnyOrder):
+    def observe_all(self, state: Any, x: Tensor) -> None:
+        self.check_input(x)
+
+
+class GivenItself(AnyOrder):
+    def given_others(self, x: Tensor, condition: Any = None) -> Tensor:
+        return self(x, condition)
+
+
+class NeverAbsent(AnyOrder):
+    def absent(self, state: Any, d: int) -> Tensor | None:
+        return None
+
+
 class OneValueOfARow(MADE):
     """A value of each row stands for all of them, with a weight that is too small."""
 
@@ -336,6 +361,17 @@ BROKEN_CONTEXTS: dict[str, tuple[arcsm.Context, str]] = {
     "batch shape": (OnlyMatrices(4, 3), "forward: ValueError: not enough values to unpack"),
     "step": (WrongStep(4, 3), "begin and step: step 0, feature 0, against forward: differs by .*e-0"),
     "state": (SharesItsState(4, 3), "begin and step: ValueError: x_previous"),
+    "conditional of rows": (
+        IgnoresSingleRows(4, 3, (8,), 6),
+        "known values: conditional .* some rows, against forward",
+    ),
+    "missing value observed": (ObservesTooMuch(4, 3, (8,), 6), "missing values: step ., feature ., against forward"),
+    "values not observed": (ObservesNothing(4, 3, (8,), 6), "known values: conditional .* after observe_all, against"),
+    "other values": (GivenItself(4, 3, (8,), 6), "known values: given_others of feature 0, against forward"),
+    "absent": (
+        NeverAbsent(3, 3, (8,), 6, levels=(3, 0, 0), parents=(-1, 0, -1)),
+        "known values: absent after observe: other rows without feature 1",
+    ),
     "selection": (WrongSelection(4, 3), "select: step 2 after select, against forward: differs"),
     "condition": (IgnoresItsCondition(4, 3, condition_features=2), "condition: the contexts do not depend on the cond"),
     "class": (IgnoresItsCondition(4, 3, classes=2), "condition: the contexts do not depend on the condition"),

@@ -200,6 +200,11 @@ def check_rebuilds(
                 f"model: tensor {name}: {own}, but {other} in a model rebuilt from config(), so no file could be "
                 "loaded; make such changes in the constructor of a class of your own (arcsm.register)"
             )
+    config_of = getattr(module, "config", None)
+    again = parse_header(_dump(config_of()), Path("config")) if callable(config_of) else read
+    for name, entries in read.items():
+        if again.get(name) != entries:
+            raise ValueError(f"model: config(): {name} is {again.get(name)!r:.80} once rebuilt, not {entries!r:.80}")
 
 
 def _described(tensor: Tensor | None) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 import arcsm
 from arcsm import MADE, AnyOrder, AutoregressiveModel, GaussianHead, NoiseLadder, ScoreHead
 from arcsm._runtime.random import Share
+from arcsm.contexts.any_order import _weights_of_sets
 from arcsm.contexts.base import TrainingTerms
 from arcsm.fourier_features import cosine_basis
 from arcsm.interop import export_scorer
@@ -472,3 +473,40 @@ def test_subclasses_may_have_a_constructor_of_their_own(context: type[Any], tmp_
     arcsm.save(model, tmp_path / "model")
     x = torch.randn(5, 3)
     torch.testing.assert_close(arcsm.load(tmp_path / "model").log_prob(x), model.log_prob(x))
+
+
+def test_rows_have_weights_in_proportion_to_their_sets() -> None:
+    totals = torch.tensor([1, 2, 2, 3, 4, 5])
+    for k in range(5):
+        m = totals[totals > k]
+        found = _weights_of_sets(m[:, None], torch.full_like(m, k)[:, None], 5, least=0.0)[:, 0]
+        sets = torch.tensor([one * math.comb(one - 1, k) for one in m.tolist()]).double()
+        torch.testing.assert_close(found.double(), sets / sets.mean())
+        limited = _weights_of_sets(m[:, None], torch.full_like(m, k)[:, None], 5, least=0.8)[:, 0]
+        effective = float(limited.sum() ** 2 / limited.square().sum()) / len(m)
+        assert 0.8 - 1e-5 <= effective <= max(0.82, float(found.sum() ** 2 / found.square().sum()) / len(m) + 1e-5)
+        torch.testing.assert_close(limited.mean(), torch.tensor(1.0))
+
+
+def test_balanced_sets_count_equally_in_all_rows_that_have_them() -> None:
+    context = small(3, balance=1.0)
+    x = rows(2, 3)
+    x[0, 2] = math.nan
+    generator, totals = torch.Generator().manual_seed(0), torch.zeros(2, 3)
+    for _ in range(200):
+        batch = x.repeat(64, 1)
+        terms = context.training_terms(batch, generator=generator)
+        row, d = (
+            terms.select(torch.arange(2)[:, None].expand(2, 3).repeat(64, 1)),
+            terms.select(torch.arange(3).expand_as(batch)),
+        )
+        empty = (terms.context - context(torch.full_like(x[:1], math.nan))[0, d]).abs().max(1).values < 1e-12
+        assert terms.weight is not None
+        totals.index_put_((row[empty], d[empty]), terms.weight[empty].float(), accumulate=True)
+    ratio = totals[0, :2] / totals[1, :2]
+    torch.testing.assert_close(ratio, torch.ones(2), atol=0.1, rtol=0.0)  # 1.5 without weights
+
+
+def test_a_wrong_balance_is_rejected() -> None:
+    with pytest.raises(ValueError, match=r"balance: expected a number from 0 to 1, got 1\.5"):
+        small(balance=1.5)

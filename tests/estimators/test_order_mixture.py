@@ -82,5 +82,5 @@ def test_rows_with_gaps_do_not_choose_orders() -> None:
     table = np.column_stack([random.normal(size=200), random.normal(size=200), random.integers(0, 2, 200)])
     table[table[:, 2] == 0.0, 1] = np.nan  # a value of the second column gives the third away
     density = ScoreDensity(max_steps=10, random_state=0).fit(table)
-    assert density.order_weights_.tolist() == [0.25] * 4
-    assert density.orders_[0] == (0, 1, 2)
+    assert density.order_weights_.tolist() == [0.5] * 2
+    assert density.orders_ == [(0, 2, 1), (2, 0, 1)]

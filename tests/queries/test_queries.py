@@ -22,6 +22,7 @@ from arcsm.queries import (
     Intervals,
     Levels,
     complete,
+    completion,
     log_prob_given,
     log_prob_given_others,
     probability,
@@ -449,3 +450,14 @@ def test_draws_far_in_the_upper_tail_warn() -> None:
         complete(model, unknown, n=20, constraints={0: Intervals([(8.5, 9.0)])})
     drawn = complete(model, unknown, n=200, constraints={0: Intervals([(-9.0, -8.5)])})
     assert drawn.rows.mean().item() == pytest.approx(-8.6086, abs=0.01)
+
+
+def test_some_columns_follow_the_others_in_random_orders() -> None:
+    context = gaussian_model().context
+    assert isinstance(context, AnyOrder)
+    arbitrary = completion._orders(context, 8, {}, None, torch.Generator().manual_seed(0), (), None)
+    assert {order[-1] for order in arbitrary} == {0, 1, 2}
+    arranged = completion._orders(context, 8, {}, None, torch.Generator().manual_seed(0), (1,), None)
+    assert [order[-1] for order in arranged] == [1] * 8
+    given = completion._orders(context, 1, {}, (1, 0, 2), None, (1,), None)
+    assert given == [[1, 0, 2]]  # an order of the caller's stays

@@ -39,7 +39,8 @@ def check(
 
     - Context: shapes, causality (by its Jacobian), agreement of :meth:`~arcsm.Context.forward` with
       :meth:`~arcsm.Context.begin` and :meth:`~arcsm.Context.step`, derivatives by differences, conditions and missing
-      values if it accepts them. If it has its own ``training_terms``, their mean, against that over all orders.
+      values if it accepts them. If it has its own ``training_terms``, their mean, against that over all orders. For
+      an ``AnyOrder``, agreement of ``forward`` with the methods that add known values, and with the conditionals.
     - Head: broadcasting, :math:`\\partial_x s` against automatic differentiation, and for a normalised head the
       agreement of score, density or mass, distribution function, quantiles and bracket. If it accepts noise levels, a
       score that depends on them. For a ``ScoreHead``, scores that point inwards at the ends of its range. Each head of

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.conditions import CLASSES, VECTOR, Condition, flatten_rows, map_condition
+from arcsm.checking.known_sets import check_known_sets
 from arcsm.checking.modules import check_config, check_constructor, check_gradients
 from arcsm.checking.requirements import (
     MAX_JACOBIAN_ROWS,
@@ -242,6 +243,7 @@ CONTEXT_CHECKS = {
     "conditions of rows": _check_rows_of_conditions,
     "missing values": _check_missing_values,
     "order": _check_orders,
+    "known values": check_known_sets,
     "training terms": check_training_terms,
     "mean of training terms": check_mean_of_terms,
     "gradients": _check_gradients,

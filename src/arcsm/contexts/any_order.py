@@ -17,6 +17,7 @@ from arcsm.contexts.value_embedding import ValueEmbedding
 from arcsm.errors import readable
 
 _SMALLEST_MEAN_SQUARE = 1e-6  # of a hidden layer, from which on it is normalised
+_BISECTIONS = 8  # of the power of the weights of sets
 
 
 @dataclass
@@ -86,6 +87,7 @@ class AnyOrder(Context):
         sinusoid_decay: The exponent :math:`p` of the amplitude :math:`f^{-p}` of the sine and cosine at frequency
             :math:`f`. If it is positive, slow changes along the values are learned before fast ones, and what single
             rows suggest is learned last.
+        balance: Weight, from 0 to 1, of sets from rows with few missing values; see :meth:`training_terms`.
 
     Example:
         >>> context = AnyOrder(features=3, context_features=2, hidden_features=(8, 8))
@@ -116,13 +118,14 @@ class AnyOrder(Context):
         condition_net: nn.Module | Mapping[str, Any] | None = None,
         ordered: Sequence[int] | None = None,
         sinusoid_decay: float = 0.0,
+        balance: float = 0.0,
     ) -> None:
         super().__init__()
         self.features, self.context_features = features, context_features
         self.hidden_features = whole_numbers("hidden_features", hidden_features)
         self.embedding_features = embedding_features
         self.sinusoids, self.max_frequency, self.dropout = sinusoids, float(max_frequency), float(dropout)
-        self.sinusoid_decay = float(sinusoid_decay)
+        self.sinusoid_decay, self.balance = float(sinusoid_decay), float(balance)
         self.levels = (0,) * features if levels is None else whole_numbers("levels", levels)
         self.parents = (-1,) * features if parents is None else whole_numbers("parents", parents)
         self.targets = tuple(range(features)) if targets is None else whole_numbers("targets", targets)
@@ -171,6 +174,8 @@ class AnyOrder(Context):
         check_layers("AnyOrder", self.classes + self.condition_features, (), self.hidden_features[0])
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout: expected a fraction from 0 to below 1, got {self.dropout}")
+        if not 0.0 <= self.balance <= 1.0:
+            raise ValueError(f"balance: expected a number from 0 to 1, got {self.balance}")
         if not 0.0 <= self.sinusoid_decay < math.inf:
             raise ValueError(f"sinusoid_decay: expected a finite number of at least 0, got {self.sinusoid_decay}")
 
@@ -274,6 +279,13 @@ class AnyOrder(Context):
         .. math:: \\mathbb{E}_{\\pi} \\sum_{i=1}^{m} \\ell(x_{\\pi_i} \\mid x_{\\pi_{<i}}) =
             \\mathbb{E}_{k, \\pi}\\, \\frac{m}{m - k} \\sum_{i > k} \\ell(x_{\\pi_i} \\mid x_{\\pi_{\\le k}})
 
+        If values are missing, rows with few known ones have small sets more often than others have, and the
+        conditionals given few values are mostly those of such rows. That is a bias where missing values depend on other
+        ones. There are :math:`\\binom{m - 1}{k}` sets of size :math:`k` to predict a value from, so with a further
+        weight in proportion to :math:`m \\binom{m - 1}{k}`, all rows that have a set and a value count equally. Large
+        sets then come from few rows. ``balance`` limits the loss: the weight has a power of at most 1, such that their
+        effective number stays at least the fraction ``1 - balance / 2``.
+
         With ``targets``, all of this is about them: :math:`m` is the number of known ones, and the other values that a
         set has come before them in every order.
         """
@@ -298,7 +310,10 @@ class AnyOrder(Context):
         )  # (B, H)
         weight = self.output_weight.transpose(1, 2).flatten(0, 1)  # (D * C, H)
         contexts = F.linear(hidden, weight, self.output_bias.flatten()).view(-1, self.context_features)  # (B * D, C)
-        share = (total / (total - size).clamp(min=1)).to(x).expand_as(x).flatten()
+        share = (total / (total - size).clamp(min=1)).to(x)  # (B, 1)
+        if self.balance:
+            share = share * _weights_of_sets(total, size, self.features, 1.0 - 0.5 * self.balance)
+        share = share.expand_as(x).flatten()
         predicted = (present & ~known).flatten()
         if (
             readable(predicted) is not predicted
@@ -422,6 +437,36 @@ class AnyOrder(Context):
         state.total, state.count = state.total[rows], state.count[rows]
         state.condition_term = state.condition_term[rows]
         state.absent = {d: absent[rows] for d, absent in state.absent.items()}
+
+
+def _weights_of_sets(total: Tensor, size: Tensor, features: int, least: float) -> Tensor:
+    """Return weights ``(B, 1)`` of rows with ``total (B, 1)`` known values and a set of a ``size (B, 1)``.
+
+    They are in proportion to the numbers of sets and values that rows have, to a power with which the effective number
+    of rows is at least a fraction of all that have a set of the size. Their mean over these is 1.
+    """
+    m, k = (torch.arange(float(count), device=total.device) for count in (features + 1, features))
+    m = m[:, None]
+    rows = (total == m.T).sum(0).to(m)[:, None] * (m > k)  # (D + 1, D)
+    n = rows.sum(0).clamp(min=1.0)
+    logs = m.log() + torch.lgamma(m.clamp(min=1.0)) - torch.lgamma(k + 1.0) - torch.lgamma((m - k).clamp(min=1.0))
+    logs = torch.where(rows > 0.0, logs, -torch.inf)
+    logs = (logs - logs.max(0).values).nan_to_num(nan=-torch.inf)
+
+    def weights(power: Tensor) -> Tensor:
+        unscaled = torch.where(rows > 0.0, (power * logs).exp(), 0.0)
+        return unscaled * n / (rows * unscaled).sum(0).clamp(min=torch.finfo(m.dtype).tiny)
+
+    def effective(power: Tensor) -> Tensor:
+        return n / (rows * weights(power).square()).sum(0).clamp(min=torch.finfo(m.dtype).tiny)
+
+    low, high = torch.zeros_like(k), torch.ones_like(k)
+    low = torch.where(effective(high) >= least, high, low)
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        enough = effective(middle) >= least
+        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+    return weights(low)[total, size.clamp(max=features - 1)]
 
 
 def _sum_before(values: Tensor, order: Tensor) -> Tensor:

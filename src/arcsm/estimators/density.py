@@ -149,9 +149,8 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         count = len(self.model_.orders)
         candidates = max(count, min(_CANDIDATES * count, _MAX_CANDIDATE_COLUMNS // columns))
         with track("weighing orders", 1, verbose):
-            self.model_.choose_orders(
-                rows[:_MIXTURE_ROWS], several_orders(columns, candidates, generator.initial_seed()), count
-            )
+            orders = several_orders(columns, candidates, generator.initial_seed(), self.model_.last)
+            self.model_.choose_orders(rows[:_MIXTURE_ROWS], orders, count)
 
     def score_samples(self, X: Any, columns: Sequence[Any] | None = None, given: Sequence[Any] | None = None) -> Array:
         """Return the log density of each row's known values in nats and in units of the table, ``(N,)``.

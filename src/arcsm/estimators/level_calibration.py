@@ -18,9 +18,11 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from arcsm.contexts import AnyOrder
 from arcsm.contexts.base import TrainingTerms
 from arcsm.heads import CategoricalHead
 from arcsm.model import AutoregressiveModel
+from arcsm.queries.completion import every_order
 
 _SETS = 8  # of known values, for each held-out row
 _MATCHED_ROWS, _MATCHED_SETS = 2_000, 2  # training rows, and sets for each, with which shares are compared
@@ -44,6 +46,7 @@ def calibrate_levels(model: AutoregressiveModel, rows: Tensor, held_out: Tensor,
     terms = [model.training_terms(z, None, generator) for _ in range(_SETS)]
     some = model.standardise(rows[:_MATCHED_ROWS])
     terms_of_training = [model.training_terms(some, None, generator) for _ in range(_MATCHED_SETS)]
+    sizes, sizes_of_some = (_known_values(every_order(model), x) for x in (rows, some))
     columns = torch.arange(z.shape[1], device=z.device).expand_as(z)
     row = torch.arange(len(z), device=z.device)[:, None].expand_as(z)
     for head, places in model.head.parts(model.features):
@@ -57,9 +60,13 @@ def calibrate_levels(model: AutoregressiveModel, rows: Tensor, held_out: Tensor,
         rows_of_terms = torch.cat([draw.select(row)[chosen] for draw, chosen in draws])
         if len(places) == 1:
             known = rows[:, places[0]]
-            counts = torch.bincount(known[~known.isnan()].long(), minlength=head.levels).to(z)
+            levels_known = known[~known.isnan()].long()
+            counts = torch.bincount(levels_known, minlength=head.levels).to(z)
             head.smooth(prior=(counts + 0.5) / (counts + 0.5).sum())
-            _match_shares(head, counts, terms_of_training, columns[:1].expand_as(some) == places[0])
+            of_column = ~some.isnan() & (columns[:1] == places[0])
+            row_weights = _row_weights(terms_of_training, sizes_of_some, sizes, of_column)[~known.isnan()]
+            shares = torch.bincount(levels_known, row_weights, minlength=head.levels).to(z).clamp(min=_LEAST)
+            _match_shares(head, counts, shares / shares.sum(), terms_of_training, of_column)
         smoothings = sorted(product(_SHARPNESS, _SHARES), key=lambda pair: abs(math.log(pair[0])) + pair[1])
         scores = []
         for sharpness, share in smoothings:
@@ -72,15 +79,37 @@ def calibrate_levels(model: AutoregressiveModel, rows: Tensor, held_out: Tensor,
         head.smooth(*smoothings[int(tolerated.nonzero()[0])])
 
 
-def _match_shares(head: CategoricalHead, counts: Tensor, terms: Sequence[TrainingTerms], of_head: Tensor) -> None:
-    """Correct the biases of a head until its mean probabilities are near the shares of the levels, ``counts (K,)``.
+def _known_values(context: AnyOrder, x: Tensor) -> Tensor:
+    """Return how many values of each row ``(N, D)`` are known, where a dimension and its parent count as one."""
+    return (~x.isnan() & (torch.tensor(context.parents, device=x.device) < 0)).sum(1)
 
-    The mean is over the terms of rows that belong to the head; ``of_head (N, D)`` says which do. The shares of rare
-    levels are uncertain, and their probabilities are corrected less.
+
+def _row_weights(terms: Sequence[TrainingTerms], sizes: Tensor, sizes_of_all: Tensor, of_column: Tensor) -> Tensor:
+    """Return the weights ``(N,)`` that training gives a value of a column in rows, by their numbers of known values.
+
+    The terms of some rows, with numbers ``sizes``, estimate them; ``of_column (n, D)`` says where these have a value.
     """
-    chosen = [draw.select(of_head) for draw in terms]
-    contexts = torch.cat([draw.context[own] for draw, own in zip(terms, chosen, strict=True)])
-    weights = torch.cat([draw.weight[own] for draw, own in zip(terms, chosen, strict=True) if draw.weight is not None])
+    sums = torch.zeros(int(sizes_of_all.max()) + 1, dtype=torch.float64, device=sizes.device)
+    by_term = sizes[:, None].expand_as(of_column)
+    for draw in terms:
+        own = draw.select(of_column)
+        if draw.weight is not None:
+            sums.index_add_(0, draw.select(by_term)[own], draw.weight[own].double())
+    rows = torch.bincount(sizes[of_column.any(1)], minlength=len(sums))
+    return (sums / rows.clamp(min=1))[sizes_of_all]
+
+
+def _match_shares(
+    head: CategoricalHead, counts: Tensor, shares: Tensor, terms: Sequence[TrainingTerms], of_column: Tensor
+) -> None:
+    """Correct the biases of a head until its mean probabilities are near the ``shares (K,)`` of the levels.
+
+    The mean is over the terms of the head's column, as ``of_column (n, D)`` says. The shares of rare levels, by their
+    ``counts (K,)``, are uncertain, and their probabilities are corrected less.
+    """
+    draws = [(draw, draw.select(of_column)) for draw in terms]
+    contexts = torch.cat([draw.context[own] for draw, own in draws])
+    weights = torch.cat([draw.weight[own] for draw, own in draws if draw.weight is not None])
     if not len(contexts):
         return
 
@@ -88,7 +117,7 @@ def _match_shares(head: CategoricalHead, counts: Tensor, terms: Sequence[Trainin
         return torch.log((weights @ head.project(contexts).exp() / weights.sum()).clamp(min=_LEAST))
 
     before, trusted = log_means(), counts / (counts + _UNCERTAIN_ROWS)
-    wanted = torch.lerp(before, head.prior.log(), trusted)
+    wanted = torch.lerp(before, shares.log(), trusted)
     wanted = wanted - wanted.logsumexp(0)
     for _ in range(_CORRECTIONS):
         head.logits.bias.add_(wanted - log_means())

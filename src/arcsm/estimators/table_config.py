@@ -125,18 +125,19 @@ class TableConfig:
         parents: Sequence[int],
         targets: Sequence[int] | None = None,
         ordered: Sequence[bool] | None = None,
+        balance: float = 0.0,
     ) -> AutoregressiveModel:
         """Return an untrained model of dimensions with these numbers of levels, 0 for numbers, and these parents.
 
         Levels are ``ordered`` in some dimensions, by default in none. The model will learn the conditionals of the
-        ``targets``, by default all dimensions.
+        ``targets``, by default all dimensions, with the ``balance`` of :class:`AnyOrder`.
         """
         max_frequency = 0.5 / self.sigma_min
         context = AnyOrder(
             len(levels), self.context_features, self.hidden_features, self.embedding_features,
             sinusoids=self.sinusoids, max_frequency=max_frequency, dropout=self.dropout, levels=levels, parents=parents,
             targets=targets, ordered=[d for d, in_order in enumerate(ordered or ()) if in_order],
-            sinusoid_decay=self.sinusoid_decay,
+            sinusoid_decay=self.sinusoid_decay, balance=balance,
         )  # fmt: skip
         numeric = ScoreHead(self.context_features, self.head_features, self.head_sinusoids, max_frequency)
         noise = NoiseLadder(_SIGMA_MAX, self.sigma_min, self.noise_levels)

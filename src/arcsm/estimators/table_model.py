@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,6 +51,7 @@ class TableModel:
         level: The noise level at which densities are evaluated.
         config: The configuration of the model.
         reach: How far the density of each column leaks beyond its ends, where mirror images count.
+        last: The columns with many missing values, which follow the others in draws.
         method: How conditionals are normalised. ``None`` for the method of the model.
         fine_steps: Number of steps down the noise ladder for conditionals given any known values, such as expected
             intervals. ``None`` for those of the density.
@@ -67,6 +68,7 @@ class TableModel:
     reach: dict[int, float] = field(default_factory=dict)
     order_weights: Sequence[float] | None = None
     cdf_order: Order | None = None
+    last: Sequence[int] = ()
     method: str | None = None
     fine_steps: int | None = None
     _single: AutoregressiveModel | None = field(default=None, repr=False, compare=False)
@@ -186,7 +188,7 @@ class TableModel:
             self.model, self.inputs(x), self.level, cells=self.cells, evaluations=evaluations, worst=worst,
             generator=generator, progress=progress, tol=_SEARCH_TOLERANCE,
         )  # fmt: skip
-        return tuple(d for d in found if d < self.columns.columns)
+        return with_last([d for d in found if d < self.columns.columns], self.last)
 
     @property
     def weights(self) -> list[float]:
@@ -392,8 +394,9 @@ class TableModel:
         constraints = constraints or {}
         sets = self.columns.constraints(constraints)
         drawn = complete(
-            self._in_single_precision(), inputs, n, sets, generator, level=self.level, adjust=self.columns.mirrored
-        )
+            self._in_single_precision(), inputs, n, sets, generator, level=self.level, adjust=self.columns.mirrored,
+            last=self.columns.dimensions(self.last),
+        )  # fmt: skip
         rows = self.columns.numbers(drawn.rows.cpu().double(), generator, constraints)
         return drawn._replace(
             rows=torch.where(x.isnan()[:, None], rows, x[:, None]), log_weights=drawn.log_weights.cpu()
@@ -443,6 +446,7 @@ class TableModel:
         """
         inputs = self.inputs(x)
         options: dict[str, Any] = {"generator": generator, "level": self.level, "adjust": self.columns.mirrored}
+        options["last"] = self.columns.dimensions(self.last)
 
         def of_column(m: int, constraint: Constraint) -> float:
             parts = self.columns.parts(m, constraint)
@@ -464,6 +468,11 @@ class TableModel:
         if self._single is None:
             self._single = copy.deepcopy(self.model).float()
         return self._single
+
+
+def with_last(order: Sequence[int], last: Collection[int]) -> Order:
+    """Return an order in which some columns are ``last``, otherwise unchanged."""
+    return tuple(sorted(order, key=lambda m: m in last))
 
 
 def _on_cpu(generator: torch.Generator) -> torch.Generator:

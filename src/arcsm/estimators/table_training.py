@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor
 
 from arcsm._runtime.progress import track
 from arcsm.errors import TrainingWarning
+from arcsm.estimators.gaps import columns_with_gaps, gap_dependence
 from arcsm.estimators.level_calibration import calibrate_levels
 from arcsm.estimators.model_columns import ModelColumns
 from arcsm.estimators.table_config import TableConfig
-from arcsm.estimators.table_model import Order, TableModel
+from arcsm.estimators.table_model import Order, TableModel, with_last
 from arcsm.training.callbacks import TrainingState
 from arcsm.training.density import fit
 
@@ -55,7 +56,8 @@ def train_table_model(
     held_out = None
     if not choose_level:
         held_out = (columns.inputs(valid, columns.others(valid, shares, random)) - below).float().repeat(repeats, 1)
-    orders = several_orders(train.shape[1], configs[0].orders, seed)
+    last, balance = columns_with_gaps(train), gap_dependence(train) if targets is None else 0.0
+    orders = several_orders(train.shape[1], configs[0].orders, seed, last)
     steps = sum(config.max_steps for config in configs)
     selection = _SELECTION_TIME * steps if choose_level else 0.0
     cells = list(columns.widths) if choose_level and any(columns.widths) else None
@@ -64,7 +66,9 @@ def train_table_model(
         for config in configs:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                model = config.build_model(columns.counts, columns.parents, dimensions, columns.ordered).float()
+                model = config.build_model(
+                    columns.counts, columns.parents, dimensions, columns.ordered, balance
+                ).float()
             parts = _SNAPSHOTS if targets is None else _SNAPSHOTS_OF_TARGETS
             snapshots = _Snapshots([part * config.max_steps for part in parts]) if choose_level else None
             with work.part(config.max_steps), warnings.catch_warnings():
@@ -74,7 +78,7 @@ def train_table_model(
                 fit(model, inputs, held_out, training, callbacks=() if snapshots is None else [snapshots])
             candidate = TableModel(model.double().eval(), columns, orders, config.noise_levels - 1, config, cells)
             candidate.fine_steps = None if choose_level else config.fine_steps
-            candidate.reach = dict(widths)
+            candidate.reach, candidate.last = dict(widths), last
             with work.part(selection / len(configs)):
                 few = valid[:_MAX_SELECTION_ROWS]
                 density = -math.inf if snapshots is None else _choose(candidate, snapshots.weights, few, targets)
@@ -145,9 +149,9 @@ class _Snapshots:
             self.weights.append({name: tensor.detach().double().clone() for name, tensor in weights.items()})
 
 
-def several_orders(columns: int, count: int, seed: int) -> list[Order]:
-    """Return different orders: the table's, its reverse, then random ones."""
+def several_orders(columns: int, count: int, seed: int, last: Collection[int] = ()) -> list[Order]:
+    """Return different orders: the table's, its reverse, then random ones, each with some columns ``last``."""
     generator = torch.Generator().manual_seed(seed)
     found = [tuple(range(columns)), tuple(range(columns))[::-1]]
     found += [tuple(torch.randperm(columns, generator=generator).tolist()) for _ in range(4 * count)]
-    return list(dict.fromkeys(found))[:count]
+    return list(dict.fromkeys(with_last(order, last) for order in found))[:count]

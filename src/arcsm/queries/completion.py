@@ -78,6 +78,7 @@ def complete(
     level: int = -1,
     progress: bool = False,
     adjust: Adjustment | None = None,
+    last: Collection[int] = (),
 ) -> Completions:
     """Draw the unknown values of rows given their known ones.
 
@@ -103,6 +104,8 @@ def complete(
         level: Noise level.
         progress: Show progress; see :func:`arcsm.fit`.
         adjust: As in :meth:`arcsm.AutoregressiveModel.sample`.
+        last: Columns that follow the others in random orders. Whether a value was recorded may depend on other columns;
+            conditionals of these given that it was are then no draws of the whole.
 
     Raises:
         ValueError: If the model does not have every order, ``n`` is below one, a constraint does not fit its column, or
@@ -119,8 +122,9 @@ def complete(
         (torch.Size([1, 10, 3]), [0.5, 0.5])
     """
     drawn, _ = _draw(
-        model, x, n, {"constraints": constraints or {}}, generator, condition, order, sampler, level, progress, adjust
-    )
+        model, x, n, {"constraints": constraints or {}}, generator, condition, order, sampler, level, progress, adjust,
+        last,
+    )  # fmt: skip
     known = x.to(drawn.rows)[:, None]
     return drawn._replace(rows=torch.where(known.isnan(), drawn.rows, known))
 
@@ -138,6 +142,7 @@ def probability(
     progress: bool = False,
     adjust: Adjustment | None = None,
     given: Mapping[int, Constraint] | None = None,
+    last: Collection[int] = (),
 ) -> tuple[Tensor, Tensor]:
     """Return the probability of all constraints given known values, and its standard error, ``(N,)`` each.
 
@@ -164,7 +169,7 @@ def probability(
         sets: Mapping[str, Mapping[int, Constraint]], n: int, generator: torch.Generator | None
     ) -> tuple[Completions, Completions | None]:
         return _draw(
-            model, known, n, sets, generator, condition, order, None, level, progress, adjust,
+            model, known, n, sets, generator, condition, order, None, level, progress, adjust, last,
             only_constrained=list(given),
         )  # fmt: skip
 
@@ -211,6 +216,7 @@ def _draw(
     level: int,
     progress: bool,
     adjust: Adjustment | None,
+    last: Collection[int],
     only_constrained: Sequence[int] | None = None,
 ) -> tuple[Completions, Completions | None]:
     """Return draws within all sets, with their weights in the end and after the columns of the first of the sets.
@@ -232,7 +238,7 @@ def _draw(
     for of_one in others:
         if constraints is not None:
             constraints = _common(constraints, of_one, context, present)
-    orders = _orders(context, n, constraints or {}, order, generator, only_constrained)
+    orders = _orders(context, n, constraints or {}, order, generator, last, only_constrained)
     orders = [[d for d in columns if d in context.targets] for columns in orders]  # there are conditionals of these
     if constraints is None:
         impossible = z.new_full((len(z), n), -math.inf)
@@ -373,6 +379,7 @@ def _orders(
     constraints: Mapping[int, Constraint],
     order: Order | None,
     generator: torch.Generator | None,
+    last: Collection[int],
     only_constrained: Sequence[int] | None,
 ) -> list[list[int]]:
     """Return the orders in which columns are drawn, constrained ones first: the given order, or random ones.
@@ -382,7 +389,7 @@ def _orders(
     if order is None:
         device = None if generator is None else generator.device
         random = [torch.randperm(context.features, generator=generator, device=device) for _ in range(min(n, _ORDERS))]
-        orders = [context.arranged(one.tolist()) for one in random]
+        orders = [context.arranged(sorted(one.tolist(), key=lambda d: d in last)) for one in random]
     else:
         orders = [context.check_order(order, ()).tolist()]
     found = []
@@ -402,7 +409,7 @@ def every_order(model: AutoregressiveModel) -> AnyOrder:
     Raises:
         ValueError: If the context is not an :class:`~arcsm.AnyOrder`.
     """
-    context = model.context
+    context = getattr(model.context, "_orig_mod", model.context)  # not compiled
     if not isinstance(context, AnyOrder):
         why = (
             "which takes an order, but no known values in its steps; derive it from AnyOrder"

@@ -115,6 +115,7 @@ class _Terms:
             raise ValueError(f"x: expected at least one row (N, {model.features}), got {tuple(x.shape)}")
         self.model, self.context, self.z = model, every_order(model), model.standardise(x)
         model.check_levels(self.z)
+        self.z = self.context.resolved(self.z)
         self.condition = model.standardise_condition(condition, self.z.shape[:-1])
         self.build = model.conditionals_builder(level, **checked_integration(integration))
         self.log_density = model.density_function(cells)
