@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ def test_the_page_of_table_2_renders_any_columns_and_methods(renderer: Any, tmp_
 def test_the_page_of_orders_says_whether_a_learned_one_is_better(renderer: Any, tmp_path: Path) -> None:
     record = reproduce("orders", tmp_path)
     cell = record["metrics"]["tables"]["iris"]
+    assert math.isfinite(cell["minus_random"]["weighted mixture"][0])
     for random, mixture, short in (
         ([0.2, 0.1], [0.2, 0.1], "Holds: beats random orders on 1 of 1, their mixture on 1."),
         ([0.2, 0.1], [-0.2, 0.1], "Holds: beats random orders on 1 of 1, their mixture on 0."),
