@@ -31,3 +31,9 @@ def test_ctrl_c_during_imports_is_one_line(handler: str, code: int, message: str
     command = [sys.executable, "-c", _INTERRUPTED_IMPORT.format(handler=handler)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (code, message)
+
+
+def test_the_package_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "arcsm", "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("arcsm ")
