@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from arcsm.estimators import ScoreDensity
-from arcsm.estimators.gaps import columns_with_gaps, gap_dependence
+from arcsm.estimators.gaps import gap_dependence
 
 
 def table_of_two_groups(rows: int = 700) -> pd.DataFrame:
@@ -35,21 +35,44 @@ def test_groups_without_columns_keep_their_share() -> None:
     assert (drawn["sex"] == "m").mean() == pytest.approx(near, abs=0.1)
 
 
+def test_events_of_columns_with_gaps_are_about_all_rows() -> None:
+    random = np.random.default_rng(0)
+    a = random.normal(size=800)
+    b = 0.8 * a + 0.6 * random.normal(size=800)
+    truth = (b > 0.5).mean()
+    table = pd.DataFrame({"a": a, "b": np.where((a > 0.0) & (random.random(800) < 0.8), np.nan, b)})
+    density = ScoreDensity(max_steps=500, random_state=0).fit(table)
+    found = density.probability({"b": (0.5, None)})
+    assert found.value == pytest.approx(truth, abs=0.06)  # 0.16 among the rows that have it
+    assert (density.sample(4000)["b"] > 0.5).mean() == pytest.approx(found.value, abs=0.04)
+    both = density.probability({"a": (0.5, None), "b": (0.5, None)})
+    assert both.value < found.value
+    drawn = density.conditional({"b": (0.5, None)}, draws=2000)
+    assert drawn["a"].mean() == pytest.approx(a[b > 0.5].mean(), abs=0.2)  # 0.5 among the rows that have b
+    of_value = density.probability({"b": (0.5, None)}, given={"a": 1.0})
+    assert of_value.standard_error == 0.0
+    assert of_value.value == pytest.approx(0.69, abs=0.1)
+
+
 def test_dependence_is_seen_only_where_gaps_depend_on_values() -> None:
     random = np.random.default_rng(0)
     x = torch.from_numpy(random.normal(size=(2000, 6)))
-    assert gap_dependence(x) == 0.0
+    assert gap_dependence(x) == ([], 0.0)
     at_random = x.masked_fill(torch.from_numpy(random.random(x.shape) < 0.3), torch.nan)
-    assert gap_dependence(at_random) < 0.03
+    assert gap_dependence(at_random) == ([], 0.0)
     by_first = x.clone()
     by_first[:, 2:][x[:, 0] > 0.0] = torch.nan
-    assert gap_dependence(by_first) > 0.9
-    assert columns_with_gaps(x) == []
-    assert columns_with_gaps(at_random) == list(range(6))
     by_first[:3, 1] = torch.nan
-    assert columns_with_gaps(by_first) == [2, 3, 4, 5]
+    columns, share = gap_dependence(by_first)
+    assert columns == [2, 3, 4, 5]
+    assert share > 0.9
+    weak = x.clone()
+    weak[:, 5][(x[:, 0] > 0.0) & torch.from_numpy(random.random(2000) < 0.2)] = torch.nan
+    columns, share = gap_dependence(weak)
+    assert columns == [5]
+    assert 0.02 < share < 0.2
 
 
 def test_dependence_of_tiny_tables_is_defined() -> None:
-    for x in (torch.full((2, 1), torch.nan), torch.tensor([[1.0, torch.nan]]), torch.zeros(3, 2)):
-        assert 0.0 <= gap_dependence(x) <= 1.0
+    for x in (torch.full((2, 1), torch.nan), torch.tensor([[1.0, torch.nan]]), torch.zeros(3, 2), torch.zeros(0, 3)):
+        assert gap_dependence(x) == ([], 0.0)

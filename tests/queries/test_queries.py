@@ -19,6 +19,7 @@ from arcsm import (
 from arcsm.errors import AccuracyWarning
 from arcsm.queries import (
     Completions,
+    Constraint,
     Intervals,
     Levels,
     complete,
@@ -459,5 +460,42 @@ def test_some_columns_follow_the_others_in_random_orders() -> None:
     assert {order[-1] for order in arbitrary} == {0, 1, 2}
     arranged = completion._orders(context, 8, {}, None, torch.Generator().manual_seed(0), (1,), None)
     assert [order[-1] for order in arranged] == [1] * 8
+    event: dict[int, Constraint] = {1: Intervals([(0.0, 1.0)])}
+    of_event = completion._orders(context, 8, event, None, torch.Generator().manual_seed(0), (1,), [])
+    assert {tuple(order) for order in of_event} == {(0, 2, 1), (2, 0, 1)}  # with the columns that come before it
+    assert completion._orders(context, 8, event, None, torch.Generator().manual_seed(0), (2,), []) == [[1]] * 8
     given = completion._orders(context, 1, {}, (1, 0, 2), None, (1,), None)
     assert given == [[1, 0, 2]]  # an order of the caller's stays
+
+
+def test_probabilities_integrate_over_columns_before_those_that_follow() -> None:
+    model, event = gaussian_model(), {1: Intervals([(0.2, math.inf)])}
+    found, error = probability(model, event, n=20_000, generator=seeded(), last=(1,))
+    both = {**event, 0: Intervals([(-math.inf, math.inf)]), 2: Levels([0, 1, 2])}
+    expected, its_error = probability(model, both, n=20_000, generator=seeded(1), last=(1,))
+    assert 0.0 < float(error) < 0.02
+    assert abs(float(found - expected)) < 4.0 * math.hypot(float(error), float(its_error))
+    drawn = complete(model, UNKNOWN, n=20_000, generator=seeded(2), last=(1,)).rows[0, :, 1]
+    assert float((drawn > 0.2).double().mean()) == pytest.approx(float(found), abs=0.02 + 4.0 * float(error))
+    rows = torch.tensor([[0.3, NAN, 1.0]], dtype=torch.float64)
+    exact, none = probability(model, event, rows, last=(1,))
+    assert float(none) == 0.0
+    assert float(exact) == float(probability(model, event, rows)[0])
+
+
+def test_probabilities_given_sets_of_columns_that_follow_sum_to_one() -> None:
+    model, given = gaussian_model(), {1: Intervals([(0.2, math.inf)])}
+    found = [
+        float(probability(model, {2: Levels([level])}, n=8_000, generator=seeded(), given=given, last=(1,))[0])
+        for level in range(3)
+    ]
+    assert sum(found) == pytest.approx(1.0, abs=0.01)
+    both, _ = probability(model, {2: Levels([0]), **given}, n=20_000, generator=seeded(1), last=(1,))
+    of_given, _ = probability(model, given, n=20_000, generator=seeded(2), last=(1,))
+    assert found[0] == pytest.approx(float(both / of_given), abs=0.02)
+
+
+@pytest.mark.parametrize("last", [(9,), (-1,), ("a",)])
+def test_unknown_last_columns_are_rejected(last: Any) -> None:
+    with pytest.raises(ValueError, match="last: expected columns from 0 to 2, got"):
+        complete(gaussian_model(), UNKNOWN, last=last)

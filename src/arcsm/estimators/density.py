@@ -398,7 +398,8 @@ class ScoreDensity(DensityMixin, DensityEstimator):
                 of events that exclude each other sum to at most one. Default: nothing.
             draws: Number of draws. An event of one column given values of others needs none: the standard error is 0.
                 It comes from the conditional of the column itself; orders in which other columns come before it, which
-                :meth:`sample` and :meth:`conditional` draw from, may differ from that.
+                :meth:`sample` and :meth:`conditional` draw from, may differ from that. But if gaps of the column depend
+                on others, these are drawn first.
             random_state: Randomness of the draws.
 
         Returns:

@@ -51,7 +51,7 @@ class TableModel:
         level: The noise level at which densities are evaluated.
         config: The configuration of the model.
         reach: How far the density of each column leaks beyond its ends, where mirror images count.
-        last: The columns with many missing values, which follow the others in draws.
+        last: The columns whose gaps depend on the values of others, which they follow in draws.
         method: How conditionals are normalised. ``None`` for the method of the model.
         fine_steps: Number of steps down the noise ladder for conditionals given any known values, such as expected
             intervals. ``None`` for those of the density.
@@ -438,8 +438,8 @@ class TableModel:
     ) -> tuple[float, float]:
         """Return the probability of constraints given one row ``(1, M)`` of known values, and its standard error.
 
-        It is exact for a single column, whose spikes and other numbers are evaluated apart. Other constraints may be
-        ``given``, as in :func:`arcsm.queries.probability`.
+        It is exact for a single column, whose spikes and other numbers are evaluated apart, unless unknown columns come
+        before it in all draws. Other constraints may be ``given``, as in :func:`arcsm.queries.probability`.
 
         Raises:
             ValueError: If those have probability zero.
@@ -452,7 +452,9 @@ class TableModel:
             parts = self.columns.parts(m, constraint)
             return float(sum(probability(self.model, part, inputs, 1, **options)[0] for part in parts))
 
-        if len({**given, **constraints}) == 1:
+        unknown = x[0].isnan().nonzero()[:, 0].tolist()
+        follows = not {*self.last}.isdisjoint(constraints) and any(m not in self.last for m in unknown)
+        if len({**given, **constraints}) == 1 and not follows:
             ((m, constraint),) = constraints.items()
             value, error, of_given = of_column(m, constraint), 0.0, of_column(m, given[m]) if given else 1.0
             value = value / of_given if of_given else math.nan

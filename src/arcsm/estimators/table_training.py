@@ -10,7 +10,7 @@ from torch import Tensor
 
 from arcsm._runtime.progress import track
 from arcsm.errors import TrainingWarning
-from arcsm.estimators.gaps import columns_with_gaps, gap_dependence
+from arcsm.estimators.gaps import gap_dependence
 from arcsm.estimators.level_calibration import calibrate_levels
 from arcsm.estimators.model_columns import ModelColumns
 from arcsm.estimators.table_config import TableConfig
@@ -56,7 +56,7 @@ def train_table_model(
     held_out = None
     if not choose_level:
         held_out = (columns.inputs(valid, columns.others(valid, shares, random)) - below).float().repeat(repeats, 1)
-    last, balance = columns_with_gaps(train), gap_dependence(train) if targets is None else 0.0
+    last, balance = gap_dependence(train) if targets is None else ((), 0.0)
     orders = several_orders(train.shape[1], configs[0].orders, seed, last)
     steps = sum(config.max_steps for config in configs)
     selection = _SELECTION_TIME * steps if choose_level else 0.0

@@ -104,8 +104,9 @@ def complete(
         level: Noise level.
         progress: Show progress; see :func:`arcsm.fit`.
         adjust: As in :meth:`arcsm.AutoregressiveModel.sample`.
-        last: Columns that follow the others in random orders. Whether a value was recorded may depend on other columns;
-            conditionals of these given that it was are then no draws of the whole.
+        last: Columns that follow the others in random orders, constrained or not, such as those whose values are
+            recorded or not depending on other columns: conditionals of other columns that know one of them are those of
+            rows in which it is recorded.
 
     Raises:
         ValueError: If the model does not have every order, ``n`` is below one, a constraint does not fit its column, or
@@ -146,8 +147,8 @@ def probability(
 ) -> tuple[Tensor, Tensor]:
     """Return the probability of all constraints given known values, and its standard error, ``(N,)`` each.
 
-    Only constrained columns are drawn. With a single constraint the probability is an integral of one conditional, and
-    the standard error 0.
+    Only constrained columns are drawn, and others before those of ``last``. If a single column is drawn, the
+    probability is an integral of one conditional, and the standard error 0.
 
     Arguments:
         constraints: The set of values of each column of the event.
@@ -175,7 +176,10 @@ def probability(
 
     if not given:
         context = every_order(model)
-        single = len(constraints) == 1 and not _draws_parents(context, constraints, context.resolved(known))
+        x = context.resolved(known)
+        early = {d for d in range(model.features) if d not in last and bool(x[:, d].isnan().any())}
+        follows = order is None and not early.isdisjoint(context.targets) and not {*last}.isdisjoint(constraints)
+        single = len(constraints) == 1 and not follows and not _draws_parents(context, constraints, x)
         drawn, _ = draw({"constraints": constraints}, 1 if single else n, generator)
         return drawn.probability, torch.zeros_like(drawn.probability) if single else drawn.standard_error
     if generator is None:
@@ -225,6 +229,8 @@ def _draw(
     """
     context = every_order(model)
     check_size("complete", n=n)
+    if any(not isinstance(d, Integral) or not 0 <= d < model.features for d in last):
+        raise ValueError(f"last: expected columns from 0 to {model.features - 1}, got {last!r:.60}")
     z = model.standardise(x)
     if z.ndim != 2:
         raise ValueError(f"x: expected rows (N, {model.features}), got {tuple(x.shape)}")
@@ -277,6 +283,8 @@ def _draw(
     for d, constraint in constraints.items():
         rows[..., d] = constraint.nearest(rows[..., d])
     restricted = any(constraints.get(d) is not constraint for d, constraint in first.items())
+    if only_constrained is not None and order is None:  # event columns may come before sets of columns in `last`
+        restricted |= not {*last}.isdisjoint(first) and any(d not in last for d in {*constraints} - {*first})
     of_first = None if restricted else Completions(rows, torch.cat(log_weights_of_first), len(orders))
     return Completions(rows, torch.cat(log_weights), len(orders)), of_first
 
@@ -384,23 +392,31 @@ def _orders(
 ) -> list[list[int]]:
     """Return the orders in which columns are drawn, constrained ones first: the given order, or random ones.
 
-    They have only the constrained columns, beginning with those of ``only_constrained``, unless that is ``None``.
+    They have only the constrained columns, beginning with those of ``only_constrained``, unless that is ``None``. All
+    others come before constrained columns of ``last``.
     """
     if order is None:
         device = None if generator is None else generator.device
         random = [torch.randperm(context.features, generator=generator, device=device) for _ in range(min(n, _ORDERS))]
-        orders = [context.arranged(sorted(one.tolist(), key=lambda d: d in last)) for one in random]
+        orders = [context.arranged(one.tolist()) for one in random]
     else:
         orders = [context.check_order(order, ()).tolist()]
-    found = []
-    for columns in orders:
-        first = [d for d in columns if d in constraints]
-        if only_constrained is None:
-            chosen = first + [d for d in columns if d not in constraints]
-        else:
-            chosen = sorted(first, key=lambda d: d not in only_constrained)
-        found.append(context.arranged(chosen))
-    return found
+        last = ()
+    follow = not {*last}.isdisjoint(constraints)
+
+    def rank(d: int) -> tuple[bool, bool, bool]:
+        return d in last, d not in constraints, d not in (only_constrained or ())
+
+    return [
+        context.arranged(
+            [
+                d
+                for d in sorted(columns, key=rank)
+                if only_constrained is None or d in constraints or (follow and d not in last)
+            ]
+        )
+        for columns in orders
+    ]
 
 
 def every_order(model: AutoregressiveModel) -> AnyOrder:
