@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.column_inference import infer_column
@@ -36,9 +37,10 @@ def test_few_valued_columns_have_levels() -> None:
 
 
 def test_numbers_become_levels() -> None:
-    x = torch.tensor([[0.3, 0.0, 2.0, 7.0], [NAN, 4.0, 8.4, NAN], [-9.5, 5.0, 1.0, 200.0], [1.0, NAN, -1.0, 0.0]])
-    expected = [[0.3, 0.0, 1.0, 7.0], [NAN, 2.0, 2.0, NAN], [-9.5, NAN, NAN, 200.0], [1.0, NAN, NAN, 0.0]]
+    x = torch.tensor([[0.3, 0.0, 2.0, 7.0], [NAN, 4.0, 8.4, NAN], [-9.5, 5.0, 5.0, 200.0], [1.0, NAN, -9.0, 0.0]])
+    expected = [[0.3, 0.0, 1.0, 7.0], [NAN, 2.0, 2.0, NAN], [-9.5, NAN, 1.0, 200.0], [1.0, NAN, NAN, 0.0]]
     torch.testing.assert_close(COLUMNS.inputs(x), torch.tensor(expected), equal_nan=True)
+    assert COLUMNS.seen(x).tolist() == [[True] * 4, [True] * 4, [True, False, False, True], [True, True, False, True]]
 
 
 def test_probabilities_of_numbers_given_their_levels_sum_to_one() -> None:
@@ -532,3 +534,33 @@ def test_probabilities_at_hard_ends_are_those_farther_in() -> None:
     density = ScoreDensity(random_state=0, max_steps=1000).fit(table)
     weeks = [density.probability({"day": week}).value for week in ((1, 7), (359, 365))]
     assert np.mean(weeks) == pytest.approx(7.0 / 365.0, rel=0.2)
+
+
+def test_a_number_near_a_level_counts_as_that_level_where_it_is_known() -> None:
+    random = np.random.default_rng(0)
+    age = random.integers(20, 80, 1500)
+    age = age[(age != 72) & ((age < 40) | (age > 50))]
+    table = pd.DataFrame({"age": age, "value": 0.1 * age + random.normal(size=len(age))})
+    density = ScoreDensity(max_steps=300, random_state=0).fit(table)
+    assert density.model_ is not None
+    assert 0 in density.model_.columns.levels
+
+    def numbers(*ages: float) -> Tensor:
+        rows = pd.DataFrame({"age": ages, "value": 7.0})
+        return density.model_.columns.inputs(density.encode_rows(rows)[0])[:, 0]  # type: ignore[union-attr]
+
+    known = numbers(71.0, 73.0, 79.0, 20.0, 39.0)
+    found = numbers(72.0, 81.0, 15.0, 40.0)
+    assert found[0] in known[:2]
+    assert found[1:].tolist() == known[2:].tolist()
+    assert bool(numbers(45.0, 100.0, 500.0).isnan().all())
+    means = [density.conditional({"age": one}, draws=400)["value"].mean() for one in (71, 72, 73)]
+    assert min(means[0], means[2]) - 0.1 <= means[1] <= max(means[0], means[2]) + 0.1
+    assert (density.conditional({"age": 72}, draws=4)["age"] == 72).all()
+    assert density.probability({"age": 72}).value == 0.0
+    seen, unseen = density.score_samples(pd.DataFrame({"age": [71, 72], "value": [7.0, 7.0]}))
+    assert unseen < seen - 2.0
+    filled = density.impute(pd.DataFrame({"age": [72, 79, 81], "value": [np.nan, np.nan, np.nan]}), draws=400)
+    assert filled["value"].to_numpy() == pytest.approx([7.2, 7.9, 7.9], abs=0.6)  # 5 if they counted as missing
+    with pytest.raises(ValueError, match="column 'age' does not contain 500, or a value near it"):
+        density.conditional({"age": 500})

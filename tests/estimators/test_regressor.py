@@ -154,3 +154,16 @@ def test_two_groups_far_apart_have_their_own_distributions(seed: int) -> None:
     found = ScoreRegressor(random_state=seed).fit(group[:, None].astype(float), y).predict_distribution([[0.0], [1.0]])
     np.testing.assert_allclose(found.mean(), [60.0, 98.0], atol=1.5)
     np.testing.assert_allclose(found.std(), [6.0, 2.0], rtol=0.4)
+
+
+def test_numbers_far_from_few_values_count_as_missing_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_models(monkeypatch)
+    random = np.random.default_rng(0)
+    dose = random.choice([0.0, 10.0, 20.0, 40.0, 80.0], 300)
+    table = pd.DataFrame({"dose": dose, "x": random.normal(size=300)})
+    regressor = ScoreRegressor(max_steps=20, random_state=0).fit(table, 0.1 * dose)
+    rows = pd.DataFrame({"dose": [np.nan, 60.0, 200.0, 85.0, 80.0], "x": 0.0})
+    with pytest.warns(UserWarning, match="column 'dose' has numbers far from its few values in the fitted rows"):
+        found = regressor.predict(rows)
+    assert found[:3].tolist() == [found[0]] * 3
+    assert found[3] == found[4] != found[0]

@@ -37,7 +37,7 @@ def given_values(pairs: Sequence[str], file: FrameFile, table: pd.DataFrame) -> 
 def _check_near(pair: str, column: pd.Series, value: Any, kind: ColumnType) -> None:
     """Check before the fit that a column has a value, or one near it."""
     try:
-        encode_value(Columns.infer(column.to_frame()).kinds[0], value)
+        encode_value(Columns.infer(column.to_frame()).kinds[0], value, near=True)
     except ValueError as error:
         if is_categorical(column.dtype) and kind.kind != "time":
             raise ValueError(f"--given {pair}: column {column.name!r} {error}") from error

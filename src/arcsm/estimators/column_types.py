@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 MAX_LEVELS = 100_000  # a finer grid counts as continuous
 MAX_LEVELS_OF_NUMBERS = 16  # a column of numbers with more different values counts as numbers
 GRID_TOLERANCE = 0.02  # of a step, between a value and its place on the grid: files round
+_REACH_OF_ENDS = 0.1  # of the range of levels: a number that far beyond counts as the last level
 SAME_NUMBER = 1e-6  # relative difference up to which a number is a spike, as files round
 
 
@@ -200,6 +201,20 @@ class Grid(Column):
     def log_unseen(self) -> float:
         return log_prob_of_unseen(self.training_rows)
 
+    def near_levels(self, numbers: Array) -> Array:
+        """Return the level nearest to each number, NaN if it is far.
+
+        Far is more than the median distance between levels, and beyond the ends more than a tenth of the range, too.
+        """
+        levels = self.level_numbers
+        if len(levels) < 2:
+            return np.full_like(numbers, np.nan)
+        nearest = levels[np.abs(np.nan_to_num(numbers)[..., None] - levels).argmin(-1)]
+        beyond = (numbers < levels[0]) | (numbers > levels[-1])
+        gap = float(np.median(np.diff(levels)))
+        reach = np.where(beyond, max(gap, _REACH_OF_ENDS * (levels[-1] - levels[0])), gap)
+        return np.where(np.abs(numbers - nearest) <= reach, nearest, np.nan)
+
     def log_share_of_unseen(self, numbers: Array) -> Array:
         """Return log probabilities of whole numbers :math:`d` steps from the nearest level, among all unseen ones.
 
@@ -280,6 +295,9 @@ class Listed(Grid):
         is_known = np.abs(numbers - known[nearest]) <= SAME_NUMBER * (1.0 + np.abs(known[nearest]))
         between = np.searchsorted(known, numbers) - 0.5
         return np.where(np.isnan(numbers), np.nan, np.where(is_known, nearest, between))
+
+    def near_levels(self, numbers: Array) -> Array:
+        return np.full_like(numbers, np.nan)  # one between two levels does not tell which is nearer
 
     def log_share_of_unseen(self, numbers: Array) -> Array:
         return np.zeros_like(numbers)

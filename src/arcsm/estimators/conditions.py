@@ -59,7 +59,7 @@ class Conditions:
                 elif pd.api.types.is_list_like(value) and not isinstance(value, Mapping):
                     constraint = _set(kind, list(value), may_lack)
                 else:
-                    number, constraint = _number(kind, value), None
+                    number, constraint = _number(kind, value, near=not allow_impossible), None
                     found.values[names[d]], found.numbers[d] = value, number
             except NoSuchValueError as error:
                 if not may_lack:
@@ -167,10 +167,10 @@ def _end(kind: Column, end: Any, default: float) -> float:
     return number
 
 
-def _number(kind: Column, value: Any) -> float:
-    """Return the number of one value of a column."""
+def _number(kind: Column, value: Any, near: bool = False) -> float:
+    """Return the number of one value of a column, which may be ``near`` a level of numbers."""
     try:
-        return encode_value(kind, value)
+        return encode_value(kind, value, near)
     except TypeError as error:
         raise ValueError(
             f"expects a value like the fitted ones, a set or list of values, or a range (low, high), got {value!r:.60}"

@@ -123,6 +123,16 @@ class Columns:
             names.setdefault(_type_words(kind), []).append(str(label))
         return names
 
+    def with_far_numbers(self, numbers: Array) -> list[str]:
+        """Return the columns with levels of numbers in which rows ``(N, D)`` have a number far from all of them."""
+        found = []
+        for d, kind in enumerate(self.kinds):
+            if isinstance(kind, Grid) and len(kind.level_numbers):
+                unseen = np.setdiff1d(np.rint(numbers[~np.isnan(numbers[:, d]), d]), kind.level_numbers)
+                if np.isnan(kind.near_levels(unseen)).any():
+                    found.append(str(self.labels[d]))
+        return found
+
 
 def _type_words(kind: Column) -> str:
     if isinstance(kind, Categories):
@@ -136,8 +146,8 @@ class NoSuchValueError(ValueError):
     """A column cannot hold a value, or any in a range. The message continues one that names the column."""
 
 
-def encode_value(kind: Column, value: Any) -> float:
-    """Return the number of one value of a column.
+def encode_value(kind: Column, value: Any, near: bool = False) -> float:
+    """Return the number of one value of a column, which may be ``near`` a level of numbers.
 
     Raises:
         NoSuchValueError: If the column cannot hold it.
@@ -145,7 +155,8 @@ def encode_value(kind: Column, value: Any) -> float:
     """
     missing = bool(pd.api.types.is_scalar(value) and pd.isna(value))
     number = math.nan if missing else float(kind.encode(repeat(value, 1))[0])
-    if math.isnan(number) or not kind.allows(number, value):
+    is_near = near and isinstance(kind, Grid) and not math.isnan(kind.near_levels(np.array([number]))[0])
+    if math.isnan(number) or not (kind.allows(number, value) or is_near):
         shown = value_text(value) if isinstance(kind, Times) else repr(value)
         problem = f"does not contain {shown}, or a value near it, in the training rows; choose one that occurs"
         raise ValueError(problem) if missing else NoSuchValueError(problem)

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from arcsm.estimators.column_types import MAX_LEVELS_OF_NUMBERS, Categories, Column
+from arcsm.estimators.column_types import MAX_LEVELS_OF_NUMBERS, Categories, Column, Grid
 from arcsm.queries import Constraint, Intervals, Levels
 
 _REFLECTED = 0.5  # standard deviations of a column, within which of an end some numbers are reflected
@@ -91,13 +91,14 @@ class ModelColumns:
         return [d for m in order for d in (self.spike_dimension.get(m), m) if d is not None]
 
     def inputs(self, x: Tensor, others: Mapping[int, Tensor] | None = None) -> Tensor:
-        """Return rows ``(N, M)`` of numbers as the model sees them, ``(N, D)``; NaN for numbers without a level.
+        """Return rows ``(N, M)`` of numbers as the model sees them, ``(N, D)``.
 
+        A number without a level has the nearest one, if it is near, or else NaN.
         Spikes count as other numbers in the rows that ``others`` has for their column; see :meth:`others`.
         """
         found = torch.cat([x, x.new_zeros(*x.shape[:-1], len(self.spikes))], -1)
         for m in self.levels:
-            found[..., m] = self.level(m, x[..., m])
+            found[..., m] = self._nearest_level(m, x[..., m])
         for m, dimension in self.spike_dimension.items():
             spike = self.spike(m, x[..., m])
             if others is not None:
@@ -146,6 +147,26 @@ class ModelColumns:
         beyond = number - levels[-1]
         known = (levels[place] == number) | (beyond > 0.0) & (beyond < self._numbers_of_last_level(m))
         return torch.where(known, place.to(numbers), torch.nan)
+
+    def _nearest_level(self, m: int, numbers: Tensor) -> Tensor:
+        """Return :meth:`level`, or that of the level nearest to a number that is none, if it is near."""
+        found, kind = self.level(m, numbers), self.kinds[m]
+        unseen = self._is_unseen(m, numbers)
+        if isinstance(kind, Grid) and bool(unseen.any()):
+            near = torch.from_numpy(kind.near_levels(numbers[unseen].double().cpu().numpy())).to(numbers)
+            found[unseen] = self.level(m, near)
+        return found
+
+    def _is_unseen(self, m: int, numbers: Tensor) -> Tensor:
+        """Return which numbers ``(*,)`` of a nominal column have no level."""
+        return self.level(m, numbers).isnan() & ~numbers.isnan()
+
+    def seen(self, x: Tensor) -> Tensor:
+        """Return where numbers ``(*, M)`` have a term in the density: not where a nominal column has no such level."""
+        found = torch.ones_like(x, dtype=torch.bool)
+        for m in self.levels:
+            found[..., m] = ~self._is_unseen(m, x[..., m])
+        return found
 
     def spike(self, m: int, numbers: Tensor) -> Tensor:
         """Return which spike each number ``(*,)`` of a column is, counted from 1; 0 for none and NaN if missing."""

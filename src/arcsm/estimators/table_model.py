@@ -86,7 +86,7 @@ class TableModel:
         return clipped
 
     def inputs(self, x: Tensor) -> Tensor:
-        """Return rows ``(N, M)`` as the model sees them, ``(N, D)``: clipped, and NaN for numbers without a level."""
+        """Return rows ``(N, M)`` as the model sees them, ``(N, D)``: clipped, and as levels."""
         return self.columns.inputs(self.clip(x)).to(self.model.shift)
 
     # Densities and quantiles --------------------------------------------------------------------------------------
@@ -102,7 +102,8 @@ class TableModel:
             terms = self.model.evaluate(density, x, level, method=self.method, order=order, tol=self.config.tolerance)
             return torch.where(self.model.context.resolved(x).isnan(), 0.0, terms - self.model.scale.log())
 
-        found = self.columns.by_column(self._by_order(x, evaluate)) + self.columns.log_shares(x)
+        terms = self.columns.by_column(self._by_order(x, evaluate))
+        found = torch.where(self.columns.seen(x), terms, 0.0) + self.columns.log_shares(x)
         for m in self.columns.ends:
             replace(self, level=level)._replace_special(found, self.clip(x), m)
         return found
