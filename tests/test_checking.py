@@ -341,6 +341,30 @@ class NeverAbsent(AnyOrder):
         return None
 
 
+class FillsGaps(AnyOrder):
+    def resolved(self, x: Tensor) -> Tensor:
+        return super().resolved(x).nan_to_num(nan=0.0)
+
+
+class KeepsParentsUnknown(AnyOrder):
+    def resolved(self, x: Tensor) -> Tensor:
+        return x
+
+
+class SeesItselfBesideGaps(AnyOrder):
+    def training_terms(self, x: Tensor, condition: Any = None, generator: Any = None) -> TrainingTerms:
+        terms = super().training_terms(x, condition, generator)
+        gap = terms.select(x.isnan().any(-1, keepdim=True).expand_as(x))
+        return terms._replace(context=terms.context + torch.where(gap, terms.select(x), 0.0).unsqueeze(1))
+
+
+class OneCountForAllRows(AnyOrder):
+    def select(self, state: Any, rows: Tensor) -> None:
+        count = state.count
+        super().select(state, rows)
+        state.count = count[:1].expand(len(rows)).clone()
+
+
 class OneValueOfARow(MADE):
     """A value of each row stands for all of them, with a weight that is too small."""
 
@@ -372,6 +396,13 @@ BROKEN_CONTEXTS: dict[str, tuple[arcsm.Context, str]] = {
         NeverAbsent(3, 3, (8,), 6, levels=(3, 0, 0), parents=(-1, 0, -1)),
         "known values: absent after observe: other rows without feature 1",
     ),
+    "gaps filled": (FillsGaps(4, 3, (8,), 6), "known values: forward of resolved rows, feature ., against"),
+    "parents unknown": (
+        KeepsParentsUnknown(3, 3, (8,), 6, levels=(3, 0, 0), parents=(-1, 0, -1)),
+        "known values: resolved: a value of feature 1 implies level 0 of its parent, feature 0",
+    ),
+    "own value, beside gaps": (SeesItselfBesideGaps(4, 3, (8,), 6), "training terms: the context of value . depends"),
+    "counts of selected rows": (OneCountForAllRows(4, 3, (8,), 6), "known values: conditional of feature . after sel"),
     "selection": (WrongSelection(4, 3), "select: step 2 after select, against forward: differs"),
     "condition": (IgnoresItsCondition(4, 3, condition_features=2), "condition: the contexts do not depend on the cond"),
     "class": (IgnoresItsCondition(4, 3, classes=2), "condition: the contexts do not depend on the condition"),

@@ -495,7 +495,7 @@ def test_probabilities_given_sets_of_columns_that_follow_sum_to_one() -> None:
     assert found[0] == pytest.approx(float(both / of_given), abs=0.02)
 
 
-@pytest.mark.parametrize("last", [(9,), (-1,), ("a",)])
+@pytest.mark.parametrize("last", [(9,), (-1,), ("a",), 1, None])
 def test_unknown_last_columns_are_rejected(last: Any) -> None:
     with pytest.raises(ValueError, match="last: expected columns from 0 to 2, got"):
         complete(gaussian_model(), UNKNOWN, last=last)

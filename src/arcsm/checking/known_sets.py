@@ -24,6 +24,7 @@ def check_known_sets(context: Context, generator: torch.Generator) -> None:
             order = context.arranged(torch.randperm(context.features, generator=generator).tolist())
             _check_observed(context, x, condition, order, generator)
         _check_given_others(context, x, condition)
+        _check_resolved(context, x, condition)
     condition = random_condition(context, (_ROWS_OF_ABSENT,), generator)
     _check_absent(context, normal(generator, _ROWS_OF_ABSENT, context.features), condition)
 
@@ -54,7 +55,7 @@ def _check_observed(
             for part in (rows, rest):
                 context.observe(state, d, x[part, d], part)
         if position + 1 < len(order):
-            chosen, after = torch.tensor([len(x) - 1, 0]), order[position + 1]
+            chosen, after = torch.tensor([len(x) - 1, 0, len(x) - 1, 1]), order[position + 1]
             context.select(at_once, chosen)
             context.observe(at_once, d, x[chosen, d])
             found = context.conditional(at_once, after)
@@ -73,6 +74,21 @@ def _check_given_others(context: AnyOrder, x: Tensor, condition: Condition | Non
         known[:, children] = torch.nan  # they would say that the parent has level 0
         expected = context(known, condition, order=torch.tensor([*others, *children]))[:, d]
         require_equal(found[:, d], expected, f"given_others of feature {d}, against forward with that feature last")
+
+
+def _check_resolved(context: AnyOrder, x: Tensor, condition: Condition | None) -> None:
+    """Check that resolved rows say the same as the rows, and what the values of dimensions say about their parents."""
+    found = context.resolved(x)
+    for d, parent in enumerate(context.parents):
+        if parent != -1:
+            implied = bool((found[:, parent][~found[:, d].isnan()] == 0.0).all())
+            require(implied, f"resolved: a value of feature {d} implies level 0 of its parent, feature {parent}")
+    for d in context.arranged(range(context.features)):
+        last = context.arranged([*(e for e in context.order if context.parents[e] != d and e != d), d])
+        order = torch.tensor([*last, *(e for e in context.order if e not in last)])
+        expected = context(x, condition, order=order)[:, d]
+        actual = context(found, condition, order=order)[:, d]
+        require_equal(actual, expected, f"forward of resolved rows, feature {d}, against that of the rows")
 
 
 def _check_absent(context: AnyOrder, x: Tensor, condition: Condition | None) -> None:

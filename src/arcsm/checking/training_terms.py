@@ -19,6 +19,7 @@ from arcsm.contexts import AnyOrder, Context
 _MAX_ENUMERATED = 4  # features whose orders are enumerated; with more, random orders are drawn
 _CONTEXTS = 2048  # of the random orders
 _BATCHES, _ROWS = 32, 32  # of the training steps
+_MISSING = 0.3  # of the values of some rows
 _STANDARD_ERRORS, _ROUNDING = 6.0, 1e-5  # of means; weights may be computed in single precision
 
 
@@ -29,7 +30,15 @@ def check_training_terms(context: Context, generator: torch.Generator) -> None:
         not (context.any_order and inherited),
         "any_order is True, but training_terms is that of one order; override it to draw orders",
     )
-    x, condition = normal(generator, 3, context.features).requires_grad_(), random_condition(context, (3,), generator)
+    x, condition = normal(generator, 3, context.features), random_condition(context, (3,), generator)
+    _check_own_values(context, x, condition, generator)
+    if context.missing:
+        missing = torch.rand(x.shape, generator=generator) < 0.3
+        _check_own_values(context, x.masked_fill(missing, torch.nan), condition, generator)
+
+
+def _check_own_values(context: Context, x: Tensor, condition: Condition | None, generator: torch.Generator) -> None:
+    x.requires_grad_()
     terms = context.training_terms(x, condition, generator)
     count = len(terms.context)
     require_shape(terms.context, (count, context.context_features), "contexts")
@@ -43,6 +52,7 @@ def check_training_terms(context: Context, generator: torch.Generator) -> None:
         if influence is None:
             continue
         row, d = divmod(positions[index], context.features)
+        influence = influence.nan_to_num(nan=0.0)  # of missing values
         others = influence.index_fill(0, torch.tensor([row]), 0.0)
         worst = max(float(influence[row, d].abs()), float(others.abs().max()))
         require(worst <= TOLERANCE, f"the context of value {d} depends on the value itself, or on another row")

@@ -149,7 +149,7 @@ class ModelColumns:
         return torch.where(known, place.to(numbers), torch.nan)
 
     def _nearest_level(self, m: int, numbers: Tensor) -> Tensor:
-        """Return :meth:`level`, or that of the level nearest to a number that is none, if it is near."""
+        """Return :meth:`level`; a number without a level has the nearest one, if it is near."""
         found, kind = self.level(m, numbers), self.kinds[m]
         unseen = self._is_unseen(m, numbers)
         if isinstance(kind, Grid) and bool(unseen.any()):

@@ -126,7 +126,7 @@ def complete(
         model, x, n, {"constraints": constraints or {}}, generator, condition, order, sampler, level, progress, adjust,
         last,
     )  # fmt: skip
-    known = x.to(drawn.rows)[:, None]
+    known = every_order(model).resolved(x).to(drawn.rows)[:, None]
     return drawn._replace(rows=torch.where(known.isnan(), drawn.rows, known))
 
 
@@ -229,7 +229,9 @@ def _draw(
     """
     context = every_order(model)
     check_size("complete", n=n)
-    if any(not isinstance(d, Integral) or not 0 <= d < model.features for d in last):
+    if not isinstance(last, Collection) or any(
+        not isinstance(d, Integral) or not 0 <= d < model.features for d in last
+    ):
         raise ValueError(f"last: expected columns from 0 to {model.features - 1}, got {last!r:.60}")
     z = model.standardise(x)
     if z.ndim != 2:
