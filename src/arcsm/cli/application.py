@@ -1,9 +1,12 @@
 """The command ``arcsm``: its groups of commands, exit codes and one-line errors."""
 
+import atexit
+import os
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from inspect import cleandoc
 from typing import Annotated, Any
@@ -75,12 +78,28 @@ def main() -> None:
     """Run the command and exit. A user's mistake prints one line on standard error."""
     warnings.showwarning = warn_in_one_line
     alone = not was_started()  # the launcher of several processes needs to see which signal ended each
+    ended: list[int] = []
     if alone:
         raise_on_termination()
+    else:
+        atexit.register(_end_at_once, ended)  # before the group is joined, so after it is left
     code = run(sys.argv[1:])
     if alone:
         ignore_termination()
+    ended.append(code)
     sys.exit(code)
+
+
+def _end_at_once(ended: Sequence[int]) -> None:
+    """End the process with its exit code, if it has one, without shutting down Python.
+
+    Threads of ``torch.distributed`` that still run would need Python then, and abort the process.
+    """
+    if ended:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(ended[0])
 
 
 def run(arguments: Sequence[str]) -> int:

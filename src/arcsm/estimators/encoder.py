@@ -12,6 +12,7 @@ from arcsm.data.row_labels import reason_to_set_aside
 from arcsm.errors import warn
 from arcsm.estimators.column_inference import infer_column
 from arcsm.estimators.column_types import (
+    GRID_TOLERANCE,
     MAX_LEVELS_OF_NUMBERS,
     Array,
     Categories,
@@ -155,12 +156,18 @@ def encode_value(kind: Column, value: Any, near: bool = False) -> float:
     """
     missing = bool(pd.api.types.is_scalar(value) and pd.isna(value))
     number = math.nan if missing else float(kind.encode(repeat(value, 1))[0])
-    is_near = near and isinstance(kind, Grid) and not math.isnan(kind.near_levels(np.array([number]))[0])
-    if math.isnan(number) or not (kind.allows(number, value) or is_near):
+    if math.isnan(number) or not (kind.allows(number, value) or (near and _is_near(kind, number))):
         shown = value_text(value) if isinstance(kind, Times) else repr(value)
         problem = f"does not contain {shown}, or a value near it, in the training rows; choose one that occurs"
         raise ValueError(problem) if missing else NoSuchValueError(problem)
     return number
+
+
+def _is_near(kind: Column, number: float) -> bool:
+    """Return whether a number on the grid of a column is near a level."""
+    if not isinstance(kind, Grid) or abs(number - round(number)) > GRID_TOLERANCE:
+        return False
+    return not math.isnan(kind.near_levels(np.array([number]))[0])
 
 
 def _infer(column: pd.Series, max_levels: int) -> Column:
