@@ -37,3 +37,27 @@ def test_the_package_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "arcsm", "--version"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("arcsm ")
+
+
+_GROUP_MEMBER = """
+import os, sys
+os.environ["TORCHELASTIC_RUN_ID"] = "one"
+
+class Late:
+    def __del__(self):
+        os.write(2, b"shut down")
+
+late = Late()
+sys.argv[1:] = {arguments}
+from arcsm.cli.application import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["sample"], 2)])
+def test_a_process_of_a_group_ends_without_shutting_python_down(arguments: list[str], code: int) -> None:
+    command = [sys.executable, "-c", _GROUP_MEMBER.format(arguments=arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert "shut down" not in done.stderr
+    assert ("arcsm" in done.stdout) == (code == 0)  # what was printed is not lost

@@ -196,3 +196,20 @@ def test_an_optimizer_continues_from_its_tensors() -> None:
 
 def test_the_schema_is_that_of_released_files() -> None:
     assert serialization.SCHEMA_VERSION == 1
+
+
+class _Doubles(nn.Module):
+    """A module whose configuration rebuilds the same tensors, but not itself."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = 2.0 * rate
+
+    def config(self) -> dict[str, float]:
+        return {"rate": self.rate}
+
+
+def test_a_configuration_that_changes_when_it_is_rebuilt_is_rejected() -> None:
+    module = _Doubles(1.0)
+    with pytest.raises(ValueError, match=r"model: config\(\): rate is 4.0 once rebuilt, not 2.0"):
+        serialization.check_rebuilds(lambda config: _Doubles(config["rate"]), module.config(), module.state_dict())

@@ -186,8 +186,8 @@ def check_rebuilds(
     """Check that the configuration of a module, read from a file, rebuilds its tensors.
 
     Raises:
-        ValueError: If the rebuilt module has other tensors, or tensors of other shapes. As in :func:`check_fits`, some
-            modules cannot be checked.
+        ValueError: If the rebuilt module has other tensors, tensors of other shapes, or another configuration. As in
+            :func:`check_fits`, some modules cannot be checked.
     """
     read = parse_header(_dump(config), Path("config"))
     if (module := _without_values(lambda: build(read))) is None:

@@ -13,8 +13,8 @@ from torch import Tensor
 import arcsm
 from arcsm import MADE, AnyOrder, AutoregressiveModel, GaussianHead, NoiseLadder, ScoreHead
 from arcsm._runtime.random import Share
-from arcsm.contexts.any_order import _weights_of_sets
 from arcsm.contexts.base import TrainingTerms
+from arcsm.contexts.known_sets import weights_of_sets
 from arcsm.fourier_features import cosine_basis
 from arcsm.interop import export_scorer
 from arcsm.objectives import csm, dsm, mle, sm, ssm
@@ -479,10 +479,10 @@ def test_rows_have_weights_in_proportion_to_their_sets() -> None:
     totals = torch.tensor([1, 2, 2, 3, 4, 5])
     for k in range(5):
         m = totals[totals > k]
-        found = _weights_of_sets(m[:, None], torch.full_like(m, k)[:, None], 5, least=0.0)[:, 0]
+        found = weights_of_sets(m[:, None], torch.full_like(m, k)[:, None], 5, least=0.0)[:, 0]
         sets = torch.tensor([one * math.comb(one - 1, k) for one in m.tolist()]).double()
         torch.testing.assert_close(found.double(), sets / sets.mean())
-        limited = _weights_of_sets(m[:, None], torch.full_like(m, k)[:, None], 5, least=0.8)[:, 0]
+        limited = weights_of_sets(m[:, None], torch.full_like(m, k)[:, None], 5, least=0.8)[:, 0]
         effective = float(limited.sum() ** 2 / limited.square().sum()) / len(m)
         assert 0.8 - 1e-5 <= effective <= max(0.82, float(found.sum() ** 2 / found.square().sum()) / len(m) + 1e-5)
         torch.testing.assert_close(limited.mean(), torch.tensor(1.0))

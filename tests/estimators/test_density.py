@@ -12,8 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
-from arcsm.estimators import ScoreDensity, table_model
-from arcsm.estimators.table_model import TableModel
+from arcsm.estimators import ScoreDensity, table_draws
 from arcsm.queries import Completions
 from small_tables import QUICK, correlated_table, mixed_table, normal, use_small_models
 
@@ -107,7 +106,7 @@ def test_missing_values_are_filled_with_the_centre_of_the_draws(monkeypatch: pyt
     table = pd.DataFrame({"whole": numbers, "tenths": numbers / 10, "city": np.array(["a", "b", "b"])[numbers % 3]})
     fitted = ScoreDensity(**QUICK).fit(table)
     draws = torch.tensor([[[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [10.0, 10.0, 0.0], [11.0, 11.0, 1.0]]]).double()
-    monkeypatch.setattr(TableModel, "complete", lambda *_: Completions(draws, torch.zeros(1, 4)))
+    monkeypatch.setattr(table_draws, "complete", lambda *_: Completions(draws, torch.zeros(1, 4)))
     gaps = pd.DataFrame({"whole": [np.nan], "tenths": [np.nan], "city": [None]})
     for estimate, expected in (("mean", 5), ("median", 5), ("mode", 0)):  # on each grid; 5.25 and 5 before
         filled = fitted.impute(gaps, estimate=estimate)
@@ -153,7 +152,7 @@ def test_conditional_draws_are_distinct(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_conditional_draws_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_models(monkeypatch)
-    monkeypatch.setattr(table_model, "_DRAWS_AT_A_TIME", 7)
+    monkeypatch.setattr(table_draws, "_DRAWS_AT_A_TIME", 7)
     drawn = ScoreDensity(**QUICK).fit(correlated_table(300)).conditional({"city": "Rome"}, draws=30)
     assert len(drawn) == 30
     assert (drawn["city"] == "Rome").all()
@@ -163,7 +162,7 @@ def test_conditional_draws_come_in_batches(monkeypatch: pytest.MonkeyPatch) -> N
 def test_few_distinct_conditional_draws_warn(monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_models(monkeypatch)
     fitted = ScoreDensity(**QUICK).fit(correlated_table(300))
-    complete = TableModel.complete
+    complete = table_draws.complete
 
     def unequal(*arguments: Any) -> Completions:
         drawn = complete(*arguments)
@@ -171,7 +170,7 @@ def test_few_distinct_conditional_draws_warn(monkeypatch: pytest.MonkeyPatch) ->
         log_weights[:, :3] = 0.0
         return drawn._replace(log_weights=log_weights)
 
-    monkeypatch.setattr(TableModel, "complete", unequal)
+    monkeypatch.setattr(table_draws, "complete", unequal)
     with pytest.warns(UserWarning, match="only about 3 of the 100 draws are distinct"):
         drawn = fitted.conditional({"city": {"Rome"}, "visits": (0, 9)}, draws=100)
     assert len(drawn.drop_duplicates()) == 3

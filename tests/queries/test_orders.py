@@ -63,7 +63,15 @@ def with_a_parent() -> Case:
     return model, x, options
 
 
-CASES = [of_numbers, with_gaps, with_conditions, with_cells, with_a_ladder, with_a_parent]
+def with_contradictions() -> Case:
+    """Return rows with values of dimension 3 that dimension 1 rules out, and with gaps in dimension 1."""
+    model, x, options = with_a_parent()
+    x[:, 3] = x[:, 3].nan_to_num(nan=0.7)
+    x[1::5, 1] = math.nan
+    return model, x, options
+
+
+CASES = [of_numbers, with_gaps, with_conditions, with_cells, with_a_ladder, with_a_parent, with_contradictions]
 
 
 def mean_log_density(found: Case, order: Sequence[int]) -> float:

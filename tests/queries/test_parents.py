@@ -132,3 +132,12 @@ def test_the_probability_of_one_dimension_does_not_depend_on_other_rows() -> Non
     alone = [probability(model, event, row[None])[0].item() for row in x]
     together = probability(model, event, x, n=4000, generator=torch.Generator().manual_seed(0))[0].tolist()
     assert together == pytest.approx(alone, abs=4.0 * 0.5 / math.sqrt(4000))
+
+
+def test_a_value_that_its_parent_rules_out_is_not_completed(model: AutoregressiveModel) -> None:
+    rows = torch.tensor([[0.3, 2.0, NAN], [0.3, NAN, NAN]], dtype=torch.float64)
+    drawn = complete(model, rows, n=3).rows
+    assert bool(drawn[0, :, 0].isnan().all())
+    assert bool((drawn[0, :, 1] == 2.0).all())
+    assert bool((drawn[1, :, 0] == 0.3).all())
+    assert bool((drawn[1, :, 1] == 0.0).all())  # as it has a value

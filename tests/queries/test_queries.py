@@ -499,3 +499,11 @@ def test_probabilities_given_sets_of_columns_that_follow_sum_to_one() -> None:
 def test_unknown_last_columns_are_rejected(last: Any) -> None:
     with pytest.raises(ValueError, match="last: expected columns from 0 to 2, got"):
         complete(gaussian_model(), UNKNOWN, last=last)
+
+
+@pytest.mark.usefixtures("validation_of_distributions")
+def test_a_compiled_context_answers_as_it_does_without_compilation() -> None:
+    model = gaussian_model()
+    expected = complete(model, UNKNOWN, n=4, generator=seeded()).rows
+    model.context = torch.compile(model.context, backend="eager")  # type: ignore[assignment]
+    assert torch.equal(complete(model, UNKNOWN, n=4, generator=seeded()).rows, expected)

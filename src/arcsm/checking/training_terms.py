@@ -33,7 +33,7 @@ def check_training_terms(context: Context, generator: torch.Generator) -> None:
     x, condition = normal(generator, 3, context.features), random_condition(context, (3,), generator)
     _check_own_values(context, x, condition, generator)
     if context.missing:
-        missing = torch.rand(x.shape, generator=generator) < 0.3
+        missing = torch.rand(x.shape, generator=generator) < _MISSING
         _check_own_values(context, x.masked_fill(missing, torch.nan), condition, generator)
 
 

@@ -13,11 +13,11 @@ from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source, stratified_uniform_like, uniform_like
 from arcsm._runtime.sizes import check_layers, check_size, whole_numbers
 from arcsm.contexts.base import Context, Order, TrainingTerms
+from arcsm.contexts.known_sets import sum_before, weights_of_sets
 from arcsm.contexts.value_embedding import ValueEmbedding
 from arcsm.errors import readable
 
 _SMALLEST_MEAN_SQUARE = 1e-6  # of a hidden layer, from which on it is normalised
-_BISECTIONS = 8  # of the power of the weights of sets
 
 
 @dataclass
@@ -87,7 +87,8 @@ class AnyOrder(Context):
         sinusoid_decay: The exponent :math:`p` of the amplitude :math:`f^{-p}` of the sine and cosine at frequency
             :math:`f`. If it is positive, slow changes along the values are learned before fast ones, and what single
             rows suggest is learned last.
-        balance: Weight, from 0 to 1, of sets from rows with few missing values; see :meth:`training_terms`.
+        balance: How far training makes up for gaps that depend on values: from 0, not at all, to 1; see
+            :meth:`training_terms`.
 
     Example:
         >>> context = AnyOrder(features=3, context_features=2, hidden_features=(8, 8))
@@ -248,7 +249,7 @@ class AnyOrder(Context):
         order = self.check_order(order, shape)
         order = order if order.ndim == 1 else order.reshape(-1, self.features)
         vectors, known = self._embed(x.reshape(-1, self.features))
-        totals, counts = _sum_before(vectors, order), _sum_before(known.unsqueeze(-1), order)  # (B, D, E), (B, D, 1)
+        totals, counts = sum_before(vectors, order), sum_before(known.unsqueeze(-1), order)  # (B, D, E), (B, D, 1)
         return self._contexts(totals, counts, condition, shape)
 
     def given_others(self, x: Tensor, condition: Condition | None = None) -> Tensor:
@@ -312,7 +313,7 @@ class AnyOrder(Context):
         contexts = F.linear(hidden, weight, self.output_bias.flatten()).view(-1, self.context_features)  # (B * D, C)
         share = (total / (total - size).clamp(min=1)).to(x)  # (B, 1)
         if self.balance:
-            share = share * _weights_of_sets(total, size, self.features, 1.0 - 0.5 * self.balance)
+            share = share * weights_of_sets(total, size, self.features, 1.0 - 0.5 * self.balance)
         share = share.expand_as(x).flatten()
         predicted = (present & ~known).flatten()
         if (
@@ -437,40 +438,3 @@ class AnyOrder(Context):
         state.total, state.count = state.total[rows], state.count[rows]
         state.condition_term = state.condition_term[rows]
         state.absent = {d: absent[rows] for d, absent in state.absent.items()}
-
-
-def _weights_of_sets(total: Tensor, size: Tensor, features: int, least: float) -> Tensor:
-    """Return weights ``(B, 1)`` of rows with ``total (B, 1)`` known values and a set of a ``size (B, 1)``.
-
-    They are in proportion to the numbers of sets and values that rows have, to a power with which the effective number
-    of rows is at least a fraction of all that have a set of the size. Their mean over these is 1.
-    """
-    m, k = (torch.arange(float(count), device=total.device) for count in (features + 1, features))
-    m = m[:, None]
-    rows = (total == m.T).sum(0).to(m)[:, None] * (m > k)  # (D + 1, D)
-    n = rows.sum(0).clamp(min=1.0)
-    logs = m.log() + torch.lgamma(m.clamp(min=1.0)) - torch.lgamma(k + 1.0) - torch.lgamma((m - k).clamp(min=1.0))
-    logs = torch.where(rows > 0.0, logs, -torch.inf)
-    logs = (logs - logs.max(0).values).nan_to_num(nan=-torch.inf)
-
-    def weights(power: Tensor) -> Tensor:
-        unscaled = torch.where(rows > 0.0, (power * logs).exp(), 0.0)
-        return unscaled * n / (rows * unscaled).sum(0).clamp(min=torch.finfo(m.dtype).tiny)
-
-    def effective(power: Tensor) -> Tensor:
-        return n / (rows * weights(power).square()).sum(0).clamp(min=torch.finfo(m.dtype).tiny)
-
-    low, high = torch.zeros_like(k), torch.ones_like(k)
-    low = torch.where(effective(high) >= least, high, low)
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        enough = effective(middle) >= least
-        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
-    return weights(low)[total, size.clamp(max=features - 1)]
-
-
-def _sum_before(values: Tensor, order: Tensor) -> Tensor:
-    """Sum the values ``(B, D, E)`` of the dimensions before each one, in an order ``(D,)`` or ``(B, D)``."""
-    index = order.expand(values.shape[0], -1).unsqueeze(-1).expand_as(values)
-    sums = F.pad(values.gather(1, index)[:, :-1], (0, 0, 1, 0)).cumsum(1)
-    return torch.empty_like(sums).scatter(1, index, sums)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from sklearn.base import DensityMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -17,13 +16,13 @@ from torch import Tensor
 from arcsm._runtime.progress import track
 from arcsm._runtime.sizes import check_size
 from arcsm.errors import warn
+from arcsm.estimators import table_draws
 from arcsm.estimators.column_types import Array
 from arcsm.estimators.conditions import Conditions, column_index
 from arcsm.estimators.density_estimator import DensityEstimator
 from arcsm.estimators.encoder import clip_to_dtype
-from arcsm.estimators.imputation import ESTIMATES, Estimate, fill_column, point_estimates
+from arcsm.estimators.imputation import ESTIMATES, Estimate, filled_table, write_draws
 from arcsm.estimators.level_pairs import LevelPairs
-from arcsm.estimators.native_frames import filled_native, is_native
 from arcsm.estimators.table_training import several_orders
 from arcsm.estimators.times import Times
 from arcsm.queries import Constraint
@@ -220,7 +219,7 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         check_size("sample", n_samples=n_samples)
         if self.model_ is None:
             return self._decode(np.zeros((n_samples, 0)))
-        drawn = self.model_.sample(n_samples, self._generator(random_state), bool(self.verbose))
+        drawn = table_draws.sample(self.model_, n_samples, self._generator(random_state), bool(self.verbose))
         return self._decode(drawn.double().numpy())
 
     def cdf(self, X: Any) -> Array:
@@ -284,45 +283,12 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         starts = range(0, len(incomplete), _IMPUTED_ROWS_PER_BATCH)
         with track("filling", len(incomplete), bool(self.verbose)) as work:
             for rows in work.over((incomplete[start : start + _IMPUTED_ROWS_PER_BATCH] for start in starts), len):
-                self._fill_rows(fillings, numbers[rows], rows, estimate or "mean", draws, generator)
-        filled = [self._filled(X, table, values) for values in fillings]
+                assert self.model_ is not None  # else no column is modelled, and no row incomplete
+                count = draws if n == 1 and estimate != "draw" else n
+                drawn = table_draws.complete(self.model_, numbers[rows], count, generator).rows.numpy()
+                write_draws(fillings, rows, drawn, numbers[rows].isnan().numpy(), self.columns_, estimate or "mean")
+        filled = [filled_table(X, table, values, self.columns_.dtypes) for values in fillings]
         return filled[0] if n == 1 else filled
-
-    def _fill_rows(
-        self,
-        fillings: list[NDArray[Any]],
-        numbers: Tensor,
-        rows: NDArray[np.intp],
-        estimate: Estimate,
-        draws: int,
-        generator: torch.Generator,
-    ) -> None:
-        """Write the missing values of some rows, in units of the table, into each of the ``fillings``."""
-        assert self.model_ is not None  # else no column is modelled, and no row incomplete
-        single = len(fillings) == 1
-        count = len(fillings) if not single or estimate == "draw" else draws
-        drawn = self.model_.complete(numbers, count, generator).rows.numpy()  # (n, K, M)
-        for m, d in enumerate(self.columns_.modelled):
-            missing = np.flatnonzero(numbers[:, m].isnan().numpy())
-            kind, values = self.columns_.kinds[d], drawn[missing, :, m]
-            if single:
-                fillings[0][rows[missing], d] = point_estimates(kind, values, estimate)
-                continue
-            for filling, column in zip(fillings, values.T, strict=True):
-                filling[rows[missing], d] = kind.decode(column)
-
-    def _filled(self, X: Any, table: Any, fillings: NDArray[Any]) -> Any:
-        """Return the rows ``X``, which are validated in ``table``, with their missing values from ``fillings``."""
-        frame = pd.DataFrame(table)
-        dtypes = self.columns_.dtypes or (None,) * frame.shape[1]
-        missing = frame.isna().to_numpy()
-        columns = {
-            d: fill_column(frame.iloc[:, d], fillings[missing[:, d], d], dtype) for d, dtype in enumerate(dtypes)
-        }
-        filled = pd.DataFrame(columns, index=frame.index).set_axis(frame.columns, axis=1)
-        if is_native(X):
-            return filled_native(filled, X)
-        return filled if isinstance(table, pd.DataFrame) else filled.to_numpy(dtype=np.float64)
 
     def conditional(self, given: Mapping[Any, Any], draws: int = 64, random_state: Any = None) -> Any:
         """Draw rows given values, sets of values or ranges of some columns.
@@ -361,7 +327,7 @@ class ScoreDensity(DensityMixin, DensityEstimator):
         known = self._clip_modelled(conditions.numbers[None])
         constraints = self._by_modelled_column(conditions.constraints)
         generator = self._generator(random_state)
-        drawn, effective = self.model_.draw_given(known, constraints, draws, generator, bool(self.verbose))
+        drawn, effective = table_draws.draw_given(self.model_, known, constraints, draws, generator, bool(self.verbose))
         if effective < 0.5 * draws:
             warn(
                 f"only about {math.ceil(effective)} of the {draws} draws are distinct: few sampled rows match the "
@@ -398,8 +364,8 @@ class ScoreDensity(DensityMixin, DensityEstimator):
                 of events that exclude each other sum to at most one. Default: nothing.
             draws: Number of draws. An event of one column given values of others needs none: the standard error is 0.
                 It comes from the conditional of the column itself; orders in which other columns come before it, which
-                :meth:`sample` and :meth:`conditional` draw from, may differ from that. But if gaps of the column depend
-                on others, these are drawn first.
+                :meth:`sample` and :meth:`conditional` draw from, may differ from that. If the column's gaps depend on
+                other columns, these are drawn first.
             random_state: Randomness of the draws.
 
         Returns:
@@ -430,7 +396,7 @@ class ScoreDensity(DensityMixin, DensityEstimator):
             return Probability(1.0, 0.0)
         sets, given_sets = map(self._by_modelled_column, (possible, conditions.constraints))
         known, generator = self._clip_modelled(conditions.numbers[None]), self._generator(random_state)
-        return Probability(*self.model_.probability(sets, known, draws, generator, given_sets))
+        return Probability(*table_draws.probability(self.model_, sets, known, draws, generator, given_sets))
 
     def _by_modelled_column(self, constraints: Mapping[int, Constraint]) -> dict[int, Constraint]:
         return {self.columns_.modelled.index(d): constraint for d, constraint in constraints.items()}

@@ -1,5 +1,6 @@
 """Missing values filled from draws: multiple imputations, and the best single value."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -7,7 +8,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from arcsm.estimators.column_types import Array, Categories, Column
-from arcsm.estimators.encoder import clip_to_dtype
+from arcsm.estimators.encoder import Columns, Table, clip_to_dtype
+from arcsm.estimators.native_frames import filled_native, is_native
 from arcsm.estimators.times import counted
 
 Estimate = Literal["mean", "median", "mode", "draw"]
@@ -56,6 +58,53 @@ def _half_sample_modes(values: Array) -> Array:
         columns = widths.argmin(1)[:, None] + np.arange(half)
         ordered = np.take_along_axis(ordered, columns, 1)
     return ordered.mean(1)
+
+
+def write_draws(
+    fillings: list[NDArray[Any]],
+    rows: NDArray[np.intp],
+    drawn: Array,
+    missing: NDArray[np.bool_],
+    columns: Columns,
+    estimate: Estimate,
+) -> None:
+    """Write missing values of some ``rows (R,)`` into each of the fillings ``(N, D)``, in units of the table.
+
+    Several fillings have a draw each, a single one has the estimate.
+
+    Arguments:
+        fillings: The filled tables, which change in place.
+        rows: The indices of the rows.
+        drawn: Draws of the numbers of the modelled columns ``(R, n, M)``.
+        missing: Which of these columns are missing, ``(R, M)``.
+        columns: The types of the columns.
+        estimate: The kind of a single estimate.
+    """
+    for m, d in enumerate(columns.modelled):
+        here, kind = rows[missing[:, m]], columns.kinds[d]
+        values = drawn[missing[:, m], :, m]
+        if len(fillings) == 1:
+            fillings[0][here, d] = point_estimates(kind, values, estimate)
+            continue
+        for filling, column in zip(fillings, values.T, strict=True):
+            filling[here, d] = kind.decode(column)
+
+
+def filled_table(X: Any, table: Table, fillings: NDArray[Any], dtypes: Sequence[Any] | None) -> Any:
+    """Return the rows ``X``, validated in ``table (N, D)``, with their missing values from ``fillings (N, D)``.
+
+    The ``dtypes`` are those of the fitted columns, if they were a data frame.
+    """
+    frame = pd.DataFrame(table)
+    missing = frame.isna().to_numpy()
+    columns = {
+        d: fill_column(frame.iloc[:, d], fillings[missing[:, d], d], dtype)
+        for d, dtype in enumerate(dtypes or (None,) * frame.shape[1])
+    }
+    filled = pd.DataFrame(columns, index=frame.index).set_axis(frame.columns, axis=1)
+    if is_native(X):
+        return filled_native(filled, X)
+    return filled if isinstance(table, pd.DataFrame) else filled.to_numpy(dtype=np.float64)
 
 
 def fill_column(column: pd.Series, fillings: NDArray[Any], dtype: Any) -> pd.Series:

@@ -93,8 +93,8 @@ class ModelColumns:
     def inputs(self, x: Tensor, others: Mapping[int, Tensor] | None = None) -> Tensor:
         """Return rows ``(N, M)`` of numbers as the model sees them, ``(N, D)``.
 
-        A number without a level has the nearest one, if it is near, or else NaN.
-        Spikes count as other numbers in the rows that ``others`` has for their column; see :meth:`others`.
+        A number without a level has the nearest one, if it is near, or else NaN. Spikes count as other numbers in the
+        rows that ``others`` has for their column; see :meth:`others`.
         """
         found = torch.cat([x, x.new_zeros(*x.shape[:-1], len(self.spikes))], -1)
         for m in self.levels:

@@ -2,11 +2,10 @@
 
 import copy
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,18 +15,15 @@ from arcsm.conditionals import Conditionals
 from arcsm.conditionals.traversal import ValueFunction
 from arcsm.contexts import AnyOrder
 from arcsm.contexts.any_order import AnyOrderState
-from arcsm.denoise import systematic_resampling
 from arcsm.estimators.column_conditionals import ColumnConditionals
 from arcsm.estimators.mirrors import add_images
 from arcsm.estimators.model_columns import ModelColumns
 from arcsm.estimators.order_mixture import choose_orders
 from arcsm.estimators.table_config import TableConfig
 from arcsm.model import AutoregressiveModel
-from arcsm.queries import Completions, Constraint, complete, learned_order, probability
+from arcsm.queries import learned_order
 
 CONDITIONALS_AT_A_TIME = 20_000
-_DRAWS_AT_A_TIME = 10_000
-_CANDIDATES_PER_DRAW = 8  # with several sets or ranges, whose draws have weights
 _LEAK = 5e-4  # probability beyond an end that is neglected
 _SEARCH_TOLERANCE = 1e-2  # nats, of a conditional's log density, in the search for an order
 _MAX_STANDARD_DEVIATIONS = 30.0  # values farther out are scored as if they lay there
@@ -86,7 +82,7 @@ class TableModel:
         return clipped
 
     def inputs(self, x: Tensor) -> Tensor:
-        """Return rows ``(N, M)`` as the model sees them, ``(N, D)``: clipped, and as levels."""
+        """Return rows ``(N, M)`` as the model sees them, ``(N, D)``: clipped numbers, and levels."""
         return self.columns.inputs(self.clip(x)).to(self.model.shift)
 
     # Densities and quantiles --------------------------------------------------------------------------------------
@@ -369,104 +365,7 @@ class TableModel:
         assert isinstance(context, AnyOrder)
         return context
 
-    # Draws ----------------------------------------------------------------------------------------------------------
-
-    def sample(self, n: int, generator: torch.Generator, progress: bool = False) -> Tensor:
-        """Draw rows ``(n, M)``, in every order the share that is its weight on average, and shuffle them."""
-        offset = float(torch.rand((), generator=generator, device=generator.device))
-        before = np.floor(n * np.cumsum([0.0, *self.weights[:-1]]) + offset).astype(int)
-        shares = np.diff([*before, n]).tolist()
-        options: dict[str, Any] = {"generator": generator, "level": self.level, "adjust": self.columns.mirrored}
-        with track("sampling", n, progress) as work:
-            drawn = [
-                self.model.sample(count, order=self.columns.dimensions(order), **options).cpu()
-                for order, count in work.over(zip(self.orders, shares, strict=True), lambda pair: pair[1])
-                if count
-            ]
-        rows = torch.cat(drawn)
-        rows = rows[torch.randperm(len(rows), generator=generator, device=generator.device).cpu()]
-        return self.columns.numbers(rows, generator)
-
-    def complete(
-        self, x: Tensor, n: int, generator: torch.Generator, constraints: Mapping[int, Constraint] | None = None
-    ) -> Completions:
-        """Draw ``n`` completions of each row ``(N, M)`` given its known values; see :func:`arcsm.queries.complete`."""
-        inputs = self.inputs(x).float()
-        constraints = constraints or {}
-        sets = self.columns.constraints(constraints)
-        drawn = complete(
-            self._in_single_precision(), inputs, n, sets, generator, level=self.level, adjust=self.columns.mirrored,
-            last=self.columns.dimensions(self.last),
-        )  # fmt: skip
-        rows = self.columns.numbers(drawn.rows.cpu().double(), generator, constraints)
-        return drawn._replace(
-            rows=torch.where(x.isnan()[:, None], rows, x[:, None]), log_weights=drawn.log_weights.cpu()
-        )
-
-    def draw_given(
-        self, known: Tensor, constraints: Mapping[int, Constraint], draws: int, generator: torch.Generator,
-        progress: bool,
-    ) -> tuple[Tensor, float]:  # fmt: skip
-        """Draw completions of one row ``(1, M)`` within constraints, ``(draws, M)``.
-
-        The second result is the number of independent draws that they are worth.
-
-        Raises:
-            ValueError: If the constraints have probability zero.
-        """
-        weighted = len(self.columns.constraints(constraints)) > 1  # a column with spikes has two
-        factor, batches, effective = _CANDIDATES_PER_DRAW if weighted else 1, [], 0.0
-        counts = [min(_DRAWS_AT_A_TIME, draws - start) for start in range(0, draws, _DRAWS_AT_A_TIME)]
-        with track("drawing", draws, progress) as work:
-            for count in work.over(counts, float):
-                drawn = self.complete(known, factor * count, generator, constraints)
-                weights = drawn.weights.double()
-                if not bool(drawn.log_weights.exp().any()):
-                    raise ValueError("given: the conditions have probability 0 under the model")
-                cpu_generator = _on_cpu(generator)
-                chosen = systematic_resampling(weights, cpu_generator, count)[0]
-                batches.append(drawn.rows[0, chosen[torch.randperm(count, generator=cpu_generator)]])
-                effective += 1.0 / float(weights.square().sum())
-        return torch.cat(batches), effective
-
-    def probability(
-        self,
-        constraints: Mapping[int, Constraint],
-        x: Tensor,
-        n: int,
-        generator: torch.Generator,
-        given: Mapping[int, Constraint],
-    ) -> tuple[float, float]:
-        """Return the probability of constraints given one row ``(1, M)`` of known values, and its standard error.
-
-        It is exact for a single column, whose spikes and other numbers are evaluated apart, unless unknown columns come
-        before it in all draws. Other constraints may be ``given``, as in :func:`arcsm.queries.probability`.
-
-        Raises:
-            ValueError: If those have probability zero.
-        """
-        inputs = self.inputs(x)
-        options: dict[str, Any] = {"generator": generator, "level": self.level, "adjust": self.columns.mirrored}
-        options["last"] = self.columns.dimensions(self.last)
-
-        def of_column(m: int, constraint: Constraint) -> float:
-            parts = self.columns.parts(m, constraint)
-            return float(sum(probability(self.model, part, inputs, 1, **options)[0] for part in parts))
-
-        unknown = x[0].isnan().nonzero()[:, 0].tolist()
-        follows = not {*self.last}.isdisjoint(constraints) and any(m not in self.last for m in unknown)
-        if len({**given, **constraints}) == 1 and not follows:
-            ((m, constraint),) = constraints.items()
-            value, error, of_given = of_column(m, constraint), 0.0, of_column(m, given[m]) if given else 1.0
-            value = value / of_given if of_given else math.nan
-        else:
-            event, of_others = self.columns.constraints(constraints), self.columns.constraints(given)
-            value, error = map(float, probability(self.model, event, inputs, n, given=of_others, **options))
-        if math.isnan(value):
-            raise ValueError("given: the conditions have probability 0 under the model")
-        return min(value, 1.0), error
-
-    def _in_single_precision(self) -> AutoregressiveModel:
+    def in_single_precision(self) -> AutoregressiveModel:
         """Return a copy of the model in single precision, in which draws take half of the time."""
         if self._single is None:
             self._single = copy.deepcopy(self.model).float()
@@ -476,11 +375,3 @@ class TableModel:
 def with_last(order: Sequence[int], last: Collection[int]) -> Order:
     """Return an order in which some columns are ``last``, otherwise unchanged."""
     return tuple(sorted(order, key=lambda m: m in last))
-
-
-def _on_cpu(generator: torch.Generator) -> torch.Generator:
-    """Return the generator, or one on the CPU that it seeds."""
-    if generator.device.type == "cpu":
-        return generator
-    seed = int(torch.randint(2**31 - 1, (1,), generator=generator, device=generator.device))
-    return torch.Generator().manual_seed(seed)

@@ -104,9 +104,8 @@ def complete(
         level: Noise level.
         progress: Show progress; see :func:`arcsm.fit`.
         adjust: As in :meth:`arcsm.AutoregressiveModel.sample`.
-        last: Columns that follow the others in random orders, constrained or not, such as those whose values are
-            recorded or not depending on other columns: conditionals of other columns that know one of them are those of
-            rows in which it is recorded.
+        last: Columns that follow the others in random orders, constrained or not. They should be those whose gaps
+            depend on other columns: given a value of one, the conditionals of others are those of rows that have it.
 
     Raises:
         ValueError: If the model does not have every order, ``n`` is below one, a constraint does not fit its column, or
@@ -177,9 +176,9 @@ def probability(
     if not given:
         context = every_order(model)
         x = context.resolved(known)
-        early = {d for d in range(model.features) if d not in last and bool(x[:, d].isnan().any())}
-        follows = order is None and not early.isdisjoint(context.targets) and not {*last}.isdisjoint(constraints)
-        single = len(constraints) == 1 and not follows and not _draws_parents(context, constraints, x)
+        unknown = [d for d in context.targets if bool(x[:, d].isnan().any())]
+        needs_others = order is None and follow_unknown(constraints, unknown, last)
+        single = len(constraints) == 1 and not needs_others and not _draws_parents(context, constraints, x)
         drawn, _ = draw({"constraints": constraints}, 1 if single else n, generator)
         return drawn.probability, torch.zeros_like(drawn.probability) if single else drawn.standard_error
     if generator is None:
@@ -200,6 +199,11 @@ def _standard_error(values: Tensor) -> Tensor:
         return values.new_zeros(len(values))
     count = values.shape[1]
     return values.std(1) / math.sqrt(count) if count > 1 else torch.full_like(values[:, 0], math.nan)
+
+
+def follow_unknown(columns: Collection[int], unknown: Collection[int], last: Collection[int]) -> bool:
+    """Return whether some of the columns are among the ``last``, and unknown ones come before them."""
+    return not {*last}.isdisjoint(columns) and not {*unknown} <= {*last}
 
 
 def _draws_parents(context: AnyOrder, constraints: Mapping[int, Constraint], x: Tensor) -> bool:
