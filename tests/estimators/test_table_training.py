@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from arcsm.estimators.table_training import _climb
+from arcsm.estimators.table_training import _Choice, _climb
+from arcsm.training import fit
+from arcsm.training.callbacks import TrainingState
+from small_runs import correlated_rows, have_same_weights, short_config, small_density
 
 
 @pytest.mark.parametrize(
@@ -29,3 +36,58 @@ def test_steps_lead_to_the_best_level_within_reach(
 
     assert _climb(density, start, range(len(densities)), tolerance) == (best, densities[best])
     assert seen == evaluated
+
+
+@pytest.mark.parametrize(
+    ("targets", "compared", "branches"), [(None, 2, [6, 16]), ([1], 6, [])]
+)  # of 40 steps; with targets, all lengths are compared, without branches
+def test_the_best_length_counts_and_a_longer_training_that_is_worse_is_the_last(
+    targets: list[int] | None, compared: int, branches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter([(7, 3.0), (5, 2.0), (4, 1.0), (3, 4.0), (2, 0.0), (1, 0.0)])
+    densities, seen = list[float](), dict[int, Any]()
+    completed, candidate = _Choice._completed, SimpleNamespace(model=small_density().double())
+
+    def best_level(self: _Choice) -> tuple[int, float]:
+        level, density = next(found)
+        densities.append(density)
+        return level, density
+
+    def complete(self: _Choice, state: TrainingState) -> Any:
+        seen[state.step] = completed(self, state)
+        return seen[state.step]
+
+    monkeypatch.setattr(_Choice, "_best_level", best_level)
+    monkeypatch.setattr(_Choice, "_completed", complete)
+    rows, config = correlated_rows(), short_config(steps=40)
+    choice = _Choice(candidate, config, rows, rows, targets)  # type: ignore[arg-type]
+    averages = dict[int, Any]()
+    result = fit(
+        small_density(), rows, config=config,
+        callbacks=[lambda state: averages.update({state.step: copy.deepcopy(state.averaged_model)}), choice],
+    )  # fmt: skip
+    assert (len(densities), list(seen), result.steps) == (compared, branches, 16 if targets is None else 40)
+    assert (choice.density, candidate.level) == ((3.0, 7) if targets is None else (4.0, 3))
+    kept = small_density().double()
+    kept.load_state_dict(choice.weights)
+    assert have_same_weights(kept, (seen[6] if targets is None else averages[16]).double())
+
+
+def test_a_branch_continues_the_training_at_its_rate_and_leaves_it_unchanged() -> None:
+    plain, branched, rows = small_density(), small_density(), correlated_rows()
+    config, seen = short_config(steps=40, warmup_steps=2), list[Any]()
+    choice = _Choice(SimpleNamespace(), config, rows, rows, None)  # type: ignore[arg-type]
+
+    def branch(state: TrainingState) -> None:
+        if state.step == 20:
+            before = copy.deepcopy(state.model)
+            seen.extend([before, choice._completed(state), state.optimizer.param_groups[0]["lr"]])
+
+    fit(plain, rows, config=config)
+    fit(branched, rows, config=config, callbacks=[branch])
+    assert have_same_weights(plain, branched)
+    expected = copy.deepcopy(seen[0])
+    by_hand = short_config(steps=4, warmup_steps=2, learning_rate=seen[2], seed=config.seed + 20)
+    fit(expected, rows, config=by_hand)
+    assert 0.0 < seen[2] < config.learning_rate
+    assert have_same_weights(expected, seen[1])

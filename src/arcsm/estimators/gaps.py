@@ -33,7 +33,7 @@ def gap_dependence(x: Tensor) -> GapDependence:
     least = _LEVEL / max(1, columns * (columns + 1))
     depends, share = np.zeros(columns, dtype=bool), 0.0
     for m in range(columns) if not known.all() else ():
-        explained, p_values = _analysis(_groups(numbers[:, m]), outcomes)
+        explained, p_values = _analyse_variance(_groups(numbers[:, m]), outcomes)
         depends |= p_values[:-1] < least
         share = max(share, explained[-1] if p_values[-1] < least else 0.0)
     return GapDependence(np.flatnonzero(depends).tolist(), float(share))
@@ -50,7 +50,7 @@ def _groups(values: Array) -> Array:
     return found[:, found.any(0)]  # type: ignore[no-any-return]
 
 
-def _analysis(groups: Array, outcomes: Array) -> tuple[Array, Array]:
+def _analyse_variance(groups: Array, outcomes: Array) -> tuple[Array, Array]:
     """Return the adjusted share of the variance of outcomes ``(N, K)`` that groups ``(N, G)`` explain, and p-values.
 
     They are ``(K,)`` each, from one-way analyses of variance of the rows with a group.

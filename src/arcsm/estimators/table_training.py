@@ -1,8 +1,9 @@
 """The training of the model of a table, and what held-out rows choose: its configuration, step and noise level."""
 
+import copy
 import math
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -15,18 +16,20 @@ from arcsm.estimators.level_calibration import calibrate_levels
 from arcsm.estimators.model_columns import ModelColumns
 from arcsm.estimators.table_config import TableConfig
 from arcsm.estimators.table_model import Order, TableModel, with_last
+from arcsm.model import AutoregressiveModel
 from arcsm.training.callbacks import TrainingState
+from arcsm.training.config import TrainConfig
 from arcsm.training.density import fit
 
 _MIN_VALIDATION_ROWS = 512  # held-out rows repeat with fresh noise up to this number
 _MAX_SELECTION_ROWS = 250  # held-out rows that choose weights, noise level and configuration
 _SELECTION_TOLERANCE = 1e-2  # nats, of a conditional's log density
 _COPIES = 4  # of rows, with different numbers reflected at the ends of their ranges
-_SNAPSHOTS = (0.4, 0.7, 1.0)  # shares of the steps of a training after which its weights are compared
-_SNAPSHOTS_OF_TARGETS = (0.05, 0.1, 0.2, *_SNAPSHOTS)  # whose conditionals are soon overfitted
+_BRANCHES = (0.15, 0.4)  # shares of the steps of a training after which a copy of its model comes to an end
+_BRANCH_STEPS = 0.1  # share of the steps in which a copy's learning rate falls to zero
+_SNAPSHOTS_OF_TARGETS = (0.05, 0.1, 0.2, 0.4, 0.7)  # whose conditionals are soon overfitted; no copies, no gain
 _LEVELS_TRIED = 10  # above the smallest noise
-_WORSE = 0.02  # nats below the best noise level, at which the search among the last weights ends
-_SELECTION_TIME = 0.2  # of a model's noise level, relative to its training; sets the pace of the progress bar
+_WORSE = 0.02  # nats below the best noise level, at which the search among the first weights ends
 
 
 def train_table_model(
@@ -42,7 +45,7 @@ def train_table_model(
 ) -> TableModel:
     """Train a model with each configuration, and return the one that gives held-out rows ``(N, M)`` most density.
 
-    Held-out rows choose the step of the training and the noise level, too: those with the highest density. Without
+    Held-out rows choose the length of the training and the noise level, too: those with the highest density. Without
     ``choose_level`` there is one configuration, whose loss on held-out rows ends the training, and the noise level is
     the smallest. With ``targets``, the last columns, the density is theirs given the others.
     """
@@ -59,30 +62,27 @@ def train_table_model(
     last, balance = gap_dependence(train) if targets is None else ((), 0.0)
     orders = several_orders(train.shape[1], configs[0].orders, seed, last)
     steps = sum(config.max_steps for config in configs)
-    selection = _SELECTION_TIME * steps if choose_level else 0.0
     cells = list(columns.widths) if choose_level and any(columns.widths) else None
     candidates = list[tuple[float, TableModel]]()
-    with track("fitting", steps + selection, progress) as work:
+    with track("fitting", steps, progress) as work:
         for config in configs:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 model = config.build_model(
                     columns.counts, columns.parents, dimensions, columns.ordered, balance
                 ).float()
-            parts = _SNAPSHOTS if targets is None else _SNAPSHOTS_OF_TARGETS
-            snapshots = _Snapshots([part * config.max_steps for part in parts]) if choose_level else None
-            with work.part(config.max_steps), warnings.catch_warnings():
-                if choose_level:  # the weights of several steps are compared below
-                    warnings.simplefilter("ignore", TrainingWarning)
-                training = config.train_config(columns.widths, seed, device, choose_level)
-                fit(model, inputs, held_out, training, callbacks=() if snapshots is None else [snapshots])
-            candidate = TableModel(model.double().eval(), columns, orders, config.noise_levels - 1, config, cells)
+            trained = copy.deepcopy(model).to(device).double().eval()
+            candidate = TableModel(trained, columns, orders, config.noise_levels - 1, config, cells)
             candidate.fine_steps = None if choose_level else config.fine_steps
             candidate.reach, candidate.last = dict(widths), last
-            with work.part(selection / len(configs)):
-                few = valid[:_MAX_SELECTION_ROWS]
-                density = -math.inf if snapshots is None else _choose(candidate, snapshots.weights, few, targets)
-            candidates.append((density, candidate))
+            training = config.train_config(columns.widths, seed, device, choose_level)
+            choice = _Choice(candidate, training, inputs, valid[:_MAX_SELECTION_ROWS], targets)
+            with work.part(config.max_steps), warnings.catch_warnings():
+                if choose_level:  # the best weights are kept, wherever the training ends
+                    warnings.simplefilter("ignore", TrainingWarning)
+                fit(model, inputs, held_out, training, callbacks=[choice] if choose_level else ())
+            trained.load_state_dict(choice.weights if choose_level else model.state_dict())
+            candidates.append((choice.density, candidate))
         chosen = max(candidates, key=lambda pair: pair[0])[1]
         chosen.measure_reach(valid[:_MAX_SELECTION_ROWS])
         if any(columns.counts):
@@ -94,29 +94,64 @@ def train_table_model(
     return chosen
 
 
-def _choose(
-    candidate: TableModel, weights: Sequence[Mapping[str, Tensor]], valid: Tensor, targets: Sequence[int] | None
-) -> float:
-    """Take the weights and the noise level with the highest mean log density of held-out rows; return that mean."""
-    rough = replace(candidate.config, tolerance=_SELECTION_TOLERANCE)
-    few = replace(candidate, orders=candidate.orders[:2], config=rough)
-    last = candidate.config.noise_levels - 1
+class _Choice:
+    """The choice among trainings of different lengths, and among noise levels.
 
-    def density(level: int) -> float:
-        if targets is not None:
-            return float(replace(few, level=level).log_prob_of_last(valid, targets).mean())
-        terms = few.log_conditionals(valid, level).sum(-1)
-        return float(torch.logsumexp(terms, 0).mean()) - math.log(len(terms))
+    At some steps of a training, a copy of the model is trained until its learning rate is zero: so a short training is
+    complete, too, and a long one loses only these few steps. Those weights are kept with which held-out rows ``(N, M)``
+    have the highest density. The training ends when a longer one has lowered it. With ``targets``, averaged weights at
+    some steps of the whole training are compared instead.
+    """
 
-    best, chosen, levels = -math.inf, 0, range(max(last - _LEVELS_TRIED, 0), last + 1)
-    with track("selecting", len(weights)) as work:
-        for index in work.over(reversed(range(len(weights)))):
-            candidate.model.load_state_dict(weights[index])
-            level, found = _climb(density, candidate.level, levels, 0.0 if math.isfinite(best) else _WORSE)
-            if found > best:
-                best, chosen, candidate.level = found, index, level
-    candidate.model.load_state_dict(weights[chosen])
-    return best
+    def __init__(
+        self, candidate: TableModel, config: TrainConfig, inputs: Tensor, valid: Tensor, targets: Sequence[int] | None
+    ) -> None:
+        self.candidate, self.config, self.inputs = candidate, config, inputs
+        self.valid, self.targets = valid, targets
+        self.density, self.weights = -math.inf, dict[str, Tensor]()
+        shares = _BRANCHES if targets is None else _SNAPSHOTS_OF_TARGETS
+        self.steps = {max(1, round(share * config.steps)) for share in (*shares, 1.0)}
+
+    def on_step(self, state: TrainingState) -> None:
+        if state.step not in self.steps:
+            return
+        is_complete = self.targets is not None or state.step == self.config.steps
+        is_better = self._compare(state.averaged_model if is_complete else self._completed(state))
+        if self.targets is None and not is_better:
+            state.stop()
+
+    def _completed(self, state: TrainingState) -> AutoregressiveModel:
+        """Return a copy of the model after further steps, in which the learning rate falls to zero."""
+        model: AutoregressiveModel = copy.deepcopy(state.model)
+        steps, rate = max(1, round(_BRANCH_STEPS * self.config.steps)), state.optimizer.param_groups[0]["lr"]
+        changes = {"steps": steps, "learning_rate": rate, "seed": (self.config.seed + state.step) % 2**63}
+        fit(model, self.inputs, config=self.config.model_copy(update=changes))
+        return model
+
+    def _compare(self, model: AutoregressiveModel) -> bool:
+        """Keep the weights of a model, and its best noise level, if they are the best so far; return whether."""
+        weights = {name: tensor.detach().cpu().double() for name, tensor in model.state_dict().items()}
+        self.candidate.model.load_state_dict(weights)
+        level, density = self._best_level()
+        is_better = not self.weights or density > self.density
+        if is_better:
+            self.density, self.weights, self.candidate.level = density, weights, level
+        return is_better
+
+    def _best_level(self) -> tuple[int, float]:
+        candidate = self.candidate
+        rough = replace(candidate.config, tolerance=_SELECTION_TOLERANCE)
+        few = replace(candidate, orders=candidate.orders[:2], config=rough)
+        last = candidate.config.noise_levels - 1
+
+        def density(level: int) -> float:
+            if self.targets is not None:
+                return float(replace(few, level=level).log_prob_of_last(self.valid, self.targets).mean())
+            terms = few.log_conditionals(self.valid, level).sum(-1)
+            return float(torch.logsumexp(terms, 0).mean()) - math.log(len(terms))
+
+        levels = range(max(last - _LEVELS_TRIED, 0), last + 1)
+        return _climb(density, candidate.level, levels, 0.0 if self.weights else _WORSE)
 
 
 def _climb(density: Callable[[int], float], start: int, levels: range, tolerance: float) -> tuple[int, float]:
@@ -134,19 +169,6 @@ def _climb(density: Callable[[int], float], start: int, levels: range, tolerance
             level += step
     best = max(found, key=lambda one: found[one])
     return best, found[best]
-
-
-class _Snapshots:
-    """The averaged weights at some steps of a training, the last one included."""
-
-    def __init__(self, steps: Sequence[float]) -> None:
-        self.steps = {max(1, round(step)) for step in steps}
-        self.weights = list[dict[str, Tensor]]()
-
-    def on_step(self, state: TrainingState) -> None:
-        if state.step in self.steps:
-            weights = state.averaged_model.state_dict()
-            self.weights.append({name: tensor.detach().double().clone() for name, tensor in weights.items()})
 
 
 def several_orders(columns: int, count: int, seed: int, last: Collection[int] = ()) -> list[Order]:
