@@ -15,7 +15,7 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.metrics import roc_auc_score
 
 from arcsm.anomaly import Combination
-from arcsm.estimators import ScoreOutlierDetector
+from arcsm.estimators import ScoreOutlierDetector, reasons
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +147,28 @@ def test_expected_intervals_have_their_coverage() -> None:
     low, high = detector.expected(x[2000:], 0.8)
     inside = (low < x[2000:]) & (x[2000:] < high)
     np.testing.assert_allclose(inside.mean(0), 0.8, atol=0.06)
+
+
+def test_expected_intervals_of_closely_related_columns_have_their_coverage_and_width() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3000, 2))
+    x[:, 1] = 2.0 * x[:, 0] + 0.3 * x[:, 1]  # closer than the noise of the model
+    detector = ScoreOutlierDetector(max_steps=400, validation_fraction=0.3, random_state=0).fit(x[:1000])
+    for share in (0.5, 0.9):
+        low, high = detector.expected(x[1000:], share)
+        inside = (low < x[1000:]) & (x[1000:] < high)
+        np.testing.assert_allclose(inside.mean(0), share, atol=3.0 * math.sqrt(share * (1.0 - share) / 300))
+    assert np.median(high - low, 0)[1] == pytest.approx(2.0 * 0.3 * stats.norm.ppf(0.95), rel=0.4)
+    [reason] = reasons.reasons(detector, pd.DataFrame([[0.0, 1.5]]), np.array([[0.0, -9.0]]), 1)
+    assert reason.startswith("1: expected -0.")  # five standard deviations from 0
+
+
+def test_few_held_out_values_calibrate_nothing_and_a_large_share_is_never_made_smaller_by_them() -> None:
+    detector = ScoreOutlierDetector()
+    detector.held_out_centrality_ = [np.linspace(0.1, 0.5, 9), np.linspace(0.0, 0.5, 51), np.full(20, 1.0)]
+    assert [detector.calibrated_share(m, 0.5) for m in (0, 1)] == [0.5, 0.25]
+    assert detector.calibrated_share(1, 0.999) == 0.999
+    assert 0.999 < detector.calibrated_share(2, 0.9) < 1.0
 
 
 def test_values_are_explained_given_all_others() -> None:

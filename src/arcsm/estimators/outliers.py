@@ -1,16 +1,19 @@
 """An outlier detector for tables with scikit-learn's interface, which explains its scores by column."""
 
+import math
 from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from sklearn.base import OutlierMixin
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from arcsm._runtime.progress import track
 from arcsm.errors import warn
-from arcsm.estimators.column_types import MAX_LEVELS_OF_NUMBERS, Array
+from arcsm.estimators.column_types import MAX_LEVELS_OF_NUMBERS, Array, Categories
 from arcsm.estimators.density_estimator import DensityEstimator
 from arcsm.estimators.native_frames import is_native, to_native
 from arcsm.estimators.value_limits import ValueLimits
@@ -18,6 +21,8 @@ from arcsm.estimators.value_limits import ValueLimits
 Given = Literal["before", "others"]
 _MAX_REFERENCE_ROWS = 5_000
 _FLAGGED = 0.1  # of the held-out rows
+_CALIBRATION_ROWS = 10, 500  # fewest and most held-out values that calibrate the expected ones
+_MOST_CENTRAL = 1.0 - 1e-6  # probability of an expected interval
 
 
 class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
@@ -42,6 +47,8 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         offset_: The threshold of :meth:`score_samples`.
         fitted_scores_: Scores of the fitted rows.
         held_out_scores_: Scores of the held-out rows among them, in ascending order.
+        held_out_centrality_: For each modelled column of numbers, how central an interval has to be that holds a
+            held-out value, given all others of its row: probabilities in ascending order. Empty for other columns.
         median_contributions_: Median contribution of each column over the fitted rows.
         fitted_excess_: Contributions of at most 5,000 fitted rows minus the medians.
         limits_: The ranges of the modelled columns in the fitted rows, without gross errors.
@@ -94,11 +101,35 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             self.fitted_scores_ = self._with_medians(contributions).sum(1)
             self.held_out_scores_ = np.sort(self.fitted_scores_[self.held_out_rows_])
             self.offset_ = self._threshold(self.contamination)
+            self.held_out_centrality_ = self._measure_centrality(modelled[self.held_out_rows_[: _CALIBRATION_ROWS[1]]])
             step = -(-len(contributions) // _MAX_REFERENCE_ROWS)
             self.fitted_excess_ = self._with_medians(contributions)[::step] - self.median_contributions_
             kinds = [self.columns_.kinds[d] for d in self.columns_.modelled]
             self.limits_ = ValueLimits.of_training_rows(modelled.numpy(), kinds)
         return self
+
+    def _measure_centrality(self, held_out: Tensor) -> list[Array]:
+        if self.model_ is None:
+            return []
+        found = self.model_.centrality(held_out).numpy()
+        kinds = [self.columns_.kinds[d] for d in self.columns_.modelled]
+        return [
+            np.zeros(0) if isinstance(kind, Categories) else np.sort(values[~np.isnan(values)])
+            for kind, values in zip(kinds, found.T, strict=True)
+        ]
+
+    def calibrated_share(self, m: int, share: float) -> float:
+        """Return the probability of conditionals of a modelled column that holds a ``share`` of its held-out values.
+
+        The noise of the model widens the conditionals of related columns. Levels and columns with few held-out values
+        have the ``share`` itself.
+        """
+        values = self.held_out_centrality_[m]
+        if len(values) < _CALIBRATION_ROWS[0]:
+            return share
+        place = math.ceil((1 + len(values)) * share)
+        found = float(values[place - 1]) if place <= len(values) else max(share, float(values[-1]))
+        return min(found, _MOST_CENTRAL)
 
     def set_contamination(self, contamination: float | str) -> Self:
         """Move the threshold of :meth:`predict` to another fraction of the fitted rows, without fitting again."""
@@ -229,8 +260,8 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
     def expected(self, X: Any, share: float = 0.9) -> tuple[Any, Any]:
         """Return the central interval of each value given all other known values of its row.
 
-        About a ``share`` of the values of normal rows lie within theirs. The interval lies within the range of the
-        column in the other fitted rows, without gross errors.
+        About a ``share`` of the values of normal rows lie within theirs: held-out rows calibrate the intervals of
+        numbers. An interval lies within the range of the column in the other fitted rows, without gross errors.
 
         Arguments:
             X: Rows.
@@ -245,7 +276,8 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             raise ValueError(f"share: expected a number between 0 and 1, got {share}")
         bounds, limits = [], self.limits_.of_other_rows(modelled.numpy())
         with track("expected values", 2) as work:
-            for u in work.over((0.5 * (1.0 - share), 0.5 * (1.0 + share))):
+            shares = torch.tensor([self.calibrated_share(m, share) for m in range(modelled.shape[1])])
+            for u in work.over((0.5 * (1.0 - shares), 0.5 * (1.0 + shares))):
                 numbers = modelled if self.model_ is None else self.model_.quantiles(modelled, u)
                 rows = self.columns_.decode(np.clip(numbers.numpy(), *limits))
                 if isinstance(rows, pd.DataFrame) and isinstance(X, pd.DataFrame):

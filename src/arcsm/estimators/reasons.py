@@ -1,7 +1,8 @@
 """Reasons in words why a detector finds rows surprising.
 
 A value is a reason if it lies outside the values that the detector expects in its place: the most likely ones that
-together hold 90 % of the probability, given all other values of the row. Values outside the :class:`ValueLimits` of the
+together hold 90 % of the probability, given all other values of the row. For numbers, held-out rows calibrate that
+probability. Values outside the :class:`ValueLimits` of the
 other rows are never expected, so that neither a row's own value nor a gross error in the training rows makes itself
 expected.
 """
@@ -20,7 +21,7 @@ from arcsm.estimators.column_types import Array, Categories, Column
 from arcsm.estimators.outliers import ScoreOutlierDetector
 from arcsm.estimators.times import value_text
 
-_UNEXPECTED = 0.1  # of the probability
+_EXPECTED = 0.9  # of the probability
 NODES = 40  # quantiles that represent a conditional
 _ROUNDING = 1e-6  # nats
 _MIN_SURPRISE = 1.0  # nats below the median, of a further reason
@@ -39,17 +40,20 @@ class Conditional:
         log_density: Their log densities, ``(K,)``.
         number: The number of the row's value.
         log_density_here: Its log density.
+        share: Share of the nodes that are expected.
     """
 
     nodes: Array
     log_density: Array
     number: float
     log_density_here: float
+    share: float = _EXPECTED
 
     @property
     def _likely(self) -> NDArray[np.bool_]:
         """Which nodes are among the most likely ones, unless the value is."""
-        threshold = np.sort(self.log_density)[int(_UNEXPECTED * len(self.nodes))]
+        unexpected = int((1.0 - self.share) * len(self.nodes) + _ROUNDING)
+        threshold = np.sort(self.log_density)[unexpected]
         return (self.log_density >= threshold - _ROUNDING) & (self.log_density_here < threshold - _ROUNDING)
 
     def expected_levels(self) -> list[int]:
@@ -130,7 +134,8 @@ def conditionals_of_values(
             kept, density, density_here = np.array([low[place], high[place]]), np.zeros(2), 0.0
         if not low[place] <= here[place] <= high[place]:
             density_here = -np.inf
-        found.append(Conditional(kept, density, float(here[place]), float(density_here)))
+        share = detector.calibrated_share(int(columns[place]), _EXPECTED)
+        found.append(Conditional(kept, density, float(here[place]), float(density_here), share))
     return found
 
 

@@ -297,9 +297,16 @@ class TableModel:
         """Return each value's log density given all other known values of its row, ``(N, M)``; NaN if it is missing."""
         return self._of_every_value(x, x, ColumnConditionals.log_prob)
 
-    def quantiles(self, x: Tensor, u: float) -> Tensor:
-        """Return the ``u``-quantile of every value given all other known values of its row, ``(N, M)``."""
-        return self._of_every_value(x, torch.full_like(x, u), ColumnConditionals.icdf)
+    def quantiles(self, x: Tensor, u: Tensor) -> Tensor:
+        """Return a quantile, ``u (M,)`` or one number, of every value given all others of its row, ``(N, M)``."""
+        return self._of_every_value(x, u.to(x).expand_as(x), ColumnConditionals.icdf)
+
+    def centrality(self, x: Tensor) -> Tensor:
+        """Return the central probability that leaves out every value, given all others of its row, ``(N, M)``.
+
+        It is :math:`|2 F(x) - 1|`, in the middle of a step of :math:`F`; NaN for missing values.
+        """
+        return (2.0 * self._of_every_value(x, x, ColumnConditionals.middle) - 1.0).abs()
 
     def _of_every_value(self, x: Tensor, arguments: Tensor, function: ConditionalFunction) -> Tensor:
         """Apply a function to the conditional of every value given all others, and to arguments ``(N, M)``."""

@@ -39,7 +39,7 @@ def conditional_panels(detector: ScoreOutlierDetector, row: pd.DataFrame, column
     numbers, _ = detector.encode_rows(row)  # (1, M)
     model, modelled = detector.model_, detector.columns_.modelled
     if model is not None:
-        ends = [model.quantiles(numbers, u)[0].tolist() for u in (_TAIL, 1.0 - _TAIL)]
+        ends = [model.quantiles(numbers, torch.tensor(u))[0].tolist() for u in (_TAIL, 1.0 - _TAIL)]
     panels = []
     for d in columns:
         kind, value = detector.columns_.kinds[d], row.iloc[0, d]
