@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -679,3 +680,11 @@ def test_a_head_that_cannot_be_integrated_names_the_sampler_that_can(noise: Nois
     with pytest.raises(TypeError, match=r'^OneScore: integration needs.*sample with sampler="langevin"$'):
         model.sample(2)
     assert model.sample(2, sampler="langevin").shape == (2, 2)
+
+
+def test_arrays_of_numpy_are_rejected_by_every_head() -> None:
+    for head in (ScoreHead(4, (8,)), GaussianHead(4)):
+        noise = NoiseLadder(1.0, 0.1, 3) if isinstance(head, ScoreHead) else None
+        model = AutoregressiveModel(MADE(2, 4, (8,)), head, noise)
+        with pytest.raises(ValueError, match=r"expected a torch\.Tensor, got ndarray; use torch\.as_tensor"):
+            model.log_prob(np.zeros((3, 2)))  # type: ignore[arg-type]

@@ -270,9 +270,9 @@ class AutoregressiveModel(
         """
         build = self.conditionals_builder(level, method, **checked_integration(integration))
         closed_form = self.head.normalised and method in (None, "closed_form")
+        z = self.context.resolved(self.standardise(x))
         if not closed_form and is_mapped(x):
             raise NotImplementedError("torch.func.vmap cannot integrate conditionals; pass all rows at once, (*, D)")
-        z = self.context.resolved(self.standardise(x))
         condition = self.standardise_condition(condition, x.shape[:-1])
         orders = self.context.check_order(order, x.shape[:-1]) if order_arguments(self.context, order) else None
         return map_conditionals(

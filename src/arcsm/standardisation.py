@@ -1,7 +1,7 @@
 """Data units and standardised units of a model, for its data and for its conditions."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from arcsm._runtime.conditions import CLASSES, VECTOR, Condition, is_condition
 from arcsm.contexts import Context
 from arcsm.errors import all_finite, any_infinite, readable
+
+_CONDITION_UNITS = "condition_shift", "condition_scale"
 
 Values = Tensor | Sequence[float] | float  #: One for each dimension, ``(D,)``, or a number for all.
 
@@ -19,7 +21,8 @@ class Standardised(nn.Module):
     Attributes:
         context: The network that sees rows and conditions in standardised units.
         shift, scale: Of the data, ``(D,)`` each.
-        condition_shift, condition_scale: Of condition vectors, ``(F,)`` each.
+        condition_shift, condition_scale: Of condition vectors, ``(F,)`` each, in double precision: times may be far
+            from zero.
     """
 
     context: Context
@@ -35,10 +38,19 @@ class Standardised(nn.Module):
 
     def register_standardisation(self) -> None:
         """Add the buffers, as the identity. The context must be there."""
-        dtype = torch.get_default_dtype()
-        for name, size in (("", self.features), ("condition_", self.context.condition_features)):
+        own, condition = (self.features, torch.get_default_dtype()), (self.context.condition_features, torch.float64)
+        for name, (size, dtype) in (("", own), ("condition_", condition)):
             self.register_buffer(f"{name}shift", torch.zeros(size, dtype=dtype), persistent=size > 0)
             self.register_buffer(f"{name}scale", torch.ones(size, dtype=dtype), persistent=size > 0)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or convert the module; the units of conditions stay in double precision."""
+        units = {name: self.get_buffer(name) for name in _CONDITION_UNITS}
+        super()._apply(fn, recurse)
+        for name, exact in units.items():
+            if self.get_buffer(name).dtype != exact.dtype:
+                setattr(self, name, exact.to(self.get_buffer(name).device))
+        return self
 
     def set_standardisation(self, shift: Values, scale: Values) -> None:
         """Set the affine map between data and standardised units, ``(D,)`` or a number each.
@@ -106,8 +118,8 @@ class Standardised(nn.Module):
             part = part.to(device)
             if not size or part.is_complex() or part.shape[-1:] != (size,):
                 return part
-            part = part if part.is_floating_point() else part.double()
-            return (part - self.condition_shift) / self.condition_scale  # a vector in double precision stays so
+            exact = (part.double() - self.condition_shift) / self.condition_scale
+            return exact.to(part.dtype) if part.is_floating_point() else exact
 
         if isinstance(condition, Tensor):
             condition = condition.to(device) if self.context.classes else standardised(condition)

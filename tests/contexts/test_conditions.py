@@ -93,7 +93,7 @@ def test_integers_are_condition_vectors_too(dtype: torch.dtype) -> None:
     model, x = conditional(condition_features=2), torch.randn(32, 2)
     given = (torch.arange(64).view(32, 2) % 7).to(dtype)
     fit(model, x, x, quick(), condition_train=given, condition_valid=given)
-    torch.testing.assert_close(model.condition_shift, given.float().mean(0))
+    torch.testing.assert_close(model.condition_shift, given.double().mean(0))
     for method in (model.score_alone, model.log_prob):
         assert torch.equal(method(x, condition=given), method(x, condition=given.double()))
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import arcsm
 from arcsm import MADE, AutoregressiveModel, GaussianHead, TrainConfig, fit
 from arcsm.training import data
 from small_runs import short_config, small_density
@@ -65,6 +68,32 @@ def test_a_condition_net_sees_whole_batches_in_standardised_units_alone() -> Non
     options = {"condition_train": years, "condition_valid": years}
     assert fit(model, x, x, TrainConfig(steps=2, objective="mle", device="cpu"), **options).steps == 2
     assert 0.0 < net.largest < 10.0
+
+
+@pytest.mark.parametrize(("offset", "step"), [(0.0, 1.0), (1.7e9, 1.0), (4.7e14, 1e5)])  # seconds, and hertz of light
+def test_conditions_far_from_zero_are_standardised_exactly(offset: float, step: float, tmp_path: Path) -> None:
+    vectors = offset + step * torch.arange(64.0, dtype=torch.float64).unsqueeze(-1)
+    model = AutoregressiveModel(MADE(2, 4, (8,), condition_features=1), GaussianHead(4))
+    fit(model, torch.randn(64, 2), config=short_config(steps=2, objective="mle"), condition_train=vectors)
+    found, by_hand = model.standardise_condition(vectors), (vectors - vectors.mean()) / vectors.std(unbiased=False)
+    torch.testing.assert_close(found, by_hand, rtol=0.0, atol=1e-6)
+    arcsm.save(model, tmp_path / "model")
+    loaded = arcsm.load(tmp_path / "model")
+    for same in (loaded, copy.deepcopy(model).half().float(), model.double()):
+        assert torch.equal(same.standardise_condition(vectors), found)
+        assert same.standardise_condition(vectors.float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("mean", "std"), [(1.7e9, 1.0), (1e12, 100.0), (1e6, 1e-4)])
+def test_a_model_in_double_precision_resolves_columns_far_from_zero(mean: float, std: float) -> None:
+    x = mean + std * torch.randn(200, 2, dtype=torch.float64)
+    model = small_density().double()
+    fit(model, x, config=short_config(steps=2))
+    standardised = model.standardise(x)
+    assert float(standardised.mean().abs()) < 1e-6
+    assert float(standardised.std()) == pytest.approx(1.0, abs=0.01)
+    with pytest.raises(ValueError, match="column 1 is constant"):
+        fit(model, torch.stack([x[:, 0], x[:1, 1].expand(200)], 1), config=short_config(steps=2))
 
 
 def test_all_conditions_are_checked_before_training() -> None:

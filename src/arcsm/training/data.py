@@ -16,6 +16,8 @@ from arcsm.data.streams import RowStream
 from arcsm.model import AutoregressiveModel
 from arcsm.training.config import TrainConfig
 
+_ROUNDING = 1e-13  # relative error of moments in double precision
+
 #: Returns rows ``(n, D)`` and their conditions for a range of places in the random order of one epoch.
 Epoch = Callable[[slice], tuple[Tensor, Condition | None]]
 
@@ -181,7 +183,7 @@ def standardise(
 
 
 def _is_constant(mean: Tensor, deviation: Tensor) -> Tensor:
-    return deviation <= 1e-9 * mean.abs().clamp(min=1e-9)
+    return deviation <= _ROUNDING * mean.abs().clamp(min=_ROUNDING)
 
 
 def _moments(x: Tensor | RowStream, columns: bool) -> tuple[Tensor, Tensor]:
