@@ -132,7 +132,7 @@ def test_units_are_those_of_the_rows() -> None:
         model = conditional("both")
         fit(model, data, config=batchless(steps=1))
         torch.testing.assert_close(model.shift, X.mean(0))
-        torch.testing.assert_close(model.condition_shift, VECTORS.mean(0))
+        torch.testing.assert_close(model.condition_shift, VECTORS.double().mean(0))
 
 
 def test_an_iterator_has_one_pass() -> None:
