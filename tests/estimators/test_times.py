@@ -13,7 +13,7 @@ import pytest
 from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
 from arcsm.estimators.detection import detection_table
 from arcsm.estimators.encoder import Columns
-from arcsm.estimators.times import Times, value_text
+from arcsm.estimators.times import Times, TimeScale, value_text
 from small_tables import QUICK, normal, use_small_models
 
 STEPS = np.random.default_rng(0).integers(0, 300, 60)
@@ -109,3 +109,11 @@ def test_fine_moments_have_no_hard_ends() -> None:
     columns = Columns.infer(pd.DataFrame({"at": pd.to_datetime(seconds, unit="s")}))
     assert columns.kinds[0].ends is None
     assert columns.decode(np.array([[-2.0]]))["at"][0] < pd.Timestamp("1970-01-01")
+
+
+def test_text_without_a_day_is_whole_in_a_column_of_months_alone() -> None:
+    days, months = (TimeScale.fit(pd.date_range("2024-01-01", periods=9, freq=unit)) for unit in ("D", "MS"))
+    assert days.days_of("2024-02") == (datetime.date(2024, 2, 1), datetime.date(2024, 2, 29))
+    assert days.days_of("2024Q2") == (datetime.date(2024, 4, 1), datetime.date(2024, 6, 30))
+    assert [days.days_of(text) for text in ("2024-02-01", "2024-02-01 10:00", "noon", "")] == [None] * 4
+    assert months.days_of("2024-02") is None

@@ -11,7 +11,7 @@ import pandas as pd
 from arcsm.estimators.column_types import Array, Categories, Column, Constant
 from arcsm.estimators.continua import Continuous
 from arcsm.estimators.encoder import Columns, NoSuchValueError, encode_value
-from arcsm.estimators.times import counted, value_text
+from arcsm.estimators.times import Times, counted, value_text
 from arcsm.queries import Constraint, Intervals, Levels
 
 _ROUNDING = 1e-6  # of a step between the values of a discrete column
@@ -158,6 +158,7 @@ def _end(kind: Column, end: Any, default: float) -> float:
         return default
     if isinstance(end, float) and math.isinf(end):
         return end
+    _check_whole_date(kind, end)
     try:
         number = float(kind.encode(np.array([end], dtype=float if isinstance(end, int | float) else object))[0])
     except (TypeError, ValueError) as error:
@@ -169,12 +170,21 @@ def _end(kind: Column, end: Any, default: float) -> float:
 
 def _number(kind: Column, value: Any, near: bool = False) -> float:
     """Return the number of one value of a column, which may be ``near`` a level of numbers."""
+    _check_whole_date(kind, value)
     try:
         return encode_value(kind, value, near)
     except TypeError as error:
         raise ValueError(
             f"expects a value like the fitted ones, a set or list of values, or a range (low, high), got {value!r:.60}"
         ) from error
+
+
+def _check_whole_date(kind: Column, value: Any) -> None:
+    """Check that text names a day, not a month or a year of which the first day would be taken."""
+    days = kind.scale.days_of(value) if isinstance(kind, Times) and isinstance(value, str) else None
+    if days is not None:
+        first, last = map(str, days)
+        raise ValueError(f"expects a whole date, got {value!r}; all of its days are the range {(first, last)}")
 
 
 def _set(kind: Column, values: list[Any], may_lack: bool = False) -> Constraint | None:

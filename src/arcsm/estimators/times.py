@@ -74,6 +74,21 @@ class TimeScale:
             numbers[values.notna().to_numpy()] = whole.astype(np.int64) + _fractions(counts, whole)
         return numbers
 
+    def days_of(self, text: str) -> tuple[datetime.date, datetime.date] | None:
+        """Return the first and the last day of a year, quarter or month in a column of days or moments.
+
+        ``None`` for any other text, and in a column of months.
+        """
+        if self.form not in ("moment", "date") or self.unit == "M":
+            return None
+        try:
+            period = pd.Period(text)
+        except ValueError:
+            return None
+        if not isinstance(period, pd.Period) or period.freqstr.split("-")[0] not in ("Y", "Q", "M"):
+            return None
+        return period.start_time.date(), period.end_time.date()
+
     def times(self, numbers: Array) -> Values:
         """Return the times of numbers of steps as objects, rounded to whole steps; NaT for NaN."""
         known = ~np.isnan(numbers)
