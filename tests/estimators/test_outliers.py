@@ -171,6 +171,13 @@ def test_few_held_out_values_calibrate_nothing_and_a_large_share_is_never_made_s
     assert 0.999 < detector.calibrated_share(2, 0.9) < 1.0
 
 
+@pytest.mark.parametrize("columns", [0, -1])
+def test_at_least_one_column_is_listed(detector: ScoreOutlierDetector, columns: int) -> None:
+    data = load_breast_cancer(as_frame=True).data
+    with pytest.raises(ValueError, match="columns: expected at least 1"):
+        detector.top_contributions(data[:2], columns)
+
+
 def test_values_are_explained_given_all_others() -> None:
     rng = np.random.default_rng(0)
     x = np.column_stack([rng.normal(size=(1500, 2)) @ np.array([[1.0, 0.8], [0.0, 0.6]]), np.full(1500, 2.0)])

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from arcsm._runtime.progress import track
+from arcsm._runtime.sizes import check_size
 from arcsm.errors import warn
 from arcsm.estimators.column_types import MAX_LEVELS_OF_NUMBERS, Array, Categories
 from arcsm.estimators.density_estimator import DensityEstimator
@@ -243,12 +244,16 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
     def top_contributions(self, X: Any, columns: int = 3) -> Any:
         """Return the most surprising columns of each row: those that contribute least compared with their median.
 
+        Raises:
+            ValueError: If ``columns`` is less than 1, or as in :meth:`ScoreDensity.score_samples`.
+
         Returns:
             A data frame with one line for each of the ``columns`` most surprising columns of each row: ``row`` (its
             position, from 0), ``column``, and ``contribution`` in nats minus the column's median, negative for a
             surprising value. It has the library of a data frame ``X``, and repeats the index of a frame of pandas.
         """
         check_is_fitted(self)
+        check_size("top_contributions", columns=columns)
         excess = self._mean_contributions(X) - self.median_contributions_
         lowest = np.argsort(excess, 1)[:, :columns]
         rows, places = np.repeat(np.arange(len(excess)), lowest.shape[1]), lowest.flatten()

@@ -1,7 +1,6 @@
 """Sets that a value may be restricted to, with draws from the conditional within them."""
 
 import itertools
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from arcsm._runtime.sizes import whole_numbers
 from arcsm.conditionals import Conditionals
 from arcsm.heads import CategoricalHead, NormalisedHead
 
+_CONDITIONALS_AT_A_TIME = 20_000
 _LEAST_MASS = 1e-12  # of an interval in the upper tail, next to 1 in double precision
 
 
@@ -74,8 +74,8 @@ class Intervals(Constraint):
         if conditionals.head.discrete:
             raise ValueError("constraint: expected levels for a nominal column, got intervals")
         ends = [((low - shift) / scale, (high - shift) / scale) for low, high in self.bounds]
-        lower = torch.stack([_cdf(conditionals, low) for low, _ in ends])  # (R, N)
-        masses = (torch.stack([_cdf(conditionals, high) for _, high in ends]) - lower).clamp(min=0.0)
+        lower, upper = _cdf(conditionals, [end for pair in ends for end in pair]).unflatten(0, (-1, 2)).unbind(1)
+        masses = (upper - lower).clamp(min=0.0)  # (R, N)
         total, below = masses.sum(0), masses.cumsum(0)
         target = u.double() * total
         index = (below <= target).sum(0, keepdim=True).clamp(max=len(ends) - 1)  # interval of each draw
@@ -154,18 +154,18 @@ class Levels(Constraint):
         return Levels(list(both), None if self.shares is other.shares is None else list(both.values()))
 
 
-def _cdf(conditionals: Conditionals, x: float) -> Tensor:
-    """Return the distribution functions at a number that may be infinite, ``(N,)`` in double precision."""
-    like = conditionals.projection[:, 0].double()
-    if math.isinf(x):
-        return torch.full_like(like, float(x > 0.0))
-    if len(like) > 1 and bool((conditionals.projection == conditionals.projection[:1]).all()):  # the first to be drawn
-        one = replace(conditionals, projection=conditionals.projection[:1], unconverged=0)
-        cdf = _cdf(one, x).expand_as(like)
-        conditionals.unconverged += len(like) * one.unconverged
-        return cdf
+def _cdf(conditionals: Conditionals, x: Sequence[float]) -> Tensor:
+    """Return the distribution functions at numbers that may be infinite, ``(K, N)`` in double precision."""
     projection = conditionals.projection.double()  # single precision would round 1 - F
-    precise = replace(conditionals, projection=projection, unconverged=0)
-    cdf = precise.cdf(torch.full_like(like, x))
-    conditionals.unconverged += precise.unconverged
-    return cdf
+    same = len(projection) > 1 and bool((projection == projection[:1]).all())  # of the first column to be drawn
+    distinct = projection[:1] if same else projection
+    numbers = torch.tensor(x, dtype=torch.float64, device=projection.device)
+    found = torch.heaviside(numbers, numbers.new_zeros(()))[:, None].repeat(1, len(distinct))
+    finite, place = numbers[numbers.isfinite()].unique(return_inverse=True)
+    parts = [finite.new_empty(0, len(distinct))]
+    for part in finite.split(max(1, _CONDITIONALS_AT_A_TIME // max(1, len(distinct)))) if len(finite) else ():
+        of_part = replace(conditionals, projection=distinct.repeat(len(part), 1), unconverged=0)
+        parts.append(of_part.cdf(part.repeat_interleave(len(distinct))).view(len(part), len(distinct)))
+        conditionals.unconverged += of_part.unconverged * (len(projection) if same else 1)
+    found[numbers.isfinite()] = torch.cat(parts)[place]
+    return found.expand(-1, len(projection))
