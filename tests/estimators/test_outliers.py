@@ -174,7 +174,7 @@ def test_few_held_out_values_calibrate_nothing_and_a_large_share_is_never_made_s
 @pytest.mark.parametrize("columns", [0, -1])
 def test_at_least_one_column_is_listed(detector: ScoreOutlierDetector, columns: int) -> None:
     data = load_breast_cancer(as_frame=True).data
-    with pytest.raises(ValueError, match="columns: expected at least 1"):
+    with pytest.raises(ValueError, match="top_contributions: expected whole numbers from 1"):
         detector.top_contributions(data[:2], columns)
 
 
