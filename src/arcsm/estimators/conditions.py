@@ -180,7 +180,7 @@ def _number(kind: Column, value: Any, near: bool = False) -> float:
 
 
 def _check_whole_date(kind: Column, value: Any) -> None:
-    """Check that text names a day, not a month or a year of which the first day would be taken."""
+    """Check that text names a day: for a month or a year, its first day would be taken."""
     days = kind.scale.days_of(value) if isinstance(kind, Times) and isinstance(value, str) else None
     if days is not None:
         first, last = map(str, days)
