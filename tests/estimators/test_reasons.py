@@ -15,6 +15,7 @@ from arcsm.estimators.column_types import Categories, Column, Grid
 from arcsm.estimators.continua import Identity
 from arcsm.estimators.detection import detection_table
 from arcsm.estimators.table_model import TableModel
+from arcsm.estimators.value_conditionals import NODES, ValueConditional
 from small_tables import QUICK, Scored, detector_and_outliers, normal, use_small_models
 
 JOINT = r"\w+ = \S+ with \w+ = \S+: a less likely pair than in \d+ % of the fitted rows"
@@ -102,7 +103,7 @@ def test_expected_values_are_the_most_likely_ones(
     kind: Column, nodes: np.ndarray, log_density: np.ndarray, value: object, log_density_here: float, expected: str
 ) -> None:
     number = float(kind.encode(np.array([value], dtype=object))[0])
-    conditional = reasons.Conditional(nodes, log_density, number, log_density_here)
+    conditional = ValueConditional(nodes, log_density, number, log_density_here)
     assert reasons.expected_text(kind, conditional, value) == expected
 
 
@@ -119,7 +120,7 @@ def test_gross_errors_do_not_widen_the_expected_values(monkeypatch: pytest.Monke
     assert because[0].startswith("b: expected -")
     for reason in "; ".join(because[because != ""]).split("; "):
         assert float(re.search(r" to (\S+), saw", reason).group(1)) < 5.0
-    monkeypatch.setattr(TableModel, "conditional_quantiles", lambda *_: torch.full((6, reasons.NODES), 1e6).double())
+    monkeypatch.setattr(TableModel, "conditional_quantiles", lambda *_: torch.full((6, NODES), 1e6).double())
     texts = reasons.reasons(detector, rows, np.array([[-9.0, -8.0]] * 3), 2)  # no quantile is plausible
     low, high = table["a"].drop(7).min(), table["a"].drop(7).max()
     assert texts[2].startswith(f"a: expected {low:.4g} to {high:.4g}, saw 520; b: expected")
@@ -129,7 +130,7 @@ def test_gross_errors_do_not_widen_the_expected_values(monkeypatch: pytest.Monke
 def test_expected_values_occur_in_the_fitted_rows(scored: Scored, monkeypatch: pytest.MonkeyPatch) -> None:
     detector, rows = scored
     table = rows.head(1)
-    quantiles = torch.linspace(-5.0, 1e4, reasons.NODES).double()
+    quantiles = torch.linspace(-5.0, 1e4, NODES).double()
     monkeypatch.setattr(TableModel, "conditional_quantiles", lambda _, x, *__: quantiles.expand(len(x), -1))
     kinds = detector.columns_.kinds
     columns = np.flatnonzero([kinds[d].discrete for d in detector.columns_.modelled])
@@ -137,3 +138,16 @@ def test_expected_values_occur_in_the_fitted_rows(scored: Scored, monkeypatch: p
     assert len(conditionals) > 2
     for column, conditional in zip(columns, conditionals, strict=True):
         assert np.isin(conditional.nodes, detector.limits_.levels[column]).all()
+
+
+def test_a_tenth_of_normal_values_is_unexpected_where_many_are_zero() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=2500)
+    amount = np.where(rng.random(2500) < 0.35, 0.0, np.exp(3.0 + 0.4 * x + 0.6 * rng.normal(size=2500)).round(2))
+    table = pd.DataFrame({"x": x, "amount": amount})
+    detector = ScoreOutlierDetector(max_steps=400, validation_fraction=0.2, random_state=0).fit(table[:1000])
+    new = table[1000:].reset_index(drop=True)
+    texts = reasons.expected_texts(detector, new, np.full((len(new), 1), 1))
+    of_zeros = np.mean([(row, 1) in texts for row in np.flatnonzero(amount[1000:] == 0.0)])
+    assert len(texts) / len(new) == pytest.approx(0.1, abs=0.075)  # three standard errors of 150 held-out rows
+    assert of_zeros < 0.2

@@ -17,12 +17,14 @@ from arcsm.errors import warn
 from arcsm.estimators.column_types import MAX_LEVELS_OF_NUMBERS, Array, Categories
 from arcsm.estimators.density_estimator import DensityEstimator
 from arcsm.estimators.native_frames import is_native, to_native
+from arcsm.estimators.value_conditionals import NODES, value_conditionals
 from arcsm.estimators.value_limits import ValueLimits
 
 Given = Literal["before", "others"]
 _MAX_REFERENCE_ROWS = 5_000
 _FLAGGED = 0.1  # of the held-out rows
-_CALIBRATION_ROWS = 10, 500  # fewest and most held-out values that calibrate the expected ones
+_CALIBRATION_ROWS = 10, 500  # fewest and most held-out values that calibrate expected intervals
+_RANKED_ROWS = 150  # most held-out rows that calibrate reasons, which takes longer
 _MOST_CENTRAL = 1.0 - 1e-6  # probability of an expected interval
 
 
@@ -50,6 +52,8 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         held_out_scores_: Scores of the held-out rows among them, in ascending order.
         held_out_centrality_: For each modelled column of numbers, how central an interval has to be that holds a
             held-out value, given all others of its row: probabilities in ascending order. Empty for other columns.
+        held_out_ranks_: For each of these columns, how much of the probability is at numbers that are more likely than
+            a held-out value.
         median_contributions_: Median contribution of each column over the fitted rows.
         fitted_excess_: Contributions of at most 5,000 fitted rows minus the medians.
         limits_: The ranges of the modelled columns in the fitted rows, without gross errors.
@@ -107,6 +111,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             self.fitted_excess_ = self._with_medians(contributions)[::step] - self.median_contributions_
             kinds = [self.columns_.kinds[d] for d in self.columns_.modelled]
             self.limits_ = ValueLimits.of_training_rows(modelled.numpy(), kinds)
+            self.held_out_ranks_ = self._measure_ranks(modelled[self.held_out_rows_[:_RANKED_ROWS]])
         return self
 
     def _measure_centrality(self, held_out: Tensor) -> list[Array]:
@@ -119,18 +124,31 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             for kind, values in zip(kinds, found.T, strict=True)
         ]
 
-    def calibrated_share(self, m: int, share: float) -> float:
-        """Return the probability of conditionals of a modelled column that holds a ``share`` of its held-out values.
+    def _measure_ranks(self, held_out: Tensor) -> list[Array]:
+        if self.model_ is None:
+            return []
+        kinds = [self.columns_.kinds[d] for d in self.columns_.modelled]
+        is_number = np.array([not isinstance(kind, Categories) for kind in kinds])
+        rows, columns = np.nonzero(~np.isnan(held_out.numpy()) & is_number)
+        found = value_conditionals(self.model_, self.limits_, held_out, rows, columns) if len(rows) else []
+        ranks = np.array([conditional.rank for conditional in found])
+        return [np.sort(ranks[columns == m]) for m in range(len(kinds))]
+
+    def central_share(self, m: int, share: float) -> float:
+        """Return the central probability, in a modelled column, that holds a ``share`` of the held-out values.
 
         The noise of the model widens the conditionals of related columns. Levels and columns with few held-out values
         have the ``share`` itself.
         """
-        values = self.held_out_centrality_[m]
-        if len(values) < _CALIBRATION_ROWS[0]:
-            return share
-        place = math.ceil((1 + len(values)) * share)
-        found = float(values[place - 1]) if place <= len(values) else max(share, float(values[-1]))
-        return min(found, _MOST_CENTRAL)
+        return min(_calibrated(self.held_out_centrality_[m], share), _MOST_CENTRAL)
+
+    def likely_share(self, m: int, share: float) -> float:
+        """Return the probability of the most likely numbers that hold a ``share`` of the held-out values.
+
+        See :meth:`central_share`.
+        """
+        ranks = self.held_out_ranks_[m]
+        return min(_calibrated(ranks, share) + (1.0 / NODES if len(ranks) >= _CALIBRATION_ROWS[0] else 0.0), 1.0)
 
     def set_contamination(self, contamination: float | str) -> Self:
         """Move the threshold of :meth:`predict` to another fraction of the fitted rows, without fitting again."""
@@ -281,7 +299,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             raise ValueError(f"share: expected a number between 0 and 1, got {share}")
         bounds, limits = [], self.limits_.of_other_rows(modelled.numpy())
         with track("expected values", 2) as work:
-            shares = torch.tensor([self.calibrated_share(m, share) for m in range(modelled.shape[1])])
+            shares = torch.tensor([self.central_share(m, share) for m in range(modelled.shape[1])])
             for u in work.over((0.5 * (1.0 - shares), 0.5 * (1.0 + shares))):
                 numbers = modelled if self.model_ is None else self.model_.quantiles(modelled, u)
                 rows = self.columns_.decode(np.clip(numbers.numpy(), *limits))
@@ -292,6 +310,14 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
                 else:
                     bounds.append(self._as_fitted(rows))
         return bounds[0], bounds[1]
+
+
+def _calibrated(values: Array, share: float) -> float:
+    """Return the ``share``-quantile of probabilities in ascending order, for one more; the share itself if few."""
+    if len(values) < _CALIBRATION_ROWS[0]:
+        return share
+    place = math.ceil((1 + len(values)) * share)
+    return float(values[place - 1]) if place <= len(values) else max(share, float(values[-1]))
 
 
 def _check_contamination(contamination: Any) -> None:

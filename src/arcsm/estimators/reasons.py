@@ -7,69 +7,26 @@ other rows are never expected, so that neither a row's own value nor a gross err
 expected.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import combinations
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from arcsm.estimators.column_types import Array, Categories, Column
 from arcsm.estimators.outliers import ScoreOutlierDetector
 from arcsm.estimators.times import value_text
+from arcsm.estimators.value_conditionals import ValueConditional, value_conditionals
 
 _EXPECTED = 0.9  # of the probability
-NODES = 40  # quantiles that represent a conditional
-_ROUNDING = 1e-6  # nats
 _MIN_SURPRISE = 1.0  # nats below the median, of a further reason
 _MIN_RELATIVE_SURPRISE = 0.1  # of the most surprising column
 _MAX_LISTED = 4  # categories or intervals
 _DIGITS = (4, 6, 9, 17)  # of a number, as many as necessary
 _PAIRED_COLUMNS = 6  # the most surprising ones, of which two may be a reason together
-
-
-@dataclass(frozen=True)
-class Conditional:
-    """The conditional of one value of a row.
-
-    Attributes:
-        nodes: Equally likely numbers in ascending order, ``(K,)``; in a discrete column, numbers that occur.
-        log_density: Their log densities, ``(K,)``.
-        number: The number of the row's value.
-        log_density_here: Its log density.
-        share: Share of the nodes that are expected.
-    """
-
-    nodes: Array
-    log_density: Array
-    number: float
-    log_density_here: float
-    share: float = _EXPECTED
-
-    @property
-    def _likely(self) -> NDArray[np.bool_]:
-        """Which nodes are among the most likely ones, unless the value is."""
-        unexpected = int((1.0 - self.share) * len(self.nodes) + _ROUNDING)
-        threshold = np.sort(self.log_density)[unexpected]
-        return (self.log_density >= threshold - _ROUNDING) & (self.log_density_here < threshold - _ROUNDING)
-
-    def expected_levels(self) -> list[int]:
-        """Return the expected levels of a discrete column, the most likely first; none if the value is expected."""
-        levels, counts = np.unique(self.nodes[self._likely], return_counts=True)
-        return levels[np.argsort(-counts, kind="stable")].astype(int).tolist()
-
-    def expected_intervals(self) -> Array:
-        """Return the intervals of expected numbers, which leave out the value, ``(R, 2)``; none if it is expected."""
-        places = np.flatnonzero(self._likely)
-        if not len(places):
-            return np.empty((0, 2))
-        low, high = self.nodes[places[:-1]], self.nodes[places[1:]]
-        ends = np.flatnonzero((np.diff(places) > 1) | (low < self.number) & (self.number < high))
-        first, last = np.append(0, ends + 1), np.append(ends, len(places) - 1)
-        return np.stack([self.nodes[places[first]], self.nodes[places[last]]], 1)
 
 
 def reasons(detector: ScoreOutlierDetector, table: pd.DataFrame, excess: Array, columns: int) -> list[str]:
@@ -114,32 +71,16 @@ def expected_texts(
 
 def conditionals_of_values(
     detector: ScoreOutlierDetector, table: pd.DataFrame, rows: NDArray[np.intp], columns: NDArray[np.intp]
-) -> list[Conditional]:
+) -> list[ValueConditional]:
     """Return the conditionals of the values in these rows and modelled columns, ``(I,)`` each."""
-    model = detector.model_
-    assert model is not None
+    assert detector.model_ is not None
     numbers, _ = detector.encode_rows(table)  # (N, M)
-    low, high = (limit[rows, columns] for limit in detector.limits_.of_other_rows(numbers.numpy()))
-    x, d, here = numbers[rows], torch.from_numpy(columns), numbers[rows, columns].numpy()
-    u = (torch.arange(NODES, dtype=torch.float64) + 0.5) / NODES
-    quantiles = model.conditional_quantiles(x, d, u).numpy()  # (I, K)
-    nodes = np.stack([detector.limits_.nearest_levels(*pair) for pair in zip(columns, quantiles, strict=True)])
-    values = torch.from_numpy(np.concatenate([nodes, here[:, None]], 1))
-    log_densities = model.conditional_log_density(x, d, values).numpy()  # (I, K + 1)
-    found = []
-    for place, (one, log_density) in enumerate(zip(nodes, log_densities, strict=True)):
-        inside = (low[place] <= one) & (one <= high[place])
-        kept, density, density_here = one[inside], log_density[:-1][inside], log_density[-1]
-        if not inside.any():  # the conditional expects gross errors alone
-            kept, density, density_here = np.array([low[place], high[place]]), np.zeros(2), 0.0
-        if not low[place] <= here[place] <= high[place]:
-            density_here = -np.inf
-        share = detector.calibrated_share(int(columns[place]), _EXPECTED)
-        found.append(Conditional(kept, density, float(here[place]), float(density_here), share))
-    return found
+    found = value_conditionals(detector.model_, detector.limits_, numbers, rows, columns)
+    shares = [detector.likely_share(int(m), _EXPECTED) for m in columns]
+    return [replace(conditional, share=share) for conditional, share in zip(found, shares, strict=True)]
 
 
-def expected_text(kind: Column, conditional: Conditional, value: Any) -> str:
+def expected_text(kind: Column, conditional: ValueConditional, value: Any) -> str:
     """Return "expected A, saw B", with enough digits to tell A and B apart; empty if the value is expected."""
     if isinstance(kind, Categories):
         levels = [level for level in conditional.expected_levels() if level < len(kind.names)]
