@@ -1,5 +1,7 @@
 """The discretised mixture of logistics: probabilities of bins, and a density that is uniform in each bin."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -93,6 +95,15 @@ def test_score_and_noise_are_rejected() -> None:
         head.projected_log_prob(projection, x, 0.1)
     with pytest.raises(ValueError, match="levels"):
         DiscretisedLogisticMixtureHead(4, 2, 1)
+
+
+@pytest.mark.parametrize("units", ["columns", "global", "centre"])
+def test_grey_levels_are_not_standardised(units: Literal["columns", "global", "centre"]) -> None:
+    model = AutoregressiveModel(MADE(2, 4, (8,)), DiscretisedLogisticMixtureHead(4, 2, levels=4))
+    rows = torch.tensor([[-1.0, -0.5], [0.0, 0.5]]).repeat(16, 1)
+    with pytest.raises(ValueError, match=f'grey levels must stay in .* standardise="none", not "{units}"'):
+        fit(model, rows, config=TrainConfig(objective="mle", steps=1, standardise=units, device="cpu"))
+    assert model.shift.tolist() == [0.0, 0.0]
 
 
 def test_model_learns_the_entropy_of_levels_and_samples_them() -> None:

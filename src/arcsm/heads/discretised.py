@@ -22,7 +22,7 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
     The first and the last bin include the tails. A value less than 1e-6 below an edge counts as the edge. The density
     of dequantised values is uniform within a bin, so it gives the likelihood of the levels:
     ``-log2 q - log2(2 / levels)`` bits (:func:`arcsm.metrics.bits_per_dim`). The head has no score and supports no
-    noise.
+    noise. Train it with ``TrainConfig(objective="mle", standardise="none")``: its bins are those of data units.
 
     Example:
         >>> head = DiscretisedLogisticMixtureHead(context_features=4, components=3, levels=2)

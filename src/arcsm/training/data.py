@@ -13,6 +13,7 @@ from arcsm._runtime.conditions import VECTOR, Condition, check_type, map_conditi
 from arcsm.contexts import Context
 from arcsm.data.checks import check_precision
 from arcsm.data.streams import RowStream
+from arcsm.heads import DiscretisedLogisticMixtureHead
 from arcsm.model import AutoregressiveModel
 from arcsm.training.config import TrainConfig
 
@@ -154,6 +155,10 @@ def standardise(
     """Set the units of data and condition vectors to the moments of the training data (``config.standardise``)."""
     if config.standardise == "none":
         return
+    if isinstance(model.head, DiscretisedLogisticMixtureHead):
+        raise ValueError(
+            f'standardise: grey levels must stay in [-1, 1), so give standardise="none", not "{config.standardise}"'
+        )
     if condition is not None and model.context.condition_features:
         vectors = condition[VECTOR] if isinstance(condition, Mapping) else condition
         mean, deviation = _moments(vectors, columns=True)
