@@ -23,8 +23,9 @@ from arcsm.estimators.value_limits import ValueLimits
 Given = Literal["before", "others"]
 _MAX_REFERENCE_ROWS = 5_000
 _FLAGGED = 0.1  # of the held-out rows
-_CALIBRATION_ROWS = 10, 500  # fewest and most held-out values that calibrate expected intervals
-_RANKED_ROWS = 150  # most held-out rows that calibrate reasons, which takes longer
+_MIN_CALIBRATION_ROWS = 10  # held-out values of a column that calibrate the expected ones
+_CALIBRATION_VALUES, _RANKED_VALUES = 10_000, 1_200  # most of all columns: the latter take longer
+_REPEATED = 0.05  # share of the most frequent value of a column from which on its values are ranked
 _MOST_CENTRAL = 1.0 - 1e-6  # probability of an expected interval
 
 
@@ -52,8 +53,8 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         held_out_scores_: Scores of the held-out rows among them, in ascending order.
         held_out_centrality_: For each modelled column of numbers, how central an interval has to be that holds a
             held-out value, given all others of its row: probabilities in ascending order. Empty for other columns.
-        held_out_ranks_: For each of these columns, how much of the probability is at numbers that are more likely than
-            a held-out value.
+        held_out_ranks_: How much of the probability is at numbers that are more likely than a held-out value, in the
+            columns with a value that often repeats.
         median_contributions_: Median contribution of each column over the fitted rows.
         fitted_excess_: Contributions of at most 5,000 fitted rows minus the medians.
         limits_: The ranges of the modelled columns in the fitted rows, without gross errors.
@@ -106,33 +107,36 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
             self.fitted_scores_ = self._with_medians(contributions).sum(1)
             self.held_out_scores_ = np.sort(self.fitted_scores_[self.held_out_rows_])
             self.offset_ = self._threshold(self.contamination)
-            self.held_out_centrality_ = self._measure_centrality(modelled[self.held_out_rows_[: _CALIBRATION_ROWS[1]]])
+            self.held_out_centrality_ = self._measure_centrality(modelled[self.held_out_rows_])
             step = -(-len(contributions) // _MAX_REFERENCE_ROWS)
             self.fitted_excess_ = self._with_medians(contributions)[::step] - self.median_contributions_
             kinds = [self.columns_.kinds[d] for d in self.columns_.modelled]
             self.limits_ = ValueLimits.of_training_rows(modelled.numpy(), kinds)
-            self.held_out_ranks_ = self._measure_ranks(modelled[self.held_out_rows_[:_RANKED_ROWS]])
+            often = [m for m in self._columns_of_numbers() if _largest_share(modelled[:, m].numpy()) >= _REPEATED]
+            self.held_out_ranks_ = self._measure_ranks(modelled[self.held_out_rows_], often)
         return self
+
+    def _columns_of_numbers(self) -> list[int]:
+        """Return the modelled columns that are not categorical."""
+        kinds = [self.columns_.kinds[d] for d in self.columns_.modelled]
+        return [m for m, kind in enumerate(kinds) if not isinstance(kind, Categories)]
 
     def _measure_centrality(self, held_out: Tensor) -> list[Array]:
         if self.model_ is None:
             return []
-        found = self.model_.centrality(held_out).numpy()
-        kinds = [self.columns_.kinds[d] for d in self.columns_.modelled]
-        return [
-            np.zeros(0) if isinstance(kind, Categories) else np.sort(values[~np.isnan(values)])
-            for kind, values in zip(kinds, found.T, strict=True)
-        ]
+        found = self.model_.centrality(held_out[: _CALIBRATION_VALUES // held_out.shape[1]]).numpy()
+        found[:, [m for m in range(found.shape[1]) if m not in self._columns_of_numbers()]] = np.nan
+        return [np.sort(values[~np.isnan(values)]) for values in found.T]
 
-    def _measure_ranks(self, held_out: Tensor) -> list[Array]:
-        if self.model_ is None:
-            return []
-        kinds = [self.columns_.kinds[d] for d in self.columns_.modelled]
-        is_number = np.array([not isinstance(kind, Categories) for kind in kinds])
-        rows, columns = np.nonzero(~np.isnan(held_out.numpy()) & is_number)
+    def _measure_ranks(self, held_out: Tensor, often: list[int]) -> dict[int, Array]:
+        """Return the ranks of values in columns in which one value is frequent."""
+        if self.model_ is None or not often:
+            return {}
+        chosen = ~np.isnan(held_out[: _RANKED_VALUES // len(often)].numpy())
+        rows, columns = np.nonzero(chosen & np.isin(np.arange(held_out.shape[1]), often))
         found = value_conditionals(self.model_, self.limits_, held_out, rows, columns) if len(rows) else []
         ranks = np.array([conditional.rank for conditional in found])
-        return [np.sort(ranks[columns == m]) for m in range(len(kinds))]
+        return {m: np.sort(ranks[columns == m]) for m in often}
 
     def central_share(self, m: int, share: float) -> float:
         """Return the central probability, in a modelled column, that holds a ``share`` of the held-out values.
@@ -145,10 +149,12 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
     def likely_share(self, m: int, share: float) -> float:
         """Return the probability of the most likely numbers that hold a ``share`` of the held-out values.
 
-        See :meth:`central_share`.
+        See :meth:`central_share`, with which it agrees unless some value is frequent.
         """
-        ranks = self.held_out_ranks_[m]
-        return min(_calibrated(ranks, share) + (1.0 / NODES if len(ranks) >= _CALIBRATION_ROWS[0] else 0.0), 1.0)
+        ranks = self.held_out_ranks_.get(m, np.zeros(0))
+        if len(ranks) < _MIN_CALIBRATION_ROWS:
+            return self.central_share(m, share)
+        return min(_calibrated(ranks, share) + 1.0 / NODES, 1.0)  # a rank counts the likelier nodes alone
 
     def set_contamination(self, contamination: float | str) -> Self:
         """Move the threshold of :meth:`predict` to another fraction of the fitted rows, without fitting again."""
@@ -314,10 +320,16 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
 
 def _calibrated(values: Array, share: float) -> float:
     """Return the ``share``-quantile of probabilities in ascending order, for one more; the share itself if few."""
-    if len(values) < _CALIBRATION_ROWS[0]:
+    if len(values) < _MIN_CALIBRATION_ROWS:
         return share
     place = math.ceil((1 + len(values)) * share)
     return float(values[place - 1]) if place <= len(values) else max(share, float(values[-1]))
+
+
+def _largest_share(values: Array) -> float:
+    """Return the share of the most frequent one of some values, of those that are known."""
+    known = values[~np.isnan(values)]
+    return float(np.unique(known, return_counts=True)[1].max() / len(known)) if len(known) else 0.0
 
 
 def _check_contamination(contamination: Any) -> None:

@@ -2,9 +2,8 @@
 
 A value is a reason if it lies outside the values that the detector expects in its place: the most likely ones that
 together hold 90 % of the probability, given all other values of the row. For numbers, held-out rows calibrate that
-probability. Values outside the :class:`ValueLimits` of the
-other rows are never expected, so that neither a row's own value nor a gross error in the training rows makes itself
-expected.
+probability. Values outside the :class:`ValueLimits` of the other rows are never expected, so that neither a row's own
+value nor a gross error in the training rows makes itself expected.
 """
 
 from dataclasses import replace
