@@ -46,19 +46,19 @@ def test_the_best_length_counts_and_a_longer_training_that_is_worse_is_the_last(
 ) -> None:
     found = iter([(7, 3.0), (5, 2.0), (4, 1.0), (3, 4.0), (2, 0.0), (1, 0.0)])
     densities, seen = list[float](), dict[int, Any]()
-    completed, candidate = _Choice._completed, SimpleNamespace(model=small_density().double())
+    annealed, candidate = _Choice._annealed, SimpleNamespace(model=small_density().double())
 
     def best_level(self: _Choice) -> tuple[int, float]:
         level, density = next(found)
         densities.append(density)
         return level, density
 
-    def complete(self: _Choice, state: TrainingState) -> Any:
-        seen[state.step] = completed(self, state)
+    def anneal(self: _Choice, state: TrainingState) -> Any:
+        seen[state.step] = annealed(self, state)
         return seen[state.step]
 
     monkeypatch.setattr(_Choice, "_best_level", best_level)
-    monkeypatch.setattr(_Choice, "_completed", complete)
+    monkeypatch.setattr(_Choice, "_annealed", anneal)
     rows, config = correlated_rows(), short_config(steps=40)
     choice = _Choice(candidate, config, rows, rows, targets)  # type: ignore[arg-type]
     averages = dict[int, Any]()
@@ -81,7 +81,7 @@ def test_a_branch_continues_the_training_at_its_rate_and_leaves_it_unchanged() -
     def branch(state: TrainingState) -> None:
         if state.step == 20:
             before = copy.deepcopy(state.model)
-            seen.extend([before, choice._completed(state), state.optimizer.param_groups[0]["lr"]])
+            seen.extend([before, choice._annealed(state), state.optimizer.param_groups[0]["lr"]])
 
     fit(plain, rows, config=config)
     fit(branched, rows, config=config, callbacks=[branch])

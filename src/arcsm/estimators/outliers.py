@@ -51,10 +51,11 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         offset_: The threshold of :meth:`score_samples`.
         fitted_scores_: Scores of the fitted rows.
         held_out_scores_: Scores of the held-out rows among them, in ascending order.
-        held_out_centrality_: For each modelled column of numbers, how central an interval has to be that holds a
-            held-out value, given all others of its row: probabilities in ascending order. Empty for other columns.
-        held_out_ranks_: How much of the probability is at numbers that are more likely than a held-out value, in the
-            columns with a value that often repeats.
+        held_out_centrality_: For each modelled column, the probability :math:`|2 F(x) - 1|` of the central interval
+            that ends at a held-out value, given all others of its row, ``(n,)`` in ascending order; none in a
+            categorical column.
+        held_out_ranks_: The probability of numbers that are more likely than a held-out value, ``(n,)`` in ascending
+            order, by the place of each modelled column in which one value is frequent.
         median_contributions_: Median contribution of each column over the fitted rows.
         fitted_excess_: Contributions of at most 5,000 fitted rows minus the medians.
         limits_: The ranges of the modelled columns in the fitted rows, without gross errors.
@@ -139,7 +140,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         return {m: np.sort(ranks[columns == m]) for m in often}
 
     def central_share(self, m: int, share: float) -> float:
-        """Return the central probability, in a modelled column, that holds a ``share`` of the held-out values.
+        """Return the probability of the central intervals that hold a ``share`` of a column's held-out values.
 
         The noise of the model widens the conditionals of related columns. Levels and columns with few held-out values
         have the ``share`` itself.
@@ -147,7 +148,7 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
         return min(_calibrated(self.held_out_centrality_[m], share), _MOST_CENTRAL)
 
     def likely_share(self, m: int, share: float) -> float:
-        """Return the probability of the most likely numbers that hold a ``share`` of the held-out values.
+        """Return the probability of the most likely numbers that hold a ``share`` of a column's held-out values.
 
         See :meth:`central_share`, with which it agrees unless some value is frequent.
         """
@@ -319,7 +320,13 @@ class ScoreOutlierDetector(OutlierMixin, DensityEstimator):
 
 
 def _calibrated(values: Array, share: float) -> float:
-    """Return the ``share``-quantile of probabilities in ascending order, for one more; the share itself if few."""
+    """Return a probability that a new one is below with probability ``share``, from others in ascending order.
+
+    It is the ``share`` itself if these are few.
+
+    References:
+        A Gentle Introduction to Conformal Prediction (Angelopoulos and Bates, 2021), https://arxiv.org/abs/2107.07511
+    """
     if len(values) < _MIN_CALIBRATION_ROWS:
         return share
     place = math.ceil((1 + len(values)) * share)
@@ -327,7 +334,7 @@ def _calibrated(values: Array, share: float) -> float:
 
 
 def _largest_share(values: Array) -> float:
-    """Return the share of the most frequent one of some values, of those that are known."""
+    """Return the share of the known values ``(N,)`` that the most frequent one has."""
     known = values[~np.isnan(values)]
     return float(np.unique(known, return_counts=True)[1].max() / len(known)) if len(known) else 0.0
 

@@ -302,7 +302,7 @@ class TableModel:
         return self._of_every_value(x, u.to(x).expand_as(x), ColumnConditionals.icdf)
 
     def centrality(self, x: Tensor) -> Tensor:
-        """Return the central probability that leaves out every value, given all others of its row, ``(N, M)``.
+        """Return the probability of the central interval that ends at each value, given all others, ``(N, M)``.
 
         It is :math:`|2 F(x) - 1|`, in the middle of a step of :math:`F`; NaN for missing values.
         """

@@ -25,9 +25,9 @@ _MIN_VALIDATION_ROWS = 512  # held-out rows repeat with fresh noise up to this n
 _MAX_SELECTION_ROWS = 250  # held-out rows that choose weights, noise level and configuration
 _SELECTION_TOLERANCE = 1e-2  # nats, of a conditional's log density
 _COPIES = 4  # of rows, with different numbers reflected at the ends of their ranges
-_BRANCHES = (0.15, 0.4)  # shares of the steps of a training after which a copy of its model comes to an end
-_BRANCH_STEPS = 0.1  # share of the steps in which a copy's learning rate falls to zero
-_SNAPSHOTS_OF_TARGETS = (0.05, 0.1, 0.2, 0.4, 0.7)  # whose conditionals are soon overfitted; no copies, no gain
+_BRANCHES = (0.15, 0.4)  # shares of the steps of a training after which a copy of its model is annealed
+_BRANCH_STEPS = 0.1  # share of the steps in which the learning rate of a copy falls to zero
+_SNAPSHOTS_OF_TARGETS = (0.05, 0.1, 0.2, 0.4, 0.7)  # likewise, of their averaged weights: branches did not help
 _LEVELS_TRIED = 10  # above the smallest noise
 _WORSE = 0.02  # nats below the best noise level, at which the search among the first weights ends
 
@@ -97,10 +97,9 @@ def train_table_model(
 class _Choice:
     """The choice among trainings of different lengths, and among noise levels.
 
-    At some steps of a training, a copy of the model is trained until its learning rate is zero: so a short training is
-    complete, too, and a long one loses only these few steps. Those weights are kept with which held-out rows ``(N, M)``
-    have the highest density. The training ends when a longer one has lowered it. With ``targets``, averaged weights at
-    some steps of the whole training are compared instead.
+    At some steps, a copy of the model is annealed: it is trained until its learning rate is zero, as if the training
+    were shorter. The weights that give held-out rows ``(N, M)`` the highest density are kept. The training ends when a
+    longer one gives a lower density. With ``targets``, the averaged weights at some steps are compared instead.
     """
 
     def __init__(
@@ -115,13 +114,13 @@ class _Choice:
     def on_step(self, state: TrainingState) -> None:
         if state.step not in self.steps:
             return
-        is_complete = self.targets is not None or state.step == self.config.steps
-        is_better = self._compare(state.averaged_model if is_complete else self._completed(state))
+        needs_annealing = self.targets is None and state.step < self.config.steps
+        is_better = self._compare(self._annealed(state) if needs_annealing else state.averaged_model)
         if self.targets is None and not is_better:
             state.stop()
 
-    def _completed(self, state: TrainingState) -> AutoregressiveModel:
-        """Return a copy of the model after further steps, in which the learning rate falls to zero."""
+    def _annealed(self, state: TrainingState) -> AutoregressiveModel:
+        """Return a copy of the model, trained further until the learning rate is zero."""
         model: AutoregressiveModel = copy.deepcopy(state.model)
         steps, rate = max(1, round(_BRANCH_STEPS * self.config.steps)), state.optimizer.param_groups[0]["lr"]
         changes = {"steps": steps, "learning_rate": rate, "seed": (self.config.seed + state.step) % 2**63}
@@ -130,7 +129,9 @@ class _Choice:
 
     def _compare(self, model: AutoregressiveModel) -> bool:
         """Keep the weights of a model, and its best noise level, if they are the best so far; return whether."""
-        weights = {name: tensor.detach().cpu().double() for name, tensor in model.state_dict().items()}
+        weights = {
+            name: tensor.detach().to("cpu", torch.float64, copy=True) for name, tensor in model.state_dict().items()
+        }
         self.candidate.model.load_state_dict(weights)
         level, density = self._best_level()
         is_better = not self.weights or density > self.density
