@@ -25,10 +25,12 @@ from arcsm.conditionals.traversal import (
     warn_unconverged,
 )
 from arcsm.contexts.base import Order, order_arguments
+from arcsm.errors import AccuracyWarning, warn
 from arcsm.model_parts import ModelParts
 from arcsm.samplers import Sampler, inverse_cdf
 
 _TIE, _TIE_ROUNDINGS = 1e-7, 128.0  # relative to a probability: what it may differ by from the value it came from
+_RUNAWAY = 1e4  # standard deviations
 
 Adjustment = Callable[[int, Tensor], Tensor]
 
@@ -131,7 +133,7 @@ class Sampling(ModelParts):
                 have the level or number of steps, or the bounds are out of order.
 
         Warns:
-            AccuracyWarning: Once a call, if some integrals missed the sampler's ``tol``.
+            AccuracyWarning: Once a call, if some integrals missed the sampler's ``tol``; if samples ran away.
         """
         if not all(isinstance(size, numbers.Integral) and size >= 1 for size in (n, batch_size)):
             raise ValueError(f"n, batch_size: expected integers of at least 1, got {n} and {batch_size}")
@@ -156,7 +158,18 @@ class Sampling(ModelParts):
                     score = self.head.score(contexts, z[part], path[-1])
                     z[part] = (z[part] + path[-1] ** 2 * score.nan_to_num(nan=0.0)).clamp(low, high)
         warn_unconverged(unconverged, z.numel())
+        self._warn_of_runaways(z)
         return z * self.scale + self.shift
+
+    def _warn_of_runaways(self, z: Tensor) -> None:
+        """Warn of samples ``(N, D)`` that left the range of the data by far: Langevin steps that are too long."""
+        far = ~(z.abs() <= _RUNAWAY).all(0).cpu() & ~torch.tensor(self.discrete)
+        if far.any():
+            warn(
+                f"samples of dimension {far.nonzero()[0].item()} ran away, beyond {_RUNAWAY:g} standard deviations: "
+                "take another sampler, or a smaller step_size in sampler_options",
+                AccuracyWarning,
+            )
 
     def adjusted(self, adjust: Adjustment, d: int, values: Tensor) -> Tensor:
         """Apply an adjustment to draws ``(N,)`` of a dimension in standardised units."""

@@ -161,6 +161,14 @@ def test_langevin_without_a_ladder(make_model: MakeModel) -> None:
     assert float(x.var()) == pytest.approx(float(variance) / (1.0 - 0.1 / 4.0), rel=0.12)
 
 
+@pytest.mark.filterwarnings("error")
+def test_samples_that_run_away_are_reported(make_model: MakeModel) -> None:
+    model = make_model("gaussian")
+    with pytest.warns(AccuracyWarning, match="samples of dimension 0 ran away.*smaller step_size"):
+        model.sample(20, "langevin", seeded(6), sampler_options={"steps": 100, "step_size": 1e3})
+    model.sample(20, "langevin", seeded(6), sampler_options={"steps": 100, "step_size": 1e-3})
+
+
 @pytest.mark.parametrize("sampler", ["langevin", "probability_flow", "fast_flow", "inverse_cdf"])
 def test_the_generator_determines_the_sample_and_the_global_state_is_unchanged(
     make_model: MakeModel, ladder: NoiseLadder, sampler: str
