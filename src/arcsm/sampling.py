@@ -163,7 +163,7 @@ class Sampling(ModelParts):
 
     def _warn_of_runaways(self, z: Tensor) -> None:
         """Warn of samples ``(N, D)`` that left the range of the data by far: Langevin steps that are too long."""
-        far = ~(z.abs() <= _RUNAWAY).all(0).cpu() & ~torch.tensor(self.discrete)
+        far = (z.abs() > _RUNAWAY).any(0).cpu() & ~torch.tensor(self.discrete)
         if far.any():
             warn(
                 f"samples of dimension {far.nonzero()[0].item()} ran away, beyond {_RUNAWAY:g} standard deviations: "

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
+from arcsm.estimators import ScoreDensity, ScoreOutlierDetector, ScoreRegressor
 from arcsm.estimators.column_inference import infer_column
 from arcsm.estimators.column_types import Categories, Grid, Listed
 from arcsm.estimators.continua import Continuous, Identity
@@ -245,7 +245,7 @@ def test_a_value_rounded_to_single_precision_is_still_a_spike() -> None:
     exact, rounded = density.score_samples(row)
     assert exact == pytest.approx(rounded, rel=1e-9)
     assert density.probability({"x": 0.1}) == density.probability({"x": (0.1, 0.1)})
-    with pytest.raises(ValueError, match="event: column 'x' has any single value with probability 0, except those"):
+    with pytest.raises(ValueError, match="event: column 'x' has single values with probability 0, except some"):
         density.probability({"x": 0.2})
 
 
@@ -279,6 +279,34 @@ def test_few_values_off_a_grid_have_levels() -> None:
     assert masses.sum() == pytest.approx(1.0 - 1.0 / 802.0, rel=1e-6)
     assert density.probability({"x": {values[0]}}).standard_error == 0.0
     assert density.impute(pd.DataFrame({"x": [np.nan], "z": [0.0]}))["x"].isin(values).all()
+
+
+def test_many_values_off_a_grid_have_levels_if_they_repeat() -> None:
+    random = np.random.default_rng(0)
+    counts = np.minimum(random.negative_binomial(1.0, 0.12, 900), 40)
+    table = pd.DataFrame({"x": np.log1p(counts), "z": normal(900)})
+    density = ScoreDensity(**QUICK).fit(table)
+    assert density.columns_.describe() == "2 columns: 1 discrete, 1 continuous"
+    drawn = density.sample(600)
+    assert set(drawn["x"]) <= set(table["x"])
+    for low, high in ((1.386, 1.387), (None, 1e-6), (2.0, 3.0)):
+        share = table["x"].between(-np.inf if low is None else low, high).mean()
+        assert density.probability({"x": (low, high)}).value == pytest.approx(share, abs=0.05)
+    assert density.probability({"x": 0.0}).value == pytest.approx((counts == 0).mean(), abs=0.05)
+    regressor = ScoreRegressor(**QUICK).fit(table[["z"]], table["x"])
+    predicted = regressor.predict_distribution(table[["z"]][:50])
+    assert np.isin(predicted.sample(4), table["x"]).all()
+    assert predicted.cdf(np.zeros(50)).mean() == pytest.approx((counts == 0).mean(), abs=0.06)
+
+
+def test_repeated_values_among_many_others_are_spikes_not_levels() -> None:
+    random = np.random.default_rng(0)
+    frequent = np.sqrt(np.arange(1.0, 5.0))
+    values = np.where(random.random(1000) < 0.8, random.choice(frequent, 1000), 3.0 * random.random(1000))
+    kind = infer_column(values, categorical=False, max_levels=100)
+    assert isinstance(kind, Continuous)
+    assert kind.spikes == tuple(frequent)
+    assert isinstance(infer_column(np.log1p(random.poisson(30.0, 900)), False), Continuous)  # as in a detector
 
 
 def test_two_held_out_rows_calibrate_levels() -> None:

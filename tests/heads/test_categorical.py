@@ -54,3 +54,21 @@ def test_weights_of_ordered_levels_are_cosines_along_them() -> None:
 def test_impossible_smoothings_are_rejected(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(arguments))}: "):
         head().smooth(**arguments)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("objective", ["csm", "mle"])
+def test_levels_train_in_mixed_precision(ordered: bool, objective: str) -> None:
+    numeric = arcsm.ScoreHead(4, (8,)) if objective == "csm" else arcsm.GaussianHead(4)
+    parts = arcsm.MixedHead([CategoricalHead(4, 3, ordered), numeric], (0, 1))
+    noise = arcsm.NoiseLadder(2.0, 0.1, 5) if objective == "csm" else None
+    torch.manual_seed(0)
+    model = arcsm.AutoregressiveModel(arcsm.AnyOrder(2, 4, (16,), 16, levels=(3, 0)), parts, noise)
+    levels = torch.randint(3, (300, 1)).float()
+    x = torch.cat([levels, 2.0 * levels + torch.randn(300, 1)], 1)
+    config = arcsm.TrainConfig(steps=150, objective=objective, precision="bf16-mixed", device="cpu", batch_size=128)
+    losses = [row["loss"] for row in arcsm.fit(model, x, config=config.model_copy(update={"log_every": 1})).history]
+    assert losses[-1] < losses[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        in_mixed = model.log_prob(x[:20])
+    torch.testing.assert_close(in_mixed, model.log_prob(x[:20]), atol=0.2, rtol=0.0)

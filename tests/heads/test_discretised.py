@@ -5,6 +5,7 @@ from typing import Literal
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from arcsm import (
     MADE,
@@ -104,6 +105,29 @@ def test_grey_levels_are_not_standardised(units: Literal["columns", "global", "c
     with pytest.raises(ValueError, match=f'grey levels must stay in .* standardise="none", not "{units}"'):
         fit(model, rows, config=TrainConfig(objective="mle", steps=1, standardise=units, device="cpu"))
     assert model.shift.tolist() == [0.0, 0.0]
+
+
+def test_grey_levels_are_dequantised_so_that_contexts_know_what_samples_hold() -> None:
+    rows = torch.randint(4, (2000, 1), generator=torch.Generator().manual_seed(0)).float().expand(-1, 2) / 2.0 - 1.0
+
+    def trained(x: Tensor, **changes: float) -> AutoregressiveModel:
+        torch.manual_seed(0)
+        model = AutoregressiveModel(MADE(2, 12, (32,)), DiscretisedLogisticMixtureHead(12, 4, levels=4))
+        config = TrainConfig(
+            objective="mle", steps=400, batch_size=256, learning_rate=1e-2, standardise="none", device="cpu"
+        )
+        fit(model, x, config=config.model_copy(update=changes))
+        return model
+
+    with pytest.raises(ValueError, match=r"give dequantise=0\.5, so that contexts have seen such values"):
+        trained(rows)
+    with pytest.raises(ValueError, match=r"give dequantise=0\.5"):
+        trained(DataLoader(TensorDataset(rows), 64))  # type: ignore[arg-type]
+    dequantised = rows + 0.5 * torch.rand(rows.shape, generator=torch.Generator().manual_seed(1))
+    for model in (trained(rows, dequantise=0.5), trained(dequantised)):
+        levels = ((model.sample(1000, generator=torch.Generator().manual_seed(2)) + 1.0) * 2.0).floor()
+        assert (levels[:, 0] == levels[:, 1]).float().mean() > 0.9
+        assert abs(float((levels[:, 1] - levels[:, 0]).mean())) < 0.05
 
 
 def test_model_learns_the_entropy_of_levels_and_samples_them() -> None:

@@ -179,6 +179,22 @@ def test_a_resumed_run_reads_on_where_it_stopped(name: str, cut: int, tmp_path: 
     assert result.best_loss == expected.best_loss
 
 
+@pytest.mark.parametrize("cut", [6, 7, 8])  # of a pass of 8 batches, whose last one is smaller
+def test_a_run_with_a_given_batch_size_resumes_anywhere_in_a_pass(cut: int, tmp_path: Path) -> None:
+    def train(**options: Any) -> AutoregressiveModel:
+        model, loader = small_density(), DataLoader(TensorDataset(X[:250]), 32, shuffle=True)
+        fit(model, loader, config=short_config(steps=12, batch_size=32), **options)
+        return model
+
+    with before_step(cut, interrupt), pytest.raises(KeyboardInterrupt):
+        train(run=tmp_path)
+    assert have_same_weights(train(run=tmp_path, resume=True), train())
+
+
+def test_a_single_short_batch_may_be_smaller_than_the_batch_size() -> None:
+    fit(small_density(), DataLoader(TensorDataset(X[:20]), 32), config=short_config(steps=2, batch_size=32))
+
+
 def test_the_generator_of_a_loader_decides_its_order_and_stays_as_it_is() -> None:
     models = [small_density() for _ in range(3)]
     for model, seed in zip(models, (3, 3, 4), strict=True):

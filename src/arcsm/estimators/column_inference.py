@@ -30,7 +30,8 @@ _MIN_SPIKE_ROWS = 10
 _SPIKE_RATIO = 3.0  # to the frequency of the values near it
 _NEIGHBOURS = 5  # different values on either side
 _MIN_ROWS_OF_LEVEL = 20  # on average, if the numbers on a grid that have levels are many
-_MIN_REPEATS = 5.0  # mean number of rows of each of few values that lie on no grid
+_MIN_REPEATS = 5.0  # mean number of rows of each of the values that lie on no grid, for each to have a level
+_MAX_LISTED = 500  # such values
 _MIN_OTHERS = 10  # different values that are no spikes
 _FINE_STEP = 0.02  # of a grid that counts as a continuum, in standard deviations of nearly normal numbers
 MIN_GAIN = 0.02  # nats per value, for a nonlinear map to replace the linear one
@@ -40,7 +41,8 @@ _MAX_NAMES_IN_MODEL = 256  # of a categorical column; rarer names share one leve
 def infer_column(values: Values, categorical: bool, max_levels: int = MAX_LEVELS_OF_NUMBERS) -> Column:
     """Infer the type of a column from its training values ``(N,)``; categories may look like numbers.
 
-    Numbers on a grid have a level each if they are few, or at most ``max_levels`` with many rows each.
+    Numbers on a grid have a level each if they are few, or at most ``max_levels`` with many rows each. If these may be
+    more than a few, so may those of :func:`listed`.
     """
     known = values[~missing_mask(values)]
     if len(pd.unique(known)) == 1:
@@ -59,16 +61,12 @@ def infer_numbers(known: Array, max_levels: int = MAX_LEVELS_OF_NUMBERS, linear:
     unless the map of a continuum must be ``linear``.
     """
     grid = detect_grid(known, max_levels)
-    values = np.unique(known)
-    if grid is None and 2 <= len(values) <= MAX_LEVELS_OF_NUMBERS and len(known) >= _MIN_REPEATS * len(values):
-        gap = float(np.diff(values).min())
-        return Listed(gap, float(values[0]), len(values), False, (), len(known), tuple(values.tolist()))
     if grid is not None and grid.few:
         return grid
-    spikes = find_spikes(known)
-    others = known[~np.isin(known, spikes)]
-    if len(np.unique(others)) < _MIN_OTHERS:
-        spikes, others = np.empty(0), known
+    found = listed(known) if grid is None else None
+    if found is not None and (found.levels <= MAX_LEVELS_OF_NUMBERS or max_levels > MAX_LEVELS_OF_NUMBERS):
+        return found
+    spikes, others = _spikes_and_others(known)
     if grid is not None:
         grid = replace(grid, room=room(grid, others))
     smooth = fit_continuous(others, known, linear)
@@ -79,6 +77,27 @@ def infer_numbers(known: Array, max_levels: int = MAX_LEVELS_OF_NUMBERS, linear:
     if not isinstance(smooth, Identity) and np.quantile(steps, 0.95) < _FINE_STEP:
         return replace(smooth, grid=grid)
     return replace(grid, spikes=smooth.spikes)
+
+
+def listed(known: Array) -> Listed | None:
+    """Return the type of a column of values that lie on no grid, and nearly all repeat; ``None`` for another column.
+
+    The values have five rows each on average, also those that are no spikes, unless they are few. A continuum would not
+    draw a single one of them.
+    """
+    values = np.unique(known)
+    others = known if len(values) <= MAX_LEVELS_OF_NUMBERS else _spikes_and_others(known)[1]
+    if not 2 <= len(values) <= _MAX_LISTED or len(others) < _MIN_REPEATS * len(np.unique(others)):
+        return None
+    gap = float(np.diff(values).min())
+    return Listed(gap, float(values[0]), len(values), False, (), len(known), tuple(values.tolist()))
+
+
+def _spikes_and_others(known: Array) -> tuple[Array, Array]:
+    """Return the spikes, unless they leave hardly another value, and the values in rows without one."""
+    spikes = find_spikes(known)
+    others = known[~np.isin(known, spikes)]
+    return (spikes, others) if len(np.unique(others)) >= _MIN_OTHERS else (np.empty(0), known)
 
 
 def find_spikes(known: Array) -> Array:

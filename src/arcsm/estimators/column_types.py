@@ -283,7 +283,7 @@ class Grid(Column):
 
 @dataclass(frozen=True)
 class Listed(Grid):
-    """A discrete column of few values that lie on no grid. The numbers are their places in ascending order.
+    """A discrete column of repeated values that lie on no grid. The numbers are their places in ascending order.
 
     A value between two of them has a number between theirs, which no level has. The spacing is the smallest gap.
     """
@@ -291,7 +291,7 @@ class Listed(Grid):
     def encode(self, values: Values) -> Array:
         numbers = values.astype(float)
         known = np.asarray(self.few)
-        nearest = np.abs(np.nan_to_num(numbers, nan=np.inf)[:, None] - known).argmin(1)
+        nearest = np.searchsorted(0.5 * (known[1:] + known[:-1]), np.nan_to_num(numbers, nan=np.inf))
         is_known = np.abs(numbers - known[nearest]) <= SAME_NUMBER * (1.0 + np.abs(known[nearest]))
         between = np.searchsorted(known, numbers) - 0.5
         return np.where(np.isnan(numbers), np.nan, np.where(is_known, nearest, between))

@@ -225,7 +225,7 @@ def _numbers(kind: Column, numbers: Array) -> Constraint:
     if not kind.discrete:
         spike = kind.spike_of(numbers)
         if not spike.all():
-            raise ValueError("has any single value with probability 0, except those that repeat; give a range")
+            raise ValueError("has single values with probability 0, except some frequent ones; give a range")
         chosen = np.unique(kind.spike_numbers[spike - 1])
         return Intervals(list(zip(np.nextafter(chosen, -np.inf), np.nextafter(chosen, np.inf), strict=True)))
     ends = np.unique(np.rint(numbers))

@@ -19,6 +19,7 @@ from arcsm.estimators.column_types import (
     Column,
     Constant,
     Grid,
+    Listed,
     Values,
     missing_mask,
     repeat,
@@ -112,7 +113,9 @@ class Columns:
 
     def describe(self) -> str:
         """Return how many columns there are of each type, such as "2 columns: 1 continuous, 1 constant"."""
-        words = {Constant: "constant", Categories: "categorical", Grid: "discrete", Times: "temporal"}
+        words = {
+            Constant: "constant", Categories: "categorical", Grid: "discrete", Listed: "discrete", Times: "temporal"
+        }  # fmt: skip
         types = [words.get(type(kind), "continuous") for kind in self.kinds]
         counts = [f"{types.count(word)} {word}" for word in dict.fromkeys(types)]
         return f"{len(types)} columns: {', '.join(counts)}"

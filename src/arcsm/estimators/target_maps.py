@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
-from arcsm.estimators.column_inference import MIN_GAIN, infer_numbers
+from arcsm.estimators.column_inference import MIN_GAIN, detect_grid, infer_numbers, listed
 from arcsm.estimators.column_types import Array, Column
 from arcsm.estimators.continua import Continuous, Identity
 from arcsm.estimators.encoder import Columns
@@ -17,7 +17,10 @@ _LEAST_ERROR = 1e-3  # of the mean absolute error, whose logarithm is taken
 
 
 def with_target_maps(columns: Columns, rows: Array, targets: Array) -> Columns:
-    """Return the columns of a table with a linear map of each target that a nonlinear one does not make more likely.
+    """Return the columns of a table with the final types of its targets.
+
+    Values that lie on no grid and nearly all repeat have a level each. Others have a linear map if a nonlinear one does
+    not make them more likely.
 
     The map of a column makes its values nearly normal. Those of a target need not be: features may explain its
     skewness. A map that is steep for most rows then blurs the conditionals of those where it is flat. The test is that
@@ -31,8 +34,12 @@ def with_target_maps(columns: Columns, rows: Array, targets: Array) -> Columns:
     kinds = list(columns.kinds)
     first = len(kinds) - targets.shape[1]
     for d in range(first, len(kinds)):
-        if _is_nonlinear(kinds[d]) and _gain(kinds[d], rows[:, :first], targets[:, d - first]) <= MIN_GAIN:
-            kinds[d] = infer_numbers(targets[:, d - first], linear=True)
+        values = targets[:, d - first]
+        repeated = listed(values) if isinstance(kinds[d], Continuous) and detect_grid(values) is None else None
+        if repeated is not None:
+            kinds[d] = repeated
+        elif _is_nonlinear(kinds[d]) and _gain(kinds[d], rows[:, :first], values) <= MIN_GAIN:
+            kinds[d] = infer_numbers(values, linear=True)
     return replace(columns, kinds=tuple(kinds))
 
 

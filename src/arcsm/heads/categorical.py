@@ -82,7 +82,7 @@ class CategoricalHead(NormalisedHead):
         log_prior = torch.log(self.prior)
         weight = self.logits.weight if self.basis is None else self.basis @ self.logits.weight
         logits = F.linear(context, weight, self.logits.bias)
-        log_softmax = torch.log_softmax(torch.lerp(log_prior, logits, self.sharpness), -1)
+        log_softmax = torch.log_softmax(torch.lerp(log_prior, logits.to(log_prior), self.sharpness), -1)
         return torch.logaddexp(log_softmax + torch.log1p(-self.share), torch.log(self.share) + log_prior)
 
     def projected_score_and_derivative(self, projection: Tensor, x: Tensor, sigma: Sigma = None) -> ScoreAndDerivative:

@@ -22,7 +22,8 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
     The first and the last bin include the tails. A value less than 1e-6 below an edge counts as the edge. The density
     of dequantised values is uniform within a bin, so it gives the likelihood of the levels:
     ``-log2 q - log2(2 / levels)`` bits (:func:`arcsm.metrics.bits_per_dim`). The head has no score and supports no
-    noise. Train it with ``TrainConfig(objective="mle", standardise="none")``: its bins are those of data units.
+    noise. Samples lie anywhere in their bins, so contexts must learn from such values, too: train it with
+    ``TrainConfig(objective="mle", standardise="none", dequantise=2 / levels)``. Its bins are those of data units.
 
     Example:
         >>> head = DiscretisedLogisticMixtureHead(context_features=4, components=3, levels=2)
@@ -66,6 +67,11 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
     def bracket(self, projection: Tensor, sigma: Sigma = None) -> tuple[Tensor, Tensor]:
         ends = projection.new_ones(projection.shape[:-1])
         return -ends, ends
+
+    def are_edges(self, x: Tensor) -> Tensor:
+        """Return whether values are left edges of bins, as stored grey levels are."""
+        edge = self._bin(x) * (2.0 / self.levels) - 1.0
+        return (x - edge).abs() <= _ROUNDING
 
     def _bin(self, x: Tensor) -> Tensor:
         """Return the number of each value's bin, as a float, ``(*)``."""

@@ -149,13 +149,28 @@ def dequantisation_widths(config: TrainConfig, model: AutoregressiveModel) -> Te
     return widths
 
 
+def check_grey_levels(model: AutoregressiveModel, x: Tensor | RowStream, widths: Tensor) -> None:
+    """Check that grey levels are dequantised: contexts see values between them in samples."""
+    if isinstance(x, RowStream) or model.features == 1:
+        return
+    for head, columns in model.head.parts(model.features):
+        if not isinstance(head, DiscretisedLogisticMixtureHead):
+            continue
+        values, width = x[:, list(columns)], 2.0 / head.levels
+        if bool((head.are_edges(values) | values.isnan()).all()) and not bool(widths[list(columns)].any()):
+            raise ValueError(
+                f"dequantise: x_train holds grey levels, but samples lie between them; give dequantise={width:g}, so "
+                "that contexts have seen such values"
+            )
+
+
 def standardise(
     model: AutoregressiveModel, x: Tensor | RowStream, condition: Condition | None, config: TrainConfig
 ) -> None:
     """Set the units of data and condition vectors to the moments of the training data (``config.standardise``)."""
     if config.standardise == "none":
         return
-    if isinstance(model.head, DiscretisedLogisticMixtureHead):
+    if any(isinstance(head, DiscretisedLogisticMixtureHead) for head, _ in model.head.parts(model.features)):
         raise ValueError(
             f'standardise: grey levels must stay in [-1, 1), so give standardise="none", not "{config.standardise}"'
         )

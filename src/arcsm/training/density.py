@@ -198,6 +198,7 @@ class DensityTask(TrainingTask):
                 self.data["held_out"] = held_out.checksum
         self.dequantise = data.dequantisation_widths(config, model).to(device)
         data.standardise(model, training.rows, training.condition, config)
+        data.check_grey_levels(model, training.rows, self.dequantise)
 
         if isinstance(self.source, ShuffledRows):
             local_parts(self.group, self.source.batch, config.accumulate)  # raises if they are too few

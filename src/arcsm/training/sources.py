@@ -158,11 +158,18 @@ class GivenBatches(BatchSource):
         self.ended = self._has_one_pass and self._next is None
         self._current = self.read(batch)
         rows = len(self._current[0])
-        if self.expected not in (None, rows):
+        self._check_size(rows)
+        return rows
+
+    def _check_size(self, rows: int) -> None:
+        """Check the size of the first batch; the last one of a pass may be smaller."""
+        is_last = self.ended or self._used == self.steps_per_epoch
+        if self.expected is None or (is_last and rows < self.expected):
+            return
+        if rows != self.expected:
             name = self.read.name
             raise ValueError(f"batch_size: {self.expected}, but {name} yields batches of {rows} rows; leave it out")
-        self.expected = None  # the last batch of a pass may be smaller
-        return rows
+        self.expected = None
 
     def part(self, rows: slice) -> Batch:
         x, condition = self._current
@@ -182,7 +189,7 @@ class GivenBatches(BatchSource):
         for earlier in range(step - position, step):
             if self._fetch(earlier) is None:
                 raise ValueError(f"{self.read.name}: ended before step {step}, where the run continues; pass it anew")
-        self._used = position
+        self._used, self.expected = position, None  # checked when the run began
         if self._has_one_pass:
             self._next = self._fetch(step)
             self.ended = self._next is None
