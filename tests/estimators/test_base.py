@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -93,6 +94,20 @@ def test_data_frames_of_many_dtypes_are_fitted_and_filled() -> None:
     numbered = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 2)))
     with pytest.raises(ValueError, match=r"columns: expected \[0, 1\], got \[1, 0\]"):
         ScoreDensity(**QUICK).fit(numbered).score_samples(numbered[[1, 0]])
+
+
+def test_text_among_numbers_is_reported() -> None:
+    random = np.random.default_rng(0)
+    few, many = random.integers(0, 4, 80).astype(object), random.normal(size=80).astype(object)
+    few[3] = many[3] = "oops"
+    with pytest.warns(UserWarning, match="column 'few' has text among numbers, such as 'oops' in row 3"):
+        ScoreDensity(**QUICK).fit(pd.DataFrame({"few": few, "z": random.normal(size=80)}))
+    with pytest.raises(ValueError, match="column 'many' has text among numbers, such as 'oops' in row 3; mend it"):
+        ScoreDensity(**QUICK).fit(pd.DataFrame({"many": many, "z": random.normal(size=80)}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        codes = np.array(["36", "38", "S", "M", "L"])[random.integers(0, 5, 80)]
+        ScoreDensity(**QUICK).fit(pd.DataFrame({"size": codes, "z": random.normal(size=80)}))
 
 
 def test_a_changed_constant_lowers_the_score() -> None:

@@ -24,6 +24,8 @@ _LISTS = "lists, not single values"
 _COMPLEX = "complex numbers; give their real and imaginary parts a column each"
 _TIMES = "dates or times, where numbers are needed"
 
+_MIN_NUMBERS = 0.9  # share of the cells of a column of text that are numbers, for the others to look like errors
+
 Locate = Callable[[int], str]  # turns the number of a row into its place in the file, such as "row 3 (line 4)"
 
 
@@ -95,6 +97,18 @@ def _cell_fault(column: pd.Series) -> str | None:
     if any(getattr(kind, "__hash__", None) is None for kind in types):
         return _LISTS
     return _COMPLEX if any(issubclass(kind, complex | np.complexfloating) for kind in types) else None
+
+
+def stray_text(column: pd.Series) -> str | None:
+    """Return the first text in a column of objects or text that holds numbers otherwise, and its row, in words."""
+    if isinstance(column.dtype, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(column.dtype):
+        return None
+    present = column.dropna()
+    is_number = pd.to_numeric(present.astype(str), errors="coerce").notna()
+    if not _MIN_NUMBERS <= float(is_number.mean()) < 1.0:
+        return None
+    place = int(np.flatnonzero(~is_number)[0])
+    return f"such as {str(present.iloc[place])!r:.60} in row {present.index[place]!r}"
 
 
 def has_time_type(dtype: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from arcsm.data.column_types import check_cells, is_time
+from arcsm.data.column_types import check_cells, is_time, stray_text
 from arcsm.data.row_labels import mostly_differ
 from arcsm.estimators.column_types import missing_mask
 from arcsm.estimators.encoder import Table, is_categorical
@@ -49,9 +49,10 @@ def _training_fault(column: pd.Series, exact: pd.Series) -> str | None:
     if is_time(column):
         return None
     if is_categorical(column.dtype):
-        return (
-            f"has categories that differ in more than half of the rows; {LEAVE_OUT}" if mostly_differ(column) else None
-        )
+        stray, differ = stray_text(column), mostly_differ(column)
+        if stray is not None and differ:
+            return f"has text among numbers, {stray}; mend it, or leave the column out (for a command, --ignore)"
+        return f"has categories that differ in more than half of the rows; {LEAVE_OUT}" if differ else None
     numbers = column.to_numpy(dtype=float, na_value=np.nan)
     low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
     if not np.isfinite(high - low):

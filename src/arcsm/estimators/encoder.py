@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from arcsm.data.column_types import ColumnType, has_time_type, is_time
+from arcsm.data.column_types import ColumnType, has_time_type, is_time, stray_text
 from arcsm.data.row_labels import reason_to_set_aside
 from arcsm.errors import warn
 from arcsm.estimators.column_inference import infer_column
@@ -179,7 +179,14 @@ def _infer(column: pd.Series, max_levels: int) -> Column:
         return infer_times(column)
     if not is_categorical(column.dtype) and reason_to_set_aside(column, ColumnType("number")) is not None:
         warn(f"column {column.name!r} has a different whole number in every row; if it labels rows, leave it out")
-    return infer_column(_values(pd.DataFrame(column), 0), is_categorical(column.dtype), max_levels)
+    categorical = is_categorical(column.dtype)
+    stray = stray_text(column) if categorical else None
+    if stray is not None:
+        warn(
+            f"column {column.name!r} has text among numbers, {stray}, so its values count as categories; if they "
+            "should be numbers, mend the text and convert the column (pandas.to_numeric)"
+        )
+    return infer_column(_values(pd.DataFrame(column), 0), categorical, max_levels)
 
 
 def _values(table: Table, d: int) -> Values:
