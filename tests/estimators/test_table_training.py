@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from arcsm.estimators.table_training import _Choice, _climb
+from arcsm.estimators.table_training import _BRANCHES, _SNAPSHOTS_OF_TARGETS, _Choice, _climb
 from arcsm.training import fit
 from arcsm.training.callbacks import TrainingState
 from small_runs import correlated_rows, have_same_weights, short_config, small_density
@@ -60,12 +60,14 @@ def test_the_best_length_counts_and_a_longer_training_that_is_worse_is_the_last(
     monkeypatch.setattr(_Choice, "_best_level", best_level)
     monkeypatch.setattr(_Choice, "_annealed", anneal)
     rows, config = correlated_rows(), short_config(steps=40)
-    choice = _Choice(candidate, config, rows, rows, targets)  # type: ignore[arg-type]
+    lengths, calibrated = _BRANCHES if targets is None else _SNAPSHOTS_OF_TARGETS, list[Any]()
+    choice = _Choice(candidate, config, rows, rows, lengths, calibrated.append, targets)  # type: ignore[arg-type]
     averages = dict[int, Any]()
     result = fit(
         small_density(), rows, config=config,
         callbacks=[lambda state: averages.update({state.step: copy.deepcopy(state.averaged_model)}), choice],
     )  # fmt: skip
+    assert calibrated == [candidate.model] * compared  # before each comparison
     assert (len(densities), list(seen), result.steps) == (compared, branches, 16 if targets is None else 40)
     assert (choice.density, candidate.level) == ((3.0, 7) if targets is None else (4.0, 3))
     kept = small_density().double()
@@ -76,7 +78,7 @@ def test_the_best_length_counts_and_a_longer_training_that_is_worse_is_the_last(
 def test_a_branch_continues_the_training_at_its_rate_and_leaves_it_unchanged() -> None:
     plain, branched, rows = small_density(), small_density(), correlated_rows()
     config, seen = short_config(steps=40, warmup_steps=2), list[Any]()
-    choice = _Choice(SimpleNamespace(), config, rows, rows, None)  # type: ignore[arg-type]
+    choice = _Choice(SimpleNamespace(), config, rows, rows, (), lambda _: None, None)  # type: ignore[arg-type]
 
     def branch(state: TrainingState) -> None:
         if state.step == 20:

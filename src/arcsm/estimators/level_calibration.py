@@ -13,6 +13,7 @@ References:
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 
 import torch
@@ -31,15 +32,15 @@ _UNCERTAIN_ROWS = 50  # of a level, whose share is corrected by half
 _CORRECTIONS = 4  # of the biases, each of which leaves a small part of the difference
 _SHARPNESS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4)
 _SHARES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15)
+_USUAL_SHARPNESS, _USUAL_SHARE = 1.0, 0.2  # scales of the priors of the log sharpness, normal, and of the share
 
 
 @torch.no_grad()
 def calibrate_levels(model: AutoregressiveModel, rows: Tensor, held_out: Tensor, seed: int) -> None:
     """Correct the biases of each head of levels, and smooth its probabilities such that held-out rows are likely.
 
-    Both kinds of rows are ``(N, D)``. Of the smoothings that are no worse than the best by more than a standard error,
-    it is the one that changes least. The shares of the levels among the training ``rows`` are what a head of one column
-    is smoothed towards.
+    Both kinds of rows are ``(N, D)``. The smoothing is the most probable one, by a prior that few rows hardly change.
+    The shares of the levels among the training ``rows`` are what a head of one column is smoothed towards.
     """
     z = model.standardise(held_out)
     generator = torch.Generator(z.device).manual_seed(seed)
@@ -48,7 +49,6 @@ def calibrate_levels(model: AutoregressiveModel, rows: Tensor, held_out: Tensor,
     terms_of_training = [model.training_terms(some, None, generator) for _ in range(_MATCHED_SETS)]
     sizes, sizes_of_some = (_known_values(every_order(model), x) for x in (rows, some))
     columns = torch.arange(z.shape[1], device=z.device).expand_as(z)
-    row = torch.arange(len(z), device=z.device)[:, None].expand_as(z)
     for head, places in model.head.parts(model.features):
         if not isinstance(head, CategoricalHead):
             continue
@@ -57,7 +57,6 @@ def calibrate_levels(model: AutoregressiveModel, rows: Tensor, held_out: Tensor,
         contexts = torch.cat([draw.context[chosen] for draw, chosen in draws])
         levels = torch.cat([draw.select(z)[chosen] for draw, chosen in draws])
         weights = torch.cat([draw.weight[chosen] for draw, chosen in draws if draw.weight is not None])
-        rows_of_terms = torch.cat([draw.select(row)[chosen] for draw, chosen in draws])
         if len(places) == 1:
             known = rows[:, places[0]]
             levels_known = known[~known.isnan()].long()
@@ -67,16 +66,21 @@ def calibrate_levels(model: AutoregressiveModel, rows: Tensor, held_out: Tensor,
             row_weights = _row_weights(terms_of_training, sizes_of_some, sizes, of_column)[~known.isnan()]
             shares = torch.bincount(levels_known, row_weights, minlength=head.levels).to(z).clamp(min=_LEAST)
             _match_shares(head, counts, shares / shares.sum(), terms_of_training, of_column)
-        smoothings = sorted(product(_SHARPNESS, _SHARES), key=lambda pair: abs(math.log(pair[0])) + pair[1])
-        scores = []
-        for sharpness, share in smoothings:
-            head.smooth(sharpness, share)
-            log_probs = weights * head.log_prob(contexts, levels)
-            scores.append(log_probs.new_zeros(len(z)).index_add(0, rows_of_terms, log_probs))
-        by_row = torch.stack(scores)  # (S, N)
-        worse = by_row[by_row.mean(1).argmax()] - by_row
-        tolerated = worse.mean(1) <= worse.std(1, correction=0) / math.sqrt(len(z))
-        head.smooth(*smoothings[int(tolerated.nonzero()[0])])
+        head.smooth(*max(product(_SHARPNESS, _SHARES), key=partial(_log_posterior, head, contexts, levels, weights)))
+
+
+def _log_posterior(
+    head: CategoricalHead, contexts: Tensor, levels: Tensor, weights: Tensor, smoothing: tuple[float, float]
+) -> float:
+    """Return the log of the posterior density of a smoothing, up to a constant.
+
+    The likelihood is that of the ``levels (n,)`` of held-out rows. Each row has several sets of known values; the mean
+    over them counts, with their ``weights (n,)``.
+    """
+    sharpness, share = smoothing
+    head.smooth(sharpness, share)
+    log_prior = -0.5 * (math.log(sharpness) / _USUAL_SHARPNESS) ** 2 - share / _USUAL_SHARE
+    return float(weights @ head.log_prob(contexts, levels)) / _SETS + log_prior
 
 
 def _known_values(context: AnyOrder, x: Tensor) -> Tensor:

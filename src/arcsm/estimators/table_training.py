@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ _MAX_SELECTION_ROWS = 250  # held-out rows that choose weights, noise level and 
 _SELECTION_TOLERANCE = 1e-2  # nats, of a conditional's log density
 _COPIES = 4  # of rows, with different numbers reflected at the ends of their ranges
 _BRANCHES = (0.15, 0.4)  # shares of the steps of a training after which a copy of its model is annealed
+_BRANCHES_OF_FEW, _FEW_ROWS = (0.05, *_BRANCHES), 1_000  # likewise, for fewer training rows
 _BRANCH_STEPS = 0.1  # share of the steps in which the learning rate of a copy falls to zero
 _SNAPSHOTS_OF_TARGETS = (0.05, 0.1, 0.2, 0.4, 0.7)  # likewise, of their averaged weights: branches did not help
 _LEVELS_TRIED = 10  # above the smallest noise
@@ -64,6 +66,10 @@ def train_table_model(
     steps = sum(config.max_steps for config in configs)
     cells = list(columns.widths) if choose_level and any(columns.widths) else None
     candidates = list[tuple[float, TableModel]]()
+    some, few = valid[:_MAX_SELECTION_ROWS], len(train) < _FEW_ROWS
+    lengths = _SNAPSHOTS_OF_TARGETS if targets is not None else _BRANCHES_OF_FEW if few else _BRANCHES
+    rows, held_out_rows = (columns.inputs(part, columns.others(part, shares, random)) for part in (train, some))
+    calibrate = partial(_calibrate, rows=rows, held_out=held_out_rows, seed=seed)
     with track("fitting", steps, progress) as work:
         for config in configs:
             with torch.random.fork_rng(devices=[]):
@@ -76,40 +82,49 @@ def train_table_model(
             candidate.fine_steps = None if choose_level else config.fine_steps
             candidate.reach, candidate.last = dict(widths), last
             training = config.train_config(columns.widths, seed, device, choose_level)
-            choice = _Choice(candidate, training, inputs, valid[:_MAX_SELECTION_ROWS], targets)
+            choice = _Choice(candidate, training, inputs, some, lengths, calibrate, targets)
             with work.part(config.max_steps), warnings.catch_warnings():
                 if choose_level:  # the best weights are kept, wherever the training ends
                     warnings.simplefilter("ignore", TrainingWarning)
                 fit(model, inputs, held_out, training, callbacks=[choice] if choose_level else ())
             trained.load_state_dict(choice.weights if choose_level else model.state_dict())
+            if not choose_level:
+                calibrate(trained)
             candidates.append((choice.density, candidate))
         chosen = max(candidates, key=lambda pair: pair[0])[1]
-        chosen.measure_reach(valid[:_MAX_SELECTION_ROWS])
-        if any(columns.counts):
-            rows, calibration_rows = (
-                columns.inputs(part, columns.others(part, shares, random)).to(chosen.model.shift)
-                for part in (train, valid[:_MAX_SELECTION_ROWS])
-            )
-            calibrate_levels(chosen.model, rows, calibration_rows, seed)
+        chosen.measure_reach(some)
     return chosen
+
+
+def _calibrate(model: AutoregressiveModel, rows: Tensor, held_out: Tensor, seed: int) -> None:
+    """Calibrate the levels of a model, if it has any, by training and held-out rows ``(N, D)``."""
+    if any(model.discrete):
+        calibrate_levels(model, rows.to(model.shift), held_out.to(model.shift), seed)
 
 
 class _Choice:
     """The choice among trainings of different lengths, and among noise levels.
 
-    At some steps, a copy of the model is annealed: it is trained until its learning rate is zero, as if the training
-    were shorter. The weights that give held-out rows ``(N, M)`` the highest density are kept. The training ends when a
-    longer one gives a lower density. With ``targets``, the averaged weights at some steps are compared instead.
+    After fractions ``lengths`` of the steps, a copy of the model is annealed: it is trained until its learning rate is
+    zero, as if the training were shorter. Of the models, once they are calibrated, the one that gives held-out rows
+    ``(N, M)`` the highest density is kept. The training ends when a longer one gives a lower density. With ``targets``,
+    the averaged weights after these steps are compared instead.
     """
 
     def __init__(
-        self, candidate: TableModel, config: TrainConfig, inputs: Tensor, valid: Tensor, targets: Sequence[int] | None
+        self,
+        candidate: TableModel,
+        config: TrainConfig,
+        inputs: Tensor,
+        valid: Tensor,
+        lengths: Sequence[float],
+        calibrate: Callable[[AutoregressiveModel], None],
+        targets: Sequence[int] | None,
     ) -> None:
         self.candidate, self.config, self.inputs = candidate, config, inputs
-        self.valid, self.targets = valid, targets
+        self.valid, self.calibrate, self.targets = valid, calibrate, targets
         self.density, self.weights = -math.inf, dict[str, Tensor]()
-        shares = _BRANCHES if targets is None else _SNAPSHOTS_OF_TARGETS
-        self.steps = {max(1, round(share * config.steps)) for share in (*shares, 1.0)}
+        self.steps = {max(1, round(share * config.steps)) for share in (*lengths, 1.0)}
 
     def on_step(self, state: TrainingState) -> None:
         if state.step not in self.steps:
@@ -128,11 +143,10 @@ class _Choice:
         return model
 
     def _compare(self, model: AutoregressiveModel) -> bool:
-        """Keep the weights of a model, and its best noise level, if they are the best so far; return whether."""
-        weights = {
-            name: tensor.detach().to("cpu", torch.float64, copy=True) for name, tensor in model.state_dict().items()
-        }
-        self.candidate.model.load_state_dict(weights)
+        """Keep the calibrated weights of a model, and its noise level, if they are the best so far; return whether."""
+        self.candidate.model.load_state_dict(model.state_dict())
+        self.calibrate(self.candidate.model)
+        weights = {name: tensor.to("cpu", copy=True) for name, tensor in self.candidate.model.state_dict().items()}
         level, density = self._best_level()
         is_better = not self.weights or density > self.density
         if is_better:
