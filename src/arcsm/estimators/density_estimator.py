@@ -72,7 +72,8 @@ class DensityEstimator(TableEstimator):
         self.held_out_rows_ = held_out
         configs = self._configs(len(train), modelled)
         if targets is not None and isinstance(self.max_steps, str):
-            configs = [config.for_targets(len(train)) for config in configs]
+            nominal = all(len(kind.level_numbers) for kind in self.columns_.kinds[-targets:])
+            configs = [config.for_targets(len(train), nominal) for config in configs]
         self.config_ = configs[0]
         self.model_: TableModel | None = None
         first = 0 if targets is None else numbers.shape[1] - targets
