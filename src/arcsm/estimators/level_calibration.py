@@ -30,7 +30,7 @@ _MATCHED_ROWS, _MATCHED_SETS = 2_000, 2  # training rows, and sets for each, wit
 _LEAST = 1e-30  # probability
 _UNCERTAIN_ROWS = 50  # of a level, whose share is corrected by half
 _CORRECTIONS = 4  # of the biases, each of which leaves a small part of the difference
-_SHARPNESS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4)
+_SHARPNESS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _SHARES = (0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15)
 _USUAL_SHARPNESS, _USUAL_SHARE = 1.0, 0.2  # scales of the priors of the log sharpness, normal, and of the share
 

@@ -28,6 +28,7 @@ _SELECTION_TOLERANCE = 1e-2  # nats, of a conditional's log density
 _COPIES = 4  # of rows, with different numbers reflected at the ends of their ranges
 _BRANCHES = (0.15, 0.4)  # shares of the steps of a training after which a copy of its model is annealed
 _BRANCHES_OF_FEW, _FEW_ROWS = (0.05, *_BRANCHES), 1_000  # likewise, for fewer training rows
+_LEAST_STEPS = 50  # of a training that few rows choose
 _BRANCH_STEPS = 0.1  # share of the steps in which the learning rate of a copy falls to zero
 _SNAPSHOTS_OF_TARGETS = (0.05, 0.1, 0.2, 0.4, 0.7)  # likewise, of their averaged weights: branches did not help
 _LEVELS_TRIED = 10  # above the smallest noise
@@ -67,7 +68,8 @@ def train_table_model(
     cells = list(columns.widths) if choose_level and any(columns.widths) else None
     candidates = list[tuple[float, TableModel]]()
     some, few = valid[:_MAX_SELECTION_ROWS], len(train) < _FEW_ROWS
-    lengths = _SNAPSHOTS_OF_TARGETS if targets is not None else _BRANCHES_OF_FEW if few else _BRANCHES
+    may_be_short = few and _BRANCHES_OF_FEW[0] * configs[0].max_steps >= _LEAST_STEPS
+    lengths = _SNAPSHOTS_OF_TARGETS if targets is not None else _BRANCHES_OF_FEW if may_be_short else _BRANCHES
     rows, held_out_rows = (columns.inputs(part, columns.others(part, shares, random)) for part in (train, some))
     calibrate = partial(_calibrate, rows=rows, held_out=held_out_rows, seed=seed)
     with track("fitting", steps, progress) as work:
