@@ -15,6 +15,7 @@ from arcsm.estimators import ScoreDensity, ScoreOutlierDetector, ScoreRegressor
 from arcsm.estimators.column_inference import infer_column
 from arcsm.estimators.column_types import Categories, Grid, Listed
 from arcsm.estimators.continua import Continuous, Identity
+from arcsm.estimators.imputation import point_estimates
 from arcsm.estimators.model_columns import ModelColumns
 from small_tables import QUICK, normal
 
@@ -297,6 +298,16 @@ def test_many_values_off_a_grid_have_levels_if_they_repeat() -> None:
     predicted = regressor.predict_distribution(table[["z"]][:50])
     assert np.isin(predicted.sample(4), table["x"]).all()
     assert predicted.cdf(np.zeros(50)).mean() == pytest.approx((counts == 0).mean(), abs=0.06)
+
+
+def test_a_mean_or_median_off_the_levels_becomes_the_nearest_one() -> None:
+    prices = np.array([4.49, 4.99, 35.96, 39.95, 170.10, 189.0, 1124.55, 1249.5])
+    kind = infer_column(np.repeat(prices, 100), categorical=False)
+    assert isinstance(kind, Listed)
+    assert kind.nearest(np.array([5.47, 4.0, 41.98, 2000.0])).tolist() == [1.0, 0.0, 3.0, 7.0]
+    draws = np.array([[1] * 63 + [2], [3] * 63 + [4], [5] * 60 + [6] * 4, [1] * 60 + [0] * 4], dtype=float)
+    assert point_estimates(kind, draws, "mean").tolist() == [4.99, 39.95, 189.0, 4.99]
+    assert point_estimates(kind, np.array([[2.0, 4.0, 4.0, 2.0]]), "median").tolist() == [39.95]  # of 103.03
 
 
 def test_repeated_values_among_many_others_are_spikes_not_levels() -> None:

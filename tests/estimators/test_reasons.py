@@ -149,6 +149,8 @@ def test_a_tenth_of_normal_values_is_unexpected_where_many_are_zero() -> None:
     detector = ScoreOutlierDetector(max_steps=400, validation_fraction=0.2, random_state=0).fit(table[:1000])
     new = table[1000:].reset_index(drop=True)
     texts = reasons.expected_texts(detector, new, np.full((len(new), 1), 1))
+    high = reasons.expected_texts(detector, pd.DataFrame({"x": [-1.0, 0.0], "amount": 1e4}), np.full((2, 1), 1))
+    assert all(text.startswith("expected 0 to ") for text in high.values())  # zeros are common
     of_zeros = np.mean([(row, 1) in texts for row in np.flatnonzero(amount[1000:] == 0.0)])
     assert len(texts) / len(new) == pytest.approx(
         0.1, abs=3.0 * math.sqrt(0.09 / 200)

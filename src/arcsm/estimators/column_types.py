@@ -84,6 +84,11 @@ class Column(ABC):
     def log_slope(self, numbers: Array) -> Array:
         """Return the log of the slope of :meth:`encode` at the values with these numbers."""
 
+    def nearest(self, values: Array) -> Array:
+        """Return the number that the column can have of the value nearest to each one."""
+        numbers = self.encode(values)
+        return np.rint(numbers) if self.discrete else numbers
+
     def allows(self, number: float, value: Any) -> bool:
         """Return whether the column can hold ``value``, which :meth:`encode` maps to ``number``."""
         return math.isfinite(number)
@@ -288,10 +293,15 @@ class Listed(Grid):
     A value between two of them has a number between theirs, which no level has. The spacing is the smallest gap.
     """
 
+    def nearest(self, values: Array) -> Array:
+        known = np.asarray(self.few)
+        places = np.searchsorted(0.5 * (known[1:] + known[:-1]), np.nan_to_num(values, nan=np.inf))
+        return np.where(np.isnan(values), np.nan, places)
+
     def encode(self, values: Values) -> Array:
         numbers = values.astype(float)
         known = np.asarray(self.few)
-        nearest = np.searchsorted(0.5 * (known[1:] + known[:-1]), np.nan_to_num(numbers, nan=np.inf))
+        nearest = np.nan_to_num(self.nearest(numbers)).astype(int)
         is_known = np.abs(numbers - known[nearest]) <= SAME_NUMBER * (1.0 + np.abs(known[nearest]))
         between = np.searchsorted(known, numbers) - 0.5
         return np.where(np.isnan(numbers), np.nan, np.where(is_known, nearest, between))

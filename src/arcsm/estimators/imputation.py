@@ -32,8 +32,7 @@ def point_estimates(kind: Column, numbers: Array, estimate: Estimate) -> NDArray
         centre = _half_sample_modes(values)
     else:
         centre = values.mean(1) if estimate == "mean" else np.median(values, 1)
-    found = scale.encode(centre)
-    return np.asarray(kind.decode(np.rint(found) if kind.discrete else found))
+    return np.asarray(kind.decode(scale.nearest(centre)))
 
 
 def _most_frequent(numbers: Array) -> Array:

@@ -1,5 +1,6 @@
 """Conditionals of single values given all others of their rows, by equally likely numbers."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,8 @@ class ValueConditional:
         number: The number of the row's value.
         log_density_here: Its log density.
         share: Share of the nodes that are expected.
+        limits: The lowest and the highest plausible number; infinite for categories.
+        log_density_of_limits: Their log densities; -infinity for categories.
     """
 
     nodes: Array
@@ -32,6 +35,8 @@ class ValueConditional:
     number: float
     log_density_here: float
     share: float = 0.9
+    limits: tuple[float, float] = (-math.inf, math.inf)
+    log_density_of_limits: tuple[float, float] = (-math.inf, -math.inf)
 
     @property
     def rank(self) -> float:
@@ -39,11 +44,16 @@ class ValueConditional:
         return float((self.log_density > self.log_density_here + _ROUNDING).mean())
 
     @property
+    def _threshold(self) -> float:
+        """The lowest log density of a number that is expected."""
+        unexpected = int((1.0 - self.share) * len(self.nodes) + _ROUNDING)
+        return float(np.sort(self.log_density)[unexpected]) - _ROUNDING
+
+    @property
     def _likely(self) -> NDArray[np.bool_]:
         """Which nodes are among the most likely ones, unless the value is."""
-        unexpected = int((1.0 - self.share) * len(self.nodes) + _ROUNDING)
-        threshold = np.sort(self.log_density)[unexpected]
-        return (self.log_density >= threshold - _ROUNDING) & (self.log_density_here < threshold - _ROUNDING)
+        threshold = self._threshold
+        return (self.log_density >= threshold) & (self.log_density_here < threshold)
 
     def expected_levels(self) -> list[int]:
         """Return the expected levels of a discrete column, the most likely first; none if the value is expected."""
@@ -51,14 +61,23 @@ class ValueConditional:
         return levels[np.argsort(-counts, kind="stable")].astype(int).tolist()
 
     def expected_intervals(self) -> Array:
-        """Return the intervals of expected numbers, which leave out the value, ``(R, 2)``; none if it is expected."""
+        """Return the intervals of expected numbers, which leave out the value, ``(R, 2)``; none if it is expected.
+
+        An interval with the outermost node reaches to the limit, if that is expected: quantiles stop short of it.
+        """
         places = np.flatnonzero(self._likely)
         if not len(places):
             return np.empty((0, 2))
         low, high = self.nodes[places[:-1]], self.nodes[places[1:]]
         ends = np.flatnonzero((np.diff(places) > 1) | (low < self.number) & (self.number < high))
         first, last = np.append(0, ends + 1), np.append(ends, len(places) - 1)
-        return np.stack([self.nodes[places[first]], self.nodes[places[last]]], 1)
+        found = np.stack([self.nodes[places[first]], self.nodes[places[last]]], 1)
+        low_is_likely, high_is_likely = (density >= self._threshold for density in self.log_density_of_limits)
+        if low_is_likely and places[0] == 0 and not self.limits[0] <= self.number <= found[0, 0]:
+            found[0, 0] = self.limits[0]
+        if high_is_likely and places[-1] == len(self.nodes) - 1 and not found[-1, 1] <= self.number <= self.limits[1]:
+            found[-1, 1] = self.limits[1]
+        return found
 
 
 def value_conditionals(
@@ -73,15 +92,22 @@ def value_conditionals(
     u = (torch.arange(NODES, dtype=torch.float64) + 0.5) / NODES
     quantiles = model.conditional_quantiles(x, d, u).numpy()  # (I, K)
     nodes = np.stack([limits.nearest_levels(*pair) for pair in zip(columns, quantiles, strict=True)])
-    values = torch.from_numpy(np.concatenate([nodes, here[:, None]], 1))
-    log_densities = model.conditional_log_density(x, d, values).numpy()  # (I, K + 1)
+    ends = np.stack([np.where(np.isfinite(limit), limit, here) for limit in (low, high)], 1)
+    values = torch.from_numpy(np.concatenate([nodes, ends, here[:, None]], 1))
+    log_densities = model.conditional_log_density(x, d, values).numpy()  # (I, K + 3)
     found = []
     for place, (one, log_density) in enumerate(zip(nodes, log_densities, strict=True)):
         inside = (low[place] <= one) & (one <= high[place])
-        kept, density, density_here = one[inside], log_density[:-1][inside], log_density[-1]
+        kept, density, density_here = one[inside], log_density[:NODES][inside], log_density[-1]
         if not inside.any():  # the conditional expects gross errors alone
             kept, density, density_here = np.array([low[place], high[place]]), np.zeros(2), 0.0
         if not low[place] <= here[place] <= high[place]:
             density_here = -np.inf
-        found.append(ValueConditional(kept, density, float(here[place]), float(density_here)))
+        of_limits = log_density[NODES:-1] if np.isfinite(low[place]) else np.full(2, -np.inf)
+        found.append(
+            ValueConditional(
+                kept, density, float(here[place]), float(density_here), limits=(float(low[place]), float(high[place])),
+                log_density_of_limits=(float(of_limits[0]), float(of_limits[1])),
+            )
+        )  # fmt: skip
     return found

@@ -23,7 +23,8 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
     of dequantised values is uniform within a bin, so it gives the likelihood of the levels:
     ``-log2 q - log2(2 / levels)`` bits (:func:`arcsm.metrics.bits_per_dim`). The head has no score and supports no
     noise. Samples lie anywhere in their bins, so contexts must learn from such values, too: train it with
-    ``TrainConfig(objective="mle", standardise="none", dequantise=2 / levels)``. Its bins are those of data units.
+    ``TrainConfig(objective="mle", standardise="none", dequantise=2 / levels)``, and dequantise rows that are scored, or
+    move them to the middle of their bins. The bins are those of data units.
 
     Example:
         >>> head = DiscretisedLogisticMixtureHead(context_features=4, components=3, levels=2)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import arcsm
-from arcsm.implicit import VAE, BernoulliDecoder, VAEConfig, fit_vae, load_vae, save_vae
+from arcsm.implicit import (
+    VAE,
+    BernoulliDecoder,
+    GaussianEncoder,
+    GaussianImageDecoder,
+    VAEConfig,
+    fit_vae,
+    load_vae,
+    save_vae,
+)  # fmt: skip
 from small_vaes import IMAGES, gaussian_encoder, image_rows, seeded, small_vae
 
 
@@ -50,6 +61,31 @@ def test_an_autoencoder_that_no_file_could_hold_is_not_saved(tmp_path: Path) -> 
         ):
             write(vae, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_parts_that_a_configuration_does_not_describe_are_not_saved(tmp_path: Path) -> None:
+    parts = VAEConfig(encoder="gaussian", networks="convolutional", channels=(4, 8), latents=2)
+    metadata = {"image_shape": [1, 8, 8], "levels": 256}
+    built = parts.build(metadata)
+
+    class Laplace(GaussianEncoder):
+        def draw(self, precomputed: tuple[Tensor, ...], noise: Tensor) -> Tensor:
+            return super().draw(precomputed, noise.abs())
+
+    own_encoder = copy.deepcopy(built.encoder)
+    own_encoder.__class__ = Laplace
+    sharp = GaussianImageDecoder(2, (1, 8, 8), (4, 8), log_std=-2.0)
+    for vae, message in (
+        (VAE(built.encoder, sharp, parts, metadata), r"model: decoder.log_std is -2.0, but -0\.6"),
+        (
+            VAE(own_encoder, built.decoder, parts, metadata),
+            "model: encoder is a Laplace, but parts.build.. makes a Gau",
+        ),
+    ):
+        for write in (save_vae, lambda vae, run: fit_vae(vae, image_rows(8), image_rows(8), run=run)):
+            with pytest.raises(ValueError, match=message):
+                write(vae, tmp_path / "run")
+    save_vae(built, tmp_path / "run")
 
 
 def test_invalid_files_and_configurations_are_rejected(tmp_path: Path) -> None:

@@ -191,7 +191,8 @@ def save_vae(vae: VAE, path: FilePath) -> None:
     """Write an autoencoder in the format of :func:`arcsm.save`.
 
     Raises:
-        ValueError: If its architecture rebuilds other tensors, so that no file could be loaded.
+        ValueError: If its architecture rebuilds other parts: encoders and decoders of your own, or with arguments that
+            :class:`VAEConfig` does not have, cannot be saved.
     """
     check_saveable(vae)
     serialization.save_module(vae, vae.config(), path)
@@ -201,7 +202,33 @@ def check_saveable(vae: VAE) -> None:
     """Check that the file of an autoencoder can be loaded; see :func:`save_vae`."""
     tensors = vae.state_dict()
     serialization.check_types(tensors)
+    rebuilt = dict(_without_weights(vae).named_modules())
+    for name, own in vae.named_modules():
+        other = rebuilt.get(name, own)
+        if type(own) is not type(other):
+            raise ValueError(
+                f"model: {name} is a {type(own).__name__}, but parts.build() makes a {type(other).__name__}, which is "
+                "what a file would hold; keep the weights of encoders and decoders of your own with state_dict()"
+            )
+        known = _settings(other)
+        for key, value in _settings(own).items():
+            if key in known and known[key] != value:
+                raise ValueError(
+                    f"model: {name}.{key} is {value!r:.40}, but {known[key]!r:.40} in what parts.build() makes, which "
+                    "is what a file would hold; keep such weights with state_dict()"
+                )
     serialization.check_rebuilds(VAE.from_config, vae.config(), tensors)
+
+
+def _without_weights(vae: VAE) -> VAE:
+    with torch.device("meta"):
+        return VAE.from_config(vae.config())
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """Return the numbers, texts and tuples among the attributes of a module, but whether it is in training."""
+    found = {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float | str | tuple)}
+    return {key: value for key, value in found.items() if key != "training" and not key.startswith("_")}
 
 
 def load_vae(path: FilePath, device: str | torch.device = "cpu") -> VAE:
