@@ -295,6 +295,8 @@ def test_a_column_without_a_known_value_is_left_out_without_a_warning() -> None:
         (lambda q: q.conditional({"a": ("x", "y")}), "given: column 'a' expects ends of a range, got 'x'"),
         (lambda q: q.conditional({"a": (1.0, 2.0, 3.0)}), "given: column 'a' expects a range"),
         (lambda q: q.conditional({"a": {0.0, 1.0}}), "given: column 'a' has single values with probability 0"),
+        (lambda q: q.conditional({"a": math.nan}), "given: column 'a' expects a value, not a missing one"),
+        (lambda q: q.conditional({"a": "high"}), "given: column 'a' expects a number, got 'high'"),
         (lambda q: q.conditional({"c": []}), "given: column 'c' expects at least one value, got none"),
         (lambda q: q.conditional({"d": (8, None)}), "given: column 'd' has the value 7 only"),
         (lambda q: q.conditional({"d": {6, 8}}), "given: column 'd' has the value 7 only"),

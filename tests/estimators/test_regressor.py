@@ -101,7 +101,7 @@ def test_constant_targets_and_features_are_predicted(monkeypatch: pytest.MonkeyP
         (lambda x, y: ScoreRegressor(**QUICK).fit(x, y[:-1]), "inconsistent numbers of samples"),
         (lambda x, y: ScoreRegressor(**QUICK).fit(x[:1], y[:1]), "at least 2 samples"),
         (lambda x, y: ScoreRegressor(**QUICK).fit(x, y[:, None, None]), "Found array with dim 3"),
-        (lambda x, y: ScoreRegressor(**QUICK).fit(x, ["a"] * len(x)), "could not convert"),
+        (lambda x, y: ScoreRegressor(**QUICK).fit(x, ["a"] * len(x)), "y: expected numbers.*labels are for ScoreClas"),
         *[
             (
                 lambda x, y, times=times: ScoreRegressor(**QUICK).fit(x, times),

@@ -158,11 +158,18 @@ def encode_value(kind: Column, value: Any, near: bool = False) -> float:
         ValueError: If it is missing, or of another kind.
     """
     missing = bool(pd.api.types.is_scalar(value) and pd.isna(value))
-    number = math.nan if missing else float(kind.encode(repeat(value, 1))[0])
+    if missing:
+        raise ValueError("expects a value, not a missing one; leave it out if it is unknown")
+    try:
+        number = float(kind.encode(repeat(value, 1))[0])
+    except ValueError as error:
+        if "could not convert" in str(error):
+            raise ValueError(f"expects a number, got {value!r:.60}") from error
+        raise
     if math.isnan(number) or not (kind.allows(number, value) or (near and _is_near(kind, number))):
         shown = value_text(value) if isinstance(kind, Times) else repr(value)
         problem = f"does not contain {shown}, or a value near it, in the training rows; choose one that occurs"
-        raise ValueError(problem) if missing else NoSuchValueError(problem)
+        raise NoSuchValueError(problem)
     return number
 
 

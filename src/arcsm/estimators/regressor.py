@@ -61,7 +61,12 @@ class ScoreRegressor(RegressorMixin, TargetEstimator):
         if y is None:
             raise ValueError("y: expected targets; ScoreRegressor requires y to be passed, but the target y is None")
         _check_are_no_times(y)
-        targets = check_array(y, dtype=np.float64, ensure_2d=False, ensure_min_samples=0, input_name="y")
+        try:
+            targets = check_array(y, dtype=np.float64, ensure_2d=False, ensure_min_samples=0, input_name="y")
+        except ValueError as error:
+            if "could not convert" in str(error):
+                raise ValueError(f"y: expected numbers ({error}); labels are for ScoreClassifier") from error
+            raise
         if targets.ndim not in (1, 2):
             raise ValueError(f"y: expected shape (N,) or (N, T), got {targets.shape}")
         with self._unchanged_on_failure():
