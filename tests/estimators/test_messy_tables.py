@@ -252,7 +252,7 @@ def test_missing_values_and_numbers_of_all_types_are_accepted() -> None:
     gaps["a"] = pd.NA
     assert np.isfinite(pd.DataFrame(density.impute(gaps)).to_numpy(dtype=float)).all()
     for none in (None, pd.NA):
-        with pytest.raises(ValueError, match="'a' does not contain"):
+        with pytest.raises(ValueError, match="'a' expects a value, not a missing one"):
             density.conditional({"a": none})
     fractions = table.assign(a=[Fraction(place, 7) for place in range(60)])
     steps = {**QUICK, "max_steps": np.int64(5), "n_estimators": np.int64(1), "hidden_features": np.array([8])}
