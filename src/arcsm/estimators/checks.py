@@ -49,10 +49,12 @@ def _training_fault(column: pd.Series, exact: pd.Series) -> str | None:
     if is_time(column):
         return None
     if is_categorical(column.dtype):
-        stray, differ = stray_text(column), mostly_differ(column)
-        if stray is not None and differ:
+        if not mostly_differ(column):
+            return None
+        stray = stray_text(column)
+        if stray is not None:
             return f"has text among numbers, {stray}; mend it, or leave the column out (for a command, --ignore)"
-        return f"has categories that differ in more than half of the rows; {LEAVE_OUT}" if differ else None
+        return f"has categories that differ in more than half of the rows; {LEAVE_OUT}"
     numbers = column.to_numpy(dtype=float, na_value=np.nan)
     low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
     if not np.isfinite(high - low):

@@ -85,7 +85,7 @@ class Column(ABC):
         """Return the log of the slope of :meth:`encode` at the values with these numbers."""
 
     def nearest(self, values: Array) -> Array:
-        """Return the number that the column can have of the value nearest to each one."""
+        """Return the number of the nearest value that the column can have, for each value ``(N,)``; NaN for NaN."""
         numbers = self.encode(values)
         return np.rint(numbers) if self.discrete else numbers
 

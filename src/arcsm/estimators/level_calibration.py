@@ -39,8 +39,8 @@ _USUAL_SHARPNESS, _USUAL_SHARE = 1.0, 0.2  # scales of the priors of the log sha
 def calibrate_levels(model: AutoregressiveModel, rows: Tensor, held_out: Tensor, seed: int) -> None:
     """Correct the biases of each head of levels, and smooth its probabilities such that held-out rows are likely.
 
-    Both kinds of rows are ``(N, D)``. The smoothing is the most probable one, by a prior that few rows hardly change.
-    The shares of the levels among the training ``rows`` are what a head of one column is smoothed towards.
+    Both kinds of rows are ``(N, D)``. The smoothing is the most probable one, given the held-out rows and a weak
+    prior. The shares of the levels among the training ``rows`` are what a head of one column is smoothed towards.
     """
     z = model.standardise(held_out)
     generator = torch.Generator(z.device).manual_seed(seed)

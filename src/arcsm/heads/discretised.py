@@ -70,7 +70,7 @@ class DiscretisedLogisticMixtureHead(LogisticMixtureHead):
         return -ends, ends
 
     def are_edges(self, x: Tensor) -> Tensor:
-        """Return whether values are left edges of bins, as stored grey levels are."""
+        """Return whether values ``(*)`` are left edges of bins, as stored grey levels are."""
         edge = self._bin(x) * (2.0 / self.levels) - 1.0
         return (x - edge).abs() <= _ROUNDING
 

@@ -226,7 +226,7 @@ def _without_weights(vae: VAE) -> VAE:
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
-    """Return the numbers, texts and tuples among the attributes of a module, but whether it is in training."""
+    """Return the numbers, texts and tuples among the attributes of a module, except whether it is in training."""
     found = {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float | str | tuple)}
     return {key: value for key, value in found.items() if key != "training" and not key.startswith("_")}
 
