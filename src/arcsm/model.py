@@ -361,7 +361,8 @@ def save(model: AutoregressiveModel, path: str | os.PathLike[str]) -> None:
     """Write a model, compiled or not, as safetensors, with its configuration in the header.
 
     The path is that of a file ending in ``.safetensors``, or of a folder for ``model.safetensors`` and a readable
-    ``config.json``. Files are replaced atomically.
+    ``config.json``. Files are replaced atomically. The type of a tensor is kept. A subclass of the model is not: the
+    ``from_pretrained`` of the subclass reads the file as one again, and :func:`load` as an ``AutoregressiveModel``.
 
     Raises:
         ValueError: If the context, its ``condition_net`` or the head is not registered (:func:`arcsm.register`) or does

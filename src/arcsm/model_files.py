@@ -79,10 +79,11 @@ class ModelFiles(Standardised, ModelHubMixin):
                 raise ValueError(f"{file}: {error}") from error
 
         dtype = tensors["shift"].dtype if "shift" in tensors else torch.get_default_dtype()
-        if dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        if dtype not in serialization.TYPES:
             raise ValueError(f"{file}: expected weights that are real numbers, got {dtype}")
         serialization.check_fits(build, tensors, file)
         model = cast(Self, build().to(dtype))
+        serialization.adopt_types(model, tensors)
         serialization.load_state(model, tensors, file)
         model.set_standardisation(model.shift.clone(), model.scale.clone())  # checks the loaded values
         model.set_condition_standardisation(model.condition_shift.clone(), model.condition_scale.clone())

@@ -21,6 +21,7 @@ from arcsm.errors import all_finite, warn
 
 #: Version of the header's layout; files of a later version are rejected.
 SCHEMA_VERSION = 1
+TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  #: that weights may have
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 _HEADER_KEY = "arcsm"
@@ -229,6 +230,15 @@ def _reads_values(error: BaseException | None) -> bool:
     while error is not None and not (isinstance(error, (RuntimeError, TypeError)) and "meta" in str(error)):
         error = error.__cause__
     return error is not None
+
+
+def adopt_types(module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give the parameters and buffers of a module the types that its numbers have in a file: single, double, half."""
+    for prefix, part in module.named_modules():
+        for name, own in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
+            saved = tensors.get(f"{prefix}.{name}" if prefix else name)
+            if saved is not None and own.is_floating_point() and saved.dtype in TYPES:
+                own.data = own.data.to(saved.dtype)
 
 
 def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -259,6 +259,23 @@ def test_probabilities_of_events_that_exclude_each_other_sum_to_one(
     assert sum(halves) == pytest.approx(1.0, abs=1e-3)
 
 
+def test_a_range_may_touch_the_spike_at_its_end() -> None:
+    """The frequent value at a hard end belongs to a range that starts or ends there."""
+    random = np.random.default_rng(0)
+    share = np.clip(random.normal(0.5, 0.4, 1000), 0.0, 1.0)
+    table = pd.DataFrame({"share": share, "y": share + random.normal(size=1000)})
+    density = ScoreDensity(max_steps=150, random_state=0).fit(table)
+    for ends, value in (((1.0, None), 1.0), ((1.0, 2.0), 1.0), ((None, 0.0), 0.0), ((-1.0, 0.0), 0.0)):
+        found = density.probability({"share": ends})
+        assert found == density.probability({"share": value})
+        assert found.value == pytest.approx((share == value).mean(), abs=0.03)
+        assert (density.conditional({"share": ends}, draws=10)["share"] == value).all()
+    inside = density.probability({"share": (0.0, 1.0)}).value
+    assert inside == pytest.approx(1.0, abs=1e-6)
+    with pytest.raises(ValueError, match="has no value in the range"):
+        density.conditional({"share": (1.1, None)}, draws=10)
+
+
 def test_densities_of_some_columns_given_others(fitted_table: tuple[ScoreDensity, pd.DataFrame]) -> None:
     density, table = fitted_table
     rows = table.tail(300)

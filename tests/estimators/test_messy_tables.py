@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from sklearn.exceptions import NotFittedError
 
-from arcsm.estimators import ScoreDensity, ScoreOutlierDetector
+from arcsm.estimators import ScoreDensity, ScoreOutlierDetector, ScoreRegressor
 from small_tables import QUICK, normal, use_small_models
 
 
@@ -134,6 +134,17 @@ def test_impute_keeps_known_values() -> None:
         assert filled[name][known].tolist() == gaps[name][known].tolist()
     assert float(filled["whole"][1]).is_integer()
     assert filled["name"][1] in ("p", "q")
+
+
+def test_masked_values_are_missing_ones() -> None:
+    values = np.random.default_rng(0).normal(size=(100, 2))
+    values[:20, 0] = 1e6
+    masked = np.ma.masked_equal(values, 1e6)
+    density = ScoreDensity(**QUICK).fit(masked)
+    assert density.sample(500, random_state=0).max() < 10.0
+    assert abs(density.impute(masked, draws=10)[:20, 0]).max() < 10.0
+    with pytest.raises(ValueError, match="Input y contains NaN"):
+        ScoreRegressor(**QUICK).fit(values[:, 1:], masked[:, 0])
 
 
 def test_arrays_and_frames_can_be_mixed() -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import arcsm
-from arcsm import MADE, AutoregressiveModel, GaussianHead, TrainConfig, fit
+from arcsm import MADE, AnyOrder, AutoregressiveModel, GaussianHead, TrainConfig, fit
 from arcsm.training import data
 from small_runs import short_config, small_density
 
@@ -26,11 +28,33 @@ from small_runs import short_config, small_density
         ([[1.0, 2.0]], r"expected a tensor \(N, 2\), got list"),
         (torch.tensor([[1.0, 2.0], [math.inf, 0.0]]), "1 values are NaN or infinite, the first in row 1, column 0"),
         (torch.tensor([[1.0, 2.0], [1.0, 0.0]]), "column 0 is constant"),
+        (torch.zeros(5, 2, dtype=torch.complex64), "expected a dense tensor of real numbers, got torch.complex64"),
+        (torch.zeros(5, 2).to_sparse(), "expected a dense tensor of real numbers, got torch.float32, torch.sparse_coo"),
     ],
 )
 def test_bad_rows_are_rejected(x: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit(small_density(), x, config=short_config(steps=1))  # type: ignore[arg-type]
+
+
+def test_masked_values_are_missing_ones() -> None:
+    values = np.random.default_rng(0).normal(size=(200, 3))
+    values[:20, 0] = -999.0
+    model = AutoregressiveModel(AnyOrder(3, 4, (8,), 8), GaussianHead(4))
+    fit(model, np.ma.masked_equal(values, -999.0), config=short_config(steps=2, objective="mle"))  # type: ignore[arg-type]
+    known = values[20:, 0]
+    assert float(model.shift[0]) == pytest.approx(known.mean(), abs=1e-3)
+    assert float(model.scale[0]) == pytest.approx(known.std(), rel=1e-3)
+
+
+@pytest.mark.parametrize("change", [lambda x: x[::-1], lambda x: x.astype(">f4")], ids=["reversed", "big endian"])
+def test_views_and_other_byte_orders_are_the_same_rows(change: Callable[[np.ndarray], np.ndarray]) -> None:
+    values = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    changed = change(values)
+    fitted = [copy.deepcopy(small_density()) for _ in range(2)]
+    for model, rows in zip(fitted, (changed, torch.tensor(changed.tolist())), strict=True):
+        fit(model, rows, config=short_config(steps=2))  # type: ignore[arg-type]
+    assert all(torch.equal(a, b) for a, b in zip(*(model.state_dict().values() for model in fitted), strict=True))
 
 
 def test_a_frame_trains_without_warnings_and_stays_unchanged() -> None:

@@ -72,6 +72,28 @@ class Precise(MADE):
         self.register_buffer("frequencies", torch.zeros(3, dtype=torch.complex128))
 
 
+class Dated(MADE):
+    """A MADE whose contexts depend on a number far from zero."""
+
+    def __init__(self, features: int, context_features: int, hidden_features: Sequence[int]) -> None:
+        super().__init__(features, context_features, hidden_features)
+        self.register_buffer("origin", torch.tensor(1.7e9 + 123.456, dtype=torch.float64))
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        return super().forward(x, condition) + torch.sin(self.origin).to(x)
+
+
+def test_numbers_in_double_precision_stay_so_in_a_file(tmp_path: Path) -> None:
+    registry.register(Dated)
+    model, x = build(Dated), correlated_rows()[:20]
+    save(model, tmp_path / "model.safetensors")
+    loaded = load(tmp_path / "model.safetensors")
+    assert loaded.context.origin.dtype == torch.float64
+    assert loaded.shift.dtype == model.shift.dtype
+    for mine, other in zip(model.score(x), loaded.score(x), strict=True):
+        assert torch.equal(mine, other)
+
+
 @pytest.mark.parametrize(
     ("context", "metadata", "message"),
     [

@@ -10,6 +10,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
+from arcsm.data.arrays import without_mask
 from arcsm.estimators.checks import check_numbers, check_same_columns, checked_frame
 from arcsm.estimators.column_types import Grid
 from arcsm.estimators.continua import Continuous
@@ -74,7 +75,7 @@ class TableEstimator(BaseEstimator):
 
     def _validated(self, X: Any, reset: bool = False) -> Table:
         """Return a checked data frame of pandas, or an array of floats of anything else."""
-        X = to_pandas(X)
+        X = without_mask(to_pandas(X))
         if not isinstance(X, pd.DataFrame):
             check_holds_no_times(X)
             try:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from arcsm.data.arrays import without_mask
 from arcsm.data.column_types import check_cells, is_time, stray_text
 from arcsm.data.row_labels import mostly_differ
 from arcsm.estimators.column_types import missing_mask
@@ -36,7 +37,7 @@ def check_training_rows(table: Table, given: Any) -> None:
         raise ValueError(f"Expected at least 2 samples to fit, got n_samples = {len(table)}")
     check_not_empty(table)
     frame, faults = pd.DataFrame(table), dict[str, list[Any]]()
-    exact = frame if isinstance(table, pd.DataFrame) else pd.DataFrame(np.asarray(given))
+    exact = frame if isinstance(table, pd.DataFrame) else pd.DataFrame(np.asarray(without_mask(given)))
     for place, name in enumerate(frame.columns):
         fault = _training_fault(frame.iloc[:, place], exact.iloc[:, place])
         if fault is not None:

@@ -11,6 +11,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array
 
+from arcsm.data.arrays import without_mask
 from arcsm.estimators.column_types import Array
 from arcsm.estimators.target_estimator import TargetEstimator
 
@@ -76,7 +77,7 @@ class ScoreClassifier(ClassifierMixin, TargetEstimator):
 
 def _checked_labels(y: Any) -> NDArray[Any]:
     """Return labels as an array ``(N,)`` without missing values."""
-    labels = column_or_1d(y, warn=True)
+    labels = column_or_1d(without_mask(y), warn=True)
     if labels.dtype.kind == "f":
         check_array(labels, ensure_2d=False, ensure_min_samples=0, input_name="y")
     missing = np.asarray(pd.isna(labels))

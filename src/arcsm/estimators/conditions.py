@@ -136,6 +136,9 @@ def _range(kind: Column, ends: tuple[Any, ...], ordered: list[Any] | None) -> Co
     numbers = counted(kind)
     limits = numbers.encode(np.array(numbers.limits)) if isinstance(numbers, Continuous) else kind.ends
     if limits is not None and (last <= limits[0] or first >= limits[1]):  # draws end there
+        end = np.array([last if last <= limits[0] else first])
+        if not kind.discrete and kind.spike_of(end).any():
+            return _numbers(kind, end)
         raise NoSuchValueError(f"has no value in the range {_text(ends)}")
     return Intervals([(first, last)])
 

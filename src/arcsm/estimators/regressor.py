@@ -8,6 +8,7 @@ from sklearn.base import RegressorMixin
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
+from arcsm.data.arrays import without_mask
 from arcsm.data.column_types import TIME_TYPES
 from arcsm.estimators.column_types import Array
 from arcsm.estimators.predictive_distribution import PredictiveDistribution
@@ -60,6 +61,7 @@ class ScoreRegressor(RegressorMixin, TargetEstimator):
         """
         if y is None:
             raise ValueError("y: expected targets; ScoreRegressor requires y to be passed, but the target y is None")
+        y = without_mask(y)
         _check_are_no_times(y)
         try:
             targets = check_array(y, dtype=np.float64, ensure_2d=False, ensure_min_samples=0, input_name="y")
@@ -108,7 +110,7 @@ class ScoreRegressor(RegressorMixin, TargetEstimator):
         """Return the mean log density of targets given the features, in nats and in units of the targets."""
         check_is_fitted(self)
         _check_are_no_times(y)
-        targets = np.asarray(y, dtype=np.float64)
+        targets = np.asarray(without_mask(y), dtype=np.float64)
         predicted = self.predict_distribution(X)
         if targets.shape != predicted.shape:
             raise ValueError(f"y: expected shape {predicted.shape}, got {targets.shape}")

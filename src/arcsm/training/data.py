@@ -11,6 +11,7 @@ from torch import Tensor
 
 from arcsm._runtime.conditions import VECTOR, Condition, check_type, map_condition, tensors_of
 from arcsm.contexts import Context
+from arcsm.data.arrays import native, without_mask
 from arcsm.data.checks import check_precision
 from arcsm.data.streams import RowStream
 from arcsm.heads import DiscretisedLogisticMixtureHead
@@ -62,6 +63,8 @@ def check_rows(model: AutoregressiveModel, x: Tensor, name: str) -> Tensor:
     if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != model.features:
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"{name}: expected a tensor (N, {model.features}), got {got}")
+    if x.is_complex() or x.layout != torch.strided:
+        raise ValueError(f"{name}: expected a dense tensor of real numbers, got {x.dtype}, {x.layout}")
     if len(x) == 0:
         raise ValueError(f"{name}: expected at least one row, got none")
     bad = x.isinf() if model.context.missing else ~torch.isfinite(x)
@@ -82,13 +85,13 @@ def check_resolution(model: AutoregressiveModel, x: Tensor) -> None:
 
 
 def as_tensor(x: Any, name: str) -> Any:
-    """Return an array as a tensor, and anything else as it is."""
+    """Return an array as a tensor, with NaN where it is masked, and anything else as it is."""
     if isinstance(x, Tensor) or not hasattr(x, "__array__"):
         return x
     try:
         with warnings.catch_warnings():  # arrays of a frame are read-only, and nothing here writes into rows
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            return torch.as_tensor(np.asarray(x))
+            return torch.as_tensor(native(np.asarray(without_mask(x))))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: expected an array of numbers ({' '.join(str(error).split())})") from error
 
