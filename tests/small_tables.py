@@ -85,3 +85,11 @@ def model_of_columns(*columns: str) -> AutoregressiveModel:
     torch.manual_seed(0)
     made, head = MADE(len(columns), 4, (8,)), ScoreHead(4, (8,))
     return AutoregressiveModel(made, head, NoiseLadder(1.0, 0.1, 4), metadata={"columns": list(columns)})
+
+
+def random_correlation(features: int) -> torch.Tensor:
+    """Return a random correlation matrix ``(D, D)`` in double precision."""
+    factors = torch.randn(features, features, dtype=torch.float64)
+    covariance = factors @ factors.T + 0.05 * torch.eye(features, dtype=torch.float64)
+    deviation = covariance.diagonal().sqrt()
+    return covariance / (deviation * deviation[:, None])

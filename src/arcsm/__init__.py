@@ -10,6 +10,7 @@ from arcsm.heads import (
     DiscretisedLogisticMixtureHead,
     GaussianHead,
     Head,
+    LocatedHead,
     LogisticMixtureHead,
     MixedHead,
     NormalisedHead,
@@ -24,7 +25,7 @@ from arcsm.training.loop import FitResult, TrainingDiverged
 
 __all__ = [
     "MADE", "AnyOrder", "AutoregressiveModel", "CategoricalHead", "ConditionNet", "Context",
-    "DiscretisedLogisticMixtureHead", "FitResult", "GaussianHead", "Head", "LogisticMixtureHead", "MixedHead",
-    "NoiseLadder", "NormalisedHead", "PartError", "PixelCNNPP", "ScoreHead", "TrainConfig", "TrainingDiverged",
-    "__version__", "check", "data", "fit", "load", "objectives", "register", "save",
+    "DiscretisedLogisticMixtureHead", "FitResult", "GaussianHead", "Head", "LocatedHead", "LogisticMixtureHead",
+    "MixedHead", "NoiseLadder", "NormalisedHead", "PartError", "PixelCNNPP", "ScoreHead", "TrainConfig",
+    "TrainingDiverged", "__version__", "check", "data", "fit", "load", "objectives", "register", "save",
 ]  # fmt: skip

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from arcsm.conditionals import Accuracy, Conditionals, EvaluationCache, choose_method
+from arcsm.conditionals.located import conditionals_class
 from arcsm.conditionals.traversal import ConditionalsBuilder
-from arcsm.heads import CategoricalHead, Head
+from arcsm.heads import CategoricalHead, Head, LocatedHead
 from arcsm.noise import NoiseLadder
 from arcsm.standardisation import Standardised, Values
 
@@ -87,6 +88,11 @@ class ModelParts(Standardised):
                 d = columns[int(wrong.any(0).nonzero()[0])]
                 raise ValueError(f"{name}: expected whole numbers from 0 to {head.levels - 1} in nominal column {d}")
 
+    def check_noise_units(self, action: str) -> None:
+        """Check that noise has the units of the data, which that of a :class:`~arcsm.heads.LocatedHead` has not."""
+        if any(isinstance(head, LocatedHead) for head, _ in self.head.parts(self.features)):
+            raise ValueError(f"head: the noise of a LocatedHead has units of its own, so there is no {action}")
+
     def head_of(self, d: int) -> Head:
         """Return the head of column ``d``: the model's own, or one of those in a :class:`MixedHead`."""
         return next(one for one, columns in self.head.parts(self.features) if d in columns)
@@ -114,6 +120,7 @@ class ModelParts(Standardised):
         def build(projection: Tensor, head: Head | None = None) -> Conditionals:
             one = self.head if head is None else head
             its_path, its_cache = () if one.discrete else path, caches[one] or EvaluationCache()
-            return Conditionals(one, projection, its_path, methods[one], accuracy, cache=its_cache)
+            kind = conditionals_class(one)
+            return kind(one, projection, its_path, methods[one], accuracy, cache=its_cache)
 
         return build

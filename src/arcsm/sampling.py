@@ -137,6 +137,8 @@ class Sampling(ModelParts):
         """
         if not all(isinstance(size, numbers.Integral) and size >= 1 for size in (n, batch_size)):
             raise ValueError(f"n, batch_size: expected integers of at least 1, got {n} and {batch_size}")
+        if denoise:
+            self.check_noise_units("step that removes it; leave out denoise")
         draw = self.drawing(sampler, sampler_options)
         order_arguments(self.context, order)  # raises unless the context has it
         path = self.path(level, steps)
@@ -203,7 +205,13 @@ class Sampling(ModelParts):
         def values(conditionals: Conditionals, source: Source) -> Tensor:
             head = conditionals.head
             exact = head.discrete or (by_column and head.normalised)
-            return inverse_cdf(conditionals, source) if exact else draw(conditionals, source, **chosen)
+            if exact:
+                return inverse_cdf(conditionals, source)
+            core = conditionals.core
+            drawn = conditionals.from_core(draw(core, source, **chosen))
+            if core is not conditionals:
+                conditionals.unconverged += core.unconverged
+            return drawn
 
         return values
 

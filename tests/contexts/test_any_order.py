@@ -19,6 +19,7 @@ from arcsm.fourier_features import cosine_basis
 from arcsm.interop import export_scorer
 from arcsm.objectives import csm, dsm, mle, sm, ssm
 from incremental_passes import condition_for
+from small_tables import random_correlation
 
 CONDITIONS: dict[str, dict[str, int]] = {
     "none": {}, "dense": {"condition_features": 2}, "classes": {"classes": 3},
@@ -33,7 +34,11 @@ def small(features: int = 4, **options: Any) -> AnyOrder:
         for name, parameter in context.named_parameters():
             if name.endswith("bias") or name == "values.presence":
                 parameter.normal_()
-    return context.double()
+    context = context.double()
+    if context.base is not None:
+        context.base.near = 9.0  # every predictor counts
+        context.base.correlation.copy_(random_correlation(features))
+    return context
 
 
 def rows(*shape: int) -> Tensor:
@@ -45,7 +50,9 @@ def contexts_and_orders(draw: st.DrawFn) -> tuple[AnyOrder, tuple[int, ...]]:
     features = draw(st.integers(1, 6))
     torch.manual_seed(draw(st.integers(0, 2**31)))
     condition = draw(st.sampled_from(sorted(CONDITIONS)))
-    context = small(features, sinusoids=draw(st.integers(0, 2)), max_frequency=3.0, **CONDITIONS[condition])
+    located = draw(st.booleans())
+    sinusoids = draw(st.integers(0, 2))
+    context = small(features, sinusoids=sinusoids, max_frequency=3.0, located=located, **CONDITIONS[condition])
     return context, tuple(draw(st.permutations(range(features))))
 
 
@@ -124,9 +131,10 @@ def test_a_state_answers_for_any_set_of_known_values() -> None:
 # Training ---------------------------------------------------------------------------------------------------------
 
 
-def test_training_predicts_the_values_outside_of_a_random_set() -> None:
+@pytest.mark.parametrize("located", [False, True])
+def test_training_predicts_the_values_outside_of_a_random_set(located: bool) -> None:
     torch.manual_seed(0)
-    context, x = small(), rows(40, 4)
+    context, x = small(located=located), rows(40, 4)
     x[torch.rand_like(x) < 0.2] = torch.nan
     terms = context.training_terms(x, generator=torch.Generator().manual_seed(1))
     assert terms.position is not None

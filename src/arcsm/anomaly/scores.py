@@ -20,7 +20,8 @@ from torch import Tensor
 
 from arcsm._runtime.progress import track
 from arcsm.anomaly.pit import pit_statistics
-from arcsm.conditionals.conditionals import Accuracy, Conditionals, choose_method
+from arcsm.conditionals.conditionals import Accuracy, choose_method
+from arcsm.conditionals.located import conditionals_class
 from arcsm.conditionals.traversal import warn_unconverged
 from arcsm.model import AutoregressiveModel
 
@@ -120,7 +121,7 @@ def outlier_scores(
                 rows, values = projection.flatten(0, 1), z.flatten()  # (B * D, P) and (B * D,)
                 if method == "closed_form":  # in single precision the upper tail would end at 1 - 6e-8
                     rows, values = rows.double(), values.double()
-                conditionals = Conditionals(model.head, rows, model.path(), method, accuracy)
+                conditionals = conditionals_class(model.head)(model.head, rows, model.path(), method, accuracy)
                 log_prob, u = (both.view_as(z) for both in conditionals.log_prob_and_cdf(values))
                 unconverged += conditionals.unconverged
                 table[f"-log q, {method}"] = log_scale - log_prob.sum(1)

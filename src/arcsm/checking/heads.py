@@ -8,7 +8,7 @@ from torch import Tensor
 
 from arcsm.checking.modules import check_config, check_constructor, check_gradients
 from arcsm.checking.requirements import TOLERANCE, normal, require, require_equal
-from arcsm.heads import Head, MixedHead, NormalisedHead, ScoreHead
+from arcsm.heads import Head, LocatedHead, MixedHead, NormalisedHead, ScoreHead
 from arcsm.heads.base import Sigma
 
 _SIGMAS: tuple[float | None, ...] = (None, 0.1, 1.0)
@@ -273,7 +273,9 @@ HEAD_CHECKS = {
     "density": _check_density,
     "noise": _check_noise,
     "gradients": lambda head, generator: check_gradients(head, _outputs(head, generator), generator),
-    "constructor": lambda head, _: check_constructor(head, "context_features"),
+    "constructor": lambda head, _: check_constructor(
+        head, "inner" if isinstance(head, LocatedHead) else "context_features"
+    ),
     "config": lambda head, _: check_config(head, _outputs),
 }
 

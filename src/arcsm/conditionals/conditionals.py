@@ -110,6 +110,15 @@ class Conditionals:
         """Noise level of the conditionals."""
         return self.path[-1] if self.path else None
 
+    @property
+    def core(self) -> "Conditionals":
+        """The conditionals in the units of the head's noise, in which samplers work: these, but for a LocatedHead."""
+        return self
+
+    def from_core(self, u: Tensor) -> Tensor:
+        """Return values ``(N,)`` of the ``core`` in standardised units."""
+        return u
+
     @cached_property
     def dtype(self) -> torch.dtype:
         """Type of the head's weights or else the contexts, in which densities are computed, under autocast too."""

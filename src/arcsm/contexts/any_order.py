@@ -14,6 +14,7 @@ from arcsm._runtime.random import Source, stratified_uniform_like, uniform_like
 from arcsm._runtime.sizes import check_layers, check_size, whole_numbers
 from arcsm.contexts.base import Context, Order, TrainingTerms
 from arcsm.contexts.known_sets import sum_before, weights_of_sets
+from arcsm.contexts.linear_base import LinearBase
 from arcsm.contexts.value_embedding import ValueEmbedding
 from arcsm.errors import readable
 
@@ -31,6 +32,7 @@ class AnyOrderState:
     condition_term: Tensor  # (B, 2 H), of the first and of the last hidden layer
     batch_shape: tuple[int, ...]
     absent: dict[int, Tensor] = field(default_factory=dict)  # rows (B,) in which a dimension has no value
+    x: Tensor | None = None  # (B, D), the known values, NaN for others; only for the linear base
 
 
 class AnyOrder(Context):
@@ -89,6 +91,9 @@ class AnyOrder(Context):
             rows suggest is learned last.
         balance: How far training makes up for gaps that depend on values: from 0, not at all, to 1; see
             :meth:`training_terms`.
+        located: The last two of the ``context_features`` are location and log scale of the best linear predictor of
+            the dimension from the known values, where it is nearly exact, and else 0; a :class:`LocatedHead` models
+            what it leaves. :func:`arcsm.fit` estimates the correlations.
 
     Example:
         >>> context = AnyOrder(features=3, context_features=2, hidden_features=(8, 8))
@@ -120,8 +125,11 @@ class AnyOrder(Context):
         ordered: Sequence[int] | None = None,
         sinusoid_decay: float = 0.0,
         balance: float = 0.0,
+        located: bool = False,
     ) -> None:
         super().__init__()
+        self.located = bool(located)
+        self.network_features = context_features - 2 * self.located
         self.features, self.context_features = features, context_features
         self.hidden_features = whole_numbers("hidden_features", hidden_features)
         self.embedding_features = embedding_features
@@ -151,8 +159,9 @@ class AnyOrder(Context):
         self.linear = nn.Linear(embedding_features, width, bias=False)
         nn.init.zeros_(self.linear.weight)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in self.hidden_features[1:])
-        self.output_weight = nn.Parameter(torch.randn(features, width, context_features) / math.sqrt(width))
-        self.output_bias = nn.Parameter(torch.zeros(features, context_features))
+        self.output_weight = nn.Parameter(torch.randn(features, width, self.network_features) / math.sqrt(width))
+        self.output_bias = nn.Parameter(torch.zeros(features, self.network_features))
+        self.base = LinearBase(features) if self.located else None
         self.condition = self.condition_layer(width) if self.is_conditional else None
         self.linear_condition = self.condition_layer(width) if self.is_conditional else None
         if self.linear_condition is not None:
@@ -162,6 +171,8 @@ class AnyOrder(Context):
     def _check_sizes(self) -> None:
         sizes = {"features": self.features, "context_features": self.context_features}
         check_size("AnyOrder", **sizes, embedding_features=self.embedding_features)
+        if self.network_features < 1:
+            raise ValueError(f"context_features: expected at least 3 if located, got {self.context_features}")
         check_size("AnyOrder", least=0, sinusoids=self.sinusoids)
         if not self.hidden_features or len(set(self.hidden_features)) > 1:
             raise ValueError(f"hidden_features: expected layers of one width, got {self.hidden_features}")
@@ -197,6 +208,10 @@ class AnyOrder(Context):
             raise ValueError(f"targets: expected a dimension and its parent or neither, got {self.targets!r:.60}")
         if not 0.0 <= self.complete_share <= 1.0:
             raise ValueError(f"complete_share: expected a fraction, got {self.complete_share}")
+
+    @property
+    def noise_scale(self) -> float | Tensor:  # type: ignore[override]
+        return 1.0 if self.base is None else self.base.scales
 
     def check_order(self, order: Order | None, batch_shape: Sequence[int]) -> Tensor:
         checked = super().check_order(order, batch_shape)
@@ -250,7 +265,8 @@ class AnyOrder(Context):
         order = order if order.ndim == 1 else order.reshape(-1, self.features)
         vectors, known = self._embed(x.reshape(-1, self.features))
         totals, counts = sum_before(vectors, order), sum_before(known.unsqueeze(-1), order)  # (B, D, E), (B, D, 1)
-        return self._contexts(totals, counts, condition, shape)
+        base = None if self.base is None else self.base.in_order(x.reshape(-1, self.features), known, order)
+        return self._contexts(totals, counts, condition, shape, base)
 
     def given_others(self, x: Tensor, condition: Condition | None = None) -> Tensor:
         """Return the contexts of all dimensions given all other known values, ``(*, D, C)``; see :meth:`forward`."""
@@ -261,13 +277,21 @@ class AnyOrder(Context):
         for d, parent in self._parent_of.items():  # a value of d would reveal the level of its parent
             totals[:, parent] -= vectors[:, d]
             counts[:, parent] -= known[:, d]
-        return self._contexts(totals, counts, condition, x.shape[:-1])
+        base = None if self.base is None else self.base.given_others(x.reshape(-1, self.features), known[..., 0])
+        return self._contexts(totals, counts, condition, x.shape[:-1], base)
 
-    def _contexts(self, total: Tensor, count: Tensor, condition: Condition | None, shape: Sequence[int]) -> Tensor:
-        """Return the contexts ``(*, D, C)`` of dimensions with their own sets, ``total (B, D, E)`` and ``count``."""
+    def _contexts(
+        self, total: Tensor, count: Tensor, condition: Condition | None, shape: Sequence[int], base: Tensor | None
+    ) -> Tensor:
+        """Return the contexts ``(*, D, C)`` of dimensions with their own sets, ``total (B, D, E)`` and ``count``.
+
+        The ``base (B, D, 2)`` comes last, if there is one.
+        """
         hidden = self._hidden(total, count, self._condition_term(condition, shape).unsqueeze(-2))  # (B, D, H)
         contexts = torch.baddbmm(self.output_bias.unsqueeze(1), hidden.transpose(0, 1), self.output_weight)  # (D, B, C)
-        return contexts.transpose(0, 1).reshape(*shape, self.features, self.context_features)
+        contexts = contexts.transpose(0, 1)
+        contexts = contexts if base is None else torch.cat([contexts, base.to(contexts)], -1)
+        return contexts.reshape(*shape, self.features, self.context_features)
 
     def training_terms(self, x: Tensor, condition: Condition | None = None, generator: Source = None) -> TrainingTerms:
         """Return the conditionals of a random set of known values for each row ``(B, D)``.
@@ -310,7 +334,9 @@ class AnyOrder(Context):
             sums, known_values.sum(1, keepdim=True), self._condition_term(condition, x.shape[:-1])
         )  # (B, H)
         weight = self.output_weight.transpose(1, 2).flatten(0, 1)  # (D * C, H)
-        contexts = F.linear(hidden, weight, self.output_bias.flatten()).view(-1, self.context_features)  # (B * D, C)
+        contexts = F.linear(hidden, weight, self.output_bias.flatten()).view(-1, self.network_features)  # (B * D, C)
+        if self.base is not None:
+            contexts = torch.cat([contexts, self.base(x, known_values).view(-1, 2).to(contexts)], -1)
         share = (total / (total - size).clamp(min=1)).to(x)  # (B, 1)
         if self.balance:
             share = share * weights_of_sets(total, size, self.features, 1.0 - 0.5 * self.balance)
@@ -368,7 +394,8 @@ class AnyOrder(Context):
         rows = math.prod(shape)
         total = self.first.weight.new_zeros(rows, self.embedding_features)
         term = self._condition_term(condition, shape)
-        return AnyOrderState(tuple(order.tolist()), 0, total, total.new_zeros(rows), term, shape)
+        x = None if self.base is None else total.new_full((rows, self.features), torch.nan)
+        return AnyOrderState(tuple(order.tolist()), 0, total, total.new_zeros(rows), term, shape, x=x)
 
     @torch.no_grad()
     def step(self, state: AnyOrderState, x_previous: Tensor | None) -> Tensor:
@@ -396,6 +423,9 @@ class AnyOrder(Context):
             values = values.masked_fill(state.absent[d][chosen], torch.nan)
         known = (~values.isnan()).to(values)
         vectors = self.values.column(d, values.nan_to_num(nan=0.0)) * known.unsqueeze(-1)
+        if state.x is not None:
+            state.x = state.x.clone()
+            state.x[chosen, d] = values
         if rows is None:
             state.total, state.count = state.total + vectors, state.count + known
         else:
@@ -408,6 +438,8 @@ class AnyOrder(Context):
         x = x.reshape(-1, self.features).to(state.total)
         vectors, known = self._embed(x)
         state.total, state.count = state.total + vectors.sum(1), state.count + known.sum(1)
+        if state.x is not None:
+            state.x = torch.where(known > 0.0, x, state.x)
         for d, parent in self._parent_of.items():
             state.absent[d] = x[:, parent] > 0.5
 
@@ -430,6 +462,9 @@ class AnyOrder(Context):
         total, count, term = state.total[chosen], state.count[chosen], state.condition_term[chosen]
         hidden = self._hidden(total, count.unsqueeze(-1), term)  # (B, H)
         contexts = torch.addmm(self.output_bias[d], hidden, self.output_weight[d])
+        if self.base is not None and state.x is not None:
+            x = state.x[chosen]
+            contexts = torch.cat([contexts, self.base(x, ~x.isnan())[:, d].to(contexts)], -1)
         return contexts if rows is not None else contexts.reshape(*state.batch_shape, self.context_features)
 
     def select(self, state: AnyOrderState, rows: Tensor) -> None:
@@ -437,4 +472,5 @@ class AnyOrder(Context):
         state.batch_shape = (len(rows),)
         state.total, state.count = state.total[rows], state.count[rows]
         state.condition_term = state.condition_term[rows]
+        state.x = None if state.x is None else state.x[rows]
         state.absent = {d: absent[rows] for d, absent in state.absent.items()}

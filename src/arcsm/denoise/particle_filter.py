@@ -84,6 +84,7 @@ def particle_filter(
         raise ValueError(f"count: expected at least 1, got {count}")
     if not 0.0 <= threshold <= 1.0:
         raise ValueError(f"threshold: expected a fraction from 0 to 1, got {threshold}")
+    model.check_noise_units("particle filter; arcsm.queries.complete fills missing values")
     missing = isinstance(corruption, MissingValues)  # candidates fill them before a context sees them
     flat = model.standardise(y, missing or None).reshape(-1, model.features)
     if not len(flat):

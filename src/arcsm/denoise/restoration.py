@@ -177,6 +177,7 @@ def _restore(
     corrupted: Tensor | None = None,
 ) -> Tensor:
     """Restore data by ``restore(conditionals, d, y)``, which maps standardised values ``(n,)`` of dimension ``d``."""
+    model.check_noise_units("restoration of noisy values")
     flat = model.standardise(y).reshape(-1, model.features)
     mask = torch.ones_like(flat, dtype=torch.bool) if corrupted is None else corrupted.reshape(flat.shape)
     rows = condition_rows(model.standardise_condition(condition, y.shape[:-1]), y.ndim - 1)

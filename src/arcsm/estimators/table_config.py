@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from arcsm.contexts import AnyOrder
-from arcsm.heads import CategoricalHead, Head, MixedHead, ScoreHead
+from arcsm.heads import CategoricalHead, Head, LocatedHead, MixedHead, ScoreHead
 from arcsm.model import AutoregressiveModel
 from arcsm.noise import NoiseLadder
 from arcsm.training.config import TrainConfig
@@ -130,20 +130,23 @@ class TableConfig:
         targets: Sequence[int] | None = None,
         ordered: Sequence[bool] | None = None,
         balance: float = 0.0,
+        located: bool = False,
     ) -> AutoregressiveModel:
         """Return an untrained model of dimensions with these numbers of levels, 0 for numbers, and these parents.
 
         Levels are ``ordered`` in some dimensions, by default in none. The model will learn the conditionals of the
-        ``targets``, by default all dimensions, with the ``balance`` of :class:`AnyOrder`.
+        ``targets``, by default all dimensions, with the ``balance`` of :class:`AnyOrder`. If ``located``, numbers have
+        a :class:`LocatedHead`.
         """
-        max_frequency = 0.5 / self.sigma_min
+        max_frequency, context_features = 0.5 / self.sigma_min, self.context_features + 2 * located
         context = AnyOrder(
-            len(levels), self.context_features, self.hidden_features, self.embedding_features,
+            len(levels), context_features, self.hidden_features, self.embedding_features,
             sinusoids=self.sinusoids, max_frequency=max_frequency, dropout=self.dropout, levels=levels, parents=parents,
             targets=targets, ordered=[d for d, in_order in enumerate(ordered or ()) if in_order],
-            sinusoid_decay=self.sinusoid_decay, balance=balance,
+            sinusoid_decay=self.sinusoid_decay, balance=balance, located=located,
         )  # fmt: skip
-        numeric = ScoreHead(self.context_features, self.head_features, self.head_sinusoids, max_frequency)
+        plain = ScoreHead(self.context_features, self.head_features, self.head_sinusoids, max_frequency)
+        numeric = LocatedHead(plain) if located else plain
         noise = NoiseLadder(_SIGMA_MAX, self.sigma_min, self.noise_levels)
         return AutoregressiveModel(context, self._with_levels(numeric, levels, ordered or [False] * len(levels)), noise)
 
@@ -161,7 +164,7 @@ class TableConfig:
             kind = count, in_order
             if kind not in shared or (count and not (may_share and count <= self.context_features)):
                 shared[kind] = 0 if not count else len(heads)
-                heads += [CategoricalHead(self.context_features, count, in_order)] if count else []
+                heads += [CategoricalHead(numeric.context_features, count, in_order)] if count else []
             indices.append(shared[kind])
         return MixedHead(heads, indices)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from arcsm._runtime.progress import track
+from arcsm.contexts.linear_base import LinearBase
 from arcsm.errors import TrainingWarning
 from arcsm.estimators.gaps import gap_dependence
 from arcsm.estimators.level_calibration import calibrate_levels
@@ -31,6 +32,7 @@ _BRANCHES_OF_FEW, _FEW_ROWS = (0.05, *_BRANCHES), 1_000  # likewise, for fewer t
 _LEAST_STEPS = 50  # of the shortest training that is compared
 _BRANCH_STEPS = 0.1  # share of the steps in which the learning rate of a copy falls to zero
 _SNAPSHOTS_OF_TARGETS = (0.05, 0.1, 0.2, 0.4, 0.7)  # likewise, of their averaged weights: branches did not help
+_MAX_NUMBERS_ON_LINES = 64  # columns, whose correlations each row of a batch inverts
 _LEVELS_TRIED = 10  # above the smallest noise
 _WORSE = 0.02  # nats below the best noise level, at which the search among the first weights ends
 
@@ -55,7 +57,9 @@ def train_table_model(
     dimensions = None if targets is None else columns.dimensions(targets)
     below = 0.5 * torch.tensor(columns.widths, dtype=train.dtype)  # dequantisation adds noise in [0, width)
     copies = train.repeat(_COPIES, 1) if columns.ends else train
-    widths, shares, random = columns.reflection_widths(train), columns.shares_of_others(train), torch.Generator()
+    scales = _scales_of_lines(columns, train) if choose_level and targets is None else {}
+    widths = {m: width * scales.get(m, 1.0) for m, width in columns.reflection_widths(train).items()}
+    shares, random = columns.shares_of_others(train), torch.Generator()
     others = columns.others(copies, shares, random.manual_seed(seed))
     inputs = (columns.inputs(columns.reflected(copies, others, widths, random), others) - below).float()
     repeats = max(1, -(-_MIN_VALIDATION_ROWS // len(valid)))
@@ -77,7 +81,7 @@ def train_table_model(
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 model = config.build_model(
-                    columns.counts, columns.parents, dimensions, columns.ordered, balance
+                    columns.counts, columns.parents, dimensions, columns.ordered, balance, bool(scales)
                 ).float()
             trained = copy.deepcopy(model).to(device).double().eval()
             candidate = TableModel(trained, columns, orders, config.noise_levels - 1, config, cells)
@@ -96,6 +100,22 @@ def train_table_model(
         chosen = max(candidates, key=lambda pair: pair[0])[1]
         chosen.measure_reach(some)
     return chosen
+
+
+def _scales_of_lines(columns: ModelColumns, train: Tensor) -> dict[int, float]:
+    """Return the columns of rows ``(N, M)`` that lie near a line, given all others, and how far off they are.
+
+    That is in standard deviations of the column. A model in these units resolves what a network would blur; see
+    :class:`~arcsm.contexts.linear_base.LinearBase`.
+    """
+    if columns.counts.count(0) > _MAX_NUMBERS_ON_LINES:
+        return {}
+    inputs = columns.inputs(train).double()
+    inputs[:, [d for d, count in enumerate(columns.counts) if count]] = torch.nan
+    base = LinearBase(inputs.shape[1]).double()
+    deviation = (inputs - inputs.nanmean(0)).square().nanmean(0).sqrt()
+    base.fit((inputs - inputs.nanmean(0)) / deviation)
+    return {d: scale for d, scale in enumerate(base.scales.tolist()) if scale < 1.0}
 
 
 def _calibrate(model: AutoregressiveModel, rows: Tensor, held_out: Tensor, seed: int) -> None:

@@ -4,6 +4,7 @@ from arcsm.heads.base import Head, HeadColumns, NormalisedHead
 from arcsm.heads.categorical import CategoricalHead
 from arcsm.heads.discretised import DiscretisedLogisticMixtureHead
 from arcsm.heads.gaussian import GaussianHead
+from arcsm.heads.located import LocatedHead
 from arcsm.heads.logistic_mixture import LogisticMixtureHead
 from arcsm.heads.mixed import MixedHead
 from arcsm.heads.score import ScoreHead
@@ -15,11 +16,12 @@ for _head in (
     LogisticMixtureHead,
     DiscretisedLogisticMixtureHead,
     CategoricalHead,
+    LocatedHead,
     MixedHead,
 ):
     register(_head)
 
 __all__ = [
-    "CategoricalHead", "DiscretisedLogisticMixtureHead", "GaussianHead", "Head", "HeadColumns", "LogisticMixtureHead",
-    "MixedHead", "NormalisedHead", "ScoreHead",
+    "CategoricalHead", "DiscretisedLogisticMixtureHead", "GaussianHead", "Head", "HeadColumns", "LocatedHead",
+    "LogisticMixtureHead", "MixedHead", "NormalisedHead", "ScoreHead",
 ]  # fmt: skip

@@ -10,7 +10,8 @@ from arcsm._runtime.conditions import Condition
 from arcsm._runtime.random import Source, normal_like, uniform_like
 from arcsm.contexts.base import TrainingTerms
 from arcsm.errors import readable
-from arcsm.heads import Head, NormalisedHead, ScoreHead
+from arcsm.heads import Head, LocatedHead, NormalisedHead, ScoreHead
+from arcsm.heads.located import Located
 from arcsm.model import AutoregressiveModel
 from arcsm.objectives.fused import fused_score_matching, transforms_allow_fusion
 
@@ -45,7 +46,7 @@ def noisy_batches(
 ) -> Iterator[tuple[Head, NoisyBatch]]:
     """Draw noise and noise levels for standardised data ``(B, D)``; yield each head with its conditionals."""
     assert model.noise is not None
-    x_hat = z + model.noise.sigma_min * masked_noise(model, normal_like(z, generator))
+    x_hat = z + model.noise.sigma_min * context_noise(model, normal_like(z, generator))
     noise = normal_like(z, generator)
     sigma = model.noise.draw(z, generator)
     terms = model.training_terms(x_hat, condition, generator)
@@ -53,13 +54,28 @@ def noisy_batches(
     rows = torch.arange(len(z), device=z.device).unsqueeze(-1).expand_as(z)
     batch = NoisyBatch(terms.context, x, terms.select(sigma), terms.select(noise), weight, terms.select(rows))
     for head, its in terms_by_head(model, terms, z):
-        yield head, batch if its is None else NoisyBatch(*(part[its] for part in batch))
+        part = batch if its is None else NoisyBatch(*(part[its] for part in batch))
+        inner, context, x, _ = in_units(head, part.context, part.x)
+        yield inner, part._replace(context=context, x=x)
 
 
-def masked_noise(model: AutoregressiveModel, noise: Tensor) -> Tensor:
-    """Return noise ``(B, D)`` without that of nominal columns."""
-    discrete = model.discrete
+def context_noise(model: AutoregressiveModel, noise: Tensor) -> Tensor:
+    """Return noise ``(B, D)`` in the units in which contexts get it, without that of nominal columns."""
+    discrete, scale = model.discrete, model.context.noise_scale
+    noise = noise if isinstance(scale, float) else noise * scale.to(noise)
     return noise.masked_fill(torch.tensor(discrete, device=noise.device), 0.0) if any(discrete) else noise
+
+
+def in_units(head: Head, context: Tensor, x: Tensor) -> tuple[Head, Tensor, Tensor, Tensor]:
+    """Return the head, contexts and values in which noise has its units, and the log of the units, ``(N,)`` or 0.
+
+    They are as they are, but for a :class:`LocatedHead` those of its inner head, whose locations are not learned.
+    """
+    if not isinstance(head, LocatedHead):
+        return head, context, x, x.new_zeros(())
+    base = Located.split(context)
+    base = Located(base.inner.contiguous(), base.location.detach(), base.log_scale.detach())
+    return head.inner, base.inner, base.to_units(x), base.log_scale
 
 
 def terms_by_head(model: AutoregressiveModel, terms: TrainingTerms, z: Tensor) -> Iterator[tuple[Head, Tensor | None]]:

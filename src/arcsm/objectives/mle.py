@@ -9,7 +9,7 @@ from arcsm.conditionals.conditionals import Accuracy, Conditionals
 from arcsm.errors import is_mapped
 from arcsm.heads import NormalisedHead
 from arcsm.model import AutoregressiveModel
-from arcsm.objectives.base import masked_noise, standardised_rows, terms_by_head, weighted_values
+from arcsm.objectives.base import context_noise, in_units, standardised_rows, terms_by_head, weighted_values
 
 
 def mle(
@@ -35,14 +35,15 @@ def mle(
     path = model.path(level)
     z = standardised_rows(model, x)
     sigma = path[-1] if path else None
-    if sigma is not None:
-        z = z + sigma * masked_noise(model, normal_like(z, generator))
-    terms = model.training_terms(z, condition, generator)
+    noise = torch.zeros_like(z) if sigma is None else sigma * normal_like(z, generator)
+    terms = model.training_terms(z + context_noise(model, noise), condition, generator)
     values, weights = weighted_values(model, terms, terms.select(z), z.new_ones(()))
+    noise = terms.select(noise)
     log_scale, loss = terms.select(torch.log(model.scale).expand_as(z)), z.new_zeros(())
     for head, its in terms_by_head(model, terms, z):
         part = slice(None) if its is None else its
-        projection, x = head.project(terms.context[part]), values[part]  # (N, P), (N,)
+        head, context, x, log_unit = in_units(head, terms.context[part], values[part])
+        projection, x = head.project(context), x if head.discrete else x + noise[part]  # (N, P), (N,)
         if isinstance(head, NormalisedHead):
             log_prob = head.projected_log_prob(projection, x, None if head.discrete else sigma)
         else:
@@ -53,5 +54,5 @@ def mle(
                 )
             conditionals = Conditionals(head, projection, path, "quadrature", Accuracy(tol, max_evaluations))
             log_prob = conditionals.differentiable_log_prob(x)
-        loss = loss - (weights[part] * (log_prob - log_scale[part])).sum()
+        loss = loss - (weights[part] * (log_prob - log_unit - log_scale[part])).sum()
     return loss / len(z)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from arcsm._runtime.conditions import VECTOR, Condition, check_type, map_condition, tensors_of
 from arcsm.contexts import Context
+from arcsm.contexts.linear_base import LinearBase
 from arcsm.data.arrays import native, without_mask
 from arcsm.data.checks import check_precision
 from arcsm.data.streams import RowStream
@@ -165,6 +166,20 @@ def check_grey_levels(model: AutoregressiveModel, x: Tensor | RowStream, widths:
                 f"dequantise: x_train holds grey levels, but samples lie between them; give dequantise={width:g}, so "
                 "that contexts have seen such values"
             )
+
+
+def set_moments(
+    model: AutoregressiveModel, x: Tensor | RowStream, condition: Condition | None, config: TrainConfig
+) -> None:
+    """Set what a model takes from the training data at once: its units, and the correlations of a linear base."""
+    standardise(model, x, condition, config)
+    base = getattr(model.context, "base", None)
+    if not isinstance(base, LinearBase):
+        return
+    if not isinstance(x, Tensor):
+        raise ValueError("x_train: the linear base of an AnyOrder needs rows in memory; leave out located=True")
+    discrete = torch.tensor(model.discrete, device=x.device)
+    base.fit(model.standardise(x.to(model.shift)).masked_fill(discrete, torch.nan))
 
 
 def standardise(

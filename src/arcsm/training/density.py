@@ -197,7 +197,7 @@ class DensityTask(TrainingTask):
             if held_out.checksum is not None:
                 self.data["held_out"] = held_out.checksum
         self.dequantise = data.dequantisation_widths(config, model).to(device)
-        data.standardise(model, training.rows, training.condition, config)
+        data.set_moments(model, training.rows, training.condition, config)
         data.check_grey_levels(model, training.rows, self.dequantise)
 
         if isinstance(self.source, ShuffledRows):

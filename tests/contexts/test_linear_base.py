@@ -1,0 +1,101 @@
+"""LinearBase: the conditional normal distribution of any set of known values, where it is narrow."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from arcsm.contexts.linear_base import LinearBase
+from small_tables import random_correlation
+
+
+def base(features: int = 5) -> LinearBase:
+    """Return a base in double precision all of whose predictors count."""
+    torch.manual_seed(0)
+    found = LinearBase(features, near=1e9).double()
+    found.correlation.copy_(random_correlation(features))
+    return found
+
+
+def solved(correlation: Tensor, x: Tensor, known: Sequence[int], d: int) -> tuple[float, float]:
+    """Return mean and standard deviation of a value given others, from the normal equations."""
+    if not known:
+        return 0.0, 1.0
+    weights = torch.linalg.solve(correlation[known][:, known], correlation[known, d])
+    return float(x[known] @ weights), math.sqrt(float(1.0 - correlation[d, known] @ weights))
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("same", [True, False])
+def test_it_solves_the_normal_equations(complete: bool, same: bool) -> None:
+    """In an order, given all others and given any set, with one set or order for all rows and with one for each."""
+    predictors = base()
+    x, features = torch.randn(6, 5, dtype=torch.float64), range(5)
+    known = torch.ones(6, 5, dtype=torch.bool) if complete else torch.rand(6, 5) < 0.5
+    order = torch.stack([torch.randperm(5) for _ in x])
+    known, order = (known[:1].expand(6, 5), order[0]) if same else (known, order)
+    seen = torch.where(known, x, torch.nan)
+    found = predictors.in_order(seen, known, order), predictors.given_others(seen, known), predictors(seen, known)
+    for i, its_order in enumerate(order.expand(6, 5).tolist()):
+        its = [d for d in features if known[i, d]]
+        for place, d in enumerate(its_order):
+            before = [e for e in its_order[:place] if known[i, e]]
+            expected = [solved(predictors.correlation, x[i], before, d)]
+            expected += [solved(predictors.correlation, x[i], [e for e in its if e != d], d)]
+            expected += [solved(predictors.correlation, x[i], its, d)] if d not in its else []
+            for result, (location, scale) in zip(found, expected, strict=False):
+                assert float(result[i, d, 0]) == pytest.approx(location, abs=1e-9)
+                assert float(result[i, d, 1].exp()) == pytest.approx(scale, abs=1e-6)
+
+
+def test_a_predictor_counts_only_if_it_is_near() -> None:
+    predictors = LinearBase(2, near=0.2).double()
+    one = torch.tensor([[1.0, 1.0]], dtype=torch.float64)
+    for scale, weight in ((0.05, 1.0), (0.1, 1.0), (0.15, 0.5), (0.2, 0.0), (0.5, 0.0)):
+        slope = math.sqrt(1.0 - scale**2)
+        predictors.correlation.copy_(torch.tensor([[1.0, slope], [slope, 1.0]]))
+        location, log_scale = predictors.given_others(one, one)[0, 0].tolist()
+        assert location == pytest.approx(weight * slope, abs=1e-4)
+        assert math.exp(log_scale) == pytest.approx(weight * scale + 1.0 - weight, rel=1e-4)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_fit_finds_correlations_and_errors(missing: float) -> None:
+    """Of normal rows, the third a sum of the others, with values missing or not."""
+    torch.manual_seed(1)
+    x = torch.randn(4000, 4, dtype=torch.float64)
+    x[:, 2] = (x[:, 0] + x[:, 1] + 0.05 * torch.randn(4000, dtype=torch.float64)) / math.sqrt(2.0)
+    x[:, 3] = torch.nan  # a nominal dimension
+    truth = torch.eye(4, dtype=torch.float64)
+    truth[2, :2] = truth[:2, 2] = math.sqrt(0.5)
+    holes = torch.rand_like(x) < missing
+    fitted = LinearBase(4).double()
+    fitted.fit(torch.where(holes, torch.nan, x))
+    torch.testing.assert_close(fitted.correlation, truth, rtol=0.0, atol=0.05)
+    expected = torch.tensor([0.05, 0.05, 0.05 / math.sqrt(2.0), 1.0]).double()
+    torch.testing.assert_close(fitted.scales, expected, rtol=0.15, atol=0.0)
+    assert torch.linalg.eigvalsh(fitted.correlation).min() > 0.0
+
+
+def test_errors_are_measured_on_rows_that_the_predictor_has_not_seen() -> None:
+    """As many columns as rows would be predicted exactly; columns that are copies are, but no scale is zero."""
+    torch.manual_seed(2)
+    fitted = LinearBase(12).double()
+    fitted.fit(torch.randn(14, 12, dtype=torch.float64))
+    assert torch.equal(fitted.scales, torch.ones(12, dtype=torch.float64))
+    fitted.fit(torch.randn(500, 1, dtype=torch.float64).expand(500, 12))
+    assert bool(((fitted.scales > 1e-4) & (fitted.scales < 0.02)).all())
+
+
+def test_a_row_far_from_the_line_widens_the_scale() -> None:
+    torch.manual_seed(3)
+    x = torch.randn(1000, 1, dtype=torch.float64) + 0.01 * torch.randn(1000, 2, dtype=torch.float64)
+    fitted = LinearBase(2).double()
+    fitted.fit(x)
+    narrow = float(fitted.scales.max())
+    x[7, 0] += 0.5
+    fitted.fit(x)
+    assert narrow < 0.02
+    assert float(fitted.scales.min()) == pytest.approx(0.05, rel=0.25)  # a tenth of its distance
