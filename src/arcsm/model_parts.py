@@ -93,6 +93,11 @@ class ModelParts(Standardised):
         if any(isinstance(head, LocatedHead) for head, _ in self.head.parts(self.features)):
             raise ValueError(f"head: the noise of a LocatedHead has units of its own, so there is no {action}")
 
+    def noise_units(self, contexts: Tensor) -> float | Tensor:
+        """Return the standard deviations ``(*)`` of noise of 1 given contexts ``(*, C)``, in standardised units."""
+        parts = self.head.parts(self.features)
+        return torch.exp(contexts[..., -1]) if any(isinstance(head, LocatedHead) for head, _ in parts) else 1.0
+
     def head_of(self, d: int) -> Head:
         """Return the head of column ``d``: the model's own, or one of those in a :class:`MixedHead`."""
         return next(one for one, columns in self.head.parts(self.features) if d in columns)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import warnings
 from typing import Any
 
 import numpy as np
@@ -90,20 +89,6 @@ def test_values_in_words() -> None:
         (pd.Timedelta(hours=-1), "-01:00"), (pd.Timestamp("2024-02-01 10:00"), "2024-02-01 10:00:00"), ("x", "x"),
     ):  # fmt: skip
         assert value_text(value) == text
-
-
-def test_dates_that_move_together_are_reported() -> None:
-    random = np.random.default_rng(0)
-    ordered = pd.to_datetime("2024-01-15") + pd.to_timedelta(random.integers(0, 600, 200), unit="D")
-    table = pd.DataFrame({"ordered": ordered, "lag": random.poisson(4.0, 200)})
-    table["delivered"] = ordered + pd.to_timedelta(table["lag"] + 1, unit="D")
-    table["paid"] = random.permutation(ordered)
-    with pytest.warns(UserWarning, match="columns 'ordered' and 'delivered' move together") as caught:
-        ScoreDensity(**QUICK).fit(table)
-    assert sum("move together" in str(one.message) for one in caught) == 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ScoreDensity(**QUICK).fit(table.drop(columns="delivered"))
 
 
 def test_a_column_that_counts_rows_warns() -> None:

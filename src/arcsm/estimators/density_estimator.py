@@ -13,7 +13,6 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from arcsm._runtime.devices import resolve_device
-from arcsm.errors import warn
 from arcsm.estimators.base import TableEstimator
 from arcsm.estimators.checks import check_training_rows
 from arcsm.estimators.column_types import MAX_LEVELS_OF_NUMBERS, Array, Constant
@@ -23,7 +22,6 @@ from arcsm.estimators.table_config import TableConfig
 from arcsm.estimators.table_model import TableModel
 from arcsm.estimators.table_training import train_table_model
 from arcsm.estimators.target_maps import with_target_maps
-from arcsm.estimators.times import near_times
 
 Rows = NDArray[np.intp]
 _MIN_ROWS_FOR_SELECTION = 600  # with fewer, held-out rows are too few to choose between configurations
@@ -63,14 +61,6 @@ class DensityEstimator(TableEstimator):
         train, held_out = _split(numbers[:, self.columns_.modelled], self.validation_fraction, random)
         return numbers, train, held_out, seed
 
-    def _warn_of_near_times(self, numbers: Array) -> None:
-        for pair in near_times(self.columns_.kinds, numbers):
-            first, second = (repr(self.columns_.labels[d]) for d in pair)
-            warn(
-                f"columns {first} and {second} move together, and a model of both blurs the time between them: replace "
-                "one of them by that time"
-            )
-
     def _fit_table(self, X: Any, targets: int | None = None) -> Array:
         """Train the model of a table and return its encoded rows, ``(N, D)``.
 
@@ -78,8 +68,6 @@ class DensityEstimator(TableEstimator):
         """
         self._check_arguments()
         numbers, train, held_out, seed = self._prepare(X, targets)
-        if targets is None:
-            self._warn_of_near_times(numbers)
         modelled = torch.from_numpy(numbers[:, self.columns_.modelled])
         self.held_out_rows_ = held_out
         configs = self._configs(len(train), modelled)

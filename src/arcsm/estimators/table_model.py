@@ -204,8 +204,10 @@ class TableModel:
         sigma = self.model.path(level)[-1]
 
         def norms(x: Tensor, order: list[int]) -> Tensor:
-            s, _ = self.model.score(x, level, order=order)  # (N, M)
-            return (sigma * self.model.scale * s).nan_to_num(nan=0.0).norm(dim=-1)
+            z = self.model.standardise(x)
+            contexts = self.model.contexts(z, None, order)
+            s = self.model.head.score(contexts, z, sigma)  # (N, M)
+            return (sigma * self.model.noise_units(contexts) * s).nan_to_num(nan=0.0).norm(dim=-1)
 
         return self._by_order(x, norms)
 

@@ -57,7 +57,8 @@ def train_table_model(
     dimensions = None if targets is None else columns.dimensions(targets)
     below = 0.5 * torch.tensor(columns.widths, dtype=train.dtype)  # dequantisation adds noise in [0, width)
     copies = train.repeat(_COPIES, 1) if columns.ends else train
-    scales = _scales_of_lines(columns, train) if choose_level and targets is None else {}
+    scales = _scales_of_lines(columns, train)
+    located = bool(scales if targets is None else scales.keys() & set(dimensions or ()))
     widths = {m: width * scales.get(m, 1.0) for m, width in columns.reflection_widths(train).items()}
     shares, random = columns.shares_of_others(train), torch.Generator()
     others = columns.others(copies, shares, random.manual_seed(seed))
@@ -81,7 +82,7 @@ def train_table_model(
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 model = config.build_model(
-                    columns.counts, columns.parents, dimensions, columns.ordered, balance, bool(scales)
+                    columns.counts, columns.parents, dimensions, columns.ordered, balance, located
                 ).float()
             trained = copy.deepcopy(model).to(device).double().eval()
             candidate = TableModel(trained, columns, orders, config.noise_levels - 1, config, cells)

@@ -1,9 +1,7 @@
 """Columns of dates, times of day, durations and periods: whole numbers of steps as fine as the values."""
 
 import datetime
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from numbers import Number
 from typing import Any, Literal, Self
 
@@ -17,7 +15,6 @@ from arcsm.estimators.range_ends import hard_ends
 
 _UNITS = ("D", "h", "m", "s", "ms", "us", "ns")  # as NumPy calls them
 _DAY = np.timedelta64(1, "D")
-_NEAR_TIMES = 0.1  # spread of the difference of two columns, relative to theirs, below which they move together
 _LARGEST_WITHOUT_EXPONENT = 1e15  # of the numbers in texts
 
 Form = Literal["moment", "date", "clock", "duration", "period"]
@@ -235,28 +232,6 @@ class Times(Column):
     def must_parse(self, value: Any) -> bool:
         """Return whether a value is text, or a date or moment in place of a period."""
         return isinstance(value, str) or (self.scale.form == "period" and not isinstance(value, pd.Period))
-
-
-def near_times(kinds: Sequence[Column], numbers: Array) -> list[tuple[int, int]]:
-    """Return pairs of columns of times, counted in the same steps, that move together in rows ``(N, D)`` of numbers.
-
-    Their difference varies less than a tenth as much as either of them.
-    """
-    counts = {
-        d: np.asarray(kind.numbers.decode(numbers[:, d]), dtype=float)
-        for d, kind in enumerate(kinds)
-        if isinstance(kind, Times)
-    }
-    found = []
-    for first, second in combinations(counts, 2):
-        scales = [kind.scale for kind in (kinds[first], kinds[second]) if isinstance(kind, Times)]
-        pair = np.stack([counts[first], counts[second]])
-        pair = pair[:, ~np.isnan(pair).any(0)]
-        if (scales[0].form, scales[0].unit) != (scales[1].form, scales[1].unit) or pair.shape[1] < 2:
-            continue
-        if (pair[0] - pair[1]).std() < _NEAR_TIMES * pair.std(1).min():
-            found.append((first, second))
-    return found
 
 
 def counted(kind: Column) -> Column:

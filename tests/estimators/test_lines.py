@@ -1,0 +1,109 @@
+"""Tables whose numbers lie near a line: dates that move together, totals, sums."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from arcsm import LocatedHead
+from arcsm.estimators import ScoreDensity, ScoreOutlierDetector, ScoreRegressor
+from arcsm.estimators.density_estimator import DensityEstimator
+
+
+def orders(rows: int, seed: int = 0) -> pd.DataFrame:
+    """Return dates within two years, each with another some days later, and a third that is independent."""
+    random = np.random.default_rng(seed)
+    days = random.integers(0, 700, rows)
+    lag = 1 + random.poisson(5.0, rows)
+    start = pd.Timestamp("2024-01-01")
+    return pd.DataFrame(
+        {
+            "ordered": start + pd.to_timedelta(days, unit="D"),
+            "delivered": start + pd.to_timedelta(days + lag, unit="D"),
+            "born": pd.Timestamp("1980-01-01") + pd.to_timedelta(random.integers(0, 9000, rows), unit="D"),
+        }
+    )
+
+
+def sums(rows: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return normal features ``(N, 3)`` and the sum of two of them with noise, ``(N,)``."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(rows, 3))
+    return x, x[:, 0] + x[:, 1] + noise * random.normal(size=rows)
+
+
+def heads(estimator: DensityEstimator) -> list[type[Any]]:
+    model = estimator.model_.model
+    return [type(head) for head, _ in model.head.parts(model.features)]
+
+
+@pytest.fixture(scope="module")
+def density() -> ScoreDensity:
+    return ScoreDensity(max_steps=600, random_state=0).fit(orders(600))
+
+
+def test_synthetic_dates_keep_the_time_between_them(density: ScoreDensity) -> None:
+    drawn = density.sample(2000, random_state=0)
+    lag = (drawn["delivered"] - drawn["ordered"]).dt.days
+    assert lag.mean() == pytest.approx(6.0, abs=0.5)
+    assert lag.std() == pytest.approx(math.sqrt(5.0), rel=0.25)
+    assert (lag < 0).mean() < 0.05
+    whole = orders(600)
+    for name in whole.columns:  # what each is alone
+        assert drawn[name].min() >= whole[name].min() - pd.Timedelta("40D")
+        assert abs((drawn[name].mean() - whole[name].mean()) / whole[name].std()) < 0.15
+
+
+def test_a_gap_in_one_of_two_dates_is_filled_from_the_other(density: ScoreDensity) -> None:
+    table = orders(200, seed=1)
+    filled = density.impute(table.assign(delivered=pd.NaT), draws=100)["delivered"]
+    error = (filled - table["delivered"]).dt.total_seconds() / 86400.0
+    assert math.sqrt((error**2).mean()) < 1.5 * math.sqrt(5.0)
+
+
+def test_the_density_of_dates_is_normalised(density: ScoreDensity) -> None:
+    """The probabilities of all delivery dates given one order date sum to one, with that of any beyond the range."""
+    days = pd.date_range("2024-05-01", periods=120)
+    rows = pd.DataFrame({"ordered": pd.Timestamp("2024-06-10"), "delivered": days, "born": pd.NaT})
+    log_prob = density.score_samples(rows, columns=["delivered"], given=["ordered"])
+    beyond = 1.0 / 601.0  # the ends of the training range
+    assert np.exp(log_prob).sum() == pytest.approx(1.0 - beyond, abs=3e-4)
+
+
+def test_a_detector_finds_rows_off_the_line() -> None:
+    detector = ScoreOutlierDetector(max_steps=300, random_state=0).fit(orders(600))
+    usual, odd = orders(200, seed=1), orders(200, seed=2)
+    odd["delivered"] = odd["ordered"] - pd.Timedelta("20D")
+    scores = detector.score_samples(usual), detector.score_samples(odd)
+    assert (scores[1][:, None] < scores[0]).mean() > 0.99
+    assert LocatedHead in heads(detector)
+
+
+def test_a_regression_resolves_a_sum() -> None:
+    x, y = sums(800, 0.03)
+    regressor = ScoreRegressor(max_steps=600, random_state=0).fit(x, y)
+    assert LocatedHead in heads(regressor)
+    test, truth = sums(500, 0.03, seed=1)
+    best = -0.5 * math.log(2.0 * math.pi * math.e) - math.log(0.03)
+    assert regressor.log_score(test, truth) == pytest.approx(best, abs=0.12)
+    predicted = regressor.predict_distribution(test)
+    low, high = predicted.interval(0.9)
+    assert np.mean((low <= truth) & (truth <= high)) == pytest.approx(0.9, abs=0.05)
+    swapped = ScoreRegressor(max_steps=20, random_state=0).fit(np.column_stack([x[:, :1], y]), x[:, 2])
+    assert LocatedHead not in heads(swapped)  # the features are near a line, the target is not
+
+
+def test_tables_without_lines_have_plain_heads() -> None:
+    x, y = sums(300, 1.0)
+    fitted = ScoreDensity(max_steps=20, random_state=0).fit(np.column_stack([x, y]))
+    assert LocatedHead not in heads(fitted)
+
+
+def test_orders_agree_on_a_line(density: ScoreDensity) -> None:
+    """Both orders of two dates give nearly the same density."""
+    terms = density.model_.log_conditionals(density.encode_rows(orders(100, seed=3))[0]).sum(-1)
+    assert float((terms[0] - terms[1]).abs().mean()) < 0.3
+    assert not bool(torch.isnan(terms).any())
