@@ -23,7 +23,7 @@ class LinearBase(nn.Module):
 
     .. math:: m_d = R_{dS} R_{SS}^{-1} x_S, \\qquad s_d^2 = 1 - R_{dS} R_{SS}^{-1} R_{Sd}
 
-    A network finds relations with an error of a few tenths by itself, in the units that all values have; it then also
+    A network finds relations with an error of a few tenths without it, in the units that all values have, where it also
     sees which values repeat. It cannot find a line that is a hundred times narrower. So the predictor counts only
     there: :math:`(m_d, s_d)` moves to :math:`(0, 1)`, linearly in the error, from ``near / 2`` to ``near``.
 
