@@ -37,7 +37,7 @@ def small(features: int = 4, **options: Any) -> AnyOrder:
     context = context.double()
     if context.base is not None:
         context.base.near = 9.0  # every predictor counts
-        context.base.correlation.copy_(random_correlation(features))
+        context.base.set_correlation(random_correlation(features))
     return context
 
 

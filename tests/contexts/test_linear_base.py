@@ -15,7 +15,7 @@ def base(features: int = 5) -> LinearBase:
     """Return a base in double precision all of whose predictors count."""
     torch.manual_seed(0)
     found = LinearBase(features, near=1e9).double()
-    found.correlation.copy_(random_correlation(features))
+    found.set_correlation(random_correlation(features))
     return found
 
 
@@ -55,7 +55,7 @@ def test_a_predictor_counts_only_if_it_is_near() -> None:
     one = torch.tensor([[1.0, 1.0]], dtype=torch.float64)
     for scale, weight in ((0.05, 1.0), (0.1, 1.0), (0.15, 0.5), (0.2, 0.0), (0.5, 0.0)):
         slope = math.sqrt(1.0 - scale**2)
-        predictors.correlation.copy_(torch.tensor([[1.0, slope], [slope, 1.0]]))
+        predictors.set_correlation(torch.tensor([[1.0, slope], [slope, 1.0]], dtype=torch.float64))
         location, log_scale = predictors.given_others(one, one)[0, 0].tolist()
         assert location == pytest.approx(weight * slope, abs=1e-4)
         assert math.exp(log_scale) == pytest.approx(weight * scale + 1.0 - weight, rel=1e-4)

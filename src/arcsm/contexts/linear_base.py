@@ -10,6 +10,7 @@ _SHRINKAGE = 0.02  # pseudo-rows without any correlation
 _FOLDS = 5  # that measure the errors of predictors on rows which they have not seen
 _MAX_ERRORS = 10.0  # scales between a predictor and the farthest row
 _MIN_COMPLETE = 10  # rows for each column
+_MAX_ON_LINE = 32  # dimensions, whose correlations are inverted for each row of a batch
 _EM_STEPS, _EM_CHANGE = 100, 1e-6  # at most, and the change of correlations from which on they have converged
 _MAX_ROWS = 20_000  # from which correlations are estimated
 _MIN_ROWS, _MAX_ELEMENTS = 500, 400_000  # with missing values: fewer, for a matrix each
@@ -25,7 +26,8 @@ class LinearBase(nn.Module):
 
     A network finds relations with an error of a few tenths without it, in the units that all values have, where it also
     sees which values repeat. It cannot find a line that is a hundred times narrower. So the predictor counts only
-    there: :math:`(m_d, s_d)` moves to :math:`(0, 1)`, linearly in the error, from ``near / 2`` to ``near``.
+    there: :math:`(m_d, s_d)` moves to :math:`(0, 1)`, linearly in the error, from ``near / 2`` to ``near``. Only
+    dimensions whose error given all others is below ``near`` take part, as what is predicted and as predictors.
 
     Arguments:
         features: Number of dimensions :math:`D`, in standardised units.
@@ -34,12 +36,14 @@ class LinearBase(nn.Module):
 
     correlation: Tensor
     inflation: Tensor
+    on_line: Tensor
 
     def __init__(self, features: int, near: float = 0.2) -> None:
         super().__init__()
         self.near = float(near)
         self.register_buffer("correlation", torch.eye(features))
         self.register_buffer("inflation", torch.ones(features))  # of the scales of each dimension
+        self.register_buffer("on_line", torch.zeros(features, dtype=torch.bool))  # the dimensions that take part
 
     def extra_repr(self) -> str:
         return f"near={self.near}"
@@ -58,17 +62,35 @@ class LinearBase(nn.Module):
         """
         most = _MAX_ROWS if bool(z.isfinite().all()) else max(_MIN_ROWS, _MAX_ELEMENTS // z.shape[1] ** 2)
         z = z[:: -(-len(z) // most)].double()
-        known = ~z.isnan()
-        values, location = z.nan_to_num(nan=0.0), torch.zeros_like(z)
+        self.set_correlation(_correlation(z))
+        z = z[:, self.on_line]
+        if not z.shape[1]:
+            return
+        known, values, location = ~z.isnan(), z.nan_to_num(nan=0.0), torch.zeros_like(z)
         parts = torch.arange(len(z), device=z.device) % _FOLDS
         for part in range(min(_FOLDS, len(z))):
-            self.correlation.copy_(_correlation(z[parts != part]))
-            location[parts == part] = self._of_others(values[parts == part], known[parts == part])[0]
-        self.correlation.copy_(_correlation(z))
-        scale = self._of_others(values, known)[1]
+            of_rest = _correlation(z[parts != part])
+            location[parts == part] = _of_others(of_rest, values[parts == part], known[parts == part])[0]
+        matrix = _correlation(z)
+        scale = _of_others(matrix, values, known)[1]
         error = torch.where(known & (scale < self.near), (values - location).abs() / scale, 0.0)
         deviation = (error.square().sum(0) / (error > 0.0).sum(0).clamp(min=1)).sqrt()
-        self.inflation.copy_(torch.maximum(deviation, error.amax(0) / _MAX_ERRORS).clamp(min=1.0))
+        self.inflation[self.on_line] = (
+            torch.maximum(deviation, error.amax(0) / _MAX_ERRORS).clamp(min=1.0).to(self.inflation)
+        )
+        index = self.on_line.nonzero()[:, 0]
+        self.correlation[index[:, None], index] = matrix.to(self.correlation)
+
+    def set_correlation(self, matrix: Tensor) -> None:
+        """Set the correlations ``(D, D)``, of which those of the dimensions that take part are kept."""
+        ones = torch.ones_like(matrix[:1])
+        scale = _of_others(matrix, torch.zeros_like(ones), ones > 0.0)[1][0]
+        self.on_line.copy_((scale < self.near) & (scale.argsort().argsort() < _MAX_ON_LINE))
+        pair = self.on_line & self.on_line.unsqueeze(1)
+        self.correlation.copy_(
+            torch.where(pair, matrix, torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device))
+        )
+        self.inflation.fill_(1.0)
 
     def forward(self, x: Tensor, known: Tensor) -> Tensor:
         """Return location and log scale of all dimensions given a set of values, ``(B, D, 2)``.
@@ -77,62 +99,77 @@ class LinearBase(nn.Module):
             x: Rows ``(B, D)``.
             known: Which of their values are in the set, ``(B, D)``.
         """
-        return self._finished(*self._given(x, known))
+        index, values, known = self._taking_part(x, known)
+        return self._finished(index, x, *_given(self._matrix(index), values, known))
 
     def in_order(self, x: Tensor, known: Tensor, order: Tensor) -> Tensor:
         """Return the same given the known values before each dimension in an order, ``(D,)`` or ``(B, D)``."""
-        values, index = torch.where(known > 0.0, x.double(), 0.0), order.expand(len(x), -1)
-        arranged, place = values.gather(1, index), index.argsort(-1)
-        if order.ndim == 1 and _holds((known > 0.0).all()):  # one matrix for all rows
-            lower = torch.linalg.cholesky(self._matrix[order][:, order])
-            errors = torch.linalg.solve_triangular(lower, arranged.T, upper=False).T
-            scale = lower.diagonal().expand_as(arranged)
-            return self._finished((arranged - scale * errors).gather(1, place), scale.gather(1, place))
-        matrix = _masked(self._matrix, known)
-        matrix = matrix.gather(1, index.unsqueeze(-1).expand_as(matrix))  # rows in the order, (B, D, D)
-        lower = torch.linalg.cholesky(matrix.gather(2, index.unsqueeze(-2).expand_as(matrix)))
-        of_known = (self._matrix * (known > 0.0).double().unsqueeze(-1)).gather(
-            1, index.unsqueeze(-1).expand_as(matrix)
-        )
-        half = torch.linalg.solve_triangular(lower, of_known, upper=False)
-        errors = torch.linalg.solve_triangular(lower, arranged.unsqueeze(-1), upper=False)
-        half = half * (torch.arange(x.shape[1], device=x.device)[:, None] < place.unsqueeze(-2))  # of those before
-        return self._finished((half * errors).sum(-2), _error_scale(half))
+        index, values, known = self._taking_part(x, known)
+        places = order.argsort(-1)[..., index]
+        return self._finished(index, x, *_in_order(self._matrix(index), values, known, places.argsort(-1)))
 
     def given_others(self, x: Tensor, known: Tensor) -> Tensor:
         """Return the same given all other known values."""
-        return self._finished(*self._of_others(torch.where(known > 0.0, x.double(), 0.0), known > 0.0))
+        index, values, known = self._taking_part(x, known)
+        return self._finished(index, x, *_of_others(self._matrix(index), values, known))
 
-    @property
-    def _matrix(self) -> Tensor:
-        return self.correlation.double()
+    def _taking_part(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the dimensions that take part, ``(K,)``, their values, 0 if unknown, and which are known."""
+        index = self.on_line.nonzero()[:, 0]
+        known = known[:, index] > 0.0
+        return index, torch.where(known, x[:, index].double(), 0.0), known
 
-    def _given(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        if len(known) > 1 and _holds((known == known[:1]).all()):  # one matrix for all rows
-            known = known[:1]
-        k = (known > 0.0).double()
-        lower = torch.linalg.cholesky(_masked(self._matrix, known))
-        half = torch.linalg.solve_triangular(lower, self._matrix * k.unsqueeze(-1), upper=False)  # (B or 1, D, D)
-        values = torch.where(known > 0.0, x.double(), 0.0)
-        errors = torch.linalg.solve_triangular(lower, values.unsqueeze(-1), upper=False)
-        return (half * errors).sum(-2), _error_scale(half).expand_as(values)
+    def _matrix(self, index: Tensor) -> Tensor:
+        return self.correlation[index[:, None], index].double()
 
-    def _of_others(self, values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        complete = _holds(known.all())
-        inverse = torch.linalg.inv(_masked(self._matrix, known[:1] if complete else known))
-        square = 1.0 / inverse.diagonal(dim1=-2, dim2=-1)
-        location, scale = values - square * (inverse @ values.unsqueeze(-1))[..., 0], square.sqrt().expand_as(values)
-        if complete:
-            return location, scale
-        of_missing, its = self._given(values, known)
-        return torch.where(known, location, of_missing), torch.where(known, scale, its)
-
-    def _finished(self, location: Tensor, scale: Tensor) -> Tensor:
+    def _finished(self, index: Tensor, x: Tensor, location: Tensor, scale: Tensor) -> Tensor:
         """Return location and log scale ``(B, D, 2)``, moved towards (0, 0) where the predictor is not near."""
-        scale = scale * self.inflation.double()
+        scale = scale * self.inflation[index].double()
         weight = ((self.near - scale) / (0.5 * self.near)).clamp(0.0, 1.0)
-        log_scale = torch.log(weight * scale + 1.0 - weight)
-        return torch.stack([weight * location, log_scale], -1).to(self.correlation.dtype)
+        pair = torch.stack([weight * location, torch.log(weight * scale + 1.0 - weight)], -1).to(self.correlation)
+        return self.correlation.new_zeros(*x.shape, 2).index_copy(1, index, pair)
+
+
+def _given(matrix: Tensor, values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Return means and errors ``(B, K)`` of all dimensions given a set of ``known`` values."""
+    if len(known) > 1 and _holds((known == known[:1]).all()):  # one matrix for all rows
+        known = known[:1]
+    lower = torch.linalg.cholesky(_masked(matrix, known))
+    half = torch.linalg.solve_triangular(lower, matrix * known.double().unsqueeze(-1), upper=False)  # (B or 1, K, K)
+    errors = torch.linalg.solve_triangular(lower, values.unsqueeze(-1), upper=False)
+    return (half * errors).sum(-2), _error_scale(half).expand_as(values)
+
+
+def _in_order(matrix: Tensor, values: Tensor, known: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same given the ``known`` values before each dimension in an order, ``(K,)`` or ``(B, K)``."""
+    index = order.expand(len(values), -1)
+    arranged, place = values.gather(1, index), index.argsort(-1)
+    if order.ndim == 1 and _holds(known.all()):  # one matrix for all rows
+        lower = torch.linalg.cholesky(matrix[order][:, order])
+        errors = torch.linalg.solve_triangular(lower, arranged.T, upper=False).T
+        scale = lower.diagonal().expand_as(arranged)
+        return (arranged - scale * errors).gather(1, place), scale.gather(1, place)
+    masked = _masked(matrix, known)
+    rows, columns = index.unsqueeze(-1).expand_as(masked), index.unsqueeze(-2).expand_as(masked)
+    lower = torch.linalg.cholesky(masked.gather(1, rows).gather(2, columns))
+    half = torch.linalg.solve_triangular(lower, (matrix * known.double().unsqueeze(-1)).gather(1, rows), upper=False)
+    errors = torch.linalg.solve_triangular(lower, arranged.unsqueeze(-1), upper=False)
+    half = half * (
+        torch.arange(values.shape[1], device=values.device)[:, None] < place.unsqueeze(-2)
+    )  # of those before
+    return (half * errors).sum(-2), _error_scale(half)
+
+
+def _of_others(matrix: Tensor, values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same given all other ``known`` values."""
+    complete = _holds(known.all())
+    inverse = torch.linalg.inv(_masked(matrix, known[:1] if complete else known))
+    square = 1.0 / inverse.diagonal(dim1=-2, dim2=-1)
+    location, scale = values - square * (inverse @ values.unsqueeze(-1))[..., 0], square.sqrt().expand_as(values)
+    if complete:
+        return location, scale
+    of_missing, its = _given(matrix, values, known)
+    return torch.where(known, location, of_missing), torch.where(known, scale, its)
 
 
 def _holds(condition: Tensor) -> bool:
@@ -148,7 +185,7 @@ def _error_scale(half: Tensor) -> Tensor:
 
 def _masked(matrix: Tensor, known: Tensor) -> Tensor:
     """Return the matrix ``(B, D, D)`` of known values ``(B, D)``; the rows and columns of others are the identity's."""
-    k = (known > 0.0).to(matrix)
+    k = known.to(matrix)
     return matrix * (k.unsqueeze(-1) * k.unsqueeze(-2)) + torch.diag_embed(1.0 - k)
 
 
@@ -159,13 +196,17 @@ def _correlation(z: Tensor) -> Tensor:
     """
     known = ~z.isnan()
     seen = known.sum(0) > 1
-    mean = torch.where(seen, z.nanmean(0), 0.0)
-    deviation = torch.where(seen, (z - mean).square().nanmean(0).sqrt(), 1.0).clamp(min=1e-12)
-    x = torch.where(known, (z - mean) / deviation, 0.0)
-    complete = known[:, seen].all(1)
+    if not bool(seen.all()):
+        matrix, index = torch.eye(z.shape[1], dtype=z.dtype, device=z.device), seen.nonzero()[:, 0]
+        if len(index):
+            matrix[index[:, None], index] = _correlation(z[:, index])
+        return matrix
+    mean = z.nanmean(0)
+    deviation = (z - mean).square().nanmean(0).sqrt().clamp(min=1e-12)
+    x, complete = torch.where(known, (z - mean) / deviation, 0.0), known.all(1)
     enough = int(complete.sum()) >= _MIN_COMPLETE * z.shape[1]  # else EM starts from no correlation, and takes longer
     rows = x[complete if enough else []]
-    matrix = _regular(rows.T @ rows / max(len(rows), 1), len(rows), seen)
+    matrix = _regular(rows.T @ rows / max(len(rows), 1), len(rows))
     if not bool(complete.all()):
         for _ in range(_EM_STEPS):
             k = known.to(z)
@@ -175,17 +216,16 @@ def _correlation(z: Tensor) -> Tensor:
             filled = torch.where(known, x, (half * errors).sum(-2))
             unknown = (1.0 - k).unsqueeze(-1) * (1.0 - k).unsqueeze(-2)
             rest = ((matrix - half.transpose(1, 2) @ half) * unknown).sum(0)
-            before, matrix = matrix, _regular((filled.T @ filled + rest) / len(z), len(z), seen)
+            before, matrix = matrix, _regular((filled.T @ filled + rest) / len(z), len(z))
             if float((matrix - before).abs().max()) < _EM_CHANGE:
                 break
     return matrix
 
 
-def _regular(moments: Tensor, rows: int, seen: Tensor) -> Tensor:
-    """Return second moments ``(D, D)`` as correlations, shrunk, with a positive spectrum; unseen columns have none."""
-    pair = seen.unsqueeze(0) & seen.unsqueeze(1)
+def _regular(moments: Tensor, rows: int) -> Tensor:
+    """Return second moments ``(D, D)`` as correlations, shrunk, with a positive spectrum."""
     deviation = moments.diagonal().clamp(min=1e-12).sqrt()
-    matrix = torch.where(pair, moments / (deviation * deviation[:, None]), 0.0) * (rows / (rows + _SHRINKAGE))
+    matrix = moments / (deviation * deviation[:, None]) * (rows / (rows + _SHRINKAGE))
     matrix = 0.5 * (matrix + matrix.T)
     matrix.fill_diagonal_(1.0)
     values, vectors = torch.linalg.eigh(matrix)

@@ -32,7 +32,7 @@ _BRANCHES_OF_FEW, _FEW_ROWS = (0.05, *_BRANCHES), 1_000  # likewise, for fewer t
 _LEAST_STEPS = 50  # of the shortest training that is compared
 _BRANCH_STEPS = 0.1  # share of the steps in which the learning rate of a copy falls to zero
 _SNAPSHOTS_OF_TARGETS = (0.05, 0.1, 0.2, 0.4, 0.7)  # likewise, of their averaged weights: branches did not help
-_MAX_NUMBERS_ON_LINES = 64  # columns, whose correlations each row of a batch inverts
+_MAX_NUMBERS = 256  # columns of numbers among which lines are looked for
 _LEVELS_TRIED = 10  # above the smallest noise
 _WORSE = 0.02  # nats below the best noise level, at which the search among the first weights ends
 
@@ -109,7 +109,7 @@ def _scales_of_lines(columns: ModelColumns, train: Tensor) -> dict[int, float]:
     That is in standard deviations of the column. A model in these units resolves what a network would blur; see
     :class:`~arcsm.contexts.linear_base.LinearBase`.
     """
-    if columns.counts.count(0) > _MAX_NUMBERS_ON_LINES:
+    if columns.counts.count(0) > _MAX_NUMBERS:
         return {}
     inputs = columns.inputs(train).double()
     inputs[:, [d for d, count in enumerate(columns.counts) if count]] = torch.nan
