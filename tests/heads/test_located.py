@@ -101,6 +101,17 @@ def test_a_model_resolves_a_line(tmp_path: Path) -> None:
     torch.testing.assert_close(load(tmp_path / "model.safetensors").log_prob(test), model.log_prob(test))
 
 
+def test_locations_keep_their_precision_in_half_precision_training() -> None:
+    model = located_model()
+    config = TrainConfig(steps=300, batch_size=128, learning_rate=5e-3, seed=0, precision="bf16-mixed")
+    fit(model, line(1000), config=config)
+    with torch.autocast("cpu", torch.bfloat16):
+        contexts = model.contexts(model.standardise(line(20)))
+    assert contexts.dtype == torch.float32
+    test = line(500, seed=1)
+    assert float(model.log_prob(test).mean()) > 1.4  # 1.77 is the best
+
+
 @pytest.mark.parametrize("objective", [csm, dsm, mle])
 def test_objectives_are_those_of_the_inner_head_in_its_units(objective: object) -> None:
     """With locations 0 and scales 1, the loss is that of a model without them."""

@@ -290,7 +290,7 @@ class AnyOrder(Context):
         hidden = self._hidden(total, count, self._condition_term(condition, shape).unsqueeze(-2))  # (B, D, H)
         contexts = torch.baddbmm(self.output_bias.unsqueeze(1), hidden.transpose(0, 1), self.output_weight)  # (D, B, C)
         contexts = contexts.transpose(0, 1)
-        contexts = contexts if base is None else torch.cat([contexts, base.to(contexts)], -1)
+        contexts = contexts if base is None else _with_base(contexts, base)
         return contexts.reshape(*shape, self.features, self.context_features)
 
     def training_terms(self, x: Tensor, condition: Condition | None = None, generator: Source = None) -> TrainingTerms:
@@ -336,7 +336,7 @@ class AnyOrder(Context):
         weight = self.output_weight.transpose(1, 2).flatten(0, 1)  # (D * C, H)
         contexts = F.linear(hidden, weight, self.output_bias.flatten()).view(-1, self.network_features)  # (B * D, C)
         if self.base is not None:
-            contexts = torch.cat([contexts, self.base(x, known_values).view(-1, 2).to(contexts)], -1)
+            contexts = _with_base(contexts, self.base(x, known_values).view(-1, 2))
         share = (total / (total - size).clamp(min=1)).to(x)  # (B, 1)
         if self.balance:
             share = share * weights_of_sets(total, size, self.features, 1.0 - 0.5 * self.balance)
@@ -464,7 +464,7 @@ class AnyOrder(Context):
         contexts = torch.addmm(self.output_bias[d], hidden, self.output_weight[d])
         if self.base is not None and state.x is not None:
             x = state.x[chosen]
-            contexts = torch.cat([contexts, self.base(x, ~x.isnan())[:, d].to(contexts)], -1)
+            contexts = _with_base(contexts, self.base(x, ~x.isnan())[:, d])
         return contexts if rows is not None else contexts.reshape(*state.batch_shape, self.context_features)
 
     def select(self, state: AnyOrderState, rows: Tensor) -> None:
@@ -474,3 +474,8 @@ class AnyOrder(Context):
         state.condition_term = state.condition_term[rows]
         state.x = None if state.x is None else state.x[rows]
         state.absent = {d: absent[rows] for d, absent in state.absent.items()}
+
+
+def _with_base(contexts: Tensor, base: Tensor) -> Tensor:
+    """Return contexts ``(*, C)`` with a base ``(*, 2)``, whose precision they get: under autocast they come in half."""
+    return torch.cat([contexts.to(base), base], -1)

@@ -82,7 +82,7 @@ class LinearBase(nn.Module):
         self.correlation[index[:, None], index] = matrix.to(self.correlation)
 
     def set_correlation(self, matrix: Tensor) -> None:
-        """Set the correlations ``(D, D)``, of which those of the dimensions that take part are kept."""
+        """Set the correlations ``(D, D)``. Only those of the dimensions that take part are kept."""
         ones = torch.ones_like(matrix[:1])
         scale = _of_others(matrix, torch.zeros_like(ones), ones > 0.0)[1][0]
         self.on_line.copy_((scale < self.near) & (scale.argsort().argsort() < _MAX_ON_LINE))
